@@ -27,13 +27,12 @@ from experiments.quality.judged_run import judged_run
 from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from experiments.quality.parts import Options
 from experiments.quality.scene_runs import SceneRun, pseudo_run, training_scenes, true_run
-from experiments.quality.student_arms import seeded, train_arms
+from experiments.quality.student_arms import seeded, train_arms, trained_student
 from experiments.quality.students import BEST_PRESET, best_arm
+from pseudoris.schemas.log_odds import log_odds
 from pseudoris.schemas.shard import SOURCE_COMPOSER
-from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.calibration.logistic_regression import logistic_regression
 from pseudoris.training.chooser.chooser_learner import Choice, ChooserLearner
@@ -42,14 +41,13 @@ from pseudoris.training.evaluation.bootstrap import ImageBootstrap
 from pseudoris.training.evaluation.counts import judge, match_image
 from pseudoris.training.evaluation.run_images import iter_images, read_shard
 from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion
-from pseudoris.training.student.student_training import load_student
+from pseudoris.workers.masks.instances import iou_table
 
 NUM_FOLDS: Final = 4
 # Kept expressions a mask.
 YIELDS: Final = (2.0, 3.0, 5.0)
 _FIRST_DEVELOPMENT, _NUM_DEVELOPMENT = 2_000, 150
-_COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", "source")
-_MIN_ODDS: Final = 1e-4
+_COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", "source", "confidence")
 Floats = NDArray[np.float64]
 
 
@@ -97,16 +95,9 @@ class FoldedStudents:
         choice = self.of(question.image_key).choose(question.image_key, question.image, question.texts)
         if not len(choice.masks):
             return np.zeros((len(question.texts), 2))
-        ious = _ious(question.masks, choice.masks)
-        chosen = ious.gather(1, choice.probabilities.argmax(1, keepdim=True))[:, 0]
-        return torch.stack([chosen, (ious * choice.probabilities).sum(1)], 1).double().numpy()
-
-
-def _ious(masks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """(T, N) of (T, H, W) and (N, H, W) bool."""
-    one, other = (each.flatten(1).float() for each in (masks, others))
-    both = one @ other.T
-    return both / (one.sum(1)[:, None] + other.sum(1) - both).clamp(min=1)
+        ious, probabilities = iou_table(question.masks.numpy(), choice.masks.numpy()), choice.probabilities.numpy()
+        chosen = ious[np.arange(len(ious)), probabilities.argmax(1)]
+        return np.column_stack([chosen, (ious * probabilities).sum(1)]).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -133,8 +124,7 @@ class Grounded:
 
     def features(self, *, is_verified: bool) -> Floats:
         """Return (T, F): source and log odds of the confidence, and with a student how well it covers the target."""
-        share = np.clip(self.confidence, _MIN_ODDS, 1 - _MIN_ODDS)
-        odds, composed = np.log(share / (1 - share)), self.is_composed.astype(np.float64)
+        odds, composed = log_odds(self.confidence), self.is_composed.astype(np.float64)
         known = np.column_stack([odds, composed, odds * composed])
         return np.column_stack([known, self.covers]) if is_verified else known
 
@@ -152,48 +142,33 @@ class Grounded:
 def grounded(run: str, students: FoldedStudents) -> Iterator[Grounded]:
     """Yield the images of an annotated run of scenes, grounded and judged."""
     location, truth = judged_run(run)
-    stored = _stored(location)
     questions = HeldOutExpressions(run)
     asked = {each.image_id: each for each in questions.of(questions.image_ids)}
     for receipt in cached_receipts(location):
-        for image in iter_images(read_shard(location, receipt, *_COLUMNS)):
+        tables = read_shard(location, receipt, *_COLUMNS)
+        confidence = tables.expressions["confidence"].to_pylist()
+        for image, first in zip(iter_images(tables), tables.expression_starts.tolist(), strict=False):
             known, question = image.known_to(truth), asked.get(image.image_id)
             if known is None or image.candidates is None:
                 continue
-            matched = match_image(known, image.candidates)
-            verdicts = judge(known, image.candidates, matched.object_of_mask)
-            rows = {
-                (targets[0], text): (right, at)
-                for targets, text, right, at in zip(
-                    image.candidates.targets,
-                    image.candidates.texts,
-                    verdicts.is_right.tolist(),
-                    verdicts.target.tolist(),
-                    strict=True,
-                )
+            candidates = image.candidates
+            matched = match_image(known, candidates)
+            verdicts = judge(known, candidates, matched.object_of_mask)
+            row_of = {
+                (targets[0], text): at
+                for at, (targets, text) in enumerate(zip(candidates.targets, candidates.texts, strict=True))
             }
-            pairs = [] if question is None else list(zip(question.mask_ids, question.texts, strict=True))
+            pairs = [] if question is None else zip(question.mask_ids, question.texts, strict=True)
+            rows = [row_of[pair] for pair in pairs]
             yield Grounded(
-                confidence=np.array([stored[image.image_id, *pair][0] for pair in pairs], np.float64),
-                is_composed=np.array([stored[image.image_id, *pair][1] for pair in pairs], np.bool_),
+                confidence=np.array([confidence[first + row] or 0.0 for row in rows], np.float64),
+                is_composed=np.array([candidates.sources[row] == SOURCE_COMPOSER for row in rows], np.bool_),
                 covers=np.zeros((0, 2)) if question is None else students.covers(question),
-                is_right=np.array([rows[pair][0] for pair in pairs], np.bool_),
-                objects=np.array([rows[pair][1] for pair in pairs], np.int64),
-                num_masks=len(image.candidates.mask_ids),
+                is_right=verdicts.is_right[rows],
+                objects=verdicts.target[rows],
+                num_masks=len(candidates.mask_ids),
                 num_objects=int(matched.is_visible.sum()),
             )
-
-
-def _stored(location: RunLocation) -> dict[tuple[str, str, str], tuple[float, bool]]:
-    names = ("image_id", "target_mask_ids", "text", "confidence", "source")
-    rows = read_table(location, EXPRESSIONS, names, list(cached_receipts(location))).to_pylist()
-    return {
-        (row["image_id"], row["target_mask_ids"][0], row["text"]): (
-            row["confidence"] or 0.0,
-            row["source"] == SOURCE_COMPOSER,
-        )
-        for row in rows
-    }
 
 
 Ranker = Callable[[Grounded], Floats]
@@ -261,7 +236,7 @@ def measure(options: Options) -> dict[str, Any]:
     found = train_arms(options, groups, true_run(options, development), shown="a student a fold")
     students: list[ChooserLearner] = []
     for (one,) in groups.values():
-        learner = load_student(options.out / "students" / one.digest(), cache=options.out / "students" / "candidates")
+        learner = trained_student(options, one)
         if not isinstance(learner, ChooserLearner):
             raise TypeError(f"{learner} does not choose among masks")
         students.append(learner)

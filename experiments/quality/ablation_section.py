@@ -16,7 +16,7 @@ from experiments.quality.markdown_cells import (
 )
 from experiments.quality.page import render
 from experiments.quality.parts import Result, plot_name
-from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart
+from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart, whisker
 from pseudoris.training.evaluation.counts import DIFFICULTIES
 
 BOUND_TITLES: Final = {"paper": "the paper's rule", "shipped": "the shipped rule"}
@@ -213,7 +213,7 @@ def _filter_plot(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 def _points(points: Sequence[Mapping[str, Any]]) -> list[tuple[float, ...]]:
     """(yield, accuracy, low, high) where anything was kept."""
     return [
-        (point["yield"]["value"], point["accuracy"]["value"], point["accuracy"]["low"], point["accuracy"]["high"])
+        whisker(point["yield"]["value"], point["accuracy"])
         for point in points
         if point["accuracy"]["value"] is not None
     ]
@@ -224,7 +224,7 @@ def _difficulty_plot(systems: Mapping[str, Any]) -> str:
     lines = []
     for name in _SHOWN:
         known = [(float(place), systems[name]["difficulty"].get(part)) for place, part in enumerate(parts)]
-        points = [(at, each["value"], each["low"], each["high"]) for at, each in known if each]
+        points = [whisker(at, each) for at, each in known if each]
         lines.append(Line(_step_title(name), points))
     labels = [(float(place), _DIFFICULTY_TITLES[part]) for place, part in enumerate(parts)]
     x = Axis("other objects of the same category in the scene", -0.3, len(parts) - 0.7, labels)

@@ -12,16 +12,16 @@ from pseudoris.schemas.ids import image_id
 # Words alone; a place in the picture or in a row; a relation to another object.
 KINDS: Final = ("attribute", "position", "relation")
 ALL_KINDS: Final = ("all", *KINDS)
-_NAME: Final = "kinds.json"
+KINDS_NAME: Final = "kinds.json"
 
 
 def write_kinds(folder: Path, kinds: Mapping[str, Mapping[str, str]]) -> None:
     """Write the kind of each expression, by the image's file name and the text, beside the run in `folder`."""
     named = {image_id(name): found for name, found in kinds.items()}
-    (folder / _NAME).write_text(json.dumps(named) + "\n", encoding="utf-8")
+    (folder / KINDS_NAME).write_text(json.dumps(named) + "\n", encoding="utf-8")
 
 
 def read_kinds(run: str) -> dict[str, dict[str, str]]:
     """Return the kind of each expression of a run, by the id of its image and the text."""
-    found: dict[str, dict[str, str]] = json.loads((Path(run).parent / _NAME).read_text(encoding="utf-8"))
+    found: dict[str, dict[str, str]] = json.loads((Path(run).parent / KINDS_NAME).read_text(encoding="utf-8"))
     return found

@@ -24,7 +24,7 @@ import typer
 from PIL import Image
 
 from experiments.quality.parts import Options
-from experiments.quality.question_kinds import write_kinds
+from experiments.quality.question_kinds import KINDS_NAME, write_kinds
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import is_manifest_complete
@@ -160,7 +160,8 @@ def imported_scenes(folder: Path, scenes: SceneRun) -> Path:
     speaker = SPEAKERS[scenes.voice]
     if not list_receipts(run):
         write_scenes(folder, scenes.all(), speaker)
-    write_kinds(folder, {image_name(at): kinds_of(scene, speaker) for at, scene in enumerate(scenes.all())})
+    if not (folder / KINDS_NAME).exists():
+        write_kinds(folder, {image_name(at): kinds_of(scene, speaker) for at, scene in enumerate(scenes.all())})
     request = ImportRequest(
         str(folder / ANNOTATION_NAME),
         str(folder / IMAGES_FOLDER),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from experiments.quality.markdown_cells import Figure, as_json, cell, markdown_table, value
+from experiments.quality.markdown_cells import as_json, cell, markdown_table, value
 from experiments.quality.parts import Options, Part, Result, plot_name
 from experiments.quality.scene_runs import training_scenes, true_run
 from experiments.quality.student_arms import Arm, by_kind, num_steps, seeded, train_arms
@@ -19,7 +19,7 @@ from experiments.quality.students import (
     fresh_run,
     settings,
 )
-from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart
+from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart, whisker
 
 SHARES: Final = (0.0, 0.05, 0.1, 1.0)
 _QUICK_SHARES: Final = (0.0, 0.05, 1.0)
@@ -104,10 +104,10 @@ def plots(result: Result) -> Mapping[str, str]:
     """Return the curve."""
     points = result["points"]
     lines = [
-        Line("beside the machine's", [_whisker(at, point["mixed"]["all"]) for at, point in enumerate(points)]),
+        Line("beside the machine's", [whisker(float(at), point["mixed"]["all"]) for at, point in enumerate(points)]),
         Line(
             "people alone",
-            [_whisker(at, point["alone"]["all"]) for at, point in enumerate(points) if point["alone"]],
+            [whisker(float(at), point["alone"]["all"]) for at, point in enumerate(points) if point["alone"]],
             True,
         ),
     ]
@@ -115,10 +115,6 @@ def plots(result: Result) -> Mapping[str, str]:
     labels = [(float(at), f"{100 * point['share']:g} %") for at, point in enumerate(points)]
     along = Axis("share of scenes annotated by people", -0.3, len(points) - 0.7, labels)
     return {"miou": line_chart("mIoU over annotation", along, axis_of("mIoU", heights), lines)}
-
-
-def _whisker(at: int, figure: Figure) -> tuple[float, float, float, float]:
-    return float(at), figure["value"], figure["low"], figure["high"]
 
 
 PART = Part("semi", run, section, plots, settings=settings)

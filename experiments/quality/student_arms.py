@@ -138,16 +138,18 @@ class _KindsOfQuestions:
         return self._answerer.answer(question)
 
 
-def answers_of(answerer: Answerer, run: str) -> dict[str, Any]:
-    """Return what an answerer gives to all expressions of a run, as JSON.
+def answers_of(
+    answerer: Answerer, questions: HeldOutExpressions, kinds_said: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """Return what an answerer gives to all expressions of a run, as JSON; their kinds are what `read_kinds` returns.
 
     Returns:
         figures: What `named_figures` names. scenes: For each of `ALL_KINDS`, sum of IoU and number of expressions by
         scene.
     """
     ious: list[NDArray[np.float64]] = []
-    asked = _KindsOfQuestions(answerer, read_kinds(run))
-    figures = named_figures(evaluate(asked, HeldOutExpressions(run), on_image=ious.append).figures())
+    asked = _KindsOfQuestions(answerer, kinds_said)
+    figures = named_figures(evaluate(asked, questions, on_image=ious.append).figures())
     scenes: dict[str, list[tuple[float, int]]] = {kind: [] for kind in ALL_KINDS}
     for own, kinds in zip(ious, asked.found, strict=True):
         for kind in ALL_KINDS:
@@ -193,12 +195,18 @@ def train_arms(options: Options, arms: Mapping[str, Sequence[Arm]], val: str, *,
     Trainings and answers that stand in OUT are taken from there: parts share arms, and an arm may be asked twice.
     """
     jobs = {arm.digest(): arm for group in arms.values() for arm in group}
-    wanted = {digest: _ArmJob(arm, options.out / "students" / digest, val) for digest, arm in jobs.items()}
+    wanted = {digest: _ArmJob(arm, _folder(options, arm), val) for digest, arm in jobs.items()}
     missing = [job for job in wanted.values() if not job.answers.exists()]
     if missing:
         run_jobs(_train_and_ask, missing, options.processes, shown=shown)
     found = {digest: json.loads(job.answers.read_text(encoding="utf-8")) for digest, job in wanted.items()}
     return answered({name: [found[arm.digest()] for arm in group] for name, group in arms.items()})
+
+
+def trained_student(options: Options, arm: Arm) -> Student:
+    """Return the student of an arm that `train_arms` has trained."""
+    folder = _folder(options, arm)
+    return load_student(folder, cache=_cache(folder))
 
 
 def summarise(seeds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -235,14 +243,13 @@ def mean_and_deviation(figures: Mapping[str, Any], name: str = "miou") -> str:
 
 def _train_and_ask(job: _ArmJob) -> None:
     """Train an arm unless it is trained, and write what it answers; runs in a child process."""
-    found = answers_of(_trained(job), job.val)
+    found = answers_of(_trained(job), HeldOutExpressions(job.val), read_kinds(job.val))
     TrainingFolder(job.folder).write_json(job.answers.name, found)
 
 
 def _trained(job: _ArmJob) -> Student:
     """The student of an arm; an interrupted training goes on."""
-    # Beside the trainings: all of them read the same images.
-    cache = job.folder.parent / "candidates"
+    cache = _cache(job.folder)
     if (job.folder / SUMMARY_NAME).exists():
         return load_student(job.folder, cache=cache)
     config = job.arm.config()
@@ -255,3 +262,12 @@ def _trained(job: _ArmJob) -> Student:
     learner, _ = train_student(request, open_fabric(config.training))
     learner.module.eval()
     return learner
+
+
+def _folder(options: Options, arm: Arm) -> Path:
+    return options.out / "students" / arm.digest()
+
+
+def _cache(folder: Path) -> Path:
+    # Beside the trainings: all of them read the same images.
+    return folder.parent / "candidates"

@@ -18,7 +18,7 @@ from experiments.quality.judged_run import judged_sets
 from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from experiments.quality.parts import Options, Part, Result, plot_name
 from experiments.quality.place_words import head_phrase
-from experiments.quality.question_kinds import KINDS
+from experiments.quality.question_kinds import KINDS, read_kinds
 from experiments.quality.scene_runs import BY_SHARES, SceneRun, pseudo_run, training_scenes, true_run
 from experiments.quality.student_arms import (
     NUM_SEEDS,
@@ -41,7 +41,7 @@ from experiments.quality.student_baselines import (
     PlaceRules,
     RandomBaseline,
 )
-from experiments.quality.svg_chart import Line, axis_of, line_chart
+from experiments.quality.svg_chart import Line, axis_of, line_chart, whisker
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import Shard, ShardImage
@@ -171,7 +171,8 @@ def fresh_run(options: Options, *, voice: Voice = "people") -> str:
 
 def untrained(run: str) -> Answered:
     """Return what needs no training, and the best answer that these masks allow; a random mask over five draws."""
-    proposed, config = propose(HeldOutExpressions(run)), load_config("tiny")
+    questions, kinds = HeldOutExpressions(run), read_kinds(run)
+    proposed, config = propose(questions), load_config("tiny")
     scores = CropScores(proposed, config.filtering, config.compute)
     nouns = ClipBaseline(scores, asked=head_phrase)
     asked: dict[str, list[Answerer]] = {
@@ -181,7 +182,7 @@ def untrained(run: str) -> Answered:
         "zero_shot_places": [PlaceRules(nouns, proposed, margin=_PLACE_MARGIN)],
         "ceiling": [Ceiling(proposed)],
     }
-    return answered({name: [answers_of(each, run) for each in group] for name, group in asked.items()})
+    return answered({name: [answers_of(each, questions, kinds) for each in group] for name, group in asked.items()})
 
 
 def propose(questions: HeldOutExpressions) -> BaselineMasks:
@@ -222,7 +223,7 @@ def plots(result: Result) -> Mapping[str, str]:
     """Return mIoU over what the annotation is worth by itself, a point an arm."""
     said = {name: figures["accuracy"] * figures["coverage"] for name, figures in result["annotation"].items()}
     whole = {name: result["kinds"][name]["all"] for name in said}
-    points = {name: (at, *(whole[name][key] for key in ("value", "low", "high"))) for name, at in said.items()}
+    points = {name: whisker(at, whole[name]) for name, at in said.items()}
     # By their names in docs/quality.json: the titles of the table do not fit.
     lines = [Line(name, [point]) for name, point in points.items()]
     along = axis_of("accuracy × coverage of the annotation", list(said.values()))

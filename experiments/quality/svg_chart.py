@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Final
+from typing import Any, Final
 
 COLOURS: Final = ("#1b6ca8", "#c8553d", "#4a7c59", "#7b5ea7", "#b8860b", "#444444", "#d16ba5", "#5f9ea0")
 _WIDTH, _HEIGHT = 560, 320
@@ -43,6 +43,11 @@ class Axis:
             (place, f"{place:g}" if step >= 1 else f"{place:.{max(0, -math.floor(math.log10(step)))}f}")
             for place in places
         ]
+
+
+def whisker(at: float, figure: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """Return the point of a figure with its interval, as `as_json` has it."""
+    return at, figure["value"], figure["low"], figure["high"]
 
 
 def axis_of(title: str, values: Sequence[float], *, start: float | None = None) -> Axis:

@@ -23,7 +23,7 @@ from experiments.quality.annotated_scenes import (
 from experiments.quality.ladder import count_systems
 from experiments.quality.markdown_cells import as_json, cell, markdown_table, value
 from experiments.quality.parts import Options, Part, Result, plot_name
-from experiments.quality.svg_chart import Line, axis_of, line_chart
+from experiments.quality.svg_chart import Line, axis_of, line_chart, whisker
 from experiments.quality.systems import ALL_DRAWS, Above, Draws, Everything, System
 from pseudoris.schemas.config import SamplingConfig
 from pseudoris.schemas.shard import CROP_MASKED, crop_context
@@ -186,7 +186,7 @@ def plots(result: Result) -> Mapping[str, str]:
     for bound, points in result["tau"].items():
         for figure in ("accuracy", "coverage"):
             known = [(each["tau"], each[figure]) for each in points if each["expressions"] >= _MIN_EXPRESSIONS]
-            drawn = [(tau, each["value"], each["low"], each["high"]) for tau, each in known]
+            drawn = [whisker(tau, each) for tau, each in known]
             lines.append(Line(f"{figure}, {bound} bound", drawn, is_dashed=figure == "coverage"))
     widths = [point[0] for line in lines for point in line.points]
     heights = [point[1] for line in lines for point in line.points]

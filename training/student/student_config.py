@@ -113,7 +113,7 @@ class DataConfig(FrozenModel):
         # What the files say, wherever they lie.
         tree["exclude"] = self.spec(seed=0).as_json().get("exclude", ())
         for name in ("rewording", "weighting", "exclude"):
-            if not tree[name] or tree[name] == type(self).model_fields[name].default:
+            if tree[name] == type(self).model_fields[name].default:
                 del tree[name]
         return tree
 
