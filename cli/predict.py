@@ -108,7 +108,15 @@ def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str)
     mask, num_masks = choice.chosen[0], len(choice.masks)
     certainty = f"{float(choice.probabilities[0].max()):.2f}, probability of this mask" if num_masks else ""
     facts = [("chosen among", f"{num_masks} masks that SAM proposes")]
+    if choice.redrawn:
+        facts.append(
+            ("outline", f"redrawn: IoU {_iou(mask, choice.masks[choice.probabilities[0].argmax()]):.2f} with SAM's")
+        )
     return _Answer(mask, certainty, draw_overlay(pixels, mask, expression), facts)
+
+
+def _iou(mask: torch.Tensor, other: torch.Tensor) -> float:
+    return float((mask & other).sum() / (mask | other).sum().clamp(min=1))
 
 
 def _inside(logits: torch.Tensor) -> str:

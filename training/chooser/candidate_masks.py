@@ -23,7 +23,8 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
-from pseudoris.training.chooser.chooser_config import CandidatesConfig
+from pseudoris.training.chooser.chooser_config import CandidatesConfig, RefinementConfig
+from pseudoris.training.chooser.mask_refinement import views_of
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
 from pseudoris.training.learning.training_config import TowersConfig
 from pseudoris.training.student.target_dataset import Placement
@@ -53,6 +54,7 @@ class Candidates:
         pooled: (N, C) float16, the towers' patches averaged under each mask: their stages, then the joint space.
         geometry: (N, 7) float32, see `mask_geometry`.
         pairs: (N, N, 8) float32, see `pair_geometry`.
+        views: (N, 4, S, S) uint8, what a refinement sees of each mask; None without one.
     """
 
     size: tuple[int, int]
@@ -61,11 +63,13 @@ class Candidates:
     pooled: torch.Tensor
     geometry: torch.Tensor
     pairs: torch.Tensor
+    views: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors."""
-        return sum(each.nbytes for each in (self.crops, self.pooled, self.geometry, self.pairs))
+        held = (self.crops, self.pooled, self.geometry, self.pairs, self.views)
+        return sum(each.nbytes for each in held if each is not None)
 
     def ious(self, masks: torch.Tensor) -> NDArray[np.float64]:
         """Return the IoU of masks (M, H, W) bool with every candidate, (M, N)."""
@@ -113,13 +117,20 @@ class CandidateStore:
         digest: Of all that decides the candidates and their features.
     """
 
-    def __init__(self, config: CandidatesConfig, towers_config: TowersConfig, towers: FrozenTowers) -> None:
+    def __init__(
+        self,
+        config: CandidatesConfig,
+        towers_config: TowersConfig,
+        towers: FrozenTowers,
+        refinement: RefinementConfig | None = None,
+    ) -> None:
         """Open the folder; models are loaded when the first image needs them.
 
         Args:
             config: Which masks, and where they are kept.
             towers_config: Which patches are read.
             towers: The same, loaded.
+            refinement: What is seen of each mask's outline; None, or one that is off, for nothing.
 
         Raises:
             ConfigError: The preset or its weights are missing.
@@ -135,7 +146,9 @@ class CandidateStore:
         crops = {name: method["filtering"].get(name) for name in _OF_CROPS}
         said = [_VERSION, method["masks"], method["compute"], crops, towers_config.architecture, towers_config.layers]
         weights = [sam_digest(self._run.masks), clip_digest(self._run.filtering), weights_digest(towers_config.weights)]
-        self.digest = sha256_hex(json.dumps([said, weights], sort_keys=True).encode())
+        self._refinement = refinement if refinement is not None and refinement.is_on else None
+        views = [] if self._refinement is None else [[self._refinement.size, self._refinement.context]]
+        self.digest = sha256_hex(json.dumps([said, weights, *views], sort_keys=True).encode())
         self._folder = None if config.cache is None else config.cache / self.digest[:16]
         # Without a folder there is no other place: all are kept.
         max_bytes = sys.maxsize if self._folder is None else config.memory_bytes
@@ -206,6 +219,7 @@ class CandidateStore:
             pooled=self._pooled(image, counts, size),
             geometry=geometry,
             pairs=pair_geometry(geometry, counts, size),
+            views=None if self._refinement is None else views_of(image, counts, size, self._refinement),
         )
 
     def _proposed(self, pixels: NDArray[np.uint8]) -> tuple[MaskRecord, ...]:
@@ -258,7 +272,8 @@ def _write(path: Path, found: Candidates, digest: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     meta = json.dumps({"digest": digest, "size": found.size, "counts": found.counts})
     unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-    save_file({"crops": found.crops, "pooled": found.pooled}, unfinished, metadata={_META: meta})
+    views = {} if found.views is None else {"views": found.views}
+    save_file({"crops": found.crops, "pooled": found.pooled, **views}, unfinished, metadata={_META: meta})
     unfinished.rename(path)
 
 
@@ -272,6 +287,8 @@ def _read(path: Path, digest: str) -> Candidates | None:
             size, counts = (meta["size"][0], meta["size"][1]), tuple(meta["counts"])
             geometry = mask_geometry(counts, size)
             pairs = pair_geometry(geometry, counts, size)
-            return Candidates(size, counts, file.get_tensor("crops"), file.get_tensor("pooled"), geometry, pairs)
+            crops, pooled = file.get_tensor("crops"), file.get_tensor("pooled")
+            views = file.get_tensor("views") if "views" in file.keys() else None  # noqa: SIM118 (no mapping)
+            return Candidates(size, counts, crops, pooled, geometry, pairs, views)
     except (OSError, SafetensorError, json.JSONDecodeError):
         return None

@@ -70,6 +70,20 @@ class TargetConfig(FrozenModel):
     min_iou: NonNegative = 0.3
 
 
+class RefinementConfig(FrozenModel):
+    """Whether a small network redraws the outline of the mask that is chosen; it needs targets with true outlines."""
+
+    is_on: bool = False
+    # Side of what it sees of a mask, in pixels, and in longer sides of the mask's box.
+    size: int = Field(default=48, ge=8, multiple_of=8)
+    context: float = Field(default=1.5, ge=1)
+    # Its channels at full size.
+    width: int = Field(default=8, ge=4, multiple_of=4)
+    # It learns from so many masks a step at most, and from those alone whose best candidate has this IoU.
+    masks_per_step: int = Field(default=32, ge=1)
+    min_iou: NonNegative = 0.5
+
+
 class ChooserConfig(FrozenModel):
     """All settings of a training of the chooser."""
 
@@ -78,6 +92,7 @@ class ChooserConfig(FrozenModel):
     towers: TowersConfig
     model: ModelConfig = ModelConfig()
     target: TargetConfig = TargetConfig()
+    refinement: RefinementConfig = RefinementConfig()
     data: DataConfig = DataConfig()
     # Words that change places when an image is mirrored; None never mirrors. Without it "left" would become wrong.
     mirrored_words: dict[str, str] | None = None
@@ -92,6 +107,9 @@ class ChooserConfig(FrozenModel):
         tree = self.model_dump(mode="json", exclude={"training": True, "towers": {"cache_bytes"}})
         for placement in ("cache", "memory_bytes"):
             del tree["candidates"][placement]
+        if not self.refinement.is_on:
+            # Trainings from before there was one can be resumed.
+            del tree["refinement"]
         return {**tree, "data": self.data.decisive(), "training": self.training.decisive()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from pseudoris.training.chooser.candidate_masks import Candidates, CandidateStore
 from pseudoris.training.chooser.chooser_config import ChooserConfig
 from pseudoris.training.chooser.chooser_model import Chooser, ChooserInput
+from pseudoris.training.chooser.mask_refinement import outline_loss, redrawn, view_boxes
 from pseudoris.training.chooser.question_dataset import QuestionBatch, QuestionDataset
 from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
@@ -36,17 +37,20 @@ class Choice:
     Attributes:
         probabilities: (T, N) float32, of each candidate to be what is meant; they add up to 1.
         masks: (N, H, W) bool.
+        redrawn: Of the masks chosen those that a refinement has drawn anew, by number, (H, W) bool.
     """
 
     probabilities: torch.Tensor
     masks: torch.Tensor
+    redrawn: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     @property
     def chosen(self) -> torch.Tensor:
         """The masks chosen, (T, H, W) bool; empty where there are no candidates."""
         if not len(self.masks):
             return self.masks.new_zeros(len(self.probabilities), *self.masks.shape[1:])
-        return self.masks[self.probabilities.argmax(1)]
+        numbers = self.probabilities.argmax(1).tolist()
+        return torch.stack([self.redrawn.get(number, self.masks[number]) for number in numbers])
 
 
 class ChooserLearner:
@@ -73,7 +77,11 @@ class ChooserLearner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
             self.module = Chooser(
-                config.model, self.towers.widths, crop_width=2 * width, num_cosines=2 * self._num_texts
+                config.model,
+                self.towers.widths,
+                crop_width=2 * width,
+                num_cosines=2 * self._num_texts,
+                refinement=config.refinement,
             )
 
     @property
@@ -96,18 +104,26 @@ class ChooserLearner:
             min_iou=self._config.target.min_iou,
             mirrored_words=self._config.mirrored_words,
             seed=self._config.training.seed,
+            refinement=self._config.refinement,
             on_image=on_image,
         )
 
     def losses(self, module: nn.Module, batch: QuestionBatch) -> Mapping[str, torch.Tensor]:
-        """Return the loss of a batch: how far the softmax of scores is from that of IoUs."""
+        """Return the losses of a batch: softmax of scores against that of IoUs, and outlines against theirs."""
         if not len(batch):
             # Every mask of the batch was skipped: a step without a gradient.
             return {"loss": sum((each.sum() for each in module.parameters()), torch.zeros(())) * 0}
         given = self._input(batch.images, batch.texts, batch.owners)
-        logits = module(given).float()
+        taught = batch.outlines[: self._config.refinement.masks_per_step].to(self.towers.device)
+        given.views = taught[:, :-1]
+        logits, outlines = module(given)
+        logits = logits.float()
         ious, weights = batch.ious.to(logits.device), batch.weights.to(logits.device)
-        return {"loss": choice_loss(logits, ious, self._config.target.temperature, weights)}
+        loss = choice_loss(logits, ious, self._config.target.temperature, weights)
+        if outlines is None:
+            return {"loss": loss}
+        drawn = outline_loss(outlines.float(), taught[:, -1])
+        return {"loss": loss + drawn, "choice": loss.detach(), "outline": drawn.detach()}
 
     def validate(self, module: nn.Module, fabric: Fabric) -> Mapping[str, float]:
         """Return the figures of the held-out expressions."""
@@ -142,8 +158,25 @@ class ChooserLearner:
         for first in range(0, len(texts), _TEXTS_A_PASS):
             some = list(texts[first : first + _TEXTS_A_PASS])
             given = self._input([(image_key, False)], some, torch.zeros(len(some), dtype=torch.int64))
-            parts.append(asked(given).float().softmax(-1).cpu())
-        return Choice(torch.cat(parts), candidates.decoded())
+            parts.append(asked(given)[0].float().softmax(-1).cpu())
+        probabilities, masks = torch.cat(parts), candidates.decoded()
+        return Choice(probabilities, masks, self._redrawn(candidates, masks, probabilities))
+
+    def _redrawn(
+        self, candidates: Candidates, masks: torch.Tensor, probabilities: torch.Tensor
+    ) -> dict[int, torch.Tensor]:
+        """Return the masks (H, W) bool that are chosen, their outlines drawn anew; none without a refinement."""
+        refiner = self.module.refiner
+        if refiner is None or candidates.views is None:
+            return {}
+        numbers = sorted(set(probabilities.argmax(1).tolist()))
+        drawn = refiner(candidates.views[numbers].to(self.towers.device)).float().cpu()
+        counts = [candidates.counts[number] for number in numbers]
+        boxes = view_boxes(counts, candidates.size, self._config.refinement.context)
+        return {
+            number: redrawn(logits, box, masks[number])
+            for number, logits, box in zip(numbers, drawn, boxes, strict=True)
+        }
 
     def _input(self, images: Sequence[tuple[str, bool]], texts: Sequence[str], owners: torch.Tensor) -> ChooserInput:
         found = [mirrored(self.store[key]) if is_mirrored else self.store[key] for key, is_mirrored in images]

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from pseudoris.training.chooser.candidate_masks import GEOMETRY_WIDTH, PAIR_WIDTH
-from pseudoris.training.chooser.chooser_config import ModelConfig
+from pseudoris.training.chooser.chooser_config import ModelConfig, RefinementConfig
+from pseudoris.training.chooser.mask_refinement import MaskRefiner
 from pseudoris.training.learning.frozen_towers import TowerTexts, TowerWidths
 from pseudoris.training.learning.token_layers import Perceptron, ProductAttention
 from pseudoris.training.student.student_model import WordReader
@@ -33,6 +34,7 @@ class ChooserInput:
         owners: (T,) int64, the image of each expression.
         texts: The towers' features of the expressions.
         cosines: (T, N, S) float32: of CLIP, centred over the masks of an image.
+        views: (R, 4, S, S) uint8, of masks to redraw; None without a refinement.
     """
 
     crops: torch.Tensor
@@ -43,6 +45,7 @@ class ChooserInput:
     owners: torch.Tensor
     texts: TowerTexts
     cosines: torch.Tensor
+    views: torch.Tensor | None = None
 
 
 class MaskReader(nn.Module):
@@ -116,7 +119,15 @@ class ChooserLayer(ProductAttention):
 class Chooser(nn.Module):
     """All layers that are trained; the frozen towers are not part of it."""
 
-    def __init__(self, config: ModelConfig, widths: TowerWidths, *, crop_width: int, num_cosines: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        widths: TowerWidths,
+        *,
+        crop_width: int,
+        num_cosines: int,
+        refinement: RefinementConfig | None = None,
+    ) -> None:
         """Draw fresh weights from torch's generator.
 
         Args:
@@ -124,6 +135,7 @@ class Chooser(nn.Module):
             widths: Of the towers.
             crop_width: K · D, of the embeddings of a mask's crops.
             num_cosines: S.
+            refinement: Of outlines; None, or one that is off, for none.
         """
         super().__init__()
         pooled = widths.num_stages * widths.image + widths.joint
@@ -140,8 +152,14 @@ class Chooser(nn.Module):
         self.score = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, 1, bias=False))
         # An untrained chooser answers as CLIP does.
         self.trusted = nn.Parameter(torch.ones(num_cosines))
+        self.refiner = MaskRefiner(refinement.width) if refinement is not None and refinement.is_on else None
 
-    def forward(self, given: ChooserInput) -> torch.Tensor:
+    def forward(self, given: ChooserInput) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return logits (T, N) of the masks, -inf where there is none, and logits (R, S, S) of the views' outlines."""
+        drawn = None if self.refiner is None or given.views is None else self.refiner(given.views)
+        return self.scores(given), drawn
+
+    def scores(self, given: ChooserInput) -> torch.Tensor:
         """Return logits (T, N) of the masks; -inf where there is none."""
         owners, texts = given.owners, given.texts
         words = self.words(texts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from pseudoris.training.chooser.candidate_masks import CandidateStore
+from pseudoris.training.chooser.chooser_config import RefinementConfig
+from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_of, view_boxes
 from pseudoris.training.student.target_dataset import MapDataset, loss_weights
 from pseudoris.workers.counter_rng import draw_below, key_of
 
@@ -28,6 +30,9 @@ class Question:
         ious: (N,) float32, of each candidate with the mask that was meant.
         is_mirrored: Whether the image is taken as seen in a mirror.
         weight: How much its loss counts.
+        outline: (5, S, S) uint8, the view of the best candidate, and of that view the share that the meant mask covers;
+            mirrored where the image is. None where there is no refinement, no candidate that resembles the mask, or an
+            earlier question has it.
     """
 
     image_key: str
@@ -35,6 +40,7 @@ class Question:
     ious: torch.Tensor
     is_mirrored: bool
     weight: float = 1.0
+    outline: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class QuestionBatch:
         texts: (T).
         ious: (T, N) float32, 0 where an image has fewer candidates.
         weights: (T,) float32.
+        outlines: (R, 5, S, S) uint8, of the masks that a refinement learns from.
     """
 
     images: list[tuple[str, bool]]
@@ -54,6 +61,7 @@ class QuestionBatch:
     texts: list[str]
     ious: torch.Tensor
     weights: torch.Tensor
+    outlines: torch.Tensor
 
     def __len__(self) -> int:
         """Return the number of questions."""
@@ -67,12 +75,14 @@ def collate_questions(groups: Sequence[Sequence[Question]]) -> QuestionBatch:
     for each in questions:
         places.setdefault((each.image_key, each.is_mirrored), len(places))
     ious = [each.ious for each in questions]
+    outlines = [each.outline for each in questions if each.outline is not None]
     return QuestionBatch(
         images=list(places),
         owners=torch.tensor([places[each.image_key, each.is_mirrored] for each in questions], dtype=torch.int64),
         texts=[each.text for each in questions],
         ious=pad_sequence(ious, batch_first=True) if ious else torch.zeros(0, 0),
         weights=torch.tensor([each.weight for each in questions], dtype=torch.float32),
+        outlines=torch.stack(outlines) if outlines else NO_OUTLINES,
     )
 
 
@@ -91,6 +101,7 @@ class QuestionDataset(Dataset[list[Question]]):
         min_iou: float,
         mirrored_words: Mapping[str, str] | None,
         seed: int,
+        refinement: RefinementConfig | None = None,
         on_image: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Take two datasets of the same items.
@@ -102,6 +113,7 @@ class QuestionDataset(Dataset[list[Question]]):
             min_iou: A mask whose best candidate has less gives no question.
             mirrored_words: Words that change places in a mirrored image, each way; None never mirrors.
             seed: Seed of the draw that mirrors.
+            refinement: As the store's.
             on_image: Called after each image whose candidates were not at hand: how many are done, of how many.
 
         Raises:
@@ -110,7 +122,8 @@ class QuestionDataset(Dataset[list[Question]]):
         self._targets, self._images, self._store = targets, images, store
         self._min_iou, self._seed, self._epoch = min_iou, seed, 0
         self._mirror = None if mirrored_words is None else Mirror(mirrored_words)
-        self._ious: dict[tuple[str, bytes], torch.Tensor] = {}
+        self._refinement = refinement if refinement is not None and refinement.is_on else None
+        self._compared: dict[tuple[str, bytes], tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._keys = images.image_digests()
         first = {key: at for at, key in reversed(list(enumerate(self._keys)))}
         missing = [at for key, at in first.items() if store.held(key) is None]
@@ -143,20 +156,33 @@ class QuestionDataset(Dataset[list[Question]]):
         return [self._questions(self._keys[at], sample) for at, sample in zip(indices, samples, strict=True)]
 
     def _questions(self, key: str, sample: Any) -> list[Question]:
-        ious, texts = self._compared(key, sample["mask"]), sample["expressions"]
+        (ious, outline), texts = self._compare(key, sample["mask"]), sample["expressions"]
         if not len(ious) or float(ious.max()) < self._min_iou:
             return []
         mirror = self._mirror if self._is_mirrored(key) else None
-        return [
+        questions = [
             Question(key, text if mirror is None else mirror(text), ious, mirror is not None, weight)
             for text, weight in zip(texts, loss_weights(sample), strict=True)
         ]
+        if outline is not None and mirror is not None:
+            outline = outline.flip(-1)
+        return [replace(questions[0], outline=outline), *questions[1:]]
 
-    def _compared(self, key: str, mask: torch.Tensor) -> torch.Tensor:
+    def _compare(self, key: str, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return a mask's IoU with every candidate, and `Question.outline`, not mirrored."""
         named = key, mask.numpy().tobytes()
-        if named not in self._ious:
-            self._ious[named] = torch.from_numpy(self._store[key].ious(mask[None])[0]).float()
-        return self._ious[named]
+        if named not in self._compared:
+            ious = torch.from_numpy(self._store[key].ious(mask[None])[0]).float()
+            self._compared[named] = ious, self._outline(key, mask, ious)
+        return self._compared[named]
+
+    def _outline(self, key: str, mask: torch.Tensor, ious: torch.Tensor) -> torch.Tensor | None:
+        config, found = self._refinement, self._store[key]
+        if config is None or found.views is None or not len(ious) or float(ious.max()) < config.min_iou:
+            return None
+        best = int(ious.argmax())
+        (box,) = view_boxes([found.counts[best]], found.size, config.context)
+        return torch.cat([found.views[best], outline_of(mask, box, config.size)[None]])
 
     def _is_mirrored(self, key: str) -> bool:
         return self._mirror is not None and draw_below(key_of("mirror", self._seed, self._epoch, key), 0, 2) == 1

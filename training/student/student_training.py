@@ -115,7 +115,7 @@ def train_student(
 
 
 def _chooser(config: ChooserConfig, towers: FrozenTowers, held_out: HeldOutExpressions | None = None) -> ChooserLearner:
-    return ChooserLearner(config, CandidateStore(config.candidates, config.towers, towers), held_out)
+    return ChooserLearner(config, CandidateStore(config.candidates, config.towers, towers, config.refinement), held_out)
 
 
 def _targets(config: StudentConfig, learner: StudentLearner, targets: MapDataset, images: MapDataset) -> TargetDataset:

@@ -37,7 +37,7 @@ def test_images_with_more_masks_beside_it_change_no_answer(learner, store, pixel
         return collate_questions([[Question(key, "the red circle", torch.ones(1), False)] for key in keys])
 
     alone, beside = (
-        (learner.module(learner._input(each.images, each.texts, each.owners))[0])
+        (learner.module(learner._input(each.images, each.texts, each.owners))[0][0])
         for each in (batch(few), batch(few, many))
     )
     num = len(store[few].counts)

@@ -1,0 +1,142 @@
+"""Redrawing the outlines of chosen masks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pseudoris.training.chooser.candidate_masks import CandidateStore
+from pseudoris.training.chooser.chooser_config import RefinementConfig
+from pseudoris.training.chooser.chooser_learner import ChooserLearner
+from pseudoris.training.chooser.mask_refinement import (
+    NO_OUTLINES,
+    MaskRefiner,
+    outline_loss,
+    outline_of,
+    redrawn,
+    view_boxes,
+    views_of,
+)
+from pseudoris.training.chooser.question_dataset import Question, collate_questions
+from pseudoris.training.learning import open_fabric
+from pseudoris.training.learning.evaluator import HeldOutExpressions
+from pseudoris.training.student.student_training import StudentRequest, load_student, train_student
+from pseudoris.workers.masks import rle
+from tests.training.chooser.builders import small_config
+
+ON = ["refinement.is_on=true", "refinement.size=16", "refinement.width=4"]
+VIEW = RefinementConfig(is_on=True, size=64)
+
+
+def rectangle(top: int, left: int, height: int, width: int) -> torch.Tensor:
+    """Return a mask (40, 60) bool."""
+    mask = torch.zeros(40, 60, dtype=torch.bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def seen_of(mask: torch.Tensor, image: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a mask's view, and its box."""
+    counts, size = rle.encode(mask[None]), (mask.shape[0], mask.shape[1])
+    pixels = torch.zeros(3, *size, dtype=torch.uint8) if image is None else image
+    return views_of(pixels, counts, size, VIEW)[0], view_boxes(counts, size, VIEW.context)[0]
+
+
+@given(st.integers(0, 30), st.integers(0, 40), st.integers(1, 10), st.integers(1, 20))
+def test_untrained_it_leaves_every_mask_as_it_is(top, left, height, width):
+    mask = rectangle(top, left, height, width)
+    view, box = seen_of(mask)
+    with torch.no_grad():
+        (logits,) = MaskRefiner(4)(view[None])
+    assert torch.equal(redrawn(logits, box, mask), mask)
+
+
+@given(st.integers(0, 30), st.integers(0, 40), st.integers(1, 10), st.integers(1, 20))
+def test_an_outline_is_seen_in_the_frame_of_another_mask_and_drawn_back(top, left, height, width):
+    other = rectangle(max(0, top - 1), max(0, left - 1), height + 2, width + 2)
+    meant = rectangle(top, left, height, width)
+    _, box = seen_of(other)
+    outline = outline_of(meant, box, VIEW.size)
+    assert torch.equal(redrawn(outline.float() - 127.5, box, other), meant)
+
+
+def test_pixels_outside_of_the_view_stay_as_they_were():
+    mask = rectangle(10, 10, 8, 8)
+    _, box = seen_of(mask)
+    far = mask | rectangle(30, 50, 2, 2)
+    found = redrawn(torch.full((64, 64), -1.0), box, far)
+    assert torch.equal(found, rectangle(30, 50, 2, 2))
+
+
+def test_it_learns_to_follow_the_edge_of_a_colour():
+    torch.manual_seed(0)
+    image = torch.full((3, 40, 60), 230, dtype=torch.uint8)
+    meant = rectangle(10, 12, 16, 24)
+    image[:, meant] = torch.tensor([200, 30, 30], dtype=torch.uint8)[:, None]
+    masks = [rectangle(8, 12, 16, 20), rectangle(12, 12, 18, 26), rectangle(14, 14, 10, 18)]
+    views, boxes = zip(*(seen_of(mask, image) for mask in masks), strict=True)
+    outlines = torch.stack([outline_of(meant, box, VIEW.size) for box in boxes])
+    refiner = MaskRefiner(4)
+    optimiser = torch.optim.Adam(refiner.parameters(), lr=0.01)
+    losses = []
+    for _ in range(60):
+        loss = outline_loss(refiner(torch.stack(views)), outlines)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.3 * losses[0]
+    for logits, box, mask in zip(refiner(torch.stack(views)).detach(), boxes, masks, strict=True):
+        found = redrawn(logits, box, mask)
+        assert (found & meant).sum() / (found | meant).sum() > 0.9
+
+
+def test_no_view_gives_no_loss_and_gradients_of_zero():
+    refiner = MaskRefiner(4)
+    outline_loss(refiner(NO_OUTLINES[:, :-1]), NO_OUTLINES[:, -1]).backward()
+    assert all(each.grad is not None and not each.grad.any() for each in refiner.parameters())
+
+
+def test_a_batch_has_the_outlines_of_its_questions():
+    outline = torch.arange(5 * 64, dtype=torch.uint8).view(5, 8, 8)
+    questions = [Question("a", "x", torch.ones(1), False, outline=outline), Question("a", "y", torch.ones(1), False)]
+    assert torch.equal(collate_questions([questions]).outlines, outline[None])
+    assert collate_questions([questions[1:]]).outlines.shape == NO_OUTLINES.shape
+
+
+def test_candidates_are_kept_with_their_views_apart_from_those_without(tmp_path, towers, pixels):
+    config = small_config(tmp_path, ON)
+    store = CandidateStore(config.candidates, config.towers, towers, config.refinement)
+    found = store.of("scene", pixels)
+    assert found.views is not None
+    assert found.views.shape == (len(found.counts), 4, 16, 16)
+    again = CandidateStore(config.candidates, config.towers, towers, config.refinement)["scene"]
+    assert again.views is not None
+    assert torch.equal(again.views, found.views)
+    plain = CandidateStore(config.candidates, config.towers, towers)
+    assert plain.held("scene") is None
+    # As it was before there were refinements.
+    off = small_config(tmp_path)
+    assert CandidateStore(config.candidates, config.towers, towers, off.refinement).digest == plain.digest
+    assert "refinement" not in off.decisive()
+
+
+@pytest.mark.slow
+def test_a_training_with_a_refinement_is_read_back_and_redraws_what_it_chooses(tmp_path, cache, run):
+    words = [*ON, "training.peak_rate=0.01", "mirrored_words={}", "data.images_per_batch=4"]
+    reports = []
+    request = StudentRequest(small_config(cache, words, steps=40), [run], tmp_path / "out", val=run)
+    learner, summary = train_student(request, open_fabric(request.config.training), on_step=reports.append)
+    losses = [each.values["train/outline"] for each in reports if "train/outline" in each.values]
+    assert losses[-1] < losses[0]
+    student = load_student(request.out)
+    assert isinstance(student, ChooserLearner)
+    questions = HeldOutExpressions(run)
+    question = next(questions.of(questions.image_ids))
+    choice = student.choose(question.image_key, question.image, question.texts)
+    assert set(choice.redrawn) == set(choice.probabilities.argmax(1).tolist())
+    assert any(not torch.equal(mask, choice.masks[number]) for number, mask in choice.redrawn.items())
+    assert torch.equal(choice.chosen, learner.answer(question))
+    assert 0 < summary.figures["miou"] <= 1

@@ -1,0 +1,137 @@
+"""Redraws the outline of a mask: a small U-Net over the image around it.
+
+SAM's logits are coarser than the image, so the best of its masks is a ceiling for whoever chooses among them. The
+network sees the pixels around a mask, and the mask, and learns by how much the mask that was meant differs. It learns
+from targets whose outlines are true, as people's are; from SAM's own masks it learns to leave them as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.ops import roi_align
+
+from pseudoris.training.chooser.chooser_config import RefinementConfig
+from pseudoris.workers.masks import rle
+
+# Channels of a view: RGB, and the mask.
+_NUM_CHANNELS = 4
+# An untrained network leaves a mask as it is, with this logit inside and its negative outside.
+_TRUST = 2.0
+_NUM_GROUPS = 4
+# Views and outlines of no mask.
+NO_OUTLINES = torch.zeros(0, _NUM_CHANNELS + 1, 8, 8, dtype=torch.uint8)
+
+
+def view_boxes(counts: Sequence[str], size: tuple[int, int], context: float) -> torch.Tensor:
+    """Return the square that a view shows of each mask, (N, 4) float32: x0, y0, x1, y1 in pixels.
+
+    Args:
+        counts: (N) COCO compressed RLE.
+        size: (H, W) of the image.
+        context: Side of the square, in longer sides of the mask's box.
+    """
+    boxes = torch.tensor(rle.boxes(counts, size), dtype=torch.float32).reshape(-1, 4)
+    centre, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    half = sides.amax(1, keepdim=True) * context / 2
+    return torch.cat([centre - half, centre + half], 1)
+
+
+def views_of(
+    image: torch.Tensor, counts: Sequence[str], size: tuple[int, int], config: RefinementConfig
+) -> torch.Tensor:
+    """Return what is seen of each mask, (N, 4, S, S) uint8: RGB and the share that the mask covers, of 255.
+
+    Args:
+        image: (3, H, W) uint8.
+        counts: (N) COCO compressed RLE.
+        size: (H, W).
+        config: Size and context of a view.
+    """
+    if not counts:
+        return torch.zeros(0, _NUM_CHANNELS, config.size, config.size, dtype=torch.uint8)
+    boxes = view_boxes(counts, size, config.context)
+    masks = 255 * torch.from_numpy(rle.decode(counts, size)).float()
+    pixels = _viewed(image[None].float(), [boxes], config.size)
+    covered = _viewed(masks[:, None], [box[None] for box in boxes], config.size)
+    return torch.cat([pixels, covered], 1).round().byte()
+
+
+def outline_of(mask: torch.Tensor, box: torch.Tensor, size: int) -> torch.Tensor:
+    """Return the share of each pixel of a view (S, S) that a mask (H, W) bool covers, uint8 of 255."""
+    return _viewed(255 * mask[None, None].float(), [box[None]], size)[0, 0].round().byte()
+
+
+def _viewed(values: torch.Tensor, boxes: list[torch.Tensor], size: int) -> torch.Tensor:
+    """Return squares of images (B, C, H, W), some of each; 0 outside the image."""
+    seen: torch.Tensor = roi_align(values, boxes, (size, size), aligned=True)
+    return seen
+
+
+def redrawn(logits: torch.Tensor, box: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return a mask (H, W) bool from the logits (S, S) of its view; outside the view it is left as it is."""
+    (x0, y0, x1, y1), (height, width) = box.tolist(), mask.shape
+    x = 2 * (torch.arange(width) + 0.5 - x0) / (x1 - x0) - 1
+    y = 2 * (torch.arange(height) + 0.5 - y0) / (y1 - y0) - 1
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+    drawn = F.grid_sample(logits[None, None], grid[None], padding_mode="border", align_corners=False)[0, 0] > 0
+    is_inside = (y.abs() <= 1)[:, None] & (x.abs() <= 1)[None]
+    return torch.where(is_inside, drawn, mask)
+
+
+class MaskRefiner(nn.Module):
+    """A U-Net of three halvings, from views to the logits of outlines."""
+
+    def __init__(self, width: int) -> None:
+        """Draw fresh weights from torch's generator; untrained, it leaves every mask as it is.
+
+        Args:
+            width: Channels at full size, a multiple of 4; twice as many after the first halving, then four times.
+        """
+        super().__init__()
+        widths = [width, 2 * width, 4 * width, 4 * width]
+        # The distance to the mean colour under the mask is seen too.
+        given = [_NUM_CHANNELS + 1, *widths[:-1]]
+        self.down = nn.ModuleList(
+            nn.Sequential(_convolution(into, out, stride=1 if at == 0 else 2), _convolution(out, out))
+            for at, (into, out) in enumerate(zip(given, widths, strict=True))
+        )
+        self.up = nn.ModuleList(
+            _convolution(below + beside, beside) for below, beside in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        self.out = nn.Conv2d(width, 1, 1)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, views: torch.Tensor) -> torch.Tensor:
+        """Return logits (R, S, S) of views (R, 4, S, S) uint8."""
+        shares = views.to(self.out.weight.dtype) / 255
+        colours, mask = 2 * shares[:, :3] - 1, shares[:, 3:]
+        mean = (colours * mask).sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True).clamp(min=1)
+        seen = torch.cat([colours, 2 * mask - 1, (colours - mean).norm(dim=1, keepdim=True)], 1)
+        levels = []
+        for down in self.down:
+            seen = down(seen)
+            levels.append(seen)
+        for up, beside in zip(self.up, levels[-2::-1], strict=True):
+            seen = up(torch.cat([F.interpolate(seen, size=beside.shape[2:], mode="nearest"), beside], 1))
+        drawn: torch.Tensor = self.out(seen) + _TRUST * (2 * mask - 1)
+        return drawn[:, 0]
+
+
+def _convolution(given: int, out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(given, out, 3, stride, 1), nn.GroupNorm(_NUM_GROUPS, out), nn.GELU())
+
+
+def outline_loss(logits: torch.Tensor, outlines: torch.Tensor) -> torch.Tensor:
+    """Return the mean of cross entropy and dice loss of logits (R, S, S) and outlines (R, S, S) uint8; 0 for none."""
+    if not len(logits):
+        return logits.sum()
+    shares = outlines.to(logits.dtype) / 255
+    inside = logits.sigmoid()
+    common, both = (inside * shares).sum((1, 2)), inside.sum((1, 2)) + shares.sum((1, 2))
+    dice = 1 - (2 * common + 1) / (both + 1)
+    return F.binary_cross_entropy_with_logits(logits, shares) + dice.mean()
