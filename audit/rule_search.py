@@ -63,12 +63,14 @@ class RuleChoice:
         chosen: Place of the chosen rule among those given; None if none was shown to reach the target.
         more: Verdicts that would tell, over all of the audit, if the accuracies are as they look; None if no rule looks
             good enough, or one was chosen.
+        least: Verdicts on what a rule keeps that could show the target, if all of them were right.
     """
 
     target: float
     tested: tuple[TestedRule, ...]
     chosen: int | None
     more: int | None
+    least: int
 
 
 def choose_rule(
@@ -92,7 +94,7 @@ def choose_rule(
             break
         chosen = place
     more = None if chosen is not None else _more(judged, [_estimate(judged, flags) for flags in keeps], target, checks)
-    return RuleChoice(target, tuple(tested), chosen, more)
+    return RuleChoice(target, tuple(tested), chosen, more, least_size(target, 0))
 
 
 def first_rule(sizes: Sequence[float], target: float) -> int:
@@ -103,14 +105,15 @@ def first_rule(sizes: Sequence[float], target: float) -> int:
         target: The accuracy.
     """
     for errors in range(_START_ERRORS, -1, -1):
-        least = _least_size(target, errors)
+        least = least_size(target, errors)
         found = [place for place, size in enumerate(sizes) if size >= least]
         if found:
             return found[0]
     return max(len(sizes) - 1, 0)
 
 
-def _least_size(target: float, errors: int) -> int:
+def least_size(target: float, errors: int) -> int:
+    """Return how many verdicts, with so many wrong ones, show a target."""
     size = errors + 1
     while exact_share(size - errors, size, level=_LEVEL)[0] < target and size < _MAX_VERDICTS:
         size += 1

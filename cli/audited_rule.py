@@ -76,15 +76,22 @@ def _view(choice: RuleChoice) -> Table:
         table.add_column(name, justify="left" if name.startswith("rule") else "right", no_wrap=True)
     for each in choice.tested:
         said = f"{each.estimate:.3f}" if each.num else "–"
-        table.add_row(each.name, f"{each.num:,}", said, f"{each.low:.3f}", "" if each.passes else "not shown")
+        verdict = "" if each.passes else "too few verdicts" if each.num < choice.least else "not shown"
+        table.add_row(each.name, f"{each.num:,}", said, f"{each.low:.3f}", verdict)
     return table
 
 
 def _why_not(choice: RuleChoice, *, is_judged: bool) -> str:
     text = f"no rule is shown to reach an accuracy of {choice.target:g}"
+    remedy = "draw a larger audit" if is_judged else "finish this audit, or draw a larger one"
+    most = max(each.num for each in choice.tested)
+    if most < choice.least:
+        return (
+            f"{text}. It takes {choice.least:,} verdicts on what a rule keeps, all of them right, and there are "
+            f"{most:,}: {remedy}, or aim lower"
+        )
     if choice.more is None:
         return f"{text}, and none looks as if it would. Aim lower, or calibrate the confidence first"
-    remedy = "draw a larger audit" if is_judged else "finish this audit, or draw a larger one"
     return (
         f"{text}. If accuracies are as they look, about {choice.more:,} more verdicts would tell: {remedy}, or aim "
         "lower"

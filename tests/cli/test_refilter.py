@@ -155,6 +155,22 @@ def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_
         invoke(out, str(tmp_path / "other"), "--accuracy", "0.999", *words[2:])
 
 
+def test_an_audit_of_few_verdicts_says_how_many_an_accuracy_takes(tmp_path):
+    out = str(tmp_path / "out")
+    location = RunLocation.open(out)
+    header = scored_run(location, "filtering.tau=1.4", num_shards=2)
+    draw_audit(location, header, tmp_path / "audit", DrawOptions(num_pairs=20), load_bytes=lambda shard, key: b"")
+    audit = AuditFolder.open(tmp_path / "audit")
+    with VerdictFile.open(audit.path, "ana", audit.known) as file:
+        for row in audit.pairs.to_pylist()[:10]:
+            file.append(VerdictLine(pair=row["pair_id"], verdict="right"))
+    with pytest.raises(
+        ConfigError, match=r"takes 29 verdicts .* there are 10: finish this audit, or draw a larger one"
+    ):
+        invoke(out, str(tmp_path / "new"), "--accuracy", "0.9", "--audit", str(audit.path))
+    assert not (tmp_path / "new").exists()
+
+
 def test_weights_come_from_a_file_that_was_fitted_with_the_runs_confidence(tmp_path):
     out, file = tmp_path / "out", tmp_path / "weights.yaml"
     scored_run(RunLocation.open(str(out)), "filtering.confidence={correctness: 2.0}")
