@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pseudoris.training.evaluation.bootstrap import RESAMPLES, Estimate, estimate_of
 
 
-class SeedBootstrap:
+class PairedSeedBootstrap:
     """mIoU of rows and their differences, each with the central 95 % of the resamples.
 
     A row of one seed has no seeds to draw: its interval tells how much the images decide, and nothing of its training.

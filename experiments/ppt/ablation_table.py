@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Final
 
-from experiments.ppt.ablation_intervals import SeedBootstrap
+from experiments.ppt.ablation_intervals import PairedSeedBootstrap
 from experiments.ppt.ablation_rows import BESIDE, ORDER, PAPER
 from experiments.ppt.ablation_runs import Sizes
 from experiments.ppt.select_figures import mean_select
@@ -46,7 +46,9 @@ def as_json(done: Sequence[Mapping[str, Any]], sizes: Sizes) -> dict[str, Any]:
             # Of the whole training, whichever of its phases the row is.
             steps[row] = each["steps"]
     (num_expressions,) = {tuple(each["num_expressions"]) for of_row in seeds.values() for each in of_row}
-    drawn = SeedBootstrap({row: [each["iou_sums"] for each in own] for row, own in seeds.items()}, num_expressions)
+    drawn = PairedSeedBootstrap(
+        {row: [each["iou_sums"] for each in own] for row, own in seeds.items()}, num_expressions
+    )
     ablation = [
         {"row": row, "name": name, **_summary(seeds[row], drawn.miou(row)), "training_steps": steps[row]}
         | {"paper_miou": paper}
@@ -86,7 +88,7 @@ def _summary(seeds: Sequence[Mapping[str, Any]], miou: Estimate) -> dict[str, An
     }
 
 
-def _step(row: str, baseline: str, drawn: SeedBootstrap) -> dict[str, Any]:
+def _step(row: str, baseline: str, drawn: PairedSeedBootstrap) -> dict[str, Any]:
     """A step of the paper's order: it holds, or is reversed, where the interval of the difference leaves out 0."""
     found = drawn.difference(row, baseline)
     verdict = "holds" if found.low > 0 else "reversed" if found.high < 0 else "not told apart"

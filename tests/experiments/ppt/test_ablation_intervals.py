@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.ppt.ablation_intervals import SeedBootstrap
+from experiments.ppt.ablation_intervals import PairedSeedBootstrap
 
 # Three seeds of a row that differs from scene to scene, and one that is better by as much in each.
 SCENES = np.linspace(0.0, 2.0, 40)
@@ -13,7 +13,7 @@ COUNTS = [2] * 40
 
 
 def test_a_difference_is_paired_image_for_image_and_seed_for_seed() -> None:
-    drawn = SeedBootstrap({"row": ROW, "better": BETTER}, COUNTS)
+    drawn = PairedSeedBootstrap({"row": ROW, "better": BETTER}, COUNTS)
 
     own, found = drawn.miou("row"), drawn.difference("better", "row")
 
@@ -25,7 +25,7 @@ def test_a_difference_is_paired_image_for_image_and_seed_for_seed() -> None:
 def test_seeds_widen_an_interval_and_a_row_of_one_has_none() -> None:
     flat = [[1.0] * 40]
     several = [[1.0 + shift] * 40 for shift in (-0.2, 0.0, 0.2)]
-    drawn = SeedBootstrap({"one": flat, "several": several}, COUNTS)
+    drawn = PairedSeedBootstrap({"one": flat, "several": several}, COUNTS)
 
     one, found = drawn.miou("one"), drawn.difference("several", "one")
 
@@ -35,4 +35,4 @@ def test_seeds_widen_an_interval_and_a_row_of_one_has_none() -> None:
 
 def test_a_row_of_other_images_or_seeds_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Row b has sums of \(2, 40\), not of 1 or 3 seeds by 40"):
-        SeedBootstrap({"a": ROW, "b": ROW[:2]}, COUNTS)
+        PairedSeedBootstrap({"a": ROW, "b": ROW[:2]}, COUNTS)
