@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
-from experiments.quality.judged_run import judged_sets
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.quality.judged_run import judged_run, judged_sets
 from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.scene_runs import EXAMPLES, SceneRun, pseudo_run
 from experiments.quality.students import BEST_PRESET, FIRST_FRESH, LISTENER_COMPOSER
+from pseudoris.schemas.confidence import confidence_of, ranks
 from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.keep_rule import Flags, Floats
+from pseudoris.schemas.pair_weight import line_weights
+from pseudoris.store.runs.header import require_header
 from pseudoris.synthworld.scenes import Split
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
+from pseudoris.training.calibration.labelled_images import judged_images
+from pseudoris.training.calibration.pair_weight_fit import fit_pair_weight
 
 NUM_SCENES, QUICK_SCENES = 100, 20
 # The last was written after every choice was made.
 WORLDS: Final = (DEFAULT_WORLD, "second", "shifted", "fourth")
 _FIGURES: Final = ("accuracy", "yield", "coverage")
 _KEPT, _ALL = "kept", "all"
+# An accuracy and a yield that are aimed at.
+_AIM: Final = 0.95
+_LEAST_YIELD: Final = 2.0
+_NUM_BOUNDS: Final = 60
+# More than a scene has objects.
+_MANY: Final = 1_000
 _SHIPPED: Final = "tiny"
 
 
 def run(options: Options) -> Result:
     """Annotate fresh scenes of every world as a user does, and judge them."""
     count = options.scenes(NUM_SCENES, QUICK_SCENES)
-    worlds = {world: _figures(pseudo_run(options, _fresh(count, world), example=LISTENER_COMPOSER)) for world in WORLDS}
+    runs = {world: pseudo_run(options, _fresh(count, world), example=LISTENER_COMPOSER) for world in WORLDS}
+    worlds = {world: {**_figures(run), "bounded": bounded(run)} for world, run in runs.items()}
     other = {
         BEST_PRESET: _figures(pseudo_run(options, _fresh(count), preset=BEST_PRESET)),
         _SHIPPED: _figures(pseudo_run(options, _fresh(count))),
@@ -36,19 +53,30 @@ def run(options: Options) -> Result:
 def section(result: Result) -> str:
     """Return the part's Markdown."""
     rows = [
-        [f"`{LISTENER_COMPOSER}`", f"`{world}`", *(cell(found[_KEPT][figure]) for figure in _FIGURES), _ceiling(found)]
+        [f"`{LISTENER_COMPOSER}`", f"`{world}`", *(cell(found[_KEPT][figure]) for figure in _FIGURES), *_limits(found)]
         for world, found in result["worlds"].items()
     ]
     rows += [
-        [f"`{name}`", f"`{DEFAULT_WORLD}`", *(cell(found[_KEPT][figure]) for figure in _FIGURES), _ceiling(found)]
+        [f"`{name}`", f"`{DEFAULT_WORLD}`", *(cell(found[_KEPT][figure]) for figure in _FIGURES), *_limits(found)]
         for name, found in result["other"].items()
     ]
     text = (
         f"{result['scenes']} fresh scenes of each world: no setting was chosen on them, and the generator of the "
         "fourth was written after every choice. Annotated by `pseudoris annotate`, judged by `pseudoris evaluate`. The "
-        "last column is the ceiling of any filter: the share of objects of which something right was drawn."
+        "ceiling of any filter is the share of objects of which something right was drawn. The last column is the "
+        f"widest coverage at an accuracy of {_AIM:g} and a yield of {_LEAST_YIELD:g}, by two bounds on the confidence "
+        "(of the surest expression of a mask, of its others) that were fitted to the truth of these very scenes: what "
+        "an audit without end could reach."
     )
-    header = ["configuration", "world", "accuracy", "yield a mask", "coverage", "coverage of all draws"]
+    header = [
+        "configuration",
+        "world",
+        "accuracy",
+        "yield a mask",
+        "coverage",
+        "ceiling of coverage",
+        f"coverage at {_AIM:g}",
+    ]
     return "\n\n".join(["## Expressions on fresh scenes", text, markdown_table(header, rows)])
 
 
@@ -69,6 +97,7 @@ def settings(options: Options) -> Mapping[str, Any]:
     }
     return {
         **{name: config_hash(config)[:16] for name, config in methods.items()},
+        "aim": [_AIM, _LEAST_YIELD, _NUM_BOUNDS],
         "scenes": options.scenes(NUM_SCENES, QUICK_SCENES),
         "first_fresh": FIRST_FRESH,
     }
@@ -83,8 +112,83 @@ def _figures(run_folder: str) -> dict[str, dict[str, Any]]:
     return {name: {figure: as_json(found[name][figure]) for figure in _FIGURES} for name in (_KEPT, _ALL)}
 
 
-def _ceiling(found: Mapping[str, Any]) -> str:
-    return cell(found[_ALL]["coverage"])
+@dataclass(frozen=True)
+class _Ranked:
+    """The expressions of a run, each with the probability that it is right.
+
+    Attributes:
+        probability: (T,) float64.
+        is_right: (T,) bool.
+        objects: (T,) int64, another number for each object of each scene; -1 for none.
+        is_first: (T,) bool, the most probable one of its mask.
+        num_masks: Of the run.
+        num_objects: That can be seen.
+    """
+
+    probability: Floats
+    is_right: Flags
+    objects: NDArray[np.int64]
+    is_first: Flags
+    num_masks: int
+    num_objects: int
+
+    @classmethod
+    def of(cls, run_folder: str) -> _Ranked:
+        """Fit lines from confidence to the probability, of drawn and of composed expressions, to the run's truth."""
+        location, truth = judged_run(run_folder)
+        confidence = require_header(location).config.filtering.confidence
+        images = judged_images(location, truth)
+        lines = None if confidence is None else fit_pair_weight(images, confidence)
+        if confidence is None or lines is None:
+            raise ValueError(f"{run_folder} has no confidence that a bound could be set on")
+        probabilities, firsts, objects = [], [], []
+        for number, image in enumerate(images):
+            drawn = line_weights(lines.drawn, confidence_of(image.features, confidence))
+            both = np.concatenate([drawn, line_weights(lines.composed, image.beside.confidence)])
+            groups = [*image.rated.groups, *(mask for mask, _ in image.beside.pairs)]
+            targets = np.concatenate([image.targets, image.beside.targets])
+            probabilities.append(both)
+            firsts.append(ranks(both, groups) == 1)
+            objects.append(np.where(targets < 0, -1, number * _MANY + targets))
+        return cls(
+            np.concatenate(probabilities),
+            np.concatenate([each for image in images for each in (image.is_right, image.beside.is_right)]),
+            np.concatenate(objects),
+            np.concatenate(firsts),
+            sum(image.num_masks for image in images),
+            sum(image.num_visible for image in images),
+        )
+
+    def figures(self, first: float, further: float) -> dict[str, float]:
+        """Return what two bounds keep: on the most probable expression of a mask, and on its others."""
+        kept = self.probability >= np.where(self.is_first, first, further)
+        right = kept & self.is_right
+        return {
+            "accuracy": float(right.sum() / max(kept.sum(), 1)),
+            "yield": float(kept.sum() / self.num_masks),
+            "coverage": float(len(set(self.objects[right].tolist()) - {-1}) / self.num_objects),
+        }
+
+
+def bounded(run_folder: str, *, accuracy: float = _AIM, least_yield: float = _LEAST_YIELD) -> dict[str, float] | None:
+    """Return the widest coverage of two bounds with an accuracy and a yield, found on the truth; None if none has.
+
+    The bounds are on the probability that an expression is right: of the most probable one of a mask, and of others.
+    """
+    ranked = _Ranked.of(run_folder)
+    tried = np.quantile(ranked.probability, np.linspace(0.5, 1, _NUM_BOUNDS))
+    found = [ranked.figures(first, further) for first in tried for further in tried[tried >= first]]
+    reached = [each for each in found if each["accuracy"] >= accuracy and each["yield"] >= least_yield]
+    best = max(reached, key=lambda each: each["coverage"], default=None)
+    return None if best is None else {name: round(value, 5) for name, value in best.items()}
+
+
+def _limits(found: Mapping[str, Any]) -> tuple[str, str]:
+    """What no filter passes, and what a bound leaves."""
+    left = "–"
+    if "bounded" in found:
+        left = "none" if found["bounded"] is None else f"{found['bounded']['coverage']:.3f}"
+    return cell(found[_ALL]["coverage"]), left
 
 
 PART = Part("expressions", run, section, headline=headline, settings=settings)

@@ -1,5 +1,7 @@
 """The part about expressions on fresh scenes: from figures to the page."""
 
+import numpy as np
+
 from experiments.quality import expressions
 
 
@@ -13,7 +15,10 @@ def _sets(accuracy: float) -> dict[str, dict[str, dict[str, float]]]:
 
 RESULT = {
     "scenes": 300,
-    "worlds": {world: _sets(0.9 + at / 100) for at, world in enumerate(expressions.WORLDS)},
+    "worlds": {
+        world: {**_sets(0.9 + at / 100), "bounded": {"accuracy": 0.95, "yield": 2.5, "coverage": 0.6}}
+        for at, world in enumerate(expressions.WORLDS)
+    },
     "other": {"tiny-composed": _sets(0.8), "tiny": _sets(0.7)},
 }
 
@@ -21,7 +26,9 @@ RESULT = {
 def test_a_row_a_world_and_the_ceiling_of_any_filter() -> None:
     rows = expressions.section(RESULT).splitlines()
 
-    assert any("`fourth` | 0.930 [0.920, 0.940]" in row and row.endswith("0.870 [0.860, 0.880] |") for row in rows)
+    assert any(
+        "`fourth` | 0.930 [0.920, 0.940]" in row and row.endswith("0.870 [0.860, 0.880] | 0.600 |") for row in rows
+    )
     assert any(row.startswith("| `tiny` | `default` | 0.700") for row in rows)
 
 
@@ -30,3 +37,17 @@ def test_the_headline_has_the_lower_end_of_every_world() -> None:
 
     assert found.keys() == set(expressions.WORLDS)
     assert found["second"] == {"accuracy": 0.91, "yield": 2.5, "coverage": 0.8, "low": 0.9}
+
+
+def test_bounds_are_of_the_surest_expression_of_a_mask_and_of_its_others() -> None:
+    ranked = expressions._Ranked(
+        probability=np.array([0.9, 0.8, 0.6, 0.4]),
+        is_right=np.array([True, False, True, True]),
+        objects=np.array([0, -1, 1, 2]),
+        is_first=np.array([True, False, True, True]),
+        num_masks=3,
+        num_objects=4,
+    )
+    assert ranked.figures(0.5, 0.85) == {"accuracy": 1.0, "yield": 2 / 3, "coverage": 0.5}
+    assert ranked.figures(0.0, 0.0) == {"accuracy": 0.75, "yield": 4 / 3, "coverage": 0.75}
+    assert ranked.figures(1.0, 1.0) == {"accuracy": 0.0, "yield": 0.0, "coverage": 0.0}
