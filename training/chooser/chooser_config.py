@@ -79,8 +79,9 @@ class RefinementConfig(FrozenModel):
     context: float = Field(default=1.5, ge=1)
     # Its channels at full size.
     width: int = Field(default=8, ge=4, multiple_of=4)
-    # It learns from so many masks a step at most, and from those alone whose best candidate has this IoU.
-    masks_per_step: int = Field(default=32, ge=1)
+    # It learns from this share of the masks of a step, drawn anew each epoch, and from those alone whose best candidate
+    # has this IoU.
+    share: UnitInterval = 0.33
     min_iou: NonNegative = 0.5
 
 

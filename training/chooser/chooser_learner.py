@@ -114,7 +114,7 @@ class ChooserLearner:
             # Every mask of the batch was skipped: a step without a gradient.
             return {"loss": sum((each.sum() for each in module.parameters()), torch.zeros(())) * 0}
         given = self._input(batch.images, batch.texts, batch.owners)
-        taught = batch.outlines[: self._config.refinement.masks_per_step].to(self.towers.device)
+        taught = batch.outlines.to(self.towers.device)
         given.views = taught[:, :-1]
         logits, outlines = module(given)
         logits = logits.float()
@@ -122,7 +122,8 @@ class ChooserLearner:
         loss = choice_loss(logits, ious, self._config.target.temperature, weights)
         if outlines is None:
             return {"loss": loss}
-        drawn = outline_loss(outlines.float(), taught[:, -1])
+        # Over all questions, as the other: a rank's loss is weighted by how many it has.
+        drawn = outline_loss(outlines.float(), taught[:, -1]) / len(batch)
         return {"loss": loss + drawn, "choice": loss.detach(), "outline": drawn.detach()}
 
     def validate(self, module: nn.Module, fabric: Fabric) -> Mapping[str, float]:

@@ -127,11 +127,9 @@ def _convolution(given: int, out: int, stride: int = 1) -> nn.Sequential:
 
 
 def outline_loss(logits: torch.Tensor, outlines: torch.Tensor) -> torch.Tensor:
-    """Return the mean of cross entropy and dice loss of logits (R, S, S) and outlines (R, S, S) uint8; 0 for none."""
-    if not len(logits):
-        return logits.sum()
+    """Return the sum over R of cross entropy and dice loss of logits (R, S, S) and outlines (R, S, S) uint8."""
     shares = outlines.to(logits.dtype) / 255
     inside = logits.sigmoid()
     common, both = (inside * shares).sum((1, 2)), inside.sum((1, 2)) + shares.sum((1, 2))
     dice = 1 - (2 * common + 1) / (both + 1)
-    return F.binary_cross_entropy_with_logits(logits, shares) + dice.mean()
+    return (F.binary_cross_entropy_with_logits(logits, shares, reduction="none").mean((1, 2)) + dice).sum()

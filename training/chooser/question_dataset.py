@@ -11,6 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.chooser.candidate_masks import CandidateStore
 from pseudoris.training.chooser.chooser_config import RefinementConfig
 from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_of, view_boxes
@@ -31,8 +32,8 @@ class Question:
         is_mirrored: Whether the image is taken as seen in a mirror.
         weight: How much its loss counts.
         outline: (5, S, S) uint8, the view of the best candidate, and of that view the share that the meant mask covers;
-            mirrored where the image is. None where there is no refinement, no candidate that resembles the mask, or an
-            earlier question has it.
+            mirrored where the image is. None where there is no refinement, where no candidate resembles the mask, where
+            the draw left the mask out, or where an earlier question has it.
     """
 
     image_key: str
@@ -123,7 +124,7 @@ class QuestionDataset(Dataset[list[Question]]):
         self._min_iou, self._seed, self._epoch = min_iou, seed, 0
         self._mirror = None if mirrored_words is None else Mirror(mirrored_words)
         self._refinement = refinement if refinement is not None and refinement.is_on else None
-        self._compared: dict[tuple[str, bytes], tuple[torch.Tensor, torch.Tensor | None]] = {}
+        self._compared: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._keys = images.image_digests()
         first = {key: at for at, key in reversed(list(enumerate(self._keys)))}
         missing = [at for key, at in first.items() if store.held(key) is None]
@@ -164,25 +165,32 @@ class QuestionDataset(Dataset[list[Question]]):
             Question(key, text if mirror is None else mirror(text), ious, mirror is not None, weight)
             for text, weight in zip(texts, loss_weights(sample), strict=True)
         ]
-        if outline is not None and mirror is not None:
-            outline = outline.flip(-1)
-        return [replace(questions[0], outline=outline), *questions[1:]]
+        views = self._store[key].views
+        if outline is None or views is None or not self._is_taught(sample["mask_id"]):
+            return questions
+        seen = torch.cat([views[int(ious.argmax())], outline[None]])
+        return [replace(questions[0], outline=seen if mirror is None else seen.flip(-1)), *questions[1:]]
 
     def _compare(self, key: str, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return a mask's IoU with every candidate, and `Question.outline`, not mirrored."""
-        named = key, mask.numpy().tobytes()
+        """Return a mask's IoU with every candidate, and its outline in the view of the best, (S, S) uint8."""
+        named = key, sha256_hex(mask.numpy().tobytes())
         if named not in self._compared:
             ious = torch.from_numpy(self._store[key].ious(mask[None])[0]).float()
             self._compared[named] = ious, self._outline(key, mask, ious)
         return self._compared[named]
 
     def _outline(self, key: str, mask: torch.Tensor, ious: torch.Tensor) -> torch.Tensor | None:
-        config, found = self._refinement, self._store[key]
-        if config is None or found.views is None or not len(ious) or float(ious.max()) < config.min_iou:
+        config = self._refinement
+        if config is None or not len(ious) or float(ious.max()) < config.min_iou:
             return None
-        best = int(ious.argmax())
-        (box,) = view_boxes([found.counts[best]], found.size, config.context)
-        return torch.cat([found.views[best], outline_of(mask, box, config.size)[None]])
+        found = self._store[key]
+        (box,) = view_boxes([found.counts[int(ious.argmax())]], found.size, config.context)
+        return outline_of(mask, box, config.size)
+
+    def _is_taught(self, mask_id: str) -> bool:
+        """Whether the refinement learns from a mask in this epoch."""
+        share = 0.0 if self._refinement is None else self._refinement.share
+        return draw_below(key_of("outline", self._seed, self._epoch, mask_id), 0, 2**20) < share * 2**20
 
     def _is_mirrored(self, key: str) -> bool:
         return self._mirror is not None and draw_below(key_of("mirror", self._seed, self._epoch, key), 0, 2) == 1

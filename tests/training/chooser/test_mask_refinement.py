@@ -23,10 +23,11 @@ from pseudoris.training.chooser.question_dataset import Question, collate_questi
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.evaluator import HeldOutExpressions
 from pseudoris.training.student.student_training import StudentRequest, load_student, train_student
+from pseudoris.training.student.target_dataset import open_runs
 from pseudoris.workers.masks import rle
 from tests.training.chooser.builders import small_config
 
-ON = ["refinement.is_on=true", "refinement.size=16", "refinement.width=4"]
+ON = ["refinement.is_on=true", "refinement.size=16", "refinement.width=4", "refinement.share=1"]
 VIEW = RefinementConfig(is_on=True, size=64)
 
 
@@ -140,3 +141,17 @@ def test_a_training_with_a_refinement_is_read_back_and_redraws_what_it_chooses(t
     assert any(not torch.equal(mask, choice.masks[number]) for number, mask in choice.redrawn.items())
     assert torch.equal(choice.chosen, learner.answer(question))
     assert 0 < summary.figures["miou"] <= 1
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_what_one_does(cache, run, towers):
+    config = small_config(cache, [*ON[:-1], "refinement.share=0.5", "mirrored_words=null", "model.dropout=0"])
+    store = CandidateStore(config.candidates, config.towers, towers, config.refinement)
+    learner = ChooserLearner(config, store)
+    targets, images, _ = open_runs([run], None, config.data, seed=0)
+    data = learner.dataset(targets, images)
+    groups = data.__getitems__(range(len(data)))
+    parts = [collate_questions(each) for each in (groups, groups[::3], [g for n, g in enumerate(groups) if n % 3])]
+    whole, *shares = (learner.losses(learner.module, each)["loss"] * len(each) for each in parts)
+    assert 0 < len(parts[0].outlines) < len(groups)
+    torch.testing.assert_close(sum(shares), whole, rtol=1e-4, atol=1e-4)
