@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,12 +67,15 @@ class Settings:
         timed_images: Of a shard.
         timed_masks: Of one image, with one crop kind; None for all masks and kinds.
         kept_share: Of the mask candidates of random weights.
+        is_one_at_a_time: Whether ours ends before the authors' side begins: for models of which two do not fit into
+            memory. Else ours runs between the two references, so that a machine that slows down favours neither.
     """
 
     max_masks: int
     timed_images: int
     timed_masks: int | None
     kept_share: float
+    is_one_at_a_time: bool = False
 
     def chain(self) -> dict[str, Any]:
         """Return what both sides are built with, beside the configuration."""
@@ -109,14 +114,14 @@ def measure(config: RunConfig, cases: Mapping[int, int], settings: Settings) -> 
     shards = {num_images: shard_of(config, num_images, settings.max_masks) for num_images in cases}
     ours = SideProcess(MEMORY_ENVIRONMENT, OurChain, config, **settings.chain())
     parts = {num: ours.call("run", settings.timed_part(shard)[0]) for num, shard in shards.items()}
-    # Ours runs between the two references, so that a machine that slows down favours neither.
+    _say("ours ran what the authors' side is timed on")
     rows: dict[int, list[dict[str, Any]]] = {num_images: [] for num_images in cases}
-    own: dict[int, Timed] = {}
+    own = _own(ours, shards, cases) if settings.is_one_at_a_time else {}
     for memory, environment in _MEMORY.items():
         authors = SideProcess(environment, AuthorsChain, config, **settings.chain())
         theirs = _references(authors, shards, settings)
-        own = own or {num: run_ours(ours, shard, cases[num]) for num, shard in shards.items()}
-        ours.close()
+        _say(f"the authors' side ran, {memory}")
+        own = own or _own(ours, shards, cases)
         for num_images, timed in theirs.items():
             said = agreement(timed.done, parts[num_images])
             whole = shards[num_images]
@@ -127,6 +132,17 @@ def measure(config: RunConfig, cases: Mapping[int, int], settings: Settings) -> 
             rows[num_images] += rows_of(case, timed, own[num_images], note)
         authors.close()
     return [row for listed in rows.values() for row in listed]
+
+
+def _own(process: SideProcess, shards: Mapping[int, Shard], cases: Mapping[int, int]) -> dict[int, Timed]:
+    own = {num_images: run_ours(process, shard, cases[num_images]) for num_images, shard in shards.items()}
+    process.close()
+    _say("ours ran the whole")
+    return own
+
+
+def _say(done: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {done}", file=sys.stderr, flush=True)
 
 
 def run_ours(process: SideProcess, shard: Shard, repeats: int) -> Timed:
@@ -270,6 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--timed-images", type=int, default=4, help="of a shard, by the authors' side")
     parser.add_argument("--timed-masks", type=int, help="of one crop kind of one image, by the authors' side")
     parser.add_argument("--kept", type=float, default=0.4, help="share that passes predicted IoU, of random weights")
+    parser.add_argument("--one-at-a-time", action="store_true", help="where two models do not fit into memory")
     parser.add_argument("--set", dest="assignments", action="append", default=[])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
@@ -280,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.timed_masks is not None and random_seed(config.masks.weights) is None:
         parser.error("--timed-masks is for presets on random weights: trained ones find their own masks")
     repeats = given.repeats * len(given.images) if len(given.repeats) == 1 else given.repeats
-    settings = Settings(given.masks, given.timed_images, given.timed_masks, given.kept)
+    settings = Settings(given.masks, given.timed_images, given.timed_masks, given.kept, given.one_at_a_time)
     prepare_device(config.compute)
     rows = measure(config, dict(zip(given.images, repeats, strict=True)), settings)
     report(rows)
