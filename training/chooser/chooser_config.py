@@ -79,8 +79,9 @@ class RefinementConfig(FrozenModel):
     context: float = Field(default=1.5, ge=1)
     # Its channels at full size.
     width: int = Field(default=8, ge=4, multiple_of=4)
-    # It learns from this share of the masks of a step, drawn anew each epoch, and from those alone whose best candidate
-    # has this IoU.
+    # It learns from this share of the masks, drawn anew each epoch, and from those alone whose best candidate has this
+    # IoU. Where human annotation is mixed in, it learns from all of that and from nothing else: SAM's outlines teach
+    # it to leave SAM's outlines.
     share: UnitInterval = 0.33
     min_iou: NonNegative = 0.5
 

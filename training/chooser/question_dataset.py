@@ -15,6 +15,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.chooser.candidate_masks import CandidateStore
 from pseudoris.training.chooser.chooser_config import RefinementConfig
 from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_of, view_boxes
+from pseudoris.training.dataset import MixedDataset
 from pseudoris.training.student.target_dataset import MapDataset, loss_weights
 from pseudoris.workers.counter_rng import draw_below, key_of
 
@@ -124,6 +125,7 @@ class QuestionDataset(Dataset[list[Question]]):
         self._min_iou, self._seed, self._epoch = min_iou, seed, 0
         self._mirror = None if mirrored_words is None else Mirror(mirrored_words)
         self._refinement = refinement if refinement is not None and refinement.is_on else None
+        self._num_human = targets.num_human if isinstance(targets, MixedDataset) else 0
         self._compared: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._keys = images.image_digests()
         first = {key: at for at, key in reversed(list(enumerate(self._keys)))}
@@ -154,9 +156,10 @@ class QuestionDataset(Dataset[list[Question]]):
     def __getitems__(self, indices: Sequence[int]) -> list[list[Question]]:
         """Return the questions of the masks of a batch."""
         samples = self._targets.__getitems__(indices)
-        return [self._questions(self._keys[at], sample) for at, sample in zip(indices, samples, strict=True)]
+        return [self._questions(at, sample) for at, sample in zip(indices, samples, strict=True)]
 
-    def _questions(self, key: str, sample: Any) -> list[Question]:
+    def _questions(self, index: int, sample: Any) -> list[Question]:
+        key = self._keys[index]
         (ious, outline), texts = self._compare(key, sample["mask"]), sample["expressions"]
         if not len(ious) or float(ious.max()) < self._min_iou:
             return []
@@ -166,7 +169,7 @@ class QuestionDataset(Dataset[list[Question]]):
             for text, weight in zip(texts, loss_weights(sample), strict=True)
         ]
         views = self._store[key].views
-        if outline is None or views is None or not self._is_taught(sample["mask_id"]):
+        if outline is None or views is None or not self._is_taught(index, sample["mask_id"]):
             return questions
         seen = torch.cat([views[int(ious.argmax())], outline[None]])
         return [replace(questions[0], outline=seen if mirror is None else seen.flip(-1)), *questions[1:]]
@@ -187,8 +190,10 @@ class QuestionDataset(Dataset[list[Question]]):
         (box,) = view_boxes([found.counts[int(ious.argmax())]], found.size, config.context)
         return outline_of(mask, box, config.size)
 
-    def _is_taught(self, mask_id: str) -> bool:
-        """Whether the refinement learns from a mask in this epoch."""
+    def _is_taught(self, index: int, mask_id: str) -> bool:
+        """Whether the refinement learns from a mask in this epoch: where people's are mixed in, from all of theirs."""
+        if self._num_human:
+            return index >= len(self) - self._num_human
         share = 0.0 if self._refinement is None else self._refinement.share
         return draw_below(key_of("outline", self._seed, self._epoch, mask_id), 0, 2**20) < share * 2**20
 

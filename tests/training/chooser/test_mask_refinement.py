@@ -155,3 +155,14 @@ def test_two_ranks_learn_what_one_does(cache, run, towers):
     whole, *shares = (learner.losses(learner.module, each)["loss"] * len(each) for each in parts)
     assert 0 < len(parts[0].outlines) < len(groups)
     torch.testing.assert_close(sum(shares), whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_where_people_are_mixed_in_it_learns_from_their_outlines_alone(cache, run, towers):
+    config = small_config(cache, ON)
+    learner = ChooserLearner(config, CandidateStore(config.candidates, config.towers, towers, config.refinement))
+    targets, images, _ = open_runs([run], run, config.data, seed=0)
+    groups = learner.dataset(targets, images).__getitems__(range(len(targets)))
+    is_taught = [any(each.outline is not None for each in group) for group in groups]
+    assert not any(is_taught[: len(groups) // 2])
+    assert any(is_taught[len(groups) // 2 :])
