@@ -25,6 +25,7 @@ from pseudoris.schemas.keep_rule import Flags
 
 # Of a test: a two-sided interval of 90 % has a lower limit that the truth is below with 5 %.
 _LEVEL: Final = 0.9
+_LEVEL_ONE_SIDED: Final = (1 + _LEVEL) / 2
 # The sequence starts where so many wrong verdicts may still pass: the very strictest rules have too few verdicts to
 # show anything, and the first failure ends the search.
 _START_ERRORS: Final = 2
@@ -94,7 +95,7 @@ def choose_rule(
             break
         chosen = place
     more = None if chosen is not None else _more(judged, [_estimate(judged, flags) for flags in keeps], target, checks)
-    return RuleChoice(target, tuple(tested), chosen, more, least_size(target, 0))
+    return RuleChoice(target, tuple(tested), chosen, more, math.ceil(math.log(1 - _LEVEL_ONE_SIDED) / math.log(target)))
 
 
 def first_rule(sizes: Sequence[float], target: float) -> int:
@@ -105,15 +106,14 @@ def first_rule(sizes: Sequence[float], target: float) -> int:
         target: The accuracy.
     """
     for errors in range(_START_ERRORS, -1, -1):
-        least = least_size(target, errors)
+        least = _least_size(target, errors)
         found = [place for place, size in enumerate(sizes) if size >= least]
         if found:
             return found[0]
     return max(len(sizes) - 1, 0)
 
 
-def least_size(target: float, errors: int) -> int:
-    """Return how many verdicts, with so many wrong ones, show a target."""
+def _least_size(target: float, errors: int) -> int:
     size = errors + 1
     while exact_share(size - errors, size, level=_LEVEL)[0] < target and size < _MAX_VERDICTS:
         size += 1

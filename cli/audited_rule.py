@@ -84,11 +84,11 @@ def _view(choice: RuleChoice) -> Table:
 def _why_not(choice: RuleChoice, *, is_judged: bool) -> str:
     text = f"no rule is shown to reach an accuracy of {choice.target:g}"
     remedy = "draw a larger audit" if is_judged else "finish this audit, or draw a larger one"
-    most = max(each.num for each in choice.tested)
-    if most < choice.least:
+    (tested,) = choice.tested
+    if tested.num < choice.least:
         return (
-            f"{text}. It takes {choice.least:,} verdicts on what a rule keeps, all of them right, and there are "
-            f"{most:,}: {remedy}, or aim lower"
+            f"{text}. It takes at least {choice.least:,} verdicts on what a rule keeps, all of them right, and there "
+            f"are {tested.num:,}: {remedy}, or aim lower"
         )
     if choice.more is None:
         return f"{text}, and none looks as if it would. Aim lower, or calibrate the confidence first"

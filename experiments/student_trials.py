@@ -3,13 +3,15 @@
     nice python -m experiments.student_trials refinement|weights|lengths [--out quality-out] [--seeds 2] [--json F]
 
 `refinement`: the outline of the chosen mask redrawn, or not. People's annotation has true outlines; ours has SAM's, of
-which it can learn none. Asked about fresh scenes.
+which it can learn none. One clipping of gradients is over chooser and refinement, so that choices differ a little too.
 
 `weights`: of what was drawn, the probability that a caption is right as a weight, against filters. The lines from
 scores to the column `weight` are fitted on annotated development scenes (`pseudoris calibrate`), and the training
-scenes annotated with them. Asked about other development scenes.
+scenes annotated with them.
 
-`lengths`: steps of a training, for the kinds of annotation that people had a part in. Asked about development scenes.
+`lengths`: steps of a training, for the kinds of annotation that people had a part in.
+
+All are asked about development scenes that nothing is fitted on.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from experiments.quality.parts import Options
 from experiments.quality.question_kinds import KINDS
 from experiments.quality.scene_runs import SceneRun, pseudo_run, training_scenes, true_run
 from experiments.quality.student_arms import NUM_STEPS, QUICK_STEPS, Arm, by_kind, train_arms
-from experiments.quality.students import NUM_SCENES, QUICK_SCENES, UNFILTERED, best_arm, fresh_run
+from experiments.quality.students import NUM_SCENES, QUICK_SCENES, UNFILTERED, best_arm
 from pseudoris.cli.calibrate import as_yaml
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.calibration import calibrated_run
@@ -97,7 +99,8 @@ def lengths(options: Options) -> Iterator[tuple[str, Tried]]:
         if name == "ours":
             continue
         for steps in _LENGTHS:
-            yield f"{name}, {steps} steps", Tried(arm, f"{name}, {NUM_STEPS} steps", steps)
+            beside = None if steps == NUM_STEPS else f"{name}, {NUM_STEPS} steps"
+            yield f"{name}, {steps} steps", Tried(arm, beside, steps)
 
 
 def _annotations(options: Options) -> dict[str, Arm]:
@@ -109,10 +112,6 @@ def _annotations(options: Options) -> dict[str, Arm]:
         "ours": ours,
         f"ours beside {_SHARE:.0%} of people's": replace(ours, human=few),
     }
-
-
-def _asked(options: Options) -> str:
-    return true_run(options, replace(_ASKED, count=options.pick(_ASKED.count, 20)))
 
 
 Trial = Literal["refinement", "weights", "lengths"]
@@ -128,7 +127,7 @@ def measure(trial: Trial, options: Options, *, num_seeds: int) -> dict[str, Any]
     options.out.mkdir(parents=True, exist_ok=True)
     rows = dict(_ROWS[trial](options))
     groups = {name: row.seeded(options, num_seeds) for name, row in rows.items()}
-    val = fresh_run(options) if trial == "refinement" else _asked(options)
+    val = true_run(options, replace(_ASKED, count=options.pick(_ASKED.count, 20)))
     found = train_arms(options, groups, val, shown=f"students: {trial}")
     bootstrap = found.bootstrap()
     return {
@@ -156,7 +155,7 @@ def table(result: Mapping[str, Any]) -> str:
             cell(row["all"]),
             *(value(row[kind]) for kind in KINDS),
             f"{row['p90']:.3f}",
-            "" if row["beside"] in (None, name) else f"{cell(row['difference'], sign='+')} to *{row['beside']}*",
+            "" if row["beside"] is None else f"{cell(row['difference'], sign='+')} to *{row['beside']}*",
         ]
         for name, row in result["rows"].items()
     ]

@@ -165,7 +165,7 @@ def test_an_audit_of_few_verdicts_says_how_many_an_accuracy_takes(tmp_path):
         for row in audit.pairs.to_pylist()[:10]:
             file.append(VerdictLine(pair=row["pair_id"], verdict="right"))
     with pytest.raises(
-        ConfigError, match=r"takes 29 verdicts .* there are 10: finish this audit, or draw a larger one"
+        ConfigError, match=r"takes at least 29 verdicts .* there are 10: finish this audit, or draw a larger one"
     ):
         invoke(out, str(tmp_path / "new"), "--accuracy", "0.9", "--audit", str(audit.path))
     assert not (tmp_path / "new").exists()

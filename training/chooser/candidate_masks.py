@@ -115,6 +115,7 @@ class CandidateStore:
     Attributes:
         towers: Frozen; patches are theirs.
         digest: Of all that decides the candidates and their features.
+        refinement: What is seen of outlines; None for nothing.
     """
 
     def __init__(
@@ -146,8 +147,8 @@ class CandidateStore:
         crops = {name: method["filtering"].get(name) for name in _OF_CROPS}
         said = [_VERSION, method["masks"], method["compute"], crops, towers_config.architecture, towers_config.layers]
         weights = [sam_digest(self._run.masks), clip_digest(self._run.filtering), weights_digest(towers_config.weights)]
-        self._refinement = refinement if refinement is not None and refinement.is_on else None
-        views = [] if self._refinement is None else [[self._refinement.size, self._refinement.context]]
+        self.refinement = refinement if refinement is not None and refinement.is_on else None
+        views = [] if self.refinement is None else [[self.refinement.size, self.refinement.context]]
         self.digest = sha256_hex(json.dumps([said, weights, *views], sort_keys=True).encode())
         self._folder = None if config.cache is None else config.cache / self.digest[:16]
         # Without a folder there is no other place: all are kept.
@@ -219,7 +220,7 @@ class CandidateStore:
             pooled=self._pooled(image, counts, size),
             geometry=geometry,
             pairs=pair_geometry(geometry, counts, size),
-            views=None if self._refinement is None else views_of(image, counts, size, self._refinement),
+            views=None if self.refinement is None else views_of(image, counts, size, self.refinement),
         )
 
     def _proposed(self, pixels: NDArray[np.uint8]) -> tuple[MaskRecord, ...]:

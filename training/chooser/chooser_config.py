@@ -25,7 +25,7 @@ class CandidatesConfig(FrozenModel):
     assignments: tuple[str, ...] = ()
     # Folder that keeps masks and features of images between trainings; None keeps them in memory alone.
     cache: Path | None = None
-    # Of it, each process keeps so much in memory too; 60 masks of a ViT-B take half a megabyte.
+    # Of it, each process keeps so much in memory too; 60 masks of a ViT-B take half a megabyte, with views twice that.
     memory_bytes: int = Field(default=2 * 2**30, ge=0)
 
     def run_config(self) -> RunConfig:
@@ -81,7 +81,7 @@ class RefinementConfig(FrozenModel):
     width: int = Field(default=8, ge=4, multiple_of=4)
     # It learns from this share of the masks, drawn anew each epoch, and from those alone whose best candidate has this
     # IoU. Where human annotation is mixed in, it learns from all of that and from nothing else: SAM's outlines teach
-    # it to leave SAM's outlines.
+    # it to leave SAM's outlines. The sum of their losses is divided by the number of questions.
     share: UnitInterval = 0.33
     min_iou: NonNegative = 0.5
 

@@ -11,10 +11,10 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from pseudoris.training.chooser.candidate_masks import Candidates, CandidateStore
+from pseudoris.training.chooser.candidate_masks import GEOMETRY_WIDTH, PAIR_WIDTH, Candidates, CandidateStore
 from pseudoris.training.chooser.chooser_config import ChooserConfig
 from pseudoris.training.chooser.chooser_model import Chooser, ChooserInput
-from pseudoris.training.chooser.mask_refinement import outline_loss, redrawn, view_boxes
+from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_loss, redrawn, view_boxes
 from pseudoris.training.chooser.question_dataset import QuestionBatch, QuestionDataset
 from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
@@ -104,26 +104,26 @@ class ChooserLearner:
             min_iou=self._config.target.min_iou,
             mirrored_words=self._config.mirrored_words,
             seed=self._config.training.seed,
-            refinement=self._config.refinement,
             on_image=on_image,
         )
 
     def losses(self, module: nn.Module, batch: QuestionBatch) -> Mapping[str, torch.Tensor]:
         """Return the losses of a batch: softmax of scores against that of IoUs, and outlines against theirs."""
         if not len(batch):
-            # Every mask of the batch was skipped: a step without a gradient.
-            return {"loss": sum((each.sum() for each in module.parameters()), torch.zeros(())) * 0}
+            # Every mask of the batch was skipped: a gradient of zero. Other ranks wait for this one's forward pass.
+            logits, change = module(self._nothing())
+            return {"loss": 0 * (logits.sum() + (0 if change is None else change.sum()))}
         given = self._input(batch.images, batch.texts, batch.owners)
         taught = batch.outlines.to(self.towers.device)
         given.views = taught[:, :-1]
-        logits, outlines = module(given)
+        logits, change = module(given)
         logits = logits.float()
         ious, weights = batch.ious.to(logits.device), batch.weights.to(logits.device)
         loss = choice_loss(logits, ious, self._config.target.temperature, weights)
-        if outlines is None:
+        if change is None:
             return {"loss": loss}
         # Over all questions, as the other: a rank's loss is weighted by how many it has.
-        drawn = outline_loss(outlines.float(), taught[:, -1]) / len(batch)
+        drawn = outline_loss(change.float(), taught) / len(batch)
         return {"loss": loss + drawn, "choice": loss.detach(), "outline": drawn.detach()}
 
     def validate(self, module: nn.Module, fabric: Fabric) -> Mapping[str, float]:
@@ -178,6 +178,23 @@ class ChooserLearner:
             number: redrawn(logits, box, masks[number])
             for number, logits, box in zip(numbers, drawn, boxes, strict=True)
         }
+
+    def _nothing(self) -> ChooserInput:
+        """An image of one mask of which nothing is known, and an expression."""
+        widths = self.towers.widths
+        given = ChooserInput(
+            crops=torch.zeros(1, 1, 2 * self._embedded(["a"]).shape[-1]),
+            pooled=torch.zeros(1, 1, widths.num_stages * widths.image + widths.joint),
+            geometry=torch.zeros(1, 1, GEOMETRY_WIDTH),
+            pairs=torch.zeros(1, 1, 1, PAIR_WIDTH),
+            is_mask=torch.ones(1, 1, dtype=torch.bool),
+            owners=torch.zeros(1, dtype=torch.int64),
+            texts=self.towers.encode_texts(["a"]),
+            cosines=torch.zeros(1, 1, 2 * self._num_texts),
+        )
+        given = _moved(given, self.towers.device)
+        given.views = NO_OUTLINES[:, :-1].to(self.towers.device)
+        return given
 
     def _input(self, images: Sequence[tuple[str, bool]], texts: Sequence[str], owners: torch.Tensor) -> ChooserInput:
         found = [mirrored(self.store[key]) if is_mirrored else self.store[key] for key, is_mirrored in images]

@@ -1,8 +1,9 @@
 """Redraws the outline of a mask: a small U-Net over the image around it.
 
 SAM's logits are coarser than the image, so the best of its masks is a ceiling for whoever chooses among them. The
-network sees the pixels around a mask, and the mask, and learns by how much the mask that was meant differs. It learns
-from targets whose outlines are true, as people's are; from SAM's own masks it learns to leave them as they are.
+network sees the pixels around a mask, and the mask, and learns by how much the mask that was meant differs. That change
+is all it draws: a mask that is larger than what the network sees keeps its own resolution. It learns from targets whose
+outlines are true, as people's are; from SAM's own masks it learns to leave them as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pseudoris.workers.masks import rle
 
 # Channels of a view: RGB, and the mask.
 _NUM_CHANNELS = 4
-# An untrained network leaves a mask as it is, with this logit inside and its negative outside.
+# A mask without a change: this logit inside, and its negative outside.
 _TRUST = 2.0
 _NUM_GROUPS = 4
 # Views and outlines of no mask.
@@ -54,36 +55,43 @@ def views_of(
     if not counts:
         return torch.zeros(0, _NUM_CHANNELS, config.size, config.size, dtype=torch.uint8)
     boxes = view_boxes(counts, size, config.context)
-    masks = 255 * torch.from_numpy(rle.decode(counts, size)).float()
-    pixels = _viewed(image[None].float(), [boxes], config.size)
-    covered = _viewed(masks[:, None], [box[None] for box in boxes], config.size)
-    return torch.cat([pixels, covered], 1).round().byte()
+    pixels = _viewed(image[None].float(), boxes, config.size).round().byte()
+    # One by one: as floats, the masks of a large image would take gigabytes.
+    masks = (torch.from_numpy(rle.decode([each], size)[0]) for each in counts)
+    covered = [outline_of(mask, box, config.size) for mask, box in zip(masks, boxes, strict=True)]
+    return torch.cat([pixels, torch.stack(covered)[:, None]], 1)
 
 
 def outline_of(mask: torch.Tensor, box: torch.Tensor, size: int) -> torch.Tensor:
     """Return the share of each pixel of a view (S, S) that a mask (H, W) bool covers, uint8 of 255."""
-    return _viewed(255 * mask[None, None].float(), [box[None]], size)[0, 0].round().byte()
+    return _viewed(255 * mask[None, None].float(), box[None], size)[0, 0].round().byte()
 
 
-def _viewed(values: torch.Tensor, boxes: list[torch.Tensor], size: int) -> torch.Tensor:
-    """Return squares of images (B, C, H, W), some of each; 0 outside the image."""
-    seen: torch.Tensor = roi_align(values, boxes, (size, size), aligned=True)
+def _viewed(values: torch.Tensor, boxes: torch.Tensor, size: int) -> torch.Tensor:
+    """Return squares (N, C, S, S) of an image (1, C, H, W); 0 from a pixel outside of it on."""
+    seen: torch.Tensor = roi_align(values, [boxes], (size, size), aligned=True)
     return seen
 
 
-def redrawn(logits: torch.Tensor, box: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return a mask (H, W) bool from the logits (S, S) of its view; outside the view it is left as it is."""
+def redrawn(change: torch.Tensor, box: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return a mask (H, W) bool with the change (S, S) of its logits in its view; it never becomes empty."""
     (x0, y0, x1, y1), (height, width) = box.tolist(), mask.shape
     x = 2 * (torch.arange(width) + 0.5 - x0) / (x1 - x0) - 1
     y = 2 * (torch.arange(height) + 0.5 - y0) / (y1 - y0) - 1
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
-    drawn = F.grid_sample(logits[None, None], grid[None], padding_mode="border", align_corners=False)[0, 0] > 0
+    changed = F.grid_sample(change[None, None], grid[None], padding_mode="border", align_corners=False)[0, 0]
     is_inside = (y.abs() <= 1)[:, None] & (x.abs() <= 1)[None]
-    return torch.where(is_inside, drawn, mask)
+    drawn = torch.where(is_inside, changed + _trusted(mask.float()) > 0, mask)
+    return drawn if drawn.any() else mask
+
+
+def _trusted(shares: torch.Tensor) -> torch.Tensor:
+    """The logits of masks that are left as they are."""
+    return _TRUST * (2 * shares - 1)
 
 
 class MaskRefiner(nn.Module):
-    """A U-Net of three halvings, from views to the logits of outlines."""
+    """A U-Net of three halvings, from views of masks to the change of their logits."""
 
     def __init__(self, width: int) -> None:
         """Draw fresh weights from torch's generator; untrained, it leaves every mask as it is.
@@ -107,7 +115,7 @@ class MaskRefiner(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
-        """Return logits (R, S, S) of views (R, 4, S, S) uint8."""
+        """Return changes (R, S, S) of views (R, 4, S, S) uint8."""
         shares = views.to(self.out.weight.dtype) / 255
         colours, mask = 2 * shares[:, :3] - 1, shares[:, 3:]
         mean = (colours * mask).sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True).clamp(min=1)
@@ -118,17 +126,23 @@ class MaskRefiner(nn.Module):
             levels.append(seen)
         for up, beside in zip(self.up, levels[-2::-1], strict=True):
             seen = up(torch.cat([F.interpolate(seen, size=beside.shape[2:], mode="nearest"), beside], 1))
-        drawn: torch.Tensor = self.out(seen) + _TRUST * (2 * mask - 1)
-        return drawn[:, 0]
+        change: torch.Tensor = self.out(seen)
+        return change[:, 0]
 
 
 def _convolution(given: int, out: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(given, out, 3, stride, 1), nn.GroupNorm(_NUM_GROUPS, out), nn.GELU())
 
 
-def outline_loss(logits: torch.Tensor, outlines: torch.Tensor) -> torch.Tensor:
-    """Return the sum over R of cross entropy and dice loss of logits (R, S, S) and outlines (R, S, S) uint8."""
-    shares = outlines.to(logits.dtype) / 255
+def outline_loss(change: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
+    """Return the sum over R of cross entropy and dice loss.
+
+    Args:
+        change: (R, S, S), of the logits of the masks that were seen.
+        taught: (R, 5, S, S) uint8: the views, and the outlines that were meant.
+    """
+    before, shares = (taught[:, channel].to(change.dtype) / 255 for channel in (-2, -1))
+    logits = change + _trusted(before)
     inside = logits.sigmoid()
     common, both = (inside * shares).sum((1, 2)), inside.sum((1, 2)) + shares.sum((1, 2))
     dice = 1 - (2 * common + 1) / (both + 1)

@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.chooser.candidate_masks import CandidateStore
-from pseudoris.training.chooser.chooser_config import RefinementConfig
 from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_of, view_boxes
 from pseudoris.training.dataset import MixedDataset
 from pseudoris.training.student.target_dataset import MapDataset, loss_weights
@@ -103,7 +102,6 @@ class QuestionDataset(Dataset[list[Question]]):
         min_iou: float,
         mirrored_words: Mapping[str, str] | None,
         seed: int,
-        refinement: RefinementConfig | None = None,
         on_image: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Take two datasets of the same items.
@@ -114,8 +112,7 @@ class QuestionDataset(Dataset[list[Question]]):
             store: Candidates.
             min_iou: A mask whose best candidate has less gives no question.
             mirrored_words: Words that change places in a mirrored image, each way; None never mirrors.
-            seed: Seed of the draw that mirrors.
-            refinement: As the store's.
+            seed: Seed of the draws that mirror, and that choose what a refinement learns from.
             on_image: Called after each image whose candidates were not at hand: how many are done, of how many.
 
         Raises:
@@ -124,7 +121,7 @@ class QuestionDataset(Dataset[list[Question]]):
         self._targets, self._images, self._store = targets, images, store
         self._min_iou, self._seed, self._epoch = min_iou, seed, 0
         self._mirror = None if mirrored_words is None else Mirror(mirrored_words)
-        self._refinement = refinement if refinement is not None and refinement.is_on else None
+        self._refinement = store.refinement
         self._num_human = targets.num_human if isinstance(targets, MixedDataset) else 0
         self._compared: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._keys = images.image_digests()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -68,6 +70,8 @@ def open_fabric(config: TrainingConfig) -> Fabric:
             "training.device=cuda, but torch sees no GPU. Fix the driver, or give --set training.device=cpu."
         )
     torch.set_num_threads(config.num_threads)
+    # A resumed training equals one that was not killed, on a GPU too.
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     fabric = Fabric(
         accelerator=config.device,
         devices=config.num_devices,
@@ -188,7 +192,7 @@ class Trainer:
         total, num_lost = torch.as_tensor(self.fabric.all_reduce(own, reduce_op="sum")).tolist()
         # All ranks end together, because the others would wait for the gradients of a rank that ended.
         self._require_finite(math.nan if num_lost else value, "the loss", step)
-        share: float = size * self.fabric.world_size / total
+        share: float = size * self.fabric.world_size / max(total, 1)
         return loss * share
 
     def _require_finite(self, value: float, noun: str, step: int) -> None:
@@ -274,17 +278,15 @@ class _Means:
     """Means of values since they were last taken."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._count = 0
+        self._values: defaultdict[str, list[float]] = defaultdict(list)
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Count one step."""
-        self._count += 1
+        """Count one step; not every step has every value."""
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._values[name].append(value)
 
     def take(self) -> dict[str, float]:
         """Return the means, and reset them."""
-        means = {name: total / self._count for name, total in self._sums.items()}
-        self._sums, self._count = {}, 0
+        means = {name: fmean(values) for name, values in self._values.items()}
+        self._values.clear()
         return means

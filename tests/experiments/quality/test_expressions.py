@@ -23,7 +23,7 @@ RESULT = {
 }
 
 
-def test_a_row_a_world_and_the_ceiling_of_any_filter() -> None:
+def test_a_row_a_world_and_what_all_draws_and_bounds_cover() -> None:
     rows = expressions.section(RESULT).splitlines()
 
     assert any(
@@ -48,6 +48,7 @@ def test_bounds_are_of_the_surest_expression_of_a_mask_and_of_its_others() -> No
         num_masks=3,
         num_objects=4,
     )
-    assert ranked.figures(0.5, 0.85) == {"accuracy": 1.0, "yield": 2 / 3, "coverage": 0.5}
-    assert ranked.figures(0.0, 0.0) == {"accuracy": 0.75, "yield": 4 / 3, "coverage": 0.75}
-    assert ranked.figures(1.0, 1.0) == {"accuracy": 0.0, "yield": 0.0, "coverage": 0.0}
+    assert ranked.figures(ranked.is_first) == {"accuracy": 1.0, "yield": 1.0, "coverage": 0.75}
+    assert ranked.bounded(0.7, 1.2) == {"accuracy": 0.75, "yield": 4 / 3, "coverage": 0.75}
+    assert ranked.bounded(1.0, 1.0) == ranked.figures(ranked.is_first)
+    assert ranked.bounded(0.8, 1.2) is None

@@ -45,13 +45,17 @@ def seen_of(mask: torch.Tensor, image: torch.Tensor | None = None) -> tuple[torc
     return views_of(pixels, counts, size, VIEW)[0], view_boxes(counts, size, VIEW.context)[0]
 
 
-@given(st.integers(0, 30), st.integers(0, 40), st.integers(1, 10), st.integers(1, 20))
-def test_untrained_it_leaves_every_mask_as_it_is(top, left, height, width):
-    mask = rectangle(top, left, height, width)
-    view, box = seen_of(mask)
+@given(st.integers(0, 200), st.integers(0, 200), st.integers(1, 280), st.integers(1, 280), st.booleans())
+def test_untrained_it_leaves_every_mask_as_it_is_at_its_own_resolution(top, left, height, width, is_striped):
+    mask = torch.zeros(240, 260, dtype=torch.bool)
+    mask[top : top + height, left : left + width] = True
+    if is_striped:
+        mask[1::2] = False
+        mask[top, left] = True
+    _, box = seen_of(mask)
     with torch.no_grad():
-        (logits,) = MaskRefiner(4)(view[None])
-    assert torch.equal(redrawn(logits, box, mask), mask)
+        (change,) = MaskRefiner(4)(seen_of(mask)[0][None])
+    assert torch.equal(redrawn(change, box, mask), mask)
 
 
 @given(st.integers(0, 30), st.integers(0, 40), st.integers(1, 10), st.integers(1, 20))
@@ -63,12 +67,19 @@ def test_an_outline_is_seen_in_the_frame_of_another_mask_and_drawn_back(top, lef
     assert torch.equal(redrawn(outline.float() - 127.5, box, other), meant)
 
 
-def test_pixels_outside_of_the_view_stay_as_they_were():
+def test_pixels_outside_of_the_view_stay_and_no_mask_becomes_empty():
     mask = rectangle(10, 10, 8, 8)
     _, box = seen_of(mask)
-    far = mask | rectangle(30, 50, 2, 2)
-    found = redrawn(torch.full((64, 64), -1.0), box, far)
-    assert torch.equal(found, rectangle(30, 50, 2, 2))
+    nothing = torch.full((64, 64), -9.0)
+    far = rectangle(30, 50, 2, 2)
+    assert torch.equal(redrawn(nothing, box, mask | far), far)
+    assert torch.equal(redrawn(nothing, box, mask), mask)
+
+
+def test_a_mirrored_view_is_the_view_of_the_mirrored_image():
+    torch.manual_seed(0)
+    image, mask = torch.randint(0, 255, (3, 40, 60)).byte(), rectangle(10, 12, 16, 24)
+    assert torch.equal(seen_of(mask, image)[0].flip(-1), seen_of(mask.flip(-1), image.flip(-1))[0])
 
 
 def test_it_learns_to_follow_the_edge_of_a_colour():
@@ -78,25 +89,26 @@ def test_it_learns_to_follow_the_edge_of_a_colour():
     image[:, meant] = torch.tensor([200, 30, 30], dtype=torch.uint8)[:, None]
     masks = [rectangle(8, 12, 16, 20), rectangle(12, 12, 18, 26), rectangle(14, 14, 10, 18)]
     views, boxes = zip(*(seen_of(mask, image) for mask in masks), strict=True)
-    outlines = torch.stack([outline_of(meant, box, VIEW.size) for box in boxes])
+    seen = torch.stack(views)
+    taught = torch.cat([seen, torch.stack([outline_of(meant, box, VIEW.size) for box in boxes])[:, None]], 1)
     refiner = MaskRefiner(4)
     optimiser = torch.optim.Adam(refiner.parameters(), lr=0.01)
     losses = []
     for _ in range(60):
-        loss = outline_loss(refiner(torch.stack(views)), outlines)
+        loss = outline_loss(refiner(seen), taught)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.3 * losses[0]
-    for logits, box, mask in zip(refiner(torch.stack(views)).detach(), boxes, masks, strict=True):
-        found = redrawn(logits, box, mask)
+    for change, box, mask in zip(refiner(seen).detach(), boxes, masks, strict=True):
+        found = redrawn(change, box, mask)
         assert (found & meant).sum() / (found | meant).sum() > 0.9
 
 
 def test_no_view_gives_no_loss_and_gradients_of_zero():
     refiner = MaskRefiner(4)
-    outline_loss(refiner(NO_OUTLINES[:, :-1]), NO_OUTLINES[:, -1]).backward()
+    outline_loss(refiner(NO_OUTLINES[:, :-1]), NO_OUTLINES).backward()
     assert all(each.grad is not None and not each.grad.any() for each in refiner.parameters())
 
 
@@ -126,9 +138,9 @@ def test_candidates_are_kept_with_their_views_apart_from_those_without(tmp_path,
 
 @pytest.mark.slow
 def test_a_training_with_a_refinement_is_read_back_and_redraws_what_it_chooses(tmp_path, cache, run):
-    words = [*ON, "training.peak_rate=0.01", "mirrored_words={}", "data.images_per_batch=4"]
+    words = [*ON, "training.peak_rate=0.03", "mirrored_words={}", "data.images_per_batch=4"]
     reports = []
-    request = StudentRequest(small_config(cache, words, steps=40), [run], tmp_path / "out", val=run)
+    request = StudentRequest(small_config(cache, words, steps=150), [run], tmp_path / "out", val=run)
     learner, summary = train_student(request, open_fabric(request.config.training), on_step=reports.append)
     losses = [each.values["train/outline"] for each in reports if "train/outline" in each.values]
     assert losses[-1] < losses[0]
@@ -144,7 +156,7 @@ def test_a_training_with_a_refinement_is_read_back_and_redraws_what_it_chooses(t
 
 
 @pytest.mark.slow
-def test_two_ranks_learn_what_one_does(cache, run, towers):
+def test_losses_of_parts_of_a_batch_add_up_to_those_of_the_whole(cache, run, towers):
     config = small_config(cache, [*ON[:-1], "refinement.share=0.5", "mirrored_words=null", "model.dropout=0"])
     store = CandidateStore(config.candidates, config.towers, towers, config.refinement)
     learner = ChooserLearner(config, store)
@@ -166,3 +178,12 @@ def test_where_people_are_mixed_in_it_learns_from_their_outlines_alone(cache, ru
     is_taught = [any(each.outline is not None for each in group) for group in groups]
     assert not any(is_taught[: len(groups) // 2])
     assert any(is_taught[len(groups) // 2 :])
+
+
+def test_a_batch_without_questions_gives_every_parameter_a_gradient_of_zero(config, towers):
+    config = config.model_copy(update={"refinement": RefinementConfig(is_on=True, size=16, width=4)})
+    learner = ChooserLearner(config, CandidateStore(config.candidates, config.towers, towers, config.refinement))
+    learner.losses(learner.module, collate_questions([[]]))["loss"].backward()
+    for name, each in learner.module.named_parameters():
+        assert each.grad is not None, name
+        assert not each.grad.any(), name
