@@ -165,8 +165,9 @@ class QuestionDataset(Dataset[list[Question]]):
             Question(key, text if mirror is None else mirror(text), ious, mirror is not None, weight)
             for text, weight in zip(texts, loss_weights(sample), strict=True)
         ]
-        views = self._store[key].views
-        if outline is None or views is None or not self._is_taught(index, sample["mask_id"]):
+        is_taught = outline is not None and self._is_taught(index, sample["mask_id"])
+        views = self._store[key].views if is_taught else None
+        if outline is None or views is None:
             return questions
         seen = torch.cat([views[int(ious.argmax())], outline[None]])
         return [replace(questions[0], outline=seen if mirror is None else seen.flip(-1)), *questions[1:]]
