@@ -94,6 +94,7 @@ def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str)
     from pseudoris.training.ppt.ppt_learner import LEARNER as PPT
     from pseudoris.training.ppt.ppt_learner import load_ppt
     from pseudoris.training.student.student_training import CHOOSER, SEGMENTER, load_student
+    from pseudoris.workers.masks.instances import iou_table
 
     file, _, settings = read_settings(model)
     if settings.get("learner") == PPT:
@@ -109,14 +110,11 @@ def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str)
     certainty = f"{float(choice.probabilities[0].max()):.2f}, probability of this mask" if num_masks else ""
     facts = [("chosen among", f"{num_masks} masks that SAM proposes")]
     if choice.redrawn:
+        before = choice.masks[choice.probabilities[0].argmax()]
         facts.append(
-            ("outline", f"redrawn: IoU {_iou(mask, choice.masks[choice.probabilities[0].argmax()]):.2f} with SAM's")
+            ("outline", f"redrawn: IoU {iou_table(mask[None].numpy(), before[None].numpy()).item():.2f} with SAM's")
         )
     return _Answer(mask, certainty, draw_overlay(pixels, mask, expression), facts)
-
-
-def _iou(mask: torch.Tensor, other: torch.Tensor) -> float:
-    return float((mask & other).sum() / (mask | other).sum().clamp(min=1))
 
 
 def _inside(logits: torch.Tensor) -> str:

@@ -171,20 +171,19 @@ class ChooserLearner:
         if refiner is None or candidates.views is None:
             return {}
         numbers = sorted(set(probabilities.argmax(1).tolist()))
-        drawn = refiner(candidates.views[numbers].to(self.towers.device)).float().cpu()
+        changes = refiner(candidates.views[numbers].to(self.towers.device)).float().cpu()
         counts = [candidates.counts[number] for number in numbers]
         boxes = view_boxes(counts, candidates.size, self._config.refinement.context)
         return {
-            number: redrawn(logits, box, masks[number])
-            for number, logits, box in zip(numbers, drawn, boxes, strict=True)
+            number: redrawn(change, box, masks[number])
+            for number, change, box in zip(numbers, changes, boxes, strict=True)
         }
 
     def _nothing(self) -> ChooserInput:
         """An image of one mask of which nothing is known, and an expression."""
-        widths = self.towers.widths
         given = ChooserInput(
             crops=torch.zeros(1, 1, 2 * self._embedded(["a"]).shape[-1]),
-            pooled=torch.zeros(1, 1, widths.num_stages * widths.image + widths.joint),
+            pooled=torch.zeros(1, 1, self.towers.widths.patch),
             geometry=torch.zeros(1, 1, GEOMETRY_WIDTH),
             pairs=torch.zeros(1, 1, 1, PAIR_WIDTH),
             is_mask=torch.ones(1, 1, dtype=torch.bool),

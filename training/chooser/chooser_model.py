@@ -138,8 +138,7 @@ class Chooser(nn.Module):
             refinement: Of outlines; None, or one that is off, for none.
         """
         super().__init__()
-        pooled = widths.num_stages * widths.image + widths.joint
-        self.masks = MaskReader(crop_width, pooled, config.width)
+        self.masks = MaskReader(crop_width, widths.patch, config.width)
         self.words = WordReader(
             widths.text,
             config.width,

@@ -92,6 +92,11 @@ class TowerWidths:
     joint: int
     num_stages: int
 
+    @property
+    def patch(self) -> int:
+        """Channels of a patch: its stages, then the joint space."""
+        return self.num_stages * self.image + self.joint
+
 
 # Not frozen, these two: Fabric replaces the tensors in a module's input.
 @dataclass(slots=True)
