@@ -1,6 +1,6 @@
 """Measures how time and memory of the stages grow with masks, image size, shard size, and the images of a run.
 
-    python -m benchmarks.growth [--part masks …] [--images 1000] [--stub-images 100000] [--plot F] [--json F]
+    python -m benchmarks.growth [--part masks …] [--images 1000] [--set key=value …] [--stub-images 100000] [--json F]
 
 What grows is doubled from point to point, each point in a process of its own, whose peak memory is its own. `exponent`
 is the slope of a straight line through the logarithms of the larger half of the points: 1 is linear. Seconds are the
@@ -59,6 +59,7 @@ class Curve:
         seconds: Of the CPU, at each size; of a stage the median of several.
         bytes: At each size: by how much the stage raised the peak of the process, which earlier stages raised before;
             of a run the highest private bytes of driver and workers until then.
+        settings: Over the preset's.
     """
 
     case: str
@@ -66,6 +67,7 @@ class Curve:
     sizes: tuple[int, ...]
     seconds: tuple[float, ...]
     bytes: tuple[int, ...]
+    settings: tuple[str, ...] = ()
 
     def row(self) -> dict[str, Any]:
         """Return the JSON row, with both exponents."""
@@ -83,20 +85,22 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     return round(statistics.linear_regression(*logs).slope, 2)
 
 
-def stage_curves(part: Part, preset: str, repeats: int) -> Iterator[Curve]:
+def stage_curves(part: Part, preset: str, assignments: Sequence[str], repeats: int) -> Iterator[Curve]:
     """Yield a curve a stage of what grows with `part`."""
     found: list[dict[str, tuple[float, int]]] = []
     for size in POINTS[part]:
         with child_environment(MEMORY_ENVIRONMENT), ProcessPoolExecutor(1, get_context("spawn")) as process:
-            found.append(process.submit(measure, part, size, preset, repeats).result())
+            found.append(process.submit(measure, part, size, preset, assignments, repeats).result())
     for name in found[0]:
         seconds, grown = zip(*(each[name] for each in found), strict=True)
-        yield Curve(f"{name}, {preset}", f"{part}: {_UNITS[part]}", POINTS[part], seconds, grown)
+        yield Curve(f"{name}, {preset}", f"{part}: {_UNITS[part]}", POINTS[part], seconds, grown, tuple(assignments))
 
 
-def measure(part: Part, size: int, preset: str, repeats: int) -> dict[str, tuple[float, int]]:
+def measure(
+    part: Part, size: int, preset: str, assignments: Sequence[str], repeats: int
+) -> dict[str, tuple[float, int]]:
     """Return seconds and bytes of each stage at a point; the proposer's masks do not follow from how many are given."""
-    config = load_config(preset, assignments=["compute.device=cpu", "compute.threads=1"])
+    config = load_config(preset, assignments=["compute.device=cpu", "compute.threads=1", *assignments])
     shard, small = shard_of(part, size), shard_of(part, POINTS[part][0])
     found = {}
     for kind in STAGES[1:] if part == "masks" else STAGES:
@@ -146,9 +150,10 @@ def _enlarged(side_px: int) -> SceneImage:
     return SceneImage(scene, np.zeros((0, side_px, side_px), dtype=bool), encode_png(np.asarray(picture)))
 
 
-def run_curve(preset: str, num_images: int) -> Curve:
+def run_curve(preset: str, num_images: int, assignments: Sequence[str]) -> Curve:
     """Return how a run over synthetic images grows with the images committed."""
-    return _curve_of(f"a run, {preset}", watch_scenes(preset, num_images))
+    curve = _curve_of(f"a run, {preset}", watch_scenes(preset, num_images, assignments))
+    return replace(curve, settings=tuple(assignments))
 
 
 def stub_run_curve(num_images: int) -> Curve:
@@ -199,7 +204,8 @@ def plot(curves: Sequence[Curve]) -> str:
 
 def _title(curve: Curve) -> str:
     part, separator, _ = curve.unit.partition(":")
-    return f"{curve.case.partition(',')[0]}: {part}" if separator else curve.case
+    name = f"{curve.case.partition(',')[0]}: {part}" if separator else curve.case
+    return f"{name}, settings changed" if curve.settings else name
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -209,6 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--part", action="append", choices=[*POINTS, "run", "stub run"], help="one of them; else all")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--images", type=int, default=1_000, help="of the run")
+    parser.add_argument("--set", dest="assignments", action="append", default=[], help="over the preset's settings")
     parser.add_argument("--stub-images", type=int, default=100_000, help="of the run whose stages wait")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
@@ -232,9 +239,9 @@ def _curves(given: argparse.Namespace) -> Iterator[Curve]:
     wanted = given.part or [*POINTS, "run", "stub run"]
     for part in POINTS:
         if part in wanted:
-            yield from stage_curves(part, given.preset, given.repeats)
+            yield from stage_curves(part, given.preset, given.assignments, given.repeats)
     if "run" in wanted:
-        yield run_curve(given.preset, given.images)
+        yield run_curve(given.preset, given.images, given.assignments)
     if "stub run" in wanted:
         yield stub_run_curve(given.stub_images)
 

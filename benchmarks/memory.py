@@ -96,13 +96,13 @@ def worker_memory(scenes: int) -> dict[str, Any]:
     }
 
 
-def watch_scenes(preset: str, scenes: int) -> Watched:
+def watch_scenes(preset: str, scenes: int, assignments: Sequence[str] = ()) -> Watched:
     """Watch a run over synthetic scenes, and its workers."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = write_demo(folder, num_scenes=scenes)
-        assignments = [f"shards.max_images={_SCENE_SHARD_IMAGES}", "placement.address=local"]
-        config = load_config(preset, assignments=assignments)
+        own = [f"shards.max_images={_SCENE_SHARD_IMAGES}", "placement.address=local"]
+        config = load_config(preset, assignments=[*own, *assignments])
         return watch_run(source, folder / "out", config, {}, has_workers=True)
 
 

@@ -55,6 +55,6 @@ def test_a_run_is_halved_from_its_end_and_has_the_highest_memory_and_all_cpu_sec
 
 @pytest.mark.slow
 def test_every_stage_is_measured_at_a_point():
-    found = measure("masks", 2, "tiny", 1)
+    found = measure("masks", 2, "tiny", (), 1)
     assert set(found) == {"caption", "filter"}
     assert all(seconds > 0 and size >= 0 for seconds, size in found.values())
