@@ -11,7 +11,7 @@ from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.domain_sample import accepted_domain
 from pseudoris.pipeline.interrupts import Interrupts, interruptible
 from pseudoris.pipeline.job import Job, Retry
-from pseudoris.pipeline.local_identity import LocalCheck, complete_identity, identity_before_ray
+from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray, sample_check
 from pseudoris.pipeline.meters import RunMeter
 from pseudoris.pipeline.resources import check_object_store, plan_actors
 from pseudoris.pipeline.run_options import RunOptions, check_options
@@ -68,7 +68,7 @@ def annotate(
         on_event(Step("checking weights and packages"))
         existing = read_header(location)
         with ExitStack() as stack:
-            check = stack.enter_context(LocalCheck(config, listing if existing is None else None, options.exclusions))
+            check = stack.enter_context(sample_check(config, listing, location, existing, options))
             here = identity_before_ray(config, existing, listing.name, meanwhile=_import_ray_data, check=check)
             location.probe()
             # Given back after Ray has ended.
@@ -132,7 +132,7 @@ def plan_or_resume(
     if planned.is_new:
         return header
     if options.is_extension:
-        header, tally = extend_plan(location, header, list_on_cluster(source, pool), limit=options.limit)
+        header, tally = extend_plan(location, header, list_on_cluster(source, pool), limit=options.limit, domain=domain)
         for text in extension_notices(tally):
             on_event(Notice(text))
     elif options.limit not in (None, header.num_images):

@@ -7,7 +7,7 @@ from typing import Final
 
 from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.domain_sample import accepted_domain
-from pseudoris.pipeline.local_identity import LocalCheck, complete_identity, identity_before_ray
+from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray, sample_check
 from pseudoris.pipeline.resources import plan_actors
 from pseudoris.pipeline.run_options import RunOptions, check_options
 from pseudoris.pipeline.run_summary import RunPlan
@@ -53,7 +53,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         listing.check_not_empty()
     else:
         check_origin(location, header, "annotate")
-    with LocalCheck(config, listing if header is None else None, options.exclusions) as check:
+    with sample_check(config, listing, location, header, options) as check:
         here = identity_before_ray(config, header, listing.name, check=check)
         domain = accepted_domain(check.domain(), config)
     with connected(config.placement.address):

@@ -13,11 +13,14 @@ import ray
 
 from pseudoris.pipeline.cluster import identity_on_cluster, named_cluster
 from pseudoris.pipeline.local_identity_main import LocalQuestions
+from pseudoris.pipeline.run_options import RunOptions
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import PseudorisError, TransientError
 from pseudoris.schemas.run_records import Identity, RunHeader
+from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_identity
+from pseudoris.store.runs.stored_exclusions import stored_exclusions
 from pseudoris.store.sources import Source
 from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.workers.faults.child_process import start_child
@@ -39,13 +42,18 @@ class LocalCheck:
 
         Args:
             config: The configuration of this session. If it has no `domain`, no sample is asked.
-            sampled: SOURCE, if a sample is asked: a run that begins now.
+            sampled: SOURCE, if a sample is asked.
             exclusions: Of that run.
         """
         self._config = config
         self._sampled = None if config.domain is None else sampled
         self._exclusions = exclusions or Exclusions()
         self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def asks_sample(self) -> bool:
+        """Whether a sample of SOURCE is asked."""
+        return self._sampled is not None
 
     def __enter__(self) -> Self:
         """Return the check."""
@@ -63,7 +71,7 @@ class LocalCheck:
 
     def start(self, *, measures_identity: bool) -> None:
         """Start the child, if there is anything to ask."""
-        if not measures_identity and self._sampled is None:
+        if not measures_identity and not self.asks_sample:
             return
         questions = LocalQuestions(
             config=self._config,
@@ -135,6 +143,32 @@ class LocalCheck:
 
     def _status(self) -> int | None:
         return None if self._child is None else self._child.wait()
+
+
+def sample_check(
+    config: RunConfig, source: Source, location: RunLocation, header: RunHeader | None, options: RunOptions
+) -> LocalCheck:
+    """Return a check that asks a sample of SOURCE where images are planned: by a new run, or by an extension.
+
+    A run that was started with `--accept-domain` is not asked again.
+
+    Args:
+        config: The configuration of this session.
+        source: SOURCE.
+        location: OUT.
+        header: Of the run in OUT; None if there is none.
+        options: Of this session.
+
+    Raises:
+        ConfigError: The rules that the run excludes images by are damaged.
+        TransientError: Storage failed.
+    """
+    if header is None:
+        return LocalCheck(config, source, options.exclusions)
+    is_accepted = header.domain is not None and header.domain.is_accepted
+    if not options.is_extension or is_accepted:
+        return LocalCheck(config)
+    return LocalCheck(config, source, stored_exclusions(location, header))
 
 
 def identity_before_ray(

@@ -9,7 +9,7 @@ from pseudoris.schemas.source_settings import WeightsConfig
 
 
 class DomainConfig(FrozenModel):
-    """How far an image may lie from what the preset's models know. Asked of a sample, before a new run begins.
+    """How far an image may lie from what the preset's models know. Asked of a sample, before images are planned.
 
     It decides about the start alone, never about the bytes of a table, so it is no part of a run's identity.
     """

@@ -174,6 +174,7 @@ class PlanExtension(SealedRecord):
         num_shards: Shards that it plans.
         max_shard_bytes: As in the header.
         header_sha256: `sha256` of the extension before it, or of the header; None if that is of version 1.
+        domain: What a sample of SOURCE said then; None if it was not asked. Left out if None.
     """
 
     version: int = RUN_VERSION
@@ -185,6 +186,7 @@ class PlanExtension(SealedRecord):
     num_shards: int = Field(ge=1)
     max_shard_bytes: int = Field(default=0, ge=0)
     header_sha256: Sha256 | None = None
+    domain: DomainRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from pseudoris.schemas.config import ShardsConfig
+from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.exclusion_records import ListingCounts
 from pseudoris.schemas.run_records import PartRecord, PlanEntry, PlanExtension, RunHeader
@@ -65,7 +66,12 @@ class ExtensionTally:
 
 
 def extend_plan(
-    location: RunLocation, header: RunHeader, items: Iterable[SourceItem], *, limit: int | None = None
+    location: RunLocation,
+    header: RunHeader,
+    items: Iterable[SourceItem],
+    *,
+    limit: int | None = None,
+    domain: DomainRecord | None = None,
 ) -> tuple[RunHeader, ExtensionTally]:
     """Plan the items that `header` does not have, and return the header with this extension.
 
@@ -77,6 +83,7 @@ def extend_plan(
         header: The present header.
         items: SOURCE, listed again.
         limit: Plan only the first `limit` new images; the listing is still read to its end.
+        domain: What a sample of SOURCE says now; None if it was not asked.
 
     Raises:
         ConfigError: The listing raises it, the listing's order differs from the plan's, or the location cannot be
@@ -101,6 +108,7 @@ def extend_plan(
         exclusions=ListingCounts(num_excluded=tuple(tally.excluded)).model_dump(mode="json")
         if tally.excluded
         else None,
+        domain=domain,
     )
     return create_extension(location, extension), tally
 

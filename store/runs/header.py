@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
+from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.exclusion_records import extended_exclusions
 from pseudoris.schemas.run_records import HEADER_NAME, PLAN_FOLDER, RUN_VERSION, Identity, PlanExtension, RunHeader
@@ -178,11 +179,18 @@ def _extended(location: RunLocation, header: RunHeader) -> RunHeader:
             "plan_parts": header.plan_parts + extension.plan_parts,
             "max_shard_bytes": max(header.max_shard_bytes, extension.max_shard_bytes),
             "exclusions": extended_exclusions(header, extension),
+            "domain": _farthest(header.domain, extension.domain),
             "sha256": extension.sha256,
         }
         sums = {name: getattr(header, name) + getattr(extension, name) for name in _SUMMED}
         header = header.model_copy(update={**update, **sums})
     return header
+
+
+def _farthest(*found: DomainRecord | None) -> DomainRecord | None:
+    """Return the sample of which most is outside."""
+    asked = [each for each in found if each is not None]
+    return max(asked, key=lambda each: each.num_outside / each.num_sampled, default=None)
 
 
 def _read_first(location: RunLocation) -> RunHeader | None:

@@ -9,9 +9,11 @@ import pytest
 
 from pseudoris.pipeline import annotation, dry_run, local_identity, sample_run
 from pseudoris.pipeline.identity import measure_identity
-from pseudoris.pipeline.local_identity import LocalCheck, complete_identity, identity_before_ray
+from pseudoris.pipeline.local_identity import LocalCheck, complete_identity, identity_before_ray, sample_check
 from pseudoris.pipeline.local_identity_main import LocalQuestions
+from pseudoris.pipeline.run_options import RunOptions
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources import open_source
@@ -234,12 +236,17 @@ def test_an_image_on_which_a_decoder_hangs_costs_the_sample_alone(source, caplog
     assert "The check of a sample of SOURCE ended with status -14" in caplog.text
 
 
-def test_a_run_that_goes_on_is_not_asked_again(monkeypatch, measured, out, source):
-    checks = []
-    monkeypatch.setattr(annotation, "LocalCheck", lambda *words: checks.append(words[1]) or LocalCheck(*words))
-    with pytest.raises(ConfigError, match=r"compute\.seed"):
-        annotation.annotate(source, out, load_config("tiny", None, ["compute.seed=9"]))
-    assert checks == [None]
+@pytest.mark.parametrize(
+    ("is_extension", "is_accepted", "is_asked"),
+    [(False, False, False), (True, False, True), (True, True, False)],
+    ids=["going on", "extended", "extended, accepted before"],
+)
+def test_a_run_is_asked_again_where_it_is_extended(source, tmp_path, is_extension, is_accepted, is_asked):
+    location, config = RunLocation.open(str(tmp_path / "out")), load_config("tiny")
+    found = DomainRecord(num_sampled=16, num_outside=16, max_score=2.5, median_score=5.0, is_accepted=is_accepted)
+    header = start_run(location, make_entries(1), domain=found if is_accepted else None)
+    listing, options = open_source(source, config.source), RunOptions(is_extension=is_extension)
+    assert sample_check(config, listing, location, header, options).asks_sample == is_asked
 
 
 @pytest.mark.parametrize("preset", ["tiny", "base"])
@@ -255,7 +262,15 @@ def test_on_a_cluster_a_child_is_started_for_a_sample_alone(monkeypatch, source,
     )
 
 
+def extended(source, out):
+    """Extend a run of this machine by images that it does not know."""
+    config = load_config("tiny")
+    start_run(RunLocation.open(out), make_entries(1), source=source, identity=measure_identity(config))
+    dry_run.dry_run(source, out, config, options=RunOptions(is_extension=True))
+
+
 UNKNOWN = {
+    "extension": extended,
     "dry run": lambda source, out: dry_run.dry_run(source, out, load_config("tiny")),
     "estimate": lambda source, out: sample_run.estimate(source, load_config("tiny"), size=1),
 }
@@ -266,4 +281,5 @@ UNKNOWN = {
 def test_unknown_images_are_refused_before_ray(command, source, tmp_path):
     with pytest.raises(ConfigError, match=r"1 of 1 sampled images .*--accept-domain"):
         UNKNOWN[command](source, str(tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out").exists() == (command == "extension")
+    assert not list(tmp_path.glob("out/_plan/g0002*"))

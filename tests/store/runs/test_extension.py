@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.checks.verify import verify_run
@@ -76,6 +77,14 @@ def test_the_second_extension_knows_what_the_first_one_planned(location):
     assert [part.name[:5] for part in header.plan_parts] == ["g0001", "g0002", "g0003"]
     again, tally = extend_plan(location, header, items(1, 2, 3, 4, 5, 6))
     assert (again, tally.num_new, tally.num_known) == (header, 0, 6)
+
+
+def test_of_all_samples_of_source_the_one_farthest_outside_stands(location):
+    inside, outside = (DomainRecord(num_sampled=16, num_outside=num, max_score=2.5, median_score=1.0) for num in (1, 9))
+    header = plan(location, items(1))
+    for number, found in enumerate((inside, outside, None, inside), start=2):
+        header, _ = extend_plan(location, header, items(*range(1, number + 1)), domain=found)
+    assert header.domain == read_header(location).domain == outside
 
 
 @pytest.mark.parametrize("change", [{"etag": "b"}, {"size_bytes": 11}, {"mtime_ns": 5, "etag": "a"}])
