@@ -29,8 +29,9 @@ RAY_ADDRESS = "RAY_ADDRESS"
 # Where models hold all CPUs, Ray ends a worker that reads or commits after a second without work, and the next one
 # takes seconds of CPU to start. Source: measured, 300 shards on two CPUs that others used too: 29 workers become 5, and
 # the CPU of all processes 156 s become 81 s.
-_IDLE_WORKER_MS: Final = 60_000
-_IDLE_WORKER_VARIABLE: Final = "RAY_idle_worker_killing_time_threshold_ms"
+# By default Ray adds 15 to the niceness of its workers: beside any other work on the machine models got 3 % of a core,
+# and a run of a minute had committed nothing after six.
+RAY_SETTINGS: Final = {"RAY_idle_worker_killing_time_threshold_ms": "60000", "RAY_worker_niceness": "0"}
 # Many times the time that a cluster across the internet needs to accept a connection.
 _CONNECT_TIMEOUT_S: Final = 5.0
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
@@ -163,7 +164,8 @@ def _start(address: str, folder: str | None) -> bool:
     if named is not None:
         _check_answers(named)
     # Read by a Ray that is started; one that runs has its own setting.
-    os.environ.setdefault(_IDLE_WORKER_VARIABLE, str(_IDLE_WORKER_MS))
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": folder}

@@ -13,8 +13,7 @@ import warnings
 import pytest
 import ray
 
-from pseudoris.pipeline.cluster import _IDLE_WORKER_VARIABLE as VARIABLE
-from pseudoris.pipeline.cluster import _quiet, connected, node_resources
+from pseudoris.pipeline.cluster import RAY_SETTINGS, _quiet, connected, node_resources
 from pseudoris.schemas.errors import ConfigError, TransientError
 
 
@@ -76,16 +75,17 @@ def test_an_open_connection_is_used_and_left_open(ray_session):
     assert ray.is_initialized()
 
 
-@pytest.mark.parametrize(("given", "used"), [(None, "60000"), ("5", "5")])
-def test_a_ray_that_is_started_keeps_idle_workers_for_a_minute_unless_told_otherwise(monkeypatch, given, used):
+@pytest.mark.parametrize(("given", "used"), [(None, RAY_SETTINGS), ("5", dict.fromkeys(RAY_SETTINGS, "5"))])
+def test_a_ray_that_is_started_has_our_settings_unless_told_otherwise(monkeypatch, given, used):
     found = []
-    # Set first, so that it is taken away again where it was not there.
-    monkeypatch.setenv(VARIABLE, given or "")
-    if given is None:
-        monkeypatch.delenv(VARIABLE)
+    for name in RAY_SETTINGS:
+        # Set first, so that it is taken away again where it was not there.
+        monkeypatch.setenv(name, given or "")
+        if given is None:
+            monkeypatch.delenv(name)
 
     def init(**options):
-        found.append(os.environ[VARIABLE])
+        found.append({name: os.environ[name] for name in RAY_SETTINGS})
         raise ConnectionError("no Ray")
 
     monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
