@@ -11,6 +11,7 @@ Journal of Statistical Planning and Inference 99 (2001); the order of rules must
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ _LEVEL_ONE_SIDED: Final = (1 + _LEVEL) / 2
 # show anything, and the first failure ends the search.
 _START_ERRORS: Final = 2
 _MAX_VERDICTS: Final = 10_000
+_NUM_TRIED: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,8 @@ class RuleChoice:
         target: The accuracy to reach.
         tested: The rules in the order of their tests, up to the first that fails.
         chosen: Place of the chosen rule among those given; None if none was shown to reach the target.
-        more: Verdicts that would tell, over all of the audit, if the accuracies are as they look; None if no rule looks
-            good enough, or one was chosen.
+        more: Verdicts that would tell, over all of the audit, if the accuracies are as they look; None if no number
+            would, or a rule was chosen.
         least: Verdicts on what a rule keeps that could show the target, if all of them were right.
     """
 
@@ -94,7 +96,7 @@ def choose_rule(
         if not tested[-1].passes:
             break
         chosen = place
-    more = None if chosen is not None else _more(judged, [_estimate(judged, flags) for flags in keeps], target, checks)
+    more = None if chosen is not None else _more(judged, keeps, target, checks)
     return RuleChoice(target, tuple(tested), chosen, more, math.ceil(math.log(1 - _LEVEL_ONE_SIDED) / math.log(target)))
 
 
@@ -113,6 +115,7 @@ def first_rule(sizes: Sequence[float], target: float) -> int:
     return max(len(sizes) - 1, 0)
 
 
+@functools.cache
 def _least_size(target: float, errors: int) -> int:
     size = errors + 1
     while exact_share(size - errors, size, level=_LEVEL)[0] < target and size < _MAX_VERDICTS:
@@ -137,23 +140,22 @@ def _test(name: str, found: RatioEstimate, target: float, checks: RaterChecks) -
     return TestedRule(name, found.num, share.estimate or 0.0, share.low, share.low >= target)
 
 
-def _more(judged: JudgedPairs, estimates: Sequence[RatioEstimate], target: float, checks: RaterChecks) -> int | None:
-    """Return the least number of further verdicts with which a rule would pass at the accuracy that it now shows."""
+def _more(judged: JudgedPairs, keeps: Sequence[Flags], target: float, checks: RaterChecks) -> int | None:
+    """Return the least number of further verdicts with which the first tested rule would pass at its present accuracy.
+
+    With more verdicts the sequence starts at a stricter rule.
+    """
     total = int((judged.is_drawn & judged.is_judged).sum())
-    found = []
-    for each in estimates:
-        share = _test("", each, target, checks).estimate
-        size = effective_size(each, share * (1 - share)) if each.num else 0.0
-        if share <= target or not size:
-            continue
-        needed = _needed(share, target)
-        if needed is not None:
-            found.append(max(math.ceil(total * (needed / size - 1)), 1))
-    return min(found, default=None)
-
-
-def _needed(share: float, target: float) -> float | None:
-    """Return the effective number of verdicts with which a share is shown to be above the target."""
-    sizes = np.geomspace(10, _MAX_VERDICTS, 300)
-    passing = [size for size in sizes if exact_share(share * size, size, level=_LEVEL)[0] >= target]
-    return float(passing[0]) if passing else None
+    estimates = [_estimate(judged, flags) for flags in keeps]
+    shares = [_test("", each, target, checks).estimate for each in estimates]
+    sizes = [_size(judged, flags) for flags in keeps]
+    tested_sizes = [
+        effective_size(each, share * (1 - share)) if each.num else 0.0
+        for each, share in zip(estimates, shares, strict=True)
+    ]
+    for factor in map(float, np.geomspace(1, _MAX_VERDICTS / max(total, 1), _NUM_TRIED)):
+        place = first_rule([size * factor for size in sizes], target)
+        size = tested_sizes[place] * factor
+        if size and shares[place] > target and exact_share(shares[place] * size, size, level=_LEVEL)[0] >= target:
+            return max(math.ceil(total * (factor - 1)), 1)
+    return None

@@ -92,7 +92,4 @@ def _why_not(choice: RuleChoice, *, is_judged: bool) -> str:
         )
     if choice.more is None:
         return f"{text}, and none looks as if it would. Aim lower, or calibrate the confidence first"
-    return (
-        f"{text}. If accuracies are as they look, about {choice.more:,} more verdicts would tell: {remedy}, or aim "
-        "lower"
-    )
+    return f"{text}. If accuracies are as they look, it would take about {choice.more:,} more: {remedy}, or aim lower"

@@ -69,3 +69,10 @@ def test_a_target_that_looks_reached_but_is_not_shown_says_how_many_more_verdict
     assert found.tested[0].estimate == pytest.approx(56 / 60)
     assert 100 < found.more < 1_000
     assert chosen([1, 0] * 50, 100).more is None
+
+
+def test_the_verdicts_that_tell_are_those_for_the_rule_that_the_search_starts_at():
+    # A looser rule, which the search does not reach, would pass as it is.
+    found = chosen([1] * 10 + [0] * 4 + [1] * 26, 14, 40, target=0.6)
+    assert [(each.name, each.passes) for each in found.tested] == [("first 14", False)]
+    assert 100 < found.more < 200
