@@ -41,7 +41,8 @@ ConfiguredOut = Annotated[
     ),
 ]
 Preset = Annotated[
-    str, typer.Option("--preset", help="Named configuration: tiny (embedded models, CPU), base, or paper.")
+    str,
+    typer.Option("--preset", help="Named configuration: tiny or tiny-composed (embedded models, CPU), base, or paper."),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file that overrides the preset.", show_default=False)

@@ -196,7 +196,7 @@ def repeats_text(count: int) -> str:
 
 def _speed(summary: RunSummary) -> str:
     if not summary.num_images_now:
-        return "nothing to do: the run was complete"
+        return "nothing to do: the run was complete" if summary.is_complete else "no image was committed"
     images = "1 image" if summary.num_images_now == 1 else f"{summary.num_images_now:,} images"
     taken = f"{format_seconds(summary.wall_s)} for {images}"
     return f"{summary.images_per_second:.1f} images/s, {taken}"

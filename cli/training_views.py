@@ -19,24 +19,40 @@ if TYPE_CHECKING:
 
 
 class TrainingBar:
-    """Shows images that are prepared and steps as a bar, and validations as lines."""
+    """Shows images that are prepared and steps as a bar, and validations as lines.
+
+    Without a terminal there is no bar. Then a plain line says each tenth.
+    """
 
     def __init__(self, bar: Progress) -> None:
         """Begin with a bar of unknown length."""
         self._bar = bar
         self._task = bar.add_task("reading the runs", total=None)
+        self._said: tuple[str, int] | None = None
+        self._say("reading the runs")
 
     def on_image(self, done: int, total: int) -> None:
         """Show how many images have their masks, of how many."""
-        self._bar.update(self._task, completed=done, total=total, description="proposing masks")
+        self._show("proposing masks", "", done, total)
 
     def on_step(self, step: StepReport) -> None:
         """Show a step, or the figures of a validation."""
         loss = step.values.get("train/loss")
-        note = "validating" if loss is None else f"training, loss {loss:.3f}"
-        self._bar.update(self._task, completed=step.step, total=step.num_steps, description=note)
+        name, note = ("validating", "") if loss is None else ("training", f", loss {loss:.3f}")
+        self._show(name, note, step.step, step.num_steps)
         if loss is None and step.values:
             self._bar.console.print(f"step {step.step}: {figures_text(step.values)}")
+
+    def _show(self, name: str, note: str, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total, description=name + note)
+        tenth = (name, 10 * done // max(total, 1))
+        if tenth != self._said:
+            self._said = tenth
+            self._say(f"{name}{note}: {done:,} of {total:,}")
+
+    def _say(self, text: str) -> None:
+        if not (self._bar.disable or self._bar.console.is_terminal):
+            self._bar.console.print(text, soft_wrap=True)
 
 
 @contextmanager
