@@ -6,7 +6,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -21,7 +21,8 @@ class WeightServer:
     def __init__(self, url: str) -> None:
         self.url = url
         self.files: dict[str, bytes] = {}
-        # Each applies to one GET: a status, or the number of bytes after which the connection breaks off.
+        # Each applies to one GET: a status, the number of bytes after which the connection breaks off, or the length of
+        # a page that is sent instead ("page", or "chunked": without a Content-Length).
         self.faults: list[tuple[str, int]] = []
         self.ignores_ranges = False
         self.is_version_sent = True
@@ -52,6 +53,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "status" or content is None:
             self._refuse(number or 404)
             return
+        if fault in {"page", "chunked"}:
+            self._send_page(number, is_chunked=fault == "chunked")
+            return
         is_same = version in (None, self._etag(content))
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and is_same else 0
         start = 0 if self.weights.ignores_ranges else start
@@ -64,6 +68,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._describe(content, len(content) - start)
         self.end_headers()
         self.wfile.write(content[start : start + number] if fault == "cut" else content[start:])
+
+    def _send_page(self, num_bytes: int, *, is_chunked: bool) -> None:
+        self.send_response(200)
+        name, value = ("Transfer-Encoding", "chunked") if is_chunked else ("Content-Length", str(num_bytes))
+        self.send_header(name, value)
+        self.end_headers()
+        page = b"p" * num_bytes
+        # The client may hang up before the end.
+        with suppress(ConnectionError):
+            self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (num_bytes, page) if is_chunked else page)
 
     def _refuse(self, status: int, content_range: str = "") -> None:
         self.send_response(status)

@@ -61,7 +61,7 @@ def download(
     may download to a target.
 
     Raises:
-        ConfigError: The server refuses the file, its bytes have another digest, or the disk is full.
+        ConfigError: The server refuses the file, its bytes have another length or digest, or the disk is full.
         TransientError: The server stays away, or breaks off again and again.
     """
     transfer = _Transfer(remote, target, on_progress)
@@ -167,6 +167,7 @@ class _Transfer:
                 f"{response.reason_phrase}"
             )
         is_rest = response.status_code == httpx2.codes.PARTIAL_CONTENT
+        self._check_total(_total(response))
         if is_rest and _content_range(response) != self.offset:
             self._restart()
             raise _BrokenOffError(f"the server sent another range: {response.headers.get('Content-Range')}")
@@ -176,17 +177,31 @@ class _Transfer:
 
     def _check_complete(self, response: httpx2.Response) -> None:
         """Accept an answer 416 if all bytes are here, else begin anew."""
-        _, _, total = response.headers.get("Content-Range", "").partition("/")
-        if total == str(self.offset) or (not total.isdecimal() and self._size_bytes is None):
+        total = _total(response)
+        self._check_total(total)
+        if total == self.offset or (total is None and self._size_bytes is None):
             return
         self._restart()
         raise _BrokenOffError("the part is longer than the file")
 
+    def _check_total(self, total: int | None) -> None:
+        """Accept the length of the server's file, if it tells one.
+
+        Checked before a byte is written: a page of a proxy, put in place of the part, would cost what is here.
+        """
+        if self._remote.size_bytes is not None and total not in (None, self._remote.size_bytes):
+            raise self._other_bytes(f"has {total:,} bytes")
+
+    def _other_bytes(self, found: str) -> ConfigError:
+        return ConfigError(
+            f"{self._remote.url} {found}, expected {self._size_bytes:,}: they were not kept. Run the command again; if "
+            "it repeats, the server or a proxy serves other bytes"
+        )
+
     def _expect(self, response: httpx2.Response, *, before: int) -> None:
         """Note the length and the version of what follows, and that the disk has room for it."""
-        length = response.headers.get("Content-Length", "")
-        if self._size_bytes is None and length.isdecimal():
-            self._size_bytes = before + int(length)
+        if self._remote.size_bytes is None:
+            self._size_bytes = _total(response)
         needed = (self._size_bytes or 0) - before
         free = shutil.disk_usage(self._part.parent).free + (self.offset - before)
         if needed > free:
@@ -203,9 +218,17 @@ class _Transfer:
             done = file.tell() if mode == "ab" else 0
             # As it comes: blocks of a fixed size would be lost half full when the connection breaks off.
             for block in response.iter_bytes():
-                file.write(block)
                 done += len(block)
+                if self._size_bytes is not None and done > self._size_bytes:
+                    self._restart()
+                    raise self._other_bytes("sends more bytes")
+                file.write(block)
                 self._on_progress(done, self._size_bytes)
+        # A chunked answer says where it ends: what is shorter did not break off.
+        is_whole = mode == "wb" and "Transfer-Encoding" in response.headers
+        if is_whole and self._size_bytes is not None and done < self._size_bytes:
+            self._restart()
+            raise self._other_bytes(f"has {done:,} bytes")
 
     def _restart(self) -> None:
         self._part.unlink(missing_ok=True)
@@ -216,6 +239,15 @@ def _content_range(response: httpx2.Response) -> int | None:
     """Return the first byte of a partial answer."""
     found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     return int(found[1]) if found else None
+
+
+def _total(response: httpx2.Response) -> int | None:
+    """Return the length of the whole file, None if the server does not tell it."""
+    _, _, total = response.headers.get("Content-Range", "").partition("/")
+    # Of a compressed answer it is another length.
+    if response.status_code == httpx2.codes.OK and "Content-Encoding" not in response.headers:
+        total = response.headers.get("Content-Length", "")
+    return int(total) if total.isdecimal() else None
 
 
 def _report(state: RetryCallState) -> None:

@@ -103,7 +103,7 @@ def test_a_part_that_is_longer_than_the_file_is_thrown_away(server, target, size
 
 
 def test_a_file_that_changed_after_the_break_is_not_mixed_with_its_part(server, target):
-    server.files[PATH] = b"an older version" * 9_000
+    server.files[PATH] = (b"an older version" * SIZE)[:SIZE]
     server.faults = [("cut", 100_000), *[("status", 503)] * 6]
     with pytest.raises(TransientError):
         fetched(server, target)
@@ -127,6 +127,36 @@ def test_a_part_of_other_bytes_is_refused_and_the_next_call_begins_anew(server, 
         fetched(server, target)
     fetched(server, target)
     assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("fault", [("page", 190), ("page", SIZE + 1)])
+def test_a_page_in_place_of_the_file_is_refused_at_once_and_the_part_stays(server, target, fault):
+    server.is_version_sent = False
+    server.faults = [("cut", 100_000), fault]
+    with pytest.raises(ConfigError, match=rf"has {fault[1]:,} bytes, expected 300,000: .*serves other bytes"):
+        fetched(server, target)
+    fetched(server, target)
+    assert target.read_bytes() == CONTENT
+    assert ranges(server) == [None, "bytes=100000-", "bytes=100000-"]
+
+
+@pytest.mark.parametrize(("num_bytes", "found"), [(190, "has 190 bytes"), (2 * SIZE, "sends more bytes")])
+def test_a_page_that_does_not_tell_its_length_leaves_nothing_that_is_continued(server, target, num_bytes, found):
+    server.faults = [("chunked", num_bytes)]
+    with pytest.raises(ConfigError, match=f"{found}, expected 300,000"):
+        fetched(server, target)
+    assert not list(target.parent.iterdir())
+    fetched(server, target)
+    assert ranges(server) == [None, None]
+
+
+def test_no_rest_of_a_longer_file_is_put_behind_the_part(server, target):
+    server.is_version_sent = False
+    target.with_name("weights.bin.part").write_bytes(CONTENT[:1_000])
+    server.files[PATH] = CONTENT + b"more"
+    with pytest.raises(ConfigError, match="has 300,004 bytes, expected 300,000"):
+        fetched(server, target)
+    assert target.with_name("weights.bin.part").read_bytes() == CONTENT[:1_000]
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
