@@ -144,12 +144,11 @@ def split_tag(weights: WeightsConfig) -> tuple[str, str]:
     # Imported here: it takes seconds, which only a hub tag needs.
     from open_clip.pretrained import is_pretrained_cfg, list_pretrained_tags_by_model
 
-    name, separator, tag = weights.uri.removeprefix(OPEN_CLIP_PREFIX).rpartition("/")
-    if not separator or not is_pretrained_cfg(name, tag):
-        raise ConfigError(
-            f"weights '{weights.uri}': open_clip has no such model and tag; tags of '{name}': "
-            f"{list_pretrained_tags_by_model(name)}"
-        )
+    name, _, tag = weights.uri.removeprefix(OPEN_CLIP_PREFIX).partition("/")
+    if not is_pretrained_cfg(name, tag):
+        missing = "open_clip has no such model and tag" if tag else f"/TAG is missing behind '{name}'"
+        tags = ", ".join(list_pretrained_tags_by_model(name)) or "none. open_clip.list_pretrained() lists all models"
+        raise ConfigError(f"weights '{weights.uri}': {missing}; tags of '{name}': {tags}")
     return name, tag
 
 

@@ -6,6 +6,7 @@ from open_clip.pretrained import get_pretrained_cfg
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.weight_catalogue import TAG_REPOS, HubSource, published_file
 
 
@@ -26,6 +27,19 @@ def test_a_tag_outside_the_presets_is_looked_up():
         published_file(WeightsConfig(uri="open_clip:ViT-B-32/openai")).source.repo
         == "timm/vit_base_patch32_clip_224.openai"
     )
+
+
+@pytest.mark.parametrize(
+    ("tag", "message"),
+    [
+        ("RN50", "/TAG is missing behind 'RN50'; tags of 'RN50': openai, yfcc15m, cc12m"),
+        ("RN50/none", "open_clip has no such model and tag; tags of 'RN50': openai"),
+        ("RN51/openai", r"tags of 'RN51': none. open_clip.list_pretrained\(\) lists all models"),
+    ],
+)
+def test_a_tag_that_open_clip_does_not_know_is_told_with_those_that_it_knows(tag, message):
+    with pytest.raises(ConfigError, match=message):
+        published_file(WeightsConfig(uri=f"open_clip:{tag}"))
 
 
 @pytest.mark.parametrize("preset", ["base", "paper"])
