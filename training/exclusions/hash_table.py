@@ -29,17 +29,23 @@ def read_hash_table(path: Path, max_distance: int) -> Exclusions:
     """Return a rule for each of the two columns that the table has; an empty value of one column is left out.
 
     Raises:
-        ConfigError: It is no such table, has no such column, or a value is not a hash. The message names the row.
+        ConfigError: It is no such table, has no such column or one twice, or a value is not a hash. The message names
+            the row.
         TransientError: Storage failed.
     """
     with storage_errors("read", str(path)):
         data = path.read_bytes()
-    table = _read(path, data)
-    columns = [name for name in COLUMNS if name in table.column_names]
+    table, names = _read(path, data)
+    columns: list[str] = [name for name in COLUMNS if name in names]
     if not columns:
-        there = ", ".join(map(repr, table.column_names[:8])) or "none"
+        there = ", ".join(map(repr, names[:8])) or "none"
         raise ConfigError(
             f"--exclude {path} has no column sha256 or phash; its columns are {there}. Rename one of them."
+        )
+    repeated = next((name for name in columns if names.count(name) > 1), None)
+    if repeated:
+        raise ConfigError(
+            f"--exclude {path} has the column {repeated} {names.count(repeated)} times. Keep one of them."
         )
     values = {name: _hashes(path, name, table[name]) for name in columns}
     if not any(values.values()):
@@ -59,17 +65,20 @@ def hash_rules(
     return found
 
 
-def _read(path: Path, data: bytes) -> pa.Table:
+def _read(path: Path, data: bytes) -> tuple[pa.Table, list[str]]:
+    """Return the table and the names of its columns; Arrow decodes names, and raises, only as they are asked for."""
     buffer = pa.BufferReader(data)
     try:
         if path.suffix.lower() == ".parquet":
             file = pq.ParquetFile(buffer, pre_buffer=False)
             wanted = [name for name in COLUMNS if name in file.schema_arrow.names]
             # Without a wanted column the schema alone, for the message.
-            return file.read(wanted, use_threads=False) if wanted else file.schema_arrow.empty_table()
+            table = file.read(wanted, use_threads=False) if wanted else file.schema_arrow.empty_table()
+            return table, table.column_names
         # As text: a hash of digits alone is not a number.
         options = pc.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
-        return pc.read_csv(buffer, pc.ReadOptions(use_threads=False), convert_options=options)
+        table = pc.read_csv(buffer, pc.ReadOptions(use_threads=False), convert_options=options)
+        return table, table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         kind = path.suffix.lower().lstrip(".")
         raise ConfigError(f"--exclude {path} cannot be read as {kind}: {error}. Write the file again.") from error

@@ -60,3 +60,23 @@ def test_a_file_of_another_kind_is_named(tmp_path, name):
     path.write_bytes(b"\x00\xff\n" * 3 if name.endswith(".parquet") else b"")
     with pytest.raises(ConfigError, match=f"{name} cannot be read as"):
         read_hash_table(path, 5)
+
+
+@pytest.mark.parametrize("name", ["bench.parquet", "bench.csv"])
+def test_a_column_that_is_there_twice_is_named(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith(".csv"):
+        path.write_text(f"sha256,sha256\n{SHA},{SHA}\n")
+    else:
+        pq.write_table(pa.table([[SHA], [SHA]], ["sha256", "sha256"]), path)
+    with pytest.raises(ConfigError, match=f"{name} has the column sha256 2 times. Keep one of them"):
+        read_hash_table(path, 5)
+
+
+def test_a_header_that_is_not_utf_8_is_told_with_its_file(tmp_path):
+    path = tmp_path / "bench.csv"
+    path.write_bytes(b"sha256,caf\xe9\n" + SHA.encode() + b",a\n")
+    with pytest.raises(
+        ConfigError, match=r"bench.csv cannot be read as csv: 'utf-8' codec can't decode.*Write the file"
+    ):
+        read_hash_table(path, 5)
