@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, JsonValue, ValidationError
@@ -14,6 +15,9 @@ from pseudoris.schemas.run_records import PartRecord, PlanExtension, RunHeader, 
 # By name: `refer`, `names`. They act on the plan. By content: `sha256`, `phash`. They act when an image is read.
 RuleKind = Literal["refer", "names", "sha256", "phash"]
 NAME_KINDS: Final = frozenset({"refer", "names"})
+
+# The REFER datasets that share the images of MS-COCO's train2014, each split in its own way.
+SHARED_DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
 
 # The reason code of an image that a rule by content excludes.
 EXCLUDED: Final = "excluded"
@@ -27,7 +31,7 @@ class ExclusionRule(FrozenModel):
             of encoded bytes, or perceptual hashes.
         name: Last name of the path that was given: of a moved file the same, so that it can stand in tables.
         files: sha256 by name of the files that were read; empty for a folder of images.
-        settings: `splits` of `refer`; `max_distance` of `phash`, in bits, inclusive.
+        settings: `splits` of `refer`, all that are held out; `max_distance` of `phash`, in bits, inclusive.
         num_values: Number of values.
         values_sha256: sha256 of the values, sorted, a line each.
         num_excluded: By name: images of the last listing that are not planned because of it, each counted for the first
@@ -46,6 +50,20 @@ class ExclusionRule(FrozenModel):
     def is_by_name(self) -> bool:
         """Whether it acts on the plan."""
         return self.kind in NAME_KINDS
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the REFER datasets that were read, by the folders of their files; of other kinds none."""
+        files = self.files if self.kind == "refer" else ()
+        return sorted({PurePosixPath(file).parent.name or self.name for file in files})
+
+    @property
+    def title(self) -> str:
+        """Its name, with the datasets that were read, and those that share their images and were not."""
+        missing = missing_datasets(self.datasets)
+        if not missing and self.datasets in ([], [self.name]):
+            return self.name
+        return f"{self.name} ({', '.join(self.datasets)}{'; not read: ' if missing else ''}{', '.join(missing)})"
 
     @property
     def identity(self) -> str:
@@ -79,6 +97,12 @@ class ListingCounts(FrozenModel):
     """The section `exclusions` of an extension of the plan: for each rule by its number, `num_excluded` now."""
 
     num_excluded: tuple[int | None, ...]
+
+
+def missing_datasets(read: Iterable[str]) -> list[str]:
+    """Return those of `SHARED_DATASETS` that are not among `read`; none if `read` has none of them."""
+    missing = [name for name in SHARED_DATASETS if name not in set(read)]
+    return [] if len(missing) == len(SHARED_DATASETS) else missing
 
 
 def exclusions_of(header: RunHeader) -> ExclusionRecord | None:

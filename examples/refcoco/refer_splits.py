@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.exclusions.refer_folder import TRAIN_SPLIT
 from pseudoris.training.untrusted_pickle import read_refs
 
 _REFS: Final = re.compile(r"refs\((.+)\)\.p")
-_TRAIN: Final = "train"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class ReferSplit:
     Attributes:
         folder: Of the dataset: `refs(<split_by>).p` and `instances.json`.
         split_by: As in the file's name.
-        split: `val`, `test`, `testA` or `testB`.
+        split: `val`, `test`, `testA`, `testB`, or another that is not `train`.
     """
 
     folder: Path
@@ -48,7 +48,7 @@ def find_splits(root: Path) -> list[ReferSplit]:
         for path in files:
             match = _REFS.fullmatch(path.name)
             split_by = match[1] if match else ""
-            splits = sorted({str(ref["split"]) for ref in read_refs(path)} - {_TRAIN})
+            splits = sorted({str(ref["split"]) for ref in read_refs(path)} - {TRAIN_SPLIT})
             found += [ReferSplit(folder, split_by, split) for split in splits]
     if not found:
         raise ConfigError(

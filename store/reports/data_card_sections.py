@@ -219,7 +219,7 @@ def _exclusions(facts: CardFacts) -> Iterator[str]:
     for rule in record.rules if record else ():
         settings = "; ".join(f"{name} {_setting(value)}" for name, value in sorted(rule.settings.items())) or "–"
         count = facts.excluded.get(rule.reason, 0) if rule.num_excluded is None else rule.num_excluded
-        cells = (f"`{rule.kind}`", _code(rule.name), settings, f"{rule.num_values:,}", f"`{rule.values_sha256}`")
+        cells = (f"`{rule.kind}`", _code(rule.title), settings, f"{rule.num_values:,}", f"`{rule.values_sha256}`")
         yield f"| {' | '.join(cells)} | {count:,} |"
     files = [(name, digest) for rule in (record.rules if record else ()) for name, digest in rule.files.items()]
     for name, digest in dict.fromkeys(files):

@@ -177,10 +177,10 @@ def _notice(rule: ExclusionRule) -> str:
         return f"{rule.name}: images whose {what} is among its {rule.num_values:,} are quarantined as excluded"
     if rule.num_excluded == 0:
         return (
-            f"{rule.name} excludes none of the listed images. A listed name is the whole name of a file, a listed path "
-            "the end of its path. Renamed copies are found by content: give a folder of the images, or their hashes"
+            f"{rule.title} excludes none of the listed images. A listed name is the whole name of a file, a listed "
+            "path the end of its path. Renamed copies are found by content: give a folder of images, or their hashes"
         )
-    return f"{rule.name} excludes {rule.num_excluded:,} of the listed images: they are not planned"
+    return f"{rule.title} excludes {rule.num_excluded:,} of the listed images: they are not planned"
 
 
 def _not_the_part(location: RunLocation, path: str, found: str) -> str:

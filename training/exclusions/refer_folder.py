@@ -1,7 +1,7 @@
 """The images of the held-out splits of REFER datasets: RefCOCO, RefCOCO+, RefCOCOg, or another of that layout.
 
 The three share the images of MS-COCO's train2014, and each is split in its own way: an image that one trains on may be
-tested on by another. So the union over all of them is excluded.
+tested on by another. So the union over all of them is excluded, whichever of them is named.
 """
 
 from __future__ import annotations
@@ -14,51 +14,63 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.exclusion_records import SHARED_DATASETS
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.files.storage_errors import storage_errors
 from pseudoris.store.sources.exclusions import Exclusions, coco_id, exclusion, name_value
 from pseudoris.training.untrusted_pickle import read_refs
 
-HELD_OUT_SPLITS: Final = ("val", "test", "testA", "testB")
+TRAIN_SPLIT: Final = "train"
+# In the settings of every rule, whichever of them a dataset has: so it is the rule that earlier versions recorded.
+_USUAL_SPLITS: Final = ("val", "test", "testA", "testB")
 _PATTERN: Final = "refs(*).p"
 _INSTANCES: Final = "instances.json"
 
 
 def refer_files(folder: Path) -> list[Path]:
-    """Return the files of references in a folder; where there is none, in the folders directly below it."""
-    return sorted(folder.glob(_PATTERN)) or sorted(folder.glob(f"*/{_PATTERN}"))
+    """Return the files of references in a folder; where there is none, one or two levels below it.
+
+    Of RefCOCO, RefCOCO+ and RefCOCOg, also those of the other two beside it.
+    """
+    place = folder.absolute()
+    own = sorted(place.glob(_PATTERN))
+    if own and place.name in SHARED_DATASETS:
+        return sorted(path for name in SHARED_DATASETS for path in place.with_name(name).glob(_PATTERN))
+    return own or sorted(place.glob(f"*/{_PATTERN}")) or sorted(place.glob(f"*/*/{_PATTERN}"))
 
 
 def read_refer_folder(folder: Path) -> Exclusions:
-    """Return one rule: the images of the held-out splits of all files of references.
+    """Return one rule: the images of all splits but `train`, of all files of references.
 
     Args:
         folder: Of one dataset, or the folder of several.
 
     Raises:
-        ConfigError: A file is none of REFER's, or no file has a reference of these splits.
+        ConfigError: A file is none of REFER's, or no file has a reference of another split.
         TransientError: Storage failed.
     """
     values: set[str] = set()
     digests: dict[str, str] = {}
     splits: set[str] = set()
+    # The names of files begin with that of their dataset, also where it is given itself.
+    root = folder.absolute().parent
     for path in refer_files(folder):
         refs = read_refs(path)
         splits |= {str(ref["split"]) for ref in refs}
-        held_out = [ref for ref in refs if ref["split"] in HELD_OUT_SPLITS]
-        digests[_name(path, folder)] = sha256_hex(path.read_bytes())
-        values.update(name_value(name) for name in _file_names(path, held_out, digests, folder))
+        held_out = [ref for ref in refs if ref["split"] != TRAIN_SPLIT]
+        digests[_name(path, root)] = sha256_hex(path.read_bytes())
+        values.update(name_value(name) for name in _file_names(path, held_out, digests, root))
     if not values:
         there = ", ".join(sorted(splits)) or "none"
         raise ConfigError(
-            f"--exclude {folder}: its refs(…).p have no reference of {', '.join(HELD_OUT_SPLITS)}. Their splits are: "
+            f"--exclude {folder}: its refs(…).p have no reference of a split that is held out. Their splits are: "
             f"{there}. Leave it out, or list the names of the images in a text file."
         )
-    settings: dict[str, JsonValue] = {"splits": list(HELD_OUT_SPLITS)}
+    settings: dict[str, JsonValue] = {"splits": [*_USUAL_SPLITS, *sorted(splits - {TRAIN_SPLIT, *_USUAL_SPLITS})]}
     return exclusion("refer", folder.resolve().name, values, files=digests, settings=settings)
 
 
-def _file_names(path: Path, refs: list[dict[str, Any]], digests: dict[str, str], folder: Path) -> Iterator[str]:
+def _file_names(path: Path, refs: list[dict[str, Any]], digests: dict[str, str], root: Path) -> Iterator[str]:
     """Yield the name of each reference's image; `instances.json` is read only where a pickle does not tell it."""
     names: Mapping[Any, str] | None = None
     for ref in refs:
@@ -70,7 +82,7 @@ def _file_names(path: Path, refs: list[dict[str, Any]], digests: dict[str, str],
         if names is None:
             instances = path.parent / _INSTANCES
             names = _image_names(instances, path)
-            digests[_name(instances, folder)] = sha256_hex(instances.read_bytes())
+            digests[_name(instances, root)] = sha256_hex(instances.read_bytes())
         if ref["image_id"] not in names:
             raise ConfigError(
                 f"{path}: reference {ref['ref_id']} names image_id {ref['image_id']!r}, which is not in {_INSTANCES} "
@@ -94,5 +106,5 @@ def _image_names(instances: Path, refs: Path) -> dict[Any, str]:
         ) from error
 
 
-def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()

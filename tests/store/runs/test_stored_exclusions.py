@@ -134,6 +134,16 @@ def test_notices_say_how_many_and_warn_of_a_rule_that_excludes_none(disk):
     assert "images whose sha256 is among its 1 are quarantined as excluded" in third
 
 
+def test_a_rule_of_refers_names_the_datasets_that_were_read(disk):
+    # As an earlier version recorded a folder of datasets.
+    files = {"refcoco/refs(unc).p": "ab" * 32, "refcocog/refs(umd).p": "ab" * 32}
+    header = plan(disk, exclusion("refer", "data", ["1.png"], files=files))
+    (notice,) = exclusion_notices(header, is_new=True, is_given=True)
+    assert notice.startswith("data (refcoco, refcocog; not read: refcoco+) excludes 1 of the listed images")
+    write_datacard(disk)
+    assert "`data (refcoco, refcocog; not read: refcoco+)`" in disk.read_bytes("DATACARD.md").decode()
+
+
 def test_a_damaged_or_missing_list_is_told_and_verify_finds_it(disk):
     header = plan(disk, DIGESTS)
     path = f"_plan/{exclusions_of(header).part.name}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
@@ -36,6 +39,18 @@ def test_every_kind_gives_its_rules_in_the_order_of_the_values(paths):
 
 def test_a_value_that_is_given_twice_is_one_rule(paths):
     assert len(read_exclusions([paths[1], paths[1]]).rules) == 1
+
+
+def test_datasets_that_share_images_and_are_not_read_are_told(paths, caplog):
+    (rule,) = read_exclusions(paths[:1]).rules
+    assert rule.title == "refcoco (refcoco; not read: refcoco+, refcocog)"
+    assert "does not read refcoco+ and refcocog, which share images with refcoco:" in caplog.text
+    caplog.clear()
+    for name in ("refcoco+", "refcocog"):
+        shutil.copytree(paths[0], Path(paths[0]).with_name(name))
+    (rule,) = read_exclusions([str(Path(paths[0]).parent)]).rules
+    assert rule.title.endswith(" (refcoco, refcoco+, refcocog)")
+    assert not caplog.text
 
 
 def test_the_python_api_takes_one_path_several_or_rules(paths):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_all_held_out_splits_of_all_files_are_excluded_and_train_is_not(tmp_path
     write(folder, "umd", refs(train=[3], val=[1], test=[4], testA=[5], testB=[6]))
     assert excluded(folder, range(1, 9)) == [1, 3, 4, 5, 6]
     (rule,) = read_refer_folder(folder).rules
-    assert set(rule.files) == {"refs(google).p", "refs(umd).p"}
+    assert set(rule.files) == {"refcocog/refs(google).p", "refcocog/refs(umd).p"}
     assert rule.settings == {"splits": ["val", "test", "testA", "testB"]}
 
 
@@ -49,8 +50,31 @@ def test_of_a_folder_of_datasets_the_union_of_all_is_excluded(tmp_path):
     write(tmp_path / "data" / "refcoco", "unc", refs(train=[1], testA=[2]))
     write(tmp_path / "data" / "refcoco+", "unc", refs(train=[2], testB=[1]))
     assert excluded(tmp_path / "data", [1, 2, 3]) == [1, 2]
-    assert excluded(tmp_path / "data" / "refcoco", [1, 2, 3]) == [2]
+    # One of them stands for those beside it, and the folder above for all.
+    for folder in (tmp_path / "data" / "refcoco", tmp_path):
+        assert excluded(folder, [1, 2, 3]) == [1, 2]
+        assert read_refer_folder(folder).rules[0].datasets == ["refcoco", "refcoco+"]
     assert len(refer_files(tmp_path / "data")) == 2
+
+
+def test_a_dataset_of_its_own_does_not_stand_for_those_beside_it(tmp_path):
+    write(tmp_path / "data" / "own", "unc", refs(testA=[1]))
+    write(tmp_path / "data" / "refcoco", "unc", refs(testA=[2]))
+    assert excluded(tmp_path / "data" / "own", [1, 2]) == [1]
+    assert excluded(tmp_path / "data" / "refcoco", [1, 2]) == [2]
+
+
+def test_a_relative_path_finds_the_datasets_beside_it(tmp_path, monkeypatch):
+    write(tmp_path / "refcoco", "unc", refs(testA=[1]))
+    write(tmp_path / "refcocog", "umd", refs(test=[2]))
+    monkeypatch.chdir(tmp_path / "refcoco")
+    assert excluded(Path(), [1, 2]) == [1, 2]
+
+
+def test_every_split_but_train_is_excluded_and_recorded(tmp_path):
+    folder = write(tmp_path / "own", "unc", refs(train=[1], val=[2], test2=[3]))
+    assert excluded(folder, [1, 2, 3]) == [2, 3]
+    assert read_refer_folder(folder).rules[0].settings == {"splits": ["val", "test", "testA", "testB", "test2"]}
 
 
 def test_names_of_other_forms_are_read_from_instances(tmp_path):
@@ -62,7 +86,7 @@ def test_names_of_other_forms_are_read_from_instances(tmp_path):
     assert (matcher.rule_of("x/street-2.png"), matcher.rule_of("street-1.png")) == (0, None)
     # Numbers of another dataset are no COCO ids.
     assert matcher.rule_of(coco_name(2)) is None
-    assert set(read_refer_folder(folder).rules[0].files) == {"refs(unc).p", "instances.json"}
+    assert set(read_refer_folder(folder).rules[0].files) == {"own/refs(unc).p", "own/instances.json"}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +95,7 @@ def test_names_of_other_forms_are_read_from_instances(tmp_path):
         (b"not a pickle", r"refs\(unc\).p cannot be read as a pickle"),
         (pickle.dumps({"a": 1}, 2), "has a dict, not REFER's list"),
         (pickle.dumps([{"split": "val"}], 2), "reference number 0 has no 'ref_id'"),
-        (pickle.dumps(refs(train=[1, 2]), 2), r"no reference of val, test.*Their splits are: train"),
+        (pickle.dumps(refs(train=[1, 2]), 2), r"no reference of a split that is held out.*Their splits are: train"),
         (pickle.dumps([], 2), r"Their splits are: none"),
         (pickle.dumps([reference(1, 1, 1, "a", split="val")], 2), "there is no .*instances.json"),
     ],
