@@ -5,8 +5,8 @@
 REFER holds refcoco, refcoco+ and refcocog, each with refs(…).p and instances.json. The command leaves out the images of
 all val and test splits, annotates the rest of train2014, trains the student on the annotation, evaluates it on every
 split by oIoU, mIoU and P@k, and writes OUT/refcoco.md: one table beside published figures, with hours and memory.
-Interrupted, the same command goes on. The segmenter draws masks, as the published models do; a chooser answers with one
-of the masks that the annotation's SAM proposes.
+Interrupted, the same command goes on. Other settings for the same OUT are refused by name. The segmenter draws masks,
+as the published models do; a chooser answers with one of the masks that the annotation's SAM proposes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ from examples.refcoco.step_log import StepLog
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import check_identity, read_header, require_header
+from pseudoris.store.runs.stored_exclusions import stored_exclusions
+from pseudoris.training.exclusions import read_exclusions
 
 _RANDOM: Final = "random:"
 
@@ -76,6 +80,14 @@ class Benchmark:
         """Where a chooser keeps the masks of images, for all splits."""
         return self.out / "candidates" if self.kind == "chooser" else None
 
+    @property
+    def training_words(self) -> list[str]:
+        """What `--set` of the training gets; a chooser's masks are those of the annotation's preset and settings."""
+        if self.kind == "segmenter":
+            return list(self.training)
+        candidates = {"preset": self.preset, "assignments": list(self.settings), "cache": str(self.candidates)}
+        return [f"candidates={json.dumps(candidates)}", *self.training]
+
 
 def main(
     refer: Annotated[Path, typer.Argument(help="Folder of refcoco, refcoco+ and refcocog.", exists=True)],
@@ -99,15 +111,61 @@ def main(
 def _run(benchmark: Benchmark, config: RunConfig) -> None:
     splits = find_splits(benchmark.refer)
     log = StepLog(benchmark.out / "steps")
+    _check_made(benchmark, config, log)
     _step(log, "annotate", lambda: _annotate(benchmark))
     _step(log, f"train {benchmark.kind}", lambda: _train(benchmark))
     for split in splits:
         _step(log, f"evaluate {benchmark.kind} {split.name}", lambda split=split: _evaluate(benchmark, split))  # type: ignore[misc]
     figures = {split.name: json.loads(benchmark.result(split).read_text(encoding="utf-8")) for split in splits}
-    page = as_markdown(figures, log.records(), notes=[MEANINGLESS] if _is_random(config) else [])
+    # What made the figures, not what this call names.
+    made_with = require_header(RunLocation.open(str(benchmark.annotation))).config
+    page = as_markdown(figures, log.records(), notes=[MEANINGLESS] if _is_random(made_with) else [])
     (benchmark.out / "refcoco.md").write_text(page, encoding="utf-8")
     (benchmark.out / "refcoco.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     typer.echo(page)
+
+
+def _check_made(benchmark: Benchmark, config: RunConfig, log: StepLog) -> None:
+    """Refuse an OUT that something else made: a finished step is known by its name alone."""
+    try:
+        _check_annotation(benchmark, config, is_finished=log.read("annotate").is_finished)
+        _check_training(benchmark, is_finished=log.read(f"train {benchmark.kind}").is_finished)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{benchmark.out} holds steps that were made otherwise. Give what made them, or another OUT.\n{error}"
+        ) from None
+
+
+def _check_annotation(benchmark: Benchmark, config: RunConfig, *, is_finished: bool) -> None:
+    location = RunLocation.open(str(benchmark.annotation))
+    header = require_header(location) if is_finished else read_header(location)
+    if header is None:
+        return
+    check_identity(header, header.identity.model_copy(update={"method": config.method()}))
+    # REFER may have got another dataset since, whose images were annotated.
+    held_out = frozenset[str]().union(*read_exclusions([str(benchmark.refer)]).values)
+    if missing := held_out.difference(*stored_exclusions(location, header).values):
+        raise ConfigError(
+            f"{benchmark.annotation} does not exclude {len(missing):,} of the images that {benchmark.refer} holds out, "
+            f"such as {min(missing)}"
+        )
+
+
+def _check_training(benchmark: Benchmark, *, is_finished: bool) -> None:
+    if not (is_finished or benchmark.model.is_dir()):
+        return
+    # Imported here: torch and the student are not needed before.
+    from pseudoris.training.chooser.chooser_config import load_chooser_config
+    from pseudoris.training.learning.checkpoint_folder import TrainingFolder
+    from pseudoris.training.student.student_config import load_student_config
+
+    folder = TrainingFolder(benchmark.model)
+    saved = folder.settings()
+    if saved is not None:
+        load = load_chooser_config if benchmark.kind == "chooser" else load_student_config
+        folder.begin({**saved, "config": load(benchmark.student, None, benchmark.training_words).decisive()})
+    elif is_finished:
+        raise ConfigError(f"there is no training in {benchmark.model}")
 
 
 def _step(log: StepLog, name: str, work: Callable[[], None]) -> None:
@@ -127,21 +185,9 @@ def _annotate(benchmark: Benchmark) -> None:
 
 
 def _train(benchmark: Benchmark) -> None:
-    settings = list(benchmark.training)
-    if benchmark.kind == "chooser":
-        # The masks of the annotation, which are those of its preset and settings.
-        settings = [f"candidates={json.dumps(_candidates(benchmark))}", *settings]
-    words = [f"--set={each}" for each in settings]
+    words = [f"--set={each}" for each in benchmark.training_words]
     student = ["--kind", benchmark.kind, "--preset", benchmark.student, "--resume", *words]
     _command("train", "student", benchmark.annotation, "--out", benchmark.model, *student)
-
-
-def _candidates(benchmark: Benchmark) -> dict[str, object]:
-    return {
-        "preset": benchmark.preset,
-        "assignments": list(benchmark.settings),
-        "cache": str(benchmark.candidates),
-    }
 
 
 def _evaluate(benchmark: Benchmark, split: ReferSplit) -> None:

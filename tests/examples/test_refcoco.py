@@ -10,12 +10,22 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from examples.refcoco.__main__ import main
 from examples.refcoco.refer_splits import find_splits
 from examples.refcoco.results_table import MEANINGLESS, PUBLISHED, as_markdown
 from examples.refcoco.step_log import StepLog, StepRecord
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
+from pseudoris.store.sources import SourceItem
+from pseudoris.training.exclusions import read_exclusions
+from pseudoris.training.learning.checkpoint_folder import TrainingFolder
+from pseudoris.training.student.student_config import load_student_config
 from tests.builders.human import image_row, object_row, reference, write_refer
+from tests.store.builders import make_identity
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = ROOT.parent / "shared" / "assets" / "photos"
@@ -127,6 +137,78 @@ def test_splits_are_named_as_the_published_tables_name_them(tmp_path):
     assert {split for split in published if split.endswith("/val")} <= names
     with pytest.raises(ConfigError, match=r"no split to evaluate below .*empty: give the folder"):
         find_splits(tmp_path / "empty")
+
+
+RANDOM = "masks.weights={uri: 'random:0'}"
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """The arguments of a benchmark all of whose steps are finished, as they were given before."""
+    rows = [image_row(1, "a.jpg"), image_row(2, "b.jpg")]
+    refs = [reference(1, 1, 1, "a", split="train"), reference(2, 2, 2, "b", split="val")]
+    write_refer(tmp_path / "refer" / "refcoco", rows, [object_row(1, 1), object_row(2, 2)], refs)
+    out = tmp_path / "out"
+    config = load_config("base", None, [RANDOM])
+    request = RunRequest(
+        "annotate",
+        "images/",
+        make_identity(method=config.method()),
+        config,
+        exclusions=read_exclusions([str(tmp_path / "refer")]),
+    )
+    items = [SourceItem(key=name, size_bytes=1) for name in ("a.jpg", "b.jpg")]
+    plan_or_continue(RunLocation.open(str(out / "annotation")), request, lambda: items)
+    TrainingFolder(out / "segmenter").begin({"config": load_student_config("tiny").decisive()})
+    (out / "results" / "segmenter").mkdir(parents=True)
+    (out / "results" / "segmenter" / "refcoco-val.json").write_text(json.dumps(FIGURES))
+    log = StepLog(out / "steps")
+    for name in ("annotate", "train segmenter", "evaluate segmenter refcoco/val"):
+        with log.measured(name):
+            pass
+    given = {"preset": "base", "settings": [RANDOM], "kind": "segmenter", "student": "tiny", "training": []}
+    return {"refer": tmp_path / "refer", "images": tmp_path / "refer", "out": out, **given}
+
+
+def test_finished_steps_of_the_same_settings_make_the_page_with_its_label(finished, capsys):
+    # Where it computes decides nothing.
+    main(**{**finished, "settings": [RANDOM, "placement.address=auto"]})
+    assert capsys.readouterr().err.count("finished before") == 3
+    assert MEANINGLESS in (finished["out"] / "refcoco.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"preset": "paper", "settings": []}, "masks.weights.uri: 'random:0' in the run, 'checkpoints/sam_vit_h"),
+        ({"settings": [RANDOM, "filtering.tau=0.5"]}, "filtering.tau:"),
+        ({"student": "vit-b-16"}, "began with other settings"),
+        ({"training": ["training.seed=5"]}, "training.seed"),
+    ],
+)
+def test_finished_steps_of_other_settings_are_refused_by_name(finished, capsys, given, message):
+    with pytest.raises(typer.Exit):
+        main(**{**finished, **given})
+    told = capsys.readouterr().err
+    assert f"{finished['out']} holds steps that were made otherwise. Give what made them, or another OUT" in told
+    assert message in told
+    assert not (finished["out"] / "refcoco.md").exists()
+
+
+def test_a_dataset_that_came_later_is_refused_if_its_images_were_annotated(finished, capsys):
+    refs = [reference(1, 1, 1, "a", split="test")]
+    write_refer(finished["refer"] / "refcoco+", [image_row(1, "a.jpg")], [object_row(1, 1)], refs)
+    with pytest.raises(typer.Exit):
+        main(**finished)
+    assert "does not exclude 1 of the images that" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("folder", "message"), [("annotation", "there is no run at"), ("segmenter", "no training in")])
+def test_a_finished_step_without_its_folder_is_refused(finished, capsys, folder, message):
+    shutil.rmtree(finished["out"] / folder)
+    with pytest.raises(typer.Exit):
+        main(**finished)
+    assert message in capsys.readouterr().err
 
 
 def test_a_step_that_fails_keeps_its_seconds_and_is_not_finished(tmp_path):
