@@ -208,7 +208,10 @@ class VerdictFile:
         text, digest = encode_line(answer, self.answers.last_digest)
         data = text.encode()
         try:
-            if os.fstat(self._descriptor).st_size != self.answers.num_bytes:
+            found = os.fstat(self._descriptor)
+            # Whatever replaced the file left this descriptor with one that has no name: its lines would be lost.
+            is_here = os.path.samestat(found, self.path.stat())
+            if not is_here or found.st_size != self.answers.num_bytes:
                 raise ConfigError(f"{self.path} was written by another process: start again, with one process a rater")
             written = os.write(self._descriptor, data)
             if written != len(data):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.audit_lock import writing_alone
 from pseudoris.audit.verdict_file import SUFFIX, VERDICTS_FOLDER, RaterAnswers, read_answers, write_whole
 from pseudoris.schemas.errors import ConfigError
 
@@ -29,13 +30,19 @@ def add_file(audit: AuditFolder, file: Path) -> Added:
     """Add a file of verdicts. Adding it again, or an earlier state of it, changes nothing; a later state continues it.
 
     Raises:
-        ConfigError: It is refused as by `read_answers`, it cannot be read, or the audit has other verdicts of a rater
-            with this name.
+        ConfigError: It is refused as by `read_answers`, it cannot be read, the audit has other verdicts of a rater
+            with this name, or another process writes to the audit.
     """
     try:
         data = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror or error})") from error
+    # A server appends to the file that this replaces.
+    with writing_alone(audit.path):
+        return _add(audit, file, data)
+
+
+def _add(audit: AuditFolder, file: Path, data: bytes) -> Added:
     answers = read_answers(data, str(file), audit.known)
     data = data[: answers.num_bytes]
     path = audit.path / VERDICTS_FOLDER / f"{answers.rater}{SUFFIX}"

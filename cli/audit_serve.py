@@ -43,10 +43,10 @@ def serve(
     options.load_plugins(plugins)
     # Here: no other command needs a web server.
     from pseudoris.audit.audit_folder import AuditFolder
+    from pseudoris.audit.audit_lock import writing_alone
     from pseudoris.audit.verdict_file import check_rater
     from pseudoris.audit.web.questions import Questions
     from pseudoris.audit.web.raters import Raters
-    from pseudoris.audit.web.serve_lock import serving_alone
     from pseudoris.audit.web.server import HOST, JudgingServer, listening_socket
     from pseudoris.audit.web.server import serve as serve_until_stopped
 
@@ -55,7 +55,7 @@ def serve(
     opened = AuditFolder.open(audit)
     with listening_socket(port) as listening:
         address = f"http://{HOST}:{listening.getsockname()[1]}/"
-        with serving_alone(audit, address):
+        with writing_alone(audit, address):
             questions = Questions(opened)
             raters, token = Raters(opened, questions), secrets.token_urlsafe(24)
             application = JudgingServer(questions, raters, _pictures(opened, plugins)).application(token)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.audit_lock import writing_alone
 from pseudoris.audit.verdict_file import Known, VerdictFile
 from pseudoris.audit.verdict_lines import VerdictLine
 from pseudoris.audit.verdict_merge import add_file
@@ -45,3 +46,14 @@ def test_two_people_of_one_name_are_told_apart_by_the_line(audit, tmp_path):
 def test_a_file_that_is_not_there_is_named(audit, tmp_path):
     with pytest.raises(ConfigError, match=r"gone.jsonl cannot be read"):
         add_file(audit, tmp_path / "gone.jsonl")
+
+
+def test_nothing_is_added_beside_a_server(audit, tmp_path):
+    file = written(tmp_path / "phone", "p1")
+    with (
+        writing_alone(audit.path, "http://127.0.0.1:81/"),
+        pytest.raises(ConfigError, match=r"is in use by process \d+ on \S+, at http://127\.0\.0\.1:81/\. Stop it"),
+    ):
+        add_file(audit, file)
+    assert not (audit.path / "verdicts").exists()
+    assert add_file(audit, file).num_new == 2

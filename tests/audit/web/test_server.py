@@ -1,7 +1,5 @@
 import asyncio
 import json
-import os
-import re
 from html import unescape
 
 import pytest
@@ -11,7 +9,6 @@ from pseudoris.audit.verdict_lines import VerdictLine
 from pseudoris.audit.web.pictures import Pictures
 from pseudoris.audit.web.questions import Questions
 from pseudoris.audit.web.raters import Raters
-from pseudoris.audit.web.serve_lock import HOLDER_NAME, serving_alone
 from pseudoris.audit.web.server import JudgingServer
 from pseudoris.audit.web.server_guard import refusal
 from pseudoris.schemas.errors import ConfigError
@@ -92,11 +89,14 @@ def test_a_pair_is_left_to_others_until_enough_have_answered_it_or_look_at_it(au
         raters.open("../ana")
 
 
-def test_a_second_server_of_an_audit_says_who_has_it(audit):
-    address = "http://127.0.0.1:81/"
-    said = rf"is being served by process {os.getpid()} on \S+, at {re.escape(address)}\. Open the address"
-    with serving_alone(audit.path, address), pytest.raises(ConfigError, match=said):
-        serving_alone(audit.path, "http://127.0.0.1:82/").__enter__()
-    with serving_alone(audit.path, "http://127.0.0.1:82/"):
-        assert json.loads((audit.path / HOLDER_NAME).read_text())["address"].endswith(":82/")
-    assert not (audit.path / HOLDER_NAME).exists()
+def test_a_file_that_was_replaced_beside_a_server_takes_no_more_answers(tmp_path):
+    audit = small_audit(tmp_path)
+    raters = Raters(audit, Questions(audit))
+    first, second, *_ = audit.pairs["pair_id"].to_pylist()
+    raters.record("eva", VerdictLine(pair=first, verdict="right"))
+    path = audit.path / "verdicts" / "eva.jsonl"
+    copy = tmp_path / "eva.jsonl"
+    copy.write_bytes(path.read_bytes())
+    copy.replace(path)
+    with pytest.raises(ConfigError, match=r"eva\.jsonl was written by another process: start again"):
+        raters.record("eva", VerdictLine(pair=second, verdict="right"))

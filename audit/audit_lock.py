@@ -1,4 +1,4 @@
-"""One server an audit: `serve.lock`, locked as long as the server lives, and `serve.json`, which says who has it.
+"""One writer an audit: `serve.lock`, locked while a server lives or a file is added, and `serve.json`: who has it.
 
 The system gives the lock back when the process ends, however it ends: nothing goes stale.
 """
@@ -23,24 +23,24 @@ HOLDER_NAME: Final = "serve.json"
 
 
 @contextmanager
-def serving_alone(audit: Path, address: str) -> Iterator[None]:
+def writing_alone(audit: Path, address: str | None = None) -> Iterator[None]:
     """Hold the audit for the block.
 
     Args:
         audit: Its folder.
-        address: Where this server answers, without its token: the next one says it.
+        address: Where this server answers, without its token: the next one says it. None if it is no server.
 
     Raises:
-        ConfigError: Another server has the audit, or its folder cannot be written.
+        ConfigError: Another process has the audit, or its folder cannot be written.
     """
     lock = FileLock(audit / LOCK_NAME)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(
-            f"{audit} is being served by {_holder(audit)}. Open the address that it printed, or stop it first. Several "
-            "raters can use one server"
-        ) from None
+        remedy = "Stop it, and run this command again"
+        if address is not None:
+            remedy = "Open the address that it printed, or stop it first. Several raters can use one server"
+        raise ConfigError(f"{audit} is in use by {_holder(audit)}. {remedy}") from None
     except (OSError, NotImplementedError) as error:
         raise ConfigError(f"{audit / LOCK_NAME} cannot be locked ({error}). Copy the audit to a local disk") from error
     holder = audit / HOLDER_NAME
@@ -55,7 +55,8 @@ def serving_alone(audit: Path, address: str) -> Iterator[None]:
 def _holder(audit: Path) -> str:
     try:
         found = json.loads((audit / HOLDER_NAME).read_text())
-        return printable(f"process {found['pid']} on {found['host']}, at {found['address']}")
+        at = f", at {found['address']}" if found["address"] else ""
+        return printable(f"process {found['pid']} on {found['host']}{at}")
     except (OSError, ValueError, KeyError, TypeError):
         # It has the lock, and has not written yet.
         return "another process"
