@@ -15,6 +15,7 @@ from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.judged_pairs import JudgedPairs
 from pseudoris.audit.population import OnShard
 from pseudoris.audit.sample_tables import pair_id
+from pseudoris.audit.undrawn_strata import keeps_no_others
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
@@ -22,6 +23,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.keep_rule import stated_rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class AppliedRun:
         num_kept: Of these, those that it keeps.
         has_same_pairs: Whether the run has as many images, masks and pairs as the drawn one, and all of the audit's:
             then the sample stands for all of its pairs.
+        keeps_no_others: Whether it is known to keep nothing that the drawn run does not keep.
         num_masks: Its masks.
         num_masks_with_kept: Of these, those with a kept expression.
         kept: What it keeps of the same pairs, and of how many kept ones of the mask, by pair id.
@@ -45,6 +48,7 @@ class AppliedRun:
     num_same: int
     num_kept: int
     has_same_pairs: bool
+    keeps_no_others: bool
     num_masks: int
     num_masks_with_kept: int
     kept: Mapping[str, tuple[bool, int]] = field(repr=False)
@@ -98,6 +102,7 @@ def apply_to(location: RunLocation, audit: AuditFolder, on_shard: OnShard = lamb
         num_same=len(same),
         num_kept=sum(is_kept for is_kept, _ in same.values()),
         has_same_pairs=has_same and len(same) == len(rows),
+        keeps_no_others=keeps_no_others(header, stated_rule(header), audit.draw.run),
         num_masks=totals.masks,
         num_masks_with_kept=totals.masks_with_kept,
         kept=same,

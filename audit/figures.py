@@ -15,6 +15,7 @@ from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.intervals import Interval, mean_interval, ratio, share_interval
 from pseudoris.audit.judged_pairs import KINDS, JudgedPairs, join_answers, mask_outcomes
 from pseudoris.audit.rater_errors import CorrectedShare, RaterChecks, corrected_share, error_interval
+from pseudoris.audit.undrawn_strata import num_unseen, undrawn_strata
 from pseudoris.audit.verdict_file import RaterAnswers
 from pseudoris.schemas.keep_rule import Flags
 
@@ -62,6 +63,8 @@ class AuditFigures:
         error: The raters' error rate; None if nothing was checked.
         agreements: κ of raters.
         unreached: Strata of which no pair was judged yet: the figures leave them out.
+        undrawn: Strata of which no pair was drawn: the figures leave them out for good.
+        num_unseen: Pairs of these that the run keeps, or may keep. More than 0: its accuracy is not known.
         applied: Set if the audit is applied to another run than the drawn one.
     """
 
@@ -82,6 +85,8 @@ class AuditFigures:
     error: Interval | None
     agreements: tuple[Agreement, ...]
     unreached: tuple[str, ...]
+    undrawn: tuple[str, ...]
+    num_unseen: int
     applied: AppliedRun | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -134,6 +139,8 @@ def audit_figures(
             for stratum in audit.draw.strata
             if stratum.num_drawn and not (judged.is_judged & (judged.stratum == stratum.number)).any()
         ),
+        undrawn=tuple(stratum.name for stratum in undrawn_strata(audit.draw)),
+        num_unseen=num_unseen(audit.draw, keeps_no_others=applied is None or applied.keeps_no_others),
         applied=applied,
     )
 

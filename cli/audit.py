@@ -176,6 +176,7 @@ def local_folder(audit: str) -> Path:
 
 def _print_draw(audit: str, found: Draw, *, planted: int) -> None:
     from pseudoris.audit.precision import expected_precision
+    from pseudoris.audit.undrawn_strata import undrawn_strata
 
     record = found.record
     stdout.print(_draw_view(audit, found), soft_wrap=True)
@@ -190,6 +191,9 @@ def _print_draw(audit: str, found: Draw, *, planted: int) -> None:
         report(
             "note", f"Only {record.planted:,} of {planted:,} pairs were planted: too few texts fit no image.", "yellow"
         )
+    if undrawn := undrawn_strata(record):
+        names, number = "; ".join(each.name for each in undrawn), sum(each.num_units for each in undrawn)
+        report("note", f"No pair is drawn of {names}: {number:,} pairs that the audit says nothing about.", "yellow")
     if not record.run.is_complete:
         report("note", "The run is not finished. The audit speaks about the committed shards only.", "yellow")
     stdout.print(

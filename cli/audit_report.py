@@ -18,6 +18,8 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.cited_audit import root_of, write_citation
 from pseudoris.store.reports.data_card import write_datacard
 
+# Of pairs that a run keeps, or a rule would keep, and of which none was drawn.
+DRAW_AGAIN = "Draw another audit with a larger -n, or a larger --unkept"
 _NONE = "–"
 _DIGITS = 4
 
@@ -41,7 +43,8 @@ def cite(audit: AuditFolder, figures: AuditFigures) -> None:
     """Write the figures into the data card of the run that they speak about.
 
     Raises:
-        ConfigError: No pair was judged, the run has other pairs than the drawn one, or it cannot be written.
+        ConfigError: No pair was judged, the run has other pairs than the drawn one, it may keep pairs of a stratum
+            without a draw, or it cannot be written.
         TransientError: Storage failed.
     """
     applied, drawn = figures.applied, audit.draw.run
@@ -51,6 +54,11 @@ def cite(audit: AuditFolder, figures: AuditFigures) -> None:
         raise ConfigError(f"{location.root} has changed since the audit was drawn. Give its address with --out-run")
     if applied is not None and not applied.has_same_pairs:
         raise ConfigError(f"{location.root} has other pairs than the drawn run: the figures do not speak about it")
+    if figures.num_unseen:
+        raise ConfigError(
+            f"{location.root} may keep up to {figures.num_unseen:,} pairs of strata that {audit.path} has no pair of: "
+            f"{'; '.join(figures.undrawn)}. {DRAW_AGAIN}"
+        )
     if figures.accuracy.value.estimate is None:
         raise ConfigError(f"no kept pair of {audit.path} was judged yet: there is nothing to cite")
     write_citation(location, _citation(audit, figures, root))
@@ -91,8 +99,7 @@ def notes(audit: AuditFolder, figures: AuditFigures) -> Iterable[str]:
             yield "It holds other pairs than the drawn run. The figures speak about the pairs that both have."
     if figures.num_judged < figures.num_drawn:
         yield f"{figures.num_drawn - figures.num_judged:,} pairs have no verdict yet. The figures are provisional."
-    if figures.unreached:
-        yield f"The figures leave out the strata that have no verdict yet: {', '.join(figures.unreached)}."
+    yield from _left_out(figures)
     checked = figures.checks.num
     if checked < LEAST_CHECKED:
         yield (
@@ -109,6 +116,17 @@ def notes(audit: AuditFolder, figures: AuditFigures) -> Iterable[str]:
             yield "They differ too often for a correction. Talk about what right means, and judge again."
     if not audit.draw.run.is_complete:
         yield "The run was not finished when it was drawn from. The figures speak about the shards of that time."
+
+
+def _left_out(figures: AuditFigures) -> Iterable[str]:
+    if figures.unreached:
+        yield f"The figures leave out the strata that have no verdict yet: {', '.join(figures.unreached)}."
+    if figures.undrawn:
+        yield f"The figures leave out the strata that no pair was drawn from: {'; '.join(figures.undrawn)}."
+    if figures.num_unseen:
+        yield (
+            f"The run may keep up to {figures.num_unseen:,} pairs of these: its accuracy may be another. {DRAW_AGAIN}."
+        )
 
 
 def _table(name: str) -> Table:

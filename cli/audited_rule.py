@@ -11,11 +11,14 @@ from pseudoris.audit.applied_run import apply_to
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.judged_pairs import join_answers
 from pseudoris.audit.rule_search import RuleChoice, choose_rule
-from pseudoris.audit.rule_sequence import rule_sequence
+from pseudoris.audit.rule_sequence import SequencedRule, rule_sequence
+from pseudoris.audit.undrawn_strata import keeps_no_others, num_unseen
 from pseudoris.cli.audit import local_folder
+from pseudoris.cli.audit_report import DRAW_AGAIN
 from pseudoris.cli.console import report, stdout
 from pseudoris.schemas.audit_records import AuditRecord
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.refilter import RuleChange
@@ -43,7 +46,7 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
         )
     answers = folder.answers()
     judged = applied.judged(join_answers(folder, answers))
-    rules = rule_sequence(folder, judged, rule)
+    rules = _seen(folder, require_header(parent), rule_sequence(folder, judged, rule))
     choice = choose_rule(
         judged,
         [each.keeps for each in rules],
@@ -68,6 +71,23 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
         at_least=round(tested.low, _DIGITS),
     )
     return RuleChange(chosen.rule.tau, chosen.rule.conditions, audit=record)
+
+
+def _seen(audit: AuditFolder, header: RunHeader, rules: list[SequencedRule]) -> list[SequencedRule]:
+    """Return the rules that keep nothing of a stratum without a draw."""
+    drawn = audit.draw.run
+    kept_no_others = [keeps_no_others(header, each.rule, drawn) for each in rules]
+    unseen = [num_unseen(audit.draw, keeps_no_others=each) for each in kept_no_others]
+    found = [each for each, number in zip(rules, unseen, strict=True) if not number]
+    if not found:
+        raise ConfigError(
+            f"every rule may keep pairs of strata that {audit.path} has no pair of, up to {min(unseen):,}. {DRAW_AGAIN}"
+        )
+    if len(found) < len(rules):
+        report(
+            "note", f"Rules looser than {drawn.rule} are not tried: no pair was drawn of some that they keep.", "yellow"
+        )
+    return found
 
 
 def _view(choice: RuleChoice) -> Table:

@@ -17,6 +17,7 @@ from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.cited_audit import CITATION_NAME
 from pseudoris.store.reports.data_card import CARD_NAME, write_datacard
+from pseudoris.store.runs.refilter import RuleChange, refilter
 from tests.builders.scored_runs import begin, commit_scored, scored_run
 
 
@@ -121,3 +122,25 @@ def test_an_audit_without_a_verdict_is_not_cited(out, tmp_path):
     judged(out, tmp_path / "audit", number=0)
     with pytest.raises(ConfigError, match=r"no kept pair of .* was judged yet"):
         ran("report", tmp_path / "audit", "--cite")
+
+
+def test_what_a_refilter_keeps_of_strata_without_a_draw_is_told_and_not_cited(tmp_path):
+    out = RunLocation.open(str(tmp_path / "run"))
+    scored_run(out, "filtering.tau=1.3")
+    drawn = ran("draw", out.root, tmp_path / "audit", "--unkept", 0, "-n", 20, columns=400)
+    left_out = int(re.search(r"No pair is drawn of not kept, score .*: (\d+) pairs that the audit says", drawn)[1])
+    audit = AuditFolder.open(tmp_path / "audit")
+    with VerdictFile.open(audit.path, "ana", audit.known) as file:
+        for pair in audit.pairs["pair_id"].to_pylist():
+            file.append(VerdictLine(pair=pair, verdict="right"))
+    for name, tau in (("looser", 0.0), ("stricter", 1.5)):
+        refilter(out, RunLocation.open(str(tmp_path / name)), RuleChange(tau=tau))
+    looser = ran("report", audit.path, "--out-run", tmp_path / "looser", columns=400)
+    assert f"may keep up to {left_out} pairs of these: its accuracy may be another. Draw another audit" in looser
+    with pytest.raises(ConfigError, match=rf"looser may keep up to {left_out} pairs of strata that .* has no pair of"):
+        ran("report", audit.path, "--out-run", tmp_path / "looser", "--cite")
+    for words in ((), ("--out-run", tmp_path / "stricter")):
+        printed = ran("report", audit.path, *words, "--cite", columns=400)
+        assert "leave out the strata that no pair was drawn from: not kept, score" in printed
+        assert "its accuracy may be another" not in printed
+        assert "cited" in printed

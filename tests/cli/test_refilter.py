@@ -18,6 +18,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.receipts import list_receipts
+from pseudoris.store.runs.refilter import RuleChange, refilter
 from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.command import pseudoris_here, start_pseudoris, wait_for
 from tests.builders.scored_runs import scored_run
@@ -153,6 +154,28 @@ def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_
         invoke(out, str(tmp_path / "other"), *words, "--tau", "1")
     with pytest.raises(ConfigError, match=r"no rule is shown to reach an accuracy of 0.999.*: draw a larger audit"):
         invoke(out, str(tmp_path / "other"), "--accuracy", "0.999", *words[2:])
+
+
+def test_an_accuracy_chooses_no_rule_that_keeps_pairs_of_which_none_was_drawn(tmp_path):
+    out, loose = (RunLocation.open(str(tmp_path / name)) for name in ("out", "loose"))
+    header = scored_run(out, "filtering.tau=1.4", num_shards=8)
+    chosen = DrawOptions(num_pairs=60, unkept_share=0)
+    draw_audit(out, header, tmp_path / "audit", chosen, load_bytes=lambda shard, key: b"")
+    audit = AuditFolder.open(tmp_path / "audit")
+    with VerdictFile.open(audit.path, "ana", audit.known) as file:
+        for pair in audit.pairs["pair_id"].to_pylist():
+            file.append(VerdictLine(pair=pair, verdict="right"))
+    words = ("--accuracy", "0.9", "--audit", str(audit.path))
+    refilter(out, loose, RuleChange(tau=0.0))
+    # All verdicts are `right`: without the draw in mind, the loosest rule would do.
+    assert invoke(loose.root, str(tmp_path / "new"), *words).exit_code == 0
+    assert require_header(RunLocation.open(str(tmp_path / "new"))).config.filtering.tau >= 1.4
+    again = RunLocation.open(str(tmp_path / "again"))
+    refilter(loose, again, RuleChange(tau=0.1))
+    with pytest.raises(
+        ConfigError, match=r"every rule may keep pairs of strata that .* has no pair of, up to \d+\. Draw"
+    ):
+        invoke(again.root, str(tmp_path / "other"), *words)
 
 
 def test_an_audit_of_few_verdicts_says_how_many_an_accuracy_takes(tmp_path):
