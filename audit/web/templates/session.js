@@ -28,9 +28,10 @@ function keep(line) {
 async function alone(action) {
   if (isBusy) return;
   setBusy(true);
+  // Before the action: what it tells stays until the next one.
+  tell("");
   try {
     await action();
-    tell("");
   } catch (error) {
     tell(error.message);
     setBusy(!isAsked || !byId("absent").hidden);

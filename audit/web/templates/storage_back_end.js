@@ -4,13 +4,15 @@ const FULL = "This browser cannot store your answers. Download them before you c
 
 function openBackEnd(rater) {
   const key = `pseudoris-audit/${plan.draw.slice(0, 16)}/${rater}`;
+  // What the browser refused to store; it holds more than what it stored before.
   const memory = new Map();
   const read = (name) => {
-    try { return localStorage.getItem(name) ?? memory.get(name) ?? null; } catch { return memory.get(name) ?? null; }
+    try { return memory.get(name) ?? localStorage.getItem(name); } catch { return null; }
   };
   const write = (name, text) => {
     memory.set(name, text);
-    try { localStorage.setItem(name, text); memory.delete(name); } catch { tell(FULL); }
+    try { localStorage.setItem(name, text); memory.delete(name); } catch { /* It is told below. */ }
+    if (memory.size) tell(FULL);
   };
   const clicks = () => JSON.parse(read(`${key}/clicks`) ?? "{}");
 

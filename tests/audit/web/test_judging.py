@@ -95,7 +95,8 @@ def test_what_a_server_could_not_store_is_told_and_the_question_stays(open_page,
         assert page.locator("#notice").inner_text() == "the disk is full"
         assert page.locator("#text").inner_text() == text
         page.keyboard.press("1")
-        page.wait_for_selector("#notice", state="hidden")
+        ready(page)
+        assert page.locator("#notice").is_hidden()
     assert len(lines_of(audit, "ana")) == 2
 
 
@@ -195,3 +196,23 @@ def test_a_static_page_stores_in_the_browser_and_gives_the_file_that_add_reads(o
     clicks = [click for line in answers.missed.values() for click in line.clicks]
     assert clicks == [(pytest.approx(30, abs=0.5), pytest.approx(30, abs=0.5))]
     assert len(add_file(audit, file).answers.verdicts) == 24
+
+
+def test_a_static_page_keeps_what_a_full_browser_does_not_store_and_says_so_until_it_is_downloaded(
+    open_page, audit, tmp_path
+):
+    write_static_page(audit, RunLocation.open(str(tmp_path / "page")), Pictures(audit))
+    with serving(tmp_path / "page") as address:
+        page = open_page(f"{address}/index.html?rater=eva", accept_downloads=True)
+        give_verdict(page)
+        page.evaluate(
+            "() => { Storage.prototype.setItem = () => { throw new DOMException('', 'QuotaExceededError'); }; }"
+        )
+        for _ in range(3):
+            give_verdict(page)
+            assert page.locator("#notice").inner_text().startswith("This browser cannot store your answers. Download")
+        with page.expect_download() as download:
+            page.locator("header .download").click()
+        file = tmp_path / "eva.jsonl"
+        download.value.save_as(file)
+    assert len(add_file(audit, file).answers.verdicts) == 4
