@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from pseudoris.audit.draw_record import DRAW_NAME, DrawRecord, parse_draw
 from pseudoris.audit.sample_tables import IMAGES_NAME, IMAGES_SCHEMA, PAIRS_NAME, read_sample
-from pseudoris.audit.verdict_file import SUFFIX, VERDICTS_FOLDER, Known, RaterAnswers, check_rater, read_answers
+from pseudoris.audit.verdict_file import SUFFIX, VERDICTS_FOLDER, Known, RaterAnswers, read_answers
+from pseudoris.audit.verdict_lines import RATER_NAME
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 
@@ -68,10 +69,17 @@ class AuditFolder:
         """Return what stands of every rater's file, ordered by name; empty before the first verdict.
 
         Raises:
-            ConfigError: A file is refused; see `read_answers`.
+            ConfigError: A file is refused, see `read_answers`, cannot be read, or has no rater's name.
         """
         paths = sorted((self.path / VERDICTS_FOLDER).glob(f"*{SUFFIX}"))
-        return [read_answers(path.read_bytes(), str(path), self.known, rater=check_rater(path.stem)) for path in paths]
+        for path in paths:
+            # A browser's second download is `ana (1).jsonl`.
+            if RATER_NAME.fullmatch(path.stem) is None:
+                raise ConfigError(
+                    f"{path} does not have the name of a rater. Move it to another folder, and add it from there: "
+                    f"`pseudoris audit add {self.path} FILE`"
+                )
+        return [read_answers(_read(path, self.path), str(path), self.known, rater=path.stem) for path in paths]
 
 
 def _read(path: Path, audit: Path) -> bytes:

@@ -33,20 +33,24 @@ def add_file(audit: AuditFolder, file: Path) -> Added:
         ConfigError: It is refused as by `read_answers`, it cannot be read, the audit has other verdicts of a rater
             with this name, or another process writes to the audit.
     """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read ({error.strerror or error})") from error
+    data = _read(file)
     # A server appends to the file that this replaces.
     with writing_alone(audit.path):
         return _add(audit, file, data)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror or error})") from error
 
 
 def _add(audit: AuditFolder, file: Path, data: bytes) -> Added:
     answers = read_answers(data, str(file), audit.known)
     data = data[: answers.num_bytes]
     path = audit.path / VERDICTS_FOLDER / f"{answers.rater}{SUFFIX}"
-    before = path.read_bytes() if path.exists() else b""
+    before = _read(path) if path.exists() else b""
     if before:
         before = before[: read_answers(before, str(path), audit.known, rater=answers.rater).num_bytes]
     if before.startswith(data):

@@ -11,11 +11,14 @@ import os
 from pathlib import Path
 from typing import Final
 
+from pydantic import TypeAdapter, ValidationError
+
 from pseudoris.audit.verdict_file import VERDICTS_FOLDER
 from pseudoris.audit.verdict_lines import Point
 from pseudoris.schemas.errors import ConfigError
 
 SUFFIX: Final = ".clicks"
+_LINE: Final[TypeAdapter[tuple[str, Point | None]]] = TypeAdapter(tuple[str, Point | None])
 
 
 class BlindClicks:
@@ -26,17 +29,35 @@ class BlindClicks:
     """
 
     def __init__(self, audit: Path, rater: str) -> None:
-        """Read the rater's clicks; a file is made with the first one."""
+        """Read the rater's clicks; a file is made with the first one.
+
+        Raises:
+            ConfigError: The file cannot be read, or a line was edited.
+        """
         self._path = audit / VERDICTS_FOLDER / f"{rater}{SUFFIX}"
         self.clicks: dict[str, Point | None] = {}
-        lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
-        for line in lines:
+        for number, line in enumerate(self._lines(), start=1):
             try:
-                pair, point = json.loads(line)
-            except (ValueError, TypeError):
+                found = json.loads(line)
+            except ValueError:
                 # Cut off by a crash: it was never confirmed.
                 continue
-            self.clicks.setdefault(str(pair), (point[0], point[1]) if point else None)
+            try:
+                pair, point = _LINE.validate_python(found)
+            except ValidationError:
+                raise ConfigError(
+                    f"{self._path}, line {number}: {str(found)[:80]} is not a pair with its click. Restore "
+                    "the file from a copy, or remove the line"
+                ) from None
+            self.clicks.setdefault(pair, point)
+
+    def _lines(self) -> list[bytes]:
+        try:
+            return self._path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be read ({error.strerror or error})") from error
 
     def keep(self, pair: str, click: Point | None) -> None:
         """Write a click, unless the pair has one; return when it is on disk.

@@ -98,7 +98,7 @@ class Raters:
         change: dict[str, Any] = {"utc": utc_now()}
         if isinstance(answer, VerdictLine):
             change["click"] = rater.clicks.clicks.get(answer.pair)
-        rater.file.append(answer.model_copy(update=change))
+        rater.file.append(type(answer).model_validate({**answer.model_dump(), **change}))
         rater.view = None
         if isinstance(answer, UndoLine):
             # It is asked again at once: of this rater.

@@ -57,3 +57,9 @@ def test_nothing_is_added_beside_a_server(audit, tmp_path):
         add_file(audit, file)
     assert not (audit.path / "verdicts").exists()
     assert add_file(audit, file).num_new == 2
+
+
+def test_a_folder_in_the_place_of_the_audits_own_file_is_named(audit, tmp_path):
+    (audit.path / "verdicts" / "ana.jsonl").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"verdicts/ana\.jsonl cannot be read \(Is a directory\)"):
+        add_file(audit, written(tmp_path / "phone", "p1"))

@@ -144,3 +144,17 @@ def test_what_a_refilter_keeps_of_strata_without_a_draw_is_told_and_not_cited(tm
         assert "leave out the strata that no pair was drawn from: not kept, score" in printed
         assert "its accuracy may be another" not in printed
         assert "cited" in printed
+
+
+def test_what_is_no_file_of_a_rater_is_named_with_the_remedy(out, tmp_path):
+    verdicts = judged(out, tmp_path / "audit", number=1).path / "verdicts"
+    file = (verdicts / "ana.jsonl").rename(verdicts / "ana (1).jsonl")
+    remedy = (
+        r"verdicts/ana \(1\)\.jsonl does not have the name of a rater. Move it .*: `pseudoris audit add .*audit FILE`"
+    )
+    with pytest.raises(ConfigError, match=remedy):
+        ran("report", tmp_path / "audit")
+    assert "2 new lines of ana" in ran("add", tmp_path / "audit", file.rename(tmp_path / file.name), columns=400)
+    (verdicts / "bob.jsonl").mkdir()
+    with pytest.raises(ConfigError, match=r"verdicts/bob\.jsonl cannot be read \(Is a directory\)"):
+        ran("report", tmp_path / "audit")
