@@ -20,6 +20,7 @@ from pseudoris.store.sources.planned_images import PlannedImages
 
 if TYPE_CHECKING:
     from pseudoris.audit.draw import Draw
+    from pseudoris.audit.verdict_file import RaterAnswers
 
 app = typer.Typer(no_args_is_help=True, help="Judge a sample of a run, and learn how accurate the run is.")
 
@@ -105,6 +106,7 @@ def add(
         report("added", f"{file}: {found.num_new:,} new lines of {found.rater}", "green")
         if found.answers.num_cut_bytes:
             report("note", f"{file} ends in the middle of a line. That line is left out.", "yellow")
+        _tell_changed(found.answers)
 
 
 @app.command("report")
@@ -154,6 +156,8 @@ def audit_report(
         echo_json(figures.as_json())
     else:
         print_report(folder, figures)
+        for each in answers:
+            _tell_changed(each)
     if is_cited:
         cite(folder, figures)
 
@@ -172,6 +176,12 @@ def local_folder(audit: str) -> Path:
     if "://" in audit:
         raise ConfigError(f"AUDIT {audit!r} is a url. Give a local folder: each verdict is synced to its disk.")
     return Path(audit)
+
+
+def _tell_changed(answers: RaterAnswers) -> None:
+    counts = {"replaced": answers.num_replaced, "undone": answers.num_undone}
+    if changed := ", ".join(f"{count:,} {word}" for word, count in counts.items() if count):
+        report("note", f"Answers of {answers.rater} that do not count any more: {changed}.", "dim")
 
 
 def _print_draw(audit: str, found: Draw, *, planted: int) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.verdict_file import VerdictFile
-from pseudoris.audit.verdict_lines import VerdictLine
+from pseudoris.audit.verdict_lines import UndoLine, VerdictLine
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verify import verify_run
@@ -158,3 +158,15 @@ def test_what_is_no_file_of_a_rater_is_named_with_the_remedy(out, tmp_path):
     (verdicts / "bob.jsonl").mkdir()
     with pytest.raises(ConfigError, match=r"verdicts/bob\.jsonl cannot be read \(Is a directory\)"):
         ran("report", tmp_path / "audit")
+
+
+def test_answers_that_were_replaced_or_undone_are_told(out, tmp_path):
+    audit = judged(out, tmp_path / "audit", number=2)
+    assert "do not count any more" not in ran("report", audit.path)
+    first, second, *_ = audit.pairs["pair_id"].to_pylist()
+    with VerdictFile.open(audit.path, "ana", audit.known) as file:
+        for answer in (*(VerdictLine(pair=first, verdict="untrue") for _ in range(3)), UndoLine(pair=second)):
+            file.append(answer)
+    told = "Answers of ana that do not count any more: 3 replaced, 1 undone."
+    assert told in ran("report", audit.path)
+    assert told in ran("add", audit.path, audit.path / "verdicts" / "ana.jsonl")
