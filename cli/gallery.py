@@ -13,8 +13,6 @@ from rich.progress import Progress
 from pseudoris.cli import options
 from pseudoris.cli.console import report, stderr
 from pseudoris.cli.options import check_apart, load_plugins
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.sources.planned_images import PlannedImages
@@ -77,7 +75,7 @@ def write_pages(
     Images of the audit's verdicts, and those of `besides`, ids of images or pairs, are shown whatever the sample is.
 
     Raises:
-        ConfigError: There is no run, the audit is of another source, or the pages cannot be written there.
+        ConfigError: There is no run, the audit has no pair of it, or the pages cannot be written there.
         TransientError: Storage failed.
     """
     from pseudoris.viewer.gallery_page import check_destination, write_gallery
@@ -90,7 +88,7 @@ def write_pages(
     destination = RunLocation.open(f"{location.root}/{FOLDER}" if to is None else to)
     check_apart(location, destination, option="--to")
     check_destination(destination)
-    verdicts = _verdicts(audit, header) if audit else {}
+    verdicts = _verdicts(audit, location) if audit else {}
     # A pair's id begins with that of its image.
     ids = {pair.partition("-")[0] for pair in (*besides, *verdicts)}
     content = gallery_from_run(location, PlannedImages(location, header), sample=sample, besides=ids)
@@ -113,18 +111,21 @@ def write_pages(
         )
 
 
-def _verdicts(audit: Path, header: RunHeader) -> dict[str, dict[str, str]]:
-    """Return the verdicts of an audit of this run, or of one with the same images, by pair and rater."""
+def _verdicts(audit: Path, location: RunLocation) -> dict[str, dict[str, str]]:
+    """Return an audit's verdicts by pair and rater, on pairs whose picture, masks and text are the same in this run."""
+    from pseudoris.audit.applied_run import apply_to
     from pseudoris.audit.audit_folder import AuditFolder
 
     folder = AuditFolder.open(audit)
-    drawn = folder.draw.run.source
-    if drawn != header.source:
-        raise ConfigError(f"{audit} was drawn from images at {drawn!r}, and this run is of {header.source!r}")
+    # Ids alone do not tell: a run of the same images with other masks has the same ones.
+    applied = apply_to(location, folder)
+    if left_out := applied.num_asked - applied.num_same:
+        report("note", f"{left_out:,} pairs of {audit} are not in this run. Their verdicts are not shown.", "yellow")
     found: dict[str, dict[str, str]] = {}
     for answers in folder.answers():
         for pair, line in answers.verdicts.items():
-            found.setdefault(pair, {})[answers.rater] = line.verdict
+            if pair in applied.kept:
+                found.setdefault(pair, {})[answers.rater] = line.verdict
     return found
 
 

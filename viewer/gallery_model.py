@@ -136,6 +136,8 @@ class GallerySummary:
         seconds: Wall seconds by stage, summed over shards.
         images_per_s: Over the time in which the run worked; None before the first commit.
         is_complete: Whether every planned shard is committed.
+        pairs_digest: Of what made the pairs: runs that share it have the same pair under the same id. A refilter has
+            its parent's.
     """
 
     source: str
@@ -151,6 +153,7 @@ class GallerySummary:
     images_per_s: float | None = None
     is_complete: bool = True
     kept_lone: int | None = None
+    pairs_digest: str = ""
     parent: str | None = None
     warning: str | None = None
     rule: KeepRule | None = field(kw_only=True)

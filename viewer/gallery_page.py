@@ -135,6 +135,7 @@ def _settings(gallery: Gallery) -> dict[str, Any]:
         "hasTau": rule is not None and rule.tau is not None,
         "conditions": [str(condition) for condition in rule.conditions] if rule else [],
         "colours": NUM_COLOURS,
+        "pairs": summary.pairs_digest,
         **({"verdicts": {pair: dict(each) for pair, each in gallery.verdicts.items()}} if gallery.verdicts else {}),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -12,8 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
-from pseudoris.schemas.ids import mask_index
+from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, KeepCondition, KeepRule, meets
+from pseudoris.schemas.renames import in_first_words
+from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
@@ -120,10 +123,17 @@ def read_summary(location: RunLocation) -> GallerySummary:
         seconds=status.seconds,
         images_per_s=status.rates.overall,
         is_complete=status.is_complete,
+        pairs_digest=_pairs_digest(header),
         parent=header.parent.location if header.parent else None,
         warning=None if header.domain is None else header.domain.warning,
         rule=stated_rule(header),
     )
+
+
+def _pairs_digest(header: RunHeader) -> str:
+    """Return a digest of all that decides masks and texts; a refilter changes `filtering` alone."""
+    method = {key: value for key, value in in_first_words(header.identity.method).items() if key != "filtering"}
+    return sha256_hex(json.dumps([header.source, header.identity.weights, method], sort_keys=True).encode())[:16]
 
 
 def _iter_images(

@@ -1,15 +1,22 @@
 """`pseudoris gallery` writes a folder of pages and pictures."""
 
+import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pseudoris.audit.verdict_file import VerdictFile
+from pseudoris.audit.verdict_lines import VerdictLine
 from pseudoris.cli.gallery import gallery, write_pages
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import image_id
 from pseudoris.store.sources import planned_images
+from tests.builders.audits import small_audit
 from tests.builders.command import NUM_SCENES, pseudoris_here
 from tests.builders.hostile_plugin import hostile
-from tests.viewer.builders import annotated, write_run
+from tests.viewer.builders import annotated, encode, rectangle, write_run
 
 SAID = [(0, "a red circle", 1.5, 1), (1, "a blue circle", 1.2, 0)]
 
@@ -111,3 +118,24 @@ def test_both_pages_are_named(run, tmp_path, capsys):
     shown = "".join(capsys.readouterr().err.split())
     assert "".join(str(tmp_path / "pages" / "index.html").split()) in shown
     assert "".join(str(tmp_path / "pages" / "quality.html").split()) in shown
+
+
+def test_an_audits_verdicts_on_other_masks_of_the_same_images_are_not_shown(tmp_path, capsys):
+    audit = small_audit(tmp_path)
+    with VerdictFile.open(audit.path, "ana", audit.known) as file:
+        for pair in audit.pairs["pair_id"].to_pylist():
+            file.append(VerdictLine(pair=pair, verdict="several"))
+
+    def moved(entry, first):
+        texts = [(0, f"{row['text']}", 1.5, 1) for row in audit.pairs.to_pylist() if row["image_id"] == entry.image_id]
+        image = annotated(entry, 2, texts)
+        masks = image.masks if first else tuple(replace(mask, rle_counts=shifted) for mask in image.masks)
+        return replace(image, masks=masks)
+
+    shifted = encode(rectangle((1, 1, 9, 9)))
+    makers = [(f"{n}.png", lambda entry, n=n: moved(entry, n == 0)) for n in range(8)]
+    run = write_run(tmp_path / "other", *makers)
+    page = Path(write_pages(run.root, audit=audit.path)).read_text(encoding="utf-8")
+    assert re.search(r"\d+ pairs of .* are not in this run", " ".join(capsys.readouterr().err.split()))
+    shown = json.loads(re.search(r'<script id="settings"[^>]*>(.*?)</script>', page, re.DOTALL)[1])["verdicts"]
+    assert {pair.partition("-")[0] for pair in shown} == {image_id("0.png")}

@@ -5,8 +5,10 @@ import pytest
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.refilter import RuleChange, refilter
 from pseudoris.viewer.gallery_model import GalleryDraw
-from pseudoris.viewer.gallery_sample import gallery_from_run
+from pseudoris.viewer.gallery_sample import gallery_from_run, read_summary
+from tests.builders.scored_runs import scored_run
 from tests.store.builders import commit, make_entries, start_run
 
 
@@ -190,3 +192,12 @@ def test_where_no_run_was_started_the_remedy_is_named(tmp_path):
 def test_a_negative_sample_is_refused(run):
     with pytest.raises(ValueError, match="at least 0, got -1"):
         gallery_from_run(run[0], sample=-1)
+
+
+def test_a_refilter_has_the_pairs_digest_of_its_parent_and_a_run_of_other_masks_another(tmp_path):
+    out, new, other = (RunLocation.open(str(tmp_path / name)) for name in ("out", "new", "other"))
+    scored_run(out)
+    refilter(out, new, RuleChange(tau=1.3))
+    scored_run(other, "masks.points_per_side=9")
+    digests = [read_summary(each).pairs_digest for each in (out, new, other)]
+    assert digests[0] == digests[1] != digests[2]

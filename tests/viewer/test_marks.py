@@ -63,6 +63,22 @@ def test_a_mark_lasts_is_filtered_by_and_exported_with_the_id_that_an_audit_has(
     assert found["pair"] == pair_id(image, [mask_id(image, 0)], "a <b> square")
 
 
+def test_a_run_of_other_images_of_the_same_names_does_not_show_the_marks(open_page, address, tmp_path):
+    page = open_page(address)
+    page.locator(".card", has_text="b.png").locator(".row").first.click()
+    page.keyboard.press("x")
+    page.locator(".expression.is-open .star").wait_for()
+    makers = [(key, lambda entry, texts=texts: annotated(entry, 2, texts)) for key, texts in TEXTS.items()]
+    other = write_run(tmp_path / "run", *makers, source="other/")
+    page.goto(f"file://{write_pages(other.root)}")
+    page.locator(".card", has_text="b.png").locator(".row").first.click()
+    page.locator(".expression.is-open .marking").wait_for()
+    assert not page.locator(".expression.is-open .star").count()
+    page.goto(address)
+    page.locator(".card", has_text="b.png").locator(".row").first.click()
+    page.locator(".expression.is-open .star").wait_for()
+
+
 def test_an_address_brings_back_filters_order_and_the_open_pair(open_page, address):
     page = open_page(address)
     page.locator("#find").fill("a")

@@ -1,6 +1,7 @@
 // Marks: a reader's own notes on pairs, kept in this browser by the pair's id. They are no verdicts, and no figure counts them.
 
-const MARKS = "pseudoris-marks";
+// All files on a disk are one origin, and runs of other images or masks have the same ids.
+const MARKS = `pseudoris-marks/${settings.pairs}`;
 const LONGEST_NOTE = 500;
 let pairMarks = {};
 // A page on a disk may have no storage: marks then last as long as the page.
