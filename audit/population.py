@@ -31,6 +31,8 @@ _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "source", "kept", *SCO
 # More is better, for any models. Source: `calibrate` without a truth, training/calibration/confidence_fit.py.
 _LABEL_FREE: Final = ("log_uniqueness", "correctness", "vote")
 _LABEL_FREE_HEARD: Final = (*_LABEL_FREE, "listener", "truth")
+# Below it, a spread is the rounding of equal values.
+_LEAST_SPREAD: Final = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,5 +199,6 @@ def _score(confidence: Floats, heard: Floats) -> tuple[Score, Floats]:
     # With a listener's scores only if all have them: a sum over fewer features is another score.
     names = len(_LABEL_FREE_HEARD) if not np.isnan(heard[is_drawn]).any() else len(_LABEL_FREE)
     table = heard[:, :names]
-    spread = np.nanstd(table, axis=0) + 1e-9 if is_drawn.any() else 1.0
-    return "label_free", np.asarray((table / spread).sum(axis=1))
+    spread = np.nanstd(table, axis=0) if is_drawn.any() else np.ones(names)
+    # A feature that all pairs share orders nothing: it counts 0.
+    return "label_free", np.asarray((table / np.where(spread > _LEAST_SPREAD, spread, np.inf)).sum(axis=1))

@@ -110,6 +110,16 @@ def test_images_without_a_mask_are_asked_for_missed_objects_too(run, tmp_path):
     assert sum(1 / row["inclusion"] for row in asked) == pytest.approx(audit.draw.population.images)
 
 
+def test_a_feature_that_all_pairs_share_orders_nothing(tmp_path, monkeypatch):
+    real = scored_runs._scored
+    monkeypatch.setattr(scored_runs, "_scored", lambda *words: replace(real(*words), correctness=0.3))
+    location = RunLocation.open(str(tmp_path / "run"))
+    found, _ = drawn((location, scored_run(location)), tmp_path / "audit")
+    bounds = [float(word) for each in found.record.strata for word in each.name.split() if "." in word]
+    assert max(bounds) - min(bounds) > 1
+    assert max(map(abs, bounds)) < 50
+
+
 def test_no_audit_is_overwritten(run, tmp_path):
     drawn(run, tmp_path)
     with pytest.raises(ConfigError, match="holds an audit already"):
