@@ -24,13 +24,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Judge a sample of a run, and learn how accurate the run is.")
 
-Audit = Annotated[str, typer.Argument(metavar="AUDIT", help="Local folder of the audit.", show_default=False)]
-
 
 @app.command("draw")
 def draw(
     out: options.Out,
-    audit: Audit,
+    audit: options.Audit,
     pairs: Annotated[int, typer.Option("-n", "--pairs", min=2, help="Number of pairs to judge.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pairs.")] = 0,
     unkept: Annotated[
@@ -68,10 +66,11 @@ def draw(
         num_planted=planted,
         num_images=images,
     )
-    folder = local_folder(audit)
+    folder = options.local_folder(audit)
     location = RunLocation.open_to_read(out)
     header = require_header(location)
-    options.check_apart(location, RunLocation.open(str(folder.absolute())), option="AUDIT")
+    if location.holds(RunLocation.open(str(folder.absolute()))):
+        raise ConfigError(f"AUDIT {audit!r} is inside the run. Choose a folder outside it.")
     with Progress(console=stderr, transient=True) as progress:
         reading = progress.add_task("reading shards", total=None)
         found = draw_audit(
@@ -91,7 +90,7 @@ app.command("page")(audit_serve.page)
 
 @app.command("add")
 def add(
-    audit: Audit,
+    audit: options.Audit,
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE...", help="Files of verdicts, RATER.jsonl.", show_default=False)
     ],
@@ -100,7 +99,7 @@ def add(
     from pseudoris.audit.audit_folder import AuditFolder
     from pseudoris.audit.verdict_merge import add_file
 
-    folder = AuditFolder.open(local_folder(audit))
+    folder = AuditFolder.open(options.local_folder(audit))
     for file in files:
         found = add_file(folder, file)
         report("added", f"{file}: {found.num_new:,} new lines of {found.rater}", "green")
@@ -111,7 +110,7 @@ def add(
 
 @app.command("report")
 def audit_report(
-    audit: Audit,
+    audit: options.Audit,
     out_run: Annotated[
         str | None,
         typer.Option(
@@ -138,7 +137,7 @@ def audit_report(
 
     if plot is not None:
         options.check_file(plot)
-    folder = AuditFolder.open(local_folder(audit))
+    folder = AuditFolder.open(options.local_folder(audit))
     answers = folder.answers()
     applied = None
     if out_run is not None:
@@ -165,17 +164,6 @@ def audit_report(
 def _moved(header: RunHeader, source: str) -> RunHeader:
     folder = local_path(source)
     return header.model_copy(update={"source": source if folder is None else str(folder)})
-
-
-def local_folder(audit: str) -> Path:
-    """Return the folder that AUDIT names.
-
-    Raises:
-        ConfigError: It is a url.
-    """
-    if "://" in audit:
-        raise ConfigError(f"AUDIT {audit!r} is a url. Give a local folder: each verdict is synced to its disk.")
-    return Path(audit)
 
 
 def _tell_changed(answers: RaterAnswers) -> None:

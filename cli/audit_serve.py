@@ -9,7 +9,6 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +16,7 @@ from rich.progress import Progress
 
 from pseudoris.cli import options
 from pseudoris.cli.console import command, report, stderr
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 
 if TYPE_CHECKING:
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
     from pseudoris.audit.web.questions import Questions
     from pseudoris.audit.web.raters import Raters
 
-Audit = Annotated[Path, typer.Argument(metavar="AUDIT", help="Local folder of the audit.", show_default=False)]
 _SHOWN_MISSING = 3
 
 
 def serve(
-    audit: Audit,
+    audit: options.Audit,
     rater: Annotated[
         str | None,
         typer.Option("--rater", metavar="NAME", help="Who judges. Default: the page asks.", show_default=False),
@@ -52,10 +51,10 @@ def serve(
 
     if rater is not None:
         check_rater(rater)
-    opened = AuditFolder.open(audit)
+    opened = AuditFolder.open(options.local_folder(audit))
     with listening_socket(port) as listening:
         address = f"http://{HOST}:{listening.getsockname()[1]}/"
-        with writing_alone(audit, address):
+        with writing_alone(opened.path, address):
             questions = Questions(opened)
             raters, token = Raters(opened, questions), secrets.token_urlsafe(24)
             application = JudgingServer(questions, raters, _pictures(opened, plugins)).application(token)
@@ -65,7 +64,7 @@ def serve(
 
 
 def page(
-    audit: Audit,
+    audit: options.Audit,
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="Folder or url for the page.", show_default=False)],
     plugins: options.Plugins = None,
 ) -> None:
@@ -74,7 +73,11 @@ def page(
     from pseudoris.audit.audit_folder import AuditFolder
     from pseudoris.audit.web.static_page import INDEX_NAME, write_static_page
 
-    opened, destination = AuditFolder.open(audit), RunLocation.open(to)
+    opened, destination = AuditFolder.open(options.local_folder(audit)), RunLocation.open(to)
+    if RunLocation.open(str(opened.path.absolute())).holds(destination):
+        raise ConfigError(
+            f"--to {to!r} is inside the audit. Choose a folder outside it: the page is for others to open."
+        )
     with Progress(console=stderr, transient=True) as progress:
         images = progress.add_task("images", total=None)
         missing = write_static_page(
@@ -86,7 +89,7 @@ def page(
     report_missing(missing)
     report("page", destination.uri(INDEX_NAME), "green")
     report("note", "Whoever can open the page sees its pictures and texts. Answers stay in the rater's browser.", "dim")
-    report("then", command("audit", "add", str(audit), "NAME.jsonl"), "dim")
+    report("then", command("audit", "add", audit, "NAME.jsonl"), "dim")
 
 
 def report_missing(pictures: Sequence[str]) -> None:
@@ -114,7 +117,7 @@ def _say_ready(page: str, questions: Questions, has_browser: bool) -> None:
         threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
 
 
-def _say_stopped(audit: Path, raters: Raters) -> None:
+def _say_stopped(audit: str, raters: Raters) -> None:
     for name, number in raters.num_answers().items():
         report("stored", f"{number:,} answers of {name}", "green")
-    report("next", command("audit", "report", str(audit)), "dim")
+    report("next", command("audit", "report", audit), "dim")

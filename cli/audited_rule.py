@@ -13,9 +13,9 @@ from pseudoris.audit.judged_pairs import join_answers
 from pseudoris.audit.rule_search import RuleChoice, choose_rule
 from pseudoris.audit.rule_sequence import SequencedRule, rule_sequence
 from pseudoris.audit.undrawn_strata import keeps_no_others, num_unseen
-from pseudoris.cli.audit import local_folder
 from pseudoris.cli.audit_report import DRAW_AGAIN
 from pseudoris.cli.console import report, stdout
+from pseudoris.cli.options import local_folder
 from pseudoris.schemas.audit_records import AuditRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader

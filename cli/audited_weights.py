@@ -7,8 +7,8 @@ import numpy as np
 from pseudoris.audit.applied_run import apply_to
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.judged_pairs import join_answers
-from pseudoris.cli.audit import local_folder
 from pseudoris.cli.console import report
+from pseudoris.cli.options import local_folder
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.calibration import Calibration, judged_images

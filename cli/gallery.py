@@ -33,7 +33,7 @@ def gallery(
         typer.Option("--to", help="Folder or url for the pages. Default: OUT/gallery.", show_default=False),
     ] = None,
     audit: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--audit",
             metavar="AUDIT",
@@ -57,7 +57,8 @@ def gallery(
     # Here: the pages' reader imports what no other command needs.
     from pseudoris.viewer.gallery_page import INDEX_NAME, QUALITY_NAME
 
-    page = write_pages(out, sample=sample, to=to, audit=audit, besides=images or ())
+    folder = None if audit is None else options.local_folder(audit)
+    page = write_pages(out, sample=sample, to=to, audit=folder, besides=images or ())
     report("gallery", page, "green")
     report("quality", f"{page.removesuffix(INDEX_NAME)}{QUALITY_NAME}", "green")
 

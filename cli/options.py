@@ -40,6 +40,7 @@ ConfiguredOut = Annotated[
         show_default=False,
     ),
 ]
+Audit = Annotated[str, typer.Argument(metavar="AUDIT", help="Local folder of the audit.", show_default=False)]
 Preset = Annotated[
     str,
     typer.Option("--preset", help="Named configuration: tiny or tiny-composed (embedded models, CPU), base, or paper."),
@@ -158,6 +159,17 @@ def write_text(path: Path, text: str, *, option: str) -> None:
         raise ConfigError(
             f"{option} {path} cannot be written ({error.strerror or error}): name another file"
         ) from error
+
+
+def local_folder(audit: str) -> Path:
+    """Return the folder that AUDIT names.
+
+    Raises:
+        ConfigError: It is a url.
+    """
+    if "://" in audit:
+        raise ConfigError(f"AUDIT {audit!r} is a url. Give a local folder: each verdict is synced to its disk.")
+    return Path(audit)
 
 
 def training_folder(out: str, runs: Iterable[str]) -> Path:

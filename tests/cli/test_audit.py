@@ -44,11 +44,25 @@ def test_draw_says_which_questions_it_will_answer_how_precisely(out, tmp_path):
     assert AuditFolder.open(tmp_path / "audit").draw.run.location == out
 
 
-def test_an_audit_is_a_local_folder_outside_the_run(out):
+@pytest.mark.parametrize("words", [("serve",), ("page", "--to", "pages"), ("report",), ("add", "ana.jsonl")], ids=str)
+def test_an_audit_is_a_local_folder(words):
     with pytest.raises(ConfigError, match=r"'s3://b/audit' is a url. Give a local folder"):
-        ran("draw", out, "s3://b/audit")
-    with pytest.raises(ConfigError, match="is inside the run"):
-        ran("draw", out, f"{out}/masks/audit")
+        ran(words[0], "s3://b/audit", *words[1:])
+
+
+@pytest.mark.parametrize("inside", ["", "/audit", "/masks/audit"])
+def test_an_audit_is_not_drawn_into_the_run(out, inside):
+    with pytest.raises(ConfigError, match=r"is inside the run\. Choose a folder outside it"):
+        ran("draw", out, f"{out}{inside}")
+
+
+@pytest.mark.parametrize("inside", ["", "/page"])
+def test_the_page_is_not_written_into_the_audit(out, tmp_path, inside):
+    folder = judged(out, tmp_path / "audit", number=0).path
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ConfigError, match=r"is inside the audit\. Choose a folder outside it"):
+        ran("page", folder, "--to", f"{folder}{inside}")
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_report_prints_figures_with_intervals_and_what_they_lack(out, tmp_path):
