@@ -8,19 +8,25 @@ from typing import Any, Final
 import numpy as np
 
 from experiments.audits.populations import PairPopulation
+from pseudoris.audit.draw import DEFAULT_DOUBLE
 from pseudoris.audit.judged_pairs import KINDS, JudgedPairs
 from pseudoris.audit.rater_errors import RaterChecks
 from pseudoris.audit.rule_search import choose_rule
 from pseudoris.audit.rule_sequence import BOUND_QUANTILES
 from pseudoris.audit.sample_rows import Ints
 from pseudoris.audit.verdict_lines import RIGHT
-from pseudoris.schemas.keep_rule import Floats
+from pseudoris.schemas.keep_rule import Flags, Floats
 
-_NO_CHECKS: Final = RaterChecks(0, 0)
+_NUM_RATERS: Final = 2
 
 
 def searched_rules(
-    population: PairPopulation, samples: Sequence[tuple[Ints, Floats, Ints]], target: float
+    population: PairPopulation,
+    samples: Sequence[tuple[Ints, Floats, Ints]],
+    target: float,
+    *,
+    error: float,
+    rng: np.random.Generator,
 ) -> dict[str, dict[str, Any]]:
     """Return the figures of both ways to choose, by name.
 
@@ -28,6 +34,8 @@ def searched_rules(
         population: Whose pairs are kept above a bound on their score.
         samples: Rows, weights and strata of each audit.
         target: The accuracy to reach.
+        error: Share of wrong verdicts. Above 0, pairs that are judged twice tell of them, and accuracies are corrected.
+        rng: Draws which verdicts are wrong.
     """
     ordered = np.argsort(-population.score)
     scores = population.score[ordered]
@@ -35,17 +43,34 @@ def searched_rules(
     loosest = np.flatnonzero(accuracies >= target).max(initial=-1) + 1
     outcomes: dict[str, list[tuple[bool, bool, float]]] = {"fixed sequence": [], "best look": []}
     for rows, weights, strata in samples:
-        judged = _judged(population, rows, weights, strata)
+        verdicts, checks = verdicts_of(population.is_right[rows], error, rng)
+        judged = _judged(population, (rows, weights, strata), verdicts)
         bounds = np.unique(np.quantile(population.score[rows], BOUND_QUANTILES))[::-1]
         keeps = [population.score[rows] > bound for bound in bounds]
-        choice = choose_rule(judged, keeps, [""] * len(keeps), target=target, checks=_NO_CHECKS)
+        choice = choose_rule(judged, keeps, [""] * len(keeps), target=target, checks=checks)
         # Weighted means of what each rule keeps; the estimates that a search without tests compares.
         kept = np.array(keeps) * weights
-        looks = (kept * population.is_right[rows]).sum(axis=1) / np.maximum(kept.sum(axis=1), 1e-9)
+        right = np.nanmean(verdicts, axis=0)
+        looks = (kept * right).sum(axis=1) / np.maximum(kept.sum(axis=1), 1e-9)
         best = np.flatnonzero(looks >= target).tolist()
         for name, chosen in (("fixed sequence", choice.chosen), ("best look", best[-1] if best else None)):
             outcomes[name].append(_outcome(chosen, bounds, scores, accuracies, target=target, loosest=loosest))
     return {name: _summary(found) for name, found in outcomes.items()}
+
+
+def verdicts_of(is_right: Flags, error: float, rng: np.random.Generator) -> tuple[Floats, RaterChecks]:
+    """Return what raters say, (2, n) float64: 1 for right, NaN where the second was not asked; and what that tells.
+
+    Args:
+        is_right: The truth, (n,) bool.
+        error: Share of wrong verdicts; at 0 nobody is asked twice.
+        rng: Draws which are wrong, and which pairs are judged twice.
+    """
+    verdicts = (is_right ^ (rng.random((_NUM_RATERS, len(is_right))) < error)).astype(np.float64)
+    is_double = rng.permutation(len(is_right)) < (DEFAULT_DOUBLE if error else 0)
+    checks = RaterChecks(int(is_double.sum()), int((verdicts[0] != verdicts[1])[is_double].sum()))
+    verdicts[1, ~is_double] = np.nan
+    return verdicts, checks
 
 
 def _outcome(
@@ -67,10 +92,12 @@ def _summary(found: Sequence[tuple[bool, bool, float]]) -> dict[str, Any]:
     }
 
 
-def _judged(population: PairPopulation, rows: Ints, weights: Floats, strata: Ints) -> JudgedPairs:
-    right, none = population.is_right[rows], np.zeros(len(rows), np.bool_)
+def _judged(population: PairPopulation, sample: tuple[Ints, Floats, Ints], verdicts: Floats) -> JudgedPairs:
+    rows, weights, strata = sample
+    none = np.zeros(len(rows), np.bool_)
     counts = np.zeros((len(rows), len(KINDS)), np.int64)
-    counts[np.arange(len(rows)), np.where(right, KINDS.index(RIGHT), KINDS.index("untrue"))] = 1
+    counts[:, KINDS.index(RIGHT)] = (verdicts == 1).sum(axis=0)
+    counts[:, KINDS.index("untrue")] = (verdicts == 0).sum(axis=0)
     return JudgedPairs(
         ids=(),
         counts=counts,
