@@ -126,6 +126,7 @@ class GallerySummary:
     Attributes:
         source: SOURCE as given.
         tau: The configured tau, where the slider begins.
+        preset: That it was annotated with; None if no models were.
         parent: The run that this one was made from; None if there is none.
         warning: What stands above all figures: the models do not know such images; None if they do.
         rule: What is kept; without a tau where a scorer of another package decided, None if humans wrote all
@@ -154,6 +155,7 @@ class GallerySummary:
     is_complete: bool = True
     kept_lone: int | None = None
     pairs_digest: str = ""
+    preset: str | None = None
     parent: str | None = None
     warning: str | None = None
     rule: KeepRule | None = field(kw_only=True)

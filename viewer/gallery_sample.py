@@ -124,6 +124,7 @@ def read_summary(location: RunLocation) -> GallerySummary:
         images_per_s=status.rates.overall,
         is_complete=status.is_complete,
         pairs_digest=_pairs_digest(header),
+        preset=header.config.preset if header.origin in ("annotate", "refilter") else None,
         parent=header.parent.location if header.parent else None,
         warning=None if header.domain is None else header.domain.warning,
         rule=stated_rule(header),

@@ -91,6 +91,13 @@ def test_an_unfinished_run_says_so(page):
     assert "The run is not complete" in page(make_gallery(is_complete=False))
 
 
+def test_the_page_names_the_preset_that_annotated_and_none_where_people_did(page):
+    text = page(make_gallery(preset="tiny-composed"))
+    assert "<title>Gallery of photos/, tiny-composed</title>" in text
+    assert "annotated with the preset tiny-composed" in text
+    assert "the preset" not in page(make_gallery())
+
+
 def test_a_warning_about_the_models_stands_above_the_figures(page):
     text = page(make_gallery(warning="Do not trust <these> masks."))
     assert text.index("Do not trust &lt;these&gt; masks.") < text.index('<dl class="figures">')
@@ -120,7 +127,7 @@ def test_every_image_has_its_picture_its_outlines_and_its_record(page, destinati
     assert text.count('loading="lazy"') == 2
     assert re.findall(r'<path class="mask c(\d+)" data-mask="(\d+)"', text) == [("0", "0"), ("1", "1"), ("0", "0")]
     assert [len(record["expressions"]) for record in records[:2]] == [2, 0]
-    assert records[2] == {"tau": 1.0, "hasTau": True, "conditions": [], "colours": 36}
+    assert records[2] == {"tau": 1.0, "hasTau": True, "conditions": [], "colours": 36, "pairs": ""}
 
 
 @pytest.mark.parametrize(
