@@ -37,10 +37,7 @@ def writing_alone(audit: Path, address: str | None = None) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        remedy = "Stop it, and run this command again"
-        if address is not None:
-            remedy = "Open the address that it printed, or stop it first. Several raters can use one server"
-        raise ConfigError(f"{audit} is in use by {_holder(audit)}. {remedy}") from None
+        raise ConfigError(f"{audit} is in use by {_holder(audit)}") from None
     except (OSError, NotImplementedError) as error:
         raise ConfigError(f"{audit / LOCK_NAME} cannot be locked ({error}). Copy the audit to a local disk") from error
     holder = audit / HOLDER_NAME
@@ -53,10 +50,14 @@ def writing_alone(audit: Path, address: str | None = None) -> Iterator[None]:
 
 
 def _holder(audit: Path) -> str:
+    """Return who has the audit, and what to do."""
     try:
         found = json.loads((audit / HOLDER_NAME).read_text())
-        at = f", at {found['address']}" if found["address"] else ""
-        return printable(f"process {found['pid']} on {found['host']}{at}")
+        holder, address = printable(f"process {found['pid']} on {found['host']}"), found["address"]
     except (OSError, ValueError, KeyError, TypeError):
         # It has the lock, and has not written yet.
-        return "another process"
+        holder, address = "another process", None
+    if address is None:
+        return f"{holder}. Wait until it has ended, or stop it, and run this command again"
+    remedy = "Stop it first, or open the address that it printed: several raters can use it"
+    return f"{holder}, at {printable(address)}. {remedy}"

@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from pseudoris.audit.intervals import RatioEstimate, effective_size, exact_share, share_interval
+from pseudoris.audit.intervals import RatioEstimate, exact_share, share_interval
 from pseudoris.audit.judged_pairs import JudgedPairs
 from pseudoris.audit.rater_errors import RaterChecks, corrected_share
 from pseudoris.schemas.keep_rule import Flags
@@ -141,21 +141,16 @@ def _test(name: str, found: RatioEstimate, target: float, checks: RaterChecks) -
 
 
 def _more(judged: JudgedPairs, keeps: Sequence[Flags], target: float, checks: RaterChecks) -> int | None:
-    """Return the least number of further verdicts with which the first tested rule would pass at its present accuracy.
+    """Return about how many further verdicts it takes until the first tested rule passes at its present accuracy.
 
-    With more verdicts the sequence starts at a stricter rule.
+    Its lower limit comes closer with the square root of their number. With more verdicts the sequence starts at a
+    stricter rule.
     """
     total = int((judged.is_drawn & judged.is_judged).sum())
-    estimates = [_estimate(judged, flags) for flags in keeps]
-    shares = [_test("", each, target, checks).estimate for each in estimates]
+    tests = [_test("", _estimate(judged, flags), target, checks) for flags in keeps]
     sizes = [_size(judged, flags) for flags in keeps]
-    tested_sizes = [
-        effective_size(each, share * (1 - share)) if each.num else 0.0
-        for each, share in zip(estimates, shares, strict=True)
-    ]
-    for factor in map(float, np.geomspace(1, _MAX_VERDICTS / max(total, 1), _NUM_TRIED)):
-        place = first_rule([size * factor for size in sizes], target)
-        size = tested_sizes[place] * factor
-        if size and shares[place] > target and exact_share(shares[place] * size, size, level=_LEVEL)[0] >= target:
+    for factor in map(float, np.geomspace(1, max(_MAX_VERDICTS / max(total, 1), 1), _NUM_TRIED)):
+        first = tests[first_rule([size * factor for size in sizes], target)]
+        if first.num and first.estimate - (first.estimate - first.low) / math.sqrt(factor) >= target:
             return max(math.ceil(total * (factor - 1)), 1)
     return None

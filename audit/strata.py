@@ -26,6 +26,8 @@ from pseudoris.schemas.keep_rule import Flags, Floats
 
 Ints = npt.NDArray[np.int64]
 
+# The name of those that no score decides about, and so no rule.
+WITHOUT_SCORE: Final = "without a score"
 # Of a stratum: below it its variance cannot be estimated; ten tell it well enough.
 LEAST_DRAWN: Final = 2
 _DRAWN_PER_BIN: Final = 10
@@ -91,7 +93,7 @@ def _groups(pairs: Ints, *, score: Floats, is_lone: Flags) -> list[tuple[str, In
     parts = {
         "score": has_score & ~is_lone[pairs],
         "mask alone in its image": is_lone[pairs],
-        "without a score": ~has_score & ~is_lone[pairs],
+        WITHOUT_SCORE: ~has_score & ~is_lone[pairs],
     }
     return [(name, pairs[chosen]) for name, chosen in parts.items() if chosen.any()]
 

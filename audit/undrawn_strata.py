@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pseudoris.audit.draw_record import DrawnRun, DrawRecord, Stratum
+from pseudoris.audit.strata import WITHOUT_SCORE
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.run_records import RunHeader
 
@@ -17,12 +18,17 @@ def undrawn_strata(draw: DrawRecord) -> tuple[Stratum, ...]:
 def num_unseen(draw: DrawRecord, *, keeps_no_others: bool) -> int:
     """Return how many pairs a run or a rule keeps, or may keep, of strata without a draw.
 
+    What the drawn run does not keep, and has no score, no other rule keeps: composed and human expressions, groups.
+
     Args:
         draw: The draw.
         keeps_no_others: Whether all that it keeps is kept by the drawn run too; see `keeps_no_others`.
     """
-    strata = undrawn_strata(draw)
-    return sum(stratum.num_units for stratum in strata if stratum.is_kept or not keeps_no_others)
+    return sum(
+        stratum.num_units
+        for stratum in undrawn_strata(draw)
+        if stratum.is_kept or not (keeps_no_others or stratum.name.endswith(WITHOUT_SCORE))
+    )
 
 
 def keeps_no_others(header: RunHeader, rule: KeepRule | None, drawn: DrawnRun) -> bool:

@@ -81,7 +81,8 @@ def _seen(audit: AuditFolder, header: RunHeader, rules: list[SequencedRule]) -> 
     found = [each for each, number in zip(rules, unseen, strict=True) if not number]
     if not found:
         raise ConfigError(
-            f"every rule may keep pairs of strata that {audit.path} has no pair of, up to {min(unseen):,}. {DRAW_AGAIN}"
+            f"even the strictest rule may keep {min(unseen):,} pairs of strata that {audit.path} has no pair of. "
+            f"{DRAW_AGAIN}"
         )
     if len(found) < len(rules):
         report(
@@ -112,4 +113,7 @@ def _why_not(choice: RuleChoice, *, is_judged: bool) -> str:
         )
     if choice.more is None:
         return f"{text}, and none looks as if it would. Aim lower, or calibrate the confidence first"
-    return f"{text}. If accuracies are as they look, it would take about {choice.more:,} more: {remedy}, or aim lower"
+    return (
+        f"{text}. If accuracies are as they look, it would take about {choice.more:,} more verdicts: {remedy}, or aim "
+        "lower"
+    )

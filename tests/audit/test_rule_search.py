@@ -12,7 +12,7 @@ from pseudoris.audit.rule_search import choose_rule, first_rule
 NO_CHECKS = RaterChecks(0, 0)
 
 
-def judged(right):
+def judged(right, inclusion=0.01):
     size = len(right)
     counts = np.zeros((size, len(KINDS)), np.int64)
     counts[np.arange(size), np.where(right, KINDS.index("right"), KINDS.index("untrue"))] = 1
@@ -23,7 +23,7 @@ def judged(right):
         is_drawn=ones,
         is_planted=~ones,
         stratum=zeros,
-        inclusion=np.full(size, 0.01),
+        inclusion=np.broadcast_to(inclusion, size),
         image=np.arange(size),
         mask=np.arange(size),
         is_kept=ones,
@@ -32,11 +32,11 @@ def judged(right):
     )
 
 
-def chosen(right, *sizes, target=0.9):
+def chosen(right, *sizes, target=0.9, inclusion=0.01):
     places = np.arange(len(right))
     keeps = [places < size for size in sizes]
     return choose_rule(
-        judged(np.array(right, bool)), keeps, [f"first {s}" for s in sizes], target=target, checks=NO_CHECKS
+        judged(np.array(right, bool), inclusion), keeps, [f"first {s}" for s in sizes], target=target, checks=NO_CHECKS
     )
 
 
@@ -76,3 +76,10 @@ def test_the_verdicts_that_tell_are_those_for_the_rule_that_the_search_starts_at
     found = chosen([1] * 10 + [0] * 4 + [1] * 26, 14, 40, target=0.6)
     assert [(each.name, each.passes) for each in found.tested] == [("first 14", False)]
     assert 100 < found.more < 200
+
+
+def test_a_limit_just_below_the_target_takes_more_than_one_verdict():
+    # Two weights: the limit is lower than that of as many verdicts of one weight.
+    found = chosen([1] * 188 + [0] * 12, 200, inclusion=np.where(np.arange(200) % 2, 0.05, 0.01))
+    assert found.tested[0].low < 0.9
+    assert 40 < found.more < 120

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pseudoris.audit.undrawn_strata import keeps_no_others
+from pseudoris.audit.undrawn_strata import keeps_no_others, num_unseen
 from pseudoris.schemas.keep_rule import KeepRule, parse_conditions
 
 DRAWN = "2026-01-01T00:00:00+00:00"
@@ -45,3 +45,14 @@ def test_only_the_drawn_run_and_its_refilters_have_the_scores_that_a_bound_is_co
     assert known(rule(1.5), rule(1.4), created_utc="2026-02-02T00:00:00+00:00", parent=DRAWN)
     assert not known(rule(1.5), rule(1.4), created_utc="2026-02-02T00:00:00+00:00")
     assert not known(None, None, created_utc="2026-02-02T00:00:00+00:00", parent=DRAWN)
+
+
+def test_pairs_that_no_rule_decides_about_are_not_among_those_that_it_may_keep():
+    named = [("kept, without a score", 1), ("not kept, without a score", 10), ("not kept, score 0.10 to 0.20", 100)]
+    strata = [
+        SimpleNamespace(name=name, is_kept=name.startswith("kept"), num_units=number, num_drawn=0)
+        for name, number in named
+    ]
+    draw = SimpleNamespace(strata=strata)
+    assert num_unseen(draw, keeps_no_others=True) == 1
+    assert num_unseen(draw, keeps_no_others=False) == 101
