@@ -59,11 +59,8 @@ class ExclusionRule(FrozenModel):
 
     @property
     def title(self) -> str:
-        """Its name, with the datasets that were read, and those that share their images and were not."""
-        missing = missing_datasets(self.datasets)
-        if not missing and self.datasets in ([], [self.name]):
-            return self.name
-        return f"{self.name} ({', '.join(self.datasets)}{'; not read: ' if missing else ''}{', '.join(missing)})"
+        """Its name, with the REFER datasets that were read if the name does not say them."""
+        return self.name if self.datasets in ([], [self.name]) else f"{self.name} ({', '.join(self.datasets)})"
 
     @property
     def identity(self) -> str:
@@ -92,6 +89,11 @@ class ExclusionRecord(FrozenModel):
     rules: Annotated[tuple[ExclusionRule, ...], Field(min_length=1)]
     part: PartRecord
 
+    @property
+    def missing(self) -> str | None:
+        """Which REFER datasets share images with those that were read, and were not read, in a sentence; else None."""
+        return missing_phrase(self.rules)
+
 
 class ListingCounts(FrozenModel):
     """The section `exclusions` of an extension of the plan: for each rule by its number, `num_excluded` now."""
@@ -99,10 +101,14 @@ class ListingCounts(FrozenModel):
     num_excluded: tuple[int | None, ...]
 
 
-def missing_datasets(read: Iterable[str]) -> list[str]:
-    """Return those of `SHARED_DATASETS` that are not among `read`; none if `read` has none of them."""
-    missing = [name for name in SHARED_DATASETS if name not in set(read)]
-    return [] if len(missing) == len(SHARED_DATASETS) else missing
+def missing_phrase(rules: Iterable[ExclusionRule]) -> str | None:
+    """Return which of `SHARED_DATASETS` no rule reads, in a sentence; None if they read all, or none."""
+    read = {name for rule in rules for name in rule.datasets}
+    there, missing = ([name for name in SHARED_DATASETS if (name in read) == wanted] for wanted in (True, False))
+    if not there or not missing:
+        return None
+    share, were = ("shares", "was") if len(missing) == 1 else ("share", "were")
+    return f"{' and '.join(missing)}, which {share} images with {' and '.join(there)}, {were} not read"
 
 
 def exclusions_of(header: RunHeader) -> ExclusionRecord | None:

@@ -127,8 +127,10 @@ def _run(benchmark: Benchmark, config: RunConfig) -> None:
 
 def _check_made(benchmark: Benchmark, config: RunConfig, log: StepLog) -> None:
     """Refuse an OUT that something else made: a finished step is known by its name alone."""
+    # Before: what is wrong with REFER is not wrong with OUT.
+    held_out = frozenset[str]().union(*read_exclusions([str(benchmark.refer)]).values)
     try:
-        _check_annotation(benchmark, config, is_finished=log.read("annotate").is_finished)
+        _check_annotation(benchmark, config, held_out, is_finished=log.read("annotate").is_finished)
         _check_training(benchmark, is_finished=log.read(f"train {benchmark.kind}").is_finished)
     except ConfigError as error:
         raise ConfigError(
@@ -136,14 +138,13 @@ def _check_made(benchmark: Benchmark, config: RunConfig, log: StepLog) -> None:
         ) from None
 
 
-def _check_annotation(benchmark: Benchmark, config: RunConfig, *, is_finished: bool) -> None:
+def _check_annotation(benchmark: Benchmark, config: RunConfig, held_out: frozenset[str], *, is_finished: bool) -> None:
     location = RunLocation.open(str(benchmark.annotation))
     header = require_header(location) if is_finished else read_header(location)
     if header is None:
         return
     check_identity(header, header.identity.model_copy(update={"method": config.method()}))
     # REFER may have got another dataset since, whose images were annotated.
-    held_out = frozenset[str]().union(*read_exclusions([str(benchmark.refer)]).values)
     if missing := held_out.difference(*stored_exclusions(location, header).values):
         raise ConfigError(
             f"{benchmark.annotation} does not exclude {len(missing):,} of the images that {benchmark.refer} holds out, "

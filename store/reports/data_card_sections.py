@@ -221,6 +221,9 @@ def _exclusions(facts: CardFacts) -> Iterator[str]:
         count = facts.excluded.get(rule.reason, 0) if rule.num_excluded is None else rule.num_excluded
         cells = (f"`{rule.kind}`", _code(rule.title), settings, f"{rule.num_values:,}", f"`{rule.values_sha256}`")
         yield f"| {' | '.join(cells)} | {count:,} |"
+    if record is not None and record.missing is not None:
+        yield ""
+        yield f"{record.missing[0].upper()}{record.missing[1:]}."
     files = [(name, digest) for rule in (record.rules if record else ()) for name, digest in rule.files.items()]
     for name, digest in dict.fromkeys(files):
         yield ""

@@ -166,7 +166,8 @@ def exclusion_notices(header: RunHeader, *, is_new: bool, is_given: bool) -> lis
     if record is None:
         return []
     if is_new:
-        return [_notice(rule) for rule in record.rules]
+        missing = [] if record.missing is None else [record.missing]
+        return [*map(_notice, record.rules), *missing]
     names = ", ".join(dict.fromkeys(rule.name for rule in record.rules))
     return [] if is_given else [f"the run still excludes the images of {names}, as it was planned"]
 

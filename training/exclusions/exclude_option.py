@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.exclusion_records import missing_datasets
+from pseudoris.schemas.exclusion_records import missing_phrase
 from pseudoris.store.sources.exclusions import Exclusions, all_rules
 from pseudoris.training.exclusions.hash_table import TABLE_SUFFIXES, read_hash_table
 from pseudoris.training.exclusions.image_folder import read_image_folder
@@ -46,13 +46,11 @@ def read_exclusions(values: Sequence[str], max_distance: int | None = None) -> E
         require_imagehash()
     elif max_distance is not None:
         raise ConfigError("--exclude-distance needs an --exclude with perceptual hashes: images, or a table of phash")
-    datasets = {name for rule in found.rules for name in rule.datasets}
-    if missing := missing_datasets(datasets):
+    if missing := missing_phrase(found.rules):
         logger.warning(
-            "--exclude does not read %s, which share images with %s: a model that is tested on them may have seen "
-            "their images. Put the datasets side by side in one folder",
-            " and ".join(missing),
-            " and ".join(sorted(datasets)),
+            "--exclude: %s. A model that is tested on them may have seen their images. Put the datasets side by side "
+            "in one folder",
+            missing,
         )
     return found
 

@@ -32,7 +32,7 @@ def refer_files(folder: Path) -> list[Path]:
 
     Of RefCOCO, RefCOCO+ and RefCOCOg, also those of the other two beside it.
     """
-    place = folder.absolute()
+    place = folder.resolve()
     own = sorted(place.glob(_PATTERN))
     if own and place.name in SHARED_DATASETS:
         return sorted(path for name in SHARED_DATASETS for path in place.with_name(name).glob(_PATTERN))
@@ -53,7 +53,7 @@ def read_refer_folder(folder: Path) -> Exclusions:
     digests: dict[str, str] = {}
     splits: set[str] = set()
     # The names of files begin with that of their dataset, also where it is given itself.
-    root = folder.absolute().parent
+    root = folder.resolve().parent
     for path in refer_files(folder):
         refs = read_refs(path)
         splits |= {str(ref["split"]) for ref in refs}

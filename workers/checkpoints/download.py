@@ -201,7 +201,8 @@ class _Transfer:
     def _expect(self, response: httpx2.Response, *, before: int) -> None:
         """Note the length and the version of what follows, and that the disk has room for it."""
         if self._remote.size_bytes is None:
-            self._size_bytes = _total(response)
+            # A range may come without the length of the whole.
+            self._size_bytes = _total(response) or self._size_bytes
         needed = (self._size_bytes or 0) - before
         free = shutil.disk_usage(self._part.parent).free + (self.offset - before)
         if needed > free:

@@ -138,10 +138,23 @@ def test_a_rule_of_refers_names_the_datasets_that_were_read(disk):
     # As an earlier version recorded a folder of datasets.
     files = {"refcoco/refs(unc).p": "ab" * 32, "refcocog/refs(umd).p": "ab" * 32}
     header = plan(disk, exclusion("refer", "data", ["1.png"], files=files))
-    (notice,) = exclusion_notices(header, is_new=True, is_given=True)
-    assert notice.startswith("data (refcoco, refcocog; not read: refcoco+) excludes 1 of the listed images")
+    notice, missing = exclusion_notices(header, is_new=True, is_given=True)
+    assert notice.startswith("data (refcoco, refcocog) excludes 1 of the listed images")
+    assert missing == "refcoco+, which shares images with refcoco and refcocog, was not read"
     write_datacard(disk)
-    assert "`data (refcoco, refcocog; not read: refcoco+)`" in disk.read_bytes("DATACARD.md").decode()
+    card = disk.read_bytes("DATACARD.md").decode()
+    assert "`data (refcoco, refcocog)`" in card
+    assert "\nRefcoco+, which shares images with refcoco and refcocog, was not read.\n" in card
+
+
+def test_datasets_that_are_given_one_by_one_are_not_called_missing(disk):
+    given = [
+        exclusion("refer", name, [f"{number}.png"], files={f"{name}/refs(unc).p": "ab" * 32})
+        for number, name in enumerate(("refcoco", "refcoco+", "refcocog"))
+    ]
+    header = plan(disk, given[0] + given[1] + given[2], count=5)
+    notices = exclusion_notices(header, is_new=True, is_given=True)
+    assert [notice.partition(" excludes ")[0] for notice in notices] == ["refcoco", "refcoco+", "refcocog"]
 
 
 def test_a_damaged_or_missing_list_is_told_and_verify_finds_it(disk):
