@@ -28,26 +28,28 @@ class TrainingBar:
         """Begin with a bar of unknown length."""
         self._bar = bar
         self._task = bar.add_task("reading the runs", total=None)
-        self._said: tuple[str, int] | None = None
+        self._tenths: dict[str, int] = {}
         self._say("reading the runs")
 
     def on_image(self, done: int, total: int) -> None:
         """Show how many images have their masks, of how many."""
-        self._show("proposing masks", "", done, total)
+        self._show("proposing masks", done, total)
 
     def on_step(self, step: StepReport) -> None:
         """Show a step, or the figures of a validation."""
         loss = step.values.get("train/loss")
-        name, note = ("validating", "") if loss is None else ("training", f", loss {loss:.3f}")
-        self._show(name, note, step.step, step.num_steps)
-        if loss is None and step.values:
+        if loss is not None:
+            self._show("training", step.step, step.num_steps, note=f", loss {loss:.3f}")
+            return
+        self._bar.update(self._task, completed=step.step, total=step.num_steps, description="validating")
+        if step.values:
             self._bar.console.print(f"step {step.step}: {figures_text(step.values)}")
 
-    def _show(self, name: str, note: str, done: int, total: int) -> None:
+    def _show(self, name: str, done: int, total: int, *, note: str = "") -> None:
         self._bar.update(self._task, completed=done, total=total, description=name + note)
-        tenth = (name, 10 * done // max(total, 1))
-        if tenth != self._said:
-            self._said = tenth
+        tenth = 10 * done // max(total, 1)
+        if tenth != self._tenths.get(name):
+            self._tenths[name] = tenth
             self._say(f"{name}{note}: {done:,} of {total:,}")
 
     def _say(self, text: str) -> None:
