@@ -1,6 +1,7 @@
 """Measures how time and memory of the stages grow with masks, image size, shard size, and the images of a run.
 
-    python -m benchmarks.growth [--part masks …] [--images 1000] [--set key=value …] [--stub-images 100000] [--json F]
+    python -m benchmarks.growth [--part masks …] [--images 1000] [--set key=value …] [--stub-images 100000] [--plot F]
+    [--json F]
 
 What grows is doubled from point to point, each point in a process of its own, whose peak memory is its own. `exponent`
 is the slope of a straight line through the logarithms of the larger half of the points: 1 is linear. Seconds are the
@@ -215,7 +216,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--part", action="append", choices=[*POINTS, "run", "stub run"], help="one of them; else all")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--images", type=int, default=1_000, help="of the run")
-    parser.add_argument("--set", dest="assignments", action="append", default=[], help="over the preset's settings")
+    parser.add_argument(
+        "--set",
+        dest="assignments",
+        action="append",
+        default=[],
+        help="over the preset's settings; not of runs that wait",
+    )
     parser.add_argument("--stub-images", type=int, default=100_000, help="of the run whose stages wait")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)

@@ -1,6 +1,7 @@
 """Trials of what a chooser learns from, or with, each against what ships.
 
-    nice python -m experiments.student_trials refinement|weights|lengths [--out quality-out] [--seeds 2] [--json F]
+    nice python -m experiments.student_trials refinement|weights|lengths [--out quality-out] [--seeds 2] [--fresh]
+    [--json F]
 
 `refinement`: the outline of the chosen mask redrawn, or not. People's annotation has true outlines; ours has SAM's, of
 which it can learn none. One clipping of gradients is over chooser and refinement, so that choices differ a little too.
@@ -11,7 +12,8 @@ scenes annotated with them.
 
 `lengths`: steps of a training, for the kinds of annotation that people had a part in.
 
-All are asked about development scenes that nothing is fitted on.
+All are asked about development scenes that nothing is fitted on; with `--fresh`, once the choice is made, about test
+scenes that nothing was chosen on.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from pseudoris.training.calibration import calibrated_run
 
 # Of the scenes, those that people annotate beside ours.
 _SHARE: Final = 0.1
+_MIXED: Final = f"ours beside {_SHARE:.0%} of people's"
 # Of distinctiveness; `tiny` ships the last but one.
 _TAUS: Final = (1.0, 1.2, 1.35, 1.5)
 _WEIGHTINGS: Final = {"loss": "loss", "draw": "draw", "loss and the draw": "both"}
@@ -46,6 +49,7 @@ _COVERAGE, _YIELD = 0.65, 2.0
 # Development scenes: the first to fit on, the others to ask about.
 _FITTED = SceneRun(Split.DEVELOPMENT, 150, 2_000)
 _ASKED = SceneRun(Split.DEVELOPMENT, 300, 2_300)
+_FRESH = SceneRun(Split.TEST, 300, 30_000)
 
 
 @dataclass(frozen=True)
@@ -94,13 +98,12 @@ def weights(options: Options) -> Iterator[tuple[str, Tried]]:
 
 
 def lengths(options: Options) -> Iterator[tuple[str, Tried]]:
-    """Yield the kinds of annotation that people had a part in, with trainings of each length."""
-    for name, arm in _annotations(options).items():
-        if name == "ours":
-            continue
-        for steps in _LENGTHS:
-            beside = None if steps == NUM_STEPS else f"{name}, {NUM_STEPS} steps"
-            yield f"{name}, {steps} steps", Tried(arm, beside, steps)
+    """Yield trainings of each length: of people's annotation beside the shipped length, and of ours beside people's."""
+    arms = _annotations(options)
+    for steps in _LENGTHS:
+        shipped = None if steps == NUM_STEPS else f"people's, {NUM_STEPS} steps"
+        yield f"people's, {steps} steps", Tried(arms["people's"], shipped, steps)
+        yield f"{_MIXED}, {steps} steps", Tried(arms[_MIXED], f"people's, {steps} steps", steps)
 
 
 def _annotations(options: Options) -> dict[str, Arm]:
@@ -110,7 +113,7 @@ def _annotations(options: Options) -> dict[str, Arm]:
     return {
         "people's": Arm((true_run(options, scenes),)),
         "ours": ours,
-        f"ours beside {_SHARE:.0%} of people's": replace(ours, human=few),
+        _MIXED: replace(ours, human=few),
     }
 
 
@@ -122,12 +125,13 @@ _ROWS: Final[Mapping[Trial, Callable[[Options], Iterator[tuple[str, Tried]]]]] =
 }
 
 
-def measure(trial: Trial, options: Options, *, num_seeds: int) -> dict[str, Any]:
+def measure(trial: Trial, options: Options, *, num_seeds: int, is_fresh: bool = False) -> dict[str, Any]:
     """Train every row with every seed, and ask all of them the same."""
     options.out.mkdir(parents=True, exist_ok=True)
     rows = dict(_ROWS[trial](options))
     groups = {name: row.seeded(options, num_seeds) for name, row in rows.items()}
-    val = true_run(options, replace(_ASKED, count=options.pick(_ASKED.count, 20)))
+    asked = _FRESH if is_fresh else _ASKED
+    val = true_run(options, replace(asked, count=options.pick(asked.count, 20)))
     found = train_arms(options, groups, val, shown=f"students: {trial}")
     bootstrap = found.bootstrap()
     return {
@@ -167,11 +171,12 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of what is used again.")] = Path("quality-out"),
     seeds: Annotated[int, typer.Option(min=1, help="Of each row.")] = 2,
     processes: Annotated[int, typer.Option(min=1, help="Of one thread each.")] = 2,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ask test scenes that nothing was chosen on.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A trial: few steps and questions.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Train every row of a trial, and print what each is worth."""
-    result = measure(trial, Options(out, is_quick=quick, processes=processes), num_seeds=seeds)
+    result = measure(trial, Options(out, is_quick=quick, processes=processes), num_seeds=seeds, is_fresh=fresh)
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     typer.echo(table(result))

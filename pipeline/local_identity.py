@@ -150,7 +150,7 @@ def sample_check(
 ) -> LocalCheck:
     """Return a check that asks a sample of SOURCE where images are planned: by a new run, or by an extension.
 
-    A run that was started with `--accept-domain` is not asked again.
+    A run that went on with `--accept-domain` before is not asked again.
 
     Args:
         config: The configuration of this session.

@@ -20,7 +20,7 @@ class DomainConfig(FrozenModel):
 
 
 class DomainRecord(FrozenModel):
-    """What a sample of SOURCE said when the run was planned.
+    """What a sample of SOURCE said when images were planned.
 
     Attributes:
         num_sampled: Images of the sample that could be decoded.
@@ -57,6 +57,6 @@ class DomainRecord(FrozenModel):
         if self.is_mostly_outside:
             return (
                 f"Do not trust these masks and expressions: the preset does not know such images. {self.finding}, "
-                f"and the run was started with --accept-domain."
+                f"and --accept-domain was given."
             )
         return f"Some of these images are not for the preset: {self.finding}."
