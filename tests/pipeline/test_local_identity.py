@@ -16,6 +16,8 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.events import ignore
+from pseudoris.store.runs.header import read_header
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.exclusions import exclusion
 from tests.builders.images import png
@@ -244,9 +246,26 @@ def test_an_image_on_which_a_decoder_hangs_costs_the_sample_alone(source, caplog
 def test_a_run_is_asked_again_where_it_is_extended(source, tmp_path, is_extension, is_accepted, is_asked):
     location, config = RunLocation.open(str(tmp_path / "out")), load_config("tiny")
     found = DomainRecord(num_sampled=16, num_outside=16, max_score=2.5, median_score=5.0, is_accepted=is_accepted)
-    header = start_run(location, make_entries(1), domain=found if is_accepted else None)
+    header = start_run(location, make_entries(1), domain=found)
     listing, options = open_source(source, config.source), RunOptions(is_extension=is_extension)
     assert sample_check(config, listing, location, header, options).asks_sample == is_asked
+
+
+def test_an_extension_records_what_its_sample_said(monkeypatch, out, source):
+    monkeypatch.setattr(annotation, "list_on_cluster", lambda source, pool: source.list())
+    location, config = RunLocation.open(out), load_config("tiny")
+    found = DomainRecord(num_sampled=16, num_outside=3, max_score=2.5, median_score=1.0)
+    header = annotation.plan_or_resume(
+        open_source(source, config.source),
+        location,
+        config,
+        read_header(location).identity,
+        options=RunOptions(is_extension=True),
+        domain=found,
+        on_event=ignore,
+    )
+    assert header.num_images == 5
+    assert header.domain == found
 
 
 @pytest.mark.parametrize("preset", ["tiny", "base"])
