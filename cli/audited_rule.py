@@ -35,7 +35,8 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
         TransientError: Storage failed.
     """
     folder = AuditFolder.open(local_folder(audit))
-    rule = stated_rule(require_header(parent))
+    header = require_header(parent)
+    rule = stated_rule(header)
     if rule is None:
         raise ConfigError(f"no score decides what {parent.root} keeps: there is no rule to choose")
     applied = apply_to(parent, folder)
@@ -46,7 +47,7 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
         )
     answers = folder.answers()
     judged = applied.judged(join_answers(folder, answers))
-    rules = _seen(folder, require_header(parent), rule_sequence(folder, judged, rule))
+    rules = _seen(folder, header, rule_sequence(folder, judged, rule))
     choice = choose_rule(
         judged,
         [each.keeps for each in rules],

@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 
 from experiments.audits.populations import POPULATIONS, PairPopulation, make_population
-from experiments.audits.searched_rules import searched_rules
-from pseudoris.audit.draw import DEFAULT_DOUBLE, DEFAULT_PAIRS, DrawOptions, draw_images
+from experiments.audits.searched_rules import searched_rules, verdicts_of
+from pseudoris.audit.draw import DEFAULT_PAIRS, DrawOptions, draw_images
 from pseudoris.audit.intervals import Interval, RatioEstimate, exact_share, mean_interval, ratio, share_interval
-from pseudoris.audit.rater_errors import RaterChecks, corrected_share
+from pseudoris.audit.rater_errors import corrected_share
 from pseudoris.audit.sample_rows import Ints
 from pseudoris.audit.strata import PairStratum, draw_pairs, make_strata
 from pseudoris.schemas.keep_rule import Flags, Floats
@@ -149,15 +149,13 @@ def _judged(
     population: PairPopulation, sample: _Drawn, error: float, rng: np.random.Generator
 ) -> tuple[Interval, Interval | None]:
     """Return the interval of one audit as it is, and the one that is corrected; each verdict is wrong with `error`."""
-    truth = population.is_right[sample.rows]
-    first, second = (truth ^ (rng.random(len(truth)) < error) for _ in range(2))
-    is_double = rng.permutation(len(truth)) < DEFAULT_DOUBLE
-    right = np.where(is_double, (first.astype(np.float64) + second) / 2, first)
+    verdicts, checks = verdicts_of(population.is_right[sample.rows], error, rng)
+    right = np.nanmean(verdicts, axis=0)
     kept = population.is_kept[sample.rows].astype(np.float64)
     found = _ratio(population, sample, right * kept, kept)
     if not error:
         return share_interval(found), None
-    corrected = corrected_share(found, RaterChecks(DEFAULT_DOUBLE, int((first != second)[is_double].sum())))
+    corrected = corrected_share(found, checks)
     return share_interval(found), None if corrected is None else corrected.share
 
 
