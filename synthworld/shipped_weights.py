@@ -1,7 +1,7 @@
 """Trained weights in the form that the package ships: safetensors, half precision, used vocabulary rows only, digests.
 
 `python -m pseudoris.synthworld.shipped_weights OUT` copies the weights files of OUT into the package and records their
-digests. The preset `tiny` gets those of a run's models, so that each run verifies its files. The model card gets all of
+digests. The presets get those of a run's models, so that each run verifies its files. The model card gets all of
 them. Without OUT only the digests and the card are updated.
 """
 
@@ -27,10 +27,11 @@ DESCRIPTIONS: Final = {
     "clip": "scores: CLIP, 4 + 2 layers, 96 px",
     "scene_clip": "frozen towers of learners: CLIP, 5 + 2 layers, whole scenes of 192 px",
     "sam_prompts": "masks from several points: the same SAM, its prompt encoder and mask decoder trained on",
+    "coca_longer": "captions of `tiny-composed`: the same CoCa, trained for longer",
     "domain": "how far an image lies from known scenes: SAM's embeddings of them, and a threshold",
 }
-# No stage of a run uses the others: only the card has their digests.
-_PRESET_MODELS: Final = ("sam", "coca", "clip", "domain")
+# By preset. No stage of a run uses the others: only the card has their digests.
+_PRESET_MODELS: Final = {"tiny": ("sam", "coca", "clip", "domain"), "tiny-composed": ("coca_longer",)}
 ROOT: Final = Path(__file__).parents[1]
 _CARD_HEAD: Final = "| --- | --- | --: | --: | --- |\n"
 
@@ -64,23 +65,25 @@ def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> str:
 
 
 def ship(out: Path | None, root: Path = ROOT) -> None:
-    """Copies the weights files of `out` into the tree at `root`, and updates preset and model card.
+    """Copies the weights files of `out` into the tree at `root`, and updates presets and model card.
 
     Raises:
         FileNotFoundError: a weights file is missing; nothing was changed.
-        ValueError: preset or card no longer have a place for the digests.
+        ValueError: a preset or the card no longer has a place for the digests.
     """
     folder = root / "workers" / "checkpoints" / "tiny"
     if out is not None:
         for source in [(out / f"{model}.safetensors").resolve(strict=True) for model in DESCRIPTIONS]:
             shutil.copyfile(source, folder / source.name)
-    preset, card = root / "schemas" / "presets" / "tiny.yaml", folder / "MODEL_CARD.md"
-    files = [folder / f"{model}.safetensors" for model in DESCRIPTIONS]
-    in_preset = [file for file in files if file.stem in _PRESET_MODELS]
-    new_preset = with_preset_digests(preset.read_text(encoding="utf-8"), in_preset)
-    new_card = with_card_rows(card.read_text(encoding="utf-8"), files)
-    preset.write_text(new_preset, encoding="utf-8")
-    card.write_text(new_card, encoding="utf-8")
+    card = folder / "MODEL_CARD.md"
+    files = {model: folder / f"{model}.safetensors" for model in DESCRIPTIONS}
+    renewed = {card: with_card_rows(card.read_text(encoding="utf-8"), list(files.values()))}
+    for name, models in _PRESET_MODELS.items():
+        preset = root / "schemas" / "presets" / f"{name}.yaml"
+        own = [files[model] for model in models]
+        renewed[preset] = with_preset_digests(preset.read_text(encoding="utf-8"), own)
+    for path, text in renewed.items():
+        path.write_text(text, encoding="utf-8")
 
 
 def with_preset_digests(text: str, files: list[Path]) -> str:

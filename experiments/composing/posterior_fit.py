@@ -1,5 +1,7 @@
 """Fit the weights of the composer's posterior on development scenes: `python -m experiments.composing.posterior_fit`.
 
+With `--captioner builtin:tiny/coca_longer.safetensors` it fits those of the preset `tiny-composed`.
+
 Three fits, each of one probability to the truth of the scenes: which noun a mask's object bears, whether a word is true
 of it, and whether a mask is an object at all. Nothing is chosen here by how often an expression is right.
 """
@@ -7,7 +9,7 @@ of it, and whether a mask is an object at all. Nothing is chosen here by how oft
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -147,10 +149,13 @@ def main(
     cache: Annotated[Path, typer.Option(help="Where candidates are kept.")] = Path("bench-out/composing"),
     scenes: Annotated[int, typer.Option(min=1, help="How many development scenes.")] = NUM_SCENES,
     processes: Annotated[int, typer.Option(min=1, help="Each holds the three models.")] = 2,
+    captioner: Annotated[str | None, typer.Option(help="Weights of another captioner than that of `tiny`.")] = None,
 ) -> None:
     """Print the weights for both ways to count."""
     asked = SceneSet(Split.DEVELOPMENT, scenes)
-    images = annotated_scenes(Options(cache, processes=processes), asked, LISTENED)
+    weights = () if captioner is None else (f"captions.weights={{uri: {captioner}}}",)
+    setting = replace(LISTENED, assignments=(*LISTENED.assignments, *weights))
+    images = annotated_scenes(Options(cache, processes=processes), asked, setting)
     for counts in ("draws", "probability"):
         typer.echo(fitted_weights(asked.all(), images, counts).model_dump_json(indent=2))
 

@@ -143,7 +143,7 @@ def render(name: str, values: Mapping[str, Any]) -> str:
 
 def frame(results: Mapping[str, Result]) -> tuple[str, str]:
     """Return what stands above all parts and below them; what speaks of a part is left out where it has no result."""
-    values = _values({name: results.get(name) for name in ("ablation", "listening", "students")})
+    values = _values({name: results.get(name) for name in ("expressions", "ablation", "listening", "students")})
     return render("head", values), render("tail", values)
 
 

@@ -41,7 +41,7 @@ from pseudoris.workers.masks import rle
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 IMAGES_FOLDER, RUN_FOLDER = "images", "run"
 TRUTH_NAME, ANNOTATION_NAME = "truth.json", "annotation.json"
-# The models of `tiny` were trained on the first 6,000 training scenes; nobody has seen these.
+# The models of `tiny` were trained on at most the first 9,900 training scenes; nobody has seen these.
 FIRST_UNSEEN: Final = 10_000
 # For `pseudo_run`: the composer with its defaults.
 BY_SHARES: Final = "composing={}"

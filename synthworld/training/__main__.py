@@ -1,10 +1,10 @@
 """Trains the tiny models from scratch: `python -m pseudoris.synthworld.training [--out DIR] [--only MODEL]`.
 
-Seeded; 75 minutes on two cores, and 70 of one for the last two. First SAM trains in parallel with captioner and CLIP.
+Seeded; 75 minutes on two cores, and 70 of one for the last four. First SAM trains in parallel with captioner and CLIP.
 In the second phase these two train on crops of SAM's masks, while SAM continues. The last phase trains the scene CLIP,
-which starts from SAM and CLIP, in parallel with a SAM for prompts of several points and with the domain: how far an
-image may lie from known scenes. A model whose weights file is in the folder is not trained again, and an
-interrupted training continues from its last checkpoint. To ship new weights:
+which starts from SAM and CLIP, in parallel with a SAM for prompts of several points, a captioner that is trained for
+longer, and the domain: how far an image may lie from known scenes. A model whose weights file is in the folder is not
+trained again, and an interrupted training continues from its last checkpoint. To ship new weights:
 `python -m pseudoris.synthworld.shipped_weights OUT`.
 """
 
@@ -36,7 +36,8 @@ class Model(StrEnum):
     """What can be trained.
 
     Captioner and CLIP need SAM's masks, CLIP the captioner's image tower; the scene CLIP starts from SAM and CLIP, the
-    SAM for prompts of several points and the domain from SAM.
+    SAM for prompts of several points and the domain from SAM. The captioner that is trained for longer needs SAM's
+    masks.
     """
 
     SAM = "sam"
@@ -45,6 +46,7 @@ class Model(StrEnum):
     SCENE_CLIP = "scene-clip"
     SAM_PROMPTS = "sam-prompts"
     DOMAIN = "domain"
+    COCA_LONGER = "coca-longer"
 
     @property
     def stem(self) -> str:
@@ -57,6 +59,7 @@ _STARTS_FROM: Final = {
     Model.SCENE_CLIP: (Model.SAM, Model.CLIP),
     Model.SAM_PROMPTS: (Model.SAM,),
     Model.DOMAIN: (Model.SAM,),
+    Model.COCA_LONGER: (Model.SAM,),
 }
 
 
@@ -67,7 +70,7 @@ def train(plan: TrainingPlan, models: frozenset[Model]) -> None:
     if not wanted:
         return
     plan.work.mkdir(parents=True, exist_ok=True)
-    if wanted != {Model.DOMAIN}:
+    if wanted - {Model.DOMAIN, Model.COCA_LONGER}:
         training_plan.scenes_of(plan)
     if wanted - _STARTS_FROM.keys():
         _first_phases(plan, wanted)
@@ -81,6 +84,7 @@ def train(plan: TrainingPlan, models: frozenset[Model]) -> None:
         Model.SCENE_CLIP: training_plan.train_scenes,
         Model.SAM_PROMPTS: training_plan.train_prompts,
         Model.DOMAIN: training_plan.measure_scenes,
+        Model.COCA_LONGER: training_plan.train_longer_captioner,
     }
     _side_by_side([(job, (plan,)) for model, job in last.items() if model in wanted])
 
@@ -124,6 +128,12 @@ def shortened(plan: TrainingPlan, steps: int) -> TrainingPlan:
         clip_on_masks=cut(plan.clip_on_masks),
         scene_clip=cut(plan.scene_clip),
         sam_prompts=cut(plan.sam_prompts),
+        coca_longer=replace(
+            plan.coca_longer,
+            captions=cut(plan.coca_longer.captions),
+            num_scenes=min(plan.coca_longer.num_scenes, plan.num_scenes),
+            num_proposed_scenes=min(plan.coca_longer.num_proposed_scenes, plan.num_proposed_scenes),
+        ),
         domain=replace(plan.domain, num_known=4 * steps, num_development=steps),
     )
 
@@ -139,7 +149,7 @@ def main(
     ] = None,
     scenes: Annotated[int, typer.Option(min=20, help="Training scenes.")] = 6000,
 ) -> None:
-    """Trains the tiny SAM, CoCa, CLIP, scene CLIP and SAM for prompts of several points, and measures their domain."""
+    """Trains the tiny SAM, CoCas, CLIP, scene CLIP and SAM for prompts of several points, and measures their domain."""
     training_plan.start_logging()
     plan = TrainingPlan(out=out, seed=seed, num_scenes=scenes, num_proposed_scenes=min(1200, scenes))
     if max_steps is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,17 @@ class CaptionRecipe:
     # Three of the captioner's four crop kinds are context crops.
     masked_share: float = 0.3
     checkpoint_every: int = 250
+
+
+@dataclass(frozen=True)
+class LongerRecipe:
+    """The numbers of the longer CoCa training: more scenes, crops of the truth's and of SAM's masks in one phase."""
+
+    captions: CaptionRecipe = field(default_factory=lambda: CaptionRecipe(steps=10_000))
+    # The experiments' students learn from scenes from 10,000 on, which no model of the package has seen.
+    num_scenes: int = 9_900
+    num_proposed_scenes: int = 3_000
+    proposed_share: float = 0.6
 
 
 class CocaTrainee(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from pseudoris.synthworld.training.caption_crops import (
 )
 from pseudoris.synthworld.training.caption_vocabulary import caption_vocabulary, expression_vocabulary
 from pseudoris.synthworld.training.clip_recipe import ClipTrainee, train_clip
-from pseudoris.synthworld.training.coca_recipe import CaptionRecipe, CocaTrainee, train_coca
+from pseudoris.synthworld.training.coca_recipe import CaptionRecipe, CocaTrainee, LongerRecipe, train_coca
 from pseudoris.synthworld.training.domain_recipe import DomainRecipe, measure_domain
 from pseudoris.synthworld.training.rendered_scenes import RenderedScenes, rendered_scenes
 from pseudoris.synthworld.training.sam_prompt_recipe import PromptRecipe, train_sam_prompts
@@ -62,6 +63,7 @@ class TrainingPlan:
     proposed_share: float = 0.65
     scene_clip: SceneRecipe = field(default_factory=SceneRecipe)
     sam_prompts: PromptRecipe = field(default_factory=PromptRecipe)
+    coca_longer: LongerRecipe = field(default_factory=LongerRecipe)
     domain: DomainRecipe = field(default_factory=DomainRecipe)
 
     @property
@@ -172,6 +174,25 @@ def train_prompts(plan: TrainingPlan) -> None:
     trained = train_sam_prompts(sam, scenes_of(plan), recipe, seed=plan.seed, checkpoint=checkpoint)
     state = shipped_state(trained.state_dict())
     logger.info("sam prompts: sha256 %s", write_weights(plan.weights("sam_prompts"), state))
+
+
+def train_longer_captioner(plan: TrainingPlan) -> None:
+    """Trains a captioner from nothing, longer and on more scenes, also on crops of the finished SAM's masks."""
+    recipe, vocabulary = plan.coca_longer, caption_vocabulary()
+    # A folder of its own, for its scenes and crops are others.
+    own = replace(
+        plan,
+        out=plan.work / "longer",
+        num_scenes=recipe.num_scenes,
+        num_proposed_scenes=recipe.num_proposed_scenes,
+        proposed_share=recipe.proposed_share,
+    )
+    own.work.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(plan.weights("sam"), own.proposing_sam)
+    checkpoint = plan.checkpoint("coca-longer")
+    trainee = train_coca(vocabulary, mixed_sampler(own), recipe.captions, seed=plan.seed, checkpoint=checkpoint)
+    state = shipped_state(trainee.model.state_dict(), vocabulary)
+    logger.info("longer coca: sha256 %s", write_weights(plan.weights("coca_longer"), state))
 
 
 def measure_scenes(plan: TrainingPlan) -> None:

@@ -36,18 +36,23 @@ def test_the_configurations_load_over_the_preset(name, listens, composes):
     assert tree == plain
 
 
-def test_the_preset_for_training_differs_from_the_example_in_how_much_it_says_alone():
-    sure, more = (
-        load_config("tiny", EXAMPLES / "listener-composer.yaml").method(),
-        load_config("tiny-composed").method(),
-    )
-    assert {name for name in more if name != "composing" and more[name] != sure[name]} == set()
-    differing = {name for name, value in more["composing"].items() if value != sure["composing"][name]}
-    assert differing == {"max_per_mask", "posterior"}
-    weights = {
-        name for name, value in more["composing"]["posterior"].items() if value != sure["composing"]["posterior"][name]
+def test_the_best_preset_is_the_example_with_weights_of_its_own_and_more_to_say():
+    example = load_config("tiny", EXAMPLES / "listener-composer.yaml").method()
+    preset = load_config("tiny-composed").method()
+    differing = {
+        f"{section}.{name}"
+        for section, settings in preset.items()
+        if isinstance(settings, dict)
+        for name, value in settings.items()
+        if value != example[section][name]
     }
-    assert weights == {"min_first", "min_further", "max_per_form"}
+    assert differing == {
+        "captions.weights",
+        "filtering.confidence",
+        "composing.max_per_mask",
+        "composing.posterior",
+    }
+    assert {name for name, value in preset.items() if not isinstance(value, dict) and value != example[name]} == set()
 
 
 def test_both_listeners_have_the_weights_and_bounds_that_the_record_has():

@@ -28,8 +28,9 @@ from pseudoris.workers.checkpoints.models import load_clip
 @pytest.fixture
 def tree(tmp_path) -> Path:
     root = tmp_path / "tree"
-    for name in ("schemas/presets/tiny.yaml", "workers/checkpoints/tiny/MODEL_CARD.md"):
-        (root / name).parent.mkdir(parents=True)
+    presets = (f"schemas/presets/{name}.yaml" for name in ("tiny", "tiny-composed"))
+    for name in (*presets, "workers/checkpoints/tiny/MODEL_CARD.md"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, root / name)
     return root
 
@@ -50,6 +51,9 @@ def test_files_digests_and_card_agree_after_shipping_and_once_more(tree, trained
     assert [path.read_bytes() for path in sorted(tree.rglob("*")) if path.is_file()] == once
 
     preset = yaml.safe_load((tree / "schemas/presets/tiny.yaml").read_text())
+    composed = yaml.safe_load((tree / "schemas/presets/tiny-composed.yaml").read_text())
+    longer = (trained / "coca_longer.safetensors").read_bytes()
+    assert composed["captions"]["weights"]["sha256"] == sha256_hex(longer)
     card = (tree / "workers/checkpoints/tiny/MODEL_CARD.md").read_text()
     stages = {"sam": "masks", "coca": "captions", "clip": "filtering"}
     for size, model in enumerate(DESCRIPTIONS, start=1):
