@@ -19,7 +19,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -210,9 +210,14 @@ def _measure_preset(config: RunConfig, given: argparse.Namespace, bench: Bench, 
         f"captions, {config.preset}",
         lambda: measure_captions(config, bench, num_masks=given.masks, num_steps=given.steps),
     )
-    sides = Sides(config, num_images=given.images, kept_share=given.kept, is_remembering=False)
-    report.take(f"masks, {config.preset}", lambda: measure_masks(sides, config, bench))
-    report.take(f"stages, {config.preset}", lambda: [measure_stages(sides, config, bench, num_masks=given.masks)])
+
+    @cache
+    def sides() -> Sides:
+        # Built where a failure is noted: it loads SAM.
+        return Sides(config, num_images=given.images, kept_share=given.kept, is_remembering=False)
+
+    report.take(f"masks, {config.preset}", lambda: measure_masks(sides(), config, bench))
+    report.take(f"stages, {config.preset}", lambda: [measure_stages(sides(), config, bench, num_masks=given.masks)])
 
 
 def _sweep(preset: str, words: Sequence[str], given: argparse.Namespace, bench: Bench, report: Report) -> None:
