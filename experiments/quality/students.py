@@ -19,7 +19,7 @@ from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from experiments.quality.parts import Options, Part, Result, plot_name
 from experiments.quality.place_words import head_phrase
 from experiments.quality.question_kinds import KINDS, read_kinds
-from experiments.quality.scene_runs import BY_SHARES, SceneRun, pseudo_run, training_scenes, true_run
+from experiments.quality.scene_runs import BY_SHARES, EXAMPLES, SceneRun, pseudo_run, training_scenes, true_run
 from experiments.quality.student_arms import (
     NUM_SEEDS,
     Answered,
@@ -42,7 +42,7 @@ from experiments.quality.student_baselines import (
     RandomBaseline,
 )
 from experiments.quality.svg_chart import Line, axis_of, line_chart, whisker
-from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.synthworld.scene_shards import encode_png
@@ -293,6 +293,8 @@ def settings(options: Options) -> Mapping[str, Any]:
         "scenes": options.scenes(NUM_SCENES, QUICK_SCENES),
         "test_scenes": options.scenes(NUM_FRESH, QUICK_FRESH),
         "first_fresh": FIRST_FRESH,
+        LISTENER_COMPOSER: config_hash(load_config("tiny", EXAMPLES / LISTENER_COMPOSER))[:16],
+        BEST_PRESET: config_hash(load_config(BEST_PRESET))[:16],
     }
 
 

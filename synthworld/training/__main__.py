@@ -1,6 +1,6 @@
 """Trains the tiny models from scratch: `python -m pseudoris.synthworld.training [--out DIR] [--only MODEL]`.
 
-Seeded; 75 minutes on two cores, and 70 of one for the last four. First SAM trains in parallel with captioner and CLIP.
+Seeded; 75 minutes on two cores, and 134 of one for the last four. First SAM trains in parallel with captioner and CLIP.
 In the second phase these two train on crops of SAM's masks, while SAM continues. The last phase trains the scene CLIP,
 which starts from SAM and CLIP, in parallel with a SAM for prompts of several points, a captioner that is trained for
 longer, and the domain: how far an image may lie from known scenes. A model whose weights file is in the folder is not
@@ -147,7 +147,9 @@ def main(
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Maximum steps per phase, for a quick trial of all phases.")
     ] = None,
-    scenes: Annotated[int, typer.Option(min=20, help="Training scenes.")] = 6000,
+    scenes: Annotated[
+        int, typer.Option(min=20, help="Training scenes; the longer captioner has 9,900 of its own.")
+    ] = 6000,
 ) -> None:
     """Trains the tiny SAM, CoCas, CLIP, scene CLIP and SAM for prompts of several points, and measures their domain."""
     training_plan.start_logging()
