@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from experiments.quality.judged_run import judged_run, judged_sets
 from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from experiments.quality.parts import Options, Part, Result
-from experiments.quality.scene_runs import EXAMPLES, SceneRun, pseudo_run
-from experiments.quality.students import BEST_PRESET, FIRST_FRESH, LISTENER_COMPOSER
+from experiments.quality.scene_runs import SceneRun, pseudo_run
+from experiments.quality.students import BEST_PRESET, FIRST_FRESH, LISTENER_COMPOSER, methods
 from pseudoris.schemas.confidence import confidence_of, ranks
-from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.keep_rule import Flags, Floats
 from pseudoris.schemas.pair_weight import line_weights
 from pseudoris.store.runs.header import require_header
@@ -97,12 +96,8 @@ def headline(result: Result) -> Mapping[str, Any]:
 
 def settings(options: Options) -> Mapping[str, Any]:
     """Return what the figures depend on beside the method of `tiny`."""
-    methods = {
-        LISTENER_COMPOSER: load_config("tiny", EXAMPLES / LISTENER_COMPOSER),
-        BEST_PRESET: load_config(BEST_PRESET),
-    }
     return {
-        **{name: config_hash(config)[:16] for name, config in methods.items()},
+        **methods(),
         "aim": [_AIM, _LEAST_YIELD],
         "scenes": options.scenes(NUM_SCENES, QUICK_SCENES),
         "first_fresh": FIRST_FRESH,

@@ -293,9 +293,17 @@ def settings(options: Options) -> Mapping[str, Any]:
         "scenes": options.scenes(NUM_SCENES, QUICK_SCENES),
         "test_scenes": options.scenes(NUM_FRESH, QUICK_FRESH),
         "first_fresh": FIRST_FRESH,
-        LISTENER_COMPOSER: config_hash(load_config("tiny", EXAMPLES / LISTENER_COMPOSER))[:16],
-        BEST_PRESET: config_hash(load_config(BEST_PRESET))[:16],
+        **methods(),
     }
+
+
+def methods() -> dict[str, str]:
+    """Return the hash of each method beyond that of `tiny`, by its name on the page."""
+    found = {
+        LISTENER_COMPOSER: load_config("tiny", EXAMPLES / LISTENER_COMPOSER),
+        BEST_PRESET: load_config(BEST_PRESET),
+    }
+    return {name: config_hash(config)[:16] for name, config in found.items()}
 
 
 PART = Part("students", run, section, plots, headline=headline, settings=settings)
