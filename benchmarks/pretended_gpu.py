@@ -12,10 +12,10 @@ Source: torch 2, ATen/native/cuda/Copy.cpp, Nonzero.cu and Unique.cu; torch.cuda
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -23,6 +23,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -58,6 +59,13 @@ class GpuTensor(torch.Tensor):
     def is_cuda(self) -> bool:  # type: ignore[override]
         """True."""
         return True
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        """Return a copy on the GPU; torch's own would lose its class."""
+        copied = self.detach().clone()
+        if isinstance(self, nn.Parameter):
+            return nn.Parameter(copied, self.requires_grad)
+        return copied.requires_grad_(self.requires_grad)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +221,10 @@ _SPECIAL: Final[dict[str, _Handler]] = {
 }
 
 
+def _autocast(autocast: type[torch.autocast], device_type: str, **settings: Any) -> torch.autocast:
+    return autocast("cpu" if device_type == "cuda" else device_type, **settings)
+
+
 class _Stream:
     """The GPU's only stream."""
 
@@ -240,8 +252,8 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
     ]
     was_overwriting = torch.__future__.get_overwrite_module_params_on_conversion()
     with ExitStack() as stack:
-        # autocast says that there is none.
-        stack.enter_context(warnings.catch_warnings(action="ignore", category=UserWarning))
+        # Operations are those of a CPU, which casts by its own list.
+        stack.enter_context(mock.patch.object(torch, "autocast", partial(_autocast, torch.autocast)))
         for module, name, answer in (
             (torch.cuda, "is_available", True),
             (torch.cuda, "current_stream", _Stream(gpu)),

@@ -1,6 +1,6 @@
 """Counts where the CPU would wait for a GPU: in a step, a pass, an image or a shard of each engine.
 
-    python -m benchmarks.synchronisations [--places] [--json F]
+    python -m benchmarks.synchronisations [--precision bfloat16] [--places] [--json F]
 
 The engines run with the tiny preset and `compute.device=cuda` on a GPU that is pretended (`benchmarks.pretended_gpu`),
 so no GPU is needed. Each wait costs the time in which the GPU has nothing queued.
@@ -12,11 +12,13 @@ import argparse
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from benchmarks.gpu import scenes_with
@@ -28,14 +30,18 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions import captioner as captioner_module
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
+from pseudoris.workers.captions.listener import Listener
 from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding
 from pseudoris.workers.captions.teacher_forcing import TeacherForcing
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks.generator import MaskGenerator
+from pseudoris.workers.masks.instance_priors import InstanceDetector
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
 from pseudoris.workers.masks.proposer import SamProposer
 
 _MASKS, _IMAGES = 6, 2
+# Words of random weights are nearly alike likely: more than the top logits are kept.
+UNTRAINED: Final = ["captions.weights.uri=random:0"]
 # Several tiles a shard.
 _TILE: Final = 8
 _PAIRS, _LABELS, _SIDE_PX = 2, 2, 64
@@ -67,17 +73,21 @@ class SyncRow:
         return cls(part, len(calls), statistics.median(counts), max(counts), dict(places.most_common()))
 
 
-def measure() -> Iterator[SyncRow]:
-    """Yield the rows of all engines, then that of a training."""
-    words = ["compute.device=cuda", "placement.fused.num_gpus=1", f"filtering.batch_size={_TILE}"]
+def measure(precision: str) -> Iterator[SyncRow]:
+    """Yield the rows of all engines, then that of a training, which has a precision of its own."""
+    on_gpu = ["compute.device=cuda", "placement.fused.num_gpus=1", f"compute.precision={precision}"]
+    words = [*on_gpu, f"filtering.batch_size={_TILE}"]
     config = load_config("tiny", assignments=words)
     listening = load_config("tiny", assignments=[*words, "captions.listening={}"])
+    untrained = load_config("tiny", assignments=[*words, *UNTRAINED])
     shard = scenes_with(_MASKS, _IMAGES)
     with pretended_gpu() as gpu:
         yield from _mask_rows(gpu, config, shard)
+        yield _instance_row(gpu)
         captioner = CocaCaptioner(config.captions, config.compute)
         yield from _caption_rows(gpu, captioner, shard)
-        yield _listener_row(gpu, CocaCaptioner(listening.captions, listening.compute), shard)
+        yield _wide_row(gpu, CocaCaptioner(untrained.captions, untrained.compute), shard)
+        yield from _listener_rows(gpu, CocaCaptioner(listening.captions, listening.compute), shard)
         captioned, scorer = captioner(shard), ClipScorer(config.filtering, config.compute)
         with waits_of(gpu, ClipScorer, "__call__") as shards:
             scorer(captioned)
@@ -93,26 +103,66 @@ def _mask_rows(gpu: PretendedGpu, config: RunConfig, shard: Shard) -> Iterator[S
     yield SyncRow.of("masks, an image", images)
 
 
+def _instance_row(gpu: PretendedGpu) -> SyncRow:
+    """Return the row of an image's instances; torchvision's detector, which waits too, is a stand-in."""
+    detector = InstanceDetector(_FixedDetections(), torch.device("cuda"), min_score=0.5)
+    with waits_of(gpu, InstanceDetector, "instances") as images:
+        detector.instances(np.zeros((_SIDE_PX, _SIDE_PX, 3), np.uint8))
+    return SyncRow.of("instances, an image beside the detector", images)
+
+
+class _FixedDetections(torch.nn.Module):
+    """Answers as a torchvision detector does, whatever it is shown."""
+
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        height, width = images[0].shape[1:]
+        rows = torch.arange(height, device="cuda", dtype=torch.float32) / height
+        return [
+            {"scores": 1 - rows[:_MASKS], "masks": rows[:, None].expand(_MASKS, 1, -1, width)},
+        ]
+
+
 def _caption_rows(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> Iterator[SyncRow]:
     with (
         waits_of(gpu, captioner_module, "make_crops") as crops,
-        waits_of(gpu, CachedCocaTowers, "step") as towers,
-        waits_of(gpu, PrefixTreeDecoding, "_advance") as choices,
+        _caption_steps(gpu) as steps,
         waits_of(gpu, CocaCaptioner, "_caption") as images,
     ):
         captioner(shard)
-    steps = [[*hidden, *chosen] for hidden, chosen in zip(towers, choices, strict=True)]
     yield SyncRow.of("crops, an image", crops)
     yield SyncRow.of("captions, a step", steps)
-    counted = Counter(wait for call in (*crops, *steps) for wait in call)
-    beside = Counter(wait for call in images for wait in call) - counted
-    yield SyncRow.of("captions, all else of the images", [list(beside.elements())])
+    yield SyncRow.of("captions, all else of the images", [_beside(images, [*crops, *steps])])
 
 
-def _listener_row(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> SyncRow:
-    with waits_of(gpu, TeacherForcing, "_step") as steps:
+def _wide_row(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> SyncRow:
+    with _caption_steps(gpu) as steps:
         captioner(shard)
-    return SyncRow.of("listener, a step", steps)
+    return SyncRow.of("captions, a step with wide kept sets", steps)
+
+
+@contextmanager
+def _caption_steps(gpu: PretendedGpu) -> Iterator[list[list[Wait]]]:
+    """Yield a list that gets the waits of each step of decoding, at the end."""
+    steps: list[list[Wait]] = []
+    with (
+        waits_of(gpu, CachedCocaTowers, "step") as towers,
+        waits_of(gpu, PrefixTreeDecoding, "_advance") as choices,
+    ):
+        yield steps
+    steps += [[*hidden, *chosen] for hidden, chosen in zip(towers, choices, strict=True)]
+
+
+def _beside(calls: Sequence[Sequence[Wait]], counted: Sequence[Sequence[Wait]]) -> list[Wait]:
+    """Return the waits of some calls without those counted elsewhere."""
+    every, elsewhere = (Counter(wait for call in each for wait in call) for each in (calls, counted))
+    return list((every - elsewhere).elements())
+
+
+def _listener_rows(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> Iterator[SyncRow]:
+    with waits_of(gpu, TeacherForcing, "_step") as steps, waits_of(gpu, Listener, "listen") as images:
+        captioner(shard)
+    yield SyncRow.of("listener, a step", steps)
+    yield SyncRow.of("listener, all else of the images", [_beside(images, steps)])
 
 
 def _training_row(gpu: PretendedGpu) -> SyncRow:
@@ -172,12 +222,13 @@ def _pairs(grid: int, num_points: int) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the rows, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--places", action="store_true", help="which of our functions wait, and in what")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     print(f"{'part':<40} {'counted':>8} {'median':>8} {'most':>6}")
     rows = []
-    for row in measure():
+    for row in measure(given.precision):
         rows.append(row)
         print(f"{row.part:<40} {row.num_calls:>8} {row.median:>8g} {row.most:>6}", flush=True)
         for place, count in row.places.items() if given.places else ():

@@ -1,5 +1,7 @@
 """The pretended GPU waits where a real one does, and refuses what it refuses."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +107,21 @@ def test_a_module_moves_with_its_parameters(gpu, target):
         module(torch.ones(6))
     module(torch.ones(6, device=CUDA)).sum().backward()
     assert module.weight.grad.shape == (2, 6)
+
+
+def test_a_copied_module_stays_on_the_gpu(gpu):
+    module = nn.Linear(6, 2).to("cuda").requires_grad_(False)
+    copied = copy.deepcopy(module)
+    copied.weight.zero_()
+    assert isinstance(copied.weight, GpuTensor)
+    assert [each.requires_grad for each in copied.parameters()] == [False, False]
+    assert module.weight.any()
+
+
+def test_autocast_computes_in_the_dtype_that_it_is_asked_for(gpu, numbers):
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        product = numbers[:, None] @ numbers[None]
+    assert (type(product), product.dtype) == (GpuTensor, torch.bfloat16)
 
 
 def test_a_wait_names_the_function_that_waits(gpu, numbers):

@@ -1,11 +1,14 @@
 """How often the CPU waits for a GPU has a bound, and what runs on CUDA alone gives what a CPU gives."""
 
+from unittest import mock
+
 import pytest
 
 from benchmarks import gpu
 from benchmarks.pretended_gpu import pretended_gpu
-from benchmarks.synchronisations import measure
+from benchmarks.synchronisations import UNTRAINED, measure
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.workers.captions import CocaCaptioner, distinctive
 from pseudoris.workers.masks.proposer import SamProposer
 
 ON_GPU = ["compute.device=cuda", "placement.fused.num_gpus=1"]
@@ -13,18 +16,24 @@ ON_GPU = ["compute.device=cuda", "placement.fused.num_gpus=1"]
 BOUNDS = {
     "masks, a pass of prompts": 1,
     "masks, an image": 22,
+    "instances, an image beside the detector": 3,
     "crops, an image": 0,
     "captions, a step": 3,
     "captions, all else of the images": 8,
+    "captions, a step with wide kept sets": 3,
     "listener, a step": 1,
+    "listener, all else of the images": 2,
     "filter, a shard": 2,
     "PPT, a step of the trainer": 6,
 }
 
 
-@pytest.fixture(scope="module")
-def rows():
-    return {row.part: row for row in measure()}
+PRECISIONS = ["float32", "bfloat16"]
+
+
+@pytest.fixture(scope="module", params=PRECISIONS)
+def rows(request):
+    return {row.part: row for row in measure(request.param)}
 
 
 @pytest.mark.slow
@@ -45,12 +54,22 @@ def test_cuda_draws_the_captions_of_the_authors_loop_in_float64():
 
 
 @pytest.mark.slow
-def test_cuda_finds_the_masks_that_a_cpu_finds():
+def test_wide_kept_sets_are_drawn_from_the_whole_vocabulary(monkeypatch):
+    drawn_from = mock.Mock(wraps=distinctive.kept_tokens)
+    monkeypatch.setattr(distinctive, "kept_tokens", drawn_from)
+    config = load_config("tiny", assignments=UNTRAINED)
+    CocaCaptioner(config.captions, config.compute)(gpu.scenes_with(2, 1))
+    assert drawn_from.called
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_cuda_finds_the_masks_that_a_cpu_finds(precision):
     shard = gpu.scenes_with(1, 2)
-    config = load_config("tiny")
+    config = load_config("tiny", assignments=[f"compute.precision={precision}"])
     on_cpu = SamProposer(config.masks, config.compute)(shard)
     with pretended_gpu():
-        config = load_config("tiny", assignments=ON_GPU)
+        config = load_config("tiny", assignments=[*ON_GPU, f"compute.precision={precision}"])
         on_gpu = SamProposer(config.masks, config.compute)(shard)
     codes = [[mask.rle_counts for image in found.images for mask in image.masks] for found in (on_cpu, on_gpu)]
     assert codes[0] == codes[1]

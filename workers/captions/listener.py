@@ -26,6 +26,7 @@ from pseudoris.workers.captions.prefix_tree import Bools, Ints
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
 from pseudoris.workers.captions.teacher_forcing import Floats, TeacherForcing, TextPrefixes, TokenRows
 from pseudoris.workers.captions.unique_crops import CropSet, EncodedImage, crop_batches, gather
+from pseudoris.workers.device import to_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Listener:
         kinds = [crops.kinds.index(kind) for kind in self._listening.crops]
         embeddings = encoded.embeddings(kinds[0])
         limit = SamplingConfig(max_others=self._listening.max_others, above_max_others="nearest")
-        others = choose_others(embeddings @ embeddings.t(), limit).indices.cpu().numpy()
+        (others,) = to_host(choose_others(embeddings @ embeddings.t(), limit).indices)
         asked = np.eye(crops.num_masks, dtype=np.bool_)
         asked[np.arange(crops.num_masks)[:, None], others] = True
         tokens = TokenRows.of(

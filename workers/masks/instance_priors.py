@@ -18,6 +18,7 @@ from pseudoris.schemas.config import MasksConfig, PriorConfig, ReductionConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.checkpoints.tensor_files import load_tensors
+from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instances import Instances, InstanceTable, match_instances
 from pseudoris.workers.masks.proposals import Proposals
@@ -44,11 +45,12 @@ class InstanceDetector:
     @torch.inference_mode()
     def instances(self, pixels: NDArray[np.uint8]) -> Instances:
         """Return the instances of an image (H, W, 3) uint8 RGB, best first."""
-        image = torch.from_numpy(pixels).to(self._device).permute(2, 0, 1).float() / 255
+        image = to_device(pixels, self._device).permute(2, 0, 1).float() / 255
         found = self._model([image])[0]
-        is_kept = found["scores"] >= self._min_score
-        masks = found["masks"][is_kept, 0] >= _MIN_MASK_PROBABILITY
-        return Instances(tuple(rle.encode(masks)), tuple(is_kept.nonzero()[:, 0].tolist()))
+        (scores,) = to_host(found["scores"])
+        rows = np.flatnonzero(scores >= self._min_score)
+        masks = found["masks"][to_device(rows, self._device), 0] >= _MIN_MASK_PROBABILITY
+        return Instances(tuple(rle.encode(masks)), tuple(rows.tolist()))
 
 
 def load_detector(path: str) -> nn.Module:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from pseudoris.schemas.shard import Box
+from pseudoris.workers.device import to_host
 
 Int64Array = NDArray[np.int64]
 
@@ -144,7 +145,7 @@ def _set_positions(flags: torch.Tensor) -> Int64Array:
     # On a CPU numpy is five times as fast as torch. From a GPU only the positions are copied.
     if flags.device.type == "cpu":
         return np.flatnonzero(flags.numpy())
-    positions: Int64Array = flags.nonzero()[:, 0].cpu().numpy()
+    (positions,) = to_host(flags.nonzero()[:, 0])
     return positions
 
 
