@@ -9,6 +9,9 @@
   // WCAG 2.1.4: who speaks to the machine must be able to turn keys of one character off.
   if (stored((storage) => storage.getItem("pseudoris-keys")) === "off") root.dataset.keys = "off";
 
+  // The choice on another page, which the browser may pass on only after this one has begun.
+  addEventListener("storage", (event) => { if (event.key === "pseudoris-keys") root.dataset.keys = event.newValue; });
+
   function toggle() {
     const isDark = getComputedStyle(root).colorScheme === "dark"
       || (root.dataset.theme === undefined && matchMedia("(prefers-color-scheme: dark)").matches);
