@@ -20,6 +20,7 @@ import resource
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -134,6 +135,7 @@ def _in_process(work: Callable[..., Any], *arguments: Any) -> Any:
     def run() -> None:
         # Its warnings are for trainers; in the table they would stand once a repeat.
         logging.getLogger("pseudoris.training").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
         sender.send(work(*arguments))
 
     process = context.Process(target=run)
