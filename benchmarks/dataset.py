@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.dataset_inputs import DataSize, write_all
 from benchmarks.dataset_readers import CrisFiles, CrisLmdb
-from benchmarks.measurement import cpu_seconds, machine, write_json
+from benchmarks.measurement import cpu_seconds, machine, peak_rss_bytes, write_json
 from pseudoris.training.dataset import RisDataset, RisIterableDataset, RisSample, SampleSpec
 
 BATCH: Final = 32
@@ -87,7 +87,7 @@ def run_epoch(side: str, folder: Path, num_workers: int) -> dict[str, Any]:
         "seconds": time.perf_counter() - started,
         "cpu_seconds": cpu_seconds() - cpu_before,
         "samples": num_samples,
-        "peak_rss_bytes": _peak_rss_bytes(),
+        "peak_rss_bytes": peak_rss_bytes(),
         "worker_peak_rss_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
     }
 
@@ -173,12 +173,6 @@ def _digest(sample: RisSample) -> bytes:
 def _bytes_asked_for() -> int:
     fields = Path("/proc/self/io").read_text(encoding="ascii").split()
     return int(fields[fields.index("rchar:") + 1])
-
-
-def _peak_rss_bytes() -> int:
-    # Not getrusage's: that of a started process begins with the peak of the one that started it.
-    fields = Path("/proc/self/status").read_text(encoding="ascii").split()
-    return int(fields[fields.index("VmHWM:") + 1]) * 1024
 
 
 def _print(rows: Sequence[dict[str, Any]], size: DataSize) -> None:

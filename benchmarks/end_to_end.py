@@ -219,14 +219,15 @@ def _common(shard: Shard, other: Shard) -> Shard:
 
 
 def _amounts(config: RunConfig, ours: Timed, repeats: int) -> str:
-    images, captions = ours.done.shard.images, config.captions
+    images, captions, masks = ours.done.shard.images, config.captions, config.masks
     num_masks, num_texts = (
         sum(map(len, each)) for each in zip(*((i.masks, i.expressions) for i in images), strict=True)
     )
     how = f"median of {repeats}" if repeats > 1 else "once"
     return (
         f"N = {num_masks / len(images):.1f} masks an image, {len(captions.crop_kinds())} crop kinds, at most "
-        f"{captions.max_length - 2} steps, {num_texts} candidates; ours {how}"
+        f"{captions.max_length - 2} steps, {num_texts} candidates; masks of {masks.points_per_side}² points and "
+        f"{masks.crop_n_layers} layers of crops; ours {how}"
     )
 
 

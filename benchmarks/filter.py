@@ -1,13 +1,17 @@
 """Measures the filter against the captioner, and against a filter that shares no work.
 
-    python -m benchmarks.filter [--preset tiny] [--images 16] [--masks 8] [--repeats 5] [--caption-repeats 5] [--json F]
+    python -m benchmarks.filter [--preset tiny] [--images 16] [--masks 8] [--repeats 5] [--caption-repeats 5]
+    [--captions-of tiny] [--json F]
 
 Two rows. The first puts the captioner on the left: its ratio is how many times longer captioning takes than filtering
 the same shard, and the note gives the share. The second is a filter that cuts each crop alone and embeds every
-candidate's texts over the whole context, equal strings again and again; both must give the same scores.
+candidate's texts over the whole context, equal strings again and again, timed once; both must give the same scores.
 
 Without trained weights at hand `base` runs on random ones: `--set captions.weights.uri=random:0 --set
-filtering.weights.uri=random:0`. Its random captions are of random words, nearly all distinct and of full length.
+filtering.weights.uri=random:0`. Its random captions are of random words, nearly all distinct and of full length, and
+share few prefixes. With `--captions-of tiny` both sides read the captions of that preset, whose weights are trained:
+in place of captioning the captioner scores them under all crops of all masks, which is what it computes at least where
+it draws them; beams and draws come on top.
 """
 
 from __future__ import annotations
@@ -24,16 +28,21 @@ import torch
 
 from benchmarks.crops import Case, in_float32, one_by_one
 from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report
+from pseudoris.schemas.caption_settings import ListeningConfig
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.workers.byte_pairs import byte_pair_encoder
+from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.captions.listener import Listener
 from pseudoris.workers.checkpoints.models import load_clip
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 from pseudoris.workers.filtering.scores import score_candidates
 from pseudoris.workers.images.pixels import decode_proven
+from pseudoris.workers.images.prefetch import decode_image
 from pseudoris.workers.stages import find_captioner, find_scorer
 
 # Strings a forward pass: bounds memory.
@@ -41,20 +50,44 @@ TEXTS_A_PASS = 256
 MAX_SCORE_DIFFERENCE = 1e-3
 
 
-def measure(config: RunConfig, *, num_images: int, max_masks: int, repeats: int, caption_repeats: int) -> list[Row]:
-    """Return the two rows for a shard of scenes with their true masks; ValueError where scores differ."""
-    caption = find_captioner(config.captions)(config.captions, config.compute)
+def measure(
+    config: RunConfig,
+    *,
+    num_images: int,
+    max_masks: int,
+    repeats: int,
+    caption_repeats: int,
+    captions_of: RunConfig | None = None,
+) -> list[Row]:
+    """Return the two rows for a shard of scenes with their true masks; ValueError where scores differ.
+
+    Args:
+        config: Of both sides.
+        num_images: Of the shard.
+        max_masks: Of an image.
+        repeats: Of filtering.
+        caption_repeats: Of captioning.
+        captions_of: Whose captions are read; None for those of `config` itself.
+    """
     scorer = find_scorer(config.filtering)(config.filtering, config.compute)
     plain = PlainFilter(config)
     shard = build_shard(num_images, max_masks)
-    captioned = caption(shard)
+    caption: Callable[[], object]
+    if captions_of is None:
+        captioner = find_captioner(config.captions)(config.captions, config.compute)
+        captioned, caption = captioner(shard), partial(captioner, shard)
+    else:
+        captioned = find_captioner(captions_of.captions)(captions_of.captions, captions_of.compute)(shard)
+        caption = reading(config, captioned)
     difference = largest_difference(scorer(captioned), plain(captioned))
     if difference > MAX_SCORE_DIFFERENCE:
         raise ValueError(f"scores differ by {difference:g}; at most {MAX_SCORE_DIFFERENCE:g} is allowed")
-    caption_s = median_seconds(lambda: caption(shard), repeats=caption_repeats, warm_ups=0)
-    plain_s = median_seconds(lambda: plain(captioned), repeats=repeats, warm_ups=0)
+    caption_s = median_seconds(caption, repeats=caption_repeats, warm_ups=0)
+    plain_s = median_seconds(lambda: plain(captioned), repeats=1, warm_ups=0)
     ours_s = median_seconds(lambda: scorer(captioned), repeats=repeats)
     case = f"{config.preset}, {num_images} images, {sum(len(image.masks) for image in shard.images)} masks"
+    if captions_of is not None:
+        case += f", captions of {captions_of.preset}"
     texts = [expression.text for image in captioned.images for expression in image.expressions]
     share = f"filter {100 * ours_s / caption_s:.1f} % of the captioner; {len(set(texts))} distinct captions"
     equal = f"scores of {len(texts)} candidates within {difference:.0e}"
@@ -62,6 +95,21 @@ def measure(config: RunConfig, *, num_images: int, max_masks: int, repeats: int,
         Row(f"captioner against filter, {case}", caption_s, ours_s, peak_rss_bytes(), share),
         Row(f"plain filter against ours, {case}", plain_s, ours_s, peak_rss_bytes(), equal),
     ]
+
+
+def reading(config: RunConfig, captioned: Shard) -> Callable[[], None]:
+    """Return work: encode all crops of a shard, and score each candidate of an image under all of them."""
+    captioner = CocaCaptioner(config.captions, config.compute)
+    listening = ListeningConfig(crops=tuple(config.captions.crop_kinds()))
+    listener = Listener(captioner._engine, config.captions, listening, byte_pair_encoder().encode)
+
+    def work() -> None:
+        for image in captioned.images:
+            crops = captioner.image_crops(image, decode_image(image))
+            (encoded,) = captioner._engine.encode([crops])
+            listener.listen(crops, encoded, image.masks, image.expressions)
+
+    return work
 
 
 def build_shard(num_images: int, max_masks: int) -> Shard:
@@ -153,22 +201,27 @@ class PlainFilter:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--masks", type=int, default=8, help="at most so many an image")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--caption-repeats", type=int, default=5)
+    parser.add_argument("--captions-of", metavar="PRESET", help="read the captions of this preset on both sides")
     parser.add_argument("--set", dest="assignments", action="append", default=[])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     config = load_config(given.preset, assignments=["compute.device=cpu", *given.assignments])
+    captions_of = (
+        None if given.captions_of is None else load_config(given.captions_of, assignments=["compute.device=cpu"])
+    )
     rows = measure(
         config,
         num_images=given.images,
         max_masks=given.masks,
         repeats=given.repeats,
         caption_repeats=given.caption_repeats,
+        captions_of=captions_of,
     )
     report("filter: its share of the captioner's time, and against one that shares nothing", rows, given.json)
 

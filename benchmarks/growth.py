@@ -3,18 +3,21 @@
     python -m benchmarks.growth [--part masks …] [--images 1000] [--set key=value …] [--stub-images 100000] [--plot F]
     [--json F]
 
-What grows is doubled from point to point, each point in a process of its own, whose peak memory is its own. `exponent`
-is the slope of a straight line through the logarithms of the larger half of the points: 1 is linear. Seconds are the
-CPU's: a stage's of one thread with an actor's memory settings, a run's of its driver, Ray's head and all workers that
-live. Inputs are scenes of the synthetic world: side by side in one picture for many masks, enlarged for larger images.
+What grows is doubled from point to point; each stage has a process of its own at each point. `exponent` is the slope of
+a straight line through the logarithms of the larger half of the points: 1 is linear. Seconds are the CPU's: a stage's
+of one thread with an actor's memory settings, a run's of its driver, Ray's head and all workers that live. Inputs are
+scenes of the synthetic world: side by side in one picture for many masks, enlarged for larger images. A curve replaces
+its own row of the JSON, and the plot has all rows: parts may be measured one by one.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import json
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -27,7 +30,7 @@ from PIL import Image
 from benchmarks.measurement import cpu_seconds, peak_rss_bytes, write_json
 from benchmarks.memory import watch_scenes, watch_stub_run
 from benchmarks.process_watch import Sample, Watched
-from experiments.quality.svg_chart import Line, axis_of, line_chart
+from experiments.quality.svg_chart import Line, axis_of, line_chart, stack
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.renderer import render
@@ -58,7 +61,7 @@ class Curve:
         unit: What `sizes` counts.
         sizes: Ascending.
         seconds: Of the CPU, at each size; of a stage the median of several.
-        bytes: At each size: by how much the stage raised the peak of the process, which earlier stages raised before;
+        bytes: At each size: by how much the stage raised the resident size of its process, warmed up, at its highest;
             of a run the highest private bytes of driver and workers until then.
         settings: Over the preset's.
     """
@@ -70,11 +73,27 @@ class Curve:
     bytes: tuple[int, ...]
     settings: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Curve:
+        """Return the curve of a JSON row."""
+        columns = {name: tuple(row[name]) for name in ("sizes", "seconds", "bytes")}
+        return cls(row["case"], row["unit"], **columns, settings=tuple(row.get("settings", ())))
+
+    @property
+    def name(self) -> tuple[str, str, tuple[str, ...]]:
+        """What is measured, and how."""
+        return self.case, self.unit, self.settings
+
     def row(self) -> dict[str, Any]:
         """Return the JSON row, with both exponents."""
-        return {**asdict(self), "exponent_s": exponent(self.sizes, self.seconds), "exponent_bytes": self._of_bytes()}
+        return {
+            **asdict(self),
+            "exponent_s": exponent(self.sizes, self.seconds),
+            "exponent_bytes": self.exponent_of_bytes(),
+        }
 
-    def _of_bytes(self) -> float | None:
+    def exponent_of_bytes(self) -> float | None:
+        """Return the exponent of memory; None of next to nothing."""
         # A stage that takes next to nothing grows by the allocator's steps alone.
         return exponent(self.sizes, self.bytes) if min(self.bytes[len(self.bytes) // 2 :]) > 2**20 else None
 
@@ -83,15 +102,13 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     """Return the slope of log(value) over log(size) of the larger half of the points."""
     half = len(sizes) // 2
     logs = [[math.log(each) for each in numbers[half:]] for numbers in (sizes, values)]
-    return round(statistics.linear_regression(*logs).slope, 2)
+    # Without the sign of a slope that rounds to 0.
+    return round(statistics.linear_regression(*logs).slope, 2) + 0.0
 
 
 def stage_curves(part: Part, preset: str, assignments: Sequence[str], repeats: int) -> Iterator[Curve]:
     """Yield a curve a stage of what grows with `part`."""
-    found: list[dict[str, tuple[float, int]]] = []
-    for size in POINTS[part]:
-        with child_environment(MEMORY_ENVIRONMENT), ProcessPoolExecutor(1, get_context("spawn")) as process:
-            found.append(process.submit(measure, part, size, preset, assignments, repeats).result())
+    found = [measure(part, size, preset, assignments, repeats) for size in POINTS[part]]
     for name in found[0]:
         seconds, grown = zip(*(each[name] for each in found), strict=True)
         yield Curve(f"{name}, {preset}", f"{part}: {_UNITS[part]}", POINTS[part], seconds, grown, tuple(assignments))
@@ -101,20 +118,37 @@ def measure(
     part: Part, size: int, preset: str, assignments: Sequence[str], repeats: int
 ) -> dict[str, tuple[float, int]]:
     """Return seconds and bytes of each stage at a point; the proposer's masks do not follow from how many are given."""
-    config = load_config(preset, assignments=["compute.device=cpu", "compute.threads=1", *assignments])
-    shard, small = shard_of(part, size), shard_of(part, POINTS[part][0])
+    small, shard = shard_of(part, POINTS[part][0]), shard_of(part, size)
     found = {}
-    for kind in STAGES[1:] if part == "masks" else STAGES:
-        stage = kind.build(config)
-        small = stage(small)
-        before = peak_rss_bytes()
-        taken, given = [], shard
-        for _ in range(repeats):
-            start_s = cpu_seconds()
-            shard = stage(given)
-            taken.append(cpu_seconds() - start_s)
-        found[kind.name] = (statistics.median(taken), peak_rss_bytes() - before)
+    for number in range(part == "masks", len(STAGES)):
+        with child_environment(MEMORY_ENVIRONMENT), ProcessPoolExecutor(1, get_context("spawn")) as process:
+            done = process.submit(_run_stage, number, small, shard, preset, assignments, repeats).result()
+        small, shard, seconds, grown = done
+        found[STAGES[number].name] = (seconds, grown)
     return found
+
+
+def _run_stage(
+    number: int, small: Shard, shard: Shard, preset: str, assignments: Sequence[str], repeats: int
+) -> tuple[Shard, Shard, float, int]:
+    """Return what a stage makes of both shards, the second after the first, and seconds and bytes of the second."""
+    config = load_config(preset, assignments=["compute.device=cpu", "compute.threads=1", *assignments])
+    stage = STAGES[number].build(config)
+    small, given = stage(small), shard
+    before = _forget_peak()
+    taken = []
+    for _ in range(repeats):
+        start_s = cpu_seconds()
+        shard = stage(given)
+        taken.append(cpu_seconds() - start_s)
+    return small, shard, statistics.median(taken), peak_rss_bytes() - before
+
+
+def _forget_peak() -> int:
+    """Make the size of this process without free memory, which is returned, the highest that it had; glibc on Linux."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return peak_rss_bytes()
 
 
 def shard_of(part: Part, size: int) -> Shard:
@@ -187,26 +221,38 @@ def _cpu_s(sample: Sample) -> float:
 
 
 def plot(curves: Sequence[Curve]) -> str:
-    """Return the curves as SVG: seconds over sizes, each as its share of its last point, in powers of ten."""
-    lines = [
-        Line(
-            _title(curve),
-            [(math.log10(size / curve.sizes[-1]), math.log10(value / curve.seconds[-1])) for size, value in points],
-            is_dashed=curve.case.startswith("a run"),
-        )
+    """Return two charts as SVG: seconds and bytes over sizes, each as its share of its last point, in powers of ten."""
+    of_time = [_line(curve, curve.seconds, exponent(curve.sizes, curve.seconds)) for curve in curves]
+    of_memory = [
+        _line(curve, curve.bytes, power)
         for curve in curves
-        for points in [list(zip(curve.sizes, curve.seconds, strict=True))]
+        for power in [curve.exponent_of_bytes()]
+        if power is not None
     ]
+    charts = {"CPU seconds": of_time, "memory": of_memory}
+    return stack([_chart(name, lines) for name, lines in charts.items() if lines])
+
+
+def _chart(name: str, lines: Sequence[Line]) -> str:
     x, y = ([point[axis] for line in lines for point in line.points] for axis in (0, 1))
-    return line_chart(
-        "Time over size, of the largest", axis_of("log10 of size", x), axis_of("log10 of CPU seconds", y), lines
-    )
+    title = f"{name[0].upper()}{name[1:]} over size, of the largest, and the exponent"
+    return line_chart(title, axis_of("log10 of size", x), axis_of(f"log10 of {name}", y), lines)
+
+
+def _line(curve: Curve, values: Sequence[float], power: float) -> Line:
+    points = [
+        (math.log10(size / curve.sizes[-1]), math.log10(value / values[-1]))
+        for size, value in zip(curve.sizes, values, strict=True)
+        # A small shard may raise nothing.
+        if value > 0
+    ]
+    return Line(f"{_title(curve)}: {power:.2f}", points, is_dashed=curve.case.startswith("a run"))
 
 
 def _title(curve: Curve) -> str:
     part, separator, _ = curve.unit.partition(":")
-    name = f"{curve.case.partition(',')[0]}: {part}" if separator else curve.case
-    return f"{name}, settings changed" if curve.settings else name
+    name = f"{curve.case.partition(',')[0]}, {part}" if separator else curve.case
+    return f"{name}, --set …" if curve.settings else name
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -227,9 +273,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
-    curves = []
+    curves: dict[Any, Curve] = {}
+    if given.json is not None and given.json.exists():
+        read = map(Curve.of, json.loads(given.json.read_text(encoding="utf-8")))
+        curves = {curve.name: curve for curve in read}
     for curve in _curves(given):
-        curves.append(curve)
+        curves[curve.name] = curve
         row = curve.row()
         print(
             f"{curve.case}, {curve.unit} {curve.sizes[0]:,} to {curve.sizes[-1]:,}: {curve.seconds[0]:.2f} to "
@@ -237,9 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{'–' if row['exponent_bytes'] is None else row['exponent_bytes']}",
             flush=True,
         )
-        write_json([each.row() for each in curves], given.json)
+        write_json([each.row() for each in curves.values()], given.json)
     if given.plot:
-        given.plot.write_text(plot(curves), encoding="utf-8")
+        given.plot.write_text(plot(list(curves.values())), encoding="utf-8")
 
 
 def _curves(given: argparse.Namespace) -> Iterator[Curve]:

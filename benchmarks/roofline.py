@@ -1,10 +1,11 @@
 """Compares each stage with the machine's limits: operations and bytes against measured peaks.
 
-    python -m benchmarks.roofline [--preset base] [--masks 8] [--points 8] [--steps 12] [--json F]
+    python -m benchmarks.roofline [--preset base] [--images 16] [--masks 8] [--points 8] [--steps 12] [--json F]
 
 The peaks are the fastest matrix product and copy found here, on the same threads. Bytes are those of all tensors that
 operations read and write, as if no cache held any; a share above 1 is what the caches saved. Presets other than `tiny`
-run on random weights. One scene; captions of one crop kind. Mask proposal is given whole and by part.
+run on random weights. Masks and captions of one scene, all crop kinds; the filter of a shard of `--images`. Mask
+proposal is given whole and by part.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.captioner import crops_for, one_crop_kind, special_tokens
-from benchmarks.filter import build_shard
+from benchmarks.gpu import scenes_with
 from benchmarks.mask_parts import spent_by_part
 from benchmarks.mask_sides import Sides
 from benchmarks.measurement import machine, median_seconds, random_weights, write_json
@@ -29,8 +29,6 @@ from benchmarks.side_process import SideProcess
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import CocaCaptioner
-from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.checkpoints.models import load_coca
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
@@ -86,12 +84,12 @@ def _least(work: Callable[[], object]) -> float:
 
 
 def measure(
-    config: RunConfig, *, num_masks: int, num_steps: int, kept_share: float, repeats: int
+    config: RunConfig, *, num_images: int, num_masks: int, kept_share: float, repeats: int
 ) -> tuple[Peaks, list[Point]]:
     """Return the peaks and a point a stage."""
     prepare_device(config.compute)
     peaks = measure_peaks()
-    works = stages(config, num_masks=num_masks, num_steps=num_steps, kept_share=kept_share)
+    works = stages(config, num_images=num_images, num_masks=num_masks, kept_share=kept_share)
     points = []
     for case, work in works.items():
         # Of the other stages nothing is a part: they are one point.
@@ -118,22 +116,19 @@ def _point(case: str, seconds: float, counts: Sequence[float], peaks: Peaks) -> 
     )
 
 
-def stages(config: RunConfig, *, num_masks: int, num_steps: int, kept_share: float) -> dict[str, Callable[[], object]]:
+def stages(config: RunConfig, *, num_images: int, num_masks: int, kept_share: float) -> dict[str, Callable[[], object]]:
     """Return what to run for each point, by its name."""
-    captions = one_crop_kind(config.captions, num_steps=num_steps)
-    shard = build_shard(1, num_masks)
     sides = Sides(config, num_images=1, kept_share=kept_share, is_remembering=False)
     agreement = sides.agree()
-    model = load_coca(captions.architecture, captions.weights).requires_grad_(False)
-    engine = CachedEngine(model, special_tokens(model), captions, seed=config.compute.seed)
-    image = crops_for(config, num_masks, model.visual.image_size[0])
-    score = ClipScorer(config.filtering, config.compute)
-    captioned = CocaCaptioner(captions, config.compute)(shard)
-    grid = config.masks.points_per_side
+    caption, score = CocaCaptioner(config.captions, config.compute), ClipScorer(config.filtering, config.compute)
+    shard, one = scenes_with(num_masks, num_images), scenes_with(num_masks, 1)
+    captioned = caption(shard)
+    grid, num_kinds = config.masks.points_per_side, len(config.captions.crop_kinds())
+    steps = f"{config.captions.max_length - 2} steps"
     return {
         f"propose, {config.preset}, {grid}² points, {agreement.share_kept:.0%} kept": lambda: sides.run("ours"),
-        f"caption, {config.preset}, {num_masks} masks, 1 crop kind, {num_steps} steps": lambda: engine.generate(image),
-        f"filter, {config.preset}, {len(shard.images[0].masks)} masks of one scene": lambda: score(captioned),
+        f"caption, {config.preset}, {num_masks} masks, {num_kinds} crop kinds, {steps}": lambda: caption(one),
+        f"filter, {config.preset}, {num_images} images of {num_masks} masks": lambda: score(captioned),
     }
 
 
@@ -153,22 +148,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--images", type=int, default=16, help="of the filter's shard")
     parser.add_argument("--masks", type=int, default=8)
     parser.add_argument("--points", type=int, help="a side of the grid; by default the preset's")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=12, help="tokens that are sampled at most")
     parser.add_argument("--kept", type=float, default=0.4, help="share that passes predicted IoU, of random weights")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--set", dest="assignments", action="append", default=[])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     random = random_weights(given.preset, ("masks", "captions", "filtering"))
-    assignments = ["compute.device=cpu", *given.assignments, *random]
+    assignments = ["compute.device=cpu", f"captions.max_length={given.steps + 2}", *given.assignments, *random]
     if given.points is not None:
         assignments.append(f"masks.points_per_side={given.points}")
     config = load_config(given.preset, assignments=assignments)
     # This module, in a process with an actor's memory settings.
     actor = SideProcess(MEMORY_ENVIRONMENT, import_module, "benchmarks.roofline")
-    sizes = {"num_masks": given.masks, "num_steps": given.steps, "kept_share": given.kept, "repeats": given.repeats}
+    sizes = {"num_images": given.images, "num_masks": given.masks, "kept_share": given.kept, "repeats": given.repeats}
     try:
         peaks, points = actor.call("measure", config, **sizes)
     finally:

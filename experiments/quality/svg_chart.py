@@ -11,6 +11,7 @@ from typing import Any, Final
 COLOURS: Final = ("#1b6ca8", "#c8553d", "#4a7c59", "#7b5ea7", "#b8860b", "#444444", "#d16ba5", "#5f9ea0")
 _WIDTH, _HEIGHT = 560, 320
 _LEFT, _TOP, _BOTTOM, _LEGEND_WIDTH = 62, 40, 52, 230
+_CHART_WIDTH, _CHART_HEIGHT = _LEFT + _WIDTH + _LEGEND_WIDTH, _TOP + _HEIGHT + _BOTTOM
 _TICKS: Final = 6
 
 
@@ -59,7 +60,7 @@ def axis_of(title: str, values: Sequence[float], *, start: float | None = None) 
 
 def line_chart(title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
     """Return the chart as an SVG text."""
-    width, height = _LEFT + _WIDTH + _LEGEND_WIDTH, _TOP + _HEIGHT + _BOTTOM
+    width, height = _CHART_WIDTH, _CHART_HEIGHT
     frame = _Frame(x, y)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -72,6 +73,16 @@ def line_chart(title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
         parts += frame.line(line, COLOURS[number % len(COLOURS)])
         parts += _legend(line, COLOURS[number % len(COLOURS)], number)
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def stack(charts: Sequence[str]) -> str:
+    """Return charts of `line_chart` one below another, as one SVG text."""
+    placed = [f'<svg y="{_CHART_HEIGHT * number}" {chart[len("<svg ") :]}' for number, chart in enumerate(charts)]
+    width, height = _CHART_WIDTH, _CHART_HEIGHT * len(charts)
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+    )
+    return "\n".join([opening, *placed]) + "</svg>\n"
 
 
 class _Frame:

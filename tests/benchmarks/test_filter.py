@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 
 from benchmarks import filter as filter_benchmark
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import ExpressionRecord
+from pseudoris.workers.captions.listener import Listener
 
 CONFIG = load_config("tiny", assignments=["captions.context_scales=[1.0]", "captions.max_length=8"])
 
@@ -18,6 +20,19 @@ def test_both_filters_score_alike_and_the_note_gives_the_share():
     assert "% of the captioner" in share.note
     assert share.ours_s == plain.ours_s
     assert "candidates within" in plain.note
+
+
+@pytest.mark.slow
+def test_captions_of_a_trained_preset_are_read_by_both_sides(monkeypatch):
+    untrained = load_config("tiny", assignments=["captions.weights.uri=random:0", "captions.context_scales=[1.0]"])
+    listen = mock.Mock(wraps=Listener.listen)
+    monkeypatch.setattr(Listener, "listen", lambda *given: listen(*given))
+    sizes = {"num_images": 1, "max_masks": 2, "repeats": 1, "caption_repeats": 1}
+    share, _ = filter_benchmark.measure(untrained, **sizes, captions_of=CONFIG)
+    *_, expressions = listen.call_args.args
+    assert share.case.endswith("captions of tiny")
+    assert all(len(each.text.split()) < 12 for each in expressions)
+    assert f"{len({each.text for each in expressions})} distinct captions" in share.note
 
 
 @pytest.mark.slow

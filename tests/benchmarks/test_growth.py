@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from unittest import mock
+
 import pytest
 
+from benchmarks import growth
 from benchmarks.growth import Curve, exponent, measure, plot, shard_of
 from benchmarks.growth import _curve_of as curve_of
 from benchmarks.process_watch import Sample, Usage, Watched
@@ -50,7 +54,20 @@ def test_a_run_is_halved_from_its_end_and_has_the_highest_memory_and_all_cpu_sec
     curve = curve_of("a run", watched)
     # A worker has ended before the last reading.
     assert (curve.sizes, curve.seconds, curve.bytes) == ((2, 4, 8), (1.5, 7.0, 7.0), (6, 10, 10))
-    assert "<svg" in plot([curve])
+    drawn = plot([curve])
+    assert "a run: 0.00" in drawn
+    assert drawn.count("<polyline") == 1
+
+
+def test_a_curve_replaces_its_own_row_and_leaves_the_others(tmp_path, monkeypatch):
+    def curve(case, seconds):
+        return Curve(case, "images", (1, 2, 4), (1.0, 2.0, seconds), (0, 0, 0), ("a=1",))
+
+    path = tmp_path / "growth.json"
+    for curves in ([curve("caption", 2.0), curve("filter", 3.0)], [curve("caption", 4.0)]):
+        monkeypatch.setattr(growth, "_curves", mock.Mock(return_value=curves))
+        growth.main(["--json", str(path)])
+    assert [(row["case"], row["seconds"][2]) for row in json.loads(path.read_text())] == [("caption", 4), ("filter", 3)]
 
 
 @pytest.mark.slow

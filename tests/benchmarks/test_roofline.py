@@ -6,7 +6,20 @@ import pytest
 
 from benchmarks import mask_parts, roofline
 
-LITTLE = ["--masks", "2", "--points", "4", "--steps", "3", "--repeats", "1", "--set", "captions.max_length=5"]
+LITTLE = [
+    "--images",
+    "2",
+    "--masks",
+    "2",
+    "--points",
+    "4",
+    "--steps",
+    "3",
+    "--repeats",
+    "1",
+    "--set",
+    "captions.max_length=5",
+]
 
 
 @pytest.mark.long

@@ -1,0 +1,131 @@
+"""The text side of a CLIP over the prefix tree of its texts: a prefix that texts share is computed once.
+
+A causal tower's output at a token never reads what follows, padding included, so it is a function of the prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.transformer import ResidualAttentionBlock
+from torch import nn
+
+from pseudoris.workers.device import to_device
+from pseudoris.workers.filtering.text_tree import TextTile
+from pseudoris.workers.transformer_blocks import Block, attend, finish_block
+
+# A prefix attends to as many places as its length, rounded up to this: the rounding of a sum depends on their number.
+_LENGTH_STEP: Final = 4
+# Of pairs (prefix, place) whose keys and values are gathered at a time. Bounds memory for long texts.
+_PAIRS_A_PART: Final = 2**14
+
+
+@dataclass(frozen=True, slots=True)
+class _Lengths:
+    """Neighbouring nodes that attend to equally many places.
+
+    Attributes:
+        nodes: Which.
+        paths: (n · P,) int64, the nodes of their places one after another.
+        is_hidden: (n, 1, P) bool, places after the prefix.
+    """
+
+    nodes: slice
+    paths: torch.Tensor
+    is_hidden: torch.Tensor
+
+
+class TreeBlock(Block):
+    """A block of a causal tower, over the nodes of a tile."""
+
+    def __init__(self, block: ResidualAttentionBlock) -> None:
+        """Share the weights of `block`, which must not change."""
+        super().__init__(block, finish=finish_block)
+        self._queries_keys_values = self.linear(block.attn.in_proj_weight, block.attn.in_proj_bias)
+
+    def forward(self, x: torch.Tensor, lengths: Sequence[_Lengths]) -> torch.Tensor:
+        """Return the block's output (R, D) for its input (R, D)."""
+        together = self._queries_keys_values(self.ln_1(x)).view(len(x), 3, self.num_heads, -1)
+        queries, *rest = together.permute(1, 2, 0, 3)
+        keys_values = torch.cat(rest, dim=2)
+        mixed = torch.empty_like(queries)
+        for part in lengths:
+            num_nodes, _, num_places = part.is_hidden.shape
+            gathered = keys_values.index_select(1, part.paths).view(self.num_heads, num_nodes, num_places, -1)
+            keys, values = gathered.chunk(2, dim=3)
+            mixed[:, part.nodes] = attend(queries[:, part.nodes, None], keys, values, part.is_hidden)[:, :, 0]
+        return self.finish(x, mixed.transpose(0, 1).reshape(x.shape))
+
+
+class TextTower:
+    """The text side of a CLIP."""
+
+    def __init__(self, model: CLIP | CustomTextCLIP) -> None:
+        """Wrap `model`, on its device, and share its weights."""
+        self._model = model
+        self.context_length = int(model.context_length)
+        # A tower that looks ahead, or pools at the end, reads the padding: its texts share nothing.
+        self.is_tree = (
+            isinstance(model, CLIP)
+            and model.attn_mask is not None
+            and model.text_pool_type == "argmax"
+            and all(isinstance(block, ResidualAttentionBlock) for block in model.transformer.resblocks)
+        )
+        self._blocks = [TreeBlock(block) for block in model.transformer.resblocks] if self.is_tree else []
+
+    def encode(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return (B, D) of whole contexts (B, context) int64, as open_clip does."""
+        features: torch.Tensor = self._model.encode_text(tokens)
+        return features
+
+    def encode_tile(self, tile: TextTile) -> torch.Tensor:
+        """Return (T, D) of a tile's texts; open_clip's `encode_text` up to rounding."""
+        model = self._model
+        dtype = model.transformer.get_cast_dtype()
+        device = model.positional_embedding.device
+        tokens, depths, ends = (to_device(column, device) for column in (tile.tokens, tile.depths, tile.ends))
+        hidden = model.token_embedding(tokens).to(dtype) + model.positional_embedding[depths].to(dtype)
+        lengths = _by_length(tile, device)
+        for block in self._blocks:
+            hidden = block(hidden, lengths)
+        # Of all nodes, because the rounding of a product depends on the number of its rows.
+        pooled: torch.Tensor = model.ln_final(hidden)
+        projection: nn.Linear | torch.Tensor | None = model.text_projection
+        if isinstance(projection, nn.Linear):
+            return F.linear(pooled, projection.weight, projection.bias)[ends]
+        return (pooled if projection is None else pooled @ projection)[ends]
+
+
+def tokens_of(contexts: torch.Tensor) -> list[list[int]]:
+    """Return the tokens of each of (T, context) int64 up to EOS, which has the highest id, as open_clip finds it."""
+    ends = contexts.argmax(dim=1).tolist()
+    return [row[: end + 1] for row, end in zip(contexts.tolist(), ends, strict=True)]
+
+
+def _by_length(tile: TextTile, device: torch.device) -> list[_Lengths]:
+    rounded = tile.depths // _LENGTH_STEP
+    starts = np.flatnonzero(np.diff(rounded, prepend=-1))
+    found = []
+    for start, end in zip(starts, [*starts[1:], len(rounded)], strict=True):
+        num_places = int(rounded[start] + 1) * _LENGTH_STEP
+        paths = np.zeros((end - start, num_places), dtype=np.int64)
+        known = tile.paths[start:end, :num_places]
+        paths[:, : known.shape[1]] = known
+        is_hidden = np.arange(num_places) > tile.depths[start:end, None]
+        step = max(1, _PAIRS_A_PART // num_places)
+        for first in range(0, end - start, step):
+            part = slice(first, min(first + step, end - start))
+            found.append(
+                _Lengths(
+                    slice(start + part.start, start + part.stop),
+                    to_device(paths[part].ravel(), device),
+                    to_device(is_hidden[part, None], device),
+                )
+            )
+    return found
