@@ -10,8 +10,8 @@ candidate's texts over the whole context, equal strings again and again, timed o
 Without trained weights at hand `base` runs on random ones: `--set captions.weights.uri=random:0 --set
 filtering.weights.uri=random:0`. Its random captions are of random words, nearly all distinct and of full length, and
 share few prefixes. With `--captions-of tiny` both sides read the captions of that preset, whose weights are trained:
-in place of captioning the captioner scores them under all crops of all masks, which is what it computes at least where
-it draws them; beams and draws come on top.
+in place of captioning the captioner scores each under the crops of all masks of the kind that it was drawn for, which
+is what it computes at least where it draws them; beams that are dropped and the draws come on top.
 """
 
 from __future__ import annotations
@@ -98,16 +98,21 @@ def measure(
 
 
 def reading(config: RunConfig, captioned: Shard) -> Callable[[], None]:
-    """Return work: encode all crops of a shard, and score each candidate of an image under all of them."""
+    """Return work: encode all crops of a shard, and read each caption under the crops of its own kind."""
     captioner = CocaCaptioner(config.captions, config.compute)
-    listening = ListeningConfig(crops=tuple(config.captions.crop_kinds()))
-    listener = Listener(captioner._engine, config.captions, listening, byte_pair_encoder().encode)
+    encode = byte_pair_encoder().encode
+    listeners = {
+        kind: Listener(captioner._engine, config.captions, ListeningConfig(crops=(kind,)), encode)
+        for kind in config.captions.crop_kinds()
+    }
 
     def work() -> None:
         for image in captioned.images:
             crops = captioner.image_crops(image, decode_image(image))
             (encoded,) = captioner._engine.encode([crops])
-            listener.listen(crops, encoded, image.masks, image.expressions)
+            for kind, listener in listeners.items():
+                drawn = [each for each in image.expressions if any(sample.crop == kind for sample in each.samples)]
+                listener.listen(crops, encoded, image.masks, drawn)
 
     return work
 

@@ -82,7 +82,7 @@ class Curve:
     @property
     def name(self) -> tuple[str, str, tuple[str, ...]]:
         """What is measured, and how."""
-        return self.case, self.unit, self.settings
+        return self.case, self.unit, tuple(sorted(self.settings))
 
     def row(self) -> dict[str, Any]:
         """Return the JSON row, with both exponents."""
@@ -117,7 +117,7 @@ def stage_curves(part: Part, preset: str, assignments: Sequence[str], repeats: i
 def measure(
     part: Part, size: int, preset: str, assignments: Sequence[str], repeats: int
 ) -> dict[str, tuple[float, int]]:
-    """Return seconds and bytes of each stage at a point; the proposer's masks do not follow from how many are given."""
+    """Return seconds and bytes of each stage at a point; of `masks` without the proposer, which finds its own."""
     small, shard = shard_of(part, POINTS[part][0]), shard_of(part, size)
     found = {}
     for number in range(part == "masks", len(STAGES)):
@@ -273,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
-    curves: dict[Any, Curve] = {}
+    curves: dict[tuple[str, str, tuple[str, ...]], Curve] = {}
     if given.json is not None and given.json.exists():
         read = map(Curve.of, json.loads(given.json.read_text(encoding="utf-8")))
         curves = {curve.name: curve for curve in read}

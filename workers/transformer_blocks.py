@@ -92,27 +92,3 @@ def finish_block(block: Block, x: torch.Tensor, mixed: torch.Tensor) -> torch.Te
     x = x + block.ls_1(block.out(mixed))
     result: torch.Tensor = x + block.ls_2(block.narrow(block.activate(block.widen(block.ln_2(x)))))
     return result
-
-
-def attend(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, is_hidden: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Return softmax(q · k / √d) · v of shape (..., Q, d); the softmax in float32 at least.
-
-    Args:
-        queries: (..., Q, d).
-        keys: (..., T, d).
-        values: (..., T, d).
-        is_hidden: Bool, broadcast to (..., Q, T); such keys are ignored.
-    """
-    if queries.device.type == "cuda":
-        # On CUDA this call keeps scores and softmax in float32 without storing them. On a CPU, for one query and a few
-        # keys, it takes twice as long as the products below.
-        is_seen = None if is_hidden is None else ~is_hidden
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=is_seen)
-    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
-    if is_hidden is not None:
-        scores = scores.masked_fill(is_hidden, -torch.inf)
-    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
-    mixed: torch.Tensor = scores.softmax(dim=-1, dtype=dtype).to(values.dtype) @ values
-    return mixed

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from unittest import mock
 
 import pytest
+import torch
 
 from benchmarks import growth
 from benchmarks.growth import Curve, exponent, measure, plot, shard_of
 from benchmarks.growth import _curve_of as curve_of
+from benchmarks.measurement import peak_rss_bytes
 from benchmarks.process_watch import Sample, Usage, Watched
 
 
@@ -74,4 +77,12 @@ def test_a_curve_replaces_its_own_row_and_leaves_the_others(tmp_path, monkeypatc
 def test_every_stage_is_measured_at_a_point():
     found = measure("masks", 2, "tiny", (), 1)
     assert set(found) == {"caption", "filter"}
-    assert all(seconds > 0 and size >= 0 for seconds, size in found.values())
+    assert all(seconds > 0 and size > 0 for seconds, size in found.values())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone can forget a peak")
+def test_a_forgotten_peak_counts_no_more_and_freed_memory_neither():
+    held = torch.ones(50_000_000)
+    peak = peak_rss_bytes()
+    del held
+    assert growth._forget_peak() < peak - 150_000_000

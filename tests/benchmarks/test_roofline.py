@@ -6,20 +6,7 @@ import pytest
 
 from benchmarks import mask_parts, roofline
 
-LITTLE = [
-    "--images",
-    "2",
-    "--masks",
-    "2",
-    "--points",
-    "4",
-    "--steps",
-    "3",
-    "--repeats",
-    "1",
-    "--set",
-    "captions.max_length=5",
-]
+LITTLE = ["--images", "2", "--masks", "2", "--points", "4", "--steps", "3", "--repeats", "1"]
 
 
 @pytest.mark.long

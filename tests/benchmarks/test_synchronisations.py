@@ -5,10 +5,12 @@ from unittest import mock
 import pytest
 
 from benchmarks import gpu
+from benchmarks.filter import largest_difference
 from benchmarks.pretended_gpu import pretended_gpu
 from benchmarks.synchronisations import UNTRAINED, measure
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import CocaCaptioner, distinctive
+from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks.proposer import SamProposer
 
 ON_GPU = ["compute.device=cuda", "placement.fused.num_gpus=1"]
@@ -60,6 +62,19 @@ def test_wide_kept_sets_are_drawn_from_the_whole_vocabulary(monkeypatch):
     config = load_config("tiny", assignments=UNTRAINED)
     CocaCaptioner(config.captions, config.compute)(gpu.scenes_with(2, 1))
     assert drawn_from.called
+
+
+@pytest.mark.slow
+def test_cuda_scores_as_a_cpu_does():
+    config = load_config("tiny")
+    captioned = CocaCaptioner(config.captions, config.compute)(gpu.scenes_with(3, 2))
+    on_cpu = ClipScorer(config.filtering, config.compute)(captioned)
+    with pretended_gpu():
+        config = load_config("tiny", assignments=ON_GPU)
+        on_gpu = ClipScorer(config.filtering, config.compute)(captioned)
+    # Products are of another library there.
+    assert largest_difference(on_gpu, on_cpu) < 1e-6
+    assert any(expression.kept for image in on_gpu.images for expression in image.expressions)
 
 
 @pytest.mark.slow

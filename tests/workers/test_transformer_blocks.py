@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import nn
 
-from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.workers.captions.cached_blocks import CropSlots, CrossAttention, NodeCache, SelfAttention
-from pseudoris.workers.transformer_blocks import Block, PackedLinear, SharedLinear, attend, finish_block, linear
+from pseudoris.workers.transformer_blocks import Block, PackedLinear, SharedLinear, finish_block, linear
 
 
 def made(*, width=256, dtype=torch.float32, is_cross=False, activation=nn.GELU, scale=None):
@@ -101,35 +100,3 @@ def test_narrow_layers_share_their_weights():
 def test_without_the_operators_weights_are_shared(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert isinstance(linear(*weights()), SharedLinear)
-
-
-def test_attention_equals_torchs_own():
-    q, k, v = (random(2, 3, length, 4, seed=seed) for seed, length in enumerate((1, 5, 5)))
-    is_hidden = torch.zeros(3, 5, dtype=torch.bool)
-    is_hidden[1, 2] = True
-    ours = attend(q, k, v, is_hidden[None, :, None])
-    torch.testing.assert_close(ours, F.scaled_dot_product_attention(q, k, v, attn_mask=~is_hidden[None, :, None]))
-
-
-def test_half_precision_attention_returns_its_dtype():
-    q, k, v = (random(1, 2, 3, 4, seed=seed).to(torch.bfloat16) for seed in range(3))
-    assert attend(q, k, v).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("is_hiding", [True, False])
-def test_the_kernels_attention_is_what_it_is_written_out(is_hiding):
-    q, k, v = (random(4, 30, length, 16, seed=seed) for seed, length in enumerate((1, 9, 9)))
-    is_hidden = (torch.arange(9) == 3).expand(30, 9)[None, :, None] if is_hiding else None
-    with pretended_gpu():
-        on_gpu = attend(*(part.to("cuda") for part in (q, k, v)), None if is_hidden is None else is_hidden.to("cuda"))
-        found = on_gpu.cpu()
-    torch.testing.assert_close(found, attend(q, k, v, is_hidden))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
-@pytest.mark.parametrize("is_hiding", [True, False])
-def test_on_a_gpu_attention_is_what_it_is_on_a_cpu(is_hiding):
-    q, k, v = (random(4, 300, length, 16, seed=seed).float() for seed, length in enumerate((1, 9, 9)))
-    is_hidden = (torch.arange(9) == 3).expand(300, 9)[None, :, None] if is_hiding else None
-    on_gpu = attend(q.cuda(), k.cuda(), v.cuda(), None if is_hidden is None else is_hidden.cuda())
-    torch.testing.assert_close(on_gpu.cpu(), attend(q, k, v, is_hidden), rtol=1e-4, atol=1e-4)

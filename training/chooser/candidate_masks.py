@@ -35,7 +35,7 @@ from pseudoris.workers.images.crops import make_crops
 from pseudoris.workers.masks import SamProposer, rle
 
 # Rises when what a file holds changes; files of other versions are written anew.
-_VERSION: Final = 1
+_VERSION: Final = 2
 # Settings of the filter that decide a crop's embedding.
 _OF_CROPS: Final = ("architecture", "context_scale", "has_antialiasing", "batch_size")
 _META: Final = "candidates"

@@ -76,7 +76,7 @@ function onKey(event) {
     ArrowDown: () => (isAmongExpressions ? stepExpression(1) : stepMask(1)),
     Escape: stepBack,
     "/": () => byId("find").select(),
-    "?": openHelp,
+    "?": () => byId("help").showModal(),
     m: () => byId("show-masks").click(),
     x: () => { if (selection.expression !== null) toggleMark(expressions[selection.expression]); },
   };

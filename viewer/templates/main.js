@@ -152,13 +152,9 @@ function listenToControls() {
     const isOn = document.body.classList.toggle("without-masks") === false;
     event.currentTarget.setAttribute("aria-pressed", String(isOn));
   });
-  byId("help-button").addEventListener("click", openHelp);
-  document.addEventListener("keydown", onKey);
-}
-
-function openHelp() {
+  byId("help-button").addEventListener("click", () => byId("help").showModal());
   byId("single-keys").checked = document.documentElement.dataset.keys !== "off";
-  byId("help").showModal();
+  document.addEventListener("keydown", onKey);
 }
 
 function fitLayout() {

@@ -10,7 +10,12 @@
   if (stored((storage) => storage.getItem("pseudoris-keys")) === "off") root.dataset.keys = "off";
 
   // The choice on another page, which the browser may pass on only after this one has begun.
-  addEventListener("storage", (event) => { if (event.key === "pseudoris-keys") root.dataset.keys = event.newValue; });
+  addEventListener("storage", (event) => {
+    if (event.key !== "pseudoris-keys") return;
+    root.dataset.keys = event.newValue ?? "on";
+    const box = document.getElementById("single-keys");
+    if (box) box.checked = root.dataset.keys !== "off";
+  });
 
   function toggle() {
     const isDark = getComputedStyle(root).colorScheme === "dark"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 
-from pseudoris.workers.transformer_blocks import Block, Finish, attend, finish_block
+from pseudoris.workers.transformer_blocks import Block, Finish, finish_block
 
 _FIRST_CAPACITY = 256
 
@@ -82,6 +82,30 @@ class NodeCache:
         if not self._store:
             raise RuntimeError("the cache has no memory yet: call reserve before reading or writing")
         return self._store[layer]
+
+
+def attend(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, is_hidden: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return softmax(q · k / √d) · v of shape (..., Q, d); the softmax in float32 at least.
+
+    Args:
+        queries: (..., Q, d).
+        keys: (..., T, d).
+        values: (..., T, d).
+        is_hidden: Bool, broadcast to (..., Q, T); such keys are ignored.
+    """
+    if queries.device.type == "cuda":
+        # On CUDA this call keeps scores and softmax in float32 without storing them. On a CPU, for one query and a few
+        # keys, it takes twice as long as the products below.
+        is_seen = None if is_hidden is None else ~is_hidden
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=is_seen)
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+    if is_hidden is not None:
+        scores = scores.masked_fill(is_hidden, -torch.inf)
+    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    mixed: torch.Tensor = scores.softmax(dim=-1, dtype=dtype).to(values.dtype) @ values
+    return mixed
 
 
 @dataclass(frozen=True, slots=True)

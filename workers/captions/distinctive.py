@@ -134,7 +134,7 @@ def kept_tokens(logits: torch.Tensor, ranked: RankedLogits, num_kept: torch.Tens
     is_above = logits > last
     is_tied = logits == last
     num_tied = (num_kept - is_above.sum(dim=1))[:, None]
-    # Ties that the bound divides are rare, and the cumulative sum is dear; but a GPU would be waited for to know.
+    # Mostly no tie is divided, and the cumulative sum can be saved; on a GPU the question costs more, a wait.
     if logits.device.type == "cpu" and bool((is_tied.sum(dim=1, keepdim=True) == num_tied).all()):
         return is_above | is_tied
     return is_above | (is_tied & (is_tied.cumsum(dim=1) <= num_tied))

@@ -105,7 +105,7 @@ class ClipEmbedder:
 
     @torch.inference_mode()
     def _encode_tile(self, tile: TextTile) -> torch.Tensor:
-        return _normalised(self._text.encode_tile(tile))
+        return self._text.encode_tile(tile)
 
 
 def embed_in_tiles(

@@ -27,7 +27,7 @@ def fold_batch_norms(tower: nn.Module) -> None:
 
 
 def memory_format(tower: nn.Module, device: torch.device) -> torch.memory_format:
-    """Return the layout of a tower's weights and crops: channels last, where they need no other on the way.
+    """Return the layout of a tower's weights and crops: channels last, where convolutions would reorder each input.
 
     Measured on two threads of an AMD EPYC with AVX-512, 64 crops of RN50: 5.5 s become 3.6, and 3.0 with folded norms.
     On a GPU it was not measured.

@@ -18,27 +18,27 @@ from torch import nn
 
 from pseudoris.workers.device import to_device
 from pseudoris.workers.filtering.text_tree import TextTile
-from pseudoris.workers.transformer_blocks import Block, attend, finish_block
+from pseudoris.workers.transformer_blocks import Block, finish_block
 
-# A prefix attends to as many places as its length, rounded up to this: the rounding of a sum depends on their number.
+# A prefix's length is rounded up to this, and by itself alone: the rounding of its attention depends on it.
 _LENGTH_STEP: Final = 4
-# Of pairs (prefix, place) whose keys and values are gathered at a time. Bounds memory for long texts.
-_PAIRS_A_PART: Final = 2**14
+# Positions of prefixes whose keys and values are gathered at a time. Bounds memory for long texts.
+_POSITIONS_A_PART: Final = {"cpu": 2**14, "cuda": 2**19}
 
 
 @dataclass(frozen=True, slots=True)
-class _Lengths:
-    """Neighbouring nodes that attend to equally many places.
+class _NodesOfLength:
+    """Neighbouring nodes whose prefixes have the same length, rounded up.
 
     Attributes:
         nodes: Which.
-        paths: (n · P,) int64, the nodes of their places one after another.
-        is_hidden: (n, 1, P) bool, places after the prefix.
+        paths: (n · P,) int64, the nodes of their P positions one after another.
+        is_seen: (n, 1, P) bool, positions up to the prefix's own.
     """
 
     nodes: slice
     paths: torch.Tensor
-    is_hidden: torch.Tensor
+    is_seen: torch.Tensor
 
 
 class TreeBlock(Block):
@@ -49,17 +49,19 @@ class TreeBlock(Block):
         super().__init__(block, finish=finish_block)
         self._queries_keys_values = self.linear(block.attn.in_proj_weight, block.attn.in_proj_bias)
 
-    def forward(self, x: torch.Tensor, lengths: Sequence[_Lengths]) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, lengths: Sequence[_NodesOfLength]) -> torch.Tensor:
         """Return the block's output (R, D) for its input (R, D)."""
         together = self._queries_keys_values(self.ln_1(x)).view(len(x), 3, self.num_heads, -1)
         queries, *rest = together.permute(1, 2, 0, 3)
         keys_values = torch.cat(rest, dim=2)
         mixed = torch.empty_like(queries)
         for part in lengths:
-            num_nodes, _, num_places = part.is_hidden.shape
-            gathered = keys_values.index_select(1, part.paths).view(self.num_heads, num_nodes, num_places, -1)
+            num_nodes, _, length = part.is_seen.shape
+            gathered = keys_values.index_select(1, part.paths).view(self.num_heads, num_nodes, length, -1)
             keys, values = gathered.chunk(2, dim=3)
-            mixed[:, part.nodes] = attend(queries[:, part.nodes, None], keys, values, part.is_hidden)[:, :, 0]
+            mixed[:, part.nodes] = F.scaled_dot_product_attention(
+                queries[:, part.nodes, None], keys, values, attn_mask=part.is_seen
+            )[:, :, 0]
         return self.finish(x, mixed.transpose(0, 1).reshape(x.shape))
 
 
@@ -85,7 +87,7 @@ class TextTower:
         return features
 
     def encode_tile(self, tile: TextTile) -> torch.Tensor:
-        """Return (T, D) of a tile's texts; open_clip's `encode_text` up to rounding."""
+        """Return (T, D) of a tile's texts, normalised float32; open_clip's `encode_text` up to rounding."""
         model = self._model
         dtype = model.transformer.get_cast_dtype()
         device = model.positional_embedding.device
@@ -94,12 +96,14 @@ class TextTower:
         lengths = _by_length(tile, device)
         for block in self._blocks:
             hidden = block(hidden, lengths)
-        # Of all nodes, because the rounding of a product depends on the number of its rows.
+        # Of all nodes, because rounding depends on the number of rows.
         pooled: torch.Tensor = model.ln_final(hidden)
         projection: nn.Linear | torch.Tensor | None = model.text_projection
         if isinstance(projection, nn.Linear):
-            return F.linear(pooled, projection.weight, projection.bias)[ends]
-        return (pooled if projection is None else pooled @ projection)[ends]
+            pooled = F.linear(pooled, projection.weight, projection.bias)
+        elif projection is not None:
+            pooled = pooled @ projection
+        return F.normalize(pooled.float(), dim=-1)[ends]
 
 
 def tokens_of(contexts: torch.Tensor) -> list[list[int]]:
@@ -108,24 +112,24 @@ def tokens_of(contexts: torch.Tensor) -> list[list[int]]:
     return [row[: end + 1] for row, end in zip(contexts.tolist(), ends, strict=True)]
 
 
-def _by_length(tile: TextTile, device: torch.device) -> list[_Lengths]:
+def _by_length(tile: TextTile, device: torch.device) -> list[_NodesOfLength]:
     rounded = tile.depths // _LENGTH_STEP
     starts = np.flatnonzero(np.diff(rounded, prepend=-1))
     found = []
     for start, end in zip(starts, [*starts[1:], len(rounded)], strict=True):
-        num_places = int(rounded[start] + 1) * _LENGTH_STEP
-        paths = np.zeros((end - start, num_places), dtype=np.int64)
-        known = tile.paths[start:end, :num_places]
+        length = int(rounded[start] + 1) * _LENGTH_STEP
+        paths = np.zeros((end - start, length), dtype=np.int64)
+        known = tile.paths[start:end, :length]
         paths[:, : known.shape[1]] = known
-        is_hidden = np.arange(num_places) > tile.depths[start:end, None]
-        step = max(1, _PAIRS_A_PART // num_places)
+        is_seen = np.arange(length) <= tile.depths[start:end, None]
+        step = max(1, _POSITIONS_A_PART[device.type] // length)
         for first in range(0, end - start, step):
             part = slice(first, min(first + step, end - start))
             found.append(
-                _Lengths(
+                _NodesOfLength(
                     slice(start + part.start, start + part.stop),
                     to_device(paths[part].ravel(), device),
-                    to_device(is_hidden[part, None], device),
+                    to_device(is_seen[part, None], device),
                 )
             )
     return found

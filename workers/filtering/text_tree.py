@@ -91,15 +91,15 @@ class _OpenTile:
             for column in (self._tokens, self._depths, self._parents)
         )
         order = np.argsort(depths, kind="stable")
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        tokens, depths, parents = tokens[order], depths[order], place[parents[order]]
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        tokens, depths, parents = tokens[order], depths[order], rank[parents[order]]
         paths = np.zeros((len(order), int(depths[-1]) + 1), dtype=np.int64)
         for depth in range(paths.shape[1]):
             nodes = np.flatnonzero(depths == depth)
             paths[nodes, :depth] = paths[parents[nodes], :depth]
             paths[nodes, depth] = nodes
-        return TextTile(tokens, depths, paths, np.array(self.texts), place[self._ends], len(self._tokens))
+        return TextTile(tokens, depths, paths, np.array(self.texts), rank[self._ends], len(self._tokens))
 
     def _num_shared(self, text: Sequence[int]) -> int:
         pairs = enumerate(zip(self._newest, text, strict=False))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +11,8 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, collecting
+from pseudoris.workers.checkpoints.openclip import build_from_config
+from pseudoris.workers.filtering import clip_embedder
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder, embed_in_tiles
 
 TINY = FilterConfig(architecture="builtin:tiny/clip.json", weights=WeightsConfig(uri="random:3"), batch_size=8)
@@ -99,12 +103,44 @@ def test_shared_prefixes_are_computed_once_and_how_full_the_tiles_are_is_recorde
     assert measures.values == {(BATCH_FILL, "filter texts"): [7 / nodes]}
 
 
-def test_a_tower_that_reads_its_padding_is_computed_as_open_clip_does(monkeypatch):
-    embedder = ClipEmbedder(TINY, ComputeConfig(device="cpu"))
-    texts = ["a red circle", "a star"]
-    expected = embedder.embed_texts(texts)
-    embedder._text.is_tree = False
+SMALL = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 64, "layers": [1, 2, 1, 1], "width": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+
+
+def build_embedder(monkeypatch, *, precision="float32", **text_cfg):
+    """Return the embedder of a small CLIP with a residual tower, and that CLIP as it was."""
+    torch.manual_seed(0)
+    model = build_from_config({**SMALL, "text_cfg": {**SMALL["text_cfg"], **text_cfg}}).eval().requires_grad_(False)
+    for module in model.visual.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values in (module.weight, module.bias, module.running_mean, module.running_var):
+                values.uniform_(0.5, 1.5)
+    monkeypatch.setattr(clip_embedder, "load_clip", lambda *_: copy.deepcopy(model))
+    return ClipEmbedder(TINY, ComputeConfig(device="cpu", precision=precision)), model
+
+
+@pytest.mark.parametrize("text_cfg", [{"no_causal_mask": True}, {"pool_type": "last"}])
+def test_texts_of_a_tower_that_reads_its_padding_are_embedded_as_open_clip_does(monkeypatch, text_cfg):
+    embedder, model = build_embedder(monkeypatch, **text_cfg)
+    # More than a pass holds.
+    texts = [f"a red circle and {number} stars" for number in range(20)]
+    with torch.inference_mode():
+        expected = model.encode_text(embedder._tokenise(texts), normalize=True)
     torch.testing.assert_close(embedder.embed_texts(texts), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02)])
+def test_crops_of_a_residual_tower_are_embedded_as_open_clip_does(monkeypatch, precision, tolerance):
+    embedder, model = build_embedder(monkeypatch, precision=precision)
+    crops = torch.rand(11, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model.encode_image(crops, normalize=True)
+    found = embedder.embed_crops([crops])
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+    assert torch.equal(embedder.embed_crops([crops[:1]]), found[:1])
 
 
 def test_no_texts_give_no_embeddings(embedder):

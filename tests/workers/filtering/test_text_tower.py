@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
+from pseudoris.workers.filtering import text_tower
 from pseudoris.workers.filtering.text_tower import TextTower, tokens_of
 from pseudoris.workers.filtering.text_tree import cut_into_tiles
 
@@ -22,16 +26,14 @@ TOKENISE = open_clip.SimpleTokenizer(context_length=77)
 TEXTS = st.lists(st.lists(st.sampled_from(["a", "red", "dotted", "star"]), max_size=9).map(" ".join), min_size=1)
 
 
-def build_tower(**text_cfg):
+def build_tower(dtype=torch.float32, **text_cfg):
     torch.manual_seed(0)
-    model = build_from_config({**SMALL, "text_cfg": {**SMALL["text_cfg"], **text_cfg}}).eval()
+    model = build_from_config({**SMALL, "text_cfg": {**SMALL["text_cfg"], **text_cfg}}).eval().to(dtype)
     return model, TextTower(model)
 
 
-MODEL, TOWER = build_tower()
-
-
 def embed(tower, contexts):
+    """Return the tower's embeddings of all texts, over as many tiles as they need."""
     found = torch.zeros(len(contexts), 32)
     with torch.inference_mode():
         for tile in cut_into_tiles(tokens_of(contexts), NODES):
@@ -39,19 +41,48 @@ def embed(tower, contexts):
     return found
 
 
-@pytest.mark.parametrize("text_cfg", [{}, {"proj_bias": True}])
-def test_texts_that_share_prefixes_are_embedded_as_open_clip_embeds_each(text_cfg):
-    model, tower = build_tower(**text_cfg)
-    contexts = TOKENISE(["", "a red circle", "a red star", "a red circle", "very " * 90, "a small dotted star " * 3])
+# Three tiles: two of them full of one long text each.
+SENTENCES = [
+    "",
+    "a red circle",
+    "a red star",
+    "a red circle",
+    "very " * 90,
+    "small star " * 60,
+    "a small dotted star " * 3,
+]
+
+
+@pytest.mark.parametrize(
+    ("text_cfg", "dtype", "tolerance"),
+    [
+        ({}, torch.float32, 1e-6),
+        ({"proj_bias": True}, torch.float32, 1e-6),
+        ({"width": 256, "heads": 4}, torch.float32, 1e-6),
+        ({}, torch.bfloat16, 0.02),
+    ],
+    ids=["plain", "projection with a bias", "packed products", "bfloat16"],
+)
+def test_texts_that_share_prefixes_are_embedded_as_open_clip_embeds_each(text_cfg, dtype, tolerance):
+    model, tower = build_tower(dtype, **text_cfg)
+    contexts = TOKENISE(SENTENCES)
     with torch.inference_mode():
-        torch.testing.assert_close(embed(tower, contexts), model.encode_text(contexts), rtol=1e-5, atol=1e-6)
+        expected = F.normalize(model.encode_text(contexts).float(), dim=-1)
+    torch.testing.assert_close(embed(tower, contexts), expected, rtol=0, atol=tolerance)
 
 
-@settings(max_examples=20, deadline=None)
-@given(TEXTS)
-def test_a_text_has_the_same_bits_in_any_company(texts):
-    together = embed(TOWER, TOKENISE(texts))
-    alone = torch.cat([embed(TOWER, TOKENISE([text])) for text in texts])
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def tower(request):
+    _, tower = build_tower(request.param, width=256, heads=4)
+    return tower
+
+
+@settings(max_examples=15, deadline=None)
+@given(TEXTS, st.sampled_from([2, 40, 2**14]))
+def test_a_text_has_the_same_bits_in_any_company(tower, texts, positions):
+    with mock.patch.dict(text_tower._POSITIONS_A_PART, cpu=positions):
+        together = embed(tower, TOKENISE(texts))
+    alone = torch.cat([embed(tower, TOKENISE([text])) for text in texts])
     assert torch.equal(together, alone)
 
 
