@@ -8,7 +8,6 @@ Without trained weights at hand: `--set captions.weights.uri=random:0`. Linux on
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ import torch
 from open_clip.coca_model import CoCa
 
 from benchmarks.captioner import noise_crops, one_crop_kind, special_tokens
-from benchmarks.measurement import Row, peak_rss_bytes, report
+from benchmarks.measurement import Row, peak_rss_bytes, report, reset_peak
 from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
@@ -48,15 +47,14 @@ def measure(config: RunConfig, *, num_masks: int, num_kinds: int, num_steps: int
 
     def begin_again(*_: object) -> None:
         # The image tower's own peak is not the budget's business.
-        reset_peak()
-        before[:] = [resident_bytes()]
+        before[:] = [reset_peak()]
 
     model.visual.register_forward_hook(begin_again)
     started = time.perf_counter()
     engine.generate(image)
     seconds = time.perf_counter() - started
     # Pages that were freed before are used again, so a small growth can read below 0.
-    grown, budget = max(0, resident_peak_bytes() - before[0]), captions.cache_bytes
+    grown, budget = max(0, peak_rss_bytes() - before[0]), captions.cache_bytes
     taken = (
         f"budget {budget // _MIB} MiB: keys and values took {engine.counts.peak_cache_bytes / _MIB:.0f} MiB, "
         f"the process grew by {grown / _MIB:.0f} MiB at most"
@@ -65,22 +63,6 @@ def measure(config: RunConfig, *, num_masks: int, num_kinds: int, num_steps: int
         raise ValueError(f"decoding went over its budget: {taken}")
     case = f"memory, {config.preset}, {num_masks} masks, {num_kinds} crop kind(s), {num_steps} steps"
     return Row(case, None, seconds, peak_rss_bytes(), taken)
-
-
-def resident_bytes() -> int:
-    """Return the resident size of this process now, in bytes."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
-
-
-def reset_peak() -> None:
-    """Forget this process's highest resident size, so that `resident_peak_bytes` tells of what follows."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def resident_peak_bytes() -> int:
-    """Return the highest resident size since `reset_peak`, in bytes."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def planned(captions: CaptionsConfig, *, num_masks: int, dtype: torch.dtype) -> str:

@@ -27,7 +27,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from PIL import Image
 
-from benchmarks.measurement import cpu_seconds, peak_rss_bytes, write_json
+from benchmarks.measurement import cpu_seconds, peak_rss_bytes, reset_peak, write_json
 from benchmarks.memory import watch_scenes, watch_stub_run
 from benchmarks.process_watch import Sample, Watched
 from experiments.quality.svg_chart import Line, axis_of, line_chart, stack
@@ -37,7 +37,7 @@ from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scene_shards import SceneImage, encode_png, scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT, child_environment
-from pseudoris.workers.stages import STAGES
+from pseudoris.workers.stages import STAGES, StageKind
 
 Part = Literal["masks", "image size", "shard size"]
 # By part: what is counted, and the points. SAM's 32 × 32 grid leaves up to 120 masks of an image.
@@ -120,35 +120,30 @@ def measure(
     """Return seconds and bytes of each stage at a point; of `masks` without the proposer, which finds its own."""
     small, shard = shard_of(part, POINTS[part][0]), shard_of(part, size)
     found = {}
-    for number in range(part == "masks", len(STAGES)):
+    for kind in STAGES[1:] if part == "masks" else STAGES:
         with child_environment(MEMORY_ENVIRONMENT), ProcessPoolExecutor(1, get_context("spawn")) as process:
-            done = process.submit(_run_stage, number, small, shard, preset, assignments, repeats).result()
+            done = process.submit(_run_stage, kind, small, shard, preset, assignments, repeats).result()
         small, shard, seconds, grown = done
-        found[STAGES[number].name] = (seconds, grown)
+        found[kind.name] = (seconds, grown)
     return found
 
 
 def _run_stage(
-    number: int, small: Shard, shard: Shard, preset: str, assignments: Sequence[str], repeats: int
+    kind: StageKind, small: Shard, shard: Shard, preset: str, assignments: Sequence[str], repeats: int
 ) -> tuple[Shard, Shard, float, int]:
     """Return what a stage makes of both shards, the second after the first, and seconds and bytes of the second."""
     config = load_config(preset, assignments=["compute.device=cpu", "compute.threads=1", *assignments])
-    stage = STAGES[number].build(config)
+    stage = kind.build(config)
     small, given = stage(small), shard
-    before = _forget_peak()
+    # glibc gives free memory back: a stage that took it would seem to need none.
+    ctypes.CDLL(None).malloc_trim(0)
+    before = reset_peak()
     taken = []
     for _ in range(repeats):
         start_s = cpu_seconds()
         shard = stage(given)
         taken.append(cpu_seconds() - start_s)
     return small, shard, statistics.median(taken), peak_rss_bytes() - before
-
-
-def _forget_peak() -> int:
-    """Make the size of this process without free memory, which is returned, the highest that it had; glibc on Linux."""
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return peak_rss_bytes()
 
 
 def shard_of(part: Part, size: int) -> Shard:

@@ -75,8 +75,8 @@ class SyncRow:
 
 def measure(precision: str) -> Iterator[SyncRow]:
     """Yield the rows of all engines, then that of a training, which has a precision of its own."""
-    on_gpu = ["compute.device=cuda", "placement.fused.num_gpus=1", f"compute.precision={precision}"]
-    words = [*on_gpu, f"filtering.batch_size={_TILE}"]
+    words = ["compute.device=cuda", "placement.fused.num_gpus=1", f"compute.precision={precision}"]
+    words.append(f"filtering.batch_size={_TILE}")
     config = load_config("tiny", assignments=words)
     listening = load_config("tiny", assignments=[*words, "captions.listening={}"])
     untrained = load_config("tiny", assignments=[*words, *UNTRAINED])
@@ -117,9 +117,7 @@ class _FixedDetections(torch.nn.Module):
     def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         height, width = images[0].shape[1:]
         rows = torch.arange(height, device="cuda", dtype=torch.float32) / height
-        return [
-            {"scores": 1 - rows[:_MASKS], "masks": rows[:, None].expand(_MASKS, 1, -1, width)},
-        ]
+        return [{"scores": 1 - rows[:_MASKS], "masks": rows[:, None].expand(_MASKS, 1, -1, width)}]
 
 
 def _caption_rows(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> Iterator[SyncRow]:

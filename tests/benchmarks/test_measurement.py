@@ -2,6 +2,10 @@
 
 import itertools
 import json
+import mmap
+from pathlib import Path
+
+import pytest
 
 from benchmarks import measurement
 
@@ -41,3 +45,17 @@ def test_the_json_is_a_list_of_rows_with_their_ratio(tmp_path, capsys):
         "peak_rss_bytes": 2**20,
     }.items() <= row.items()
     assert "title" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux resets a peak")
+def test_the_peak_is_that_of_what_follows_the_reset():
+    # Not from the heap, where pages that were freed may be used again.
+    _touch(64 * 2**20)
+    before = measurement.reset_peak()
+    _touch(16 * 2**20)
+    assert 12 * 2**20 <= measurement.peak_rss_bytes() - before <= 40 * 2**20
+
+
+def _touch(num_bytes):
+    with mmap.mmap(-1, num_bytes) as memory:
+        memory.write(b"1" * num_bytes)

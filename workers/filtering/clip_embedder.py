@@ -101,7 +101,7 @@ class ClipEmbedder:
 
     @torch.inference_mode()
     def _encode_contexts(self, contexts: torch.Tensor) -> torch.Tensor:
-        return _normalised(self._text.encode(to_device(contexts, self.device)))
+        return _normalised(self._model.encode_text(to_device(contexts, self.device)))
 
     @torch.inference_mode()
     def _encode_tile(self, tile: TextTile) -> torch.Tensor:

@@ -81,11 +81,6 @@ class TextTower:
         )
         self._blocks = [TreeBlock(block) for block in model.transformer.resblocks] if self.is_tree else []
 
-    def encode(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return (B, D) of whole contexts (B, context) int64, as open_clip does."""
-        features: torch.Tensor = self._model.encode_text(tokens)
-        return features
-
     def encode_tile(self, tile: TextTile) -> torch.Tensor:
         """Return (T, D) of a tile's texts, normalised float32; open_clip's `encode_text` up to rounding."""
         model = self._model
