@@ -6,11 +6,11 @@
 
 Needs torch, torchvision, open_clip and segment-anything, of smaller things numpy, scipy, Pillow, PyYAML, pydantic and
 pycocotools, and no weights: presets other than `tiny` run on random ones. Before anything is timed the two sides of a
-comparison must agree: captions token for token in float64, masks as `benchmarks.masks` asks for. In the table the
-baseline of captions is the authors' loop, that of masks Meta's generator in float32; beside it stands Meta's under
-autocast. Images a second are those of the stages. Work is timed less often than `--repeats` where `--minutes` would
-not be enough. `--sweep` then tries other settings (`benchmarks.gpu_sweep`), which takes longer, and writes those that
-are fastest as FOLDER/<preset>.yaml, which `pseudoris annotate --config` reads.
+comparison must agree: captions token for token in float64, masks as `benchmarks.masks` asks for, scores in float32. In
+the table the baseline of captions is the authors' loop, that of masks Meta's generator in float32; beside it stands
+Meta's under autocast. Images a second are those of the stages. Work is timed less often than `--repeats` where
+`--minutes` would not be enough. `--sweep` then tries other settings (`benchmarks.gpu_sweep`), which takes longer, and
+writes those that are fastest as FOLDER/<preset>.yaml, which `pseudoris annotate --config` reads.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch
 
 from benchmarks.authors_loop import AuthorsLoop
 from benchmarks.captioner import SCENES_LOOKED_AT, noise_crops, one_crop_kind, special_tokens
+from benchmarks.gpu_agreement import CHECKED_MASKS, CHECKED_STEPS, check_captions, check_filter, on_device
 from benchmarks.gpu_report import Bench, GpuRow, Report
 from benchmarks.gpu_sweep import CANDIDATES, LITTLE, Sweep
 from benchmarks.mask_sides import Sides
@@ -36,14 +37,11 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
-from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.checkpoints.models import load_coca
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering import ClipScorer
 
-# Tokens and masks for which captions are compared in float64, where no rounding can flip a draw.
-_CHECKED_STEPS, _CHECKED_MASKS = 6, 3
 # What is timed of a preset: about equal shares of the time that is allowed.
 _WORKS_A_PRESET = 11
 
@@ -59,7 +57,7 @@ def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_ste
     check_captions(config)
     model = load_coca(captions.architecture, captions.weights).requires_grad_(False).to(device, dtype)
     one_kind = one_crop_kind(captions, num_steps=num_steps)
-    image = _on(noise_crops(num_masks, model.visual.image_size[0]), device, dtype)
+    image = on_device(noise_crops(num_masks, model.visual.image_size[0]), device, dtype)
     special = special_tokens(model)
     # A model of its own: the engine may compile parts of its.
     plain = load_coca(captions.architecture, captions.weights).requires_grad_(False).to(device, dtype)
@@ -71,7 +69,7 @@ def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_ste
     # Minutes on a CPU: there its warm-up and one run are enough.
     baseline_s = bench.seconds(partial(authors.sample, image, 0), repeats=None if device.type == "cuda" else 1)
     case = f"captions, {config.preset}, {num_masks} masks, 1 crop kind, {num_steps} steps, {config.compute.precision}"
-    checked = f"{_CHECKED_MASKS} masks, {_CHECKED_STEPS} steps"
+    checked = f"{CHECKED_MASKS} masks, {CHECKED_STEPS} steps"
     note = f"captions/s, beams too; {num_equal} of {len(ours)} captions equal, in float64 all of {checked}"
     yield bench.row(case, partial(engine.generate, image), done=len(ours), baseline_s=baseline_s, note=note)
     # Its caches would count as the next row's.
@@ -84,24 +82,6 @@ def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_ste
     num_captions = len(whole.generate(full))
     case = f"captions, {config.preset}, {num_masks} masks, {len(kinds)} crop kinds, {config.compute.precision}"
     yield bench.row(case, partial(whole.generate, full), done=num_captions, baseline_s=None, note="captions/s")
-
-
-def check_captions(config: RunConfig) -> None:
-    """Accept engines that draw the same captions as the authors' loop in float64; ValueError names the first other."""
-    device = prepare_device(config.compute)
-    captions = one_crop_kind(config.captions, num_steps=_CHECKED_STEPS)
-    model = load_coca(captions.architecture, captions.weights).requires_grad_(False).to(device, torch.float64)
-    image = _on(noise_crops(_CHECKED_MASKS, model.visual.image_size[0]), device, torch.float64)
-    special, seed = special_tokens(model), config.compute.seed
-    theirs = AuthorsLoop(model, special, captions, seed=seed).sample(image, 0)
-    engine = CachedEngine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
-    ours = [caption.tokens for caption in engine.generate(image) if caption.rule.name != "beam"]
-    differing = [number for number, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1]]
-    if differing:
-        raise ValueError(
-            f"caption {differing[0]} differs in float64: {ours[differing[0]]} from the engine, "
-            f"{theirs[differing[0]]} from the authors' loop; compare no times before this is mended"
-        )
 
 
 def measure_masks(sides: Sides, config: RunConfig, bench: Bench) -> Iterator[GpuRow]:
@@ -128,11 +108,15 @@ def measure_stages(sides: Sides, config: RunConfig, bench: Bench, *, num_masks: 
     """Return the row of the three stages one after another, on scenes with `num_masks` of their true masks.
 
     Masks are generated under the thresholds of `sides`: random weights let none pass those of the preset.
+
+    Raises:
+        ValueError: The filter gives other scores than open_clip.
     """
     caption = CocaCaptioner(config.captions, config.compute)
     score = ClipScorer(config.filtering, config.compute)
     shard = scenes_with(num_masks, sides.num_images)
     captioned = caption(shard)
+    check_filter(config, captioned.with_images(captioned.images[:1]))
     parts = {
         "masks": bench.seconds(lambda: sides.run("ours, coarse")),
         "captions": bench.seconds(lambda: caption(shard)),
@@ -164,10 +148,6 @@ def scenes_with(num_masks: int, num_images: int) -> Shard:
         ]
         images.append(replace(image, masks=tuple(masks)))
     return shard.with_images(tuple(images))
-
-
-def _on(image: ImageCrops, device: torch.device, dtype: torch.dtype) -> ImageCrops:
-    return replace(image, pixels=image.pixels.to(device, dtype))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

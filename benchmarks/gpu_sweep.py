@@ -1,7 +1,8 @@
 """Finds the settings under which a device is fastest, one after another, and writes them as YAML: `gpu --sweep`.
 
 Tried are the sizes of batches and caches of each stage, each with those found before it, then compilation of all
-stages. The preset's own value stays unless another one is faster by more than measurements scatter. All of them change
+stages, which must then still give what their references give. The preset's own value stays unless another one is
+faster by more than measurements scatter. All of them change
 the last bits of results, so they are part of a run's identity: choose before a run, not in its middle.
 """
 
@@ -16,6 +17,7 @@ from typing import Any, Final
 import torch
 import yaml
 
+from benchmarks.gpu_agreement import check_compiled
 from benchmarks.gpu_report import Bench, Report
 from benchmarks.mask_sides import Sides, scene_pixels, smooth_if_random
 from pseudoris.schemas.config import RunConfig
@@ -106,12 +108,25 @@ class Sweep:
         return best_s
 
     def _choose_compilation(self, stages: Sequence[str], before_s: float) -> float:
-        """Keep compilation where all stages together are faster with it; return their seconds."""
+        """Keep compilation where all stages together are faster with it, and agree; return their seconds."""
         compiled_s = sum(self._seconds(stage, {_COMPILED: True}) for stage in stages)
-        if compiled_s >= (1 - _MIN_GAIN) * before_s:
+        if compiled_s >= (1 - _MIN_GAIN) * before_s or not self._agrees_compiled():
             return before_s
         self.chosen[_COMPILED] = True
         return compiled_s
+
+    def _agrees_compiled(self) -> bool:
+        config = self._config({_COMPILED: True})
+        captioned = self._captions()
+        try:
+            check_compiled(config, captioned.with_images(captioned.images[:1]))
+        except (ConfigError, RuntimeError, ValueError) as error:
+            self._tell(f"sweep, {self.preset}, {_COMPILED}=true", error)
+            return False
+        return True
+
+    def _tell(self, case: str, error: Exception) -> None:
+        print(f"{case}: {type(error).__name__}: {str(error)[:_SHOWN_LETTERS]}", flush=True)
 
     def _seconds(self, stage: str, settings: Mapping[str, Any]) -> float:
         """Return the seconds of a stage under the settings chosen so far and these; infinite where it does not run."""
@@ -125,7 +140,7 @@ class Sweep:
             row = self.bench.row(case, work, done=len(self.shard.images), baseline_s=None, note=note)
         except (ConfigError, RuntimeError) as error:
             # Out of memory, or what the compiler cannot do: a value that is not to be recommended.
-            print(f"{case}: {type(error).__name__}: {str(error)[:_SHOWN_LETTERS]}", flush=True)
+            self._tell(case, error)
             return float("inf")
         self.report.add(row)
         return row.ours_s
@@ -136,10 +151,14 @@ class Sweep:
         if stage == "captions":
             caption = CocaCaptioner(config.captions, config.compute)
             return lambda: caption(self.shard)
-        if self._captioned is None:
-            self._captioned = CocaCaptioner(config.captions, config.compute)(self.shard)
-        captioned, score = self._captioned, ClipScorer(config.filtering, config.compute)
+        captioned, score = self._captions(), ClipScorer(config.filtering, config.compute)
         return lambda: score(captioned)
+
+    def _captions(self) -> Shard:
+        if self._captioned is None:
+            config = self._config({})
+            self._captioned = CocaCaptioner(config.captions, config.compute)(self.shard)
+        return self._captioned
 
     def _mask_work(self, config: RunConfig) -> Callable[[], object]:
         """The generator, under thresholds that let a realistic share of the candidates of random weights pass."""

@@ -72,8 +72,8 @@ class FilterConfig(FrozenModel):
     nouns: Literal["rules", "spacy", "spacy_first_child"] = "rules"
     # Of `spacy_first_child`: an installed pipeline, or the path of one's folder.
     spacy_model: str = Field(default="en_core_web_lg", min_length=1)
-    # Crops in a forward pass; of texts, 16 prefixes for each. The last batch is padded to its size, because rounding
-    # depends on the shape.
+    # Crops in a forward pass, on a CPU at most 8; of texts, 16 prefixes for each. The last batch is padded to its size,
+    # because rounding depends on the shape.
     batch_size: int = Field(default=64, ge=1)
     # Weights that turn the scores into the columns `confidence` and `rank`, which `keep` may bound. None: both are
     # null.

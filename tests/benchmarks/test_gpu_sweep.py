@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks import gpu_sweep
 from benchmarks.gpu import scenes_with
 from benchmarks.gpu_report import Bench, Report
 from benchmarks.gpu_sweep import Sweep, nested
@@ -73,8 +74,21 @@ def test_a_setting_is_tried_with_those_found_before_it(monkeypatch, sweep):
 @pytest.mark.parametrize(("compiled_s", "is_kept"), [(0.8, True), (0.99, False)])
 def test_compilation_is_recommended_where_all_stages_together_gain(monkeypatch, sweep, tmp_path, compiled_s, is_kept):
     timed(monkeypatch, {("compute.is_compiled", True): compiled_s})
+    monkeypatch.setattr(gpu_sweep, "check_compiled", lambda config, captioned: None)
     text = sweep.run(CANDIDATES, has_compilation=True)
     assert loaded(text, tmp_path).compute.is_compiled == is_kept
+
+
+def test_compilation_that_changes_results_is_not_recommended(monkeypatch, sweep, capsys):
+    def differ(config, captioned):
+        assert config.compute.is_compiled
+        raise ValueError("scores differ by 0.1")
+
+    timed(monkeypatch, {("compute.is_compiled", True): 0.5})
+    monkeypatch.setattr(gpu_sweep, "check_compiled", differ)
+    sweep.run(CANDIDATES, has_compilation=True)
+    assert sweep.chosen == {}
+    assert "compute.is_compiled=true: ValueError: scores differ by 0.1" in capsys.readouterr().out
 
 
 def test_a_value_that_runs_out_of_memory_is_not_recommended(monkeypatch, sweep, capsys):

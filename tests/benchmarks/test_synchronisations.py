@@ -4,7 +4,7 @@ from unittest import mock
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_agreement
 from benchmarks.filter import largest_difference
 from benchmarks.pretended_gpu import pretended_gpu
 from benchmarks.synchronisations import UNTRAINED, measure
@@ -30,7 +30,7 @@ BOUNDS = {
 }
 
 
-PRECISIONS = ["float32", "bfloat16"]
+PRECISIONS = ["float32", "bfloat16", "float16"]
 
 
 @pytest.fixture(scope="module", params=PRECISIONS)
@@ -52,7 +52,7 @@ def test_every_part_has_a_bound(rows):
 @pytest.mark.slow
 def test_cuda_draws_the_captions_of_the_authors_loop_in_float64():
     with pretended_gpu():
-        gpu.check_captions(load_config("tiny", assignments=ON_GPU))
+        gpu_agreement.check_captions(load_config("tiny", assignments=ON_GPU))
 
 
 @pytest.mark.slow

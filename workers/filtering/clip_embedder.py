@@ -20,7 +20,7 @@ from pseudoris.workers.checkpoints.weight_catalogue import OPEN_CLIP_PREFIX
 from pseudoris.workers.compilation import compile_tower
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
-from pseudoris.workers.filtering.image_tower import fold_batch_norms, memory_format
+from pseudoris.workers.filtering.image_tower import memory_format, simplify_tower, tile_size
 from pseudoris.workers.filtering.text_tower import TextTower, tokens_of
 from pseudoris.workers.filtering.text_tree import TextTile, cut_into_tiles
 from pseudoris.workers.images.crops import CropFormat
@@ -32,9 +32,9 @@ _TOKENS_A_TEXT: Final = 16
 class ClipEmbedder:
     """A CLIP on its device. Embeddings are returned normalised, float32, on the CPU.
 
-    Crops are computed in tiles of `batch_size`, texts in tiles of a fixed number of prefixes. The last tile is padded,
-    because the rounding of a matrix product depends on the shape of the whole batch (measured: the last bits of a
-    Linear differ between 125 rows and 62).
+    Crops are computed in tiles of a fixed number, texts in tiles of a fixed number of prefixes. The last tile is
+    padded, because the rounding of a matrix product depends on the shape of the whole batch (measured: the last bits of
+    a Linear differ between 125 rows and 62).
 
     Attributes:
         device: The device that computes.
@@ -45,7 +45,8 @@ class ClipEmbedder:
         """Load the model; `ConfigError` if weights are missing or the text tower is not a plain CLIP's."""
         self.device = prepare_device(compute)
         self._dtype = compute_dtype(compute)
-        self._batch_size = config.batch_size
+        self._crops_a_tile = tile_size(config.batch_size, self.device)
+        self._nodes_a_tile = config.batch_size * _TOKENS_A_TEXT
         text_config = read_model_config(config.architecture)["text_cfg"]
         if "hf_tokenizer_name" in text_config:
             raise ConfigError(
@@ -54,7 +55,7 @@ class ClipEmbedder:
                 "BPE: choose another architecture, or add a plug-in engine for it"
             )
         model = load_clip(config.architecture, config.weights)
-        fold_batch_norms(model.visual)
+        simplify_tower(model.visual)
         self._layout = memory_format(model.visual, self.device)
         self._model = model.to(device=self.device, dtype=self._dtype)
         self._model.visual.to(memory_format=self._layout)
@@ -72,7 +73,7 @@ class ClipEmbedder:
             crops: Pieces (n, 3, S, S) float32 in `crop_format`, K crops in all. They are read one by one, so that a
                 shard's crops are never all in memory.
         """
-        embedded = embed_in_tiles(crops, self._encode_crops, tile=self._batch_size, of="filter crops")
+        embedded = embed_in_tiles(crops, self._encode_crops, tile=self._crops_a_tile, of="filter crops")
         return torch.from_numpy(to_host(embedded)[0])
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
@@ -81,7 +82,7 @@ class ClipEmbedder:
             return torch.zeros(0, 0)
         contexts = self._tokenise(texts)
         # The longest text must fit.
-        num_nodes = max(self._batch_size * _TOKENS_A_TEXT, self._text.context_length)
+        num_nodes = max(self._nodes_a_tile, self._text.context_length)
         if not self._text.is_tree:
             num_texts = num_nodes // self._text.context_length
             embedded = embed_in_tiles([contexts], self._encode_contexts, tile=num_texts, of="filter texts")

@@ -1,4 +1,4 @@
-"""A residual image tower computes the same without its norms, in either layout."""
+"""A residual image tower computes the same without its norms, with one pooled output, in either layout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
-from pseudoris.workers.filtering.image_tower import fold_batch_norms, memory_format
+from pseudoris.workers.filtering.image_tower import AttentionPool, memory_format, simplify_tower, tile_size
 
 CPU = torch.device("cpu")
 
@@ -23,11 +23,12 @@ def tower():
     return tower
 
 
-def test_a_tower_with_folded_norms_embeds_as_before(tower):
+def test_a_simplified_tower_embeds_as_before(tower):
     crops = torch.rand(3, 3, 64, 64)
     expected = tower(crops)
-    fold_batch_norms(tower)
+    simplify_tower(tower)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in tower.modules())
+    assert isinstance(tower.attnpool, AttentionPool)
     torch.testing.assert_close(tower(crops), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -42,6 +43,11 @@ def test_the_layout_changes_nothing_but_time(tower):
 
 def test_another_tower_stays_as_it_is():
     tower = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
-    fold_batch_norms(tower)
+    simplify_tower(tower)
     assert isinstance(tower[1], nn.BatchNorm2d)
     assert memory_format(tower, CPU) is torch.contiguous_format
+
+
+def test_a_cpu_gets_few_crops_a_tile_whatever_a_gpu_gets():
+    assert [tile_size(size, CPU) for size in (4, 64)] == [4, 8]
+    assert tile_size(64, torch.device("cuda")) == 64
