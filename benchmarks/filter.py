@@ -9,14 +9,14 @@ candidate's texts over the whole context, equal strings again and again, timed o
 
 Without trained weights at hand `base` runs on random ones: `--set captions.weights.uri=random:0 --set
 filtering.weights.uri=random:0`. Its random captions are of random words, nearly all distinct and of full length, and
-share few prefixes. With `--captions-of tiny` both sides read the captions of that preset, whose weights are trained:
-in place of captioning the captioner scores each under the crops of all masks of the kind that it was drawn for, which
-is what it computes at least where it draws them; beams that are dropped and the draws come on top.
+share few prefixes. With `--captions-of tiny` the captioner takes the path of that preset, whose weights are trained,
+draw by draw and beam by beam (`benchmarks.forced_captions`).
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,22 +27,18 @@ import open_clip
 import torch
 
 from benchmarks.crops import Case, in_float32, one_by_one
+from benchmarks.forced_captions import draw, forced
 from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report
-from pseudoris.schemas.caption_settings import ListeningConfig
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.byte_pairs import byte_pair_encoder
-from pseudoris.workers.captions import CocaCaptioner
-from pseudoris.workers.captions.listener import Listener
 from pseudoris.workers.checkpoints.models import load_clip
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 from pseudoris.workers.filtering.scores import score_candidates
 from pseudoris.workers.images.pixels import decode_proven
-from pseudoris.workers.images.prefetch import decode_image
 from pseudoris.workers.stages import find_captioner, find_scorer
 
 # Strings a forward pass: bounds memory.
@@ -67,23 +63,24 @@ def measure(
         max_masks: Of an image.
         repeats: Of filtering.
         caption_repeats: Of captioning.
-        captions_of: Whose captions are read; None for those of `config` itself.
+        captions_of: Whose captions are drawn; None for those of `config` itself.
     """
     scorer = find_scorer(config.filtering)(config.filtering, config.compute)
     plain = PlainFilter(config)
     shard = build_shard(num_images, max_masks)
-    caption: Callable[[], object]
+    caption: Callable[[Shard], Shard]
     if captions_of is None:
-        captioner = find_captioner(config.captions)(config.captions, config.compute)
-        captioned, caption = captioner(shard), partial(captioner, shard)
+        caption = find_captioner(config.captions)(config.captions, config.compute)
     else:
-        captioned = find_captioner(captions_of.captions)(captions_of.captions, captions_of.compute)(shard)
-        caption = reading(config, captioned)
-    difference = largest_difference(scorer(captioned), plain(captioned))
+        caption = forced(config, captions_of.captions, draw(captions_of, shard))
+    captioned = caption(shard)
+    caption_s = median_seconds(lambda: caption(shard), repeats=caption_repeats, warm_ups=0)
+    started = time.perf_counter()
+    expected = plain(captioned)
+    plain_s = time.perf_counter() - started
+    difference = largest_difference(scorer(captioned), expected)
     if difference > MAX_SCORE_DIFFERENCE:
         raise ValueError(f"scores differ by {difference:g}; at most {MAX_SCORE_DIFFERENCE:g} is allowed")
-    caption_s = median_seconds(caption, repeats=caption_repeats, warm_ups=0)
-    plain_s = median_seconds(lambda: plain(captioned), repeats=1, warm_ups=0)
     ours_s = median_seconds(lambda: scorer(captioned), repeats=repeats)
     case = f"{config.preset}, {num_images} images, {sum(len(image.masks) for image in shard.images)} masks"
     if captions_of is not None:
@@ -95,26 +92,6 @@ def measure(
         Row(f"captioner against filter, {case}", caption_s, ours_s, peak_rss_bytes(), share),
         Row(f"plain filter against ours, {case}", plain_s, ours_s, peak_rss_bytes(), equal),
     ]
-
-
-def reading(config: RunConfig, captioned: Shard) -> Callable[[], None]:
-    """Return work: encode all crops of a shard, and read each caption under the crops of its own kind."""
-    captioner = CocaCaptioner(config.captions, config.compute)
-    encode = byte_pair_encoder().encode
-    listeners = {
-        kind: Listener(captioner._engine, config.captions, ListeningConfig(crops=(kind,)), encode)
-        for kind in config.captions.crop_kinds()
-    }
-
-    def work() -> None:
-        for image in captioned.images:
-            crops = captioner.image_crops(image, decode_image(image))
-            (encoded,) = captioner._engine.encode([crops])
-            for kind, listener in listeners.items():
-                drawn = [each for each in image.expressions if any(sample.crop == kind for sample in each.samples)]
-                listener.listen(crops, encoded, image.masks, drawn)
-
-    return work
 
 
 def build_shard(num_images: int, max_masks: int) -> Shard:
@@ -212,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--masks", type=int, default=8, help="at most so many an image")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--caption-repeats", type=int, default=5)
-    parser.add_argument("--captions-of", metavar="PRESET", help="read the captions of this preset on both sides")
+    parser.add_argument("--captions-of", metavar="PRESET", help="draw the captions of this preset")
     parser.add_argument("--set", dest="assignments", action="append", default=[])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)

@@ -246,7 +246,7 @@ def _line(curve: Curve, values: Sequence[float], power: float) -> Line:
 
 def _title(curve: Curve) -> str:
     part, separator, _ = curve.unit.partition(":")
-    name = f"{curve.case.partition(',')[0]}, {part}" if separator else curve.case
+    name = f"{curve.case}, {part}" if separator else curve.case
     return f"{name}, --set …" if curve.settings else name
 
 

@@ -2,14 +2,14 @@
 
 import json
 from dataclasses import replace
-from unittest import mock
 
 import pytest
 
 from benchmarks import filter as filter_benchmark
+from benchmarks.forced_captions import draw, forced
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import ExpressionRecord
-from pseudoris.workers.captions.listener import Listener
+from pseudoris.workers.captions import CocaCaptioner
 
 CONFIG = load_config("tiny", assignments=["captions.context_scales=[1.0]", "captions.max_length=8"])
 
@@ -23,18 +23,13 @@ def test_both_filters_score_alike_and_the_note_gives_the_share():
 
 
 @pytest.mark.slow
-def test_captions_of_a_trained_preset_are_read_by_both_sides(monkeypatch):
-    untrained = load_config("tiny", assignments=["captions.weights.uri=random:0", "captions.context_scales=[1.0]"])
-    listen = mock.Mock(wraps=Listener.listen)
-    monkeypatch.setattr(Listener, "listen", lambda *given: listen(*given))
-    sizes = {"num_images": 1, "max_masks": 2, "repeats": 1, "caption_repeats": 1}
-    share, _ = filter_benchmark.measure(untrained, **sizes, captions_of=CONFIG)
-    read = [[each.text for each in call.args[-1]] for call in listen.call_args_list]
-    assert share.case.endswith("captions of tiny")
-    # A call a crop kind.
-    assert len(read) == 2
-    assert all(len(text.split()) < 12 for texts in read for text in texts)
-    assert f"{len({text for texts in read for text in texts})} distinct captions" in share.note
+def test_captions_of_a_trained_preset_are_drawn_by_another_model():
+    untrained = load_config("tiny", assignments=["captions.weights.uri=random:0"])
+    shard = filter_benchmark.build_shard(1, 2)
+    drawing, drawing_otherwise = (CocaCaptioner(each.captions, each.compute) for each in (CONFIG, untrained))
+    caption = forced(untrained, CONFIG.captions, draw(CONFIG, shard))
+    texts = [[each.text for each in one(shard).images[0].expressions] for one in (drawing, drawing_otherwise, caption)]
+    assert texts[0] == texts[2] != texts[1]
 
 
 @pytest.mark.slow
