@@ -2,6 +2,7 @@
 
     python -m benchmarks.filter [--preset tiny] [--images 16] [--masks 8] [--repeats 5] [--caption-repeats 5]
     [--captions-of tiny] [--json F]
+    python -m benchmarks.filter --agreement 1000 [--preset tiny] [--json F]
 
 Two rows. The first puts the captioner on the left: its ratio is how many times longer captioning takes than filtering
 the same shard, and the note gives the share. The second is a filter that cuts each crop alone and embeds every
@@ -11,26 +12,31 @@ Without trained weights at hand `base` runs on random ones: `--set captions.weig
 filtering.weights.uri=random:0`. Its random captions are of random words, nearly all distinct and of full length, and
 share few prefixes. With `--captions-of tiny` the captioner takes the path of that preset, whose weights are trained,
 draw by draw and beam by beam (`benchmarks.forced_captions`).
+
+`--agreement` times nothing: of so many scenes it counts the candidates that the two filters do not both keep.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.crops import Case, in_float32, one_by_one
 from benchmarks.forced_captions import draw, forced
-from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report
+from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report, write_json
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.keep_rule import KeepRule, keeps
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
@@ -41,6 +47,7 @@ from pseudoris.workers.filtering.scores import score_candidates
 from pseudoris.workers.images.pixels import decode_proven
 from pseudoris.workers.stages import find_captioner, find_scorer
 
+SCENES_A_SHARD = 16
 # Strings a forward pass: bounds memory.
 TEXTS_A_PASS = 256
 MAX_SCORE_DIFFERENCE = 1e-3
@@ -94,9 +101,41 @@ def measure(
     ]
 
 
-def build_shard(num_images: int, max_masks: int) -> Shard:
-    """Return scenes of the synthetic world as a shard, each with at most `max_masks` of its true masks."""
-    scenes = [scene_image(make_scene(Split.DEMO, position)) for position in range(num_images)]
+def compare_kept(config: RunConfig, *, num_images: int, max_masks: int) -> Iterator[dict[str, Any]]:
+    """Yield after each shard how the filter agrees with one that shares no work, over all scenes so far."""
+    caption = find_captioner(config.captions)(config.captions, config.compute)
+    score, plain = find_scorer(config.filtering)(config.filtering, config.compute), PlainFilter(config)
+    rule = KeepRule(config.filtering.tau, config.filtering.keep, lone_masks=config.filtering.lone_masks)
+    kept = kept_in_one = num_candidates = 0
+    difference = 0.0
+    for first in range(0, num_images, SCENES_A_SHARD):
+        captioned = caption(build_shard(min(SCENES_A_SHARD, num_images - first), max_masks, first=first))
+        ours, theirs = score(captioned), plain(captioned)
+        difference = max(difference, largest_difference(ours, theirs))
+        for one, other in zip(ours.images, theirs.images, strict=True):
+            is_kept = np.array([expression.kept for expression in one.expressions], dtype=bool)
+            num_candidates, kept = num_candidates + len(is_kept), kept + int(is_kept.sum())
+            kept_in_one += int((is_kept != _kept_by(rule, other)).sum())
+        yield {
+            "preset": config.preset,
+            "scenes": first + len(captioned.images),
+            "candidates": num_candidates,
+            "kept": kept,
+            "kept_in_one_alone": kept_in_one,
+            "largest_difference_relative_above_1": difference,
+        }
+
+
+def _kept_by(rule: KeepRule, image: ShardImage) -> NDArray[np.bool_]:
+    names = ("uniqueness", "correctness", "distinctiveness")
+    columns = {name: np.array([getattr(e, name) for e in image.expressions], dtype=np.float64) for name in names}
+    columns["count"] = np.array([len(e.samples) for e in image.expressions], dtype=np.float64)
+    return keeps(rule, columns, [e.target_mask_ids[0] for e in image.expressions])
+
+
+def build_shard(num_images: int, max_masks: int, *, first: int = 0) -> Shard:
+    """Return scenes of the synthetic world, from `first` on, as a shard, each with at most `max_masks` true masks."""
+    scenes = [scene_image(make_scene(Split.DEMO, first + position)) for position in range(num_images)]
     shard = scene_shard(scenes, with_true_masks=True)
     return shard.with_images(tuple(replace(image, masks=image.masks[:max_masks]) for image in shard.images))
 
@@ -190,10 +229,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--caption-repeats", type=int, default=5)
     parser.add_argument("--captions-of", metavar="PRESET", help="draw the captions of this preset")
+    parser.add_argument("--agreement", type=int, metavar="SCENES", help="compare what is kept of so many scenes")
     parser.add_argument("--set", dest="assignments", action="append", default=[])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     config = load_config(given.preset, assignments=["compute.device=cpu", *given.assignments])
+    if given.agreement:
+        for found in compare_kept(config, num_images=given.agreement, max_masks=given.masks):
+            print(", ".join(f"{name} {value}" for name, value in found.items()), flush=True)
+            write_json([found], given.json)
+        return
     captions_of = (
         None if given.captions_of is None else load_config(given.captions_of, assignments=["compute.device=cpu"])
     )

@@ -6,11 +6,11 @@
 
 Needs torch, torchvision, open_clip and segment-anything, of smaller things numpy, scipy, Pillow, PyYAML, pydantic and
 pycocotools, and no weights: presets other than `tiny` run on random ones. Before anything is timed the two sides of a
-comparison must agree: captions token for token in float64, masks as `benchmarks.masks` asks for, scores in float32. In
-the table the baseline of captions is the authors' loop, that of masks Meta's generator in float32; beside it stands
-Meta's under autocast. Images a second are those of the stages. Work is timed less often than `--repeats` where
-`--minutes` would not be enough. `--sweep` then tries other settings (`benchmarks.gpu_sweep`), which takes longer, and
-writes those that are fastest as FOLDER/<preset>.yaml, which `pseudoris annotate --config` reads.
+comparison must agree: captions token for token in float64, masks as `benchmarks.masks` asks for, embeddings with
+open_clip's. In the table the baseline of captions is the authors' loop, that of masks Meta's generator in float32;
+beside it stands Meta's under autocast. Images a second are those of the stages. Work is timed less often than
+`--repeats` where `--minutes` would not be enough. `--sweep` then tries other settings (`benchmarks.gpu_sweep`), which
+takes longer, and writes those that are fastest as FOLDER/<preset>.yaml, which `pseudoris annotate --config` reads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.authors_loop import AuthorsLoop
 from benchmarks.captioner import SCENES_LOOKED_AT, noise_crops, one_crop_kind, special_tokens
-from benchmarks.gpu_agreement import CHECKED_MASKS, CHECKED_STEPS, check_captions, check_filter, on_device
+from benchmarks.gpu_agreement import CHECKED_MASKS, CHECKED_STEPS, check_captions, check_embeddings, on_device
 from benchmarks.gpu_report import Bench, GpuRow, Report
 from benchmarks.gpu_sweep import CANDIDATES, LITTLE, Sweep
 from benchmarks.mask_sides import Sides
@@ -110,13 +110,13 @@ def measure_stages(sides: Sides, config: RunConfig, bench: Bench, *, num_masks: 
     Masks are generated under the thresholds of `sides`: random weights let none pass those of the preset.
 
     Raises:
-        ValueError: The filter gives other scores than open_clip.
+        ValueError: The filter gives other embeddings than open_clip.
     """
     caption = CocaCaptioner(config.captions, config.compute)
     score = ClipScorer(config.filtering, config.compute)
     shard = scenes_with(num_masks, sides.num_images)
     captioned = caption(shard)
-    check_filter(config, captioned.with_images(captioned.images[:1]))
+    check_embeddings(config)
     parts = {
         "masks": bench.seconds(lambda: sides.run("ours, coarse")),
         "captions": bench.seconds(lambda: caption(shard)),

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
+import open_clip
 import torch
 
 from benchmarks.authors_loop import AuthorsLoop
 from benchmarks.captioner import noise_crops, one_crop_kind, special_tokens
-from benchmarks.filter import MAX_SCORE_DIFFERENCE, PlainFilter, largest_difference
 from benchmarks.mask_sides import scene_pixels
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.shard import Shard
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.checkpoints.models import load_coca, load_sam
+from pseudoris.workers.checkpoints.models import load_clip, load_coca, load_sam
 from pseudoris.workers.compilation import compile_tower
-from pseudoris.workers.device import prepare_device
-from pseudoris.workers.filtering import ClipScorer
+from pseudoris.workers.device import compute_dtype, prepare_device
+from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
+from pseudoris.workers.masks.sam_frames import encode_crops
 
 # Tokens and masks for which captions are compared in float64, where no rounding can flip a draw.
 CHECKED_STEPS, CHECKED_MASKS = 6, 3
-_MAX_ENCODER_DIFFERENCE = 1e-3
+_CHECKED_CROPS = 9
+_CHECKED_TEXTS = ["a dog", "a photo of a dog", "a photo of the brown dog on the left", "two"]
+# Of a vector's length: room for the order of sums, and for the steps of a half precision through a whole tower.
+_MAX_DIFFERENCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
 
 
 def check_captions(config: RunConfig) -> None:
@@ -29,8 +33,8 @@ def check_captions(config: RunConfig) -> None:
     device = prepare_device(config.compute)
     captions = one_crop_kind(config.captions, num_steps=CHECKED_STEPS)
     model = load_coca(captions.architecture, captions.weights).requires_grad_(False).to(device, torch.float64)
-    # A model of its own: the engine may compile parts of its.
-    plain = load_coca(captions.architecture, captions.weights).requires_grad_(False).to(device, torch.float64)
+    # The engine compiles parts of its model.
+    plain = copy.deepcopy(model) if config.compute.is_compiled else model
     image = on_device(noise_crops(CHECKED_MASKS, model.visual.image_size[0]), device, torch.float64)
     special, seed = special_tokens(model), config.compute.seed
     theirs = AuthorsLoop(plain, special, captions, seed=seed).sample(image, 0)
@@ -44,38 +48,60 @@ def check_captions(config: RunConfig) -> None:
         )
 
 
-def check_filter(config: RunConfig, captioned: Shard) -> None:
-    """Accept a filter that scores a shard in float32 as open_clip does on a CPU; ValueError gives the difference."""
-    score = ClipScorer(config.filtering, config.compute.model_copy(update={"precision": "float32"}))
-    difference = largest_difference(score(captioned), PlainFilter(config)(captioned))
-    if not difference <= MAX_SCORE_DIFFERENCE:
-        raise ValueError(
-            f"scores differ by {difference:g} in float32, at most {MAX_SCORE_DIFFERENCE:g} is allowed: compare no "
-            "times before this is mended"
-        )
+def check_embeddings(config: RunConfig) -> None:
+    """Accept a filter that embeds crops and texts as open_clip does in float32; ValueError gives the difference.
+
+    It is asked in float32 and in the config's precision. Scores are not compared: under random weights cosines are
+    next to 0, and their ratios magnify rounding.
+    """
+    device = prepare_device(config.compute)
+    plain = load_clip(config.filtering.architecture, config.filtering.weights).requires_grad_(False).to(device)
+    tokenise = open_clip.SimpleTokenizer(context_length=int(plain.context_length))
+    size = plain.visual.image_size
+    crops = torch.rand(_CHECKED_CROPS, 3, *(size if isinstance(size, tuple) else (size, size)))
+    with torch.inference_mode():
+        expected = {
+            "crops": plain.encode_image(crops.to(device), normalize=True),
+            "texts": plain.encode_text(tokenise(_CHECKED_TEXTS).to(device), normalize=True),
+        }
+    for precision in dict.fromkeys(("float32", config.compute.precision)):
+        embedder = ClipEmbedder(config.filtering, config.compute.model_copy(update={"precision": precision}))
+        found = {"crops": embedder.embed_crops([crops]), "texts": embedder.embed_texts(_CHECKED_TEXTS)}
+        for name, rows in found.items():
+            difference = float((rows - expected[name].cpu()).norm(dim=1).max())
+            _accept(f"embeddings of {name}, {precision},", difference, _MAX_DIFFERENCE[precision])
 
 
-def check_compiled(config: RunConfig, captioned: Shard) -> None:
+def check_compiled(config: RunConfig) -> None:
     """Accept engines that, compiled as `config` says, give what references give; ValueError names the first other."""
     check_compiled_encoder(config)
     check_captions(config)
-    check_filter(config, captioned)
+    check_embeddings(config)
 
 
 def check_compiled_encoder(config: RunConfig) -> None:
-    """Accept a compiled image encoder of SAM that encodes a scene in float32 as the plain one does."""
+    """Accept a compiled image encoder of SAM that encodes a scene as the plain one does in float32.
+
+    It is asked in float32 and in the config's precision; ValueError gives the difference.
+    """
     device = prepare_device(config.compute)
     sam = load_sam(config.masks.architecture, config.masks.weights).requires_grad_(False).to(device)
-    pixels = torch.from_numpy(scene_pixels(1)[0]).to(device).permute(2, 0, 1).float()
-    pixels = sam.preprocess(torch.nn.functional.interpolate(pixels[None], (sam.image_encoder.img_size,) * 2))
+    pixels = scene_pixels(1)
     with torch.inference_mode():
-        plain = sam.image_encoder(pixels)
+        (expected,) = encode_crops(sam, pixels, torch.float32)
         compile_tower(sam.image_encoder)
-        difference = float((sam.image_encoder(pixels) - plain).abs().max() / plain.abs().max())
-    if not difference <= _MAX_ENCODER_DIFFERENCE:
+        for precision in dict.fromkeys(("float32", config.compute.precision)):
+            dtype = compute_dtype(config.compute.model_copy(update={"precision": precision}))
+            (found,) = encode_crops(sam, pixels, dtype)
+            difference = float((found.embedding - expected.embedding).norm() / expected.embedding.norm())
+            _accept(f"the image encoding, compiled, {precision},", difference, _MAX_DIFFERENCE[precision])
+
+
+def _accept(what: str, difference: float, limit: float) -> None:
+    if not difference <= limit:
         raise ValueError(
-            f"the compiled image encoder differs by {difference:g} of the largest value in float32, at most "
-            f"{_MAX_ENCODER_DIFFERENCE:g} is allowed: compare no times before this is mended"
+            f"{what} is {difference:g} of its length away from open_clip's or Meta's in float32, at most {limit:g} is "
+            "allowed: compare no times before this is mended"
         )
 
 

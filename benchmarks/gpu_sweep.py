@@ -2,8 +2,8 @@
 
 Tried are the sizes of batches and caches of each stage, each with those found before it, then compilation of all
 stages, which must then still give what their references give. The preset's own value stays unless another one is
-faster by more than measurements scatter. All of them change
-the last bits of results, so they are part of a run's identity: choose before a run, not in its middle.
+faster by more than measurements scatter. All of them change the last bits of results, so they are part of a run's
+identity: choose before a run, not in its middle.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import torch
 import yaml
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from benchmarks.gpu_agreement import check_compiled
 from benchmarks.gpu_report import Bench, Report
@@ -52,6 +53,8 @@ _COMPILED: Final = "compute.is_compiled"
 # Share by which a value must be faster than the one before it.
 _MIN_GAIN: Final = 0.03
 _SHOWN_LETTERS: Final = 200
+# What a device, a setting or the compiler cannot do, and results that are others.
+_REFUSALS: Final = (ConfigError, RuntimeError, ValueError, FailOnRecompileLimitHit)
 
 
 @dataclass(slots=True)
@@ -116,11 +119,9 @@ class Sweep:
         return compiled_s
 
     def _agrees_compiled(self) -> bool:
-        config = self._config({_COMPILED: True})
-        captioned = self._captions()
         try:
-            check_compiled(config, captioned.with_images(captioned.images[:1]))
-        except (ConfigError, RuntimeError, ValueError) as error:
+            check_compiled(self._config({_COMPILED: True}))
+        except _REFUSALS as error:
             self._tell(f"sweep, {self.preset}, {_COMPILED}=true", error)
             return False
         return True
@@ -138,7 +139,7 @@ class Sweep:
             work()
             note = f"images/s; first call {time.perf_counter() - started:.1f} s"
             row = self.bench.row(case, work, done=len(self.shard.images), baseline_s=None, note=note)
-        except (ConfigError, RuntimeError) as error:
+        except _REFUSALS as error:
             # Out of memory, or what the compiler cannot do: a value that is not to be recommended.
             self._tell(case, error)
             return float("inf")
@@ -151,14 +152,10 @@ class Sweep:
         if stage == "captions":
             caption = CocaCaptioner(config.captions, config.compute)
             return lambda: caption(self.shard)
-        captioned, score = self._captions(), ClipScorer(config.filtering, config.compute)
-        return lambda: score(captioned)
-
-    def _captions(self) -> Shard:
         if self._captioned is None:
-            config = self._config({})
             self._captioned = CocaCaptioner(config.captions, config.compute)(self.shard)
-        return self._captioned
+        captioned, score = self._captioned, ClipScorer(config.filtering, config.compute)
+        return lambda: score(captioned)
 
     def _mask_work(self, config: RunConfig) -> Callable[[], object]:
         """The generator, under thresholds that let a realistic share of the candidates of random weights pass."""

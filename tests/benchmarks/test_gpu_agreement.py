@@ -1,21 +1,16 @@
 """Times of a device count only where its engines give what their references give."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks import gpu_agreement
 from benchmarks.authors_loop import AuthorsLoop
-from benchmarks.gpu import scenes_with
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
-
-
-def captioned():
-    config = load_config("tiny")
-    return CocaCaptioner(config.captions, config.compute)(scenes_with(2, 1))
+from pseudoris.workers.masks import sam_frames
 
 
 @pytest.mark.slow
@@ -26,18 +21,38 @@ def test_engines_that_draw_other_captions_are_not_timed(monkeypatch):
         gpu_agreement.check_captions(load_config("tiny"))
 
 
-@pytest.mark.slow
-def test_a_filter_that_scores_otherwise_is_not_timed(monkeypatch):
-    shard, config = captioned(), load_config("tiny")
-    gpu_agreement.check_filter(config, shard)
-    embed = ClipEmbedder.embed_crops
-    monkeypatch.setattr(ClipEmbedder, "embed_crops", lambda self, crops: embed(self, crops).roll(1, dims=0))
-    with pytest.raises(ValueError, match="scores differ by"):
-        gpu_agreement.check_filter(config, shard)
+HALF = load_config("tiny", assignments=["compute.precision=bfloat16"])
+
+
+@pytest.mark.parametrize("name", ["embed_crops", "embed_texts"])
+def test_a_filter_that_embeds_otherwise_is_not_timed(monkeypatch, name):
+    gpu_agreement.check_embeddings(HALF)
+    embed = getattr(ClipEmbedder, name)
+
+    def other_in_half(self, given):
+        rows = embed(self, given)
+        return rows if self._dtype == torch.float32 else rows.roll(1, dims=0)
+
+    monkeypatch.setattr(ClipEmbedder, name, other_in_half)
+    with pytest.raises(ValueError, match=f"embeddings of {name.removeprefix('embed_')}, bfloat16, is"):
+        gpu_agreement.check_embeddings(HALF)
+
+
+def test_an_encoder_that_encodes_otherwise_in_the_recommended_precision_is_not_timed(monkeypatch):
+    def other_in_half(sam, pixels, dtype):
+        (found,) = sam_frames.encode_crops(sam, pixels, dtype)
+        yield found if dtype == torch.float32 else replace(found, embedding=2 * found.embedding)
+
+    monkeypatch.setattr(gpu_agreement, "compile_tower", lambda tower: None)
+    gpu_agreement.check_compiled_encoder(HALF)
+    monkeypatch.setattr(gpu_agreement, "encode_crops", other_in_half)
+    with pytest.raises(ValueError, match="image encoding, compiled, bfloat16, is 1"):
+        gpu_agreement.check_compiled_encoder(HALF)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: no g++")
 @pytest.mark.long
 def test_all_compiled_engines_of_a_preset_give_what_their_references_give():
     torch.compiler.reset()
-    gpu_agreement.check_compiled(load_config("tiny", assignments=["compute.is_compiled=true"]), captioned())
+    assignments = ["compute.is_compiled=true", "compute.precision=bfloat16"]
+    gpu_agreement.check_compiled(load_config("tiny", assignments=assignments))

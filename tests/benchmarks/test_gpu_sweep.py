@@ -74,13 +74,13 @@ def test_a_setting_is_tried_with_those_found_before_it(monkeypatch, sweep):
 @pytest.mark.parametrize(("compiled_s", "is_kept"), [(0.8, True), (0.99, False)])
 def test_compilation_is_recommended_where_all_stages_together_gain(monkeypatch, sweep, tmp_path, compiled_s, is_kept):
     timed(monkeypatch, {("compute.is_compiled", True): compiled_s})
-    monkeypatch.setattr(gpu_sweep, "check_compiled", lambda config, captioned: None)
+    monkeypatch.setattr(gpu_sweep, "check_compiled", lambda config: None)
     text = sweep.run(CANDIDATES, has_compilation=True)
     assert loaded(text, tmp_path).compute.is_compiled == is_kept
 
 
 def test_compilation_that_changes_results_is_not_recommended(monkeypatch, sweep, capsys):
-    def differ(config, captioned):
+    def differ(config):
         assert config.compute.is_compiled
         raise ValueError("scores differ by 0.1")
 

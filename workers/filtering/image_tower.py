@@ -36,8 +36,10 @@ class AttentionPool(nn.Module):
         keys, values = (proj.weight.view(self._num_heads, -1, x.shape[2]) for proj in (self.k_proj, self.v_proj))
         queries = self.q_proj(x[:, 0]).view(len(x), self._num_heads, -1).transpose(0, 1)
         queries = torch.bmm(queries / math.sqrt(queries.shape[2]), keys).transpose(0, 1)
-        attention = torch.bmm(queries, x.transpose(1, 2)).softmax(dim=2)
-        mixed = torch.bmm(attention, x).transpose(0, 1)
+        # Logits and softmax at least in float32, as everywhere.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        attention = torch.bmm(queries.to(wide.dtype), wide.transpose(1, 2)).softmax(dim=2)
+        mixed = torch.bmm(attention, wide).to(x.dtype).transpose(0, 1)
         taken = torch.bmm(mixed, values.transpose(1, 2)).transpose(0, 1).flatten(1)
         pooled: torch.Tensor = self.c_proj(taken + self.v_proj.bias)
         return pooled

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
+from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, collecting
@@ -110,7 +111,7 @@ SMALL = {
 }
 
 
-def build_embedder(monkeypatch, *, precision="float32", **text_cfg):
+def build_embedder(monkeypatch, *, precision="float32", batch_size=8, device="cpu", **text_cfg):
     """Return the embedder of a small CLIP with a residual tower, and that CLIP as it was."""
     torch.manual_seed(0)
     model = build_from_config({**SMALL, "text_cfg": {**SMALL["text_cfg"], **text_cfg}}).eval().requires_grad_(False)
@@ -119,7 +120,8 @@ def build_embedder(monkeypatch, *, precision="float32", **text_cfg):
             for values in (module.weight, module.bias, module.running_mean, module.running_var):
                 values.uniform_(0.5, 1.5)
     monkeypatch.setattr(clip_embedder, "load_clip", lambda *_: copy.deepcopy(model))
-    return ClipEmbedder(TINY, ComputeConfig(device="cpu", precision=precision)), model
+    config = TINY.model_copy(update={"batch_size": batch_size})
+    return ClipEmbedder(config, ComputeConfig(device=device, precision=precision)), model
 
 
 @pytest.mark.parametrize("text_cfg", [{"no_causal_mask": True}, {"pool_type": "last"}])
@@ -141,6 +143,25 @@ def test_crops_of_a_residual_tower_are_embedded_as_open_clip_does(monkeypatch, p
     found = embedder.embed_crops([crops])
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
     assert torch.equal(embedder.embed_crops([crops[:1]]), found[:1])
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02), ("float16", 0.005)])
+def test_a_gpu_embeds_the_crops_of_a_residual_tower_as_open_clip_does(monkeypatch, precision, tolerance):
+    crops = torch.rand(11, 3, 64, 64)
+    with pretended_gpu():
+        embedder, model = build_embedder(monkeypatch, precision=precision, device="cuda")
+        found = embedder.embed_crops([crops.to("cuda")])
+    with torch.inference_mode():
+        expected = model.encode_image(crops, normalize=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+
+
+def test_on_a_cpu_a_residual_tower_gets_tiles_of_eight_with_channels_last(monkeypatch):
+    embedder, _ = build_embedder(monkeypatch, batch_size=64)
+    assert embedder._model.visual.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    with collecting() as measures:
+        embedder.embed_crops([torch.rand(9, 3, 64, 64)])
+    assert measures.values == {(BATCH_FILL, "filter crops"): [1.0, 1 / 8]}
 
 
 def test_no_texts_give_no_embeddings(embedder):
