@@ -147,13 +147,15 @@ def _device(config: RunConfig) -> str:
 
 
 def _memory() -> str:
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if total < _MIN_MEMORY_BYTES:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    if memory.total < _MIN_MEMORY_BYTES:
         raise ConfigError(
-            f"This machine has {format_bytes(total)} of memory. A local run needs {format_bytes(_MIN_MEMORY_BYTES)}."
+            f"This machine has {format_bytes(memory.total)} of memory. A local run needs "
+            f"{format_bytes(_MIN_MEMORY_BYTES)}."
         )
-    return f"{format_bytes(available)} unused of {format_bytes(total)}"
+    return f"{format_bytes(memory.available)} available of {format_bytes(memory.total)}"
 
 
 def _weights(config: RunConfig) -> Iterator[Check]:

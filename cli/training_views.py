@@ -99,5 +99,5 @@ def figure_title(name: str) -> str:
 
 def next_view(out: Path) -> RenderableType:
     """Return what to do with a finished training."""
-    ask = command("predict", "IMAGE", "the small red circle", "--model", str(out))
+    ask = command("predict", "IMAGE", "the small star on the left", "--model", str(out))
     return path_lines("next", {"ask": ask, "curves": shlex.join(["tensorboard", "--logdir", str(out)])})

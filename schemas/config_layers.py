@@ -128,7 +128,7 @@ def known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator
 @cache
 def _read_preset(preset: str) -> Mapping[str, Any]:
     if preset not in preset_names():
-        near = difflib.get_close_matches(preset, preset_names(), n=1)
+        near = difflib.get_close_matches(preset, preset_names(), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(preset_names())}{hint}")
     text = (resources.files("pseudoris.schemas") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")

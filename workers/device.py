@@ -25,7 +25,10 @@ def prepare_device(compute: ComputeConfig) -> torch.device:
     torch.set_num_threads(compute.threads)
     if compute.device == "cuda":
         if not torch.cuda.is_available():
-            raise ConfigError("compute.device=cuda, but torch sees no GPU: fix the driver or --set compute.device=cpu")
+            raise ConfigError(
+                "compute.device=cuda, but torch sees no GPU: fix the driver, or compute on CPUs, slowly: "
+                "--set compute.device=cpu --set placement.fused.num_gpus=0 --set placement.fused.num_cpus=1"
+            )
         # Off: benchmark chooses kernels by timing, and the same run would not give the same bytes.
         torch.backends.cudnn.benchmark = False
         # On: cuDNN's backward kernels otherwise sum in any order, and a transposed convolution (SAM's mask decoder)

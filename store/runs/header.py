@@ -19,6 +19,8 @@ from pseudoris.store.runs.seals import read_version, sealed
 _EXTENSION_NAME: Final = re.compile(r"^g(\d{4})\.json$")
 _SUMMED: Final = ("num_images", "num_repeated", "num_shards")
 _Header = TypeVar("_Header", RunHeader, PlanExtension)
+# Another preset differs in dozens.
+_SHOWN_DIFFERENCES: Final = 12
 _RESTORE: Final = "Restore the file from a copy, or name another output"
 
 
@@ -129,7 +131,9 @@ def check_identity(
     remedies.append("or name another output")
     if refused == acceptable:
         remedies.append("or accept other devices and package versions with --allow-mixed")
-    lines = "\n".join(f"  {line}" for line in refused)
+    lines = "\n".join(f"  {line}" for line in refused[:_SHOWN_DIFFERENCES])
+    if len(refused) > _SHOWN_DIFFERENCES:
+        lines += f"\n  and {len(refused) - _SHOWN_DIFFERENCES} more, as of another preset"
     raise ConfigError(
         f"this output holds a run with another identity, so the tables would not match:\n{lines}\n"
         + ", ".join(remedies)
