@@ -20,7 +20,7 @@ _EXTENSION_NAME: Final = re.compile(r"^g(\d{4})\.json$")
 _SUMMED: Final = ("num_images", "num_repeated", "num_shards")
 _Header = TypeVar("_Header", RunHeader, PlanExtension)
 # Another preset differs in dozens.
-_SHOWN_DIFFERENCES: Final = 12
+_SHOWN_DIFFERENCES: Final = 24
 _RESTORE: Final = "Restore the file from a copy, or name another output"
 
 
