@@ -78,10 +78,10 @@ class _NotedDecoding(PrefixTreeDecoding):
 
     def follow(self, drawn: DrawnCaptions, uniform: np.ndarray) -> None:
         self._drawn, self._keys = drawn, _keys(uniform)
-        for crop, search in enumerate(self.searches):
-            first_row = int(np.flatnonzero(self._target == crop)[0])
-            steps = drawn.steps.setdefault(self._keys[first_row], [])
-            self.searches[crop] = _NotedSearch(*_settings(search), steps)
+        self.searches = [
+            _NotedSearch(*_settings(search), drawn.steps.setdefault(key, []))
+            for search, key in zip(self.searches, _first_of_each_crop(self._keys, self._target), strict=True)
+        ]
 
     def run(self) -> None:
         super().run()
@@ -94,9 +94,10 @@ class _ForcedDecoding(PrefixTreeDecoding):
     def follow(self, drawn: DrawnCaptions, uniform: np.ndarray) -> None:
         keys = _keys(uniform)
         self._forced = np.stack([drawn.tokens[key] for key in keys])
-        for crop, search in enumerate(self.searches):
-            first_row = int(np.flatnonzero(self._target == crop)[0])
-            self.searches[crop] = _ForcedSearch(*_settings(search), drawn.steps[keys[first_row]])
+        self.searches = [
+            _ForcedSearch(*_settings(search), drawn.steps[key])
+            for search, key in zip(self.searches, _first_of_each_crop(keys, self._target), strict=True)
+        ]
 
     def _sample(self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, length: int) -> Ints:
         super()._sample(active, level, hidden, length)
@@ -137,3 +138,7 @@ def _settings(search: BeamSearch) -> tuple[int, int, float, bool]:
 
 def _keys(uniform: np.ndarray) -> list[bytes]:
     return [row.tobytes() for row in uniform]
+
+
+def _first_of_each_crop(keys: Sequence[bytes], target: Ints) -> list[bytes]:
+    return [keys[row] for row in np.unique(target, return_index=True)[1]]

@@ -112,11 +112,11 @@ def measure_stages(sides: Sides, config: RunConfig, bench: Bench, *, num_masks: 
     Raises:
         ValueError: The filter gives other embeddings than open_clip.
     """
+    check_embeddings(config)
     caption = CocaCaptioner(config.captions, config.compute)
     score = ClipScorer(config.filtering, config.compute)
     shard = scenes_with(num_masks, sides.num_images)
     captioned = caption(shard)
-    check_embeddings(config)
     parts = {
         "masks": bench.seconds(lambda: sides.run("ours, coarse")),
         "captions": bench.seconds(lambda: caption(shard)),

@@ -30,6 +30,17 @@ def test_captions_of_a_trained_preset_are_drawn_by_another_model():
     caption = forced(untrained, CONFIG.captions, draw(CONFIG, shard))
     texts = [[each.text for each in one(shard).images[0].expressions] for one in (drawing, drawing_otherwise, caption)]
     assert texts[0] == texts[2] != texts[1]
+    assert all(len(text.split()) < 12 for text in texts[2])
+
+
+@pytest.mark.slow
+def test_a_row_names_whose_captions_were_drawn_and_how_many():
+    untrained = load_config("tiny", assignments=["captions.weights.uri=random:0"])
+    sizes = {"num_images": 1, "max_masks": 2, "repeats": 1, "caption_repeats": 1}
+    share, _ = filter_benchmark.measure(untrained, **sizes, captions_of=CONFIG)
+    (image,) = CocaCaptioner(CONFIG.captions, CONFIG.compute)(filter_benchmark.build_shard(1, 2)).images
+    assert share.case.endswith("captions of tiny")
+    assert f"{len({each.text for each in image.expressions})} distinct captions" in share.note
 
 
 @pytest.mark.slow
