@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 STAMP := .venv/.installed
 # The installed package as one folder of links: mypy and import-linter do not see through an editable install.
 LINKS := .venv/typing/pseudoris
-ROOMS := schemas store workers pipeline training synthworld viewer audit cli deploy
+ROOMS := schemas images store workers pipeline training synthworld viewer audit cli deploy
 # All tests that start Ray share one of the processes (tests/conftest.py). PARALLEL= runs one process, as a debugger wants.
 PARALLEL ?= --numprocesses 2 --dist loadgroup
 # The markers of pyproject.toml: what `make check` runs, and what `make test` does.

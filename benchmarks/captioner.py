@@ -30,8 +30,8 @@ from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.crops.prefetch import decode_image
 from pseudoris.workers.device import prepare_device
-from pseudoris.workers.images.prefetch import decode_image
 
 # More masks than any of these scenes has objects are noise.
 SCENES_LOOKED_AT = 200

@@ -26,15 +26,15 @@ from benchmarks.crops import Case, in_float32, one_by_one
 from benchmarks.filter import PlainFilter
 from benchmarks.mask_sides import Sides, codes
 from benchmarks.operation_counts import sampling_operations
+from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.captions.captioner import to_expressions
 from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops, configured_rules
 from pseudoris.workers.captions.reference import ReferenceEngine, group_beam_search
 from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import prepare_device
-from pseudoris.workers.images.crops import CropFormat
-from pseudoris.workers.images.pixels import decode_proven
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instance_priors import build_prior
 from pseudoris.workers.masks.proposals import Proposals

@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 
 from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report, wait_for
 from pseudoris.schemas.shard import Box
-from pseudoris.workers.images.crops import FILL_RGB, CropFormat, grow_box, make_crops
+from pseudoris.workers.crops.crops import FILL_RGB, CropFormat, grow_box, make_crops
 from pseudoris.workers.masks import rle
 
 SCALES: tuple[float | None, ...] = (None, 1.0, 1.1, 1.2)

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from benchmarks.crops import Case, in_float32, one_by_one
 from benchmarks.forced_captions import draw, forced
 from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report, write_json
+from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.keep_rule import KeepRule, keeps
@@ -44,7 +45,6 @@ from pseudoris.workers.checkpoints.models import load_clip
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 from pseudoris.workers.filtering.scores import score_candidates
-from pseudoris.workers.images.pixels import decode_proven
 from pseudoris.workers.stages import find_captioner, find_scorer
 
 SCENES_A_SHARD = 16

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measurement import Row, peak_rss_bytes, report
+from pseudoris.images.prover import shared_prover
 from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.graph import actor_environment
 from pseudoris.pipeline.identity import measure_identity
@@ -39,7 +40,6 @@ from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.synthworld.scene_shards import scene_image
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.images.prover import shared_prover
 from pseudoris.workers.stages import STAGES
 
 

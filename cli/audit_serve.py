@@ -102,7 +102,7 @@ def report_missing(pictures: Sequence[str]) -> None:
 
 def _pictures(opened: AuditFolder, plugins: list[str] | None) -> Pictures:
     from pseudoris.audit.web.pictures import Pictures
-    from pseudoris.workers.images.pillow_formats import allowed_formats
+    from pseudoris.images.pillow_formats import allowed_formats
 
     return Pictures(opened, allowed_formats(tuple(plugins or ())))
 

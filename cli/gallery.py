@@ -133,7 +133,7 @@ def _verdicts(audit: Path, location: RunLocation) -> dict[str, dict[str, str]]:
 def _formats(plugins: Sequence[str]) -> tuple[str, ...]:
     """Return the formats of pictures that are shown: those of the run, as far as the user has loaded its plug-ins."""
     # Here: the command is named in every `--help`, and need not import Pillow for it.
-    from pseudoris.workers.images.pillow_formats import allowed_formats, explain_missing
+    from pseudoris.images.pillow_formats import allowed_formats, explain_missing
 
     missing = explain_missing(plugins)
     if missing is not None:

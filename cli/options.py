@@ -130,7 +130,7 @@ def load_plugins(plugins: Iterable[str] | None) -> None:
     """
     if plugins:
         # Here: without a plug-in, commands such as `--help` need not import Pillow.
-        from pseudoris.workers.images.pillow_formats import import_plugins
+        from pseudoris.images.pillow_formats import import_plugins
 
         import_plugins(tuple(plugins))
 

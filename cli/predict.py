@@ -143,7 +143,7 @@ def _read(path: Path) -> tuple[torch.Tensor, str]:
     """Return an image (3, H, W) uint8 upright, and what tells it from others."""
     import torch
 
-    from pseudoris.workers.images.pixels import decode_upright
+    from pseudoris.images.pixels import decode_upright
 
     try:
         data = path.read_bytes()

@@ -19,13 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.process_pool import run_jobs
+from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.source_settings import ImagesConfig
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.synthworld.worlds import WORLDS
 from pseudoris.workers.domain import DomainScorer, load_scorer
-from pseudoris.workers.images.pixels import decode_upright
 
 # Scenes of a job: minutes of work, and a bar that moves.
 _CHUNK: Final = 100

@@ -17,12 +17,12 @@ import numpy as np
 import typer
 from PIL import Image
 
+from pseudoris.images.perceptual_hash import perceptual_hash
+from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.synthworld.worlds import WORLDS
-from pseudoris.workers.images.perceptual_hash import perceptual_hash
-from pseudoris.workers.images.pixels import decode_upright
 
 DISTANCES: Final = (0, 2, 4, 6, 8, 10, 12, 14, 16)
 PHOTOGRAPHS: Final = "photographs"

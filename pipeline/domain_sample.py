@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
+from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
@@ -26,7 +27,6 @@ from pseudoris.store.sources.exclusions import Exclusions, RecordedImageMatcher
 from pseudoris.store.sources.planned_images import read_or_refused
 from pseudoris.store.sources.source import Format
 from pseudoris.workers.domain import load_scorer
-from pseudoris.workers.images.pixels import decode_upright
 
 NUM_SAMPLED: Final = 16
 # Four pages of a bucket's listing.

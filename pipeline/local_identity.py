@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 
 import ray
 
+from pseudoris.images.child_process import start_child
 from pseudoris.pipeline.cluster import identity_on_cluster, named_cluster
 from pseudoris.pipeline.local_identity_main import LocalQuestions
 from pseudoris.pipeline.run_options import RunOptions
@@ -23,7 +24,6 @@ from pseudoris.store.runs.header import check_identity
 from pseudoris.store.runs.stored_exclusions import stored_exclusions
 from pseudoris.store.sources import Source
 from pseudoris.store.sources.exclusions import Exclusions
-from pseudoris.workers.faults.child_process import start_child
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import BinaryIO
 
+from pseudoris.images.child_process import reserve_stdout
+from pseudoris.images.pillow_formats import import_plugins
 from pseudoris.pipeline.domain_sample import judge_sample
 from pseudoris.pipeline.identity import measure_identity
 from pseudoris.schemas.config import RunConfig
@@ -24,8 +26,6 @@ from pseudoris.schemas.errors import PseudorisError
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.exclusions import Exclusions
-from pseudoris.workers.faults.child_process import reserve_stdout
-from pseudoris.workers.images.pillow_formats import import_plugins
 
 
 class LocalQuestions(FrozenModel):

@@ -12,6 +12,7 @@ import logging
 from dataclasses import replace
 from typing import Final
 
+from pseudoris.images.prover import shared_prover
 from pseudoris.pipeline.job import Job
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
 from pseudoris.schemas.shard import Shard, ShardFault
@@ -19,7 +20,6 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.sources.planned_images import read_or_refused
 from pseudoris.store.sources.source import open_root
-from pseudoris.workers.images.prover import shared_prover
 
 logger = logging.getLogger(__name__)
 

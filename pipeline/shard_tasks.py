@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 import pyarrow as pa
 import ray
 
+from pseudoris.images.prover import shared_prover
 from pseudoris.pipeline.identity import check_packages
 from pseudoris.pipeline.job import Job
 from pseudoris.pipeline.meters import report_counts, stamp_enqueue_time
@@ -24,7 +25,6 @@ from pseudoris.store.runs.receipts import read_receipt
 from pseudoris.store.runs.retry_commit import commit_retry, quarantined_ids
 from pseudoris.store.runs.stored_exclusions import content_matcher
 from pseudoris.store.sources.proven_shard import read_shard
-from pseudoris.workers.images.prover import shared_prover
 
 # By session, the differences that `check_packages` accepted in this process.
 _CHECKED: Final[dict[str, tuple[str, ...]]] = {}

@@ -11,6 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from pseudoris.images.pillow_formats import import_plugins
 from pseudoris.pipeline.cluster import living_nodes
 from pseudoris.pipeline.identity import check_process
 from pseudoris.pipeline.job import Job
@@ -28,7 +29,6 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.runs.attempts import begin_attempt, end_attempt
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
-from pseudoris.workers.images.pillow_formats import import_plugins
 from pseudoris.workers.stages import STAGES, stages_named
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from pseudoris.images.pillow_formats import import_plugins
+from pseudoris.images.prover import Prover
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
 from pseudoris.schemas.shard import Shard
@@ -21,8 +23,6 @@ from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import PlannedRun
 from pseudoris.store.runs.session import Executor, RunSession
 from pseudoris.store.runs.totals import RunTotals
-from pseudoris.workers.images.pillow_formats import import_plugins
-from pseudoris.workers.images.prover import Prover
 
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from experiments.conformance.arms import Arm, Draw, Fault
 from experiments.conformance.record import SceneCounts
 from experiments.oracle import candidates_of
+from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.lone_masks import lone_draws
 from pseudoris.schemas.shard import Shard, ShardImage
@@ -25,9 +26,8 @@ from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.training.evaluation.counts import judge, match_image
 from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.crops import crops
 from pseudoris.workers.filtering import ClipScorer
-from pseudoris.workers.images import crops
-from pseudoris.workers.images.pixels import decode_proven
 from pseudoris.workers.masks import SamProposer
 
 # CLIP's mean in the place of a normalised colour: 255 * (mean * std + mean).

@@ -8,7 +8,7 @@ from experiments.conformance.elements import Element, Section
 
 _GENERATOR: Final = "tests/workers/masks/test_generator.py::test_masks_order_boxes_and_codes_are_sams"
 _INSTANCES: Final = "tests/workers/masks/test_instances.py"
-_CROPS: Final = "tests/workers/images/test_crops.py"
+_CROPS: Final = "tests/workers/crops/test_crops.py"
 _CAPTIONER: Final = "tests/workers/captions/test_captioner.py"
 _NO_DETECTOR: Final = "the truth of a scene has no scores"
 

@@ -18,8 +18,8 @@ from experiments.quality.place_words import Place, read_place
 from pseudoris.schemas.config import ComputeConfig, FilterConfig
 from pseudoris.training.learning.evaluator import ImageQuestion
 from pseudoris.workers.counter_rng import draw_below, key_of
+from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
-from pseudoris.workers.images.crops import make_crops
 from pseudoris.workers.masks import rle
 
 # Of what one CLIP sees of a mask: its box grown by 1.2, as the method's uniqueness does (section 4).

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+from pseudoris.images.prover import Prover
 from pseudoris.pipeline.identity import measure_identity
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import RunHeader
@@ -17,7 +18,6 @@ from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.shard_assignment import plan_run
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
-from pseudoris.workers.images.prover import Prover
 from pseudoris.workers.stages import STAGES
 
 

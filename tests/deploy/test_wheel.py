@@ -162,7 +162,7 @@ def test_it_runs_among_decoys_and_no_process_asks_for_a_bare_name(elsewhere):
     for kind, name in {
         "pseudoris annotate": "pseudoris.pipeline.annotation",
         "default_worker.py": "pseudoris.workers.stages",
-        "pseudoris.workers.images.prover_main": "pseudoris.workers.images.pixels",
+        "pseudoris.images.prover_main": "pseudoris.images.pixels",
         "pseudoris.workers.faults.subprocess_stages_main": "pseudoris.workers.stages",
         "dataset.py": "pseudoris.training.dataset",
     }.items():

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments.exclusion import COPIES, DISTANCES, RECORD, measure, tables
-from pseudoris.workers.images.perceptual_hash import DEFAULT_MAX_DISTANCE
+from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE
 from tests.builders.images import random_pixels
 
 

@@ -10,13 +10,13 @@ import os
 import signal
 import sys
 
+from pseudoris.images.prover import Prover
 from pseudoris.schemas.run_records import RECEIPTS_FOLDER
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import commit
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.sources.proven_shard import read_shard
-from pseudoris.workers.images.prover import Prover
 from pseudoris.workers.stages import STAGES
 from tests.builders.runs import stub_config
 

@@ -21,6 +21,15 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from pseudoris.images.pixels import (
+    common_suffix,
+    decode_proven,
+    decode_upright,
+    exif_orientation,
+    is_plain_jpeg,
+    upright_size,
+)
+from pseudoris.images.prover import Prover
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
@@ -39,15 +48,6 @@ from pseudoris.training.imports.annotated_image import annotate_image
 from pseudoris.training.imports.annotation_files import read_refer
 from pseudoris.training.imports.coco import read_coco
 from pseudoris.training.imports.human_annotation import Annotation
-from pseudoris.workers.images.pixels import (
-    common_suffix,
-    decode_proven,
-    decode_upright,
-    exif_orientation,
-    is_plain_jpeg,
-    upright_size,
-)
-from pseudoris.workers.images.prover import Prover
 from tests.builders.human import box_mask, document, image_row, object_row, reference, rle, runs
 from tests.builders.images import animation, encode, jpeg, oriented, png, png_16_bit, png_with, smooth_pixels
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes

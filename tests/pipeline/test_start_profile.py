@@ -64,8 +64,8 @@ def test_processes_are_grouped_by_what_they_run_and_the_ended_ones_keep_their_cp
     [
         (["ray::MapWorker(MapBatches(StageActor)).__init__", ""], "ray::MapWorker(MapBatches(StageActor)).__init__"),
         (
-            ["/usr/bin/python", "-P", "-m", "pseudoris.workers.images.prover_main", "-x"],
-            "pseudoris.workers.images.prover_main",
+            ["/usr/bin/python", "-P", "-m", "pseudoris.images.prover_main", "-x"],
+            "pseudoris.images.prover_main",
         ),
         (["/usr/bin/python", "-u", "/lib/ray/dashboard/agent.py", "--port=0"], "dashboard/agent.py"),
         (["/lib/ray/core/src/ray/raylet/raylet", "--raylet_socket_name=x"], "raylet/raylet"),

@@ -2,11 +2,11 @@ import json
 
 import pytest
 
+from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ImageError
 from pseudoris.synthworld.demo import broken_files, write_demo
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.images.pixels import decode_upright
 
 
 def contents(folder):

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from pseudoris.images.pillow_formats import import_plugins, loaded_plugins
+from pseudoris.images.pixels import decode_upright, is_plain_jpeg
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
@@ -23,8 +25,6 @@ from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.sources.planned_images import Outcome, as_annotated, read_entries
 from pseudoris.store.sources.root import SourceRoot
 from pseudoris.store.sources.source import open_recorded_root, open_root
-from pseudoris.workers.images.pillow_formats import import_plugins, loaded_plugins
-from pseudoris.workers.images.pixels import decode_upright, is_plain_jpeg
 
 if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, require_imagehash
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.exclusion_records import missing_phrase
 from pseudoris.store.sources.exclusions import Exclusions, all_rules
@@ -14,7 +15,6 @@ from pseudoris.training.exclusions.hash_table import TABLE_SUFFIXES, read_hash_t
 from pseudoris.training.exclusions.image_folder import read_image_folder
 from pseudoris.training.exclusions.name_list import read_name_list
 from pseudoris.training.exclusions.refer_folder import read_refer_folder, refer_files
-from pseudoris.workers.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, require_imagehash
 
 _KINDS: Final = (
     "a folder of a REFER dataset (refs(…).p), a folder of images, a text file of names or COCO ids, or a .parquet or "

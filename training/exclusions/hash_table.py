@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
+from pseudoris.images.perceptual_hash import HASH_HEX_DIGITS
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.files.storage_errors import storage_errors
 from pseudoris.store.sources.exclusions import Exclusions, exclusion
-from pseudoris.workers.images.perceptual_hash import HASH_HEX_DIGITS
 
 TABLE_SUFFIXES: Final = frozenset({".parquet", ".csv"})
 COLUMNS: Final = ("sha256", "phash")

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pseudoris.images.perceptual_hash import require_imagehash
+from pseudoris.images.prover import Prover
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex
@@ -16,8 +18,6 @@ from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.sources.source import open_source
 from pseudoris.training.exclusions.hash_table import hash_rules
-from pseudoris.workers.images.perceptual_hash import require_imagehash
-from pseudoris.workers.images.prover import Prover
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from pseudoris.images.perceptual_hash import perceptual_hash
+from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.exclusion_records import exclusions_of
 from pseudoris.schemas.run_records import Receipt, RunHeader
@@ -15,8 +17,6 @@ from pseudoris.store.sources.exclusions import ContentMatcher, Exclusions, Recor
 from pseudoris.store.tables.annotations import AnnotatedImage
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.training.exports.selected_rows import with_source_bytes
-from pseudoris.workers.images.perceptual_hash import perceptual_hash
-from pseudoris.workers.images.pixels import decode_upright
 
 UNCHECKED: Final = "images that could not be compared with the excluded ones: missing from SOURCE, or changed there"
 _COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256")

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from pseudoris.images.pixels import upright_size
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage
@@ -29,7 +30,6 @@ from pseudoris.training.exports.output_files import new_file
 from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
 from pseudoris.training.exports.read_back import Fingerprint, broken, check_texts
 from pseudoris.training.exports.selected_rows import TextRule
-from pseudoris.workers.images.pixels import upright_size
 
 NAME: Final = "hf"
 DATA_FOLDER: Final = "data"

@@ -13,12 +13,12 @@ from urllib.parse import unquote_to_bytes
 
 from PIL import Image
 
+from pseudoris.images.pixels import common_suffix, decode_upright
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ImageError
 from pseudoris.store.tables.annotations import AnnotatedImage
 from pseudoris.training.exports.protocol import ExportRequest, OnProgress
 from pseudoris.training.exports.selected_rows import UNREADABLE, TextRule
-from pseudoris.workers.images.pixels import common_suffix, decode_upright
 
 logger = logging.getLogger(__name__)
 

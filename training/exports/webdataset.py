@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final, cast
 
+from pseudoris.images.pixels import upright_size
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.printable import printable_json
 from pseudoris.store.location import RunLocation
@@ -30,7 +31,6 @@ from pseudoris.training.exports.output_files import new_file
 from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
 from pseudoris.training.exports.read_back import Fingerprint, broken, check_mask, check_texts
 from pseudoris.training.exports.selected_rows import TextRule
-from pseudoris.workers.images.pixels import upright_size
 
 NAME: Final = "webdataset"
 INDEX_NAME: Final = "index.json"

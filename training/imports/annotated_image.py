@@ -9,13 +9,13 @@ from typing import Final, Literal
 import numpy as np
 from pycocotools import mask as coco
 
+from pseudoris.images.pixels import exif_orientation, turn_upright
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import SOURCE_HUMAN, ExpressionRecord, Failure, MaskRecord, ShardImage
 from pseudoris.store.tables.rle import RleSummary, summarise_rle
 from pseudoris.training.imports.human_annotation import HumanImage, HumanMask
-from pseudoris.workers.images.pixels import exif_orientation, turn_upright
 from pseudoris.workers.masks.segmentation_forms import MaskSizeError, compressed_counts
 
 STAGE_IMPORT: Final = "import"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pseudoris.images.prover import Prover
 from pseudoris.schemas.exclusion_records import exclusions_of
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.schemas.shard import Shard
@@ -19,7 +20,6 @@ from pseudoris.training.imports.annotated_image import STAGE_IMPORT, annotate_im
 from pseudoris.training.imports.annotation_files import read_annotation
 from pseudoris.training.imports.import_plan import ImportRequest, PlannedImport, open_images, plan_import
 from pseudoris.training.thread_executor import OnProgress, WrittenRun, proving, write_run
-from pseudoris.workers.images.prover import Prover
 
 
 @dataclass(frozen=True, slots=True)

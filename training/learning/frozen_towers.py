@@ -14,10 +14,10 @@ from pseudoris.training.learning.training_config import TowersConfig
 from pseudoris.workers.checkpoints.models import load_clip
 from pseudoris.workers.checkpoints.openclip import read_model_config
 from pseudoris.workers.clip_features import image_blocks, read_images, read_texts, vision_tower
+from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
-from pseudoris.workers.images.crops import CropFormat
 
 Value = TypeVar("Value")
 # Read at once, padded with zeros: the rounding of a product depends on its shape, and the rest of a batch depends on

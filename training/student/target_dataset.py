@@ -15,7 +15,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.dataset import JoinedDataset, MixedDataset, RisDataset, RisSample, SampleSpec, Snapshot
 from pseudoris.training.student.student_config import DataConfig
-from pseudoris.workers.images.crops import CropFormat
+from pseudoris.workers.crops.crops import CropFormat
 
 # As `Snapshot.state` gives it, by the run's place.
 Snapshots = dict[str, Any]

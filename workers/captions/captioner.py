@@ -18,11 +18,11 @@ from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.listener import Listener
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.crops.crops import CropFormat, make_crops
+from pseudoris.workers.crops.prefetch import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.engine_digests import coca_digest
 from pseudoris.workers.faults.quarantine import apply_to_groups
-from pseudoris.workers.images.crops import CropFormat, make_crops
-from pseudoris.workers.images.prefetch import Decode, prefetched_pixels
 from pseudoris.workers.masks import rle
 from pseudoris.workers.stages import STAGE_CAPTION
 

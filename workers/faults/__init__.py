@@ -20,7 +20,8 @@ A process that exits counts as dead. After `placement.max_deaths_per_shard` deat
 - `quarantine`: one try, inside a stage, and which errors may be blamed on an image. Engines of plug-ins use it too.
 - `tolerant_stages`: all rows of a process, from the event to the verdict.
 - `subprocess_stages`, `subprocess_stages_main`: stages in a subprocess: the parent's side and the child's.
-- `child_process`: how a child process is started; the prover of `pseudoris.workers.images` uses it too.
+
+Child processes are started by `pseudoris.images.child_process`, which the prover uses too.
 
 `pseudoris.pipeline.stage_actor` counts the deaths. The page docs/faults.md draws the ladder.
 """

@@ -8,10 +8,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any, Final, Self, cast
 
+from pseudoris.images.child_process import is_external_signal, start_child
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import BrokenDeviceError, NoSubprocessError, TransientError
 from pseudoris.schemas.shard import Shard
-from pseudoris.workers.faults.child_process import is_external_signal, start_child
 
 _MAIN: Final = "pseudoris.workers.faults.subprocess_stages_main"
 _END_TIMEOUT_S: Final = 30.0

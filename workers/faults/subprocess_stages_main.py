@@ -14,12 +14,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
+from pseudoris.images.child_process import reserve_stdout
+from pseudoris.images.pillow_formats import import_plugins
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import PseudorisError
 from pseudoris.schemas.shard import Shard
-from pseudoris.workers.faults.child_process import reserve_stdout
 from pseudoris.workers.faults.quarantine import is_broken_device, is_out_of_memory
-from pseudoris.workers.images.pillow_formats import import_plugins
 from pseudoris.workers.stages import Stage, StageKind, stages_named
 
 logger = logging.getLogger(__name__)

@@ -18,12 +18,12 @@ from pseudoris.workers.checkpoints.models import load_clip
 from pseudoris.workers.checkpoints.openclip import read_model_config
 from pseudoris.workers.checkpoints.weight_catalogue import OPEN_CLIP_PREFIX
 from pseudoris.workers.compilation import compile_tower
+from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.filtering.image_tower import memory_format, simplify_tower, tile_size
 from pseudoris.workers.filtering.text_tower import TextTower, tokens_of
 from pseudoris.workers.filtering.text_tree import TextTile, cut_into_tiles
-from pseudoris.workers.images.crops import CropFormat
 
 # A tile of texts has room for `batch_size` of this many tokens that no other text shares.
 _TOKENS_A_TEXT: Final = 16

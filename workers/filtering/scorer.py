@@ -17,13 +17,13 @@ from pseudoris.schemas.config import ComputeConfig, FilterConfig
 from pseudoris.schemas.keep_rule import Floats, KeepRule, keeps
 from pseudoris.schemas.pair_weight import line_weights
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardImage
+from pseudoris.workers.crops.crops import make_crops
+from pseudoris.workers.crops.prefetch import Decode, prefetched_pixels
 from pseudoris.workers.engine_digests import clip_digest
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 from pseudoris.workers.filtering.scores import CandidateScores, score_candidates
-from pseudoris.workers.images.crops import make_crops
-from pseudoris.workers.images.prefetch import Decode, prefetched_pixels
 from pseudoris.workers.masks.rle import runs
 from pseudoris.workers.stages import STAGE_FILTER
 

@@ -31,10 +31,10 @@ from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError, gather
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.workers.crops.prefetch import decode_image
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.engine_digests import prior_digest
 from pseudoris.workers.faults.quarantine import apply_to_images
-from pseudoris.workers.images.prefetch import decode_image
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instance_priors import build_prior
 from pseudoris.workers.masks.proposals import Proposals

@@ -17,7 +17,7 @@ from experiments.conformance.arms import ARMS_BY_NAME
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.images import crops
+from pseudoris.workers.crops import crops
 from pseudoris.workers.masks.instance_files import read_instance_table
 
 

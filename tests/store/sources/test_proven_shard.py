@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pseudoris.images.prover import Prover
 from pseudoris.schemas.config import ImagesConfig, RunConfig, SourceConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, TransientError
@@ -21,7 +22,6 @@ from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.root import SourceRoot
-from pseudoris.workers.images.prover import Prover
 from tests.builders import images as build
 from tests.builders.hostile_plugin import hostile
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes

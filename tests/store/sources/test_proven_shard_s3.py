@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from pseudoris.images.prover import Prover
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import TransientError
@@ -13,7 +14,6 @@ from pseudoris.schemas.placement import StorageConfig
 from pseudoris.schemas.shard import Shard
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
-from pseudoris.workers.images.prover import Prover
 from tests.builders.fault_proxy import Fault, injecting
 from tests.builders.images import png
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes

@@ -13,7 +13,7 @@ from pseudoris.synthworld.training.caption_crops import (
     truth_tasks,
 )
 from pseudoris.synthworld.training.rendered_scenes import NOBODY, rendered_scenes
-from pseudoris.workers.images.crops import CropFormat, make_crops
+from pseudoris.workers.crops.crops import CropFormat, make_crops
 from tests.builders.crops import runs_of
 
 

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.training.dataset import image_reader
 from pseudoris.training.dataset.image_reader import ImageBytes, decode_plain_jpeg
-from pseudoris.workers.images.pixels import decode_upright
 from tests.builders import images as build
 from tests.training.dataset.builders import build_run
 

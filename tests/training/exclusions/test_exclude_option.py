@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.training.exclusions import as_exclusions, read_exclusions
-from pseudoris.workers.images.perceptual_hash import DEFAULT_MAX_DISTANCE
 from tests.builders.human import write_images, write_small_refer
 
 

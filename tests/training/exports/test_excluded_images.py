@@ -7,6 +7,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from pseudoris.images.perceptual_hash import perceptual_hash
 from pseudoris.schemas.exclusion_records import as_section
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord
@@ -16,7 +17,6 @@ from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.sources.exclusions import Exclusions, exclusion, name_value
 from pseudoris.training.exports import EXPORTS, ExportOptions, ExportRequest, find_export
 from pseudoris.training.exports.excluded_images import UNCHECKED, ExcludedImages
-from pseudoris.workers.images.perceptual_hash import perceptual_hash
 from tests.builders import images as build
 from tests.training.exports.builders import PICTURES, build_run, png
 

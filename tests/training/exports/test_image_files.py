@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pseudoris.images.pixels import common_suffix, decode_upright
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.files.key_order import member_key, path_key, row_key
 from pseudoris.store.tables.annotations import AnnotatedImage
 from pseudoris.training.exports.image_files import image_file_name, image_file_of, key_name
-from pseudoris.workers.images.pixels import common_suffix, decode_upright
 from tests.builders import images as build
 
 LIMITS = ImagesConfig()

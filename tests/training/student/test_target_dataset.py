@@ -10,7 +10,7 @@ from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.student.student_config import DataConfig
 from pseudoris.training.student.student_learner import StudentLearner
 from pseudoris.training.student.target_dataset import Placement, TargetDataset, collate, open_runs
-from pseudoris.workers.images.crops import CropFormat
+from pseudoris.workers.crops.crops import CropFormat
 from tests.training.dataset.builders import build_run
 from tests.training.student.builders import small_config
 

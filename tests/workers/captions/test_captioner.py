@@ -12,6 +12,7 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 
+from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id, mask_id
 from pseudoris.schemas.shard import Failure, MaskRecord, Shard, ShardImage
@@ -22,9 +23,8 @@ from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.reference import ReferenceEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.models import load_coca
-from pseudoris.workers.images import prefetch
-from pseudoris.workers.images.crops import grow_box, plain_crop
-from pseudoris.workers.images.pixels import decode_proven
+from pseudoris.workers.crops import prefetch
+from pseudoris.workers.crops.crops import grow_box, plain_crop
 from pseudoris.workers.masks import rle
 from tests.builders.coca import captions_config
 from tests.builders.images import encode

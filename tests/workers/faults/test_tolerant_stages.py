@@ -88,7 +88,7 @@ def test_an_image_that_raised_is_not_blamed_where_no_other_process_has_memory(tm
 
 
 def test_an_image_that_raised_is_not_blamed_where_no_process_can_be_started(tmp_path, monkeypatch):
-    monkeypatch.setattr("pseudoris.workers.faults.child_process.sys.executable", str(tmp_path / "gone"))
+    monkeypatch.setattr("pseudoris.images.child_process.sys.executable", str(tmp_path / "gone"))
     with pytest.raises(NoSubprocessError, match="no subprocess can be started"):
         FaultTolerantStages(ALL, faulty_config(tmp_path, raises_on="bad"))(shard_of("good", "bad"))
 

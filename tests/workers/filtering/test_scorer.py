@@ -6,14 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
+from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.pair_weight import line_weights
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from pseudoris.workers.crops import prefetch
+from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering import ClipScorer
-from pseudoris.workers.images import prefetch
-from pseudoris.workers.images.crops import make_crops
-from pseudoris.workers.images.pixels import decode_proven
 from pseudoris.workers.masks import rle
 from pseudoris.workers.stages import find_scorer
 from tests.builders.crops import runs_of

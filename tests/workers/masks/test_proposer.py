@@ -11,7 +11,7 @@ from pseudoris.schemas.config import ComputeConfig, PriorConfig, ReductionConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import Failure
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
-from pseudoris.workers.images import prefetch
+from pseudoris.workers.crops import prefetch
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.masks.generator import MaskGenerator
 

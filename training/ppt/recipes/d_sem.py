@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Identity, PlanEntry
@@ -35,7 +36,6 @@ from pseudoris.training.ppt.recipes.recipe_runs import (
 )
 from pseudoris.training.ppt.recipes.recipe_texts import middle_text
 from pseudoris.training.thread_executor import MakeShard, OnProgress, WrittenRun, proving
-from pseudoris.workers.images.pixels import decode_upright
 
 RECIPE: Final = "objects"
 # Folders that a message names; the others it counts.

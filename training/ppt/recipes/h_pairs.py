@@ -11,6 +11,8 @@ from typing import Final
 import numpy as np
 import pyarrow.compute as pc
 
+from pseudoris.images.pillow_formats import import_plugins
+from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import Identity, PlanEntry, Receipt
 from pseudoris.schemas.shard import ExpressionRecord, Failure, Shard, ShardImage
@@ -36,8 +38,6 @@ from pseudoris.training.ppt.recipes.response_maps import Peaks
 from pseudoris.training.thread_executor import MakeShard, OnProgress, WrittenRun
 from pseudoris.workers.filtering.head_nouns import head_noun
 from pseudoris.workers.filtering.noun_phrases import noun_phrases
-from pseudoris.workers.images.pillow_formats import import_plugins
-from pseudoris.workers.images.pixels import decode_upright
 
 RECIPE: Final = "pairs"
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.image_formats import IMAGE_FORMATS
-from pseudoris.workers.images.pillow_formats import (
+from pseudoris.images.pillow_formats import (
     allowed_formats,
     explain_missing,
     import_plugins,
     loaded_plugins,
 )
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.image_formats import IMAGE_FORMATS
 
 
 def test_every_format_of_the_list_has_a_decoder():

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.workers.images.pixels import decode_proven
 
 Decode = Callable[[ShardImage], NDArray[np.uint8]]
 

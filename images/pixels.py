@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pseudoris.images.pillow_formats import allowed_formats, explain_missing, registered_formats
 from pseudoris.schemas.errors import ConfigError, ImageError, too_many_bytes
-from pseudoris.workers.images.pillow_formats import allowed_formats, explain_missing, registered_formats
 
 if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig

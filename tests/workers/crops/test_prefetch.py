@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.workers.images import prefetch
-from pseudoris.workers.images.pixels import decode_proven
-from pseudoris.workers.images.prefetch import prefetched_pixels
+from pseudoris.workers.crops import prefetch
+from pseudoris.workers.crops.prefetch import prefetched_pixels
 from tests.builders.images import encode
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

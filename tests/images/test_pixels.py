@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
+from pseudoris.images.pixels import decode_proven, decode_upright, exif_orientation, upright_size
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.tables import FAILURE_REASONS
-from pseudoris.workers.images.pixels import decode_proven, decode_upright, exif_orientation, upright_size
 from tests.builders import images as build
 from tests.builders.hostile_plugin import hostile
 
@@ -302,7 +302,7 @@ def test_a_proven_image_is_not_measured_again():
 
 
 def test_importing_the_decoder_loads_no_torch():
-    code = "import sys, pseudoris.workers.images.pixels; print('torch' in sys.modules)"
+    code = "import sys, pseudoris.images.pixels; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

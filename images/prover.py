@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
+from pseudoris.images.child_process import is_external_signal, start_child
+from pseudoris.images.perceptual_hash import HASH_HEX_DIGITS
+from pseudoris.images.prover_main import LENGTH, WITH_HASH
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
-from pseudoris.workers.faults.child_process import is_external_signal, start_child
-from pseudoris.workers.images.perceptual_hash import HASH_HEX_DIGITS
-from pseudoris.workers.images.prover_main import LENGTH, WITH_HASH
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def _start(limits: ImagesConfig, *, has_hash: bool) -> subprocess.Popen[bytes]:
     # One BLAS thread, because the stacks of more threads would count against the memory limit.
     environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     arguments = (limits.model_dump_json(), *([WITH_HASH] if has_hash else []))
-    child = start_child("pseudoris.workers.images.prover_main", *arguments, environment=environment, is_buffered=False)
+    child = start_child("pseudoris.images.prover_main", *arguments, environment=environment, is_buffered=False)
     os.set_blocking(_fileno(child.stdin), False)
     return child
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from pseudoris.workers.crops.crop_tiles import BAND_ROWS, CropTile, TiledImage, Windows, segmented_arange
 from pseudoris.workers.device import to_device
-from pseudoris.workers.images.crop_tiles import BAND_ROWS, CropTile, TiledImage, Windows, segmented_arange
 
 Ints = NDArray[np.int64]
 

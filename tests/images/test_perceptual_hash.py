@@ -8,10 +8,10 @@ import imagehash
 import pytest
 from PIL import Image
 
+from pseudoris.images.perceptual_hash import perceptual_hash, require_imagehash
+from pseudoris.images.prover import Prover
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.images.perceptual_hash import perceptual_hash, require_imagehash
-from pseudoris.workers.images.prover import Prover
 from tests.builders import images as build
 
 

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from pseudoris.schemas.shard import Box
+from pseudoris.workers.crops.crop_resampling import CropAccumulator
+from pseudoris.workers.crops.crop_tiles import CropTile, TiledImage, tile_batches
 from pseudoris.workers.device import to_device
-from pseudoris.workers.images.crop_resampling import CropAccumulator
-from pseudoris.workers.images.crop_tiles import CropTile, TiledImage, tile_batches
 
 # The colour of masked-out pixels and of padding: CLIP's mean, 255 * (0.48145466, 0.4578275, 0.40821073), rounded.
 # Source: open_clip 3.3.0, OPENAI_DATASET_MEAN; raw colours, as method page section 2 asks.

@@ -6,11 +6,11 @@ import signal
 
 import pytest
 
-from pseudoris.workers.faults.child_process import is_external_signal, start_child
+from pseudoris.images.child_process import is_external_signal, start_child
 
 MODULE = """
 import os
-from pseudoris.workers.faults.child_process import reserve_stdout
+from pseudoris.images.child_process import reserve_stdout
 requests, answers = reserve_stdout()
 print("a library says hello", flush=True)
 os.write(1, b"and so does one in C")

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.workers.images.crop_tiles import (
+from pseudoris.workers.crops.crop_tiles import (
     STRIP_PX,
     CropTile,
     TiledImage,

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pseudoris.workers.images.crop_resampling import CropAccumulator, axis_taps, weighted_sums
-from pseudoris.workers.images.crop_tiles import CropTile, TiledImage
-from pseudoris.workers.images.crops import plain_crop
+from pseudoris.workers.crops.crop_resampling import CropAccumulator, axis_taps, weighted_sums
+from pseudoris.workers.crops.crop_tiles import CropTile, TiledImage
+from pseudoris.workers.crops.crops import plain_crop
 from tests.builders.crops import runs_of
 from tests.builders.images import random_pixels
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from pseudoris.workers.images.crops import FILL_RGB, CropFormat, grow_box, make_crops, padded_square, plain_crop
+from pseudoris.workers.crops.crops import FILL_RGB, CropFormat, grow_box, make_crops, padded_square, plain_crop
 from tests.builders.crops import runs_of
 from tests.builders.images import random_pixels
 
@@ -272,7 +272,7 @@ def test_memory_follows_the_image_and_not_the_squares_of_its_crops():
     # The squares would take up to 48 TB. A process of its own: its high-water mark starts low.
     code = """
 import resource, numpy as np, torch
-from pseudoris.workers.images.crops import CropFormat, make_crops
+from pseudoris.workers.crops.crops import CropFormat, make_crops
 torch.set_num_threads(1)
 peaks = []
 sizes = (9, 9, 1), (1, 60_000, 1), (60_000, 1, 1), (3, 2_000_000, 1), (2_000_000, 3, 1), (4000, 6000, 1)

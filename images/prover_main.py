@@ -1,6 +1,6 @@
 """The prover's child process: decodes each image to the end and answers with its upright size.
 
-`python -m pseudoris.workers.images.prover_main <ImagesConfig as JSON> [phash]` speaks frames over standard input and
+`python -m pseudoris.images.prover_main <ImagesConfig as JSON> [phash]` speaks frames over standard input and
 output:
 
     frame     = 8 bytes, big-endian length, then that many bytes
@@ -25,11 +25,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
+from pseudoris.images.child_process import reserve_stdout
+from pseudoris.images.perceptual_hash import perceptual_hash, require_imagehash
+from pseudoris.images.pillow_formats import import_plugins
+from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.workers.faults.child_process import reserve_stdout
-from pseudoris.workers.images.perceptual_hash import perceptual_hash, require_imagehash
-from pseudoris.workers.images.pillow_formats import import_plugins
-from pseudoris.workers.images.pixels import decode_upright
 
 if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig

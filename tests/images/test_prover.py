@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pseudoris.images.prover import Prover, shared_prover
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
-from pseudoris.workers.images.prover import Prover, shared_prover
 from tests.builders import images as build
 from tests.builders.hostile_plugin import hostile
 
@@ -164,7 +164,7 @@ def test_a_missing_plugin_is_known_before_the_first_image():
 
 @pytest.mark.slow
 def test_a_kept_child_serves_shard_after_shard(monkeypatch):
-    monkeypatch.setattr("pseudoris.workers.images.prover._MAX_PROOFS", 3)
+    monkeypatch.setattr("pseudoris.images.prover._MAX_PROOFS", 3)
     pids = []
     for _ in range(4):
         with shared_prover(ImagesConfig()) as prover:
@@ -194,7 +194,7 @@ def test_a_kept_child_is_not_used_after_an_error_or_under_other_limits():
 def test_the_child_ends_with_its_parent():
     code = (
         "import os, time\nfrom pseudoris.schemas.config import ImagesConfig\n"
-        "from pseudoris.workers.images.prover import Prover\n"
+        "from pseudoris.images.prover import Prover\n"
         "prover = Prover(ImagesConfig()).__enter__()\nprint(prover._child.pid, flush=True)\nos._exit(0)\n"
     )
     root = Path(__file__).parents[3]
@@ -217,7 +217,7 @@ def _is_running(pid: int) -> bool:
 
 
 def test_the_child_loads_neither_torch_nor_pydantic():
-    code = "import sys, pseudoris.workers.images.prover_main as _; "
+    code = "import sys, pseudoris.images.prover_main as _; "
     code += "print([m for m in ('torch', 'pyarrow', 'ray', 'pydantic') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,0 +1,8 @@
+"""From encoded bytes to upright pixels: formats, limits, and the child process that proves that an image decodes.
+
+Imports no torch, so that a child starts fast. Stands on `schemas` alone; every room that decodes an image stands on it.
+"""
+
+if not __name__.startswith("pseudoris."):
+    # From a clone's root Python would find the folder, and run a second copy of every module.
+    raise ImportError("'images' is not a package of its own: import pseudoris.images", name=__name__)

@@ -1,0 +1,1 @@
+"""Crops of images: which box and scale, resampled in tiles of fixed shapes, and images decoded ahead of their use."""
