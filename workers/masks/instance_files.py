@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,7 +33,7 @@ import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.masks.instances import InstanceTable, check_size, encode_instance
-from pseudoris.workers.masks.segmentation_forms import compressed_counts, unwrapped
+from pseudoris.workers.masks.segmentation_forms import compressed_counts, is_coordinate, unwrapped
 
 Entry = Mapping[str, Any]
 
@@ -183,15 +182,10 @@ def _is_whole_numbers(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(value, int) and 0 <= value < 2**31 for value in values)
 
 
-def _is_numbers(values: Any) -> bool:
-    # Python's JSON reader accepts NaN and Infinity.
-    return isinstance(values, list) and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
-
-
 def _to_xyxy(bbox: Any, where: str) -> list[float] | None:
     if bbox is None:
         return None
-    if not _is_numbers(bbox) or len(bbox) != 4:
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_coordinate, bbox)):
         raise ConfigError(f"{where}: bbox is {bbox!r}, but must be four numbers [x, y, w, h]")
     x, y, width, height = bbox
     return [x, y, x + width, y + height]

@@ -10,7 +10,6 @@ image's size. An image without rows has no instances.
 from __future__ import annotations
 
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.proposals import Proposals
 from pseudoris.workers.masks.reduction import Kept
+from pseudoris.workers.masks.segmentation_forms import is_coordinate
 
 logger = logging.getLogger(__name__)
 
@@ -104,11 +104,7 @@ def encode_instance(segmentation: Mapping[str, Any] | None, box: Any, size: tupl
     if segmentation is not None and not isinstance(segmentation, Mapping):
         raise ConfigError(f"{where}: segmentation is a {type(segmentation).__name__}, but needs size and counts")
     if segmentation is None or segmentation.get("counts") is None:
-        if (
-            not isinstance(box, list | tuple)
-            or len(box) != 4
-            or not all(isinstance(edge, int | float) and math.isfinite(edge) for edge in box)
-        ):
+        if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_coordinate, box)):
             raise ConfigError(f"{where} has neither a segmentation nor a box of four numbers, got {box!r}")
         return encode_box((box[0], box[1], box[2], box[3]), size)
     check_size(segmentation.get("size"), size, where=where)

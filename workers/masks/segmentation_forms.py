@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final
 
 from pycocotools import mask as coco
 
 _UNKNOWN_FORM: Final = "the segmentation is neither RLE nor polygons of at least three points"
+# No image is as wide, and the arithmetic of clipping is exact to 1e-6 pixels below it.
+_MAX_COORDINATE_PX: Final = 1e9
 
 
 class MaskSizeError(ValueError):
@@ -27,9 +28,9 @@ def compressed_counts(segmentation: Any, size: tuple[int, int]) -> str | None:
     process if there is not enough.
 
     Args:
-        segmentation: Polygons in pixels ([[x, y, ...], ...], their union counts), an uncompressed RLE (`counts` a list)
-            or a compressed one (`counts` a string or bytes); an RLE may be alone in a list. None or empty if the
-            annotation has none.
+        segmentation: Polygons in pixels ([[x, y, ...], ...], clipped to the image, their union counts; even-odd where
+            one crosses itself), an uncompressed RLE (`counts` a list) or a compressed one (`counts` a string or bytes);
+            an RLE may be alone in a list. None or empty if the annotation has none.
         size: (H, W) of the image.
 
     Returns:
@@ -70,18 +71,35 @@ def _of_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> str:
 def _is_polygon(piece: Any) -> bool:
     # COCO would read four numbers as a box.
     is_list = isinstance(piece, list | tuple) and len(piece) >= 6 and len(piece) % 2 == 0
-    return is_list and all(_is_number(value) for value in piece)
+    return is_list and all(map(is_coordinate, piece))
 
 
-def _is_number(value: Any) -> bool:
-    # Python's JSON reader accepts NaN, Infinity, and whole numbers too long for a float.
-    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+def is_coordinate(value: Any) -> bool:
+    """Return whether a value is a number of pixels: Python reads NaN, Infinity and 400 digits from JSON."""
+    return isinstance(value, int | float) and abs(value) <= _MAX_COORDINATE_PX
 
 
 def _clipped(polygon: list[float], size: tuple[int, int]) -> list[float]:
-    # COCO also rasterises what is far outside the image, and takes memory for it.
-    limits = (size[1], size[0])
-    return [min(max(value, 0), limits[index % 2]) for index, value in enumerate(polygon)]
+    """Return the part of a polygon that is within one image's size of the image, by Sutherland and Hodgman.
+
+    COCO clips correctly too, but takes memory for what is far outside. The edges that this adds are outside the image.
+    """
+    points = list(zip(polygon[::2], polygon[1::2], strict=True))
+    for axis, side in ((0, size[1]), (1, size[0])):
+        for sign, limit in ((-1, side), (1, 2 * side)):
+            if all(sign * point[axis] <= limit for point in points):
+                continue
+            kept: list[tuple[float, float]] = []
+            for begin, end in zip(points[-1:] + points[:-1], points, strict=True):
+                first, last = sign * begin[axis], sign * end[axis]
+                if (first <= limit) != (last <= limit):
+                    part = (limit - first) / (last - first)
+                    kept.append((begin[0] + part * (end[0] - begin[0]), begin[1] + part * (end[1] - begin[1])))
+                if last <= limit:
+                    kept.append(end)
+            points = kept
+    # COCO would read two points as a box, and fails without any.
+    return [value for point in points for value in point] if len(points) >= 3 else [0.0] * 6
 
 
 def _are_runs(counts: list[Any]) -> bool:
