@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-import fsspec
-
 from pseudoris.schemas.config import CaptionsConfig, FilterConfig, MasksConfig, PriorConfig
 from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.spacy_nouns import pipeline_digest
+from pseudoris.workers.locations import open_location
 
 
 def sam_digest(config: MasksConfig) -> str:
@@ -53,7 +52,7 @@ def prior_digest(config: PriorConfig) -> str | None:
     if config.kind == "none" or config.path is None:
         return None
     try:
-        with fsspec.open(config.path, "rb") as file:
+        with open_location(config.path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"prior.path={config.path} cannot be read: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -38,8 +39,16 @@ def storage_at(uri: str, endpoint_url: str | None = None, limits: StorageConfig 
 
 
 def local_path(uri: str) -> Path | None:
-    """Return the absolute path of a local `uri`, without following links; None if it names another store."""
+    """Return the absolute path of a local `uri`, without following links; None if it names another store.
+
+    Each character stands for itself, percent signs of a `file://` url too. `~` is the home folder, unless such a name
+    exists.
+    """
     protocol, separator, rest = uri.partition("://")
     if separator and protocol not in LOCAL_PROTOCOLS:
         return None
-    return Path(rest or uri).expanduser().absolute()
+    path = Path(rest or uri)
+    if path.parts[:1] and path.parts[0].startswith("~") and not Path(path.parts[0]).exists():
+        with suppress(RuntimeError):  # there is no such user
+            path = path.expanduser()
+    return path.absolute()

@@ -11,7 +11,6 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Final, Literal
 
 from pseudoris.schemas.config import SourceConfig
@@ -22,7 +21,7 @@ from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import Mark, Storage, StoredFile
-from pseudoris.store.files.storage_at import LOCAL_PROTOCOLS, local_path, storage_at
+from pseudoris.store.files.storage_at import LOCAL_PROTOCOLS, local_path
 from pseudoris.store.sources.image_tables import list_rows
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, is_glob, split_root
@@ -187,8 +186,9 @@ def open_source(
 ) -> Source:
     """Return SOURCE, ready to be listed; braces are expanded, nothing is listed yet.
 
-    Keys are relative to the root: the folder itself, the folder of a single file, or the folder before the first
-    special character of a glob. An existing path is taken literally, including special characters.
+    Keys are relative to the root: the folder itself, the folder of a single file, or the folder before the part of a
+    path that is a pattern. What exists is taken literally, including special characters: the whole path, a leading
+    folder, and each word that braces expand to.
 
     Args:
         source: A folder, file, fsspec url, glob, or any of them with braces (`train-{000..123}.tar`).
@@ -201,14 +201,14 @@ def open_source(
         TransientError: The storage failed.
     """
     source = absolute_source(refuse_secrets(source))
-    root, rest = _split(source, config, limits)
-    if has_magic(rest):
+    root, rest, is_pattern = _split(source, config, limits)
+    if is_pattern:
         if root.kind("") != "folder":
             raise _missing(source, root.storage.uri())
-        words = expand_braces(rest)
+        words = {word: is_glob(word) and root.kind(word) is None for word in expand_braces(rest)}
         selection = Selection(
-            files=tuple(word for word in words if not is_glob(word)),
-            patterns=tuple(GlobPattern.parse(word) for word in words if is_glob(word)),
+            files=tuple(word for word, matches in words.items() if not matches),
+            patterns=tuple(GlobPattern.parse(word) for word, matches in words.items() if matches),
         )
     else:
         selection = Selection(files=(rest,) if rest else ())
@@ -255,37 +255,33 @@ def _check_answers(source: str, config: SourceConfig, limits: StorageConfig) -> 
 
 
 def absolute_source(source: str) -> str:
-    """Return SOURCE in a form that is the same from every folder; only the beginning of a pattern changes.
+    """Return SOURCE in a form that is the same from every folder: a local path becomes absolute.
 
     Links are not followed: a link remains the same SOURCE if its target changes.
-
-    Raises:
-        ConfigError: It is a relative pattern and the current folder's name has special characters.
     """
-    protocol, _, path = source.rpartition("://")
-    if protocol and protocol not in LOCAL_PROTOCOLS:
-        return source
-    folder, rest = split_root(path) if has_magic(path) else (path, "")
-    root = str(Path(folder).expanduser().absolute())
-    if rest and has_magic(root) and SourceRoot(storage_at(f"{root}/{rest}")).kind("") is None:
-        raise ConfigError(
-            f"SOURCE {source!r} is a glob in {root}, whose own name has glob characters: "
-            "run the command from another folder, or give a folder instead of a glob"
-        )
-    return f"{root.rstrip('/')}/{rest}" if rest else root
+    path = local_path(source)
+    return source if path is None else str(path)
 
 
-def _split(source: str, config: SourceConfig, limits: StorageConfig | None) -> tuple[SourceRoot, str]:
-    """Return the root and the rest: nothing for a folder, otherwise a file or a pattern."""
+def _split(source: str, config: SourceConfig, limits: StorageConfig | None) -> tuple[SourceRoot, str, bool]:
+    """Return the root and the rest: nothing for a folder, else a file or a pattern; and whether it is a pattern."""
     whole = root_at(source, config, limits)
     kind = whole.kind("")
     if kind == "folder":
-        return whole, ""
+        return whole, "", False
     protocol, separator, path = source.rpartition("://")
-    if kind is None and not has_magic(path):
+    if kind == "file":
+        folder, slash, name = path.rpartition("/")
+        return root_at(f"{protocol}{separator}{folder or slash}", config, limits), name, False
+    if not has_magic(path):
         raise _missing(source, source)
-    folder, rest = split_root(path) if kind is None else _split_file(path)
-    return root_at(f"{protocol}{separator}{folder}", config, limits), rest
+    folder, rest = split_root(path)
+    root = root_at(f"{protocol}{separator}{folder}", config, limits)
+    while "/" in rest and root.kind(rest.partition("/")[0]) == "folder":
+        name, _, rest = rest.partition("/")
+        folder = f"{folder.rstrip('/')}/{name}"
+        root = root_at(f"{protocol}{separator}{folder}", config, limits)
+    return root, rest, True
 
 
 def _missing(source: str, name: str) -> ConfigError:
@@ -304,11 +300,6 @@ def _missing(source: str, name: str) -> ConfigError:
     else:
         hint = f"The nearest folder that exists is {parent}."
     return ConfigError(f"SOURCE {source!r} does not exist.\n{hint}")
-
-
-def _split_file(path: str) -> tuple[str, str]:
-    folder, slash, name = path.rpartition("/")
-    return folder or slash, name
 
 
 def _refuse_output(root: Storage, source: str, output: Storage) -> None:

@@ -26,12 +26,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.locations import open_location
 from pseudoris.workers.masks.instances import InstanceTable, check_size, encode_instance
 from pseudoris.workers.masks.segmentation_forms import compressed_counts, is_coordinate, unwrapped
 
@@ -49,7 +49,7 @@ def read_instance_table(path: str, min_score: float) -> InstanceTable:
         ConfigError: The file cannot be read or lacks what it needs.
     """
     try:
-        with fsspec.open(path, "rb") as file:
+        with open_location(path) as file:
             data = file.read()
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"prior.path={path} cannot be read: {error}") from error

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import fsspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.checkpoints.tensor_files import load_tensors
 from pseudoris.workers.device import to_device, to_host
+from pseudoris.workers.locations import open_location
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instances import Instances, InstanceTable, match_instances
 from pseudoris.workers.masks.proposals import Proposals
@@ -73,7 +73,7 @@ def load_detector(path: str) -> nn.Module:
 
 def _read_state(path: str) -> dict[str, torch.Tensor]:
     try:
-        with fsspec.open(path, "rb") as file:
+        with open_location(path) as file:
             state = load_tensors(file)
     except MemoryError:
         raise

@@ -23,7 +23,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Self
 from urllib.parse import unquote_to_bytes
 
-import fsspec
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
@@ -35,6 +34,7 @@ from pseudoris.workers.crops.prefetch import decode_image
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.engine_digests import prior_digest
 from pseudoris.workers.faults.quarantine import apply_to_images
+from pseudoris.workers.locations import filesystem_at
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instance_priors import build_prior
 from pseudoris.workers.masks.proposals import Proposals
@@ -143,7 +143,7 @@ class ReadyMasks:
         self._max_bytes = max_bytes
         self._max_masks = max_masks
         try:
-            self._files, root = fsspec.url_to_fs(folder, use_listings_cache=False)
+            self._files, root = filesystem_at(folder)
             is_there = self._files.isdir(root)
         except Exception as error:  # each file system has its own exception types
             raise ConfigError(f"masks.options.folder={folder} cannot be reached: {error}") from error

@@ -361,15 +361,6 @@ def test_an_absolute_source_stays_as_it_is(source):
     assert absolute_source(source) == source
 
 
-def test_a_pattern_in_a_folder_whose_own_name_is_one_is_refused(tmp_path, monkeypatch):
-    fill(tmp_path / "[1]", "a.jpg", "x{1}/b.jpg")
-    monkeypatch.chdir(tmp_path / "[1]")
-    assert keys("x{1}") == ["b.jpg"]
-    with pytest.raises(ConfigError, match="glob characters: run the command from another folder"):
-        keys("*.jpg")
-    assert keys(".") == ["a.jpg", "x%7B1%7D/b.jpg"]
-
-
 def test_a_recorded_source_is_asked_for_hastily_once_and_then_read_with_patience(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(sources, "open_root", lambda source, config, limits: asked.append(limits.patience_s))

@@ -1,0 +1,29 @@
+"""A path or fsspec url that a setting names, opened; a path on disk is literal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+
+def filesystem_at(location: str) -> tuple[Any, str]:
+    """Return the file system of a path or fsspec url, and the path in it.
+
+    A path without `://` is taken as it is. fsspec would read `a::b` as a chain of two.
+
+    Raises:
+        ValueError: The protocol is unknown.
+        ImportError: Its package is missing.
+    """
+    if "://" not in location:
+        return LocalFileSystem(), location
+    filesystem, path = fsspec.url_to_fs(location, use_listings_cache=False)
+    return filesystem, path
+
+
+def open_location(location: str) -> Any:
+    """Return the file at a path or fsspec url, opened for reading bytes. Raises also what the file system raises."""
+    filesystem, path = filesystem_at(location)
+    return filesystem.open(path, "rb")
