@@ -201,3 +201,11 @@ def ray_session(stub_engines: None, s3_credentials: None) -> Iterator[str]:
     )
     yield str(Path(connected["session_dir"]) / "logs")
     ray.shutdown()
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """Return a folder of the test whose name a pattern, a url or a shell would read as something else."""
+    folder = tmp_path / "a [1] {b,c} é%20*"
+    folder.mkdir()
+    return folder

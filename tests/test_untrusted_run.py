@@ -56,7 +56,7 @@ def run(tmp_path, monkeypatch):
     ],
 )
 def test_a_command_that_reads_no_picture_does_not_need_its_plug_ins(run, tmp_path, words):
-    command, *others = words.format(here=tmp_path).split()
+    command, *others = (word.format(here=tmp_path) for word in words.split())
     shown = pseudoris_here(command, run.root, *others)
     assert shown.returncode == 0, shown.stderr
 

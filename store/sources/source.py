@@ -203,8 +203,6 @@ def open_source(
     source = absolute_source(refuse_secrets(source))
     root, rest, is_pattern = _split(source, config, limits)
     if is_pattern:
-        if root.kind("") != "folder":
-            raise _missing(source, root.storage.uri())
         words = {word: is_glob(word) and root.kind(word) is None for word in expand_braces(rest)}
         selection = Selection(
             files=tuple(word for word, matches in words.items() if not matches),
@@ -273,14 +271,15 @@ def _split(source: str, config: SourceConfig, limits: StorageConfig | None) -> t
     if kind == "file":
         folder, slash, name = path.rpartition("/")
         return root_at(f"{protocol}{separator}{folder or slash}", config, limits), name, False
-    if not has_magic(path):
-        raise _missing(source, source)
     folder, rest = split_root(path)
     root = root_at(f"{protocol}{separator}{folder}", config, limits)
     while "/" in rest and root.kind(rest.partition("/")[0]) == "folder":
         name, _, rest = rest.partition("/")
         folder = f"{folder.rstrip('/')}/{name}"
         root = root_at(f"{protocol}{separator}{folder}", config, limits)
+    missing, rest = split_root(rest) if has_magic(rest) else (rest, "")
+    if missing:
+        raise _missing(source, root.storage.uri(missing) if rest else source)
     return root, rest, True
 
 

@@ -15,6 +15,12 @@ FORMATS = ("coco", "sa1b", "webdataset", "hf", "pseudo-ris-csv")
 
 
 @pytest.fixture
+def tmp_path(tmp_path):
+    """Return a folder with a plain name: `datasets` and `webdataset` read a folder's name as a pattern."""
+    return tmp_path.parent
+
+
+@pytest.fixture
 def out(tmp_path):
     build_run(RunLocation.open(str(tmp_path / "run")))
     return str(tmp_path / "run")

@@ -51,7 +51,7 @@ def test_verify_status_export_gallery_and_parts_take_the_run_as_any_other(datase
     assert verified.exit_code == 0, verified.output
     assert "no problem found in any shard" in verified.output
     assert "5" in invoke("status", out).output
-    assert len(invoke("parts", out, "--table", "expressions").output.split()) == 3
+    assert len(invoke("parts", out, "--table", "expressions").output.splitlines()) == 3
     exported = invoke("export", out, tmp_path / "export")
     assert exported.exit_code == 0, exported.output
     rows = ds.dataset(tmp_path / "export" / "expressions").to_table().to_pylist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import socket
 import subprocess
 import sys
@@ -95,7 +96,7 @@ def test_get_to_a_folder_fills_a_cache_for_another_machine(server, cache, tmp_pa
     pseudoris_here("weights", "get", "base")
     asked = len(server.requests)
     shown = pseudoris_here("weights", "get", "base", "--to", str(tmp_path / "stick"))
-    assert f"export PSEUDORIS_WEIGHTS={tmp_path}/stick" in shown.stdout
+    assert f"export PSEUDORIS_WEIGHTS={shlex.quote(f'{tmp_path}/stick')}" in shown.stdout
     assert len(server.requests) == asked
     monkeypatch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path / "stick"))
     checked = pseudoris_here("weights", "check", "base")

@@ -112,7 +112,7 @@ def test_a_process_killed_from_outside_is_no_fault_of_the_image(prover):
 @pytest.mark.slow
 @pytest.mark.parametrize("deeds", ["killed abort", "abort killed"])
 def test_one_crash_and_one_death_from_outside_are_neither_twice(prover, tmp_path, deeds):
-    assert prover.prove(hostile(f"in-turn {tmp_path / 'todo'} {deeds}")) == (3, 5)
+    assert prover.prove(hostile(f"in-turn {tmp_path.parent / 'todo'} {deeds}")) == (3, 5)
 
 
 @pytest.mark.slow
@@ -126,7 +126,7 @@ def test_one_crash_and_one_death_from_outside_are_neither_twice(prover, tmp_path
 )
 def test_the_second_death_of_a_kind_decides(prover, tmp_path, deeds, error, message):
     with pytest.raises(error, match=message):
-        prover.prove(hostile(f"in-turn {tmp_path / 'todo'} {deeds}"))
+        prover.prove(hostile(f"in-turn {tmp_path.parent / 'todo'} {deeds}"))
 
 
 @pytest.mark.slow

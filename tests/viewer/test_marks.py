@@ -1,6 +1,7 @@
 """A gallery as the place to work from: order, marks, addresses of views and pairs."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_a_run_of_other_images_of_the_same_names_does_not_show_the_marks(open_pa
     page.locator(".expression.is-open .star").wait_for()
     makers = [(key, lambda entry, texts=texts: annotated(entry, 2, texts)) for key, texts in TEXTS.items()]
     other = write_run(tmp_path / "run", *makers, source="other/")
-    page.goto(f"file://{write_pages(other.root)}")
+    page.goto(Path(write_pages(other.root)).as_uri())
     page.locator(".card", has_text="b.png").locator(".row").first.click()
     page.locator(".expression.is-open .marking").wait_for()
     assert not page.locator(".expression.is-open .star").count()
@@ -106,9 +107,9 @@ def test_a_pair_that_the_page_lacks_comes_with_the_command_that_adds_its_image(o
     )
     image = image_id("2.png")
     link = f"#pair={pair_id(image, [mask_id(image, 0)], 'a circle')}"
-    page = open_page(f"file://{write_pages(run.root, sample=1)}{link}")
+    page = open_page(Path(write_pages(run.root, sample=1)).as_uri() + link)
     page.locator("#shown", has_text=f"pseudoris gallery OUT --image {image}").wait_for()
-    again = open_page(f"file://{write_pages(run.root, sample=1, besides=[image])}{link}")
+    again = open_page(Path(write_pages(run.root, sample=1, besides=[image])).as_uri() + link)
     assert again.locator(".expression.is-open .text").inner_text() == "a circle"
     assert names(again) == ["0.png", "2.png"]
 
@@ -118,7 +119,7 @@ def test_an_audits_verdicts_are_shown_and_filtered_by(open_page, tmp_path):
     row = next(row for row in audit.pairs.to_pylist() if row["text"].startswith("a circle"))
     with VerdictFile.open(audit.path, "ana", audit.known) as file:
         file.append(VerdictLine(pair=row["pair_id"], verdict="not_an_object"))
-    page = open_page(f"file://{write_pages(str(tmp_path / 'run'), audit=audit.path)}")
+    page = open_page(Path(write_pages(str(tmp_path / "run"), audit=audit.path)).as_uri())
     page.locator("#more").click()
     page.locator("#verdicts").select_option("not_an_object")
     page.wait_for_function("() => document.querySelectorAll('.card:not([hidden])').length === 1")

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -151,7 +152,7 @@ def test_of_several_masks_the_tables_word_stands_at_every_tau(open_page, tmp_pat
         return replace(image, expressions=(group, one))
 
     run = write_run(tmp_path / "run", ("a.png", of_both))
-    page = open_page(f"file://{write_pages(run.root)}")
+    page = open_page(Path(write_pages(run.root)).as_uri())
     set_tau(page, 1.6)
     page.locator("#yield >> text=1 kept of 2").wait_for()
 

@@ -29,6 +29,12 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
+def tmp_path(tmp_path):
+    """Return a folder with a plain name: `datasets` and `webdataset` read a folder's name as a pattern."""
+    return tmp_path.parent
+
+
+@pytest.fixture
 def run(location):
     scored_run(location)
     return location

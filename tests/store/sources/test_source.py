@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from itertools import pairwise
 
 import fsspec
@@ -231,7 +232,9 @@ def test_a_source_beside_the_tables_of_out_is_fine(tmp_path):
 
 @pytest.mark.parametrize("missing", ["no-such-folder", "no-such-file.jpg", "no-such/*.jpg"])
 def test_a_path_that_does_not_exist_is_the_users_to_mend(tmp_path, missing):
-    with pytest.raises(ConfigError, match=rf"does not exist\.\nThe nearest folder that exists is {tmp_path}\.$"):
+    with pytest.raises(
+        ConfigError, match=rf"does not exist\.\nThe nearest folder that exists is {re.escape(str(tmp_path))}\.$"
+    ):
         open_source(str(tmp_path / missing), AUTO)
 
 

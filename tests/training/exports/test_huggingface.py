@@ -20,6 +20,12 @@ from tests.training.exports.readers_huggingface import open_folder
 
 
 @pytest.fixture
+def tmp_path(tmp_path):
+    """Return a folder with a plain name: `datasets` and `webdataset` read a folder's name as a pattern."""
+    return tmp_path.parent
+
+
+@pytest.fixture
 def root(built_run, place) -> Path:
     export("hf", built_run, place)
     return Path(place.root)

@@ -18,6 +18,12 @@ DOCS = Path(__file__).parents[3] / "docs"
 PUBLISHED = Path(__file__).parent / "readers_cris_published.py"
 
 
+@pytest.fixture
+def tmp_path(tmp_path):
+    """Return a folder with a plain name: `datasets` and `webdataset` read a folder's name as a pattern."""
+    return tmp_path.parent
+
+
 def snippets(page: str) -> list[str]:
     text = (DOCS / page).read_text(encoding="utf-8")
     return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

@@ -21,6 +21,12 @@ from tests.training.exports.loading import LOADERS, WITH_BARE_MASKS, WITH_CANDID
 REFUSED = {"refer": "||"}
 
 
+@pytest.fixture
+def tmp_path(tmp_path):
+    """Return a folder with a plain name: `datasets` and `webdataset` read a folder's name as a pattern."""
+    return tmp_path.parent
+
+
 @pytest.fixture(scope="module", params=sorted(LOADERS))
 def loaded(request, built_run, tmp_path_factory) -> tuple[str, list[LoadedMask]]:
     root = tmp_path_factory.mktemp(request.param) / "export"
