@@ -10,11 +10,14 @@ import logging
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
+from pseudoris.images.jpeg_segments import has_end_marker, possible_ends
+from pseudoris.images.layouts import KEYED, Layout, check_layout
 from pseudoris.images.pillow_formats import allowed_formats, explain_missing, registered_formats
 from pseudoris.schemas.errors import ConfigError, ImageError, too_many_bytes
 
@@ -32,19 +35,31 @@ _TO_8_BIT: Final = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).
 _PILLOW_OUT_OF_MEMORY: Final = "out of memory"
 
 _EXIF_FAULTS: Final = (AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
+_HEADER_FAULTS: Final = (*_EXIF_FAULTS, ArithmeticError)
 _PNG_BEGIN: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_METADATA: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 
+# What the images table notes of an image that is read although something is wrong with its file.
+NOTE_NO_END_MARKER: Final = "the JPEG lacks its end marker; all its pixels are there"
+
 # Off, because `images.max_pixels` is checked before any pixel is decoded, and may be higher than Pillow's limit.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow's own reader of uncompressed TIFF takes separate planes of 16 bits for ones of 8.
+TiffImagePlugin.READ_LIBTIFF = True
 
 
 def decode_upright(data: bytes, limits: ImagesConfig) -> np.ndarray:
+    """Return the pixels of `decode_with_note`, which takes and raises the same."""
+    return decode_with_note(data, limits)[0]
+
+
+def decode_with_note(data: bytes, limits: ImagesConfig) -> tuple[np.ndarray, str | None]:
     """Return the first frame or page as (H, W, 3) uint8 RGB in [0, 255], turned upright by its EXIF orientation.
 
-    Transparency is composited on white, as viewers do. 16-bit grey is scaled to 8 bits; for 16-bit colour the high byte
-    is used. CMYK is converted by Pillow's plain formula (JPEG inks in Adobe's inverted convention). Colour profiles are
-    ignored. A truncated image is an error, never half an image.
+    Only the layouts of `layouts.LAYOUTS` are read. Transparency, and what the first frame of a GIF leaves out, is
+    composited on white, as viewers do. 16-bit grey is scaled to 8 bits; for 16-bit colour the high byte is used. CMYK
+    is converted by Pillow's plain formula (JPEG inks in Adobe's inverted convention). Colour profiles are ignored. A
+    truncated image is an error, never half an image. The note says what is wrong with a file that is read nevertheless.
 
     Args:
         data: The encoded image, whole.
@@ -52,7 +67,7 @@ def decode_upright(data: bytes, limits: ImagesConfig) -> np.ndarray:
 
     Raises:
         ImageError: `empty_file`, `too_many_bytes`, `too_many_pixels` (from the header, before decoding),
-            `not_an_image`, `corrupt`, or `unsupported_pixels` (32-bit and floating-point samples).
+            `not_an_image`, `corrupt`, or `unsupported_pixels` (a layout that is not listed).
         MemoryError: The machine ran out of memory, which is not the image's fault.
         ConfigError: No decoder recognises the bytes, and one of `decoder_plugins` is not imported.
     """
@@ -66,7 +81,7 @@ def decode_upright(data: bytes, limits: ImagesConfig) -> np.ndarray:
                 f"{width} x {height} pixels are {width * height:,}; images.max_pixels allows {limits.max_pixels:,}: "
                 "raise it or make the image smaller",
             )
-        return _decode(image)
+        return _decode(image, data)
 
 
 def decode_proven(data: bytes) -> np.ndarray:
@@ -79,7 +94,7 @@ def decode_proven(data: bytes) -> np.ndarray:
         MemoryError: The machine ran out of memory.
     """
     with _open_as(data, registered_formats()) as image:
-        return _decode(image)
+        return _decode(image, data)[0]
 
 
 def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
@@ -124,7 +139,7 @@ def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
     """Return `.jpg` or `.png` if every common reader sees the same image as `decode_upright`, else None.
 
     That is a JPEG of grey or RGB samples, or a PNG without transparency of at most 8 bits a sample. Neither may have an
-    EXIF orientation, because OpenCV applies it and Pillow does not. Decodes no pixels.
+    EXIF orientation, because OpenCV applies it and Pillow does not. A JPEG needs its end marker. Decodes no pixels.
 
     Raises:
         ImageError: `empty_file`, `not_an_image` or `corrupt`.
@@ -134,13 +149,13 @@ def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
         if _header_orientation(image, data) != 1 or image.has_transparency_data:
             return None
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-            return ".jpg"
+            return ".jpg" if has_end_marker(data) else None
         is_still_png = image.format == "PNG" and not getattr(image, "is_animated", False)
         return ".png" if is_still_png and image.mode in ("1", "L", "P", "RGB") and not _is_deep(data) else None
 
 
 def is_plain_jpeg(data: bytes, limits: ImagesConfig) -> bool:
-    """Return whether the bytes are an upright JPEG of grey or RGB samples within the limits.
+    """Return whether the bytes are an upright JPEG of grey or RGB samples within the limits, with an end marker.
 
     Raises:
         ImageError: `empty_file`, `not_an_image` or `corrupt`.
@@ -148,7 +163,8 @@ def is_plain_jpeg(data: bytes, limits: ImagesConfig) -> bool:
     """
     with _open(data, limits.decoder_plugins) as image:
         is_within = len(data) <= limits.max_bytes and image.size[0] * image.size[1] <= limits.max_pixels
-        return is_within and image.format == "JPEG" and image.mode in ("L", "RGB") and _orientation(image) == 1
+        is_plain = image.format == "JPEG" and image.mode in ("L", "RGB") and has_end_marker(data)
+        return is_within and is_plain and _orientation(image) == 1
 
 
 def _is_deep(png: bytes) -> bool:
@@ -171,14 +187,16 @@ def _open_as(data: bytes, formats: Sequence[str]) -> Image.Image:
         raise ImageError("empty_file", "the file has no bytes")
     try:
         image = Image.open(io.BytesIO(data), formats=tuple(formats))
-    except UnidentifiedImageError:
-        # Not Pillow's text: it contains the address of the buffer. Pillow raises this also if a known header is cut
-        # short.
-        if not _has_known_signature(data, formats):
-            raise ImageError("not_an_image", f"no decoder recognises the bytes ({', '.join(formats)})") from None
-        raise ImageError("corrupt", "the header is truncated or damaged") from None
     except Exception as error:  # the image boundary: on hostile bytes plugins may raise any type
-        raise _as_image_error(error, "the header is damaged") from error
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        if _has_known_signature(data, formats):
+            with suppress(*_HEADER_FAULTS):
+                check_layout(data, None)
+        elif is_unknown:
+            # Not Pillow's text: it contains the address of the buffer.
+            raise ImageError("not_an_image", f"no decoder recognises the bytes ({', '.join(formats)})") from None
+        message = "the header is truncated or damaged" if is_unknown else "the header is damaged"
+        raise _as_image_error(error, message) from error
     if min(image.size) < 1:
         raise ImageError("corrupt", f"the header says {image.size[0]} x {image.size[1]} pixels")
     return image
@@ -189,15 +207,33 @@ def _has_known_signature(data: bytes, formats: Sequence[str]) -> bool:
     return any(accept is not None and accept(data[:16]) is True for accept in accepts)
 
 
-def _decode(image: Image.Image) -> np.ndarray:
+def _decode(image: Image.Image, data: bytes) -> tuple[np.ndarray, str | None]:
+    note = None
     try:
-        image.load()
-        pixels = _to_rgb(image)
+        layout = check_layout(data, image)
+        if layout is not None and layout.format == "JPEG" and not has_end_marker(data):
+            pixels, note = _pixels_without_end_marker(data, layout), NOTE_NO_END_MARKER
+        else:
+            pixels = _pixels(image, layout)
     except ImageError:
         raise
     except Exception as error:  # the image boundary again
         raise _as_image_error(error, f"the {image.format} decoder stopped before the end of the image") from error
-    return turn_upright(pixels, _orientation(image))
+    return turn_upright(pixels, _orientation(image)), note
+
+
+def _pixels_without_end_marker(data: bytes, layout: Layout) -> np.ndarray:
+    found: np.ndarray | None = None
+    for whole in possible_ends(data):
+        with Image.open(io.BytesIO(whole), formats=("JPEG",)) as image:
+            pixels = _pixels(image, layout)
+        if found is not None and not np.array_equal(found, pixels):
+            found = None
+            break
+        found = pixels
+    if found is None:
+        raise ImageError("corrupt", "the JPEG is cut short: its decoder stopped before the end of the image")
+    return found
 
 
 def _as_image_error(error: Exception, message: str) -> ImageError:
@@ -207,7 +243,10 @@ def _as_image_error(error: Exception, message: str) -> ImageError:
     return ImageError("corrupt", message)
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def _pixels(image: Image.Image, layout: Layout | None) -> np.ndarray:
+    """Return (H, W, 3) uint8 RGB as the file stores it; decodes the image."""
+    tile = image.tile[0] if isinstance(image, GifImagePlugin.GifImageFile) else None
+    image.load()
     if image.mode.startswith("I;16"):
         return _grey_16_to_rgb(image)
     if image.mode in ("I", "F"):
@@ -216,12 +255,22 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
             f"the {image.format} holds samples of Pillow's mode {image.mode} (32-bit or signed), whose range nobody "
             "states: convert it to 8 or 16 bits a channel",
         )
+    if layout is not None and layout.format == "PNG" and layout.alpha == KEYED and image.mode == "L":
+        # Pillow stretches grey of 2 and 4 bits to 8, but not the clear one.
+        most = 2**layout.bits - 1
+        image.info["transparency"] = (image.info["transparency"] & most) * 255 // most
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(layer, mask=layer.getchannel("A"))
         return np.asarray(white)
-    return np.asarray(image.convert("RGB"))
+    rgb = np.asarray(image.convert("RGB"))
+    if tile is None or tile.extents is None:
+        return rgb
+    x0, y0, x1, y1 = tile.extents
+    screen = np.full_like(rgb, 255)
+    screen[y0:y1, x0:x1] = rgb[y0:y1, x0:x1]
+    return screen
 
 
 def _grey_16_to_rgb(image: Image.Image) -> np.ndarray:
