@@ -7,7 +7,8 @@
     AUDIT/images.parquet           a row per image: its bytes, and all of its masks          (`sample_tables`)
     AUDIT/verdicts/<rater>.jsonl   a rater's answers, append-only, each line with a digest   (`verdict_lines`)
 
-`audit_folder.AuditFolder.open` reads and checks all of it; `verdict_file.VerdictFile` appends.
+`audit_folder.AuditFolder.open` reads and checks all of it; `verdict_merge.add_file` adds
+a rater's file, which the page in `web` wrote.
 """
 
 if not __name__.startswith("pseudoris."):

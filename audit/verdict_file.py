@@ -1,4 +1,4 @@
-"""Reads a rater's file whole, and appends to it: each line is on disk before `append` returns."""
+"""Reads a rater's file whole."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from pseudoris.audit.verdict_lines import (
-    RATER_NAME,
     VERDICTS_VERSION,
     Answer,
     HeaderLine,
@@ -18,7 +16,6 @@ from pseudoris.audit.verdict_lines import (
     MissedLine,
     VerdictLine,
     decode_line,
-    encode_line,
 )
 from pseudoris.schemas.errors import ConfigError
 
@@ -52,7 +49,6 @@ class RaterAnswers:
         num_replaced: Answers that a later one replaced.
         num_undone: Answers that were withdrawn.
         num_cut_bytes: Length of a last line that a crash cut off.
-        last_digest: Of the last line: the next one continues from it.
         num_bytes: Length of the file without what was cut off.
     """
 
@@ -62,7 +58,6 @@ class RaterAnswers:
     num_replaced: int = 0
     num_undone: int = 0
     num_cut_bytes: int = 0
-    last_digest: str = ""
     num_bytes: int = 0
 
     def add(self, answer: Answer) -> None:
@@ -77,20 +72,6 @@ class RaterAnswers:
             self.num_undone += self.verdicts.pop(answer.pair, None) is not None
         else:
             self.num_undone += self.missed.pop(answer.image or "", None) is not None
-
-
-def check_rater(name: str) -> str:
-    """Return a rater's name.
-
-    Raises:
-        ConfigError: It cannot be the name of a file.
-    """
-    if RATER_NAME.fullmatch(name) is None:
-        raise ConfigError(
-            f"{name!r} cannot be a rater's name. Use 1 to 32 of the letters a-z, digits, dots, _ and -. The first is a "
-            "letter or a digit"
-        )
-    return name
 
 
 def read_answers(data: bytes, name: str, known: Known, *, rater: str | None = None) -> RaterAnswers:
@@ -115,9 +96,8 @@ def read_answers(data: bytes, name: str, known: Known, *, rater: str | None = No
     for number, line in enumerate(lines, start=2):
         if isinstance(line, HeaderLine):
             raise ConfigError(f"{name}, line {number}: a second header. Add files one by one, do not join them")
-        check_answer(line, f"{name}, line {number}", known)
+        _check_answer(line, f"{name}, line {number}", known)
         answers.add(line)
-    answers.last_digest = _last_digest(data[:end])
     return answers
 
 
@@ -130,10 +110,6 @@ def _decoded(data: bytes, name: str) -> Iterator[Line]:
         except ValueError as error:
             raise ConfigError(f"{name}, line {number}: {error}. Restore the file from a copy") from None
         yield line
-
-
-def _last_digest(data: bytes) -> str:
-    return data[data.rindex(b'"digest":"') + 10 :][:16].decode()
 
 
 def _check_header(header: HeaderLine, name: str, known: Known, rater: str | None) -> None:
@@ -154,7 +130,7 @@ def _check_header(header: HeaderLine, name: str, known: Known, rater: str | None
         )
 
 
-def check_answer(line: Answer, place: str, known: Known) -> None:
+def _check_answer(line: Answer, place: str, known: Known) -> None:
     """Return if the audit asks what the line answers; errors show `place`.
 
     Raises:
@@ -166,79 +142,6 @@ def check_answer(line: Answer, place: str, known: Known) -> None:
         raise ConfigError(f"{place}: the audit has no pair {pair!r}")
     if image is not None and image not in known.images:
         raise ConfigError(f"{place}: the audit does not ask the image {image!r} for missed objects")
-
-
-class VerdictFile:
-    """Appends to a rater's file; holds what stands of it.
-
-    Attributes:
-        path: The file.
-        answers: What stands, as of the last line that was appended.
-    """
-
-    def __init__(self, path: Path, answers: RaterAnswers) -> None:
-        self.path = path
-        self.answers = answers
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
-        if answers.num_cut_bytes:
-            os.ftruncate(self._descriptor, answers.num_bytes)
-
-    @classmethod
-    def open(cls, audit: Path, rater: str, known: Known) -> Self:
-        """Open the file of a rater in the folder of an audit; make it, with its header, if there is none.
-
-        Raises:
-            ConfigError: As `check_rater` and `read_answers`, or the disk refuses.
-        """
-        path = audit / VERDICTS_FOLDER / f"{check_rater(rater)}{SUFFIX}"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists() or not path.read_bytes().strip(b"\n"):
-                write_whole(path, encode_line(HeaderLine(draw=known.draw, rater=rater), "")[0].encode())
-            return cls(path, read_answers(path.read_bytes(), str(path), known, rater=rater))
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be written ({error.strerror or error})") from error
-
-    def append(self, answer: Answer) -> None:
-        """Write an answer, and return when it is on disk.
-
-        Raises:
-            ConfigError: Another process has written to the file, or the disk refuses.
-        """
-        text, digest = encode_line(answer, self.answers.last_digest)
-        data = text.encode()
-        try:
-            found = os.fstat(self._descriptor)
-            # Whatever replaced the file left this descriptor with one that has no name: its lines would be lost.
-            is_here = os.path.samestat(found, self.path.stat())
-            if not is_here or found.st_size != self.answers.num_bytes:
-                raise ConfigError(f"{self.path} was written by another process: start again, with one process a rater")
-            written = os.write(self._descriptor, data)
-            if written != len(data):
-                raise OSError(f"{written} of {len(data)} bytes were written")
-            os.fsync(self._descriptor)
-        except OSError as error:
-            self._withdraw()
-            raise ConfigError(f"{self.path} cannot be written ({error.strerror or error})") from error
-        self.answers.num_bytes += len(data)
-        self.answers.last_digest = digest
-        self.answers.add(answer)
-
-    def _withdraw(self) -> None:
-        """Remove a line that was not confirmed, so that the next one can follow."""
-        os.ftruncate(self._descriptor, self.answers.num_bytes)
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def write_whole(path: Path, data: bytes) -> None:

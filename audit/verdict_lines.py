@@ -11,8 +11,8 @@ line feed. So a line that was edited, removed from
 the middle, or moved is found. It detects accidents, not a forger. A file that ends in the middle of a line was cut off
 by a crash: that last piece was never confirmed to the rater, and is left out.
 
-The last line about a pair or an image counts: a second verdict replaces the first, `undo` withdraws it. A page in the
-browser writes the same file; in JavaScript a line is `body + ',"digest":"' + sha256(previous + body).slice(0, 16) +
+The last line about a pair or an image counts: a second verdict replaces the first, `undo` withdraws it. The page in
+the browser writes the file; in JavaScript a line is `body + ',"digest":"' + sha256(previous + body).slice(0, 16) +
 '"}'`, with `body` the object's JSON without its closing brace.
 """
 

@@ -1,12 +1,13 @@
-"""Adds a file of verdicts that was written elsewhere, such as by the static page, to an audit."""
+"""Adds a file of verdicts that the page wrote to an audit."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.audit_lock import writing_alone
 from pseudoris.audit.verdict_file import SUFFIX, VERDICTS_FOLDER, RaterAnswers, read_answers, write_whole
 from pseudoris.schemas.errors import ConfigError
 
@@ -31,12 +32,16 @@ def add_file(audit: AuditFolder, file: Path) -> Added:
 
     Raises:
         ConfigError: It is refused as by `read_answers`, it cannot be read, the audit has other verdicts of a rater
-            with this name, or another process writes to the audit.
+            with this name, or the disk refuses.
     """
     data = _read(file)
-    # A server appends to the file that this replaces.
-    with writing_alone(audit.path):
+    folder = os.open(audit.path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # Another `audit add` would replace the file that this one has read. Closing gives the lock back.
+        fcntl.flock(folder, fcntl.LOCK_EX)
         return _add(audit, file, data)
+    finally:
+        os.close(folder)
 
 
 def _read(file: Path) -> bytes:

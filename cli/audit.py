@@ -9,7 +9,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from pseudoris.cli import audit_serve, options
+from pseudoris.cli import audit_page, options
 from pseudoris.cli.console import command, echo_json, facts_table, path_lines, report, stderr, stdout
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
@@ -84,8 +84,7 @@ def draw(
     _print_draw(audit, found, planted=planted)
 
 
-app.command("serve")(audit_serve.serve)
-app.command("page")(audit_serve.page)
+app.command("page")(audit_page.page)
 
 
 @app.command("add")
@@ -95,7 +94,7 @@ def add(
         list[Path], typer.Argument(metavar="FILE...", help="Files of verdicts, RATER.jsonl.", show_default=False)
     ],
 ) -> None:
-    """Add files of verdicts, such as those of the static page."""
+    """Add files of verdicts that raters downloaded from the page."""
     from pseudoris.audit.audit_folder import AuditFolder
     from pseudoris.audit.verdict_merge import add_file
 
@@ -184,7 +183,7 @@ def _print_draw(audit: str, found: Draw, *, planted: int) -> None:
     for each in expected_precision(record):
         table.add_row(each.question, each.assumed, each.interval, each.half_width, each.basis)
     stdout.print(table)
-    audit_serve.report_missing(found.unreadable)
+    audit_page.report_missing(found.unreadable)
     if record.planted < planted:
         report(
             "note", f"Only {record.planted:,} of {planted:,} pairs were planted: too few texts fit no image.", "yellow"
@@ -195,7 +194,13 @@ def _print_draw(audit: str, found: Draw, *, planted: int) -> None:
     if not record.run.is_complete:
         report("note", "The run is not finished. The audit speaks about the committed shards only.", "yellow")
     stdout.print(
-        path_lines("next", {"judge": command("audit", "serve", audit), "figures": command("audit", "report", audit)}),
+        path_lines(
+            "next",
+            {
+                "judge": command("audit", "page", audit, "--to", f"{audit.rstrip('/')}-page"),
+                "figures": command("audit", "report", audit),
+            },
+        ),
         soft_wrap=True,
     )
 

@@ -39,7 +39,6 @@ def iter_page(
     styles: Sequence[str],
     scripts: Sequence[str],
     room: str = ROOM,
-    may_connect: bool = False,
 ) -> Iterator[str]:
     """Yield a page's text piece by piece.
 
@@ -49,7 +48,6 @@ def iter_page(
         styles: Names of stylesheets, joined.
         scripts: Names of the parts of the page's script, joined; the script of the theme comes on its own, first.
         room: Package whose `templates` are looked in before the viewer's.
-        may_connect: Whether the page's script may ask its own server.
     """
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(each) for each in dict.fromkeys((room, ROOM))]),
@@ -71,20 +69,19 @@ def iter_page(
         "style": Markup(style),
         "theme": Markup(theme),
         "script": Markup(script),
-        "policy": _policy(style=style, scripts=[theme, script], may_connect=may_connect),
+        "policy": _policy(style=style, scripts=[theme, script]),
     }
     stream = environment.get_template(template).stream({**content, **page})
     stream.enable_buffering(_STREAM_PIECES)
     yield from stream
 
 
-def _policy(*, style: str, scripts: Sequence[str], may_connect: bool) -> str:
+def _policy(*, style: str, scripts: Sequence[str]) -> str:
     digests = " ".join(_digest(script) for script in scripts if script)
     return "; ".join(
         [
             "default-src 'none'",
             "img-src 'self'",
-            *(["connect-src 'self'"] if may_connect else []),
             f"style-src {_digest(style)}",
             f"script-src {digests}",
             "base-uri 'none'",

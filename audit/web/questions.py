@@ -1,28 +1,22 @@
-"""What a page learns of an audit: pictures, texts and outlines. No score, stratum or role ever leaves for a browser."""
+"""What the page gets of an audit: pictures, texts and outlines. It gets no score, stratum or role."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.sample_tables import FOLLOW_UP
 from pseudoris.audit.verdict_lines import MAX_COMMENT, RATER_NAME, VERDICTS, VERDICTS_VERSION
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.viewer.image_cards import NUM_COLOURS
 from pseudoris.viewer.outlines import frame_size, outline_of
 
 # What may be read for a page. Not `role`: a rater who knows that a pair is planted need not look at it.
-_COLUMNS: Final = ["pair_id", "role", "position", "follows", "image_id", "mask_ids", "text", "is_blind", "is_double"]
+_COLUMNS: Final = ["pair_id", "role", "position", "follows", "image_id", "mask_ids", "text", "is_blind"]
 
 
 class Questions:
-    """The questions of an audit.
-
-    Attributes:
-        blind: Ids of the pairs that are asked without a mask first.
-        num_needed: By id of a drawn or planted pair, and of an image that is asked for missed objects: how many raters
-            are to answer it. Follow-ups are not counted: each rater gets those of the own verdicts.
-    """
+    """The questions of an audit."""
 
     def __init__(self, audit: AuditFolder) -> None:
         """Read what the pages need."""
@@ -31,13 +25,11 @@ class Questions:
         self._pairs = {row["pair_id"]: row for row in sorted(rows, key=lambda row: row["position"])}
         self._images = audit.images.select(["image_id", "height", "width", "is_asked_missed"]).to_pylist()
         self._masks = audit.masks()
-        self.blind = {pair for pair, row in self._pairs.items() if row["is_blind"]}
-        self.num_needed = {
-            pair: 2 if row["is_double"] else 1 for pair, row in self._pairs.items() if row["role"] != FOLLOW_UP
-        } | dict.fromkeys(self._missed(), 1)
 
     def plan(self) -> dict[str, Any]:
-        """Return the questions in their order, as JSON for the page."""
+        """Return the questions in their order, as JSON for the page; `outlines` are SVG paths by question."""
+        missed = self._missed()
+        outlines = {pair: self._outlines(row["image_id"], row["mask_ids"]) for pair, row in self._pairs.items()}
         return {
             "draw": self._draw,
             "version": VERDICTS_VERSION,
@@ -46,26 +38,10 @@ class Questions:
             "colours": NUM_COLOURS,
             "verdicts": VERDICTS,
             "images": {row["image_id"]: self._image(row) for row in self._images},
-            "missed": self._missed(),
+            "missed": missed,
             "pairs": [_pair(row) for row in self._pairs.values()],
+            "outlines": {**outlines, **{image: self._outlines(image, self._masks[image]) for image in missed}},
         }
-
-    def outlines(self, question: str) -> list[str] | None:
-        """Return the outlines of a pair's masks, or of all masks of an image, as SVG paths; None if it is unknown."""
-        row = self._pairs.get(question)
-        if row is not None:
-            return [self._outline(row["image_id"], mask) for mask in row["mask_ids"]]
-        if question in self._masks:
-            return [self._outline(question, mask) for mask in self._masks[question]]
-        return None
-
-    def num_pairs(self) -> int:
-        """Return the number of pairs that are not follow-ups."""
-        return sum(row["role"] != FOLLOW_UP for row in self._pairs.values())
-
-    def num_images(self) -> int:
-        """Return the number of images that are asked for missed objects."""
-        return len(self._missed())
 
     def _missed(self) -> list[str]:
         asked = [row["image_id"] for row in self._images if row["is_asked_missed"]]
@@ -76,15 +52,19 @@ class Questions:
         height, width = frame_size(row["height"], row["width"])
         return {"width": row["width"], "height": row["height"], "frameWidth": width, "frameHeight": height}
 
-    def _outline(self, image: str, mask: str) -> str:
-        record = self._masks[image][mask]
-        try:
-            return outline_of(record["counts"], (record["height"], record["width"])).path
-        except ValueError:
-            # A damaged mask has no outline: the page says so.
-            return ""
+    def _outlines(self, image: str, masks: Iterable[str]) -> list[str]:
+        records = [self._masks[image][mask] for mask in masks]
+        return [_path(record) for record in records]
 
 
 def _pair(row: dict[str, Any]) -> dict[str, Any]:
     pair = {"id": row["pair_id"], "image": row["image_id"], "text": row["text"], "isBlind": row["is_blind"]}
     return pair if row["follows"] is None else {**pair, "follows": row["follows"]}
+
+
+def _path(record: dict[str, Any]) -> str:
+    try:
+        return outline_of(record["counts"], (record["height"], record["width"])).path
+    except ValueError:
+        # A damaged mask has no outline: the page says so.
+        return ""

@@ -40,8 +40,7 @@ def write_static_page(
     """
     if destination.exists(INDEX_NAME) and _MARK.encode() not in destination.read_bytes(INDEX_NAME):
         raise ConfigError(f"{destination.uri(INDEX_NAME)} is not a page of an audit. Name another folder with --to.")
-    questions = Questions(audit)
-    plan, missing = questions.plan(), []
+    missing = []
     rows = audit.images.select(["image_id", "key"]).to_pylist()
     for number, row in enumerate(rows, start=1):
         picture = pictures.jpeg(row["image_id"])
@@ -50,7 +49,5 @@ def write_static_page(
         else:
             destination.replace(f"{PICTURES_FOLDER}/{row['image_id']}.jpg", picture)
         on_image(number, len(rows))
-    asked = [*(pair["id"] for pair in plan["pairs"]), *plan["missed"]]
-    outlines = {question: questions.outlines(question) for question in asked}
-    destination.replace(INDEX_NAME, judging_page({**plan, "outlines": outlines}, is_static=True).encode())
+    destination.replace(INDEX_NAME, judging_page(Questions(audit).plan()).encode())
     return missing

@@ -15,12 +15,12 @@ from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.audit.figures import audit_figures
 from pseudoris.audit.judged_pairs import is_in_mask
 from pseudoris.audit.report_chart import report_chart
-from pseudoris.audit.verdict_file import VerdictFile
 from pseudoris.audit.verdict_lines import MissedLine, VerdictLine
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.refilter import RuleChange, refilter
 from pseudoris.store.tables.run_reader import Run
+from tests.builders.audits import VerdictFile
 from tests.builders.scored_runs import scored_run
 
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.audit_lock import writing_alone
-from pseudoris.audit.verdict_file import Known, VerdictFile
+from pseudoris.audit.verdict_file import Known
 from pseudoris.audit.verdict_lines import VerdictLine
 from pseudoris.audit.verdict_merge import add_file
 from pseudoris.schemas.errors import ConfigError
+from tests.builders.audits import VerdictFile
 
 KNOWN = Known("a" * 64, {"p1", "p2"}, set())
 
@@ -48,15 +50,13 @@ def test_a_file_that_is_not_there_is_named(audit, tmp_path):
         add_file(audit, tmp_path / "gone.jsonl")
 
 
-def test_nothing_is_added_beside_a_server(audit, tmp_path):
-    file = written(tmp_path / "phone", "p1")
-    with (
-        writing_alone(audit.path, "http://127.0.0.1:81/"),
-        pytest.raises(ConfigError, match=r"is in use by process \d+ on \S+, at http://127\.0\.0\.1:81/\. Stop it"),
-    ):
-        add_file(audit, file)
-    assert not (audit.path / "verdicts").exists()
-    assert add_file(audit, file).num_new == 2
+def test_files_added_at_once_are_added_one_after_the_other(audit, tmp_path):
+    first = written(tmp_path / "phone", "p1").read_bytes()
+    files = [tmp_path / "first.jsonl", written(tmp_path / "phone", "p2")]
+    files[0].write_bytes(first)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: add_file(audit, files[number % 2]), range(32)))
+    assert (audit.path / "verdicts" / "ana.jsonl").read_bytes() == files[1].read_bytes()
 
 
 def test_a_folder_in_the_place_of_the_audits_own_file_is_named(audit, tmp_path):

@@ -1,19 +1,12 @@
-"""Drawn audits of a small run, with pictures that a browser shows; and a server of one, as a user starts it."""
+"""Drawn audits of a small run, with pictures that a browser shows; and files of verdicts as the page writes them."""
 
-import os
-import re
-import subprocess
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
+from pseudoris.audit.verdict_lines import HeaderLine, encode_line
 from pseudoris.store.runs.header import require_header
 from tests.viewer.builders import annotated, picture, write_run
-
-_ADDRESS = re.compile(r"(http://127\.0\.0\.1:\d+/\S+)")
-
 
 _TEXTS = ("the red circle", "a circle", "the small dotted square", "<img src=x onerror=alert(1)> left")
 
@@ -35,42 +28,26 @@ def small_audit(folder: Path, **options) -> AuditFolder:
     return AuditFolder.open(folder / "audit")
 
 
-class Served:
-    """A server in a process of its own.
+class VerdictFile:
+    """Writes a rater's file line by line; begins it with a header, or continues it."""
 
-    Attributes:
-        address: The page, with its token.
-        process: The server.
-    """
+    def __init__(self, path, header) -> None:
+        self._path = path
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(encode_line(header, "")[0])
 
-    def __init__(self, audit: Path, *options: str) -> None:
-        """Start it, and wait until it says where it is."""
-        command = [sys.executable, "-m", "pseudoris", "audit", "serve", str(audit), "--no-open", *options]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"})
-        for line in self.process.stderr:
-            found = _ADDRESS.search(line)
-            if found:
-                self.address = found[1]
-                return
-        raise AssertionError(f"the server ended with {self.process.wait()}")
+    @classmethod
+    def open(cls, audit: Path, rater: str, known):
+        return cls(audit / "verdicts" / f"{rater}.jsonl", HeaderLine(draw=known.draw, rater=rater))
 
-    def kill(self) -> None:
-        """End it as the system would, without a word."""
-        self.process.kill()
-        self.process.wait()
-        self.process.stderr.close()
+    def append(self, answer) -> None:
+        text = self._path.read_text()
+        previous = text[text.rindex('"digest":"') + 10 :][:16]
+        self._path.write_text(text + encode_line(answer, previous)[0])
 
-    def stop(self) -> str:
-        """End it as Ctrl-C does; return what it said."""
-        self.process.terminate()
-        return self.process.stderr.read()
+    def __enter__(self):
+        return self
 
-
-@contextmanager
-def served(audit: Path, *options: str):
-    """Serve an audit for a block."""
-    server = Served(audit, *options)
-    try:
-        yield server
-    finally:
-        server.kill()
+    def __exit__(self, *raised) -> None:
+        pass

@@ -9,7 +9,6 @@ import pytest
 from typer.testing import CliRunner
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.verdict_file import VerdictFile
 from pseudoris.audit.verdict_lines import UndoLine, VerdictLine
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
@@ -18,6 +17,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.cited_audit import CITATION_NAME
 from pseudoris.store.reports.data_card import CARD_NAME, write_datacard
 from pseudoris.store.runs.refilter import RuleChange, refilter
+from tests.builders.audits import VerdictFile
 from tests.builders.scored_runs import begin, commit_scored, scored_run
 
 
@@ -44,7 +44,7 @@ def test_draw_says_which_questions_it_will_answer_how_precisely(out, tmp_path):
     assert AuditFolder.open(tmp_path / "audit").draw.run.location == out
 
 
-@pytest.mark.parametrize("words", [("serve",), ("page", "--to", "pages"), ("report",), ("add", "ana.jsonl")], ids=str)
+@pytest.mark.parametrize("words", [("page", "--to", "pages"), ("report",), ("add", "ana.jsonl")], ids=str)
 def test_an_audit_is_a_local_folder(words):
     with pytest.raises(ConfigError, match=r"'s3://b/audit' is a url. Give a local folder"):
         ran(words[0], "s3://b/audit", *words[1:])

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
-from pseudoris.audit.verdict_file import VerdictFile
 from pseudoris.audit.verdict_lines import VerdictLine
 from pseudoris.cli.main import app
 from pseudoris.schemas.config_layers import load_config
@@ -19,6 +18,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
+from tests.builders.audits import VerdictFile
 from tests.builders.command import pseudoris_here
 from tests.builders.scene_runs import said, scene_run, scenes, scored, truth_bytes
 

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pseudoris.audit.verdict_file import VerdictFile
 from pseudoris.audit.verdict_lines import VerdictLine
 from pseudoris.cli.gallery import gallery, write_pages
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.sources import planned_images
-from tests.builders.audits import small_audit
+from tests.builders.audits import VerdictFile, small_audit
 from tests.builders.command import NUM_SCENES, pseudoris_here
 from tests.builders.hostile_plugin import hostile
 from tests.viewer.builders import annotated, encode, rectangle, write_run

@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
-from pseudoris.audit.verdict_file import VerdictFile
 from pseudoris.audit.verdict_lines import VerdictLine
 from pseudoris.cli import refilter as command
 from pseudoris.cli.main import app
@@ -20,6 +19,7 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.store.runs.refilter import RuleChange, refilter
 from pseudoris.store.tables.committed_tables import read_table
+from tests.builders.audits import VerdictFile
 from tests.builders.command import pseudoris_here, start_pseudoris, wait_for
 from tests.builders.scored_runs import scored_run
 from tests.builders.seals import without_digests

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from pseudoris.audit.sample_tables import pair_id
-from pseudoris.audit.verdict_file import VerdictFile
 from pseudoris.audit.verdict_lines import VerdictLine
 from pseudoris.cli.gallery import write_pages
 from pseudoris.schemas.ids import image_id, mask_id
-from tests.builders.audits import small_audit
+from tests.builders.audits import VerdictFile, small_audit
 from tests.store.builders import empty
 from tests.viewer.builders import annotated, write_run
 

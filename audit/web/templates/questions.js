@@ -28,13 +28,7 @@ async function ask(question) {
   // The outlines of the question before do not belong to this picture.
   showOutlines([]);
   showWords(kind, question);
-  // Asked for a blind question too: other raters are then given another one.
-  const { outlines: paths, taken } = await backEnd.outlines(question.pair?.id ?? image);
-  if (taken) {
-    // Another rater has just chosen it too.
-    state.taken = new Set(taken);
-    return ask(nextQuestion(state));
-  }
+  const paths = plan.outlines[question.pair?.id ?? image];
   const isShown = await showPicture(image);
   askMarks({ blind: "one", missed: "many", verdict: null }[kind]);
   byId("absent").hidden = isShown;

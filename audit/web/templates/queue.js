@@ -19,9 +19,9 @@ function nextFollowUp(root, { verdicts, skipped }) {
   return null;
 }
 
-// The next question as { pair } or { image }; null at the end. `state`: verdicts, missed, taken (by other raters), skipped.
+// The next question as { pair } or { image }; null at the end. `state`: verdicts, missed, skipped.
 function nextQuestion(state) {
-  const isOpen = (id) => !state.taken.has(id) && !state.skipped.has(id);
+  const isOpen = (id) => !state.skipped.has(id);
   for (const root of roots) {
     const pair = state.verdicts.has(root.id) ? nextFollowUp(root, state) : isOpen(root.id) ? root : null;
     if (pair !== null) return { pair };
@@ -30,9 +30,9 @@ function nextQuestion(state) {
   return image === undefined ? null : { image };
 }
 
-// What is answered by this rater or by enough others, of all.
+// What is answered, of all.
 function progressOf(state) {
-  const pairs = roots.filter((root) => state.verdicts.has(root.id) || state.taken.has(root.id)).length;
-  const images = plan.missed.filter((image) => state.missed.has(image) || state.taken.has(image)).length;
+  const pairs = roots.filter((root) => state.verdicts.has(root.id)).length;
+  const images = plan.missed.filter((image) => state.missed.has(image)).length;
   return { pairs, images };
 }

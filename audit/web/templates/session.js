@@ -1,20 +1,19 @@
-// What this rater has answered, what is asked now, and the way of an answer to the back end.
+// What this rater has answered, what is asked now, and the way of an answer to the storage.
 
-let backEnd = null;
+let storage = null;
 let current = null;
 // Until the picture stands, and while an answer is on its way, nothing can be answered.
 let isBusy = true;
 // False where a question could not be fetched whole: nobody must judge without its outline.
 let isAsked = false;
 let shownAt = 0;
-const state = { verdicts: new Map(), missed: new Set(), taken: new Set(), skipped: new Set(), clicks: new Map(), history: [] };
+const state = { verdicts: new Map(), missed: new Set(), skipped: new Set(), clicks: new Map(), history: [] };
 
 async function begin(rater) {
-  backEnd = openBackEnd(rater);
-  const found = await backEnd.open();
+  storage = openStorage(rater);
+  const found = storage.open();
   for (const line of found.answers) keep(line);
   for (const [pair, click] of Object.entries(found.clicks)) state.clicks.set(pair, click);
-  state.taken = new Set(found.taken);
   await ask(nextQuestion(state));
 }
 
@@ -45,7 +44,7 @@ const stamps = () => ({
 });
 
 async function record(line) {
-  state.taken = new Set(await backEnd.record(line));
+  storage.record(line);
   if (line.line !== "undo") keep(line);
   await ask(nextQuestion(state));
 }
@@ -65,7 +64,7 @@ function giveClick(point) {
   const { id, image } = current.pair;
   const click = point === null ? null : pixelsOf(point, image);
   alone(async () => {
-    await backEnd.keepClick(id, click);
+    storage.keepClick(id, click);
     state.clicks.set(id, click);
     await ask(current);
   });
@@ -77,7 +76,7 @@ function undo() {
   if (last === undefined) return;
   alone(async () => {
     const about = last.pair ? { pair: last.pair.id } : { image: last.image };
-    state.taken = new Set(await backEnd.record({ line: "undo", ...about, utc: new Date().toISOString() }));
+    storage.record({ line: "undo", ...about, utc: new Date().toISOString() });
     state.history.pop();
     if (last.pair) state.verdicts.delete(last.pair.id);
     else state.missed.delete(last.image);

@@ -16,7 +16,7 @@ function start(name) {
   begin(name).then(() => {
     for (const button of document.querySelectorAll(".download")) {
       button.hidden = false;
-      button.addEventListener("click", backEnd.download);
+      button.addEventListener("click", storage.download);
     }
   }).catch((error) => {
     tell(error.message);

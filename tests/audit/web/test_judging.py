@@ -1,9 +1,6 @@
-"""Raters at work in Chromium: against a server that is killed, two at once, on a phone, and on a static page."""
+"""Raters at work in Chromium: from a disk and from a web server, two of them, on a phone, in a full browser."""
 
 import json
-import re
-import subprocess
-import sys
 
 import pytest
 
@@ -13,7 +10,7 @@ from pseudoris.audit.verdict_merge import add_file
 from pseudoris.audit.web.pictures import Pictures
 from pseudoris.audit.web.static_page import write_static_page
 from pseudoris.store.location import RunLocation
-from tests.builders.audits import served, small_audit
+from tests.builders.audits import small_audit
 from tests.viewer.builders import serving
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -54,113 +51,94 @@ def give_verdict(page, verdict="right"):
     return text
 
 
-def lines_of(audit, rater):
-    file = audit.path / "verdicts" / f"{rater}.jsonl"
+@pytest.fixture
+def address(audit, tmp_path):
+    """The page, as it opens from a disk."""
+    write_static_page(audit, RunLocation.open(str(tmp_path / "page")), Pictures(audit))
+    return (tmp_path / "page" / "index.html").as_uri()
+
+
+def downloaded(page, tmp_path):
+    """Return the file that the page gives."""
+    with page.expect_download() as download:
+        page.locator(".download:visible").first.click()
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    return file
+
+
+def lines_of(file):
     return [json.loads(line) for line in file.read_text().splitlines()[1:]]
 
 
-def test_twenty_verdicts_by_keyboard_survive_a_killed_server(open_page, audit):
+def test_twenty_verdicts_by_keyboard_survive_a_closed_browser_tab(open_page, audit, address, tmp_path):
     texts = {row["pair_id"]: row["text"] for row in audit.pairs.to_pylist()}
-    asked = []
-    with served(audit.path) as server:
-        page = open_page(f"{server.address}?rater=ana")
-        for number in range(1, 11):
-            asked.append(give_verdict(page))
-            # On disk before the next picture stands.
-            assert len(lines_of(audit, "ana")) == number
-        ready(page)
-        is_blind = page.locator("#not-found").is_visible()
-        server.kill()
-    with served(audit.path) as server:
-        page = open_page(f"{server.address}?rater=ana")
-        ready(page)
-        assert page.locator("#not-found").is_visible() == is_blind
-        assert page.locator("#count").inner_text() == "10 of 24 texts"
-        asked += [give_verdict(page) for _ in range(10)]
-        assert "20 answers of ana" in server.stop()
-    found = lines_of(audit, "ana")
+    page = open_page(f"{address}?rater=ana", accept_downloads=True)
+    asked = [give_verdict(page) for _ in range(10)]
+    ready(page)
+    is_blind = page.locator("#not-found").is_visible()
+    other = page.context.new_page()
+    page.close()
+    other.goto(f"{address}?rater=ana")
+    ready(other)
+    assert other.locator("#not-found").is_visible() == is_blind
+    assert other.locator("#count").inner_text() == "10 of 24 texts"
+    asked += [give_verdict(other) for _ in range(10)]
+    found = lines_of(downloaded(other, tmp_path))
     assert [texts[line["pair"]] for line in found] == asked
     assert len({line["pair"] for line in found}) == 20
     blind = {row["pair_id"] for row in audit.pairs.to_pylist() if row["is_blind"]}
     assert {line["pair"] for line in found if line["click"]} == blind & {line["pair"] for line in found} != set()
 
 
-def test_what_a_server_could_not_store_is_told_and_the_question_stays(open_page, audit):
-    with served(audit.path) as server:
-        page = open_page(f"{server.address}?rater=ana")
-        give_verdict(page)
-        refusal = {"status": 404, "json": {"error": "the disk is full"}}
-        page.route("**/answer?*", lambda route: route.fulfill(**refusal), times=1)
-        text = give_verdict(page)
-        assert page.locator("#notice").inner_text() == "the disk is full"
-        assert page.locator("#text").inner_text() == text
-        page.keyboard.press("1")
+def test_two_raters_of_one_browser_have_files_of_their_own(open_page, audit, address, tmp_path):
+    page = open_page(address, accept_downloads=True)
+    for rater, verdict in (("ana", "right"), ("bob", "untrue")):
+        page.goto(f"{address}?rater={rater}")
+        for _ in range(3):
+            give_verdict(page, verdict)
+        assert {line["verdict"] for line in lines_of(downloaded(page, tmp_path))} == {verdict}
+        add_file(audit, tmp_path / f"{rater}.jsonl")
+    assert [answers.rater for answers in audit.answers()] == ["ana", "bob"]
+
+
+def test_follow_ups_are_asked_until_one_is_right_and_an_undo_takes_each_answer_back(open_page, address, tmp_path):
+    page = open_page(f"{address}?rater=ana", accept_downloads=True)
+    for _ in range(24):
+        first = give_verdict(page, "untrue")
+        if "Another text" in page.locator("#task").inner_text():
+            break
+    second = give_verdict(page, "right")
+    assert "Another text" not in page.locator("#task").inner_text()
+    for text in (second, first):
+        page.keyboard.press("u")
+        page.wait_for_function("text => document.querySelector('#text').textContent === text", arg=text)
         ready(page)
-        assert page.locator("#notice").is_hidden()
-    assert len(lines_of(audit, "ana")) == 2
-
-
-def test_two_raters_at_once_share_the_pairs_and_have_files_of_their_own(open_page, audit):
-    with served(audit.path) as server:
-        pages = {name: open_page(f"{server.address}?rater={name}") for name in ("ana", "bob")}
-        for _ in range(5):
-            for page in pages.values():
-                give_verdict(page)
-        again = subprocess.run(
-            [sys.executable, "-m", "pseudoris", "audit", "serve", str(audit.path), "--no-open"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        token = server.address.split("/")[3]
-    pairs = {name: {line["pair"] for line in lines_of(audit, name)} for name in pages}
-    assert [len(each) for each in pairs.values()] == [5, 5]
-    assert not pairs["ana"] & pairs["bob"]
-    assert again.returncode == 2
-    assert f"process {server.process.pid} on " in again.stderr
-    assert re.search(r"at http://127\.0\.0\.1:\d+/\. ", again.stderr)
-    assert token not in again.stderr
-
-
-def test_follow_ups_are_asked_until_one_is_right_and_an_undo_takes_each_answer_back(open_page, audit):
-    with served(audit.path) as server:
-        page = open_page(f"{server.address}?rater=ana")
-        for _ in range(24):
-            first = give_verdict(page, "untrue")
-            if "Another text" in page.locator("#task").inner_text():
-                break
-        second = give_verdict(page, "right")
-        assert "Another text" not in page.locator("#task").inner_text()
-        for text in (second, first):
-            page.keyboard.press("u")
-            page.wait_for_function("text => document.querySelector('#text').textContent === text", arg=text)
-            ready(page)
-        # Who has seen the outline is not asked blind again.
-        assert not page.locator("#not-found").is_visible()
-        give_verdict(page, "right")
-        assert "Another text" not in page.locator("#task").inner_text()
-    kinds = [line["line"] for line in lines_of(audit, "ana")][-4:]
+    # Who has seen the outline is not asked blind again.
+    assert not page.locator("#not-found").is_visible()
+    give_verdict(page, "right")
+    assert "Another text" not in page.locator("#task").inner_text()
+    kinds = [line["line"] for line in lines_of(downloaded(page, tmp_path))][-4:]
     assert kinds == ["verdict", "undo", "undo", "verdict"]
 
 
-def test_a_tap_on_a_phone_answers_and_all_answers_are_on_the_screen(open_page, audit):
+def test_a_tap_on_a_phone_answers_and_all_answers_are_on_the_screen(open_page, address, tmp_path):
     phone = {"viewport": {"width": 390, "height": 664}, "has_touch": True, "is_mobile": True}
-    with served(audit.path) as server:
-        page = open_page(server.address, **phone)
-        page.locator("#name").fill("Ana Two")
-        page.locator("#start button").tap()
+    page = open_page(address, accept_downloads=True, **phone)
+    page.locator("#name").fill("Ana Two")
+    page.locator("#start button").tap()
+    ready(page)
+    while page.locator("#not-found").is_visible():
+        page.locator("#stage").tap()
+        page.locator("#confirm").tap()
+        page.wait_for_selector("#answers:not([hidden])")
         ready(page)
-        while page.locator("#not-found").is_visible():
-            page.locator("#stage").tap()
-            page.locator("#confirm").tap()
-            page.wait_for_selector("#answers:not([hidden])")
-            ready(page)
-        boxes = [button.bounding_box() for button in page.locator("#answers button").all()]
-        page.locator("#answers button").nth(1).tap()
-        page.wait_for_function("() => document.querySelector('#progress').value > 0")
-        ready(page)
+    boxes = [button.bounding_box() for button in page.locator("#answers button").all()]
+    page.locator("#answers button").nth(1).tap()
+    page.wait_for_function("() => document.querySelector('#progress').value > 0")
+    ready(page)
     assert all(box["y"] + box["height"] <= 664 and box["x"] + box["width"] <= 390 for box in boxes)
-    assert [line["verdict"] for line in lines_of(audit, "ana-two")] == ["several"]
+    assert [line["verdict"] for line in lines_of(downloaded(page, tmp_path))] == ["several"]
 
 
 def test_a_static_page_stores_in_the_browser_and_gives_the_file_that_add_reads(open_page, audit, tmp_path):

@@ -2,7 +2,7 @@
 
 const FULL = "This browser cannot store your answers. Download them before you close the page.";
 
-function openBackEnd(rater) {
+function openStorage(rater) {
   const key = `pseudoris-audit/${plan.draw.slice(0, 16)}/${rater}`;
   // What the browser refused to store; it holds more than what it stored before.
   const memory = new Map();
@@ -44,18 +44,14 @@ function openBackEnd(rater) {
   }
 
   return {
-    async open() {
+    open() {
       if (read(key) === null) {
         append({ line: "header", version: plan.version, draw: plan.draw, rater, created_utc: new Date().toISOString() });
       }
-      return { answers: standing(), clicks: clicks(), taken: [] };
+      return { answers: standing(), clicks: clicks() };
     },
-    outlines: async (id) => ({ outlines: plan.outlines[id] }),
-    async record(line) {
-      append(line);
-      return [];
-    },
-    async keepClick(pair, click) {
+    record: append,
+    keepClick(pair, click) {
       // The first click stands.
       write(`${key}/clicks`, JSON.stringify({ [pair]: click, ...clicks() }));
     },
