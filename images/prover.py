@@ -18,9 +18,11 @@ from typing import Any, Final, Self
 
 from pseudoris.images.child_process import is_external_signal, start_child
 from pseudoris.images.perceptual_hash import HASH_HEX_DIGITS
+from pseudoris.images.pixels import NOTE_NO_END_MARKER
 from pseudoris.images.prover_main import LENGTH, WITH_HASH
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.schemas.shard import Proof
 
 logger = logging.getLogger(__name__)
 
@@ -106,16 +108,8 @@ class Prover:
         """End the child."""
         self._end_child()
 
-    def prove(self, data: bytes) -> tuple[int, int]:
-        """Return the upright (height, width) of an image, after decoding it to the end with `decode_upright`.
-
-        Raises as `prove_and_hash`.
-        """
-        height, width = self._prove(data)["size"]
-        return height, width
-
-    def prove_and_hash(self, data: bytes) -> tuple[int, int, str]:
-        """Return also its perceptual hash, 16 hex digits; only of a prover with `has_hash`.
+    def prove(self, data: bytes) -> Proof:
+        """Decode an image to the end with `decode_upright`, and return what is known of it; its hash with `has_hash`.
 
         A first death of the child decides nothing; a second of the same kind does. A kill from outside is never the
         image's fault.
@@ -127,7 +121,7 @@ class Prover:
         """
         answer = self._prove(data)
         height, width = answer["size"]
-        return height, width, str(answer["phash"])
+        return Proof((height, width), answer["note"], answer.get("phash"))
 
     def _prove(self, data: bytes) -> dict[str, Any]:
         self.num_proofs += 1
@@ -158,11 +152,12 @@ class Prover:
         _send(child, LENGTH.pack(len(data)) + data[:_WRITE_BYTES], deadline)
         _send(child, memoryview(data)[_WRITE_BYTES:], deadline)
         answer = _receive(child, deadline)
-        is_sound = isinstance(answer.get("grown_bytes"), int) and (
-            "size" in answer or {"reason", "message"} <= {*answer}
-        )
-        if self._has_hash and "size" in answer:
-            is_sound = is_sound and _HASH.fullmatch(str(answer.get("phash"))) is not None
+        is_sound = isinstance(answer.get("grown_bytes"), int)
+        if "size" in answer:
+            is_sound &= "note" in answer and answer["note"] in (None, NOTE_NO_END_MARKER)
+            is_sound &= not self._has_hash or _HASH.fullmatch(str(answer.get("phash"))) is not None
+        else:
+            is_sound &= {"reason", "message"} <= {*answer}
         if not is_sound or answer.get("number") != self._num_asked:
             # An answer to an earlier image, or one forged by an image that controls its decoder.
             raise _ProverDiedError

@@ -5,10 +5,10 @@ output:
 
     frame     = 8 bytes, big-endian length, then that many bytes
     request   = the encoded image
-    answer    = JSON: {"ready": true} once at the start, then per image {"size": [height, width]}, with its "phash" if
-                that is asked for, or {"reason": …, "message": …}, each with its "number" from 1 on and "grown_bytes",
-                what earlier images have left in this process; {"config_error": …} at the start where a plug-in or
-                package is missing
+    answer    = JSON: {"ready": true} once at the start, then per image {"size": [height, width], "note": null or what
+                is wrong with its file}, with its "phash" if that is asked for, or {"reason": …, "message": …}, each
+                with its "number" from 1 on and "grown_bytes", what earlier images have left in this process;
+                {"config_error": …} at the start where a plug-in or package is missing
 
 The process ends when its standard input ends: at most one image's time limit after its parent.
 """
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 from pseudoris.images.child_process import reserve_stdout
 from pseudoris.images.perceptual_hash import perceptual_hash, require_imagehash
 from pseudoris.images.pillow_formats import import_plugins
-from pseudoris.images.pixels import decode_upright
+from pseudoris.images.pixels import decode_with_note
 from pseudoris.schemas.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def main() -> None:
 
 def _prove(data: bytes, limits: ImagesConfig, *, has_hash: bool) -> dict[str, Any]:
     try:
-        pixels = decode_upright(data, limits)
-        return {"size": pixels.shape[:2], **({"phash": perceptual_hash(pixels)} if has_hash else {})}
+        pixels, note = decode_with_note(data, limits)
+        return {"size": pixels.shape[:2], "note": note, **({"phash": perceptual_hash(pixels)} if has_hash else {})}
     except ImageError as error:
         return {"reason": error.reason, "message": error.message}
     except MemoryError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 Box = tuple[int, int, int, int]
 
@@ -31,6 +31,20 @@ def crop_context(scale: float) -> str:
 def clean_text(text: str) -> str:
     """Return `text` lower-cased, white space collapsed, without a trailing full stop; "" if nothing is left."""
     return " ".join(text.lower().split()).rstrip(". ")
+
+
+class Proof(NamedTuple):
+    """What is known of an image that was decoded to the end.
+
+    Attributes:
+        size: Upright (height, width) in pixels.
+        note: What is wrong with its file, although it is read; None if nothing is.
+        phash: Its perceptual hash, 16 hex digits; None where it was not asked for.
+    """
+
+    size: tuple[int, int]
+    note: str | None = None
+    phash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +192,7 @@ class ShardImage:
         sha256: Hex digest of the bytes as read; None if they could not be read.
         height: Upright height in pixels (after EXIF orientation); None until the image is proven to decode.
         width: Upright width in pixels; None until then.
+        note: What is wrong with its file, although it is read; None if nothing is.
         failure: Set when the image is quarantined; later stages pass it through unchanged.
         masks: Masks in the proposer's order.
         expressions: Candidates, ordered by mask, then first sample.
@@ -190,6 +205,7 @@ class ShardImage:
     sha256: str | None = None
     height: int | None = None
     width: int | None = None
+    note: str | None = None
     failure: Failure | None = None
     masks: tuple[MaskRecord, ...] = ()
     expressions: tuple[ExpressionRecord, ...] = ()

@@ -84,6 +84,7 @@ _RECORDS_SCHEMA: Final = pa.schema(
         ("sha256", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
+        ("note", pa.string()),
         (
             "failure",
             pa.struct([("stage", pa.string()), ("reason", pa.string()), ("message", pa.string())]),

@@ -10,7 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
-TABLES_VERSION: Final = 3
+TABLES_VERSION: Final = 4
 
 IMAGES: Final = "images"
 MASKS: Final = "masks"
@@ -92,6 +92,9 @@ IMAGES_SCHEMA: Final = _schema(
         _field("width", pa.int32(), "Upright width in pixels; null if quarantined before decoding.", nullable=True),
         _field("status", pa.string(), "`annotated`, `empty` (no mask survived) or `quarantined` (see failures)."),
         _field("sha256", pa.string(), "sha256 of the encoded bytes; null if they could not be read.", nullable=True),
+        _field(
+            "note", pa.string(), "What is wrong with the file of an image that is read nevertheless.", nullable=True
+        ),
         _field(
             "bytes", pa.large_binary(), "The encoded image if shards.embed_images is set, else null.", nullable=True
         ),

@@ -15,7 +15,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ImageError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
-from pseudoris.schemas.shard import Failure, Shard, ShardImage
+from pseudoris.schemas.shard import Failure, Proof, Shard, ShardImage
 from pseudoris.store.sources.exclusions import ContentMatcher
 from pseudoris.store.sources.planned_images import Outcome, Reading, read_or_refused
 from pseudoris.store.sources.refusals import settle_refusals
@@ -30,11 +30,8 @@ STAGE_READ: Final = "read"
 class Prover(Protocol):
     """Checks that an image decodes; the decoders are in `workers`."""
 
-    def prove(self, data: bytes) -> tuple[int, int]:
-        """Return the upright (height, width) of an encoded image. Raises: ImageError: it does not decode."""
-
-    def prove_and_hash(self, data: bytes) -> tuple[int, int, str]:
-        """Return also its perceptual hash, 16 hex digits; only asked for where an exclusion needs it."""
+    def prove(self, data: bytes) -> Proof:
+        """Return the size, the note and, if the prover is made for it, the hash. Raises: ImageError: no decoding."""
 
 
 def read_shard(
@@ -93,22 +90,16 @@ def _prove(entry: PlanEntry, outcome: Outcome, prover: Prover, exclusions: Conte
         return _quarantined(image(), outcome)
     sha256 = sha256_hex(outcome)
     try:
-        height, width = _proven_size(outcome, sha256, prover, exclusions)
+        if exclusions is not None:
+            # First by sha256: it needs no decoding.
+            exclusions.check(sha256)
+        proof = prover.prove(outcome)
+        if exclusions is not None and exclusions.has_hashes:
+            exclusions.check(sha256, proof.phash)
     except ImageError as error:
         return _quarantined(image(sha256=sha256), error)
-    return image(data=outcome, sha256=sha256, height=height, width=width)
-
-
-def _proven_size(data: bytes, sha256: str, prover: Prover, exclusions: ContentMatcher | None) -> tuple[int, int]:
-    if exclusions is None:
-        return prover.prove(data)
-    # First by sha256: it needs no decoding.
-    exclusions.check(sha256)
-    if not exclusions.has_hashes:
-        return prover.prove(data)
-    height, width, phash = prover.prove_and_hash(data)
-    exclusions.check(sha256, phash)
-    return height, width
+    height, width = proof.size
+    return image(data=outcome, sha256=sha256, height=height, width=width, note=proof.note)
 
 
 def _quarantined(image: ShardImage, error: ImageError) -> ShardImage:

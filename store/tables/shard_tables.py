@@ -93,7 +93,7 @@ def _table(columns: Mapping[str, Sequence[Any]], schema: pa.Schema) -> pa.Table:
 
 def _images(images: Sequence[ShardImage], *, embed_images: bool) -> dict[str, Sequence[Any]]:
     return {
-        **_columns(images, ("image_id", "key", "height", "width", "sha256")),
+        **_columns(images, ("image_id", "key", "height", "width", "sha256", "note")),
         "status": [status_of(image) for image in images],
         "bytes": [image.data if embed_images and image.failure is None else None for image in images],
     }

@@ -118,7 +118,7 @@ def prepare_images(folder: Path) -> Read:
                 *(partial(look, data) for look in (upright_size, exif_orientation, common_suffix)),
                 partial(is_plain_jpeg, data, LIMITS),
             )
-        size = prover.prove(data)
+        size = prover.prove(data).size
         assert decode_proven(data).shape == (*size, 3)
         assert decode_upright(data, LIMITS).shape == (*size, 3)
         assert upright_size(data) == size, f"{upright_size(data)} by the header, {size} decoded"

@@ -31,14 +31,14 @@ def prover():
 
 
 def test_a_sound_image_is_proved_with_its_upright_size(prover):
-    assert prover.prove(build.oriented(build.random_pixels(7, 11), 6)) == (11, 7)
+    assert prover.prove(build.oriented(build.random_pixels(7, 11), 6)).size == (11, 7)
 
 
 def test_a_broken_image_is_refused_and_the_next_one_proved(prover):
     with pytest.raises(ImageError, match="the header is damaged") as caught:
         prover.prove(build.png()[:20])
     assert caught.value.reason == "corrupt"
-    assert prover.prove(build.png(3, 4)) == (3, 4)
+    assert prover.prove(build.png(3, 4)).size == (3, 4)
 
 
 @pytest.mark.slow
@@ -51,55 +51,64 @@ def test_an_image_that_kills_its_decoder_is_named_and_the_next_one_proved(prover
         assert caught.value.reason == "decoder_killed"
         messages.add(caught.value.message)
     assert len(messages) == 1
-    assert prover.prove(build.png(3, 4)) == (3, 4)
+    assert prover.prove(build.png(3, 4)).size == (3, 4)
 
 
 @pytest.mark.slow
 def test_a_decoder_that_dies_once_gets_a_second_try(prover, tmp_path):
-    assert prover.prove(hostile(f"abort-once {tmp_path / 'died'}")) == (3, 5)
+    assert prover.prove(hostile(f"abort-once {tmp_path / 'died'}")).size == (3, 5)
     assert (tmp_path / "died").exists()
 
 
 def test_a_decoder_that_prints_does_not_disturb_the_answers(prover):
-    assert prover.prove(hostile("print")) == (3, 5)
-    assert prover.prove(build.png(3, 4)) == (3, 4)
+    assert prover.prove(hostile("print")).size == (3, 5)
+    assert prover.prove(build.png(3, 4)).size == (3, 4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "forged",
-    [b"\xff" * 8, (2**20).to_bytes(8), (5).to_bytes(8) + b"nojso", (2).to_bytes(8) + b"[]", (2).to_bytes(8) + b"{}"],
-    ids=["exabytes", "a megabyte", "no JSON", "no object", "an empty one"],
+    [
+        *(
+            b"\xff" * 8,
+            (2**20).to_bytes(8),
+            (5).to_bytes(8) + b"nojso",
+            (2).to_bytes(8) + b"[]",
+            (2).to_bytes(8) + b"{}",
+        ),
+        (60).to_bytes(8) + b'{"size": [9, 9], "note": "a", "number": 1, "grown_bytes": 0}',
+    ],
+    ids=["exabytes", "a megabyte", "no JSON", "no object", "an empty one", "a note that nobody writes"],
 )
 def test_an_answer_that_no_sound_child_gives_costs_its_image_alone(prover, forged):
     with pytest.raises(ImageError, match="crashed its process twice") as caught:
         prover.prove(hostile(f"forge {forged.hex()}"))
     assert caught.value.reason == "decoder_killed"
-    assert prover.prove(build.png(3, 4)) == (3, 4)
+    assert prover.prove(build.png(3, 4)).size == (3, 4)
 
 
 @pytest.mark.slow
 def test_a_forged_answer_is_never_taken_for_the_next_images():
-    forged = b'{"size": [9, 9], "number": 1, "grown_bytes": 0}'
+    forged = b'{"size": [9, 9], "note": null, "number": 1, "grown_bytes": 0}'
     with Prover(limits()) as prover:
-        assert prover.prove(hostile(f"forge {(len(forged).to_bytes(8) + forged).hex()}")) == (9, 9)
-        assert prover.prove(build.png(3, 4)) == (3, 4)
-        assert prover.prove(build.png(5, 6)) == (5, 6)
+        assert prover.prove(hostile(f"forge {(len(forged).to_bytes(8) + forged).hex()}")).size == (9, 9)
+        assert prover.prove(build.png(3, 4)).size == (3, 4)
+        assert prover.prove(build.png(5, 6)).size == (5, 6)
 
 
 @pytest.mark.slow
 def test_what_earlier_images_left_in_memory_decides_about_no_later_one():
     with Prover(limits(decoder_memory_bytes=2**28)) as prover:
-        assert prover.prove(hostile("leak 64")) == (3, 5)
+        assert prover.prove(hostile("leak 64")).size == (3, 5)
         cramped = prover._child.pid
         # Refused where memory is short, it is asked again in a fresh child, which refuses it for good.
         with pytest.raises(ImageError, match="the header is damaged"):
             prover.prove(build.png()[:20])
         assert prover._child.pid != cramped
-        assert prover.prove(hostile("leak 64")) == (3, 5)
+        assert prover.prove(hostile("leak 64")).size == (3, 5)
         leaky = prover._child.pid
-        assert prover.prove(build.png(3, 4)) == (3, 4)
-        assert prover.prove(build.png(3, 4)) == (3, 4)
+        assert prover.prove(build.png(3, 4)).size == (3, 4)
+        assert prover.prove(build.png(3, 4)).size == (3, 4)
         assert prover._child.pid != leaky
 
 
@@ -112,7 +121,7 @@ def test_a_process_killed_from_outside_is_no_fault_of_the_image(prover):
 @pytest.mark.slow
 @pytest.mark.parametrize("deeds", ["killed abort", "abort killed"])
 def test_one_crash_and_one_death_from_outside_are_neither_twice(prover, tmp_path, deeds):
-    assert prover.prove(hostile(f"in-turn {tmp_path.parent / 'todo'} {deeds}")) == (3, 5)
+    assert prover.prove(hostile(f"in-turn {tmp_path.parent / 'todo'} {deeds}")).size == (3, 5)
 
 
 @pytest.mark.slow
@@ -146,14 +155,14 @@ def test_the_memory_limit_holds_for_a_real_decoder():
         with pytest.raises(ImageError, match=r"exceeded images\.decoder_memory_bytes = 268435456") as caught:
             prover.prove(data)
         assert caught.value.reason == "decoder_killed"
-        assert prover.prove(build.png(3, 4)) == (3, 4)
+        assert prover.prove(build.png(3, 4)).size == (3, 4)
 
 
 @pytest.mark.slow
 def test_images_larger_than_a_pipe_are_handed_over_whole(prover):
     data = build.png(900, 1000)
     assert len(data) > 2**21
-    assert prover.prove(data) == (900, 1000)
+    assert prover.prove(data).size == (900, 1000)
 
 
 @pytest.mark.slow
@@ -168,7 +177,7 @@ def test_a_kept_child_serves_shard_after_shard(monkeypatch):
     pids = []
     for _ in range(4):
         with shared_prover(ImagesConfig()) as prover:
-            assert prover.prove(build.png(3, 4)) == (3, 4)
+            assert prover.prove(build.png(3, 4)).size == (3, 4)
             pids.append(prover._child.pid)
     # Three proofs, and another child takes over; the first one has ended by then.
     assert pids[:3] == [pids[0]] * 3

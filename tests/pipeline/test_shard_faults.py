@@ -12,7 +12,7 @@ from pseudoris.pipeline import shard_faults, shard_tasks
 from pseudoris.pipeline.job import Job
 from pseudoris.pipeline.shard_tasks import block_to_outcome, commit_block, read_block
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
-from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.shard import Proof, Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.files.storage_errors import storage_errors
 from pseudoris.store.location import RunLocation
@@ -30,7 +30,7 @@ def broken() -> set[int]:
 
 
 class Prover:
-    def prove(self, data: bytes) -> tuple[int, int]:
+    def prove(self, data: bytes) -> Proof:
         raise ImageError("corrupt", "a decoder that answers is well")
 
 

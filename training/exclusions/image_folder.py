@@ -74,7 +74,7 @@ def hash_images(folder: Path) -> Iterator[HashedImage]:
 
 def _hash(prover: Prover, key: str, data: bytes) -> str | None:
     try:
-        return prover.prove_and_hash(data)[2]
+        return str(prover.prove(data).phash)
     except ImageError as error:
         logger.warning("%s is excluded by its sha256 alone, it does not decode: %s", key, error)
         return None

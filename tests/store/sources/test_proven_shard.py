@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pseudoris.images.pixels import NOTE_NO_END_MARKER
 from pseudoris.images.prover import Prover
 from pseudoris.schemas.config import ImagesConfig, RunConfig, SourceConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.root import SourceRoot
+from pseudoris.store.tables.shard_tables import shard_tables
 from tests.builders import images as build
 from tests.builders.hostile_plugin import hostile
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
@@ -55,6 +58,21 @@ def read(prover):
 
 def reasons(shard: Shard) -> dict[str, str | None]:
     return {image.key: image.failure.reason if image.failure else None for image in shard.images}
+
+
+def test_a_jpeg_without_its_end_marker_is_read_and_noted_in_the_table(tmp_path, read):
+    whole = build.jpeg()
+    for name, data in {"cut.jpg": whole[:-2], "short.jpg": whole[:-90], "whole.jpg": whole}.items():
+        (tmp_path / name).write_bytes(data)
+    shard = read(tmp_path)
+    assert reasons(shard) == {"cut.jpg": None, "short.jpg": "corrupt", "whole.jpg": None}
+    rows = {row["key"]: row for row in shard_tables(shard, embed_images=False)["images"].to_pylist()}
+    assert {key: row["note"] for key, row in rows.items()} == {
+        "cut.jpg": NOTE_NO_END_MARKER,
+        "short.jpg": None,
+        "whole.jpg": None,
+    }
+    assert block_to_shard(shard_to_block(shard)) == shard
 
 
 def only_reason(shard: Shard) -> str | None:

@@ -21,7 +21,7 @@ from pseudoris.schemas.config import RunConfig, SourceConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.placement import StorageConfig
-from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.shard import Proof, Shard
 from pseudoris.store.files.fsspec_storage import FsspecStorage
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.sources import open_source, planned_images, refusals
@@ -36,8 +36,8 @@ REFUSED_BY_ALL = r"refused twice, 60 s apart, and no other image of the same sto
 class Believing:
     """Stands in for the decoders: any bytes are an image."""
 
-    def prove(self, data: bytes) -> tuple[int, int]:
-        return (1, len(data))
+    def prove(self, data: bytes) -> Proof:
+        return Proof((1, len(data)))
 
 
 @pytest.fixture(autouse=True)
@@ -177,13 +177,14 @@ def test_a_named_file_that_cannot_be_followed_costs_itself_among_others(tmp_path
 UNPRIVILEGED = """
 import json, os, sys
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.shard import Proof
 from pseudoris.store.sources import open_source, refusals
 from pseudoris.store.sources.proven_shard import read_shard
 from tests.builders.sources import plan_of
 source, run = sys.argv[1], load_config("tiny")
 class Believing:
     def prove(self, data):
-        return (1, 1)
+        return Proof((1, 1))
 if os.getuid() == 0:
     os.setgroups([])
     os.setgid(65534)

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.schemas.tables import SCHEMAS, TABLES_VERSION
 from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.tables.committed_tables import iter_table, read_table
 from pseudoris.store.tables.parquet_files import parquet_bytes
@@ -82,8 +82,10 @@ def test_a_part_of_an_older_version_is_read_with_nulls_for_what_it_did_not_know(
 
 def test_a_part_of_a_later_version_is_refused(location):
     receipts = commit(location, start_run(location), 0)
-    rewrite(location, receipts[0], "masks", versioned("masks", 4))
-    with pytest.raises(ConfigError, match="has table version 4, this package reads up to 3"):
+    rewrite(location, receipts[0], "masks", versioned("masks", TABLES_VERSION + 1))
+    with pytest.raises(
+        ConfigError, match=f"has table version {TABLES_VERSION + 1}, this package reads up to {TABLES_VERSION}"
+    ):
         read_table(location, "masks")
 
 
