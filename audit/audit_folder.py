@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import pyarrow as pa
 
@@ -14,6 +14,10 @@ from pseudoris.audit.verdict_file import SUFFIX, VERDICTS_FOLDER, Known, RaterAn
 from pseudoris.audit.verdict_lines import RATER_NAME
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.store.location import RunLocation
+
+# A table of pictures; a file of verdicts has megabytes.
+_MAX_BYTES: Final = 4 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class AuditFolder:
         Raises:
             ConfigError: There is no audit at `path`, or one of its files was changed.
         """
-        draw = parse_draw(_read(path / DRAW_NAME, path), str(path / DRAW_NAME))
+        draw = parse_draw(_read(path, DRAW_NAME), str(path / DRAW_NAME))
         data = {part.name: _checked(path, part.name, part.sha256) for part in draw.parts}
         pairs = read_sample(data[PAIRS_NAME], PAIRS_NAME, shown=str(path / PAIRS_NAME))
         columns = [name for name in IMAGES_SCHEMA.names if name != "bytes"]
@@ -56,8 +60,8 @@ class AuditFolder:
         Raises:
             ConfigError: The file is missing.
         """
-        file = self.path / IMAGES_NAME
-        table = read_sample(_read(file, self.path), IMAGES_NAME, shown=str(file), columns=["image_id", "bytes"])
+        data, shown = _read(self.path, IMAGES_NAME), str(self.path / IMAGES_NAME)
+        table = read_sample(data, IMAGES_NAME, shown=shown, columns=["image_id", "bytes"])
         return dict(zip(table["image_id"].to_pylist(), table["bytes"].to_pylist(), strict=True))
 
     def masks(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -71,29 +75,45 @@ class AuditFolder:
         Raises:
             ConfigError: A file is refused, see `read_answers`, cannot be read, or has no rater's name.
         """
-        paths = sorted((self.path / VERDICTS_FOLDER).glob(f"*{SUFFIX}"))
-        for path in paths:
+        location, folder = RunLocation.open(str(self.path)), self.path / VERDICTS_FOLDER
+        for name, what in location.list_obstacles(VERDICTS_FOLDER):
+            raise ConfigError(f"{folder / name} is {what}, not a file of verdicts: move it out of the audit")
+        names = sorted(file.name for file in location.list(VERDICTS_FOLDER) if file.name.endswith(SUFFIX))
+        raters = [name.removesuffix(SUFFIX) for name in names]
+        for rater in raters:
             # A browser's second download is `ana (1).jsonl`.
-            if RATER_NAME.fullmatch(path.stem) is None:
+            if RATER_NAME.fullmatch(rater) is None:
                 raise ConfigError(
-                    f"{path} does not have the name of a rater. Move it to another folder, and add it from there: "
-                    f"`pseudoris audit add {self.path} FILE`"
+                    f"{folder / rater}{SUFFIX} does not have the name of a rater. Move it to another folder, and add "
+                    f"it from there: `pseudoris audit add {self.path} FILE`"
                 )
-        return [read_answers(_read(path, self.path), str(path), self.known, rater=path.stem) for path in paths]
+        files = {rater: f"{VERDICTS_FOLDER}/{rater}{SUFFIX}" for rater in raters}
+        return [
+            read_answers(_read(self.path, name), str(self.path / name), self.known, rater=rater)
+            for rater, name in files.items()
+        ]
 
 
-def _read(path: Path, audit: Path) -> bytes:
+def _read(audit: Path, name: str) -> bytes:
+    location = RunLocation.open(str(audit))
     try:
-        return path.read_bytes()
+        size_bytes = location.size(name) or 0
+        if size_bytes > _MAX_BYTES:
+            raise ConfigError(f"{audit / name} has {size_bytes:,} bytes, of at most {_MAX_BYTES:,}: {_remedy(name)}")
+        return location.read_bytes(name)
     except FileNotFoundError:
-        remedy = "draw one with `pseudoris audit draw OUT AUDIT`" if path.name == DRAW_NAME else "draw again"
-        raise ConfigError(f"there is no audit at {audit}: {path.name} is missing; {remedy}") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror or error})") from error
+        found = location.obstacle(name)
+        if found is not None:
+            raise ConfigError(f"{audit / name} is {found}, not a file: move it away, then {_remedy(name)}") from None
+        raise ConfigError(f"there is no audit at {audit}: {name} is missing; {_remedy(name)}") from None
+
+
+def _remedy(name: str) -> str:
+    return "draw one with `pseudoris audit draw OUT AUDIT`" if name == DRAW_NAME else "draw again"
 
 
 def _checked(audit: Path, name: str, sha256: str) -> bytes:
-    data = _read(audit / name, audit)
+    data = _read(audit, name)
     if sha256_hex(data) != sha256:
         raise ConfigError(
             f"{audit / name} was changed after it was drawn: its sha256 is not the one that {DRAW_NAME} names. Restore "

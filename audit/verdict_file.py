@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from pseudoris.audit.verdict_lines import (
@@ -142,18 +140,3 @@ def _check_answer(line: Answer, place: str, known: Known) -> None:
         raise ConfigError(f"{place}: the audit has no pair {pair!r}")
     if image is not None and image not in known.images:
         raise ConfigError(f"{place}: the audit does not ask the image {image!r} for missed objects")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears whole: a crash leaves none, or a temporary one."""
-    temporary = path.with_suffix(".new")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.verdict_file import SUFFIX, VERDICTS_FOLDER, RaterAnswers, read_answers, write_whole
+from pseudoris.audit.verdict_file import SUFFIX, VERDICTS_FOLDER, RaterAnswers, read_answers
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.regular_files import open_regular
+from pseudoris.store.location import RunLocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,11 @@ def add_file(audit: AuditFolder, file: Path) -> Added:
         ConfigError: It is refused as by `read_answers`, it cannot be read, the audit has other verdicts of a rater
             with this name, or the disk refuses.
     """
-    data = _read(file)
+    try:
+        with open_regular(file) as stream:
+            data = stream.read()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror or error})") from error
     folder = os.open(audit.path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         # Another `audit add` would replace the file that this one has read. Closing gives the lock back.
@@ -44,18 +50,14 @@ def add_file(audit: AuditFolder, file: Path) -> Added:
         os.close(folder)
 
 
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read ({error.strerror or error})") from error
-
-
 def _add(audit: AuditFolder, file: Path, data: bytes) -> Added:
     answers = read_answers(data, str(file), audit.known)
     data = data[: answers.num_bytes]
-    path = audit.path / VERDICTS_FOLDER / f"{answers.rater}{SUFFIX}"
-    before = _read(path) if path.exists() else b""
+    location, name = RunLocation.open(str(audit.path)), f"{VERDICTS_FOLDER}/{answers.rater}{SUFFIX}"
+    path = audit.path / name
+    if found := location.obstacle(name):
+        raise ConfigError(f"{path} is {found}, not a file of verdicts: move it out of the audit")
+    before = location.read_bytes(name) if location.exists(name) else b""
     if before:
         before = before[: read_answers(before, str(path), audit.known, rater=answers.rater).num_bytes]
     if before.startswith(data):
@@ -65,11 +67,7 @@ def _add(audit: AuditFolder, file: Path, data: bytes) -> Added:
             f"{file}, line {_first_difference(data, before)}: the audit has other verdicts of a rater "
             f"{answers.rater!r} in {path}. Two people, or two devices, need two names"
         )
-    try:
-        path.parent.mkdir(exist_ok=True)
-        write_whole(path, data)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror or error})") from error
+    location.replace(name, data)
     return Added(answers.rater, data.count(b"\n") - before.count(b"\n"), answers)
 
 

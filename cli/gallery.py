@@ -13,6 +13,7 @@ from rich.progress import Progress
 from pseudoris.cli import options
 from pseudoris.cli.console import report, stderr
 from pseudoris.cli.options import check_apart, load_plugins
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.sources.planned_images import PlannedImages
@@ -86,6 +87,8 @@ def write_pages(
 
     location = RunLocation.open_to_read(out)
     header = require_header(location)
+    if to is None and (found := location.obstacle(FOLDER)) not in (None, "a folder"):
+        raise ConfigError(f"{location.uri(FOLDER)} is {found}. Move it away, or name another folder with --to.")
     destination = RunLocation.open(f"{location.root}/{FOLDER}" if to is None else to)
     check_apart(location, destination, option="--to")
     check_destination(destination)

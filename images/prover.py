@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -22,6 +21,7 @@ from pseudoris.images.pixels import NOTE_NO_END_MARKER
 from pseudoris.images.prover_main import LENGTH, WITH_HASH
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.shard import Proof
 
 logger = logging.getLogger(__name__)
@@ -247,7 +247,7 @@ def _receive(child: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
     if length > _MAX_ANSWER_BYTES:
         raise _ProverDiedError
     try:
-        answer = json.loads(_receive_bytes(child, length, deadline))
+        answer = parse_json(_receive_bytes(child, length, deadline))
     except ValueError:
         raise _ProverDiedError from None
     if not isinstance(answer, dict):

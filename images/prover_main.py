@@ -30,6 +30,7 @@ from pseudoris.images.perceptual_hash import perceptual_hash, require_imagehash
 from pseudoris.images.pillow_formats import import_plugins
 from pseudoris.images.pixels import decode_with_note
 from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.json_text import parse_json
 
 if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig
@@ -46,7 +47,7 @@ _STATM: Final = Path("/proc/self/statm")
 def main() -> None:
     """Answer requests until the standard input ends."""
     # The parent has validated it. Pydantic would take 10 MB in each child, and half of its start.
-    limits = cast("ImagesConfig", SimpleNamespace(**json.loads(sys.argv[1])))
+    limits = cast("ImagesConfig", SimpleNamespace(**parse_json(sys.argv[1])))
     has_hash = WITH_HASH in sys.argv[2:]
     requests, answers = reserve_stdout()
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -18,6 +17,7 @@ from pydantic import (
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.frozen import FrozenModel, without_none
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.renames import in_present_words
 from pseudoris.schemas.tables import SCHEMAS
 
@@ -291,8 +291,8 @@ class Receipt(SealedRecord):
 def is_header(data: bytes) -> bool:
     """Return whether a file's bytes are the header of a run, of any version."""
     try:
-        tree = json.loads(data)
-    except (ValueError, RecursionError):
+        tree = parse_json(data)
+    except ValueError:
         return False
     return isinstance(tree, dict) and {"version", "plan_parts", "identity"} <= tree.keys()
 

@@ -32,6 +32,8 @@ _NEEDED: Final = "commits would not be safe. Use a store with conditional writes
 class RunLocation:
     """The output of a run; every path is relative to it, with `/`. Can be pickled, so that it can be sent to workers.
 
+    It may come from others: on a disk, links below it are refused, for reading and for writing.
+
     Each operation raises `ConfigError` if the user must correct something (disk full, read-only, no rights), and
     `TransientError` if another try may help; both name the full path.
 
@@ -58,7 +60,10 @@ class RunLocation:
         folder = local_path(out)
         if folder is None and not out.partition("://")[2].strip("/"):
             raise ConfigError(f"{out!r} is not a complete location: give a bucket and a prefix, s3://bucket/prefix")
-        return cls(out.rstrip("/") if folder is None else str(folder), storage_at(out, endpoint_url, limits))
+        return cls(
+            out.rstrip("/") if folder is None else str(folder),
+            storage_at(out, endpoint_url, limits, follows_links=False),
+        )
 
     @classmethod
     def open_to_read(cls, out: str) -> Self:

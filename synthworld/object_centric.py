@@ -17,6 +17,7 @@ import typer
 from pycocotools import mask as coco
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, Attributes, is_held_out
 from pseudoris.synthworld.demo import IMAGE_FOLDER, TRUTH_FILE, write_unless_equal
 from pseudoris.synthworld.renderer import render
@@ -96,7 +97,7 @@ def write_object_centric(folder: Path, *, num_images: int, seed: int = 0, world:
 
 def read_true_masks(folder: Path) -> dict[str, np.ndarray]:
     """Return the exact mask (H, W) bool of each image that `write_object_centric` wrote, by its path in `images/`."""
-    truth = json.loads((folder / TRUTH_FILE).read_text(encoding="utf-8"))
+    truth = parse_json((folder / TRUTH_FILE).read_text(encoding="utf-8"))
     return {name: coco.decode(row["segmentation"]).astype(bool) for name, row in truth.items()}
 
 

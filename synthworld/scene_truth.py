@@ -5,7 +5,6 @@ Fulfils the protocols of `pseudoris.training.evaluation.truth`, which this room 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar, Final
@@ -16,6 +15,7 @@ from pydantic import TypeAdapter
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, Attributes, is_held_out
 from pseudoris.synthworld.demo import TRUTH_FILE
 from pseudoris.synthworld.oracle import meant
@@ -129,8 +129,8 @@ class SceneTruth:
             ConfigError: It is not such a file; `name` is in the message.
         """
         try:
-            scenes = _SCENES.validate_python(json.loads(data))
-        except (ValueError, RecursionError) as error:
+            scenes = _SCENES.validate_python(parse_json(data))
+        except ValueError as error:
             raise ConfigError(
                 f"{name} is not a truth of the synthetic world ({type(error).__name__}). Name the truth.json that "
                 "`python -m pseudoris.synthworld.demo FOLDER` writes beside FOLDER/images."

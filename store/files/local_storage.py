@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from pseudoris.schemas.regular_files import open_regular, refuse_links
 from pseudoris.store.files.key_order import path_key, sorted_externally
 from pseudoris.store.files.storage import Kind, ListedFile, Mark, MayDescend, StoredFile, Upload, checked_twice
 from pseudoris.store.files.storage_errors import listing_errors, printable, verdict_of
@@ -45,11 +46,14 @@ class LocalStorage:
 
     Attributes:
         root: Absolute path.
+        follows_links: False for a folder that others may have written: a link below the root is then a `ConfigError`,
+            and an obstacle in listings.
         faults: Exceptions that a disk may raise.
         max_readers: 1, because many shards are read in parallel and threads do not hide a disk's latency.
     """
 
     root: Path
+    follows_links: bool = True
     faults: tuple[type[Exception], ...] = (OSError,)
     max_readers: int = 1
 
@@ -60,14 +64,14 @@ class LocalStorage:
     def kind(self, path: str) -> Kind:
         """Return what exists at `path`. Links are followed."""
         try:
-            mode = (self.root / path).stat().st_mode
+            mode = self._at(path).stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
             return None
         return "folder" if stat.S_ISDIR(mode) else "file"
 
     def stat(self, path: str) -> StoredFile:
         """Return the file's current version. Anything but a regular file counts as missing."""
-        found = (self.root / path).stat()
+        found = self._at(path).stat()
         if not stat.S_ISREG(found.st_mode):
             raise FileNotFoundError(f"{printable(self.uri(path))} is not a regular file")
         return StoredFile(path, found.st_size, mtime_ns=found.st_mtime_ns)
@@ -81,7 +85,7 @@ class LocalStorage:
         """Return the file opened for reading. A pipe is refused, because opening it would block."""
         if self.kind(path) != "folder":  # opening a folder raises a clear error
             self.stat(path)
-        return (self.root / path).open("rb")
+        return self._at(path).open("rb") if self.follows_links else open_regular(self._at(path))
 
     def open_version(
         self, path: str, expected: StoredFile, *, window_bytes: int = 0
@@ -94,17 +98,21 @@ class LocalStorage:
         for entry in self._scan(folder):
             if entry.name.startswith(TEMPORARY_PREFIX) or not entry.name.startswith(name_prefix):
                 continue
+            if self._is_link(entry):
+                continue
             if (found := _stat(entry)) and stat.S_ISREG(found.st_mode):
                 yield ListedFile(entry.name, found.st_size, found.st_mtime)
 
     def obstacle(self, path: str) -> str | None:
         """Return what is at `path` if it is not a file: a folder, a pipe, a link that leads nowhere."""
-        return _obstacle(self.root / path)
+        return _obstacle(self.root / path, follows_links=self.follows_links)
 
     def list_obstacles(self, folder: str) -> Iterator[tuple[str, str]]:
         """Yield name and kind of what is directly in `folder` and not a file."""
         for entry in self._scan(folder):
-            if not entry.is_file(follow_symlinks=False) and (what := _obstacle(Path(entry.path))):
+            if entry.is_file(follow_symlinks=False):
+                continue
+            if what := _obstacle(Path(entry.path), follows_links=self.follows_links):
                 yield entry.name, what
 
     def walk(
@@ -133,7 +141,7 @@ class LocalStorage:
 
     def create_once(self, path: str, data: bytes) -> bool:
         """Create the file with `data`, synced. If it exists, return False and change nothing."""
-        target = self.root / path
+        target = self._at(path)
         temporary = self._write_temporary(path, data)
         try:
             is_created = _link_once(temporary, target)
@@ -144,7 +152,7 @@ class LocalStorage:
 
     def put(self, path: str, data: bytes) -> None:
         """Write `data` to the file, synced, and replace any existing file."""
-        target = self.root / path
+        target = self._at(path)
         temporary = self._write_temporary(path, data)
         try:
             temporary.replace(target)
@@ -154,13 +162,13 @@ class LocalStorage:
 
     def temporary_path(self, path: str) -> Path:
         """Return a new path beside `path`, with a name that listings skip. The folder is created."""
-        target = self.root / path
+        target = self._at(path)
         _make_folder(target.parent)
         return target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
 
     def put_file(self, path: str, local: Path) -> None:
         """Sync a file of the same file system, move it to `path`, and replace any existing file."""
-        target = self.root / path
+        target = self._at(path)
         _make_folder(target.parent)
         with local.open("rb") as file:
             os.fsync(file.fileno())
@@ -169,12 +177,20 @@ class LocalStorage:
 
     def delete(self, path: str) -> None:
         """Delete the file if it exists."""
-        (self.root / path).unlink(missing_ok=True)
+        self._at(path).unlink(missing_ok=True)
+
+    def _at(self, path: str) -> Path:
+        if not self.follows_links:
+            refuse_links(self.root, path)
+        return self.root / path
+
+    def _is_link(self, entry: os.DirEntry[str]) -> bool:
+        return not self.follows_links and entry.is_symlink()
 
     def _scan(self, folder: str) -> Iterator[os.DirEntry[str]]:
         try:
             # pathlib's iterdir would need a second system call per file for type and size.
-            with os.scandir(self.root / folder) as entries:
+            with os.scandir(self._at(folder)) as entries:
                 yield from entries
         except FileNotFoundError:
             return
@@ -239,8 +255,10 @@ def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
         return None
 
 
-def _obstacle(path: Path) -> str | None:
+def _obstacle(path: Path, *, follows_links: bool) -> str | None:
     """Return what is at `path` if it is not a file; None for a file, or for nothing."""
+    if not follows_links and path.is_symlink():
+        return "a link"
     try:
         mode = path.stat().st_mode
     except OSError:

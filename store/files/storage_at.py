@@ -14,20 +14,23 @@ LOCAL_PROTOCOLS: Final = ("file", "local")
 S3_PROTOCOLS: Final = ("s3", "s3a")
 
 
-def storage_at(uri: str, endpoint_url: str | None = None, limits: StorageConfig | None = None) -> Storage:
+def storage_at(
+    uri: str, endpoint_url: str | None = None, limits: StorageConfig | None = None, *, follows_links: bool = True
+) -> Storage:
     """Return the storage whose root is `uri`; it need not exist, and no request is made yet.
 
     Args:
         uri: A local path or an fsspec url (`s3://bucket/prefix`).
         endpoint_url: Endpoint of an S3 store other than AWS; None uses AWS_ENDPOINT_URL of the environment.
         limits: Timeouts and retry limits of an S3 store.
+        follows_links: Whether links below a local folder are followed.
 
     Raises:
         ConfigError: The protocol is unknown, or its package is missing.
     """
     folder = local_path(uri)
     if folder is not None:
-        return LocalStorage(folder)
+        return LocalStorage(folder, follows_links=follows_links)
     # Imported here: a local run, in none of its processes, loads the clients of buckets and of the web.
     if uri.partition("://")[0] in S3_PROTOCOLS:
         from pseudoris.store.files.s3_storage import S3Storage

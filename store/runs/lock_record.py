@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from pseudoris.schemas.json_text import parse_json
+
 # The maximum on Linux; macOS and others are far below.
 _MAX_PID: Final = 2**22
 
@@ -37,8 +39,8 @@ def claim_to_bytes(claim: Claim) -> bytes:
 def claim_from_bytes(data: bytes) -> Claim | None:
     """Return the claim in a file; None if pseudoris did not write it."""
     try:
-        claim = Claim(**json.loads(data))
-    except (ValueError, TypeError, RecursionError):
+        claim = Claim(**parse_json(data))
+    except (ValueError, TypeError):
         return None
     kinds = {"owner": str, "counter": int, "host": str, "pid": int, "is_released": bool}
     is_typed = all(type(getattr(claim, name)) is kind for name, kind in kinds.items())

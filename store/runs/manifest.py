@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.run_records import MANIFEST_FOLDER, OPTIONAL_SECTIONS, PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
@@ -327,8 +328,8 @@ def _receipt(row: dict[str, Any]) -> Receipt:
         seconds=dict(row["seconds"]),
         attempts=dict(row["attempts"]),
         nodes=tuple(row["nodes"]),
-        degraded=json.loads(row["degraded"]),
+        degraded=parse_json(row["degraded"]),
         mixed=tuple(row["mixed"]),
-        **json.loads(row.get("optional") or "{}"),
+        **parse_json(row.get("optional") or "{}"),
         **{name: row.get(name) for name in _DIGESTS},
     )

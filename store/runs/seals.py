@@ -6,12 +6,12 @@ It detects accidents. Against a person who writes a matching digest, compare the
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Final, TypeVar
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.run_records import SealedRecord
 
 _Record = TypeVar("_Record", bound=SealedRecord)
@@ -49,8 +49,8 @@ def read_version(data: bytes, uri: str, *, newest: int, remedy: str) -> int:
     if seal is not None and sha256_hex(data[: seal.start()] + b"\n}") != seal[1].decode():
         raise ConfigError(f"{uri} was changed after it was written: its sha256 is not the one that it names. {remedy}")
     try:
-        version = json.loads(data)["version"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        version = parse_json(data)["version"]
+    except (ValueError, TypeError, KeyError):
         raise ValueError(f"{uri} is not a record") from None
     # Before the fields: those of a later version would only show as unknown keys.
     if version not in range(1, newest + 1):

@@ -61,5 +61,5 @@ def test_files_added_at_once_are_added_one_after_the_other(audit, tmp_path):
 
 def test_a_folder_in_the_place_of_the_audits_own_file_is_named(audit, tmp_path):
     (audit.path / "verdicts" / "ana.jsonl").mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"verdicts/ana\.jsonl cannot be read \(Is a directory\)"):
+    with pytest.raises(ConfigError, match=r"verdicts/ana\.jsonl is a folder, not a file of verdicts: move it out"):
         add_file(audit, written(tmp_path / "phone", "p1"))

@@ -170,7 +170,7 @@ def test_what_is_no_file_of_a_rater_is_named_with_the_remedy(out, tmp_path):
         ran("report", tmp_path / "audit")
     assert "2 new lines of ana" in ran("add", tmp_path / "audit", file.rename(tmp_path / file.name), columns=400)
     (verdicts / "bob.jsonl").mkdir()
-    with pytest.raises(ConfigError, match=r"verdicts/bob\.jsonl cannot be read \(Is a directory\)"):
+    with pytest.raises(ConfigError, match=r"verdicts/bob\.jsonl is a folder, not a file of verdicts"):
         ran("report", tmp_path / "audit")
 
 

@@ -48,6 +48,9 @@ FOUND = {
     # Raised ValueError: more digits than Python turns into a number.
     "config: a long number": ("config", lambda: b"seed: " + b"7" * 5_000),
 }
+# Ended in RecursionError.
+NESTED = {"brackets": b"[" * 100_000, "keys": b'{"a":' * 100_000}
+FOUND |= {f"{target}: {name}": (target, lambda name=name: NESTED[name]) for target in TARGETS for name in NESTED}
 
 
 @pytest.mark.parametrize("name", FOUND)

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
 from pseudoris.training.chooser.chooser_config import CandidatesConfig, RefinementConfig
 from pseudoris.training.chooser.mask_refinement import views_of
@@ -282,7 +283,7 @@ def _read(path: Path, digest: str) -> Candidates | None:
     """Return what a file holds; None if there is none, or it is damaged or of another digest."""
     try:
         with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get(_META, "{}"))
+            meta = parse_json((file.metadata() or {}).get(_META, "{}"))
             if meta.get("digest") != digest:
                 return None
             size, counts = (meta["size"][0], meta["size"][1]), tuple(meta["counts"])

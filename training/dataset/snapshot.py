@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
@@ -106,7 +107,7 @@ class Snapshot:
             taken.append(cls.take(location))
             return json.dumps(taken[0].state())
 
-        state = json.loads(agreed(f"snapshot/{turn}/{location.root}", propose))
+        state = parse_json(agreed(f"snapshot/{turn}/{location.root}", propose))
         if taken and taken[0].digest == state["digest"]:
             return taken[0]
         return cls.from_state(location, state)

@@ -6,7 +6,6 @@ tested on by another. So the union over all of them is excluded, whichever of th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ from pydantic import JsonValue
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.exclusion_records import SHARED_DATASETS
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.store.files.storage_errors import storage_errors
 from pseudoris.store.sources.exclusions import Exclusions, coco_id, exclusion, name_value
 from pseudoris.training.untrusted_pickle import read_refs
@@ -94,7 +94,7 @@ def _file_names(path: Path, refs: list[dict[str, Any]], digests: dict[str, str],
 def _image_names(instances: Path, refs: Path) -> dict[Any, str]:
     try:
         with storage_errors("read", str(instances)), instances.open("rb") as file:
-            return {image["id"]: str(image["file_name"]) for image in json.load(file)["images"]}
+            return {image["id"]: str(image["file_name"]) for image in parse_json(file.read())["images"]}
     except FileNotFoundError:
         raise ConfigError(
             f"{refs} has references without a COCO file name, and there is no {instances}. Put it beside refs(…).p, or "

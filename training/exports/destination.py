@@ -10,11 +10,11 @@ the last to the first, so that this also holds if the emptying is killed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.printable import printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.protocol import ExportRequest
@@ -109,7 +109,7 @@ def _earlier(request: ExportRequest, export_format: str) -> bool:
     if not destination.exists(EXPORT_NAME):
         return False
     try:
-        found = json.loads(destination.read_bytes(EXPORT_NAME))
+        found = parse_json(destination.read_bytes(EXPORT_NAME))
         other, state = str(found["format"]), str(found.get("state", "whole"))
     except (ValueError, LookupError, TypeError, AttributeError):
         raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.store.files.storage_errors import storage_errors
 from pseudoris.store.sources.exclusions import Exclusions, exclusion, name_value
 from pseudoris.store.tables.rle import summarise_rle
@@ -130,7 +130,7 @@ def _cleaned(ref: Mapping[str, Any], dropped: Counter[str], name: str) -> dict[s
 def _read_instances(path: Path) -> dict[str, Any]:
     try:
         with storage_errors("read", str(path)), path.open("rb") as file:
-            tree = json.load(file)
+            tree = parse_json(file.read())
         return {name: list(tree[name]) for name in ("images", "annotations", "categories")}
     except FileNotFoundError:
         raise ConfigError(f"There is no file {path}. A REFER dataset has an instances.json beside its refs.") from None

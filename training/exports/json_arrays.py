@@ -22,6 +22,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any, BinaryIO, Final
 
 from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.printable import printable_json
 
 _OPENS: Final = re.compile(rb'^(?:\{|\], )("(?:[^"\\]|\\.)*"): \[$')
@@ -100,7 +101,7 @@ def iter_json_arrays(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
     for line in map(bytes.rstrip, file):
         opens = _OPENS.match(line)
         if opens:
-            array = json.loads(opens[1])
+            array = parse_json(opens[1])
         elif line == _CLOSES:
             return
         elif line:
@@ -110,6 +111,6 @@ def iter_json_arrays(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
 
 def _element(line: bytes, name: str) -> Any:
     try:
-        return json.loads(line.removesuffix(b","))
+        return parse_json(line.removesuffix(b","))
     except ValueError as error:
         raise TransientError(f"{name} is not readable JSON ({error}). Run the same command again.") from error

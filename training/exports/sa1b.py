@@ -6,12 +6,12 @@ DEST/sa_000000/sa_1.json      {"image": …, "annotations": […]}
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.printable import printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
@@ -160,7 +160,7 @@ def _read_back(destination: RunLocation, num_images: int, on_progress: OnProgres
 def _annotations(data: bytes, number: int, where: str) -> Iterator[tuple[str, tuple[int, int], dict[str, Any]]]:
     """Yield file name, (height, width) and annotation of one image's JSON."""
     try:
-        record = json.loads(data)
+        record = parse_json(data)
         image, annotations = record["image"], record["annotations"]
     except (ValueError, LookupError, TypeError) as error:
         raise broken(where, f"it is not the JSON of an image ({error})") from error

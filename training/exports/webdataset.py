@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Final, cast
 
 from pseudoris.images.pixels import upright_size
 from pseudoris.schemas.errors import ImageError
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.printable import printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
@@ -191,7 +192,7 @@ def check_tars(destination: RunLocation, index: str, *, due: Fingerprint, on_pro
         TransientError: Something is not as it was written; the message says which tar and sample.
     """
     found = Fingerprint()
-    for shard in json.loads(destination.read_bytes(index))["shardlist"]:
+    for shard in parse_json(destination.read_bytes(index))["shardlist"]:
         where = destination.uri(shard["url"])
         with destination.open_input(shard["url"]) as file:
             stream = _DigestingReader(file)
@@ -245,7 +246,7 @@ def _samples(stream: _DigestingReader, where: str) -> Iterator[tuple[str, bytes,
                 if image is None:
                     image = name, data
                 elif (name.stem, name.suffix) == (image[0].stem, ".json"):
-                    yield name.stem, image[1], json.loads(data)
+                    yield name.stem, image[1], parse_json(data)
                     image = None
                 else:
                     raise broken(where, f"{name} follows {image[0]}, but they belong to different samples")

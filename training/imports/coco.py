@@ -8,7 +8,6 @@ annotations[]: id, image_id, segmentation, iscrowd, and `caption` (a text) or `c
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.training.imports.human_annotation import (
     Annotation,
     HumanImage,
@@ -166,8 +166,8 @@ def read_lists(data: bytes, where: str, names: Sequence[str]) -> dict[str, list[
         ConfigError: It is not JSON, or lacks one of them.
     """
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(data)
+    except ValueError as error:
         raise ConfigError(
             f"{where} cannot be read as JSON ({type(error).__name__}). Download the file again."
         ) from error

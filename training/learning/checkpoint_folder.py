@@ -20,6 +20,7 @@ import torch
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.workers.checkpoints.tensor_files import load_tensors
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
@@ -84,7 +85,7 @@ class TrainingFolder:
             return
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{self.path} cannot be used: {error}. Name another folder.") from error
-        differing = list(_differences(_parsed(text, self.path / CONFIG_NAME), json.loads(json.dumps(settings))))
+        differing = list(_differences(_parsed(text, self.path / CONFIG_NAME), parse_json(json.dumps(settings))))
         if differing:
             lines = "\n".join(f"  {line}" for line in differing)
             raise ConfigError(
@@ -164,7 +165,7 @@ def read_settings(path: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     state = load_checkpoint(file)
     text = state.get("settings")
     try:
-        settings = json.loads(text) if isinstance(text, str) else {}
+        settings = parse_json(text) if isinstance(text, str) else {}
     except ValueError:
         settings = {}
     return file, state, settings if isinstance(settings, dict) else {}
@@ -200,7 +201,7 @@ def _no_checkpoint(path: Path) -> ConfigError:
 
 def _parsed(text: str, path: Path) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}). Name another --out.") from error
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.store.location import RunLocation
 from pseudoris.training.learning import FitSummary, ResumableFeed, StepReport, Trainer, TrainingConfig, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME
@@ -280,5 +281,5 @@ def _figures_of(own: TrainingFolder) -> Mapping[str, float] | None:
     path = own.path / SUMMARY_NAME
     if not path.exists():
         return None
-    figures: Mapping[str, float] = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    figures: Mapping[str, float] = parse_json(path.read_text(encoding="utf-8"))["figures"]
     return figures

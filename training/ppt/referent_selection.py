@@ -16,6 +16,7 @@ import torch
 from lightning_fabric import Fabric
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.training.ppt.pair_dataset import PairDataset
 from pseudoris.training.ppt.pairs import JoinedPairs
 from pseudoris.training.ppt.ppt_learner import PointLearner
@@ -140,7 +141,7 @@ def read_selected(folder: Path) -> list[int] | None:
     if not path.exists():
         return None
     try:
-        return [int(each) for each in json.loads(path.read_text(encoding="utf-8"))["chosen"]]
+        return [int(each) for each in parse_json(path.read_text(encoding="utf-8"))["chosen"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} cannot be read ({error}). Delete it, and the phase Select runs the model again."

@@ -11,13 +11,14 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import httpx2
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.wait import wait_base, wait_exponential_jitter
 
 from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.regular_files import open_regular
 
 # Called with the bytes that are here, and with the bytes of the whole file if they are known.
 OnProgress = Callable[[int, int | None], None]
@@ -128,6 +129,8 @@ class _Transfer:
                 client.stream("GET", self._remote.url, headers=headers) as response,
             ):
                 self._receive(response)
+        except httpx2.TooManyRedirects as error:
+            raise ConfigError(f"{self._remote.url} cannot be downloaded: it redirects without end. Check it") from error
         except httpx2.HTTPError as error:
             raise _BrokenOffError(f"{type(error).__name__}: {error}") from error
         if self._size_bytes is not None and self.offset < self._size_bytes:
@@ -135,7 +138,7 @@ class _Transfer:
 
     def finish(self) -> str:
         """Give the complete file its name if its digest is right, else delete it."""
-        with self._part.open("rb") as file:
+        with open_regular(self._part) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
         if self._remote.sha256 not in (None, found):
@@ -152,7 +155,10 @@ class _Transfer:
         """Return the headers that ask for the rest only, if the file is still the one that the part is of."""
         if not self.offset:
             return {}
-        etag = self._etag.read_text(encoding="utf-8") if self._etag.is_file() else ""
+        etag = ""
+        if self._etag.exists():
+            with open_regular(self._etag, "r") as file:
+                etag = file.read()
         return {"Range": f"bytes={self.offset}-", **({"If-Range": etag} if etag else {})}
 
     def _receive(self, response: httpx2.Response) -> None:
@@ -212,10 +218,11 @@ class _Transfer:
             )
         etag = response.headers.get("ETag", "")
         # A weak one must not be sent back with a range.
-        self._etag.write_text("" if etag.startswith("W/") else etag, encoding="utf-8")
+        with open_regular(self._etag, "w") as file:
+            file.write("" if etag.startswith("W/") else etag)
 
-    def _write(self, response: httpx2.Response, mode: str) -> None:
-        with self._part.open(mode) as file:
+    def _write(self, response: httpx2.Response, mode: Literal["ab", "wb"]) -> None:
+        with open_regular(self._part, mode) as file:
             done = file.tell() if mode == "ab" else 0
             # As it comes: blocks of a fixed size would be lost half full when the connection breaks off.
             for block in response.iter_bytes():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +13,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from torch import nn
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.workers.checkpoints.weight_catalogue import BUILTIN_PREFIX
 
 # Configs in open_clip's registry are about a kilobyte, and their largest number is a vocabulary of 901,629 tokens.
@@ -61,8 +61,8 @@ def _read_file(path: Path, architecture: str) -> str:
 def _parse(text: str, architecture: str) -> dict[str, Any]:
     """Reads a config, with the file named in the error."""
     try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        config = parse_json(text)
+    except ValueError as error:
         raise ConfigError(f"architecture '{architecture}' is not JSON: {error}") from error
     if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
         raise ConfigError(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.regular_files import open_regular
 
 FOLDER_VARIABLE: Final = "PSEUDORIS_WEIGHTS"
 PINS_NAME: Final = "pins.json"
@@ -103,7 +106,7 @@ class WeightCache:
         """
         path = self.path(PINS_NAME)
         try:
-            tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            tree: dict[str, Any] = parse_json(_read(path))
             return {name: Pin(**pin) for name, pin in tree.items()}
         except FileNotFoundError:
             return {}
@@ -128,9 +131,10 @@ class WeightCache:
         with self.lock(PINS_NAME):
             pins = {**{name: pin}, **self.pins()}
             path = self.path(PINS_NAME)
-            partial = path.with_name(f"{PINS_NAME}.part")
             text = json.dumps({each: asdict(pin) for each, pin in sorted(pins.items())}, indent=1)
-            partial.write_text(f"{text}\n", encoding="utf-8")
+            partial = path.with_name(f"{PINS_NAME}.{secrets.token_hex(8)}")
+            with open_regular(partial, "x") as file:
+                file.write(f"{text}\n")
             partial.replace(path)
 
     def _check_owner(self) -> None:
@@ -166,6 +170,11 @@ def user_cache() -> WeightCache:
     except RuntimeError:
         raise ConfigError(f"this user has no home folder: set {FOLDER_VARIABLE} to a folder for weights") from None
     return WeightCache(base / "pseudoris" / "weights", is_named=False)
+
+
+def _read(path: Path) -> str:
+    with open_regular(path, "r") as file:
+        return str(file.read())
 
 
 def file_sha256(path: Path) -> str:

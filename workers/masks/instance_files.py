@@ -22,7 +22,6 @@ Rows are numbered from 0 in the file's order. `InstanceTable` finds them by imag
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,6 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.workers.locations import open_location
 from pseudoris.workers.masks.instances import InstanceTable, check_size, encode_instance
 from pseudoris.workers.masks.segmentation_forms import compressed_counts, is_coordinate, unwrapped
@@ -122,8 +122,8 @@ def read_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
 
 def _document(data: bytes, path: str) -> dict[str, Any]:
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(data)
+    except ValueError as error:
         raise ConfigError(f"prior.path={path} is neither Parquet nor JSON: {error}") from error
     if not isinstance(document, dict) or not {"images", "annotations"} <= document.keys():
         raise ConfigError(

@@ -14,7 +14,6 @@ parts of objects: the reduction, or an instance prior, chooses among them. The t
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,6 +28,7 @@ from pydantic import Field, ValidationError, model_validator
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError, gather
 from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.crops.prefetch import decode_image
 from pseudoris.workers.device import prepare_device
@@ -216,8 +216,8 @@ def json_name(key: str) -> str:
 
 def _rows(data: bytes, name: str, size: tuple[int, int]) -> list[Any]:
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(data)
+    except ValueError as error:
         raise _damaged(f"{name} does not read as JSON") from error
     rows = document.get("annotations") if isinstance(document, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

@@ -53,7 +53,15 @@ def build_image(position=0, *, num_masks=3, texts=TEXTS, data=None):
         masks.append(MaskRecord(f"{image_id}-{index:04d}", index, (HEIGHT, WIDTH), counts, box, 11 * 17))
         expressions += [ExpressionRecord((masks[-1].mask_id,), text, (SAMPLE,)) for text in texts]
     return ShardImage(
-        position, image_id, f"{position}.png", data, "0" * 64, HEIGHT, WIDTH, None, tuple(masks), tuple(expressions)
+        position,
+        image_id,
+        f"{position}.png",
+        data,
+        "0" * 64,
+        HEIGHT,
+        WIDTH,
+        masks=tuple(masks),
+        expressions=tuple(expressions),
     )
 
 

@@ -1,0 +1,138 @@
+"""Links and pipes that others planted in a folder: a command names them, and what is behind them stays as it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+
+import pytest
+
+from pseudoris.audit.verdict_lines import VerdictLine
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.download import RemoteFile, download
+from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache
+from tests.builders.audits import VerdictFile, small_audit
+from tests.builders.command import pseudoris_here
+from tests.builders.weight_server import serving_weights
+
+OUTSIDE = b"what the user would miss"
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn")
+    audit = small_audit(folder)
+    with VerdictFile.open(audit.path, "ana", audit.known) as file:
+        file.append(VerdictLine(pair=audit.pairs["pair_id"][0].as_py(), verdict="right"))
+    (folder / "eva").mkdir()
+    with VerdictFile.open(folder / "eva", "eva", audit.known) as file:
+        file.append(VerdictLine(pair=audit.pairs["pair_id"][0].as_py(), verdict="right"))
+    assert pseudoris_here("gallery", str(folder / "run")).returncode == 0
+    return folder
+
+
+@pytest.fixture
+def folder(drawn, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(drawn, copied)
+    return copied
+
+
+@pytest.fixture(autouse=True)
+def ten_seconds():
+    """A pipe that is opened blocks for ever."""
+
+    def give_up(*_):
+        raise AssertionError("it takes longer than ten seconds")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def plant(place, kind, outside):
+    """Put a link or a pipe in the place of a file or folder, which is kept behind the link."""
+    outside.mkdir()
+    if place.is_dir():
+        shutil.move(place, outside / "kept")
+    else:
+        (outside / "kept").write_bytes(place.read_bytes() if place.exists() else OUTSIDE)
+        place.unlink(missing_ok=True)
+    if kind == "link":
+        place.symlink_to(outside / "kept")
+    else:
+        os.mkfifo(place)
+
+
+def content(outside):
+    return {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+
+
+REPORT, PAGE = ("audit", "report", "audit"), ("audit", "page", "audit", "--to", "page")
+ADD = ("audit", "add", "audit", "eva/verdicts/eva.jsonl")
+VERIFY, GALLERY, STATS = ("verify", "run"), ("gallery", "run"), ("stats", "run")
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+@pytest.mark.parametrize(
+    ("place", "commands"),
+    [
+        ("audit/draw.json", (REPORT, ADD, PAGE)),
+        ("audit/pairs.parquet", (REPORT, PAGE)),
+        ("audit/verdicts", (REPORT, ADD)),
+        ("audit/verdicts/ana.jsonl", (REPORT,)),
+        ("audit/verdicts/bob.jsonl", (REPORT,)),
+        ("audit/verdicts/eva.jsonl", (ADD,)),
+        ("run/_run.json", (VERIFY, GALLERY, STATS)),
+        ("run/_receipts", (VERIFY, STATS)),
+        ("run/expressions", (VERIFY, GALLERY, STATS)),
+        ("run/gallery", (GALLERY,)),
+    ],
+)
+def test_what_was_planted_is_named_and_nothing_behind_it_changes(folder, tmp_path, monkeypatch, kind, place, commands):
+    plant(folder / place, kind, tmp_path / "outside")
+    before = content(tmp_path / "outside")
+    monkeypatch.chdir(folder)
+    for words in commands:
+        ended = pseudoris_here(*words)
+        printed = " ".join((ended.stdout + ended.stderr).split())
+        assert ended.returncode != 0, (words, printed)
+        assert place.partition("/")[2].split("/")[0] in printed.replace(" ", ""), (words, printed)
+        assert "Traceback" not in printed
+    assert content(tmp_path / "outside") == before
+
+
+def test_a_planted_link_in_the_place_of_a_page_is_refused(folder, tmp_path):
+    plant(folder / "run/gallery/index.html", "link", tmp_path / "outside")
+    before = content(tmp_path / "outside")
+    ended = pseudoris_here("gallery", str(folder / "run"))
+    assert (ended.returncode, "is a link" in " ".join(ended.stderr.split())) == (2, True)
+    assert content(tmp_path / "outside") == before
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+@pytest.mark.parametrize("name", ["x.pth.part", "x.pth.part.etag"])
+def test_a_planted_part_of_a_download_is_refused(tmp_path, kind, name):
+    (tmp_path / "cache").mkdir()
+    plant(tmp_path / "cache" / name, kind, tmp_path / "outside")
+    before = content(tmp_path / "outside")
+    if name.endswith(".etag"):
+        (tmp_path / "cache" / "x.pth.part").write_bytes(OUTSIDE)
+    with serving_weights() as server:
+        server.files["/x.pth"] = OUTSIDE + b" and the rest"
+        with pytest.raises(ConfigError, match=rf"{name} is a (link|pipe)"):
+            download(RemoteFile(f"{server.url}/x.pth"), tmp_path / "cache" / "x.pth")
+    assert content(tmp_path / "outside") == before
+
+
+def test_a_planted_link_does_not_redirect_the_record_of_digests(tmp_path):
+    cache = WeightCache(tmp_path / "cache", is_named=True)
+    (tmp_path / "cache").mkdir()
+    plant(tmp_path / "cache" / f"{PINS_NAME}.part", "link", tmp_path / "outside")
+    before = content(tmp_path / "outside")
+    cache.add_pin("x.pth", Pin("0" * 64, 3))
+    assert cache.pinned_sha256("x.pth") == "0" * 64
+    assert content(tmp_path / "outside") == before
