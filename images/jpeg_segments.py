@@ -13,8 +13,9 @@ _START_OF_SCAN: Final = 0xDA
 FRAME_STARTS: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Markers without a body: TEM and start of image.
 _BARE: Final = (0x01, 0xD8)
-# Neither a stuffed byte nor a restart marker, which stand inside the entropy-coded data.
-_MARKER: Final = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+# Neither a stuffed byte nor a restart marker, which stand inside the entropy-coded data. Without a repetition: a long
+# run of 0xff, which may stand before a marker, would be searched in quadratic time.
+_MARKER: Final = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _RESTART_INTERVAL: Final = 0xDD
 _RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
 # Bits that may stand behind the data. Half begin with 0 and half with 1; none holds a marker; each is longer than the
@@ -22,54 +23,60 @@ _RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
 _TAILS: Final = tuple(bytes([value]) * 2560 for value in (0x00, 0xAA, 0x55, 0xCC, 0x33, 0xF0, 0x0F, 0x96, 0x69, 0xFE))
 
 
-def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the second byte of each marker, and the body of its segment, to the end of the first image."""
+def segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Yield the second byte of each marker, the body of its segment and where that ends, in the file's first image."""
     at = 0
     while found := _MARKER.search(data, at):
         code, at = found[1][0], found.end()
         if code in _BARE:
             continue
         if code == _END:
-            yield code, b""
+            yield code, b"", at
             return
         end = at + int.from_bytes(data[at : at + 2], "big")
-        yield code, data[at + 2 : end]
+        yield code, data[at + 2 : end], end
         at = end
 
 
 def has_end_marker(data: bytes) -> bool:
     """Return whether the first image of a JPEG file ends with an end marker."""
-    return data.endswith(END_OF_IMAGE) or any(code == _END for code, _ in segments(data))
+    return data.endswith(END_OF_IMAGE) or any(code == _END for code, _, _ in segments(data))
 
 
 def possible_ends(data: bytes) -> list[bytes]:
-    """Return a JPEG without an end marker, with an end, once for each of several bits that might stand behind it.
+    """Return a JPEG with each of several bits between its data and its end marker, which may be missing.
 
-    If all decode to the same pixels, the decoder needs no bit behind the data: only the end marker is missing. Zeros at
-    the end are taken off first, because they may fill the place of lost data. The list is empty if whole scans are
-    missing (those that are there do not hold every coefficient of every component to its last bit), or restart markers
-    of the last scan.
+    If all decode to the same pixels, the decoder needs no bit behind the data: nothing is lost. The list is empty if
+    whole scans are missing (those that are there do not hold every coefficient of every component to its last bit), or
+    restart markers of the last scan.
     """
-    kept = data.rstrip(b"\0\xff")
-    frame, scan, interval = b"", b"", 0
+    frame, scan, interval, start = b"", b"", 0, 0
     left = set[tuple[int, int]]()
-    for code, body in segments(kept):
+    for code, body, end in segments(data):
         if code in FRAME_STARTS:
             frame, left = body, {(component, index) for component in body[6::3] for index in range(64)}
         elif code == _RESTART_INTERVAL:
             interval = int.from_bytes(body[:2], "big")
         elif code == _START_OF_SCAN:
-            scan = body
+            scan, start = body, end
             if len(scan) >= 6 and not scan[-1] & 15:
                 # First and last coefficient; the low half of the last byte counts the bits that later scans refine.
                 left -= {(component, index) for component in scan[1:-3:2] for index in range(scan[-3], scan[-2] + 1)}
     if left or not scan or not frame:
         return []
-    if interval:
-        num_restarts = len(_RESTART.findall(kept, kept.rindex(scan)))
-        if num_restarts != -(-_num_units(frame, scan) // interval) - 1:
-            return []
+    stop = data.find(END_OF_IMAGE, start)
+    kept = data[:stop] if stop >= 0 else _without_filler(data)
+    if interval and len(_RESTART.findall(kept, start)) != -(-_num_units(frame, scan) // interval) - 1:
+        return []
     return [kept + tail + END_OF_IMAGE for tail in (b"", *_TAILS)]
+
+
+def _without_filler(data: bytes) -> bytes:
+    """Return a JPEG without zeros at its end, which may fill the place of lost data, or half an end marker."""
+    kept = data.rstrip(b"\0")
+    if not kept.endswith(b"\xff"):
+        return kept
+    return kept + b"\0" if len(kept) < len(data) else kept.rstrip(b"\xff")
 
 
 def _num_units(frame: bytes, scan: bytes) -> int:

@@ -146,7 +146,7 @@ def _gif(data: bytes, image: Any) -> Layout:
 
 def _jpeg(data: bytes, image: Image.Image | None) -> Layout:
     has_adobe = False
-    for code, body in segments(data):
+    for code, body, _ in segments(data):
         has_adobe |= code == 0xEE and body.startswith(b"Adobe")
         if code in FRAME_STARTS:
             order = {0xC0: "sequential", 0xC1: "sequential", 0xC2: "progressive"}.get(code, f"process {code & 15}")

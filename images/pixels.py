@@ -42,6 +42,8 @@ _PNG_METADATA: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 # What the images table notes of an image that is read although something is wrong with its file.
 NOTE_NO_END_MARKER: Final = "the JPEG lacks its end marker; all its pixels are there"
 
+_LOST_GREY: Final = 128
+
 # Off, because `images.max_pixels` is checked before any pixel is decoded, and may be higher than Pillow's limit.
 Image.MAX_IMAGE_PIXELS = None
 # Pillow's own reader of uncompressed TIFF takes separate planes of 16 bits for ones of 8.
@@ -74,27 +76,37 @@ def decode_with_note(data: bytes, limits: ImagesConfig) -> tuple[np.ndarray, str
     if len(data) > limits.max_bytes:
         raise too_many_bytes(len(data), limits.max_bytes)
     with _open(data, limits.decoder_plugins) as image:
-        width, height = image.size
-        if width * height > limits.max_pixels:
-            raise ImageError(
-                "too_many_pixels",
-                f"{width} x {height} pixels are {width * height:,}; images.max_pixels allows {limits.max_pixels:,}: "
-                "raise it or make the image smaller",
-            )
+        _check_pixels(image, limits.max_pixels)
         return _decode(image, data)
 
 
-def decode_proven(data: bytes) -> np.ndarray:
-    """Return the pixels of an image that the prover has decoded, like `decode_upright`, but without its limits.
+def decode_proven(data: bytes, formats: Sequence[str] | None = None, *, max_pixels: int | None = None) -> np.ndarray:
+    """Return the pixels of an image that was decoded before, like `decode_upright`.
 
-    A plugin's formats are known only after this process has imported it (`import_plugins`).
+    Args:
+        data: The encoded image.
+        formats: Those that may be opened, by Pillow's names; None for all that this process knows. A plugin's formats
+            are known only after this process has imported it (`import_plugins`).
+        max_pixels: The limit, where a stranger may have given the bytes.
 
     Raises:
         ImageError: The bytes do not decode this time.
         MemoryError: The machine ran out of memory.
     """
-    with _open_as(data, registered_formats()) as image:
+    with _open_as(data, registered_formats() if formats is None else formats) as image:
+        if max_pixels is not None:
+            _check_pixels(image, max_pixels)
         return _decode(image, data)[0]
+
+
+def _check_pixels(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            "too_many_pixels",
+            f"{width} x {height} pixels are {width * height:,}; images.max_pixels allows {max_pixels:,}: "
+            "raise it or make the image smaller",
+        )
 
 
 def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
@@ -211,10 +223,15 @@ def _decode(image: Image.Image, data: bytes) -> tuple[np.ndarray, str | None]:
     note = None
     try:
         layout = check_layout(data, image)
-        if layout is not None and layout.format == "JPEG" and not has_end_marker(data):
-            pixels, note = _pixels_without_end_marker(data, layout), NOTE_NO_END_MARKER
+        is_jpeg = layout is not None and layout.format == "JPEG"
+        if is_jpeg and not has_end_marker(data):
+            pixels, note = _pixels_of_all(possible_ends(data), layout), NOTE_NO_END_MARKER
         else:
             pixels = _pixels(image, layout)
+            # What libjpeg puts in place of lost data, if only an end marker was put behind the rest; or a grey corner.
+            is_suspect = is_jpeg and (pixels[-1, -1] == _LOST_GREY).all()
+            if is_suspect:
+                pixels = _pixels_of_all(possible_ends(data), layout)
     except ImageError:
         raise
     except Exception as error:  # the image boundary again
@@ -222,9 +239,10 @@ def _decode(image: Image.Image, data: bytes) -> tuple[np.ndarray, str | None]:
     return turn_upright(pixels, _orientation(image)), note
 
 
-def _pixels_without_end_marker(data: bytes, layout: Layout) -> np.ndarray:
+def _pixels_of_all(jpegs: Sequence[bytes], layout: Layout | None) -> np.ndarray:
+    """Return the pixels that all show. Raises: ImageError: they differ, or there are none."""
     found: np.ndarray | None = None
-    for whole in possible_ends(data):
+    for whole in jpegs:
         with Image.open(io.BytesIO(whole), formats=("JPEG",)) as image:
             pixels = _pixels(image, layout)
         if found is not None and not np.array_equal(found, pixels):

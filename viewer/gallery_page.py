@@ -13,11 +13,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.images.pixels import decode_proven
+from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.image_formats import IMAGE_FORMATS
+from pseudoris.schemas.source_settings import ImagesConfig
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.location import RunLocation
 from pseudoris.viewer.gallery_model import Gallery
@@ -30,7 +31,8 @@ logger = logging.getLogger(__name__)
 MAX_SIDE_PX: Final = 800
 # Captions name small things: below about 80, WebP's artefacts hide them; above 90 the folder doubles.
 _QUALITY: Final = 84
-_WHITE: Final = (255, 255, 255)
+# The default of `images.max_pixels`: a run may come from a stranger, who wrote its settings too.
+_MAX_PIXELS: Final = ImagesConfig().max_pixels
 
 INDEX_NAME: Final = "index.html"
 QUALITY_NAME: Final = "quality.html"
@@ -65,25 +67,11 @@ def thumbnail(data: bytes, formats: Sequence[str] = IMAGE_FORMATS) -> bytes | No
 def upright_picture(data: bytes, formats: Sequence[str], *, max_side_px: int) -> Image.Image | None:
     """Return the image in RGB, turned as its EXIF says, its longer side at most `max_side_px`; None if unreadable."""
     try:
-        with Image.open(io.BytesIO(data), formats=tuple(formats)) as image:
-            image.draft("RGB", (2 * max_side_px, 2 * max_side_px))  # JPEG alone: decodes at a fraction of the size
-            upright = _as_rgb(ImageOps.exif_transpose(image))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError):
+        upright = Image.fromarray(decode_proven(data, formats, max_pixels=_MAX_PIXELS))
+    except ImageError:
         return None
     upright.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
     return upright
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    """The first frame in RGB: transparency on white, 16-bit grey by its high byte."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    white = Image.new("RGB", image.size, _WHITE)
-    white.paste(layer, mask=layer.getchannel("A"))
-    return white
 
 
 def check_destination(destination: RunLocation) -> None:

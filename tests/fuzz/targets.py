@@ -78,7 +78,12 @@ def image_seeds() -> list[bytes]:
     return [
         *(png(8, 9), png_with((b"tRNS", b"\0\x7f" * 3)), png_16_bit(small[..., 0].astype("uint16") * 200)),
         *(encode(clear), encode(picture.convert("P", palette=Image.Palette.ADAPTIVE)), encode(picture.convert("1"))),
-        *(jpeg(10, 12), encode(picture, "JPEG", progressive=True), encode(picture.convert("CMYK"), "JPEG")),
+        *(
+            jpeg(10, 12),
+            jpeg(10, 12)[:-2],
+            encode(picture, "JPEG", progressive=True),
+            encode(picture.convert("CMYK"), "JPEG"),
+        ),
         *(oriented(small, 6, "JPEG"), oriented(small, 5, "TIFF"), oriented(small, 8, "WEBP")),
         *(animation(name, [small, 255 - small]) for name in ("GIF", "WEBP", "PNG")),
         *(

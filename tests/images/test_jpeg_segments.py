@@ -68,6 +68,24 @@ def test_no_cut_that_changes_a_pixel_is_read(name):
     assert num_read >= 2
 
 
+@pytest.mark.parametrize("name", ["colour", "noise", "flat", "grey", "full colour", "restarts", "restarts of rows"])
+def test_half_a_jpeg_with_an_end_marker_is_not_read(name):
+    whole = FILES[name]
+    start = (whole.index(b"\xff\xda") + len(whole)) // 2
+    with pytest.raises(ImageError, match="is cut short"):
+        decode_upright(whole[:start] + b"\xff\xd9", LIMITS)
+
+
+def test_a_grey_corner_is_no_loss():
+    data = encode(Image.new("RGB", (20, 20), (128, 128, 128)), "JPEG")
+    np.testing.assert_array_equal(decode_upright(data, LIMITS), np.full((20, 20, 3), 128))
+
+
+def test_a_long_run_of_fill_bytes_is_searched_in_time():
+    with pytest.raises(ImageError, match="is cut short"):
+        decode_upright(jpeg()[:-2][:200] + b"\xff" * 2**22, LIMITS)
+
+
 def test_a_jpeg_without_its_end_marker_is_exported_anew():
     whole = jpeg()
     assert has_end_marker(whole + b"behind the image")

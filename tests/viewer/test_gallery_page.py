@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import re
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -22,6 +23,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.viewer.gallery_model import Gallery, GalleryImage, GalleryMask
 from pseudoris.viewer.gallery_page import MAX_SIDE_PX, check_destination, thumbnail, write_gallery
 from tests.builders import hostile_plugin
+from tests.builders.images import png_of_header_only
 from tests.viewer.builders import (
     make_expression,
     make_gallery,
@@ -325,6 +327,18 @@ def test_other_modes_are_shown(mode):
     image_format = "TIFF" if mode == "CMYK" else "PNG"
 
     assert opened(thumbnail(picture(image_format, mode=mode))).size == (90, 60)
+
+
+def test_what_was_annotated_is_what_is_shown():
+    whole = picture("JPEG", size=(300, 300))
+    assert thumbnail(whole[:-2]) == thumbnail(whole)
+    gif = bytearray(saved(Image.new("P", (8, 8), 3), "GIF"))
+    gif[6:10] = struct.pack("<HH", 40, 40)
+    assert opened(thumbnail(bytes(gif))).convert("RGB").getpixel((30, 30)) == (255, 255, 255)
+
+
+def test_a_bomb_in_the_run_of_a_stranger_is_not_opened():
+    assert thumbnail(png_of_header_only(30_000, 30_000)) is None
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", picture("JPEG", size=(300, 300))[:-200]])
