@@ -13,6 +13,8 @@ from pseudoris.cli.progress import plan_view, run_progress, summary_view
 from pseudoris.cli.start_view import start_view
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import TransientError
+from pseudoris.store.runs.events import Planned, RunEvent
 
 if TYPE_CHECKING:
     from pseudoris.pipeline.run_options import RunOptions
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 INCOMPLETE = 3
+FRUITLESS = 1
 
 
 def annotate(
@@ -112,18 +115,29 @@ def run(
     Raises:
         PseudorisError: What the user can mend, or what another try may cure.
     """
-    try:
-        from pseudoris.pipeline.annotation import annotate as run_pipeline
+    from pseudoris.pipeline.annotation import annotate as run_pipeline
 
-        with run_progress() as on_event:
-            profile = _start_profile(on_event) if is_profiled else None
-            summary = run_pipeline(
-                source, out, config, options=run_options, on_event=profile.on_event if profile else on_event
-            )
+    is_planned = False
+    try:
+        with run_progress() as show:
+            profile = _start_profile(show) if is_profiled else None
+
+            def tell(event: RunEvent) -> None:
+                nonlocal is_planned
+                is_planned = is_planned or isinstance(event, Planned)
+                (profile.on_event if profile else show)(event)
+
+            summary = run_pipeline(source, out, config, options=run_options, on_event=tell)
     except KeyboardInterrupt:
-        # Before the first shard or after the last; in between the run ends cleanly and returns its summary.
+        if not is_planned:
+            raise
+        # After the last shard; while shards are processed the run ends cleanly and returns its summary.
         report_stopped(f"no committed shard in {out} is lost")
         return INTERRUPTED
+    except TransientError as error:
+        if is_planned:
+            raise TransientError(f"{error}\nNo committed shard in {out} is lost.") from error
+        raise
     stdout.print(summary_view(summary), soft_wrap=True)
     if profile and profile.report:
         stdout.print("", start_view(profile.report))
@@ -135,6 +149,14 @@ def run(
         # A retry leaves the rest of the plan alone.
         report("incomplete", f"{left:,} shards are not committed. Run without --retry-failed to continue.", "yellow")
         return INCOMPLETE
+    if summary.totals.is_fruitless:
+        report(
+            "problem",
+            "no image could be annotated. The reasons are above: check SOURCE, and whether its images need a plug-in "
+            f"(images.decoder_plugins). To begin anew with other settings or another SOURCE, delete {out} first",
+            "red",
+        )
+        return FRUITLESS
     return 0
 
 

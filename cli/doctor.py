@@ -189,7 +189,7 @@ def _digest(stage: StageKind, config: RunConfig) -> str:
     weights = stage.settings(config).weights
     # A run would download it. A check of a machine does not: the file may have gigabytes.
     if published_file(weights) is not None and found_file(weights) is None:
-        raise ConfigError(missing(weights, "there is no such file"))
+        raise ConfigError(missing(weights, "there is no such file", config.preset))
     return f"{weights.uri}  sha256 {stage.weights_digest(config)[:12]}…"
 
 

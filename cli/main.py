@@ -2,15 +2,14 @@
 
 `pseudoris --help` is one screen of 100 x 30: groups of commands, one line each, then options and exit codes.
 
-Exit codes: 0 done; 1 `verify` or `doctor` found something; 2 the user can mend it; 3 incomplete, the same
-command continues; 130 interrupted.
+Exit codes: 0 done; 1 `verify` or `doctor` found something, or every image is quarantined; 2 the user can mend it;
+3 incomplete, the same command continues; 130 interrupted.
 """
 
 from __future__ import annotations
 
 import codecs
 import logging
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
@@ -45,7 +44,8 @@ from pseudoris.cli import (
     verify,
     weights,
 )
-from pseudoris.cli.console import PrintableFormatter, degrade_output, report, stderr, stdout
+from pseudoris.cli.console import PrintableFormatter, degrade_output, report, report_stopped, stderr, stdout
+from pseudoris.pipeline.interrupts import interruptible
 from pseudoris.schemas.errors import ConfigError, PseudorisError
 
 EXIT_CODES: Final = "Exit codes: 0 done; 1 problem found; 2 error to fix; 3 incomplete, 130 interrupted: run it again"
@@ -69,6 +69,14 @@ class HelpPage(TyperGroup):
             typer.echo(ctx.get_help())
             ctx.exit(USER_MUST_MEND)
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; say how an interrupted one goes on. Typer would end without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            report_stopped("interrupted")
+            ctx.exit(annotate.INTERRUPTED)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page."""
@@ -182,15 +190,15 @@ def main() -> None:
     handler.setFormatter(PrintableFormatter("%(message)s"))
     degrade_output()
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    # Ends as an exception: what is half written is removed on the way out.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
-        app(prog_name="pseudoris")
+        # Both signals end as an exception: what is half written is removed on the way out.
+        with interruptible():
+            app(prog_name="pseudoris")
     except ConfigError as error:
         report("error", str(error), "red")
         sys.exit(USER_MUST_MEND)
     except PseudorisError as error:
-        report("stopped", f"{error}\nNo committed shard is lost. Run the same command again to continue.", "red")
+        report("stopped", f"{error}\nRun the same command again to continue.", "red")
         sys.exit(annotate.INCOMPLETE)
 
 

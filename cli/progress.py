@@ -179,8 +179,6 @@ def _extras(summary: RunSummary) -> Iterator[tuple[str, str]]:
     if retry is not None:
         changed = f"{retry.num_shards_changed:,} of {retry.num_shards:,} shards have a new generation"
         yield "retried", f"{retry.num_images:,} images, {retry.num_recovered:,} recovered; {changed}"
-    if totals.images == totals.quarantined > 0:
-        yield "no image", "could be read or annotated: is SOURCE right?"
     if totals.repeats:
         yield "repeated", repeats_text(totals.repeats)
     if totals.degraded or totals.mixed:

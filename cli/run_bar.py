@@ -54,10 +54,19 @@ def write_with_bar(
     Raises:
         typer.Exit: It was interrupted.
     """
+    is_planned = False
     try:
-        with _bar(before, during) as on_progress:
+        with _bar(before, during) as show:
+
+            def on_progress(done: int, total: int) -> None:
+                nonlocal is_planned
+                is_planned = True
+                show(done, total)
+
             return write(on_progress, lambda text: report("note", text, "yellow"))
     except KeyboardInterrupt:
+        if not is_planned:
+            raise
         report_stopped(f"no committed shard in {location.root} is lost")
         raise typer.Exit(INTERRUPTED) from None
 

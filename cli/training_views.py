@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pseudoris.cli.annotate import INTERRUPTED
-from pseudoris.cli.console import command, path_lines, report, stderr
+from pseudoris.cli.console import command, path_lines, report, report_stopped, stderr
 
 if TYPE_CHECKING:
     from pseudoris.training.learning import StepReport
@@ -80,7 +80,12 @@ def note_new_training(out: Path, *, is_resuming: bool) -> None:
 
 def stopped(out: Path) -> int:
     """Report where an interrupted training is and how to continue it; return the exit code."""
-    report("stopped", f"The last checkpoint is in {out}. Use --resume to continue from it.", "yellow")
+    from pseudoris.training.learning import TrainingFolder
+
+    if TrainingFolder(out).is_begun:
+        report("stopped", f"The last checkpoint is in {out}. Use --resume to continue from it.", "yellow")
+    else:
+        report_stopped("interrupted before the first step")
     return INTERRUPTED
 
 

@@ -104,7 +104,8 @@ def check(preset: Preset, config_file: options.ConfigFile = None, assignments: o
     """
     from pseudoris.workers.checkpoints.weight_report import check_weights
 
-    checks = {stage: check_weights(each) for stage, each in _weights_of(preset, config_file, assignments).items()}
+    weights = _weights_of(preset, config_file, assignments)
+    checks = {stage: check_weights(each, preset) for stage, each in weights.items()}
     for stage, found in checks.items():
         word = ("ok ", "green") if found.is_ok else ("off", "red")
         stdout.print(Text.assemble(word, f"  {stage:<8}  {printable(found.detail)}"), soft_wrap=True)

@@ -45,8 +45,12 @@ def is_external_signal(status: int) -> bool:
 def reserve_stdout() -> tuple[BinaryIO, BinaryIO]:
     """Return this process's standard input, and its standard output reserved for answers.
 
-    What a library prints from now on goes to standard error and cannot corrupt an answer.
+    What a library prints from now on goes to standard error and cannot corrupt an answer. If the parent has ended, the
+    process ends without a traceback.
     """
+    sys.excepthook = lambda kind, error, trace: (
+        None if issubclass(kind, BrokenPipeError) else sys.__excepthook__(kind, error, trace)
+    )
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return sys.stdin.buffer, answers

@@ -67,9 +67,13 @@ def annotate(
         listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)
         on_event(Step("checking weights and packages"))
         existing = read_header(location)
+        if existing is None:
+            listing.check_not_empty()
         with ExitStack() as stack:
             check = stack.enter_context(sample_check(config, listing, location, existing, options))
-            here = identity_before_ray(config, existing, listing.name, meanwhile=_import_ray_data, check=check)
+            here = identity_before_ray(
+                config, existing, listing.name, location=location, meanwhile=_import_ray_data, check=check
+            )
             location.probe()
             # Given back after Ray has ended.
             locks = stack.enter_context(ExitStack())

@@ -54,13 +54,13 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
     else:
         check_origin(location, header, "annotate")
     with sample_check(config, listing, location, header, options) as check:
-        here = identity_before_ray(config, header, listing.name, check=check)
+        here = identity_before_ray(config, header, listing.name, location=location, check=check)
         domain = accepted_domain(check.domain(), config)
     with connected(config.placement.address):
         actors = plan_actors(node_resources(), config)
         identity = complete_identity(config, here)
         if header is not None:
-            check_identity(header, identity, allow_mixed=config.placement.allow_mixed)
+            check_identity(header, identity, preset=config.preset, allow_mixed=config.placement.allow_mixed)
         excluded = ExcludedItems(options.exclusions)
         tally = _listed(listing, config, options.limit, excluded) if header is None else _planned(location, header)
         extension = _extension(listing, location, header, config=config, options=options)

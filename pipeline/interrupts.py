@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +13,8 @@ from typing import Any, Final
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE_S: Final = 0.05
+# A module whose import never ends is interrupted after this long. Torch takes seconds, and aborts if interrupted.
+_IMPORT_PATIENCE_S: Final = 30.0
 
 _Handler = Callable[[int, FrameType | None], Any]
 
@@ -21,6 +24,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._is_requested = False
+        self._requested_s = 0.0
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a stop was requested, even if a library swallowed the exception."""
@@ -29,10 +33,16 @@ class Interrupts:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Handle the signal: raise KeyboardInterrupt at once, or as soon as it is safe."""
+        if not self._is_requested:
+            self._requested_s = time.monotonic()
         self._is_requested = True
-        if _holds_logging_lock():
-            # An exception between acquiring that lock and the `try` that releases it would leave it locked. The next
-            # thread that logs would then wait forever (seen: Ray Data's executor, and with it the run).
+        # An exception between acquiring that lock and the `try` that releases it would leave it locked. The next thread
+        # that logs would then wait forever (seen: Ray Data's executor, and with it the run). In an import it would be
+        # swallowed, or leave a module half imported (seen: by a callback of importlib).
+        is_unsafe = _holds_logging_lock() or (
+            _is_importing(frame) and time.monotonic() - self._requested_s < _IMPORT_PATIENCE_S
+        )
+        if is_unsafe:
             again = threading.Timer(_PATIENCE_S, _signal_main_thread, (number,))
             again.daemon = True
             again.start()
@@ -115,3 +125,11 @@ def _signal_main_thread(number: int) -> None:
 def _holds_logging_lock() -> bool:
     lock: Any = logging._lock  # type: ignore[attr-defined]  # there is no public name
     return bool(lock._is_owned())
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False

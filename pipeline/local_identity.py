@@ -17,11 +17,13 @@ from pseudoris.pipeline.local_identity_main import LocalQuestions
 from pseudoris.pipeline.run_options import RunOptions
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.domain import DomainRecord
-from pseudoris.schemas.errors import PseudorisError, TransientError
+from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_identity
+from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.stored_exclusions import stored_exclusions
+from pseudoris.store.runs.totals import Totals
 from pseudoris.store.sources import Source
 from pseudoris.store.sources.exclusions import Exclusions
 
@@ -176,6 +178,7 @@ def identity_before_ray(
     header: RunHeader | None,
     source: str,
     *,
+    location: RunLocation | None = None,
     meanwhile: Callable[[], None] = lambda: None,
     check: LocalCheck | None = None,
 ) -> Identity | None:
@@ -188,6 +191,7 @@ def identity_before_ray(
         config: The configuration of this session.
         header: Of the run in OUT; None if there is none.
         source: Its `Source.name` now.
+        location: OUT; a refusal says whether anything of the run there is worth keeping.
         meanwhile: Called while the child process measures: it takes a second of another core.
         check: The child process that measures, and goes on with a sample of SOURCE; None if no sample is asked.
 
@@ -210,8 +214,22 @@ def identity_before_ray(
         known = header.identity if here is None else here
         # Only a process of the cluster knows its device.
         now = known.model_copy(update={"method": config.method(), "device_kind": header.identity.device_kind})
-        check_identity(header, now, source, allow_mixed=config.placement.allow_mixed)
+        try:
+            check_identity(header, now, source, preset=config.preset, allow_mixed=config.placement.allow_mixed)
+        except ConfigError as error:
+            if location is None or not _is_fruitless(location):
+                raise
+            remedy = f"That run annotated no image: delete {location.root} to begin anew there"
+            raise ConfigError(f"{error}\n{remedy}") from error
     return here
+
+
+def _is_fruitless(location: RunLocation) -> bool:
+    """Return whether every image that the run in `location` has committed is quarantined."""
+    totals = Totals()
+    for receipt in cached_receipts(location):
+        totals.add(receipt)
+    return totals.sum().is_fruitless
 
 
 def _joins_cluster(address: str) -> bool:

@@ -73,7 +73,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 def _explanation(error: BaseException) -> str:
     first_line = str(error).strip().partition("\n")[0] or type(error).__name__
-    remedy = "run the same command again to continue; committed shards are kept"
+    remedy = "run the same command again to continue"
     if isinstance(error, OutOfMemoryError):
         return (
             "Ray ended a worker to protect the node's memory: lower shards.max_images or the number of actors; "

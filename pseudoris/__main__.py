@@ -1,15 +1,42 @@
-"""`python -m pseudoris`: the command line where the scripts folder is not on the path."""
+"""The command line: what the installed script `pseudoris` and `python -m pseudoris` start."""
 
+import os
+import signal
 import sys
+from types import FrameType
 
-try:
-    from pseudoris.cli.main import main
-except ModuleNotFoundError as error:
-    if error.name != "pseudoris.cli":
-        raise
-    # In a clone's root Python finds this folder before an installed package, and the rest only if that is editable.
-    sys.stderr.write("error: this folder is a clone that is not installed: run `make install`, or use another folder\n")
-    sys.exit(2)
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line. A signal while it is imported ends the process at once: nothing has begun."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A shell's background jobs ignore Ctrl-C.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end_at_once)
+    try:
+        from pseudoris.cli.main import main as run
+    except ModuleNotFoundError as error:
+        if error.name != "pseudoris.cli":
+            raise
+        # In a clone's root Python finds this folder before an installed package, and the rest only if that is editable.
+        sys.stderr.write(
+            "error: this folder is a clone that is not installed: run `make install`, or use another folder\n"
+        )
+        sys.exit(2)
+    try:
+        run()
+    finally:
+        # Python would show the traceback of a second Ctrl-C while it ends.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _end_at_once)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    # Not as an exception: many libraries are half imported.
+    os.write(2, b"stopped before anything was done\n")
+    os._exit(INTERRUPTED)
+
 
 if __name__ == "__main__":
     main()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -25,6 +25,9 @@ _MOVED_EXAMPLES: Final = ("listener.yaml", "listener-composer.yaml", "vote.yaml"
 
 # Of a value that a message repeats.
 _SHOWN_LETTERS: Final = 100
+
+# Of keys that may be meant.
+_SHOWN_KEYS: Final = 3
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -121,8 +124,21 @@ def known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator
     """Yield every dotted key of the tree, each sub-model before its fields."""
     for name, info in model.model_fields.items():
         yield f"{prefix}{name}"
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from known_keys(info.annotation, f"{prefix}{name}.")
+        # A section may be None.
+        for section in (info.annotation, *get_args(info.annotation)):
+            if isinstance(section, type) and issubclass(section, BaseModel):
+                yield from known_keys(section, f"{prefix}{name}.")
+
+
+def suggestion(key: str, known: Iterable[str]) -> str:
+    """Return a hint for an unknown dotted key: the known keys that end as it does, else the most similar one."""
+    names = list(known)
+    last = key.rpartition(".")[2]
+    near = [name for name in names if f".{name}".endswith(f".{key}")][:_SHOWN_KEYS]
+    near = near or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    # A slip in the last name, without its section.
+    near = near or [name for name in names if difflib.get_close_matches(last, [name.rpartition(".")[2]], cutoff=0.8)]
+    return f"; did you mean {' or '.join(near[:_SHOWN_KEYS])}?" if near else ""
 
 
 @cache
@@ -188,8 +204,7 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel]) -> str:
     if model is RunConfig and (now := renamed(key, item["input"])):
         return now
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, list(known_keys(model)), n=1, cutoff=0.5)
-        return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+        return f"{key}: unknown key{suggestion(key, known_keys(model))}"
     if item["type"] == "missing":
         return f"{key}: missing"
     given = item["input"]

@@ -23,6 +23,7 @@ from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import LOAD_SECONDS, record
 from pseudoris.schemas.shard import Shard
+from pseudoris.workers.checkpoints.weight_remedies import MissingWeightsError
 from pseudoris.workers.engine_digests import DIGESTS
 
 Stage = Callable[[Shard], Shard]
@@ -154,7 +155,10 @@ class StageKind:
         settings = self.settings(config)
         entry = _entry(self.group, settings.engine, f"{self.section}.engine")
         digest = DIGESTS.get(entry.value) or self.find(settings).weights_digest
-        return str(digest(settings))
+        try:
+            return str(digest(settings))
+        except MissingWeightsError as error:
+            raise error.of_preset(config.preset) from error
 
 
 STAGES: Final = (

@@ -100,7 +100,12 @@ def require_header(location: RunLocation) -> RunHeader:
 
 
 def check_identity(
-    header: RunHeader, identity: Identity, source: str | None = None, *, allow_mixed: bool = False
+    header: RunHeader,
+    identity: Identity,
+    source: str | None = None,
+    *,
+    preset: str | None = None,
+    allow_mixed: bool = False,
 ) -> list[str]:
     """Accept `identity` and `source` for the run of `header`.
 
@@ -108,6 +113,7 @@ def check_identity(
         header: Of the existing run.
         identity: Accepted if no field differs, or if `allow_mixed` accepts all that differ.
         source: As for `check_source`; None is not checked.
+        preset: The preset given now; a refusal names it first if it is another one.
         allow_mixed: Accept another device and other package versions.
 
     Returns:
@@ -131,6 +137,8 @@ def check_identity(
     remedies.append("or name another output")
     if refused == acceptable:
         remedies.append("or accept other devices and package versions with --allow-mixed")
+    if preset not in (None, header.config.preset):
+        refused.insert(0, f"preset: {header.config.preset!r} in the run, {preset!r} now")
     lines = "\n".join(f"  {line}" for line in refused[:_SHOWN_DIFFERENCES])
     if len(refused) > _SHOWN_DIFFERENCES:
         lines += f"\n  and {len(refused) - _SHOWN_DIFFERENCES} more, as of another preset"

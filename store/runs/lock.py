@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock_record import Claim, claim_from_bytes, claim_to_bytes
 
@@ -154,6 +155,9 @@ class RunLock:
             return
         try:
             self.release()
+            if not self._location.exists(HEADER_NAME):
+                # No run was begun, so nothing of one stays behind.
+                _tidy(self._location, self._number + 1)
         except (TransientError, ConfigError, OSError) as error:
             logger.warning("Could not release the run's lock. It expires in a minute: %s", error)
 

@@ -161,7 +161,8 @@ def _check(location: RunLocation, header: RunHeader, request: RunRequest) -> tup
             raise ConfigError(f"the header of {location.root} names no parent: it was edited; name another output")
         request.parent.check(header.parent)
     check_exclusions(header, request.exclusions)
-    return tuple(check_identity(header, request.identity, request.source, allow_mixed=request.allow_mixed))
+    preset, allow_mixed = request.config.preset, request.allow_mixed
+    return tuple(check_identity(header, request.identity, request.source, preset=preset, allow_mixed=allow_mixed))
 
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:

@@ -47,6 +47,11 @@ class RunTotals:
     reasons: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def is_fruitless(self) -> bool:
+        """Whether images were committed, and all of them are quarantined."""
+        return self.images == self.quarantined > 0
+
 
 class Totals:
     """Sums up receipts."""

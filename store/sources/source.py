@@ -166,14 +166,8 @@ class Source:
 
     def _is_run(self, folder: str) -> bool:
         """Return whether a folder below the root holds a run, which is not input; the first time, tell the user."""
-        path, uri = f"{folder}/{HEADER_NAME}", self.root.describe(folder)
-        try:
-            if self.root.kind(path) != "file" or not is_header(self.root.read(path)):
-                return False
-        except FileNotFoundError:
-            return False
-        except PseudorisError as error:
-            logger.warning("Cannot tell whether %s holds a run, so its images are listed: %s", uri, error)
+        uri = self.root.describe(folder)
+        if not _holds_run(self.root, folder):
             return False
         if uri not in _TOLD:
             _TOLD.add(uri)
@@ -197,11 +191,17 @@ def open_source(
         limits: Time-outs and patience of an S3 store.
 
     Raises:
-        ConfigError: It does not exist, contains a secret, or is inside OUT.
+        ConfigError: It does not exist, contains a secret, is a run, or is inside OUT.
         TransientError: The storage failed.
     """
     source = absolute_source(refuse_secrets(source))
     root, rest, is_pattern = _split(source, config, limits)
+    if not rest and _holds_run(root, ""):
+        raise ConfigError(
+            f"SOURCE {source!r} is the folder of a run, not a folder of images. To continue that run, name its own "
+            f"SOURCE first: pseudoris annotate SOURCE {shlex.quote(source)}. To look at it: pseudoris status "
+            f"{shlex.quote(source)}"
+        )
     if is_pattern:
         words = {word: is_glob(word) and root.kind(word) is None for word in expand_braces(rest)}
         selection = Selection(
@@ -215,6 +215,18 @@ def open_source(
         return Source(source, root, selection, config)
     _refuse_output(root.storage, source, output)
     return Source(source, root, selection, config, exclude=output.uri())
+
+
+def _holds_run(root: SourceRoot, folder: str) -> bool:
+    path = f"{folder}/{HEADER_NAME}" if folder else HEADER_NAME
+    try:
+        return root.kind(path) == "file" and is_header(root.read(path))
+    except FileNotFoundError:
+        return False
+    except PseudorisError as error:
+        where = root.describe(folder)
+        logger.warning("Cannot tell whether %s holds a run, so its images are listed: %s", where, error)
+        return False
 
 
 def open_root(source: str, config: SourceConfig, limits: StorageConfig | None = None) -> SourceRoot:

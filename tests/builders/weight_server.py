@@ -23,6 +23,7 @@ class WeightServer:
         self.files: dict[str, bytes] = {}
         # Each applies to one GET: a status, the number of bytes after which the connection breaks off, or the length of
         # a page that is sent instead ("page", or "chunked": without a Content-Length).
+        # "circle" applies to all requests from then on.
         self.faults: list[tuple[str, int]] = []
         self.ignores_ranges = False
         self.is_version_sent = True
@@ -37,6 +38,9 @@ class _Handler(BaseHTTPRequestHandler):
     weights: WeightServer
 
     def do_HEAD(self) -> None:
+        if self.weights.faults[:1] == [("circle", 0)]:
+            self._redirect_to_itself()
+            return
         content = self.weights.find(self.path)
         self.send_response(404 if content is None else 200)
         if content is None:
@@ -48,6 +52,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked, version = self.headers.get("Range"), self.headers.get("If-Range")
         self.weights.requests.append((self.path, asked, version))
+        if self.weights.faults[:1] == [("circle", 0)]:
+            self._redirect_to_itself()
+            return
         fault, number = self.weights.faults.pop(0) if self.weights.faults else ("", 0)
         content = self.weights.find(self.path)
         if fault == "status" or content is None:
@@ -68,6 +75,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._describe(content, len(content) - start)
         self.end_headers()
         self.wfile.write(content[start : start + number] if fault == "cut" else content[start:])
+
+    def _redirect_to_itself(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", self.weights.url + self.path)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _send_page(self, num_bytes: int, *, is_chunked: bool) -> None:
         self.send_response(200)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import signal
 
 import pyarrow.dataset as ds
@@ -63,6 +64,13 @@ def test_the_same_command_again_touches_nothing(ray_session, tiny_run):
     assert digests(tiny_run.out) == before
 
 
+def test_another_preset_on_the_same_output_is_named_first(ray_session, tiny_run):
+    words = ("annotate", str(tiny_run.source), str(tiny_run.out), *OPTIONS, "--preset", "tiny-composed")
+    refused = pseudoris_here(*words)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[1] == "  preset: 'tiny' in the run, 'tiny-composed' now"
+
+
 def test_another_seed_on_the_same_output_is_refused_by_name(ray_session, tiny_run):
     refused = pseudoris_here("annotate", str(tiny_run.source), str(tiny_run.out), *OPTIONS, "--set", "compute.seed=7")
     assert refused.returncode == 2
@@ -85,19 +93,47 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(ray_session, tiny_run, tmp
         (("{source}", "out", "--set", "masks.points_per_sid=3"), "did you mean masks.points_per_side"),
         (("{source}", "out", "--preset", "tinny"), "did you mean 'tiny'"),
         (("{source}", "out", "--address", "ray://head:10001"), "job submit"),
+        (("{run}", "out"), "is the folder of a run"),
         (("s3://key:secret@bucket/images", "out"), "environment"),
         (("{source}", "out", "--set", "masks.weights.uri=nowhere.pth"), "nowhere.pth"),
         (("{source}", "out", "--set", "placement.fused.num_cpus=4096"), "4096"),
     ],
 )
-def test_a_users_mistake_is_one_message_without_a_traceback(ray_session, tmp_path, arguments, message):
-    words = [word.format(source=write_source(tmp_path / "in", num_images=1)) for word in arguments]
+def test_a_users_mistake_is_one_message_without_a_traceback(ray_session, tiny_run, tmp_path, arguments, message):
+    source = write_source(tmp_path / "in", num_images=1)
+    words = [word.format(source=source, run=tiny_run.out) for word in arguments]
     options = () if "--address" in words else OPTIONS
     failed = pseudoris_here("annotate", *words, *options, cwd=tmp_path)
     assert failed.returncode == 2, failed.stdout + failed.stderr
     assert message in failed.stderr
     assert "Traceback" not in failed.stderr
     assert "secret" not in failed.stderr
+
+
+def test_a_run_whose_images_are_all_quarantined_is_a_problem_and_says_how_to_begin_anew(ray_session, tmp_path):
+    broken, right, out = tmp_path / "broken", write_source(tmp_path / "in", num_images=1), tmp_path / "out"
+    broken.mkdir()
+    (broken / "a.png").write_bytes(b"no image")
+    options = (*OPTIONS, *(f"--set={each}" for each in STUBS))
+    failed = pseudoris_here("annotate", str(broken), str(out), *options)
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert "problem no image could be annotated. The reasons are above" in failed.stderr
+    again = pseudoris_here("annotate", str(right), str(out), *options)
+    assert again.returncode == 2, again.stdout + again.stderr
+    assert f"That run annotated no image: delete {out} to begin anew there" in again.stderr
+    shutil.rmtree(out)
+    assert pseudoris_here("annotate", str(right), str(out), *options).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [("{empty}", "out"), ("{source}", "out", "--set=source.extensions=[.nothing]")])
+def test_a_source_that_is_refused_leaves_no_lock(ray_session, tmp_path, arguments):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "table.parquet").write_bytes(b"no table")
+    words = [word.format(empty=tmp_path / "empty", source=tmp_path / "in") for word in arguments]
+    failed = pseudoris_here("annotate", *words, *OPTIONS, *(f"--set={each}" for each in STUBS), cwd=tmp_path)
+    assert failed.returncode == 2, failed.stdout + failed.stderr
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(

@@ -117,13 +117,6 @@ def test_a_run_whose_models_do_not_know_its_images_says_so_on_top():
     assert text.index("16 of 16 sampled images") < text.index("summary")
 
 
-def test_a_run_that_could_read_no_image_asks_about_the_source():
-    assert "is SOURCE right?" not in shown(summary_view(make_summary()))
-    none = RunTotals(shards=1, images=4, quarantined=4, reasons={"corrupt": 4})
-    assert "no image" in (text := shown(summary_view(make_summary(totals=none))))
-    assert "is SOURCE right?" in text
-
-
 def test_the_summary_names_reasons_tables_and_rate():
     text = shown(summary_view(make_summary()))
     assert "4 of 4: 3 annotated, 0 empty, 1 quarantined" in text

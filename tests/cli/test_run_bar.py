@@ -50,6 +50,7 @@ def test_who_is_waited_for_is_told(location, capsys):
 
 def test_an_interrupt_ends_as_130_and_says_how_to_go_on(location, capsys):
     def write(on_progress, on_wait):
+        on_progress(0, 7)
         raise KeyboardInterrupt
 
     with pytest.raises(typer.Exit) as ended:

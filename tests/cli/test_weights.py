@@ -180,8 +180,8 @@ def test_without_a_network_a_run_is_told_all_files_within_ten_seconds(offline, t
     shown = pseudoris_here(*command, "--preset", "base", *words)
     assert time.monotonic() - begun < 10
     told = shown.stdout + shown.stderr
-    assert told.count("To get them: pseudoris weights get ") == 3
-    assert told.count("pseudoris weights get base") == 2
+    # One command, although another preset has one of the files too.
+    assert told.count("To get them: pseudoris weights get ") == told.count("pseudoris weights get base") == 3
     for url in (
         f"https://dl.fbaipublicfiles.com/segment_anything/{SAM_NAME}",
         f"https://huggingface.co/{COCA_NAME.replace('/open', '/resolve/main/open')}",

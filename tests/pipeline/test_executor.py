@@ -118,7 +118,7 @@ def test_an_error_of_rays_is_raised_as_ours_without_its_frames(monkeypatch):
         raise RayError("a node was lost")
 
     no_job(monkeypatch, fail)
-    with pytest.raises(TransientError, match=r"a node was lost.*committed shards are kept") as caught:
+    with pytest.raises(TransientError, match=r"a node was lost.*run the same command again") as caught:
         list(run_shards(None, [0], {}))
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
     assert all(entry.name != "fail" for entry in caught.traceback)

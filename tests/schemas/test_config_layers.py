@@ -33,9 +33,20 @@ def test_assignments_win_over_yaml_and_yaml_over_the_preset(tmp_path):
     assert loaded.masks.points_per_batch == load_config("tiny").masks.points_per_batch
 
 
-def test_an_unknown_key_is_refused_with_the_nearest_known_one():
-    with pytest.raises(ConfigError, match=r"masks.points_per_sid: unknown key; did you mean masks.points_per_side\?"):
-        load_config("tiny", assignments=["masks.points_per_sid=3"])
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("masks.points_per_sid", "masks.points_per_side"),
+        ("tau", "filtering.tau"),
+        ("sampling", "captions.sampling"),
+        ("poins_per_side", "masks.points_per_side"),
+        # Of a section that may be None.
+        ("posterior", "composing.posterior"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_one_that_is_meant(given, meant):
+    with pytest.raises(ConfigError, match=rf"{given}: unknown key; did you mean {meant}\?"):
+        load_config("tiny", assignments=[f"{given}=3"])
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest_known_one():

@@ -129,8 +129,12 @@ class _Transfer:
                 client.stream("GET", self._remote.url, headers=headers) as response,
             ):
                 self._receive(response)
-        except httpx2.TooManyRedirects as error:
-            raise ConfigError(f"{self._remote.url} cannot be downloaded: it redirects without end. Check it") from error
+        except (httpx2.TooManyRedirects, httpx2.UnsupportedProtocol) as error:
+            # It would lead there again.
+            raise ConfigError(
+                f"{self._remote.url} cannot be downloaded: it redirects without end, or to no web server "
+                f"({error}). Check the url, and the proxy in between"
+            ) from error
         except httpx2.HTTPError as error:
             raise _BrokenOffError(f"{type(error).__name__}: {error}") from error
         if self._size_bytes is not None and self.offset < self._size_bytes:

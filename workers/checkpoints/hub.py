@@ -81,4 +81,4 @@ def hub_cached_file(source: HubSource) -> Path | None:
 def _is_transient(error: BaseException) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in _SERVER_ERRORS
-    return isinstance(error, httpx2.HTTPError)
+    return isinstance(error, httpx2.HTTPError) and not isinstance(error, httpx2.TooManyRedirects)

@@ -23,7 +23,7 @@ from pseudoris.workers.checkpoints.weight_catalogue import (
     cached_names,
     published_file,
 )
-from pseudoris.workers.checkpoints.weight_remedies import missing
+from pseudoris.workers.checkpoints.weight_remedies import MissingWeightsError
 
 _COPY_BLOCK_BYTES = 2**20
 # Of the cache: copies of urls.
@@ -81,7 +81,7 @@ def local_file(weights: WeightsConfig) -> Path:
     published = published_file(weights)
     if weights.uri.startswith(OPEN_CLIP_PREFIX) and published is not None:
         return _fetched(published, weights)
-    raise ConfigError(missing(weights, "there is no such file"))
+    raise MissingWeightsError(weights, "there is no such file")
 
 
 def found_file(weights: WeightsConfig) -> Path | None:
@@ -128,7 +128,7 @@ def _builtin_file(weights: WeightsConfig) -> Path:
     resource = files("pseudoris.workers.checkpoints").joinpath(weights.uri.removeprefix(BUILTIN_PREFIX))
     with as_file(resource) as path:
         if not path.is_file():
-            raise ConfigError(missing(weights, "the package holds no such file"))
+            raise MissingWeightsError(weights, "the package holds no such file")
         return path
 
 
@@ -142,7 +142,7 @@ def _fetched(published: PublishedFile, weights: WeightsConfig) -> Path:
     try:
         return fetch(published, user_cache())
     except UnreachableError as error:
-        raise ConfigError(missing(weights, str(error))) from error
+        raise MissingWeightsError(weights, str(error)) from error
 
 
 def _remote_file(weights: WeightsConfig) -> Path:
@@ -154,7 +154,7 @@ def _remote_file(weights: WeightsConfig) -> Path:
             user_cache().make_folder(f"{_URLS_FOLDER}/{target.name}")
             _fetch(weights, target)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(missing(weights, f"it cannot be fetched: {type(error).__name__}: {error}")) from error
+        raise MissingWeightsError(weights, f"it cannot be fetched: {type(error).__name__}: {error}") from error
     return target
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config, preset_names
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.weight_cache import WeightCache, user_cache
 from pseudoris.workers.checkpoints.weight_catalogue import (
     BUILTIN_PREFIX,
@@ -13,9 +14,26 @@ from pseudoris.workers.checkpoints.weight_catalogue import (
 )
 
 
-def missing(weights: WeightsConfig, why: str) -> str:
+class MissingWeightsError(ConfigError):
+    """Weights are missing; the message says how to get them."""
+
+    def __init__(self, weights: WeightsConfig, why: str, preset: str = "") -> None:
+        """Keep what is missing; `preset` is the preset of the run, if it is known."""
+        super().__init__(missing(weights, why, preset))
+        self._weights, self._why = weights, why
+
+    def of_preset(self, preset: str) -> MissingWeightsError:
+        """Return the error whose command gets all weights of `preset`, so that a run without any names one command."""
+        return MissingWeightsError(self._weights, self._why, preset)
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str]]:
+        """Return what pickle needs: the message alone."""
+        return ConfigError, (str(self),)
+
+
+def missing(weights: WeightsConfig, why: str, preset: str = "") -> str:
     """Return the message for weights that are missing, on one line: urls and commands in it can be copied."""
-    remedies = [_command(weights), weights.how_to_get]
+    remedies = [_command(weights, preset), weights.how_to_get]
     shown = "; or: ".join(filter(None, remedies)) or "put the file there, or set weights.uri to its path"
     return f"weights '{weights.uri}' are not available: {why}. To get them: {shown}{_by_hand(weights)}"
 
@@ -35,7 +53,7 @@ def source_url(published: PublishedFile) -> str:
     return hub_url(published.source)
 
 
-def _command(weights: WeightsConfig) -> str:
+def _command(weights: WeightsConfig, preset: str) -> str:
     """The command of this package that gets the weights, empty if none does."""
     if weights.uri.startswith(BUILTIN_PREFIX):
         return "reinstall the package, or train them: python -m pseudoris.synthworld.training"
@@ -43,7 +61,8 @@ def _command(weights: WeightsConfig) -> str:
         return ""
     presets = [name for name in preset_names() if weights.uri in _uris(load_config(name))]
     # Two presets may have a file in common, and not the others.
-    return f"pseudoris weights get {presets[0] if len(presets) == 1 else weights.uri}"
+    alone = presets[0] if len(presets) == 1 else weights.uri
+    return f"pseudoris weights get {preset if preset in presets else alone}"
 
 
 def _uris(config: RunConfig) -> set[str]:

@@ -84,10 +84,11 @@ def weight_facts(weights: WeightsConfig) -> WeightFacts:
     return WeightFacts(name, published.licence, shown_size, sha256 or _UNKNOWN, source_url(published), found)
 
 
-def check_weights(weights: WeightsConfig) -> WeightCheck:
+def check_weights(weights: WeightsConfig, preset: str = "") -> WeightCheck:
     """Return whether the file is here and has the digest that it must have. The network is not asked.
 
-    A person's own file in the working folder under a published file's name is used by a run, and told here.
+    A person's own file in the working folder under a published file's name is used by a run, and told here. `preset` is
+    the preset that is checked, if it is one.
 
     Raises:
         ConfigError: The cache cannot be read.
@@ -99,7 +100,7 @@ def check_weights(weights: WeightsConfig) -> WeightCheck:
     except ConfigError as error:
         return WeightCheck(False, str(error))
     if found is None:
-        return WeightCheck(False, missing(weights, "there is no such file"))
+        return WeightCheck(False, missing(weights, "there is no such file", preset))
     published = published_file(weights)
     known = expected_sha256(weights, found) or (published.sha256 if published else None)
     sha256 = file_sha256(found)

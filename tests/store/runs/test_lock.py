@@ -217,10 +217,22 @@ def wait_for(condition) -> None:
 
 
 def test_a_held_lock_beats_by_itself_and_is_released_at_the_end(disk):
+    begin_run(disk)
     with RunLock.held(disk, times=LockTimes(heartbeat_s=0.01)) as lock:
         wait_for(lambda: counter(disk) >= 3)
         lock.check()
     assert json.loads(disk.read_bytes(f"{LOCK_FOLDER}/claim-00000001.json"))["is_released"]
+
+
+def test_a_lock_of_a_run_that_did_not_begin_leaves_nothing_and_is_free(disk):
+    for _ in range(2):
+        with RunLock.held(disk):
+            assert len(list(disk.list(LOCK_FOLDER))) == 1
+        assert list(disk.list(LOCK_FOLDER)) == []
+
+
+def begin_run(location) -> None:
+    location.replace("_run.json", b"{}")
 
 
 def test_a_held_lock_that_is_lost_stops_its_owner(disk):
@@ -261,6 +273,7 @@ def fail_while_held(disk, monkeypatch, replacement, error, times=None):
 
 
 def test_rights_that_are_gone_for_a_moment_do_not_cost_the_lock(disk, monkeypatch):
+    begin_run(disk)
     replace_file, refusals = RunLocation.replace, []
 
     def refuse_once(self, path, data):

@@ -167,6 +167,14 @@ def test_a_refusal_is_told_at_once(server, target, status):
     assert len(server.requests) == 1
 
 
+def test_redirects_in_a_circle_are_told_at_once(server, target):
+    server.faults = [("circle", 0)]
+    with pytest.raises(ConfigError, match="redirects without end"):
+        fetched(server, target)
+    # One attempt: the first request, and the redirects that the client follows.
+    assert len(server.requests) <= 21
+
+
 def test_a_file_larger_than_the_disk_is_refused_before_it_fills_it(server, target, monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1_000}))
     with pytest.raises(ConfigError, match=r"needs 300,000 bytes, and .* has 1,000 free"):

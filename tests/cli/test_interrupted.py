@@ -1,0 +1,75 @@
+"""Ctrl-C and SIGTERM while a command imports its modules: one line, exit code 130, no traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pseudoris.store.location import RunLocation
+from tests.builders.images import png
+from tests.builders.scored_runs import scored_run
+
+pytestmark = pytest.mark.slow
+
+BEFORE = "stopped before anything was done\n"
+AFTER = r"stopped interrupted( before the first step)?\nto resume run the same command again\n"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    out = tmp_path_factory.mktemp("interrupted") / "run"
+    scored_run(RunLocation.open(str(out)))
+    (out.parent / "in").mkdir()
+    (out.parent / "in" / "a.png").write_bytes(png())
+    return str(out)
+
+
+def signalled_at(module: str, number: int, *words: str) -> tuple[int, str]:
+    """Send the signal to the command's group once `module` is imported; return the exit code, and what was said."""
+    process = subprocess.Popen(
+        # Python reports each import when it has ended.
+        [sys.executable, "-X", "importtime", "-m", "pseudoris", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Shells start what runs in the background with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    is_sent, said = False, ""
+    for line in process.stderr:
+        if not line.startswith("import time:"):
+            said += line
+        elif not is_sent and line.rpartition("|")[2].strip() == module:
+            is_sent = True
+            os.killpg(process.pid, number)
+    assert is_sent, f"{module} was not imported"
+    return process.wait(timeout=60), said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("words", "module", "expected"),
+    [
+        ("export OUT OUT-export", "rich.console", BEFORE),
+        ("export OUT OUT-export", "typer", BEFORE),
+        ("verify OUT", "pyarrow.lib", BEFORE),
+        ("gallery OUT", "jinja2.environment", AFTER),
+        ("train student OUT --out OUT-student", "torch._C", AFTER),
+        # Its modules are imported while it waits for a child process.
+        ("annotate IN OUT-new --address local", "ray._raylet", AFTER),
+    ],
+)
+def test_an_interrupt_during_imports_ends_in_one_line(out, words, module, expected, number):
+    code, said = signalled_at(
+        module, number, *words.replace("OUT", out).replace("IN ", f"{Path(out).parent}/in ").split()
+    )
+    assert code == 130
+    # A bar may be on the screen, or its title.
+    assert re.fullmatch(rf"(reading the runs\n)?\n*{expected}", said), said
