@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt, RunHeader
+from pseudoris.schemas.exclusion_records import exclusions_of
+from pseudoris.schemas.run_records import (
+    HEADER_NAME,
+    MANIFEST_FOLDER,
+    PLAN_FOLDER,
+    RECEIPTS_FOLDER,
+    Receipt,
+    RunHeader,
+)
 from pseudoris.store.checks.content import Problem
-from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.data_card import CARD_NAME, is_generated
+from pseudoris.store.files.storage_errors import printable
+from pseudoris.store.location import PROBE_NAME, RunLocation
+from pseudoris.store.reports.cited_audit import CITATION_NAME
+from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, is_generated
+from pseudoris.store.runs.attempts import ATTEMPTS_FOLDER, is_attempt_name
+from pseudoris.store.runs.garbage import list_unfinished
 from pseudoris.store.runs.header import is_extension_name
+from pseudoris.store.runs.lock import LOCK_FOLDER, is_claim_name
 from pseudoris.store.runs.manifest import (
     is_snapshot_name,
     manifest_numbers,
@@ -19,6 +34,19 @@ from pseudoris.store.runs.manifest import (
 )
 from pseudoris.store.runs.receipts import commit_of_name, foreign_receipt, list_commits, try_read_receipts
 from pseudoris.store.runs.stored_exclusions import stored_exclusions
+from pseudoris.store.runs.unexpected_files import is_driven
+
+_PLAN_GENERATION: Final = re.compile(r"g\d{4}")
+_TOP_NAMES: Final = frozenset({HEADER_NAME, CARD_NAME, BESIDE_NAME, CITATION_NAME})
+# Of each folder of records: whether a run writes a file of this name there.
+_RECORDS: Final[Mapping[str, Callable[[str], bool]]] = {
+    "": lambda name: name in _TOP_NAMES or PROBE_NAME.fullmatch(name) is not None,
+    RECEIPTS_FOLDER: lambda name: commit_of_name(name) is not None,
+    MANIFEST_FOLDER: is_snapshot_name,
+    PLAN_FOLDER: is_extension_name,
+    ATTEMPTS_FOLDER: is_attempt_name,
+    LOCK_FOLDER: is_claim_name,
+}
 
 
 def refuse_blocked_extensions(location: RunLocation) -> None:
@@ -123,3 +151,47 @@ def card_notices(location: RunLocation) -> Iterator[str]:
         return
     if not is_generated(card):
         yield f"{CARD_NAME} was edited"
+
+
+def junk_notices(location: RunLocation, header: RunHeader) -> Iterator[str]:
+    """Yield a sentence for each file among the records that is not one, and for each file of a killed writer.
+
+    Nothing reads them, so they are not problems. Folders beside the tables may be exports, galleries and the like.
+
+    Raises:
+        TransientError: Storage failed.
+    """
+    for folder, is_record in _RECORDS.items():
+        for name in _names(location, folder):
+            if not is_record(name):
+                yield f"{_shown(folder, name)} is an unexpected file. No reader of the run uses it. Move it out"
+    # These may belong to a driver at work.
+    late = [
+        f"{_shown('', path)} is of a killed writer. gc deletes it when it is an hour old"
+        for path, _ in list_unfinished(location)
+    ]
+    excluded = exclusions_of(header)
+    planned = {part.name for part in (*header.plan_parts, *([excluded.part] if excluded else []))}
+    for generation, _ in location.list_obstacles(PLAN_FOLDER):
+        if _PLAN_GENERATION.fullmatch(generation):
+            late += [
+                f"{_shown(f'{PLAN_FOLDER}/{generation}', name)} is in no header of the plan. Readers that glob its "
+                "folder will include it. Move it out"
+                for name in _names(location, f"{PLAN_FOLDER}/{generation}")
+                if f"{generation}/{name}" not in planned
+            ]
+    if late and not is_driven(location):
+        yield from late
+
+
+def _names(location: RunLocation, folder: str) -> Iterator[str]:
+    """Yield the names of all that is directly in a folder of records, without the folders that may be there."""
+    yield from (file.name for file in location.list(folder))
+    for name, what in location.list_obstacles(folder):
+        is_allowed = not folder or (folder == PLAN_FOLDER and _PLAN_GENERATION.fullmatch(name))
+        if what != "a folder" or not is_allowed:
+            yield name
+
+
+def _shown(folder: str, name: str) -> str:
+    return printable(f"{folder}/{name}" if folder else name)

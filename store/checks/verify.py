@@ -62,7 +62,7 @@ def verify_run(
 
     Args:
         location: The run's folder.
-        quick: As for `verify_shard`. The table folders are not searched for unexpected files either.
+        quick: As for `verify_shard`. The folders are not searched for unexpected files either.
         sample: Number of committed shards to check, spread evenly; None checks all, 0 checks none.
         root: The root digest that the run must have; another one is a problem.
         progress: Called after each planned shard with the number done and the total.
@@ -79,7 +79,7 @@ def verify_run(
     walk.add(exclusion_problems(location, header))
     for problems in check(location, _visited(walk, location, header, progress), quick):
         walk.add(problems)
-    return walk.report(root, () if quick else walk.strays())
+    return walk.report(root, () if quick else walk.strays(), () if quick else walk.junk())
 
 
 def _visited(

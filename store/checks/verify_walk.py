@@ -16,6 +16,7 @@ from pseudoris.store.checks.records import (
     Manifests,
     blocked_receipts,
     card_notices,
+    junk_notices,
     replaced_receipt_problems,
 )
 from pseudoris.store.location import RunLocation
@@ -60,7 +61,8 @@ class VerifyReport:
             a receipt cannot be used.
         has_chain: Whether the header, the receipts and the manifests have digests of their own. A run that version
             0.1.0 began has none: a change of its header or of a receipt may not be found.
-        notices: What a person may have changed, such as the data card. They are not problems.
+        notices: What a person may have changed, such as the data card, and files among the records that no reader uses.
+            They are not problems.
     """
 
     num_images: int
@@ -164,18 +166,22 @@ class VerifyWalk:
         self._problems += problems
 
     def strays(self) -> Iterator[str]:
-        """Yield unexpected files in the table folders; nothing unless every shard is committed."""
-        # In an incomplete run, a file may belong to a shard in progress, or to one whose receipt cannot be read.
-        if self._num_read == self.num_shards == len(self._committed):
-            yield from stray_files(self._location, self._named, self._committed)
+        """Yield unexpected files in the table folders."""
+        # In an incomplete run, a part may belong to a shard in progress, or to one whose receipt cannot be read.
+        is_whole = self._num_read == self.num_shards == len(self._committed)
+        yield from stray_files(self._location, self._named, self._committed, is_whole=is_whole)
 
     def _note_outside(self, receipt: Receipt) -> None:
         reasons = [("degraded", f"{name}: {value!r}") for name, value in receipt.degraded.items()]
         for reason in (*reasons, *(("mixed", line) for line in receipt.mixed)):
             self._outside.setdefault(reason, []).append(receipt.shard)
 
-    def report(self, expected_root: str | None, strays: Iterable[str]) -> VerifyReport:
-        """Return the report. Adds the problems that show only at the end, and the first few `strays`."""
+    def junk(self) -> Iterator[str]:
+        """Yield unexpected files among the records."""
+        yield from junk_notices(self._location, self._header)
+
+    def report(self, expected_root: str | None, strays: Iterable[str], junk: Iterable[str]) -> VerifyReport:
+        """Return the report. Adds the problems that show only at the end, and the first few of `strays` and `junk`."""
         root = None if self._root is None else self._root.hexdigest()
         # Problems arrive in any order. Sorting gives the same report for the same run.
         self._problems.sort(key=lambda problem: -1 if problem.shard is None else problem.shard)
@@ -207,7 +213,7 @@ class VerifyWalk:
             outside=tuple(OutsideBytes(*reason, tuple(_ranges(each))) for reason, each in self._outside.items()),
             root=root,
             has_chain=None not in self._headers,
-            notices=tuple(card_notices(self._location)),
+            notices=(*card_notices(self._location), *(each.detail for each in examples(None, "junk", junk))),
         )
 
 

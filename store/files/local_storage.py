@@ -96,7 +96,7 @@ class LocalStorage:
     def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
         """Yield the finished files directly in `folder`, in any order; nothing if it does not exist."""
         for entry in self._scan(folder):
-            if entry.name.startswith(TEMPORARY_PREFIX) or not entry.name.startswith(name_prefix):
+            if _TEMPORARY.fullmatch(entry.name) or not entry.name.startswith(name_prefix):
                 continue
             if self._is_link(entry):
                 continue

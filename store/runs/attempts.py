@@ -131,6 +131,11 @@ def attempts_of(location: RunLocation, committed: Iterable[tuple[int, int]]) -> 
     return [path for attempt, _, path in _list(location) if attempt.generation <= latest.get(attempt.shard, -1)]
 
 
+def is_attempt_name(name: str) -> bool:
+    """Return whether a file of this name in `_attempts/` is a record of an attempt."""
+    return _NAME.match(name) is not None
+
+
 def _list(location: RunLocation, name_prefix: str = "") -> Iterable[tuple[Attempt, str, str]]:
     for file in location.list(ATTEMPTS_FOLDER, name_prefix=name_prefix):
         match = _NAME.match(file.name)

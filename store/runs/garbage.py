@@ -13,14 +13,14 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import PART_NAME
-from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt, RunHeader
+from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.files.storage import Upload
 from pseudoris.store.files.storage_errors import storage_errors
@@ -108,16 +108,17 @@ def run_gc(
             it uses this machine's clock.
 
     Raises:
-        ConfigError: A receipt cannot be used, or the location cannot be written.
+        ConfigError: The header or a receipt cannot be used, or the location cannot be written.
         TransientError: Storage failed.
     """
+    read_header(location)  # refuses a damaged one, before anything is deleted
     sizes = {table: {file.name: file.size_bytes for file in location.list(table)} for table in SCHEMAS}
     highest = list_receipts(location)
     suspects = _suspects(sizes, highest)
     latest = {each.shard: each for each in read_receipts(location, ((s, highest[s]) for s in suspects))}
     doomed = plan_gc(sizes, latest)
     freed = sum(sizes[path.partition("/")[0]][path.partition("/")[2]] for path in doomed)
-    unfinished, uploads = list(_unfinished(location)), abandoned_uploads(location)
+    unfinished, uploads = list(list_unfinished(location)), abandoned_uploads(location)
     if now_s is None and (unfinished or uploads):
         now_s = time.time() if is_dry else location.clock_s()
     limit_s = (now_s or 0.0) - temporary_age_s
@@ -139,9 +140,12 @@ def run_gc(
     return report
 
 
-def _unfinished(location: RunLocation) -> Iterator[tuple[str, float]]:
+def list_unfinished(location: RunLocation) -> Iterator[tuple[str, float]]:
     """Yield path and time (epoch seconds) of files that exist only while their writer runs."""
-    for folder in _folders(read_header(location)):
+    # Also of an extension that was killed before its header: no header names its folder.
+    plans = sorted(name for name, what in location.list_obstacles(PLAN_FOLDER) if what == "a folder")
+    records = ("", ATTEMPTS_FOLDER, LOCK_FOLDER, RECEIPTS_FOLDER, MANIFEST_FOLDER, PLAN_FOLDER)
+    for folder in (*records, *(f"{PLAN_FOLDER}/{name}" for name in plans), *SCHEMAS):
         for name, modified_s in location.list_temporary(folder):
             yield f"{folder}/{name}" if folder else name, modified_s
     for file in location.list(""):
@@ -182,20 +186,6 @@ def _suspects(parts: Mapping[str, Iterable[str]], highest: Mapping[int, int]) ->
 def _commit_of(name: str) -> tuple[int, int] | None:
     match = PART_NAME.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
-
-
-def _folders(header: RunHeader | None) -> Sequence[str]:
-    plans = {part.name.partition("/")[0] for part in header.plan_parts} if header else {"g0001"}
-    return (
-        "",
-        ATTEMPTS_FOLDER,
-        LOCK_FOLDER,
-        RECEIPTS_FOLDER,
-        MANIFEST_FOLDER,
-        PLAN_FOLDER,
-        *(f"{PLAN_FOLDER}/{name}" for name in sorted(plans)),
-        *SCHEMAS,
-    )
 
 
 def remove_run(location: RunLocation) -> None:

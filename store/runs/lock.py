@@ -207,6 +207,11 @@ def current_holder(location: RunLocation) -> Holder | None:
     return Holder(_name(claim), (claim.owner, claim.counter), is_gone, is_here, file.modified_s)
 
 
+def is_claim_name(name: str) -> bool:
+    """Return whether a file of this name in `_lock/` is a claim on the run."""
+    return _NAME.match(name) is not None
+
+
 def _watch(
     location: RunLocation, number: int, holder: Claim, *, on_wait: Callable[[str], None], times: LockTimes
 ) -> None:

@@ -11,12 +11,10 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import PART_NAME, part_name
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.files.storage_errors import printable
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import current_holder
 from pseudoris.store.runs.manifest import is_manifest_complete
-
-# Readers of a Parquet folder ignore these names. Desktops create such files (`.DS_Store`) in every folder they show.
-_HIDDEN = "."
 
 
 class NamedParts:
@@ -47,8 +45,12 @@ class NamedParts:
         return name == part_name(int(self._shards[row]), int(self._generations[row]), digest)
 
 
-def stray_files(location: RunLocation, named: NamedParts, latest: Mapping[int, int]) -> Iterator[str]:
+def stray_files(
+    location: RunLocation, named: NamedParts, latest: Mapping[int, int], *, is_whole: bool
+) -> Iterator[str]:
     """Yield a sentence for each file in a table folder that does not belong to the committed run.
+
+    A name that begins with a dot is no exception: DuckDB and polars read `.x.parquet` and fail on `._x.parquet`.
 
     A part that no receipt names is skipped while the run is in progress: it may soon be committed, or deleted by gc.
     The run has ended when a manifest holds all latest receipts: the last manifest is written after gc.
@@ -57,26 +59,24 @@ def stray_files(location: RunLocation, named: NamedParts, latest: Mapping[int, i
         location: The run's folder.
         named: The parts of all latest receipts.
         latest: The latest generation by shard, listed before the folders.
+        is_whole: Whether `named` has the parts of every planned shard.
 
     Raises:
         TransientError: Storage failed.
     """
-    has_ended = is_manifest_complete(location, latest)
+    has_ended = is_whole and is_manifest_complete(location, latest)
     unnamed: list[str] = []
     for table in SCHEMAS:
-        for name in _files(location, table):
+        for name, what in _entries(location, table):
+            # A folder in the place of a part is a problem of its shard.
             if named.has(table, name):
                 continue
-            if PART_NAME.fullmatch(name) is None:
-                yield f"{table}/{name} is an unexpected file. Readers that glob its folder will include it. Move it out"
+            if what is not None or PART_NAME.fullmatch(name) is None:
+                yield _unexpected(printable(f"{table}/{name}"), what)
             elif has_ended:
                 unnamed.append(f"{table}/{name}")
-        for name, what in location.list_obstacles(table):
-            # In the place of a part, it is a problem of its shard.
-            if not name.startswith(_HIDDEN) and not named.has(table, name):
-                yield f"{table}/{name} is {what}. Readers of its folder may include what is in it, or fail. Move it out"
     # Checked last: a driver that began to write meanwhile holds the lock by now.
-    if unnamed and not _is_driven(location):
+    if unnamed and not is_driven(location):
         for path in unnamed:
             yield f"{path} is in no receipt. Readers that glob its folder will include it. Run gc, or move it out"
 
@@ -87,22 +87,29 @@ def refuse_unexpected_files(location: RunLocation) -> None:
     The garbage collection at the end of the new run deletes parts without a receipt.
 
     Raises:
-        ConfigError: A table folder holds another file: readers would include its rows.
+        ConfigError: A table folder holds something else: readers would include it, or fail.
         TransientError: Storage failed.
     """
     for table in SCHEMAS:
-        name = next((name for name in _files(location, table) if PART_NAME.fullmatch(name) is None), None)
-        if name is not None:
-            raise ConfigError(
-                f"{location.uri(f'{table}/{name}')} is in the folder where a new run writes its table {table}. Readers "
-                "of the table would include it: move it out, or name another OUT"
-            )
+        for name, what in _entries(location, table):
+            if what is not None or PART_NAME.fullmatch(name) is None:
+                found = _unexpected(printable(location.uri(f"{table}/{name}")), what)
+                raise ConfigError(f"{found}, or name another OUT: a new run writes its table {table} there")
 
 
-def _files(location: RunLocation, table: str) -> Iterator[str]:
-    return (file.name for file in location.list(table) if not file.name.startswith(_HIDDEN))
-
-
-def _is_driven(location: RunLocation) -> bool:
+def is_driven(location: RunLocation) -> bool:
+    """Return whether a driver may be working on the run: its lock is held, and the holder is not known to be gone."""
     holder = current_holder(location)
     return holder is not None and not holder.is_gone
+
+
+def _entries(location: RunLocation, table: str) -> Iterator[tuple[str, str | None]]:
+    """Yield the name of each file in a table's folder with None, and of what is not a file with its kind."""
+    yield from ((file.name, None) for file in location.list(table))
+    yield from location.list_obstacles(table)
+
+
+def _unexpected(path: str, what: str | None) -> str:
+    if what is None:
+        return f"{path} is an unexpected file. Readers that glob its folder will include it. Move it out"
+    return f"{path} is {what}. Readers of its folder may include what is in it, or fail. Move it out"

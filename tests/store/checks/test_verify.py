@@ -193,7 +193,7 @@ def test_receipts_are_read_a_few_shards_ahead_and_no_further(disk, monkeypatch, 
 
 
 @pytest.mark.parametrize("has_ended", [True, False])
-def test_a_file_that_is_no_part_is_found_in_a_table_folder_and_a_hidden_one_is_nobodys_matter(run, has_ended):
+def test_a_file_that_is_no_part_is_found_in_a_table_folder_a_hidden_one_too(run, has_ended):
     location, _, receipts = run
     copied = receipts[0].parts["expressions"]
     location.replace(f"expressions/copy of {copied.name}", location.read_bytes(part_path("expressions", copied)))
@@ -203,12 +203,20 @@ def test_a_file_that_is_no_part_is_found_in_a_table_folder_and_a_hidden_one_is_n
     if has_ended:
         write_manifest(location)
     report = verify_run(location)
-    assert whats(report) == ["stray_file"] * 2
-    assert [problem.detail.partition(" is an unexpected")[0] for problem in report.problems] == [
-        "images/notes.txt",
+    assert whats(report) == ["stray_file"] * 3
+    assert sorted(problem.detail.partition(" is an unexpected")[0] for problem in report.problems) == [
         f"expressions/copy of {copied.name}",
+        "images/.DS_Store",
+        "images/notes.txt",
     ]
     assert verify_run(location, quick=True).is_clean
+
+
+def test_a_stray_is_named_before_every_shard_is_committed(run):
+    location, _, _ = run
+    location.delete(receipt_path(2, 0))
+    location.replace("images/.x.parquet", b"")
+    assert whats(verify_run(location)) == ["not_committed", "stray_file"]
 
 
 @pytest.mark.parametrize("generation", [0, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -187,18 +188,12 @@ def test_no_header_stands_while_the_plan_is_being_written(tmp_path):
     assert not (tmp_path / HEADER_NAME).exists()
 
 
+@pytest.mark.parametrize("name", ["photo.jpg", ".DS_Store", ".x.parquet", "sub/x.parquet", ".sub/x.parquet"])
 @pytest.mark.parametrize("folder", ["images", "masks", "expressions", "failures"])
-def test_a_new_run_is_refused_where_files_stand_in_its_table_folders(tmp_path, folder):
+def test_a_new_run_is_refused_where_a_table_folder_holds_something_else(tmp_path, folder, name):
     location = RunLocation.open(str(tmp_path))
-    location.replace(f"{folder}/photo.jpg", b"mine")
-    with pytest.raises(
-        ConfigError, match=rf"{folder}/photo.jpg is in the folder where .* move it out, or name another OUT"
-    ):
+    location.replace(f"{folder}/{name}", b"mine")
+    found = re.escape(f"{folder}/{name.partition('/')[0]}")
+    with pytest.raises(ConfigError, match=rf"{found} is .*\. Move it out, or name another OUT: a new run writes"):
         plan(location, items(3))
     assert [path.name for path in tmp_path.iterdir()] == [folder]
-
-
-def test_a_hidden_file_in_a_table_folder_refuses_no_run(tmp_path):
-    location = RunLocation.open(str(tmp_path))
-    location.replace("images/.DS_Store", b"")
-    assert plan(location, items(3)).num_images == 3
