@@ -6,6 +6,7 @@ repeated after a crash.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
@@ -22,6 +23,9 @@ SOURCE_COMPOSER: Final = "composer"
 SOURCE_RECIPE: Final = "recipe"
 SOURCES: Final = (SOURCE_MODEL, SOURCE_HUMAN, SOURCE_COMPOSER, SOURCE_RECIPE)
 
+# Letters and signs that no font draws: Hangul fillers and the empty Braille pattern.
+_FILLERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+
 
 def crop_context(scale: float) -> str:
     """Return the name of a context crop, `context_1.2`; a whole number keeps its decimal, `context_1.0`."""
@@ -29,8 +33,14 @@ def crop_context(scale: float) -> str:
 
 
 def clean_text(text: str) -> str:
-    """Return `text` lower-cased, white space collapsed, without a trailing full stop; "" if nothing is left."""
-    return " ".join(text.lower().split()).rstrip(". ")
+    """Return `text` lower-cased, white space collapsed, without a trailing full stop; "" if nothing visible is left."""
+    cleaned = " ".join(text.lower().split()).rstrip(". ")
+    return "" if is_blank(cleaned) else cleaned
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text shows nothing: only white space, control and format characters, lone marks or fillers."""
+    return all(letter in _FILLERS or unicodedata.category(letter)[0] in "CMZ" for letter in text)
 
 
 class Proof(NamedTuple):

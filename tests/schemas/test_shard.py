@@ -36,6 +36,13 @@ def test_seconds_of_a_stage_add_up():
         ("u.s. flag", "u.s. flag"),
         (" . ", ""),
         ("", ""),
+        ("\u200b", ""),
+        (" \ufeff\u2060.", ""),
+        ("\u0301\ufe0f", ""),
+        ("\u3164 \u2800", ""),
+        ("\x00\x1b", ""),
+        ("a\u200b dog", "a\u200b dog"),
+        ("\u72d7", "\u72d7"),
     ],
 )
 def test_texts_are_lower_cased_stripped_and_lose_their_full_stop(text, cleaned):

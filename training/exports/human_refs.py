@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.shard import is_blank
 from pseudoris.store.files.storage_errors import storage_errors
 from pseudoris.store.sources.exclusions import Exclusions, exclusion, name_value
 from pseudoris.store.tables.rle import summarise_rle
@@ -179,7 +180,7 @@ def _checked(
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and not is_blank(value)
 
 
 def _renumbered(ref: Mapping[str, Any], annotation: Mapping[str, Any], numbers: RecordIds) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.shard import is_blank
 from pseudoris.store.tables.rle import summarise_rle
 
 
@@ -92,7 +93,7 @@ def check_texts(texts: Sequence[Any], where: str) -> list[str]:
     Raises:
         TransientError: One is empty, or no text.
     """
-    if not all(isinstance(text, str) and text.strip() for text in texts):
+    if not all(isinstance(text, str) and not is_blank(text) for text in texts):
         raise broken(where, "an expression is empty or not a text")
     return list(texts)
 

@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.shard import is_blank
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
 from pseudoris.store.tables.rle import summarise_rle
@@ -141,7 +142,7 @@ def _check_refs(refs: Iterable[Mapping[str, Any]], where: str) -> None:
     for ref in refs:
         texts = [sentence[key] for sentence in ref["sentences"] for key in ("sent", "raw")]
         ids = [ref["ref_id"], ref["ann_id"], ref["image_id"], ref["category_id"], *ref["sent_ids"]]
-        if not texts or not all(type(text) is str and text.strip() for text in texts):
+        if not texts or not all(type(text) is str and not is_blank(text) for text in texts):
             raise TransientError(_wrong(where, f"reference {ref['ref_id']} has no text, or an empty one"))
         if not all(type(each) is int for each in ids):
             raise TransientError(_wrong(where, f"reference {ref['ref_id']} has an id that is not a plain int"))

@@ -14,6 +14,7 @@ from typing import Final
 
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.run_records import Receipt, RunHeader
+from pseudoris.schemas.shard import is_blank
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.sources.planned_images import Outcome, as_annotated, read_entries
@@ -165,7 +166,7 @@ class _Selection:
     def _refusal(self, expression: AnnotatedExpression, text: str) -> str | None:
         if len(expression.target_mask_ids) > 1:
             return SEVERAL_TARGETS
-        if not text:
+        if is_blank(text):
             return WITHOUT_TEXT
         for each in self._rule.refused:
             if each in text:

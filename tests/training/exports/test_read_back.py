@@ -48,7 +48,7 @@ def test_ids_rise():
             ids.check(number)
 
 
-@pytest.mark.parametrize("texts", [[""], ["a", " \t"], [None], [3]])
+@pytest.mark.parametrize("texts", [[""], ["a", " \t"], ["\u200b"], [None], [3]])
 def test_an_empty_text_is_none(texts):
     with pytest.raises(TransientError, match="an expression is empty or not a text"):
         check_texts(texts, "mask 1")
