@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -15,7 +15,7 @@ from pseudoris.schemas.keep_rule import LISTENER_COLUMNS
 from pseudoris.schemas.printable import visible
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
 from pseudoris.viewer.gallery_model import GalleryDraw, GalleryExpression, GalleryImage, GalleryMask
-from pseudoris.viewer.outlines import Outline, frame_size, outline_of
+from pseudoris.viewer.outlines import Outline, frame_size, outline_of, spread_labels
 
 # Hues in degrees of OKLCH, ordered so that neighbours in the list differ most; then once more, darker.
 _HUES: Final = (28, 250, 142, 85, 320, 200, 55, 285, 115, 0, 225, 170)
@@ -69,8 +69,8 @@ class ImageCard:
 
 def image_card(image: GalleryImage, *, picture: str | None) -> ImageCard:
     """Return the card of an image; `picture` is the address of its small picture."""
-    shapes = tuple(_shape(mask, order) for order, mask in enumerate(image.masks))
     height, width = frame_size(image.height, image.width)
+    shapes = _apart([_shape(mask, order) for order, mask in enumerate(image.masks)], (height, width))
     return ImageCard(
         image_id=image.image_id,
         key=image.key,
@@ -116,6 +116,15 @@ def _shape(mask: GalleryMask, order: int) -> MaskShape:
     except ValueError:
         outline = None
     return MaskShape(order, mask.index, order % NUM_COLOURS, outline)
+
+
+def _apart(shapes: Sequence[MaskShape], size: tuple[float, float]) -> tuple[MaskShape, ...]:
+    drawn = [(shape, shape.outline) for shape in shapes if shape.outline is not None]
+    places = spread_labels([(str(shape.index), outline.label_xy) for shape, outline in drawn], size)
+    moved = {
+        shape.order: replace(outline, label_xy=place) for (shape, outline), place in zip(drawn, places, strict=True)
+    }
+    return tuple(replace(shape, outline=moved.get(shape.order)) for shape in shapes)
 
 
 def _record(image: GalleryImage, shapes: tuple[MaskShape, ...]) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +30,13 @@ _SMOOTHING_PX: Final = 0.75
 _MIN_LOOP_AREA_PX: Final = 4.0
 _MIN_LABEL_RADIUS: Final = 11.0
 _LABEL_HEIGHT: Final = 16.0
+# Of the page's font, 17 px and bold, with half of the dark border on each side.
+_DIGIT_WIDTH: Final = 11.0
+_LABEL_GAP: Final = 2.0
+# Where a label may move to, nearest first: up to four labels away.
+_SHIFTS: Final = sorted(
+    ((dx * 6.0, dy * 6.0) for dx in range(-12, 13) for dy in range(-12, 13)), key=lambda shift: math.hypot(*shift)
+)
 
 Bools = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
@@ -74,6 +84,32 @@ def outline_of(counts: str, size: tuple[int, int]) -> Outline:
     large = [loop for loop in loops if _area(loop) >= _MIN_LOOP_AREA_PX]
     path = "".join(_path(loop * scale) for loop in large or loops)
     return Outline(path, _label(mask, scale))
+
+
+def spread_labels(
+    labels: Sequence[tuple[str, tuple[float, float]]], size: tuple[float, float]
+) -> list[tuple[float, float]]:
+    """Return where the labels of one picture stand so that none covers another.
+
+    In order, a label stays where it is or moves to the nearest free place. One that finds none near stays.
+
+    Args:
+        labels: The text and wanted centre (x, y) of each, in the page's units.
+        size: (height, width) of the picture in the page's units.
+    """
+    placed: list[tuple[float, float, float]] = []
+    for text, (x, y) in labels:
+        half = _DIGIT_WIDTH * len(text) / 2 + _LABEL_GAP
+        near = ((x + dx, y + dy) for dx, dy in _SHIFTS)
+        inside = (at for at in near if half <= at[0] <= size[1] - half and half <= at[1] <= size[0] - half)
+        places = itertools.chain([(x, y)], inside)
+        free = (at for at in places if not any(_is_covered(at, half, other) for other in placed))
+        placed.append((*next(free, (x, y)), half))
+    return [(round(x, 1), round(y, 1)) for x, y, _ in placed]
+
+
+def _is_covered(at: tuple[float, float], half: float, other: tuple[float, float, float]) -> bool:
+    return abs(at[0] - other[0]) < half + other[2] and abs(at[1] - other[1]) < _LABEL_HEIGHT + _LABEL_GAP
 
 
 def trace_loops(mask: Bools) -> list[Points]:

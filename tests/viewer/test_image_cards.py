@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -35,6 +36,16 @@ def test_a_mask_comes_with_its_share_of_the_picture_and_scores():
     (mask,) = record_of(make_image(masks=[make_mask(4)], expressions=[]))["masks"]
 
     assert mask == {"index": 4, "area": 0.11111, "iou": 0.9, "stability": 0.95, "prior": "none", "damaged": False}
+
+
+@pytest.mark.parametrize("indices", [(7, 8), (7, 8, 9, 10, 11, 12), (100, 101)])
+def test_numbers_of_masks_that_lie_on_each_other_do_not_cover_each_other(indices):
+    card = image_card(make_image(masks=[make_mask(index) for index in indices], expressions=[]), picture=None)
+    places = [(len(str(mask.index)), *mask.outline.label_xy) for mask in card.masks]
+    for (digits, x, y), (others, other_x, other_y) in itertools.combinations(places, 2):
+        # 17 px of a bold font: a digit is about 10 px wide.
+        assert abs(x - other_x) >= 5 * (digits + others) or abs(y - other_y) >= 17
+    assert all(0 <= x <= card.width and 0 <= y <= card.height for _, x, y in places)
 
 
 def test_a_damaged_mask_has_no_outline_and_the_card_stands():
