@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -312,6 +313,12 @@ def test_what_lies_outside_promise_two_is_told(tmp_path):
         header_of(tmp_path), degraded=3, mixed=1
     )
     assert "lowered settings" not in text_of(header_of(tmp_path))
+
+
+def test_the_citation_file_names_the_version_of_the_package():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert cited["version"] == project["version"]
 
 
 def test_the_papers_are_those_of_the_citation_file():
