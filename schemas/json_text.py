@@ -1,18 +1,36 @@
-"""Reads JSON that others may have written: text that nests too deeply is an error like any other damage."""
+"""Reads JSON that others may have written: too deep nesting and too large numbers are errors like any other damage."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import Any, Final
+
+# Python's hash of a whole number is its remainder by 2^61 - 1: with larger ones a file of a few megabytes can make one
+# dict of ids take minutes.
+MAX_BITS: Final = 63
+# As many digits as a larger number has.
+_MANY_DIGITS: Final = re.compile("[0-9]{19}")
+_MANY_DIGITS_UTF8: Final = re.compile(b"[0-9]{19}")
 
 
 def parse_json(text: str | bytes) -> Any:
     """Return the values of a JSON text.
 
     Raises:
-        ValueError: It is not JSON, not UTF-8, or nests deeper than the parser can go (hundreds of levels).
+        ValueError: It is not JSON, not UTF-8, nests deeper than the parser can go (hundreds of levels), or has a whole
+            number beyond 64 bits.
     """
+    may_have = _MANY_DIGITS.search(text) if isinstance(text, str) else _MANY_DIGITS_UTF8.search(text)
     try:
-        return json.loads(text)
+        # A function for each number makes it slow.
+        return json.loads(text, parse_int=_whole) if may_have else json.loads(text)
     except RecursionError:
         raise ValueError("its values are nested too deeply") from None
+
+
+def _whole(digits: str) -> int:
+    value = int(digits)
+    if value.bit_length() > MAX_BITS:
+        raise ValueError(f"its number {digits[:24]} has more than 64 bits")
+    return value

@@ -5,28 +5,16 @@ REFER datasets come as pickles, `refs(<splitBy>).p`: `read_refs` reads them with
 
 from __future__ import annotations
 
-import io
-import pickle
 import pickletools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.json_text import MAX_BITS
 from pseudoris.store.files.storage_errors import storage_errors
 
 _KEYS: Final = ("ref_id", "ann_id", "image_id", "category_id", "split", "sentences")
-# Instructions that build plain values and keep the stack. None that names a function or a class, calls one, or sets an
-# object's state; none of sets either, which no annotation has.
-_PLAIN: Final = frozenset(
-    {"PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "NONE", "NEWTRUE", "NEWFALSE"}
-    | {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
-    | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
-    | {"EMPTY_LIST", "APPEND", "APPENDS", "LIST", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
-    | {"EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"}
-    | {"GET", "BINGET", "LONG_BINGET", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
-)
-_BYTES: Final = frozenset({"SHORT_BINBYTES", "BINBYTES", "BINBYTES8"})
-_STORES: Final = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 
 
 def read_refs(path: Path) -> list[dict[str, Any]]:
@@ -51,13 +39,19 @@ def read_refs(path: Path) -> list[dict[str, Any]]:
         missing = [key for key in _KEYS if key not in ref] if isinstance(ref, dict) else list(_KEYS)
         if missing:
             raise ConfigError(f"{path}: reference number {number} has no {missing[0]!r}, which REFER's format needs")
+        for key in ("ref_id", "ann_id", "image_id", "split"):
+            # Anything else may be a list, or shared pieces that a message would multiply.
+            if not isinstance(ref[key], str if key == "split" else int | str):
+                kind = type(ref[key]).__name__
+                raise ConfigError(f"{path}: reference number {number} has a {kind} as {key!r}, not a number or text")
     return refs
 
 
 def load_plain(data: bytes, where: str, *, with_bytes: bool = False) -> Any:
     """Return what a pickle holds: lists, tuples, dicts, str, int, float, bool and None in any nesting.
 
-    Every instruction is checked before the first one runs. Strings of Python 2 are read as UTF-8.
+    Keys are texts and whole numbers have 64 bits, so that no choice of keys makes a dict slow. Strings of Python 2 are
+    read as UTF-8.
 
     Args:
         data: The pickle, whole.
@@ -67,37 +61,120 @@ def load_plain(data: bytes, where: str, *, with_bytes: bool = False) -> Any:
     Raises:
         ConfigError: It holds anything else, numpy's numbers among it, or is damaged.
     """
+    built, words = _Built(len(data)), [""]
     try:
-        _refuse_code(data, where, _PLAIN | _BYTES if with_bytes else _PLAIN)
-        return _PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
+        for opcode, argument, _ in pickletools.genops(data):
+            build = _INSTRUCTIONS.get(opcode.name)
+            if build is None or (isinstance(argument, bytes) and not with_bytes):
+                # In newer protocols the two preceding texts name what is called.
+                raise _refusal(opcode.name, argument if isinstance(argument, str) else " ".join(words), where)
+            build(built, argument)
+            if isinstance(argument, str):
+                words = [words[-1], argument]
+        (value,) = built.values
     except (ConfigError, MemoryError):
         raise
-    except Exception as error:  # on hostile bytes the unpickler raises any type
+    except Exception as error:  # hostile bytes raise any type
         raise ConfigError(
             f"{where} cannot be read as a pickle ({type(error).__name__}). Download the file again."
         ) from error
+    return value
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Refuses every class: a second check, after that of every instruction."""
+class _Built:
+    """What a pickle's instructions have built: a stack of values, marks in it, and values stored under numbers."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        """Refuse."""
-        raise pickle.UnpicklingError(f"{module}.{name} is not a plain value")
+    def __init__(self, size_bytes: int) -> None:
+        self.values: list[Any] = []
+        self._size_bytes = size_bytes
+        self._marks: list[int] = []
+        self._stored: dict[int, Any] = {}
+
+    def push(self, value: Any) -> None:
+        if isinstance(value, int) and value.bit_length() > MAX_BITS:
+            raise OverflowError
+        self.values.append(value)
+
+    def frame(self, size_bytes: int) -> None:
+        if size_bytes > self._size_bytes:
+            raise EOFError
+
+    def mark(self, _: None) -> None:
+        self._marks.append(len(self.values))
+
+    def pop(self, _: None) -> None:
+        if self._marks and self._marks[-1] == len(self.values):
+            self._marks.pop()
+        else:
+            self.values.pop()
+
+    def above(self, mark: int | None = None) -> list[Any]:
+        start = self._marks.pop() if mark is None else len(self.values) - mark
+        found = self.values[start:]
+        del self.values[start:]
+        return found
+
+    def store(self, number: int | None) -> None:
+        self._stored[len(self._stored) if number is None else number] = self.values[-1]
+
+    def fetch(self, number: int) -> None:
+        self.values.append(self._stored[number])
+
+    def extend(self, items: list[Any]) -> None:
+        found = self.values[-1]
+        if not isinstance(found, list):
+            raise TypeError
+        found += items
+
+    def update(self, items: list[Any]) -> None:
+        found, keys = self.values[-1], items[::2]
+        if not isinstance(found, dict) or not all(isinstance(key, str) for key in keys):
+            raise TypeError
+        found.update(zip(keys, items[1::2], strict=True))
+
+    def dict(self, _: None) -> None:
+        items = self.above()
+        self.values.append({})
+        self.update(items)
 
 
-def _refuse_code(data: bytes, where: str, allowed: frozenset[str]) -> None:
-    words: list[str] = []
-    for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name not in allowed:
-            # In newer protocols the two preceding texts name what is called.
-            named = argument if isinstance(argument, str) else " ".join(words[-2:])
-            raise _refusal(opcode.name, named, where)
-        if opcode.name in _STORES and int(argument or 0) > len(data):
-            # The unpickler would allocate as many values as this number.
-            raise ConfigError(f"{where} is a damaged pickle: it stores a value under number {argument}")
-        if isinstance(argument, str):
-            words = [*words[-1:], argument]
+_Build = Callable[[_Built, Any], None]
+_BYTES: Final = ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8")
+_NUMBERS: Final = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
+_TEXTS: Final = ("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
+# Instructions that build plain values and keep the stack. None that names a function or a class, calls one, or sets an
+# object's state; none of sets either, which no annotation has.
+_INSTRUCTIONS: Final[dict[str, _Build]] = {
+    **dict.fromkeys(("PROTO", "STOP"), lambda built, _: None),
+    "FRAME": _Built.frame,
+    **dict.fromkeys((*_NUMBERS, *_TEXTS, *_BYTES), _Built.push),
+    # `genops` gives the bytes of Python 2's strings as Latin-1.
+    **dict.fromkeys(
+        ("STRING", "BINSTRING", "SHORT_BINSTRING"), lambda built, text: built.push(text.encode("latin-1").decode())
+    ),
+    "NONE": lambda built, _: built.push(None),
+    "NEWTRUE": lambda built, _: built.push(True),
+    "NEWFALSE": lambda built, _: built.push(False),
+    "MARK": _Built.mark,
+    "POP": _Built.pop,
+    "POP_MARK": lambda built, _: built.above().clear(),
+    "DUP": lambda built, _: built.push(built.values[-1]),
+    "EMPTY_LIST": lambda built, _: built.push([]),
+    "LIST": lambda built, _: built.push(built.above()),
+    "APPEND": lambda built, _: built.extend(built.above(1)),
+    "APPENDS": lambda built, _: built.extend(built.above()),
+    "EMPTY_TUPLE": lambda built, _: built.push(()),
+    "TUPLE": lambda built, _: built.push(tuple(built.above())),
+    "TUPLE1": lambda built, _: built.push(tuple(built.above(1))),
+    "TUPLE2": lambda built, _: built.push(tuple(built.above(2))),
+    "TUPLE3": lambda built, _: built.push(tuple(built.above(3))),
+    "EMPTY_DICT": lambda built, _: built.push({}),
+    "DICT": _Built.dict,
+    "SETITEM": lambda built, _: built.update(built.above(2)),
+    "SETITEMS": lambda built, _: built.update(built.above()),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Built.fetch),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _Built.store),
+}
 
 
 def _refusal(opcode: str, named: str, where: str) -> ConfigError:

@@ -9,12 +9,12 @@ from typing import Any, BinaryIO, Final, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pseudoris.images.parquet_pages import WatchedPages
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, too_many_bytes
 from pseudoris.store.files.key_order import path_key, row_key
 from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.sources.items import SourceItem
-from pseudoris.store.sources.parquet_pages import WatchedPages
 from pseudoris.store.sources.root import SourceRoot
 
 # Bounds what is decoded at once: a kilobyte can hold an image of gigabytes, named by every row. For images a row at a

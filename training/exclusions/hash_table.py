@@ -9,8 +9,8 @@ from typing import Final
 
 import pyarrow as pa
 import pyarrow.csv as pc
-import pyarrow.parquet as pq
 
+from pseudoris.images.parquet_columns import read_columns
 from pseudoris.images.perceptual_hash import HASH_HEX_DIGITS
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
@@ -67,21 +67,17 @@ def hash_rules(
 
 def _read(path: Path, data: bytes) -> tuple[pa.Table, list[str]]:
     """Return the table and the names of its columns; Arrow decodes names, and raises, only as they are asked for."""
-    buffer = pa.BufferReader(data)
+    if path.suffix.lower() == ".parquet":
+        # Without a wanted column the schema alone, for the message.
+        table = read_columns(data, COLUMNS, where=f"--exclude {path}")
+        return table, table.column_names
     try:
-        if path.suffix.lower() == ".parquet":
-            file = pq.ParquetFile(buffer, pre_buffer=False)
-            wanted = [name for name in COLUMNS if name in file.schema_arrow.names]
-            # Without a wanted column the schema alone, for the message.
-            table = file.read(wanted, use_threads=False) if wanted else file.schema_arrow.empty_table()
-            return table, table.column_names
         # As text: a hash of digits alone is not a number.
         options = pc.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
-        table = pc.read_csv(buffer, pc.ReadOptions(use_threads=False), convert_options=options)
+        table = pc.read_csv(pa.BufferReader(data), pc.ReadOptions(use_threads=False), convert_options=options)
         return table, table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        kind = path.suffix.lower().lstrip(".")
-        raise ConfigError(f"--exclude {path} cannot be read as {kind}: {error}. Write the file again.") from error
+        raise ConfigError(f"--exclude {path} cannot be read as csv: {error}. Write the file again.") from error
 
 
 def _hashes(path: Path, column: str, found: Iterable[pa.Scalar]) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -107,8 +107,7 @@ def read_human(human: HumanAnnotation | None) -> HumanRefs:
         raise ConfigError(f"{human.refs} has no reference of {', '.join(human.splits)}. Its splits are: {held}")
     tree = _read_instances(Path(human.instances))
     image_ids, annotation_ids = {ref["image_id"] for ref in refs}, {ref["ann_id"] for ref in refs}
-    images = {each["id"]: each for each in tree["images"] if each["id"] in image_ids}
-    annotations = {each["id"]: each for each in tree["annotations"] if each["id"] in annotation_ids}
+    images, annotations = _named(tree["images"], image_ids), _named(tree["annotations"], annotation_ids)
     _check_found(human, image_ids - images.keys(), "image")
     _check_found(human, annotation_ids - annotations.keys(), "annotation")
     _check_images(human, images)
@@ -139,6 +138,12 @@ def _read_instances(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path} is not an instances.json with images, annotations and categories: {error!r}"
         ) from error
+
+
+def _named(rows: Sequence[Any], ids: Container[Any]) -> dict[int, Any]:
+    """Return the rows of these ids; a row without an id that can be one is none of them."""
+    found = (row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), int | str))
+    return {row["id"]: row for row in found if row["id"] in ids}
 
 
 def _check_found(human: HumanAnnotation, missing: set[int], kind: str) -> None:

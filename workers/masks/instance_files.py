@@ -21,14 +21,13 @@ Rows are numbered from 0 in the file's order. `InstanceTable` finds them by imag
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pseudoris.images.parquet_columns import read_columns
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.workers.locations import open_location
@@ -59,16 +58,17 @@ def read_instance_table(path: str, min_score: float) -> InstanceTable:
 
 
 def _from_parquet(data: bytes, path: str, min_score: float) -> InstanceTable:
-    try:
-        file = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
-        wanted = [name for name in (*_NAME_COLUMNS, *_MASK_COLUMNS, "score") if name in file.schema_arrow.names]
-        table = file.read(wanted, use_threads=False).combine_chunks()
-    except (pa.ArrowException, OSError) as error:
-        raise ConfigError(f"prior.path={path} is not a readable Parquet file: {error}") from error
+    table = read_columns(data, (*_NAME_COLUMNS, *_MASK_COLUMNS, "score"), where=f"prior.path={path}")
+    repeated = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
+    if repeated:
+        raise ConfigError(f"prior.path={path} has the column {repeated} more than once: keep one of them")
     name_column = _first_column(table, _NAME_COLUMNS, path)
     _first_column(table, _MASK_COLUMNS, path)
     rows = _rows_above(table, min_score, path)
-    names = table[name_column].cast(pa.string()).take(rows).to_pylist()
+    try:
+        names = table[name_column].cast(pa.string()).take(rows).to_pylist()
+    except pa.ArrowException as error:
+        raise ConfigError(f"prior.path={path}: {name_column} is {table[name_column].type}, but must be text") from error
     if None in names:
         row = rows[names.index(None)].as_py()
         raise ConfigError(f"prior.path={path}: row {row} has no {name_column}; every row must name its image")

@@ -109,6 +109,7 @@ def test_two_references_of_one_mask_share_it_under_its_new_number(write):
             r"names 1 annotation\(s\) that are not in .*instances.json.*, the first with id 8",
         ),
         (None, {"images": []}, r"names 1 image\(s\)"),
+        (None, {"images": [5, {}, {"id": [7]}]}, r"names 1 image\(s\)"),
         (None, {"categories": 5}, r"is not an instances.json with images, annotations and categories"),
         (
             None,

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pseudoris.images.parquet_pages import ALWAYS_BYTES, CutShortError, WatchedPages, parse_page_header
 from pseudoris.schemas.errors import ImageError
-from pseudoris.store.sources.parquet_pages import ALWAYS_BYTES, CutShortError, WatchedPages, parse_page_header
 
 MIB = 2**20
 ROWS = [random.Random(0).randbytes(700) for _ in range(9)] + [None] + [b"\0" * 50_000] * 4
