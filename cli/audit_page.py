@@ -14,8 +14,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 
 if TYPE_CHECKING:
-    from pseudoris.audit.audit_folder import AuditFolder
-    from pseudoris.audit.web.pictures import Pictures
+    pass
 
 _SHOWN_MISSING = 3
 
@@ -40,7 +39,7 @@ def page(
         missing = write_static_page(
             opened,
             destination,
-            _pictures(opened, plugins),
+            plugins or (),
             lambda done, total: progress.update(images, completed=done, total=total),
         )
     report_missing(missing)
@@ -56,10 +55,3 @@ def report_missing(pictures: Sequence[str]) -> None:
         report("note", f"Picture not readable: {text}", "yellow")
     if pictures:
         report("note", f"{len(pictures):,} pictures are missing. Their questions can only be skipped.", "yellow")
-
-
-def _pictures(opened: AuditFolder, plugins: list[str] | None) -> Pictures:
-    from pseudoris.audit.web.pictures import Pictures
-    from pseudoris.images.pillow_formats import allowed_formats
-
-    return Pictures(opened, allowed_formats(tuple(plugins or ())))

@@ -80,6 +80,7 @@ def write_pages(
         ConfigError: There is no run, the audit has no pair of it, or the pages cannot be written there.
         TransientError: Storage failed.
     """
+    from pseudoris.images.pillow_formats import explain_missing
     from pseudoris.viewer.gallery_page import check_destination, write_gallery
     from pseudoris.viewer.gallery_sample import gallery_from_run
     from pseudoris.viewer.quality import quality_of_run
@@ -89,6 +90,9 @@ def write_pages(
     header = require_header(location)
     if to is None and (found := location.obstacle(FOLDER)) not in (None, "a folder"):
         raise ConfigError(f"{location.uri(FOLDER)} is {found}. Move it away, or name another folder with --to.")
+    missing = explain_missing(header.config.images.decoder_plugins)
+    if missing is not None:
+        report("note", f"Images of some formats are not shown: {missing}", "yellow")
     destination = RunLocation.open(f"{location.root}/{FOLDER}" if to is None else to)
     check_apart(location, destination, option="--to")
     check_destination(destination)
@@ -111,7 +115,7 @@ def write_pages(
             content,
             destination,
             lambda done: progress.update(showing, completed=done),
-            formats=_formats(header.config.images.decoder_plugins),
+            plugins=header.config.images.decoder_plugins,
         )
 
 
@@ -131,14 +135,3 @@ def _verdicts(audit: Path, location: RunLocation) -> dict[str, dict[str, str]]:
             if pair in applied.kept:
                 found.setdefault(pair, {})[answers.rater] = line.verdict
     return found
-
-
-def _formats(plugins: Sequence[str]) -> tuple[str, ...]:
-    """Return the formats of pictures that are shown: those of the run, as far as the user has loaded its plug-ins."""
-    # Here: the command is named in every `--help`, and need not import Pillow for it.
-    from pseudoris.images.pillow_formats import allowed_formats, explain_missing
-
-    missing = explain_missing(plugins)
-    if missing is not None:
-        report("note", f"Images of some formats are not shown: {missing}", "yellow")
-    return allowed_formats(plugins)

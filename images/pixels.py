@@ -76,37 +76,27 @@ def decode_with_note(data: bytes, limits: ImagesConfig) -> tuple[np.ndarray, str
     if len(data) > limits.max_bytes:
         raise too_many_bytes(len(data), limits.max_bytes)
     with _open(data, limits.decoder_plugins) as image:
-        _check_pixels(image, limits.max_pixels)
+        width, height = image.size
+        if width * height > limits.max_pixels:
+            raise ImageError(
+                "too_many_pixels",
+                f"{width} x {height} pixels are {width * height:,}; images.max_pixels allows {limits.max_pixels:,}: "
+                "raise it or make the image smaller",
+            )
         return _decode(image, data)
 
 
-def decode_proven(data: bytes, formats: Sequence[str] | None = None, *, max_pixels: int | None = None) -> np.ndarray:
-    """Return the pixels of an image that was decoded before, like `decode_upright`.
+def decode_proven(data: bytes) -> np.ndarray:
+    """Return the pixels of an image that the prover has decoded, like `decode_upright`, but without its limits.
 
-    Args:
-        data: The encoded image.
-        formats: Those that may be opened, by Pillow's names; None for all that this process knows. A plugin's formats
-            are known only after this process has imported it (`import_plugins`).
-        max_pixels: The limit, where a stranger may have given the bytes.
+    A plugin's formats are known only after this process has imported it (`import_plugins`).
 
     Raises:
         ImageError: The bytes do not decode this time.
         MemoryError: The machine ran out of memory.
     """
-    with _open_as(data, registered_formats() if formats is None else formats) as image:
-        if max_pixels is not None:
-            _check_pixels(image, max_pixels)
+    with _open_as(data, registered_formats()) as image:
         return _decode(image, data)[0]
-
-
-def _check_pixels(image: Image.Image, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(
-            "too_many_pixels",
-            f"{width} x {height} pixels are {width * height:,}; images.max_pixels allows {max_pixels:,}: "
-            "raise it or make the image smaller",
-        )
 
 
 def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import re
@@ -12,8 +13,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from pseudoris.images.child_process import is_external_signal, start_child
 from pseudoris.images.perceptual_hash import HASH_HEX_DIGITS
@@ -31,13 +33,31 @@ _START_TIMEOUT_S: Final = 120.0
 _END_TIMEOUT_S: Final = 10.0
 _WRITE_BYTES: Final = 2**20
 _MAX_ANSWER_BYTES: Final = 2**16
+# Several times the largest picture of 2,000 x 2,000 pixels.
+_MAX_PICTURE_BYTES: Final = 2**26
 # Images per child, over many shards: a limit, because libraries leak memory.
 _MAX_PROOFS: Final = 10_000
 # If a child has less than 15/16 of its memory left, it is replaced, and an image that it rejected is tried again.
 _CRAMPED: Final = 16
 # The prover that this process keeps for its next shard, at most one, by its limits.
 _SHARED: Final[dict[str, Prover]] = {}
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/]+=*")
 _HASH: Final = re.compile(rf"[0-9a-f]{{{HASH_HEX_DIGITS}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class PictureForm:
+    """How a picture of an image is encoded for a page.
+
+    Attributes:
+        format: By Pillow's name.
+        max_side_px: Most pixels of its longer side.
+        quality: 0 to 100.
+    """
+
+    format: Literal["WEBP", "JPEG"]
+    max_side_px: int
+    quality: int
 
 
 class _ProverDiedError(Exception):
@@ -77,7 +97,7 @@ def shared_prover(limits: ImagesConfig, *, has_hash: bool = False) -> Iterator[P
 class Prover:
     """Decodes images in a child process with limits on memory and time. A child that dies is replaced.
 
-    With `has_hash` it also computes their perceptual hashes.
+    With `has_hash` it also computes their perceptual hashes, with `form` pictures of them for a page.
 
     Use as a context manager: the child lives from entry to exit. Not thread-safe.
 
@@ -85,9 +105,10 @@ class Prover:
         num_proofs: Number of images that it was asked to prove.
     """
 
-    def __init__(self, limits: ImagesConfig, *, has_hash: bool = False) -> None:
+    def __init__(self, limits: ImagesConfig, *, has_hash: bool = False, form: PictureForm | None = None) -> None:
         self._limits = limits
         self._has_hash = has_hash
+        self._form = form
         self._child: subprocess.Popen[bytes] | None = None
         self._num_asked = 0  # of the running child
         self.num_proofs = 0
@@ -123,6 +144,10 @@ class Prover:
         height, width = answer["size"]
         return Proof((height, width), answer["note"], answer.get("phash"))
 
+    def picture(self, data: bytes) -> bytes:
+        """Return an upright picture of an image in the `form` that was given. Raises like `prove`."""
+        return base64.b64decode(self._prove(data)["picture"])
+
     def _prove(self, data: bytes) -> dict[str, Any]:
         self.num_proofs += 1
         deaths: Counter[str] = Counter()
@@ -151,11 +176,12 @@ class Prover:
         # The length with the first bytes: the child would wake up for it alone.
         _send(child, LENGTH.pack(len(data)) + data[:_WRITE_BYTES], deadline)
         _send(child, memoryview(data)[_WRITE_BYTES:], deadline)
-        answer = _receive(child, deadline)
+        answer = _receive(child, deadline, max_bytes=_MAX_ANSWER_BYTES if self._form is None else _MAX_PICTURE_BYTES)
         is_sound = isinstance(answer.get("grown_bytes"), int)
         if "size" in answer:
             is_sound &= "note" in answer and answer["note"] in (None, NOTE_NO_END_MARKER)
             is_sound &= not self._has_hash or _HASH.fullmatch(str(answer.get("phash"))) is not None
+            is_sound &= self._form is None or _BASE64.fullmatch(str(answer.get("picture"))) is not None
         else:
             is_sound &= {"reason", "message"} <= {*answer}
         if not is_sound or answer.get("number") != self._num_asked:
@@ -181,7 +207,7 @@ class Prover:
 
     def _running_child(self) -> subprocess.Popen[bytes]:
         if self._child is None:
-            self._child = _start(self._limits, has_hash=self._has_hash)
+            self._child = _start(self._limits, has_hash=self._has_hash, form=self._form)
             self._num_asked = 0
             try:
                 greeting = _receive(self._child, time.monotonic() + _START_TIMEOUT_S)
@@ -217,10 +243,12 @@ def _death_kind(error: ImageError | TransientError) -> str:
     return error.reason if isinstance(error, ImageError) else "killed from outside"
 
 
-def _start(limits: ImagesConfig, *, has_hash: bool) -> subprocess.Popen[bytes]:
+def _start(limits: ImagesConfig, *, has_hash: bool, form: PictureForm | None) -> subprocess.Popen[bytes]:
     # One BLAS thread, because the stacks of more threads would count against the memory limit.
     environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    arguments = (limits.model_dump_json(), *([WITH_HASH] if has_hash else []))
+    arguments = [limits.model_dump_json(), *([WITH_HASH] if has_hash else [])]
+    if form is not None:
+        arguments += [form.format, str(form.max_side_px), str(form.quality)]
     child = start_child("pseudoris.images.prover_main", *arguments, environment=environment, is_buffered=False)
     os.set_blocking(_fileno(child.stdin), False)
     return child
@@ -241,10 +269,10 @@ def _send(child: subprocess.Popen[bytes], data: bytes | memoryview, deadline: fl
             raise _ProverDiedError from None
 
 
-def _receive(child: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
+def _receive(child: subprocess.Popen[bytes], deadline: float, *, max_bytes: int = _MAX_ANSWER_BYTES) -> dict[str, Any]:
     """Return the child's answer. A malformed one means that an image has damaged the child."""
     (length,) = LENGTH.unpack(_receive_bytes(child, LENGTH.size, deadline))
-    if length > _MAX_ANSWER_BYTES:
+    if length > max_bytes:
         raise _ProverDiedError
     try:
         answer = parse_json(_receive_bytes(child, length, deadline))

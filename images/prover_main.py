@@ -1,13 +1,14 @@
 """The prover's child process: decodes each image to the end and answers with its upright size.
 
-`python -m pseudoris.images.prover_main <ImagesConfig as JSON> [phash]` speaks frames over standard input and
-output:
+`python -m pseudoris.images.prover_main <ImagesConfig as JSON> [phash] [FORMAT SIDE QUALITY]` speaks frames over
+standard input and output:
 
     frame     = 8 bytes, big-endian length, then that many bytes
     request   = the encoded image
     answer    = JSON: {"ready": true} once at the start, then per image {"size": [height, width], "note": null or what
-                is wrong with its file}, with its "phash" if that is asked for, or {"reason": …, "message": …}, each
-                with its "number" from 1 on and "grown_bytes", what earlier images have left in this process;
+                is wrong with its file}, with its "phash" if that is asked for, and its "picture" in base64 if a format
+                is named: upright RGB, its longer side at most SIDE pixels; or {"reason": …, "message": …}, each with
+                its "number" from 1 on and "grown_bytes", what earlier images have left in this process;
                 {"config_error": …} at the start where a plug-in or package is missing
 
 The process ends when its standard input ends: at most one image's time limit after its parent.
@@ -15,15 +16,21 @@ The process ends when its standard input ends: at most one image's time limit af
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import resource
 import signal
 import struct
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+
+import numpy as np
+from PIL import Image
 
 from pseudoris.images.child_process import reserve_stdout
 from pseudoris.images.perceptual_hash import perceptual_hash, require_imagehash
@@ -49,6 +56,7 @@ def main() -> None:
     # The parent has validated it. Pydantic would take 10 MB in each child, and half of its start.
     limits = cast("ImagesConfig", SimpleNamespace(**parse_json(sys.argv[1])))
     has_hash = WITH_HASH in sys.argv[2:]
+    form = sys.argv[-3:] if len(sys.argv) > 4 else None
     requests, answers = reserve_stdout()
     try:
         import_plugins(limits.decoder_plugins)
@@ -65,20 +73,33 @@ def main() -> None:
         number += 1
         grown_bytes = _address_space_bytes() - start_bytes
         signal.setitimer(signal.ITIMER_REAL, limits.decoder_timeout_s + _ORPHAN_GRACE_S)
-        answer = _prove(data, limits, has_hash=has_hash)
+        answer = _prove(data, limits, has_hash=has_hash, form=form)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(answers, {**answer, "number": number, "grown_bytes": grown_bytes})
 
 
-def _prove(data: bytes, limits: ImagesConfig, *, has_hash: bool) -> dict[str, Any]:
+def _prove(data: bytes, limits: ImagesConfig, *, has_hash: bool, form: Sequence[str] | None) -> dict[str, Any]:
     try:
         pixels, note = decode_with_note(data, limits)
-        return {"size": pixels.shape[:2], "note": note, **({"phash": perceptual_hash(pixels)} if has_hash else {})}
+        answer: dict[str, Any] = {"size": pixels.shape[:2], "note": note}
+        if has_hash:
+            answer["phash"] = perceptual_hash(pixels)
+        if form is not None:
+            answer["picture"] = base64.b64encode(_picture(pixels, form[0], int(form[1]), int(form[2]))).decode("ascii")
+        return answer
     except ImageError as error:
         return {"reason": error.reason, "message": error.message}
     except MemoryError:
         # A failed allocation may damage a C library, so the second try gets a fresh process.
         os._exit(EXIT_OUT_OF_MEMORY)
+
+
+def _picture(pixels: np.ndarray, image_format: str, max_side_px: int, quality: int) -> bytes:
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
+    encoded = io.BytesIO()
+    picture.save(encoded, image_format, quality=quality)
+    return encoded.getvalue()
 
 
 def _address_space_bytes() -> int:

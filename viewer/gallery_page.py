@@ -7,17 +7,14 @@ The pages load only the pictures next to them, so they open from a disk and from
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from PIL import Image
-
-from pseudoris.images.pixels import decode_proven
+from pseudoris.images.pillow_formats import loaded_plugins
+from pseudoris.images.prover import PictureForm, Prover
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.schemas.image_formats import IMAGE_FORMATS
 from pseudoris.schemas.source_settings import ImagesConfig
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.location import RunLocation
@@ -27,12 +24,9 @@ from pseudoris.viewer.pages import GALLERY_SCRIPTS, GENERATOR, iter_page
 
 logger = logging.getLogger(__name__)
 
-# Twice the size on a card, for dense screens and for the larger view next to the grid.
-MAX_SIDE_PX: Final = 800
-# Captions name small things: below about 80, WebP's artefacts hide them; above 90 the folder doubles.
-_QUALITY: Final = 84
-# The default of `images.max_pixels`: a run may come from a stranger, who wrote its settings too.
-_MAX_PIXELS: Final = ImagesConfig().max_pixels
+# Twice the size on a card, for dense screens and for the larger view next to the grid. Captions name small things:
+# below a quality of about 80, WebP's artefacts hide them; above 90 the folder doubles.
+THUMBNAIL: Final = PictureForm("WEBP", max_side_px=800, quality=84)
 
 INDEX_NAME: Final = "index.html"
 QUALITY_NAME: Final = "quality.html"
@@ -47,31 +41,31 @@ _MAX_WARNINGS: Final = 3
 OnImage = Callable[[int], None]
 
 
-def thumbnail(data: bytes, formats: Sequence[str] = IMAGE_FORMATS) -> bytes | None:
-    """Return the upright image as WebP, its longer side at most `MAX_SIDE_PX`; None if it cannot be read.
+def thumbnail(data: bytes, prover: Prover) -> bytes | None:
+    """Return a picture of the image as a page shows it; None if it cannot be read.
 
-    The image was decoded when it was annotated, so a failure here means that a plug-in is missing.
+    The image was decoded when it was annotated, so a failure here means that a plug-in is missing, or that the run was
+    changed: it may come from a stranger, so it is decoded in a child process.
 
     Args:
         data: The encoded image.
-        formats: Formats that may be opened, by Pillow's names.
+        prover: With a form.
+
+    Raises:
+        TransientError: The child does not start, or was killed from outside twice.
     """
-    upright = upright_picture(data, formats, max_side_px=MAX_SIDE_PX)
-    if upright is None:
-        return None
-    encoded = io.BytesIO()
-    upright.save(encoded, "WEBP", quality=_QUALITY, method=4)
-    return encoded.getvalue()
-
-
-def upright_picture(data: bytes, formats: Sequence[str], *, max_side_px: int) -> Image.Image | None:
-    """Return the image in RGB, turned as its EXIF says, its longer side at most `max_side_px`; None if unreadable."""
     try:
-        upright = Image.fromarray(decode_proven(data, formats, max_pixels=_MAX_PIXELS))
+        return prover.picture(data)
     except ImageError:
         return None
-    upright.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
-    return upright
+
+
+def page_prover(form: PictureForm, plugins: Sequence[str] = ()) -> Prover:
+    """Return what decodes pictures for a page, with those of `plugins` that the user has imported.
+
+    Its limits are the defaults: the settings of a run are a stranger's as well.
+    """
+    return Prover(ImagesConfig(decoder_plugins=loaded_plugins(plugins)), form=form)
 
 
 def check_destination(destination: RunLocation) -> None:
@@ -91,7 +85,7 @@ def write_gallery(
     destination: RunLocation,
     on_image: OnImage = lambda done: None,
     *,
-    formats: Sequence[str] = IMAGE_FORMATS,
+    plugins: Sequence[str] = (),
 ) -> str:
     """Write the pictures, then the page; return the page's address.
 
@@ -101,14 +95,15 @@ def write_gallery(
         gallery: What to show.
         destination: The folder of the pages.
         on_image: Called after each image.
-        formats: Picture formats that may be opened, by Pillow's names.
+        plugins: Decoder plug-ins of the run; those that this process has imported are used.
 
     Raises:
         ConfigError: The place cannot be written.
         TransientError: Storage failed.
     """
     written: set[str] = set()
-    page = "".join(iter_gallery(gallery, destination, written, on_image, formats=formats))
+    with page_prover(THUMBNAIL, plugins) as prover:
+        page = "".join(iter_gallery(gallery, destination, written, prover, on_image))
     destination.replace(INDEX_NAME, page.encode())
     for file in list(destination.list(PICTURES_FOLDER)):
         if _PICTURE_NAME.match(file.name) and file.name not in written:
@@ -132,9 +127,8 @@ def iter_gallery(
     gallery: Gallery,
     destination: RunLocation,
     written: set[str],
+    prover: Prover,
     on_image: OnImage = lambda done: None,
-    *,
-    formats: Sequence[str] = IMAGE_FORMATS,
 ) -> Iterator[str]:
     """Yield the page's text an image at a time, and write each image's small picture; its name joins `written`."""
 
@@ -142,7 +136,7 @@ def iter_gallery(
         num_unread = 0
         for number, image in enumerate(gallery.images, start=1):
             name = f"{image.image_id}.webp"
-            small = thumbnail(image.data, formats) if image.data else None
+            small = thumbnail(image.data, prover) if image.data else None
             if image.data and small is None:
                 num_unread += 1
                 if num_unread <= _MAX_WARNINGS:

@@ -6,7 +6,7 @@ import pytest
 
 from pseudoris.cli.gallery import write_pages
 from pseudoris.store.location import RunLocation
-from pseudoris.viewer.gallery_page import iter_gallery
+from pseudoris.viewer.gallery_page import THUMBNAIL, iter_gallery, page_prover
 from tests.viewer.builders import annotated, make_gallery, quarantined_because, write_run
 
 TWO = [(0, "a red circle", 1.5, 1), (0, "the dotted circle", 1.2, 1), (1, "a blue circle", 1.3, 0)]
@@ -117,7 +117,8 @@ def test_the_measure_of_contrast_finds_what_is_faint(open_page, pages):
 
 
 def test_in_a_list_of_figures_the_term_comes_before_what_is_said_of_it(tmp_path):
-    text = "".join(iter_gallery(make_gallery(), RunLocation.open(str(tmp_path)), set()))
+    with page_prover(THUMBNAIL) as prover:
+        text = "".join(iter_gallery(make_gallery(), RunLocation.open(str(tmp_path)), set(), prover))
     figures = re.findall(r'<div class="figure[^"]*">(.*?)</div>', text, re.DOTALL)
     assert len(figures) >= 6
     assert all(re.match(r"<dt>.*</dt><dd>[^<]*</dd>$", figure) for figure in figures)
