@@ -25,7 +25,7 @@ def open_regular(path: Path, mode: str = "rb") -> IO[Any]:
     """Return a file opened as the builtin `open` does; text is UTF-8.
 
     Raises:
-        ConfigError: It is a link, or neither a file nor a folder.
+        ConfigError: It is a link, or neither a file nor a folder, or it has a second name and would be written.
         OSError: As `open`.
     """
     return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=_open)
@@ -44,16 +44,37 @@ def refuse_links(folder: Path, path: str) -> None:
             raise _refusal(place, "a link")
 
 
+def read_regular(path: Path) -> bytes:
+    """Return a file that the user's own folder holds: links are followed, a pipe or a device is refused.
+
+    Raises:
+        ConfigError: It is neither a file nor a folder.
+        OSError: As `open`.
+    """
+    with open(path, "rb", opener=_checked) as file:
+        return file.read()
+
+
 def _open(path: str, flags: int) -> int:
+    # Emptied only once it is known to be a file with one name.
+    descriptor = _checked(path, (flags & ~os.O_TRUNC) | os.O_NOFOLLOW)
+    if flags & (os.O_WRONLY | os.O_RDWR) and os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        raise _refusal(Path(path), "a file with another name elsewhere (a hard link)")
+    if flags & os.O_TRUNC:
+        os.ftruncate(descriptor, 0)
+    return descriptor
+
+
+def _checked(path: str, flags: int) -> int:
     try:
         # Without O_NONBLOCK, a pipe is opened only once its other end is.
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise _refusal(Path(path), "a link") from None
-        if error.errno == errno.ENXIO:
-            raise _refusal(Path(path), "a pipe or a socket") from None
-        raise
+        what = {errno.ELOOP: "a link", errno.ENXIO: "a pipe or a socket"}.get(error.errno or 0)
+        if what is None:
+            raise
+        raise _refusal(Path(path), what) from None
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         os.close(descriptor)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import shutil
 import signal
 
@@ -10,6 +12,7 @@ import pytest
 
 from pseudoris.audit.verdict_lines import VerdictLine
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.exclusions.refer_folder import read_refer_folder
 from pseudoris.workers.checkpoints.download import RemoteFile, download
 from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache
 from tests.builders.audits import VerdictFile, small_audit
@@ -126,6 +129,29 @@ def test_a_planted_part_of_a_download_is_refused(tmp_path, kind, name):
         with pytest.raises(ConfigError, match=rf"{name} is a (link|pipe)"):
             download(RemoteFile(f"{server.url}/x.pth"), tmp_path / "cache" / "x.pth")
     assert content(tmp_path / "outside") == before
+
+
+def test_a_second_name_of_another_file_is_not_written_through(tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "mine").write_bytes(OUTSIDE)
+    (tmp_path / "cache" / "x.pth.part").hardlink_to(tmp_path / "mine")
+    with serving_weights() as server:
+        server.files["/x.pth"] = OUTSIDE + b" and the rest"
+        with pytest.raises(ConfigError, match=r"x\.pth\.part is a file with another name elsewhere"):
+            download(RemoteFile(f"{server.url}/x.pth"), tmp_path / "cache" / "x.pth")
+    assert (tmp_path / "mine").read_bytes() == OUTSIDE
+
+
+@pytest.mark.parametrize("name", ["refs(unc).p", "instances.json"])
+def test_a_pipe_in_a_folder_of_references_is_named(tmp_path, name):
+    folder = tmp_path / "refcoco"
+    folder.mkdir()
+    row = {"ref_id": 1, "ann_id": 1, "image_id": 1, "split": "val", "category_id": 1, "sentences": []}
+    (folder / "refs(unc).p").write_bytes(pickle.dumps([row]))
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ConfigError, match=rf"{re.escape(name)} is a pipe"):
+        read_refer_folder(folder)
 
 
 def test_a_planted_link_does_not_redirect_the_record_of_digests(tmp_path):

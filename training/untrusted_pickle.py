@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import MAX_BITS
+from pseudoris.schemas.regular_files import read_regular
 from pseudoris.store.files.storage_errors import storage_errors
 
 _KEYS: Final = ("ref_id", "ann_id", "image_id", "category_id", "split", "sentences")
@@ -29,7 +30,7 @@ def read_refs(path: Path) -> list[dict[str, Any]]:
     """
     try:
         with storage_errors("read", str(path)):
-            data = path.read_bytes()
+            data = read_regular(path)
     except FileNotFoundError:
         raise ConfigError(f"There is no file {path}. Name the folder of a REFER dataset, and its splitBy.") from None
     refs = load_plain(data, str(path))

@@ -111,4 +111,5 @@ def _colour_classes() -> str:
 
 def _resource(name: str, room: str) -> str:
     own = files(room).joinpath("templates", name)
-    return (own if own.is_file() else files(ROOM).joinpath("templates", name)).read_text(encoding="utf-8")
+    template = own if own.is_file() else files(ROOM).joinpath("templates", name)
+    return template.read_text(encoding="utf-8")

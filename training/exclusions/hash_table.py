@@ -14,6 +14,7 @@ from pseudoris.images.parquet_columns import read_columns
 from pseudoris.images.perceptual_hash import HASH_HEX_DIGITS
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.regular_files import read_regular
 from pseudoris.store.files.storage_errors import storage_errors
 from pseudoris.store.sources.exclusions import Exclusions, exclusion
 
@@ -34,7 +35,7 @@ def read_hash_table(path: Path, max_distance: int) -> Exclusions:
         TransientError: Storage failed.
     """
     with storage_errors("read", str(path)):
-        data = path.read_bytes()
+        data = read_regular(path)
     table, names = _read(path, data)
     columns: list[str] = [name for name in COLUMNS if name in names]
     if not columns:

@@ -8,6 +8,7 @@ from typing import Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.regular_files import read_regular
 from pseudoris.store.files.storage_errors import storage_errors
 from pseudoris.store.sources.exclusions import Exclusions, exclusion, name_value
 
@@ -22,7 +23,7 @@ def read_name_list(path: Path) -> Exclusions:
         TransientError: Storage failed.
     """
     with storage_errors("read", str(path)):
-        data = path.read_bytes()
+        data = read_regular(path)
     values = {name_value(line) for number, line in _lines(path, data) if _is_name(path, number, line)}
     if not values:
         raise ConfigError(f"--exclude {path} lists nothing. Write a file name or a COCO id on each line.")

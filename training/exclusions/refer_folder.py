@@ -16,6 +16,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.exclusion_records import SHARED_DATASETS
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.regular_files import read_regular
 from pseudoris.store.files.storage_errors import storage_errors
 from pseudoris.store.sources.exclusions import Exclusions, coco_id, exclusion, name_value
 from pseudoris.training.untrusted_pickle import read_refs
@@ -58,7 +59,7 @@ def read_refer_folder(folder: Path) -> Exclusions:
         refs = read_refs(path)
         splits |= {str(ref["split"]) for ref in refs}
         held_out = [ref for ref in refs if ref["split"] != TRAIN_SPLIT]
-        digests[_name(path, root)] = sha256_hex(path.read_bytes())
+        digests[_name(path, root)] = sha256_hex(read_regular(path))
         values.update(name_value(name) for name in _file_names(path, held_out, digests, root))
     if not values:
         there = ", ".join(sorted(splits)) or "none"
@@ -82,7 +83,7 @@ def _file_names(path: Path, refs: list[dict[str, Any]], digests: dict[str, str],
         if names is None:
             instances = path.parent / _INSTANCES
             names = _image_names(instances, path)
-            digests[_name(instances, root)] = sha256_hex(instances.read_bytes())
+            digests[_name(instances, root)] = sha256_hex(read_regular(instances))
         if ref["image_id"] not in names:
             raise ConfigError(
                 f"{path}: reference {ref['ref_id']} names image_id {ref['image_id']!r}, which is not in {_INSTANCES} "
@@ -93,8 +94,9 @@ def _file_names(path: Path, refs: list[dict[str, Any]], digests: dict[str, str],
 
 def _image_names(instances: Path, refs: Path) -> dict[Any, str]:
     try:
-        with storage_errors("read", str(instances)), instances.open("rb") as file:
-            return {image["id"]: str(image["file_name"]) for image in parse_json(file.read())["images"]}
+        with storage_errors("read", str(instances)):
+            data = read_regular(instances)
+        return {image["id"]: str(image["file_name"]) for image in parse_json(data)["images"]}
     except FileNotFoundError:
         raise ConfigError(
             f"{refs} has references without a COCO file name, and there is no {instances}. Put it beside refs(…).p, or "

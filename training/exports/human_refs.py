@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.regular_files import read_regular
 from pseudoris.schemas.shard import is_blank
 from pseudoris.store.files.storage_errors import storage_errors
 from pseudoris.store.sources.exclusions import Exclusions, exclusion, name_value
@@ -81,7 +82,7 @@ class HumanRefs:
         path = (self.folder or Path()) / file_name
         try:
             with storage_errors("read", str(path)):
-                return path.read_bytes()
+                return read_regular(path)
         except FileNotFoundError:
             raise ConfigError(
                 f"There is no image {path}, but the merged references need it. Name the folder of their images with "
@@ -129,8 +130,8 @@ def _cleaned(ref: Mapping[str, Any], dropped: Counter[str], name: str) -> dict[s
 
 def _read_instances(path: Path) -> dict[str, Any]:
     try:
-        with storage_errors("read", str(path)), path.open("rb") as file:
-            tree = parse_json(file.read())
+        with storage_errors("read", str(path)):
+            tree = parse_json(read_regular(path))
         return {name: list(tree[name]) for name in ("images", "annotations", "categories")}
     except FileNotFoundError:
         raise ConfigError(f"There is no file {path}. A REFER dataset has an instances.json beside its refs.") from None
