@@ -4,8 +4,8 @@ Each section has its own module and can be imported from here. This module joins
 
 For a resume there are two groups of settings. *Method* (`source`, `images`, `masks`, `captions`, `filtering`,
 `composing`, `compute`, `shards`) decides the bytes of the tables and is part of the run's identity: it must not change.
-*Placement* (`placement`, and `source.endpoint_url`) says where the work happens: it may change between two sessions
-of one run. `domain` is neither: it is asked once, before a run is planned.
+*Placement* (`placement`, `source.endpoint_url` and `source.requester_pays`) says where the work happens: it may change
+between two sessions of one run. `domain` is neither: it is asked once, before a run is planned.
 """
 
 from __future__ import annotations
@@ -211,7 +211,8 @@ class RunConfig(FrozenModel):
 
     def method(self) -> dict[str, Any]:
         """Return the part of the tree that decides the tables' bytes, as plain JSON values."""
-        # The endpoint is where the bucket is, not what is in it: the same bucket may have another address later.
+        # Where the bucket is and who pays, not what is in it: the same bucket may have another address later.
         return self.model_dump(
-            mode="json", exclude={"preset": True, "placement": True, "domain": True, "source": {"endpoint_url"}}
+            mode="json",
+            exclude={"preset": True, "placement": True, "domain": True, "source": {"endpoint_url", "requester_pays"}},
         )

@@ -40,6 +40,8 @@ class SourceConfig(FrozenModel):
     uri_root: str | None = None
     # Custom S3 endpoint; None is AWS. Credentials come from the environment only.
     endpoint_url: str | None = Field(default=None, pattern=r"^https?://")
+    # S3: you pay for the requests and the traffic. A requester-pays bucket refuses all other requests.
+    requester_pays: bool = False
 
     @model_validator(mode="after")
     def _has_absolute_root(self) -> Self:

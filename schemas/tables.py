@@ -26,6 +26,7 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "missing": "The image was planned but is not there (tried twice).",
     "changed": "The image is another one than was planned: its etag, or size and time, differ.",
     "unreadable": "The path cannot be followed: a link leads to itself, or a name is too long.",
+    "archived": "The object is in an archive class, such as GLACIER, and was not restored. Restore it, then retry.",
     "denied": "Access was refused, and again a minute later, while another image of the same store could be read.",
     "empty_file": "The file has no bytes.",
     "too_many_bytes": "The file is larger than images.max_bytes.",

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.uris import refuse_secrets
-from pseudoris.store.files.storage import ListedFile, Storage, Upload
+from pseudoris.store.files.storage import ListedFile, NotImplementedByStoreError, Storage, Upload
 from pseudoris.store.files.storage_at import S3_PROTOCOLS, local_path, storage_at
 from pseudoris.store.files.storage_errors import storage_errors
 
@@ -208,9 +208,10 @@ class RunLocation:
         path = _probe_name()
         try:
             is_first = self.create_once(path, b"first")
-        except TransientError as error:
-            if "HTTP 501" not in str(error):
-                raise
+        except NotImplementedByStoreError as error:
+            # The condition is to blame only if the store accepts the same write without it.
+            self.replace(path, b"plain")
+            self.delete(path)
             raise ConfigError(f"{self.root} does not support conditional writes (HTTP 501): {_NEEDED}") from error
         try:
             is_second = self.create_once(path, b"second")

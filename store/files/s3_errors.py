@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from typing import Final
 
 import aiohttp
@@ -10,7 +11,7 @@ import botocore.exceptions as boto
 from botocore.parsers import ResponseParserError
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.files.storage import ChangedError, NoBucketError
+from pseudoris.store.files.storage import ArchivedError, ChangedError, NoBucketError, NotImplementedByStoreError
 
 _CODES_TO_RETRY: Final = frozenset(
     {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
@@ -36,6 +37,8 @@ _BAD_CREDENTIALS: Final = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}
     | {"AccountProblem", "NotSignedUp", "InvalidSecurity"}
 )
+# A header that a store refuses is named by its answer. Anything else there is not shown: it may repeat what was sent.
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,60}")
 _BAD_BUCKETS: Final = frozenset({"InvalidBucketName", "PermanentRedirect", "AuthorizationHeaderMalformed"})
 _TO_MEND: Final = (
     boto.NoCredentialsError,
@@ -70,14 +73,16 @@ def is_transient(error: BaseException) -> bool:
 def reason_of(error: BaseException) -> str:
     """Return a word or two for messages; never the client's text, which may repeat what was sent."""
     if isinstance(error, boto.ClientError):
-        return f"{code_of(error)} (HTTP {status_of(error)})"
+        header = str(_response(error).get("Error", {}).get("Header", ""))
+        refused = f", header {header}" if _HEADER_NAME.fullmatch(header) else ""
+        return f"{code_of(error)} (HTTP {status_of(error)}{refused})"
     return type(error).__name__
 
 
 def explained(error: Exception, action: str, uri: str) -> Exception:
     """Return the exception to raise for an error that a retry will not fix.
 
-    FileNotFoundError, PermissionError and ChangedError are answers; ConfigError is for the user to correct; an OSError
+    FileNotFoundError, PermissionError, ArchivedError and ChangedError are answers; ConfigError is for the user to correct; an OSError
     with a number is any other error of the store.
     """
     if isinstance(error, _TO_MEND):
@@ -99,6 +104,13 @@ def explained(error: Exception, action: str, uri: str) -> Exception:
         return OSError(errno.ENAMETOOLONG, reason_of(error), uri)
     if status == 404:
         return FileNotFoundError(errno.ENOENT, "there is no such object", uri)
+    if code == "InvalidObjectState":
+        return ArchivedError(errno.EACCES, reason_of(error), uri)
+    if status == 501:
+        return NotImplementedByStoreError(
+            f"cannot {action} {uri}: the store does not implement this request: {reason_of(error)}. Check the "
+            "endpoint, update the store, or use another one"
+        )
     if status == 403:
         number = errno.EKEYREJECTED if code in _BAD_CREDENTIALS else errno.EACCES
         return PermissionError(number, reason_of(error), uri)

@@ -46,11 +46,13 @@ class S3Requests:
         name: Name of the bucket.
         endpoint_url: Endpoint of a store other than AWS; None uses that of the environment, or else AWS.
         limits: Timeouts, retry limits and sizes.
+        requester_pays: Whether each request says that its sender pays for it.
     """
 
     name: str
     endpoint_url: str | None
     limits: StorageConfig
+    requester_pays: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an endpoint of the environment that contains a secret: the client's errors would show it."""
@@ -117,6 +119,8 @@ class S3Requests:
         filesystem = self._filesystem()
         await filesystem.set_session()
         client = await filesystem.get_s3(self.name)
+        if self.requester_pays:
+            arguments["RequestPayer"] = "requester"
         return await getattr(client, method)(Bucket=self.name, **arguments)
 
     def _synced(self, request: Callable[[], Awaitable[Any]]) -> Any:
@@ -135,6 +139,10 @@ class S3Requests:
                 "read_timeout": self.limits.read_timeout_s,
                 "max_pool_connections": self.limits.max_connections,
                 "retries": {"total_max_attempts": 1, "mode": "standard"},
+                # By default the client adds checksums to every write, which older stores refuse (501, or 400). The
+                # signature covers the body anyway.
+                "request_checksum_calculation": "when_required",
+                "response_checksum_validation": "when_required",
             },
         )
 

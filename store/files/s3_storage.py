@@ -144,10 +144,10 @@ class S3Storage:
     max_readers: int = 16
 
     @classmethod
-    def at(cls, uri: str, endpoint_url: str | None, limits: StorageConfig) -> Self:
+    def at(cls, uri: str, endpoint_url: str | None, limits: StorageConfig, *, requester_pays: bool = False) -> Self:
         """Return the storage at `s3://bucket/prefix`; no request is made yet."""
         name, _, prefix = uri.partition("://")[2].partition("/")
-        return cls(S3Bucket(name, endpoint_url, limits), prefix.strip("/"))
+        return cls(S3Bucket(name, endpoint_url, limits, requester_pays), prefix.strip("/"))
 
     def uri(self, path: str = "") -> str:
         """Return the object's uri, `s3://bucket/prefix/…`."""

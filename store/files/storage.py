@@ -92,6 +92,14 @@ class NoBucketError(ConfigError):
     """There is no bucket of this name, in this region, at this endpoint."""
 
 
+class NotImplementedByStoreError(ConfigError):
+    """The store answers 501: it does not implement what a request asks for."""
+
+
+class ArchivedError(OSError):
+    """The object is in an archive class, such as GLACIER, and was not restored: it cannot be read now."""
+
+
 class Storage(Protocol):
     """Files below a root. Every path is relative to the root, with `/`. Can be pickled.
 

@@ -15,7 +15,12 @@ S3_PROTOCOLS: Final = ("s3", "s3a")
 
 
 def storage_at(
-    uri: str, endpoint_url: str | None = None, limits: StorageConfig | None = None, *, follows_links: bool = True
+    uri: str,
+    endpoint_url: str | None = None,
+    limits: StorageConfig | None = None,
+    *,
+    follows_links: bool = True,
+    requester_pays: bool = False,
 ) -> Storage:
     """Return the storage whose root is `uri`; it need not exist, and no request is made yet.
 
@@ -24,6 +29,7 @@ def storage_at(
         endpoint_url: Endpoint of an S3 store other than AWS; None uses AWS_ENDPOINT_URL of the environment.
         limits: Timeouts and retry limits of an S3 store.
         follows_links: Whether links below a local folder are followed.
+        requester_pays: Whether requests to S3 say that their sender pays for them.
 
     Raises:
         ConfigError: The protocol is unknown, or its package is missing.
@@ -35,7 +41,7 @@ def storage_at(
     if uri.partition("://")[0] in S3_PROTOCOLS:
         from pseudoris.store.files.s3_storage import S3Storage
 
-        return S3Storage.at(uri, endpoint_url, limits or StorageConfig())
+        return S3Storage.at(uri, endpoint_url, limits or StorageConfig(), requester_pays=requester_pays)
     from pseudoris.store.files.fsspec_storage import FsspecStorage
 
     return FsspecStorage.at(uri)

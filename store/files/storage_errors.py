@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Final, Literal
 
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, RefusedError, TransientError
-from pseudoris.store.files.storage import ChangedError
+from pseudoris.store.files.storage import ArchivedError, ChangedError
 
 # What an error says while an input image is read. A reason code quarantines that image: `missing` after a second look,
 # `denied` if the store gives another image at the same time. `store` never does.
@@ -62,6 +62,7 @@ _UNREADABLE: Final[dict[int, str]] = {
     errno.EILSEQ: "its file system cannot hold this name",
     errno.EOVERFLOW: "it is larger than this system can read",
 }
+_ARCHIVED: Final = "the object is archived: restore it (`aws s3api restore-object`), then try again"
 
 _NUMBERS: Final[dict[type[Exception], int]] = {
     PermissionError: errno.EACCES,
@@ -118,7 +119,7 @@ def transient_faults(action: str, uri: str, *, faults: tuple[type[Exception], ..
     Raises:
         FileNotFoundError: There is no such file; also if a part of its path is not a folder, or it is a folder itself.
         ChangedError: It is not the requested version.
-        ImageError: `unreadable`.
+        ImageError: `unreadable` or `archived`.
         RefusedError: Access is denied.
         TransientError: Any other exception in `faults`.
     """
@@ -126,6 +127,8 @@ def transient_faults(action: str, uri: str, *, faults: tuple[type[Exception], ..
         yield
     except (FileNotFoundError, PseudorisError, MemoryError, ChangedError):
         raise
+    except ArchivedError as error:
+        raise ImageError("archived", _ARCHIVED) from error
     except faults as error:
         verdict = verdict_of(error)
         if verdict == "missing":
@@ -157,6 +160,7 @@ def listing_errors(action: str, uri: str, *, faults: tuple[type[Exception], ...]
         except PermissionError as error:
             raise ConfigError(
                 f"access to {uri} is denied: grant these credentials, or this user, the rights to list and read"
+                + (", or set source.requester_pays=true if its readers pay" if uri.startswith(("s3:", "s3a:")) else "")
             ) from error
 
 
@@ -173,6 +177,8 @@ def _number_of(error: Exception) -> int:
 
 
 def _explained(error: OSError, action: str, uri: str) -> ConfigError | TransientError:
+    if isinstance(error, ArchivedError):
+        return ConfigError(f"cannot {action} {uri}: {_ARCHIVED}")
     number = _number_of(error)
     if number in _REMEDIES:
         return ConfigError(f"cannot {action} {uri}: {_REMEDIES[number]}")

@@ -134,4 +134,4 @@ def root_at(location: str, config: SourceConfig, limits: StorageConfig | None = 
     folder = local_path(location)
     # Unlike `Path.resolve`, this takes a link to itself as it is.
     resolved = location if folder is None else os.path.realpath(folder)
-    return SourceRoot(storage_at(resolved, config.endpoint_url, limits))
+    return SourceRoot(storage_at(resolved, config.endpoint_url, limits, requester_pays=config.requester_pays))

@@ -69,6 +69,8 @@ class Fault:
         operation: Regular expression over the operation's name (`PutObject`); all by default.
         key: Regular expression searched in `bucket/key`; all by default.
         is_conditional: Only requests with (or without) `If-None-Match` or `If-Match`; None for both.
+        header: Only requests with a header whose name fits this regular expression.
+        lacks_header: Only requests without such a header.
         seconds: How long a hang lasts at most, and a trickling body takes.
     """
 
@@ -78,6 +80,8 @@ class Fault:
     operation: str = ""
     key: str = ""
     is_conditional: bool | None = None
+    header: str = ""
+    lacks_header: str = ""
     seconds: float = 60.0
 
     def fits(self, request: Request) -> bool:
@@ -86,6 +90,8 @@ class Fault:
             (not self.operation or re.fullmatch(self.operation, request.operation) is not None)
             and re.search(self.key, request.key) is not None
             and self.is_conditional in (None, request.is_conditional)
+            and (not self.header or request.has_header(self.header))
+            and not (self.lacks_header and request.has_header(self.lacks_header))
         )
 
 
@@ -106,6 +112,10 @@ class Request:
     operation: str
     key: str
     is_conditional: bool
+
+    def has_header(self, pattern: str) -> bool:
+        """Return whether the name of a header fits."""
+        return any(re.fullmatch(pattern, name, re.IGNORECASE) for name, _ in self.headers)
 
 
 class FaultProxy:

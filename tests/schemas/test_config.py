@@ -44,10 +44,10 @@ def test_cuda_without_gpus_for_a_model_pool_is_refused():
         config.RunConfig.model_validate(tree)
 
 
-def test_the_method_leaves_out_placement_endpoint_and_preset():
+def test_the_method_leaves_out_placement_endpoint_payer_and_preset():
     method = load_config("tiny").method()
     assert set(method) == {"source", "images", "masks", "captions", "filtering", "compute", "shards"}
-    assert set(config.SourceConfig.model_fields) - set(method["source"]) == {"endpoint_url"}
+    assert set(config.SourceConfig.model_fields) - set(method["source"]) == {"endpoint_url", "requester_pays"}
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,20 @@ def test_a_store_without_conditional_writes_is_told_at_once(bucket_run, proxy):
     assert proxy.hits["not_implemented"] == 1
 
 
+def test_a_store_that_refuses_checksums_is_written_to(bucket_run, proxy):
+    proxy.set_faults([Fault("not_implemented", header="x-amz-(checksum-.*|sdk-checksum-.*|trailer)")])
+    bucket_run.probe()
+    bucket_run.put_part(PART, LARGE)
+    assert bucket_run.read_bytes(PART) == LARGE
+    assert not proxy.hits
+
+
+def test_a_store_that_refuses_any_write_is_not_said_to_lack_the_condition(bucket_run, proxy):
+    proxy.set_faults([Fault("not_implemented", operation="PutObject")])
+    with pytest.raises(ConfigError, match=r"cannot write .*does not implement this request: NotImplemented \(HTTP 501"):
+        bucket_run.probe()
+
+
 def test_a_bucket_that_is_not_there_is_told_before_work_starts(proxy):
     with pytest.raises(ConfigError, match="there is no such bucket"):
         RunLocation.open("s3://no-such-bucket/run", proxy.endpoint_url).probe()

@@ -24,12 +24,10 @@ def answer(status: int, code: str) -> ClientError:
         (400, "KeyTooLongError", "unreadable"),
         (403, "AccessDenied", "denied"),
         (403, "403", "denied"),
-        (403, "InvalidObjectState", "denied"),
         (403, "InvalidAccessKeyId", "store"),
         (403, "SignatureDoesNotMatch", "store"),
         (403, "RequestTimeTooSkewed", "store"),
         (400, "InvalidToken", "store"),
-        (501, "NotImplemented", "store"),
     ],
 )
 def test_an_answer_has_the_verdict_of_the_docs(status, code, verdict):
@@ -67,3 +65,12 @@ def test_credentials_that_are_refused_are_named_with_a_remedy_before_a_run():
     error = explained(answer(403, "InvalidAccessKeyId"), "read", "s3://b/x.png")
     assert isinstance(error, PermissionError)
     assert error.errno == errno.EKEYREJECTED
+
+
+def test_a_request_that_the_store_does_not_implement_names_the_header_but_no_other_text_of_its_answer():
+    refused = answer(501, "NotImplemented")
+    refused.response["Error"] |= {"Header": "x-amz-sdk-checksum-algorithm", "Message": "secret"}
+    text = str(explained(refused, "write", "s3://b/x.png"))
+    assert "NotImplemented (HTTP 501, header x-amz-sdk-checksum-algorithm)" in text
+    refused.response["Error"]["Header"] = "a secret: hunter2"
+    assert "header" not in str(explained(refused, "write", "s3://b/x.png"))
