@@ -82,8 +82,8 @@ def reason_of(error: BaseException) -> str:
 def explained(error: Exception, action: str, uri: str) -> Exception:
     """Return the exception to raise for an error that a retry will not fix.
 
-    FileNotFoundError, PermissionError, ArchivedError and ChangedError are answers; ConfigError is for the user to correct; an OSError
-    with a number is any other error of the store.
+    FileNotFoundError, PermissionError, ArchivedError and ChangedError are answers; ConfigError is for the user to
+    correct; an OSError with a number is any other error of the store.
     """
     if isinstance(error, _TO_MEND):
         kind = NoBucketError if isinstance(error, boto.ParamValidationError) else ConfigError
@@ -100,8 +100,6 @@ def explained(error: Exception, action: str, uri: str) -> Exception:
         )
     if code in _BAD_BUCKETS:
         return NoBucketError(f"cannot {action} {uri}: {reason_of(error)}. Check the bucket's name, region and endpoint")
-    if code == "KeyTooLongError":
-        return OSError(errno.ENAMETOOLONG, reason_of(error), uri)
     if status == 404:
         return FileNotFoundError(errno.ENOENT, "there is no such object", uri)
     if code == "InvalidObjectState":
@@ -116,7 +114,8 @@ def explained(error: Exception, action: str, uri: str) -> Exception:
         return PermissionError(number, reason_of(error), uri)
     if status == 412:
         return ChangedError(uri)
-    return OSError(errno.EIO, reason_of(error), uri)
+    number = errno.ENAMETOOLONG if code == "KeyTooLongError" else errno.EIO
+    return OSError(number, reason_of(error), uri)
 
 
 def _response(error: BaseException) -> dict[str, dict[str, object]]:

@@ -229,6 +229,7 @@ def _row_image(value: pa.Scalar, column: ImageColumn, max_bytes: int) -> RowImag
         return RowImage(None, None)
     fields = value.type.names if column.kind == "struct" else ()
     values = [value[name] if name in fields else None for name in ("bytes", "path")] if fields else [value]
+    values = [each.value if isinstance(each, pa.DictionaryScalar) and each.is_valid else each for each in values]
     # Checked before a value is copied to Python.
     size_bytes = max(_size_bytes(each) for each in values)
     if size_bytes > max_bytes:
@@ -252,11 +253,18 @@ def _plain(value: pa.Scalar) -> Any:
     return value.as_py() if _is_binary(value.type) else None
 
 
+def _values(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column's values; pandas and DuckDB write categories as a dictionary of texts."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def _is_binary(kind: pa.DataType) -> bool:
+    kind = _values(kind)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:
+    kind = _values(kind)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 

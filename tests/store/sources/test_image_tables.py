@@ -56,6 +56,24 @@ def test_structs_of_bytes_and_path_are_read_as_hugging_face_writes_them():
     }
 
 
+@pytest.mark.parametrize("index", [pa.int8(), pa.int32()], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "column", "field"), [(pa.string(), "url", "uri"), (pa.binary(), "bytes", "data")], ids=["text", "bytes"]
+)
+def test_a_column_of_categories_is_one_of_their_values(index, kind, column, field):
+    values = ["a.jpg", None, "a.jpg", "b.jpg"] if column == "url" else [b"a", None, b"a", b"b"]
+    categories = pa.array(values, kind).cast(pa.dictionary(index, kind))
+    data = parquet_bytes({column: categories})
+    assert pa.types.is_dictionary(pq.read_schema(io.BytesIO(data)).field(0).type)
+    assert [getattr(image, field) for image in rows_of(data, 0, range(4)).values()] == values
+
+
+def test_a_struct_of_categories_is_one_of_their_values():
+    fields = [pa.array(values).dictionary_encode() for values in ([b"x", None], ["a.jpg", "b.jpg"])]
+    data = parquet_bytes({"image": pa.StructArray.from_arrays(fields, ["bytes", "path"])})
+    assert rows_of(data, 0, [0, 1]) == {0: RowImage(b"x", "a.jpg"), 1: RowImage(None, "b.jpg")}
+
+
 def test_uris_are_read_where_there_are_no_bytes():
     assert rows_of(parquet_bytes({"url": ["s3://b/a.jpg", None]}), 0, [0, 1]) == {
         0: RowImage(None, "s3://b/a.jpg"),
