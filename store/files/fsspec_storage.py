@@ -17,6 +17,7 @@ import aiohttp
 import fsspec
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import Kind, ListedFile, Mark, MayDescend, StoredFile, Upload, checked_twice
 from pseudoris.store.files.storage_errors import listing_errors
@@ -46,15 +47,23 @@ class FsspecStorage:
         self._root = root.rstrip("/")
 
     @classmethod
-    def at(cls, uri: str) -> Self:
+    def at(cls, uri: str, limits: StorageConfig) -> Self:
         """Return the storage at `uri`. No request is made yet.
+
+        Args:
+            uri: Of a folder or a file.
+            limits: Timeouts of a web server. Clients of other stores have their own.
 
         Raises:
             ConfigError: The protocol is unknown, or its package is missing.
         """
+        waits = aiohttp.ClientTimeout(
+            limits.patience_s, sock_connect=limits.connect_timeout_s, sock_read=limits.read_timeout_s
+        )
+        options = {"client_kwargs": {"timeout": waits}} if uri.startswith(("http://", "https://")) else {}
         try:
             # A cached listing would hide what other processes write.
-            filesystem, root = fsspec.url_to_fs(uri, use_listings_cache=False)
+            filesystem, root = fsspec.url_to_fs(uri, use_listings_cache=False, **options)
         except (ValueError, ImportError) as error:
             raise ConfigError(f"cannot open {uri!r}: {error}. Give a local path or s3://bucket/prefix") from None
         return cls(filesystem, root)
@@ -67,8 +76,14 @@ class FsspecStorage:
         """Return what exists at `path`. A folder is a prefix of at least one object."""
         try:
             found = self._info(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except (FileNotFoundError, NotADirectoryError) as error:
+            cause = _web_failure(error)
+            status = getattr(cause, "status", 0)
+            # Some servers refuse a name that does not exist.
+            if cause is None or 400 <= status < 500:
+                return None
+            failure = f"its server answers {status}" if status else f"it cannot be reached ({type(cause).__name__})"
+            raise OSError(errno.EHOSTUNREACH, f"{failure}: check the host's name and the network") from error
         return "file" if found["type"] == "file" else "folder"
 
     def stat(self, path: str) -> StoredFile:
@@ -224,10 +239,17 @@ def _web_refusals() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        cause = error.__cause__
-        if not isinstance(cause, aiohttp.ClientError | TimeoutError) or getattr(cause, "status", 0) in (404, 410):
+        cause = _web_failure(error)
+        if cause is None:
             raise
         raise PermissionError(errno.EACCES, f"the server does not give it ({type(cause).__name__})") from error
+
+
+def _web_failure(error: OSError) -> BaseException | None:
+    """Return why a web client has no answer about a file; None if the server says that there is no such file."""
+    cause = error.__cause__
+    is_failure = isinstance(cause, aiohttp.ClientError | TimeoutError) and getattr(cause, "status", 0) not in (404, 410)
+    return cause if is_failure else None
 
 
 def _order(named: tuple[str, Mapping[str, Any]]) -> str:

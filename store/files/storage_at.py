@@ -27,7 +27,7 @@ def storage_at(
     Args:
         uri: A local path or an fsspec url (`s3://bucket/prefix`).
         endpoint_url: Endpoint of an S3 store other than AWS; None uses AWS_ENDPOINT_URL of the environment.
-        limits: Timeouts and retry limits of an S3 store.
+        limits: Timeouts of an S3 store or a web server, and how long an S3 store is retried.
         follows_links: Whether links below a local folder are followed.
         requester_pays: Whether requests to S3 say that their sender pays for them.
 
@@ -44,7 +44,7 @@ def storage_at(
         return S3Storage.at(uri, endpoint_url, limits or StorageConfig(), requester_pays=requester_pays)
     from pseudoris.store.files.fsspec_storage import FsspecStorage
 
-    return FsspecStorage.at(uri)
+    return FsspecStorage.at(uri, limits or StorageConfig())
 
 
 def local_path(uri: str) -> Path | None:

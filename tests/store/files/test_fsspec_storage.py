@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import aiohttp
 import pytest
 from fsspec import AbstractFileSystem
 
+from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ConfigError, RefusedError, TransientError
+from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files.fsspec_storage import FsspecStorage
+from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import ALL_FILES
 from pseudoris.store.sources.root import SourceRoot
 
@@ -110,8 +116,56 @@ def test_a_web_server_that_gives_nothing_refuses_and_does_not_miss(cause):
         pytest.fail("it was opened")
     with pytest.raises(RefusedError, match="does not give it"):
         root.stat("a.png")
-    # A pattern is looked for as a file too: whatever the server says, there is none.
-    assert root.kind("a.png") is None
+
+
+def test_a_pattern_that_a_web_server_refuses_as_a_name_is_no_file():
+    assert SourceRoot(FsspecStorage(Web(http_error(403)), "https://host")).kind("*.png") is None
+
+
+class _Answer(BaseHTTPRequestHandler):
+    """Answers each request with the status that its path names; `silence` is never answered."""
+
+    def do_GET(self) -> None:
+        if self.path.endswith("silence"):
+            time.sleep(5)
+        else:
+            self.send_error(int(self.path[1:]))
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def web():
+    """A real web server; its url."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answer) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("url", "expected", "said"),
+    [
+        ("http://127.0.0.1:1/a.jpg", TransientError, r"it cannot be reached \(ClientConnectorError\)"),
+        ("http://no-such-host.invalid/a.jpg", TransientError, r"it cannot be reached \(ClientConnectorDNSError\)"),
+        ("{web}/silence", TransientError, r"it cannot be reached \((SocketTimeout|ServerTimeout|Timeout)Error\)"),
+        ("{web}/503", TransientError, "its server answers 503"),
+        ("{web}/404", ConfigError, "does not exist"),
+    ],
+)
+def test_a_web_source_that_cannot_be_reached_is_not_said_to_be_missing(web, url, expected, said):
+    limits = StorageConfig(connect_timeout_s=2, read_timeout_s=0.5)
+    url = url.format(web=web)
+    started = time.monotonic()
+    with pytest.raises(expected, match=said) as raised:
+        open_source(url, SourceConfig(), limits=limits)
+    assert url in str(raised.value)
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("cause", [http_error(404), http_error(410), KeyError("a.png"), None])
