@@ -5,8 +5,10 @@ REFER datasets come as pickles, `refs(<splitBy>).p`: `read_refs` reads them with
 
 from __future__ import annotations
 
+import codecs
+import io
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,7 +54,7 @@ def load_plain(data: bytes, where: str, *, with_bytes: bool = False) -> Any:
     """Return what a pickle holds: lists, tuples, dicts, str, int, float, bool and None in any nesting.
 
     Keys are texts and whole numbers have 64 bits, so that no choice of keys makes a dict slow. Strings of Python 2 are
-    read as UTF-8.
+    read as UTF-8, those that are not UTF-8 as latin-1.
 
     Args:
         data: The pickle, whole.
@@ -64,11 +66,11 @@ def load_plain(data: bytes, where: str, *, with_bytes: bool = False) -> Any:
     """
     built, words = _Built(len(data)), [""]
     try:
-        for opcode, argument, _ in pickletools.genops(data):
-            build = _INSTRUCTIONS.get(opcode.name)
+        for name, argument in _instructions(data):
+            build = _INSTRUCTIONS.get(name)
             if build is None or (isinstance(argument, bytes) and not with_bytes):
                 # In newer protocols the two preceding texts name what is called.
-                raise _refusal(opcode.name, argument if isinstance(argument, str) else " ".join(words), where)
+                raise _refusal(name, argument if isinstance(argument, str) else " ".join(words), where)
             build(built, argument)
             if isinstance(argument, str):
                 words = [words[-1], argument]
@@ -80,6 +82,27 @@ def load_plain(data: bytes, where: str, *, with_bytes: bool = False) -> Any:
             f"{where} cannot be read as a pickle ({type(error).__name__}). Download the file again."
         ) from error
     return value
+
+
+def _instructions(data: bytes) -> Iterator[tuple[str, Any]]:
+    """Yield name and argument of each, as `pickletools.genops`, which refuses strings of protocol 0 beyond ASCII."""
+    stream, name = io.BytesIO(data), ""
+    while name != "STOP":
+        opcode = pickletools.code2op[stream.read(1).decode("latin-1")]
+        name = opcode.name
+        if name == "STRING":
+            quoted = pickletools.read_stringnl(stream, decode=False)
+            yield name, codecs.escape_decode(quoted)[0].decode("latin-1")
+        else:
+            yield name, None if opcode.arg is None else opcode.arg.reader(stream)
+
+
+def _text_of(data: bytes) -> str:
+    # Python 2 wrote texts as the bytes that they were typed as: mostly UTF-8, in old files also latin-1.
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 class _Built:
@@ -151,7 +174,7 @@ _INSTRUCTIONS: Final[dict[str, _Build]] = {
     **dict.fromkeys((*_NUMBERS, *_TEXTS, *_BYTES), _Built.push),
     # `genops` gives the bytes of Python 2's strings as Latin-1.
     **dict.fromkeys(
-        ("STRING", "BINSTRING", "SHORT_BINSTRING"), lambda built, text: built.push(text.encode("latin-1").decode())
+        ("STRING", "BINSTRING", "SHORT_BINSTRING"), lambda built, text: built.push(_text_of(text.encode("latin-1")))
     ),
     "NONE": lambda built, _: built.push(None),
     "NEWTRUE": lambda built, _: built.push(True),

@@ -49,6 +49,21 @@ def test_python_2s_strings_are_texts():
     assert load_plain(b"\x80\x02U\x05caf\xc3\xa9.", "x") == "café"
 
 
+@pytest.mark.parametrize(
+    "pickled",
+    [b"(lp0\nS'caf\\xe9'\np1\naS'caf\\xc3\\xa9'\np2\na.", b"\x80\x02]q\x00(U\x04caf\xe9q\x01U\x05caf\xc3\xa9q\x02e."],
+    ids=["protocol 0", "protocol 2"],
+)
+def test_python_2s_strings_of_latin_1_are_texts_beside_those_of_utf_8(pickled):
+    assert load_plain(pickled, "x") == ["café", "café"]
+
+
+@pytest.mark.parametrize("text", [b"S'caf\\xe9'\n", b"U\x04caf\xe9"])
+def test_beside_such_a_string_code_is_refused_as_well(text):
+    with pytest.raises(ConfigError, match=r"GLOBAL builds or calls 'posix system'"):
+        load_plain(b"(lp0\n" + text + b"acposix\nsystem\n(S'true'\ntRa.", "x")
+
+
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize(
     "call", [(os.system, "touch {}"), (subprocess.run, "touch {}"), (Path.touch, "{}"), (eval, "1")]
@@ -89,7 +104,6 @@ def test_whatever_is_not_plain_is_refused(value):
         b"\x80\x02\x8b\xff\xff\xff\x7f\x00.",
         b"I" + b"9" * 10_000 + b"\n.",
         b"h\x05.",
-        b"U\x01\xff.",
     ],
 )
 def test_a_damaged_pickle_is_refused(data):

@@ -77,7 +77,7 @@ def _file_names(path: Path, refs: list[dict[str, Any]], digests: dict[str, str],
     for ref in refs:
         name = ref.get("file_name")
         # RefCOCO's pickles append the number of the object: COCO_train2014_000000581857_16.jpg.
-        if isinstance(name, str) and coco_id(name.rpartition("/")[2]) is not None:
+        if isinstance(name, str) and coco_id(name.replace("\\", "/").rpartition("/")[2]) is not None:
             yield name
             continue
         if names is None:

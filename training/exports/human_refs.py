@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
@@ -158,7 +158,7 @@ def _check_found(human: HumanAnnotation, missing: set[int], kind: str) -> None:
 def _check_images(human: HumanAnnotation, images: Mapping[int, Mapping[str, Any]]) -> None:
     for image in images.values():
         name = str(image.get("file_name", ""))
-        if name != Path(name).name or name in ("", ".", ".."):
+        if name != PureWindowsPath(name).name or name in ("", ".", ".."):
             raise ConfigError(f"{human.instances} names the image {name!r}. A file name without folders is needed.")
         if not all(type(image.get(side)) is int and image[side] > 0 for side in ("height", "width")):
             raise ConfigError(f"{human.instances}: image {image['id']} ({name}) does not say its height and width")

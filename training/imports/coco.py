@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PureWindowsPath
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
@@ -177,14 +178,19 @@ def read_lists(data: bytes, where: str, names: Sequence[str]) -> dict[str, list[
 
 
 def _image(row: Mapping[str, Any], where: str) -> ImageEntry:
+    name = row.get("file_name")
+    # Tools on Windows write `train\001.jpg`; its drive letter makes `C:\001.jpg` an absolute path.
+    if isinstance(name, str) and "\\" in name:
+        name = f"{'/' if PureWindowsPath(name).drive else ''}{name}".replace("\\", "/")
+    path = relative_path(name, where=where)
     height, width = row.get("height"), row.get("width")
     if height is None and width is None:
-        return ImageEntry(relative_path(row.get("file_name"), where=where), None)
+        return ImageEntry(path, None)
     if not (_is_side(height) and _is_side(width)):
         raise ConfigError(
             f"{where} has the size {shown(height)} x {shown(width)}. Give both as whole numbers, or neither."
         )
-    return ImageEntry(relative_path(row.get("file_name"), where=where), (int(height or 0), int(width or 0)))
+    return ImageEntry(path, (int(height or 0), int(width or 0)))
 
 
 def _annotations(rows: Sequence[Any], paths: Mapping[int | str, str], where: str) -> list[AnnotationEntry]:

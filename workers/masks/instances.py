@@ -192,8 +192,8 @@ class InstanceTable:
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    # The key of a tar's member is `tar!member`.
-    return PurePosixPath(name.replace("!", "/")).parts or ("",)
+    # The key of a tar's member is `tar!member`. Tools on Windows write `train\1.jpg`.
+    return PurePosixPath(name.replace("!", "/").replace("\\", "/")).parts or ("",)
 
 
 def iou_table(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -37,6 +37,11 @@ def excluded(folder, numbers) -> list[int]:
     return [n for n in numbers if matcher.rule_of(f"train2014/{coco_name(n)}") is not None]
 
 
+def test_the_names_of_windows_need_no_instances_beside_them(tmp_path):
+    found = [{**ref, "file_name": f"train2014\\{ref['file_name']}"} for ref in refs(val=[3])]
+    assert excluded(write(tmp_path / "refcoco", "unc", found), [3, 4]) == [3]
+
+
 def test_all_held_out_splits_of_all_files_are_excluded_and_train_is_not(tmp_path):
     folder = write(tmp_path / "refcocog", "google", refs(train=[1, 2], val=[3]))
     write(folder, "umd", refs(train=[3], val=[1], test=[4], testA=[5], testB=[6]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -111,10 +112,13 @@ def test_two_references_of_one_mask_share_it_under_its_new_number(write):
         (None, {"images": []}, r"names 1 image\(s\)"),
         (None, {"images": [5, {}, {"id": [7]}]}, r"names 1 image\(s\)"),
         (None, {"categories": 5}, r"is not an instances.json with images, annotations and categories"),
-        (
-            None,
-            {"images": [{"id": 7, "file_name": "../../x.jpg", "height": 1, "width": 1}]},
-            r"names the image '../../x.jpg'. A file name without folders",
+        *(
+            (
+                None,
+                {"images": [{"id": 7, "file_name": name, "height": 1, "width": 1}]},
+                rf"names the image '{re.escape(name.encode('unicode_escape').decode())}'. A file name without folders",
+            )
+            for name in ("../../x.jpg", "train\\x.jpg")
         ),
         (
             None,

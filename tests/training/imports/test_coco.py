@@ -77,6 +77,11 @@ def test_an_image_that_is_listed_twice_is_one_with_the_objects_of_both():
     assert found.left_out.counts == {"images listed twice": 1}
 
 
+def test_the_back_slashes_of_windows_separate_folders():
+    found = read([image_row(1, "train\\sub\\a.png"), image_row(2, "train/sub/a.png")], [object_row(5, 1)])
+    assert [image.path for image in found.images] == ["train/sub/a.png"]
+
+
 def test_an_image_may_state_no_size():
     assert read([{"id": 1, "file_name": "a.png"}]).images[0].size is None
 
@@ -93,6 +98,10 @@ def test_an_image_may_state_no_size():
         "file:///etc/passwd",
         "s3://other/a.png",
         "a\0.png",
+        "..\\a.png",
+        "C:\\data\\a.png",
+        "\\\\server\\share\\a.png",
+        "s3://other\\a.png",
     ],
 )
 def test_a_file_name_that_leads_out_of_the_folder_is_refused(name):

@@ -167,6 +167,8 @@ def test_an_image_is_found_by_its_key_percent_encoded_or_plain(name):
         ("a.jpg", "00.tar!deep/a.jpg"),
         ("deep/a.jpg", "00.tar!deep/a.jpg"),
         ("file.parquet#3", "file.parquet#3"),
+        ("data\\train\\a.jpg", "train/a.jpg"),
+        ("train\\a.jpg", "train%5Ca.jpg"),
     ],
 )
 def test_an_image_is_found_where_one_path_ends_in_the_other(name, key):
