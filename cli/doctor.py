@@ -33,6 +33,9 @@ _MIN_FREE_DISK_BYTES = 2 * 2**30
 _MIN_MEMORY_BYTES = 4 * 2**30
 # Weights need about four bytes a parameter twice while they load.
 _MIN_GPU_MEMORY_BYTES = 8 * 2**30
+# A bucket of millions is not counted to the end by a check that takes seconds.
+_MAX_LISTED = 100_000
+_NUM_SHOWN = 3
 _SEE_BELOW = "see below"
 
 
@@ -203,8 +206,18 @@ def _source(source: str, config: RunConfig, out: str | None) -> str:
     from pseudoris.store.sources import open_source
 
     listing = open_source(source, config.source, exclude=out, limits=config.placement.storage)
-    first = [item.key for item in islice(listing.list(), 3)]
-    return f"{source} has images. The first are {', '.join(first)}"
+    first: list[str] = []
+    num_files = 0
+    for file, format_ in islice(listing.files(), _MAX_LISTED):
+        num_files += 1
+        if len(first) < _NUM_SHOWN:
+            first += [item.key for item in islice(listing.items(file, format_), _NUM_SHOWN - len(first))]
+    if not first:
+        raise listing.lists_nothing()
+    texts = [f"{source} has images. The first are {', '.join(first)}", *listing.left_out.notices()]
+    if num_files == _MAX_LISTED:
+        texts.append(f"only the first {num_files:,} files were looked at")
+    return "\n".join(texts)
 
 
 def _domain(source: str, config: RunConfig, out: str | None) -> str:

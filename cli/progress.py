@@ -176,6 +176,7 @@ def summary_view(summary: RunSummary) -> RenderableType:
 def _extras(summary: RunSummary) -> Iterator[tuple[str, str]]:
     """Yield what most runs have none of."""
     totals, retry = summary.totals, summary.retry
+    yield from (("left out", text) for text in summary.left_out)
     if retry is not None:
         changed = f"{retry.num_shards_changed:,} of {retry.num_shards:,} shards have a new generation"
         yield "retried", f"{retry.num_images:,} images, {retry.num_recovered:,} recovered; {changed}"
@@ -221,6 +222,8 @@ def plan_view(plan: RunPlan) -> RenderableType:
     table.add_row("shards", f"{plan.num_shards:,}{done}")
     if plan.num_excluded:
         table.add_row("excluded", f"{plan.num_excluded:,} listed images are not planned")
+    for text in plan.left_out:
+        table.add_row("left out", text)
     if plan.extension is not None:
         known = f"{plan.extension.num_changed:,} planned images changed, {plan.extension.num_vanished:,} missing"
         table.add_row(

@@ -26,7 +26,7 @@ from PIL import (
 )
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.image_formats import IMAGE_FORMATS
+from pseudoris.schemas.image_formats import HEIF_PLUGIN, IMAGE_FORMATS
 
 # Importing a plugin registers its format. MPO is opened through JPEG.
 _PLUGINS: Final = (
@@ -55,9 +55,10 @@ def import_plugins(plugins: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
+            command = " (pip install 'pseudoris[heif]')" if name == HEIF_PLUGIN else ""
             raise ConfigError(
                 f"images.decoder_plugins names {name!r}, which cannot be imported ({error}): "
-                "install it on every node, or remove it"
+                f"install it on every node{command}, or remove it"
             ) from error
 
 

@@ -92,11 +92,15 @@ def annotate(
             header = plan_or_resume(
                 listing, location, config, identity, options=options, domain=domain, on_event=on_event
             )
+            left_out = tuple(listing.left_out.notices())
+            for text in left_out:
+                on_event(Notice(text))
             trim_memory()
             check_object_store(node_resources(), config, actors, header.max_shard_bytes)
             interrupts.check()
             job = Job(listing.name, location, header, config, may_grow=may_grow)
-            return _execute(job, actors, options, lock=lock, on_event=on_event, interrupts=interrupts)
+            summary = _execute(job, actors, options, lock=lock, on_event=on_event, interrupts=interrupts)
+            return replace(summary, left_out=left_out)
 
 
 def _import_ray_data() -> None:

@@ -86,6 +86,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         num_to_retry=_num_to_retry(location, options),
         num_excluded=excluded.total,
         domain=domain,
+        left_out=tuple(listing.left_out.notices()),
     )
 
 

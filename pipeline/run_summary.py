@@ -32,6 +32,7 @@ class RunPlan:
         num_to_retry: With `--retry-failed`, how many images would be computed again.
         num_excluded: Listed images of a new run that its exclusions by name leave out.
         domain: Whether the models know such images, by a sample; None if it was not asked.
+        left_out: What the listing passed over, and the remedies: a sentence each.
     """
 
     source: str
@@ -50,6 +51,7 @@ class RunPlan:
     num_to_retry: int | None = None
     num_excluded: int = 0
     domain: DomainRecord | None = None
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class RunSummary:
         interrupted: Whether Ctrl-C or SIGTERM ended this session.
         retry: The result of a retry; None if shards were computed for the first time.
         domain: Whether the models know such images, by a sample when the run was planned; None if it was not asked.
+        left_out: What the listing passed over, and the remedies; empty if this session did not list SOURCE.
     """
 
     out: str
@@ -98,6 +101,7 @@ class RunSummary:
     interrupted: bool = False
     retry: RetryTally | None = None
     domain: DomainRecord | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:

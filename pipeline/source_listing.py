@@ -13,7 +13,8 @@ from pseudoris.pipeline.ray_errors import task_result
 from pseudoris.schemas.placement import PoolConfig
 from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.sources import Source, SourceItem
-from pseudoris.store.sources.image_tables import RowGroup, count_rows, rows_of
+from pseudoris.store.sources.image_tables import RowGroup, rows_of
+from pseudoris.store.sources.left_out import LeftOut
 from pseudoris.store.sources.source import Format
 
 # Tars and tables per task: the start of a task then costs little compared with the requests to a bucket.
@@ -23,8 +24,11 @@ _TASKS_IN_FLIGHT: Final = 64
 # Images listed after a tar that a task still indexes: the driver must not hold the millions of a bucket for one tar.
 _BUNDLES_WAITING: Final = 10_000
 
+_TABLES: Final = ("parquet", "beside_tar")
 # The items of a tar, or the row groups of a table: a table of millions is not sent row by row.
 _Index = list[SourceItem] | list[RowGroup]
+# Of each file, and what was left out of them.
+_Indices = tuple[list[_Index], LeftOut]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +36,11 @@ class _Bundle:
     """Consecutive files of the listing; `index` is the result of the task that indexes them, None for images."""
 
     files: tuple[tuple[StoredFile, Format], ...]
-    index: ray.ObjectRef[list[_Index]] | None
+    index: ray.ObjectRef[_Indices] | None
 
 
 def list_on_cluster(source: Source, pool: PoolConfig) -> Iterator[SourceItem]:
-    """Yield the items of `source.list()` in the same order; tasks index the tars and tables.
+    """Yield the items of `source.list()` in the same order, and count `source.left_out`; tasks index tars and tables.
 
     Args:
         source: SOURCE; every node must reach it, as it must to read the images.
@@ -87,11 +91,13 @@ def _bundles(source: Source) -> Iterator[tuple[tuple[StoredFile, Format], ...]]:
         yield tuple(gathered)
 
 
-def _index(source: Source, files: tuple[tuple[StoredFile, Format], ...]) -> list[_Index]:
-    return [
-        count_rows(source.root, file, source.config) if format_ == "parquet" else list(source.items(file, format_))
+def _index(source: Source, files: tuple[tuple[StoredFile, Format], ...]) -> _Indices:
+    source.left_out.clear()
+    indices: list[_Index] = [
+        source.row_groups(file, format_) if format_ in _TABLES else list(source.items(file, format_))
         for file, format_ in files
     ]
+    return indices, source.left_out
 
 
 def _items(source: Source, bundle: _Bundle) -> Iterator[SourceItem]:
@@ -99,7 +105,8 @@ def _items(source: Source, bundle: _Bundle) -> Iterator[SourceItem]:
         for file, format_ in bundle.files:
             yield from source.items(file, format_)
         return
-    indices = task_result(bundle.index)
+    indices, left_out = task_result(bundle.index)
+    source.left_out.add(left_out)
     for (file, format_), index in zip(bundle.files, indices, strict=True):
         # The type follows from the format.
-        yield from rows_of(file, index) if format_ == "parquet" else index  # type: ignore[arg-type, misc]
+        yield from rows_of(file, index) if format_ in _TABLES else index  # type: ignore[arg-type, misc]

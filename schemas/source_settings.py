@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.image_formats import EXTENSIONS
 
 
 class WeightsConfig(FrozenModel):
@@ -30,8 +31,9 @@ class SourceConfig(FrozenModel):
 
     # auto: `.tar` is a WebDataset, `.parquet` a table; everything else is listed as image files.
     format: Literal["auto", "files", "webdataset", "parquet"] = "auto"
-    # Lower-case. Files with other extensions are not listed, so that the user's notes do not count as broken images.
-    extensions: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+    # Lower-case. Files with other extensions are not listed, so that the user's notes do not count as broken images;
+    # they are counted. Those of HEIC are added if `images.decoder_plugins` names its plug-in.
+    extensions: tuple[str, ...] = EXTENSIONS
     # Parquet: the first of these columns that exists is read; bytes come before uris.
     bytes_columns: tuple[str, ...] = ("bytes", "image_bytes", "image")
     uri_columns: tuple[str, ...] = ("uri", "url", "path")
@@ -65,6 +67,7 @@ class ImagesConfig(FrozenModel):
     # Address space that the proving process may add after its start. Below about 4 bytes for each of `max_pixels`,
     # large valid images are quarantined.
     decoder_memory_bytes: int = Field(default=4 * 2**30, ge=2**28)
-    # Modules that register further formats with Pillow when imported (`pillow_heif.HeifImagePlugin`). Install them on
-    # every node. None by default, because each is more code that reads untrusted bytes.
+    # Modules that register further formats with Pillow when imported. `pillow_heif.HeifImagePlugin` (of the extra
+    # `pseudoris[heif]`) reads HEIC, and adds its names to the default of `source.extensions`. Install them on every
+    # node. None by default, because each is more code that reads untrusted bytes.
     decoder_plugins: tuple[str, ...] = ()

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 _PARTS_AT_ONCE: Final = 4
 # S3's limits of one upload.
 _MAX_PARTS: Final = 10_000
+_ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _AUTHOR: Final = "pseudoris-author"
 # Files that a browser should show, not download; programs that read parts ignore the type.
 _CONTENT_TYPES: Final = {".html": "text/html; charset=utf-8", ".webp": "image/webp"}
@@ -37,12 +38,14 @@ class StoredObject:
         size_bytes: Its size.
         etag: Without quotes.
         modified_s: Seconds since the epoch, by the store's clock.
+        is_archived: Whether its class is one whose objects cannot be read before they are restored.
     """
 
     key: str
     size_bytes: int
     etag: str
     modified_s: float
+    is_archived: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,4 +240,10 @@ def _content_type(key: str) -> dict[str, str]:
 
 
 def _listed(entry: dict[str, Any]) -> StoredObject:
-    return StoredObject(entry["Key"], entry["Size"], entry["ETag"].strip('"'), entry["LastModified"].timestamp())
+    return StoredObject(
+        entry["Key"],
+        entry["Size"],
+        entry["ETag"].strip('"'),
+        entry["LastModified"].timestamp(),
+        entry.get("StorageClass") in _ARCHIVES,
+    )

@@ -23,8 +23,8 @@ _PAGE: Final = 1_000
 # Sorts after every name in a folder.
 _LAST: Final = "\U0010ffff"
 
-# Key, path, size, etag.
-_Record = tuple[str, str, int, str]
+# Key, path, size, etag, is archived.
+_Record = tuple[str, str, int, str, bool]
 
 
 def walk_bucket(
@@ -46,12 +46,12 @@ def walk_bucket(
     if mark is not None:
         records = _noting(records, mark.name, marked)
     closed: tuple[str, ...] | None = None
-    for _, path, size_bytes, etag in sorted_externally(records):
+    for _, path, size_bytes, etag, is_archived in sorted_externally(records):
         if closed is None:
             # All are listed now.
             closed = tuple(f"{folder}/" for folder in marked if mark is not None and mark.closes(folder))
         if not path.startswith(closed):
-            yield StoredFile(path, size_bytes, etag=etag)
+            yield StoredFile(path, size_bytes, etag=etag, is_archived=is_archived)
 
 
 def _noting(records: Iterator[_Record], name: str, folders: list[str]) -> Iterator[_Record]:
@@ -159,7 +159,7 @@ def _wanted(objects: Iterable[StoredObject], base: str, is_open: Callable[[str],
         folder, _, name = path.rpartition("/")
         # Consoles create an empty object for a folder itself.
         if name and is_open(f"{folder}/" if folder else ""):
-            yield path_key(path), path, each.size_bytes, each.etag
+            yield path_key(path), path, each.size_bytes, each.etag, each.is_archived
 
 
 def _cached_gate(base_uri: str, may_descend: MayDescend, exclude: str | None) -> Callable[[str], bool]:

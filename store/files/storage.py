@@ -46,12 +46,14 @@ class StoredFile:
         size_bytes: None for a broken link.
         etag: None on disk. If a store has no etags, the modification time replaces it.
         mtime_ns: None on object stores.
+        is_archived: Whether a listing says that it is in an archive class; it may be restored all the same.
     """
 
     path: str
     size_bytes: int | None
     etag: str | None = None
     mtime_ns: int | None = None
+    is_archived: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from pseudoris.schemas.errors import ConfigError, ImageError, too_many_bytes
 from pseudoris.store.files.key_order import path_key, row_key
 from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.sources.items import SourceItem
+from pseudoris.store.sources.left_out import LeftOut
 from pseudoris.store.sources.root import SourceRoot
 
 # Bounds what is decoded at once: a kilobyte can hold an image of gigabytes, named by every row. For images a row at a
@@ -53,18 +54,22 @@ class RowGroup:
     mean_bytes: int | None = None
 
 
-def list_rows(root: SourceRoot, file: StoredFile, config: SourceConfig) -> Iterator[SourceItem]:
-    """Yield the table's rows in order; only its footer is read.
+def count_rows(
+    root: SourceRoot, file: StoredFile, config: SourceConfig, left_out: LeftOut | None = None
+) -> list[RowGroup]:
+    """Return the table's row groups; only its footer is read.
+
+    Args:
+        root: The root of SOURCE.
+        file: The table.
+        config: Names the columns.
+        left_out: Of a table beside a tar of the same name. Without bytes of images it holds the tar's labels: it is
+            counted here, and has no row groups.
 
     Raises:
         ConfigError: It is not a Parquet file, or has no column of images.
         TransientError: It changed since it was listed, or the storage failed.
     """
-    yield from rows_of(file, count_rows(root, file, config))
-
-
-def count_rows(root: SourceRoot, file: StoredFile, config: SourceConfig) -> list[RowGroup]:
-    """Return the table's row groups; only the footer is read. Raises like `list_rows`."""
     name = root.describe(file.path)
     with root.open_listed(file, window_bytes=_FOOTER_BYTES) as stream:
         try:
@@ -79,7 +84,11 @@ def count_rows(root: SourceRoot, file: StoredFile, config: SourceConfig) -> list
             raise ConfigError(
                 f"{name} cannot be read as Parquet ({_first_words(error)}): repair it, or remove it from SOURCE"
             ) from error
-    column = find_column(schema, config, name)
+    column = _image_column(schema, config)
+    if left_out is not None and (column is None or column.kind == "uri"):
+        left_out.num_tables += 1
+        return []
+    column = column or find_column(schema, config, name)
     _check_counts([num_rows for num_rows, _ in groups], table.metadata.num_rows, file, name)
     return [RowGroup(num_rows, _mean_bytes(num_rows, size_bytes, column, file)) for num_rows, size_bytes in groups]
 
@@ -126,6 +135,20 @@ def find_column(schema: pa.Schema, config: SourceConfig, table: str) -> ImageCol
     Raises:
         ConfigError: There is none.
     """
+    found = _image_column(schema, config)
+    if found is not None:
+        return found
+    columns = ", ".join(
+        f"{field.name[:_SHOWN_LETTERS]}: {str(field.type)[:_SHOWN_LETTERS]}" for field in _first(schema)
+    )
+    raise ConfigError(
+        f"{table} has no column of images: expected bytes or {{bytes, path}} in {', '.join(config.bytes_columns)} or "
+        f"uris in {', '.join(config.uri_columns)}, found {columns}. Name your column with --set "
+        "source.bytes_columns='[name]' or source.uri_columns='[name]', or skip tables with source.format=files"
+    )
+
+
+def _image_column(schema: pa.Schema, config: SourceConfig) -> ImageColumn | None:
     # A name that several columns share is ambiguous, so it is ignored.
     names = [name for name in schema.names if schema.names.count(name) == 1]
     for name in config.bytes_columns:
@@ -137,14 +160,7 @@ def find_column(schema: pa.Schema, config: SourceConfig, table: str) -> ImageCol
     for name in config.uri_columns:
         if name in names and _is_text(schema.field(name).type):
             return ImageColumn(name, "uri")
-    columns = ", ".join(
-        f"{field.name[:_SHOWN_LETTERS]}: {str(field.type)[:_SHOWN_LETTERS]}" for field in _first(schema)
-    )
-    raise ConfigError(
-        f"{table} has no column of images: expected bytes or {{bytes, path}} in {', '.join(config.bytes_columns)} or "
-        f"uris in {', '.join(config.uri_columns)}, found {columns}. Name your column with --set "
-        "source.bytes_columns='[name]' or source.uri_columns='[name]', or skip tables with source.format=files"
-    )
+    return None
 
 
 def read_rows(

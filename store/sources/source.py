@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import difflib
 import functools
 import heapq
@@ -9,7 +10,7 @@ import logging
 import os
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, Literal
 
@@ -22,8 +23,9 @@ from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import Mark, Storage, StoredFile
 from pseudoris.store.files.storage_at import LOCAL_PROTOCOLS, local_path
-from pseudoris.store.sources.image_tables import list_rows
+from pseudoris.store.sources.image_tables import RowGroup, count_rows, rows_of
 from pseudoris.store.sources.items import SourceItem
+from pseudoris.store.sources.left_out import LeftOut
 from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, is_glob, split_root
 from pseudoris.store.sources.root import SourceRoot, root_at
 from pseudoris.store.sources.row_uris import REMOTE_SCHEMES
@@ -31,8 +33,9 @@ from pseudoris.store.sources.tars import list_members
 
 logger = logging.getLogger(__name__)
 
-# How a file is listed: as one image, as a tar of them, or as a table of them.
-Format = Literal["files", "webdataset", "parquet"]
+# How a file is listed: as one image, as a tar of them, or as a table of them. A table beside a tar of the same name is
+# mostly its labels, as img2dataset writes them: it is listed only if it holds the bytes of images.
+Format = Literal["files", "webdataset", "parquet", "beside_tar"]
 
 # The folders that a run writes below OUT: a SOURCE inside them would list the run's own tables.
 _RUN_FOLDERS: Final = frozenset({*SCHEMAS, "_plan", "_receipts", "_manifest"})
@@ -65,6 +68,7 @@ class Source:
         selection: The part of the root that belongs to it.
         config: Formats, extensions and columns.
         exclude: Full path or uri of a folder that is never listed: the run's output.
+        left_out: What the last listing of this object passed over.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Source:
     selection: Selection
     config: SourceConfig
     exclude: str | None = None
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
     def list(self) -> Iterator[SourceItem]:
         """Yield every image once for each time that SOURCE names it, while the storage is read.
@@ -93,10 +98,11 @@ class Source:
 
     def lists_nothing(self) -> ConfigError:
         """Return the error of a listing without an image."""
+        left_out = "".join(f"\n{text}" for text in self.left_out.notices())
         return ConfigError(
             f"SOURCE {self.name!r} lists no image. Listed are files {' '.join(self.config.extensions)} "
             "(source.extensions), .tar and .parquet, except hidden ones. A glob must match files, not folders: "
-            "folder/**/*.jpg. Check the path, or set the format with --set source.format=…"
+            f"folder/**/*.jpg. Check the path, or set the format with --set source.format=…{left_out}"
         )
 
     def check_not_empty(self) -> None:
@@ -112,13 +118,18 @@ class Source:
     def files(self) -> Iterator[tuple[StoredFile, Format]]:
         """Yield the files that hold images, in the order of their keys, and how each is listed.
 
-        A file that SOURCE names twice is yielded twice in a row.
+        A file that SOURCE names twice is yielded twice in a row. What is passed over is counted in `left_out`.
         """
-        for file, is_named in self._files():
+        self.left_out.clear()
+        for (file, is_named), following in _with_next(self._files()):
+            self.left_out.num_archived += file.is_archived
             format_ = _format_of(file.path, self.config, is_named=is_named)
             if format_ is not None:
-                yield file, format_
-            elif file.size_bytes is None:
+                is_beside = format_ == "parquet" and not is_named and self._has_tar(file, following)
+                yield file, "beside_tar" if is_beside else format_
+            else:
+                self.left_out.count_file(file.path)
+            if format_ is None and file.size_bytes is None:
                 logger.warning(
                     "Left out %s: it cannot be looked at. If it is a link to a folder, repair it and run again.",
                     self.root.describe(file.path),
@@ -132,11 +143,15 @@ class Source:
             TransientError: The storage failed, or it changed since it was listed.
         """
         if format_ == "webdataset":
-            yield from list_members(self.root, file, self.config)
-        elif format_ == "parquet":
-            yield from list_rows(self.root, file, self.config)
-        else:
+            yield from list_members(self.root, file, self.config, self.left_out)
+        elif format_ == "files":
             yield SourceItem(path_key(file.path), file.size_bytes, etag=file.etag, mtime_ns=file.mtime_ns)
+        else:
+            yield from rows_of(file, self.row_groups(file, format_))
+
+    def row_groups(self, file: StoredFile, format_: Format) -> builtins.list[RowGroup]:
+        """Return the row groups of a table; none of one that holds the labels of a tar. Raises like `items`."""
+        return count_rows(self.root, file, self.config, self.left_out if format_ == "beside_tar" else None)
 
     def _files(self) -> Iterator[tuple[StoredFile, bool]]:
         """Yield the selected files in the order of their keys, and whether SOURCE names each one itself."""
@@ -146,6 +161,17 @@ class Source:
         named = ((file, True) for file in self._named_files())
         globbed = [self._globbed_files(pattern) for pattern in patterns]
         yield from heapq.merge(named, *globbed, key=lambda pair: path_key(pair[0].path))
+
+    def _has_tar(self, table: StoredFile, following: StoredFile | None) -> bool:
+        """Return whether a tar of the same name is listed too."""
+        stem = table.path.rpartition(".")[0]
+        if self.config.format != "auto" or following is None or not following.path.startswith(f"{stem}."):
+            return False
+        tar = f"{stem}.tar"
+        if following.path == tar:
+            return True
+        patterns = self.selection.patterns or (ALL_FILES,)
+        return any(each.matches(tuple(tar.split("/"))) for each in patterns) and self.root.kind(tar) == "file"
 
     def _named_files(self) -> Iterator[StoredFile]:
         for path in sorted(self.selection.files, key=path_key):
@@ -271,6 +297,17 @@ def absolute_source(source: str) -> str:
     """
     path = local_path(source)
     return source if path is None else str(path)
+
+
+def _with_next(files: Iterator[tuple[StoredFile, bool]]) -> Iterator[tuple[tuple[StoredFile, bool], StoredFile | None]]:
+    """Yield each pair, and the file of the one after it."""
+    last: tuple[StoredFile, bool] | None = None
+    for pair in files:
+        if last is not None:
+            yield last, pair[0]
+        last = pair
+    if last is not None:
+        yield last, None
 
 
 def _split(source: str, config: SourceConfig, limits: StorageConfig | None) -> tuple[SourceRoot, str, bool]:

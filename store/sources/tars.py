@@ -13,6 +13,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.files.key_order import member_key, path_key
 from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.sources.items import SourceItem
+from pseudoris.store.sources.left_out import LeftOut
 from pseudoris.store.sources.root import SourceRoot
 
 # Enough for the headers of a sample's smaller members, and of the next image.
@@ -27,7 +28,9 @@ _MAX_GLOBAL_SETTINGS: Final = 1_000
 _HOSTILE: Final = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 
 
-def list_members(root: SourceRoot, file: StoredFile, config: SourceConfig) -> Iterator[SourceItem]:
+def list_members(
+    root: SourceRoot, file: StoredFile, config: SourceConfig, left_out: LeftOut | None = None
+) -> Iterator[SourceItem]:
     """Yield the tar's image members in the tar's order, which is the order of reading them.
 
     Images are regular members whose extension is listed and whose own name is not hidden; links, devices and sparse
@@ -38,7 +41,7 @@ def list_members(root: SourceRoot, file: StoredFile, config: SourceConfig) -> It
     Tars that were written behind one another are listed to the last, as `tar --ignore-zeros` does. Bytes behind an end
     marker that are no tar are refused: they may be what is left of one.
 
-    Memory is bounded by one header, whatever the tar claims.
+    Memory is bounded by one header, whatever the tar claims. Images that are not listed are counted in `left_out`.
 
     Raises:
         ConfigError: The tar is truncated, damaged, compressed or malicious, or other bytes follow it.
@@ -50,6 +53,8 @@ def list_members(root: SourceRoot, file: StoredFile, config: SourceConfig) -> It
                 if _is_image(member, config):
                     _check_place(member, file)
                     yield _item(file, member)
+                elif left_out is not None and member.isreg():
+                    left_out.count_member(member.name)
         except _HOSTILE as error:
             raise ConfigError(_damage(root, file, str(error))) from error
     # tarfile ends without an error if the last header is truncated.

@@ -60,6 +60,16 @@ def test_the_checks_of_source_and_output_name_what_is_wrong(tmp_path):
     assert "nowhere" in off["source"]
 
 
+def test_the_check_of_source_counts_what_would_not_be_listed(tmp_path):
+    for name in ("a.png", "b.heic", "c.heic", "d"):
+        (tmp_path / name).write_bytes(png())
+    (check,) = [
+        each for each in run_checks(load_config("tiny"), source=str(tmp_path), out=None) if each.name == "source"
+    ]
+    assert check.is_ok
+    assert "The first are a.png\nnot listed: 2 .heic, 1 without an extension\nto read HEIC files: pip" in check.detail
+
+
 @pytest.mark.slow
 def test_images_that_the_models_do_not_know_are_off_unless_they_are_accepted(tmp_path):
     (tmp_path / "noise.png").write_bytes(png(192, 192))

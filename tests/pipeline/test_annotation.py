@@ -13,7 +13,7 @@ from pseudoris.pipeline.executor import WindowRule, ray_executor
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import is_generated
-from pseudoris.store.runs.events import Committed, Planned, Step
+from pseudoris.store.runs.events import Committed, Notice, Planned, Step
 from pseudoris.store.runs.manifest import iter_manifest
 from pseudoris.store.runs.receipts import list_receipts
 from tests.builders.runs import BROKEN, part_digests, stub_config, write_source
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.ray
 def run(ray_session, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     source = write_source(folder / "in", num_images=18)
+    (source / "photo.heic").write_bytes(b"not listed")
     events = []
     config = stub_config("masks.options={raises_on: b/image-004.png}", "placement.fused.max_actors=2")
     summary = annotate(str(source), str(folder / "out"), config, on_event=events.append)
@@ -55,6 +56,7 @@ def test_the_summary_counts_what_the_tables_hold(run):
     assert totals.output_bytes == sum(path.stat().st_size for name in tables for path in (out / name).iterdir())
     assert set(totals.seconds) == {"read", "propose", "caption", "filter"}
     assert summary.tables["expressions"] == str(out / "expressions" / "*.parquet")
+    assert summary.left_out[0] == "not listed: 1 .heic"
 
 
 def test_events_tell_the_steps_of_the_start_the_plan_and_then_each_commit_once(run):
@@ -67,7 +69,9 @@ def test_events_tell_the_steps_of_the_start_the_plan_and_then_each_commit_once(r
         "checking the device",
         "listing and planning",
     ]
-    planned, *commits = events[len(steps) :]
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert tuple(notices) == run[3].left_out
+    planned, *commits = events[len(steps) + len(notices) :]
     assert planned == Planned(num_images=21, num_images_done=0, num_shards=6, num_shards_done=0, actors={"fused": 2})
     assert all(isinstance(event, Committed) for event in commits)
     assert sorted(event.receipt.shard for event in commits) == list(range(6))

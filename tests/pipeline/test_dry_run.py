@@ -22,6 +22,7 @@ pytestmark = pytest.mark.ray
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(ray_session, tmp_path):
     source = write_source(tmp_path / "in", num_images=7)
+    (tmp_path / "in" / "photo.heic").write_bytes(b"")
     plan = dry_run(
         str(source), str(tmp_path / "out"), stub_config("masks.weights.uri=here", "placement.fused.max_actors=2")
     )
@@ -30,6 +31,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(ray_session, tmp_path):
     assert plan.weights["propose"] == ("here", sha256_hex(b"here"))
     assert plan.input_bytes == sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
     assert "assuming 5 masks per image" in plan.output_basis
+    assert plan.left_out[0] == "not listed: 1 .heic"
     assert not (tmp_path / "out").exists()
 
 

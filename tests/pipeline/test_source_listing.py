@@ -22,13 +22,14 @@ POOL = PoolConfig(num_cpus=0.25)
 def write_mixture(folder, num_tars: int = 11) -> None:
     """Write images, tars and tables whose keys interleave; some tars hold nothing."""
     for number in range(num_tars):
-        members = [(f"{n}.png", png(seed=n)) for n in range(number % 4)]
+        members = [(f"{n}.png", png(seed=n)) for n in range(number % 4)] + [("x.heic", b"x")] * (number % 2)
         (folder / f"{number:02d}.tar").write_bytes(tar_bytes(members))
         if number % 3 == 0:
             (folder / f"{number:02d}-image.png").write_bytes(png())
         if number % 4 == 0:
             rows = {"bytes": [png(seed=n) for n in range(number + 1)]}
             (folder / f"{number:02d}.parquet").write_bytes(parquet_bytes(rows, rows_per_group=2))
+    (folder / "03.parquet").write_bytes(parquet_bytes({"url": ["https://a.example/x.jpg"]}))
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 64])
@@ -36,7 +37,10 @@ def test_the_listing_is_that_of_one_process(ray_session, tmp_path, monkeypatch, 
     monkeypatch.setattr(source_listing, "_TASKS_IN_FLIGHT", in_flight)
     write_mixture(tmp_path)
     source = open_source(str(tmp_path), SourceConfig(format="auto"))
-    assert list(list_on_cluster(source, POOL)) == list(source.list())
+    listed, left_out = list(list_on_cluster(source, POOL)), list(source.left_out.notices())
+    assert (listed, left_out) == (list(source.list()), list(source.left_out.notices()))
+    assert source.left_out.extensions == {".heic": 5}
+    assert source.left_out.num_tables == 1
 
 
 def test_images_behind_a_tar_do_not_wait_on_the_driver_by_the_million(ray_session, tmp_path, monkeypatch):

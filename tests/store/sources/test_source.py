@@ -11,6 +11,7 @@ import fsspec
 import pytest
 
 from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.sources import open_source
@@ -370,3 +371,71 @@ def test_a_recorded_source_is_asked_for_hastily_once_and_then_read_with_patience
     for _ in range(2):
         sources.open_recorded_root(str(tmp_path), AUTO, StorageConfig())
     assert asked == [6, 300, 300]
+
+
+def test_what_is_left_out_is_counted_by_extension_with_the_remedies(tmp_path):
+    fill(tmp_path, "a.jpg", "b.HEIC", "sub/c.heic", "d.jxl", "README", "e.json", ".hidden.heic", "f.9f8a7d6c5b4a3928")
+    members = [("g.png", png()), ("g.heic", b"x"), ("g.json", b"{}"), ("h.dng", b"x")]
+    (tmp_path / "t.tar").write_bytes(tar_bytes(members))
+    source = open_source(str(tmp_path), AUTO)
+    for _ in range(2):
+        assert [item.key for item in source.list()] == ["a.jpg", "t.tar!g.png"]
+        assert source.left_out.extensions == {".heic": 3, "": 2, ".jxl": 1, ".json": 1, ".dng": 1}
+    counted, *remedies = source.left_out.notices()
+    assert counted == "not listed: 3 .heic, 2 without an extension, 1 .jxl, 1 .json, 1 .dng"
+    assert [text.partition(":")[0] for text in remedies] == [
+        "to read HEIC files",
+        ".dng, .jxl files cannot be read",
+        "to list files of any name",
+    ]
+    assert "pip install 'pseudoris[heif]'" in remedies[0]
+
+
+def test_the_remedies_of_what_is_left_out_list_it(tmp_path):
+    fill(tmp_path, "a.jpg", "b.heic", "c")
+    for assignment, found in (
+        ("images.decoder_plugins=[pillow_heif.HeifImagePlugin]", ["a.jpg", "b.heic"]),
+        ('source.extensions=[""]', ["a.jpg", "b.heic", "c"]),
+    ):
+        config = load_config("tiny", assignments=[assignment]).source
+        assert keys(tmp_path, config) == found
+
+
+def test_a_source_of_files_that_are_all_left_out_says_which(tmp_path):
+    fill(tmp_path, "a.heic", "b.heic")
+    with pytest.raises(ConfigError, match=r"lists no image(?s:.*)not listed: 2 \.heic\nto read HEIC files: pip"):
+        open_source(str(tmp_path), AUTO).check_not_empty()
+
+
+def test_files_with_a_million_extensions_are_counted_in_bounded_memory(tmp_path):
+    fill(tmp_path, "a.jpg", *(f"b.{number}" for number in range(1_000)))
+    source = open_source(str(tmp_path), AUTO)
+    assert len(list(source.list())) == 1
+    assert source.left_out.extensions.total() == 1_000
+    assert len(source.left_out.extensions) < 300
+
+
+def test_the_tables_that_img2dataset_writes_beside_its_tars_are_labels_and_each_image_is_planned_once(tmp_path):
+    for shard in ("00000", "00001"):
+        (tmp_path / f"{shard}.tar").write_bytes(tar_bytes([(f"{shard}0.jpg", png()), (f"{shard}0.json", b"{}")]))
+        table = {"url": ["https://a.example/x.jpg", "https://a.example/y.jpg"], "status": ["success", "failed"]}
+        (tmp_path / f"{shard}.parquet").write_bytes(parquet_bytes(table))
+        (tmp_path / f"{shard}_stats.json").write_bytes(b"{}")
+    tars = ["00000.tar!000000.jpg", "00001.tar!000010.jpg"]
+    source = open_source(str(tmp_path), AUTO)
+    assert [item.key for item in source.list()] == tars
+    assert source.left_out.num_tables == 2
+    assert "2 Parquet tables are taken for the labels of the tars" in list(source.left_out.notices())[-1]
+    # Another file between the two, in the order of names.
+    fill(tmp_path, "00000.png")
+    assert keys(tmp_path) == ["00000.png", *tars]
+    # What SOURCE or the format names is read.
+    rows = ["00000.parquet#0", "00000.parquet#1"]
+    assert keys(tmp_path / "00000.parquet") == keys(tmp_path / "00000*.parquet") == rows
+    assert keys(tmp_path, SourceConfig(format="parquet"))[:2] == rows
+
+
+def test_a_table_of_bytes_beside_a_tar_of_its_name_is_another_source(tmp_path):
+    (tmp_path / "a.tar").write_bytes(tar_bytes([("0.png", png())]))
+    (tmp_path / "a.parquet").write_bytes(parquet_bytes({"bytes": [png()]}))
+    assert keys(tmp_path) == ["a.parquet#0", "a.tar!0.png"]
