@@ -29,7 +29,7 @@ from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.domain import DomainConfig as DomainConfig
 from pseudoris.schemas.frozen import FrozenModel as FrozenModel
 from pseudoris.schemas.frozen import NonNegative, without_defaults, without_none
-from pseudoris.schemas.image_formats import EXTENSIONS, HEIF_EXTENSIONS, HEIF_PLUGIN
+from pseudoris.schemas.image_formats import EXTENSIONS, HEIF_EXTENSIONS, HEIF_PLUGIN, LATER_EXTENSIONS
 from pseudoris.schemas.keep_rule import KeepCondition
 from pseudoris.schemas.lone_masks import LoneMasks
 from pseudoris.schemas.mask_settings import MasksConfig as MasksConfig
@@ -207,7 +207,7 @@ class RunConfig(FrozenModel):
         if isinstance(source, dict) and isinstance(images, dict) and "extensions" not in source:
             plugins = images.get("decoder_plugins")
             if isinstance(plugins, list | tuple) and HEIF_PLUGIN in plugins:
-                return {**tree, "source": {**source, "extensions": (*EXTENSIONS, *HEIF_EXTENSIONS)}}
+                return {**tree, "source": {**source, "extensions": (*EXTENSIONS, *LATER_EXTENSIONS, *HEIF_EXTENSIONS)}}
         return tree
 
     @model_serializer(mode="wrap")

@@ -136,7 +136,7 @@ def _check_place(member: tarfile.TarInfo, file: StoredFile) -> None:
 def _is_image(member: tarfile.TarInfo, config: SourceConfig) -> bool:
     name = posixpath.basename(member.name)
     is_plain = member.isreg() and not member.issparse() and not name.startswith(".")
-    return is_plain and name.lower().endswith(config.extensions)
+    return is_plain and name.lower().endswith(config.listed_extensions)
 
 
 def _item(file: StoredFile, member: tarfile.TarInfo) -> SourceItem:

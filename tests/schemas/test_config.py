@@ -48,6 +48,7 @@ def test_the_method_leaves_out_placement_endpoint_payer_and_preset():
     method = load_config("tiny").method()
     assert set(method) == {"source", "images", "masks", "captions", "filtering", "compute", "shards"}
     assert set(config.SourceConfig.model_fields) - set(method["source"]) == {"endpoint_url", "requester_pays"}
+    assert load_config("tiny", assignments=["source.requester_pays=true"]).method() == method
 
 
 @pytest.mark.parametrize(
