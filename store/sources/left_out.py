@@ -76,11 +76,11 @@ class LeftOut:
             yield "to list files of any name: --set 'source.extensions=[\"\"]'; any that is no image is quarantined"
         if self.num_tables:
             yield (
-                f"{self.num_tables:,} Parquet tables are taken for the labels of the tars of the same names: they hold "
-                "no bytes of images. To read what they name, not the tars: --set source.format=parquet"
+                f"not listed: {self.num_tables:,} Parquet tables without bytes of images, taken for the labels "
+                "of the tars of the same names. To read what they name, not the tars: --set source.format=parquet"
             )
         if self.num_archived:
             yield (
-                f"{self.num_archived:,} objects are archived (GLACIER or the like): restore them first. Those that are "
-                "not restored are quarantined as archived"
+                f"in an archive class (GLACIER or the like): {self.num_archived:,} objects. Restore them first: "
+                "those that are not restored are quarantined as archived"
             )

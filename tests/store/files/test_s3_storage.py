@@ -266,3 +266,17 @@ def test_a_reader_is_a_file_as_the_standard_library_expects(bucket, put):
         assert buffered.read() == data[-100:]
         buffered.seek(1_000)
         assert buffered.read(300) == data[1_000:1_300]
+
+
+def test_archived_objects_are_told_when_they_are_listed_and_a_tar_of_them_is_refused(bucket, put, s3_server):
+    put({"set/a.png": b"x"})
+    archive = {"Bucket": bucket.name, "Body": b"x", "StorageClass": "DEEP_ARCHIVE"}
+    s3_server.client().put_object(Key="set/b.png", **archive)
+    found = source(bucket)
+    assert [item.key for item in found.list()] == ["a.png", "b.png"]
+    assert [text.partition(":")[0] for text in found.left_out.notices()] == [
+        "in an archive class (GLACIER or the like)"
+    ]
+    s3_server.client().put_object(Key="set/c.tar", **archive)
+    with pytest.raises(ConfigError, match=r"c\.tar cannot be opened \(the object is archived: restore it"):
+        list(found.list())

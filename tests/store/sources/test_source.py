@@ -425,7 +425,7 @@ def test_the_tables_that_img2dataset_writes_beside_its_tars_are_labels_and_each_
     source = open_source(str(tmp_path), AUTO)
     assert [item.key for item in source.list()] == tars
     assert source.left_out.num_tables == 2
-    assert "2 Parquet tables are taken for the labels of the tars" in list(source.left_out.notices())[-1]
+    assert "2 Parquet tables without bytes of images" in list(source.left_out.notices())[-1]
     # Another file between the two, in the order of names.
     fill(tmp_path, "00000.png")
     assert keys(tmp_path) == ["00000.png", *tars]
