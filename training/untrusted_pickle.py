@@ -17,6 +17,7 @@ from pseudoris.schemas.json_text import MAX_BITS
 from pseudoris.schemas.regular_files import read_regular
 from pseudoris.store.files.storage_errors import storage_errors
 
+_OPCODES: Final = {each.code: each for each in pickletools.opcodes}
 _KEYS: Final = ("ref_id", "ann_id", "image_id", "category_id", "split", "sentences")
 
 
@@ -88,7 +89,7 @@ def _instructions(data: bytes) -> Iterator[tuple[str, Any]]:
     """Yield name and argument of each, as `pickletools.genops`, which refuses strings of protocol 0 beyond ASCII."""
     stream, name = io.BytesIO(data), ""
     while name != "STOP":
-        opcode = pickletools.code2op[stream.read(1).decode("latin-1")]
+        opcode = _OPCODES[stream.read(1).decode("latin-1")]
         name = opcode.name
         if name == "STRING":
             quoted = pickletools.read_stringnl(stream, decode=False)
