@@ -3,10 +3,10 @@
     nice python -m experiments.crossing [--out quality-out] [--seeds 2] [--json F]
 
 Every student sees some objects of the same training scenes, with SAM's masks or the true ones, and with one of three
-kinds of texts: every caption that was drawn of the object's mask; those of them that the oracle calls right; people's.
-The objects are all of them, or those of which the shipped filter keeps a caption. Captions reach a true mask by
-matching (IoU of at least 0.5); an object without a match has none, and is counted. All are asked about development
-scenes.
+kinds of texts: every caption that was drawn of the object's mask; those of them that the oracle calls right; what
+simulated annotators say. The objects are all of them, or those of which the shipped filter keeps a caption. Captions
+reach a true mask by matching (IoU of at least 0.5); an object without a match has none, and is counted. All are asked
+about development scenes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from experiments.quality.annotated_scenes import DISTINCTIVE, SceneSet, annotate
 from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from experiments.quality.parts import Options
 from experiments.quality.question_kinds import KINDS
-from experiments.quality.scene_runs import FIRST_UNSEEN, SceneRun, said_by_people, training_scenes, true_run
+from experiments.quality.scene_runs import FIRST_UNSEEN, SceneRun, said_by_annotators, training_scenes, true_run
 from experiments.quality.student_arms import Answered, Arm, by_kind, seeded, train_arms
 from experiments.quality.written_runs import write_run
 from pseudoris.schemas.config_layers import config_hash
@@ -39,7 +39,7 @@ from pseudoris.training.evaluation.counts import judge, match_image
 from pseudoris.workers.masks import rle
 
 Masks = Literal["SAM's", "true"]
-Texts = Literal["drawn", "right", "people's", "kept"]
+Texts = Literal["drawn", "right", "simulated annotators'", "kept"]
 Objects = Literal["all", "left by the filter"]
 # Scenes on which choices are made.
 _FIRST_ASKED, _NUM_ASKED = 2_000, 300
@@ -60,7 +60,7 @@ class Cell:
 
 
 _MASKS: Final[tuple[Masks, ...]] = ("SAM's", "true")
-_TEXTS: Final[tuple[Texts, ...]] = ("drawn", "right", "people's")
+_TEXTS: Final[tuple[Texts, ...]] = ("drawn", "right", "simulated annotators'")
 _OBJECTS: Final[tuple[Objects, ...]] = ("all", "left by the filter")
 # The last is what the filter leaves, without its masks that are no object.
 CELLS: Final = (
@@ -129,8 +129,10 @@ class CrossedScene:
         return any(each.kept for each in self.drawn.get(number, ()))
 
     def _texts(self, texts: Texts, number: int) -> Sequence[ExpressionRecord]:
-        if texts == "people's":
-            return [ExpressionRecord((), text, (), source=SOURCE_HUMAN) for text in said_by_people(self.scene, number)]
+        if texts == "simulated annotators'":
+            return [
+                ExpressionRecord((), text, (), source=SOURCE_HUMAN) for text in said_by_annotators(self.scene, number)
+            ]
         if texts == "right":
             return self.right.get(number, ())
         drawn = self.drawn.get(number, ())
@@ -181,17 +183,17 @@ def measure(options: Options, *, num_scenes: int, num_seeds: int) -> dict[str, A
 
 
 def effects(found: Answered) -> dict[str, dict[str, float | None]]:
-    """Return what changing one thing alone is worth, from what our annotation has to what people's has."""
+    """Return what changing one thing alone is worth, from our annotation to the simulated one."""
     ours = Cell("SAM's", "drawn", "all")
     right = replace(ours, texts="right")
     steps = {
         "right captions alone": (right, ours),
-        "people's texts in place of right captions": (replace(ours, texts="people's"), right),
+        "simulated annotators' texts in place of right captions": (replace(ours, texts="simulated annotators'"), right),
         "true masks in place of SAM's, right captions": (replace(right, masks="true"), right),
         "only objects that the filter leaves, right captions": (replace(right, objects="left by the filter"), right),
-        "only objects that the filter leaves, people's texts": (
-            Cell("SAM's", "people's", "left by the filter"),
-            Cell("SAM's", "people's", "all"),
+        "only objects that the filter leaves, simulated annotators' texts": (
+            Cell("SAM's", "simulated annotators'", "left by the filter"),
+            Cell("SAM's", "simulated annotators'", "all"),
         ),
         "what the filter keeps in place of all that was drawn": (CELLS[-1], ours),
     }

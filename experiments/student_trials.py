@@ -3,14 +3,15 @@
     nice python -m experiments.student_trials refinement|weights|lengths [--out quality-out] [--seeds 2] [--fresh]
     [--json F]
 
-`refinement`: the outline of the chosen mask redrawn, or not. People's annotation has true outlines; ours has SAM's, of
-which it can learn none. One clipping of gradients is over chooser and refinement, so that choices differ a little too.
+`refinement`: the outline of the chosen mask redrawn, or not. Simulated annotators have true outlines; ours are SAM's,
+of which it can learn none. One clipping of gradients is over chooser and refinement, so that choices differ a little
+too.
 
 `weights`: of what was drawn, the probability that a caption is right as a weight, against filters. The lines from
 scores to the column `weight` are fitted on annotated development scenes (`pseudoris calibrate`), and the training
 scenes annotated with them.
 
-`lengths`: steps of a training, for the kinds of annotation that people had a part in.
+`lengths`: steps of a training, for the kinds of annotation that simulated annotators had a part in.
 
 All are asked about development scenes that nothing is fitted on; with `--fresh`, once the choice is made, about test
 scenes that nothing was chosen on.
@@ -38,9 +39,9 @@ from pseudoris.cli.calibrate import as_yaml
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.calibration import calibrated_run
 
-# Of the scenes, those that people annotate beside ours.
+# Of the scenes, those that simulated annotators annotate beside ours.
 _SHARE: Final = 0.1
-_MIXED: Final = f"ours beside {_SHARE:.0%} of people's"
+_MIXED: Final = f"ours beside {_SHARE:.0%} of simulated annotators'"
 # Of distinctiveness; `tiny` ships the last but one.
 _TAUS: Final = (1.0, 1.2, 1.35, 1.5)
 _WEIGHTINGS: Final = {"loss": "loss", "draw": "draw", "loss and the draw": "both"}
@@ -98,12 +99,12 @@ def weights(options: Options) -> Iterator[tuple[str, Tried]]:
 
 
 def lengths(options: Options) -> Iterator[tuple[str, Tried]]:
-    """Yield trainings of each length: of people's annotation beside the shipped length, and of ours beside people's."""
+    """Yield trainings of each length: of simulated annotation beside the shipped length, and of ours beside it."""
     arms = _annotations(options)
     for steps in _LENGTHS:
-        shipped = None if steps == NUM_STEPS else f"people's, {NUM_STEPS} steps"
-        yield f"people's, {steps} steps", Tried(arms["people's"], shipped, steps)
-        yield f"{_MIXED}, {steps} steps", Tried(arms[_MIXED], f"people's, {steps} steps", steps)
+        shipped = None if steps == NUM_STEPS else f"simulated annotators', {NUM_STEPS} steps"
+        yield f"simulated annotators', {steps} steps", Tried(arms["simulated annotators'"], shipped, steps)
+        yield f"{_MIXED}, {steps} steps", Tried(arms[_MIXED], f"simulated annotators', {steps} steps", steps)
 
 
 def _annotations(options: Options) -> dict[str, Arm]:
@@ -111,7 +112,7 @@ def _annotations(options: Options) -> dict[str, Arm]:
     ours = best_arm(options, scenes)
     few = true_run(options, training_scenes(max(1, round(_SHARE * scenes.count))))
     return {
-        "people's": Arm((true_run(options, scenes),)),
+        "simulated annotators'": Arm((true_run(options, scenes),)),
         "ours": ours,
         _MIXED: replace(ours, human=few),
     }

@@ -30,9 +30,9 @@ MIN_OBJECTS, MAX_OBJECTS = 2, 10
 # Of objects that repeat an earlier object's colour and pattern, but not its category.
 SAME_LOOK_SHARE = 0.15
 _LAYOUT_STREAM, _PIXEL_STREAM = 0, 1
-# Who speaks about a scene: `people` as `human_expressions` has it, `second` as `second_voice`.
-Voice = Literal["people", "second"]
-_SPEECH_STREAMS: dict[Voice, int] = {"people": 2, "second": 3}
+# Who speaks about a scene: `first` as `simulated_expressions` has it, `second` as `second_voice`.
+Voice = Literal["first", "second"]
+_SPEECH_STREAMS: dict[Voice, int] = {"first": 2, "second": 3}
 _PLACEMENT_TRIES = 60
 # The least distance of an object from the left, top, right and bottom edge, in radii: a part that is cut off would make
 # its word untrue.
@@ -92,7 +92,7 @@ def pixel_generator(scene: Scene) -> np.random.Generator:
     return generator(scene.seed, scene.index, stream=_PIXEL_STREAM)
 
 
-def speech_generator(scene: Scene, speaker: int, *, voice: Voice = "people") -> np.random.Generator:
+def speech_generator(scene: Scene, speaker: int, *, voice: Voice = "first") -> np.random.Generator:
     """Return the generator for the expressions of one speaker of a voice, counted from 0, about a scene."""
     key = np.array([scene.seed, 4 * scene.index + _SPEECH_STREAMS[voice]], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, speaker]))

@@ -1,17 +1,18 @@
-"""A second voice: what another person would say of an object, in other words and other sentences.
+"""A second voice: what another simulated annotator says of an object, in other words and other sentences.
 
-`human_expressions` speaks by the closed grammar. Who learns from that grammar and is asked in it has seen every form of
-every question. This voice means the same references, and puts them into sentences of its own:
+`simulated_expressions` speaks by the closed grammar. Who learns from that grammar and is asked in it has seen every
+form of every question. This voice means the same references, and puts them into sentences of its own:
 
-- about half of its expressions only use words that `person_expressions` uses too, in other forms: "star small red",
-  "of the two stars the left", "the star with the ring below";
+- about half of its expressions only use words that `first_voice_expressions` uses too, in other forms: "star small
+  red", "of the two stars the left", "the star with the ring below";
 - the others have words of their own, among them synonyms: "find me the tiny scarlet star", "the thing beneath the
   hoop", "star, red, furthest to the left". The tiny models never saw these words.
 
 Each expression comes from a reference that the oracle confirms to mean this object alone. The category is left out only
-where the oracle confirms the rest among all objects of the scene. Kinds are as frequent as in `person_expressions`, and
-the draw has a key of its own. The oracle's grammar cannot read most of these texts, and no text says its kind:
-`human_expressions.kinds_of(scene, second_voice_expressions)` says the kinds of a scene's texts.
+where the oracle confirms the rest among all objects of the scene. Kinds are as frequent as in
+`first_voice_expressions`, and the draw has a key of its own. The oracle's grammar cannot read most of these
+texts, and no text says its kind: `simulated_expressions.kinds_of(scene, second_voice_expressions)`
+says the kinds of a scene's texts.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ from typing import Final
 import numpy as np
 
 from pseudoris.synthworld.grammar import Description
-from pseudoris.synthworld.human_expressions import (
+from pseudoris.synthworld.oracle import fits, meant_among
+from pseudoris.synthworld.references import Ordinal, Reference, parse_reference, to_text
+from pseudoris.synthworld.scenes import Scene, SceneObject, speech_generator
+from pseudoris.synthworld.second_voice_forms import FAMILIAR_FORMS, NEW_FORMS, Slots, Wording, slots_of
+from pseudoris.synthworld.second_voice_words import ADJECTIVES, MAX_TOKENS, NOUNS, is_familiar, num_tokens
+from pseudoris.synthworld.simulated_expressions import (
     MAX_EXPRESSIONS,
     MAX_WORDS,
     MIN_EXPRESSIONS,
@@ -35,11 +41,6 @@ from pseudoris.synthworld.human_expressions import (
     num_words,
     utterances,
 )
-from pseudoris.synthworld.oracle import fits, meant_among
-from pseudoris.synthworld.references import Ordinal, Reference, parse_reference, to_text
-from pseudoris.synthworld.scenes import Scene, SceneObject, speech_generator
-from pseudoris.synthworld.second_voice_forms import FAMILIAR_FORMS, NEW_FORMS, Slots, Wording, slots_of
-from pseudoris.synthworld.second_voice_words import ADJECTIVES, MAX_TOKENS, NOUNS, is_familiar, num_tokens
 
 # In expressions with words of its own. A noun that a model does not know leaves it less to go by than an adjective.
 _SYNONYM_SHARE, _NOUN_SYNONYM_SHARE = 0.4, 0.2
@@ -91,7 +92,7 @@ def things_fitting(noun: Description, scene: Scene) -> dict[int, SceneObject]:
 
 
 def _said(utterance: Utterance, scene: Scene, number: int, rng: np.random.Generator) -> Saying | None:
-    """The utterance in one of the forms that fit it; None if all are too long, or what people say too."""
+    """The utterance in one of the forms that fit it; None if all are too long, or what the first voice says too."""
     first = bool(rng.random() < _FAMILIAR_SHARE)
     is_enough = _is_thing_enough(utterance.reference, scene, number)
     for wants_familiar in (first, not first):
@@ -142,7 +143,7 @@ def _filled(form: str, slots: Slots, rng: np.random.Generator) -> str | None:
 
 
 def _is_sayable(text: str, *, wants_familiar: bool) -> bool:
-    """Whether a text is short enough, has the wanted words, and is none that people say."""
+    """Whether a text is short enough, has the wanted words, and is none of the first voice."""
     if len(text.split()) > MAX_WORDS or num_tokens(text) > MAX_TOKENS or is_familiar(text) != wants_familiar:
         return False
     read = parse_reference(text)

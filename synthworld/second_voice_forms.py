@@ -13,7 +13,6 @@ from typing import Final
 
 from pseudoris.synthworld.attributes import COMPARATIVES, EXTREMES, NUMBERS, ORDINALS, RELATIONS
 from pseudoris.synthworld.grammar import Description, indefinite_article
-from pseudoris.synthworld.human_expressions import ATTRIBUTE, RELATION
 from pseudoris.synthworld.references import Extreme, NamedObject, Ordinal, Reference
 from pseudoris.synthworld.second_voice_words import (
     ENDS,
@@ -30,12 +29,13 @@ from pseudoris.synthworld.second_voice_words import (
     ZONES,
     plural,
 )
+from pseudoris.synthworld.simulated_expressions import ATTRIBUTE, RELATION
 
 Slots = dict[str, tuple[str, ...]]
 # A word for an attribute to the word that is said for it.
 Wording = Callable[[str], str]
 
-# By `Utterance.form`, in words that `person_expressions` uses too …
+# By `Utterance.form`, in words that `first_voice_expressions` uses too …
 FAMILIAR_FORMS: Final[Mapping[str, tuple[str, ...]]] = {
     ATTRIBUTE: (
         "{indefinite}",

@@ -65,7 +65,7 @@ OPENERS: Final = (
 )
 
 _OPPOSITES: Final = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
-# Thirds of the picture: in words of the people, whole and cut short, and in other words.
+# Thirds of the picture: in words of the first voice, whole and cut short, and in other words.
 SPOTS: Final[Phrases] = {
     **{side: (f"on the {side}", f"at the {side}", f"to the {side}") for side in ("left", "right")},
     **{side: (f"at the {side}",) for side in ("top", "bottom")},
@@ -122,8 +122,8 @@ NEW_CONVERSES: Final[Phrases] = {
     },
 }
 
-# Words that `person_expressions` uses too.
-PERSON_WORDS: Final = frozenset(
+# Words that `first_voice_expressions` uses too.
+FIRST_VOICE_WORDS: Final = frozenset(
     (
         *(*CATEGORIES, *PLURALS.values(), *COLOURS, *PATTERNS, *SIZES, *PARTS, *NUMBERS, *ORDINALS[1:]),
         *(word for words in EXTREMES.values() for word in words),
@@ -148,8 +148,8 @@ def num_tokens(text: str) -> int:
 
 
 def is_familiar(text: str) -> bool:
-    """Return whether each word of a text is one that `person_expressions` uses, and none is followed by a comma."""
-    return all(word in PERSON_WORDS for word in _WORDS.findall(text))
+    """Return whether each word is one that `first_voice_expressions` uses, and none is followed by a comma."""
+    return all(word in FIRST_VOICE_WORDS for word in _WORDS.findall(text))
 
 
 def plural(noun: str) -> str:

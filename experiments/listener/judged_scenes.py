@@ -17,7 +17,7 @@ from experiments.process_pool import run_jobs
 from experiments.quality.annotated_scenes import PAPER_TAU, SHIPPED, SceneSet, Setting, annotate, annotated_chunk
 from experiments.quality.markdown_cells import as_json
 from experiments.quality.parts import Options
-from experiments.quality.scene_runs import said_by_people
+from experiments.quality.scene_runs import said_by_annotators
 from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.composer_settings import ComposedKind, ComposingConfig, PosteriorConfig
 from pseudoris.schemas.confidence import Rated
@@ -68,7 +68,7 @@ class SceneRows(JudgedImage):
 
     Attributes:
         composed: By composer, what it says of one mask each.
-        is_right_by_sentences: (T,) bool, what `pseudoris evaluate` makes of each from people's sentences alone.
+        is_right_by_sentences: (T,) bool, what `pseudoris evaluate` makes of each from simulated sentences alone.
     """
 
     composed: Mapping[str, AlwaysKept] = field(default_factory=dict)
@@ -107,7 +107,7 @@ def scene_rows(scene: Scene, image: ShardImage) -> SceneRows:
     columns = judged_columns(image)
     candidates = candidates_of(image, lambda expression: expression.kept)
     judged = judge_image(truth, candidates, columns)
-    sentences = [said_by_people(scene, number) for number in range(len(scene.objects))]
+    sentences = [said_by_annotators(scene, number) for number in range(len(scene.objects))]
     by_sentences = judge_image(HumanImageTruth(truth.size, truth.masks, sentences), candidates, columns)
     object_of_mask = match_image(truth, candidates).object_of_mask
     said = {name: _composed(image, truth, object_of_mask, config) for name, config in COMPOSERS.items()}

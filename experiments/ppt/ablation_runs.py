@@ -29,7 +29,7 @@ class Sizes:
         objects: Object-centric images, D_sem.
         composed: Images of D_ref, as a multiple of those.
         texts_per_image: Of D_ref, at most.
-        scenes: Training scenes with people's expressions: H, or annotated by the pipeline.
+        scenes: Training scenes with simulated expressions: H, or annotated by the pipeline.
         val_scenes: Held-out scenes that are asked.
         epochs_factor: Of the paper's 10 + 30 + 10 epochs.
         num_seeds: Of each row of the paper's table; the others have one.
@@ -83,9 +83,9 @@ class AblationRuns:
     Attributes:
         d_sem: Of `ppt objects`.
         d_ref: Of `ppt compose`.
-        h: Of `ppt pairs`, of people's expressions; the masks behind them are unread.
-        truth: What H was made of: people's expressions and, unread by it, the true masks.
-        val: Held-out scenes, people's expressions and true masks; none of those that PPT's design was chosen on.
+        h: Of `ppt pairs`, of simulated expressions; the masks behind them are unread.
+        truth: What H was made of: simulated expressions and, unread by it, the true masks.
+        val: Held-out scenes, simulated expressions and true masks; none of those that PPT's design was chosen on.
         pseudo: The same training images, annotated by `pseudoris annotate --preset tiny --set composing={}`;
             None where not asked for.
     """

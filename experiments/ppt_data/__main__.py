@@ -47,7 +47,7 @@ _SHOWN = 5
 def main(
     folder: Annotated[Path, typer.Argument(help="Where the data sets go.")],
     objects: Annotated[int, typer.Option(min=20, help="Object-centric images.")] = 200,
-    scenes: Annotated[int, typer.Option(min=2, help="Development scenes with people's expressions.")] = 100,
+    scenes: Annotated[int, typer.Option(min=2, help="Development scenes with simulated expressions.")] = 100,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="As of `pseudoris ppt`.")] = None,
     sam_prompts: Annotated[str, typer.Option(help="Weights of the SAM for points.")] = _SAM_PROMPTS,
     only_ideal: Annotated[bool, typer.Option(help="Only SAM's half: responses that are right but for noise.")] = False,

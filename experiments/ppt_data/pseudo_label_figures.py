@@ -1,4 +1,4 @@
-"""Pseudo-labels against the truth: masks of object-centric images, and pseudo-masks of people's expressions."""
+"""Pseudo-labels against the truth: masks of object-centric images, and pseudo-masks of simulated expressions."""
 
 from __future__ import annotations
 

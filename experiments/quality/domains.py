@@ -15,10 +15,10 @@ from pseudoris.synthworld.scenes import Split
 # Other textures, palette, noise, and another mix of categories: no model of `tiny` was trained there.
 NEW_WORLD: Final = "shifted"
 _ROWS: Final = {
-    "old truth": "people's annotation of the old world",
+    "old truth": "simulated annotation of the old world",
     "old pseudo": "pseudo-annotation of the old world",
     "new pseudo": "pseudo-annotation of the new world",
-    "new truth": "people's annotation of the new world (what a new campaign would buy)",
+    "new truth": "simulated annotation of the new world (what a new campaign would buy)",
 }
 
 
@@ -63,7 +63,7 @@ def section(result: Result) -> str:
         f"Captioner, SAM and CLIP know the old world alone. {result['scenes']} training scenes each, "
         f"{result['test_scenes']} test scenes of the new world `{result['world']}`: other textures, palette, noise and "
         f"mix of categories. Pseudo-annotation is `tiny`'s, with the composer. "
-        "Such labels made in the new world, in mIoU of its test scenes, against people's annotation of the old world: "
+        "Such labels made in the new world, in mIoU of its test scenes, against simulated annotation of the old world: "
         f"{said_difference(result['gain'])}; against such labels of the old one: {said_difference(result['moved'])}."
     )
     header = ["learnt from", "mIoU", "oIoU", "P@0.5", "mIoU in the old world"]

@@ -56,7 +56,7 @@ _BOUNDED: Final = {
     **{name: _TITLES[name] for name in list(_TITLES) if name.startswith("all") or name == "clip+vote+weighing draws"},
 }
 _RULES: Final = {"clip+vote": "CLIP's scores and the vote", "all": "everything"}
-_LABELS: Final = {"none": "none", "oracle": "the oracle's", "sentences": "people's sentences"}
+_LABELS: Final = {"none": "none", "oracle": "the oracle's", "sentences": "simulated annotators' sentences"}
 
 
 def run(options: Options) -> Result:
@@ -162,9 +162,9 @@ def _labels(result: Result) -> Iterator[str]:
         "Weights and bounds from a few development scenes, aiming as above, judged on all test scenes: mean ± standard "
         f"deviation of {known['draws']} draws of scenes. A scene has {known['candidates_a_scene']:.0f} candidates. "
         "*None*: no verdict is looked at; log-uniqueness, correctness, vote, listener and truth count alike, in "
-        "standard deviations, with the bound that keeps two a mask, each world by its own candidates. *People's "
-        "sentences*: judged as a REFER import judges, by the words in common. `pseudoris calibrate` does all three "
-        "([listener.md](listener.md#weights-and-bounds-for-other-models))."
+        "standard deviations, with the bound that keeps two a mask, each world by its own candidates. *Simulated "
+        "annotators' sentences*: judged as a REFER import judges, by the words in common. `pseudoris calibrate` does "
+        "all three ([listener.md](listener.md#weights-and-bounds-for-other-models))."
     )
     yield markdown_table(header, rows)
     yield "\n".join(_label_readings(result["labels"]))

@@ -1,9 +1,9 @@
-"""Runs that students learn from: scenes with people's expressions, and the same images annotated by the pipeline.
+"""Runs that students learn from: scenes of simulated annotators, and the same images annotated by the pipeline.
 
     python -m experiments.quality.scene_runs OUT --split test --scenes 150 [--world second] [--voice second]
 
-writes the first kind through `pseudoris import`: true masks, and what a person would say of each object. So training on
-the truth, and evaluation on held-out scenes, use the same code as pseudo-labels.
+writes the first kind through `pseudoris import`: true masks, and what simulated annotators say of each object. So
+training on the truth, and evaluation on held-out scenes, use the same code as pseudo-labels.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.demo import scene_truth
-from pseudoris.synthworld.human_expressions import Expression, kinds_of, person_expressions
 from pseudoris.synthworld.renderer import RenderedScene, render
 from pseudoris.synthworld.scenes import Scene, Split, Voice, make_scene
 from pseudoris.synthworld.second_voice import second_voice_expressions
+from pseudoris.synthworld.simulated_expressions import Expression, first_voice_expressions, kinds_of
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.imports import ImportRequest, import_annotation
 from pseudoris.workers.masks import rle
@@ -47,7 +47,7 @@ FIRST_UNSEEN: Final = 10_000
 BY_SHARES: Final = "composing={}"
 # What is said of an object of a scene, by its number.
 Speaker = Callable[[Scene, int], tuple[Expression, ...]]
-SPEAKERS: Final[Mapping[Voice, Speaker]] = {"people": person_expressions, "second": second_voice_expressions}
+SPEAKERS: Final[Mapping[Voice, Speaker]] = {"first": first_voice_expressions, "second": second_voice_expressions}
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class SceneRun:
     count: int
     first: int = 0
     world: str = DEFAULT_WORLD
-    voice: Voice = "people"
+    voice: Voice = "first"
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        voice = "" if self.voice == "people" else f"-{self.voice}"
+        voice = "" if self.voice == "first" else f"-{self.voice}"
         return f"{self.world}-{self.split}-{self.first}-{self.count}{voice}"
 
     def all(self) -> list[Scene]:
@@ -135,9 +135,9 @@ def _is_done(out: Path) -> bool:
     return bool(receipts) and is_manifest_complete(location, receipts)
 
 
-def said_by_people(scene: Scene, number: int) -> list[str]:
-    """Return the two or three expressions of an object that `pseudoris.synthworld.human_expressions` gives it."""
-    return [each.text for each in person_expressions(scene, number)]
+def said_by_annotators(scene: Scene, number: int) -> list[str]:
+    """Return the two or three expressions of an object that `pseudoris.synthworld.simulated_expressions` gives it."""
+    return [each.text for each in first_voice_expressions(scene, number)]
 
 
 def image_name(number: int) -> str:
@@ -218,7 +218,7 @@ def main(
     scenes: Annotated[int, typer.Option(min=1, help="How many.")] = 150,
     first: Annotated[int, typer.Option(min=0, help="The position of the first.")] = 0,
     world: Annotated[str, typer.Option(help="default, second or shifted.")] = DEFAULT_WORLD,
-    voice: Annotated[Voice, typer.Option(help="Who speaks of the objects.")] = "people",
+    voice: Annotated[Voice, typer.Option(help="Who speaks of the objects.")] = "first",
 ) -> None:
     """Write scenes as a run of human annotation."""
     typer.echo(imported_scenes(out, SceneRun(split, scenes, first, world, voice)))

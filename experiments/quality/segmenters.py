@@ -28,7 +28,7 @@ _TITLES: Final = {
     "distinctive": "+ distinctive sampling",
     "filtered": "+ filter",
     "composed": "+ positions and relations (composer by shares)",
-    "truth": "people's masks and expressions",
+    "truth": "simulated annotators' masks and expressions",
 }
 _FIGURES: Final = {"miou": "mIoU", "oiou": "oIoU", "p30": "P@0.3", "p50": "P@0.5", "p70": "P@0.7", "p90": "P@0.9"}
 
@@ -61,7 +61,7 @@ def segmenter(run: str, *, human: str | None = None, assignments: tuple[str, ...
 
 
 def test_run(options: Options) -> str:
-    """Return the test scenes of the captioner's own world, as people would describe them."""
+    """Return the test scenes of the captioner's own world, as simulated annotators describe them."""
     return true_run(options, SceneRun(Split.TEST, options.scenes(NUM_TEST, QUICK_TEST)))
 
 

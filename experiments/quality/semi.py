@@ -28,7 +28,7 @@ _WHOLE: Final = 1.0
 
 
 def run(options: Options) -> Result:
-    """Train with each share of the scenes annotated by people, beside the machine's annotation of all and alone."""
+    """Train with a share of the scenes from simulated annotators, beside the machine's annotation of all and alone."""
     scenes = training_scenes(options.scenes(NUM_SCENES, QUICK_SCENES))
     val = fresh_run(options)
     machine = best_arm(options, scenes)
@@ -53,7 +53,7 @@ def run(options: Options) -> Result:
                 "annotated": count,
                 "mixed": by_kind(found, _mixed(share)),
                 "alone": by_kind(found, _alone(share)) if count else None,
-                "mixed_minus_people": as_json(found.bootstrap().difference(_mixed(share), _alone(_WHOLE))),
+                "mixed_minus_simulated_people": as_json(found.bootstrap().difference(_mixed(share), _alone(_WHOLE))),
             }
             for share, count in counts.items()
         ],
@@ -77,24 +77,24 @@ def section(result: Result) -> str:
             cell(point["alone"]["all"]) if point["alone"] else "–",
             cell(point["mixed"]["all"]),
             value(point["mixed"]["relation"]),
-            cell(point["mixed_minus_people"], sign="+"),
+            cell(point["mixed_minus_simulated_people"], sign="+"),
         ]
         for point in result["points"]
     ]
     seeds = "one seed" if result["seeds"] == 1 else f"means of {result['seeds']} seeds"
     intro = (
         f"{result['scenes']} training scenes, all annotated by `tiny-composed`, said in other words; of a share of "
-        "them a student sees the true masks and people's expressions too. mIoU on the "
+        "them a student sees the true masks and the simulated annotators' expressions too. mIoU on the "
         f"{result['test_scenes']} fresh scenes, {seeds} of {result['steps']} steps each, intervals over scenes and "
         "seeds."
     )
     header = [
-        "annotated by people",
+        "by simulated annotators",
         "scenes",
-        "people alone",
+        "simulated annotators alone",
         "beside the machine's",
         "relation",
-        "beside the machine's − all by people",
+        "beside the machine's − all by simulated annotators",
     ]
     plot = f"![mIoU]({plot_name('semi', 'miou')})"
     return "\n\n".join(["## Few annotations", intro, markdown_table(header, rows), plot])
@@ -106,14 +106,14 @@ def plots(result: Result) -> Mapping[str, str]:
     lines = [
         Line("beside the machine's", [whisker(float(at), point["mixed"]["all"]) for at, point in enumerate(points)]),
         Line(
-            "people alone",
+            "simulated annotators alone",
             [whisker(float(at), point["alone"]["all"]) for at, point in enumerate(points) if point["alone"]],
             True,
         ),
     ]
     heights = [place[1] for line in lines for place in line.points]
     labels = [(float(at), f"{100 * point['share']:g} %") for at, point in enumerate(points)]
-    along = Axis("share of scenes annotated by people", -0.3, len(points) - 0.7, labels)
+    along = Axis("share of scenes annotated by simulated annotators", -0.3, len(points) - 0.7, labels)
     return {"miou": line_chart("mIoU over annotation", along, axis_of("mIoU", heights), lines)}
 
 

@@ -1,8 +1,9 @@
-"""What a student learns from each step of the method: naive captions, distinctive, filtered, composed ones, people's.
+"""What a student learns from each step of the method: naive captions, distinctive, filtered, composed, simulated.
 
-All students see the same training images; expressions and masks differ: the pipeline has SAM's masks, people's
-annotation the true ones. On fresh scenes they are asked what people would say (`human_expressions`), half of which
-names a place or a relation, and the same in a second voice. Rows that need no training choose among the same masks.
+All students see the same training images; expressions and masks differ: the pipeline has SAM's masks,
+simulated annotators the renderer's true ones. On fresh scenes they are asked what simulated annotators say
+(`simulated_expressions`), half of which names a place or a relation, and the same in a second voice. Rows that need no
+training choose among the same masks.
 """
 
 from __future__ import annotations
@@ -68,9 +69,12 @@ REWORDED: Final = ("data.rewording=true",)
 # What the preset says with the captioner of `tiny`; the bounds were chosen on development scenes.
 _SAYS_MORE: Final = "composing={max_per_mask: 12, posterior: {min_first: 0.5, min_further: 0.6, max_per_form: 4}}"
 # Of rows that no claim stands on.
-_FEWER_SEEDS: Final = {"composed": 3, "probability": 3, "reworded": 3, "more": 3, "best_plain": 2, "people_plain": 2}
+_FEWER_SEEDS: Final = {
+    **dict.fromkeys(("composed", "probability", "reworded", "more"), 3),
+    **dict.fromkeys(("best_plain", "simulated_people_plain"), 2),
+}
 # Asked the same in other words too.
-_SECOND_VOICE: Final = ("filtered", "best", "people")
+_SECOND_VOICE: Final = ("filtered", "best", "simulated_people")
 # Without what is hand-written knowledge of English.
 _WITHOUT_HAND: Final = ("model.has_head_noun=false", "mirrored_words=null")
 _TITLES: Final = {
@@ -86,20 +90,23 @@ _TITLES: Final = {
     "reworded": "… said in other words",
     "more": "… and the composer says more",
     "best": "… of a captioner trained for longer (`tiny-composed`)",
-    "people": "people's masks and expressions",
+    "simulated_people": "simulated annotators' masks and expressions",
     "best_plain": "the best, without head nouns and mirrors",
-    "people_plain": "people's, without head nouns and mirrors",
+    "simulated_people_plain": "simulated annotators', without head nouns and mirrors",
     "ceiling": "the best of SAM's masks",
 }
 _FIGURES: Final = {"oiou": "oIoU", "p50": "P@0.5", "p70": "P@0.7"}
 # The paper's order, and what comes after it.
-_STEPS: Final = ("naive", "distinctive", "filtered", "composed", "probability", "reworded", "more", "best", "people")
+_STEPS: Final = (
+    *("naive", "distinctive", "filtered", "composed", "probability", "reworded", "more", "best"),
+    "simulated_people",
+)
 # What these learn from, as an evaluation names it; the others learn from what is kept.
 _LEARNT_SETS: Final = {"naive": "beam", "distinctive": "all"}
 # docs/quality.json says mean and interval of these at its top.
 _HEADLINE: Final = (
     *("zero_shot", "zero_shot_sentence", "zero_shot_places", "naive", "distinctive", "filtered", "composed"),
-    *("probability", "reworded", "more", "best", "people", "ceiling"),
+    *("probability", "reworded", "more", "best", "simulated_people", "ceiling"),
 )
 
 
@@ -116,14 +123,14 @@ def run(options: Options) -> Result:
     return {
         "scenes": options.scenes(NUM_SCENES, QUICK_SCENES),
         "test_scenes": options.scenes(NUM_FRESH, QUICK_FRESH),
-        "seeds": len(groups["people"]),
+        "seeds": len(groups["simulated_people"]),
         "arms": found.figures,
         "kinds": {name: by_kind(found, name) for name in found.figures},
         "second_voice": {name: by_kind(second, name) for name in again},
         "annotation": {name: annotation_figures(name, all_arms[name]) for name in _STEPS},
         "differences": differences(found),
         "share": {
-            kind: as_json(found.bootstrap(kind).share("best", floor="zero_shot", top="people"))
+            kind: as_json(found.bootstrap(kind).share("best", floor="zero_shot", top="simulated_people"))
             for kind in ("all", *KINDS)
         },
     }
@@ -135,7 +142,7 @@ def arms(options: Options) -> dict[str, Arm]:
     pseudo = (pseudo_run(options, scenes),)
     probable = (pseudo_run(options, scenes, example=LISTENER_COMPOSER),)
     best = best_arm(options, scenes)
-    people = (true_run(options, scenes),)
+    simulated = (true_run(options, scenes),)
     return {
         "naive": Arm(pseudo, assignments=(UNFILTERED, 'data.decoders=["beam"]')),
         "distinctive": Arm(pseudo, assignments=(UNFILTERED,)),
@@ -147,14 +154,14 @@ def arms(options: Options) -> dict[str, Arm]:
             (pseudo_run(options, scenes, example=LISTENER_COMPOSER, composing=_SAYS_MORE),), assignments=REWORDED
         ),
         "best": best,
-        "people": Arm(people),
+        "simulated_people": Arm(simulated),
         "best_plain": replace(best, assignments=(*best.assignments, *_WITHOUT_HAND)),
-        "people_plain": Arm(people, assignments=_WITHOUT_HAND),
+        "simulated_people_plain": Arm(simulated, assignments=_WITHOUT_HAND),
     }
 
 
 def best_arm(options: Options, scenes: SceneRun) -> Arm:
-    """Return what trains best of all that needs no people."""
+    """Return what trains best of all that needs no annotator."""
     return Arm((pseudo_run(options, scenes, preset=BEST_PRESET),), assignments=REWORDED)
 
 
@@ -170,8 +177,8 @@ def differences(found: Answered) -> dict[str, dict[str, Any]]:
     return {**steps, **{f"{name} - zero_shot": found.difference(name, "zero_shot") for name in _STEPS}}
 
 
-def fresh_run(options: Options, *, voice: Voice = "people") -> str:
-    """Return scenes of the captioner's own world that nothing was chosen on, as people would describe them."""
+def fresh_run(options: Options, *, voice: Voice = "first") -> str:
+    """Return scenes of the captioner's own world that nothing was chosen on, as simulated annotators describe them."""
     count = options.scenes(NUM_FRESH, QUICK_FRESH)
     return true_run(options, SceneRun(Split.TEST, count, FIRST_FRESH, voice=voice))
 
@@ -248,9 +255,9 @@ def headline(result: Result) -> Mapping[str, Any]:
 def _introduction(result: Result) -> str:
     return (
         f"A [student](student.md) that chooses among SAM's masks learns from {result['scenes']} scenes of its "
-        "captioner's world, which no model of `tiny` has seen. It is asked what people would say of the objects of "
-        f"{result['test_scenes']} fresh scenes: no choice was made on them. Means over seeds of equally long "
-        "trainings; in brackets 95 % intervals over scenes and seeds. `attribute`, `position` and `relation` are "
+        "captioner's world, which no model of `tiny` has seen. It is asked what simulated annotators say of the "
+        f"objects of {result['test_scenes']} fresh scenes: no choice was made on them. Means over seeds of equally "
+        "long trainings; in brackets 95 % intervals over scenes and seeds. `attribute`, `position` and `relation` are "
         "questions by words alone, by a place, by another object. The second voice asks for the same objects in "
         "other words, half of which the students never saw."
     )
@@ -268,9 +275,9 @@ def _readings(result: Result) -> list[str]:
         f"- Beyond the paper: the composer by shares {said_difference(steps['composed'])}; the listener and the "
         f"composer by probability in its place {said_difference(steps['probability'])}; the same said in other words "
         f"{said_difference(steps['reworded'])}; a composer that says more {said_difference(steps['more'])}; a "
-        f"captioner that was trained for longer {said_difference(steps['best'])}; people's annotation on top of all "
-        f"{said_difference(steps['people'])}.",
-        f"- Of the way from CLIP's choice by the head noun to people's annotation, the best goes "
+        f"captioner that was trained for longer {said_difference(steps['best'])}; the simulated annotation in "
+        f"place of all {said_difference(steps['simulated_people'])}.",
+        f"- Of the way from CLIP's choice by the head noun to the simulated annotation, the best goes "
         f"**{cell(result['share']['all'], 2)}** ({shares}).",
         f"- In the second voice, by kind: {'; '.join(_second_voice(result))}.",
         f"- Rules of places written by hand, for this grammar, bring the choice without training to "

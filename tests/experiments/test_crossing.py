@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from experiments.crossing import CELLS, Cell, CrossedScene, counts_of
-from experiments.quality.scene_runs import SPEAKERS, said_by_people, write_scenes
+from experiments.quality.scene_runs import SPEAKERS, said_by_annotators, write_scenes
 from experiments.quality.written_runs import write_run
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import PlanEntry
@@ -33,18 +33,21 @@ def _texts(scene: CrossedScene, *cell: str) -> list[tuple[str, ...]]:
     ]
 
 
-def test_every_object_with_a_mask_has_all_of_its_captions_or_the_right_ones_or_peoples(crossed) -> None:
+def test_every_object_with_a_mask_has_all_of_its_captions_or_the_right_ones_or_the_annotators(crossed) -> None:
     for scene in crossed:
         matched = sorted(scene.mask_of)
         assert _texts(scene, "SAM's", "drawn", "all") == [tuple(e.text for e in scene.drawn[at]) for at in matched]
         right = [tuple(each.text for each in scene.right[at]) for at in matched if scene.right[at]]
         assert _texts(scene, "SAM's", "right", "all") == right
-        said = [tuple(said_by_people(scene.scene, at)) for at in matched]
-        assert _texts(scene, "SAM's", "people's", "all") == [each for each in said if each]
+        said = [tuple(said_by_annotators(scene.scene, at)) for at in matched]
+        assert _texts(scene, "SAM's", "simulated annotators'", "all") == [each for each in said if each]
 
 
-def test_people_speak_of_objects_without_a_mask_too_where_masks_are_the_true_ones(crossed) -> None:
-    assert any(len(_texts(s, "true", "people's", "all")) > len(_texts(s, "SAM's", "people's", "all")) for s in crossed)
+def test_annotators_speak_of_objects_without_a_mask_too_where_masks_are_the_true_ones(crossed) -> None:
+    assert any(
+        len(_texts(s, "true", "simulated annotators'", "all")) > len(_texts(s, "SAM's", "simulated annotators'", "all"))
+        for s in crossed
+    )
 
 
 def test_masks_are_the_proposed_ones_or_the_true_ones(crossed) -> None:
@@ -61,7 +64,7 @@ def test_what_the_filter_leaves_is_every_object_of_which_it_keeps_a_caption(cros
 
 
 def test_every_cell_is_a_run_that_datasets_read(crossed, tmp_path) -> None:
-    write_scenes(tmp_path, [scene.scene for scene in crossed], SPEAKERS["people"])
+    write_scenes(tmp_path, [scene.scene for scene in crossed], SPEAKERS["first"])
     for number, cell in enumerate((CELLS[0], CELLS[-1])):
         run = write_run(tmp_path, tmp_path / f"run-{number}", [scene.of_cell(cell) for scene in crossed])
         read = [tuple(sample["expressions"]) for sample in RisDataset(run, TEXTS)]

@@ -17,7 +17,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
     """Runs that nothing is read of."""
     monkeypatch.setattr(student_trials, "pseudo_run", lambda options, scenes, **how: "ours")
     monkeypatch.setattr(student_trials, "best_arm", lambda options, scenes: Arm(("ours",), assignments=("x=1",)))
-    monkeypatch.setattr(student_trials, "true_run", lambda options, scenes: f"people-{scenes.count}")
+    monkeypatch.setattr(student_trials, "true_run", lambda options, scenes: f"simulated-{scenes.count}")
     return Options(tmp_path, is_quick=True)
 
 
@@ -37,9 +37,9 @@ def test_a_refinement_is_compared_with_the_same_annotation_without_one(options):
         assert set(rows[name].arm.assignments) - set(rows[beside].arm.assignments) == {"refinement.is_on=true"}
 
 
-def test_lengths_are_of_what_people_annotated_whole_or_in_part(options):
+def test_lengths_are_of_what_annotators_gave_whole_or_in_part(options):
     rows = dict(lengths(options))
-    assert {row.arm.human for row in rows.values()} == {None, "people-4"}
+    assert {row.arm.human for row in rows.values()} == {None, "simulated-4"}
     for row in rows.values():
         if row.beside is not None:
             assert rows[row.beside].steps == (row.steps if row.arm.human else 300)

@@ -24,12 +24,12 @@ from pseudoris.synthworld.attributes import (
     Attributes,
 )
 from pseudoris.synthworld.grammar import Description
-from pseudoris.synthworld.human_expressions import MAX_WORDS, Utterance, kinds_of, utterances
 from pseudoris.synthworld.oracle import meant_among, referents
 from pseudoris.synthworld.references import Extreme, Ordinal, Reference
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
 from pseudoris.synthworld.second_voice import Saying, sayings, second_voice_expressions, things_fitting
 from pseudoris.synthworld.second_voice_forms import FAMILIAR_FORMS, NEW_FORMS, slots_of
+from pseudoris.synthworld.simulated_expressions import MAX_WORDS, Utterance, kinds_of, utterances
 from pseudoris.workers.filtering.clip_tokenizer import num_clip_tokens
 
 # Words of forms that state nothing of the object.
@@ -159,8 +159,8 @@ def synonym(place: int, word: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def people(scenes: list[Scene]) -> list[dict[str, str]]:
-    """Return what people say about each of the first scenes, with its kind."""
+def first_voice(scenes: list[Scene]) -> list[dict[str, str]]:
+    """Return what the first voice says about each of the first scenes, with its kind."""
     return [kinds_of(scene) for scene in scenes[:20]]
 
 
@@ -215,21 +215,21 @@ def test_texts_fit_a_text_tower_of_sixteen_tokens(said: list[tuple[Scene, int, S
     assert all(words.num_tokens(text) == num_clip_tokens(text) - 2 for text in texts)
 
 
-def test_kinds_are_as_frequent_as_in_what_people_say(
-    scenes: list[Scene], said: list[tuple[Scene, int, Saying]], people: list[dict[str, str]]
+def test_kinds_are_as_frequent_as_in_the_first_voice(
+    scenes: list[Scene], said: list[tuple[Scene, int, Saying]], first_voice: list[dict[str, str]]
 ) -> None:
     kinds = Counter(each.utterance.kind for _, _, each in said)
-    theirs = Counter(kind for each in people for kind in each.values())
+    theirs = Counter(kind for each in first_voice for kind in each.values())
     assert 2 <= len(said) / sum(len(scene.objects) for scene in scenes) <= 3
     for kind, count in theirs.items():
         assert kinds[kind] / len(said) == pytest.approx(count / theirs.total(), abs=0.06)
 
 
-def test_every_second_text_has_only_words_that_people_say_but_none_is_a_text_of_theirs(
-    scenes: list[Scene], said: list[tuple[Scene, int, Saying]], people: list[dict[str, str]]
+def test_every_second_text_has_only_words_of_the_first_voice_but_none_is_a_text_of_it(
+    scenes: list[Scene], said: list[tuple[Scene, int, Saying]], first_voice: list[dict[str, str]]
 ) -> None:
     assert sum(words.is_familiar(each.text) for _, _, each in said) / len(said) == pytest.approx(0.5, abs=0.05)
-    for scene, texts in zip(scenes, people, strict=False):
+    for scene, texts in zip(scenes, first_voice, strict=False):
         assert not texts.keys() & {each.text for other, _, each in said if other is scene}
 
 

@@ -4,9 +4,16 @@ import pytest
 
 from pseudoris.synthworld import second_voice_words
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
-from pseudoris.synthworld.human_expressions import person_expressions
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.synthworld.second_voice_words import ADJECTIVES, NOUNS, PERSON_WORDS, is_familiar, num_tokens, plural
+from pseudoris.synthworld.second_voice_words import (
+    ADJECTIVES,
+    FIRST_VOICE_WORDS,
+    NOUNS,
+    is_familiar,
+    num_tokens,
+    plural,
+)
+from pseudoris.synthworld.simulated_expressions import first_voice_expressions
 from pseudoris.workers.filtering.clip_tokenizer import num_clip_tokens
 
 # X11 or CSS, and "cobalt", "emerald", "tangerine" and "scarlet" as colour lists have them.
@@ -57,12 +64,16 @@ def test_a_synonym_of_a_colour_is_nearest_to_that_colour() -> None:
         assert min(far, key=far.__getitem__) == colour, word
 
 
-def test_people_say_no_word_that_does_not_count_as_theirs() -> None:
+def test_the_first_voice_says_no_word_that_does_not_count_as_its_own() -> None:
     scenes = [make_scene(Split.DEVELOPMENT, position) for position in range(8)]
-    said = [each.text for scene in scenes for n in range(len(scene.objects)) for each in person_expressions(scene, n)]
+    said = [
+        each.text for scene in scenes for n in range(len(scene.objects)) for each in first_voice_expressions(scene, n)
+    ]
 
     assert all(is_familiar(text) for text in said)
-    assert {"the", "a", "with", "of", "on", "at"} <= {word for text in said for word in text.split()} <= PERSON_WORDS
+    assert (
+        {"the", "a", "with", "of", "on", "at"} <= {word for text in said for word in text.split()} <= FIRST_VOICE_WORDS
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +99,7 @@ def test_a_comma_or_a_word_of_its_own_is_not_familiar(text: str, is_known: bool)
 
 
 def test_tokens_are_counted_as_clip_counts_them() -> None:
-    for word in (*PERSON_WORDS, *SEEN_AS, *chain.from_iterable((*NOUNS.values(), *ADJECTIVES.values()))):
+    for word in (*FIRST_VOICE_WORDS, *SEEN_AS, *chain.from_iterable((*NOUNS.values(), *ADJECTIVES.values()))):
         assert num_tokens(word) == num_clip_tokens(word) - 2, word
     assert num_tokens("toadstools, uppermost") == num_clip_tokens("toadstools, uppermost") - 2
 

@@ -3,7 +3,7 @@
 SAM's logits are coarser than the image, so the best of its masks is a ceiling for whoever chooses among them. The
 network sees the pixels around a mask, and the mask, and learns by how much the mask that was meant differs. That change
 is all it draws: a mask that is larger than what the network sees keeps its own resolution. It learns from targets whose
-outlines are true, as people's are; from SAM's own masks it learns to leave them as they are.
+outlines are true, as a renderer's are; from SAM's own masks it learns to leave them as they are.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ class QuestionDataset(Dataset[list[Question]]):
         return outline_of(mask, box, config.size)
 
     def _is_taught(self, index: int, mask_id: str) -> bool:
-        """Whether the refinement learns from a mask in this epoch: where people's are mixed in, from all of theirs."""
+        """Whether the refinement learns from a mask in this epoch: where human ones are mixed in, from all of those."""
         if self._num_human:
             return index >= len(self) - self._num_human
         share = 0.0 if self._refinement is None else self._refinement.share

@@ -273,7 +273,7 @@ def test_the_summary_has_the_figures_of_the_parts(results) -> None:
     shipped = results["ablation"]["test"]["systems"]["shipped-distinctiveness"]
     assert " / ".join(f"{shipped[name]['value']:.2f}" for name in ("accuracy", "yield", "coverage")) in head
     best = results["students"]["kinds"]["best"]["all"]["value"]
-    assert f"**{best:.3f}**, from people's" in head
+    assert f"**{best:.3f}**, from the simulated annotators'" in head
     unlabelled = next(row for row in results["listening"]["labels"] if row["labels"] == "none")["test"]
     assert f"Here that is {unlabelled['accuracy']['mean']:.2f} /" in tail
 

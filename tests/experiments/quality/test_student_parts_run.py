@@ -39,23 +39,23 @@ def test_a_result_is_json_and_makes_a_section_and_plots(results, part):
 
 def test_every_student_is_asked_by_kind_and_in_both_voices(results):
     found = results["students"]
-    trained = {"naive", "distinctive", "filtered", "composed", "probability", "reworded", "best", "people"}
-    plain = {"best_plain", "people_plain"}
+    trained = {"naive", "distinctive", "filtered", "composed", "probability", "reworded", "best", "simulated_people"}
+    plain = {"best_plain", "simulated_people_plain"}
     untrained = {"random", "zero_shot_sentence", "zero_shot", "zero_shot_places", "ceiling"}
     assert found["arms"].keys() == trained | plain | untrained
-    assert found["second_voice"].keys() == {"filtered", "best", "people"}
+    assert found["second_voice"].keys() == {"filtered", "best", "simulated_people"}
     miou = {name: kinds["all"]["value"] for name, kinds in found["kinds"].items()}
     assert max(miou.values()) == miou["ceiling"]
     assert miou["zero_shot_sentence"] > miou["random"]
 
 
-def test_no_scene_annotated_by_people_has_no_student_alone(results):
+def test_no_scene_annotated_by_none_has_no_student_alone(results):
     points = {point["share"]: point for point in results["semi"]["points"]}
     assert points[0.0]["alone"] is None
     assert points[1.0]["annotated"] == NUM_SCENES
     # The same trainings as of the part about students, and so not done twice.
     kinds = results["students"]["kinds"]
-    assert points[1.0]["alone"]["all"]["value"] == kinds["people"]["all"]["value"]
+    assert points[1.0]["alone"]["all"]["value"] == kinds["simulated_people"]["all"]["value"]
     assert points[0.0]["mixed"]["all"]["value"] == kinds["best"]["all"]["value"]
 
 

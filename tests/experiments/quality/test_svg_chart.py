@@ -19,7 +19,7 @@ def _point(share: float, mixed: float, alone: float | None, difference: float) -
         "annotated": round(400 * share),
         "mixed": _kinds(mixed),
         "alone": None if alone is None else _kinds(alone),
-        "mixed_minus_people": {"value": difference, "low": difference - 0.01, "high": difference + 0.01},
+        "mixed_minus_simulated_people": {"value": difference, "low": difference - 0.01, "high": difference + 0.01},
     }
 
 
@@ -32,7 +32,7 @@ SEMI = {
 }
 
 
-def test_a_row_a_share_beside_people_alone_and_under_all_by_people() -> None:
+def test_a_row_a_share_beside_annotators_alone_and_under_all_by_them() -> None:
     rows = semi.section(SEMI).splitlines()
 
     assert "| 0 % | 0 | – | 0.400 [0.390, 0.410] | 0.400 | -0.100 [-0.110, -0.090] |" in rows
@@ -50,7 +50,7 @@ def test_the_curve_leaves_out_what_was_not_trained() -> None:
     assert "5 %" in chart
 
 
-def test_the_new_domains_gain_is_over_people_in_the_old() -> None:
+def test_the_new_domains_gain_is_over_simulated_annotation_in_the_old() -> None:
     names = ("old truth", "old pseudo", "new pseudo", "new truth")
     arms = dict(zip(names, map(_figures, (0.30, 0.25, 0.42, 0.60)), strict=True))
 
@@ -61,7 +61,7 @@ def test_the_new_domains_gain_is_over_people_in_the_old() -> None:
     told = {"gain": gain, "moved": moved}
     text = domains.section({"scenes": 400, "test_scenes": 200, "world": "shifted", "arms": worlds, **told})
 
-    assert "people's annotation of the old world: +0.120 [+0.100, +0.140], +0.110 to +0.130 by seed;" in text
+    assert "simulated annotation of the old world: +0.120 [+0.100, +0.140], +0.110 to +0.130 by seed;" in text
     assert (
         "against such labels of the old one: +0.010 [-0.010, +0.020], -0.010 to +0.020 by seed: not told apart." in text
     )

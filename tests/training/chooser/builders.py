@@ -1,4 +1,4 @@
-"""Scenes as people annotate them, and settings in which the chooser learns from them in seconds."""
+"""Scenes as simulated annotators annotate them, and settings in which the chooser learns from them in seconds."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def small_config(cache: Path, words: Sequence[str] = (), *, steps: int = 12) -> 
 
 
 def imported_run(folder: Path, num_scenes: int) -> str:
-    """Return an import of training scenes with true masks and people's expressions."""
+    """Return an import of training scenes with true masks and simulated expressions."""
     return str(imported_scenes(folder, SceneRun(Split.TRAIN, num_scenes)))

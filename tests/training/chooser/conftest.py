@@ -23,7 +23,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory) -> str:
-    """An import of four scenes with what people say of each object."""
+    """An import of four scenes with what simulated annotators say of each object."""
     return imported_run(tmp_path_factory.mktemp("scenes"), 4)
 
 

@@ -21,10 +21,10 @@ from pseudoris.synthworld.attributes import (
     SIZES,
 )
 from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description, realise
-from pseudoris.synthworld.human_expressions import person_expressions
 from pseudoris.synthworld.oracle import ROW_MARGIN_PX, along, referents, row_of
 from pseudoris.synthworld.references import Extreme, Group, NamedObject, Ordinal, Relation, parse_reference, to_text
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Split, make_scene
+from pseudoris.synthworld.simulated_expressions import first_voice_expressions
 from pseudoris.training.dataset import (
     JoinedDataset,
     MixedDataset,
@@ -127,7 +127,7 @@ def test_a_side_means_the_one_object_of_its_third_unless_another_lies_at_the_bor
 @given(scenes, st.data())
 def test_forms_of_what_a_person_says_mean_the_same_object(scene, data):
     number = data.draw(st.integers(0, len(scene.objects) - 1))
-    for each in person_expressions(scene, number):
+    for each in first_voice_expressions(scene, number):
         assert_sound(each.text)
         assert {referents(form, scene) for form in forms_of(each.text)} == {frozenset({number})}
 

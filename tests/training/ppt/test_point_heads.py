@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
-from pseudoris.synthworld.human_expressions import person_expressions
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.synthworld.simulated_expressions import first_voice_expressions
 from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
 from pseudoris.training.ppt.point_generator import PointGenerator
 from pseudoris.training.ppt.point_heads import PointHead, ReferencePatchAttention, ScoreHead
@@ -108,7 +108,7 @@ def scenes(encoders) -> tuple[FrozenFeatures, torch.Tensor, float]:
         scene = make_scene(Split.DEVELOPMENT, position)
         painted, number = render(scene), position % len(scene.objects)
         images.append(torch.from_numpy(painted.image).permute(2, 0, 1))
-        texts.append(person_expressions(scene, number)[0].text)
+        texts.append(first_voice_expressions(scene, number)[0].text)
         masks.append(torch.from_numpy(painted.masks[number]))
         chances.append(1 / len(scene.objects))
     found = encoders.encode([str(position) for position in range(NUM_SCENES)], images, texts)

@@ -3,9 +3,9 @@ from collections import Counter
 import pytest
 
 from pseudoris.synthworld.attributes import Attributes
-from pseudoris.synthworld.human_expressions import MAX_WORDS, Expression, person_expressions
 from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
+from pseudoris.synthworld.simulated_expressions import MAX_WORDS, Expression, first_voice_expressions
 from pseudoris.synthworld.training.caption_vocabulary import expression_vocabulary
 
 
@@ -16,7 +16,7 @@ def scenes() -> list[Scene]:
 
 def scene_expressions(scene: Scene) -> list[tuple[int, Expression]]:
     """Return every object's expressions, in the order of the objects."""
-    return [(number, each) for number in range(len(scene.objects)) for each in person_expressions(scene, number)]
+    return [(number, each) for number in range(len(scene.objects)) for each in first_voice_expressions(scene, number)]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_wording_varies_and_stays_short_enough_for_the_text_tower(said):
         assert any(f"{word} " in f"{text} " for text in texts), word
 
 
-def test_a_person_says_the_same_every_time_and_another_seed_says_other_things(scenes, said):
+def test_an_annotator_says_the_same_every_time_and_another_seed_says_other_things(scenes, said):
     again = [each for scene in scenes[:8] for _, each in scene_expressions(scene)]
     assert again == [each for _, _, each in said[: len(again)]]
     other = Scene(7, scenes[0].index, scenes[0].objects)
@@ -62,7 +62,7 @@ def test_twins_are_told_apart_by_place_alone(gap, num_said):
         for x in (0, gap)
     ]
     scene = Scene(0, 5, tuple(twins))
-    said = person_expressions(scene, 0)
+    said = first_voice_expressions(scene, 0)
     assert len(said) >= num_said
     assert (not said) == (num_said == 0)
     assert all(each.kind != "attribute" for each in said)

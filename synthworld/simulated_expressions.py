@@ -1,4 +1,4 @@
-"""Human-like expressions: all that identify an object, and the few that a person would choose.
+"""What simulated annotators say: all expressions that identify an object, and the few that are chosen of them.
 
 The model is RefCOCO's game, in which a listener sees the image and has to click on the object. Expressions are short
 and unambiguous, with few attributes and sometimes one more than needed. About every second one names a place or a
@@ -35,7 +35,7 @@ _ARTICLES: Final[dict[str, float]] = {"the": 0.7, "": 0.3}
 # The least distance of objects from the border of a third of the picture, if an expression names that third.
 BORDER_MARGIN_PX: Final = 8.0
 _OPTIONAL: Final = ("colour", "pattern", "size", "part")
-# People do not count longer rows.
+# Simulated annotators do not count longer rows.
 _MAX_COUNTED: Final = 4
 _NUMBER_WORDS: Final[Mapping[int, str]] = {number: word for word, number in NUMBERS.items()}
 
@@ -49,7 +49,7 @@ class Expression:
     targets: frozenset[int]
 
 
-def person_expressions(scene: Scene, number: int) -> tuple[Expression, ...]:
+def first_voice_expressions(scene: Scene, number: int) -> tuple[Expression, ...]:
     """Return two or three different expressions of an object, the same on every machine.
 
     Fewer if the grammar has no more; none if neither words nor position distinguish the object.
@@ -69,7 +69,7 @@ def person_expressions(scene: Scene, number: int) -> tuple[Expression, ...]:
 
 
 def kinds_of(
-    scene: Scene, speaker: Callable[[Scene, int], Sequence[Expression]] = person_expressions
+    scene: Scene, speaker: Callable[[Scene, int], Sequence[Expression]] = first_voice_expressions
 ) -> dict[str, str]:
     """Return the kind of each expression that a speaker says about a scene, by its text: all is said again."""
     return {each.text: each.kind for number in range(len(scene.objects)) for each in speaker(scene, number)}
