@@ -8,7 +8,7 @@ from typing import Any, Final
 
 # Python's hash of a whole number is its remainder by 2^61 - 1: with larger ones a file of a few megabytes can make one
 # dict of ids take minutes.
-MAX_BITS: Final = 63
+MAX_BITS: Final = 64
 # As many digits as a larger number has.
 _MANY_DIGITS: Final = re.compile("[0-9]{19}")
 _MANY_DIGITS_UTF8: Final = re.compile(b"[0-9]{19}")

@@ -127,7 +127,7 @@ def test_keys_that_a_file_could_choose_to_be_alike_are_refused(key):
 
 def test_whole_numbers_beyond_64_bits_are_refused():
     with pytest.raises(ConfigError, match=r"cannot be read as a pickle \(OverflowError\)"):
-        load_plain(pickle.dumps([2**63], 2), "refs(unc).p")
+        load_plain(pickle.dumps([2**64], 2), "refs(unc).p")
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from pseudoris.schemas.errors import TransientError
 from pseudoris.training.exports.json_arrays import iter_json_arrays, iter_json_list, json_arrays, json_list
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=10),
+    st.none() | st.booleans() | st.integers(-(2**64) + 1, 2**64 - 1) | st.text(max_size=10),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
