@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,8 @@ _PATIENCE_S: Final = 0.05
 _IMPORT_PATIENCE_S: Final = 30.0
 
 _Handler = Callable[[int, FrameType | None], Any]
+# Set while children of this process get process groups of their own.
+_is_apart: Final = threading.Event()
 
 
 class Interrupts:
@@ -66,10 +70,10 @@ def signals_deferred() -> Iterator[None]:
     """Hold back SIGINT and SIGTERM until the end of the block, then pass them to the earlier handlers.
 
     For steps that leave processes behind if they are interrupted halfway. The block cannot install handlers for them:
-    Ray's would end the process at once.
+    Ray's would end the process at once. Processes that the block starts get process groups of their own.
     """
     kept: list[int] = []
-    with _handled(lambda number, _frame: kept.append(number)), _handlers_locked():
+    with _handled(lambda number, _frame: kept.append(number)), _handlers_locked(), _children_apart():
         yield
     for number in dict.fromkeys(kept):
         signal.raise_signal(number)
@@ -116,6 +120,28 @@ def _handlers_locked() -> Iterator[None]:
         yield
     finally:
         signal.signal = install
+
+
+@contextmanager
+def _children_apart() -> Iterator[None]:
+    """Keep signals to this process's group (a terminal's Ctrl-C, `timeout`, Slurm) from children of the block.
+
+    If Ray's processes end while it starts, its C++ code ends this process without a word, with exit code 1.
+    """
+    _is_apart.set()
+    try:
+        yield
+    finally:
+        _is_apart.clear()
+
+
+def _leave_group() -> None:
+    # Elsewhere Ray may end its processes by their group.
+    if _is_apart.is_set() and sys.platform == "linux":
+        os.setpgrp()
+
+
+os.register_at_fork(after_in_child=_leave_group)
 
 
 def _signal_main_thread(number: int) -> None:

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pseudoris.store.location import RunLocation
+from tests.builders.command import wait_for
 from tests.builders.images import png
 from tests.builders.scored_runs import scored_run
 
@@ -30,11 +32,9 @@ def out(tmp_path_factory):
     return str(out)
 
 
-def signalled_at(module: str, number: int, *words: str) -> tuple[int, str]:
-    """Send the signal to the command's group once `module` is imported; return the exit code, and what was said."""
-    process = subprocess.Popen(
-        # Python reports each import when it has ended.
-        [sys.executable, "-X", "importtime", "-m", "pseudoris", *words],
+def started(*words: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *options, "-m", "pseudoris", *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -42,6 +42,12 @@ def signalled_at(module: str, number: int, *words: str) -> tuple[int, str]:
         # Shells start what runs in the background with SIGINT ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def signalled_at(module: str, number: int, *words: str) -> tuple[int, str]:
+    """Send the signal to the command's group once `module` is imported; return the exit code, and what was said."""
+    # Python reports each import when it has ended.
+    process = started(*words, options=("-X", "importtime"))
     is_sent, said = False, ""
     for line in process.stderr:
         if not line.startswith("import time:"):
@@ -73,3 +79,16 @@ def test_an_interrupt_during_imports_ends_in_one_line(out, words, module, expect
     assert code == 130
     # A bar may be on the screen, or its title.
     assert re.fullmatch(rf"(reading the runs\n)?\n*{expected}", said), said
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("process_name", ["gcs_server", "raylet"])
+def test_a_signal_to_the_group_while_ray_starts_ends_in_one_line(out, process_name):
+    """As `timeout` and Slurm send it. If Ray's processes ended first, the command would end without a word."""
+    process = started("annotate", f"{Path(out).parent}/in", f"{out}-new", "--address", "local")
+    ours = psutil.Process(process.pid)
+    wait_for(lambda: any(child.name() == process_name for child in ours.children()), timeout_s=60)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.fullmatch(AFTER, said), said

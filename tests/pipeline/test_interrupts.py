@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -76,6 +77,17 @@ def test_deferred_signals_come_at_the_end_of_the_block_whatever_handlers_it_inst
     with pytest.raises(KeyboardInterrupt), interruptible():
         _deferring(steps)
     assert steps == ["goes on"]
+
+
+def test_processes_that_a_deferring_block_starts_do_not_hear_signals_to_this_process_group():
+    def group():
+        # A `preexec_fn`, as Ray gives one.
+        asked = [sys.executable, "-c", "import os; print(os.getpgrp() == os.getpid())"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True, preexec_fn=lambda: None).stdout.strip()
+
+    with signals_deferred():
+        inside = group()
+    assert (inside, group()) == ("True", "False")
 
 
 def test_in_another_thread_nothing_is_touched():
