@@ -79,8 +79,10 @@ def annotate(
             locks = stack.enter_context(ExitStack())
             held = RunLock.held(location, on_wait=lambda text: on_event(Notice(text)))
             lock = None if existing is None else locks.enter_context(held)
+            # An import may have put it off, and the start of Ray would for seconds more.
+            interrupts.check()
             on_event(Step("connecting to Ray"))
-            may_grow = stack.enter_context(connected(config.placement.address))
+            may_grow = stack.enter_context(connected(config.placement.address, config.placement.start_timeout_s))
             actors = plan_actors(node_resources(), config)
             on_event(Step("checking the device"))
             # Before the listing, which may take an hour: missing weights on a node are reported first.

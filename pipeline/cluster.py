@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import ray
@@ -19,26 +21,31 @@ from pseudoris.pipeline.identity import measure_identity
 from pseudoris.pipeline.interrupts import handlers_kept, signals_deferred
 from pseudoris.pipeline.ray_errors import causes, original_error, task_result
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
 from pseudoris.schemas.run_records import Identity
 from pseudoris.schemas.uris import secret_in
 
 logger = logging.getLogger(__name__)
 
 RAY_ADDRESS = "RAY_ADDRESS"
+RAY_TMPDIR = "RAY_TMPDIR"
 # Where models hold all CPUs, Ray ends a worker that reads or commits after a second without work, and the next one
 # takes seconds of CPU to start. Source: measured, 300 shards on two CPUs that others used too: 29 workers become 5, and
 # the CPU of all processes 156 s become 81 s.
 # By default Ray adds 15 to the niceness of its workers: beside other work on two CPUs models got 3 % of a core.
 # Source: measured, the demo's scenes had no shard after 400 s, and were done in 120 s at the driver's own priority.
 RAY_SETTINGS: Final = {"RAY_idle_worker_killing_time_threshold_ms": "60000", "RAY_worker_niceness": "0"}
+# How long Ray waits for its GCS and for its raylet.
+_START_LIMITS: Final = ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
 # Many times the time that a cluster across the internet needs to accept a connection.
 _CONNECT_TIMEOUT_S: Final = 5.0
+# Ray's words, before any of its processes starts. It is an OSError without a number.
+_LONG_SOCKET: Final = re.compile(r"AF_UNIX path length cannot exceed (\d+) bytes: (.+)")
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 @contextmanager
-def connected(address: str) -> Iterator[bool]:
+def connected(address: str, start_timeout_s: int = 30) -> Iterator[bool]:
     """Connect to a Ray cluster for the block. A cluster that was started for the block ends with it.
 
     Yields whether nodes may join the cluster: true if it existed before, or is being scaled.
@@ -46,14 +53,15 @@ def connected(address: str) -> Iterator[bool]:
     Args:
         address: `auto`: the cluster of RAY_ADDRESS or of this machine, else a new local one; `local`: a new local one;
             `HOST:PORT`: that one. If this process is already connected, that connection is used.
+        start_timeout_s: `placement.start_timeout_s`.
 
     Raises:
-        ConfigError: The address is a Ray Client's, or no cluster answers there.
-        TransientError: A new cluster did not start within Ray's own time limit, or Ray failed inside the block.
+        ConfigError: The address is a Ray Client's, no cluster answers there, or Ray cannot use its temporary folder.
+        TransientError: A new cluster did not start in time, or Ray failed inside the block.
     """
     _refuse_client(address)
     try:
-        with _connection(address) as may_grow:
+        with _connection(address, start_timeout_s) as may_grow:
             yield may_grow
     except ray.exceptions.RayError as error:
         # Such as a cluster of somebody else that ends.
@@ -64,20 +72,50 @@ def connected(address: str) -> Iterator[bool]:
 
 
 @contextmanager
-def _connection(address: str) -> Iterator[bool]:
+def _connection(address: str, start_timeout_s: int) -> Iterator[bool]:
     if ray.is_initialized():
         yield True
         return
-    folder = tempfile.mkdtemp(prefix="pseudoris-ray-") if address == "local" else None
+    folder = _new_folder() if address == "local" else None
     try:
         with _quiet():
             try:
-                yield _start(address, folder)
+                yield _start(address, folder, start_timeout_s)
             finally:
                 ray.shutdown()
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temp_folder() -> str:
+    """Return the folder in which Ray makes its own, by Ray's rule."""
+    return os.environ.get(RAY_TMPDIR) or os.environ.get("TMPDIR") or "/tmp"
+
+
+def _new_folder() -> str:
+    """Return a new folder for a Ray of this run alone. The name is short: it counts in the path of a socket."""
+    parent = _temp_folder()
+    try:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+        return tempfile.mkdtemp(prefix="ray-", dir=parent)
+    except OSError as error:
+        raise _folder_error(error) from error
+
+
+def _folder_error(error: OSError) -> ConfigError:
+    parent, found = _temp_folder(), _LONG_SOCKET.search(str(error))
+    reason = error.strerror
+    if found is not None:
+        length, limit = len(os.fsencode(parent)), int(found[1])
+        longest = limit - len(os.fsencode(found[2])) + length
+        reason = (
+            f"its path has {length} bytes. Ray can use {longest} at most, because a Unix socket below it may have a "
+            f"path of {limit}"
+        )
+    return ConfigError(
+        f"Ray cannot use the temporary folder {parent!r}: {reason}. Set RAY_TMPDIR to another one, such as /tmp"
+    )
 
 
 def named_cluster(address: str) -> str | None:
@@ -89,6 +127,12 @@ def named_cluster(address: str) -> str | None:
 def node_resources() -> list[dict[str, float]]:
     """Return the resources of each living node."""
     return [dict(node["Resources"]) for node in living_nodes()]
+
+
+def lone_node() -> dict[str, float]:
+    """Return the CPUs of the node that a Ray started here would have; Ray is not asked, nor are other resources."""
+    # Ray counts the CPUs that a container may use, which Python does not. It has no public name for it.
+    return {"CPU": float(ray._private.utils.get_num_cpus(override_docker_cpu_warning=True))}
 
 
 def living_nodes() -> list[dict[str, Any]]:
@@ -158,7 +202,7 @@ def _no_cluster(address: str, error: Exception) -> str:
     )
 
 
-def _start(address: str, folder: str | None) -> bool:
+def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
     """Connect, and return whether the cluster existed before."""
     named = named_cluster(address)
     if named is not None:
@@ -166,6 +210,7 @@ def _start(address: str, folder: str | None) -> bool:
     # Read by a Ray that is started; one that runs has its own setting.
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
+    os.environ.update(dict.fromkeys(_START_LIMITS, str(start_timeout_s)))
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": folder}
@@ -176,19 +221,8 @@ def _start(address: str, folder: str | None) -> bool:
         # wait for minutes if another service answers there, so signals act at once.
         with signals_deferred() if named is None else handlers_kept(), _muted_stderr():
             ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        # Ray gives its own error only as text.
-        if any(AuthenticationError.__name__ in str(link) for link in causes(error)):
-            raise ConfigError(
-                f"the Ray cluster at address {address!r} requires a token: set RAY_AUTH_MODE=token, and put the token "
-                "into ~/.ray/auth_token or RAY_AUTH_TOKEN"
-            ) from error
-        raise ConfigError(_no_cluster(address, error)) from error
     except Exception as error:
-        # Ray raises a bare Exception if its processes do not start within 30 seconds.
-        raise TransientError(
-            f"Ray did not start: {error} The machine may be busy or short of memory: check what else runs on it"
-        ) from error
+        raise _start_error(error, address, start_timeout_s) from error
     # Ray has no public name that tells whether `auto` found a cluster or started one.
     node: Any = ray._private.worker._global_node
     is_joined = node is None or not node.is_head()
@@ -196,7 +230,39 @@ def _start(address: str, folder: str | None) -> bool:
         logger.warning(
             "Joined the Ray cluster that runs on this machine. Use --address local to start one for this run alone"
         )
+    if is_joined:
+        _tell_if_busy()
     return is_joined
+
+
+def _start_error(error: Exception, address: str, start_timeout_s: int) -> PseudorisError:
+    """Return the error to raise for what `ray.init` raised."""
+    if isinstance(error, (ConnectionError, ValueError, RuntimeError)):
+        # Ray gives its own error only as text.
+        if any(AuthenticationError.__name__ in str(link) for link in causes(error)):
+            return ConfigError(
+                f"the Ray cluster at address {address!r} requires a token: set RAY_AUTH_MODE=token, and put the token "
+                "into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+            )
+        return ConfigError(_no_cluster(address, error))
+    if isinstance(error, OSError) and _temp_folder() in str(error):
+        return _folder_error(error)
+    # Ray raises a bare Exception if its processes do not start in time.
+    return TransientError(
+        f"Ray did not start: {error} The machine may be busy or short of memory: check what else runs on it, or raise "
+        f"the time limit (--set placement.start_timeout_s=…; it is {start_timeout_s} s)"
+    )
+
+
+def _tell_if_busy() -> None:
+    free = ray.available_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]  # Ray's own
+    existing = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]  # Ray's own
+    if free < 1:
+        logger.warning(
+            "The Ray cluster has %g of its %g CPUs free. Work waits for a free CPU; `ray status` shows what is in use",
+            free,
+            existing,
+        )
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Final
 
-from pseudoris.pipeline.cluster import connected, node_resources
+from pseudoris.pipeline.cluster import connected, lone_node, node_resources
 from pseudoris.pipeline.domain_sample import accepted_domain
 from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray, sample_check
 from pseudoris.pipeline.resources import plan_actors
@@ -23,7 +25,7 @@ from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards
 from pseudoris.store.runs.stored_exclusions import ExcludedItems
 from pseudoris.store.runs.totals import Totals
-from pseudoris.store.sources import Source, open_source
+from pseudoris.store.sources import SourceItem, open_source
 from pseudoris.workers.stages import STAGES
 
 # Source: measured, all four tables, on the demonstration run (69 images, 321 masks, 14,124 draws, `tiny`): the bytes of
@@ -38,6 +40,8 @@ ASSUMED_MASKS_PER_IMAGE: Final = 5
 
 def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | None = None) -> RunPlan:
     """Return what `annotate` would do with the same arguments. Nothing is written, no model is loaded.
+
+    Ray is not started for a SOURCE on a disk, unless a GPU is asked for, which only a process of Ray sees.
 
     Raises:
         ConfigError: `annotate` would refuse to start: weights, identity, resources or SOURCE are wrong.
@@ -56,14 +60,17 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
     with sample_check(config, listing, location, header, options) as check:
         here = identity_before_ray(config, header, listing.name, location=location, check=check)
         domain = accepted_domain(check.domain(), config)
-    with connected(config.placement.address):
-        actors = plan_actors(node_resources(), config)
+    is_on_disk = listing.root.store == "disk"
+    needs_ray = here is None or not is_on_disk or any(pool.num_gpus for pool in config.model_pools().values())
+    with connected(config.placement.address, config.placement.start_timeout_s) if needs_ray else nullcontext():
+        actors = plan_actors(node_resources() if needs_ray else [lone_node()], config)
         identity = complete_identity(config, here)
         if header is not None:
             check_identity(header, identity, preset=config.preset, allow_mixed=config.placement.allow_mixed)
         excluded = ExcludedItems(options.exclusions)
-        tally = _listed(listing, config, options.limit, excluded) if header is None else _planned(location, header)
-        extension = _extension(listing, location, header, config=config, options=options)
+        items = list_on_cluster(listing, config.placement.read) if needs_ray else listing.list()
+        tally = _listed(items, config, options.limit, excluded) if header is None else _planned(location, header)
+        extension = _extension(items, location, header, options)
     if extension is not None:
         tally.num_images += extension.num_new
         tally.num_shards += extension.num_shards
@@ -90,21 +97,19 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
     )
 
 
-def _listed(listing: Source, config: RunConfig, limit: int | None, excluded: ExcludedItems) -> PlanTally:
+def _listed(items: Iterator[SourceItem], config: RunConfig, limit: int | None, excluded: ExcludedItems) -> PlanTally:
     tally = PlanTally()
-    items = excluded.kept(list_on_cluster(listing, config.placement.read))
-    for _ in itertools.islice(assign_shards(items, config.shards, tally=tally), limit):
+    for _ in itertools.islice(assign_shards(excluded.kept(items), config.shards, tally=tally), limit):
         pass
     return tally
 
 
 def _extension(
-    listing: Source, location: RunLocation, header: RunHeader | None, *, config: RunConfig, options: RunOptions
+    items: Iterator[SourceItem], location: RunLocation, header: RunHeader | None, options: RunOptions
 ) -> ExtensionTally | None:
     if header is None or not options.is_extension:
         return None
     tally = ExtensionTally()
-    items = list_on_cluster(listing, config.placement.read)
     for _ in new_entries(location, header, items, tally=tally, limit=options.limit):
         pass
     return tally

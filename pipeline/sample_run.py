@@ -104,7 +104,10 @@ def estimate(
     with LocalCheck(config, listing, exclusions) as check:
         here = identity_before_ray(config, None, listing.name, check=check)
         domain = accepted_domain(check.domain(), config)
-    with _temporary_output(scratch, config) as location, connected(config.placement.address):
+    with (
+        _temporary_output(scratch, config) as location,
+        connected(config.placement.address, config.placement.start_timeout_s),
+    ):
         nodes = node_resources()
         _check_reach(scratch, len(nodes))
         actors = plan_actors(nodes, config)

@@ -59,6 +59,9 @@ class PlacementConfig(FrozenModel):
     mode: Literal["fused", "staged"] = "fused"
     # auto: the cluster of RAY_ADDRESS or of this machine, else a new local one. local: always a new local one.
     address: str = "auto"
+    # The longest start of each of Ray's two servers on this machine. A busy machine may need more than 30 s, which are
+    # Ray's own limit and cannot be lowered. If they never start, the error comes this late.
+    start_timeout_s: int = Field(default=30, ge=30, le=3600)
     # At most `max_actors` shards are read, and as many committed, at a time; by default one for each actor that the run
     # starts with. This serves up to eight times that many actors: set it if the cluster may grow beyond.
     read: PoolConfig = PoolConfig(num_cpus=0.25)
@@ -86,4 +89,4 @@ class PlacementConfig(FrozenModel):
 
     @model_serializer(mode="wrap")
     def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(self, handler(self), "accept_domain")
+        return without_defaults(self, handler(self), "accept_domain", "start_timeout_s")

@@ -12,7 +12,9 @@ import pytest
 import ray
 
 from pseudoris.cli.annotate import resolve
+from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.runs.events import Planned, Step
 from pseudoris.synthworld.demo import write_demo
 from tests.builders.command import NUM_SCENES, OPTIONS, pseudoris_here, start_pseudoris, wait_for
 from tests.builders.runs import SMALL, STUBS, write_source
@@ -173,6 +175,21 @@ def test_ctrl_c_before_the_plan_says_how_to_resume_as_well(stub_engines, tmp_pat
     assert process.returncode == 130, printed
     assert "to resume run the same command again" in printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("is_planned", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TransientError("the store is down")], ids=["stop", "failure"])
+def test_committed_shards_are_spoken_of_only_where_a_run_exists(monkeypatch, tmp_path, is_planned, error):
+    def pipeline(source, out, config, *, options, on_event):
+        on_event(Step("connecting to Ray"))
+        if is_planned:
+            on_event(Planned(3, 0, 1, 0, {"fused": 1}))
+        raise error
+
+    monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", pipeline)
+    ended = pseudoris_here("annotate", str(tmp_path), str(tmp_path / "out"))
+    assert ended.returncode == (130 if isinstance(error, KeyboardInterrupt) else 3)
+    assert ("committed shard" in ended.stderr) == is_planned
 
 
 def test_the_short_options_are_settings_of_the_configuration():

@@ -7,6 +7,9 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
 
@@ -77,8 +80,8 @@ def test_an_open_connection_is_used_and_left_open(ray_session):
 
 @pytest.mark.parametrize(("given", "used"), [(None, RAY_SETTINGS), ("5", dict.fromkeys(RAY_SETTINGS, "5"))])
 def test_a_ray_that_is_started_has_our_settings_unless_told_otherwise(monkeypatch, given, used):
-    found = []
-    for name in RAY_SETTINGS:
+    found, limits = [], ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
+    for name in (*RAY_SETTINGS, *limits):
         # Set first, so that it is taken away again where it was not there.
         monkeypatch.setenv(name, given or "")
         if given is None:
@@ -86,22 +89,76 @@ def test_a_ray_that_is_started_has_our_settings_unless_told_otherwise(monkeypatc
 
     def init(**options):
         found.append({name: os.environ[name] for name in RAY_SETTINGS})
+        assert [os.environ[name] for name in limits] == ["45", "45"]
         raise ConnectionError("no Ray")
 
     monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
     monkeypatch.setattr("pseudoris.pipeline.cluster.ray.init", init)
-    with pytest.raises(ConfigError), connected("local"):
+    with pytest.raises(ConfigError), connected("local", 45):
         pass
     assert found == [used]
 
 
-def test_a_ray_that_does_not_come_up_in_time_is_worth_another_try(monkeypatch):
+def test_a_ray_that_does_not_come_up_in_time_is_worth_another_try_with_a_higher_limit(monkeypatch):
     def times_out(**options):
         raise Exception("The current node timed out during startup.")
 
     monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
     monkeypatch.setattr("pseudoris.pipeline.cluster.ray.init", times_out)
-    with pytest.raises(TransientError, match="Ray did not start: The current node timed out"), connected("local"):
+    told = r"Ray did not start: The current node timed out.*placement\.start_timeout_s=…; it is 45 s"
+    with pytest.raises(TransientError, match=told), connected("local", 45):
+        pass
+
+
+# Of a process without a Ray. RAY_TMPDIR has 60 letters, then one too many, then as many as it may have.
+_FOLDERS = """
+import os, re, sys
+from pseudoris.pipeline.cluster import connected
+from pseudoris.schemas.errors import ConfigError
+
+def start(length):
+    os.environ["RAY_TMPDIR"] = sys.argv[1].ljust(length, "x")
+    try:
+        with connected("local"):
+            return f"started with {length}"
+    except ConfigError as error:
+        return str(error)
+
+refused = start(60)
+longest = int(re.search("use ([0-9]+) at most", refused)[1])
+print(refused, start(longest + 1), start(longest), longest, sep="\\n")
+"""
+
+
+@pytest.mark.ray
+def test_the_longest_temporary_folder_is_named_and_works():
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        words = [sys.executable, "-c", _FOLDERS, f"{folder}/"]
+        ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    *refused, started, longest = ended.stdout.splitlines()
+    assert refused[0].startswith(f"Ray cannot use the temporary folder '{folder}/x")
+    assert "its path has 60 bytes. " in refused[0]
+    assert refused[0].endswith("may have a path of 107. Set RAY_TMPDIR to another one, such as /tmp")
+    assert f"its path has {int(longest) + 1} bytes. Ray can use {longest} at most" in refused[1]
+    assert started == f"started with {longest}", ended.stderr
+
+
+@pytest.mark.parametrize("variable", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_folder_that_ray_itself_chooses_is_named_as_well(monkeypatch, variable):
+    folder = f"/tmp/{'y' * 60}"
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv(variable, folder)
+
+    def init(**options):
+        path = f"{folder}/ray/session_2026-01-01_00-00-00_000000_12345/sockets/plasma_store"
+        raise OSError(f"validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: {path}")
+
+    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.init", init)
+    with (
+        pytest.raises(ConfigError, match=f"'{folder}': its path has 65 bytes. Ray can use 41 at most"),
+        connected("auto"),
+    ):
         pass
 
 

@@ -82,7 +82,7 @@ def test_a_source_that_does_not_exist_is_refused(tmp_path):
 
 
 def test_an_empty_folder_is_refused_before_ray_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("pseudoris.pipeline.dry_run.connected", lambda address: pytest.fail("Ray was started"))
+    monkeypatch.setattr("pseudoris.pipeline.dry_run.connected", lambda *_: pytest.fail("Ray was started"))
     with pytest.raises(ConfigError, match="no image"):
         dry_run(str(tmp_path), str(tmp_path / "out"), stub_config())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from pseudoris.store.runs.events import ignore
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.exclusions import exclusion
+from tests.builders.command import pseudoris
 from tests.builders.images import png
+from tests.builders.sources import parquet_bytes, tar_bytes
 from tests.store.builders import make_entries, make_identity, start_run
 
 HERE = make_identity()
@@ -30,7 +33,7 @@ HERE = make_identity()
 def without_ray(monkeypatch):
     """Make a start of Ray an error, and this process one that is not connected."""
     for module in (annotation, dry_run, sample_run):
-        monkeypatch.setattr(module, "connected", lambda address: pytest.fail("Ray was started"))
+        monkeypatch.setattr(module, "connected", lambda *_: pytest.fail("Ray was started"))
     monkeypatch.setattr(local_identity, "_joins_cluster", lambda address: False)
 
 
@@ -81,6 +84,33 @@ def test_another_source_alone_is_refused_before_ray(command, measured, out, tmp_
     (tmp_path / "other" / "b.png").write_bytes(png())
     with pytest.raises(ConfigError, match="was planned from SOURCE"):
         command(str(tmp_path / "other"), out, load_config("tiny"))
+
+
+@pytest.mark.parametrize("name", ["", "more.tar", "more.parquet"])
+def test_a_dry_run_of_a_source_on_this_disk_starts_no_ray(measured, source, tmp_path, name):
+    folder = Path(source)
+    (folder / "more.tar").write_bytes(tar_bytes([(f"{n}.png", png(seed=n)) for n in range(5)]))
+    (folder / "more.parquet").write_bytes(parquet_bytes({"bytes": [png(seed=n) for n in range(4)]}))
+    measured["weights"] = dict.fromkeys(("propose", "caption", "filter"), "b" * 64)
+    out, options = str(tmp_path / "out"), RunOptions()
+    plan = dry_run.dry_run(str(folder / name), out, load_config("tiny"), options=options)
+    assert plan.num_images == {"": 10, "more.tar": 5, "more.parquet": 4}[name]
+    assert plan.actors["fused"] >= 1
+    with pytest.raises(pytest.fail.Exception, match="Ray was started"):
+        dry_run.dry_run(
+            str(folder), out, load_config("tiny", None, ["compute.device=cuda", "placement.fused.num_gpus=1"])
+        )
+
+
+@pytest.mark.slow
+def test_a_dry_run_plans_where_ray_cannot_start(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
+    words = (source, str(tmp_path / "out"), "--accept-domain", "--address", "local")
+    assert re.search(r"images +1 \(.*\n.*actors +\d", pseudoris("annotate", *words, "--dry-run").stdout, re.DOTALL)
+    assert not (tmp_path / "out").exists()
+    refused = pseudoris("annotate", *words)
+    assert refused.returncode == 2
+    assert "Ray cannot use the temporary folder '/proc/nowhere'" in refused.stderr
 
 
 @COMMANDS

@@ -51,6 +51,16 @@ def test_the_method_leaves_out_placement_endpoint_payer_and_preset():
     assert load_config("tiny", assignments=["source.requester_pays=true"]).method() == method
 
 
+def test_the_time_limit_of_rays_start_has_bounds_and_stands_in_a_header_only_if_it_is_set():
+    assert "start_timeout_s" not in placement.PlacementConfig().model_dump()
+    given = placement.PlacementConfig(start_timeout_s=60)
+    assert placement.PlacementConfig.model_validate(given.model_dump()) == given
+    assert load_config("tiny", assignments=["placement.start_timeout_s=60"]).method() == load_config("tiny").method()
+    for beyond in (29, 3601):
+        with pytest.raises(ValidationError, match="start_timeout_s"):
+            placement.PlacementConfig(start_timeout_s=beyond)
+
+
 @pytest.mark.parametrize(
     "assignment",
     [
