@@ -163,6 +163,21 @@ def end_tree(pid: int, *, patience_s: float = 5.0) -> None:
             wait_for(lambda: not any(_lives(process) for process in processes), timeout_s=patience_s)
 
 
+def end_all_with(word: str) -> None:
+    """End every process that has `word` in its environment: daemons of `ray start`, whose parents are gone."""
+    marked = []
+    for process in (path for path in Path("/proc").iterdir() if path.name.isdigit()):
+        with suppress(OSError):
+            if word.encode() in (process / "environ").read_bytes():
+                marked.append(int(process.name))
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in marked:
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
+        with suppress(TimeoutError):
+            wait_for(lambda: not any(_lives(process) for process in marked), timeout_s=5)
+
+
 def _descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for process in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):

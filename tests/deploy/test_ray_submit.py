@@ -7,11 +7,9 @@ import os
 import secrets
 import shlex
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,7 @@ import pytest
 import yaml
 
 from tests.builders.command import pseudoris, wait_for
-from tests.builders.head import RAY, ROOT, free_ports, head_ports, is_listening, ray_from, start_arguments
+from tests.builders.head import RAY, ROOT, end_all_with, free_ports, head_ports, is_listening, ray_from, start_arguments
 from tests.builders.runs import SMALL, STUBS, write_source
 from tests.builders.wheel import build_wheel
 
@@ -66,7 +64,7 @@ def launcher() -> Iterator[Launcher]:
             yield _launcher(folder, port, token)
     finally:
         # `ray start` leaves daemons, whose parents are gone: the token in their environment tells them from others'.
-        _end_all_with(token)
+        end_all_with(token)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -172,17 +170,3 @@ def _launcher(folder: Path, port: int, token: str) -> Launcher:
     }
     (folder / "l").mkdir()
     return Launcher(folder / "cluster.yaml", environment)
-
-
-def _end_all_with(token: str) -> None:
-    marked = []
-    for process in (path for path in Path("/proc").iterdir() if path.name.isdigit()):
-        with suppress(OSError):
-            if token.encode() in (process / "environ").read_bytes():
-                marked.append(int(process.name))
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for process in marked:
-            with suppress(ProcessLookupError):
-                os.kill(process, number)
-        with suppress(TimeoutError):
-            wait_for(lambda: not any(Path(f"/proc/{process}").exists() for process in marked), timeout_s=5)
