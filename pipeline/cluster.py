@@ -211,6 +211,9 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.update(dict.fromkeys(_START_LIMITS, str(start_timeout_s)))
+    # This process has read its settings when Ray was imported. Ray has no public name that reads them again.
+    raylet: Any = ray._raylet
+    raylet.Config.initialize("")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": folder}

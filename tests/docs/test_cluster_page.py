@@ -20,7 +20,7 @@ from tests.builders.command import pseudoris, wait_for
 from tests.builders.head import ROOT, end_all_with, free_ports, ray_from
 from tests.builders.runs import SMALL, STUBS, write_source
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
 PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 SETTINGS = " ".join(f"--set {each}" for each in (*STUBS, *SMALL))
@@ -132,7 +132,6 @@ def blocks(section: str) -> list[str]:
     return re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.long
 def test_a_cluster_that_stands_runs_a_command_and_a_job_and_says_when_no_cpu_is_free(machine, tmp_path):
     source = str(write_source(tmp_path / "in", num_images=6))
     head, other, work = blocks("A cluster that stands")
@@ -155,7 +154,6 @@ def test_a_cluster_that_stands_runs_a_command_and_a_job_and_says_when_no_cpu_is_
     assert "nothing was written" in dry.communicate(timeout=60)[0]
 
 
-@pytest.mark.long
 def test_under_slurm_a_run_out_of_time_is_requeued(machine, tmp_path):
     source, out = write_source(tmp_path / "in", num_images=18), tmp_path / "run"
     (block,) = blocks("Slurm")

@@ -110,6 +110,34 @@ def test_a_ray_that_does_not_come_up_in_time_is_worth_another_try_with_a_higher_
         pass
 
 
+# Of a process without a Ray, whose raylet starts later than Ray's own limit.
+_SLOW = """
+import os, sys
+import ray._private.services as services
+from pseudoris.pipeline.cluster import connected
+
+late = sys.argv[1]
+with open(late, "w") as script:
+    script.write(f'#!/bin/sh\\nsleep 35\\nexec "{services.RAYLET_EXECUTABLE}" "$@"\\n')
+os.chmod(late, 0o755)
+services.RAYLET_EXECUTABLE = late
+with connected("local", 120):
+    print("started")
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_a_ray_that_starts_after_its_own_limit_is_waited_for(tmp_path, mode):
+    # Ray reads its settings anew by itself only if the mode is not set.
+    environment = {**os.environ, "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": "0" * 64}
+    words = [sys.executable, "-c", _SLOW, str(tmp_path / "raylet")]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert ended.stdout == "started\n", ended.stderr
+
+
 # Of a process without a Ray. RAY_TMPDIR has 60 letters, then one too many, then as many as it may have.
 _FOLDERS = """
 import os, re, sys
