@@ -12,11 +12,11 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeVar
 
 from pseudoris.schemas.regular_files import open_regular, refuse_links
 from pseudoris.store.files.key_order import path_key, sorted_externally
@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 TEMPORARY_PREFIX: Final = ".tmp-"
 # Process id and nonce. A file with another name was not written here, even if it has the prefix.
 _TEMPORARY: Final = re.compile(r"\.tmp-\d+-[0-9a-f]{16}")
+
+# gc deletes a file that seems abandoned, if the clock jumped or its writer was stopped for long: rare, never in a row.
+_MAX_WRITES: Final = 3
+_T = TypeVar("_T")
 
 # Device and inode identify a folder, whatever its path.
 _Identity = tuple[int, int]
@@ -142,23 +146,12 @@ class LocalStorage:
     def create_once(self, path: str, data: bytes) -> bool:
         """Create the file with `data`, synced. If it exists, return False and change nothing."""
         target = self._at(path)
-        temporary = self._write_temporary(path, data)
-        try:
-            is_created = _link_once(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
-        return is_created
+        return self._write(path, data, lambda temporary: _link_once(temporary, target))
 
     def put(self, path: str, data: bytes) -> None:
         """Write `data` to the file, synced, and replace any existing file."""
         target = self._at(path)
-        temporary = self._write_temporary(path, data)
-        try:
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        self._write(path, data, lambda temporary: temporary.replace(target))
 
     def temporary_path(self, path: str) -> Path:
         """Return a new path beside `path`, with a name that listings skip. The folder is created."""
@@ -214,18 +207,25 @@ class LocalStorage:
         with listing_errors("list", printable(self.uri(folder)), faults=self.faults):
             yield from filter(None, map(_entry, self._scan(folder)))
 
-    def _write_temporary(self, path: str, data: bytes) -> Path:
-        temporary = self.temporary_path(path)
-        try:
-            with _refusals(), temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            # A partial file must not keep a full disk full.
-            temporary.unlink(missing_ok=True)
-            raise
-        return temporary
+    def _write(self, path: str, data: bytes, give_name: Callable[[Path], _T]) -> _T:
+        """Write a temporary file and return what `give_name` returns; a file that gc has taken is written again."""
+        for _ in range(_MAX_WRITES):
+            temporary = self.temporary_path(path)
+            try:
+                with _refusals(), temporary.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                answer = give_name(temporary)
+            except FileNotFoundError:
+                continue
+            finally:
+                # A partial file must not keep a full disk full.
+                temporary.unlink(missing_ok=True)
+            _sync_folder(temporary.parent)
+            return answer
+        # To the callers FileNotFoundError means that the file they asked for is missing.
+        raise OSError(errno.EAGAIN, f"its temporary file was deleted {_MAX_WRITES} times before it had its name")
 
 
 def _entry(entry: os.DirEntry[str]) -> _Entry | None:

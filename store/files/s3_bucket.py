@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import mmap
 import secrets
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 _PARTS_AT_ONCE: Final = 4
 # S3's limits of one upload.
 _MAX_PARTS: Final = 10_000
+# gc aborts an upload that seems abandoned, if its writer was stopped for long: rare, and never often in a row.
+_MAX_UPLOADS: Final = 3
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _AUTHOR: Final = "pseudoris-author"
 # Files that a browser should show, not download; programs that read parts ignore the type.
@@ -192,13 +195,17 @@ class S3Bucket(S3Requests):
         if len(data) <= self.limits.multipart_bytes:
             self.send(lambda: self.call("put_object", Key=key, Body=data, **described, **condition))
             return
-        begun = self.request("write", key, "create_multipart_upload", Key=key, **described)
-        upload = Upload(key, begun["UploadId"], 0.0)
-        try:
-            self._complete(upload, self._upload_parts(upload, data), author, condition)
-        except BaseException:
-            self._abandon(upload)
-            raise
+        for _ in range(_MAX_UPLOADS):
+            begun = self.request("write", key, "create_multipart_upload", Key=key, **described)
+            upload = Upload(key, begun["UploadId"], 0.0)
+            try:
+                self._complete(upload, self._upload_parts(upload, data), author, condition)
+                return
+            except BaseException as error:
+                self._abandon(upload)
+                if not isinstance(error, FileNotFoundError) and code_of(error) != "NoSuchUpload":
+                    raise
+        raise OSError(errno.EAGAIN, f"its upload was aborted {_MAX_UPLOADS} times", self.uri(key))
 
     def _upload_parts(self, upload: Upload, data: bytes | mmap.mmap) -> list[dict[str, Any]]:
         size_bytes = max(self.limits.multipart_bytes, -(-len(data) // _MAX_PARTS))

@@ -1,4 +1,4 @@
-"""An S3 store that misbehaves: a proxy that answers 503 and 409, resets, hangs and dawdles by rules, and counts.
+"""An S3 store that misbehaves: a proxy that answers 503, resets, hangs, dawdles and doubles by rules, and counts.
 
     with injecting(server.endpoint_url, [Fault("slow_down", rate=0.1)], seed=7) as proxy:
         RunLocation.open(out, proxy.endpoint_url)
@@ -36,6 +36,7 @@ Kind = Literal[
     "not_implemented",  # 501, not done
     "denied",  # 403, not done
     "precondition",  # 412, not done
+    "no_such_upload",  # 404, not done: a gc has aborted it
     "conflict",  # 409 ConditionalRequestConflict, not done
     "conflict_done",  # done, and answered with that 409
     "reset",  # the connection is reset, not done
@@ -44,6 +45,7 @@ Kind = Literal[
     "hang_done",  # done, no answer
     "slow_body",  # done, the answer's body trickles
     "cut_body",  # done, reset in the middle of the answer's body
+    "doubled",  # done twice, answered as the second time
 ]
 _ERRORS: Final[dict[str, tuple[int, str, str]]] = {
     "slow_down": (503, "Slow Down", "SlowDown"),
@@ -51,10 +53,11 @@ _ERRORS: Final[dict[str, tuple[int, str, str]]] = {
     "not_implemented": (501, "Not Implemented", "NotImplemented"),
     "denied": (403, "Forbidden", "AccessDenied"),
     "precondition": (412, "Precondition Failed", "PreconditionFailed"),
+    "no_such_upload": (404, "Not Found", "NoSuchUpload"),
     "conflict": (409, "Conflict", "ConditionalRequestConflict"),
     "conflict_done": (409, "Conflict", "ConditionalRequestConflict"),
 }
-_IS_DONE: Final = frozenset({"conflict_done", "reset_done", "hang_done", "slow_body", "cut_body"})
+_IS_DONE: Final = frozenset({"conflict_done", "reset_done", "hang_done", "slow_body", "cut_body", "doubled"})
 _PIECES: Final = 8
 
 
@@ -193,7 +196,9 @@ class FaultProxy:
         fault = self._choose(request)
         if fault is None or fault.kind in _IS_DONE:
             head, body = await self._forward(request)
-        if fault is None:
+        if fault is not None and fault.kind == "doubled":
+            head, body = await self._forward(request)
+        if fault is None or fault.kind == "doubled":
             self._count_bytes(request, body)
             return await _write_raw(writer, head, body)
         if fault.kind in _ERRORS:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ import pytest
 
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.files.local_storage import TEMPORARY_PREFIX, LocalStorage
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.sources.patterns import ALL_FILES
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +107,27 @@ def test_a_full_disk_leaves_neither_part_nor_temporary_file(files, tmp_path, mon
     with pytest.raises(OSError, match="No space left"):
         files.put("masks/part", b"data")
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["first"]
+
+
+@pytest.mark.parametrize("taken", [1, 2, 3])
+@pytest.mark.parametrize("write", ["create_once", "put"])
+def test_a_temporary_file_that_gc_took_for_abandoned_is_written_again(files, tmp_path, monkeypatch, write, taken):
+    left = [taken]
+
+    def sync_and_collect(descriptor):
+        """The writer was stopped here for days, or the clock jumped, and a gc came by."""
+        if stat.S_ISREG(os.fstat(descriptor).st_mode) and left[0]:
+            left[0] -= 1
+            run_gc(RunLocation.open(str(tmp_path)), now_s=time.time() + 86_400)
+
+    monkeypatch.setattr(os, "fsync", sync_and_collect)
+    if taken == 3:
+        with pytest.raises(OSError, match="deleted 3 times"):
+            getattr(files, write)("masks/part", b"data")
+        assert list((tmp_path / "masks").iterdir()) == []
+        return
+    assert getattr(files, write)("masks/part", b"data") is (True if write == "create_once" else None)
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "masks").iterdir()] == [("part", b"data")]
 
 
 def test_a_link_whose_answer_was_lost_counts_as_won(files, tmp_path, monkeypatch):

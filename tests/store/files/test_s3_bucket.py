@@ -19,7 +19,17 @@ PART = 5 * 2**20
 LIMITS = StorageConfig(connect_timeout_s=5.0, read_timeout_s=2.0, patience_s=30.0, multipart_bytes=PART)
 SMALL, LARGE = b"a receipt", os.urandom(2 * PART + 7)
 # Each as it may meet a creation: not carried out, carried out and not answered, and answered wrongly.
-FAULTS = ("slow_down", "internal_error", "conflict", "conflict_done", "reset", "reset_done", "hang", "hang_done")
+FAULTS = (
+    "slow_down",
+    "internal_error",
+    "conflict",
+    "conflict_done",
+    "reset",
+    "reset_done",
+    "hang",
+    "hang_done",
+    "doubled",
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +62,7 @@ def test_a_creation_that_meets_a_fault_is_won_once_and_stands_whole(bucket, prox
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["conflict_done", "reset_done", "hang_done"])
+@pytest.mark.parametrize("kind", ["conflict_done", "reset_done", "hang_done", "doubled"])
 def test_the_same_bytes_of_another_writer_are_not_taken_for_ones_own(bucket, proxy, kind):
     assert bucket.create("key", SMALL) is True
     proxy.set_faults([Fault(kind, times=1, operation="PutObject")])
@@ -86,8 +96,22 @@ def test_a_large_put_that_meets_a_fault_stands_whole_and_leaves_no_upload(bucket
     assert list(bucket.uploads("")) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload"])
+def test_an_upload_that_gc_took_for_abandoned_is_begun_again(bucket, proxy, operation):
+    proxy.set_faults([Fault("no_such_upload", times=1, operation=operation)])
+    assert bucket.create("key", LARGE) is True
+    assert bucket.get("key").data == LARGE
+    proxy.set_faults([Fault("no_such_upload", operation=operation)])
+    with pytest.raises(OSError, match="its upload was aborted 3 times"):
+        bucket.put("key", LARGE)
+    assert list(bucket.uploads("")) == []
+
+
 def test_of_sixteen_threads_exactly_one_creates_a_key_while_a_third_of_requests_fail(bucket, proxy):
-    proxy.set_faults([Fault(kind, rate=0.08) for kind in ("slow_down", "conflict_done", "reset", "reset_done")])
+    proxy.set_faults(
+        [Fault(kind, rate=0.08) for kind in ("slow_down", "conflict_done", "reset", "reset_done", "doubled")]
+    )
     with ThreadPoolExecutor(16) as pool:
         won = list(pool.map(lambda author: bucket.create("key", f"author {author}".encode()), range(16)))
     assert won.count(True) == 1
