@@ -29,7 +29,8 @@ AWAY_S: Final = (60.0, 150.0)
 PAUSED_S: Final = 1.0
 # What an overtaken driver may still do while it does not know, seconds.
 _UNAWARE_S: Final = 3.0
-_HOUR_S: Final = 3600
+_HOUR_S: Final = 3_600
+_DAY_S: Final = 24 * _HOUR_S
 # 130 where a driver was asked to stop before its first shard, SIGTERM where that was before it could listen, SIGSEGV
 # where Ray's C++ crashed while the process ended: seen once in 60 stops.
 RESUMABLE_CODES: Final = (1, 3, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGSEGV)
@@ -216,13 +217,17 @@ def fill_disk(piece: Piece) -> bool:
     return True
 
 
-def jump_clock(piece: Piece) -> bool:
-    """Move the time of day by an hour, forwards or backwards."""
-    assert piece.setting.clock
-    now_s = int(piece.setting.clock.read_text()) + piece.draw.choice((-_HOUR_S, _HOUR_S))
-    _set_clock(piece.setting.clock, now_s)
-    piece.latest_s = max(piece.latest_s, now_s)
-    return True
+def jump_clock(seconds: int) -> Callable[[Piece], bool]:
+    """Return a fault that moves the time of day by so much, forwards or backwards."""
+
+    def jump(piece: Piece) -> bool:
+        assert piece.setting.clock
+        now_s = int(piece.setting.clock.read_text()) + piece.draw.choice((-seconds, seconds))
+        _set_clock(piece.setting.clock, now_s)
+        piece.latest_s = max(piece.latest_s, now_s)
+        return True
+
+    return jump
 
 
 def _set_clock(clock: Path, ahead_s: int) -> None:
@@ -289,6 +294,7 @@ CHEAP: Final = (
         _BUCKETS,
         2,
     ),
+    Kind("the bucket carried out three of ten requests twice", storm(Fault("doubled", rate=0.3)), _BUCKETS, 2),
     Kind(
         "bodies that trickled or were cut",
         storm(Fault("slow_body", rate=0.1, seconds=1.0), Fault("cut_body", rate=0.1)),
@@ -304,7 +310,8 @@ DEAR: Final = (
     Kind("the driver stood still, was overtaken, and woke", overtake_driver, ("bucket", "disk")),
     Kind("the bucket was away for one to two and a half minutes", take_bucket_away, ("bucket",)),
     Kind("the disk was full, and was freed", fill_disk, ("disk",)),
-    Kind("the clock jumped by an hour", jump_clock, ("clock",)),
+    Kind("the clock jumped by an hour", jump_clock(_HOUR_S), ("clock",)),
+    Kind("the clock jumped by a day", jump_clock(_DAY_S), ("clock",)),
     Kind("the source grew", grow_source, _ALL),
     SMALL_SHM,
 )

@@ -24,6 +24,10 @@ TROUBLES = {
         "409 to half of all conditional creations, half of them carried out",
         (Fault("conflict", rate=0.25), Fault("conflict_done", rate=0.25)),
     ),
+    "doubled requests": (
+        "a tenth of all requests carried out twice, answered as the second time",
+        (Fault("doubled", rate=0.1),),
+    ),
     "slow reads": (
         "bodies that take a second, or break off in the middle",
         (Fault("slow_body", rate=0.3, seconds=1.0), Fault("cut_body", rate=0.2)),
