@@ -3,6 +3,7 @@
 PSEUDORIS_RELIABILITY=trials.jsonl make test-all PYTEST_ARGS=tests/faults
 python -m tests.faults.report trials.jsonl
 python -m tests.faults.report --soak tests/faults/soak.jsonl
+python -m tests.faults.report --trials tests/faults/trials.jsonl
 """
 
 from __future__ import annotations
@@ -63,10 +64,19 @@ def _soak_row(kind: str, rows: Sequence[Mapping[str, Any]], times: int) -> str:
     return "| " + " | ".join((kind, *(f"{number:,}" for number in numbers), "yes" if is_equal else "NO")) + " |"
 
 
+def trial_table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the trials of `tests.faults.trials` as a Markdown table; times of equal trials are added up."""
+    times = Counter[tuple[str, str]]()
+    for row in rows:
+        times[row["tried"], ("" if row["ok"] else "FAILED: ") + row["outcome"]] += row["times"]
+    lines = ["| tried | times | outcome |", "| --- | --: | --- |"]
+    return "\n".join([*lines, *(f"| {tried} | {count:,} | {outcome} |" for (tried, outcome), count in times.items())])
+
+
 def main() -> None:
-    is_soak = "--soak" in sys.argv
-    rows = [row for path in sys.argv[1:] if path != "--soak" for row in read_record(Path(path))]
-    print(soak_table(rows) if is_soak else table(rows))
+    tables = {"--soak": soak_table, "--trials": trial_table}
+    chosen = next((tables[word] for word in sys.argv[1:] if word in tables), table)
+    print(chosen([row for path in sys.argv[1:] if path not in tables for row in read_record(Path(path))]))
 
 
 if __name__ == "__main__":
