@@ -70,6 +70,7 @@ def test_a_mask_of_a_hundred_megapixels_is_summarised_from_its_runs():
         ("5 ", "outside `0`"),
         ("5o", "end in the middle of a number"),
         ("o" * 12 + "0", "in 13 characters"),
+        ("0" * 100, "take 100 characters"),
     ],
 )
 def test_a_damaged_encoding_is_told_and_never_trusted(counts, match):
