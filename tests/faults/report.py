@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 HEAD = ("what happened", "how it was made", "times", "images", "lost", "doubled", "bytes equal", "`verify`")
+_LONGEST = 300
 SOAK_HEAD = ("fault", "times", "runs", "starts in these", "lost", "doubled", "bytes equal")
 
 
@@ -68,7 +69,8 @@ def trial_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return the trials of `tests.faults.trials` as a Markdown table; times of equal trials are added up."""
     times = Counter[tuple[str, str]]()
     for row in rows:
-        times[row["tried"], ("" if row["ok"] else "FAILED: ") + row["outcome"]] += row["times"]
+        outcome = row["outcome"] if row["ok"] else f"FAILED: {' '.join(row['outcome'].split())[:_LONGEST]}"
+        times[row["tried"], outcome] += row["times"]
     lines = ["| tried | times | outcome |", "| --- | --: | --- |"]
     return "\n".join([*lines, *(f"| {tried} | {count:,} | {outcome} |" for (tried, outcome), count in times.items())])
 

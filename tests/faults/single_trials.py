@@ -1,21 +1,19 @@
-"""Trials of one start or two each: large folders and tars, sources that change, disks that turn read-only.
+"""Trials without a kill: hostile files, large folders and tars, sources that change, disks that turn read-only.
 
 `trials.py` runs them after the commands that it kills.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
-import resource
+import shutil
 import subprocess
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,30 +22,21 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.images import png
 from tests.builders.runs import write_source
-from tests.faults.trials import Command, annotation, differences, run_result
+from tests.faults import hostile_files as hostile
+from tests.faults.trials import annotation, differences, files_result, finish, run_result, start
+from tests.fuzz.fuzzer import Reader
+
+Row = dict[str, Any]
 
 _MANY: Final = 100_000
 # ext4 allows 65,000 links to a file.
 _LINKS: Final = 10_000
 _TAR_IMAGES: Final = 1_000
-_MB: Final = 10**6
-_DEADLINE_S: Final = 600.0
-_SLOW: Final = "masks.options={sleep_s: 0.1}"
-
-Row = dict[str, Any]
 
 
-def _row(tried: str, how: str, outcome: str, *, ok: bool) -> Row:
-    return {"tried": tried, "how": how, "times": 1, "outcome": outcome, "ok": ok}
-
-
-def _start(at: Path, *words: str, options: str = _SLOW) -> subprocess.Popen[str]:
-    command = Command("", annotation(*words, options=options), lambda folder: None, "run", run_result)
-    return command.start(at)
-
-
-def _end(process: subprocess.Popen[str]) -> str:
-    return process.communicate(timeout=_DEADLINE_S)[0]
+def _row(tried: str, outcome: str, problems: Iterable[str] = (), times: int = 1) -> Row:
+    told = "; ".join(problems)
+    return {"tried": tried, "times": times, "outcome": told or outcome, "ok": not told}
 
 
 def many_files(at: Path) -> Row:
@@ -56,148 +45,126 @@ def many_files(at: Path) -> Row:
     for number in range(_MANY):
         first = at / "images" / f"{number - number % _LINKS:06d}.png"
         if number % _LINKS:
-            os.link(first, at / "images" / f"{number:06d}.png")
+            os.link(first, first.with_name(f"{number:06d}.png"))
         else:
             first.write_bytes(png(seed=number))
-    began = time.monotonic()
-    process = _start(at, "--dry-run")
-    said = _end(process)
-    mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 // _MB
-    ok = process.returncode == 0 and f"{_MANY:,} images" in said and not (at / "run").exists()
-    outcome = f"100,000 planned in {time.monotonic() - began:.0f} s" if ok else f"code {process.returncode}: {said}"
-    return _row("100,000 files in one folder, `--dry-run`", f"hard links; {mb} MB at most", outcome, ok=ok)
+    said = finish(start(annotation("--dry-run"), at))
+    is_planned = re.search(rf"images +{_MANY:,} ", said) and not (at / "run").exists()
+    return _row("100,000 files in one folder, `--dry-run`", "all planned", [] if is_planned else [said])
 
 
 def large_tar(at: Path) -> Row:
     """Annotate a tar of 1 GB: 1,000 images that do not compress."""
     data = png(590, 590)
-    with tarfile.open(at / "images", "w") as tar:
+    with tarfile.open(at / "images.tar", "w") as tar:
         for number in range(_TAR_IMAGES):
             member = tarfile.TarInfo(f"{number:04d}.png")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
-    (at / "images").rename(at / "images.tar")
-    began = time.monotonic()
-    words = [
-        "images.tar" if word == "images" else word
-        for word in annotation("--shard-size", "50", options="masks.options={}")
-    ]
-    process = Command("", words, lambda folder: None, "run", run_result).start(at)
-    said = _end(process)
-    ok = process.returncode == 0
-    rows = _rows(at) if ok else Counter()
-    ok = ok and len(rows) == _TAR_IMAGES and not run_result(at / "run")["verify"]
-    size_mb = (at / "images.tar").stat().st_size // _MB
-    outcome = f"1,000 images in {time.monotonic() - began:.0f} s, `verify` clean" if ok else said[-2000:]
-    return _row("a tar of 1 GB", f"{size_mb:,} MB of 1,000 images that do not compress", outcome, ok=ok)
-
-
-def _rows(at: Path) -> Counter[str]:
-    return Counter(row["key"] for row in read_table(RunLocation.open(str(at / "run")), IMAGES).to_pylist())
+    words = annotation("--shard-size", "50", source="images.tar", options="masks.options={}")
+    finish(start(words, at))
+    result = run_result(at / "run")
+    rows = sum(value == 1 for what, value in result.items() if what.startswith("image "))
+    is_whole = rows == _TAR_IMAGES and not result["verify"]
+    mb = (at / "images.tar").stat().st_size // 10**6
+    tried = f"a tar of {mb:,} MB, {_TAR_IMAGES:,} images"
+    return _row(tried, "each has its row, `verify` clean", [] if is_whole else [f"{rows} rows, {result['verify']}"])
 
 
 def changing_source(at: Path) -> Row:
     """Rewrite, delete and add files while a run reads them."""
     images = write_source(at / "images", 60)
-    before = _digests(images)
-    process = _start(at)
-    while process.poll() is None and not list((at / "run" / "_receipts").glob("shard-*.json")):
-        time.sleep(0.01)
-    rewritten = [path for path in sorted(images.rglob("image-*.png")) if int(path.stem[-2:]) % 5 == 1]
-    deleted = [path for path in sorted(images.rglob("image-*.png")) if int(path.stem[-2:]) % 5 == 3]
-    for path in rewritten:
-        path.write_bytes(png(11, 11, seed=int(path.stem[-2:]) + 1000))
+    before = files_result(images)
+    process = start(annotation(), at)
+    _wait_for_a_commit(process, at)
+    files = sorted(images.rglob("image-*.png"))
+    rewritten, deleted = files[1::5], files[3::5]
+    for number, path in enumerate(rewritten):
+        path.write_bytes(png(11, 11, seed=1_000 + number))
     for path in deleted:
         path.unlink()
     for number in range(10):
-        (images / f"added-{number}.png").write_bytes(png(seed=2000 + number))
-    said = _end(process)
-    after, first = _digests(images), run_result(at / "run")
-    location = RunLocation.open(str(at / "run"))
-    table = read_table(location, IMAGES).to_pylist()
-    reasons = Counter(row["reason"] for row in read_table(location, FAILURES).to_pylist())
-    wrong = [
-        row["key"]
-        for row in table
-        if row["status"] != "quarantined" and row["sha256"] not in (before[row["key"]], after.get(row["key"]))
-    ]
-    again = _start(at)
-    told = _end(again)
+        (images / f"added-{number}.png").write_bytes(png(seed=2_000 + number))
+    finish(process)
+    after, result = files_result(images), run_result(at / "run")
+    told = finish(start(annotation(), at))
+    table = read_table(RunLocation.open(str(at / "run")), IMAGES).to_pylist()
+    failures = read_table(RunLocation.open(str(at / "run")), FAILURES).to_pylist()
+    reasons = Counter(row["reason"] for row in failures)
+    read = [row for row in table if row["status"] != "quarantined"]
     problems = [
-        *(["the first start failed: " + said] if process.returncode else []),
-        *(f"{key} is of no state" for key in wrong),
-        *([f"rows {len(table)} of {len(before)}"] if {row["key"] for row in table} != set(before) else []),
-        *([f"`verify`: {first['verify']}"] if first["verify"] else []),
-        *([f"reasons {dict(reasons)}"] if not (reasons["changed"] and reasons["missing"]) else []),
-        *(["the second start failed: " + told] if again.returncode else []),
-        *(["a second start does not name them"] if not all(each in told for each in ("changed", "missing")) else []),
-        *differences(first, run_result(at / "run")),
+        f"{row['key']} has two states" for row in read if row["sha256"] not in _states(row["key"], before, after)
     ]
-    outcome = (
-        f"{len(table)} of {len(before)} images have a row: {len(rewritten) - reasons['changed']} rewritten and "
-        f"{len(deleted) - reasons['missing']} deleted ones were read before, {reasons['changed']} are `changed`, "
-        f"{reasons['missing']} `missing`; a second start says so"
+    problems += [f"LOST {key}" for key in before.keys() - {row["key"] for row in table}]
+    problems += [
+        f"not told: {reason}" for reason in ("changed", "missing") if not reasons[reason] or reason not in told
+    ]
+    problems += [f"`verify`: {result['verify']}"] if result["verify"] else []
+    problems += differences(result, run_result(at / "run"))
+    tried = (
+        f"of {len(before)} images {len(rewritten)} rewritten and {len(deleted)} deleted while they are read, 10 added"
     )
-    how = f"after the first commit {len(rewritten)} files rewritten, {len(deleted)} deleted, 10 added"
-    return _row(f"a source that changes: {how}", how, "; ".join(problems) or outcome, ok=not problems)
+    outcome = "each is annotated from one state, or `changed` or `missing`; a second start says so, and changes nothing"
+    return _row(tried, outcome, problems)
 
 
-def _digests(images: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(images)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in images.rglob("*")
-        if path.is_file()
-    }
+def _states(key: str, *states: Any) -> list[object]:
+    return [state.get(key) for state in states]
 
 
-@contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+def _wait_for_a_commit(process: subprocess.Popen[str], at: Path) -> None:
+    while process.poll() is None and not list((at / "run" / "_receipts").glob("shard-*.json")):
+        time.sleep(0.01)
 
 
 def read_only_output(at: Path) -> Row:
     """Turn the output's disk read-only after the first commit, then back."""
-    tried = "output read-only in the middle, on a disk"
-    how = "a file system remounted read-only after the first commit, then writable"
+    tried = "output on a disk that is read-only in the middle, then writable"
     if os.geteuid():
-        return _row(tried, how, "SKIPPED: only root may mount a file system", ok=True)
+        return _row(tried, "SKIPPED: only root may mount a file system", times=0)
     write_source(at / "images", 40)
-    undisturbed = _start(at)
-    said = _end(undisturbed)
-    assert undisturbed.returncode == 0, said
-    expected = run_result(at / "run")
-    subprocess.run(["rm", "-r", str(at / "run")], check=True)
-    with _disk(at / "run"):
-        process = _start(at)
-        while process.poll() is None and not list((at / "run" / "_receipts").glob("shard-*.json")):
-            time.sleep(0.01)
+    finish(start(annotation(), at))
+    expected, out = run_result(at / "run"), str(at / "run")
+    shutil.rmtree(out)
+    (at / "run").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", out], check=True)
+    try:
+        process = start(annotation(), at)
+        _wait_for_a_commit(process, at)
         # Refused while a file is open for writing.
-        while subprocess.run(["mount", "-o", "remount,ro", str(at / "run")], stderr=subprocess.DEVNULL).returncode:
+        while subprocess.run(["mount", "-o", "remount,ro", out], stderr=subprocess.DEVNULL, check=False).returncode:
             time.sleep(0.005)
-        said = _end(process)
-        subprocess.run(["mount", "-o", "remount,rw", str(at / "run")], check=True)
-        committed = len(list((at / "run" / "_receipts").glob("shard-*.json")))
-        again = _start(at)
-        told = _end(again)
-        problems = [
-            *([f"code {process.returncode}, without the remedy: {said}"] if "mounted read-only" not in said else []),
-            *([f"code {process.returncode} of the stopped run"] if process.returncode not in (1, 2, 3) else []),
-            *(["the second start failed: " + told] if again.returncode else []),
-            *differences(expected, run_result(at / "run")),
-        ]
-    code = process.returncode
-    outcome = f"stopped with code {code} and the remedy after {committed} commits; the same command ends as undisturbed"
+        said = process.communicate()[0]
+        subprocess.run(["mount", "-o", "remount,rw", out], check=True)
+        problems = [] if process.returncode and "mounted read-only" in said else [f"{process.returncode}: {said}"]
+        finish(start(annotation(), at))
+        problems += differences(expected, run_result(at / "run"))
+    finally:
+        subprocess.run(["umount", "--lazy", out], check=True)
     return _row(
-        tried, how, "; ".join(problems) or re.sub(r"\d+ commits", "the first commits", outcome), ok=not problems
+        tried, f"exit code {process.returncode} with the remedy; the same command ends as undisturbed", problems
     )
 
 
+def hostile_files(at: Path) -> Row:
+    """Give small files that somebody made to harm to the readers of strangers' files, in a process with limits."""
+    canary, truths = at / "canary", hostile.truths()
+    parquet = {name: build() for name, build in hostile.tables("image", [png(), png(seed=1)]).items()}
+    files = {"refer": hostile.pickles(canary), "coco": hostile.cocos(), "parquet": parquet}
+    kinds, problems = Counter[str](), list[str]()
+    for target, inputs in {**files, "header": truths, "receipt": truths}.items():
+        with Reader(f"tests.fuzz.targets:{target}") as reader:
+            for name, data in inputs.items():
+                kind = reader.read(data)["kind"]
+                kinds[kind] += 1
+                problems += [] if kind in ("read", "refused") else [f"{target}, {name}: {kind}"]
+    problems += ["code of a pickle ran"] if canary.exists() else []
+    outcome = f"{kinds['refused']} refused, {kinds['read']} read, each within 10 s and 512 MB; no code ran"
+    return _row("hostile pickles, COCO files, Parquet tables and JSON", outcome, problems, kinds.total())
+
+
 SINGLE_TRIALS: Final[dict[str, Callable[[Path], Row]]] = {
+    "hostile files": hostile_files,
     "many files": many_files,
     "large tar": large_tar,
     "changing source": changing_source,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.faults.harness import ROOT
-from tests.faults.report import read_record, soak_table
-from tests.faults.soak import RECORD
+from tests.faults.report import read_record, soak_table, trial_table
 
 
-def test_the_page_shows_the_soaks_record():
+@pytest.mark.parametrize(("name", "table"), [("soak", soak_table), ("trials", trial_table)])
+def test_the_page_shows_the_record(name, table):
     page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    _, _, rest = page.partition("<!-- soak -->\n")
-    assert rest.partition("<!-- /soak -->")[0].strip() == soak_table(read_record(RECORD))
+    _, _, rest = page.partition(f"<!-- {name} -->\n")
+    record = read_record(ROOT / "tests" / "faults" / f"{name}.jsonl")
+    assert rest.partition(f"<!-- /{name} -->")[0].strip() == table(record)
 
 
 def test_a_kind_has_its_times_and_what_became_of_the_runs_that_met_it():

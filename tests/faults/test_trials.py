@@ -34,14 +34,7 @@ def test_a_killed_command_that_is_given_again_ends_as_undisturbed(stub_engines, 
 
 
 def test_a_row_that_is_lost_is_told(stub_engines, tmp_path):
-    command = Command(
-        "loser",
-        (),
-        lambda at: finished(at, 6),
-        "run",
-        lambda at: run_result(at / "run"),
-        program=("-c", _LOSES_A_ROW),
-    )
+    command = Command("loser", (), lambda at: finished(at, 6), "run", run_result, program=("-c", _LOSES_A_ROW))
     row = try_command(command, tmp_path, 1, random.Random(5))
     assert not row["ok"]
     assert "LOST image" in row["outcome"]

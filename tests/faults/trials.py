@@ -22,7 +22,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,11 +57,11 @@ class Command:
 
     Attributes:
         tried: As the table calls it.
-        words: The command, behind `program`.
+        words: The command.
         prepare: Fills the folder.
         writes: What it writes to.
-        result: Returns what it has left, from the folder.
-        program: Arguments of Python.
+        result: Returns what it has left there.
+        program: What of Python takes the words.
     """
 
     tried: str
@@ -69,19 +70,33 @@ class Command:
     writes: str
     result: Callable[[Path], Result]
     program: Sequence[str] = ("-m", "pseudoris")
-    environment: Mapping[str, str] = field(default_factory=lambda: {**os.environ, "PYTHONPATH": f"{ROOT}:{PLUGINS}"})
-
-    def start(self, at: Path) -> subprocess.Popen[str]:
-        """Start it in a process group of its own."""
-        words = [sys.executable, *self.program, *self.words]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(words, cwd=at, env=self.environment, start_new_session=True, **pipes)
 
 
-def annotation(*words: str, options: str = _SLEEP) -> list[str]:
+def start(words: Sequence[str], at: Path, program: Sequence[str] = Command.program) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own; it knows the stub engines."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, PLUGINS))), "COLUMNS": "400"}
+    return subprocess.Popen(
+        [sys.executable, *program, *words],
+        cwd=at,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Return what the command said; it must end well, or say that it had ended before it was killed."""
+    said = process.communicate(timeout=_DEADLINE_S)[0]
+    assert process.returncode == 0 or "already has an export" in said, f"exit code {process.returncode}:\n{said}"
+    return said
+
+
+def annotation(*words: str, source: str = "images", options: str = _SLEEP) -> list[str]:
     """Return the words of `annotate` with stub engines, on a Ray of its own."""
     settings = [word for each in (*STUBS, *SMALL, options) for word in ("--set", each)]
-    return ["annotate", "images", "run", "--address", "local", *settings, *words]
+    return ["annotate", source, "run", "--address", "local", *settings, *words]
 
 
 def run_result(out: Path) -> Result:
@@ -91,12 +106,12 @@ def run_result(out: Path) -> Result:
     return {**rows, **part_digests(out), "verify": [str(each) for each in verify_run(location).problems]}
 
 
-def files_result(folder: Path) -> Result:
-    """Return the digest of each file; a young temporary file or probe may be a living writer's, and stays."""
+def files_result(folder: Path, *, is_run: bool = False) -> Result:
+    """Return the digest of each file; in a run, a young temporary file or probe may be a living writer's."""
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         is_young = time.time() - path.stat().st_mtime < TEMPORARY_AGE_S
-        if not (is_young and path.name.startswith((TEMPORARY_PREFIX, "_probe-"))):
+        if not (is_run and is_young and path.name.startswith((TEMPORARY_PREFIX, "_probe-"))):
             found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
@@ -119,8 +134,7 @@ def _grown(at: Path) -> None:
 
 def _failed(at: Path) -> None:
     write_source(at / "images", _NUM_IMAGES)
-    process = Command("", annotation(options=_FAILS.replace("tally: ", f"tally: {at}/")), finished, "run", run_result)
-    _finish(process.start(at))
+    finish(start(annotation(options=_FAILS), at))
 
 
 def _littered(at: Path) -> None:
@@ -138,20 +152,20 @@ def _littered(at: Path) -> None:
 
 def commands() -> Iterator[Command]:
     """Yield the commands that write, the dear ones last."""
-    yield Command("`gc`", ["gc", "run"], _littered, "run", lambda at: files_result(at / "run"))
+    yield Command("`gc`", ["gc", "run"], _littered, "run", partial(files_result, is_run=True))
     to = ["--tau", "0.9", "--threads", "1"]
-    yield Command("`refilter`", ["refilter", "run", "new", *to], _large, "new", lambda at: run_result(at / "new"))
-    yield Command("`gallery`", ["gallery", "run", "--to", "to"], _large, "to", lambda at: files_result(at / "to"))
+    yield Command("`refilter`", ["refilter", "run", "new", *to], _large, "new", run_result)
+    yield Command("`gallery`", ["gallery", "run", "--to", "to"], _large, "to", files_result)
     for name in FORMATS:
         words = ["export", "run", "to", "--format", name]
-        yield Command(f"`export --format {name}`", words, _large, "to", lambda at: files_result(at / "to"))
+        yield Command(f"`export --format {name}`", words, _large, "to", files_result)
     annotations: dict[str, tuple[Sequence[str], Callable[[Path], object]]] = {
         "`annotate`": (annotation(), lambda at: write_source(at / "images", _NUM_IMAGES)),
         "`annotate --extend`": (annotation("--extend"), _grown),
         "`annotate --retry-failed`": (annotation("--retry-failed", options=_FAILS), _failed),
     }
     for name, (words, prepare) in annotations.items():
-        yield Command(name, words, prepare, "run", lambda at: run_result(at / "run"))
+        yield Command(name, words, prepare, "run", run_result)
 
 
 def try_command(command: Command, folder: Path, times: int, draw: random.Random) -> dict[str, Any]:
@@ -162,7 +176,7 @@ def try_command(command: Command, folder: Path, times: int, draw: random.Random)
         command.prepare(at)
         shutil.copytree(at, ready)
         first_s, end_s = _measure(command, at)
-        expected = command.result(at)
+        expected = command.result(at / command.writes)
     struck, problems = 0, Counter[str]()
     for _ in range(_TRIES_A_KILL * times):
         if struck == times:
@@ -171,8 +185,8 @@ def try_command(command: Command, folder: Path, times: int, draw: random.Random)
             shutil.copytree(ready, at, dirs_exist_ok=True)
             # A start that ended before its moment came does not count, and its moment is drawn again.
             struck += _kill(command, at, (struck + draw.random()) / times, first_s, end_s - first_s)
-            said = _finish(command.start(at), may_be_done=True)
-            found = command.result(at)
+            said = finish(start(command.words, at, command.program))
+            found = command.result(at / command.writes)
         problems.update(differences(expected, found))
         if differences(expected, found):
             print(said, file=sys.stderr)
@@ -210,14 +224,14 @@ def _emptied(at: Path) -> Iterator[None]:
 
 def _measure(command: Command, at: Path) -> tuple[float, float]:
     began = time.monotonic()
-    process = command.start(at)
+    process = start(command.words, at, command.program)
     before, first_s = _names(at / command.writes), None
     while process.poll() is None:
         if first_s is None and _names(at / command.writes) != before:
             first_s = time.monotonic() - began
         time.sleep(0.005)
     end_s = time.monotonic() - began
-    _finish(process)
+    finish(process)
     assert first_s is not None, f"{command.tried} wrote nothing"
     return first_s, end_s
 
@@ -225,7 +239,7 @@ def _measure(command: Command, at: Path) -> tuple[float, float]:
 def _kill(command: Command, at: Path, moment: float, first_s: float, work_s: float) -> bool:
     """Kill it at a moment of its time, 0 to 1; return whether it still ran."""
     before = _names(at / command.writes)
-    process = command.start(at)
+    process = start(command.words, at, command.program)
     if moment < _BEFORE_THE_FIRST_WRITE:
         time.sleep(moment / _BEFORE_THE_FIRST_WRITE * first_s)
     else:
@@ -237,14 +251,6 @@ def _kill(command: Command, at: Path, moment: float, first_s: float, work_s: flo
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=_DEADLINE_S)
     return is_alive
-
-
-def _finish(process: subprocess.Popen[str], *, may_be_done: bool = False) -> str:
-    """Return what the command said; it must end well, or say that it had ended before it was killed."""
-    said = process.communicate(timeout=_DEADLINE_S)[0]
-    is_done = may_be_done and "already has an export" in said
-    assert process.returncode == 0 or is_done, f"exit code {process.returncode}:\n{said}"
-    return said
 
 
 def _names(folder: Path) -> set[str]:
@@ -271,11 +277,14 @@ def main() -> None:
             continue
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="pseudoris-trial-", ignore_cleanup_errors=True) as folder:
-            row = {**attempt(Path(folder)), "seed": given.seed}
+            try:
+                row = attempt(Path(folder))
+            except AssertionError as error:
+                row = {"tried": name, "times": 1, "outcome": str(error), "ok": False}
         is_ok &= row["ok"]
         print(f"{time.monotonic() - began:6.0f} s  {row['tried']}: {row['outcome']}", flush=True)
         with given.record.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps({**row, "seed": given.seed}) + "\n")
     print(trial_table(read_record(given.record)))
     sys.exit(0 if is_ok else 1)
 
