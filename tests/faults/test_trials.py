@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
 from tests.faults.report import trial_table
-from tests.faults.trials import Command, commands, finished, run_result, try_command
+from tests.faults.trials import Command, Result, commands, finished, run_result, try_command
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,10 @@ def test_a_killed_command_that_is_given_again_ends_as_undisturbed(stub_engines, 
 
 
 def test_a_row_that_is_lost_is_told(stub_engines, tmp_path):
-    command = Command("loser", (), lambda at: finished(at, 6), "run", run_result, program=("-c", _LOSES_A_ROW))
+    def result(out: Path) -> Result:
+        return {**run_result(out), "begun": (out / "begun").exists()}
+
+    command = Command("loser", (), lambda at: finished(at, 6), "run", result, program=("-c", _LOSES_A_ROW))
     row = try_command(command, tmp_path, 1, random.Random(5))
     assert not row["ok"]
     assert "LOST image" in row["outcome"]

@@ -177,6 +177,8 @@ def try_command(command: Command, folder: Path, times: int, draw: random.Random)
         shutil.copytree(at, ready)
         first_s, end_s = _measure(command, at)
         expected = command.result(at / command.writes)
+    if (ready / command.writes).exists():
+        assert differences(command.result(ready / command.writes), expected), f"{command.tried} changed nothing"
     struck, problems = 0, Counter[str]()
     for _ in range(_TRIES_A_KILL * times):
         if struck == times:
