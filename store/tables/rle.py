@@ -62,7 +62,7 @@ def decode_image_runs(height: int, width: int, counts: str) -> tuple[npt.NDArray
     Raises:
         ValueError: As `summarise_rle`.
     """
-    # A run is a pixel at least, but for the first. A longer text is refused before it takes 50 times its size of memory.
+    # A run is a pixel at least, but for the first. A longer text is refused before it takes 50 times its memory.
     if len(counts) > _MAX_CHUNKS * (height * width + 1):
         raise ValueError(f"the runs take {len(counts)} characters, more than an image of {height} x {width} can need")
     runs = decode_runs(counts)
