@@ -300,4 +300,5 @@ def _write(audit: Path, record: DrawRecord, tables: dict[str, pa.Table]) -> Draw
     record, data = draw_bytes(record.model_copy(update={"parts": tuple(parts)}))
     if not folder.create_once(DRAW_NAME, data):
         raise ConfigError(f"another process has drawn into {audit} at the same time. Name another folder")
+    folder.delete_temporary("")
     return record

@@ -143,6 +143,15 @@ class RunLocation:
         with storage_errors("list", self.uri(folder)):
             yield from self._storage.list_temporary(folder)
 
+    def delete_temporary(self, *folders: str) -> None:
+        """Delete what killed writers left unfinished directly in `folders`; a living `replace` writes its file again.
+
+        For places that `gc` does not visit: it is for runs.
+        """
+        for folder in folders:
+            for name, _ in list(self.list_temporary(folder)):
+                self.delete(f"{folder}/{name}" if folder else name)
+
     def list_uploads(self, paths: re.Pattern[str] = _ANY_PATH) -> Iterator[Upload]:
         """Yield the unfinished multipart uploads; none on a disk.
 

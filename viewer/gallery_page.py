@@ -108,6 +108,7 @@ def write_gallery(
     for file in list(destination.list(PICTURES_FOLDER)):
         if _PICTURE_NAME.match(file.name) and file.name not in written:
             destination.delete(f"{PICTURES_FOLDER}/{file.name}")
+    destination.delete_temporary("", PICTURES_FOLDER)
     return destination.uri(INDEX_NAME)
 
 

@@ -56,4 +56,5 @@ def write_static_page(
                 destination.replace(f"{PICTURES_FOLDER}/{row['image_id']}.jpg", picture)
             on_image(number, len(rows))
     destination.replace(INDEX_NAME, judging_page(Questions(audit).plan()).encode())
+    destination.delete_temporary("", PICTURES_FOLDER)
     return missing

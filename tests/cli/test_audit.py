@@ -65,6 +65,17 @@ def test_the_page_is_not_written_into_the_audit(out, tmp_path, inside):
     assert sorted(folder.rglob("*")) == before
 
 
+def test_what_a_killed_command_left_unfinished_is_deleted(out, tmp_path):
+    left = [
+        RunLocation.open(str(tmp_path / folder)).temporary_path("any") for folder in ("audit", "page", "page/pictures")
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+    ran("draw", out, tmp_path / "audit", "-n", 6)
+    ran("page", tmp_path / "audit", "--to", tmp_path / "page")
+    assert not any(path.exists() for path in left)
+
+
 def test_report_prints_figures_with_intervals_and_what_they_lack(out, tmp_path):
     ran("draw", out, tmp_path / "audit", "-n", 60)
     audit = AuditFolder.open(tmp_path / "audit")

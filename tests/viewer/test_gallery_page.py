@@ -199,10 +199,14 @@ def test_a_page_replaces_the_one_before_and_takes_its_pictures_away(page, destin
     old, new = make_image("old.png"), make_image("new.png")
     page(make_gallery(old, source="first"))
     destination.replace("pictures/mine.webp", b"somebody's own")
+    # Of a gallery that was killed.
+    for path in ("index.html", "pictures/a.webp"):
+        destination.temporary_path(path).write_bytes(b"half")
     text = page(make_gallery(new, source="second"))
 
     assert "<title>Gallery of second</title>" in text
     assert pictures(destination) == sorted([f"{new.image_id}.webp", "mine.webp"])
+    assert [*destination.list_temporary(""), *destination.list_temporary("pictures")] == []
 
 
 def test_a_failed_gallery_leaves_the_page_before_it(page, destination):

@@ -125,9 +125,7 @@ def _earlier(request: ExportRequest, export_format: str) -> bool:
 def _delete_unfinished(request: ExportRequest, folders: Sequence[str]) -> None:
     """Delete the files that a killed export had begun: they may be many gigabytes, and no listing shows them."""
     destination = request.destination
-    for folder in ("", *folders):
-        for name, _ in list(destination.list_temporary(folder)):
-            destination.delete(f"{folder}/{name}" if folder else name)
+    destination.delete_temporary("", *folders)
     for upload in list(destination.list_uploads()):
         destination.abort_upload(upload)
 
@@ -137,9 +135,9 @@ def _mark(request: ExportRequest, tree: Mapping[str, Any]) -> None:
 
 
 def _empty(destination: RunLocation, folder: str) -> None:
-    names = [file.name for file in destination.list(folder)]
-    for name in (*names, *[name for name, _ in destination.list_temporary(folder)]):
-        destination.delete(f"{folder}/{name}")
+    for file in list(destination.list(folder)):
+        destination.delete(f"{folder}/{file.name}")
+    destination.delete_temporary(folder)
 
 
 def _num_folders(destination: RunLocation, numbered: Callable[[int], str]) -> int:
