@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -14,10 +14,8 @@ from pseudoris.audit.verdict_file import SUFFIX, VERDICTS_FOLDER, Known, RaterAn
 from pseudoris.audit.verdict_lines import RATER_NAME
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.regular_files import MAX_BYTES
 from pseudoris.store.location import RunLocation
-
-# A table of pictures; a file of verdicts has megabytes.
-_MAX_BYTES: Final = 4 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +96,8 @@ def _read(audit: Path, name: str) -> bytes:
     location = RunLocation.open(str(audit))
     try:
         size_bytes = location.size(name) or 0
-        if size_bytes > _MAX_BYTES:
-            raise ConfigError(f"{audit / name} has {size_bytes:,} bytes, of at most {_MAX_BYTES:,}: {_remedy(name)}")
+        if size_bytes > MAX_BYTES:
+            raise ConfigError(f"{audit / name} has {size_bytes:,} bytes, of at most {MAX_BYTES:,}: {_remedy(name)}")
         return location.read_bytes(name)
     except FileNotFoundError:
         found = location.obstacle(name)

@@ -10,9 +10,12 @@ import os
 import stat
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, TextIO, overload
+from typing import IO, Any, BinaryIO, Final, Literal, TextIO, overload
 
 from pseudoris.schemas.errors import ConfigError
+
+# Several times the largest known annotation file (LVIS, 1.1 GB); what is read whole must fit into memory.
+MAX_BYTES: Final = 4 * 2**30
 
 
 @overload
@@ -48,10 +51,13 @@ def read_regular(path: Path) -> bytes:
     """Return a file that the user's own folder holds: links are followed, a pipe or a device is refused.
 
     Raises:
-        ConfigError: It is neither a file nor a folder.
+        ConfigError: It is neither a file nor a folder, or larger than `MAX_BYTES`.
         OSError: As `open`.
     """
     with open(path, "rb", opener=_checked) as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        if size_bytes > MAX_BYTES:
+            raise ConfigError(f"{path} has {size_bytes:,} bytes, at most {MAX_BYTES:,} are read. Split it, or check it")
         return file.read()
 
 

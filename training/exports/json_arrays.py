@@ -101,7 +101,7 @@ def iter_json_arrays(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
     for line in map(bytes.rstrip, file):
         opens = _OPENS.match(line)
         if opens:
-            array = parse_json(opens[1])
+            array = _element(opens[1], name)
         elif line == _CLOSES:
             return
         elif line:

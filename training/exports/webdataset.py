@@ -192,9 +192,16 @@ def check_tars(destination: RunLocation, index: str, *, due: Fingerprint, on_pro
         TransientError: Something is not as it was written; the message says which tar and sample.
     """
     found = Fingerprint()
-    for shard in parse_json(destination.read_bytes(index))["shardlist"]:
-        where = destination.uri(shard["url"])
-        with destination.open_input(shard["url"]) as file:
+    try:
+        tars = {
+            str(shard["url"]): (shard["nsamples"], shard["filesize"], shard["md5sum"])
+            for shard in parse_json(destination.read_bytes(index))["shardlist"]
+        }
+    except (ValueError, LookupError, TypeError) as error:
+        raise broken(destination.uri(index), f"it is not an index of tars ({error})") from error
+    for tar, written in tars.items():
+        where = destination.uri(tar)
+        with destination.open_input(tar) as file:
             stream = _DigestingReader(file)
             keys = set[str]()
             for key, image, record in _samples(stream, where):
@@ -203,7 +210,7 @@ def check_tars(destination: RunLocation, index: str, *, due: Fingerprint, on_pro
                 keys.add(key)
                 _add_sample(found, key, image, record, where)
             stream.drain()
-        if (len(keys), stream.size_bytes, stream.md5) != (shard["nsamples"], shard["filesize"], shard["md5sum"]):
+        if (len(keys), stream.size_bytes, stream.md5) != written:
             raise broken(where, "its samples, size or digest differ from the index")
         on_progress(found.num_masks, due.num_masks, CHECKING)
     due.check_equals(found, destination.root)

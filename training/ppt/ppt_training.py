@@ -17,7 +17,9 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.regular_files import read_regular
 from pseudoris.store.location import RunLocation
 from pseudoris.training.learning import FitSummary, ResumableFeed, StepReport, Trainer, TrainingConfig, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME
@@ -281,5 +283,7 @@ def _figures_of(own: TrainingFolder) -> Mapping[str, float] | None:
     path = own.path / SUMMARY_NAME
     if not path.exists():
         return None
-    figures: Mapping[str, float] = parse_json(path.read_text(encoding="utf-8"))["figures"]
-    return figures
+    try:
+        return {str(name): float(value) for name, value in parse_json(read_regular(path))["figures"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}). Delete it, and the round is trained again.") from error

@@ -33,3 +33,11 @@ def test_a_file_that_lists_no_names_is_told_by_its_line(tmp_path, data, message)
     path.write_bytes(data)
     with pytest.raises(ConfigError, match=message):
         read_name_list(path)
+
+
+def test_a_file_too_large_to_read_whole_is_told_by_its_size(tmp_path):
+    path = tmp_path / "list.txt"
+    with path.open("wb") as file:
+        file.truncate(5 * 2**30)
+    with pytest.raises(ConfigError, match=r"list\.txt has 5,368,709,120 bytes, at most 4,294,967,296 are read"):
+        read_name_list(path)

@@ -135,6 +135,19 @@ DAMAGE = {
 }
 
 
+@pytest.mark.parametrize("index", ["[" * 100_000, "[]", "{", '{"shardlist": [{"url": "data-000000.tar"}]}'])
+def test_an_index_that_is_none_is_told(index, built_run, place, monkeypatch):
+    real = webdataset_export.check_tars
+
+    def damaged(destination, *arguments, **options):
+        destination.replace("index.json", index.encode())
+        real(destination, *arguments, **options)
+
+    monkeypatch.setattr(webdataset_export, "check_tars", damaged)
+    with pytest.raises(TransientError, match=r"index\.json reads back differently: it is not an index of tars"):
+        export("webdataset", built_run, place)
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_what_does_not_read_back_is_told(damage, built_run, place, monkeypatch):
     real = webdataset_export.check_tars

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,16 @@ def test_the_last_round_is_what_predicts(whole) -> None:
     assert ((found.confidences >= 0) & (found.confidences <= 1)).all()
     again = learner.predict("grey", image, ["the red cup"])
     assert torch.allclose(again.logits[0], found.logits[1], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "{}", '{"figures": [1]}'])
+def test_a_rounds_figures_that_cannot_be_read_are_named(tmp_path, whole, text) -> None:
+    request, *_ = whole
+    out = shutil.copytree(request.out, tmp_path / "out")
+    (out / ROUNDS[0] / "summary.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"summary\.json cannot be read .* the round is trained again"):
+        train_ppt(replace(request, out=out, is_resuming=True), open_fabric(request.config.training))
 
 
 @pytest.mark.slow
