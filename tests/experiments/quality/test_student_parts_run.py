@@ -39,7 +39,17 @@ def test_a_result_is_json_and_makes_a_section_and_plots(results, part):
 
 def test_every_student_is_asked_by_kind_and_in_both_voices(results):
     found = results["students"]
-    trained = {"naive", "distinctive", "filtered", "composed", "probability", "reworded", "best", "simulated_people"}
+    trained = {
+        "naive",
+        "distinctive",
+        "filtered",
+        "composed",
+        "probability",
+        "reworded",
+        "more",
+        "best",
+        "simulated_people",
+    }
     plain = {"best_plain", "simulated_people_plain"}
     untrained = {"random", "zero_shot_sentence", "zero_shot", "zero_shot_places", "ceiling"}
     assert found["arms"].keys() == trained | plain | untrained
