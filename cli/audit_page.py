@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import Progress
@@ -12,9 +12,6 @@ from pseudoris.cli import options
 from pseudoris.cli.console import command, report, stderr
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-
-if TYPE_CHECKING:
-    pass
 
 _SHOWN_MISSING = 3
 

@@ -198,7 +198,8 @@ def main() -> None:
         report("error", str(error), "red")
         sys.exit(USER_MUST_MEND)
     except PseudorisError as error:
-        report("stopped", f"{error}\nRun the same command again to continue.", "red")
+        says_so = "same command again" in str(error)
+        report("stopped", str(error) if says_so else f"{error}\nRun the same command again to continue.", "red")
         sys.exit(annotate.INCOMPLETE)
 
 

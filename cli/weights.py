@@ -20,6 +20,7 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config, preset_names
 from pseudoris.schemas.errors import ConfigError, TransientError, gather
 from pseudoris.schemas.printable import printable
+from pseudoris.schemas.uris import named_path
 
 if TYPE_CHECKING:
     from pseudoris.workers.checkpoints.download import OnProgress
@@ -82,7 +83,7 @@ def get(
     from pseudoris.workers.checkpoints.weight_cache import WeightCache, user_cache
     from pseudoris.workers.checkpoints.weight_fetch import ask_early
 
-    cache = user_cache() if to is None else WeightCache(to.expanduser().absolute(), is_named=True)
+    cache = user_cache() if to is None else WeightCache(named_path(to), is_named=True)
     files = _weights_of(preset, config_file, assignments)
     ask_early(files.values())
     try:

@@ -23,6 +23,8 @@ from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
 # Files that were in `docs/` before version 0.2.
 _MOVED_EXAMPLES: Final = ("listener.yaml", "listener-composer.yaml", "vote.yaml")
 
+_NULLS: Final = ("", "null", "~")
+
 # Of a value that a message repeats.
 _SHOWN_LETTERS: Final = 100
 
@@ -44,7 +46,7 @@ def load_config(preset: str = "tiny", path: str | Path | None = None, assignment
     Args:
         preset: Name of a shipped preset.
         path: YAML file with a part of the tree.
-        assignments: `masks.points_per_side=16` words; the right-hand side is read as YAML.
+        assignments: `masks.points_per_side=16` words; the right-hand side is YAML, but a text stands for itself.
 
     Raises:
         ConfigError: An unknown preset, file, key or value; the message suggests the nearest known name.
@@ -130,6 +132,19 @@ def known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator
                 yield from known_keys(section, f"{prefix}{name}.")
 
 
+@cache
+def _text_keys(model: type[BaseModel] = RunConfig, section: str = "") -> frozenset[str]:
+    """The keys whose values are texts, such as `weights.uri`: name and section, as trees of other models have them."""
+    keys = set[str]()
+    for name, info in model.model_fields.items():
+        if info.annotation in (str, str | None):
+            keys.add(f"{section}{name}")
+        for below in (info.annotation, *get_args(info.annotation)):
+            if isinstance(below, type) and issubclass(below, BaseModel):
+                keys |= _text_keys(below, f"{name}.")
+    return frozenset(keys)
+
+
 def suggestion(key: str, known: Iterable[str]) -> str:
     """Return a hint for an unknown dotted key: the known keys that end as it does, else the most similar one."""
     names = list(known)
@@ -185,12 +200,14 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
         raise ConfigError(f"--set {secret}")
     if not equals or not key.strip():
         raise ConfigError(f"--set {assignment!r} is not of the form key=value, such as masks.points_per_side=16")
+    names = key.strip().split(".")
+    # A path is what it says: YAML would take `[a].json` for a list, and ` #1` for a comment.
+    is_literal = ".".join(names[-2:]) in _text_keys() and text.strip() not in _NULLS and text.strip()[:1] not in "'\""
     try:
-        value = parse_yaml(text)
+        value = text.strip() if is_literal else parse_yaml(text)
     except yaml.YAMLError as error:
         shown = text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS]}…"
         raise ConfigError(f"--set {key}: the value {shown!r} cannot be read as YAML: {error}") from error
-    names = key.strip().split(".")
     if len(names) > MAX_LEVELS:
         raise ConfigError(f"--set {key[:_SHOWN_LETTERS]}…: a key has at most {MAX_LEVELS} names")
     tree: Any = value

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -37,6 +39,18 @@ _REMEDY: Final = (
 )
 _NOT_FIRST: Final = string.digits + "+.-"
 _SCHEME: Final = string.ascii_letters + _NOT_FIRST
+
+
+def named_path(path: str | Path) -> Path:
+    """Return an absolute path, without following links. `~` is the home folder, unless such a name exists.
+
+    Each other character stands for itself.
+    """
+    named = Path(path)
+    if named.parts[:1] and named.parts[0].startswith("~") and not Path(named.parts[0]).exists():
+        with suppress(RuntimeError):  # there is no such user
+            named = named.expanduser()
+    return named.absolute()
 
 
 def refuse_secrets(uri: str) -> str:

@@ -239,7 +239,7 @@ def plots(result: Result) -> Mapping[str, str]:
     whole = {name: result["kinds"][name]["all"] for name in said}
     points = {name: whisker(at, whole[name]) for name, at in said.items()}
     # By their names in docs/quality.json: the titles of the table do not fit.
-    lines = [Line(name, [point]) for name, point in points.items()]
+    lines = [Line(name.replace("simulated_people", "simulated annotators"), [point]) for name, point in points.items()]
     along = axis_of("accuracy × coverage of the annotation", list(said.values()))
     up = axis_of("mIoU of the student", [value for point in points.values() for value in point[1:]])
     return {"annotation": line_chart("A student over the annotation that it learnt from", along, up, lines)}

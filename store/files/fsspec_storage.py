@@ -20,7 +20,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import Kind, ListedFile, Mark, MayDescend, StoredFile, Upload, checked_twice
-from pseudoris.store.files.storage_errors import listing_errors
+from pseudoris.store.files.storage_errors import UnansweredError, listing_errors, storage_errors
 
 # Names that stores give to the modification time, the most common ones first.
 _TIMES: Final = ("LastModified", "mtime", "modified", "updated", "last_modified", "created")
@@ -63,7 +63,8 @@ class FsspecStorage:
         options = {"client_kwargs": {"timeout": waits}} if uri.startswith(("http://", "https://")) else {}
         try:
             # A cached listing would hide what other processes write.
-            filesystem, root = fsspec.url_to_fs(uri, use_listings_cache=False, **options)
+            with storage_errors("open", uri):
+                filesystem, root = fsspec.url_to_fs(uri, use_listings_cache=False, **options)
         except (ValueError, ImportError) as error:
             raise ConfigError(f"cannot open {uri!r}: {error}. Give a local path or s3://bucket/prefix") from None
         return cls(filesystem, root)
@@ -77,13 +78,11 @@ class FsspecStorage:
         try:
             found = self._info(path)
         except (FileNotFoundError, NotADirectoryError) as error:
-            cause = _web_failure(error)
-            status = getattr(cause, "status", 0)
+            failure = _web_failure(error)
             # Some servers refuse a name that does not exist.
-            if cause is None or 400 <= status < 500:
+            if failure is None or type(failure) is PermissionError:
                 return None
-            failure = f"its server answers {status}" if status else f"it cannot be reached ({type(cause).__name__})"
-            raise OSError(errno.EHOSTUNREACH, f"{failure}: check the host's name and the network") from error
+            raise failure from error
         return "file" if found["type"] == "file" else "folder"
 
     def stat(self, path: str) -> StoredFile:
@@ -232,24 +231,32 @@ def _client_errors() -> Iterator[None]:
 
 @contextmanager
 def _web_refusals() -> Iterator[None]:
-    """Convert FileNotFoundError of a web client to PermissionError, unless the server says that there is no such file.
-
-    The client says "not found" of a server that is down, slow or refuses as well.
-    """
+    """Convert FileNotFoundError of a web client, unless the server says that there is no such file."""
     try:
         yield
     except FileNotFoundError as error:
-        cause = _web_failure(error)
-        if cause is None:
+        failure = _web_failure(error)
+        if failure is None:
             raise
-        raise PermissionError(errno.EACCES, f"the server does not give it ({type(cause).__name__})") from error
+        raise failure from error
 
 
-def _web_failure(error: OSError) -> BaseException | None:
-    """Return why a web client has no answer about a file; None if the server says that there is no such file."""
+def _web_failure(error: OSError) -> OSError | None:
+    """Return why a web client has no answer about a file; None if the server says that there is no such file.
+
+    The client says "not found" of a server that is down, slow or refuses as well.
+    """
     cause = error.__cause__
-    is_failure = isinstance(cause, aiohttp.ClientError | TimeoutError) and getattr(cause, "status", 0) not in (404, 410)
-    return cause if is_failure else None
+    status = getattr(cause, "status", 0)
+    if not isinstance(cause, aiohttp.ClientError | TimeoutError) or status in (404, 410):
+        return None
+    name = type(cause).__name__
+    if isinstance(cause, aiohttp.TooManyRedirects | aiohttp.InvalidURL):
+        return OSError(errno.ELOOP, f"its url leads nowhere ({name})")
+    if 400 <= status < 500:
+        return PermissionError(errno.EACCES, f"its server does not give it ({status})")
+    failure = f"its server answers {status}" if status else f"it cannot be reached ({name})"
+    return UnansweredError(errno.EACCES, f"{failure}: check the host's name and the network")
 
 
 def _order(named: tuple[str, Mapping[str, Any]]) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from pseudoris.schemas.placement import StorageConfig
+from pseudoris.schemas.uris import named_path
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.files.storage import Storage
 
@@ -48,16 +48,11 @@ def storage_at(
 
 
 def local_path(uri: str) -> Path | None:
-    """Return the absolute path of a local `uri`, without following links; None if it names another store.
+    """Return the absolute path of a local `uri` (`pseudoris.schemas.uris.named_path`); None if it names another store.
 
-    Each character stands for itself, percent signs of a `file://` url too. `~` is the home folder, unless such a name
-    exists.
+    Percent signs of a `file://` url stand for themselves too.
     """
     protocol, separator, rest = uri.partition("://")
     if separator and protocol not in LOCAL_PROTOCOLS:
         return None
-    path = Path(rest or uri)
-    if path.parts[:1] and path.parts[0].startswith("~") and not Path(path.parts[0]).exists():
-        with suppress(RuntimeError):  # there is no such user
-            path = path.expanduser()
-    return path.absolute()
+    return named_path(rest or uri)

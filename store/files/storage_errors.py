@@ -62,6 +62,12 @@ _UNREADABLE: Final[dict[int, str]] = {
     errno.EILSEQ: "its file system cannot hold this name",
     errno.EOVERFLOW: "it is larger than this system can read",
 }
+
+
+class UnansweredError(PermissionError):
+    """A web server that gives no answer; an image that it should give counts as refused (docs/reliability.md)."""
+
+
 _ARCHIVED: Final = "the object is archived: restore it (`aws s3api restore-object`), then try again"
 
 _NUMBERS: Final[dict[type[Exception], int]] = {
@@ -158,6 +164,8 @@ def listing_errors(action: str, uri: str, *, faults: tuple[type[Exception], ...]
         try:
             yield
         except PermissionError as error:
+            if isinstance(error, UnansweredError):
+                raise _explained(error, action, uri) from error
             raise ConfigError(
                 f"access to {uri} is denied: grant these credentials, or this user, the rights to list and read"
                 + (", or set source.requester_pays=true if its readers pay" if uri.startswith(("s3:", "s3a:")) else "")
@@ -180,7 +188,7 @@ def _explained(error: OSError, action: str, uri: str) -> ConfigError | Transient
     if isinstance(error, ArchivedError):
         return ConfigError(f"cannot {action} {uri}: {_ARCHIVED}")
     number = _number_of(error)
-    if number in _REMEDIES:
+    if number in _REMEDIES and not isinstance(error, UnansweredError):
         return ConfigError(f"cannot {action} {uri}: {_REMEDIES[number]}")
     reason = error.strerror or type(error).__name__
     return TransientError(f"cannot {action} {uri}: {reason}; run the same command again to continue")

@@ -59,6 +59,16 @@ def test_a_value_out_of_bounds_is_refused_with_the_value():
         load_config("tiny", assignments=["compute.threads=0"])
 
 
+@pytest.mark.parametrize("path", ["[a].json", "{a}.json", "*x.json", "%x.json", "@x", "/in/a #1.json", "x: y", "12"])
+def test_a_path_is_what_it_says(path):
+    assert load_config("tiny", None, ["masks.prior.kind=table", f"masks.prior.path={path}"]).masks.prior.path == path
+
+
+@pytest.mark.parametrize(("word", "path"), [("null", None), ("", None), ("'[a] #1.json'", "[a] #1.json")])
+def test_a_text_may_be_quoted_or_null(word, path):
+    assert load_config("tiny", None, [f"masks.prior.path={word}"]).masks.prior.path == path
+
+
 def test_an_assignment_without_an_equals_sign_is_refused():
     with pytest.raises(ConfigError, match="not of the form key=value"):
         load_config("tiny", assignments=["compute.threads"])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, require_imagehash
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.exclusion_records import missing_phrase
+from pseudoris.schemas.uris import named_path
 from pseudoris.store.sources.exclusions import Exclusions, all_rules
 from pseudoris.training.exclusions.hash_table import TABLE_SUFFIXES, read_hash_table
 from pseudoris.training.exclusions.image_folder import read_image_folder
@@ -65,7 +65,7 @@ def as_exclusions(exclude: Exclusions | str | Sequence[str], max_distance: int |
 def _read(value: str, max_distance: int) -> Exclusions:
     if "://" in value:
         raise ConfigError(f"--exclude {value!r} is a url: copy it to this machine. A run keeps what it read of it.")
-    path = Path(value).expanduser()
+    path = named_path(value)
     if path.is_dir():
         return read_refer_folder(path) if refer_files(path) else read_image_folder(path, max_distance)
     if not path.is_file():

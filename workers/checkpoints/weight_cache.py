@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.regular_files import open_regular
+from pseudoris.schemas.uris import named_path
 
 FOLDER_VARIABLE: Final = "PSEUDORIS_WEIGHTS"
 PINS_NAME: Final = "pins.json"
@@ -161,7 +162,7 @@ def user_cache() -> WeightCache:
     """
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
-        return WeightCache(Path(named).expanduser().absolute(), is_named=True)
+        return WeightCache(named_path(named), is_named=True)
     # The XDG specification ignores a relative path.
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     try:

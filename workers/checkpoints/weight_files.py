@@ -154,7 +154,9 @@ def _remote_file(weights: WeightsConfig) -> Path:
             user_cache().make_folder(f"{_URLS_FOLDER}/{target.name}")
             _fetch(weights, target)
     except (OSError, ValueError, ImportError) as error:
-        raise MissingWeightsError(weights, f"it cannot be fetched: {type(error).__name__}: {error}") from error
+        # A web client says "not found" of a server that is down, and keeps the reason.
+        reason = error.__cause__ or error
+        raise MissingWeightsError(weights, f"it cannot be fetched: {type(reason).__name__}: {reason}") from error
     return target
 
 

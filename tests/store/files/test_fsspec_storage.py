@@ -13,9 +13,10 @@ import pytest
 from fsspec import AbstractFileSystem
 
 from pseudoris.schemas.config import SourceConfig
-from pseudoris.schemas.errors import ConfigError, RefusedError, TransientError
+from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files.fsspec_storage import FsspecStorage
+from pseudoris.store.files.storage_errors import storage_errors
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import ALL_FILES
 from pseudoris.store.sources.root import SourceRoot
@@ -106,16 +107,44 @@ def http_error(status: int) -> aiohttp.ClientResponseError:
     return aiohttp.ClientResponseError(None, (), status=status)
 
 
-@pytest.mark.parametrize("cause", [http_error(403), http_error(503), aiohttp.ClientConnectionError(), TimeoutError()])
-def test_a_web_server_that_gives_nothing_refuses_and_does_not_miss(cause):
+UNANSWERED = {
+    "its server answers 503": http_error(503),
+    r"it cannot be reached \(ClientConnectionError\)": aiohttp.ClientConnectionError(),
+    r"it cannot be reached \(TimeoutError\)": TimeoutError(),
+}
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [(http_error(403), r"its server does not give it \(403\)"), *((cause, said) for said, cause in UNANSWERED.items())],
+)
+def test_a_web_server_that_gives_nothing_refuses_and_does_not_miss(cause, said):
     root = SourceRoot(FsspecStorage(Web(cause), "https://host"))
     with (
-        pytest.raises(RefusedError, match=rf"the server does not give it \({type(cause).__name__}\)"),
+        pytest.raises(RefusedError, match=said),
         root.open("a.png"),
     ):
         pytest.fail("it was opened")
-    with pytest.raises(RefusedError, match="does not give it"):
+    with pytest.raises(RefusedError, match=said):
         root.stat("a.png")
+
+
+@pytest.mark.parametrize("said", UNANSWERED)
+def test_a_web_server_without_an_answer_is_named_and_not_called_a_refusal(said):
+    storage = FsspecStorage(Web(UNANSWERED[said]), "https://host")
+    with pytest.raises(TransientError, match=said), storage_errors("read", "https://host/run"):
+        storage.read("_run.json")
+
+
+def test_a_server_whose_client_connects_at_once_and_is_down_is_named():
+    with pytest.raises(TransientError, match=r"cannot open ftp://127\.0\.0\.1:1/x: Connection refused"):
+        FsspecStorage.at("ftp://127.0.0.1:1/x", StorageConfig())
+
+
+def test_an_image_whose_url_redirects_in_a_loop_is_unreadable():
+    root = SourceRoot(FsspecStorage(Web(aiohttp.TooManyRedirects(None, ())), "https://host"))
+    with pytest.raises(ImageError, match="leads to itself"), root.open("a.png"):
+        pytest.fail("it was opened")
 
 
 def test_a_pattern_that_a_web_server_refuses_as_a_name_is_no_file():

@@ -8,6 +8,7 @@ from torch import nn
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.weight_cache import user_cache
 from pseudoris.workers.checkpoints.weight_files import local_file, random_seed, weights_digest
 from pseudoris.workers.checkpoints.weights import load_into
 
@@ -198,3 +199,9 @@ def test_a_hub_tag_that_cannot_be_fetched_is_told_with_its_source_and_place(cach
         f"{cache}/timm/resnet50_clip.openai/open_clip_model.safetensors",
     ):
         assert words in str(told.value)
+
+
+def test_the_folder_of_weights_may_have_a_name_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PSEUDORIS_WEIGHTS", "~nouser/weights")
+    assert user_cache().folder == tmp_path / "~nouser" / "weights"
