@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import re
@@ -11,10 +12,16 @@ import signal
 import pytest
 
 from pseudoris.audit.verdict_lines import VerdictLine
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.training.exclusions.refer_folder import read_refer_folder
+from pseudoris.training.learning.checkpoint_folder import TrainingFolder
+from pseudoris.training.ppt.referent_selection import read_selected, write_selected
 from pseudoris.workers.checkpoints.download import RemoteFile, download
 from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache
+from pseudoris.workers.checkpoints.weight_catalogue import PublishedFile
+from pseudoris.workers.checkpoints.weight_fetch import fetch
+from pseudoris.workers.locations import open_location
+from pseudoris.workers.masks.ready_masks import ReadyMasks
 from tests.builders.audits import VerdictFile, small_audit
 from tests.builders.command import pseudoris_here
 from tests.builders.weight_server import serving_weights
@@ -162,3 +169,55 @@ def test_a_planted_link_does_not_redirect_the_record_of_digests(tmp_path):
     cache.add_pin("x.pth", Pin("0" * 64, 3))
     assert cache.pinned_sha256("x.pth") == "0" * 64
     assert content(tmp_path / "outside") == before
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_planted_copy_of_weights_is_refused(tmp_path, kind):
+    (tmp_path / "cache").mkdir()
+    plant(tmp_path / "cache" / "x.pth.copy", kind, tmp_path / "outside")
+    before = content(tmp_path / "outside")
+    (tmp_path / "mine.pth").write_bytes(b"weights")
+    published = PublishedFile(("x.pth",), "http://127.0.0.1:9/x.pth", sha256=hashlib.sha256(b"weights").hexdigest())
+    with pytest.raises(ConfigError, match=r"x\.pth\.copy is a (link|pipe)"):
+        fetch(published, WeightCache(tmp_path / "cache", is_named=True), copies=[("x.pth", tmp_path / "mine.pth")])
+    assert content(tmp_path / "outside") == before
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        (".config.json-unfinished", lambda folder: TrainingFolder(folder).begin({"seed": 1})),
+        (".selected.json-unfinished", lambda folder: write_selected(folder, [1], min_iou=0.5)),
+    ],
+)
+def test_an_unfinished_file_that_was_planted_in_a_training_is_refused(tmp_path, kind, name, write):
+    (tmp_path / "training").mkdir()
+    plant(tmp_path / "training" / name, kind, tmp_path / "outside")
+    before = content(tmp_path / "outside")
+    with pytest.raises(ConfigError, match=rf"{name} is a (link|pipe)"):
+        write(tmp_path / "training")
+    assert content(tmp_path / "outside") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("config.json", lambda folder: TrainingFolder(folder).settings()),
+        ("config.json", lambda folder: TrainingFolder(folder).begin({"seed": 1})),
+        ("checkpoint.pt", lambda folder: TrainingFolder(folder).load()),
+        ("selected.json", read_selected),
+        ("prior.parquet", lambda folder: open_location(str(folder / "prior.parquet"))),
+        ("prior.parquet", lambda folder: open_location(f"file://{folder}/prior.parquet")),
+    ],
+)
+def test_a_pipe_in_the_place_of_a_file_is_named(tmp_path, name, read):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError, match=rf"{re.escape(name)} is a pipe"):
+        read(tmp_path)
+
+
+def test_a_pipe_among_ready_masks_costs_its_image_alone(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(ImageError, match=r"a\.json is not a file"):
+        ReadyMasks(str(tmp_path), max_bytes=10, max_masks=1).proposals("a.jpg", (4, 4))

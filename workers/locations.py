@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+from pseudoris.schemas.regular_files import open_linked
 
 
 def filesystem_at(location: str) -> tuple[Any, str]:
@@ -24,6 +27,17 @@ def filesystem_at(location: str) -> tuple[Any, str]:
 
 
 def open_location(location: str) -> Any:
-    """Return the file at a path or fsspec url, opened for reading bytes. Raises also what the file system raises."""
-    filesystem, path = filesystem_at(location)
+    """Return the file at a path or fsspec url, opened for reading bytes. Raises also what `open_at` raises."""
+    return open_at(*filesystem_at(location))
+
+
+def open_at(filesystem: Any, path: str) -> Any:
+    """Return a file of a file system, opened for reading bytes.
+
+    Raises:
+        ConfigError: On a disk it is a pipe or a device, which could block for ever.
+        Exception: As the file system.
+    """
+    if isinstance(filesystem, LocalFileSystem):
+        return open_linked(Path(filesystem._strip_protocol(path)))
     return filesystem.open(path, "rb")

@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.regular_files import open_regular
 from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
 from pseudoris.training.chooser.chooser_config import CandidatesConfig, RefinementConfig
 from pseudoris.training.chooser.mask_refinement import views_of
@@ -275,14 +276,16 @@ def _write(path: Path, found: Candidates, digest: str) -> None:
     meta = json.dumps({"digest": digest, "size": found.size, "counts": found.counts})
     unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
     views = {} if found.views is None else {"views": found.views}
-    save_file({"crops": found.crops, "pooled": found.pooled, **views}, unfinished, metadata={_META: meta})
+    with open_regular(unfinished, "wb") as file:
+        file.write(save({"crops": found.crops, "pooled": found.pooled, **views}, metadata={_META: meta}))
     unfinished.rename(path)
 
 
 def _read(path: Path, digest: str) -> Candidates | None:
     """Return what a file holds; None if there is none, or it is damaged or of another digest."""
     try:
-        with safe_open(path, framework="pt") as file:
+        # safetensors alone would wait for the other end of a pipe.
+        with open_regular(path), safe_open(path, framework="pt") as file:
             meta = parse_json((file.metadata() or {}).get(_META, "{}"))
             if meta.get("digest") != digest:
                 return None

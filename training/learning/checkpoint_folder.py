@@ -21,6 +21,7 @@ import torch
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.regular_files import open_regular, read_regular
 from pseudoris.workers.checkpoints.tensor_files import load_tensors
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
@@ -63,7 +64,7 @@ class TrainingFolder:
             return None
         path = self.path / CONFIG_NAME
         try:
-            found: dict[str, Any] = _parsed(path.read_text(encoding="utf-8"), path)
+            found: dict[str, Any] = _parsed(read_regular(path).decode(), path)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} cannot be read: {error}. Name another folder.") from error
         return found
@@ -79,7 +80,7 @@ class TrainingFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            text = (self.path / CONFIG_NAME).read_text(encoding="utf-8")
+            text = read_regular(self.path / CONFIG_NAME).decode()
         except FileNotFoundError:
             self.write_json(CONFIG_NAME, settings)
             return
@@ -127,7 +128,7 @@ class TrainingFolder:
         """
         unfinished = self.path / f".{name}-unfinished"
         try:
-            with unfinished.open("w", encoding="utf-8") as file:
+            with open_regular(unfinished, "w") as file:
                 file.write(json.dumps(values, indent=1) + "\n")
                 file.flush()
                 os.fsync(file.fileno())

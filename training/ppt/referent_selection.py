@@ -7,7 +7,6 @@ the threshold `curriculum.min_iou`, and pairs that stay undecided below it are o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,8 @@ from lightning_fabric import Fabric
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.regular_files import read_regular
+from pseudoris.training.learning.checkpoint_folder import TrainingFolder
 from pseudoris.training.ppt.pair_dataset import PairDataset
 from pseudoris.training.ppt.pairs import JoinedPairs
 from pseudoris.training.ppt.ppt_learner import PointLearner
@@ -141,7 +142,7 @@ def read_selected(folder: Path) -> list[int] | None:
     if not path.exists():
         return None
     try:
-        return [int(each) for each in parse_json(path.read_text(encoding="utf-8"))["chosen"]]
+        return [int(each) for each in parse_json(read_regular(path))["chosen"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} cannot be read ({error}). Delete it, and the phase Select runs the model again."
@@ -154,11 +155,5 @@ def write_selected(folder: Path, chosen: Sequence[int], *, min_iou: float) -> No
     Raises:
         ConfigError: It cannot be written.
     """
-    path = folder / SELECTED_NAME
-    unfinished = path.with_suffix(".unfinished")
     said = {"min_iou": min_iou, "decided": sum(each >= 0 for each in chosen), "pairs": len(chosen), "chosen": [*chosen]}
-    try:
-        unfinished.write_text(json.dumps(said) + "\n", encoding="utf-8")
-        unfinished.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error}. Free some space.") from error
+    TrainingFolder(folder).write_json(SELECTED_NAME, said)

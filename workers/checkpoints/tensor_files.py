@@ -12,6 +12,9 @@ from typing import IO, Any, Final
 import torch
 from safetensors.torch import load_file
 
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.regular_files import open_linked
+
 # torch names what it refuses in several forms: `unsupported GLOBAL posix.system`, `GLOBAL numpy.dtype was not allowed`.
 _REFUSED: Final = re.compile(r"GLOBAL ([\w.]+)")
 _ARCHIVE: Final = b"PK\x03\x04"
@@ -22,19 +25,20 @@ def load_tensors(file: Path | IO[bytes]) -> Any:
     """Return what a file holds, on the CPU: the tensors of a `.safetensors`, or what a checkpoint of torch holds.
 
     Raises:
+        ConfigError: It is a pipe or a device.
         OSError: The file cannot be read.
         ValueError: It is no such file, or holds more than tensors and plain values; the message is for the user.
     """
     try:
-        if isinstance(file, Path) and file.suffix == ".safetensors":
-            return load_file(file)
         if isinstance(file, Path):
-            with _BoundedFile(io.FileIO(file)) as bounded:
+            with _BoundedFile(open_linked(file).detach()) as bounded:
+                if file.suffix == ".safetensors":
+                    return load_file(file)
                 # An archive is read fastest by its path. Its members have bounds.
                 plain = file if bounded.peek(4)[:4] == _ARCHIVE else bounded
                 return torch.load(plain, map_location="cpu", weights_only=True)
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (MemoryError, OSError):
+    except (MemoryError, OSError, ConfigError):
         raise
     except Exception as error:  # noqa: BLE001  # on hostile bytes the unpickler may raise any type
         # Not torch's text, nor the error as a cause: it advises to load the file in the way that runs its code.
@@ -44,7 +48,7 @@ def load_tensors(file: Path | IO[bytes]) -> Any:
 class _BoundedFile(io.BufferedReader):
     """A file that reads at most its own size at once: a read takes its memory before it knows whether bytes exist."""
 
-    def __init__(self, raw: io.FileIO) -> None:
+    def __init__(self, raw: io.RawIOBase) -> None:
         super().__init__(raw)
         self._size_bytes = os.fstat(raw.fileno()).st_size
 

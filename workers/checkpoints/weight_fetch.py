@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.regular_files import open_linked, open_regular
 from pseudoris.workers.checkpoints.download import OnProgress, RemoteFile, download
 from pseudoris.workers.checkpoints.hub import hub_unreachable_reason, remote_file
 from pseudoris.workers.checkpoints.reachability import ask_servers, host, unreachable_reason
@@ -89,7 +90,8 @@ def _copied(copy: Path, name: str, cache: WeightCache, pin: Pin) -> Path:
     with cache.lock(name):
         partial = target.with_name(f"{target.name}.copy")
         try:
-            shutil.copyfile(copy, partial)
+            with open_linked(copy) as source, open_regular(partial, "wb") as file:
+                shutil.copyfileobj(source, file)
             partial.replace(target)
         except OSError as error:
             partial.unlink(missing_ok=True)

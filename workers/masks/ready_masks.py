@@ -34,7 +34,7 @@ from pseudoris.workers.crops.prefetch import decode_image
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.engine_digests import prior_digest
 from pseudoris.workers.faults.quarantine import apply_to_images
-from pseudoris.workers.locations import filesystem_at
+from pseudoris.workers.locations import filesystem_at, open_at
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instance_priors import build_prior
 from pseudoris.workers.masks.proposals import Proposals
@@ -183,10 +183,12 @@ class ReadyMasks:
 
     def _read(self, path: str, name: str) -> bytes:
         try:
-            with self._files.open(f"{self._root}/{path}", "rb") as file:
+            with open_at(self._files, f"{self._root}/{path}") as file:
                 data: bytes = file.read(self._max_bytes + 1)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise ImageError("annotation_missing", f"masks.options.folder holds no {name}") from None
+        except ConfigError:
+            raise _damaged(f"{name} is not a file, but a pipe or a device") from None
         except MemoryError:
             raise
         except Exception as error:  # an error of the storage, of any type, is never the image's fault

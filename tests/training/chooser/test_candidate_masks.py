@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 
 import pytest
 import torch
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.chooser.candidate_masks import CandidateStore, mask_geometry, pair_geometry
 from pseudoris.training.chooser.chooser_learner import mirrored
 from pseudoris.workers.masks import rle
@@ -100,6 +102,25 @@ def test_an_image_without_masks_has_no_candidates(store):
     assert candidates.counts == ()
     assert candidates.decoded().shape == (0, 48, 64)
     assert candidates.pairs.shape[:2] == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+@pytest.mark.parametrize("ending", ["safetensors", "{pid}.unfinished"])
+def test_what_others_planted_in_the_cache_is_named_and_not_written_through(tmp_path, towers, kind, ending):
+    config = small_config(tmp_path / "cache")
+    store = CandidateStore(config.candidates, config.towers, towers)
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"mine")
+    image = sha256_hex(b"plain")
+    planted = tmp_path / "cache" / store.digest[:16] / image[:2] / f"{image}.{ending.format(pid=os.getpid())}"
+    planted.parent.mkdir(parents=True)
+    if kind == "link":
+        planted.symlink_to(mine)
+    else:
+        os.mkfifo(planted)
+    with pytest.raises(ConfigError, match=rf"{planted.name} is a {kind}"):
+        store.of("plain", torch.full((3, 48, 64), 200, dtype=torch.uint8))
+    assert mine.read_bytes() == b"mine"
 
 
 def test_masks_that_no_sam_proposes_are_refused(config, store):

@@ -232,8 +232,10 @@ def test_a_file_beyond_the_limits_is_quarantined(folder, config_of, compute):
 
 
 def test_a_fault_of_the_storage_ends_the_attempt_and_quarantines_nothing(config_of, compute, monkeypatch):
-    proposer = ReadyProposer(config_of(), compute)
-    monkeypatch.setattr(proposer._masks._files, "open", lambda *_: (_ for _ in ()).throw(RuntimeError("503")))
+    memory = fsspec.filesystem("memory")
+    memory.makedirs("/ready", exist_ok=True)
+    proposer = ReadyProposer(config_of("memory://ready"), compute)
+    monkeypatch.setattr(type(memory), "open", lambda *_: (_ for _ in ()).throw(RuntimeError("503")))
     with pytest.raises(TransientError, match=r"cannot read .*a\.json: RuntimeError: 503"):
         proposer(shard_of("a.jpg"))
 
