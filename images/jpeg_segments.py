@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from pseudoris.schemas.errors import ImageError
+
 END_OF_IMAGE: Final = b"\xff\xd9"
 _END: Final = END_OF_IMAGE[1]
 _START_OF_SCAN: Final = 0xDA
@@ -18,16 +20,26 @@ _BARE: Final = (0x01, 0xD8)
 _MARKER: Final = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _RESTART_INTERVAL: Final = 0xDD
 _RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
-# Bits that may stand behind the data. Half begin with 0 and half with 1; none holds a marker; each is longer than the
-# largest unit of a scan (ten blocks of 64 coefficients of up to 32 bits).
-_TAILS: Final = tuple(bytes([value]) * 2560 for value in (0x00, 0xAA, 0x55, 0xCC, 0x33, 0xF0, 0x0F, 0x96, 0x69, 0xFE))
+# Bits that may stand behind the data; each is longer than the largest unit of a scan (ten blocks of 64 coefficients of
+# up to 32 bits), and none holds a marker.
+_TAILS: Final = tuple(bytes([value]) * 2560 for value in (0xCC, 0x0F, 0xBE))
+# Whole files have hundreds: a scan is at most four, an embedded picture or profile one for 65,533 bytes.
+_MAX_SEGMENTS: Final = 20_000
+# Pillow steps through what stands between the segments byte by byte.
+_MAX_FILL_BYTES: Final = 2**20
 
 
 def segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Yield the second byte of each marker, the body of its segment and where that ends, in the file's first image."""
-    at = 0
+    """Yield the second byte of each marker, the body of its segment and where that ends, in the file's first image.
+
+    Raises:
+        ImageError: `corrupt`: there are more segments than a whole file has.
+    """
+    at = num_found = 0
     while found := _MARKER.search(data, at):
-        code, at = found[1][0], found.end()
+        code, at, num_found = found[1][0], found.end(), num_found + 1
+        if num_found > _MAX_SEGMENTS:
+            raise ImageError("corrupt", f"the JPEG has more than {_MAX_SEGMENTS:,} segments")
         if code in _BARE:
             continue
         if code == _END:
@@ -38,17 +50,36 @@ def segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
         at = end
 
 
+def check_header(data: bytes) -> None:
+    """Check that the segments before a JPEG's pixels are few, and the bytes between them: Pillow steps through each.
+
+    Raises:
+        ImageError: `corrupt`: there are more than a whole file has.
+    """
+    at = num_fill = 0
+    for code, body, end in segments(data):
+        num_fill += end - len(body) - at
+        at = end
+        if code == _START_OF_SCAN:
+            break
+    else:
+        num_fill += len(data) - at
+    if num_fill > _MAX_FILL_BYTES:
+        raise ImageError("corrupt", f"the JPEG has more than {_MAX_FILL_BYTES:,} bytes between its segments")
+
+
 def has_end_marker(data: bytes) -> bool:
     """Return whether the first image of a JPEG file ends with an end marker."""
     return data.endswith(END_OF_IMAGE) or any(code == _END for code, _, _ in segments(data))
 
 
-def possible_ends(data: bytes) -> list[bytes]:
+def possible_ends(data: bytes) -> tuple[list[bytes], list[bytes]]:
     """Return a JPEG with each of several bits between its data and its end marker, which may be missing.
 
-    If all decode to the same pixels, the decoder needs no bit behind the data: nothing is lost. The list is empty if
-    whole scans are missing (those that are there do not hold every coefficient of every component to its last bit), or
-    restart markers of the last scan.
+    If all decode to the same pixels, the decoder needs no bit behind the data: nothing is lost. The second list is of
+    the data without their last two bytes: if those show the same pixels too, other bytes stand behind the data. Both
+    lists are empty if whole scans are missing (those that are there do not hold every coefficient of every component to
+    its last bit), or restart markers of the last scan.
     """
     frame, scan, interval, start = b"", b"", 0, 0
     left = set[tuple[int, int]]()
@@ -63,20 +94,26 @@ def possible_ends(data: bytes) -> list[bytes]:
                 # First and last coefficient; the low half of the last byte counts the bits that later scans refine.
                 left -= {(component, index) for component in scan[1:-3:2] for index in range(scan[-3], scan[-2] + 1)}
     if left or not scan or not frame:
-        return []
+        return [], []
     stop = data.find(END_OF_IMAGE, start)
     kept = data[:stop] if stop >= 0 else _without_filler(data)
     if interval and len(_RESTART.findall(kept, start)) != -(-_num_units(frame, scan) // interval) - 1:
-        return []
-    return [kept + tail + END_OF_IMAGE for tail in (b"", *_TAILS)]
+        return [], []
+    # One that no zero follows stands before a marker; zero behind it may fill the place of half an end marker.
+    kept = kept.rstrip(b"\xff")
+    less = kept.removesuffix(b"\xff\0")
+    less = less[:-2].rstrip(b"\xff") if len(less) > start + 2 else b""
+    whole, shorter = ([each + tail + END_OF_IMAGE for tail in _TAILS if each] for each in (kept, less))
+    return whole, shorter
 
 
 def _without_filler(data: bytes) -> bytes:
-    """Return a JPEG without zeros at its end, which may fill the place of lost data, or half an end marker."""
+    """Return a JPEG without a newline, or zeros that fill the place of lost data, at its end. A single zero is data."""
+    if data.endswith(b"\n"):
+        return data[:-1].removesuffix(b"\r")
     kept = data.rstrip(b"\0")
-    if not kept.endswith(b"\xff"):
-        return kept
-    return kept + b"\0" if len(kept) < len(data) else kept.rstrip(b"\xff")
+    has_one_more = kept.endswith(b"\xff") or len(data) == len(kept) + 1
+    return data[: len(kept) + has_one_more]
 
 
 def _num_units(frame: bytes, scan: bytes) -> int:

@@ -191,7 +191,7 @@ def _png(data: bytes, image: Image.Image) -> Layout:
 
 
 def _tiff(data: bytes, image: Image.Image | None) -> Layout:
-    tags: Any = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else _tiff_tags(data)
+    tags: Any = _tiff_tags(data)
     colours = {0: "inverted grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "ycbcr"}
     samples = colours.get(tags.get(262, -1), f"photometric {tags.get(262)}")
     count, extra = tags.get(277, 1), tuple(tags.get(338, ()))
@@ -209,7 +209,7 @@ def _tiff(data: bytes, image: Image.Image | None) -> Layout:
     bits = max(depths)
     for is_odd, what in (
         (tags.get(259, 1) not in _COMPRESSIONS, f"compression {tags.get(259)}"),
-        (tags.get(266, 1) != 1 and bits > 1, "bits reversed"),
+        (tags.get(266, 1) != 1 and (bits > 1 or tags.get(259, 1) != 1), "bits reversed"),
         (samples == "inverted grey" and bits == 16 and data[:1] == b"M", "big-endian"),
         (samples == "cmyk" and tags.get(332, 1) != 1, "other inks"),
         (samples == "palette" and 0 < max(tags.get(320, (0,))) < 256, "a colour map of 8 bits"),
@@ -218,16 +218,24 @@ def _tiff(data: bytes, image: Image.Image | None) -> Layout:
     return Layout("TIFF", samples, bits, order, alpha)
 
 
-# None, three of fax, LZW, JPEG, two of Deflate, PackBits, LZMA, Zstandard, WebP. Not 6: JPEG of the old style.
-_COMPRESSIONS: Final = (1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000, 50001)
+# None, LZW, JPEG, two of Deflate, PackBits, LZMA, Zstandard, WebP. Not 6: JPEG of the old style. Not 2 to 4: where
+# fax is cut short, libtiff makes the lost rows up.
+_COMPRESSIONS: Final = (1, 5, 7, 8, 32773, 32946, 34925, 50000, 50001)
 
 
 def _tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """Return the tags of a TIFF that Pillow does not open."""
+    """Return the tags of a TIFF. Of a directory that is cut short Pillow returns those that are left.
+
+    Raises:
+        ValueError: The directory is cut short, or no directory.
+    """
     tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
     file = io.BytesIO(data)
-    file.seek(tags.next)
+    start = tags.next
+    file.seek(start)
     tags.load(file)
+    if tags.next == start or 256 not in tags:
+        raise ValueError("the directory is lost")
     return tags
 
 

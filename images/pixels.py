@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
-from pseudoris.images.jpeg_segments import has_end_marker, possible_ends
+from pseudoris.images.integrity import check_integrity
+from pseudoris.images.jpeg_segments import check_header, has_end_marker, possible_ends
 from pseudoris.images.layouts import KEYED, Layout, check_layout
 from pseudoris.images.pillow_formats import allowed_formats, explain_missing, registered_formats
 from pseudoris.schemas.errors import ConfigError, ImageError, too_many_bytes
@@ -36,6 +37,7 @@ _PILLOW_OUT_OF_MEMORY: Final = "out of memory"
 
 _EXIF_FAULTS: Final = (AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
 _HEADER_FAULTS: Final = (*_EXIF_FAULTS, ArithmeticError)
+_JPEG_BEGIN: Final = b"\xff\xd8\xff"
 _PNG_BEGIN: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_METADATA: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 
@@ -43,6 +45,7 @@ _PNG_METADATA: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 NOTE_NO_END_MARKER: Final = "the JPEG lacks its end marker; all its pixels are there"
 
 _LOST_GREY: Final = 128
+_CUT_SHORT: Final = "the JPEG is cut short: its decoder stopped before the end of the image"
 
 # Off, because `images.max_pixels` is checked before any pixel is decoded, and may be higher than Pillow's limit.
 Image.MAX_IMAGE_PIXELS = None
@@ -96,7 +99,7 @@ def decode_proven(data: bytes) -> np.ndarray:
         MemoryError: The machine ran out of memory.
     """
     with _open_as(data, registered_formats()) as image:
-        return _decode(image, data)[0]
+        return _decode(image, data, is_proven=True)[0]
 
 
 def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
@@ -187,6 +190,8 @@ def _open(data: bytes, plugins: Sequence[str]) -> Image.Image:
 def _open_as(data: bytes, formats: Sequence[str]) -> Image.Image:
     if not data:
         raise ImageError("empty_file", "the file has no bytes")
+    if data.startswith(_JPEG_BEGIN):
+        check_header(data)
     try:
         image = Image.open(io.BytesIO(data), formats=tuple(formats))
     except Exception as error:  # the image boundary: on hostile bytes plugins may raise any type
@@ -209,19 +214,21 @@ def _has_known_signature(data: bytes, formats: Sequence[str]) -> bool:
     return any(accept is not None and accept(data[:16]) is True for accept in accepts)
 
 
-def _decode(image: Image.Image, data: bytes) -> tuple[np.ndarray, str | None]:
+def _decode(image: Image.Image, data: bytes, *, is_proven: bool = False) -> tuple[np.ndarray, str | None]:
     note = None
     try:
         layout = check_layout(data, image)
+        if not is_proven:
+            check_integrity(data, image)
         is_jpeg = layout is not None and layout.format == "JPEG"
         if is_jpeg and not has_end_marker(data):
-            pixels, note = _pixels_of_all(possible_ends(data), layout), NOTE_NO_END_MARKER
+            pixels, note = _pixels_without_end(data, layout, is_proven=is_proven), NOTE_NO_END_MARKER
         else:
             pixels = _pixels(image, layout)
             # What libjpeg puts in place of lost data, if only an end marker was put behind the rest; or a grey corner.
-            is_suspect = is_jpeg and (pixels[-1, -1] == _LOST_GREY).all()
-            if is_suspect:
-                pixels = _pixels_of_all(possible_ends(data), layout)
+            is_suspect = is_jpeg and not is_proven and (pixels[-1, -1] == _LOST_GREY).all()
+            if is_suspect and not _all_show(pixels, possible_ends(data)[0], layout):
+                raise ImageError("corrupt", _CUT_SHORT)
     except ImageError:
         raise
     except Exception as error:  # the image boundary again
@@ -229,19 +236,27 @@ def _decode(image: Image.Image, data: bytes) -> tuple[np.ndarray, str | None]:
     return turn_upright(pixels, _orientation(image)), note
 
 
-def _pixels_of_all(jpegs: Sequence[bytes], layout: Layout | None) -> np.ndarray:
-    """Return the pixels that all show. Raises: ImageError: they differ, or there are none."""
-    found: np.ndarray | None = None
-    for whole in jpegs:
-        with Image.open(io.BytesIO(whole), formats=("JPEG",)) as image:
-            pixels = _pixels(image, layout)
-        if found is not None and not np.array_equal(found, pixels):
-            found = None
-            break
-        found = pixels
-    if found is None:
-        raise ImageError("corrupt", "the JPEG is cut short: its decoder stopped before the end of the image")
-    return found
+def _pixels_without_end(data: bytes, layout: Layout | None, *, is_proven: bool) -> np.ndarray:
+    """Return the pixels of a JPEG that lacks its end marker. Raises: ImageError: some of them may be lost."""
+    ends, shorter = possible_ends(data)
+    if not ends:
+        raise ImageError("corrupt", _CUT_SHORT)
+    pixels = _jpeg_pixels(ends[0], layout)
+    if not is_proven:
+        if not _all_show(pixels, ends[1:], layout):
+            raise ImageError("corrupt", _CUT_SHORT)
+        if _all_show(pixels, shorter, layout):
+            raise ImageError("corrupt", "the JPEG lacks its end marker, and other bytes stand behind its data")
+    return pixels
+
+
+def _all_show(pixels: np.ndarray, jpegs: Sequence[bytes], layout: Layout | None) -> bool:
+    return len(jpegs) > 0 and all(np.array_equal(pixels, _jpeg_pixels(each, layout)) for each in jpegs)
+
+
+def _jpeg_pixels(data: bytes, layout: Layout | None) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        return _pixels(image, layout)
 
 
 def _as_image_error(error: Exception, message: str) -> ImageError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ FILES = {
     "progressive": encode(SMOOTH, "JPEG", progressive=True),
     "progressive noise": encode(NOISE, "JPEG", progressive=True, quality=95),
     "progressive grey": encode(SMOOTH.convert("L"), "JPEG", progressive=True),
+    "progressive flat": encode(Image.new("RGB", (64, 64), (128, 128, 128)), "JPEG", progressive=True, subsampling=0),
     "turned": oriented(smooth_pixels(16, 24), 6, "JPEG"),
 }
 
@@ -81,9 +83,52 @@ def test_a_grey_corner_is_no_loss():
     np.testing.assert_array_equal(decode_upright(data, LIMITS), np.full((20, 20, 3), 128))
 
 
-def test_a_long_run_of_fill_bytes_is_searched_in_time():
-    with pytest.raises(ImageError, match="is cut short"):
-        decode_upright(jpeg()[:-2][:200] + b"\xff" * 2**22, LIMITS)
+def test_fill_bytes_before_the_end_marker_of_a_grey_corner_are_no_loss():
+    whole = encode(Image.new("RGB", (20, 20), (128, 128, 128)), "JPEG")
+    np.testing.assert_array_equal(decode_upright(whole[:-2] + b"\xff\xff\xd9", LIMITS), decode_upright(whole, LIMITS))
+
+
+def test_a_zero_may_be_the_last_byte_of_the_data():
+    whole = encode(Image.new("RGB", (64, 64), (128, 128, 128)), "JPEG")
+    assert whole.endswith(b"\0\xff\xd9")
+    pixels, note = decode_with_note(whole[:-2], LIMITS)
+    assert note == NOTE_NO_END_MARKER
+    np.testing.assert_array_equal(pixels, decode_upright(whole, LIMITS))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("behind", [b"\n", b"\r\n", b"appended by a server " * 40], ids=["LF", "CR LF", "text"])
+def test_no_cut_with_other_bytes_behind_it_changes_a_pixel_in_silence(name, behind):
+    whole = FILES[name]
+    expected = decode_upright(whole, LIMITS)
+    for num_cut in (0, 1, 2, 3, 4, 5, 6, 9, 20):
+        try:
+            pixels = decode_upright(whole[: len(whole) - num_cut] + behind, LIMITS)
+        except ImageError:
+            assert num_cut > 0
+        else:
+            np.testing.assert_array_equal(pixels, expected)
+    np.testing.assert_array_equal(decode_upright(whole[:-2] + b"\n", LIMITS), expected)
+
+
+HEADER = jpeg()[: jpeg().index(b"\xff\xdb")]
+FLOODS = {
+    "fill bytes": HEADER + b"\xff" * 30_000_000,
+    "zeros": HEADER + bytes(30_000_000),
+    "segments": HEADER + b"\xff\xe1\0\x02" * 7_000_000,
+    "restart markers": HEADER + b"\xff\xd0" * 15_000_000,
+    "fill bytes behind the pixels": jpeg()[:-30] + b"\xff" * 30_000_000,
+    "segments behind the pixels": jpeg()[:-2] + b"\xff\xe1\0\x02" * 7_000_000,
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_flood_of_markers_is_corrupt_in_time(name):
+    start = time.process_time()
+    with pytest.raises(ImageError, match=r"\w") as caught:
+        decode_upright(FLOODS[name], LIMITS)
+    assert caught.value.reason == "corrupt"
+    assert time.process_time() - start < 5
 
 
 def test_a_jpeg_without_its_end_marker_is_exported_anew():
