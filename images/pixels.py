@@ -9,6 +9,7 @@ import io
 import logging
 import struct
 import zlib
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
-from pseudoris.images.integrity import check_integrity
+from pseudoris.images.integrity import PNG_BEGIN, check_integrity, png_chunks
 from pseudoris.images.jpeg_segments import check_header, has_end_marker, possible_ends
 from pseudoris.images.layouts import KEYED, Layout, check_layout
 from pseudoris.images.pillow_formats import allowed_formats, explain_missing, registered_formats
@@ -38,7 +39,6 @@ _PILLOW_OUT_OF_MEMORY: Final = "out of memory"
 _EXIF_FAULTS: Final = (AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
 _HEADER_FAULTS: Final = (*_EXIF_FAULTS, ArithmeticError)
 _JPEG_BEGIN: Final = b"\xff\xd8\xff"
-_PNG_BEGIN: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_METADATA: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 
 # What the images table notes of an image that is read although something is wrong with its file.
@@ -192,6 +192,8 @@ def _open_as(data: bytes, formats: Sequence[str]) -> Image.Image:
         raise ImageError("empty_file", "the file has no bytes")
     if data.startswith(_JPEG_BEGIN):
         check_header(data)
+    if data.startswith(PNG_BEGIN):
+        deque(png_chunks(data), maxlen=0)
     try:
         image = Image.open(io.BytesIO(data), formats=tuple(formats))
     except Exception as error:  # the image boundary: on hostile bytes plugins may raise any type
@@ -323,13 +325,8 @@ def _header_orientation(image: Image.Image, data: bytes) -> int:
 
 def _png_of_metadata(png: bytes) -> bytes:
     """Return a PNG of one pixel that has the chunks of `png` in which Pillow looks for EXIF, before that pixel."""
-    view, at = memoryview(png), len(_PNG_BEGIN)
-    found: list[bytes | memoryview] = [_PNG_BEGIN, _png_chunk(b"IHDR", b"\0\0\0\1\0\0\0\1\x08\0\0\0\0")]
-    while at + 12 <= len(png):
-        end = at + 12 + int.from_bytes(view[at : at + 4], "big")
-        if bytes(view[at + 4 : at + 8]) in _PNG_METADATA:
-            found.append(view[at:end])
-        at = end
+    found: list[bytes | memoryview] = [PNG_BEGIN, _png_chunk(b"IHDR", b"\0\0\0\1\0\0\0\1\x08\0\0\0\0")]
+    found += [chunk for kind, chunk in png_chunks(png) if kind in _PNG_METADATA]
     return b"".join([*found, _png_chunk(b"IDAT", zlib.compress(b"\0\0")), _png_chunk(b"IEND", b"")])
 
 

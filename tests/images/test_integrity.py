@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 import zlib
 
 import imagecodecs
@@ -56,6 +57,15 @@ def test_a_png_needs_the_checksum_of_each_critical_chunk_and_its_end():
     np.testing.assert_array_equal(
         decode_upright(whole[:at] + note + whole[at:], LIMITS), decode_upright(whole + b"behind", LIMITS)
     )
+
+
+@pytest.mark.parametrize("place", [b"IDAT", b"IEND"])
+def test_a_flood_of_png_chunks_is_corrupt_in_time(place):
+    whole, chunk = png(), b"\0\0\0\0prVt\0\0\0\0"
+    at = whole.index(place) - 4
+    start = time.process_time()
+    refuses(whole[:at] + chunk * 5_000_000 + whole[at:], "more than 400,000 chunks")
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("compression", ["zlib", "jpeg"])
@@ -116,6 +126,6 @@ def test_a_tiff_that_is_cut_anywhere_is_corrupt(compression):
 
 def test_fax_is_refused_by_its_number():
     data = encode(Image.fromarray(GREY).convert("1"), "TIFF", compression="group4")
-    with pytest.raises(ImageError, match="TIFF, 1-bit .*compression 4") as caught:
+    with pytest.raises(ImageError, match=r"TIFF, 1-bit .*compression 4") as caught:
         decode_upright(data, LIMITS)
     assert caught.value.reason == "unsupported_pixels"

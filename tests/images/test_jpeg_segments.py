@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from pseudoris.images.jpeg_segments import has_end_marker
 from pseudoris.images.pixels import (
@@ -52,6 +52,16 @@ def test_without_its_end_marker_every_pixel_is_the_same_and_noted(name):
         assert note == NOTE_NO_END_MARKER
         np.testing.assert_array_equal(pixels, decode_upright(whole, LIMITS))
         np.testing.assert_array_equal(pixels, decode_proven(cut))
+
+
+def test_a_jpeg_without_its_end_marker_is_decoded_five_times_to_prove_it_and_then_once(monkeypatch):
+    decoded = []
+    load = JpegImagePlugin.JpegImageFile.load_prepare
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load_prepare", lambda im: (decoded.append(1), load(im)))
+    decode_upright(FILES["noise"][:-2], LIMITS)
+    assert len(decoded) == 5
+    decode_proven(FILES["noise"][:-2])
+    assert len(decoded) == 6
 
 
 @pytest.mark.slow
