@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from experiments.quality import domains, segmenters, semi, student_arms, students
+from experiments.quality import domains, paper_chain, segmenters, semi, student_arms, students
 from experiments.quality.parts import Options
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
-PARTS = (students.PART, segmenters.PART, semi.PART, domains.PART)
+PARTS = (students.PART, paper_chain.PART, segmenters.PART, semi.PART, domains.PART)
 NUM_SCENES = 3
 # One more than those of the warm-up.
 NUM_STEPS = 51
