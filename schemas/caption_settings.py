@@ -75,7 +75,7 @@ class BeamConfig(FrozenModel):
     beam_score: Literal["logit", "logprob"] = "logit"
     length_penalty: float = 1.0
     # Whether the length that a sum is divided by counts the EOS that ended a caption. True: transformers 4.56. False:
-    # the authors' transformers (4.30, 4.31), whose beams end sooner.
+    # the authors' transformers (4.30.2), whose beams end sooner.
     counts_eos: bool = True
 
     @model_serializer(mode="wrap")

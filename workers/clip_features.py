@@ -139,16 +139,36 @@ def response_map(
     Args:
         dense: (B, D, h, w), from `read_images`.
         embedding: (B, D) one text per image, or (1, D) one text for all.
-        redundant: (R, D) other texts, such as other categories. A response to all of them tells nothing about this
-            text, so their mean is subtracted.
+        redundant: (1, D), a text that says nothing about this one. The response to it is subtracted.
 
-    Source: CLIP Surgery (Li et al. 2023, arXiv 2304.05653), section 3.3, feature surgery for one text: the product of
-    the patch's features with the text's, less those with the redundant texts' mean.
+    Source: CLIP Surgery (Li et al. 2023, arXiv 2304.05653), section 3.3, feature surgery for one text, whose redundant
+    text is the empty prompt.
     """
     text = F.normalize(embedding, dim=-1)
     if redundant is not None:
-        text = text - F.normalize(redundant, dim=-1).mean(0, keepdim=True)
+        text = text - F.normalize(redundant, dim=-1)
     return torch.einsum("bdhw,bd->bhw", F.normalize(dense, dim=1), text.expand(len(dense), -1))
+
+
+def class_response_maps(dense: torch.Tensor, pooled: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """Return the response (B, K, h, w) of each patch to each class, less the mean of all classes.
+
+    Before the mean is taken, classes are weighted by how much the whole image looks like them, so that a class that is
+    there does not count for the others.
+
+    Args:
+        dense: (B, D, h, w), from `read_images` or `surgery_map`.
+        pooled: (B, D), the embedding of each image.
+        classes: (K, D), the embeddings of the classes' texts.
+
+    Source: CLIP Surgery (Li et al. 2023, arXiv 2304.05653), section 3.3, feature surgery for several texts: weights
+    are softmax(2 · cosine) over the classes, divided by their mean.
+    """
+    texts = F.normalize(classes, dim=-1)
+    shares = (2 * F.normalize(pooled, dim=-1) @ texts.T).softmax(dim=-1)
+    weights = shares / shares.mean(dim=-1, keepdim=True)
+    responses = weights[:, :, None, None] * torch.einsum("bdhw,kd->bkhw", F.normalize(dense, dim=1), texts)
+    return responses - responses.mean(dim=1, keepdim=True)
 
 
 def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> torch.Tensor:

@@ -53,7 +53,7 @@ DATA: Final = Section(
             "CLIP Surgery [32], then SAM",
             {"recipes:grounding.surgery_blocks": 6, "recipes:grounding.is_feature_surgery": True},
             proof="tests/training/ppt/recipes/test_response_maps.py"
-            "::test_in_paper_a_response_is_clip_surgerys_in_six_blocks_less_that_of_the_redundant_texts",
+            "::test_in_paper_a_response_is_clip_surgerys_in_six_blocks_with_its_feature_surgery",
         ),
         Element(
             "models of the pseudo-masks",
@@ -81,8 +81,9 @@ DATA: Final = Section(
             "§3.2, §3.3",
             _OPEN,
             {"recipes:pairs.num_redundant": NOT_STATED},
-            ours="of D_sem all classes; of H the most frequent nouns of the run",
-            reason="expressions have no list of classes",
+            ours="of D_sem all classes; of H the empty prompt, CLIP Surgery's for a text alone",
+            reason="expressions have no list of classes. `pairs.num_redundant` takes the run's most frequent nouns in "
+            "place of the empty prompt",
             unmeasured="needs a CLIP of that size: the response of `tiny` has no feature surgery",
         ),
         Element(
@@ -96,8 +97,9 @@ DATA: Final = Section(
         ),
         Element(
             "prompt of SAM, and choice among its masks",
-            "§3.2",
-            _OPEN,
+            "§3.2; CLIP Surgery's code",
+            "points: of the response at half its resolution all cells from 0.8 of the range on, at most half of them, "
+            "and as many of the lowest; SAM's single mask. The paper does not state which it takes",
             {"recipes:grounding.prompts": NOT_STATED, "recipes:grounding.choice": NOT_STATED},
             reason="the peak, and the mask that agrees best with the response: measured in [ppt](ppt.md#measured)",
             unmeasured="there, over 200 object-centric images",
@@ -176,7 +178,8 @@ DATA: Final = Section(
             "§3.3",
             "of the expression; how they are found is not stated",
             ours="by rules, without a parser; articles, numbers and places are not shown to CLIP",
-            reason="no model is needed, and a place is nothing that CLIP can see",
+            reason="no model is needed, and a place is nothing that CLIP can see. A text without a phrase is asked "
+            "whole",
             unmeasured="a trained parser to compare with cannot be had where this was built",
         ),
         Element(
@@ -184,7 +187,8 @@ DATA: Final = Section(
             "§3.3",
             _OPEN,
             {"recipes:pairs.merge_iou": NOT_STATED},
-            reason="two phrases may name one object: their masks are one candidate",
+            reason="two phrases may name one object: their masks are one candidate, also where two texts of the image "
+            "have them. So a candidate may be a near-equal mask of another text",
             unmeasured=_NEEDS_TRAINING,
         ),
         Element(

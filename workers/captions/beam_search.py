@@ -6,7 +6,7 @@ or of log-probabilities, divided by length^penalty; length counts SOT, and EOS u
 any open beam can still improve is asked with the token that was just appended counted, EOS or not.
 
 Source: open_clip 3.3.0, `CoCa._generate_beamsearch`; transformers 4.56, `BeamSearchScorer`; without `counts_eos`
-transformers 4.30.2 and 4.31.0, of the same name.
+transformers 4.30.2, of the same name.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def group_beam_search(score: Score, config: CaptionsConfig, special: SpecialToke
         config: Its lengths and its `beam` are read.
         special: Token ids.
 
-    Source: open_clip 3.3.0, `CoCa._generate_beamsearch`; transformers 4.56, `BeamSearchScorer` (4.31 without EOS).
+    Source: open_clip 3.3.0, `CoCa._generate_beamsearch`; transformers 4.56, `BeamSearchScorer` (4.30.2 without EOS).
     """
     width = config.beam.num_beams // config.beam.num_groups
     groups = [_Group(width, config, special) for _ in range(config.beam.num_groups)]

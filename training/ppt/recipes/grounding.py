@@ -51,7 +51,6 @@ class Grounder:
             ConfigError: Weights are missing or of another architecture, or the device is not there.
         """
         device = prepare_device(run.compute)
-        self._is_feature_surgery = config.is_feature_surgery
         self._responses = ResponseMaps(config, run.filtering.architecture, run.filtering.weights, device)
         self._prompter = ResponsePrompter(config, run.masks.architecture, run.masks.weights, device)
 
@@ -63,12 +62,12 @@ class Grounder:
         Args:
             image: (H, W, 3) uint8 RGB, upright.
             phrases: Noun phrases or names of classes.
-            redundant: See `ResponseMaps`; used if the config says so.
+            redundant: See `ResponseMaps`.
             peaks: Peaks of each phrase, the highest first; one by default.
         """
         if not phrases:
             return []
-        shares = self._responses(image, phrases, redundant if self._is_feature_surgery else ())
+        shares = self._responses(image, phrases, redundant)
         answers = self._prompter(image, shares, peaks)
         pairs = zip(phrases, answers, strict=True)
         return [GroundedMask(phrase, *each) for phrase, found in pairs for each in found if each[0].any()]

@@ -26,9 +26,10 @@ class GroundingConfig(FrozenModel):
     # The number of last blocks of the image tower with CLIP Surgery's second path (`pseudoris.workers.clip_features`).
     # Use 0 for a CLIP whose patches were trained to match texts.
     surgery_blocks: int = Field(default=0, ge=0)
-    # CLIP Surgery's feature surgery: subtracts the part of a patch's response that all classes (objects) or nouns
-    # (pairs) share. A CLIP trained with one token per image needs it. If patches were trained to match texts, it adds
-    # little (docs/ppt.md).
+    # CLIP Surgery's feature surgery: subtracts from a patch's response what says nothing about the text: the mean
+    # response to all classes (objects) or nouns (pairs), each weighted by the image's likeness to it; without any, the
+    # response to the empty prompt. A CLIP trained with one token per image needs it. If patches were trained to match
+    # texts, it adds nothing (docs/ppt.md).
     is_feature_surgery: bool = False
     # peak: one point at the highest response, and a choice among SAM's three masks. points: positive points at the
     # highest and negative points at the lowest responses, and SAM's single mask. Measured (docs/ppt.md): points are
@@ -141,6 +142,8 @@ _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
         (
             "grounding.surgery_blocks=6",
             "grounding.is_feature_surgery=true",
+            # An expression has no list of classes: a text alone has the empty prompt.
+            "pairs.num_redundant=0",
             # Section 3.2: "we embed one image within another".
             "compose.embedded=image",
             "compose.side_px=640",

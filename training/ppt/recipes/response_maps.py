@@ -18,7 +18,14 @@ from pseudoris.training.learning.frozen_towers import FeatureCache
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
 from pseudoris.workers.checkpoints.models import load_clip
 from pseudoris.workers.checkpoints.openclip import read_model_config
-from pseudoris.workers.clip_features import read_images, read_texts, response_map, surgery_map, vision_tower
+from pseudoris.workers.clip_features import (
+    class_response_maps,
+    read_images,
+    read_texts,
+    response_map,
+    surgery_map,
+    vision_tower,
+)
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.filtering.noun_lexicon import DETERMINERS
@@ -43,7 +50,7 @@ class ResponseMaps:
         Raises:
             ConfigError: Weights are missing or of another architecture, or the towers cannot be read patch by patch.
         """
-        self._prompt, self._device, self._surgery_blocks = config.prompt, device, config.surgery_blocks
+        self._config, self._device = config, device
         if "hf_tokenizer_name" in read_model_config(architecture)["text_cfg"]:
             raise ConfigError(
                 f"filtering.architecture={architecture!r} has a tokenizer of its own, but only open_clip's BPE is "
@@ -64,22 +71,30 @@ class ResponseMaps:
             image: (H, W, 3) uint8 RGB, upright. The tower sees it stretched to its square, so that its grid and the
                 image share one frame in [0, 1].
             phrases: P of them.
-            redundant: What else such images show: the response that a patch has to all of these texts is not specific
-                to a phrase (CLIP Surgery's feature surgery). A phrase itself among them counts for nothing.
+            redundant: What else such images show, for feature surgery.
         """
-        dense = self._dense(self._normalised(image))
-        shared = self._embed(redundant) if redundant else None
-        maps = [response_map(dense, self._embed([phrase]), redundant=shared) for phrase in phrases]
+        dense, pooled = self._patches(self._normalised(image))
+        maps = [self._map(dense, pooled, phrase, redundant) for phrase in phrases]
         if not maps:
             return np.zeros((0, *image.shape[:2]), np.float32)
         full = F.interpolate(torch.stack(maps, 1), image.shape[:2], mode="bicubic", align_corners=False)[0]
         return as_shares(full.float().cpu().numpy())
 
-    def _dense(self, planes: torch.Tensor) -> torch.Tensor:
-        """The patches in the joint space, (1, D, h, w)."""
-        if self._surgery_blocks:
-            return surgery_map(self._model, planes, num_blocks=self._surgery_blocks)
-        return read_images(self._model, planes).dense
+    def _map(self, dense: torch.Tensor, pooled: torch.Tensor, phrase: str, redundant: Sequence[str]) -> torch.Tensor:
+        """The response to a phrase, (1, h, w)."""
+        if not self._config.is_feature_surgery:
+            return response_map(dense, self._embed([phrase]))
+        classes = list(dict.fromkeys([phrase, *redundant]))
+        if len(classes) == 1:
+            return response_map(dense, self._embed([phrase]), redundant=self._embed([""]))
+        return class_response_maps(dense, pooled, self._embed(classes))[:, 0]
+
+    def _patches(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The patches in the joint space (1, D, h, w), and the image (1, D)."""
+        seen = read_images(self._model, planes)
+        if not self._config.surgery_blocks:
+            return seen.dense, seen.embedding
+        return surgery_map(self._model, planes, num_blocks=self._config.surgery_blocks), seen.embedding
 
     def _normalised(self, image: NDArray[np.uint8]) -> torch.Tensor:
         planes = torch.from_numpy(np.array(image)).to(self._device).permute(2, 0, 1)[None].float() / 255
@@ -100,7 +115,7 @@ class ResponseMaps:
         return torch.stack([found[text] for text in texts])
 
     def _read(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        tokens = self._tokenise([prompted(text, self._prompt) for text in texts])
+        tokens = self._tokenise([prompted(text, self._config.prompt) for text in texts])
         tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(texts)))
         # Each by itself: a row of a batch would keep the whole batch in memory.
         embedded = [each.clone() for each in read_texts(self._model, tile.to(self._device)).embedding]

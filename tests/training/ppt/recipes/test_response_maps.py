@@ -51,7 +51,8 @@ def _patches_of_surgery(model, planes: torch.Tensor, num_blocks: int) -> torch.T
     return model.visual.ln_post(path[1:]) @ model.visual.proj
 
 
-def test_in_paper_a_response_is_clip_surgerys_in_six_blocks_less_that_of_the_redundant_texts(tmp_path) -> None:
+@pytest.mark.parametrize("redundant", [(), ("cup", "red star")], ids=["a text alone", "among classes"])
+def test_in_paper_a_response_is_clip_surgerys_in_six_blocks_with_its_feature_surgery(tmp_path, redundant) -> None:
     path, weights = tmp_path / "clip.json", WeightsConfig(uri="random:1")
     path.write_text(json.dumps({**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "layers": 8}}), encoding="utf-8")
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -59,16 +60,26 @@ def test_in_paper_a_response_is_clip_surgerys_in_six_blocks_less_that_of_the_red
     grounder, seen = Grounder(load_recipe_config("paper").grounding, run), []
     # What it prompts SAM with.
     grounder._prompter = lambda image, shares, peaks: seen.append(shares) or [[]]
-    grounder(image, ["a red star"], ["cup", "red star"])
+    grounder(image, ["red star"], redundant)
 
     model = load_clip(str(path), weights).requires_grad_(False)
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
-    planes = (torch.from_numpy(image).permute(2, 0, 1) / 255 - mean) / std
-    patches = F.normalize(_patches_of_surgery(model, planes[None], 6), dim=1)
-    texts = F.normalize(
-        model.encode_text(ClipTokenizer(12)([f"a photo of a {text}" for text in ("red star", "cup")])), dim=1
+    planes = ((torch.from_numpy(image).permute(2, 0, 1) / 255 - mean) / std)[None]
+    patches = F.normalize(_patches_of_surgery(model, planes, 6), dim=1)
+    pooled = F.normalize(model.encode_image(planes), dim=1)
+    asked = (
+        [f"a photo of a {text}" for text in ("red star", "cup")]
+        if redundant
+        else ["a photo of a red star", "a photo of a "]
     )
-    response = patches @ (texts[0] - (texts[1] + texts[0]) / 2)
+    texts = F.normalize(model.encode_text(ClipTokenizer(12)(asked)), dim=1)
+    if redundant:
+        # As clip_feature_surgery of CLIP Surgery's code has it: weigh the products, then take away their mean.
+        weights_of = (2 * pooled @ texts.T).softmax(-1)
+        products = patches[:, None] * texts[None] * (weights_of / weights_of.mean())[0, :, None]
+        response = (products - products.mean(1, keepdim=True)).sum(-1)[:, 0]
+    else:
+        response = patches @ (texts[0] - texts[1])
     whole = F.interpolate(response.view(1, 1, 4, 4), (32, 32), mode="bicubic")[0]
     np.testing.assert_allclose(seen[0], as_shares(whole.numpy()), atol=1e-3)
 
