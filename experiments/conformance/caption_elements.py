@@ -195,7 +195,7 @@ CAPTIONS: Final = Section(
             "script: captions",
             "stay apart, 44 in all",
             ours="one row with its draws",
-            reason="no score depends on it, and the export writes each draw again",
+            reason="no score depends on it, and the export writes each draw again, in the order of the script",
             unmeasured="what a trainer draws is measured [below](#training)",
         ),
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ _EXPRESSION_COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedExpression:
-    """A candidate expression. `tables.EXPRESSIONS_SCHEMA` documents each field."""
+    """A candidate expression. `tables.EXPRESSIONS_SCHEMA` documents each field; `samples` only where they were read."""
 
     target_mask_ids: tuple[str, ...]
     text: str
@@ -44,6 +44,7 @@ class AnnotatedExpression:
     rival_mask_id: str | None
     kept: bool
     weight: float
+    samples: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,12 @@ class AnnotatedImage:
 
 
 def iter_annotations(
-    location: RunLocation, receipts: Iterable[Receipt], *, kept_only: bool = False, with_bytes: bool = False
+    location: RunLocation,
+    receipts: Iterable[Receipt],
+    *,
+    kept_only: bool = False,
+    with_bytes: bool = False,
+    with_samples: bool = False,
 ) -> Iterator[AnnotatedImage]:
     """Yield the images that are not quarantined, in plan order; memory is bounded by one shard.
 
@@ -109,16 +115,18 @@ def iter_annotations(
         receipts: The shards to read, in this order. `pseudoris.store.runs.receipts.latest_receipts` gives all.
         kept_only: Leave out expressions that were not kept; the masks stay.
         with_bytes: Read the embedded bytes too.
+        with_samples: Read every draw of each expression too.
 
     Raises:
         ConfigError: A part is missing, or a later version of the package wrote it.
         TransientError: Storage failed, or a part cannot be read.
     """
     columns = (*_IMAGE_COLUMNS, "bytes") if with_bytes else _IMAGE_COLUMNS
+    said_columns = (*_EXPRESSION_COLUMNS, "samples") if with_samples else _EXPRESSION_COLUMNS
     for receipt in receipts:
         images = read_table(location, IMAGES, columns, [receipt])
         masks = _by_image(read_table(location, MASKS, receipts=[receipt]).to_pylist())
-        table = read_table(location, EXPRESSIONS, _EXPRESSION_COLUMNS, [receipt])
+        table = read_table(location, EXPRESSIONS, said_columns, [receipt])
         if kept_only:
             table = table.filter(table["kept"])
         expressions = _by_image(table.to_pylist())
@@ -148,7 +156,8 @@ def _by_image(rows: list[dict[str, Any]]) -> defaultdict[str, list[dict[str, Any
 def _expression(row: dict[str, Any]) -> AnnotatedExpression:
     targets = tuple(row.pop("target_mask_ids"))
     source = row.pop("source") or SOURCE_MODEL
-    return AnnotatedExpression(target_mask_ids=targets, source=source, **row)
+    samples = tuple(row.pop("samples", ()))
+    return AnnotatedExpression(target_mask_ids=targets, source=source, samples=samples, **row)
 
 
 def _masks(masks: list[dict[str, Any]], expressions: list[AnnotatedExpression]) -> Iterator[AnnotatedMask]:

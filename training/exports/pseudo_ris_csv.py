@@ -14,15 +14,16 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import itertools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, repeat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.schemas.lone_masks import is_lone
 from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
 from pseudoris.store.location import RunLocation
@@ -34,6 +35,7 @@ from pseudoris.training.exports.output_files import ManyFiles, new_file, read_ah
 from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
 from pseudoris.training.exports.read_back import Fingerprint, broken, check_texts
 from pseudoris.training.exports.selected_rows import TextRule, is_distinctive
+from pseudoris.workers.captions.decoding_rules import configured_rules
 
 NAME: Final = "pseudo-ris-csv"
 CSV_FOLDER: Final = "pseudo_supervision/cutler_sam"
@@ -44,6 +46,8 @@ COLUMNS: Final = ("index", "img_name", "img_id", "seg_id", "num_sent", "pseudo_c
 # For expressions without scores (human or composed): above the threshold of any run, and finite, since the trainer
 # evaluates its text.
 DOC_OF_HUMANS: Final = 2.0
+# Crop, decoder, k and p.
+Draw: TypeAlias = tuple[str, str, int | None, float | None]
 _PROGRESS_EVERY: Final = 100
 
 
@@ -93,6 +97,7 @@ class _Writer:
         self._num_human = 0
         self._num_unfiltered = 0
         self._tau = request.header.config.filtering.tau
+        self._draws = draw_places(request.header.config.captions)
         self.dropped: Counter[str] = Counter()
         self.written = Fingerprint()
         self.num_images = 0
@@ -102,7 +107,7 @@ class _Writer:
         """Write everything; images in one folder, masks in one an image."""
         options = self._request.options
         mask_tau = self._tau if options.distinctive_only else None
-        rule = TextRule(options.max_tokens, is_kept_only=False, mask_tau=mask_tau)
+        rule = TextRule(options.max_tokens, is_kept_only=False, mask_tau=mask_tau, with_samples=True)
         with ManyFiles(self._request.destination) as image_files:
             for image, image_file in iter_image_files(self._request, self.dropped, rule, on_progress):
                 image_files.write(IMAGES_FOLDER, image_file.name, image_file.data)
@@ -121,7 +126,7 @@ class _Writer:
             for seg_id, mask in enumerate(masks):
                 data, counts = mask_png(mask)
                 files.write(folder, f"{seg_id}.png", data)
-                captions, doc = captions_of(mask.expressions)
+                captions, doc = captions_of(mask.expressions, self._draws)
                 index = self.written.num_masks
                 one_mask = int(is_alone(mask.expressions))
                 self._num_unfiltered += not is_distinctive(mask.expressions, self._tau)
@@ -149,18 +154,38 @@ class _Writer:
         return notes
 
 
-def captions_of(expressions: Sequence[AnnotatedExpression]) -> tuple[list[str], list[float]]:
+def draw_places(config: CaptionsConfig) -> dict[Draw, int]:
+    """Return the place of each draw among those of a mask: by crop, then beam, top-k and top-p, as the authors' script.
+
+    Their loader's option `beam_search` reads captions by place.
+    """
+    draws = itertools.product(config.crop_kinds(), configured_rules(config))
+    return {(crop, rule.name, rule.top_k, rule.top_p): place for place, (crop, rule) in enumerate(draws)}
+
+
+def captions_of(
+    expressions: Sequence[AnnotatedExpression], places: Mapping[Draw, int]
+) -> tuple[list[str], list[float]]:
     """Return a mask's captions and their `doc`, plain values that their own text evaluates to.
 
-    A caption is repeated as often as it was drawn, because the trainer draws evenly from the list. A mask alone has no
-    distinctiveness: as in the authors' script its `doc` is the correctness, of which the trainer takes the upper half;
-    half of one is none, so a single caption is written twice.
+    A caption is repeated as often as it was drawn, because the trainer draws evenly from the list, each time in the
+    place of that draw; what was not drawn stands behind. A mask alone has no distinctiveness: as in the authors' script
+    its `doc` is the correctness, of which the trainer takes the upper half; half of one is none, so a single caption is
+    written twice.
     """
-    times = [max(each.count, 1) for each in expressions]
-    scores = map(_doc, expressions, repeat(is_alone(expressions)))
-    texts = list(chain.from_iterable(map(repeat, (str(each.text) for each in expressions), times)))
-    doc = list(chain.from_iterable(map(repeat, scores, times)))
+    alone, last = is_alone(expressions), len(places)
+    rows = [
+        (place, str(each.text), _doc(each, alone))
+        for each in expressions
+        for place in [places.get(_draw(sample), last) for sample in each.samples] or [last]
+    ]
+    rows.sort(key=lambda row: row[0])
+    texts, doc = [text for _, text, _ in rows], [score for *_, score in rows]
     return (texts, doc) if len(texts) > 1 else (texts * 2, doc * 2)
+
+
+def _draw(sample: Mapping[str, Any]) -> Draw:
+    return sample["crop"], sample["decoder"], sample["top_k"], sample["top_p"]
 
 
 def is_alone(expressions: Sequence[AnnotatedExpression]) -> bool:

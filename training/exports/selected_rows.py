@@ -47,6 +47,7 @@ class TextRule:
         is_kept_only: Whether candidates that the filter did not keep are left out; those are not counted as dropped.
         mask_tau: A mask needs an expression whose distinctiveness is above it, or that has none (a mask alone in its
             image, a human's expression); None needs no such expression.
+        with_samples: Whether expressions come with every draw.
     """
 
     max_tokens: int | None = None
@@ -54,6 +55,7 @@ class TextRule:
     refused: tuple[str, ...] = ()
     is_kept_only: bool = True
     mask_tau: float | None = None
+    with_samples: bool = False
 
 
 def iter_selected(
@@ -97,7 +99,9 @@ def iter_selected(
     for receipt in receipts:
         left_out = excluded(receipt) if excluded else {}
         dropped.update(left_out.values())
-        read = iter_annotations(run, [receipt], kept_only=rule.is_kept_only, with_bytes=with_bytes)
+        read = iter_annotations(
+            run, [receipt], kept_only=rule.is_kept_only, with_bytes=with_bytes, with_samples=rule.with_samples
+        )
         found = (image for image in read if image.image_id not in left_out)
         # Filtered before their bytes are read: images without a remaining mask are not read.
         wanted = [image for image in map(take.image, found) if image is not None]

@@ -40,7 +40,10 @@ def committed(location: RunLocation, *images) -> BuiltRun:
     for entry, masks in zip(entries, images, strict=True):
         records = [make_mask(entry.image_id, n, (3 + n, 2, 9 + n, 7)) for n in range(len(masks))]
         expressions = [
-            replace(make_expression(record.mask_id, text, **options), samples=(DRAW,) * times)
+            replace(
+                make_expression(record.mask_id, text, **options),
+                samples=tuple(times) if isinstance(times, list) else (DRAW,) * times,
+            )
             for record, of_mask in zip(records, masks, strict=True)
             for text, times, options in of_mask
         ]
@@ -108,6 +111,18 @@ def test_a_caption_stands_as_often_as_it_was_drawn_with_its_score_each_time(run_
     assert dataset[0].captions == ["the red one"] * 3 + ["a thing"] * 2
     assert dataset[0].doc == [9.0] * 3 + [0.5] * 2
     assert dataset[1].doc == [9.0, 0.25]
+
+
+def test_captions_stand_in_the_order_of_the_authors_script_which_their_loader_reads_by_place(run_location, place):
+    def draw(crop, decoder, **number):
+        return replace(DRAW, crop=crop, decoder=decoder, **{"top_k": None, "top_p": None, **number})
+
+    red = [draw("context_1.2", "beam"), draw("masked", "top_k", top_k=2), draw("masked", "beam")]
+    dotted = [draw("context_1.0", "top_p", top_p=0.6), draw("masked", "top_p", top_p=0.7)]
+    mask = [("red", red, scored(9.0)), ("dotted", dotted, scored(0.5, kept=False))]
+    dataset = exported(committed(run_location, [mask, [("other", 1, scored(9.0))]]), place)
+    assert dataset[0].captions == ["red", "red", "dotted", "dotted", "red"]
+    assert dataset[0].doc == [9.0, 9.0, 0.5, 0.5, 9.0]
 
 
 def test_the_trainer_draws_what_the_run_kept(run_location, place):
