@@ -37,8 +37,12 @@ RAY_TMPDIR = "RAY_TMPDIR"
 RAY_SETTINGS: Final = {"RAY_idle_worker_killing_time_threshold_ms": "60000", "RAY_worker_niceness": "0"}
 # How long Ray waits for its GCS and for its raylet.
 _START_LIMITS: Final = ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
-# Many times the time that a cluster across the internet needs to accept a connection.
-_CONNECT_TIMEOUT_S: Final = 5.0
+# Many times the time that a cluster across the internet needs to accept a connection, or to answer.
+_CONNECT_TIMEOUT_S: Final = 4.0
+# What a client of HTTP/2, on which Ray's gRPC stands, says first, and the type of the frame that a server answers with.
+# Source: RFC 9113, sections 3.4 and 6.5.
+_HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+_HTTP2_SETTINGS: Final = 4
 # Ray's words, before any of its processes starts. It is an OSError without a number.
 _LONG_SOCKET: Final = re.compile(r"AF_UNIX path length cannot exceed (\d+) bytes: (.+)")
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
@@ -170,7 +174,7 @@ def _refuse_client(address: str) -> None:
 
 
 def _check_answers(named: str) -> None:
-    """Raise ConfigError if nothing accepts a connection at HOST:PORT; Ray would try for minutes.
+    """Raise ConfigError if nothing at HOST:PORT answers as a Ray does; Ray itself would try for minutes.
 
     Ray itself refuses any other form at once.
     """
@@ -186,13 +190,24 @@ def _check_answers(named: str) -> None:
 
 def _connect(host: str, port: int) -> None:
     try:
-        socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
+        _greet(host, port)
     except OSError:
         # Ray treats a loopback address as this node's own address, and may listen only there.
         if host not in _LOOPBACK:
             raise
         own = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray's own
-        socket.create_connection((own, port), timeout=_CONNECT_TIMEOUT_S).close()
+        _greet(own, port)
+
+
+def _greet(host: str, port: int) -> None:
+    with socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S) as connection:
+        # Only a client with its keys could greet a Ray with TLS.
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return
+        connection.sendall(_HTTP2_PREFACE)
+        answer = connection.recv(9)
+    if answer[3:4] != bytes([_HTTP2_SETTINGS]):
+        raise ConnectionError("what listens there is not a Ray cluster")
 
 
 def _no_cluster(address: str, error: Exception) -> str:

@@ -10,8 +10,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 import ray
@@ -219,6 +222,39 @@ def test_an_address_that_nothing_answers_is_refused_in_seconds(host, is_in_envir
     assert time.monotonic() - started < 20
 
 
+@contextmanager
+def listening(answer: bytes) -> Iterator[str]:
+    """Yield the address of a listener that gives one answer and then says no more."""
+    with socket.create_server(("0.0.0.0", 0)) as listener, ExitStack() as stack:
+
+        def serve():
+            with suppress(OSError):
+                while True:
+                    stack.enter_context(listener.accept()[0]).sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"), [(b"", "timed out"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is not a Ray cluster")]
+)
+def test_a_listener_that_is_no_ray_is_refused_in_seconds(answer, said, monkeypatch):
+    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr(
+        "pseudoris.pipeline.cluster.ray.init", lambda **options: pytest.fail("Ray would try for minutes")
+    )
+    started = time.monotonic()
+    with listening(answer) as address:
+        refused = pytest.raises(ConfigError, match=f"no Ray cluster at address '{re.escape(address)}': .*{said}")
+        with refused, connected(address):
+            pass
+    assert time.monotonic() - started < 20
+
+
 def test_joining_what_answers_and_is_no_ray_ends_with_ctrl_c(monkeypatch):
     def waits(**options):
         # As Ray does, which would have it end the process.
@@ -232,10 +268,9 @@ def test_joining_what_answers_and_is_no_ray_ends_with_ctrl_c(monkeypatch):
     # A shell's background jobs, the tests perhaps among them, ignore it.
     before_int = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            address = f"127.0.0.1:{listener.getsockname()[1]}"
-            with pytest.raises(KeyboardInterrupt), connected(address):
-                pass
+        # SETTINGS of HTTP/2, as a Ray that then hangs.
+        with listening(b"\0\0\0\4\0\0\0\0\0") as address, pytest.raises(KeyboardInterrupt), connected(address):
+            pass
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, before)
