@@ -204,6 +204,7 @@ def _spacy(config: RunConfig) -> str:
 
 def _source(source: str, config: RunConfig, out: str | None) -> str:
     from pseudoris.store.sources import open_source
+    from pseudoris.store.sources.exclusions import key_path
 
     listing = open_source(source, config.source, exclude=out, limits=config.placement.storage)
     first: list[str] = []
@@ -211,7 +212,7 @@ def _source(source: str, config: RunConfig, out: str | None) -> str:
     for file, format_ in islice(listing.files(), _MAX_LISTED):
         num_files += 1
         if len(first) < _NUM_SHOWN:
-            first += [item.key for item in islice(listing.items(file, format_), _NUM_SHOWN - len(first))]
+            first += [key_path(item.key) for item in islice(listing.items(file, format_), _NUM_SHOWN - len(first))]
     if not first:
         raise listing.lists_nothing()
     texts = [f"{source} has images. The first are {', '.join(first)}", *listing.left_out.notices()]
@@ -237,7 +238,7 @@ def _domain(source: str, config: RunConfig, out: str | None) -> str:
 def _output(out: str, config: RunConfig) -> str:
     from pseudoris.store.location import RunLocation
 
-    location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
+    location = RunLocation.open(options.writable_out(out), config.source.endpoint_url, config.placement.storage)
     folder = Path(location.root)
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     location.probe()

@@ -11,6 +11,7 @@ import typer
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
 from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.exclusions import Exclusions
 
@@ -31,11 +32,23 @@ Out = Annotated[
         show_default=False,
     ),
 ]
-# Of commands that take a configuration.
+
+
+def writable_out(out: str) -> str:
+    """Return OUT; refuse the web, and a url with a secret."""
+    if refuse_secrets(out).startswith(("http://", "https://")):
+        raise ConfigError(
+            f"OUT {out!r} is on the web, where nothing can be written. Give a folder or s3://bucket/prefix"
+        )
+    return out
+
+
+# Of commands that take a configuration and write.
 ConfiguredOut = Annotated[
     str,
     typer.Argument(
         metavar="OUT",
+        callback=writable_out,
         help="Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL or --set source.endpoint_url=….",
         show_default=False,
     ),

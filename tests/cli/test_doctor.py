@@ -92,3 +92,14 @@ def test_a_torchvision_that_does_not_fit_its_torch_is_a_line_and_no_traceback(mo
     check = next(run_checks(load_config("tiny"), source=None, out=None))
     assert not check.is_ok
     assert "Install matching versions" in check.detail
+
+
+def test_an_output_on_the_web_is_refused_before_anything_is_planned(tmp_path):
+    (tmp_path / "a [1] 5%.png").write_bytes(png())
+    url = "http://127.0.0.1:1/out"
+    planned = pseudoris("annotate", str(tmp_path), url, "--dry-run")
+    assert (planned.returncode, planned.stdout) == (2, "")
+    assert "is on the web, where nothing can be written" in planned.stderr
+    checks = {check.name: check for check in run_checks(load_config("tiny"), source=str(tmp_path), out=url)}
+    assert "is on the web" in checks["output"].detail
+    assert "The first are a [1] 5%.png" in checks["source"].detail
