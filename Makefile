@@ -1,6 +1,6 @@
 # Relative paths only, so that a folder with a space in its name works. Every target makes .venv if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-all coverage soak lint format bench quality conformance weights docs dashboard wheel clean
+.PHONY: help install demo check test test-all coverage soak mutants lint format bench quality conformance weights docs dashboard wheel clean
 SHELL := /bin/bash
 # The first of the supported versions that this machine has.
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13; do type $$each && break; done &>/dev/null; echo $$each)
@@ -49,6 +49,9 @@ coverage: $(STAMP) ## Run every test and say which lines none of them runs (a th
 
 soak: $(STAMP) ## Half an hour of faults at random, added to those on record; SOAK_ARGS="--faults 10000 --minutes 600" for more
 	$(RUN) -m tests.faults.soak $(SOAK_ARGS)
+
+mutants: $(STAMP) ## Break the code on purpose, and list what the tests do not see (MUTANTS_ARGS="--only TEXT")
+	$(RUN) -m tests.mutants $(MUTANTS_ARGS)
 
 lint: $(STAMP) ## Format check, lint, types, import contracts
 	$(RUN) -m ruff format --check .
