@@ -26,12 +26,12 @@ from benchmarks.crops import Case, in_float32, one_by_one
 from benchmarks.filter import PlainFilter
 from benchmarks.mask_sides import Sides, codes
 from benchmarks.operation_counts import sampling_operations
+from benchmarks.plain_captioner import ReferenceEngine, group_beam_search
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.captions.captioner import to_expressions
 from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops, configured_rules
-from pseudoris.workers.captions.reference import ReferenceEngine, group_beam_search
 from pseudoris.workers.checkpoints.models import load_coca
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import prepare_device

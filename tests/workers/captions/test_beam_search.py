@@ -3,8 +3,8 @@ import hashlib
 import pytest
 import torch
 
+from benchmarks.plain_captioner import group_beam_search
 from pseudoris.workers.captions.beam_search import BeamExtension, BeamSearch
-from pseudoris.workers.captions.reference import group_beam_search
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from tests.builders.coca import captions_config
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.plain_captioner import ReferenceEngine
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers, encode_crops
 from pseudoris.workers.captions.prefix_tree import extend
-from pseudoris.workers.captions.reference import ReferenceEngine
 from tests.builders.coca import SPECIAL, VOCABULARY, image_crops, small_coca
 
 # Rows of tokens after SOT; 0 is what open_clip's text mask takes for padding, 38 and 39 are SOT and EOS.

@@ -12,6 +12,7 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 
+from benchmarks.plain_captioner import ReferenceEngine
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id, mask_id
@@ -20,7 +21,6 @@ from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions.captioner import to_expressions
 from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.captions.reference import ReferenceEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.models import load_coca
 from pseudoris.workers.crops import prefetch

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.plain_captioner import ReferenceEngine
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, CACHE_BYTES, collecting
 from pseudoris.workers.captions import engine as engine_module
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.captions.reference import ReferenceEngine
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 
 
