@@ -28,11 +28,13 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._is_requested = False
+        self._is_raised = False
         self._requested_s = 0.0
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a stop was requested, even if a library swallowed the exception."""
         if self._is_requested:
+            self._is_raised = True
             raise KeyboardInterrupt
 
     def handle(self, number: int, frame: FrameType | None) -> None:
@@ -47,11 +49,17 @@ class Interrupts:
             _is_importing(frame) and time.monotonic() - self._requested_s < _IMPORT_PATIENCE_S
         )
         if is_unsafe:
-            again = threading.Timer(_PATIENCE_S, _signal_main_thread, (number,))
+            again = threading.Timer(_PATIENCE_S, self._signal_again, (number,))
             again.daemon = True
             again.start()
             return
+        self._is_raised = True
         raise KeyboardInterrupt
+
+    def _signal_again(self, number: int) -> None:
+        # Unless `check` was first: a second exception would interrupt what the first one cleans up.
+        if not self._is_raised:
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 @contextmanager
@@ -142,10 +150,6 @@ def _leave_group() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_group)
-
-
-def _signal_main_thread(number: int) -> None:
-    signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def _holds_logging_lock() -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pseudoris.schemas.config import CaptionsConfig
+
+if TYPE_CHECKING:
+    # Exports read the order of the rules, without a model.
+    import torch
 
 RuleName = Literal["beam", "top_k", "top_p"]
 

@@ -184,23 +184,23 @@ def test_killed_at_any_write_the_same_call_finishes_it_with_the_same_bytes(disk,
     whole = RunLocation.open(str(tmp_path / "whole"))
     refilter(disk, whole, HIGHER)
     due, root = files_of(whole, "_receipts"), verify_run(whole).root
-    write = LocalStorage._write_temporary
+    temporary_path = LocalStorage.temporary_path
     is_killed, number = True, 0
     while is_killed:
         number += 1
         left = [number]
 
-        def die(files, target, data, left=left):
+        def die(files, path, left=left):
             # The lock is written by threads of its own, and has tests of its own.
-            is_lock = target.startswith("_lock/")
+            is_lock = path.startswith("_lock/")
             left[0] -= not is_lock
             if left[0] <= 0 and not is_lock:
                 raise KeyboardInterrupt
-            return write(files, target, data)
+            return temporary_path(files, path)
 
         place = RunLocation.open(str(tmp_path / f"kill-{number}"))
         with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-            patch.setattr(LocalStorage, "_write_temporary", die)
+            patch.setattr(LocalStorage, "temporary_path", die)
             refilter(disk, place, HIGHER, num_threads=1)
         is_killed = left[0] <= 0
         refilter(disk, place, HIGHER)

@@ -135,7 +135,7 @@ def test_a_file_that_changes_between_two_requests_is_changed(read, proxy):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["slow_down", "internal_error", "reset", "cut_body", "slow_body"])
 def test_a_fault_of_the_bucket_is_tried_again_and_quarantines_nothing(read, proxy, kind):
-    wanted = images(10)
+    wanted = images(30)
     shard = read(wanted, faults=[Fault(kind, rate=0.4, operation="GetObject", seconds=0.3)])
     assert [image.data for image in shard.images] == list(wanted.values())
     assert proxy.hits[kind] > 0
