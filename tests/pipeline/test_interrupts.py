@@ -72,6 +72,19 @@ def test_a_request_that_a_library_swallows_is_remembered():
             interrupts.check()
 
 
+def test_a_signal_that_was_put_off_and_that_a_check_answered_does_not_come_again():
+    with interruptible() as interrupts:
+        logging._acquireLock()
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt):
+                interrupts.check()
+        finally:
+            logging._releaseLock()
+        # Several times the time after which it would come.
+        time.sleep(0.3)
+
+
 def test_deferred_signals_come_at_the_end_of_the_block_whatever_handlers_it_installed():
     steps = []
     with pytest.raises(KeyboardInterrupt), interruptible():
