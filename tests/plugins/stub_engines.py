@@ -13,6 +13,7 @@ Options of the stub proposer (`masks.options`):
     breaks_on      a key whose image meets an error of the disk
     kills_on       a key whose image ends the process, in C, as a bug in a library would
     kills_with     the signal that does it (default: SIGABRT)
+    kills_times    how often `kills_on` strikes before it is over, in all processes together (default: always)
     device_fails   how often, in all processes together, the accelerator fails before it is over
     hoards         how often, in all processes together, a shard takes `hoard_mb` megabytes and holds them until killed
     tally          path of a file that counts what strikes a limited number of times, a byte each
@@ -117,7 +118,7 @@ class StubProposer:
             raise ZeroDivisionError(f"a message that differs: {time.time()}")
         if image.key == self._options.get("breaks_on"):
             raise OSError(errno.EIO, os.strerror(errno.EIO), "weights.bin")
-        if image.key == self._options.get("kills_on"):
+        if image.key == self._options.get("kills_on") and self._strikes("kills_times", always="kills_times"):
             os.kill(os.getpid(), int(self._options.get("kills_with", signal.SIGABRT)))
             time.sleep(60)
         draw = _draws(image.data, self._seed)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.files.local_storage import TEMPORARY_PREFIX, LocalStorage
 from pseudoris.store.location import RunLocation
@@ -152,6 +153,21 @@ def test_every_new_folder_and_every_file_is_synced(files, tmp_path, monkeypatch)
     assert [path.name[:5] for path in synced if path not in folders] == [TEMPORARY_PREFIX]
 
 
+def test_a_moved_file_is_synced_before_it_has_its_name_and_its_folder_after(files, tmp_path, monkeypatch):
+    local = files.temporary_path("exports/large")
+    local.write_bytes(b"all")
+    synced, sync = [], os.fsync
+
+    def watched(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append((path, (tmp_path / "exports/large").exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    files.put_file("exports/large", local)
+    assert synced == [(local, False), (tmp_path / "exports", True)]
+
+
 @pytest.mark.parametrize(
     ("method", "names"),
     [("list", ("a", "b")), ("list_temporary", (".tmp-1-00112233445566aa", ".tmp-1-00112233445566bb"))],
@@ -172,6 +188,17 @@ def test_a_file_is_described_to_the_byte_and_the_nanosecond(files, tmp_path):
     os.utime(tmp_path / "a", ns=(1, 1_700_000_000_123_456_789))
     found = files.stat("a")
     assert (found.size_bytes, found.mtime_ns, found.etag) == (3, 1_700_000_000_123_456_789, None)
+
+
+def test_an_older_version_of_equal_size_is_changed(files, tmp_path):
+    files.put("a", b"new")
+    expected = files.stat("a")
+    os.utime(tmp_path / "a", ns=(1, expected.mtime_ns - 1))
+    with (
+        pytest.raises(ImageError, match="the modification time differs from the plan"),
+        files.open_version("a", expected) as file,
+    ):
+        file.read()
 
 
 def test_nothing_stands_below_a_file(files, tmp_path):

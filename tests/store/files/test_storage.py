@@ -154,6 +154,22 @@ def test_another_version_is_changed_and_the_same_one_is_read(storage, first, sec
     assert caught.value.reason == "changed"
 
 
+def test_a_file_that_is_replaced_while_it_is_read_is_changed(storage):
+    size_bytes = 2**20
+    storage.put("a.jpg", bytes(size_bytes))
+    expected = storage.stat("a.jpg")
+
+    def read_while_it_is_replaced() -> None:
+        with storage.open_version("a.jpg", expected) as file:
+            file.read(10)
+            storage.put("a.jpg", b"x" * size_bytes)
+            file.seek(size_bytes // 2)
+            file.read(10)
+
+    with pytest.raises(ImageError, match="differs from the plan"):
+        read_while_it_is_replaced()
+
+
 def test_a_version_of_which_nothing_is_known_is_any(storage):
     storage.put("a.jpg", b"12345")
     with storage.open_version("a.jpg", StoredFile("a.jpg", None)) as file:

@@ -51,6 +51,18 @@ def test_the_receipt_names_every_part_with_its_rows_size_and_digest(location):
             assert pq.ParquetFile(file).metadata.num_rows == part.rows
 
 
+def test_a_receipt_is_created_after_all_of_its_parts(location, monkeypatch):
+    create, standing = RunLocation.create_once, []
+
+    def watched(self, path, data):
+        standing.append((path, [name[:17] for name in names(location)]))
+        return create(self, path, data)
+
+    monkeypatch.setattr(RunLocation, "create_once", watched)
+    commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True)
+    assert standing == [("_receipts/shard-00000000.g0.json", ["shard-00000000.g0"] * 4)]
+
+
 def test_tables_without_rows_are_written_so_that_globs_exist(location):
     shard = make_shard(ENTRIES)
     nothing = tuple(replace(image, masks=(), expressions=(), failure=None) for image in shard.images)
@@ -70,9 +82,10 @@ def test_a_repeated_commit_wins_again_and_writes_nothing(location):
     assert names(location) == before
 
 
-def test_a_late_writer_loses_and_leaves_no_parts(location, caplog):
+def test_a_late_writer_loses_and_writes_no_parts(location, caplog, monkeypatch):
     first = commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True)
     before = names(location)
+    monkeypatch.setattr(RunLocation, "put_part", lambda *_: pytest.fail("a part was written"))
     with caplog.at_level(logging.WARNING):
         late = commit_shard(location, other_shard(), planned_ids=IDS, embed_images=True)
     assert not late.is_winner
@@ -95,6 +108,7 @@ def test_a_writer_overtaken_between_its_parts_and_its_receipt_loses(location, mo
     assert winners[0].is_winner
     assert not late.is_winner
     assert late.receipt == winners[0].receipt == read_receipt(location, 0, 0)
+    assert names(location) == sorted(part.name for part in late.receipt.parts.values())
 
 
 def test_a_refusal_of_ones_own_receipt_is_a_win(location, monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.runs import manifest as manifest_module
+from pseudoris.store.runs.commit import Provenance
 from pseudoris.store.runs.manifest import (
     cached_receipts,
     iter_manifest,
@@ -14,7 +15,7 @@ from pseudoris.store.runs.manifest import (
     receipts_table,
     write_manifest,
 )
-from pseudoris.store.runs.receipts import latest_receipts
+from pseudoris.store.runs.receipts import latest_receipts, receipt_path
 from tests.store.builders import commit, start_run
 
 
@@ -65,6 +66,15 @@ def test_receipts_that_the_snapshot_has_are_not_read_again(run, monkeypatch):
     )
     assert [receipt.shard for receipt in cached_receipts(location)] == [0, 1, 2]
     assert read == [(1, 0)]
+
+
+def test_a_receipt_that_was_written_again_is_read_anew(run):
+    location, header, receipts = run
+    write_manifest(location)
+    location.delete(receipt_path(0, 0))
+    (again,) = commit(location, header, 0, provenance=Provenance({"fused": 2}))
+    assert again != receipts[0]
+    assert list(cached_receipts(location, anew={0})) == [again, receipts[1]]
 
 
 @pytest.mark.parametrize("data", [b"", b"damaged", None])

@@ -31,6 +31,12 @@ def test_shards_with_an_image_in_quarantine_are_retried_from_the_generation_that
     assert quarantined_shards(latest_receipts(disk), frozenset({"missing"})) == PendingWork([])
 
 
+def test_excluded_images_are_not_retried(disk):
+    (receipt,) = commit(disk, start_run(disk, make_entries(1)), 0)
+    counts = receipt.counts.model_copy(update={"reasons": {"excluded": 1}})
+    assert quarantined_shards([receipt.model_copy(update={"counts": counts})], None) == PendingWork([])
+
+
 @pytest.mark.parametrize("words", [None, ["missing"], ["missing", " decoder_timeout"]])
 def test_reasons_are_read_from_a_list_of_codes(words):
     assert parse_reasons(words) == (None if words is None else {word.strip() for word in words})

@@ -61,6 +61,14 @@ def test_after_two_deaths_the_image_that_kills_is_found_and_costs_only_itself(tm
 
 
 @pytest.mark.slow
+def test_an_image_with_which_one_process_died_is_not_blamed(tmp_path):
+    shard = shard_of("good", "bad")
+    stages = FaultTolerantStages(ALL, faulty_config(tmp_path, kills_on="bad", kills_times=1))
+    assert stages(shard, num_deaths=2).images == undisturbed(shard)
+    assert (tmp_path / "tally").stat().st_size == 1
+
+
+@pytest.mark.slow
 def test_deaths_that_no_image_causes_quarantine_none(tmp_path):
     shard = shard_of("good", "fine")
     assert FaultTolerantStages(ALL, faulty_config(tmp_path))(shard, num_deaths=5).images == undisturbed(shard)
