@@ -61,6 +61,14 @@ def test_a_creation_that_meets_a_fault_is_won_once_and_stands_whole(bucket, prox
     assert bucket.get("key").data == data
 
 
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
+def test_a_second_creation_is_refused_whatever_its_size(bucket, data):
+    assert bucket.create("key", b"first")
+    assert bucket.create("key", data) is False
+    assert bucket.get("key").data == b"first"
+    assert list(bucket.uploads("")) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["conflict_done", "reset_done", "hang_done", "doubled"])
 def test_the_same_bytes_of_another_writer_are_not_taken_for_ones_own(bucket, proxy, kind):
@@ -125,6 +133,30 @@ def test_a_read_that_meets_a_fault_gives_the_whole_object(bucket, proxy, kind):
     proxy.set_faults([Fault(kind, times=2, operation="GetObject", seconds=0.5)])
     assert bucket.get("key").data == LARGE
     assert proxy.hits[kind] >= 1
+
+
+class Body:
+    """The body of an answer that may end early without an error of the client."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def iter_chunks(self, size_bytes: int):
+        yield self._data
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_body_shorter_than_it_was_announced_is_read_again(monkeypatch, s3_credentials):
+    bodies = [b"half", b"the whole"]
+
+    async def answer(self, method, **arguments):
+        headers = {"ContentLength": 9, "ETag": '"a"', "ResponseMetadata": {"HTTPStatusCode": 200}}
+        return {"Body": Body(bodies.pop(0)), **headers}
+
+    monkeypatch.setattr(S3Bucket, "call", answer)
+    assert S3Bucket("bucket", None, LIMITS).get("key").data == b"the whole"
 
 
 @pytest.mark.slow

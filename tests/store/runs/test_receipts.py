@@ -66,10 +66,12 @@ def test_a_receipt_of_another_version_is_refused(location):
         read_receipt(location, 0, 0)
 
 
-def test_a_receipt_under_anothers_name_is_refused(location):
+@pytest.mark.parametrize(("shard", "generation"), [(7, 0), (0, 1)])
+def test_a_receipt_under_anothers_name_is_refused(location, shard, generation):
     commit(location, start_run(location), 0)
-    edit(location, shard=7)
-    with pytest.raises(ConfigError, match=r"shard-00000000\.g0\.json is the receipt of shard 7"):
+    edit(location, shard=shard, generation=generation)
+    said = rf"shard-00000000\.g0\.json is the receipt of shard {shard}, generation {generation}: the file was copied"
+    with pytest.raises(ConfigError, match=said):
         read_receipt(location, 0, 0)
 
 
