@@ -276,6 +276,22 @@ def test_who_changes_the_header_and_all_digests_still_changes_the_root(location,
     assert f"not {root}: it is another run, or it was changed" in problem.detail
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda part, tree: part.update(sha256=part["sha256"][:8] + "0" * 56),
+        lambda part, tree: tree.update(degraded={"masks.points_per_batch": 8}),
+        lambda part, tree: tree.update(mixed=["device_kind: …"]),
+    ],
+    ids=["sha256", "degraded", "mixed"],
+)
+def test_who_changes_a_receipt_and_its_digest_still_changes_the_root(location, change):
+    commit(location, start_run(location), 0, 1, 2)
+    root = verify_run(location).root
+    edit_sealed(location, receipt_path(1, 0), lambda tree: change(tree["parts"]["masks"], tree))
+    assert verify_run(location).root not in (root, None)
+
+
 def test_another_receipt_gives_another_root_and_an_unusable_one_gives_none(location):
     header = start_run(location)
     commit(location, header, 0, 1)

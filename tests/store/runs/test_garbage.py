@@ -229,7 +229,8 @@ def test_a_receipt_that_names_a_part_outside_the_run_is_refused_and_nothing_is_d
 
 def test_a_receipt_whose_named_part_is_not_there_costs_no_other_part(run):
     location, _, receipts = run
-    location.replace(f"masks/{LOST}", b"12345")
+    for name in (LOST, "shard-00000001.g0-11111111.parquet"):
+        location.replace(f"masks/{name}", b"12345")
     location.delete(part_path("masks", receipts[1].parts["masks"]))
     assert run_gc(location).deleted == ()
 
