@@ -656,4 +656,146 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "{table: [part.rows] for",
         (f"{RECORDS_TEST}::test_who_changes_a_receipt_and_its_digest_still_changes_the_root",),
     ),
+    Mutant(
+        "an image that cannot be worked on with others blames its neighbours",
+        QUARANTINE,
+        "lambda one: work([one])[0]) for image in group]",
+        "lambda one: work(group)[0]) for image in group]",
+        (f"{QUARANTINE_TEST}::test_of_a_group_only_the_image_at_fault_is_quarantined",),
+    ),
+    Mutant(
+        "an error of the disk blames the image",
+        QUARANTINE,
+        "    if isinstance(error, OSError | PseudorisError) or",
+        "    if isinstance(error, PseudorisError) or",
+        (f"{QUARANTINE_TEST}::test_memory_storage_and_accelerator_errors_are_never_an_images_fault",),
+    ),
+    Mutant(
+        "the want of memory blames the image",
+        QUARANTINE,
+        "    return not is_out_of_memory(error) and not is_broken_device(error)\n",
+        "    return not is_broken_device(error)\n",
+        (f"{QUARANTINE_TEST}::test_memory_storage_and_accelerator_errors_are_never_an_images_fault",),
+    ),
+    Mutant(
+        "a compiler that is missing blames the image",
+        QUARANTINE,
+        " or type(error).__module__.startswith(_COMPILERS):",
+        ":",
+        (f"{QUARANTINE_TEST}::test_what_the_machine_or_the_project_raises_blames_no_image",),
+    ),
+    Mutant(
+        "the reason of an earlier quarantine is replaced",
+        QUARANTINE,
+        "image if image.failure else _guarded(image, stage, work) for",
+        "_guarded(image, stage, work) for",
+        (f"{QUARANTINE_TEST}::test_quarantined_images_are_not_worked_on_and_seconds_are_recorded",),
+    ),
+    Mutant(
+        "a table holds the text of a foreign exception",
+        QUARANTINE,
+        "raised {type(error).__name__}; the log",
+        "raised {error}; the log",
+        (f"{QUARANTINE_TEST}::test_an_image_on_which_a_stage_raises_is_quarantined_without_the_foreign_text",),
+    ),
+    Mutant(
+        "a process that was killed from outside blames the image",
+        TOLERANT,
+        "            if death.is_external_signal:\n",
+        "            if death.status == 0:\n",
+        (f"{TOLERANT_TEST}::test_a_process_that_somebody_else_kills_again_and_again_blames_no_image",),
+    ),
+    Mutant(
+        "the death of a process that loads blames the image",
+        TOLERANT,
+        "            if death.stage is None:\n",
+        "            if death.status == 0:\n",
+        (f"{TOLERANT_TEST}::test_an_image_that_raised_is_not_blamed_where_the_other_process_dies_while_it_loads",),
+    ),
+    Mutant(
+        "an image that kills one process is quarantined",
+        TOLERANT,
+        "    num_external, has_died = 0, False\n",
+        "    num_external, has_died = 0, True\n",
+        (f"{TOLERANT_TEST}::test_an_image_with_which_one_process_died_is_not_blamed",),
+    ),
+    Mutant(
+        "the image that kills is looked for after three deaths",
+        TOLERANT,
+        "CRASHES_BEFORE_SEARCH: Final = 2\n",
+        "CRASHES_BEFORE_SEARCH: Final = 3\n",
+        (f"{TOLERANT_TEST}::test_an_error_of_the_machine_in_the_search_blames_no_image",),
+    ),
+    Mutant(
+        "images that raised share a process",
+        TOLERANT,
+        """        for image in before.images:
+            if image.position in raised:
+                # A new subprocess for each image, because a stage that raised may have damaged its process.
+                with SubprocessStages((kind.name,), self._config) as child:
+                    again[image.position] = retry_in_subprocess(before, image, child)
+""",
+        """        with SubprocessStages((kind.name,), self._config) as child:
+            for image in before.images:
+                if image.position in raised:
+                    again[image.position] = retry_in_subprocess(before, image, child)
+""",
+        (f"{TOLERANT_TEST}::test_each_image_that_raises_has_a_process_of_its_own",),
+    ),
+    Mutant(
+        "tiles are halved unasked",
+        TOLERANT,
+        "                if not self._config.placement.allow_degraded or not halved:\n",
+        "                if not halved:\n",
+        (f"{TOLERANT_TEST}::test_memory_that_runs_out_twice_ends_the_run_and_names_the_setting",),
+    ),
+    Mutant(
+        "an output that takes nothing sets each shard aside",
+        FAULTS,
+        "        _hasty(job).location.probe()\n",
+        "        pass\n",
+        (f"{FAULTS_TEST}::test_an_output_that_takes_nothing_stops_the_run",),
+    ),
+    Mutant(
+        "a full disk sets each shard aside",
+        FAULTS,
+        "    if isinstance(cause, OSError) and cause.errno in _FULL:\n",
+        "    if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:\n",
+        (f"{FAULTS_TEST}::test_a_shard_that_alone_cannot_be_written_is_set_aside_and_a_full_disk_stops_the_run",),
+    ),
+    Mutant(
+        "a source that gives nothing sets each shard aside",
+        FAULTS,
+        "    if not any(_reads(hasty, other) for other in dict.fromkeys(others) if other != shard):\n",
+        "    if not any(other != shard for other in others):\n",
+        (f"{FAULTS_TEST}::test_a_source_that_gives_no_shard_stops_the_run",),
+    ),
+    Mutant(
+        "a commit between failures does not end their row",
+        "store/runs/set_aside.py",
+        "        self._row.clear()\n",
+        "",
+        ("tests/store/runs/test_set_aside.py::test_a_commit_between_failures_keeps_the_run_going",),
+    ),
+    Mutant(
+        "a shard is tried once more than it may crash",
+        ACTOR,
+        "    if num_deaths >= job.config.placement.max_deaths_per_shard:\n",
+        "    if num_deaths > job.config.placement.max_deaths_per_shard:\n",
+        (f"{ACTOR_TEST}::test_after_too_many_deaths_the_shard_is_set_aside",),
+    ),
+    Mutant(
+        "the end of an attempt is not recorded",
+        ACTOR,
+        "        end_attempt(job.location, attempt)\n",
+        "        pass\n",
+        (f"{ACTOR_TEST}::test_a_shard_goes_through_the_stages_and_its_attempt_is_recorded",),
+    ),
+    Mutant(
+        "the stages are not told of deaths",
+        ACTOR,
+        "self._stages(shard, num_deaths=num_deaths)",
+        "self._stages(shard, num_deaths=0)",
+        (f"{ACTOR_TEST}::test_the_stages_are_told_how_many_processes_have_died_with_the_shard",),
+    ),
 )
