@@ -98,7 +98,7 @@ CAPTIONS: Final = Section(
             "script: CoCa",
             "EOS from a prefix of 5 tokens on, forced as token 30; SOT counts",
             {"captions.min_length": 5, "captions.max_length": 30},
-            proof=f"{_ENGINE}::test_every_rule_draws_the_tokens_of_the_plain_definition",
+            proof=f"{_ENGINE}::test_in_paper_eos_may_be_token_6_and_is_token_30_where_sot_is_the_first",
         ),
         Element(
             "the other masks' logits",

@@ -240,7 +240,7 @@ CROPS: Final = Section(
             "script: captions",
             "OpenAI's, for both models",
             ours="the same",
-            proof=f"{_CAPTIONER}::test_the_captioner_sees_colours_normalised_by_clips_mean_and_deviation",
+            proof=f"{_CAPTIONER}::test_both_models_see_colours_normalised_by_clips_mean_and_deviation",
         ),
     ),
 )

@@ -70,12 +70,15 @@ def test_all_conditions_hold_and_none_ask_nothing():
     scores = {"correctness": np.array([0.1, 0.5, 0.9]), "count": np.array([3.0, 1.0, 3.0])}
     both = [KeepCondition.model_validate(text) for text in ("correctness > 0.2", "count >= 2")]
     assert meets(both, scores, 3).tolist() == [False, False, True]
-    assert meets([], {}, 3).tolist() == [True, True, True]
+    paper = load_config("paper")
+    assert meets(paper.filtering.keep, {}, 3).tolist() == [True, True, True]
+    others = (paper.filtering.confidence, paper.filtering.pair_weight, paper.captions.listening, paper.composing)
+    assert others == (None, None, None, None)
 
 
 def test_tau_is_a_strict_bound_and_lone_masks_pass():
-    scores = _scores([0.9, 1.0, 1.1, math.nan])
-    assert keeps(KeepRule(1.0), scores, [*"aabc"]).tolist() == [False, False, True, True]
+    scores = _scores([0.9, 1.0, 1.01, math.nan])
+    assert keeps(KeepRule(load_config("paper").filtering.tau), scores, [*"aabc"]).tolist() == [False, False, True, True]
     assert keeps(KeepRule(99.0), scores, [*"aabc"]).tolist() == [False, False, False, True]
     assert keeps(KeepRule(1.0), _scores([]), []).shape == (0,)
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from benchmarks.plain_captioner import group_beam_search
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.beam_search import BeamExtension, BeamSearch
+from pseudoris.workers.captions.prefix_tree_decoder import DecodingLimits
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from tests.builders.coca import captions_config
 
@@ -66,8 +68,8 @@ def all_groups(case, **beam):
 
 def one_group(case, **beam):
     config = settings_of(case, **beam)
-    width = config.beam.num_beams // config.beam.num_groups
-    search = BeamSearch(width, SPECIAL.eos, config.beam.length_penalty, config.beam.counts_eos)
+    limits = DecodingLimits.of(config, SPECIAL, image_bytes=0)
+    search = BeamSearch(limits.num_beams, SPECIAL.eos, limits.length_penalty, limits.counts_eos)
     for length in range(1, config.max_length):
         extensions = []
         for index, open_beam in enumerate(search.beams):
@@ -93,8 +95,10 @@ def test_all_groups_together_find_what_open_clip_finds(case, tokens):
 
 @pytest.mark.parametrize(("case", "tokens"), GOLDEN_OF_THE_AUTHORS)
 def test_in_paper_a_beam_that_eos_ended_is_divided_as_transformers_4_30_does(case, tokens):
-    assert list(all_groups(case, counts_eos=False)[0]) == tokens
-    assert list(one_group(case, counts_eos=False).tokens) == tokens
+    paper = load_config("paper").captions.beam
+    length = {"counts_eos": paper.counts_eos, "length_penalty": paper.length_penalty}
+    assert list(all_groups(case, **length)[0]) == tokens
+    assert list(one_group(case, **length).tokens) == tokens
 
 
 @pytest.mark.parametrize("seed", range(40, 80))
@@ -107,6 +111,9 @@ def test_without_eos_in_the_length_one_group_finds_what_all_groups_find(seed):
 @pytest.mark.parametrize(("case", "tokens"), GOLDEN)
 def test_one_group_finds_what_open_clips_groups_find(case, tokens):
     assert list(one_group(case).tokens) == tokens
+    if case[2:4] == (6, 3):
+        paper = load_config("paper").captions.beam
+        assert list(one_group(case, num_beams=paper.num_beams, num_groups=paper.num_groups).tokens) == tokens
 
 
 @pytest.mark.parametrize("beam", [{"beam_score": "logprob"}, {"length_penalty": 0.0}, {"length_penalty": 2.0}], ids=str)

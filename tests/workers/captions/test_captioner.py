@@ -23,8 +23,10 @@ from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCap
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.checkpoints.openclip import build_clip
 from pseudoris.workers.crops import prefetch
 from pseudoris.workers.crops.crops import grow_box, plain_crop
+from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.masks import rle
 from tests.builders.coca import captions_config
 from tests.builders.images import encode
@@ -172,11 +174,13 @@ def test_in_paper_the_captioner_sees_crops_without_antialiasing(run, captioner):
     assert rough_std > 2 * smooth_std
 
 
-def test_the_captioner_sees_colours_normalised_by_clips_mean_and_deviation(captioner):
+def test_both_models_see_colours_normalised_by_clips_mean_and_deviation(captioner):
     black = captioner.image_crops(shard_image(1), np.zeros((SIDE, SIDE, 3), dtype=np.uint8)).pixels
     seen = -torch.tensor(OPENAI_DATASET_MEAN) / torch.tensor(OPENAI_DATASET_STD)
     # The middle of the tightest crop without a mask.
     torch.testing.assert_close(black[1, 0, :, 48, 48], seen, rtol=0, atol=1e-5)
+    clip = crop_format(build_clip("builtin:tiny/clip.json"), load_config("paper").filtering.weights)
+    assert (clip.mean, clip.std) == (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 
 
 @pytest.mark.slow

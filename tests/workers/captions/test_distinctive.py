@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.schemas.config import SamplingConfig
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import distinctive
 from pseudoris.workers.captions.vocabulary_logits import FullRanking, TopLogits
 
@@ -48,6 +49,9 @@ def test_top_k_beyond_the_vocabulary_keeps_all_but_what_is_forbidden():
 def test_top_p_keeps_the_smallest_set_that_reaches_p_with_the_crossing_token(p, kept):
     top = sorted_logits(logs(0.15, 0.5, 0.3125, 0.0375))
     assert kept_ids(top, distinctive.count_top_p(top, torch.tensor([p]))) == [kept]
+    # Two of four reach one half exactly, so no third one is taken.
+    even = sorted_logits([[0.0, 0.0, 0.0, 0.0]])
+    assert kept_ids(even, distinctive.count_top_p(even, torch.tensor([0.5]))) == [[0, 1]]
 
 
 def test_top_p_breaks_ties_by_token_id():
@@ -111,7 +115,14 @@ def test_the_contrast_is_a_softmax_of_the_difference_over_the_kept_tokens():
     # exp of the differences: 1, 2, 4; the fourth token is not kept.
     own = [math.log(2), math.log(6), math.log(4), 9.0]
     others = [math.log(2), math.log(3), 0.0, 0.0]
-    assert weights_of(own, others, kept=[True, True, True, False]) == pytest.approx([1 / 7, 2 / 7, 4 / 7, 0])
+    # In paper they are the mean over two masks of 0.5 z and of −0.25 z'.
+    chosen = distinctive.choose_others(
+        torch.tensor([[1.0, 0.5, -0.25], [0.5, 1.0, 0.0], [-0.25, 0.0, 1.0]]), load_config("paper").captions.sampling
+    )
+    z = torch.tensor([own, [4 * each + 1 for each in others], [2.0] * 4])
+    means = (chosen.weights[0] @ z[chosen.indices[0]]).tolist()
+    assert means == pytest.approx(others)
+    assert weights_of(own, means, kept=[True, True, True, False]) == pytest.approx([1 / 7, 2 / 7, 4 / 7, 0])
 
 
 def test_eos_takes_its_probability_from_the_targets_own_softmax_and_nothing_is_renormalised():
@@ -124,9 +135,9 @@ def test_eos_takes_its_probability_from_the_targets_own_softmax_and_nothing_is_r
 
 
 def test_the_temperature_divides_the_difference():
-    assert weights_of([1.0, 2.0], [0.5, 0.0], temperature=0.5) == pytest.approx(
-        [1 / (1 + math.exp(3)), math.exp(3) / (1 + math.exp(3))]
-    )
+    for temperature, difference in ((0.5, 3.0), (load_config("paper").captions.sampling.temperature, 1.5)):
+        low, high = weights_of([1.0, 2.0], [0.5, 0.0], temperature=temperature)
+        assert (high / low, high + low) == pytest.approx((math.exp(difference), 1))
 
 
 def test_where_no_weight_is_left_the_own_distribution_stands():

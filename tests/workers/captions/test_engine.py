@@ -53,14 +53,32 @@ def test_every_rule_draws_the_tokens_of_the_plain_definition(num_masks, above_ma
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampling", [{}, {"above_max_others": "no_contrast"}], ids=["nearest", "no_contrast"])
-def test_at_31_masks_the_tokens_are_those_of_the_plain_definition(sampling):
-    text = {"layers": 1}
-    model = small_coca(text=text, decoder={"layers": 2})
-    sampling = {"top_k": (5, 13), "top_p": (0.4, 0.8), **sampling}
-    captions = assert_engines_agree(image_crops(num_masks=31), model, sampling=sampling, min_length=3, max_length=6)
-    counted = {(caption.others, caption.num_others) for caption in captions if caption.rule.name != "beam"}
-    assert counted == ({("no_contrast", 0)} if "above_max_others" in sampling else {("all", 30)})
+@pytest.mark.parametrize(("preset", "counts"), [("base", ("all", 30)), ("paper", ("no_contrast", 0))])
+def test_at_31_masks_the_tokens_are_those_of_the_plain_definition(preset, counts):
+    model = small_coca(text={"layers": 1}, decoder={"layers": 2})
+    bounds = load_config(preset).captions.sampling.model_dump(include={"max_others", "above_max_others"})
+    settings = {"sampling": {"top_k": (5, 13), "top_p": (0.4, 0.8), **bounds}, "min_length": 3, "max_length": 6}
+
+    def counted(captions):
+        return {(caption.others, caption.num_others) for caption in captions if caption.rule.name != "beam"}
+
+    captions = assert_engines_agree(image_crops(num_masks=31), model, **settings)
+    assert counted(captions) == {counts}
+    # 30 masks are not more than 30.
+    assert counted(captions_of(CachedEngine, image_crops(num_masks=30), model, **settings)) == {("all", 29)}
+    assert counted(captions_of(CachedEngine, image_crops(num_masks=1), model, **settings)) == {("no_contrast", 0)}
+
+
+@pytest.mark.parametrize(("eos_bonus", "drawn", "searched"), [(60.0, 4, 4), (-60.0, 28, 29)])
+def test_in_paper_eos_may_be_token_6_and_is_token_30_where_sot_is_the_first(eos_bonus, drawn, searched):
+    paper = load_config("paper").captions
+    # Positions for that many tokens.
+    longer = {"context_length": 30}
+    model = small_coca(text=longer, decoder=longer, eos_bonus=eos_bonus)
+    lengths = {"min_length": paper.min_length, "max_length": paper.max_length}
+    captions = assert_engines_agree(image_crops(num_masks=1), model, sampling={"top_p": (0.8,)}, **lengths)
+    # A beam goes on to the end without EOS.
+    assert [len(caption.tokens) for caption in captions] == [searched, *[drawn] * (len(captions) - 1)]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +134,8 @@ def test_in_paper_a_drawn_token_0_ends_a_caption_as_the_plain_definition_ends_it
     free = captions_of(CachedEngine, image, model, sampling=rules, **settings)
     drawn = [caption for caption in free if caption.rule.name != "beam" and SPECIAL.pad in caption.tokens]
     assert drawn, "no caption draws token 0: the seed shows nothing"
-    ended = assert_engines_agree(image, model, sampling={**rules, "pad_ends_caption": True}, **settings)
+    paper = {"pad_ends_caption": load_config("paper").captions.sampling.pad_ends_caption}
+    ended = assert_engines_agree(image, model, sampling={**rules, **paper}, **settings)
     for before, after in zip(free, ended, strict=True):
         # The same draws up to there, also below the least length; the token itself is no word. Beams go on.
         end = before.tokens.index(SPECIAL.pad) if before in drawn else len(before.tokens)

@@ -149,12 +149,13 @@ def kinds_of(names):
     return {re.sub(r"\.\d+\.", ".N.", name) for name in names}
 
 
-def test_in_paper_the_authors_captioner_is_read_as_their_trainer_wrote_it(tmp_path):
+def test_in_paper_the_authors_captioner_is_read_as_their_trainer_wrote_it(tmp_path, monkeypatch):
+    paper = load_config("paper").captions
     architecture = tmp_path / "small.json"
     architecture.write_text(json.dumps(SMALL_COCA))
     trained = load_coca(str(architecture), WeightsConfig(uri="random:5"))
     with torch.device("meta"):
-        authors = build_coca(load_config("paper").captions.architecture)
+        authors = build_coca(paper.architecture)
     assert kinds_of(trained.state_dict()) == kinds_of(authors.state_dict())
     # open_clip's trainer: the model under DistributedDataParallel beside its optimiser and the scaler.
     optimiser = torch.optim.AdamW(trained.parameters())
@@ -167,8 +168,12 @@ def test_in_paper_the_authors_captioner_is_read_as_their_trainer_wrote_it(tmp_pa
         "optimizer": optimiser.state_dict(),
         "scaler": {"scale": 65536.0, "growth_factor": 2.0, "_growth_tracker": 7},
     }
-    torch.save(checkpoint, tmp_path / "epoch_1.pt")
-    read = load_coca(str(architecture), WeightsConfig(uri=str(tmp_path / "epoch_1.pt")))
+    # Where `hf download` puts their file.
+    monkeypatch.chdir(tmp_path)
+    theirs = tmp_path / "checkpoints" / "pseudo-ris" / "laion_cc3m" / "checkpoints" / "epoch_1.pt"
+    theirs.parent.mkdir(parents=True)
+    torch.save(checkpoint, theirs)
+    read = load_coca(str(architecture), paper.weights)
     for name, tensor in trained.state_dict().items():
         assert torch.equal(read.state_dict()[name], tensor), name
 

@@ -1,12 +1,18 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from open_clip.coca_model import CoCa
 
+from pseudoris.schemas.config import ComputeConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.shard import MaskRecord, ShardImage
+from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.checkpoints.openclip import build_clip, build_coca, read_model_config
+from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
+from pseudoris.workers.masks import rle
 
 
 def test_the_shipped_configs_build_what_they_should():
@@ -14,13 +20,32 @@ def test_the_shipped_configs_build_what_they_should():
     assert build_clip("builtin:tiny/clip.json").visual.image_size == (96, 96)
 
 
-def test_both_models_of_paper_see_224_pixels():
+def with_few_weights(settings, path, *, width, layers):
+    """The settings of a stage of paper, with the image size of its architecture and little else."""
+    config = read_model_config(settings.architecture)
+    for part in {"text_cfg", "multimodal_cfg"} & config.keys():
+        config[part] |= {"width": 16, "heads": 2, "layers": 1}
+    config["vision_cfg"] |= {"width": width, "layers": layers}
+    path.write_text(json.dumps({**config, "embed_dim": 16}))
+    return settings.model_copy(update={"architecture": str(path), "weights": WeightsConfig(uri="random:0")})
+
+
+def test_both_models_of_paper_see_224_pixels(tmp_path):
     paper = load_config("paper")
-    captioner, clip = (read_model_config(each.architecture) for each in (paper.captions, paper.filtering))
-    assert captioner["vision_cfg"]["image_size"] == clip["vision_cfg"]["image_size"] == 224
+    captioner, clip = (read_model_config(each.architecture)["vision_cfg"] for each in (paper.captions, paper.filtering))
     # ViT-L/14, and ResNet-50.
-    assert (captioner["vision_cfg"]["width"], captioner["vision_cfg"]["patch_size"]) == (1024, 14)
-    assert clip["vision_cfg"]["layers"] == [3, 4, 6, 3]
+    assert (captioner["width"], captioner["layers"], captioner["patch_size"]) == (1024, 24, 14)
+    assert clip["layers"] == [3, 4, 6, 3]
+    compute = ComputeConfig(device="cpu")
+    captions = with_few_weights(paper.captions, tmp_path / "coca.json", width=64, layers=1)
+    (counts,) = rle.encode(torch.ones(1, 4, 4, dtype=torch.bool))
+    image = ShardImage(0, "00ab", "0.png", b"", masks=(MaskRecord("00ab-0000", 0, (4, 4), counts, (0, 0, 4, 4), 16),))
+    crops = CocaCaptioner(captions, compute).image_crops(image, np.zeros((4, 4, 3), np.uint8))
+    assert crops.pixels.shape[-2:] == (224, 224)
+    filtering = with_few_weights(paper.filtering, tmp_path / "clip.json", width=4, layers=[1, 1, 1, 1])
+    embedder = ClipEmbedder(filtering, compute)
+    assert embedder.crop_format.size == 224
+    assert embedder.embed_crops([torch.zeros(1, 3, 224, 224)]).shape == (1, 16)
 
 
 def test_every_weight_of_a_fresh_captioner_is_drawn():

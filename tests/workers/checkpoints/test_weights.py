@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.openclip import read_model_config
 from pseudoris.workers.checkpoints.weight_files import weights_digest
@@ -104,7 +105,9 @@ def test_weights_trained_with_quickgelu_are_refused_by_an_architecture_without_i
     weights = WeightsConfig(uri="open_clip:RN50/openai")
     with pytest.raises(ConfigError, match="set architecture to 'RN50-quickgelu'"):
         check_activation("RN50", read_model_config("RN50"), weights)
-    check_activation("RN50-quickgelu", read_model_config("RN50-quickgelu"), weights)
+    paper = load_config("paper").filtering
+    check_activation(paper.architecture, read_model_config(paper.architecture), paper.weights)
+    assert paper.weights.uri.endswith("/openai")
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:TypedStorage is deprecated")

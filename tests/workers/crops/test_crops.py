@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.crops.crops import FILL_RGB, CropFormat, grow_box, make_crops, padded_square, plain_crop
 from tests.builders.crops import runs_of
 from tests.builders.images import random_pixels
@@ -195,7 +196,9 @@ def test_all_crops_of_an_image_equal_the_plain_definition_one_by_one(case, size,
 def test_in_paper_crops_are_resized_as_torchvision_resizes_a_tensor_without_antialiasing(shape, size):
     # The authors normalise first and resize then; both are linear.
     pixels = texture(*shape, seed=0)
-    crop_format = CropFormat(size, CLIP.mean, CLIP.std, has_antialiasing=False)
+    paper = load_config("paper")
+    (has_antialiasing,) = {each.has_antialiasing for each in (paper.captions, paper.filtering)}
+    crop_format = CropFormat(size, CLIP.mean, CLIP.std, has_antialiasing)
     box = (0, 0, shape[1], shape[0])
     (crop,) = crops_of(pixels, [box], [np.ones(shape, bool)], scales=(1.0,), crop_format=crop_format)[0]
     square = v2.functional.normalize(unresized(padded_square(pixels)).double(), list(CLIP.mean), list(CLIP.std))

@@ -8,6 +8,7 @@ import functools
 import pytest
 
 from pseudoris.schemas.config import FilterConfig, WeightsConfig
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
@@ -103,8 +104,9 @@ PARSES = (A_DOG_RUNS, A_PHOTO, NOW_A_DOG_RUNS, TWO_SENTENCES, TWO_RED)
     ],
     ids=["first child", "picture", "second child", "two roots", "no chunk"],
 )
-def test_in_paper_the_head_is_of_the_roots_chunk_or_of_its_first_childs_alone(tokens, authors, ours):
-    assert first_child_head(parsed(*tokens)) == authors
+def test_in_paper_the_head_is_of_the_roots_chunk_or_of_its_first_childs_alone(pipeline, tokens, authors, ours):
+    paper = load_config("paper").filtering.model_copy(update={"spacy_model": str(pipeline)})
+    assert noun_finder(paper)(" ".join(word for word, *_ in tokens)) == authors
     assert head_of_parse(parsed(*tokens)) == ours
 
 

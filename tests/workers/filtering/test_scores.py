@@ -3,6 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.keep_rule import KeepRule, keeps
 from pseudoris.workers.filtering.scores import score_candidates
 
 MIN_COSINE = 1e-4
@@ -56,6 +58,9 @@ def test_a_lone_mask_has_correctness_alone():
 
     assert got.correctness == pytest.approx([0.7, MIN_COSINE])
     assert (got.uniqueness, got.distinctiveness, got.rival) == (None, None, None)
+    paper = load_config("paper").filtering
+    columns = {"distinctiveness": np.full(2, np.nan), "correctness": got.correctness, "count": np.ones(2)}
+    assert keeps(KeepRule(paper.tau, paper.keep, lone_masks=paper.lone_masks), columns, [0, 0]).all()
 
 
 def test_ratios_of_exact_binary_fractions_are_exact():

@@ -1,5 +1,6 @@
 """The automatic generator equals `SamAutomaticMaskGenerator`; small regions equal a plain flood fill."""
 
+import inspect
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +33,8 @@ SCENES = [
     *[(size, 0) for size in [(128, 192), (192, 100), (90, 180), (256, 256), (300, 200), (150, 400), (96, 96)]],
     *[(size, 1) for size in [(144, 192), (192, 120), (260, 180), (200, 320), (110, 70)]],
 ]
+# SAM's names of the scores of `Proposals`.
+SCORES = {"predicted_iou": "predicted_iou", "stability": "stability_score"}
 SHARED = (
     "points_per_side",
     "points_per_batch",
@@ -50,6 +53,11 @@ SHARED = (
 def reference(sam, config, image):
     settings = {name: getattr(config, name) for name in SHARED}
     return SamAutomaticMaskGenerator(sam, **settings).generate(image)
+
+
+def assert_sams_default_in_paper(*names):
+    ours, theirs = load_config("paper").masks, inspect.signature(SamAutomaticMaskGenerator).parameters
+    assert [getattr(ours, name) for name in names] == [theirs[name].default for name in names]
 
 
 def logits_of(sam, image, annotation):
@@ -84,6 +92,7 @@ def assert_equal(sam, image, proposals, annotations):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 64), (70, 150), (150, 71), (33, 200), (24, 17)])
 def test_masks_order_boxes_and_codes_are_sams(sam, masks_config, draw_image, size):
+    assert_sams_default_in_paper("points_per_side", "crop_n_layers", "box_nms_thresh")
     image, config = draw_image(*size), masks_config()
     annotations = reference(sam, config, image)
     assert len(annotations) >= 10
@@ -183,12 +192,28 @@ def test_crop_layers_are_sams(sam, masks_config, draw_image, size, layers, downs
 
 
 @pytest.mark.parametrize(
-    "overrides", [{"pred_iou_thresh": 0.72}, {"stability_score_thresh": 0.7}, {"box_nms_thresh": 0.3}]
+    ("name", "bound"),
+    [
+        ("pred_iou_thresh", 0.72),
+        ("pred_iou_thresh", "predicted_iou"),
+        ("stability_score_thresh", 0.7),
+        ("stability_score_thresh", "stability"),
+        ("box_nms_thresh", 0.3),
+    ],
 )
-def test_each_threshold_is_sams(sam, masks_config, draw_image, overrides):
-    image, config = draw_image(90, 120, seed=5), masks_config(**overrides)
+def test_each_threshold_is_sams(sam, masks_config, draw_image, name, bound):
+    assert load_config("paper").masks.pred_iou_thresh == 0.5
+    assert_sams_default_in_paper("stability_score_thresh", "stability_score_offset")
+    image = draw_image(90, 120, seed=5)
+    every = MaskGenerator(sam, masks_config())(image)
+    if isinstance(bound, str):
+        # Exactly the score of a mask, of those that rounding leaves alone.
+        theirs = {each[SCORES[bound]] for each in reference(sam, masks_config(), image)}
+        equal = sorted(theirs & set(getattr(every, bound).tolist()))
+        bound = equal[len(equal) // 2]
+    config = masks_config(**{name: bound})
     annotations = reference(sam, config, image)
-    assert 0 < len(annotations) < len(MaskGenerator(sam, masks_config())(image)), "the threshold drops some, not all"
+    assert 0 < len(annotations) < len(every), "the threshold drops some, not all"
     assert_equal(sam, image, MaskGenerator(sam, config)(image), annotations)
 
 
@@ -206,10 +231,12 @@ def test_small_regions_are_removed_as_sam_does(sam, masks_config, draw_image, mo
     config = masks_config(min_mask_region_area=60, crop_nms_thresh=0.6, box_nms_thresh=0.6)
     annotations = reference(sam, config, image)
     ours = MaskGenerator(sam, config)(image)
-    plain = MaskGenerator(sam, config.model_copy(update={"min_mask_region_area": 0}))(image)
+    left = config.model_copy(update={"min_mask_region_area": load_config("paper").masks.min_mask_region_area})
+    plain = MaskGenerator(sam, left)(image)
     assert len(annotations) >= 10
     assert set(ours.counts) - set(plain.counts), "at least one mask was changed"
     assert_equal(sam, image, ours, annotations)
+    assert_equal(sam, image, plain, reference(sam, config.model_copy(update={"min_mask_region_area": 0}), image))
 
 
 def test_masks_of_a_photograph_are_unpacked_one_at_a_time(sam, masks_config, draw_image, monkeypatch):
