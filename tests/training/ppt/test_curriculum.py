@@ -5,12 +5,13 @@ from pydantic import ValidationError
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.ppt.curriculum import CurriculumConfig, describe, plan_rounds
+from pseudoris.training.ppt.ppt_config import load_ppt_config
 
 PAIRS = {"d_sem": 600, "d_ref": 1200, "h_sem": 400, "h_ref": 800}
 
 
 def test_the_papers_curriculum_has_its_mixes_and_its_fifty_epochs() -> None:
-    rounds = plan_rounds(CurriculumConfig(), PAIRS, 100)
+    rounds = plan_rounds(load_ppt_config("paper").curriculum, PAIRS, 100)
 
     assert [(each.phase, set(each.sources)) for each in rounds[:4]] == [
         ("semantic", {"h_sem", "d_sem"}),

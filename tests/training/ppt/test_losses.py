@@ -23,7 +23,7 @@ from pseudoris.training.ppt.losses import (
     point_loss,
 )
 from pseudoris.training.ppt.point_generator import PointPrompts
-from pseudoris.training.ppt.ppt_config import ObjectiveConfig
+from pseudoris.training.ppt.ppt_config import ObjectiveConfig, load_ppt_config
 from pseudoris.training.ppt.pseudo_labels import PseudoLabels, collate
 
 # Far enough that its sigmoid is 1 to seven digits, near enough that its cross-entropy is a number.
@@ -80,7 +80,8 @@ def test_more_labels_than_queries_leave_the_dearest_out() -> None:
 def test_each_entry_of_the_cost_is_equation_4_of_its_pair() -> None:
     generator = torch.Generator().manual_seed(3)
     prompts, wanted = _prompts(2, 3, generator), collate([_labels(1, generator), _labels(2, generator)])
-    masks, weights = torch.randn(2, 3, 4, 4, generator=generator), ObjectiveConfig(confidence=0.7)
+    masks = torch.randn(2, 3, 4, 4, generator=generator)
+    weights = load_ppt_config("paper").objective.model_copy(update={"confidence": 0.7})
 
     cost = matching_cost(prompts, masks, wanted, weights)
 

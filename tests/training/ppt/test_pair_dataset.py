@@ -134,9 +134,14 @@ def test_embedded_images_of_more_than_memory_holds_are_refused(run) -> None:
         PairDataset(run, replace(SPEC, max_memory_bytes=100))
 
 
+@pytest.fixture(scope="module")
+def unflipped(run):
+    return PairDataset(run, replace(SPEC, is_flipping=False))
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1))
-def test_points_lie_in_the_box_and_their_labels_say_whether_the_mask_holds_them(key, seed) -> None:
+def test_points_lie_in_the_box_and_their_labels_say_whether_the_mask_holds_them(unflipped, key, seed) -> None:
     mask = np.random.default_rng(seed).random((7, 11)) > 0.8
     mask[3, 4] = True
 
@@ -149,6 +154,18 @@ def test_points_lie_in_the_box_and_their_labels_say_whether_the_mask_holds_them(
     inner = np.abs(pixels - np.round(pixels)).min(-1) > 1e-3
     at = np.floor(pixels).astype(int)[inner]
     assert np.array_equal(mask[at[:, 1], at[:, 0]], labels[inner] == 1)
+    # Uniform in the box: each of 4 x 4 parts has a sixteenth of the points, to eight standard deviations.
+    many, low = points_in_box(mask, 4000, key)[0] * np.array([11, 7]), np.array([xs.min(), ys.min()])
+    shares = (many - low) / (np.array([xs.max() + 1, ys.max() + 1]) - low)
+    counts, *_ = np.histogram2d(*shares.T, bins=4, range=[[-1e-6, 1 + 1e-6]] * 2)
+    assert counts.sum() == 4000
+    assert np.abs(counts / 4000 - 1 / 16).max() < 0.03
+    assert len({_points_of_epoch(unflipped, seed + later) for later in range(3)}) == 3
+
+
+def _points_of_epoch(pairs: PairDataset, epoch: int) -> tuple[float, ...]:
+    pairs.set_epoch(epoch)
+    return tuple(pairs[0].labels.points_xy.flatten().tolist())
 
 
 def test_a_mask_lies_in_the_decoders_frame_as_its_image_does() -> None:

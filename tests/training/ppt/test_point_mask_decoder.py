@@ -7,6 +7,7 @@ from segment_anything.modeling import Sam
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.ppt.point_generator import PointPrompts
 from pseudoris.training.ppt.point_mask_decoder import EncodedImages, PointMaskDecoder, prompt_embeddings
+from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.workers.checkpoints.models import load_sam
 
 
@@ -35,6 +36,8 @@ def test_the_masks_are_those_of_sam_image_by_image(sam: Sam, points: tuple[torch
     embeddings = torch.randn(2, 64, 16, 16, generator=torch.Generator().manual_seed(1))
     sizes, rows = torch.tensor([[192.0, 192.0], [192.0, 96.0]]), torch.tensor([1, 0, 1])
     decode = PointMaskDecoder(sam)
+    of_paper = load_ppt_config("paper").sam.architecture
+    assert (of_paper.encoder_width, of_paper.encoder_depth) == (768, 12)
 
     ours = decode(EncodedImages(embeddings, sizes), rows, PointPrompts(points[0], points[1], torch.zeros(3)))
 

@@ -124,6 +124,25 @@ def test_a_stage_is_equation_1_queries_read_the_image_and_then_the_text() -> Non
     assert torch.equal(
         found, stage.read_text(read, fused_text, query_position=query_position, is_token=features.is_word)
     )
+    _assert_queries_go_from_stage_to_stage(features)
+
+
+def _assert_queries_go_from_stage_to_stage(features: FrozenFeatures) -> None:
+    """Q_1 is learnt, from random values; each stage reads with what the one before returned."""
+    generator, given, returned = PointGenerator(SMALL, 24, 16).eval(), [], []
+
+    def keep(module, args, out) -> None:
+        given.append(args[0])
+        returned.append(out[0])
+
+    for stage in generator.stages:
+        stage.register_forward_hook(keep)
+    generator(features.image, features.text, features.is_word, features.response, features.tokens)
+    first = generator.queries
+    assert first.requires_grad
+    assert len(set(first.flatten().tolist())) == first.numel()
+    assert torch.equal(given[0], first.expand_as(given[0]))
+    assert torch.equal(given[1], returned[0])
 
 
 def test_padding_of_a_text_says_nothing() -> None:
@@ -325,12 +344,18 @@ def test_in_paper_clips_response_changes_no_prompt() -> None:
     generator, features = PointGenerator(OF_PAPER, 24, 16).eval(), _features()
     given = features.image, features.text, features.is_word
 
-    one, other = (
-        generator(*given, response, features.tokens) for response in (features.response, torch.zeros(2, 4, 4))
+    # Nor do codes of the tokens.
+    one, *others = (
+        generator(*given, *beside)
+        for beside in (
+            (features.response, features.tokens),
+            (torch.zeros(2, 4, 4), features.tokens),
+            (features.response, features.tokens + features.is_word),
+        )
     )
 
     for name in ("points_xy", "label_logits", "confidence_logits"):
-        assert torch.equal(getattr(one, name), getattr(other, name))
+        assert all(torch.equal(getattr(one, name), getattr(other, name)) for other in others)
 
 
 def test_in_paper_points_labels_and_confidences_are_perceptrons_of_the_last_queries_as_in_equation_2() -> None:
@@ -345,6 +370,9 @@ def test_in_paper_points_labels_and_confidences_are_perceptrons_of_the_last_quer
     assert torch.equal(found.points_xy, points[..., :2].sigmoid())
     assert torch.equal(found.label_logits, points[..., 2])
     assert torch.equal(found.confidence_logits, generator.score_head.layers(query)[..., 0])
+    for head in (generator.point_head.layers, generator.score_head.layers):
+        # What a single linear layer would say.
+        assert not torch.allclose(head(query) + head(-query), 2 * head(torch.zeros_like(query)), atol=1e-4)
 
 
 def test_in_paper_adam_trains_the_point_generator_alone_at_one_rate_without_decay() -> None:

@@ -54,8 +54,9 @@ def whole(tmp_path_factory, runs):
 
 
 @pytest.mark.slow
-def test_every_round_leaves_its_checkpoint_and_its_curves_and_every_phase_its_figures(whole) -> None:
+def test_every_round_leaves_its_checkpoint_and_its_curves_and_every_phase_its_figures(tmp_path, whole) -> None:
     request, summary, selected, steps = whole
+    assert _steps_of_an_epoch_in_paper(tmp_path, num_pairs=192) == 3
     assert sorted(path.name for path in request.out.iterdir() if path.is_dir()) == ROUNDS
     for name in ROUNDS:
         assert (request.out / name / "checkpoint.pt").exists()
@@ -72,6 +73,24 @@ def test_every_round_leaves_its_checkpoint_and_its_curves_and_every_phase_its_fi
     assert {total for _, total in steps} == {15}
     assert max(step for step, _ in steps) == 15
     assert [(name, pairs) for name, _, pairs in selected] == [(name, 4) for name in ROUNDS[2:]]
+
+
+def _steps_of_an_epoch_in_paper(folder: Path, num_pairs: int) -> int:
+    """Steps of an epoch of a single phase, in the batches of `paper`."""
+    rows = [(0, f"the star {at}", {**RECIPE, "rival_mask_id": None}) for at in range(num_pairs)]
+    run = build_run(folder / "run", num_shards=1, per_shard=1, rows=lambda number: rows, recipe="objects")
+    words = [f"data.pairs_per_batch={load_ppt_config('paper').data.pairs_per_batch}"]
+    words += ['curriculum.phases=[{"name": "all", "sources": ["d_sem"], "epochs": 1}]', "curriculum.epochs_factor=1"]
+    config, steps = small_config(folder, words), []
+
+    def kill(rounds, pairs):
+        steps.extend(each.num_steps for each in rounds)
+        raise KilledError
+
+    request = PptRequest(config, SourceRuns(d_sem=(run.location.root,)), folder / "out")
+    with pytest.raises(KilledError):
+        train_ppt(request, open_fabric(config.training), Reports(on_plan=kill))
+    return sum(steps)
 
 
 @pytest.mark.slow
@@ -353,6 +372,8 @@ def test_what_is_refused_takes_no_folder(tmp_path, runs, words, val, match) -> N
 
 
 def test_no_weight_of_the_encoders_and_of_sam_is_trained(tmp_path) -> None:
+    of_paper = load_ppt_config("paper").clip
+    assert (of_paper.architecture, of_paper.weights.uri.rpartition("/")[2]) == ("ViT-B-16-quickgelu", "openai")
     config = small_config(tmp_path)
     encoders = FrozenEncoders(config)
     learner = PointLearner(config, encoders)

@@ -27,8 +27,8 @@ def _columns(*ranges: tuple[int, int]) -> torch.Tensor:
 
 
 def test_the_pseudo_mask_of_the_highest_iou_is_the_referent_and_no_other() -> None:
-    # IoUs with columns 2 to 5: 2/6, 3/4, 0.
-    chosen = select(_columns((0, 4), (3, 6), (6, 8)), _columns((2, 6))[0], min_iou=0.5)
+    # IoUs with columns 2 to 5: 2/6, 3/4, 0. Two of them reach the bound.
+    chosen = select(_columns((0, 4), (3, 6), (6, 8)), _columns((2, 6))[0], min_iou=0.3)
 
     assert chosen.tolist() == [0.0, 1.0, 0.0]
 

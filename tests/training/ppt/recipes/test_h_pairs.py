@@ -59,13 +59,13 @@ SAID = ("the red circle left of the star", "a small cup", "the crab on the left"
 class _KnownPlaces:
     """In the place of CLIP and SAM: answers what `PLACES` says, and keeps what it was asked."""
 
-    asked: list[list[str]]
+    asked: list[tuple[list[str], int]]
 
     def __init__(self, *models: object) -> None:
         type(self).asked = []
 
     def __call__(self, image, phrases, redundant, peaks) -> list[GroundedMask]:
-        self.asked.append(list(phrases))
+        self.asked.append((list(phrases), peaks.count))
         found = []
         for phrase in phrases:
             for start, stop in PLACES[phrase]:
@@ -83,7 +83,9 @@ def paired(tmp_path, monkeypatch):
     source = build_run(tmp_path / "said", num_shards=1, per_shard=1, rows=lambda number: rows).location
     write_manifest(source)
     location = RunLocation.open(str(tmp_path / "h"))
-    config = load_recipe_config("tiny", None, ("filtering.weights.uri=random:0",))
+    peaks = load_recipe_config("paper").pairs.peaks_per_phrase
+    words = ("filtering.weights.uri=random:0", f"pairs.peaks_per_phrase={peaks}")
+    config = load_recipe_config("tiny", None, words)
     pair_masks(source.root, location, config, on_progress=lambda done, total: None, on_wait=print)
     (image,) = iter_annotations(location, latest_receipts(location))
     return image
@@ -101,8 +103,10 @@ def _pseudo_masks(image: AnnotatedImage, text: str) -> list[tuple[tuple[int, int
 
 @pytest.mark.slow
 def test_whole_noun_phrases_are_asked_for_and_not_their_heads_alone(paired) -> None:
-    (asked,) = _KnownPlaces.asked
+    ((asked, num_peaks),) = _KnownPlaces.asked
     assert sorted(asked) == sorted(PLACES)
+    # One candidate a phrase.
+    assert num_peaks == 1
 
 
 @pytest.mark.slow

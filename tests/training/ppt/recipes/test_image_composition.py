@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pseudoris.training.ppt.recipes.image_composition import Piece, fusion, mosaic, relative_side
-from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig
+from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig, load_recipe_config
 
 SIDE = 48
 
@@ -38,13 +38,19 @@ def test_each_object_of_a_mosaic_lies_in_its_cell_and_shows_its_own_pixels(seed,
         assert column * SIDE / layout[1] < x < (column + 1) * SIDE / layout[1]
         assert row * SIDE / layout[0] < y < (row + 1) * SIDE / layout[0]
         assert abs(float(np.median(found.pixels[mask])) - value) <= 1
+        # The whole object is there, of 20 x 16 pixels before it was scaled; scaling rounds each edge.
+        height, width = (float(np.ptp(each) + 1) for each in np.nonzero(mask))
+        assert abs(16 / 20 * height - width) < 3
     assert not np.stack(found.masks).sum(0).max() > 1
 
 
 @pytest.mark.parametrize("embedded", ["object", "image"])
 def test_a_fusion_tells_the_relation_that_its_masks_have(embedded) -> None:
+    assert load_recipe_config("paper").compose.embedded == "image"
     config = ComposeConfig(side_px=SIDE, embedded=embedded)
     base, other = _piece(100, size=(40, 40), name="cup"), _piece(200, name="star")
+    # No pixel of the base's image is black.
+    base.pixels[:] = 100
     told = set()
     for seed in range(12):
         found = fusion(base, other, config, np.random.default_rng(seed))
@@ -56,6 +62,7 @@ def test_a_fusion_tells_the_relation_that_its_masks_have(embedded) -> None:
         assert holds[relation]
         assert any(text.startswith("the cup") and text.endswith("the star") for text in found.texts[0])
         assert np.median(found.pixels[of_other]) > 130
+        assert (found.pixels < 50).any() == (embedded == "image")
         assert not (of_base & of_other).any()
         told.add(relation)
     assert len(told) > 1

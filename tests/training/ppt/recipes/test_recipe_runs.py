@@ -70,16 +70,27 @@ def test_an_object_centric_image_has_its_class_in_the_middle_as_the_referent(run
 
 
 def test_a_composed_image_has_one_referent_a_text_and_all_others_as_contexts(runs) -> None:
-    masks = defaultdict(set)
+    masks, side = defaultdict(dict), runs["config"].compose.side_px
     for row in read_table(runs["d_ref"], "masks").to_pylist():
-        masks[row["image_id"]].add(row["mask_id"])
+        x0, y0, x1, y1 = row["box_xyxy_px"]
+        masks[row["image_id"]][row["mask_id"]] = ((x0 + x1) / 2, (y0 + y1) / 2)
     kinds = set()
-    for (image, _), pairs in _rows(runs["d_ref"]).items():
-        assert {row["target_mask_ids"][0] for row in pairs} == masks[image]
-        assert sum(row["kept"] for row in pairs) == 1
-        kinds.add(pairs[0]["kind"])
+    for (image, text), pairs in _rows(runs["d_ref"]).items():
+        assert {row["target_mask_ids"][0] for row in pairs} == set(masks[image])
+        (referent,) = [row["target_mask_ids"][0] for row in pairs if row["kept"]]
+        (context, *_) = [centre for mask, centre in masks[image].items() if mask != referent]
+        kind = pairs[0]["kind"]
+        assert _is_said(text, masks[image][referent], context if kind == "relation" else (side / 2, side / 2))
+        kinds.add(kind)
     assert kinds == {"position", "relation"}
     assert all(row["bytes"] for row in read_table(runs["d_ref"], "images").to_pylist())
+
+
+def _is_said(text: str, target: tuple[float, float], beside: tuple[float, float]) -> bool:
+    """Whether the centre of a target lies beside another place where the text says that it does."""
+    right, down = (one - other for one, other in zip(target, beside, strict=True))
+    ahead = {"left": -right, "right": right, "top": -down, "above": -down, "bottom": down, "below": down, "under": down}
+    return all(ahead[word] > 0 for word in text.split() if word in ahead)
 
 
 def test_one_pseudo_mask_is_decided_and_several_are_not(runs) -> None:
