@@ -7,10 +7,13 @@ from typing import Final
 from tests.mutants.mutant import Mutant
 
 _DRAW: Final = "tests/training/dataset/test_draw_weights.py"
+_CURRICULUM: Final = "tests/training/ppt/test_curriculum.py"
 _PRESET: Final = "training/ppt/presets/paper.yaml"
 _CONFIG: Final = "tests/training/ppt/test_ppt_config.py"
 _LOSSES: Final = "tests/training/ppt/test_losses.py"
 _MODEL: Final = "tests/training/ppt/test_ppt_model.py"
+_COMPOSITION: Final = "tests/training/ppt/recipes/test_image_composition.py"
+_RUNS: Final = "tests/training/ppt/recipes/test_recipe_runs.py"
 _TRAINING: Final = "tests/training/ppt/test_ppt_training.py"
 
 MUTANTS: Final[tuple[Mutant, ...]] = (
@@ -236,5 +239,234 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "prompts.confidence_logits.argmax(-1)",
         "prompts.confidence_logits.argmin(-1)",
         (f"{_MODEL}::test_a_prediction_a_query_and_the_answer_is_that_of_the_most_confident",),
+    ),
+    Mutant(
+        "matching: the dearest assignment",
+        "training/ppt/losses.py",
+        "linear_sum_assignment(matrix[:, :count])",
+        "linear_sum_assignment(matrix[:, :count], maximize=True)",
+        (f"{_LOSSES}::test_the_assignment_is_the_cheapest_of_all",),
+    ),
+    Mutant(
+        "loss of a matched pair: confidences are averaged over all queries",
+        "training/ppt/ppt_model.py",
+        "confidence_loss(prompts.confidence_logits, targets).sum() / len(pairs.rows)",
+        "confidence_loss(prompts.confidence_logits, targets).mean()",
+        (f"{_MODEL}::test_in_paper_the_loss_is_equation_4_summed_over_its_terms_and_averaged_over_matched_pairs",),
+    ),
+    Mutant(
+        "loss of a matched pair: another weight of the dice",
+        "training/ppt/ppt_config.py",
+        "dice: NonNegative = 1.0",
+        "dice: NonNegative = 2.0",
+        (f"{_MODEL}::test_in_paper_the_loss_is_equation_4_summed_over_its_terms_and_averaged_over_matched_pairs",),
+    ),
+    Mutant(
+        "cost of the matching: without the points",
+        "training/ppt/losses.py",
+        "(points + share * confidence).view(shape)",
+        "(share * confidence).view(shape)",
+        (f"{_LOSSES}::test_each_entry_of_the_cost_is_equation_4_of_its_pair",),
+    ),
+    Mutant(
+        "cost of the matching: masks decide in paper",
+        _PRESET,
+        "# `objective` is equation 4 as written: every weight is 1.",
+        "objective:\n  confidence_in_matching: 0.03",
+        (f"{_LOSSES}::test_each_entry_of_the_cost_is_equation_4_of_its_pair",),
+    ),
+    Mutant(
+        "optimiser, rate: a tenth of the rate",
+        _PRESET,
+        "peak_rate: 1.0e-3",
+        "peak_rate: 1.0e-4",
+        (f"{_MODEL}::test_in_paper_adam_trains_the_point_generator_alone_at_one_rate_without_decay",),
+    ),
+    Mutant(
+        "optimiser, rate: AdamW",
+        _PRESET,
+        "optimiser: adam",
+        "optimiser: adamw",
+        (f"{_MODEL}::test_in_paper_adam_trains_the_point_generator_alone_at_one_rate_without_decay",),
+    ),
+    Mutant(
+        "batch: 32 pairs",
+        _PRESET,
+        "pairs_per_batch: 64",
+        "pairs_per_batch: 32",
+        (f"{_TRAINING}::test_every_round_leaves_its_checkpoint_and_its_curves_and_every_phase_its_figures",),
+    ),
+    Mutant(
+        "text of D_sem: another one",
+        "training/ppt/recipes/recipe_texts.py",
+        'MIDDLE: Final = "the {name} in the middle"',
+        'MIDDLE: Final = "the {name} right in the middle"',
+        (f"{_RUNS}::test_an_object_centric_image_has_its_class_in_the_middle_as_the_referent",),
+    ),
+    Mutant(
+        "pseudo-labels of D_sem: one for each of two peaks",
+        "training/ppt/recipes/response_maps.py",
+        "HIGHEST: Final = Peaks()",
+        "HIGHEST: Final = Peaks(2, 0.5)",
+        (f"{_RUNS}::test_an_object_centric_image_has_its_class_in_the_middle_as_the_referent",),
+    ),
+    Mutant(
+        "from a text to a mask: surgery in fewer blocks",
+        "training/ppt/recipes/recipe_config.py",
+        '"grounding.surgery_blocks=6"',
+        '"grounding.surgery_blocks=5"',
+        (
+            "tests/training/ppt/recipes/test_response_maps.py"
+            "::test_in_paper_a_response_is_clip_surgerys_in_six_blocks_with_its_feature_surgery",
+        ),
+    ),
+    Mutant(
+        "from a text to a mask: classes are weighted after their mean is taken away",
+        "workers/clip_features.py",
+        'weights[:, :, None, None] * torch.einsum("bdhw,kd->bkhw", F.normalize(dense, dim=1), texts)\n'
+        "    return responses - responses.mean(dim=1, keepdim=True)",
+        'torch.einsum("bdhw,kd->bkhw", F.normalize(dense, dim=1), texts)\n'
+        "    return weights[:, :, None, None] * (responses - responses.mean(dim=1, keepdim=True))",
+        (
+            "tests/training/ppt/recipes/test_response_maps.py"
+            "::test_in_paper_a_response_is_clip_surgerys_in_six_blocks_with_its_feature_surgery",
+        ),
+    ),
+    Mutant(
+        "points of a pseudo-label: of another distribution",
+        "training/ppt/pseudo_labels.py",
+        "rng.uniform(low, high, size=(num_points, 2))",
+        "rng.triangular(low, (low + high) / 2, high, size=(num_points, 2))",
+        (
+            "tests/training/ppt/test_pair_dataset.py"
+            "::test_points_lie_in_the_box_and_their_labels_say_whether_the_mask_holds_them",
+        ),
+    ),
+    Mutant(
+        "points of a pseudo-label: the same in every epoch",
+        "training/ppt/pair_dataset.py",
+        "key_of(_POINTS, self._spec.seed, self.epoch, row.image_id, row.text, mask_id)",
+        "key_of(_POINTS, self._spec.seed, row.image_id, row.text, mask_id)",
+        (
+            "tests/training/ppt/test_pair_dataset.py"
+            "::test_points_lie_in_the_box_and_their_labels_say_whether_the_mask_holds_them",
+        ),
+    ),
+    Mutant(
+        "points of a pseudo-label: all are positive",
+        "training/ppt/pseudo_labels.py",
+        "labels = mask[at[:, 1], at[:, 0]].astype(np.float32)",
+        "labels = np.ones(num_points, np.float32)",
+        (
+            "tests/training/ppt/test_pair_dataset.py"
+            "::test_points_lie_in_the_box_and_their_labels_say_whether_the_mask_holds_them",
+        ),
+    ),
+    Mutant(
+        "composition: windows cut the object",
+        "training/ppt/recipes/image_composition.py",
+        "start = int(rng.integers(max(0, high - length), min(low, full - length) + 1))",
+        "start = int(rng.integers(full - length + 1))",
+        (f"{_COMPOSITION}::test_each_object_of_a_mosaic_lies_in_its_cell_and_shows_its_own_pixels",),
+    ),
+    Mutant(
+        "fusion: the text says the opposite",
+        "training/ppt/recipes/image_composition.py",
+        "relation_texts(embedded.name, relation, base.name)",
+        "relation_texts(embedded.name, _OPPOSITE[relation], base.name)",
+        (f"{_COMPOSITION}::test_a_fusion_tells_the_relation_that_its_masks_have",),
+    ),
+    Mutant(
+        "fusion: the object alone is embedded in paper",
+        "training/ppt/recipes/recipe_config.py",
+        '"compose.embedded=image"',
+        '"compose.embedded=object"',
+        (f"{_COMPOSITION}::test_a_fusion_tells_the_relation_that_its_masks_have",),
+    ),
+    Mutant(
+        "fusion: of an embedded image the object alone is seen",
+        "training/ppt/recipes/image_composition.py",
+        'cover = over.mask if config.embedded == "object" else np.ones_like(over.mask)',
+        "cover = over.mask",
+        (f"{_COMPOSITION}::test_a_fusion_tells_the_relation_that_its_masks_have",),
+    ),
+    Mutant(
+        "pseudo-labels of D_ref: without the contexts",
+        "training/ppt/recipes/d_ref.py",
+        "mask_ids, [at == target for at in range(len(mask_ids))], kind=composed.kind)",
+        "mask_ids[target : target + 1], [True], kind=composed.kind)",
+        (f"{_RUNS}::test_a_composed_image_has_one_referent_a_text_and_all_others_as_contexts",),
+    ),
+    Mutant(
+        "pseudo-labels of D_ref: a context is the referent",
+        "training/ppt/recipes/d_ref.py",
+        "said = composed.texts[target]",
+        "said = composed.texts[target - 1]",
+        (f"{_RUNS}::test_a_composed_image_has_one_referent_a_text_and_all_others_as_contexts",),
+    ),
+    Mutant(
+        "candidates of a pair in H: several for each noun phrase in paper",
+        "training/ppt/recipes/recipe_config.py",
+        "peaks_per_phrase: int = Field(default=1, ge=1, le=16)",
+        "peaks_per_phrase: int = Field(default=3, ge=1, le=16)",
+        (
+            "tests/training/ppt/recipes/test_h_pairs.py"
+            "::test_whole_noun_phrases_are_asked_for_and_not_their_heads_alone",
+        ),
+    ),
+    Mutant(
+        "candidates of a pair in H: one for the head noun alone",
+        "training/ppt/recipes/h_pairs.py",
+        "noun_phrases(text) or [text] for text",
+        "[head_noun(text) or text] for text",
+        (
+            "tests/training/ppt/recipes/test_h_pairs.py"
+            "::test_whole_noun_phrases_are_asked_for_and_not_their_heads_alone",
+        ),
+    ),
+    Mutant(
+        "H_sem and H_ref: of several candidates the first is the referent",
+        "training/ppt/recipes/h_pairs.py",
+        "confidences = [len(places) == 1] * len(places)",
+        "confidences = [at == places[0] for at in places]",
+        (f"{_RUNS}::test_one_pseudo_mask_is_decided_and_several_are_not",),
+    ),
+    Mutant(
+        "stages and what they train on: D_ref without D_sem",
+        "training/ppt/curriculum.py",
+        'sources=("h_sem", "d_sem", "d_ref")',
+        'sources=("h_sem", "d_ref")',
+        (f"{_CURRICULUM}::test_the_papers_curriculum_has_its_mixes_and_its_fifty_epochs",),
+    ),
+    Mutant(
+        "epochs: half of them in paper",
+        _PRESET,
+        "# `objective` is equation 4 as written: every weight is 1.",
+        "curriculum:\n  epochs_factor: 0.5",
+        (f"{_CURRICULUM}::test_the_papers_curriculum_has_its_mixes_and_its_fifty_epochs",),
+    ),
+    Mutant(
+        "epochs: fewer at the end",
+        "training/ppt/curriculum.py",
+        'sources=("h_sem", "h_ref"), epochs=10',
+        'sources=("h_sem", "h_ref"), epochs=5',
+        (f"{_CURRICULUM}::test_the_papers_curriculum_has_its_mixes_and_its_fifty_epochs",),
+    ),
+    Mutant(
+        "candidates that are not chosen: all that reach the bound are referents",
+        "training/ppt/referent_selection.py",
+        "chosen[best] = 1.0",
+        "chosen[ious >= min_iou] = 1.0",
+        (
+            "tests/training/ppt/test_referent_selection.py"
+            "::test_the_pseudo_mask_of_the_highest_iou_is_the_referent_and_no_other",
+        ),
+    ),
+    Mutant(
+        "metrics: no P@0.3",
+        "training/metrics.py",
+        "PRECISION_AT: Final = (0.3, 0.5,",
+        "PRECISION_AT: Final = (0.5,",
+        ("tests/training/test_metrics.py::test_hand_values",),
     ),
 )
