@@ -370,6 +370,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (f"{_COMPOSITION}::test_each_object_of_a_mosaic_lies_in_its_cell_and_shows_its_own_pixels",),
     ),
     Mutant(
+        "composition: texts say bottom of what is at the top",
+        "training/ppt/recipes/image_composition.py",
+        "position_texts(piece.name, layout, (row, column))",
+        "position_texts(piece.name, layout, (rows - 1 - row, column))",
+        (f"{_COMPOSITION}::test_each_object_of_a_mosaic_lies_in_its_cell_and_shows_its_own_pixels",),
+    ),
+    Mutant(
         "fusion: the text says the opposite",
         "training/ppt/recipes/image_composition.py",
         "relation_texts(embedded.name, relation, base.name)",

@@ -37,6 +37,11 @@ def test_each_object_of_a_mosaic_lies_in_its_cell_and_shows_its_own_pixels(seed,
         x, y = _middle(mask)
         assert column * SIDE / layout[1] < x < (column + 1) * SIDE / layout[1]
         assert row * SIDE / layout[0] < y < (row + 1) * SIDE / layout[0]
+        places = {"left": x < SIDE / 2, "right": x > SIDE / 2, "top": y < SIDE / 2, "bottom": y > SIDE / 2}
+        for text in found.texts[at]:
+            said = {*places, "middle"} & {*text.split()}
+            assert said
+            assert all(places.get(word, True) for word in said)
         assert abs(float(np.median(found.pixels[mask])) - value) <= 1
         # The whole object is there, of 20 x 16 pixels before it was scaled; scaling rounds each edge.
         height, width = (float(np.ptp(each) + 1) for each in np.nonzero(mask))
