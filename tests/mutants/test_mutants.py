@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.conformance.page import SECTIONS
 from tests.mutants.__main__ import outcomes
 from tests.mutants.listed import MUTANTS
 from tests.mutants.mutant import Mutant
@@ -27,6 +28,13 @@ def test_each_break_has_a_name_of_its_own_and_its_text_stands_once_in_its_file()
     for each in MUTANTS:
         assert each.applied((ROOT / each.file).read_text(encoding="utf-8")) != each.old
         assert all((ROOT / test.partition("::")[0]).is_file() for test in each.tests), each.name
+
+
+def test_each_exact_row_of_the_conformance_page_has_a_break_that_its_own_test_must_see() -> None:
+    seen = {test for each in MUTANTS for test in each.tests}
+    exact = [element for section in SECTIONS for element in section.elements if element.verdict == "exact"]
+    assert exact
+    assert [element.name for element in exact if element.proof not in seen] == []
 
 
 @pytest.mark.slow
