@@ -59,7 +59,7 @@ def read_regular(path: Path) -> bytes:
         ConfigError: It is neither a file nor a folder, or larger than `MAX_BYTES`.
         OSError: As `open`.
     """
-    with open(path, "rb", opener=_checked) as file:
+    with open_linked(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
         if size_bytes > MAX_BYTES:
             raise ConfigError(f"{path} has {size_bytes:,} bytes, at most {MAX_BYTES:,} are read. Split it, or check it")

@@ -171,8 +171,8 @@ def class_response_maps(dense: torch.Tensor, pooled: torch.Tensor, classes: torc
     return responses - responses.mean(dim=1, keepdim=True)
 
 
-def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> torch.Tensor:
-    """Return each patch in the joint space (B, D, h, w), not normalised, like `dense` of `read_images`.
+def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> ImageFeatures:
+    """Return `read_images` of no stage, with the patches of the second path.
 
     Args:
         model: Its image tower must be a plain ViT.
@@ -196,7 +196,6 @@ def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> torch.
         indices=list(range(first - 1, len(blocks) - 1)),
         output_fmt="NLC",
         output_extra_tokens=True,
-        intermediates_only=True,
     )
     both = zip(out["image_intermediates_prefix"], out["image_intermediates"], strict=True)
     inputs = [torch.cat(each, 1) for each in both]
@@ -205,8 +204,7 @@ def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> torch.
         path = path + block.ls_1(value_attention(block.attn, block.ln_1(tokens)))
     dense = visual.ln_post(path[:, 1:]) @ visual.proj
     grid: tuple[int, int] = visual.grid_size
-    found: torch.Tensor = dense.transpose(1, 2).reshape(len(dense), -1, *grid)
-    return found
+    return ImageFeatures((), dense.transpose(1, 2).reshape(len(dense), -1, *grid), out["image_features"])
 
 
 def value_attention(attention: nn.MultiheadAttention, tokens: torch.Tensor) -> torch.Tensor:

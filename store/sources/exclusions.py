@@ -192,7 +192,10 @@ class RecordedImageMatcher:
 
 
 def key_path(key: str) -> str:
-    """Return a key's path, decoded, as it is in SOURCE; a member of a tar is below it. For comparison alone."""
+    """Return a key's path, decoded, as it is in SOURCE; a member of a tar is below it.
+
+    To compare and to show, not to open: a back-slash is a `/` there.
+    """
     return unquote_to_bytes(key.replace("!", "/")).decode("utf-8", "replace").replace("\\", "/")
 
 

@@ -55,7 +55,7 @@ def test_the_second_path_adds_the_last_blocks_attention_alone(model, images) -> 
     last = visual.transformer.resblocks[number]
     expected = visual.ln_post((tokens + value_attention(last.attn, last.ln_1(tokens)))[:, 1:]) @ visual.proj
 
-    found = surgery_map(model, images, num_blocks=1)
+    found = surgery_map(model, images, num_blocks=1).dense
 
     assert found.shape == read_images(model, images).dense.shape
     assert torch.allclose(found.flatten(2).transpose(1, 2), expected, atol=1e-5)

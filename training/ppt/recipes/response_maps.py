@@ -19,6 +19,7 @@ from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
 from pseudoris.workers.checkpoints.models import load_clip
 from pseudoris.workers.checkpoints.openclip import read_model_config
 from pseudoris.workers.clip_features import (
+    ImageFeatures,
     class_response_maps,
     read_images,
     read_texts,
@@ -73,28 +74,26 @@ class ResponseMaps:
             phrases: P of them.
             redundant: What else such images show, for feature surgery.
         """
-        dense, pooled = self._patches(self._normalised(image))
-        maps = [self._map(dense, pooled, phrase, redundant) for phrase in phrases]
+        seen = self._seen(self._normalised(image))
+        maps = [self._map(seen, phrase, redundant) for phrase in phrases]
         if not maps:
             return np.zeros((0, *image.shape[:2]), np.float32)
         full = F.interpolate(torch.stack(maps, 1), image.shape[:2], mode="bicubic", align_corners=False)[0]
         return as_shares(full.float().cpu().numpy())
 
-    def _map(self, dense: torch.Tensor, pooled: torch.Tensor, phrase: str, redundant: Sequence[str]) -> torch.Tensor:
+    def _map(self, seen: ImageFeatures, phrase: str, redundant: Sequence[str]) -> torch.Tensor:
         """The response to a phrase, (1, h, w)."""
         if not self._config.is_feature_surgery:
-            return response_map(dense, self._embed([phrase]))
+            return response_map(seen.dense, self._embed([phrase]))
         classes = list(dict.fromkeys([phrase, *redundant]))
         if len(classes) == 1:
-            return response_map(dense, self._embed([phrase]), redundant=self._embed([""]))
-        return class_response_maps(dense, pooled, self._embed(classes))[:, 0]
+            return response_map(seen.dense, self._embed([phrase]), redundant=self._embed([""]))
+        return class_response_maps(seen.dense, seen.embedding, self._embed(classes))[:, 0]
 
-    def _patches(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The patches in the joint space (1, D, h, w), and the image (1, D)."""
-        seen = read_images(self._model, planes)
-        if not self._config.surgery_blocks:
-            return seen.dense, seen.embedding
-        return surgery_map(self._model, planes, num_blocks=self._config.surgery_blocks), seen.embedding
+    def _seen(self, planes: torch.Tensor) -> ImageFeatures:
+        if self._config.surgery_blocks:
+            return surgery_map(self._model, planes, num_blocks=self._config.surgery_blocks)
+        return read_images(self._model, planes)
 
     def _normalised(self, image: NDArray[np.uint8]) -> torch.Tensor:
         planes = torch.from_numpy(np.array(image)).to(self._device).permute(2, 0, 1)[None].float() / 255
