@@ -164,6 +164,7 @@ class ExpressionRecord:
         weight: Weight of the pair for a trainer: by `filtering.pair_weight` the probability that it is right, else 1.0.
         source: `model`; `human` if imported; `composer`, whose expressions are kept and have no other score; or
             `recipe`, a pseudo-label of PPT, kept or not.
+        split: Of an imported expression, such as `testA`; None where the annotation has no splits.
     """
 
     target_mask_ids: tuple[str, ...]
@@ -183,6 +184,7 @@ class ExpressionRecord:
     kept: bool = False
     weight: float = 1.0
     source: str = SOURCE_MODEL
+    split: str | None = None
 
     @property
     def is_lone(self) -> bool:

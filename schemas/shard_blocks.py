@@ -61,6 +61,7 @@ _EXPRESSION = pa.struct(
         ("kept", pa.bool_()),
         ("weight", pa.float64()),
         ("source", pa.string()),
+        ("split", pa.string()),
     ]
 )
 FAULT = pa.struct(

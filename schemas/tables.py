@@ -213,6 +213,7 @@ EXPRESSIONS_SCHEMA: Final = _schema(
             "except a recipe's: true for the referent (c = 1), else false (c = 0).",
         ),
         _field("weight", pa.float64(), "Weight of the pair for a trainer."),
+        _field("split", pa.string(), "Split of an imported expression, such as `testA`; else null.", nullable=True),
     ],
     "One row per candidate expression, kept or not, ordered by image, mask, first draw.",
 )

@@ -111,4 +111,4 @@ def _record(image_id: str, size: _Size, mask: HumanMask, counts: str, summary: R
 def _expressions(image_id: str, mask: HumanMask) -> Iterator[ExpressionRecord]:
     target = (mask_id(image_id, mask.index),)
     for text in mask.texts:
-        yield ExpressionRecord(target, text, samples=(), kept=True, source=SOURCE_HUMAN)
+        yield ExpressionRecord(target, text, samples=(), kept=True, source=SOURCE_HUMAN, split=mask.splits.get(text))

@@ -15,6 +15,7 @@ from typing import Any, Final
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.shard import clean_text
 from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.sources.root import SourceRoot, root_at
 from pseudoris.training.imports.coco import AnnotationEntry, CocoTables, read_coco, read_coco_tables
@@ -23,6 +24,8 @@ from pseudoris.training.imports.import_plan import ImportRequest
 from pseudoris.training.untrusted_pickle import load_plain
 
 INSTANCES_NAME: Final = "instances.json"
+# A sentence, unchecked, and the split of its reference.
+_Said = tuple[Any, str]
 _PICKLE: Final = ".p"
 _REFS_NAME: Final = re.compile(r"^refs\((.+)\)\.p$")
 
@@ -41,7 +44,7 @@ def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequenc
     """
     tables = read_coco_tables(instances, INSTANCES_NAME)
     left_out = LeftOut()
-    sentences: defaultdict[int, list[Any]] = defaultdict(list)
+    sentences: defaultdict[int, list[_Said]] = defaultdict(list)
     for annotation_id, said in _chosen(load_plain(refs, refs_name), tables, refs_name, splits):
         sentences[annotation_id] += said
     left_out.add("objects without a reference in these splits", len(tables.annotations) - len(sentences))
@@ -54,7 +57,7 @@ def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequenc
     return Annotation(images, digests, left_out)
 
 
-def _chosen(refs: Any, tables: CocoTables, name: str, splits: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+def _chosen(refs: Any, tables: CocoTables, name: str, splits: Sequence[str]) -> Iterator[tuple[int, list[_Said]]]:
     """Yield annotation id and sentences of each reference of the splits."""
     if not isinstance(refs, list):
         raise ConfigError(f"{name} has {shown(refs)}. A list of references is needed.")
@@ -66,7 +69,8 @@ def _chosen(refs: Any, tables: CocoTables, name: str, splits: Sequence[str]) -> 
             raise ConfigError(f"{where} has no split. It needs train, val, test, testA or testB.")
         found[ref["split"]] += 1
         if ref["split"] in splits:
-            yield _annotation_of(ref, known, tables, where), _sentences(ref, where)
+            said = [(sentence, ref["split"]) for sentence in _sentences(ref, where)]
+            yield _annotation_of(ref, known, tables, where), said
     absent = [split for split in splits if not found[split]]
     if absent:
         there = ", ".join(f"{split} ({count:,})" for split, count in sorted(found.items())) or "none"
@@ -98,9 +102,12 @@ def _sentences(ref: Mapping[str, Any], where: str) -> list[Any]:
     return [each["sent"] if "sent" in each else each.get("raw") for each in sentences]
 
 
-def _mask(entry: AnnotationEntry, sentences: Sequence[Any], left_out: LeftOut, name: str) -> HumanMask:
-    texts = clean_texts(sentences, left_out, where=f"{name}: a sentence of annotation {entry.annotation_id}")
-    return HumanMask(entry.index, entry.annotation_id, entry.row.get("segmentation"), texts)
+def _mask(entry: AnnotationEntry, said: Sequence[_Said], left_out: LeftOut, name: str) -> HumanMask:
+    where = f"{name}: a sentence of annotation {entry.annotation_id}"
+    texts = clean_texts((sentence for sentence, _ in said), left_out, where=where)
+    # A text of two splits, which no dataset has, counts in the first.
+    splits = {clean_text(sentence): split for sentence, split in reversed(said)}
+    return HumanMask(entry.index, entry.annotation_id, entry.row.get("segmentation"), texts, splits)
 
 
 def read_annotation(request: ImportRequest) -> Annotation:

@@ -27,12 +27,14 @@ class HumanMask:
         annotation_id: Its id in the file.
         segmentation: In any of COCO's forms, unchecked.
         texts: Its expressions, in order: clean, distinct, none empty.
+        splits: The split of each text; empty where the annotation has none.
     """
 
     index: int
     annotation_id: int
     segmentation: Any
     texts: tuple[str, ...] = ()
+    splits: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
