@@ -61,6 +61,7 @@ def annotate(
     ] = False,
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,
+    only: options.Only = None,
     accept_domain: options.AcceptDomain = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     profile_start: Annotated[
@@ -78,7 +79,7 @@ def annotate(
     from pseudoris.store.runs.pending_work import parse_reasons
 
     reasons = parse_reasons(None if retry_reasons is None else retry_reasons.split(","))
-    exclusions = options.read_exclude(exclude, exclude_distance)
+    exclusions = options.read_exclude(exclude, exclude_distance, only)
     run_options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=exclusions)
     if dry_run:
         from pseudoris.pipeline.dry_run import dry_run as preview

@@ -38,6 +38,7 @@ def estimate(
     address: options.Address = None,
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,
+    only: options.Only = None,
     accept_domain: options.AcceptDomain = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -50,7 +51,7 @@ def estimate(
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
     from pseudoris.pipeline.sample_run import estimate as run_sample
 
-    exclusions = options.read_exclude(exclude, exclude_distance)
+    exclusions = options.read_exclude(exclude, exclude_distance, only)
     with Progress(console=stderr, transient=True) as progress:
         task = progress.add_task("listing", total=None)
         found = run_sample(

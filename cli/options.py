@@ -103,6 +103,15 @@ Exclude = Annotated[
         show_default=False,
     ),
 ]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="PATH",
+        help="Take no other images: a list of names or COCO ids, or the split train of a REFER folder. Repeatable.",
+        show_default=False,
+    ),
+]
 ExcludeDistance = Annotated[
     int | None,
     typer.Option("--exclude-distance", help="Bits by which perceptual hashes of copies differ.", show_default="6"),
@@ -120,19 +129,19 @@ def check_apart(run: RunLocation, destination: RunLocation, *, option: str) -> N
         raise ConfigError(f"{option} {destination.root!r} is inside the run. Choose a folder outside it.")
 
 
-def read_exclude(exclude: list[str] | None, max_distance: int | None) -> Exclusions:
-    """Return what `--exclude` and `--exclude-distance` name.
+def read_exclude(exclude: list[str] | None, max_distance: int | None, only: list[str] | None = None) -> Exclusions:
+    """Return what `--exclude`, `--exclude-distance` and `--only` name.
 
     Raises:
         ConfigError: A file is not as it should be.
         TransientError: Storage failed.
     """
-    if not exclude and max_distance is None:
+    if not exclude and not only and max_distance is None:
         return Exclusions()
     # Here: it imports the readers of images and pickles.
     from pseudoris.training.exclusions import read_exclusions
 
-    return read_exclusions(exclude or (), max_distance)
+    return read_exclusions(exclude or (), max_distance, only or ())
 
 
 def load_plugins(plugins: Iterable[str] | None) -> None:

@@ -23,7 +23,7 @@ from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.pending_work import quarantined_shards
 from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards
-from pseudoris.store.runs.stored_exclusions import ExcludedItems
+from pseudoris.store.runs.stored_exclusions import ExcludedItems, nothing_is_left
 from pseudoris.store.runs.totals import Totals
 from pseudoris.store.sources import SourceItem, open_source
 from pseudoris.workers.stages import STAGES
@@ -70,6 +70,8 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         excluded = ExcludedItems(options.exclusions)
         items = list_on_cluster(listing, config.placement.read) if needs_ray else listing.list()
         tally = _listed(items, config, options.limit, excluded) if header is None else _planned(location, header)
+        if excluded.total and not tally.num_images:
+            raise nothing_is_left(options.exclusions, excluded)
         extension = _extension(items, location, header, options)
     if extension is not None:
         tally.num_images += extension.num_new
@@ -93,7 +95,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         num_to_retry=_num_to_retry(location, options),
         num_excluded=excluded.total,
         domain=domain,
-        left_out=tuple(listing.left_out.notices()),
+        left_out=(*(excluded.notices() if header is None else ()), *listing.left_out.notices()),
     )
 
 

@@ -127,6 +127,7 @@ def annotate(
     retry_reasons: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     exclude_distance: int | None = None,
+    only: str | Sequence[str] = (),
     on_event: Callable[[RunEvent], None] = lambda event: None,
 ) -> RunSummary:
     """Annotate the images of `source` into the run at `out`; the same call again continues.
@@ -142,6 +143,7 @@ def annotate(
         exclude: Images to leave out, as `pseudoris annotate --exclude`: a path, or several. A run keeps what it was
             planned with; without a path, an existing run continues with its own.
         exclude_distance: As `--exclude-distance`.
+        only: The images to take, all others are left out, as `pseudoris annotate --only`: a path, or several.
         on_event: Called with each step of the start (`Step`), the plan (`Planned`), each commit (`Committed`), each
             retried shard (`Retried`), and each `Notice`.
 
@@ -162,7 +164,7 @@ def annotate(
 
     settings = load_config(config) if isinstance(config, str) else config
     reasons = parse_reasons(_listed(retry_reasons) or None)
-    exclusions = read_exclusions(_listed(exclude), exclude_distance)
+    exclusions = read_exclusions(_listed(exclude), exclude_distance, _listed(only))
     options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=exclusions)
     return run_pipeline(source, out, settings, options=options, on_event=on_event)
 

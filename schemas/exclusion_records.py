@@ -12,9 +12,10 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.run_records import PartRecord, PlanExtension, RunHeader, Sha256
 
-# By name: `refer`, `names`. They act on the plan. By content: `sha256`, `phash`. They act when an image is read.
-RuleKind = Literal["refer", "names", "sha256", "phash"]
-NAME_KINDS: Final = frozenset({"refer", "names"})
+# By name: `refer`, `names`, and `only`, which leaves out what it does not name. They act on the plan. By content:
+# `sha256`, `phash`. They act when an image is read.
+RuleKind = Literal["refer", "names", "only", "sha256", "phash"]
+NAME_KINDS: Final = frozenset({"refer", "names", "only"})
 
 # The REFER datasets that share the images of MS-COCO's train2014, each split in its own way.
 SHARED_DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
@@ -27,8 +28,8 @@ class ExclusionRule(FrozenModel):
     """One rule. Two rules are the same if kind, settings and values are; the files may have moved.
 
     Attributes:
-        kind: What the values are: file names and COCO ids (`refer` from a REFER dataset, `names` from a list), sha256
-            of encoded bytes, or perceptual hashes.
+        kind: What the values are: file names and COCO ids (`refer` from a REFER dataset, `names` from a list, `only` of
+            the images that stay), sha256 of encoded bytes, or perceptual hashes.
         name: Last name of the path that was given: of a moved file the same, so that it can stand in tables.
         files: sha256 by name of the files that were read; empty for a folder of images.
         settings: `splits` of `refer`, all that are held out; `max_distance` of `phash`, in bits, inclusive.
@@ -36,6 +37,7 @@ class ExclusionRule(FrozenModel):
         values_sha256: sha256 of the values, sorted, a line each.
         num_excluded: By name: images of the last listing that are not planned because of it, each counted for the first
             rule that applies. None by content: the images are planned, and quarantined as `excluded`.
+        num_absent: Of `only`: values that name no image of the last listing; None if it was not read to its end.
     """
 
     kind: RuleKind
@@ -45,6 +47,12 @@ class ExclusionRule(FrozenModel):
     num_values: int = Field(ge=1)
     values_sha256: Sha256
     num_excluded: int | None = Field(default=None, ge=0)
+    num_absent: int | None = Field(default=None, ge=0)
+
+    @property
+    def option(self) -> str:
+        """The option that gives it, with its name."""
+        return f"{'--only' if self.kind == 'only' else '--exclude'} {self.name}"
 
     @property
     def is_by_name(self) -> bool:
@@ -96,9 +104,13 @@ class ExclusionRecord(FrozenModel):
 
 
 class ListingCounts(FrozenModel):
-    """The section `exclusions` of an extension of the plan: for each rule by its number, `num_excluded` now."""
+    """What one listing says of the rules: `num_excluded` of each by its number, `num_absent` of the one of `only`.
+
+    It is the section `exclusions` of an extension of the plan.
+    """
 
     num_excluded: tuple[int | None, ...]
+    num_absent: int | None = None
 
 
 def missing_phrase(rules: Iterable[ExclusionRule]) -> str | None:
@@ -133,13 +145,18 @@ def extended_exclusions(header: RunHeader, extension: PlanExtension) -> dict[str
     record = exclusions_of(header)
     if record is None or extension.exclusions is None:
         return header.exclusions
-    counts = ListingCounts.model_validate(extension.exclusions).num_excluded
+    counts = ListingCounts.model_validate(extension.exclusions)
     return as_section(counted(record.rules, counts), record.part)
 
 
-def counted(rules: Sequence[ExclusionRule], counts: Sequence[int | None]) -> tuple[ExclusionRule, ...]:
-    """Return the rules with another `num_excluded` each."""
-    return tuple(rule.model_copy(update={"num_excluded": count}) for rule, count in zip(rules, counts, strict=True))
+def counted(rules: Sequence[ExclusionRule], counts: ListingCounts) -> tuple[ExclusionRule, ...]:
+    """Return the rules with the counts of another listing."""
+    return tuple(
+        rule.model_copy(
+            update={"num_excluded": count, "num_absent": counts.num_absent if rule.kind == "only" else None}
+        )
+        for rule, count in zip(rules, counts.num_excluded, strict=True)
+    )
 
 
 def as_section(rules: Sequence[ExclusionRule], part: PartRecord) -> dict[str, JsonValue]:

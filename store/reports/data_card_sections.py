@@ -211,8 +211,9 @@ def _exclusions(facts: CardFacts) -> Iterator[str]:
     record = exclusions_of(facts.header)
     yield "## Excluded images"
     yield ""
-    yield "These images are not in the data, because a benchmark tests on them. By name: images of the last listing"
-    yield "that are not planned. By content: images that are planned, and quarantined as `excluded`."
+    yield "These images are not in the data. By name: images of the last listing that are not planned, because a"
+    yield "benchmark tests on them, or because `only` does not name them. By content: images that are planned, and"
+    yield "quarantined as `excluded`."
     yield ""
     yield "| rule | of | settings | values | sha256 of the values | excluded images |"
     yield "| --- | --- | --- | --: | --- | --: |"

@@ -17,7 +17,6 @@ from typing import Final, TypeVar
 from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.exclusion_records import ListingCounts
 from pseudoris.schemas.run_records import PartRecord, PlanEntry, PlanExtension, RunHeader
 from pseudoris.store.files.key_order import file_of
 from pseudoris.store.location import RunLocation
@@ -25,6 +24,7 @@ from pseudoris.store.runs.header import create_extension
 from pseudoris.store.runs.plan import stream_plan, write_plan
 from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, stored_exclusions
+from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.store.sources.items import SourceItem
 
 _MAX_EXAMPLES: Final = 5
@@ -49,7 +49,7 @@ class ExtensionTally:
         vanished: Some keys of these.
         size_bytes: Sum of the expected sizes of the new images.
         max_shard_bytes: Largest such sum of one new shard.
-        excluded: Listed images that the run's rules by name exclude, by number of the rule; None for others.
+        excluded: Counts the listed images that the run's rules by name exclude.
     """
 
     num_new: int = 0
@@ -62,7 +62,7 @@ class ExtensionTally:
     vanished: list[str] = field(default_factory=list)
     size_bytes: int = 0
     max_shard_bytes: int = 0
-    excluded: list[int | None] = field(default_factory=list)
+    excluded: ExcludedItems = field(default_factory=lambda: ExcludedItems(Exclusions()))
 
 
 def extend_plan(
@@ -105,9 +105,7 @@ def extend_plan(
         num_shards=written.num_shards,
         max_shard_bytes=tally.max_shard_bytes,
         header_sha256=header.sha256,
-        exclusions=ListingCounts(num_excluded=tuple(tally.excluded)).model_dump(mode="json")
-        if tally.excluded
-        else None,
+        exclusions=tally.excluded.counts().model_dump(mode="json") if tally.excluded.num_excluded else None,
         domain=domain,
     )
     return create_extension(location, extension), tally
@@ -132,9 +130,8 @@ def new_entries(
         tally: Updated along the way; complete when the iterator ends.
         limit: Yield only the first `limit` rows.
     """
-    excluded = ExcludedItems(stored_exclusions(location, header))
-    tally.excluded = excluded.counts
-    unplanned = unplanned_items(location, header, excluded.kept(items), tally)
+    tally.excluded = ExcludedItems(stored_exclusions(location, header))
+    unplanned = unplanned_items(location, header, tally.excluded.kept(items), tally)
     wanted = itertools.islice(unplanned, limit)
     yield from _numbered(wanted, header.config.shards, first_shard=header.num_shards, tally=tally)
     # Items beyond the limit are not planned, but known keys after it are still compared.
@@ -243,8 +240,8 @@ def extension_notices(tally: ExtensionTally) -> list[str]:
         if tally.num_new
         else "SOURCE has no new images: the plan is unchanged"
     ]
-    if num_excluded := sum(count or 0 for count in tally.excluded):
-        texts.append(f"{num_excluded:,} of the listed images are excluded, as the run was planned")
+    if tally.excluded.total:
+        texts.append(f"{tally.excluded.total:,} of the listed images are excluded, as the run was planned")
     if tally.num_changed:
         texts.append(
             f"{tally.num_changed:,} planned images have changed since they were planned ({_some(tally.changed)}). The "

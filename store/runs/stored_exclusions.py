@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import JsonValue
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.exclusion_records import ExclusionRule, as_section, counted, exclusions_of
+from pseudoris.schemas.exclusion_records import ExclusionRule, ListingCounts, as_section, counted, exclusions_of
 from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, image_id, sha256_hex
 from pseudoris.schemas.run_records import PLAN_FOLDER, PartRecord, RunHeader
 from pseudoris.store.files.key_order import file_of
@@ -24,6 +24,7 @@ from pseudoris.store.sources.exclusions import ContentMatcher, Exclusions, KeyMa
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
 
+_MATCHING: Final = "A listed name is the whole name of a file, a listed path the end of its path"
 _SCHEMA: Final = pa.schema([("rule", pa.int32()), ("value", pa.string())])
 
 # The matcher that this process used last, by the digest of its part: a process reads many shards of one run.
@@ -34,18 +35,32 @@ class ExcludedItems:
     """Leaves out the items of a listing that a rule by name excludes, and counts them.
 
     Attributes:
-        counts: By number of the rule, the images left out; None for rules by content. Complete when the listing ends.
+        num_excluded: By number of the rule, the images left out; None for rules by content. Complete when the listing
+            ends.
     """
 
     def __init__(self, exclusions: Exclusions) -> None:
         """Wire it."""
         self._matcher = KeyMatcher(exclusions)
-        self.counts: list[int | None] = [0 if rule.is_by_name else None for rule in exclusions.rules]
+        self._rules = exclusions.rules
+        self.num_excluded: list[int | None] = [0 if rule.is_by_name else None for rule in self._rules]
+        self._wanted: set[int] = set()
+        self._is_complete = False
 
     @property
     def total(self) -> int:
         """Images left out."""
-        return sum(count or 0 for count in self.counts)
+        return sum(count or 0 for count in self.num_excluded)
+
+    def counts(self) -> ListingCounts:
+        """Return the counts of the listing so far."""
+        only = next((rule for rule in self._rules if rule.kind == "only"), None)
+        num_absent = only.num_values - len(self._wanted) if only is not None and self._is_complete else None
+        return ListingCounts(num_excluded=tuple(self.num_excluded), num_absent=num_absent)
+
+    def notices(self) -> list[str]:
+        """Return what the user should know about each rule, once the listing has ended."""
+        return [_notice(rule) for rule in counted(self._rules, self.counts())]
 
     def kept(self, items: Iterable[SourceItem]) -> Iterator[SourceItem]:
         """Yield the other items, in their order; an image that is listed several times counts once."""
@@ -55,6 +70,7 @@ class ExcludedItems:
         # A repeated file follows itself, and repeated members are in one tar: only its ids are held.
         file, seen = "", set[str]()
         for item in items:
+            self._wanted.update(self._matcher.wanted(item.key))
             number = self._matcher.rule_of(item.key)
             if number is None:
                 yield item
@@ -64,7 +80,8 @@ class ExcludedItems:
             name = image_id(item.key)
             if name not in seen:
                 seen.add(name)
-                self.counts[number] = (self.counts[number] or 0) + 1
+                self.num_excluded[number] = (self.num_excluded[number] or 0) + 1
+        self._is_complete = True
 
 
 def excluded_section(
@@ -85,7 +102,7 @@ def excluded_section(
     name = f"g0001/exclusions-{digest[:CONTENT_HASH_HEX_DIGITS]}.parquet"
     location.put_part(f"{PLAN_FOLDER}/{name}", data)
     part = PartRecord(name=name, rows=len(rows), size_bytes=len(data), sha256=digest)
-    return as_section(counted(exclusions.rules, excluded.counts), part)
+    return as_section(counted(exclusions.rules, excluded.counts()), part)
 
 
 def stored_exclusions(location: RunLocation, header: RunHeader) -> Exclusions:
@@ -136,21 +153,21 @@ def check_exclusions(header: RunHeader, given: Exclusions) -> None:
     theirs = {rule.identity: rule for rule in given.rules}
     if not given or ours.keys() == theirs.keys():
         return
-    lines = [f"  --exclude {ours[each].name}: {each} in the run, absent now" for each in ours.keys() - theirs.keys()]
-    lines += [f"  --exclude {theirs[each].name}: absent in the run, {each} now" for each in theirs.keys() - ours.keys()]
+    lines = [f"  {ours[each].option}: {each} in the run, absent now" for each in ours.keys() - theirs.keys()]
+    lines += [f"  {theirs[each].option}: absent in the run, {each} now" for each in theirs.keys() - ours.keys()]
     raise ConfigError(
         "this output holds a run that excludes other images:\n"
         + "\n".join(sorted(lines))
-        + "\nThe plan of a run is frozen. Leave --exclude out to continue with its own rules, or name another output"
+        + "\nThe plan of a run is frozen. Leave --exclude and --only out to keep its rules, or name another output"
     )
 
 
 def nothing_is_left(exclusions: Exclusions, excluded: ExcludedItems) -> ConfigError:
     """Return the error for a listing of which every image is excluded."""
-    names = ", ".join(dict.fromkeys(rule.name for rule in exclusions.rules))
+    options = ", ".join(dict.fromkeys(rule.option for rule in exclusions.rules))
     return ConfigError(
-        f"all {excluded.total:,} listed images are excluded by {names}: there is nothing to plan. Check --exclude, or "
-        "give another SOURCE"
+        f"all {excluded.total:,} listed images are left out by {options}: there is nothing to plan. {_MATCHING}. "
+        "Correct the option, or give another SOURCE"
     )
 
 
@@ -168,18 +185,21 @@ def exclusion_notices(header: RunHeader, *, is_new: bool, is_given: bool) -> lis
     if is_new:
         missing = [] if record.missing is None else [record.missing]
         return [*map(_notice, record.rules), *missing]
-    names = ", ".join(dict.fromkeys(rule.name for rule in record.rules))
-    return [] if is_given else [f"the run still excludes the images of {names}, as it was planned"]
+    options = ", ".join(dict.fromkeys(rule.option for rule in record.rules))
+    return [] if is_given else [f"the run keeps to {options}, as it was planned"]
 
 
 def _notice(rule: ExclusionRule) -> str:
+    if rule.kind == "only":
+        absent = f"; {rule.num_absent:,} of its {rule.num_values:,} names are not in SOURCE" if rule.num_absent else ""
+        return f"{rule.option} leaves out {rule.num_excluded:,} listed images that it does not name{absent}"
     if rule.num_excluded is None:
         what = "sha256" if rule.kind == "sha256" else f"perceptual hash (distance {rule.settings.get('max_distance')})"
         return f"{rule.name}: images whose {what} is among its {rule.num_values:,} are quarantined as excluded"
     if rule.num_excluded == 0:
         return (
-            f"{rule.title} excludes none of the listed images. A listed name is the whole name of a file, a listed "
-            "path the end of its path. Renamed copies are found by content: give a folder of images, or their hashes"
+            f"{rule.title} excludes none of the listed images. {_MATCHING}. Renamed copies are found by content: give "
+            "a folder of images, or their hashes"
         )
     return f"{rule.title} excludes {rule.num_excluded:,} of the listed images: they are not planned"
 

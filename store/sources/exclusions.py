@@ -92,27 +92,51 @@ def exclusion(
     return Exclusions((rule,), (held,))
 
 
-class KeyMatcher:
-    """Finds the first rule by name that excludes a key: one look-up, whatever the number of values."""
+class _NameIndex:
+    """Finds what names a key: one look-up, whatever the number of values. Each value has a number; the first counts."""
 
-    def __init__(self, exclusions: Exclusions) -> None:
-        """Index the rules by name; others are ignored."""
+    def __init__(self, numbered: Iterable[tuple[int, str]]) -> None:
+        """Index the values."""
         self._names: dict[str, int] = {}
         self._coco_ids: dict[int, int] = {}
         self._image_ids: dict[str, int] = {}
-        for number, _, values in exclusions.of_kinds("refer", "names"):
-            for value in values:
-                if value.isascii() and value.isdecimal():
-                    self._coco_ids.setdefault(int(value), number)
-                    continue
-                self._names.setdefault(value, number)
-                # Our exports name a file by the id of its image.
-                if match := _EXPORTED_NAME.fullmatch(value):
-                    self._image_ids.setdefault(match[1], number)
+        for number, value in numbered:
+            if value.isascii() and value.isdecimal():
+                self._coco_ids.setdefault(int(value), number)
+                continue
+            self._names.setdefault(value, number)
+            # Our exports name a file by the id of its image.
+            if match := _EXPORTED_NAME.fullmatch(value):
+                self._image_ids.setdefault(match[1], number)
 
     def __bool__(self) -> bool:
         """Return whether there is a value to match."""
         return bool(self._names or self._coco_ids)
+
+    def numbers(self, key: str) -> list[int]:
+        """Return the numbers of the values that name a key."""
+        folders = key_path(key).split("/")
+        found = [self._names.get("/".join(folders[start:])) for start in range(len(folders))] if self._names else []
+        number = coco_id(folders[-1]) if self._coco_ids else None
+        found.append(None if number is None else self._coco_ids.get(number))
+        found.append(self._image_ids.get(image_id(key)) if self._image_ids else None)
+        return [each for each in found if each is not None]
+
+
+class KeyMatcher:
+    """Finds the first rule by name that excludes a key."""
+
+    def __init__(self, exclusions: Exclusions) -> None:
+        """Index the rules by name; others are ignored."""
+        listed = exclusions.of_kinds("refer", "names")
+        self._listed = _NameIndex((number, value) for number, _, values in listed for value in values)
+        self._only = [
+            (number, _NameIndex(enumerate(sorted(values)))) for number, _, values in exclusions.of_kinds("only")
+        ]
+
+    def __bool__(self) -> bool:
+        """Return whether there is a value to match."""
+        return bool(self._listed or self._only)
 
     def rule_of(self, key: str) -> int | None:
         """Return the number of the first rule that excludes an image, None if none does.
@@ -123,12 +147,12 @@ class KeyMatcher:
         Args:
             key: Percent-encoded key relative to SOURCE.
         """
-        folders = key_path(key).split("/")
-        found = [self._names.get("/".join(folders[start:])) for start in range(len(folders))] if self._names else []
-        number = coco_id(folders[-1]) if self._coco_ids else None
-        found.append(None if number is None else self._coco_ids.get(number))
-        found.append(self._image_ids.get(image_id(key)) if self._image_ids else None)
-        return min((each for each in found if each is not None), default=None)
+        missed = [number for number, index in self._only if not index.numbers(key)]
+        return min([*missed, *self._listed.numbers(key)], default=None)
+
+    def wanted(self, key: str) -> list[int]:
+        """Return the numbers of the values of `only`, in their order, that name an image."""
+        return [number for _, index in self._only for number in index.numbers(key)]
 
 
 class ContentMatcher:

@@ -92,10 +92,10 @@ def test_options_reach_the_sample_and_json_is_one_object(monkeypatch, tmp_path):
 
     monkeypatch.setattr("pseudoris.pipeline.sample_run.estimate", run_sample)
     options = ["--sample", "24", "--gpus", "0.5", "--scratch", "s3://b/x", "--set", "masks.points_per_side=5", "--json"]
-    options += ["--exclude", str(tmp_path / "names.txt")]
+    options += ["--exclude", str(tmp_path / "names.txt"), "--only", str(tmp_path / "names.txt")]
     result = CliRunner().invoke(app, ["estimate", "photos", *options], catch_exceptions=False)
     expected = {"source": "photos", "points": 5, "size": 24, "num_gpus": 0.5, "scratch": "s3://b/x"}
-    assert asked == {**expected, "excluded": [["a.png"]]}
+    assert asked == {**expected, "excluded": [["a.png"], ["a.png"]]}
     printed = json.loads(result.stdout)
     assert printed["hours"] == {"value": 6.75, "low": 6.2, "high": 7.6}
     assert printed["source"] == "/photos"

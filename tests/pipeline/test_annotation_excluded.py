@@ -84,7 +84,7 @@ def test_a_resume_without_exclusions_keeps_them_and_another_one_is_refused(run):
     again = annotate(str(source), str(out), stub_config(), on_event=events.append)
     assert again.totals.reasons == summary.totals.reasons
     assert [e.text for e in events if isinstance(e, Notice)] == [
-        "the run still excludes the images of held-out.txt, bench, as it was planned"
+        "the run keeps to --exclude held-out.txt, --exclude bench, as it was planned"
     ]
     assert annotate(str(source), str(out), stub_config(), options=options).totals == summary.totals
     (out.parent / "other.txt").write_text("image-001.png\n")
@@ -115,6 +115,19 @@ def test_a_dry_run_counts_the_images_that_are_not_planned(run, tmp_path):
     source, _, options, _, _ = run
     plan = dry_run(str(source), str(tmp_path / "new"), stub_config(), options=options)
     assert (plan.num_images, plan.num_excluded) == (5 + len(BROKEN), 1)
+
+
+def test_a_dry_run_of_named_images_counts_the_others_and_refuses_names_that_source_lacks(run, tmp_path):
+    (tmp_path / "train.txt").write_text(f"image-001.png\n{BY_LOOK}\nelsewhere.png\n")
+    (tmp_path / "none.txt").write_text("elsewhere.png\n")
+    source, out = str(run[0]), str(tmp_path / "new")
+    rules = read_exclusions([], only=[str(tmp_path / "train.txt")])
+    plan = dry_run(source, out, stub_config(), options=RunOptions(exclusions=rules))
+    assert (plan.num_images, plan.num_excluded) == (2, 4 + len(BROKEN))
+    assert "; 1 of its 3 names are not in SOURCE" in plan.left_out[0]
+    nothing = RunOptions(exclusions=read_exclusions([], only=[str(tmp_path / "none.txt")]))
+    with pytest.raises(ConfigError, match=r"left out by --only none\.txt: there is nothing to plan"):
+        dry_run(source, out, stub_config(), options=nothing)
 
 
 def test_a_run_that_is_filtered_again_keeps_the_exclusions(run, tmp_path):

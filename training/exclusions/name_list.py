@@ -26,7 +26,7 @@ def read_name_list(path: Path) -> Exclusions:
         data = read_regular(path)
     values = {name_value(line) for number, line in _lines(path, data) if _is_name(path, number, line)}
     if not values:
-        raise ConfigError(f"--exclude {path} lists nothing. Write a file name or a COCO id on each line.")
+        raise ConfigError(f"{path} lists nothing. Write a file name or a COCO id on each line.")
     return exclusion("names", path.name, values, files={path.name: sha256_hex(data)})
 
 
@@ -55,4 +55,4 @@ def _is_name(path: Path, number: int, line: str) -> bool:
 
 
 def _wrong(path: Path, number: int, what: str, remedy: str) -> ConfigError:
-    return ConfigError(f"--exclude {path}: line {number} {what}. {remedy}.")
+    return ConfigError(f"{path}: line {number} {what}. {remedy}.")

@@ -1,4 +1,6 @@
-"""The images of the held-out splits of REFER datasets: RefCOCO, RefCOCO+, RefCOCOg, or another of that layout.
+"""The images of the splits of REFER datasets: RefCOCO, RefCOCO+, RefCOCOg, or another of that layout.
+
+`--exclude` takes the held-out splits, `--only` the split train of one file of references.
 
 The three share the images of MS-COCO's train2014, and each is split in its own way: an image that one trains on may be
 tested on by another. So the union over all of them is excluded, whichever of them is named.
@@ -37,7 +39,11 @@ def refer_files(folder: Path) -> list[Path]:
     own = sorted(place.glob(_PATTERN))
     if own and place.name in SHARED_DATASETS:
         return sorted(path for name in SHARED_DATASETS for path in place.with_name(name).glob(_PATTERN))
-    return own or sorted(place.glob(f"*/{_PATTERN}")) or sorted(place.glob(f"*/*/{_PATTERN}"))
+    return _files_below(place)
+
+
+def _files_below(place: Path) -> list[Path]:
+    return next((found for level in ("", "*/", "*/*/") if (found := sorted(place.glob(level + _PATTERN)))), [])
 
 
 def read_refer_folder(folder: Path) -> Exclusions:
@@ -69,6 +75,34 @@ def read_refer_folder(folder: Path) -> Exclusions:
         )
     settings: dict[str, JsonValue] = {"splits": [*_USUAL_SPLITS, *sorted(splits - {TRAIN_SPLIT, *_USUAL_SPLITS})]}
     return exclusion("refer", folder.resolve().name, values, files=digests, settings=settings)
+
+
+def read_train_images(path: Path) -> Exclusions:
+    """Return one rule `only`: the images of the split `train` of one file of references.
+
+    Args:
+        path: The file, or a folder that has no other.
+
+    Raises:
+        ConfigError: It is none of REFER's, there are several, or it has no reference of `train`.
+        TransientError: Storage failed.
+    """
+    files = [path.resolve()] if path.is_file() else _files_below(path.resolve())
+    if len(files) != 1:
+        found = ", ".join(str(each.relative_to(path.resolve())) for each in files) or "no refs(…).p"
+        raise ConfigError(
+            f"--only {path} has {found}. Give one file of references, or a folder that has one: of several, each has a "
+            "split train of its own. --only can be repeated."
+        )
+    (file,) = files
+    refs, root = read_refs(file), file.parent.parent
+    digests = {_name(file, root): sha256_hex(read_regular(file))}
+    train = [ref for ref in refs if ref["split"] == TRAIN_SPLIT]
+    values = {name_value(name) for name in _file_names(file, train, digests, root)}
+    if not values:
+        there = ", ".join(sorted({str(ref["split"]) for ref in refs})) or "none"
+        raise ConfigError(f"--only {path} has no reference of the split {TRAIN_SPLIT}. Its splits are: {there}.")
+    return exclusion("only", f"{TRAIN_SPLIT} of {_name(file, root)}", values, files=digests)
 
 
 def _file_names(path: Path, refs: list[dict[str, Any]], digests: dict[str, str], root: Path) -> Iterator[str]:

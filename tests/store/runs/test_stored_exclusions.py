@@ -22,6 +22,7 @@ from tests.store.builders import make_identity
 CONFIG = load_config("tiny", None, ["shards.max_images=2"])
 NAMES = exclusion("names", "held-out.txt", ["1.png", "3.png", "not-there.png"], files={"held-out.txt": "ab" * 32})
 DIGESTS = exclusion("sha256", "bench.parquet", ["cd" * 32])
+ONLY = exclusion("only", "train.txt", ["1.png", "2.png", "5.png", "not-there.png", "nor-this.png"])
 
 
 def plan(location: RunLocation, exclusions: Exclusions, count: int = 6, **values):
@@ -82,7 +83,7 @@ def test_the_values_stand_beside_the_plan_so_a_later_session_needs_no_file(disk)
     again = plan(disk, Exclusions())
     assert again == header
     assert exclusion_notices(again, is_new=False, is_given=False) == [
-        "the run still excludes the images of held-out.txt, bench.parquet, as it was planned"
+        "the run keeps to --exclude held-out.txt, --exclude bench.parquet, as it was planned"
     ]
 
 
@@ -121,8 +122,45 @@ def test_an_extension_applies_the_runs_rules_and_counts_the_whole_listing(disk):
 
 
 def test_a_listing_of_which_nothing_is_left_is_refused(disk):
-    with pytest.raises(ConfigError, match=r"all 2 listed images are excluded by all.txt"):
+    with pytest.raises(ConfigError, match=r"all 2 listed images are left out by --exclude all.txt"):
         plan(disk, exclusion("names", "all.txt", ["0.png", "1.png"]), count=2)
+
+
+def test_only_the_named_images_are_planned_and_names_that_source_lacks_are_counted(disk):
+    header = plan(disk, ONLY + NAMES)
+    assert planned_keys(disk) == ["2.png", "5.png"]
+    assert counts(disk) == [3, 1]
+    first, second = exclusion_notices(header, is_new=True, is_given=True)
+    assert first == (
+        "--only train.txt leaves out 3 listed images that it does not name; 2 of its 5 names are not in SOURCE"
+    )
+    assert "held-out.txt excludes 1 of the listed images" in second
+
+
+def test_names_that_a_listing_did_not_reach_are_not_called_missing(disk):
+    header = plan(disk, ONLY, limit=1)
+    assert planned_keys(disk) == ["1.png"]
+    assert exclusions_of(header).rules[0].num_absent is None
+
+
+def test_an_extension_takes_the_named_images_alone_and_counts_the_missing_ones_again(disk):
+    plan(disk, ONLY, count=2)
+    assert exclusions_of(require_header(disk)).rules[0].num_absent == 4
+    extend_plan(disk, require_header(disk), items(6))
+    assert planned_keys(disk) == ["1.png", "2.png", "5.png"]
+    assert exclusions_of(require_header(disk)).rules[0].num_absent == 2
+
+
+@pytest.mark.parametrize("other", [NAMES, exclusion("only", "train.txt", ["1.png"])])
+def test_a_session_that_takes_other_images_is_refused_by_name(disk, other):
+    plan(disk, ONLY)
+    with pytest.raises(ConfigError, match=r"--only train\.txt: only, 5 values, sha256 [0-9a-f]{16} in the run, absent"):
+        plan(disk, other)
+
+
+def test_a_list_that_names_no_image_is_refused_with_the_remedy(disk):
+    with pytest.raises(ConfigError, match=r"all 6 listed images are left out by --only x: .*Correct the option"):
+        plan(disk, exclusion("only", "x", ["6.png"]))
 
 
 def test_notices_say_how_many_and_warn_of_a_rule_that_excludes_none(disk):

@@ -11,7 +11,7 @@ from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.training.exclusions import as_exclusions, read_exclusions
-from tests.builders.human import write_images, write_small_refer
+from tests.builders.human import reference, write_images, write_refer, write_small_refer
 
 
 @pytest.fixture
@@ -51,6 +51,41 @@ def test_datasets_that_share_images_and_are_not_read_are_told(paths, caplog):
     (rule,) = read_exclusions([str(Path(paths[0]).parent)]).rules
     assert rule.title.endswith(" (refcoco, refcoco+, refcocog)")
     assert not caplog.text
+
+
+def test_all_lists_of_only_are_one_rule_before_those_of_exclude(paths, tmp_path):
+    (tmp_path / "more.txt").write_text("b.jpg\n12\n")
+    only, held_out = read_exclusions([paths[1]], only=[paths[1], str(tmp_path / "more.txt")]).rules
+    assert (only.kind, only.option, only.num_values) == ("only", "--only held out.txt, more.txt", 3)
+    assert (held_out.option, only.files.keys()) == ("--exclude held out.txt", {"held out.txt", "more.txt"})
+
+
+def test_of_a_refer_folder_the_images_of_train_are_taken(paths):
+    folder = Path(paths[0])
+    found = read_exclusions([], only=[str(folder)])
+    assert found.rules[0].name == "train of refcoco/refs(unc).p"
+    assert found.values == (frozenset({"train2014/0.png", "train2014/1.png"}),)
+    assert read_exclusions([], only=[str(folder / "refs(unc).p")]) == found
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("missing.txt", "--only '.*missing.txt' does not exist. Give a text file of names"),
+        ("bench.csv", "is a table. Images are taken by name"),
+        ("images", r"images has no refs\(…\).p. Give one file of references"),
+        ("two", r"two has refs\(google\).p, refs\(umd\).p. Give one file of references"),
+        ("two/refs(umd).p", "no reference of the split train. Its splits are: val"),
+    ],
+)
+def test_what_names_no_images_is_refused(paths, tmp_path, value, message):
+    for name in ("google", "umd"):
+        found = [reference(1, 1, 1, "a", split="val")]
+        write_refer(tmp_path / "two", [], [], found).joinpath("refs(unc).p").rename(
+            tmp_path / "two" / f"refs({name}).p"
+        )
+    with pytest.raises(ConfigError, match=message):
+        read_exclusions([], only=[str(tmp_path / value)])
 
 
 def test_the_python_api_takes_one_path_several_or_rules(paths):
