@@ -45,6 +45,10 @@ def objects(
         Path | None,
         typer.Option("--names", help="CSV with columns folder,name: the names of the classes.", show_default=False),
     ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, help="Take N images alone, drawn by compute.seed.", metavar="N", show_default=False),
+    ] = None,
     embed_images: Annotated[
         bool, typer.Option("--embed-images", help="Store the images in the tables (same as shards.embed_images=true).")
     ] = False,
@@ -61,7 +65,10 @@ def objects(
     def recipe() -> Recipe:
         from pseudoris.training.ppt.recipes.d_sem import make_objects
 
-        return partial(make_objects, folder, names=names, on_note=lambda text: report("note", text, "yellow"))
+        def on_note(text: str) -> None:
+            report("note", text, "yellow")
+
+        return partial(make_objects, folder, names=names, sample=sample, on_note=on_note)
 
     _run("D_sem", out, preset, config_file, words, recipe)
 

@@ -20,7 +20,8 @@ def test_objects_are_written_and_the_summary_counts_them(tmp_path) -> None:
     (images / "broken").mkdir()
     (images / "broken" / "no.png").write_bytes(b"")
 
-    result = invoke("ppt", "objects", images, tmp_path / "out", "--set", "filtering.weights.uri=random:0")
+    options = ("--sample", 5, "--set", "filtering.weights.uri=random:0")
+    result = invoke("ppt", "objects", images, tmp_path / "out", *options)
 
     assert result.exit_code == 0, result.output
     assert "5 of 5:" in result.output
@@ -29,6 +30,8 @@ def test_objects_are_written_and_the_summary_counts_them(tmp_path) -> None:
     assert "empty_file" in result.output
     assert str(tmp_path / "out" / "expressions") in result.output
     assert "A data recipe of PPT" in (tmp_path / "out" / "DATACARD.md").read_text()
+    with pytest.raises(ConfigError, match="--sample 6: FOLDER has 5 images"):
+        invoke("ppt", "objects", images, tmp_path / "more", "--sample", 6, *options[2:])
 
 
 @pytest.mark.slow

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import heapq
 import io
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,7 @@ from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.store.files.key_order import file_path
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_or_continue
-from pseudoris.store.sources import open_source
+from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.training.ppt.recipes.grounding import Grounder
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
@@ -50,6 +51,7 @@ def make_objects(
     config: RecipeConfig,
     *,
     names: Path | None = None,
+    sample: int | None = None,
     on_note: Callable[[str], None] = logger.warning,
     on_progress: OnProgress,
     on_wait: Callable[[str], None],
@@ -65,13 +67,14 @@ def make_objects(
         config: The models, and how they work together.
         names: A table of class names, CSV with the columns `folder` and `name`, which has every folder; None takes the
             folders' own names.
+        sample: Take so many images alone, drawn by `compute.seed` from all folders together; None takes all.
         on_note: Called for rows of `names` whose folder does not exist.
         on_progress: Called after each commit.
         on_wait: Called with the holder of the run, before a wait.
 
     Raises:
-        ConfigError: There is no image in a folder of a class, `names` lacks a folder, or the user must fix something
-            else.
+        ConfigError: There is no image in a folder of a class, `names` lacks a folder, there are fewer images than
+            `sample`, or the user must fix something else.
         TransientError: Storage failed; the same call continues.
     """
     run = config.run
@@ -83,13 +86,14 @@ def make_objects(
         raise ConfigError(f"FOLDER {folder!r} has no images. It needs one folder of images per class, CLASS/*.jpg.")
     classes = _classes(named, folders, f"--names {names}", on_note)
     every = sorted({classes.of_folder(each) for each in folders})
-    recipe = Recipe(RECIPE, config, {"names": digest, "classes": every}, has_models=True)
+    drawn = {} if sample is None else {"sample": sample}
+    recipe = Recipe(RECIPE, config, {"names": digest, "classes": every, **drawn}, has_models=True)
     with proving(run.images, 1) as provers:
         prover = provers.get()
 
         def plan(identity: Identity) -> PlannedRun:
             request = RunRequest(ORIGIN, source.name, identity, run, allow_mixed=run.placement.allow_mixed)
-            return plan_or_continue(location, request, source.list)
+            return plan_or_continue(location, request, lambda: _sampled(source, sample, run.compute.seed))
 
         def maker(_: PlannedRun) -> MakeShard:
             grounder = Grounder(config.grounding, run)
@@ -103,6 +107,17 @@ def make_objects(
             return make
 
         return write_recipe(recipe, location, plan, maker, on_progress=on_progress, on_wait=on_wait)
+
+
+def _sampled(source: Source, size: int | None, seed: int) -> Iterable[SourceItem]:
+    """The images to plan: those whose keys have the lowest hashes, so that a larger sample holds a smaller one."""
+    if size is None:
+        return source.list()
+    keys = {item.key for item in source.list()}
+    if size > len(keys):
+        raise ConfigError(f"--sample {size:,}: FOLDER has {len(keys):,} images. Give at most as many, or leave it out.")
+    drawn = set(heapq.nsmallest(size, keys, key=lambda key: sha256_hex(f"{seed} {key}".encode())))
+    return (item for item in source.list() if item.key in drawn)
 
 
 def class_folder(key: str) -> str:

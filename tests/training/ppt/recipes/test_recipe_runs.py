@@ -117,6 +117,27 @@ def test_the_same_call_again_computes_nothing_and_another_seed_is_refused(runs) 
         compose_objects(source, runs["d_ref"], load_recipe_config("tiny", None, (*WORDS, "compose.seed=7")), **SILENT)
 
 
+def test_a_sample_is_drawn_by_the_seed_holds_smaller_ones_and_is_the_runs_own(tmp_path) -> None:
+    images = write_object_centric(tmp_path / "objects", num_images=12)
+
+    def drawn(out: str, sample: int, seed: int = 0) -> set[str]:
+        config, location = (
+            load_recipe_config("tiny", None, (*WORDS, f"compute.seed={seed}")),
+            RunLocation.open(str(out)),
+        )
+        make_objects(str(images), location, config, sample=sample, **SILENT)
+        return set(read_table(location, "images", ["key"])["key"].to_pylist())
+
+    three = drawn(tmp_path / "three", 3)
+    assert len(three) == 3
+    assert three == drawn(tmp_path / "three", 3) < drawn(tmp_path / "five", 5)
+    assert three != drawn(tmp_path / "other", 3, seed=1)
+    with pytest.raises(ConfigError, match=r"objects\.sample: 3 in the run, 4 now"):
+        drawn(tmp_path / "three", 4)
+    with pytest.raises(ConfigError, match=r"--sample 13: FOLDER has 12 images\. Give at most as many"):
+        drawn(tmp_path / "thirteen", 13)
+
+
 def test_composed_bytes_follow_from_the_seed_alone(runs, tmp_path) -> None:
     again = RunLocation.open(str(tmp_path / "again"))
 
