@@ -1,4 +1,4 @@
-"""`pseudoris evaluate`: how right a run's expressions and masks are, against a truth."""
+"""`pseudoris evaluate`: how right a run's expressions and masks, or a model's answers, are against a truth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from rich.console import Group, RenderableType
 from rich.progress import Progress
 from rich.table import Table
 
-from pseudoris.cli import options
 from pseudoris.cli.console import echo_json, facts_table, report, stderr, stdout
 from pseudoris.cli.options import check_apart
 from pseudoris.store.location import RunLocation
@@ -20,23 +19,54 @@ from pseudoris.store.runs.header import require_header
 if TYPE_CHECKING:
     from pseudoris.training.evaluation.bootstrap import Estimate
     from pseudoris.training.evaluation.figures import Evaluation
+    from pseudoris.training.evaluation.model_evaluation import ModelEvaluation
 
 
 def evaluate(
-    out: options.Out,
     truth: Annotated[
         str,
         typer.Option(
             "--truth",
             metavar="TRUTH",
-            help="synthworld (the truth.json beside SOURCE), synthworld:FILE, or the OUT of `pseudoris import`. The "
-            "synthetic world is judged exactly. An import is joined by image key and judged approximately: a "
-            "text refers to the object whose human sentences are most similar to it (token F1).",
+            help="Of a run: synthworld (the truth.json beside SOURCE), synthworld:FILE, or the OUT of `pseudoris "
+            "import`. The synthetic world is judged exactly. An import is joined by image key and judged "
+            "approximately: a text refers to the object whose human sentences are most similar to it (token F1). Of a "
+            "model: an import or a run. Each kept expression is asked.",
             show_default=False,
         ),
     ],
+    out: Annotated[
+        str | None, typer.Argument(metavar="[OUT]", help="Folder or url of the run to judge.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="Evaluate a model instead: the --out of `pseudoris train`, a file of predictions (.parquet or .jsonl "
+            "with image, text, segmentation), or without training clip:sentence, clip:noun or clip+sam.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split", help="With --model: splits of the truth, e.g. val,testA,testB. Default: all.", show_default=False
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset", help="Of clip:…: tiny, base or paper; of clip+sam: tiny or paper.", show_default=False
+        ),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Of clip:… and clip+sam: set one key. Can be repeated.", show_default=False),
+    ] = None,
     sample: Annotated[
-        int | None, typer.Option(min=1, help="Read N shards, spread evenly. Default: all.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Of a run: read N shards, spread evenly. Default: all.", show_default=False),
     ] = None,
     report_to: Annotated[
         str | None,
@@ -46,10 +76,25 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Compare a run with a truth: accuracy, yield, coverage and masks, with intervals.
+    """Compare a run, or the masks of a model, with a truth; figures have intervals.
 
-    It reads the tables only; no model runs.
+    Of a run OUT it tells accuracy, yield, coverage and masks, from the tables alone. Of a model it tells
+    oIoU, mIoU and P@0.3 to 0.9, by split and kind; its report shows the worst and the best answers.
     """
+    if (out is None) == (model is None):
+        raise typer.BadParameter("Give OUT, the run to judge, or --model, and not both.")
+    if model is not None:
+        if sample is not None:
+            raise typer.BadParameter("--sample belongs to a run. Leave it out, or give OUT in place of --model.")
+        _evaluate_model(model, truth, _splits(split), preset, assignments or [], report_to, as_json=as_json)
+        return
+    for option, value in {"--split": split, "--preset": preset, "--set": assignments}.items():
+        if value is not None:
+            raise typer.BadParameter(f"{option} belongs to --model. Leave it out, or give --model in place of OUT.")
+    _evaluate_run(out or "", truth, sample, report_to, as_json=as_json)
+
+
+def _evaluate_run(out: str, truth: str, sample: int | None, report_to: str | None, *, as_json: bool) -> None:
     # Only here: other commands need not wait for what this one imports.
     from pseudoris.synthworld.scene_truth import SceneTruth
     from pseudoris.training.evaluation.evaluation_report import write_report
@@ -57,11 +102,9 @@ def evaluate(
     from pseudoris.training.evaluation.run_evaluation import evaluate_run
     from pseudoris.training.evaluation.truth import open_truth
 
-    location = RunLocation.open_to_read(out)
+    location = RunLocation.open(out)
     header = require_header(location)
-    destination = None if report_to is None else RunLocation.open(report_to)
-    if destination is not None:
-        check_apart(location, destination, option="--report")
+    destination = _destination(report_to, location)
     with Progress(console=stderr, transient=True) as progress:
         known = open_truth(truth, header, SceneTruth, truth_bar(progress))
         task = progress.add_task("judging shards", total=None)
@@ -77,6 +120,71 @@ def evaluate(
         stdout.print(evaluation_view(found))
     if destination is not None:
         report("report", write_report(found, destination), "green")
+
+
+def _evaluate_model(
+    model: str,
+    truth: str,
+    splits: list[str],
+    preset: str | None,
+    assignments: list[str],
+    report_to: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    from pseudoris.training.evaluation.answerers import is_predictions, open_answerer
+    from pseudoris.training.evaluation.model_evaluation import evaluate_model
+    from pseudoris.training.evaluation.model_report import write_model_report
+    from pseudoris.training.evaluation.predictions import Predictions
+    from pseudoris.training.evaluation.questions import Questions
+
+    questions = Questions(truth, splits, reads_images=not is_predictions(model))
+    destination = _destination(report_to, RunLocation.open(truth))
+    answerer = open_answerer(model, questions, preset=preset, assignments=assignments)
+    notes = answerer.notes() if isinstance(answerer, Predictions) else []
+    with Progress(console=stderr, transient=True) as progress:
+        task = progress.add_task("asking", total=len(questions))
+        found = evaluate_model(
+            answerer,
+            questions,
+            model=model,
+            notes=notes,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if as_json:
+        echo_json(found.as_json())
+    else:
+        stdout.print(model_view(found))
+    if destination is not None:
+        report("report", write_model_report(found, questions, destination), "green")
+
+
+def _splits(given: str | None) -> list[str]:
+    return [] if given is None else [name for each in given.split(",") if (name := each.strip())]
+
+
+def _destination(report_to: str | None, read: RunLocation) -> RunLocation | None:
+    destination = None if report_to is None else RunLocation.open(report_to)
+    if destination is not None:
+        check_apart(read, destination, option="--report")
+    return destination
+
+
+def model_view(found: ModelEvaluation) -> RenderableType:
+    """Return a model's figures as a table of at most 80 columns; the intervals of P@X are in JSON and the report."""
+    from pseudoris.training.evaluation.figures import value_text
+    from pseudoris.training.evaluation.model_report import caption, facts, part_name, percents, titles
+
+    lines = facts_table("evaluation")
+    for name, text in facts(found).items():
+        lines.add_row(name, text)
+    named = titles(found)
+    table = _table("percent", ("", "asked", *named.values()))
+    for part in found.parts:
+        figures = zip(named, percents(part, named), strict=True)
+        cells = (_cell(each, 2) if name in ("oiou", "miou") else value_text(each, 1) for name, each in figures)
+        table.add_row(part_name(part), f"{part.num_expressions:,}", *cells)
+    return Group(lines, "", table, *(line for note in found.notes for line in ("", note)), "", caption(found))
 
 
 def truth_bar(progress: Progress) -> Callable[[int, int], None]:

@@ -18,12 +18,12 @@ from benchmarks.measurement import cpu_seconds, digest_of
 from experiments.ppt.ablation_rows import TRAININGS, Training
 from experiments.ppt.ablation_runs import AblationRuns, Sizes, annotation_digest
 from experiments.ppt.select_figures import select_figures
+from pseudoris.training.evaluation.zero_shot import ClipAndSam
 from pseudoris.training.learning import TrainingFolder, open_fabric
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, load_checkpoint
 from pseudoris.training.learning.evaluator import (
     Answerer,
     HeldOutExpressions,
-    ImageQuestion,
     evaluate,
     named_figures,
 )
@@ -32,7 +32,6 @@ from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
 from pseudoris.training.ppt.ppt_config import PptConfig, load_ppt_config
 from pseudoris.training.ppt.ppt_learner import PointLearner
 from pseudoris.training.ppt.ppt_training import PptRequest, train_ppt
-from pseudoris.training.ppt.recipes.grounding import Grounder
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 from pseudoris.training.student.student_config import StudentConfig, load_student_config
 from pseudoris.training.student.student_training import StudentRequest, train_student
@@ -178,24 +177,8 @@ def _asked(answerer: Answerer, held_out: HeldOutExpressions) -> dict[str, Any]:
     return {**named, "iou_sums": sums, "num_expressions": [len(each) for each in ious]}
 
 
-class ClipAndSam:
-    """The paper's row 1: CLIP's response to the whole expression prompts SAM; nothing is trained."""
-
-    def __init__(self) -> None:
-        config = load_recipe_config("tiny")
-        self._grounder = Grounder(config.grounding, config.run)
-
-    def answer(self, question: ImageQuestion) -> torch.Tensor:
-        """Return a mask for each expression, (T, H, W) bool; an empty one where SAM answers with no pixel."""
-        image = np.ascontiguousarray(question.image.permute(1, 2, 0).numpy())
-        texts = list(dict.fromkeys(question.texts))
-        found = {each.phrase: torch.from_numpy(each.mask) for each in self._grounder(image, texts)}
-        empty = torch.zeros(question.image.shape[1:], dtype=torch.bool)
-        return torch.stack([found.get(text, empty) for text in question.texts])
-
-
 def _floor(job: AblationJob, runs: AblationRuns) -> dict[str, Any]:
-    return {"figures": {"1": _asked(ClipAndSam(), HeldOutExpressions(runs.val))}, "steps": 0}
+    return {"figures": {"1": _asked(ClipAndSam(load_recipe_config("tiny")), HeldOutExpressions(runs.val))}, "steps": 0}
 
 
 def _student(job: AblationJob, runs: AblationRuns) -> dict[str, Any]:

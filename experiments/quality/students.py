@@ -33,24 +33,13 @@ from experiments.quality.student_arms import (
     seeded,
     train_arms,
 )
-from experiments.quality.student_baselines import (
-    BaselineMask,
-    BaselineMasks,
-    Ceiling,
-    ClipBaseline,
-    CropScores,
-    PlaceRules,
-    RandomBaseline,
-)
+from experiments.quality.student_baselines import Ceiling, PlaceRules, RandomBaseline
 from experiments.quality.svg_chart import Line, axis_of, line_chart, whisker
 from pseudoris.schemas.config_layers import config_hash, load_config
-from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.shard import Shard, ShardImage
-from pseudoris.synthworld.scene_shards import encode_png
 from pseudoris.synthworld.scenes import Split, Voice
+from pseudoris.training.evaluation.zero_shot import ClipChoice, CropScores, SamProposals
 from pseudoris.training.learning.evaluator import Answerer, HeldOutExpressions
 from pseudoris.workers.checkpoints.weight_files import weights_digest
-from pseudoris.workers.masks import SamProposer
 
 # Of the other parts that train students too, which then share these arms.
 NUM_SCENES, QUICK_SCENES = 400, 40
@@ -186,31 +175,18 @@ def fresh_run(options: Options, *, voice: Voice = "first") -> str:
 def untrained(run: str) -> Answered:
     """Return what needs no training, and the best answer that these masks allow; a random mask over five draws."""
     questions, kinds = HeldOutExpressions(run), read_kinds(run)
-    proposed, config = propose(questions), load_config("tiny")
+    config = load_config("tiny")
+    proposed = SamProposals(config)
     scores = CropScores(proposed, config.filtering, config.compute)
-    nouns = ClipBaseline(scores, asked=head_phrase)
+    nouns = ClipChoice(scores, asked=head_phrase)
     asked: dict[str, list[Answerer]] = {
         "random": [RandomBaseline(proposed, seed=seed) for seed in range(_RANDOM_SEEDS)],
-        "zero_shot_sentence": [ClipBaseline(scores)],
+        "zero_shot_sentence": [ClipChoice(scores)],
         "zero_shot": [nouns],
         "zero_shot_places": [PlaceRules(nouns, proposed, margin=_PLACE_MARGIN)],
         "ceiling": [Ceiling(proposed)],
     }
     return answered({name: [answers_of(each, questions, kinds) for each in group] for name, group in asked.items()})
-
-
-def propose(questions: HeldOutExpressions) -> BaselineMasks:
-    """Return the masks that the tiny preset's SAM proposes for the images of the questions."""
-    config = load_config("tiny")
-    proposer = SamProposer(config.masks, config.compute)
-    found: dict[str, list[BaselineMask]] = {}
-    for question in questions.of(questions.image_ids):
-        data = encode_png(question.image.permute(1, 2, 0).numpy())
-        height, width = question.image.shape[1:]
-        image = ShardImage(0, question.image_id, "", data, sha256=sha256_hex(data), height=height, width=width)
-        (done,) = proposer(Shard(0, 0, (image,))).images
-        found[done.image_id] = [BaselineMask(mask.rle_size, mask.rle_counts, mask.box_xyxy_px) for mask in done.masks]
-    return BaselineMasks(found)
 
 
 def section(result: Result) -> str:

@@ -212,7 +212,7 @@ class CandidateStore:
     def _made(self, image: torch.Tensor) -> Candidates:
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         size = (pixels.shape[0], pixels.shape[1])
-        masks = self._proposed(pixels)
+        masks = propose_masks(self._proposer, pixels)
         counts = tuple(mask.rle_counts for mask in masks)
         geometry = mask_geometry(counts, size)
         return Candidates(
@@ -224,19 +224,6 @@ class CandidateStore:
             pairs=pair_geometry(geometry, counts, size),
             views=None if self.refinement is None else views_of(image, counts, size, self.refinement),
         )
-
-    def _proposed(self, pixels: NDArray[np.uint8]) -> tuple[MaskRecord, ...]:
-        data = io.BytesIO()
-        # Lossless, and fast: it is read once.
-        Image.fromarray(pixels).save(data, format="PNG", compress_level=0)
-        encoded = data.getvalue()
-        given = ShardImage(
-            0, "0" * 16, "", encoded, sha256=sha256_hex(encoded), height=pixels.shape[0], width=pixels.shape[1]
-        )
-        (done,) = self._proposer(Shard(0, 0, (given,))).images
-        if done.failure is not None:
-            raise ConfigError(f"no masks can be proposed for an image: {done.failure.message}")
-        return done.masks
 
     def _crops(self, pixels: NDArray[np.uint8], masks: Sequence[MaskRecord]) -> torch.Tensor:
         """Embeddings (N, 2, D): context crops and masked ones."""
@@ -268,6 +255,25 @@ class CandidateStore:
         weights = shares.flatten(1)
         weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
         return (weights @ patches.flatten(1).T).half()
+
+
+def propose_masks(proposer: SamProposer, pixels: NDArray[np.uint8]) -> tuple[MaskRecord, ...]:
+    """Return the masks of an image (H, W, 3) uint8, upright RGB.
+
+    Raises:
+        ConfigError: No mask can be proposed for it.
+    """
+    data = io.BytesIO()
+    # Lossless, and fast: it is read once.
+    Image.fromarray(pixels).save(data, format="PNG", compress_level=0)
+    encoded = data.getvalue()
+    given = ShardImage(
+        0, "0" * 16, "", encoded, sha256=sha256_hex(encoded), height=pixels.shape[0], width=pixels.shape[1]
+    )
+    (done,) = proposer(Shard(0, 0, (given,))).images
+    if done.failure is not None:
+        raise ConfigError(f"no masks can be proposed for an image: {done.failure.message}")
+    return done.masks
 
 
 def _write(path: Path, found: Candidates, digest: str) -> None:

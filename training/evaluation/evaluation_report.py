@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape as escape_html
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 import jinja2
 from markupsafe import Markup
@@ -52,19 +52,19 @@ def write_report(found: Evaluation, destination: RunLocation) -> str:
 
 def markdown(found: Evaluation) -> str:
     """Return the report as Markdown; what comes from files and users is escaped."""
-    parts = ["# Evaluation", _lines(f"- {name}: {_escaped(text)}" for name, text in image_lines(found).items())]
-    parts += [_escaped(note) for note in found.notes]
+    parts = ["# Evaluation", _lines(f"- {name}: {escaped(text)}" for name, text in image_lines(found).items())]
+    parts += [escaped(note) for note in found.notes]
     parts.append(caption(found))
-    parts += ["## Expressions", _table(["", *SET_TITLES.values()], _set_rows(found))]
+    parts += ["## Expressions", markdown_table(["", *SET_TITLES.values()], _set_rows(found))]
     parts.append(_lines(f"- *{figure.title}*: {figure.meaning}" for figure in FIGURES.values()))
-    parts += ["## Paired differences", _table(["", *found.differences], _difference_rows(found))]
+    parts += ["## Paired differences", markdown_table(["", *found.differences], _difference_rows(found))]
     quality = [[each.title, figure_text(found.mask_quality[name], each.digits)] for name, each in MASK_FIGURES.items()]
-    parts += ["## Masks", _table(["", ""], quality)]
+    parts += ["## Masks", markdown_table(["", ""], quality)]
     rows = [
         [title, figure_text(part.accuracy, 3), f"{part.expressions:,}"]
         for title, (_, part) in part_titles(found).items()
     ]
-    parts += ["## Kept expressions by their target", _table(["", "referring accuracy", "expressions"], rows)]
+    parts += ["## Kept expressions by their target", markdown_table(["", "referring accuracy", "expressions"], rows)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -75,6 +75,21 @@ def caption(found: Evaluation) -> str:
 
 def html(found: Evaluation) -> str:
     """Return the report as one self-contained page; every text is escaped, and no script runs."""
+    return render_page(
+        "evaluation.html.j2",
+        found=found,
+        lines=image_lines(found),
+        caption=caption(found),
+        figures=FIGURES,
+        set_titles=SET_TITLES,
+        set_meanings=SET_MEANINGS,
+        mask_figures=MASK_FIGURES,
+        parts=part_titles(found),
+    )
+
+
+def render_page(template: str, *, img_src: str | None = None, **values: Any) -> str:
+    """Return a page of this folder's style; every text is escaped, no script runs, and `img_src` alone gives images."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pseudoris.training.evaluation"),
         autoescape=True,
@@ -87,17 +102,11 @@ def html(found: Evaluation) -> str:
     environment.globals.update(value_text=value_text, interval_text=interval_text, whisker=_whisker)
     style = files("pseudoris.training.evaluation").joinpath("templates", "evaluation.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
-    return environment.get_template("evaluation.html.j2").render(
-        found=found,
+    images = "" if img_src is None else f" img-src {img_src};"
+    return environment.get_template(template).render(
         style=Markup(style),  # our own file, not data
-        policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
-        lines=image_lines(found),
-        caption=caption(found),
-        figures=FIGURES,
-        set_titles=SET_TITLES,
-        set_meanings=SET_MEANINGS,
-        mask_figures=MASK_FIGURES,
-        parts=part_titles(found),
+        policy=f"default-src 'none';{images} style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+        **values,
     )
 
 
@@ -115,7 +124,8 @@ def _difference_rows(found: Evaluation) -> list[list[str]]:
     ]
 
 
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of Markdown; the first column is text, the others are numbers."""
     rule = ["---", *("--:" for _ in headers[1:])]
     return _lines("| " + " | ".join(row) + " |" for row in (headers, rule, *rows))
 
@@ -124,7 +134,8 @@ def _lines(lines: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text of a file or a user as Markdown shows it."""
     # Markdown may hold HTML: that is escaped as HTML is.
     return escape_html(_MARKUP.sub(r"\\\1", printable(" ".join(text.split()))), quote=False)
 

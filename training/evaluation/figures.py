@@ -63,7 +63,7 @@ KIND_TITLES: Final[Mapping[str, str]] = {
 GROUP_TITLES: Final[Mapping[str, str]] = {"seen": "seen in training", "held_out": "held out of training"}
 # What no truth without sentences knows.
 _OF_VERDICTS: Final = frozenset(FIGURES) - {"yield", "distinct", "words"}
-_UNDEFINED: Final = Estimate(math.nan, math.nan, math.nan)
+UNDEFINED: Final = Estimate(math.nan, math.nan, math.nan)
 # Each pair is (minuend, subtrahend).
 STEPS: Final = ((KEPT, ALL), (SAMPLING, "beam"))
 
@@ -161,14 +161,14 @@ def summarise(
     figures = frozenset(FIGURES) if judges_texts else frozenset(FIGURES) - _OF_VERDICTS
 
     def ratio(name: str, figure: str) -> Estimate:
-        return bootstrap.ratio(f"{name}.{figure}") if figure in figures else _UNDEFINED
+        return bootstrap.ratio(f"{name}.{figure}") if figure in figures else UNDEFINED
 
     def difference(more: str, less: str, figure: str) -> Estimate:
-        return bootstrap.difference(f"{more}.{figure}", f"{less}.{figure}") if figure in figures else _UNDEFINED
+        return bootstrap.difference(f"{more}.{figure}", f"{less}.{figure}") if figure in figures else UNDEFINED
 
     def parts(kind: str, names: Sequence[str]) -> dict[str, Part]:
         found = _parts(bootstrap, kind, names)
-        return found if judges_texts else {name: replace(part, accuracy=_UNDEFINED) for name, part in found.items()}
+        return found if judges_texts else {name: replace(part, accuracy=UNDEFINED) for name, part in found.items()}
 
     kinds = parts("kind", KINDS)
     return Evaluation(
@@ -202,7 +202,7 @@ def step_name(more: str, less: str) -> str:
 
 def as_tree(found: Evaluation) -> dict[str, Any]:
     """Return an evaluation as JSON values; null if nothing was counted."""
-    tree: dict[str, Any] = _without_nan(asdict(found))
+    tree: dict[str, Any] = without_nan(asdict(found))
     return tree
 
 
@@ -257,7 +257,7 @@ def _parts(bootstrap: ImageBootstrap, kind: str, names: Sequence[str]) -> dict[s
     known = frozenset(bootstrap.names)
     return {
         name: Part(
-            bootstrap.ratio(f"{kind}.{name}") if f"{kind}.{name}" in known else _UNDEFINED,
+            bootstrap.ratio(f"{kind}.{name}") if f"{kind}.{name}" in known else UNDEFINED,
             _whole(bootstrap, f"{kind}.{name}", 1),
         )
         for name in names
@@ -268,9 +268,10 @@ def _whole(bootstrap: ImageBootstrap, name: str, place: int) -> int:
     return round(bootstrap.total(name)[place])
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Return JSON values with null in place of what is not finite."""
     if isinstance(value, Mapping):
-        return {name: _without_nan(each) for name, each in value.items()}
+        return {name: without_nan(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
+        return [without_nan(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 _TINT, _EDGE, _PAPER, _INK = (255, 60, 60), (255, 255, 255), (250, 250, 248), (20, 20, 20)
+_TRUTH = (30, 90, 255)
 _TINT_SHARE = 0.45
 # A picture of fewer pixels is enlarged by a whole number: its text would not be legible.
 _MIN_SIDE_PX = 480
@@ -24,14 +25,22 @@ def draw_overlay(image: torch.Tensor, mask: torch.Tensor, text: str) -> Image.Im
         mask: (H, W) bool.
         text: Below the image, wrapped.
     """
+    return _with_text(draw_masks(image, mask), text)
+
+
+def draw_masks(image: torch.Tensor, mask: torch.Tensor, truth: torch.Tensor | None = None) -> Image.Image:
+    """Return a picture of an image (3, H, W) uint8 with a mask (H, W) tinted; the outline of `truth` is blue."""
     factor = enlargement((image.shape[1], image.shape[2]))
     pixels = image.repeat_interleave(factor, 1).repeat_interleave(factor, 2).float()
     inside = mask.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
     tint, edge = (torch.tensor(colour, dtype=torch.float32)[:, None, None] for colour in (_TINT, _EDGE))
     tinted = torch.where(inside, pixels * (1 - _TINT_SHARE) + tint * _TINT_SHARE, pixels)
     shown = torch.where(outline_of(inside, width=max(1, factor // 2)), edge, tinted)
-    picture = Image.fromarray(np.ascontiguousarray(shown.round().to(torch.uint8).permute(1, 2, 0).numpy()))
-    return _with_text(picture, text)
+    if truth is not None:
+        wanted = truth.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
+        blue = torch.tensor(_TRUTH, dtype=torch.float32)[:, None, None]
+        shown = torch.where(outline_of(wanted, width=max(2, factor // 2)), blue, shown)
+    return Image.fromarray(np.ascontiguousarray(shown.round().to(torch.uint8).permute(1, 2, 0).numpy()))
 
 
 def enlargement(size: tuple[int, int]) -> int:

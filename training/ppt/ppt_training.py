@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lightning_fabric import Fabric
 
@@ -37,6 +37,8 @@ from pseudoris.training.ppt.referent_selection import read_selected, select_refe
 from pseudoris.workers.counter_rng import key_of
 
 logger = logging.getLogger(__name__)
+# Beside a round's checkpoint: its figures, and what was asked.
+_VALIDATION_NAME: Final = "validation.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,8 @@ class PptRequest:
         config: Resolved.
         runs: The training data.
         out: Local folder of the training.
-        val: A run or import whose kept expressions are evaluated at the end of each phase; None for none. A resume must
-            name the same.
+        val: A run or import whose kept expressions are asked at the end of each phase; None for none. A resume may name
+            another: phases that are done are asked anew.
         is_resuming: Whether to continue the training in `out`.
     """
 
@@ -123,8 +125,6 @@ def train_ppt(
     data_read = {
         "runs": request.runs.roots(),
         "snapshots": {RunLocation.open(run).root: each.state() for run, each in snapshots.items()},
-        # Otherwise the figures of finished phases would be compared with figures of another set.
-        "val": None if request.val is None else RunLocation.open(request.val).root,
     }
     settings = settings_of(request.config, data_read)
     num_pairs = {source: sum(map(len, parts)) for source, parts in sources.items()}
@@ -169,21 +169,21 @@ class _Curriculum:
         for each in self.rounds:
             own = TrainingFolder(self.request.out / each.name)
             own.path.mkdir(parents=True, exist_ok=True)
-            figures = _figures_of(own)
-            is_new = figures is None
-            if figures is None:
+            is_new = not _is_done(own)
+            if is_new:
                 learner = self._at(state, before)
                 data = self._data(each, learner, own)
                 learner = PointLearner(self.request.config, self.encoders, self.held_out if each.is_last else None)
                 done = self._train(each, learner, data, own, state)
-                figures, steps_now, wall_s = done.figures, steps_now + done.num_steps_now, wall_s + done.wall_s
+                self._note_figures(own, done.figures)
+                steps_now, wall_s = steps_now + done.num_steps_now, wall_s + done.wall_s
             self.fabric.barrier()
             state, before = own.load(), own
             # Also if the last round was done before: the process may have been killed just before this was written.
             if self.fabric.is_global_zero and state is not None and (is_new or each is self.rounds[-1]):
                 folder.save(state)
-            if figures:
-                phases[each.phase] = figures
+            if each.is_last and self.held_out is not None:
+                phases[each.phase] = self._figures(own, self.held_out)
         learner = self._at(state, before)
         learner.held_out = self.held_out
         num_parameters = sum(weight.numel() for weight in learner.module.parameters())
@@ -192,6 +192,26 @@ class _Curriculum:
         if self.fabric.is_global_zero:
             folder.write_json(SUMMARY_NAME, {name: getattr(summary, name) for name in summary.__slots__})
         return learner, summary
+
+    def _figures(self, own: TrainingFolder, held_out: HeldOutExpressions) -> Mapping[str, float]:
+        """The figures of a round that is done; measured anew where those that it left are of another `val`."""
+        saved = _validation_of(own)
+        if saved is not None and saved["val"] == self._val:
+            figures: Mapping[str, float] = saved["figures"]
+            return figures
+        learner = self._at(own.load(), own)
+        learner.held_out = held_out
+        figures = learner.validate(learner.module, self.fabric)
+        self._note_figures(own, figures)
+        return figures
+
+    def _note_figures(self, own: TrainingFolder, figures: Mapping[str, float]) -> None:
+        if self.fabric.is_global_zero and figures:
+            own.write_json(_VALIDATION_NAME, {"val": self._val, "figures": dict(figures)})
+
+    @property
+    def _val(self) -> str | None:
+        return None if self.request.val is None else RunLocation.open(self.request.val).root
 
     def _at(self, state: Mapping[str, Any] | None, where: TrainingFolder) -> PointLearner:
         """The learner with the weights of a checkpoint, or fresh ones, in eval mode on the device."""
@@ -278,12 +298,17 @@ def _feed(pairs: PromptedPairs, config: PairsDataConfig, fabric: Fabric, *, seed
     )
 
 
-def _figures_of(own: TrainingFolder) -> Mapping[str, float] | None:
-    """The figures of a round that is done; None of one that is not."""
-    path = own.path / SUMMARY_NAME
+def _is_done(own: TrainingFolder) -> bool:
+    return (own.path / SUMMARY_NAME).exists()
+
+
+def _validation_of(own: TrainingFolder) -> dict[str, Any] | None:
+    """What a round was asked, and its figures; None where it was not."""
+    path = own.path / _VALIDATION_NAME
     if not path.exists():
         return None
     try:
-        return {str(name): float(value) for name, value in parse_json(read_regular(path))["figures"].items()}
+        saved = parse_json(read_regular(path))
+        return {"val": saved["val"], "figures": {name: float(value) for name, value in saved["figures"].items()}}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}). Delete it, and the round is trained again.") from error
+        raise ConfigError(f"{path} cannot be read ({error}). Delete it, and the model is asked again.") from error

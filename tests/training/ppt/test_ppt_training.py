@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
+from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, named_figures
 from pseudoris.training.learning.optimiser import make_optimiser
 from pseudoris.training.ppt.curriculum_runs import SourceRuns
 from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
@@ -320,10 +321,25 @@ def test_another_setting_or_other_data_is_refused_by_name_on_a_resume(whole, run
         train_ppt(replace(request, config=other, is_resuming=True), open_fabric(config.training))
     with pytest.raises(ConfigError, match=r"runs.d_ref"):
         train_ppt(replace(request, runs=replace(runs, d_ref=()), is_resuming=True), open_fabric(config.training))
-    with pytest.raises(ConfigError, match=r"val: .* then, None now"):
-        train_ppt(replace(request, val=None, is_resuming=True), open_fabric(config.training))
     with pytest.raises(ConfigError, match="Continue it with --resume"):
         train_ppt(request, open_fabric(config.training))
+
+
+@pytest.mark.slow
+def test_a_resume_with_another_val_asks_each_phase_anew_and_trains_nothing(tmp_path, whole, runs) -> None:
+    request, summary, *_ = whole
+    shutil.copytree(request.out, tmp_path / "out")
+    again = replace(request, out=tmp_path / "out", val=runs.d_ref[0], is_resuming=True)
+    _, other = train_ppt(again, open_fabric(request.config.training))
+    assert (other.num_steps_now, list(other.phases)) == (0, list(summary.phases))
+    held_out = HeldOutExpressions(runs.d_ref[0])
+    for name, phase in zip(("01-semantic", "04-refinement-2"), ("semantic", "refinement"), strict=True):
+        asked = named_figures(evaluate(load_ppt(again.out / name), held_out).figures())
+        assert other.phases[phase] == pytest.approx(asked)
+        assert other.phases[phase] != summary.phases[phase]
+    assert_equal_weights(request.out, again.out)
+    _, back = train_ppt(replace(again, val=request.val), open_fabric(request.config.training))
+    assert back.phases == summary.phases
 
 
 @pytest.mark.slow

@@ -1,0 +1,276 @@
+"""`pseudoris evaluate --model` as a user meets it: predictions, trainings and models without training on a truth."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pycocotools import mask as coco
+from typer.testing import CliRunner
+
+from experiments.quality.scene_runs import SceneRun, imported_scenes
+from pseudoris.cli.main import app
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.shard import ExpressionRecord, ShardImage
+from pseudoris.store.location import RunLocation
+from pseudoris.synthworld.scenes import Split
+from pseudoris.training.learning import open_fabric
+from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, named_figures
+from pseudoris.training.ppt.ppt_learner import load_ppt
+from pseudoris.training.ppt.ppt_training import PptRequest, train_ppt
+from pseudoris.training.student.student_training import StudentRequest, load_student, train_student
+from tests.builders.human import (
+    HEIGHT,
+    WIDTH,
+    box_mask,
+    image_row,
+    object_row,
+    reference,
+    rle,
+    write_images,
+    write_refer,
+    write_small_refer,
+)
+from tests.builders.imports import import_small
+from tests.builders.scene_runs import scene_run, scenes
+from tests.training.ppt.builders import small_config as small_ppt
+from tests.training.ppt.builders import small_runs
+from tests.training.student.builders import small_config
+
+FIRST, SECOND = (4, 3, 12, 9), (15, 10, 25, 20)
+
+
+def invoke(*arguments: object, code: int = 0) -> str:
+    words = ["evaluate", *(str(each) for each in arguments)]
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def tree(*arguments: object) -> dict:
+    return json.loads(invoke(*arguments, "--json"))
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory) -> str:
+    """Three images: "thing" of split val, and "<b>other</b>" of testA, a box each."""
+    root = tmp_path_factory.mktemp("truth")
+    names = [f"{number}.png" for number in range(3)]
+    objects = [object_row(2 * at + n, at, box) for at in range(3) for n, box in enumerate((FIRST, SECOND))]
+    said = (("thing", "val"), ("<b>other</b>", "testA"))
+    refs = [
+        reference(2 * at + n, 2 * at + n, at, text, split=split)
+        for at in range(3)
+        for n, (text, split) in enumerate(said)
+    ]
+    refer = write_refer(root / "refcoco", [image_row(at, name) for at, name in enumerate(names)], objects, refs)
+    images = write_images(root / "images", *names)
+    import_small(refer, images, RunLocation.open(str(root / "truth")), splits=("val", "testA"))
+    return str(root / "truth")
+
+
+def predicted(image: int, text: str, box: tuple[int, ...] | None, **changes: object) -> dict:
+    mask = None if box is None else rle(box_mask(box))
+    return {"image": f"{image}.png", "text": text, "segmentation": mask, **changes}
+
+
+def lines(path: Path, *rows: dict) -> Path:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+# Of each question of the truth: what is predicted, and its split.
+ANSWERS = [
+    (0, "thing", (4, 3, 12, 9)),
+    (1, "thing", (4, 3, 8, 9)),
+    (2, "thing", (20, 3, 30, 9)),
+    (0, "<b>other</b>", (15, 10, 25, 19)),
+    (1, "<b>other</b>", (10, 10, 25, 20)),
+    (2, "<b>other</b>", None),
+]
+
+
+def plain_figures(answers: list) -> dict[str, float]:
+    """oIoU, mIoU and P@X as their definitions say, in numpy."""
+    pairs = []
+    for _, text, box in answers:
+        guess = np.zeros((HEIGHT, WIDTH), bool) if box is None else box_mask(box)
+        wanted = box_mask(FIRST if text == "thing" else SECOND)
+        pairs.append(((guess & wanted).sum(), (guess | wanted).sum()))
+    inter, union = np.array(pairs, float).T
+    ious = inter / union
+    precision = {f"p@{at}": (ious > at).mean() for at in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)}
+    return {"oiou": inter.sum() / union.sum(), "miou": ious.mean(), **precision}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_predictions_have_the_figures_that_their_definitions_give_by_split(truth, tmp_path, suffix):
+    rows = [predicted(*answer) for answer in ANSWERS]
+    path = tmp_path / f"mine{suffix}"
+    if suffix == ".jsonl":
+        lines(path, *rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    found = tree("--model", path, "--truth", truth)
+    assert [(part["split"], part["num_expressions"]) for part in found["parts"]] == [
+        ("all", 6),
+        ("testA", 3),
+        ("val", 3),
+    ]
+    for part, asked in zip(found["parts"], (ANSWERS, ANSWERS[3:], ANSWERS[:3]), strict=True):
+        for name, value in plain_figures(asked).items():
+            assert part[name]["value"] == pytest.approx(value), (part["split"], name)
+            assert part[name]["low"] <= value <= part[name]["high"]
+    assert found["parts"][0]["miou"]["low"] < found["parts"][0]["miou"]["high"], "images are resampled"
+    assert found["notes"] == []
+    val = tree("--model", path, "--truth", truth, "--split", "val")
+    assert val["parts"][0]["num_expressions"] == 3
+    assert val["parts"][0]["miou"]["value"] == pytest.approx(plain_figures(ANSWERS[:3])["miou"])
+    assert val["notes"] == ["3 predictions are not asked for: they count nowhere."]
+
+
+def test_a_question_without_a_prediction_counts_as_zero_and_is_said(truth, tmp_path):
+    path = lines(tmp_path / "some.jsonl", *(predicted(*answer) for answer in ANSWERS[:2]))
+    found = tree("--model", path, "--truth", truth)
+    assert found["parts"][0]["num_expressions"] == 6
+    assert found["parts"][0]["miou"]["value"] == pytest.approx((1 + 0.5) / 6)
+    assert "4 questions have no prediction: each counts with IoU 0." in invoke("--model", path, "--truth", truth)
+
+
+def test_the_table_fits_eighty_columns_and_the_report_shows_answers_escaped(truth, tmp_path):
+    path = lines(tmp_path / "mine.jsonl", *(predicted(*answer) for answer in ANSWERS))
+    shown = invoke("--model", path, "--truth", truth, "--report", tmp_path / "report")
+    table = [line for line in shown.splitlines() if "report" not in line and str(tmp_path) not in line]
+    assert all(len(line) <= 80 for line in table)
+    assert re.search(r"testA +3 ", shown)
+    page = (tmp_path / "report" / "evaluation.html").read_text(encoding="utf-8")
+    # One of an image: three of the worst, three of the best.
+    assert page.count("data:image/jpeg;base64,") == 6
+    assert "&lt;b&gt;other&lt;/b&gt;" in page
+    assert "<b>other" not in page
+    assert "IoU 0.00" in page.split("Best answers")[0].split("Worst answers")[1]
+    assert "IoU 1.00" in page.split("Best answers")[1]
+    assert "| testA | 3 |" in (tmp_path / "report" / "evaluation.md").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "report" / "evaluation.json").read_text()) == tree("--model", path, "--truth", truth)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            predicted(0, "thing", FIRST, segmentation={"size": [9, 9], "counts": "Q3"}),
+            r"row 2 \('thing' of 0.png\): .*9, 9",
+        ),
+        (predicted(0, "thing", FIRST, segmentation={"size": [HEIGHT, WIDTH], "counts": "11"}), r"row 2 .*do not fill"),
+        (predicted(0, "thing", FIRST, segmentation="none"), "row 2 .*neither RLE nor polygons"),
+        (predicted(0, "", FIRST), r"row 2 has no text \(''\)"),
+        ({"text": "thing", "segmentation": None}, r"row 2 has no image \('None'\)"),
+        (predicted(1, "Thing.", FIRST), "row 2 predicts 'thing' of 1.png a second time"),
+    ],
+)
+def test_predictions_that_do_not_fit_are_refused_by_their_row(truth, tmp_path, row, message):
+    path = lines(tmp_path / "bad.jsonl", predicted(1, "thing", FIRST), row)
+    with pytest.raises(ConfigError, match=f"--model {re.escape(str(path))}: {message}"):
+        invoke("--model", path, "--truth", truth)
+
+
+def test_other_files_models_and_splits_are_refused_by_name(truth, tmp_path):
+    unasked = lines(tmp_path / "unasked.jsonl", predicted(7, "thing", FIRST))
+    with pytest.raises(
+        ConfigError, match=r"none of its 1 predictions is asked for. The truth asks for 'thing' of 0.png"
+    ):
+        invoke("--model", unasked, "--truth", truth)
+    with pytest.raises(ConfigError, match=r"no expression of split 'testB'. It has testA \(3\), val \(3\)"):
+        invoke("--model", unasked, "--truth", truth, "--split", "val,testB")
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("{", encoding="utf-8")
+    with pytest.raises(ConfigError, match="line 1 is not JSON"):
+        invoke("--model", broken, "--truth", truth)
+    pq.write_table(pa.table({"image": ["0.png"], "text": ["thing"]}), tmp_path / "table.parquet")
+    with pytest.raises(ConfigError, match=r"has no column segmentation. Its columns are image, text"):
+        invoke("--model", tmp_path / "table.parquet", "--truth", truth)
+    with pytest.raises(ConfigError, match=r"clip:verb does not exist. Give the --out of"):
+        invoke("--model", "clip:verb", "--truth", truth)
+    torch.save({"module": {}, "settings": '{"learner": "lavt"}'}, tmp_path / "lavt.pt")
+    with pytest.raises(ConfigError, match=r"lavt.pt is a checkpoint of 'lavt', which is no model of"):
+        invoke("--model", tmp_path / "lavt.pt", "--truth", truth)
+    with pytest.raises(ConfigError, match="--preset and --set belong to clip:sentence"):
+        invoke("--model", tmp_path / "lavt.pt", "--truth", truth, "--preset", "tiny")
+
+
+def test_a_run_and_a_model_take_their_own_options(truth):
+    for words in (
+        [],
+        [truth, "--model", "clip:noun"],
+        [truth, "--split", "val"],
+        ["--model", "clip:noun", "--sample", 1],
+    ):
+        assert "Usage" in invoke(*words, "--truth", truth, code=2)
+
+
+def test_an_import_of_several_splits_keeps_the_split_of_each_expression(tmp_path):
+    refer, images = write_small_refer(tmp_path, num_images=2)
+    import_small(refer, images, RunLocation.open(str(tmp_path / "both")), splits=("train", "val"))
+    rows = pq.read_table(next((tmp_path / "both").rglob("expressions/*.parquet"))).to_pylist()
+    assert {(row["text"], row["split"]) for row in rows if row["text"].startswith("thing")} == {
+        ("thing 0", "train"),
+        ("thing 1", "val"),
+        ("thing 2", "train"),
+        ("thing 3", "val"),
+    }
+
+
+def test_a_text_of_several_masks_asks_for_their_union_and_one_of_none_for_nothing(tmp_path):
+    run = RunLocation.open(str(tmp_path / "run"))
+
+    def grouped(image: ShardImage) -> ShardImage:
+        ids = tuple(mask.mask_id for mask in image.masks[:2])
+        texts = [("both", "group", ids), ("neither", "none", ())]
+        rows = [ExpressionRecord(each, text, (), kind=kind, kept=True) for text, kind, each in texts]
+        return replace(image, expressions=tuple(rows))
+
+    scene_run(run, scenes(1), change=grouped)
+    (key,) = scenes(1)
+    masks = pq.read_table(next((tmp_path / "run").rglob("masks/*.parquet")))["segmentation"].to_pylist()[:2]
+    union = coco.decode([{"size": each["size"], "counts": each["counts"].encode()} for each in masks]).any(2)
+    rows = [{"image": key, "text": text, "segmentation": rle(union)} for text in ("both", "neither")]
+    found = tree("--model", lines(tmp_path / "mine.jsonl", *rows), "--truth", run.root)
+    mious = {part["kind"]: part["miou"]["value"] for part in found["parts"]}
+    assert mious == {"all": 0.5, "group": 1.0, "none": 0.0}
+    assert (found["parts"][0]["no_target_accuracy"]["value"], found["parts"][0]["target_accuracy"]["value"]) == (0, 1)
+    missing = tree("--model", lines(tmp_path / "one.jsonl", rows[0]), "--truth", run.root)
+    assert missing["parts"][0]["miou"]["value"] == 0.5, "a text without a target that was not answered is wrong too"
+
+
+@pytest.mark.slow
+def test_a_student_and_ppt_have_the_figures_of_their_own_validation(tmp_path):
+    runs = small_runs(tmp_path / "runs")
+    val = runs.d_sem[0]
+    config = small_config(tmp_path)
+    train_student(StudentRequest(config, [val], tmp_path / "student"), open_fabric(config.training))
+    ppt = small_ppt(tmp_path, ["curriculum.epochs_factor=0.01"])
+    train_ppt(PptRequest(ppt, runs, tmp_path / "ppt"), open_fabric(ppt.training))
+    for name, load in (("student", load_student), ("ppt", load_ppt)):
+        (part, *_) = tree("--model", tmp_path / name, "--truth", val)["parts"]
+        wanted = named_figures(evaluate(load(tmp_path / name), HeldOutExpressions(val)).figures())
+        named = {"oiou": "oiou", "miou": "miou", "p50": "p@0.5", "p90": "p@0.9"}
+        assert {key: part[ours]["value"] for key, ours in named.items()} == pytest.approx(
+            {key: wanted[key] for key in named}
+        )
+
+
+@pytest.mark.slow
+def test_models_without_training_answer_drawn_scenes(tmp_path):
+    run = imported_scenes(tmp_path, SceneRun(Split.DEMO, 4, 0))
+    mious = {
+        name: tree("--model", name, "--truth", run)["parts"][0]["miou"]["value"] for name in ("clip:noun", "clip+sam")
+    }
+    # Of a random mask it is below 0.25.
+    assert all(miou > 0.3 for miou in mious.values()), mious

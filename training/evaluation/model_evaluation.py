@@ -1,0 +1,207 @@
+"""A model on a truth: oIoU, mIoU and P@X by split and kind, intervals over images, the worst and the best answers."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap, Sums
+from pseudoris.training.evaluation.figures import without_nan
+from pseudoris.training.evaluation.questions import AskedImage, Questions
+from pseudoris.training.learning.evaluator import Answerer
+from pseudoris.training.metrics import PRECISION_AT, SegmentationMeter
+from pseudoris.workers.masks import rle
+
+# By their names in JSON, those of `SegmentationFigures.as_json`.
+FIGURE_TITLES: Final[Mapping[str, str]] = {
+    "oiou": "oIoU",
+    "miou": "mIoU",
+    **{f"p@{at}": f"P@{at}" for at in PRECISION_AT},
+}
+NO_TARGET_TITLES: Final[Mapping[str, str]] = {"no_target_accuracy": "N-acc.", "target_accuracy": "T-acc."}
+ALL: Final = "all"
+# Pictures of the page: so many of the worst answers, and of the best.
+_NUM_SHOWN: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class ShownAnswer:
+    """An answer for the page; `counts` is its mask as COCO compressed RLE."""
+
+    image: AskedImage
+    row: int
+    counts: str
+    iou: float
+
+
+@dataclass(frozen=True, slots=True)
+class PartFigures:
+    """The figures of the expressions of a split and a kind, each `all` where it is not divided.
+
+    Attributes:
+        split: Of the truth.
+        kind: Of the expressions table.
+        num_expressions: How many.
+        figures: By name of `FIGURE_TITLES`, and of `NO_TARGET_TITLES` where some have no target.
+    """
+
+    split: str
+    kind: str
+    num_expressions: int
+    figures: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEvaluation:
+    """What an evaluation found.
+
+    Attributes:
+        model: What answered.
+        truth: Where the truth lives.
+        num_images: Images asked.
+        parts: All expressions first.
+        resamples: Of the images, for the intervals.
+        worst: Answers with the lowest IoU, at most one an image.
+        best: With the highest.
+        notes: What a reader must know.
+    """
+
+    model: str
+    truth: str
+    num_images: int
+    parts: Sequence[PartFigures]
+    resamples: int
+    worst: Sequence[ShownAnswer] = ()
+    best: Sequence[ShownAnswer] = ()
+    notes: Sequence[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all but the answers as JSON; nan becomes null."""
+        parts = [
+            {
+                "split": part.split,
+                "kind": part.kind,
+                "num_expressions": part.num_expressions,
+                **{
+                    name: {"value": each.value, "low": each.low, "high": each.high}
+                    for name, each in part.figures.items()
+                },
+            }
+            for part in self.parts
+        ]
+        named = {"model": self.model, "truth": self.truth, "images": self.num_images, "resamples": self.resamples}
+        tree: dict[str, Any] = without_nan({**named, "notes": list(self.notes), "parts": parts})
+        return tree
+
+
+def evaluate_model(
+    answerer: Answerer,
+    questions: Questions,
+    *,
+    model: str,
+    notes: Sequence[str] = (),
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ModelEvaluation:
+    """Return the figures of an answerer on a truth; memory: the truth's tables and the sums of each image.
+
+    Args:
+        answerer: What is asked.
+        questions: The truth.
+        model: What the answerer is called.
+        notes: What a reader must know of it.
+        on_progress: Called after each image with how many are done, of how many.
+
+    Raises:
+        ConfigError: An image of the truth cannot be used.
+    """
+    shown = _ShownAnswers()
+
+    def sums() -> Iterator[Sums]:
+        for number, image in enumerate(questions.images, start=1):
+            question = questions.of(image)
+            meter = SegmentationMeter()
+            answer = answerer.answer(question)
+            shown.add(image, answer, meter.add(answer, question.masks))
+            yield _sums(image, meter)
+            on_progress(number, len(questions))
+
+    bootstrap = ImageBootstrap(sums())
+    kinds = sorted({kind for image in questions.images for kind in image.kinds})
+    splits = (ALL, *(questions.splits if len(questions.splits) > 1 or questions.splits[0] else ()))
+    parts = [_part(bootstrap, split, kind) for split in splits for kind in (ALL, *(kinds if len(kinds) > 1 else ()))]
+    return ModelEvaluation(
+        model=model,
+        truth=questions.root,
+        num_images=len(questions),
+        parts=[part for part in parts if part.num_expressions],
+        resamples=bootstrap.num_resamples,
+        worst=shown.worst(),
+        best=shown.best(),
+        notes=notes,
+    )
+
+
+def _sums(image: AskedImage, meter: SegmentationMeter) -> dict[str, tuple[float, float]]:
+    """Numerator and denominator of each figure of each part that the image's expressions are in."""
+    rows, ious = meter.rows(), meter.ious()
+    splits, kinds = np.array(image.splits), np.array(image.kinds)
+    found: dict[str, tuple[float, float]] = {}
+    for split in (ALL, *sorted(set(image.splits))):
+        for kind in (ALL, *sorted(set(image.kinds))):
+            chosen = ((splits == split) | (split == ALL)) & ((kinds == kind) | (kind == ALL))
+            if chosen.any():
+                named = _figures(rows[chosen], ious[chosen])
+                found |= {_name(split, kind, figure): each for figure, each in named.items()}
+    return found
+
+
+def _figures(rows: NDArray[np.int64], ious: NDArray[np.float64]) -> dict[str, tuple[float, float]]:
+    count = float(len(ious))
+    is_empty, has_target = rows[:, 2] == 0, rows[:, 3] > 0
+    found = {"oiou": (float(rows[:, 0].sum()), float(rows[:, 1].sum())), "miou": (float(ious.sum()), count)}
+    found |= {f"p@{at}": (float((ious > at).sum()), count) for at in PRECISION_AT}
+    found["no_target_accuracy"] = (float(is_empty[~has_target].sum()), float((~has_target).sum()))
+    found["target_accuracy"] = (float((~is_empty[has_target]).sum()), float(has_target.sum()))
+    return found
+
+
+def _part(bootstrap: ImageBootstrap, split: str, kind: str) -> PartFigures:
+    count = int(bootstrap.total(_name(split, kind, "miou"))[1])
+    has_no_targets = bootstrap.total(_name(split, kind, "no_target_accuracy"))[1] > 0
+    names = (*FIGURE_TITLES, *(NO_TARGET_TITLES if has_no_targets else ())) if count else ()
+    figures = {name: bootstrap.ratio(_name(split, kind, name)) for name in names}
+    return PartFigures(split, kind, count, figures)
+
+
+def _name(split: str, kind: str, figure: str) -> str:
+    return f"{split}\n{kind}\n{figure}"
+
+
+class _ShownAnswers:
+    """The answers of lowest and of highest IoU, one an image; equal ones in an order that no image chooses."""
+
+    def __init__(self) -> None:
+        self._worst: list[tuple[float, str, ShownAnswer]] = []
+        self._best: list[tuple[float, str, ShownAnswer]] = []
+
+    def add(self, image: AskedImage, answer: torch.Tensor, ious: NDArray[np.float64]) -> None:
+        for heap, row, sign in ((self._worst, int(ious.argmin()), -1), (self._best, int(ious.argmax()), 1)):
+            key = (sign * float(ious[row]), sha256_hex(f"{image.key}\n{image.texts[row]}".encode()))
+            if len(heap) == _NUM_SHOWN and key <= heap[0][:2]:
+                continue
+            (counts,) = rle.encode(answer[row : row + 1])
+            entry = (*key, ShownAnswer(image, row, counts, float(ious[row])))
+            (heapq.heappush if len(heap) < _NUM_SHOWN else heapq.heapreplace)(heap, entry)
+
+    def worst(self) -> list[ShownAnswer]:
+        return [answer for _, _, answer in sorted(self._worst, reverse=True)]
+
+    def best(self) -> list[ShownAnswer]:
+        return [answer for _, _, answer in sorted(self._best, reverse=True)]
