@@ -30,6 +30,7 @@ class Format(StrEnum):
 
     REFER = "refer"
     COCO = "coco"
+    PHRASECUT = "phrasecut"
 
 
 class Orientation(StrEnum):
@@ -43,7 +44,8 @@ Annotation = Annotated[
     str,
     typer.Argument(
         metavar="ANNOTATION",
-        help="Path or url of a COCO JSON file, of a REFER dataset's folder, or of its refs(…).p.",
+        help="Path or url of a COCO JSON file, of a REFER dataset's folder or its refs(…).p, or of PhraseCut's folder "
+        "or its refer_….json.",
         show_default=False,
     ),
 ]
@@ -61,7 +63,9 @@ FormatOption = Annotated[
 ]
 Splits = Annotated[
     list[str] | None,
-    typer.Option("--split", help="refer: split to import; can be repeated.  [default: train]", show_default=False),
+    typer.Option(
+        "--split", help="refer, phrasecut: split to import; can be repeated.  [default: train]", show_default=False
+    ),
 ]
 SplitBy = Annotated[
     str | None,
@@ -118,13 +122,13 @@ def import_annotation(
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,
 ) -> None:
-    """Import human annotation (REFER, COCO) as a run with the same tables.
+    """Import human annotation (REFER, COCO, PhraseCut) as a run with the same tables.
 
     Its expressions have `source` = human.
     """
     chosen = _format(annotation, annotation_format)
     config = _config(assignments, shard_size=shard_size, embed_images=embed_images, allow_mixed=allow_mixed)
-    _check_options(chosen, is_split=bool(split or split_by), has_captions=bool(captions))
+    _check_options(chosen, has_split=bool(split), has_split_by=bool(split_by), has_captions=bool(captions))
     from pseudoris.training.imports import ImportRequest
     from pseudoris.training.imports.import_plan import DEFAULT_SPLITS
 
@@ -132,7 +136,7 @@ def import_annotation(
         annotation,
         images,
         config,
-        "coco" if chosen == Format.COCO else "refer",
+        chosen.value,
         splits=tuple(split or DEFAULT_SPLITS),
         split_by=split_by,
         captions=captions,
@@ -150,12 +154,14 @@ def _format(annotation: str, given: Format | None) -> Format:
     return Format.COCO if annotation.lower().endswith(_JSON) else Format.REFER
 
 
-def _check_options(chosen: Format, *, is_split: bool, has_captions: bool) -> None:
-    """Refuse what belongs to the other format."""
-    if chosen == Format.COCO and is_split:
+def _check_options(chosen: Format, *, has_split: bool, has_split_by: bool, has_captions: bool) -> None:
+    """Refuse what belongs to another format."""
+    if chosen == Format.COCO and (has_split or has_split_by):
         raise ConfigError("--split and --split-by need --format refer. A COCO JSON file is one split.")
-    if chosen == Format.REFER and has_captions:
-        raise ConfigError("--captions needs --format coco. A REFER dataset has its sentences in refs(…).p.")
+    if chosen == Format.PHRASECUT and has_split_by:
+        raise ConfigError("--split-by needs --format refer. PhraseCut is split in one way.")
+    if chosen != Format.COCO and has_captions:
+        raise ConfigError("--captions needs --format coco. The other formats have their sentences in their own files.")
 
 
 def _config(

@@ -81,6 +81,8 @@ def test_captions_of_a_file_of_their_own_are_imported(dataset, tmp_path):
     said.write_bytes(json.dumps({"annotations": [{"id": 1, "instance_id": 7, "caption": "A box"}]}).encode())
     assert invoke("import", objects, images, tmp_path / "out", "--captions", said).exit_code == 0
     assert ds.dataset(tmp_path / "out" / "expressions").to_table()["text"].to_pylist() == ["a box"]
+    with pytest.raises(ConfigError, match="--split-by needs --format refer"):
+        invoke("import", "refer_test.json", "images", "out", "--format", "phrasecut", "--split-by", "unc")
     with pytest.raises(ConfigError, match="--captions needs --format coco"):
         invoke("import", annotation, images, tmp_path / "other", "--captions", said)
 

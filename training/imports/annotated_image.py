@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
@@ -15,7 +15,7 @@ from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import SOURCE_HUMAN, ExpressionRecord, Failure, MaskRecord, ShardImage
 from pseudoris.store.tables.rle import RleSummary, summarise_rle
-from pseudoris.training.imports.human_annotation import HumanImage, HumanMask
+from pseudoris.training.imports.human_annotation import HumanImage, HumanMask, HumanPhrase
 from pseudoris.workers.masks.segmentation_forms import MaskSizeError, compressed_counts
 
 STAGE_IMPORT: Final = "import"
@@ -53,7 +53,10 @@ def annotate_image(
     return replace(
         image,
         masks=tuple(_record(image.image_id, upright, *each) for each in kept),
-        expressions=tuple(each for mask, _, _ in kept for each in _expressions(image.image_id, mask)),
+        expressions=(
+            *(each for mask, _, _ in kept for each in _expressions(image.image_id, mask)),
+            *_of_phrases(image.image_id, human.phrases, {mask.index for mask, _, _ in kept}),
+        ),
     )
 
 
@@ -112,3 +115,13 @@ def _expressions(image_id: str, mask: HumanMask) -> Iterator[ExpressionRecord]:
     target = (mask_id(image_id, mask.index),)
     for text in mask.texts:
         yield ExpressionRecord(target, text, samples=(), kept=True, source=SOURCE_HUMAN, split=mask.splits.get(text))
+
+
+def _of_phrases(image_id: str, phrases: Sequence[HumanPhrase], kept: Container[int]) -> Iterator[ExpressionRecord]:
+    for phrase in phrases:
+        targets = tuple(mask_id(image_id, index) for index in phrase.targets if index in kept)
+        if targets:
+            kind = "group" if len(targets) > 1 else "attribute"
+            yield ExpressionRecord(
+                targets, phrase.text, samples=(), kind=kind, kept=True, source=SOURCE_HUMAN, split=phrase.split
+            )

@@ -1,4 +1,4 @@
-"""The files of an annotation, found on a disk or in a bucket, and read whole: COCO's JSON, or the REFER layout.
+"""The files of an annotation, found on a disk or in a bucket, and read whole: COCO's JSON, REFER, or PhraseCut.
 
 REFER, which RefCOCO and its kin have, is `refs(<splitBy>).p`, a pickle, next to `instances.json`. `sent` of a sentence
 is read, which most trainers use, or `raw` if it is missing. Only objects with a reference in the requested splits are
@@ -20,13 +20,16 @@ from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.sources.root import SourceRoot, root_at
 from pseudoris.training.imports.coco import AnnotationEntry, CocoTables, read_coco, read_coco_tables
 from pseudoris.training.imports.human_annotation import Annotation, HumanImage, HumanMask, LeftOut, clean_texts, shown
-from pseudoris.training.imports.import_plan import ImportRequest
+from pseudoris.training.imports.import_plan import DEFAULT_SPLITS, ImportRequest
+from pseudoris.training.imports.phrasecut import FILE_NAME, read_phrasecut
 from pseudoris.training.untrusted_pickle import load_plain
 
 INSTANCES_NAME: Final = "instances.json"
 # A sentence, unchecked, and the split of its reference.
 _Said = tuple[Any, str]
 _PICKLE: Final = ".p"
+_REFER: Final = f"A REFER dataset has refs(<splitBy>).p beside {INSTANCES_NAME}."
+_PHRASECUT: Final = "PhraseCut has refer_train.json, refer_val.json, refer_test.json and refer_miniv.json."
 _REFS_NAME: Final = re.compile(r"^refs\((.+)\)\.p$")
 
 
@@ -124,6 +127,13 @@ def read_annotation(request: ImportRequest) -> Annotation:
         captions, captions_name = _read_named(request.captions, request.config) if request.captions else (None, "")
         return read_coco(data, name, captions, captions_name)
     folder, name = _locate(request.annotation, request.config)
+    if request.format == "phrasecut":
+        if name and request.splits != DEFAULT_SPLITS:
+            raise ConfigError(
+                f"ANNOTATION {request.annotation!r} is the file of one split. Leave --split out, or give its folder."
+            )
+        names = [name] if name else [FILE_NAME.format(split=split) for split in request.splits]
+        return read_phrasecut({each: _read(folder, each, _PHRASECUT) for each in names})
     if name and request.split_by is not None:
         raise ConfigError(
             f"ANNOTATION {request.annotation!r} is a file, and --split-by chooses a file of a folder. Leave "
@@ -171,11 +181,9 @@ def _refs_in(folder: SourceRoot, split_by: str | None) -> str:
     )
 
 
-def _read(folder: SourceRoot, name: str) -> bytes:
+def _read(folder: SourceRoot, name: str, layout: str = _REFER) -> bytes:
     uri = folder.describe(name)
     try:
         return folder.read(name)
     except FileNotFoundError:
-        raise ConfigError(
-            f"{uri} does not exist. A REFER dataset has refs(<splitBy>).p beside {INSTANCES_NAME}."
-        ) from None
+        raise ConfigError(f"{uri} does not exist. {layout}") from None

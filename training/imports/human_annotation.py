@@ -38,6 +38,21 @@ class HumanMask:
 
 
 @dataclass(frozen=True, slots=True)
+class HumanPhrase:
+    """An expression that refers to several objects together, or to one.
+
+    Attributes:
+        targets: Indexes of its masks, ascending; at least one.
+        text: Clean, as those of `HumanMask`.
+        split: Its split; None where the annotation has none.
+    """
+
+    targets: tuple[int, ...]
+    text: str
+    split: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class HumanImage:
     """One annotated image.
 
@@ -45,11 +60,13 @@ class HumanImage:
         path: Relative to the folder of images, with `/`; never leads out of it.
         size: (H, W) in pixels as the file states them; None if it does not.
         masks: By index.
+        phrases: Expressions besides those of the masks.
     """
 
     path: str
     size: tuple[int, int] | None
     masks: tuple[HumanMask, ...] = ()
+    phrases: tuple[HumanPhrase, ...] = ()
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ from pseudoris.store.threads import map_in_threads
 from pseudoris.training.imports.annotated_image import Orientation
 from pseudoris.training.imports.human_annotation import Annotation, HumanImage, relative_path
 
-Format = Literal["refer", "coco"]
+Format = Literal["refer", "coco", "phrasecut"]
 
 DEFAULT_SPLITS: Final = ("train",)
 # What reads, draws and writes: another version may give other bytes.
@@ -37,11 +37,12 @@ class ImportRequest:
     """One import.
 
     Attributes:
-        annotation: File or url of COCO JSON or of a pickle of references; of REFER also their folder.
+        annotation: File or url of COCO JSON, of a pickle of references or of PhraseCut's tasks; of REFER and PhraseCut
+            also their folder.
         images: Folder or url that file names are relative to; with it, keys and ids are those of a run over it.
         config: Only its limits of images, size of shards, storage and endpoint are read.
-        format: `refer` or `coco`.
-        splits: REFER only: which references to import; all go into one run.
+        format: `refer`, `coco` or `phrasecut`.
+        splits: REFER, and PhraseCut if `annotation` is a folder: what to import; all go into one run.
         split_by: REFER only, if `annotation` is a folder: which `refs(<split_by>).p`; None if there is only one.
         captions: COCO only: file or url of captions by instance; None for none.
         prefix: Folder below `images` that the file names start in, "" for `images` itself.
