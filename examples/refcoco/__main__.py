@@ -12,9 +12,7 @@ as the published models do; a chooser answers with one of the masks that the ann
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -23,7 +21,7 @@ import typer
 
 from examples.refcoco.refer_splits import ReferSplit, find_splits
 from examples.refcoco.results_table import MEANINGLESS, as_markdown
-from examples.refcoco.step_log import StepLog
+from examples.step_log import StepLog, run_pseudoris
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
@@ -112,10 +110,10 @@ def _run(benchmark: Benchmark, config: RunConfig) -> None:
     splits = find_splits(benchmark.refer)
     log = StepLog(benchmark.out / "steps")
     _check_made(benchmark, config, log)
-    _step(log, "annotate", lambda: _annotate(benchmark))
-    _step(log, f"train {benchmark.kind}", lambda: _train(benchmark))
+    log.step("annotate", lambda: _annotate(benchmark))
+    log.step(f"train {benchmark.kind}", lambda: _train(benchmark))
     for split in splits:
-        _step(log, f"evaluate {benchmark.kind} {split.name}", lambda split=split: _evaluate(benchmark, split))  # type: ignore[misc]
+        log.step(f"evaluate {benchmark.kind} {split.name}", lambda split=split: _evaluate(benchmark, split))  # type: ignore[misc]
     figures = {split.name: json.loads(benchmark.result(split).read_text(encoding="utf-8")) for split in splits}
     # What made the figures, not what this call names.
     made_with = require_header(RunLocation.open(str(benchmark.annotation))).config
@@ -169,32 +167,23 @@ def _check_training(benchmark: Benchmark, *, is_finished: bool) -> None:
         raise ConfigError(f"there is no training in {benchmark.model}")
 
 
-def _step(log: StepLog, name: str, work: Callable[[], None]) -> None:
-    if log.read(name).is_finished:
-        typer.echo(f"{name}: finished before", err=True)
-        return
-    typer.echo(name, err=True)
-    with log.measured(name):
-        work()
-
-
 def _annotate(benchmark: Benchmark) -> None:
     words = [f"--set={each}" for each in benchmark.settings]
     # All val and test splits together: the datasets share images.
     exclude = ["--exclude", str(benchmark.refer)]
-    _command("annotate", benchmark.images, benchmark.annotation, "--preset", benchmark.preset, *exclude, *words)
+    run_pseudoris("annotate", benchmark.images, benchmark.annotation, "--preset", benchmark.preset, *exclude, *words)
 
 
 def _train(benchmark: Benchmark) -> None:
     words = [f"--set={each}" for each in benchmark.training_words]
     student = ["--kind", benchmark.kind, "--preset", benchmark.student, "--resume", *words]
-    _command("train", "student", benchmark.annotation, "--out", benchmark.model, *student)
+    run_pseudoris("train", "student", benchmark.annotation, "--out", benchmark.model, *student)
 
 
 def _evaluate(benchmark: Benchmark, split: ReferSplit) -> None:
     truth = benchmark.truth(split)
     chosen = ["--split", split.split, "--split-by", split.split_by]
-    _command("import", split.folder, benchmark.images, truth, "--format", "refer", *chosen)
+    run_pseudoris("import", split.folder, benchmark.images, truth, "--format", "refer", *chosen)
     # Imported here: torch and the student are not needed before.
     from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, named_figures
     from pseudoris.training.student.student_training import load_student
@@ -208,13 +197,6 @@ def _evaluate(benchmark: Benchmark, split: ReferSplit) -> None:
 def _write(path: Path, figures: Mapping[str, float]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-
-
-def _command(*words: str | Path) -> None:
-    """Run a `pseudoris` command; its own message has said what is wrong if it fails."""
-    ended = subprocess.run([sys.executable, "-m", "pseudoris", *map(str, words)], check=False)
-    if ended.returncode:
-        raise typer.Exit(ended.returncode)
 
 
 def _is_random(config: RunConfig) -> bool:

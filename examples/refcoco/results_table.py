@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from examples.refcoco.step_log import StepRecord
+from examples.step_log import StepRecord
 
 PUBLISHED: Final = Path(__file__).with_name("published.json")
 MEANINGLESS: Final = "**Weights are random: these figures mean nothing. They show that every step runs.**"

@@ -15,7 +15,7 @@ import typer
 from examples.refcoco.__main__ import main
 from examples.refcoco.refer_splits import find_splits
 from examples.refcoco.results_table import MEANINGLESS, PUBLISHED, as_markdown
-from examples.refcoco.step_log import StepLog, StepRecord
+from examples.step_log import StepLog, StepRecord
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
@@ -209,17 +209,6 @@ def test_a_finished_step_without_its_folder_is_refused(finished, capsys, folder,
     with pytest.raises(typer.Exit):
         main(**finished)
     assert message in capsys.readouterr().err
-
-
-def test_a_step_that_fails_keeps_its_seconds_and_is_not_finished(tmp_path):
-    log = StepLog(tmp_path)
-    with pytest.raises(ValueError, match="broken"), log.measured("annotate"):
-        raise ValueError("broken")
-    assert not log.read("annotate").is_finished
-    assert log.read("annotate").peak_bytes > 0
-    with log.measured("annotate"):
-        pass
-    assert [(each.name, each.is_finished) for each in StepLog(tmp_path).records()] == [("annotate", True)]
 
 
 def test_the_table_has_published_figures_beside_ours_and_hours_below():

@@ -1,18 +1,21 @@
-"""Hours and memory of each step, added up over sessions, so that an interrupted benchmark goes on where it stopped."""
+"""The steps of an example: commands, with the hours and memory of each, so that an interrupted example goes on."""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import psutil
+import typer
 
 from benchmarks.process_watch import descendants, total
 
@@ -36,8 +39,19 @@ class StepRecord:
     is_finished: bool = False
 
 
+def run_pseudoris(*words: str | Path) -> None:
+    """Run a command of `pseudoris`; its own message has said what is wrong if it fails.
+
+    Raises:
+        typer.Exit: It failed; with its exit code.
+    """
+    ended = subprocess.run([sys.executable, "-m", "pseudoris", *map(str, words)], check=False)
+    if ended.returncode:
+        raise typer.Exit(ended.returncode)
+
+
 class StepLog:
-    """The records of a benchmark's steps, a JSON file each."""
+    """The records of an example's steps, a JSON file each."""
 
     def __init__(self, folder: Path) -> None:
         """Keep records in `folder`, which is made if it is missing."""
@@ -55,6 +69,15 @@ class StepLog:
         """Return all records, in the order in which the steps began."""
         paths = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_ctime_ns)
         return [StepRecord(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+    def step(self, name: str, work: Callable[[], None]) -> None:
+        """Do the work of a step and measure it, unless it is finished; tell which."""
+        if self.read(name).is_finished:
+            typer.echo(f"{name}: finished before", err=True)
+            return
+        typer.echo(name, err=True)
+        with self.measured(name):
+            work()
 
     @contextmanager
     def measured(self, name: str) -> Iterator[None]:
