@@ -39,6 +39,7 @@ def iter_page(
     styles: Sequence[str],
     scripts: Sequence[str],
     room: str = ROOM,
+    pictures: str = "'self'",
 ) -> Iterator[str]:
     """Yield a page's text piece by piece.
 
@@ -48,6 +49,7 @@ def iter_page(
         styles: Names of stylesheets, joined.
         scripts: Names of the parts of the page's script, joined; the script of the theme comes on its own, first.
         room: Package whose `templates` are looked in before the viewer's.
+        pictures: Where pictures may come from: beside the page, or, of a page in one file, `data:`.
     """
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(each) for each in dict.fromkeys((room, ROOM))]),
@@ -69,19 +71,19 @@ def iter_page(
         "style": Markup(style),
         "theme": Markup(theme),
         "script": Markup(script),
-        "policy": _policy(style=style, scripts=[theme, script]),
+        "policy": _policy(style=style, scripts=[theme, script], pictures=pictures),
     }
     stream = environment.get_template(template).stream({**content, **page})
     stream.enable_buffering(_STREAM_PIECES)
     yield from stream
 
 
-def _policy(*, style: str, scripts: Sequence[str]) -> str:
+def _policy(*, style: str, scripts: Sequence[str], pictures: str) -> str:
     digests = " ".join(_digest(script) for script in scripts if script)
     return "; ".join(
         [
             "default-src 'none'",
-            "img-src 'self'",
+            f"img-src {pictures}",
             f"style-src {_digest(style)}",
             f"script-src {digests}",
             "base-uri 'none'",

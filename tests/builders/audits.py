@@ -8,7 +8,7 @@ from pseudoris.audit.verdict_lines import HeaderLine, encode_line
 from pseudoris.store.runs.header import require_header
 from tests.viewer.builders import annotated, picture, write_run
 
-_TEXTS = ("the red circle", "a circle", "the small dotted square", "<img src=x onerror=alert(1)> left")
+_TEXTS = ("the red circle", "<img src=x onerror=alert(1)> left", "the small dotted square", "a circle")
 
 
 def small_audit(folder: Path, **options) -> AuditFolder:

@@ -27,6 +27,7 @@ def test_a_finished_step_is_not_done_again(tmp_path, capsys):
     assert capsys.readouterr().err.splitlines() == ["annotate", "annotate: finished before"]
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_ends_the_example_with_its_exit_code():
     with pytest.raises(typer.Exit) as ended:
         run_pseudoris("weights", "get", "no-such-preset")

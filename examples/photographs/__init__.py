@@ -1,0 +1,1 @@
+"""Speed, memory and accuracy on photographs, for whoever has photographs and weights or a GPU."""

@@ -1,0 +1,179 @@
+"""Speed, memory and accuracy on your photographs in one command, for whoever has the weights or a GPU.
+
+    python -m examples.photographs SOURCE OUT [--preset base] [--images 200] [--set KEY=VALUE ...]
+
+The command gets the weights, copies a random sample of SOURCE to OUT/sample, annotates it, runs `benchmarks.gpu` where
+torch sees a GPU, draws an audit, and writes the page on which a person judges. Put the file that this page downloads
+into OUT/judged and give the same command again: OUT/photographs.json and the page OUT/photographs.html then have the
+accuracy, with its interval. Interrupted, the same command goes on. Other settings for the same OUT are refused by name.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Annotated, Any, Final
+from urllib.parse import quote, unquote
+
+import psutil
+import typer
+
+from examples.photographs.records import read_record, record_path, write_record
+from examples.step_log import StepLog, run_pseudoris
+from pseudoris.audit.draw_record import DRAW_NAME
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import check_identity, read_header
+from pseudoris.store.runs.shard_assignment import assign_shards
+from pseudoris.store.sources import open_source
+from pseudoris.store.sources.planned_images import read_entries
+from pseudoris.store.sources.source import absolute_source
+
+# As `estimate` has them: in one or two shards, reading and models would not work side by side.
+_NUM_SHARDS: Final = 16
+_MEBIBYTE: Final = 2**20
+
+
+def main(
+    source: Annotated[str, typer.Argument(help="Photographs: what `pseudoris annotate` takes.")],
+    out: Annotated[Path, typer.Argument(help="Folder for everything that is written.")],
+    preset: Annotated[str, typer.Option(help="base, paper or tiny.")] = "base",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the annotation.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Number of images, drawn uniformly.")] = 200,
+    pairs: Annotated[int, typer.Option(min=2, help="Number of pairs to judge.")] = 200,
+) -> None:
+    """Measure, and draw what a person judges; after judging, the same command writes the figures and their page."""
+    # It is this machine that is measured: no cluster takes part unless the user names one.
+    words = [f"shards.max_images={-(-images // _NUM_SHARDS)}", "placement.address=local", *(settings or ())]
+    given = [f"--set={word}" for word in words]
+    judged = out / "judged"
+    try:
+        config = load_config(preset, None, words)
+        _check_made(out, {"source": absolute_source(source), "images": images, "pairs": pairs}, config)
+        log = StepLog(out / "steps")
+        log.step("weights", lambda: _get_weights(preset, given))
+        log.step("sample", lambda: copy_sample(source, out, config, size=images))
+        log.step("annotate", lambda: _annotate(out, ["--preset", preset, *given]))
+        log.step("benchmark", lambda: measure_gpu(out, preset))
+        log.step("audit", lambda: _audit(out, pairs))
+        judged.mkdir(exist_ok=True)
+        if files := sorted(judged.glob("*.jsonl")):
+            run_pseudoris("audit", "add", out / "audit", *files)
+        # Imported here: it draws pictures, and its memory would count as the annotation's.
+        from examples.photographs.results import write_results
+
+        typer.echo(f"page: {write_results(out, log.records())}")
+    except PseudorisError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    if not files:
+        typer.echo(
+            f"Next, judge: open {out / 'page' / 'index.html'} in a browser, put the file that it downloads into "
+            f"{judged}, and give the same command again."
+        )
+
+
+def _check_made(out: Path, given: Mapping[str, Any], config: RunConfig) -> None:
+    """Refuse an OUT that something else made: a finished step is known by its name alone."""
+    made = read_record(out, "given")
+    if made is None:
+        if out.exists() and any(out.iterdir()):
+            raise ConfigError(f"{out} holds files of something else. Name another OUT")
+        open_source(given["source"], config.source).check_not_empty()
+        write_record(out, "given", given)
+        return
+    others = [f"{name}: {made[name]!r} in OUT, {value!r} now" for name, value in given.items() if made[name] != value]
+    if others:
+        raise ConfigError(f"{out} was made otherwise. Give what made it, or another OUT.\n" + "\n".join(others))
+    header = read_header(RunLocation.open(str(out / "annotation")))
+    if header is not None:
+        check_identity(header, header.identity.model_copy(update={"method": config.method()}))
+
+
+def _get_weights(preset: str, given: Sequence[str]) -> None:
+    # Files that are here need no network.
+    check = [sys.executable, "-m", "pseudoris", "weights", "check", preset, *given]
+    if subprocess.run(check, capture_output=True, check=False).returncode:
+        run_pseudoris("weights", "get", preset, *given)
+
+
+def copy_sample(source: str, out: Path, config: RunConfig, *, size: int) -> None:
+    """Copy a sample of any kind of SOURCE as files; a name is the image's key, quoted, so that it is in no folder."""
+    # Imported here: it loads Ray Data.
+    from pseudoris.pipeline.sample_run import draw_sample
+
+    listing, unread = open_source(source, config.source), dict[str, str]()
+    sample = draw_sample(listing.list(), config, size=size, seed=config.compute.seed)
+    (out / "sample").mkdir(exist_ok=True)
+    # Positions count within a shard.
+    for _, shard in groupby(assign_shards(sample.items, config.shards), key=lambda entry: entry.shard):
+        keys = {entry.position: entry for entry in shard}
+        for position, outcome in read_entries(listing.root, list(keys.values()), config):
+            key = unquote(keys[position].key)
+            if isinstance(outcome, ImageError):
+                unread[key] = outcome.reason
+                continue
+            # A row of a table has no extension, and a hidden file is not listed.
+            name = re.sub(r"^\.", "%2E", quote(key, safe=""))
+            name += "" if name.lower().endswith(config.source.listed_extensions) else ".jpg"
+            (out / "sample" / name).write_bytes(outcome)
+    write_record(out, "sample", {"listed": sample.tally.num_images, "drawn": len(sample.items), "unread": unread})
+
+
+def _annotate(out: Path, given: Sequence[str]) -> None:
+    with watched_gpus() as used_mib:
+        run_pseudoris("annotate", out / "sample", out / "annotation", *given)
+    machine = {"cores": psutil.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
+    write_record(out, "machine", {**machine, "gpu_peak_bytes": max(used_mib) * _MEBIBYTE if used_mib else None})
+
+
+@contextmanager
+def watched_gpus() -> Iterator[list[int]]:
+    """Yield a list that at the end gets the MiB in use on each GPU, once a second; none without a GPU."""
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--loop=1"]
+    used_mib: list[int] = []
+    with TemporaryFile() as samples:
+        watcher = subprocess.Popen(query, stdout=samples) if shutil.which(query[0]) else None
+        try:
+            yield used_mib
+        finally:
+            if watcher is not None:
+                watcher.terminate()
+                watcher.wait()
+            # Only now: the watcher writes where this reads.
+            samples.seek(0)
+            used_mib += [int(line) for line in samples if line.strip().isdigit()]
+
+
+def measure_gpu(out: Path, preset: str) -> None:
+    """Keep the rows of `benchmarks.gpu`, and why some or all are missing."""
+    # Imported here: its memory would count as the annotation's.
+    import torch
+
+    note = "no GPU on this machine"
+    if torch.cuda.is_available():
+        command = [sys.executable, "-m", "benchmarks.gpu", "--presets", preset, "--json", str(record_path(out, "rows"))]
+        ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        # What fails is told on the page. It does not stop the audit.
+        said = ended.stderr.rpartition("not measured: ")[2].strip() or f"exit code {ended.returncode}"
+        note = said.splitlines()[-1] if ended.returncode else ""
+    write_record(out, "benchmark", {"not_measured": note, "rows": read_record(out, "rows") or []})
+
+
+def _audit(out: Path, pairs: int) -> None:
+    if not (out / "audit" / DRAW_NAME).exists():
+        run_pseudoris("audit", "draw", out / "annotation", out / "audit", "-n", str(pairs))
+    run_pseudoris("audit", "page", out / "audit", "--to", out / "page")
+
+
+if __name__ == "__main__":
+    typer.run(main)

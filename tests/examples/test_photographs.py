@@ -1,0 +1,288 @@
+"""The proof kit for photographs: whole, on drawn scenes with a simulated judge; and its parts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from examples.photographs.__main__ import copy_sample, main, measure_gpu, watched_gpus
+from examples.photographs.records import read_record, write_record
+from examples.photographs.results import write_results
+from examples.step_log import StepLog
+from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.verdict_lines import VerdictLine
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
+from pseudoris.store.sources import SourceItem
+from pseudoris.synthworld.demo import TRUTH_FILE, write_demo
+from tests.builders.audits import VerdictFile, small_audit
+from tests.builders.scene_judge import judge_as_truth
+from tests.builders.sources import parquet_bytes, tar_bytes
+from tests.store.builders import make_identity
+from tests.viewer.builders import picture
+
+ROOT = Path(__file__).parents[2]
+STEPS = ("weights", "sample", "annotate", "benchmark", "audit")
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def kit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "examples.photographs", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_the_kit_runs_whole_on_drawn_scenes_and_has_the_accuracy_once_they_are_judged(tmp_path):
+    out = tmp_path / "out"
+    given = [write_demo(tmp_path, num_scenes=12), out, "--preset", "tiny", "--images", 14, "--pairs", 20]
+    shown = kit(*given)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert f"put the file that it downloads into {out / 'judged'}" in shown.stdout
+    assert "Not judged yet" in (out / "photographs.html").read_text(encoding="utf-8")
+    audit = AuditFolder.open(out / "audit")
+    verdicts = judge_as_truth(audit, tmp_path / TRUTH_FILE, out / "judged" / "simulated.jsonl")
+    again = kit(*given)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stderr.count("finished before") == len(STEPS)
+    assert "Next, judge" not in again.stdout
+    found = json.loads((out / "photographs.json").read_text(encoding="utf-8"))
+    assert found["judges"] == {"simulated": "simulated"}
+    assert found["sample"] == {"listed": 17, "drawn": 14, "unread": {}}
+    assert found["images_per_s"] > 0
+    assert found["host_peak_bytes"] > 2**28
+    assert found["gpu_benchmark"] == {"not_measured": "no GPU on this machine", "rows": []}
+    accuracy, pairs = found["accuracy"], audit.pairs.to_pylist()
+    kept = [verdicts[row["pair_id"]] for row in pairs if row["role"] == "drawn" and row["is_kept"]]
+    assert accuracy["verdicts"] == len(kept)
+    assert 0 < accuracy["low"] < accuracy["estimate"] < accuracy["high"] < 1
+    page = (out / "photographs.html").read_text(encoding="utf-8")
+    assert f"{100 * accuracy['estimate']:.1f} % <span>95 % interval" in page
+    assert "simulated: no person looked" in page
+    assert page.count("<figure") == 12
+    refused = kit(*given, "--set", "filtering.tau=1.5")
+    assert refused.returncode == 2
+    assert "filtering.tau: " in refused.stderr
+
+
+@pytest.fixture
+def out(tmp_path):
+    """All that the steps of a kit leave, on a small run with a hostile text; not judged yet."""
+    out = tmp_path / "out"
+    small_audit(out)
+    (out / "run").rename(out / "annotation")
+    log = StepLog(out / "steps")
+    for name in STEPS:
+        with log.measured(name):
+            pass
+    write_record(out, "given", {"source": str(tmp_path / HOSTILE.replace("/", "")), "images": 8, "pairs": 24})
+    write_record(out, "sample", {"listed": 9, "drawn": 9, "unread": {HOSTILE: "missing"}})
+    write_record(out, "machine", {"cores": 2, "memory_bytes": 2**34, "gpu_peak_bytes": None})
+    write_record(out, "benchmark", {"not_measured": "no GPU on this machine", "rows": []})
+    return out
+
+
+def judge(out: Path, rater: str, verdict: str, share: slice = slice(None)) -> None:
+    audit = AuditFolder.open(out / "audit")
+    with VerdictFile.open(audit.path, rater, audit.known) as file:
+        for pair in audit.pairs["pair_id"].to_pylist()[share]:
+            file.append(VerdictLine(pair=pair, verdict=verdict))
+
+
+def page_of(out: Path) -> str:
+    return write_results(out, StepLog(out / "steps").records()).read_text(encoding="utf-8")
+
+
+def test_before_a_verdict_the_page_has_no_accuracy_and_says_so(out):
+    page = page_of(out)
+    assert "Not judged yet" in page
+    assert "95 % interval" not in page
+    assert "<figure" not in page
+    assert json.loads((out / "photographs.json").read_text(encoding="utf-8"))["accuracy"]["estimate"] is None
+
+
+@pytest.mark.slow
+def test_the_page_tells_a_person_from_a_simulated_judge(out):
+    judge(out, "ana", "right")
+    assert '<b dir="auto">ana</b> (a person).' in page_of(out)
+    judge(out, "simulated-2", "right")
+    assert '<b dir="auto">simulated-2</b> (simulated: no person looked).' in page_of(out)
+    judges = json.loads((out / "photographs.json").read_text(encoding="utf-8"))["judges"]
+    assert judges == {"ana": "human", "simulated-2": "simulated"}
+
+
+@pytest.mark.slow
+def test_examples_are_the_wrong_ones_first_and_up_to_half_of_them(out):
+    audit = AuditFolder.open(out / "audit")
+    kept = audit.pairs.filter(audit.pairs["is_kept"]).sort_by("position")["pair_id"].to_pylist()
+    with VerdictFile.open(audit.path, "ana", audit.known) as file:
+        for number, pair in enumerate(kept):
+            file.append(VerdictLine(pair=pair, verdict=("right", "untrue")[number % 2]))
+    told = re.findall(r'<p class="verdicts">(.*)</p>', page_of(out))
+    assert told == ["untrue"] * 6 + ["right"] * 6
+    judge(out, "ana", "not_an_object")
+    assert re.findall(r'<p class="verdicts">(.*)</p>', page_of(out)) == ["not an object"] * 12
+
+
+def test_what_files_hold_is_escaped_and_only_pictures_in_the_page_are_allowed(out):
+    judge(out, "ana", "right")
+    page = page_of(out)
+    assert "&lt;img src=x onerror=alert(1)&gt; left" in page
+    assert not re.search(r"<img src=x", page)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
+    assert "default-src &#39;none&#39;; img-src data:; " in policy
+
+
+@pytest.mark.browser
+def test_the_page_shows_its_pictures_and_chart_without_another_file(out, open_page):
+    judge(out, "ana", "right")
+    page_of(out)
+    page = open_page((out / "photographs.html").as_uri())
+    page.wait_for_load_state()
+    widths = page.evaluate("[...document.images].map((image) => image.naturalWidth)")
+    assert len(widths) == 13
+    assert min(widths) > 0
+
+
+def test_figures_of_a_gpu_are_shown_and_what_was_not_measured_too(out):
+    row = {"case": "masks, base", "baseline_s": None, "ours_s": 0.25, "ratio": None, "utilisation": 0.5, "num_waits": 3}
+    row |= {"peak_bytes": 3 * 2**30, "peak_rss_bytes": 2**30, "rate": 4.0, "device": "GPU X", "note": "images/s"}
+    write_record(out, "benchmark", {"not_measured": "captions, base (out of memory)", "rows": [row]})
+    write_record(out, "machine", {"cores": 2, "memory_bytes": 2**34, "gpu_peak_bytes": 5 * 2**30})
+    page = page_of(out)
+    assert "Not measured: captions, base (out of memory)" in page
+    assert "masks, base, GPU X" in page
+    for value in ("0.250", "4.00", "3.0 GiB", "5.0 GiB"):
+        assert f'<td class="number">{value}</td>' in page
+
+
+@pytest.mark.slow
+def test_a_benchmark_that_fails_leaves_its_reason_and_no_figure(tmp_path, monkeypatch):
+    # Here only: in the benchmark's own process there is none.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    measure_gpu(tmp_path, "tiny")
+    found = read_record(tmp_path, "benchmark")
+    assert "torch sees no GPU" in found["not_measured"]
+    assert found["rows"] == []
+
+
+def ran(*words: str | Path) -> tuple[int, str]:
+    app = typer.Typer()
+    app.command()(main)
+    ended = CliRunner().invoke(app, [*map(str, words)], env={"COLUMNS": "400"})
+    return ended.exit_code, ended.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nowhere", "out"), "does not exist"),
+        (("images", "images"), "images holds files of something else. Name another OUT"),
+        (("images", "out", "--images", 0), "Invalid value for '--images'"),
+        (("images", "out", "--set", "masks.no_such=1"), "masks.no_such: unknown key"),
+    ],
+    ids=["no SOURCE", "OUT of something else", "no images", "no such setting"],
+)
+def test_what_cannot_begin_is_refused_and_leaves_nothing(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(picture())
+    code, told = ran(*words, "--preset", "tiny")
+    assert (code, sorted(path.name for path in tmp_path.rglob("*"))) == (2, ["a.png", "images"])
+    assert message in told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("other",), "source: '"),
+        (("images", "--images", 9), "images: 8 in OUT, 9 now"),
+        (("images", "--pairs", 25), "pairs: 24 in OUT, 25 now"),
+        (("images", "--set", "filtering.tau=1.5"), "filtering.tau:"),
+    ],
+    ids=["source", "images", "pairs", "method"],
+)
+def test_other_settings_for_the_same_out_are_refused_by_name(tmp_path, words, message):
+    out, source = tmp_path / "out", tmp_path / "images"
+    write_record(out, "given", {"source": str(source), "images": 8, "pairs": 24})
+    config = load_config("tiny", None, ["shards.max_images=1"])
+    request = RunRequest("annotate", "sample/", make_identity(method=config.method()), config)
+    plan_or_continue(
+        RunLocation.open(str(out / "annotation")), request, lambda: [SourceItem(key="a.png", size_bytes=1)]
+    )
+    code, told = ran(tmp_path / words[0], out, "--preset", "tiny", "--images", 8, "--pairs", 24, *words[1:])
+    assert code == 2
+    assert message in told
+    assert not (out / "steps").exists()
+
+
+@pytest.mark.slow
+def test_verdicts_on_another_audit_are_refused_and_no_page_is_written(out, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_record(out, "given", {"source": str(tmp_path / "images"), "images": 8, "pairs": 24})
+    shutil.move(out / "annotation", tmp_path / "run")
+    other = tmp_path / "other"
+    small_audit(other, seed=2)
+    judge(other, "ana", "right")
+    (out / "judged").mkdir()
+    shutil.copy(other / "audit" / "verdicts" / "ana.jsonl", out / "judged")
+    code, _ = ran("images", out, "--preset", "tiny", "--images", 8, "--pairs", 24)
+    assert code == 2
+    assert "answers the draw" in capfd.readouterr().err
+    assert not (out / "photographs.html").exists()
+
+
+@pytest.mark.slow
+def test_a_sample_of_tars_tables_and_files_becomes_files_with_the_keys_as_names(tmp_path):
+    source, out, data = tmp_path / "source", tmp_path / "out", picture()
+    (source / "a b").mkdir(parents=True)
+    (source / "a b" / "c.png").write_bytes(data)
+    (source / "gone.png").symlink_to("nowhere.png")
+    (source / "t.tar").write_bytes(tar_bytes([("x/1.png", data), ("x/2.png", data)]))
+    (source / "t2.parquet").write_bytes(parquet_bytes({"image": [data]}))
+    out.mkdir()
+    copy_sample(str(source), out, load_config("tiny", None, ["shards.max_images=2"]), size=10)
+    names = sorted(path.name for path in (out / "sample").iterdir())
+    assert names == ["a%20b%2Fc.png", "t.tar%21x%2F1.png", "t.tar%21x%2F2.png", "t2.parquet%230.jpg"]
+    assert all((out / "sample" / name).read_bytes() == data for name in names)
+    assert read_record(out, "sample") == {"listed": 5, "drawn": 5, "unread": {"gone.png": "missing"}}
+
+
+@pytest.mark.slow
+def test_a_sample_is_drawn_from_all_of_source(tmp_path):
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    for number in range(50):
+        (source / f"{number:02}.png").write_bytes(picture())
+    out.mkdir()
+    copy_sample(str(source), out, load_config("tiny"), size=6)
+    names = sorted(path.name for path in (out / "sample").iterdir())
+    assert len(names) == 6
+    assert names[-1] > "25.png"
+    assert read_record(out, "sample") == {"listed": 50, "drawn": 6, "unread": {}}
+
+
+def test_the_memory_of_gpus_is_what_the_driver_says_of_each_while_it_is_watched(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 10\necho 300\necho '[N/A]'\necho 20\nexec sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with watched_gpus() as used_mib:
+        subprocess.run(["sleep", "0.3"], check=True)
+    assert used_mib == [10, 300, 20]
+    tool.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with watched_gpus() as used_mib:
+        pass
+    assert used_mib == []
