@@ -42,7 +42,8 @@ def test_every_object_touches_another_and_none_hides_much_of_it(position) -> Non
     assert all(mask.sum() > 0.5 * own.sum() for mask, own in zip(visible, alone, strict=True))
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+# In the last two a way straight to the nearest object leads out of the picture.
+@pytest.mark.parametrize("position", [8_000, 8_065, 8_104])
 def test_objects_are_synthworlds_and_stay_inside_the_picture(position) -> None:
     before, after = synthworld_scene(Split.DEVELOPMENT, position), scene_at(position)
     assert [each.attributes for each in after.objects] == [each.attributes for each in before.objects]
