@@ -29,6 +29,7 @@ from experiments.ppt.ablation_jobs import RECORDS, job_names, jobs_of, measure
 from experiments.ppt.ablation_rows import TRAININGS
 from experiments.ppt.ablation_runs import QUICK, WHOLE, make_runs
 from experiments.ppt.ablation_table import as_json, as_markdown, put_into
+from experiments.ppt.ablation_trials import trials
 from experiments.process_pool import run_jobs
 from experiments.touching_scenes import make_scene
 from pseudoris.synthworld.scenes import Split
@@ -75,6 +76,8 @@ def main(
         runs = make_runs(folder, sizes, is_pseudo=needs_pseudo, tell=lambda text: console.print(text, highlight=False))
         wanted = [replace(job, runs=runs) for job in wanted]
     result = as_json(run_jobs(measure, wanted, processes or len(os.sched_getaffinity(0)), shown="jobs"), sizes)
+    if sizes == WHOLE:
+        result["trials"] = trials()
     (folder / "ppt.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -21,6 +21,7 @@ from pseudoris.training.ppt.ppt_config import load_ppt_config
 BEGIN: Final = "<!-- ablation: written by `python -m experiments.ppt` -->"
 END: Final = "<!-- end of ablation -->"
 _SHOWN: Final = ("p30", "p50", "p70")
+_UNMEASURED: Final = "not measured"
 # Source: CLIP ViT-B/16: 768 channels a patch, 512 a word.
 _PAPER_WIDTHS: Final = (768, 512)
 
@@ -111,20 +112,37 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     ]
     rows = [_line(row["row"], row, f"{row['paper_miou']:.2f}") for row in result["ablation"]]
     rows += [_line("", row, "") for row in result["beside"]]
-    return "\n".join([*head, *rows, *_order_lines(result["order"]), *_select_lines(result.get("select"))])
+    return "\n".join([*head, *rows, *_order_lines(result), *_select_lines(result.get("select"))])
 
 
-def _order_lines(steps: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The steps of the paper's order, where any was measured."""
-    if not steps:
+def _order_lines(result: Mapping[str, Any]) -> list[str]:
+    """The steps of the paper's order, a column for what was measured here and one for each trial beside it."""
+    if not result["order"]:
         return []
-    lines = []
-    for each in steps:
-        found, low, high = (f"{100 * each[name]:+.1f}" for name in ("difference", "low", "high"))
-        rows = f"{each['row']} − {each['baseline']}"
-        lines.append(f"| {rows} | {found} ({low} to {high}) | {each['paper_difference']:+.2f} | {each['verdict']} |")
-    head = ["| rows | difference of mIoU (95 % interval, paired) | the paper's | |", "| --- | --: | --: | --- |"]
-    return ["", *head, *lines]
+    columns = [{**result, "name": result["sizes"]["world"]}, *result.get("trials", ())]
+    heads: list[str] = []
+    ends: dict[str, list[str]] = {"1": [], "5": []}
+    for column in columns:
+        rows = {row["row"]: row for row in column["ablation"]}
+        num_seeds = max(row["seeds"] for row in rows.values())
+        heads.append(f"{column['name']}, {num_seeds} seed{'s' if num_seeds > 1 else ''}")
+        for row, cells in ends.items():
+            cells.append(f"{100 * rows[row]['miou_mean']:.1f}" if row in rows else _UNMEASURED)
+    lines = [f"| rows | the paper's | {' | '.join(heads)} |", f"| --- | --: | {' | '.join(['---'] * len(heads))} |"]
+    lines += [f"| mIoU of {row} | {PAPER[row][1]:.2f} | {' | '.join(cells)} |" for row, cells in ends.items()]
+    for row, baseline in ORDER:
+        verdicts = [_verdict(row, baseline, column["order"]) for column in columns]
+        paper = PAPER[row][1] - PAPER[baseline][1]
+        lines.append(f"| {row} − {baseline} | {paper:+.2f} | {' | '.join(verdicts)} |")
+    return ["", *lines]
+
+
+def _verdict(row: str, baseline: str, steps: Sequence[Mapping[str, Any]]) -> str:
+    for step in steps:
+        if (step["row"], step["baseline"]) == (row, baseline):
+            found, low, high = (f"{100 * step[name]:+.1f}" for name in ("difference", "low", "high"))
+            return f"{step['verdict']}: {found} ({low} to {high})"
+    return _UNMEASURED
 
 
 def _select_lines(found: Mapping[str, Any] | None) -> list[str]:

@@ -152,4 +152,23 @@ def test_a_step_of_the_papers_order_holds_where_its_interval_leaves_out_nothing(
         ("5", "4"): "not told apart",
     }
     assert steps["2", "1"]["paper_difference"] == 7.73
-    assert "| 4 − 3 | -30.0 (-40.0 to -15.0) | +5.23 | reversed |" in as_markdown(result)
+    told = as_markdown(result).splitlines()
+    assert "| rows | the paper's | default, 3 seeds |" in told
+    assert "| mIoU of 5 | 46.76 | 26.7 |" in told
+    assert "| 4 − 3 | +5.23 | reversed: -30.0 (-40.0 to -15.0) |" in told
+    assert "| 5 − 9 | +12.29 | not measured |" in told
+
+
+def test_trials_stand_beside_it_step_by_step() -> None:
+    def of(*rows: str) -> dict[str, object]:
+        done = [{"seed": 0, "figures": {row: asked(int(row) / 10)}, "cpu_s": 1.0, "steps": 1} for row in rows]
+        return as_json(done, QUICK)
+
+    result = of("1", "2", "3") | {"trials": [{**of("2", "3", "4"), "name": "elsewhere"}]}
+
+    told = as_markdown(result).splitlines()
+    assert "| rows | the paper's | default, 1 seed | elsewhere, 1 seed |" in told
+    assert "| mIoU of 1 | 26.46 | 10.0 | not measured |" in told
+    assert "| 2 − 1 | +7.73 | holds: +10.0 (+10.0 to +10.0) | not measured |" in told
+    assert "| 3 − 2 | +4.72 | holds: +10.0 (+10.0 to +10.0) | holds: +10.0 (+10.0 to +10.0) |" in told
+    assert "| 4 − 3 | +5.23 | not measured | holds: +10.0 (+10.0 to +10.0) |" in told

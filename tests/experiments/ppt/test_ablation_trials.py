@@ -1,0 +1,65 @@
+"""Trials of the ablation: which records they are made of."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.ppt.ablation_jobs import jobs_of
+from experiments.ppt.ablation_runs import WHOLE
+from experiments.ppt.ablation_table import BEGIN, END, as_markdown
+from experiments.ppt.ablation_trials import TRIALS, trials
+
+DOCS = Path(__file__).parents[3] / "docs"
+TOUCHING = TRIALS["touching"]
+PRECISION = {"p30": 0.7, "p50": 0.6, "p60": 0.5, "p70": 0.4, "p80": 0.3, "p90": 0.2}
+
+
+def record(folder, sizes, name, seed, **mious):
+    """Write the record of a job with the mIoU of its rows, as a measurement leaves it."""
+    (job,) = (
+        each for each in jobs_of(sizes, folder, folder, is_pseudo=False) if (each.name, each.seed) == (name, seed)
+    )
+    figures = {
+        row.removeprefix("row_"): {"miou": miou, **PRECISION, "iou_sums": [2 * miou] * 10, "num_expressions": [2] * 10}
+        for row, miou in mious.items()
+    }
+    job.record.write_text(json.dumps({"name": name, "seed": seed, "figures": figures, "cpu_s": 1.0, "steps": 1}))
+
+
+def test_the_seeds_count_that_every_training_has(tmp_path) -> None:
+    for seed, miou in enumerate((0.3, 0.5, 0.9)):
+        record(tmp_path, TOUCHING, "full", seed, row_3=miou, row_4=miou, row_5=miou)
+    for seed in (0, 1):
+        record(tmp_path, TOUCHING, "plain", seed, row_2=0.2)
+
+    (found,) = trials(tmp_path)
+
+    assert found["name"] == "touching"
+    rows = {row["row"]: (row["seeds"], row["miou_mean"]) for row in found["ablation"]}
+    assert rows == {"2": (2, 0.2), "3": (2, 0.4), "4": (2, 0.4), "5": (2, 0.4)}
+    assert [(each["row"], each["baseline"], each["verdict"]) for each in found["order"]] == [
+        ("3", "2", "holds"),
+        ("4", "3", "not told apart"),
+        ("5", "4", "not told apart"),
+    ]
+
+
+def test_row_1_of_the_same_world_stands_for_every_length_and_alone_for_no_trial(tmp_path) -> None:
+    longer = TRIALS["twice as long"]
+    record(tmp_path, WHOLE, "floor", 0, row_1=0.4)
+    record(tmp_path, replace(TOUCHING, epochs_factor=WHOLE.epochs_factor), "floor", 0, row_1=0.1)
+    assert trials(tmp_path) == []
+
+    record(tmp_path, longer, "plain", 0, row_2=0.5)
+    record(tmp_path, TOUCHING, "plain", 0, row_2=0.2)
+    assert {each["name"]: each["order"][0]["difference"] for each in trials(tmp_path)} == {
+        "twice as long": 0.1,
+        "touching": 0.1,
+    }
+
+
+def test_the_page_says_what_the_records_say() -> None:
+    result = json.loads((DOCS / "ppt.json").read_text(encoding="utf-8"))
+    assert result["trials"] == json.loads(json.dumps(trials()))
+    page = (DOCS / "ppt.md").read_text(encoding="utf-8")
+    assert page.partition(BEGIN)[2].partition(END)[0].strip() == as_markdown(result)
