@@ -10,7 +10,6 @@ import typer
 from pseudoris.cli import options
 from pseudoris.cli.console import report, report_stopped, stdout
 from pseudoris.cli.progress import plan_view, run_progress, summary_view
-from pseudoris.cli.start_view import start_view
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import TransientError
@@ -18,8 +17,6 @@ from pseudoris.store.runs.events import Planned, RunEvent
 
 if TYPE_CHECKING:
     from pseudoris.pipeline.run_options import RunOptions
-    from pseudoris.pipeline.start_profile import StartProfile
-    from pseudoris.store.runs.events import OnEvent
 
 INTERRUPTED = 130
 INCOMPLETE = 3
@@ -64,9 +61,6 @@ def annotate(
     only: options.Only = None,
     accept_domain: options.AcceptDomain = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    profile_start: Annotated[
-        bool, typer.Option("--profile-start", help="Print where the time before the first commit goes.")
-    ] = False,
 ) -> None:
     """Annotate the images of SOURCE into OUT. Run the same command again to continue.
 
@@ -86,7 +80,7 @@ def annotate(
 
         stdout.print(plan_view(preview(source, out, config, options=run_options)))
         return
-    raise typer.Exit(run(source, out, config, run_options=run_options, is_profiled=profile_start))
+    raise typer.Exit(run(source, out, config, run_options=run_options))
 
 
 def resolve(
@@ -106,12 +100,8 @@ def resolve(
     return load_config(preset, config_file, words)
 
 
-def run(
-    source: str, out: str, config: RunConfig, *, run_options: RunOptions | None = None, is_profiled: bool = False
-) -> int:
+def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | None = None) -> int:
     """Run to the end or to an interrupt, with a bar and a summary; return the exit code.
-
-    With `is_profiled` a report on its start follows the summary, if a shard was committed.
 
     Raises:
         PseudorisError: What the user can mend, or what another try may cure.
@@ -121,12 +111,11 @@ def run(
     is_planned = False
     try:
         with run_progress() as show:
-            profile = _start_profile(show) if is_profiled else None
 
             def tell(event: RunEvent) -> None:
                 nonlocal is_planned
                 is_planned = is_planned or isinstance(event, Planned)
-                (profile.on_event if profile else show)(event)
+                show(event)
 
             summary = run_pipeline(source, out, config, options=run_options, on_event=tell)
     except KeyboardInterrupt:
@@ -140,8 +129,6 @@ def run(
             raise TransientError(f"{error}\nNo committed shard in {out} is lost.") from error
         raise
     stdout.print(summary_view(summary), soft_wrap=True)
-    if profile and profile.report:
-        stdout.print("", start_view(profile.report))
     if summary.interrupted:
         report_stopped(f"{summary.totals.shards} of {summary.num_planned_shards} shards are committed.")
         return INTERRUPTED
@@ -159,10 +146,3 @@ def run(
         )
         return FRUITLESS
     return 0
-
-
-def _start_profile(on_event: OnEvent) -> StartProfile:
-    # Imported here: a run that is not profiled does not load psutil.
-    from pseudoris.pipeline.start_profile import StartProfile
-
-    return StartProfile(on_event)

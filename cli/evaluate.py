@@ -71,7 +71,10 @@ def evaluate(
     report_to: Annotated[
         str | None,
         typer.Option(
-            "--report", metavar="FOLDER", help="Folder for evaluation.md, .html and .json.", show_default=False
+            "--report",
+            metavar="FOLDER",
+            help="Folder for evaluation.html, .json and of a run .md.",
+            show_default=False,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -136,9 +139,9 @@ def _evaluate_model(
     from pseudoris.training.evaluation.model_evaluation import evaluate_model
     from pseudoris.training.evaluation.model_report import write_model_report
     from pseudoris.training.evaluation.predictions import Predictions
-    from pseudoris.training.evaluation.questions import Questions
+    from pseudoris.training.learning.evaluator import HeldOutExpressions
 
-    questions = Questions(truth, splits, reads_images=not is_predictions(model))
+    questions = HeldOutExpressions(truth, splits=splits, has_groups=True, reads_images=not is_predictions(model))
     destination = _destination(report_to, RunLocation.open(truth))
     answerer = open_answerer(model, questions, preset=preset, assignments=assignments)
     notes = answerer.notes() if isinstance(answerer, Predictions) else []

@@ -83,5 +83,5 @@ class Ceiling:
         masks = self._proposals(question)
         if not masks:
             return torch.zeros_like(question.masks)
-        ious = rle.ious(rle.encode(question.masks), [mask.counts for mask in masks], masks[0].size)
+        ious = rle.ious(rle.encode(question.masks), [mask.rle_counts for mask in masks], masks[0].rle_size)
         return chosen_masks(masks, ious.argmax(1).tolist())

@@ -37,7 +37,7 @@ from experiments.quality.student_baselines import Ceiling, PlaceRules, RandomBas
 from experiments.quality.svg_chart import Line, axis_of, line_chart, whisker
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.synthworld.scenes import Split, Voice
-from pseudoris.training.evaluation.zero_shot import ClipChoice, CropScores, SamProposals
+from pseudoris.training.evaluation.zero_shot import ClipChoice, SamProposals
 from pseudoris.training.learning.evaluator import Answerer, HeldOutExpressions
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
@@ -177,11 +177,10 @@ def untrained(run: str) -> Answered:
     questions, kinds = HeldOutExpressions(run), read_kinds(run)
     config = load_config("tiny")
     proposed = SamProposals(config)
-    scores = CropScores(proposed, config.filtering, config.compute)
-    nouns = ClipChoice(scores, asked=head_phrase)
+    nouns = ClipChoice(proposed, config, asked=head_phrase)
     asked: dict[str, list[Answerer]] = {
         "random": [RandomBaseline(proposed, seed=seed) for seed in range(_RANDOM_SEEDS)],
-        "zero_shot_sentence": [ClipChoice(scores)],
+        "zero_shot_sentence": [ClipChoice(proposed, config)],
         "zero_shot": [nouns],
         "zero_shot_places": [PlaceRules(nouns, proposed, margin=_PLACE_MARGIN)],
         "ceiling": [Ceiling(proposed)],

@@ -11,10 +11,9 @@ import torch
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.evaluation.predictions import SUFFIXES, Predictions
-from pseudoris.training.evaluation.questions import Questions
-from pseudoris.training.evaluation.zero_shot import ClipAndSam, ClipChoice, CropScores, SamProposals, first_noun_phrase
+from pseudoris.training.evaluation.zero_shot import ClipAndSam, ClipChoice, SamProposals, first_noun_phrase
 from pseudoris.training.learning.checkpoint_folder import read_settings
-from pseudoris.training.learning.evaluator import Answerer
+from pseudoris.training.learning.evaluator import Answerer, HeldOutExpressions
 from pseudoris.training.ppt.ppt_learner import LEARNER as PPT
 from pseudoris.training.ppt.ppt_learner import load_ppt
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
@@ -31,7 +30,7 @@ def is_predictions(model: str) -> bool:
 
 
 def open_answerer(
-    model: str, questions: Questions, *, preset: str | None = None, assignments: Sequence[str] = ()
+    model: str, questions: HeldOutExpressions, *, preset: str | None = None, assignments: Sequence[str] = ()
 ) -> Answerer:
     """Return a model.
 
@@ -74,5 +73,4 @@ def _zero_shot(model: str, preset: str, assignments: Sequence[str]) -> Answerer:
     if model == CLIP_AND_SAM:
         return ClipAndSam(load_recipe_config(preset, None, assignments))
     config = load_config(preset, None, assignments)
-    scores = CropScores(SamProposals(config), config.filtering, config.compute)
-    return ClipChoice(scores, asked=first_noun_phrase if model == NOUN else str)
+    return ClipChoice(SamProposals(config), config, asked=first_noun_phrase if model == NOUN else str)

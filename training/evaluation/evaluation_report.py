@@ -52,19 +52,19 @@ def write_report(found: Evaluation, destination: RunLocation) -> str:
 
 def markdown(found: Evaluation) -> str:
     """Return the report as Markdown; what comes from files and users is escaped."""
-    parts = ["# Evaluation", _lines(f"- {name}: {escaped(text)}" for name, text in image_lines(found).items())]
-    parts += [escaped(note) for note in found.notes]
+    parts = ["# Evaluation", _lines(f"- {name}: {_escaped(text)}" for name, text in image_lines(found).items())]
+    parts += [_escaped(note) for note in found.notes]
     parts.append(caption(found))
-    parts += ["## Expressions", markdown_table(["", *SET_TITLES.values()], _set_rows(found))]
+    parts += ["## Expressions", _table(["", *SET_TITLES.values()], _set_rows(found))]
     parts.append(_lines(f"- *{figure.title}*: {figure.meaning}" for figure in FIGURES.values()))
-    parts += ["## Paired differences", markdown_table(["", *found.differences], _difference_rows(found))]
+    parts += ["## Paired differences", _table(["", *found.differences], _difference_rows(found))]
     quality = [[each.title, figure_text(found.mask_quality[name], each.digits)] for name, each in MASK_FIGURES.items()]
-    parts += ["## Masks", markdown_table(["", ""], quality)]
+    parts += ["## Masks", _table(["", ""], quality)]
     rows = [
         [title, figure_text(part.accuracy, 3), f"{part.expressions:,}"]
         for title, (_, part) in part_titles(found).items()
     ]
-    parts += ["## Kept expressions by their target", markdown_table(["", "referring accuracy", "expressions"], rows)]
+    parts += ["## Kept expressions by their target", _table(["", "referring accuracy", "expressions"], rows)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -124,8 +124,7 @@ def _difference_rows(found: Evaluation) -> list[list[str]]:
     ]
 
 
-def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of Markdown; the first column is text, the others are numbers."""
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     rule = ["---", *("--:" for _ in headers[1:])]
     return _lines("| " + " | ".join(row) + " |" for row in (headers, rule, *rows))
 
@@ -134,8 +133,7 @@ def _lines(lines: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def escaped(text: str) -> str:
-    """Return a text of a file or a user as Markdown shows it."""
+def _escaped(text: str) -> str:
     # Markdown may hold HTML: that is escaped as HTML is.
     return escape_html(_MARKUP.sub(r"\\\1", printable(" ".join(text.split()))), quote=False)
 

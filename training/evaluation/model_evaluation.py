@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,8 +13,7 @@ from numpy.typing import NDArray
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap, Sums
 from pseudoris.training.evaluation.figures import without_nan
-from pseudoris.training.evaluation.questions import AskedImage, Questions
-from pseudoris.training.learning.evaluator import Answerer
+from pseudoris.training.learning.evaluator import Answerer, AskedImage, HeldOutExpressions
 from pseudoris.training.metrics import PRECISION_AT, SegmentationMeter
 from pseudoris.workers.masks import rle
 
@@ -103,13 +101,13 @@ class ModelEvaluation:
 
 def evaluate_model(
     answerer: Answerer,
-    questions: Questions,
+    questions: HeldOutExpressions,
     *,
     model: str,
     notes: Sequence[str] = (),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ModelEvaluation:
-    """Return the figures of an answerer on a truth; memory: the truth's tables and the sums of each image.
+    """Return the figures of an answerer on a truth; memory: the truth's tables, and two answers and sums of each image.
 
     Args:
         answerer: What is asked.
@@ -121,29 +119,33 @@ def evaluate_model(
     Raises:
         ConfigError: An image of the truth cannot be used.
     """
-    shown = _ShownAnswers()
+    lowest: list[ShownAnswer] = []
+    highest: list[ShownAnswer] = []
 
     def sums() -> Iterator[Sums]:
         for number, image in enumerate(questions.images, start=1):
-            question = questions.of(image)
+            question = questions.question(image)
             meter = SegmentationMeter()
             answer = answerer.answer(question)
-            shown.add(image, answer, meter.add(answer, question.masks))
+            low, high = _of_image(image, answer, meter.add(answer, question.masks))
+            lowest.append(low)
+            highest.append(high)
             yield _sums(image, meter)
             on_progress(number, len(questions))
 
     bootstrap = ImageBootstrap(sums())
     kinds = sorted({kind for image in questions.images for kind in image.kinds})
-    splits = (ALL, *(questions.splits if len(questions.splits) > 1 or questions.splits[0] else ()))
-    parts = [_part(bootstrap, split, kind) for split in splits for kind in (ALL, *(kinds if len(kinds) > 1 else ()))]
+    splits = sorted({split for image in questions.images for split in image.splits})
+    of_splits, of_kinds = (splits if splits != [""] else []), (kinds if len(kinds) > 1 else [])
+    parts = [_part(bootstrap, split, kind) for split in (ALL, *of_splits) for kind in (ALL, *of_kinds)]
     return ModelEvaluation(
         model=model,
         truth=questions.root,
         num_images=len(questions),
         parts=[part for part in parts if part.num_expressions],
         resamples=bootstrap.num_resamples,
-        worst=shown.worst(),
-        best=shown.best(),
+        worst=sorted(lowest, key=lambda each: (each.iou, _order(each)))[:_NUM_SHOWN],
+        best=sorted(highest, key=lambda each: (-each.iou, _order(each)))[:_NUM_SHOWN],
         notes=notes,
     )
 
@@ -184,24 +186,13 @@ def _name(split: str, kind: str, figure: str) -> str:
     return f"{split}\n{kind}\n{figure}"
 
 
-class _ShownAnswers:
-    """The answers of lowest and of highest IoU, one an image; equal ones in an order that no image chooses."""
+def _of_image(image: AskedImage, answer: torch.Tensor, ious: NDArray[np.float64]) -> tuple[ShownAnswer, ShownAnswer]:
+    """The answers of lowest and of highest IoU of one image."""
+    rows = (int(ious.argmin()), int(ious.argmax()))
+    low, high = (ShownAnswer(image, row, rle.encode(answer[row : row + 1])[0], float(ious[row])) for row in rows)
+    return low, high
 
-    def __init__(self) -> None:
-        self._worst: list[tuple[float, str, ShownAnswer]] = []
-        self._best: list[tuple[float, str, ShownAnswer]] = []
 
-    def add(self, image: AskedImage, answer: torch.Tensor, ious: NDArray[np.float64]) -> None:
-        for heap, row, sign in ((self._worst, int(ious.argmin()), -1), (self._best, int(ious.argmax()), 1)):
-            key = (sign * float(ious[row]), sha256_hex(f"{image.key}\n{image.texts[row]}".encode()))
-            if len(heap) == _NUM_SHOWN and key <= heap[0][:2]:
-                continue
-            (counts,) = rle.encode(answer[row : row + 1])
-            entry = (*key, ShownAnswer(image, row, counts, float(ious[row])))
-            (heapq.heappush if len(heap) < _NUM_SHOWN else heapq.heapreplace)(heap, entry)
-
-    def worst(self) -> list[ShownAnswer]:
-        return [answer for _, _, answer in sorted(self._worst, reverse=True)]
-
-    def best(self) -> list[ShownAnswer]:
-        return [answer for _, _, answer in sorted(self._best, reverse=True)]
+def _order(answer: ShownAnswer) -> str:
+    # Of equal answers any may be shown, and always the same.
+    return sha256_hex(f"{answer.image.key}\n{answer.image.texts[answer.row]}".encode())

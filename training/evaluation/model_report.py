@@ -1,4 +1,4 @@
-"""The evaluation of a model as files: Markdown, JSON, and one page with the worst and the best answers."""
+"""The evaluation of a model as files: JSON, and one page with the worst and the best answers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,8 @@ from PIL import Image
 from pseudoris.schemas.printable import printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.bootstrap import Estimate
-from pseudoris.training.evaluation.evaluation_report import (
-    HTML_NAME,
-    JSON_NAME,
-    MARKDOWN_NAME,
-    escaped,
-    markdown_table,
-    render_page,
-)
-from pseudoris.training.evaluation.figures import UNDEFINED, interval_text, value_text
+from pseudoris.training.evaluation.evaluation_report import HTML_NAME, JSON_NAME, render_page
+from pseudoris.training.evaluation.figures import UNDEFINED
 from pseudoris.training.evaluation.model_evaluation import (
     ALL,
     FIGURE_TITLES,
@@ -29,15 +22,15 @@ from pseudoris.training.evaluation.model_evaluation import (
     PartFigures,
     ShownAnswer,
 )
-from pseudoris.training.evaluation.questions import Questions
+from pseudoris.training.learning.evaluator import HeldOutExpressions
 from pseudoris.training.learning.mask_overlay import draw_masks
 from pseudoris.workers.masks import rle
 
 _SIDE_PX: Final = 480
 
 
-def write_model_report(found: ModelEvaluation, questions: Questions, destination: RunLocation) -> str:
-    """Write the three files and return the page's address; the images of the shown answers are read.
+def write_model_report(found: ModelEvaluation, questions: HeldOutExpressions, destination: RunLocation) -> str:
+    """Write both files and return the page's address; the images of the shown answers are read.
 
     Raises:
         ConfigError: The place cannot be written, or an image cannot be used.
@@ -58,25 +51,9 @@ def write_model_report(found: ModelEvaluation, questions: Questions, destination
         },
     )
     tree = printable_json(found.as_json(), indent=2)
-    for name, text in ((MARKDOWN_NAME, markdown(found)), (JSON_NAME, f"{tree}\n"), (HTML_NAME, page)):
-        destination.replace(name, text.encode())
+    destination.replace(JSON_NAME, f"{tree}\n".encode())
+    destination.replace(HTML_NAME, page.encode())
     return destination.uri(HTML_NAME)
-
-
-def markdown(found: ModelEvaluation) -> str:
-    """Return the figures as Markdown, in percent as papers print them."""
-    named = titles(found)
-    rows = [
-        [
-            escaped(part_name(part)),
-            f"{part.num_expressions:,}",
-            *(f"{value_text(each, 2)} {interval_text(each, 1)}".strip() for each in percents(part, named)),
-        ]
-        for part in found.parts
-    ]
-    lines = [f"- {name}: {escaped(text)}" for name, text in facts(found).items()]
-    parts = ["# Evaluation", "\n".join(lines), *map(escaped, found.notes), caption(found)]
-    return "\n\n".join([*parts, markdown_table(["", "expressions", *named.values()], rows)]) + "\n"
 
 
 def titles(found: ModelEvaluation) -> dict[str, str]:
@@ -109,7 +86,7 @@ def caption(found: ModelEvaluation) -> str:
     return f"Percent. Brackets show 95 % intervals, from {found.resamples:,} resamples of images."
 
 
-def _shown(answer: ShownAnswer, questions: Questions) -> dict[str, Any]:
+def _shown(answer: ShownAnswer, questions: HeldOutExpressions) -> dict[str, Any]:
     image, row = answer.image, answer.row
     mask = torch.from_numpy(rle.decode([answer.counts], image.size)[0])
     picture = draw_masks(questions.pixels(image), mask, image.masks()[row])

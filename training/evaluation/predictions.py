@@ -22,8 +22,7 @@ from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.regular_files import read_regular
 from pseudoris.schemas.shard import clean_text
 from pseudoris.store.files.key_order import path_key
-from pseudoris.training.evaluation.questions import Questions
-from pseudoris.training.learning.evaluator import ImageQuestion
+from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.segmentation_forms import compressed_counts
 
@@ -40,7 +39,7 @@ class Predictions:
         num_unasked: Predictions that no question asks for.
     """
 
-    def __init__(self, path: Path, questions: Questions) -> None:
+    def __init__(self, path: Path, questions: HeldOutExpressions) -> None:
         """Read the file and hold it to the questions.
 
         Raises:

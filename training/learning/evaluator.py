@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
-from pseudoris.training.dataset import ExpressionFilter, RisDataset, SampleSpec
+from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.tables import IMAGES
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.training.dataset import SampleSpec
+from pseudoris.training.dataset.image_reader import ShardImages
+from pseudoris.training.dataset.opened_run import OpenedRun
+from pseudoris.training.evaluation.run_images import check_masks, image_masks, read_shard
 from pseudoris.training.metrics import SegmentationFigures, SegmentationMeter
+from pseudoris.workers.masks import rle
+
+_COLUMNS: Final = ("text", "target_mask_ids", "kind", "kept", "split")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +37,7 @@ class ImageQuestion:
         image: (3, H, W) uint8.
         texts: (T).
         masks: (T, H, W) bool.
-        mask_ids: (T), of each expression's mask.
+        mask_ids: (T), of each expression's first mask.
         image_key: Identifies the image among those of all runs.
     """
 
@@ -45,52 +57,152 @@ class Answerer(Protocol):
         ...
 
 
-class HeldOutExpressions:
-    """Every kept expression of a run or an import, image by image."""
+@dataclass(frozen=True, slots=True)
+class AskedImage:
+    """An image and the T expressions that are asked of it.
 
-    def __init__(self, run: str, moved: Mapping[str, str] | None = None) -> None:
+    Attributes:
+        image_id: Its id.
+        key: Its key in SOURCE.
+        size: (H, W) upright.
+        texts: (T).
+        targets: (T), ids of the masks of each: none, one or several.
+        kinds: (T), as in the expressions table.
+        splits: (T), "" where the run has none.
+        counts: COCO compressed RLE by mask id.
+        encoded: Its shard's encoded images, and its position there.
+    """
+
+    image_id: str
+    key: str
+    size: tuple[int, int]
+    texts: list[str]
+    targets: list[list[str]]
+    kinds: list[str]
+    splits: list[str]
+    counts: Mapping[str, str]
+    encoded: tuple[ShardImages, int]
+
+    def masks(self) -> torch.Tensor:
+        """Return the union of the masks of each expression, (T, H, W) bool; empty of one without a target."""
+        found = np.zeros((len(self.texts), *self.size), np.bool_)
+        for row, targets in enumerate(self.targets):
+            if targets:
+                found[row] = rle.decode([self.counts[target] for target in targets], self.size).any(0)
+        return torch.from_numpy(found)
+
+
+class HeldOutExpressions:
+    """Kept expressions of a run or an import, image by image; its tables are held in memory.
+
+    Attributes:
+        root: Where the run lives.
+        images: Those that have expressions, in the order of the plan.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        moved: Mapping[str, str] | None = None,
+        *,
+        splits: Sequence[str] = (),
+        has_groups: bool = False,
+        reads_images: bool = True,
+    ) -> None:
         """Open a run.
 
         Args:
             run: Its folder or url.
             moved: As `SampleSpec.source`.
+            splits: Expressions of which splits; all by default.
+            has_groups: Whether expressions of several masks, and of none, are asked too.
+            reads_images: Whether a question has its image.
 
         Raises:
-            ConfigError: There is none, or no expression of it is kept.
+            ConfigError: There is none, it lacks a split, no expression of it is kept, or a part is damaged.
             TransientError: Storage failed.
         """
-        every = ExpressionFilter()
-        spec = SampleSpec(parts=("image", "mask", "text"), where=every, expressions_per_mask=None, source=moved)
-        self._dataset = RisDataset(run, spec)
-        masks_of: defaultdict[str, list[int]] = defaultdict(list)
-        for at, mask in enumerate(self._dataset.mask_ids()):
-            masks_of[mask.rpartition("-")[0]].append(at)
-        self._masks_of = dict(masks_of)
-        self._keys = self._dataset.image_digests()
+        opened = OpenedRun.open(run, SampleSpec(parts=("image",), source=moved), is_random_access=True)
+        if opened.images is None:
+            raise ValueError("a spec with images opens them")
+        self._bytes, self._reads_images = opened.images, reads_images
+        self.root = opened.location.root
+        rows = [each for receipt in cached_receipts(opened.location) for each in self._read(opened.location, receipt)]
+        there = Counter(split for image in rows for split in image.splits)
+        absent = [split for split in splits if split not in there]
+        if absent:
+            named = ", ".join(f"{name or 'no split'} ({count:,})" for name, count in sorted(there.items())) or "none"
+            raise ConfigError(
+                f"{self.root} has no expression of split {absent[0]!r}. It has {named}. Import the split "
+                "(`pseudoris import --split`), or leave it out."
+            )
+        chosen = (_asked_of(image, frozenset(splits), has_groups=has_groups) for image in rows)
+        self.images = [image for image in chosen if image.texts]
+        if not self.images:
+            raise ConfigError(f"No expression of {self.root} is kept, so there is nothing to ask.")
 
     @property
     def image_ids(self) -> list[str]:
         """The images that have expressions, in the order of the plan."""
-        return list(self._masks_of)
+        return [image.image_id for image in self.images]
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self._masks_of)
+        return len(self.images)
 
     def of(self, image_ids: Sequence[str]) -> Iterator[ImageQuestion]:
-        """Yield the question of each image.
+        """Yield the question of each image; raises as `question`."""
+        known = {image.image_id: image for image in self.images}
+        yield from (self.question(known[image_id]) for image_id in image_ids)
+
+    def question(self, image: AskedImage) -> ImageQuestion:
+        """Return the question of an image; its pixels are (3, 0, 0) if they are not read.
 
         Raises:
-            ConfigError: An image cannot be used: figures over fewer expressions would not be comparable.
+            ConfigError: The image cannot be used: figures over fewer expressions would not be comparable.
         """
-        for image_id in image_ids:
-            samples = self._dataset.__getitems__(self._masks_of[image_id])
-            texts = [text for sample in samples for text in sample["expressions"]]
-            counts = torch.tensor([len(sample["expressions"]) for sample in samples])
-            ids = [sample["mask_id"] for sample in samples for _ in sample["expressions"]]
-            masks = torch.stack([sample["mask"] for sample in samples]).repeat_interleave(counts, 0)
-            key = self._keys[self._masks_of[image_id][0]]
-            yield ImageQuestion(image_id, samples[0]["image"], texts, masks, ids, key)
+        images, at = image.encoded
+        pixels = self.pixels(image) if self._reads_images else torch.zeros((3, 0, 0), dtype=torch.uint8)
+        ids = [targets[0] if targets else "" for targets in image.targets]
+        return ImageQuestion(image.image_id, pixels, image.texts, image.masks(), ids, images.sha256[at])
+
+    def pixels(self, image: AskedImage) -> torch.Tensor:
+        """Return an image, (3, H, W) uint8.
+
+        Raises:
+            ConfigError: It cannot be used.
+        """
+        try:
+            return self._bytes.decode(*image.encoded)
+        except ImageError as error:
+            raise self._bytes.explained(image.key, error) from error
+
+    def _read(self, location: RunLocation, receipt: Receipt) -> Iterator[AskedImage]:
+        tables = read_shard(location, receipt, *_COLUMNS)
+        encoded = self._bytes.of_shard(receipt.shard, read_table(location, IMAGES, self._bytes.columns, [receipt]))
+        rows = tables.expressions.to_pylist()
+        for number, row in enumerate(tables.images.to_pylist()):
+            start, stop = tables.expression_starts[number : number + 2].tolist()
+            kept = [each for each in rows[start:stop] if each["kept"]]
+            if not kept:
+                continue
+            mask_ids, counts = image_masks(tables, number)
+            size = (row["height"], row["width"])
+            check_masks(counts, size, where=row["key"])
+            texts, targets, kinds = ([each[name] for each in kept] for name in ("text", "target_mask_ids", "kind"))
+            splits = [each["split"] or "" for each in kept]
+            known = dict(zip(mask_ids, counts, strict=True))
+            place = (encoded, number)
+            yield AskedImage(row["image_id"], row["key"], size, texts, targets, kinds, splits, known, place)
+
+
+def _asked_of(image: AskedImage, splits: frozenset[str], *, has_groups: bool) -> AskedImage:
+    """Return an image with the expressions that are asked."""
+    columns = (image.texts, image.targets, image.kinds, image.splits)
+    rows = zip(*columns, strict=True)
+    asked = [row for row in rows if (not splits or row[3] in splits) and (has_groups or len(row[1]) == 1)]
+    texts, targets, kinds, of_split = (list(column) for column in zip(*asked, strict=True)) if asked else ([],) * 4
+    return replace(image, texts=texts, targets=targets, kinds=kinds, splits=of_split)
 
 
 def evaluate(

@@ -12,11 +12,12 @@ from experiments.quality.place_words import head_phrase
 from experiments.quality.student_baselines import Ceiling, PlaceRules, RandomBaseline
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.shard import MaskRecord
 from pseudoris.schemas.tables import MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.synthworld.renderer import render
-from pseudoris.training.evaluation.zero_shot import ClipChoice, CropScores, ProposedMask
+from pseudoris.training.evaluation.zero_shot import ClipChoice
 from pseudoris.training.learning.evaluator import ImageQuestion
 from pseudoris.training.metrics import SegmentationMeter
 from pseudoris.workers.masks import rle
@@ -29,11 +30,11 @@ def proposed(tmp_path_factory):
     out = tmp_path_factory.mktemp("baselines") / "run"
     location = RunLocation.open(str(out))
     scene_run(location, scenes(6))
-    of_image: dict[str, list[ProposedMask]] = {}
-    for table in iter_table(location, MASKS, ("image_id", "segmentation", "box_xyxy_px")):
+    of_image: dict[str, list[MaskRecord]] = {}
+    for table in iter_table(location, MASKS, ("image_id", "mask_id", "segmentation", "box_xyxy_px", "area_px")):
         for row in table.to_pylist():
             size, counts = row["segmentation"]["size"], row["segmentation"]["counts"]
-            mask = ProposedMask(tuple(size), counts, tuple(row["box_xyxy_px"]))
+            mask = MaskRecord(row["mask_id"], 0, tuple(size), counts, tuple(row["box_xyxy_px"]), row["area_px"])
             of_image.setdefault(row["image_id"], []).append(mask)
     return lambda question: of_image.get(question.image_id, [])
 
@@ -59,7 +60,7 @@ def miou(baseline) -> float:
 def test_clip_finds_more_than_chance(proposed):
     config = load_config("tiny")
     by_chance = np.mean([miou(RandomBaseline(proposed, seed=seed)) for seed in range(5)])
-    by_clip = miou(ClipChoice(CropScores(proposed, config.filtering, config.compute)))
+    by_clip = miou(ClipChoice(proposed, config))
     assert by_chance < 0.4
     assert by_clip > by_chance + 0.2
     assert miou(Ceiling(proposed)) > by_clip
@@ -68,8 +69,7 @@ def test_clip_finds_more_than_chance(proposed):
 @pytest.mark.slow
 def test_places_tell_masks_of_one_noun_apart(proposed):
     config = load_config("tiny")
-    scores = CropScores(proposed, config.filtering, config.compute)
-    nouns = ClipChoice(scores, asked=head_phrase)
+    nouns = ClipChoice(proposed, config, asked=head_phrase)
     question = next(questions())
     masks = proposed(question)
     # A margin that every mask keeps: only the place decides.
@@ -91,7 +91,7 @@ def rule_boxes(masks: torch.Tensor) -> list[float]:
 def test_a_random_mask_is_one_of_the_images_and_the_same_each_time(proposed):
     question = next(questions())
     answer = RandomBaseline(proposed).answer(question)
-    own = {mask.counts for mask in proposed(question)}
+    own = {mask.rle_counts for mask in proposed(question)}
     assert set(rle.encode(answer)) <= own
     assert torch.equal(answer, RandomBaseline(proposed).answer(question))
     assert not all(torch.equal(answer, RandomBaseline(proposed, seed=seed).answer(question)) for seed in range(1, 6))
@@ -103,13 +103,7 @@ def test_an_image_without_masks_is_answered_by_none(proposed):
     config = load_config("tiny")
     for baseline in (
         RandomBaseline(proposed),
-        ClipChoice(CropScores(proposed, config.filtering, config.compute, crops="masked")),
+        ClipChoice(proposed, config),
         Ceiling(proposed),
     ):
         assert not baseline.answer(unknown).any()
-
-
-def test_unknown_crops_are_refused(proposed):
-    config = load_config("tiny")
-    with pytest.raises(ValueError, match="give one of context, masked, both"):
-        CropScores(proposed, config.filtering, config.compute, crops="tight")

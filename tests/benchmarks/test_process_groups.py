@@ -1,4 +1,4 @@
-"""The report on a start: steps without gaps, the tasks of Ray's workers, every process by what it runs."""
+"""What processes have used is told by what they run."""
 
 from __future__ import annotations
 
@@ -8,36 +8,7 @@ import sys
 import psutil
 import pytest
 
-from pseudoris.cli.console import SafeConsole
-from pseudoris.cli.start_view import start_view
-from pseudoris.pipeline.annotation import annotate
-from pseudoris.pipeline.start_profile import StartProfile, process_groups, process_name
-from tests.builders.runs import stub_config, write_source
-
-
-@pytest.mark.ray
-def test_a_run_tells_its_steps_and_the_tasks_up_to_the_first_commit(ray_session, tmp_path):
-    events = []
-    profile = StartProfile(events.append)
-    annotate(
-        str(write_source(tmp_path / "in", num_images=6)),
-        str(tmp_path / "out"),
-        stub_config(),
-        on_event=profile.on_event,
-    )
-    report = profile.report
-    assert events
-    ends = [span.began_s + span.took_s for span in report.steps]
-    assert [span.began_s for span in report.steps] == pytest.approx([0.0, *ends[:-1]])
-    assert ends[-1] == pytest.approx(report.first_commit_s)
-    assert [span.name for span in report.steps][-2:] == ["listing and planning", "workers, models, the first shard"]
-    assert any("StageActor" in span.name for span in report.tasks)
-    assert all(span.took_s >= 0 for span in report.tasks)
-    console = SafeConsole(width=200, record=True)
-    console.print(start_view(report))
-    shown = console.export_text()
-    assert f"start: {report.first_commit_s:.1f} s to the first commit" in shown
-    assert "raylet" in shown
+from benchmarks.process_groups import process_groups, process_name
 
 
 def test_processes_are_grouped_by_what_they_run_and_the_ended_ones_keep_their_cpu():
