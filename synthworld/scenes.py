@@ -30,7 +30,7 @@ MIN_OBJECTS, MAX_OBJECTS = 2, 10
 # Of objects that repeat an earlier object's colour and pattern, but not its category.
 SAME_LOOK_SHARE = 0.15
 _LAYOUT_STREAM, _PIXEL_STREAM = 0, 1
-# Who speaks about a scene: `first` as `simulated_expressions` has it, `second` as `second_voice`.
+# Who speaks about a scene: `first` as `simulated_expressions` has it, `second` as `experiments.second_voice`.
 Voice = Literal["first", "second"]
 _SPEECH_STREAMS: dict[Voice, int] = {"first": 2, "second": 3}
 _PLACEMENT_TRIES = 60

@@ -25,6 +25,7 @@ from PIL import Image
 
 from experiments.quality.parts import Options
 from experiments.quality.question_kinds import KINDS_NAME, write_kinds
+from experiments.second_voice.expressions import second_voice_expressions
 from experiments.touching_scenes import make_scene, render
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.store.location import RunLocation
@@ -33,7 +34,6 @@ from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.demo import scene_truth
 from pseudoris.synthworld.renderer import RenderedScene
 from pseudoris.synthworld.scenes import Scene, Split, Voice
-from pseudoris.synthworld.second_voice import second_voice_expressions
 from pseudoris.synthworld.simulated_expressions import Expression, first_voice_expressions, kinds_of
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.imports import ImportRequest, import_annotation

@@ -2,10 +2,8 @@ from itertools import chain
 
 import pytest
 
-from pseudoris.synthworld import second_voice_words
-from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
-from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.synthworld.second_voice_words import (
+from experiments.second_voice import words as second_voice_words
+from experiments.second_voice.words import (
     ADJECTIVES,
     FIRST_VOICE_WORDS,
     NOUNS,
@@ -13,6 +11,8 @@ from pseudoris.synthworld.second_voice_words import (
     num_tokens,
     plural,
 )
+from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
+from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.synthworld.simulated_expressions import first_voice_expressions
 from pseudoris.workers.filtering.clip_tokenizer import num_clip_tokens
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from pseudoris.synthworld import second_voice_words as words
+from experiments.second_voice import words
+from experiments.second_voice.expressions import Saying, sayings, second_voice_expressions, things_fitting
+from experiments.second_voice.forms import FAMILIAR_FORMS, NEW_FORMS, slots_of
 from pseudoris.synthworld.attributes import (
     CATEGORIES,
     COLOURS,
@@ -27,8 +29,6 @@ from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.oracle import meant_among, referents
 from pseudoris.synthworld.references import Extreme, Ordinal, Reference
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
-from pseudoris.synthworld.second_voice import Saying, sayings, second_voice_expressions, things_fitting
-from pseudoris.synthworld.second_voice_forms import FAMILIAR_FORMS, NEW_FORMS, slots_of
 from pseudoris.synthworld.simulated_expressions import MAX_WORDS, Utterance, kinds_of, utterances
 from pseudoris.workers.filtering.clip_tokenizer import num_clip_tokens
 

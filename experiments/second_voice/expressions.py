@@ -25,12 +25,12 @@ from typing import Final
 
 import numpy as np
 
+from experiments.second_voice.forms import FAMILIAR_FORMS, NEW_FORMS, Slots, Wording, slots_of
+from experiments.second_voice.words import ADJECTIVES, MAX_TOKENS, NOUNS, is_familiar, num_tokens
 from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.oracle import fits, meant_among
 from pseudoris.synthworld.references import Ordinal, Reference, parse_reference, to_text
 from pseudoris.synthworld.scenes import Scene, SceneObject, speech_generator
-from pseudoris.synthworld.second_voice_forms import FAMILIAR_FORMS, NEW_FORMS, Slots, Wording, slots_of
-from pseudoris.synthworld.second_voice_words import ADJECTIVES, MAX_TOKENS, NOUNS, is_familiar, num_tokens
 from pseudoris.synthworld.simulated_expressions import (
     MAX_EXPRESSIONS,
     MAX_WORDS,

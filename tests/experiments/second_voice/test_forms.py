@@ -1,8 +1,8 @@
 import pytest
 
+from experiments.second_voice.forms import FAMILIAR_FORMS, NEW_FORMS, slots_of
 from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.references import Extreme, NamedObject, Ordinal, Reference, Relation
-from pseudoris.synthworld.second_voice_forms import FAMILIAR_FORMS, NEW_FORMS, slots_of
 
 STAR = Description("star", colour="red", size="small")
 WITH_HAT = Description("star", colour="red", part="hat")

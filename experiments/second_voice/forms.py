@@ -11,10 +11,7 @@ from dataclasses import replace
 from itertools import permutations
 from typing import Final
 
-from pseudoris.synthworld.attributes import COMPARATIVES, EXTREMES, NUMBERS, ORDINALS, RELATIONS
-from pseudoris.synthworld.grammar import Description, indefinite_article
-from pseudoris.synthworld.references import Extreme, NamedObject, Ordinal, Reference
-from pseudoris.synthworld.second_voice_words import (
+from experiments.second_voice.words import (
     ENDS,
     FAR,
     HIGHER,
@@ -29,6 +26,9 @@ from pseudoris.synthworld.second_voice_words import (
     ZONES,
     plural,
 )
+from pseudoris.synthworld.attributes import COMPARATIVES, EXTREMES, NUMBERS, ORDINALS, RELATIONS
+from pseudoris.synthworld.grammar import Description, indefinite_article
+from pseudoris.synthworld.references import Extreme, NamedObject, Ordinal, Reference
 from pseudoris.synthworld.simulated_expressions import ATTRIBUTE, RELATION
 
 Slots = dict[str, tuple[str, ...]]
