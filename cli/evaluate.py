@@ -64,6 +64,10 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", help="Of clip:… and clip+sam: set one key. Can be repeated.", show_default=False),
     ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option("--images", help="With --model: where the truth's images are now.", show_default=False),
+    ] = None,
     sample: Annotated[
         int | None,
         typer.Option(min=1, help="Of a run: read N shards, spread evenly. Default: all.", show_default=False),
@@ -89,9 +93,9 @@ def evaluate(
     if model is not None:
         if sample is not None:
             raise typer.BadParameter("--sample belongs to a run. Leave it out, or give OUT in place of --model.")
-        _evaluate_model(model, truth, _splits(split), preset, assignments or [], report_to, as_json=as_json)
+        _evaluate_model(model, truth, _splits(split), preset, assignments or [], images, report_to, as_json=as_json)
         return
-    for option, value in {"--split": split, "--preset": preset, "--set": assignments}.items():
+    for option, value in {"--split": split, "--preset": preset, "--set": assignments, "--images": images}.items():
         if value is not None:
             raise typer.BadParameter(f"{option} belongs to --model. Leave it out, or give --model in place of OUT.")
     _evaluate_run(out or "", truth, sample, report_to, as_json=as_json)
@@ -105,7 +109,7 @@ def _evaluate_run(out: str, truth: str, sample: int | None, report_to: str | Non
     from pseudoris.training.evaluation.run_evaluation import evaluate_run
     from pseudoris.training.evaluation.truth import open_truth
 
-    location = RunLocation.open(out)
+    location = RunLocation.open_to_read(out)
     header = require_header(location)
     destination = _destination(report_to, location)
     with Progress(console=stderr, transient=True) as progress:
@@ -131,20 +135,24 @@ def _evaluate_model(
     splits: list[str],
     preset: str | None,
     assignments: list[str],
+    images: str | None,
     report_to: str | None,
     *,
     as_json: bool,
 ) -> None:
-    from pseudoris.training.evaluation.answerers import is_predictions, open_answerer
+    from pseudoris.training.evaluation.answerers import is_predictions, is_unfinished, open_answerer
     from pseudoris.training.evaluation.model_evaluation import evaluate_model
     from pseudoris.training.evaluation.model_report import write_model_report
     from pseudoris.training.evaluation.predictions import Predictions
     from pseudoris.training.learning.evaluator import HeldOutExpressions
 
-    questions = HeldOutExpressions(truth, splits=splits, has_groups=True, reads_images=not is_predictions(model))
-    destination = _destination(report_to, RunLocation.open(truth))
+    destination = _destination(report_to, RunLocation.open_to_read(truth))
+    questions = HeldOutExpressions(
+        truth, images, splits=splits, has_groups=True, reads_images=not is_predictions(model)
+    )
     answerer = open_answerer(model, questions, preset=preset, assignments=assignments)
     notes = answerer.notes() if isinstance(answerer, Predictions) else []
+    notes += [f"The training in {model} is not finished: this is its last checkpoint."] if is_unfinished(model) else []
     with Progress(console=stderr, transient=True) as progress:
         task = progress.add_task("asking", total=len(questions))
         found = evaluate_model(
@@ -152,6 +160,7 @@ def _evaluate_model(
             questions,
             model=model,
             notes=notes,
+            settings={"preset": preset, "set": assignments, "splits": splits},
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     if as_json:
@@ -163,7 +172,12 @@ def _evaluate_model(
 
 
 def _splits(given: str | None) -> list[str]:
-    return [] if given is None else [name for each in given.split(",") if (name := each.strip())]
+    if given is None:
+        return []
+    names = [name for each in given.split(",") if (name := each.strip())]
+    if not names:
+        raise typer.BadParameter("--split names no split. Give some, such as val,testA, or leave it out for all.")
+    return names
 
 
 def _destination(report_to: str | None, read: RunLocation) -> RunLocation | None:
@@ -176,12 +190,15 @@ def _destination(report_to: str | None, read: RunLocation) -> RunLocation | None
 def model_view(found: ModelEvaluation) -> RenderableType:
     """Return a model's figures as a table of at most 80 columns; the intervals of P@X are in JSON and the report."""
     from pseudoris.training.evaluation.figures import value_text
-    from pseudoris.training.evaluation.model_report import caption, facts, part_name, percents, titles
+    from pseudoris.training.evaluation.model_evaluation import FIGURE_TITLES, NO_TARGET_TITLES
+    from pseudoris.training.evaluation.model_report import caption, facts, part_name, percents
 
     lines = facts_table("evaluation")
     for name, text in facts(found).items():
         lines.add_row(name, text)
-    named = titles(found)
+    named = FIGURE_TITLES
+    for name in NO_TARGET_TITLES.keys() & found.parts[0].figures.keys():
+        lines.add_row(NO_TARGET_TITLES[name], value_text(found.parts[0].figures[name], 3))
     table = _table("percent", ("", "asked", *named.values()))
     for part in found.parts:
         figures = zip(named, percents(part, named), strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,10 @@ from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import ExpressionRecord, ShardImage
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.scenes import Split
+from pseudoris.training.evaluation.answerers import is_unfinished
+from pseudoris.training.evaluation.zero_shot import first_noun_phrase
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, named_figures
 from pseudoris.training.ppt.ppt_learner import load_ppt
@@ -171,7 +175,10 @@ def test_the_table_fits_eighty_columns_and_the_report_shows_answers_escaped(trut
         (predicted(0, "thing", FIRST, segmentation="none"), "row 2 .*neither RLE nor polygons"),
         (predicted(0, "", FIRST), r"row 2 has no text \(''\)"),
         ({"text": "thing", "segmentation": None}, r"row 2 has no image \('None'\)"),
-        (predicted(1, "Thing.", FIRST), "row 2 predicts 'thing' of 1.png a second time"),
+        (predicted(1, "Thing.", SECOND), "row 2 predicts 'thing' of 1.png a second time"),
+        ({"image": "0.png", "text": "thing", "mask": None}, "row 2 has no segmentation"),
+        (predicted(0, "thing", FIRST, segmentation=False), r"row 2 \('thing' of 0.png\): the segmentation is False"),
+        (predicted(0, "thing\ud800", FIRST), "row 2 has no text"),
     ],
 )
 def test_predictions_that_do_not_fit_are_refused_by_their_row(truth, tmp_path, row, message):
@@ -200,6 +207,8 @@ def test_other_files_models_and_splits_are_refused_by_name(truth, tmp_path):
     torch.save({"module": {}, "settings": '{"learner": "lavt"}'}, tmp_path / "lavt.pt")
     with pytest.raises(ConfigError, match=r"lavt.pt is a checkpoint of 'lavt', which is no model of"):
         invoke("--model", tmp_path / "lavt.pt", "--truth", truth)
+    with pytest.raises(ConfigError, match="clip:noun needs a --preset: tiny for drawn scenes"):
+        invoke("--model", "clip:noun", "--truth", truth)
     with pytest.raises(ConfigError, match="--preset and --set belong to clip:sentence"):
         invoke("--model", tmp_path / "lavt.pt", "--truth", truth, "--preset", "tiny")
 
@@ -210,6 +219,7 @@ def test_a_run_and_a_model_take_their_own_options(truth):
         [truth, "--model", "clip:noun"],
         [truth, "--split", "val"],
         ["--model", "clip:noun", "--sample", 1],
+        ["--model", "clip:noun", "--split", ","],
     ):
         assert "Usage" in invoke(*words, "--truth", truth, code=2)
 
@@ -268,8 +278,46 @@ def test_a_student_and_ppt_have_the_figures_of_their_own_validation(tmp_path):
 @pytest.mark.slow
 def test_models_without_training_answer_drawn_scenes(tmp_path):
     run = imported_scenes(tmp_path, SceneRun(Split.DEMO, 4, 0))
-    mious = {
-        name: tree("--model", name, "--truth", run)["parts"][0]["miou"]["value"] for name in ("clip:noun", "clip+sam")
-    }
-    # Of a random mask it is below 0.25.
+    mious = {}
+    for name in ("clip:noun", "clip:sentence", "clip+sam"):
+        found = tree("--model", name, "--truth", run, "--preset", "tiny")
+        assert (found["model"], found["preset"]) == (name, "tiny")
+        mious[name] = found["parts"][0]["miou"]["value"]
+    # Of a random mask it is below 0.25; a sentence names other objects too.
     assert all(miou > 0.3 for miou in mious.values()), mious
+    assert mious["clip:noun"] > mious["clip:sentence"]
+
+
+def test_clip_is_asked_the_first_noun_phrase():
+    assert first_noun_phrase("the red circle left of the star") == "red circle"
+    assert first_noun_phrase("leftmost") == "leftmost"
+
+
+def test_what_a_truth_and_a_training_lack_is_said(truth, tmp_path):
+    lacking = shutil.copytree(truth, tmp_path / "truth")
+    run = RunLocation.open(str(lacking))
+    last = max(list_receipts(run))
+    for path in lacking.glob(f"_receipts/*{last:08d}*"):
+        path.unlink()
+    path = lines(tmp_path / "mine.jsonl", predicted(*ANSWERS[0]))
+    assert (
+        "1 shards of the truth are not committed: their expressions are not asked."
+        in tree("--model", path, "--truth", lacking)["notes"]
+    )
+    assert is_unfinished(str(tmp_path))
+    (tmp_path / "summary.json").touch()
+    assert not is_unfinished(str(tmp_path))
+
+
+def test_the_truths_images_may_have_moved(truth, tmp_path):
+    images = Path(truth).parent / "images"
+    moved = images.rename(tmp_path / "moved")
+    try:
+        path = lines(tmp_path / "mine.jsonl", *(predicted(*answer) for answer in ANSWERS))
+        with pytest.raises(ConfigError, match="--images NEW"):
+            invoke("--model", path, "--truth", truth, "--report", tmp_path / "report")
+        assert (tmp_path / "report" / "evaluation.json").exists()
+        invoke("--model", path, "--truth", truth, "--report", tmp_path / "report", "--images", moved)
+        assert (tmp_path / "report" / "evaluation.html").exists()
+    finally:
+        moved.rename(images)

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig
 
 _COLUMNS: Final = ("image_id", "key", "sha256", "height", "width")
-_MOVED: Final = "say where the images are now (source=…; with `pseudoris train`: --set 'data.moved={OLD: NEW}')"
+_MOVED: Final = (
+    "say where the images are now (source=…; with `pseudoris train`: --set 'data.moved={OLD: NEW}'; with `pseudoris "
+    "evaluate`: --images NEW)"
+)
 
 
 @dataclass(frozen=True, slots=True)

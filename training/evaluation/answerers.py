@@ -12,7 +12,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.evaluation.predictions import SUFFIXES, Predictions
 from pseudoris.training.evaluation.zero_shot import ClipAndSam, ClipChoice, SamProposals, first_noun_phrase
-from pseudoris.training.learning.checkpoint_folder import read_settings
+from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, read_settings
 from pseudoris.training.learning.evaluator import Answerer, HeldOutExpressions
 from pseudoris.training.ppt.ppt_learner import LEARNER as PPT
 from pseudoris.training.ppt.ppt_learner import load_ppt
@@ -21,7 +21,6 @@ from pseudoris.training.student.student_training import CHOOSER, SEGMENTER, load
 
 SENTENCE, NOUN, CLIP_AND_SAM = "clip:sentence", "clip:noun", "clip+sam"
 ZERO_SHOT: Final = (SENTENCE, NOUN, CLIP_AND_SAM)
-_DEFAULT_PRESET: Final = "tiny"
 
 
 def is_predictions(model: str) -> bool:
@@ -37,7 +36,8 @@ def open_answerer(
     Args:
         model: The folder or checkpoint of a training, one of `ZERO_SHOT`, or a file of predictions.
         questions: What it will be asked; predictions are held to them.
-        preset: Of a model of `ZERO_SHOT`: an annotation's, of CLIP and SAM a recipe's (`load_recipe_config`).
+        preset: Of a model of `ZERO_SHOT`, which needs one: an annotation's, of CLIP and SAM a recipe's
+            (`load_recipe_config`).
         assignments: `key=value` words over the preset.
 
     Raises:
@@ -45,7 +45,11 @@ def open_answerer(
             model that has its own, or the predictions do not fit the questions.
     """
     if model in ZERO_SHOT:
-        return _zero_shot(model, preset or _DEFAULT_PRESET, assignments)
+        if preset is None:
+            raise ConfigError(
+                f"{model} needs a --preset: tiny for drawn scenes, base (or for clip+sam paper) for photographs."
+            )
+        return _zero_shot(model, preset, assignments)
     if preset is not None or assignments:
         raise ConfigError(f"--preset and --set belong to {', '.join(ZERO_SHOT)}. Leave them out: {model} has its own.")
     if is_predictions(model):
@@ -67,6 +71,11 @@ def open_answerer(
         f"{file} is a checkpoint of {learner!r}, which is no model of `pseudoris train`. Write its masks to a file of "
         f"predictions ({' or '.join(SUFFIXES)}) and give that."
     )
+
+
+def is_unfinished(model: str) -> bool:
+    """Return whether a model is a training's folder that has checkpoints and no end yet."""
+    return Path(model).is_dir() and not (Path(model) / SUMMARY_NAME).exists()
 
 
 def _zero_shot(model: str, preset: str, assignments: Sequence[str]) -> Answerer:

@@ -69,6 +69,7 @@ class ModelEvaluation:
         worst: Answers with the lowest IoU, at most one an image.
         best: With the highest.
         notes: What a reader must know.
+        settings: What the command was given beside model and truth.
     """
 
     model: str
@@ -78,7 +79,8 @@ class ModelEvaluation:
     resamples: int
     worst: Sequence[ShownAnswer] = ()
     best: Sequence[ShownAnswer] = ()
-    notes: Sequence[str] = field(default_factory=list)
+    notes: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return all but the answers as JSON; nan becomes null."""
@@ -94,7 +96,13 @@ class ModelEvaluation:
             }
             for part in self.parts
         ]
-        named = {"model": self.model, "truth": self.truth, "images": self.num_images, "resamples": self.resamples}
+        named = {
+            "model": self.model,
+            "truth": self.truth,
+            "images": self.num_images,
+            "resamples": self.resamples,
+            **self.settings,
+        }
         tree: dict[str, Any] = without_nan({**named, "notes": list(self.notes), "parts": parts})
         return tree
 
@@ -105,15 +113,19 @@ def evaluate_model(
     *,
     model: str,
     notes: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ModelEvaluation:
-    """Return the figures of an answerer on a truth; memory: the truth's tables, and two answers and sums of each image.
+    """Return the figures of an answerer on a truth.
+
+    Memory: the truth's tables, embedded images among them, and two answers and sums of each image.
 
     Args:
         answerer: What is asked.
         questions: The truth.
         model: What the answerer is called.
         notes: What a reader must know of it.
+        settings: What else it was asked with.
         on_progress: Called after each image with how many are done, of how many.
 
     Raises:
@@ -146,7 +158,8 @@ def evaluate_model(
         resamples=bootstrap.num_resamples,
         worst=sorted(lowest, key=lambda each: (each.iou, _order(each)))[:_NUM_SHOWN],
         best=sorted(highest, key=lambda each: (-each.iou, _order(each)))[:_NUM_SHOWN],
-        notes=notes,
+        notes=[*questions.notes, *notes],
+        settings=settings or {},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
@@ -36,6 +37,8 @@ def write_model_report(found: ModelEvaluation, questions: HeldOutExpressions, de
         ConfigError: The place cannot be written, or an image cannot be used.
         TransientError: Storage failed.
     """
+    # First: the page needs images, which may be gone.
+    destination.replace(JSON_NAME, f"{printable_json(found.as_json(), indent=2)}\n".encode())
     page = render_page(
         "model_evaluation.html.j2",
         img_src="data:",
@@ -50,8 +53,6 @@ def write_model_report(found: ModelEvaluation, questions: HeldOutExpressions, de
             "Best answers": [_shown(answer, questions) for answer in found.best],
         },
     )
-    tree = printable_json(found.as_json(), indent=2)
-    destination.replace(JSON_NAME, f"{tree}\n".encode())
     destination.replace(HTML_NAME, page.encode())
     return destination.uri(HTML_NAME)
 
@@ -66,7 +67,8 @@ def facts(found: ModelEvaluation) -> dict[str, str]:
     """Return what was asked, for a person, by name."""
     count = found.parts[0].num_expressions
     asked = f"{count:,} expressions of {found.num_images:,} images"
-    return {"model": found.model, "truth": found.truth, "asked": asked}
+    given = {name: str(value) for name, value in found.settings.items() if value}
+    return {"model": found.model, **given, "truth": found.truth, "asked": asked}
 
 
 def part_name(part: PartFigures) -> str:
@@ -75,7 +77,7 @@ def part_name(part: PartFigures) -> str:
     return ", ".join(name or "no split" for name in names)
 
 
-def percents(part: PartFigures, named: dict[str, str]) -> list[Estimate]:
+def percents(part: PartFigures, named: Mapping[str, str]) -> list[Estimate]:
     """Return the figures of a part in percent; nan where it has none."""
     found = (part.figures.get(name, UNDEFINED) for name in named)
     return [Estimate(100 * each.value, 100 * each.low, 100 * each.high) for each in found]

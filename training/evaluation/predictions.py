@@ -22,6 +22,7 @@ from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.regular_files import read_regular
 from pseudoris.schemas.shard import clean_text
 from pseudoris.store.files.key_order import path_key
+from pseudoris.training.imports.human_annotation import is_utf8
 from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.segmentation_forms import compressed_counts
@@ -43,23 +44,25 @@ class Predictions:
         """Read the file and hold it to the questions.
 
         Raises:
-            ConfigError: It cannot be read; a row lacks an image or a text, is there twice, or has a mask of another
-                size than its image or of no known form; or no prediction is asked for. The message names the row.
+            ConfigError: It cannot be read; a row lacks an image or a text, is there with two masks, or has a mask of no
+                known form or of another size than its image; or no prediction is asked for. The message names the row.
         """
         self._masks: dict[tuple[str, str], str | None] = {}
         asked = {image.image_id: image for image in questions.images}
         pairs = {(image.image_id, text) for image in questions.images for text in image.texts}
-        found: set[tuple[str, str]] = set()
+        found: dict[tuple[str, str], Any] = {}
         for number, row in enumerate(_rows(path), start=1):
             where = f"--model {path}: row {number}"
             image, text = _said(row, "image", where), clean_text(_said(row, "text", where))
             known = asked.get(image_id(image)) or asked.get(image_id(path_key(image)))
             pair = (known.image_id if known else image, text)
-            if pair in found:
+            if "segmentation" not in row:
+                raise ConfigError(f"{where} has no segmentation. Give each text its mask; null is an empty one.")
+            if found.get(pair, row["segmentation"]) != row["segmentation"]:
                 raise ConfigError(f"{where} predicts {text!r} of {image} a second time. Keep one of them.")
-            found.add(pair)
+            found[pair] = row["segmentation"]
             if known is not None and pair in pairs:
-                self._masks[pair] = _counts(row.get("segmentation"), known.size, f"{where} ({text!r} of {image})")
+                self._masks[pair] = _counts(row["segmentation"], known.size, f"{where} ({text!r} of {image})")
         if not self._masks:
             first = questions.images[0]
             raise ConfigError(
@@ -115,13 +118,15 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _said(row: dict[str, Any], name: str, where: str) -> str:
     value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or not is_utf8(value):
         raise ConfigError(f"{where} has no {name} ({str(value)[:_SHOWN_LETTERS]!r}). Give each mask its {name}.")
     return value
 
 
 def _counts(segmentation: Any, size: tuple[int, int], where: str) -> str | None:
     try:
+        if isinstance(segmentation, int | float):
+            raise ValueError(f"the segmentation is {segmentation}")
         counts = compressed_counts(segmentation, size)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}. Predict masks in pixels of the upright image.") from error

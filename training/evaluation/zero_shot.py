@@ -48,7 +48,8 @@ class SamProposals:
 class ClipChoice:
     """Answers with the proposed mask whose crops the CLIP of a run's filter likes best: the sum of two cosines.
 
-    One is of the box grown by 1.2, the other of the tight box with all else blanked. An image's crops are seen once.
+    One is of the box grown by 1.2, the other of the tight box with all else blanked. The crops of the last
+    image are kept.
     """
 
     def __init__(self, proposals: Proposals, config: RunConfig, *, asked: Callable[[str], str] = str) -> None:
@@ -59,6 +60,7 @@ class ClipChoice:
         """
         self._proposals, self._asked = proposals, asked
         self._embedder = ClipEmbedder(config.filtering, config.compute)
+        # Of the last image.
         self._seen: dict[str, torch.Tensor] = {}
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:
@@ -71,7 +73,7 @@ class ClipChoice:
     def scores(self, question: ImageQuestion, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the score of each text with each mask of the image, (T, N); it has at least one."""
         if question.image_id not in self._seen:
-            self._seen[question.image_id] = self._embedded(question)
+            self._seen = {question.image_id: self._embedded(question)}
         asked = self._embedder.embed_texts([self._asked(text) for text in texts])
         return np.asarray((asked @ self._seen[question.image_id].T).cpu().numpy(), np.float32)
 

@@ -131,7 +131,7 @@ def clean_texts(texts: Iterable[Any], left_out: LeftOut, *, where: str) -> tuple
     """
     found: dict[str, None] = {}
     for text in texts:
-        if not isinstance(text, str) or not _is_writable(text):
+        if not isinstance(text, str) or not is_utf8(text):
             raise ConfigError(
                 f"{where} has the expression {shown(text)}. An expression must be a UTF-8 text. Fix the file."
             )
@@ -153,7 +153,8 @@ def shown(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def _is_writable(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Return whether a text of a foreign file can be written."""
     try:
         text.encode()
     except UnicodeEncodeError:

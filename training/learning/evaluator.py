@@ -98,12 +98,13 @@ class HeldOutExpressions:
     Attributes:
         root: Where the run lives.
         images: Those that have expressions, in the order of the plan.
+        notes: What of the run is not asked though it was planned.
     """
 
     def __init__(
         self,
         run: str,
-        moved: Mapping[str, str] | None = None,
+        moved: str | Mapping[str, str] | None = None,
         *,
         splits: Sequence[str] = (),
         has_groups: bool = False,
@@ -127,7 +128,11 @@ class HeldOutExpressions:
             raise ValueError("a spec with images opens them")
         self._bytes, self._reads_images = opened.images, reads_images
         self.root = opened.location.root
-        rows = [each for receipt in cached_receipts(opened.location) for each in self._read(opened.location, receipt)]
+        receipts = list(cached_receipts(opened.location))
+        rows = [each for receipt in receipts for each in self._read(opened.location, receipt)]
+        self.notes = _left_out(
+            opened.header.num_shards - len(receipts), sum(each.counts.quarantined for each in receipts)
+        )
         there = Counter(split for image in rows for split in image.splits)
         absent = [split for split in splits if split not in there]
         if absent:
@@ -194,6 +199,12 @@ class HeldOutExpressions:
             known = dict(zip(mask_ids, counts, strict=True))
             place = (encoded, number)
             yield AskedImage(row["image_id"], row["key"], size, texts, targets, kinds, splits, known, place)
+
+
+def _left_out(num_shards: int, num_quarantined: int) -> list[str]:
+    shards = f"{num_shards:,} shards of the truth are not committed: their expressions are not asked."
+    images = f"{num_quarantined:,} images of the truth are quarantined: their expressions are not asked."
+    return [*([shards] if num_shards else []), *([images] if num_quarantined else [])]
 
 
 def _asked_of(image: AskedImage, splits: frozenset[str], *, has_groups: bool) -> AskedImage:

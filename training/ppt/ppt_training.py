@@ -126,6 +126,8 @@ def train_ppt(
         "runs": request.runs.roots(),
         "snapshots": {RunLocation.open(run).root: each.state() for run, each in snapshots.items()},
     }
+    # A training of an earlier version names it here, where it decides nothing.
+    data_read |= {"val": saved["val"]} if "val" in saved else {}
     settings = settings_of(request.config, data_read)
     num_pairs = {source: sum(map(len, parts)) for source, parts in sources.items()}
     data = request.config.data
