@@ -39,15 +39,23 @@ class StepRecord:
     is_finished: bool = False
 
 
-def run_pseudoris(*words: str | Path) -> None:
+def run_pseudoris(*words: str | Path, into: Path | None = None) -> None:
     """Run a command of `pseudoris`; its own message has said what is wrong if it fails.
+
+    Args:
+        words: Of the command.
+        into: The file that gets what the command prints, once it has ended well; None shows it.
 
     Raises:
         typer.Exit: It failed; with its exit code.
     """
-    ended = subprocess.run([sys.executable, "-m", "pseudoris", *map(str, words)], check=False)
+    shown = None if into is None else subprocess.PIPE
+    ended = subprocess.run([sys.executable, "-m", "pseudoris", *map(str, words)], check=False, stdout=shown)
     if ended.returncode:
         raise typer.Exit(ended.returncode)
+    if into is not None:
+        into.parent.mkdir(parents=True, exist_ok=True)
+        into.write_bytes(ended.stdout)
 
 
 class StepLog:

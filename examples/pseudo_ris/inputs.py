@@ -1,0 +1,74 @@
+"""What a table reads that is in no download: a share of REFER's human references, PhraseCut by its categories."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import shutil
+from pathlib import Path
+from typing import Final
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.json_text import parse_json
+from pseudoris.training.exclusions.refer_folder import TRAIN_SPLIT
+from pseudoris.training.untrusted_pickle import read_refs
+
+SEEN: Final = "seen"
+UNSEEN: Final = "unseen"
+_INSTANCES: Final = "instances.json"
+_TEST: Final = "refer_test.json"
+
+
+def write_share(dataset: Path, share: float, out: Path) -> Path:
+    """Write a REFER dataset with a share of the references of `train`, at least one; a larger one holds a smaller one.
+
+    Raises:
+        ConfigError: The dataset has not one file of references, or it cannot be read.
+    """
+    files = sorted(dataset.glob("refs(*).p"))
+    if len(files) != 1:
+        raise ConfigError(f"{dataset} has {len(files)} files refs(…).p. One is needed.")
+    if not (out / files[0].name).exists():
+        out.mkdir(parents=True, exist_ok=True)
+        refs = [ref for ref in read_refs(files[0]) if ref["split"] == TRAIN_SPLIT]
+        refs.sort(key=lambda ref: sha256_hex(str(ref["ref_id"]).encode()))
+        shutil.copyfile(dataset / _INSTANCES, out / _INSTANCES)
+        _write(out / files[0].name, pickle.dumps(refs[: math.ceil(share * len(refs))], 2))
+    return out
+
+
+def write_phrasecut(dataset: Path, refer: Path, out: Path) -> Path:
+    """Write PhraseCut's test as two splits: `seen` has a category that REFER's annotation names, `unseen` all others.
+
+    Raises:
+        ConfigError: A file is missing, or is not of its dataset.
+    """
+    if not (out / f"refer_{UNSEEN}.json").exists():
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            known = {
+                category["name"]
+                for path in refer.glob(f"*/{_INSTANCES}")
+                for category in parse_json(path.read_bytes())["categories"]
+            }
+            tasks = parse_json((dataset / _TEST).read_bytes())
+            split = {
+                SEEN: [task for task in tasks if task["phrase_structure"]["name"] in known],
+                UNSEEN: [task for task in tasks if task["phrase_structure"]["name"] not in known],
+            }
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ConfigError(
+                f"PhraseCut cannot be split by category: {error!r}. See {dataset} and {refer}."
+            ) from error
+        for name, chosen in split.items():
+            _write(out / f"refer_{name}.json", json.dumps(chosen).encode())
+    return out
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole: the name stands for what is in it."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_bytes(data)
+    unfinished.replace(path)

@@ -1,0 +1,180 @@
+"""From a table to the `pseudoris` commands that make it, in order; a command that several tables need stands once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+from examples.pseudo_ris.inputs import SEEN, UNSEEN, write_phrasecut, write_share
+from examples.pseudo_ris.tables import ANNOTATIONS, LEARNERS, TABLES, Learner
+from examples.refer_splits import ReferSplit, find_splits
+from pseudoris.schemas.errors import ConfigError
+
+# Whose train images are annotated, and whose human references are mixed in.
+TRAINED_ON: Final = "refcoco+"
+# For the trainers of the paper; the other one is what the authors' own loader reads.
+EXPORTS: Final = ("cris", "pseudo-ris-csv")
+PHRASECUT: Final = "phrasecut"
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """The folders and settings of all tables.
+
+    Attributes:
+        refer: Holds the REFER datasets.
+        images: train2014.
+        out: Gets all that is written.
+        preset: Of the annotation; with `settings` as words of `--set`.
+        student: Preset of the students; with `training` as words of `--set`.
+        phrasecut: VGPhraseCut_v0; None if there is none.
+        is_strict: Whether images that any dataset holds out are left out.
+    """
+
+    refer: Path
+    images: Path
+    out: Path
+    preset: str = "paper"
+    settings: Sequence[str] = ()
+    student: str = "vit-b-16"
+    training: Sequence[str] = ()
+    phrasecut: Path | None = None
+    is_strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A command of `pseudoris`; `into` is the file that what it prints goes to, if any."""
+
+    name: str
+    words: tuple[str, ...]
+    into: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What models are asked: an import, and which of its splits."""
+
+    name: str
+    import_words: tuple[str, ...]
+    splits: tuple[str, ...]
+
+    def result(self, benchmark: Benchmark, learner: str) -> Path:
+        """Return the file of a learner's figures."""
+        return benchmark.out / "results" / learner / f"{self.name}-{'-'.join(self.splits)}.json"
+
+
+def truths(benchmark: Benchmark, table: str) -> list[Truth]:
+    """Return what a table asks.
+
+    Raises:
+        ConfigError: There is no such split, or PhraseCut is not given.
+    """
+    wanted = TABLES[table].truth
+    if wanted == PHRASECUT:
+        if benchmark.phrasecut is None:
+            raise ConfigError("The table phrasecut needs --phrasecut: the folder VGPhraseCut_v0, with images/ in it.")
+        folder = write_phrasecut(benchmark.phrasecut, benchmark.refer, benchmark.out / "inputs" / PHRASECUT)
+        images = str(benchmark.phrasecut / "images")
+        return [Truth(PHRASECUT, (str(folder), images, *_splits(SEEN, UNSEEN), "--format=phrasecut"), (SEEN, UNSEEN))]
+    found = []
+    for dataset, group in groupby(find_splits(benchmark.refer), key=lambda split: split.name.rpartition("/")[0]):
+        splits: list[ReferSplit] = list(group)
+        asked = tuple(split.split for split in splits if split.name.endswith(wanted))
+        words = (str(splits[0].folder), str(benchmark.images), *_splits(*(split.split for split in splits)))
+        found.append(Truth(dataset, (*words, "--format=refer", f"--split-by={splits[0].split_by}"), asked))
+    return [truth for truth in found if truth.splits]
+
+
+def plan(benchmark: Benchmark, table: str, learners: Sequence[str], asked: Sequence[Truth]) -> list[Step]:
+    """Return the steps of rows of a table, each once; `asked` is what `truths` gives.
+
+    Raises:
+        ConfigError: An input is missing, or a row has no setting.
+    """
+    steps = [_annotate(benchmark, "main"), *(_import(benchmark, truth) for truth in asked)]
+    for name in learners:
+        steps += [*_learn(benchmark, name, LEARNERS[name]), *(_evaluate(benchmark, name, truth) for truth in asked)]
+    if table == "main":
+        steps += [_export(benchmark, form) for form in EXPORTS]
+    return list({step.name: step for step in steps}.values())
+
+
+def export_text(benchmark: Benchmark, form: str) -> Path:
+    """Return the file of what an export said."""
+    return benchmark.out / "exports" / f"{form}.txt"
+
+
+def _run(benchmark: Benchmark, annotation: str) -> str:
+    return str(benchmark.out / "runs" / annotation)
+
+
+def _truth(benchmark: Benchmark, truth: Truth) -> str:
+    return str(benchmark.out / "truth" / truth.name)
+
+
+def _import(benchmark: Benchmark, truth: Truth) -> Step:
+    annotation, images, *words = truth.import_words
+    return Step(f"import {truth.name}", ("import", annotation, images, _truth(benchmark, truth), *words))
+
+
+def _evaluate(benchmark: Benchmark, name: str, truth: Truth) -> Step:
+    model, splits = str(benchmark.out / "models" / name), ",".join(truth.splits)
+    words = ("evaluate", "--model", model, "--truth", _truth(benchmark, truth), "--split", splits, "--json")
+    return Step(f"evaluate {name} {truth.name} {splits}", words, truth.result(benchmark, name))
+
+
+def _splits(*names: str) -> tuple[str, ...]:
+    return tuple(f"--split={name}" for name in names)
+
+
+def _set(*words: str) -> tuple[str, ...]:
+    return tuple(f"--set={word}" for word in words)
+
+
+def _annotate(benchmark: Benchmark, name: str) -> Step:
+    made = ANNOTATIONS[name]
+    if made.refilter:
+        return Step(f"refilter {name}", ("refilter", _run(benchmark, "main"), _run(benchmark, name), *made.refilter))
+    strict = ("--exclude", str(benchmark.refer)) if benchmark.is_strict else ()
+    images = ("--only", str(benchmark.refer / TRAINED_ON), *strict)
+    words = ("--preset", benchmark.preset, *images, *_set(*benchmark.settings, *made.settings))
+    return Step(f"annotate {name}", ("annotate", str(benchmark.images), _run(benchmark, name), *words))
+
+
+def _learn(benchmark: Benchmark, name: str, learner: Learner) -> Iterator[Step]:
+    if learner.annotation is None and not learner.human:
+        raise ConfigError(f"The row {name} ({learner.title}) cannot be run: it needs {learner.needs}.")
+    runs: tuple[str, ...] = ()
+    if learner.annotation is not None:
+        runs = (_run(benchmark, learner.annotation),)
+        yield _annotate(benchmark, learner.annotation)
+    if learner.human:
+        human = f"human-{learner.human:g}"
+        folder = write_share(benchmark.refer / TRAINED_ON, learner.human, benchmark.out / "inputs" / human)
+        imported = (str(folder), str(benchmark.images), _run(benchmark, human), "--format=refer")
+        yield Step(f"import {human}", ("import", *imported))
+        runs = (*runs, "--human", _run(benchmark, human)) if runs else (_run(benchmark, human),)
+    words = ("--out", str(benchmark.out / "models" / name), "--kind", learner.kind, "--preset", benchmark.student)
+    chosen = (*_candidates(benchmark, learner), *learner.training, *benchmark.training)
+    yield Step(f"train {name}", ("train", "student", *runs, *words, "--resume", *_set(*chosen)))
+
+
+def _candidates(benchmark: Benchmark, learner: Learner) -> tuple[str, ...]:
+    """A chooser's masks are those of the annotation's preset and settings."""
+    if learner.kind == "segmenter":
+        return ()
+    cache = str(benchmark.out / "candidates")
+    words = {"preset": benchmark.preset, "assignments": list(benchmark.settings), "cache": cache}
+    return (f"candidates={json.dumps(words)}",)
+
+
+def _export(benchmark: Benchmark, form: str) -> Step:
+    place = str(benchmark.out / "exports" / form)
+    dataset = (f"--dataset={TRAINED_ON}",) if form == "cris" else ()
+    words = ("export", _run(benchmark, "main"), place, "--format", form, *dataset)
+    return Step(f"export {form}", words, export_text(benchmark, form))

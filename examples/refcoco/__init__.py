@@ -1,1 +1,0 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg in one command: annotate, train, evaluate, one table."""

@@ -1,0 +1,214 @@
+"""The tables of Pseudo-RIS: each whole, on drawn scenes dressed as REFER and PhraseCut; and their parts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from examples.pseudo_ris.__main__ import main
+from examples.pseudo_ris.inputs import write_phrasecut, write_share
+from examples.pseudo_ris.steps import Benchmark, plan, truths
+from examples.pseudo_ris.tables import ANNOTATIONS, LEARNERS, TABLES
+from examples.refer_splits import find_splits
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.student.student_config import load_student_config
+from pseudoris.training.untrusted_pickle import read_refs
+from tests.builders.human import image_row, object_row, reference, write_refer
+from tests.examples.miniature import SEEN, Miniature, write_miniature
+
+ROOT = Path(__file__).parents[2]
+QUICK = ("--preset", "tiny", "--student", "tiny", "--set", "placement.address=local")
+# Of tables of many rows one of each kind: a row takes a minute.
+ROWS = {
+    "semi": ("main", "semi-0.05", "human-0.05", "human-1"),
+    "ablations": ("beam", "nucleus", "uniqueness", "tau-1.2", "rules"),
+}
+TRAINING = ("--train-set", "training={num_steps: 12, num_warmup_steps: 1}")
+
+
+def pseudo_ris(table: str, made: Miniature, *words: str) -> subprocess.CompletedProcess[str]:
+    places = (made.refer, made.train2014, made.refer.parent / "out")
+    command = [sys.executable, "-m", "examples.pseudo_ris", table, *map(str, places), *QUICK, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def rows(page: str) -> list[list[str]]:
+    """Return the cells of a page's first table."""
+    lines = page.split("| --- |", 1)[1].splitlines()[1:]
+    return [line.strip("| ").split(" | ") for line in lines[: lines.index("")]]
+
+
+def small_refer(root: Path, *splits: str) -> Path:
+    """Write the three datasets, a reference of each split; images are never opened."""
+    images = [image_row(number, f"COCO_train2014_{number:012d}.jpg") for number in range(len(splits))]
+    objects = [object_row(number, number) for number in range(len(splits))]
+    refs = [reference(number, number, number, "a", split=split) for number, split in enumerate(splits)]
+    for name in ("refcoco", "refcoco+", "refcocog"):
+        write_refer(root / name, images, objects, refs)
+    return root
+
+
+@pytest.mark.ray
+def test_a_model_of_one_annotation_is_asked_phrasecut_and_the_same_command_goes_on(tmp_path):
+    made = write_miniature(tmp_path, num_train=4, num_held_out=2)
+    given = (*TRAINING, "--phrasecut", str(made.phrasecut), "--row", "main")
+    # The training cannot begin: what stood before is kept.
+    broken = pseudo_ris("phrasecut", made, *given, "--train-set", "training.no_such_key=1")
+    assert broken.returncode == 2, broken.stderr
+    shown = pseudo_ris("phrasecut", made, *given)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert shown.stderr.count("finished before") == 2
+    page = (tmp_path / "out" / "phrasecut.md").read_text(encoding="utf-8")
+    asked = {line[1]: int(line[2]) for line in rows(page)}
+    tasks = json.loads((made.phrasecut / "refer_test.json").read_text())
+    assert asked["phrasecut/all"] == len(tasks)
+    assert asked["phrasecut/unseen"] == sum(task["phrase"] not in SEEN for task in tasks) > 0
+    assert asked["phrasecut/all, several instances"] == sum(len(task["Polygons"]) > 1 for task in tasks) > 0
+    assert all(0 <= float(line[4]) <= 100 and line[-1] == "–" for line in rows(page))
+    header = json.loads((tmp_path / "out" / "runs" / "main" / "_run.json").read_text(encoding="utf-8"))
+    assert (header["num_images"], header["exclusions"]["rules"][0]["kind"]) == (4, "only")
+    other = pseudo_ris("phrasecut", made, *given, "--set", "filtering.tau=2")
+    assert other.returncode == 2
+    assert "the step 'annotate main' is finished, with less; now it has --set=filtering.tau=2. Give" in other.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_every_table_runs_whole_on_one_miniature(tmp_path):
+    made = write_miniature(tmp_path, num_train=6, num_held_out=2)
+    given = (*TRAINING, "--phrasecut", str(made.phrasecut))
+    for table in TABLES:
+        chosen = ROWS.get(table, TABLES[table].learners)
+        shown = pseudo_ris(table, made, *given, *(word for name in ROWS.get(table, ()) for word in ("--row", name)))
+        assert shown.returncode == 0, shown.stdout + shown.stderr
+        page = (tmp_path / "out" / f"{table}.md").read_text(encoding="utf-8")
+        titles = {line[0] for line in rows(page)}
+        assert titles == {LEARNERS[name].title for name in chosen}
+        needed = {LEARNERS[name].title for name in TABLES[table].learners if LEARNERS[name].needs}
+        assert all(f"{title}: not run, needs " in page for title in needed)
+        if table == "main":
+            assert "info['refcoco+']['train'] = " in page
+            assert {line[1] for line in rows(page)} == {each.name for each in find_splits(made.refer)}
+            # A dataset is enough for the rest.
+            shutil.rmtree(made.refer / "refcoco")
+            shutil.rmtree(made.refer / "refcocog")
+    again = pseudo_ris(table, made, *given, *(word for name in chosen for word in ("--row", name)))
+    assert again.stderr.count("finished before") == len(again.stderr.splitlines())
+    assert (tmp_path / "out" / f"{table}.md").read_text(encoding="utf-8") == page
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_plan_trains_on_runs_that_it_makes_before_and_has_every_step_once(tmp_path, table):
+    refer = small_refer(tmp_path / "refer", "train", "val", "testA")
+    benchmark = Benchmark(refer, tmp_path, tmp_path / "out", phrasecut=_phrasecut(tmp_path))
+    names = [name for name in TABLES[table].learners if not LEARNERS[name].needs]
+    steps = plan(benchmark, table, names, truths(benchmark, table))
+    assert len({step.name for step in steps}) == len(steps)
+    made: set[str] = set()
+    for step in steps:
+        read = {word for word in step.words if str(benchmark.out / "runs") in word or "/models/" in word}
+        writes = {"annotate": 2, "import": 3, "refilter": 2}.get(step.words[0])
+        written = (
+            {step.words[writes]}
+            if writes
+            else {step.words[step.words.index("--out") + 1]}
+            if "--out" in step.words
+            else set()
+        )
+        assert read - written <= made, step
+        made |= written
+    annotate = steps[0].words
+    assert annotate[annotate.index("--only") + 1] == str(refer / "refcoco+")
+    assert "--exclude" not in annotate
+
+
+def test_a_strict_benchmark_excludes_what_any_dataset_holds_out(tmp_path):
+    refer = small_refer(tmp_path / "refer", "train", "val")
+    benchmark = Benchmark(refer, tmp_path, tmp_path / "out", is_strict=True)
+    annotate = plan(benchmark, "main", ["main"], truths(benchmark, "main"))[0].words
+    assert annotate[annotate.index("--exclude") + 1] == str(refer)
+
+
+@pytest.mark.parametrize("name", ANNOTATIONS)
+def test_the_settings_of_every_annotation_exist(name):
+    load_config("tiny", None, ANNOTATIONS[name].settings)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_the_settings_of_every_segmenter_exist(name):
+    load_student_config("tiny", None, LEARNERS[name].training)
+    assert LEARNERS[name].annotation in (None, *ANNOTATIONS)
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "message"),
+    [
+        ("main", ["beam"], "--row 'beam' is not in the table main. Its rows are main, chooser."),
+        ("phrasecut", [], "The table phrasecut needs --phrasecut"),
+        ("ablations", ["noun-phrases"], "cannot be run: it needs a setting that does not exist"),
+    ],
+)
+def test_a_users_mistake_is_refused_before_a_step(tmp_path, capsys, table, row, message):
+    refer = small_refer(tmp_path / "refer", "train", "val")
+    with pytest.raises(typer.Exit) as ended:
+        main(table, refer, tmp_path, tmp_path / "out", row=row)
+    assert ended.value.exit_code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_splits_are_named_as_the_published_tables_name_them(tmp_path):
+    refer = small_refer(tmp_path / "refer", "train", "val")
+    # As REFER's archives come.
+    (refer / "refcoco" / "refs(google).p").write_bytes((refer / "refcoco" / "refs(unc).p").read_bytes())
+    for split_by in ("google", "umd"):
+        (refer / "refcocog" / f"refs({split_by}).p").write_bytes((refer / "refcoco" / "refs(unc).p").read_bytes())
+    (refer / "refcocog" / "refs(unc).p").unlink()
+    names = ("refcoco-google", "refcoco", "refcoco+", "refcocog-google", "refcocog-umd")
+    assert {each.name for each in find_splits(refer)} == {f"{name}/val" for name in names}
+    asked = truths(Benchmark(refer, tmp_path, tmp_path / "out"), "semi")
+    assert {truth.name: truth.splits for truth in asked} == {name: ("val",) for name in names}
+    with pytest.raises(ConfigError, match=r"no split to evaluate below .*empty: give the folder"):
+        find_splits(tmp_path / "empty")
+
+
+def test_a_share_has_a_reference_and_lies_in_a_larger_one(tmp_path):
+    refer = small_refer(tmp_path / "refer", *["train"] * 10, "val")
+    shares = [
+        {
+            ref["ref_id"]
+            for ref in read_refs(write_share(refer / "refcoco+", share, tmp_path / f"{share}") / "refs(unc).p")
+        }
+        for share in (0.01, 0.5, 1.0)
+    ]
+    assert [len(found) for found in shares] == [1, 5, 10]
+    assert shares[0] < shares[1] < shares[2] == set(range(10))
+
+
+def test_phrases_are_unseen_whose_category_no_instances_file_names(tmp_path):
+    refer = small_refer(tmp_path / "refer", "train")
+    folder = write_phrasecut(_phrasecut(tmp_path), refer, tmp_path / "out")
+    found = {name: json.loads((folder / f"refer_{name}.json").read_text()) for name in ("seen", "unseen")}
+    assert {name: [task["task_id"] for task in tasks] for name, tasks in found.items()} == {
+        "seen": ["1"],
+        "unseen": ["2"],
+    }
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ConfigError, match="PhraseCut cannot be split by category: FileNotFoundError"):
+        write_phrasecut(tmp_path / "other", refer, tmp_path / "again")
+
+
+def _phrasecut(root: Path) -> Path:
+    """Write PhraseCut of two tasks; `object` is the category of REFER's document."""
+    folder = root / "VGPhraseCut_v0"
+    folder.mkdir()
+    tasks = [{"task_id": f"{at}", "phrase_structure": {"name": name}} for at, name in ((1, "object"), (2, "sky"))]
+    (folder / "refer_test.json").write_text(json.dumps(tasks))
+    return folder

@@ -1,0 +1,43 @@
+"""The page of a table: our figures beside the published ones, and what each step cost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from examples import results_table
+from examples.results_table import PUBLISHED, Measured, as_markdown
+from examples.step_log import StepRecord
+
+FIGURES = {"num_expressions": 1234} | {
+    name: {"value": value} for name, value in {"oiou": 0.25, "miou": 0.5, "p@0.5": None}.items()
+}
+FIGURES |= {f"p@0.{at}": {"value": 0.1} for at in (6, 7, 8, 9)}
+
+
+def test_published_figures_stand_beside_ours_and_hours_below():
+    lines = [Measured("main", "ours", split, FIGURES) for split in ("refcoco/val", "own/val")]
+    page = as_markdown("A table", "main", lines, [StepRecord("annotate", 7200, 5 * 10**9, True)], notes=["Read this."])
+    assert page.startswith("# A table\n\nRead this.\n")
+    own = "1,234 | 25.00 | 50.00 | – | 10.00 | 10.00 | 10.00 | 10.00"
+    assert f"| ours | refcoco/val | {own} | 46.76 | – |" in page
+    assert f"| ours | own/val | {own} | – | – |" in page
+    assert "| annotate | 2.00 | 5.0 |" in page
+
+
+def test_a_published_row_stands_beside_its_own_row_alone(monkeypatch, tmp_path):
+    row = {"table": "t", "name": "P", "source": "s", "metric": "oiou", "splits": {"a/val": 7}}
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps({"rows": [{**row, "row": "main"}, {**row, "row": "other", "splits": {"a/val": 8}}]}))
+    monkeypatch.setattr(results_table, "PUBLISHED", path)
+    page = as_markdown("A", "t", [Measured(name, name, "a/val", FIGURES) for name in ("main", "third")], [])
+    lines = [line.split(" | ")[-1] for line in page.splitlines() if "| a/val |" in line]
+    assert lines == ["7.00 |", "– |"]
+
+
+@pytest.mark.parametrize("row", json.loads(PUBLISHED.read_text(encoding="utf-8"))["rows"])
+def test_a_published_row_has_its_source(row):
+    assert row["source"]
+    assert row["splits"]
+    assert all(value is None or 0 < value < 100 for value in row["splits"].values())
