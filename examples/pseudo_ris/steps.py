@@ -19,6 +19,7 @@ TRAINED_ON: Final = "refcoco+"
 # For the trainers of the paper; the other one is what the authors' own loader reads.
 EXPORTS: Final = ("cris", "pseudo-ris-csv")
 PHRASECUT: Final = "phrasecut"
+_RULES: Final = ANNOTATIONS["rules"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +166,11 @@ def _learn(benchmark: Benchmark, name: str, learner: Learner) -> Iterator[Step]:
 
 
 def _candidates(benchmark: Benchmark, learner: Learner) -> tuple[str, ...]:
-    """A chooser's masks are those of the annotation's preset and settings."""
+    """A chooser's masks are those of the annotation's settings, by rules: a table of instances has no test images."""
     if learner.kind == "segmenter":
         return ()
     cache = str(benchmark.out / "candidates")
-    words = {"preset": benchmark.preset, "assignments": list(benchmark.settings), "cache": cache}
+    words = {"preset": benchmark.preset, "assignments": [*benchmark.settings, *_RULES.settings], "cache": cache}
     return (f"candidates={json.dumps(words)}",)
 
 

@@ -18,6 +18,7 @@ from examples.pseudo_ris.tables import ANNOTATIONS, LEARNERS, TABLES
 from examples.refer_splits import find_splits
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.chooser.chooser_config import load_chooser_config
 from pseudoris.training.student.student_config import load_student_config
 from pseudoris.training.untrusted_pickle import read_refs
 from tests.builders.human import image_row, object_row, reference, write_refer
@@ -134,6 +135,18 @@ def test_a_strict_benchmark_excludes_what_any_dataset_holds_out(tmp_path):
     benchmark = Benchmark(refer, tmp_path, tmp_path / "out", is_strict=True)
     annotate = plan(benchmark, "main", ["main"], truths(benchmark, "main"))[0].words
     assert annotate[annotate.index("--exclude") + 1] == str(refer)
+
+
+def test_a_chooser_proposes_masks_of_images_that_no_table_of_instances_names(tmp_path):
+    refer = small_refer(tmp_path / "refer", "train", "val")
+    settings = ("masks.prior={kind: table, path: instances.parquet}", "masks.points_per_side=8")
+    benchmark = Benchmark(refer, tmp_path, tmp_path / "out", "tiny", settings, student="tiny")
+    steps = {step.name: step.words for step in plan(benchmark, "main", ["chooser"], truths(benchmark, "main"))}
+    words = [word.removeprefix("--set=") for word in steps["train chooser"] if word.startswith("--set=")]
+    masks = load_chooser_config("tiny", None, words).candidates.run_config().masks
+    assert (masks.prior.kind, masks.points_per_side) == ("none", 8)
+    annotated = [word.removeprefix("--set=") for word in steps["annotate main"] if word.startswith("--set=")]
+    assert load_config("tiny", None, annotated).masks.prior.kind == "table"
 
 
 @pytest.mark.parametrize("name", ANNOTATIONS)
