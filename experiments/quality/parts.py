@@ -23,6 +23,7 @@ Result = dict[str, Any]
 MODULES: Final[tuple[str, ...]] = (
     "expressions",
     "students",
+    "paper_chain",
     "semi",
     "ablation",
     "sweeps",
