@@ -58,6 +58,13 @@ def run_pseudoris(*words: str | Path, into: Path | None = None) -> None:
         into.write_bytes(ended.stdout)
 
 
+def replace_json(path: Path, value: object) -> None:
+    """Write a file that at any time holds the old value or the new one, whole."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
 class StepLog:
     """The records of an example's steps, a JSON file each."""
 
@@ -106,10 +113,7 @@ class StepLog:
         return self._folder / f"{name.replace('/', '-')}.json"
 
     def _write(self, record: StepRecord) -> None:
-        path = self._path(record.name)
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        replace_json(self._path(record.name), asdict(record))
 
 
 class _MemoryWatch(threading.Thread):

@@ -10,7 +10,6 @@ accuracy, with its interval. Interrupted, the same command goes on. Other settin
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated, Any, Final
-from urllib.parse import quote, unquote
 
 import psutil
 import typer
@@ -31,8 +29,8 @@ from pseudoris.audit.draw_record import DRAW_NAME
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
-from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import check_identity, read_header
+from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.run_records import Identity
 from pseudoris.store.runs.shard_assignment import assign_shards
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.planned_images import read_entries
@@ -58,7 +56,8 @@ def main(
     judged = out / "judged"
     try:
         config = load_config(preset, None, words)
-        _check_made(out, {"source": absolute_source(source), "images": images, "pairs": pairs}, config)
+        asked = {"source": absolute_source(source), "preset": preset, "images": images, "pairs": pairs}
+        _check_made(out, {**asked, "method": config.method()}, config)
         log = StepLog(out / "steps")
         log.step("weights", lambda: _get_weights(preset, given))
         log.step("sample", lambda: copy_sample(source, out, config, size=images))
@@ -86,17 +85,23 @@ def _check_made(out: Path, given: Mapping[str, Any], config: RunConfig) -> None:
     """Refuse an OUT that something else made: a finished step is known by its name alone."""
     made = read_record(out, "given")
     if made is None:
-        if out.exists() and any(out.iterdir()):
+        # A command that was stopped at once leaves `records` without this record.
+        if out.is_dir() and any(path.name != "records" for path in out.iterdir()):
             raise ConfigError(f"{out} holds files of something else. Name another OUT")
+        if out.resolve().is_relative_to(Path(given["source"]).resolve()):
+            raise ConfigError(f"OUT {out} is inside SOURCE, which would then list its copies. Name a folder outside it")
         open_source(given["source"], config.source).check_not_empty()
-        write_record(out, "given", given)
+        try:
+            write_record(out, "given", given)
+        except OSError as error:
+            raise ConfigError(f"OUT {out} cannot be written ({error.strerror}). Name another folder") from None
         return
-    others = [f"{name}: {made[name]!r} in OUT, {value!r} now" for name, value in given.items() if made[name] != value]
-    if others:
+    names = [name for name in given if name != "method" and made.get(name) != given[name]]
+    others = [f"{name}: {made.get(name)!r} in OUT, {given[name]!r} now" for name in names]
+    bare = Identity(method=given["method"], weights={}, device_kind="none", versions={})
+    # Of another preset, dozens of settings differ.
+    if others := others or bare.model_copy(update={"method": made["method"]}).differences(bare):
         raise ConfigError(f"{out} was made otherwise. Give what made it, or another OUT.\n" + "\n".join(others))
-    header = read_header(RunLocation.open(str(out / "annotation")))
-    if header is not None:
-        check_identity(header, header.identity.model_copy(update={"method": config.method()}))
 
 
 def _get_weights(preset: str, given: Sequence[str]) -> None:
@@ -107,25 +112,29 @@ def _get_weights(preset: str, given: Sequence[str]) -> None:
 
 
 def copy_sample(source: str, out: Path, config: RunConfig, *, size: int) -> None:
-    """Copy a sample of any kind of SOURCE as files; a name is the image's key, quoted, so that it is in no folder."""
+    """Copy a sample of any kind of SOURCE as files named by image id: a key may be longer than a file's name."""
     # Imported here: it loads Ray Data.
     from pseudoris.pipeline.sample_run import draw_sample
 
-    listing, unread = open_source(source, config.source), dict[str, str]()
+    # A glob may match in OUT.
+    listing = open_source(source, config.source, exclude=str(out.absolute()))
+    keys, unread = dict[str, str](), dict[str, str]()
     sample = draw_sample(listing.list(), config, size=size, seed=config.compute.seed)
-    (out / "sample").mkdir(exist_ok=True)
+    shutil.rmtree(out / "sample", ignore_errors=True)
+    (out / "sample").mkdir()
     # Positions count within a shard.
     for _, shard in groupby(assign_shards(sample.items, config.shards), key=lambda entry: entry.shard):
-        keys = {entry.position: entry for entry in shard}
-        for position, outcome in read_entries(listing.root, list(keys.values()), config):
-            key = unquote(keys[position].key)
+        entries = {entry.position: entry for entry in shard}
+        for position, outcome in read_entries(listing.root, list(entries.values()), config):
+            key = entries[position].key
             if isinstance(outcome, ImageError):
                 unread[key] = outcome.reason
                 continue
-            # A row of a table has no extension, and a hidden file is not listed.
-            name = re.sub(r"^\.", "%2E", quote(key, safe=""))
-            name += "" if name.lower().endswith(config.source.listed_extensions) else ".jpg"
-            (out / "sample" / name).write_bytes(outcome)
+            # A row of a table has no extension.
+            ending = next((each for each in config.source.listed_extensions if key.lower().endswith(each)), ".jpg")
+            keys[image_id(key)] = key
+            (out / "sample" / f"{image_id(key)}{ending}").write_bytes(outcome)
+    write_record(out, "keys", keys)
     write_record(out, "sample", {"listed": sample.tally.num_images, "drawn": len(sample.items), "unread": unread})
 
 

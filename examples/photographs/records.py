@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from examples.step_log import replace_json
+from pseudoris.schemas.errors import ConfigError
+
 
 def record_path(out: Path, name: str) -> Path:
     """Return the file of a record, in a folder that exists."""
@@ -14,11 +17,18 @@ def record_path(out: Path, name: str) -> Path:
 
 
 def read_record(out: Path, name: str) -> Any:
-    """Return what a record holds; None if there is none."""
+    """Return what a record holds; None if there is none.
+
+    Raises:
+        ConfigError: It is no JSON.
+    """
     path = out / "records" / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except ValueError:
+        raise ConfigError(f"{path} is damaged. Name another OUT, or delete {out} and begin again") from None
 
 
 def write_record(out: Path, name: str, value: Any) -> None:
     """Write a record."""
-    record_path(out, name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    replace_json(record_path(out, name), value)

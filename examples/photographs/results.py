@@ -51,8 +51,6 @@ def write_results(out: Path, steps: Sequence[StepRecord]) -> Path:
     found = {
         "pseudoris": version("pseudoris"),
         "given": read_record(out, "given"),
-        "preset": header.config.preset,
-        "method": header.identity.method,
         "device": header.identity.device_kind,
         "versions": dict(header.identity.versions),
         "weights": dict(header.identity.weights),
@@ -108,7 +106,7 @@ def _tables(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         "Sample": {
             "images in SOURCE": f"{sample['listed']:,}",
             "drawn": f"{sample['drawn']:,}",
-            **{f"not readable: {key}": reason for key, reason in sample["unread"].items()},
+            **{f"not readable: {_shown(key)}": reason for key, reason in sample["unread"].items()},
             **{f"quarantined: {reason}": f"{number:,}" for reason, number in found["quarantined"].items()},
         },
         "Versions": {
@@ -135,14 +133,13 @@ def _examples(audit: AuditFolder, answers: Sequence[RaterAnswers], plugins: Sequ
     num_right = min(len(right), _NUM_EXAMPLES - min(len(wrong), _NUM_EXAMPLES // 2))
     columns = ["image_id", "key", "height", "width"]
     images = {row["image_id"]: row for row in audit.images.select(columns).to_pylist()}
-    pictures, masks = audit.pictures(), audit.masks()
+    pictures, masks, keys = audit.pictures(), audit.masks(), read_record(audit.path.parent, "keys")
     with page_prover(THUMBNAIL, plugins) as prover:
         for row, verdicts in (*wrong[: _NUM_EXAMPLES - num_right], *right[:num_right]):
             image, data = images[row["image_id"]], pictures[row["image_id"]]
             small = thumbnail(data, prover) if data else None
             yield {
-                # A file's name in the sample is quoted itself.
-                "name": unquote(unquote(image["key"])),
+                "name": _shown(keys.get(image["key"].partition(".")[0], image["key"])),
                 "text": row["text"],
                 "verdicts": verdicts,
                 "is_wrong": set(verdicts.values()) != {RIGHT},
@@ -150,6 +147,11 @@ def _examples(audit: AuditFolder, answers: Sequence[RaterAnswers], plugins: Sequ
                 "size": frame_size(image["height"], image["width"]),
                 "outlines": [_outline(masks[row["image_id"]][mask]) for mask in row["mask_ids"]],
             }
+
+
+def _shown(key: str) -> str:
+    # Bytes of a name that are not UTF-8 tell images apart.
+    return unquote(key, errors="backslashreplace")
 
 
 def _outline(mask: Mapping[str, Any]) -> str:

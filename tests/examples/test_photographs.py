@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -21,14 +22,11 @@ from examples.step_log import StepLog
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.verdict_lines import VerdictLine
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
-from pseudoris.store.sources import SourceItem
+from pseudoris.schemas.ids import image_id
 from pseudoris.synthworld.demo import TRUTH_FILE, write_demo
 from tests.builders.audits import VerdictFile, small_audit
 from tests.builders.scene_judge import judge_as_truth
 from tests.builders.sources import parquet_bytes, tar_bytes
-from tests.store.builders import make_identity
 from tests.viewer.builders import picture
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +73,12 @@ def test_the_kit_runs_whole_on_drawn_scenes_and_has_the_accuracy_once_they_are_j
     assert "filtering.tau: " in refused.stderr
 
 
+def write_given(out: Path, source: Path) -> None:
+    method = load_config("tiny", None, ["shards.max_images=1", "placement.address=local"]).method()
+    given = {"source": str(source), "preset": "tiny", "images": 8, "pairs": 24, "method": method}
+    write_record(out, "given", given)
+
+
 @pytest.fixture
 def out(tmp_path):
     """All that the steps of a kit leave, on a small run with a hostile text; not judged yet."""
@@ -85,8 +89,9 @@ def out(tmp_path):
     for name in STEPS:
         with log.measured(name):
             pass
-    write_record(out, "given", {"source": str(tmp_path / HOSTILE.replace("/", "")), "images": 8, "pairs": 24})
-    write_record(out, "sample", {"listed": 9, "drawn": 9, "unread": {HOSTILE: "missing"}})
+    write_given(out, tmp_path / HOSTILE.replace("/", ""))
+    write_record(out, "keys", {str(number): f"%D0%B6%2F{number}.png" for number in range(8)})
+    write_record(out, "sample", {"listed": 9, "drawn": 9, "unread": {HOSTILE: "missing", "%FF.png": "missing"}})
     write_record(out, "machine", {"cores": 2, "memory_bytes": 2**34, "gpu_peak_bytes": None})
     write_record(out, "benchmark", {"not_measured": "no GPU on this machine", "rows": []})
     return out
@@ -139,6 +144,8 @@ def test_what_files_hold_is_escaped_and_only_pictures_in_the_page_are_allowed(ou
     page = page_of(out)
     assert "&lt;img src=x onerror=alert(1)&gt; left" in page
     assert not re.search(r"<img src=x", page)
+    assert re.search(r'<p class="key" dir="auto">ж/\d\.png</p>', page)
+    assert r"not readable: \xff.png" in page
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
     assert "default-src &#39;none&#39;; img-src data:; " in policy
 
@@ -189,17 +196,20 @@ def ran(*words: str | Path) -> tuple[int, str]:
     [
         (("nowhere", "out"), "does not exist"),
         (("images", "images"), "images holds files of something else. Name another OUT"),
+        (("images", "images/out"), "OUT images/out is inside SOURCE, which would then list its copies"),
+        (("images/a.png", "a.txt"), "OUT a.txt cannot be written (Not a directory). Name another folder"),
         (("images", "out", "--images", 0), "Invalid value for '--images'"),
         (("images", "out", "--set", "masks.no_such=1"), "masks.no_such: unknown key"),
     ],
-    ids=["no SOURCE", "OUT of something else", "no images", "no such setting"],
+    ids=["no SOURCE", "OUT of something else", "OUT in SOURCE", "OUT is a file", "no images", "no such setting"],
 )
 def test_what_cannot_begin_is_refused_and_leaves_nothing(tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(picture())
+    (tmp_path / "a.txt").touch()
     code, told = ran(*words, "--preset", "tiny")
-    assert (code, sorted(path.name for path in tmp_path.rglob("*"))) == (2, ["a.png", "images"])
+    assert (code, sorted(path.name for path in tmp_path.rglob("*"))) == (2, ["a.png", "a.txt", "images"])
     assert message in told
 
 
@@ -209,28 +219,50 @@ def test_what_cannot_begin_is_refused_and_leaves_nothing(tmp_path, monkeypatch, 
         (("other",), "source: '"),
         (("images", "--images", 9), "images: 8 in OUT, 9 now"),
         (("images", "--pairs", 25), "pairs: 24 in OUT, 25 now"),
+        (("images", "--preset", "paper"), "preset: 'tiny' in OUT, 'paper' now"),
         (("images", "--set", "filtering.tau=1.5"), "filtering.tau:"),
     ],
-    ids=["source", "images", "pairs", "method"],
+    ids=["source", "images", "pairs", "preset", "method"],
 )
 def test_other_settings_for_the_same_out_are_refused_by_name(tmp_path, words, message):
     out, source = tmp_path / "out", tmp_path / "images"
-    write_record(out, "given", {"source": str(source), "images": 8, "pairs": 24})
-    config = load_config("tiny", None, ["shards.max_images=1"])
-    request = RunRequest("annotate", "sample/", make_identity(method=config.method()), config)
-    plan_or_continue(
-        RunLocation.open(str(out / "annotation")), request, lambda: [SourceItem(key="a.png", size_bytes=1)]
-    )
+    write_given(out, source)
     code, told = ran(tmp_path / words[0], out, "--preset", "tiny", "--images", 8, "--pairs", 24, *words[1:])
     assert code == 2
     assert message in told
     assert not (out / "steps").exists()
 
 
+def test_a_damaged_record_is_refused_by_name(tmp_path):
+    write_given(tmp_path / "out", tmp_path)
+    (tmp_path / "out" / "records" / "given.json").write_bytes(b"")
+    code, told = ran(tmp_path, tmp_path / "out", "--preset", "tiny")
+    assert code == 2
+    assert "given.json is damaged. Name another OUT, or delete " in told
+
+
+def test_a_record_is_replaced_whole_and_never_written_in_place(tmp_path):
+    write_record(tmp_path, "given", "old")
+    os.link(tmp_path / "records" / "given.json", tmp_path / "old.json")
+    write_record(tmp_path, "given", "new")
+    assert (read_record(tmp_path, "given"), (tmp_path / "old.json").read_text()) == ("new", '"old"\n')
+
+
+def test_a_command_that_was_stopped_before_its_first_record_begins_again(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(picture())
+    (tmp_path / "out" / "records").mkdir(parents=True)
+    (tmp_path / "out" / "records" / "given.unfinished").touch()
+    # No step begins without Python's own interpreter.
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
+    ran(tmp_path / "images", tmp_path / "out", "--preset", "tiny", "--images", 8)
+    assert read_record(tmp_path / "out", "given")["images"] == 8
+
+
 @pytest.mark.slow
 def test_verdicts_on_another_audit_are_refused_and_no_page_is_written(out, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_record(out, "given", {"source": str(tmp_path / "images"), "images": 8, "pairs": 24})
+    write_given(out, tmp_path / "images")
     shutil.move(out / "annotation", tmp_path / "run")
     other = tmp_path / "other"
     small_audit(other, seed=2)
@@ -244,7 +276,7 @@ def test_verdicts_on_another_audit_are_refused_and_no_page_is_written(out, tmp_p
 
 
 @pytest.mark.slow
-def test_a_sample_of_tars_tables_and_files_becomes_files_with_the_keys_as_names(tmp_path):
+def test_a_sample_of_tars_tables_and_files_becomes_files_named_by_image_id(tmp_path):
     source, out, data = tmp_path / "source", tmp_path / "out", picture()
     (source / "a b").mkdir(parents=True)
     (source / "a b" / "c.png").write_bytes(data)
@@ -253,10 +285,30 @@ def test_a_sample_of_tars_tables_and_files_becomes_files_with_the_keys_as_names(
     (source / "t2.parquet").write_bytes(parquet_bytes({"image": [data]}))
     out.mkdir()
     copy_sample(str(source), out, load_config("tiny", None, ["shards.max_images=2"]), size=10)
-    names = sorted(path.name for path in (out / "sample").iterdir())
-    assert names == ["a%20b%2Fc.png", "t.tar%21x%2F1.png", "t.tar%21x%2F2.png", "t2.parquet%230.jpg"]
-    assert all((out / "sample" / name).read_bytes() == data for name in names)
+    keys = {"a%20b/c.png": ".png", "t.tar!x/1.png": ".png", "t.tar!x/2.png": ".png", "t2.parquet#0": ".jpg"}
+    assert read_record(out, "keys") == {image_id(key): key for key in keys}
+    copies = {path.name: path.read_bytes() for path in (out / "sample").iterdir()}
+    assert copies == {f"{image_id(key)}{ending}": data for key, ending in keys.items()}
     assert read_record(out, "sample") == {"listed": 5, "drawn": 5, "unread": {"gone.png": "missing"}}
+
+
+@pytest.mark.slow
+def test_long_names_and_names_that_are_not_utf_8_are_copied_each_and_none_twice(tmp_path):
+    (tmp_path / ("ж" * 60)).mkdir()
+    names = [f"{'ж' * 60}/a.png", os.fsdecode(b"\xfe.png"), os.fsdecode(b"\xff.png")]
+    for name in names:
+        (tmp_path / name).write_bytes(picture())
+    (tmp_path / os.fsdecode(b"\xfd.png")).symlink_to("nowhere.png")
+    (tmp_path / os.fsdecode(b"\xfc.png")).symlink_to("nowhere.png")
+    out = tmp_path / "out"
+    out.mkdir()
+    for _ in range(2):
+        copy_sample(f"{tmp_path}/**/*.png", out, load_config("tiny"), size=10)
+        assert len(list((out / "sample").iterdir())) == len(names)
+        unread = {"%FC.png": "missing", "%FD.png": "missing"}
+        assert read_record(out, "sample") == {"listed": 5, "drawn": 5, "unread": unread}
+        # A copy of a sample that was stopped.
+        (out / "sample" / "other.png").touch()
 
 
 @pytest.mark.slow
@@ -267,9 +319,9 @@ def test_a_sample_is_drawn_from_all_of_source(tmp_path):
         (source / f"{number:02}.png").write_bytes(picture())
     out.mkdir()
     copy_sample(str(source), out, load_config("tiny"), size=6)
-    names = sorted(path.name for path in (out / "sample").iterdir())
-    assert len(names) == 6
-    assert names[-1] > "25.png"
+    keys = sorted(read_record(out, "keys").values())
+    assert len(keys) == 6
+    assert keys[-1] > "25.png"
     assert read_record(out, "sample") == {"listed": 50, "drawn": 6, "unread": {}}
 
 
