@@ -130,14 +130,13 @@ def import_annotation(
     config = _config(assignments, shard_size=shard_size, embed_images=embed_images, allow_mixed=allow_mixed)
     _check_options(chosen, has_split=bool(split), has_split_by=bool(split_by), has_captions=bool(captions))
     from pseudoris.training.imports import ImportRequest
-    from pseudoris.training.imports.import_plan import DEFAULT_SPLITS
 
     request = ImportRequest(
         annotation,
         images,
         config,
         chosen.value,
-        splits=tuple(split or DEFAULT_SPLITS),
+        splits=tuple(split or ()),
         split_by=split_by,
         captions=captions,
         prefix=prefix,
@@ -157,7 +156,9 @@ def _format(annotation: str, given: Format | None) -> Format:
 def _check_options(chosen: Format, *, has_split: bool, has_split_by: bool, has_captions: bool) -> None:
     """Refuse what belongs to another format."""
     if chosen == Format.COCO and (has_split or has_split_by):
-        raise ConfigError("--split and --split-by need --format refer. A COCO JSON file is one split.")
+        raise ConfigError(
+            "--split and --split-by need --format refer (--split also phrasecut). A COCO JSON file is one split."
+        )
     if chosen == Format.PHRASECUT and has_split_by:
         raise ConfigError("--split-by needs --format refer. PhraseCut is split in one way.")
     if chosen != Format.COCO and has_captions:

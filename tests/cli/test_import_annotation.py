@@ -83,6 +83,8 @@ def test_captions_of_a_file_of_their_own_are_imported(dataset, tmp_path):
     assert ds.dataset(tmp_path / "out" / "expressions").to_table()["text"].to_pylist() == ["a box"]
     with pytest.raises(ConfigError, match="--split-by needs --format refer"):
         invoke("import", "refer_test.json", "images", "out", "--format", "phrasecut", "--split-by", "unc")
+    with pytest.raises(ConfigError, match="is the file of one split"):
+        invoke("import", objects, images, tmp_path / "other", "--format", "phrasecut", "--split", "train")
     with pytest.raises(ConfigError, match="--captions needs --format coco"):
         invoke("import", annotation, images, tmp_path / "other", "--captions", said)
 

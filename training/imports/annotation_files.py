@@ -127,12 +127,13 @@ def read_annotation(request: ImportRequest) -> Annotation:
         captions, captions_name = _read_named(request.captions, request.config) if request.captions else (None, "")
         return read_coco(data, name, captions, captions_name)
     folder, name = _locate(request.annotation, request.config)
+    splits = request.splits or DEFAULT_SPLITS
     if request.format == "phrasecut":
-        if name and request.splits != DEFAULT_SPLITS:
+        if name and request.splits:
             raise ConfigError(
                 f"ANNOTATION {request.annotation!r} is the file of one split. Leave --split out, or give its folder."
             )
-        names = [name] if name else [FILE_NAME.format(split=split) for split in request.splits]
+        names = [name] if name else [FILE_NAME.format(split=split) for split in splits]
         return read_phrasecut({each: _read(folder, each, _PHRASECUT) for each in names})
     if name and request.split_by is not None:
         raise ConfigError(
@@ -146,7 +147,7 @@ def read_annotation(request: ImportRequest) -> Annotation:
         )
     refs_name = name or _refs_in(folder, request.split_by)
     instances = _read(folder, INSTANCES_NAME)
-    return read_refer(_read(folder, refs_name), instances, refs_name=refs_name, splits=request.splits)
+    return read_refer(_read(folder, refs_name), instances, refs_name=refs_name, splits=splits)
 
 
 def _read_named(given: str, config: RunConfig) -> tuple[bytes, str]:

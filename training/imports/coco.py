@@ -173,7 +173,8 @@ def read_lists(data: bytes, where: str, names: Sequence[str]) -> dict[str, list[
             f"{where} cannot be read as JSON ({type(error).__name__}). Download the file again."
         ) from error
     if not isinstance(document, dict) or not all(isinstance(document.get(name), list) for name in names):
-        raise ConfigError(f"{where} is not COCO JSON. It must be an object with the lists {' and '.join(names)}.")
+        hint = " For PhraseCut give --format phrasecut." if isinstance(document, list) and "images" in names else ""
+        raise ConfigError(f"{where} is not COCO JSON. It must be an object with the lists {' and '.join(names)}.{hint}")
     return {name: document[name] for name in names}
 
 

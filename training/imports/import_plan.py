@@ -42,7 +42,7 @@ class ImportRequest:
         images: Folder or url that file names are relative to; with it, keys and ids are those of a run over it.
         config: Only its limits of images, size of shards, storage and endpoint are read.
         format: `refer`, `coco` or `phrasecut`.
-        splits: REFER, and PhraseCut if `annotation` is a folder: what to import; all go into one run.
+        splits: REFER, and PhraseCut if `annotation` is a folder: what to import into one run; `train` if empty.
         split_by: REFER only, if `annotation` is a folder: which `refs(<split_by>).p`; None if there is only one.
         captions: COCO only: file or url of captions by instance; None for none.
         prefix: Folder below `images` that the file names start in, "" for `images` itself.
@@ -55,7 +55,7 @@ class ImportRequest:
     images: str
     config: RunConfig
     format: Format
-    splits: tuple[str, ...] = DEFAULT_SPLITS
+    splits: tuple[str, ...] = ()
     split_by: str | None = None
     captions: str | None = None
     prefix: str = ""
@@ -75,7 +75,7 @@ class ImportRequest:
             "files": dict(digests),
             "prefix": self.prefix,
             "orientation": self.orientation,
-            **({"splits": sorted(set(self.splits))} if self.format == "refer" else {}),
+            **({"splits": sorted(set(self.splits or DEFAULT_SPLITS))} if self.format == "refer" else {}),
         }
         # No model computes; boxes and runs are whole numbers on every machine.
         return Identity(method=method, weights={}, device_kind="none", versions=package_versions(_PACKAGES))

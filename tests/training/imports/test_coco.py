@@ -56,7 +56,10 @@ def test_captions_by_instance_come_from_a_file_of_their_own():
         (captions(([5], "a")), "instance_id a list"),
         (captions((5, None)), "annotation 5 has the expression None"),
         (b'{"annotations": ["a"]}', "instance_id None"),
-        (b"[]", "said.json is not COCO JSON. It must be an object with the lists annotations"),
+        (
+            b"[]",
+            "said.json is not COCO JSON. It must be an object with the lists annotations",
+        ),
     ],
 )
 def test_captions_that_fit_no_object_are_refused(data, message):

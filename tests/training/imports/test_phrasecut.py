@@ -117,8 +117,12 @@ def test_a_file_is_the_split_that_its_name_says_and_splits_are_chosen_in_the_fol
         ConfigError, match=r"refer_train\.json does not exist\. PhraseCut has refer_train\.json, refer_val"
     ):
         read(folder)
-    with pytest.raises(ConfigError, match=r"is the file of one split\. Leave --split out, or give its folder"):
-        read(folder / "refer_test.json", splits=("miniv",))
+    for split in ("miniv", "train"):
+        with pytest.raises(ConfigError, match=r"is the file of one split\. Leave --split out, or give its folder"):
+            read(folder / "refer_test.json", splits=(split,))
+    request = ImportRequest(str(folder / "refer_test.json"), str(images), load_config("tiny"), format="coco")
+    with pytest.raises(ConfigError, match=r"is not COCO JSON\. .* For PhraseCut give --format phrasecut"):
+        read_annotation(request)
 
 
 def test_polygons_that_are_no_numbers_quarantine_their_image(dataset, disk):
