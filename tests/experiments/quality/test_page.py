@@ -186,7 +186,7 @@ def test_a_record_of_another_seed_is_measured_anew(tmp_path):
 def test_every_part_of_the_page_is_there_under_the_name_of_its_record():
     names = [each.name for each in load_parts()]
     behind = ["ablation", "sweeps", "composition", "listening", "segmenters", "domains"]
-    assert names == ["expressions", "students", "semi", *behind]
+    assert names == ["expressions", "students", "paper_chain", "semi", *behind]
     assert [each.name for each in load_parts() if each.is_appendix] == behind
 
 
