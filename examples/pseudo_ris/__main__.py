@@ -13,23 +13,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from examples.pseudo_ris.steps import EXPORTS, PHRASECUT, Benchmark, Step, Truth, export_text, plan, truths
+from examples.command_steps import run_steps
+from examples.pseudo_ris.steps import EXPORTS, PHRASECUT, Benchmark, Truth, export_text, plan, truths
 from examples.pseudo_ris.tables import LEARNERS, TABLES
 from examples.results_table import MEANINGLESS, Measured, as_markdown
-from examples.step_log import StepLog, run_pseudoris
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 
 _RANDOM: Final = "random:"
-# Where a step computes decides nothing.
-_PLACEMENT: Final = "--set=placement."
 _ALL: Final = "all"
 _SEVERAL: Final = "group"
 
@@ -69,13 +66,8 @@ def _rows(table: str, named: Sequence[str]) -> list[str]:
 def _make(benchmark: Benchmark, table: str, rows: Sequence[str]) -> None:
     asked = truths(benchmark, table)
     steps = plan(benchmark, table, rows, asked)
-    log = StepLog(benchmark.out / "steps")
-    for step in steps:
-        _refuse_others(benchmark, log, step)
-    for step in steps:
-        log.step(step.name, partial(_do, benchmark, step))
+    records = run_steps(benchmark.out, steps, benchmark.places)
     measured = [each for name in rows for truth in asked for each in _measured(benchmark, truth, name)]
-    records = [log.read(step.name) for step in steps]
     left = [f"{LEARNERS[name].title}: not run, needs {LEARNERS[name].needs}." for name in _left(table, rows)]
     notes = [*([MEANINGLESS] if _is_random(benchmark) else []), *TABLES[table].notes]
     page = as_markdown(
@@ -87,41 +79,6 @@ def _make(benchmark: Benchmark, table: str, rows: Sequence[str]) -> None:
 
 def _left(table: str, rows: Sequence[str]) -> list[str]:
     return [name for name in TABLES[table].learners if name not in rows and LEARNERS[name].needs]
-
-
-def _do(benchmark: Benchmark, step: Step) -> None:
-    run_pseudoris(*step.words, into=step.into)
-    path = _words_file(benchmark, step)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_decisive(benchmark, step)) + "\n", encoding="utf-8")
-
-
-def _refuse_others(benchmark: Benchmark, log: StepLog, step: Step) -> None:
-    """Refuse a finished step that other words made: it is known by its name alone."""
-    if not log.read(step.name).is_finished:
-        return
-    made, now = json.loads(_words_file(benchmark, step).read_text(encoding="utf-8")), _decisive(benchmark, step)
-    if made != now:
-        before, here = ([each for each in words if each not in others] for words, others in ((made, now), (now, made)))
-        raise ConfigError(
-            f"{benchmark.out}: the step {step.name!r} is finished, with {' '.join(before) or 'less'}; now it has "
-            f"{' '.join(here) or 'less'}. Give what made it, or another OUT."
-        )
-
-
-def _words_file(benchmark: Benchmark, step: Step) -> Path:
-    return benchmark.out / "words" / f"{step.name.replace('/', '-')}.json"
-
-
-def _decisive(benchmark: Benchmark, step: Step) -> list[str]:
-    """The words of a step wherever its folders lie."""
-    places = {"OUT": benchmark.out, "REFER": benchmark.refer, "IMAGES": benchmark.images}
-    if benchmark.phrasecut is not None:
-        places["PHRASECUT"] = benchmark.phrasecut
-    words = [word for word in step.words if not word.startswith(_PLACEMENT)]
-    for name, place in places.items():
-        words = [word.replace(str(place), name) for word in words]
-    return words
 
 
 def _measured(benchmark: Benchmark, truth: Truth, name: str) -> Iterator[Measured]:

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
+from examples.command_steps import Step, set_words
 from examples.pseudo_ris.inputs import SEEN, UNSEEN, write_phrasecut, write_share
 from examples.pseudo_ris.tables import ANNOTATIONS, LEARNERS, TABLES, Learner
 from examples.refer_splits import ReferSplit, find_splits
@@ -46,14 +47,11 @@ class Benchmark:
     phrasecut: Path | None = None
     is_strict: bool = False
 
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A command of `pseudoris`; `into` is the file that what it prints goes to, if any."""
-
-    name: str
-    words: tuple[str, ...]
-    into: Path | None = None
+    @property
+    def places(self) -> dict[str, Path]:
+        """The folders by name."""
+        given = {"OUT": self.out, "REFER": self.refer, "IMAGES": self.images}
+        return given if self.phrasecut is None else {**given, "PHRASECUT": self.phrasecut}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +131,13 @@ def _splits(*names: str) -> tuple[str, ...]:
     return tuple(f"--split={name}" for name in names)
 
 
-def _set(*words: str) -> tuple[str, ...]:
-    return tuple(f"--set={word}" for word in words)
-
-
 def _annotate(benchmark: Benchmark, name: str) -> Step:
     made = ANNOTATIONS[name]
     if made.refilter:
         return Step(f"refilter {name}", ("refilter", _run(benchmark, "main"), _run(benchmark, name), *made.refilter))
     strict = ("--exclude", str(benchmark.refer)) if benchmark.is_strict else ()
     images = ("--only", str(benchmark.refer / TRAINED_ON), *strict)
-    words = ("--preset", benchmark.preset, *images, *_set(*benchmark.settings, *made.settings))
+    words = ("--preset", benchmark.preset, *images, *set_words(*benchmark.settings, *made.settings))
     return Step(f"annotate {name}", ("annotate", str(benchmark.images), _run(benchmark, name), *words))
 
 
@@ -162,7 +156,7 @@ def _learn(benchmark: Benchmark, name: str, learner: Learner) -> Iterator[Step]:
         runs = (*runs, "--human", _run(benchmark, human)) if runs else (_run(benchmark, human),)
     words = ("--out", str(benchmark.out / "models" / name), "--kind", learner.kind, "--preset", benchmark.student)
     chosen = (*_candidates(benchmark, learner), *learner.training, *benchmark.training)
-    yield Step(f"train {name}", ("train", "student", *runs, *words, "--resume", *_set(*chosen)))
+    yield Step(f"train {name}", ("train", "student", *runs, *words, "--resume", *set_words(*chosen)))
 
 
 def _candidates(benchmark: Benchmark, learner: Learner) -> tuple[str, ...]:

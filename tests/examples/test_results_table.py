@@ -27,17 +27,29 @@ def test_published_figures_stand_beside_ours_and_hours_below():
 
 
 def test_a_published_row_stands_beside_its_own_row_alone(monkeypatch, tmp_path):
-    row = {"table": "t", "name": "P", "source": "s", "metric": "oiou", "splits": {"a/val": 7}}
+    row = {"table": "t", "name": "P", "source": "s"}
+    named = {"main": {"row": "main", "title": "Main"}, "other": {"row": "other"}, "alone": {"row": "alone"}}
+    named["alone"]["title"] = "Alone"
+    published = [
+        {**row, **named[name], "figures": {"oiou": {"a/val": figure}, "p@0.3": {"a/val": figure + 1}}}
+        for name, figure in (("main", 7), ("other", 20), ("alone", 30))
+    ]
     path = tmp_path / "published.json"
-    path.write_text(json.dumps({"rows": [{**row, "row": "main"}, {**row, "row": "other", "splits": {"a/val": 8}}]}))
+    path.write_text(json.dumps({"rows": published}))
     monkeypatch.setattr(results_table, "PUBLISHED", path)
-    page = as_markdown("A", "t", [Measured(name, name, "a/val", FIGURES) for name in ("main", "third")], [])
-    lines = [line.split(" | ")[-1] for line in page.splitlines() if "| a/val |" in line]
-    assert lines == ["7.00 |", "– |"]
+    lines = [Measured(name, name, "a/val", FIGURES) for name in ("main", "third")]
+    page = as_markdown("A", "t", lines, [], columns=("miou", "oiou"))
+    assert "| row | split | expressions | mIoU | oIoU | P, oIoU | P, P@0.3 |" in page
+    assert [line for line in page.splitlines() if "| a/val |" in line] == [
+        "| main | a/val | 1,234 | 50.00 | 25.00 | 7.00 | 8.00 |",
+        "| third | a/val | 1,234 | 50.00 | 25.00 | – | – |",
+        # Published, and not measured.
+        "| Alone | a/val | – | – | – | 30.00 | 31.00 |",
+    ]
 
 
 @pytest.mark.parametrize("row", json.loads(PUBLISHED.read_text(encoding="utf-8"))["rows"])
 def test_a_published_row_has_its_source(row):
     assert row["source"]
-    assert row["splits"]
-    assert all(value is None or 0 < value < 100 for value in row["splits"].values())
+    assert row["figures"]
+    assert all(value is None or 0 < value < 100 for splits in row["figures"].values() for value in splits.values())

@@ -1,0 +1,1 @@
+"""The tables and the figure of PPT in one command each: recipes, training, evaluation, and a page."""

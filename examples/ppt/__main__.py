@@ -1,0 +1,113 @@
+"""The tables and the figure of PPT in one command each, for whoever has the data and the weights.
+
+    python -m examples.ppt COMMAND REFER train2014 OBJECTS OUT [--preset paper] [--set KEY=VALUE ...]
+
+COMMAND is tables (1 and 2), ablation (3) or figure (3). REFER holds refcoco, refcoco+ and refcocog, each with refs(…).p
+and instances.json; OBJECTS a folder a class of object-centric images, such as Mini-ImageNet's. The command makes D_sem
+and D_ref of OBJECTS, and H of each dataset's texts of split train, no mask of theirs read; trains; asks the held-out
+splits; and writes OUT/COMMAND.md, with hours and memory. All commands share OUT: what one has made, the next one takes.
+Interrupted, the same command goes on; other settings for a finished step are refused by name. A row is data: `rows.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import typer
+
+from examples.command_steps import run_steps
+from examples.ppt.query_points import draw_queries
+from examples.ppt.rows import FULL, TABLES, TITLES
+from examples.ppt.steps import Dataset, Inputs, datasets, plan
+from examples.results_table import MEANINGLESS, Measured, as_markdown, as_table, costs_table
+from pseudoris.schemas.errors import ConfigError
+
+_COLUMNS: Final = ("oiou", "miou", "p@0.3", "p@0.5", "p@0.7")
+_ALL: Final = "all"
+_NOTES: Final = {
+    "tables": "A training for each dataset, from its own texts of split train. The paper does not say whether its "
+    "rows are one training or several. Its G-Ref is `refcocog-google`.",
+    "ablation": "Each row is one training, of one seed (`--train-set training.seed=1`, with another OUT, for more).",
+}
+
+
+def main(
+    command: Annotated[Literal["tables", "ablation", "figure"], typer.Argument(help="What is made.")],
+    refer: Annotated[Path, typer.Argument(help="Folder of refcoco, refcoco+ and refcocog.", exists=True)],
+    images: Annotated[Path, typer.Argument(help="Folder train2014.", exists=True)],
+    objects: Annotated[Path, typer.Argument(help="Object-centric images: CLASS/*.jpg.", exists=True)],
+    out: Annotated[Path, typer.Argument(help="Folder for everything that is written.")],
+    preset: Annotated[str, typer.Option(help="Of recipes and trainings: paper or tiny.")] = "paper",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the recipes.")] = None,
+    training: Annotated[list[str] | None, typer.Option("--train-set", help="A setting of the trainings.")] = None,
+    sample: Annotated[int, typer.Option(min=1, help="So many object-centric images.")] = 2836,
+    names: Annotated[Path | None, typer.Option(help="CSV with columns folder,name: the classes.", exists=True)] = None,
+    row: Annotated[list[str] | None, typer.Option(help="Only this row, by its name; can be repeated.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Expressions of the figure.")] = 6,
+) -> None:
+    """Make a table or the figure; the same command goes on where an interrupted one stopped."""
+    places = (refer.resolve(), images.resolve(), objects.resolve(), out.resolve())
+    inputs = Inputs(*places, preset, settings or (), training or (), sample, names)
+    try:
+        page = _page(inputs, command, _rows(command, row or ()), count)
+    except ConfigError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    (inputs.out / f"{command}.md").write_text(page, encoding="utf-8")
+    typer.echo(page)
+
+
+def _rows(command: str, named: Sequence[str]) -> list[str]:
+    known = TABLES[command]
+    if unknown := [name for name in named if name not in known]:
+        raise ConfigError(f"--row {unknown[0]!r} is not in {command}. Its rows are {', '.join(known)}.")
+    return list(named or known)
+
+
+def _page(inputs: Inputs, command: str, rows: Sequence[str], count: int) -> str:
+    chosen = datasets(inputs, command)
+    steps = plan(inputs, command, rows, chosen)
+    records = run_steps(inputs.out, steps, inputs.places)
+    if command == "figure":
+        return f"{_figure(inputs, chosen[0], count)}\n\n{costs_table(records)}\n"
+    measured = [each for name in rows for dataset in chosen for each in _measured(inputs, command, dataset, name)]
+    is_random = any("random:" in word for step in steps for word in step.words)
+    notes = [*([MEANINGLESS] if is_random else []), _NOTES[command]]
+    if any(TABLES[command][name].training is FULL for name in rows):
+        notes.append(_size(inputs, chosen[0]))
+    return as_markdown(TITLES[command], f"ppt-{command}", measured, records, notes=notes, columns=_COLUMNS)
+
+
+def _measured(inputs: Inputs, command: str, dataset: Dataset, name: str) -> Iterator[Measured]:
+    parts: list[dict[str, Any]] = json.loads(inputs.result(dataset, name).read_text(encoding="utf-8"))["parts"]
+    for part in parts:
+        if part["kind"] == _ALL and part["split"] != _ALL:
+            yield Measured(name, TABLES[command][name].title, f"{dataset.name}/{part['split']}", part)
+
+
+def _size(inputs: Inputs, trained: Dataset) -> str:
+    """What table 2 tells of the model."""
+    summary = json.loads((inputs.model(trained, FULL) / "summary.json").read_text(encoding="utf-8"))
+    return f"PPT trains {summary['num_parameters']:,} parameters (the paper: 20.7 M)."
+
+
+def _figure(inputs: Inputs, dataset: Dataset, count: int) -> str:
+    model, truth, (split,) = inputs.model(dataset, FULL), inputs.at("truth", dataset.name), dataset.splits
+    told = draw_queries(inputs.out / "figure.png", model, truth, split, count=count)
+    parts = [
+        f"# {TITLES['figure']}",
+        f"Of each of the first {len(told)} images of {dataset.name}/{split} one expression: the first that names a "
+        "side, or the first. A line has the truth, the answer of the surest query, and all other queries by their "
+        "confidence: green discs with a plus are points inside, red ones with a minus outside, the tinted area is "
+        "SAM's mask of them. The paper's own pictures are other ones.",
+        "![The points of every query](figure.png)",
+        as_table(["expression", "queries", "confidence", "IoU", "best query's IoU"], told),
+    ]
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    typer.run(main)

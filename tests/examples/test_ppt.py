@@ -1,0 +1,213 @@
+"""The tables and the figure of PPT: each whole, on drawn scenes dressed as REFER; and their parts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from PIL import Image
+
+from examples.ppt.__main__ import main
+from examples.ppt.query_points import all_queries
+from examples.ppt.rows import ABLATION, TABLES
+from examples.ppt.steps import Inputs, datasets, plan
+from examples.results_table import PUBLISHED
+from experiments.ppt.ablation_rows import PAPER
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.synthworld.object_centric import write_object_centric
+from pseudoris.training.learning.evaluator import HeldOutExpressions
+from pseudoris.training.ppt.ppt_config import load_ppt_config
+from pseudoris.training.ppt.ppt_learner import load_ppt
+from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
+from tests.builders.human import image_row, object_row, reference, write_refer
+from tests.examples.miniature import write_miniature
+
+ROOT = Path(__file__).parents[2]
+NUM_OBJECTS = 8
+QUICK = ("--preset", "tiny", "--sample", str(NUM_OBJECTS), "--train-set", "curriculum.epochs_factor=0.001")
+
+
+def write_inputs(root: Path, *, num_train: int, num_held_out: int) -> tuple[Path, Path, Path, Path]:
+    """Return REFER, IMAGES, OBJECTS and OUT."""
+    made = write_miniature(root, num_train=num_train, num_held_out=num_held_out)
+    objects = write_object_centric(root / "objects", num_images=NUM_OBJECTS + 2)
+    return made.refer, made.train2014, objects, root / "out"
+
+
+def ppt(command: str, places: Sequence[Path], *words: str) -> subprocess.CompletedProcess[str]:
+    shown = [sys.executable, "-m", "examples.ppt", command, *map(str, places), *QUICK, *words]
+    return subprocess.run(shown, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def rows(page: str) -> list[list[str]]:
+    """Return the cells of a page's first table."""
+    lines = page.split("| --- |", 1)[1].splitlines()[1:]
+    return [line.strip("| ").split(" | ") for line in lines[: lines.index("")]]
+
+
+@pytest.mark.slow
+def test_the_figure_is_made_of_raw_data_and_shows_every_query(tmp_path, capsys):
+    places = write_inputs(tmp_path, num_train=2, num_held_out=2)
+    given = {"preset": "tiny", "sample": NUM_OBJECTS, "count": 2}
+    with pytest.raises(typer.Exit):
+        main("figure", *places, **given, training=["generator.no_such_key=1"])
+    capsys.readouterr()
+    main("figure", *places, **given, training=["curriculum.epochs_factor=0.001"])
+    assert capsys.readouterr().err.count("finished before") == 5
+    out = places[-1]
+    told = rows((out / "figure.md").read_text(encoding="utf-8"))
+    queries = load_ppt_config("tiny").generator.num_queries
+    assert [line[1] for line in told] == [str(queries)] * 2
+    assert all(float(line[4]) >= float(line[3]) for line in told)
+    with Image.open(out / "figure.png") as picture:
+        assert picture.width == (1 + queries) * 328
+    _queries_are_the_models_own(out)
+    with pytest.raises(typer.Exit):
+        main("figure", *places, **{**given, "sample": NUM_OBJECTS - 1})
+    assert "the step 'objects' is finished, with 8; now it has 7." in capsys.readouterr().err
+
+
+def _queries_are_the_models_own(out: Path) -> None:
+    """The first of all queries is what the model answers; the others are less sure."""
+    questions = HeldOutExpressions(str(out / "truth" / "refcoco"), splits=["val"])
+    learner = load_ppt(out / "models" / "refcoco" / "full")
+    question = questions.question(questions.images[0])
+    found = all_queries(learner, question, question.texts[0])
+    answer = learner.predict(question.image_key, question.image, [question.texts[0]])
+    for name in ("points_xy", "is_positive", "confidences"):
+        assert torch.equal(getattr(found, name)[:1], getattr(answer, name)), name
+    assert torch.equal(found.logits[:1] > 0, answer.logits > 0)
+    assert found.confidences.tolist() == sorted(found.confidences.tolist(), reverse=True)
+
+
+@pytest.mark.long
+def test_both_tables_run_whole_on_one_miniature(tmp_path):
+    places = write_inputs(tmp_path, num_train=3, num_held_out=1)
+    refer, out = places[0], places[-1]
+    for command in ("tables", "ablation"):
+        shown = ppt(command, places)
+        assert shown.returncode == 0, shown.stdout + shown.stderr
+        found = rows((out / f"{command}.md").read_text(encoding="utf-8"))
+        measured = [line for line in found if line[2] != "–"]
+        asked = [f"{each.name}/{split}" for each in datasets(Inputs(*places), command) for split in each.splits]
+        assert [line[:2] for line in measured] == [
+            [row.title, split] for row in TABLES[command].values() for split in asked
+        ]
+        assert all(0 <= float(cell) <= 100 for line in measured for cell in line[3:8])
+        beside = [line[8:] for line in measured if line[1] == "refcoco/val"]
+        if command == "ablation":
+            assert [float(line[0]) for line in beside] == [miou for _, miou in PAPER.values()]
+            assert found == measured
+        else:
+            # What is not measured is published, in lines of its own.
+            assert beside[0] == ["46.76", "61.16", "50.19", "36.22"]
+            assert ["TRIS", "refcoco/testA", *["–"] * 6, "32.43", *["–"] * 3] in found
+    again = ppt(command, places)
+    # Both tables share the data, RefCOCO's training and CLIP + SAM is asked once for each table.
+    assert again.stderr.count("finished before") == len(again.stderr.splitlines()) == 6 + 5 + 9
+    assert refer.exists()
+
+
+def small_refer(root: Path, *splits: str) -> Path:
+    """Write RefCOCO, and RefCOCOg by both splits, a reference of each split; images are never opened."""
+    images = [image_row(number, f"COCO_train2014_{number:012d}.jpg") for number in range(len(splits))]
+    objects = [object_row(number, number) for number in range(len(splits))]
+    refs = [reference(number, number, number, "a", split=split) for number, split in enumerate(splits)]
+    for name in ("refcoco", "refcocog"):
+        write_refer(root / name, images, objects, refs)
+    named = root / "refcocog" / "refs(unc).p"
+    for split_by in ("google", "umd"):
+        (root / "refcocog" / f"refs({split_by}).p").write_bytes(named.read_bytes())
+    named.unlink()
+    return root
+
+
+@pytest.mark.parametrize("command", TABLES)
+def test_a_plan_reads_what_it_wrote_before_and_has_every_step_once(tmp_path, command):
+    refer = small_refer(tmp_path / "refer", "train", "val", "testA")
+    inputs = Inputs(refer, tmp_path / "images", tmp_path / "objects", tmp_path / "out")
+    chosen = datasets(inputs, command)
+    names = ["refcoco", "refcocog-google", "refcocog-umd"] if command == "tables" else ["refcoco"]
+    assert [each.name for each in chosen] == names
+    steps = plan(inputs, command, list(TABLES[command]), chosen)
+    assert len({step.name for step in steps}) == len(steps)
+    made: list[str] = []
+    for step in steps:
+        places = [word for word in step.words if word.startswith(str(inputs.out))]
+        written = {"ppt": 3, "import": 3}.get(step.words[0])
+        wrote = (
+            step.words[written]
+            if written
+            else step.words[step.words.index("--out") + 1]
+            if "--out" in step.words
+            else ""
+        )
+        assert all(any(read.startswith(before) for before in made) for read in places if read != wrote), step
+        made += [wrote] if wrote else []
+
+
+def test_the_rows_of_table_3_are_their_data_and_phases(tmp_path):
+    refer = small_refer(tmp_path / "refer", "train", "val")
+    inputs = Inputs(refer, tmp_path, tmp_path, tmp_path / "out", training=("curriculum.epochs_factor=0.5",))
+    steps = {step.name: step.words for step in plan(inputs, "ablation", list(ABLATION), datasets(inputs, "ablation"))}
+    models = [steps[f"evaluate {row} refcoco val"][2] for row in ABLATION]
+    assert [model.removeprefix(f"{inputs.out}/models/refcoco/") for model in models] == [
+        *("clip+sam", "plain", "full/01-semantic", "full/03-ris_joint", "full"),
+        *("no-curriculum", "no-augmented", "no-free", "no-objects"),
+    ]
+    given = {
+        name: [word for word in steps[f"train {name} refcoco"] if word in ("--d-sem", "--d-ref", "--h")]
+        for name in ("full", "plain", "no-augmented", "no-free", "no-objects")
+    }
+    assert given == {
+        "full": ["--d-sem", "--d-ref", "--h"],
+        "plain": ["--h"],
+        "no-augmented": ["--d-sem", "--h"],
+        "no-free": ["--d-ref", "--h"],
+        "no-objects": ["--h"],
+    }
+    words = [word.removeprefix("--set=") for word in steps["train no-curriculum refcoco"] if word.startswith("--set=")]
+    curriculum = load_ppt_config("tiny", None, words).curriculum
+    assert [(phase.name, phase.epochs, phase.is_selecting) for phase in curriculum.phases] == [("all", 50, False)]
+    assert curriculum.epochs_factor == 0.5
+
+
+def test_models_without_training_have_the_encoders_of_ppt_and_the_settings_given(tmp_path):
+    refer = small_refer(tmp_path / "refer", "train", "val")
+    settings = ["pairs.peaks_per_phrase=1", "compute.seed=3"]
+    inputs = Inputs(refer, tmp_path, tmp_path, tmp_path / "out", settings=settings)
+    made = plan(inputs, "tables", ["clip-noun", "clip-sam"], datasets(inputs, "tables"))
+    steps = {step.name: step.words for step in made}
+    words = steps["evaluate clip-noun refcoco val"]
+    config = load_config("base", None, [word.removeprefix("--set=") for word in words if word.startswith("--set=")])
+    assert "--preset=base" in words
+    # Those of recipes are no setting of it.
+    assert config.compute.seed == 3
+    recipe = load_recipe_config("paper", None, settings).run
+    assert (config.masks.weights, config.filtering.weights) == (recipe.masks.weights, recipe.filtering.weights)
+    assert {f"--set={word}" for word in settings} <= set(steps["evaluate clip-sam refcoco val"])
+
+
+def test_published_figures_of_table_3_are_those_of_the_ablation_in_miniature():
+    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))["rows"]
+    of = {row["row"]: row["figures"]["miou"]["refcoco/val"] for row in published if row["table"] == "ppt-ablation"}
+    assert of == {row: miou for row, (_, miou) in PAPER.items()}
+
+
+def test_a_users_mistake_is_refused_before_a_step(tmp_path, capsys):
+    refer = small_refer(tmp_path / "refer", "train", "testA")
+    with pytest.raises(typer.Exit):
+        main("tables", refer, tmp_path, tmp_path, tmp_path / "out", row=["5"])
+    assert (
+        "--row '5' is not in tables. Its rows are ppt, clip-sentence, clip-noun, clip-sam." in capsys.readouterr().err
+    )
+    with pytest.raises(ConfigError, match=r"has no refcoco/refs\(unc\)\.p with split val: ablation is made of it"):
+        datasets(Inputs(refer, tmp_path, tmp_path, tmp_path / "out"), "ablation")
+    assert not (tmp_path / "out").exists()
