@@ -30,7 +30,8 @@ _ALL: Final = "all"
 _NOTES: Final = {
     "tables": "A training for each dataset, from its own texts of split train. The paper does not say whether its "
     "rows are one training or several. Its G-Ref is `refcocog-google`.",
-    "ablation": "Each row is one training, of one seed (`--train-set training.seed=1`, with another OUT, for more).",
+    "ablation": "Rows 3 to 5 are one training after its phases. Each training has one seed (`--train-set "
+    "training.seed=1`, with another OUT, for more).",
 }
 
 
