@@ -22,66 +22,76 @@ if TYPE_CHECKING:
     from pseudoris.training.evaluation.model_evaluation import ModelEvaluation
 
 
+Truth = Annotated[
+    str,
+    typer.Option(
+        "--truth",
+        metavar="TRUTH",
+        help="Of a run: synthworld (the truth.json beside SOURCE), synthworld:FILE, or the OUT of `pseudoris "
+        "import`. The synthetic world is judged exactly. An import is joined by image key and judged "
+        "approximately: a text refers to the object whose human sentences are most similar to it (token F1). Of a "
+        "model: an import or a run. Each kept expression is asked.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    str | None, typer.Argument(metavar="[OUT]", help="Folder or url of the run to judge.", show_default=False)
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="Evaluate a model instead: the --out of `pseudoris train`, a file of predictions (.parquet or .jsonl "
+        "with image, text, segmentation), or without training clip:sentence, clip:noun or clip+sam.",
+        show_default=False,
+    ),
+]
+Splits = Annotated[
+    str | None,
+    typer.Option(
+        "--split", help="With --model: splits of the truth, e.g. val,testA,testB. Default: all.", show_default=False
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", help="Of clip:…: tiny, base or paper; of clip+sam: tiny or paper.", show_default=False),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Of clip:… and clip+sam: set one key. Can be repeated.", show_default=False),
+]
+Images = Annotated[
+    str | None,
+    typer.Option("--images", help="With --model: where the truth's images are now.", show_default=False),
+]
+Sample = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of a run: read N shards, spread evenly. Default: all.", show_default=False),
+]
+ReportTo = Annotated[
+    str | None,
+    typer.Option(
+        "--report",
+        metavar="FOLDER",
+        help="Folder for evaluation.html, .json and of a run .md.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
 def evaluate(
-    truth: Annotated[
-        str,
-        typer.Option(
-            "--truth",
-            metavar="TRUTH",
-            help="Of a run: synthworld (the truth.json beside SOURCE), synthworld:FILE, or the OUT of `pseudoris "
-            "import`. The synthetic world is judged exactly. An import is joined by image key and judged "
-            "approximately: a text refers to the object whose human sentences are most similar to it (token F1). Of a "
-            "model: an import or a run. Each kept expression is asked.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        str | None, typer.Argument(metavar="[OUT]", help="Folder or url of the run to judge.", show_default=False)
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="MODEL",
-            help="Evaluate a model instead: the --out of `pseudoris train`, a file of predictions (.parquet or .jsonl "
-            "with image, text, segmentation), or without training clip:sentence, clip:noun or clip+sam.",
-            show_default=False,
-        ),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            "--split", help="With --model: splits of the truth, e.g. val,testA,testB. Default: all.", show_default=False
-        ),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset", help="Of clip:…: tiny, base or paper; of clip+sam: tiny or paper.", show_default=False
-        ),
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Of clip:… and clip+sam: set one key. Can be repeated.", show_default=False),
-    ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option("--images", help="With --model: where the truth's images are now.", show_default=False),
-    ] = None,
-    sample: Annotated[
-        int | None,
-        typer.Option(min=1, help="Of a run: read N shards, spread evenly. Default: all.", show_default=False),
-    ] = None,
-    report_to: Annotated[
-        str | None,
-        typer.Option(
-            "--report",
-            metavar="FOLDER",
-            help="Folder for evaluation.html, .json and of a run .md.",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    truth: Truth,
+    out: Out = None,
+    model: Model = None,
+    split: Splits = None,
+    preset: Preset = None,
+    assignments: Assignments = None,
+    images: Images = None,
+    sample: Sample = None,
+    report_to: ReportTo = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare a run, or the masks of a model, with a truth; figures have intervals.
 
@@ -197,8 +207,9 @@ def model_view(found: ModelEvaluation) -> RenderableType:
     for name, text in facts(found).items():
         lines.add_row(name, text)
     named = FIGURE_TITLES
-    for name in NO_TARGET_TITLES.keys() & found.parts[0].figures.keys():
-        lines.add_row(NO_TARGET_TITLES[name], value_text(found.parts[0].figures[name], 3))
+    for name, title in NO_TARGET_TITLES.items():
+        if name in found.parts[0].figures:
+            lines.add_row(title, value_text(found.parts[0].figures[name], 3))
     table = _table("percent", ("", "asked", *named.values()))
     for part in found.parts:
         figures = zip(named, percents(part, named), strict=True)

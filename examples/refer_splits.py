@@ -29,10 +29,14 @@ class ReferSplit:
     split: str
 
     @property
+    def dataset(self) -> str:
+        """`refcoco`, UNC's splits; of another file `refcocog-umd`."""
+        return self.folder.name if self.split_by == "unc" else f"{self.folder.name}-{self.split_by}"
+
+    @property
     def name(self) -> str:
-        """`refcoco/testA`, UNC's splits; of another file `refcocog-umd/val`."""
-        dataset = self.folder.name if self.split_by == "unc" else f"{self.folder.name}-{self.split_by}"
-        return f"{dataset}/{self.split}"
+        """`refcoco/testA`, `refcocog-umd/val`."""
+        return f"{self.dataset}/{self.split}"
 
 
 def find_splits(root: Path) -> list[ReferSplit]:

@@ -60,8 +60,13 @@ def run_pseudoris(*words: str | Path, into: Path | None = None) -> None:
 
 def replace_json(path: Path, value: object) -> None:
     """Write a file that at any time holds the old value or the new one, whole."""
+    replace_bytes(path, f"{json.dumps(value, indent=1)}\n".encode())
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole, as `replace_json`."""
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    unfinished.write_bytes(data)
     unfinished.replace(path)
 
 

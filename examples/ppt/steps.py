@@ -103,7 +103,7 @@ def datasets(inputs: Inputs, table: str) -> list[Dataset]:
         ConfigError: There is no such split.
     """
     found = []
-    for name, group in groupby(find_splits(inputs.refer), key=lambda split: split.name.rpartition("/")[0]):
+    for name, group in groupby(find_splits(inputs.refer), key=lambda split: split.dataset):
         own = list(group)
         splits = tuple(each.split for each in own)
         if table == "tables" or (name == _DATASET and _SPLIT in splits):

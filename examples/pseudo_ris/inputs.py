@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from examples.step_log import replace_bytes
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.json_text import parse_json
@@ -35,7 +36,7 @@ def write_share(dataset: Path, share: float, out: Path) -> Path:
         refs = [ref for ref in read_refs(files[0]) if ref["split"] == TRAIN_SPLIT]
         refs.sort(key=lambda ref: sha256_hex(str(ref["ref_id"]).encode()))
         shutil.copyfile(dataset / _INSTANCES, out / _INSTANCES)
-        _write(out / files[0].name, pickle.dumps(refs[: math.ceil(share * len(refs))], 2))
+        replace_bytes(out / files[0].name, pickle.dumps(refs[: math.ceil(share * len(refs))], 2))
     return out
 
 
@@ -63,12 +64,5 @@ def write_phrasecut(dataset: Path, refer: Path, out: Path) -> Path:
                 f"PhraseCut cannot be split by category: {error!r}. See {dataset} and {refer}."
             ) from error
         for name, chosen in split.items():
-            _write(out / f"refer_{name}.json", json.dumps(chosen).encode())
+            replace_bytes(out / f"refer_{name}.json", json.dumps(chosen).encode())
     return out
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole: the name stands for what is in it."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)

@@ -81,7 +81,7 @@ def truths(benchmark: Benchmark, table: str) -> list[Truth]:
         images = str(benchmark.phrasecut / "images")
         return [Truth(PHRASECUT, (str(folder), images, *_splits(SEEN, UNSEEN), "--format=phrasecut"), (SEEN, UNSEEN))]
     found = []
-    for dataset, group in groupby(find_splits(benchmark.refer), key=lambda split: split.name.rpartition("/")[0]):
+    for dataset, group in groupby(find_splits(benchmark.refer), key=lambda split: split.dataset):
         splits: list[ReferSplit] = list(group)
         asked = tuple(split.split for split in splits if split.name.endswith(wanted))
         words = (str(splits[0].folder), str(benchmark.images), *_splits(*(split.split for split in splits)))

@@ -70,8 +70,8 @@ class ExcludedItems:
         # A repeated file follows itself, and repeated members are in one tar: only its ids are held.
         file, seen = "", set[str]()
         for item in items:
-            self._wanted.update(self._matcher.wanted(item.key))
-            number = self._matcher.rule_of(item.key)
+            number, wanted = self._matcher.matched(item.key)
+            self._wanted.update(wanted)
             if number is None:
                 yield item
                 continue

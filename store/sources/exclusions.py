@@ -138,8 +138,10 @@ class KeyMatcher:
         """Return whether there is a value to match."""
         return bool(self._listed or self._only)
 
-    def rule_of(self, key: str) -> int | None:
-        """Return the number of the first rule that excludes an image, None if none does.
+    def matched(self, key: str) -> tuple[int | None, list[int]]:
+        """Return the number of the first rule that excludes an image, None if none does, and what names it of `only`.
+
+        Values of `only` are numbered in their order.
 
         A listed name is that of the file; a listed path must be the end of the key's path, by whole folders. Rows of a
         table have no name.
@@ -147,12 +149,13 @@ class KeyMatcher:
         Args:
             key: Percent-encoded key relative to SOURCE.
         """
-        missed = [number for number, index in self._only if not index.numbers(key)]
-        return min([*missed, *self._listed.numbers(key)], default=None)
+        named = [(number, index.numbers(key)) for number, index in self._only]
+        missed = [number for number, found in named if not found]
+        return min([*missed, *self._listed.numbers(key)], default=None), [each for _, found in named for each in found]
 
-    def wanted(self, key: str) -> list[int]:
-        """Return the numbers of the values of `only`, in their order, that name an image."""
-        return [number for _, index in self._only for number in index.numbers(key)]
+    def rule_of(self, key: str) -> int | None:
+        """Return the number of the first rule that excludes an image, None if none does."""
+        return self.matched(key)[0]
 
 
 class ContentMatcher:

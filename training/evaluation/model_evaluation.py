@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -89,10 +89,7 @@ class ModelEvaluation:
                 "split": part.split,
                 "kind": part.kind,
                 "num_expressions": part.num_expressions,
-                **{
-                    name: {"value": each.value, "low": each.low, "high": each.high}
-                    for name, each in part.figures.items()
-                },
+                **{name: asdict(each) for name, each in part.figures.items()},
             }
             for part in self.parts
         ]

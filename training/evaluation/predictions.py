@@ -82,11 +82,11 @@ class Predictions:
         _, *size = question.masks.shape
         found = np.zeros(question.masks.shape, np.bool_)
         for row, text in enumerate(question.texts):
-            counts = self._masks.get((question.image_id, text))
-            if (question.image_id, text) not in self._masks:
+            pair = (question.image_id, text)
+            if pair not in self._masks:
                 # Wrong for certain: an empty mask would be right of a text without a target.
                 found[row] = not question.masks[row].any()
-            elif counts is not None:
+            elif (counts := self._masks[pair]) is not None:
                 found[row] = rle.decode([counts], (size[0], size[1]))[0]
         return torch.from_numpy(found)
 

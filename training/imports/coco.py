@@ -16,13 +16,13 @@ from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.json_text import parse_json
 from pseudoris.training.imports.human_annotation import (
     Annotation,
     HumanImage,
     HumanMask,
     LeftOut,
     clean_texts,
+    read_json,
     relative_path,
     shown,
 )
@@ -166,12 +166,7 @@ def read_lists(data: bytes, where: str, names: Sequence[str]) -> dict[str, list[
     Raises:
         ConfigError: It is not JSON, or lacks one of them.
     """
-    try:
-        document = parse_json(data)
-    except ValueError as error:
-        raise ConfigError(
-            f"{where} cannot be read as JSON ({type(error).__name__}). Download the file again."
-        ) from error
+    document = read_json(data, where)
     if not isinstance(document, dict) or not all(isinstance(document.get(name), list) for name in names):
         hint = " For PhraseCut give --format phrasecut." if isinstance(document, list) and "images" in names else ""
         raise ConfigError(f"{where} is not COCO JSON. It must be an object with the lists {' and '.join(names)}.{hint}")

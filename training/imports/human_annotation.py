@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.shard import clean_text
 from pseudoris.schemas.uris import secret_in
 
@@ -121,6 +122,20 @@ def relative_path(file_name: Any, *, where: str) -> str:
     if not is_short:
         raise ConfigError(f"{where} has the file_name {shown(file_name)}, which no file system allows. Fix it.")
     return str(path)
+
+
+def read_json(data: bytes, where: str) -> Any:
+    """Return the content of a JSON file; `where` names it.
+
+    Raises:
+        ConfigError: It is not JSON.
+    """
+    try:
+        return parse_json(data)
+    except ValueError as error:
+        raise ConfigError(
+            f"{where} cannot be read as JSON ({type(error).__name__}). Download the file again."
+        ) from error
 
 
 def clean_texts(texts: Iterable[Any], left_out: LeftOut, *, where: str) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.json_text import parse_json
 from pseudoris.training.imports.human_annotation import (
     Annotation,
     HumanImage,
@@ -26,6 +25,7 @@ from pseudoris.training.imports.human_annotation import (
     HumanPhrase,
     LeftOut,
     clean_texts,
+    read_json,
     shown,
 )
 
@@ -64,12 +64,7 @@ def read_phrasecut(files: Mapping[str, bytes]) -> Annotation:
 
 
 def _tasks(data: bytes, name: str) -> list[dict[str, Any]]:
-    try:
-        tasks = parse_json(data)
-    except ValueError as error:
-        raise ConfigError(
-            f"{name} cannot be read as JSON ({type(error).__name__}). Download the file again."
-        ) from error
+    tasks = read_json(data, name)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise ConfigError(f"{name} is not a list of PhraseCut's tasks. Give refer_{{train,val,test,miniv}}.json.")
     return tasks

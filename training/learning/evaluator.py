@@ -128,7 +128,7 @@ class HeldOutExpressions:
             raise ValueError("a spec with images opens them")
         self._bytes, self._reads_images = opened.images, reads_images
         self.root = opened.location.root
-        receipts = list(cached_receipts(opened.location))
+        receipts = list(cached_receipts(opened.location, commits=opened.snapshot.commits()))
         rows = [each for receipt in receipts for each in self._read(opened.location, receipt)]
         self.notes = _left_out(
             opened.header.num_shards - len(receipts), sum(each.counts.quarantined for each in receipts)
@@ -233,7 +233,8 @@ def evaluate(
     """
     rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     meter = SegmentationMeter()
-    for question in held_out.of(held_out.image_ids[rank::world_size]):
+    for image in held_out.images[rank::world_size]:
+        question = held_out.question(image)
         on_image(meter.add(answerer.answer(question), question.masks))
     return meter if fabric is None or world_size == 1 else _gathered(meter, fabric)
 

@@ -197,10 +197,9 @@ class _Curriculum:
 
     def _figures(self, own: TrainingFolder, held_out: HeldOutExpressions) -> Mapping[str, float]:
         """The figures of a round that is done; measured anew where those that it left are of another `val`."""
-        saved = _validation_of(own)
-        if saved is not None and saved["val"] == self._val:
-            figures: Mapping[str, float] = saved["figures"]
-            return figures
+        saved = _figures_of(own, self._val)
+        if saved is not None:
+            return saved
         learner = self._at(own.load(), own)
         learner.held_out = held_out
         figures = learner.validate(learner.module, self.fabric)
@@ -304,13 +303,14 @@ def _is_done(own: TrainingFolder) -> bool:
     return (own.path / SUMMARY_NAME).exists()
 
 
-def _validation_of(own: TrainingFolder) -> dict[str, Any] | None:
-    """What a round was asked, and its figures; None where it was not."""
+def _figures_of(own: TrainingFolder, val: str | None) -> Mapping[str, float] | None:
+    """The figures that a round left; None where it left none, or of another `val`."""
     path = own.path / _VALIDATION_NAME
     if not path.exists():
         return None
     try:
         saved = parse_json(read_regular(path))
-        return {"val": saved["val"], "figures": {name: float(value) for name, value in saved["figures"].items()}}
+        figures = {str(name): float(value) for name, value in saved["figures"].items()}
+        return figures if saved["val"] == val else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}). Delete it, and the model is asked again.") from error

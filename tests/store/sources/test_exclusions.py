@@ -96,7 +96,7 @@ def test_only_excludes_what_it_does_not_name_and_says_which_of_its_values_name_a
     matcher = KeyMatcher(exclusion("only", "t", ["12", "a.jpg"]) + names("b/a.jpg"))
     keys = ("a.jpg", "b/a.jpg", "c.jpg", "COCO_train2014_000000000012.jpg")
     assert [matcher.rule_of(key) for key in keys] == [None, 1, 0, None]
-    assert [matcher.wanted(key) for key in keys] == [[1], [1], [], [0]]
+    assert [matcher.matched(key)[1] for key in keys] == [[1], [1], [], [0]]
 
 
 def test_a_matcher_without_a_rule_of_its_kind_matches_nothing():
