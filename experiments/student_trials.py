@@ -1,6 +1,6 @@
 """Trials of what a chooser learns from, or with, each against what ships.
 
-    nice python -m experiments.student_trials refinement|weights|lengths [--out quality-out] [--seeds 2] [--fresh]
+    nice python -m experiments.student_trials refinement|weights|lengths|draws [--out quality-out] [--seeds 2] [--fresh]
     [--json F]
 
 `refinement`: the outline of the chosen mask redrawn, or not. Simulated annotators have true outlines; ours are SAM's,
@@ -12,6 +12,8 @@ scores to the column `weight` are fitted on annotated development scenes (`pseud
 scenes annotated with them.
 
 `lengths`: steps of a training, for the kinds of annotation that simulated annotators had a part in.
+
+`draws`: of the best preset, kept expressions alone, or any of a mask without a kept one (`data.draw=pseudo_ris`).
 
 All are asked about development scenes that nothing is fitted on; with `--fresh`, once the choice is made, about test
 scenes that nothing was chosen on.
@@ -107,6 +109,14 @@ def lengths(options: Options) -> Iterator[tuple[str, Tried]]:
         yield f"{_MIXED}, {steps} steps", Tried(arms[_MIXED], f"simulated annotators', {steps} steps", steps)
 
 
+def draws(options: Options) -> Iterator[tuple[str, Tried]]:
+    """Yield the best annotation with each draw; that of `tiny` is measured in `quality.paper_chain`."""
+    best = best_arm(options, training_scenes(options.scenes(NUM_SCENES, QUICK_SCENES)))
+    for draw in ("distinct", "pseudo_ris"):
+        drawn = replace(best, assignments=(*best.assignments, f"data.draw={draw}"))
+        yield draw, Tried(drawn, None if draw == "distinct" else "distinct")
+
+
 def _annotations(options: Options) -> dict[str, Arm]:
     scenes = training_scenes(options.scenes(NUM_SCENES, QUICK_SCENES))
     ours = best_arm(options, scenes)
@@ -118,11 +128,12 @@ def _annotations(options: Options) -> dict[str, Arm]:
     }
 
 
-Trial = Literal["refinement", "weights", "lengths"]
+Trial = Literal["refinement", "weights", "lengths", "draws"]
 _ROWS: Final[Mapping[Trial, Callable[[Options], Iterator[tuple[str, Tried]]]]] = {
     "refinement": refinement,
     "weights": weights,
     "lengths": lengths,
+    "draws": draws,
 }
 
 
