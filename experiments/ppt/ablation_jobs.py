@@ -140,8 +140,8 @@ def config_of(training: Training, sizes: Sizes, seed: int) -> PptConfig:
 
 
 def student_config(sizes: Sizes) -> StudentConfig:
-    """Return the settings of the RIS student: those it is shipped with, for as long as `sizes` says."""
-    config = load_student_config("tiny")
+    """Return the settings of the RIS student: those it is shipped with but for the draw, as long as `sizes` says."""
+    config = load_student_config("tiny", None, ["data.draw=distinct"])
     return config.model_copy(update={"training": config.training.with_steps(sizes.num_student_steps)})
 
 

@@ -1,4 +1,4 @@
-"""The paper's steps trained as the paper trains: the filter with our default draw, and with the authors' loader's.
+"""The paper's steps trained as the paper trains: the filter with kept captions alone, and with the authors' loader's.
 
 What each outcome means was written before the first result: experiments/predictions.md.
 """
@@ -77,7 +77,7 @@ def section(result: Result) -> str:
     text = (
         f"The steps of the paper on {result['scenes']} scenes, asked about {result['test_scenes']} fresh ones, mIoU; "
         f"means over {result['seeds']} seeds, 95 % intervals over scenes and seeds. The authors' loader draws any "
-        "caption of a mask where none passes τ; our default draws kept ones alone, and leaves such a mask out. [What "
+        "caption of a mask where none passes τ; `distinct` draws kept ones alone, and leaves such a mask out. [What "
         "each outcome means](../experiments/predictions.md) was written first."
     )
     table = markdown_table(["learnt from", *_KINDS], rows)

@@ -40,6 +40,8 @@ from pseudoris.workers.checkpoints.weight_files import weights_digest
 NUM_STEPS: Final = 300
 QUICK_STEPS: Final = 60
 NUM_SEEDS: Final = 5
+# Of an arm that says how expressions are drawn.
+_DRAW_WORDS: Final = ("data.draw=", "data.weighting=draw", "data.weighting=both")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class Arm:
     def config(self) -> ChooserConfig | StudentConfig:
         """Return the student's settings."""
         load = load_student_config if self.kind == "segmenter" else load_chooser_config
-        return load("tiny", None, [*self.assignments, f"training.seed={self.seed}"])
+        # The draw of the first figures; the default of `train` was chosen by what they show.
+        draw = () if any(word.startswith(_DRAW_WORDS) for word in self.assignments) else ("data.draw=distinct",)
+        return load("tiny", None, [*draw, *self.assignments, f"training.seed={self.seed}"])
 
     def digest(self) -> str:
         """Return a name that says all of it, the frozen models included."""

@@ -73,8 +73,9 @@ class DataConfig(FrozenModel):
     lone: LoneMasks | None = None
     decoders: tuple[str, ...] | None = None
     max_words: int | None = Field(default=None, ge=1)
-    # See `pseudoris.training.dataset.SampleSpec`; `pseudo_ris` draws as the Pseudo-RIS authors' loader.
-    draw: Draw = "distinct"
+    # See `pseudoris.training.dataset.SampleSpec`. None: as the Pseudo-RIS authors' loader (`pseudo_ris`), or by weight
+    # where `weighting` says so. `distinct` never learns what the filter rejected, and measured worse: docs/quality.md.
+    draw: Draw | None = None
     # What the column `weight` does (`filtering.pair_weight`; without it every weight is 1, and nothing changes). loss:
     # multiplies the loss of an expression. draw: draws expressions in proportion to it (`draw=weighted`), and takes a
     # mask into an epoch with the probability of its best expression. Set is_kept_only=false to learn from all
@@ -93,8 +94,8 @@ class DataConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _has_one_draw(self) -> Self:
-        if self.draws_by_weight and self.draw == "pseudo_ris":
-            raise ValueError(f"weighting={self.weighting} and draw=pseudo_ris exclude each other: each is a draw")
+        if self.draws_by_weight and self.draw not in (None, "weighted"):
+            raise ValueError(f"weighting={self.weighting} and draw={self.draw} exclude each other: each is a draw")
         return self
 
     @property
@@ -110,6 +111,7 @@ class DataConfig(FrozenModel):
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON; newer settings only if set, as in trainings of earlier versions."""
         tree = self.model_dump(mode="json", exclude={"num_workers", "moved"})
+        tree["draw"] = self.spec(seed=0).draw
         # What the files say, wherever they lie.
         tree["exclude"] = self.spec(seed=0).as_json().get("exclude", ())
         for name in ("rewording", "weighting", "exclude"):
@@ -129,7 +131,7 @@ class DataConfig(FrozenModel):
         return SampleSpec(
             parts=("mask", "text", "scores") if self.has_weighted_loss else ("mask", "text"),
             where=where,
-            draw="weighted" if self.draws_by_weight else self.draw,
+            draw=self.draw or ("weighted" if self.draws_by_weight else "pseudo_ris"),
             expressions_per_mask=self.expressions_per_mask,
             rewording=self.rewording,
             exclude=self.exclude,
@@ -154,7 +156,7 @@ class StudentConfig(FrozenModel):
         tree["data"] = self.data.decisive()
         # As segmenters of earlier versions have it.
         tree["data"]["lone"] = self.data.spec(seed=0).lone_masks
-        if self.data.draw == "distinct":
+        if tree["data"]["draw"] == "distinct":
             del tree["data"]["draw"]
         if self.data.expressions_per_mask == 1:
             del tree["data"]["expressions_per_mask"]

@@ -93,7 +93,7 @@ def test_a_longer_student_is_trained_anew_and_nothing_else_is(tmp_path) -> None:
 
 
 def test_the_student_beside_it_is_the_one_that_is_shipped_for_as_long_as_is_said() -> None:
-    shipped, used = load_student_config("tiny"), student_config(WHOLE)
+    shipped, used = load_student_config("tiny", None, ["data.draw=distinct"]), student_config(WHOLE)
     # A tenth warms up, where that is less than in a training as shipped.
     length = {"num_steps": WHOLE.num_student_steps, "num_warmup_steps": WHOLE.num_student_steps // 10}
     assert used == shipped.model_copy(update={"training": shipped.training.model_copy(update=length)})

@@ -55,16 +55,16 @@ def test_an_image_is_seen_although_another_of_its_id_was_seen_before(tmp_path):
     assert torch.equal(first, second)
 
 
-def test_the_authors_draw_is_a_setting_and_the_default_changes_no_training(tmp_path):
+def test_the_authors_draw_is_the_default_and_kept_expressions_alone_are_a_setting(tmp_path):
     config = small_config(tmp_path)
-    drawn = config.data.model_copy(update={"draw": "pseudo_ris"})
-    assert config.data.spec(3).draw == "distinct"
-    assert (drawn.spec(3).draw, drawn.spec(3).lone_masks) == ("pseudo_ris", "better_half")
-    # A training of an earlier version resumes only if these are equal.
+    kept = config.data.model_copy(update={"draw": "distinct"})
+    assert (config.data.spec(3).draw, config.data.spec(3).lone_masks) == ("pseudo_ris", "better_half")
+    assert (kept.spec(3).draw, kept.spec(3).lone_masks) == ("distinct", "keep")
+    # A training resumes only if these are equal.
     before = config.decisive()["data"]
-    assert (before["lone"], "draw" in before) == ("keep", False)
-    after = config.model_copy(update={"data": drawn}).decisive()["data"]
-    assert after == {**before, "lone": "better_half", "draw": "pseudo_ris"}
+    after = config.model_copy(update={"data": kept}).decisive()["data"]
+    assert before == {**after, "lone": "better_half", "draw": "pseudo_ris"}
+    assert config.decisive() == small_config(tmp_path, ["data.draw=pseudo_ris"]).decisive()
 
 
 def test_rewording_is_a_setting_and_the_default_changes_no_training(tmp_path):
@@ -94,8 +94,8 @@ def test_excluded_images_are_not_learnt_from_and_without_any_no_training_changes
 @pytest.mark.parametrize(
     ("weighting", "draw", "parts"),
     [
-        ("none", "distinct", ("mask", "text")),
-        ("loss", "distinct", ("mask", "text", "scores")),
+        ("none", "pseudo_ris", ("mask", "text")),
+        ("loss", "pseudo_ris", ("mask", "text", "scores")),
         ("draw", "weighted", ("mask", "text")),
         ("both", "weighted", ("mask", "text", "scores")),
     ],
@@ -105,12 +105,15 @@ def test_weights_may_be_a_draw_or_a_loss_and_the_default_changes_no_training(tmp
     data = config.data.model_copy(update={"weighting": weighting})
     assert (data.spec(3).draw, data.spec(3).parts) == (draw, parts)
     described = config.model_copy(update={"data": data}).decisive()["data"]
-    assert described == {**config.decisive()["data"], **({} if weighting == "none" else {"weighting": weighting})}
+    lone = "keep" if draw == "weighted" else "better_half"
+    changed = {} if weighting == "none" else {"weighting": weighting, "draw": draw, "lone": lone}
+    assert described == {**config.decisive()["data"], **changed}
 
 
-def test_two_draws_at_once_are_refused():
-    with pytest.raises(ValueError, match="weighting=both and draw=pseudo_ris exclude each other"):
-        DataConfig(weighting="both", draw="pseudo_ris")
+@pytest.mark.parametrize("draw", ["distinct", "pseudo_ris"])
+def test_two_draws_at_once_are_refused(draw):
+    with pytest.raises(ValueError, match=f"weighting=both and draw={draw} exclude each other"):
+        DataConfig(weighting="both", draw=draw)
 
 
 def test_a_target_has_the_weight_of_its_expression_where_losses_are_weighed(tmp_path):
