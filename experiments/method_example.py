@@ -106,8 +106,8 @@ def figure() -> str:
         for at, value in enumerate(values):
             x, tall = left + 100 * at + 36 * number, height * value
             parts.append(f'<rect x="{x}" y="{base - tall:.1f}" width="34" height="{tall:.1f}" fill="{colour}"/>')
-            said = f"{value:.3f}"
-            parts.append(f'<text x="{x + 17}" y="{base - tall - 5:.1f}" text-anchor="middle" font-size="11">{said}</text>')
+            at_top = f'x="{x + 17}" y="{base - tall - 5:.1f}"'
+            parts.append(f'<text {at_top} text-anchor="middle" font-size="11">{value:.3f}</text>')
     for at, token in enumerate(TOKENS):
         parts.append(f'<text x="{left + 100 * at + 35}" y="{base + 18}" text-anchor="middle">{escape(token)}</text>')
     size = 'viewBox="0 0 580 280" width="580" height="280"'
