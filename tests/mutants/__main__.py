@@ -111,9 +111,10 @@ def outcomes(mutants: Sequence[Mutant], processes: int = 2) -> list[Outcome]:
 
 
 def table(found: Sequence[Outcome]) -> str:
-    """Return killed, survived and the like by room, as Markdown."""
-    words = ("killed", "survived", "unobservable", "not loaded", "broken")
+    """Return killed, survived and unobservable by room, as Markdown; what could not be tried only if there is any."""
     counts = Counter((each.mutant.room, each.word) for each in found)
+    untried = [word for word in ("not loaded", "broken") if any(each.word == word for each in found)]
+    words = ("killed", "survived", "unobservable", *untried)
     rows = [(room, *(str(counts[room, word]) for word in words)) for room in sorted({room for room, _ in counts})]
     total = ("**all**", *(str(sum(each.word == word for each in found)) for word in words))
     lines = [("room", *words), ("---", *("--:" for _ in words)), *rows, total]

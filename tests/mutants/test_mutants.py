@@ -7,10 +7,12 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import ValidationError
 
 from experiments.conformance.page import SECTIONS
-from tests.mutants.__main__ import outcomes
-from tests.mutants.listed import MUTANTS
+from tests.mutants.__main__ import Outcome, outcomes, table
+from tests.mutants.listed import MUTANTS, read_mutants
 from tests.mutants.mutant import Mutant
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +30,28 @@ def test_each_break_has_a_name_of_its_own_and_its_text_stands_once_in_its_file()
     for each in MUTANTS:
         assert each.applied((ROOT / each.file).read_text(encoding="utf-8")) != each.old
         assert all((ROOT / test.partition("::")[0]).is_file() for test in each.tests), each.name
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "match"),
+    [
+        ("a.py: {b::c: {name: {old: x, nwe: y, new: z}}}", ValidationError, r"a\.py.*name\.nwe\n.*not permitted"),
+        ("a.py: {b::c: {name: {old: x}}}", ValidationError, r"a\.py.*name\.new\n.*required"),
+        ("a.py: {b::c: {name: {old: 1, new: y}}}", ValidationError, r"a\.py.*name\.old\n.*valid string"),
+        ("a.py: {b::c: {}}\na.py: {b::d: {}}", yaml.YAMLError, r"'a\.py' stands twice"),
+    ],
+)
+def test_a_word_that_is_unknown_missing_or_stands_twice_is_refused(text, error, match) -> None:
+    with pytest.raises(error, match=match):
+        read_mutants(text)
+
+
+def test_the_table_counts_by_room_and_shows_what_could_not_be_tried_only_if_there_is_any() -> None:
+    killed, broken = (Outcome(SCORES, word) for word in ("killed", "broken"))
+    head, _, *rows = table([killed, killed]).splitlines()
+    assert head == "| room | killed | survived | unobservable |"
+    assert rows == ["| workers | 2 | 0 | 0 |", "| **all** | 2 | 0 | 0 |"]
+    assert table([killed, broken]).splitlines()[-1] == "| **all** | 1 | 0 | 0 | 1 |"
 
 
 def test_each_exact_row_of_the_conformance_page_has_a_break_that_its_own_test_must_see() -> None:
