@@ -30,7 +30,8 @@ from pseudoris.workers.masks.numpy_encoder import Floats, NumpyEncoder
 _ENCODER: Final = "encoder_sha256"
 # Engines whose images the preset's models see: ready masks are captioned by its other models. Of a plug-in's models
 # nothing is known.
-_ENGINES: Final = ("sam", "ready")
+_READY: Final = "ready"
+_ENGINES: Final = ("sam", _READY)
 # Added to the covariance's diagonal, as a share of its mean: directions in which known images hardly vary would decide
 # alone.
 _RIDGE: Final = 1e-2
@@ -118,7 +119,7 @@ class DomainScorer:
 
 
 def load_scorer(config: RunConfig) -> DomainScorer | None:
-    """Return the scorer of a run; None if its preset has none, or if its SAM is not the one that was measured.
+    """Return the scorer of a run; None if its preset has none, or if its SAM is absent or not the one measured.
 
     The SAM is that of `masks.weights`.
 
@@ -128,7 +129,13 @@ def load_scorer(config: RunConfig) -> DomainScorer | None:
     if config.domain is None or config.masks.engine not in _ENGINES or random_seed(config.masks.weights) is not None:
         return None
     statistics = read_statistics(config.domain.weights)
-    path = local_file(config.masks.weights)
+    try:
+        path = local_file(config.masks.weights)
+    except ConfigError:
+        # Ready masks need no SAM, so it need not be here.
+        if config.masks.engine == _READY:
+            return None
+        raise
     if verified_digest(config.masks.weights, path) != statistics.encoder_sha256:
         return None
     return DomainScorer(load_encoder(config.masks.architecture, config.masks.weights), statistics)

@@ -96,6 +96,13 @@ def test_where_nothing_is_known_no_score_is_given(words):
     assert load_scorer(load_config("base")) is None
 
 
+def test_ready_masks_ask_for_no_sam_that_is_not_here():
+    absent = "masks.weights.uri=/nowhere/sam.safetensors"
+    assert load_scorer(load_config("tiny", None, [absent, "masks.engine=ready"])) is None
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load_scorer(load_config("tiny", None, [absent]))
+
+
 def test_another_sam_has_another_domain(tmp_path):
     other = tmp_path / "sam.safetensors"
     save_file({"x": np.zeros(1)}, other)
