@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 # P@0.5 to P@0.9 are the field's (Yu et al., "Modeling Context in Referring Expressions", 2016, and all since); P@0.3 is
 # that of weakly supervised work (PPT, tables 2 and 3): the right object was found, with any outline.
 PRECISION_AT: Final = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+# Overall IoU where no pixel is predicted and none wanted: all is as it should be.
+NOTHING_ASKED_OIOU: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +105,37 @@ class SegmentationMeter:
 
     def figures(self, precision_at: Sequence[float] = PRECISION_AT) -> SegmentationFigures:
         """Return the figures over all that was counted."""
-        rows, ious = self.rows(), self.ious()
-        is_empty, has_target = rows[:, 2] == 0, rows[:, 3] > 0
-        total = rows.sum(0)
+        rows = self.rows()
+        sums = figure_sums(rows, precision_at)
+        shares = {name: part / whole if whole else float("nan") for name, (part, whole) in sums.items()}
         return SegmentationFigures(
             num_expressions=len(rows),
-            # Where no pixel is predicted and none wanted, all is as it should be.
-            oiou=float(total[0] / total[1]) if total[1] else (1.0 if len(rows) else float("nan")),
-            miou=_mean(ious),
-            precision={at: _mean(ious > at) for at in precision_at},
-            no_target_accuracy=_mean(is_empty[~has_target]),
-            target_accuracy=_mean(~is_empty[has_target]),
+            oiou=NOTHING_ASKED_OIOU if len(rows) and not rows[:, 1].any() else shares["oiou"],
+            miou=shares["miou"],
+            precision={at: shares[f"p@{at}"] for at in precision_at},
+            no_target_accuracy=shares["no_target_accuracy"],
+            target_accuracy=shares["target_accuracy"],
         )
+
+
+def figure_sums(
+    rows: NDArray[np.int64], precision_at: Sequence[float] = PRECISION_AT
+) -> dict[str, tuple[float, float]]:
+    """Return numerator and denominator of each figure of `SegmentationFigures.as_json`, which add up over images.
+
+    Args:
+        rows: Counts of T expressions, as `SegmentationMeter.rows` has them.
+        precision_at: Thresholds of `precision`.
+    """
+    count, ious = float(len(rows)), _ious(rows)
+    is_empty, has_target = rows[:, 2] == 0, rows[:, 3] > 0
+    found = {"oiou": (float(rows[:, 0].sum()), float(rows[:, 1].sum())), "miou": (float(ious.sum()), count)}
+    found |= {f"p@{at}": (float((ious > at).sum()), count) for at in precision_at}
+    found["no_target_accuracy"] = (float(is_empty[~has_target].sum()), float((~has_target).sum()))
+    found["target_accuracy"] = (float((~is_empty[has_target]).sum()), float(has_target.sum()))
+    return found
 
 
 def _ious(rows: NDArray[np.int64]) -> NDArray[np.float64]:
     intersection, union = rows[:, 0].astype(np.float64), rows[:, 1].astype(np.float64)
     return np.where(union > 0, intersection / np.maximum(union, 1), 1.0)
-
-
-def _mean(values: NDArray[Any]) -> float:
-    return float(values.mean()) if len(values) else float("nan")

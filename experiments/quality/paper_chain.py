@@ -77,8 +77,10 @@ def section(result: Result) -> str:
     text = (
         f"The steps of the paper on {result['scenes']} scenes, asked about {result['test_scenes']} fresh ones, mIoU; "
         f"means over {result['seeds']} seeds, 95 % intervals over scenes and seeds. The authors' loader draws any "
-        "caption of a mask where none passes τ; `distinct` draws kept ones alone, and leaves such a mask out. [What "
-        "each outcome means](../experiments/predictions.md) was written first."
+        "caption of a mask where none passes τ, weighs a text by how often it was drawn, and halves those of a mask "
+        "alone in its image; `distinct` draws kept texts alone, each alike, and leaves a mask without one out. Rows "
+        "without the filter draw `distinct`: the filter with the authors' draw differs from them in both. [What each "
+        "outcome means](../experiments/predictions.md) was written first."
     )
     table = markdown_table(["learnt from", *_KINDS], rows)
     return "\n\n".join(["## The paper's chain, trained as the paper trains", text, table, "\n".join(said)])

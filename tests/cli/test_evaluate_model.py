@@ -23,7 +23,6 @@ from pseudoris.schemas.shard import ExpressionRecord, ShardImage
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.scenes import Split
-from pseudoris.training.evaluation.answerers import is_unfinished
 from pseudoris.training.evaluation.zero_shot import first_noun_phrase
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, named_figures
@@ -256,6 +255,9 @@ def test_a_text_of_several_masks_asks_for_their_union_and_one_of_none_for_nothin
     assert (found["parts"][0]["no_target_accuracy"]["value"], found["parts"][0]["target_accuracy"]["value"]) == (0, 1)
     missing = tree("--model", lines(tmp_path / "one.jsonl", rows[0]), "--truth", run.root)
     assert missing["parts"][0]["miou"]["value"] == 0.5, "a text without a target that was not answered is wrong too"
+    rows[1]["segmentation"] = None
+    right = tree("--model", lines(tmp_path / "right.jsonl", *rows), "--truth", run.root)
+    assert {part["kind"]: part["oiou"]["value"] for part in right["parts"]} == {"all": 1.0, "group": 1.0, "none": 1.0}
 
 
 @pytest.mark.slow
@@ -273,6 +275,9 @@ def test_a_student_and_ppt_have_the_figures_of_their_own_validation(tmp_path):
         assert {key: part[ours]["value"] for key, ours in named.items()} == pytest.approx(
             {key: wanted[key] for key in named}
         )
+    (tmp_path / "student" / "summary.json").unlink()
+    (note,) = tree("--model", tmp_path / "student", "--truth", val)["notes"]
+    assert note == f"The training in {tmp_path / 'student'} is not finished: this is its last checkpoint."
 
 
 @pytest.mark.slow
@@ -306,9 +311,17 @@ def test_what_a_truth_and_a_training_lack_is_said(truth, tmp_path):
         "1 shards of the truth are not committed: their expressions are not asked."
         in tree("--model", path, "--truth", lacking)["notes"]
     )
-    assert is_unfinished(str(tmp_path))
-    (tmp_path / "summary.json").touch()
-    assert not is_unfinished(str(tmp_path))
+
+
+def test_quarantined_images_of_the_truth_are_counted(tmp_path):
+    refer, images = write_small_refer(tmp_path)
+    damaged = min(images.rglob("*.png"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    import_small(refer, images, RunLocation.open(str(tmp_path / "truth")))
+    questions = HeldOutExpressions(str(tmp_path / "truth"))
+    text = {"image": questions.images[0].key, "text": questions.images[0].texts[0], "segmentation": None}
+    notes = tree("--model", lines(tmp_path / "mine.jsonl", text), "--truth", questions.root)["notes"]
+    assert notes[0] == "1 images of the truth are quarantined: their expressions are not asked."
 
 
 def test_the_truths_images_may_have_moved(truth, tmp_path):

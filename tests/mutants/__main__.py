@@ -2,7 +2,8 @@
 
     python -m tests.mutants [--only TEXT] [--tenth 0..9] [--processes 2] [--json FILE]
 
-Each break is made in a copy of the repository. The exit code is 1 if one survives, or cannot be tried.
+Each break is made in a copy of the repository, in which the tests pass without it: that is tried first. The exit code
+is 1 if one survives, or cannot be tried.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ _NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*-out", "*
 # Of pytest: tests failed; of a plugin: the break was not loaded. All else is a mutant that cannot be tried.
 _OUTCOMES = {0: "survived", 1: "killed", NOT_LOADED: "not loaded"}
 _TIMEOUT_S = 600
+_UNBROKEN_TIMEOUT_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a mutant: `killed`, `survived`, `unobservable`, `not loaded` or `broken`; pytest's last lines."""
+    """`killed`, `survived`, `unobservable`, `timed out`, `not loaded` or `broken`, and pytest's last lines."""
 
     mutant: Mutant
     word: str
@@ -57,12 +59,12 @@ class Copy:
         text = path.read_text(encoding="utf-8")
         try:
             path.write_text(mutant.applied(text), encoding="utf-8")
-            ended = self._tested(mutant)
+            ended = self.tested(mutant.tests, "-p", "tests.mutants.loaded", file=mutant.file)
         except ValueError as error:
             return Outcome(mutant, "broken", str(error))
         except subprocess.TimeoutExpired:
-            # Such as a loop that no longer ends.
-            return Outcome(mutant, "killed")
+            # Such as a loop that no longer ends, or a machine that has no time.
+            return Outcome(mutant, "timed out")
         finally:
             path.write_text(text, encoding="utf-8")
         word = _OUTCOMES.get(ended.returncode, "broken")
@@ -70,7 +72,10 @@ class Copy:
             return Outcome(mutant, "unobservable", mutant.unobservable)
         return Outcome(mutant, word, "" if word == "killed" else ended.stdout[-2000:])
 
-    def _tested(self, mutant: Mutant) -> subprocess.CompletedProcess[str]:
+    def tested(
+        self, tests: Sequence[str], *words: str, file: str = "", timeout_s: int = _TIMEOUT_S
+    ) -> subprocess.CompletedProcess[str]:
+        """Run tests in the copy, until one fails."""
         hook = self.root / "tests" / "mutants" / "path"
         environment = {
             **os.environ,
@@ -78,16 +83,16 @@ class Copy:
             # The bytecode of a file that changes within a second would be taken for that of the next mutant.
             "PYTHONDONTWRITEBYTECODE": "1",
             "PSEUDORIS_MUTANTS_COPY": str(self.root),
-            "PSEUDORIS_MUTANTS_FILE": mutant.file,
+            "PSEUDORIS_MUTANTS_FILE": file,
         }
-        words = ["-x", "-q", "-m", "", "-p", "no:cacheprovider", "-p", "tests.mutants.loaded", *mutant.tests]
+        options = ["-x", "-q", "-m", "", "-p", "no:cacheprovider", *words]
         return subprocess.run(
-            [sys.executable, "-m", "pytest", *words],
+            [sys.executable, "-m", "pytest", *options, *tests],
             cwd=self.root,
             env=environment,
             capture_output=True,
             text=True,
-            timeout=_TIMEOUT_S,
+            timeout=timeout_s,
         )
 
 
@@ -98,10 +103,13 @@ def outcomes(mutants: Sequence[Mutant], processes: int = 2) -> list[Outcome]:
         for number in range(min(processes, len(mutants))):
             copies.put(Copy(Path(folder) / str(number)))
 
+        failing = _failing_unbroken(copies, mutants)
+
         def tried(mutant: Mutant) -> Outcome:
             copy = copies.get()
             try:
-                found = copy.outcome(mutant)
+                said = failing.get(mutant.tests)
+                found = copy.outcome(mutant) if said is None else Outcome(mutant, "broken", said)
             finally:
                 copies.put(copy)
             print(f"{found.word:12} {mutant.room}: {mutant.name}", flush=True)
@@ -110,10 +118,23 @@ def outcomes(mutants: Sequence[Mutant], processes: int = 2) -> list[Outcome]:
         return list(pool.map(tried, mutants))
 
 
+def _failing_unbroken(copies: SimpleQueue[Copy], mutants: Sequence[Mutant]) -> dict[tuple[str, ...], str]:
+    """Return what tests say that fail without a break, by the tests of a mutant."""
+    copy = copies.get()
+    try:
+        every = dict.fromkeys(test for each in mutants for test in each.tests)
+        if not every or copy.tested(list(every), timeout_s=_UNBROKEN_TIMEOUT_S).returncode == 0:
+            return {}
+        ended = {tests: copy.tested(tests) for tests in dict.fromkeys(each.tests for each in mutants)}
+        return {tests: each.stdout[-2000:] for tests, each in ended.items() if each.returncode}
+    finally:
+        copies.put(copy)
+
+
 def table(found: Sequence[Outcome]) -> str:
     """Return killed, survived and unobservable by room, as Markdown; what could not be tried only if there is any."""
     counts = Counter((each.mutant.room, each.word) for each in found)
-    untried = [word for word in ("not loaded", "broken") if any(each.word == word for each in found)]
+    untried = [word for word in ("timed out", "not loaded", "broken") if any(each.word == word for each in found)]
     words = ("killed", "survived", "unobservable", *untried)
     rows = [(room, *(str(counts[room, word]) for word in words)) for room in sorted({room for room, _ in counts})]
     total = ("**all**", *(str(sum(each.word == word for each in found)) for word in words))

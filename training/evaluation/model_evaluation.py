@@ -14,7 +14,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap, Sums
 from pseudoris.training.evaluation.figures import without_nan
 from pseudoris.training.learning.evaluator import Answerer, AskedImage, HeldOutExpressions
-from pseudoris.training.metrics import PRECISION_AT, SegmentationMeter
+from pseudoris.training.metrics import NOTHING_ASKED_OIOU, PRECISION_AT, SegmentationMeter, figure_sums
 from pseudoris.workers.masks import rle
 
 # By their names in JSON, those of `SegmentationFigures.as_json`.
@@ -162,25 +162,15 @@ def evaluate_model(
 
 def _sums(image: AskedImage, meter: SegmentationMeter) -> dict[str, tuple[float, float]]:
     """Numerator and denominator of each figure of each part that the image's expressions are in."""
-    rows, ious = meter.rows(), meter.ious()
+    rows = meter.rows()
     splits, kinds = np.array(image.splits), np.array(image.kinds)
     found: dict[str, tuple[float, float]] = {}
     for split in (ALL, *sorted(set(image.splits))):
         for kind in (ALL, *sorted(set(image.kinds))):
             chosen = ((splits == split) | (split == ALL)) & ((kinds == kind) | (kind == ALL))
             if chosen.any():
-                named = _figures(rows[chosen], ious[chosen])
+                named = figure_sums(rows[chosen])
                 found |= {_name(split, kind, figure): each for figure, each in named.items()}
-    return found
-
-
-def _figures(rows: NDArray[np.int64], ious: NDArray[np.float64]) -> dict[str, tuple[float, float]]:
-    count = float(len(ious))
-    is_empty, has_target = rows[:, 2] == 0, rows[:, 3] > 0
-    found = {"oiou": (float(rows[:, 0].sum()), float(rows[:, 1].sum())), "miou": (float(ious.sum()), count)}
-    found |= {f"p@{at}": (float((ious > at).sum()), count) for at in PRECISION_AT}
-    found["no_target_accuracy"] = (float(is_empty[~has_target].sum()), float((~has_target).sum()))
-    found["target_accuracy"] = (float((~is_empty[has_target]).sum()), float(has_target.sum()))
     return found
 
 
@@ -189,6 +179,8 @@ def _part(bootstrap: ImageBootstrap, split: str, kind: str) -> PartFigures:
     has_no_targets = bootstrap.total(_name(split, kind, "no_target_accuracy"))[1] > 0
     names = (*FIGURE_TITLES, *(NO_TARGET_TITLES if has_no_targets else ())) if count else ()
     figures = {name: bootstrap.ratio(_name(split, kind, name)) for name in names}
+    if count and not bootstrap.total(_name(split, kind, "oiou"))[1]:
+        figures["oiou"] = Estimate(NOTHING_ASKED_OIOU, NOTHING_ASKED_OIOU, NOTHING_ASKED_OIOU)
     return PartFigures(split, kind, count, figures)
 
 
