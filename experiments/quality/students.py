@@ -231,7 +231,8 @@ def _introduction(result: Result) -> str:
     return (
         f"A [student](student.md) that chooses among SAM's masks learns from {result['scenes']} scenes of its "
         "captioner's world, which no model of `tiny` has seen. It is asked what simulated annotators say of the "
-        f"objects of {result['test_scenes']} fresh scenes: no choice was made on them. Means over seeds of equally "
+        f"objects of {result['test_scenes']} fresh scenes: no choice was made on them. All draw with "
+        "`draw=distinct`. Means over seeds of equally "
         "long trainings; in brackets 95 % intervals over scenes and seeds. `attribute`, `position` and `relation` are "
         "questions by words alone, by a place, by another object. The second voice asks for the same objects in "
         "other words, half of which the students never saw."
