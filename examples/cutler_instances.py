@@ -13,6 +13,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,6 +92,10 @@ def main() -> int:
     given = parser.parse_args()
     if not (given.cutler / "cutler" / given.config).is_file():
         parser.error(f"{given.cutler} is no clone of CutLER: there is no cutler/{given.config}")
+    if given.names is not None and not given.names.is_file():
+        parser.error(f"--names {given.names} is no file: give a text file of file names, one a line")
+    if find_spec("detectron2") is None:
+        parser.error(f"there is no detectron2 here: install what {given.cutler / 'INSTALL.md'} asks for")
     names = None if given.names is None else frozenset(given.names.read_text(encoding="utf-8").splitlines())
     predict = load_predictor(
         given.cutler, given.weights, config=given.config, min_score=given.min_score, device=given.device

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from examples.step_log import StepRecord
+from pseudoris.training.metrics import PRECISION_AT
 
 PUBLISHED: Final = Path(__file__).with_name("published.json")
-MEANINGLESS: Final = "**Weights are random: these figures mean nothing. They show that every step runs.**"
 _GIGABYTE: Final = 10**9
-_TITLES: Final = {"oiou": "oIoU", "miou": "mIoU"} | {f"p@0.{at}": f"P@0.{at}" for at in range(3, 10)}
+_ALL: Final = "all"
+_SEVERAL: Final = "group"
+_TITLES: Final = {"oiou": "oIoU", "miou": "mIoU"} | {f"p@{at}": f"P@{at}" for at in PRECISION_AT}
 _COLUMNS: Final = ("oiou", "miou", "p@0.5", "p@0.6", "p@0.7", "p@0.8", "p@0.9")
 
 
@@ -33,6 +35,23 @@ class Measured:
     title: str
     split: str
     figures: Mapping[str, Any]
+
+
+def read_measured(
+    titles: Mapping[str, str], results: Mapping[str, Callable[[str], Path]], *, has_whole: bool = False
+) -> Iterator[Measured]:
+    """Yield a line a split of each row of `titles`; `results` tells of each truth where a row's `evaluate --json` lies.
+
+    With the whole, all splits together are a line too, and their expressions of several instances.
+    """
+    for row, title in titles.items():
+        for truth, place in results.items():
+            for part in json.loads(place(row).read_text(encoding="utf-8"))["parts"]:
+                is_whole, asked = part["split"] == _ALL, f"{truth}/{part['split']}"
+                if part["kind"] == _ALL and (has_whole or not is_whole):
+                    yield Measured(row, title, asked, part)
+                elif part["kind"] == _SEVERAL and has_whole and is_whole:
+                    yield Measured(row, title, f"{asked}, several instances", part)
 
 
 def as_markdown(
@@ -56,13 +75,11 @@ def as_markdown(
         after: Paragraphs below it.
         columns: Figures of ours that are shown.
     """
-    published = [row for row in json.loads(PUBLISHED.read_text(encoding="utf-8"))["rows"] if row["table"] == table]
-    theirs = list(dict.fromkeys((row["name"], metric) for row in published for metric in row["figures"]))
-    titles = (*(_TITLES[key] for key in columns), *(f"{name}, {_TITLES[metric]}" for name, metric in theirs))
-    lines = [_line(each, published, theirs, columns) for each in (*measured, *_others(measured, published))]
-    sources = "; ".join(
-        f"{name}: {source}" for name, source in {row["name"]: row["source"] for row in published}.items()
-    )
+    published = [of for of in json.loads(PUBLISHED.read_text(encoding="utf-8"))["tables"] if of["table"] == table]
+    theirs = [(of["name"], metric, splits) for of in published for metric, splits in of["figures"].items()]
+    titles = (*(_TITLES[key] for key in columns), *(f"{name}, {_TITLES[metric]}" for name, metric, _ in theirs))
+    lines = [_line(each, [of for *_, of in theirs], columns) for each in (*measured, *_others(measured, published))]
+    sources = "; ".join(f"{of['name']}: {of['source']}" for of in published)
     parts = [
         f"# {title}",
         *notes,
@@ -89,25 +106,22 @@ def as_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _others(measured: Sequence[Measured], published: Sequence[Mapping[str, Any]]) -> Iterator[Measured]:
     """Rows that were published, have a title of their own, and were not measured."""
-    for row in published:
-        if "title" in row and row["row"] not in {each.row for each in measured}:
-            splits = dict.fromkeys(split for figures in row["figures"].values() for split in figures)
-            yield from (Measured(row["row"], row["title"], split, {}) for split in splits)
+    titles = [
+        (row, title, source["figures"]) for source in published for row, title in source.get("titles", {}).items()
+    ]
+    for row, title, figures in titles:
+        if row not in {each.row for each in measured}:
+            splits = dict.fromkeys(split for of in figures.values() for split, by_row in of.items() if row in by_row)
+            yield from (Measured(row, title, split, {}) for split in splits)
 
 
-def _line(
-    each: Measured, published: Sequence[Mapping[str, Any]], theirs: Sequence[tuple[str, str]], columns: Sequence[str]
-) -> list[str]:
+def _line(each: Measured, theirs: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
     own = [_percent(each.figures[key]["value"] if each.figures else None, 100) for key in columns]
-    # A row of the paper that is not told apart by ours stands beside all of them.
-    beside = {
-        (row["name"], metric): figures.get(each.split)
-        for row in published
-        if row.get("row") in (None, each.row)
-        for metric, figures in row["figures"].items()
-    }
+    beside = (splits.get(each.split) for splits in theirs)
+    # A figure that does not tell our rows apart stands beside all of them.
+    of_row = (figure.get(each.row) if isinstance(figure, Mapping) else figure for figure in beside)
     count = f"{each.figures['num_expressions']:,}" if each.figures else "–"
-    return [each.title, each.split, count, *own, *(_percent(beside.get(key), 1) for key in theirs)]
+    return [each.title, each.split, count, *own, *(_percent(figure, 1) for figure in of_row)]
 
 
 def _percent(value: float | None, factor: int) -> str:

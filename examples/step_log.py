@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 import typer
 
 from benchmarks.process_watch import descendants, total
+from pseudoris.schemas.errors import ConfigError
 
 _PERIOD_S: Final = 2.0
 
@@ -70,6 +71,14 @@ def replace_bytes(path: Path, data: bytes) -> None:
     unfinished.replace(path)
 
 
+def read_made(path: Path, record: Path, parse: Callable[[str], Any]) -> Any:
+    """Return a file of a step, parsed; a ConfigError names it, and `record`, without which the step runs again."""
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. Delete {record}, and the step runs again.") from None
+
+
 class StepLog:
     """The records of an example's steps, a JSON file each."""
 
@@ -80,15 +89,13 @@ class StepLog:
 
     def read(self, name: str) -> StepRecord:
         """Return the record of a step; an empty one before its first session."""
-        try:
-            return StepRecord(**json.loads(self._path(name).read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return StepRecord(name)
+        path = self.path(name)
+        return _record(path) if path.exists() else StepRecord(name)
 
     def records(self) -> list[StepRecord]:
         """Return all records, in the order in which the steps began."""
         paths = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_ctime_ns)
-        return [StepRecord(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+        return [_record(path) for path in paths]
 
     def step(self, name: str, work: Callable[[], None]) -> None:
         """Do the work of a step and measure it, unless it is finished; tell which."""
@@ -114,11 +121,17 @@ class StepLog:
             seconds = before.seconds + time.monotonic() - started
             self._write(replace(before, seconds=round(seconds, 1), peak_bytes=peak, is_finished=is_finished))
 
-    def _path(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
+        """Return the file of a step's record."""
         return self._folder / f"{name.replace('/', '-')}.json"
 
     def _write(self, record: StepRecord) -> None:
-        replace_json(self._path(record.name), asdict(record))
+        replace_json(self.path(record.name), asdict(record))
+
+
+def _record(path: Path) -> StepRecord:
+    made: StepRecord = read_made(path, path, lambda text: StepRecord(**json.loads(text)))
+    return made
 
 
 class _MemoryWatch(threading.Thread):

@@ -12,21 +12,20 @@ Interrupted, the same command goes on; other settings for a finished step are re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
-from examples.command_steps import run_steps
+from examples.command_steps import named_rows, run_steps, weight_notes, write_page
 from examples.ppt.query_points import draw_queries
 from examples.ppt.rows import FULL, TABLES, TITLES
 from examples.ppt.steps import Dataset, Inputs, datasets, plan
-from examples.results_table import MEANINGLESS, Measured, as_markdown, as_table, costs_table
-from pseudoris.schemas.errors import ConfigError
+from examples.results_table import as_markdown, as_table, costs_table, read_measured
 
 _COLUMNS: Final = ("oiou", "miou", "p@0.3", "p@0.5", "p@0.7")
-_ALL: Final = "all"
 _NOTES: Final = {
     "tables": "A training for each dataset, from its own texts of split train. The paper does not say whether its "
     "rows are one training or several. Its G-Ref is `refcocog-google`.",
@@ -52,41 +51,23 @@ def main(
     """Make a table or the figure; the same command goes on where an interrupted one stopped."""
     places = (refer.resolve(), images.resolve(), objects.resolve(), out.resolve())
     inputs = Inputs(*places, preset, settings or (), training or (), sample, names)
-    try:
-        page = _page(inputs, command, _rows(command, row or ()), count)
-    except ConfigError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    (inputs.out / f"{command}.md").write_text(page, encoding="utf-8")
-    typer.echo(page)
+    write_page(inputs.out / f"{command}.md", lambda: _page(inputs, command, row, count))
 
 
-def _rows(command: str, named: Sequence[str]) -> list[str]:
-    known = TABLES[command]
-    if unknown := [name for name in named if name not in known]:
-        raise ConfigError(f"--row {unknown[0]!r} is not in {command}. Its rows are {', '.join(known)}.")
-    return list(named or known)
-
-
-def _page(inputs: Inputs, command: str, rows: Sequence[str], count: int) -> str:
+def _page(inputs: Inputs, command: str, named: Sequence[str] | None, count: int) -> str:
+    table = TABLES[command]
+    rows = named_rows(command, table, named) or list(table)
     chosen = datasets(inputs, command)
     steps = plan(inputs, command, rows, chosen)
     records = run_steps(inputs.out, steps, inputs.places)
     if command == "figure":
         return f"{_figure(inputs, chosen[0], count)}\n\n{costs_table(records)}\n"
-    measured = [each for name in rows for dataset in chosen for each in _measured(inputs, command, dataset, name)]
-    is_random = any("random:" in word for step in steps for word in step.words)
-    notes = [*([MEANINGLESS] if is_random else []), _NOTES[command]]
-    if any(TABLES[command][name].training is FULL for name in rows):
+    results = {dataset.name: partial(inputs.result, dataset) for dataset in chosen}
+    measured = list(read_measured({name: table[name].title for name in rows}, results))
+    notes = [*weight_notes(steps), _NOTES[command]]
+    if any(table[name].training is FULL for name in rows):
         notes.append(_size(inputs, chosen[0]))
     return as_markdown(TITLES[command], f"ppt-{command}", measured, records, notes=notes, columns=_COLUMNS)
-
-
-def _measured(inputs: Inputs, command: str, dataset: Dataset, name: str) -> Iterator[Measured]:
-    parts: list[dict[str, Any]] = json.loads(inputs.result(dataset, name).read_text(encoding="utf-8"))["parts"]
-    for part in parts:
-        if part["kind"] == _ALL and part["split"] != _ALL:
-            yield Measured(name, TABLES[command][name].title, f"{dataset.name}/{part['split']}", part)
 
 
 def _size(inputs: Inputs, trained: Dataset) -> str:
@@ -96,7 +77,7 @@ def _size(inputs: Inputs, trained: Dataset) -> str:
 
 
 def _figure(inputs: Inputs, dataset: Dataset, count: int) -> str:
-    model, truth, (split,) = inputs.model(dataset, FULL), inputs.at("truth", dataset.name), dataset.splits
+    model, truth, (split,) = inputs.model(dataset, FULL), inputs.at("truth", dataset.name), dataset.asked
     told = draw_queries(inputs.out / "figure.png", model, truth, split, count=count)
     parts = [
         f"# {TITLES['figure']}",

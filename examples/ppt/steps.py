@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from examples.command_steps import Step, set_words
 from examples.ppt.rows import TABLES, Row
-from examples.refer_splits import find_splits
+from examples.refer_splits import ReferDataset, find_datasets
 from experiments.ppt.ablation_rows import Training
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.evaluation.answerers import CLIP_AND_SAM
 from pseudoris.training.exclusions.refer_folder import TRAIN_SPLIT
+from pseudoris.training.ppt.ppt_config import load_ppt_config
+from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 
 # What table 3 and the figure ask.
 _DATASET: Final = "refcoco"
@@ -74,26 +76,14 @@ class Inputs:
 
     def result(self, dataset: Dataset, row: str) -> Path:
         """Return the file of a row's figures."""
-        return self.out / "results" / dataset.name / f"{row}-{'-'.join(dataset.splits)}.json"
+        return self.out / "results" / dataset.name / f"{row}-{'-'.join(dataset.asked)}.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
-    """A file of references: `refcoco`, `refcocog-google`; its texts of split train are learnt from.
+class Dataset(ReferDataset):
+    """A file of references whose texts of split train are learnt from, and of whose other splits some are asked."""
 
-    Attributes:
-        name: As the published tables have it.
-        folder: Of the dataset.
-        split_by: As in the file's name.
-        held_out: All splits but train.
-        splits: Those that are asked.
-    """
-
-    name: str
-    folder: Path
-    split_by: str
-    held_out: tuple[str, ...]
-    splits: tuple[str, ...]
+    asked: tuple[str, ...]
 
 
 def datasets(inputs: Inputs, table: str) -> list[Dataset]:
@@ -102,13 +92,12 @@ def datasets(inputs: Inputs, table: str) -> list[Dataset]:
     Raises:
         ConfigError: There is no such split.
     """
-    found = []
-    for name, group in groupby(find_splits(inputs.refer), key=lambda split: split.dataset):
-        own = list(group)
-        splits = tuple(each.split for each in own)
-        if table == "tables" or (name == _DATASET and _SPLIT in splits):
-            asked = splits if table == "tables" else (_SPLIT,)
-            found.append(Dataset(name, own[0].folder, own[0].split_by, splits, asked))
+    is_all = table == "tables"
+    found = [
+        Dataset(each.folder, each.split_by, each.splits, each.splits if is_all else (_SPLIT,))
+        for each in find_datasets(inputs.refer)
+        if is_all or (each.name == _DATASET and _SPLIT in each.splits)
+    ]
     if not found:
         raise ConfigError(f"{inputs.refer} has no {_DATASET}/refs(unc).p with split {_SPLIT}: {table} is made of it.")
     return found
@@ -116,21 +105,21 @@ def datasets(inputs: Inputs, table: str) -> list[Dataset]:
 
 def plan(inputs: Inputs, table: str, rows: Sequence[str], chosen: Sequence[Dataset]) -> list[Step]:
     """Return the steps of rows of a table, each once; `chosen` is what `datasets` gives."""
-    # Names of other presets are refused by the first of the commands.
     recipe = ("--preset", inputs.preset, *set_words(*inputs.settings))
     names = () if inputs.names is None else ("--names", str(inputs.names))
     sample = ("--sample", str(inputs.sample), *names)
+    made = partial(Step, load=load_recipe_config)
     steps = [
-        Step("objects", ("ppt", "objects", str(inputs.objects), inputs.at("d_sem"), *sample, *recipe)),
-        Step("compose", ("ppt", "compose", inputs.at("d_sem"), inputs.at("d_ref"), *recipe)),
+        made("objects", ("ppt", "objects", str(inputs.objects), inputs.at("d_sem"), *sample, *recipe)),
+        made("compose", ("ppt", "compose", inputs.at("d_sem"), inputs.at("d_ref"), *recipe)),
     ]
     for dataset in chosen:
         steps += [
             _import(inputs, dataset, "train", (TRAIN_SPLIT,)),
-            _import(inputs, dataset, "truth", dataset.held_out),
+            _import(inputs, dataset, "truth", dataset.splits),
         ]
         pairs = (inputs.at("train", dataset.name), inputs.at("h", dataset.name))
-        steps.append(Step(f"pairs {dataset.name}", ("ppt", "pairs", *pairs, *recipe)))
+        steps.append(made(f"pairs {dataset.name}", ("ppt", "pairs", *pairs, *recipe)))
         for name in rows:
             steps += _row(inputs, dataset, name, TABLES[table][name], is_evaluated=table != "figure")
     return list({step.name: step for step in steps}.values())
@@ -148,7 +137,7 @@ def _row(inputs: Inputs, dataset: Dataset, name: str, row: Row, *, is_evaluated:
         yield _train(inputs, dataset, row.training)
         model, words = str(_asked(inputs.model(dataset, row.training), row.training, row.phase)), ()
     if is_evaluated:
-        splits = ",".join(dataset.splits)
+        splits = ",".join(dataset.asked)
         asked = ("--truth", inputs.at("truth", dataset.name), "--split", splits, "--json")
         step = f"evaluate {name} {dataset.name} {splits}"
         yield Step(step, ("evaluate", "--model", model, *asked, *words), inputs.result(dataset, name))
@@ -170,7 +159,8 @@ def _train(inputs: Inputs, dataset: Dataset, training: Training) -> Step:
     own = () if training.has_curriculum else (f"curriculum.phases={phases}",)
     words = ("--out", str(inputs.model(dataset, training)), "--preset", inputs.preset, "--resume")
     settings = set_words(*own, *inputs.training)
-    return Step(f"train {training.name} {dataset.name}", ("train", "ppt", *given, *words, *settings))
+    step = f"train {training.name} {dataset.name}"
+    return Step(step, ("train", "ppt", *given, *words, *settings), load=load_ppt_config)
 
 
 def _asked(folder: Path, training: Training, phase: str) -> Path:

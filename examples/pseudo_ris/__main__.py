@@ -11,24 +11,18 @@ other settings for a finished step are refused by name. A step is a command of `
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from examples.command_steps import run_steps
-from examples.pseudo_ris.steps import EXPORTS, PHRASECUT, Benchmark, Truth, export_text, plan, truths
+from examples.command_steps import Step, named_rows, run_steps, weight_notes, write_page
+from examples.pseudo_ris.curve import draw_curve
+from examples.pseudo_ris.steps import PHRASECUT, Benchmark, plan, truths
 from examples.pseudo_ris.tables import LEARNERS, TABLES
-from examples.results_table import MEANINGLESS, Measured, as_markdown
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
-
-_RANDOM: Final = "random:"
-_ALL: Final = "all"
-_SEVERAL: Final = "group"
+from examples.results_table import as_markdown, read_measured
 
 
 def main(
@@ -48,65 +42,39 @@ def main(
     places = (refer.resolve(), images.resolve(), out.resolve())
     data = None if phrasecut is None else phrasecut.resolve()
     benchmark = Benchmark(*places, preset, settings or (), student, training or (), data, strict)
-    try:
-        _make(benchmark, table, _rows(table, row or ()))
-    except ConfigError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    write_page(benchmark.out / f"{table}.md", lambda: _page(benchmark, table, row))
 
 
-def _rows(table: str, named: Sequence[str]) -> list[str]:
-    """The rows to run: the named ones, or all that need nothing else."""
+def _page(benchmark: Benchmark, table: str, named: Sequence[str] | None) -> str:
     known = TABLES[table].learners
-    if unknown := [name for name in named if name not in known]:
-        raise ConfigError(f"--row {unknown[0]!r} is not in the table {table}. Its rows are {', '.join(known)}.")
-    return list(named) or [name for name in known if not LEARNERS[name].needs]
-
-
-def _make(benchmark: Benchmark, table: str, rows: Sequence[str]) -> None:
+    rows = named_rows(table, known, named) or [name for name in known if not LEARNERS[name].needs]
     asked = truths(benchmark, table)
     steps = plan(benchmark, table, rows, asked)
     records = run_steps(benchmark.out, steps, benchmark.places)
-    measured = [each for name in rows for truth in asked for each in _measured(benchmark, truth, name)]
-    left = [f"{LEARNERS[name].title}: not run, needs {LEARNERS[name].needs}." for name in _left(table, rows)]
-    notes = [*([MEANINGLESS] if _is_random(benchmark) else []), *TABLES[table].notes]
-    page = as_markdown(
-        TABLES[table].title, table, measured, records, notes=notes, after=[*left, *_exports(benchmark, table)]
-    )
-    (benchmark.out / f"{table}.md").write_text(page, encoding="utf-8")
-    typer.echo(page)
+    titles = {name: LEARNERS[name].title for name in rows}
+    results = {truth.name: partial(truth.result, benchmark) for truth in asked}
+    measured = list(read_measured(titles, results, has_whole=table == PHRASECUT))
+    left = [LEARNERS[name] for name in known if LEARNERS[name].needs and name not in rows]
+    after = [f"{each.title}: not run, needs {each.needs}." for each in left]
+    if table == "semi":
+        draw_curve(benchmark.out / "semi.svg", measured)
+        after.append("![mIoU over the share of human references, with our annotation and without](semi.svg)")
+    if table == "main":
+        after += _exports(steps)
+    notes = [*weight_notes(steps), *TABLES[table].notes]
+    return as_markdown(TABLES[table].title, table, measured, records, notes=notes, after=after)
 
 
-def _left(table: str, rows: Sequence[str]) -> list[str]:
-    return [name for name in TABLES[table].learners if name not in rows and LEARNERS[name].needs]
-
-
-def _measured(benchmark: Benchmark, truth: Truth, name: str) -> Iterator[Measured]:
-    parts: list[dict[str, Any]] = json.loads(truth.result(benchmark, name).read_text(encoding="utf-8"))["parts"]
-    for part in parts:
-        asked = f"{truth.name}/{part['split']}"
-        if part["kind"] == _ALL and (part["split"] != _ALL or truth.name == PHRASECUT):
-            yield Measured(name, LEARNERS[name].title, asked, part)
-        elif part["kind"] == _SEVERAL and part["split"] == _ALL:
-            yield Measured(name, LEARNERS[name].title, f"{asked}, several instances", part)
-
-
-def _exports(benchmark: Benchmark, table: str) -> Iterator[str]:
-    if table != "main":
-        return
+def _exports(steps: Sequence[Step]) -> Iterator[str]:
     yield "## The paper's own trainers"
     yield (
         "What the exports say, and then, in the trainers' own folders and environments: `python -u train.py --config "
         "config/refcoco+/cris_r50.yaml` (CRIS), `bash run_scripts/train.sh` (ETRIS). A file of their predictions is "
         "scored as the rows above are: `pseudoris evaluate --model predictions.jsonl --truth OUT/truth/refcoco`."
     )
-    for form in EXPORTS:
-        yield f"```\n{export_text(benchmark, form).read_text(encoding='utf-8').strip()}\n```"
-
-
-def _is_random(benchmark: Benchmark) -> bool:
-    config = require_header(RunLocation.open(str(benchmark.out / "runs" / "main"))).config
-    return any(stage.weights.uri.startswith(_RANDOM) for stage in (config.masks, config.captions, config.filtering))
+    for step in steps:
+        if step.into is not None and step.words[0] == "export":
+            yield f"```\n{step.into.read_text(encoding='utf-8').strip()}\n```"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -31,13 +31,14 @@ def write_share(dataset: Path, share: float, out: Path) -> Path:
     files = sorted(dataset.glob("refs(*).p"))
     if len(files) != 1:
         raise ConfigError(f"{dataset} has {len(files)} files refs(…).p. One is needed.")
-    if not (out / files[0].name).exists():
-        out.mkdir(parents=True, exist_ok=True)
-        refs = [ref for ref in read_refs(files[0]) if ref["split"] == TRAIN_SPLIT]
-        refs.sort(key=lambda ref: sha256_hex(str(ref["ref_id"]).encode()))
-        shutil.copyfile(dataset / _INSTANCES, out / _INSTANCES)
-        replace_bytes(out / files[0].name, pickle.dumps(refs[: math.ceil(share * len(refs))], 2))
-    return out
+    try:
+        instances = (dataset / _INSTANCES).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{error}. Put REFER's {_INSTANCES} there.") from None
+    refs = [ref for ref in read_refs(files[0]) if ref["split"] == TRAIN_SPLIT]
+    refs.sort(key=lambda ref: sha256_hex(str(ref["ref_id"]).encode()))
+    share_of_refs = pickle.dumps(refs[: math.ceil(share * len(refs))], 2)
+    return _write(out, {_INSTANCES: instances, files[0].name: share_of_refs})
 
 
 def write_phrasecut(dataset: Path, refer: Path, out: Path) -> Path:
@@ -46,23 +47,25 @@ def write_phrasecut(dataset: Path, refer: Path, out: Path) -> Path:
     Raises:
         ConfigError: A file is missing, or is not of its dataset.
     """
-    if not (out / f"refer_{UNSEEN}.json").exists():
-        out.mkdir(parents=True, exist_ok=True)
-        try:
-            known = {
-                category["name"]
-                for path in refer.glob(f"*/{_INSTANCES}")
-                for category in parse_json(path.read_bytes())["categories"]
-            }
-            tasks = parse_json((dataset / _TEST).read_bytes())
-            split = {
-                SEEN: [task for task in tasks if task["phrase_structure"]["name"] in known],
-                UNSEEN: [task for task in tasks if task["phrase_structure"]["name"] not in known],
-            }
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise ConfigError(
-                f"PhraseCut cannot be split by category: {error!r}. See {dataset} and {refer}."
-            ) from error
-        for name, chosen in split.items():
-            replace_bytes(out / f"refer_{name}.json", json.dumps(chosen).encode())
-    return out
+    try:
+        known = {
+            category["name"]
+            for path in refer.glob(f"*/{_INSTANCES}")
+            for category in parse_json(path.read_bytes())["categories"]
+        }
+        tasks: dict[str, list[object]] = {SEEN: [], UNSEEN: []}
+        for task in parse_json((dataset / _TEST).read_bytes()):
+            tasks[SEEN if task["phrase_structure"]["name"] in known else UNSEEN].append(task)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"PhraseCut cannot be split by category: {error!r}. See {dataset} and {refer}.") from error
+    return _write(out, {f"refer_{name}.json": json.dumps(chosen).encode() for name, chosen in tasks.items()})
+
+
+def _write(out: Path, files: Mapping[str, bytes]) -> Path:
+    """Write files into a folder named by what they hold, so that a finished import of others is refused."""
+    folder = out.with_name(f"{out.name}-{sha256_hex(b''.join(files.values()))[:12]}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        if not (folder / name).exists():
+            replace_bytes(folder / name, data)
+    return folder

@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from examples.command_steps import Step, set_words
 from examples.pseudo_ris.inputs import SEEN, UNSEEN, write_phrasecut, write_share
 from examples.pseudo_ris.tables import ANNOTATIONS, LEARNERS, TABLES, Learner
-from examples.refer_splits import ReferSplit, find_splits
+from examples.refer_splits import find_datasets
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.chooser.chooser_config import load_chooser_config
+from pseudoris.training.student.student_config import load_student_config
 
 # Whose train images are annotated, and whose human references are mixed in.
 TRAINED_ON: Final = "refcoco+"
 # For the trainers of the paper; the other one is what the authors' own loader reads.
 EXPORTS: Final = ("cris", "pseudo-ris-csv")
 PHRASECUT: Final = "phrasecut"
-_RULES: Final = ANNOTATIONS["rules"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Benchmark:
         refer: Holds the REFER datasets.
         images: train2014.
         out: Gets all that is written.
-        preset: Of the annotation; with `settings` as words of `--set`.
+        preset: Of the annotation; with `settings` as words of `--set`, of one annotation alone as `NAME:KEY=VALUE`.
         student: Preset of the students; with `training` as words of `--set`.
         phrasecut: VGPhraseCut_v0; None if there is none.
         is_strict: Whether images that any dataset holds out are left out.
@@ -52,6 +53,10 @@ class Benchmark:
         """The folders by name."""
         given = {"OUT": self.out, "REFER": self.refer, "IMAGES": self.images}
         return given if self.phrasecut is None else {**given, "PHRASECUT": self.phrasecut}
+
+    def at(self, *parts: str) -> str:
+        """Return a place in OUT."""
+        return str(self.out.joinpath(*parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +86,10 @@ def truths(benchmark: Benchmark, table: str) -> list[Truth]:
         images = str(benchmark.phrasecut / "images")
         return [Truth(PHRASECUT, (str(folder), images, *_splits(SEEN, UNSEEN), "--format=phrasecut"), (SEEN, UNSEEN))]
     found = []
-    for dataset, group in groupby(find_splits(benchmark.refer), key=lambda split: split.dataset):
-        splits: list[ReferSplit] = list(group)
-        asked = tuple(split.split for split in splits if split.name.endswith(wanted))
-        words = (str(splits[0].folder), str(benchmark.images), *_splits(*(split.split for split in splits)))
-        found.append(Truth(dataset, (*words, "--format=refer", f"--split-by={splits[0].split_by}"), asked))
+    for each in find_datasets(benchmark.refer):
+        asked = tuple(split for split in each.splits if f"{each.name}/{split}".endswith(wanted))
+        words = (str(each.folder), str(benchmark.images), *_splits(*each.splits))
+        found.append(Truth(each.name, (*words, "--format=refer", f"--split-by={each.split_by}"), asked))
     return [truth for truth in found if truth.splits]
 
 
@@ -103,27 +107,14 @@ def plan(benchmark: Benchmark, table: str, learners: Sequence[str], asked: Seque
     return list({step.name: step for step in steps}.values())
 
 
-def export_text(benchmark: Benchmark, form: str) -> Path:
-    """Return the file of what an export said."""
-    return benchmark.out / "exports" / f"{form}.txt"
-
-
-def _run(benchmark: Benchmark, annotation: str) -> str:
-    return str(benchmark.out / "runs" / annotation)
-
-
-def _truth(benchmark: Benchmark, truth: Truth) -> str:
-    return str(benchmark.out / "truth" / truth.name)
-
-
 def _import(benchmark: Benchmark, truth: Truth) -> Step:
     annotation, images, *words = truth.import_words
-    return Step(f"import {truth.name}", ("import", annotation, images, _truth(benchmark, truth), *words))
+    return Step(f"import {truth.name}", ("import", annotation, images, benchmark.at("truth", truth.name), *words))
 
 
 def _evaluate(benchmark: Benchmark, name: str, truth: Truth) -> Step:
-    model, splits = str(benchmark.out / "models" / name), ",".join(truth.splits)
-    words = ("evaluate", "--model", model, "--truth", _truth(benchmark, truth), "--split", splits, "--json")
+    model, splits = benchmark.at("models", name), ",".join(truth.splits)
+    words = ("evaluate", "--model", model, "--truth", benchmark.at("truth", truth.name), "--split", splits, "--json")
     return Step(f"evaluate {name} {truth.name} {splits}", words, truth.result(benchmark, name))
 
 
@@ -132,13 +123,20 @@ def _splits(*names: str) -> tuple[str, ...]:
 
 
 def _annotate(benchmark: Benchmark, name: str) -> Step:
-    made = ANNOTATIONS[name]
+    made, run = ANNOTATIONS[name], benchmark.at("runs", name)
     if made.refilter:
-        return Step(f"refilter {name}", ("refilter", _run(benchmark, "main"), _run(benchmark, name), *made.refilter))
+        return Step(f"refilter {name}", ("refilter", benchmark.at("runs", "main"), run, *made.refilter))
     strict = ("--exclude", str(benchmark.refer)) if benchmark.is_strict else ()
     images = ("--only", str(benchmark.refer / TRAINED_ON), *strict)
-    words = ("--preset", benchmark.preset, *images, *set_words(*benchmark.settings, *made.settings))
-    return Step(f"annotate {name}", ("annotate", str(benchmark.images), _run(benchmark, name), *words))
+    words = ("--preset", benchmark.preset, *images, *set_words(*_settings(benchmark, name)))
+    return Step(f"annotate {name}", ("annotate", str(benchmark.images), run, *words), load=load_config)
+
+
+def _settings(benchmark: Benchmark, name: str) -> list[str]:
+    """Words for all annotations, then those of this one, and last those that the user gives to it alone."""
+    named = tuple(f"{each}:" for each, made in ANNOTATIONS.items() if not made.refilter)
+    own = [word.removeprefix(f"{name}:") for word in benchmark.settings if word.startswith(f"{name}:")]
+    return [*(word for word in benchmark.settings if not word.startswith(named)), *ANNOTATIONS[name].settings, *own]
 
 
 def _learn(benchmark: Benchmark, name: str, learner: Learner) -> Iterator[Step]:
@@ -146,30 +144,35 @@ def _learn(benchmark: Benchmark, name: str, learner: Learner) -> Iterator[Step]:
         raise ConfigError(f"The row {name} ({learner.title}) cannot be run: it needs {learner.needs}.")
     runs: tuple[str, ...] = ()
     if learner.annotation is not None:
-        runs = (_run(benchmark, learner.annotation),)
+        runs = (benchmark.at("runs", learner.annotation),)
         yield _annotate(benchmark, learner.annotation)
     if learner.human:
         human = f"human-{learner.human:g}"
         folder = write_share(benchmark.refer / TRAINED_ON, learner.human, benchmark.out / "inputs" / human)
-        imported = (str(folder), str(benchmark.images), _run(benchmark, human), "--format=refer")
+        imported = (str(folder), str(benchmark.images), benchmark.at("runs", human), "--format=refer")
         yield Step(f"import {human}", ("import", *imported))
-        runs = (*runs, "--human", _run(benchmark, human)) if runs else (_run(benchmark, human),)
-    words = ("--out", str(benchmark.out / "models" / name), "--kind", learner.kind, "--preset", benchmark.student)
+        runs = (*runs, "--human", benchmark.at("runs", human)) if runs else (benchmark.at("runs", human),)
+    words = ("--out", benchmark.at("models", name), "--kind", learner.kind, "--preset", benchmark.student)
     chosen = (*_candidates(benchmark, learner), *learner.training, *benchmark.training)
-    yield Step(f"train {name}", ("train", "student", *runs, *words, "--resume", *set_words(*chosen)))
+    load = load_student_config if learner.kind == "segmenter" else _load_chooser
+    yield Step(f"train {name}", ("train", "student", *runs, *words, "--resume", *set_words(*chosen)), load=load)
+
+
+def _load_chooser(*given: Any) -> object:
+    return load_chooser_config(*given).candidates.run_config()
 
 
 def _candidates(benchmark: Benchmark, learner: Learner) -> tuple[str, ...]:
-    """A chooser's masks are those of the annotation's settings, by rules: a table of instances has no test images."""
+    """A chooser's masks are those of the annotation by rules: a table of instances has no test images."""
     if learner.kind == "segmenter":
         return ()
-    cache = str(benchmark.out / "candidates")
-    words = {"preset": benchmark.preset, "assignments": [*benchmark.settings, *_RULES.settings], "cache": cache}
+    cache = benchmark.at("candidates")
+    words = {"preset": benchmark.preset, "assignments": _settings(benchmark, "rules"), "cache": cache}
     return (f"candidates={json.dumps(words)}",)
 
 
 def _export(benchmark: Benchmark, form: str) -> Step:
-    place = str(benchmark.out / "exports" / form)
+    place = benchmark.at("exports", form)
     dataset = (f"--dataset={TRAINED_ON}",) if form == "cris" else ()
-    words = ("export", _run(benchmark, "main"), place, "--format", form, *dataset)
-    return Step(f"export {form}", words, export_text(benchmark, form))
+    words = ("export", benchmark.at("runs", "main"), place, "--format", form, "--overwrite", *dataset)
+    return Step(f"export {form}", words, Path(f"{place}.txt"))

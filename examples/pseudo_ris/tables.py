@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-# The authors' loader draws a caption of every mask, a rejected one where none passes τ.
-DRAW: Final = "data.draw=pseudo_ris"
 _UNFILTERED: Final = "data.is_kept_only=false"
-_SHARES: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
+SHARES: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Learner:
     title: str
     annotation: str | None = "main"
     kind: Literal["segmenter", "chooser"] = "segmenter"
-    training: tuple[str, ...] = (DRAW,)
+    training: tuple[str, ...] = ()
     human: float = 0.0
     needs: str = ""
 
@@ -63,28 +61,23 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
+def _open_clip(stage: str, name: str, tag: str) -> tuple[str, ...]:
+    return (f"{stage}.architecture={name}", f"{stage}.weights.uri=open_clip:{name}/{tag}")
+
+
 ANNOTATIONS: Final[Mapping[str, Annotation]] = {
     "main": Annotation(),
     "nucleus": Annotation(("captions.sampling.is_distinctive=false",)),
     "rules": Annotation(("masks.prior.kind=none",)),
-    "captioner-b": Annotation(
-        ("captions.architecture=coca_ViT-B-32", "captions.weights.uri=open_clip:coca_ViT-B-32/laion2b_s13b_b90k")
-    ),
-    "captioner-coco": Annotation(
-        (
-            "captions.architecture=coca_ViT-L-14",
-            "captions.weights.uri=open_clip:coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k",
-        )
-    ),
-    "clip-vit": Annotation(
-        ("filtering.architecture=ViT-B-32-quickgelu", "filtering.weights.uri=open_clip:ViT-B-32-quickgelu/openai")
-    ),
+    "captioner-b": Annotation(_open_clip("captions", "coca_ViT-B-32", "laion2b_s13b_b90k")),
+    "captioner-coco": Annotation(_open_clip("captions", "coca_ViT-L-14", "mscoco_finetuned_laion2b_s13b_b90k")),
+    "clip-vit": Annotation(_open_clip("filtering", "ViT-B-32-quickgelu", "openai")),
     "uniqueness": Annotation(refilter=("--tau", "0", "--keep", "uniqueness > 1")),
     "correctness": Annotation(refilter=("--tau", "0", "--keep", "correctness > 0.2")),
     **{f"tau-{tau}": Annotation(refilter=("--tau", tau)) for tau in ("0.9", "1.1", "1.2")},
 }
 
-_WEIGHTS: Final = "other weights: `pseudoris weights get` or `--set`, then name the row"
+_WEIGHTS: Final = "`--row` with its weights: `pseudoris weights get` their uri, or `--set ROW:KEY=VALUE` for your own"
 LEARNERS: Final[Mapping[str, Learner]] = {
     "main": Learner("Pseudo-RIS, our segmenter"),
     "chooser": Learner("Pseudo-RIS, our chooser among SAM's masks", kind="chooser"),
@@ -101,8 +94,8 @@ LEARNERS: Final[Mapping[str, Learner]] = {
     "captioner-coco": Learner("captioner: CoCa tuned on MS-COCO", "captioner-coco", needs=_WEIGHTS),
     "clip-vit": Learner("filter by CLIP ViT-B/32", "clip-vit", needs=_WEIGHTS),
     "noun-phrases": Learner("texts: noun phrases alone", None, needs="a setting that does not exist here"),
-    **{f"semi-{share:g}": Learner(f"ours and {share:.0%} human", human=share) for share in _SHARES},
-    **{f"human-{share:g}": Learner(f"{share:.0%} human alone", None, human=share) for share in _SHARES},
+    **{f"semi-{share:g}": Learner(f"ours and {share:.0%} human", human=share) for share in SHARES},
+    **{f"human-{share:g}": Learner(f"{share:.0%} human alone", None, human=share) for share in SHARES},
 }
 TABLES: Final[Mapping[str, Table]] = {
     "main": Table("RefCOCO, RefCOCO+, RefCOCOg", ("main", "chooser")),
@@ -117,7 +110,7 @@ TABLES: Final[Mapping[str, Table]] = {
     ),
     "semi": Table(
         "Semi-supervised (figure 4)",
-        ("main", *(f"{kind}-{share:g}" for share in _SHARES for kind in ("semi", "human"))),
+        ("main", *(f"{kind}-{share:g}" for share in SHARES for kind in ("semi", "human"))),
         "/val",
         ("Shares are of the human references of RefCOCO+'s split train; a larger share holds a smaller one.",),
     ),

@@ -17,7 +17,7 @@ from pseudoris.synthworld.attributes import CATEGORIES
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.synthworld.simulated_expressions import first_voice_expressions
-from tests.builders.human import image_row, reference, rle
+from tests.builders.human import image_row, object_row, reference, rle, write_refer
 
 # Files of references, and the held-out splits of each.
 DATASETS = {
@@ -66,6 +66,25 @@ def write_miniature(root: Path, *, num_train: int, num_held_out: int) -> Miniatu
         (refer / dataset / f"refs({split_by}).p").write_bytes(pickle.dumps(refs, 2))
     _write_phrasecut(phrasecut, scenes[len(splits) :])
     return Miniature(refer, train2014, phrasecut)
+
+
+def small_refer(root: Path, *splits: str) -> Path:
+    """Write the three datasets, RefCOCOg by both splits, a reference of each split; images are never opened."""
+    images = [image_row(number, f"COCO_train2014_{number:012d}.jpg") for number in range(len(splits))]
+    objects = [object_row(number, number) for number in range(len(splits))]
+    refs = [reference(number, number, number, "a", split=split) for number, split in enumerate(splits)]
+    for name in ("refcoco", "refcoco+", "refcocog"):
+        write_refer(root / name, images, objects, refs)
+    named = root / "refcocog" / "refs(unc).p"
+    (root / "refcocog" / "refs(google).p").write_bytes(named.read_bytes())
+    named.rename(root / "refcocog" / "refs(umd).p")
+    return root
+
+
+def page_rows(page: str) -> list[list[str]]:
+    """Return the cells of a page's first table."""
+    lines = page.split("| --- |", 1)[1].splitlines()[1:]
+    return [line.strip("| ").split(" | ") for line in lines[: lines.index("")]]
 
 
 def _paint(scene: Scene, path: Path) -> NDArray[np.bool_]:

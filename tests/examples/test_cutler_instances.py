@@ -110,8 +110,17 @@ def test_names_choose_images_and_the_score_more_instances(place):
 
 
 @pytest.mark.slow
-def test_another_folder_is_refused(place):
-    (place / "CutLER" / "cutler" / CONFIG).unlink()
-    done = write(place)
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (f"CutLER/cutler/{CONFIG}", "CutLER is no clone of CutLER: there is no cutler/model_zoo"),
+        ("names.txt", "--names names.txt is no file: give a text file of file names, one a line\n"),
+        ("detectron2", "there is no detectron2 here: install what CutLER/INSTALL.md asks for\n"),
+    ],
+)
+def test_what_is_missing_is_named(place, missing, message):
+    (place / "names.txt").write_text("a.png\n")
+    (place / missing).rename(place / "elsewhere")
+    done = write(place, "--names", "names.txt")
     assert done.returncode == 2
-    assert "CutLER is no clone of CutLER: there is no cutler/model_zoo" in done.stderr
+    assert f"error: {message}" in done.stderr

@@ -26,8 +26,7 @@ from pseudoris.training.learning.evaluator import HeldOutExpressions
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.ppt_learner import load_ppt
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
-from tests.builders.human import image_row, object_row, reference, write_refer
-from tests.examples.miniature import write_miniature
+from tests.examples.miniature import page_rows, small_refer, write_miniature
 
 ROOT = Path(__file__).parents[2]
 NUM_OBJECTS = 8
@@ -46,23 +45,22 @@ def ppt(command: str, places: Sequence[Path], *words: str) -> subprocess.Complet
     return subprocess.run(shown, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-def rows(page: str) -> list[list[str]]:
-    """Return the cells of a page's first table."""
-    lines = page.split("| --- |", 1)[1].splitlines()[1:]
-    return [line.strip("| ").split(" | ") for line in lines[: lines.index("")]]
-
-
 @pytest.mark.slow
 def test_the_figure_is_made_of_raw_data_and_shows_every_query(tmp_path, capsys):
     places = write_inputs(tmp_path, num_train=2, num_held_out=2)
     given = {"preset": "tiny", "sample": NUM_OBJECTS, "count": 2}
+    # The training cannot begin: what stood before is kept.
+    model = places[-1] / "models" / "refcoco" / "full"
+    model.parent.mkdir(parents=True)
+    model.write_text("no folder")
     with pytest.raises(typer.Exit):
-        main("figure", *places, **given, training=["generator.no_such_key=1"])
+        main("figure", *places, **given, training=["curriculum.epochs_factor=0.001"])
+    model.unlink()
     capsys.readouterr()
     main("figure", *places, **given, training=["curriculum.epochs_factor=0.001"])
     assert capsys.readouterr().err.count("finished before") == 5
     out = places[-1]
-    told = rows((out / "figure.md").read_text(encoding="utf-8"))
+    told = page_rows((out / "figure.md").read_text(encoding="utf-8"))
     queries = load_ppt_config("tiny").generator.num_queries
     assert [line[1] for line in told] == [str(queries)] * 2
     assert all(float(line[4]) >= float(line[3]) for line in told)
@@ -90,13 +88,13 @@ def _queries_are_the_models_own(out: Path) -> None:
 @pytest.mark.long
 def test_both_tables_run_whole_on_one_miniature(tmp_path):
     places = write_inputs(tmp_path, num_train=3, num_held_out=1)
-    refer, out = places[0], places[-1]
+    out = places[-1]
     for command in ("tables", "ablation"):
         shown = ppt(command, places)
         assert shown.returncode == 0, shown.stdout + shown.stderr
-        found = rows((out / f"{command}.md").read_text(encoding="utf-8"))
+        found = page_rows((out / f"{command}.md").read_text(encoding="utf-8"))
         measured = [line for line in found if line[2] != "–"]
-        asked = [f"{each.name}/{split}" for each in datasets(Inputs(*places), command) for split in each.splits]
+        asked = [f"{each.name}/{split}" for each in datasets(Inputs(*places), command) for split in each.asked]
         assert [line[:2] for line in measured] == [
             [row.title, split] for row in TABLES[command].values() for split in asked
         ]
@@ -112,21 +110,6 @@ def test_both_tables_run_whole_on_one_miniature(tmp_path):
     again = ppt(command, places)
     # Both tables share the data, RefCOCO's training and CLIP + SAM is asked once for each table.
     assert again.stderr.count("finished before") == len(again.stderr.splitlines()) == 6 + 5 + 9
-    assert refer.exists()
-
-
-def small_refer(root: Path, *splits: str) -> Path:
-    """Write RefCOCO, and RefCOCOg by both splits, a reference of each split; images are never opened."""
-    images = [image_row(number, f"COCO_train2014_{number:012d}.jpg") for number in range(len(splits))]
-    objects = [object_row(number, number) for number in range(len(splits))]
-    refs = [reference(number, number, number, "a", split=split) for number, split in enumerate(splits)]
-    for name in ("refcoco", "refcocog"):
-        write_refer(root / name, images, objects, refs)
-    named = root / "refcocog" / "refs(unc).p"
-    for split_by in ("google", "umd"):
-        (root / "refcocog" / f"refs({split_by}).p").write_bytes(named.read_bytes())
-    named.unlink()
-    return root
 
 
 @pytest.mark.parametrize("command", TABLES)
@@ -134,7 +117,7 @@ def test_a_plan_reads_what_it_wrote_before_and_has_every_step_once(tmp_path, com
     refer = small_refer(tmp_path / "refer", "train", "val", "testA")
     inputs = Inputs(refer, tmp_path / "images", tmp_path / "objects", tmp_path / "out")
     chosen = datasets(inputs, command)
-    names = ["refcoco", "refcocog-google", "refcocog-umd"] if command == "tables" else ["refcoco"]
+    names = ["refcoco", "refcoco+", "refcocog-google", "refcocog-umd"] if command == "tables" else ["refcoco"]
     assert [each.name for each in chosen] == names
     steps = plan(inputs, command, list(TABLES[command]), chosen)
     assert len({step.name for step in steps}) == len(steps)
@@ -196,18 +179,34 @@ def test_models_without_training_have_the_encoders_of_ppt_and_the_settings_given
 
 
 def test_published_figures_of_table_3_are_those_of_the_ablation_in_miniature():
-    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))["rows"]
-    of = {row["row"]: row["figures"]["miou"]["refcoco/val"] for row in published if row["table"] == "ppt-ablation"}
-    assert of == {row: miou for row, (_, miou) in PAPER.items()}
+    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))["tables"]
+    (figures,) = [each["figures"] for each in published if each["table"] == "ppt-ablation"]
+    assert figures["miou"]["refcoco/val"] == {row: miou for row, (_, miou) in PAPER.items()}
 
 
-def test_a_users_mistake_is_refused_before_a_step(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("command", "given", "message"),
+    [
+        (
+            "tables",
+            {"row": ["5"]},
+            "--row '5' is not in the table tables. Its rows are ppt, clip-sentence, clip-noun, ",
+        ),
+        ("figure", {"training": ["generator.nope=1"]}, "train full refcoco: the configuration is not valid:"),
+        ("ablation", {"settings": ["pairs.nope=1"]}, "objects: pairs.nope: Extra inputs"),
+        ("tables", {"preset": "nope"}, "objects: PPT's recipes have no preset 'nope'. The presets are "),
+    ],
+)
+def test_a_users_mistake_is_refused_before_a_step(tmp_path, capsys, command, given, message):
+    refer = small_refer(tmp_path / "refer", "train", "val")
+    with pytest.raises(typer.Exit) as ended:
+        main(command, refer, tmp_path, tmp_path, tmp_path / "out", **given)
+    assert ended.value.exit_code == 2
+    assert f"error: {message}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_ablation_needs_refcoco_s_split_val(tmp_path):
     refer = small_refer(tmp_path / "refer", "train", "testA")
-    with pytest.raises(typer.Exit):
-        main("tables", refer, tmp_path, tmp_path, tmp_path / "out", row=["5"])
-    assert (
-        "--row '5' is not in tables. Its rows are ppt, clip-sentence, clip-noun, clip-sam." in capsys.readouterr().err
-    )
     with pytest.raises(ConfigError, match=r"has no refcoco/refs\(unc\)\.p with split val: ablation is made of it"):
         datasets(Inputs(refer, tmp_path, tmp_path, tmp_path / "out"), "ablation")
-    assert not (tmp_path / "out").exists()

@@ -6,23 +6,28 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import typer
 
 from examples.pseudo_ris.__main__ import main
+from examples.pseudo_ris.curve import draw_curve
 from examples.pseudo_ris.inputs import write_phrasecut, write_share
 from examples.pseudo_ris.steps import Benchmark, plan, truths
 from examples.pseudo_ris.tables import ANNOTATIONS, LEARNERS, TABLES
-from examples.refer_splits import find_splits
+from examples.refer_splits import find_datasets
+from examples.results_table import Measured
+from examples.step_log import StepRecord
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.chooser.chooser_config import load_chooser_config
 from pseudoris.training.student.student_config import load_student_config
 from pseudoris.training.untrusted_pickle import read_refs
-from tests.builders.human import image_row, object_row, reference, write_refer
-from tests.examples.miniature import SEEN, Miniature, write_miniature
+from tests.examples.miniature import SEEN, Miniature, page_rows, small_refer, write_miniature
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("--preset", "tiny", "--student", "tiny", "--set", "placement.address=local")
@@ -40,39 +45,27 @@ def pseudo_ris(table: str, made: Miniature, *words: str) -> subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-def rows(page: str) -> list[list[str]]:
-    """Return the cells of a page's first table."""
-    lines = page.split("| --- |", 1)[1].splitlines()[1:]
-    return [line.strip("| ").split(" | ") for line in lines[: lines.index("")]]
-
-
-def small_refer(root: Path, *splits: str) -> Path:
-    """Write the three datasets, a reference of each split; images are never opened."""
-    images = [image_row(number, f"COCO_train2014_{number:012d}.jpg") for number in range(len(splits))]
-    objects = [object_row(number, number) for number in range(len(splits))]
-    refs = [reference(number, number, number, "a", split=split) for number, split in enumerate(splits)]
-    for name in ("refcoco", "refcoco+", "refcocog"):
-        write_refer(root / name, images, objects, refs)
-    return root
-
-
 @pytest.mark.ray
 def test_a_model_of_one_annotation_is_asked_phrasecut_and_the_same_command_goes_on(tmp_path):
     made = write_miniature(tmp_path, num_train=4, num_held_out=2)
     given = (*TRAINING, "--phrasecut", str(made.phrasecut), "--row", "main")
     # The training cannot begin: what stood before is kept.
-    broken = pseudo_ris("phrasecut", made, *given, "--train-set", "training.no_such_key=1")
-    assert broken.returncode == 2, broken.stderr
+    model = tmp_path / "out" / "models" / "main"
+    model.parent.mkdir(parents=True)
+    model.write_text("no folder")
+    broken = pseudo_ris("phrasecut", made, *given)
+    assert (broken.returncode, broken.stderr.count("Traceback")) == (2, 0), broken.stderr
+    model.unlink()
     shown = pseudo_ris("phrasecut", made, *given)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert shown.stderr.count("finished before") == 2
     page = (tmp_path / "out" / "phrasecut.md").read_text(encoding="utf-8")
-    asked = {line[1]: int(line[2]) for line in rows(page)}
+    asked = {line[1]: int(line[2]) for line in page_rows(page)}
     tasks = json.loads((made.phrasecut / "refer_test.json").read_text())
     assert asked["phrasecut/all"] == len(tasks)
     assert asked["phrasecut/unseen"] == sum(task["phrase"] not in SEEN for task in tasks) > 0
     assert asked["phrasecut/all, several instances"] == sum(len(task["Polygons"]) > 1 for task in tasks) > 0
-    assert all(0 <= float(line[4]) <= 100 and line[-1] == "–" for line in rows(page))
+    assert all(0 <= float(line[4]) <= 100 and line[-1] == "–" for line in page_rows(page))
     header = json.loads((tmp_path / "out" / "runs" / "main" / "_run.json").read_text(encoding="utf-8"))
     assert (header["num_images"], header["exclusions"]["rules"][0]["kind"]) == (4, "only")
     other = pseudo_ris("phrasecut", made, *given, "--set", "filtering.tau=2")
@@ -90,13 +83,16 @@ def test_every_table_runs_whole_on_one_miniature(tmp_path):
         shown = pseudo_ris(table, made, *given, *(word for name in ROWS.get(table, ()) for word in ("--row", name)))
         assert shown.returncode == 0, shown.stdout + shown.stderr
         page = (tmp_path / "out" / f"{table}.md").read_text(encoding="utf-8")
-        titles = {line[0] for line in rows(page)}
+        titles = {line[0] for line in page_rows(page)}
         assert titles == {LEARNERS[name].title for name in chosen}
         needed = {LEARNERS[name].title for name in TABLES[table].learners if LEARNERS[name].needs}
         assert all(f"{title}: not run, needs " in page for title in needed)
         if table == "main":
             assert "info['refcoco+']['train'] = " in page
-            assert {line[1] for line in rows(page)} == {each.name for each in find_splits(made.refer)}
+            found = find_datasets(made.refer)
+            assert {line[1] for line in page_rows(page)} == {
+                f"{each.name}/{at}" for each in found for at in each.splits
+            }
             # A dataset is enough for the rest.
             shutil.rmtree(made.refer / "refcoco")
             shutil.rmtree(made.refer / "refcocog")
@@ -161,35 +157,94 @@ def test_the_settings_of_every_segmenter_exist(name):
 
 
 @pytest.mark.parametrize(
-    ("table", "row", "message"),
+    ("table", "given", "message"),
     [
-        ("main", ["beam"], "--row 'beam' is not in the table main. Its rows are main, chooser."),
-        ("phrasecut", [], "The table phrasecut needs --phrasecut"),
-        ("ablations", ["noun-phrases"], "cannot be run: it needs a setting that does not exist"),
+        ("main", {"row": ["beam"]}, "--row 'beam' is not in the table main. Its rows are main, chooser."),
+        ("phrasecut", {}, "The table phrasecut needs --phrasecut"),
+        ("ablations", {"row": ["noun-phrases"]}, "The row noun-phrases (texts: noun phrases alone) cannot be run: it "),
+        ("main", {"student": "nope"}, "train main: The student has no preset 'nope'. The presets are tiny, vit-b-16"),
+        ("main", {"training": ["training.nope=1"]}, "train main: the configuration is not valid:\n  training.nope: "),
+        ("main", {"row": ["chooser"], "training": ["targets.nope=1"]}, "train chooser: the configuration is not valid"),
+        ("main", {"row": ["chooser"], "training": ["candidates.preset=nope"]}, "train chooser: unknown preset 'nope'"),
+        ("main", {"preset": "nope"}, "annotate main: unknown preset 'nope'"),
+        ("main", {"settings": ["captioner-x:captions.seed=1"]}, "annotate main: the configuration is not valid:"),
     ],
 )
-def test_a_users_mistake_is_refused_before_a_step(tmp_path, capsys, table, row, message):
+def test_a_users_mistake_is_refused_before_a_step(tmp_path, capsys, table, given, message):
     refer = small_refer(tmp_path / "refer", "train", "val")
+    assert _refusal(capsys, table, refer, tmp_path / "out", **given).startswith(f"error: {message}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("table", "out"), [("main", "FILE"), ("semi", "FILE"), ("main", "/proc/nope")])
+def test_an_out_that_cannot_be_made_is_named(tmp_path, capsys, table, out):
+    refer = small_refer(tmp_path / "refer", "train", "val")
+    (tmp_path / "FILE").write_text("")
+    told = _refusal(capsys, table, refer, tmp_path / out)
+    assert told.endswith(f". Name an OUT that can be written, not {tmp_path / out}.\n")
+    assert told.count("\n") == 1
+
+
+def test_a_share_without_its_instances_is_refused_by_name(tmp_path, capsys):
+    refer = small_refer(tmp_path / "refer", "train", "val")
+    (refer / "refcoco+" / "instances.json").unlink()
+    told = _refusal(capsys, "semi", refer, tmp_path / "out")
+    assert f"'{refer / 'refcoco+' / 'instances.json'}'. Put REFER's instances.json there." in told
+
+
+@pytest.mark.parametrize(
+    ("record", "words", "result", "named"),
+    [
+        ("{", None, None, "steps/evaluate main refcoco val.json"),
+        ('{"nope": 1}', None, None, "steps/evaluate main refcoco val.json"),
+        ("finished", None, None, "words/evaluate main refcoco val.json"),
+        ("finished", "{", None, "words/evaluate main refcoco val.json"),
+        ("finished", "[]", None, "results/main/refcoco-val.json"),
+        ("finished", "[]", "{", "results/main/refcoco-val.json"),
+    ],
+)
+def test_a_damaged_file_of_a_step_is_refused_with_what_to_delete(tmp_path, capsys, record, words, result, named):
+    refer, out, step = small_refer(tmp_path / "refer", "train", "val"), tmp_path / "out", "evaluate main refcoco val"
+    record = json.dumps(asdict(StepRecord(step, is_finished=True))) if record == "finished" else record
+    made = {f"steps/{step}": record, f"words/{step}": words, "results/main/refcoco-val": result}
+    for name, text in made.items():
+        (out / name).parent.mkdir(parents=True)
+        if text is not None:
+            (out / f"{name}.json").write_text(text)
+    told = _refusal(capsys, "main", refer, out, row=["main"])
+    assert told.startswith(f"error: {out / named} cannot be read: ")
+    assert told.endswith(f". Delete {out}/steps/{step}.json, and the step runs again.\n")
+
+
+def test_settings_of_one_annotation_are_its_own_and_win(tmp_path):
+    refer = small_refer(tmp_path / "refer", "train", "val")
+    settings = ("masks.prior.kind=none", "captioner-b:captions.weights.uri=/my/b32.pt", "rules:masks.points_per_side=8")
+    benchmark = Benchmark(refer, tmp_path, tmp_path / "out", "tiny", settings, "tiny")
+    made = plan(benchmark, "ablations", ["captioner-b", "chooser"], truths(benchmark, "ablations"))
+    steps = {step.name: [word.removeprefix("--set=") for word in step.words if "--set=" in word] for step in made}
+    assert steps["annotate main"] == ["masks.prior.kind=none"]
+    assert load_config("tiny", None, steps["annotate captioner-b"]).captions.weights.uri == "/my/b32.pt"
+    masks = load_chooser_config("tiny", None, steps["train chooser"]).candidates.run_config().masks
+    assert (masks.prior.kind, masks.points_per_side) == ("none", 8)
+
+
+def _refusal(capsys: pytest.CaptureFixture[str], table: str, refer: Path, out: Path, **given: Any) -> str:
     with pytest.raises(typer.Exit) as ended:
-        main(table, refer, tmp_path, tmp_path / "out", row=row)
+        main(table, refer, refer.parent, out, **given)
     assert ended.value.exit_code == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out" / "runs").exists()
+    return capsys.readouterr().err
 
 
 def test_splits_are_named_as_the_published_tables_name_them(tmp_path):
     refer = small_refer(tmp_path / "refer", "train", "val")
     # As REFER's archives come.
     (refer / "refcoco" / "refs(google).p").write_bytes((refer / "refcoco" / "refs(unc).p").read_bytes())
-    for split_by in ("google", "umd"):
-        (refer / "refcocog" / f"refs({split_by}).p").write_bytes((refer / "refcoco" / "refs(unc).p").read_bytes())
-    (refer / "refcocog" / "refs(unc).p").unlink()
     names = ("refcoco-google", "refcoco", "refcoco+", "refcocog-google", "refcocog-umd")
-    assert {each.name for each in find_splits(refer)} == {f"{name}/val" for name in names}
+    assert [(each.name, each.splits) for each in find_datasets(refer)] == [(name, ("val",)) for name in names]
     asked = truths(Benchmark(refer, tmp_path, tmp_path / "out"), "semi")
     assert {truth.name: truth.splits for truth in asked} == {name: ("val",) for name in names}
     with pytest.raises(ConfigError, match=r"no split to evaluate below .*empty: give the folder"):
-        find_splits(tmp_path / "empty")
+        find_datasets(tmp_path / "empty")
 
 
 def test_a_share_has_a_reference_and_lies_in_a_larger_one(tmp_path):
@@ -203,6 +258,37 @@ def test_a_share_has_a_reference_and_lies_in_a_larger_one(tmp_path):
     ]
     assert [len(found) for found in shares] == [1, 5, 10]
     assert shares[0] < shares[1] < shares[2] == set(range(10))
+
+
+def test_a_changed_source_is_another_input_so_that_its_finished_import_is_refused(tmp_path):
+    refer, out = small_refer(tmp_path / "refer", "train", "train", "val"), tmp_path / "out"
+    phrasecut = _phrasecut(tmp_path)
+
+    def write() -> tuple[Path, Path]:
+        return write_share(refer / "refcoco+", 1.0, out / "human"), write_phrasecut(phrasecut, refer, out / "phrasecut")
+
+    share, phrases = write()
+    assert (share, phrases) == write()
+    small_refer(refer, "train", "val")
+    (phrasecut / "refer_test.json").write_text("[]")
+    other_share, other_phrases = write()
+    assert [len(read_refs(each / "refs(unc).p")) for each in (share, other_share)] == [2, 1]
+    assert [len(json.loads((each / "refer_unseen.json").read_text())) for each in (phrases, other_phrases)] == [1, 0]
+
+
+def test_the_curves_are_a_point_for_each_share_with_and_without_our_annotation(tmp_path):
+    figures = {"num_expressions": 1, "miou": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    unknown = {"num_expressions": 0, "miou": dict.fromkeys(("value", "low", "high"))}
+    rows = ("main", "human-0.05", "human-1", "semi-0.05", "semi-1")
+    measured = [Measured(row, row, split, figures) for split in ("refcoco/val", "refcoco+/val") for row in rows]
+    draw_curve(tmp_path / "semi.svg", [*measured, Measured("semi-0.5", "semi-0.5", "refcoco/val", unknown)])
+    found = [each for each in ElementTree.parse(tmp_path / "semi.svg").iter() if each.tag.endswith("polyline")]
+    points = [[float(point.split(",")[0]) for point in each.attrib["points"].split()] for each in found]
+    assert [len(each) for each in points] == [3, 2] * 2
+    # Ours at no share, 5 % and 100 %; human annotation alone at 5 % and 100 %.
+    assert points[0] == sorted(points[0])
+    assert points[0][1:] == points[1]
+    assert ["stroke-dasharray" in each.attrib for each in found] == [False, True] * 2
 
 
 def test_phrases_are_unseen_whose_category_no_instances_file_names(tmp_path):

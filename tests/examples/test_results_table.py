@@ -7,6 +7,7 @@ import json
 import pytest
 
 from examples import results_table
+from examples.pseudo_ris.tables import TABLES
 from examples.results_table import PUBLISHED, Measured, as_markdown
 from examples.step_log import StepRecord
 
@@ -27,29 +28,41 @@ def test_published_figures_stand_beside_ours_and_hours_below():
 
 
 def test_a_published_row_stands_beside_its_own_row_alone(monkeypatch, tmp_path):
-    row = {"table": "t", "name": "P", "source": "s"}
-    named = {"main": {"row": "main", "title": "Main"}, "other": {"row": "other"}, "alone": {"row": "alone"}}
-    named["alone"]["title"] = "Alone"
+    by_row = {
+        "oiou": {"a/val": {"main": 7, "other": 20, "alone": 30}},
+        "p@0.3": {"a/val": {"main": 8, "other": 21, "alone": 31}},
+    }
     published = [
-        {**row, **named[name], "figures": {"oiou": {"a/val": figure}, "p@0.3": {"a/val": figure + 1}}}
-        for name, figure in (("main", 7), ("other", 20), ("alone", 30))
+        {"table": "t", "name": "P", "source": "s", "titles": {"main": "Main", "alone": "Alone"}, "figures": by_row},
+        {"table": "t", "name": "Q", "source": "s", "figures": {"miou": {"a/val": 40}}},
+        {"table": "u", "name": "R", "source": "s", "figures": {"miou": {"a/val": 50}}},
     ]
     path = tmp_path / "published.json"
-    path.write_text(json.dumps({"rows": published}))
+    path.write_text(json.dumps({"tables": published}))
     monkeypatch.setattr(results_table, "PUBLISHED", path)
     lines = [Measured(name, name, "a/val", FIGURES) for name in ("main", "third")]
     page = as_markdown("A", "t", lines, [], columns=("miou", "oiou"))
-    assert "| row | split | expressions | mIoU | oIoU | P, oIoU | P, P@0.3 |" in page
+    assert "| row | split | expressions | mIoU | oIoU | P, oIoU | P, P@0.3 | Q, mIoU |" in page
     assert [line for line in page.splitlines() if "| a/val |" in line] == [
-        "| main | a/val | 1,234 | 50.00 | 25.00 | 7.00 | 8.00 |",
-        "| third | a/val | 1,234 | 50.00 | 25.00 | – | – |",
+        "| main | a/val | 1,234 | 50.00 | 25.00 | 7.00 | 8.00 | 40.00 |",
+        "| third | a/val | 1,234 | 50.00 | 25.00 | – | – | 40.00 |",
         # Published, and not measured.
-        "| Alone | a/val | – | – | – | 30.00 | 31.00 |",
+        "| Alone | a/val | – | – | – | 30.00 | 31.00 | 40.00 |",
     ]
 
 
-@pytest.mark.parametrize("row", json.loads(PUBLISHED.read_text(encoding="utf-8"))["rows"])
-def test_a_published_row_has_its_source(row):
-    assert row["source"]
-    assert row["figures"]
-    assert all(value is None or 0 < value < 100 for splits in row["figures"].values() for value in splits.values())
+@pytest.mark.parametrize("published", json.loads(PUBLISHED.read_text(encoding="utf-8"))["tables"])
+def test_a_published_table_has_its_source_and_percent(published):
+    assert published["source"]
+    figures = [figure for splits in published["figures"].values() for figure in splits.values()]
+    values = [value for each in figures for value in (each.values() if isinstance(each, dict) else [each])]
+    assert values
+    assert "titles" not in published or all(isinstance(each, dict) for each in figures)
+    assert all(value is None or 0 < value < 100 for value in values)
+
+
+@pytest.mark.parametrize("table", ["semi", "ablations"])
+def test_there_is_a_place_for_the_figure_of_every_row(table):
+    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))["tables"]
+    (figures,) = [each["figures"] for each in published if each["table"] == table]
+    assert tuple(figures["miou"]["refcoco+/val"]) == TABLES[table].learners
