@@ -8,9 +8,6 @@ RUN := .venv/bin/python
 # Containers often set it; every process of a run and of a test would then compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 STAMP := .venv/.installed
-# The installed package as one folder of links: mypy and import-linter do not see through an editable install.
-LINKS := .venv/typing/pseudoris
-ROOMS := schemas images store workers pipeline training synthworld viewer audit cli deploy
 # All tests that start Ray share one of the processes (tests/conftest.py). PARALLEL= runs one process, as a debugger wants.
 PARALLEL ?= --numprocesses 2 --dist loadgroup
 # The markers of pyproject.toml: what `make check` runs, and what `make test` does.
@@ -26,8 +23,6 @@ $(STAMP): pyproject.toml constraints.txt
 	@rm -rf pseudoris.egg-info
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@mkdir -p $(LINKS) && ln -sfn "$(CURDIR)/pseudoris/__init__.py" $(LINKS)/__init__.py && ln -sfn "$(CURDIR)/pseudoris/__main__.py" $(LINKS)/__main__.py
-	@for room in $(ROOMS); do ln -sfn "$(CURDIR)/$$room" $(LINKS)/$$room; done
 	@touch $(STAMP)
 
 install: $(STAMP) ## Make .venv and install the pinned dependencies
@@ -56,8 +51,8 @@ mutants: $(STAMP) ## Break the code on purpose, and list what the tests do not s
 lint: $(STAMP) ## Format check, lint, types, import contracts
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
-	MYPYPATH=.venv/typing $(RUN) -m mypy
-	cd .venv/typing && ../bin/python -c "from importlinter.cli import lint_imports_command; lint_imports_command()" --config ../../pyproject.toml
+	$(RUN) -m mypy
+	$(RUN) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 format: $(STAMP) ## Format and sort imports
 	$(RUN) -m ruff check --fix --quiet .

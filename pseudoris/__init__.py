@@ -11,7 +11,16 @@ succeed later. Importing this package loads neither torch nor Ray: each function
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+if not (Path(__file__).parent / "schemas").is_dir():
+    # Else an environment of another checkout would serve that one's rooms.
+    raise ImportError(
+        "the folder pseudoris/ has no links to its rooms: git made files of them. Run `git config core.symlinks true` "
+        "and `git checkout -- pseudoris`, on Windows with the right to make links",
+        name=__name__,
+    )
 
 if TYPE_CHECKING:
     from pseudoris.pipeline.run_summary import RunSummary
@@ -353,7 +362,6 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("pseudoris")
-    # Here: a clone that is not installed has no rooms, and `python -m pseudoris` says so.
     from pseudoris.schemas.lazy_names import lazy_names
 
     return lazy_names(__name__, _HOMES)(name)

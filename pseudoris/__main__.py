@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 INTERRUPTED = 130
@@ -17,12 +18,11 @@ def main() -> None:
     try:
         from pseudoris.cli.main import main as run
     except ModuleNotFoundError as error:
-        if error.name != "pseudoris.cli":
+        # In a clone's root Python finds this folder before an installed package.
+        is_ours = str(error.name).partition(".")[0] == "pseudoris"
+        if is_ours or not (Path(__file__).parents[1] / "Makefile").exists():
             raise
-        # In a clone's root Python finds this folder before an installed package, and the rest only if that is editable.
-        sys.stderr.write(
-            "error: this folder is a clone that is not installed: run `make install`, or use another folder\n"
-        )
+        sys.stderr.write(f"error: no module {error.name} for this clone: run `make install`, or use another folder\n")
         sys.exit(2)
     try:
         run()

@@ -5,20 +5,25 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+# The package has a link to each.
+ROOMS = tuple(sorted(path.name for path in (ROOT / "pseudoris").iterdir() if path.is_symlink()))
 
 
 def build_wheel(folder: Path) -> Path:
-    """Build the wheel in a copy of what it is made from, so that no `build/` of earlier ones is in the way."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    for name in set(project["package-dir"].values()):
-        shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    """Build the wheel of the source distribution, in a copy: no `build/` of earlier ones is in the way."""
+    source = folder / "source"
+    for name in ("pseudoris", *ROOMS):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, ignore=ignored, symlinks=True)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder / "source")
-    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(folder / "source"))
+        shutil.copy(ROOT / name, source)
+    pack = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", pack], cwd=source, check=True, capture_output=True)
+    (packed,) = folder.glob("pseudoris-*.tar.gz")
+    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(packed))
     (wheel,) = folder.glob("pseudoris-*.whl")
     return wheel
 

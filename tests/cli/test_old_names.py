@@ -73,17 +73,6 @@ def test_the_old_module_of_the_command_line_names_the_new_one():
     )
 
 
-def test_a_clone_that_is_not_installed_says_so(tmp_path):
-    (tmp_path / "pseudoris").mkdir()
-    for name in ("__init__.py", "__main__.py"):
-        (tmp_path / "pseudoris" / name).write_bytes((ROOT / "pseudoris" / name).read_bytes())
-    # Without site-packages, as where the package was never installed.
-    ended = run("-S", "-m", "pseudoris", cwd=tmp_path)
-    assert ended.returncode == 2
-    assert "make install" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
 @pytest.mark.parametrize("name", ["listener.yaml", "listener-composer.yaml", "vote.yaml"])
 def test_a_moved_example_is_named_at_its_new_place(name):
     assert (ROOT / "examples" / name).is_file()

@@ -7,7 +7,6 @@ import os
 import subprocess
 import tomllib
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +14,9 @@ import pytest
 
 from tests.builders.images import png
 from tests.builders.runs import SMALL, STUBS
-from tests.builders.wheel import ROOT, build_wheel, make_environment
+from tests.builders.wheel import ROOMS, ROOT, build_wheel, make_environment
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-ROOMS = {name.partition(".")[2]: folder for name, folder in PROJECT["package-dir"].items() if "." in name}
 DECOYS = ("training/__init__.py", "training/dataset.py", "workers/__init__.py", "deploy/__init__.py")
 DECOYS += tuple(f"{name}.py" for name in ("pipeline", "store", "schemas", "synthworld", "viewer", "cli"))
 # In every process of the environment: notes each import of a module of ours, and each of a bare name of a room.
@@ -57,25 +55,10 @@ def wheel(tmp_path_factory) -> Path:
     return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
-def packages_in_the_tree() -> Iterator[str]:
-    """Every folder with modules, as it is imported."""
-    for room, folder in ROOMS.items():
-        for path in (ROOT / folder).rglob("*.py"):
-            below = path.parent.relative_to(ROOT / folder).parts
-            yield ".".join(("pseudoris", room, *below))
-
-
-def test_every_folder_with_modules_is_in_the_list_of_packages():
-    assert sorted({"pseudoris", *packages_in_the_tree()}) == PROJECT["packages"]
-
-
 def test_the_wheel_holds_every_module_and_nothing_beside_the_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     found = {name for name in names if name.endswith(".py")}
-    tree = {f"pseudoris/{room}": ROOT / folder for room, folder in ROOMS.items()}
-    due = {
-        f"{at}/{path.relative_to(folder).as_posix()}" for at, folder in tree.items() for path in folder.rglob("*.py")
-    }
+    due = {f"pseudoris/{path.relative_to(ROOT).as_posix()}" for room in ROOMS for path in (ROOT / room).rglob("*.py")}
     assert found == due | {"pseudoris/__init__.py", "pseudoris/__main__.py"}
     assert {name.partition("/")[0].removesuffix(".dist-info").partition("-")[0] for name in names} == {"pseudoris"}
 
@@ -84,8 +67,7 @@ def test_the_wheel_holds_the_data_of_the_packages(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "pseudoris/py.typed" in names
     for package, patterns in PROJECT["package-data"].items():
-        room, _, rest = package.removeprefix("pseudoris").removeprefix(".").partition(".")
-        folder = ROOT / ROOMS.get(room, "pseudoris") / rest.replace(".", "/")
+        folder = ROOT / package.replace(".", "/")
         files = [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
         assert files, package
         inside = f"{package.replace('.', '/')}"
