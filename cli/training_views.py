@@ -85,7 +85,7 @@ def stopped(out: Path) -> int:
     if TrainingFolder(out).is_begun:
         report("stopped", f"The last checkpoint is in {out}. Use --resume to continue from it.", "yellow")
     else:
-        report_stopped("interrupted before the first step")
+        report_stopped("interrupted before the first step: nothing is kept")
     return INTERRUPTED
 
 

@@ -20,7 +20,7 @@ from tests.builders.scored_runs import scored_run
 pytestmark = pytest.mark.slow
 
 BEFORE = "stopped before anything was done\n"
-AFTER = r"stopped interrupted( before the first step)?\nto resume run the same command again\n"
+AFTER = r"stopped interrupted( before the first step: nothing is kept)?\nto resume run the same command again\n"
 
 
 @pytest.fixture(scope="module")

@@ -151,7 +151,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the outcomes here")
     asked = parser.parse_args(words)
     chosen = [each for each in MUTANTS if asked.only in f"{each.name} {each.file} {' '.join(each.tests)}"]
-    found = outcomes(chosen if asked.tenth is None else chosen[asked.tenth :: 10], asked.processes)
+    chosen = chosen if asked.tenth is None else chosen[asked.tenth :: 10]
+    if not chosen:
+        parser.error(f"no mutant's name, file or test holds {asked.only!r}, or the tenth is empty")
+    found = outcomes(chosen, asked.processes)
     for each in found:
         if each.word not in ("killed", "unobservable"):
             print(f"\n{each.word}: {each.mutant.name} ({each.mutant.file})\n{each.said}")

@@ -156,6 +156,9 @@ class RisDataset(Dataset[Any]):
         """
         digests: list[str] = []
         for content in self._contents:
+            if not content.index.num_masks:
+                # Of a shard without a usable mask nothing else is read.
+                continue
             if content.images is None:
                 raise ConfigError("Images are not read. Add 'image' to parts.")
             digests += np.repeat(content.images.sha256, np.diff(content.index.first_masks)).tolist()

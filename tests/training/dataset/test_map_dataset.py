@@ -45,6 +45,15 @@ def test_a_batch_decodes_an_image_once_and_shares_none(run, monkeypatch):
     assert equal(batch[0], batch[3])
 
 
+def test_every_mask_has_the_digest_of_its_image_and_a_shard_without_masks_has_none(tmp_path):
+    text = [(0, "a text", {})]
+    run = build_run(tmp_path, num_shards=3, per_shard=1, rows=lambda number: [] if number == 1 else text)
+    digests = RisDataset(run.location).image_digests()
+    assert [len(each) for each in digests] == [64, 64]
+    with pytest.raises(ConfigError, match="Add 'image' to parts"):
+        RisDataset(run.location, SampleSpec(parts=("text",))).image_digests()
+
+
 def test_a_number_beyond_the_end_is_an_index_error(run):
     with pytest.raises(IndexError, match="mask 24 of 24"):
         RisDataset(run.location)[24]
