@@ -69,7 +69,7 @@ conformance: $(STAMP) ## Write docs/conformance.md, after measuring what it lack
 	$(RUN) -m experiments.conformance
 
 weights: $(STAMP) ## Train the tiny models again (two and a half hours on 2 cores that others shared)
-	$(RUN) -m pseudoris.synthworld.training
+	$(RUN) -m recipes
 
 docs: $(STAMP) ## Regenerate docs/schema.md from the tables' metadata
 	$(RUN) -m pseudoris.schemas.tables_page > docs/schema.md

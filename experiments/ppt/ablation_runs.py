@@ -12,13 +12,13 @@ from experiments.quality.parts import Options
 from experiments.quality.scene_runs import BY_SHARES, SceneRun, pseudo_run, training_scenes, true_run
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.store.location import RunLocation
-from pseudoris.synthworld.object_centric import write_object_centric
 from pseudoris.synthworld.scenes import Split
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.ppt.recipes.d_ref import compose_objects
 from pseudoris.training.ppt.recipes.d_sem import make_objects
 from pseudoris.training.ppt.recipes.h_pairs import pair_masks
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
+from recipes.object_centric import write_object_centric
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from experiments.ppt_data.pseudo_label_figures import ideal_ious, object_ious, p
 from experiments.quality.scene_runs import SceneRun, imported_scenes
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.synthworld.object_centric import write_object_centric
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.ppt.pair_dataset import PairDataset
 from pseudoris.training.ppt.pairs import PairSpec
@@ -29,6 +28,7 @@ from pseudoris.training.ppt.recipes.d_ref import compose_objects
 from pseudoris.training.ppt.recipes.d_sem import make_objects
 from pseudoris.training.ppt.recipes.h_pairs import pair_masks
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
+from recipes.object_centric import write_object_centric
 
 # How CLIP's response may prompt SAM; the points need a SAM that knows negative ones.
 _GROUNDINGS = {

@@ -14,11 +14,11 @@ from PIL import Image
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.synthworld.object_centric import read_true_masks
 from pseudoris.training.ppt.recipes.grounding import Grounder, ResponsePrompter
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.training.ppt.recipes.response_maps import as_shares
 from pseudoris.workers.masks import rle
+from recipes.object_centric import read_true_masks
 
 HIT_IOU = 0.5
 # A side of the scene CLIP's grid.
@@ -34,7 +34,7 @@ def object_ious(folder: Path, config: RecipeConfig) -> list[float]:
     """Return the IoU of each object-centric image's pseudo-mask with the truth; 0 where there is none.
 
     Args:
-        folder: Of `pseudoris.synthworld.object_centric`.
+        folder: Of `recipes.object_centric`.
         config: The models, and how they work together.
     """
     truth = read_true_masks(folder)
@@ -53,7 +53,7 @@ def ideal_ious(folder: Path, config: RecipeConfig, *, noise: float) -> list[floa
     """Return `object_ious` where the response is the truth as patches can say it, with noise: SAM's half alone.
 
     Args:
-        folder: Of `pseudoris.synthworld.object_centric`.
+        folder: Of `recipes.object_centric`.
         config: Its SAM and its prompts.
         noise: Standard deviation a patch; the object's patches answer 1 and all others 0.
     """

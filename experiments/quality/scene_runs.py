@@ -34,10 +34,10 @@ from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.demo import scene_truth
 from pseudoris.synthworld.renderer import RenderedScene
 from pseudoris.synthworld.scenes import Scene, Split, Voice
-from pseudoris.synthworld.simulated_expressions import Expression, first_voice_expressions, kinds_of
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.imports import ImportRequest, import_annotation
 from pseudoris.workers.masks import rle
+from recipes.simulated_expressions import Expression, first_voice_expressions, kinds_of
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 IMAGES_FOLDER, RUN_FOLDER = "images", "run"
@@ -137,7 +137,7 @@ def _is_done(out: Path) -> bool:
 
 
 def said_by_annotators(scene: Scene, number: int) -> list[str]:
-    """Return the two or three expressions of an object that `pseudoris.synthworld.simulated_expressions` gives it."""
+    """Return the two or three expressions of an object that `recipes.simulated_expressions` gives it."""
     return [each.text for each in first_voice_expressions(scene, number)]
 
 

@@ -31,7 +31,7 @@ from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.oracle import fits, meant_among
 from pseudoris.synthworld.references import Ordinal, Reference, parse_reference, to_text
 from pseudoris.synthworld.scenes import Scene, SceneObject, speech_generator
-from pseudoris.synthworld.simulated_expressions import (
+from recipes.simulated_expressions import (
     MAX_EXPRESSIONS,
     MAX_WORDS,
     MIN_EXPRESSIONS,

@@ -29,7 +29,7 @@ from experiments.second_voice.words import (
 from pseudoris.synthworld.attributes import COMPARATIVES, EXTREMES, NUMBERS, ORDINALS, RELATIONS
 from pseudoris.synthworld.grammar import Description, indefinite_article
 from pseudoris.synthworld.references import Extreme, NamedObject, Ordinal, Reference
-from pseudoris.synthworld.simulated_expressions import ATTRIBUTE, RELATION
+from recipes.simulated_expressions import ATTRIBUTE, RELATION
 
 Slots = dict[str, tuple[str, ...]]
 # A word for an attribute to the word that is said for it.

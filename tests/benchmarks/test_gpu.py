@@ -12,7 +12,7 @@ from pseudoris.schemas.config_layers import load_config
 
 ROOT = Path(__file__).parents[2]
 # What a bare GPU machine has not, and the engines must not ask for.
-ABSENT = ["ray", "pyarrow", "s3fs", "typer", "jinja2", "pseudoris.synthworld.training"]
+ABSENT = ["ray", "pyarrow", "s3fs", "typer", "jinja2", "recipes"]
 
 
 @pytest.mark.long

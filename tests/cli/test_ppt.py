@@ -7,7 +7,7 @@ from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.synthworld.object_centric import write_object_centric
+from recipes.object_centric import write_object_centric
 
 
 def invoke(*arguments):

@@ -16,7 +16,7 @@ from PIL import Image
 from pseudoris.synthworld.attributes import CATEGORIES
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
-from pseudoris.synthworld.simulated_expressions import first_voice_expressions
+from recipes.simulated_expressions import first_voice_expressions
 from tests.builders.human import image_row, object_row, reference, rle, write_refer
 
 # Files of references, and the held-out splits of each.

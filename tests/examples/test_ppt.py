@@ -21,11 +21,11 @@ from examples.results_table import PUBLISHED
 from experiments.ppt.ablation_rows import PAPER
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.synthworld.object_centric import write_object_centric
 from pseudoris.training.learning.evaluator import HeldOutExpressions
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.ppt_learner import load_ppt
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
+from recipes.object_centric import write_object_centric
 from tests.examples.miniature import page_rows, small_refer, write_miniature
 
 ROOT = Path(__file__).parents[2]

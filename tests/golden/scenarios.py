@@ -18,8 +18,8 @@ import torch
 
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.synthworld.demo import write_demo
-from pseudoris.synthworld.object_centric import write_object_centric
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, load_checkpoint
+from recipes.object_centric import write_object_centric
 from tests.builders.images import png
 from tests.builders.runs import write_source
 from tests.builders.s3 import ENVIRONMENT, S3Server, serving_s3

@@ -15,7 +15,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Compare where the mutated module was imported from, or for a data file its room, with the copy."""
     copy, file = Path(os.environ["PSEUDORIS_MUTANTS_COPY"]), os.environ["PSEUDORIS_MUTANTS_FILE"]
     parts = Path(file).with_suffix("").parts
-    name = ".".join(parts if parts[0] in ("pseudoris", "benchmarks", "experiments") else ("pseudoris", *parts))
+    has_own_name = parts[0] in ("pseudoris", "benchmarks", "experiments", "recipes")
+    name = ".".join(parts if has_own_name else ("pseudoris", *parts))
     if not file.endswith(".py"):
         name = f"pseudoris.{parts[0]}"
     module = sys.modules.get(name.removesuffix(".__init__"))

@@ -6,7 +6,7 @@ from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.grammar import OPENINGS, Description, realise
 from pseudoris.synthworld.oracle import Degree, at_place, fits, lies, middle, referents, refers_to
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
-from pseudoris.synthworld.simulated_expressions import descriptions
+from recipes.simulated_expressions import descriptions
 
 
 def item(category, colour, pattern, size, part=None, centre=(96.0, 96.0)):

@@ -56,7 +56,7 @@ def source_url(published: PublishedFile) -> str:
 def _command(weights: WeightsConfig, preset: str) -> str:
     """The command of this package that gets the weights, empty if none does."""
     if weights.uri.startswith(BUILTIN_PREFIX):
-        return "reinstall the package, or train them: python -m pseudoris.synthworld.training"
+        return "reinstall the package, or train them in a clone: make weights"
     if published_file(weights) is None:
         return ""
     presets = [name for name in preset_names() if weights.uri in _uris(load_config(name))]

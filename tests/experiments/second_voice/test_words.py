@@ -13,8 +13,8 @@ from experiments.second_voice.words import (
 )
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.synthworld.simulated_expressions import first_voice_expressions
 from pseudoris.workers.filtering.clip_tokenizer import num_clip_tokens
+from recipes.simulated_expressions import first_voice_expressions
 
 # X11 or CSS, and "cobalt", "emerald", "tangerine" and "scarlet" as colour lists have them.
 SEEN_AS = {

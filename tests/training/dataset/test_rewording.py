@@ -24,7 +24,6 @@ from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description, reali
 from pseudoris.synthworld.oracle import ROW_MARGIN_PX, along, referents, row_of
 from pseudoris.synthworld.references import Extreme, Group, NamedObject, Ordinal, Relation, parse_reference, to_text
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Split, make_scene
-from pseudoris.synthworld.simulated_expressions import first_voice_expressions
 from pseudoris.training.dataset import (
     JoinedDataset,
     MixedDataset,
@@ -36,6 +35,7 @@ from pseudoris.training.dataset import (
 from pseudoris.training.dataset.rewording import drawn_forms, forms_of
 from pseudoris.workers.composing import english
 from pseudoris.workers.composing.geometry import SIDES, Margins, MaskPosition, is_alone_at
+from recipes.simulated_expressions import first_voice_expressions
 from tests.training.dataset.builders import build_run
 
 SCENES = [make_scene(Split.DEVELOPMENT, position) for position in range(20)]

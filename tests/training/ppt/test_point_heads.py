@@ -8,7 +8,6 @@ from torch.nn.functional import avg_pool2d
 
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.synthworld.simulated_expressions import first_voice_expressions
 from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
 from pseudoris.training.ppt.point_generator import PointGenerator
 from pseudoris.training.ppt.point_heads import PointHead, ReferencePatchAttention, ScoreHead
@@ -16,6 +15,7 @@ from pseudoris.training.ppt.ppt_config import PointGeneratorConfig, load_ppt_con
 from pseudoris.training.ppt.ppt_model import FrozenFeatures, PointPrompting
 from pseudoris.training.ppt.prompt_layers import grid_centres
 from pseudoris.training.ppt.pseudo_labels import PseudoLabels, collate, masks_in_frame, points_in_box
+from recipes.simulated_expressions import first_voice_expressions
 
 # The heads and the objective of `paper`, small, behind the encoders of `tiny`.
 SMALL = [

@@ -194,8 +194,8 @@ def test_two_objects_that_answer_alike_are_two_masks() -> None:
 
 
 def test_a_response_that_is_right_prompts_sam_to_the_object() -> None:
-    from pseudoris.synthworld.object_centric import object_centric_scene
     from pseudoris.synthworld.renderer import render
+    from recipes.object_centric import object_centric_scene
 
     torch.set_num_threads(1)
     masks, ious = load_config("tiny").masks, []

@@ -1,11 +1,11 @@
-"""Trains the tiny models from scratch: `python -m pseudoris.synthworld.training [--out DIR] [--only MODEL]`.
+"""Trains the tiny models from scratch: `python -m recipes [--out DIR] [--only MODEL]`.
 
 Seeded; 75 minutes on two cores, and 134 of one for the last four. First SAM trains in parallel with captioner and CLIP.
 In the second phase these two train on crops of SAM's masks, while SAM continues. The last phase trains the scene CLIP,
 which starts from SAM and CLIP, in parallel with a SAM for prompts of several points, a captioner that is trained for
 longer, and the domain: how far an image may lie from known scenes. A model whose weights file is in the folder is not
 trained again, and an interrupted training continues from its last checkpoint. To ship new weights:
-`python -m pseudoris.synthworld.shipped_weights OUT`.
+`python -m recipes.shipped_weights OUT`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Annotated, Final, TypeVar
 
 import typer
 
-from pseudoris.synthworld.training import training_plan
-from pseudoris.synthworld.training.coca_recipe import CaptionRecipe
-from pseudoris.synthworld.training.sam_prompt_recipe import PromptRecipe
-from pseudoris.synthworld.training.sam_recipe import SamRecipe
-from pseudoris.synthworld.training.scene_clip_recipe import SceneRecipe
-from pseudoris.synthworld.training.training_plan import TrainingPlan
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT, child_environment
+from recipes import training_plan
+from recipes.coca_recipe import CaptionRecipe
+from recipes.sam_prompt_recipe import PromptRecipe
+from recipes.sam_recipe import SamRecipe
+from recipes.scene_clip_recipe import SceneRecipe
+from recipes.training_plan import TrainingPlan
 
 RecipeT = TypeVar("RecipeT", SamRecipe, CaptionRecipe, SceneRecipe, PromptRecipe)
 Job = tuple[Callable[..., None], tuple[object, ...]]

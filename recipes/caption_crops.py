@@ -22,10 +22,10 @@ from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.grammar import noisy_caption
 from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Scene
-from pseudoris.synthworld.training.rendered_scenes import RenderedScenes
 from pseudoris.workers.crops.crops import CropFormat, make_crops
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.masks.instances import iou_table, match_masks
+from recipes.rendered_scenes import RenderedScenes
 
 logger = logging.getLogger(__name__)
 CROP_SIZE_PX = 96

@@ -4,7 +4,8 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.synthworld.training.caption_crops import (
+from pseudoris.workers.crops.crops import CropFormat, make_crops
+from recipes.caption_crops import (
     CaptionSampler,
     CropTask,
     cut_crops,
@@ -12,8 +13,7 @@ from pseudoris.synthworld.training.caption_crops import (
     normalise,
     truth_tasks,
 )
-from pseudoris.synthworld.training.rendered_scenes import NOBODY, rendered_scenes
-from pseudoris.workers.crops.crops import CropFormat, make_crops
+from recipes.rendered_scenes import NOBODY, rendered_scenes
 from tests.builders.crops import runs_of
 
 

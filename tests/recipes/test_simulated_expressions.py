@@ -5,8 +5,8 @@ import pytest
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
-from pseudoris.synthworld.simulated_expressions import MAX_WORDS, Expression, first_voice_expressions
-from pseudoris.synthworld.training.caption_vocabulary import expression_vocabulary
+from recipes.caption_vocabulary import expression_vocabulary
+from recipes.simulated_expressions import MAX_WORDS, Expression, first_voice_expressions
 
 
 @pytest.fixture(scope="module")

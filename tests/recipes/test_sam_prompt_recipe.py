@@ -7,8 +7,9 @@ import torch
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
-from pseudoris.synthworld.training.rendered_scenes import RenderedScenes, rendered_scenes
-from pseudoris.synthworld.training.sam_prompt_recipe import (
+from pseudoris.workers.checkpoints.models import load_sam
+from recipes.rendered_scenes import RenderedScenes, rendered_scenes
+from recipes.sam_prompt_recipe import (
     PromptRecipe,
     draw_prompts,
     encoded,
@@ -17,7 +18,6 @@ from pseudoris.synthworld.training.sam_prompt_recipe import (
     prompt_losses,
     train_sam_prompts,
 )
-from pseudoris.workers.checkpoints.models import load_sam
 
 MASKS = load_config("tiny").masks
 PROMPTED = WeightsConfig(uri="builtin:tiny/sam_prompts.safetensors")
@@ -101,7 +101,7 @@ class _Interrupted:
         self.recipe, self.steps = recipe, steps
 
     def train(self, sam, scenes, checkpoint) -> dict[str, torch.Tensor]:
-        import pseudoris.synthworld.training.sam_prompt_recipe as module
+        import recipes.sam_prompt_recipe as module
 
         drawn = module.draw_prompts
         calls = iter(range(self.steps))

@@ -12,15 +12,15 @@ from segment_anything.modeling import Sam
 
 from pseudoris.schemas.config import SamArchitecture
 from pseudoris.synthworld.scenes import SceneObject
-from pseudoris.synthworld.training.optimiser import (
+from pseudoris.workers.checkpoints.models import build_sam
+from recipes.optimiser import (
     Optimiser,
     Progress,
     fast_cpu_arithmetic,
     restore_checkpoint,
     save_checkpoint,
 )
-from pseudoris.synthworld.training.rendered_scenes import NOBODY, RenderedScenes
-from pseudoris.workers.checkpoints.models import build_sam
+from recipes.rendered_scenes import NOBODY, RenderedScenes
 
 
 @dataclass(frozen=True)

@@ -23,19 +23,19 @@ from torch import nn
 
 from pseudoris.synthworld.grammar import noisy_caption
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX
-from pseudoris.synthworld.training.caption_crops import normalise
-from pseudoris.synthworld.training.caption_losses import WordHead, object_contrastive_loss, pointing_loss
-from pseudoris.synthworld.training.caption_vocabulary import CONTENT_WORDS, CompactVocabulary
-from pseudoris.synthworld.training.coca_recipe import compact_config
-from pseudoris.synthworld.training.optimiser import (
+from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
+from recipes.caption_crops import normalise
+from recipes.caption_losses import WordHead, object_contrastive_loss, pointing_loss
+from recipes.caption_vocabulary import CONTENT_WORDS, CompactVocabulary
+from recipes.coca_recipe import compact_config
+from recipes.optimiser import (
     Optimiser,
     Progress,
     fast_cpu_arithmetic,
     restore_checkpoint,
     save_checkpoint,
 )
-from pseudoris.synthworld.training.rendered_scenes import RenderedScenes
-from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
+from recipes.rendered_scenes import RenderedScenes
 
 # How far from its point an object may extend. Patches that are nearer may belong to it or to another object.
 REACH_PX = 36.0

@@ -1,9 +1,9 @@
 import pytest
 
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.synthworld.training.__main__ import Model, shortened, train
-from pseudoris.synthworld.training.training_plan import TrainingPlan
 from pseudoris.workers.checkpoints.models import load_clip, load_coca
+from recipes.__main__ import Model, shortened, train
+from recipes.training_plan import TrainingPlan
 
 
 def test_a_trial_shortens_every_phase(tmp_path):

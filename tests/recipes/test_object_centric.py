@@ -8,8 +8,8 @@ from PIL import Image
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.synthworld.attributes import CATEGORIES, is_held_out
-from pseudoris.synthworld.object_centric import object_centric_scene, read_true_masks, write_object_centric
 from pseudoris.synthworld.renderer import render
+from recipes.object_centric import object_centric_scene, read_true_masks, write_object_centric
 
 
 def test_one_object_stands_whole_about_the_middle() -> None:

@@ -11,7 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.synthworld.shipped_weights import (
+from pseudoris.workers.checkpoints.models import load_clip
+from recipes.caption_vocabulary import caption_vocabulary
+from recipes.clip_recipe import ClipTrainee
+from recipes.shipped_weights import (
     DESCRIPTIONS,
     ROOT,
     ship,
@@ -20,9 +23,6 @@ from pseudoris.synthworld.shipped_weights import (
     with_preset_digests,
     write_weights,
 )
-from pseudoris.synthworld.training.caption_vocabulary import caption_vocabulary
-from pseudoris.synthworld.training.clip_recipe import ClipTrainee
-from pseudoris.workers.checkpoints.models import load_clip
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.synthworld.training.domain_recipe import DomainRecipe, measure_domain
 from pseudoris.synthworld.worlds import WORLDS
 from pseudoris.workers.checkpoints.weight_files import local_file
 from pseudoris.workers.domain import fit_statistics, image_embedding, load_encoder
+from recipes.domain_recipe import DomainRecipe, measure_domain
 
 MASKS = load_config("tiny").masks
 RECIPE = DomainRecipe(num_known=6, num_development=2, margin=1.5)

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
-from pseudoris.synthworld.training.caption_crops import normalise
-from pseudoris.synthworld.training.caption_losses import object_contrastive_loss, pointing_loss
-from pseudoris.synthworld.training.caption_vocabulary import expression_vocabulary, word_ids
-from pseudoris.synthworld.training.rendered_scenes import rendered_scenes
-from pseudoris.synthworld.training.scene_clip_recipe import (
+from pseudoris.workers.checkpoints.models import load_clip, load_sam
+from pseudoris.workers.clip_features import read_images
+from recipes.caption_crops import normalise
+from recipes.caption_losses import object_contrastive_loss, pointing_loss
+from recipes.caption_vocabulary import expression_vocabulary, word_ids
+from recipes.rendered_scenes import rendered_scenes
+from recipes.scene_clip_recipe import (
     SHIFT_PX,
     SceneClipTrainee,
     SceneRecipe,
@@ -28,8 +30,6 @@ from pseudoris.synthworld.training.scene_clip_recipe import (
     start_from_sam,
     train_scene_clip,
 )
-from pseudoris.workers.checkpoints.models import load_clip, load_sam
-from pseudoris.workers.clip_features import read_images
 
 VOCABULARY = expression_vocabulary()
 SHORT = SceneRecipe(steps=4, scenes_a_step=3, checkpoint_every=2)
@@ -181,7 +181,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path, data, start)
     whole = train_scene_clip(VOCABULARY, data, SHORT, seed=1, checkpoint=tmp_path / "whole.pt", start=start)
     half = replace(SHORT, checkpoint_every=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pseudoris.synthworld.training.scene_clip_recipe.draw_scenes", _failing_at(4))
+        patch.setattr("recipes.scene_clip_recipe.draw_scenes", _failing_at(4))
         with pytest.raises(KeyboardInterrupt):
             train_scene_clip(VOCABULARY, data, half, seed=1, checkpoint=tmp_path / "half.pt", start=start)
     again = train_scene_clip(VOCABULARY, data, half, seed=1, checkpoint=tmp_path / "half.pt", start=start)

@@ -14,24 +14,24 @@ from open_clip.model import CLIP
 from pseudoris.schemas.config import MasksConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
-from pseudoris.synthworld.shipped_weights import shipped_state, write_weights
-from pseudoris.synthworld.training.caption_crops import (
+from pseudoris.workers.checkpoints.models import load_clip, load_sam
+from pseudoris.workers.domain import write_statistics
+from recipes.caption_crops import (
     CaptionSampler,
     TrainingCrops,
     cut_crops,
     proposed_tasks,
     truth_tasks,
 )
-from pseudoris.synthworld.training.caption_vocabulary import caption_vocabulary, expression_vocabulary
-from pseudoris.synthworld.training.clip_recipe import ClipTrainee, train_clip
-from pseudoris.synthworld.training.coca_recipe import CaptionRecipe, CocaTrainee, LongerRecipe, train_coca
-from pseudoris.synthworld.training.domain_recipe import DomainRecipe, measure_domain
-from pseudoris.synthworld.training.rendered_scenes import RenderedScenes, rendered_scenes
-from pseudoris.synthworld.training.sam_prompt_recipe import PromptRecipe, train_sam_prompts
-from pseudoris.synthworld.training.sam_recipe import SamRecipe, train_sam
-from pseudoris.synthworld.training.scene_clip_recipe import SceneRecipe, train_scene_clip
-from pseudoris.workers.checkpoints.models import load_clip, load_sam
-from pseudoris.workers.domain import write_statistics
+from recipes.caption_vocabulary import caption_vocabulary, expression_vocabulary
+from recipes.clip_recipe import ClipTrainee, train_clip
+from recipes.coca_recipe import CaptionRecipe, CocaTrainee, LongerRecipe, train_coca
+from recipes.domain_recipe import DomainRecipe, measure_domain
+from recipes.rendered_scenes import RenderedScenes, rendered_scenes
+from recipes.sam_prompt_recipe import PromptRecipe, train_sam_prompts
+from recipes.sam_recipe import SamRecipe, train_sam
+from recipes.scene_clip_recipe import SceneRecipe, train_scene_clip
+from recipes.shipped_weights import shipped_state, write_weights
 
 logger = logging.getLogger(__name__)
 

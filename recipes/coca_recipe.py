@@ -12,17 +12,17 @@ import torch
 from open_clip.coca_model import CoCa
 from torch import nn
 
-from pseudoris.synthworld.training.caption_crops import CaptionBatch, CaptionSampler
-from pseudoris.synthworld.training.caption_losses import TokenTap, WordHead, caption_loss, contrastive_loss
-from pseudoris.synthworld.training.caption_vocabulary import CONTENT_WORDS, CompactVocabulary
-from pseudoris.synthworld.training.optimiser import (
+from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
+from recipes.caption_crops import CaptionBatch, CaptionSampler
+from recipes.caption_losses import TokenTap, WordHead, caption_loss, contrastive_loss
+from recipes.caption_vocabulary import CONTENT_WORDS, CompactVocabulary
+from recipes.optimiser import (
     Optimiser,
     Progress,
     fast_cpu_arithmetic,
     restore_checkpoint,
     save_checkpoint,
 )
-from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 
 logger = logging.getLogger(__name__)
 # open_clip draws it with 0.088; with that value, the model learns colours in minutes, but not shapes (measured).

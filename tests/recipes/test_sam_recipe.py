@@ -4,9 +4,9 @@ import torch
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
-from pseudoris.synthworld.training.rendered_scenes import rendered_scenes
-from pseudoris.synthworld.training.sam_recipe import SamRecipe, draw_batch, losses, predict, train_sam
 from pseudoris.workers.checkpoints.models import build_sam
+from recipes.rendered_scenes import rendered_scenes
+from recipes.sam_recipe import SamRecipe, draw_batch, losses, predict, train_sam
 
 RECIPE = SamRecipe(steps=2, images_a_step=2, object_points=3, background_points=1, checkpoint_every=1)
 
@@ -56,7 +56,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, 
     whole = train_sam(architecture, data, RECIPE, seed=1, checkpoint=tmp_path / "whole.pt")
     saved = tmp_path / "cut.pt"
     with monkeypatch.context() as patch:
-        patch.setattr("pseudoris.synthworld.training.sam_recipe.draw_batch", cut_after(draw_batch, 1))
+        patch.setattr("recipes.sam_recipe.draw_batch", cut_after(draw_batch, 1))
         with pytest.raises(KeyboardInterrupt):
             train_sam(architecture, data, RECIPE, seed=1, checkpoint=saved)
     assert torch.load(saved, weights_only=True)["step"] == 1

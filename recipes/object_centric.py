@@ -1,6 +1,6 @@
 """Writes object-centric images like ImageNet's: one large object in the middle, in a folder for its category.
 
-`python -m pseudoris.synthworld.object_centric FOLDER --images 600` writes FOLDER/images/<category>/*.png, and
+`python -m recipes.object_centric FOLDER --images 600` writes FOLDER/images/<category>/*.png, and
 FOLDER/truth.json with each object's words and exact mask. No recipe reads truth.json.
 """
 

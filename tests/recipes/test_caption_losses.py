@@ -4,14 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pseudoris.synthworld.training.caption_losses import (
+from recipes.caption_losses import (
     TokenTap,
     WordHead,
     caption_loss,
     contrastive_loss,
     text_relations,
 )
-from pseudoris.synthworld.training.caption_vocabulary import FULL_SIZE, caption_vocabulary
+from recipes.caption_vocabulary import FULL_SIZE, caption_vocabulary
 
 VOCABULARY = caption_vocabulary()
 

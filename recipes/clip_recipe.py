@@ -9,18 +9,18 @@ import torch
 from open_clip.model import CLIP
 from torch import nn
 
-from pseudoris.synthworld.training.caption_crops import CaptionBatch, CaptionSampler
-from pseudoris.synthworld.training.caption_losses import TokenTap, WordHead, contrastive_loss
-from pseudoris.synthworld.training.caption_vocabulary import CONTENT_WORDS, CompactVocabulary
-from pseudoris.synthworld.training.coca_recipe import CaptionRecipe, compact_config
-from pseudoris.synthworld.training.optimiser import (
+from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
+from recipes.caption_crops import CaptionBatch, CaptionSampler
+from recipes.caption_losses import TokenTap, WordHead, contrastive_loss
+from recipes.caption_vocabulary import CONTENT_WORDS, CompactVocabulary
+from recipes.coca_recipe import CaptionRecipe, compact_config
+from recipes.optimiser import (
     Optimiser,
     Progress,
     fast_cpu_arithmetic,
     restore_checkpoint,
     save_checkpoint,
 )
-from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 
 # The filter divides cosines by each other: below this floor, and above all below zero, a ratio means nothing.
 MIN_COSINE = 0.05

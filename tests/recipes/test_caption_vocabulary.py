@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 
 from pseudoris.synthworld.grammar import noisy_caption
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.synthworld.training.caption_vocabulary import MAX_TOKENS, caption_vocabulary, expression_vocabulary
 from pseudoris.workers import checkpoints
+from recipes.caption_vocabulary import MAX_TOKENS, caption_vocabulary, expression_vocabulary
 
 VOCABULARY = caption_vocabulary()
 TINY = Path(checkpoints.__file__).parent / "tiny"

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from segment_anything.modeling import Sam
 
-from pseudoris.synthworld.training.optimiser import (
+from recipes.optimiser import (
     Optimiser,
     Progress,
     fast_cpu_arithmetic,
     restore_checkpoint,
     save_checkpoint,
 )
-from pseudoris.synthworld.training.rendered_scenes import NOBODY, RenderedScenes
+from recipes.rendered_scenes import NOBODY, RenderedScenes
 
 _ENCODED_AT_ONCE = 32
 

@@ -1,6 +1,6 @@
 """Trained weights in the form that the package ships: safetensors, half precision, used vocabulary rows only, digests.
 
-`python -m pseudoris.synthworld.shipped_weights OUT` copies the weights files of OUT into the package and records their
+`python -m recipes.shipped_weights OUT` copies the weights files of OUT into the package and records their
 digests. The presets get those of a run's models, so that each run verifies its files. The model card gets all of
 them. Without OUT only the digests and the card are updated.
 """
@@ -18,8 +18,8 @@ import torch
 import typer
 from safetensors.torch import load_file, save_file
 
-from pseudoris.synthworld.training.caption_vocabulary import CompactVocabulary
 from pseudoris.workers.checkpoints.compact_vocabulary import TOKEN_IDS
+from recipes.caption_vocabulary import CompactVocabulary
 
 DESCRIPTIONS: Final = {
     "sam": "mask proposals: SAM with a ViT of 4 blocks, 192 px",

@@ -1,0 +1,10 @@
+"""Makes what is shipped or learnt from, out of the synthetic world. It is not installed.
+
+| command | makes |
+| --- | --- |
+| `python -m recipes` | the tiny models, trained from scratch |
+| `python -m recipes.shipped_weights OUT` | their files in the package, with digests in presets and model card |
+| `python -m recipes.object_centric FOLDER` | images of one object each, which `pseudoris ppt objects` reads |
+
+`simulated_expressions` says what an annotator would say of the objects of a scene.
+"""

@@ -1,1 +1,0 @@
-"""The recipe that trains the tiny SAM, CoCa and CLIP on rendered scenes."""
