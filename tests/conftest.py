@@ -176,11 +176,11 @@ def s3_bucket(s3_server: S3Server) -> str:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     """Run the demo once, with the embedded models on a Ray of its own, for all tests that look at its run."""
-    from tests.builders.command import NUM_SCENES, PINNED, TinyRun, pseudoris
+    from tests.builders.command import NUM_SCENES, TinyRun, pseudoris
 
     # What users' paths have: a space, a letter outside ASCII, what a pattern or a url would read as something else.
     folder = tmp_path_factory.mktemp("a [run] {1,2} é%20*")
-    printed = pseudoris("demo", str(folder), "--scenes", str(NUM_SCENES), environment=PINNED)
+    printed = pseudoris("demo", str(folder), "--scenes", str(NUM_SCENES))
     assert printed.returncode == 0, printed.stdout + printed.stderr
     (out,) = folder.glob(f"tiny-{NUM_SCENES}-*")
     return TinyRun(folder / "images", out, printed)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import pseudoris
-from tests.builders.command import PINNED
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -36,9 +35,6 @@ def test_python_on_a_page_uses_the_public_names_alone(page):
 @pytest.mark.ray
 def test_the_blocks_of_the_readme_run_in_their_order(tmp_path, ray_session, tiny_run, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, value in PINNED.items():
-        # The demo of all tests ran so: of another instruction set it is another run.
-        monkeypatch.setenv(name, value)
     Path("out").symlink_to(tiny_run.out)
     assert pseudoris.annotate(str(tiny_run.source), "out/").is_complete
     found = blocks(ROOT / "README.md")

@@ -20,7 +20,7 @@ from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.synthworld.demo import write_demo
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, load_checkpoint
 from recipes.object_centric import write_object_centric
-from tests.builders.command import NUM_SCENES, PINNED, pseudoris_here
+from tests.builders.command import pseudoris_here
 from tests.builders.images import png
 from tests.builders.runs import write_source
 from tests.builders.s3 import ENVIRONMENT, S3Server, serving_s3
@@ -28,6 +28,15 @@ from tests.faults.harness import ROOT
 from tests.faults.trials import FORMATS, PLUGINS, annotation
 
 Digests = dict[str, str]
+# One instruction set and one thread, so that every processor with AVX2 rounds alike.
+PINNED: Final[Mapping[str, str]] = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_CBWR": "COMPATIBLE",
+    "OPENBLAS_CORETYPE": "Haswell",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
 PRESETS: Final = ("tiny", "tiny-composed")
 # An image that raises until it is tried again, and one that ends its process.
 _FAULTS: Final = "masks.options={raises_on: a/image-012.png, raises_times: 2, tally: tally, kills_on: b/image-013.png}"
@@ -72,14 +81,9 @@ def folder_digest(folder: Path) -> str:
     return digest_of({path.relative_to(folder).as_posix(): path.read_bytes() for path in files})
 
 
-def demo(at: Path, scenes: int = NUM_SCENES) -> Digests:
-    """The demo's scenes and broken images with both presets."""
+def demo(at: Path, scenes: int = 8) -> Digests:
+    """The demo's scenes and broken images with both presets, into `run-tiny` and `run-tiny-composed`."""
     run(("demo", "demo", "--scenes", str(scenes)), at)
-    return finished_demo(at, scenes)
-
-
-def finished_demo(at: Path, scenes: int = NUM_SCENES) -> Digests:
-    """The runs of the demo in the folder `demo`, called `run-tiny` and `run-tiny-composed` beside it."""
     found: Digests = {}
     for preset in PRESETS:
         (out,) = (at / "demo").glob(f"{preset}-{scenes}-*")

@@ -6,16 +6,16 @@ import json
 
 import pytest
 
-from tests.golden.__main__ import RECORD, differences, made_with
-from tests.golden.scenarios import exports, finished_demo, ready_masks
+from tests.golden.__main__ import RECORD, differences, digests, made_with
+from tests.golden.scenarios import FAST
 
 
-@pytest.mark.slow
-def test_no_table_and_no_export_changed_by_a_byte(tiny_run, tmp_path) -> None:
+@pytest.mark.ray
+@pytest.mark.long
+def test_no_table_and_no_export_changed_by_a_byte(tmp_path) -> None:
     recorded = json.loads(RECORD.read_text(encoding="utf-8"))
     if recorded["made_with"] != made_with():
         pytest.skip(f"the digests on record were made with {recorded['made_with']}")
-    (tmp_path / "demo").symlink_to(tiny_run.source.parent)
-    found = {**finished_demo(tmp_path), **exports(tmp_path), **ready_masks(tmp_path)}
+    found = digests(FAST, tmp_path)
     assert len(found) > 20
     assert differences(found, recorded["digests"]) == []
