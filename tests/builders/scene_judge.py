@@ -16,8 +16,10 @@ def judge_as_truth(audit: AuditFolder, truth: Path, to: Path) -> dict[str, str]:
     scenes = SceneTruth.from_json(truth.read_bytes(), str(truth))
     text, digest = encode_line(HeaderLine(draw=audit.draw.digest, rater=to.stem), "")
     verdicts = {}
+    # The copies of `examples.photographs` are named by the ids of the scenes' own images.
+    scene_of = {row["image_id"]: Path(row["key"]).stem for row in audit.images.select(["image_id", "key"]).to_pylist()}
     for row in audit.pairs.to_pylist():
-        known, masks = scenes.of_image(row["image_id"]), audit.masks()[row["image_id"]]
+        known, masks = scenes.of_image(scene_of[row["image_id"]]), audit.masks()[row["image_id"]]
         ious = rle.ious([mask["counts"] for mask in masks.values()], known.masks, known.size)
         found = {list(masks)[mask]: number for mask, number in match_masks(ious).items()}
         verdicts[row["pair_id"]] = _verdict(known, [found.get(mask) for mask in row["mask_ids"]], row["text"])
