@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from pseudoris.store.checks.verify import verify_run
@@ -72,9 +73,16 @@ class Command:
     program: Sequence[str] = ("-m", "pseudoris")
 
 
-def start(words: Sequence[str], at: Path, program: Sequence[str] = Command.program) -> subprocess.Popen[str]:
-    """Start a command in a process group of its own; it knows the stub engines."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, PLUGINS))), "COLUMNS": "400"}
+def start(
+    words: Sequence[str],
+    at: Path,
+    program: Sequence[str] = Command.program,
+    *,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own, with more variables; it knows the stub engines."""
+    environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, PLUGINS)))}
+    environment["COLUMNS"] = "400"
     return subprocess.Popen(
         [sys.executable, *program, *words],
         cwd=at,

@@ -6,10 +6,8 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +22,7 @@ from tests.builders.command import pseudoris_here
 from tests.builders.images import png
 from tests.builders.runs import write_source
 from tests.builders.s3 import ENVIRONMENT, S3Server, serving_s3
-from tests.faults.harness import ROOT
-from tests.faults.trials import FORMATS, PLUGINS, annotation
+from tests.faults.trials import FORMATS, annotation, start
 
 Digests = dict[str, str]
 # One instruction set and one thread, so that every processor with AVX2 rounds alike.
@@ -43,20 +40,12 @@ _FAULTS: Final = "masks.options={raises_on: a/image-012.png, raises_times: 2, ta
 _LOCAL: Final = ("--address", "local")
 
 
-def run(words: Iterable[str], at: Path, *, program: tuple[str, ...] = ("-m", "pseudoris")) -> None:
+def run(words: Sequence[str], at: Path) -> None:
     """Run a command in a folder, and raise with what it said unless it ends well."""
-    ended = _start(words, at, program)
+    ended = start(words, at, variables=PINNED)
     said = ended.communicate()[0]
     if ended.returncode:
         raise RuntimeError(f"{' '.join(words)}: exit code {ended.returncode}\n{said}")
-
-
-def _start(words: Iterable[str], at: Path, program: tuple[str, ...] = ("-m", "pseudoris")) -> subprocess.Popen[str]:
-    search = os.pathsep.join(map(str, (ROOT, PLUGINS)))
-    environment = {**os.environ, **PINNED, "PYTHONPATH": search, "COLUMNS": "400"}
-    pipe: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    command = [sys.executable, *program, *words]
-    return subprocess.Popen(command, cwd=at, env=environment, start_new_session=True, text=True, **pipe)
 
 
 def digest_of(files: Mapping[str, bytes]) -> str:
@@ -113,7 +102,7 @@ def ready_masks(at: Path) -> Digests:
             json.dumps({"image": size, "annotations": masks}), encoding="utf-8"
         )
     words = ("masks.engine=ready", "masks.weights.uri=/nowhere/sam.pth", f"masks.options.folder={at / 'ready'}")
-    settings = (part for word in words for part in ("--set", word))
+    settings = [part for word in words for part in ("--set", word)]
     run(("annotate", "demo/images", "out-ready", *_LOCAL, *settings), at)
     return run_digests("ready masks", at / "out-ready")
 
@@ -146,7 +135,7 @@ def faults(at: Path) -> Digests:
 def resumed(at: Path) -> Digests:
     """A driver that is killed after its first receipt, and started again; with stub engines."""
     write_source(at / "images", 40)
-    driver = _start(annotation(), at)
+    driver = start(annotation(), at, variables=PINNED)
     while driver.poll() is None and not any((at / "run" / "_receipts").glob("**/*.json")):
         time.sleep(0.02)
     if driver.poll() is not None:
