@@ -26,15 +26,6 @@ def test_both_sides_draw_the_same_captions():
 
 
 @pytest.mark.slow
-def test_a_row_tells_how_many_captions_were_equal_and_how_fast_they_came():
-    config = load_config("tiny", assignments=["captions.max_length=6"])
-    (row,) = captioner.measure(config, masks=[2], steps=[4], timed_masks=2, repeats=1)
-    assert "of 20 captions equal" in row.note
-    assert "captions/s" in row.note
-    assert "of the pairs" in row.note
-
-
-@pytest.mark.slow
 def test_a_row_beyond_the_timed_masks_is_scaled_by_operations_and_says_so():
     config = load_config("tiny")
     timed, counted = captioner.measure(config, masks=[2, 3], steps=[4], timed_masks=2, repeats=1)

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import end_to_end
-from benchmarks.chain_sides import AuthorsChain, OurChain, Spent
-from benchmarks.end_to_end import Settings, Timed
+from benchmarks.chain_sides import AuthorsChain, OurChain
+from benchmarks.end_to_end import Settings
 from pseudoris.schemas.config_layers import load_config
 
 LITTLE = ["masks.points_per_side=8", "masks.crop_n_layers=0", "captions.context_scales=[1.0]", "captions.max_length=6"]
@@ -51,21 +51,6 @@ def test_sides_that_differ_are_not_compared(trained, changed):
 
 
 @pytest.mark.slow
-def test_twice_the_images_are_counted_as_twice_the_time(trained):
-    authors, theirs, ours = trained
-    (image,) = ours.shard.images
-    twice = ours.shard.with_images((image, image))
-    counted = authors.counted(theirs, None, twice)
-    # Batched CLIP is timed again, and takes other seconds.
-    assert counted.pop("filter, batched").wall_s > 0
-    assert len(counted) == 4
-    for step, spent in counted.items():
-        assert (spent.wall_s, spent.cpu_s) == pytest.approx(
-            (2 * theirs.spent[step].wall_s, 2 * theirs.spent[step].cpu_s)
-        )
-
-
-@pytest.mark.slow
 def test_under_random_weights_the_true_masks_are_captioned_and_a_part_is_timed():
     config = load_config("tiny", assignments=[*LITTLE, *RANDOM])
     shard = end_to_end.shard_of(config, 1, 3)
@@ -75,24 +60,6 @@ def test_under_random_weights_the_true_masks_are_captioned_and_a_part_is_timed()
     ours = OurChain(config, max_masks=3, kept_share=0.4).run(part)
     assert "22 captions equal" in end_to_end.agreement(theirs, ours)
     assert {sample.crop for each in theirs.shard.images[0].expressions for sample in each.samples} == {"masked"}
-
-
-def test_the_rows_are_the_chain_both_ways_and_its_steps():
-    def timed(peak_pss_bytes, **wall_s):
-        return Timed({step: Spent(each, 2 * each) for step, each in wall_s.items()}, peak_pss_bytes, None)
-
-    of_clip = {"filter, pairwise": 12.0, "filter, batched": 2.0}
-    theirs = timed(20, masks=4.0, sampling=25.0, beams=5.0, **of_clip)
-    ours = timed(10, masks=2.0, captions=1.0, filter=1.0)
-    rows = end_to_end.rows_of("case", theirs, ours, "note")
-    assert [row["ratio"] for row in rows] == [11.5, 9.0, 2.0, 30.0, 12.0, 2.0]
-    assert [row["cpu_ratio"] for row in rows] == [row["ratio"] for row in rows]
-    assert {(row["baseline_peak_pss_bytes"], row["peak_pss_bytes"]) for row in rows} == {(20, 10)}
-
-
-def test_parts_of_what_trained_models_find_are_not_counted():
-    with pytest.raises(SystemExit):
-        end_to_end.main(["--timed-masks", "2"])
 
 
 @pytest.mark.long

@@ -45,9 +45,3 @@ def test_what_is_published_was_measured_and_answers_at_once():
         (line,) = re.findall(rf"^\| {re.escape(name)} \|.*$", page, re.MULTILINE)
         assert f"| {1000 * row['ours_s']:.0f} ms (" in line
         assert name == "load" or row["ours_s"] < 0.1
-
-
-def test_without_a_browser_the_message_names_what_is_missing(monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(SystemExit, match="is on the PATH: install a browser"):
-        gallery_latency.main([])

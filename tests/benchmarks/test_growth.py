@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import sys
 from unittest import mock
 
 import pytest
-import torch
 
 from benchmarks import growth
-from benchmarks.growth import Curve, exponent, measure, plot, shard_of
+from benchmarks.growth import Curve, exponent, plot, shard_of
 from benchmarks.growth import _curve_of as curve_of
-from benchmarks.measurement import peak_rss_bytes, reset_peak
 from benchmarks.process_watch import Sample, Usage, Watched
 
 
@@ -33,19 +29,6 @@ def test_a_point_has_the_size_that_it_says(part, size):
         "shard size": len(shard.images),
     }
     assert found[part] == size
-
-
-@pytest.mark.slow
-def test_masks_of_a_picture_of_scenes_lie_apart_within_it():
-    (image,) = shard_of("masks", 120).images
-    assert (image.height, image.width) == (1152, 1152)
-    assert len({mask.box_xyxy_px for mask in image.masks}) == 120
-    assert max(mask.box_xyxy_px[2] for mask in image.masks) > 700
-
-
-def test_memory_of_next_to_nothing_has_no_exponent():
-    row = Curve("caption", "masks", (1, 2, 4, 8), (1.0, 2.0, 4.0, 8.0), (0, 0, 4096, 0)).row()
-    assert (row["exponent_s"], row["exponent_bytes"]) == (1.0, None)
 
 
 def test_a_run_is_halved_from_its_end_and_has_the_highest_memory_and_all_cpu_seconds_until_then():
@@ -72,19 +55,3 @@ def test_a_curve_replaces_its_own_row_and_leaves_the_others(tmp_path, monkeypatc
         monkeypatch.setattr(growth, "_curves", mock.Mock(return_value=curves))
         growth.main(["--json", str(path)])
     assert [(row["case"], row["seconds"][2]) for row in json.loads(path.read_text())] == [("caption", 4), ("filter", 3)]
-
-
-@pytest.mark.slow
-def test_every_stage_is_measured_at_a_point():
-    found = measure("masks", 2, "tiny", (), 1)
-    assert set(found) == {"caption", "filter"}
-    assert all(seconds > 0 and size > 0 for seconds, size in found.values())
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone can forget a peak")
-def test_a_forgotten_peak_counts_no_more_and_freed_memory_neither():
-    held = torch.ones(50_000_000)
-    peak = peak_rss_bytes()
-    del held
-    ctypes.CDLL(None).malloc_trim(0)
-    assert reset_peak() < peak - 150_000_000

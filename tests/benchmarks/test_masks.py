@@ -39,14 +39,6 @@ def test_the_encoder_is_timed_apart(sides, side):
     assert timing.peak_rss_bytes > 2**20
 
 
-def test_random_weights_leave_the_share_asked_for_and_smooth_masks():
-    random = ["masks.weights={uri: 'random:0'}", *FEW_POINTS]
-    sides = Sides(load_config("tiny", assignments=random), num_images=1, kept_share=0.25)
-    assert sides.agree().share_kept == pytest.approx(0.25, abs=0.05)
-    first, again = sides.run("ours"), sides.run("ours")
-    assert min(first.encoder_s, again.encoder_s) > 0
-
-
 @pytest.mark.long
 def test_the_command_line_writes_rows_with_the_promised_keys(tmp_path):
     path = tmp_path / "rows.json"

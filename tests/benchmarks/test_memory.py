@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from benchmarks import memory
 from benchmarks.memory import _driver_row, plot, show_difference
 from benchmarks.process_watch import Sample, Usage, Watched
 
@@ -38,15 +35,3 @@ def test_the_difference_to_bare_ray_data_is_judged(a_shard, verdict, capsys):
     show_difference(*rows)
     assert verdict in capsys.readouterr().out
     assert plot(rows).count("<polyline") == 2
-
-
-def test_a_part_replaces_its_own_row_and_the_others_stand(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "memory.json"
-    monkeypatch.setattr(memory, "driver_memory", lambda rows, shard_images: row("driver", once=0, a_shard=9_000.0))
-    monkeypatch.setattr(memory, "bare_memory", lambda rows, shard_images: row("bare Ray Data", once=0, a_shard=8_000.0))
-    memory.main(["--part", "bare", "--json", str(path)])
-    assert "difference" not in capsys.readouterr().out
-    for _ in range(2):
-        memory.main(["--part", "driver", "--json", str(path)])
-    assert [each["part"] for each in json.loads(path.read_text())] == ["driver", "bare"]
-    assert "1.00 MB a 1,000 shards, within 2" in capsys.readouterr().out

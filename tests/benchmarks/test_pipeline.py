@@ -37,12 +37,6 @@ def test_work_is_timed_from_the_first_commit_and_start_up_apart():
         pipeline.Timed.of(10.0, [14.0])
 
 
-def test_the_scenes_of_the_halves_are_all_scenes_once(tmp_path):
-    folders = [pipeline.write_scenes(tmp_path / str(half), half, 2) for half in range(2)]
-    names = [path.name for folder in folders for path in folder.iterdir()]
-    assert len(set(names)) == 4
-
-
 @pytest.mark.ray
 @pytest.mark.long
 def test_both_sides_write_the_same_bytes_and_the_note_says_what_ray_adds(tmp_path, ray_session):

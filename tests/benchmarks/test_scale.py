@@ -1,17 +1,13 @@
 """The benchmark of scale: its arithmetic on made-up readings, and a small run for real."""
 
-import io
 import json
-import tarfile
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from benchmarks import scale
 from benchmarks.process_watch import Sample, Usage, Watched
-from benchmarks.scale import cost_of, tiny_png, write_tables, write_tars
+from benchmarks.scale import cost_of, write_tables
 
 
 def watched(commits, *, rss, cpu_s) -> Watched:
@@ -69,13 +65,6 @@ def test_a_small_run_commits_every_row_and_its_figures_are_of_the_order_they_sho
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_tiny_png_is_one_and_no_two_are_equal():
-    pixels = [np.asarray(Image.open(io.BytesIO(tiny_png(number)))) for number in (0, 1, 2**40 + 7)]
-    assert [each.shape for each in pixels] == [(4, 4)] * 3
-    assert len({each.tobytes() for each in pixels}) == 3
-    assert len(tiny_png(2**63)) < 100
-
-
 def group_sizes(file):
     return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
@@ -86,12 +75,3 @@ def test_tables_hold_all_rows_in_row_groups_of_one_shard(tmp_path, monkeypatch):
     sizes = [group_sizes(pq.ParquetFile(file)) for file in files]
     assert sizes == [[4, 4, 4], [4, 4, 4], [1]]
     assert len({row for file in files for row in pq.read_table(file)["bytes"].to_pylist()}) == 25
-
-
-def test_tars_hold_their_members(tmp_path):
-    paths = sorted(write_tars(tmp_path / "in", tars=2, members=3).iterdir())
-    names = []
-    for path in paths:
-        with tarfile.open(path) as tar:
-            names.append(tar.getnames())
-    assert names == [["00000000.png", "00000001.png", "00000002.png"]] * 2

@@ -1,15 +1,13 @@
 """How often the CPU waits for a GPU has a bound, and what runs on CUDA alone gives what a CPU gives."""
 
-from unittest import mock
-
 import pytest
 
 from benchmarks import gpu, gpu_agreement
 from benchmarks.filter import largest_difference
 from benchmarks.pretended_gpu import pretended_gpu
-from benchmarks.synchronisations import UNTRAINED, measure
+from benchmarks.synchronisations import measure
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.workers.captions import CocaCaptioner, distinctive
+from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks.proposer import SamProposer
 
@@ -45,23 +43,9 @@ def test_the_cpu_waits_for_the_gpu_no_more_often_than(rows, part):
 
 
 @pytest.mark.slow
-def test_every_part_has_a_bound(rows):
-    assert rows.keys() == BOUNDS.keys()
-
-
-@pytest.mark.slow
 def test_cuda_draws_the_captions_of_the_authors_loop_in_float64():
     with pretended_gpu():
         gpu_agreement.check_captions(load_config("tiny", assignments=ON_GPU))
-
-
-@pytest.mark.slow
-def test_wide_kept_sets_are_drawn_from_the_whole_vocabulary(monkeypatch):
-    drawn_from = mock.Mock(wraps=distinctive.kept_tokens)
-    monkeypatch.setattr(distinctive, "kept_tokens", drawn_from)
-    config = load_config("tiny", assignments=UNTRAINED)
-    CocaCaptioner(config.captions, config.compute)(gpu.scenes_with(2, 1))
-    assert drawn_from.called
 
 
 @pytest.mark.slow

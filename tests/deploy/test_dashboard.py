@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from pseudoris.deploy.dashboard import MACHINES, PATH, dashboard, panel_of, to_json
+from pseudoris.deploy.dashboard import MACHINES, PATH, panel_of, to_json
 from pseudoris.pipeline.metrics import METRICS
 
 BOARD = json.loads(PATH.read_text())
@@ -29,20 +29,6 @@ def test_it_shows_every_metric_and_no_other():
     assert named(json.dumps(BOARD["templating"])) <= shown
 
 
-def test_graphs_stand_below_their_rows_without_overlap():
-    rows = [panel["title"] for panel in BOARD["panels"] if panel["type"] == "row"]
-    assert rows == [*dict.fromkeys(metric.group for metric in METRICS), "Machines"]
-    cells = [
-        (x, y)
-        for panel in BOARD["panels"]
-        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
-        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
-    ]
-    assert len(cells) == len(set(cells))
-    assert max(x for x, _ in cells) == 23
-    assert len({panel["id"] for panel in BOARD["panels"]}) == len(BOARD["panels"])
-
-
 def test_it_has_what_grafana_10_imports_and_names_no_data_source_of_ours():
     assert BOARD["uid"] == "pseudoris"
     assert BOARD["schemaVersion"] >= 38
@@ -59,11 +45,6 @@ def test_a_panel_has_the_metric_s_words_tags_and_run(metric):
         assert query.count('{run=~"$run"}') == len(re.findall("ray_pseudoris", query))
         assert all(tag in query for tag in metric.tags)
         assert query.count("(") == query.count(")")
-
-
-def test_a_metric_that_is_added_gets_a_panel(monkeypatch):
-    monkeypatch.setattr("pseudoris.deploy.dashboard.METRICS", METRICS[:-1])
-    assert len(dashboard()["panels"]) == len(BOARD["panels"]) - 1
 
 
 def test_the_machines_panels_read_ray_s_own_series():

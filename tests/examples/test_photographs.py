@@ -15,7 +15,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from examples.photographs.__main__ import copy_sample, main, measure_gpu, watched_gpus
+from examples.photographs.__main__ import copy_sample, main, measure_gpu
 from examples.photographs.records import read_record, write_record
 from examples.photographs.results import write_results
 from examples.step_log import StepLog
@@ -126,19 +126,6 @@ def test_the_page_tells_a_person_from_a_simulated_judge(out):
     assert judges == {"ana": "human", "simulated-2": "simulated"}
 
 
-@pytest.mark.slow
-def test_examples_are_the_wrong_ones_first_and_up_to_half_of_them(out):
-    audit = AuditFolder.open(out / "audit")
-    kept = audit.pairs.filter(audit.pairs["is_kept"]).sort_by("position")["pair_id"].to_pylist()
-    with VerdictFile.open(audit.path, "ana", audit.known) as file:
-        for number, pair in enumerate(kept):
-            file.append(VerdictLine(pair=pair, verdict=("right", "untrue")[number % 2]))
-    told = re.findall(r'<p class="verdicts">(.*)</p>', page_of(out))
-    assert told == ["untrue"] * 6 + ["right"] * 6
-    judge(out, "ana", "not_an_object")
-    assert re.findall(r'<p class="verdicts">(.*)</p>', page_of(out)) == ["not an object"] * 12
-
-
 def test_what_files_hold_is_escaped_and_only_pictures_in_the_page_are_allowed(out):
     judge(out, "ana", "right")
     page = page_of(out)
@@ -148,17 +135,6 @@ def test_what_files_hold_is_escaped_and_only_pictures_in_the_page_are_allowed(ou
     assert r"not readable: \xff.png" in page
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
     assert "default-src &#39;none&#39;; img-src data:; " in policy
-
-
-@pytest.mark.browser
-def test_the_page_shows_its_pictures_and_chart_without_another_file(out, open_page):
-    judge(out, "ana", "right")
-    page_of(out)
-    page = open_page((out / "photographs.html").as_uri())
-    page.wait_for_load_state()
-    widths = page.evaluate("[...document.images].map((image) => image.naturalWidth)")
-    assert len(widths) == 13
-    assert min(widths) > 0
 
 
 def test_figures_of_a_gpu_are_shown_and_what_was_not_measured_too(out):
@@ -241,13 +217,6 @@ def test_a_damaged_record_is_refused_by_name(tmp_path):
     assert "given.json is damaged. Name another OUT, or delete " in told
 
 
-def test_a_record_is_replaced_whole_and_never_written_in_place(tmp_path):
-    write_record(tmp_path, "given", "old")
-    os.link(tmp_path / "records" / "given.json", tmp_path / "old.json")
-    write_record(tmp_path, "given", "new")
-    assert (read_record(tmp_path, "given"), (tmp_path / "old.json").read_text()) == ("new", '"old"\n')
-
-
 def test_a_command_that_was_stopped_before_its_first_record_begins_again(tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(picture())
@@ -309,32 +278,3 @@ def test_long_names_and_names_that_are_not_utf_8_are_copied_each_and_none_twice(
         assert read_record(out, "sample") == {"listed": 5, "drawn": 5, "unread": unread}
         # A copy of a sample that was stopped.
         (out / "sample" / "other.png").touch()
-
-
-@pytest.mark.slow
-def test_a_sample_is_drawn_from_all_of_source(tmp_path):
-    source, out = tmp_path / "source", tmp_path / "out"
-    source.mkdir()
-    for number in range(50):
-        (source / f"{number:02}.png").write_bytes(picture())
-    out.mkdir()
-    copy_sample(str(source), out, load_config("tiny"), size=6)
-    keys = sorted(read_record(out, "keys").values())
-    assert len(keys) == 6
-    assert keys[-1] > "25.png"
-    assert read_record(out, "sample") == {"listed": 50, "drawn": 6, "unread": {}}
-
-
-def test_the_memory_of_gpus_is_what_the_driver_says_of_each_while_it_is_watched(tmp_path, monkeypatch):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 10\necho 300\necho '[N/A]'\necho 20\nexec sleep 60\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    with watched_gpus() as used_mib:
-        subprocess.run(["sleep", "0.3"], check=True)
-    assert used_mib == [10, 300, 20]
-    tool.unlink()
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with watched_gpus() as used_mib:
-        pass
-    assert used_mib == []

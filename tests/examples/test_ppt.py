@@ -19,12 +19,9 @@ from examples.ppt.rows import ABLATION, TABLES
 from examples.ppt.steps import Inputs, datasets, plan
 from examples.results_table import PUBLISHED
 from experiments.ppt.ablation_rows import PAPER
-from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.evaluator import HeldOutExpressions
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.ppt_learner import load_ppt
-from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 from recipes.object_centric import write_object_centric
 from tests.examples.miniature import page_rows, small_refer, write_miniature
 
@@ -162,22 +159,6 @@ def test_the_rows_of_table_3_are_their_data_and_phases(tmp_path):
     assert curriculum.epochs_factor == 0.5
 
 
-def test_models_without_training_have_the_encoders_of_ppt_and_the_settings_given(tmp_path):
-    refer = small_refer(tmp_path / "refer", "train", "val")
-    settings = ["pairs.peaks_per_phrase=1", "compute.seed=3"]
-    inputs = Inputs(refer, tmp_path, tmp_path, tmp_path / "out", settings=settings)
-    made = plan(inputs, "tables", ["clip-noun", "clip-sam"], datasets(inputs, "tables"))
-    steps = {step.name: step.words for step in made}
-    words = steps["evaluate clip-noun refcoco val"]
-    config = load_config("base", None, [word.removeprefix("--set=") for word in words if word.startswith("--set=")])
-    assert "--preset=base" in words
-    # Those of recipes are no setting of it.
-    assert config.compute.seed == 3
-    recipe = load_recipe_config("paper", None, settings).run
-    assert (config.masks.weights, config.filtering.weights) == (recipe.masks.weights, recipe.filtering.weights)
-    assert {f"--set={word}" for word in settings} <= set(steps["evaluate clip-sam refcoco val"])
-
-
 def test_published_figures_of_table_3_are_those_of_the_ablation_in_miniature():
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))["tables"]
     (figures,) = [each["figures"] for each in published if each["table"] == "ppt-ablation"]
@@ -204,9 +185,3 @@ def test_a_users_mistake_is_refused_before_a_step(tmp_path, capsys, command, giv
     assert ended.value.exit_code == 2
     assert f"error: {message}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_the_ablation_needs_refcoco_s_split_val(tmp_path):
-    refer = small_refer(tmp_path / "refer", "train", "testA")
-    with pytest.raises(ConfigError, match=r"has no refcoco/refs\(unc\)\.p with split val: ablation is made of it"):
-        datasets(Inputs(refer, tmp_path, tmp_path, tmp_path / "out"), "ablation")

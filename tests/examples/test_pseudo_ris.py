@@ -126,13 +126,6 @@ def test_a_plan_trains_on_runs_that_it_makes_before_and_has_every_step_once(tmp_
     assert "--exclude" not in annotate
 
 
-def test_a_strict_benchmark_excludes_what_any_dataset_holds_out(tmp_path):
-    refer = small_refer(tmp_path / "refer", "train", "val")
-    benchmark = Benchmark(refer, tmp_path, tmp_path / "out", is_strict=True)
-    annotate = plan(benchmark, "main", ["main"], truths(benchmark, "main"))[0].words
-    assert annotate[annotate.index("--exclude") + 1] == str(refer)
-
-
 def test_a_chooser_proposes_masks_of_images_that_no_table_of_instances_names(tmp_path):
     refer = small_refer(tmp_path / "refer", "train", "val")
     settings = ("masks.prior={kind: table, path: instances.parquet}", "masks.points_per_side=8")
@@ -143,11 +136,6 @@ def test_a_chooser_proposes_masks_of_images_that_no_table_of_instances_names(tmp
     assert (masks.prior.kind, masks.points_per_side) == ("none", 8)
     annotated = [word.removeprefix("--set=") for word in steps["annotate main"] if word.startswith("--set=")]
     assert load_config("tiny", None, annotated).masks.prior.kind == "table"
-
-
-@pytest.mark.parametrize("name", ANNOTATIONS)
-def test_the_settings_of_every_annotation_exist(name):
-    load_config("tiny", None, ANNOTATIONS[name].settings)
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -174,15 +162,6 @@ def test_a_users_mistake_is_refused_before_a_step(tmp_path, capsys, table, given
     refer = small_refer(tmp_path / "refer", "train", "val")
     assert _refusal(capsys, table, refer, tmp_path / "out", **given).startswith(f"error: {message}")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(("table", "out"), [("main", "FILE"), ("semi", "FILE"), ("main", "/proc/nope")])
-def test_an_out_that_cannot_be_made_is_named(tmp_path, capsys, table, out):
-    refer = small_refer(tmp_path / "refer", "train", "val")
-    (tmp_path / "FILE").write_text("")
-    told = _refusal(capsys, table, refer, tmp_path / out)
-    assert told.endswith(f". Name an OUT that can be written, not {tmp_path / out}.\n")
-    assert told.count("\n") == 1
 
 
 def test_a_share_without_its_instances_is_refused_by_name(tmp_path, capsys):
@@ -233,18 +212,6 @@ def _refusal(capsys: pytest.CaptureFixture[str], table: str, refer: Path, out: P
         main(table, refer, refer.parent, out, **given)
     assert ended.value.exit_code == 2
     return capsys.readouterr().err
-
-
-def test_splits_are_named_as_the_published_tables_name_them(tmp_path):
-    refer = small_refer(tmp_path / "refer", "train", "val")
-    # As REFER's archives come.
-    (refer / "refcoco" / "refs(google).p").write_bytes((refer / "refcoco" / "refs(unc).p").read_bytes())
-    names = ("refcoco-google", "refcoco", "refcoco+", "refcocog-google", "refcocog-umd")
-    assert [(each.name, each.splits) for each in find_datasets(refer)] == [(name, ("val",)) for name in names]
-    asked = truths(Benchmark(refer, tmp_path, tmp_path / "out"), "semi")
-    assert {truth.name: truth.splits for truth in asked} == {name: ("val",) for name in names}
-    with pytest.raises(ConfigError, match=r"no split to evaluate below .*empty: give the folder"):
-        find_datasets(tmp_path / "empty")
 
 
 def test_a_share_has_a_reference_and_lies_in_a_larger_one(tmp_path):

@@ -43,20 +43,6 @@ def test_every_object_with_a_mask_has_all_of_its_captions_or_the_right_ones_or_t
         assert _texts(scene, "SAM's", "simulated annotators'", "all") == [each for each in said if each]
 
 
-def test_annotators_speak_of_objects_without_a_mask_too_where_masks_are_the_true_ones(crossed) -> None:
-    assert any(
-        len(_texts(s, "true", "simulated annotators'", "all")) > len(_texts(s, "SAM's", "simulated annotators'", "all"))
-        for s in crossed
-    )
-
-
-def test_masks_are_the_proposed_ones_or_the_true_ones(crossed) -> None:
-    for scene in crossed:
-        proposed, true = (scene.of_cell(Cell(masks, "drawn", "all")).masks for masks in ("SAM's", "true"))
-        assert [mask.rle_counts for mask in proposed] == [scene.mask_of[at].rle_counts for at in sorted(scene.mask_of)]
-        assert len(true) == len(proposed)
-
-
 def test_what_the_filter_leaves_is_every_object_of_which_it_keeps_a_caption(crossed) -> None:
     counts = counts_of(crossed)
     left = sum(len(scene.of_cell(Cell("SAM's", "drawn", "left by the filter")).masks) for scene in crossed)

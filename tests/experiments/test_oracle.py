@@ -1,25 +1,19 @@
 """Scenes are counted under the names of the model card; the command's JSON and its table hold every figure."""
 
-import io
 import json
 from dataclasses import replace
 
 import pytest
 import typer
-from rich.console import Console
 from typer.testing import CliRunner
 
 from experiments.oracle import (
     HEADLINE,
     TRUTH_SUFFIX,
-    EvaluationOptions,
-    candidates_of,
     count_at,
     count_nucleus,
     count_scene,
-    figures,
     main,
-    report_table,
 )
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.synthworld.attributes import Attributes
@@ -109,11 +103,6 @@ def test_held_out_pairs_are_counted_apart():
     assert total == counts["accuracy_filtered"][1] == 2.0
 
 
-def test_an_image_that_is_not_proven_has_no_size():
-    with pytest.raises(ValueError, match="has no size"):
-        candidates_of(replace(annotated(), height=None), lambda each: True)
-
-
 @pytest.mark.slow
 def test_the_command_measures_real_scenes_and_writes_every_figure(tmp_path):
     app = typer.Typer()
@@ -132,21 +121,3 @@ def test_the_command_measures_real_scenes_and_writes_every_figure(tmp_path):
 def bootstrap():
     scene = {name + suffix: (3.0, 4.0) for name in HEADLINE for suffix in ("", TRUTH_SUFFIX)}
     return ImageBootstrap([scene | {"accuracy_beam": (1.0, 4.0), "seconds_per_image": (0.5, 1.0)}] * 3)
-
-
-def test_the_json_holds_every_figure_its_interval_and_the_steps():
-    report = json.loads(json.dumps(figures(bootstrap())))
-    for name in HEADLINE:
-        assert report[name + TRUTH_SUFFIX] == 0.75
-        assert len(report[f"{name}_interval"]) == 2
-    assert report["seconds_per_image"] == 0.5
-    assert report["accuracy_distinctive_minus_beam"] == 0.5
-
-
-def test_the_table_shows_both_kinds_of_mask_and_the_gain_of_each_step():
-    console = Console(file=io.StringIO(), width=140)
-    console.print(report_table(bootstrap(), EvaluationOptions(num_scenes=3)))
-    text = console.file.getvalue()
-    assert "3 test scenes" in text
-    assert all(name in text for name in HEADLINE)
-    assert "+0.500" in text

@@ -13,7 +13,7 @@ from recipes.caption_crops import (
     normalise,
     truth_tasks,
 )
-from recipes.rendered_scenes import NOBODY, rendered_scenes
+from recipes.rendered_scenes import rendered_scenes
 from tests.builders.crops import runs_of
 
 
@@ -35,17 +35,6 @@ def test_training_crops_are_those_of_annotation():
     # Half a colour step of 255, divided by the standard deviation.
     assert (pair[0] - masked).abs().max() < 0.51 / 255 / 0.26
     assert (pair[1] - context).abs().max() < 0.51 / 255 / 0.26
-
-
-def test_rendered_scenes_are_made_once_and_read_back(tmp_path):
-    data = rendered_scenes(tmp_path, Split.TRAIN, 3, seed=0, processes=1)
-    rendered = render(data.scenes[1])
-    assert (data.images[1] == rendered.image).all()
-    assert (data.mask(1, 0) == rendered.masks[0]).all()
-    assert ((data.owners[1] == NOBODY) == ~rendered.masks.any(axis=0)).all()
-    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    rendered_scenes(tmp_path, Split.TRAIN, 3, seed=0, processes=1)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == stamps
 
 
 def test_batches_hold_whole_scenes_and_follow_from_the_generator(tmp_path):

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 
 from recipes.caption_losses import (
-    TokenTap,
     WordHead,
     caption_loss,
     contrastive_loss,
@@ -56,15 +55,6 @@ def test_the_constant_stands_for_the_unused_rows_of_the_full_vocabulary():
     assert pytest.approx(math.log(FULL_SIZE - len(VOCABULARY.ids))) == VOCABULARY.unused_logit
 
 
-def test_padding_costs_nothing():
-    tokens = VOCABULARY.encode(["a photo of a circle"])
-    logits = torch.full((1, tokens.shape[1] - 1, len(VOCABULARY.ids)), 1.0)
-    changed = logits.clone()
-    changed[:, 7:] = torch.randn_like(changed[:, 7:])
-    losses = [caption_loss(one, tokens, unused_logit=VOCABULARY.unused_logit).item() for one in (logits, changed)]
-    assert losses[0] == losses[1]
-
-
 def test_used_tokens_are_pushed_above_the_tied_unused_ones():
     tokens = VOCABULARY.encode(["a photo of a circle"])
     logits = torch.zeros(1, tokens.shape[1] - 1, len(VOCABULARY.ids), requires_grad=True)
@@ -86,15 +76,3 @@ def test_the_word_head_learns_what_the_captions_say():
         adam.step()
     # Two words share the mass of a caption: log 2 is the floor.
     assert math.log(2) - 1e-3 < head(tokens, words).item() < first / 2
-
-
-def test_the_tap_returns_image_tokens_without_the_class_token():
-    from pseudoris.workers.checkpoints.openclip import build_clip
-
-    visual = build_clip("builtin:tiny/clip.json").visual
-    tap = TokenTap(visual)
-    visual(torch.zeros(2, 3, 96, 96))
-    assert tap.tokens.shape == (2, 64, 128)
-    tap.remove()
-    visual(torch.zeros(1, 3, 96, 96))
-    assert tap.tokens.shape == (2, 64, 128)

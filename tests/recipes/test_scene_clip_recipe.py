@@ -16,14 +16,13 @@ from pseudoris.synthworld.scenes import Split
 from pseudoris.workers.checkpoints.models import load_clip, load_sam
 from pseudoris.workers.clip_features import read_images
 from recipes.caption_crops import normalise
-from recipes.caption_losses import object_contrastive_loss, pointing_loss
+from recipes.caption_losses import pointing_loss
 from recipes.caption_vocabulary import expression_vocabulary, word_ids
 from recipes.rendered_scenes import rendered_scenes
 from recipes.scene_clip_recipe import (
     SHIFT_PX,
     SceneClipTrainee,
     SceneRecipe,
-    caption_relations,
     draw_scenes,
     patches_at,
     patches_near,
@@ -45,32 +44,6 @@ def start():
     masks = load_config("tiny").masks
     clip = load_clip("builtin:tiny/clip.json", WeightsConfig(uri="builtin:tiny/clip.safetensors"))
     return clip, load_sam(masks.architecture, masks.weights)
-
-
-def test_captions_tell_what_fits_and_what_nobody_knows():
-    captions = ["a photo of a circle", "a red circle", "a photo of a star", "a red dotted circle"]
-    fits, unsettled = caption_relations(VOCABULARY.content(captions), torch.tensor([0, 1, 1, 2]), 3)
-    assert fits.tolist() == [
-        [True, True, True],  # each scene is said to hold a circle
-        [False, True, True],
-        [False, True, False],
-        [False, False, True],
-    ]
-    assert unsettled.tolist() == [
-        [False, False, False],
-        [True, False, False],  # the circle there may be red
-        [False, False, False],
-        [True, True, False],
-    ]
-
-
-def test_each_scene_comes_with_a_caption_an_object(data):
-    batch = draw_scenes(data, 4, np.random.default_rng(0))
-    assert batch.images.shape == (4, 3, 192, 192)
-    assert len(batch.captions) == len(batch.owners)
-    counts = sorted(torch.bincount(batch.owners).tolist())
-    assert set(counts) <= {len(scene.objects) for scene in data.scenes}
-    assert len(draw_scenes(data, 99, np.random.default_rng(0)).images) == 6
 
 
 def test_a_caption_comes_with_the_middle_of_its_object_wherever_its_scene_was_mirrored_and_moved(data):
@@ -136,16 +109,6 @@ def test_pointing_is_the_share_of_the_objects_own_patches_among_those_that_are_s
     assert loss.item() == pytest.approx(-np.log(3 / 6), abs=1e-6)
     assert float(scores.grad[0, 3]) == 0.0
     assert float(scores.grad[0, 2]) > 0.0 > float(scores.grad[0, 1])
-
-
-def test_the_contrast_asks_nothing_of_unsettled_pairs():
-    fits = torch.tensor([[True, False], [False, True]])
-    unsettled = torch.tensor([[False, True], [False, False]])
-    scores = torch.tensor([[5.0, -3.0], [1.0, 2.0]], requires_grad=True)
-    object_contrastive_loss(scores, fits, unsettled).backward()
-    assert float(scores.grad[0, 1]) == 0.0
-    assert float(scores.grad[1, 0]) > 0.0
-    assert float(scores.grad[1, 1]) < 0.0
 
 
 def test_the_image_tower_starts_as_sams_encoder(data, start):

@@ -19,8 +19,6 @@ from recipes.shipped_weights import (
     ROOT,
     ship,
     shipped_state,
-    with_card_rows,
-    with_preset_digests,
     write_weights,
 )
 
@@ -64,26 +62,11 @@ def test_files_digests_and_card_agree_after_shipping_and_once_more(tree, trained
         assert card.count(f"| `{model}.safetensors` | `{sha256_hex(data)}` | {len(data):,} | {size} |") == 1
 
 
-def test_what_is_not_about_the_files_stays(tree, trained):
-    before = (tree / "workers/checkpoints/tiny/MODEL_CARD.md").read_text()
-    ship(trained, tree)
-    after = (tree / "workers/checkpoints/tiny/MODEL_CARD.md").read_text()
-    assert after.partition("\n\nHalf precision")[2] == before.partition("\n\nHalf precision")[2] != ""
-
-
 def test_a_missing_file_changes_nothing(tree, trained):
     (trained / "clip.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"clip\.safetensors"):
         ship(trained, tree)
     assert not list(tree.rglob("*.safetensors"))
-
-
-def test_a_preset_or_a_card_without_a_place_is_refused(trained):
-    files = [trained / "sam.safetensors"]
-    with pytest.raises(ValueError, match=r"0 places for the sha256 of sam\.safetensors"):
-        with_preset_digests("masks: {}\n", files)
-    with pytest.raises(ValueError, match="no table of files"):
-        with_card_rows("# A card\n", files)
 
 
 def test_a_model_trained_on_the_compact_vocabulary_is_the_full_one(tmp_path):

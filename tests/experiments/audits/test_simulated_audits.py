@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.audits.page import BEGIN, END, as_markdown, coverage_chart
-from experiments.audits.populations import POPULATIONS, make_population
+from experiments.audits.populations import POPULATIONS
 from experiments.audits.simulated_audits import (
     ACCURACIES,
     NUM_AUDITS,
@@ -21,20 +21,6 @@ from experiments.audits.simulated_audits import (
 
 ROOT = Path(__file__).parents[3]
 RECORD = json.loads((ROOT / "experiments/results/audits.json").read_text())
-
-
-@pytest.mark.parametrize("name", POPULATIONS)
-def test_a_population_has_the_accuracy_that_it_is_asked_for(name):
-    made = make_population(POPULATIONS[name], 0.9, 1)
-    assert made.accuracy == pytest.approx(0.9, abs=0.01)
-    assert made.is_kept.mean() == pytest.approx(0.3, abs=0.01)
-
-
-def test_a_job_gives_the_rows_of_every_design_and_question():
-    rows = simulate(Job("few images", 0.9, 20))
-    assert {row["design"] for row in rows} >= {"audit", "audit, corrected", "simple random", "simple random, Wald"}
-    assert {"accuracy", "design", "rater_error", "interval_coverage", "mean_width_ratio"} <= set(rows[0])
-    assert all(abs(row["bias"]) < 0.1 for row in rows if row["question"] == "accuracy")
 
 
 def test_a_search_says_how_often_the_chosen_rule_reaches_its_target():

@@ -25,11 +25,6 @@ def test_counts_come_back_and_go_on_where_they_stopped(tmp_path) -> None:
     assert list(missing(found, SEED, 4)) == [2, 3]
 
 
-def test_counts_of_other_settings_are_not_read(tmp_path) -> None:
-    write_record({"seed": ArmCounts("0" * 16, SCENES)}, tmp_path / "record.json")
-    assert read_record(tmp_path / "record.json") == {}
-
-
 def test_a_difference_is_that_of_the_same_scenes_and_none_before_all_are_counted() -> None:
     half = NUM_SCENES // 2
     counted = {

@@ -59,9 +59,3 @@ def test_masks_and_visible_objects_are_counted_though_a_mask_is_missing():
     rows = scene_rows(SCENE, replace(image, masks=image.masks[:2]))
     assert (rows.num_masks, rows.num_visible) == (2, 3)
     assert rows.rated.groups == [image.masks[0].mask_id]
-
-
-def test_a_scene_of_which_nothing_was_said_has_no_rows_but_counts():
-    rows = scene_rows(SCENE, annotated())
-    assert (len(rows.is_right), len(rows.targets), rows.num_masks) == (0, 0, 3)
-    assert {column.shape for column in rows.rated.scores.values()} == {(0,)}

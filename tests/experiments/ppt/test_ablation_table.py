@@ -75,23 +75,6 @@ def test_figures_of_other_sizes_are_never_taken_for_these(tmp_path, changed) -> 
     assert not records[0] & records[1]
 
 
-def test_another_seed_leaves_the_records_of_the_others(tmp_path) -> None:
-    more = replace(WHOLE, num_seeds=4)
-    before, after = (
-        {job.record for job in jobs_of(sizes, tmp_path, tmp_path, is_pseudo=True)} for sizes in (WHOLE, more)
-    )
-    assert before < after
-
-
-def test_a_longer_student_is_trained_anew_and_nothing_else_is(tmp_path) -> None:
-    longer = replace(WHOLE, num_student_steps=2 * WHOLE.num_student_steps)
-    before, after = (
-        {job.record: job.kind for job in jobs_of(sizes, tmp_path, tmp_path, is_pseudo=True)}
-        for sizes in (WHOLE, longer)
-    )
-    assert [kind for record, kind in after.items() if record not in before] == ["student"]
-
-
 def test_the_student_beside_it_is_the_one_that_is_shipped_for_as_long_as_is_said() -> None:
     shipped, used = load_student_config("tiny", None, ["data.draw=distinct"]), student_config(WHOLE)
     # A tenth warms up, where that is less than in a training as shipped.
@@ -157,18 +140,3 @@ def test_a_step_of_the_papers_order_holds_where_its_interval_leaves_out_nothing(
     assert "| mIoU of 5 | 46.76 | 26.7 |" in told
     assert "| 4 − 3 | +5.23 | reversed: -30.0 (-40.0 to -15.0) |" in told
     assert "| 5 − 9 | +12.29 | not measured |" in told
-
-
-def test_trials_stand_beside_it_step_by_step() -> None:
-    def of(*rows: str) -> dict[str, object]:
-        done = [{"seed": 0, "figures": {row: asked(int(row) / 10)}, "cpu_s": 1.0, "steps": 1} for row in rows]
-        return as_json(done, QUICK)
-
-    result = of("1", "2", "3") | {"trials": [{**of("2", "3", "4"), "name": "elsewhere"}]}
-
-    told = as_markdown(result).splitlines()
-    assert "| rows | the paper's | default, 1 seed | elsewhere, 1 seed |" in told
-    assert "| mIoU of 1 | 26.46 | 10.0 | not measured |" in told
-    assert "| 2 − 1 | +7.73 | holds: +10.0 (+10.0 to +10.0) | not measured |" in told
-    assert "| 3 − 2 | +4.72 | holds: +10.0 (+10.0 to +10.0) | holds: +10.0 (+10.0 to +10.0) |" in told
-    assert "| 4 − 3 | +5.23 | not measured | holds: +10.0 (+10.0 to +10.0) |" in told

@@ -1,11 +1,9 @@
 """Trials of the ablation: which records they are made of."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from experiments.ppt.ablation_jobs import jobs_of
-from experiments.ppt.ablation_runs import WHOLE
 from experiments.ppt.ablation_table import BEGIN, END, as_markdown
 from experiments.ppt.ablation_trials import TRIALS, trials
 
@@ -42,20 +40,6 @@ def test_the_seeds_count_that_every_training_has(tmp_path) -> None:
         ("4", "3", "not told apart"),
         ("5", "4", "not told apart"),
     ]
-
-
-def test_row_1_of_the_same_world_stands_for_every_length_and_alone_for_no_trial(tmp_path) -> None:
-    longer = TRIALS["twice as long"]
-    record(tmp_path, WHOLE, "floor", 0, row_1=0.4)
-    record(tmp_path, replace(TOUCHING, epochs_factor=WHOLE.epochs_factor), "floor", 0, row_1=0.1)
-    assert trials(tmp_path) == []
-
-    record(tmp_path, longer, "plain", 0, row_2=0.5)
-    record(tmp_path, TOUCHING, "plain", 0, row_2=0.2)
-    assert {each["name"]: each["order"][0]["difference"] for each in trials(tmp_path)} == {
-        "twice as long": 0.1,
-        "touching": 0.1,
-    }
 
 
 def test_the_page_says_what_the_records_say() -> None:

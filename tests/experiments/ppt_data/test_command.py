@@ -43,25 +43,3 @@ def test_every_grounding_and_the_pairs_are_measured_and_written(folder, tmp_path
     assert pairs["without"] + pairs["single"] + pairs["several"] == pytest.approx(1)
     assert pairs["pseudo_masks"] >= 2
     assert sheet.stat().st_size > 0
-
-
-@pytest.mark.slow
-def test_sams_half_alone_is_written_too(folder, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(command, "_NOISES", (0.1,))
-    figures = tmp_path / "figures.json"
-
-    outcome = _run(folder, "--objects", 20, "--only-ideal", "--json", figures)
-
-    assert outcome.exit_code == 0, outcome.output
-    found = json.loads(figures.read_text())
-    assert tuple(found["ideal"]) == ROWS[:3]
-    assert all(0.6 < row["0.1"] <= 1 for row in found["ideal"].values())
-    assert found["objects"] == {}
-    assert "pairs" not in found
-
-
-def test_a_sheet_of_what_is_not_made_is_refused(tmp_path) -> None:
-    outcome = _run(tmp_path / "out", "--only-ideal", "--sheet", tmp_path / "sheet.png")
-
-    assert outcome.exit_code == 2
-    assert not (tmp_path / "out").exists()

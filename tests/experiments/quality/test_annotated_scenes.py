@@ -14,12 +14,11 @@ from experiments.quality.annotated_scenes import (
     SceneSet,
     annotate,
     annotated_chunk,
-    annotated_scenes,
 )
 from experiments.quality.parts import Options
 from experiments.quality.systems import ALL_DRAWS, Draws
 from pseudoris.synthworld.scene_shards import scene_image, scene_shard
-from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.synthworld.scenes import Split
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
@@ -103,23 +102,3 @@ def test_what_stands_is_not_computed_again_and_what_is_missing_is(options):
     assert lost.read_bytes() == held
     untouched = [path for path in files if "nucleus" not in str(path)]
     assert {path: path.stat().st_mtime_ns for path in untouched} == {path: before[path] for path in untouched}
-
-
-def test_one_bound_alone_is_done_where_both_are_and_scenes_come_in_their_order(options):
-    before = sorted(options.out.rglob("*.arrow"))
-    images = annotated_scenes(options, SCENES, replace(DISTINCTIVE, bounds=(SHIPPED,)))
-    assert tuple(images) == cached(options, DISTINCTIVE)
-    assert [image.key for image in images] == [scene_image(scene).key for scene in SCENES.all()]
-    assert sorted(options.out.rglob("*.arrow")) == before
-
-
-def test_another_method_has_another_folder(options):
-    other = replace(DISTINCTIVE, assignments=("filtering.tau=1.1",))
-    with pytest.raises(FileNotFoundError):
-        cached(options, other)
-
-
-def test_a_set_may_begin_at_any_scene():
-    scenes = SceneSet(Split.TEST, 30, first=5)
-    assert scenes.chunks == [range(5, 25), range(25, 35)]
-    assert scenes.all()[0] == make_scene(Split.TEST, 5)

@@ -36,13 +36,6 @@ def test_a_row_a_world_and_what_all_draws_and_bounds_cover() -> None:
     assert any(row.startswith("| `tiny` | `default` | 0.700") for row in rows)
 
 
-def test_the_headline_has_the_lower_end_of_every_world() -> None:
-    found = expressions.headline(RESULT)["expressions"]
-
-    assert found.keys() == set(expressions.WORLDS)
-    assert found["second"] == {"accuracy": 0.91, "yield": 2.5, "coverage": 0.8, "low": 0.9}
-
-
 def test_bounds_are_of_the_surest_expression_of_a_mask_and_of_its_others() -> None:
     ranked = expressions._Ranked(
         probability=np.array([0.9, 0.8, 0.6, 0.4]),

@@ -11,21 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.quality import ladder
-from experiments.quality.annotated_scenes import DISTINCTIVE, NUCLEUS, PAPER, SHIPPED, SceneSet
+from experiments.quality.annotated_scenes import PAPER, SHIPPED, SceneSet
 from experiments.quality.ladder import (
-    CURVE_YIELDS,
-    CURVES,
-    EQUAL_YIELD,
     REASONS,
     ScoreTable,
     Thresholds,
     count_system,
-    curves,
     on_true_masks,
-    square,
 )
 from experiments.quality.parts import Options
-from experiments.quality.systems import SAMPLING, Above, AnyOf, Draws, Everything, System
+from experiments.quality.systems import Above, AnyOf, Draws, Everything, System
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scene_shards import scene_image, scene_shard
@@ -145,16 +140,6 @@ def thresholds(tmp_path, monkeypatch):
     return found, asked
 
 
-def test_the_steps_have_names_of_their_own_and_thresholds_from_development_scenes(thresholds):
-    found, asked = thresholds
-    systems = {system.name: system for system in ladder.ladder(found)}
-    assert len(systems) == 4 + 2 * 3 + 1
-    assert {scenes for scenes, *_ in asked} == {SCENES}
-    assert (systems["beam"].draws.decoders, systems["beam"].setting) == (("beam",), DISTINCTIVE)
-    assert (systems["nucleus"].draws.decoders, systems["nucleus"].setting) == (SAMPLING, NUCLEUS)
-    assert systems["candidates"].draws.decoders is None
-
-
 @pytest.mark.parametrize(("bound", "tau"), [(PAPER, 1.0), (SHIPPED, 1.2)])
 def test_single_scores_keep_as_many_as_the_whole_rule_does(thresholds, bound, tau):
     systems = {system.name: system for system in ladder.ladder(thresholds[0])}
@@ -165,25 +150,6 @@ def test_single_scores_keep_as_many_as_the_whole_rule_does(thresholds, bound, ta
         single = systems[f"{bound}-{column}"]
         assert (single.rule.column, single.bound) == (column, bound)
         assert TABLE.yield_above(column, single.rule.threshold) == pytest.approx(wanted)
-
-
-def test_the_square_crosses_sampling_and_filter_over_the_samplers_draws(thresholds):
-    systems = square(thresholds[0])
-    assert len({system.name for system in systems}) == len(systems) == 2 * (2 + 2 * 2)
-    assert {system.draws.decoders for system in systems} == {SAMPLING}
-    for name, setting in (("nucleus", NUCLEUS), ("distinctive", DISTINCTIVE)):
-        assert {system.setting for system in systems if system.name.startswith(f"square-{name}-")} == {setting}
-    at_equal_yield = [system for system in systems if system.name.endswith(("paper-yield", "shipped-yield"))]
-    assert {TABLE.yield_above("distinctiveness", each.rule.threshold) for each in at_equal_yield} == {EQUAL_YIELD}
-
-
-def test_curves_say_more_the_more_is_wanted(thresholds):
-    systems = curves(thresholds[0])
-    assert len(systems) == len(CURVES) * len(CURVE_YIELDS)
-    first = [system.rule.threshold for system in systems[: len(CURVE_YIELDS)]]
-    assert first == sorted(first, reverse=True)
-    # More than there are: everything.
-    assert first[-1] == 0.0
 
 
 def test_on_the_truths_masks_nothing_but_the_masks_differs(thresholds):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,17 @@ from typer.testing import CliRunner
 from experiments.quality import __main__ as command
 from experiments.quality import page
 from experiments.quality.ablation_section import verdict
-from experiments.quality.markdown_cells import cell, markdown_table
 from experiments.quality.parts import (
     RECORDS,
     Options,
     Part,
-    Record,
-    WholeRun,
     load_parts,
     plot_name,
     read_record,
     read_whole,
     record_path,
-    run_part,
 )
-from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart
+from experiments.quality.svg_chart import Axis, Line, line_chart
 
 CALLS = []
 DOCS = Path(__file__).parents[3] / "docs"
@@ -88,42 +83,6 @@ def test_the_data_holds_headlines_and_times_and_links_every_record(invoke, tmp_p
     ElementTree.fromstring((tmp_path / "docs" / plot_name("first", "line")).read_text())
 
 
-def test_a_run_of_everything_from_an_empty_folder_says_what_it_took(invoke, tmp_path):
-    invoke("--only", "first")
-    invoke()
-    assert "from an empty folder" not in (tmp_path / "docs" / "quality-appendix.md").read_text()
-    shutil.rmtree(tmp_path / "out")
-    invoke()
-    text = (tmp_path / "docs" / "quality-appendix.md").read_text()
-    assert "One command from an empty folder took 0.0 minutes" in text
-    assert json.loads((tmp_path / "docs" / "quality.json").read_text())["whole_run"].keys() >= {
-        "seconds",
-        "cpu_seconds",
-    }
-    # A part measured again later does not change it.
-    record = (tmp_path / "results" / "quality-whole.json").read_text()
-    invoke("--only", "second")
-    assert (tmp_path / "results" / "quality-whole.json").read_text() == record
-
-
-def test_a_part_of_the_appendix_is_not_on_the_page(invoke, monkeypatch, tmp_path):
-    monkeypatch.setattr(command, "load_parts", lambda: [part("first"), replace(part("second"), is_appendix=True)])
-    invoke()
-    assert "## second" not in (tmp_path / "docs" / "quality.md").read_text()
-    text = (tmp_path / "docs" / "quality-appendix.md").read_text()
-    assert "## first" not in text
-    assert "## second" in text
-
-
-def test_one_part_run_anew_leaves_the_others_on_the_page(invoke, tmp_path):
-    invoke()
-    for kept in (tmp_path / "out").glob("*.json"):
-        kept.unlink()
-    invoke("--only", "first")
-    assert CALLS == ["first", "second", "first"]
-    assert "## second" in (tmp_path / "docs" / "quality.md").read_text()
-
-
 def test_a_quick_run_leaves_docs_and_kept_results_alone(invoke, tmp_path):
     assert invoke("--quick").exit_code == 0
     assert not (tmp_path / "docs").exists()
@@ -135,14 +94,6 @@ def test_a_quick_run_leaves_docs_and_kept_results_alone(invoke, tmp_path):
     invoke()
     assert CALLS == ["first", "second"] * 2
     assert "`--quick`." not in (tmp_path / "docs" / "quality-appendix.md").read_text()
-
-
-@pytest.mark.parametrize("trial", [("--seed", "1"), ("--max-scenes", "5")])
-def test_a_trial_leaves_docs_and_kept_results_alone(invoke, tmp_path, trial):
-    assert invoke(*trial).exit_code == 0
-    assert not (tmp_path / "docs").exists()
-    assert not (tmp_path / "results").exists()
-    assert "## first" in (tmp_path / "out" / "quality.md").read_text()
 
 
 def test_a_record_of_other_settings_is_marked_and_then_measured_anew(invoke, monkeypatch, tmp_path):
@@ -175,21 +126,6 @@ def test_an_unknown_part_is_refused_with_those_that_there_are(invoke):
     assert CALLS == []
 
 
-def test_a_record_of_another_seed_is_measured_anew(tmp_path):
-    CALLS.clear()
-    for seed in (0, 0, 1):
-        run_part(part("first"), Options(tmp_path, seed=seed))
-    assert CALLS == ["first", "first"]
-    assert read_record(record_path(tmp_path, "first")).fingerprint["seed"] == 1
-
-
-def test_every_part_of_the_page_is_there_under_the_name_of_its_record():
-    names = [each.name for each in load_parts()]
-    behind = ["ablation", "sweeps", "composition", "listening", "segmenters", "domains"]
-    assert names == ["expressions", "students", "paper_chain", "semi", *behind]
-    assert [each.name for each in load_parts() if each.is_appendix] == behind
-
-
 def test_the_page_and_its_data_are_what_the_records_say():
     known = [(each, read_record(record_path(RECORDS, each.name))) for each in load_parts()]
     whole = read_whole(RECORDS)
@@ -205,41 +141,12 @@ def test_the_page_and_its_data_are_what_the_records_say():
             assert svg == (DOCS / plot_name(each.name, name)).read_text()
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(5400, "which it kept."), (5460, "which it did not keep there.")])
-def test_the_page_says_whether_the_whole_run_kept_its_limit(seconds, said):
-    assert said in page.runtime([], WholeRun("two cores", seconds, 60.0))
-
-
-def test_the_page_says_when_parts_have_become_longer_than_the_whole_run_was():
-    part = load_parts()[0]
-    known = [(part, Record(part.name, {}, 120.0, 200.0, {}))]
-    assert "all of them together 2.0." in page.runtime(known, WholeRun("two cores", 60.0, 60.0))
-    assert "together" not in page.runtime(known, WholeRun("two cores", 110.0, 60.0))
-
-
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [(0.01, 0.2, "holds"), (-0.2, -0.01, "is reversed"), (-0.1, 0.1, "undecided"), (None, None, "–")],
 )
 def test_an_order_holds_where_its_interval_is_clear_of_zero(low, high, said):
     assert verdict({"value": 0.0, "low": low, "high": high}) == said
-
-
-def test_cells_show_figures_intervals_and_dashes():
-    figure = {"value": 0.25, "low": 0.2, "high": 0.3}
-    assert cell(figure, 2) == "0.25 [0.20, 0.30]"
-    assert cell(figure, 2, sign="+") == "+0.25 [+0.20, +0.30]"
-    assert cell({"value": None, "low": None, "high": None}) == "–"
-    assert markdown_table(["", "a"], [["b", "c"]]) == "|  | a |\n| --- | --: |\n| b | c |"
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.31, 0.36), (-3.0, 40.0), (0.0, 0.0), (1e-4, 2e-4)])
-def test_an_axis_has_a_few_distinct_labels_inside(low, high):
-    axis = axis_of("x", [low, high])
-    ticks = axis.ticks()
-    assert 2 <= len(ticks) <= 9
-    assert len({label for _, label in ticks}) == len(ticks)
-    assert all(axis.low - 1e-9 <= place <= axis.high + 1e-9 for place, _ in ticks)
 
 
 def test_a_chart_is_svg_with_every_line_named_and_escaped():
@@ -258,14 +165,6 @@ def test_a_chart_is_svg_with_every_line_named_and_escaped():
 def results() -> dict[str, Any]:
     records = {part.name: read_record(record_path(RECORDS, part.name)) for part in load_parts()}
     return {name: record.result for name, record in records.items() if record is not None}
-
-
-def test_without_results_there_is_no_summary_and_no_figure_of_them() -> None:
-    head, tail = page.frame({})
-    assert head.startswith("# How good is the annotation")
-    assert "In short" not in head
-    assert tail.startswith("## On real photographs")
-    assert "Here that is" not in tail
 
 
 def test_the_summary_has_the_figures_of_the_parts(results) -> None:

@@ -66,13 +66,3 @@ def test_sweeps_hold_every_value_and_meet_the_ablations_setting_where_they_cross
     )
     yields = [row["yield"]["value"] for row in found["tau"][PAPER]]
     assert yields == sorted(yields, reverse=True)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
-def test_samplers_are_spread_and_each_taken_once(count):
-    sampling = DISTINCTIVE.config().captions.sampling
-    chosen = sweeps.spread_samplers(sampling, count)
-    assert len(set(chosen)) == count
-    every = sweeps.spread_samplers(sampling, 99)
-    assert len(every) == len(sampling.top_k) + len(sampling.top_p)
-    assert [each for each in every if each in chosen] == list(chosen)

@@ -13,30 +13,13 @@ from experiments.quality.student_arms import (
     Arm,
     answered,
     is_decided,
-    mean_and_deviation,
     said_difference,
     seeded,
-    summarise,
     train_arms,
 )
 from pseudoris.synthworld.scenes import Split
 
 ARM = Arm(runs=("out/pseudo",))
-
-
-def test_figures_of_seeds_become_mean_and_deviation_of_a_sample() -> None:
-    figures = summarise([{"miou": 0.5, "p50": 0.25}, {"miou": 0.7, "p50": 0.25}])
-
-    assert figures["miou"] == {"mean": 0.6, "std": pytest.approx(0.14142), "values": [0.5, 0.7]}
-    assert figures["p50"]["std"] == 0.0
-    assert mean_and_deviation(figures) == "0.600 ± 0.141"
-
-
-def test_one_seed_has_no_deviation() -> None:
-    figures = summarise([{"miou": 0.5}])
-
-    assert figures["miou"]["std"] == 0.0
-    assert mean_and_deviation(figures) == "0.500"
 
 
 def test_every_seed_is_an_arm_of_its_own_and_a_trial_has_one(tmp_path: Path) -> None:

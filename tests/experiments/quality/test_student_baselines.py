@@ -20,7 +20,6 @@ from pseudoris.synthworld.renderer import render
 from pseudoris.training.evaluation.zero_shot import ClipChoice
 from pseudoris.training.learning.evaluator import ImageQuestion
 from pseudoris.training.metrics import SegmentationMeter
-from pseudoris.workers.masks import rle
 from tests.builders.scene_runs import scene_run, scenes
 
 
@@ -86,24 +85,3 @@ def rule_boxes(masks: torch.Tensor) -> list[float]:
     """Return the centre along x of each mask's box."""
     columns = [torch.nonzero(mask.any(0)).flatten() for mask in masks]
     return [float(each.min() + each.max() + 1) / 2 for each in columns]
-
-
-def test_a_random_mask_is_one_of_the_images_and_the_same_each_time(proposed):
-    question = next(questions())
-    answer = RandomBaseline(proposed).answer(question)
-    own = {mask.rle_counts for mask in proposed(question)}
-    assert set(rle.encode(answer)) <= own
-    assert torch.equal(answer, RandomBaseline(proposed).answer(question))
-    assert not all(torch.equal(answer, RandomBaseline(proposed, seed=seed).answer(question)) for seed in range(1, 6))
-
-
-def test_an_image_without_masks_is_answered_by_none(proposed):
-    question = next(questions())
-    unknown = ImageQuestion("0" * 16, question.image, question.texts, question.masks, [], "unknown")
-    config = load_config("tiny")
-    for baseline in (
-        RandomBaseline(proposed),
-        ClipChoice(proposed, config),
-        Ceiling(proposed),
-    ):
-        assert not baseline.answer(unknown).any()
