@@ -1,4 +1,5 @@
 """The command line: one small module a command, and nothing that another room would want to import."""
 
-# Its bare name is not refused, as those of the other rooms are: `python -m cli` would not reach `__main__`, which names
-# the new command.
+if not __name__.startswith("pseudoris."):
+    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
+    raise ImportError("'cli' is not a package of its own: import pseudoris.cli", name=__name__)

@@ -44,12 +44,6 @@ def test_draw_says_which_questions_it_will_answer_how_precisely(out, tmp_path):
     assert AuditFolder.open(tmp_path / "audit").draw.run.location == out
 
 
-@pytest.mark.parametrize("words", [("page", "--to", "pages"), ("report",), ("add", "ana.jsonl")], ids=str)
-def test_an_audit_is_a_local_folder(words):
-    with pytest.raises(ConfigError, match=r"'s3://b/audit' is a url. Give a local folder"):
-        ran(words[0], "s3://b/audit", *words[1:])
-
-
 @pytest.mark.parametrize("inside", ["", "/audit", "/masks/audit"])
 def test_an_audit_is_not_drawn_into_the_run(out, inside):
     with pytest.raises(ConfigError, match=r"is inside the run\. Choose a folder outside it"):
@@ -100,16 +94,6 @@ def judged(out, folder, *, number=60):
         for place, pair in enumerate(audit.pairs["pair_id"].to_pylist()[:number]):
             file.append(VerdictLine(pair=pair, verdict="cannot_say" if place % 10 == 5 else "right"))
     return audit
-
-
-def test_report_shows_every_figure_whole_on_80_columns(out, tmp_path):
-    judged(out, tmp_path / "audit")
-    wide, narrow = (ran("report", tmp_path / "audit", columns=columns) for columns in (200, 80))
-    figures = re.compile(r"\d\.\d{3} +\d\.\d{3} to \d\.\d{3}(?: +\d\.\d{3} … \d\.\d{3} \(\d+\))? +\d+")
-    found = figures.findall(wide)
-    # With and without undecided ones.
-    assert {"…" in each for each in found} == {True, False}
-    assert [each.split() for each in figures.findall(narrow)] == [each.split() for each in found]
 
 
 def test_the_runs_own_data_card_cites_an_audit_and_no_table_changes(tmp_path):

@@ -35,14 +35,6 @@ def test_what_is_off_is_one_line_with_the_remedy(assignments, name, remedy):
     assert remedy in check.detail
 
 
-def test_a_parser_that_is_asked_for_and_not_installed_is_off(monkeypatch):
-    monkeypatch.setitem(sys.modules, "spacy", None)
-    config = load_config("tiny", assignments=["filtering.nouns=spacy"])
-    (check,) = [check for check in run_checks(config, source=None, out=None) if not check.is_ok]
-    assert check.name == "head nouns"
-    assert "pip install 'spacy>=3.8,<4'" in check.detail
-
-
 def test_each_missing_part_of_paper_is_a_line_of_its_own(tmp_path):
     missing = [f"{name}.weights.uri={tmp_path}/{name}.pt" for name in ("masks", "captions", "filtering")]
     config = load_config("paper", assignments=["compute.device=cpu", "filtering.spacy_model=no_such_model", *missing])

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 
-import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -70,14 +69,6 @@ def test_where_the_models_do_not_know_the_images_it_stands_on_top_and_in_the_jso
 def test_excluded_images_are_counted_apart():
     assert "excluded 3 listed images are not counted" in lines(found(num_excluded=3))
     assert not any(line.startswith("excluded") for line in lines(found()))
-
-
-@pytest.mark.parametrize(
-    ("num_units", "unit", "said"), [(1, "GPU", "on 1 GPU"), (0.5, "GPU", "on 0.5 GPUs"), (2, "CPU actor", "CPU actors")]
-)
-def test_units_are_counted_as_a_person_does(num_units, unit, said):
-    (line,) = [line for line in lines(found(num_units=num_units, unit=unit)) if line.startswith("hours")]
-    assert line.endswith(said)
 
 
 def test_options_reach_the_sample_and_json_is_one_object(monkeypatch, tmp_path):

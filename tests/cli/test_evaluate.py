@@ -71,10 +71,6 @@ def test_json_is_one_object_and_the_report_is_written(demo, tmp_path):
     assert json.loads((tmp_path / "report" / "evaluation.json").read_text()) == tree
 
 
-def test_a_sample_of_shards_says_so(demo):
-    assert "1 of 3 shards, spread evenly" in invoke(demo / "run", "--truth", "synthworld", "--sample", "1")
-
-
 def test_the_truth_may_be_named(demo, tmp_path, monkeypatch):
     (tmp_path / "scenes.json").write_bytes((demo / "truth.json").read_bytes())
     named = invoke(demo / "run", "--truth", f"synthworld:{tmp_path / 'scenes.json'}", "--json")
@@ -112,24 +108,11 @@ def test_a_missing_truth_is_named_with_the_remedy(demo, tmp_path):
     assert "python -m pseudoris.synthworld.demo" in message
 
 
-def test_a_run_whose_source_has_no_truth_beside_it_names_where_it_was_looked_for(tmp_path):
-    run = RunLocation.open(str(tmp_path / "run"))
-    scene_run(run, scenes(1), source=str(tmp_path / "photos"))
-    assert str(tmp_path / "truth.json") in fails(tmp_path / "run", "--truth", "synthworld")
-
-
 @pytest.mark.parametrize("name", ["synthword", "s3:/x", "nowhere/at/all"])
 def test_an_unknown_truth_is_refused(demo, name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     message = fails(demo / "run", "--truth", name)
     assert f"--truth {name!r} is neither `synthworld` nor" in message
-    assert "pseudoris import" in message
-
-
-def test_the_worlds_file_without_its_prefix_is_named_with_it(demo, tmp_path):
-    (tmp_path / "truth.json").write_text("{}")
-    message = fails(demo / "run", "--truth", tmp_path / "truth.json")
-    assert f"synthworld:{tmp_path / 'truth.json'}" in message
     assert "pseudoris import" in message
 
 
@@ -154,12 +137,6 @@ def test_a_report_where_nothing_can_be_created_is_one_message(demo, folder):
     message = fails(demo / "run", "--truth", "synthworld", "--report", folder)
     assert message.startswith(f"cannot write {folder}/evaluation.md: ")
     assert "name another location" in message
-
-
-def test_without_a_truth_the_usage_is_shown(demo):
-    result = CliRunner().invoke(app, ["evaluate", str(demo / "run")])
-    assert result.exit_code == 2
-    assert "--truth" in result.output
 
 
 @pytest.mark.slow

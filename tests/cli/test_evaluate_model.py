@@ -23,7 +23,6 @@ from pseudoris.schemas.shard import ExpressionRecord, ShardImage
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.scenes import Split
-from pseudoris.training.evaluation.zero_shot import first_noun_phrase
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, named_figures
 from pseudoris.training.ppt.ppt_learner import load_ppt
@@ -293,11 +292,6 @@ def test_models_without_training_answer_drawn_scenes(tmp_path):
     assert mious["clip:noun"] > mious["clip:sentence"]
 
 
-def test_clip_is_asked_the_first_noun_phrase():
-    assert first_noun_phrase("the red circle left of the star") == "red circle"
-    assert first_noun_phrase("leftmost") == "leftmost"
-
-
 def test_what_a_truth_and_a_training_lack_is_said(truth, tmp_path):
     lacking = shutil.copytree(truth, tmp_path / "truth")
     run = RunLocation.open(str(lacking))
@@ -311,17 +305,6 @@ def test_what_a_truth_and_a_training_lack_is_said(truth, tmp_path):
         "1 shards of the truth are not committed: their expressions are not asked."
         in tree("--model", path, "--truth", lacking)["notes"]
     )
-
-
-def test_quarantined_images_of_the_truth_are_counted(tmp_path):
-    refer, images = write_small_refer(tmp_path)
-    damaged = min(images.rglob("*.png"))
-    damaged.write_bytes(damaged.read_bytes()[:100])
-    import_small(refer, images, RunLocation.open(str(tmp_path / "truth")))
-    questions = HeldOutExpressions(str(tmp_path / "truth"))
-    text = {"image": questions.images[0].key, "text": questions.images[0].texts[0], "segmentation": None}
-    notes = tree("--model", lines(tmp_path / "mine.jsonl", text), "--truth", questions.root)["notes"]
-    assert notes[0] == "1 images of the truth are quarantined: their expressions are not asked."
 
 
 def test_the_truths_images_may_have_moved(truth, tmp_path):

@@ -47,23 +47,12 @@ def test_by_default_the_pages_stand_beside_the_tables(run, tmp_path):
     ]
 
 
-def test_a_sample_is_as_large_as_asked_for(run, tmp_path):
-    write_pages(run.root, sample=2)
-    assert len(list((tmp_path / "a run" / "gallery" / "pictures").iterdir())) == 2
-
-
 @pytest.mark.slow
 def test_a_run_in_a_bucket_has_its_pages_in_the_bucket(s3_server, s3_bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
     run = write_run(f"s3://{s3_bucket}/run", ("a.png", lambda entry: annotated(entry, 2, SAID)))
     assert write_pages(run.root) == f"s3://{s3_bucket}/run/gallery/index.html"
     assert {file.name for file in run.list("gallery")} == {"index.html", "quality.html"}
-
-
-def test_without_a_run_the_message_says_how_to_start_one(tmp_path):
-    shown = pseudoris_here("gallery", str(tmp_path))
-    assert shown.returncode == 2
-    assert "pseudoris annotate" in shown.stderr
 
 
 @pytest.mark.parametrize(
@@ -88,10 +77,6 @@ def test_the_folders_of_the_run_itself_are_refused_and_all_below(run, inside):
     Path(run.root, "link").symlink_to(Path(run.root, "failures"))
     with pytest.raises(ConfigError, match=r"is inside the run\. Choose a folder outside it"):
         write_pages(run.root, to=f"{run.root}{inside}")
-
-
-def test_a_folder_whose_name_begins_like_a_table_s_is_another_one(run):
-    assert write_pages(run.root, to=f"{run.root}/images pages").startswith(f"{run.root}/images pages/")
 
 
 def test_source_is_opened_once_whatever_the_number_of_pictures(tmp_path, monkeypatch):

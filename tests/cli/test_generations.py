@@ -91,8 +91,3 @@ def test_options_that_make_no_sense_are_refused_before_anything_starts(tmp_path,
     with pytest.raises(ConfigError, match=message):
         invoke("annotate", str(write_source(tmp_path / "in", num_images=1)), str(tmp_path / "out"), *options)
     assert not (tmp_path / "out").exists()
-
-
-def test_an_estimate_of_a_missing_source_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="does not exist"):
-        invoke("estimate", str(tmp_path / "nowhere"))

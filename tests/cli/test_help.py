@@ -55,11 +55,6 @@ def test_help_shows_everything_on_a_screen_of_100_by_30():
     assert all(option in page for option in ("--version", "--install-completion", "--show-completion", "--help"))
 
 
-@pytest.mark.slow
-def test_without_a_word_the_same_page_is_shown():
-    assert shown(exit_code=2).strip() == shown("--help").strip()
-
-
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_no_help_loses_a_word_to_markup(path):
     def bare(text: str) -> str:
@@ -71,11 +66,6 @@ def test_no_help_loses_a_word_to_markup(path):
     texts += [each.help.partition("\n\n")[0] for each in getattr(command, "commands", {}).values()]
     for text in filter(None, texts):
         assert bare(text.replace("\\[", "[")) in page, text
-
-
-def test_the_brackets_of_ppt_stand_in_its_help():
-    assert '"the [class name] in the middle"' in shown("ppt", "--help", columns=200)
-    assert '"the [class name] in the middle"' in shown("ppt", "objects", "--help", columns=200)
 
 
 def test_export_names_each_format_on_a_line_of_its_own():
@@ -103,7 +93,3 @@ def test_a_shell_completes_commands_and_choices(typed, offered):
     found = shown(_PSEUDORIS_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(len(words) - 1)).split()
     assert set(offered) <= set(found)
     assert len(found) == len(offered) or typed == "pseudoris "
-
-
-def test_the_shell_s_script_is_there_to_install():
-    assert "_PSEUDORIS_COMPLETE=complete_bash" in shown(_PSEUDORIS_COMPLETE="source_bash")

@@ -14,7 +14,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("schemas", "images", "store", "workers", "pipeline", "training", "synthworld", "viewer", "audit", "deploy")
+ROOMS = "schemas images store workers pipeline training synthworld viewer audit cli deploy".split()
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -63,14 +63,6 @@ def test_in_a_clone_a_bare_name_is_no_second_copy_of_ours():
     assert ended.stdout.splitlines() == [
         f"{room!r} is not a package of its own: import pseudoris.{room}" for room in ROOMS
     ]
-
-
-def test_the_old_module_of_the_command_line_names_the_new_one():
-    ended = run("-m", "cli", "--help", cwd=ROOT)
-    assert (ended.returncode, ended.stderr) == (
-        2,
-        "error: `python -m cli` is `python -m pseudoris` now, or `pseudoris`\n",
-    )
 
 
 @pytest.mark.parametrize("name", ["listener.yaml", "listener-composer.yaml", "vote.yaml"])

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from tests.builders.command import pseudoris_here
 from tests.store.builders import commit, start_run
 
 
@@ -53,9 +52,3 @@ def test_json_lines_say_what_each_part_is(out):
 def test_a_table_that_does_not_exist_is_refused_with_the_ones_that_do(out):
     with pytest.raises(ConfigError, match=r"no table 'captions'\. Give --table images, masks"):
         CliRunner().invoke(app, ["parts", str(out), "--table", "captions"], catch_exceptions=False)
-
-
-def test_where_no_run_is_the_command_says_so(tmp_path):
-    failed = pseudoris_here("parts", str(tmp_path))
-    assert failed.returncode == 2
-    assert "there is no run" in failed.stderr

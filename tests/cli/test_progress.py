@@ -2,7 +2,6 @@
 
 import io
 
-import pytest
 from rich.console import Console
 
 from pseudoris.cli.progress import plan_view, run_progress, summary_view
@@ -61,22 +60,6 @@ def test_without_a_terminal_plain_lines_say_each_tenth_of_the_images():
         "annotating: 10 of 100 images",
         "annotating, 1 quarantined: 35 of 100 images",
     ]
-
-
-@pytest.mark.parametrize(
-    ("pools", "said"),
-    [
-        ({}, ""),
-        ({"fused": 1}, "1 actor"),
-        ({"fused": 2}, "2 actors"),
-        ({"propose": 1, "caption": 2, "filter": 1}, "1 propose, 2 caption and 1 filter actors"),
-    ],
-)
-def test_actors_are_named_by_their_pool_where_there_are_several(pools, said):
-    console = Console(file=io.StringIO(), width=120)
-    with run_progress(console) as on_event:
-        on_event(Planned(num_images=9, num_images_done=0, num_shards=3, num_shards_done=0, actors=pools))
-    assert f"annotating ({said or 'nothing left to do'})" in console.file.getvalue()
 
 
 def test_rate_and_time_left_count_from_the_first_shard_though_two_land_together():
@@ -143,10 +126,6 @@ def make_plan(**changes):
         "output_basis": "44 candidates a mask",
     }
     return RunPlan(**{**values, **changes})
-
-
-def test_a_dry_run_says_on_top_that_the_models_do_not_know_the_images():
-    assert shown(plan_view(make_plan(domain=UNKNOWN))).lstrip().startswith("Do not trust")
 
 
 def test_a_dry_run_says_that_nothing_was_written():

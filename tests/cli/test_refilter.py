@@ -76,22 +76,6 @@ def test_mistakes_say_what_is_allowed(out, tmp_path, arguments, message):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.slow
-def test_none_takes_the_conditions_away(out, tmp_path):
-    strict, loose = str(tmp_path / "strict"), str(tmp_path / "loose")
-    invoke(str(out), strict, "--keep", "count >= 2")
-    result = invoke(strict, loose, "--keep", "none")
-    assert result.exit_code == 0, result.output
-    assert "count >= 2" not in result.output
-
-
-def test_a_mistake_is_a_message_with_exit_code_two(out, tmp_path):
-    failed = pseudoris_here("refilter", str(tmp_path / "nowhere"), str(tmp_path / "new"), "--tau", "1.1")
-    assert failed.returncode == 2
-    assert "there is no run at" in failed.stderr
-    assert "Traceback" not in failed.stderr
-
-
 def test_interrupted_it_says_how_to_go_on(out, tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
@@ -176,22 +160,6 @@ def test_an_accuracy_chooses_no_rule_that_keeps_pairs_of_which_none_was_drawn(tm
         ConfigError, match=r"even the strictest rule may keep \d+ pairs of strata that .* has no pair of\. Draw"
     ):
         invoke(again.root, str(tmp_path / "other"), *words)
-
-
-def test_an_audit_of_few_verdicts_says_how_many_an_accuracy_takes(tmp_path):
-    out = str(tmp_path / "out")
-    location = RunLocation.open(out)
-    header = scored_run(location, "filtering.tau=1.4", num_shards=2)
-    draw_audit(location, header, tmp_path / "audit", DrawOptions(num_pairs=20), load_bytes=lambda shard, key: b"")
-    audit = AuditFolder.open(tmp_path / "audit")
-    with VerdictFile.open(audit.path, "ana", audit.known) as file:
-        for row in audit.pairs.to_pylist()[:10]:
-            file.append(VerdictLine(pair=row["pair_id"], verdict="right"))
-    with pytest.raises(
-        ConfigError, match=r"takes at least 29 verdicts .* there are 10: finish this audit, or draw a larger one"
-    ):
-        invoke(out, str(tmp_path / "new"), "--accuracy", "0.9", "--audit", str(audit.path))
-    assert not (tmp_path / "new").exists()
 
 
 def test_weights_come_from_a_file_that_was_fitted_with_the_runs_confidence(tmp_path):

@@ -29,25 +29,6 @@ def lines(view):
     return [" ".join(line.split()) for line in console.file.getvalue().splitlines() if line.strip()]
 
 
-def test_the_bar_says_what_goes_on_and_counts(location, monkeypatch):
-    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
-    monkeypatch.setattr("pseudoris.cli.run_bar.stdout", console)
-
-    def write(on_progress, on_wait):
-        on_progress(2, 7)
-        return "done"
-
-    assert write_with_bar(location, write, before="planning", during="making images") == "done"
-    printed = console.file.getvalue()
-    assert "making images" in printed
-    assert "2/7" in printed
-
-
-def test_who_is_waited_for_is_told(location, capsys):
-    write_with_bar(location, lambda on_progress, on_wait: on_wait("held by another"), before="", during="")
-    assert "note held by another" in capsys.readouterr().err
-
-
 def test_an_interrupt_ends_as_130_and_says_how_to_go_on(location, capsys):
     def write(on_progress, on_wait):
         on_progress(0, 7)
@@ -85,9 +66,3 @@ def test_the_summary_has_what_the_run_holds_in_its_own_words_and_order(location)
     assert shown[8].startswith("1 corrupt")
     assert shown[9] == "tables"
     assert any(line.startswith("expressions") and location.root in line for line in shown[10:])
-
-
-def test_of_what_a_run_has_none_nothing_is_said(location):
-    shown = "\n".join(lines(written_view(location, written(images=7, annotated=7), Wording("imported"), texts=[])))
-    assert "7 of 7: 7 annotated, 0 empty, 0 quarantined" in shown
-    assert not any(word in shown for word in ("before", "left out", "corrupt"))

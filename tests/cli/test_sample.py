@@ -49,11 +49,6 @@ def test_json_gives_an_object_a_line_and_only_what_is_kept(out):
     assert {row["kept"] for row in rows} == {True}
 
 
-def test_all_draws_from_candidates_too(out):
-    rows = [json.loads(line) for line in invoke(out, "-n", "60", "--json", "--columns", "kept", "--all").splitlines()]
-    assert {row["kept"] for row in rows} == {True, False}
-
-
 def test_csv_reads_back_and_holds_lists_as_json(out):
     text = invoke(out, "-n", "5", "--csv", "--columns", "text,target_mask_ids,segmentation,distinctiveness")
     rows = list(csv.DictReader(io.StringIO(text)))

@@ -8,8 +8,6 @@ import pytest
 from typer.testing import CliRunner
 
 from pseudoris.cli.main import app
-from pseudoris.schemas.domain import DomainRecord
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from tests.builders.scored_runs import scored_run
 from tests.store.builders import start_run
@@ -52,20 +50,8 @@ def test_json_holds_the_same_figures(out):
     assert json.loads(invoke(out, "--json", "--every"))["num_shards_read"] == 4
 
 
-def test_a_run_whose_models_do_not_know_its_images_says_so_on_top(tmp_path):
-    unknown = DomainRecord(num_sampled=16, num_outside=16, max_score=2.5, median_score=5.6, is_accepted=True)
-    start_run(RunLocation.open(str(tmp_path / "run")), domain=unknown)
-    assert invoke(str(tmp_path / "run")).startswith("Do not trust these masks and expressions")
-    assert json.loads(invoke(str(tmp_path / "run"), "--json"))["domain"]["num_outside"] == 16
-
-
 def test_a_run_without_a_commit_shows_no_figure(tmp_path):
     start_run(RunLocation.open(str(tmp_path / "run")))
     shown = invoke(str(tmp_path / "run"))
     assert "0 of 12 images committed" in shown
     assert "–" in shown
-
-
-def test_where_no_run_is_the_command_says_so(tmp_path):
-    with pytest.raises(ConfigError, match="there is no run"):
-        invoke(str(tmp_path))

@@ -95,23 +95,6 @@ def test_watch_ends_when_the_run_is_complete(tmp_path):
     assert "complete" in shown(str(tmp_path), "--watch")
 
 
-def test_a_watch_waits_for_a_run_that_has_not_begun_and_says_so(tmp_path, monkeypatch):
-    location = RunLocation.open(str(tmp_path / "out"))
-    pauses = []
-
-    def begin(seconds):
-        pauses.append(seconds)
-        if len(pauses) == 2:
-            commit(location, start_run(location), 0, 1, 2)
-
-    monkeypatch.setattr("pseudoris.cli.status.time.sleep", begin)
-    result = CliRunner().invoke(app, ["status", location.root, "--watch", "--json", "--every", "0.5"])
-    assert result.exit_code == 0, result.output
-    assert result.stderr == f"waiting No run has begun at {location.root} yet. Ctrl-C ends.\n"
-    assert json.loads(result.stdout)["is_complete"]
-    assert pauses == [0.5, 0.5]
-
-
 def test_ctrl_c_ends_a_watch_of_a_run_that_has_not_begun(tmp_path, monkeypatch):
     def interrupt(seconds):
         raise KeyboardInterrupt

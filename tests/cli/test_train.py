@@ -122,24 +122,6 @@ def test_a_picture_never_overwrites_the_image_or_the_other_picture(tmp_path, mon
     assert Path("a.png").read_bytes() == before
 
 
-@pytest.mark.parametrize("option", ["RUN", "--val", "--human"])
-@pytest.mark.parametrize("inside", ["", "masks", "expressions/mine"])
-def test_a_training_is_not_written_into_a_run_that_it_reads(trained, tmp_path, option, inside):
-    run, out = trained[0] / "data", trained[0] / "data" / inside
-    before = sorted(run.rglob("*"))
-    arguments = [run] if option == "RUN" else [tmp_path / "other", option, run]
-    with pytest.raises(ConfigError, match=r"--out .* is inside the run. Choose"):
-        invoke("train", "student", *arguments, "--out", out)
-    assert sorted(run.rglob("*")) == before
-
-
-def test_a_url_is_no_folder_of_a_training(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"--out 's3://b/x' is a url\. Give a local folder"):
-        invoke("train", "student", "run", "--out", "s3://b/x")
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.slow
 def test_a_resume_that_finds_no_training_says_so_and_begins(trained, tmp_path):
     _, arguments, _ = trained

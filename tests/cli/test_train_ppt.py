@@ -63,19 +63,6 @@ def test_a_finished_training_is_not_done_again(trained) -> None:
 
 
 @pytest.mark.slow
-def test_a_resume_that_finds_no_training_says_so_and_begins(trained, tmp_path) -> None:
-    folder, _, arguments, _ = trained
-    found = [tmp_path / "new" if each == folder / "out" else each for each in arguments]
-    # A human's masks beside them.
-    found += ["--annotated", folder / "human"]
-    begun = invoke(*found, "--resume")
-    assert begun.exit_code == 0, begun.output
-    assert f"{tmp_path / 'new'} has no training to resume" in begun.stderr
-    assert ", 0 of them now" not in begun.output
-    assert "no training to resume" not in invoke(*found, "--resume").stderr
-
-
-@pytest.mark.slow
 def test_a_training_before_its_first_round_is_done_says_how_to_go_on(trained, tmp_path) -> None:
     folder, images, _, _ = trained
     begun = tmp_path / "begun"

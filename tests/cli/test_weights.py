@@ -85,13 +85,6 @@ def test_get_puts_the_files_of_a_preset_where_all_commands_look(server, cache):
     assert checked.stdout.count("as it must be") == 3
 
 
-def test_get_asks_for_nothing_twice(server, cache):
-    pseudoris_here("weights", "get", "base")
-    asked = len(server.requests)
-    assert pseudoris_here("weights", "get", "base").returncode == 0
-    assert len(server.requests) == asked
-
-
 def test_get_to_a_folder_fills_a_cache_for_another_machine(server, cache, tmp_path, monkeypatch):
     pseudoris_here("weights", "get", "base")
     asked = len(server.requests)
@@ -125,12 +118,6 @@ def test_two_processes_that_get_the_same_file_download_it_once(server, cache, mo
 def test_get_takes_one_weights_uri(server, cache):
     assert pseudoris_here("weights", "get", "open_clip:RN50-quickgelu/openai").returncode == 0
     assert (cache / CLIP_NAME).read_bytes() == CLIP
-
-
-def test_get_of_shipped_weights_has_nothing_to_do(cache):
-    shown = pseudoris_here("weights", "get", "tiny")
-    assert shown.returncode == 0
-    assert shown.stdout.count("nothing to download") == 3
 
 
 def test_get_refuses_other_bytes_and_still_gets_the_rest(server, cache):
@@ -200,14 +187,6 @@ def test_check_tells_what_is_missing_and_what_is_wrong(server, cache):
     assert propose.startswith("off  propose   weights 'checkpoints/sam_vit_b_01ec64.pth' are not available")
     assert f"expected {hashlib.sha256(COCA).hexdigest()}: it is not the published file; get it again" in caption
     assert scored.startswith("ok ")
-
-
-def test_check_tells_a_file_of_other_bytes_in_the_working_folder(server, tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / SAM_NAME).write_bytes(b"a person's own")
-    shown = pseudoris_here("weights", "check", "base")
-    assert shown.returncode == 1
-    assert f"checkpoints/{SAM_NAME} has sha256" in shown.stdout
 
 
 @pytest.mark.parametrize(
