@@ -14,7 +14,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-ROOMS = "schemas images store workers pipeline training synthworld viewer audit cli deploy".split()
+ROOMS = ("schemas", "images", "store", "workers", "pipeline", "training", "synthworld", "viewer", "audit", "cli")
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
