@@ -13,8 +13,7 @@ from rich.table import Table
 from pseudoris.cli import options
 from pseudoris.cli.console import domain_lines, echo_json, facts_table, format_bytes, kept_text, stderr, stdout
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.distributions import Distribution
-from pseudoris.store.reports.statistics import DEFAULT_SAMPLE, GROUPS, RunStatistics, run_statistics
+from pseudoris.store.reports.statistics import DEFAULT_SAMPLE, GROUPS, Distribution, RunStatistics, run_statistics
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 DEFAULT_TOP = 10

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from PIL import Image, TiffImagePlugin
 
-from pseudoris.images.jpeg_segments import FRAME_STARTS, segments
+from pseudoris.images.integrity import FRAME_STARTS, segments
 from pseudoris.schemas.errors import ImageError
 
 OPAQUE: Final = "no alpha"

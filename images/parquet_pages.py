@@ -1,4 +1,4 @@
-"""Checks the headers of Parquet pages while they are read: a kilobyte may unpack to gigabytes.
+"""Checks the pages of Parquet files that may come from strangers: a kilobyte may unpack to gigabytes.
 
 A footer may claim any size for a column. Only the header before each page decides how much is unpacked. So the headers
 are read here before they reach Arrow; no byte is read twice.
@@ -15,10 +15,16 @@ from pseudoris.schemas.errors import ImageError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+from collections.abc import Collection
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pseudoris.schemas.errors import ConfigError
 
 # A page may unpack to this many times its bytes: encoded images hardly shrink at all, bitmaps of photographs by half.
 # A page beyond it is a bomb, unless it is small.
-MAX_UNPACKING: Final = 4
+_MAX_UNPACKING: Final = 4
 # A page may always take this much. Uris, and drawings as bitmaps, shrink a hundredfold in pages of a few megabytes.
 ALWAYS_BYTES: Final = 64 * 2**20
 # Lengths and levels, beside the values of a page.
@@ -198,7 +204,7 @@ class WatchedPages(io.RawIOBase):
                 self._check(header)
 
     def _check(self, page: PageHeader) -> None:
-        limit = max(self._max_bytes + _SLACK_BYTES, MAX_UNPACKING * page.packed_bytes)
+        limit = max(self._max_bytes + _SLACK_BYTES, _MAX_UNPACKING * page.packed_bytes)
         if page.num_values is not None:
             limit = min(limit, max(1, page.num_values) * self._max_bytes + _SLACK_BYTES)
         limit = max(limit, ALWAYS_BYTES)
@@ -241,3 +247,58 @@ class _Chunk:
 
 def _damaged() -> ImageError:
     return ImageError("corrupt", "the row group of the Parquet file cannot be decoded (a page has a damaged header)")
+
+
+# The run lengths of a mask of 100 megapixels are a fifth of it.
+_MAX_VALUE_BYTES: Final = 16 * 2**20
+# All values may unpack to this many times the file's bytes: names of images repeat, run lengths shrink to a third.
+_MAX_TABLE_UNPACKING: Final = 16
+TABLE_ALWAYS_BYTES: Final = 256 * 2**20
+# Bounds what is unpacked at once: a value of a dictionary takes one place in the file, and is named by every row.
+_ROWS_AT_ONCE: Final = 8
+
+
+def read_columns(data: bytes, names: Collection[str], *, where: str) -> pa.Table:
+    """Return those of the columns that the file has, in one chunk each; where it has none, its schema without rows.
+
+    Args:
+        data: The file, whole.
+        names: Of columns.
+        where: The option and the file, for messages.
+
+    Raises:
+        ConfigError: It is not Parquet, is damaged, or unpacks to far more than its size.
+    """
+    pages = WatchedPages(io.BytesIO(data), _MAX_VALUE_BYTES)
+    try:
+        file = pq.ParquetFile(pages, pre_buffer=False)
+        schema, num_rows = file.schema_arrow, file.metadata.num_rows
+        wanted = [name for name in names if name in schema.names]
+        if num_rows > len(data):
+            raise ConfigError(
+                f"{where} claims {num_rows:,} rows in {len(data):,} bytes. A row takes more than a byte. Write the "
+                "file again."
+            )
+        if not wanted:
+            return schema.empty_table()
+        pages.watch()
+        batches, left = [], max(TABLE_ALWAYS_BYTES, _MAX_TABLE_UNPACKING * len(data))
+        for read in file.iter_batches(_ROWS_AT_ONCE, columns=wanted, use_threads=False):
+            # Else a dictionary's values would be multiplied where it becomes text.
+            columns = [each.dictionary_decode() if pa.types.is_dictionary(each.type) else each for each in read]
+            batch = pa.RecordBatch.from_arrays(columns, names=read.schema.names)
+            left -= batch.nbytes
+            if left < 0:
+                raise ConfigError(
+                    f"{where} unpacks {len(data):,} bytes to more than {_MAX_TABLE_UNPACKING} times as many. Write the "
+                    "file with one value a row."
+                )
+            batches.append(batch)
+        if not batches:
+            return pa.schema([field for field in schema if field.name in wanted]).empty_table()
+        return pa.Table.from_batches(batches).combine_chunks()
+    except MemoryError:
+        raise
+    except (pa.ArrowException, OSError, UnicodeDecodeError, ImageError) as error:
+        shown = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{where} cannot be read as Parquet: {shown}. Write the file again.") from error

@@ -17,8 +17,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
-from pseudoris.images.integrity import PNG_BEGIN, check_integrity, png_chunks
-from pseudoris.images.jpeg_segments import check_header, has_end_marker, possible_ends
+from pseudoris.images.integrity import (
+    PNG_BEGIN,
+    check_header,
+    check_integrity,
+    has_end_marker,
+    png_chunks,
+    possible_ends,
+)
 from pseudoris.images.layouts import KEYED, Layout, check_layout
 from pseudoris.images.pillow_formats import allowed_formats, explain_missing, registered_formats
 from pseudoris.schemas.errors import ConfigError, ImageError, too_many_bytes

@@ -14,7 +14,7 @@ from pseudoris.schemas.placement import PoolConfig
 from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.sources import Source, SourceItem
 from pseudoris.store.sources.image_tables import RowGroup, rows_of
-from pseudoris.store.sources.left_out import LeftOut
+from pseudoris.store.sources.items import LeftOut
 from pseudoris.store.sources.source import Format
 
 # Tars and tables per task: the start of a task then costs little compared with the requests to a bucket.

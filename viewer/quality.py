@@ -19,8 +19,7 @@ import pyarrow.compute as pc
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.distributions import DrawCount, DrawKind, count_draws
-from pseudoris.store.reports.statistics import num_words
+from pseudoris.store.reports.statistics import DrawCount, DrawKind, count_draws, num_words
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.viewer.gallery_model import GallerySummary
 from pseudoris.viewer.gallery_sample import read_summary

@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.distributions import DrawCount
+from pseudoris.store.reports.statistics import DrawCount
 from pseudoris.viewer.charts import (
     Bar,
     Line,

@@ -2,22 +2,269 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
-from pseudoris.store.checks.content import Problem
-from pseudoris.store.checks.records import exclusion_problems, refuse_blocked_extensions
+from pseudoris.store.checks.content import Problem, examples
+from pseudoris.store.checks.records import (
+    Manifests,
+    blocked_receipts,
+    card_notices,
+    exclusion_problems,
+    junk_notices,
+    refuse_blocked_extensions,
+    replaced_receipt_problems,
+)
 from pseudoris.store.checks.shard_parts import verify_shard
-from pseudoris.store.checks.verify_walk import OutsideBytes, VerifyReport, VerifyWalk
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.header import header_digests, require_header
 from pseudoris.store.runs.plan import iter_plan_part, shards_of_parts
-from pseudoris.store.runs.receipts import AT_ONCE, list_receipts, spread_evenly, try_read_receipts
+from pseudoris.store.runs.receipts import AT_ONCE, foreign_receipt, list_receipts, spread_evenly, try_read_receipts
+from pseudoris.store.runs.root_digest import RootDigest
+from pseudoris.store.runs.unexpected_files import NamedParts, stray_files
 from pseudoris.store.tables.keep_rule import SOME_TAU, rule_of
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideBytes:
+    """Shards whose bytes may differ from those of another run, for one reason. This is allowed: they are not damaged.
+
+    Attributes:
+        what: `degraded` or `mixed`.
+        detail: The setting and its lowered value, or the difference from the run's identity.
+        shards: (first, last) of each range of consecutive shards, ascending.
+    """
+
+    what: str
+    detail: str
+    shards: tuple[tuple[int, int], ...]
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards in all ranges."""
+        return sum(last - first + 1 for first, last in self.shards)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What was checked, and the problems found.
+
+    Attributes:
+        num_images: Planned images.
+        num_accounted: Images that the receipts of planned shards count: annotated + empty + quarantined.
+        num_shards: Planned shards.
+        num_checked: Shards whose parts were checked.
+        problems: Empty if nothing is wrong.
+        outside: Shards that were allowed to give other bytes. They are not problems.
+        root: The run's root digest (`pseudoris.store.runs.root_digest`), over the shards committed so far; None if
+            a receipt cannot be used.
+        has_chain: Whether the header, the receipts and the manifests have digests of their own. A run that version
+            0.1.0 began has none: a change of its header or of a receipt may not be found.
+        notices: What a person may have changed, such as the data card, and files among the records that no reader uses.
+            They are not problems.
+    """
+
+    num_images: int
+    num_accounted: int
+    annotated: int
+    empty: int
+    quarantined: int
+    num_shards: int
+    num_checked: int
+    problems: tuple[Problem, ...]
+    outside: tuple[OutsideBytes, ...] = ()
+    root: str | None = None
+    has_chain: bool = True
+    notices: tuple[str, ...] = ()
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether there are no problems and every planned image is accounted for."""
+        return not self.problems and self.num_accounted == self.num_images
+
+
+class VerifyWalk:
+    """The sums and problems of one pass over the plan."""
+
+    def __init__(
+        self, location: RunLocation, header: RunHeader, committed: Mapping[int, int], *, chosen: frozenset[int]
+    ) -> None:
+        self.num_shards = 0
+        self._location = location
+        self._header = header
+        self._headers = header_digests(location)
+        self._blocked = blocked_receipts(location)
+        self._root: RootDigest | None = RootDigest(header)
+        self._is_plan_whole = True
+        self._manifests = Manifests(location, has_chain=None not in self._headers)
+        self._chosen = chosen
+        self._committed = committed
+        self._unplanned = dict(committed)
+        self._named = NamedParts(committed)
+        self._num_read = 0
+        self._missing: list[int] = []
+        self._problems: list[Problem] = [*self._blocked.values(), *self._manifests.problems]
+        self._problems += replaced_receipt_problems(location, committed, self._headers)
+        self._ids: list[npt.NDArray[np.uint64]] = []
+        self._status = {"annotated": 0, "empty": 0, "quarantined": 0}
+        self._num_checked = 0
+        self._outside: dict[tuple[str, str], list[int]] = {}
+
+    def take(self, shards: Iterable[int]) -> dict[int, int]:
+        """Return the latest generation of each of these shards that is committed. Pass each planned shard only once."""
+        return {shard: self._unplanned.pop(shard) for shard in shards if shard in self._unplanned}
+
+    def lose_plan(self, error: ConfigError) -> None:
+        """Account for a part of the plan that cannot be used."""
+        self._is_plan_whole = False
+        self._problems.append(Problem(None, "plan_part", str(error)))
+
+    def visit(
+        self, shard: int, entries: list[PlanEntry] | None, receipt: Receipt | ConfigError | None
+    ) -> Receipt | None:
+        """Account for one planned shard. Return its receipt if its parts are to be checked."""
+        self.num_shards += 1
+        if entries is not None:
+            self._check_ids(shard, entries)
+        if isinstance(receipt, Receipt) and receipt.header_sha256 not in self._headers:
+            receipt = ConfigError(foreign_receipt(self._location, shard, receipt.generation))
+        if isinstance(receipt, ConfigError):
+            self._problems.append(Problem(shard, "receipt", str(receipt)))
+            self._root = None
+            return None
+        if receipt is None:
+            self._missing += [] if shard in self._blocked else [shard]
+            return None
+        self._num_read += 1
+        self._named.add(receipt)
+        self._problems += self._manifests.compare(receipt)
+        if self._root is not None:
+            self._root.add(receipt)
+        if entries is not None and receipt.counts.images != len(entries):
+            detail = f"the receipt accounts for {receipt.counts.images} images, the plan has {len(entries)}"
+            self._problems.append(Problem(shard, "ids", detail))
+        self._note_outside(receipt)
+        for status in self._status:
+            self._status[status] += getattr(receipt.counts, status)
+        if shard not in self._chosen:
+            return None
+        self._num_checked += 1
+        return receipt
+
+    def _check_ids(self, shard: int, entries: list[PlanEntry]) -> None:
+        self._ids.append(np.array([int(entry.image_id, 16) for entry in entries], np.uint64))
+        forged = (
+            f"{each.key} has id {each.image_id}, not the hash of its key"
+            for each in entries
+            if each.image_id != image_id(each.key)
+        )
+        self._problems += examples(shard, "plan_id", forged)
+
+    def add(self, problems: Iterable[Problem]) -> None:
+        """Add the problems that were found in a shard's parts."""
+        self._problems += problems
+
+    def strays(self) -> Iterator[str]:
+        """Yield unexpected files in the table folders."""
+        # In an incomplete run, a part may belong to a shard in progress, or to one whose receipt cannot be read.
+        is_whole = self._num_read == self.num_shards == len(self._committed)
+        yield from stray_files(self._location, self._named, self._committed, is_whole=is_whole)
+
+    def _note_outside(self, receipt: Receipt) -> None:
+        reasons = [("degraded", f"{name}: {value!r}") for name, value in receipt.degraded.items()]
+        for reason in (*reasons, *(("mixed", line) for line in receipt.mixed)):
+            self._outside.setdefault(reason, []).append(receipt.shard)
+
+    def junk(self) -> Iterator[str]:
+        """Yield unexpected files among the records."""
+        yield from junk_notices(self._location, self._header)
+
+    def report(self, expected_root: str | None, strays: Iterable[str], junk: Iterable[str]) -> VerifyReport:
+        """Return the report. Adds the problems that show only at the end, and the first few of `strays` and `junk`."""
+        root = None if self._root is None else self._root.hexdigest()
+        # Problems arrive in any order. Sorting gives the same report for the same run.
+        self._problems.sort(key=lambda problem: -1 if problem.shard is None else problem.shard)
+        ids = np.concatenate(self._ids) if self._ids else np.array([], np.uint64)
+        self._problems += _repeated_ids(ids)
+        if self._is_plan_whole:
+            self._problems += _count_problems(self._header, ids.size, self.num_shards)
+        self._problems += [
+            Problem(first, "not_committed", f"{_shards(first, last)} no receipt: run the same command again")
+            for first, last in _ranges(self._missing)
+        ]
+        self._problems += examples(
+            None,
+            "unplanned_receipt",
+            (f"shard {shard} has a receipt, but is not in the plan" for shard in self._unplanned),
+        )
+        self._problems += examples(None, "stray_file", strays)
+        if expected_root not in (None, root):
+            found = f"{root}, not {expected_root}" if root else "unknown, as a receipt cannot be used"
+            detail = f"the root digest of the run is {found}: it is another run, or it was changed"
+            self._problems.append(Problem(None, "root", detail))
+        return VerifyReport(
+            num_images=ids.size if self._is_plan_whole else self._header.num_images,
+            num_accounted=sum(self._status.values()),
+            **self._status,
+            num_shards=self.num_shards,
+            num_checked=self._num_checked,
+            problems=tuple(self._problems),
+            outside=tuple(OutsideBytes(*reason, tuple(_ranges(each))) for reason, each in self._outside.items()),
+            root=root,
+            has_chain=None not in self._headers,
+            notices=(*card_notices(self._location), *(each.detail for each in examples(None, "junk", junk))),
+        )
+
+
+def _repeated_ids(ids: npt.NDArray[np.uint64]) -> Iterator[Problem]:
+    # 8 bytes per image: 50 million images are sorted in 400 MB.
+    values, counts = np.unique(ids, return_counts=True)
+    yield from examples(
+        None,
+        "plan_repeated",
+        (
+            f"image {value:016x} is planned {n} times"
+            for value, n in zip(values[counts > 1], counts[counts > 1], strict=True)
+        ),
+    )
+
+
+def _count_problems(header: RunHeader, num_images: int, num_shards: int) -> Iterator[Problem]:
+    if (num_images, num_shards) != (header.num_images, header.num_shards):
+        yield Problem(
+            None,
+            "plan_counts",
+            f"the header says {header.num_images} images in {header.num_shards} shards, "
+            f"the plan holds {num_images} in {num_shards}",
+        )
+
+
+def _shards(first: int, last: int) -> str:
+    return f"shard {first} has" if first == last else f"shards {first} to {last} have"
+
+
+def _ranges(shards: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield first and last of each run of consecutive numbers in an ascending sequence."""
+    first = last = None
+    for shard in shards:
+        if first is None or last is None:
+            first = last = shard
+        elif shard == last + 1:
+            last = shard
+        else:
+            yield first, last
+            first = last = shard
+    if first is not None and last is not None:
+        yield first, last
+
 
 __all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
 

@@ -20,8 +20,7 @@ from pseudoris.schemas.run_records import MANIFEST_FOLDER, OPTIONAL_SECTIONS, Pa
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, of_this_run, read_receipts
-from pseudoris.store.tables.parquet_files import damaged, open_parquet
-from pseudoris.store.tables.sealed_parquet import is_intact, sealed_parquet_bytes
+from pseudoris.store.tables.parquet_files import damaged, is_intact, open_parquet, sealed_parquet_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,7 @@ from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, too_many_bytes
 from pseudoris.store.files.key_order import path_key, row_key
 from pseudoris.store.files.storage import StoredFile
-from pseudoris.store.sources.items import SourceItem
-from pseudoris.store.sources.left_out import LeftOut
+from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.root import SourceRoot
 
 # Bounds what is decoded at once: a kilobyte can hold an image of gigabytes, named by every row. For images a row at a

@@ -1,8 +1,14 @@
-"""What a listing yields: an image of SOURCE and its place."""
+"""What a listing of SOURCE yields, an image and its place; and what it leaves out, counted for the user."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Final
+
+from pseudoris.schemas.image_formats import HEIF_EXTENSIONS, HEIF_PLUGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +42,79 @@ class SourceItem:
     def expected_bytes(self) -> int:
         """Expected size of the encoded image; 0 if it is unknown."""
         return self.size_bytes or self.mean_bytes or 0
+
+
+_TO_CONVERT: Final = frozenset(
+    {".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".psd", ".svg", ".exr", ".hdr", ".pdf"}
+)
+_SHOWN: Final = 8
+_MAX_EXTENSIONS: Final = 200
+_MAX_LETTERS: Final = 9
+_OTHER: Final = "of other extensions"
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """Files and members of tars that a listing passes over. Pickles; complete when the listing ends.
+
+    Attributes:
+        extensions: How many files by extension, in lower case; "" for names without one. Of a tar's members only those
+            of images that are not read: the others are labels.
+        num_tables: Parquet tables of a tar's labels.
+        num_archived: Objects in an archive class; they are planned.
+    """
+
+    extensions: Counter[str] = field(default_factory=Counter)
+    num_tables: int = 0
+    num_archived: int = 0
+
+    def clear(self) -> None:
+        """Count from zero."""
+        self.extensions.clear()
+        self.num_tables = self.num_archived = 0
+
+    def add(self, other: LeftOut) -> None:
+        """Add the counts of another part of the listing."""
+        self.extensions.update(other.extensions)
+        self.num_tables += other.num_tables
+        self.num_archived += other.num_archived
+
+    def count_file(self, path: str) -> None:
+        """Count a file that is not listed."""
+        suffix = PurePosixPath(path).suffix.lower()
+        is_usual = suffix.isascii() and suffix[1:].isalnum() and len(suffix) <= _MAX_LETTERS
+        # Names may be numbered behind a dot, by the million.
+        is_kept = suffix in self.extensions or len(self.extensions) < _MAX_EXTENSIONS
+        self.extensions[(suffix if is_kept else _OTHER) if is_usual else ""] += 1
+
+    def count_member(self, name: str) -> None:
+        """Count a member of a tar that is not listed, if it is an image."""
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in HEIF_EXTENSIONS or suffix in _TO_CONVERT:
+            self.extensions[suffix] += 1
+
+    def notices(self) -> Iterator[str]:
+        """Yield what the user should know, one sentence or two each; nothing if nothing was left out."""
+        if self.extensions:
+            found = [f"{count:,} {suffix or 'without an extension'}" for suffix, count in self.extensions.most_common()]
+            more = [f"{len(found) - _SHOWN:,} more extensions"] if len(found) > _SHOWN else []
+            yield f"not listed: {', '.join([*found[:_SHOWN], *more])}"
+        if self.extensions.keys() & set(HEIF_EXTENSIONS):
+            yield (
+                "to read HEIC files: pip install 'pseudoris[heif]' on every node, and --set "
+                f"'images.decoder_plugins=[{HEIF_PLUGIN}]'"
+            )
+        if convertible := sorted(self.extensions.keys() & _TO_CONVERT):
+            yield f"{', '.join(convertible)} files cannot be read: convert them to JPEG, PNG, WebP or TIFF"
+        if self.extensions[""]:
+            yield "to list files of any name: --set 'source.extensions=[\"\"]'; any that is no image is quarantined"
+        if self.num_tables:
+            yield (
+                f"not listed: {self.num_tables:,} Parquet tables without bytes of images, taken for the labels "
+                "of the tars of the same names. To read what they name, not the tars: --set source.format=parquet"
+            )
+        if self.num_archived:
+            yield (
+                f"in an archive class (GLACIER or the like): {self.num_archived:,} objects. Restore them first: "
+                "those that are not restored are quarantined as archived"
+            )

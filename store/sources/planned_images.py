@@ -18,8 +18,7 @@ from pseudoris.store.files.storage import NoBucketError, StoredFile
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.sources.image_tables import RowImage, read_rows
-from pseudoris.store.sources.root import SourceRoot
-from pseudoris.store.sources.row_uris import resolve_uri
+from pseudoris.store.sources.root import SourceRoot, resolve_uri
 from pseudoris.store.sources.source import open_recorded_root
 
 _MISSING: Final = ImageError("missing", "the image was planned but is not there")

@@ -1,16 +1,25 @@
-"""The root of SOURCE, which keys are relative to: a storage to read, and the meaning of its errors for a run."""
+"""The root of SOURCE, which keys are relative to: a storage to read, and the meaning of its errors for a run.
+
+Also the roots that uris in the rows of a Parquet table lead to: untrusted text that must not lead out of its folder.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import posixpath
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Final
+from urllib.parse import urlsplit
 
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
 from pseudoris.schemas.placement import StorageConfig
+from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.files.storage import Kind, Mark, MayDescend, Storage, StoredFile
 from pseudoris.store.files.storage_at import local_path, storage_at
 from pseudoris.store.files.storage_errors import listing_errors, printable, transient_faults
@@ -135,3 +144,113 @@ def root_at(location: str, config: SourceConfig, limits: StorageConfig | None = 
     # Unlike `Path.resolve`, this takes a link to itself as it is.
     resolved = location if folder is None else os.path.realpath(folder)
     return SourceRoot(storage_at(resolved, config.endpoint_url, limits, requester_pays=config.requester_pays))
+
+
+_LOCAL_SCHEMES: Final = frozenset({"file", "local"})
+_WEB_SCHEMES: Final = frozenset({"http", "https"})
+# A closed list: fsspec also has protocols that read this machine (`dir`, `zip`, `git`) or others (`ssh`, `smb`).
+REMOTE_SCHEMES: Final = _WEB_SCHEMES | {"s3", "s3a", "gs", "gcs", "az", "abfs"}
+# A path of Linux, and a name in it; a key of S3 has 1,024 bytes.
+_MAX_URI_BYTES: Final = 4_095
+_MAX_NAME_BYTES: Final = 255
+# Code that checks a host and code that connects to it may normalise other characters differently.
+_HOST: Final = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
+
+
+def resolve_uri(
+    uri: str, table: str, config: SourceConfig, limits: StorageConfig | None = None
+) -> tuple[SourceRoot, str]:
+    """Return the root and the path below it that a row's uri names.
+
+    A relative uri starts in `source.uri_root`, or else in the table's folder; a local absolute uri must be inside that
+    folder. A remote uri must have one of the protocols s3, s3a, gs, gcs, az, abfs, http and https, and a web host must
+    not be this machine or an address of a private network. The addresses that a host name resolves to, and the
+    redirects of its server, are not checked.
+
+    Args:
+        uri: The text in the row.
+        table: Full path or uri of the table.
+        config: Its `uri_root` and `endpoint_url` are used.
+        limits: Time-outs and patience of an S3 store.
+
+    Raises:
+        ImageError: `refused_uri` if it leaves the root, has another protocol or such a host, chains protocols, contains
+            a secret, is not text, is too long, or names no file.
+    """
+    _refuse_unusable(uri)
+    try:
+        refuse_secrets(uri)
+    except ConfigError:
+        raise ImageError("refused_uri", "the uri carries credentials or a signature, which would expire") from None
+    scheme, separator, rest = uri.partition("://")
+    if "://" in rest or (separator and "::" in uri):
+        # `file://file:///etc/…` would keep one prefix; `tar://…::file:///etc/…` reaches all that fsspec can open.
+        raise ImageError("refused_uri", "the uri chains protocols: `://` may occur once, and `::` not at all")
+    if separator and scheme.lower() not in _LOCAL_SCHEMES:
+        return _resolve_remote(scheme.lower(), rest, config, limits)
+    return _resolve_local(rest if separator else uri, table, config, limits)
+
+
+def _refuse_unusable(uri: str) -> None:
+    """Refuse text that a file system or a client would raise for: that would look like a fault of the storage."""
+    try:
+        size_bytes = len(uri.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise ImageError("refused_uri", "the uri is not UTF-8") from None
+    if size_bytes > _MAX_URI_BYTES:
+        raise ImageError("refused_uri", f"the uri has {size_bytes:,} bytes; at most {_MAX_URI_BYTES:,} are allowed")
+
+
+def _resolve_local(path: str, table: str, config: SourceConfig, limits: StorageConfig | None) -> tuple[SourceRoot, str]:
+    root = root_at(config.uri_root or posixpath.dirname(table), config, limits)
+    if any(len(name.encode("utf-8")) > _MAX_NAME_BYTES for name in path.split("/")):
+        raise ImageError("refused_uri", f"the uri holds a name of more than {_MAX_NAME_BYTES} bytes")
+    path = posixpath.normpath(path)
+    if path.startswith("/"):
+        path = posixpath.relpath(path, root.describe())
+    if path == ".." or path.startswith("../") or "\0" in path:
+        raise ImageError("refused_uri", "the uri leaves source.uri_root (default: the table's folder); set it")
+    return root, path
+
+
+def _resolve_remote(
+    scheme: str, rest: str, config: SourceConfig, limits: StorageConfig | None
+) -> tuple[SourceRoot, str]:
+    if scheme not in REMOTE_SCHEMES:
+        allowed = ", ".join(sorted(REMOTE_SCHEMES | _LOCAL_SCHEMES))
+        raise ImageError("refused_uri", f"the uri's protocol is not one of {allowed}")
+    if scheme in _WEB_SCHEMES:
+        _refuse_inner_host(f"{scheme}://{rest}")
+    folder, _, name = rest.rpartition("/")
+    if not folder or not name:
+        raise ImageError("refused_uri", "the uri names no file; use scheme://bucket/name")
+    try:
+        return root_at(f"{scheme}://{folder}", config, limits), name
+    except Exception as error:  # the image boundary: on hostile text, fsspec's classes raise any type
+        raise ImageError("refused_uri", "the uri cannot be opened: it is malformed, or a package is missing") from error
+
+
+def _refuse_inner_host(uri: str) -> None:
+    try:
+        parts = urlsplit(uri)
+        host, _ = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:
+        host = ""
+    if not _HOST.fullmatch(host):
+        raise ImageError("refused_uri", "the uri names no valid host: letters, digits, `.`, `-`, `_`, or an IP address")
+    address = _ip_address(host)
+    if host == "localhost" or host.endswith(".localhost") or (address is not None and not address.is_global):
+        raise ImageError("refused_uri", "the uri names a host of this machine or of a private network")
+
+
+def _ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that a host is written as, None for a name."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            # Resolvers also read `127.1`, `0x7f000001` and `2130706433`.
+            return ipaddress.IPv4Address(socket.inet_aton(host))
+        except OSError:
+            return None
+    return getattr(address, "ipv4_mapped", None) or address

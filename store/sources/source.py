@@ -24,11 +24,9 @@ from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import Mark, Storage, StoredFile
 from pseudoris.store.files.storage_at import LOCAL_PROTOCOLS, local_path
 from pseudoris.store.sources.image_tables import RowGroup, count_rows, rows_of
-from pseudoris.store.sources.items import SourceItem
-from pseudoris.store.sources.left_out import LeftOut
+from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, is_glob, split_root
-from pseudoris.store.sources.root import SourceRoot, root_at
-from pseudoris.store.sources.row_uris import REMOTE_SCHEMES
+from pseudoris.store.sources.root import REMOTE_SCHEMES, SourceRoot, root_at
 from pseudoris.store.sources.tars import list_members
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,7 @@ from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.files.key_order import member_key, path_key
 from pseudoris.store.files.storage import StoredFile
-from pseudoris.store.sources.items import SourceItem
-from pseudoris.store.sources.left_out import LeftOut
+from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.root import SourceRoot
 
 # Enough for the headers of a sample's smaller members, and of the next image.

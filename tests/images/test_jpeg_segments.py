@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
-from pseudoris.images.jpeg_segments import has_end_marker
+from pseudoris.images.integrity import has_end_marker
 from pseudoris.images.pixels import (
     NOTE_NO_END_MARKER,
     common_suffix,

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pseudoris.images.parquet_columns import ALWAYS_BYTES, read_columns
+from pseudoris.images.parquet_pages import TABLE_ALWAYS_BYTES, read_columns
 from pseudoris.schemas.errors import ConfigError
 
 
@@ -59,4 +59,4 @@ def test_a_file_that_would_fill_the_memory_is_refused_before_it_does(data, messa
     before = pa.total_allocated_bytes()
     with pytest.raises(ConfigError, match=message):
         read_columns(data, ("a",), where="t")
-    assert pa.total_allocated_bytes() - before < 2 * ALWAYS_BYTES
+    assert pa.total_allocated_bytes() - before < 2 * TABLE_ALWAYS_BYTES

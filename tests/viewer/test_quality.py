@@ -3,7 +3,7 @@ import pytest
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.distributions import DrawCount, DrawKind
+from pseudoris.store.reports.statistics import DrawCount, DrawKind
 from pseudoris.viewer.quality import decoder_name, quality_of_run
 from tests.store.builders import empty, quarantined
 from tests.viewer.builders import annotated, write_run

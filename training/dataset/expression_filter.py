@@ -15,7 +15,7 @@ from pseudoris.schemas.keep_rule import LISTENER_COLUMNS
 from pseudoris.schemas.lone_masks import LONE_MASKS, LoneMasks
 from pseudoris.schemas.shard import SOURCE_MODEL, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
-from pseudoris.store.tables.column_selection import RowFilter
+from pseudoris.store.tables.committed_tables import RowFilter
 
 # Inclusive; None where a side is open.
 Bounds = tuple[float | None, float | None]

@@ -15,7 +15,7 @@ from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.exclusions import RecordedImageMatcher
-from pseudoris.store.tables.column_selection import read_selected
+from pseudoris.store.tables.committed_tables import read_selected
 from pseudoris.training.dataset.draw_weights import WEIGHT_COLUMNS, draw_weights
 from pseudoris.training.dataset.image_reader import ImageBytes, ShardImages
 from pseudoris.training.dataset.samples import SCORES, SampleSpec

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from pseudoris.images.parquet_columns import read_columns
+from pseudoris.images.parquet_pages import read_columns
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.json_text import parse_json

@@ -10,7 +10,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.csv as pc
 
-from pseudoris.images.parquet_columns import read_columns
+from pseudoris.images.parquet_pages import read_columns
 from pseudoris.images.perceptual_hash import HASH_HEX_DIGITS
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex

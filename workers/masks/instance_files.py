@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.images.parquet_columns import read_columns
+from pseudoris.images.parquet_pages import read_columns
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.workers.locations import open_location

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.store.reports.distributions import Distribution, TopTexts
+from pseudoris.store.reports.statistics import Distribution, TopTexts
 
 WORDS = st.lists(st.sampled_from("abcdefghij"), max_size=60)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pseudoris.store.reports.rates import WINDOW_S, measure_rates
+from pseudoris.store.reports.status import WINDOW_S, measure_rates
 
 
 def rates(times_s, *, images=10, shard_s=30.0, now_s=None):

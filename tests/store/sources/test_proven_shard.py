@@ -232,7 +232,7 @@ def test_a_fault_of_the_storage_is_never_a_quarantine(tmp_path, read, monkeypatc
     def fails(self, path):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("pseudoris.store.sources.refusals.AGAIN_AFTER_S", 0.0)
+    monkeypatch.setattr("pseudoris.store.sources.proven_shard.AGAIN_AFTER_S", 0.0)
     with pytest.raises(TransientError, match=os.strerror(number)):
         read(tmp_path, lambda: monkeypatch.setattr(LocalStorage, "open", fails))
 

@@ -24,7 +24,7 @@ from pseudoris.schemas.placement import StorageConfig
 from pseudoris.schemas.shard import Proof, Shard
 from pseudoris.store.files.fsspec_storage import FsspecStorage
 from pseudoris.store.files.local_storage import LocalStorage
-from pseudoris.store.sources import open_source, planned_images, refusals
+from pseudoris.store.sources import open_source, planned_images, proven_shard
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.root import SourceRoot
 from tests.builders.fault_proxy import Fault, injecting
@@ -44,7 +44,7 @@ class Believing:
 def pauses(monkeypatch) -> list[float]:
     """The minutes that were waited; none of them really is."""
     waited: list[float] = []
-    monkeypatch.setattr(refusals.time, "sleep", waited.append)
+    monkeypatch.setattr(proven_shard.time, "sleep", waited.append)
     return waited
 
 
@@ -64,7 +64,7 @@ class Locks:
         monkeypatch.setattr(LocalStorage, "open", guarded)
 
     def at_minute(self, *names: str) -> None:
-        self._monkeypatch.setattr(refusals.time, "sleep", lambda _: setattr(self, "names", set(names)))
+        self._monkeypatch.setattr(proven_shard.time, "sleep", lambda _: setattr(self, "names", set(names)))
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ UNPRIVILEGED = """
 import json, os, sys
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Proof
-from pseudoris.store.sources import open_source, refusals
+from pseudoris.store.sources import open_source, proven_shard
 from pseudoris.store.sources.proven_shard import read_shard
 from tests.builders.sources import plan_of
 source, run = sys.argv[1], load_config("tiny")
@@ -189,7 +189,7 @@ if os.getuid() == 0:
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
-refusals.AGAIN_AFTER_S = 0.1
+proven_shard.AGAIN_AFTER_S = 0.1
 entries = plan_of(open_source(source, run.source).list())
 images = read_shard(source, run, entries, prover=Believing()).images
 print(json.dumps({image.key: image.failure and image.failure.reason for image in images}))

@@ -6,8 +6,8 @@ import pytest
 
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ImageError
-from pseudoris.store.sources import row_uris
-from pseudoris.store.sources.row_uris import resolve_uri
+from pseudoris.store.sources import root
+from pseudoris.store.sources.root import resolve_uri
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_storage_that_cannot_be_built_is_the_rows_fault(monkeypatch):
     def fails(*args, **kwargs):
         raise AttributeError("fo")
 
-    monkeypatch.setattr(row_uris, "root_at", fails)
+    monkeypatch.setattr(root, "root_at", fails)
     with pytest.raises(ImageError, match="malformed, or a package is missing") as caught:
         resolve_uri("s3://bucket/a.jpg", "/data/meta/t.parquet", SourceConfig())
     assert caught.value.reason == "refused_uri"

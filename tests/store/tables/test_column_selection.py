@@ -10,8 +10,7 @@ import pytest
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
-from pseudoris.store.tables.column_selection import RowFilter, read_selected
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.committed_tables import RowFilter, read_selected, read_table
 from pseudoris.store.tables.parquet_files import parquet_bytes
 from tests.store.builders import commit, start_run
 
