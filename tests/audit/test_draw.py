@@ -14,7 +14,7 @@ from pseudoris.store.tables.run_reader import Run
 from tests.builders import scored_runs
 from tests.builders.scored_runs import scored_run
 
-OPTIONS = DrawOptions(num_pairs=40, num_double=12, num_planted=4, seed=3)
+OPTIONS = DrawOptions(num_pairs=40, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,6 @@ def test_a_draw_holds_its_pairs_with_probabilities_that_sum_to_the_run(run, tmp_
     counted = Run(run[0]).counts
     assert found.record.population.pairs == counted.expressions
     assert found.record.population.kept == counted.kept
-    assert pc.sum(rows["is_blind"]).as_py() == 12
-    assert pc.sum(rows["is_double"]).as_py() == 12
 
 
 def test_each_pair_stands_once_with_the_picture_and_the_masks_that_it_needs(run, tmp_path):
@@ -60,26 +58,6 @@ def test_each_pair_stands_once_with_the_picture_and_the_masks_that_it_needs(run,
     assert {each["text"] for each in rows if each["mask_ids"] == row["mask_ids"] and each["is_kept"]} == set(of_mask)
     assert row["num_kept_of_mask"] == len(of_mask)
     assert found.num_follow_ups == sum(each["role"] == "follow_up" for each in rows)
-
-
-def test_a_planted_pair_has_a_noun_that_no_candidate_of_its_image_has(tmp_path, monkeypatch):
-    location = RunLocation.open(str(tmp_path / "run"))
-    header = scored_runs.begin(location, num_shards=2)
-    for shard, texts in enumerate((("a red car", "an old bus"), ("a brown dog", "a cat"))):
-        monkeypatch.setattr(scored_runs, "TEXTS", texts)
-        scored_runs.commit_scored(location, header, shard)
-    _, audit = drawn((location, header), tmp_path / "audit")
-    rows = audit.pairs.to_pylist()
-    nouns = {row["image_id"]: {"car", "bus"} & {row["text"].split()[-1]} for row in rows if row["role"] == "drawn"}
-    planted = [row for row in rows if row["role"] == "planted"]
-    assert len(planted) == audit.draw.planted == 4
-    assert all(row["planted_truth"] == "untrue" and row["inclusion"] is None for row in planted)
-    assert all((row["text"].split()[-1] in {"car", "bus"}) != bool(nouns[row["image_id"]]) for row in planted)
-
-
-def test_what_cannot_be_planted_is_counted(run, tmp_path):
-    # The images of this run all have the same texts.
-    assert drawn(run, tmp_path)[1].draw.planted == 0
 
 
 def test_the_same_seed_draws_the_same_and_another_another(run, tmp_path):

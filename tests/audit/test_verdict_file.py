@@ -25,14 +25,14 @@ def test_the_last_line_about_a_pair_counts_and_an_undo_withdraws_it(tmp_path):
     path = written(
         tmp_path,
         VerdictLine(pair="p1", verdict="untrue"),
-        VerdictLine(pair="p1", verdict="right", click=(3.5, 4), in_mask=True, comment="déjà vu"),
+        VerdictLine(pair="p1", verdict="right", comment="déjà vu"),
         VerdictLine(pair="p2", verdict="several"),
         MissedLine(image="i1", clicks=((1, 2), (3, 4))),
         UndoLine(pair="p2"),
     )
     found = read(path)
     assert {pair: line.verdict for pair, line in found.verdicts.items()} == {"p1": "right"}
-    assert found.verdicts["p1"].click == (3.5, 4)
+    assert found.verdicts["p1"].comment == "déjà vu"
     assert len(found.missed["i1"].clicks) == 2
     assert (found.num_replaced, found.num_undone) == (1, 1)
 

@@ -12,7 +12,7 @@ _TEXTS = ("the red circle", "<img src=x onerror=alert(1)> left", "the small dott
 
 
 def small_audit(folder: Path, **options) -> AuditFolder:
-    """Draw an audit of a small run: 24 pairs, a quarter of them blind, and 3 images to search."""
+    """Draw an audit of a small run: 24 pairs, and 3 images to search."""
 
     def make(entry):
         # The last text of each mask is not kept.
@@ -21,7 +21,7 @@ def small_audit(folder: Path, **options) -> AuditFolder:
 
     location = write_run(folder / "run", *((f"{number}.png", make) for number in range(8)))
     chosen = DrawOptions(
-        **{"num_pairs": 24, "num_double": 0, "num_images": 3, "blind_share": 0.25, "seed": 1, **options}
+        **{"num_pairs": 24, "num_double": 0, "num_images": 3, "blind_share": 0.0, "seed": 1, **options}
     )
     header = require_header(location)
     draw_audit(location, header, folder / "audit", chosen, load_bytes=lambda shard, key: picture())

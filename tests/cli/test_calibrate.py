@@ -6,19 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
-from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.draw import DrawOptions, draw_audit
-from pseudoris.audit.verdict_lines import VerdictLine
 from pseudoris.cli.main import app
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
-from tests.builders.audits import VerdictFile
 from tests.builders.command import pseudoris_here
 from tests.builders.scene_runs import said, scene_run, scenes, scored, truth_bytes
 
@@ -117,24 +111,3 @@ def test_a_mistake_ends_in_one_message(tmp_path):
     done = pseudoris_here("calibrate", str(tmp_path / "none"))
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-
-
-def test_an_audit_moves_the_weights_that_need_no_label(demo, tmp_path):
-    location = RunLocation.open(str(demo / "run"))
-    header = require_header(location)
-    options = DrawOptions(num_pairs=80, unkept_share=0.5)
-    draw_audit(location, header, tmp_path / "audit", options, load_bytes=lambda shard, key: key.encode())
-    audit = AuditFolder.open(tmp_path / "audit")
-    with VerdictFile.open(audit.path, "ana", audit.known) as file:
-        for row in audit.pairs.to_pylist():
-            verdict = "right" if row["correctness"] > 0.5 else "untrue"
-            file.append(VerdictLine(pair=row["pair_id"], verdict=verdict))
-    alone, moved = (
-        yaml.safe_load(invoke(demo / "run", "--yield", 1, *words).stdout)["filtering"]["confidence"]
-        for words in ((), ("--audit", audit.path))
-    )
-    # The scores decide every verdict here: the same features, and a steeper confidence.
-    assert moved.keys() == alone.keys()
-    assert moved["correctness"] > 1.2 * alone["correctness"]
-    with pytest.raises(ConfigError, match="--truth and --audit exclude each other"):
-        invoke(demo / "run", "--truth", "synthworld", "--audit", audit.path)

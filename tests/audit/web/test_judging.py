@@ -36,15 +36,9 @@ def ready(page):
 
 
 def give_verdict(page, verdict="right"):
-    """Answer the pair in view by keyboard, a blind one after a mark set by keyboard; return its text."""
+    """Answer the pair in view by keyboard; return its text."""
     ready(page)
     text = page.locator("#text").inner_text()
-    if page.locator("#not-found").is_visible():
-        page.keyboard.press("ArrowRight")
-        page.keyboard.press("Space")
-        page.keyboard.press("Enter")
-        page.wait_for_selector("#answers:not([hidden])")
-        ready(page)
     page.keyboard.press(KEYS[verdict])
     ready(page)
     return text
@@ -74,20 +68,15 @@ def test_twenty_verdicts_by_keyboard_survive_a_closed_browser_tab(open_page, aud
     texts = {row["pair_id"]: row["text"] for row in audit.pairs.to_pylist()}
     page = open_page(f"{address}?rater=ana", accept_downloads=True)
     asked = [give_verdict(page) for _ in range(10)]
-    ready(page)
-    is_blind = page.locator("#not-found").is_visible()
     other = page.context.new_page()
     page.close()
     other.goto(f"{address}?rater=ana")
     ready(other)
-    assert other.locator("#not-found").is_visible() == is_blind
     assert other.locator("#count").inner_text() == "10 of 24 texts"
     asked += [give_verdict(other) for _ in range(10)]
     found = lines_of(downloaded(other, tmp_path))
     assert [texts[line["pair"]] for line in found] == asked
     assert len({line["pair"] for line in found}) == 20
-    blind = {row["pair_id"] for row in audit.pairs.to_pylist() if row["is_blind"]}
-    assert {line["pair"] for line in found if line["click"]} == blind & {line["pair"] for line in found} != set()
 
 
 def test_two_raters_of_one_browser_have_files_of_their_own(open_page, audit, address, tmp_path):
@@ -113,8 +102,6 @@ def test_follow_ups_are_asked_until_one_is_right_and_an_undo_takes_each_answer_b
         page.keyboard.press("u")
         page.wait_for_function("text => document.querySelector('#text').textContent === text", arg=text)
         ready(page)
-    # Who has seen the outline is not asked blind again.
-    assert not page.locator("#not-found").is_visible()
     give_verdict(page, "right")
     assert "Another text" not in page.locator("#task").inner_text()
     kinds = [line["line"] for line in lines_of(downloaded(page, tmp_path))][-4:]
@@ -127,11 +114,6 @@ def test_a_tap_on_a_phone_answers_and_all_answers_are_on_the_screen(open_page, a
     page.locator("#name").fill("Ana Two")
     page.locator("#start button").tap()
     ready(page)
-    while page.locator("#not-found").is_visible():
-        page.locator("#stage").tap()
-        page.locator("#confirm").tap()
-        page.wait_for_selector("#answers:not([hidden])")
-        ready(page)
     boxes = [button.bounding_box() for button in page.locator("#answers button").all()]
     page.locator("#answers button").nth(1).tap()
     page.wait_for_function("() => document.querySelector('#progress').value > 0")

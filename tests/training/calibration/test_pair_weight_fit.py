@@ -9,8 +9,7 @@ import pytest
 
 from pseudoris.schemas.log_odds import log_odds, logistic
 from pseudoris.schemas.pair_weight import WeightLine, line_weights
-from pseudoris.training.calibration.audited_fit import AuditedVerdict, audited_pair_weight
-from pseudoris.training.calibration.confidence_fit import EVERYTHING, calibrate, fit
+from pseudoris.training.calibration.confidence_fit import EVERYTHING, calibrate
 from pseudoris.training.calibration.labelled_images import AlwaysKept
 from pseudoris.training.calibration.pair_weight_fit import fit_line, fit_pair_weight
 from tests.training.calibration.builders import scene
@@ -34,13 +33,6 @@ def test_weights_are_the_shares_that_are_right_whatever_confidence_was(bias, slo
         inside = (weights >= low) & (weights < low + 0.1)
         if inside.sum() > 1000:
             assert weights[inside].mean() == pytest.approx(right[inside].mean(), abs=0.03)
-
-
-def test_what_counts_more_moves_the_line_more():
-    confidence, right = np.full(200, 0.5), np.repeat([1.0, 0.0], 100)
-    alike, tilted = fit_line(confidence, right), fit_line(confidence, right, np.repeat([3.0, 1.0], 100))
-    assert line_weights(alike, confidence)[0] == pytest.approx(0.5, abs=1e-3)
-    assert line_weights(tilted, confidence)[0] == pytest.approx(0.75, abs=1e-3)
 
 
 def test_few_verdicts_and_unknown_confidences_give_no_line():
@@ -84,21 +76,6 @@ def test_a_calibration_holds_a_line_for_each_kind(scenes):
     assert found.pair_weight.composed.slope == pytest.approx(0.7, abs=0.25)
     silent = [replace(each, beside=scene(0).beside) for each in scenes]
     assert fit_pair_weight(silent, found.weights).composed is None
-
-
-def test_verdicts_of_an_audit_on_all_pairs_give_what_a_truth_gives(scenes):
-    config = fit(scenes, EVERYTHING)
-    known = {
-        pair: AuditedVerdict(float(right), 1.0)
-        for image in scenes
-        for pairs, all_right in (
-            (zip(image.rated.groups, image.rated.texts, strict=True), image.is_right),
-            (image.beside.pairs, image.beside.is_right),
-        )
-        for pair, right in zip(pairs, all_right, strict=True)
-    }
-    assert audited_pair_weight(scenes, config, known) == fit_pair_weight(scenes, config)
-    assert audited_pair_weight(scenes, config, {}) is None
 
 
 def test_a_line_is_written_as_a_configuration_takes_it():
