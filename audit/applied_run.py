@@ -32,7 +32,7 @@ class AppliedRun:
 
     Attributes:
         location: Its folder.
-        num_asked: Pairs of the audit, planted ones left out.
+        num_asked: Pairs of the audit.
         num_same: Of these, those that the run has as well: same image bytes, same masks, same text.
         num_kept: Of these, those that it keeps.
         has_same_pairs: Whether the run has as many images, masks and pairs as the drawn one, and all of the audit's:
@@ -61,7 +61,7 @@ class AppliedRun:
             judged,
             is_kept=np.array([is_kept for is_kept, _ in found], np.bool_),
             num_kept_of_mask=np.array([count for _, count in found], np.int64),
-            counts=np.where((is_same | judged.is_planted)[:, None], judged.counts, 0),
+            counts=np.where(is_same[:, None], judged.counts, 0),
         )
 
 
@@ -87,7 +87,7 @@ def apply_to(location: RunLocation, audit: AuditFolder, on_shard: OnShard = lamb
     for number, receipt in enumerate(cached_receipts(location), start=1):
         _read_shard(location, receipt, known, masks, totals, kept)
         on_shard(number, header.num_shards)
-    rows = audit.pairs.filter(pc.not_equal(audit.pairs["role"], "planted"))["pair_id"].to_pylist()
+    rows = audit.pairs["pair_id"].to_pylist()
     same = {pair: kept[pair] for pair in rows if pair in kept}
     if not same:
         raise ConfigError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pseudoris.audit.draw_record import DRAW_NAME, DrawRecord, parse_draw
 from pseudoris.audit.sample_tables import IMAGES_NAME, IMAGES_SCHEMA, PAIRS_NAME, read_sample
@@ -50,6 +51,8 @@ class AuditFolder:
         images = read_sample(data[IMAGES_NAME], IMAGES_NAME, shown=str(path / IMAGES_NAME), columns=columns)
         asked = images.filter(images["is_asked_missed"])["image_id"].to_pylist()
         known = Known(draw.digest, frozenset(pairs["pair_id"].to_pylist()), frozenset(asked))
+        # Draws of version 2 could hold pairs known to be untrue. They may have verdicts, which count for nothing.
+        pairs = pairs.filter(pc.not_equal(pairs["role"], "planted"))
         return cls(path, draw, pairs, images, known)
 
     def pictures(self) -> dict[str, bytes | None]:

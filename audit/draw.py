@@ -17,10 +17,7 @@ from pseudoris.audit.sample_rows import Ints, LoadBytes, Row, SampleRows, read_r
 from pseudoris.audit.sample_tables import (
     IMAGES_NAME,
     PAIRS_NAME,
-    PLANTED,
     SAMPLE_SCHEMAS,
-    STORED_SCORES,
-    pair_id,
     sample_bytes,
 )
 from pseudoris.audit.strata import DrawnPairs, PairStratum, allocate, draw_pairs, make_strata
@@ -31,12 +28,10 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.keep_rule import stated_rule
 
 DEFAULT_PAIRS: Final = 200
-# More than the 60 that a correction of raters' errors needs: some of them end as `cannot_say`.
-DEFAULT_DOUBLE: Final = 70
 _LEAST_IMAGES: Final = 20
 _IMAGES_SHARE: Final = 0.2
 # Purposes of random draws: a stratum's number, or one of these.
-_POSITIONS, _BLIND, _DOUBLE, _IMAGES, _PLANTS = (10_000 + number for number in range(5))
+_POSITIONS, _IMAGES = 10_000, 10_003
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +39,16 @@ class DrawOptions:
     """What is drawn.
 
     Attributes:
-        num_pairs: Pairs to judge, planted ones and follow-ups not counted.
+        num_pairs: Pairs to judge, follow-ups not counted.
         seed: The same run, options and seed give the same sample.
         unkept_share: Share of the pairs that the run does not keep. They cost the accuracy of the kept some width, and
             let the audit speak about other rules.
-        blind_share: Share that is asked without a mask first.
-        num_double: Pairs that two raters are to judge.
-        num_planted: Pairs that are known to be untrue: a text of another image.
         num_images: Images that are asked for missed objects; None: a fifth of the pairs, at least 20.
     """
 
     num_pairs: int = DEFAULT_PAIRS
     seed: int = 0
     unkept_share: float = 0.15
-    blind_share: float = 0.3
-    num_double: int = DEFAULT_DOUBLE
-    num_planted: int = 0
     num_images: int | None = None
 
     def rng(self, purpose: int) -> np.random.Generator:
@@ -118,7 +107,7 @@ def draw_audit(
     if len(rows.unreadable) == len(pictures):
         raise ConfigError(f"no picture of the run can be read. The first: {next(iter(rows.unreadable.values()))}")
     tables = {PAIRS_NAME: _pairs_table(rows, drawn, pairs, options), IMAGES_NAME: _images_table(rows, asked)}
-    record = _record(location, header, pairs, options, strata, image_strata, num_planted=_num_planted(tables))
+    record = _record(location, header, pairs, options, strata, image_strata)
     record = _write(audit, record, tables)
     return Draw(record, len(rows.follow_ups), tuple(rows.unreadable.values()))
 
@@ -176,45 +165,10 @@ def _pairs_table(rows: SampleRows, drawn: Sequence[DrawnPairs], pairs: RunPairs,
         for number, first, second in zip(each.pairs.tolist(), each.first_stage, each.second_stage, strict=True):
             chance = {"first_stage": first, "second_stage": second, "inclusion": first * second}
             found.append({**rows.drawn[number], "stratum": stratum, **chance, "key": keys[number]})
-    for name, count, purpose in (
-        ("is_blind", round(options.blind_share * len(found)), _BLIND),
-        ("is_double", min(options.num_double, len(found)), _DOUBLE),
-    ):
-        chosen = frozenset(options.rng(purpose).permutation(len(found))[:count].tolist())
-        for place, row in enumerate(found):
-            row[name] = place in chosen
-    found += _planted(found, rows, options)
     found.sort(key=lambda row: row["key"])
     follow = sorted(rows.follow_ups.items(), key=lambda item: -np.nan_to_num(pairs.score[item[0]]))
     ordered = [*found, *(row for _, row in follow)]
     return _table(PAIRS_NAME, [{**row, "position": position} for position, row in enumerate(ordered)])
-
-
-def _planted(found: Sequence[Row], rows: SampleRows, options: DrawOptions) -> list[Row]:
-    """Return pairs of a drawn mask and the text of another image, whose head noun no candidate of the first has."""
-    rng = options.rng(_PLANTS)
-    ids = {row["pair_id"] for row in (*found, *rows.follow_ups.values())}
-    planted: list[Row] = []
-    for place in rng.permutation(len(found)).tolist() if options.num_planted else []:
-        if len(planted) == options.num_planted:
-            break
-        row = found[place]
-        known = rows.head_nouns[row["image_id"]]
-        for other in rng.permutation(len(found))[:50].tolist():
-            noun, text = found[other]["head_noun"], found[other]["text"]
-            name = pair_id(row["image_id"], row["mask_ids"], text)
-            if noun and noun not in known and found[other]["image_id"] != row["image_id"] and name not in ids:
-                ids.add(name)
-                planted.append(_plant(row, found[other], name, float(rng.random())))
-                break
-    return planted
-
-
-def _plant(row: Row, other: Row, name: str, key: float) -> Row:
-    none = dict.fromkeys(("stratum", "first_stage", "second_stage", "inclusion", "score", *STORED_SCORES))
-    fixed = {"role": PLANTED, "planted_truth": "untrue", "is_kept": False, "num_kept_of_mask": 0, "is_double": False}
-    copied = {column: other[column] for column in ("text", "kind", "source")}
-    return {**row, **none, **copied, **fixed, "pair_id": name, "is_blind": False, "key": key}
 
 
 def _images_table(rows: SampleRows, asked: dict[int, tuple[int, float]]) -> pa.Table:
@@ -227,13 +181,8 @@ def _images_table(rows: SampleRows, asked: dict[int, tuple[int, float]]) -> pa.T
 
 def _table(name: str, found: Sequence[Row]) -> pa.Table:
     schema = SAMPLE_SCHEMAS[name]
-    defaults = {"is_blind": False, "is_double": False}
-    rows = [{field.name: row.get(field.name, defaults.get(field.name)) for field in schema} for row in found]
+    rows = [{name: row.get(name) for name in schema.names} for row in found]
     return pa.Table.from_pylist(rows, schema=schema)
-
-
-def _num_planted(tables: dict[str, pa.Table]) -> int:
-    return int(tables[PAIRS_NAME]["role"].to_pylist().count(PLANTED))
 
 
 def _record(
@@ -243,8 +192,6 @@ def _record(
     options: DrawOptions,
     strata: Sequence[PairStratum],
     image_strata: Sequence[Stratum],
-    *,
-    num_planted: int,
 ) -> DrawRecord:
     rule = stated_rule(header)
     return DrawRecord(
@@ -269,9 +216,6 @@ def _record(
         ),
         seed=options.seed,
         score=pairs.score_kind,
-        blind_share=options.blind_share,
-        double_share=min(options.num_double / options.num_pairs, 1.0),
-        planted=num_planted,
         strata=tuple(_stratum(number, each, pairs) for number, each in enumerate(strata)),
         image_strata=tuple(image_strata),
         parts=(),

@@ -6,18 +6,19 @@ verdicts on another sample are found.
 
 from __future__ import annotations
 
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.frozen import FrozenModel, UnitInterval
+from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.run_records import PartRecord, SealedRecord, Sha256
 from pseudoris.store.runs.seals import read_version, sealed
 
 DRAW_NAME: Final = "draw.json"
-# As in all records: version 1 is what has no digest, and there is none of it.
-DRAW_VERSION: Final = 2
+# As in all records: version 1 is what has no digest, and there is none of it. Version 2 had these fields too.
+DRAW_VERSION: Final = 3
+_OF_VERSION_2: Final = frozenset({"blind_share", "double_share", "planted"})
 _RESTORE: Final = "Restore the file from a copy, or draw again into another folder"
 
 
@@ -97,9 +98,6 @@ class DrawRecord(SealedRecord):
     Attributes:
         seed: The same run, options and seed give the same pairs.
         score: What the strata are made by: the run's `confidence`, or `label_free`, computed from its other scores.
-        blind_share: Of the drawn pairs, those that are asked blind.
-        double_share: Of the drawn pairs, those that two raters are to judge.
-        planted: Pairs that are known to be untrue, to measure how often a rater calls such a pair right.
         strata: Of the pairs.
         image_strata: Of the images that are asked for missed objects.
         parts: `pairs.parquet` and `images.parquet`.
@@ -111,12 +109,15 @@ class DrawRecord(SealedRecord):
     population: Population
     seed: int = Field(ge=0)
     score: Literal["confidence", "label_free"]
-    blind_share: UnitInterval
-    double_share: UnitInterval
-    planted: int = Field(ge=0)
     strata: tuple[Stratum, ...]
     image_strata: tuple[Stratum, ...]
     parts: tuple[PartRecord, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_left(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        left = _OF_VERSION_2 if fields.get("version") == 2 else ()
+        return {name: value for name, value in fields.items() if name not in left}
 
     @property
     def digest(self) -> str:

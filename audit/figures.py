@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pseudoris.audit.agreement import Agreement, agreements, rater_checks
 from pseudoris.audit.applied_run import AppliedRun
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.intervals import Interval, mean_interval, ratio, share_interval
-from pseudoris.audit.judged_pairs import KINDS, JudgedPairs, join_answers, mask_outcomes
+from pseudoris.audit.judged_pairs import KINDS, JudgedPairs, join_answers, mask_outcomes, rater_checks
 from pseudoris.audit.rater_errors import CorrectedShare, RaterChecks, corrected_share, error_interval
 from pseudoris.audit.undrawn_strata import num_unseen, undrawn_strata
 from pseudoris.audit.verdict_file import RaterAnswers
@@ -46,9 +45,9 @@ class AuditFigures:
     """All figures of an audit.
 
     Attributes:
-        num_drawn: Pairs drawn; planted ones and follow-ups not counted.
+        num_drawn: Pairs drawn; follow-ups not counted.
         num_judged: Of these.
-        num_verdicts: All that stand, of all raters, follow-ups and planted ones included.
+        num_verdicts: All that stand, of all raters, follow-ups included.
         raters: Name and number of standing verdicts of each rater.
         accuracy: Share of the kept pairs that are right.
         corrected: The same, corrected for raters' errors; None where too little was checked.
@@ -56,12 +55,10 @@ class AuditFigures:
         unkept: Share of right pairs among those that are not kept.
         missed: Missed objects an image.
         with_missed: Share of images with a missed object.
-        blind: Share of blind clicks on kept pairs that fell in the mask.
         strata: Accuracy by stratum of the draw.
         kinds: Share of each verdict among the kept pairs.
-        checks: What was judged twice or planted.
+        checks: What was judged twice.
         error: The raters' error rate; None if nothing was checked.
-        agreements: κ of raters.
         unreached: Strata of which no pair was judged yet: the figures leave them out.
         undrawn: Strata of which no pair was drawn: the figures leave them out for good.
         num_unseen: Pairs of these that the run keeps, or may keep. More than 0: its accuracy is not known.
@@ -78,12 +75,10 @@ class AuditFigures:
     unkept: BoundedFigure
     missed: BoundedFigure
     with_missed: BoundedFigure
-    blind: BoundedFigure
     strata: tuple[BoundedFigure, ...]
     kinds: tuple[BoundedFigure, ...]
     checks: RaterChecks
     error: Interval | None
-    agreements: tuple[Agreement, ...]
     unreached: tuple[str, ...]
     undrawn: tuple[str, ...]
     num_unseen: int
@@ -126,14 +121,12 @@ def audit_figures(
         unkept=_accuracy("right pairs that are not kept", judged, ~judged.is_kept),
         missed=_missed(audit, answers, "missed objects an image", lambda clicks: clicks),
         with_missed=_missed(audit, answers, "images with a missed object", lambda clicks: float(clicks > 0)),
-        blind=_blind(judged),
         strata=tuple(
             _accuracy(stratum.name, judged, judged.stratum == stratum.number) for stratum in audit.draw.strata
         ),
         kinds=tuple(_kind(judged, number) for number in range(len(KINDS))),
         checks=checks,
-        error=error_interval(checks) if checks.num else None,
-        agreements=tuple(agreements(answers)),
+        error=error_interval(checks) if checks.num_twice else None,
         unreached=tuple(
             stratum.name
             for stratum in audit.draw.strata
@@ -198,12 +191,6 @@ def _missed(
     found = ratio(values[rows], np.ones(len(rows)), weights=weights[rows], strata=strata[rows], units=rows)
     value = share_interval(found) if name.startswith("images") else mean_interval(found)
     return BoundedFigure(name, len(rows), value, value, value)
-
-
-def _blind(judged: JudgedPairs) -> BoundedFigure:
-    value = share_interval(judged.share_right(judged.is_kept, judged.click_in_mask))
-    inside = judged.is_kept & ~np.isnan(judged.click_in_mask) & (judged.weights > 0)
-    return BoundedFigure("blind clicks in the mask", int(inside.sum()), value, value, value)
 
 
 def _kind(judged: JudgedPairs, number: int) -> BoundedFigure:

@@ -120,12 +120,6 @@ def exact_share(successes: float, size: float, *, level: float = LEVEL) -> tuple
     return low, high
 
 
-def half_width(share: float, size: float) -> float:
-    """Return half the width that the interval of a share has at this effective size."""
-    low, high = exact_share(share * size, size)
-    return (high - low) / 2
-
-
 def ratio(
     over: np.ndarray, under: np.ndarray, *, weights: np.ndarray, strata: np.ndarray, units: np.ndarray
 ) -> RatioEstimate:

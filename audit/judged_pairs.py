@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.intervals import RatioEstimate, ratio
-from pseudoris.audit.sample_tables import DRAWN, PLANTED
+from pseudoris.audit.rater_errors import RaterChecks
+from pseudoris.audit.sample_tables import DRAWN
 from pseudoris.audit.verdict_file import RaterAnswers
-from pseudoris.audit.verdict_lines import CANNOT_SAY, RIGHT, VERDICTS, VerdictLine
+from pseudoris.audit.verdict_lines import CANNOT_SAY, RIGHT, VERDICTS
 from pseudoris.schemas.keep_rule import Flags, Floats
-from pseudoris.store.tables.rle import decode_image_runs
 
 Ints = npt.NDArray[np.int64]
 KINDS: Final = tuple(VERDICTS)
@@ -32,28 +31,24 @@ class JudgedPairs:
     Attributes:
         ids: The pairs.
         counts: (R, 5) int64, how many raters gave each verdict of `KINDS`.
-        is_drawn: (R,) bool; the others are follow-ups and planted pairs.
-        is_planted: (R,) bool.
+        is_drawn: (R,) bool; the others are follow-ups.
         stratum: (R,) int64, -1 unless drawn.
         inclusion: (R,) float64, NaN unless drawn.
         image: (R,) int64, a number for its image.
         mask: (R,) int64, a number for its mask; -1 for a group.
         is_kept: (R,) bool, by the run, or by the rule that the audit is applied to.
         num_kept_of_mask: (R,) int64, by the same.
-        click_in_mask: (R,) float64, share of blind clicks that fell in a mask; NaN without a click.
     """
 
     ids: tuple[str, ...]
     counts: Ints
     is_drawn: Flags
-    is_planted: Flags
     stratum: Ints
     inclusion: Floats
     image: Ints
     mask: Ints
     is_kept: Flags
     num_kept_of_mask: Ints
-    click_in_mask: Floats
 
     @property
     def is_judged(self) -> Flags:
@@ -112,14 +107,12 @@ def join_answers(audit: AuditFolder, answers: Sequence[RaterAnswers]) -> JudgedP
         ids=ids,
         counts=_counts(ids, answers),
         is_drawn=np.array([role == DRAWN for role in pairs["role"].to_pylist()], np.bool_),
-        is_planted=np.array([role == PLANTED for role in pairs["role"].to_pylist()], np.bool_),
         stratum=np.array(pairs["stratum"].fill_null(-1).to_pylist(), np.int64),
         inclusion=np.array(pairs["inclusion"].to_pylist(), np.float64),
         image=numbers_of(pairs["image_id"].to_pylist()),
         mask=np.where([len(each) == 1 for each in masks], numbers_of(["+".join(each) for each in masks]), -1),
         is_kept=np.array(pairs["is_kept"].to_pylist(), np.bool_),
         num_kept_of_mask=np.array(pairs["num_kept_of_mask"].to_pylist(), np.int64),
-        click_in_mask=_clicks(audit, pairs, answers),
     )
 
 
@@ -129,7 +122,7 @@ def mask_outcomes(judged: JudgedPairs) -> tuple[Floats, Floats]:
     They differ where a mask's kept expressions were not all judged, and none of the judged is right.
     """
     num = judged.mask.max(initial=-1) + 1
-    inside = judged.is_kept & ~judged.is_planted & (judged.mask >= 0)
+    inside = judged.is_kept & (judged.mask >= 0)
     right = judged.right
     has_right, is_none, told = (np.zeros(num, np.int64) for _ in range(3))
     np.add.at(has_right, judged.mask[inside], right[inside] >= 0.5)
@@ -144,18 +137,16 @@ def mask_outcomes(judged: JudgedPairs) -> tuple[Floats, Floats]:
     return known_right.astype(np.float64), (~known_wrong).astype(np.float64)
 
 
-def is_in_mask(mask: Mapping[str, Any], x: float, y: float) -> bool:
-    """Return whether a point of the upright image lies in a mask of `images.parquet`.
-
-    Raises:
-        ValueError: The mask's encoding is damaged.
-    """
-    height, width = mask["height"], mask["width"]
-    if not (0 <= x < width and 0 <= y < height):
-        return False
-    _, ends = decode_image_runs(height, width, mask["counts"])
-    # Runs go down the columns; every second one, from the second on, is the mask's.
-    return bool(np.searchsorted(ends, int(x) * height + int(y), side="right") % 2)
+def rater_checks(judged: JudgedPairs, answers: Sequence[RaterAnswers]) -> RaterChecks:
+    """Return what was judged twice: on each pair, the first two raters who could say."""
+    num_twice = num_differ = 0
+    for pair in judged.ids:
+        said = [rater.verdicts[pair].verdict for rater in answers if pair in rater.verdicts]
+        said = [verdict for verdict in said if verdict != CANNOT_SAY]
+        if len(said) > 1:
+            num_twice += 1
+            num_differ += (said[0] == RIGHT) != (said[1] == RIGHT)
+    return RaterChecks(num_twice, num_differ)
 
 
 def numbers_of(values: Sequence[str]) -> Ints:
@@ -169,28 +160,6 @@ def _counts(ids: Sequence[str], answers: Sequence[RaterAnswers]) -> Ints:
     counts = np.zeros((len(ids), len(KINDS)), np.int64)
     for rater in answers:
         for pair, line in rater.verdicts.items():
-            counts[place[pair], KINDS.index(line.verdict)] += 1
+            if pair in place:
+                counts[place[pair], KINDS.index(line.verdict)] += 1
     return counts
-
-
-def _clicks(audit: AuditFolder, pairs: pa.Table, answers: Sequence[RaterAnswers]) -> Floats:
-    masks = audit.masks()
-    found = np.full(pairs.num_rows, np.nan)
-    columns = (pairs[name].to_pylist() for name in ("pair_id", "image_id", "mask_ids"))
-    for row, (pair, image, targets) in enumerate(zip(*columns, strict=True)):
-        lines = [rater.verdicts[pair] for rater in answers if pair in rater.verdicts]
-        hits = [_hit(line, [masks[image][target] for target in targets]) for line in lines if line.click is not None]
-        if hits:
-            found[row] = np.mean(hits)
-    return found
-
-
-def _hit(line: VerdictLine, masks: Sequence[Mapping[str, Any]]) -> bool:
-    if line.in_mask is not None or line.click is None:
-        return bool(line.in_mask)
-    x, y = line.click
-    try:
-        return any(is_in_mask(mask, x, y) for mask in masks)
-    except ValueError:
-        # `verify` reports masks whose encoding is damaged; no click hits one.
-        return False

@@ -1,8 +1,8 @@
-"""How often raters err, from pairs that were judged twice or planted, and an accuracy that is corrected for it.
+"""How often raters err, from pairs that were judged twice, and an accuracy that is corrected for it.
 
 The model: a rater gives a wrong answer to "right or not" with the same probability e, whatever the truth, and two
-raters err independently. Then two of them differ with probability 2e(1 − e), a planted pair is called right with
-probability e, and the share that is called right is q = A(1 − e) + (1 − A)e, so A = (q − e) / (1 − 2e).
+raters err independently. Then two of them differ with probability 2e(1 − e), and the share that is called right is
+q = A(1 − e) + (1 − A)e, so A = (q − e) / (1 − 2e).
 
 Source: W. J. Rogan, B. Gladen, "Estimating prevalence from the results of a screening test", American Journal of
 Epidemiology 107 (1978). The interval is of quantiles of A over the distributions of q and of e, because the Wald
@@ -31,32 +31,21 @@ _NEGLIGIBLE: Final = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class RaterChecks:
-    """What was judged twice, or planted.
+    """What was judged twice.
 
     Attributes:
         num_twice: Comparisons of two raters on a pair, both of which could say.
         num_differ: Of these, where one says right and the other does not.
-        num_planted: Verdicts on planted pairs, `cannot_say` left out.
-        num_planted_right: Of these, the wrong ones.
     """
 
     num_twice: int
     num_differ: int
-    num_planted: int = 0
-    num_planted_right: int = 0
-
-    @property
-    def num(self) -> int:
-        """All of them."""
-        return self.num_twice + self.num_planted
 
     def chances(self) -> Floats:
         """Return the probability of each of the error rates on the grid, (E,) float64, sum 1."""
         differ = 2 * _ERRORS * (1 - _ERRORS)
         log = -0.5 * np.log(_ERRORS)
         log += self.num_differ * np.log(differ) + (self.num_twice - self.num_differ) * np.log1p(-differ)
-        log += self.num_planted_right * np.log(_ERRORS)
-        log += (self.num_planted - self.num_planted_right) * np.log1p(-_ERRORS)
         chance = np.exp(log - log.max())
         return np.asarray(chance / chance.sum())
 
@@ -85,7 +74,7 @@ def corrected_share(found: RatioEstimate, checks: RaterChecks, *, level: float =
         level: Of the interval.
     """
     error = error_interval(checks, level=level)
-    if checks.num < LEAST_CHECKED or not found.num or error.estimate is None or error.estimate > MAX_ERROR:
+    if checks.num_twice < LEAST_CHECKED or not found.num or error.estimate is None or error.estimate > MAX_ERROR:
         return None
     called = min(max(found.value, 0.0), 1.0)
     size = effective_size(found, called * (1 - called))

@@ -12,7 +12,7 @@ def report_chart(figures: AuditFigures) -> str:
     rows = [_row(figures.accuracy)]
     if figures.corrected is not None:
         rows.append(ChartRow("corrected for raters' errors", figures.corrected.share))
-    rows += [_row(each) for each in (figures.masks, figures.unkept, figures.with_missed, figures.blind) if each.num]
+    rows += [_row(each) for each in (figures.masks, figures.unkept, figures.with_missed) if each.num]
     rows += [_heading("right, by stratum"), *map(_row, figures.strata)]
     rows += [_heading("verdicts on the kept"), *map(_row, figures.kinds)]
     return interval_chart(rows, title=f"{figures.num_judged} of {figures.num_drawn} pairs judged; 95 % intervals")

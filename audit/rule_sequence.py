@@ -65,7 +65,7 @@ def rule_sequence(audit: AuditFolder, judged: JudgedPairs, rule: KeepRule) -> li
     for value in sorted(set(bounds.tolist()), reverse=True):
         name, changed = _changed(rule, bound, value)
         keeps = np.where(is_scored, _passes(changed, scores), judged.is_kept)
-        found.append(SequencedRule(name, changed, keeps & ~judged.is_planted))
+        found.append(SequencedRule(name, changed, keeps))
     return found
 
 

@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 # Of one mask: a mask with more kept expressions is settled by the most likely ones, or stays open.
 MAX_FOLLOW_UPS: Final = 5
-_PAIR_COLUMNS: Final = ("image_id", "target_mask_ids", "text", "kind", "source", "head_noun", *STORED_SCORES)
+_PAIR_COLUMNS: Final = ("image_id", "target_mask_ids", "text", "kind", "source", *STORED_SCORES)
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256", "bytes")
 
 
@@ -38,17 +38,15 @@ class SampleRows:
     """Rows of both tables, not yet in order.
 
     Attributes:
-        drawn: By the pair's number in `RunPairs`; with the column `head_noun`, which the table does not have.
+        drawn: By the pair's number in `RunPairs`.
         follow_ups: The same of follow-ups.
         images: By the image's number in `RunPairs`; masks included.
-        head_nouns: By image id, of all its candidates.
         unreadable: What was wrong with a picture that is missing, by image id.
     """
 
     drawn: dict[int, Row] = field(default_factory=dict)
     follow_ups: dict[int, Row] = field(default_factory=dict)
     images: dict[int, Row] = field(default_factory=dict)
-    head_nouns: dict[str, frozenset[str]] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
@@ -81,11 +79,6 @@ def read_rows(
 
 def _read_pairs(rows: SampleRows, location: RunLocation, receipt: Receipt, pairs: RunPairs, chosen: Ints) -> None:
     table = read_table(location, EXPRESSIONS, _PAIR_COLUMNS, [receipt])
-    wanted = pc.is_in(table["image_id"], value_set=table["image_id"].take(pa.array(pairs.row[chosen])).combine_chunks())
-    nouns = defaultdict(set)
-    for row in table.filter(wanted).select(["image_id", "head_noun"]).to_pylist():
-        nouns[row["image_id"]].add(row["head_noun"])
-    rows.head_nouns |= {image: frozenset(found - {None}) for image, found in nouns.items()}
     rows.drawn |= {number: {**row, "role": DRAWN} for number, row in _pair_rows(table, pairs, chosen)}
     follow = _follow_ups(pairs, chosen, table)
     found = dict(_pair_rows(table, pairs, np.array(list(follow), np.int64)))

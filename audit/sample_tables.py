@@ -5,15 +5,12 @@ expression is not asked what it means.
 
 What to ask, in which order:
 
-1. The rows of `pairs` whose role is `drawn` or `planted`, by `position`. Any first part of that order is a fair sample:
-   a rater may stop at any time. A page treats both roles alike.
-2. A pair with `is_blind` is shown without any mask first: the rater clicks what the text means. Then it is asked again
-   like the others, with its masks.
-3. A pair with `is_double` is to be judged by two raters; the others by one, more do no harm.
-4. A `follow_up` is asked right after the pair that it `follows`, and only if that verdict is `several`, `untrue` or
+1. The rows of `pairs` whose role is `drawn`, by `position`. Any first part of that order is a fair sample: a rater may
+   stop at any time, and a second rater may judge a first part again.
+2. A `follow_up` is asked right after the pair that it `follows`, and only if that verdict is `several`, `untrue` or
    `cannot_say`. Follow-ups of one pair are asked by `position` until one is `right`; the rest are then not asked. They
    tell whether the mask has any right expression; leave them out, and the report says less, but nothing wrong.
-5. The rows of `images` with `is_asked_missed`: the rater sees all masks and clicks each object that none of them has.
+3. The rows of `images` with `is_asked_missed`: the rater sees all masks and clicks each object that none of them has.
 """
 
 from __future__ import annotations
@@ -33,8 +30,6 @@ IMAGES_NAME: Final = "images.parquet"
 
 DRAWN: Final = "drawn"
 FOLLOW_UP: Final = "follow_up"
-PLANTED: Final = "planted"
-ROLES: Final = (DRAWN, FOLLOW_UP, PLANTED)
 
 # Scores of the run, stored beside each pair; null where the run has none.
 STORED_SCORES: Final = (
@@ -65,7 +60,7 @@ MASK_TYPE: Final = pa.struct(
 PAIRS_SCHEMA: Final = pa.schema(
     [
         _field("pair_id", pa.string(), "`pair_id(...)`: the same in every run with this image, mask and text. Unique."),
-        _field("role", pa.string(), "`drawn`, `follow_up` or `planted`."),
+        _field("role", pa.string(), "`drawn` or `follow_up`."),
         _field(
             "position",
             pa.int32(),
@@ -77,12 +72,7 @@ PAIRS_SCHEMA: Final = pa.schema(
         _field("text", pa.string(), "The expression. Untrusted: escape it."),
         _field("kind", pa.string(), "`attribute`, `position`, `relation` or `group`."),
         _field("source", pa.string(), "What wrote it: `model`, `composer`, `human` or `recipe`."),
-        _field("is_blind", pa.bool_(), "Whether it is asked without a mask first."),
-        _field("is_double", pa.bool_(), "Whether two raters are to judge it."),
-        _field(
-            "planted_truth", pa.string(), "Of a planted pair: its known verdict, `untrue`; else null.", nullable=True
-        ),
-        _field("is_kept", pa.bool_(), "Whether the run keeps it; false if planted."),
+        _field("is_kept", pa.bool_(), "Whether the run keeps it."),
         _field("num_kept_of_mask", pa.int32(), "Kept expressions of its mask alone; 0 for a group."),
         _field("stratum", pa.int32(), "Number of its stratum in `draw.json`; null unless drawn.", nullable=True),
         _field("first_stage", pa.float64(), "Probability that its image is drawn in this stratum.", nullable=True),

@@ -1,7 +1,7 @@
 """`verdicts/<rater>.jsonl`: one JSON object a line, in UTF-8; appended, never rewritten.
 
     {"line":"header","version":1,"draw":"<64 hex>","rater":"ana","created_utc":"2026-…","digest":"3f…"}
-    {"line":"verdict","pair":"…-0007-9f3a1c07","verdict":"right","comment":"","click":[12.5,80],"in_mask":true,…}
+    {"line":"verdict","pair":"…-0007-9f3a1c07","verdict":"right","comment":"","seconds":4.2,…}
     {"line":"missed","image":"…","clicks":[[40,52.5]],"comment":"","seconds":9.1,"utc":"…","digest":"…"}
     {"line":"undo","pair":"…-0007-9f3a1c07","utc":"…","digest":"…"}
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
@@ -77,9 +77,6 @@ class VerdictLine(FrozenModel):
 
     Attributes:
         pair: A `pair_id` of `pairs.parquet`.
-        click: (x, y) of the blind click in upright pixels of the picture; None if it was not asked blind, or skipped.
-        in_mask: Whether the click is inside one of the pair's masks; None without a click, or where the page does not
-            know: the report then looks.
         seconds: From the picture to the answer; None if unknown.
     """
 
@@ -87,10 +84,14 @@ class VerdictLine(FrozenModel):
     pair: str
     verdict: Verdict
     comment: _Comment = ""
-    click: Point | None = None
-    in_mask: bool | None = None
     seconds: NonNegative | None = None
     utc: str = Field(default_factory=utc_now)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_click(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        # Earlier pages asked for a click before some verdicts.
+        return {name: value for name, value in fields.items() if name not in ("click", "in_mask")}
 
 
 class MissedLine(FrozenModel):

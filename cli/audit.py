@@ -34,13 +34,6 @@ def draw(
     unkept: Annotated[
         float, typer.Option(min=0, max=1, help="Share of pairs that the run does not keep, to judge other keep rules.")
     ] = 0.15,
-    blind: Annotated[
-        float, typer.Option(min=0, max=1, help="Share that is asked blind: the rater clicks before a mask shows.")
-    ] = 0.3,
-    double: Annotated[int, typer.Option(min=0, help="Number of pairs that two raters judge.")] = 70,
-    planted: Annotated[
-        int, typer.Option(min=0, help="Number of pairs known to be untrue, added to measure raters' errors.")
-    ] = 0,
     images: Annotated[
         int | None,
         typer.Option(
@@ -57,15 +50,7 @@ def draw(
     """Draw a sample of pairs and images to judge."""
     from pseudoris.audit.draw import DrawOptions, draw_audit
 
-    chosen = DrawOptions(
-        num_pairs=pairs,
-        seed=seed,
-        unkept_share=unkept,
-        blind_share=blind,
-        num_double=double,
-        num_planted=planted,
-        num_images=images,
-    )
+    chosen = DrawOptions(num_pairs=pairs, seed=seed, unkept_share=unkept, num_images=images)
     folder = options.local_folder(audit)
     location = RunLocation.open_to_read(out)
     header = require_header(location)
@@ -81,7 +66,7 @@ def draw(
             load_bytes=PlannedImages(location, header if source is None else _moved(header, source)),
             on_shard=lambda done, total: progress.update(reading, completed=done, total=total),
         )
-    _print_draw(audit, found, planted=planted)
+    _print_draw(audit, found)
 
 
 app.command("page")(audit_page.page)
@@ -171,7 +156,7 @@ def _tell_changed(answers: RaterAnswers) -> None:
         report("note", f"Answers of {answers.rater} that do not count any more: {changed}.", "dim")
 
 
-def _print_draw(audit: str, found: Draw, *, planted: int) -> None:
+def _print_draw(audit: str, found: Draw) -> None:
     from pseudoris.audit.precision import expected_precision
     from pseudoris.audit.undrawn_strata import undrawn_strata
 
@@ -184,10 +169,6 @@ def _print_draw(audit: str, found: Draw, *, planted: int) -> None:
         table.add_row(each.question, each.assumed, each.interval, each.half_width, each.basis)
     stdout.print(table)
     audit_page.report_missing(found.unreadable)
-    if record.planted < planted:
-        report(
-            "note", f"Only {record.planted:,} of {planted:,} pairs were planted: too few texts fit no image.", "yellow"
-        )
     if undrawn := undrawn_strata(record):
         names, number = "; ".join(each.name for each in undrawn), sum(each.num_units for each in undrawn)
         report("note", f"No pair is drawn of {names}: {number:,} pairs that the audit says nothing about.", "yellow")
@@ -211,10 +192,7 @@ def _draw_view(audit: str, found: Draw) -> Table:
     kept = sum(stratum.num_drawn for stratum in record.strata if stratum.is_kept)
     table.add_row("run", f"{record.run.location}: {population.pairs:,} pairs, {population.kept:,} kept")
     table.add_row("pairs to judge", f"{drawn:,}, of them {kept:,} kept, in {len(record.strata)} strata")
-    extra = f", {record.planted:,} planted" if record.planted else ""
-    table.add_row(
-        "besides", f"up to {found.num_follow_ups:,} follow-ups, only after a verdict that is not right{extra}"
-    )
+    table.add_row("besides", f"up to {found.num_follow_ups:,} follow-ups, only after a verdict that is not right")
     images = sum(stratum.num_drawn for stratum in record.image_strata)
     table.add_row("missed objects", f"{images:,} of {population.images:,} images")
     table.add_row("strata by", "confidence" if record.score == "confidence" else "label-free score")

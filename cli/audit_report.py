@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from rich.table import Table
 
-from pseudoris.audit.agreement import Agreement
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.figures import AuditFigures, BoundedFigure
 from pseudoris.audit.intervals import Interval
@@ -27,14 +26,12 @@ _DIGITS = 4
 def print_report(audit: AuditFolder, figures: AuditFigures) -> None:
     """Print all figures of an audit, and notes on what they leave open."""
     table = _table("figure")
-    for each in (figures.accuracy, figures.masks, figures.unkept, figures.missed, figures.with_missed, figures.blind):
+    for each in (figures.accuracy, figures.masks, figures.unkept, figures.missed, figures.with_missed):
         table.add_row(*_cells(each))
         if each is figures.accuracy and figures.corrected is not None:
             table.add_row(*_interval("  corrected for raters' errors", figures.corrected.share), "", "")
     stdout.print(f"{figures.num_judged:,} of {figures.num_drawn:,} pairs judged; 95 % intervals", table, sep="\n")
     stdout.print(_parts("right, by stratum", figures.strata), _parts("verdicts on the kept", figures.kinds), sep="\n")
-    if figures.agreements:
-        stdout.print(_agreements(figures.agreements))
     for note in notes(audit, figures):
         report("note", note, "yellow")
 
@@ -100,11 +97,11 @@ def notes(audit: AuditFolder, figures: AuditFigures) -> Iterable[str]:
     if figures.num_judged < figures.num_drawn:
         yield f"{figures.num_drawn - figures.num_judged:,} pairs have no verdict yet. The figures are provisional."
     yield from _left_out(figures)
-    checked = figures.checks.num
+    checked = figures.checks.num_twice
     if checked < LEAST_CHECKED:
         yield (
-            f"Raters' errors are not corrected for: {checked:,} verdicts are double or planted, {LEAST_CHECKED} are "
-            "needed. With 5 % of wrong verdicts an accuracy of 0.97 looks like 0.92."
+            f"Raters' errors are not corrected for: two raters judged {checked:,} pairs, {LEAST_CHECKED} are needed. "
+            "With 5 % of wrong verdicts an accuracy of 0.97 looks like 0.92."
         )
     elif figures.error is not None and figures.error.estimate is not None:
         error = figures.error
@@ -155,14 +152,4 @@ def _parts(title: str, figures: Iterable[BoundedFigure]) -> Table:
     table = _table(title)
     for figure in figures:
         table.add_row(*_cells(figure))
-    return table
-
-
-def _agreements(found: Iterable[Agreement]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("raters", "pairs", "same verdict", "κ, five verdicts", "κ, right or not"):
-        table.add_column(column, justify="left" if column == "raters" else "right")
-    for each in found:
-        kappas = (_NONE if value is None else f"{value:.2f}" for value in (each.kappa, each.kappa_right))
-        table.add_row(" and ".join(each.raters), f"{each.num_pairs:,}", f"{each.same:.0%}", *kappas)
     return table

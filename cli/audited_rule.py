@@ -6,10 +6,9 @@ from typing import Final
 
 from rich.table import Table
 
-from pseudoris.audit.agreement import rater_checks
 from pseudoris.audit.applied_run import apply_to
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.judged_pairs import join_answers
+from pseudoris.audit.judged_pairs import join_answers, rater_checks
 from pseudoris.audit.rule_search import RuleChoice, choose_rule
 from pseudoris.audit.rule_sequence import SequencedRule, rule_sequence
 from pseudoris.audit.undrawn_strata import keeps_no_others, num_unseen

@@ -55,15 +55,6 @@ def calibrate(
             "to aim for.",
         ),
     ] = 2.0,
-    audit: Annotated[
-        str | None,
-        typer.Option(
-            "--audit",
-            metavar="AUDIT",
-            help="Move the weights that need no labels by the verdicts of this audit of OUT. Not with --truth.",
-            show_default=False,
-        ),
-    ] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Use the first N images; all by default.")] = None,
     to: Annotated[Path | None, typer.Option(help="Also write the YAML to this file.", show_default=False)] = None,
 ) -> None:
@@ -72,27 +63,18 @@ def calibrate(
     The YAML holds `filtering.confidence` and `filtering.keep`; with labels also `filtering.pair_weight`. It reads the
     tables only.
     """
-    _check(truth, coverage, audit)
+    if coverage is not None and truth is None:
+        raise ConfigError(f"--coverage {coverage:g} needs --truth. Give --truth, or leave --coverage out.")
     if to is not None:
         check_file(to)
     aim = DEFAULT_COVERAGE if coverage is None else coverage
     location = RunLocation.open_to_read(out)
-    if audit is None:
-        found = _fitted(location, truth, coverage=aim, least_yield=least_yield, images=images)
-    else:
-        found = _audited(location, audit, least_yield=least_yield, images=images)
+    found = _fitted(location, truth, coverage=aim, least_yield=least_yield, images=images)
     text = as_yaml(found)
     echo(text, nl=False)
     if to is not None:
         options.write_text(to, text, option="--to")
     _report(found, aim if truth is not None else None, least_yield)
-
-
-def _check(truth: str | None, coverage: float | None, audit: str | None) -> None:
-    if coverage is not None and truth is None:
-        raise ConfigError(f"--coverage {coverage:g} needs --truth. Give --truth, or leave --coverage out.")
-    if truth is not None and audit is not None:
-        raise ConfigError("--truth and --audit exclude each other: each says what is right. Give one.")
 
 
 def _fitted(
@@ -107,12 +89,6 @@ def _fitted(
     with Progress(console=stderr, transient=True) as progress:
         known = None if truth is None else open_truth(truth, header, SceneTruth, truth_bar(progress))
         return calibrated_run(location, known, coverage=coverage, least_yield=least_yield, max_images=images)
-
-
-def _audited(location: RunLocation, audit: str, *, least_yield: float, images: int | None) -> Calibration:
-    from pseudoris.cli.audited_weights import audited_calibration
-
-    return audited_calibration(location, audit, wanted_yield=least_yield, max_images=images)
 
 
 def _report(found: Calibration, coverage: float | None, least_yield: float) -> None:

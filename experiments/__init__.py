@@ -13,7 +13,6 @@
 | `python -m experiments.ppt.prediction_picture FILE` | draws docs/ppt-predict.jpg |
 | `python -m experiments.touching_scenes FILE` | draws scenes of the world `touching`, and their masks |
 | `python -m experiments.audits` | simulated audits: coverage and width of the intervals, the tables of docs/audit.md |
-| `python -m experiments.audits.moved_weights` | `calibrate --audit` on annotated scenes of three worlds |
 | `python -m experiments.ppt_data FOLDER` | PPT's pseudo-labels against the truth, with a contact sheet |
 
 `listener/` has no command: it measures the part `listening` of the quality page.

@@ -1,4 +1,4 @@
-"""What the page gets of an audit: pictures, texts and outlines. It gets no score, stratum or role."""
+"""What the page gets of an audit: pictures, texts and outlines. It gets no score and no stratum."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.viewer.image_cards import NUM_COLOURS
 from pseudoris.viewer.outlines import frame_size, outline_of
 
-# What may be read for a page. Not `role`: a rater who knows that a pair is planted need not look at it.
-_COLUMNS: Final = ["pair_id", "role", "position", "follows", "image_id", "mask_ids", "text", "is_blind"]
+_COLUMNS: Final = ["pair_id", "position", "follows", "image_id", "mask_ids", "text"]
 
 
 class Questions:
@@ -58,7 +57,7 @@ class Questions:
 
 
 def _pair(row: dict[str, Any]) -> dict[str, Any]:
-    pair = {"id": row["pair_id"], "image": row["image_id"], "text": row["text"], "isBlind": row["is_blind"]}
+    pair = {"id": row["pair_id"], "image": row["image_id"], "text": row["text"]}
     return pair if row["follows"] is None else {**pair, "follows": row["follows"]}
 
 

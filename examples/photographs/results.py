@@ -18,7 +18,6 @@ from examples.step_log import StepRecord
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.figures import audit_figures
 from pseudoris.audit.report_chart import report_chart
-from pseudoris.audit.sample_tables import PLANTED
 from pseudoris.audit.verdict_file import RaterAnswers
 from pseudoris.audit.verdict_lines import CANNOT_SAY, RIGHT
 from pseudoris.cli.audit_report import notes, print_report
@@ -120,7 +119,7 @@ def _tables(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 def _examples(audit: AuditFolder, answers: Sequence[RaterAnswers], plugins: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield judged pairs that the run keeps, wrong ones first, in the random order of the draw."""
-    rows = audit.pairs.filter(pc.field("is_kept") & (pc.field("role") != PLANTED)).sort_by("position").to_pylist()
+    rows = audit.pairs.filter(pc.field("is_kept")).sort_by("position").to_pylist()
     judged = [
         (
             row,

@@ -8,7 +8,6 @@ from typing import Any, Final
 import numpy as np
 
 from experiments.audits.populations import PairPopulation
-from pseudoris.audit.draw import DEFAULT_DOUBLE
 from pseudoris.audit.judged_pairs import KINDS, JudgedPairs
 from pseudoris.audit.rater_errors import RaterChecks
 from pseudoris.audit.rule_search import choose_rule
@@ -18,6 +17,8 @@ from pseudoris.audit.verdict_lines import RIGHT
 from pseudoris.schemas.keep_rule import Flags, Floats
 
 _NUM_RATERS: Final = 2
+# More than the 60 that a correction of raters' errors needs: some of them end as `cannot_say`.
+_NUM_TWICE: Final = 70
 
 
 def searched_rules(
@@ -67,7 +68,7 @@ def verdicts_of(is_right: Flags, error: float, rng: np.random.Generator) -> tupl
         rng: Draws which are wrong, and which pairs are judged twice.
     """
     verdicts = (is_right ^ (rng.random((_NUM_RATERS, len(is_right))) < error)).astype(np.float64)
-    is_double = rng.permutation(len(is_right)) < (DEFAULT_DOUBLE if error else 0)
+    is_double = rng.permutation(len(is_right)) < (_NUM_TWICE if error else 0)
     checks = RaterChecks(int(is_double.sum()), int((verdicts[0] != verdicts[1])[is_double].sum()))
     verdicts[1, ~is_double] = np.nan
     return verdicts, checks
@@ -102,12 +103,10 @@ def _judged(population: PairPopulation, sample: tuple[Ints, Floats, Ints], verdi
         ids=(),
         counts=counts,
         is_drawn=~none,
-        is_planted=none,
         stratum=strata,
         inclusion=1 / weights,
         image=population.image[rows],
         mask=population.mask[rows],
         is_kept=population.is_kept[rows],
         num_kept_of_mask=population.num_kept_of_mask[rows],
-        click_in_mask=np.full(len(rows), np.nan),
     )

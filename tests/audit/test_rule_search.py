@@ -21,14 +21,12 @@ def judged(right, inclusion=0.01):
         ids=tuple(map(str, range(size))),
         counts=counts,
         is_drawn=ones,
-        is_planted=~ones,
         stratum=zeros,
         inclusion=np.broadcast_to(inclusion, size),
         image=np.arange(size),
         mask=np.arange(size),
         is_kept=ones,
         num_kept_of_mask=zeros + 1,
-        click_in_mask=np.full(size, np.nan),
     )
 
 

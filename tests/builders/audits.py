@@ -20,9 +20,7 @@ def small_audit(folder: Path, **options) -> AuditFolder:
         return annotated(entry, 2, texts)
 
     location = write_run(folder / "run", *((f"{number}.png", make) for number in range(8)))
-    chosen = DrawOptions(
-        **{"num_pairs": 24, "num_double": 0, "num_images": 3, "blind_share": 0.0, "seed": 1, **options}
-    )
+    chosen = DrawOptions(**{"num_pairs": 24, "num_images": 3, "seed": 1, **options})
     header = require_header(location)
     draw_audit(location, header, folder / "audit", chosen, load_bytes=lambda shard, key: picture())
     return AuditFolder.open(folder / "audit")

@@ -118,7 +118,7 @@ def calibrated_run(
         TransientError: Storage failed.
     """
     images = judged_images(location, truth, max_images=max_images)
-    is_heard = has_listened(images)
+    is_heard = _has_listened(images)
     if truth is None:
         return without_labels(images, NO_LABELS if is_heard else NO_LABELS_VOTE, wanted_yield=least_yield)
     try:
@@ -133,12 +133,12 @@ def fit(images: Sequence[JudgedImage], names: Sequence[str]) -> ConfidenceConfig
     Raises:
         ValueError: No candidate is right, or all are: there is nothing to separate.
     """
-    table = feature_table(images, names)
+    table = _feature_table(images, names)
     right = np.concatenate([np.zeros(0), *(image.is_right for image in images)])
     if len(np.unique(right)) < 2:
         raise ValueError(f"{int(right.sum())} of {len(right)} candidates are right. Fitting needs right and wrong ones")
     bias, slopes = logistic_regression(table, right)
-    return rounded_weights(names, slopes, bias)
+    return _rounded_weights(names, slopes, bias)
 
 
 def reached(images: Sequence[JudgedImage], config: ConfidenceConfig) -> list[BoundsFigures]:
@@ -185,29 +185,25 @@ def without_labels(images: Sequence[JudgedImage], names: Sequence[str], *, wante
         names: Features of which more is better.
         wanted_yield: Kept expressions a mask, those that are always kept included, as in `choose`.
     """
-    table = feature_table(images, names)
+    table = _feature_table(images, names)
     slopes = 1 / (table.std(axis=0) + 1e-9)
-    return at_yield(images, rounded_weights(names, slopes, float(-(slopes @ table.mean(axis=0)))), wanted_yield)
-
-
-def at_yield(images: Sequence[JudgedImage], weights: ConfidenceConfig, wanted_yield: float) -> Calibration:
-    """Return weights with the bound that keeps closest to this number of expressions a mask; see `without_labels`."""
+    weights = _rounded_weights(names, slopes, float(-(slopes @ table.mean(axis=0))))
     options = [each for each in reached(images, weights) if each.bounds.max_rank == NO_LABEL_RANK]
     return Calibration(weights, min(options, key=lambda each: abs(each.distinct - wanted_yield)), len(images))
 
 
-def has_listened(images: Sequence[JudgedImage]) -> bool:
+def _has_listened(images: Sequence[JudgedImage]) -> bool:
     """Return whether all candidates have a listener's scores."""
     return not any(np.isnan(image.rated.scores["truth"]).any() for image in images)
 
 
-def feature_table(images: Sequence[JudgedImage], names: Sequence[str]) -> Floats:
+def _feature_table(images: Sequence[JudgedImage], names: Sequence[str]) -> Floats:
     """Return the features of all candidates, (T, names) float64."""
     parts = [np.stack([image.features[name] for name in names], axis=1) for image in images]
     return np.concatenate([np.zeros((0, len(names))), *parts])
 
 
-def rounded_weights(names: Sequence[str], slopes: Floats, bias: float) -> ConfidenceConfig:
+def _rounded_weights(names: Sequence[str], slopes: Floats, bias: float) -> ConfidenceConfig:
     """Return weights of the named features, rounded as a person writes them."""
     rounded = {name: round(float(slope), _DIGITS) for name, slope in zip(names, slopes, strict=True)}
     return ConfidenceConfig(bias=round(bias, _DIGITS), lone_log_ratio=LONE_LOG_RATIO, **rounded)

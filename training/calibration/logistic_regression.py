@@ -15,28 +15,26 @@ _STEPS: Final = 40
 _MAX_LOG_ODDS: Final = 30.0
 
 
-def logistic_regression(table: Floats, right: Floats, weights: Floats | None = None) -> tuple[float, Floats]:
+def logistic_regression(table: Floats, right: Floats) -> tuple[float, Floats]:
     """Return bias and slopes, (F,) float64, of F features; the ridge is on the slopes in standard deviations.
 
     Args:
         table: (T, F) float64.
         right: (T,) float64 in [0, 1], not all 0 and not all 1.
-        weights: (T,) float64, how much each row counts; all alike by default.
     """
     mean, std = table.mean(axis=0), table.std(axis=0) + 1e-9
-    counts = np.ones(len(table)) if weights is None else weights
-    found = _newton(np.column_stack([np.ones(len(table)), (table - mean) / std]), right, counts)
+    found = _newton(np.column_stack([np.ones(len(table)), (table - mean) / std]), right)
     slopes = found[1:] / std
     return float(found[0] - slopes @ mean), slopes
 
 
-def _newton(table: Floats, right: Floats, counts: Floats) -> Floats:
+def _newton(table: Floats, right: Floats) -> Floats:
     penalty = _RIDGE * np.eye(table.shape[1])
     penalty[0, 0] = 0.0
-    weights, total = np.zeros(table.shape[1]), counts.sum()
+    weights, total = np.zeros(table.shape[1]), len(table)
     for _ in range(_STEPS):
         likely = 1 / (1 + np.exp(-np.clip(table @ weights, -_MAX_LOG_ODDS, _MAX_LOG_ODDS)))
-        gradient = table.T @ (counts * (likely - right)) / total + penalty @ weights
-        curvature = (table.T * (counts * likely * (1 - likely))) @ table / total + penalty
+        gradient = table.T @ (likely - right) / total + penalty @ weights
+        curvature = (table.T * (likely * (1 - likely))) @ table / total + penalty
         weights = weights - np.linalg.solve(curvature, gradient)
     return weights

@@ -32,29 +32,23 @@ def fit_pair_weight(images: Sequence[JudgedImage], config: ConfidenceConfig) -> 
     drawn_right = np.concatenate([none, *(image.is_right for image in images)])
     composed = np.concatenate([none, *(image.beside.confidence for image in images)])
     composed_right = np.concatenate([none, *(image.beside.is_right for image in images)])
-    return as_config(fit_line(drawn, drawn_right), fit_line(composed, composed_right))
+    lines = fit_line(drawn, drawn_right), fit_line(composed, composed_right)
+    return None if lines == (None, None) else PairWeightConfig(drawn=lines[0], composed=lines[1])
 
 
-def as_config(drawn: WeightLine | None, composed: WeightLine | None) -> PairWeightConfig | None:
-    """Return the lines as a run takes them; None without any."""
-    return None if drawn is None and composed is None else PairWeightConfig(drawn=drawn, composed=composed)
-
-
-def fit_line(confidence: Floats, right: Floats, weights: Floats | None = None) -> WeightLine | None:
+def fit_line(confidence: Floats, right: Floats) -> WeightLine | None:
     """Return the line with the highest likelihood; None with too few right or too few wrong expressions.
 
     Args:
         confidence: (T,) float64 in [0, 1]; rows with NaN are left out.
-        right: (T,) float64 in [0, 1], the share of raters that call each right.
-        weights: (T,) float64, how much each counts; all alike by default.
+        right: (T,) bool or float64, 1 for a right one.
     """
     rows = ~np.isnan(confidence)
     odds, right = log_odds(confidence[rows]), np.asarray(right[rows], np.float64)
-    counts = np.ones(len(odds)) if weights is None else weights[rows]
     if min(right.sum(), (1 - right).sum()) < _LEAST_OF_EACH:
         return None
-    bias, (slope,) = logistic_regression(odds[:, None], right, counts)
+    bias, (slope,) = logistic_regression(odds[:, None], right)
     if slope <= 0:
         # An accident of few verdicts: less confidence never means more.
-        bias, slope = float(log_odds(np.array([np.average(right, weights=counts)]))[0]), 0.0
+        bias, slope = float(log_odds(np.array([right.mean()]))[0]), 0.0
     return WeightLine(bias=round(bias, _DIGITS), slope=round(float(slope), _DIGITS))

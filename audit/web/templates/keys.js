@@ -1,4 +1,4 @@
-// Keys: 1 to 5, u, c, z, o, n, ?, arrows, Space, Enter. (t, and whether keys of one character count, is the theme's own.)
+// Keys: 1 to 5, u, c, z, o, ?, arrows, Space, Enter. (t, and whether keys of one character count, is the theme's own.)
 
 const STEP_PX = 24;
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -11,7 +11,7 @@ function focusAnswer(by) {
 
 function onArrow([x, y], isFine) {
   const step = isFine ? 4 : STEP_PX;
-  if (marks.mode !== null) moveCursor(x * step, y * step);
+  if (marks.isAsked) moveCursor(x * step, y * step);
   else if (view.zoom > 1) moveView(3 * x * step, 3 * y * step);
   else focusAnswer(x + y);
 }
@@ -26,14 +26,13 @@ function onTyping(event) {
 function actionOf(event) {
   const isOnButton = event.target.closest?.("button, summary, a") !== null;
   if (event.key in ARROWS) return () => onArrow(ARROWS[event.key], event.shiftKey);
-  if (event.key === "Enter" && !isOnButton && marks.mode !== null) return confirmMarks;
-  if (event.key === " " && !isOnButton && marks.mode !== null) return () => setMark({ x: cursor.x, y: cursor.y });
+  if (event.key === "Enter" && !isOnButton && marks.isAsked) return giveMissed;
+  if (event.key === " " && !isOnButton && marks.isAsked) return () => setMark({ x: cursor.x, y: cursor.y });
   if (event.key.length > 1 || document.documentElement.dataset.keys === "off") return null;
   const verdict = Object.keys(plan.verdicts)[Number(event.key) - 1];
   if (verdict !== undefined) return () => giveVerdict(verdict);
   const letters = {
     u: undo, c: openComment, z: toggleZoom, o: toggleOutlines, "?": () => byId("help").showModal(),
-    n: () => { if (phase() === "blind") giveClick(null); },
     "+": () => zoomAt({ x: view.x, y: view.y }, 1.5), "-": () => zoomAt({ x: view.x, y: view.y }, 1 / 1.5),
   };
   return Object.hasOwn(letters, event.key) ? letters[event.key] : null;

@@ -1,15 +1,14 @@
-// Where the rater clicked: one mark for a text without an outline, any number for missed objects.
+// Where the rater clicked missed objects.
 
-// `mode`: null where no click is asked, "one" or "many".
-const marks = { mode: null, points: [] };
+const marks = { isAsked: false, points: [] };
 // A cross that the arrows move.
 const cursor = { isShown: false, x: 0, y: 0 };
 const NEAR_PX = 14;
 
-function askMarks(mode) {
-  Object.assign(marks, { mode, points: [] });
+function askMarks(isAsked) {
+  Object.assign(marks, { isAsked, points: [] });
   Object.assign(cursor, { isShown: false, x: view.width / 2, y: view.height / 2 });
-  stage.classList.toggle("is-pointing", mode !== null);
+  stage.classList.toggle("is-pointing", isAsked);
   showMarks();
 }
 
@@ -33,10 +32,9 @@ function showMarks() {
 // Sets a mark; one beside an earlier mark takes that back.
 function setMark(point) {
   const isInside = point.x >= 0 && point.y >= 0 && point.x <= view.width && point.y <= view.height;
-  if (marks.mode === null || !isInside || isBusy) return;
+  if (!marks.isAsked || !isInside || isBusy) return;
   const near = marks.points.findIndex((each) => Math.hypot(each.x - point.x, each.y - point.y) * view.scale < NEAR_PX);
-  if (marks.mode === "one") marks.points = [point];
-  else if (near >= 0) marks.points.splice(near, 1);
+  if (near >= 0) marks.points.splice(near, 1);
   else marks.points.push(point);
   showMarks();
 }

@@ -2,7 +2,6 @@
 
 const NAMES = { right: "Right", several: "True of several", untrue: "Untrue", not_an_object: "Not an object", cannot_say: "Cannot say" };
 const TASKS = {
-  blind: ["Click what this text means", "No outline is shown yet. If the text fits several objects, click one of them."],
   verdict: ["Does the text fit what is outlined?", ""],
   missed: ["Click each object that has no outline", "One click an object. Click it too if less than half of it is outlined. A part of an outlined object is not missed."],
 };
@@ -10,7 +9,7 @@ const TASKS = {
 function setBusy(value) {
   isBusy = value;
   byId("judge").setAttribute("aria-busy", String(value));
-  for (const button of document.querySelectorAll("#answers button, #not-found")) button.disabled = value;
+  for (const button of document.querySelectorAll("#answers button")) button.disabled = value;
   byId("undo").disabled = value || (!state.history.length && !marks.points.length);
   byId("undo-last").disabled = value;
   showPointing();
@@ -23,45 +22,42 @@ async function ask(question) {
   showProgress();
   if (question === null) return finish();
   show("judge");
-  const kind = phase();
+  const isMissed = question.pair === undefined;
   const image = question.pair?.image ?? question.image;
   // The outlines of the question before do not belong to this picture.
   showOutlines([]);
-  showWords(kind, question);
+  showWords(question);
   const paths = plan.outlines[question.pair?.id ?? image];
   const isShown = await showPicture(image);
-  askMarks({ blind: "one", missed: "many", verdict: null }[kind]);
+  askMarks(isMissed);
   byId("absent").hidden = isShown;
-  showOutlines(kind === "blind" || !isShown ? [] : paths, { isMany: kind === "missed" });
+  showOutlines(isShown ? paths : [], { isMany: isMissed });
   if (paths.some((path) => !path)) tell("An outline of this picture is damaged and cannot be shown.");
   shownAt = performance.now();
   isAsked = true;
   setBusy(!isShown);
 }
 
-function showWords(kind, { pair }) {
-  const [task, hint] = TASKS[kind];
+function showWords({ pair }) {
+  const isMissed = pair === undefined;
+  const [task, hint] = isMissed ? TASKS.missed : TASKS.verdict;
   byId("task").textContent = pair?.follows === undefined ? task : "Another text for the same outline: does it fit?";
   byId("hint").textContent = hint;
   byId("hint").hidden = !hint;
   byId("text").textContent = pair?.text ?? "";
-  byId("text").hidden = pair === undefined;
+  byId("text").hidden = isMissed;
   byId("text").scrollTop = 0;
-  byId("answers").hidden = kind !== "verdict";
-  byId("pointing").hidden = kind === "verdict";
-  byId("not-found").hidden = kind !== "blind";
-  byId("outline-button").hidden = kind === "blind";
+  byId("answers").hidden = isMissed;
+  byId("confirm").hidden = !isMissed;
   stage.classList.remove("is-bare");
   byId("outline-button").setAttribute("aria-pressed", "true");
-  // A comment begun on the blind click goes with the verdict.
-  if (kind !== "verdict" || !pair.isBlind) closeComment();
+  closeComment();
 }
 
 function showPointing() {
   const number = marks.points.length;
-  const label = marks.mode !== "many" ? "This is it" : number ? `Done: ${number} missed` : "Nothing is missed";
-  byId("confirm").lastElementChild.textContent = label;
-  byId("confirm").disabled = isBusy || (marks.mode === "one" && !number);
+  byId("confirm").lastElementChild.textContent = number ? `Done: ${number} missed` : "Nothing is missed";
+  byId("confirm").disabled = isBusy;
   if (number) byId("undo").disabled = isBusy;
 }
 
@@ -71,12 +67,6 @@ function showProgress() {
   byId("progress").value = pairs + images;
   const isPair = current?.pair !== undefined || current === null;
   byId("count").textContent = isPair ? `${pairs} of ${roots.length} texts` : `${images} of ${plan.missed.length} pictures`;
-}
-
-function confirmMarks() {
-  if (byId("confirm").disabled) return;
-  if (phase() === "blind") giveClick(marks.points[0]);
-  else if (phase() === "missed") giveMissed();
 }
 
 function finish() {
@@ -112,8 +102,7 @@ function listenToPanel() {
   byId("meanings").replaceChildren(...texts.map(([verdict, meaning]) => (
     make("div", "", make("dt", "", NAMES[verdict]), make("dd", "", meaning))
   )));
-  byId("confirm").addEventListener("click", confirmMarks);
-  byId("not-found").addEventListener("click", () => giveClick(null));
+  byId("confirm").addEventListener("click", giveMissed);
   byId("undo").addEventListener("click", undo);
   byId("undo-last").addEventListener("click", undo);
   byId("skip").addEventListener("click", skip);

@@ -7,13 +7,12 @@ let isBusy = true;
 // False where a question could not be fetched whole: nobody must judge without its outline.
 let isAsked = false;
 let shownAt = 0;
-const state = { verdicts: new Map(), missed: new Set(), skipped: new Set(), clicks: new Map(), history: [] };
+const state = { verdicts: new Map(), missed: new Set(), skipped: new Set(), history: [] };
 
 async function begin(rater) {
   storage = openStorage(rater);
-  const found = storage.open();
-  for (const line of found.answers) keep(line);
-  for (const [pair, click] of Object.entries(found.clicks)) state.clicks.set(pair, click);
+  // A page of an earlier version may have asked more.
+  for (const line of storage.open()) if (line.image !== undefined || pairOf.has(line.pair)) keep(line);
   await ask(nextQuestion(state));
 }
 
@@ -50,23 +49,14 @@ async function record(line) {
 }
 
 function giveVerdict(verdict) {
-  if (phase() !== "verdict") return;
-  const { id } = current.pair;
-  alone(() => record({ line: "verdict", pair: id, verdict, click: state.clicks.get(id) ?? null, in_mask: null, ...stamps() }));
+  if (current.pair === undefined) return;
+  alone(() => record({ line: "verdict", pair: current.pair.id, verdict, ...stamps() }));
 }
 
 function giveMissed() {
-  const clicks = marks.points.map((point) => pixelsOf(point, current.image));
-  alone(() => record({ line: "missed", image: current.image, clicks, ...stamps() }));
-}
-
-function giveClick(point) {
-  const { id, image } = current.pair;
-  const click = point === null ? null : pixelsOf(point, image);
-  alone(async () => {
-    storage.keepClick(id, click);
-    state.clicks.set(id, click);
-    await ask(current);
+  alone(() => {
+    const clicks = marks.points.map((point) => pixelsOf(point, current.image));
+    return record({ line: "missed", image: current.image, clicks, ...stamps() });
   });
 }
 
@@ -87,11 +77,4 @@ function undo() {
 function skip() {
   state.skipped.add(current.pair?.id ?? current.image);
   ask(nextQuestion(state)).catch((error) => tell(error.message));
-}
-
-// "blind", "verdict" or "missed"; null at the end.
-function phase() {
-  if (current === null) return null;
-  if (current.pair === undefined) return "missed";
-  return current.pair.isBlind && !state.clicks.has(current.pair.id) ? "blind" : "verdict";
 }

@@ -14,7 +14,6 @@ function openStorage(rater) {
     try { localStorage.setItem(name, text); memory.delete(name); } catch { /* It is told below. */ }
     if (memory.size) tell(FULL);
   };
-  const clicks = () => JSON.parse(read(`${key}/clicks`) ?? "{}");
 
   function append(line) {
     // Read anew each time: another window of the same rater may have written.
@@ -48,13 +47,9 @@ function openStorage(rater) {
       if (read(key) === null) {
         append({ line: "header", version: plan.version, draw: plan.draw, rater, created_utc: new Date().toISOString() });
       }
-      return { answers: standing(), clicks: clicks() };
+      return standing();
     },
     record: append,
-    keepClick(pair, click) {
-      // The first click stands.
-      write(`${key}/clicks`, JSON.stringify({ [pair]: click, ...clicks() }));
-    },
     download,
   };
 }
