@@ -2,13 +2,12 @@
 
 `AUDIT` is a local folder. `draw` writes the first three files once; nothing changes them afterwards.
 
-    AUDIT/draw.json                what was drawn from which run, and how; sealed            (`draw_record`)
-    AUDIT/pairs.parquet            a row per pair of picture and expression to judge         (`sample_tables`)
-    AUDIT/images.parquet           a row per image: its bytes, and all of its masks          (`sample_tables`)
-    AUDIT/verdicts/<rater>.jsonl   a rater's answers, append-only, each line with a digest   (`verdict_lines`)
+    AUDIT/draw.json                what was drawn from which run, and how; sealed            (`draw_files`)
+    AUDIT/pairs.parquet            a row per pair of picture and expression to judge         (`draw_files`)
+    AUDIT/images.parquet           a row per image: its bytes, and all of its masks          (`draw_files`)
+    AUDIT/verdicts/<rater>.jsonl   a rater's answers, append-only, each line with a digest   (`verdicts`)
 
-`audit_folder.AuditFolder.open` reads and checks all of it; `verdict_merge.add_file` adds
-a rater's file, which the page in `web` wrote.
+`audit_folder` reads and checks all of it, and adds a rater's file, which the page of `judging_page` wrote.
 """
 
 if not __name__.startswith("pseudoris."):

@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.draw_files import keeps_no_others, pair_id
 from pseudoris.audit.judged_pairs import JudgedPairs
 from pseudoris.audit.population import OnShard
-from pseudoris.audit.sample_tables import pair_id
-from pseudoris.audit.undrawn_strata import keeps_no_others
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
@@ -78,7 +77,6 @@ def apply_to(location: RunLocation, audit: AuditFolder, on_shard: OnShard = lamb
 
     Raises:
         ConfigError: There is no run, it shares no pair with the audit, or a part is missing.
-        TransientError: Storage failed.
     """
     header = require_header(location)
     totals, kept = _Totals(), dict[str, tuple[bool, int]]()

@@ -1,7 +1,9 @@
-"""An audit's folder, read and checked: the draw, its tables, and every rater's answers."""
+"""An audit's folder: opens and checks the draw, its tables and every rater's answers; and adds a rater's file."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -9,13 +11,19 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.audit.draw_record import DRAW_NAME, DrawRecord, parse_draw
-from pseudoris.audit.sample_tables import IMAGES_NAME, IMAGES_SCHEMA, PAIRS_NAME, read_sample
-from pseudoris.audit.verdict_file import SUFFIX, VERDICTS_FOLDER, Known, RaterAnswers, read_answers
-from pseudoris.audit.verdict_lines import RATER_NAME
+from pseudoris.audit.draw_files import (
+    DRAW_NAME,
+    IMAGES_NAME,
+    IMAGES_SCHEMA,
+    PAIRS_NAME,
+    DrawRecord,
+    parse_draw,
+    read_sample,
+)
+from pseudoris.audit.verdicts import RATER_NAME, SUFFIX, VERDICTS_FOLDER, Known, RaterAnswers, read_answers
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.regular_files import MAX_BYTES
+from pseudoris.schemas.regular_files import MAX_BYTES, open_regular
 from pseudoris.store.location import RunLocation
 
 
@@ -121,3 +129,65 @@ def _checked(audit: Path, name: str, sha256: str) -> bytes:
             "the file from a copy, or draw again into another folder"
         )
     return data
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What a file added.
+
+    Attributes:
+        rater: Whose it is.
+        num_new: Lines that the audit did not have.
+        answers: What stands of the rater now.
+    """
+
+    rater: str
+    num_new: int
+    answers: RaterAnswers
+
+
+def add_file(audit: AuditFolder, file: Path) -> Added:
+    """Add a file of verdicts. Adding it again, or an earlier state of it, changes nothing; a later state continues it.
+
+    Raises:
+        ConfigError: It is refused as by `read_answers`, it cannot be read, the audit has other verdicts of a rater
+            with this name, or the disk refuses.
+    """
+    try:
+        with open_regular(file) as stream:
+            data = stream.read()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror or error})") from error
+    folder = os.open(audit.path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # Another `audit add` would replace the file that this one has read. Closing gives the lock back.
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        return _add(audit, file, data)
+    finally:
+        os.close(folder)
+
+
+def _add(audit: AuditFolder, file: Path, data: bytes) -> Added:
+    answers = read_answers(data, str(file), audit.known)
+    data = data[: answers.num_bytes]
+    location, name = RunLocation.open(str(audit.path)), f"{VERDICTS_FOLDER}/{answers.rater}{SUFFIX}"
+    path = audit.path / name
+    if found := location.obstacle(name):
+        raise ConfigError(f"{path} is {found}, not a file of verdicts: move it out of the audit")
+    before = location.read_bytes(name) if location.exists(name) else b""
+    if before:
+        before = before[: read_answers(before, str(path), audit.known, rater=answers.rater).num_bytes]
+    if before.startswith(data):
+        return Added(answers.rater, 0, read_answers(before, str(path), audit.known) if before else answers)
+    if not data.startswith(before):
+        raise ConfigError(
+            f"{file}, line {_first_difference(data, before)}: the audit has other verdicts of a rater "
+            f"{answers.rater!r} in {path}. Two people, or two devices, need two names"
+        )
+    location.replace(name, data)
+    return Added(answers.rater, data.count(b"\n") - before.count(b"\n"), answers)
+
+
+def _first_difference(data: bytes, before: bytes) -> int:
+    pairs = zip(data.split(b"\n"), before.split(b"\n"), strict=False)
+    return next(number for number, (mine, theirs) in enumerate(pairs, start=1) if mine != theirs)

@@ -1,4 +1,17 @@
-"""Draws the pairs and images of an audit, and writes them with the record of the draw."""
+"""Draws the pairs and images of an audit, and writes them with the record of the draw, for `pseudoris audit draw`.
+
+The design, and why:
+
+- **Strata are bins of the pairs' own scores, kept and not kept apart.** Scores tell where errors are, so bins differ in
+  accuracy, and an interval gets narrower. Pairs that the run does not keep have strata as well, so that the audit can
+  answer for other rules of what is kept.
+- **In a stratum, images are drawn, then pairs of the image.** Images are drawn with a probability proportional to the
+  number of their pairs in the stratum, without replacement, systematically in a random order; of a drawn image one pair
+  is drawn at random. An image that would be drawn more than once gives that many of its pairs. So every pair of a
+  stratum has the same probability, and an image with many pairs does not decide the outcome.
+- Strata are drawn independently. An image may be drawn in two of them; that makes no interval too narrow, because they
+  speak about different pairs of it.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +24,34 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from pseudoris.audit.draw_record import DRAW_NAME, DrawnRun, DrawRecord, Population, Stratum, draw_bytes
-from pseudoris.audit.population import OnShard, RunPairs, read_pairs
-from pseudoris.audit.sample_rows import Ints, LoadBytes, Row, SampleRows, read_rows
-from pseudoris.audit.sample_tables import (
+from pseudoris.audit.draw_files import (
+    DRAW_NAME,
     IMAGES_NAME,
     PAIRS_NAME,
     SAMPLE_SCHEMAS,
+    WITHOUT_SCORE,
+    DrawnRun,
+    DrawRecord,
+    Population,
+    Stratum,
     sample_bytes,
 )
-from pseudoris.audit.strata import DrawnPairs, PairStratum, allocate, draw_pairs, make_strata
+from pseudoris.audit.population import Ints, LoadBytes, OnShard, Row, RunPairs, SampleRows, read_pairs, read_rows
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.keep_rule import Flags, Floats
 from pseudoris.schemas.run_records import PartRecord, RunHeader
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.seals import sealed
 from pseudoris.store.tables.keep_rule import stated_rule
 
 DEFAULT_PAIRS: Final = 200
 _LEAST_IMAGES: Final = 20
 _IMAGES_SHARE: Final = 0.2
+# Of a stratum: below it its variance cannot be estimated; ten tell it well enough.
+_LEAST_DRAWN: Final = 2
+_DRAWN_PER_BIN: Final = 10
+_MAX_BINS: Final = 8
 # Purposes of random draws: a stratum's number, or one of these.
 _POSITIONS, _IMAGES = 10_000, 10_003
 
@@ -71,6 +93,31 @@ class Draw:
     unreadable: tuple[str, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class PairStratum:
+    """A stratum: its pairs, (M,) int64, and how many of them are drawn."""
+
+    name: str
+    is_kept: bool
+    pairs: Ints
+    num_drawn: int
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnPairs:
+    """D pairs drawn from one stratum, in random order.
+
+    Attributes:
+        pairs: (D,) int64, each once.
+        first_stage: (D,) float64, the probability of the pair's image in this stratum.
+        second_stage: (D,) float64, of the pair if its image is drawn.
+    """
+
+    pairs: Ints
+    first_stage: Floats
+    second_stage: Floats
+
+
 def draw_audit(
     location: RunLocation,
     header: RunHeader,
@@ -85,7 +132,6 @@ def draw_audit(
     Raises:
         ConfigError: The folder holds anything or cannot be written, the run has nothing to judge, or none of
             its pictures can be read.
-        TransientError: Storage failed.
     """
     _check_free(audit)
     pairs = read_pairs(location, header, on_shard)
@@ -107,8 +153,7 @@ def draw_audit(
     if len(rows.unreadable) == len(pictures):
         raise ConfigError(f"no picture of the run can be read. The first: {next(iter(rows.unreadable.values()))}")
     tables = {PAIRS_NAME: _pairs_table(rows, drawn, pairs, options), IMAGES_NAME: _images_table(rows, asked)}
-    record = _record(location, header, pairs, options, strata, image_strata)
-    record = _write(audit, record, tables)
+    record = _write(audit, _record(location, header, pairs, options, strata, image_strata), tables)
     return Draw(record, len(rows.follow_ups), tuple(rows.unreadable.values()))
 
 
@@ -123,6 +168,93 @@ def _check_free(audit: Path) -> None:
         raise ConfigError(
             f"the folder {audit} holds other files, such as {strange[0]!r}. Name a new folder for the audit"
         )
+
+
+def make_strata(
+    *, score: Floats, is_kept: Flags, is_lone: Flags, num_drawn: int, unkept_share: float
+) -> list[PairStratum]:
+    """Return the strata of P pairs; together `num_drawn` are drawn of them, or all pairs if there are fewer.
+
+    Args:
+        score: (P,) NaN where a pair has none.
+        is_kept: (P,)
+        is_lone: (P,) of masks alone in their image; they have strata of their own.
+        num_drawn: Pairs to draw.
+        unkept_share: Share of the draws that goes to pairs that the run does not keep.
+    """
+    kept, unkept = np.flatnonzero(is_kept), np.flatnonzero(~is_kept)
+    for_unkept = min(round(num_drawn * unkept_share), len(unkept))
+    for_kept = min(num_drawn - for_unkept, len(kept))
+    for_unkept = min(num_drawn - for_kept, len(unkept))
+    strata: list[PairStratum] = []
+    for word, pairs, number in (("kept", kept, for_kept), ("not kept", unkept, for_unkept)):
+        has_score, lone = ~np.isnan(score[pairs]), is_lone[pairs]
+        parts = {
+            "score": has_score & ~lone,
+            "mask alone in its image": lone,
+            WITHOUT_SCORE: ~has_score & ~lone,
+        }
+        groups = [(name, pairs[chosen]) for name, chosen in parts.items() if chosen.any()]
+        for (name, members), share in zip(groups, allocate([len(m) for _, m in groups], number), strict=True):
+            bins = _bins(members, score, share) if name == "score" else [(name, members)]
+            counts = allocate([len(each) for _, each in bins], share)
+            strata += [
+                PairStratum(f"{word}, {label}", word == "kept", each, count)
+                for (label, each), count in zip(bins, counts, strict=True)
+            ]
+    return strata
+
+
+def _bins(pairs: Ints, score: Floats, num_drawn: int) -> list[tuple[str, Ints]]:
+    """Cut pairs into bins of equal size by their score, ascending; equal scores may fall into two bins."""
+    number = max(1, min(_MAX_BINS, num_drawn // _DRAWN_PER_BIN))
+    ordered = pairs[np.argsort(score[pairs], kind="stable")]
+    return [
+        (f"score {score[each[0]]:.2f} to {score[each[-1]]:.2f}", each)
+        for each in np.array_split(ordered, number)
+        if len(each)
+    ]
+
+
+def allocate(sizes: Sequence[int], number: int) -> list[int]:
+    """Return how many are drawn of each stratum: proportional to its size, two of each if the number allows it.
+
+    The sum is `number`, or that of all sizes if it is smaller; no stratum gives more than it has.
+    """
+    sizes = list(sizes)
+    number = min(number, sum(sizes))
+    floor = _LEAST_DRAWN if sum(min(size, _LEAST_DRAWN) for size in sizes) <= number else 0
+    counts = [min(size, floor) for size in sizes]
+    wanted = [number * size / max(sum(sizes), 1) for size in sizes]
+    while sum(counts) < number:
+        # The stratum that lacks most of what is proportional to its size.
+        lacking = [
+            want - count if count < size else -np.inf for want, count, size in zip(wanted, counts, sizes, strict=True)
+        ]
+        counts[int(np.argmax(lacking))] += 1
+    return counts
+
+
+def draw_pairs(pairs: Ints, images: Ints, number: int, rng: np.random.Generator) -> DrawnPairs:
+    """Draw `number` of a stratum's pairs: images first, then pairs in the image.
+
+    Args:
+        pairs: (M,) the stratum's pairs.
+        images: (M,) the image of each of them.
+        number: At most M.
+        rng: Draws are a function of its state.
+    """
+    size = len(pairs)
+    _, place, counts = np.unique(images, return_inverse=True, return_counts=True)
+    # Images in a random order, pairs in a random order in their image: a step that is longer than an image's pairs
+    # takes one pair of it at most.
+    order = np.lexsort((rng.random(size), rng.random(len(counts))[place]))
+    step = size / max(number, 1)
+    taken = order[np.minimum((rng.random() * step + step * np.arange(number)).astype(np.int64), size - 1)]
+    taken = rng.permutation(taken)
+    inclusion = number / size
+    first = np.minimum(1.0, inclusion * counts[place[taken]])
+    return DrawnPairs(pairs[taken], first, inclusion / first)
 
 
 def draw_images(image_masks: Ints, options: DrawOptions) -> tuple[dict[int, tuple[int, float]], list[Stratum]]:
@@ -155,16 +287,15 @@ def draw_images(image_masks: Ints, options: DrawOptions) -> tuple[dict[int, tupl
 
 
 def _pairs_table(rows: SampleRows, drawn: Sequence[DrawnPairs], pairs: RunPairs, options: DrawOptions) -> pa.Table:
-    keys: dict[int, float] = {}
     rng = options.rng(_POSITIONS)
     found: list[Row] = []
     for stratum, each in enumerate(drawn):
         # Spread over the whole order: any first part of it has its share of every stratum.
         spread = (np.arange(len(each.pairs)) + rng.random(len(each.pairs))) / max(len(each.pairs), 1)
-        keys |= dict(zip(each.pairs.tolist(), spread.tolist(), strict=True))
-        for number, first, second in zip(each.pairs.tolist(), each.first_stage, each.second_stage, strict=True):
+        columns = (each.pairs.tolist(), spread.tolist(), each.first_stage, each.second_stage)
+        for number, key, first, second in zip(*columns, strict=True):
             chance = {"first_stage": first, "second_stage": second, "inclusion": first * second}
-            found.append({**rows.drawn[number], "stratum": stratum, **chance, "key": keys[number]})
+            found.append({**rows.drawn[number], "stratum": stratum, **chance, "key": key})
     found.sort(key=lambda row: row["key"])
     follow = sorted(rows.follow_ups.items(), key=lambda item: -np.nan_to_num(pairs.score[item[0]]))
     ordered = [*found, *(row for _, row in follow)]
@@ -194,6 +325,17 @@ def _record(
     image_strata: Sequence[Stratum],
 ) -> DrawRecord:
     rule = stated_rule(header)
+    of_pairs = [
+        Stratum(
+            number=number,
+            name=each.name,
+            is_kept=each.is_kept,
+            num_units=len(each.pairs),
+            num_images=len(np.unique(pairs.image[each.pairs])),
+            num_drawn=each.num_drawn,
+        )
+        for number, each in enumerate(strata)
+    ]
     return DrawRecord(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         run=DrawnRun(
@@ -216,20 +358,9 @@ def _record(
         ),
         seed=options.seed,
         score=pairs.score_kind,
-        strata=tuple(_stratum(number, each, pairs) for number, each in enumerate(strata)),
+        strata=tuple(of_pairs),
         image_strata=tuple(image_strata),
         parts=(),
-    )
-
-
-def _stratum(number: int, each: PairStratum, pairs: RunPairs) -> Stratum:
-    return Stratum(
-        number=number,
-        name=each.name,
-        is_kept=each.is_kept,
-        num_units=len(each.pairs),
-        num_images=len(np.unique(pairs.image[each.pairs])),
-        num_drawn=each.num_drawn,
     )
 
 
@@ -241,7 +372,7 @@ def _write(audit: Path, record: DrawRecord, tables: dict[str, pa.Table]) -> Draw
         data = sample_bytes(table, name)
         folder.replace(name, data)
         parts.append(PartRecord(name=name, rows=table.num_rows, size_bytes=len(data), sha256=sha256_hex(data)))
-    record, data = draw_bytes(record.model_copy(update={"parts": tuple(parts)}))
+    record, data = sealed(record.model_copy(update={"parts": tuple(parts)}))
     if not folder.create_once(DRAW_NAME, data):
         raise ConfigError(f"another process has drawn into {audit} at the same time. Name another folder")
     folder.delete_temporary("")

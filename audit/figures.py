@@ -1,22 +1,36 @@
-"""What an audit says: every figure with its interval, from the judged pairs and images."""
+"""What an audit says: every figure with its interval; and before the first verdict, how precise they will be."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow.compute as pc
 
 from pseudoris.audit.applied_run import AppliedRun
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.intervals import Interval, mean_interval, ratio, share_interval
+from pseudoris.audit.draw_files import DrawRecord, num_unseen, undrawn_strata
+from pseudoris.audit.intervals import (
+    CorrectedShare,
+    Interval,
+    RaterChecks,
+    RatioEstimate,
+    corrected_share,
+    error_interval,
+    exact_share,
+    mean_interval,
+    ratio,
+    share_interval,
+)
 from pseudoris.audit.judged_pairs import KINDS, JudgedPairs, join_answers, mask_outcomes, rater_checks
-from pseudoris.audit.rater_errors import CorrectedShare, RaterChecks, corrected_share, error_interval
-from pseudoris.audit.undrawn_strata import num_unseen, undrawn_strata
-from pseudoris.audit.verdict_file import RaterAnswers
+from pseudoris.audit.verdicts import RaterAnswers
 from pseudoris.schemas.keep_rule import Flags
+
+# What `expected_precision` assumes.
+_ACCURACIES: Final = (0.75, 0.9, 0.97)
+_MEANS: Final = (0.5, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,3 +220,33 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def expected_precision(record: DrawRecord) -> Iterator[tuple[str, ...]]:
+    """Yield what the audit will answer if all verdicts are given, before the first one.
+
+    A row has the question, a value that is assumed, the interval that it would get, half its width, and the verdicts
+    that it comes from. The intervals are those of simple random samples of the same size: strata make them narrower
+    where scores tell right from wrong, and never wider.
+    """
+
+    def row(question: str, assumed: str, low: float, high: float, basis: str) -> tuple[str, ...]:
+        return question, assumed, f"{low:.2f} to {high:.2f}", f"± {(high - low) / 2:.3f}", basis
+
+    def share(question: str, value: float, size: int, basis: str, scale: float = 1.0) -> tuple[str, ...]:
+        low, high = exact_share(value * size, size)
+        return row(question, f"{scale * value:.2f}", scale * low, scale * high, f"{size} {basis}")
+
+    kept = sum(stratum.num_drawn for stratum in record.strata if stratum.is_kept)
+    unkept = sum(stratum.num_drawn for stratum in record.strata if not stratum.is_kept)
+    images = sum(stratum.num_drawn for stratum in record.image_strata)
+    has_kept = record.population.masks_with_kept / max(record.population.masks, 1)
+    for accuracy in _ACCURACIES if kept else ():
+        yield share("accuracy of the kept", accuracy, kept, "kept pairs")
+    if kept and has_kept:
+        yield share("masks with a right expression", 0.9, kept, "masks of kept pairs", has_kept)
+    if unkept:
+        yield share("right pairs that are not kept", 0.5, unkept, "pairs not kept")
+    for mean in _MEANS if images else ():
+        found = mean_interval(RatioEstimate(mean, mean / images, images, images, 1 / images, max(images - 1, 1)))
+        yield row("missed objects an image", f"{mean:g}", found.low, found.high, f"{images} images")

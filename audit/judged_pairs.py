@@ -8,17 +8,14 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.intervals import RatioEstimate, ratio
-from pseudoris.audit.rater_errors import RaterChecks
-from pseudoris.audit.sample_tables import DRAWN
-from pseudoris.audit.verdict_file import RaterAnswers
-from pseudoris.audit.verdict_lines import CANNOT_SAY, RIGHT, VERDICTS
+from pseudoris.audit.draw_files import DRAWN
+from pseudoris.audit.intervals import RaterChecks, RatioEstimate, ratio
+from pseudoris.audit.population import Ints
+from pseudoris.audit.verdicts import CANNOT_SAY, RIGHT, VERDICTS, RaterAnswers
 from pseudoris.schemas.keep_rule import Flags, Floats
 
-Ints = npt.NDArray[np.int64]
 KINDS: Final = tuple(VERDICTS)
 _CANNOT: Final = KINDS.index(CANNOT_SAY)
 _NO_OBJECT: Final = KINDS.index("not_an_object")
@@ -109,8 +106,8 @@ def join_answers(audit: AuditFolder, answers: Sequence[RaterAnswers]) -> JudgedP
         is_drawn=np.array([role == DRAWN for role in pairs["role"].to_pylist()], np.bool_),
         stratum=np.array(pairs["stratum"].fill_null(-1).to_pylist(), np.int64),
         inclusion=np.array(pairs["inclusion"].to_pylist(), np.float64),
-        image=numbers_of(pairs["image_id"].to_pylist()),
-        mask=np.where([len(each) == 1 for each in masks], numbers_of(["+".join(each) for each in masks]), -1),
+        image=_numbers(pairs["image_id"].to_pylist()),
+        mask=np.where([len(each) == 1 for each in masks], _numbers(["+".join(each) for each in masks]), -1),
         is_kept=np.array(pairs["is_kept"].to_pylist(), np.bool_),
         num_kept_of_mask=np.array(pairs["num_kept_of_mask"].to_pylist(), np.int64),
     )
@@ -149,7 +146,7 @@ def rater_checks(judged: JudgedPairs, answers: Sequence[RaterAnswers]) -> RaterC
     return RaterChecks(num_twice, num_differ)
 
 
-def numbers_of(values: Sequence[str]) -> Ints:
+def _numbers(values: Sequence[str]) -> Ints:
     """Return a number for each value, from 0, equal for equal ones."""
     known: dict[str, int] = {}
     return np.array([known.setdefault(value, len(known)) for value in values], np.int64)

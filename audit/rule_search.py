@@ -1,9 +1,9 @@
-"""The loosest keep rule of a sequence whose accuracy is shown to reach a target.
+"""Finds the loosest keep rule that an audit shows to reach an accuracy, for `refilter --accuracy`.
 
-Rules are tested one after another, from strict to loose; the first one that is not shown to reach the target ends the
-search, and the one before it is chosen. Each test may err with 5 %, and a wrong choice needs the first rule that
-misses the target to pass its own: so the chosen rule misses it with 5 % at most, however many rules are tried. Picking
-the best of all rules would flatter it.
+Rules differ in one bound. They are tested one after another, from strict to loose; the first one that is not shown to
+reach the target ends the search, and the one before it is chosen. Each test may err with 5 %, and a wrong choice needs
+the first rule that misses the target to pass its own: so the chosen rule misses it with 5 % at most, however many rules
+are tried. Picking the best of all rules would flatter it.
 
 Source: P. H. Westfall, A. Krishen, "Optimally weighted, fixed sequence and gatekeeper multiple testing procedures",
 Journal of Statistical Planning and Inference 99 (2001); the order of rules must not depend on a verdict.
@@ -14,16 +14,22 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from pseudoris.audit.intervals import RatioEstimate, exact_share, share_interval
+from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.draw_files import STORED_SCORES
+from pseudoris.audit.intervals import RaterChecks, corrected_share, exact_share, share_interval
 from pseudoris.audit.judged_pairs import JudgedPairs
-from pseudoris.audit.rater_errors import RaterChecks, corrected_share
-from pseudoris.schemas.keep_rule import Flags
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.keep_rule import Flags, KeepCondition, KeepRule, meets
+from pseudoris.schemas.shard import SOURCE_MODEL
 
+# Bounds are these quantiles of the drawn pairs' scores.
+BOUND_QUANTILES: Final = np.linspace(0.95, 0.0, 20)
+_DIGITS: Final = 3
 # Of a test: a two-sided interval of 90 % has a lower limit that the truth is below with 5 %.
 _LEVEL: Final = 0.9
 _LEVEL_ONE_SIDED: Final = (1 + _LEVEL) / 2
@@ -32,6 +38,61 @@ _LEVEL_ONE_SIDED: Final = (1 + _LEVEL) / 2
 _START_ERRORS: Final = 2
 _MAX_VERDICTS: Final = 10_000
 _NUM_TRIED: Final = 300
+
+
+@dataclass(frozen=True, eq=False)
+class SequencedRule:
+    """A rule of the sequence, and what it keeps.
+
+    Attributes:
+        name: What differs from the other rules: `confidence > 0.62`.
+        rule: The whole rule.
+        keeps: (R,) bool, of the audit's pairs.
+    """
+
+    name: str
+    rule: KeepRule
+    keeps: Flags
+
+
+def rule_sequence(audit: AuditFolder, judged: JudgedPairs, rule: KeepRule) -> list[SequencedRule]:
+    """Return rules that differ from `rule` in one bound, from strict to loose; no verdict has a part in them.
+
+    The bound is on `confidence` if the run has one, else tau. Composed, human and group expressions have no score, so
+    the bound does not touch them.
+
+    Raises:
+        ConfigError: The rule has no tau, keeps the better half of lone masks, or no pair has a score.
+    """
+    if rule.tau is None:
+        raise ConfigError("the run's scorer is another package's, whose tau is not known: give --tau or --keep instead")
+    if rule.lone_masks == "better_half":
+        raise ConfigError(
+            "the run keeps the better half of a lone mask's captions, which a sample does not tell. Refilter with "
+            "--lone-masks keep or drop first"
+        )
+    scores = {name: np.array(audit.pairs[name].to_pylist(), np.float64) for name in STORED_SCORES}
+    sources, targets = (audit.pairs[name].to_pylist() for name in ("source", "mask_ids"))
+    is_scored = np.array(
+        [source == SOURCE_MODEL and len(masks) == 1 for source, masks in zip(sources, targets, strict=True)], np.bool_
+    )
+    column = "distinctiveness" if rule.confidence is None else "confidence"
+    known = scores[column][is_scored & judged.is_drawn & ~np.isnan(scores[column])]
+    if not len(known):
+        raise ConfigError(f"no pair of the audit has a {column} to bound")
+    bounds = np.maximum(np.floor(np.quantile(known, BOUND_QUANTILES) * 10**_DIGITS) / 10**_DIGITS, 0.0)
+    others = tuple(each for each in rule.conditions if each.column != "confidence")
+    distinctiveness, found = scores["distinctiveness"], []
+    for value in sorted(set(bounds.tolist()), reverse=True):
+        if column == "confidence":
+            bound = KeepCondition(column="confidence", comparison=">", bound=value)
+            name, changed = str(bound), replace(rule, conditions=(*others, bound))
+        else:
+            name, changed = f"distinctiveness > {value:g}", replace(rule, tau=value)
+        passing = (distinctiveness > (changed.tau or 0.0)) | (np.isnan(distinctiveness) & (rule.lone_masks == "keep"))
+        passing &= meets(changed.conditions, scores, len(passing))
+        found.append(SequencedRule(name, changed, np.where(is_scored, passing, judged.is_kept)))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +153,7 @@ def choose_rule(
     tested: list[TestedRule] = []
     chosen = None
     for place in range(start, len(keeps)):
-        tested.append(_test(names[place], _estimate(judged, keeps[place]), target, checks))
+        tested.append(_test(judged, keeps[place], names[place], target, checks))
         if not tested[-1].passes:
             break
         chosen = place
@@ -129,12 +190,9 @@ def _size(judged: JudgedPairs, keeps: Flags) -> float:
     return float(weights.sum() ** 2 / (weights**2).sum()) if weights.any() else 0.0
 
 
-def _estimate(judged: JudgedPairs, keeps: Flags) -> RatioEstimate:
+def _test(judged: JudgedPairs, keeps: Flags, name: str, target: float, checks: RaterChecks) -> TestedRule:
     # What a rater cannot say counts as wrong: a target that is only reached without such pairs is not reached.
-    return judged.share_right(keeps, judged.bounded(0.0))
-
-
-def _test(name: str, found: RatioEstimate, target: float, checks: RaterChecks) -> TestedRule:
+    found = judged.share_right(keeps, judged.bounded(0.0))
     corrected = corrected_share(found, checks, level=_LEVEL)
     share = share_interval(found, level=_LEVEL) if corrected is None else corrected.share
     return TestedRule(name, found.num, share.estimate or 0.0, share.low, share.low >= target)
@@ -147,7 +205,7 @@ def _more(judged: JudgedPairs, keeps: Sequence[Flags], target: float, checks: Ra
     stricter rule.
     """
     total = int((judged.is_drawn & judged.is_judged).sum())
-    tests = [_test("", _estimate(judged, flags), target, checks) for flags in keeps]
+    tests = [_test(judged, flags, "", target, checks) for flags in keeps]
     sizes = [_size(judged, flags) for flags in keeps]
     for factor in map(float, np.geomspace(1, max(_MAX_VERDICTS / max(total, 1), 1), _NUM_TRIED)):
         first = tests[first_rule([size * factor for size in sizes], target)]

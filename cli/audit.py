@@ -20,7 +20,7 @@ from pseudoris.store.sources.planned_images import PlannedImages
 
 if TYPE_CHECKING:
     from pseudoris.audit.draw import Draw
-    from pseudoris.audit.verdict_file import RaterAnswers
+    from pseudoris.audit.verdicts import RaterAnswers
 
 app = typer.Typer(no_args_is_help=True, help="Judge a sample of a run, and learn how accurate the run is.")
 
@@ -80,8 +80,7 @@ def add(
     ],
 ) -> None:
     """Add files of verdicts that raters downloaded from the page."""
-    from pseudoris.audit.audit_folder import AuditFolder
-    from pseudoris.audit.verdict_merge import add_file
+    from pseudoris.audit.audit_folder import AuditFolder, add_file
 
     folder = AuditFolder.open(options.local_folder(audit))
     for file in files:
@@ -157,8 +156,8 @@ def _tell_changed(answers: RaterAnswers) -> None:
 
 
 def _print_draw(audit: str, found: Draw) -> None:
-    from pseudoris.audit.precision import expected_precision
-    from pseudoris.audit.undrawn_strata import undrawn_strata
+    from pseudoris.audit.draw_files import undrawn_strata
+    from pseudoris.audit.figures import expected_precision
 
     record = found.record
     stdout.print(_draw_view(audit, found), soft_wrap=True)
@@ -166,7 +165,7 @@ def _print_draw(audit: str, found: Draw) -> None:
         "question", "if it is", "expected interval", "", "from", box=None, padding=(0, 2, 0, 0), header_style="bold"
     )
     for each in expected_precision(record):
-        table.add_row(each.question, each.assumed, each.interval, each.half_width, each.basis)
+        table.add_row(*each)
     stdout.print(table)
     audit_page.report_missing(found.unreadable)
     if undrawn := undrawn_strata(record):

@@ -24,7 +24,7 @@ def page(
     """Write the page on which raters judge: files to open, or to put into a bucket or on a share."""
     options.load_plugins(plugins)
     from pseudoris.audit.audit_folder import AuditFolder
-    from pseudoris.audit.web.static_page import INDEX_NAME, write_static_page
+    from pseudoris.audit.judging_page import INDEX_NAME, write_judging_page
 
     opened, destination = AuditFolder.open(options.local_folder(audit)), RunLocation.open(to)
     if RunLocation.open(str(opened.path.absolute())).holds(destination):
@@ -33,7 +33,7 @@ def page(
         )
     with Progress(console=stderr, transient=True) as progress:
         images = progress.add_task("images", total=None)
-        missing = write_static_page(
+        missing = write_judging_page(
             opened,
             destination,
             plugins or (),

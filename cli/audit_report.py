@@ -8,8 +8,7 @@ from rich.table import Table
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.figures import AuditFigures, BoundedFigure
-from pseudoris.audit.intervals import Interval
-from pseudoris.audit.rater_errors import LEAST_CHECKED
+from pseudoris.audit.intervals import LEAST_CHECKED, Interval
 from pseudoris.cli.console import report, stdout
 from pseudoris.schemas.audit_records import CitedAudit, JudgedShare
 from pseudoris.schemas.errors import ConfigError

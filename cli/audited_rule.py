@@ -8,10 +8,9 @@ from rich.table import Table
 
 from pseudoris.audit.applied_run import apply_to
 from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.draw_files import keeps_no_others, num_unseen
 from pseudoris.audit.judged_pairs import join_answers, rater_checks
-from pseudoris.audit.rule_search import RuleChoice, choose_rule
-from pseudoris.audit.rule_sequence import SequencedRule, rule_sequence
-from pseudoris.audit.undrawn_strata import keeps_no_others, num_unseen
+from pseudoris.audit.rule_search import RuleChoice, SequencedRule, choose_rule, rule_sequence
 from pseudoris.cli.audit_report import DRAW_AGAIN
 from pseudoris.cli.console import report, stdout
 from pseudoris.cli.options import local_folder

@@ -22,7 +22,7 @@ OPENERS = {
 HOLDERS = {"location", "destination", "RunLocation", "OpenedRun", "AuditFolder", "Parent", "cls", "fsspec"}
 NEW_FILE = "a new name of this process, given by `new_file`"
 ALLOWED = {
-    ("audit/verdict_merge.py", "os.open"): "the audit's folder itself, to lock it",
+    ("audit/audit_folder.py", "os.open"): "the audit's folder itself, to lock it",
     ("store/runs/lock.py", "boot.read_text"): "the kernel's own file, which tells one boot from another",
     ("training/chooser/candidate_masks.py", "safe_open"): "a file that is open as a regular one meanwhile",
     ("training/exports/cris_lmdb.py", "lmdb.open"): NEW_FILE,

@@ -11,7 +11,7 @@ import signal
 
 import pytest
 
-from pseudoris.audit.verdict_lines import VerdictLine
+from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.training.exclusions.refer_folder import read_refer_folder
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder

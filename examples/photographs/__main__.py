@@ -25,7 +25,7 @@ import typer
 
 from examples.photographs.records import read_record, record_path, write_record
 from examples.step_log import StepLog, run_pseudoris
-from pseudoris.audit.draw_record import DRAW_NAME
+from pseudoris.audit.draw_files import DRAW_NAME
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError

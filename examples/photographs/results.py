@@ -18,8 +18,7 @@ from examples.step_log import StepRecord
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.figures import audit_figures
 from pseudoris.audit.report_chart import report_chart
-from pseudoris.audit.verdict_file import RaterAnswers
-from pseudoris.audit.verdict_lines import CANNOT_SAY, RIGHT
+from pseudoris.audit.verdicts import CANNOT_SAY, RIGHT, RaterAnswers
 from pseudoris.cli.audit_report import notes, print_report
 from pseudoris.cli.console import format_bytes, format_seconds
 from pseudoris.store.location import RunLocation

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from pseudoris.audit.sample_rows import Ints
+from pseudoris.audit.population import Ints
 from pseudoris.schemas.keep_rule import Flags, Floats
 
 _KEPT_SHARE: Final = 0.3

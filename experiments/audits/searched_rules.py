@@ -8,12 +8,11 @@ from typing import Any, Final
 import numpy as np
 
 from experiments.audits.populations import PairPopulation
+from pseudoris.audit.intervals import RaterChecks
 from pseudoris.audit.judged_pairs import KINDS, JudgedPairs
-from pseudoris.audit.rater_errors import RaterChecks
-from pseudoris.audit.rule_search import choose_rule
-from pseudoris.audit.rule_sequence import BOUND_QUANTILES
-from pseudoris.audit.sample_rows import Ints
-from pseudoris.audit.verdict_lines import RIGHT
+from pseudoris.audit.population import Ints
+from pseudoris.audit.rule_search import BOUND_QUANTILES, choose_rule
+from pseudoris.audit.verdicts import RIGHT
 from pseudoris.schemas.keep_rule import Flags, Floats
 
 _NUM_RATERS: Final = 2

@@ -15,11 +15,17 @@ import numpy as np
 
 from experiments.audits.populations import POPULATIONS, PairPopulation, make_population
 from experiments.audits.searched_rules import searched_rules, verdicts_of
-from pseudoris.audit.draw import DEFAULT_PAIRS, DrawOptions, draw_images
-from pseudoris.audit.intervals import Interval, RatioEstimate, exact_share, mean_interval, ratio, share_interval
-from pseudoris.audit.rater_errors import corrected_share
-from pseudoris.audit.sample_rows import Ints
-from pseudoris.audit.strata import PairStratum, draw_pairs, make_strata
+from pseudoris.audit.draw import DEFAULT_PAIRS, DrawOptions, PairStratum, draw_images, draw_pairs, make_strata
+from pseudoris.audit.intervals import (
+    Interval,
+    RatioEstimate,
+    corrected_share,
+    exact_share,
+    mean_interval,
+    ratio,
+    share_interval,
+)
+from pseudoris.audit.population import Ints
 from pseudoris.schemas.keep_rule import Flags, Floats
 
 ACCURACIES: Final = (0.75, 0.90, 0.97)

@@ -6,9 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.audit_folder import AuditFolder, add_file
 from pseudoris.audit.figures import audit_figures
-from pseudoris.audit.verdict_merge import add_file
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "audit_version_2"
 

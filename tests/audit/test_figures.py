@@ -12,7 +12,7 @@ from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.audit.figures import audit_figures
 from pseudoris.audit.report_chart import report_chart
-from pseudoris.audit.verdict_lines import MissedLine, VerdictLine
+from pseudoris.audit.verdicts import MissedLine, VerdictLine
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.refilter import RuleChange, refilter

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pseudoris.audit.intervals import RaterChecks
 from pseudoris.audit.judged_pairs import KINDS, JudgedPairs
-from pseudoris.audit.rater_errors import RaterChecks
 from pseudoris.audit.rule_search import choose_rule, first_rule
 
 NO_CHECKS = RaterChecks(0, 0)

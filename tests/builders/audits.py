@@ -1,10 +1,11 @@
 """Drawn audits of a small run, with pictures that a browser shows; and files of verdicts as the page writes them."""
 
+import hashlib
 from pathlib import Path
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
-from pseudoris.audit.verdict_lines import HeaderLine, encode_line
+from pseudoris.audit.verdicts import HeaderLine, Line
 from pseudoris.store.runs.header import require_header
 from tests.viewer.builders import annotated, picture, write_run
 
@@ -24,6 +25,13 @@ def small_audit(folder: Path, **options) -> AuditFolder:
     header = require_header(location)
     draw_audit(location, header, folder / "audit", chosen, load_bytes=lambda shard, key: picture())
     return AuditFolder.open(folder / "audit")
+
+
+def encode_line(line: Line, previous: str) -> tuple[str, str]:
+    """Return the text of a line, with its line end, and its digest; `previous` is the digest of the line before."""
+    body = line.model_dump_json()[:-1]
+    digest = hashlib.sha256((previous + body).encode()).hexdigest()[:16]
+    return f'{body},"digest":"{digest}"}}\n', digest
 
 
 class VerdictFile:

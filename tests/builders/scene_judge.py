@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.verdict_lines import HeaderLine, VerdictLine, encode_line
+from pseudoris.audit.verdicts import HeaderLine, VerdictLine
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instances import match_masks
+from tests.builders.audits import encode_line
 
 
 def judge_as_truth(audit: AuditFolder, truth: Path, to: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.verdict_lines import UndoLine, VerdictLine
+from pseudoris.audit.verdicts import UndoLine, VerdictLine
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verify import verify_run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pseudoris.audit.verdict_lines import VerdictLine
+from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.cli.gallery import gallery, write_pages
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
-from pseudoris.audit.verdict_lines import VerdictLine
+from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.cli import refilter as command
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError

@@ -20,7 +20,7 @@ from examples.photographs.records import read_record, write_record
 from examples.photographs.results import write_results
 from examples.step_log import StepLog
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.verdict_lines import VerdictLine
+from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.synthworld.demo import TRUTH_FILE, write_demo

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pseudoris.audit.undrawn_strata import keeps_no_others, num_unseen
+from pseudoris.audit.draw_files import keeps_no_others, num_unseen
 from pseudoris.schemas.keep_rule import KeepRule, parse_conditions
 
 DRAWN = "2026-01-01T00:00:00+00:00"

@@ -1,3 +1,53 @@
+// Keeps a rater's answers in this browser, as the text of the rater's file: what is stored is what is downloaded.
+
+const FULL = "This browser cannot store your answers. Download them before you close the page.";
+
+function openStorage(rater) {
+  const key = `pseudoris-audit/${plan.draw.slice(0, 16)}/${rater}`;
+  // What the browser refused to store; it holds more than what it stored before.
+  let refused = null;
+  const read = () => {
+    try { return refused ?? localStorage.getItem(key) ?? ""; } catch { return ""; }
+  };
+
+  function append(line) {
+    // Read anew each time: another window of the same rater may have written.
+    const before = read();
+    const previous = before && before.slice(before.lastIndexOf('"digest":"') + 10).slice(0, 16);
+    const body = JSON.stringify(line).slice(0, -1);
+    const text = `${before}${body},"digest":"${sha256(previous + body).slice(0, 16)}"}\n`;
+    try {
+      localStorage.setItem(key, text);
+      refused = null;
+    } catch {
+      refused = text;
+      tell(FULL);
+    }
+  }
+
+  function standing() {
+    const found = new Map();
+    for (const line of read().split("\n").filter(Boolean).map((each) => JSON.parse(each))) {
+      const id = line.pair ?? line.image;
+      found.delete(id);
+      if (line.line === "verdict" || line.line === "missed") found.set(id, line);
+    }
+    return [...found.values()];
+  }
+
+  function download() {
+    const url = URL.createObjectURL(new Blob([read()], { type: "application/jsonl" }));
+    const link = make("a", "");
+    link.href = url;
+    link.download = `${rater}.jsonl`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(url), 10_000);
+  }
+
+  if (!read()) append({ line: "header", version: plan.version, draw: plan.draw, rater, created_utc: new Date().toISOString() });
+  return { standing, append, download };
+}
+
 // SHA-256 of a text's UTF-8 bytes, as hex digits. A page on plain http has no crypto.subtle. Source: FIPS 180-4.
 
 const firstBits = (root) => Math.floor((root - Math.floor(root)) * 2 ** 32) | 0;

@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.verdict_file import read_answers
-from pseudoris.audit.verdict_merge import add_file
-from pseudoris.audit.web.static_page import write_static_page
+from pseudoris.audit.audit_folder import AuditFolder, add_file
+from pseudoris.audit.judging_page import write_judging_page
+from pseudoris.audit.verdicts import read_answers
 from pseudoris.store.location import RunLocation
 from tests.builders.audits import small_audit
 from tests.viewer.builders import serving
@@ -47,7 +46,7 @@ def give_verdict(page, verdict="right"):
 @pytest.fixture
 def address(audit, tmp_path):
     """The page, as it opens from a disk."""
-    write_static_page(audit, RunLocation.open(str(tmp_path / "page")))
+    write_judging_page(audit, RunLocation.open(str(tmp_path / "page")))
     return (tmp_path / "page" / "index.html").as_uri()
 
 
@@ -123,7 +122,7 @@ def test_a_tap_on_a_phone_answers_and_all_answers_are_on_the_screen(open_page, a
 
 
 def test_a_static_page_stores_in_the_browser_and_gives_the_file_that_add_reads(open_page, audit, tmp_path):
-    write_static_page(audit, RunLocation.open(str(tmp_path / "page")))
+    write_judging_page(audit, RunLocation.open(str(tmp_path / "page")))
     with serving(tmp_path / "page") as address:
         page = open_page(f"{address}/index.html?rater=eva", accept_downloads=True)
         ready(page)
@@ -160,7 +159,7 @@ def test_a_static_page_stores_in_the_browser_and_gives_the_file_that_add_reads(o
 def test_a_static_page_keeps_what_a_full_browser_does_not_store_and_says_so_until_it_is_downloaded(
     open_page, audit, tmp_path
 ):
-    write_static_page(audit, RunLocation.open(str(tmp_path / "page")))
+    write_judging_page(audit, RunLocation.open(str(tmp_path / "page")))
     with serving(tmp_path / "page") as address:
         page = open_page(f"{address}/index.html?rater=eva", accept_downloads=True)
         give_verdict(page)

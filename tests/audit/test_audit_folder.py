@@ -4,10 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.verdict_file import Known
-from pseudoris.audit.verdict_lines import VerdictLine
-from pseudoris.audit.verdict_merge import add_file
+from pseudoris.audit.audit_folder import AuditFolder, add_file
+from pseudoris.audit.verdicts import Known, VerdictLine
 from pseudoris.schemas.errors import ConfigError
 from tests.builders.audits import VerdictFile
 

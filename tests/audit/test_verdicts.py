@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from pseudoris.audit.verdict_file import Known, read_answers
-from pseudoris.audit.verdict_lines import HeaderLine, MissedLine, UndoLine, VerdictLine, encode_line
+from pseudoris.audit.verdicts import HeaderLine, Known, MissedLine, UndoLine, VerdictLine, read_answers
 from pseudoris.schemas.errors import ConfigError
-from tests.builders.audits import VerdictFile
+from tests.builders.audits import VerdictFile, encode_line
 
 KNOWN = Known("a" * 64, {"p1", "p2"}, {"i1"})
 

@@ -1,0 +1,335 @@
+"""The files of a draw, written once, and which pairs of the run they say nothing about.
+
+`draw.json` says from which run the sample was drawn, by which design, with which strata. Its `sha256` is the digest of
+the draw: it covers both tables by their sha256, and every verdict file names it, so that verdicts on another sample are
+found. `pairs.parquet` and `images.parquet` hold what is judged, and the pictures that it needs.
+
+What to ask, in which order:
+
+1. The rows of `pairs` whose role is `drawn`, by `position`. Any first part of that order is a fair sample: a rater may
+   stop at any time, and a second rater may judge a first part again.
+2. A `follow_up` is asked right after the pair that it `follows`, and only if that verdict is `several`, `untrue` or
+   `cannot_say`. Follow-ups of one pair are asked by `position` until one is `right`; the rest are then not asked. They
+   tell whether the mask has any right expression; leave them out, and the report says less, but nothing wrong.
+3. The rows of `images` with `is_asked_missed`: the rater sees all masks and clicks each object that none of them has.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Literal, Self
+
+import pyarrow as pa
+from pydantic import Field, ValidationError, model_validator
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.ids import mask_index, sha256_hex
+from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
+from pseudoris.schemas.run_records import PartRecord, RunHeader, SealedRecord, Sha256
+from pseudoris.store.runs.seals import read_version
+from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
+
+DRAW_NAME: Final = "draw.json"
+PAIRS_NAME: Final = "pairs.parquet"
+IMAGES_NAME: Final = "images.parquet"
+
+DRAWN: Final = "drawn"
+FOLLOW_UP: Final = "follow_up"
+# The name of strata whose pairs no score decides about, and so no rule.
+WITHOUT_SCORE: Final = "without a score"
+
+# Scores of the run, stored beside each pair; null where the run has none.
+STORED_SCORES: Final = (
+    *("confidence", "rank", "uniqueness", "correctness", "distinctiveness", "log_prob", "count"),
+    *("caption_score", "listener", "truth"),
+)
+_TEXT_DIGITS: Final = 8
+
+
+def _field(name: str, kind: pa.DataType, doc: str, *, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"doc": doc})
+
+
+def _list(kind: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.field("element", kind, nullable=False))
+
+
+MASK_TYPE: Final = pa.struct(
+    [
+        pa.field("mask_id", pa.string(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        # COCO compressed RLE in upright pixels, as in the run's table of masks.
+        pa.field("counts", pa.string(), nullable=False),
+    ]
+)
+
+PAIRS_SCHEMA: Final = pa.schema(
+    [
+        _field("pair_id", pa.string(), "`pair_id(...)`: the same in every run with this image, mask and text. Unique."),
+        _field("role", pa.string(), "`drawn` or `follow_up`."),
+        _field(
+            "position",
+            pa.int32(),
+            "Order of the questions, from 0. Follow-ups come last; it is their order below a pair.",
+        ),
+        _field("follows", pa.string(), "Of a follow-up: the pair that it is asked after; else null.", nullable=True),
+        _field("image_id", pa.string(), "Row of `images` that holds the picture and the masks."),
+        _field("mask_ids", _list(pa.string()), "The masks that the expression refers to: one, or several of a group."),
+        _field("text", pa.string(), "The expression. Untrusted: escape it."),
+        _field("kind", pa.string(), "`attribute`, `position`, `relation` or `group`."),
+        _field("source", pa.string(), "What wrote it: `model`, `composer`, `human` or `recipe`."),
+        _field("is_kept", pa.bool_(), "Whether the run keeps it."),
+        _field("num_kept_of_mask", pa.int32(), "Kept expressions of its mask alone; 0 for a group."),
+        _field("stratum", pa.int32(), "Number of its stratum in `draw.json`; null unless drawn.", nullable=True),
+        _field("first_stage", pa.float64(), "Probability that its image is drawn in this stratum.", nullable=True),
+        _field("second_stage", pa.float64(), "Probability that it is drawn if its image is.", nullable=True),
+        _field("inclusion", pa.float64(), "Probability that it is drawn: the product of both.", nullable=True),
+        _field("score", pa.float64(), "What the strata were made by; null if it has none.", nullable=True),
+        *(_field(name, pa.float64(), "As in the run's expressions.", nullable=True) for name in STORED_SCORES),
+    ]
+)
+
+IMAGES_SCHEMA: Final = pa.schema(
+    [
+        _field("image_id", pa.string(), "Unique. Ordered by shard, then by the plan."),
+        _field("shard", pa.int64(), "Its shard in the run."),
+        _field("key", pa.string(), "Percent-encoded key relative to SOURCE. Untrusted: escape it."),
+        _field("height", pa.int32(), "Upright height in pixels."),
+        _field("width", pa.int32(), "Upright width in pixels."),
+        _field("sha256", pa.string(), "sha256 of the encoded bytes."),
+        _field("bytes", pa.large_binary(), "The encoded image as it was annotated, not yet upright.", nullable=True),
+        _field("masks", _list(MASK_TYPE), "All masks of the image, in the proposer's order."),
+        _field("is_asked_missed", pa.bool_(), "Whether the image is asked for objects that no mask has."),
+        _field("stratum", pa.int32(), "Number of its stratum of images; null unless asked.", nullable=True),
+        _field("inclusion", pa.float64(), "Probability that it is asked; null unless asked.", nullable=True),
+    ]
+)
+
+SAMPLE_SCHEMAS: Final = {PAIRS_NAME: PAIRS_SCHEMA, IMAGES_NAME: IMAGES_SCHEMA}
+
+
+def pair_id(image: str, masks: Sequence[str], text: str) -> str:
+    """Return the id of a pair, `<image id>-0007-9f3a1c07`; of a group `<image id>-0007+0009-9f3a1c07`.
+
+    Args:
+        image: The image's id.
+        masks: Ids of the masks that the text refers to.
+        text: The expression; the id ends with the first 32 bits of its sha256.
+    """
+    targets = "+".join(f"{index:04d}" for index in sorted(map(mask_index, masks)))
+    return f"{image}-{targets}-{sha256_hex(text.encode())[:_TEXT_DIGITS]}"
+
+
+def sample_bytes(table: pa.Table, name: str) -> bytes:
+    """Return a table as the bytes of its file; equal content gives equal bytes."""
+    return parquet_bytes([table.cast(SAMPLE_SCHEMAS[name])], SAMPLE_SCHEMAS[name])
+
+
+def read_sample(data: bytes, name: str, *, shown: str, columns: Iterable[str] | None = None) -> pa.Table:
+    """Return a table from the bytes of its file; errors show `shown`.
+
+    Raises:
+        ConfigError: It has other columns.
+    """
+    parquet = open_parquet(io.BytesIO(data), shown)
+    schema = SAMPLE_SCHEMAS[name]
+    missing = [column for column in schema.names if column not in parquet.schema_arrow.names]
+    if missing:
+        raise ConfigError(f"{shown} has no column {missing[0]!r}: it is not the {name} of an audit")
+    names = schema.names if columns is None else list(columns)
+    return parquet.read(columns=names, use_threads=False)
+
+
+# As in all records: version 1 is what has no digest, and there is none of it. Version 2 had these fields too.
+DRAW_VERSION: Final = 3
+_OF_VERSION_2: Final = frozenset({"blind_share", "double_share", "planted"})
+_RESTORE: Final = "Restore the file from a copy, or draw again into another folder"
+
+
+class DrawnRun(FrozenModel):
+    """The run that was drawn from.
+
+    Attributes:
+        location: Absolute path or url of its folder at that time.
+        created_utc: When it was created.
+        header_sha256: Digest of its header; None for a run of version 0.1.
+        root_sha256: Its root digest over the shards that were committed; see `pseudoris.store.runs.root_digest`.
+        source: Its SOURCE.
+        origin: What made it: annotate, refilter, import or ppt.
+        is_complete: Whether every planned shard was committed.
+        rule: What it keeps, in words; None where no rule decides.
+    """
+
+    location: str
+    created_utc: str
+    header_sha256: Sha256 | None
+    root_sha256: Sha256
+    source: str
+    origin: str
+    is_complete: bool
+    rule: str | None
+
+
+class Population(FrozenModel):
+    """What the audit speaks about: the pairs of all images that are not quarantined.
+
+    Attributes:
+        images: Annotated or empty.
+        masks: Of these images.
+        masks_with_kept: Masks with at least one kept expression of their own.
+        pairs: Different expressions of different targets, kept or not.
+        kept: Of these, the kept ones.
+        without_target: Expressions that refer to no mask. They are left out, and are no pairs.
+    """
+
+    images: int = Field(ge=0)
+    masks: int = Field(ge=0)
+    masks_with_kept: int = Field(ge=0)
+    pairs: int = Field(ge=0)
+    kept: int = Field(ge=0)
+    without_target: int = Field(default=0, ge=0)
+
+
+class Stratum(FrozenModel):
+    """A stratum of pairs, or of images.
+
+    Attributes:
+        number: From 0; the column `stratum` of the table.
+        name: For people: `kept, score 0.41 to 0.63`.
+        is_kept: Whether the run keeps its pairs; None for a stratum of images.
+        num_units: Pairs of the run that it holds; of a stratum of images, images.
+        num_images: Images of the run that hold them.
+        num_drawn: Of the units.
+    """
+
+    number: int = Field(ge=0)
+    name: str
+    is_kept: bool | None = None
+    num_units: int = Field(ge=1)
+    num_images: int = Field(ge=1)
+    num_drawn: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _draws_no_more_than_it_has(self) -> Self:
+        if self.num_drawn > self.num_units:
+            raise ValueError(f"{self.num_drawn} units are drawn of {self.num_units}")
+        return self
+
+
+class DrawRecord(SealedRecord):
+    """The draw.
+
+    Attributes:
+        seed: The same run, options and seed give the same pairs.
+        score: What the strata are made by: the run's `confidence`, or `label_free`, computed from its other scores.
+        strata: Of the pairs.
+        image_strata: Of the images that are asked for missed objects.
+        parts: `pairs.parquet` and `images.parquet`.
+    """
+
+    version: int = DRAW_VERSION
+    created_utc: str
+    run: DrawnRun
+    population: Population
+    seed: int = Field(ge=0)
+    score: Literal["confidence", "label_free"]
+    strata: tuple[Stratum, ...]
+    image_strata: tuple[Stratum, ...]
+    parts: tuple[PartRecord, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_left(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        left = _OF_VERSION_2 if fields.get("version") == 2 else ()
+        return {name: value for name, value in fields.items() if name not in left}
+
+    @property
+    def digest(self) -> str:
+        """The digest of the draw, 64 hex digits."""
+        if self.sha256 is None:
+            raise ValueError("the record has not been sealed")
+        return self.sha256
+
+
+def parse_draw(data: bytes, name: str) -> DrawRecord:
+    """Return the record in the bytes of a file; errors show `name`.
+
+    Raises:
+        ConfigError: It is not a draw, it was changed, or a later version of the package wrote it.
+    """
+    try:
+        read_version(data, name, newest=DRAW_VERSION, remedy=_RESTORE)
+    except ValueError:
+        raise ConfigError(f"{name} is not the draw of an audit ({len(data)} bytes). {_RESTORE}") from None
+    try:
+        record = DrawRecord.model_validate_json(data)
+    except ValidationError as error:
+        places = sorted({".".join(map(str, item["loc"])) for item in error.errors()})
+        raise ConfigError(f"{name} is not a valid draw, see {', '.join(places)}. {_RESTORE}") from None
+    if record.sha256 is None:
+        raise ConfigError(f"{name} has no digest. {_RESTORE}")
+    return record
+
+
+def undrawn_strata(draw: DrawRecord) -> tuple[Stratum, ...]:
+    """Return the strata that hold pairs, none of which was drawn."""
+    return tuple(stratum for stratum in draw.strata if not stratum.num_drawn)
+
+
+def num_unseen(draw: DrawRecord, *, keeps_no_others: bool) -> int:
+    """Return how many pairs a run or a rule keeps, or may keep, of strata without a draw.
+
+    What the drawn run does not keep, and has no score, no other rule keeps: composed and human expressions, groups.
+
+    Args:
+        draw: The draw.
+        keeps_no_others: Whether all that it keeps is kept by the drawn run too; see `keeps_no_others`.
+    """
+    return sum(
+        stratum.num_units
+        for stratum in undrawn_strata(draw)
+        if stratum.is_kept or not (keeps_no_others or stratum.name.endswith(WITHOUT_SCORE))
+    )
+
+
+def keeps_no_others(header: RunHeader, rule: KeepRule | None, drawn: DrawnRun) -> bool:
+    """Return whether a rule is known to keep nothing that the drawn run does not keep.
+
+    Args:
+        header: Of the run whose scores the rule bounds: the drawn one, or a refilter of it, which has the same scores.
+        rule: The rule; None if no score decides.
+        drawn: The run that was drawn from.
+    """
+    is_drawn = header.created_utc == drawn.created_utc
+    has_its_scores = is_drawn or (header.parent is not None and header.parent.created_utc == drawn.created_utc)
+    if rule is None or drawn.rule is None:
+        return is_drawn
+    return has_its_scores and _is_as_strict(str(rule), drawn.rule)
+
+
+def _is_as_strict(rule: str, other: str) -> bool:
+    """Compare rules in the words that a draw records them in: each bound of the other has one as strict beside it."""
+    words, _, lone = rule.partition(";")
+    others, _, other_lone = other.partition(";")
+    if words == others and lone == other_lone:
+        return True
+    try:
+        mine, theirs = _conditions(words), _conditions(others)
+    except ValueError:
+        # The tau of another package's scorer is not known.
+        return False
+    is_lone_as_strict = lone == other_lone or not other_lone or lone.endswith(" drop")
+    return is_lone_as_strict and all(any(_implies(each, bound) for each in mine) for bound in theirs)
+
+
+def _conditions(words: str) -> Sequence[KeepCondition]:
+    return [KeepCondition.model_validate(word) for word in words.split(" and ")]
+
+
+def _implies(condition: KeepCondition, other: KeepCondition) -> bool:
+    is_same_kind = (condition.column, condition.comparison) == (other.column, other.comparison)
+    is_upper = other.comparison.startswith("<")
+    return is_same_kind and (condition.bound <= other.bound if is_upper else condition.bound >= other.bound)

@@ -1,0 +1,112 @@
+"""The page on which a rater judges, as a folder of static files for a bucket or a share.
+
+DEST/index.html   DEST/pictures/<image id>.jpg
+
+Answers stay in the rater's browser until they are downloaded. The page has pictures, texts and outlines, and no score:
+who knows the score of an expression is not asked what it means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.verdicts import MAX_COMMENT, RATER_NAME, VERDICTS, VERDICTS_VERSION
+from pseudoris.images.prover import PictureForm
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.store.location import RunLocation
+from pseudoris.viewer.gallery_page import page_prover, thumbnail
+from pseudoris.viewer.image_cards import NUM_COLOURS, embedded_json
+from pseudoris.viewer.outlines import frame_size, outline_of
+from pseudoris.viewer.pages import iter_page
+
+INDEX_NAME: Final = "index.html"
+PICTURES_FOLDER: Final = "pictures"
+# Concatenated in this order into one script.
+SCRIPTS: Final = ("storage", "stage", "questions")
+# A rater zooms: more than a screen shows, less than a phone's camera takes.
+_PICTURE: Final = PictureForm("JPEG", max_side_px=2_000, quality=90)
+_GENERATOR: Final = "pseudoris audit"
+_MARK: Final = f'<meta name="generator" content="{_GENERATOR}">'
+
+
+def write_judging_page(
+    audit: AuditFolder,
+    destination: RunLocation,
+    plugins: Sequence[str] = (),
+    on_image: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
+    """Write the pictures, then the page; return the keys of images that cannot be shown.
+
+    Args:
+        audit: The audit.
+        destination: The folder of the page.
+        plugins: Decoder plug-ins that the user has imported.
+        on_image: Called with how many images are done, and how many there are.
+
+    Raises:
+        ConfigError: The folder has another page, or cannot be written.
+    """
+    if destination.exists(INDEX_NAME) and _MARK.encode() not in destination.read_bytes(INDEX_NAME):
+        raise ConfigError(f"{destination.uri(INDEX_NAME)} is not a page of an audit. Name another folder with --to.")
+    missing = []
+    rows = audit.images.select(["image_id", "key"]).to_pylist()
+    encoded = audit.pictures()
+    with page_prover(_PICTURE, plugins) as prover:
+        for number, row in enumerate(rows, start=1):
+            data = encoded[row["image_id"]]
+            picture = thumbnail(data, prover) if data else None
+            if picture is None:
+                missing.append(row["key"])
+            else:
+                destination.replace(f"{PICTURES_FOLDER}/{row['image_id']}.jpg", picture)
+            on_image(number, len(rows))
+    content = {"plan": embedded_json(_plan(audit)), "mark": _GENERATOR}
+    page = iter_page("judge.html.j2", content, styles=("base", "judge"), scripts=SCRIPTS, room=__package__ or "")
+    destination.replace(INDEX_NAME, "".join(page).encode())
+    destination.delete_temporary("", PICTURES_FOLDER)
+    return missing
+
+
+def _plan(audit: AuditFolder) -> dict[str, Any]:
+    """Return the questions in their order, as JSON for the page; `outlines` are SVG paths by pair or image."""
+    pairs = audit.pairs.select(["pair_id", "position", "follows", "image_id", "mask_ids", "text"]).to_pylist()
+    images = audit.images.select(["image_id", "height", "width", "is_asked_missed"]).to_pylist()
+    masks, draw = audit.masks(), audit.draw.digest
+    asked = [row["image_id"] for row in images if row["is_asked_missed"]]
+    # The table is ordered by shard. Any first part of this order is a fair sample.
+    missed = sorted(asked, key=lambda image: sha256_hex((draw + image).encode()))
+    outlined = {row["pair_id"]: (row["image_id"], row["mask_ids"]) for row in pairs}
+    outlined |= {image: (image, list(masks[image])) for image in missed}
+    return {
+        "draw": draw,
+        "version": VERDICTS_VERSION,
+        "rater": RATER_NAME.pattern,
+        "maxComment": MAX_COMMENT,
+        "colours": NUM_COLOURS,
+        "verdicts": VERDICTS,
+        "images": {row["image_id"]: _sizes(row["height"], row["width"]) for row in images},
+        "missed": missed,
+        "pairs": [_pair(row) for row in sorted(pairs, key=lambda row: row["position"])],
+        "outlines": {name: [_path(masks[image][each]) for each in ids] for name, (image, ids) in outlined.items()},
+    }
+
+
+def _sizes(height: int, width: int) -> dict[str, float]:
+    frame_height, frame_width = frame_size(height, width)
+    return {"width": width, "height": height, "frameWidth": frame_width, "frameHeight": frame_height}
+
+
+def _pair(row: dict[str, Any]) -> dict[str, Any]:
+    pair = {"id": row["pair_id"], "image": row["image_id"], "text": row["text"]}
+    return pair if row["follows"] is None else {**pair, "follows": row["follows"]}
+
+
+def _path(mask: dict[str, Any]) -> str:
+    try:
+        return outline_of(mask["counts"], (mask["height"], mask["width"])).path
+    except ValueError:
+        # A damaged mask has no outline: the page says so.
+        return ""

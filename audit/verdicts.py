@@ -1,0 +1,260 @@
+"""A rater's file, `verdicts/<rater>.jsonl`: one JSON object a line, in UTF-8; appended, never rewritten.
+
+    {"line":"header","version":1,"draw":"<64 hex>","rater":"ana","created_utc":"2026-…","digest":"3f…"}
+    {"line":"verdict","pair":"…-0007-9f3a1c07","verdict":"right","comment":"","seconds":4.2,"utc":"…","digest":"…"}
+    {"line":"missed","image":"…","clicks":[[40,52.5]],"comment":"","seconds":9.1,"utc":"…","digest":"…"}
+    {"line":"undo","pair":"…-0007-9f3a1c07","utc":"…","digest":"…"}
+
+Every line ends with its `digest`: the first 16 hex digits of sha256 over the UTF-8 bytes of the previous line's digest
+("" before the header), followed by the line up to, and without, `,"digest":`. Each line, the last one too, ends with a
+line feed. So a line that was edited, removed from the middle, or moved is found. It detects accidents, not a forger. A
+file that ends in the middle of a line was cut off by a crash: that last piece was never confirmed to the rater, and is
+left out.
+
+The last line about a pair or an image counts: a second verdict replaces the first, `undo` withdraws it. The page in
+the browser writes the file; in JavaScript a line is `body + ',"digest":"' + sha256(previous + body).slice(0, 16) +
+'"}'`, with `body` the object's JSON without its closing brace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.frozen import FrozenModel, NonNegative
+from pseudoris.schemas.run_records import Sha256
+
+VERDICTS_FOLDER: Final = "verdicts"
+SUFFIX: Final = ".jsonl"
+VERDICTS_VERSION: Final = 1
+RATER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+
+RIGHT: Final = "right"
+CANNOT_SAY: Final = "cannot_say"
+# What the rater may answer, with its question for a person.
+VERDICTS: Final[dict[str, str]] = {
+    RIGHT: "It is true of the outlined object, and of no other object in the picture.",
+    "several": "It is true of the outlined object, and of others as well.",
+    "untrue": "It is not true of the outlined object.",
+    "not_an_object": "The outline holds background, or less than half of an object. A group counts as one.",
+    CANNOT_SAY: "The picture does not tell.",
+}
+Verdict = Literal["right", "several", "untrue", "not_an_object", "cannot_say"]
+
+_LINE: Final = re.compile(r'(\{.+),"digest":"([0-9a-f]{16})"\}')
+MAX_COMMENT: Final = 2_000
+
+_Coordinate = Annotated[float, Field(allow_inf_nan=False)]
+Point = tuple[_Coordinate, _Coordinate]
+_Comment = Annotated[str, Field(max_length=MAX_COMMENT)]
+
+
+class HeaderLine(FrozenModel):
+    """The first line.
+
+    Attributes:
+        draw: `DrawRecord.digest`.
+        rater: The file's stem.
+    """
+
+    line: Literal["header"] = "header"
+    version: int = VERDICTS_VERSION
+    draw: Sha256
+    rater: str = Field(pattern=f"^{RATER_NAME.pattern}$")
+    created_utc: str = ""
+
+
+class VerdictLine(FrozenModel):
+    """A verdict on a pair.
+
+    Attributes:
+        pair: A `pair_id` of `pairs.parquet`.
+        seconds: From the picture to the answer; None if unknown.
+    """
+
+    line: Literal["verdict"] = "verdict"
+    pair: str
+    verdict: Verdict
+    comment: _Comment = ""
+    seconds: NonNegative | None = None
+    utc: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_click(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        # Earlier pages asked for a click before some verdicts.
+        return {name: value for name, value in fields.items() if name not in ("click", "in_mask")}
+
+
+class MissedLine(FrozenModel):
+    """All objects of an image that no mask has.
+
+    Attributes:
+        image: An `image_id` of `images.parquet` with `is_asked_missed`.
+        clicks: (x, y) of one click an object, in upright pixels; empty if no object is missed.
+    """
+
+    line: Literal["missed"] = "missed"
+    image: str
+    clicks: tuple[Point, ...] = ()
+    comment: _Comment = ""
+    seconds: NonNegative | None = None
+    utc: str = ""
+
+
+class UndoLine(FrozenModel):
+    """Withdraws what stands about one pair, or about one image's missed objects."""
+
+    line: Literal["undo"] = "undo"
+    pair: str | None = None
+    image: str | None = None
+    utc: str = ""
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if (self.pair is None) == (self.image is None):
+            raise ValueError("an undo names either a pair or an image")
+        return self
+
+
+Answer = VerdictLine | MissedLine | UndoLine
+Line = HeaderLine | Answer
+_LINES: Final[TypeAdapter[Line]] = TypeAdapter(Annotated[Line, Field(discriminator="line")])
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What an audit asks: a file that answers anything else is refused.
+
+    Attributes:
+        draw: Digest of the draw.
+        pairs: Ids of all pairs.
+        images: Ids of the images that are asked for missed objects.
+    """
+
+    draw: str
+    pairs: Collection[str]
+    images: Collection[str]
+
+
+@dataclass(slots=True)
+class RaterAnswers:
+    """What stands of one rater's file.
+
+    Attributes:
+        rater: The rater's name.
+        verdicts: The last verdict on each pair that was not undone, by pair id.
+        missed: The same of images.
+        num_replaced: Answers that a later one replaced.
+        num_undone: Answers that were withdrawn.
+        num_cut_bytes: Length of a last line that a crash cut off.
+        num_bytes: Length of the file without what was cut off.
+    """
+
+    rater: str
+    verdicts: dict[str, VerdictLine] = field(default_factory=dict)
+    missed: dict[str, MissedLine] = field(default_factory=dict)
+    num_replaced: int = 0
+    num_undone: int = 0
+    num_cut_bytes: int = 0
+    num_bytes: int = 0
+
+    def add(self, answer: Answer) -> None:
+        """Let an answer take effect."""
+        if isinstance(answer, VerdictLine):
+            self.num_replaced += answer.pair in self.verdicts
+            self.verdicts[answer.pair] = answer
+        elif isinstance(answer, MissedLine):
+            self.num_replaced += answer.image in self.missed
+            self.missed[answer.image] = answer
+        elif answer.pair is not None:
+            self.num_undone += self.verdicts.pop(answer.pair, None) is not None
+        else:
+            self.num_undone += self.missed.pop(answer.image or "", None) is not None
+
+
+def read_answers(data: bytes, name: str, known: Known, *, rater: str | None = None) -> RaterAnswers:
+    """Return what stands of a file's bytes; errors show `name`, the line and the value.
+
+    Args:
+        data: The bytes.
+        name: The file, for errors.
+        known: What the audit asks.
+        rater: The rater that the file must be of; None takes any.
+
+    Raises:
+        ConfigError: It is of another draw or rater, a line was edited, or it answers what was not asked.
+    """
+    lines = _decoded(data, name)
+    header = next(lines, None)
+    if not isinstance(header, HeaderLine):
+        raise ConfigError(f"{name} has no header line: it is not a file of verdicts, or its beginning was removed")
+    _check_header(header, name, known, rater)
+    end = data.rfind(b"\n") + 1
+    answers = RaterAnswers(header.rater, num_cut_bytes=len(data) - end, num_bytes=end)
+    for number, line in enumerate(lines, start=2):
+        if isinstance(line, HeaderLine):
+            raise ConfigError(f"{name}, line {number}: a second header. Add files one by one, do not join them")
+        _check_answer(line, f"{name}, line {number}", known)
+        answers.add(line)
+    return answers
+
+
+def _decoded(data: bytes, name: str) -> Iterator[Line]:
+    previous = ""
+    # What follows the last line end was cut off by a crash.
+    for number, raw in enumerate(data.split(b"\n")[:-1], start=1):
+        try:
+            line, previous = _decode_line(raw.decode("utf-8"), previous)
+        except ValueError as error:
+            raise ConfigError(f"{name}, line {number}: {error}. Restore the file from a copy") from None
+        yield line
+
+
+def _decode_line(text: str, previous: str) -> tuple[Line, str]:
+    """Return a line, given without its line end, and its digest; a `ValueError` says what is wrong with it."""
+    match = _LINE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"it does not end with a digest: {text[:80]!r}")
+    if hashlib.sha256((previous + match[1]).encode()).hexdigest()[: len(match[2])] != match[2]:
+        raise ValueError(f"its digest {match[2]!r} does not fit: it, or a line before it, was edited, moved or removed")
+    try:
+        return _LINES.validate_json(match[1] + "}"), match[2]
+    except ValidationError as error:
+        item = error.errors(include_url=False)[0]
+        place = ".".join(map(str, item["loc"]))
+        raise ValueError(f"{place}: {item['msg']} (got {item['input']!r})") from None
+
+
+def _check_header(header: HeaderLine, name: str, known: Known, rater: str | None) -> None:
+    if header.version != VERDICTS_VERSION:
+        raise ConfigError(
+            f"{name} has version {header.version}, this package reads version {VERDICTS_VERSION}: install the version "
+            "of pseudoris that wrote it"
+        )
+    if header.draw != known.draw:
+        raise ConfigError(
+            f"{name} answers the draw {header.draw[:12]}…, and this audit is the draw {known.draw[:12]}…: its pairs "
+            "were drawn from another run, or another time. Add it to the audit that it was made for"
+        )
+    if rater is not None and header.rater != rater:
+        raise ConfigError(
+            f"{name} holds the verdicts of the rater {header.rater!r}. A file has the name of its rater: name it "
+            f"{header.rater}{SUFFIX}, or use `pseudoris audit add`"
+        )
+
+
+def _check_answer(line: Answer, place: str, known: Known) -> None:
+    """Refuse an answer that the audit does not ask for; errors show `place`."""
+    pair = None if isinstance(line, MissedLine) else line.pair
+    image = None if isinstance(line, VerdictLine) else line.image
+    if pair is not None and pair not in known.pairs:
+        raise ConfigError(f"{place}: the audit has no pair {pair!r}")
+    if image is not None and image not in known.images:
+        raise ConfigError(f"{place}: the audit does not ask the image {image!r} for missed objects")

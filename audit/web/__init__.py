@@ -1,1 +1,0 @@
-"""The page on which a rater judges, as static files. Answers stay in the browser until they are downloaded."""
