@@ -115,39 +115,27 @@ def _read_shard(
     totals: _Totals,
     kept: dict[str, tuple[bool, int]],
 ) -> None:
+    """Add a shard to `totals`, and to `kept` its pairs of known images and masks; `known` has digests of images."""
     images = read_table(location, IMAGES, ("image_id", "status", "sha256"), [receipt])
     images = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED))
+    digests = zip(images["image_id"].to_pylist(), images["sha256"].to_pylist(), strict=True)
+    same_images = sorted(image for image, sha256 in digests if known.get(image) == sha256)
     table = read_table(location, MASKS, ("image_id", "mask_id", "segmentation"), [receipt])
-    flags = _kept_by_pair(read_table(location, EXPRESSIONS, ("target_mask_ids", "text", "kept"), [receipt]))
+    same_masks = set()
+    for row in table.filter(pc.is_in(table["image_id"], value_set=pa.array(same_images, pa.string()))).to_pylist():
+        mine = masks[row["image_id"]].get(row["mask_id"])
+        if mine is not None and mine["counts"] == row["segmentation"]["counts"]:
+            same_masks.add(row["mask_id"])
+    flags: defaultdict[tuple[tuple[str, ...], str], bool] = defaultdict(bool)
+    for row in read_table(location, EXPRESSIONS, ("target_mask_ids", "text", "kept"), [receipt]).to_pylist():
+        if row["target_mask_ids"]:
+            flags[tuple(sorted(row["target_mask_ids"])), row["text"]] |= row["kept"]
     of_mask = Counter(targets[0] for (targets, _), is_kept in flags.items() if is_kept and len(targets) == 1)
     totals.images += images.num_rows
     totals.masks += table.num_rows
     totals.pairs += len(flags)
     totals.masks_with_kept += len(of_mask)
-    digests = zip(images["image_id"].to_pylist(), images["sha256"].to_pylist(), strict=True)
-    same_images = {image for image, sha256 in digests if known.get(image) == sha256}
-    same_masks = _same_masks(table, same_images, masks)
     for (targets, text), is_kept in flags.items():
         if set(targets) <= same_masks:
-            image = targets[0].rpartition("-")[0]
             count = of_mask[targets[0]] if len(targets) == 1 else 0
-            kept[pair_id(image, targets, text)] = (is_kept, count)
-
-
-def _kept_by_pair(table: pa.Table) -> dict[tuple[tuple[str, ...], str], bool]:
-    found: defaultdict[tuple[tuple[str, ...], str], bool] = defaultdict(bool)
-    columns = (table[name].to_pylist() for name in ("target_mask_ids", "text", "kept"))
-    for targets, text, is_kept in zip(*columns, strict=True):
-        if targets:
-            found[tuple(sorted(targets)), text] |= is_kept
-    return found
-
-
-def _same_masks(table: pa.Table, images: set[str], masks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> set[str]:
-    rows = table.filter(pc.is_in(table["image_id"], value_set=pa.array(sorted(images), pa.string()))).to_pylist()
-    found = set()
-    for row in rows:
-        mine = masks[row["image_id"]].get(row["mask_id"])
-        if mine is not None and mine["counts"] == row["segmentation"]["counts"]:
-            found.add(row["mask_id"])
-    return found
+            kept[pair_id(targets[0].rpartition("-")[0], targets, text)] = (is_kept, count)

@@ -53,7 +53,13 @@ class AuditFolder:
             ConfigError: There is no audit at `path`, or one of its files was changed.
         """
         draw = parse_draw(_read(path, DRAW_NAME), str(path / DRAW_NAME))
-        data = {part.name: _checked(path, part.name, part.sha256) for part in draw.parts}
+        data = {part.name: _read(path, part.name) for part in draw.parts}
+        for part in draw.parts:
+            if sha256_hex(data[part.name]) != part.sha256:
+                raise ConfigError(
+                    f"{path / part.name} was changed after it was drawn: its sha256 is not the one that {DRAW_NAME} "
+                    "names. Restore the file from a copy, or draw again into another folder"
+                )
         pairs = read_sample(data[PAIRS_NAME], PAIRS_NAME, shown=str(path / PAIRS_NAME))
         columns = [name for name in IMAGES_SCHEMA.names if name != "bytes"]
         images = read_sample(data[IMAGES_NAME], IMAGES_NAME, shown=str(path / IMAGES_NAME), columns=columns)
@@ -88,47 +94,33 @@ class AuditFolder:
         for name, what in location.list_obstacles(VERDICTS_FOLDER):
             raise ConfigError(f"{folder / name} is {what}, not a file of verdicts: move it out of the audit")
         names = sorted(file.name for file in location.list(VERDICTS_FOLDER) if file.name.endswith(SUFFIX))
-        raters = [name.removesuffix(SUFFIX) for name in names]
-        for rater in raters:
+        for name in names:
             # A browser's second download is `ana (1).jsonl`.
-            if RATER_NAME.fullmatch(rater) is None:
+            if RATER_NAME.fullmatch(name.removesuffix(SUFFIX)) is None:
                 raise ConfigError(
-                    f"{folder / rater}{SUFFIX} does not have the name of a rater. Move it to another folder, and add "
-                    f"it from there: `pseudoris audit add {self.path} FILE`"
+                    f"{folder / name} does not have the name of a rater. Move it to another folder, and add it from "
+                    f"there: `pseudoris audit add {self.path} FILE`"
                 )
-        files = {rater: f"{VERDICTS_FOLDER}/{rater}{SUFFIX}" for rater in raters}
+        files = {name: _read(self.path, f"{VERDICTS_FOLDER}/{name}") for name in names}
         return [
-            read_answers(_read(self.path, name), str(self.path / name), self.known, rater=rater)
-            for rater, name in files.items()
+            read_answers(data, str(folder / name), self.known, rater=name.removesuffix(SUFFIX))
+            for name, data in files.items()
         ]
 
 
 def _read(audit: Path, name: str) -> bytes:
     location = RunLocation.open(str(audit))
+    remedy = "draw one with `pseudoris audit draw OUT AUDIT`" if name == DRAW_NAME else "draw again"
     try:
         size_bytes = location.size(name) or 0
         if size_bytes > MAX_BYTES:
-            raise ConfigError(f"{audit / name} has {size_bytes:,} bytes, of at most {MAX_BYTES:,}: {_remedy(name)}")
+            raise ConfigError(f"{audit / name} has {size_bytes:,} bytes, of at most {MAX_BYTES:,}: {remedy}")
         return location.read_bytes(name)
     except FileNotFoundError:
         found = location.obstacle(name)
         if found is not None:
-            raise ConfigError(f"{audit / name} is {found}, not a file: move it away, then {_remedy(name)}") from None
-        raise ConfigError(f"there is no audit at {audit}: {name} is missing; {_remedy(name)}") from None
-
-
-def _remedy(name: str) -> str:
-    return "draw one with `pseudoris audit draw OUT AUDIT`" if name == DRAW_NAME else "draw again"
-
-
-def _checked(audit: Path, name: str, sha256: str) -> bytes:
-    data = _read(audit, name)
-    if sha256_hex(data) != sha256:
-        raise ConfigError(
-            f"{audit / name} was changed after it was drawn: its sha256 is not the one that {DRAW_NAME} names. Restore "
-            "the file from a copy, or draw again into another folder"
-        )
-    return data
+            raise ConfigError(f"{audit / name} is {found}, not a file: move it away, then {remedy}") from None
+        raise ConfigError(f"there is no audit at {audit}: {name} is missing; {remedy}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +128,10 @@ class Added:
     """What a file added.
 
     Attributes:
-        rater: Whose it is.
         num_new: Lines that the audit did not have.
         answers: What stands of the rater now.
     """
 
-    rater: str
     num_new: int
     answers: RaterAnswers
 
@@ -178,14 +168,14 @@ def _add(audit: AuditFolder, file: Path, data: bytes) -> Added:
     if before:
         before = before[: read_answers(before, str(path), audit.known, rater=answers.rater).num_bytes]
     if before.startswith(data):
-        return Added(answers.rater, 0, read_answers(before, str(path), audit.known) if before else answers)
+        return Added(0, read_answers(before, str(path), audit.known) if before else answers)
     if not data.startswith(before):
         raise ConfigError(
             f"{file}, line {_first_difference(data, before)}: the audit has other verdicts of a rater "
             f"{answers.rater!r} in {path}. Two people, or two devices, need two names"
         )
     location.replace(name, data)
-    return Added(answers.rater, data.count(b"\n") - before.count(b"\n"), answers)
+    return Added(data.count(b"\n") - before.count(b"\n"), answers)
 
 
 def _first_difference(data: bytes, before: bytes) -> int:

@@ -100,9 +100,14 @@ def join_answers(audit: AuditFolder, answers: Sequence[RaterAnswers]) -> JudgedP
     pairs = audit.pairs
     ids = tuple(pairs["pair_id"].to_pylist())
     masks = [tuple(each) for each in pairs["mask_ids"].to_pylist()]
+    place = {pair: number for number, pair in enumerate(ids)}
+    counts = np.zeros((len(ids), len(KINDS)), np.int64)
+    for pair, line in (each for rater in answers for each in rater.verdicts.items()):
+        if pair in place:
+            counts[place[pair], KINDS.index(line.verdict)] += 1
     return JudgedPairs(
         ids=ids,
-        counts=_counts(ids, answers),
+        counts=counts,
         is_drawn=np.array([role == DRAWN for role in pairs["role"].to_pylist()], np.bool_),
         stratum=np.array(pairs["stratum"].fill_null(-1).to_pylist(), np.int64),
         inclusion=np.array(pairs["inclusion"].to_pylist(), np.float64),
@@ -150,13 +155,3 @@ def _numbers(values: Sequence[str]) -> Ints:
     """Return a number for each value, from 0, equal for equal ones."""
     known: dict[str, int] = {}
     return np.array([known.setdefault(value, len(known)) for value in values], np.int64)
-
-
-def _counts(ids: Sequence[str], answers: Sequence[RaterAnswers]) -> Ints:
-    place = {pair: number for number, pair in enumerate(ids)}
-    counts = np.zeros((len(ids), len(KINDS)), np.int64)
-    for rater in answers:
-        for pair, line in rater.verdicts.items():
-            if pair in place:
-                counts[place[pair], KINDS.index(line.verdict)] += 1
-    return counts

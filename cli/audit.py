@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from pseudoris.cli import audit_page, options
+from pseudoris.cli import options
 from pseudoris.cli.console import command, echo_json, facts_table, path_lines, report, stderr, stdout
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
@@ -21,6 +22,8 @@ from pseudoris.store.sources.planned_images import PlannedImages
 if TYPE_CHECKING:
     from pseudoris.audit.draw import Draw
     from pseudoris.audit.verdicts import RaterAnswers
+
+_SHOWN_MISSING = 3
 
 app = typer.Typer(no_args_is_help=True, help="Judge a sample of a run, and learn how accurate the run is.")
 
@@ -69,7 +72,35 @@ def draw(
     _print_draw(audit, found)
 
 
-app.command("page")(audit_page.page)
+@app.command("page")
+def page(
+    audit: options.Audit,
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Folder or url for the page.", show_default=False)],
+    plugins: options.Plugins = None,
+) -> None:
+    """Write the page on which raters judge: files to open, or to put into a bucket or on a share."""
+    options.load_plugins(plugins)
+    from pseudoris.audit.audit_folder import AuditFolder
+    from pseudoris.audit.judging_page import INDEX_NAME, write_judging_page
+
+    opened, destination = AuditFolder.open(options.local_folder(audit)), RunLocation.open(to)
+    if RunLocation.open(str(opened.path.absolute())).holds(destination):
+        raise ConfigError(
+            f"--to {to!r} is inside the audit. Choose a folder outside it: the page is for others to open."
+        )
+    with Progress(console=stderr, transient=True) as progress:
+        images = progress.add_task("images", total=None)
+        missing = write_judging_page(
+            opened,
+            destination,
+            plugins or (),
+            lambda done, total: progress.update(images, completed=done, total=total),
+        )
+    _report_missing(missing)
+    report("page", destination.uri(INDEX_NAME), "green")
+    report("note", "Open it in a browser and judge. Whoever can open it sees its pictures and texts.", "dim")
+    report("note", "Answers stay in the rater's browser until they are downloaded.", "dim")
+    report("then", command("audit", "add", audit, "NAME.jsonl"), "dim")
 
 
 @app.command("add")
@@ -85,7 +116,7 @@ def add(
     folder = AuditFolder.open(options.local_folder(audit))
     for file in files:
         found = add_file(folder, file)
-        report("added", f"{file}: {found.num_new:,} new lines of {found.rater}", "green")
+        report("added", f"{file}: {found.num_new:,} new lines of {found.answers.rater}", "green")
         if found.answers.num_cut_bytes:
             report("note", f"{file} ends in the middle of a line. That line is left out.", "yellow")
         _tell_changed(found.answers)
@@ -167,7 +198,7 @@ def _print_draw(audit: str, found: Draw) -> None:
     for each in expected_precision(record):
         table.add_row(*each)
     stdout.print(table)
-    audit_page.report_missing(found.unreadable)
+    _report_missing(found.unreadable)
     if undrawn := undrawn_strata(record):
         names, number = "; ".join(each.name for each in undrawn), sum(each.num_units for each in undrawn)
         report("note", f"No pair is drawn of {names}: {number:,} pairs that the audit says nothing about.", "yellow")
@@ -196,3 +227,11 @@ def _draw_view(audit: str, found: Draw) -> Table:
     table.add_row("missed objects", f"{images:,} of {population.images:,} images")
     table.add_row("strata by", "confidence" if record.score == "confidence" else "label-free score")
     return table
+
+
+def _report_missing(pictures: Sequence[str]) -> None:
+    """Name the first pictures that cannot be shown, by key or with the reason, and say how many there are."""
+    for text in pictures[:_SHOWN_MISSING]:
+        report("note", f"Picture not readable: {text}", "yellow")
+    if pictures:
+        report("note", f"{len(pictures):,} pictures are missing. Their questions can only be skipped.", "yellow")
