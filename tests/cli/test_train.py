@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
-from tests.training.dataset.builders import build_run
-from tests.training.student.builders import clip_words
+from tests.training.chooser.builders import chooser_words, imported_run
 
 
 def invoke(*arguments: str):
@@ -24,10 +23,9 @@ def invoke(*arguments: str):
 def trained(tmp_path_factory):
     """A folder with a small run, a training on it, and what the command printed."""
     folder = tmp_path_factory.mktemp("a student é")
-    run = build_run(folder / "data").location.root
-    words = [each for word in clip_words(folder) for each in ("--set", word)]
-    arguments = ["train", "student", run, "--kind", "segmenter", "--val", run, "--out", folder / "out"]
-    arguments += ["--epochs", "4", "--seed", "2", *words]
+    run = imported_run(folder, 2)
+    words = [each for word in chooser_words(folder / "candidates") for each in ("--set", word)]
+    arguments = ["train", "student", run, "--val", run, "--out", folder / "out", "--epochs", "6", "--seed", "2", *words]
     return folder, arguments, invoke(*arguments)
 
 
@@ -62,18 +60,22 @@ def test_a_finished_training_is_resumed_by_validating_it_again(trained):
 
 def test_a_prediction_is_a_picture_with_the_text_below(trained):
     folder, _, _ = trained
-    image = next((folder / "data" / "images").iterdir())
+    image = next((folder / "images").iterdir())
     out, mask = folder / "seen.png", folder / "mask.png"
-    result = invoke("predict", image, "The  text 1.", "--model", folder / "out", "--out", out, "--mask", mask)
+    result = invoke(
+        "predict", image, "The  small STAR on the left.", "--model", folder / "out", "--out", out, "--mask", mask
+    )
     assert result.exit_code == 0, result.output
-    assert "the text 1" in result.output
+    assert "the small star on the left" in result.output
     with Image.open(image) as before, Image.open(out) as picture, Image.open(mask) as alone:
         factor = picture.width // before.width
         assert picture.width == factor * before.width >= 480
         assert picture.height > factor * before.height
         assert alone.size == before.size
         assert set(np.unique(np.asarray(alone))) <= {0, 255}
-    again = invoke("predict", image, "the text 1", "--model", folder / "out" / "checkpoint.pt", "--out", out)
+    again = invoke(
+        "predict", image, "the small star on the left", "--model", folder / "out" / "checkpoint.pt", "--out", out
+    )
     assert again.exit_code == 0
 
 
@@ -92,8 +94,8 @@ def test_a_prediction_is_a_picture_with_the_text_below(trained):
 )
 def test_a_mistake_is_named(trained, arguments, message):
     folder, _, _ = trained
-    image = next((folder / "data" / "images").iterdir())
-    places = {"image": image, "out": folder / "out", "data": folder / "data"}
+    image = next((folder / "images").iterdir())
+    places = {"image": image, "out": folder / "out", "data": folder / "run"}
     with pytest.raises(ConfigError, match=message):
         invoke("predict", *(each.format(**places) for each in arguments))
 
