@@ -88,24 +88,19 @@ class _Answer:
 
 def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str) -> _Answer:
     """Ask whichever learner wrote the checkpoint."""
-    from pseudoris.training.chooser.chooser_learner import ChooserLearner
+    from pseudoris.training.chooser.chooser_training import CHOOSER, load_student
     from pseudoris.training.learning.checkpoint_folder import read_settings
     from pseudoris.training.learning.mask_overlay import draw_overlay
     from pseudoris.training.ppt.ppt_learner import LEARNER as PPT
     from pseudoris.training.ppt.ppt_learner import load_ppt
-    from pseudoris.training.student.student_training import CHOOSER, SEGMENTER, load_student
     from pseudoris.workers.masks.instances import iou_table
 
     file, _, settings = read_settings(model)
     if settings.get("learner") == PPT:
         return _of_points(load_ppt(model).predict(image_id, pixels, [expression]), pixels, expression)
-    if settings.get("learner") not in (CHOOSER, SEGMENTER):
+    if settings.get("learner") != CHOOSER:
         raise ConfigError(f"{file} is not a checkpoint of a known model. Give the --out of `pseudoris train`.")
-    student = load_student(model)
-    if not isinstance(student, ChooserLearner):
-        logits = student.logits(image_id, pixels, [expression])[0]
-        return _Answer(logits > 0, _inside(logits), draw_overlay(pixels, logits > 0, expression))
-    choice = student.choose(image_id, pixels, [expression])
+    choice = load_student(model).choose(image_id, pixels, [expression])
     mask, num_masks = choice.chosen[0], len(choice.masks)
     certainty = f"{float(choice.probabilities[0].max()):.2f}, probability of this mask" if num_masks else ""
     facts = [("chosen among", f"{num_masks} masks that SAM proposes")]
@@ -115,12 +110,6 @@ def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str)
             ("outline", f"redrawn: IoU {iou_table(mask[None].numpy(), before[None].numpy()).item():.2f} with SAM's")
         )
     return _Answer(mask, certainty, draw_overlay(pixels, mask, expression), facts)
-
-
-def _inside(logits: torch.Tensor) -> str:
-    """How sure a mask that was drawn is."""
-    mask = logits > 0
-    return f"{float(logits.sigmoid()[mask].mean()) if mask.any() else 0:.2f}, mean probability inside"
 
 
 def _of_points(answer: PointAnswer, pixels: torch.Tensor, expression: str) -> _Answer:
@@ -136,7 +125,9 @@ def _of_points(answer: PointAnswer, pixels: torch.Tensor, expression: str) -> _A
         ("points outside", " ".join(points[False]) or "none"),
     ]
     logits = answer.logits[0]
-    return _Answer(logits > 0, _inside(logits), draw_answer(pixels, answer, expression), facts)
+    mask = logits > 0
+    inside = f"{float(logits.sigmoid()[mask].mean()) if mask.any() else 0:.2f}, mean probability inside"
+    return _Answer(mask, inside, draw_answer(pixels, answer, expression), facts)
 
 
 def _read(path: Path) -> tuple[torch.Tensor, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,18 +14,11 @@ from pseudoris.cli.train_ppt import ppt
 from pseudoris.cli.training_views import figure_title, next_view, note_new_training, progress, stopped
 
 if TYPE_CHECKING:
+    from pseudoris.training.chooser.chooser_training import StudentRequest
     from pseudoris.training.learning import FitSummary
-    from pseudoris.training.student.student_training import StudentRequest
 
 app = typer.Typer(help="Train a model on runs: the student, or PPT.", no_args_is_help=True)
 app.command("ppt")(ppt)
-
-
-class Kind(StrEnum):
-    """Kinds of student."""
-
-    CHOOSER = "chooser"
-    SEGMENTER = "segmenter"
 
 
 @app.command("student")
@@ -50,10 +42,6 @@ def student(
             show_default=False,
         ),
     ] = None,
-    kind: Annotated[
-        Kind,
-        typer.Option("--kind", help="chooser: answers with one of SAM's masks. segmenter: draws a mask of its own."),
-    ] = Kind.CHOOSER,
     preset: Annotated[str, typer.Option("--preset", help="tiny (embedded towers, CPU) or vit-b-16.")] = "tiny",
     config_file: options.ConfigFile = None,
     assignments: Annotated[
@@ -80,8 +68,7 @@ def student(
     """
     # Only here: other commands need not wait for what this one imports.
     from pseudoris.training.chooser.chooser_config import load_chooser_config
-    from pseudoris.training.student.student_config import load_student_config
-    from pseudoris.training.student.student_training import StudentRequest
+    from pseudoris.training.chooser.chooser_training import StudentRequest
 
     options.load_plugins(plugins)
     folder = training_folder(out, filter(None, (*runs, val, human)))
@@ -89,8 +76,7 @@ def student(
     words += [f"training.seed={seed}"] if seed is not None else []
     if steps is not None and epochs is not None:
         raise typer.BadParameter("Give --steps or --epochs, not both.")
-    load = load_chooser_config if kind is Kind.CHOOSER else load_student_config
-    config = load(preset, config_file, words)
+    config = load_chooser_config(preset, config_file, words)
     if steps is not None:
         config = config.model_copy(update={"training": config.training.with_steps(steps)})
     request = StudentRequest(config, runs, folder, val=val, human=human, num_epochs=epochs, is_resuming=resume)
@@ -98,8 +84,8 @@ def student(
 
 
 def _run(request: StudentRequest) -> int:
+    from pseudoris.training.chooser.chooser_training import train_student
     from pseudoris.training.learning import open_fabric
-    from pseudoris.training.student.student_training import train_student
 
     fabric = open_fabric(request.config.training)
     if fabric.is_global_zero:

@@ -21,12 +21,13 @@ _MEANINGLESS: Final = "**Weights are random: these figures mean nothing. They sh
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command of `pseudoris`; what it prints goes `into` a file, and `load` reads its settings, if any."""
+    """A command of `pseudoris`, or of `module`; what it prints goes `into` a file, and `load` reads its settings."""
 
     name: str
     words: tuple[str, ...]
     into: Path | None = None
     load: Callable[[str, None, Sequence[str]], object] | None = None
+    module: str = "pseudoris"
 
     def check(self) -> None:
         """Load the settings as the command will; a ConfigError names the step."""
@@ -68,7 +69,7 @@ def run_steps(out: Path, steps: Sequence[Step], places: Mapping[str, Path]) -> l
 
 
 def _run(step: Step, decisive: Sequence[str], path: Path) -> None:
-    run_pseudoris(*step.words, into=step.into)
+    run_pseudoris(*step.words, into=step.into, module=step.module)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(decisive) + "\n", encoding="utf-8")
 

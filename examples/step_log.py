@@ -40,18 +40,19 @@ class StepRecord:
     is_finished: bool = False
 
 
-def run_pseudoris(*words: str | Path, into: Path | None = None) -> None:
+def run_pseudoris(*words: str | Path, into: Path | None = None, module: str = "pseudoris") -> None:
     """Run a command of `pseudoris`; its own message has said what is wrong if it fails.
 
     Args:
         words: Of the command.
+        module: Another one to run in its place.
         into: The file that gets what the command prints, once it has ended well; None shows it.
 
     Raises:
         typer.Exit: It failed; with its exit code.
     """
     shown = None if into is None else subprocess.PIPE
-    ended = subprocess.run([sys.executable, "-m", "pseudoris", *map(str, words)], check=False, stdout=shown)
+    ended = subprocess.run([sys.executable, "-m", module, *map(str, words)], check=False, stdout=shown)
     if ended.returncode:
         raise typer.Exit(ended.returncode)
     if into is not None:

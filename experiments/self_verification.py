@@ -27,7 +27,7 @@ from experiments.quality.judged_run import judged_run
 from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from experiments.quality.parts import Options
 from experiments.quality.scene_runs import SceneRun, pseudo_run, training_scenes, true_run
-from experiments.quality.student_arms import seeded, train_arms, trained_student
+from experiments.quality.student_arms import seeded, train_arms, trained_chooser
 from experiments.quality.students import BEST_PRESET, best_arm
 from pseudoris.schemas.log_odds import log_odds
 from pseudoris.schemas.shard import SOURCE_COMPOSER
@@ -35,7 +35,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.calibration.logistic_regression import logistic_regression
-from pseudoris.training.chooser.chooser_learner import Choice, ChooserLearner
+from pseudoris.training.chooser.chooser_learner import Choice
 from pseudoris.training.dataset import RisDataset, SampleSpec
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap
 from pseudoris.training.evaluation.counts import judge, match_image
@@ -234,12 +234,7 @@ def measure(options: Options) -> dict[str, Any]:
         for table in tables
     }
     found = train_arms(options, groups, true_run(options, development), shown="a student a fold")
-    students: list[ChooserLearner] = []
-    for (one,) in groups.values():
-        learner = trained_student(options, one)
-        if not isinstance(learner, ChooserLearner):
-            raise TypeError(f"{learner} does not choose among masks")
-        students.append(learner)
+    students = [trained_chooser(options, one) for (one,) in groups.values()]
     folded = FoldedStudents(students, [frozenset(image_keys(run, [table])) for table in tables])
     fit, judged = (list(grounded(each, folded)) for each in (pseudo_run(options, development, preset=BEST_PRESET), run))
     rankers = {

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     *("audit", "viewer", "store/checks", "store/reports", "store/runs", "store/tables"),
     *("training/calibration", "training/chooser", "training/dataset", "training/exclusions", "training/exports"),
-    *("training/imports", "training/learning", "training/ppt", "training/student"),
+    *("training/imports", "training/learning", "training/ppt"),
     *("workers/checkpoints", "workers/masks", "workers/locations.py"),
 )
 # By their last name, whatever stands before it.

@@ -1,4 +1,4 @@
-"""From a table to the `pseudoris` commands that make it, in order; a command that several tables need stands once."""
+"""From a table to the commands that make it, in order; a command that several tables need stands once."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from examples.command_steps import Step, set_words
 from examples.pseudo_ris.inputs import SEEN, UNSEEN, write_phrasecut, write_share
 from examples.pseudo_ris.tables import ANNOTATIONS, LEARNERS, TABLES, Learner
 from examples.refer_splits import find_datasets
+from experiments.segmenter.segmenter_config import load_segmenter_config
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.chooser.chooser_config import load_chooser_config
-from pseudoris.training.student.student_config import load_student_config
 
 # Whose train images are annotated, and whose human references are mixed in.
 TRAINED_ON: Final = "refcoco+"
 # For the trainers of the paper; the other one is what the authors' own loader reads.
 EXPORTS: Final = ("cris", "pseudo-ris-csv")
 PHRASECUT: Final = "phrasecut"
+_SEGMENTER: Final = "experiments.segmenter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,8 @@ def plan(benchmark: Benchmark, table: str, learners: Sequence[str], asked: Seque
     """
     steps = [_annotate(benchmark, "main"), *(_import(benchmark, truth) for truth in asked)]
     for name in learners:
-        steps += [*_learn(benchmark, name, LEARNERS[name]), *(_evaluate(benchmark, name, truth) for truth in asked)]
+        steps += _learn(benchmark, name, LEARNERS[name])
+        steps += [step for truth in asked for step in _evaluate(benchmark, name, truth)]
     if table == "main":
         steps += [_export(benchmark, form) for form in EXPORTS]
     return list({step.name: step for step in steps}.values())
@@ -112,10 +114,16 @@ def _import(benchmark: Benchmark, truth: Truth) -> Step:
     return Step(f"import {truth.name}", ("import", annotation, images, benchmark.at("truth", truth.name), *words))
 
 
-def _evaluate(benchmark: Benchmark, name: str, truth: Truth) -> Step:
-    model, splits = benchmark.at("models", name), ",".join(truth.splits)
-    words = ("evaluate", "--model", model, "--truth", benchmark.at("truth", truth.name), "--split", splits, "--json")
-    return Step(f"evaluate {name} {truth.name} {splits}", words, truth.result(benchmark, name))
+def _evaluate(benchmark: Benchmark, name: str, truth: Truth) -> Iterator[Step]:
+    model, splits, at = benchmark.at("models", name), ",".join(truth.splits), benchmark.at("truth", truth.name)
+    asked = f"{name} {truth.name} {splits}"
+    if LEARNERS[name].kind == "segmenter":
+        answers = benchmark.at("predictions", name, f"{truth.name}-{'-'.join(truth.splits)}.jsonl")
+        given = (model, at, answers, "--split", splits)
+        yield Step(f"predict {asked}", given, module=f"{_SEGMENTER}.predictions")
+        model = answers
+    words = ("evaluate", "--model", model, "--truth", at, "--split", splits, "--json")
+    yield Step(f"evaluate {asked}", words, truth.result(benchmark, name))
 
 
 def _splits(*names: str) -> tuple[str, ...]:
@@ -152,10 +160,12 @@ def _learn(benchmark: Benchmark, name: str, learner: Learner) -> Iterator[Step]:
         imported = (str(folder), str(benchmark.images), benchmark.at("runs", human), "--format=refer")
         yield Step(f"import {human}", ("import", *imported))
         runs = (*runs, "--human", benchmark.at("runs", human)) if runs else (benchmark.at("runs", human),)
-    words = ("--out", benchmark.at("models", name), "--kind", learner.kind, "--preset", benchmark.student)
-    chosen = (*_candidates(benchmark, learner), *learner.training, *benchmark.training)
-    load = load_student_config if learner.kind == "segmenter" else _load_chooser
-    yield Step(f"train {name}", ("train", "student", *runs, *words, "--resume", *set_words(*chosen)), load=load)
+    chosen = set_words(*_candidates(benchmark, learner), *learner.training, *benchmark.training)
+    words = (*runs, "--out", benchmark.at("models", name), "--preset", benchmark.student, "--resume", *chosen)
+    if learner.kind == "segmenter":
+        yield Step(f"train {name}", words, load=load_segmenter_config, module=_SEGMENTER)
+    else:
+        yield Step(f"train {name}", ("train", "student", *words), load=_load_chooser)
 
 
 def _load_chooser(*given: Any) -> object:

@@ -30,8 +30,8 @@ class Learner:
     Attributes:
         title: In the table.
         annotation: Name of what it learns from; None learns from human annotation alone.
-        kind: Of the student.
-        training: Words of `train student --set`, before those that the user gives.
+        kind: Whether it draws masks (`experiments.segmenter`) or chooses one (`train student`).
+        training: Words of `--set` of its training, before those that the user gives.
         human: Share of the human references that it learns from.
         needs: What must be at hand; such a row is only run if it is named.
     """

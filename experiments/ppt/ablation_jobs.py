@@ -18,6 +18,8 @@ from benchmarks.measurement import cpu_seconds, digest_of
 from experiments.ppt.ablation_rows import TRAININGS, Training
 from experiments.ppt.ablation_runs import AblationRuns, Sizes, annotation_digest
 from experiments.ppt.select_figures import select_figures
+from experiments.segmenter.segmenter_config import SegmenterConfig, load_segmenter_config
+from experiments.segmenter.segmenter_training import train_segmenter
 from pseudoris.training.evaluation.zero_shot import ClipAndSam
 from pseudoris.training.learning import TrainingFolder, open_fabric
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, load_checkpoint
@@ -33,8 +35,6 @@ from pseudoris.training.ppt.ppt_config import PptConfig, load_ppt_config
 from pseudoris.training.ppt.ppt_learner import PointLearner
 from pseudoris.training.ppt.ppt_training import PptRequest, train_ppt
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
-from pseudoris.training.student.student_config import StudentConfig, load_student_config
-from pseudoris.training.student.student_training import StudentRequest, train_student
 
 # Records of finished jobs. They are committed: a job that has one is not measured again, on any machine.
 RECORDS: Final = Path(__file__).parents[1] / "results" / "ppt"
@@ -45,7 +45,7 @@ class AblationJob:
     """One measurement.
 
     Attributes:
-        kind: `ppt` trains, `floor` is the paper's row 1, `student` is the RIS student.
+        kind: `ppt` trains, `floor` is the paper's row 1, `student` is the segmenter.
         name: Of the training.
         seed: Of weights and order.
         sizes: How long.
@@ -139,9 +139,9 @@ def config_of(training: Training, sizes: Sizes, seed: int) -> PptConfig:
     return config.model_copy(update={"curriculum": training.curriculum(sizes.epochs_factor * training.share_of_epochs)})
 
 
-def student_config(sizes: Sizes) -> StudentConfig:
-    """Return the settings of the RIS student: those it is shipped with but for the draw, as long as `sizes` says."""
-    config = load_student_config("tiny", None, ["data.draw=distinct"])
+def student_config(sizes: Sizes) -> SegmenterConfig:
+    """Return the settings of the segmenter: those of its preset but for the draw, as long as `sizes` says."""
+    config = load_segmenter_config("tiny", None, ["data.draw=distinct"])
     return config.model_copy(update={"training": config.training.with_steps(sizes.num_student_steps)})
 
 
@@ -185,6 +185,5 @@ def _student(job: AblationJob, runs: AblationRuns) -> dict[str, Any]:
     config = student_config(job.sizes)
     # It takes minutes: not worth a resume.
     shutil.rmtree(job.folder, ignore_errors=True)
-    request = StudentRequest(config, [str(runs.pseudo)], job.folder)
-    learner, summary = train_student(request, open_fabric(config.training))
+    learner, summary = train_segmenter(config, [str(runs.pseudo)], job.folder, open_fabric(config.training))
     return {"figures": {job.name: _asked(learner, HeldOutExpressions(runs.val))}, "steps": summary.num_steps}

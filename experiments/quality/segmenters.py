@@ -71,7 +71,7 @@ def section(result: Result) -> str:
     rows = [[title, *(mean_and_deviation(arms[name], each) for each in _FIGURES)] for name, title in _TITLES.items()]
     said = "; ".join(f"{title} {said_difference(steps[name])}" for name, title in list(_TITLES.items())[1:])
     text = (
-        f"A student that draws masks of its own (`--kind segmenter`), on {result['scenes']} scenes, asked about "
+        f"A student that draws masks of its own (`experiments.segmenter`), on {result['scenes']} scenes, asked about "
         f"{result['test_scenes']} test scenes; mean ± standard deviation of {result['seeds']} seeds. Steps, paired "
         f"over scenes: {said}."
     )

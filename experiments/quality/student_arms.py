@@ -21,8 +21,13 @@ from experiments.quality.markdown_cells import as_json, cell, is_above_zero, is_
 from experiments.quality.parts import Options
 from experiments.quality.question_kinds import ALL_KINDS, KINDS, read_kinds
 from experiments.quality.seed_bootstrap import SeedBootstrap
+from experiments.segmenter.segmenter_config import SegmenterConfig, load_segmenter_config
+from experiments.segmenter.segmenter_learner import SegmenterLearner
+from experiments.segmenter.segmenter_training import load_segmenter, train_segmenter
 from pseudoris.schemas.config_layers import config_hash
 from pseudoris.training.chooser.chooser_config import ChooserConfig, load_chooser_config
+from pseudoris.training.chooser.chooser_learner import ChooserLearner
+from pseudoris.training.chooser.chooser_training import StudentRequest, load_student, train_student
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, SUMMARY_NAME, TrainingFolder
 from pseudoris.training.learning.evaluator import (
@@ -32,8 +37,6 @@ from pseudoris.training.learning.evaluator import (
     evaluate,
     named_figures,
 )
-from pseudoris.training.student.student_config import StudentConfig, load_student_config
-from pseudoris.training.student.student_training import Student, StudentRequest, load_student, train_student
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
 # Of a student's training: of a chooser a minute of one core, of a segmenter three.
@@ -62,9 +65,9 @@ class Arm:
     seed: int = 0
     kind: Literal["chooser", "segmenter"] = "chooser"
 
-    def config(self) -> ChooserConfig | StudentConfig:
+    def config(self) -> ChooserConfig | SegmenterConfig:
         """Return the student's settings."""
-        load = load_student_config if self.kind == "segmenter" else load_chooser_config
+        load = load_segmenter_config if self.kind == "segmenter" else load_chooser_config
         # The draw of the first figures; the default of `train` was chosen by what they show.
         draw = () if any(word.startswith(_DRAW_WORDS) for word in self.assignments) else ("data.draw=distinct",)
         return load("tiny", None, [*draw, *self.assignments, f"training.seed={self.seed}"])
@@ -207,8 +210,8 @@ def train_arms(options: Options, arms: Mapping[str, Sequence[Arm]], val: str, *,
     return answered({name: [found[arm.digest()] for arm in group] for name, group in arms.items()})
 
 
-def trained_student(options: Options, arm: Arm) -> Student:
-    """Return the student of an arm that `train_arms` has trained."""
+def trained_chooser(options: Options, arm: Arm) -> ChooserLearner:
+    """Return the chooser of an arm that `train_arms` has trained."""
     folder = _folder(options, arm)
     return load_student(folder, cache=_cache(folder))
 
@@ -251,19 +254,21 @@ def _train_and_ask(job: _ArmJob) -> None:
     TrainingFolder(job.folder).write_json(job.answers.name, found)
 
 
-def _trained(job: _ArmJob) -> Student:
+def _trained(job: _ArmJob) -> ChooserLearner | SegmenterLearner:
     """The student of an arm; an interrupted training goes on."""
-    cache = _cache(job.folder)
-    if (job.folder / SUMMARY_NAME).exists():
-        return load_student(job.folder, cache=cache)
-    config = job.arm.config()
+    folder, human, config, cache = job.folder, job.arm.human, job.arm.config(), _cache(job.folder)
+    if (folder / SUMMARY_NAME).exists():
+        return load_student(folder, cache=cache) if isinstance(config, ChooserConfig) else load_segmenter(folder)
+    has_begun = (folder / CHECKPOINT_NAME).exists()
+    if folder.exists() and not has_begun:
+        shutil.rmtree(folder)
+    fabric = open_fabric(config.training)
+    learner: ChooserLearner | SegmenterLearner
     if isinstance(config, ChooserConfig):
-        config = config.with_cache(cache)
-    has_begun = (job.folder / CHECKPOINT_NAME).exists()
-    if job.folder.exists() and not has_begun:
-        shutil.rmtree(job.folder)
-    request = StudentRequest(config, job.arm.runs, job.folder, human=job.arm.human, is_resuming=has_begun)
-    learner, _ = train_student(request, open_fabric(config.training))
+        request = StudentRequest(config.with_cache(cache), job.arm.runs, folder, human=human, is_resuming=has_begun)
+        learner, _ = train_student(request, fabric)
+    else:
+        learner, _ = train_segmenter(config, job.arm.runs, folder, fabric, human=human, is_resuming=has_begun)
     learner.module.eval()
     return learner
 

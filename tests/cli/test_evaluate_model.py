@@ -17,6 +17,8 @@ from pycocotools import mask as coco
 from typer.testing import CliRunner
 
 from experiments.quality.scene_runs import SceneRun, imported_scenes
+from experiments.segmenter.predictions import prediction_lines
+from experiments.segmenter.segmenter_training import load_segmenter, train_segmenter
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import ExpressionRecord, ShardImage
@@ -27,7 +29,6 @@ from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, named_figures
 from pseudoris.training.ppt.ppt_learner import load_ppt
 from pseudoris.training.ppt.ppt_training import PptRequest, train_ppt
-from pseudoris.training.student.student_training import StudentRequest, load_student, train_student
 from tests.builders.human import (
     HEIGHT,
     WIDTH,
@@ -42,9 +43,9 @@ from tests.builders.human import (
 )
 from tests.builders.imports import import_small
 from tests.builders.scene_runs import scene_run, scenes
+from tests.experiments.segmenter.builders import small_config
 from tests.training.ppt.builders import small_config as small_ppt
 from tests.training.ppt.builders import small_runs
-from tests.training.student.builders import small_config
 
 FIRST, SECOND = (4, 3, 12, 9), (15, 10, 25, 20)
 
@@ -260,23 +261,29 @@ def test_a_text_of_several_masks_asks_for_their_union_and_one_of_none_for_nothin
 
 
 @pytest.mark.slow
-def test_a_student_and_ppt_have_the_figures_of_their_own_validation(tmp_path):
+def test_a_segmenters_predictions_and_ppt_have_the_figures_of_their_own_validation(tmp_path):
     runs = small_runs(tmp_path / "runs")
     val = runs.d_sem[0]
     config = small_config(tmp_path)
-    train_student(StudentRequest(config, [val], tmp_path / "student"), open_fabric(config.training))
+    train_segmenter(config, [val], tmp_path / "segmenter", open_fabric(config.training))
+    learner = load_segmenter(tmp_path / "segmenter")
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("\n".join(prediction_lines(learner, HeldOutExpressions(val))), encoding="utf-8")
     ppt = small_ppt(tmp_path, ["curriculum.epochs_factor=0.01"])
     train_ppt(PptRequest(ppt, runs, tmp_path / "ppt"), open_fabric(ppt.training))
-    for name, load in (("student", load_student), ("ppt", load_ppt)):
-        (part, *_) = tree("--model", tmp_path / name, "--truth", val)["parts"]
-        wanted = named_figures(evaluate(load(tmp_path / name), HeldOutExpressions(val)).figures())
+    for model, asked in (
+        (answers, load_segmenter(tmp_path / "segmenter")),
+        (tmp_path / "ppt", load_ppt(tmp_path / "ppt")),
+    ):
+        (part, *_) = tree("--model", model, "--truth", val)["parts"]
+        wanted = named_figures(evaluate(asked, HeldOutExpressions(val)).figures())
         named = {"oiou": "oiou", "miou": "miou", "p50": "p@0.5", "p90": "p@0.9"}
         assert {key: part[ours]["value"] for key, ours in named.items()} == pytest.approx(
             {key: wanted[key] for key in named}
         )
-    (tmp_path / "student" / "summary.json").unlink()
-    (note,) = tree("--model", tmp_path / "student", "--truth", val)["notes"]
-    assert note == f"The training in {tmp_path / 'student'} is not finished: this is its last checkpoint."
+    (tmp_path / "ppt" / "summary.json").unlink(missing_ok=True)
+    (note,) = tree("--model", tmp_path / "ppt", "--truth", val)["notes"]
+    assert note == f"The training in {tmp_path / 'ppt'} is not finished: this is its last checkpoint."
 
 
 @pytest.mark.slow

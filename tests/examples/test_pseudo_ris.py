@@ -22,10 +22,10 @@ from examples.pseudo_ris.tables import ANNOTATIONS, LEARNERS, TABLES
 from examples.refer_splits import find_datasets
 from examples.results_table import Measured
 from examples.step_log import StepRecord
+from experiments.segmenter.segmenter_config import load_segmenter_config
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.chooser.chooser_config import load_chooser_config
-from pseudoris.training.student.student_config import load_student_config
 from pseudoris.training.untrusted_pickle import read_refs
 from tests.examples.miniature import SEEN, Miniature, page_rows, small_refer, write_miniature
 
@@ -140,7 +140,7 @@ def test_a_chooser_proposes_masks_of_images_that_no_table_of_instances_names(tmp
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_the_settings_of_every_segmenter_exist(name):
-    load_student_config("tiny", None, LEARNERS[name].training)
+    load_segmenter_config("tiny", None, LEARNERS[name].training)
     assert LEARNERS[name].annotation in (None, *ANNOTATIONS)
 
 
@@ -150,7 +150,7 @@ def test_the_settings_of_every_segmenter_exist(name):
         ("main", {"row": ["beam"]}, "--row 'beam' is not in the table main. Its rows are main, chooser."),
         ("phrasecut", {}, "The table phrasecut needs --phrasecut"),
         ("ablations", {"row": ["noun-phrases"]}, "The row noun-phrases (texts: noun phrases alone) cannot be run: it "),
-        ("main", {"student": "nope"}, "train main: The student has no preset 'nope'. The presets are tiny, vit-b-16"),
+        ("main", {"student": "nope"}, "train main: The segmenter has no preset 'nope'. The presets are tiny, vit-b-16"),
         ("main", {"training": ["training.nope=1"]}, "train main: the configuration is not valid:\n  training.nope: "),
         ("main", {"row": ["chooser"], "training": ["targets.nope=1"]}, "train chooser: the configuration is not valid"),
         ("main", {"row": ["chooser"], "training": ["candidates.preset=nope"]}, "train chooser: unknown preset 'nope'"),

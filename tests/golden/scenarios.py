@@ -22,7 +22,7 @@ from tests.builders.command import pseudoris_here
 from tests.builders.images import png
 from tests.builders.runs import write_source
 from tests.builders.s3 import ENVIRONMENT, S3Server, serving_s3
-from tests.faults.trials import FORMATS, annotation, start
+from tests.faults.trials import FORMATS, Command, annotation, start
 
 Digests = dict[str, str]
 # One instruction set and one thread, so that every processor with AVX2 rounds alike.
@@ -40,9 +40,9 @@ _FAULTS: Final = "masks.options={raises_on: a/image-012.png, raises_times: 2, ta
 _LOCAL: Final = ("--address", "local")
 
 
-def run(words: Sequence[str], at: Path) -> None:
+def run(words: Sequence[str], at: Path, program: Sequence[str] = Command.program) -> None:
     """Run a command in a folder, and raise with what it said unless it ends well."""
-    ended = start(words, at, variables=PINNED)
+    ended = start(words, at, program, variables=PINNED)
     said = ended.communicate()[0]
     if ended.returncode:
         raise RuntimeError(f"{' '.join(words)}: exit code {ended.returncode}\n{said}")
@@ -173,9 +173,10 @@ def trainings(at: Path) -> Digests:
     run(("ppt", "compose", "d-sem", "d-ref"), at)
     run(("ppt", "pairs", "run-tiny", "h"), at)
     found = {key: value for name in ("d-sem", "d-ref", "h") for key, value in run_digests(name, at / name).items()}
-    for kind in ("chooser", "segmenter"):
-        run(("train", "student", "run-tiny", "--out", kind, "--kind", kind, "--steps", "20"), at)
-        found[kind] = _weights(at / kind)
+    learnt = ("run-tiny", "--steps", "20", "--out")
+    run(("train", "student", *learnt, "chooser"), at)
+    run((*learnt, "segmenter"), at, program=("-m", "experiments.segmenter"))
+    found |= {kind: _weights(at / kind) for kind in ("chooser", "segmenter")}
     data = ("--d-sem", "d-sem", "--d-ref", "d-ref", "--h", "h")
     run(("train", "ppt", *data, "--out", "ppt", "--set", "curriculum.epochs_factor=0.05"), at)
     rounds = sorted(path.parent for path in (at / "ppt").glob(f"*/{CHECKPOINT_NAME}"))

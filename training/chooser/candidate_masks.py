@@ -27,9 +27,8 @@ from pseudoris.schemas.regular_files import open_regular
 from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
 from pseudoris.training.chooser.chooser_config import CandidatesConfig, RefinementConfig
 from pseudoris.training.chooser.mask_refinement import views_of
-from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
+from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers, Placement
 from pseudoris.training.learning.training_config import TowersConfig
-from pseudoris.training.student.target_dataset import Placement
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.engine_digests import clip_digest, sam_digest

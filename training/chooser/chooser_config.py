@@ -12,7 +12,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.training.learning.training_config import TowersConfig, TrainingConfig, load_preset
-from pseudoris.training.student.student_config import DataConfig
+from pseudoris.training.learning.training_data import DataConfig
 
 _PACKAGE = "pseudoris.training.chooser"
 
@@ -106,7 +106,7 @@ class ChooserConfig(FrozenModel):
 
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
-        tree = self.model_dump(mode="json", exclude={"training": True, "towers": {"cache_bytes"}})
+        tree = self.model_dump(mode="json", exclude={"training"})
         for placement in ("cache", "memory_bytes"):
             del tree["candidates"][placement]
         if not self.refinement.is_on:

@@ -18,8 +18,8 @@ from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_loss
 from pseudoris.training.chooser.question_dataset import QuestionBatch, QuestionDataset
 from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
+from pseudoris.training.learning.training_data import MapDataset
 from pseudoris.training.learning.weighted_mean import weighted_mean
-from pseudoris.training.student.target_dataset import MapDataset
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 
 # Expressions of one image that are answered at once; an image with more takes several passes.

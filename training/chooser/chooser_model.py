@@ -15,8 +15,7 @@ from pseudoris.training.chooser.candidate_masks import GEOMETRY_WIDTH, PAIR_WIDT
 from pseudoris.training.chooser.chooser_config import ModelConfig, RefinementConfig
 from pseudoris.training.chooser.mask_refinement import MaskRefiner
 from pseudoris.training.learning.frozen_towers import TowerTexts, TowerWidths
-from pseudoris.training.learning.token_layers import Perceptron, ProductAttention
-from pseudoris.training.student.student_model import WordReader
+from pseudoris.training.learning.token_layers import Perceptron, ProductAttention, WordReader
 
 
 @dataclass(slots=True)

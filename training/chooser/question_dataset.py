@@ -15,7 +15,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.chooser.candidate_masks import CandidateStore
 from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_of, view_boxes
 from pseudoris.training.dataset import MixedDataset
-from pseudoris.training.student.target_dataset import MapDataset, loss_weights
+from pseudoris.training.learning.training_data import MapDataset, loss_weights
 from pseudoris.workers.counter_rng import draw_below, key_of
 
 _WORD = re.compile(r"[a-z]+")

@@ -10,6 +10,7 @@ import torch
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.chooser.chooser_training import CHOOSER, load_student
 from pseudoris.training.evaluation.predictions import SUFFIXES, Predictions
 from pseudoris.training.evaluation.zero_shot import ClipAndSam, ClipChoice, SamProposals, first_noun_phrase
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, read_settings
@@ -17,7 +18,6 @@ from pseudoris.training.learning.evaluator import Answerer, HeldOutExpressions
 from pseudoris.training.ppt.ppt_learner import LEARNER as PPT
 from pseudoris.training.ppt.ppt_learner import load_ppt
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
-from pseudoris.training.student.student_training import CHOOSER, SEGMENTER, load_student
 
 SENTENCE, NOUN, CLIP_AND_SAM = "clip:sentence", "clip:noun", "clip+sam"
 ZERO_SHOT: Final = (SENTENCE, NOUN, CLIP_AND_SAM)
@@ -65,7 +65,7 @@ def open_answerer(
     learner = settings.get("learner")
     if learner == PPT:
         return load_ppt(path, device)
-    if learner in (CHOOSER, SEGMENTER):
+    if learner == CHOOSER:
         return load_student(path, device)
     raise ConfigError(
         f"{file} is a checkpoint of {learner!r}, which is no model of `pseudoris train`. Write its masks to a file of "

@@ -1,4 +1,4 @@
-"""The frozen CLIP that a learner builds on: its features of images and texts are computed once and cached."""
+"""The frozen CLIP that a learner builds on: its features of texts, which are cached, and of images in their square."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
+from torchvision.transforms.v2.functional import resize
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.training_config import TowersConfig
@@ -129,10 +130,52 @@ class TowerTexts:
     embedding: torch.Tensor
 
 
-class FrozenTowers:
-    """A frozen CLIP; it caches features of images by image id, and of texts by text.
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The position of an image of H × W in the square: scaled to fit, in the middle, as CRIS does.
 
-    Features are rounded to float16 whether they are kept or not: whether there was room for them changes nothing.
+    Attributes:
+        size: (H, W) of the image in pixels.
+        inner: (h, w) that it is scaled to.
+        top: Rows above it.
+        left: Columns left of it.
+        side: Side of the square.
+    """
+
+    size: tuple[int, int]
+    inner: tuple[int, int]
+    top: int
+    left: int
+    side: int
+
+    @classmethod
+    def of(cls, size: tuple[int, int], side: int) -> Placement:
+        """Return the position of an image of a size."""
+        scale = side / max(size)
+        inner = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+        return cls(size, inner, (side - inner[0]) // 2, (side - inner[1]) // 2, side)
+
+    def image(self, image: torch.Tensor, fill: tuple[float, ...]) -> torch.Tensor:
+        """Return an image (3, H, W) uint8 in its square (3, S, S) uint8; `fill` in [0, 1] is the value around it."""
+        colour = torch.tensor([round(255 * each) for each in fill], dtype=torch.uint8)
+        square = colour[:, None, None].repeat(1, self.side, self.side)
+        scaled = image if self.inner == self.size else resize(image, list(self.inner), antialias=True)
+        square[:, self.top : self.top + self.inner[0], self.left : self.left + self.inner[1]] = scaled
+        return square
+
+    def mask(self, mask: torch.Tensor, mask_size: int) -> torch.Tensor:
+        """Return which share of each pixel of a smaller square a mask (H, W) bool covers, (m, m) float32."""
+        share = mask[None].float()
+        scaled = share if self.inner == self.size else resize(share, list(self.inner), antialias=True)
+        square = torch.zeros(1, self.side, self.side)
+        square[:, self.top : self.top + self.inner[0], self.left : self.left + self.inner[1]] = scaled
+        return F.adaptive_avg_pool2d(square, mask_size)[0]
+
+
+class FrozenTowers:
+    """A frozen CLIP; it caches features of texts.
+
+    Features of images are rounded to float16, in which a learner may keep them.
 
     Attributes:
         device: Where the towers compute.
@@ -174,9 +217,7 @@ class FrozenTowers:
                 "supported. Choose another architecture."
             )
         self._tokenise = ClipTokenizer(int(self._model.context_length))
-        self._images: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._texts = FeatureCache[_Text](_TEXT_BYTES, lambda seen: sum(each.nbytes for each in seen))
-        self._left_bytes = config.cache_bytes
         probe = self.encode_texts(["a"])
         self.widths = TowerWidths(
             image_size=self.image_format.size,
@@ -187,36 +228,13 @@ class FrozenTowers:
             num_stages=len(config.layers),
         )
 
-    @property
-    def has_room(self) -> bool:
-        """Whether features of another image would be cached."""
-        return self._left_bytes > 0
-
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return pixels (B, 3, S, S) uint8 as the image tower takes them, float32."""
         mean, std = (to_device(torch.tensor(each), pixels.device).view(3, 1, 1) for each in self._mean_and_std())
         return (pixels.float() / 255 - mean) / std
 
-    def encode_images(self, image_ids: Sequence[str], pixels: torch.Tensor) -> TowerImages:
-        """Return the features of images.
-
-        Args:
-            image_ids: (B) ids by which features are kept; one id is one image.
-            pixels: (B, 3, S, S) uint8, RGB.
-        """
-        missing = [at for at, each in enumerate(image_ids) if each not in self._images]
-        found = {each: self._images[each] for each in image_ids if each in self._images}
-        for first in range(0, len(missing), _IMAGES_A_TILE):
-            places = missing[first : first + _IMAGES_A_TILE]
-            stages, dense = self._read_images(pixels[places])
-            for at, *features in zip(places, stages, dense, strict=False):
-                found[image_ids[at]] = self._kept(image_ids[at], (features[0], features[1]))
-        both = zip(*(found[each] for each in image_ids), strict=True)
-        stages, dense = (to_device(torch.stack(each), self.device).float() for each in both)
-        return TowerImages(stages, dense)
-
     def read_images(self, pixels: torch.Tensor) -> TowerImages:
-        """Return the features of images (B, 3, S, S) uint8, as `encode_images` does, and keep none."""
+        """Return the features of images (B, 3, S, S) uint8, RGB."""
         parts = [
             self._read_images(pixels[first : first + _IMAGES_A_TILE]) for first in range(0, len(pixels), _IMAGES_A_TILE)
         ]
@@ -257,14 +275,6 @@ class FrozenTowers:
             found[text] = (own[0].clone(), own[1].clone(), own[2].clone())
             self._texts.put(text, found[text])
         return found
-
-    def _kept(self, image_id: str, features: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        # Each by itself: a row of a batch would keep the whole batch in memory.
-        own = features[0].clone(), features[1].clone()
-        if self.has_room:
-            self._left_bytes -= sum(each.nbytes for each in own)
-            self._images[image_id] = own
-        return own
 
 
 def _padded(rows: Sequence[_Text], device: torch.device) -> TowerTexts:

@@ -1,4 +1,4 @@
-"""Residual layers of words and patches, and a fixed code of each token.
+"""Residual layers of words and patches, a fixed code of each token, and how words are read by both.
 
 Attention is written out: for a dozen words, PyTorch's fused kernels for CPUs take longer than the plain products
 (measured: a half more at 256 patches in float32, several times in bfloat16).
@@ -9,6 +9,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from pseudoris.training.learning.frozen_towers import TowerTexts
+
+# Source: CLIP's context is 77 tokens; positions beyond the tower's own are never used.
+_MAX_TOKENS = 77
 
 
 class CrossAttention(nn.Module):
@@ -149,6 +154,29 @@ def attend(
         scores = scores.masked_fill(~is_word[:, None, None, :], float("-inf"))
     mixed: torch.Tensor = scores.softmax(-1) @ value
     return mixed.transpose(1, 2).flatten(2)
+
+
+class WordReader(nn.Module):
+    """Brings words to the width of the fusion, and lets them read each other."""
+
+    def __init__(self, text_width: int, width: int, *, code_width: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self._code_width = code_width
+        self.norm = nn.LayerNorm(text_width)
+        self.of_tower = nn.Linear(text_width, width)
+        self.of_code = nn.Linear(code_width, width, bias=False) if code_width else None
+        self.place = nn.Parameter(torch.randn(_MAX_TOKENS, width) * 0.1)
+        self.attention = SelfAttention(width, num_heads, dropout=dropout)
+        self.perceptron = Perceptron(width, 2, dropout=dropout)
+
+    def forward(self, texts: TowerTexts) -> torch.Tensor:
+        """Return words (T, L, width)."""
+        words = self.of_tower(self.norm(texts.words)) + self.place[: texts.words.shape[1]]
+        if self.of_code is not None:
+            words = words + self.of_code(word_codes(texts.tokens, self._code_width))
+        words = self.attention(words, is_word=texts.is_word)
+        perceived: torch.Tensor = self.perceptron(words)
+        return perceived
 
 
 # Of SplitMix64, as signed numbers: torch has no unsigned arithmetic.

@@ -24,8 +24,6 @@ class TowersConfig(FrozenModel):
     weights: WeightsConfig
     # Blocks of the image tower, from 0; negative numbers count from the last. Each is a stage of the fusion, in order.
     layers: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
-    # Features of images that each process keeps, in float16. Others are computed again when they are needed.
-    cache_bytes: int = Field(default=2 * 2**30, ge=0)
 
 
 class TrainingConfig(FrozenModel):

@@ -118,7 +118,7 @@ class FrozenEncoders:
             side = self._towers.image_format.size
             # Stretched, as in the recipes' responses: its grid and the image share one frame in [0, 1].
             pixels = torch.stack([resize(image, [side, side], antialias=True) for image in missing.values()])
-            found = self._towers.encode_images(list(missing), pixels)
+            found = self._towers.read_images(pixels)
             of_clip = zip(found.stages.half().cpu(), found.dense.half().cpu(), strict=True)
             for (key, image), (stages, dense) in zip(missing.items(), of_clip, strict=True):
                 seen[key] = self._keep(key, self._with_sam(image, stages, dense))

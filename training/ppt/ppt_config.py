@@ -220,12 +220,11 @@ class PptConfig(FrozenModel):
         return self
 
     def towers(self) -> TowersConfig:
-        """Return the CLIP as towers; its features are cached with SAM's, so not here."""
+        """Return the CLIP as towers."""
         return TowersConfig(
             architecture=self.clip.architecture,
             weights=self.clip.weights,
             layers=self.generator.image_blocks,
-            cache_bytes=0,
         )
 
     def decisive(self) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from experiments.ppt.ablation_jobs import config_of, jobs_of, student_config
 from experiments.ppt.ablation_rows import BESIDE, ORDER, PAPER, TRAININGS
 from experiments.ppt.ablation_runs import QUICK, WHOLE, AblationRuns
 from experiments.ppt.ablation_table import BEGIN, END, as_json, as_markdown, put_into
+from experiments.segmenter.segmenter_config import load_segmenter_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.ppt.curriculum import plan_rounds
-from pseudoris.training.student.student_config import load_student_config
 
 RUNS = AblationRuns("sem", "ref", "h", "truth", "val", "pseudo")
 PRECISION = {"p30": 0.7, "p50": 0.6, "p60": 0.5, "p70": 0.4, "p80": 0.3, "p90": 0.2}
@@ -76,7 +76,7 @@ def test_figures_of_other_sizes_are_never_taken_for_these(tmp_path, changed) -> 
 
 
 def test_the_student_beside_it_is_the_one_that_is_shipped_for_as_long_as_is_said() -> None:
-    shipped, used = load_student_config("tiny", None, ["data.draw=distinct"]), student_config(WHOLE)
+    shipped, used = load_segmenter_config("tiny", None, ["data.draw=distinct"]), student_config(WHOLE)
     # A tenth warms up, where that is less than in a training as shipped.
     length = {"num_steps": WHOLE.num_student_steps, "num_warmup_steps": WHOLE.num_student_steps // 10}
     assert used == shipped.model_copy(update={"training": shipped.training.model_copy(update=length)})

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.chooser.chooser_learner import ChooserLearner
+from pseudoris.training.chooser.chooser_training import StudentRequest, load_student, train_student
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate
-from pseudoris.training.student.student_training import StudentRequest, load_student, train_student
 from tests.training.checkpoints import assert_equal_weights
 from tests.training.chooser.builders import chooser_words, small_config
 
@@ -44,7 +44,6 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened_and_reads_back_the_sam
     assert resumed.num_steps_now == 7
     assert_equal_weights(request.out, cut.out)
     student = load_student(request.out)
-    assert isinstance(student, ChooserLearner)
     assert evaluate(student, HeldOutExpressions(run)).figures().miou == pytest.approx(summary.figures["miou"])
 
 

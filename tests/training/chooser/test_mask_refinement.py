@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pseudoris.training.chooser.candidate_masks import CandidateStore
 from pseudoris.training.chooser.chooser_config import RefinementConfig
 from pseudoris.training.chooser.chooser_learner import ChooserLearner
+from pseudoris.training.chooser.chooser_training import StudentRequest, load_student, train_student
 from pseudoris.training.chooser.mask_refinement import (
     NO_OUTLINES,
     MaskRefiner,
@@ -22,8 +23,7 @@ from pseudoris.training.chooser.mask_refinement import (
 from pseudoris.training.chooser.question_dataset import Question, collate_questions
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.evaluator import HeldOutExpressions
-from pseudoris.training.student.student_training import StudentRequest, load_student, train_student
-from pseudoris.training.student.target_dataset import open_runs
+from pseudoris.training.learning.training_data import open_runs
 from pseudoris.workers.masks import rle
 from tests.training.chooser.builders import small_config
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pseudoris.training.ppt.curriculum_runs import SourceRuns
 from pseudoris.training.ppt.ppt_config import PptConfig, load_ppt_config
 from tests.training.dataset.builders import build_run
-from tests.training.student.builders import CLIP
+from tests.training.small_clip import CLIP
 
 SAM = {
     "image_size": 32,

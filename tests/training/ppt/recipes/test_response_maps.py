@@ -19,7 +19,7 @@ from pseudoris.training.ppt.recipes.response_maps import HIGHEST, Peaks, as_shar
 from pseudoris.workers.checkpoints.models import load_clip
 from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.masks.sam_frames import resize_for_sam
-from tests.training.student.builders import CLIP
+from tests.training.small_clip import CLIP
 
 SHARE = np.zeros((8, 8), np.float32)
 SHARE[1:4, 1:4] = 0.9

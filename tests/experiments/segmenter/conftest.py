@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tests.training.dataset.builders import build_run
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(one_thread):
-    """For every test of the student."""
+def _one_thread():
+    """One thread: equal weights are promised for equal numbers of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from experiments.segmenter.mask_decoder import KernelDecoder
+from experiments.segmenter.segmenter_learner import SegmenterLearner
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.learning.token_layers import word_codes
-from pseudoris.training.student.mask_decoder import KernelDecoder
-from pseudoris.training.student.student_learner import StudentLearner
-from tests.training.student.builders import small_config
+from tests.experiments.segmenter.builders import small_config
 
 TEXTS = ["the red circle", "left star", "the small dotted boat with a tail"]
 
@@ -17,7 +17,7 @@ TEXTS = ["the red circle", "left star", "the small dotted boat with a tail"]
 @pytest.fixture
 def learner(tmp_path):
     config = small_config(tmp_path)
-    return StudentLearner(config, FrozenTowers(config.towers))
+    return SegmenterLearner(config, FrozenTowers(config.towers))
 
 
 def test_kernels_are_interpolated_bilinearly_between_patches():
@@ -40,16 +40,17 @@ def test_an_expression_is_answered_alike_alone_and_among_others(learner):
 
 
 def test_features_do_not_depend_on_whether_they_are_kept(tmp_path):
-    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    kept, unkept = (FrozenTowers(small_config(tmp_path, [f"towers.cache_bytes={size}"]).towers) for size in (10**9, 0))
-    first, again, other = (
-        kept.encode_images(["a"], image),
-        kept.encode_images(["a"], image),
-        unkept.encode_images(["a"], image),
-    )
-    assert torch.equal(first.stages, again.stages)
-    assert torch.equal(first.stages, other.stages)
-    assert torch.equal(first.dense, other.dense)
+    image, other = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    configs = [small_config(tmp_path, [f"towers.cache_bytes={size}"]) for size in (10**9, 0)]
+    kept, unkept = (SegmenterLearner(config, FrozenTowers(config.towers)) for config in configs)
+    for learner in (kept, unkept):
+        learner.module.eval()
+    first, again, fresh = (each.logits("a", image, TEXTS) for each in (kept, kept, unkept))
+    assert torch.equal(first, again)
+    assert torch.equal(first, fresh)
+    # By its key: what is kept is not read again, and without room nothing is kept.
+    stale, new = (each.encoded(["a"], other[None]).stages for each in (kept, unkept))
+    assert not torch.equal(stale, new)
 
 
 def test_towers_never_learn_and_are_no_part_of_the_module(learner):
@@ -84,4 +85,4 @@ def test_a_mask_size_that_fits_no_patches_is_refused(tmp_path, size):
     with pytest.raises(
         ConfigError, match=rf"model.mask_size={size} must divide .* 32 pixels. It must also be a multiple"
     ):
-        StudentLearner(config, FrozenTowers(config.towers))
+        SegmenterLearner(config, FrozenTowers(config.towers))

@@ -1,4 +1,4 @@
-"""A CLIP of a few thousand random weights, and settings in which the student learns on small runs in seconds."""
+"""A CLIP of a few thousand random weights, and settings in which the segmenter learns on small runs in seconds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pseudoris.training.student.student_config import StudentConfig, load_student_config
-
-CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 8},
-    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
-}
+from experiments.segmenter.segmenter_config import SegmenterConfig, load_segmenter_config
+from tests.training.small_clip import CLIP
 
 
 def clip_words(folder: Path) -> list[str]:
@@ -25,7 +20,7 @@ def clip_words(folder: Path) -> list[str]:
     return [*towers, *(f"model.{word}" for word in model), *rest]
 
 
-def small_config(folder: Path, words: Sequence[str] = (), *, steps: int = 12) -> StudentConfig:
+def small_config(folder: Path, words: Sequence[str] = (), *, steps: int = 12) -> SegmenterConfig:
     """Return settings of a training that takes a second or two."""
     training = [f"training.num_steps={steps}", "training.num_warmup_steps=2", "training.log_every=4"]
-    return load_student_config("tiny", None, [*clip_words(folder), *training, *words])
+    return load_segmenter_config("tiny", None, [*clip_words(folder), *training, *words])

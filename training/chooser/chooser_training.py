@@ -1,7 +1,4 @@
-"""One training of a student of either kind, from runs to a folder, and the trained student read back from it.
-
-A chooser answers with one of the masks that SAM proposes; a segmenter draws a mask of its own.
-"""
+"""`pseudoris train student`: one training of a chooser, from runs to a folder, and the chooser read back from it."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import torch
 from lightning_fabric import Fabric
@@ -20,23 +17,17 @@ from pseudoris.store.location import RunLocation
 from pseudoris.training.chooser.candidate_masks import CandidateStore
 from pseudoris.training.chooser.chooser_config import ChooserConfig
 from pseudoris.training.chooser.chooser_learner import ChooserLearner
-from pseudoris.training.chooser.question_dataset import QuestionDataset, collate_questions
-from pseudoris.training.learning import FitSummary, ResumableFeed, StepReport, Trainer, TrainingFolder
-from pseudoris.training.learning.batch_feed import EpochDataset
+from pseudoris.training.chooser.question_dataset import collate_questions
+from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import read_settings, require_weights
 from pseudoris.training.learning.evaluator import HeldOutExpressions
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained
-from pseudoris.training.student.student_config import StudentConfig
-from pseudoris.training.student.student_learner import StudentLearner
-from pseudoris.training.student.target_dataset import MapDataset, Snapshots, TargetDataset, collate, open_runs
+from pseudoris.training.learning.training_data import Snapshots, open_feed, open_runs
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
-# What a training calls itself in its checkpoint. Segmenters keep the name that they had when they were the only kind.
+# What a training calls itself in its checkpoint.
 CHOOSER: Final = "chooser"
-SEGMENTER: Final = "student"
-
-Student: TypeAlias = ChooserLearner | StudentLearner
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +35,7 @@ class StudentRequest:
     """One training to run.
 
     Attributes:
-        config: Resolved; its class is the kind of student.
+        config: Resolved.
         runs: Folders or urls, at least one; a human's import counts as one.
         val: A run or import whose kept expressions are evaluated at each validation; None for none.
         human: An import to mix in by `data.human_fraction` and `data.human_share`; None for none.
@@ -53,7 +44,7 @@ class StudentRequest:
         is_resuming: Whether to continue the training in `out`.
     """
 
-    config: ChooserConfig | StudentConfig
+    config: ChooserConfig
     runs: Sequence[str]
     out: Path
     val: str | None = None
@@ -68,15 +59,14 @@ def train_student(
     *,
     on_step: Callable[[StepReport], None] = lambda report: None,
     on_image: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Student, FitSummary]:
+) -> tuple[ChooserLearner, FitSummary]:
     """Train, or continue the training in the folder; return the learner and its summary.
 
     Args:
         request: What, on what, and where.
         fabric: Returned by `pseudoris.training.learning.open_fabric`; all of its processes make this call.
         on_step: As in `Trainer`.
-        on_image: Called while a chooser proposes the masks of images that are not in its cache: how many are done, of
-            how many.
+        on_image: Called while masks of images that are not in the cache are proposed: how many are done, of how many.
 
     Raises:
         ConfigError: A setting, run, image or checkpoint cannot be used; the message says what to fix.
@@ -94,17 +84,9 @@ def train_student(
         seed=config.training.seed,
         snapshots=None if saved is None else saved.get("snapshots"),
     )
-    learner: Student
-    data: QuestionDataset | TargetDataset
-    if isinstance(config, ChooserConfig):
-        learner = _chooser(config, towers, held_out)
-        data = learner.dataset(targets, images, on_image=on_image)
-        collated: Callable[[list[Any]], Any] = collate_questions
-    else:
-        learner = StudentLearner(config, towers, held_out)
-        data, collated = _targets(config, learner, targets, images), collate
-    chances = targets.best_weights().tolist() if config.data.draws_by_weight else None
-    feed = _feed(request, data, collated, fabric, chances)
+    learner = _chooser(config, towers, held_out)
+    data = learner.dataset(targets, images, on_image=on_image)
+    feed = open_feed(data, collate_questions, config.data, fabric, targets=targets, seed=config.training.seed)
     if request.num_epochs is not None:
         training = config.training.with_steps(request.num_epochs * feed.num_batches())
         config = config.model_copy(update={"training": training})
@@ -118,47 +100,14 @@ def _chooser(config: ChooserConfig, towers: FrozenTowers, held_out: HeldOutExpre
     return ChooserLearner(config, CandidateStore(config.candidates, config.towers, towers, config.refinement), held_out)
 
 
-def _targets(config: StudentConfig, learner: StudentLearner, targets: MapDataset, images: MapDataset) -> TargetDataset:
-    return TargetDataset(
-        targets,
-        images,
-        image_format=learner.towers.image_format,
-        mask_size=config.model.mask_size,
-        is_held=learner.holds,
-    )
-
-
-def _feed(
-    request: StudentRequest,
-    data: EpochDataset,
-    collate: Callable[[list[Any]], Any],
-    fabric: Fabric,
-    chances: Sequence[float] | None,
-) -> ResumableFeed:
-    """Return the batches of this process."""
-    config = request.config
-    return ResumableFeed(
-        data,
-        collate,
-        units_per_batch=config.data.images_per_batch,
-        masks_per_unit=config.data.masks_per_image,
-        seed=config.training.seed,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-        num_workers=config.data.num_workers,
-        chances=chances,
-    )
-
-
 def _settings(
-    request: StudentRequest, config: ChooserConfig | StudentConfig, snapshots: Snapshots, learner: Student
+    request: StudentRequest, config: ChooserConfig, snapshots: Snapshots, learner: ChooserLearner
 ) -> dict[str, Any]:
     """Return what decides the weights, and enough to build the model again."""
-    kind = {"learner": CHOOSER, "candidates": learner.store.digest} if isinstance(learner, ChooserLearner) else {}
     human = {} if request.human is None else {"human": RunLocation.open(request.human).root}
     return {
-        "learner": SEGMENTER,
-        **kind,
+        "learner": CHOOSER,
+        "candidates": learner.store.digest,
         "config": config.decisive(),
         "towers_sha256": weights_digest(config.towers.weights),
         "runs": [RunLocation.open(run).root for run in request.runs],
@@ -167,8 +116,8 @@ def _settings(
     }
 
 
-def load_student(path: Path, device: str = "cpu", *, cache: Path | None = None) -> Student:
-    """Return the student of a training's folder, or of its checkpoint, in eval mode.
+def load_student(path: Path, device: str = "cpu", *, cache: Path | None = None) -> ChooserLearner:
+    """Return the chooser of a training's folder, or of its checkpoint, in eval mode.
 
     Args:
         path: The folder, or the file.
@@ -179,23 +128,16 @@ def load_student(path: Path, device: str = "cpu", *, cache: Path | None = None) 
         ConfigError: There is none, it is another learner's, or its frozen models' weights are missing or others.
     """
     file, state, settings = read_settings(path)
-    kind = settings.get("learner")
-    if kind not in (CHOOSER, SEGMENTER):
+    if settings.get("learner") != CHOOSER:
         raise ConfigError(f"{file} is not a checkpoint of a student. Give the --out of `pseudoris train student`.")
-    learner: Student
-    if kind == CHOOSER:
-        chooser = validate_as(ChooserConfig, settings["config"]).with_cache(cache)
-        require_weights(file, "towers", chooser.towers.weights, settings["towers_sha256"])
-        learner = _chooser(chooser, FrozenTowers(chooser.towers, torch.device(device)))
-        if learner.store.digest != settings["candidates"]:
-            raise ConfigError(
-                f"{file} chose among masks of the preset {chooser.candidates.preset!r} as it was then. Its settings "
-                "or weights are others now. Train again, or use the version of pseudoris that trained it."
-            )
-    else:
-        config = validate_as(StudentConfig, settings["config"])
-        require_weights(file, "towers", config.towers.weights, settings["towers_sha256"])
-        learner = StudentLearner(config, FrozenTowers(config.towers, torch.device(device)))
+    config = validate_as(ChooserConfig, settings["config"]).with_cache(cache)
+    require_weights(file, "towers", config.towers.weights, settings["towers_sha256"])
+    learner = _chooser(config, FrozenTowers(config.towers, torch.device(device)))
+    if learner.store.digest != settings["candidates"]:
+        raise ConfigError(
+            f"{file} chose among masks of the preset {config.candidates.preset!r} as it was then. Its settings "
+            "or weights are others now. Train again, or use the version of pseudoris that trained it."
+        )
     load_trained(learner.module, state["module"], where=str(file))
     learner.module.to(device).eval()
     return learner

@@ -1,23 +1,43 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 
+from experiments.segmenter import segmenter_training
+from experiments.segmenter.segmenter_config import SegmenterConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
-from pseudoris.training.student.student_training import StudentRequest, train_student
+from tests.experiments.segmenter.builders import small_config
 from tests.training.checkpoints import assert_equal_weights, weights
 from tests.training.dataset.builders import Row, build_run
-from tests.training.student.builders import small_config
 
 
 class KilledError(Exception):
     """What ends a training in its middle."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One training."""
+
+    config: SegmenterConfig
+    runs: list[str]
+    out: Path
+    val: str | None = None
+    human: str | None = None
+    is_resuming: bool = False
+
+
+def train_segmenter(request, fabric, **reports):
+    """Train as a request says."""
+    rest = {"val": request.val, "human": request.human, "is_resuming": request.is_resuming}
+    return segmenter_training.train_segmenter(request.config, request.runs, request.out, fabric, **rest, **reports)
 
 
 def train(request, *, until: int | None = None):
@@ -27,12 +47,12 @@ def train(request, *, until: int | None = None):
         if until is not None and report.step >= until:
             raise KilledError
 
-    return train_student(request, open_fabric(request.config.training), on_step=on_step)
+    return train_segmenter(request, open_fabric(request.config.training), on_step=on_step)
 
 
 @pytest.fixture
 def request_(tmp_path, run):
-    return StudentRequest(small_config(tmp_path, ["training.checkpoint_every=5"]), [run], tmp_path / "whole", val=run)
+    return Request(small_config(tmp_path, ["training.checkpoint_every=5"]), [run], tmp_path / "whole", val=run)
 
 
 @pytest.mark.slow
@@ -54,7 +74,7 @@ def test_killed_in_mid_epoch_and_resumed_is_as_if_nothing_had_happened(tmp_path,
 def test_images_that_were_moved_are_trained_on_and_asked_about_where_they_lie_now(tmp_path):
     built = build_run(tmp_path / "run", is_embedding=False)
     run = built.location.root
-    request = StudentRequest(small_config(tmp_path), [run], tmp_path / "before", val=run)
+    request = Request(small_config(tmp_path), [run], tmp_path / "before", val=run)
     _, before = train(request)
     moved = built.source.rename(tmp_path / "elsewhere")
 
@@ -81,8 +101,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path, r
 def test_a_training_learns_the_masks_that_it_is_shown(tmp_path, run):
     config = small_config(tmp_path, ["training.peak_rate=0.01", "model.dropout=0.0", "training.log_every=1"], steps=80)
     losses = []
-    request = StudentRequest(config, [run], tmp_path / "out", val=run)
-    _, summary = train_student(
+    request = Request(config, [run], tmp_path / "out", val=run)
+    _, summary = train_segmenter(
         request, open_fabric(config.training), on_step=lambda report: losses.append(report.values.get("train/loss"))
     )
     assert losses[-2] < 0.6 * losses[0]
@@ -95,7 +115,7 @@ def test_a_training_learns_the_masks_that_it_is_shown(tmp_path, run):
 @pytest.mark.slow
 def test_half_precision_trains_too(tmp_path, run):
     config = small_config(tmp_path, ["training.precision=bf16-mixed"], steps=4)
-    _, summary = train(StudentRequest(config, [run], tmp_path / "out", val=run))
+    _, summary = train(Request(config, [run], tmp_path / "out", val=run))
     assert 0 <= summary.figures["miou"] <= 1
 
 
@@ -117,7 +137,7 @@ def test_another_setting_is_refused_by_name_on_a_resume(tmp_path, request_):
 def test_several_runs_and_a_humans_share_are_one_training_set(tmp_path, run):
     second = build_run(tmp_path / "second", prefix="t", num_shards=1).location.root
     config = small_config(tmp_path, ["data.human_fraction=0.5", "data.human_share=0.4"], steps=6)
-    request = StudentRequest(config, [run, second], tmp_path / "out", human=second)
+    request = Request(config, [run, second], tmp_path / "out", human=second)
     _, summary = train(request)
     assert summary.figures == {}
     settings = json.loads(load_checkpoint(tmp_path / "out" / "checkpoint.pt")["settings"])
@@ -142,7 +162,7 @@ def test_two_processes_learn_what_one_does_of_uneven_halves(tmp_path, uneven):
     both = replace(uneven, config=config, out=tmp_path / "two")
     # Forked, as `open_fabric` would start the program anew: only how the second process comes to be differs.
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_fork")
-    fabric.launch(lambda each: train_student(both, each) and None)
+    fabric.launch(lambda each: train_segmenter(both, each) and None)
     train(replace(uneven, config=small_config(tmp_path, ["model.dropout=0.0"])))
     one, two = weights(uneven.out), weights(both.out)
     # The mean of two halves' means: equal but for rounding, which AdamW's first steps make more of.

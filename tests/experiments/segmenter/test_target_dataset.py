@@ -1,18 +1,18 @@
-"""What the student is shown: images are told apart by their bytes, whatever the runs call them."""
+"""What the segmenter is shown: images are told apart by their bytes, whatever the runs call them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from experiments.segmenter.segmenter_learner import SegmenterLearner, on_image
+from experiments.segmenter.target_dataset import TargetDataset, collate
 from pseudoris.training.learning.evaluator import HeldOutExpressions
-from pseudoris.training.learning.frozen_towers import FrozenTowers
-from pseudoris.training.student.student_config import DataConfig
-from pseudoris.training.student.student_learner import StudentLearner
-from pseudoris.training.student.target_dataset import Placement, TargetDataset, collate, open_runs
+from pseudoris.training.learning.frozen_towers import FrozenTowers, Placement
+from pseudoris.training.learning.training_data import DataConfig, open_runs
 from pseudoris.workers.crops.crops import CropFormat
+from tests.experiments.segmenter.builders import small_config
 from tests.training.dataset.builders import build_run
-from tests.training.student.builders import small_config
 
 FORMAT = CropFormat(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -26,7 +26,7 @@ def two_runs(folder):
 
 def test_masks_of_two_runs_come_together_where_their_image_is_the_same_and_only_there(tmp_path):
     config = small_config(tmp_path)
-    learner = StudentLearner(config, FrozenTowers(config.towers))
+    learner = SegmenterLearner(config, FrozenTowers(config.towers))
     targets, images, _ = open_runs(two_runs(tmp_path), None, config.data, seed=0)
     dataset = TargetDataset(
         targets,
@@ -47,9 +47,9 @@ def test_an_image_is_seen_although_another_of_its_id_was_seen_before(tmp_path):
     image_id = other.image_ids[3]
     (before,), (question,) = one.of([image_id]), other.of([image_id])
     assert not torch.equal(before.image, question.image)
-    learner = StudentLearner(config, FrozenTowers(config.towers))
+    learner = SegmenterLearner(config, FrozenTowers(config.towers))
     learner.answer(before)
-    fresh = StudentLearner(config, FrozenTowers(config.towers))
+    fresh = SegmenterLearner(config, FrozenTowers(config.towers))
     fresh.module.eval()
     first, second = (each.logits(question.image_key, question.image, question.texts) for each in (learner, fresh))
     assert torch.equal(first, second)
@@ -137,7 +137,7 @@ def test_a_mask_comes_back_where_it_was(size):
     assert shares.shape == (64, 64)
     assert (shares >= 0).all()
     assert (shares <= 1).all()
-    back = placement.back((shares - 0.5)[None])[0] > 0
+    back = on_image((shares - 0.5)[None], placement)[0] > 0
     assert back.shape == mask.shape
     assert (back & mask).sum() / (back | mask).sum() > 0.8
 

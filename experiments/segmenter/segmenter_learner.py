@@ -1,4 +1,4 @@
-"""The student as the trainer uses it: a module on top of frozen towers, its losses, its validation.
+"""The segmenter as the trainer uses it: a module on top of frozen towers, its losses, its validation.
 
 The losses compare each pixel (BCE), the whole outline (dice), and where patches point.
 """
@@ -12,19 +12,22 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import nn
 
+from experiments.segmenter.segmenter_config import LossConfig, SegmenterConfig
+from experiments.segmenter.segmenter_model import Segmenter, SegmenterInput
+from experiments.segmenter.target_dataset import TargetBatch
 from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion, evaluate, named_figures
-from pseudoris.training.learning.frozen_towers import FrozenTowers
+from pseudoris.training.learning.frozen_towers import FrozenTowers, Placement, TowerImages
 from pseudoris.training.learning.weighted_mean import weighted_mean
-from pseudoris.training.student.student_config import LossConfig, StudentConfig
-from pseudoris.training.student.student_model import RisStudent, StudentInput
-from pseudoris.training.student.target_dataset import Placement, TargetBatch
 
 # Expressions of one image that are answered at once; an image with more takes several passes.
 _TEXTS_A_PASS = 32
 
 
-class StudentLearner:
-    """A student on top of its towers.
+class SegmenterLearner:
+    """A segmenter on top of its towers.
+
+    Images that it has seen are kept, pixels and features, while `towers.cache_bytes` of features have room: nothing of
+    an image changes from epoch to epoch.
 
     Attributes:
         towers: Frozen.
@@ -32,15 +35,20 @@ class StudentLearner:
         held_out: Expressions for each validation; None for none.
     """
 
-    def __init__(self, config: StudentConfig, towers: FrozenTowers, held_out: HeldOutExpressions | None = None) -> None:
+    def __init__(
+        self, config: SegmenterConfig, towers: FrozenTowers, held_out: HeldOutExpressions | None = None
+    ) -> None:
         """Draw fresh weights from the seed of the training alone, not from torch's global generator."""
         self.towers = towers
         self.held_out = held_out
         self._config = config
         self._pixels: dict[str, torch.Tensor] = {}
+        # In float16, to which the towers round.
+        self._features: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._left_bytes = config.towers.cache_bytes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
-            self.module = RisStudent(config.model, towers.widths)
+            self.module = Segmenter(config.model, towers.widths)
 
     def holds(self, image_key: str) -> bool:
         """Return whether an image was seen and its pixels and features were kept."""
@@ -85,34 +93,61 @@ class StudentLearner:
             some = list(texts[first : first + _TEXTS_A_PASS])
             given = self._input([image_key], pixels, some, torch.zeros(len(some), dtype=torch.int64))
             logits, _ = (self.module if module is None else module)(given)
-            parts.append(placement.back(logits.float().cpu()))
+            parts.append(on_image(logits.float().cpu(), placement))
         return torch.cat(parts)
 
     def _input(
         self, image_keys: Sequence[str], pixels: torch.Tensor, texts: Sequence[str], owners: torch.Tensor
-    ) -> StudentInput:
+    ) -> SegmenterInput:
         device = self.towers.device
-        images = self.towers.encode_images(image_keys, pixels)
+        images = self.encoded(image_keys, pixels)
         normalised = self.towers.normalised(pixels.to(device))
-        return StudentInput(normalised, images, self.towers.encode_texts(texts), owners.to(device))
+        return SegmenterInput(normalised, images, self.towers.encode_texts(texts), owners.to(device))
 
     def _held(self, image_key: str, pixels: torch.Tensor | None) -> torch.Tensor:
-        """Return an image's pixels, and keep them where the towers keep its features."""
+        """Return an image's pixels, and keep them where its features are kept."""
         if pixels is None:
             return self._pixels[image_key]
-        if self.towers.has_room:
+        if self._left_bytes > 0:
             self._pixels[image_key] = pixels
         return pixels
+
+    def encoded(self, image_keys: Sequence[str], pixels: torch.Tensor) -> TowerImages:
+        """Return the towers' features of images (B, 3, S, S) uint8, each once."""
+        found = {key: self._features[key] for key in image_keys if key in self._features}
+        missing = [at for at, key in enumerate(image_keys) if key not in found]
+        if missing:
+            seen = self.towers.read_images(pixels[missing])
+            for at, stages, dense in zip(missing, seen.stages.half(), seen.dense.half(), strict=True):
+                # Copies: a row of a batch would keep the whole batch in memory.
+                own = found[image_keys[at]] = stages.cpu().clone(), dense.cpu().clone()
+                if self._left_bytes > 0:
+                    self._left_bytes -= sum(each.nbytes for each in own)
+                    self._features[image_keys[at]] = own
+        stages, dense = (torch.stack(each) for each in zip(*(found[key] for key in image_keys), strict=True))
+        return TowerImages(stages.to(self.towers.device).float(), dense.to(self.towers.device).float())
 
 
 class _Answering:
     """Answers with a module that the trainer has wrapped."""
 
-    def __init__(self, learner: StudentLearner, module: nn.Module) -> None:
+    def __init__(self, learner: SegmenterLearner, module: nn.Module) -> None:
         self._learner, self._module = learner, module
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:
         return self._learner.logits(question.image_key, question.image, question.texts, self._module) > 0
+
+
+def on_image(logits: torch.Tensor, placement: Placement) -> torch.Tensor:
+    """Return logits (T, m, m) of a square on the pixels of its image, (T, H, W)."""
+    square = _scaled(logits, (placement.side, placement.side))
+    (height, width), top, left = placement.inner, placement.top, placement.left
+    inner = square[:, top : top + height, left : left + width]
+    return inner if placement.inner == placement.size else _scaled(inner, placement.size)
+
+
+def _scaled(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return F.interpolate(values[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def mask_losses(

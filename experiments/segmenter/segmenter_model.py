@@ -1,4 +1,4 @@
-"""The student: from frozen features, pixels and words to the logits of a mask for each expression.
+"""The segmenter: from frozen features, pixels and words to the logits of a mask for each expression.
 
 Words are the text tower's features and a fixed code that differs for any two tokens. They read the image stage by
 stage; then an expression's patches read its words. In the spirit of ETRIS's bridger (Xu et al., "Bridging Vision and
@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from experiments.segmenter.mask_decoder import KernelDecoder, PixelStem
+from experiments.segmenter.segmenter_config import ModelConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.frozen_towers import TowerImages, TowerTexts, TowerWidths
 from pseudoris.training.learning.token_layers import (
@@ -21,36 +23,8 @@ from pseudoris.training.learning.token_layers import (
     Perceptron,
     ProductAttention,
     SelfAttention,
-    word_codes,
+    WordReader,
 )
-from pseudoris.training.student.mask_decoder import KernelDecoder, PixelStem
-from pseudoris.training.student.student_config import ModelConfig
-
-# Source: CLIP's context is 77 tokens; positions beyond the tower's own are never used.
-_MAX_TOKENS = 77
-
-
-class WordReader(nn.Module):
-    """Brings words to the width of the fusion, and lets them read each other."""
-
-    def __init__(self, text_width: int, width: int, *, code_width: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self._code_width = code_width
-        self.norm = nn.LayerNorm(text_width)
-        self.of_tower = nn.Linear(text_width, width)
-        self.of_code = nn.Linear(code_width, width, bias=False) if code_width else None
-        self.place = nn.Parameter(torch.randn(_MAX_TOKENS, width) * 0.1)
-        self.attention = SelfAttention(width, num_heads, dropout=dropout)
-        self.perceptron = Perceptron(width, 2, dropout=dropout)
-
-    def forward(self, texts: TowerTexts) -> torch.Tensor:
-        """Return words (T, L, width)."""
-        words = self.of_tower(self.norm(texts.words)) + self.place[: texts.words.shape[1]]
-        if self.of_code is not None:
-            words = words + self.of_code(word_codes(texts.tokens, self._code_width))
-        words = self.attention(words, is_word=texts.is_word)
-        perceived: torch.Tensor = self.perceptron(words)
-        return perceived
 
 
 class ImageStage(nn.Module):
@@ -118,7 +92,7 @@ def grid_places(grid: int, width: int) -> torch.Tensor:
 
 
 @dataclass(slots=True)
-class StudentInput:
+class SegmenterInput:
     """What a forward pass takes: U images, and T expressions of them.
 
     Not frozen: Fabric replaces its tensors, for precision and device.
@@ -136,7 +110,7 @@ class StudentInput:
     owners: torch.Tensor
 
 
-class RisStudent(nn.Module):
+class Segmenter(nn.Module):
     """All layers that are trained; the frozen towers are not part of it."""
 
     def __init__(self, config: ModelConfig, widths: TowerWidths) -> None:
@@ -178,7 +152,7 @@ class RisStudent(nn.Module):
         self.decoder = KernelDecoder(width, config.kernel_width, grid=widths.grid, mask_size=config.mask_size)
         self.register_buffer("places", grid_places(widths.grid, width), persistent=False)
 
-    def forward(self, given: StudentInput) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, given: SegmenterInput) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits (T, m, m) of the masks, and rough ones (T, rounds, h, w) on the grid of patches."""
         owners, texts = given.owners, given.texts
         seen, pixels = self.stem(given.pixels)
@@ -199,7 +173,7 @@ class RisStudent(nn.Module):
             rough.append(shown.unflatten(1, given.images.stages.shape[-2:]))
         return self.decoder(own, pixels, owners), torch.stack(rough, 1)
 
-    def _responses(self, given: StudentInput) -> torch.Tensor:
+    def _responses(self, given: SegmenterInput) -> torch.Tensor:
         """Return how much each patch fits its text by the CLIP itself, (T, h · w, 1), about 1 in its spread."""
         dense = F.normalize(given.images.dense.flatten(2), dim=1)[given.owners]
         cosines = torch.einsum("tdn,td->tn", dense, F.normalize(given.texts.embedding, dim=1))

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from pseudoris.training.student.student_config import LossConfig
-from pseudoris.training.student.student_learner import dice_loss, mask_losses, pointing_loss
+from experiments.segmenter.segmenter_config import LossConfig
+from experiments.segmenter.segmenter_learner import dice_loss, mask_losses, pointing_loss
 
 
 def test_dice_by_hand():

@@ -1,60 +1,33 @@
-"""The student's settings: its frozen towers, its own layers, its data and its training; presets in `presets/`."""
+"""What a student trains on: the masks and expressions of runs, by the settings `data`, in resumable batches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Self
 
+from lightning_fabric import Fabric
 from pydantic import Field, model_validator
 
-from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.frozen import FrozenModel, UnitInterval
 from pseudoris.schemas.lone_masks import LoneMasks
-from pseudoris.training.dataset import Draw, ExpressionFilter, SampleSpec
-from pseudoris.training.learning.training_config import TowersConfig, TrainingConfig, load_preset
+from pseudoris.store.location import RunLocation
+from pseudoris.training.dataset import (
+    Draw,
+    ExpressionFilter,
+    JoinedDataset,
+    MixedDataset,
+    RisDataset,
+    RisSample,
+    SampleSpec,
+    Snapshot,
+)
+from pseudoris.training.learning.batch_feed import EpochDataset, ResumableFeed
 
-_PACKAGE = "pseudoris.training.student"
-
-
-class ModelConfig(FrozenModel):
-    """The layers that are trained."""
-
-    # Width of patches and words in the fusion. The cost grows with its square.
-    width: int = Field(default=64, ge=8)
-    num_heads: int = Field(default=4, ge=1)
-    # Hidden width of the perceptrons, in widths.
-    mlp_ratio: int = Field(default=2, ge=1)
-    # Layers of self-attention over the patches of an image, after its last stage.
-    num_patch_layers: int = Field(default=1, ge=0)
-    # How often patches read the words of an expression; in between words read the patches. This is computed for every
-    # expression, and takes most of the time.
-    num_rounds: int = Field(default=1, ge=1)
-    # Side of the predicted mask in pixels; a divisor of the image's side, and a multiple of twice the patch grid's.
-    mask_size: int = Field(default=96, ge=8)
-    # Channels of the convolutions on the pixels, at `mask_size`; doubled at half of it.
-    stem_width: int = Field(default=16, ge=4)
-    # Length of the dynamic kernels, with which a patch describes its pixels.
-    kernel_width: int = Field(default=8, ge=1)
-    # Bits of a fixed random code for each token, added to the tower's features; 0 for none. A CLIP trained on captions
-    # of crops has not learnt "left", and gives all such words similar features.
-    word_code_width: int = Field(default=64, ge=0)
-    dropout: UnitInterval = 0.1
-
-    @model_validator(mode="after")
-    def _has_whole_heads(self) -> Self:
-        if self.width % self.num_heads or self.width % 4:
-            raise ValueError(f"width {self.width} is not a multiple of 4 and of num_heads {self.num_heads}")
-        return self
-
-
-class LossConfig(FrozenModel):
-    """Weights of the parts of the loss."""
-
-    bce: NonNegative = 1.0
-    dice: NonNegative = 1.0
-    # Weight of pointing: in each round the model predicts the patches of the target. It learns the position before the
-    # outline.
-    pointing: NonNegative = 0.5
+MapDataset = RisDataset | JoinedDataset | MixedDataset
+# As `Snapshot.state` gives it, by the run's place.
+Snapshots = dict[str, Any]
 
 
 class DataConfig(FrozenModel):
@@ -140,33 +113,73 @@ class DataConfig(FrozenModel):
         )
 
 
-class StudentConfig(FrozenModel):
-    """All settings of a training of the student."""
+def open_runs(
+    runs: Sequence[str], human: str | None, data: DataConfig, *, seed: int, snapshots: Snapshots | None = None
+) -> tuple[MapDataset, MapDataset, Snapshots]:
+    """Return masks and texts to learn from, the images of the same items, and the commits that they cover of each run.
 
-    preset: str = "tiny"
-    towers: TowersConfig
-    model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
-    data: DataConfig = DataConfig()
-    training: TrainingConfig = TrainingConfig()
-
-    def decisive(self) -> dict[str, Any]:
-        """Return what decides the weights, as JSON."""
-        tree = self.model_dump(mode="json", exclude={"training": True, "towers": {"cache_bytes"}})
-        tree["data"] = self.data.decisive()
-        # As segmenters of earlier versions have it.
-        tree["data"]["lone"] = self.data.spec(seed=0).lone_masks
-        if tree["data"]["draw"] == "distinct":
-            del tree["data"]["draw"]
-        if self.data.expressions_per_mask == 1:
-            del tree["data"]["expressions_per_mask"]
-        return {**tree, "training": self.training.decisive()}
-
-
-def load_student_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> StudentConfig:
-    """Return the resolved settings: `key=value` words over the YAML at `path` over the preset.
+    Args:
+        runs: Folders or urls of runs, at least one.
+        human: An import to mix in; None for none.
+        data: Which expressions.
+        seed: Seed of the draws.
+        snapshots: Snapshots of an earlier start, to read the same again.
 
     Raises:
-        ConfigError: An unknown preset, file, key or value; the message holds the nearest known name.
+        ConfigError: A run is missing or empty, or gives no sample.
+        TransientError: Storage failed.
     """
-    return load_preset(_PACKAGE, StudentConfig, preset, path, assignments)
+    spec = data.spec(seed)
+    taken: Snapshots = {}
+
+    def opened(spec: SampleSpec) -> MapDataset:
+        datasets = [_open(run, spec, snapshots, taken) for run in runs]
+        own = datasets[0] if len(datasets) == 1 else JoinedDataset(datasets)
+        if human is None:
+            return own
+        # A human's expressions were never judged: they pass all conditions on scores.
+        plain = replace(spec.where, is_kept_only=True, tau=None, lone="keep", decoders=None)
+        annotation = _open(human, replace(spec, where=plain, draw="distinct"), snapshots, taken)
+        return MixedDataset(own, annotation, fraction=data.human_fraction, human_share=data.human_share, seed=seed)
+
+    return opened(spec), opened(replace(spec, parts=("image",))), taken
+
+
+def _open(run: str, spec: SampleSpec, snapshots: Snapshots | None, taken: Snapshots) -> RisDataset:
+    location = RunLocation.open(run)
+    state = (snapshots or taken).get(location.root)
+    if snapshots is not None and state is None:
+        raise ConfigError(f"The training did not read {location.root} before. Resume it with the same runs.")
+    snapshot = None if state is None else Snapshot.from_state(location, state)
+    dataset = RisDataset(location, spec, snapshot=snapshot)
+    taken[location.root] = dataset.snapshot.state()
+    return dataset
+
+
+def loss_weights(sample: RisSample) -> list[float]:
+    """Return how much the loss of each expression of a sample counts: its `weight`, or 1 without the part `scores`."""
+    scores = sample.get("scores")
+    return [1.0] * len(sample["expressions"]) if scores is None else scores["weight"].tolist()
+
+
+def open_feed(
+    data: EpochDataset,
+    collate: Callable[[list[Any]], Any],
+    config: DataConfig,
+    fabric: Fabric,
+    *,
+    targets: MapDataset,
+    seed: int,
+) -> ResumableFeed:
+    """Return the batches of this process from a learner's dataset over `targets`."""
+    return ResumableFeed(
+        data,
+        collate,
+        units_per_batch=config.images_per_batch,
+        masks_per_unit=config.masks_per_image,
+        seed=seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        num_workers=config.num_workers,
+        chances=targets.best_weights().tolist() if config.draws_by_weight else None,
+    )
