@@ -16,8 +16,6 @@ def test_the_same_kinds_in_another_order_or_twice_are_the_same_method():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"min_noun": 0.3, "max_noun": 0.3}, r"max_noun 0\.3 is not below min_noun 0\.3"),
-        ({"max_word": 0.5}, r"max_word 0\.5 is not below min_word 0\.35"),
         ({"kinds": ()}, "at least 1 item"),
         ({"kinds": ("place",)}, "'attribute', 'position', 'relation', 'group' or 'none'"),
         ({"min_gap": 1.5}, "less than or equal to 1"),
@@ -28,17 +26,7 @@ def test_what_cannot_be_is_refused_with_the_values(values, message):
         ComposingConfig.model_validate(values)
 
 
-def test_bounds_on_shares_and_a_posterior_are_not_set_together():
-    with pytest.raises(ValidationError, match=r"composing\.min_noun bounds a share, and composing\.posterior decides"):
-        ComposingConfig(min_noun=0.7, posterior=PosteriorConfig())
-    # A header holds every setting, those on shares at their defaults.
-    config = ComposingConfig(posterior=PosteriorConfig(min_first=0.7))
-    assert ComposingConfig.model_validate(config.model_dump(mode="json")) == config
-
-
-def test_what_only_a_posterior_composes_needs_one_and_its_bounds_are_in_order():
-    with pytest.raises(ValidationError, match=r"kinds has attribute, which needs composing\.posterior"):
-        ComposingConfig(kinds=("attribute", "position"))
+def test_the_bound_on_further_expressions_is_not_below_that_on_the_first():
     with pytest.raises(ValidationError, match=r"min_further 0\.3 is below min_first 0\.95"):
         PosteriorConfig(min_first=0.95, min_further=0.3)
 
@@ -49,11 +37,6 @@ def test_a_posterior_that_reads_a_listener_needs_one():
         load_config("tiny", None, [counting])
     assert load_config("tiny", None, [counting, "captions.listening={}"]).composing.posterior.counts == "probability"
     assert load_config("tiny", None, ["composing={posterior: {}}"]).composing.posterior.counts == "draws"
-
-
-def test_a_run_without_a_posterior_has_the_identity_of_before():
-    assert "posterior" not in load_config("tiny", None, ["composing={}"]).method()["composing"]
-    assert "posterior" in load_config("tiny", None, ["composing={posterior: {}}"]).method()["composing"]
 
 
 def test_a_run_that_composes_nothing_has_the_identity_of_before():

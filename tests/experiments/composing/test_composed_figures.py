@@ -112,20 +112,6 @@ def test_the_record_holds_value_low_and_high(measured):
     assert tree["counts"]["objects"] == 3
 
 
-def test_the_evidence_without_places_speaks_of_what_words_single_out(image):
-    ids = [mask.mask_id for mask in image.masks]
-    nouns = ("circle", "circle", "star")
-    drawn = tuple(
-        ExpressionRecord((ids[n],), f"a {noun}", (DRAW,) * 10, kept=False, head_noun=noun, correctness=0.9)
-        for n, noun in enumerate(nouns)
-    )
-    found = measure([SCENE], [replace(image, expressions=drawn)], ComposingConfig(kinds=KINDS))
-    # "The star" alone: a circle has a rival.
-    assert found.estimates["words.yield"].value == pytest.approx(1 / 3)
-    assert found.estimates["words.accuracy"].value == 1.0
-    assert found.counts["position"] > 0
-
-
 def test_what_is_said_to_be_so_likely_is_counted_by_bins_and_only_where_it_is_said(image, measured, monkeypatch):
     assert measured.reliability == {}
     ids = [mask.mask_id for mask in image.masks]

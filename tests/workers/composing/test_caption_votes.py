@@ -1,18 +1,11 @@
-"""Candidates count by how often they were drawn or how probable they are; shares tell which phrases fit a mask."""
+"""Candidates count by how often they were drawn or how probable they are."""
 
 import math
 
 import pytest
 
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
-from pseudoris.workers.composing.caption_votes import (
-    CaptionVotes,
-    VoteBounds,
-    evidence_of,
-    possible_rivals,
-    substitutes,
-    votes_of,
-)
+from pseudoris.workers.composing.caption_votes import evidence_of, substitutes
 from pseudoris.workers.composing.language import NounPhrase
 
 DRAW = CaptionSample("masked", "top_p", None, 0.9, -2.0)
@@ -85,80 +78,3 @@ def test_words_of_different_nouns_do_not_replace_each_other():
 def test_a_candidate_that_nobody_drew_is_no_evidence():
     found = evidence_of([said("dog", 0, "dog")], "draws", read)
     assert (found.nouns, found.phrases) == ({}, ())
-
-
-DOUBT = VoteBounds(min_noun=0.8, max_noun=0.02, min_word=0.35, max_word=0.03)
-DOG, RED_DOG = NounPhrase("dog", "dog", frozenset()), NounPhrase("red dog", "dog", frozenset({"red"}))
-
-
-def mask_votes(nouns, words=(), seen=("dog",)):
-    return CaptionVotes(dict(nouns), dict(words), frozenset(seen), ())
-
-
-def test_shares_are_of_all_draws_also_of_those_without_a_noun():
-    found = votes_of(
-        [said("red dog", 6, "dog"), said("cat", 2, "cat"), said("it runs", 2)],
-        read,
-    )
-    assert found.nouns == {"cat": 0.2, "dog": 0.6}
-    assert found.words == {"red": 0.6}
-    assert found.noun == "dog"
-
-
-def test_phrases_come_by_frequency_then_the_shorter_then_the_alphabet():
-    rows = [
-        said("small dog", 2, "dog"),
-        said("dog", 5, "dog"),
-        said("red dog", 2, "dog"),
-        said("old dog", 2, "dog"),
-    ]
-    assert [phrase.text for phrase, _ in votes_of(rows, read).phrases] == [
-        "dog",
-        "old dog",
-        "red dog",
-        "small dog",
-    ]
-
-
-def test_a_mask_is_seen_as_the_nouns_that_score_highest_and_as_all_where_nobody_scored():
-    scored = [
-        said("dog", 1, "dog", correctness=0.8),
-        said("cat", 8, "cat", correctness=0.6),
-        said("hound", 1, "hound", correctness=0.8),
-    ]
-    assert votes_of(scored, read).seen == {"dog", "hound"}
-    assert votes_of([said("dog", 1, "dog"), said("cat", 1, "cat")], read).seen == {
-        "dog",
-        "cat",
-    }
-
-
-def test_of_a_mask_without_draws_no_vote_is_known():
-    found = votes_of([], read)
-    assert found.noun is None
-    assert not found.surely_fits(DOG, DOUBT)
-    assert not found.may_fit(DOG, DOUBT)
-
-
-@pytest.mark.parametrize(
-    ("votes", "phrase", "surely", "maybe"),
-    [
-        (mask_votes({"dog": 0.8}), DOG, True, True),
-        (mask_votes({"dog": 0.79}), DOG, False, True),
-        (mask_votes({"dog": 0.02}), DOG, False, False),
-        # Most call it so, but the crop looks like something else.
-        (mask_votes({"dog": 0.9}, seen=("cat",)), DOG, False, True),
-        (mask_votes({"dog": 0.8, "cat": 0.9}, seen=("dog", "cat")), DOG, False, True),
-        (mask_votes({"dog": 0.9}, {"red": 0.35}), RED_DOG, True, True),
-        (mask_votes({"dog": 0.9}, {"red": 0.34}), RED_DOG, False, True),
-        (mask_votes({"dog": 0.9}, {"red": 0.03}), RED_DOG, False, False),
-        (mask_votes({"dog": 0.9}), RED_DOG, False, False),
-    ],
-)
-def test_bounds_of_a_share_say_yes_inclusively_and_no_inclusively(votes, phrase, surely, maybe):
-    assert (votes.surely_fits(phrase, DOUBT), votes.may_fit(phrase, DOUBT)) == (surely, maybe)
-
-
-def test_rivals_are_the_other_masks_that_a_phrase_may_be_true_of():
-    votes = [mask_votes({"dog": 0.9}), mask_votes({"dog": 0.1}), mask_votes({"cat": 1.0}), mask_votes({"dog": 0.5})]
-    assert possible_rivals(DOG, 0, votes, DOUBT) == [1, 3]

@@ -159,6 +159,3 @@ def test_each_expression_weighs_what_the_line_makes_of_its_probability():
     assert [replace(each, weight=1.0) for each in weighing] == list(plain)
     due = line_weights(line, np.array([each.confidence for each in plain]))
     assert [each.weight for each in weighing] == due.tolist()
-    # By shares there is no probability to weigh.
-    by_shares = Composer(ComposingConfig(kinds=("position",)), line)(TWO).expressions
-    assert {each.weight for each in by_shares} == {1.0}

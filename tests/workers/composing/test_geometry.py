@@ -12,17 +12,13 @@ from pseudoris.workers.composing.geometry import (
     MaskPosition,
     doubtless_lead,
     inside_third,
-    is_alone_at,
-    is_end,
     maybe_lies,
     position_of,
-    rank,
     surely_lies,
 )
 from pseudoris.workers.masks import rle
 
 MARGINS = Margins(min_gap=0.06, max_slant=1.0)
-ROW = {0: MaskPosition(0.1, 0.5), 1: MaskPosition(0.5, 0.1), 2: MaskPosition(0.9, 0.52)}
 shares = st.floats(0, 1)
 pairs = st.tuples(shares, shares, shares, shares, st.sampled_from([0.5, 1.0, 1.5]))
 
@@ -36,26 +32,6 @@ def test_a_masks_place_is_the_mean_of_its_pixels(pixels):
     place = position_of(mask)
     assert np.allclose((place.x, place.y), ((x.mean() + 0.5) / size[1], (y.mean() + 0.5) / size[0]))
     assert place.aspect == size[0] / size[1]
-
-
-def test_the_end_of_a_row_is_clear_of_every_other_mask():
-    ends = {side: [n for n in ROW if is_end(side, n, list(ROW), ROW, MARGINS)] for side in SIDES}
-    assert ends == {"left": [0], "right": [2], "top": [1], "bottom": []}
-    assert not is_end("left", 0, [0], ROW, MARGINS)
-
-
-def test_a_rank_counts_from_its_side_and_is_not_shared():
-    assert [rank("left", n, list(ROW), ROW, MARGINS) for n in ROW] == [1, 2, 3]
-    assert [rank("right", n, list(ROW), ROW, MARGINS) for n in ROW] == [3, 2, 1]
-    assert [rank("bottom", n, list(ROW), ROW, MARGINS) for n in ROW] == [None, 3, None]
-
-
-def test_a_side_of_the_picture_is_a_third_that_no_rival_is_near():
-    assert is_alone_at("left", 0, list(ROW), ROW, MARGINS)
-    assert is_alone_at("top", 1, list(ROW), ROW, MARGINS)
-    assert is_alone_at("right", 2, list(ROW), ROW, MARGINS)
-    assert not any(is_alone_at("bottom", n, list(ROW), ROW, MARGINS) for n in ROW)
-    assert not is_alone_at("left", 0, [0, 1], {0: MaskPosition(0.1, 0.5), 1: MaskPosition(0.35, 0.5)}, MARGINS)
 
 
 @given(pairs, st.sampled_from(SIDES))

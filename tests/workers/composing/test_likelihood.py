@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoris.schemas.composer_settings import ComposingConfig, PosteriorConfig
+from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.workers.composing import english
 from pseudoris.workers.composing.caption_votes import Evidence
 from pseudoris.workers.composing.geometry import MaskPosition
@@ -76,6 +78,15 @@ def test_who_leads_is_the_surer_the_further_ahead():
     assert lead[0, 0] < 0.01
     assert view.lead["right"] == pytest.approx(lead.T)
     assert (view.inside["left"][0], view.inside["left"][2]) == pytest.approx((1.0, 0.0), abs=1e-3)
+
+
+def test_only_draws_of_one_mask_are_evidence():
+    image = make_image(((20, 50), {"a circle": 8}), ((80, 50), {"a star": 10}))
+    drawn = image.expressions[0]
+    composed = replace(drawn, source=SOURCE_COMPOSER)
+    of_two = replace(drawn, target_mask_ids=(*drawn.target_mask_ids, "more"))
+    more = replace(image, expressions=(*image.expressions, composed, of_two))
+    assert drawn_by_mask(more) == drawn_by_mask(image)
 
 
 def test_phrases_are_of_the_likeliest_noun_and_likely_enough_in_one_order_of_words():
