@@ -18,20 +18,16 @@ from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap, Sums
 from pseudoris.training.evaluation.counts import count_image, judge, match_image
-from pseudoris.workers.composing import english
 from pseudoris.workers.composing.composer import Composer
-from pseudoris.workers.composing.image_view import view_of
 
 BEFORE, AFTER, COMPOSED = "before", "after", "composed"
-# What the same evidence gives without a place: phrases that surely are true of their mask and of no other.
-WORDS = "words"
 # What was drawn of a mask and rejected, because a rival fits it better by so much: its accuracy is how often it does
 # not mean its mask.
 NEGATIVE, MAX_DISTINCTIVENESS = "negative", 0.8
 # What is composed from: the preset's candidates, with the preset's scores alone.
 CANDIDATES: Final[Setting] = DISTINCTIVE
-KINDS: tuple[ComposedKind, ...] = ("position", "relation", "group", "none")
-BY_PROBABILITY: Final = ComposingConfig(kinds=("attribute", *KINDS), max_per_mask=4, posterior=PosteriorConfig())
+KINDS: tuple[ComposedKind, ...] = ("attribute", "position", "relation", "group", "none")
+COMPOSING: Final = ComposingConfig(kinds=KINDS, max_per_mask=4, posterior=PosteriorConfig())
 # Of a probability, the last up to 1.
 BINS: Final = (0.0, 0.5, 0.7, 0.8, 0.9, 0.93, 0.95, 0.97)
 _FIGURES = ("accuracy", "coverage", "yield", "words")
@@ -73,11 +69,10 @@ def measure(scenes: Sequence[Scene], images: Sequence[ShardImage], config: Compo
     composed = [composer(image) for image in images]
     seconds = time.process_time() - started
     bootstrap = ImageBootstrap(
-        _sums(scene, image) | _words_alone(scene, image, config) | _negatives(scene, image)
-        for scene, image in zip(scenes, composed, strict=True)
+        _sums(scene, image) | _negatives(scene, image) for scene, image in zip(scenes, composed, strict=True)
     )
-    names = [f"{part}.{figure}" for part in (BEFORE, AFTER, COMPOSED, WORDS) for figure in _FIGURES]
-    kinds = [f"kind.{kind}" for kind in ("attribute", *KINDS) if f"kind.{kind}" in bootstrap.names]
+    names = [f"{part}.{figure}" for part in (BEFORE, AFTER, COMPOSED) for figure in _FIGURES]
+    kinds = [f"kind.{kind}" for kind in KINDS if f"kind.{kind}" in bootstrap.names]
     negatives = [f"{NEGATIVE}.{figure}" for figure in ("accuracy", "yield")]
     estimates = {name: bootstrap.ratio(name) for name in (*names, *kinds, *negatives)}
     for more, less, figure in (
@@ -86,7 +81,7 @@ def measure(scenes: Sequence[Scene], images: Sequence[ShardImage], config: Compo
         (COMPOSED, BEFORE, "accuracy"),
     ):
         estimates[f"{more} - {less}.{figure}"] = bootstrap.difference(f"{more}.{figure}", f"{less}.{figure}")
-    counts: dict[str, int] = {kind: round(bootstrap.total(f"kind.{kind}")[1]) for kind in ("attribute", *KINDS)}
+    counts: dict[str, int] = {kind: round(bootstrap.total(f"kind.{kind}")[1]) for kind in KINDS}
     counts |= {part: round(bootstrap.total(f"{part}.accuracy")[1]) for part in (BEFORE, AFTER, COMPOSED)}
     counts |= {"objects": round(bootstrap.total(f"{BEFORE}.coverage")[1])}
     return Measured(estimates, counts, seconds / max(1, len(images)), _reliability(scenes, composed))
@@ -124,20 +119,6 @@ def _sums(scene: Scene, image: ShardImage) -> dict[str, tuple[float, float]]:
         sums = count_image(truth, candidates_of(image, keeps)).sums
         found |= {f"{part}.{figure}": sums[f"kept.{figure}"] for figure in _FIGURES}
     return found | dict(_kinds(count_image(truth, candidates_of(image, _is_composed)).sums))
-
-
-def _words_alone(scene: Scene, image: ShardImage, config: ComposingConfig) -> dict[str, tuple[float, float]]:
-    """The figures of expressions by words alone, from the evidence that the composer has."""
-    view = view_of(image, english, config)
-    texts = [
-        ExpressionRecord((image.masks[row.target].mask_id,), english.definite(row.phrase), (), kept=True)
-        for rows in view.rows
-        for row in rows
-        if not row.rivals
-    ]
-    said = candidates_of(replace(image, expressions=tuple(texts)), lambda each: each.kept)
-    sums = count_image(SceneImageTruth(scene), said).sums
-    return {f"{WORDS}.{figure}": sums[f"kept.{figure}"] for figure in _FIGURES}
 
 
 def _negatives(scene: Scene, image: ShardImage) -> dict[str, tuple[float, float]]:

@@ -14,11 +14,10 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from experiments.composing.composed_figures import BY_PROBABILITY, CANDIDATES, KINDS
+from experiments.composing.composed_figures import CANDIDATES, COMPOSING
 from experiments.oracle import candidates_of
 from experiments.quality.annotated_scenes import SceneSet, annotated_scenes
 from experiments.quality.parts import Options
-from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scene_truth import SceneImageTruth
@@ -41,12 +40,11 @@ def main(
     scenes: Annotated[list[int] | None, typer.Option("--scene", help="Positions of test scenes.")] = None,
     num_scenes: Annotated[int, typer.Option(help="How many scenes the cache holds.")] = 400,
     cache: Annotated[Path, typer.Option(help="Where candidates are kept.")] = Path("bench-out/composing"),
-    weighs: Annotated[bool, typer.Option("--by-probability", help="Say how likely each is, too.")] = False,
 ) -> None:
     """Write a picture of a few scenes, side by side."""
     scene_set = SceneSet(Split.TEST, num_scenes)
     images = annotated_scenes(Options(cache), scene_set, CANDIDATES)
-    composer = Composer(BY_PROBABILITY if weighs else ComposingConfig(kinds=KINDS))
+    composer = Composer(COMPOSING)
     panels = [_panel(scene_set.scene(position), composer(images[position])) for position in scenes or (4, 5, 6, 7)]
     whole = Image.new("RGB", (sum(panel.width for panel in panels), max(panel.height for panel in panels)), _PAPER)
     left = 0

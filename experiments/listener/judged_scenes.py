@@ -54,9 +54,8 @@ def _shipped() -> ComposingConfig:
     return composing
 
 
-# By shares of the draws; by one probability, of what a listener says, or of draws alone.
+# Of what a listener says, or of draws alone.
 COMPOSERS: Final[Mapping[str, ComposingConfig]] = {
-    "composer": ComposingConfig(),
     "weighing composer": _shipped(),
     "weighing draws": ComposingConfig(kinds=WEIGHED_KINDS, max_per_mask=4, posterior=PosteriorConfig()),
 }

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from experiments.listener.judged_scenes import (
-    COMPOSERS,
     FEATURE_SETS,
     Rule,
     SceneRows,
@@ -28,7 +27,7 @@ COMPARED: Final = (0.65, 2.0)
 # The features that are weighed, and the composer beside them.
 RULES: Final[Mapping[str, tuple[str, str | None]]] = {
     **{name: (name, None) for name in FEATURE_SETS},
-    **{f"all+{name}": ("all", name) for name in COMPOSERS if name != "weighing draws"},
+    "all+weighing composer": ("all", "weighing composer"),
     # Neither listens: the cheapest of all that weighs.
     "clip+vote+weighing draws": ("clip+vote", "weighing draws"),
 }
@@ -38,8 +37,7 @@ _STEPS: Final = (
     ("clip+listener", "clip"),
     ("all", "clip"),
     ("all", "clip+vote"),
-    ("all+composer", "all"),
-    ("all+weighing composer", "all+composer"),
+    ("all+weighing composer", "all"),
     ("clip+vote+weighing draws", "clip+vote"),
     ("all+weighing composer", "clip+vote+weighing draws"),
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from experiments.quality.parts import Options
-from experiments.quality.scene_runs import BY_SHARES, SceneRun, pseudo_run, training_scenes, true_run
+from experiments.quality.scene_runs import COMPOSING, SceneRun, pseudo_run, training_scenes, true_run
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scenes import Split
@@ -86,7 +86,7 @@ class AblationRuns:
         h: Of `ppt pairs`, of simulated expressions; the masks behind them are unread.
         truth: What H was made of: simulated expressions and, unread by it, the true masks.
         val: Held-out scenes, simulated expressions and true masks; none of those that PPT's design was chosen on.
-        pseudo: The same training images, annotated by `pseudoris annotate --preset tiny --set composing={}`;
+        pseudo: The same training images, annotated by `pseudoris annotate --preset tiny`, with composed expressions;
             None where not asked for.
     """
 
@@ -128,11 +128,11 @@ def make_runs(folder: Path, sizes: Sizes, *, is_pseudo: bool, tell: Callable[[st
     val = true_run(options, SceneRun(Split.TEST, sizes.val_scenes, FIRST_HELD_OUT, sizes.world))
     if is_pseudo:
         tell("the pipeline's annotation of the training scenes")
-    pseudo = pseudo_run(options, scenes, composing=BY_SHARES) if is_pseudo else None
+    pseudo = pseudo_run(options, scenes, composing=COMPOSING) if is_pseudo else None
     return AblationRuns(str(d_sem), str(d_ref), str(h), truth, val, pseudo)
 
 
 @cache
 def annotation_digest() -> str:
     """Return a digest of the method of the pipeline's annotation."""
-    return config_hash(load_config("tiny", None, [BY_SHARES]))[:8]
+    return config_hash(load_config("tiny", None, [COMPOSING]))[:8]

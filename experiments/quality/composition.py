@@ -9,13 +9,10 @@ from benchmarks.measurement import digest_of
 from experiments.composing.composed_figures import (
     AFTER,
     BEFORE,
-    BY_PROBABILITY,
     COMPOSED,
-    KINDS,
+    COMPOSING,
     MAX_DISTINCTIVENESS,
     NEGATIVE,
-    WORDS,
-    Measured,
     as_tree,
     measure,
 )
@@ -23,22 +20,16 @@ from experiments.listener.judged_scenes import composed_alone
 from experiments.quality.annotated_scenes import DISTINCTIVE, SceneSet, annotated_scenes
 from experiments.quality.markdown_cells import TRIPLE, as_json, cell, is_above_zero, markdown_table
 from experiments.quality.parts import Options, Part, Result
-from pseudoris.schemas.composer_settings import ComposingConfig, PosteriorConfig
+from pseudoris.schemas.composer_settings import PosteriorConfig
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap
 
 _ROWS: Final = {
     BEFORE: "kept by the filter",
-    WORDS: "the composer's evidence without places",
     COMPOSED: "composed of one mask",
     AFTER: "kept and composed of one mask",
 }
-_ROWS_BY_PROBABILITY: Final = {
-    COMPOSED: "by probability: composed of one mask",
-    AFTER: "kept, and composed of one mask by probability",
-}
-_KIND_HEADER: Final = ("composed kind", "number", "accuracy", "number by probability", "accuracy by probability")
 _WHOLE: Final = "whole"
 # What a part is switched off by: a mask is surely an object; a noun is what most draws say; nothing is overlooked.
 _PARTS: Final[Mapping[str, Mapping[str, float]]] = {
@@ -51,7 +42,6 @@ _PARTS: Final[Mapping[str, Mapping[str, float]]] = {
     "without correctness in P(noun)": {"noun_correctness": 0.0},
     "without what has no mask or another name": {"unseen": 0.0},
 }
-_BY_SHARES: Final = ComposingConfig(kinds=KINDS)
 _TITLES: Final = {
     "attribute": "words alone",
     "position": "a place in the image",
@@ -65,23 +55,17 @@ def run(options: Options) -> Result:
     """Compose over the candidates of the ablation's first test scenes."""
     scenes = SceneSet(Split.TEST, options.scenes(400, 40))
     images = annotated_scenes(options, scenes, DISTINCTIVE)
-    found = measure(scenes.all(), images, _BY_SHARES)
-    weighed = measure(scenes.all(), images, BY_PROBABILITY)
-    return {
-        "scenes": scenes.count,
-        **_tree(found),
-        "by_probability": _tree(weighed),
-        "without": _without(scenes.all(), images),
-    }
+    found = measure(scenes.all(), images, COMPOSING)
+    took = {"seconds_per_image": round(found.seconds_per_image, 5)}
+    return {"scenes": scenes.count, **as_tree(found), **took, "without": _without(scenes.all(), images)}
 
 
 def _without(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> dict[str, Any]:
-    """What is composed of one mask by probability, whole and without each of its parts; paired over scenes."""
+    """What is composed of one mask, whole and without each of its parts; paired over scenes."""
     whole = PosteriorConfig()
     kinds: dict[str, PosteriorConfig] = {_WHOLE: whole}
     kinds |= {name: whole.model_copy(update=dict(changes)) for name, changes in _PARTS.items()}
-    configs = {name: BY_PROBABILITY.model_copy(update={"posterior": posterior}) for name, posterior in kinds.items()}
-    configs["by shares"] = _BY_SHARES
+    configs = {name: COMPOSING.model_copy(update={"posterior": posterior}) for name, posterior in kinds.items()}
     bootstrap = ImageBootstrap(
         {
             f"{name}.{figure}": pair
@@ -101,30 +85,20 @@ def _without(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> dict[str,
     }
 
 
-def _tree(found: Measured) -> dict[str, Any]:
-    return {**as_tree(found), "seconds_per_image": round(found.seconds_per_image, 5)}
-
-
 def section(result: Result) -> str:
     """Return the part's Markdown."""
     estimates, counts = result["estimates"], result["counts"]
-    weighed = result["by_probability"]
     rows = [
-        [title, *(cell(found["estimates"][f"{part}.{figure}"]) for figure in ("accuracy", "coverage", "yield"))]
-        for found, titles in ((result, _ROWS), (weighed, _ROWS_BY_PROBABILITY))
-        for part, title in titles.items()
+        [title, *(cell(estimates[f"{part}.{figure}"]) for figure in ("accuracy", "coverage", "yield"))]
+        for part, title in _ROWS.items()
     ]
-    kinds = [
-        [title, *(text for found in (result, weighed) for text in _of_kind(found, kind))]
-        for kind, title in _TITLES.items()
-    ]
+    kinds = [[title, *_of_kind(result, kind)] for kind, title in _TITLES.items()]
     intro = (
-        f"The [composer](composing.md) names a place or a relation where words do not suffice; off in every preset. "
+        f"The [composer](composing.md) names a place or a relation where words do not suffice; off in every preset but "
+        "`tiny-composed`. "
         f"{result['scenes']} test scenes, {counts['objects']:,} objects, SAM's own masks; "
-        f"{1000 * result['seconds_per_image']:.1f} ms of one core an image, by probability "
-        f"{1000 * weighed['seconds_per_image']:.1f} ms. Right is what the oracle reads as its targets and as nothing "
-        "else. *By probability*: [`composing.posterior`](composing.md#by-probability) with its defaults, of draws "
-        "alone."
+        f"{1000 * result['seconds_per_image']:.1f} ms of one core an image, with its default weights, of draws alone. "
+        "Right is what the oracle reads as its targets and as nothing else."
     )
     gain = estimates[f"{AFTER} - {BEFORE}.coverage"]
     outcome = (
@@ -135,7 +109,7 @@ def section(result: Result) -> str:
         f"filter keeps, by {cell(estimates[f'{COMPOSED} - {BEFORE}.accuracy'], sign='+')}."
     )
     header = ["expressions", "accuracy", "objects with a right one", "a mask"]
-    tables = [markdown_table(header, rows), outcome, markdown_table(_KIND_HEADER, kinds)]
+    tables = [markdown_table(header, rows), outcome, markdown_table(["composed kind", "number", "accuracy"], kinds)]
     negatives = (
         "Negatives stand in the tables as they are: of what was drawn of a mask and rejected because CLIP finds a "
         f"rival for it (distinctiveness below {MAX_DISTINCTIVENESS}), {cell(estimates[f'{NEGATIVE}.yield'])} a mask, "
@@ -143,7 +117,7 @@ def section(result: Result) -> str:
         "([composing.md](composing.md#negatives))."
     )
     return "\n\n".join(
-        ["## Positions and relations", intro, *tables, *_reliability(weighed), *_parts(result), negatives]
+        ["## Positions and relations", intro, *tables, *_reliability(result), *_parts(result), negatives]
     )
 
 
@@ -159,7 +133,7 @@ def _parts(result: Result) -> Iterator[str]:
         for name, found in result["without"].items()
     ]
     header = [
-        "by probability",
+        "composed of one mask",
         "accuracy",
         "a mask",
         "objects with a right one",
@@ -169,10 +143,10 @@ def _parts(result: Result) -> Iterator[str]:
     yield markdown_table(header, rows)
 
 
-def _reliability(weighed: Mapping[str, Any]) -> Iterator[str]:
+def _reliability(result: Result) -> Iterator[str]:
     """Whether what is said to be so likely right is right so often."""
-    yield "What is said to be so likely right, of one mask, by probability, and how much of it is:"
-    found = weighed["reliability"]
+    yield "What is said to be so likely right, of one mask, and how much of it is:"
+    found = result["reliability"]
     rows = [
         [f"{row['from']:g} to {end:g}", f"{row['number']:,}", f"{row['right'] / row['number']:.3f}"]
         for row, end in zip(found, [*(row["from"] for row in found), 1.0][1:], strict=True)
@@ -188,7 +162,7 @@ def _of_kind(found: Mapping[str, Any], kind: str) -> tuple[str, str]:
 
 def _settings(options: Options) -> Mapping[str, Any]:
     """Return what composes."""
-    return {"composers": [digest_of(config.model_dump(mode="json")) for config in (_BY_SHARES, BY_PROBABILITY)]}
+    return {"composers": [digest_of(COMPOSING.model_dump(mode="json"))]}
 
 
 PART = Part("composition", run, section, settings=_settings, is_appendix=True)

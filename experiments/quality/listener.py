@@ -34,9 +34,8 @@ _TITLES: Final = {
     "clip+vote": "… and the vote of a mask's draws",
     "clip+listener": "CLIP's scores and the listener",
     "all": "everything",
-    "all+composer": "everything, and the composer",
-    "clip+vote+weighing draws": "CLIP's scores and the vote, and the composer by probability",
-    "all+weighing composer": "everything, and the composer by probability",
+    "clip+vote+weighing draws": "CLIP's scores and the vote, and the composer",
+    "all+weighing composer": "everything, and the composer",
 }
 _STEPS: Final = {
     "clip - preset": "CLIP's scores weighted − the shipped filter",
@@ -44,11 +43,8 @@ _STEPS: Final = {
     "clip+listener - clip": "… the listener on top, without the vote",
     "all - clip+vote": "… the listener on top of the vote",
     "all - preset": "everything − the shipped filter",
-    "all+composer - all": "… the composer on top",
-    "all+composer - preset": "everything and the composer − the shipped filter",
-    "all+weighing composer - all+composer": "… the composer by probability, not by shares",
-    "all+weighing composer - clip+vote+weighing draws": "… the listener, where the composer goes by probability",
-    "all+weighing composer - preset": "everything and the composer by probability − the shipped filter",
+    "all+weighing composer - clip+vote+weighing draws": "… the listener, with the composer",
+    "all+weighing composer - preset": "everything and the composer − the shipped filter",
 }
 _WORLDS: Final = ("test", *_OTHER_WORLDS)
 _BOUNDED: Final = {
@@ -76,9 +72,8 @@ def section(result: Result) -> str:
         "One probability an expression, of CLIP's scores, of how a mask's other draws agree with it (*vote*), and of "
         "the captioner as its own [listener](listener.md), ranks a mask's candidates; off in every preset. Weights and "
         f"bounds come from {scenes['development']} development scenes, for each coverage aimed at with a yield of at "
-        "least 2. *Everything* is all of these; the composer's expressions are added to what is kept. *By "
-        "probability*: [`composing.posterior`](composing.md#by-probability), of what the listener says beside "
-        "everything, of draws alone beside CLIP's scores and the vote, where no listener runs. "
+        "least 2. *Everything* is all of these. The expressions of the [composer](composing.md) are added to what is "
+        "kept; it reads what the listener says beside everything, and draws alone beside CLIP's scores and the vote. "
         f"{scenes['test']} test scenes, SAM's own masks; at a coverage of {COMPARED[0]} aimed at:"
     )
     (shown,) = (aim for aim in result["aims"] if (aim["coverage"], aim["yield"]) == COMPARED)
@@ -113,13 +108,12 @@ def _three(judged: Mapping[str, Any], name: str) -> str:
 
 def _readings(result: Result) -> Iterator[str]:
     """Yield the points of a list that says what the tables come to."""
-    first, last = result["aims"][0], result["aims"][-1]
-    chosen = ((first, "all+composer"), (last, "all+weighing composer"), (last, "clip+vote+weighing draws"))
-    for aim, name in chosen:
+    last = result["aims"][-1]
+    for name in ("all+weighing composer", "clip+vote+weighing draws"):
         yield (
-            f"- Accuracy / yield / coverage of {_TITLES[name]}, with {aim['coverage']} aimed at: "
-            f"**{_three(aim['test'], name)}**, where the shipped filter has {_three(aim['test'], 'preset')}; "
-            + "; ".join(f"{title}: {_three(aim[world], name)}" for world, title in _OTHER_WORLDS.items())
+            f"- Accuracy / yield / coverage of {_TITLES[name]}, with {last['coverage']} aimed at: "
+            f"**{_three(last['test'], name)}**, where the shipped filter has {_three(last['test'], 'preset')}; "
+            + "; ".join(f"{title}: {_three(last[world], name)}" for world, title in _OTHER_WORLDS.items())
             + "."
         )
     covered = value(last["test"]["rules"]["right"]["coverage"], 2)

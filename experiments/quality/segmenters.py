@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from experiments.quality.markdown_cells import markdown_table
 from experiments.quality.parts import Options, Part, Result
-from experiments.quality.scene_runs import BY_SHARES, SceneRun, pseudo_run, training_scenes, true_run
+from experiments.quality.scene_runs import SceneRun, pseudo_run, training_scenes, true_run
 from experiments.quality.student_arms import (
     Arm,
     mean_and_deviation,
@@ -27,7 +27,6 @@ _TITLES: Final = {
     "naive": "naive captions (beam search)",
     "distinctive": "+ distinctive sampling",
     "filtered": "+ filter",
-    "composed": "+ positions and relations (composer by shares)",
     "truth": "simulated annotators' masks and expressions",
 }
 _FIGURES: Final = {"miou": "mIoU", "oiou": "oIoU", "p30": "P@0.3", "p50": "P@0.5", "p70": "P@0.7", "p90": "P@0.9"}
@@ -41,7 +40,6 @@ def run(options: Options) -> Result:
         "naive": segmenter(*pseudo, assignments=(UNFILTERED, 'data.decoders=["beam"]')),
         "distinctive": segmenter(*pseudo, assignments=(UNFILTERED,)),
         "filtered": segmenter(*pseudo),
-        "composed": segmenter(pseudo_run(options, scenes, composing=BY_SHARES)),
         "truth": segmenter(true_run(options, scenes)),
     }
     groups = {name: seeded(options, arm, num_seeds=NUM_SEEDS) for name, arm in arms.items()}
@@ -69,7 +67,7 @@ def section(result: Result) -> str:
     """Return the part's Markdown."""
     arms, steps = result["arms"], result["differences"]
     rows = [[title, *(mean_and_deviation(arms[name], each) for each in _FIGURES)] for name, title in _TITLES.items()]
-    said = "; ".join(f"{title} {said_difference(steps[name])}" for name, title in list(_TITLES.items())[1:])
+    said = "; ".join(f"{_TITLES[name]} {said_difference(steps[name])}" for name in ("distinctive", "filtered"))
     text = (
         f"A student that draws masks of its own (`experiments.segmenter`), on {result['scenes']} scenes, asked about "
         f"{result['test_scenes']} test scenes; mean ± standard deviation of {result['seeds']} seeds. Steps, paired "

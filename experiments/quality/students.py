@@ -20,7 +20,7 @@ from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from experiments.quality.parts import Options, Part, Result, plot_name
 from experiments.quality.place_words import head_phrase
 from experiments.quality.question_kinds import KINDS, read_kinds
-from experiments.quality.scene_runs import BY_SHARES, EXAMPLES, SceneRun, pseudo_run, training_scenes, true_run
+from experiments.quality.scene_runs import EXAMPLES, SceneRun, pseudo_run, training_scenes, true_run
 from experiments.quality.student_arms import (
     NUM_SEEDS,
     Answered,
@@ -51,7 +51,7 @@ _RANDOM_SEEDS: Final = 5
 _PLACE_MARGIN: Final = 0.4
 # Every draw of the captioner, whether the filter kept it or not.
 UNFILTERED: Final = "data.is_kept_only=false"
-# The listener and the composer by probability: what is most often right (a file of examples/), and what trains best (a
+# The listener and the composer: what is most often right (a file of examples/), and what trains best (a
 # preset). The second, and that texts are said in other words, were chosen on development scenes.
 LISTENER_COMPOSER, BEST_PRESET = "listener-composer.yaml", "tiny-composed"
 REWORDED: Final = ("data.rewording=true",)
@@ -59,7 +59,7 @@ REWORDED: Final = ("data.rewording=true",)
 _SAYS_MORE: Final = "composing={max_per_mask: 12, posterior: {min_first: 0.5, min_further: 0.6, max_per_form: 4}}"
 # Of rows that no claim stands on.
 _FEWER_SEEDS: Final = {
-    **dict.fromkeys(("composed", "probability", "reworded", "more"), 3),
+    **dict.fromkeys(("probability", "reworded", "more"), 3),
     **dict.fromkeys(("best_plain", "simulated_people_plain"), 2),
 }
 # Asked the same in other words too.
@@ -74,8 +74,7 @@ _TITLES: Final = {
     "naive": "naive captions (beam search)",
     "distinctive": "+ distinctive sampling",
     "filtered": "+ filter",
-    "composed": "+ positions and relations (composer by shares)",
-    "probability": "listener and composer by probability",
+    "probability": "+ listener and composer",
     "reworded": "… said in other words",
     "more": "… and the composer says more",
     "best": "… of a captioner trained for longer (`tiny-composed`)",
@@ -86,15 +85,12 @@ _TITLES: Final = {
 }
 _FIGURES: Final = {"oiou": "oIoU", "p50": "P@0.5", "p70": "P@0.7"}
 # The paper's order, and what comes after it.
-_STEPS: Final = (
-    *("naive", "distinctive", "filtered", "composed", "probability", "reworded", "more", "best"),
-    "simulated_people",
-)
+_STEPS: Final = (*("naive", "distinctive", "filtered", "probability", "reworded", "more", "best", "simulated_people"),)
 # What these learn from, as an evaluation names it; the others learn from what is kept.
 _LEARNT_SETS: Final = {"naive": "beam", "distinctive": "all"}
 # docs/quality.json says mean and interval of these at its top.
 _HEADLINE: Final = (
-    *("zero_shot", "zero_shot_sentence", "zero_shot_places", "naive", "distinctive", "filtered", "composed"),
+    *("zero_shot", "zero_shot_sentence", "zero_shot_places", "naive", "distinctive", "filtered"),
     *("probability", "reworded", "more", "best", "simulated_people", "ceiling"),
 )
 
@@ -136,7 +132,6 @@ def arms(options: Options) -> dict[str, Arm]:
         "naive": Arm(pseudo, assignments=(UNFILTERED, 'data.decoders=["beam"]')),
         "distinctive": Arm(pseudo, assignments=(UNFILTERED,)),
         "filtered": Arm(pseudo),
-        "composed": Arm((pseudo_run(options, scenes, composing=BY_SHARES),)),
         "probability": Arm(probable),
         "reworded": Arm(probable, assignments=REWORDED),
         "more": Arm(
@@ -248,11 +243,10 @@ def _readings(result: Result) -> list[str]:
     shares = ", ".join(f"{kind} {cell(result['share'][kind], 2)}" for kind in KINDS)
     return [
         f"- The paper's order, paired over scenes: {order}; the filtered student on no training {trained}.",
-        f"- Beyond the paper: the composer by shares {said_difference(steps['composed'])}; the listener and the "
-        f"composer by probability in its place {said_difference(steps['probability'])}; the same said in other words "
-        f"{said_difference(steps['reworded'])}; a composer that says more {said_difference(steps['more'])}; a "
-        f"captioner that was trained for longer {said_difference(steps['best'])}; the simulated annotation in "
-        f"place of all {said_difference(steps['simulated_people'])}.",
+        f"- Beyond the paper: with the listener and the composer {cell(result['kinds']['probability']['all'])}; the "
+        f"same said in other words {said_difference(steps['reworded'])}; a composer that says more "
+        f"{said_difference(steps['more'])}; a captioner that was trained for longer {said_difference(steps['best'])}; "
+        f"the simulated annotation in place of all {said_difference(steps['simulated_people'])}.",
         f"- Of the way from CLIP's choice by the head noun to the simulated annotation, the best goes "
         f"**{cell(result['share']['all'], 2)}** ({shares}).",
         f"- In the second voice, by kind: {'; '.join(_second_voice(result))}.",

@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 
 from experiments.composing import composed_figures
-from experiments.composing.composed_figures import AFTER, BEFORE, COMPOSED, KINDS, as_tree, measure
+from experiments.composing.composed_figures import AFTER, BEFORE, COMPOSED, COMPOSING, as_tree, measure
 from experiments.composing.composed_picture import label_of
-from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.shard import SOURCE_COMPOSER, CaptionSample, ExpressionRecord
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scene_shards import scene_image, scene_shard
@@ -59,7 +58,7 @@ def measured(image, monkeypatch):
         return compose
 
     monkeypatch.setattr(composed_figures, "Composer", composer)
-    return measure([SCENE], [image], ComposingConfig(kinds=KINDS))
+    return measure([SCENE], [image], COMPOSING)
 
 
 def test_accuracy_and_coverage_before_and_of_what_is_composed_of_one_mask(measured):
@@ -90,20 +89,21 @@ def test_a_negative_is_right_where_it_does_not_mean_its_mask(image):
         ExpressionRecord((ids[1],), "a star", (DRAW,), kept=True, distinctiveness=0.5, rival_mask_id=ids[2]),
         ExpressionRecord((ids[1],), "a circle", (DRAW,), kept=False, distinctiveness=0.9, rival_mask_id=ids[0]),
     )
-    found = measure([SCENE], [replace(image, expressions=drawn)], ComposingConfig(kinds=KINDS)).estimates
+    found = measure([SCENE], [replace(image, expressions=drawn)], COMPOSING).estimates
     assert found["negative.accuracy"].value == pytest.approx(1 / 2)
     assert found["negative.yield"].value == pytest.approx(2 / 3)
 
 
 def test_each_kind_counts_apart_and_an_absence_is_right_where_nothing_fits(measured):
     value = {name: estimate.value for name, estimate in measured.estimates.items()}
-    assert {kind: value[f"kind.{kind}"] for kind in KINDS} == {
+    counts = {"position": 2, "relation": 1, "group": 2, "none": 1}
+    assert {kind: value[f"kind.{kind}"] for kind in counts} == {
         "position": 0.5,
         "relation": 1.0,
         "group": 0.5,
         "none": 1.0,
     }
-    assert {kind: measured.counts[kind] for kind in KINDS} == {"position": 2, "relation": 1, "group": 2, "none": 1}
+    assert {kind: measured.counts[kind] for kind in counts} == counts
 
 
 def test_the_record_holds_value_low_and_high(measured):
@@ -127,7 +127,7 @@ def test_what_is_said_to_be_so_likely_is_counted_by_bins_and_only_where_it_is_sa
     monkeypatch.setattr(
         composed_figures, "Composer", lambda config: lambda given: replace(given, expressions=(*rows, group))
     )
-    found = measure([SCENE], [image], ComposingConfig(kinds=KINDS))
+    found = measure([SCENE], [image], COMPOSING)
     assert found.reliability == {0.9: (2, 1), 0.97: (1, 1)}
     assert as_tree(found)["reliability"][0] == {"from": 0.9, "number": 2, "right": 1}
 

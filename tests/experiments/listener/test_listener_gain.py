@@ -30,5 +30,5 @@ def test_each_aim_has_bounds_and_figures_of_every_rule_in_every_world(report):
 
 def test_a_composer_that_says_nothing_changes_nothing(report):
     for aim in report["aims"]:
-        step = aim["test"]["steps"]["all+composer - all"]
+        step = aim["test"]["steps"]["all+weighing composer - all"]
         assert {figure: each["value"] for figure, each in step.items()} == dict.fromkeys(step, 0.0)

@@ -43,7 +43,6 @@ def test_every_student_is_asked_by_kind_and_in_both_voices(results):
         "naive",
         "distinctive",
         "filtered",
-        "composed",
         "probability",
         "reworded",
         "more",

@@ -13,7 +13,7 @@ from pseudoris.synthworld.scenes import Split
 pytestmark = pytest.mark.slow
 
 NAMES = (
-    *("random", "zero_shot_sentence", "zero_shot", "zero_shot_places", "naive", "distinctive", "filtered", "composed"),
+    *("random", "zero_shot_sentence", "zero_shot", "zero_shot_places", "naive", "distinctive", "filtered"),
     *("probability", "reworded", "more", "best", "simulated_people", "best_plain", "simulated_people_plain", "ceiling"),
 )
 MIOU = {name: 0.1 + 0.05 * at for at, name in enumerate(NAMES)}
@@ -32,7 +32,7 @@ def _step(value: float) -> dict[str, Any]:
 
 
 STEPS = (
-    *("distinctive", "filtered", "composed", "probability", "reworded", "more", "best", "simulated_people"),
+    *("distinctive", "filtered", "probability", "reworded", "more", "best", "simulated_people"),
     "filtered - zero_shot",
 )
 RESULT = {
@@ -42,7 +42,7 @@ RESULT = {
     "arms": {name: _figures(miou) for name, miou in MIOU.items()},
     "kinds": {name: {kind: _whole(miou) for kind in ("all", *KINDS)} for name, miou in MIOU.items()},
     "second_voice": {"best": {kind: _whole(0.4) for kind in ("all", *KINDS)}},
-    "annotation": {name: {"accuracy": 0.9, "coverage": 0.5 + 0.05 * at} for at, name in enumerate(NAMES[4:13])},
+    "annotation": {name: {"accuracy": 0.9, "coverage": 0.5 + 0.05 * at} for at, name in enumerate(NAMES[4:12])},
     "differences": {name: _step(0.05) for name in STEPS} | {"filtered": _step(-0.02)},
     "share": {kind: _whole(0.83) for kind in ("all", *KINDS)},
 }
