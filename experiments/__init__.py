@@ -7,7 +7,7 @@
 | `python -m experiments.scene_clip` | where the scene CLIP points: the model card's figures |
 | `python -m experiments.exclusion --json FILE` | the perceptual hash of `--exclude`: the tables of docs/exclusions.md |
 | `python -m experiments.composing.posterior_fit` | fits the weights of the composer's posterior on development scenes |
-| `python -m experiments.composing.composed_picture FILE` | draws docs/composing*.png |
+| `python -m experiments.composing.composed_picture FILE` | draws docs/composing.png |
 | `python -m experiments.quality.scene_runs OUT` | writes scenes as a run, as simulated annotators describe them |
 | `python -m experiments.ppt` | PPT's ablation in miniature: docs/ppt.json and the table of docs/ppt.md |
 | `python -m experiments.ppt.prediction_picture FILE` | draws docs/ppt-predict.jpg |

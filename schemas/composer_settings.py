@@ -5,18 +5,17 @@ If nothing is composed, the section is absent, so that older runs keep their ide
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval, without_none
+from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 
 ComposedKind = Literal["attribute", "position", "relation", "group", "none"]
 # How much a candidate counts as evidence: by how often it was drawn, or by its probability under the captioner.
 Counted = Literal["draws", "probability"]
 
 _Weight = Annotated[float, Field(allow_inf_nan=False)]
-_BOUNDS_ON_SHARES: Final = ("min_noun", "min_anchor_noun", "max_noun", "min_word", "max_word")
 
 
 class PosteriorConfig(FrozenModel):
@@ -76,12 +75,11 @@ class PosteriorConfig(FrozenModel):
 class ComposingConfig(FrozenModel):
     """What is composed, and how sure the composer must be. The composer runs after the filter stage and loads no model.
 
-    The defaults were chosen on development scenes (docs/composing.md). They bound shares of a mask's draws. So they
-    depend on the number and the variety of the draws, not on the scale of a model's scores.
+    The defaults were chosen on development scenes (docs/composing.md).
     """
 
     # `group` refers to several masks, `none` to no mask: some trainers cannot read these. `attribute` is a phrase
-    # without a position, where `posterior` finds that it suffices.
+    # without a position, where it suffices.
     kinds: tuple[ComposedKind, ...] = Field(default=("position", "relation"), min_length=1)
     # Word lists and templates: `pseudoris.workers.composing.english`.
     language: Literal["english"] = "english"
@@ -90,52 +88,15 @@ class ComposingConfig(FrozenModel):
     max_per_image: int = Field(default=2, ge=1)
     # Words in a phrase beside its noun. Each one excludes more other masks, and each one may be wrong.
     max_words: int = Field(default=2, ge=0)
-    # A noun is true of a mask if at least this share of its draws names it. Lowered, more masks get expressions, and
-    # more of these are wrong.
-    min_noun: UnitInterval = 0.8
-    # The same for the anchor of a relation. Stricter, because the anchor's errors add to the target's.
-    min_anchor_noun: UnitInterval = 0.98
-    # A noun is surely false of a mask if at most this share names it. Lowered, fewer rivals are missed, and fewer
-    # expressions are certain.
-    max_noun: UnitInterval = 0.02
-    # The same for words beside the noun. Captions often leave out true words, so the bound on true words is lower.
-    min_word: UnitInterval = 0.35
-    max_word: UnitInterval = 0.03
     # Two centres closer than this share of the image's side have no order: neither counts as further left.
     min_gap: UnitInterval = 0.08
     # Largest sideways offset, as a multiple of the distance toward the named side; 1 would be 45 degrees.
     max_slant: NonNegative = 0.8
-    # None: shares decide, by the bounds above. Set: one probability decides, which gives more expressions and fewer
-    # wrong ones, but its weights depend on the models. The bounds on shares are then not read.
-    posterior: PosteriorConfig | None = None
+    # How sure each expression must be; its weights depend on the models.
+    posterior: PosteriorConfig = PosteriorConfig()
 
     @field_validator("kinds")
     @classmethod
     def _in_one_order(cls, kinds: tuple[ComposedKind, ...]) -> tuple[ComposedKind, ...]:
         # A set: the order in which it is written does not change the method.
         return tuple(sorted(set(kinds)))
-
-    @model_validator(mode="after")
-    def _decides(self) -> ComposingConfig:
-        for name in ("noun", "word"):
-            least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
-            if most >= least:
-                raise ValueError(
-                    f"max_{name} {most} is not below min_{name} {least}: lower max_{name} or raise min_{name}"
-                )
-        # Compare values, because a run's header lists all settings, also those left at their defaults.
-        idle = [name for name in _BOUNDS_ON_SHARES if getattr(self, name) != type(self).model_fields[name].default]
-        if self.posterior is not None and idle:
-            raise ValueError(
-                f"composing.{idle[0]} bounds a share, and composing.posterior decides by probability: remove one"
-            )
-        if self.posterior is None and "attribute" in self.kinds:
-            raise ValueError(
-                "composing.kinds has attribute, which needs composing.posterior: set it, or remove attribute"
-            )
-        return self
-
-    @model_serializer(mode="wrap")
-    def _without_posterior(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Left out if None, so that older runs, which have no such key, keep their identity.
-        return without_none(handler(self), "posterior")

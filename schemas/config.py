@@ -178,8 +178,7 @@ class RunConfig(FrozenModel):
                 "filtering.confidence has weights for a listener's scores, but captions.listening is not set: set it, "
                 "or set the weights listener, truth, relative_truth and consensus to 0"
             )
-        posterior = None if self.composing is None else self.composing.posterior
-        if posterior is not None and posterior.needs_listener:
+        if self.composing is not None and self.composing.posterior.needs_listener:
             raise ValueError(
                 "composing.posterior.counts=probability needs a listener's scores, but captions.listening is not set: "
                 "set it, or counts=draws with the weights fitted for draws"
@@ -187,13 +186,9 @@ class RunConfig(FrozenModel):
         return self
 
     @model_validator(mode="after")
-    def _a_posterior_is_there_where_it_is_weighed(self) -> Self:
+    def _a_composer_is_there_where_it_is_weighed(self) -> Self:
         lines = self.filtering.pair_weight
-        if (
-            lines is not None
-            and lines.composed is not None
-            and (self.composing is None or not self.composing.posterior)
-        ):
+        if lines is not None and lines.composed is not None and self.composing is None:
             raise ValueError(
                 "filtering.pair_weight.composed needs composing.posterior: set the posterior that it was fitted with, "
                 "or leave it out"

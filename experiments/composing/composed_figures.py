@@ -12,7 +12,7 @@ import numpy as np
 from experiments.oracle import candidates_of
 from experiments.quality.annotated_scenes import DISTINCTIVE, Setting
 from experiments.quality.markdown_cells import as_json
-from pseudoris.schemas.composer_settings import ComposedKind, ComposingConfig, PosteriorConfig
+from pseudoris.schemas.composer_settings import ComposedKind, ComposingConfig
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene
@@ -27,7 +27,7 @@ NEGATIVE, MAX_DISTINCTIVENESS = "negative", 0.8
 # What is composed from: the preset's candidates, with the preset's scores alone.
 CANDIDATES: Final[Setting] = DISTINCTIVE
 KINDS: tuple[ComposedKind, ...] = ("attribute", "position", "relation", "group", "none")
-COMPOSING: Final = ComposingConfig(kinds=KINDS, max_per_mask=4, posterior=PosteriorConfig())
+COMPOSING: Final = ComposingConfig(kinds=KINDS, max_per_mask=4)
 # Of a probability, the last up to 1.
 BINS: Final = (0.0, 0.5, 0.7, 0.8, 0.9, 0.93, 0.95, 0.97)
 _FIGURES = ("accuracy", "coverage", "yield", "words")

@@ -28,8 +28,7 @@ from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.training.calibration.logistic_regression import logistic_regression
 from pseudoris.training.evaluation.counts import match_image
 from pseudoris.workers.composing import english
-from pseudoris.workers.composing.caption_votes import Evidence, evidence_of, substitutes
-from pseudoris.workers.composing.image_view import drawn_by_mask
+from pseudoris.workers.composing.evidence import Evidence, drawn_by_mask, evidence_of, substitutes
 from pseudoris.workers.composing.posterior import MIN_SHARE, object_features, word_features
 
 NUM_SCENES: Final = 200

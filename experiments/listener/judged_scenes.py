@@ -19,7 +19,7 @@ from experiments.quality.markdown_cells import as_json
 from experiments.quality.parts import Options
 from experiments.quality.scene_runs import said_by_annotators
 from pseudoris.schemas.caption_settings import ConfidenceConfig
-from pseudoris.schemas.composer_settings import ComposedKind, ComposingConfig, PosteriorConfig
+from pseudoris.schemas.composer_settings import ComposedKind, ComposingConfig
 from pseudoris.schemas.confidence import Rated
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps
@@ -49,15 +49,15 @@ def _shipped() -> ComposingConfig:
     """What examples/listener-composer.yaml sets is what is measured."""
     path = Path(__file__).parents[2] / "examples" / "listener-composer.yaml"
     composing = load_config("tiny", path).composing
-    if composing is None or composing.posterior is None:
-        raise ValueError(f"{path} sets no composing.posterior: there is nothing to measure")
+    if composing is None:
+        raise ValueError(f"{path} composes nothing: there is nothing to measure")
     return composing
 
 
 # Of what a listener says, or of draws alone.
 COMPOSERS: Final[Mapping[str, ComposingConfig]] = {
     "weighing composer": _shipped(),
-    "weighing draws": ComposingConfig(kinds=WEIGHED_KINDS, max_per_mask=4, posterior=PosteriorConfig()),
+    "weighing draws": ComposingConfig(kinds=WEIGHED_KINDS, max_per_mask=4),
 }
 
 

@@ -146,8 +146,6 @@ def _kept_figures(found: Calibration, scenes: Sequence[JudgedImage]) -> list[flo
 def _fitted_composer(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> ComposingConfig:
     """The composer that ships, with weights of these scenes."""
     shipped = COMPOSERS[COMPOSER]
-    if shipped.posterior is None:
-        raise ValueError(f"the {COMPOSER} has no posterior")
     weights = fitted_weights(scenes, images, shipped.posterior.counts)
     posterior = shipped.posterior.model_copy(update={name: getattr(weights, name) for name in _FITTED})
     return shipped.model_copy(update={"posterior": posterior})

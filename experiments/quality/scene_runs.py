@@ -45,7 +45,7 @@ TRUTH_NAME, ANNOTATION_NAME = "truth.json", "annotation.json"
 # The models of `tiny` were trained on at most the first 9,900 training scenes; nobody has seen these.
 FIRST_UNSEEN: Final = 10_000
 # For `pseudo_run`: the composer with its defaults.
-COMPOSING: Final = "composing={posterior: {}}"
+COMPOSING: Final = "composing={}"
 # What is said of an object of a scene, by its number.
 Speaker = Callable[[Scene, int], tuple[Expression, ...]]
 SPEAKERS: Final[Mapping[Voice, Speaker]] = {"first": first_voice_expressions, "second": second_voice_expressions}

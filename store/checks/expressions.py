@@ -50,9 +50,8 @@ def composed_problems(shard: int, table: pa.Table, is_composed: Flags) -> Iterat
                 f"kinds {known} refer to 1, 1, 1, at least 2 and 0 masks"
             )
     yield from examples(shard, "expression_composed", details)
-    # Null if the composer decides by shares.
     confidence = pc.fill_null(table["confidence"], np.nan).to_numpy()
-    is_wrong = is_composed & ((confidence < 0) | (confidence > 1))
+    is_wrong = is_composed & ~((confidence >= 0) & (confidence <= 1))
     found = (f"row {row}: the confidence {confidence[row]:g} is not in [0, 1]" for row in np.flatnonzero(is_wrong))
     yield from examples(shard, "expression_composed", found)
 

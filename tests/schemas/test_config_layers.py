@@ -42,6 +42,9 @@ def test_assignments_win_over_yaml_and_yaml_over_the_preset(tmp_path):
         ("poins_per_side", "masks.points_per_side"),
         # Of a section that may be None.
         ("posterior", "composing.posterior"),
+        # Keys that only the composer by shares read.
+        ("composing.min_noun", "composing.min_gap"),
+        ("composing.max_word", "composing.max_words"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_one_that_is_meant(given, meant):

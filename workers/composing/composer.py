@@ -5,32 +5,27 @@ The result depends on masks, candidates and scores, never on `kept`: another kee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Final
 
 import numpy as np
 
-from pseudoris.schemas.composer_settings import ComposingConfig, PosteriorConfig
+from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.pair_weight import WeightLine, line_weights
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, Shard, ShardImage
 from pseudoris.workers.composing import english
-from pseudoris.workers.composing.expression_ranking import ranked_absences, ranked_expressions, ranked_groups
-from pseudoris.workers.composing.image_view import drawn_by_mask, view_of
+from pseudoris.workers.composing.expression_ranking import (
+    ComposedExpression,
+    ranked_absences,
+    ranked_expressions,
+    ranked_groups,
+)
 from pseudoris.workers.composing.language import Language
 from pseudoris.workers.composing.likelihood import likelihood_of
-from pseudoris.workers.composing.phrase_forms import (
-    ComposedExpression,
-    absent_expressions,
-    expressions_of,
-    group_expressions,
-)
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.stages import STAGE_FILTER
-
-# Expressions of one mask each, of several masks, of no mask.
-_Streams = tuple[Iterator[ComposedExpression], Iterator[ComposedExpression], Iterator[ComposedExpression]]
 
 _LANGUAGES: Final[dict[str, Language]] = {"english": english}
 
@@ -58,32 +53,18 @@ class Composer:
             if (record.target_mask_ids, record.text) not in taken:
                 taken.add((record.target_mask_ids, record.text))
                 composed.append(record)
-        return replace(image, expressions=(*given, *self._weighed(composed)))
-
-    def _weighed(self, composed: Sequence[ExpressionRecord]) -> Iterator[ExpressionRecord]:
-        confidence = np.array([np.nan if each.confidence is None else each.confidence for each in composed], np.float64)
-        for each, weight in zip(composed, line_weights(self._line, confidence).tolist(), strict=True):
-            yield replace(each, weight=weight)
+        weights = line_weights(self._line, np.array([each.confidence for each in composed], np.float64)).tolist()
+        weighed = (replace(each, weight=weight) for each, weight in zip(composed, weights, strict=True))
+        return replace(image, expressions=(*given, *weighed))
 
     def _composed(self, image: ShardImage) -> Iterator[ComposedExpression]:
-        weights = self._config.posterior
-        streams = self._by_shares(image) if weights is None else self._by_probability(image, weights)
-        of_masks, of_several, of_none = streams
-        yield from of_masks
+        view = likelihood_of(image, self._language, self._config)
+        for number, mask in enumerate(image.masks):
+            yield from ranked_expressions(view, number, mask.mask_id)
         if "group" in self._config.kinds:
-            yield from islice(of_several, self._config.max_per_image)
+            yield from islice(ranked_groups(view), self._config.max_per_image)
         if "none" in self._config.kinds:
-            yield from islice(of_none, self._config.max_per_image)
-
-    def _by_shares(self, image: ShardImage) -> _Streams:
-        view = view_of(image, self._language, self._config)
-        of_masks = (each for n, mask in enumerate(image.masks) for each in expressions_of(view, n, mask.mask_id))
-        return of_masks, group_expressions(view), absent_expressions(view)
-
-    def _by_probability(self, image: ShardImage, weights: PosteriorConfig) -> _Streams:
-        view = likelihood_of(image.masks, drawn_by_mask(image), self._language, self._config, weights)
-        of_masks = (each for n, mask in enumerate(image.masks) for each in ranked_expressions(view, n, mask.mask_id))
-        return of_masks, ranked_groups(view), ranked_absences(view)
+            yield from islice(ranked_absences(view), self._config.max_per_image)
 
 
 def _record(composed: ComposedExpression, image: ShardImage) -> ExpressionRecord:

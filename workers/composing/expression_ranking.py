@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,14 +13,30 @@ import numpy as np
 
 from pseudoris.schemas.composer_settings import ComposedKind
 from pseudoris.workers.composing.geometry import SIDES
-from pseudoris.workers.composing.language import NounPhrase
+from pseudoris.workers.composing.language import Language, NounPhrase
 from pseudoris.workers.composing.likelihood import IS_MEMBER, Likelihood
-from pseudoris.workers.composing.phrase_forms import ComposedExpression, id_byte, with_noun
 
 FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
 # At most "the left of the three", because a longer row too often has a missed or a doubled mask.
 _MAX_COUNTED: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedExpression:
+    """An expression before it becomes a record of the table.
+
+    Attributes:
+        targets: Numbers of its masks; empty for a no-target expression.
+        noun: Its head noun.
+        confidence: The probability that it is right.
+    """
+
+    text: str
+    kind: ComposedKind
+    targets: tuple[int, ...]
+    noun: str
+    confidence: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +66,8 @@ def ranked_expressions(view: Likelihood, mask: int, mask_id: str) -> list[Compos
     found: dict[str, ComposedExpression] = {}
     turns: dict[str, tuple[int, int]] = {}
     used: Counter[FormName] = Counter()
-    start = id_byte(mask_id)
+    # The same in every run.
+    start = hashlib.sha256(mask_id.encode()).digest()[0]
     for form in sorted(_forms(view, mask), key=lambda each: -each.log_right):
         right = float(np.exp(form.log_right))
         if right <= (view.weights.min_further if found else view.weights.min_first):
@@ -74,18 +92,21 @@ def ranked_groups(view: Likelihood) -> Iterator[ComposedExpression]:
             continue
         log_right = np.log(rivals[is_member]).sum() + np.log1p(-rivals[~is_member]).sum()
         right = float(np.exp(log_right + view.log_unseen(phrase, len(masks))))
-        if masks not in found or right > _sure(found[masks]):
+        if masks not in found or right > found[masks].confidence:
             found[masks] = ComposedExpression(text, "group", masks, phrase.noun, right)
     yield from _sure_enough(view, found.values())
 
 
 def ranked_absences(view: Likelihood) -> Iterator[ComposedExpression]:
-    """Yield no-target expressions above `min_further`, the likeliest first: one mask's words with another's noun."""
+    """Yield no-target expressions above `min_further`, the likeliest first: one mask's words with another's noun.
+
+    "The red circle" in an image of a red star and a blue circle: the hardest negative for a trainer.
+    """
     nouns = dict.fromkeys(phrases[0].noun for phrases in view.phrases if phrases)
     said = dict.fromkeys(phrase for phrases in view.phrases for phrase in phrases if phrase.words)
     found: dict[str, ComposedExpression] = {}
     for noun, phrase in ((noun, phrase) for phrase in said for noun in nouns):
-        swapped = with_noun(view.language, phrase, noun)
+        swapped = _with_noun(view.language, phrase, noun)
         text = None if swapped is None else view.language.definite(swapped)
         if swapped is None or text is None or text in found:
             continue
@@ -96,11 +117,14 @@ def ranked_absences(view: Likelihood) -> Iterator[ComposedExpression]:
 
 def _sure_enough(view: Likelihood, said: Iterable[ComposedExpression]) -> Iterator[ComposedExpression]:
     # No mask needs these as its first expression, so the stricter bound applies.
-    return (each for each in sorted(said, key=lambda each: -_sure(each)) if _sure(each) > view.weights.min_further)
+    likeliest_first = sorted(said, key=lambda each: -each.confidence)
+    return (each for each in likeliest_first if each.confidence > view.weights.min_further)
 
 
-def _sure(composed: ComposedExpression) -> float:
-    return composed.confidence or 0.0
+def _with_noun(language: Language, phrase: NounPhrase, noun: str) -> NounPhrase | None:
+    """The phrase with another noun; None if the noun is the same, or the result is not a noun phrase."""
+    words = [noun if word == phrase.noun else word for word in phrase.text.split()]
+    return None if noun == phrase.noun else language.noun_phrase(" ".join(words), noun)
 
 
 def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:

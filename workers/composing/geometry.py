@@ -5,7 +5,6 @@ Tests that return a bool keep a margin: they are true only if no viewer would do
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -71,36 +70,6 @@ def _coordinate_sums(ends: Int64Array, height: int) -> tuple[Int64Array, Int64Ar
     columns = height * (column * (column - 1) // 2) + column * row
     rows = column * (height * (height - 1) // 2) + row * (row - 1) // 2
     return columns, rows
-
-
-def is_end(
-    side: Side, target: int, row: Sequence[int], positions: Mapping[int, MaskPosition], margins: Margins
-) -> bool:
-    """Return whether a mask is surely the furthest of its row toward a side."""
-    others = [positions[mask].along(side) for mask in row if mask != target]
-    return bool(others) and positions[target].along(side) >= max(others) + margins.min_gap
-
-
-def rank(
-    side: Side, target: int, row: Sequence[int], positions: Mapping[int, MaskPosition], margins: Margins
-) -> int | None:
-    """Return a mask's rank in a row, from 1 at `side`; None if another mask is too close to order."""
-    own = positions[target].along(side)
-    others = [positions[mask].along(side) for mask in row if mask != target]
-    if any(abs(other - own) < margins.min_gap for other in others):
-        return None
-    return 1 + sum(other > own for other in others)
-
-
-def is_alone_at(
-    side: Side, target: int, row: Sequence[int], positions: Mapping[int, MaskPosition], margins: Margins
-) -> bool:
-    """Return whether a mask is surely in the image's third on a side, and no other mask of the row may be there."""
-    inner = _THIRD - margins.min_gap / 2
-    outer = _THIRD + margins.min_gap / 2
-    return _depth(side, positions[target]) <= inner and all(
-        _depth(side, positions[mask]) >= outer for mask in row if mask != target
-    )
 
 
 def surely_lies(side: Side, item: MaskPosition, anchor: MaskPosition, margins: Margins) -> bool:

@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from pseudoris.schemas.composer_settings import ComposingConfig, PosteriorConfig
 from pseudoris.schemas.keep_rule import Flags, Floats
-from pseudoris.schemas.shard import ExpressionRecord, MaskRecord
-from pseudoris.workers.composing.caption_votes import evidence_of
+from pseudoris.schemas.shard import ShardImage
+from pseudoris.workers.composing.evidence import drawn_by_mask, evidence_of
 from pseudoris.workers.composing.geometry import (
     SIDES,
     Margins,
@@ -166,18 +166,13 @@ class Likelihood:
         return [each for each in distinct.values() if self.is_likely(math.log(self.rivals(each)[mask]))]
 
 
-def likelihood_of(
-    masks: Sequence[MaskRecord],
-    drawn: Mapping[str, Sequence[ExpressionRecord]],
-    language: Language,
-    config: ComposingConfig,
-    weights: PosteriorConfig,
-) -> Likelihood:
-    """Return the likelihood of an image's masks; `drawn` are the captioner's candidates by mask id.
+def likelihood_of(image: ShardImage, language: Language, config: ComposingConfig) -> Likelihood:
+    """Return the likelihood of an image after the filter stage; expressions of other sources are ignored.
 
     Raises:
         ValueError: `counts` is "probability", and a candidate has no caption score.
     """
-    evidence = [evidence_of(drawn.get(mask.mask_id, ()), weights.counts, language.noun_phrase) for mask in masks]
-    posterior = Posterior(weights, evidence, is_object(masks, weights))
-    return Likelihood(posterior, [position_of(mask) for mask in masks], language, config)
+    drawn, weights = drawn_by_mask(image), config.posterior
+    evidence = [evidence_of(drawn.get(mask.mask_id, ()), weights.counts, language.noun_phrase) for mask in image.masks]
+    posterior = Posterior(weights, evidence, is_object(image.masks, weights))
+    return Likelihood(posterior, [position_of(mask) for mask in image.masks], language, config)

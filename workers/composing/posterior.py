@@ -26,7 +26,7 @@ import numpy as np
 from pseudoris.schemas.composer_settings import PosteriorConfig
 from pseudoris.schemas.keep_rule import Floats
 from pseudoris.schemas.shard import MaskRecord
-from pseudoris.workers.composing.caption_votes import Evidence, substitutes
+from pseudoris.workers.composing.evidence import Evidence, substitutes
 from pseudoris.workers.composing.language import NounPhrase
 from pseudoris.workers.masks import rle
 

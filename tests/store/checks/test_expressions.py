@@ -25,7 +25,7 @@ from pseudoris.store.tables.shard_tables import shard_tables
 from tests.store.builders import make_entries, make_shard
 
 
-def problems(*rows, is_composed=None, confidence=None):
+def problems(*rows, is_composed=None, confidence=0.9):
     """Check rows of (kind, number of targets), all of one confidence."""
     table = pa.table(
         {
@@ -62,15 +62,16 @@ def test_of_a_lost_table_a_few_examples_are_told_and_the_rest_counted():
     assert found[-1].detail == "and 4 more"
 
 
-@pytest.mark.parametrize("confidence", [None, 0.0, 0.93, 1.0])
-def test_a_composed_row_may_say_how_likely_it_is(confidence):
+@pytest.mark.parametrize("confidence", [0.0, 0.93, 1.0])
+def test_a_composed_row_says_how_likely_it_is(confidence):
     assert problems(("position", 1), confidence=confidence) == []
 
 
-@pytest.mark.parametrize("confidence", [-0.1, 1.2])
+@pytest.mark.parametrize("confidence", [-0.1, 1.2, float("nan"), None])
 def test_what_is_no_probability_is_named_with_its_row(confidence):
     (problem,) = problems(("position", 1), confidence=confidence)
-    assert problem.detail == f"row 0: the confidence {confidence:g} is not in [0, 1]"
+    shown = "nan" if confidence is None else f"{confidence:g}"
+    assert problem.detail == f"row 0: the confidence {shown} is not in [0, 1]"
     assert problems(("position", 1), confidence=confidence, is_composed=[False]) == []
 
 
@@ -370,10 +371,12 @@ def test_no_rule_is_held_against_what_a_human_wrote():
     assert problems_with_of_expression_checks(setting(0, **AS_HUMANS), rule(1.0, "correctness > 0.4")) == ""
 
 
-AS_COMPOSED = {**AS_HUMANS, "source": "composer", "kind": "position", "text": "the leftmost circle"}
+AS_COMPOSED = {
+    **AS_HUMANS,
+    **{"source": "composer", "kind": "position", "text": "the leftmost circle", "confidence": 0.9},
+}
 
 
-@pytest.mark.parametrize("confidence", [None, 0.9])
 @pytest.mark.parametrize(
     ("kind", "targets"),
     [
@@ -384,8 +387,8 @@ AS_COMPOSED = {**AS_HUMANS, "source": "composer", "kind": "position", "text": "t
         ("none", []),
     ],
 )
-def test_composed_expressions_are_sound_without_draws_and_whatever_the_rule(kind, targets, confidence):
-    composed = {**AS_COMPOSED, "kind": kind, "target_mask_ids": targets, "confidence": confidence}
+def test_composed_expressions_are_sound_without_draws_and_whatever_the_rule(kind, targets):
+    composed = {**AS_COMPOSED, "kind": kind, "target_mask_ids": targets}
     assert problems_with_of_expression_checks(setting(1, **composed)) == ""
     assert "row 1" not in problems_with_of_expression_checks(setting(1, **composed), KeepRule(tau=99.0))
 
@@ -397,6 +400,7 @@ def test_composed_expressions_are_sound_without_draws_and_whatever_the_rule(kind
         {"correctness": 0.5},
         {"rank": 1},
         {"confidence": 1.5},
+        {"confidence": None},
         {"count": 1},
         {"weight": 0.5},
         {"kind": "attribute", "target_mask_ids": []},

@@ -52,7 +52,7 @@ def make_image(*masks: tuple[tuple[int, int], Mapping[str, int]], correctness: f
 
 def composed(image: ShardImage, **settings: object) -> list[ExpressionRecord]:
     """Return what is composed for an image."""
-    done = Composer(ComposingConfig.model_validate({"posterior": {}, **settings}))(image)
+    done = Composer(ComposingConfig.model_validate(settings))(image)
     assert done.expressions[: len(image.expressions)] == image.expressions
     return list(done.expressions[len(image.expressions) :])
 

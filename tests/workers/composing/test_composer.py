@@ -69,7 +69,7 @@ def test_what_somebody_said_already_is_not_said_again():
 
 
 PLAIN = load_config("tiny")
-COMPOSING = load_config("tiny", None, ["composing={kinds: [position, relation, group, none], posterior: {}}"])
+COMPOSING = load_config("tiny", None, ["composing={kinds: [position, relation, group, none]}"])
 SCENES = [make_scene(Split.DEVELOPMENT, position) for position in (2, 5)]
 (FILTER,) = stages_named(("filter",))
 

@@ -12,7 +12,6 @@ from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.workers.composing import english
 from pseudoris.workers.composing.composer import Composer
 from pseudoris.workers.composing.expression_ranking import ranked_expressions
-from pseudoris.workers.composing.image_view import drawn_by_mask
 from pseudoris.workers.composing.likelihood import likelihood_of
 from tests.workers.composing.builders import IMAGE_ID, composed, make_image, texts
 
@@ -47,7 +46,7 @@ def test_two_masks_of_one_description_are_told_apart_by_place():
 
 
 def test_every_expression_says_how_likely_it_is_and_is_otherwise_as_any_composed_one():
-    found = composed(TWO, kinds=["position", "relation", "group", "none"], posterior={})
+    found = composed(TWO, kinds=["position", "relation", "group", "none"])
     assert found
     for each in found:
         assert (each.source, each.kept, each.weight, each.samples) == (SOURCE_COMPOSER, True, 1.0, ())
@@ -87,7 +86,7 @@ def test_a_quality_tells_apart_what_the_noun_does_not():
 
 def test_forms_change_from_mask_to_mask_where_more_are_sure_than_a_mask_may_have():
     config = ComposingConfig(max_per_mask=1, posterior=PosteriorConfig(unseen=0.0))
-    view = likelihood_of(TWO.masks, drawn_by_mask(TWO), english, config, config.posterior)
+    view = likelihood_of(TWO, english, config)
     first = [ranked_expressions(view, 0, f"mask-{tail}")[0].text for tail in range(32)]
     assert len(set(first)) > 2
     assert first == [ranked_expressions(view, 0, f"mask-{tail}")[0].text for tail in range(32)]
@@ -110,9 +109,7 @@ def test_words_alone_are_said_where_they_suffice_and_an_end_where_there_is_a_row
     # Nothing else is a star: it has no ends, for there is no row.
     assert found == {"the star", "the star on the right", "the star at the bottom"}
     assert not any(each.startswith("the circle") and "on the" not in each for each in weighed(TWO, 0, kinds=kinds))
-    assert {each.kind for each in composed(TWO, kinds=kinds, **ALL, posterior={}) if each.text == "the star"} == {
-        "attribute"
-    }
+    assert {each.kind for each in composed(TWO, kinds=kinds, **ALL) if each.text == "the star"} == {"attribute"}
     alone = make_image(((20, 30), CIRCLE))
     assert weighed(alone, kinds=kinds) == {"the circle", "the circle on the left", "the circle at the top"}
 
@@ -142,19 +139,19 @@ def test_probabilities_need_a_listener():
 
 def test_an_image_without_masks_or_draws_gets_nothing():
     kinds = ["position", "relation", "group", "none"]
-    assert composed(make_image(), kinds=kinds, posterior={}) == []
-    assert composed(make_image(((20, 30), {}), ((80, 30), {})), kinds=kinds, posterior={}) == []
+    assert composed(make_image(), kinds=kinds) == []
+    assert composed(make_image(((20, 30), {}), ((80, 30), {})), kinds=kinds) == []
 
 
 def test_composing_what_was_composed_already_changes_nothing():
-    config = ComposingConfig(kinds=("attribute", "position", "group"), posterior=PosteriorConfig())
+    config = ComposingConfig(kinds=("attribute", "position", "group"))
     once = Composer(config)(TWO)
     assert len(once.expressions) > len(TWO.expressions)
     assert Composer(config)(once) == once
 
 
 def test_each_expression_weighs_what_the_line_makes_of_its_probability():
-    config, line = ComposingConfig(kinds=("position",), posterior=PosteriorConfig()), WeightLine(bias=0.5, slope=1.5)
+    config, line = ComposingConfig(kinds=("position",)), WeightLine(bias=0.5, slope=1.5)
     plain, weighing = (Composer(config, each)(TWO).expressions[len(TWO.expressions) :] for each in (None, line))
     assert [replace(each, weight=1.0) for each in weighing] == list(plain)
     due = line_weights(line, np.array([each.confidence for each in plain]))

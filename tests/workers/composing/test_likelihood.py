@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from pseudoris.schemas.composer_settings import ComposingConfig, PosteriorConfig
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.workers.composing import english
-from pseudoris.workers.composing.caption_votes import Evidence
+from pseudoris.workers.composing.evidence import Evidence, drawn_by_mask
 from pseudoris.workers.composing.geometry import MaskPosition
-from pseudoris.workers.composing.image_view import drawn_by_mask
 from pseudoris.workers.composing.language import NounPhrase
 from pseudoris.workers.composing.likelihood import Likelihood, likelihood_of
 from pseudoris.workers.composing.posterior import Posterior
@@ -94,8 +93,7 @@ def test_phrases_are_of_the_likeliest_noun_and_likely_enough_in_one_order_of_wor
         ((20, 50), {"a red star": 8, "a star": 4, "a small red star": 2, "a red small star": 2, "a heart": 1}),
         ((80, 50), {"a blue star": 9, "a star": 4}),
     )
-    weights = PosteriorConfig(min_first=0.3)
-    view = likelihood_of(image.masks, drawn_by_mask(image), english, ComposingConfig(), weights)
+    view = likelihood_of(image, english, ComposingConfig(posterior=PosteriorConfig(min_first=0.3)))
     assert [each.text for each in view.phrases[0]][:2] == ["star", "red star"]
     assert len({each.words for each in view.phrases[0]}) == len(view.phrases[0])
     assert {each.noun for each in view.phrases[0]} == {"star"}

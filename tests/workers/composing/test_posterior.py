@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoris.schemas.composer_settings import PosteriorConfig
-from pseudoris.workers.composing.caption_votes import Evidence
+from pseudoris.workers.composing.evidence import Evidence
 from pseudoris.workers.composing.language import NounPhrase
 from pseudoris.workers.composing.posterior import Posterior, is_object, nouns_of, object_features, words_of
 from tests.workers.composing.builders import make_mask

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
-from pseudoris.workers.composing.caption_votes import evidence_of, substitutes
+from pseudoris.workers.composing.evidence import evidence_of, substitutes
 from pseudoris.workers.composing.language import NounPhrase
 
 DRAW = CaptionSample("masked", "top_p", None, 0.9, -2.0)
