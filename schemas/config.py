@@ -190,8 +190,7 @@ class RunConfig(FrozenModel):
         lines = self.filtering.pair_weight
         if lines is not None and lines.composed is not None and self.composing is None:
             raise ValueError(
-                "filtering.pair_weight.composed needs composing.posterior: set the posterior that it was fitted with, "
-                "or leave it out"
+                "filtering.pair_weight.composed weighs what is composed: set composing as it was fitted, or omit it"
             )
         return self
 

@@ -36,7 +36,7 @@ def test_it_is_written_only_where_it_is_set():
     ("kind", "message"),
     [
         ("drawn", "pair_weight.drawn needs filtering.confidence"),
-        ("composed", "filtering.pair_weight.composed needs composing.posterior"),
+        ("composed", "filtering.pair_weight.composed weighs what is composed"),
     ],
 )
 def test_a_line_without_its_confidence_is_refused(kind, message):
