@@ -83,7 +83,7 @@ def _fitted(
     # Only here: other commands need not wait for what this one imports.
     from pseudoris.synthworld.scene_truth import SceneTruth
     from pseudoris.training.calibration import calibrated_run
-    from pseudoris.training.evaluation.truth import open_truth
+    from pseudoris.training.evaluation.human_truth import open_truth
 
     header = require_header(location)
     with Progress(console=stderr, transient=True) as progress:

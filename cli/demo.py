@@ -73,8 +73,8 @@ def _comparison(runs: dict[str, str], folder: str) -> Table:
     # Only here: the command's help need not wait for what these import.
     from pseudoris.synthworld.demo import TRUTH_FILE
     from pseudoris.synthworld.scene_truth import SceneTruth
+    from pseudoris.training.evaluation.human_truth import open_truth
     from pseudoris.training.evaluation.run_evaluation import evaluate_run
-    from pseudoris.training.evaluation.truth import open_truth
 
     def kept(out: str) -> Mapping[str, Estimate]:
         location = RunLocation.open(out)

@@ -18,8 +18,8 @@ from pseudoris.store.runs.header import require_header
 
 if TYPE_CHECKING:
     from pseudoris.training.evaluation.bootstrap import Estimate
-    from pseudoris.training.evaluation.figures import Evaluation
     from pseudoris.training.evaluation.model_evaluation import ModelEvaluation
+    from pseudoris.training.evaluation.run_evaluation import Evaluation
 
 
 Truth = Annotated[
@@ -115,9 +115,8 @@ def _evaluate_run(out: str, truth: str, sample: int | None, report_to: str | Non
     # Only here: other commands need not wait for what this one imports.
     from pseudoris.synthworld.scene_truth import SceneTruth
     from pseudoris.training.evaluation.evaluation_report import write_report
-    from pseudoris.training.evaluation.figures import as_tree
-    from pseudoris.training.evaluation.run_evaluation import evaluate_run
-    from pseudoris.training.evaluation.truth import open_truth
+    from pseudoris.training.evaluation.human_truth import open_truth
+    from pseudoris.training.evaluation.run_evaluation import as_tree, evaluate_run
 
     location = RunLocation.open_to_read(out)
     header = require_header(location)
@@ -150,11 +149,9 @@ def _evaluate_model(
     *,
     as_json: bool,
 ) -> None:
-    from pseudoris.training.evaluation.answerers import is_predictions, is_unfinished, open_answerer
-    from pseudoris.training.evaluation.model_evaluation import evaluate_model
-    from pseudoris.training.evaluation.model_report import write_model_report
-    from pseudoris.training.evaluation.predictions import Predictions
-    from pseudoris.training.learning.evaluator import HeldOutExpressions
+    from pseudoris.training.evaluation.answerers import Predictions, is_predictions, is_unfinished, open_answerer
+    from pseudoris.training.evaluation.held_out import HeldOutExpressions
+    from pseudoris.training.evaluation.model_evaluation import evaluate_model, write_model_report
 
     destination = _destination(report_to, RunLocation.open_to_read(truth))
     questions = HeldOutExpressions(
@@ -199,9 +196,15 @@ def _destination(report_to: str | None, read: RunLocation) -> RunLocation | None
 
 def model_view(found: ModelEvaluation) -> RenderableType:
     """Return a model's figures as a table of at most 80 columns; the intervals of P@X are in JSON and the report."""
-    from pseudoris.training.evaluation.figures import value_text
-    from pseudoris.training.evaluation.model_evaluation import FIGURE_TITLES, NO_TARGET_TITLES
-    from pseudoris.training.evaluation.model_report import caption, facts, part_name, percents
+    from pseudoris.training.evaluation.evaluation_report import value_text
+    from pseudoris.training.evaluation.model_evaluation import (
+        FIGURE_TITLES,
+        NO_TARGET_TITLES,
+        caption,
+        facts,
+        part_name,
+        percents,
+    )
 
     lines = facts_table("evaluation")
     for name, text in facts(found).items():
@@ -226,15 +229,8 @@ def truth_bar(progress: Progress) -> Callable[[int, int], None]:
 
 def evaluation_view(found: Evaluation) -> RenderableType:
     """Return an evaluation as tables of at most 80 columns; intervals stand below their figures."""
-    from pseudoris.training.evaluation.evaluation_report import caption
-    from pseudoris.training.evaluation.figures import (
-        FIGURES,
-        MASK_FIGURES,
-        SET_TITLES,
-        figure_text,
-        image_lines,
-        part_titles,
-    )
+    from pseudoris.training.evaluation.evaluation_report import caption, figure_text, image_lines, part_titles
+    from pseudoris.training.evaluation.run_evaluation import FIGURES, MASK_FIGURES, SET_TITLES
 
     facts = facts_table("evaluation")
     for name, text in image_lines(found).items():
@@ -258,7 +254,7 @@ def evaluation_view(found: Evaluation) -> RenderableType:
 
 def _cell(estimate: Estimate, digits: int) -> str:
     """Return a figure above its interval, which has a digit less: six columns fit a terminal so."""
-    from pseudoris.training.evaluation.figures import value_text
+    from pseudoris.training.evaluation.evaluation_report import value_text
 
     value = value_text(estimate, digits)
     if not math.isfinite(estimate.low):

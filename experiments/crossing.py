@@ -35,7 +35,7 @@ from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import SOURCE_HUMAN, ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
-from pseudoris.training.evaluation.counts import judge, match_image
+from pseudoris.training.evaluation.truth import judge, match_image
 from pseudoris.workers.masks import rle
 
 Masks = Literal["SAM's", "true"]

@@ -28,8 +28,8 @@ from pseudoris.synthworld.scene_shards import SceneImage, scene_image, scene_sha
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
-from pseudoris.training.evaluation.counts import DECODERS, CandidateTable, Counts, count_image
-from pseudoris.training.evaluation.figures import figure_text
+from pseudoris.training.evaluation.evaluation_report import figure_text
+from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, Counts, count_image
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer

@@ -34,13 +34,13 @@ from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.synthworld.scenes import Split
-from pseudoris.training.calibration.logistic_regression import logistic_regression
-from pseudoris.training.chooser.chooser_learner import Choice
+from pseudoris.training.calibration.confidence_fit import logistic_regression
+from pseudoris.training.chooser.chooser_training import Choice
 from pseudoris.training.dataset import RisDataset, SampleSpec
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap
-from pseudoris.training.evaluation.counts import judge, match_image
+from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion
 from pseudoris.training.evaluation.run_images import iter_images, read_shard
-from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion
+from pseudoris.training.evaluation.truth import judge, match_image
 from pseudoris.workers.masks.instances import iou_table
 
 NUM_FOLDS: Final = 4

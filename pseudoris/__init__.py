@@ -345,7 +345,7 @@ def evaluate(out: str, truth: str | Truth, *, sample: int | None = None) -> Eval
     from pseudoris.store.runs.header import require_header
     from pseudoris.synthworld.scene_truth import SceneTruth
     from pseudoris.training.evaluation import evaluate_run
-    from pseudoris.training.evaluation.truth import open_truth
+    from pseudoris.training.evaluation.human_truth import open_truth
 
     location = RunLocation.open(out)
     known = open_truth(truth, require_header(location), SceneTruth) if isinstance(truth, str) else truth

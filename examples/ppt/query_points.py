@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from PIL import Image
 
-from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion
+from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion
 from pseudoris.training.learning.mask_overlay import draw_overlay
 from pseudoris.training.metrics import SegmentationMeter
 from pseudoris.training.ppt.point_overlay import draw_answer

@@ -17,7 +17,7 @@ from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImag
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap, Sums
-from pseudoris.training.evaluation.counts import count_image, judge, match_image
+from pseudoris.training.evaluation.truth import count_image, judge, match_image
 from pseudoris.workers.composing.composer import Composer
 
 BEFORE, AFTER, COMPOSED = "before", "after", "composed"

@@ -22,7 +22,7 @@ from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImag
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
-from pseudoris.training.evaluation.counts import match_image
+from pseudoris.training.evaluation.truth import match_image
 from pseudoris.workers.composing.composer import Composer
 from pseudoris.workers.masks import rle
 

@@ -25,8 +25,8 @@ from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
-from pseudoris.training.calibration.logistic_regression import logistic_regression
-from pseudoris.training.evaluation.counts import match_image
+from pseudoris.training.calibration.confidence_fit import logistic_regression
+from pseudoris.training.evaluation.truth import match_image
 from pseudoris.workers.composing import english
 from pseudoris.workers.composing.evidence import Evidence, drawn_by_mask, evidence_of, substitutes
 from pseudoris.workers.composing.posterior import MIN_SHARE, object_features, word_features

@@ -24,7 +24,7 @@ from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.synthworld.scene_shards import SceneImage, encode_png, scene_image, scene_shard
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.training.evaluation.counts import judge, match_image
+from pseudoris.training.evaluation.truth import judge, match_image
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.crops import crops
 from pseudoris.workers.filtering import ClipScorer

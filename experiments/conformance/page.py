@@ -19,7 +19,7 @@ from experiments.conformance.prompting_data_elements import CURRICULUM, DATA
 from experiments.conformance.prompting_model_elements import ARCHITECTURE, OBJECTIVE
 from experiments.conformance.record import NUM_SCENES, ArmCounts, Difference, difference, read_record
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.training.evaluation.figures import figure_text
+from pseudoris.training.evaluation.evaluation_report import figure_text
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 

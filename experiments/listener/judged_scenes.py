@@ -29,8 +29,8 @@ from pseudoris.synthworld.scenes import Scene
 from pseudoris.training.calibration.confidence_fit import CLIP, EVERYTHING, LISTENER, VOTE, Bounds
 from pseudoris.training.calibration.labelled_images import JUDGED_COLUMNS, AlwaysKept, JudgedImage, judge_image
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
-from pseudoris.training.evaluation.counts import judge, match_image
 from pseudoris.training.evaluation.human_truth import HumanImageTruth
+from pseudoris.training.evaluation.truth import judge, match_image
 from pseudoris.workers.composing.composer import Composer
 
 # Of one mask each.

@@ -29,9 +29,8 @@ from pseudoris.schemas.pair_weight import WeightLine, line_weights
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
-from pseudoris.training.calibration.confidence_fit import NO_LABELS, without_labels
+from pseudoris.training.calibration.confidence_fit import NO_LABELS, fit_line, without_labels
 from pseudoris.training.calibration.labelled_images import JudgedImage, judge_image
-from pseudoris.training.calibration.pair_weight_fit import fit_line
 from pseudoris.workers.composing.composer import Composer
 
 NUM_SCENES: Final = 200

@@ -20,15 +20,10 @@ from experiments.ppt.ablation_runs import AblationRuns, Sizes, annotation_digest
 from experiments.ppt.select_figures import select_figures
 from experiments.segmenter.segmenter_config import SegmenterConfig, load_segmenter_config
 from experiments.segmenter.segmenter_training import train_segmenter
-from pseudoris.training.evaluation.zero_shot import ClipAndSam
+from pseudoris.training.evaluation.answerers import ClipAndSam
+from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions, evaluate, named_figures
 from pseudoris.training.learning import TrainingFolder, open_fabric
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, load_checkpoint
-from pseudoris.training.learning.evaluator import (
-    Answerer,
-    HeldOutExpressions,
-    evaluate,
-    named_figures,
-)
 from pseudoris.training.learning.trainer import load_trained
 from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
 from pseudoris.training.ppt.ppt_config import PptConfig, load_ppt_config

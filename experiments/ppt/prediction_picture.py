@@ -19,7 +19,7 @@ import typer
 from PIL import Image, ImageDraw, ImageFont
 
 from pseudoris.synthworld.attributes import CATEGORIES
-from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion
+from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion
 from pseudoris.training.learning.mask_overlay import enlargement, outline_of
 from pseudoris.training.metrics import SegmentationMeter
 from pseudoris.training.ppt.point_overlay import draw_answer

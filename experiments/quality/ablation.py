@@ -30,7 +30,7 @@ from experiments.quality.systems import System
 from pseudoris.synthworld.scene_truth import HELD_OUT, SEEN
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap
-from pseudoris.training.evaluation.counts import DIFFICULTIES
+from pseudoris.training.evaluation.truth import DIFFICULTIES
 
 FIGURES: Final = (
     "accuracy",

@@ -17,7 +17,7 @@ from experiments.quality.markdown_cells import (
 from experiments.quality.page import render
 from experiments.quality.parts import Result, plot_name
 from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart, whisker
-from pseudoris.training.evaluation.counts import DIFFICULTIES
+from pseudoris.training.evaluation.truth import DIFFICULTIES
 
 BOUND_TITLES: Final = {"paper": "the paper's rule", "shipped": "the shipped rule"}
 _LADDER: Final = ("beam", "nucleus", "distinctive", "candidates")

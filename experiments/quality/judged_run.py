@@ -8,8 +8,9 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.training.evaluation.bootstrap import Estimate
+from pseudoris.training.evaluation.human_truth import open_truth
 from pseudoris.training.evaluation.run_evaluation import evaluate_run
-from pseudoris.training.evaluation.truth import Truth, open_truth
+from pseudoris.training.evaluation.truth import Truth
 
 
 def judged_run(run: str) -> tuple[RunLocation, Truth]:

@@ -31,7 +31,7 @@ from experiments.quality.parts import Options
 from experiments.quality.systems import ALL_DRAWS, SAMPLING, Above, AnyOf, Column, Draws, Everything, System, scores
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
-from pseudoris.training.evaluation.counts import CandidateTable, Counts, count_image, match_image
+from pseudoris.training.evaluation.truth import CandidateTable, Counts, count_image, match_image
 
 Sums = dict[str, tuple[float, float]]
 BOUNDS: Final = (PAPER, SHIPPED)
@@ -51,7 +51,7 @@ _BEAM, _SAMPLED = Draws(("beam",)), Draws(SAMPLING)
 # Why an expression is wrong, first reason that holds: its mask is no object; no sentence of the grammar; not true of
 # its object; true of others too.
 REASONS: Final = ("no object", "unreadable", "untrue", "ambiguous")
-# Of the figures of `pseudoris.training.evaluation.counts`, those of a system's own expressions.
+# Of the figures of `pseudoris.training.evaluation.truth`, those of a system's own expressions.
 _KEPT: Final = "kept."
 _APART: Final = ("difficulty.", "group.")
 # The same for every system of a setting.

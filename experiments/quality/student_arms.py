@@ -26,17 +26,10 @@ from experiments.segmenter.segmenter_learner import SegmenterLearner
 from experiments.segmenter.segmenter_training import load_segmenter, train_segmenter
 from pseudoris.schemas.config_layers import config_hash
 from pseudoris.training.chooser.chooser_config import ChooserConfig, load_chooser_config
-from pseudoris.training.chooser.chooser_learner import ChooserLearner
-from pseudoris.training.chooser.chooser_training import StudentRequest, load_student, train_student
+from pseudoris.training.chooser.chooser_training import ChooserLearner, StudentRequest, load_student, train_student
+from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, SUMMARY_NAME, TrainingFolder
-from pseudoris.training.learning.evaluator import (
-    Answerer,
-    HeldOutExpressions,
-    ImageQuestion,
-    evaluate,
-    named_figures,
-)
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
 # Of a student's training: of a chooser a minute of one core, of a segmenter three.

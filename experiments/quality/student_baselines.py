@@ -2,7 +2,7 @@
 
 All choose among the masks that a run proposed for the image, so that none knows the true masks. `Ceiling` alone reads
 the truth: it answers with the best of them. They are evaluated on the same expressions by the same evaluator as a
-student: `pseudoris.training.learning.evaluator.evaluate`.
+student: `pseudoris.training.evaluation.held_out.evaluate`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from experiments.quality.place_words import Place, read_place
-from pseudoris.training.evaluation.zero_shot import ClipChoice, Proposals, chosen_masks
-from pseudoris.training.learning.evaluator import ImageQuestion
+from pseudoris.training.evaluation.answerers import ClipChoice, Proposals, chosen_masks
+from pseudoris.training.evaluation.held_out import ImageQuestion
 from pseudoris.workers.counter_rng import draw_below, key_of
 from pseudoris.workers.masks import rle
 

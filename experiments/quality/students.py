@@ -37,8 +37,8 @@ from experiments.quality.student_baselines import Ceiling, PlaceRules, RandomBas
 from experiments.quality.svg_chart import Line, axis_of, line_chart, whisker
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.synthworld.scenes import Split, Voice
-from pseudoris.training.evaluation.zero_shot import ClipChoice, SamProposals
-from pseudoris.training.learning.evaluator import Answerer, HeldOutExpressions
+from pseudoris.training.evaluation.answerers import ClipChoice, SamProposals
+from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
 # Of the other parts that train students too, which then share these arms.

@@ -15,12 +15,12 @@ import typer
 
 from experiments.segmenter.segmenter_training import load_segmenter
 from pseudoris.schemas.errors import PseudorisError
-from pseudoris.training.learning.evaluator import Answerer, HeldOutExpressions
+from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions
 from pseudoris.workers.masks import rle
 
 
 def prediction_lines(answerer: Answerer, questions: HeldOutExpressions) -> Iterator[str]:
-    """Yield a line of JSON for each expression, as `pseudoris.training.evaluation.predictions` reads them."""
+    """Yield a line of JSON for each expression, as `pseudoris.training.evaluation.answerers` reads them."""
     for image in questions.images:
         for text, counts in zip(image.texts, rle.encode(answerer.answer(questions.question(image))), strict=True):
             mask = {"size": list(image.size), "counts": counts}

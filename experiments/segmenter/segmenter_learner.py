@@ -15,9 +15,9 @@ from torch import nn
 from experiments.segmenter.segmenter_config import LossConfig, SegmenterConfig
 from experiments.segmenter.segmenter_model import Segmenter, SegmenterInput
 from experiments.segmenter.target_dataset import TargetBatch
-from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion, evaluate, named_figures
+from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning.frozen_towers import FrozenTowers, Placement, TowerImages
-from pseudoris.training.learning.weighted_mean import weighted_mean
+from pseudoris.training.learning.training_data import weighted_mean
 
 # Expressions of one image that are answered at once; an image with more takes several passes.
 _TEXTS_A_PASS = 32

@@ -16,9 +16,9 @@ from experiments.segmenter.target_dataset import TargetDataset, collate
 from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
+from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import read_settings, require_weights
-from pseudoris.training.learning.evaluator import HeldOutExpressions
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained
 from pseudoris.training.learning.training_data import open_feed, open_runs

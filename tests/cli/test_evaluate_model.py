@@ -25,8 +25,8 @@ from pseudoris.schemas.shard import ExpressionRecord, ShardImage
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.scenes import Split
+from pseudoris.training.evaluation.held_out import HeldOutExpressions, evaluate, named_figures
 from pseudoris.training.learning import open_fabric
-from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, named_figures
 from pseudoris.training.ppt.ppt_learner import load_ppt
 from pseudoris.training.ppt.ppt_training import PptRequest, train_ppt
 from tests.builders.human import (

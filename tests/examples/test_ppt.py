@@ -19,7 +19,7 @@ from examples.ppt.rows import ABLATION, TABLES
 from examples.ppt.steps import Inputs, datasets, plan
 from examples.results_table import PUBLISHED
 from experiments.ppt.ablation_rows import PAPER
-from pseudoris.training.learning.evaluator import HeldOutExpressions
+from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.ppt_learner import load_ppt
 from recipes.object_centric import write_object_centric

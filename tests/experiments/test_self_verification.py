@@ -8,8 +8,8 @@ import torch
 
 from experiments.self_verification import NUM_FOLDS, FoldedStudents, Grounded, compare, fitted, fold_of
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.training.chooser.chooser_learner import Choice
-from pseudoris.training.learning.evaluator import ImageQuestion
+from pseudoris.training.chooser.chooser_training import Choice
+from pseudoris.training.evaluation.held_out import ImageQuestion
 
 KEYS = [sha256_hex(bytes([number])) for number in range(40)]
 

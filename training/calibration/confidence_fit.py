@@ -12,13 +12,20 @@ from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import confidence_of, ranks
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import Flags, Floats
-from pseudoris.schemas.pair_weight import PairWeightConfig
+from pseudoris.schemas.log_odds import log_odds
+from pseudoris.schemas.pair_weight import PairWeightConfig, WeightLine
 from pseudoris.store.location import RunLocation
 from pseudoris.training.calibration.labelled_images import LONE_LOG_RATIO, JudgedImage, judged_images
-from pseudoris.training.calibration.logistic_regression import logistic_regression
-from pseudoris.training.calibration.pair_weight_fit import fit_pair_weight
 from pseudoris.training.evaluation.truth import Truth
 
+# Against weights without bound; in units of standardised features.
+_RIDGE: Final = 1e-3
+_STEPS: Final = 40
+# Beyond it a probability is 0 or 1 to float64, and its exponential may overflow.
+_MAX_LOG_ODDS: Final = 30.0
+_DIGITS: Final = 3
+# With fewer right or wrong ones a line says more of chance than of the models.
+_LEAST_OF_EACH: Final = 5
 # What a run has in any case, and what needs `captions.listening`.
 CLIP: Final = ("log_uniqueness", "log_distinctiveness", "correctness", "log_count", "num_words")
 VOTE: Final = (*CLIP, "vote")
@@ -27,15 +34,71 @@ EVERYTHING: Final = (*VOTE, *LISTENER, "consensus")
 # For any models, higher values of these are better: no labels are needed.
 NO_LABELS_VOTE: Final = ("log_uniqueness", "correctness", "vote")
 NO_LABELS: Final = (*NO_LABELS_VOTE, "listener", "truth")
-
-_DIGITS: Final = 3
 # Every confidence is above 0, and no rank is above the last one: the widest bounds keep everything.
 _GRID: Final = tuple(float(value) for value in np.round(np.arange(0.0, 0.985, 0.02), 2))
 _RANKS: Final = (1, 2, 3, 4, 5, 6, 8, 1000)
 # Used if the number of right candidates of a mask is unknown.
 NO_LABEL_RANK: Final = 3
-
 _FIELDS: Final = {"accuracy": "accuracy", "yield": "distinct", "coverage": "coverage"}
+
+
+def logistic_regression(table: Floats, right: Floats) -> tuple[float, Floats]:
+    """Return bias and slopes, (F,) float64, of F features; the ridge is on the slopes in standard deviations.
+
+    Args:
+        table: (T, F) float64.
+        right: (T,) float64 in [0, 1], not all 0 and not all 1.
+    """
+    mean, std = table.mean(axis=0), table.std(axis=0) + 1e-9
+    found = _newton(np.column_stack([np.ones(len(table)), (table - mean) / std]), right)
+    slopes = found[1:] / std
+    return float(found[0] - slopes @ mean), slopes
+
+
+def _newton(table: Floats, right: Floats) -> Floats:
+    penalty = _RIDGE * np.eye(table.shape[1])
+    penalty[0, 0] = 0.0
+    weights, total = np.zeros(table.shape[1]), len(table)
+    for _ in range(_STEPS):
+        likely = 1 / (1 + np.exp(-np.clip(table @ weights, -_MAX_LOG_ODDS, _MAX_LOG_ODDS)))
+        gradient = table.T @ (likely - right) / total + penalty @ weights
+        curvature = (table.T * (likely * (1 - likely))) @ table / total + penalty
+        weights = weights - np.linalg.solve(curvature, gradient)
+    return weights
+
+
+def fit_pair_weight(images: Sequence[JudgedImage], config: ConfidenceConfig) -> PairWeightConfig | None:
+    """Return the lines for drawn and composed expressions; None without enough verdicts for either.
+
+    Args:
+        images: Judged by a truth.
+        config: How confidence follows from the scores of what was drawn. A composed expression has its own.
+    """
+    none = np.zeros(0)
+    drawn = np.concatenate([none, *(confidence_of(image.features, config) for image in images)])
+    drawn_right = np.concatenate([none, *(image.is_right for image in images)])
+    composed = np.concatenate([none, *(image.beside.confidence for image in images)])
+    composed_right = np.concatenate([none, *(image.beside.is_right for image in images)])
+    lines = fit_line(drawn, drawn_right), fit_line(composed, composed_right)
+    return None if lines == (None, None) else PairWeightConfig(drawn=lines[0], composed=lines[1])
+
+
+def fit_line(confidence: Floats, right: Floats) -> WeightLine | None:
+    """Return the line with the highest likelihood; None with too few right or too few wrong expressions.
+
+    Args:
+        confidence: (T,) float64 in [0, 1]; rows with NaN are left out.
+        right: (T,) bool or float64, 1 for a right one.
+    """
+    rows = ~np.isnan(confidence)
+    odds, right = log_odds(confidence[rows]), np.asarray(right[rows], np.float64)
+    if min(right.sum(), (1 - right).sum()) < _LEAST_OF_EACH:
+        return None
+    bias, (slope,) = logistic_regression(odds[:, None], right)
+    if slope <= 0:
+        # An accident of few verdicts: less confidence never means more.
+        bias, slope = float(log_odds(np.array([right.mean()]))[0]), 0.0
+    return WeightLine(bias=round(bias, _DIGITS), slope=round(float(slope), _DIGITS))
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.training.evaluation.bootstrap import Sums
-from pseudoris.training.evaluation.counts import CandidateTable, judge, match_image
 from pseudoris.training.evaluation.run_images import iter_images, read_shard
-from pseudoris.training.evaluation.truth import ImageTruth, Truth
+from pseudoris.training.evaluation.truth import CandidateTable, ImageTruth, Truth, judge, match_image
 
 Ints = npt.NDArray[np.int64]
 Columns = Mapping[str, Sequence[Any]]

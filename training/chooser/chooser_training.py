@@ -3,31 +3,297 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from lightning_fabric import Fabric
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.training.chooser.candidate_masks import CandidateStore
+from pseudoris.training.chooser.candidate_masks import GEOMETRY_WIDTH, PAIR_WIDTH, Candidates, CandidateStore
 from pseudoris.training.chooser.chooser_config import ChooserConfig
-from pseudoris.training.chooser.chooser_learner import ChooserLearner
-from pseudoris.training.chooser.question_dataset import collate_questions
+from pseudoris.training.chooser.chooser_model import Chooser, ChooserInput
+from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_loss, redrawn, view_boxes
+from pseudoris.training.chooser.question_dataset import QuestionBatch, QuestionDataset, collate_questions
+from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import read_settings, require_weights
-from pseudoris.training.learning.evaluator import HeldOutExpressions
-from pseudoris.training.learning.frozen_towers import FrozenTowers
+from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained
-from pseudoris.training.learning.training_data import Snapshots, open_feed, open_runs
+from pseudoris.training.learning.training_data import MapDataset, Snapshots, open_feed, open_runs, weighted_mean
 from pseudoris.workers.checkpoints.weight_files import weights_digest
+from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 
+# Expressions of one image that are answered at once; an image with more takes several passes.
+_TEXTS_A_PASS = 64
+# Sentences and prompts of a run's ten thousand expressions take 30 MB.
+_TEXT_BYTES = 2**27
+# Cosines of a CLIP lie within a few tenths of one another.
+_COSINE_SCALE = 10.0
 # What a training calls itself in its checkpoint.
 CHOOSER: Final = "chooser"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An answer to T expressions of an image of N candidates.
+
+    Attributes:
+        probabilities: (T, N) float32, of each candidate to be what is meant; they add up to 1.
+        masks: (N, H, W) bool.
+        redrawn: Of the masks chosen those that a refinement has drawn anew, by number, (H, W) bool.
+    """
+
+    probabilities: torch.Tensor
+    masks: torch.Tensor
+    redrawn: Mapping[int, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def chosen(self) -> torch.Tensor:
+        """The masks chosen, (T, H, W) bool; empty where there are no candidates."""
+        if not len(self.masks):
+            return self.masks.new_zeros(len(self.probabilities), *self.masks.shape[1:])
+        numbers = self.probabilities.argmax(1).tolist()
+        return torch.stack([self.redrawn.get(number, self.masks[number]) for number in numbers])
+
+
+class ChooserLearner:
+    """A chooser on top of its frozen models.
+
+    Attributes:
+        store: Candidates and their features.
+        module: What is trained.
+        held_out: Expressions for each validation; None for none.
+    """
+
+    def __init__(
+        self, config: ChooserConfig, store: CandidateStore, held_out: HeldOutExpressions | None = None
+    ) -> None:
+        """Draw fresh weights from the seed of the training alone, not from torch's global generator."""
+        self.store = store
+        self.held_out = held_out
+        self._config = config
+        filtering = store.run.filtering
+        self._noun, self._prompt = noun_finder(filtering), prompt_builder(filtering)
+        self._sentences = FeatureCache[torch.Tensor](_TEXT_BYTES, lambda seen: seen.nbytes)
+        self._num_texts = 2 if config.model.has_head_noun else 1
+        width = self._embedded(["a"]).shape[-1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.training.seed)
+            self.module = Chooser(
+                config.model,
+                self.towers.widths,
+                crop_width=2 * width,
+                num_cosines=2 * self._num_texts,
+                refinement=config.refinement,
+            )
+
+    @property
+    def towers(self) -> FrozenTowers:
+        """The frozen towers, which the store shares."""
+        return self.store.towers
+
+    def dataset(
+        self,
+        targets: MapDataset,
+        images: MapDataset,
+        *,
+        on_image: Callable[[int, int], None] = lambda done, total: None,
+    ) -> QuestionDataset:
+        """Return the questions of two datasets of the same items; see `QuestionDataset`."""
+        return QuestionDataset(
+            targets,
+            images,
+            store=self.store,
+            min_iou=self._config.target.min_iou,
+            mirrored_words=self._config.mirrored_words,
+            seed=self._config.training.seed,
+            on_image=on_image,
+        )
+
+    def losses(self, module: nn.Module, batch: QuestionBatch) -> Mapping[str, torch.Tensor]:
+        """Return the losses of a batch: softmax of scores against that of IoUs, and outlines against theirs."""
+        if not len(batch):
+            # Every mask of the batch was skipped: a gradient of zero. Other ranks wait for this one's forward pass.
+            logits, change = module(self._nothing())
+            return {"loss": 0 * (logits.sum() + (0 if change is None else change.sum()))}
+        given = self._input(batch.images, batch.texts, batch.owners)
+        taught = batch.outlines.to(self.towers.device)
+        given.views = taught[:, :-1]
+        logits, change = module(given)
+        logits = logits.float()
+        ious, weights = batch.ious.to(logits.device), batch.weights.to(logits.device)
+        loss = choice_loss(logits, ious, self._config.target.temperature, weights)
+        if change is None:
+            return {"loss": loss}
+        # Over all questions, as the other: a rank's loss is weighted by how many it has.
+        drawn = outline_loss(change.float(), taught) / len(batch)
+        return {"loss": loss + drawn, "choice": loss.detach(), "outline": drawn.detach()}
+
+    def validate(self, module: nn.Module, fabric: Fabric) -> Mapping[str, float]:
+        """Return the figures of the held-out expressions."""
+        if self.held_out is None:
+            return {}
+        return named_figures(evaluate(_Answering(self, module), self.held_out, fabric).figures())
+
+    def answer(self, question: ImageQuestion) -> torch.Tensor:
+        """Return a mask for each expression, (T, H, W) bool."""
+        return self.choose(question.image_key, question.image, question.texts).chosen
+
+    @torch.no_grad()
+    def choose(
+        self, image_key: str, image: torch.Tensor, texts: Sequence[str], module: nn.Module | None = None
+    ) -> Choice:
+        """Return the choice for some expressions of an image.
+
+        Args:
+            image_key: By which candidates are kept: one key is one image.
+            image: (3, H, W) uint8, upright RGB.
+            texts: The expressions.
+            module: In place of the own one, as the trainer wrapped it.
+
+        Raises:
+            ConfigError: No mask can be proposed for the image.
+        """
+        asked = self.module.eval() if module is None else module
+        candidates = self.store.of(image_key, image)
+        if not candidates.counts:
+            return Choice(torch.zeros(len(texts), 0), torch.zeros(0, *candidates.size, dtype=torch.bool))
+        parts = []
+        for first in range(0, len(texts), _TEXTS_A_PASS):
+            some = list(texts[first : first + _TEXTS_A_PASS])
+            given = self._input([(image_key, False)], some, torch.zeros(len(some), dtype=torch.int64))
+            parts.append(asked(given)[0].float().softmax(-1).cpu())
+        probabilities, masks = torch.cat(parts), candidates.decoded()
+        return Choice(probabilities, masks, self._redrawn(candidates, masks, probabilities))
+
+    def _redrawn(
+        self, candidates: Candidates, masks: torch.Tensor, probabilities: torch.Tensor
+    ) -> dict[int, torch.Tensor]:
+        """Return the masks (H, W) bool that are chosen, their outlines drawn anew; none without a refinement."""
+        refiner = self.module.refiner
+        if refiner is None or candidates.views is None:
+            return {}
+        numbers = sorted(set(probabilities.argmax(1).tolist()))
+        changes = refiner(candidates.views[numbers].to(self.towers.device)).float().cpu()
+        counts = [candidates.counts[number] for number in numbers]
+        boxes = view_boxes(counts, candidates.size, self._config.refinement.context)
+        return {
+            number: redrawn(change, box, masks[number])
+            for number, change, box in zip(numbers, changes, boxes, strict=True)
+        }
+
+    def _nothing(self) -> ChooserInput:
+        """An image of one mask of which nothing is known, and an expression."""
+        given = ChooserInput(
+            crops=torch.zeros(1, 1, 2 * self._embedded(["a"]).shape[-1]),
+            pooled=torch.zeros(1, 1, self.towers.widths.patch),
+            geometry=torch.zeros(1, 1, GEOMETRY_WIDTH),
+            pairs=torch.zeros(1, 1, 1, PAIR_WIDTH),
+            is_mask=torch.ones(1, 1, dtype=torch.bool),
+            owners=torch.zeros(1, dtype=torch.int64),
+            texts=self.towers.encode_texts(["a"]),
+            cosines=torch.zeros(1, 1, 2 * self._num_texts),
+        )
+        given = _moved(given, self.towers.device)
+        given.views = NO_OUTLINES[:, :-1].to(self.towers.device)
+        return given
+
+    def _input(self, images: Sequence[tuple[str, bool]], texts: Sequence[str], owners: torch.Tensor) -> ChooserInput:
+        found = [mirrored(self.store[key]) if is_mirrored else self.store[key] for key, is_mirrored in images]
+        crops = pad_sequence([each.crops for each in found], batch_first=True).float()
+        num_masks = crops.shape[1]
+        pairs = crops.new_zeros(len(found), num_masks, num_masks, found[0].pairs.shape[-1])
+        for own, each in zip(pairs, found, strict=True):
+            own[: len(each.pairs), : len(each.pairs)] = each.pairs
+        counts = torch.tensor([len(each.counts) for each in found])
+        is_mask = torch.arange(num_masks) < counts[:, None]
+        given = ChooserInput(
+            crops=crops.flatten(2),
+            pooled=pad_sequence([each.pooled for each in found], batch_first=True).float(),
+            geometry=pad_sequence([each.geometry for each in found], batch_first=True),
+            pairs=pairs,
+            is_mask=is_mask,
+            owners=owners,
+            texts=self.towers.encode_texts(texts),
+            cosines=self._cosines(crops, is_mask, texts, owners),
+        )
+        return _moved(given, self.towers.device)
+
+    def _cosines(
+        self, crops: torch.Tensor, is_mask: torch.Tensor, texts: Sequence[str], owners: torch.Tensor
+    ) -> torch.Tensor:
+        """CLIP's cosines (T, N, S) of texts with crops, less their mean over an image's masks, about 1 in spread."""
+        cosines = torch.einsum("tnkd,tqd->tnkq", crops[owners], self._embedded(texts)).flatten(2)
+        own = is_mask[owners][..., None]
+        centred = cosines - (cosines * own).sum(1, keepdim=True) / own.sum(1, keepdim=True)
+        return centred * own * _COSINE_SCALE
+
+    def _embedded(self, texts: Sequence[str]) -> torch.Tensor:
+        """Embeddings (T, Q, D) of each sentence, and of the prompt of its head noun."""
+        asked = [self._asked(text) for text in texts]
+        kept = {text: self._sentences.get(text) for both in asked for text in both}
+        found = {text: seen for text, seen in kept.items() if seen is not None}
+        missing = [text for text in kept if text not in found]
+        for text, row in zip(missing, self.store.clip.embed_texts(missing), strict=True):
+            # A copy: a row of a batch would keep the whole batch in memory.
+            found[text] = row.clone()
+            self._sentences.put(text, found[text])
+        return torch.stack([torch.stack([found[each] for each in both]) for both in asked])
+
+    def _asked(self, text: str) -> list[str]:
+        return [text, self._prompt(text, self._noun(text))][: self._num_texts]
+
+
+def _moved(given: ChooserInput, device: torch.device) -> ChooserInput:
+    if device.type == "cpu":
+        return given
+    names = ("crops", "pooled", "geometry", "pairs", "is_mask", "owners", "cosines")
+    for name in names:
+        setattr(given, name, getattr(given, name).to(device))
+    return given
+
+
+def mirrored(found: Candidates) -> Candidates:
+    """Return the candidates of the mirrored image; embeddings, which hardly change, are left as they are."""
+    geometry, pairs = found.geometry.clone(), found.pairs.clone()
+    geometry[:, 0] *= -1
+    pairs[..., [0, 2]] *= -1
+    return replace(found, geometry=geometry, pairs=pairs)
+
+
+class _Answering:
+    """Answers with a module that the trainer has wrapped."""
+
+    def __init__(self, learner: ChooserLearner, module: nn.Module) -> None:
+        self._learner, self._module = learner, module
+
+    def answer(self, question: ImageQuestion) -> torch.Tensor:
+        return self._learner.choose(question.image_key, question.image, question.texts, self._module).chosen
+
+
+def choice_loss(
+    logits: torch.Tensor, ious: torch.Tensor, temperature: float, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the mean cross entropy of scores and softmax(IoU / temperature), a scalar.
+
+    Args:
+        logits: (T, N), -inf where there is no candidate.
+        ious: (T, N), at most N: later columns are padding.
+        temperature: Of the target.
+        weights: (T,), of the mean; all alike by default.
+    """
+    is_mask = logits.isfinite()
+    ious = F.pad(ious, (0, logits.shape[1] - ious.shape[1]))
+    target = (ious / temperature).masked_fill(~is_mask, float("-inf")).softmax(-1)
+    return -weighted_mean((target * logits.log_softmax(-1).masked_fill(~is_mask, 0)).sum(-1), weights)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,8 @@
 """Evaluates annotation against a truth, from the tables alone, with intervals over images."""
 
 from pseudoris.training.evaluation.evaluation_report import write_report
-from pseudoris.training.evaluation.figures import Evaluation, as_tree
 from pseudoris.training.evaluation.human_truth import HumanTruth
-from pseudoris.training.evaluation.run_evaluation import evaluate_run
+from pseudoris.training.evaluation.run_evaluation import Evaluation, as_tree, evaluate_run
 from pseudoris.training.evaluation.truth import ImageTruth, Truth
 
 __all__ = ["Evaluation", "HumanTruth", "ImageTruth", "Truth", "as_tree", "evaluate_run", "write_report"]

@@ -2,25 +2,249 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from pseudoris.images.parquet_pages import read_columns
+from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.regular_files import read_regular
+from pseudoris.schemas.shard import MaskRecord, clean_text
+from pseudoris.store.files.key_order import path_key
+from pseudoris.training.chooser.candidate_masks import propose_masks
 from pseudoris.training.chooser.chooser_training import CHOOSER, load_student
-from pseudoris.training.evaluation.predictions import SUFFIXES, Predictions
-from pseudoris.training.evaluation.zero_shot import ClipAndSam, ClipChoice, SamProposals, first_noun_phrase
+from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions, ImageQuestion
+from pseudoris.training.imports.human_annotation import is_utf8
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, read_settings
-from pseudoris.training.learning.evaluator import Answerer, HeldOutExpressions
 from pseudoris.training.ppt.ppt_learner import LEARNER as PPT
 from pseudoris.training.ppt.ppt_learner import load_ppt
-from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
+from pseudoris.training.ppt.recipes.grounding import Grounder
+from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig, load_recipe_config
+from pseudoris.workers.crops.crops import make_crops
+from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
+from pseudoris.workers.filtering.noun_phrases import noun_phrases
+from pseudoris.workers.masks import SamProposer, rle
+from pseudoris.workers.masks.segmentation_forms import compressed_counts
 
+# What CLIP sees of a mask: its box grown by 1.2, as the method's uniqueness does (section 4), and the mask alone.
+_SCALES: Final = (1.2, None)
+# The masks of an image, in the proposer's order.
+Proposals = Callable[[ImageQuestion], Sequence[MaskRecord]]
+SUFFIXES: Final = (".parquet", ".jsonl")
+_COLUMNS: Final = ("image", "text", "segmentation")
+_SHOWN_LETTERS: Final = 80
 SENTENCE, NOUN, CLIP_AND_SAM = "clip:sentence", "clip:noun", "clip+sam"
 ZERO_SHOT: Final = (SENTENCE, NOUN, CLIP_AND_SAM)
+
+
+class SamProposals:
+    """The masks that a run's SAM proposes; those of an image are proposed once."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Load SAM.
+
+        Raises:
+            ConfigError: Its weights are missing, or the device is not there.
+        """
+        self._proposer = SamProposer(config.masks, config.compute)
+        self._held: dict[str, Sequence[MaskRecord]] = {}
+
+    def __call__(self, question: ImageQuestion) -> Sequence[MaskRecord]:
+        """Return the masks of an image."""
+        if question.image_id not in self._held:
+            self._held[question.image_id] = propose_masks(self._proposer, _pixels(question))
+        return self._held[question.image_id]
+
+
+class ClipChoice:
+    """Answers with the proposed mask whose crops the CLIP of a run's filter likes best: the sum of two cosines.
+
+    One is of the box grown by 1.2, the other of the tight box with all else blanked. The crops of the last
+    image are kept.
+    """
+
+    def __init__(self, proposals: Proposals, config: RunConfig, *, asked: Callable[[str], str] = str) -> None:
+        """Load the CLIP; `asked` turns an expression into the text that it is asked.
+
+        Raises:
+            ConfigError: Its weights are missing.
+        """
+        self._proposals, self._asked = proposals, asked
+        self._embedder = ClipEmbedder(config.filtering, config.compute)
+        # Of the last image.
+        self._seen: dict[str, torch.Tensor] = {}
+
+    def answer(self, question: ImageQuestion) -> torch.Tensor:
+        """Return a mask for each expression, (T, H, W) bool; empty where none is proposed."""
+        masks = self._proposals(question)
+        if not masks:
+            return torch.zeros_like(question.masks)
+        return chosen_masks(masks, self.scores(question, question.texts).argmax(1).tolist())
+
+    def scores(self, question: ImageQuestion, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the score of each text with each mask of the image, (T, N); it has at least one."""
+        if question.image_id not in self._seen:
+            self._seen = {question.image_id: self._embedded(question)}
+        asked = self._embedder.embed_texts([self._asked(text) for text in texts])
+        return np.asarray((asked @ self._seen[question.image_id].T).cpu().numpy(), np.float32)
+
+    def _embedded(self, question: ImageQuestion) -> torch.Tensor:
+        """The sum over crops of a mask's embeddings, (N, D)."""
+        masks = self._proposals(question)
+        crops = make_crops(
+            _pixels(question),
+            [mask.box_xyxy_px for mask in masks],
+            runs=[rle.runs(mask.rle_counts) for mask in masks],
+            scales=_SCALES,
+            crop_format=self._embedder.crop_format,
+            device=self._embedder.device,
+        )
+        return self._embedder.embed_crops([crops.flatten(0, 1)]).view(len(_SCALES), len(masks), -1).sum(0)
+
+
+class ClipAndSam:
+    """PPT's first row (table 3): CLIP's response to the whole expression prompts SAM."""
+
+    def __init__(self, config: RecipeConfig) -> None:
+        """Load both.
+
+        Raises:
+            ConfigError: Weights are missing, or the device is not there.
+        """
+        self._grounder = Grounder(config.grounding, config.run)
+
+    def answer(self, question: ImageQuestion) -> torch.Tensor:
+        """Return a mask for each expression, (T, H, W) bool; an empty one where SAM answers with no pixel."""
+        texts = list(dict.fromkeys(question.texts))
+        found = {each.phrase: torch.from_numpy(each.mask) for each in self._grounder(_pixels(question), texts)}
+        empty = torch.zeros(question.image.shape[1:], dtype=torch.bool)
+        return torch.stack([found.get(text, empty) for text in question.texts])
+
+
+def first_noun_phrase(text: str) -> str:
+    """Return the words of an expression's first noun phrase; all of it where the rules find none."""
+    return next(iter(noun_phrases(text)), text)
+
+
+def chosen_masks(masks: Sequence[MaskRecord], choices: Sequence[int]) -> torch.Tensor:
+    """Return some of the masks of an image, (T, H, W) bool."""
+    decoded = rle.decode([mask.rle_counts for mask in masks], masks[0].rle_size)
+    return torch.from_numpy(decoded)[list(choices)]
+
+
+def _pixels(question: ImageQuestion) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(question.image.permute(1, 2, 0).numpy())
+
+
+class Predictions:
+    """Answers with the masks of a file; a question that it lacks counts with IoU 0.
+
+    Attributes:
+        num_missing: Questions without a prediction.
+        num_unasked: Predictions that no question asks for.
+    """
+
+    def __init__(self, path: Path, questions: HeldOutExpressions) -> None:
+        """Read the file and hold it to the questions.
+
+        Raises:
+            ConfigError: It cannot be read; a row lacks an image or a text, is there with two masks, or has a mask of no
+                known form or of another size than its image; or no prediction is asked for. The message names the row.
+        """
+        self._masks: dict[tuple[str, str], str | None] = {}
+        asked = {image.image_id: image for image in questions.images}
+        pairs = {(image.image_id, text) for image in questions.images for text in image.texts}
+        found: dict[tuple[str, str], Any] = {}
+        for number, row in enumerate(_rows(path), start=1):
+            where = f"--model {path}: row {number}"
+            image, text = _said(row, "image", where), clean_text(_said(row, "text", where))
+            known = asked.get(image_id(image)) or asked.get(image_id(path_key(image)))
+            pair = (known.image_id if known else image, text)
+            if "segmentation" not in row:
+                raise ConfigError(f"{where} has no segmentation. Give each text its mask; null is an empty one.")
+            if found.get(pair, row["segmentation"]) != row["segmentation"]:
+                raise ConfigError(f"{where} predicts {text!r} of {image} a second time. Keep one of them.")
+            found[pair] = row["segmentation"]
+            if known is not None and pair in pairs:
+                self._masks[pair] = _counts(row["segmentation"], known.size, f"{where} ({text!r} of {image})")
+        if not self._masks:
+            first = questions.images[0]
+            raise ConfigError(
+                f"--model {path}: none of its {len(found):,} predictions is asked for. The truth asks for "
+                f"{first.texts[0]!r} of {first.key}. `image` must be the path below the truth's images."
+            )
+        self.num_missing, self.num_unasked = len(pairs) - len(self._masks), len(found) - len(self._masks)
+
+    def notes(self) -> list[str]:
+        """Return what a reader of the figures must know."""
+        missing = f"{self.num_missing:,} questions have no prediction: each counts with IoU 0."
+        unasked = f"{self.num_unasked:,} predictions are not asked for: they count nowhere."
+        return [*([missing] if self.num_missing else []), *([unasked] if self.num_unasked else [])]
+
+    def answer(self, question: ImageQuestion) -> torch.Tensor:
+        """Return the masks of an image's expressions, (T, H, W) bool."""
+        _, *size = question.masks.shape
+        found = np.zeros(question.masks.shape, np.bool_)
+        for row, text in enumerate(question.texts):
+            pair = (question.image_id, text)
+            if pair not in self._masks:
+                # Wrong for certain: an empty mask would be right of a text without a target.
+                found[row] = not question.masks[row].any()
+            elif (counts := self._masks[pair]) is not None:
+                found[row] = rle.decode([counts], (size[0], size[1]))[0]
+        return torch.from_numpy(found)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        data = read_regular(path)
+    except OSError as error:
+        raise ConfigError(f"--model {path} cannot be read ({error.strerror}). Give a file of predictions.") from error
+    if path.suffix.lower() == ".parquet":
+        table = read_columns(data, _COLUMNS, where=f"--model {path}")
+        lacking = [name for name in _COLUMNS if name not in table.column_names]
+        if lacking:
+            there = ", ".join(table.column_names) or "none"
+            raise ConfigError(f"--model {path} has no column {lacking[0]}. Its columns are {there}. Rename one.")
+        yield from table.to_pylist()
+        return
+    for number, line in enumerate(data.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            raise ConfigError(f"--model {path}: line {number} is not JSON ({error}). Write the file again.") from error
+        if not isinstance(row, dict):
+            raise ConfigError(f"--model {path}: line {number} is no object with {', '.join(_COLUMNS)}. Mend it.")
+        yield row
+
+
+def _said(row: dict[str, Any], name: str, where: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip() or not is_utf8(value):
+        raise ConfigError(f"{where} has no {name} ({str(value)[:_SHOWN_LETTERS]!r}). Give each mask its {name}.")
+    return value
+
+
+def _counts(segmentation: Any, size: tuple[int, int], where: str) -> str | None:
+    try:
+        if isinstance(segmentation, int | float):
+            raise ValueError(f"the segmentation is {segmentation}")
+        counts = compressed_counts(segmentation, size)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}. Predict masks in pixels of the upright image.") from error
+    if counts is not None and not rle.is_valid(counts, size):
+        raise ConfigError(f"{where}: the runs of the mask do not fill the image, {size[0]} x {size[1]}. Write it anew.")
+    return counts
 
 
 def is_predictions(model: str) -> bool:

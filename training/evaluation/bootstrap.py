@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,6 @@ RESAMPLES: Final = 2000
 _BOUNDS: Final = (0.025, 0.975)
 # Images drawn at a time, over all resamples of a block: 32 MB of numbers and as much of counts.
 _MAX_DRAWS: Final = 2**22
-
 Floats = npt.NDArray[np.float64]
 # Numerator and denominator by figure, of one image or of many.
 Sums = Mapping[str, tuple[float, float]]
@@ -121,3 +121,15 @@ def estimate_of(value: float, resampled: Floats) -> Estimate:
         return Estimate(float(value), float("nan"), float("nan"))
     low, high = np.quantile(counted, _BOUNDS)
     return Estimate(float(value), float(low), float(high))
+
+
+UNDEFINED: Final = Estimate(math.nan, math.nan, math.nan)
+
+
+def without_nan(value: Any) -> Any:
+    """Return JSON values with null in place of what is not finite."""
+    if isinstance(value, Mapping):
+        return {name: without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

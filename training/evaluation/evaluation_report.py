@@ -17,23 +17,27 @@ from markupsafe import Markup
 from pseudoris.schemas.printable import printable, printable_json, visible
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.bootstrap import Estimate
-from pseudoris.training.evaluation.figures import (
+from pseudoris.training.evaluation.run_evaluation import (
     FIGURES,
+    GROUP_TITLES,
+    KIND_TITLES,
     MASK_FIGURES,
     SET_MEANINGS,
     SET_TITLES,
     Evaluation,
+    Part,
     as_tree,
-    figure_text,
-    image_lines,
-    interval_text,
-    part_titles,
-    value_text,
 )
 
 MARKDOWN_NAME: Final = "evaluation.md"
+
+
 HTML_NAME: Final = "evaluation.html"
+
+
 JSON_NAME: Final = "evaluation.json"
+
+
 _MARKUP: Final = re.compile(r"([\\`*_{}\[\]|#!~])")
 
 
@@ -149,3 +153,50 @@ def _whisker(estimate: Estimate) -> Markup:
         '<rect class="span" x="{low:.2f}%" width="{wide:.2f}%" y="5" height="8" rx="3"/>'
         '<circle class="dot" cx="{value:.2f}%" cy="9" r="4.5"/></svg>'
     ).format(low=100 * low, wide=100 * (high - low), value=100 * estimate.value)
+
+
+def value_text(estimate: Estimate, digits: int, *, sign: str = "") -> str:
+    """Return a figure as text, a dash if nothing was counted."""
+    return f"{estimate.value:{sign}.{digits}f}" if math.isfinite(estimate.value) else "–"
+
+
+def interval_text(estimate: Estimate, digits: int, *, sign: str = "") -> str:
+    """Return a figure's interval as text, empty if there is none."""
+    if not math.isfinite(estimate.low):
+        return ""
+    return f"[{estimate.low:{sign}.{digits}f}, {estimate.high:{sign}.{digits}f}]"
+
+
+def figure_text(estimate: Estimate, digits: int, *, sign: str = "") -> str:
+    """Return a figure and its interval for a person."""
+    texts = (value_text(estimate, digits, sign=sign), interval_text(estimate, digits, sign=sign))
+    return " ".join(filter(None, texts))
+
+
+def image_lines(found: Evaluation) -> dict[str, str]:
+    """Return which images the figures are of, for a person, by name."""
+    images = found.images
+    lines = {
+        "run": found.run,
+        "truth": found.truth,
+        "images": f"{images.judged:,} judged, of {images.in_plan:,} planned and {images.in_truth:,} in the truth",
+        "objects": f"{found.objects:,}, and {found.masks:,} masks",
+        "expressions": f"{found.draws:,} drawn, {found.kept:,} kept",
+    }
+    if images.shards_read < images.shards:
+        lines["sample"] = f"{images.shards_read:,} of {images.shards:,} shards, spread evenly"
+    if images.unknown:
+        lines["unknown"] = f"{images.unknown:,} images of the run are not in the truth, such as {images.unknown_key}"
+    if images.quarantined:
+        missed = f"; the objects of {images.judged_quarantined:,} of them count as missed"
+        lines["quarantined"] = f"{images.quarantined:,} images of the run{missed if images.judged_quarantined else ''}"
+    return lines
+
+
+def part_titles(found: Evaluation) -> dict[str, tuple[str, Part]]:
+    """Return the parts of the kept expressions that hold any, by what a heading calls them."""
+    alike = {"0": "no other object of its category", "1": "1 other", "2": "2 others", "3+": "3 or more others"}
+    named = [(alike.get(name, "mask is not an object"), "difficulty", part) for name, part in found.difficulty.items()]
+    named += [(GROUP_TITLES.get(name, name), "attribute pair", part) for name, part in found.groups.items()]
+    named += [(KIND_TITLES.get(name, name), "kind", part) for name, part in found.kinds.items()]
+    return {title: (kind, part) for title, kind, part in named if part.expressions}

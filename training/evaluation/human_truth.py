@@ -1,4 +1,4 @@
-"""A human's annotation as a truth: an OUT of `pseudoris import`, joined by image id.
+"""Opens the truth that `--truth` names; a human's annotation as a truth: an OUT of `pseudoris import`.
 
 Its masks are exact. Its judgement of a text is an approximation: a text refers to the object with the most similar
 sentence, by token F1. A text cannot agree with a sentence that no human wrote.
@@ -11,21 +11,24 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final, Self
+from pathlib import Path
+from typing import Final, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.tables import STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.header import read_header, require_header
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts
 from pseudoris.store.threads import map_in_threads
 from pseudoris.training.evaluation.run_images import ShardTables, check_masks, image_masks, read_shard
+from pseudoris.training.evaluation.truth import Truth
 from pseudoris.workers.filtering.head_nouns import head_noun
 
+SYNTHWORLD: Final = "synthworld"
 APPROXIMATION: Final = (
     "Texts are judged approximately: a text refers to the object whose human sentences are most similar to it (token "
     "F1). If two objects tie, or no word is shared, it refers to none. True words that no human used count as wrong. "
@@ -37,10 +40,79 @@ UNANNOTATED: Final = (
 )
 ALIKE: Final = "Two objects share a category if sentences of both have the same head noun, found by rules."
 WITHOUT_SENTENCE: Final = "The truth has no sentences, so only the figures of the masks are meaningful."
-
 _THREADS: Final = 4
 # Letters and digits of any script: punctuation parts words and is dropped.
 _WORD: Final = re.compile(r"[^\W_]+")
+
+
+class SceneFile(Protocol):
+    """The synthetic world's truth as a file: `SceneTruth` of `pseudoris.synthworld`, which this room may not import."""
+
+    @property
+    def file_name(self) -> str:
+        """Its name, next to the folder of images."""
+
+    def from_json(self, data: bytes, name: str) -> Truth:
+        """Return the truth in a file of this name. Raises: ConfigError: It is not such a file."""
+
+
+def open_truth(
+    name: str,
+    header: RunHeader,
+    scenes: SceneFile,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Truth:
+    """Return the truth that `--truth` names.
+
+    Args:
+        name: `synthworld`, `synthworld:FILE`, or the location of an import.
+        header: The header of the evaluated run; the synthetic world's truth is next to its SOURCE.
+        scenes: Reads the synthetic world's truth.
+        on_progress: Called with the number of shards of an import that are read, and the total.
+
+    Raises:
+        ConfigError: There is no such truth, or it cannot be used.
+        TransientError: Storage failed.
+    """
+    kind, colon, file = name.partition(":")
+    if kind == SYNTHWORLD:
+        if colon:
+            return _scene_truth(file, scenes, None)
+        return _scene_truth(beside(header.source, scenes.file_name), scenes, header)
+    from pseudoris.training.evaluation.human_truth import HumanTruth
+
+    if Path(name).is_file():
+        raise ConfigError(
+            f"--truth {name} is a file. Give the OUT of `pseudoris import`. If the file is a truth.json of the "
+            f"synthetic world, give {SYNTHWORLD}:{name}."
+        )
+    location = RunLocation.open(name)
+    if read_header(location) is None:
+        raise ConfigError(
+            f"--truth {name!r} is neither `{SYNTHWORLD}` nor `{SYNTHWORLD}:FILE`, and there is no run at "
+            f"{location.root}. Give the OUT of `pseudoris import`."
+        )
+    return HumanTruth.read(location, on_progress)
+
+
+def beside(source: str, file_name: str) -> str:
+    """Return the address of a file next to the folder of images of a SOURCE."""
+    parent = source.rstrip("/").rpartition("/")[0]
+    return f"{parent}/{file_name}"
+
+
+def _scene_truth(address: str, scenes: SceneFile, header: RunHeader | None) -> Truth:
+    folder, _, name = address.rpartition("/")
+    remedy = f"Name the file with --truth {SYNTHWORLD}:FILE. `python -m pseudoris.synthworld.demo FOLDER` writes one."
+    if not name or (folder and folder.endswith((":", "/"))):
+        raise ConfigError(f"There is no file at {address!r}. {remedy}")
+    endpoint_url = None if header is None else header.config.source.endpoint_url
+    location = RunLocation.open(folder or str(Path.cwd()), endpoint_url)
+    try:
+        data = location.read_bytes(name)
+    except FileNotFoundError:
+        raise ConfigError(f"There is no truth of the synthetic world at {location.uri(name)}. {remedy}") from None
+    return scenes.from_json(data, location.uri(name))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

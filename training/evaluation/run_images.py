@@ -16,8 +16,7 @@ from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTI
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.rle import summarise_rle
-from pseudoris.training.evaluation.counts import DECODERS, CandidateTable, Ints
-from pseudoris.training.evaluation.truth import ImageTruth, Truth
+from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, ImageTruth, Ints, Truth
 
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status")
 _MASK_COLUMNS: Final = ("image_id", "mask_id", "segmentation")

@@ -1,21 +1,38 @@
-"""The protocol of a truth: the objects of an image, and which of them a text refers to; and the truth of a name.
+"""What a truth knows of an image, and what is right by it of the image's masks and expressions.
 
-Two implementations: the synthetic world, which is exact (`pseudoris.synthworld.scene_truth`), and a human's
-annotation, which is limited to its sentences (`human_truth`).
+Every figure is a ratio of two sums over images, named `<set>.<figure>` (`beam.accuracy`, `kept.coverage`). Besides the
+sets there are `masks.…`, `difficulty.…` and `group.…`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import RunHeader
-from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import read_header
+import numpy as np
+import numpy.typing as npt
 
-SYNTHWORLD: Final = "synthworld"
+from pseudoris.schemas.shard import SOURCE_COMPOSER
+from pseudoris.training.evaluation.bootstrap import Floats, Sums
+from pseudoris.workers.masks import rle
+from pseudoris.workers.masks.instances import match_masks
+
+GOOD_IOU: Final = 0.75
+DECODERS: Final = ("beam", "top_k", "top_p")
+SAMPLING: Final = "sampling"
+ALL: Final = "all"
+KEPT: Final = "kept"
+# For the first four, and for `all`, every draw counts; of `kept` every row, which is a distinct expression of its mask.
+SETS: Final = (*DECODERS, SAMPLING, ALL, KEPT)
+# By how many other objects share the target's category; the last one for masks that are not an object.
+DIFFICULTIES: Final = ("0", "1", "2", "3+", "no object")
+# Of kept expressions, as the column `kind` names them.
+KINDS: Final = ("attribute", "position", "relation", "group", "none")
+_HARDEST: Final = 3
+_NO_OBJECT: Final = -1
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 class ImageTruth(Protocol):
@@ -62,7 +79,7 @@ class Truth(Protocol):
 
     @property
     def unjudged_kinds(self) -> Sequence[str]:
-        """Kinds of expressions (`counts.KINDS`) that it cannot judge: they are left out of every figure."""
+        """Kinds of expressions (`KINDS`) that it cannot judge: they are left out of every figure."""
 
     @property
     def judges_texts(self) -> bool:
@@ -80,71 +97,211 @@ class Truth(Protocol):
         """Return the objects of an image, by its id; None if the truth does not have the image."""
 
 
-class SceneFile(Protocol):
-    """The synthetic world's truth as a file: `SceneTruth` of `pseudoris.synthworld`, which this room may not import."""
+@dataclass(slots=True)
+class Counts:
+    """Numerator and denominator by figure name, of one image or of many."""
 
-    @property
-    def file_name(self) -> str:
-        """Its name, next to the folder of images."""
+    sums: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def from_json(self, data: bytes, name: str) -> Truth:
-        """Return the truth in a file of this name. Raises: ConfigError: It is not such a file."""
+    def add(self, name: str, numerator: float, denominator: float) -> None:
+        """Add to a figure."""
+        before = self.sums.get(name, (0.0, 0.0))
+        self.sums[name] = (before[0] + numerator, before[1] + denominator)
+
+    def merge(self, other: Sums) -> None:
+        """Add all figures of another count."""
+        for name, (numerator, denominator) in other.items():
+            self.add(name, numerator, denominator)
 
 
-def open_truth(
-    name: str,
-    header: RunHeader,
-    scenes: SceneFile,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Truth:
-    """Return the truth that `--truth` names.
+@dataclass(frozen=True, slots=True, eq=False)
+class CandidateTable:
+    """An annotated image in columns: its M masks, and the R rows of its candidates.
 
-    Args:
-        name: `synthworld`, `synthworld:FILE`, or the location of an import.
-        header: The header of the evaluated run; the synthetic world's truth is next to its SOURCE.
-        scenes: Reads the synthetic world's truth.
-        on_progress: Called with the number of shards of an import that are read, and the total.
-
-    Raises:
-        ConfigError: There is no such truth, or it cannot be used.
-        TransientError: Storage failed.
+    Attributes:
+        size: (H, W) of the upright image, in pixels.
+        mask_ids: M.
+        mask_counts: COCO compressed RLE of each mask.
+        texts: R.
+        targets: Ids of the masks that each text is to refer to.
+        draws: (R, 4) int64, draws by `DECODERS`, then by any other decoder; none of a human's row.
+        is_kept: (R,) bool.
+        kinds: R of `KINDS`; empty where all are `attribute`.
+        sources: R, the `source` of each in the tables; empty if the tables lack it: then all kinds except `attribute`
+            were composed.
     """
-    kind, colon, file = name.partition(":")
-    if kind == SYNTHWORLD:
-        if colon:
-            return _scene_truth(file, scenes, None)
-        return _scene_truth(beside(header.source, scenes.file_name), scenes, header)
-    from pseudoris.training.evaluation.human_truth import HumanTruth
 
-    if Path(name).is_file():
-        raise ConfigError(
-            f"--truth {name} is a file. Give the OUT of `pseudoris import`. If the file is a truth.json of the "
-            f"synthetic world, give {SYNTHWORLD}:{name}."
+    size: tuple[int, int]
+    mask_ids: Sequence[str]
+    mask_counts: Sequence[str]
+    texts: Sequence[str]
+    targets: Sequence[Sequence[str]]
+    draws: Ints
+    is_kept: Bools
+    kinds: Sequence[str] = ()
+    sources: Sequence[str | None] = ()
+
+    def without(self, kinds: Sequence[str]) -> CandidateTable:
+        """Return them without the rows of some kinds."""
+        if not set(kinds) & set(self.kinds):
+            return self
+        rows = [row for row, kind in enumerate(self.kinds) if kind not in kinds]
+        return replace(
+            self,
+            texts=[self.texts[row] for row in rows],
+            targets=[self.targets[row] for row in rows],
+            draws=self.draws[rows],
+            is_kept=self.is_kept[rows],
+            kinds=[self.kinds[row] for row in rows],
+            sources=[self.sources[row] for row in rows if self.sources],
         )
-    location = RunLocation.open(name)
-    if read_header(location) is None:
-        raise ConfigError(
-            f"--truth {name!r} is neither `{SYNTHWORLD}` nor `{SYNTHWORLD}:FILE`, and there is no run at "
-            f"{location.root}. Give the OUT of `pseudoris import`."
-        )
-    return HumanTruth.read(location, on_progress)
+
+    def weights(self) -> Floats:
+        """Return how often each row counts in each of `SETS`, (R, 6) float64."""
+        beam, top_k, top_p, _ = self.draws.T
+        # What a human wrote was not drawn, and is a candidate all the same; what was composed is none.
+        by_kind = [kind != KINDS[0] for kind in self.kinds] or [False] * len(self.texts)
+        by_source = [source == SOURCE_COMPOSER for source in self.sources]
+        is_composed = np.array(by_source or by_kind, dtype=np.bool_)
+        every = np.maximum(self.draws.sum(1), ~is_composed)
+        return np.stack([beam, top_k, top_p, top_k + top_p, every, self.is_kept], axis=1).astype(np.float64)
 
 
-def beside(source: str, file_name: str) -> str:
-    """Return the address of a file next to the folder of images of a SOURCE."""
-    parent = source.rstrip("/").rpartition("/")[0]
-    return f"{parent}/{file_name}"
+@dataclass(frozen=True, slots=True, eq=False)
+class MatchedMasks:
+    """Which mask is which object, one-to-one.
+
+    Attributes:
+        object_of_mask: By mask id; masks without an object are not in it.
+        reached: (N,) float64, the IoU of each object's mask; 0 if it has no mask.
+        is_visible: (N,) bool, whether the object has a pixel.
+    """
+
+    object_of_mask: Mapping[str, int]
+    reached: Floats
+    is_visible: Bools
 
 
-def _scene_truth(address: str, scenes: SceneFile, header: RunHeader | None) -> Truth:
-    folder, _, name = address.rpartition("/")
-    remedy = f"Name the file with --truth {SYNTHWORLD}:FILE. `python -m pseudoris.synthworld.demo FOLDER` writes one."
-    if not name or (folder and folder.endswith((":", "/"))):
-        raise ConfigError(f"There is no file at {address!r}. {remedy}")
-    endpoint_url = None if header is None else header.config.source.endpoint_url
-    location = RunLocation.open(folder or str(Path.cwd()), endpoint_url)
-    try:
-        data = location.read_bytes(name)
-    except FileNotFoundError:
-        raise ConfigError(f"There is no truth of the synthetic world at {location.uri(name)}. {remedy}") from None
-    return scenes.from_json(data, location.uri(name))
+def match_image(truth: ImageTruth, candidates: CandidateTable) -> MatchedMasks:
+    """Return which mask of an image is which object: IoU >= 0.5, the assignment with the largest total."""
+    ious = rle.ious(candidates.mask_counts, truth.masks, truth.size)
+    pairs = match_masks(ious)
+    reached = np.zeros(len(truth.masks))
+    for mask, number in pairs.items():
+        reached[number] = ious[mask, number]
+    is_visible = rle.areas(truth.masks, truth.size) > 0
+    return MatchedMasks({candidates.mask_ids[mask]: number for mask, number in pairs.items()}, reached, is_visible)
+
+
+def count_image(truth: ImageTruth, candidates: CandidateTable) -> Counts:
+    """Return all figures of one image.
+
+    An expression is right if it refers to its targets and to nothing else. A mask without an object has no right
+    expression. A text that cannot be judged is wrong.
+    """
+    counts = Counts()
+    matched = match_image(truth, candidates)
+    _count_masks(counts, matched, len(candidates.mask_ids))
+    verdicts = judge(truth, candidates, matched.object_of_mask)
+    weights = candidates.weights()
+    _count_sets(counts, verdicts, weights, len(candidates.mask_ids), int(matched.is_visible.sum()))
+    _count_kept(counts, truth, verdicts, candidates.is_kept)
+    _count_kinds(counts, verdicts, candidates)
+    return counts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verdicts:
+    """The truth's verdicts on R rows.
+
+    Attributes:
+        is_right: (R,) bool.
+        target: (R,) int64, the object that the one target is; -1 where it is none, or where there is not one target.
+        is_single: (R,) bool, whether there is one target.
+        attributes: (R, 3) int64, stated, stated and true, true of the target; 0 if the target is not an object.
+        words: (R,) int64, between blanks.
+    """
+
+    is_right: Bools
+    target: Ints
+    is_single: Bools
+    attributes: Ints
+    words: Ints
+
+
+def judge(truth: ImageTruth, candidates: CandidateTable, object_of_mask: Mapping[str, int]) -> Verdicts:
+    """Return a truth's judgement of each row of an image; `object_of_mask` is from `match_image`."""
+    num_rows = len(candidates.texts)
+    is_right = np.zeros(num_rows, dtype=np.bool_)
+    target = np.full(num_rows, _NO_OBJECT, dtype=np.int64)
+    attributes = np.zeros((num_rows, 3), dtype=np.int64)
+    # Several masks are given the same text: it is read once.
+    referents: dict[str, frozenset[int] | None] = {}
+    for row, (text, masks) in enumerate(zip(candidates.texts, candidates.targets, strict=True)):
+        numbers = [object_of_mask.get(mask, _NO_OBJECT) for mask in masks]
+        target[row] = numbers[0] if len(numbers) == 1 else _NO_OBJECT
+        if _NO_OBJECT in numbers:
+            continue
+        if text not in referents:
+            referents[text] = truth.referents(text)
+        is_right[row] = referents[text] == frozenset(numbers)
+        if len(numbers) == 1:
+            attributes[row] = truth.attributes(text, numbers[0]) or 0
+    words = np.array([len(text.split()) for text in candidates.texts], dtype=np.int64)
+    is_single = np.array([len(masks) == 1 for masks in candidates.targets], dtype=np.bool_)
+    return Verdicts(is_right, target, is_single, attributes, words)
+
+
+def _count_masks(counts: Counts, matched: MatchedMasks, num_masks: int) -> None:
+    num_visible = float(matched.is_visible.sum())
+    counts.add("masks.recall_50", float((matched.reached > 0).sum()), num_visible)
+    counts.add("masks.recall_75", float((matched.reached >= GOOD_IOU).sum()), num_visible)
+    counts.add("masks.mean_iou", float(matched.reached.sum()), num_visible)
+    counts.add("masks.proposals", num_masks, num_visible)
+    counts.add("masks.objects", len(matched.object_of_mask), num_masks)
+
+
+def _count_sets(counts: Counts, verdicts: Verdicts, weights: Floats, num_masks: int, num_visible: int) -> None:
+    is_object = verdicts.target != _NO_OBJECT
+    totals, right = weights.sum(0), verdicts.is_right @ weights
+    right_on_objects, of_objects = (verdicts.is_right & is_object) @ weights, is_object @ weights
+    stated, true, known = verdicts.attributes.T @ weights
+    words, distinct = verdicts.words @ weights, (weights > 0).sum(0)
+    for place, name in enumerate(SETS):
+        is_covering = verdicts.is_right & is_object & (weights[:, place] > 0)
+        covered = len(np.unique(verdicts.target[is_covering]))
+        figures = {
+            "accuracy": (right[place], totals[place]),
+            "accuracy_on_objects": (right_on_objects[place], of_objects[place]),
+            "yield": (totals[place], num_masks),
+            "distinct": (distinct[place], num_masks),
+            "attribute_precision": (true[place], stated[place]),
+            "attribute_recall": (true[place], known[place]),
+            "words": (words[place], totals[place]),
+            "coverage": (covered, num_visible),
+        }
+        for figure, (numerator, denominator) in figures.items():
+            counts.add(f"{name}.{figure}", float(numerator), float(denominator))
+
+
+def _count_kept(counts: Counts, truth: ImageTruth, verdicts: Verdicts, is_kept: Bools) -> None:
+    """Count the kept expressions of one target by how hard it is to tell apart, and by its group."""
+    is_counted = is_kept & verdicts.is_single
+    for number in np.unique(verdicts.target[is_counted]).tolist():
+        rows = is_counted & (verdicts.target == number)
+        right, total = float(verdicts.is_right[rows].sum()), float(rows.sum())
+        if number == _NO_OBJECT:
+            counts.add(f"difficulty.{DIFFICULTIES[-1]}", right, total)
+            continue
+        counts.add(f"difficulty.{DIFFICULTIES[min(truth.num_alike(number), _HARDEST)]}", right, total)
+        group = truth.group(number)
+        if group is not None:
+            counts.add(f"group.{group}", right, total)
+
+
+def _count_kinds(counts: Counts, verdicts: Verdicts, candidates: CandidateTable) -> None:
+    """Count the kept expressions by their kind."""
+    kinds = np.array(candidates.kinds or [KINDS[0]] * len(candidates.texts), dtype=np.str_)
+    for kind in np.unique(kinds[candidates.is_kept]).tolist():
+        rows = candidates.is_kept & (kinds == kind)
+        counts.add(f"kind.{kind}", float(verdicts.is_right[rows].sum()), float(rows.sum()))

@@ -1,10 +1,9 @@
 """Code that all learners share: batches by number, one training loop, resumable checkpoints, logs."""
 
-from pseudoris.training.learning.batch_feed import ResumableFeed
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
-from pseudoris.training.learning.protocols import Feed, Learner
-from pseudoris.training.learning.trainer import FitSummary, StepReport, Trainer, open_fabric
+from pseudoris.training.learning.trainer import Feed, FitSummary, Learner, StepReport, Trainer, open_fabric
 from pseudoris.training.learning.training_config import TrainingConfig
+from pseudoris.training.learning.training_data import ResumableFeed
 
 __all__ = [
     "Feed",

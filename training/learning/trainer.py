@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -17,10 +17,73 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TrainingFolder
-from pseudoris.training.learning.optimiser import make_optimiser, rate_at, set_rate
-from pseudoris.training.learning.protocols import Feed, Learner
 from pseudoris.training.learning.training_config import TrainingConfig
 from pseudoris.workers.counter_rng import key_of
+
+# Share of the peak: what the cosine ends at.
+_LAST_SHARE = 0.02
+
+
+class Learner(Protocol):
+    """A method that learns: a module, its losses, and its validation."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained. Parameters that need no gradient are neither optimised nor saved."""
+        ...
+
+    def losses(self, module: nn.Module, batch: Any) -> Mapping[str, torch.Tensor]:
+        """Return `loss`, which is minimised, and other scalars, which are logged.
+
+        Args:
+            module: Call this one, not your own: it may be wrapped, for DDP and precision. Its input must not be a
+                frozen dataclass, because Fabric replaces the tensors in it.
+            batch: A batch of the feed, on the CPU. `loss` is a mean over its items, of which it has `len(batch)`.
+        """
+        ...
+
+    def validate(self, module: nn.Module, fabric: Fabric) -> Mapping[str, float]:
+        """Return figures of held-out data; called on every rank, in eval mode, without gradients."""
+        ...
+
+
+class Feed(Protocol):
+    """Batches by number: batch n is always the same, after a resume too."""
+
+    def batches(self, first: int) -> Iterator[Any]:
+        """Yield batch `first`, `first` + 1, … of this rank, without end."""
+        ...
+
+
+def rate_at(step: int, config: TrainingConfig) -> float:
+    """Return the learning rate of a step, from 0: linear warm-up, then the peak, or a cosine down to 2 % of it."""
+    if step < config.num_warmup_steps:
+        return config.peak_rate * (step + 1) / config.num_warmup_steps
+    if config.schedule == "constant":
+        return config.peak_rate
+    share = (step - config.num_warmup_steps) / max(config.num_steps - config.num_warmup_steps, 1)
+    return config.peak_rate * (_LAST_SHARE + (1 - _LAST_SHARE) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
+
+
+def make_optimiser(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Return the optimiser of the parameters that need a gradient.
+
+    With AdamW norms, biases and other parameters of one dimension do not decay. Adam has its authors' settings.
+    """
+    parameters = [each for each in module.parameters() if each.requires_grad]
+    if config.optimiser == "adam":
+        return torch.optim.Adam(parameters, lr=config.peak_rate)
+    groups = [
+        {"params": [each for each in parameters if each.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.peak_rate, betas=(0.9, 0.98), eps=1e-6)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Give all parameters a rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
 
 
 @dataclass(frozen=True, slots=True)

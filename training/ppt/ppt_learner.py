@@ -13,8 +13,8 @@ from torch import nn
 
 from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning.checkpoint_folder import read_settings, require_weights
-from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning.trainer import load_trained
 from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
 from pseudoris.training.ppt.point_generator import PointGenerator

@@ -21,9 +21,9 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.regular_files import read_regular
 from pseudoris.store.location import RunLocation
+from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import FitSummary, ResumableFeed, StepReport, Trainer, TrainingConfig, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME
-from pseudoris.training.learning.evaluator import HeldOutExpressions
 from pseudoris.training.learning.trainer import begin_together, load_trained
 from pseudoris.training.ppt.curriculum import Round, Source, plan_rounds
 from pseudoris.training.ppt.curriculum_runs import SourceRuns, open_sources

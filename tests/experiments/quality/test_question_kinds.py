@@ -7,7 +7,7 @@ import pytest
 from experiments.quality.question_kinds import KINDS, read_kinds
 from experiments.quality.scene_runs import SceneRun, imported_scenes
 from pseudoris.synthworld.scenes import Split
-from pseudoris.training.learning.evaluator import HeldOutExpressions
+from pseudoris.training.evaluation.held_out import HeldOutExpressions
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ from pseudoris.schemas.tables import MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.synthworld.renderer import render
-from pseudoris.training.evaluation.zero_shot import ClipChoice
-from pseudoris.training.learning.evaluator import ImageQuestion
+from pseudoris.training.evaluation.answerers import ClipChoice
+from pseudoris.training.evaluation.held_out import ImageQuestion
 from pseudoris.training.metrics import SegmentationMeter
 from tests.builders.scene_runs import scene_run, scenes
 

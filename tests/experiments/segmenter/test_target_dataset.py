@@ -7,7 +7,7 @@ import torch
 
 from experiments.segmenter.segmenter_learner import SegmenterLearner, on_image
 from experiments.segmenter.target_dataset import TargetDataset, collate
-from pseudoris.training.learning.evaluator import HeldOutExpressions
+from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning.frozen_towers import FrozenTowers, Placement
 from pseudoris.training.learning.training_data import DataConfig, open_runs
 from pseudoris.workers.crops.crops import CropFormat

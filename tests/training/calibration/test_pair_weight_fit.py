@@ -9,9 +9,8 @@ import pytest
 
 from pseudoris.schemas.log_odds import log_odds, logistic
 from pseudoris.schemas.pair_weight import WeightLine, line_weights
-from pseudoris.training.calibration.confidence_fit import EVERYTHING, calibrate
+from pseudoris.training.calibration.confidence_fit import EVERYTHING, calibrate, fit_line, fit_pair_weight
 from pseudoris.training.calibration.labelled_images import AlwaysKept
-from pseudoris.training.calibration.pair_weight_fit import fit_line, fit_pair_weight
 from tests.training.calibration.builders import scene
 
 

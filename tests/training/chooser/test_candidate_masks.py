@@ -11,7 +11,7 @@ import torch
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.chooser.candidate_masks import CandidateStore, mask_geometry, pair_geometry
-from pseudoris.training.chooser.chooser_learner import mirrored
+from pseudoris.training.chooser.chooser_training import mirrored
 from pseudoris.workers.masks import rle
 from tests.training.chooser.builders import small_config
 

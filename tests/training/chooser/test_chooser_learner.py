@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pseudoris.training.chooser.chooser_learner import ChooserLearner, choice_loss
+from pseudoris.training.chooser.chooser_training import ChooserLearner, choice_loss
 from pseudoris.training.chooser.question_dataset import Mirror, Question, collate_questions
 
 TEXTS = ["the red circle", "the leftmost square on the top", "a star"]

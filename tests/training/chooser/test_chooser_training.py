@@ -10,10 +10,9 @@ from typer.testing import CliRunner
 
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.chooser.chooser_learner import ChooserLearner
-from pseudoris.training.chooser.chooser_training import StudentRequest, load_student, train_student
+from pseudoris.training.chooser.chooser_training import ChooserLearner, StudentRequest, load_student, train_student
+from pseudoris.training.evaluation.held_out import HeldOutExpressions, evaluate
 from pseudoris.training.learning import open_fabric
-from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate
 from tests.training.checkpoints import assert_equal_weights
 from tests.training.chooser.builders import chooser_words, small_config
 

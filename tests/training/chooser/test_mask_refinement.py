@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from pseudoris.training.chooser.candidate_masks import CandidateStore
 from pseudoris.training.chooser.chooser_config import RefinementConfig
-from pseudoris.training.chooser.chooser_learner import ChooserLearner
-from pseudoris.training.chooser.chooser_training import StudentRequest, load_student, train_student
+from pseudoris.training.chooser.chooser_training import ChooserLearner, StudentRequest, load_student, train_student
 from pseudoris.training.chooser.mask_refinement import (
     NO_OUTLINES,
     MaskRefiner,
@@ -21,8 +20,8 @@ from pseudoris.training.chooser.mask_refinement import (
     views_of,
 )
 from pseudoris.training.chooser.question_dataset import Question, collate_questions
+from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import open_fabric
-from pseudoris.training.learning.evaluator import HeldOutExpressions
 from pseudoris.training.learning.training_data import open_runs
 from pseudoris.workers.masks import rle
 from tests.training.chooser.builders import small_config

@@ -11,8 +11,8 @@ import torch
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.training.evaluation import evaluate_run
-from pseudoris.training.evaluation.counts import SETS, CandidateTable, Counts, count_image, match_image
-from pseudoris.training.evaluation.figures import FIGURES, MASK_FIGURES
+from pseudoris.training.evaluation.run_evaluation import FIGURES, MASK_FIGURES
+from pseudoris.training.evaluation.truth import SETS, CandidateTable, Counts, count_image, match_image
 from pseudoris.workers.masks import rle
 from tests.builders.scene_runs import scene_run, scenes, truth_bytes
 from tests.training.evaluation.plain import plain_figures

@@ -14,15 +14,17 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.training.evaluation import as_tree, evaluate_run, write_report
-from pseudoris.training.evaluation.evaluation_report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, html, markdown
-from pseudoris.training.evaluation.figures import (
-    FIGURES,
-    MASK_FIGURES,
-    SET_TITLES,
+from pseudoris.training.evaluation.evaluation_report import (
+    HTML_NAME,
+    JSON_NAME,
+    MARKDOWN_NAME,
+    html,
     image_lines,
     interval_text,
+    markdown,
     value_text,
 )
+from pseudoris.training.evaluation.run_evaluation import FIGURES, MASK_FIGURES, SET_TITLES
 from tests.builders.scene_runs import scene_run, scenes
 
 HOSTILE = "</style><script>document.title='owned'</script>|`_x_`"

@@ -9,18 +9,9 @@ from dataclasses import replace
 import pytest
 
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
-from pseudoris.training.evaluation.counts import SETS
-from pseudoris.training.evaluation.figures import (
-    FIGURES,
-    MASK_FIGURES,
-    ImageCounts,
-    as_tree,
-    image_lines,
-    interval_text,
-    part_titles,
-    summarise,
-    value_text,
-)
+from pseudoris.training.evaluation.evaluation_report import image_lines, interval_text, part_titles, value_text
+from pseudoris.training.evaluation.run_evaluation import FIGURES, MASK_FIGURES, ImageCounts, as_tree, summarise
+from pseudoris.training.evaluation.truth import SETS
 
 IMAGES = ImageCounts(
     judged=2,

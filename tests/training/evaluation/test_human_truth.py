@@ -23,7 +23,7 @@ from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import create_header
 from pseudoris.store.runs.plan import read_shard_plan, write_plan
 from pseudoris.training.evaluation import HumanTruth, evaluate_run
-from pseudoris.training.evaluation.figures import figure_text, part_titles
+from pseudoris.training.evaluation.evaluation_report import figure_text, part_titles
 from pseudoris.training.evaluation.human_truth import APPROXIMATION, WITHOUT_SENTENCE, SentenceJudge, words_of
 from tests.builders.human import (
     HEIGHT,

@@ -4,8 +4,8 @@ import pytest
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.training.evaluation.counts import DECODERS
 from pseudoris.training.evaluation.run_images import iter_images, read_shard
+from pseudoris.training.evaluation.truth import DECODERS
 from tests.builders.scene_runs import quarantined, said, scene_run, scenes
 
 COLUMNS = ("target_mask_ids", "text", "samples", "kept", "kind", "source")

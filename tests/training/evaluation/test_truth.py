@@ -8,7 +8,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.synthworld.scene_truth import SceneTruth
-from pseudoris.training.evaluation.truth import beside, open_truth
+from pseudoris.training.evaluation.human_truth import beside, open_truth
 from tests.builders.scene_runs import scene_run, scenes
 
 

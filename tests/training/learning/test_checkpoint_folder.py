@@ -6,7 +6,7 @@ import torch
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning import TrainingConfig, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
-from pseudoris.training.learning.optimiser import rate_at
+from pseudoris.training.learning.trainer import rate_at
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_former(tmp_path):

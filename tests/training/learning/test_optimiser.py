@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from pseudoris.training.learning import TrainingConfig
-from pseudoris.training.learning.optimiser import make_optimiser, rate_at
+from pseudoris.training.learning.trainer import make_optimiser, rate_at
 
 ADAM = TrainingConfig(optimiser="adam", schedule="constant", weight_decay=0, num_warmup_steps=2, num_steps=10)
 

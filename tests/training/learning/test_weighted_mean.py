@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from pseudoris.training.learning.weighted_mean import weighted_mean
+from pseudoris.training.learning.training_data import weighted_mean
 
 
 def test_losses_count_by_their_weights_whatever_the_scale():

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.training.learning.optimiser import make_optimiser, rate_at
+from pseudoris.training.learning.trainer import make_optimiser, rate_at
 from pseudoris.training.ppt.losses import assign, matching_cost
 from pseudoris.training.ppt.point_generator import PointGenerator, PointPrompts, Stage
 from pseudoris.training.ppt.point_mask_decoder import EncodedImages, PointMaskDecoder

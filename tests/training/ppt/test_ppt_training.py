@@ -13,10 +13,10 @@ import torch
 from lightning_fabric import Fabric
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.evaluation.held_out import HeldOutExpressions, evaluate, named_figures
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
-from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, named_figures
-from pseudoris.training.learning.optimiser import make_optimiser
+from pseudoris.training.learning.trainer import make_optimiser
 from pseudoris.training.ppt.curriculum_runs import SourceRuns
 from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
 from pseudoris.training.ppt.ppt_config import load_ppt_config

@@ -1,4 +1,4 @@
-"""Evaluates a learner on held-out expressions: each answer is compared with the mask in the pixels of its image."""
+"""Asks a model the kept expressions of a run or import, and compares each answer with the mask."""
 
 from __future__ import annotations
 
