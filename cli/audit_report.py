@@ -13,8 +13,7 @@ from pseudoris.cli.console import report, stdout
 from pseudoris.schemas.audit_records import CitedAudit, JudgedShare
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.cited_audit import root_of, write_citation
-from pseudoris.store.reports.data_card import write_datacard
+from pseudoris.store.reports.data_card import root_of, write_citation, write_datacard
 
 # Of pairs that a run keeps, or a rule would keep, and of which none was drawn.
 DRAW_AGAIN = "Draw another audit with a larger -n, or a larger --unkept"

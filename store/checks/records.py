@@ -19,8 +19,7 @@ from pseudoris.schemas.run_records import (
 from pseudoris.store.checks.content import Problem
 from pseudoris.store.files.storage_errors import printable
 from pseudoris.store.location import PROBE_NAME, RunLocation
-from pseudoris.store.reports.cited_audit import CITATION_NAME
-from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, is_generated
+from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, CITATION_NAME, is_generated
 from pseudoris.store.runs.attempts import ATTEMPTS_FOLDER, is_attempt_name
 from pseudoris.store.runs.garbage import list_unfinished
 from pseudoris.store.runs.header import is_extension_name

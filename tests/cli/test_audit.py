@@ -14,8 +14,7 @@ from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.cited_audit import CITATION_NAME
-from pseudoris.store.reports.data_card import CARD_NAME, write_datacard
+from pseudoris.store.reports.data_card import CARD_NAME, CITATION_NAME, write_datacard
 from pseudoris.store.runs.refilter import RuleChange, refilter
 from tests.builders.audits import VerdictFile
 from tests.builders.scored_runs import begin, commit_scored, scored_run
