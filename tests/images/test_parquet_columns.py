@@ -33,9 +33,6 @@ def test_without_a_wanted_column_the_schema_is_told():
     assert read_columns(written({"b": [1]}), ("a",), where="t").schema.names == ["b"]
 
 
-MULTIPLIED = {"a": repeated("x" * 2**20, 1_000)}
-
-
 @pytest.mark.parametrize(
     ("data", "message"),
     [

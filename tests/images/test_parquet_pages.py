@@ -64,14 +64,6 @@ def test_headers_add_up_to_what_pyarrow_says_of_the_chunk(options):
     assert sum(each.num_values for each in data_pages) == chunk.num_values == len(ROWS)
 
 
-def test_a_header_that_is_cut_anywhere_asks_for_more():
-    _, _, data = chunk_of(written(ROWS, write_page_checksum=True))
-    size = parse_page_header(data).size_bytes
-    for end in range(size):
-        with pytest.raises(CutShortError):
-            parse_page_header(data[:end])
-
-
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_header_or_none(data):
     try:

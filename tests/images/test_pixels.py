@@ -42,23 +42,11 @@ def test_lossless_formats_come_back_as_they_were(image_format):
     np.testing.assert_array_equal(decoded, pixels)
 
 
-@pytest.mark.parametrize("image_format", ["JPEG", "WEBP", "JPEG2000", "AVIF"])
-def test_lossy_formats_come_back_nearly_as_they_were(image_format):
-    pixels = build.smooth_pixels()
-    decoded = decode_upright(build.encode(pixels, image_format), LIMITS)
-    assert np.abs(decoded.astype(int) - pixels).mean() < 4
-
-
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"])
 def test_a_truncated_image_is_corrupt_and_never_half_an_image(image_format):
     whole = build.encode(build.random_pixels(64, 64), image_format)
     error = refusal(whole[: len(whole) * 2 // 3])
     assert error.reason == "corrupt"
-
-
-def test_a_known_header_cut_short_is_corrupt_and_not_a_foreign_file():
-    assert refusal(build.png()[:20]).reason == "corrupt"
-    assert refusal(build.jpeg()[:20]).reason == "corrupt"
 
 
 def test_zero_bytes_are_an_empty_file():
@@ -168,47 +156,6 @@ def test_too_many_bytes_are_refused():
     assert refusal(data, ImagesConfig(max_bytes=len(data) - 1)).reason == "too_many_bytes"
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5000), (5000, 1)])
-def test_extreme_shapes_decode(height, width):
-    assert decode_upright(build.png(height, width), LIMITS).shape == (height, width, 3)
-
-
-def test_a_cmyk_jpeg_has_the_colours_of_its_inks():
-    inks = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
-    decoded = decode_upright(build.encode(inks, "JPEG", quality=100), LIMITS)
-    assert np.abs(decoded.astype(int) - [255, 0, 0]).max() < 8
-
-
-def test_a_cmyk_tiff_has_the_colours_of_its_inks():
-    inks = Image.new("CMYK", (4, 4), (255, 0, 0, 0))
-    np.testing.assert_array_equal(decode_upright(build.encode(inks, "TIFF"), LIMITS)[0, 0], [0, 255, 255])
-
-
-def test_transparent_palette_entries_show_white():
-    image = Image.new("P", (2, 1))
-    image.putpalette([10, 20, 30, 200, 100, 50])
-    image.putdata([0, 1])
-    decoded = decode_upright(build.encode(image, transparency=0), LIMITS)
-    np.testing.assert_array_equal(decoded, [[[255, 255, 255], [200, 100, 50]]])
-
-
-def test_half_transparent_pixels_are_blended_with_white():
-    rgba = np.array([[[0, 0, 0, 128], [9, 8, 7, 255], [9, 8, 7, 0]]], dtype=np.uint8)
-    decoded = decode_upright(build.encode(rgba), LIMITS)
-    np.testing.assert_array_equal(decoded, [[[127, 127, 127], [9, 8, 7], [255, 255, 255]]])
-
-
-def test_grey_with_alpha_is_blended_with_white():
-    image = Image.merge("LA", [Image.new("L", (1, 1), 40), Image.new("L", (1, 1), 0)])
-    np.testing.assert_array_equal(decode_upright(build.encode(image), LIMITS), [[[255, 255, 255]]])
-
-
-def test_a_bilevel_image_is_black_and_white():
-    image = Image.new("1", (2, 1))
-    image.putpixel((1, 0), 1)
-    np.testing.assert_array_equal(decode_upright(build.encode(image), LIMITS), [[[0] * 3, [255] * 3]])
-
-
 @pytest.mark.parametrize("image_format", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled_and_not_clipped(image_format):
     levels = np.array([[0, 128, 129, 257 * 100, 65535]], dtype=np.uint16)
@@ -220,21 +167,6 @@ def test_16_bit_grey_is_scaled_and_not_clipped(image_format):
 def test_16_bit_grey_of_a_big_endian_tiff_is_scaled():
     image = Image.frombytes("I;16B", (2, 1), b"\x64\x64\xff\xff")
     np.testing.assert_array_equal(decode_upright(build.encode(image, "TIFF"), LIMITS)[0, :, 0], [100, 255])
-
-
-def test_16_bit_tiff_whose_zero_is_white_is_inverted():
-    data = build.encode(np.array([[0, 257, 65535]], dtype=np.uint16), "TIFF", tiffinfo={262: 0})
-    np.testing.assert_array_equal(decode_upright(data, LIMITS)[0, :, 0], [255, 254, 0])
-
-
-def test_16_bit_rgb_keeps_its_high_bytes():
-    levels = np.array([[[257 * 3, 257 * 200, 65535]]], dtype=np.uint16)
-    np.testing.assert_array_equal(decode_upright(build.png_16_bit(levels), LIMITS), [[[3, 200, 255]]])
-
-
-def test_floating_point_samples_are_refused_rather_than_guessed_at():
-    data = build.encode(Image.new("F", (2, 2), 0.5), "TIFF")
-    assert refusal(data).reason == "unsupported_pixels"
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "TIFF", "WEBP"])
@@ -251,13 +183,6 @@ def test_every_exif_orientation_is_turned_upright(orientation, image_format):
     assert upright_size(data) == decoded.shape[:2] == ((6, 10) if orientation < 5 else (10, 6))
 
 
-def test_orientation_6_brings_the_left_bottom_corner_to_the_top_left():
-    pixels = np.zeros((2, 3, 3), dtype=np.uint8)
-    pixels[1, 0] = (255, 0, 0)
-    decoded = decode_upright(build.oriented(pixels, 6), LIMITS)
-    np.testing.assert_array_equal(decoded[0, 0], [255, 0, 0])
-
-
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_a_damaged_exif_block_leaves_the_image_as_it_lies():
     data = build.encode(build.random_pixels(), "PNG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
@@ -269,12 +194,6 @@ def test_of_an_animation_the_first_frame_counts(image_format):
     red, blue = np.full((8, 8, 3), (255, 0, 0), np.uint8), np.full((8, 8, 3), (0, 0, 255), np.uint8)
     data = build.animation(image_format, [red, blue])
     np.testing.assert_array_equal(decode_upright(data, LIMITS), red)
-
-
-def test_of_a_tiff_with_pages_the_first_counts():
-    first, second = Image.fromarray(build.random_pixels(seed=1)), Image.fromarray(build.random_pixels(9, 9))
-    data = build.encode(first, "TIFF", save_all=True, append_images=[second])
-    np.testing.assert_array_equal(decode_upright(data, LIMITS), np.asarray(first))
 
 
 def test_running_out_of_memory_is_not_the_fault_of_the_image(monkeypatch):

@@ -19,61 +19,10 @@ from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.pair_weight import PairWeightConfig, WeightLine, line_weights
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.checks.expressions import composed_problems, confidence_problems, expression_problems
+from pseudoris.store.checks.expressions import confidence_problems, expression_problems
 from pseudoris.store.tables.keep_rule import SOME_TAU, scores_of
 from pseudoris.store.tables.shard_tables import shard_tables
 from tests.store.builders import make_entries, make_shard
-
-
-def problems(*rows, is_composed=None, confidence=0.9):
-    """Check rows of (kind, number of targets), all of one confidence."""
-    table = pa.table(
-        {
-            "kind": pa.array([kind for kind, _ in rows], pa.string()),
-            "target_mask_ids": pa.array([["m"] * count for _, count in rows], pa.list_(pa.string())),
-            "confidence": pa.array([confidence] * len(rows), pa.float64()),
-        }
-    )
-    flags = np.ones(len(rows), np.bool_) if is_composed is None else np.array(is_composed)
-    return list(composed_problems(7, table, flags))
-
-
-def test_each_kind_has_its_number_of_targets():
-    assert problems(("position", 1), ("relation", 1), ("group", 2), ("group", 9), ("none", 0)) == []
-
-
-@pytest.mark.parametrize(
-    ("kind", "count"),
-    [("position", 0), ("position", 2), ("relation", 2), ("group", 1), ("none", 1), ("attribute", 2), (None, 1)],
-)
-def test_another_number_or_kind_is_named_with_its_row(kind, count):
-    (problem,) = problems(("position", 1), (kind, count))
-    assert (problem.shard, problem.what) == (7, "expression_composed")
-    assert problem.detail.startswith(f"row 1: a composed expression of kind {kind!r} refers to {count} masks")
-
-
-def test_rows_of_others_are_not_looked_at():
-    assert problems(("attribute", 3), ("none", 1), is_composed=[False, False]) == []
-
-
-def test_of_a_lost_table_a_few_examples_are_told_and_the_rest_counted():
-    found = problems(*[("group", 1)] * 9)
-    assert len(found) == 6
-    assert found[-1].detail == "and 4 more"
-
-
-@pytest.mark.parametrize("confidence", [0.0, 0.93, 1.0])
-def test_a_composed_row_says_how_likely_it_is(confidence):
-    assert problems(("position", 1), confidence=confidence) == []
-
-
-@pytest.mark.parametrize("confidence", [-0.1, 1.2, float("nan"), None])
-def test_what_is_no_probability_is_named_with_its_row(confidence):
-    (problem,) = problems(("position", 1), confidence=confidence)
-    shown = "nan" if confidence is None else f"{confidence:g}"
-    assert problem.detail == f"row 0: the confidence {shown} is not in [0, 1]"
-    assert problems(("position", 1), confidence=confidence, is_composed=[False]) == []
-
 
 WEIGHTS = ConfidenceConfig(bias=0.2, listener=0.5, truth=1.0, vote=0.1, consensus=0.1)
 LISTENERS = (0.9, 0.4, 1.0, 0.0, 1.0, 1.0)
@@ -163,7 +112,7 @@ AS_HUMANS = {
 }
 
 
-def problems_with_of_expression_checks(edit, rule: KeepRule = SOME_TAU) -> str:
+def found_in(edit, rule: KeepRule = SOME_TAU) -> str:
     tables = shard_tables(make_shard(ENTRIES), embed_images=False)
     rows = tables["expressions"].to_pylist()
     edit(rows)
@@ -221,58 +170,50 @@ CORRUPTIONS = {
 
 
 def test_sound_expressions_have_no_problem():
-    assert problems_with_of_expression_checks(lambda rows: None) == ""
+    assert found_in(lambda rows: None) == ""
 
 
 def test_a_shard_without_expressions_has_no_problem():
-    assert problems_with_of_expression_checks(lambda rows: rows.clear()) == ""
+    assert found_in(lambda rows: rows.clear()) == ""
 
 
 def test_a_group_has_several_targets_and_scores_of_its_own():
     both = [mask_id(FIRST, 0), mask_id(FIRST, 1)]
     group = {"target_mask_ids": both, "kind": "group", "rival_mask_id": None, "distinctiveness": None, "text": "all"}
-    assert problems_with_of_expression_checks(setting(3, **group)) == ""
+    assert found_in(setting(3, **group)) == ""
 
 
 def test_an_expression_without_a_target_is_sound():
     nothing = {"target_mask_ids": [], "kind": "none", "rival_mask_id": None, "distinctiveness": None, "kept": True}
-    assert problems_with_of_expression_checks(setting(3, **nothing)) == ""
+    assert found_in(setting(3, **nothing)) == ""
 
 
 @pytest.mark.parametrize(("edit", "expected"), CORRUPTIONS.values(), ids=CORRUPTIONS.keys())
 def test_every_corruption_is_found_and_named(edit, expected):
-    assert re.search(expected, problems_with_of_expression_checks(edit))
+    assert re.search(expected, found_in(edit))
 
 
 @pytest.mark.parametrize("source", ["model", None])
 def test_version_1_says_no_author_and_is_judged_as_a_models(source):
-    assert problems_with_of_expression_checks(lambda rows: [row.update(source=source) for row in rows]) == ""
-    assert "expression_count: row 0" in problems_with_of_expression_checks(
-        setting(0, **{**AS_HUMANS, "source": source})
-    )
+    assert found_in(lambda rows: [row.update(source=source) for row in rows]) == ""
+    assert "expression_count: row 0" in found_in(setting(0, **{**AS_HUMANS, "source": source}))
 
 
 def test_humans_expressions_have_neither_draws_nor_scores_and_are_sound():
-    assert problems_with_of_expression_checks(lambda rows: [row.update(AS_HUMANS) for row in rows]) == ""
+    assert found_in(lambda rows: [row.update(AS_HUMANS) for row in rows]) == ""
 
 
 def test_a_recipes_expressions_are_as_bare_as_humans_and_kept_or_not():
     recipe = {**AS_HUMANS, "source": "recipe"}
-    assert (
-        problems_with_of_expression_checks(
-            lambda rows: [row.update(recipe, kept=at % 2 == 0) for at, row in enumerate(rows)]
-        )
-        == ""
-    )
-    assert (
-        "expression_recipe: row 1: a recipe's expression has a weight other than 1"
-        in problems_with_of_expression_checks(setting(1, **{**recipe, "weight": 0.5}))
+    assert found_in(lambda rows: [row.update(recipe, kept=at % 2 == 0) for at, row in enumerate(rows)]) == ""
+    assert "expression_recipe: row 1: a recipe's expression has a weight other than 1" in found_in(
+        setting(1, **{**recipe, "weight": 0.5})
     )
 
 
 def test_one_shard_holds_both_kinds_each_under_its_own_rules():
-    assert problems_with_of_expression_checks(setting(1, **AS_HUMANS)) == ""
-    assert "row 0: distinctiveness must be null exactly" in problems_with_of_expression_checks(
+    assert found_in(setting(1, **AS_HUMANS)) == ""
+    assert "row 0: distinctiveness must be null exactly" in found_in(
         lambda rows: (rows[1].update(AS_HUMANS), rows[0].update(distinctiveness=None))
     )
 
@@ -282,7 +223,7 @@ def test_the_draws_of_the_rows_behind_a_humans_are_compared_each_with_its_own():
         rows[1].update(AS_HUMANS)
         rows[2].update(log_prob=-1.0)
 
-    assert "expression_draw: row 2: log_prob" in problems_with_of_expression_checks(edit)
+    assert "expression_draw: row 2: log_prob" in found_in(edit)
 
 
 DRAWN = [{"crop": "masked", "decoder": "beam", "log_prob": -1.0, "others": "none", "num_others": 0, "other_masks": []}]
@@ -307,7 +248,7 @@ DRAWN = [{"crop": "masked", "decoder": "beam", "log_prob": -1.0, "others": "none
     ],
 )
 def test_a_humans_expression_is_accepted_in_no_other_form(values, expected):
-    assert re.search(expected, problems_with_of_expression_checks(setting(1, **{**AS_HUMANS, **values})))
+    assert re.search(expected, found_in(setting(1, **{**AS_HUMANS, **values})))
 
 
 # As the builders have it: 1.1 is kept, 0.9 is not, correctness is 0.5.
@@ -316,59 +257,37 @@ def rule(tau: float | None, *conditions: str) -> KeepRule:
 
 
 def test_a_known_rule_is_held_to_the_letter():
-    assert problems_with_of_expression_checks(lambda rows: None, rule(1.0)) == ""
-    assert problems_with_of_expression_checks(lambda rows: None, rule(0.9, "correctness >= 0.5", "count > 1")) == ""
+    assert found_in(lambda rows: None, rule(1.0)) == ""
+    assert found_in(lambda rows: None, rule(0.9, "correctness >= 0.5", "count > 1")) == ""
     # Some other tau explains what is kept; this one does not.
-    assert "row 0: kept does not follow the rule: distinctiveness > 1.1" in problems_with_of_expression_checks(
-        lambda rows: None, rule(1.1)
-    )
-    assert "row 1: kept does not follow the rule: distinctiveness > 0.8" in problems_with_of_expression_checks(
-        lambda rows: None, rule(0.8)
-    )
-    assert "row 0: kept does not follow the rule" in problems_with_of_expression_checks(
-        lambda rows: None, rule(1.0, "correctness > 0.5")
-    )
+    assert "row 0: kept does not follow the rule: distinctiveness > 1.1" in found_in(lambda rows: None, rule(1.1))
+    assert "row 1: kept does not follow the rule: distinctiveness > 0.8" in found_in(lambda rows: None, rule(0.8))
+    assert "row 0: kept does not follow the rule" in found_in(lambda rows: None, rule(1.0, "correctness > 0.5"))
 
 
 def test_a_known_rule_lets_a_lone_mask_pass_but_for_scores_that_it_has():
-    assert "row 4: kept does not follow the rule" in problems_with_of_expression_checks(
-        setting(4, kept=False), rule(1.0)
-    )
-    assert (
-        problems_with_of_expression_checks(setting(4, kept=False, correctness=0.3), rule(1.0, "correctness > 0.4"))
-        == ""
-    )
-    assert "row 4: kept does not follow the rule" in problems_with_of_expression_checks(
+    assert "row 4: kept does not follow the rule" in found_in(setting(4, kept=False), rule(1.0))
+    assert found_in(setting(4, kept=False, correctness=0.3), rule(1.0, "correctness > 0.4")) == ""
+    assert "row 4: kept does not follow the rule" in found_in(
         setting(4, correctness=0.3), rule(1.0, "correctness > 0.4")
     )
 
 
 def test_where_tau_is_not_known_conditions_are_held_and_some_tau_explains_the_rest():
     conditions = rule(None, "correctness > 0.4")
-    assert problems_with_of_expression_checks(lambda rows: None, conditions) == ""
-    assert "row 0: kept, but does not meet: correctness > 0.4" in problems_with_of_expression_checks(
-        setting(0, correctness=0.3), conditions
-    )
+    assert found_in(lambda rows: None, conditions) == ""
+    assert "row 0: kept, but does not meet: correctness > 0.4" in found_in(setting(0, correctness=0.3), conditions)
     # What the condition drops says nothing of tau.
-    assert (
-        problems_with_of_expression_checks(setting(0, correctness=0.3, kept=False, distinctiveness=2.0), conditions)
-        == ""
-    )
-    assert "not kept, although its mask is alone" in problems_with_of_expression_checks(
-        setting(4, kept=False), conditions
-    )
-    assert problems_with_of_expression_checks(setting(4, kept=False, correctness=0.3), conditions) == ""
+    assert found_in(setting(0, correctness=0.3, kept=False, distinctiveness=2.0), conditions) == ""
+    assert "not kept, although its mask is alone" in found_in(setting(4, kept=False), conditions)
+    assert found_in(setting(4, kept=False, correctness=0.3), conditions) == ""
 
 
 @pytest.mark.parametrize("tau", [None, 1.0])
 def test_of_a_lone_mask_the_runs_rule_for_such_masks_is_held(tau):
     dropping = replace(rule(tau), lone_masks="drop")
-    assert "row 4: kept" in problems_with_of_expression_checks(lambda rows: None, dropping)
-    assert "row 4" not in problems_with_of_expression_checks(setting(4, kept=False), dropping)
-
-
-def test_no_rule_is_held_against_what_a_human_wrote():
-    assert problems_with_of_expression_checks(setting(0, **AS_HUMANS), rule(1.0, "correctness > 0.4")) == ""
+    assert "row 4: kept" in found_in(lambda rows: None, dropping)
+    assert "row 4" not in found_in(setting(4, kept=False), dropping)
 
 
 AS_COMPOSED = {
@@ -389,8 +308,8 @@ AS_COMPOSED = {
 )
 def test_composed_expressions_are_sound_without_draws_and_whatever_the_rule(kind, targets):
     composed = {**AS_COMPOSED, "kind": kind, "target_mask_ids": targets}
-    assert problems_with_of_expression_checks(setting(1, **composed)) == ""
-    assert "row 1" not in problems_with_of_expression_checks(setting(1, **composed), KeepRule(tau=99.0))
+    assert found_in(setting(1, **composed)) == ""
+    assert "row 1" not in found_in(setting(1, **composed), KeepRule(tau=99.0))
 
 
 @pytest.mark.parametrize(
@@ -411,9 +330,7 @@ def test_composed_expressions_are_sound_without_draws_and_whatever_the_rule(kind
     ],
 )
 def test_a_composed_expression_is_accepted_in_no_other_form(values):
-    found = problems_with_of_expression_checks(
-        setting(1, **{**AS_COMPOSED, "target_mask_ids": [mask_id(FIRST, 1)], **values})
-    )
+    found = found_in(setting(1, **{**AS_COMPOSED, "target_mask_ids": [mask_id(FIRST, 1)], **values}))
     assert re.search("expression_(composed|count): row 1", found)
 
 
@@ -425,14 +342,6 @@ WEIGHING = replace(rule(None), pair_weight=LINES)
 def test_a_weight_is_what_its_line_gives_for_the_confidence(line):
     fields = ({"confidence": None}, {**AS_COMPOSED, "confidence": 0.9})[line]
     due = (1.0, float(line_weights(LINES.composed, np.array([0.9]))[0]))[line]
-    assert "expression_weight: row 1" not in problems_with_of_expression_checks(
-        setting(1, **{**fields, "weight": due}), WEIGHING
-    )
-    found = problems_with_of_expression_checks(setting(1, **{**fields, "weight": due - 0.01}), WEIGHING)
+    assert "expression_weight: row 1" not in found_in(setting(1, **{**fields, "weight": due}), WEIGHING)
+    found = found_in(setting(1, **{**fields, "weight": due - 0.01}), WEIGHING)
     assert "expression_weight: row 1: weight is not what filtering.pair_weight gives for the confidence" in found
-
-
-def test_a_humans_weight_is_one_whatever_the_lines():
-    assert problems_with_of_expression_checks(setting(1, **AS_HUMANS), WEIGHING) == ""
-    found = problems_with_of_expression_checks(setting(1, **{**AS_HUMANS, "weight": 0.5}), WEIGHING)
-    assert "a human's expression has a weight other than 1" in found

@@ -15,7 +15,6 @@ from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.run_records import Identity, ParentRun
 from pseudoris.schemas.tables import EXPRESSIONS
-from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import (
     BESIDE_NAME,
@@ -25,8 +24,6 @@ from pseudoris.store.reports.data_card import (
     is_generated,
     write_datacard,
 )
-from pseudoris.store.runs.garbage import run_gc
-from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.runs.totals import RunTotals
 from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run
@@ -145,14 +142,6 @@ def test_an_edited_card_stays_and_the_new_one_stands_beside_it(location, edit):
     assert not write_datacard(location).is_beside
     assert location.read_bytes(CARD_NAME) == beside
     assert not location.exists(BESIDE_NAME)
-
-
-def test_gc_and_verify_take_no_notice_of_it(run):
-    write_datacard(run)
-    assert run_gc(run, now_s=1e12).deleted == ()
-    assert verify_run(run).is_clean
-    assert run.exists(CARD_NAME)
-    assert len(list(latest_receipts(run))) == 4
 
 
 def test_as_a_readme_it_tells_hugging_face_which_files_are_which_table(tmp_path):

@@ -12,11 +12,6 @@ def rates(times_s, *, images=10, shard_s=30.0, now_s=None):
     return measure_rates(times, counts, shard_s=shard_s, now_s=times[-1] if now_s is None else now_s)
 
 
-def test_before_the_first_commit_no_rate_is_known():
-    found = measure_rates(np.array([]), np.array([], np.int64), shard_s=0.0, now_s=5.0)
-    assert (found.now, found.overall, found.active_s) == (None, None, 0.0)
-
-
 def test_a_steady_run_has_one_rate_now_and_overall():
     found = rates(np.arange(1, 101) * 30.0)
     assert found.overall == pytest.approx(10 / 30)
@@ -38,11 +33,6 @@ def test_actors_that_commit_in_bursts_do_not_pause_between_them():
     found = rates(bursts, shard_s=300.0)
     assert found.num_pauses == 0
     assert found.overall == pytest.approx(8 * 10 / 300, rel=0.02)
-
-
-def test_the_order_of_the_listing_does_not_matter():
-    times = np.arange(1, 40) * 30.0
-    assert rates(times, now_s=2_000.0) == rates(times[::-1].copy(), now_s=2_000.0)
 
 
 def test_now_follows_what_changed_in_the_last_minutes():

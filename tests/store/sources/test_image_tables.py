@@ -41,12 +41,6 @@ def test_a_table_without_rows_lists_nothing_beside_one_with_rows(tmp_path):
     assert [item.key for item in open_source(str(tmp_path), AUTO).list()] == ["b.parquet#0"]
 
 
-def test_only_the_wanted_rows_of_a_row_group_are_read():
-    data = parquet_bytes({"bytes": [str(n).encode() for n in range(400)], "caption": ["c"] * 400}, rows_per_group=200)
-    assert rows_of(data, 1, [200, 273, 399]) == {n: RowImage(str(n).encode(), None) for n in (200, 273, 399)}
-    assert rows_of(data, 0, [400]) == {}
-
-
 def test_structs_of_bytes_and_path_are_read_as_hugging_face_writes_them():
     data = parquet_bytes({"image": [{"bytes": b"x", "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, None]})
     assert rows_of(data, 0, [0, 1, 2]) == {
@@ -66,12 +60,6 @@ def test_a_column_of_categories_is_one_of_their_values(index, kind, column, fiel
     data = parquet_bytes({column: categories})
     assert pa.types.is_dictionary(pq.read_schema(io.BytesIO(data)).field(0).type)
     assert [getattr(image, field) for image in rows_of(data, 0, range(4)).values()] == values
-
-
-def test_a_struct_of_categories_is_one_of_their_values():
-    fields = [pa.array(values).dictionary_encode() for values in ([b"x", None], ["a.jpg", "b.jpg"])]
-    data = parquet_bytes({"image": pa.StructArray.from_arrays(fields, ["bytes", "path"])})
-    assert rows_of(data, 0, [0, 1]) == {0: RowImage(b"x", "a.jpg"), 1: RowImage(None, "b.jpg")}
 
 
 def test_uris_are_read_where_there_are_no_bytes():
@@ -102,12 +90,6 @@ def test_a_table_without_a_column_of_images_says_what_it_has(tmp_path):
     assert len(list(open_source(str(path), SourceConfig(bytes_columns=("picture",))).list())) == 1
 
 
-def test_what_is_no_table_is_the_users_to_mend(tmp_path):
-    (tmp_path / "t.parquet").write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(ConfigError, match=r"t\.parquet cannot be read as Parquet"):
-        list(open_source(str(tmp_path), AUTO).list())
-
-
 def test_a_damaged_row_group_is_no_error_of_storage():
     data = bytearray(parquet_bytes({"bytes": [b"abc" * 50] * 200}))
     data[4:60] = b"\xff" * 56
@@ -134,19 +116,6 @@ def texts(*rows):
 def test_a_row_that_is_not_utf8_costs_no_other_row():
     data = parquet_bytes({"url": texts(b"a.jpg", b"caf\xe9.jpg", b"b.jpg")})
     assert [image.uri for image in rows_of(data, 0, [0, 1, 2]).values()] == ["a.jpg", "caf\udce9.jpg", "b.jpg"]
-
-
-def test_two_columns_of_one_name_are_none():
-    with pytest.raises(ConfigError, match="found bytes: binary, bytes: binary"):
-        find_column(pa.schema([("bytes", pa.binary()), ("bytes", pa.binary())]), AUTO, "t.parquet")
-
-
-@pytest.mark.slow
-def test_a_table_of_a_million_columns_is_told_in_a_few_lines():
-    schema = pa.schema([("x" * 10_000, pa.int8())] * 1_000)
-    with pytest.raises(ConfigError, match="has no column of images") as caught:
-        find_column(schema, AUTO, "t.parquet")
-    assert len(str(caught.value)) < 6_000
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, split_root
+from pseudoris.store.sources.patterns import GlobPattern, expand_braces, has_magic, split_root
 
 
 @pytest.mark.parametrize(
@@ -100,18 +100,3 @@ def test_globs_fit_names(pattern, path, fits):
 )
 def test_a_folder_is_visited_only_where_something_in_it_may_fit(pattern, folder, may):
     assert GlobPattern.parse(pattern).may_descend(tuple(folder.split("/"))) is may
-
-
-@given(
-    st.lists(st.sampled_from(["a", "b", ".c"]), min_size=1, max_size=4),
-    st.sampled_from(["**/*", "a/**", "*/*", "**/b", "a/*/.c"]),
-)
-def test_every_folder_above_a_fitting_file_is_visited(path, text):
-    pattern = GlobPattern.parse(text)
-    if pattern.matches(tuple(path)):
-        assert all(pattern.may_descend(tuple(path[:depth])) for depth in range(1, len(path)))
-
-
-def test_all_files_are_those_of_every_folder_but_the_hidden():
-    assert ALL_FILES.matches(("a", "b", "c.jpg"))
-    assert not ALL_FILES.matches(("a", ".b", "c.jpg"))

@@ -131,14 +131,6 @@ def test_every_hard_input_is_proven_or_quarantined_with_its_reason(tmp_path, rea
             assert image.height is None
 
 
-@pytest.mark.slow
-def test_two_readings_of_one_shard_are_equal(tmp_path, read):
-    for name, (data, _) in hard_inputs().items():
-        if "/" not in name:
-            (tmp_path / name).write_bytes(data)
-    assert read(tmp_path).images == read(tmp_path).images
-
-
 def test_a_file_that_vanishes_is_missing_and_the_rest_is_read(tmp_path, read):
     for name in ("a.png", "b.png", "c.png"):
         (tmp_path / name).write_bytes(build.png())
@@ -159,22 +151,6 @@ def test_a_file_that_is_back_for_the_second_look_is_read(tmp_path, read, monkeyp
 
     shard = read(tmp_path, meanwhile=lambda: monkeypatch.setattr(LocalStorage, "stat", flickering))
     assert only_reason(shard) is None
-
-
-def test_a_folder_in_place_of_a_file_is_a_missing_file(tmp_path, read):
-    path = tmp_path / "a.png"
-    path.write_bytes(build.png())
-
-    def becomes_a_folder():
-        path.unlink()
-        path.mkdir()
-
-    assert only_reason(read(tmp_path, becomes_a_folder)) == "missing"
-
-
-def test_a_link_to_nowhere_is_missing(tmp_path, read):
-    (tmp_path / "a.png").symlink_to(tmp_path / "nowhere.png")
-    assert only_reason(read(tmp_path)) == "missing"
 
 
 def test_a_file_of_another_time_is_changed_though_its_size_is_the_same(tmp_path, read):
@@ -237,14 +213,6 @@ def test_a_fault_of_the_storage_is_never_a_quarantine(tmp_path, read, monkeypatc
         read(tmp_path, lambda: monkeypatch.setattr(LocalStorage, "open", fails))
 
 
-def test_too_many_bytes_are_refused_without_reading_them(tmp_path, read):
-    (tmp_path / "a.png").write_bytes(b"x" * 1000)
-    shard = read(tmp_path, configuration=config(max_bytes=999))
-    assert only_reason(shard) == "too_many_bytes"
-    assert shard.images[0].sha256 is None
-    assert "1,000 bytes" in shard.images[0].failure.message
-
-
 def test_members_of_a_tar_are_read_where_they_stand(tmp_path, read):
     members = [(f"{n}.png", build.png(n, 5)) for n in range(1, 4)]
     (tmp_path / "a.tar").write_bytes(tar_bytes([*members, ("bad.jpg", b"no"), ("../up.png", members[0][1])]))
@@ -304,17 +272,6 @@ def test_a_bomb_in_a_table_costs_its_row_group_and_no_other(tmp_path, prover):
     assert list(reasons(spoiled).values()) == ["too_many_bytes", "too_many_bytes"]
     assert "unpacks" in spoiled.images[1].failure.message
     assert list(reasons(sound).values()) == [None, None]
-
-
-def test_a_part_of_a_plan_is_read_alone(tmp_path, prover):
-    (tmp_path / "t.parquet").write_bytes(
-        parquet_bytes({"bytes": [build.png(n + 1, 2) for n in range(9)]}, rows_per_group=4)
-    )
-    source = str(tmp_path / "t.parquet")
-    entries = [plan_of(open_source(source, SourceConfig()).list())[n] for n in (5, 7)]
-    shard = read_shard(source, config(), entries, prover=prover, generation=2)
-    assert [(image.position, image.height) for image in shard.images] == [(5, 6), (7, 8)]
-    assert shard.generation == 2
 
 
 def test_objects_are_read_and_those_written_anew_are_changed(read):

@@ -127,11 +127,6 @@ def test_a_shard_of_a_file_that_was_written_anew_is_changed(read, name):
     assert reasons(shard) == ["changed"] * 3
 
 
-def test_a_file_that_changes_between_two_requests_is_changed(read, proxy):
-    shard = read(images(3), faults=[Fault("precondition", times=1, operation="GetObject", key="01.png")])
-    assert reasons(shard) == [None, "changed", None]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["slow_down", "internal_error", "reset", "cut_body", "slow_body"])
 def test_a_fault_of_the_bucket_is_tried_again_and_quarantines_nothing(read, proxy, kind):

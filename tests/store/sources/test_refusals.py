@@ -106,16 +106,6 @@ def test_files_that_are_refused_twice_among_others_are_denied_after_one_wait(tmp
     assert pauses == [60.0]
 
 
-def test_a_shard_without_a_refusal_waits_for_nothing_and_reads_no_other(tmp_path, pauses):
-    fill(tmp_path, "a.png", "b.png")
-    (tmp_path / "b.png").unlink()
-    (tmp_path / "b.png").symlink_to("nowhere.png")
-    entries = plan_of(open_source(str(tmp_path), SourceConfig()).list())
-    others = (pytest.fail("another image was asked for") for _ in range(1))
-    shard = read_shard(str(tmp_path), config(), entries, prover=Believing(), others=others)
-    assert (reasons(shard), pauses) == ({"a.png": None, "b.png": "missing"}, [])
-
-
 def test_a_file_that_is_given_after_the_minute_is_read(tmp_path, locks):
     fill(tmp_path, "a.png", "b.png")
     locks.names = {"b.png"}
@@ -284,13 +274,6 @@ def test_a_table_whose_rows_are_all_in_no_bucket_stops_the_run(tmp_path, bucket,
     _, configuration, _ = bucket
     with pytest.raises(TransientError, match=r"no such bucket.*refused twice"):
         read(table_of(tmp_path, *rows), configuration)
-
-
-def test_rows_that_are_all_refused_are_the_stores_even_beside_files(tmp_path, bucket):
-    uri, configuration, proxy = bucket
-    proxy.set_faults([Fault("denied", operation="GetObject")])
-    with pytest.raises(TransientError, match=REFUSED_BY_ALL):
-        read(table_of(tmp_path, "here.png", f"{uri}/a.png", f"{uri}/b.png"), configuration)
 
 
 class Web(AbstractFileSystem):

@@ -11,7 +11,7 @@ from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.sources.patterns import ALL_FILES
-from pseudoris.store.sources.root import SourceRoot, root_at
+from pseudoris.store.sources.root import root_at
 
 
 @pytest.fixture
@@ -25,15 +25,6 @@ def failing(number):
         raise OSError(number, os.strerror(number))
 
     return fail
-
-
-def test_a_name_that_is_not_utf8_is_printable_in_messages(tmp_path):
-    assert SourceRoot(LocalStorage(tmp_path)).describe(os.fsdecode(b"caf\xe9")).endswith(r"caf\xe9")
-
-
-def test_links_of_the_root_are_followed(root, tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
-    assert root_at(str(tmp_path / "link"), SourceConfig()) == root
 
 
 def test_another_version_of_what_was_listed_ends_the_listing(root, tmp_path):
@@ -56,14 +47,6 @@ def test_another_version_of_what_was_listed_ends_the_listing(root, tmp_path):
         pytest.fail("no version was opened")
 
 
-def test_a_folder_in_place_of_an_image_is_no_image(root, tmp_path):
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(FileNotFoundError), root.open("folder"):
-        pytest.fail("a folder was opened")
-    with pytest.raises(FileNotFoundError):
-        root.stat("a.jpg/below a file")
-
-
 def test_a_tar_that_cannot_be_opened_is_named_with_its_remedy(root, tmp_path, monkeypatch):
     (tmp_path / "self.tar").symlink_to("self.tar")
     (tmp_path / "lost.tar").symlink_to("nowhere.tar")
@@ -76,14 +59,6 @@ def test_a_tar_that_cannot_be_opened_is_named_with_its_remedy(root, tmp_path, mo
     }.items():
         with pytest.raises(ConfigError, match=problem), root.open_listed(listed[path], window_bytes=0):
             pytest.fail("it was opened")
-
-
-@pytest.mark.parametrize(
-    ("uri", "store"),
-    [("/data", "disk"), ("s3://b/x", "s3"), ("http://h/x", "web"), ("https://h/x", "web"), ("memory://b", "memory")],
-)
-def test_the_store_of_a_root_says_which_credentials_it_takes(uri, store):
-    assert root_at(uri, SourceConfig()).store == store
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EIO])

@@ -31,12 +31,6 @@ def test_members_come_in_the_order_of_the_tar_with_the_place_of_their_bytes(tmp_
     assert {item.mtime_ns for item in items} == {path.stat().st_mtime_ns}
 
 
-def test_a_repeated_member_is_listed_twice(tmp_path):
-    path = tmp_path / "a.tar"
-    path.write_bytes(tar_bytes([("x.jpg", b"1"), ("x.jpg", b"22")]))
-    assert [(item.key, item.size_bytes) for item in listed(path)] == [("a.tar!x.jpg", 1), ("a.tar!x.jpg", 2)]
-
-
 def test_a_member_whose_name_would_escape_is_only_a_key(tmp_path):
     path = tmp_path / "a.tar"
     path.write_bytes(tar_bytes([("../../up.jpg", b"x"), ("/etc/abs.jpg", b"x")]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -78,16 +76,3 @@ def test_a_missing_part_a_damaged_one_and_an_unknown_column_are_named(part):
     location.replace(f"{EXPRESSIONS}/{name}", bytes(data))
     with pytest.raises(TransientError, match="cannot be read as Parquet"):
         read_selected(location, EXPRESSIONS, name, SCHEMAS[EXPRESSIONS].names, KEPT)
-
-
-def test_the_file_is_closed_by_whoever_opened_it(part, monkeypatch):
-    location, name = part
-    opened = []
-    real = type(location).open_input
-    monkeypatch.setattr(
-        type(location),
-        "open_input",
-        lambda self, path: opened.append(io.BytesIO(real(self, path).read())) or opened[-1],
-    )
-    read_selected(location, EXPRESSIONS, name, ("text",), KEPT)
-    assert [file.closed for file in opened] == [True]

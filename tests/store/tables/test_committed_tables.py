@@ -6,9 +6,9 @@ import pytest
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.tables import SCHEMAS, TABLES_VERSION
 from pseudoris.store.runs.receipts import part_path
-from pseudoris.store.tables.committed_tables import iter_table, read_table
+from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.parquet_files import parquet_bytes
-from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
+from pseudoris.store.tables.shard_tables import shard_tables
 from tests.store.builders import commit, make_entries, make_shard, start_run
 
 
@@ -42,33 +42,10 @@ def test_a_table_is_read_as_it_was_written_in_the_order_of_shards(committed, tab
     assert read.schema.equals(SCHEMAS[table], check_metadata=True)
 
 
-def test_a_table_read_back_has_the_bytes_that_it_was_written_with(committed):
-    for table in SCHEMAS:
-        first = next(iter_table(committed, table))
-        path = part_path(table, next(iter(commit(committed, start_run(committed), 0))).parts[table])
-        assert table_bytes(first) == committed.read_bytes(path)
-
-
-def test_chosen_columns_come_in_the_order_asked_for(committed):
-    assert read_table(committed, "masks", ["area_px", "image_id"]).column_names == ["area_px", "image_id"]
-
-
-def test_chosen_receipts_alone_are_read(committed):
-    receipts = commit(committed, start_run(committed), 2)
-    assert {image[:16] for image in read_table(committed, "images", receipts=receipts)["image_id"].to_pylist()} == {
-        entry.image_id for entry in make_entries()[8:]
-    }
-
-
 def test_what_no_receipt_names_is_not_read(committed):
     before = read_table(committed, "masks")
     committed.replace("masks/shard-00000001.g0-00000000.parquet", b"in the making")
     assert read_table(committed, "masks").equals(before)
-
-
-def test_a_run_without_commits_reads_as_a_table_without_rows(location):
-    table = read_table(location, "expressions", ["text", "kept"])
-    assert (table.num_rows, table.column_names) == (0, ["text", "kept"])
 
 
 def test_a_part_of_an_older_version_is_read_with_nulls_for_what_it_did_not_know(location):

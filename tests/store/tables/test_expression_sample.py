@@ -13,7 +13,6 @@ from pseudoris.store.tables import expression_sample
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.expression_sample import COLUMNS, draw_rows, sample_expressions
 from tests.builders.scored_runs import scored_run
-from tests.store.builders import commit, start_run
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +42,6 @@ def test_a_seed_gives_its_rows_and_another_one_others(run):
     one, same, other = (sample_expressions(run, 20, columns=["image_id", "text"], seed=seed) for seed in (3, 3, 4))
     assert one.equals(same)
     assert not one.equals(other)
-
-
-def test_more_rows_than_there_are_give_all_of_them(run):
-    rows = sample_expressions(run, 10**9, columns=["text"], kept_only=False)
-    assert rows.num_rows == read_table(run, EXPRESSIONS).num_rows
 
 
 def test_columns_of_image_and_mask_are_those_of_the_rows_own(run):
@@ -87,20 +81,6 @@ def test_only_the_shards_and_columns_that_are_needed_are_read(run, monkeypatch):
 def test_a_column_that_is_none_is_refused_with_those_that_are(run, columns):
     with pytest.raises(ConfigError, match=f"there is no column .* give some of {', '.join(COLUMNS[:3])}"):
         sample_expressions(run, 2, columns=columns)
-
-
-def test_a_run_without_a_commit_gives_no_row(tmp_path):
-    location = RunLocation.open(str(tmp_path / "run"))
-    start_run(location)
-    table = sample_expressions(location, 5, columns=["text", "key", "box_xyxy_px"])
-    assert (table.num_rows, table.schema.names) == (0, ["text", "key", "box_xyxy_px"])
-
-
-def test_a_growing_run_gives_what_is_committed(tmp_path):
-    location = RunLocation.open(str(tmp_path / "run"))
-    header = start_run(location)
-    commit(location, header, 1)
-    assert sample_expressions(location, 100, columns=["key"]).num_rows == 4
 
 
 @given(counts=st.lists(st.integers(0, 30), max_size=12), size=st.integers(1, 80), seed=st.integers(0, 5))

@@ -37,23 +37,11 @@ def test_a_fixed_table_has_the_bytes_it_always_had():
     assert sha256_hex(parquet_bytes([TABLE], TABLE.schema)) == GOLDEN_SHA256
 
 
-def test_a_row_group_is_written_for_each_table_and_none_for_no_rows():
-    data = parquet_bytes([TABLE, TABLE.slice(0, 1)], TABLE.schema)
-    parquet = open_parquet(io.BytesIO(data), "part")
-    assert [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)] == [3, 1]
-    assert open_parquet(io.BytesIO(parquet_bytes([], TABLE.schema)), "part").read() == TABLE.slice(0, 0)
-
-
 def test_encoded_images_are_written_without_a_dictionary():
     table = pa.table({"image_id": ["a"], "bytes": pa.array([b"1"], pa.large_binary())})
     group = pq.ParquetFile(io.BytesIO(parquet_bytes([table], table.schema))).metadata.row_group(0)
     assert "RLE_DICTIONARY" in group.column(0).encodings
     assert "RLE_DICTIONARY" not in group.column(1).encodings
-
-
-def test_what_is_no_parquet_is_named():
-    with pytest.raises(TransientError, match="masks/part cannot be read as Parquet"):
-        open_parquet(io.BytesIO(b"not a table"), "masks/part")
 
 
 def test_any_damage_of_a_footer_is_told_as_such():

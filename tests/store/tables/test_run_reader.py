@@ -73,17 +73,3 @@ def test_a_pipe_in_the_place_of_a_part_is_refused_by_name(tmp_path):
     os.mkfifo(part)
     with pytest.raises(ConfigError, match=rf"{part.name} is a pipe"):
         Run(location).images()
-
-
-def test_a_sample_has_columns_of_image_and_mask(location):
-    scored_run(location)
-    rows = Run(location).sample(5).to_pylist()
-    assert len(rows) == 5
-    assert all(row["key"] and row["text"] and row["segmentation"] for row in rows)
-    assert Run(location).sample(5).to_pylist() == rows != Run(location).sample(5, seed=1).to_pylist()
-
-
-def test_what_it_shows_says_where_it_is_and_how_far(location):
-    scored_run(location)
-    assert repr(Run(location)) == f"Run({location.root!r}, 4 of 4 shards)"
-    assert IMAGES in Run(location).images().files[0]

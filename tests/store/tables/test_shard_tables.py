@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.tables import FAILURE_REASONS, SCHEMAS
 from pseudoris.store.tables.shard_tables import counts_of, shard_tables, table_bytes
-from tests.store.builders import make_entries, make_expression, make_shard
+from tests.store.builders import make_entries, make_shard
 
 # A table is a small part of what an example costs: a few dozen of them cover the shapes there are.
 settings.register_profile("tables", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -82,20 +82,6 @@ def test_every_table_survives_parquet_and_keeps_its_schema(shard, embed):
 
 @some
 @given(shards)
-def test_a_row_is_written_for_each_record_in_the_order_of_the_records(shard):
-    tables = shard_tables(shard, embed_images=False)
-    assert tables["images"]["image_id"].to_pylist() == [image.image_id for image in shard.images]
-    assert tables["masks"]["mask_id"].to_pylist() == [mask.mask_id for image in shard.images for mask in image.masks]
-    rows = tables["expressions"].to_pylist()
-    records = [each for image in shard.images for each in image.expressions]
-    assert [(row["text"], row["count"], row["decoder"], row["kept"]) for row in rows] == [
-        (each.text, len(each.samples), each.samples[0].decoder, each.kept) for each in records
-    ]
-    assert tables["failures"].num_rows == counts_of(shard).quarantined
-
-
-@some
-@given(shards)
 def test_each_image_is_counted_once_and_the_counts_are_those_of_the_tables(shard):
     tables, counts = shard_tables(shard, embed_images=False), counts_of(shard)
     status = tables["images"]["status"].to_pylist()
@@ -135,16 +121,3 @@ def test_bytes_are_embedded_on_request_and_never_for_a_quarantined_image():
     assert shard_tables(shard, embed_images=False)["images"]["bytes"].null_count == 4
     embedded = shard_tables(shard, embed_images=True)["images"]["bytes"].to_pylist()
     assert [data is None for data in embedded] == [False, False, False, True]
-
-
-def test_the_flat_columns_of_an_expression_are_those_of_its_first_draw():
-    image = ShardImage(0, "ab", "a.png", expressions=(make_expression("ab-0000"),))
-    row = shard_tables(Shard(0, 0, (image,)), embed_images=False)["expressions"].to_pylist()[0]
-    assert (row["decoder"], row["crop"], row["top_p"], row["log_prob"], row["count"]) == (
-        "beam",
-        "masked",
-        None,
-        -3.5,
-        2,
-    )
-    assert [sample["decoder"] for sample in row["samples"]] == ["beam", "top_p"]
