@@ -87,8 +87,8 @@ def _counts_view(out: str, found: RunStatus) -> Table:
     table = facts_table(f"{out}: {_headline(found)}")
     table.add_row("source", found.source)
     table.add_row("driver", _driver(found))
-    table.add_row("shards", f"{found.num_done:,} of {found.num_shards:,}{_retried(found)}")
-    table.add_row("images", f"{found.num_images_done:,} of {found.num_images:,}")
+    table.add_row("shards", f"{found.shards:,} of {found.num_shards:,}{_retried(found)}")
+    table.add_row("images", f"{found.images:,} of {found.num_images:,}")
     table.add_row("", f"{found.annotated:,} annotated, {found.empty:,} empty, {found.quarantined:,} quarantined")
     table.add_row("masks", f"{found.masks:,}")
     table.add_row("candidates", f"{found.samples:,} drawn, {found.expressions:,} distinct")
@@ -102,7 +102,7 @@ def _counts_view(out: str, found: RunStatus) -> Table:
     if found.bottleneck is not None:
         basis = "the time of all stages" + (", per actor" if found.bottleneck.is_by_actor else "")
         table.add_row("bottleneck", f"{found.bottleneck.stage}: {found.bottleneck.share:.0%} of {basis}")
-    table.add_row("output", format_bytes(found.size_bytes))
+    table.add_row("output", format_bytes(found.output_bytes))
     if found.repeats:
         table.add_row("repeated", repeats_text(found.repeats))
     table.add_row("byte-reproducible", _outside(found))
@@ -141,7 +141,7 @@ def _speed(found: RunStatus) -> str:
 
 
 def _left(found: RunStatus) -> str:
-    images = f"{found.num_images - found.num_images_done:,} images"
+    images = f"{found.num_images - found.images:,} images"
     if found.eta_s is None:
         return images
     once = "" if found.driver.state == DRIVER_ALIVE else " after the run is started again"
@@ -158,4 +158,7 @@ def _outside(found: RunStatus) -> str:
 
 
 def _echo_json(found: RunStatus) -> None:
-    echo_json({"is_complete": found.is_complete, **dataclasses.asdict(found), "eta_s": found.eta_s})
+    fields = dataclasses.asdict(found)
+    names = {"num_done": "shards", "num_images_done": "images", "size_bytes": "output_bytes"}
+    renamed = {name: fields.pop(field) for name, field in names.items()}
+    echo_json({"is_complete": found.is_complete, **renamed, **fields, "eta_s": found.eta_s})

@@ -112,7 +112,7 @@ def read_summary(location: RunLocation) -> GallerySummary:
     return GallerySummary(
         source=status.source,
         tau=header.config.filtering.tau,
-        images=status.num_images_done,
+        images=status.images,
         annotated=status.annotated,
         empty=status.empty,
         quarantined=status.quarantined,

@@ -56,7 +56,7 @@ def write_results(out: Path, steps: Sequence[StepRecord]) -> Path:
         "sample": read_record(out, "sample"),
         "quarantined": dict(status.reasons),
         "images_per_s": status.rates.overall,
-        "stage_seconds_an_image": {name: spent / status.num_images_done for name, spent in status.seconds.items()},
+        "stage_seconds_an_image": {name: spent / status.images for name, spent in status.seconds.items()},
         "host_peak_bytes": next(step.peak_bytes for step in steps if step.name == "annotate"),
         "machine": read_record(out, "machine"),
         "gpu_benchmark": read_record(out, "benchmark"),

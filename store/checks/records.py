@@ -53,7 +53,6 @@ def refuse_blocked_extensions(location: RunLocation) -> None:
 
     Raises:
         ConfigError: There is a folder, a pipe or the like.
-        TransientError: Storage failed.
     """
     for name, what in location.list_obstacles(PLAN_FOLDER):
         if is_extension_name(name):
@@ -156,9 +155,6 @@ def junk_notices(location: RunLocation, header: RunHeader) -> Iterator[str]:
     """Yield a sentence for each file among the records that is not one, and for each file of a killed writer.
 
     Nothing reads them, so they are not problems. Folders beside the tables may be exports, galleries and the like.
-
-    Raises:
-        TransientError: Storage failed.
     """
     for folder, is_record in _RECORDS.items():
         for name in _names(location, folder):

@@ -317,7 +317,6 @@ def verify_run(
 
     Raises:
         ConfigError: No run was started there, or its header cannot be used.
-        TransientError: Storage failed.
     """
     header = require_header(location)
     refuse_blocked_extensions(location)

@@ -220,7 +220,6 @@ def run_statistics(
 
     Raises:
         ConfigError: No run was started there, or a part is missing.
-        TransientError: Storage failed.
     """
     header = require_header(location)
     chosen = spread_evenly(list(list_receipts(location)), sample)

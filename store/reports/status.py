@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import WATCH_S, Holder, current_holder
 from pseudoris.store.runs.manifest import iter_manifest
 from pseudoris.store.runs.receipts import list_commits, read_receipt, read_receipts
-from pseudoris.store.runs.totals import Totals
+from pseudoris.store.runs.totals import RunTotals, Totals
 
 # The window of `now`; longer if a shard takes so long that the window would hold fewer than three shards.
 WINDOW_S: Final = 600.0
@@ -122,28 +122,14 @@ class Bottleneck:
     is_by_actor: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RunStatus:
-    """Sums over the latest receipts.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus(RunTotals):
+    """Sums over the latest receipts, of the shards that are committed; and what they say of the run.
 
     Attributes:
         source: SOURCE as given.
         num_shards: Planned.
-        num_done: Shards with a receipt.
         num_images: Planned.
-        num_images_done: In shards with a receipt; annotated + empty + quarantined.
-        masks: Masks of annotated images.
-        expressions: Candidate rows, kept or not; equal captions of a mask count once.
-        samples: Draws, equal captions counted each time.
-        kept: Candidates above tau.
-        kept_lone: See `RunTotals.kept_lone`.
-        reasons: Quarantined images by reason code, most frequent first.
-        seconds: Wall seconds by stage, summed over shards.
-        size_bytes: Of all committed parts.
-        repeats: How many times a pool repeated its work on a shard after a loss.
-        retried: Shards whose latest generation is a retry.
-        degraded: Shards for which settings were lowered: not byte-reproducible (promise 2).
-        mixed: Shards computed under another identity than the run's: not byte-reproducible (promise 2).
         rates: Images a second, now and overall.
         bottleneck: None before the first commit.
         driver: The driver of the run, and whether it is alive.
@@ -151,24 +137,7 @@ class RunStatus:
 
     source: str
     num_shards: int
-    num_done: int
     num_images: int
-    num_images_done: int
-    annotated: int
-    empty: int
-    quarantined: int
-    masks: int
-    expressions: int
-    samples: int
-    kept: int
-    kept_lone: int | None
-    reasons: Mapping[str, int]
-    seconds: Mapping[str, float]
-    size_bytes: int
-    repeats: int
-    retried: int
-    degraded: int
-    mixed: int
     rates: Rates
     bottleneck: Bottleneck | None
     driver: Driver
@@ -176,7 +145,7 @@ class RunStatus:
     @property
     def is_complete(self) -> bool:
         """Whether every planned shard is committed."""
-        return self.num_done == self.num_shards
+        return self.shards == self.num_shards
 
     @property
     def eta_s(self) -> float | None:
@@ -185,7 +154,7 @@ class RunStatus:
         If the run has no driver, they begin with the next session.
         """
         rate = self.rates.now or self.rates.overall
-        return (self.num_images - self.num_images_done) / rate if rate else None
+        return (self.num_images - self.images) / rate if rate else None
 
 
 def run_status(location: RunLocation, *, now_s: float | None = None) -> RunStatus:
@@ -193,7 +162,6 @@ def run_status(location: RunLocation, *, now_s: float | None = None) -> RunStatu
 
     Raises:
         ConfigError: No run was started there, or its records cannot be used.
-        TransientError: Storage failed.
     """
     return StatusReader(location).read(now_s=now_s)
 
@@ -221,7 +189,6 @@ class StatusReader:
 
         Raises:
             ConfigError: No run was started there, or its records cannot be used.
-            TransientError: Storage failed.
         """
         now_s = time.time() if now_s is None else now_s
         # Read again each time: the plan may have been extended.
@@ -242,26 +209,10 @@ class StatusReader:
         )
         driver = self._driver(current_holder(self._location), now_s)
         return RunStatus(
+            **{each.name: getattr(done, each.name) for each in fields(done)},
             source=header.source,
             num_shards=header.num_shards,
-            num_done=done.shards,
             num_images=header.num_images,
-            num_images_done=done.images,
-            annotated=done.annotated,
-            empty=done.empty,
-            quarantined=done.quarantined,
-            masks=done.masks,
-            expressions=done.expressions,
-            samples=done.samples,
-            kept=done.kept,
-            kept_lone=done.kept_lone,
-            reasons=done.reasons,
-            seconds=done.seconds,
-            size_bytes=done.output_bytes,
-            repeats=done.repeats,
-            retried=done.retried,
-            degraded=done.degraded,
-            mixed=done.mixed,
             rates=rates if driver.state != DRIVER_NONE else replace(rates, now=None),
             bottleneck=find_bottleneck(done.seconds, header.config),
             driver=driver,

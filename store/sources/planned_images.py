@@ -71,9 +71,6 @@ def read_or_refused(root: SourceRoot, entries: Sequence[PlanEntry], config: RunC
         root: The root that keys are relative to.
         entries: Entries of one shard, in its order.
         config: Its `source`, `images.max_bytes` and `placement.storage` are used.
-
-    Raises:
-        TransientError: The storage failed.
     """
     groups = [list(group) for _, group in itertools.groupby(entries, key=lambda entry: file_path(entry.key))]
     read = functools.partial(_read_group, root, config=config)
@@ -234,7 +231,6 @@ class PlannedImages:
         Raises:
             ImageError: It is missing, changed since the plan or too large.
             ConfigError: SOURCE itself no longer exists.
-            TransientError: The storage failed.
         """
         config = self._header.config
         if self._root is None:

@@ -97,7 +97,6 @@ class SourceRoot:
             ImageError: `changed`, at the latest at the end of the block: what was read must not be used; `unreadable`.
             FileNotFoundError: There is none.
             RefusedError: Access is denied.
-            TransientError: The storage failed.
         """
         with (
             transient_faults("read", self.describe(path), faults=self.storage.faults),

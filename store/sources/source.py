@@ -84,7 +84,6 @@ class Source:
 
         Raises:
             ConfigError: Nothing is listed, a named file is missing, or a tar or table cannot be listed.
-            TransientError: The storage failed.
         """
         is_empty = True
         for file, format_ in self.files():
@@ -108,7 +107,6 @@ class Source:
 
         Raises:
             ConfigError: There is none, or a named file is missing.
-            TransientError: The storage failed.
         """
         if next(self.files(), None) is None:
             raise self.lists_nothing()
@@ -216,7 +214,6 @@ def open_source(
 
     Raises:
         ConfigError: It does not exist, contains a secret, is a run, or is inside OUT.
-        TransientError: The storage failed.
     """
     source = absolute_source(refuse_secrets(source))
     root, rest, is_pattern = _split(source, config, limits)

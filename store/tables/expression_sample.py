@@ -50,7 +50,6 @@ def sample_expressions(
     Raises:
         ConfigError: No run was started there, a column does not exist or is given twice, or a part is missing or too
             short.
-        TransientError: Storage failed.
     """
     unknown = [name for name in columns if name not in COLUMNS]
     if unknown or not columns:

@@ -39,7 +39,6 @@ class Run:
 
         Raises:
             ConfigError: No run was started there.
-            TransientError: Storage failed.
         """
         self.out = location.root
         self.header: RunHeader = require_header(location)
@@ -89,7 +88,6 @@ class Run:
 
         Raises:
             ConfigError: There is no such column, or a part is missing.
-            TransientError: Storage failed.
         """
         return sample_expressions(
             self._location, num_rows, columns=columns, seed=seed, kept_only=kept_only, receipts=self._receipts
