@@ -5,10 +5,11 @@ A rule by name decides from an image's key, before the image is planned. A rule 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -69,10 +70,8 @@ class Exclusions:
     def without(self, rules: Iterable[ExclusionRule]) -> Exclusions:
         """Return the rules that are not among `rules`, which were applied before."""
         known = {rule.identity for rule in rules}
-        kept = [
-            (rule, values) for rule, values in zip(self.rules, self.values, strict=True) if rule.identity not in known
-        ]
-        return Exclusions(tuple(rule for rule, _ in kept), tuple(values for _, values in kept))
+        pairs = zip(self.rules, self.values, strict=True)
+        return sum((Exclusions((rule,), (held,)) for rule, held in pairs if rule.identity not in known), Exclusions())
 
 
 def exclusion(
@@ -169,7 +168,11 @@ class ContentMatcher:
             for value in values:
                 self._digests.setdefault(value, number)
         self._hashes: list[tuple[int, int, NDArray[np.uint64]]] = [
-            (number, _max_distance(rule), np.array([int(value, 16) for value in sorted(values)], np.uint64))
+            (
+                number,
+                cast("int", rule.settings["max_distance"]),
+                np.array([int(value, 16) for value in sorted(values)], np.uint64),
+            )
             for number, rule, values in exclusions.of_kinds("phash")
         ]
 
@@ -189,10 +192,11 @@ class ContentMatcher:
             sha256: Of its encoded bytes.
             phash: Its perceptual hash, 16 hex digits; None if it is not known.
         """
-        found = [self._digests.get(sha256)]
+        found = [self._digests[sha256]] if sha256 in self._digests else []
         if phash is not None:
-            found += [_near(int(phash, 16), *each) for each in self._hashes]
-        return min((each for each in found if each is not None), default=None)
+            bits = np.uint64(int(phash, 16))
+            found += [number for number, most, listed in self._hashes if np.bitwise_count(listed ^ bits).min() <= most]
+        return min(found, default=None)
 
     def check(self, sha256: str, phash: str | None = None) -> None:
         """Accept an image that no rule excludes; arguments as for `rule_of`.
@@ -226,19 +230,6 @@ def key_path(key: str) -> str:
     return unquote_to_bytes(key.replace("!", "/")).decode("utf-8", "replace").replace("\\", "/")
 
 
-def _max_distance(rule: ExclusionRule) -> int:
-    distance = rule.settings["max_distance"]
-    return distance if isinstance(distance, int) else 0
-
-
-def _near(phash: int, number: int, max_distance: int, listed: NDArray[np.uint64]) -> int | None:
-    distances = np.bitwise_count(listed ^ np.uint64(phash))
-    return number if int(distances.min()) <= max_distance else None
-
-
 def all_rules(exclusions: Sequence[Exclusions]) -> Exclusions:
     """Return the rules of all, each once, in order."""
-    found = Exclusions()
-    for each in exclusions:
-        found += each.without(found.rules)
-    return found
+    return functools.reduce(lambda found, each: found + each.without(found.rules), exclusions, Exclusions())

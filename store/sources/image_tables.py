@@ -58,12 +58,8 @@ def count_rows(
 ) -> list[RowGroup]:
     """Return the table's row groups; only its footer is read.
 
-    Args:
-        root: The root of SOURCE.
-        file: The table.
-        config: Names the columns.
-        left_out: Of a table beside a tar of the same name. Without bytes of images it holds the tar's labels: it is
-            counted here, and has no row groups.
+    With `left_out` the table stands beside a tar of the same name. Without bytes of images it holds the tar's labels:
+    it is counted there, and has no row groups.
 
     Raises:
         ConfigError: It is not a Parquet file, or has no column of images.
@@ -80,35 +76,31 @@ def count_rows(
         except Exception as error:  # a hostile footer; other errors are raised again
             if not _is_damage(error):
                 raise
+            shown = " ".join(str(error).split())[:_SHOWN_LETTERS]
             raise ConfigError(
-                f"{name} cannot be read as Parquet ({_first_words(error)}): repair it, or remove it from SOURCE"
+                f"{name} cannot be read as Parquet ({shown}): repair it, or remove it from SOURCE"
             ) from error
     column = _image_column(schema, config)
     if left_out is not None and (column is None or column.kind == "uri"):
         left_out.num_tables += 1
         return []
     column = column or find_column(schema, config, name)
-    _check_counts([num_rows for num_rows, _ in groups], table.metadata.num_rows, file, name)
-    return [RowGroup(num_rows, _mean_bytes(num_rows, size_bytes, column, file)) for num_rows, size_bytes in groups]
-
-
-def _mean_bytes(num_rows: int, size_bytes: int, column: ImageColumn, file: StoredFile) -> int | None:
-    if column.kind == "uri":
-        return None
-    mean_bytes = max(0, size_bytes) // max(1, num_rows)
-    # A footer may contain any number; compression does not make encoded images smaller.
-    return mean_bytes if file.size_bytes is None else min(mean_bytes, file.size_bytes)
-
-
-def _check_counts(counts: Sequence[int], total: int, file: StoredFile, name: str) -> None:
-    """Accept the row counts of a footer; each row becomes a row of the plan."""
-    # An image or a uri takes more than one byte, even compressed.
+    # A footer may contain any number, and each row becomes a row of the plan. An image or a uri takes more than a byte.
+    counts, total = [num_rows for num_rows, _ in groups], table.metadata.num_rows
     limit = total if file.size_bytes is None else file.size_bytes
     if min(counts, default=0) < 0 or sum(counts) != total or total > limit:
         raise ConfigError(
             f"{name} cannot be read as Parquet: its footer claims {total:,} rows in all, {sum(counts):,} in its row "
             f"groups, in {limit:,} bytes: repair it, or remove it from SOURCE"
         )
+    if column.kind == "uri":
+        return [RowGroup(num_rows) for num_rows in counts]
+    # Compression does not make encoded images smaller.
+    means = (max(0, size_bytes) // max(1, num_rows) for num_rows, size_bytes in groups)
+    return [
+        RowGroup(num_rows, mean if file.size_bytes is None else min(mean, file.size_bytes))
+        for num_rows, mean in zip(counts, means, strict=True)
+    ]
 
 
 def rows_of(file: StoredFile, groups: Sequence[RowGroup]) -> Iterator[SourceItem]:
@@ -137,9 +129,8 @@ def find_column(schema: pa.Schema, config: SourceConfig, table: str) -> ImageCol
     found = _image_column(schema, config)
     if found is not None:
         return found
-    columns = ", ".join(
-        f"{field.name[:_SHOWN_LETTERS]}: {str(field.type)[:_SHOWN_LETTERS]}" for field in _first(schema)
-    )
+    fields = (schema.field(index) for index in range(min(len(schema), _SHOWN_COLUMNS)))
+    columns = ", ".join(f"{field.name[:_SHOWN_LETTERS]}: {str(field.type)[:_SHOWN_LETTERS]}" for field in fields)
     raise ConfigError(
         f"{table} has no column of images: expected bytes or {{bytes, path}} in {', '.join(config.bytes_columns)} or "
         f"uris in {', '.join(config.uri_columns)}, found {columns}. Name your column with --set "
@@ -154,7 +145,11 @@ def _image_column(schema: pa.Schema, config: SourceConfig) -> ImageColumn | None
         kind = schema.field(name).type if name in names else None
         if kind is not None and _is_binary(kind):
             return ImageColumn(name, "bytes")
-        if kind is not None and pa.types.is_struct(kind) and _has_binary_field(kind):
+        if (
+            kind is not None
+            and pa.types.is_struct(kind)
+            and any(field.name == "bytes" and _is_binary(field.type) for field in kind)
+        ):
             return ImageColumn(name, "struct")
     for name in config.uri_columns:
         if name in names and _is_text(schema.field(name).type):
@@ -169,24 +164,30 @@ def read_rows(
 
     Whatever the file claims, at most one page that `WatchedPages` accepts is unpacked at once: of up to `max_bytes`, or
     four times its real bytes in the file, and never more than 2 GiB (its size has 32 bits). A dictionary is held in
-    addition to a page. An image takes its own size once more, at most that of its page or dictionary.
-
-    Args:
-        stream: The table, opened.
-        row_group: The row group that holds them all.
-        rows: Row numbers, counted over the whole file.
-        config: Names the columns.
-        max_bytes: Of an encoded image.
-        table: The table's path, for messages.
+    addition to a page. An image takes its own size once more, at most that of its page or dictionary. Rows are counted
+    over the whole file; `table` is its path, for messages.
 
     Raises:
         ImageError: `corrupt` if the row group cannot be decoded; `too_many_bytes` if one of its pages is a bomb, or
             holds images that are too large on average. No image of that page or after it is read.
         MemoryError: The machine has too little memory; the table is not to blame.
     """
+    wanted_rows, last = frozenset(rows), max(rows, default=-1)
     try:
         pages = WatchedPages(stream, max_bytes)
-        yield from _read_rows(pages, row_group, rows=frozenset(rows), config=config, max_bytes=max_bytes, table=table)
+        parquet = pq.ParquetFile(pages, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        column = find_column(parquet.schema_arrow, config, table)
+        row = sum(parquet.metadata.row_group(group).num_rows for group in range(row_group))
+        size = _URIS_AT_ONCE if column.kind == "uri" else _IMAGES_AT_ONCE
+        # No other field of a struct is decoded: it may hold anything.
+        leaves = [f"{column.name}.bytes", f"{column.name}.path"] if column.kind == "struct" else [column.name]
+        pages.watch()
+        for batch in parquet.iter_batches(size, row_groups=[row_group], columns=leaves, use_threads=False):
+            wanted = [index for index in range(batch.num_rows) if row + index in wanted_rows]
+            yield from ((row + index, _row_image(batch.column(0)[index], column, max_bytes)) for index in wanted)
+            row += batch.num_rows
+            if row > last:
+                return
     except Exception as error:  # hostile pages; other errors are raised again
         if not _is_damage(error):
             raise
@@ -204,84 +205,34 @@ def _is_damage(error: Exception) -> bool:
     return is_bare or isinstance(error, pa.ArrowException | UnicodeDecodeError)
 
 
-def _first_words(error: Exception) -> str:
-    return _shown(" ".join(str(error).split()))
-
-
-def _shown(word: object) -> str:
-    return str(word)[:_SHOWN_LETTERS]
-
-
-def _first(schema: pa.Schema) -> list[pa.Field]:
-    return [schema.field(index) for index in range(min(len(schema), _SHOWN_COLUMNS))]
-
-
-def _read_rows(
-    pages: WatchedPages, row_group: int, *, rows: frozenset[int], config: SourceConfig, max_bytes: int, table: str
-) -> Iterator[tuple[int, RowImage | ImageError]]:
-    parquet = pq.ParquetFile(pages, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-    column = find_column(parquet.schema_arrow, config, table)
-    row = sum(parquet.metadata.row_group(group).num_rows for group in range(row_group))
-    last = max(rows, default=-1)
-    size = _URIS_AT_ONCE if column.kind == "uri" else _IMAGES_AT_ONCE
-    leaves = _leaves(column)
-    pages.watch()
-    for batch in parquet.iter_batches(size, row_groups=[row_group], columns=leaves, use_threads=False):
-        wanted = [index for index in range(batch.num_rows) if row + index in rows]
-        yield from ((row + index, _row_image(batch.column(0)[index], column, max_bytes)) for index in wanted)
-        row += batch.num_rows
-        if row > last:
-            return
-
-
-def _leaves(column: ImageColumn) -> list[str]:
-    # No other field of a struct is decoded: it may hold anything.
-    return [f"{column.name}.bytes", f"{column.name}.path"] if column.kind == "struct" else [column.name]
-
-
 def _row_image(value: pa.Scalar, column: ImageColumn, max_bytes: int) -> RowImage | ImageError:
     if not value.is_valid:
         return RowImage(None, None)
     fields = value.type.names if column.kind == "struct" else ()
     values = [value[name] if name in fields else None for name in ("bytes", "path")] if fields else [value]
     values = [each.value if isinstance(each, pa.DictionaryScalar) and each.is_valid else each for each in values]
+    values = [each if each is not None and (_is_binary(each.type) or _is_text(each.type)) else None for each in values]
+    buffers = [each.as_buffer() if each is not None and each.is_valid else None for each in values]
     # Checked before a value is copied to Python.
-    size_bytes = max(_size_bytes(each) for each in values)
+    size_bytes = max(0 if each is None else int(each.size) for each in buffers)
     if size_bytes > max_bytes:
         return too_many_bytes(size_bytes, max_bytes)
-    found = [None if each is None else _plain(each) for each in values]
+    found: list[Any] = [None if each is None else each.to_pybytes() for each in buffers]
+    for at, value in enumerate(values):
+        if found[at] is not None and _is_text(value.type):
+            # With surrogate escapes, as in a path: a row that is not UTF-8 must not fail other rows.
+            found[at] = found[at].decode("utf-8", "surrogateescape")
     if column.kind == "struct":
         return RowImage(*found)
     return RowImage(found[0], None) if column.kind == "bytes" else RowImage(None, found[0])
 
 
-def _size_bytes(value: pa.Scalar | None) -> int:
-    if value is None or not value.is_valid or not (_is_binary(value.type) or _is_text(value.type)):
-        return 0
-    return int(value.as_buffer().size)
-
-
-def _plain(value: pa.Scalar) -> Any:
-    """Return bytes, or text with surrogate escapes as in a path: a row that is not UTF-8 must not fail other rows."""
-    if _is_text(value.type) and value.is_valid:
-        return value.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
-    return value.as_py() if _is_binary(value.type) else None
-
-
-def _values(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a column's values; pandas and DuckDB write categories as a dictionary of texts."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
 def _is_binary(kind: pa.DataType) -> bool:
-    kind = _values(kind)
+    # pandas and DuckDB write categories as a dictionary of values.
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    kind = _values(kind)
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _has_binary_field(kind: pa.StructType) -> bool:
-    return any(field.name == "bytes" and _is_binary(field.type) for field in kind)

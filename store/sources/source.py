@@ -11,7 +11,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice, pairwise
 from typing import Final, Literal
 
 from pseudoris.schemas.config import SourceConfig
@@ -21,7 +21,7 @@ from pseudoris.schemas.run_records import HEADER_NAME, is_header
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.files.key_order import path_key
-from pseudoris.store.files.storage import Mark, Storage, StoredFile
+from pseudoris.store.files.storage import Mark, StoredFile
 from pseudoris.store.files.storage_at import LOCAL_PROTOCOLS, local_path
 from pseudoris.store.sources.image_tables import RowGroup, count_rows, rows_of
 from pseudoris.store.sources.items import LeftOut, SourceItem
@@ -44,35 +44,23 @@ _MAX_COMPARED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """The part of a root that is SOURCE: named files and patterns; everything if both are empty.
-
-    Attributes:
-        files: Paths below the root.
-        patterns: Globs below the root.
-    """
-
-    files: tuple[str, ...] = ()
-    patterns: tuple[GlobPattern, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Source:
     """A SOURCE that exists; `list` yields its images.
 
     Attributes:
         name: SOURCE; a local one as an absolute path, so that it is the same from every folder and process.
-        root: The root that keys are relative to.
-        selection: The part of the root that belongs to it.
         config: Formats, extensions and columns.
+        named: Paths below the root that SOURCE names.
+        patterns: Globs below the root. Without a name and a glob everything below the root belongs to SOURCE.
         exclude: Full path or uri of a folder that is never listed: the run's output.
         left_out: What the last listing of this object passed over.
     """
 
     name: str
     root: SourceRoot
-    selection: Selection
     config: SourceConfig
+    named: tuple[str, ...] = ()
+    patterns: tuple[GlobPattern, ...] = ()
     exclude: str | None = None
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
@@ -117,7 +105,7 @@ class Source:
         A file that SOURCE names twice is yielded twice in a row. What is passed over is counted in `left_out`.
         """
         self.left_out.clear()
-        for (file, is_named), following in _with_next(self._files()):
+        for (file, is_named), (following, _) in pairwise(chain(self._files(), [(StoredFile("", None), False)])):
             self.left_out.num_archived += file.is_archived
             format_ = _format_of(file.path, self.config, is_named=is_named)
             if format_ is not None:
@@ -146,31 +134,29 @@ class Source:
             yield from rows_of(file, self.row_groups(file, format_))
 
     def row_groups(self, file: StoredFile, format_: Format) -> builtins.list[RowGroup]:
-        """Return the row groups of a table; none of one that holds the labels of a tar. Raises like `items`."""
+        """Return the row groups of a table; none if it holds the labels of a tar. Raises like `items`."""
         return count_rows(self.root, file, self.config, self.left_out if format_ == "beside_tar" else None)
 
     def _files(self) -> Iterator[tuple[StoredFile, bool]]:
         """Yield the selected files in the order of their keys, and whether SOURCE names each one itself."""
-        patterns = self.selection.patterns
-        if not patterns and not self.selection.files:
-            patterns = (ALL_FILES,)
+        patterns = self.patterns if self.patterns or self.named else (ALL_FILES,)
         named = ((file, True) for file in self._named_files())
         globbed = [self._globbed_files(pattern) for pattern in patterns]
         yield from heapq.merge(named, *globbed, key=lambda pair: path_key(pair[0].path))
 
-    def _has_tar(self, table: StoredFile, following: StoredFile | None) -> bool:
+    def _has_tar(self, table: StoredFile, following: StoredFile) -> bool:
         """Return whether a tar of the same name is listed too."""
         stem = table.path.rpartition(".")[0]
-        if self.config.format != "auto" or following is None or not following.path.startswith(f"{stem}."):
+        if self.config.format != "auto" or not following.path.startswith(f"{stem}."):
             return False
         tar = f"{stem}.tar"
         if following.path == tar:
             return True
-        patterns = self.selection.patterns or (ALL_FILES,)
+        patterns = self.patterns or (ALL_FILES,)
         return any(each.matches(tuple(tar.split("/"))) for each in patterns) and self.root.kind(tar) == "file"
 
     def _named_files(self) -> Iterator[StoredFile]:
-        for path in sorted(self.selection.files, key=path_key):
+        for path in sorted(self.named, key=path_key):
             try:
                 yield self.root.stat(path)
             except FileNotFoundError:
@@ -223,19 +209,18 @@ def open_source(
             f"SOURCE first: pseudoris annotate SOURCE {shlex.quote(source)}. To look at it: pseudoris status "
             f"{shlex.quote(source)}"
         )
+    words = {rest: False} if rest else {}
     if is_pattern:
         words = {word: is_glob(word) and root.kind(word) is None for word in expand_braces(rest)}
-        selection = Selection(
-            files=tuple(word for word, matches in words.items() if not matches),
-            patterns=tuple(GlobPattern.parse(word) for word, matches in words.items() if matches),
-        )
-    else:
-        selection = Selection(files=(rest,) if rest else ())
+    named = tuple(word for word, matches in words.items() if not matches)
+    patterns = tuple(GlobPattern.parse(word) for word, matches in words.items() if matches)
     output = None if exclude is None else root_at(exclude, config, limits).storage
     if output is None or type(output) is not type(root.storage):
-        return Source(source, root, selection, config)
-    _refuse_output(root.storage, source, output)
-    return Source(source, root, selection, config, exclude=output.uri())
+        return Source(source, root, config, named, patterns)
+    inner, outer = root.storage.uri().rstrip("/"), output.uri().rstrip("/")
+    if inner == outer or (inner.startswith(f"{outer}/") and inner[len(outer) + 1 :].split("/")[0] in _RUN_FOLDERS):
+        raise ConfigError(f"SOURCE {source!r} is a folder where OUT writes its tables: name another OUT")
+    return Source(source, root, config, named, patterns, exclude=output.uri())
 
 
 def _holds_run(root: SourceRoot, folder: str) -> bool:
@@ -286,23 +271,9 @@ def _check_answers(source: str, config: SourceConfig, limits: StorageConfig) -> 
 
 
 def absolute_source(source: str) -> str:
-    """Return SOURCE in a form that is the same from every folder: a local path becomes absolute.
-
-    Links are not followed: a link remains the same SOURCE if its target changes.
-    """
+    """Return SOURCE in a form that is the same from every folder: a local path becomes absolute, links stay."""
     path = local_path(source)
     return source if path is None else str(path)
-
-
-def _with_next(files: Iterator[tuple[StoredFile, bool]]) -> Iterator[tuple[tuple[StoredFile, bool], StoredFile | None]]:
-    """Yield each pair, and the file of the one after it."""
-    last: tuple[StoredFile, bool] | None = None
-    for pair in files:
-        if last is not None:
-            yield last, pair[0]
-        last = pair
-    if last is not None:
-        yield last, None
 
 
 def _split(source: str, config: SourceConfig, limits: StorageConfig | None) -> tuple[SourceRoot, str, bool]:
@@ -343,20 +314,6 @@ def _missing(source: str, name: str) -> ConfigError:
     else:
         hint = f"The nearest folder that exists is {parent}."
     return ConfigError(f"SOURCE {source!r} does not exist.\n{hint}")
-
-
-def _refuse_output(root: Storage, source: str, output: Storage) -> None:
-    inside = _below(root.uri(), output.uri())
-    if inside == "" or (inside is not None and inside.partition("/")[0] in _RUN_FOLDERS):
-        raise ConfigError(f"SOURCE {source!r} is a folder where OUT writes its tables: name another OUT")
-
-
-def _below(inner: str, outer: str) -> str | None:
-    """Return the path of `inner` below `outer`, "" if they are equal, None if it is not below."""
-    inner, outer = inner.rstrip("/"), outer.rstrip("/")
-    if inner == outer:
-        return ""
-    return inner[len(outer) + 1 :] if inner.startswith(f"{outer}/") else None
 
 
 def _format_of(path: str, config: SourceConfig, *, is_named: bool) -> Format | None:

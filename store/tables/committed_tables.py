@@ -72,18 +72,21 @@ def read_part(file: BinaryIO, schema: pa.Schema, name: str) -> pa.Table:
         ConfigError: A later version of the package wrote it.
         TransientError: The part cannot be read as Parquet.
     """
-    parquet = open_parquet(file, name)
-    check_version(parquet, name)
-    known = [column for column in schema.names if column in parquet.schema_arrow.names]
-    num_rows = parquet.metadata.num_rows
+    parquet = _open_part(file, name)
     try:
-        found = parquet.read(columns=known, use_threads=False)
-        columns = [
-            found[field.name].cast(field.type) if field.name in known else pa.nulls(num_rows, field.type)
-            for field in schema
-        ]
+        return _read_groups(parquet, range(parquet.num_row_groups), schema)
     except (pa.ArrowException, OSError) as error:
         raise TransientError(damaged(name, error)) from error
+
+
+def _read_groups(parquet: pq.ParquetFile, groups: Sequence[int], schema: pa.Schema) -> pa.Table:
+    """Return some row groups, cast to the schema. A column that the part does not know is null."""
+    known = [column for column in schema.names if column in parquet.schema_arrow.names]
+    found = parquet.read_row_groups(list(groups), columns=known, use_threads=False)
+    columns = [
+        found[field.name].cast(field.type) if field.name in known else pa.nulls(found.num_rows, field.type)
+        for field in schema
+    ]
     return pa.table(columns, schema=schema)
 
 
@@ -93,7 +96,8 @@ def chosen_schema(table: str, columns: Sequence[str] | None) -> pa.Schema:
     Raises:
         ValueError: There is no such table or column.
     """
-    _check_table(table)
+    if table not in SCHEMAS:
+        raise ValueError(f"there is no table {table!r}; a run has {', '.join(SCHEMAS)}")
     schema = SCHEMAS[table]
     names = schema.names if columns is None else list(columns)
     unknown = [name for name in names if name not in schema.names]
@@ -102,17 +106,9 @@ def chosen_schema(table: str, columns: Sequence[str] | None) -> pa.Schema:
     return pa.schema([schema.field(name) for name in names], metadata=schema.metadata)
 
 
-def _check_table(table: str) -> None:
-    if table not in SCHEMAS:
-        raise ValueError(f"there is no table {table!r}; a run has {', '.join(SCHEMAS)}")
-
-
-def check_version(parquet: pq.ParquetFile, name: str) -> None:
-    """Refuse a part that a later version of the package wrote. The error shows `name`.
-
-    Raises:
-        ConfigError: A later version wrote the part.
-    """
+def _open_part(file: BinaryIO, name: str) -> pq.ParquetFile:
+    """Open a part, unless a later version of the package wrote it."""
+    parquet = open_parquet(file, name)
     metadata = parquet.schema_arrow.metadata or {}
     version = int(metadata.get(b"pseudoris.version", b"0"))
     if version > TABLES_VERSION:
@@ -120,6 +116,7 @@ def check_version(parquet: pq.ParquetFile, name: str) -> None:
             f"{name} has table version {version}, this package reads up to {TABLES_VERSION}: "
             "install the version of pseudoris that wrote it"
         )
+    return parquet
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +158,9 @@ def read_selected(
     uri = location.uri(path)
     try:
         with location.open_input(path) as file:
-            parquet = open_parquet(file, uri)
-            check_version(parquet, uri)
+            parquet = _open_part(file, uri)
             groups = _row_groups(file, parquet, schema, keep)
-            found = _read_groups(parquet, groups, schema)
+            found = _read_groups(parquet, groups, schema) if groups else schema.empty_table()
     except FileNotFoundError:
         raise ConfigError(
             f"{uri} is missing, although a receipt names it. If `annotate --retry-failed` has replaced the shard, take "
@@ -173,8 +169,12 @@ def read_selected(
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise TransientError(damaged(uri, error)) from error
-    kept = found if keep is None else _filtered(found, keep.expression)
-    return kept.select(list(columns))
+    if keep is not None:
+        # Not `Table.filter`, which has threads of its own (see `parquet_files`).
+        source = acero.Declaration("table_source", acero.TableSourceNodeOptions(found))
+        kept = acero.Declaration("filter", acero.FilterNodeOptions(keep.expression), inputs=[source])
+        found = kept.to_table(use_threads=False)
+    return found.select(list(columns))
 
 
 def _row_groups(file: BinaryIO, parquet: pq.ParquetFile, schema: pa.Schema, keep: RowFilter | None) -> list[int]:
@@ -184,25 +184,6 @@ def _row_groups(file: BinaryIO, parquet: pq.ParquetFile, schema: pa.Schema, keep
         return everything
     fragment = ds.ParquetFileFormat().make_fragment(pa.PythonFile(_Borrowed(file), mode="r"))
     return [group.id for group in fragment.subset(filter=keep.expression, schema=schema).row_groups]
-
-
-def _read_groups(parquet: pq.ParquetFile, groups: list[int], schema: pa.Schema) -> pa.Table:
-    if not groups:
-        return schema.empty_table()
-    known = [column for column in schema.names if column in parquet.schema_arrow.names]
-    found = parquet.read_row_groups(groups, columns=known, use_threads=False)
-    columns = [
-        found[field.name].cast(field.type) if field.name in known else pa.nulls(found.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
-
-
-def _filtered(table: pa.Table, expression: pc.Expression) -> pa.Table:
-    """Return the rows for which the expression is true, in order, in this thread (see `parquet_files`)."""
-    source = acero.Declaration("table_source", acero.TableSourceNodeOptions(table))
-    kept = acero.Declaration("filter", acero.FilterNodeOptions(expression), inputs=[source])
-    return kept.to_table(use_threads=False)
 
 
 class _Borrowed:

@@ -100,7 +100,7 @@ def open_images(request: ImportRequest, out: str) -> Source:
         ConfigError: It does not exist, or is not a folder.
     """
     source = open_source(request.images, request.config.source, exclude=out, limits=request.config.placement.storage)
-    if source.selection.files or source.selection.patterns:
+    if source.named or source.patterns:
         raise ConfigError(
             f"IMAGES {request.images!r} is not a folder. Name the folder that the file names are relative to. Images "
             "in tars or tables cannot be imported."
