@@ -6,7 +6,7 @@ The checks work on whole columns, because a shard has hundreds of thousands of e
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import Rated, confidences, ranks
 from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps_lone, meets
-from pseudoris.schemas.pair_weight import WEIGHT_DIGITS, PairWeightConfig
+from pseudoris.schemas.pair_weight import WEIGHT_DIGITS
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.checks.content import Problem, Tables, examples
@@ -34,9 +34,25 @@ from pseudoris.store.tables.keep_rule import (
 
 # By kind: the smallest and the largest number of masks that it refers to.
 _TARGETS: Final = {"attribute": (1, 1), "position": (1, 1), "relation": (1, 1), "group": (2, None), "none": (0, 0)}
+_HEARD: Final = ("caption_score", "listener", "truth")
+_CONFIDENCE: Final = ("confidence", "rank")
+# Another machine's exponential may differ in the last bits.
+_TOLERANCE: Final = 1e-9
+_SCORES: Final = ("uniqueness", "correctness", "distinctiveness")
+_FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
+# Null if the captioner did not draw the expression.
+_NULL_OF_UNDRAWN: Final = (*_FIRST_DRAW, *_SCORES, *_HEARD, *_CONFIDENCE, "rival_mask_id")
+# The composer sets its own confidence.
+_NULL_OF_COMPOSED: Final = tuple(name for name in _NULL_OF_UNDRAWN if name != "confidence")
+_WEIGHT_OF_UNDRAWN: Final = 1.0
+# Another machine may round to the other side.
+_WEIGHT_TOLERANCE: Final = 1.5 * 10**-WEIGHT_DIGITS
+
+# The kind of a problem, and a sentence for each row that has it.
+Finding = tuple[str, Iterable[str]]
 
 
-def composed_problems(shard: int, table: pa.Table, is_composed: Flags) -> Iterator[Problem]:
+def _composed_problems(table: pa.Table, is_composed: Flags) -> Iterator[Finding]:
     """Check kind, number of targets and confidence of the composer's rows; `is_composed` is (rows,) bool."""
     kinds = table["kind"].to_pylist()
     numbers = pc.list_value_length(table["target_mask_ids"]).to_pylist()
@@ -49,42 +65,34 @@ def composed_problems(shard: int, table: pa.Table, is_composed: Flags) -> Iterat
                 f"row {row}: a composed expression of kind {kinds[row]!r} refers to {numbers[row]} masks; the "
                 f"kinds {known} refer to 1, 1, 1, at least 2 and 0 masks"
             )
-    yield from examples(shard, "expression_composed", details)
+    yield "expression_composed", details
     confidence = pc.fill_null(table["confidence"], np.nan).to_numpy()
     is_wrong = is_composed & ~((confidence >= 0) & (confidence <= 1))
     found = (f"row {row}: the confidence {confidence[row]:g} is not in [0, 1]" for row in np.flatnonzero(is_wrong))
-    yield from examples(shard, "expression_composed", found)
+    yield "expression_composed", found
 
 
-HEARD: Final = ("caption_score", "listener", "truth")
-CONFIDENCE: Final = ("confidence", "rank")
-# Another machine's exponential may differ in the last bits.
-_TOLERANCE: Final = 1e-9
+def confidence_problems(table: pa.Table, config: ConfidenceConfig | None) -> Iterator[Finding]:
+    """Check the listener's columns of expressions, and compute confidence and rank again from the scores.
 
-
-def confidence_problems(shard: int, table: pa.Table, config: ConfidenceConfig | None) -> Iterator[Problem]:
-    """Check the listener's columns, and compute confidence and rank again from the scores.
-
-    Args:
-        shard: Number of the shard.
-        table: Its expressions.
-        config: How confidence is computed; None if the run has no confidence.
+    `config` is None if the run has no confidence.
     """
     scores = scores_of(table)
     with np.errstate(invalid="ignore"):
         is_share = (scores["listener"] >= 0) & (scores["listener"] <= 1)
         is_probability = (scores["caption_score"] <= 0) & (scores["truth"] <= 0)
     is_heard = np.isfinite(scores["listener"])
-    yield from _rows(shard, is_heard & ~is_share, "listener is not in [0, 1]")
-    yield from _rows(
-        shard, is_heard & ~is_probability, "caption_score or truth is null or above 0, though listener is set"
+    yield "expression_confidence", _at(is_heard & ~is_share, "listener is not in [0, 1]")
+    yield (
+        "expression_confidence",
+        _at(is_heard & ~is_probability, "caption_score or truth is null or above 0, though listener is set"),
     )
     if config is None:
         # The composer sets these columns itself.
         is_composed = is_from(table, SOURCE_COMPOSER)
-        for name in CONFIDENCE:
+        for name in _CONFIDENCE:
             is_set = ~is_composed & np.isfinite(scores[name])
-            yield from _rows(shard, is_set, f"{name} is set without filtering.confidence")
+            yield "expression_confidence", _at(is_set, f"{name} is set without filtering.confidence")
         return
     # Only these were candidates of the filter stage; other kinds are composed after it.
     rows = np.flatnonzero(judged(table) & np.asarray(pc.equal(table["kind"], "attribute")))
@@ -94,24 +102,9 @@ def confidence_problems(shard: int, table: pa.Table, config: ConfidenceConfig | 
     rated = Rated(groups, table["text"].combine_chunks().take(rows).to_pylist(), found)
     expected = confidences(rated, config)
     differs[rows] = ~np.isclose(found["confidence"], expected, rtol=0, atol=_TOLERANCE, equal_nan=True)
-    yield from _rows(shard, differs, "confidence is not what filtering.confidence gives for the scores")
+    yield "expression_confidence", _at(differs, "confidence is not what filtering.confidence gives for the scores")
     differs[rows] = ~np.isclose(found["rank"], ranks(found["confidence"], groups), equal_nan=True)
-    yield from _rows(shard, differs, "rank is not the position by confidence within its mask")
-
-
-def _rows(shard: int, is_wrong: Flags, rule: str) -> list[Problem]:
-    return examples(shard, "expression_confidence", (f"row {row}: {rule}" for row in np.flatnonzero(is_wrong)))
-
-
-_SCORES: Final = ("uniqueness", "correctness", "distinctiveness")
-_FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
-# Null if the captioner did not draw the expression.
-_NULL_OF_UNDRAWN: Final = (*_FIRST_DRAW, *_SCORES, *HEARD, *CONFIDENCE, "rival_mask_id")
-# The composer sets its own confidence.
-_NULL_OF_COMPOSED: Final = tuple(name for name in _NULL_OF_UNDRAWN if name != "confidence")
-_WEIGHT_OF_UNDRAWN: Final = 1.0
-# Another machine may round to the other side.
-_WEIGHT_TOLERANCE: Final = 1.5 * 10**-WEIGHT_DIGITS
+    yield "expression_confidence", _at(differs, "rank is not the position by confidence within its mask")
 
 
 def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -> Iterator[Problem]:
@@ -120,33 +113,41 @@ def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -
     A model's expression has draws and scores, and `rule` decides whether it is kept. Other sources have neither draws
     nor scores. A human's and the composer's expressions are always kept; a recipe's may be kept or not.
     """
-    table, masks = tables[EXPRESSIONS], tables[MASKS]
+    for what, details in _findings(tables[EXPRESSIONS], tables[MASKS], rule):
+        yield from examples(shard, what, details)
+
+
+def _findings(table: pa.Table, masks: pa.Table, rule: KeepRule) -> Iterator[Finding]:
     image_of = dict(zip(masks["mask_id"].to_pylist(), masks["image_id"].to_pylist(), strict=True))
     num_masks = Counter(image_of.values())
     images, targets = table["image_id"].to_pylist(), table["target_mask_ids"].to_pylist()
-    yield from _reference_problems(shard, table, image_of)
-    yield from _text_problems(shard, table)
-    yield from _source_problems(shard, table)
+    yield from _reference_problems(table, image_of)
+    yield from _text_problems(table)
+    # Null in tables of version 1: models wrote them.
+    known = pc.is_in(table["source"], value_set=pa.array([*SOURCES, None], pa.string()))
+    yield "expression_source", _at(~_numpy(known), f"source is none of {', '.join(SOURCES)}")
     authors = (SOURCE_HUMAN, SOURCE_COMPOSER, SOURCE_RECIPE)
     is_human, is_composed, is_recipe = (is_from(table, source) for source in authors)
     is_undrawn = is_human | is_composed | is_recipe
-    yield from _draw_problems(shard, table, is_undrawn)
-    yield from _undrawn_problems(shard, table, is_human, "human", "a human's expression")
+    yield from _draw_problems(table, is_undrawn)
+    yield from _undrawn_problems(table, is_human, "human", "a human's expression")
     composed = ("composed", "a composed expression", _NULL_OF_COMPOSED)
-    yield from _undrawn_problems(shard, table, is_composed, *composed, is_weighed=rule.pair_weight is not None)
-    yield from _undrawn_problems(shard, table, is_recipe, "recipe", "a recipe's expression", is_kept=False)
-    yield from composed_problems(shard, table, is_composed)
+    yield from _undrawn_problems(table, is_composed, *composed, is_weighed=rule.pair_weight is not None)
+    yield from _undrawn_problems(table, is_recipe, "recipe", "a recipe's expression", is_kept=False)
+    yield from _composed_problems(table, is_composed)
     if rule.pair_weight is not None:
-        yield from _weight_problems(shard, table, rule.pair_weight)
+        differs = np.abs(_numpy(table["weight"]) - weights_by(rule.pair_weight, table)) > _WEIGHT_TOLERANCE
+        unlike = "weight is not what filtering.pair_weight gives for the confidence"
+        yield "expression_weight", _at(differs, unlike)
     # Scores of groups and of no-target expressions have another meaning.
     is_single = np.array([len(each) == 1 for each in targets], bool) & ~is_undrawn
     is_alone = np.array([num_masks[image] == 1 for image in images], bool)
-    yield from _score_problems(shard, table, is_single, is_alone)
-    yield from confidence_problems(shard, table, rule.confidence)
-    yield from _kept_problems(shard, table, is_alone, rule)
+    yield from _score_problems(table, is_single, is_alone)
+    yield from confidence_problems(table, rule.confidence)
+    yield from _kept_problems(table, is_alone, rule)
 
 
-def _reference_problems(shard: int, table: pa.Table, image_of: dict[str, str]) -> Iterator[Problem]:
+def _reference_problems(table: pa.Table, image_of: dict[str, str]) -> Iterator[Finding]:
     """Check that an expression refers to masks of its own image, and that its rival is another mask of that image."""
     targets, rivals = [], []
     columns = (table[name].to_pylist() for name in ("image_id", "target_mask_ids", "rival_mask_id"))
@@ -156,42 +157,28 @@ def _reference_problems(shard: int, table: pa.Table, image_of: dict[str, str]) -
             targets.append(f"row {row}: image {image} has no mask {unknown[0]}")
         if rival is not None and (image_of.get(rival) != image or rival in target_ids):
             rivals.append(f"row {row}: the rival {rival} of {target_ids} is not another mask of image {image}")
-    yield from examples(shard, "expression_target", targets)
-    yield from examples(shard, "expression_rival", rivals)
+    yield "expression_target", targets
+    yield "expression_rival", rivals
 
 
-def _text_problems(shard: int, table: pa.Table) -> Iterator[Problem]:
+def _text_problems(table: pa.Table) -> Iterator[Finding]:
     """Check that texts are lower case and stripped, and that no target has the same text twice."""
     texts, targets = table["text"].to_pylist(), table["target_mask_ids"].to_pylist()
-    yield from examples(
-        shard,
-        "expression_text",
-        (
-            f"row {row}: {text!r} is empty, not stripped or not lower case"
-            for row, text in enumerate(texts)
-            if not text or text != text.strip().lower()
-        ),
-    )
+    is_wrong = np.array([not text or text != text.strip().lower() for text in texts], bool)
+    rows = np.flatnonzero(is_wrong)
+    yield "expression_text", (f"row {row}: {texts[row]!r} is empty, not stripped or not lower case" for row in rows)
     # The key includes the image, because a no-target expression has no mask.
     images = table["image_id"].to_pylist()
     keys = Counter((image, *target, text) for image, target, text in zip(images, targets, texts, strict=True))
-    yield from examples(shard, "expression_repeated", (f"{key} is in {n} rows" for key, n in keys.items() if n > 1))
+    yield "expression_repeated", (f"{key} is in {n} rows" for key, n in keys.items() if n > 1)
 
 
-def _source_problems(shard: int, table: pa.Table) -> list[Problem]:
-    # Null in tables of version 1: models wrote them.
-    known = pc.is_in(table["source"], value_set=pa.array([*SOURCES, None], pa.string()))
-    return _rows_of_expression_checks(
-        shard, "expression_source", ~_numpy(known), f"source is none of {', '.join(SOURCES)}"
-    )
-
-
-def _draw_problems(shard: int, table: pa.Table, is_undrawn: Flags) -> Iterator[Problem]:
+def _draw_problems(table: pa.Table, is_undrawn: Flags) -> Iterator[Finding]:
     """Check `count` against the draws, and the flat columns of drawn expressions against the first draw."""
     samples = table["samples"].combine_chunks()
     num_samples = _numpy(pc.list_value_length(samples))
     wrong = (_numpy(table["count"]) != num_samples) | (~is_undrawn & (num_samples < 1))
-    yield from _rows_of_expression_checks(shard, "expression_count", wrong, "count is not the number of draws")
+    yield "expression_count", _at(wrong, "count is not the number of draws")
     is_drawn = num_samples >= 1
     if not is_drawn.any() or (~is_drawn & ~is_undrawn).any():
         return
@@ -203,13 +190,10 @@ def _draw_problems(shard: int, table: pa.Table, is_undrawn: Flags) -> Iterator[P
         is_both_null = pc.and_(pc.is_null(drawn), pc.is_null(flat))
         differs = np.zeros(len(is_drawn), bool)
         differs[is_drawn] = ~_numpy(pc.or_(is_equal, is_both_null))
-        yield from _rows_of_expression_checks(
-            shard, "expression_draw", differs, f"{name} is not that of the first draw"
-        )
+        yield "expression_draw", _at(differs, f"{name} is not that of the first draw")
 
 
 def _undrawn_problems(
-    shard: int,
     table: pa.Table,
     is_meant: Flags,
     name: str,
@@ -218,73 +202,61 @@ def _undrawn_problems(
     *,
     is_kept: bool = True,
     is_weighed: bool = False,
-) -> Iterator[Problem]:
+) -> Iterator[Finding]:
     """Check that undrawn expressions have no draws, no scores, weight 1 unless weighed, and are kept if `is_kept`."""
     what = f"expression_{name}"
     num_samples = _numpy(pc.list_value_length(table["samples"]))
-    yield from _rows_of_expression_checks(shard, what, is_meant & (num_samples > 0), f"{who} has draws")
+    yield what, _at(is_meant & (num_samples > 0), f"{who} has draws")
     for column in null:
         is_set = _numpy(pc.is_valid(table[column]))
-        yield from _rows_of_expression_checks(shard, what, is_meant & is_set, f"{column} of {who} is not null")
+        yield what, _at(is_meant & is_set, f"{column} of {who} is not null")
     kept, weight = _numpy(table["kept"]), _numpy(table["weight"])
-    yield from _rows_of_expression_checks(shard, what, is_meant & ~kept & is_kept, f"{who} is not kept")
+    yield what, _at(is_meant & ~kept & is_kept, f"{who} is not kept")
     is_wrong = is_meant & (weight != _WEIGHT_OF_UNDRAWN) & (not is_weighed)
-    yield from _rows_of_expression_checks(shard, what, is_wrong, f"{who} has a weight other than 1")
+    yield what, _at(is_wrong, f"{who} has a weight other than 1")
 
 
-def _weight_problems(shard: int, table: pa.Table, config: PairWeightConfig) -> Iterator[Problem]:
-    """Compute the weights of drawn and composed expressions again from their confidence."""
-    differs = np.abs(_numpy(table["weight"]) - weights_by(config, table)) > _WEIGHT_TOLERANCE
-    rule = "weight is not what filtering.pair_weight gives for the confidence"
-    yield from _rows_of_expression_checks(shard, "expression_weight", differs, rule)
-
-
-def _score_problems(shard: int, table: pa.Table, is_single: Flags, is_alone: Flags) -> Iterator[Problem]:
-    for name in (*_SCORES, *HEARD, "confidence", "log_prob", "weight"):
+def _score_problems(table: pa.Table, is_single: Flags, is_alone: Flags) -> Iterator[Finding]:
+    for name in (*_SCORES, *_HEARD, "confidence", "log_prob", "weight"):
         values = table[name]
         is_bad = _numpy(pc.fill_null(pc.invert(pc.is_finite(values)), fill_value=False))
-        yield from _rows_of_expression_checks(shard, "expression_score", is_bad, f"{name} is not finite")
+        yield "expression_score", _at(is_bad, f"{name} is not finite")
     for name in ("uniqueness", "distinctiveness", "rival_mask_id"):
         is_null = _numpy(pc.is_null(table[name]))
         wrong = is_single & (is_null != is_alone)
-        yield from _rows_of_expression_checks(
-            shard, "expression_score", wrong, f"{name} must be null exactly if the mask is the only one of its image"
-        )
+        yield "expression_score", _at(wrong, f"{name} must be null exactly if the mask is the only one of its image")
 
 
-def _kept_problems(shard: int, table: pa.Table, is_alone: Flags, rule: KeepRule) -> Iterator[Problem]:
+def _kept_problems(table: pa.Table, is_alone: Flags, rule: KeepRule) -> Iterator[Finding]:
     """Check `kept` against the rule. If the rule has no tau, there must be one tau that explains `kept`."""
     kept = flags_of(table["kept"])
     is_judged = judged(table)
     scores = scores_of(table)
     if rule.tau is not None:
-        yield from _rows_of_expression_checks(
-            shard,
-            "expression_kept",
-            is_judged & (kept != passes(rule, table)),
-            f"kept does not follow the rule: {rule}",
-        )
+        differs = is_judged & (kept != passes(rule, table))
+        yield "expression_kept", _at(differs, f"kept does not follow the rule: {rule}")
         return
     is_met = meets(rule.conditions, scores, table.num_rows)
     unmet = f"kept, but does not meet: {' and '.join(map(str, rule.conditions))}"
-    yield from _rows_of_expression_checks(shard, "expression_kept", is_judged & kept & ~is_met, unmet)
+    yield "expression_kept", _at(is_judged & kept & ~is_met, unmet)
     alone = np.flatnonzero(is_judged & is_alone)
     of_alone = {name: values[alone] for name, values in scores.items()}
     expected = keeps_lone(rule.lone_masks, of_alone, target_masks(table, alone))
     is_wrong = np.zeros(table.num_rows, np.bool_)
     is_wrong[alone] = is_met[alone] & (kept[alone] != expected)
     why = "not kept, although" if rule.lone_masks == "keep" else f"kept is not {rule.lone_masks!r}, as"
-    yield from _rows_of_expression_checks(shard, "expression_kept", is_wrong, f"{why} its mask is alone in the image")
+    yield "expression_kept", _at(is_wrong, f"{why} its mask is alone in the image")
     distinctiveness = scores["distinctiveness"]
     is_scored = is_judged & is_met & np.isfinite(distinctiveness)
     above, below = distinctiveness[is_scored & kept], distinctiveness[is_scored & ~kept]
     if above.size and below.size and above.min() <= below.max():
         detail = f"an expression of distinctiveness {below.max():.6g} is not kept, but one of {above.min():.6g} is"
-        yield Problem(shard, "expression_kept", detail)
+        yield "expression_kept", [detail]
 
 
-def _rows_of_expression_checks(shard: int, what: str, is_wrong: Flags, rule: str) -> list[Problem]:
-    return examples(shard, what, (f"row {row}: {rule}" for row in np.flatnonzero(is_wrong)))
+def _at(is_wrong: Flags, rule: str) -> Iterator[str]:
+    rows = np.flatnonzero(is_wrong)
+    return (f"row {row}: {rule}" for row in rows)
 
 
 def _numpy(column: Any) -> npt.NDArray[Any]:

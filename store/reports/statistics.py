@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, SCORE_COLUMNS
-from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.run_records import Receipt, ShardCounts
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
@@ -172,7 +172,7 @@ class GroupCount:
         return self.kept / self.counted
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunStatistics:
     """Statistics of a run. The totals cover all committed shards, the other figures only the shards that were read.
 
@@ -180,6 +180,7 @@ class RunStatistics:
         totals: From the receipts.
         num_planned_images: In the plan.
         num_shards_read: How many shards' tables were read, spread evenly.
+        domain: Whether the models know such images, by a sample when the run was planned; None if it was not asked.
         masks_an_image: Masks per image, over images that are not quarantined, including empty ones.
         kept_a_mask: Kept expressions per mask, over all masks.
         words: Words (separated by blanks) of kept expressions.
@@ -187,20 +188,19 @@ class RunStatistics:
         groups: By one of `GROUPS`, then by its value, the largest first.
         top: The most frequent kept expressions.
         top_error: By how much a count of `top` may be too low.
-        domain: Whether the models know such images, by a sample when the run was planned; None if it was not asked.
     """
 
-    totals: RunTotals
     num_planned_images: int
     num_shards_read: int
-    masks_an_image: Distribution
-    kept_a_mask: Distribution
-    words: Distribution
-    scores: Mapping[str, Distribution]
-    groups: Mapping[str, Mapping[str, GroupCount]]
-    top: Sequence[tuple[str, int]]
-    top_error: int
-    domain: DomainRecord | None = None
+    domain: DomainRecord | None
+    totals: RunTotals = field(default_factory=RunTotals)
+    masks_an_image: Distribution = field(default_factory=Distribution)
+    kept_a_mask: Distribution = field(default_factory=Distribution)
+    words: Distribution = field(default_factory=Distribution)
+    scores: dict[str, Distribution] = field(default_factory=lambda: {name: Distribution() for name in SCORE_COLUMNS})
+    groups: Mapping[str, Mapping[str, GroupCount]] = field(default_factory=dict)
+    top: Sequence[tuple[str, int]] = ()
+    top_error: int = 0
 
 
 def run_statistics(
@@ -223,7 +223,8 @@ def run_statistics(
     """
     header = require_header(location)
     chosen = spread_evenly(list(list_receipts(location)), sample)
-    totals = Totals()
+    totals, texts = Totals(), TopTexts()
+    groups: dict[str, Counter[tuple[str, bool]]] = {name: Counter() for name in GROUPS}
 
     def receipts() -> Iterator[Receipt]:
         for receipt in cached_receipts(location):
@@ -231,73 +232,43 @@ def run_statistics(
             if receipt.shard in chosen:
                 yield receipt
 
-    sums = _Sums()
-    tables = map_in_threads(lambda receipt: _read(location, receipt), receipts(), _THREADS)
-    for number, each in enumerate(tables, start=1):
-        sums.add(each)
-        on_progress(number, len(chosen))
-    return RunStatistics(
-        totals=totals.sum(),
-        num_planned_images=header.num_images,
-        num_shards_read=len(chosen),
-        masks_an_image=sums.masks_an_image,
-        kept_a_mask=sums.kept_a_mask,
-        words=sums.words,
-        scores={name: each for name, each in sums.scores.items() if each.num_values or name not in LISTENER_COLUMNS},
-        groups={name: _by_size(counts) for name, counts in sums.groups.items()},
-        top=sums.texts.top(num_top),
-        top_error=sums.texts.error,
-        domain=header.domain,
-    )
+    def read(receipt: Receipt) -> tuple[ShardCounts, pa.ChunkedArray, pa.Table]:
+        images = read_table(location, MASKS, ("image_id",), [receipt])["image_id"]
+        return receipt.counts, images, read_table(location, EXPRESSIONS, _COLUMNS, [receipt])
 
-
-@dataclass(frozen=True, slots=True)
-class _ShardColumns:
-    """The columns of a shard's tables that the statistics need, in memory."""
-
-    receipt: Receipt
-    image_of_mask: pa.ChunkedArray
-    expressions: pa.Table
-
-
-@dataclass(slots=True)
-class _Sums:
-    """Sums over shards."""
-
-    masks_an_image: Distribution = field(default_factory=Distribution)
-    kept_a_mask: Distribution = field(default_factory=Distribution)
-    words: Distribution = field(default_factory=Distribution)
-    scores: dict[str, Distribution] = field(default_factory=lambda: {name: Distribution() for name in SCORE_COLUMNS})
-    # By group, then by its value and whether the expression is kept.
-    groups: dict[str, Counter[tuple[str, bool]]] = field(default_factory=lambda: {name: Counter() for name in GROUPS})
-    texts: TopTexts = field(default_factory=TopTexts)
-
-    def add(self, shard: _ShardColumns) -> None:
-        counts, table = shard.receipt.counts, shard.expressions
+    found = RunStatistics(header.num_images, len(chosen), header.domain)
+    tables = map_in_threads(read, receipts(), _THREADS)
+    for number, (counts, images, table) in enumerate(tables, start=1):
         kept = table.filter(table["kept"])
-        self.masks_an_image.add(_occurrences(shard.image_of_mask, counts.annotated + counts.empty))
-        self.kept_a_mask.add(_occurrences(pc.list_flatten(kept["target_mask_ids"]), counts.masks))
-        self.words.add(num_words(kept["text"]).to_numpy())
-        for name, scores in self.scores.items():
+        found.masks_an_image.add(_occurrences(images, counts.annotated + counts.empty))
+        found.kept_a_mask.add(_occurrences(pc.list_flatten(kept["target_mask_ids"]), counts.masks))
+        found.words.add(num_words(kept["text"]).to_numpy())
+        for name, scores in found.scores.items():
             scores.add(table[name].cast(pa.float64()).to_numpy())
-        for row in table.group_by(["source", "kept"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
-            # Tables of version 1 have no source column: models wrote them.
-            self.groups["source"][row["source"] or SOURCE_MODEL, row["kept"]] += row["count_all"]
-        for kind, count in count_draws(table).items():
-            for name, value in (("decoder", kind.decoder), ("crop", kind.crop)):
-                self.groups[name].update({(value, True): count.kept, (value, False): count.drawn - count.kept})
-        found = kept["text"].value_counts()
-        self.texts.add(dict(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True)))
+        _count_groups(table, groups)
+        said = kept["text"].value_counts()
+        texts.add(dict(zip(said.field(0).to_pylist(), said.field(1).to_pylist(), strict=True)))
+        on_progress(number, len(chosen))
+    found.totals, found.top, found.top_error = totals.sum(), texts.top(num_top), texts.error
+    found.groups = {name: _by_size(counts) for name, counts in groups.items()}
+    silent = [name for name in LISTENER_COLUMNS if not found.scores[name].num_values]
+    found.scores = {name: each for name, each in found.scores.items() if name not in silent}
+    return found
+
+
+def _count_groups(table: pa.Table, groups: Mapping[str, Counter[tuple[str, bool]]]) -> None:
+    """Count the candidates of a shard by group, then by its value and whether the expression is kept."""
+    for row in table.group_by(["source", "kept"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
+        # Tables of version 1 have no source column: models wrote them.
+        groups["source"][row["source"] or SOURCE_MODEL, row["kept"]] += row["count_all"]
+    for kind, count in count_draws(table).items():
+        for name, value in (("decoder", kind.decoder), ("crop", kind.crop)):
+            groups[name].update({(value, True): count.kept, (value, False): count.drawn - count.kept})
 
 
 def num_words(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return how many words, separated by blanks, each text has."""
     return pc.list_value_length(pc.utf8_split_whitespace(texts))
-
-
-def _read(location: RunLocation, receipt: Receipt) -> _ShardColumns:
-    masks = read_table(location, MASKS, ("image_id",), [receipt])
-    return _ShardColumns(receipt, masks["image_id"], read_table(location, EXPRESSIONS, _COLUMNS, [receipt]))
 
 
 def _occurrences(ids: pa.ChunkedArray, num_ids: int) -> list[int]:
@@ -307,9 +278,6 @@ def _occurrences(ids: pa.ChunkedArray, num_ids: int) -> list[int]:
 
 
 def _by_size(counts: Mapping[tuple[str, bool], int]) -> dict[str, GroupCount]:
-    values = {value for value, _ in counts}
-    groups = {
-        value: GroupCount(counts.get((value, True), 0) + counts.get((value, False), 0), counts.get((value, True), 0))
-        for value in values
-    }
+    kept = {value: counts.get((value, True), 0) for value, _ in counts}
+    groups = {value: GroupCount(number + counts.get((value, False), 0), number) for value, number in kept.items()}
     return dict(sorted(groups.items(), key=lambda item: (-item[1].counted, item[0])))

@@ -53,7 +53,7 @@ def heard_table(config: ConfidenceConfig | None = WEIGHTS) -> pa.Table:
 
 
 def problems_with(table: pa.Table, config: ConfidenceConfig | None = WEIGHTS) -> str:
-    return "\n".join(f"{each.what}: {each.detail}" for each in confidence_problems(0, table, config))
+    return "\n".join(f"{what}: {each}" for what, details in confidence_problems(table, config) for each in details)
 
 
 def edited(row: int, **values) -> pa.Table:
