@@ -35,6 +35,14 @@ _MAX_HEADER_BYTES: Final = 16 * 2**20
 _MAX_FIELDS: Final = 1_000
 _MAX_DEPTH: Final = 16
 
+# The run lengths of a mask of 100 megapixels are a fifth of it.
+_MAX_VALUE_BYTES: Final = 16 * 2**20
+# All values may unpack to this many times the file's bytes: names of images repeat, run lengths shrink to a third.
+_MAX_TABLE_UNPACKING: Final = 16
+TABLE_ALWAYS_BYTES: Final = 256 * 2**20
+# Bounds what is unpacked at once: a value of a dictionary takes one place in the file, and is named by every row.
+_ROWS_AT_ONCE: Final = 8
+
 # Of Thrift's compact protocol.
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12)
 # The field of a page header that describes a page, by the page's type: data, dictionary, data of version 2.
@@ -247,15 +255,6 @@ class _Chunk:
 
 def _damaged() -> ImageError:
     return ImageError("corrupt", "the row group of the Parquet file cannot be decoded (a page has a damaged header)")
-
-
-# The run lengths of a mask of 100 megapixels are a fifth of it.
-_MAX_VALUE_BYTES: Final = 16 * 2**20
-# All values may unpack to this many times the file's bytes: names of images repeat, run lengths shrink to a third.
-_MAX_TABLE_UNPACKING: Final = 16
-TABLE_ALWAYS_BYTES: Final = 256 * 2**20
-# Bounds what is unpacked at once: a value of a dictionary takes one place in the file, and is named by every row.
-_ROWS_AT_ONCE: Final = 8
 
 
 def read_columns(data: bytes, names: Collection[str], *, where: str) -> pa.Table:
