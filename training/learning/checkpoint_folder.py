@@ -32,11 +32,7 @@ SUMMARY_NAME: Final = "summary.json"
 
 @dataclass(frozen=True, slots=True)
 class TrainingFolder:
-    """A local folder of one training.
-
-    Attributes:
-        path: It need not exist.
-    """
+    """A local folder of one training; it need not exist."""
 
     path: Path
 
@@ -46,20 +42,12 @@ class TrainingFolder:
         return (self.path / CONFIG_NAME).exists()
 
     def refuse_another(self, *, is_resuming: bool) -> None:
-        """Refuse a folder that has a training, if none is to be resumed.
-
-        Raises:
-            ConfigError: The folder has one.
-        """
+        """Raise ConfigError if the folder has a training, and none is to be resumed."""
         if not is_resuming and self.is_begun:
             raise ConfigError(f"{self.path} already has a training. Continue it with --resume, or name another --out.")
 
     def settings(self) -> dict[str, Any] | None:
-        """Return the settings of the training in this folder, as given to `begin`; None if it has none.
-
-        Raises:
-            ConfigError: They are damaged.
-        """
+        """Return the settings of the training in this folder, as given to `begin`; None if it has none."""
         if not self.is_begun:
             return None
         path = self.path / CONFIG_NAME
@@ -71,9 +59,6 @@ class TrainingFolder:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Write the settings of a new training, or compare them with those of a resumed one.
-
-        Args:
-            settings: What decides the weights, as JSON.
 
         Raises:
             ConfigError: The training was begun with other settings, or the folder cannot be written.
@@ -94,11 +79,7 @@ class TrainingFolder:
             )
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint: a reader finds the former or this one, never a partial file.
-
-        Raises:
-            ConfigError: It cannot be written.
-        """
+        """Write the checkpoint: a reader finds the former or this one, never a partial file."""
         handle, name = tempfile.mkstemp(dir=self.path, prefix=f".{CHECKPOINT_NAME}-")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -112,20 +93,12 @@ class TrainingFolder:
             Path(name).unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the checkpoint, on the CPU; None if none was written yet.
-
-        Raises:
-            ConfigError: It is damaged.
-        """
+        """Return the checkpoint, on the CPU; None if none was written yet."""
         path = self.path / CHECKPOINT_NAME
         return load_checkpoint(path) if path.exists() else None
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        """Write a file of the folder, whole or not at all: a summary means that a training is done.
-
-        Raises:
-            ConfigError: It cannot be written.
-        """
+        """Write a file of the folder, whole or not at all: a summary means that a training is done."""
         unfinished = self.path / f".{name}-unfinished"
         try:
             with open_regular(unfinished, "w") as file:
@@ -158,9 +131,6 @@ def read_settings(path: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """Return the file, the checkpoint and its settings, of a training's folder or of its checkpoint.
 
     `settings["learner"]` names its learner; a checkpoint without settings gives empty ones.
-
-    Raises:
-        ConfigError: There is none, or it is damaged.
     """
     file = path / CHECKPOINT_NAME if path.is_dir() else path
     state = load_checkpoint(file)
@@ -173,11 +143,7 @@ def read_settings(path: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
 
 
 def require_weights(file: Path, noun: str, weights: WeightsConfig, sha256: str) -> None:
-    """Refuse a checkpoint if the frozen part called `noun` has other weights now than in its training.
-
-    Raises:
-        ConfigError: It has other weights, or they are missing.
-    """
+    """Raise ConfigError if the frozen part called `noun` has other weights now than in its training, or none."""
     digest = weights_digest(weights)
     if digest != sha256:
         raise ConfigError(
@@ -187,7 +153,6 @@ def require_weights(file: Path, noun: str, weights: WeightsConfig, sha256: str) 
 
 
 def _no_checkpoint(path: Path) -> ConfigError:
-    """The error of a checkpoint that is not there: of a training that has none yet, or of no training."""
     folder = path.parent
     if path.name != CHECKPOINT_NAME or not TrainingFolder(folder).is_begun:
         return ConfigError(f"There is no checkpoint at {path}. Give the --out of `pseudoris train`.")

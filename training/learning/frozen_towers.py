@@ -37,12 +37,7 @@ class FeatureCache(Generic[Value]):
     """
 
     def __init__(self, max_bytes: int, size_of: Callable[[Value], int]) -> None:
-        """Begin empty.
-
-        Args:
-            max_bytes: Limit of all values together.
-            size_of: Bytes of one.
-        """
+        """Begin empty; `max_bytes` limits all values together, `size_of` tells the bytes of one."""
         self._max_bytes, self._size_of = max_bytes, size_of
         self._num_bytes = 0
         # A dict is in the order of insertion: the most recently used one is last.
@@ -190,12 +185,7 @@ class FrozenTowers:
         *,
         settings: tuple[str, str] = ("towers.architecture", "towers.layers"),
     ) -> None:
-        """Load the towers.
-
-        Args:
-            config: Which.
-            device: Where they compute.
-            settings: What a user calls the architecture and the layers.
+        """Load the towers; `settings` is what a user calls the architecture and the layers.
 
         Raises:
             ConfigError: Weights are missing or of another architecture, the towers are no ViT and plain text tower, or
@@ -230,14 +220,13 @@ class FrozenTowers:
 
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return pixels (B, 3, S, S) uint8 as the image tower takes them, float32."""
-        mean, std = (to_device(torch.tensor(each), pixels.device).view(3, 1, 1) for each in self._mean_and_std())
+        both = self.image_format.mean, self.image_format.std
+        mean, std = (to_device(torch.tensor(each), pixels.device).view(3, 1, 1) for each in both)
         return (pixels.float() / 255 - mean) / std
 
     def read_images(self, pixels: torch.Tensor) -> TowerImages:
         """Return the features of images (B, 3, S, S) uint8, RGB."""
-        parts = [
-            self._read_images(pixels[first : first + _IMAGES_A_TILE]) for first in range(0, len(pixels), _IMAGES_A_TILE)
-        ]
+        parts = [self._read_tile(tile) for tile in pixels.split(_IMAGES_A_TILE)]
         stages, dense = (torch.cat(each)[: len(pixels)].float() for each in zip(*parts, strict=True))
         return TowerImages(to_device(stages, self.device), to_device(dense, self.device))
 
@@ -250,10 +239,7 @@ class FrozenTowers:
             found.update(self._read_texts(missing[first : first + _TEXTS_A_TILE]))
         return _padded([found[text] for text in texts], self.device)
 
-    def _mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        return self.image_format.mean, self.image_format.std
-
-    def _read_images(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _read_tile(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tile = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, _IMAGES_A_TILE - len(pixels)))
         with torch.inference_mode():
             pixels = self.normalised(to_device(tile, self.device))

@@ -18,14 +18,17 @@ _FONT_PX, _MARGIN_PX = 18, 10
 
 
 def draw_overlay(image: torch.Tensor, mask: torch.Tensor, text: str) -> Image.Image:
-    """Return a picture of an image with a mask and its expression.
-
-    Args:
-        image: (3, H, W) uint8, RGB.
-        mask: (H, W) bool.
-        text: Below the image, wrapped.
-    """
-    return _with_text(draw_masks(image, mask), text)
+    """Return a picture of an image (3, H, W) uint8 RGB with a mask (H, W) bool tinted, and `text` below, wrapped."""
+    picture, font = draw_masks(image, mask), ImageFont.load_default(_FONT_PX)
+    # About as wide as it is drawn: half of its height a letter.
+    lines = textwrap.wrap(text, max(8, int((picture.width - 2 * _MARGIN_PX) / (0.55 * _FONT_PX)))) or [""]
+    height = len(lines) * (_FONT_PX + 6) + 2 * _MARGIN_PX
+    page = Image.new("RGB", (picture.width, picture.height + height), _PAPER)
+    page.paste(picture, (0, 0))
+    ImageDraw.Draw(page).multiline_text(
+        (_MARGIN_PX, picture.height + _MARGIN_PX), "\n".join(lines), fill=_INK, font=font, spacing=6
+    )
+    return page
 
 
 def draw_masks(image: torch.Tensor, mask: torch.Tensor, truth: torch.Tensor | None = None) -> Image.Image:
@@ -53,16 +56,3 @@ def outline_of(inside: torch.Tensor, *, width: int) -> torch.Tensor:
     size = 2 * width + 1
     grown = F.max_pool2d(inside[None, None].float(), size, stride=1, padding=width)[0, 0] > 0
     return grown & ~inside
-
-
-def _with_text(picture: Image.Image, text: str) -> Image.Image:
-    font = ImageFont.load_default(_FONT_PX)
-    # About as wide as it is drawn: half of its height a letter.
-    lines = textwrap.wrap(text, max(8, int((picture.width - 2 * _MARGIN_PX) / (0.55 * _FONT_PX)))) or [""]
-    height = len(lines) * (_FONT_PX + 6) + 2 * _MARGIN_PX
-    page = Image.new("RGB", (picture.width, picture.height + height), _PAPER)
-    page.paste(picture, (0, 0))
-    ImageDraw.Draw(page).multiline_text(
-        (_MARGIN_PX, picture.height + _MARGIN_PX), "\n".join(lines), fill=_INK, font=font, spacing=6
-    )
-    return page

@@ -66,12 +66,10 @@ def rate_at(step: int, config: TrainingConfig) -> float:
 
 
 def make_optimiser(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return the optimiser of the parameters that need a gradient.
-
-    With AdamW norms, biases and other parameters of one dimension do not decay. Adam has its authors' settings.
-    """
+    """Return the optimiser of the parameters that need a gradient; those of one dimension do not decay."""
     parameters = [each for each in module.parameters() if each.requires_grad]
     if config.optimiser == "adam":
+        # With its authors' settings.
         return torch.optim.Adam(parameters, lr=config.peak_rate)
     groups = [
         {"params": [each for each in parameters if each.ndim > 1], "weight_decay": config.weight_decay},
@@ -80,21 +78,9 @@ def make_optimiser(module: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     return torch.optim.AdamW(groups, lr=config.peak_rate, betas=(0.9, 0.98), eps=1e-6)
 
 
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give all parameters a rate."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-
-
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """The state of a training after a step.
-
-    Attributes:
-        step: Steps done.
-        num_steps: Steps in all.
-        values: Means of the losses since the last report, or the figures of a validation.
-    """
+    """The state of a training after a step: means of the losses since the last report, or a validation's figures."""
 
     step: int
     num_steps: int
@@ -103,16 +89,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class FitSummary:
-    """How a training ended.
-
-    Attributes:
-        figures: Figures of the last validation.
-        num_steps: Total steps.
-        num_steps_now: Steps of this call; earlier calls did the others.
-        wall_s: This call's time, validation included.
-        validation_s: Part of it spent in validation.
-        num_parameters: Number of trained parameters.
-    """
+    """How a training ended: figures of its last validation, steps in all and of this call, and this call's time."""
 
     figures: Mapping[str, float]
     num_steps: int
@@ -212,15 +189,17 @@ class Trainer:
         writer: SummaryWriter | None,
     ) -> None:
         config = self.config
-        means = _Means()
+        # Since the last report; not every step has every value.
+        seen: defaultdict[str, list[float]] = defaultdict(list)
         module.train()
         batches = feed.batches(first) if first < config.num_steps else iter(())
         for step, batch in zip(range(first, config.num_steps), batches, strict=False):
-            values = self._step(learner, module, optimiser, batch, step)
-            means.add(values)
+            for name, value in self._step(learner, module, optimiser, batch, step).items():
+                seen[name].append(value)
             done = step + 1
             if writer is not None and (done % config.log_every == 0 or done == config.num_steps):
-                self._log(writer, done, {f"train/{name}": value for name, value in means.take().items()})
+                self._log(writer, done, {f"train/{name}": fmean(values) for name, values in seen.items()})
+                seen.clear()
                 writer.add_scalar("train/rate", rate_at(step, config), self.steps_before + done)
             if done % config.checkpoint_every == 0 or done == config.num_steps:
                 self._save(learner.module, optimiser, done)
@@ -228,10 +207,10 @@ class Trainer:
                 self._validate(learner, module, done, writer)
 
     def _step(self, learner: Learner, module: nn.Module, optimiser: Any, batch: Any, step: int) -> dict[str, float]:
-        """Learn from one batch; return its losses."""
         # Drop-out draws from here on: by the step's number, so that a resume draws the same.
         torch.manual_seed(key_of("step", self.config.seed, self.steps_before + step, self.fabric.global_rank))
-        set_rate(optimiser, rate_at(step, self.config))
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(step, self.config)
         optimiser.zero_grad(set_to_none=True)
         losses = learner.losses(module, batch)
         # Read together: the CPU waits for a GPU once.
@@ -239,9 +218,8 @@ class Trainer:
         values = dict(zip(losses, read, strict=True))
         self.fabric.backward(self._shared(losses["loss"], values["loss"], len(batch), step))
         # The norm is checked here, because Fabric's own error names no setting.
-        norm = self.fabric.clip_gradients(
-            module, optimiser, max_norm=self.config.max_gradient_norm, error_if_nonfinite=False
-        )
+        limit = self.config.max_gradient_norm
+        norm = self.fabric.clip_gradients(module, optimiser, max_norm=limit, error_if_nonfinite=False)
         self._require_finite(0.0 if norm is None else float(norm), "the gradient norm", step)
         optimiser.step()
         return values
@@ -259,7 +237,7 @@ class Trainer:
         return loss * share
 
     def _require_finite(self, value: float, noun: str, step: int) -> None:
-        """Refuse to go on from what is no number any more: no resume would find back from it."""
+        # No resume would find back from what is no number any more.
         if not math.isfinite(value):
             raise ConfigError(
                 f"{noun} of step {step} is {value}. Lower training.peak_rate={self.config.peak_rate}, and train "
@@ -290,7 +268,6 @@ class Trainer:
             self.folder.save({**state, "settings": self.settings})
 
     def _restore(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-        """Return the step to begin with."""
         own = self.folder.load()
         state = self.begin_with if own is None else own
         if state is None:
@@ -307,11 +284,7 @@ def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def begin_together(folder: TrainingFolder, settings: Mapping[str, Any], fabric: Fabric) -> None:
-    """Begin or continue a training, on the first process; every process makes this call.
-
-    Raises:
-        ConfigError: As `TrainingFolder.begin`.
-    """
+    """`TrainingFolder.begin` on the first process; every process makes this call."""
     # After it no process still checks for an earlier training there.
     fabric.barrier()
     if fabric.is_global_zero:
@@ -335,21 +308,3 @@ def load_trained(module: nn.Module, state: Mapping[str, torch.Tensor], *, where:
             "settings that it was trained with, or another checkpoint."
         )
     module.load_state_dict(state, strict=False)
-
-
-class _Means:
-    """Means of values since they were last taken."""
-
-    def __init__(self) -> None:
-        self._values: defaultdict[str, list[float]] = defaultdict(list)
-
-    def add(self, values: Mapping[str, float]) -> None:
-        """Count one step; not every step has every value."""
-        for name, value in values.items():
-            self._values[name].append(value)
-
-    def take(self) -> dict[str, float]:
-        """Return the means, and reset them."""
-        means = {name: fmean(values) for name, values in self._values.items()}
-        self._values.clear()
-        return means

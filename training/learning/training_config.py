@@ -69,11 +69,7 @@ class TrainingConfig(FrozenModel):
         return self
 
     def with_steps(self, num_steps: int) -> TrainingConfig:
-        """Return the settings with another number of steps, and no more warm-up than a tenth of them.
-
-        Raises:
-            ValueError: No step.
-        """
+        """Return the settings with another number of steps, at least 1, and no more warm-up than a tenth of them."""
         warmup = min(self.num_warmup_steps, num_steps // 10)
         return TrainingConfig.model_validate({**self.model_dump(), "num_steps": num_steps, "num_warmup_steps": warmup})
 
@@ -82,19 +78,16 @@ class TrainingConfig(FrozenModel):
         placement = {"device", "num_devices", "checkpoint_every", "validate_every", "log_every"}
         # Newer than some trainings that can still be resumed: left out if they have their default, which is the old
         # behaviour.
-        younger = {name for name in ("optimiser", "schedule") if getattr(self, name) == self._default(name)}
+        names = ("optimiser", "schedule")
+        younger = {name for name in names if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=placement | younger)
-
-    @classmethod
-    def _default(cls, name: str) -> object:
-        return cls.model_fields[name].default
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 def preset_names(package: str) -> list[str]:
-    """Return the names of the presets in `presets/` of a package, sorted."""
+    """Return the presets of a package, sorted."""
     folder = resources.files(package) / "presets"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 

@@ -128,10 +128,6 @@ def open_runs(
         data: Which expressions.
         seed: Seed of the draws.
         snapshots: Snapshots of an earlier start, to read the same again.
-
-    Raises:
-        ConfigError: A run is missing or empty, or gives no sample.
-        TransientError: Storage failed.
     """
     spec = data.spec(seed)
     taken: Snapshots = {}
@@ -208,27 +204,20 @@ class ResumableFeed:
             collate: Makes a batch of items.
             units_per_batch: Units of all ranks together, so that the number of ranks does not change the batches.
             masks_per_unit: The most masks in a unit.
-            seed: Seed of the order.
-            rank: Rank of this process.
-            world_size: Number of processes.
+            seed: Of the order.
+            rank: Of this process, among `world_size`.
+            world_size: How many processes share a batch.
             num_workers: Processes that draw ahead.
             chances: Probability that an epoch has an item, (N,), the same in every epoch; None takes all.
-
-        Raises:
-            ConfigError: The batch cannot be split evenly.
         """
         if units_per_batch % world_size:
             raise ConfigError(
                 f"A batch of {units_per_batch} images cannot be split over {world_size} processes. Make it a "
                 f"multiple of {world_size}."
             )
-        self._dataset = dataset
-        self._collate = collate
-        self._units_per_batch = units_per_batch
-        self._masks_per_unit = masks_per_unit
-        self._seed = seed
+        self._dataset, self._collate, self._num_workers = dataset, collate, num_workers
+        self._units_per_batch, self._masks_per_unit, self._seed = units_per_batch, masks_per_unit, seed
         self._rank, self._world_size = rank, world_size
-        self._num_workers = num_workers
         self._limits = None if chances is None else [round(each * _CHANCE_STEPS) for each in chances]
 
     def num_batches(self, epoch: int = 0) -> int:
@@ -259,8 +248,7 @@ class ResumableFeed:
         units = self._units(epoch)
         order = permutation(key_of("units", self._seed, epoch), len(units)).tolist()
         size = self._units_per_batch
-        num_missing = -len(order) % size
-        order += [order[at % len(order)] for at in range(num_missing)]
+        order += [order[at % len(order)] for at in range(-len(order) % size)]
         return [
             [item for unit in order[at + self._rank : at + size : self._world_size] for item in units[unit]]
             for at in range(0, len(order), size)
@@ -268,8 +256,9 @@ class ResumableFeed:
 
     def _units(self, epoch: int) -> list[Sequence[int]]:
         by_image: defaultdict[str, list[int]] = defaultdict(list)
+        key = key_of("chance", self._seed, epoch)
         for item, image in enumerate(self._dataset.image_keys()):
-            if self._is_taken(item, epoch):
+            if self._limits is None or draw_below(key, item, _CHANCE_STEPS) < self._limits[item]:
                 by_image[image].append(item)
         units: list[Sequence[int]] = []
         for image, items in by_image.items():
@@ -277,11 +266,6 @@ class ResumableFeed:
             shuffled = [items[at] for at in order]
             units += [shuffled[at : at + self._masks_per_unit] for at in range(0, len(items), self._masks_per_unit)]
         return units
-
-    def _is_taken(self, item: int, epoch: int) -> bool:
-        if self._limits is None:
-            return True
-        return draw_below(key_of("chance", self._seed, epoch), item, _CHANCE_STEPS) < self._limits[item]
 
 
 def loss_weights(sample: RisSample) -> list[float]:
