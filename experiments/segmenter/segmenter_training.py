@@ -13,12 +13,11 @@ from lightning_fabric import Fabric
 from experiments.segmenter.segmenter_config import SegmenterConfig
 from experiments.segmenter.segmenter_learner import SegmenterLearner
 from experiments.segmenter.target_dataset import TargetDataset, collate
-from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
-from pseudoris.training.learning.checkpoint_folder import read_settings, require_weights
+from pseudoris.training.learning.checkpoint_folder import read_settings, require_weights, saved_config
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained
 from pseudoris.training.learning.training_data import open_feed, open_runs
@@ -75,7 +74,7 @@ def load_segmenter(path: Path, device: str = "cpu") -> SegmenterLearner:
         raise ConfigError(
             f"{file} is not a checkpoint of a segmenter. Give the --out of `python -m experiments.segmenter`."
         )
-    config = validate_as(SegmenterConfig, settings["config"])
+    config = saved_config(file, settings, SegmenterConfig)
     require_weights(file, "towers", config.towers.weights, settings["towers_sha256"])
     learner = SegmenterLearner(config, FrozenTowers(config.towers, torch.device(device)))
     load_trained(learner.module, state["module"], where=str(file))

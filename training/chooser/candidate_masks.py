@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.json_text import parse_json
@@ -65,6 +64,12 @@ class Candidates:
     geometry: torch.Tensor
     pairs: torch.Tensor
     views: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, size: tuple[int, int], counts: tuple[str, ...], **seen: Any) -> Candidates:
+        """Return them with their geometry; `seen` is what models see: `crops`, `pooled` and `views`."""
+        geometry = mask_geometry(counts, size)
+        return cls(size, counts, geometry=geometry, pairs=pair_geometry(geometry, counts, size), **seen)
 
     @property
     def nbytes(self) -> int:
@@ -115,6 +120,7 @@ class CandidateStore:
 
     Attributes:
         towers: Frozen; patches are theirs.
+        run: The configuration of a run with the same masks.
         digest: Of all that decides the candidates and their features.
         refinement: What is seen of outlines; None for nothing.
     """
@@ -126,28 +132,22 @@ class CandidateStore:
         towers: FrozenTowers,
         refinement: RefinementConfig | None = None,
     ) -> None:
-        """Open the folder; models are loaded when the first image needs them.
-
-        Args:
-            config: Which masks, and where they are kept.
-            towers_config: Which patches are read.
-            towers: The same, loaded.
-            refinement: What is seen of each mask's outline; None, or one that is off, for nothing.
+        """Open the folder; models are loaded when the first image needs them. `towers_config` is that of `towers`.
 
         Raises:
             ConfigError: The preset or its weights are missing.
         """
         self.towers = towers
-        self._run: RunConfig = config.run_config()
-        if self._run.masks.engine != "sam":
+        self.run = config.run_config()
+        if self.run.masks.engine != "sam":
             raise ConfigError(
-                f"candidates: masks.engine is {self._run.masks.engine!r}, but the student proposes masks for new "
+                f"candidates: masks.engine is {self.run.masks.engine!r}, but the student proposes masks for new "
                 "images too. Give masks.engine=sam."
             )
-        method = self._run.method()
+        method = self.run.method()
         crops = {name: method["filtering"].get(name) for name in _OF_CROPS}
         said = [_VERSION, method["masks"], method["compute"], crops, towers_config.architecture, towers_config.layers]
-        weights = [sam_digest(self._run.masks), clip_digest(self._run.filtering), weights_digest(towers_config.weights)]
+        weights = [sam_digest(self.run.masks), clip_digest(self.run.filtering), weights_digest(towers_config.weights)]
         self.refinement = refinement if refinement is not None and refinement.is_on else None
         views = [] if self.refinement is None else [[self.refinement.size, self.refinement.context]]
         self.digest = sha256_hex(json.dumps([said, weights, *views], sort_keys=True).encode())
@@ -159,32 +159,23 @@ class CandidateStore:
     @cached_property
     def clip(self) -> ClipEmbedder:
         """The filter's CLIP."""
-        return ClipEmbedder(self._run.filtering, self._run.compute)
+        return ClipEmbedder(self.run.filtering, self.run.compute)
 
     @cached_property
     def _proposer(self) -> SamProposer:
-        return SamProposer(self._run.masks, self._run.compute)
-
-    @property
-    def run(self) -> RunConfig:
-        """The configuration of a run with the same masks."""
-        return self._run
+        return SamProposer(self.run.masks, self.run.compute)
 
     def held(self, image_key: str) -> Candidates | None:
         """Return an image's candidates from memory or the folder; None if they are in neither."""
         found = self._held.get(image_key)
         if found is None and self._folder is not None:
-            found = _read(self._path(image_key), self.digest)
+            found = _read(_path(self._folder, image_key), self.digest)
             if found is not None:
                 self._held.put(image_key, found)
         return found
 
     def __getitem__(self, image_key: str) -> Candidates:
-        """Return the candidates of an image that was prepared.
-
-        Raises:
-            KeyError: It was not.
-        """
+        """Return the candidates of an image that was prepared."""
         found = self.held(image_key)
         if found is None:
             raise KeyError(f"the candidates of image {image_key} were not prepared")
@@ -201,34 +192,23 @@ class CandidateStore:
             held = self._made(image)
             self._held.put(image_key, held)
             if self._folder is not None:
-                _write(self._path(image_key), held, self.digest)
+                _write(_path(self._folder, image_key), held, self.digest)
         return held
-
-    def _path(self, image_key: str) -> Path:
-        name = sha256_hex(image_key.encode())
-        return (self._folder or Path()) / name[:2] / f"{name}.safetensors"
 
     def _made(self, image: torch.Tensor) -> Candidates:
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         size = (pixels.shape[0], pixels.shape[1])
         masks = propose_masks(self._proposer, pixels)
         counts = tuple(mask.rle_counts for mask in masks)
-        geometry = mask_geometry(counts, size)
-        return Candidates(
-            size=size,
-            counts=counts,
-            crops=self._crops(pixels, masks),
-            pooled=self._pooled(image, counts, size),
-            geometry=geometry,
-            pairs=pair_geometry(geometry, counts, size),
-            views=None if self.refinement is None else views_of(image, counts, size, self.refinement),
-        )
+        views = None if self.refinement is None else views_of(image, counts, size, self.refinement)
+        crops, pooled = self._crops(pixels, masks), self._pooled(image, counts, size)
+        return Candidates.of(size, counts, crops=crops, pooled=pooled, views=views)
 
     def _crops(self, pixels: NDArray[np.uint8], masks: Sequence[MaskRecord]) -> torch.Tensor:
         """Embeddings (N, 2, D): context crops and masked ones."""
         if not masks:
             return torch.zeros(0, 2, 0, dtype=torch.float16)
-        scales = (self._run.filtering.context_scale, None)
+        scales = (self.run.filtering.context_scale, None)
         crops = make_crops(
             pixels,
             [mask.box_xyxy_px for mask in masks],
@@ -275,8 +255,12 @@ def propose_masks(proposer: SamProposer, pixels: NDArray[np.uint8]) -> tuple[Mas
     return done.masks
 
 
+def _path(folder: Path, image_key: str) -> Path:
+    name = sha256_hex(image_key.encode())
+    return folder / name[:2] / f"{name}.safetensors"
+
+
 def _write(path: Path, found: Candidates, digest: str) -> None:
-    """Write a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     meta = json.dumps({"digest": digest, "size": found.size, "counts": found.counts})
     unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
@@ -295,10 +279,8 @@ def _read(path: Path, digest: str) -> Candidates | None:
             if meta.get("digest") != digest:
                 return None
             size, counts = (meta["size"][0], meta["size"][1]), tuple(meta["counts"])
-            geometry = mask_geometry(counts, size)
-            pairs = pair_geometry(geometry, counts, size)
             crops, pooled = file.get_tensor("crops"), file.get_tensor("pooled")
             views = file.get_tensor("views") if "views" in file.keys() else None  # noqa: SIM118 (no mapping)
-            return Candidates(size, counts, crops, pooled, geometry, pairs, views)
+            return Candidates.of(size, counts, crops=crops, pooled=pooled, views=views)
     except (OSError, SafetensorError, json.JSONDecodeError):
         return None

@@ -29,11 +29,7 @@ class CandidatesConfig(FrozenModel):
     memory_bytes: int = Field(default=2 * 2**30, ge=0)
 
     def run_config(self) -> RunConfig:
-        """Return the run's configuration, of which `masks`, `filtering` and `compute` count.
-
-        Raises:
-            ConfigError: There is no such preset or setting.
-        """
+        """Return the run's configuration, of which `masks`, `filtering` and `compute` count."""
         return load_config(self.preset, None, self.assignments)
 
 
@@ -116,9 +112,5 @@ class ChooserConfig(FrozenModel):
 
 
 def load_chooser_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> ChooserConfig:
-    """Return the resolved settings: `key=value` words over the YAML at `path` over the preset.
-
-    Raises:
-        ConfigError: An unknown preset, file, key or value; the message holds the nearest known name.
-    """
+    """Return the resolved settings, as `load_preset`."""
     return load_preset(_PACKAGE, ChooserConfig, preset, path, assignments)

@@ -110,8 +110,7 @@ class ChooserLayer(ProductAttention):
     ) -> torch.Tensor:
         """Return masks (T, N, width)."""
         masks = masks + self.out(self.compared_with_words(masks, words, is_word))
-        masks = self.others(masks, pairs, is_mask)
-        out: torch.Tensor = self.think(masks)
+        out: torch.Tensor = self.think(self.others(masks, pairs, is_mask))
         return out
 
 
@@ -127,23 +126,12 @@ class Chooser(nn.Module):
         num_cosines: int,
         refinement: RefinementConfig | None = None,
     ) -> None:
-        """Draw fresh weights from torch's generator.
-
-        Args:
-            config: The layers.
-            widths: Of the towers.
-            crop_width: K · D, of the embeddings of a mask's crops.
-            num_cosines: S.
-            refinement: Of outlines; None, or one that is off, for none.
-        """
+        """Draw fresh weights from torch's generator; `crop_width` is K · D, `num_cosines` S of `ChooserInput`."""
         super().__init__()
         self.masks = MaskReader(crop_width, widths.patch, config.width)
+        code_width, num_heads = config.word_code_width, config.num_heads
         self.words = WordReader(
-            widths.text,
-            config.width,
-            code_width=config.word_code_width,
-            num_heads=config.num_heads,
-            dropout=config.dropout,
+            widths.text, config.width, code_width=code_width, num_heads=num_heads, dropout=config.dropout
         )
         self.of_cosines = nn.Linear(num_cosines, config.width)
         self.layers = nn.ModuleList(ChooserLayer(config) for _ in range(config.num_layers))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,6 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.chooser.candidate_masks import GEOMETRY_WIDTH, PAIR_WIDTH, Candidates, CandidateStore
@@ -24,10 +23,10 @@ from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_loss
 from pseudoris.training.chooser.question_dataset import QuestionBatch, QuestionDataset, collate_questions
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
-from pseudoris.training.learning.checkpoint_folder import read_settings, require_weights
+from pseudoris.training.learning.checkpoint_folder import read_settings, require_weights, saved_config
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained
-from pseudoris.training.learning.training_data import MapDataset, Snapshots, open_feed, open_runs, weighted_mean
+from pseudoris.training.learning.training_data import MapDataset, open_feed, open_runs, weighted_mean
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 
@@ -104,19 +103,10 @@ class ChooserLearner:
         self,
         targets: MapDataset,
         images: MapDataset,
-        *,
         on_image: Callable[[int, int], None] = lambda done, total: None,
     ) -> QuestionDataset:
         """Return the questions of two datasets of the same items; see `QuestionDataset`."""
-        return QuestionDataset(
-            targets,
-            images,
-            store=self.store,
-            min_iou=self._config.target.min_iou,
-            mirrored_words=self._config.mirrored_words,
-            seed=self._config.training.seed,
-            on_image=on_image,
-        )
+        return QuestionDataset(targets, images, store=self.store, config=self._config, on_image=on_image)
 
     def losses(self, module: nn.Module, batch: QuestionBatch) -> Mapping[str, torch.Tensor]:
         """Return the losses of a batch: softmax of scores against that of IoUs, and outlines against theirs."""
@@ -151,13 +141,10 @@ class ChooserLearner:
     def choose(
         self, image_key: str, image: torch.Tensor, texts: Sequence[str], module: nn.Module | None = None
     ) -> Choice:
-        """Return the choice for some expressions of an image.
+        """Return the choice for some expressions of an image (3, H, W) uint8, upright RGB.
 
-        Args:
-            image_key: By which candidates are kept: one key is one image.
-            image: (3, H, W) uint8, upright RGB.
-            texts: The expressions.
-            module: In place of the own one, as the trainer wrapped it.
+        Candidates are kept by `image_key`: one key is one image. `module` takes the place of the own one, as the
+        trainer wrapped it.
 
         Raises:
             ConfigError: No mask can be proposed for the image.
@@ -177,7 +164,6 @@ class ChooserLearner:
     def _redrawn(
         self, candidates: Candidates, masks: torch.Tensor, probabilities: torch.Tensor
     ) -> dict[int, torch.Tensor]:
-        """Return the masks (H, W) bool that are chosen, their outlines drawn anew; none without a refinement."""
         refiner = self.module.refiner
         if refiner is None or candidates.views is None:
             return {}
@@ -253,10 +239,8 @@ class ChooserLearner:
 
 
 def _moved(given: ChooserInput, device: torch.device) -> ChooserInput:
-    if device.type == "cpu":
-        return given
-    names = ("crops", "pooled", "geometry", "pairs", "is_mask", "owners", "cosines")
-    for name in names:
+    # Texts are there already.
+    for name in ("crops", "pooled", "geometry", "pairs", "is_mask", "owners", "cosines"):
         setattr(given, name, getattr(given, name).to(device))
     return given
 
@@ -282,13 +266,13 @@ class _Answering:
 def choice_loss(
     logits: torch.Tensor, ious: torch.Tensor, temperature: float, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the mean cross entropy of scores and softmax(IoU / temperature), a scalar.
+    """Return the mean, weighted by (T,), of the cross entropy of scores and softmax(IoU / temperature), a scalar.
 
     Args:
         logits: (T, N), -inf where there is no candidate.
         ious: (T, N), at most N: later columns are padding.
         temperature: Of the target.
-        weights: (T,), of the mean; all alike by default.
+        weights: All alike by default.
     """
     is_mask = logits.isfinite()
     ious = F.pad(ious, (0, logits.shape[1] - ious.shape[1]))
@@ -335,7 +319,6 @@ def train_student(
         on_image: Called while masks of images that are not in the cache are proposed: how many are done, of how many.
 
     Raises:
-        ConfigError: A setting, run, image or checkpoint cannot be used; the message says what to fix.
         TransientError: Storage failed; the same call with `is_resuming` continues.
     """
     folder = TrainingFolder(request.out)
@@ -351,12 +334,21 @@ def train_student(
         snapshots=None if saved is None else saved.get("snapshots"),
     )
     learner = _chooser(config, towers, held_out)
-    data = learner.dataset(targets, images, on_image=on_image)
+    data = learner.dataset(targets, images, on_image)
     feed = open_feed(data, collate_questions, config.data, fabric, targets=targets, seed=config.training.seed)
     if request.num_epochs is not None:
         training = config.training.with_steps(request.num_epochs * feed.num_batches())
         config = config.model_copy(update={"training": training})
-    settings = _settings(request, config, snapshots, learner)
+    # What decides the weights, and enough to build the model again.
+    settings = {
+        "learner": CHOOSER,
+        "candidates": learner.store.digest,
+        "config": config.decisive(),
+        "towers_sha256": weights_digest(config.towers.weights),
+        "runs": [RunLocation.open(run).root for run in request.runs],
+        **({} if request.human is None else {"human": RunLocation.open(request.human).root}),
+        "snapshots": snapshots,
+    }
     begin_together(folder, settings, fabric)
     trainer = Trainer(fabric, config.training, folder, settings=json.dumps(settings), on_step=on_step)
     return learner, trainer.fit(learner, feed)
@@ -366,29 +358,8 @@ def _chooser(config: ChooserConfig, towers: FrozenTowers, held_out: HeldOutExpre
     return ChooserLearner(config, CandidateStore(config.candidates, config.towers, towers, config.refinement), held_out)
 
 
-def _settings(
-    request: StudentRequest, config: ChooserConfig, snapshots: Snapshots, learner: ChooserLearner
-) -> dict[str, Any]:
-    """Return what decides the weights, and enough to build the model again."""
-    human = {} if request.human is None else {"human": RunLocation.open(request.human).root}
-    return {
-        "learner": CHOOSER,
-        "candidates": learner.store.digest,
-        "config": config.decisive(),
-        "towers_sha256": weights_digest(config.towers.weights),
-        "runs": [RunLocation.open(run).root for run in request.runs],
-        **human,
-        "snapshots": snapshots,
-    }
-
-
 def load_student(path: Path, device: str = "cpu", *, cache: Path | None = None) -> ChooserLearner:
-    """Return the chooser of a training's folder, or of its checkpoint, in eval mode.
-
-    Args:
-        path: The folder, or the file.
-        device: Where its models compute.
-        cache: Folder of candidates, as `candidates.cache`; None keeps them in memory.
+    """Return the chooser of a training's folder, or of its checkpoint, in eval mode; `cache` as `candidates.cache`.
 
     Raises:
         ConfigError: There is none, it is another learner's, or its frozen models' weights are missing or others.
@@ -396,10 +367,10 @@ def load_student(path: Path, device: str = "cpu", *, cache: Path | None = None) 
     file, state, settings = read_settings(path)
     if settings.get("learner") != CHOOSER:
         raise ConfigError(f"{file} is not a checkpoint of a student. Give the --out of `pseudoris train student`.")
-    config = validate_as(ChooserConfig, settings["config"]).with_cache(cache)
-    require_weights(file, "towers", config.towers.weights, settings["towers_sha256"])
+    config = saved_config(file, settings, ChooserConfig).with_cache(cache)
+    require_weights(file, "towers", config.towers.weights, settings.get("towers_sha256", ""))
     learner = _chooser(config, FrozenTowers(config.towers, torch.device(device)))
-    if learner.store.digest != settings["candidates"]:
+    if learner.store.digest != settings.get("candidates"):
         raise ConfigError(
             f"{file} chose among masks of the preset {config.candidates.preset!r} as it was then. Its settings "
             "or weights are others now. Train again, or use the version of pseudoris that trained it."

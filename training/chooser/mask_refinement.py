@@ -31,10 +31,7 @@ NO_OUTLINES = torch.zeros(0, _NUM_CHANNELS + 1, 8, 8, dtype=torch.uint8)
 def view_boxes(counts: Sequence[str], size: tuple[int, int], context: float) -> torch.Tensor:
     """Return the square that a view shows of each mask, (N, 4) float32: x0, y0, x1, y1 in pixels.
 
-    Args:
-        counts: (N) COCO compressed RLE.
-        size: (H, W) of the image.
-        context: Side of the square, in longer sides of the mask's box.
+    Masks are COCO compressed RLE of an image of `size` (H, W). A side is `context` longer sides of the mask's box.
     """
     boxes = torch.tensor(rle.boxes(counts, size), dtype=torch.float32).reshape(-1, 4)
     centre, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
@@ -45,14 +42,7 @@ def view_boxes(counts: Sequence[str], size: tuple[int, int], context: float) -> 
 def views_of(
     image: torch.Tensor, counts: Sequence[str], size: tuple[int, int], config: RefinementConfig
 ) -> torch.Tensor:
-    """Return what is seen of each mask, (N, 4, S, S) uint8: RGB and the share that the mask covers, of 255.
-
-    Args:
-        image: (3, H, W) uint8.
-        counts: (N) COCO compressed RLE.
-        size: (H, W).
-        config: Size and context of a view.
-    """
+    """Return what is seen of each mask of an image (3, H, W) uint8: (N, 4, S, S) uint8, RGB and the mask's share."""
     if not counts:
         return torch.zeros(0, _NUM_CHANNELS, config.size, config.size, dtype=torch.uint8)
     boxes = view_boxes(counts, size, config.context)
@@ -87,7 +77,6 @@ def redrawn(change: torch.Tensor, box: torch.Tensor, mask: torch.Tensor) -> torc
 
 
 def _trusted(shares: torch.Tensor) -> torch.Tensor:
-    """The logits of masks that are left as they are."""
     return _TRUST * (2 * shares - 1)
 
 
@@ -97,8 +86,7 @@ class MaskRefiner(nn.Module):
     def __init__(self, width: int) -> None:
         """Draw fresh weights from torch's generator; untrained, it leaves every mask as it is.
 
-        Args:
-            width: Channels at full size, a multiple of 4; twice as many after the first halving, then four times.
+        There are `width` channels at full size, a multiple of 4; twice as many after a halving, then four times.
         """
         super().__init__()
         widths = [width, 2 * width, 4 * width, 4 * width]
@@ -136,11 +124,9 @@ def _convolution(given: int, out: int, stride: int = 1) -> nn.Sequential:
 
 
 def outline_loss(change: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
-    """Return the sum over R of cross entropy and dice loss.
+    """Return the sum over R of cross entropy and dice loss of changes (R, S, S).
 
-    Args:
-        change: (R, S, S), of the logits of the masks that were seen.
-        taught: (R, 5, S, S) uint8: the views, and the outlines that were meant.
+    `taught` (R, 5, S, S) uint8 has the views, and the outlines that were meant.
     """
     before, shares = (taught[:, channel].to(change.dtype) / 255 for channel in (-2, -1))
     logits = change + _trusted(before)

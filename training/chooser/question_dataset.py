@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.chooser.candidate_masks import CandidateStore
+from pseudoris.training.chooser.chooser_config import ChooserConfig
 from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_of, view_boxes
 from pseudoris.training.dataset import MixedDataset
 from pseudoris.training.learning.training_data import MapDataset, loss_weights
@@ -27,7 +28,7 @@ class Question:
 
     Attributes:
         image_key: Identifies its image among those of all runs.
-        text: The expression; mirrored where the image is.
+        text: Mirrored where the image is.
         ious: (N,) float32, of each candidate with the mask that was meant.
         is_mirrored: Whether the image is taken as seen in a mirror.
         weight: How much its loss counts.
@@ -99,9 +100,7 @@ class QuestionDataset(Dataset[list[Question]]):
         images: MapDataset,
         *,
         store: CandidateStore,
-        min_iou: float,
-        mirrored_words: Mapping[str, str] | None,
-        seed: int,
+        config: ChooserConfig,
         on_image: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Take two datasets of the same items.
@@ -110,17 +109,16 @@ class QuestionDataset(Dataset[list[Question]]):
             targets: With the parts `mask` and `text`; with `scores`, weights multiply losses.
             images: With the part `image`.
             store: Candidates.
-            min_iou: A mask whose best candidate has less gives no question.
-            mirrored_words: Words that change places in a mirrored image, each way; None never mirrors.
-            seed: Seed of the draws that mirror, and that choose what a refinement learns from.
+            config: Of it `target.min_iou`, `mirrored_words`, and the seed of the draws that mirror and that choose what
+                a refinement learns from.
             on_image: Called after each image whose candidates were not at hand: how many are done, of how many.
 
         Raises:
             ConfigError: An image cannot be used.
         """
         self._targets, self._images, self._store = targets, images, store
-        self._min_iou, self._seed, self._epoch = min_iou, seed, 0
-        self._mirror = None if mirrored_words is None else Mirror(mirrored_words)
+        self._min_iou, self._seed, self._epoch = config.target.min_iou, config.training.seed, 0
+        self._mirror = None if config.mirrored_words is None else Mirror(config.mirrored_words)
         self._refinement = store.refinement
         self._num_human = targets.num_human if isinstance(targets, MixedDataset) else 0
         self._compared: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor | None]] = {}

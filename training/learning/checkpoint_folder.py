@@ -14,11 +14,13 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
+from pydantic import BaseModel
 
 from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.regular_files import open_regular, read_regular
@@ -28,6 +30,8 @@ from pseudoris.workers.checkpoints.weight_files import weights_digest
 CONFIG_NAME: Final = "config.json"
 CHECKPOINT_NAME: Final = "checkpoint.pt"
 SUMMARY_NAME: Final = "summary.json"
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,17 @@ def read_settings(path: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     except ValueError:
         settings = {}
     return file, state, settings if isinstance(settings, dict) else {}
+
+
+def saved_config(file: Path, settings: Mapping[str, Any], model: type[ConfigT]) -> ConfigT:
+    """Return the configuration that a checkpoint's learner was trained with.
+
+    Raises:
+        ConfigError: The checkpoint has none, or one of another version.
+    """
+    if "config" not in settings:
+        raise ConfigError(f"{file} lacks the settings of its training. Give the --out of `pseudoris train`.")
+    return validate_as(model, settings["config"])
 
 
 def require_weights(file: Path, noun: str, weights: WeightsConfig, sha256: str) -> None:

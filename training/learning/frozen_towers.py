@@ -226,7 +226,7 @@ class FrozenTowers:
 
     def read_images(self, pixels: torch.Tensor) -> TowerImages:
         """Return the features of images (B, 3, S, S) uint8, RGB."""
-        parts = [self._read_tile(tile) for tile in pixels.split(_IMAGES_A_TILE)]
+        parts = [self._read_tile(tile) for tile in torch.split(pixels, _IMAGES_A_TILE)]
         stages, dense = (torch.cat(each)[: len(pixels)].float() for each in zip(*parts, strict=True))
         return TowerImages(to_device(stages, self.device), to_device(dense, self.device))
 

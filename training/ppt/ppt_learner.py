@@ -11,10 +11,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
-from pseudoris.training.learning.checkpoint_folder import read_settings, require_weights
+from pseudoris.training.learning.checkpoint_folder import read_settings, require_weights, saved_config
 from pseudoris.training.learning.trainer import load_trained
 from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
 from pseudoris.training.ppt.point_generator import PointGenerator
@@ -128,7 +127,7 @@ def load_ppt(path: Path, device: str = "cpu") -> PointLearner:
     file, state, settings = read_settings(path)
     if settings.get("learner") != LEARNER:
         raise ConfigError(f"{file} is not a checkpoint of PPT. Give the --out of `pseudoris train ppt`.")
-    config = validate_as(PptConfig, settings["config"])
+    config = saved_config(file, settings, PptConfig)
     require_weights(file, "a clip", config.clip.weights, settings["sha256"]["clip"])
     require_weights(file, "a sam", config.sam.weights, settings["sha256"]["sam"])
     learner = PointLearner(config, FrozenEncoders(config, torch.device(device)))
