@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.chooser.chooser_training import load_student
 from pseudoris.training.learning import TrainingConfig, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
 from pseudoris.training.learning.trainer import rate_at
+from pseudoris.training.ppt.ppt_learner import load_ppt
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_former(tmp_path):
@@ -92,3 +96,10 @@ def test_a_warm_up_longer_than_the_training_is_refused():
     with pytest.raises(ValueError, match="num_warmup_steps 9 is not below num_steps 9"):
         TrainingConfig(num_steps=9, num_warmup_steps=9)
     assert TrainingConfig().with_steps(30).num_warmup_steps == 3
+
+
+@pytest.mark.parametrize(("learner", "load"), [("chooser", load_student), ("ppt", load_ppt)])
+def test_a_checkpoint_that_names_its_learner_alone_is_refused(tmp_path, learner, load):
+    TrainingFolder(tmp_path).save({"module": {}, "settings": json.dumps({"learner": learner})})
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt lacks the settings of its training. Give the --out"):
+        load(tmp_path)
