@@ -43,36 +43,30 @@ _FIELDS: Final = {"accuracy": "accuracy", "yield": "distinct", "coverage": "cove
 
 
 def logistic_regression(table: Floats, right: Floats) -> tuple[float, Floats]:
-    """Return bias and slopes, (F,) float64, of F features; the ridge is on the slopes in standard deviations.
+    """Return bias and slopes, (F,) float64, by Newton's method; the ridge is on the slopes in standard deviations.
 
     Args:
-        table: (T, F) float64.
+        table: F features, (T, F) float64.
         right: (T,) float64 in [0, 1], not all 0 and not all 1.
     """
     mean, std = table.mean(axis=0), table.std(axis=0) + 1e-9
-    found = _newton(np.column_stack([np.ones(len(table)), (table - mean) / std]), right)
-    slopes = found[1:] / std
-    return float(found[0] - slopes @ mean), slopes
-
-
-def _newton(table: Floats, right: Floats) -> Floats:
-    penalty = _RIDGE * np.eye(table.shape[1])
+    scaled = np.column_stack([np.ones(len(table)), (table - mean) / std])
+    penalty = _RIDGE * np.eye(scaled.shape[1])
     penalty[0, 0] = 0.0
-    weights, total = np.zeros(table.shape[1]), len(table)
+    weights, total = np.zeros(scaled.shape[1]), len(scaled)
     for _ in range(_STEPS):
-        likely = 1 / (1 + np.exp(-np.clip(table @ weights, -_MAX_LOG_ODDS, _MAX_LOG_ODDS)))
-        gradient = table.T @ (likely - right) / total + penalty @ weights
-        curvature = (table.T * (likely * (1 - likely))) @ table / total + penalty
+        likely = 1 / (1 + np.exp(-np.clip(scaled @ weights, -_MAX_LOG_ODDS, _MAX_LOG_ODDS)))
+        gradient = scaled.T @ (likely - right) / total + penalty @ weights
+        curvature = (scaled.T * (likely * (1 - likely))) @ scaled / total + penalty
         weights = weights - np.linalg.solve(curvature, gradient)
-    return weights
+    slopes = weights[1:] / std
+    return float(weights[0] - slopes @ mean), slopes
 
 
 def fit_pair_weight(images: Sequence[JudgedImage], config: ConfidenceConfig) -> PairWeightConfig | None:
     """Return the lines for drawn and composed expressions; None without enough verdicts for either.
 
-    Args:
-        images: Judged by a truth.
-        config: How confidence follows from the scores of what was drawn. A composed expression has its own.
+    `config` says how confidence follows from the scores of what was drawn. A composed expression has its own.
     """
     none = np.zeros(0)
     drawn = np.concatenate([none, *(confidence_of(image.features, config) for image in images)])
@@ -86,9 +80,7 @@ def fit_pair_weight(images: Sequence[JudgedImage], config: ConfidenceConfig) -> 
 def fit_line(confidence: Floats, right: Floats) -> WeightLine | None:
     """Return the line with the highest likelihood; None with too few right or too few wrong expressions.
 
-    Args:
-        confidence: (T,) float64 in [0, 1]; rows with NaN are left out.
-        right: (T,) bool or float64, 1 for a right one.
+    Of confidences (T,) float64 in [0, 1] those that are NaN are left out; `right` is (T,) bool.
     """
     rows = ~np.isnan(confidence)
     odds, right = log_odds(confidence[rows]), np.asarray(right[rows], np.float64)
@@ -160,12 +152,7 @@ def calibrate(
 
 
 def calibrated_run(
-    location: RunLocation,
-    truth: Truth | None,
-    *,
-    coverage: float,
-    least_yield: float,
-    max_images: int | None = None,
+    location: RunLocation, truth: Truth | None, *, coverage: float, least_yield: float, max_images: int | None = None
 ) -> Calibration:
     """Return weights and bounds for the models of a run, including the listener's scores if the run has them.
 
@@ -178,10 +165,10 @@ def calibrated_run(
 
     Raises:
         ConfigError: See `judged_images`; or all of its candidates are right, or none is.
-        TransientError: Storage failed.
     """
     images = judged_images(location, truth, max_images=max_images)
-    is_heard = _has_listened(images)
+    # Whether all candidates have a listener's scores.
+    is_heard = not any(np.isnan(image.rated.scores["truth"]).any() for image in images)
     if truth is None:
         return without_labels(images, NO_LABELS if is_heard else NO_LABELS_VOTE, wanted_yield=least_yield)
     try:
@@ -253,11 +240,6 @@ def without_labels(images: Sequence[JudgedImage], names: Sequence[str], *, wante
     weights = _rounded_weights(names, slopes, float(-(slopes @ table.mean(axis=0))))
     options = [each for each in reached(images, weights) if each.bounds.max_rank == NO_LABEL_RANK]
     return Calibration(weights, min(options, key=lambda each: abs(each.distinct - wanted_yield)), len(images))
-
-
-def _has_listened(images: Sequence[JudgedImage]) -> bool:
-    """Return whether all candidates have a listener's scores."""
-    return not any(np.isnan(image.rated.scores["truth"]).any() for image in images)
 
 
 def _feature_table(images: Sequence[JudgedImage], names: Sequence[str]) -> Floats:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -93,41 +94,27 @@ class JudgedImage:
 def judged_images(location: RunLocation, truth: Truth | None, *, max_images: int | None = None) -> list[JudgedImage]:
     """Return the committed images of a truth, in plan order, with all candidates judged; all of them without.
 
-    Args:
-        location: Where the run lives, finished or not.
-        truth: What its images show; objects that were not annotated do not count as objects. Without a truth there is
-            no object, and nothing is right.
-        max_images: The number of first images to read; None for all.
+    The run need not be finished, and at most `max_images` are read. Objects that were not annotated do not count as
+    objects. Without a truth there is no object, and nothing is right.
 
     Raises:
         ConfigError: No run was started there, run and truth share no image, one shows another picture in the other, or
             a part is missing or damaged.
-        TransientError: Storage failed.
     """
     require_header(location)
-    found = []
-    for judged in _iter_judged(location, truth):
-        found.append(judged)
-        if len(found) == max_images:
-            break
+    found = list(islice(_iter_judged(location, truth), max_images))
     if not any(len(image.is_right) for image in found):
         known = (
             ""
             if truth is None
-            else (f" that the truth ({truth.title}) knows. Image keys, relative to SOURCE, must be equal")
+            else f" that the truth ({truth.title}) knows. Image keys, relative to SOURCE, must be equal"
         )
         raise ConfigError(f"{location.root} holds no committed image with candidates{known}")
     return found
 
 
 def judge_image(truth: ImageTruth, candidates: CandidateTable, columns: Columns) -> JudgedImage:
-    """Return an image judged.
-
-    Args:
-        truth: The image's truth.
-        candidates: The image in columns.
-        columns: `JUDGED_COLUMNS` of the same rows, None if undefined.
-    """
+    """Return an image judged; `columns` are `JUDGED_COLUMNS` of the same rows, None if undefined."""
     matched = match_image(truth, candidates)
     verdicts = judge(truth, candidates, matched.object_of_mask)
     drawn = np.array([source in (None, SOURCE_MODEL) for source in columns["source"]], np.bool_)

@@ -49,11 +49,6 @@ class SamProposals:
     """The masks that a run's SAM proposes; those of an image are proposed once."""
 
     def __init__(self, config: RunConfig) -> None:
-        """Load SAM.
-
-        Raises:
-            ConfigError: Its weights are missing, or the device is not there.
-        """
         self._proposer = SamProposer(config.masks, config.compute)
         self._held: dict[str, Sequence[MaskRecord]] = {}
 
@@ -72,11 +67,7 @@ class ClipChoice:
     """
 
     def __init__(self, proposals: Proposals, config: RunConfig, *, asked: Callable[[str], str] = str) -> None:
-        """Load the CLIP; `asked` turns an expression into the text that it is asked.
-
-        Raises:
-            ConfigError: Its weights are missing.
-        """
+        """Load the CLIP; `asked` turns an expression into the text that it is asked."""
         self._proposals, self._asked = proposals, asked
         self._embedder = ClipEmbedder(config.filtering, config.compute)
         # Of the last image.
@@ -92,12 +83,12 @@ class ClipChoice:
     def scores(self, question: ImageQuestion, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the score of each text with each mask of the image, (T, N); it has at least one."""
         if question.image_id not in self._seen:
+            # The sum over crops of a mask's embeddings, (N, D).
             self._seen = {question.image_id: self._embedded(question)}
         asked = self._embedder.embed_texts([self._asked(text) for text in texts])
         return np.asarray((asked @ self._seen[question.image_id].T).cpu().numpy(), np.float32)
 
     def _embedded(self, question: ImageQuestion) -> torch.Tensor:
-        """The sum over crops of a mask's embeddings, (N, D)."""
         masks = self._proposals(question)
         crops = make_crops(
             _pixels(question),
@@ -114,11 +105,6 @@ class ClipAndSam:
     """PPT's first row (table 3): CLIP's response to the whole expression prompts SAM."""
 
     def __init__(self, config: RecipeConfig) -> None:
-        """Load both.
-
-        Raises:
-            ConfigError: Weights are missing, or the device is not there.
-        """
         self._grounder = Grounder(config.grounding, config.run)
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:
@@ -145,7 +131,12 @@ def _pixels(question: ImageQuestion) -> NDArray[np.uint8]:
 
 
 class Predictions:
-    """Answers with the masks of a file; a question that it lacks counts with IoU 0.
+    """Answers with the masks of a file, Parquet or JSON Lines; a question that it lacks counts with IoU 0.
+
+        {"image": "a/b.jpg", "text": "the red cup", "segmentation": {"size": [480, 640], "counts": "…"}}
+
+    `image` is the file's path below the truth's folder of images, or its key there. `segmentation` is any form of COCO;
+    null is an empty mask.
 
     Attributes:
         num_missing: Questions without a prediction.
@@ -255,14 +246,9 @@ def is_predictions(model: str) -> bool:
 def open_answerer(
     model: str, questions: HeldOutExpressions, *, preset: str | None = None, assignments: Sequence[str] = ()
 ) -> Answerer:
-    """Return a model.
+    """Return a model: the folder or checkpoint of a training, one of `ZERO_SHOT`, or a file of predictions.
 
-    Args:
-        model: The folder or checkpoint of a training, one of `ZERO_SHOT`, or a file of predictions.
-        questions: What it will be asked; predictions are held to them.
-        preset: Of a model of `ZERO_SHOT`, which needs one: an annotation's, of CLIP and SAM a recipe's
-            (`load_recipe_config`).
-        assignments: `key=value` words over the preset.
+    Those of `ZERO_SHOT` need a preset: an annotation's, or of CLIP and SAM a recipe's (`load_recipe_config`).
 
     Raises:
         ConfigError: There is no such model, it is of another kind, its weights are missing, a preset is given for a
@@ -273,7 +259,10 @@ def open_answerer(
             raise ConfigError(
                 f"{model} needs a --preset: tiny for drawn scenes, base (or for clip+sam paper) for photographs."
             )
-        return _zero_shot(model, preset, assignments)
+        if model == CLIP_AND_SAM:
+            return ClipAndSam(load_recipe_config(preset, None, assignments))
+        config = load_config(preset, None, assignments)
+        return ClipChoice(SamProposals(config), config, asked=first_noun_phrase if model == NOUN else str)
     if preset is not None or assignments:
         raise ConfigError(f"--preset and --set belong to {', '.join(ZERO_SHOT)}. Leave them out: {model} has its own.")
     if is_predictions(model):
@@ -300,10 +289,3 @@ def open_answerer(
 def is_unfinished(model: str) -> bool:
     """Return whether a model is a training's folder that has checkpoints and no end yet."""
     return Path(model).is_dir() and not (Path(model) / SUMMARY_NAME).exists()
-
-
-def _zero_shot(model: str, preset: str, assignments: Sequence[str]) -> Answerer:
-    if model == CLIP_AND_SAM:
-        return ClipAndSam(load_recipe_config(preset, None, assignments))
-    config = load_config(preset, None, assignments)
-    return ClipChoice(SamProposals(config), config, asked=first_noun_phrase if model == NOUN else str)

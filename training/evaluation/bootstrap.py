@@ -50,24 +50,15 @@ class ImageBootstrap:
         return sorted(self._columns)
 
     def ratio(self, name: str) -> Estimate:
-        """Return a figure.
-
-        Raises:
-            KeyError: No image named it.
-        """
+        """Return a figure that some image named."""
         column = self._columns[name]
         return estimate_of(self._values[column], self._resampled[:, column])
 
     def difference(self, name: str, baseline: str) -> Estimate:
-        """Return by how much a figure exceeds another.
-
-        Raises:
-            KeyError: No image named one of them.
-        """
+        """Return by how much a figure exceeds another, resampled together."""
         column, other = self._columns[name], self._columns[baseline]
-        return estimate_of(
-            self._values[column] - self._values[other], self._resampled[:, column] - self._resampled[:, other]
-        )
+        resampled = self._resampled[:, column] - self._resampled[:, other]
+        return estimate_of(self._values[column] - self._values[other], resampled)
 
     def total(self, name: str) -> tuple[float, float]:
         """Return the sums behind a figure, over all images; 0 by 0 where no image named it."""

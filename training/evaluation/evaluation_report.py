@@ -42,12 +42,7 @@ _MARKUP: Final = re.compile(r"([\\`*_{}\[\]|#!~])")
 
 
 def write_report(found: Evaluation, destination: RunLocation) -> str:
-    """Write the three files and return the page's address.
-
-    Raises:
-        ConfigError: The place cannot be written.
-        TransientError: Storage failed.
-    """
+    """Write the three files and return the page's address."""
     tree = printable_json(as_tree(found), indent=2)
     for name, text in ((MARKDOWN_NAME, markdown(found)), (JSON_NAME, f"{tree}\n"), (HTML_NAME, html(found))):
         destination.replace(name, text.encode())
@@ -56,12 +51,20 @@ def write_report(found: Evaluation, destination: RunLocation) -> str:
 
 def markdown(found: Evaluation) -> str:
     """Return the report as Markdown; what comes from files and users is escaped."""
-    parts = ["# Evaluation", _lines(f"- {name}: {_escaped(text)}" for name, text in image_lines(found).items())]
+    parts = ["# Evaluation", "\n".join(f"- {name}: {_escaped(text)}" for name, text in image_lines(found).items())]
     parts += [_escaped(note) for note in found.notes]
     parts.append(caption(found))
-    parts += ["## Expressions", _table(["", *SET_TITLES.values()], _set_rows(found))]
-    parts.append(_lines(f"- *{figure.title}*: {figure.meaning}" for figure in FIGURES.values()))
-    parts += ["## Paired differences", _table(["", *found.differences], _difference_rows(found))]
+    sets = [
+        [figure.title, *(figure_text(found.sets[each][name], figure.digits) for each in SET_TITLES)]
+        for name, figure in FIGURES.items()
+    ]
+    parts += ["## Expressions", _table(["", *SET_TITLES.values()], sets)]
+    parts.append("\n".join(f"- *{figure.title}*: {figure.meaning}" for figure in FIGURES.values()))
+    steps = [
+        [figure.title, *(figure_text(step[name], figure.digits, sign="+") for step in found.differences.values())]
+        for name, figure in FIGURES.items()
+    ]
+    parts += ["## Paired differences", _table(["", *found.differences], steps)]
     quality = [[each.title, figure_text(found.mask_quality[name], each.digits)] for name, each in MASK_FIGURES.items()]
     parts += ["## Masks", _table(["", ""], quality)]
     rows = [
@@ -114,27 +117,9 @@ def render_page(template: str, *, img_src: str | None = None, **values: Any) -> 
     )
 
 
-def _set_rows(found: Evaluation) -> list[list[str]]:
-    return [
-        [figure.title, *(figure_text(found.sets[each][name], figure.digits) for each in SET_TITLES)]
-        for name, figure in FIGURES.items()
-    ]
-
-
-def _difference_rows(found: Evaluation) -> list[list[str]]:
-    return [
-        [figure.title, *(figure_text(step[name], figure.digits, sign="+") for step in found.differences.values())]
-        for name, figure in FIGURES.items()
-    ]
-
-
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     rule = ["---", *("--:" for _ in headers[1:])]
-    return _lines("| " + " | ".join(row) + " |" for row in (headers, rule, *rows))
-
-
-def _lines(lines: Iterable[str]) -> str:
-    return "\n".join(lines)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (headers, rule, *rows))
 
 
 def _escaped(text: str) -> str:

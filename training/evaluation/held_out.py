@@ -33,7 +33,7 @@ class ImageQuestion:
     """Expressions of one image and the masks they refer to.
 
     Attributes:
-        image_id: Id of the image in its run.
+        image_id: In its run.
         image: (3, H, W) uint8.
         texts: (T).
         masks: (T, H, W) bool.
@@ -121,7 +121,6 @@ class HeldOutExpressions:
 
         Raises:
             ConfigError: There is none, it lacks a split, no expression of it is kept, or a part is damaged.
-            TransientError: Storage failed.
         """
         opened = OpenedRun.open(run, SampleSpec(parts=("image",), source=moved), is_random_access=True)
         if opened.images is None:
@@ -130,9 +129,11 @@ class HeldOutExpressions:
         self.root = opened.location.root
         receipts = list(cached_receipts(opened.location, commits=opened.snapshot.commits()))
         rows = [each for receipt in receipts for each in self._read(opened.location, receipt)]
-        self.notes = _left_out(
-            opened.header.num_shards - len(receipts), sum(each.counts.quarantined for each in receipts)
-        )
+        left_out = {
+            "shards of the truth are not committed": opened.header.num_shards - len(receipts),
+            "images of the truth are quarantined": sum(each.counts.quarantined for each in receipts),
+        }
+        self.notes = [f"{num:,} {what}: their expressions are not asked." for what, num in left_out.items() if num]
         there = Counter(split for image in rows for split in image.splits)
         absent = [split for split in splits if split not in there]
         if absent:
@@ -148,7 +149,7 @@ class HeldOutExpressions:
 
     @property
     def image_ids(self) -> list[str]:
-        """The images that have expressions, in the order of the plan."""
+        """Their ids."""
         return [image.image_id for image in self.images]
 
     def __len__(self) -> int:
@@ -172,11 +173,7 @@ class HeldOutExpressions:
         return ImageQuestion(image.image_id, pixels, image.texts, image.masks(), ids, images.sha256[at])
 
     def pixels(self, image: AskedImage) -> torch.Tensor:
-        """Return an image, (3, H, W) uint8.
-
-        Raises:
-            ConfigError: It cannot be used.
-        """
+        """Return an image, (3, H, W) uint8; ConfigError if it cannot be used."""
         try:
             return self._bytes.decode(*image.encoded)
         except ImageError as error:
@@ -201,12 +198,6 @@ class HeldOutExpressions:
             yield AskedImage(row["image_id"], row["key"], size, texts, targets, kinds, splits, known, place)
 
 
-def _left_out(num_shards: int, num_quarantined: int) -> list[str]:
-    shards = f"{num_shards:,} shards of the truth are not committed: their expressions are not asked."
-    images = f"{num_quarantined:,} images of the truth are quarantined: their expressions are not asked."
-    return [*([shards] if num_shards else []), *([images] if num_quarantined else [])]
-
-
 def _asked_of(image: AskedImage, splits: frozenset[str], *, has_groups: bool) -> AskedImage:
     """Return an image with the expressions that are asked."""
     columns = (image.texts, image.targets, image.kinds, image.splits)
@@ -223,13 +214,10 @@ def evaluate(
     *,
     on_image: Callable[[NDArray[np.float64]], None] = lambda ious: None,
 ) -> SegmentationMeter:
-    """Return the meter of an answerer on all held-out expressions, the same on each rank of `fabric`.
+    """Return the meter of an answerer on all held-out expressions, which are split over the ranks of `fabric`.
 
-    Args:
-        answerer: What is evaluated.
-        held_out: The expressions; they are split over the ranks.
-        fabric: The training's fabric; None evaluates in this process alone.
-        on_image: Called for each image of this process, in order, with the IoU (T,) of its expressions.
+    Each rank gets the same meter. `on_image` is called for each image of this process, in order, with the IoU (T,) of
+    its expressions.
     """
     rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     meter = SegmentationMeter()

@@ -69,10 +69,6 @@ def open_truth(
         header: The header of the evaluated run; the synthetic world's truth is next to its SOURCE.
         scenes: Reads the synthetic world's truth.
         on_progress: Called with the number of shards of an import that are read, and the total.
-
-    Raises:
-        ConfigError: There is no such truth, or it cannot be used.
-        TransientError: Storage failed.
     """
     kind, colon, file = name.partition(":")
     if kind == SYNTHWORLD:
@@ -125,7 +121,8 @@ class HumanTruth:
     title: str
     notes: tuple[str, ...]
     _shards: list[ShardTables]
-    _places: dict[str, _ImagePosition]
+    # Of each image its shard among those read, and its number there.
+    _places: dict[str, tuple[int, int]]
     groups: tuple[str, ...] = field(default=())
     # A sentence is nearest to one object: expressions of several, or of none, cannot be judged.
     unjudged_kinds: tuple[str, ...] = field(default=("group", "none"))
@@ -133,15 +130,10 @@ class HumanTruth:
 
     @classmethod
     def read(cls, location: RunLocation, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Self:
-        """Read an OUT of `pseudoris import`.
-
-        Args:
-            location: Location of the run.
-            on_progress: Called with the number of shards read, and of all.
+        """Read an OUT of `pseudoris import`; `on_progress` is called with the number of shards read, and of all.
 
         Raises:
             ConfigError: There is no run, it is not an import, or it is not complete.
-            TransientError: Storage failed.
         """
         header = require_header(location)
         if header.origin != "import":
@@ -166,7 +158,15 @@ class HumanTruth:
         has_sentences = any(tables.expressions.num_rows for tables in shards)
         notes = (APPROXIMATION, UNANNOTATED, ALIKE) if has_sentences else (WITHOUT_SENTENCE,)
         title = f"human annotation, {location.root}"
-        return cls(title, notes, shards, _places(shards), judges_texts=has_sentences)
+        places = {
+            image: (shard, number)
+            for shard, tables in enumerate(shards)
+            for number, (image, status) in enumerate(
+                zip(tables.images["image_id"].to_pylist(), tables.images["status"].to_pylist(), strict=True)
+            )
+            if status != STATUS_QUARANTINED
+        }
+        return cls(title, notes, shards, places, judges_texts=has_sentences)
 
     @property
     def num_images(self) -> int:
@@ -177,18 +177,14 @@ class HumanTruth:
     def example_key(self) -> str | None:
         """The key of the first of them."""
         place = next(iter(self._places.values()), None)
-        return None if place is None else str(self._shards[place.shard].images["key"][place.number].as_py())
+        return None if place is None else str(self._shards[place[0]].images["key"][place[1]].as_py())
 
     def of_image(self, image_id: str) -> HumanImageTruth | None:
-        """Return the objects of an image; None if it has no annotation, or a quarantined one.
-
-        Raises:
-            ConfigError: A mask is damaged.
-        """
+        """Return the objects of an image; None if it has no annotation, or a quarantined one."""
         place = self._places.get(image_id)
         if place is None:
             return None
-        tables, number = self._shards[place.shard], place.number
+        tables, number = self._shards[place[0]], place[1]
         row = tables.images.slice(number, 1).to_pylist()[0]
         size = (row["height"], row["width"])
         mask_ids, counts = image_masks(tables, number)
@@ -200,25 +196,6 @@ class HumanTruth:
             for target in targets:
                 sentences[target].append(text)
         return HumanImageTruth(size, counts, list(sentences.values()))
-
-
-@dataclass(frozen=True, slots=True)
-class _ImagePosition:
-    """The position of an image: its shard among those read, and its number in the shard."""
-
-    shard: int
-    number: int
-
-
-def _places(shards: list[ShardTables]) -> dict[str, _ImagePosition]:
-    return {
-        image: _ImagePosition(shard, number)
-        for shard, tables in enumerate(shards)
-        for number, (image, status) in enumerate(
-            zip(tables.images["image_id"].to_pylist(), tables.images["status"].to_pylist(), strict=True)
-        )
-        if status != STATUS_QUARANTINED
-    }
 
 
 @dataclass(frozen=True, eq=False)

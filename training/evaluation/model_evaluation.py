@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from pseudoris.schemas.ids import sha256_hex
@@ -50,11 +49,7 @@ class ShownAnswer:
 class PartFigures:
     """The figures of the expressions of a split and a kind, each `all` where it is not divided.
 
-    Attributes:
-        split: Of the truth.
-        kind: Of the expressions table.
-        num_expressions: How many.
-        figures: By name of `FIGURE_TITLES`, and of `NO_TARGET_TITLES` where some have no target.
+    `figures` has the names of `FIGURE_TITLES`, and of `NO_TARGET_TITLES` where some have no target.
     """
 
     split: str
@@ -120,20 +115,11 @@ def evaluate_model(
     settings: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ModelEvaluation:
-    """Return the figures of an answerer on a truth.
+    """Return the figures of an answerer, called `model`, on a truth.
 
-    Memory: the truth's tables, embedded images among them, and two answers and sums of each image.
-
-    Args:
-        answerer: What is asked.
-        questions: The truth.
-        model: What the answerer is called.
-        notes: What a reader must know of it.
-        settings: What else it was asked with.
-        on_progress: Called after each image with how many are done, of how many.
-
-    Raises:
-        ConfigError: An image of the truth cannot be used.
+    Memory: the truth's tables, embedded images among them, and two answers and sums of each image. `notes` are what a
+    reader must know of the model, `settings` what else it was asked with; `on_progress` is called after each image with
+    how many are done, of how many.
     """
     lowest: list[ShownAnswer] = []
     highest: list[ShownAnswer] = []
@@ -143,9 +129,9 @@ def evaluate_model(
             question = questions.question(image)
             meter = SegmentationMeter()
             answer = answerer.answer(question)
-            low, high = _of_image(image, answer, meter.add(answer, question.masks))
-            lowest.append(low)
-            highest.append(high)
+            ious = meter.add(answer, question.masks)
+            for found, row in ((lowest, int(ious.argmin())), (highest, int(ious.argmax()))):
+                found.append(ShownAnswer(image, row, rle.encode(answer[row : row + 1])[0], float(ious[row])))
             yield _sums(image, meter)
             on_progress(number, len(questions))
 
@@ -195,25 +181,13 @@ def _name(split: str, kind: str, figure: str) -> str:
     return f"{split}\n{kind}\n{figure}"
 
 
-def _of_image(image: AskedImage, answer: torch.Tensor, ious: NDArray[np.float64]) -> tuple[ShownAnswer, ShownAnswer]:
-    """The answers of lowest and of highest IoU of one image."""
-    rows = (int(ious.argmin()), int(ious.argmax()))
-    low, high = (ShownAnswer(image, row, rle.encode(answer[row : row + 1])[0], float(ious[row])) for row in rows)
-    return low, high
-
-
 def _order(answer: ShownAnswer) -> str:
     # Of equal answers any may be shown, and always the same.
     return sha256_hex(f"{answer.image.key}\n{answer.image.texts[answer.row]}".encode())
 
 
 def write_model_report(found: ModelEvaluation, questions: HeldOutExpressions, destination: RunLocation) -> str:
-    """Write both files and return the page's address; the images of the shown answers are read.
-
-    Raises:
-        ConfigError: The place cannot be written, or an image cannot be used.
-        TransientError: Storage failed.
-    """
+    """Write JSON, and a page with the worst and the best answers; return its address."""
     # First: the page needs images, which may be gone.
     destination.replace(JSON_NAME, f"{printable_json(found.as_json(), indent=2)}\n".encode())
     page = render_page(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -26,7 +26,6 @@ from pseudoris.training.evaluation.truth import (
     SAMPLING,
     SETS,
     CandidateTable,
-    ImageTruth,
     Truth,
     count_image,
 )
@@ -90,8 +89,6 @@ _OF_VERDICTS: Final = frozenset(FIGURES) - {"yield", "distinct", "words"}
 STEPS: Final = ((KEPT, ALL), (SAMPLING, "beam"))
 _COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", "source")
 _THREADS: Final = 4
-# Shards read so far, shards to read.
-OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +99,9 @@ class Part:
     expressions: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ImageCounts:
-    """Which images the figures are of.
+    """Which images the figures are of, counted as they come.
 
     Attributes:
         judged: Images that run and truth share, those that the run quarantined included: their objects are missed.
@@ -118,15 +115,26 @@ class ImageCounts:
         shards: Shards that are committed.
     """
 
-    judged: int
-    judged_quarantined: int
-    unknown: int
-    unknown_key: str | None
-    quarantined: int
-    in_truth: int
-    in_plan: int
-    shards_read: int
-    shards: int
+    judged: int = 0
+    judged_quarantined: int = 0
+    unknown: int = 0
+    unknown_key: str | None = None
+    quarantined: int = 0
+    in_truth: int = 0
+    in_plan: int = 0
+    shards_read: int = 0
+    shards: int = 0
+
+    def add(self, image: RunImage, *, is_known: bool) -> None:
+        """Count an image that the truth knows, or not."""
+        is_quarantined = image.candidates is None
+        self.quarantined += is_quarantined
+        if is_known:
+            self.judged += 1
+            self.judged_quarantined += is_quarantined
+        elif not is_quarantined:
+            self.unknown += 1
+            self.unknown_key = self.unknown_key or image.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,59 +179,49 @@ class Evaluation:
 
 
 def summarise(
-    bootstrap: ImageBootstrap,
-    images: ImageCounts,
-    *,
-    run: str,
-    truth: str,
-    notes: Sequence[str] = (),
-    groups: Sequence[str] = (),
-    judges_texts: bool = True,
+    bootstrap: ImageBootstrap, images: ImageCounts, truth: Truth, *, run: str, notes: Sequence[str] = ()
 ) -> Evaluation:
-    """Return the figures of images counted by `count_image`, at least one.
-
-    If the truth judges no text, figures that need a verdict are undefined.
-    """
-    figures = frozenset(FIGURES) if judges_texts else frozenset(FIGURES) - _OF_VERDICTS
-
-    def ratio(name: str, figure: str) -> Estimate:
-        return bootstrap.ratio(f"{name}.{figure}") if figure in figures else UNDEFINED
+    """Return the figures of images counted by `count_image`, at least one; what lacks verdicts is undefined."""
+    figures = frozenset(FIGURES) - (frozenset() if truth.judges_texts else _OF_VERDICTS)
 
     def difference(more: str, less: str, figure: str) -> Estimate:
         return bootstrap.difference(f"{more}.{figure}", f"{less}.{figure}") if figure in figures else UNDEFINED
 
+    def whole(name: str, place: int) -> int:
+        return round(bootstrap.total(name)[place])
+
+    def accuracy(name: str) -> Estimate:
+        return bootstrap.ratio(name) if truth.judges_texts and name in bootstrap.names else UNDEFINED
+
     def parts(kind: str, names: Sequence[str]) -> dict[str, Part]:
-        found = _parts(bootstrap, kind, names)
-        return found if judges_texts else {name: replace(part, accuracy=UNDEFINED) for name, part in found.items()}
+        return {each: Part(accuracy(f"{kind}.{each}"), whole(f"{kind}.{each}", 1)) for each in names}
 
     kinds = parts("kind", KINDS)
     return Evaluation(
         run=run,
-        truth=truth,
-        notes=tuple(notes),
+        truth=truth.title,
+        notes=(*truth.notes, *notes),
         images=images,
-        objects=_whole(bootstrap, "masks.recall_50", 1),
-        masks=_whole(bootstrap, "masks.proposals", 0),
-        draws=_whole(bootstrap, f"{ALL}.accuracy", 1),
-        kept=_whole(bootstrap, f"{KEPT}.accuracy", 1),
-        sets={name: {figure: ratio(name, figure) for figure in FIGURES} for name in SETS},
+        objects=whole("masks.recall_50", 1),
+        masks=whole("masks.proposals", 0),
+        draws=whole(f"{ALL}.accuracy", 1),
+        kept=whole(f"{KEPT}.accuracy", 1),
+        sets={
+            name: {each: bootstrap.ratio(f"{name}.{each}") if each in figures else UNDEFINED for each in FIGURES}
+            for name in SETS
+        },
         mask_quality={figure: bootstrap.ratio(f"masks.{figure}") for figure in MASK_FIGURES},
         difficulty=parts("difficulty", DIFFICULTIES),
-        groups=parts("group", groups),
+        groups=parts("group", truth.groups),
         # One kind is what the figures above say.
         kinds=kinds if sum(part.expressions > 0 for part in kinds.values()) > 1 else {},
         differences={
-            step_name(more, less): {figure: difference(more, less, figure) for figure in FIGURES}
+            f"{SET_TITLES[more]} − {SET_TITLES[less]}": {each: difference(more, less, each) for each in FIGURES}
             for more, less in STEPS
         },
         resamples=bootstrap.num_resamples,
         seed=bootstrap.seed,
     )
-
-
-def step_name(more: str, less: str) -> str:
-    """Return how a paired difference is called, `kept − all`."""
-    return f"{SET_TITLES[more]} − {SET_TITLES[less]}"
 
 
 def as_tree(found: Evaluation) -> dict[str, Any]:
@@ -232,135 +230,54 @@ def as_tree(found: Evaluation) -> dict[str, Any]:
     return tree
 
 
-def _parts(bootstrap: ImageBootstrap, kind: str, names: Sequence[str]) -> dict[str, Part]:
-    known = frozenset(bootstrap.names)
-    return {
-        name: Part(
-            bootstrap.ratio(f"{kind}.{name}") if f"{kind}.{name}" in known else UNDEFINED,
-            _whole(bootstrap, f"{kind}.{name}", 1),
-        )
-        for name in names
-    }
-
-
-def _whole(bootstrap: ImageBootstrap, name: str, place: int) -> int:
-    return round(bootstrap.total(name)[place])
-
-
 def evaluate_run(
     location: RunLocation,
     truth: Truth,
     *,
     sample: int | None = None,
     seed: int = 0,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Return the figures of the committed shards; memory is bounded by a few shards and the sums of each image.
 
-    Args:
-        location: Where the run lives, finished or not.
-        truth: What its images show.
-        sample: How many shards, spread evenly; None for all.
-        seed: Seed of the resampling of images.
-        on_progress: Called after each shard.
+    The run need not be finished. `sample` is how many shards are read, spread evenly; `seed` that of the resampling.
 
     Raises:
         ConfigError: No run was started there, nothing is committed, run and truth share no image, one of them shows
             another picture in the other, or a part is missing or damaged.
-        TransientError: Storage failed.
     """
     header = require_header(location)
     committed = list(list_receipts(location))
     if not committed:
-        raise ConfigError(
-            f"{location.root} has no committed shard yet. Wait for the first one (see `pseudoris status`)."
-        )
+        raise ConfigError(f"{location.root} has no committed shard yet. Wait for the first (see `pseudoris status`).")
     chosen = spread_evenly(committed, sample)
-    tally = _Tally(truth)
+    in_truth, in_plan = truth.num_images, header.num_images
+    counts = ImageCounts(in_truth=in_truth, in_plan=in_plan, shards_read=len(chosen), shards=len(committed))
+    num_not_judged = 0
 
     def sums() -> Iterator[Sums]:
+        nonlocal num_not_judged
         receipts = (receipt for receipt in cached_receipts(location) if receipt.shard in chosen)
-        tables = map_in_threads(lambda receipt: _read(location, receipt), receipts, _THREADS)
+        tables = map_in_threads(
+            lambda each: list(iter_images(read_shard(location, each, *_COLUMNS))), receipts, _THREADS
+        )
         for number, images in enumerate(tables, start=1):
             for image in images:
-                known = tally.register(image)
+                known = image.known_to(truth)
+                counts.add(image, is_known=known is not None)
                 if known is not None:
-                    yield count_image(known, tally.judgeable(image.candidates or _nothing(known.size))).sums
+                    candidates = image.candidates or _nothing(known.size)
+                    judged = candidates.without(truth.unjudged_kinds)
+                    num_not_judged += int(candidates.is_kept.sum() - judged.is_kept.sum())
+                    yield count_image(known, judged).sums
             on_progress(number, len(chosen))
 
     bootstrap = ImageBootstrap(sums(), seed=seed)
-    if not tally.judged:
-        raise ConfigError(_no_common(location.root, truth, tally))
-    counts = tally.counts(in_plan=header.num_images, shards_read=len(chosen), shards=len(committed))
-    return summarise(
-        bootstrap,
-        counts,
-        run=location.root,
-        truth=truth.title,
-        notes=(*truth.notes, *tally.notes()),
-        groups=tuple(truth.groups),
-        judges_texts=truth.judges_texts,
-    )
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Which images of the run the truth knows, counted as they come."""
-
-    truth: Truth
-    judged: int = 0
-    judged_quarantined: int = 0
-    quarantined: int = 0
-    unknown: int = 0
-    unknown_key: str | None = None
-    num_not_judged: int = 0
-
-    def judgeable(self, candidates: CandidateTable) -> CandidateTable:
-        """Return what the truth can judge of an image's expressions, and count the others."""
-        found = candidates.without(self.truth.unjudged_kinds)
-        self.num_not_judged += int(candidates.is_kept.sum() - found.is_kept.sum())
-        return found
-
-    def notes(self) -> list[str]:
-        """Return what a reader must know of what was left out."""
-        if not self.num_not_judged:
-            return []
-        kinds = " or ".join(self.truth.unjudged_kinds)
-        return [
-            f"{self.num_not_judged:,} kept expressions of kind {kinds} are left out of all figures: this truth cannot "
-            "judge them."
-        ]
-
-    def register(self, image: RunImage) -> ImageTruth | None:
-        """Return the image's truth; None where it is not to be judged.
-
-        Raises:
-            ConfigError: The truth is of another picture.
-        """
-        self.quarantined += image.candidates is None
-        known = image.known_to(self.truth)
-        if known is None:
-            if image.candidates is not None:
-                self.unknown += 1
-                self.unknown_key = self.unknown_key or image.key
-            return None
-        self.judged += 1
-        self.judged_quarantined += image.candidates is None
-        return known
-
-    def counts(self, *, in_plan: int, shards_read: int, shards: int) -> ImageCounts:
-        """Return them."""
-        return ImageCounts(
-            judged=self.judged,
-            judged_quarantined=self.judged_quarantined,
-            unknown=self.unknown,
-            unknown_key=self.unknown_key,
-            quarantined=self.quarantined,
-            in_truth=self.truth.num_images,
-            in_plan=in_plan,
-            shards_read=shards_read,
-            shards=shards,
-        )
+    if not counts.judged:
+        raise ConfigError(_no_common(location.root, truth, counts.unknown_key))
+    left_out = f"{num_not_judged:,} kept expressions of kind {' or '.join(truth.unjudged_kinds)} are left out"
+    notes = [f"{left_out} of all figures: this truth cannot judge them."] if num_not_judged else []
+    return summarise(bootstrap, counts, truth, run=location.root, notes=notes)
 
 
 def _read(location: RunLocation, receipt: Receipt) -> list[RunImage]:
@@ -373,8 +290,8 @@ def _nothing(size: tuple[int, int]) -> CandidateTable:
     return CandidateTable(size, [], [], [], [], draws, np.zeros(0, dtype=np.bool_))
 
 
-def _no_common(root: str, truth: Truth, tally: _Tally) -> str:
-    of_run = f"an image of the run is {tally.unknown_key!r}" if tally.unknown_key else "the run quarantined all it read"
+def _no_common(root: str, truth: Truth, unknown_key: str | None) -> str:
+    of_run = f"an image of the run is {unknown_key!r}" if unknown_key else "the run quarantined all it read"
     of_truth = f"one of the truth is {truth.example_key!r}" if truth.example_key else "the truth has none"
     return (
         f"{root} and the truth ({truth.title}) have no image in common: {of_run}, {of_truth}. Image keys are "

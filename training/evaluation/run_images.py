@@ -70,7 +70,6 @@ def read_shard(location: RunLocation, receipt: Receipt, *expression_columns: str
 
     Raises:
         ConfigError: A part is missing, or does not fit the others.
-        TransientError: Storage failed, or a part does not read.
     """
     images = read_table(location, IMAGES, _IMAGE_COLUMNS, [receipt])
     masks = read_table(location, MASKS, _MASK_COLUMNS, [receipt])
@@ -84,11 +83,7 @@ def read_shard(location: RunLocation, receipt: Receipt, *expression_columns: str
 def iter_images(tables: ShardTables) -> Iterator[RunImage]:
     """Yield the images of a shard in plan order.
 
-    Args:
-        tables: Read with the columns `target_mask_ids`, `text`, `samples`, `kept`, `kind` and `source`.
-
-    Raises:
-        ConfigError: A mask is damaged.
+    It was read with the columns `target_mask_ids`, `text`, `samples`, `kept`, `kind` and `source`.
     """
     table = tables.expressions
     texts, targets = table["text"].to_pylist(), table["target_mask_ids"].to_pylist()

@@ -201,12 +201,19 @@ def count_image(truth: ImageTruth, candidates: CandidateTable) -> Counts:
     """
     counts = Counts()
     matched = match_image(truth, candidates)
-    _count_masks(counts, matched, len(candidates.mask_ids))
+    num_masks, num_visible = len(candidates.mask_ids), int(matched.is_visible.sum())
+    counts.add("masks.recall_50", float((matched.reached > 0).sum()), num_visible)
+    counts.add("masks.recall_75", float((matched.reached >= GOOD_IOU).sum()), num_visible)
+    counts.add("masks.mean_iou", float(matched.reached.sum()), num_visible)
+    counts.add("masks.proposals", num_masks, num_visible)
+    counts.add("masks.objects", len(matched.object_of_mask), num_masks)
     verdicts = judge(truth, candidates, matched.object_of_mask)
-    weights = candidates.weights()
-    _count_sets(counts, verdicts, weights, len(candidates.mask_ids), int(matched.is_visible.sum()))
+    _count_sets(counts, verdicts, candidates.weights(), num_masks, num_visible)
     _count_kept(counts, truth, verdicts, candidates.is_kept)
-    _count_kinds(counts, verdicts, candidates)
+    kinds = np.array(candidates.kinds or [KINDS[0]] * len(candidates.texts), dtype=np.str_)
+    for kind in np.unique(kinds[candidates.is_kept]).tolist():
+        rows = candidates.is_kept & (kinds == kind)
+        counts.add(f"kind.{kind}", float(verdicts.is_right[rows].sum()), float(rows.sum()))
     return counts
 
 
@@ -252,15 +259,6 @@ def judge(truth: ImageTruth, candidates: CandidateTable, object_of_mask: Mapping
     return Verdicts(is_right, target, is_single, attributes, words)
 
 
-def _count_masks(counts: Counts, matched: MatchedMasks, num_masks: int) -> None:
-    num_visible = float(matched.is_visible.sum())
-    counts.add("masks.recall_50", float((matched.reached > 0).sum()), num_visible)
-    counts.add("masks.recall_75", float((matched.reached >= GOOD_IOU).sum()), num_visible)
-    counts.add("masks.mean_iou", float(matched.reached.sum()), num_visible)
-    counts.add("masks.proposals", num_masks, num_visible)
-    counts.add("masks.objects", len(matched.object_of_mask), num_masks)
-
-
 def _count_sets(counts: Counts, verdicts: Verdicts, weights: Floats, num_masks: int, num_visible: int) -> None:
     is_object = verdicts.target != _NO_OBJECT
     totals, right = weights.sum(0), verdicts.is_right @ weights
@@ -297,11 +295,3 @@ def _count_kept(counts: Counts, truth: ImageTruth, verdicts: Verdicts, is_kept: 
         group = truth.group(number)
         if group is not None:
             counts.add(f"group.{group}", right, total)
-
-
-def _count_kinds(counts: Counts, verdicts: Verdicts, candidates: CandidateTable) -> None:
-    """Count the kept expressions by their kind."""
-    kinds = np.array(candidates.kinds or [KINDS[0]] * len(candidates.texts), dtype=np.str_)
-    for kind in np.unique(kinds[candidates.is_kept]).tolist():
-        rows = candidates.is_kept & (kinds == kind)
-        counts.add(f"kind.{kind}", float(verdicts.is_right[rows].sum()), float(rows.sum()))

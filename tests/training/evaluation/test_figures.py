@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,17 +14,7 @@ from pseudoris.training.evaluation.evaluation_report import image_lines, interva
 from pseudoris.training.evaluation.run_evaluation import FIGURES, MASK_FIGURES, ImageCounts, as_tree, summarise
 from pseudoris.training.evaluation.truth import SETS
 
-IMAGES = ImageCounts(
-    judged=2,
-    judged_quarantined=0,
-    unknown=0,
-    unknown_key=None,
-    quarantined=0,
-    in_truth=2,
-    in_plan=2,
-    shards_read=1,
-    shards=1,
-)
+IMAGES = ImageCounts(judged=2, in_truth=2, in_plan=2, shards_read=1, shards=1)
 NOTHING = Estimate(math.nan, math.nan, math.nan)
 
 
@@ -34,7 +25,8 @@ def sums(right, **changes):
 
 
 def summary(*images, groups=(), counts=IMAGES):
-    return summarise(ImageBootstrap(images), counts, run="out", truth="the truth", notes=["a note"], groups=groups)
+    truth = SimpleNamespace(title="the truth", notes=("a note",), groups=groups, judges_texts=True)
+    return summarise(ImageBootstrap(images), counts, truth, run="out")
 
 
 def test_figures_are_ratios_over_all_images_and_differences_are_paired():
