@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 import numpy as np
@@ -183,23 +184,17 @@ class VerifyWalk:
         for reason in (*reasons, *(("mixed", line) for line in receipt.mixed)):
             self._outside.setdefault(reason, []).append(receipt.shard)
 
-    def junk(self) -> Iterator[str]:
-        """Yield unexpected files among the records."""
-        yield from junk_notices(self._location, self._header)
-
     def report(self, expected_root: str | None, strays: Iterable[str], junk: Iterable[str]) -> VerifyReport:
         """Return the report. Adds the problems that show only at the end, and the first few of `strays` and `junk`."""
         root = None if self._root is None else self._root.hexdigest()
         # Problems arrive in any order. Sorting gives the same report for the same run.
         self._problems.sort(key=lambda problem: -1 if problem.shard is None else problem.shard)
         ids = np.concatenate(self._ids) if self._ids else np.array([], np.uint64)
-        self._problems += _repeated_ids(ids)
-        if self._is_plan_whole:
-            self._problems += _count_problems(self._header, ids.size, self.num_shards)
-        self._problems += [
-            Problem(first, "not_committed", f"{_shards(first, last)} no receipt: run the same command again")
-            for first, last in _ranges(self._missing)
-        ]
+        self._problems += _plan_problems(self._header, ids, self.num_shards if self._is_plan_whole else None)
+        for first, last in _ranges(self._missing):
+            missing = f"shard {first} has" if first == last else f"shards {first} to {last} have"
+            detail = f"{missing} no receipt: run the same command again"
+            self._problems.append(Problem(first, "not_committed", detail))
         self._problems += examples(
             None,
             "unplanned_receipt",
@@ -224,46 +219,23 @@ class VerifyWalk:
         )
 
 
-def _repeated_ids(ids: npt.NDArray[np.uint64]) -> Iterator[Problem]:
+def _plan_problems(header: RunHeader, ids: npt.NDArray[np.uint64], num_shards: int | None) -> Iterator[Problem]:
+    """Check that no image is planned twice, and the header's numbers; `num_shards` is None if a part is lost."""
     # 8 bytes per image: 50 million images are sorted in 400 MB.
     values, counts = np.unique(ids, return_counts=True)
-    yield from examples(
-        None,
-        "plan_repeated",
-        (
-            f"image {value:016x} is planned {n} times"
-            for value, n in zip(values[counts > 1], counts[counts > 1], strict=True)
-        ),
-    )
-
-
-def _count_problems(header: RunHeader, num_images: int, num_shards: int) -> Iterator[Problem]:
-    if (num_images, num_shards) != (header.num_images, header.num_shards):
-        yield Problem(
-            None,
-            "plan_counts",
-            f"the header says {header.num_images} images in {header.num_shards} shards, "
-            f"the plan holds {num_images} in {num_shards}",
-        )
-
-
-def _shards(first: int, last: int) -> str:
-    return f"shard {first} has" if first == last else f"shards {first} to {last} have"
+    repeated = zip(values[counts > 1], counts[counts > 1], strict=True)
+    details = (f"image {value:016x} is planned {number} times" for value, number in repeated)
+    yield from examples(None, "plan_repeated", details)
+    if num_shards is not None and (ids.size, num_shards) != (header.num_images, header.num_shards):
+        said = f"the header says {header.num_images} images in {header.num_shards} shards"
+        yield Problem(None, "plan_counts", f"{said}, the plan holds {ids.size} in {num_shards}")
 
 
 def _ranges(shards: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Yield first and last of each run of consecutive numbers in an ascending sequence."""
-    first = last = None
-    for shard in shards:
-        if first is None or last is None:
-            first = last = shard
-        elif shard == last + 1:
-            last = shard
-        else:
-            yield first, last
-            first = last = shard
-    if first is not None and last is not None:
-        yield first, last
+    for _, run in groupby(enumerate(shards), lambda pair: pair[1] - pair[0]):
+        numbers = [shard for _, shard in run]
+        yield numbers[0], numbers[-1]
 
 
 __all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
@@ -325,7 +297,7 @@ def verify_run(
     walk.add(exclusion_problems(location, header))
     for problems in check(location, _visited(walk, location, header, progress), quick):
         walk.add(problems)
-    return walk.report(root, () if quick else walk.strays(), () if quick else walk.junk())
+    return walk.report(root, () if quick else walk.strays(), () if quick else junk_notices(location, header))
 
 
 def _visited(

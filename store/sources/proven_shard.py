@@ -143,8 +143,10 @@ def read_shard(
     readings = {reading.position: reading for reading in read_or_refused(root, entries, config)}
     missing = [entry for entry in entries if _reason(readings[entry.position]) == "missing"]
     readings |= {reading.position: reading for reading in read_or_refused(root, missing, config)}
-    if any(_reason(reading) in ("missing", "unreadable") for reading in readings.values()):
-        _check_root(root)
+    is_lost = any(_reason(reading) in ("missing", "unreadable") for reading in readings.values())
+    # Otherwise a disk that is no longer mounted would quarantine every image.
+    if is_lost and root.kind("") != "folder":
+        raise TransientError(f"SOURCE is gone: {root.describe()}. Restore it, then run the same command again")
     outcomes = settle_refusals(root, config, entries=entries, readings=readings, others=others)
     images = tuple(_prove(entry, outcomes[entry.position], prover, exclusions) for entry in entries)
     shard = Shard(entries[0].shard, generation, images)
@@ -153,12 +155,6 @@ def read_shard(
 
 def _reason(reading: Reading) -> str | None:
     return reading.outcome.reason if isinstance(reading.outcome, ImageError) else None
-
-
-def _check_root(root: SourceRoot) -> None:
-    # Otherwise a disk that is no longer mounted would quarantine every image.
-    if root.kind("") != "folder":
-        raise TransientError(f"SOURCE is gone: {root.describe()}. Restore it, then run the same command again")
 
 
 def _prove(entry: PlanEntry, outcome: Outcome, prover: Prover, exclusions: ContentMatcher | None) -> ShardImage:

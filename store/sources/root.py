@@ -176,7 +176,13 @@ def resolve_uri(
         ImageError: `refused_uri` if it leaves the root, has another protocol or such a host, chains protocols, contains
             a secret, is not text, is too long, or names no file.
     """
-    _refuse_unusable(uri)
+    # Refused here: a file system or a client would raise for it, and that would look like a fault of the storage.
+    try:
+        size_bytes = len(uri.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise ImageError("refused_uri", "the uri is not UTF-8") from None
+    if size_bytes > _MAX_URI_BYTES:
+        raise ImageError("refused_uri", f"the uri has {size_bytes:,} bytes; at most {_MAX_URI_BYTES:,} are allowed")
     try:
         refuse_secrets(uri)
     except ConfigError:
@@ -188,16 +194,6 @@ def resolve_uri(
     if separator and scheme.lower() not in _LOCAL_SCHEMES:
         return _resolve_remote(scheme.lower(), rest, config, limits)
     return _resolve_local(rest if separator else uri, table, config, limits)
-
-
-def _refuse_unusable(uri: str) -> None:
-    """Refuse text that a file system or a client would raise for: that would look like a fault of the storage."""
-    try:
-        size_bytes = len(uri.encode("utf-8"))
-    except UnicodeEncodeError:
-        raise ImageError("refused_uri", "the uri is not UTF-8") from None
-    if size_bytes > _MAX_URI_BYTES:
-        raise ImageError("refused_uri", f"the uri has {size_bytes:,} bytes; at most {_MAX_URI_BYTES:,} are allowed")
 
 
 def _resolve_local(path: str, table: str, config: SourceConfig, limits: StorageConfig | None) -> tuple[SourceRoot, str]:

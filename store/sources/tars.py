@@ -50,8 +50,19 @@ def list_members(
         try:
             for member in _members(stream):
                 if _is_image(member, config):
-                    _check_place(member, file)
-                    yield _item(file, member)
+                    end = member.offset_data + member.size
+                    # Extended headers may claim any size.
+                    if member.size < 0 or (file.size_bytes is not None and end > file.size_bytes):
+                        at = f"at byte {member.offset_data:,} of the tar"
+                        raise tarfile.ReadError(f"a member of {member.size:,} bytes {at}")
+                    yield SourceItem(
+                        key=member_key(file.path, member.name),
+                        size_bytes=member.size,
+                        etag=file.etag,
+                        mtime_ns=file.mtime_ns,
+                        offset_bytes=member.offset_data,
+                        boundary=path_key(file.path),
+                    )
                 elif left_out is not None and member.isreg():
                     left_out.count_member(member.name)
         except _HOSTILE as error:
@@ -125,28 +136,10 @@ def _next_content(stream: BinaryIO, start: int) -> int | None:
     return None
 
 
-def _check_place(member: tarfile.TarInfo, file: StoredFile) -> None:
-    """Accept a member that is inside its tar: extended headers may claim any size."""
-    end = member.offset_data + member.size
-    if member.size < 0 or (file.size_bytes is not None and end > file.size_bytes):
-        raise tarfile.ReadError(f"a member of {member.size:,} bytes at byte {member.offset_data:,} of the tar")
-
-
 def _is_image(member: tarfile.TarInfo, config: SourceConfig) -> bool:
     name = posixpath.basename(member.name)
     is_plain = member.isreg() and not member.issparse() and not name.startswith(".")
     return is_plain and name.lower().endswith(config.listed_extensions)
-
-
-def _item(file: StoredFile, member: tarfile.TarInfo) -> SourceItem:
-    return SourceItem(
-        key=member_key(file.path, member.name),
-        size_bytes=member.size,
-        etag=file.etag,
-        mtime_ns=file.mtime_ns,
-        offset_bytes=member.offset_data,
-        boundary=path_key(file.path),
-    )
 
 
 def _damage(root: SourceRoot, file: StoredFile, reason: str) -> str:
