@@ -1,4 +1,4 @@
-"""Page headers of Parquet: what they say, against pyarrow's own account, and which pages are not let through."""
+"""Page headers of Parquet against pyarrow's own account, pages that are refused, and columns of small values."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.images.parquet_pages import ALWAYS_BYTES, CutShortError, WatchedPages, parse_page_header
-from pseudoris.schemas.errors import ImageError
+from pseudoris.images.parquet_pages import (
+    ALWAYS_BYTES,
+    TABLE_ALWAYS_BYTES,
+    CutShortError,
+    WatchedPages,
+    parse_page_header,
+    read_columns,
+)
+from pseudoris.schemas.errors import ConfigError, ImageError
 
 MIB = 2**20
 ROWS = [random.Random(0).randbytes(700) for _ in range(9)] + [None] + [b"\0" * 50_000] * 4
@@ -173,3 +180,50 @@ def test_what_stands_where_a_header_must_is_damage():
     with pytest.raises(ImageError, match="has a damaged header") as caught:
         pages.read(100)
     assert caught.value.reason == "corrupt"
+
+
+def table_of(columns, **options):
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink, **options)
+    return sink.getvalue()
+
+
+def repeated(value, count):
+    """Return a column of one value: of any number of rows it takes a few bytes."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array([value]))
+
+
+def test_the_wanted_columns_that_are_there_are_read_in_the_order_of_asking():
+    table = pa.table({"b": [1, 2] * 50, "c": ["x"] * 100, "a": [{"k": [1]}] * 100})
+    found = read_columns(table_of(table, row_group_size=30), ("a", "b", "d"), where="t")
+    assert found.to_pydict() == table.select(["a", "b"]).to_pydict()
+
+
+def test_without_a_wanted_column_the_schema_is_told():
+    assert read_columns(table_of({"b": [1]}), ("a",), where="t").schema.names == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (table_of({"a": repeated("x", 50_000)}), r"^t claims 50,000 rows in [\d,]+ bytes"),
+        (
+            table_of({"a": pa.array([bytes(80 * 2**20)])}, use_dictionary=False),
+            "^t cannot be read .* unpacks",
+        ),
+        *(
+            (
+                table_of({"a": repeated("x" * 2**20, 1_000)}, store_schema=kept, compression="none"),
+                "^t unpacks .* 16 times",
+            )
+            for kept in (True, False)
+        ),
+        (b"PAR1", "^t cannot be read as Parquet"),
+    ],
+    ids=["rows", "page", "dictionary", "encoded", "cut"],
+)
+def test_a_file_that_would_fill_the_memory_is_refused_before_it_does(data, message):
+    before = pa.total_allocated_bytes()
+    with pytest.raises(ConfigError, match=message):
+        read_columns(data, ("a",), where="t")
+    assert pa.total_allocated_bytes() - before < 2 * TABLE_ALWAYS_BYTES

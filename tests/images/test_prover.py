@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import imagehash
 import pytest
 from PIL import Image
 
+from pseudoris.images.child_process import is_external_signal, start_child
+from pseudoris.images.perceptual_hash import perceptual_hash, require_imagehash
 from pseudoris.images.prover import Prover, shared_prover
 from pseudoris.schemas.config import ImagesConfig
-from pseudoris.schemas.errors import ImageError, TransientError
+from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.schemas.shard import Proof
 from tests.builders import images as build
 from tests.builders.hostile_plugin import hostile
 
@@ -220,3 +225,48 @@ def test_the_child_loads_neither_torch_nor_pydantic():
     code += "print([m for m in ('torch', 'pyarrow', 'ray', 'pydantic') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+MODULE = """
+import os
+from pseudoris.images.child_process import reserve_stdout
+requests, answers = reserve_stdout()
+print("a library says hello", flush=True)
+os.write(1, b"and so does one in C")
+answers.write(requests.read() + os.environ["WORD"].encode())
+answers.flush()
+"""
+
+
+def test_a_child_answers_with_nothing_but_its_answers(tmp_path, monkeypatch, capfd):
+    (tmp_path / "answering_child.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    child = start_child("answering_child", environment={"WORD": "!"})
+    answer, _ = child.communicate(b"hello")
+    assert (answer, child.returncode) == (b"hello!", 0)
+    assert "a library says hello" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("status", "is_external"),
+    [(-signal.SIGKILL, True), (-signal.SIGTERM, True), (-signal.SIGSEGV, False), (-signal.SIGABRT, False), (1, False)],
+)
+def test_signals_that_no_image_causes_come_from_outside(status, is_external):
+    assert is_external_signal(status) == is_external
+
+
+def test_it_is_what_imagehash_gives_for_the_upright_image():
+    pixels = build.random_pixels(40, 60)
+    expected = str(imagehash.phash(Image.fromarray(pixels)))
+    assert perceptual_hash(pixels) == expected
+    with Prover(ImagesConfig(), has_hash=True) as prover:
+        # Turned back by its EXIF tag: orientation 3 is half a turn.
+        turned = build.oriented(pixels[::-1, ::-1].copy(), 3)
+        assert prover.prove(turned) == Proof((40, 60), None, expected)
+        assert prover.prove(build.encode(pixels)).size == (40, 60)
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+    with pytest.raises(ConfigError, match=r"'imagehash' is not installed.*pip install 'pseudoris\[exclude\]'"):
+        require_imagehash()

@@ -1,4 +1,4 @@
-"""The root of SOURCE: the version that is read, and what an error means before a run and in its midst."""
+"""The root of SOURCE: the version that is read, what an error means in a run, and where a row's uri may lead."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.sources.patterns import ALL_FILES
-from pseudoris.store.sources.root import root_at
+from pseudoris.store.sources.root import resolve_uri, root_at
 
 
 @pytest.fixture
@@ -75,18 +75,120 @@ def test_in_the_midst_of_a_run_every_fault_of_the_storage_is_transient(root, mon
 
 
 @pytest.mark.parametrize(
-    ("number", "error", "text"),
+    ("uri", "uri_root", "full"),
     [
-        (errno.EACCES, ConfigError, r"access to .* is denied"),
-        (errno.ENAMETOOLONG, ConfigError, "the path is too long"),
-        (errno.EIO, TransientError, "Input/output error"),
+        ("a.jpg", None, "/data/meta/a.jpg"),
+        ("sub/../a.jpg", None, "/data/meta/a.jpg"),
+        ("/data/meta/x/a.jpg", None, "/data/meta/x/a.jpg"),
+        ("file:///data/meta/a.jpg", None, "/data/meta/a.jpg"),
+        ("images/a.jpg", "/data", "/data/images/a.jpg"),
+        ("/data/images/a.jpg", "/data", "/data/images/a.jpg"),
+        ("FILE:///data/meta/a.jpg", None, "/data/meta/a.jpg"),
+        ("file:/etc/hostname", None, "/data/meta/file:/etc/hostname"),
+        ("s3://bucket/set/a.jpg", None, "s3://bucket/set/a.jpg"),
+        ("S3://bucket/a.jpg", None, "s3://bucket/a.jpg"),
+        ("https://images.example.org/a.jpg", None, "https://images.example.org/a.jpg"),
+        ("http://8.8.8.8:8080/x/a.jpg", None, "http://8.8.8.8:8080/x/a.jpg"),
+        ("a.jpg", "memory://bucket/set", "memory:///bucket/set/a.jpg"),
     ],
 )
-def test_before_a_run_what_the_user_must_mend_is_told(root, monkeypatch, number, error, text):
-    for method, find in (("kind", lambda: root.kind("")), ("read", lambda: root.read("a.jpg"))):
-        monkeypatch.setattr(LocalStorage, method, failing(number))
-        with pytest.raises(error, match=text):
-            find()
-    monkeypatch.setattr(os, "scandir", failing(number))
-    with pytest.raises(error, match=text):
-        list(root.walk(ALL_FILES.may_descend))
+def test_a_uri_names_a_place_below_its_root_or_in_a_store(uri, uri_root, full):
+    root, path = resolve_uri(uri, "/data/meta/t.parquet", SourceConfig(uri_root=uri_root))
+    assert root.describe(path).replace("memory:///", "memory://") == full.replace("memory:///", "memory://")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "../a.jpg",
+        "sub/../../a.jpg",
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "file:///data/meta/../../etc/passwd",
+        "/data/metabolism/a.jpg",
+        "nul\0byte.jpg",
+        "zip://x::file:///etc/passwd",
+        "nope://bucket/a.jpg",
+        "file://file:///etc/passwd",
+        "local://file:///etc/passwd",
+        "file://local:///etc/passwd",
+        "file://../../etc/passwd",
+        "s3://bucket/file:///etc/passwd",
+        "dir:///etc/passwd",
+        "memory://bucket/a.jpg",
+        "ssh://host/etc/passwd",
+        "github://org:repo@main/a.jpg",
+        "://etc/passwd",
+        "s3://bucket",
+        "s3://bucket/",
+        "s3:///passwd",
+        "s3://key:hush@bucket/a.jpg",
+        "https://host/a.jpg?X-Amz-Signature=hush",
+        f"{'a' * 256}.jpg",
+        f"file:///data/meta/{'a' * 256}.jpg",
+        "a/" * 2048 + "a.jpg",
+        f"s3://bucket/{'a/' * 2048}a.jpg",
+        "caf\udce9.jpg",
+        "s3://bucket/caf\udce9.jpg",
+    ],
+)
+def test_a_uri_that_leads_astray_is_refused_and_not_echoed(uri):
+    with pytest.raises(ImageError, match="the uri") as caught:
+        resolve_uri(uri, "/data/meta/t.parquet", SourceConfig())
+    assert caught.value.reason == "refused_uri"
+    assert "hush" not in caught.value.message
+    assert "passwd" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "127.0.0.1",
+        "127.0.0.1:8080",
+        "127.0.0.1.",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "10.0.0.7",
+        "172.16.0.1",
+        "192.168.1.1",
+        "100.64.0.1",
+        "0.0.0.0",
+        "[fe80:0:0:0:0:0:0:1]",
+        "[0:0:0:0:0:0:0:1]",
+        "[fd00:0:0:0:0:0:0:1]",
+        "[0:0:0:0:0:ffff:7f00:1]",
+        "[::1]",
+        "localhost",
+        "LOCALHOST:80",
+        "metadata.localhost",
+        "１２７.0.0.1",
+        "127。0。0。1",
+        "a\\127.0.0.1",
+        "host:port",
+        "[bad",
+        "",
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "HTTPS"])
+def test_a_web_host_of_this_machine_or_a_private_network_is_refused(scheme, host):
+    with pytest.raises(ImageError, match="the uri") as caught:
+        resolve_uri(f"{scheme}://{host}/latest/meta-data", "/data/meta/t.parquet", SourceConfig())
+    assert caught.value.reason == "refused_uri"
+
+
+def test_a_storage_that_cannot_be_built_is_the_rows_fault(monkeypatch):
+    def fails(*args, **kwargs):
+        raise AttributeError("fo")
+
+    monkeypatch.setattr("pseudoris.store.sources.root.root_at", fails)
+    with pytest.raises(ImageError, match="malformed, or a package is missing") as caught:
+        resolve_uri("s3://bucket/a.jpg", "/data/meta/t.parquet", SourceConfig())
+    assert caught.value.reason == "refused_uri"
+
+
+def test_an_absolute_path_in_a_remote_table_is_refused():
+    with pytest.raises(ImageError, match="leaves"):
+        resolve_uri("/etc/passwd", "memory://bucket/t.parquet", SourceConfig())

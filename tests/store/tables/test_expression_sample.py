@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables import expression_sample
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.expression_sample import COLUMNS, draw_rows, sample_expressions
 from tests.builders.scored_runs import scored_run
@@ -64,19 +63,6 @@ def test_columns_of_image_and_mask_are_those_of_the_rows_own(run):
     assert set(kinds) == {1, 2}
 
 
-def test_only_the_shards_and_columns_that_are_needed_are_read(run, monkeypatch):
-    read = []
-
-    def reading(location, table, columns=None, receipts=None):
-        read.append((table, columns, [each.shard for each in receipts]))
-        return read_table(location, table, columns, receipts)
-
-    monkeypatch.setattr(expression_sample, "read_table", reading)
-    sample_expressions(run, 2, columns=["text"])
-    assert [table for table, _, _ in read] == [EXPRESSIONS] * 2
-    assert all(set(columns) == {"text", "image_id", "target_mask_ids", "kept"} for _, columns, _ in read)
-
-
 @pytest.mark.parametrize("columns", [["text", "bytes"], ["nonsense"], []])
 def test_a_column_that_is_none_is_refused_with_those_that_are(run, columns):
     with pytest.raises(ConfigError, match=f"there is no column .* give some of {', '.join(COLUMNS[:3])}"):
@@ -94,12 +80,3 @@ def test_every_stretch_gives_one_row(counts, size, seed):
     assert len(places) == num_rows
     for number, place in enumerate(places):
         assert number * total // num_rows <= place < (number + 1) * total // num_rows
-
-
-def test_over_many_seeds_every_row_is_as_likely():
-    found = Counter(
-        (shard, row) for seed in range(4_000) for shard, rows in draw_rows([3, 0, 5], 2, seed).items() for row in rows
-    )
-    assert set(found) == {(0, 0), (0, 1), (0, 2), *((2, row) for row in range(5))}
-    # 1,000 expected of each; four standard deviations.
-    assert all(abs(count - 1_000) < 4 * 27.4 for count in found.values())
