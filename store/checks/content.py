@@ -30,6 +30,8 @@ _MAX_EXAMPLES: Final = 5
 _STATUSES: Final = (STATUS_ANNOTATED, STATUS_EMPTY, STATUS_QUARANTINED)
 
 Tables = Mapping[str, pa.Table]
+# The kind of a problem, and a sentence for each row that has it.
+Finding = tuple[str, Iterable[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +58,19 @@ def examples(shard: int | None, what: str, details: Iterable[str]) -> list[Probl
     return problems
 
 
-def id_problems(shard: int, images: pa.Table, planned: Sequence[PlanEntry]) -> list[Problem]:
+def id_problems(images: pa.Table, planned: Sequence[PlanEntry]) -> Iterator[Finding]:
     """Check that ids and keys are exactly the plan's, in its order."""
     got = list(zip(images["image_id"].to_pylist(), images["key"].to_pylist(), strict=True))
     due = [(entry.image_id, entry.key) for entry in planned]
     if got == due:
-        return []
+        return
     lost, extra = Counter(due) - Counter(got), Counter(got) - Counter(due)
     details = [f"image {image} ({key}) is planned, but missing" for image, key in lost.elements()]
     details += [f"image {image} ({key}) is not planned, or is repeated" for image, key in extra.elements()]
-    return examples(shard, "ids", details or ["the images are not in the order of the plan"])
+    yield "ids", (details or ["the images are not in the order of the plan"])
 
 
-def image_problems(shard: int, tables: Tables) -> Iterator[Problem]:
+def image_problems(tables: Tables) -> Iterator[Finding]:
     """Check each image's status against the masks and failures tables, and that its fields are set."""
     images = tables[IMAGES].to_pylist()
     with_masks = set(tables[MASKS]["image_id"].to_pylist())
@@ -86,36 +88,23 @@ def image_problems(shard: int, tables: Tables) -> Iterator[Problem]:
             fields.append(f"image {image} was decoded, but has no height, width or sha256")
         if row["bytes"] is not None and hashlib.sha256(row["bytes"]).hexdigest() != row["sha256"]:
             fields.append(f"image {image}: the embedded bytes have another sha256 than the row says")
-    yield from examples(shard, "image_status", status)
-    yield from examples(shard, "image_fields", fields)
+    yield "image_status", status
+    yield "image_fields", fields
 
 
-def failure_problems(shard: int, tables: Tables) -> Iterator[Problem]:
+def failure_problems(tables: Tables) -> Iterator[Finding]:
     """Check that failures name images of the shard, once each, with a known reason."""
     known = set(tables[IMAGES]["image_id"].to_pylist())
     rows = tables[FAILURES].to_pylist()
     counts = Counter(row["image_id"] for row in rows)
-    yield from examples(
-        shard,
-        "failure_image",
-        (
-            f"image {image} has {n} failures, or is none of the shard's {len(known)} images"
-            for image, n in counts.items()
-            if n > 1 or image not in known
-        ),
-    )
-    yield from examples(
-        shard,
-        "failure_reason",
-        (
-            f"image {row['image_id']}: unknown reason {row['reason']!r}"
-            for row in rows
-            if row["reason"] not in FAILURE_REASONS
-        ),
-    )
+    strange = [(image, n) for image, n in counts.items() if n > 1 or image not in known]
+    unlike = f"failures, or is none of the shard's {len(known)} images"
+    yield "failure_image", (f"image {image} has {n} {unlike}" for image, n in strange)
+    unknown = (row for row in rows if row["reason"] not in FAILURE_REASONS)
+    yield "failure_reason", (f"image {row['image_id']}: unknown reason {row['reason']!r}" for row in unknown)
 
 
-def mask_problems(shard: int, tables: Tables) -> Iterator[Problem]:
+def mask_problems(tables: Tables) -> Iterator[Finding]:
     """Check every mask: its image, its id, its decoded size, its area and its tight box."""
     sizes = {
         row["image_id"]: (row["height"], row["width"])
@@ -134,21 +123,23 @@ def mask_problems(shard: int, tables: Tables) -> Iterator[Problem]:
             continue
         for what, detail in _shape_problems(row, sizes[image]):
             found[what].append(detail)
-    for what, details in found.items():
-        yield from examples(shard, what, details)
+    yield from found.items()
 
 
-def order_problems(shard: int, tables: Tables) -> Iterator[Problem]:
+def order_problems(tables: Tables) -> Iterator[Finding]:
     """Check that masks are ordered by image and index, and expressions by image."""
     position = {image: n for n, image in enumerate(tables[IMAGES]["image_id"].to_pylist())}
     for name, columns in ((MASKS, ["image_id", "mask_id"]), (EXPRESSIONS, ["image_id"])):
         rows = tables[name].select(columns).to_pylist()
         keys = [(position.get(row["image_id"], -1), _index(row.get("mask_id", ""))) for row in rows]
         if keys != sorted(keys):
-            yield Problem(shard, "order", f"the rows of {name} are not in the documented order")
+            yield "order", [f"the rows of {name} are not in the documented order"]
 
 
-def count_problems(shard: int, tables: Tables, counts: ShardCounts) -> list[Problem]:
+TABLE_CHECKS: Final = (image_problems, failure_problems, mask_problems, order_problems)
+
+
+def count_problems(tables: Tables, counts: ShardCounts) -> Iterator[Finding]:
     """Check the receipt's counts against the tables."""
     status = Counter(tables[IMAGES]["status"].to_pylist())
     expressions = tables[EXPRESSIONS]
@@ -165,11 +156,8 @@ def count_problems(shard: int, tables: Tables, counts: ShardCounts) -> list[Prob
         "reasons": dict(Counter(tables[FAILURES]["reason"].to_pylist())),
     }
     due = counts.model_dump()
-    return examples(
-        shard,
-        "counts",
-        (f"{name}: the receipt says {due[name]}, the tables {got[name]}" for name in due if got[name] != due[name]),
-    )
+    wrong = (name for name in due if got[name] != due[name])
+    yield "counts", (f"{name}: the receipt says {due[name]}, the tables {got[name]}" for name in wrong)
 
 
 def _shape_problems(row: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple[str, str]]:

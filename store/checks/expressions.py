@@ -6,7 +6,7 @@ The checks work on whole columns, because a shard has hundreds of thousands of e
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +20,7 @@ from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps_lone, meets
 from pseudoris.schemas.pair_weight import WEIGHT_DIGITS
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
-from pseudoris.store.checks.content import Problem, Tables, examples
+from pseudoris.store.checks.content import Finding, Problem, Tables, examples
 from pseudoris.store.tables.keep_rule import (
     SOME_TAU,
     flags_of,
@@ -47,9 +47,6 @@ _NULL_OF_COMPOSED: Final = tuple(name for name in _NULL_OF_UNDRAWN if name != "c
 _WEIGHT_OF_UNDRAWN: Final = 1.0
 # Another machine may round to the other side.
 _WEIGHT_TOLERANCE: Final = 1.5 * 10**-WEIGHT_DIGITS
-
-# The kind of a problem, and a sentence for each row that has it.
-Finding = tuple[str, Iterable[str]]
 
 
 def _composed_problems(table: pa.Table, is_composed: Flags) -> Iterator[Finding]:

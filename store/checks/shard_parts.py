@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from itertools import chain
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -121,13 +122,11 @@ def _content_problems(
     except TransientError as error:
         yield Problem(shard, "part_unreadable", str(error))
         return
-    if planned is not None:
-        yield from checks.id_problems(shard, tables[IMAGES], planned)
-    if quick:
-        return
-    yield from checks.image_problems(shard, tables)
-    yield from checks.failure_problems(shard, tables)
-    yield from checks.mask_problems(shard, tables)
-    yield from checks.order_problems(shard, tables)
-    yield from checks.count_problems(shard, tables, receipt.counts)
-    yield from expression_problems(shard, tables, rule)
+    found = [checks.id_problems(tables[IMAGES], planned)] if planned is not None else []
+    if not quick:
+        found += [check(tables) for check in checks.TABLE_CHECKS]
+        found.append(checks.count_problems(tables, receipt.counts))
+    for what, details in chain(*found):
+        yield from checks.examples(shard, what, details)
+    if not quick:
+        yield from expression_problems(shard, tables, rule)

@@ -29,14 +29,9 @@ def tables_with(table: str, edit: Edit) -> dict[str, pa.Table]:
 
 
 def all_problems(tables: dict[str, pa.Table]) -> list[checks.Problem]:
-    return [
-        *checks.id_problems(0, tables["images"], ENTRIES),
-        *checks.image_problems(0, tables),
-        *checks.failure_problems(0, tables),
-        *checks.mask_problems(0, tables),
-        *checks.order_problems(0, tables),
-        *checks.count_problems(0, tables, counts_of(SHARD)),
-    ]
+    found = [checks.id_problems(tables["images"], ENTRIES), *(check(tables) for check in checks.TABLE_CHECKS)]
+    found.append(checks.count_problems(tables, counts_of(SHARD)))
+    return [problem for each in found for what, details in each for problem in checks.examples(0, what, details)]
 
 
 def setting(row: int, **values) -> Edit:
@@ -128,4 +123,5 @@ def test_a_shard_of_several_broken_rows_names_a_few_and_counts_the_rest():
 def test_reasons_are_counted_in_any_order():
     images = (replace(SHARD.images[3], failure=replace(SHARD.images[3].failure, reason="missing")), *SHARD.images[4:])
     shard = SHARD.with_images((*SHARD.images[:3], *images))
-    assert checks.count_problems(0, shard_tables(shard, embed_images=False), counts_of(shard)) == []
+    ((_, wrong),) = checks.count_problems(shard_tables(shard, embed_images=False), counts_of(shard))
+    assert list(wrong) == []
