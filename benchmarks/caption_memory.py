@@ -23,8 +23,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
-from pseudoris.workers.checkpoints.models import load_coca
-from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
+from pseudoris.workers.checkpoints.openclip import build_from_config, load_coca, read_model_config
 from pseudoris.workers.device import prepare_device
 
 _MIB = 2**20

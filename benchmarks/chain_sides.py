@@ -32,7 +32,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.captions.captioner import to_expressions
 from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops, configured_rules
-from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.masks import rle

@@ -41,7 +41,7 @@ from pseudoris.schemas.keep_rule import KeepRule, keeps
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.checkpoints.models import load_clip
+from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 from pseudoris.workers.filtering.scores import score_candidates

@@ -38,7 +38,7 @@ from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering import ClipScorer
 

@@ -14,7 +14,8 @@ from benchmarks.mask_sides import scene_pixels
 from pseudoris.schemas.config import RunConfig
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.checkpoints.models import load_clip, load_coca, load_sam
+from pseudoris.workers.checkpoints.openclip import load_clip, load_coca
+from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.compilation import compile_tower
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder

@@ -26,7 +26,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import Shard
 from pseudoris.workers.captions import CocaCaptioner
-from pseudoris.workers.checkpoints.models import load_sam
+from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.compilation import compile_tower
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering import ClipScorer

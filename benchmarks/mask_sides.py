@@ -21,7 +21,7 @@ from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.synthworld.scene_shards import scene_image
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.checkpoints.models import load_sam
+from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.checkpoints.weight_files import random_seed
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.masks import rle

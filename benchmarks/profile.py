@@ -23,7 +23,7 @@ from benchmarks.measurement import machine, random_weights, write_json
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.device import prepare_device
 
 # By the beginning of an operation's name; the first that fits counts.

@@ -22,8 +22,9 @@ from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from pseudoris.pipeline.annotation import annotate
-from pseudoris.pipeline.cluster import connected, identity_on_cluster
+from pseudoris.pipeline.cluster import connected
 from pseudoris.pipeline.graph import actor_runtime, configure_ray_data
+from pseudoris.pipeline.identity import identity_on_cluster
 from pseudoris.schemas.config import ComputeConfig, RunConfig
 from pseudoris.schemas.placement import PoolConfig
 from pseudoris.store.location import RunLocation

@@ -222,14 +222,13 @@ def _source(source: str, config: RunConfig, out: str | None) -> str:
 
 
 def _domain(source: str, config: RunConfig, out: str | None) -> str:
-    from pseudoris.pipeline.domain_sample import accepted_domain
-    from pseudoris.pipeline.local_identity import LocalCheck
+    from pseudoris.pipeline.domain_sample import accepted_domain, sampled
     from pseudoris.store.sources import open_source
+    from pseudoris.store.sources.exclusions import Exclusions
 
     listing = open_source(source, config.source, exclude=out, limits=config.placement.storage)
-    with LocalCheck(config, sampled=listing) as check:
-        check.start(measures_identity=False)
-        found = accepted_domain(check.domain(), config)
+    with sampled(config, listing, Exclusions()) as domain_found:
+        found = accepted_domain(domain_found(), config)
     if found is None:
         return "not asked: SAM is not the preset's own, or no image of the sample can be decoded"
     return found.warning or f"{found.num_sampled} sampled images are like those that the models know"

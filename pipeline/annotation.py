@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from pseudoris.pipeline.cluster import connected, node_resources
-from pseudoris.pipeline.domain_sample import accepted_domain
+from pseudoris.pipeline.domain_sample import accepted_domain, sampled
+from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster
 from pseudoris.pipeline.interrupts import Interrupts, interruptible
 from pseudoris.pipeline.job import Job, Retry
-from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray, sample_check
 from pseudoris.pipeline.meters import RunMeter
 from pseudoris.pipeline.resources import check_object_store, plan_actors
-from pseudoris.pipeline.run_options import RunOptions, check_options
+from pseudoris.pipeline.run_options import RunOptions, check_options, sampled_without
 from pseudoris.pipeline.run_summary import RetryTally, RunSummary, table_globs
 from pseudoris.pipeline.source_listing import list_on_cluster
 from pseudoris.schemas.config import RunConfig
@@ -70,10 +70,10 @@ def annotate(
         if existing is None:
             listing.check_not_empty()
         with ExitStack() as stack:
-            check = stack.enter_context(sample_check(config, listing, location, existing, options))
-            here = identity_before_ray(
-                config, existing, listing.name, location=location, meanwhile=_import_ray_data, check=check
-            )
+            domain_found = stack.enter_context(sampled(config, listing, sampled_without(location, existing, options)))
+            here = identity_before_ray(config, existing, listing.name, location=location)
+            # Seconds, which the sample takes too: so it is not among the imports above.
+            importlib.import_module("pseudoris.pipeline.executor")
             location.probe()
             # Given back after Ray has ended.
             locks = stack.enter_context(ExitStack())
@@ -86,8 +86,8 @@ def annotate(
             actors = plan_actors(node_resources(), config)
             on_event(Step("checking the device"))
             # Before the listing, which may take an hour: missing weights on a node are reported first.
-            identity = complete_identity(config, here)
-            domain = accepted_domain(check.domain(), config, lambda text: on_event(Notice(text)))
+            identity = here or identity_on_cluster(config)
+            domain = accepted_domain(domain_found(), config, lambda text: on_event(Notice(text)))
             # Of a new run not before: if its images are refused, it leaves nothing in OUT.
             lock = lock or locks.enter_context(held)
             on_event(Step("listing and planning"))
@@ -103,11 +103,6 @@ def annotate(
             job = Job(listing.name, location, header, config, may_grow=may_grow)
             summary = _execute(job, actors, options, lock=lock, on_event=on_event, interrupts=interrupts)
             return replace(summary, left_out=left_out)
-
-
-def _import_ray_data() -> None:
-    """Import Ray Data. It takes as long as the check of weights and packages, so it is not among the imports above."""
-    importlib.import_module("pseudoris.pipeline.executor")
 
 
 def plan_or_resume(

@@ -17,12 +17,9 @@ from typing import Any, Final
 import ray
 from ray.exceptions import AuthenticationError
 
-from pseudoris.pipeline.identity import measure_identity
 from pseudoris.pipeline.interrupts import handlers_kept, signals_deferred
-from pseudoris.pipeline.ray_errors import causes, original_error, task_result
-from pseudoris.schemas.config import RunConfig
+from pseudoris.pipeline.ray_errors import causes, original_error
 from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
-from pseudoris.schemas.run_records import Identity
 from pseudoris.schemas.uris import secret_in
 
 logger = logging.getLogger(__name__)
@@ -145,17 +142,12 @@ def living_nodes() -> list[dict[str, Any]]:
     return [node for node in nodes if node["Alive"]]
 
 
-def identity_on_cluster(config: RunConfig) -> Identity:
-    """Return the identity, measured on a node that could run the first model pool.
-
-    Raises:
-        ConfigError: Weights, an engine or the device are missing there.
-    """
-    pool = next(iter(config.model_pools().values()))
-    measure = ray.remote(measure_identity).options(
-        num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, resources=dict(pool.resources), max_retries=1
-    )
-    return task_result(measure.remote(config))
+def joins_cluster(address: str) -> bool:
+    """Return whether a connection to `address` would use a cluster that exists already."""
+    if ray.is_initialized() or named_cluster(address) is not None:
+        return True
+    # Where `auto` finds a cluster of this machine. Ray has no public name for it.
+    return address != "local" and ray._private.utils.read_ray_address() is not None
 
 
 def _refuse_client(address: str) -> None:

@@ -1,19 +1,31 @@
-"""Whether a preset's models know the images of SOURCE: scores a sample of them. Ray and torch are not imported.
+"""Whether a preset's models know the images of SOURCE: a child process scores a sample of them while Ray starts.
 
-The sample: up to 16 files, evenly spaced over the first 4,096 that are listed; if SOURCE has fewer files, of each tar
+A child, because an image may hang or crash a decoder, and because the process that starts a run has no torch. The
+sample: up to 16 files, evenly spaced over the first 4,096 that are listed; if SOURCE has fewer files, of each tar
 or table its first images, so that the sample has 16. Images that cannot be read or decoded are left out, and those that
 the run excludes by name or sha256.
+
+`python -m pseudoris.pipeline.domain_sample` is the child: it reads its question, pickled, from its standard input, and
+writes a pickled `DomainRecord`, None or `PseudorisError`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import logging
+import pickle
+import signal
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
+from pseudoris.images.child_process import reserve_stdout, start_child
+from pseudoris.images.pillow_formats import import_plugins
 from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.domain import DomainRecord
@@ -22,46 +34,105 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.runs.receipts import spread_evenly
 from pseudoris.store.runs.shard_assignment import assign_shards
-from pseudoris.store.sources import Source, SourceItem
+from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.exclusions import Exclusions, RecordedImageMatcher
 from pseudoris.store.sources.planned_images import read_or_refused
 from pseudoris.store.sources.source import Format
-from pseudoris.workers.domain import load_scorer
+
+logger = logging.getLogger(__name__)
 
 NUM_SAMPLED: Final = 16
 # Four pages of a bucket's listing.
 _NUM_LISTED: Final = 4_096
 # Of pictures of 100 megapixels a few must do: a run waits for the answer.
 _PATIENCE_S: Final = 10.0
+_MAIN: Final = "pseudoris.pipeline.domain_sample"
+# Ray starts meanwhile.
+_ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def judge_sample(
-    config: RunConfig,
-    source: Source,
-    *,
-    exclusions: Exclusions | None = None,
-    decoding: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> DomainRecord | None:
+@contextmanager
+def sampled(
+    config: RunConfig, source: Source, exclusions: Exclusions | None
+) -> Iterator[Callable[[], DomainRecord | None]]:
+    """Let a child process judge a sample of `source` during the block.
+
+    Yields a function that waits for the answer: None if no sample was asked or can be decoded, or if an image killed
+    the child. It raises ConfigError if the preset's statistics or weights are missing or damaged.
+
+    Args:
+        config: The configuration of this session; without `domain` no sample is asked.
+        source: SOURCE.
+        exclusions: Of the run; None asks no sample.
+    """
+    if config.domain is None or exclusions is None:
+        yield lambda: None
+        return
+    child = start_child(_MAIN, environment=_ONE_THREAD)
+    try:
+        # A child that has died says so where its answer is read.
+        with contextlib.suppress(BrokenPipeError):
+            pickle.dump((config, source.name, source.exclude, exclusions), child.stdin)  # type: ignore[arg-type]
+            child.stdin.flush()  # type: ignore[union-attr]
+        yield partial(_answer, child)
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def _answer(child: subprocess.Popen[bytes]) -> DomainRecord | None:
+    answer, _ = child.communicate()
+    try:
+        found: DomainRecord | PseudorisError | None = pickle.loads(answer)  # from our own child
+    except (EOFError, pickle.UnpicklingError):
+        # The run quarantines such an image.
+        logger.warning("The check of a sample of SOURCE ended with status %s. It is left out.", child.returncode)
+        return None
+    if isinstance(found, PseudorisError):
+        raise found
+    return found
+
+
+def main() -> None:
+    """Be the child."""
+    sent, answers = reserve_stdout()
+    config, source, exclude, exclusions = pickle.load(sent)  # from our own parent
+    # The parent lists SOURCE too, and tells the user what it finds.
+    logging.disable()
+    found: DomainRecord | PseudorisError | None
+    try:
+        import_plugins(config.images.decoder_plugins)
+        listing = open_source(source, config.source, exclude=exclude, limits=config.placement.storage)
+        found = judge_sample(config, listing, exclusions)
+    except PseudorisError as error:
+        found = error
+    with answers:
+        pickle.dump(found, answers)
+
+
+def judge_sample(config: RunConfig, source: Source, exclusions: Exclusions) -> DomainRecord | None:
     """Return what a sample of `source` says; None if the preset has no score, or no image of the sample can be decoded.
 
     Args:
         config: The configuration of the session.
         source: SOURCE.
         exclusions: Of the run; rules by perceptual hash are ignored.
-        decoding: Entered around the work on each image, which may hang a decoder.
 
     Raises:
         ConfigError: The preset's statistics or weights are missing or damaged.
     """
+    # Imported here, in the child: it needs torch.
+    from pseudoris.workers.domain import load_scorer
+
     score = load_scorer(config)
     if score is None:
         return None
     max_score, began_s = score.statistics.max_score, time.monotonic()
     scores: list[float] = []
     try:
-        for data in _sampled_bytes(source, config, RecordedImageMatcher(exclusions or Exclusions())):
+        for data in _sampled_bytes(source, config, RecordedImageMatcher(exclusions)):
             try:
-                with decoding():
+                with _killed_after(config.images.decoder_timeout_s):
                     scores.append(score(decode_upright(data, config.images)))
             except (ImageError, MemoryError):
                 continue
@@ -78,6 +149,16 @@ def judge_sample(
         max_score=round(max_score, 3),
         median_score=round(statistics.median(scores), 3),
     )
+
+
+@contextmanager
+def _killed_after(seconds: float) -> Iterator[None]:
+    """End this process if the block takes longer: a decoder that hangs does not return to Python."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def accepted_domain(
@@ -123,3 +204,7 @@ def _sampled_bytes(source: Source, config: RunConfig, excluded: RecordedImageMat
             data = reading.outcome
             if isinstance(data, bytes) and excluded.rule_of(item.key, sha256_hex(data)) is None:
                 yield data
+
+
+if __name__ == "__main__":
+    main()

@@ -8,10 +8,10 @@ from contextlib import nullcontext
 from typing import Final
 
 from pseudoris.pipeline.cluster import connected, lone_node, node_resources
-from pseudoris.pipeline.domain_sample import accepted_domain
-from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray, sample_check
+from pseudoris.pipeline.domain_sample import accepted_domain, sampled
+from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster
 from pseudoris.pipeline.resources import plan_actors
-from pseudoris.pipeline.run_options import RunOptions, check_options
+from pseudoris.pipeline.run_options import RunOptions, check_options, sampled_without
 from pseudoris.pipeline.run_summary import RunPlan
 from pseudoris.pipeline.source_listing import list_on_cluster
 from pseudoris.schemas.config import RunConfig
@@ -57,14 +57,14 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         listing.check_not_empty()
     else:
         check_origin(location, header, "annotate")
-    with sample_check(config, listing, location, header, options) as check:
-        here = identity_before_ray(config, header, listing.name, location=location, check=check)
-        domain = accepted_domain(check.domain(), config)
+    with sampled(config, listing, sampled_without(location, header, options)) as domain_found:
+        here = identity_before_ray(config, header, listing.name, location=location)
+        domain = accepted_domain(domain_found(), config)
     is_on_disk = listing.root.store == "disk"
     needs_ray = here is None or not is_on_disk or any(pool.num_gpus for pool in config.model_pools().values())
     with connected(config.placement.address, config.placement.start_timeout_s) if needs_ray else nullcontext():
         actors = plan_actors(node_resources() if needs_ray else [lone_node()], config)
-        identity = complete_identity(config, here)
+        identity = here or identity_on_cluster(config)
         if header is not None:
             check_identity(header, identity, preset=config.preset, allow_mixed=config.placement.allow_mixed)
         excluded = ExcludedItems(options.exclusions)

@@ -1,4 +1,7 @@
-"""Measures a run's identity (weights, packages, device) in the process that has the device."""
+"""A run's identity (weights, packages, device): measured before Ray starts and in each process of a run.
+
+Every session asks it before it plans or continues a run, and every actor before it loads models.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,19 @@ from functools import partial
 from importlib.metadata import entry_points, packages_distributions
 from typing import Final
 
+import ray
+
+from pseudoris.images.pillow_formats import import_plugins
+from pseudoris.pipeline.cluster import joins_cluster
+from pseudoris.pipeline.ray_errors import task_result
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError, gather
-from pseudoris.schemas.run_records import Identity
+from pseudoris.schemas.run_records import Identity, RunHeader
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import check_identity
+from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.planned_run import package_versions
+from pseudoris.store.runs.totals import Totals
 from pseudoris.workers.device_kind import device_kind
 from pseudoris.workers.stages import STAGES, StageKind
 
@@ -37,8 +49,69 @@ _ENDPOINT_VARIABLE: Final = "AWS_ENDPOINT_URL"
 _ENDPOINT_MARK: Final = "PSEUDORIS_ANNOUNCED_ENDPOINT"
 
 
-def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES) -> Identity:
+def identity_before_ray(
+    config: RunConfig, header: RunHeader | None, source: str, *, location: RunLocation
+) -> Identity | None:
+    """Accept what can be known of a run before Ray starts: its settings, and on this machine its packages and weights.
+
+    If the work is done by a cluster that exists already, only the settings are compared: weights, packages and devices
+    are those of its nodes.
+
+    Args:
+        config: The configuration of this session.
+        header: Of the run in OUT; None if there is none.
+        source: Its `Source.name` now.
+        location: OUT; a refusal says whether anything of the run there is worth keeping.
+
+    Returns:
+        The identity of this machine; None if an existing cluster, or a GPU, does the work.
+
+    Raises:
+        ConfigError: A package or weights are missing, the instance prior is unset, or the run in OUT has another
+            identity or SOURCE.
+    """
+    here, needs_cluster = None, config.compute.device == "cuda"
+    if joins_cluster(config.placement.address):
+        config.masks.prior.check_is_set()
+    else:
+        import_plugins(config.images.decoder_plugins)
+        # Only a process of Ray holds a GPU.
+        measured = measure_identity(config, sees_device=not needs_cluster)
+        here = None if needs_cluster else measured
+    if header is not None:
+        known = header.identity if here is None else here
+        # Only a process of the cluster knows its device.
+        now = known.model_copy(update={"method": config.method(), "device_kind": header.identity.device_kind})
+        try:
+            check_identity(header, now, source, preset=config.preset, allow_mixed=config.placement.allow_mixed)
+        except ConfigError as error:
+            totals = Totals()
+            for receipt in cached_receipts(location):
+                totals.add(receipt)
+            if not totals.sum().is_fruitless:
+                raise
+            remedy = f"That run annotated no image: delete {location.root} to begin anew there"
+            raise ConfigError(f"{error}\n{remedy}") from error
+    return here
+
+
+def identity_on_cluster(config: RunConfig) -> Identity:
+    """Return the identity, measured on a node that could run the first model pool.
+
+    Raises:
+        ConfigError: Weights, an engine or the device are missing there.
+    """
+    pool = next(iter(config.model_pools().values()))
+    measure = ray.remote(measure_identity).options(
+        num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, resources=dict(pool.resources), max_retries=1
+    )
+    return task_result(measure.remote(config))
+
+
+def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES, *, sees_device: bool = True) -> Identity:
     """Return the identity of a run of `config` in this process, with the weights of `stages`.
+
+    Without `sees_device` its device stays empty.
 
     Raises:
         ConfigError: Weights, a prior, a parser, an engine or the device are missing; the message names all that are,
@@ -47,7 +120,7 @@ def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES) ->
     # Every process that loads weights calls this first.
     announce_endpoint(config)
     digests = (partial(stage.weights_digest, config) for stage in stages)
-    *weights, device = gather(*digests, partial(device_kind, config.compute))
+    *weights, device = gather(*digests, partial(device_kind, config.compute) if sees_device else str)
     return Identity(
         method=config.method(),
         weights=dict(zip((stage.name for stage in stages), weights, strict=True)),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_origin, read_header, require_header
-from pseudoris.store.runs.stored_exclusions import check_exclusions
+from pseudoris.store.runs.stored_exclusions import check_exclusions, stored_exclusions
 from pseudoris.store.sources.exclusions import Exclusions
 
 
@@ -49,3 +50,17 @@ def check_options(location: RunLocation, options: RunOptions) -> None:
     if header is not None:
         check_origin(location, header, "annotate")
         check_exclusions(header, options.exclusions)
+
+
+def sampled_without(location: RunLocation, header: RunHeader | None, options: RunOptions) -> Exclusions | None:
+    """Return what a sample of SOURCE leaves out; None if none is asked: this session plans no images.
+
+    A run that went on with `--accept-domain` before is not asked again.
+
+    Raises:
+        ConfigError: The rules that the run excludes images by are damaged.
+    """
+    if header is None:
+        return options.exclusions
+    is_accepted = header.domain is not None and header.domain.is_accepted
+    return stored_exclusions(location, header) if options.is_extension and not is_accepted else None

@@ -6,16 +6,16 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from pseudoris.pipeline.cluster import connected, node_resources
-from pseudoris.pipeline.domain_sample import accepted_domain
+from pseudoris.pipeline.domain_sample import accepted_domain, sampled
 from pseudoris.pipeline.executor import run_shards
 from pseudoris.pipeline.extrapolation import Estimate, summarise
+from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster
 from pseudoris.pipeline.job import Job
-from pseudoris.pipeline.local_identity import LocalCheck, complete_identity, identity_before_ray
 from pseudoris.pipeline.resources import plan_actors
 from pseudoris.pipeline.source_listing import list_on_cluster
 from pseudoris.schemas.config import RunConfig
@@ -101,18 +101,17 @@ def estimate(
     listing = open_source(source, config.source, limits=config.placement.storage)
     # Checked before Ray, which takes seconds to start: most mistakes are in a path.
     listing.check_not_empty()
-    with LocalCheck(config, listing, exclusions) as check:
-        here = identity_before_ray(config, None, listing.name, check=check)
-        domain = accepted_domain(check.domain(), config)
-    with (
-        _temporary_output(scratch, config) as location,
-        connected(config.placement.address, config.placement.start_timeout_s),
-    ):
+    with ExitStack() as stack:
+        location = stack.enter_context(_temporary_output(scratch, config))
+        with sampled(config, listing, exclusions) as domain_found:
+            here = identity_before_ray(config, None, listing.name, location=location)
+            domain = accepted_domain(domain_found(), config)
+        stack.enter_context(connected(config.placement.address, config.placement.start_timeout_s))
         nodes = node_resources()
         _check_reach(scratch, len(nodes))
         actors = plan_actors(nodes, config)
         # Before the listing, which may take an hour: a missing weight file is reported first.
-        identity = complete_identity(config, here)
+        identity = here or identity_on_cluster(config)
         excluded = ExcludedItems(exclusions)
         items = excluded.kept(list_on_cluster(listing, config.placement.read))
         sample = draw_sample(items, config, size=size, seed=config.compute.seed)

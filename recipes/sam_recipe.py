@@ -12,7 +12,7 @@ from segment_anything.modeling import Sam
 
 from pseudoris.schemas.config import SamArchitecture
 from pseudoris.synthworld.scenes import SceneObject
-from pseudoris.workers.checkpoints.models import build_sam
+from pseudoris.workers.checkpoints.sam import build_sam
 from recipes.optimiser import (
     Optimiser,
     Progress,

@@ -18,7 +18,7 @@ import torch
 import typer
 from safetensors.torch import load_file, save_file
 
-from pseudoris.workers.checkpoints.compact_vocabulary import TOKEN_IDS
+from pseudoris.workers.checkpoints.tensor_files import TOKEN_IDS
 from recipes.caption_vocabulary import CompactVocabulary
 
 DESCRIPTIONS: Final = {

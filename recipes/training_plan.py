@@ -14,7 +14,8 @@ from open_clip.model import CLIP
 from pseudoris.schemas.config import MasksConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
-from pseudoris.workers.checkpoints.models import load_clip, load_sam
+from pseudoris.workers.checkpoints.openclip import load_clip
+from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.domain import write_statistics
 from recipes.caption_crops import (
     CaptionSampler,

@@ -8,7 +8,7 @@ from benchmarks import captioner
 from benchmarks.authors_loop import AuthorsLoop
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.checkpoints.openclip import load_coca
 
 
 @pytest.mark.slow

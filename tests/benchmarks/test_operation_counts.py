@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.captioner import noise_crops, one_crop_kind
 from benchmarks.operation_counts import counting, sampling_operations
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.checkpoints.openclip import load_coca
 
 
 def count(work):

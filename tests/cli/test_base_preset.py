@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.workers.checkpoints.models import build_sam
 from pseudoris.workers.checkpoints.openclip import build_clip, build_coca
+from pseudoris.workers.checkpoints.sam import build_sam
 from tests.builders.command import pseudoris
 from tests.builders.images import png
 

@@ -435,7 +435,7 @@ def prepare_checkpoints(suffix: str) -> Callable[[Path], Read]:
 
         from pseudoris.schemas.config import WeightsConfig
         from pseudoris.training.learning.checkpoint_folder import load_checkpoint, read_settings
-        from pseudoris.workers.checkpoints.weights import load_into
+        from pseudoris.workers.checkpoints.tensor_files import load_into
 
         path = folder / f"checkpoint{suffix}"
         weights, module = WeightsConfig(uri=str(path)), nn.Linear(2, 3)

@@ -13,6 +13,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.sources import open_source
+from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.synthworld.scene_shards import scene_image
 from pseudoris.synthworld.scenes import Split, make_scene
 from tests.builders.images import png
@@ -56,20 +57,20 @@ def test_of_few_tars_it_takes_the_first_images_of_each(folder):
 
 def test_an_empty_folder_has_no_sample(folder):
     assert list(sample_items(opened(folder))) == []
-    assert judge_sample(TINY, opened(folder)) is None
+    assert judge_sample(TINY, opened(folder), Exclusions()) is None
 
 
 def test_a_scene_is_inside_and_what_is_broken_is_left_out(folder):
     (folder / "scene.png").write_bytes(scene_image(make_scene(Split.DEMO, 0)).data)
     (folder / "broken.png").write_bytes(b"no image")
-    found = judge_sample(TINY, opened(folder))
+    found = judge_sample(TINY, opened(folder), Exclusions())
     assert (found.num_sampled, found.num_outside) == (1, 0)
     assert found.median_score < found.max_score
 
 
 def test_a_damaged_source_is_left_to_the_listing(folder):
     (folder / "cut.tar").write_bytes(b"x" * 700)
-    assert judge_sample(TINY, opened(folder)) is None
+    assert judge_sample(TINY, opened(folder), Exclusions()) is None
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"the test photographs are absent: {PHOTOS.name} beside the clone")
@@ -78,18 +79,18 @@ def test_photographs_are_outside(folder, monkeypatch):
     monkeypatch.setattr(domain_sample, "_PATIENCE_S", 600.0)
     for photo in sorted(PHOTOS.iterdir())[:2]:
         shutil.copy(photo, folder)
-    found = judge_sample(TINY, opened(folder))
+    found = judge_sample(TINY, opened(folder), Exclusions())
     assert (found.num_sampled, found.num_outside) == (2, 2)
 
 
 def test_a_preset_without_a_score_is_not_asked(folder):
     (folder / "noise.png").write_bytes(png())
-    assert judge_sample(load_config("base"), opened(folder)) is None
+    assert judge_sample(load_config("base"), opened(folder), Exclusions()) is None
 
 
 def test_statistics_that_are_missing_are_told(folder):
     with pytest.raises(ConfigError, match=r"weights 'gone\.safetensors' are not available"):
-        judge_sample(load_config("tiny", None, ["domain.weights.uri=gone.safetensors"]), opened(folder))
+        judge_sample(load_config("tiny", None, ["domain.weights.uri=gone.safetensors"]), opened(folder), Exclusions())
 
 
 def test_where_most_is_outside_the_start_is_refused_with_both_remedies():

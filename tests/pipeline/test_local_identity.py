@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from pseudoris.pipeline import annotation, dry_run, local_identity, sample_run
-from pseudoris.pipeline.identity import measure_identity
-from pseudoris.pipeline.local_identity import LocalCheck, complete_identity, identity_before_ray, sample_check
-from pseudoris.pipeline.local_identity_main import LocalQuestions
-from pseudoris.pipeline.run_options import RunOptions
+from pseudoris.images.child_process import start_child
+from pseudoris.pipeline import annotation, domain_sample, dry_run, identity, sample_run
+from pseudoris.pipeline.domain_sample import sampled
+from pseudoris.pipeline.identity import identity_before_ray, measure_identity
+from pseudoris.pipeline.run_options import RunOptions, sampled_without
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
@@ -20,7 +21,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.events import ignore
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.sources import open_source
-from pseudoris.store.sources.exclusions import exclusion
+from pseudoris.store.sources.exclusions import Exclusions, exclusion
 from tests.builders.command import pseudoris
 from tests.builders.images import png
 from tests.builders.sources import parquet_bytes, tar_bytes
@@ -34,18 +35,20 @@ def without_ray(monkeypatch):
     """Make a start of Ray an error, and this process one that is not connected."""
     for module in (annotation, dry_run, sample_run):
         monkeypatch.setattr(module, "connected", lambda *_: pytest.fail("Ray was started"))
-    monkeypatch.setattr(local_identity, "_joins_cluster", lambda address: False)
+    monkeypatch.setattr(identity, "joins_cluster", lambda address: False)
 
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Answer for the child process: the identity of the run, with the method of the configuration."""
+    """Measure the identity of the run, with the method of the configuration; ask no sample."""
     answer = {}
 
-    def measure(config, meanwhile, check):
+    def measure(config, *, sees_device):
         return HERE.model_copy(update={"method": config.method(), "device_kind": "another", **answer})
 
-    monkeypatch.setattr(local_identity, "_measured", measure)
+    monkeypatch.setattr(identity, "measure_identity", measure)
+    for module in (annotation, dry_run):
+        monkeypatch.setattr(module, "sampled", lambda *_: nullcontext(lambda: None))
     return answer
 
 
@@ -120,32 +123,38 @@ def test_other_versions_are_refused_before_ray(command, measured, out, source):
         command(source, out, load_config("tiny"))
     mixed = load_config("tiny", None, ["placement.allow_mixed=true"])
     location = RunLocation.open(out)
-    assert identity_before_ray(mixed, annotation.read_header(location), source).versions == {"x": "2"}
+    assert identity_before_ray(mixed, annotation.read_header(location), source, location=location).versions == {
+        "x": "2"
+    }
 
 
 def test_of_a_cluster_only_the_settings_are_known(monkeypatch, out, source):
-    monkeypatch.setattr(local_identity, "_joins_cluster", lambda address: True)
-    monkeypatch.setattr(local_identity, "_measured", lambda *_: pytest.fail("measured here"))
-    header = annotation.read_header(RunLocation.open(out))
-    assert identity_before_ray(load_config("tiny"), header, source) is None
+    monkeypatch.setattr(identity, "joins_cluster", lambda address: True)
+    monkeypatch.setattr(identity, "measure_identity", lambda *_, **__: pytest.fail("measured here"))
+    location = RunLocation.open(out)
+    header = read_header(location)
+    assert identity_before_ray(load_config("tiny"), header, source, location=location) is None
     with pytest.raises(ConfigError, match=r"compute\.seed"):
-        identity_before_ray(load_config("tiny", None, ["compute.seed=9"]), header, source)
+        identity_before_ray(load_config("tiny", None, ["compute.seed=9"]), header, source, location=location)
 
 
-def test_an_unset_prior_is_refused_even_if_a_cluster_does_the_work(monkeypatch, source):
-    monkeypatch.setattr(local_identity, "_joins_cluster", lambda address: True)
+def test_an_unset_prior_is_refused_even_if_a_cluster_does_the_work(monkeypatch, source, tmp_path):
+    monkeypatch.setattr(identity, "joins_cluster", lambda address: True)
+    unset, location = load_config("tiny", None, ["masks.prior.kind=unset"]), RunLocation.open(str(tmp_path / "out"))
     with pytest.raises(ConfigError, match=r"masks\.prior\.kind is unset"):
-        identity_before_ray(load_config("tiny", None, ["masks.prior.kind=unset"]), None, source)
+        identity_before_ray(unset, None, source, location=location)
 
 
-@pytest.mark.slow
-def test_the_child_process_measures_what_a_process_of_the_run_measures():
-    config = load_config("tiny")
-    assert local_identity._measured(config, lambda: None) == measure_identity(config)
+def test_of_a_gpu_all_but_the_device_is_asked_before_ray(source, tmp_path):
+    location = RunLocation.open(str(tmp_path / "out"))
+    on_gpu = ["compute.device=cuda", "placement.fused.num_gpus=1"]
+    assert identity_before_ray(load_config("tiny", None, on_gpu), None, source, location=location) is None
+    gone = load_config("tiny", None, [*on_gpu, f"masks.weights.uri={tmp_path}/sam.pt"])
+    with pytest.raises(ConfigError, match="there is no such file"):
+        identity_before_ray(gone, None, source, location=location)
 
 
-@pytest.mark.slow
-def test_what_the_child_process_refuses_is_told_before_ray(source, tmp_path):
+def test_a_decoder_that_is_not_installed_is_refused_before_ray(source, tmp_path):
     config = load_config("tiny", assignments=["images.decoder_plugins=[no_such_plugin]"])
     with pytest.raises(ConfigError, match=r"'no_such_plugin', which cannot be imported .*: install it"):
         annotation.annotate(source, str(tmp_path / "out"), config)
@@ -154,8 +163,9 @@ def test_what_the_child_process_refuses_is_told_before_ray(source, tmp_path):
 
 @pytest.fixture(params=["annotate", "dry run", "estimate"])
 def refusal(request, monkeypatch, source, tmp_path):
-    """Return a function from a config to what the command says; this process measures, and not a child of it."""
-    monkeypatch.setattr(local_identity, "_measured", lambda config, meanwhile, check: measure_identity(config))
+    """Return a function from a config to what the command says."""
+    for module in (annotation, dry_run, sample_run):
+        monkeypatch.setattr(module, "sampled", lambda *_: nullcontext(lambda: None))
     out = str(tmp_path / "out")
     calls = {
         "annotate": lambda config: annotation.annotate(source, out, config),
@@ -205,67 +215,42 @@ def test_all_missing_parts_of_paper_are_told_in_one_message_before_ray(refusal, 
         assert remedy in part
 
 
-def test_an_estimate_is_refused_before_ray_too(monkeypatch, source):
-    def refuse(config, meanwhile, check):
-        raise ConfigError("weights are missing")
-
-    monkeypatch.setattr(local_identity, "_measured", refuse)
-    with pytest.raises(ConfigError, match="weights are missing"):
-        sample_run.estimate(source, load_config("tiny"), size=1)
-
-
-def test_on_the_cpu_what_was_measured_before_ray_is_the_identity(monkeypatch):
-    monkeypatch.setattr(local_identity, "identity_on_cluster", lambda config: "of the cluster")
-    on_cpu = load_config("tiny")
-    assert complete_identity(on_cpu, HERE) == HERE
-    assert complete_identity(on_cpu, None) == "of the cluster"
-    on_gpu = on_cpu.model_copy(update={"compute": on_cpu.compute.model_copy(update={"device": "cuda"})})
-    assert complete_identity(on_gpu, HERE) == "of the cluster"
+def asked(source, exclusions=None, *words):
+    config = load_config("tiny", None, words)
+    return sampled(config, open_source(source, config.source), exclusions)
 
 
 @pytest.mark.slow
-def test_the_child_process_goes_on_with_a_sample_of_a_new_run(source):
-    config = load_config("tiny")
-    with LocalCheck(config, open_source(source, config.source)) as check:
-        check.start(measures_identity=True)
-        assert check.identity() == measure_identity(config)
-        assert check.domain().num_outside == 1
+def test_a_child_process_judges_a_sample(source):
+    with asked(source, Exclusions()) as answer:
+        assert answer().num_outside == 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("measures", [False, True])
-def test_an_excluded_image_is_not_in_the_sample(source, measures, caplog):
-    config = load_config("tiny")
+def test_an_excluded_image_is_not_in_the_sample(source, caplog):
     # More than a pipe holds.
     names = [*(path.name for path in Path(source).iterdir()), *(f"{number:012d}.jpg" for number in range(20_000))]
-    with LocalCheck(config, open_source(source, config.source), exclusion("names", "bench", names)) as check:
-        check.start(measures_identity=measures)
-        if measures:
-            check.identity()
-        assert check.domain() is None
+    with asked(source, exclusion("names", "bench", names)) as answer:
+        assert answer() is None
     assert "ended with status" not in caplog.text
 
 
 @pytest.mark.slow
-def test_an_image_that_kills_the_child_costs_the_sample_alone(source, caplog):
-    config = load_config("tiny")
-    with LocalCheck(config, open_source(source, config.source)) as check:
-        check.start(measures_identity=True)
-        check.identity()
-        check._child.kill()
-        # What the child wrote before it died.
-        check._child.stdout.read()
-        assert check.domain() is None
-    assert "The check of a sample of SOURCE ended with status -9" in caplog.text
+def test_an_image_on_which_a_decoder_hangs_costs_the_sample_alone(source, caplog):
+    with asked(source, Exclusions(), "images.decoder_timeout_s=0.000001") as answer:
+        assert answer() is None
+    assert "The check of a sample of SOURCE ended with status -14" in caplog.text
 
 
 @pytest.mark.slow
-def test_an_image_on_which_a_decoder_hangs_costs_the_sample_alone(source, caplog):
-    config = load_config("tiny", None, ["images.decoder_timeout_s=0.000001"])
-    with LocalCheck(config, open_source(source, config.source)) as check:
-        check.start(measures_identity=False)
-        assert check.domain() is None
-    assert "The check of a sample of SOURCE ended with status -14" in caplog.text
+def test_a_child_ends_with_the_block(source, monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        domain_sample, "start_child", lambda *words, **_: started.append(start_child(*words)) or started[0]
+    )
+    with asked(source, Exclusions()):
+        pass
+    assert started[0].returncode == -9
 
 
 @pytest.mark.parametrize(
@@ -273,12 +258,12 @@ def test_an_image_on_which_a_decoder_hangs_costs_the_sample_alone(source, caplog
     [(False, False, False), (True, False, True), (True, True, False)],
     ids=["going on", "extended", "extended, accepted before"],
 )
-def test_a_run_is_asked_again_where_it_is_extended(source, tmp_path, is_extension, is_accepted, is_asked):
-    location, config = RunLocation.open(str(tmp_path / "out")), load_config("tiny")
+def test_a_run_is_asked_again_where_it_is_extended(tmp_path, is_extension, is_accepted, is_asked):
+    location = RunLocation.open(str(tmp_path / "out"))
     found = DomainRecord(num_sampled=16, num_outside=16, max_score=2.5, median_score=5.0, is_accepted=is_accepted)
     header = start_run(location, make_entries(1), domain=found)
-    listing, options = open_source(source, config.source), RunOptions(is_extension=is_extension)
-    assert sample_check(config, listing, location, header, options).asks_sample == is_asked
+    options = RunOptions(is_extension=is_extension)
+    assert (sampled_without(location, header, options) is not None) == is_asked
 
 
 def test_an_extension_records_what_its_sample_said(monkeypatch, out, source):
@@ -296,19 +281,6 @@ def test_an_extension_records_what_its_sample_said(monkeypatch, out, source):
     )
     assert header.num_images == 5
     assert header.domain == found
-
-
-@pytest.mark.parametrize("preset", ["tiny", "base"])
-def test_on_a_cluster_a_child_is_started_for_a_sample_alone(monkeypatch, source, preset):
-    monkeypatch.setattr(local_identity, "_joins_cluster", lambda address: True)
-    asked = []
-    monkeypatch.setattr(local_identity, "start_child", lambda *words, **_: asked.append(words[1]))
-    config = load_config(preset)
-    check = LocalCheck(config, open_source(source, config.source))
-    assert identity_before_ray(config, None, source, check=check) is None
-    assert [LocalQuestions.model_validate_json(each).measures_identity for each in asked] == [False] * (
-        preset == "tiny"
-    )
 
 
 def extended(source, out):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pseudoris.pipeline.local_identity import identity_before_ray
+from pseudoris.pipeline.identity import identity_before_ray
 from pseudoris.pipeline.run_options import RunOptions, check_options
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
@@ -53,5 +53,6 @@ def without_spacy(monkeypatch, *assignments):
     return load_config("tiny", assignments=["filtering.nouns=spacy", *assignments])
 
 
-def test_of_a_named_cluster_the_nodes_must_have_it_and_not_this_machine(monkeypatch):
-    assert identity_before_ray(without_spacy(monkeypatch, "placement.address=10.0.0.1:6379"), None, "in") is None
+def test_of_a_named_cluster_the_nodes_must_have_it_and_not_this_machine(monkeypatch, tmp_path):
+    config = without_spacy(monkeypatch, "placement.address=10.0.0.1:6379")
+    assert identity_before_ray(config, None, "in", location=RunLocation.open(str(tmp_path / "out"))) is None

@@ -1,7 +1,7 @@
 import pytest
 
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.workers.checkpoints.models import load_clip, load_coca
+from pseudoris.workers.checkpoints.openclip import load_clip, load_coca
 from recipes.__main__ import Model, shortened, train
 from recipes.training_plan import TrainingPlan
 

@@ -4,7 +4,7 @@ import torch
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
-from pseudoris.workers.checkpoints.models import build_sam
+from pseudoris.workers.checkpoints.sam import build_sam
 from recipes.rendered_scenes import rendered_scenes
 from recipes.sam_recipe import SamRecipe, draw_batch, losses, predict, train_sam
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
-from pseudoris.workers.checkpoints.models import load_clip, load_sam
+from pseudoris.workers.checkpoints.openclip import load_clip
+from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.clip_features import read_images
 from recipes.caption_crops import normalise
 from recipes.caption_losses import pointing_loss

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.models import load_clip
-from pseudoris.workers.checkpoints.openclip import build_clip, build_from_config
+from pseudoris.workers.checkpoints.openclip import build_clip, build_from_config, load_clip
 from pseudoris.workers.clip_features import (
     class_response_maps,
     read_images,

@@ -14,7 +14,7 @@ from pseudoris.training.ppt.ppt_config import PptConfig
 from pseudoris.training.ppt.ppt_model import FrozenFeatures
 from pseudoris.training.ppt.pseudo_labels import LabelFrame
 from pseudoris.training.ppt.recipes.response_maps import prompted
-from pseudoris.workers.checkpoints.models import load_sam
+from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.clip_features import response_map
 from pseudoris.workers.device import to_device
 from pseudoris.workers.masks.sam_frames import EncodedCrop, encode_crops, upsample

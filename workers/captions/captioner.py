@@ -17,7 +17,7 @@ from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCro
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.listener import Listener
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
-from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.crops.crops import CropFormat, make_crops
 from pseudoris.workers.crops.prefetch import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device

@@ -1,4 +1,4 @@
-"""Builds open_clip's own CoCa and CLIP modules from a registry name or a JSON model config."""
+"""Builds and loads CoCa and CLIP: open_clip's own modules, from a registry name or a JSON model config."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 import open_clip
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.pretrained import get_pretrained_cfg
 from torch import nn
 
+from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import parse_json
-from pseudoris.workers.checkpoints.weight_catalogue import BUILTIN_PREFIX
+from pseudoris.workers.checkpoints.tensor_files import loaded
+from pseudoris.workers.checkpoints.weight_catalogue import BUILTIN_PREFIX, OPEN_CLIP_PREFIX, split_tag
 
 # Configs in open_clip's registry are about a kilobyte, and their largest number is a vocabulary of 901,629 tokens.
 _MAX_FILE_BYTES = 2**20
@@ -142,3 +145,41 @@ def build_clip(architecture: str) -> CLIP | CustomTextCLIP:
     if not isinstance(model, CLIP | CustomTextCLIP):
         raise ConfigError(f"architecture '{architecture}' builds {type(model).__name__}, but a scorer must be a CLIP")
     return model
+
+
+def load_coca(architecture: str, weights: WeightsConfig) -> CoCa:
+    """Return a CoCa in eval mode, float32, on the CPU; `architecture` as in `captions.architecture`.
+
+    Raises:
+        ConfigError: unknown architecture, or weights missing, damaged, or of another architecture.
+    """
+    check_activation(architecture, read_model_config(architecture), weights)
+    return loaded(lambda: build_coca(architecture), weights)
+
+
+def load_clip(architecture: str, weights: WeightsConfig) -> CLIP | CustomTextCLIP:
+    """Return a CLIP in eval mode, float32, on the CPU; `architecture` as in `filtering.architecture`.
+
+    Raises:
+        ConfigError: unknown architecture, or weights missing, damaged, or of another architecture.
+    """
+    check_activation(architecture, read_model_config(architecture), weights)
+    return loaded(lambda: build_clip(architecture), weights)
+
+
+def check_activation(architecture: str, model_config: dict[str, object], weights: WeightsConfig) -> None:
+    """Reject a hub tag if it and the architecture differ in QuickGELU: it would load, and give wrong results.
+
+    Raises:
+        ConfigError: They differ; the message names the right architecture.
+    """
+    if not weights.uri.startswith(OPEN_CLIP_PREFIX):
+        return
+    name, tag = split_tag(weights)
+    wanted = bool((get_pretrained_cfg(name, tag) or {}).get("quick_gelu", False))
+    if wanted != bool(model_config.get("quick_gelu", False)):
+        remedy = f"{architecture}-quickgelu" if wanted else architecture.removesuffix("-quickgelu")
+        raise ConfigError(
+            f"weights '{weights.uri}' were trained {'with' if wanted else 'without'} QuickGELU, and architecture "
+            f"'{architecture}' is {'without' if wanted else 'with'} it: set architecture to '{remedy}'"
+        )

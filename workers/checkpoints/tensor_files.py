@@ -1,4 +1,10 @@
-"""Files of tensors: safetensors, and checkpoints of torch. These are pickles; whatever could run code is refused."""
+"""Reads files of tensors (safetensors, checkpoints of torch) and loads them into modules.
+
+Checkpoints are pickles; whatever could run code is refused. A file's content, never its name, decides how it is loaded:
+a tensor `token_ids` marks a compact vocabulary. The tiny models know a few dozen of open_clip's 49,408 BPE tokens, and
+their file holds those rows alone; loading scatters the rows into tables of zeros. An unused token then has an embedding
+and a logit of exactly zero, which is how the models were trained.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +12,112 @@ import io
 import os
 import pickle
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.regular_files import open_linked
+from pseudoris.workers.checkpoints.weight_files import local_file, random_seed, verified_digest
 
 # torch names what it refuses in several forms: `unsupported GLOBAL posix.system`, `GLOBAL numpy.dtype was not allowed`.
 _REFUSED: Final = re.compile(r"GLOBAL ([\w.]+)")
 _ARCHIVE: Final = b"PK\x03\x04"
 _SHOWN_LETTERS: Final = 500
+_SHOWN_KEYS: Final = 4
+TOKEN_IDS = "token_ids"
+FULL_VOCABULARY = 49408
+# Tables with one row (embedding) or one column (projection) per token: the end of the name, and the dimension of
+# tokens.
+_TOKEN_DIMENSION: dict[str, int] = {"token_embedding.weight": 0, "text_decoder.text_projection": 1}
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def loaded(build: Callable[[], ModuleT], weights: WeightsConfig) -> ModuleT:
+    """Return what `build` makes, in eval mode, with its weights; `random:<seed>` leaves torch's own generator alone."""
+    seed = random_seed(weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed if seed is not None else 0)
+        module = build()
+    if seed is None:
+        load_into(module, weights)
+    return module.eval()
+
+
+def load_into(module: nn.Module, weights: WeightsConfig) -> str:
+    """Load a weights file into a module and return the file's sha256. The tensors of both must match exactly.
+
+    Raises:
+        ConfigError: The file is missing, unreadable, has another digest, or is for another architecture.
+    """
+    path = local_file(weights)
+    digest = verified_digest(weights, path)
+    state = expand_vocabulary(_read_state(path, weights), where=weights.uri)
+    state = _as_open_clip_names(module, _without_wrapper(module, state))
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+    if missing or extra or shapes:
+        raise ConfigError(
+            f"weights '{weights.uri}' do not fit the architecture: {len(missing)} tensors missing "
+            f"{missing[:_SHOWN_KEYS]}, {len(extra)} unknown {extra[:_SHOWN_KEYS]}, "
+            f"{len(shapes)} of another shape {shapes[:_SHOWN_KEYS]}; give the architecture of these weights"
+        )
+    module.load_state_dict(state)
+    return digest
+
+
+def _read_state(path: Path, weights: WeightsConfig) -> dict[str, torch.Tensor]:
+    """Tensors by name, from safetensors or from a pickle that may only hold tensors."""
+    try:
+        state = load_tensors(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"weights '{weights.uri}' cannot be read as tensors: {error}") from error
+    # Trainers store the weights beside the optimiser's state: open_clip's under `state_dict`, others under `model`.
+    for nested in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(nested), dict):
+            state = state[nested]
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
+        raise ConfigError(f"weights '{weights.uri}' are not a table of tensors: give a state dict")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _without_wrapper(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Take a trainer's prefix `model.` away where every tensor has it and the module has no such part."""
+    own = module.state_dict().keys()
+    if not all(key.startswith("model.") for key in state) or any(key.startswith("model.") for key in own):
+        return state
+    return {key.removeprefix("model."): value for key, value in state.items()}
+
+
+def _as_open_clip_names(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Renames tensors as open_clip does: a CLIP's text tower for CoCa and custom-text models, and old buffers."""
+    own = module.state_dict().keys()
+    if "positional_embedding" in state and "positional_embedding" not in own and "text.positional_embedding" in own:
+        state = {_under_text(key): value for key, value in state.items()}
+    # Buffers and settings that older files contain and newer modules compute.
+    dropped = {
+        "attn_mask",
+        "text.attn_mask",
+        "text_decoder.attn_mask",
+        "input_resolution",
+        "context_length",
+        "vocab_size",
+    }
+    return {key: value for key, value in state.items() if key in own or key not in dropped}
+
+
+def _under_text(key: str) -> str:
+    """A text tower's name in a module that keeps it under `text`."""
+    parts = ("text_projection", "positional_embedding", "token_embedding", "transformer", "ln_final", "attn_mask")
+    return f"text.{key}" if key.startswith(parts) else key
 
 
 def load_tensors(file: Path | IO[bytes]) -> Any:
@@ -65,3 +164,53 @@ def _explained(error: Exception) -> str:
         f"it is a pickle that holds more than tensors and plain values{what}, and loading that can run any program. "
         "Get the weights as safetensors, or as a state dict"
     )
+
+
+def _token_dimension(name: str) -> int | None:
+    """Which dimension of a table counts tokens; None for every other tensor."""
+    return next((dim for ending, dim in _TOKEN_DIMENSION.items() if name.endswith(ending)), None)
+
+
+def compact_vocabulary(state: Mapping[str, torch.Tensor], token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a full state with its token tables reduced to `token_ids` (V,) int64, and with these ids added."""
+    compact = {TOKEN_IDS: token_ids.clone()}
+    for name, tensor in state.items():
+        dimension = _token_dimension(name)
+        compact[name] = tensor if dimension is None else tensor.index_select(dimension, token_ids).contiguous()
+    return compact
+
+
+def expand_vocabulary(state: Mapping[str, torch.Tensor], *, where: str) -> dict[str, torch.Tensor]:
+    """Return the state in float32 with full token tables, zeros where the file has no row.
+
+    A state without `token_ids` is returned unchanged, except that half-precision tensors become float32.
+
+    Raises:
+        ConfigError: An id is outside the vocabulary or repeated, or a table does not have one row per id.
+    """
+    full = {name: _as_float32(tensor) for name, tensor in state.items() if name != TOKEN_IDS}
+    if TOKEN_IDS not in state:
+        return full
+    ids = state[TOKEN_IDS].to(torch.int64)
+    if ids.ndim != 1 or len(set(ids.tolist())) != len(ids) or not bool(((ids >= 0) & (ids < FULL_VOCABULARY)).all()):
+        raise ConfigError(f"weights '{where}': token_ids must be distinct numbers in [0, {FULL_VOCABULARY})")
+    for name, tensor in full.items():
+        dimension = _token_dimension(name)
+        if dimension is not None:
+            full[name] = _scatter(tensor, ids, dimension, what=f"weights '{where}': {name}")
+    return full
+
+
+def _as_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """Widens half-precision tensors; integers and wider floats stay as they are."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _scatter(tensor: torch.Tensor, ids: torch.Tensor, dimension: int, *, what: str) -> torch.Tensor:
+    """Puts each row (or column) at its token's row of a table of zeros."""
+    if tensor.shape[dimension] != len(ids):
+        raise ConfigError(f"{what} has {tensor.shape[dimension]} tokens and token_ids {len(ids)}: the file is damaged")
+    shape = list(tensor.shape)
+    shape[dimension] = FULL_VOCABULARY
+    # In place: `index_copy` would hold the table twice, 25 MB each for `tiny`.
+    return torch.zeros(shape, dtype=tensor.dtype).index_copy_(dimension, ids, tensor)

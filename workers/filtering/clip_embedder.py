@@ -14,8 +14,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, record
-from pseudoris.workers.checkpoints.models import load_clip
-from pseudoris.workers.checkpoints.openclip import read_model_config
+from pseudoris.workers.checkpoints.openclip import load_clip, read_model_config
 from pseudoris.workers.checkpoints.weight_catalogue import OPEN_CLIP_PREFIX
 from pseudoris.workers.compilation import compile_tower
 from pseudoris.workers.crops.crops import CropFormat

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.shard import Shard, ShardImage
-from pseudoris.workers.checkpoints.models import load_sam
+from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.compilation import compile_tower
 from pseudoris.workers.crops.prefetch import prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device

@@ -8,7 +8,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.ppt.point_generator import PointPrompts
 from pseudoris.training.ppt.point_mask_decoder import EncodedImages, PointMaskDecoder, prompt_embeddings
 from pseudoris.training.ppt.ppt_config import load_ppt_config
-from pseudoris.workers.checkpoints.models import load_sam
+from pseudoris.workers.checkpoints.sam import load_sam
 
 
 @pytest.fixture(scope="module")

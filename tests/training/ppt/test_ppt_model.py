@@ -21,7 +21,7 @@ from pseudoris.training.ppt.ppt_config import ObjectiveConfig, PointGeneratorCon
 from pseudoris.training.ppt.ppt_model import FrozenFeatures, PointPrompting, confidence_targets, on_patches
 from pseudoris.training.ppt.prompt_layers import ProductLayer, distinct_peaks
 from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch, PseudoLabels, collate
-from pseudoris.workers.checkpoints.models import load_sam
+from pseudoris.workers.checkpoints.sam import load_sam
 
 SMALL = PointGeneratorConfig(num_queries=5, num_points=4, image_blocks=(0, 2), width=32, num_heads=4)
 

@@ -22,8 +22,7 @@ from pseudoris.workers.captions.captioner import to_expressions
 from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
-from pseudoris.workers.checkpoints.models import load_coca
-from pseudoris.workers.checkpoints.openclip import build_clip
+from pseudoris.workers.checkpoints.openclip import build_clip, load_coca
 from pseudoris.workers.crops import prefetch
 from pseudoris.workers.crops.crops import grow_box, plain_crop
 from pseudoris.workers.filtering.clip_embedder import crop_format

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.compact_vocabulary import FULL_VOCABULARY, compact_vocabulary, expand_vocabulary
+from pseudoris.workers.checkpoints.tensor_files import FULL_VOCABULARY, compact_vocabulary, expand_vocabulary
 
 IDS = torch.tensor([0, 5, 320, 49406, 49407])
 

@@ -9,9 +9,9 @@ from segment_anything import sam_model_registry
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.compact_vocabulary import TOKEN_IDS
-from pseudoris.workers.checkpoints.models import build_sam, load_clip, load_coca, load_sam
-from pseudoris.workers.checkpoints.openclip import build_coca
+from pseudoris.workers.checkpoints.openclip import build_coca, load_clip, load_coca
+from pseudoris.workers.checkpoints.sam import build_sam, load_sam
+from pseudoris.workers.checkpoints.tensor_files import TOKEN_IDS
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
 CONFIG = load_config("tiny")

@@ -14,8 +14,7 @@ import torch
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
-from pseudoris.workers.checkpoints.tensor_files import load_tensors
-from pseudoris.workers.checkpoints.weights import load_into
+from pseudoris.workers.checkpoints.tensor_files import load_into, load_tensors
 from pseudoris.workers.masks.instance_priors import load_detector
 
 

@@ -9,9 +9,9 @@ from torch import nn
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.openclip import read_model_config
+from pseudoris.workers.checkpoints.openclip import check_activation, read_model_config
+from pseudoris.workers.checkpoints.tensor_files import load_into
 from pseudoris.workers.checkpoints.weight_files import weights_digest
-from pseudoris.workers.checkpoints.weights import check_activation, load_into
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pseudoris.schemas.config import ComputeConfig, MasksConfig, SamArchitecture, WeightsConfig
 from pseudoris.schemas.shard import Shard, ShardImage
-from pseudoris.workers.checkpoints.models import build_sam
+from pseudoris.workers.checkpoints.sam import build_sam
 
 ARCHITECTURE = SamArchitecture(
     image_size=64,

@@ -19,7 +19,7 @@ from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scene_shards import scene_image
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.checkpoints.models import load_sam
+from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.masks import generator as generator_module
 from pseudoris.workers.masks import mask_candidates, rle
 from pseudoris.workers.masks.generator import MaskGenerator, remove_small_regions

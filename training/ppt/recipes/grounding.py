@@ -19,7 +19,7 @@ from pseudoris.training.ppt.recipes.response_maps import (
     parted,
     response_points,
 )
-from pseudoris.workers.checkpoints.models import load_sam
+from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.masks.sam_frames import EncodedCrop, encode_crops, to_input_frame, upsample
 

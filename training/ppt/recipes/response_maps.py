@@ -16,8 +16,7 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.frozen_towers import FeatureCache
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
-from pseudoris.workers.checkpoints.models import load_clip
-from pseudoris.workers.checkpoints.openclip import read_model_config
+from pseudoris.workers.checkpoints.openclip import load_clip, read_model_config
 from pseudoris.workers.clip_features import (
     ImageFeatures,
     class_response_maps,
