@@ -32,7 +32,7 @@ from benchmarks.measurement import write_json
 from benchmarks.process_groups import ProcessGroup, process_groups
 from benchmarks.scale_driver import Blocks
 from pseudoris.pipeline.cluster import connected, node_resources
-from pseudoris.pipeline.graph import actor_runtime, configure_ray_data
+from pseudoris.pipeline.executor import actor_runtime, configure_ray_data
 from pseudoris.pipeline.resources import busy_actors, num_committers, num_readers, plan_actors
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config

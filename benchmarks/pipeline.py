@@ -26,7 +26,7 @@ from pathlib import Path
 from benchmarks.measurement import Row, peak_rss_bytes, report
 from pseudoris.images.prover import shared_prover
 from pseudoris.pipeline.annotation import annotate
-from pseudoris.pipeline.graph import actor_environment
+from pseudoris.pipeline.executor import actor_environment
 from pseudoris.pipeline.identity import measure_identity
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config

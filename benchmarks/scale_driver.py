@@ -23,7 +23,7 @@ from ray.data.block import BlockMetadata
 
 from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.cluster import connected
-from pseudoris.pipeline.graph import actor_runtime, configure_ray_data
+from pseudoris.pipeline.executor import actor_runtime, configure_ray_data
 from pseudoris.pipeline.identity import identity_on_cluster
 from pseudoris.schemas.config import ComputeConfig, RunConfig
 from pseudoris.schemas.placement import PoolConfig
@@ -87,7 +87,7 @@ def bare(work_s: float, num_blocks: int) -> dict[str, Any]:
 
 
 class Blocks(Datasource):
-    """A read task a block, as `pseudoris.pipeline.graph.ShardDatasource` has a read task a shard."""
+    """A read task a block, as `pseudoris.pipeline.executor.ShardDatasource` has a read task a shard."""
 
     def __init__(self, num_blocks: int) -> None:
         """Yield as many blocks of one row."""

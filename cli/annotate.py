@@ -16,7 +16,7 @@ from pseudoris.schemas.errors import TransientError
 from pseudoris.store.runs.events import Planned, RunEvent
 
 if TYPE_CHECKING:
-    from pseudoris.pipeline.run_options import RunOptions
+    from pseudoris.pipeline.run_contract import RunOptions
 
 INTERRUPTED = 130
 INCOMPLETE = 3
@@ -69,7 +69,7 @@ def annotate(
     allowed = {"allow_mixed": allow_mixed, "allow_degraded": allow_degraded, "accept_domain": accept_domain}
     config = resolve(preset, config_file, assignments, shard_size=shard_size, address=address, allowed=allowed)
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
-    from pseudoris.pipeline.run_options import RunOptions
+    from pseudoris.pipeline.run_contract import RunOptions
     from pseudoris.store.runs.pending_work import parse_reasons
 
     reasons = parse_reasons(None if retry_reasons is None else retry_reasons.split(","))

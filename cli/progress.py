@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pseudoris.cli.console import domain_lines, facts_table, format_bytes, format_seconds, kept_text, path_lines, stdout
-from pseudoris.pipeline.run_summary import RunPlan, RunSummary
+from pseudoris.pipeline.run_contract import RunPlan, RunSummary
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.runs.events import Committed, Notice, OnEvent, Planned, Retried, RunEvent, Step
 

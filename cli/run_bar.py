@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pseudoris.cli.annotate import INTERRUPTED
 from pseudoris.cli.console import facts_table, format_bytes, path_lines, report, report_stopped, stdout
 from pseudoris.cli.progress import reasons_view
-from pseudoris.pipeline.run_summary import table_globs
+from pseudoris.pipeline.run_contract import table_globs
 from pseudoris.store.location import RunLocation
 
 if TYPE_CHECKING:

@@ -91,7 +91,7 @@ def _checking(address: str | None) -> Iterator[CheckShards]:
         return
     # Ray takes seconds to import: only for those who ask for it.
     from pseudoris.pipeline.cluster import connected
-    from pseudoris.pipeline.verify_tasks import checking_on_cluster
+    from pseudoris.pipeline.fan_out import checking_on_cluster
 
     with connected(address):
         yield checking_on_cluster(PlacementConfig().read)

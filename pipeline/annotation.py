@@ -9,14 +9,20 @@ from dataclasses import replace
 
 from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.domain_sample import accepted_domain, sampled
+from pseudoris.pipeline.fan_out import list_on_cluster
 from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster
 from pseudoris.pipeline.interrupts import Interrupts, interruptible
-from pseudoris.pipeline.job import Job, Retry
 from pseudoris.pipeline.meters import RunMeter
 from pseudoris.pipeline.resources import check_object_store, plan_actors
-from pseudoris.pipeline.run_options import RunOptions, check_options, sampled_without
-from pseudoris.pipeline.run_summary import RetryTally, RunSummary, table_globs
-from pseudoris.pipeline.source_listing import list_on_cluster
+from pseudoris.pipeline.run_contract import (
+    RetryTally,
+    RunOptions,
+    RunSummary,
+    check_options,
+    sampled_without,
+    table_globs,
+)
+from pseudoris.pipeline.shard_tasks import Job, Retry
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.run_records import Identity, RunHeader
@@ -56,7 +62,6 @@ def annotate(
     Raises:
         ConfigError: The user must correct something. Nothing was reserved or computed, unless the message says that a
             worker found the error.
-        TransientError: Storage or the cluster failed; the same call continues.
     """
     options = options or RunOptions()
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
@@ -121,7 +126,6 @@ def plan_or_resume(
 
     Raises:
         ConfigError: The run has another identity or another SOURCE, or there is nothing to plan.
-        TransientError: Storage or the cluster failed.
     """
     pool = config.placement.read
     allow_mixed, exclusions = config.placement.allow_mixed, options.exclusions

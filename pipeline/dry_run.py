@@ -9,11 +9,10 @@ from typing import Final
 
 from pseudoris.pipeline.cluster import connected, lone_node, node_resources
 from pseudoris.pipeline.domain_sample import accepted_domain, sampled
+from pseudoris.pipeline.fan_out import list_on_cluster
 from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster
 from pseudoris.pipeline.resources import plan_actors
-from pseudoris.pipeline.run_options import RunOptions, check_options, sampled_without
-from pseudoris.pipeline.run_summary import RunPlan
-from pseudoris.pipeline.source_listing import list_on_cluster
+from pseudoris.pipeline.run_contract import RunOptions, RunPlan, check_options, sampled_without
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
@@ -45,7 +44,6 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
 
     Raises:
         ConfigError: `annotate` would refuse to start: weights, identity, resources or SOURCE are wrong.
-        TransientError: Storage or the cluster failed.
     """
     options = options or RunOptions()
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)

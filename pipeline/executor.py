@@ -1,4 +1,6 @@
-"""The executor of a run on Ray Data: windows of shards in, outcomes out, Ray's errors converted to ours.
+"""Executes shards on Ray Data: a graph of read tasks, pools of stage actors and commit tasks, one block a shard.
+
+`annotate` and `estimate` hand in shards and get outcomes, with Ray's errors converted to ours.
 
 A window is the set of shards of one execution of Ray Data. It must be small enough for the driver's memory and large
 enough to pay for starting the pools. An execution keeps about 3 MB per 1,000 shards on the driver until it ends, and 13
@@ -8,24 +10,160 @@ while the last shard finishes.
 
 from __future__ import annotations
 
+import functools
 import logging
+import shlex
+import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import pyarrow as pa
 import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask, TaskPoolStrategy
+from ray.data.block import BlockMetadata
 from ray.exceptions import RayError
 
-from pseudoris.pipeline.graph import build_dataset
+from pseudoris.pipeline.cluster import original_error, strip_traceback
 from pseudoris.pipeline.interrupts import Interrupts
-from pseudoris.pipeline.job import Job
-from pseudoris.pipeline.ray_errors import original_error, strip_traceback
-from pseudoris.pipeline.shard_tasks import block_to_outcome
+from pseudoris.pipeline.resources import busy_actors, num_committers, num_readers
+from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block, read_block
+from pseudoris.pipeline.stage_actor import StageActor
+from pseudoris.schemas.config import ComputeConfig
+from pseudoris.schemas.placement import PoolConfig
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.runs.pending_work import PendingWork
 from pseudoris.store.runs.session import Executor, Outcome
+from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
+from pseudoris.workers.stages import POOL_STAGES
+
+MAX_INIT_DEATHS: Final = 8
+
+
+def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Dataset:
+    """Return the lazy graph: one block per shard in, one block with one receipt per shard out."""
+    configure_ray_data()
+    placement = job.config.placement
+    actors = busy_actors(actors, job.config, len(shards))
+    dataset = ray.data.read_datasource(
+        ShardDatasource(job, shards),
+        # As many blocks as read tasks: otherwise Ray Data would split blocks to reach its own number.
+        override_num_blocks=len(shards),
+        concurrency=num_readers(actors, job.config),
+        **_task_arguments(placement.read),
+    )
+    for name in job.config.model_pools():
+        dataset = _add_pool(dataset, job, name, num_actors=actors[name])
+    committed: Dataset = dataset.map_batches(
+        functools.partial(commit_block, job=job),
+        batch_size=None,
+        batch_format="pyarrow",
+        # Ray Data knows this bound: it leaves the resources that the tasks cannot use to the pools.
+        compute=TaskPoolStrategy(size=num_committers(actors, job.config)),
+        **_task_arguments(placement.commit),
+    )
+    return committed
+
+
+class ShardDatasource(Datasource):
+    """Planned shards as a Ray Data source: one read task per shard, which yields one block."""
+
+    def __init__(self, job: Job, shards: Sequence[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Ray's own
+        # Put into the object store once: 200,000 read tasks would pickle the header 200,000 times.
+        self._job_ref = ray.put(job)
+        self._shards = tuple(shards)
+
+    def get_name(self) -> str:
+        """Return its name in Ray's dashboard."""
+        return "Shards"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Return None: the plan bounds the sizes."""
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        """Return one read task per shard; the `parallelism` that Ray Data asks for is ignored."""
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(functools.partial(_read, self._job_ref, shard), metadata) for shard in self._shards]
+
+
+def actor_environment(compute: ComputeConfig) -> dict[str, str]:
+    """Return the environment variables of a process that holds models; set before its libraries load."""
+    threads = str(compute.threads)
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    if compute.device == "cuda":
+        # Without it cuBLAS may use the workspaces of several streams, and sums differ between runs.
+        return {**environment, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    return {**environment, **MEMORY_ENVIRONMENT}
+
+
+def actor_runtime(compute: ComputeConfig, executable: str = sys.executable) -> dict[str, Any]:
+    """Return the runtime environment of a process that holds models: `actor_environment`, and a shell-safe Python.
+
+    Ray hands the interpreter's path to a shell unquoted: below a folder with a space in its name, workers with an
+    environment of their own would never start, and the run would hang.
+    """
+    runtime: dict[str, Any] = {"env_vars": actor_environment(compute)}
+    quoted = shlex.quote(executable)
+    # Otherwise not set: nodes of a cluster may have their Python elsewhere.
+    return runtime if quoted == executable else {**runtime, "py_executable": quoted}
+
+
+def _read(job_ref: ray.ObjectRef[Job], shard: int) -> list[pa.Table]:
+    return [read_block(ray.get(job_ref), shard)]
+
+
+def _add_pool(dataset: Dataset, job: Job, name: str, *, num_actors: int) -> Dataset:
+    pool = job.config.model_pools()[name]
+    # `map_batches` itself refuses GPUs without a batch size, and any batch size would merge or split shards.
+    return dataset.map_batches_internal(
+        StageActor,
+        fn_constructor_args=(POOL_STAGES[name], job, name),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            min_size=pool.min_actors,
+            # On a cluster that may grow, the planned number is where a pool starts. Ray Data adds actors while shards
+            # wait and resources are free, and reserves what reading and committing need.
+            max_size=pool.max_actors if job.may_grow else num_actors,
+            initial_size=num_actors,
+            max_tasks_in_flight_per_actor=job.config.placement.max_tasks_in_flight_per_actor,
+        ),
+        num_gpus=pool.num_gpus,
+        # The separate environment also prevents fusion of the read into the first pool, where the models would wait for
+        # the disk: Ray Data only fuses operators with equal arguments.
+        runtime_env=actor_runtime(job.config.compute),
+        **_task_arguments(pool),
+    )
+
+
+def _task_arguments(pool: PoolConfig) -> dict[str, Any]:
+    return {"num_cpus": pool.num_cpus, "resources": dict(pool.resources)}
+
+
+def configure_ray_data() -> None:
+    """Configure Ray Data for a run, in this process."""
+    context = DataContext.get_current()
+    # One shard is one block and is never split: by default a block of 400 MB becomes three.
+    context.target_max_block_size = None
+    # A node with a broken GPU must not end the run. An actor that cannot load on any node ends it, after this many
+    # deaths in a row.
+    context.max_consecutive_actor_init_deaths = MAX_INIT_DEATHS
+    # A shard that waits for GPU nodes to return makes no progress, but has not failed.
+    context.execution_no_progress_timeout_s = -1
+    # A wrapped exception would lose its type on the way to the driver.
+    context.raise_original_map_exception = True
+    # Our own progress bar counts receipts.
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # Otherwise every task starts a thread, and waits for its end, to look at its memory: nothing here reads that.
+    context.memory_usage_poll_interval_s = None
+
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,7 @@ from typing import Final
 import ray
 
 from pseudoris.images.pillow_formats import import_plugins
-from pseudoris.pipeline.cluster import joins_cluster
-from pseudoris.pipeline.ray_errors import task_result
+from pseudoris.pipeline.cluster import joins_cluster, task_result
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.schemas.run_records import Identity, RunHeader

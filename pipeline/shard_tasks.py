@@ -1,8 +1,16 @@
-"""The tasks of a shard that need no model: reading its images and committing its tables."""
+"""Reads a shard's images and commits its tables: the tasks that need no model, and what all workers know of a run.
+
+Where a step fails, it is tried where the shard has no part in it. If that works, the shard is set aside and the run
+goes on. If it fails too, the error is raised as it was: the run stops at once. A failed stage has no such test. There
+the session decides, by the commits of other shards (`store.runs.set_aside`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import errno
+import logging
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final, TypeVar
 
@@ -11,20 +19,140 @@ import ray
 
 from pseudoris.images.prover import shared_prover
 from pseudoris.pipeline.identity import check_packages
-from pseudoris.pipeline.job import Job
 from pseudoris.pipeline.meters import report_counts, stamp_enqueue_time
-from pseudoris.pipeline.shard_faults import INPUT_ERRORS, commit_fault, input_fault, set_aside
-from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
-from pseudoris.schemas.run_records import PlanEntry, Receipt
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, TransientError
+from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
 from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.shard_blocks import FAULT, block_to_shard, shard_to_block
+from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import AttemptHistory, clear_attempts, read_attempts
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import read_receipt
 from pseudoris.store.runs.retry_commit import commit_retry, quarantined_ids
 from pseudoris.store.runs.stored_exclusions import content_matcher
+from pseudoris.store.sources.planned_images import read_or_refused
 from pseudoris.store.sources.proven_shard import read_shard
+from pseudoris.store.sources.source import open_root
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A session that only computes quarantined images again.
+
+    Attributes:
+        generations: By shard, the generation that the retry starts from. Fixed when it starts: a shard that is
+            processed twice, after a loss, must not retry its own retry.
+        reasons: Only retry images quarantined for one of these reasons; None for all.
+    """
+
+    generations: Mapping[int, int]
+    reasons: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A planned run, as its workers see it.
+
+    Attributes:
+        source: The SOURCE that the run was planned from; a local one as an absolute path.
+        location: The run's folder.
+        header: Names the run's plan and identity.
+        config: The configuration of this session: the header's method with this session's placement.
+        may_grow: Whether nodes may join the cluster during the run.
+        session_nonce: Identifies this session. Attempts of other sessions count against no image.
+        retry: None if shards are computed for the first time.
+    """
+
+    source: str
+    location: RunLocation
+    header: RunHeader
+    config: RunConfig
+    may_grow: bool = field(default=False, kw_only=True)
+    session_nonce: str = field(default_factory=lambda: secrets.token_hex(6), kw_only=True)
+    retry: Retry | None = field(default=None, kw_only=True)
+
+
+logger = logging.getLogger(__name__)
+
+# What reading may raise for a damaged plan or input.
+INPUT_ERRORS: Final = (PseudorisError, OSError, ValueError, TypeError)
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+def input_fault(job: Job, shard: int, error: Exception) -> ShardFault:
+    """Return the fault of a shard that cannot be read, if an image of another shard can.
+
+    Three other shards are tried, spread over the plan: its neighbours may be in the same damaged folder.
+
+    Raises:
+        Exception: `error`, if none can be read, or if the plan has no other shard.
+    """
+    hasty = _hasty(job)
+    num = job.header.num_shards
+    others = [(shard + num * quarter // 4) % num for quarter in (2, 1, 3)]
+    if not any(_reads(hasty, other) for other in dict.fromkeys(others) if other != shard):
+        raise error
+    logger.warning("Shard %d cannot be read, but other shards can: %s", shard, error)
+    return replace(stage_fault(shard, error), is_proven=True)
+
+
+def stage_fault(shard: int, error: Exception) -> ShardFault:
+    """Return the fault of a shard on which a stage raised."""
+    message = str(error) if isinstance(error, PseudorisError) else f"{type(error).__name__}: {error}"
+    return ShardFault(shard, message, is_config=isinstance(error, ConfigError))
+
+
+def commit_fault(job: Job, shard: int, error: PseudorisError) -> ShardFault:
+    """Return the fault of a shard that cannot be committed, if OUT takes other files.
+
+    Raises:
+        PseudorisError: `error`, if it takes none or is full.
+    """
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno in _FULL:
+        # A disk without room for a part may have room for the few bytes of a probe.
+        raise error
+    try:
+        _hasty(job).location.probe()
+    except PseudorisError:
+        raise error from None
+    logger.warning("Shard %d cannot be committed, but OUT can be written: %s", shard, error)
+    return stage_fault(shard, error)
+
+
+def set_aside(fault: ShardFault, generation: int = 0) -> Shard:
+    """Return the shard without its images, which passes the rest of the graph."""
+    return Shard(fault.shard, generation, (), fault=fault)
+
+
+def _hasty(job: Job) -> Job:
+    """Return the job with little patience for its stores: they were tried for minutes already."""
+    config = job.config
+    limits = config.placement.storage.hasty()
+    placement = config.placement.model_copy(update={"storage": limits})
+    location = RunLocation.open(job.location.root, config.source.endpoint_url, limits)
+    return replace(job, location=location, config=config.model_copy(update={"placement": placement}))
+
+
+def _reads(job: Job, shard: int) -> bool:
+    config = job.config
+    try:
+        entries = read_shard_plan(job.location, job.header, shard)[:1]
+        root = open_root(job.source, config.source, config.placement.storage)
+        (reading,) = read_or_refused(root, entries, config)
+        if not isinstance(reading.outcome, bytes):
+            return False
+        with shared_prover(config.images) as prover:
+            prover.prove(reading.outcome)
+    except ImageError:
+        # It was read, and its decoder is well.
+        return True
+    except INPUT_ERRORS:
+        return False
+    return True
+
 
 # By session, the differences that `check_packages` accepted in this process.
 _CHECKED: Final[dict[str, tuple[str, ...]]] = {}
@@ -60,7 +188,6 @@ def shard_work(job: Job, shard: int) -> ShardWork:
 
     Raises:
         ConfigError: The plan, or the generation that the retry starts from, cannot be read.
-        TransientError: Storage failed.
     """
     if job.retry is None:
         if read_receipt(job.location, shard, 0) is not None:

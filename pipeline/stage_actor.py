@@ -1,4 +1,4 @@
-"""The actor that runs shards through models, and the record of its attempts."""
+"""The actor that holds models and runs shards through them for the executor, and the record of its attempts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ import pyarrow as pa
 from pseudoris.images.pillow_formats import import_plugins
 from pseudoris.pipeline.cluster import living_nodes
 from pseudoris.pipeline.identity import check_process
-from pseudoris.pipeline.job import Job
 from pseudoris.pipeline.meters import StageMeter, stamp_enqueue_time
-from pseudoris.pipeline.shard_faults import set_aside, stage_fault
-from pseudoris.pipeline.shard_tasks import on_this_node, this_node
+from pseudoris.pipeline.shard_tasks import Job, on_this_node, set_aside, stage_fault, this_node
 from pseudoris.schemas.errors import (
     BrokenDeviceError,
     ConfigError,

@@ -23,7 +23,7 @@ if not (Path(__file__).parent / "schemas").is_dir():
     )
 
 if TYPE_CHECKING:
-    from pseudoris.pipeline.run_summary import RunSummary
+    from pseudoris.pipeline.run_contract import RunSummary
     from pseudoris.schemas.config import RunConfig
     from pseudoris.schemas.config_layers import load_config
     from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
@@ -166,7 +166,7 @@ def annotate(
         TransientError: Storage or the cluster failed; the same call continues.
     """
     from pseudoris.pipeline.annotation import annotate as run_pipeline
-    from pseudoris.pipeline.run_options import RunOptions
+    from pseudoris.pipeline.run_contract import RunOptions
     from pseudoris.schemas.config_layers import load_config
     from pseudoris.store.runs.pending_work import parse_reasons
     from pseudoris.training.exclusions import read_exclusions

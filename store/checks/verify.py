@@ -285,7 +285,7 @@ def verify_run(
         sample: Number of committed shards to check, spread evenly; None checks all, 0 checks none.
         root: The root digest that the run must have; another one is a problem.
         progress: Called after each planned shard with the number done and the total.
-        check: Checks the parts; `pseudoris.pipeline.verify_tasks` has one for a cluster.
+        check: Checks the parts; `pseudoris.pipeline.fan_out` has one for a cluster.
 
     Raises:
         ConfigError: No run was started there, or its header cannot be used.

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from pseudoris.pipeline import annotation
 from pseudoris.pipeline.annotation import annotate
-from pseudoris.pipeline.run_options import RunOptions
+from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.placement import PoolConfig
 from pseudoris.store.runs import plan, shard_assignment
 from pseudoris.store.runs.events import Planned, RunEvent

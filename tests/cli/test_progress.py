@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from pseudoris.cli.progress import plan_view, run_progress, summary_view
-from pseudoris.pipeline.run_summary import RunPlan, RunSummary
+from pseudoris.pipeline.run_contract import RunPlan, RunSummary
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS

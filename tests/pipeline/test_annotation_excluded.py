@@ -9,7 +9,7 @@ import pytest
 
 from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.dry_run import dry_run
-from pseudoris.pipeline.run_options import RunOptions
+from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.location import RunLocation

@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from pseudoris.pipeline.annotation import annotate
-from pseudoris.pipeline.run_options import RunOptions
+from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.store.location import RunLocation

@@ -17,8 +17,8 @@ import ray
 from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.dry_run import dry_run
 from pseudoris.pipeline.executor import run_shards
-from pseudoris.pipeline.job import Job, Retry
-from pseudoris.pipeline.run_options import RunOptions
+from pseudoris.pipeline.run_contract import RunOptions
+from pseudoris.pipeline.shard_tasks import Job, Retry
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import SCHEMAS
@@ -154,7 +154,7 @@ def test_a_retry_killed_anywhere_is_finished_by_the_same_command(
 ):
     code = (
         "import sys; from tests.builders.runs import stub_config; from pseudoris.pipeline.annotation import annotate; "
-        "from pseudoris.pipeline.run_options import RunOptions; "
+        "from pseudoris.pipeline.run_contract import RunOptions; "
         "annotate(sys.argv[1], sys.argv[2], "
         "stub_config(f'placement.address={sys.argv[3]}', 'masks.options={sleep_s: 0.4}'), "
         "options=RunOptions(is_retry=True))"

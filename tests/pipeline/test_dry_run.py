@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pseudoris.pipeline.dry_run import draws_per_mask, dry_run
-from pseudoris.pipeline.run_options import RunOptions
+from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from pseudoris.pipeline.extrapolation import Estimate, summarise, unit_seconds
+from pseudoris.pipeline.estimate import Estimate, summarise, unit_seconds
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS

@@ -7,11 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pseudoris.pipeline import executor, graph
+from pseudoris.pipeline import executor
 from pseudoris.pipeline.cluster import identity_on_cluster
-from pseudoris.pipeline.executor import WindowRule, run_shards
-from pseudoris.pipeline.graph import actor_environment, actor_runtime, build_dataset
-from pseudoris.pipeline.job import Job
+from pseudoris.pipeline.executor import WindowRule, actor_environment, actor_runtime, build_dataset, run_shards
+from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.schemas.config import ComputeConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
@@ -187,9 +186,9 @@ def commit_large(block: pa.Table, job: Job) -> pa.Table:
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_shard_of_400_mb_is_one_block_in_every_stage(source, identity, tmp_path, monkeypatch):
-    monkeypatch.setattr(graph, "_read", read_large)
-    monkeypatch.setattr(graph, "StageActor", CountingActor)
-    monkeypatch.setattr(graph, "commit_block", commit_large)
+    monkeypatch.setattr(executor, "_read", read_large)
+    monkeypatch.setattr(executor, "StageActor", CountingActor)
+    monkeypatch.setattr(executor, "commit_block", commit_large)
     job = planned_job(source, tmp_path, stub_config("placement.mode=staged"), identity)
     rows = build_dataset(job, [0], {"propose": 1, "caption": 1, "filter": 1}).take_all()
     assert len(rows) == 1

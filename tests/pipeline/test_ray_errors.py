@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError
 
-from pseudoris.pipeline.ray_errors import original_error
+from pseudoris.pipeline.cluster import original_error
 from pseudoris.schemas.errors import ConfigError, TransientError
 
 

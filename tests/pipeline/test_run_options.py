@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from pseudoris.pipeline.identity import identity_before_ray
-from pseudoris.pipeline.run_options import RunOptions, check_options
+from pseudoris.pipeline.run_contract import RunOptions, check_options
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pseudoris.pipeline.run_summary import RunSummary, table_globs
+from pseudoris.pipeline.run_contract import RunSummary, table_globs
 from pseudoris.store.runs.totals import RunTotals
 
 

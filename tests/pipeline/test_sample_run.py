@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from pseudoris.pipeline.sample_run import draw_sample, estimate
+from pseudoris.pipeline.estimate import draw_sample, estimate
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.sources.exclusions import exclusion
@@ -102,7 +102,7 @@ def test_tars_are_looked_into_by_tasks(ray_session, tmp_path, monkeypatch):
 
 
 def test_an_empty_folder_is_refused_before_ray_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("pseudoris.pipeline.sample_run.connected", lambda address: pytest.fail("Ray was started"))
+    monkeypatch.setattr("pseudoris.pipeline.estimate.connected", lambda address: pytest.fail("Ray was started"))
     with pytest.raises(ConfigError, match="no image"):
         estimate(str(tmp_path), stub_config())
 

@@ -8,9 +8,8 @@ from contextlib import nullcontext
 
 import pytest
 
-from pseudoris.pipeline import shard_faults, shard_tasks
-from pseudoris.pipeline.job import Job
-from pseudoris.pipeline.shard_tasks import block_to_outcome, commit_block, read_block
+from pseudoris.pipeline import shard_tasks
+from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block, read_block
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.shard import Proof, Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
@@ -49,9 +48,9 @@ def job(tmp_path, monkeypatch, broken) -> Job:
         yield Reading(entries[0].position, b"bytes", "disk")
 
     monkeypatch.setattr(shard_tasks, "read_shard", read_shard)
-    monkeypatch.setattr(shard_faults, "read_or_refused", read_or_refused)
-    monkeypatch.setattr(shard_faults, "open_root", lambda *arguments: None)
-    for module in (shard_tasks, shard_faults):
+    monkeypatch.setattr(shard_tasks, "read_or_refused", read_or_refused)
+    monkeypatch.setattr(shard_tasks, "open_root", lambda *arguments: None)
+    for module in (shard_tasks, shard_tasks):
         monkeypatch.setattr(module, "shared_prover", lambda limits, **_: nullcontext(Prover()))
     monkeypatch.setattr(shard_tasks, "this_node", lambda: "node-a")
     monkeypatch.setattr(shard_tasks, "check_packages", lambda identity, config: ())

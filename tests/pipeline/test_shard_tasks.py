@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pseudoris.pipeline import shard_tasks
-from pseudoris.pipeline.job import Job, Retry
-from pseudoris.pipeline.shard_tasks import block_to_outcome, commit_block, read_block, shard_work
+from pseudoris.pipeline.shard_tasks import Job, Retry, block_to_outcome, commit_block, read_block, shard_work
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pseudoris.pipeline import source_listing
-from pseudoris.pipeline.source_listing import list_on_cluster
+from pseudoris.pipeline import fan_out
+from pseudoris.pipeline.fan_out import list_on_cluster
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.placement import PoolConfig, StorageConfig
@@ -34,7 +34,7 @@ def write_mixture(folder, num_tars: int = 11) -> None:
 
 @pytest.mark.parametrize("in_flight", [1, 2, 64])
 def test_the_listing_is_that_of_one_process(ray_session, tmp_path, monkeypatch, in_flight):
-    monkeypatch.setattr(source_listing, "_TASKS_IN_FLIGHT", in_flight)
+    monkeypatch.setattr(fan_out, "_TASKS_IN_FLIGHT", in_flight)
     write_mixture(tmp_path)
     source = open_source(str(tmp_path), SourceConfig(format="auto"))
     listed, left_out = list(list_on_cluster(source, POOL)), list(source.left_out.notices())
@@ -44,7 +44,7 @@ def test_the_listing_is_that_of_one_process(ray_session, tmp_path, monkeypatch, 
 
 
 def test_images_behind_a_tar_do_not_wait_on_the_driver_by_the_million(ray_session, tmp_path, monkeypatch):
-    monkeypatch.setattr(source_listing, "_BUNDLES_WAITING", 10)
+    monkeypatch.setattr(fan_out, "_BUNDLES_WAITING", 10)
     (tmp_path / "00.tar").write_bytes(tar_bytes([("a.png", png())]))
     for number in range(200):
         (tmp_path / f"{number:03d}.png").write_bytes(b"not looked into")

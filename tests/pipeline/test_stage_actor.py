@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pseudoris.pipeline import stage_actor
-from pseudoris.pipeline.job import Job
-from pseudoris.pipeline.shard_tasks import block_to_outcome, commit_block
+from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block
 from pseudoris.pipeline.stage_actor import EXIT_UNUSABLE, StageActor
 from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
 from pseudoris.schemas.shard import Shard, ShardFault

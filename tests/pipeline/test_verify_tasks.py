@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pseudoris.pipeline import verify_tasks
-from pseudoris.pipeline.verify_tasks import checking_on_cluster
+from pseudoris.pipeline import fan_out
+from pseudoris.pipeline.fan_out import checking_on_cluster
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.placement import PoolConfig, StorageConfig
 from pseudoris.store.checks.verify import verify_run
@@ -36,7 +36,7 @@ def run(tmp_path):
 @pytest.mark.parametrize("in_flight", [1, 2, 256])
 @pytest.mark.parametrize("options", [{}, {"quick": True}, {"sample": 4}], ids=str)
 def test_the_report_is_that_of_one_process(ray_session, run, monkeypatch, in_flight, options):
-    monkeypatch.setattr(verify_tasks, "_TASKS_IN_FLIGHT", in_flight)
+    monkeypatch.setattr(fan_out, "_TASKS_IN_FLIGHT", in_flight)
     here = verify_run(run, **options)
     assert not here.is_clean
     seen = []

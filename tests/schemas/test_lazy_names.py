@@ -35,7 +35,7 @@ def test_who_runs_no_model_loads_no_torch() -> None:
         "pseudoris.store.runs.commit",
         "pseudoris.pipeline.shard_tasks",
         "pseudoris.pipeline.stage_actor",
-        "pseudoris.pipeline.verify_tasks",
+        "pseudoris.pipeline.fan_out",
         "pseudoris.pipeline.annotation",
         "pseudoris.cli.main",
     )

@@ -163,7 +163,6 @@ class ReadyMasks:
         Raises:
             ImageError: `annotation_missing`, `annotation_mismatch` (another size), `annotation_damaged`, or
                 `refused_uri` if the key points outside the folder.
-            TransientError: The storage failed.
         """
         path = json_name(key)
         # Messages must be UTF-8.

@@ -1,17 +1,24 @@
-"""Lists SOURCE on a cluster: the driver lists files, tasks index tars and tables, and the order is kept."""
+"""Work that the driver spreads over tasks: `annotate` and `estimate` index SOURCE, `verify` checks the tables.
+
+The driver lists files, and tasks index tars and tables in their order. For `verify` it walks the plan and the receipts.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import ray
 
-from pseudoris.pipeline.ray_errors import task_result
+from pseudoris.pipeline.cluster import task_result
 from pseudoris.schemas.placement import PoolConfig
+from pseudoris.store.checks.content import Problem
+from pseudoris.store.checks.verify import CheckShards, ShardToCheck, check_shards
 from pseudoris.store.files.storage import StoredFile
+from pseudoris.store.location import RunLocation
 from pseudoris.store.sources import Source, SourceItem
 from pseudoris.store.sources.image_tables import RowGroup, rows_of
 from pseudoris.store.sources.items import LeftOut
@@ -48,7 +55,6 @@ def list_on_cluster(source: Source, pool: PoolConfig) -> Iterator[SourceItem]:
 
     Raises:
         ConfigError: Nothing is listed, or a tar or a table cannot be listed.
-        TransientError: The storage or the cluster failed.
     """
     index = ray.remote(_index).options(num_cpus=pool.num_cpus, resources=dict(pool.resources))
     source_ref = ray.put(source)
@@ -110,3 +116,39 @@ def _items(source: Source, bundle: _Bundle) -> Iterator[SourceItem]:
     for (file, format_), index in zip(bundle.files, indices, strict=True):
         # The type follows from the format.
         yield from rows_of(file, index) if format_ in _TABLES else index  # type: ignore[arg-type, misc]
+
+
+# The start of a task then costs little compared with its reads. It also bounds the plan entries that the driver holds.
+_SHARDS_A_TASK: Final = 4
+_CHECKS_IN_FLIGHT: Final = 256
+
+
+def checking_on_cluster(pool: PoolConfig) -> CheckShards:
+    """Return a check for `verify_run` that runs in Ray tasks; this process must be connected to Ray.
+
+    Args:
+        pool: The resources of a task: the pool of reading.
+    """
+    task = ray.remote(_check).options(num_cpus=pool.num_cpus, resources=dict(pool.resources))
+
+    def check(location: RunLocation, shards: Iterator[ShardToCheck], quick: bool) -> Iterator[list[Problem]]:
+        running: list[ray.ObjectRef[list[Problem]]] = []
+        while some := list(islice(shards, _SHARDS_A_TASK)):
+            running.append(task.remote(location, some, quick))
+            if len(running) == _CHECKS_IN_FLIGHT:
+                yield _first(running)
+        while running:
+            yield _first(running)
+
+    return check
+
+
+def _check(location: RunLocation, shards: list[ShardToCheck], quick: bool) -> list[Problem]:
+    return [problem for problems in check_shards(location, iter(shards), quick) for problem in problems]
+
+
+def _first(running: list[ray.ObjectRef[list[Problem]]]) -> list[Problem]:
+    """Wait for the first task to end; remove it from `running` and return its problems."""
+    (done,), _ = ray.wait(running, num_returns=1)
+    running.remove(done)
+    return task_result(done)
