@@ -186,8 +186,7 @@ def _prior(config: RunConfig) -> str:
 
 def _digest(stage: StageKind, config: RunConfig) -> str:
     from pseudoris.workers.checkpoints.weight_catalogue import published_file
-    from pseudoris.workers.checkpoints.weight_files import found_file
-    from pseudoris.workers.checkpoints.weight_remedies import missing
+    from pseudoris.workers.checkpoints.weight_files import found_file, missing
 
     weights = stage.settings(config).weights
     # A run would download it. A check of a machine does not: the file may have gigabytes.

@@ -129,10 +129,9 @@ def _weights_of(preset: str, config_file: Path | None, assignments: list[str] | 
 def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Path | str:
     """Return where a file of weights lies, or why it needs no place."""
     from pseudoris.workers.checkpoints.weight_catalogue import published_file
-    from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch
-    from pseudoris.workers.checkpoints.weight_files import local_file, verified_digest, weights_digest
-    from pseudoris.workers.checkpoints.weight_remedies import unreachable
-    from pseudoris.workers.checkpoints.weight_report import copies_elsewhere, is_shipped
+    from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, copies_elsewhere, fetch
+    from pseudoris.workers.checkpoints.weight_files import local_file, unreachable, verified_digest, weights_digest
+    from pseudoris.workers.checkpoints.weight_report import is_shipped
 
     published = published_file(weights)
     if published is None:

@@ -23,7 +23,7 @@ from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import LOAD_SECONDS, record
 from pseudoris.schemas.shard import Shard
-from pseudoris.workers.checkpoints.weight_remedies import MissingWeightsError
+from pseudoris.workers.checkpoints.weight_files import MissingWeightsError
 from pseudoris.workers.engine_digests import DIGESTS
 
 Stage = Callable[[Shard], Shard]

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.workers.checkpoints import reachability, weight_catalogue
+from pseudoris.workers.checkpoints import weight_catalogue, weight_fetch
 from tests.builders.command import pseudoris, pseudoris_here
 from tests.builders.weight_server import serving_weights, use_as_hub
 
@@ -29,7 +29,7 @@ FILES = {SAM_NAME: SAM, COCA_NAME: COCA, CLIP_NAME: CLIP}
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(reachability, "_questions", {})
+    weight_fetch._unreachable.cache_clear()
     monkeypatch.chdir(tmp_path)
     return tmp_path / "cache"
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from pseudoris.pipeline import executor
-from pseudoris.pipeline.cluster import identity_on_cluster
 from pseudoris.pipeline.executor import WindowRule, actor_environment, actor_runtime, build_dataset, run_shards
+from pseudoris.pipeline.identity import identity_on_cluster
 from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.schemas.config import ComputeConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config

@@ -1,37 +1,142 @@
-"""Puts published weights into a cache: from a copy that this machine has, else from their source."""
+"""Puts published weights into a cache for `weights get` and for a run: from a copy on this machine, else their source.
+
+Digests and urls of files of the Hugging Face hub are asked of its own library; the bytes are not: its version 2 throws
+away what it has of a file when a download breaks off.
+"""
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
+import threading
+import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
+
+import httpx2
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils._headers import build_hf_headers
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_exponential_jitter
 
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.regular_files import open_linked, open_regular
 from pseudoris.workers.checkpoints.download import OnProgress, RemoteFile, download
-from pseudoris.workers.checkpoints.hub import hub_unreachable_reason, remote_file
-from pseudoris.workers.checkpoints.reachability import ask_servers, host, unreachable_reason
-from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache, file_sha256
-from pseudoris.workers.checkpoints.weight_catalogue import HubSource, PublishedFile, published_file
-from pseudoris.workers.checkpoints.weight_files import found_file
-from pseudoris.workers.checkpoints.weight_remedies import source_url
+from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache, file_sha256, user_cache
+from pseudoris.workers.checkpoints.weight_catalogue import HubSource, PublishedFile, cached_names, published_file
+from pseudoris.workers.checkpoints.weight_files import found_file, source_url
+
+# A name server that does not answer is waited for by the system, without regard to a timeout of ours.
+DEADLINE_S: Final = 4.0
+_MEMORY_S: Final = 30.0
+_HUB_TIMEOUT_S: Final = 5.0
+_HUB_ATTEMPTS: Final = 5
+_SERVER_ERRORS: Final = frozenset({408, 429, *range(500, 600)})
+# The etag of a large file of the hub is its sha256; that of a small one is another hash.
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
-class UnreachableError(ConfigError):
-    """The server of a file does not answer at all: there is no network, or none that leads there."""
+def unreachable_reason(url: str) -> str | None:
+    """Return why the server of a url cannot be reached, as a short text; None if it answers anything at all.
+
+    Told within seconds: without a network, retries and name servers take minutes.
+    """
+    parsed = httpx2.URL(url)
+    origin = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}/"
+    # The files of a preset ask one after the other, and a network may return.
+    return _unreachable(origin, int(time.monotonic() / _MEMORY_S))
+
+
+@functools.lru_cache(maxsize=8)
+def _unreachable(origin: str, now: int) -> str | None:
+    answers: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            httpx2.head(origin, timeout=DEADLINE_S)
+            answers.append(None)
+        # The latter two: a proxy in the environment that is none.
+        except (httpx2.HTTPError, ValueError, ImportError) as error:
+            text = str(error) or type(error).__name__
+            # Its certificate is the business of the request that follows.
+            answers.append(None if "CERTIFICATE" in text.upper() else text)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(DEADLINE_S)
+    return answers[0] if answers else f"no answer within {DEADLINE_S:.0f} s"
 
 
 def ask_early(weights: Iterable[WeightsConfig]) -> None:
-    """Ask the servers of all files that are missing here, at the same time, so that no later answer is waited for.
+    """Ask the servers of all files that are missing here, at the same time: `fetch` then knows their answers.
 
     Raises:
         ConfigError: open_clip knows no such tag, or the cache cannot be read.
     """
     missing = (published_file(each) for each in weights if found_file(each) is None)
-    ask_servers(source_url(each) for each in missing if each is not None)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(unreachable_reason, {source_url(each) for each in missing if each is not None}))
+
+
+def hub_url(source: HubSource) -> str:
+    """Return the url from which a person can download the file that is preferred."""
+    return hf_hub_url(source.repo, source.filenames[0], revision=source.revision)
+
+
+def remote_file(source: HubSource) -> tuple[int, RemoteFile, str]:
+    """Ask the hub for a file: which of its names exists (as an index), what and where it is, and the commit.
+
+    Raises:
+        ConfigError: The hub has no such file, or gives it only to those who are logged in.
+        TransientError: The hub does not answer.
+    """
+    retrying = Retrying(
+        retry=retry_if_exception(_is_transient),
+        stop=stop_after_attempt(_HUB_ATTEMPTS),
+        wait=wait_exponential_jitter(initial=1, max=10),
+        reraise=True,
+    )
+    for index, filename in enumerate(source.filenames):
+        url = hf_hub_url(source.repo, filename, revision=source.revision)
+        try:
+            found = retrying(get_hf_file_metadata, url, timeout=_HUB_TIMEOUT_S)
+        except EntryNotFoundError:
+            continue
+        except (httpx2.HTTPError, OfflineModeIsEnabled) as error:
+            summary = f"the hub does not give {source.repo}/{filename}: {str(error).splitlines()[0]}"
+            if _is_transient(error):
+                raise TransientError(summary) from error
+            raise ConfigError(f"{summary}. If the repository asks for consent, log in with `hf auth login`") from error
+        sha256 = found.etag if found.etag and _SHA256.fullmatch(found.etag) else None
+        # By the commit, so that no other version is put behind a part of this one.
+        pinned = hf_hub_url(source.repo, filename, revision=found.commit_hash)
+        return index, RemoteFile(pinned, sha256, found.size, build_hf_headers()), found.commit_hash or ""
+    raise ConfigError(f"the hub's repository {source.repo} has none of the files {', '.join(source.filenames)}")
+
+
+def hub_cached_file(source: HubSource) -> Path | None:
+    """Return the file in the cache of the hub's own library, None if it is not there."""
+    for filename in source.filenames:
+        found = try_to_load_from_cache(source.repo, filename, revision=source.revision)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in _SERVER_ERRORS
+    return isinstance(error, httpx2.HTTPError) and not isinstance(error, httpx2.TooManyRedirects)
+
+
+class UnreachableError(ConfigError):
+    """The server of a file does not answer at all: there is no network, or none that leads there."""
 
 
 def fetch(
@@ -63,7 +168,9 @@ def fetch(
                 return path
             unproved = path if known is None else None
     for name, copy in copies:
-        known = published.sha256 or cache.pinned_sha256(name) or _blob_sha256(copy)
+        # The hub's library files a copy under its digest.
+        blob = copy.resolve().name
+        known = published.sha256 or cache.pinned_sha256(name) or (blob if _SHA256.fullmatch(blob) else None)
         if known is not None and file_sha256(copy) == known:
             return _copied(copy, name, cache, Pin(known, copy.stat().st_size))
     reason = _unreachable_reason(published)
@@ -71,17 +178,29 @@ def fetch(
         return _downloaded(published, cache, on_progress)
     if unproved is not None:
         return unproved
-    raise UnreachableError(f"{host(source_url(published))} cannot be reached ({reason})")
+    raise UnreachableError(f"{httpx2.URL(source_url(published)).host} cannot be reached ({reason})")
+
+
+def copies_elsewhere(weights: WeightsConfig, cache: WeightCache) -> list[tuple[str, Path]]:
+    """Return files outside of `cache` that may be the same, by the name that each would have there.
+
+    They lie in the working folder, in the user's cache, and in that of the hub's own library.
+    """
+    names = cached_names(weights)
+    places = [(name, user_cache().path(name)) for name in names]
+    places += [(names[0], Path(weights.uri))] if names else []
+    published, hub_copy = published_file(weights), None
+    if published is not None and isinstance(published.source, HubSource):
+        hub_copy = hub_cached_file(published.source)
+    if hub_copy is not None:
+        places += [(name, hub_copy) for name in names if Path(name).name == hub_copy.name]
+    return [(name, path) for name, path in places if path.is_file() and path != cache.path(name)]
 
 
 def _unreachable_reason(published: PublishedFile) -> str | None:
-    return hub_unreachable_reason() if isinstance(published.source, HubSource) else unreachable_reason(published.source)
-
-
-def _blob_sha256(copy: Path) -> str | None:
-    """Return the digest by which the hub's library has filed a copy, None if it is no copy of its."""
-    name = copy.resolve().name
-    return name if re.fullmatch("[0-9a-f]{64}", name) else None
+    if not isinstance(published.source, HubSource):
+        return unreachable_reason(published.source)
+    return "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else unreachable_reason(constants.ENDPOINT)
 
 
 def _copied(copy: Path, name: str, cache: WeightCache, pin: Pin) -> Path:

@@ -1,4 +1,8 @@
-"""Finds and verifies weights files, without torch: local files, fsspec urls, open_clip's hub tags, shipped files."""
+"""Resolves weights to a local file and its sha256, without torch: local files, fsspec urls, hub tags, shipped files.
+
+The digests of a run and the loaders of models ask here. The error for missing weights says the command that gets them,
+and how to get them by hand.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,14 @@ import shutil
 import tempfile
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Final
 
 import fsspec
 
 from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.config_layers import load_config, preset_names
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.weight_cache import file_sha256, user_cache
+from pseudoris.workers.checkpoints.weight_cache import WeightCache, file_sha256, user_cache
 from pseudoris.workers.checkpoints.weight_catalogue import (
     BUILTIN_PREFIX,
     OPEN_CLIP_PREFIX,
@@ -23,15 +29,14 @@ from pseudoris.workers.checkpoints.weight_catalogue import (
     cached_names,
     published_file,
 )
-from pseudoris.workers.checkpoints.weight_remedies import MissingWeightsError
 
-_COPY_BLOCK_BYTES = 2**20
-# Of the cache: copies of urls.
-_URLS_FOLDER = "urls"
 logger = logging.getLogger(__name__)
-# Keys under which S3, GCS, Azure, web servers and disks give a file's version. A new file under the same url has
-# another.
-_VERSION_KEYS = (
+
+_COPY_BLOCK_BYTES: Final = 2**20
+# Of the cache: copies of urls.
+_URLS_FOLDER: Final = "urls"
+# Keys under which S3, GCS, Azure, web servers and disks give a file's version: another file, another value.
+_VERSION_KEYS: Final = [
     "size",
     "ETag",
     "etag",
@@ -45,7 +50,79 @@ _VERSION_KEYS = (
     "updated",
     "mtime",
     "created",
-)
+]
+
+
+class MissingWeightsError(ConfigError):
+    """Weights are missing; the message says how to get them."""
+
+    def __init__(self, weights: WeightsConfig, why: str, preset: str = "") -> None:
+        """Keep what is missing; `preset` is the preset of the run, if it is known."""
+        super().__init__(missing(weights, why, preset))
+        self._weights, self._why = weights, why
+
+    def of_preset(self, preset: str) -> MissingWeightsError:
+        """Return the error whose command gets all weights of `preset`, so that a run without any names one command."""
+        return MissingWeightsError(self._weights, self._why, preset)
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str]]:
+        """Return what pickle needs: the message alone."""
+        return ConfigError, (str(self),)
+
+
+def missing(weights: WeightsConfig, why: str, preset: str = "") -> str:
+    """Return the message for weights that are missing, on one line: urls and commands in it can be copied."""
+    remedies = [_command(weights, preset), weights.how_to_get]
+    shown = "; or: ".join(filter(None, remedies)) or "put the file there, or set weights.uri to its path"
+    return f"weights '{weights.uri}' are not available: {why}. To get them: {shown}{_by_hand(weights)}"
+
+
+def unreachable(weights: WeightsConfig, why: str, cache: WeightCache) -> str:
+    """Return the message for weights that `weights get` cannot get for want of a network."""
+    return f"weights '{weights.uri}' are not available: {why}{_by_hand(weights, cache)}"
+
+
+def source_url(published: PublishedFile) -> str:
+    """Return the url from which a person can download the file."""
+    if not isinstance(published.source, HubSource):
+        return published.source
+    # Imported here: it loads a client of the web, which only a missing file needs.
+    from pseudoris.workers.checkpoints.weight_fetch import hub_url
+
+    return hub_url(published.source)
+
+
+def _command(weights: WeightsConfig, preset: str) -> str:
+    """The command of this package that gets the weights, empty if none does."""
+    if weights.uri.startswith(BUILTIN_PREFIX):
+        return "reinstall the package, or train them in a clone: make weights"
+    if published_file(weights) is None:
+        return ""
+    configs = {name: load_config(name) for name in preset_names()}
+    presets = [
+        name
+        for name, config in configs.items()
+        if weights.uri in {stage.weights.uri for stage in (config.masks, config.captions, config.filtering)}
+    ]
+    # Two presets may have a file in common, and not the others.
+    alone = presets[0] if len(presets) == 1 else weights.uri
+    return f"pseudoris weights get {preset if preset in presets else alone}"
+
+
+def _by_hand(weights: WeightsConfig, cache: WeightCache | None = None) -> str:
+    """Where a published file is, and where it belongs."""
+    published = published_file(weights)
+    if published is None:
+        return ""
+    target = (cache or user_cache()).path(published.names[0])
+    facts = [f"{published.size_bytes:,} bytes"] if published.size_bytes else []
+    facts += [f"sha256 {published.sha256}"] if published.sha256 else []
+    known = f" ({', '.join(facts)})" if facts else ""
+    or_else = ""
+    if len(published.names) > 1 and isinstance(published.source, HubSource):
+        other = published.source.filenames[-1]
+        or_else = f"; if the repository has no such file, take {other} instead, and keep its name"
+    return f". By hand: download {source_url(published)} and put it at {target}{known}{or_else}"
 
 
 def random_seed(weights: WeightsConfig) -> int | None:
@@ -72,7 +149,11 @@ def local_file(weights: WeightsConfig) -> Path:
         TransientError: The download broke off again and again.
     """
     if weights.uri.startswith(BUILTIN_PREFIX):
-        return _builtin_file(weights)
+        resource = files("pseudoris.workers.checkpoints").joinpath(weights.uri.removeprefix(BUILTIN_PREFIX))
+        with as_file(resource) as path:
+            if not path.is_file():
+                raise MissingWeightsError(weights, "the package holds no such file")
+            return path
     if "://" in weights.uri:
         return _remote_file(weights)
     found = found_file(weights)
@@ -80,7 +161,15 @@ def local_file(weights: WeightsConfig) -> Path:
         return found
     published = published_file(weights)
     if weights.uri.startswith(OPEN_CLIP_PREFIX) and published is not None:
-        return _fetched(published, weights)
+        # Imported here: only a download needs a client of the web.
+        from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch
+
+        # A run says nothing for minutes otherwise.
+        logger.warning("downloading the weights '%s' to %s", weights.uri, user_cache().folder)
+        try:
+            return fetch(published, user_cache())
+        except UnreachableError as error:
+            raise MissingWeightsError(weights, str(error)) from error
     raise MissingWeightsError(weights, "there is no such file")
 
 
@@ -99,15 +188,12 @@ def found_file(weights: WeightsConfig) -> Path | None:
         return path
     names = cached_names(weights)
     in_cache = (user_cache().path(name) for name in names)
-    return next((each for each in in_cache if each.is_file()), None) or _hub_copy(weights)
-
-
-def _hub_copy(weights: WeightsConfig) -> Path | None:
-    """The file that the hub's own library has in its cache."""
+    cached = next((each for each in in_cache if each.is_file()), None)
     published = published_file(weights)
-    if published is None or not isinstance(published.source, HubSource):
-        return None
-    from pseudoris.workers.checkpoints.hub import hub_cached_file
+    if cached is not None or published is None or not isinstance(published.source, HubSource):
+        return cached
+    # The hub's own library may have it.
+    from pseudoris.workers.checkpoints.weight_fetch import hub_cached_file
 
     return hub_cached_file(published.source)
 
@@ -123,33 +209,16 @@ def weights_digest(weights: WeightsConfig) -> str:
     return verified_digest(weights, local_file(weights))
 
 
-def _builtin_file(weights: WeightsConfig) -> Path:
-    """A file shipped in this package."""
-    resource = files("pseudoris.workers.checkpoints").joinpath(weights.uri.removeprefix(BUILTIN_PREFIX))
-    with as_file(resource) as path:
-        if not path.is_file():
-            raise MissingWeightsError(weights, "the package holds no such file")
-        return path
-
-
-def _fetched(published: PublishedFile, weights: WeightsConfig) -> Path:
-    """Downloads a published file."""
-    # Imported here: only a download needs a client of the web.
-    from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch
-
-    # A run says nothing for minutes otherwise.
-    logger.warning("downloading the weights '%s' to %s", weights.uri, user_cache().folder)
-    try:
-        return fetch(published, user_cache())
-    except UnreachableError as error:
-        raise MissingWeightsError(weights, str(error)) from error
-
-
 def _remote_file(weights: WeightsConfig) -> Path:
     """Downloads an fsspec url once, into the cache of weights; again if the file behind the url changes."""
     try:
         # With a digest, no request to the store is needed: a file under this name was verified when it was downloaded.
-        target = _url_copy(weights, weights.sha256 or _remote_version(weights.uri))
+        version = weights.sha256
+        if version is None:
+            filesystem, path = fsspec.url_to_fs(weights.uri)
+            info = filesystem.info(path)
+            version = " ".join(f"{key}={info[key]}" for key in _VERSION_KEYS if info.get(key) is not None)
+        target = _url_copy(weights, version)
         if not target.is_file():
             user_cache().make_folder(f"{_URLS_FOLDER}/{target.name}")
             _fetch(weights, target)
@@ -164,13 +233,6 @@ def _url_copy(weights: WeightsConfig, version: str) -> Path:
     """Where the copy of one version of the file behind a url lies, or would lie."""
     name = hashlib.sha256(f"{weights.uri} {version}".encode()).hexdigest()[:24] + Path(weights.uri).suffix
     return user_cache().path(f"{_URLS_FOLDER}/{name}")
-
-
-def _remote_version(uri: str) -> str:
-    """Size of the file behind an fsspec url, with its digest and time if the store gives them."""
-    filesystem, path = fsspec.url_to_fs(uri)
-    info = filesystem.info(path)
-    return " ".join(f"{key}={info[key]}" for key in _VERSION_KEYS if info.get(key) is not None)
 
 
 def _fetch(weights: WeightsConfig, target: Path) -> None:

@@ -9,18 +9,15 @@ from typing import Final
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.hub import hub_cached_file
-from pseudoris.workers.checkpoints.weight_cache import Pin, WeightCache, file_sha256, user_cache
+from pseudoris.workers.checkpoints.weight_cache import Pin, file_sha256, user_cache
 from pseudoris.workers.checkpoints.weight_catalogue import (
     BUILTIN_PREFIX,
     RANDOM_PREFIX,
     SEE_SOURCE,
-    HubSource,
     cached_names,
     published_file,
 )
-from pseudoris.workers.checkpoints.weight_files import expected_sha256, found_file, local_file
-from pseudoris.workers.checkpoints.weight_remedies import missing, source_url
+from pseudoris.workers.checkpoints.weight_files import expected_sha256, found_file, local_file, missing, source_url
 
 MODEL_CARD: Final = "tiny/MODEL_CARD.md"
 _UNKNOWN: Final = "known once it is fetched"
@@ -110,22 +107,6 @@ def check_weights(weights: WeightsConfig, preset: str = "") -> WeightCheck:
         return WeightCheck(True, f"{found}  sha256 {sha256}, as it must be")
     remedy = "a run in this folder uses it" if found == Path(weights.uri) else "get it again"
     return WeightCheck(False, f"{found} has sha256 {sha256}, expected {known}: it is not the published file; {remedy}")
-
-
-def copies_elsewhere(weights: WeightsConfig, cache: WeightCache) -> list[tuple[str, Path]]:
-    """Return files outside of `cache` that may be the same, by the name that each would have there.
-
-    They lie in the working folder, in the user's cache, and in that of the hub's own library.
-    """
-    names = cached_names(weights)
-    places = [(name, user_cache().path(name)) for name in names]
-    places += [(names[0], Path(weights.uri))] if names else []
-    published, hub_copy = published_file(weights), None
-    if published is not None and isinstance(published.source, HubSource):
-        hub_copy = hub_cached_file(published.source)
-    if hub_copy is not None:
-        places += [(name, hub_copy) for name in names if Path(name).name == hub_copy.name]
-    return [(name, path) for name, path in places if path.is_file() and path != cache.path(name)]
 
 
 def _found(weights: WeightsConfig) -> Path | None:
