@@ -44,7 +44,7 @@ from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
-from pseudoris.workers.filtering.scores import score_candidates
+from pseudoris.workers.filtering.scorer import score_candidates
 from pseudoris.workers.stages import find_captioner, find_scorer
 
 SCENES_A_SHARD = 16
@@ -159,7 +159,7 @@ class PlainFilter:
     """A filter that shares nothing: scores every candidate of a shard, each of one target.
 
     Crops are cut one by one and embedded an image at a time, or, pairwise, again for each text, one crop and one text a
-    call. Scores are those of `pseudoris.workers.filtering.scores`.
+    call. Scores are those of `pseudoris.workers.filtering.scorer`.
     """
 
     def __init__(self, config: RunConfig) -> None:

@@ -27,9 +27,9 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import Shard
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.checkpoints.sam import load_sam
-from pseudoris.workers.compilation import compile_tower
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering import ClipScorer
+from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks.generator import MaskGenerator
 
 Candidates = Mapping[str, Mapping[str, Sequence[int]]]

@@ -10,7 +10,7 @@ from unittest import mock
 
 from segment_anything.modeling import ImageEncoderViT
 
-from pseudoris.workers.masks import generator, mask_candidates, sam_frames
+from pseudoris.workers.masks import generator, sam_frames
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder, Upscaling
 
 REST: Final = "the rest"
@@ -20,7 +20,7 @@ PARTS: Final[tuple[tuple[str, Any, str], ...]] = (
     ("prompts: transformer", SamPromptDecoder, "__call__"),
     ("prompts: upscaling", Upscaling, "__call__"),
     ("logits to the image's size", sam_frames, "upsample"),
-    ("stability, boxes, bits", mask_candidates, "measure"),
+    ("stability, boxes, bits", generator, "measure"),
     ("RLE", generator, "encode_proposals"),
 )
 

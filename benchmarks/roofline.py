@@ -31,8 +31,8 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.filtering import ClipScorer
+from pseudoris.workers.forward_passes import linear
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
-from pseudoris.workers.transformer_blocks import linear
 
 _SIDE = 2048
 _COPIED_BYTES = 256 * 2**20

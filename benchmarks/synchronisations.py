@@ -35,7 +35,7 @@ from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding
 from pseudoris.workers.captions.teacher_forcing import TeacherForcing
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks.generator import MaskGenerator
-from pseudoris.workers.masks.instance_priors import InstanceDetector
+from pseudoris.workers.masks.instances import InstanceDetector
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
 from pseudoris.workers.masks.proposer import SamProposer
 

@@ -135,7 +135,7 @@ def _device(config: RunConfig) -> str:
         return "none: the engines compute without torch"
     import torch
 
-    from pseudoris.workers.device_kind import device_kind
+    from pseudoris.workers.engine_digests import device_kind
 
     kind = device_kind(config.compute)
     if config.compute.device == "cpu":

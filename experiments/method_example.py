@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from experiments.quality.markdown_cells import markdown_table
 from experiments.quality.svg_chart import COLOURS
 from pseudoris.workers.captions.distinctive import distinctive_weights, draw
-from pseudoris.workers.filtering.scores import score_candidates
+from pseudoris.workers.filtering.scorer import score_candidates
 
 # In the order of their ids. The prefix is "a photo of a".
 TOKENS: Final = ("cup", "plain", "red", "striped", "EOS")

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from pseudoris.cli.main import app
 from pseudoris.pipeline.annotation import annotate
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.device_kind import device_kind
+from pseudoris.workers.engine_digests import device_kind
 from tests.builders.runs import stub_config
 
 WRITTEN = Path(__file__).parent / "fixtures" / "version_0_1_0"

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer with a cache of words, because captions repeat a few words in many orders."""
+"""The byte-pair tokenizer of CoCa and CLIP, with a cache of words: captions repeat a few in many orders."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from collections.abc import Sequence
 from typing import Final
 
 import torch
+from open_clip import tokenizer
 
-from pseudoris.workers.byte_pairs import byte_pair_encoder
+
+@functools.cache
+def byte_pair_encoder() -> tokenizer.SimpleTokenizer:
+    """Return open_clip's tokenizer of 49,408 tokens; only what depends on no context's length may be used.
+
+    open_clip makes one when it is imported. Another one would hold 22 MB, and takes 0.1 s to read its merges.
+    """
+    return getattr(tokenizer, "_tokenizer", None) or tokenizer.SimpleTokenizer()
+
 
 # Plain words: cleaning does not change them, and the tokens of each depend on the word alone.
 _PLAIN: Final = re.compile(r"[a-z ]*")

@@ -2,7 +2,7 @@
 
 from open_clip import tokenizer
 
-from pseudoris.workers.byte_pairs import byte_pair_encoder
+from pseudoris.workers.clip_tokenizer import byte_pair_encoder
 
 
 def test_the_encoder_is_the_one_that_open_clip_has_made():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.compilation import bucket, compile_rows, padded
+from pseudoris.workers.forward_passes import bucket, compile_rows, padded
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: no g++")

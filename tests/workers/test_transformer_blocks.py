@@ -10,7 +10,7 @@ from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import nn
 
 from pseudoris.workers.captions.cached_blocks import CropSlots, CrossAttention, NodeCache, SelfAttention
-from pseudoris.workers.transformer_blocks import Block, PackedLinear, SharedLinear, finish_block, linear
+from pseudoris.workers.forward_passes import Block, PackedLinear, SharedLinear, finish_block, linear
 
 
 def made(*, width=256, dtype=torch.float32, is_cross=False, activation=nn.GELU, scale=None):

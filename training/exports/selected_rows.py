@@ -187,7 +187,7 @@ def is_distinctive(expressions: Sequence[AnnotatedExpression], tau: float) -> bo
 
 def _token_counter() -> Callable[[str], int]:
     # Torch takes seconds to import, so only if a limit is set.
-    from pseudoris.workers.filtering.clip_tokenizer import num_clip_tokens
+    from pseudoris.workers.clip_tokenizer import num_clip_tokens
 
     return num_clip_tokens
 

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torchvision.transforms.v2.functional import resize
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.learning.clip_features import image_blocks, read_images, read_texts, vision_tower
 from pseudoris.training.learning.training_config import TowersConfig
 from pseudoris.workers.checkpoints.openclip import load_clip, read_model_config
-from pseudoris.workers.clip_features import image_blocks, read_images, read_texts, vision_tower
+from pseudoris.workers.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.filtering.clip_embedder import crop_format
-from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
 
 Value = TypeVar("Value")
 # Read at once, padded with zeros: the rounding of a product depends on its shape, and the rest of a batch depends on

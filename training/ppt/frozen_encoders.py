@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torchvision.transforms.v2.functional import resize
 
+from pseudoris.training.learning.clip_features import response_map
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.ppt.point_mask_decoder import EncodedImages, PointMaskDecoder
 from pseudoris.training.ppt.ppt_config import PptConfig
@@ -15,7 +16,6 @@ from pseudoris.training.ppt.ppt_model import FrozenFeatures
 from pseudoris.training.ppt.pseudo_labels import LabelFrame
 from pseudoris.training.ppt.recipes.response_maps import prompted
 from pseudoris.workers.checkpoints.sam import load_sam
-from pseudoris.workers.clip_features import response_map
 from pseudoris.workers.device import to_device
 from pseudoris.workers.masks.sam_frames import EncodedCrop, encode_crops, upsample
 

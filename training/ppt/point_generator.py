@@ -131,7 +131,7 @@ class PointGenerator(nn.Module):
         Args:
             image: {V_n}, N tensors (B, C, h, w) of the frozen image tower, early stages first.
             text: T, (B, L, D) of the frozen text tower, one row a token.
-            is_word: (B, L) bool, True where the expression has a token, as `pseudoris.workers.clip_features` gives it.
+            is_word: (B, L) bool, True where the expression has a token, as `learning.clip_features` gives it.
             response: (B, h, w), how much each patch fits the expression by the frozen towers.
             tokens: (B, L) int64, the text tower's.
 

@@ -39,7 +39,7 @@ class FrozenFeatures:
     Attributes:
         image: {V_n}, N tensors (B, C, h, w) of CLIP's image tower.
         text: T, (B, L, D) of CLIP's text tower.
-        is_word: (B, L) bool, True where the expression has a token, as `pseudoris.workers.clip_features` gives it.
+        is_word: (B, L) bool, True where the expression has a token, as `learning.clip_features` gives it.
         tokens: (B, L) int64, the text tower's.
         response: (B, h, w), how much each patch fits its expression in CLIP's joint space; of each pair, mean 0 and
             standard deviation 1.

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 
-from pseudoris.workers.transformer_blocks import Block, Finish, finish_block
+from pseudoris.workers.forward_passes import Block, Finish, finish_block
 
 _FIRST_CAPACITY = 256
 

@@ -20,9 +20,8 @@ from pseudoris.schemas.measures import BATCH_FILL, record
 from pseudoris.workers.captions.cached_blocks import CropSlots, CrossAttention, NodeCache, SelfAttention
 from pseudoris.workers.captions.prefix_tree import Bools, Ints, PrefixLevel, crop_slots
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
-from pseudoris.workers.compilation import compile_rows, padded
 from pseudoris.workers.device import to_device
-from pseudoris.workers.transformer_blocks import finish_block
+from pseudoris.workers.forward_passes import compile_rows, finish_block, padded
 
 # Crops per forward pass of the image tower. Bounds the activations for images with many masks.
 _CROPS_A_PASS = 64

@@ -12,12 +12,12 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage, clean_text
-from pseudoris.workers.byte_pairs import byte_pair_encoder
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.listener import Listener
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.openclip import load_coca
+from pseudoris.workers.clip_tokenizer import byte_pair_encoder
 from pseudoris.workers.crops.crops import CropFormat, make_crops
 from pseudoris.workers.crops.prefetch import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device

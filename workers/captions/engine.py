@@ -22,8 +22,8 @@ from pseudoris.workers.captions.prefix_tree_decoder import DecodingCounts, Decod
 from pseudoris.workers.captions.row_sampler import SamplerRows
 from pseudoris.workers.captions.unique_crops import CropSet, EncodedImage, crop_batches, encode_images, gather
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary
-from pseudoris.workers.compilation import compile_tower
 from pseudoris.workers.counter_rng import DrawKey, draws
+from pseudoris.workers.forward_passes import compile_tower
 
 
 class CachedEngine:

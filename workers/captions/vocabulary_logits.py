@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from pseudoris.schemas.errors import ImageError
-from pseudoris.workers.transformer_blocks import linear
+from pseudoris.workers.forward_passes import linear
 
 # Width of `TopLogits`: enough for the top-k and most top-p sets, so that a step need not sort the whole vocabulary.
 _TOP_WIDTH = 64

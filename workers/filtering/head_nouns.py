@@ -1,6 +1,7 @@
-"""Finds the head noun of an expression by rules, without a tagger; `spacy_nouns` finds it with a parser.
+"""Finds the head noun and the noun phrases of an expression by rules, without a tagger; `spacy_nouns` has a parser.
 
-The rules, in the order in which they apply (method page, section 4):
+Phrases are found by word classes and the neighbours of each word. The rules for the head, in the order in which they
+apply (method page, section 4):
 
 1. The first noun phrase has the head. It ends before a preposition, a verb, a relative pronoun, a participle that
    follows a noun, or a comma. Openers are skipped ("there is", "this is"). If the sentence starts with a verb or a
@@ -16,10 +17,13 @@ A table of hand-checked expressions in the tests lists the known errors of the r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 from pseudoris.schemas.config import FilterConfig
+from pseudoris.workers.filtering import noun_lexicon as lexicon
 from pseudoris.workers.filtering.noun_lexicon import (
     ARTICLES,
     AUXILIARIES,
@@ -34,8 +38,255 @@ from pseudoris.workers.filtering.noun_lexicon import (
     RELATIVES,
     SHOWING,
 )
-from pseudoris.workers.filtering.noun_phrases import Chunk, is_determiner, read_chunk, tokenise
 from pseudoris.workers.filtering.spacy_nouns import SpacyNouns, first_child_head, head_of_parse
+
+_TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|'s?(?=\s|$)|[&]|[,;:.()/!?\"-]")
+_PUNCTUATION = frozenset(',;:.()/!?"-')
+_CLITIC = "'s"
+# Heads that are never things, and heads that are not things if `of` follows.
+_NO_THINGS = lexicon.PICTURES | lexicon.PLACES | lexicon.COLOURS | lexicon.NUMERALS
+_OF_OTHERS = lexicon.QUANTITIES | lexicon.PARTS
+_NOT_SEEN = lexicon.DETERMINERS | lexicon.PLACES | lexicon.NUMERALS
+
+
+@dataclass(slots=True)
+class Chunk:
+    """One noun phrase as positions in a list of words.
+
+    Attributes:
+        modifiers: Positions of determiners, numerals, adjectives and participles before the first noun.
+        nouns: Positions of its nouns, the head last; empty if it has none.
+        end: Position of the word that ended it; the number of words if none did.
+    """
+
+    modifiers: list[int] = field(default_factory=list)
+    nouns: list[int] = field(default_factory=list)
+    end: int = 0
+
+    def head(self, words: list[str]) -> str | None:
+        """Return the head, one word or a fixed compound; None for a phrase without a noun."""
+        if self.nouns:
+            last = self.nouns[-1]
+            pair = f"{words[last - 1]} {words[last]}" if last else ""
+            return pair if pair in lexicon.FIXED_COMPOUNDS else words[last]
+        if self.modifiers and words[self.modifiers[-1]] in lexicon.ADJECTIVES_OR_NOUNS:
+            # In "one of the dogs" it is a number, in "the one" a noun.
+            is_count = words[self.modifiers[-1]] == "one" and words[self.end : self.end + 1] == ["of"]
+            return None if is_count else words[self.modifiers[-1]]
+        return None
+
+
+def noun_phrases(text: str) -> list[str]:
+    """Return the noun phrases of an English expression in order, each once, without words about the surroundings.
+
+    A phrase keeps its adjectives and loses articles, numbers and places, which a crop of the thing alone cannot show:
+    "the second red car from the left" has the phrase "red car". Pictures, quantities and places do not count as things
+    ("a photo of", "the left of"). The list is empty if the rules find no phrase.
+    """
+    words = tokenise(text)
+    found: dict[str, None] = {}
+    start = 0
+    while start < len(words):
+        chunk = read_chunk(words, start)
+        head = chunk.head(words)
+        if head is not None and not _is_no_thing(words, chunk, head):
+            found[_phrase(words, chunk)] = None
+        start = max(chunk.end, start) + 1
+    return [phrase for phrase in found if phrase]
+
+
+def _is_no_thing(words: list[str], chunk: Chunk, head: str) -> bool:
+    """Whether the head is a picture, a place, a colour or a number, or a quantity or part of what follows it."""
+    return head in _NO_THINGS or (head in _OF_OTHERS and words[chunk.end : chunk.end + 1] == ["of"])
+
+
+def _phrase(words: list[str], chunk: Chunk) -> str:
+    modifiers = (words[index] for index in chunk.modifiers)
+    seen = [word for word in modifiers if word not in _NOT_SEEN and word[0].isalnum()]
+    return " ".join([*seen, *(words[index] for index in chunk.nouns)])
+
+
+def tokenise(text: str) -> list[str]:
+    """Return lower-case words; punctuation marks and the possessive `'s` are separate words."""
+    text = text.lower().replace("’", "'").replace("w/o", "without").replace("w/", "with ")
+    text = re.sub(r"\bclose[ -]?ups?\b|\bup[ -]close\b", "closeup", text)
+    words: list[str] = []
+    for token in _TOKEN.findall(text):
+        if token == "'":
+            words.append(_CLITIC)
+        elif token.endswith(_CLITIC) and token != _CLITIC:
+            stem = token[: -len(_CLITIC)]
+            is_contraction = stem in lexicon.EMPTY_PRONOUNS | lexicon.PERSONAL_PRONOUNS | lexicon.RELATIVES | {"this"}
+            words += [stem, "is" if is_contraction else _CLITIC]
+        else:
+            words.append(token)
+    return words
+
+
+def is_determiner(word: str) -> bool:
+    """Return whether no article can stand before the word."""
+    return word in lexicon.DETERMINERS or word in lexicon.PLURAL_NUMERALS or word == "one"
+
+
+def read_chunk(words: list[str], start: int) -> Chunk:
+    """Return the noun phrase that starts at `start`; it may have no noun, or no words at all."""
+    chunk = Chunk(end=len(words))
+    for i in range(start, len(words)):
+        if words[i] == _CLITIC and chunk.nouns:
+            # A possessive: the words before it own the phrase that follows, and are not its head.
+            chunk.modifiers, chunk.nouns = [*chunk.modifiers, *chunk.nouns], []
+        elif not chunk.nouns and _modifies(words, i, chunk):
+            chunk.modifiers.append(i)
+        elif _is_closed(words, i) or (_ends(words, i, chunk) if chunk.nouns else _is_leading_verb(words, i, chunk)):
+            chunk.end = i
+            break
+        elif chunk.nouns and _describes(words[i]):
+            # The word before was not a noun but describes one: "vintage blue car", "hand painted wooden sign".
+            chunk.modifiers, chunk.nouns = [*chunk.modifiers, *chunk.nouns, i], []
+        else:
+            chunk.nouns.append(i)
+    return chunk
+
+
+def _modifies(words: list[str], i: int, chunk: Chunk) -> bool:
+    """Whether word i comes before the noun of its phrase; no noun was found yet."""
+    word = words[i]
+    if word == "that":  # "that man", but not "that is a man"
+        return not chunk.modifiers and noun_follows(words, i + 1)
+    if word in lexicon.DETERMINERS:
+        return True
+    if word in lexicon.CONJUNCTIONS or word == ",":
+        return bool(chunk.modifiers) and _continues_list(words, i, chunk)
+    if word in lexicon.PARTICLES and i and _is_past_participle(words[i - 1]):
+        return noun_follows(words, i + 1)  # "a rolled up towel"
+    if word in lexicon.SHADES and _at(words, i + 1) in lexicon.COLOURS:
+        return True
+    if _is_progressive(word):
+        # Without a determiner before it, "riding a horse" and "sitting on" are verbs, "smiling woman" is not.
+        return bool(chunk.modifiers) or noun_follows(words, i + 1) or i + 1 == len(words)
+    return _describes(word)
+
+
+def _is_leading_verb(words: list[str], i: int, chunk: Chunk) -> bool:
+    """Whether word i, where a noun could come first, is a verb: "riding a horse", "i see two dogs"."""
+    if _is_progressive(words[i]):
+        return True
+    if chunk.modifiers:
+        return False
+    if words[i] in lexicon.VERBS:
+        return is_determiner(_at(words, i + 1))
+    # "what looks like a fox"
+    return i > 0 and words[i - 1] in lexicon.RELATIVES and _is_finite_verb(words[i], is_plural=False)
+
+
+def _continues_list(words: list[str], i: int, chunk: Chunk) -> bool:
+    """Whether the comma or `and` at i joins two adjectives of one phrase: "a small, red and white hat"."""
+    before = words[chunk.modifiers[-1]]
+    is_after_adjective = before in lexicon.CONJUNCTIONS or before == "," or _is_adjective(before)
+    following = _at(words, i + 1)
+    if words[i] == "," and (before in lexicon.PLACES or following in lexicon.DETERMINERS):
+        return False
+    return is_after_adjective and (noun_follows(words, i + 1) or following in lexicon.CONJUNCTIONS)
+
+
+def _ends(words: list[str], i: int, chunk: Chunk) -> bool:
+    """Whether the open-class word i, after a noun of its phrase, ends the phrase."""
+    word, following = words[i], _at(words, i + 1)
+    last = words[chunk.nouns[-1]]
+    if f"{word} {following}" in lexicon.GERUND_COMPOUNDS or f"{last} {word}" in lexicon.FIXED_COMPOUNDS:
+        return False
+    if following in lexicon.DETERMINERS:  # Two phrases are never adjacent: the word between them is a verb.
+        return True
+    if word == "number" and lexicon.NUMERAL_PATTERN.fullmatch(following):
+        return True
+    if word in lexicon.PLACES:
+        return True
+    if word in lexicon.LINKING_PARTICIPLES:
+        return not noun_follows(words, i + 1)
+    if _is_progressive(word) or _is_adverb(word):
+        return True
+    if _describes(word):
+        return last in lexicon.KNOWN_NOUNS or not noun_follows(words, i + 1)
+    return _is_finite_verb(word, is_plural=_is_plural(words, chunk))
+
+
+def noun_follows(words: list[str], i: int) -> bool:
+    """Return whether there is a noun at i, or after adjectives that start at i."""
+    for j in range(i, len(words)):
+        if _is_closed(words, j) and words[j] not in lexicon.CONJUNCTIONS:
+            return False
+        if words[j] in lexicon.ADJECTIVES_OR_NOUNS:
+            return True
+        if not _describes(words[j]) and not _is_progressive(words[j]) and words[j] not in lexicon.CONJUNCTIONS:
+            return words[j] not in lexicon.DETERMINERS
+    return False
+
+
+def _is_closed(words: list[str], i: int) -> bool:
+    """Whether word i can be neither a noun nor a word before one."""
+    word = words[i]
+    return (
+        word in _PUNCTUATION
+        or word in lexicon.DETERMINERS
+        or word in lexicon.PREPOSITIONS
+        or word in lexicon.RELATIVES
+        or word in lexicon.CONJUNCTIONS
+        or word in lexicon.AUXILIARIES
+        or word in lexicon.PERSONAL_PRONOUNS
+        or word in lexicon.EMPTY_PRONOUNS
+    )
+
+
+def _describes(word: str) -> bool:
+    return _is_adjective(word) or _is_past_participle(word) or _is_adverb(word) or _is_numeral(word)
+
+
+def _is_numeral(word: str) -> bool:
+    return word in lexicon.NUMERALS or word == "ones" or lexicon.NUMERAL_PATTERN.fullmatch(word) is not None
+
+
+def _is_adjective(word: str) -> bool:
+    if word in lexicon.ADJECTIVES or ("-" in word.strip("-") and _is_past_participle(word.rsplit("-", 1)[1])):
+        return True
+    if lexicon.SUPERLATIVE_PATTERN.fullmatch(word):
+        return word not in lexicon.NOUNS_IN_EST
+    return len(word) > 5 and word.endswith(lexicon.ADJECTIVE_SUFFIXES) and word not in lexicon.NOUNS_LIKE_ADJECTIVES
+
+
+def _is_past_participle(word: str) -> bool:
+    if word in lexicon.IRREGULAR_PARTICIPLES or word in lexicon.LINKING_PARTICIPLES:
+        return True
+    return len(word) > 3 and word.endswith("ed") and word not in lexicon.NOUNS_IN_ED
+
+
+def _is_progressive(word: str) -> bool:
+    return len(word) > 4 and word.endswith("ing") and word not in lexicon.NOUNS_IN_ING
+
+
+def _is_adverb(word: str) -> bool:
+    if word in lexicon.DEGREES:
+        return True
+    return lexicon.ADVERB_PATTERN.fullmatch(word) is not None and word not in lexicon.NOUNS_IN_LY
+
+
+def _is_finite_verb(word: str, *, is_plural: bool) -> bool:
+    """Whether the word is a verb in agreement with the noun before: "dog runs", "dogs run", not "two fruit stands"."""
+    if is_plural:
+        return word in lexicon.VERBS
+    return word in lexicon.THIRD_PERSON or (word.endswith("s") and word[:-1] in lexicon.VERBS)
+
+
+def _is_plural(words: list[str], chunk: Chunk) -> bool:
+    last = words[chunk.nouns[-1]]
+    if last in lexicon.IRREGULAR_PLURALS or (last.endswith("s") and not last.endswith(("ss", "us"))):
+        return True
+    counts = lexicon.PLURAL_DETERMINERS | lexicon.PLURAL_NUMERALS
+    return any(words[i] in counts for i in chunk.modifiers)
+
+
+def _at(words: list[str], i: int) -> str:
+    return words[i] if i < len(words) else ""
+
 
 NounFinder = Callable[[str], str | None]
 

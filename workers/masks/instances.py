@@ -1,10 +1,13 @@
-"""The instances of one image, the proposals that match them, and a table of instances by image.
+"""Decides which proposals are objects: by rules, by a user's table of instances, or by a detector.
 
-Also the one-to-one assignment of masks to objects by IoU: two masks of one object cannot both count as right.
+Both mask engines ask the prior that `masks.prior` names. Also the one-to-one assignment of masks to objects by IoU: two
+masks of one object cannot both count as right.
 
-An image is found by its `image_id` or its key (percent-encoded or plain). Otherwise it is found by file name, if one
-path ends in the other (`train/1.jpg` and `1.jpg`) and only one name in the table does so. Masks must have the upright
-image's size. An image without rows has no instances.
+In a table an image is found by its `image_id` or its key (percent-encoded or plain), else by file name,
+if one path ends in the other (`train/1.jpg` and `1.jpg`) and only one name in the table does so. Masks must have the
+upright image's size. An image without rows has no instances.
+
+Source: method page, section 1; the authors' instances come from CutLER, score > 0.5.
 """
 
 from __future__ import annotations
@@ -14,17 +17,22 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
-from pseudoris.schemas.config import PriorConfig
+from pseudoris.schemas.config import MasksConfig, PriorConfig, ReductionConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.shard import ShardImage
+from pseudoris.workers.checkpoints.tensor_files import load_tensors
+from pseudoris.workers.device import to_device, to_host
+from pseudoris.workers.locations import open_location
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.proposals import Proposals
-from pseudoris.workers.masks.reduction import Kept
+from pseudoris.workers.masks.proposals import Kept, Proposals, reduce_proposals
 from pseudoris.workers.masks.segmentation_forms import is_coordinate
 
 logger = logging.getLogger(__name__)
@@ -216,3 +224,152 @@ def match_masks(ious: np.ndarray, *, min_iou: float = MIN_MATCH_IOU) -> dict[int
     worth = np.where(ious >= min_iou, ious, 0.0)
     rows, columns = linear_sum_assignment(-worth)
     return {int(m): int(n) for m, n in zip(rows, columns, strict=True) if ious[m, n] >= min_iou}
+
+
+_CLASSES_KEY = "roi_heads.box_predictor.cls_score.bias"
+# Version 2 has a convolutional box head, version 1 has two linear layers.
+_V1_KEY = "roi_heads.box_head.fc6.weight"
+_V2_KEY = "roi_heads.box_head.0.0.weight"
+# Mask probability of a pixel. Source: torchvision's Mask R-CNN reference.
+_MIN_MASK_PROBABILITY = 0.5
+_SHOWN_LETTERS = 500
+
+
+class InstanceDetector:
+    """A torchvision Mask R-CNN. Its classes are ignored."""
+
+    def __init__(self, model: nn.Module, device: torch.device, *, min_score: float) -> None:
+        """Keep the model in eval mode on `device`. Detections with at least `min_score` count."""
+        self._model = model.to(device).eval()
+        self._device = device
+        self._min_score = min_score
+
+    @torch.inference_mode()
+    def instances(self, pixels: NDArray[np.uint8]) -> Instances:
+        """Return the instances of an image (H, W, 3) uint8 RGB, best first."""
+        image = to_device(pixels, self._device).permute(2, 0, 1).float() / 255
+        found = self._model([image])[0]
+        (scores,) = to_host(found["scores"])
+        rows = np.flatnonzero(scores >= self._min_score)
+        masks = found["masks"][to_device(rows, self._device), 0] >= _MIN_MASK_PROBABILITY
+        return Instances(tuple(rle.encode(masks)), tuple(rows.tolist()))
+
+
+def load_detector(path: str) -> nn.Module:
+    """Return the Mask R-CNN (ResNet-50 FPN, torchvision's v1 or v2) with the state dict at `path`.
+
+    The version and the number of classes are read from the tensors.
+
+    Raises:
+        ConfigError: The file cannot be read or is for another architecture.
+    """
+    state = _read_state(path)
+    build = _builder(state, path)
+    model: nn.Module = build(weights=None, weights_backbone=None, num_classes=len(state[_CLASSES_KEY]))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ConfigError(f"prior.path={path} does not fit torchvision's {build.__name__}: {error}") from error
+    return model
+
+
+def _read_state(path: str) -> dict[str, torch.Tensor]:
+    try:
+        with open_location(path) as file:
+            state = load_tensors(file)
+    except MemoryError:
+        raise
+    except Exception as error:  # on hostile bytes the unpickler may raise any type
+        raise ConfigError(f"prior.path={path} cannot be read as a checkpoint: {str(error)[:_SHOWN_LETTERS]}") from error
+    # torchvision's reference training stores the weights under "model", beside the optimiser's state.
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):
+        state = state["model"]
+    if not isinstance(state, dict) or _CLASSES_KEY not in state:
+        raise ConfigError(
+            f"prior.path={path} is not a state dict of a torchvision Mask R-CNN: it has no {_CLASSES_KEY}"
+        )
+    return state
+
+
+def _builder(state: dict[str, torch.Tensor], path: str) -> Any:
+    # Imported here: most runs have no detector.
+    from torchvision.models import detection
+
+    if _V1_KEY in state:
+        return detection.maskrcnn_resnet50_fpn
+    if _V2_KEY in state:
+        return detection.maskrcnn_resnet50_fpn_v2
+    raise ConfigError(
+        f"prior.path={path} has neither {_V1_KEY} nor {_V2_KEY}: give a checkpoint of torchvision's Mask R-CNN"
+    )
+
+
+class InstancePrior(Protocol):
+    """Chooses which of an image's proposals are objects."""
+
+    def __call__(self, image: ShardImage, pixels: NDArray[np.uint8], proposals: Proposals) -> list[Kept]:
+        """Return the chosen proposals in the generator's order, each once, unless copies are kept.
+
+        Args:
+            image: Its id and key are read.
+            pixels: The same image, upright, (H, W, 3) uint8 RGB.
+            proposals: All of its masks, unreduced.
+        """
+
+
+class NoPrior:
+    """`none`: rules on areas, doubles and parts."""
+
+    def __init__(self, config: ReductionConfig) -> None:
+        """Keep the thresholds."""
+        self._config = config
+
+    def __call__(self, image: ShardImage, pixels: NDArray[np.uint8], proposals: Proposals) -> list[Kept]:
+        """Return the proposals that the rules keep."""
+        return reduce_proposals(proposals, self._config)
+
+
+class TablePrior:
+    """`table`: instances that the user's table lists for the image."""
+
+    def __init__(self, table: InstanceTable, config: PriorConfig) -> None:
+        """Keep the table and how to match."""
+        self._table = table
+        self._config = config
+
+    def __call__(self, image: ShardImage, pixels: NDArray[np.uint8], proposals: Proposals) -> list[Kept]:
+        """Return the best proposal of each instance, `table:<row>`."""
+        instances = self._table.instances(image.image_id, image.key, proposals.size)
+        return match_instances(proposals, instances, self._config, name="table")
+
+
+class DetectorPrior:
+    """`torchvision`: instances that a detector finds in the image."""
+
+    def __init__(self, detector: InstanceDetector, config: PriorConfig) -> None:
+        """Keep the detector and how to match."""
+        self._detector = detector
+        self._config = config
+
+    def __call__(self, image: ShardImage, pixels: NDArray[np.uint8], proposals: Proposals) -> list[Kept]:
+        """Return the best proposal of each instance, `torchvision:<number among the detections>`."""
+        instances = self._detector.instances(pixels)
+        return match_instances(proposals, instances, self._config, name="torchvision")
+
+
+def build_prior(config: MasksConfig, device: torch.device) -> InstancePrior:
+    """Return the prior that `masks.prior` names.
+
+    Raises:
+        ConfigError: Its kind is `unset`, or its file is missing or malformed.
+    """
+    prior = config.prior
+    prior.check_is_set()
+    if prior.path is None or prior.kind == "none":
+        return NoPrior(config.reduction)
+    if prior.kind == "table":
+        # Imported here, because it needs pyarrow, which a machine that only proposes masks may lack.
+        from pseudoris.workers.masks.instance_files import read_instance_table
+
+        return TablePrior(read_instance_table(prior.path, prior.min_score), prior)
+    return DetectorPrior(InstanceDetector(load_detector(prior.path), device, min_score=prior.min_score), prior)

@@ -36,9 +36,8 @@ from pseudoris.workers.engine_digests import prior_digest
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.locations import filesystem_at, open_at
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.instance_priors import build_prior
-from pseudoris.workers.masks.proposals import Proposals
-from pseudoris.workers.masks.reduction import mask_records
+from pseudoris.workers.masks.instances import build_prior
+from pseudoris.workers.masks.proposals import Proposals, mask_records
 from pseudoris.workers.masks.segmentation_forms import MaskSizeError, compressed_counts
 from pseudoris.workers.stages import STAGE_PROPOSE
 

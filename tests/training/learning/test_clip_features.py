@@ -9,8 +9,7 @@ import torch.nn.functional as F
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.openclip import build_clip, build_from_config, load_clip
-from pseudoris.workers.clip_features import (
+from pseudoris.training.learning.clip_features import (
     class_response_maps,
     read_images,
     read_texts,
@@ -19,7 +18,8 @@ from pseudoris.workers.clip_features import (
     value_attention,
     vision_tower,
 )
-from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.checkpoints.openclip import build_clip, build_from_config, load_clip
+from pseudoris.workers.clip_tokenizer import ClipTokenizer
 
 
 @pytest.fixture(scope="module")

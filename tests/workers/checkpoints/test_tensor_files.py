@@ -15,7 +15,7 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
 from pseudoris.workers.checkpoints.tensor_files import load_into, load_tensors
-from pseudoris.workers.masks.instance_priors import load_detector
+from pseudoris.workers.masks.instances import load_detector
 
 
 class Evil:

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.workers.filtering import clip_tokenizer
-from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
+from pseudoris.workers import clip_tokenizer
+from pseudoris.workers.clip_tokenizer import ClipTokenizer
 
 CONTEXT = 12
 OURS, THEIRS = ClipTokenizer(CONTEXT), open_clip.SimpleTokenizer(context_length=CONTEXT)

@@ -7,7 +7,7 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
-from pseudoris.workers.filtering.image_tower import AttentionPool, memory_format, simplify_tower, tile_size
+from pseudoris.workers.filtering.clip_embedder import AttentionPool, memory_format, simplify_tower, tile_size
 
 CPU = torch.device("cpu")
 

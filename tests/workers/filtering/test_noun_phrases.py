@@ -2,7 +2,7 @@
 
 import pytest
 
-from pseudoris.workers.filtering.noun_phrases import noun_phrases
+from pseudoris.workers.filtering.head_nouns import noun_phrases
 
 
 @pytest.mark.parametrize(

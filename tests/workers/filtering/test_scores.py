@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.keep_rule import KeepRule, keeps
-from pseudoris.workers.filtering.scores import score_candidates
+from pseudoris.workers.filtering.scorer import score_candidates
 
 MIN_COSINE = 1e-4
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.workers.filtering.text_tree import cut_into_tiles
+from pseudoris.workers.filtering.text_tower import cut_into_tiles
 
 TEXTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=30)
 

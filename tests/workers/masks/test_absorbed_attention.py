@@ -4,7 +4,7 @@ import pytest
 import torch
 from segment_anything.modeling.transformer import Attention
 
-from pseudoris.workers.masks.absorbed_attention import CrossAttention
+from pseudoris.workers.masks.prompt_decoder import CrossAttention
 
 WIDTH, HEADS, TOKENS, PIXELS, PROMPTS = 32, 4, 5, 19, 3
 

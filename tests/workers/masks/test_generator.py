@@ -21,7 +21,7 @@ from pseudoris.synthworld.scene_shards import scene_image
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.masks import generator as generator_module
-from pseudoris.workers.masks import mask_candidates, rle
+from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.generator import MaskGenerator, remove_small_regions
 
 # Below this a logit's sign is a matter of rounding.
@@ -244,10 +244,10 @@ def test_masks_of_a_photograph_are_unpacked_one_at_a_time(sam, masks_config, dra
     image = draw_image(70, 150)
     whole = MaskGenerator(sam, config)(image)
     unpacked = []
-    unpack = mask_candidates.unpack_bits
-    monkeypatch.setattr(mask_candidates, "_CHUNK_PIXELS", 1)
+    unpack = generator_module.unpack_bits
+    monkeypatch.setattr(generator_module, "_CHUNK_PIXELS", 1)
     monkeypatch.setattr(
-        mask_candidates, "unpack_bits", lambda bits, size: unpacked.append(len(bits)) or unpack(bits, size)
+        generator_module, "unpack_bits", lambda bits, size: unpacked.append(len(bits)) or unpack(bits, size)
     )
     in_chunks = MaskGenerator(sam, config)(image)
     assert set(unpacked) == {1}

@@ -14,9 +14,9 @@ from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.engine_digests import prior_digest
-from pseudoris.workers.masks import instance_priors, rle
+from pseudoris.workers.masks import instances, rle
 from pseudoris.workers.masks.generator import MaskGenerator
-from pseudoris.workers.masks.instance_priors import (
+from pseudoris.workers.masks.instances import (
     DetectorPrior,
     InstanceDetector,
     NoPrior,
@@ -24,7 +24,7 @@ from pseudoris.workers.masks.instance_priors import (
     build_prior,
     load_detector,
 )
-from pseudoris.workers.masks.reduction import reduce_proposals
+from pseudoris.workers.masks.proposals import reduce_proposals
 
 CPU = torch.device("cpu")
 IMAGE = ShardImage(position=0, image_id="0" * 16, key="photos/a.png")
@@ -74,7 +74,7 @@ class OneDetection(nn.Module):
 
 
 def test_torchvision_names_the_detection_that_chose_a_mask(masks_config, pixels, proposals, monkeypatch):
-    monkeypatch.setattr(instance_priors, "load_detector", lambda path: OneDetection())
+    monkeypatch.setattr(instances, "load_detector", lambda path: OneDetection())
     prior = build_prior(masks_config(prior=PriorConfig(kind="torchvision", path="cutler.pth")), CPU)
     assert isinstance(prior, DetectorPrior)
     assert [one.prior for one in prior(IMAGE, pixels, proposals)] == ["torchvision:0"]

@@ -21,8 +21,7 @@ from pseudoris.workers.masks.instances import (
     match_instances,
     match_masks,
 )
-from pseudoris.workers.masks.proposals import Proposals
-from pseudoris.workers.masks.reduction import Kept
+from pseudoris.workers.masks.proposals import Kept, Proposals
 
 SIZE = (40, 50)
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from segment_anything.utils import amg
 
-from pseudoris.workers.masks import mask_candidates
+from pseudoris.workers.masks import generator
 
-_unpack_bits = mask_candidates.unpack_bits
+_unpack_bits = generator.unpack_bits
 
 
 @st.composite
@@ -21,21 +21,21 @@ def stacks(draw):
 
 @given(stacks())
 def test_unpacking_undoes_packing(masks):
-    bits = mask_candidates.pack_bits(masks)
+    bits = generator.pack_bits(masks)
     assert bits.shape == (len(masks), -(-masks.shape[1] * masks.shape[2] // 8))
-    assert torch.equal(mask_candidates.unpack_bits(bits, tuple(masks.shape[1:])), masks)
+    assert torch.equal(generator.unpack_bits(bits, tuple(masks.shape[1:])), masks)
 
 
 @given(stacks())
 def test_boxes_are_sams_inclusive_ones(masks):
     expected = amg.batched_mask_to_box(masks).long()
-    assert torch.equal(mask_candidates.inclusive_boxes(masks), expected)
+    assert torch.equal(generator.inclusive_boxes(masks), expected)
 
 
 @pytest.mark.slow
 @given(npst.arrays(np.float32, (3, 5, 6), elements=st.floats(-3, 3, width=16)), st.sampled_from([0.0, 0.5, 1.0]))
 def test_stability_is_sams(logits, offset):
-    ours = mask_candidates.stability_scores(torch.from_numpy(logits), offset)
+    ours = generator.stability_scores(torch.from_numpy(logits), offset)
     theirs = amg.calculate_stability_score(torch.from_numpy(logits), 0.0, offset)
     assert torch.equal(ours, theirs) or torch.equal(ours.isnan(), theirs.isnan())
     assert torch.equal(ours.nan_to_num(2), theirs.nan_to_num(2))
@@ -43,7 +43,7 @@ def test_stability_is_sams(logits, offset):
 
 def found(*masks, iou=0.5):
     logits = torch.stack([torch.from_numpy(np.where(mask, 4.0, -4.0)).float() for mask in masks])
-    return mask_candidates.measure(logits, torch.full((len(masks),), iou), stability_offset=1.0)
+    return generator.measure(logits, torch.full((len(masks),), iou), stability_offset=1.0)
 
 
 def square(size, y, x, side):
@@ -63,9 +63,9 @@ def test_masks_are_placed_few_at_a_time_and_all_the_same(monkeypatch):
     seven = found(*(square((6, 5), at % 5, at % 4, 2) for at in range(7)))
     whole = seven.placed(crop, size)
     unpacked = []
-    monkeypatch.setattr(mask_candidates, "_CHUNK_PIXELS", 2 * 40 * 30)
+    monkeypatch.setattr(generator, "_CHUNK_PIXELS", 2 * 40 * 30)
     monkeypatch.setattr(
-        mask_candidates, "unpack_bits", lambda bits, size: unpacked.append(len(bits)) or _unpack_bits(bits, size)
+        generator, "unpack_bits", lambda bits, size: unpacked.append(len(bits)) or _unpack_bits(bits, size)
     )
     in_chunks = seven.placed(crop, size)
     assert unpacked == [2, 2, 2, 1]
@@ -89,6 +89,6 @@ def test_new_masks_bring_new_boxes_and_keep_the_scores():
 
 
 def test_parts_are_concatenated_in_order():
-    both = mask_candidates.concatenate([found(square((4, 4), 0, 0, 1)), found(square((4, 4), 2, 2, 1), iou=0.9)])
+    both = generator.concatenate([found(square((4, 4), 0, 0, 1)), found(square((4, 4), 2, 2, 1), iou=0.9)])
     assert both.boxes_px.tolist() == [[0, 0, 0, 0], [2, 2, 2, 2]]
     assert both.predicted_iou.tolist() == [0.5, np.float32(0.9)]

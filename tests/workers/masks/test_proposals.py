@@ -3,9 +3,8 @@
 import numpy as np
 import torch
 
-from pseudoris.workers.masks import mask_candidates, rle
-from pseudoris.workers.masks.mask_candidates import MaskCandidates, inclusive_boxes, pack_bits
-from pseudoris.workers.masks.proposals import encode_proposals
+from pseudoris.workers.masks import rle
+from pseudoris.workers.masks.generator import MaskCandidates, encode_proposals, inclusive_boxes, pack_bits
 
 
 def candidates_of(masks):
@@ -30,7 +29,7 @@ def test_empty_masks_are_left_out_and_the_scores_stay_with_their_masks():
 def test_encoding_in_chunks_changes_nothing(monkeypatch):
     masks = torch.rand(7, 9, 11, generator=torch.Generator().manual_seed(0)) > 0.5
     whole = encode_proposals(candidates_of(masks))
-    monkeypatch.setattr(mask_candidates, "_CHUNK_PIXELS", 2 * 9 * 11)
+    monkeypatch.setattr("pseudoris.workers.masks.generator._CHUNK_PIXELS", 2 * 9 * 11)
     assert encode_proposals(candidates_of(masks)).counts == whole.counts
 
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from pseudoris.schemas.config import ReductionConfig
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.proposals import Proposals
-from pseudoris.workers.masks.reduction import (
+from pseudoris.workers.masks.proposals import (
     Kept,
+    Proposals,
     mask_records,
     reduce_proposals,
     within_area,

@@ -36,8 +36,7 @@ from pseudoris.training.ppt.recipes.recipe_runs import (
 )
 from pseudoris.training.ppt.recipes.response_maps import Peaks
 from pseudoris.training.thread_executor import MakeShard, OnProgress, WrittenRun
-from pseudoris.workers.filtering.head_nouns import head_noun
-from pseudoris.workers.filtering.noun_phrases import noun_phrases
+from pseudoris.workers.filtering.head_nouns import head_noun, noun_phrases
 
 RECIPE: Final = "pairs"
 

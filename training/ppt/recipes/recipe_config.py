@@ -23,7 +23,7 @@ Layout = tuple[Annotated[int, Field(ge=1, le=3)], Annotated[int, Field(ge=1, le=
 class GroundingConfig(FrozenModel):
     """From a text to a mask: CLIP's response, SAM's mask (section 3.2: "CLIP [32] followed by SAM")."""
 
-    # The number of last blocks of the image tower with CLIP Surgery's second path (`pseudoris.workers.clip_features`).
+    # The number of last blocks of the image tower with CLIP Surgery's second path (`learning.clip_features`).
     # Use 0 for a CLIP whose patches were trained to match texts.
     surgery_blocks: int = Field(default=0, ge=0)
     # CLIP Surgery's feature surgery: subtracts from a patch's response what says nothing about the text: the mean

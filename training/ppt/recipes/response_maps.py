@@ -14,10 +14,7 @@ from scipy.ndimage import maximum_filter
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.learning.frozen_towers import FeatureCache
-from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
-from pseudoris.workers.checkpoints.openclip import load_clip, read_model_config
-from pseudoris.workers.clip_features import (
+from pseudoris.training.learning.clip_features import (
     ImageFeatures,
     class_response_maps,
     read_images,
@@ -26,8 +23,11 @@ from pseudoris.workers.clip_features import (
     surgery_map,
     vision_tower,
 )
+from pseudoris.training.learning.frozen_towers import FeatureCache
+from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
+from pseudoris.workers.checkpoints.openclip import load_clip, read_model_config
+from pseudoris.workers.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.filtering.clip_embedder import crop_format
-from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.filtering.noun_lexicon import DETERMINERS
 
 FloatArray = NDArray[np.float32]

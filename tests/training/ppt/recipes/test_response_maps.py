@@ -17,7 +17,7 @@ from pseudoris.training.ppt.recipes.grounding import Grounder, ResponsePrompter,
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig, load_recipe_config
 from pseudoris.training.ppt.recipes.response_maps import HIGHEST, Peaks, as_shares, parted, prompted, response_points
 from pseudoris.workers.checkpoints.openclip import load_clip
-from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.masks.sam_frames import resize_for_sam
 from tests.training.small_clip import CLIP
 
