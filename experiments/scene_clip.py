@@ -28,9 +28,9 @@ from pseudoris.synthworld.renderer import RenderedScene, render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
 from pseudoris.training.evaluation.evaluation_report import interval_text, value_text
-from pseudoris.workers.checkpoints.models import load_clip
-from pseudoris.workers.clip_features import read_images, read_texts, response_map
-from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
+from pseudoris.training.learning.clip_features import read_images, read_texts, response_map
+from pseudoris.workers.checkpoints.openclip import load_clip
+from pseudoris.workers.clip_tokenizer import ClipTokenizer
 
 ARCHITECTURE: Final = "builtin:tiny/scene_clip.json"
 WEIGHTS: Final = "builtin:tiny/scene_clip.safetensors"

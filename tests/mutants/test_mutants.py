@@ -18,7 +18,7 @@ from tests.mutants.mutant import Mutant
 ROOT = Path(__file__).parents[2]
 SCORES = Mutant(
     "uniqueness of the product",
-    "workers/filtering/scores.py",
+    "workers/filtering/scorer.py",
     "uniqueness=c[target, own] /",
     "uniqueness=product[target, own] /",
     ("tests/workers/filtering/test_scores.py",),

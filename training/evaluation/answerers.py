@@ -30,7 +30,7 @@ from pseudoris.training.ppt.recipes.grounding import Grounder
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig, load_recipe_config
 from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
-from pseudoris.workers.filtering.noun_phrases import noun_phrases
+from pseudoris.workers.filtering.head_nouns import noun_phrases
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.masks.segmentation_forms import compressed_counts
 
