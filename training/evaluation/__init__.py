@@ -3,6 +3,6 @@
 from pseudoris.training.evaluation.evaluation_report import write_report
 from pseudoris.training.evaluation.human_truth import HumanTruth
 from pseudoris.training.evaluation.run_evaluation import Evaluation, as_tree, evaluate_run
-from pseudoris.training.evaluation.truth import ImageTruth, Truth
+from pseudoris.training.evaluation.truth import Truth
 
-__all__ = ["Evaluation", "HumanTruth", "ImageTruth", "Truth", "as_tree", "evaluate_run", "write_report"]
+__all__ = ["Evaluation", "HumanTruth", "Truth", "as_tree", "evaluate_run", "write_report"]
