@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated, confidences
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import SOURCE_COMPOSER
@@ -100,14 +99,6 @@ def test_what_cannot_be_reached_gives_the_widest_coverage_and_of_these_the_most_
     assert found.accuracy == max(each.accuracy for each in options if each.coverage == found.coverage)
 
 
-def test_a_mask_is_covered_once_by_what_is_right_of_it(scenes):
-    one = scenes[0]
-    sums = one.sums(Bounds(0.0, 1000).keeps(one, ConfidenceConfig()))
-    assert sums["yield"] == (36.0, 3)
-    assert sums["coverage"][1] == 4
-    assert sums["accuracy"] == (one.is_right.sum(), 36.0)
-
-
 def test_what_is_said_in_any_case_counts_beside_what_is_kept(scenes):
     said = AlwaysKept(np.array([True, False, True]), np.array([3, 3, 0]), np.full(3, np.nan))
     one = replace(scenes[0], beside=said)
@@ -142,12 +133,6 @@ def test_verdicts_of_one_kind_alone_are_refused(scenes, verdict):
     alike = [replace(each, is_right=np.full(len(each.is_right), verdict)) for each in scenes]
     with pytest.raises(ValueError, match="Fitting needs right and wrong ones"):
         calibrate(alike, EVERYTHING, coverage=0.5, least_yield=1.0)
-
-
-def test_five_images_give_finite_weights(scenes):
-    found = calibrate(scenes[:5], EVERYTHING, coverage=0.5, least_yield=1.0)
-    assert found.num_images == 5
-    assert all(abs(value) < 1000 for value in found.weights.model_dump().values())
 
 
 def test_bounds_are_written_as_a_configuration_takes_them():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pseudoris.schemas.log_odds import log_odds, logistic
-from pseudoris.schemas.pair_weight import WeightLine, line_weights
+from pseudoris.schemas.pair_weight import line_weights
 from pseudoris.training.calibration.confidence_fit import EVERYTHING, calibrate, fit_line, fit_pair_weight
 from pseudoris.training.calibration.labelled_images import AlwaysKept
 from tests.training.calibration.builders import scene
@@ -75,8 +75,3 @@ def test_a_calibration_holds_a_line_for_each_kind(scenes):
     assert found.pair_weight.composed.slope == pytest.approx(0.7, abs=0.25)
     silent = [replace(each, beside=scene(0).beside) for each in scenes]
     assert fit_pair_weight(silent, found.weights).composed is None
-
-
-def test_a_line_is_written_as_a_configuration_takes_it():
-    line = fit_line(*drawn(500, 0.3, 0.9, seed=6))
-    assert line == WeightLine.model_validate({"bias": round(line.bias, 3), "slope": round(line.slope, 3)})

@@ -49,18 +49,6 @@ def test_a_mirrored_image_is_what_is_computed_of_mirrored_masks(store, pixels):
     torch.testing.assert_close(found.pairs, pair_geometry(geometry, flipped, candidates.size))
 
 
-def test_a_mask_reads_the_patches_below_it_alone(store, pixels):
-    candidates = store.of("scene", pixels)
-    assert len(candidates.counts) >= 2
-    assert candidates.pooled.shape == (
-        len(candidates.counts),
-        2 * store.towers.widths.image + store.towers.widths.joint,
-    )
-    torch.testing.assert_close(
-        candidates.crops.float().norm(dim=-1), torch.ones(len(candidates.counts), 2), atol=1e-3, rtol=0
-    )
-
-
 @pytest.mark.slow
 def test_what_the_folder_keeps_is_what_is_made_anew(tmp_path, pixels, towers):
     config = small_config(tmp_path)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.chooser.chooser_training import ChooserLearner, StudentRequest, load_student, train_student
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, evaluate
 from pseudoris.training.learning import open_fabric
 from tests.training.checkpoints import assert_equal_weights
-from tests.training.chooser.builders import chooser_words, small_config
+from tests.training.chooser.builders import small_config
 
 
 class KilledError(Exception):
@@ -79,20 +76,3 @@ def test_masks_of_other_settings_than_it_was_trained_on_are_refused(tmp_path, ca
     monkeypatch.setattr("pseudoris.training.chooser.candidate_masks._VERSION", 99)
     with pytest.raises(ConfigError, match="chose among masks of the preset 'tiny' as it was then"):
         load_student(request.out)
-
-
-@pytest.mark.slow
-def test_the_commands_train_and_answer(tmp_path, cache, run):
-    words = [each for word in [*chooser_words(cache), "training.num_warmup_steps=1"] for each in ("--set", word)]
-    invoke = CliRunner(env={"COLUMNS": "160"}).invoke
-    trained = invoke(
-        app, ["train", "student", run, "--val", run, "--out", str(tmp_path / "out"), "--steps", "6", *words]
-    )
-    assert trained.exit_code == 0, trained.output
-    assert "mIoU" in trained.output
-    image = next((Path(run).parent / "images").iterdir())
-    arguments = [str(image), "the star", "--model", str(tmp_path / "out"), "--out", str(tmp_path / "seen.png")]
-    answered = invoke(app, ["predict", *arguments])
-    assert answered.exit_code == 0, answered.output
-    assert "masks that SAM proposes" in answered.output
-    assert "probability of this mask" in answered.output

@@ -122,11 +122,3 @@ def test_a_damaged_mask_is_refused_before_it_is_decoded(tmp_path):
     location = run(tmp_path, change=lambda image: with_mask(image, (192, 192), "0P6"))
     with pytest.raises(ConfigError, match=r"mask 0 of image scene-000\.png is damaged: .* `pseudoris verify`"):
         evaluate_run(location, truth())
-
-
-def test_intervals_hold_their_figures(whole):
-    found = evaluate_run(whole, truth())
-    for figures in (*found.sets.values(), *found.differences.values(), found.mask_quality):
-        for name, estimate in figures.items():
-            if np.isfinite(estimate.value):
-                assert estimate.low - 1e-9 <= estimate.value <= estimate.high + 1e-9, name

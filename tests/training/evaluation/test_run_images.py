@@ -5,7 +5,6 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.training.evaluation.run_images import iter_images, read_shard
-from pseudoris.training.evaluation.truth import DECODERS
 from tests.builders.scene_runs import quarantined, said, scene_run, scenes
 
 COLUMNS = ("target_mask_ids", "text", "samples", "kept", "kind", "source")
@@ -22,24 +21,6 @@ def images(location):
     return [
         each for receipt in latest_receipts(location) for each in iter_images(read_shard(location, receipt, *COLUMNS))
     ]
-
-
-def test_images_come_in_plan_order_with_their_own_rows(location):
-    found = images(location)
-    assert [each.key for each in found] == list(scenes(4))
-    assert [each.candidates is None for each in found] == [False, True, False, False]
-    rows, masks = (read_table(location, name).to_pylist() for name in ("expressions", "masks"))
-    for each in found:
-        if each.candidates is None:
-            continue
-        own = [row for row in rows if row["image_id"] == each.image_id]
-        assert each.candidates.texts == [row["text"] for row in own]
-        assert each.candidates.targets == [row["target_mask_ids"] for row in own]
-        assert each.candidates.is_kept.tolist() == [row["kept"] for row in own]
-        assert each.candidates.mask_ids == [row["mask_id"] for row in masks if row["image_id"] == each.image_id]
-        assert each.candidates.size == (192, 192)
-        drawn = [[sample["decoder"] for sample in row["samples"]] for row in own]
-        assert each.candidates.draws.tolist() == [[*(names.count(each) for each in DECODERS), 0] for names in drawn]
 
 
 def test_rows_that_lie_in_another_order_are_found_all_the_same(location, monkeypatch):

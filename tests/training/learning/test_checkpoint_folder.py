@@ -7,9 +7,8 @@ import torch
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.chooser.chooser_training import load_student
-from pseudoris.training.learning import TrainingConfig, TrainingFolder
+from pseudoris.training.learning import TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
-from pseudoris.training.learning.trainer import rate_at
 from pseudoris.training.ppt.ppt_learner import load_ppt
 
 
@@ -81,21 +80,6 @@ def test_a_training_without_a_checkpoint_yet_is_told_from_no_training(tmp_path):
     TrainingFolder(tmp_path / "01-semantic").save({"module": {}})
     with pytest.raises(ConfigError, match=r"with --resume\. Or give .*01-semantic, an unfinished round\.$"):
         load_checkpoint(path)
-
-
-def test_the_rate_warms_up_and_falls_to_a_fiftieth():
-    config = TrainingConfig(num_steps=100, num_warmup_steps=10, peak_rate=1.0)
-    rates = [rate_at(step, config) for step in range(100)]
-    assert rates[:3] == pytest.approx([0.1, 0.2, 0.3])
-    assert max(rates) == rates[9] == 1.0
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] == pytest.approx(0.02, abs=1e-3)
-
-
-def test_a_warm_up_longer_than_the_training_is_refused():
-    with pytest.raises(ValueError, match="num_warmup_steps 9 is not below num_steps 9"):
-        TrainingConfig(num_steps=9, num_warmup_steps=9)
-    assert TrainingConfig().with_steps(30).num_warmup_steps == 3
 
 
 @pytest.mark.parametrize(("learner", "load"), [("chooser", load_student), ("ppt", load_ppt)])

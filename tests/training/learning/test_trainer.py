@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric import Fabric
+from pydantic import ValidationError
 from torch import nn
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning import Trainer, TrainingConfig, TrainingFolder
+from pseudoris.training.learning.trainer import make_optimiser, rate_at
 
 
 class SetUpError(Exception):
@@ -109,3 +111,39 @@ def test_all_processes_end_where_the_loss_of_one_is_no_number(tmp_path) -> None:
 
     for rank in range(2):
         assert "the loss of step 0 is nan. Lower training.peak_rate" in (tmp_path / f"rank-{rank}").read_text()
+
+
+def test_the_rate_warms_up_and_falls_to_a_fiftieth():
+    config = TrainingConfig(num_steps=100, num_warmup_steps=10, peak_rate=1.0)
+    rates = [rate_at(step, config) for step in range(100)]
+    assert rates[:3] == pytest.approx([0.1, 0.2, 0.3])
+    assert max(rates) == rates[9] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.02, abs=1e-3)
+
+
+def test_a_warm_up_longer_than_the_training_is_refused():
+    with pytest.raises(ValueError, match="num_warmup_steps 9 is not below num_steps 9"):
+        TrainingConfig(num_steps=9, num_warmup_steps=9)
+    assert TrainingConfig().with_steps(30).num_warmup_steps == 3
+
+
+ADAM = TrainingConfig(optimiser="adam", schedule="constant", weight_decay=0, num_warmup_steps=2, num_steps=10)
+
+
+def test_a_constant_rate_stays_at_its_peak_after_the_warm_up():
+    rates = [rate_at(step, ADAM) for step in range(12)]
+    assert rates == pytest.approx([0.5e-3, 1e-3, *[1e-3] * 10])
+
+
+def test_adam_is_its_authors_and_has_no_decay():
+    optimiser = make_optimiser(nn.Linear(2, 2), ADAM)
+    assert type(optimiser) is torch.optim.Adam
+    assert optimiser.defaults["betas"] == (0.9, 0.999)
+    with pytest.raises(ValidationError, match=r"weight_decay is 0.1, but optimiser adam has no decay"):
+        TrainingConfig(optimiser="adam", weight_decay=0.1)
+
+
+def test_trainings_from_before_these_settings_say_the_same_of_themselves():
+    assert {"optimiser", "schedule"} & TrainingConfig().decisive().keys() == set()
+    assert ADAM.decisive().items() >= {"optimiser": "adam", "schedule": "constant"}.items()

@@ -4,9 +4,11 @@ import itertools
 from collections import Counter
 
 import pytest
+import torch
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning import ResumableFeed
+from pseudoris.training.learning.training_data import weighted_mean
 
 
 class Items:
@@ -100,3 +102,19 @@ def test_items_come_as_often_as_their_chances_say_and_the_same_again():
 
 def test_chances_of_one_change_no_batch():
     assert taken(feed(chances=[1.0] * 17), 0, 9) == taken(feed(), 0, 9)
+
+
+def test_losses_count_by_their_weights_whatever_the_scale():
+    losses, weights = torch.tensor([[1.0, 3.0], [8.0, 8.0]]), torch.tensor([0.3, 0.1])
+    assert weighted_mean(losses, weights).item() == weighted_mean(losses, 2 * weights).item()
+    torch.testing.assert_close(weighted_mean(losses, weights), torch.tensor((0.3 * 2 + 0.1 * 8) / 0.4))
+
+
+def test_equal_weights_are_the_plain_mean_bit_by_bit():
+    losses = torch.rand(7, 5, 5)
+    assert torch.equal(weighted_mean(losses, torch.ones(7)), losses.mean())
+    assert torch.equal(weighted_mean(losses, None), losses.mean())
+
+
+def test_without_any_weight_there_is_no_loss():
+    assert weighted_mean(torch.tensor([1.0, 2.0]), torch.zeros(2)).item() == 0
