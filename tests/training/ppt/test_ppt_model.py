@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from pydantic import ValidationError
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.learning.trainer import make_optimiser, rate_at
@@ -400,15 +399,3 @@ def test_some_steps_on_one_batch_bring_points_and_confidences_down() -> None:
         losses.append((terms["point"] + terms["confidence"]).item())
 
     assert losses[-1] < 0.6 * losses[0]
-
-
-def test_another_number_of_stages_is_refused_with_both_numbers() -> None:
-    features = _features()
-
-    with pytest.raises(ValueError, match="1 stages of features, but the point generator has 2 stages"):
-        _prompts(_model(), replace(features, image=features.image[:1]))
-
-
-def test_a_width_that_heads_and_positions_cannot_share_is_refused() -> None:
-    with pytest.raises(ValidationError, match="width 50 is not a multiple of 4 times num_heads 8"):
-        PointGeneratorConfig(width=50)

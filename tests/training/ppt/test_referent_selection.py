@@ -53,11 +53,6 @@ def test_shares_of_cells_count_from_a_half_on() -> None:
     assert select(shares, torch.tensor([[True, False, False]]), min_iou=1.0).tolist() == [1.0, 0.0]
 
 
-def test_masks_of_two_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"shape \(4, 4\), the pseudo-masks \(2, 8\)"):
-        select(_columns((0, 4)), torch.zeros(4, 4, dtype=torch.bool), min_iou=0.5)
-
-
 @pytest.mark.parametrize("is_whole", [True, False])
 def test_a_pair_whose_image_is_gone_stays_undecided(tmp_path, is_whole) -> None:
     rows = [(at, "the star left of the cup", UNDECIDED) for at in (0, 1)]
