@@ -167,9 +167,8 @@ def _training_row(gpu: PretendedGpu) -> SyncRow:
     """Return the row of a step of PPT, its images and texts cached."""
     # Imported here: a machine without a trainer lacks Fabric.
     from pseudoris.training.learning.trainer import Trainer, make_optimiser
-    from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
     from pseudoris.training.ppt.ppt_config import load_ppt_config
-    from pseudoris.training.ppt.ppt_learner import PointLearner
+    from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner
 
     config = load_ppt_config("tiny", None, [])
     learner = PointLearner(config, FrozenEncoders(config, "cuda"))

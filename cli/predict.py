@@ -113,7 +113,7 @@ def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str)
 
 
 def _of_points(answer: PointAnswer, pixels: torch.Tensor, expression: str) -> _Answer:
-    from pseudoris.training.ppt.point_overlay import draw_answer
+    from pseudoris.training.ppt.ppt_learner import draw_answer
 
     size = (pixels.shape[2], pixels.shape[1])
     points: dict[bool, list[str]] = {True: [], False: []}

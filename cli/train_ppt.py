@@ -14,8 +14,8 @@ from pseudoris.cli.options import training_folder
 from pseudoris.cli.training_views import figures_text, next_view, note_new_training, progress, stopped
 
 if TYPE_CHECKING:
-    from pseudoris.training.ppt.curriculum import Round, Source
-    from pseudoris.training.ppt.ppt_config import PointGeneratorConfig
+    from pseudoris.training.ppt.curriculum import Round
+    from pseudoris.training.ppt.ppt_config import PointGeneratorConfig, Source
     from pseudoris.training.ppt.ppt_training import PptRequest, PptSummary
 
 _Runs = list[str] | None
@@ -59,7 +59,7 @@ def ppt(
     only the data that is given.
     """
     # Only here: other commands need not wait for what this one imports.
-    from pseudoris.training.ppt.curriculum_runs import SourceRuns
+    from pseudoris.training.ppt.curriculum import SourceRuns
     from pseudoris.training.ppt.ppt_config import load_ppt_config
     from pseudoris.training.ppt.ppt_training import PptRequest
 

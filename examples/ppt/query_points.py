@@ -11,8 +11,7 @@ from PIL import Image
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion
 from pseudoris.training.learning.mask_overlay import draw_overlay
 from pseudoris.training.metrics import SegmentationMeter
-from pseudoris.training.ppt.point_overlay import draw_answer
-from pseudoris.training.ppt.ppt_learner import PointAnswer, PointLearner, load_ppt
+from pseudoris.training.ppt.ppt_learner import PointAnswer, PointLearner, draw_answer, load_ppt
 from pseudoris.training.ppt.recipes.recipe_texts import names_a_side
 
 _PAPER: Final = (250, 250, 248)

@@ -25,9 +25,8 @@ from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions,
 from pseudoris.training.learning import TrainingFolder, open_fabric
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, load_checkpoint
 from pseudoris.training.learning.trainer import load_trained
-from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
 from pseudoris.training.ppt.ppt_config import PptConfig, load_ppt_config
-from pseudoris.training.ppt.ppt_learner import PointLearner
+from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner
 from pseudoris.training.ppt.ppt_training import PptRequest, train_ppt
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 

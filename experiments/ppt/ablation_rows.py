@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from experiments.ppt.ablation_runs import AblationRuns
-from pseudoris.training.ppt.curriculum import CurriculumConfig, PhaseConfig, Source
-from pseudoris.training.ppt.curriculum_runs import SourceRuns
+from pseudoris.training.ppt.curriculum import SourceRuns
+from pseudoris.training.ppt.ppt_config import CurriculumConfig, PhaseConfig, Source
 
 # "w/o CL": all that there is, from the beginning and for as long, with pseudo-masks as they were extracted.
 _ALL: Final[tuple[Source, ...]] = ("d_sem", "d_ref", "h_sem", "h_ref")

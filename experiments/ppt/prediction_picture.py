@@ -22,8 +22,7 @@ from pseudoris.synthworld.attributes import CATEGORIES
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion
 from pseudoris.training.learning.mask_overlay import enlargement, outline_of
 from pseudoris.training.metrics import SegmentationMeter
-from pseudoris.training.ppt.point_overlay import draw_answer
-from pseudoris.training.ppt.ppt_learner import PointLearner, load_ppt
+from pseudoris.training.ppt.ppt_learner import PointLearner, draw_answer, load_ppt
 from pseudoris.training.ppt.recipes.recipe_texts import names_a_side
 
 _TRUTH, _PAPER, _INK = (40, 90, 255), (250, 250, 248), (20, 20, 20)

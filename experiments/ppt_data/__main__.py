@@ -21,8 +21,7 @@ from experiments.quality.scene_runs import SceneRun, imported_scenes
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.synthworld.scenes import Split
-from pseudoris.training.ppt.pair_dataset import PairDataset
-from pseudoris.training.ppt.pairs import PairSpec
+from pseudoris.training.ppt.pairs import PairDataset, PairSpec
 from pseudoris.training.ppt.pseudo_labels import LabelFrame
 from pseudoris.training.ppt.recipes.d_ref import compose_objects
 from pseudoris.training.ppt.recipes.d_sem import make_objects
@@ -129,7 +128,9 @@ def _first_of(location: RunLocation, kind: str) -> list[int]:
 
 def _of_count(location: RunLocation, *, is_single: bool) -> list[int]:
     pairs = _pairs(location)
-    return _spread(len(pairs), {at for at in range(len(pairs)) if (len(pairs.confidences(at)) == 1) == is_single})
+    return _spread(
+        len(pairs), {at for at in range(len(pairs)) if (len(pairs[at].labels.confidences) == 1) == is_single}
+    )
 
 
 if __name__ == "__main__":

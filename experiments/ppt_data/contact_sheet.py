@@ -12,8 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from pseudoris.store.location import RunLocation
-from pseudoris.training.ppt.pair_dataset import PairDataset
-from pseudoris.training.ppt.pairs import PairSpec
+from pseudoris.training.ppt.pairs import PairDataset, PairSpec
 from pseudoris.training.ppt.pseudo_labels import LabelFrame
 
 _SIDE, _TEXT_HEIGHT, _GAP, _TITLE_HEIGHT = 208, 34, 8, 22
@@ -47,6 +46,8 @@ def draw_sheet(path: Path, rows: Sequence[tuple[str, RunLocation, Sequence[int]]
 
 def _tile(pairs: PairDataset, at: int) -> Image.Image:
     pair, pixels = pairs[at], pairs.image(at)
+    if pixels is None:
+        raise ValueError(f"the image of pair {at} cannot be used")
     if pair.is_flipped:
         pixels = pixels.flip(-1)
     scale = _SIDE / max(pixels.shape[1:])

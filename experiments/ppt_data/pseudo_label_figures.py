@@ -14,9 +14,8 @@ from PIL import Image
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.training.ppt.recipes.grounding import Grounder, ResponsePrompter
+from pseudoris.training.ppt.recipes.grounding import Grounder, ResponsePrompter, as_shares
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
-from pseudoris.training.ppt.recipes.response_maps import as_shares
 from pseudoris.workers.masks import rle
 from recipes.object_centric import read_true_masks
 

@@ -3,99 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
-
-from pydantic import Field, model_validator
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.frozen import FrozenModel, UnitInterval
-
-Source = Literal["d_sem", "d_ref", "h_sem", "h_ref"]
-SOURCES: Final[tuple[Source, ...]] = ("d_sem", "d_ref", "h_sem", "h_ref")
-# Names of the default phases in trainings of version 0.2.0 and before: their folders and draws have them.
-_FORMER_NAMES: Final = {"ris_augmented": "composed", "ris_joint": "referring"}
-
-
-class PhaseConfig(FrozenModel):
-    """One phase, or one step of a phase."""
-
-    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
-    # The joined data sets (equations 5 to 7), each pair once an epoch. Data sets that are not given are left out.
-    sources: tuple[Source, ...] = Field(min_length=1)
-    epochs: float = Field(gt=0, le=100_000)
-    # Whether Select decides H_ref with the present model, before the phase and before each further round of it.
-    is_selecting: bool = False
-    # The epochs are split into this many rounds (equation 7). With more rounds the referents follow the model sooner,
-    # but each round runs the model on all of H_ref.
-    num_rounds: int = Field(default=1, ge=1, le=1000)
-
-    @model_validator(mode="after")
-    def _selects_what_it_reads(self) -> Self:
-        if len(set(self.sources)) < len(self.sources):
-            raise ValueError(f"Phase {self.name} names a source twice: {list(self.sources)}")
-        if self.is_selecting and "h_ref" not in self.sources:
-            raise ValueError(
-                f"Phase {self.name} selects referents of h_ref but does not train on it. Add h_ref to its sources."
-            )
-        if self.num_rounds > 1 and not self.is_selecting:
-            raise ValueError(
-                f"Phase {self.name} has {self.num_rounds} rounds but selects nothing between them. Use 1 round."
-            )
-        return self
-
-
-class CurriculumConfig(FrozenModel):
-    """The phases, in order."""
-
-    # The paper gives three stages of 10 + 30 + 10 epochs and the mixes. Ours are how the 30 of its RIS learning stage
-    # are split over its two steps, and the number of rounds. The 30 are halved: Select is only as good as the model it
-    # runs, so its choices are trained on no longer than the model took to learn to choose. The last 10 are five rounds:
-    # of two epochs each, an epoch to follow the new referents and one to settle. The phases end with the paper's
-    # θ_sem, θ_refD, θ_ref and θ^(i).
-    phases: tuple[PhaseConfig, ...] = (
-        PhaseConfig(name="semantic", sources=("h_sem", "d_sem"), epochs=10),
-        PhaseConfig(name="ris_augmented", sources=("h_sem", "d_sem", "d_ref"), epochs=15),
-        PhaseConfig(name="ris_joint", sources=SOURCES, epochs=15, is_selecting=True),
-        PhaseConfig(name="refinement", sources=("h_sem", "h_ref"), epochs=10, is_selecting=True, num_rounds=5),
-    )
-    # All phases are scaled by this factor.
-    epochs_factor: float = Field(default=1.0, gt=0, le=1000)
-    # Ours: the paper's Select has no threshold and no undecided pair. Below this IoU with the prediction no pseudo-mask
-    # is the referent. 0.5 is also what counts as found in the evaluation. At 0 every pair has a referent, right or not.
-    min_iou: UnitInterval = 0.5
-
-    @model_validator(mode="after")
-    def _begins_without_a_model(self) -> Self:
-        if not self.phases:
-            raise ValueError("phases is empty. Name at least one.")
-        twice = [name for name, count in Counter(phase.name for phase in self.phases).items() if count > 1]
-        if twice:
-            raise ValueError(f"Two phases have the name {twice[0]}. Names must differ.")
-        if self.phases[0].is_selecting:
-            raise ValueError(f"Phase {self.phases[0].name} is the first, so no model is trained yet that could select.")
-        return self
-
-    def renamed(self) -> str | None:
-        """Return the new name of a phase under a former one, as `old is now called new`; None if there is none."""
-        for now, former in _FORMER_NAMES.items():
-            if any(phase.name == former for phase in self.phases):
-                return f"{former} is now called {now}"
-        return None
-
-    def named_as(self, saved: Mapping[str, Any]) -> CurriculumConfig:
-        """Return the settings under the names of a training that an older version began, if nothing else differs.
-
-        Args:
-            saved: The curriculum in that training's settings, as JSON.
-        """
-        phases = tuple(
-            phase.model_copy(update={"name": _FORMER_NAMES.get(phase.name, phase.name)}) for phase in self.phases
-        )
-        former = self.model_copy(update={"phases": phases})
-        return former if former.model_dump(mode="json") == saved else self
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.training.dataset import Snapshot
+from pseudoris.training.ppt.pairs import PairDataset, PairSpec, Which
+from pseudoris.training.ppt.ppt_config import SOURCES, CurriculumConfig, PptConfig, Source
+from pseudoris.training.ppt.pseudo_labels import LabelFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +48,13 @@ def plan_rounds(
     *,
     num_batches: Callable[[Sequence[Source]], int] | None = None,
 ) -> list[Round]:
-    """Return the rounds of a curriculum.
+    """Return the rounds of a curriculum; a phase without a source left is refused.
 
     Args:
         config: The phases.
         num_pairs: Pairs of each source; a missing or empty source is left out of every phase.
         pairs_per_batch: Pairs of all ranks together.
         num_batches: Batches that the feed makes in an epoch of sources; None if all batches are full.
-
-    Raises:
-        ConfigError: A phase has no source left.
     """
     given = {source for source, count in num_pairs.items() if count}
     rounds: list[Round] = []
@@ -177,3 +92,97 @@ def describe(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> list[tupl
         pairs = sum(num_pairs[source] for source in each.sources)
         told[each.phase] = (" ∪ ".join(each.sources), pairs, steps + each.num_steps)
     return [(name, *facts) for name, facts in told.items()]
+
+
+# By option, the command of `pseudoris ppt` whose runs it takes.
+_RECIPES: Final[Mapping[str, str]] = {"d_sem": "objects", "d_ref": "compose", "h": "pairs"}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRuns:
+    """Runs, as folders or urls, any of them several.
+
+    Attributes:
+        d_sem: Written by `ppt objects`.
+        d_ref: Written by `ppt compose`.
+        h: Written by `ppt pairs`. Texts with a referent are H_sem. Texts with several pseudo-masks and no referent are
+            H_ref.
+        annotated: Any other run: of the pipeline, refiltered, imported. Its kept texts join H_sem, with the masks that
+            texts were rejected for as contexts; texts without a kept row are not read.
+    """
+
+    d_sem: Sequence[str] = ()
+    d_ref: Sequence[str] = ()
+    h: Sequence[str] = ()
+    annotated: Sequence[str] = ()
+
+    def snapshots(self, saved: Mapping[str, Any] | None = None) -> dict[str, Snapshot]:
+        """Return a snapshot of each run, by its given name: the same moment for all ranks and readers.
+
+        `saved` has `Snapshot.state` of an earlier start by the run's root: a run that has grown since is read as it
+        was. A run that is not of the command that its option asks for is refused.
+        """
+        found = {}
+        for name in self.__slots__:
+            for run in getattr(self, name):
+                location = _location(run, _RECIPES.get(name))
+                state = (saved or {}).get(location.root)
+                found[run] = Snapshot.shared(location) if state is None else Snapshot.from_state(location, state)
+        return found
+
+    def roots(self) -> dict[str, list[str]]:
+        """Return the roots of the runs, by source."""
+        return {name: [RunLocation.open(run).root for run in getattr(self, name)] for name in self.__slots__}
+
+
+def open_sources(
+    runs: SourceRuns, config: PptConfig, frame: LabelFrame, snapshots: Mapping[str, Snapshot]
+) -> dict[Source, list[PairDataset]]:
+    """Return the data sets of each source that is given; none at all, or a run without a pair of its kind, is refused.
+
+    Args:
+        runs: By source.
+        config: How pairs are drawn.
+        frame: Frame of the pseudo-masks.
+        snapshots: Snapshots of `runs`.
+    """
+    if not any(getattr(runs, name) for name in runs.__slots__):
+        raise ConfigError("There is nothing to train on. Give --d-sem, --d-ref, --h or --annotated.")
+    data = config.data
+    spec = PairSpec(
+        num_points=config.generator.num_points,
+        frame=frame,
+        seed=config.training.seed,
+        is_flipping=data.is_flipping,
+        on_bad_image=data.on_bad_image,
+        source=data.moved,
+        max_memory_bytes=data.max_memory_bytes,
+        # With more labels than queries, the matching leaves out the costliest labels. One of them may be the referent.
+        max_pseudo_masks=min(data.max_candidates, config.generator.num_queries),
+    )
+
+    def opened(names: Sequence[str], which: Which, *, is_empty_allowed: bool = False) -> list[PairDataset]:
+        own = replace(spec, which=which, is_empty_allowed=is_empty_allowed)
+        return [PairDataset(run, own, snapshot=snapshots[run]) for run in names]
+
+    parts: dict[Source, list[PairDataset]] = {
+        "d_sem": opened(runs.d_sem, "decided"),
+        "d_ref": opened(runs.d_ref, "decided"),
+        "h_sem": [*opened(runs.h, "decided", is_empty_allowed=True), *opened(runs.annotated, "decided")],
+        "h_ref": opened(runs.h, "undecided", is_empty_allowed=True),
+    }
+    return {source: [part for part in parts[source] if len(part)] for source in SOURCES}
+
+
+def _location(run: str, recipe: str | None) -> RunLocation:
+    """Open a run. Labels mean what the recipe says that made it: of another, a human's masks would be pseudo-labels."""
+    location = RunLocation.open(run)
+    # A mistyped path must not pass as a run without commits.
+    header = require_header(location)
+    if recipe is not None and header.identity.method.get("recipe") != recipe:
+        made = header.identity.method.get("recipe")
+        raise ConfigError(
+            f"{location.root} was written by `pseudoris {f'ppt {made}' if made else header.origin}`, but a run of "
+            f"`pseudoris ppt {recipe}` is needed. Give such a run, or give this one as --annotated."
+        )
+    return location

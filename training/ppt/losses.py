@@ -22,12 +22,7 @@ from pseudoris.workers.device import to_device
 
 @dataclass(frozen=True)
 class Points:
-    """P prompts, or the points of P pseudo-labels.
-
-    Attributes:
-        xy: (P, M, 2) in [0, 1].
-        labels: (P, M): logits of a prediction, 0 or 1 of a pseudo-label.
-    """
+    """Points (P, M, 2) in [0, 1] of P prompts or pseudo-labels, and labels (P, M): logits of a prompt, else 0 or 1."""
 
     xy: torch.Tensor
     labels: torch.Tensor
@@ -106,11 +101,9 @@ def confidence_loss(logits: torch.Tensor, confidences: torch.Tensor) -> torch.Te
 
 
 def attention_loss(log_shares: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """Return the Kullback-Leibler divergence (P,) between a query's attention and its mask.
+    """Return the Kullback-Leibler divergence (P,) between a query's attention, in logarithms, and its mask.
 
-    Args:
-        log_shares: (P, h·w), logarithms of the attention's shares.
-        shares: (P, h·w) in [0, 1], of each patch the mask covers; a mask without a patch gives 0.
+    Both are (P, h·w), the mask's the share in [0, 1] of each patch that it covers; a mask without a patch gives 0.
     """
     target = shares / shares.sum(-1, keepdim=True).clamp(min=1e-6)
     return F.kl_div(log_shares, target, reduction="none").sum(-1)

@@ -2,22 +2,229 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import nn
 
-from pseudoris.training.learning.token_layers import word_codes
-from pseudoris.training.ppt.point_heads import PointHead, ReferencePatchAttention, ScoreHead
-from pseudoris.training.ppt.ppt_config import PointGeneratorConfig
-from pseudoris.training.ppt.prompt_layers import (
-    CrossAttentionLayer,
-    ProductLayer,
-    distinct_peaks,
-    grid_centres,
-    grid_position,
+from pseudoris.training.learning.token_layers import (
+    CrossAttention,
+    Perceptron,
+    ProductAttention,
+    SelfAttention,
+    word_codes,
 )
+from pseudoris.training.ppt.ppt_config import PointGeneratorConfig
+
+
+class CrossAttentionLayer(nn.Module):
+    """CrossAttn of equation 1: attention, then a feed-forward layer, each behind a norm and beside a residual.
+
+    Source: Vaswani et al. 2017, with the norms in front, which trains without a long warm-up.
+    """
+
+    def __init__(self, width: int, num_heads: int, feed_forward_ratio: float, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attention = CrossAttention(width, num_heads, dropout=dropout)
+        self.feed_forward = Perceptron(width, feed_forward_ratio, dropout=dropout)
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        context: torch.Tensor,
+        *,
+        query_position: torch.Tensor | None = None,
+        context_position: torch.Tensor | None = None,
+        is_token: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the queries (B, Q, d), updated from the context (B, L, d).
+
+        Positions, (B, Q, d) or (Q, d) and (L, d), are added where queries and keys are compared, not to values;
+        `is_token` (B, L) is True where the context has a token.
+        """
+        read = self.attention(
+            queries, context, is_word=is_token, position=query_position, read_position=context_position
+        )
+        fed: torch.Tensor = self.feed_forward(read)
+        return fed
+
+
+class ProductLayer(ProductAttention):
+    """Patches read words and are multiplied with them: attention, products, then a feed-forward layer.
+
+    Products separate the objects of one image. Source: the ViT bridger of Xu et al. 2023 (ETRIS) also multiplies the
+    modalities.
+    """
+
+    def __init__(self, width: int, num_heads: int, feed_forward_ratio: float, dropout: float = 0.0) -> None:
+        super().__init__(width, num_heads)
+        self.out = nn.Sequential(nn.Linear(3 * width, width), nn.Dropout(dropout))
+        self.feed_forward = Perceptron(width, feed_forward_ratio, dropout=dropout)
+
+    def forward(self, patches: torch.Tensor, words: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:
+        """Return patches (B, h·w, d), of patches, words (B, L, d) and which of these there are, (B, L) bool."""
+        fed: torch.Tensor = self.feed_forward(patches + self.out(self.compared_with_words(patches, words, is_word)))
+        return fed
+
+
+def grid_position(height: int, width: int, channels: int, *, device: torch.device | None = None) -> torch.Tensor:
+    """Return sines and cosines of the cells' centres, (H·W, channels) float32, row by row; channels in fours.
+
+    Source: Carion et al. 2020 (DETR), with coordinates in [0, 1] so that grids of any size share one frame.
+    """
+    quarter = channels // 4
+    # Wavelengths from twice the image to a quarter of it: finer ones let a model memorise patches instead of learning
+    # "left".
+    frequency = math.pi * 2.0 ** torch.linspace(0, 3, quarter, device=device)
+    x, y = grid_centres(height, width, device=device).unsqueeze(-1).unbind(1)
+    on_y, on_x = y * frequency, x * frequency
+    return torch.cat([on_y.sin(), on_y.cos(), on_x.sin(), on_x.cos()], -1)
+
+
+def grid_centres(height: int, width: int, *, device: torch.device | None = None) -> torch.Tensor:
+    """Return the centres of the cells, (H·W, 2) float32, x then y in [0, 1], row by row."""
+    y = (torch.arange(height, device=device) + 0.5) / height
+    x = (torch.arange(width, device=device) + 0.5) / width
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1).flatten(0, 1)
+
+
+def grid_neighbours(height: int, width: int, radius: int, *, device: torch.device | None = None) -> torch.Tensor:
+    """Return which cells (H·W, H·W) bool are at most `radius` rows and columns from each."""
+    row = torch.arange(height, device=device).repeat_interleave(width)
+    column = torch.arange(width, device=device).repeat(height)
+    return ((row[:, None] - row).abs() <= radius) & ((column[:, None] - column).abs() <= radius)
+
+
+def distinct_peaks(response: torch.Tensor, count: int, radius: int) -> torch.Tensor:
+    """Return the patches (B, count) int64 with the highest response, each further than `radius` from all before it.
+
+    Not only local maxima: if two objects touch, the weaker one is often on the flank of the stronger one. (With the
+    scene CLIP the best of four has an IoU of 0.80 with the referent, of four local maxima 0.76.) If no patch is left
+    that far away, the peaks are repeated, from the highest. The response is (B, h, w), the radius in patches along rows
+    and columns.
+    """
+    height, width = response.shape[-2:]
+    near = grid_neighbours(height, width, radius, device=response.device)
+    left, found = response.flatten(1), []
+    num_found = torch.zeros_like(left[:, 0], dtype=torch.int64)
+    for _ in range(count):
+        highest = left.max(-1)
+        num_found += highest.values > -torch.inf
+        found.append(highest.indices)
+        left = left.masked_fill(near[found[-1]], -torch.inf)
+    again = torch.arange(count, device=left.device) % num_found.clamp(min=1)[:, None]
+    return torch.stack(found, 1).gather(1, again)
+
+
+# Weights that begin with hardly any effect, and yet with a gradient.
+_LITTLE: Final = 1e-3
+
+
+class ReferencePatchAttention(nn.Module):
+    """Each query's attention to patches: its peak, around which PointHead places the points, and the features there.
+
+    A query's reference is the mean of the patches' centres around its peak. A mean over all patches would be between
+    two objects if the query is uncertain, and SAM would find neither.
+
+    The scores are the sum of CLIP's response, the query's anchor and the query's own scores, at one temperature. CLIP
+    is often wrong with high confidence, so a query must be able to overrule it. If a query could only scale the
+    response, it would reduce it within a few steps and attend to its own initial noise. A query with an anchor stays at
+    its peak: ScoreHead chooses among the queries, and no peak has to move between objects.
+    Source: reference points, Zhu et al. 2021 (Deformable DETR), Meng et al. 2021 (Conditional DETR).
+    """
+
+    def __init__(self, config: PointGeneratorConfig) -> None:
+        super().__init__()
+        width = config.width
+        self._peak_radius = config.peak_radius
+        self._response_gain, self._anchor_gain = config.response_gain, config.anchor_gain
+        self.norm = nn.LayerNorm(width)
+        # A bias of the keys is the same for all patches, and falls out of the softmax.
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        # At first the query's own scores are small beside CLIP's response.
+        nn.init.normal_(self.key.weight, std=_LITTLE)
+        # Logarithm of the temperature's inverse: a factor of 1 at first.
+        self.sharpness = nn.Linear(width, 1)
+        nn.init.normal_(self.sharpness.weight, std=_LITTLE)
+        nn.init.zeros_(self.sharpness.bias)
+        self.seen = nn.Linear(width, width)
+        self.compare = SelfAttention(width, config.num_heads, dropout=config.dropout)
+
+    def forward(
+        self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, anchors: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return q_k with what they see (B, K, d), their attention's log-shares (B, K, h·w), and the shares of peaks.
+
+        Args:
+            queries: q_k, (B, K, d), normalised.
+            image: V'_N (B, h·w, d).
+            response: (B, h, w) of the patches.
+            anchors: (B, K) int64, the patch that each query begins at; None where queries share all of them.
+        """
+        patches = self.norm(image)
+        found = self.query(queries) @ self.key(patches).transpose(1, 2) * queries.shape[-1] ** -0.5
+        height, width = response.shape[-2:]
+        near = grid_neighbours(height, width, self._peak_radius, device=found.device)
+        begun = self._response_gain * response.flatten(1)[:, None]
+        if anchors is not None:
+            begun = begun + self._anchor_gain * near[anchors]
+        log_shares = (self.sharpness(queries).exp() * (begun + found)).log_softmax(-1)
+        peaks = log_shares.masked_fill(~near[log_shares.argmax(-1)], float("-inf")).softmax(-1)
+        return self.compare(queries + self.seen(peaks @ patches)), log_shares, peaks
+
+
+class PointHead(nn.Module):
+    """PointHead of equation 2: a perceptron that regresses M points and their labels from a query.
+
+    With references it gives how the points spread around them instead. The spread does not depend on the object's
+    position, so no coordinate has to be read from features that hardly encode one.
+    """
+
+    def __init__(self, width: int, num_points: int) -> None:
+        super().__init__()
+        self._num_points = num_points
+        self.layers = _perceptron(width, 3 * num_points)
+
+    def forward(
+        self, queries: torch.Tensor, references: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return x, y in [0, 1], (B, K, M, 2), and the logits of labels (B, K, M), of queries (B, K, d).
+
+        References (B, K, 2) in [0, 1] are what the points spread around; None as in the paper.
+        """
+        places, labels = self.layers(queries).unflatten(-1, (self._num_points, 3)).split((2, 1), -1)
+        if references is not None:
+            places = references.logit(eps=1e-4)[:, :, None] + places
+        return places.sigmoid(), labels[..., 0]
+
+
+class ScoreHead(nn.Module):
+    """ScoreHead of equation 2: a perceptron of a query.
+
+    With a gain it begins at CLIP's response at the query's reference, and the perceptron learns to doubt it.
+    """
+
+    def __init__(self, width: int, response_gain: float | None = None) -> None:
+        super().__init__()
+        self.layers = _perceptron(width, 1)
+        self.response_weight = None if response_gain is None else nn.Parameter(torch.tensor(response_gain))
+
+    def forward(self, queries: torch.Tensor, responses: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the logits of c_k (B, K), of queries (B, K, d) and CLIP's responses at their references (B, K)."""
+        learnt: torch.Tensor = self.layers(queries)[..., 0]
+        if self.response_weight is None or responses is None:
+            return learnt
+        return learnt + self.response_weight * responses
+
+
+def _perceptron(width: int, outputs: int) -> nn.Sequential:
+    """An independent head of two hidden layers."""
+    return nn.Sequential(
+        nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs)
+    )
 
 
 @dataclass(frozen=True)
@@ -126,29 +333,16 @@ class PointGenerator(nn.Module):
         response: torch.Tensor,
         tokens: torch.Tensor,
     ) -> PointPrompts:
-        """Return the prompts of B pairs of image and expression.
-
-        Args:
-            image: {V_n}, N tensors (B, C, h, w) of the frozen image tower, early stages first.
-            text: T, (B, L, D) of the frozen text tower, one row a token.
-            is_word: (B, L) bool, True where the expression has a token, as `learning.clip_features` gives it.
-            response: (B, h, w), how much each patch fits the expression by the frozen towers.
-            tokens: (B, L) int64, the text tower's.
-
-        Raises:
-            ValueError: another number of stages than the generator has.
-        """
-        if len(image) != len(self.stages):
-            raise ValueError(
-                f"There are {len(image)} stages of features, but the point generator has {len(self.stages)} stages."
-            )
+        """Return the prompts of B pairs of image and expression; the arguments are the fields of `FrozenFeatures`."""
         queries = self.queries.expand(text.shape[0], -1, -1)
         height, width = response.shape[-2:]
         position = grid_position(height, width, queries.shape[-1], device=response.device)
         # Position and response of a patch are added to its features in every stage. Frozen features hardly encode the
         # position; the response is what CLIP learnt about images and texts.
         known = position if self.response is None else position + self.response(response.flatten(1)[..., None])
-        fused = known, self._codes(tokens)
+        # What the first bridge receives beside the features of words, (B, L, d), or a zero.
+        codes = self.queries.new_zeros(()) if self.code is None else self.code(word_codes(tokens, self._code_width))
+        fused = known, codes
         anchors = distinct_peaks(response, self.queries.shape[0], self._anchor_radius) if self._is_anchored else None
         query_position = self.query_position if anchors is None else self.query_position + position[anchors]
         for stage, features in zip(self.stages, image, strict=True):
@@ -162,13 +356,6 @@ class PointGenerator(nn.Module):
                 is_word=is_word,
             )
         return self._heads(self.norm(queries), fused[0], response, anchors)
-
-    def _codes(self, tokens: torch.Tensor) -> torch.Tensor:
-        """What the first bridge receives beside the features of words, (B, L, d), or a zero."""
-        if self.code is None:
-            return self.queries.new_zeros(())
-        codes: torch.Tensor = self.code(word_codes(tokens, self._code_width))
-        return codes
 
     def _heads(
         self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, anchors: torch.Tensor | None

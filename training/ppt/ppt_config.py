@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,9 +14,13 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.training.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES
 from pseudoris.training.learning.training_config import TowersConfig, TrainingConfig, load_preset
-from pseudoris.training.ppt.curriculum import CurriculumConfig
 
 _PACKAGE = "pseudoris.training.ppt"
+
+Source = Literal["d_sem", "d_ref", "h_sem", "h_ref"]
+SOURCES: Final[tuple[Source, ...]] = ("d_sem", "d_ref", "h_sem", "h_ref")
+# Names of the default phases in trainings of version 0.2.0 and before: their folders and draws have them.
+_FORMER_NAMES: Final = {"ris_augmented": "composed", "ris_joint": "referring"}
 
 
 class PointGeneratorConfig(FrozenModel):
@@ -165,6 +170,85 @@ class PairsDataConfig(FrozenModel):
                 f"pairs_per_batch {self.pairs_per_batch} is not a multiple of pairs_per_image {self.pairs_per_image}"
             )
         return self
+
+
+class PhaseConfig(FrozenModel):
+    """One phase, or one step of a phase."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    # The joined data sets (equations 5 to 7), each pair once an epoch. Data sets that are not given are left out.
+    sources: tuple[Source, ...] = Field(min_length=1)
+    epochs: float = Field(gt=0, le=100_000)
+    # Whether Select decides H_ref with the present model, before the phase and before each further round of it.
+    is_selecting: bool = False
+    # The epochs are split into this many rounds (equation 7). With more rounds the referents follow the model sooner,
+    # but each round runs the model on all of H_ref.
+    num_rounds: int = Field(default=1, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _selects_what_it_reads(self) -> Self:
+        if len(set(self.sources)) < len(self.sources):
+            raise ValueError(f"Phase {self.name} names a source twice: {list(self.sources)}")
+        if self.is_selecting and "h_ref" not in self.sources:
+            raise ValueError(
+                f"Phase {self.name} selects referents of h_ref but does not train on it. Add h_ref to its sources."
+            )
+        if self.num_rounds > 1 and not self.is_selecting:
+            raise ValueError(
+                f"Phase {self.name} has {self.num_rounds} rounds but selects nothing between them. Use 1 round."
+            )
+        return self
+
+
+class CurriculumConfig(FrozenModel):
+    """The phases, in order."""
+
+    # The paper gives three stages of 10 + 30 + 10 epochs and the mixes. Ours are how the 30 of its RIS learning stage
+    # are split over its two steps, and the number of rounds. The 30 are halved: Select is only as good as the model it
+    # runs, so its choices are trained on no longer than the model took to learn to choose. The last 10 are five rounds:
+    # of two epochs each, an epoch to follow the new referents and one to settle. The phases end with the paper's
+    # θ_sem, θ_refD, θ_ref and θ^(i).
+    phases: tuple[PhaseConfig, ...] = (
+        PhaseConfig(name="semantic", sources=("h_sem", "d_sem"), epochs=10),
+        PhaseConfig(name="ris_augmented", sources=("h_sem", "d_sem", "d_ref"), epochs=15),
+        PhaseConfig(name="ris_joint", sources=SOURCES, epochs=15, is_selecting=True),
+        PhaseConfig(name="refinement", sources=("h_sem", "h_ref"), epochs=10, is_selecting=True, num_rounds=5),
+    )
+    # All phases are scaled by this factor.
+    epochs_factor: float = Field(default=1.0, gt=0, le=1000)
+    # Ours: the paper's Select has no threshold and no undecided pair. Below this IoU with the prediction no pseudo-mask
+    # is the referent. 0.5 is also what counts as found in the evaluation. At 0 every pair has a referent, right or not.
+    min_iou: UnitInterval = 0.5
+
+    @model_validator(mode="after")
+    def _begins_without_a_model(self) -> Self:
+        if not self.phases:
+            raise ValueError("phases is empty. Name at least one.")
+        twice = [name for name, count in Counter(phase.name for phase in self.phases).items() if count > 1]
+        if twice:
+            raise ValueError(f"Two phases have the name {twice[0]}. Names must differ.")
+        if self.phases[0].is_selecting:
+            raise ValueError(f"Phase {self.phases[0].name} is the first, so no model is trained yet that could select.")
+        return self
+
+    def renamed(self) -> str | None:
+        """Return the new name of a phase under a former one, as `old is now called new`; None if there is none."""
+        for now, former in _FORMER_NAMES.items():
+            if any(phase.name == former for phase in self.phases):
+                return f"{former} is now called {now}"
+        return None
+
+    def named_as(self, saved: Mapping[str, Any]) -> CurriculumConfig:
+        """Return the settings under the names of a training that an older version began, if nothing else differs.
+
+        Args:
+            saved: The curriculum in that training's settings, as JSON.
+        """
+        phases = tuple(
+            phase.model_copy(update={"name": _FORMER_NAMES.get(phase.name, phase.name)}) for phase in self.phases
+        )
+        former = self.model_copy(update={"phases": phases})
+        return former if former.model_dump(mode="json") == saved else self
 
 
 class CurriculumTrainingConfig(TrainingConfig):

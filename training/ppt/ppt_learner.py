@@ -1,4 +1,7 @@
-"""PPT as a method for the trainer (the point generator between frozen encoders and decoder), also loaded from disk."""
+"""PPT as a method for the trainer, and its answers: the point generator over the frozen CLIP and SAM.
+
+An image is encoded once if the cache has room.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,144 @@ from typing import Any, Final
 
 import torch
 from lightning_fabric import Fabric
+from PIL import Image, ImageDraw
 from torch import nn
+from torchvision.transforms.v2.functional import resize
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning.checkpoint_folder import read_settings, require_weights, saved_config
+from pseudoris.training.learning.clip_features import response_map
+from pseudoris.training.learning.frozen_towers import FrozenTowers
+from pseudoris.training.learning.mask_overlay import draw_overlay, enlargement
 from pseudoris.training.learning.trainer import load_trained
-from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
 from pseudoris.training.ppt.point_generator import PointGenerator
 from pseudoris.training.ppt.ppt_config import PptConfig
-from pseudoris.training.ppt.ppt_model import LabelledFeatures, PointPrompting
+from pseudoris.training.ppt.ppt_model import (
+    EncodedImages,
+    FrozenFeatures,
+    LabelledFeatures,
+    PointMaskDecoder,
+    PointPrompting,
+)
 from pseudoris.training.ppt.prompted_pairs import PairBatch
-from pseudoris.training.ppt.pseudo_labels import to_device
+from pseudoris.training.ppt.pseudo_labels import LabelFrame
+from pseudoris.training.ppt.recipes.grounding import prompted
+from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.checkpoints.weight_files import weights_digest
+from pseudoris.workers.device import to_device
+from pseudoris.workers.masks.sam_frames import EncodedCrop, encode_crops, upsample
+
+
+@dataclass(frozen=True, slots=True)
+class _EncodedImage:
+    """An image: stages (N, C, h, w) and patches in the joint space (D, h, w) of CLIP, SAM's embedding (C, h, w).
+
+    All float16 on the CPU; `input_size` is the image's for SAM, (h, w).
+    """
+
+    stages: torch.Tensor
+    dense: torch.Tensor
+    embedding: torch.Tensor
+    input_size: tuple[int, int]
+
+
+class FrozenEncoders:
+    """The frozen CLIP and SAM.
+
+    Features are rounded to float16 even if they are not cached, so the size of the cache does not change a result.
+
+    `image_width` and `text_width` are the channels of a stage and of a word, `frame` is that of the pseudo-masks.
+    """
+
+    def __init__(self, config: PptConfig, device: torch.device | str = "cpu") -> None:
+        """Load both."""
+        self.device, self._prompt = torch.device(device), config.clip.prompt
+        self.made_of = made_of(config)
+        named = ("clip.architecture", "generator.image_blocks")
+        self._towers = FrozenTowers(config.towers(), self.device, settings=named)
+        self._sam = load_sam(config.sam.architecture, config.sam.weights).to(self.device).requires_grad_(False)
+        self._sam_dtype = torch.float32 if config.training.precision == "32-true" else torch.bfloat16
+        self.decoder = PointMaskDecoder(self._sam)
+        side = int(self._sam.image_encoder.img_size)
+        # Source: segment-anything 1.0: mask logits have four cells a cell of the embedding.
+        self.frame = LabelFrame(side, 4 * int(self._sam.prompt_encoder.image_embedding_size[0]))
+        self.image_width, self.text_width = self._towers.widths.image, self._towers.widths.text
+        self._left_bytes = config.data.cache_bytes
+        self._kept: dict[str, _EncodedImage] = {}
+
+    def holds(self, image_key: str) -> bool:
+        """Return whether the features of an image are cached: then the image need not be given."""
+        return image_key in self._kept
+
+    def encode(
+        self, image_keys: Sequence[str], images: Sequence[torch.Tensor | None], texts: Sequence[str]
+    ) -> FrozenFeatures:
+        """Return the features of B pairs.
+
+        Args:
+            image_keys: (B,); one key is one image.
+            images: (B,) of (3, H, W) uint8 RGB, upright; None if its features are cached.
+            texts: (B,).
+        """
+        # Cached features must not depend on the caller: Select calls in half precision, a step in full precision.
+        with torch.autocast(self.device.type, enabled=False):
+            seen = self._encode_images(dict(zip(image_keys, images, strict=True)))
+            own = [seen[key] for key in image_keys]
+            stages, dense, embeddings = (
+                to_device(torch.stack([getattr(each, name) for each in own]), self.device).float()
+                for name in ("stages", "dense", "embedding")
+            )
+            # x before y, as points are.
+            sizes = torch.tensor([each.input_size[::-1] for each in own], dtype=torch.float32)
+            words = self._towers.encode_texts(texts)
+            encoded = EncodedImages(embeddings, to_device(sizes, self.device))
+            asked = self._towers.encode_texts([prompted(text, self._prompt) for text in texts])
+            response = standardised(response_map(dense, asked.embedding))
+            return FrozenFeatures(list(stages.unbind(1)), words.words, words.is_word, words.tokens, response, encoded)
+
+    def on_image(self, mask_logits: torch.Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> torch.Tensor:
+        """Return mask logits (T, h, w) on the pixels of an image of `size` (H, W), (T, H, W) float32."""
+        return upsample(mask_logits, EncodedCrop(mask_logits, size, input_size), self.frame.image_size)
+
+    def _encode_images(self, images: dict[str, torch.Tensor | None]) -> dict[str, _EncodedImage]:
+        """Return the features of images, cached or computed."""
+        seen = {key: self._kept[key] for key in images if key in self._kept}
+        missing = {key: image for key, image in images.items() if key not in seen and image is not None}
+        if missing:
+            side = self._towers.image_format.size
+            # Stretched, as in the recipes' responses: its grid and the image share one frame in [0, 1].
+            pixels = torch.stack([resize(image, [side, side], antialias=True) for image in missing.values()])
+            found = self._towers.read_images(pixels)
+            of_clip = zip(found.stages.half().cpu(), found.dense.half().cpu(), strict=True)
+            for (key, image), (stages, dense) in zip(missing.items(), of_clip, strict=True):
+                seen[key] = self._with_sam(image, stages, dense)
+                if self._left_bytes > 0:
+                    self._left_bytes -= sum(each.nbytes for each in (stages, dense, seen[key].embedding))
+                    self._kept[key] = seen[key]
+        return seen
+
+    @torch.inference_mode()
+    def _with_sam(self, image: torch.Tensor, stages: torch.Tensor, dense: torch.Tensor) -> _EncodedImage:
+        # One by one: rounding depends on the shape of the batch, and the images that are missing depend on the cache.
+        (crop,) = encode_crops(self._sam, [image.permute(1, 2, 0).numpy()], self._sam_dtype)
+        # A row of a batch would keep the whole batch in memory.
+        return _EncodedImage(stages.clone(), dense.clone(), crop.embedding.half().cpu().clone(), crop.input_size)
+
+
+def made_of(config: PptConfig) -> tuple[str, ...]:
+    """Return the settings that decide the encoders' output."""
+    blocks = str(config.generator.image_blocks)
+    return config.clip.model_dump_json(), config.sam.model_dump_json(), blocks, config.training.precision
+
+
+def standardised(maps: torch.Tensor) -> torch.Tensor:
+    """Return maps (B, h, w), each with mean 0 and standard deviation 1; one without a range is 0."""
+    centred = maps - maps.mean((1, 2), keepdim=True)
+    if centred[0].numel() == 1:
+        return centred
+    return centred / (centred.std((1, 2), keepdim=True) + 1e-4)
+
 
 # What a training of PPT calls itself in its checkpoint.
 LEARNER: Final = "ppt"
@@ -47,13 +175,7 @@ class PointAnswer:
 
 
 class PointLearner:
-    """A point generator over its encoders.
-
-    Attributes:
-        encoders: Frozen.
-        module: What is trained.
-        held_out: Asked at each validation; None for none.
-    """
+    """A point generator (`module`) over its frozen encoders; `held_out` is asked at each validation, None for none."""
 
     def __init__(self, config: PptConfig, encoders: FrozenEncoders, held_out: HeldOutExpressions | None = None) -> None:
         """Draw fresh weights from the seed of the training alone, not from torch's global generator."""
@@ -66,7 +188,7 @@ class PointLearner:
     def losses(self, module: nn.Module, batch: PairBatch) -> Mapping[str, torch.Tensor]:
         """Return the loss and its terms, of a batch."""
         features = self.encoders.encode(batch.image_keys, batch.images, batch.texts)
-        pseudo_labels = to_device(batch.pseudo_labels, self.encoders.device)
+        pseudo_labels = batch.pseudo_labels.to(self.encoders.device)
         terms: dict[str, torch.Tensor] = module(LabelledFeatures(features, pseudo_labels))
         return terms
 
@@ -86,13 +208,7 @@ class PointLearner:
 
     @torch.no_grad()
     def predict(self, image_key: str, image: torch.Tensor, texts: Sequence[str]) -> PointAnswer:
-        """Return how the most confident query answers each expression of an image.
-
-        Args:
-            image_key: One key is one image.
-            image: (3, H, W) uint8, upright RGB.
-            texts: The expressions.
-        """
+        """Return how the most confident query answers each expression of an image, (3, H, W) uint8, upright RGB."""
         size = (int(image.shape[1]), int(image.shape[2]))
         parts = []
         for first in range(0, len(texts), _TEXTS_A_PASS):
@@ -115,15 +231,12 @@ class PointLearner:
 
 def settings_of(config: PptConfig, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return what decides weights and figures, and enough to build the model again; `data`: the inputs, as JSON."""
-    return {"learner": LEARNER, "config": config.decisive(), "sha256": _digests(config), **data}
+    digests = {"clip": weights_digest(config.clip.weights), "sam": weights_digest(config.sam.weights)}
+    return {"learner": LEARNER, "config": config.decisive(), "sha256": digests, **data}
 
 
 def load_ppt(path: Path, device: str = "cpu") -> PointLearner:
-    """Return the learner of a training's folder, of one of its rounds, or of a checkpoint, in eval mode.
-
-    Raises:
-        ConfigError: There is none, it is another learner's, or the encoders' weights are missing or others.
-    """
+    """Return the learner of a training's folder, of one of its rounds, or of a checkpoint, in eval mode."""
     file, state, settings = read_settings(path)
     if settings.get("learner") != LEARNER:
         raise ConfigError(f"{file} is not a checkpoint of PPT. Give the --out of `pseudoris train ppt`.")
@@ -136,5 +249,26 @@ def load_ppt(path: Path, device: str = "cpu") -> PointLearner:
     return learner
 
 
-def _digests(config: PptConfig) -> dict[str, str]:
-    return {"clip": weights_digest(config.clip.weights), "sam": weights_digest(config.sam.weights)}
+_POSITIVE, _NEGATIVE, _RIM = (50, 230, 80), (255, 60, 60), (20, 20, 20)
+_RADIUS_PX: Final = 7
+
+
+def draw_answer(image: torch.Tensor, answer: PointAnswer, text: str) -> Image.Image:
+    """Return a picture: the mask tinted, positive points as green discs with a plus, negative ones red with a minus.
+
+    The image is (3, H, W) uint8 RGB; the answer's confidence is written behind the expression.
+    """
+    height, width = int(image.shape[1]), int(image.shape[2])
+    confidence = float(answer.confidences[0])
+    picture = draw_overlay(image, answer.logits[0] > 0, f"{text} \N{MIDDLE DOT} confidence {confidence:.2f}")
+    scale = torch.tensor([width, height]) * enlargement((height, width))
+    draw = ImageDraw.Draw(picture)
+    radius, half = _RADIUS_PX, _RADIUS_PX - 4
+    for (x, y), is_positive in zip((answer.points_xy[0] * scale).tolist(), answer.is_positive[0].tolist(), strict=True):
+        colour = _POSITIVE if is_positive else _NEGATIVE
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=_RIM, width=2)
+        # Not by colour alone.
+        draw.line((x - half, y, x + half, y), fill=_RIM, width=2)
+        if is_positive:
+            draw.line((x, y - half, x, y + half), fill=_RIM, width=2)
+    return picture

@@ -1,4 +1,7 @@
-"""f_θ: frozen features to K predictions, and the loss that trains the point generator (equations 3 and 4)."""
+"""f_θ: frozen features to K predictions, and the loss that trains the point generator (equations 3 and 4).
+
+SAM's frozen mask decoder reads the predicted points, so the mask's loss trains coordinates and labels.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Final, overload
 
 import torch
 import torch.nn.functional as F
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
 from torch import nn
 
 from pseudoris.training.ppt.losses import (
@@ -20,11 +24,83 @@ from pseudoris.training.ppt.losses import (
     matching_cost,
     point_loss,
 )
-from pseudoris.training.ppt.point_generator import PointGenerator, PointPrompts
-from pseudoris.training.ppt.point_mask_decoder import EncodedImages, PointMaskDecoder
+from pseudoris.training.ppt.point_generator import PointGenerator, PointPrompts, grid_centres
 from pseudoris.training.ppt.ppt_config import ObjectiveConfig
-from pseudoris.training.ppt.prompt_layers import grid_centres
 from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Images as SAM's decoder needs them.
+
+    Attributes:
+        embeddings: (B, C, h, w) float32 of SAM's image encoder.
+        input_sizes: (B, 2) float32, width and height in pixels at which the encoder saw them, without padding.
+    """
+
+    embeddings: torch.Tensor
+    input_sizes: torch.Tensor
+
+
+def prompt_embeddings(encoder: PromptEncoder, points_xy_px: torch.Tensor, label_logits: torch.Tensor) -> torch.Tensor:
+    """Return SAM's embeddings (P, M + 1, C) of points, equal to those of its prompt encoder for hard labels.
+
+    A label is a choice between two embeddings and has no gradient. Forward takes the choice, as inference does;
+    backward takes the mixture of both by the label's probability (straight through, Bengio et al. 2013).
+
+    Points are (P, M, 2) pixels of the encoder's input, labels (P, M), above 0 for a positive point.
+    """
+    # As the prompt encoder does: to the centre of a pixel.
+    place = encoder.pe_layer.forward_with_coords(points_xy_px + 0.5, encoder.input_image_size)
+    soft = label_logits.sigmoid()
+    positive = ((label_logits > 0).to(soft.dtype) + soft - soft.detach())[..., None]
+    negative_row, positive_row = (encoder.point_embeddings[label].weight for label in (0, 1))
+    embedded = place + positive * positive_row + (1 - positive) * negative_row
+    # Without a box SAM appends a point that is none.
+    return torch.cat([embedded, encoder.not_a_point_embed.weight.expand(len(place), 1, -1)], dim=1)
+
+
+class PointMaskDecoder:
+    """SAM's prompt encoder and mask decoder, frozen, behind normalised points; `image_size` is the square's side."""
+
+    def __init__(self, sam: Sam) -> None:
+        """Freeze `sam`."""
+        self.image_size = int(sam.image_encoder.img_size)
+        self._prompts: PromptEncoder = sam.prompt_encoder.requires_grad_(False).eval()
+        self._decoder: MaskDecoder = sam.mask_decoder.requires_grad_(False).eval()
+
+    def __call__(self, images: EncodedImages, rows: torch.Tensor, prompts: PointPrompts) -> torch.Tensor:
+        """Return mask logits (P, 4·h, 4·w) float32 in the frame of the encoder's padded square.
+
+        Args:
+            images: B encoded images.
+            rows: (P,) int64, the image of each prompt.
+            prompts: P prompts without an axis of queries: points (P, M, 2), labels (P, M), confidences (P,).
+        """
+        # Whatever the decoder computes in: in half precision a point would move to another pixel.
+        with torch.autocast(rows.device.type, enabled=False):
+            points = prompts.points_xy * images.input_sizes[rows][:, None, :]
+            sparse = prompt_embeddings(self._prompts, points, prompts.label_logits)
+            dense_pe = self._prompts.get_dense_pe()
+        dense = self._prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        # The decoder takes one image and adds the dense embeddings to it: each prompt brings its own image along as
+        # these, so that prompts of several images are decoded at once.
+        logits, _ = self._decoder(
+            image_embeddings=torch.zeros_like(images.embeddings[:1]),
+            image_pe=dense_pe,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=images.embeddings[rows] + dense,
+            multimask_output=False,
+        )
+        single: torch.Tensor = logits[:, 0].float()
+        return single
+
+    def inside(self, images: EncodedImages, side: int) -> torch.Tensor:
+        """Return which cells (B, side, side) bool of the padded squares show something of their images."""
+        starts = torch.arange(side, device=images.input_sizes.device) * (self.image_size / side)
+        columns, rows = (starts < images.input_sizes[:, axis, None] for axis in (0, 1))
+        return rows[:, :, None] & columns[:, None, :]
+
 
 # The logit of pixels that cannot be part of a mask.
 _NOTHING: Final = -20.0
@@ -37,7 +113,7 @@ class FrozenFeatures:
     """What the frozen towers make of B pairs.
 
     Attributes:
-        image: {V_n}, N tensors (B, C, h, w) of CLIP's image tower.
+        image: {V_n}, N tensors (B, C, h, w) of CLIP's image tower, early stages first.
         text: T, (B, L, D) of CLIP's text tower.
         is_word: (B, L) bool, True where the expression has a token, as `learning.clip_features` gives it.
         tokens: (B, L) int64, the text tower's.
@@ -70,17 +146,9 @@ class LabelledFeatures:
 
 @dataclass(frozen=True)
 class Predictions:
-    """{y_k} of equation 3: mask logits (B, K, 4·h, 4·w) of SAM's padded square, and the prompts they come from."""
+    """{y_k} of equation 3: mask logits (B, K, 4·h, 4·w) of SAM's padded square, and the prompts they come from.
 
-    mask_logits: torch.Tensor
-    prompts: PointPrompts
-
-
-@dataclass(frozen=True)
-class Referent:
-    """The answer to each of B pairs: mask logits (B, 4·h, 4·w) of SAM's padded square, and its prompt.
-
-    The prompt has no axis of queries: points (B, M, 2), labels (B, M), confidences (B,).
+    Those of the referents alone have no axis of queries: (B, 4·h, 4·w), points (B, M, 2), confidences (B,).
     """
 
     mask_logits: torch.Tensor
@@ -113,14 +181,14 @@ class PointPrompting(nn.Module):
         return Predictions(self._decode_all(given, prompts), prompts)
 
     @torch.no_grad()
-    def referent(self, features: FrozenFeatures) -> Referent:
+    def referent(self, features: FrozenFeatures) -> Predictions:
         """Return s_argmax{c} of each pair, the answer of the most confident query alone (section 3.1.2)."""
         prompts = self._prompts(features)
         rows = torch.arange(len(features.text), device=features.text.device)
         chosen = _at(prompts, rows, prompts.confidence_logits.argmax(-1))
-        return Referent(self._decode(features.sam, rows, chosen), chosen)
+        return Predictions(self._decode(features.sam, rows, chosen), chosen)
 
-    def masks_of(self, features: FrozenFeatures, referents: Referent) -> torch.Tensor:
+    def masks_of(self, features: FrozenFeatures, referents: Predictions) -> torch.Tensor:
         """Return the masks (B, 4·h, 4·w) bool of answers in SAM's padded squares, nothing in their padding."""
         logits = referents.mask_logits
         return (logits > 0) & self._decoder.inside(features.sam, logits.shape[-1])
@@ -139,15 +207,21 @@ class PointPrompting(nn.Module):
             # SAM's output in the padding is not part of the answer.
             inside = self._decoder.inside(features.sam, masks.shape[-1])
             masks = masks.masked_fill(~inside[:, None], _NOTHING)
-        if not _are_finite(prompts.points_xy, prompts.label_logits, prompts.confidence_logits, masks):
+        found = (prompts.points_xy, prompts.label_logits, prompts.confidence_logits, masks)
+        if not bool(torch.stack([each.isfinite().all() for each in found]).all()):
             return {name: masks.new_tensor(torch.nan) for name in ("loss", "mask", "point", "confidence")}
         pairs = assign(matching_cost(prompts, masks, pseudo_labels, self.objective), pseudo_labels.counts)
+        at = (pairs.rows, pairs.labels)
         matched = _at(prompts, pairs.rows, pairs.queries)
         logits = self._decoder(features.sam, pairs.rows, matched).masked_fill(~inside[pairs.rows], _NOTHING)
+        points = Points(matched.points_xy, matched.label_logits)
+        drawn = Points(pseudo_labels.points_xy[at], pseudo_labels.labels[at])
+        targets = confidence_targets(prompts, pseudo_labels, pairs)
+        weight = self.objective.confidence
         terms = {
-            "mask": mask_loss(logits, pseudo_labels.masks[pairs.rows, pairs.labels], self.objective).mean(),
-            "point": self._point_loss(matched, pseudo_labels, pairs),
-            "confidence": self._confidence_loss(prompts, pseudo_labels, pairs),
+            "mask": mask_loss(logits, pseudo_labels.masks[at], self.objective).mean(),
+            "point": point_loss(points, drawn, self.objective).mean(),
+            "confidence": weight * confidence_loss(prompts.confidence_logits, targets).sum() / len(pairs.rows),
         }
         if self.objective.look:
             terms["look"] = self._attention_loss(prompts, features, pseudo_labels, pairs)
@@ -159,12 +233,6 @@ class PointPrompting(nn.Module):
         )
         return prompts
 
-    def _point_loss(self, matched: PointPrompts, pseudo_labels: PseudoLabelBatch, pairs: Assignment) -> torch.Tensor:
-        """l_pt, mean over the matched pairs."""
-        at = (pairs.rows, pairs.labels)
-        targets = Points(pseudo_labels.points_xy[at], pseudo_labels.labels[at])
-        return point_loss(Points(matched.points_xy, matched.label_logits), targets, self.objective).mean()
-
     def _attention_loss(
         self, prompts: PointPrompts, features: FrozenFeatures, pseudo_labels: PseudoLabelBatch, pairs: Assignment
     ) -> torch.Tensor:
@@ -175,13 +243,6 @@ class PointPrompting(nn.Module):
         shares = on_patches(pseudo_labels.masks, features.sam.input_sizes / self._decoder.image_size, height, width)
         own = prompts.attention_log_shares[pairs.rows, pairs.queries]
         return self.objective.look * attention_loss(own, shares[pairs.rows, pairs.labels]).mean()
-
-    def _confidence_loss(
-        self, prompts: PointPrompts, pseudo_labels: PseudoLabelBatch, pairs: Assignment
-    ) -> torch.Tensor:
-        """l_bce of all queries, for each matched pair."""
-        targets = confidence_targets(prompts, pseudo_labels, pairs)
-        return self.objective.confidence * confidence_loss(prompts.confidence_logits, targets).sum() / len(pairs.rows)
 
     def _decode_all(self, features: FrozenFeatures, prompts: PointPrompts) -> torch.Tensor:
         """Mask logits (B, K, h, w) of every query."""
@@ -195,21 +256,19 @@ class PointPrompting(nn.Module):
 
     def _decode(self, images: EncodedImages, rows: torch.Tensor, prompts: PointPrompts) -> torch.Tensor:
         """Mask logits (P, h, w) of prompts, some at a time: of SAM ViT-B each takes 30 MB while it is decoded."""
-        parts = [
-            self._decoder(images, rows[at : at + _PROMPTS_A_PASS], _part(prompts, at))
-            for at in range(0, len(rows), _PROMPTS_A_PASS)
-        ]
+        parts = []
+        for first in range(0, len(rows), _PROMPTS_A_PASS):
+            own = slice(first, first + _PROMPTS_A_PASS)
+            fields = (prompts.points_xy, prompts.label_logits, prompts.confidence_logits)
+            parts.append(self._decoder(images, rows[own], PointPrompts(*(each[own] for each in fields))))
         return torch.cat(parts)
 
 
 def on_patches(masks: torch.Tensor, extent: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Return about how much of each of CLIP's patches masks cover, (B, E, h·w).
 
-    Args:
-        masks: (B, E, H, W) in SAM's padded square.
-        extent: (B, 2), the image's width and height in it, shares of its side.
-        height: Patches on an image that is stretched to them.
-        width: Likewise.
+    Masks are (B, E, H, W) in SAM's padded square; `extent` (B, 2) has the image's width and height in it as shares of
+    its side. `height` and `width` count the patches, on an image that is stretched to them.
     """
     centres = grid_centres(height, width, device=masks.device)
     # grid_sample's frame: −1 to 1 from edge to edge.
@@ -226,17 +285,7 @@ def confidence_targets(prompts: PointPrompts, pseudo_labels: PseudoLabelBatch, p
     return targets
 
 
-def _are_finite(*tensors: torch.Tensor) -> bool:
-    return bool(torch.stack([each.isfinite().all() for each in tensors]).all())
-
-
 def _at(prompts: PointPrompts, rows: torch.Tensor, queries: torch.Tensor) -> PointPrompts:
     """The prompts of some queries, without an axis of queries."""
     at = (rows, queries)
     return PointPrompts(prompts.points_xy[at], prompts.label_logits[at], prompts.confidence_logits[at])
-
-
-def _part(prompts: PointPrompts, first: int) -> PointPrompts:
-    """A pass of prompts without an axis of queries."""
-    own = slice(first, first + _PROMPTS_A_PASS)
-    return PointPrompts(prompts.points_xy[own], prompts.label_logits[own], prompts.confidence_logits[own])

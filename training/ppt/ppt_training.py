@@ -22,16 +22,13 @@ from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.regular_files import read_regular
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
-from pseudoris.training.learning import FitSummary, ResumableFeed, StepReport, Trainer, TrainingConfig, TrainingFolder
+from pseudoris.training.learning import FitSummary, ResumableFeed, StepReport, Trainer, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME
 from pseudoris.training.learning.trainer import begin_together, load_trained
-from pseudoris.training.ppt.curriculum import Round, Source, plan_rounds
-from pseudoris.training.ppt.curriculum_runs import SourceRuns, open_sources
-from pseudoris.training.ppt.frozen_encoders import FrozenEncoders, made_of
-from pseudoris.training.ppt.pair_dataset import PairDataset
-from pseudoris.training.ppt.pairs import JoinedPairs
-from pseudoris.training.ppt.ppt_config import PairsDataConfig, PptConfig
-from pseudoris.training.ppt.ppt_learner import PointLearner, settings_of
+from pseudoris.training.ppt.curriculum import Round, SourceRuns, open_sources, plan_rounds
+from pseudoris.training.ppt.pairs import PairDataset
+from pseudoris.training.ppt.ppt_config import PairsDataConfig, PptConfig, Source
+from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner, made_of, settings_of
 from pseudoris.training.ppt.prompted_pairs import PromptedPairs, collate
 from pseudoris.training.ppt.referent_selection import read_selected, select_referents, with_referents, write_selected
 from pseudoris.workers.counter_rng import key_of
@@ -43,15 +40,11 @@ _VALIDATION_NAME: Final = "validation.json"
 
 @dataclass(frozen=True, slots=True)
 class PptRequest:
-    """One training to run.
+    """One training to run, into a local folder.
 
     Attributes:
-        config: Resolved.
-        runs: The training data.
-        out: Local folder of the training.
         val: A run or import whose kept expressions are asked at the end of each phase; None for none. A resume may name
             another: phases that are done are asked anew.
-        is_resuming: Whether to continue the training in `out`.
     """
 
     config: PptConfig
@@ -107,10 +100,6 @@ def train_ppt(
         fabric: Returned by `pseudoris.training.learning.open_fabric`; all of its processes make this call.
         reports: Callbacks.
         encoders: Encoders of an earlier training of this process, on the same device, to reuse their cached features.
-
-    Raises:
-        ConfigError: A setting, run, image or checkpoint cannot be used; the message says what to fix.
-        TransientError: Storage failed; the same call with `is_resuming` continues.
     """
     folder = TrainingFolder(request.out)
     folder.refuse_another(is_resuming=request.is_resuming)
@@ -133,7 +122,7 @@ def train_ppt(
     data = request.config.data
 
     def num_batches(names: Sequence[Source]) -> int:
-        return _feed(PromptedPairs(_joined(sources, names)), data, fabric).num_batches()
+        return _feed(PromptedPairs(_joined(sources, names)), data, fabric, seed=0).num_batches()
 
     rounds = plan_rounds(request.config.curriculum, num_pairs, data.pairs_per_batch, num_batches=num_batches)
     # Everything that can be refused is refused up to here, before the training takes the folder.
@@ -166,15 +155,13 @@ class _Curriculum:
         state: dict[str, Any] | None = None
         before = folder
         steps_now, wall_s = 0, 0.0
-        # A new one for each round: DDP's wrapper stays attached to the weights of its round.
-        learner = PointLearner(self.request.config, self.encoders)
         for each in self.rounds:
             own = TrainingFolder(self.request.out / each.name)
             own.path.mkdir(parents=True, exist_ok=True)
-            is_new = not _is_done(own)
+            is_new = not (own.path / SUMMARY_NAME).exists()
             if is_new:
-                learner = self._at(state, before)
-                data = self._data(each, learner, own)
+                data = self._data(each, self._at(state, before), own)
+                # A new one for each round: DDP's wrapper stays attached to the weights of its round.
                 learner = PointLearner(self.request.config, self.encoders, self.held_out if each.is_last else None)
                 done = self._train(each, learner, data, own, state)
                 self._note_figures(own, done.figures)
@@ -197,14 +184,22 @@ class _Curriculum:
 
     def _figures(self, own: TrainingFolder, held_out: HeldOutExpressions) -> Mapping[str, float]:
         """The figures of a round that is done; measured anew where those that it left are of another `val`."""
-        saved = _figures_of(own, self._val)
-        if saved is not None:
-            return saved
+        path = own.path / _VALIDATION_NAME
+        if path.exists():
+            try:
+                saved = parse_json(read_regular(path))
+                figures = {str(name): float(value) for name, value in saved["figures"].items()}
+                if saved["val"] == self._val:
+                    return figures
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+                raise ConfigError(
+                    f"{path} cannot be read ({error}). Delete it, and the model is asked again."
+                ) from error
         learner = self._at(own.load(), own)
         learner.held_out = held_out
-        figures = learner.validate(learner.module, self.fabric)
-        self._note_figures(own, figures)
-        return figures
+        measured = learner.validate(learner.module, self.fabric)
+        self._note_figures(own, measured)
+        return measured
 
     def _note_figures(self, own: TrainingFolder, figures: Mapping[str, float]) -> None:
         if self.fabric.is_global_zero and figures:
@@ -222,7 +217,7 @@ class _Curriculum:
         learner.module.to(self.fabric.device).eval()
         return learner
 
-    def _data(self, each: Round, learner: PointLearner, own: TrainingFolder) -> JoinedPairs:
+    def _data(self, each: Round, learner: PointLearner, own: TrainingFolder) -> list[PairDataset]:
         """What a round trains on; Select decides H_ref by the weights that it begins with, once and for all resumes."""
         parts = {source: self.sources[source] for source in each.sources}
         if each.is_selecting:
@@ -242,7 +237,7 @@ class _Curriculum:
         self,
         each: Round,
         learner: PointLearner,
-        data: JoinedPairs,
+        data: Sequence[PairDataset],
         own: TrainingFolder,
         begin_with: Mapping[str, Any] | None,
     ) -> FitSummary:
@@ -255,9 +250,11 @@ class _Curriculum:
         def on_step(report: StepReport) -> None:
             self.reports.on_step(replace(report, step=each.steps_before + report.step, num_steps=total))
 
+        config = self.request.config.training.with_steps(each.num_steps)
         trainer = Trainer(
             self.fabric,
-            self._settings_of(each),
+            # What was trained already is warm.
+            config.model_copy(update={"num_warmup_steps": 0}) if each.steps_before else config,
             own,
             settings=self.settings,
             on_step=on_step,
@@ -269,11 +266,6 @@ class _Curriculum:
             logger.warning("%s: %d pairs replaced others whose image cannot be used", each.name, pairs.num_skipped)
         return done
 
-    def _settings_of(self, each: Round) -> TrainingConfig:
-        """Of a round; what was trained already is warm."""
-        config = self.request.config.training.with_steps(each.num_steps)
-        return config.model_copy(update={"num_warmup_steps": 0}) if each.steps_before else config
-
 
 def _named_as(config: PptConfig, saved: Mapping[str, Any]) -> PptConfig:
     """The settings under the phases' names of the training in the folder, where an older version began it."""
@@ -281,11 +273,11 @@ def _named_as(config: PptConfig, saved: Mapping[str, Any]) -> PptConfig:
     return config.model_copy(update={"curriculum": curriculum})
 
 
-def _joined(parts: Mapping[Source, Sequence[PairDataset]], names: Sequence[Source]) -> JoinedPairs:
-    return JoinedPairs([part for name in names for part in parts[name]])
+def _joined(parts: Mapping[Source, Sequence[PairDataset]], names: Sequence[Source]) -> list[PairDataset]:
+    return [part for name in names for part in parts[name]]
 
 
-def _feed(pairs: PromptedPairs, config: PairsDataConfig, fabric: Fabric, *, seed: int = 0) -> ResumableFeed:
+def _feed(pairs: PromptedPairs, config: PairsDataConfig, fabric: Fabric, *, seed: int) -> ResumableFeed:
     """The batches of this rank."""
     return ResumableFeed(
         pairs,
@@ -297,20 +289,3 @@ def _feed(pairs: PromptedPairs, config: PairsDataConfig, fabric: Fabric, *, seed
         world_size=fabric.world_size,
         num_workers=config.num_workers,
     )
-
-
-def _is_done(own: TrainingFolder) -> bool:
-    return (own.path / SUMMARY_NAME).exists()
-
-
-def _figures_of(own: TrainingFolder, val: str | None) -> Mapping[str, float] | None:
-    """The figures that a round left; None where it left none, or of another `val`."""
-    path = own.path / _VALIDATION_NAME
-    if not path.exists():
-        return None
-    try:
-        saved = parse_json(read_regular(path))
-        figures = {str(name): float(value) for name, value in saved["figures"].items()}
-        return figures if saved["val"] == val else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}). Delete it, and the model is asked again.") from error

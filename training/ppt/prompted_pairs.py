@@ -1,4 +1,4 @@
-"""Batches of pairs: the frozen encoders' input for each image, and its pseudo-labels."""
+"""The pairs that a round of PPT trains on, as batches of images, texts and pseudo-labels."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch.utils.data import Dataset
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.dataset.joined_dataset import ConcatIndex
 from pseudoris.training.dataset.process_group import SharedNumbers
-from pseudoris.training.ppt.pairs import JoinedPairs, Pair
+from pseudoris.training.ppt.pairs import Pair, PairDataset
 from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch
 from pseudoris.training.ppt.pseudo_labels import collate as collate_labels
 
@@ -24,7 +25,7 @@ class PromptedPair:
 
     Attributes:
         pair: Text and pseudo-labels.
-        image_key: Key of the image as shown, mirrored or not.
+        image_key: Identifies the image as shown, mirrored or not.
         image: (3, H, W) uint8 RGB, mirrored where the pair is; None where the encoders hold it.
     """
 
@@ -35,14 +36,7 @@ class PromptedPair:
 
 @dataclass(frozen=True, slots=True)
 class PairBatch:
-    """B pairs.
-
-    Attributes:
-        image_keys: (B,).
-        images: (B,) of (3, H, W) uint8, None where it is held.
-        texts: (B,).
-        pseudo_labels: Their pseudo-labels.
-    """
+    """B pairs; images (3, H, W) uint8, None where it is held."""
 
     image_keys: list[str]
     images: list[torch.Tensor | None]
@@ -55,33 +49,41 @@ class PairBatch:
 
 
 class PromptedPairs(Dataset[PromptedPair]):
-    """The pairs of a round of the curriculum, with their images where they are not held yet."""
+    """The pairs of several data sets, one after the other: a union of equations 5 to 7 (section 3.3)."""
 
     def __init__(
-        self, pairs: JoinedPairs, *, epochs_before: int = 0, is_held: Callable[[str], bool] = lambda key: False
+        self,
+        parts: Sequence[PairDataset],
+        *,
+        epochs_before: int = 0,
+        is_held: Callable[[str], bool] = lambda key: False,
     ) -> None:
-        """Take pairs.
+        """Join data sets, at least one.
 
         Args:
-            pairs: Pairs of all sources of the round.
+            parts: Of all sources of the round.
             epochs_before: Epochs of earlier rounds, so that points and flips are drawn afresh.
             is_held: Whether an image, by its key, need not be read any more.
         """
-        self._pairs, self._epochs_before, self._is_held = pairs, epochs_before, is_held
+        if not parts:
+            raise ConfigError("There is no run to join. Give at least one.")
+        self._parts, self._epochs_before, self._is_held = list(parts), epochs_before, is_held
+        self._concat = ConcatIndex([len(part) for part in parts])
         self._shared = SharedNumbers()
         self.set_epoch(0)
 
     def __len__(self) -> int:
         """Return the number of pairs."""
-        return len(self._pairs)
+        return len(self._concat)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the draw of points and flips."""
-        self._pairs.set_epoch(self._epochs_before + epoch)
+        for part in self._parts:
+            part.set_epoch(self._epochs_before + epoch)
 
     def image_keys(self) -> list[str]:
         """Return the image of every pair, mirrored or not."""
-        return self._pairs.image_digests()
+        return [each for part in self._parts for each in part.image_digests()]
 
     @property
     def num_skipped(self) -> int:
@@ -102,11 +104,7 @@ class PromptedPairs(Dataset[PromptedPair]):
         return [self._usable(index, seen) for index in indices]
 
     def drawn(self, indices: Sequence[int]) -> list[PromptedPair | None]:
-        """Return pairs; with `on_bad_image="skip"`, None for one whose image cannot be used.
-
-        Raises:
-            ConfigError: An image cannot be used, and `on_bad_image` is "raise".
-        """
+        """Return pairs; with `on_bad_image="skip"`, None for one whose image cannot be used."""
         seen = _ImagesByKey()
         return [self._draw(index, seen) for index in indices]
 
@@ -119,19 +117,15 @@ class PromptedPairs(Dataset[PromptedPair]):
         raise ConfigError(f"No image of the {len(self)} pairs can be used. Put the annotated files back.")
 
     def _draw(self, index: int, seen: _ImagesByKey) -> PromptedPair | None:
-        pair = self._pairs[index]
-        key = image_key(pair)
+        part, at = self._concat.of(index, noun="pair")
+        pair = self._parts[part][at]
+        key = f"{pair.image_sha256}{'-mirrored' if pair.is_flipped else ''}"
         if self._is_held(key):
             return PromptedPair(pair, key, None)
         if key not in seen:
-            image = self._pairs.usable_image(index)
+            image = self._parts[part].image(at)
             seen[key] = image.flip(-1) if image is not None and pair.is_flipped else image
         return None if seen[key] is None else PromptedPair(pair, key, seen[key])
-
-
-def image_key(pair: Pair) -> str:
-    """Return a key that identifies the image of a pair as shown."""
-    return f"{pair.image_sha256}{'-mirrored' if pair.is_flipped else ''}"
 
 
 def collate(pairs: Sequence[PromptedPair]) -> PairBatch:

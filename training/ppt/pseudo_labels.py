@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from pseudoris.workers.device import to_device as tensor_to_device
+from pseudoris.workers.device import to_device
 from pseudoris.workers.masks.sam_frames import resized_size
 
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """ŷ_e = (ŝ_e, P̂_e, ĉ_e) of equation 4, for one pair.
+    """ŷ_e = (ŝ_e, P̂_e, ĉ_e) of equation 4, for one pair of E pseudo-masks.
 
     Attributes:
         masks: (E, h, w) float32 in [0, 1], the share of each cell of the decoder's grid that the mask covers.
@@ -29,10 +29,6 @@ class PseudoLabels:
     points_xy: torch.Tensor
     labels: torch.Tensor
     confidences: torch.Tensor
-
-    def __len__(self) -> int:
-        """E, the number of pseudo-masks."""
-        return len(self.confidences)
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,12 @@ class PseudoLabelBatch:
     labels: torch.Tensor
     confidences: torch.Tensor
     counts: tuple[int, ...]
+
+    def to(self, device: torch.device) -> PseudoLabelBatch:
+        """Return the batch with its tensors on a device."""
+        tensors = (self.masks, self.points_xy, self.labels, self.confidences)
+        masks, points_xy, labels, confidences = (to_device(each, device) for each in tensors)
+        return PseudoLabelBatch(masks, points_xy, labels, confidences, self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +66,14 @@ class LabelFrame:
 
 def collate(pairs: Sequence[PseudoLabels]) -> PseudoLabelBatch:
     """Return the labels of B pairs, padded with zeros to the largest E."""
-    most = max(len(pair) for pair in pairs)
+    counts = tuple(len(pair.confidences) for pair in pairs)
+    most = max(counts)
 
     def padded(name: str) -> torch.Tensor:
         parts = [getattr(pair, name) for pair in pairs]
         return torch.stack([torch.cat([part, part.new_zeros(most - len(part), *part.shape[1:])]) for part in parts])
 
-    return PseudoLabelBatch(
-        padded("masks"), padded("points_xy"), padded("labels"), padded("confidences"), tuple(len(p) for p in pairs)
-    )
-
-
-def to_device(batch: PseudoLabelBatch, device: torch.device) -> PseudoLabelBatch:
-    """Return the batch with its tensors on a device."""
-    masks, points_xy, labels, confidences = (
-        tensor_to_device(each, device) for each in (batch.masks, batch.points_xy, batch.labels, batch.confidences)
-    )
-    return PseudoLabelBatch(masks, points_xy, labels, confidences, batch.counts)
+    return PseudoLabelBatch(padded("masks"), padded("points_xy"), padded("labels"), padded("confidences"), counts)
 
 
 def points_in_box(
@@ -88,12 +81,7 @@ def points_in_box(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return P̂: points (M, 2) xy in [0, 1] of the image, uniform in the mask's box, and labels (M,), 1 inside, else 0.
 
-    Source: section 3.2.
-
-    Args:
-        mask: (H, W) bool, at least one pixel.
-        num_points: M.
-        key: Decides the draw.
+    Source: section 3.2. The mask, (H, W) bool, has at least one pixel; `key` decides the draw.
     """
     ys, xs = np.nonzero(mask)
     rng = np.random.Generator(np.random.Philox(key=key))

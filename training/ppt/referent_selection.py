@@ -18,10 +18,9 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.regular_files import read_regular
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
-from pseudoris.training.ppt.pair_dataset import PairDataset
-from pseudoris.training.ppt.pairs import JoinedPairs
+from pseudoris.training.ppt.pairs import PairDataset
 from pseudoris.training.ppt.ppt_learner import PointLearner
-from pseudoris.training.ppt.prompted_pairs import PromptedPair, PromptedPairs, collate
+from pseudoris.training.ppt.prompted_pairs import PromptedPairs, collate
 
 SELECTED_NAME: Final = "selected.json"
 # Used by Select alone. It affects rounding, so it is a constant.
@@ -39,14 +38,7 @@ def select(pseudo_masks: torch.Tensor, prediction: torch.Tensor, *, min_iou: flo
         pseudo_masks: (E, h, w), ŝ_e as bool, or as shares in [0, 1], where 0.5 or more counts.
         prediction: (h, w) bool, the mask of the most confident query.
         min_iou: Inclusive.
-
-    Raises:
-        ValueError: The prediction and the pseudo-masks differ in size.
     """
-    if pseudo_masks.shape[1:] != prediction.shape:
-        raise ValueError(
-            f"The prediction has shape {tuple(prediction.shape)}, the pseudo-masks {tuple(pseudo_masks.shape[1:])}."
-        )
     chosen = torch.zeros(len(pseudo_masks))
     if not len(pseudo_masks):
         return chosen
@@ -68,20 +60,16 @@ def select_referents(
 
     With `on_bad_image="skip"`, a pair whose image cannot be used has none.
 
-    Args:
-        learner: The present model; it sees each pair unmirrored.
-        parts: H_ref of each run, one after the other.
-        min_iou: See `select`.
-        fabric: Its ranks share the pairs.
+    The learner sees each pair of `parts` (H_ref of each run) unmirrored; the ranks of `fabric` share the pairs.
     """
     learner.module.eval()
-    pairs = PromptedPairs(JoinedPairs([part.unflipped() for part in parts]), is_held=learner.encoders.holds)
+    pairs = PromptedPairs([part.unflipped() for part in parts], is_held=learner.encoders.holds)
     own = range(fabric.global_rank, len(pairs), fabric.world_size)
     chosen = torch.full((len(pairs),), -1, dtype=torch.int64)
     with fabric.autocast():
         for first in range(0, len(own), _PAIRS_A_PASS):
             places = list(own[first : first + _PAIRS_A_PASS])
-            chosen[places] = _chosen(learner, pairs, places, min_iou)
+            chosen[places] = _decided(learner, pairs, places, min_iou)
     if fabric.world_size > 1:
         gathered = fabric.all_gather(chosen.to(fabric.device))
         if not isinstance(gathered, torch.Tensor):
@@ -91,7 +79,8 @@ def select_referents(
     return [int(each) for each in chosen.tolist()]
 
 
-def _chosen(learner: PointLearner, pairs: PromptedPairs, places: Sequence[int], min_iou: float) -> torch.Tensor:
+def _decided(learner: PointLearner, pairs: PromptedPairs, places: Sequence[int], min_iou: float) -> torch.Tensor:
+    """The index of each referent among the pseudo-masks of its pair, -1 for none, of a pass of pairs."""
     drawn = pairs.drawn(places)
     usable = [each for each in drawn if each is not None]
     if not usable:
@@ -99,13 +88,8 @@ def _chosen(learner: PointLearner, pairs: PromptedPairs, places: Sequence[int], 
     batch = collate(usable)
     features = learner.encoders.encode(batch.image_keys, batch.images, batch.texts)
     masks = iter(learner.module.masks_of(features, learner.module.referent(features)).cpu())
-    return torch.tensor([-1 if each is None else _place(each, next(masks), min_iou) for each in drawn])
-
-
-def _place(prompted: PromptedPair, mask: torch.Tensor, min_iou: float) -> int:
-    """The index of the referent among the pseudo-masks of a pair, -1 for none."""
-    decided = select(prompted.pair.labels.masks, mask, min_iou=min_iou)
-    return int(decided.argmax()) if bool(decided.any()) else -1
+    decided = [None if each is None else select(each.pair.labels.masks, next(masks), min_iou=min_iou) for each in drawn]
+    return torch.tensor([int(each.argmax()) if each is not None and bool(each.any()) else -1 for each in decided])
 
 
 def with_referents(parts: Sequence[PairDataset], chosen: Sequence[int]) -> list[PairDataset]:
@@ -119,25 +103,12 @@ def with_referents(parts: Sequence[PairDataset], chosen: Sequence[int]) -> list[
             f"{len(chosen)} referents were selected before, but now there are {sum(map(len, parts))} pairs. The runs "
             "have changed. Train again in another --out."
         )
-    found, first = [], 0
-    for part in parts:
-        confidences = []
-        for at in range(len(part)):
-            own = torch.zeros_like(part.confidences(at))
-            if chosen[first + at] >= 0:
-                own[chosen[first + at]] = 1.0
-            confidences.append(own)
-        found.append(part.selected(confidences))
-        first += len(part)
-    return found
+    left = iter(chosen)
+    return [part.selected([next(left) for _ in range(len(part))]) for part in parts]
 
 
 def read_selected(folder: Path) -> list[int] | None:
-    """Return what `write_selected` wrote; None if nothing was written yet.
-
-    Raises:
-        ConfigError: The file is damaged.
-    """
+    """Return what `write_selected` wrote; None if nothing was written yet. A damaged file is a ConfigError."""
     path = folder / SELECTED_NAME
     if not path.exists():
         return None
@@ -150,10 +121,6 @@ def read_selected(folder: Path) -> list[int] | None:
 
 
 def write_selected(folder: Path, chosen: Sequence[int], *, min_iou: float) -> None:
-    """Write a choice, whole or not at all.
-
-    Raises:
-        ConfigError: It cannot be written.
-    """
+    """Write a choice, whole or not at all."""
     said = {"min_iou": min_iou, "decided": sum(each >= 0 for each in chosen), "pairs": len(chosen), "chosen": [*chosen]}
     TrainingFolder(folder).write_json(SELECTED_NAME, said)

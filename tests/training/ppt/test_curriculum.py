@@ -4,8 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.ppt.curriculum import CurriculumConfig, describe, plan_rounds
-from pseudoris.training.ppt.ppt_config import load_ppt_config
+from pseudoris.training.ppt.curriculum import describe, plan_rounds
+from pseudoris.training.ppt.ppt_config import CurriculumConfig, load_ppt_config
 
 PAIRS = {"d_sem": 600, "d_ref": 1200, "h_sem": 400, "h_ref": 800}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.ppt.curriculum_runs import SourceRuns, open_sources
+from pseudoris.training.ppt.curriculum import SourceRuns, open_sources
 from pseudoris.training.ppt.pseudo_labels import LabelFrame
 from tests.training.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE, small_config

@@ -29,7 +29,6 @@ from pseudoris.training.ppt.pseudo_labels import PseudoLabels, collate
 # Far enough that its sigmoid is 1 to seven digits, near enough that its cross-entropy is a number.
 SURE = 20.0
 
-
 def _labels(count: int, generator: torch.Generator) -> PseudoLabels:
     return PseudoLabels(
         torch.rand(count, 4, 4, generator=generator).round(),

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.ppt.pair_dataset import PairDataset
-from pseudoris.training.ppt.pairs import JoinedPairs, PairSpec
+from pseudoris.training.ppt.pairs import PairDataset, PairSpec
+from pseudoris.training.ppt.prompted_pairs import PromptedPairs
 from pseudoris.training.ppt.pseudo_labels import LabelFrame, PseudoLabels, masks_in_frame, points_in_box
 from tests.training.dataset.builders import build_run
 
@@ -91,25 +91,24 @@ def _assert_labels_say_where_points_lie(labels: PseudoLabels) -> None:
 def test_selected_pairs_have_other_confidences_and_leave_the_old_ones_as_they_were(run) -> None:
     pairs = PairDataset(run, replace(SPEC, which="undecided"))
 
-    chosen = pairs.selected([torch.tensor([0.0, 1.0])] * len(pairs))
+    chosen = pairs.selected([1] * len(pairs))
 
     assert chosen[0].labels.confidences.tolist() == [0.0, 1.0]
     assert pairs[0].labels.confidences.tolist() == [0.0, 0.0]
     assert torch.equal(chosen[0].labels.points_xy, pairs[0].labels.points_xy)
-    with pytest.raises(ValueError, match="a confidence for each pseudo-mask"):
-        pairs.selected([torch.tensor([1.0])])
+    with pytest.raises(ValueError, match="shorter"):
+        pairs.selected([1])
 
 
 def test_joined_pairs_come_one_data_set_after_the_other(run) -> None:
-    parts = [PairDataset(run, replace(SPEC, which=which)) for which in ("undecided", "decided")]
+    parts = [PairDataset(run, replace(SPEC, which=which, is_flipping=False)) for which in ("undecided", "decided")]
 
-    joined = JoinedPairs(parts)
+    joined = PromptedPairs(parts)
 
     assert len(joined) == 12
-    assert [joined[at].text for at in (3, 4)] == ["the left star", parts[1][0].text]
-    assert joined[-1].text == parts[1][len(parts[1]) - 1].text
-    assert torch.equal(joined.usable_image(4), parts[1].image(0))
-    assert joined.image_ids() == parts[0].image_ids() + parts[1].image_ids()
+    assert [joined[at].pair.text for at in (3, 4)] == ["the left star", parts[1][0].text]
+    assert torch.equal(joined[4].image, parts[1].image(0))
+    assert joined.image_keys() == parts[0].image_digests() + parts[1].image_digests()
 
 
 def test_a_run_of_the_pipeline_is_a_source_and_its_rejected_rows_are_contexts(tmp_path) -> None:

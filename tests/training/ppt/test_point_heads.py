@@ -8,12 +8,16 @@ from torch.nn.functional import avg_pool2d
 
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
-from pseudoris.training.ppt.point_generator import PointGenerator
-from pseudoris.training.ppt.point_heads import PointHead, ReferencePatchAttention, ScoreHead
+from pseudoris.training.ppt.point_generator import (
+    PointGenerator,
+    PointHead,
+    ReferencePatchAttention,
+    ScoreHead,
+    grid_centres,
+)
 from pseudoris.training.ppt.ppt_config import PointGeneratorConfig, load_ppt_config
+from pseudoris.training.ppt.ppt_learner import FrozenEncoders
 from pseudoris.training.ppt.ppt_model import FrozenFeatures, PointPrompting
-from pseudoris.training.ppt.prompt_layers import grid_centres
 from pseudoris.training.ppt.pseudo_labels import PseudoLabels, collate, masks_in_frame, points_in_box
 from recipes.simulated_expressions import first_voice_expressions
 

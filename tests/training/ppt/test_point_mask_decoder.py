@@ -6,8 +6,8 @@ from segment_anything.modeling import Sam
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.ppt.point_generator import PointPrompts
-from pseudoris.training.ppt.point_mask_decoder import EncodedImages, PointMaskDecoder, prompt_embeddings
 from pseudoris.training.ppt.ppt_config import load_ppt_config
+from pseudoris.training.ppt.ppt_model import EncodedImages, PointMaskDecoder, prompt_embeddings
 from pseudoris.workers.checkpoints.sam import load_sam
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from pseudoris.training.learning.mask_overlay import enlargement
-from pseudoris.training.ppt.point_overlay import draw_answer
-from pseudoris.training.ppt.ppt_learner import PointAnswer
+from pseudoris.training.ppt.ppt_learner import PointAnswer, draw_answer
 
 
 def test_points_are_discs_of_their_kind_where_they_lie_and_the_confidence_is_said() -> None:

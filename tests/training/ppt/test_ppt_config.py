@@ -9,7 +9,7 @@ from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.ppt.point_generator import PointGenerator
 from pseudoris.training.ppt.ppt_config import PptConfig, load_ppt_config
-from pseudoris.training.ppt.recipes.response_maps import prompted
+from pseudoris.training.ppt.recipes.grounding import prompted
 
 # Of `tiny` in version 0.2.0: the settings in a training's checkpoint, and the shapes of its weights.
 WRITTEN = Path(__file__).parents[2] / "fixtures" / "ppt_0_2_0.json"

@@ -14,11 +14,16 @@ from hypothesis.extra.numpy import arrays
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.learning.trainer import make_optimiser, rate_at
 from pseudoris.training.ppt.losses import assign, matching_cost
-from pseudoris.training.ppt.point_generator import PointGenerator, PointPrompts, Stage
-from pseudoris.training.ppt.point_mask_decoder import EncodedImages, PointMaskDecoder
+from pseudoris.training.ppt.point_generator import PointGenerator, PointPrompts, ProductLayer, Stage, distinct_peaks
 from pseudoris.training.ppt.ppt_config import ObjectiveConfig, PointGeneratorConfig, load_ppt_config
-from pseudoris.training.ppt.ppt_model import FrozenFeatures, PointPrompting, confidence_targets, on_patches
-from pseudoris.training.ppt.prompt_layers import ProductLayer, distinct_peaks
+from pseudoris.training.ppt.ppt_model import (
+    EncodedImages,
+    FrozenFeatures,
+    PointMaskDecoder,
+    PointPrompting,
+    confidence_targets,
+    on_patches,
+)
 from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch, PseudoLabels, collate
 from pseudoris.workers.checkpoints.sam import load_sam
 

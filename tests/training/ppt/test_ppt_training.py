@@ -17,10 +17,9 @@ from pseudoris.training.evaluation.held_out import HeldOutExpressions, evaluate,
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
 from pseudoris.training.learning.trainer import make_optimiser
-from pseudoris.training.ppt.curriculum_runs import SourceRuns
-from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
+from pseudoris.training.ppt.curriculum import SourceRuns
 from pseudoris.training.ppt.ppt_config import load_ppt_config
-from pseudoris.training.ppt.ppt_learner import PointLearner, load_ppt
+from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner, load_ppt
 from pseudoris.training.ppt.ppt_training import PptRequest, Reports, train_ppt
 from tests.training.checkpoints import assert_equal_weights
 from tests.training.dataset.builders import build_run

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.ppt.pair_dataset import PairDataset
-from pseudoris.training.ppt.pairs import JoinedPairs, PairSpec
+from pseudoris.training.ppt.pairs import PairDataset, PairSpec
 from pseudoris.training.ppt.prompted_pairs import PromptedPairs
 from pseudoris.training.ppt.pseudo_labels import LabelFrame
 from tests.training.dataset.builders import BuiltRun, build_run
@@ -22,7 +21,7 @@ def _run(folder, **options) -> BuiltRun:
 
 
 def _pairs(run, spec=SPEC, **options) -> PromptedPairs:
-    return PromptedPairs(JoinedPairs([PairDataset(run.location, spec)]), **options)
+    return PromptedPairs([PairDataset(run.location, spec)], **options)
 
 
 def test_an_image_that_is_held_is_not_read_again(tmp_path) -> None:

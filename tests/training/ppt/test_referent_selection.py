@@ -7,10 +7,8 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
-from pseudoris.training.ppt.pair_dataset import PairDataset
-from pseudoris.training.ppt.pairs import PairSpec
-from pseudoris.training.ppt.ppt_learner import PointLearner
+from pseudoris.training.ppt.pairs import PairDataset, PairSpec
+from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner
 from pseudoris.training.ppt.referent_selection import select, select_referents
 from tests.training.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE, small_config

@@ -59,7 +59,7 @@ def make_objects(
     """Write D_sem: of each image of a class the text "the [class name] in the middle", CLIP's response and SAM's mask.
 
     An image for which SAM answers with no pixel is `empty`. Flips are drawn in each epoch when pairs are loaded
-    (`pseudoris.training.ppt.pair_dataset`), so the tables hold no mirrored copies.
+    (`pseudoris.training.ppt.pairs`), so the tables hold no mirrored copies.
 
     Args:
         folder: One folder of images for each class, as in Mini-ImageNet; a path or url.

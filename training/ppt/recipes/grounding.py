@@ -1,27 +1,229 @@
-"""From a phrase to its mask: CLIP's response map prompts SAM (section 3.2), in D_sem, H_sem and H_ref."""
+"""Where an image answers a text: CLIP Surgery's response map at the image's size, and points of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
 
 from pseudoris.schemas.config import RunConfig, SamArchitecture, WeightsConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.learning.frozen_towers import FeatureCache
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
-from pseudoris.training.ppt.recipes.response_maps import (
-    HIGHEST,
-    FloatArray,
-    Peaks,
-    ResponseMaps,
-    parted,
-    response_points,
+from pseudoris.workers.checkpoints.models import load_clip, load_sam
+from pseudoris.workers.checkpoints.openclip import read_model_config
+from pseudoris.workers.clip_features import (
+    ImageFeatures,
+    class_response_maps,
+    read_images,
+    read_texts,
+    response_map,
+    surgery_map,
+    vision_tower,
 )
-from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.device import prepare_device
+from pseudoris.workers.filtering.clip_embedder import crop_format
+from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.filtering.noun_lexicon import DETERMINERS
 from pseudoris.workers.masks.sam_frames import EncodedCrop, encode_crops, to_input_frame, upsample
+
+FloatArray = NDArray[np.float32]
+
+# Read at once, padded: the rounding of a product depends on its shape, and the other texts of a batch depend on the
+# cache.
+_TEXTS_A_TILE: Final = 8
+# A text takes 2 kB of a ViT-B: a run's hundred thousand.
+_TEXT_BYTES: Final = 2**28
+
+
+class ResponseMaps:
+    """A frozen CLIP that maps where an image responds to a text."""
+
+    def __init__(
+        self, config: GroundingConfig, architecture: str, weights: WeightsConfig, device: torch.device
+    ) -> None:
+        """Load it; `architecture` and `weights` as of `filtering`.
+
+        Raises:
+            ConfigError: Weights are missing or of another architecture, or the towers cannot be read patch by patch.
+        """
+        self._config, self._device = config, device
+        if "hf_tokenizer_name" in read_model_config(architecture)["text_cfg"]:
+            raise ConfigError(
+                f"filtering.architecture={architecture!r} has a tokenizer of its own, but only open_clip's BPE is "
+                "supported. Choose another architecture."
+            )
+        model = load_clip(architecture, weights).to(device)
+        vision_tower(model)
+        self._model = model.requires_grad_(False)
+        self._format = crop_format(model, weights)
+        self._tokenise = ClipTokenizer(int(model.context_length))
+        self._texts = FeatureCache[torch.Tensor](_TEXT_BYTES, lambda embedding: embedding.nbytes)
+
+    @torch.inference_mode()
+    def __call__(self, image: NDArray[np.uint8], phrases: Sequence[str], redundant: Sequence[str] = ()) -> FloatArray:
+        """Return the responses (P, H, W) float32 in [0, 1] of an image to phrases, each over its own range.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, upright. The tower sees it stretched to its square, so that its grid and the
+                image share one frame in [0, 1].
+            phrases: P of them.
+            redundant: What else such images show, for feature surgery.
+        """
+        seen = self._seen(self._normalised(image))
+        maps = [self._map(seen, phrase, redundant) for phrase in phrases]
+        if not maps:
+            return np.zeros((0, *image.shape[:2]), np.float32)
+        full = F.interpolate(torch.stack(maps, 1), image.shape[:2], mode="bicubic", align_corners=False)[0]
+        return as_shares(full.float().cpu().numpy())
+
+    def _map(self, seen: ImageFeatures, phrase: str, redundant: Sequence[str]) -> torch.Tensor:
+        """The response to a phrase, (1, h, w)."""
+        if not self._config.is_feature_surgery:
+            return response_map(seen.dense, self._embed([phrase]))
+        classes = list(dict.fromkeys([phrase, *redundant]))
+        if len(classes) == 1:
+            return response_map(seen.dense, self._embed([phrase]), redundant=self._embed([""]))
+        return class_response_maps(seen.dense, seen.embedding, self._embed(classes))[:, 0]
+
+    def _seen(self, planes: torch.Tensor) -> ImageFeatures:
+        if self._config.surgery_blocks:
+            return surgery_map(self._model, planes, num_blocks=self._config.surgery_blocks)
+        return read_images(self._model, planes)
+
+    def _normalised(self, image: NDArray[np.uint8]) -> torch.Tensor:
+        planes = torch.from_numpy(np.array(image)).to(self._device).permute(2, 0, 1)[None].float() / 255
+        side = self._format.size
+        planes = F.interpolate(planes, (side, side), mode="bilinear", align_corners=False, antialias=True)
+        mean, std = (
+            torch.tensor(each, device=self._device).view(1, 3, 1, 1) for each in (self._format.mean, self._format.std)
+        )
+        return (planes - mean) / std
+
+    def _embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """The texts in the joint space (T, D); each is read once."""
+        kept = {text: self._texts.get(text) for text in texts}
+        found = {text: embedding for text, embedding in kept.items() if embedding is not None}
+        missing = [text for text in kept if text not in found]
+        for first in range(0, len(missing), _TEXTS_A_TILE):
+            found.update(self._read(missing[first : first + _TEXTS_A_TILE]))
+        return torch.stack([found[text] for text in texts])
+
+    def _read(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        tokens = self._tokenise([prompted(text, self._config.prompt) for text in texts])
+        tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(texts)))
+        # Each by itself: a row of a batch would keep the whole batch in memory.
+        embedded = [each.clone() for each in read_texts(self._model, tile.to(self._device)).embedding]
+        found = dict(zip(texts, embedded, strict=False))
+        for text, own in found.items():
+            self._texts.put(text, own)
+        return found
+
+
+def prompted(phrase: str, prompt: str) -> str:
+    """Return a phrase as CLIP reads it, its own determiners dropped: "the red star" as "a photo of a red star".
+
+    With the prompt `{}` it stays as it is.
+    """
+    if prompt == "{}":
+        return phrase
+    words = phrase.split()
+    while len(words) > 1 and words[0] in DETERMINERS:
+        words = words[1:]
+    return prompt.replace("{}", " ".join(words))
+
+
+def as_shares(maps: FloatArray) -> FloatArray:
+    """Return maps (P, H, W) over their own ranges, from 0 to 1 each; a map without a range is 0."""
+    low = maps.min(axis=(1, 2), keepdims=True)
+    span = maps.max(axis=(1, 2), keepdims=True) - low
+    shares: FloatArray = np.where(span > 0, (maps - low) / np.maximum(span, 1e-12), 0.0).astype(np.float32)
+    return shares
+
+
+def response_points(
+    share: FloatArray, num_points: int, *, high: float, low: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return points (Q, 2) xy in pixels, at pixels' centres, and their labels (Q,): 1 of high responses, 0 of low ones.
+
+    At most `num_points` of each label. The first is at the extreme, each further one as far as possible from those
+    before it, so that they spread over the response instead of crowding at its peak; ties by position.
+
+    Args:
+        share: (H, W) in [0, 1].
+        num_points: Points of each label.
+        high: From here up a response is positive.
+        low: Up to here it is negative.
+    """
+    positive = _spread(share >= high, int(share.argmax()), num_points)
+    negative = _spread(share <= low, int(share.argmin()), num_points)
+    xy = np.concatenate([positive, negative]) + 0.5
+    labels = np.repeat(np.array([1, 0], np.int64), [len(positive), len(negative)])
+    return xy, labels
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Which peaks of a response count as separate places.
+
+    Attributes:
+        count: At most so many; 1 asks for the highest response alone.
+        min_share: From this share of the response's range on.
+        radius: Higher than everything so far away along rows and columns, a share of the longer side.
+    """
+
+    count: int = 1
+    min_share: float = 1.0
+    # Two and a half of the scene CLIP's patches: nearer peaks are of one object there.
+    radius: float = 0.16
+
+
+HIGHEST: Final = Peaks()
+
+
+def parted(share: FloatArray, peaks: Peaks) -> list[FloatArray]:
+    """Return for each peak of a response (H, W), the highest first, the response where no other peak is nearer.
+
+    Elsewhere it is 0, and where it is higher than the peak: a flank of another object, which would be its highest
+    point. Of one peak it is the response as it is.
+    """
+    if peaks.count == 1:
+        return [share]
+    radius = max(1, round(peaks.radius * max(share.shape)))
+    is_peak = (share == maximum_filter(share, size=2 * radius + 1, mode="nearest")) & (share >= peaks.min_share)
+    # Every pixel of a plateau is a peak: those within the radius of one that was taken are the same.
+    places = np.argwhere(is_peak)
+    taken: list[NDArray[np.int64]] = []
+    for place in places[np.argsort(-share[is_peak], kind="stable")]:
+        if len(taken) < peaks.count and all(np.abs(place - other).max() > radius for other in taken):
+            taken.append(place)
+    if len(taken) < 2:
+        return [share]
+    rows, columns = np.indices(share.shape)
+    nearest = np.argmin([np.square(rows - y) + np.square(columns - x) for y, x in taken], axis=0)
+    owned = [(nearest == at) & (share <= share[y, x]) for at, (y, x) in enumerate(taken)]
+    return [np.where(own, share, np.float32(0)) for own in owned]
+
+
+def _spread(allowed: NDArray[np.bool_], first: int, count: int) -> NDArray[np.float64]:
+    """Farthest-point sampling of pixels (x, y) where `allowed`, from the flat position `first` on."""
+    width = allowed.shape[1]
+    ys, xs = np.nonzero(allowed)
+    pixels = np.stack([xs, ys], -1).astype(np.float64)
+    chosen = [np.array([first % width, first // width], np.float64)]
+    nearest = np.full(len(pixels), np.inf)
+    while len(chosen) < count and len(pixels):
+        nearest = np.minimum(nearest, np.square(pixels - chosen[-1]).sum(-1))
+        if not nearest.max() > 0:
+            break
+        chosen.append(pixels[int(nearest.argmax())])
+    return np.stack(chosen)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from pseudoris.store.runs.planned_run import PlannedRun, plan_as_parent
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import iter_table, read_table
 from pseudoris.training.exports.selected_rows import with_source_bytes
-from pseudoris.training.ppt.recipes.grounding import GroundedMask, Grounder
+from pseudoris.training.ppt.recipes.grounding import GroundedMask, Grounder, Peaks
 from pseudoris.training.ppt.recipes.recipe_config import PairsConfig, RecipeConfig
 from pseudoris.training.ppt.recipes.recipe_runs import (
     ORIGIN,
@@ -34,7 +34,6 @@ from pseudoris.training.ppt.recipes.recipe_runs import (
     pseudo_mask_rows,
     write_recipe,
 )
-from pseudoris.training.ppt.recipes.response_maps import Peaks
 from pseudoris.training.thread_executor import MakeShard, OnProgress, WrittenRun
 from pseudoris.workers.filtering.head_nouns import head_noun, noun_phrases
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pseudoris.training.ppt.recipes.image_composition import Piece, fusion, mosaic, relative_side
+from pseudoris.training.ppt.recipes.d_ref import Piece, fusion, mosaic, relative_side
 from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig, load_recipe_config
 
 SIDE = 48

@@ -13,9 +13,18 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.training.ppt.recipes.grounding import Grounder, ResponsePrompter, agreement
+from pseudoris.training.ppt.recipes.grounding import (
+    HIGHEST,
+    Grounder,
+    Peaks,
+    ResponsePrompter,
+    agreement,
+    as_shares,
+    parted,
+    prompted,
+    response_points,
+)
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig, load_recipe_config
-from pseudoris.training.ppt.recipes.response_maps import HIGHEST, Peaks, as_shares, parted, prompted, response_points
 from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.masks.sam_frames import resize_for_sam
