@@ -1,6 +1,7 @@
-"""Several object-centric images in one: mosaics, whose objects have places, and fusions, whose objects have relations.
+"""Makes D_ref from D_sem: a run of composed images, each text with its referent and contexts (section 3.2).
 
-Section 3.2, augmented data for more complex RIS learning. Pure functions of pixels, masks and a generator.
+Several object-centric images become one: a mosaic (objects have places) or a fusion (objects have relations).
+Composition is pure functions of pixels, masks and a generator; `compose_objects` writes the run.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig, RecipeCo
 from pseudoris.training.ppt.recipes.recipe_runs import (
     ORIGIN,
     STAGE_RECIPE,
-    PseudoMask,
     Recipe,
     mask_records,
     pseudo_mask_rows,
@@ -64,13 +64,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class ComposedImage:
-    """A composed square image.
+    """A composed square image: pixels (S, S, 3) uint8, and texts for each object as the referent.
 
-    Attributes:
-        pixels: (S, S, 3) uint8.
-        masks: What is visible of each piece's object, (S, S) bool, each with at least one pixel.
-        texts: The texts for each of them as a referent.
-        kind: `position` of a mosaic, `relation` of a fusion.
+    Masks (S, S) bool show what is visible of each object, at least one pixel; `kind` is `position` of a mosaic,
+    `relation` of a fusion.
     """
 
     pixels: Pixels
@@ -84,11 +81,7 @@ def mosaic(
 ) -> ComposedImage | None:
     """Return the pieces scaled and pasted into the cells of a grid; None where one of them lost its object.
 
-    Args:
-        pieces: Row by row, as many as the layout has cells.
-        layout: Rows and columns.
-        side: S, in pixels.
-        rng: Draws sizes and places in the cells.
+    The pieces come row by row, as many as the layout (rows, columns) has cells; `side` is in pixels.
     """
     canvas = _canvas(pieces, side)
     masks: list[Mask] = []
@@ -112,20 +105,17 @@ def mosaic(
 
 
 def fusion(base: Piece, embedded: Piece, config: ComposeConfig, rng: np.random.Generator) -> ComposedImage | None:
-    """Return one image embedded in another, each described by its relation to the other; None where none is clear.
-
-    Args:
-        base: Fills the image.
-        embedded: Is scaled and pasted into it: its object alone, or the whole of it.
-        config: How large, and how much of the base's object must stay visible.
-        rng: Draws the size, and the places tried.
-    """
+    """Return one image embedded in another, each described by its relation to the other; None where none is clear."""
     side = config.side_px
     canvas, under = _canvas([base], side), _scaled(base, side)
     corner = ((side - under.mask.shape[1]) // 2, (side - under.mask.shape[0]) // 2)
     canvas[corner[1] : corner[1] + under.mask.shape[0], corner[0] : corner[0] + under.mask.shape[1]] = under.pixels
     below = _placed(under.mask, corner, side)
-    piece = _cut_out(embedded) if config.embedded == "object" else embedded
+    piece = embedded
+    if config.embedded == "object":
+        ys, xs = np.nonzero(embedded.mask)
+        box = slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1)
+        piece = Piece(embedded.pixels[box], embedded.mask[box], embedded.name)
     over = _scaled(piece, side * rng.uniform(*config.embedded_side))
     cover = over.mask if config.embedded == "object" else np.ones_like(over.mask)
     height, width = over.mask.shape
@@ -210,13 +200,6 @@ def _scaled(piece: Piece, long_side: float) -> Piece:
     return Piece(np.asarray(pixels), np.asarray(shares) >= 128, piece.name)
 
 
-def _cut_out(piece: Piece) -> Piece:
-    """The box of the object."""
-    ys, xs = np.nonzero(piece.mask)
-    window = slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1)
-    return Piece(piece.pixels[window], piece.mask[window], piece.name)
-
-
 def _placed(mask: Mask, corner_xy: tuple[int, int], side: int) -> Mask:
     full = np.zeros((side, side), np.bool_)
     full[corner_xy[1] : corner_xy[1] + mask.shape[0], corner_xy[0] : corner_xy[0] + mask.shape[1]] = mask
@@ -224,7 +207,6 @@ def _placed(mask: Mask, corner_xy: tuple[int, int], side: int) -> Mask:
 
 
 RECIPE: Final = "compose"
-_SUFFIXES: Final = {"png": ".png", "jpeg": ".jpg"}
 _JPEG_QUALITY: Final = 95
 # Compositions tried for one image; each draws other pieces.
 _TRIES: Final = 50
@@ -247,13 +229,8 @@ def compose_objects(
         objects: A complete run of `make_objects`, or any whose kept texts are "the … in the middle".
         location: A new run, or one that the same call began.
         config: Its `compose`.
-        on_progress: Called after each commit.
-        on_wait: Called with the holder of the run, before a wait.
-
-    Raises:
-        ConfigError: The run has no such text, shows one class alone where fusions are wanted, or is not complete, or
-            the user must fix something else.
-        TransientError: Storage failed; the same call continues.
+        on_progress: See `write_recipe`.
+        on_wait: Likewise.
     """
     shards = config.run.shards.model_copy(update={"embed_images": True})
     config = replace(config, run=config.run.model_copy(update={"shards": shards}))
@@ -264,13 +241,17 @@ def compose_objects(
         request = RunRequest(
             ORIGIN, parent.location.root, identity, config.run, parent, config.run.placement.allow_mixed
         )
-        return plan_or_continue(
-            location, request, lambda: _items(len(_pieces(parent.location, config.compose)), config.compose)
-        )
+        return plan_or_continue(location, request, lambda: _items(_pieces(parent.location, config.compose), config))
 
     def maker(_: PlannedRun) -> MakeShard:
         pieces = _pieces(parent.location, config.compose)
-        return lambda entries: _shard(entries, pieces, config.compose)
+
+        def make(entries: Sequence[PlanEntry]) -> Shard:
+            started = time.perf_counter()
+            images = tuple(_image(entry, pieces, config.compose) for entry in entries)
+            return Shard(entries[0].shard, 0, images).with_seconds(STAGE_RECIPE, time.perf_counter() - started)
+
+        return make
 
     return write_recipe(recipe, location, plan, maker, on_progress=on_progress, on_wait=on_wait)
 
@@ -279,33 +260,24 @@ class _Pieces:
     """The objects of D_sem, read on demand."""
 
     def __init__(self, location: RunLocation) -> None:
-        """Read the masks and texts of a run.
-
-        Raises:
-            ConfigError: One of its kept texts is none of D_sem's.
-        """
         spec = SampleSpec(parts=("image", "mask", "text"), expressions_per_mask=1)
         self._dataset = RisDataset(location, spec, snapshot=Snapshot.shared(location))
         texts = RisDataset(location, SampleSpec(parts=("text",)), snapshot=self._dataset.snapshot)
-        self.names = [self._name(texts[at], location) for at in range(len(texts))]
-
-    def __len__(self) -> int:
-        return len(self.names)
+        self.names: list[str] = []
+        for at in range(len(texts)):
+            (text,) = texts[at]["expressions"]
+            name = name_in(text)
+            if name is None:
+                raise ConfigError(
+                    f'{location.root} has the expression {text!r}, which is not of the form "the … in the middle". '
+                    "Give a run of `pseudoris ppt objects`."
+                )
+            self.names.append(name)
 
     def __getitem__(self, at: int) -> Piece:
         sample = self._dataset[at]
         pixels = sample["image"].permute(1, 2, 0).numpy()
         return Piece(pixels, sample["mask"].numpy(), self.names[at])
-
-    def _name(self, sample: Any, location: RunLocation) -> str:
-        (text,) = sample["expressions"]
-        name = name_in(text)
-        if name is None:
-            raise ConfigError(
-                f'{location.root} has the expression {text!r}, which is not of the form "the … in the middle". '
-                "Give a run of `pseudoris ppt objects`."
-            )
-        return name
 
 
 def _pieces(location: RunLocation, config: ComposeConfig) -> _Pieces:
@@ -319,15 +291,10 @@ def _pieces(location: RunLocation, config: ComposeConfig) -> _Pieces:
     return pieces
 
 
-def _items(num_pieces: int, config: ComposeConfig) -> Iterator[SourceItem]:
-    count = max(1, round(num_pieces * config.images_per_source))
-    yield from (SourceItem(f"composed-{number:08d}{_SUFFIXES[config.image_format]}") for number in range(count))
-
-
-def _shard(entries: Sequence[PlanEntry], pieces: _Pieces, config: ComposeConfig) -> Shard:
-    started = time.perf_counter()
-    images = tuple(_image(entry, pieces, config) for entry in entries)
-    return Shard(entries[0].shard, 0, images).with_seconds(STAGE_RECIPE, time.perf_counter() - started)
+def _items(pieces: _Pieces, config: RecipeConfig) -> Iterator[SourceItem]:
+    count = max(1, round(len(pieces.names) * config.compose.images_per_source))
+    suffix = ".jpg" if config.compose.image_format == "jpeg" else ".png"
+    yield from (SourceItem(f"composed-{number:08d}{suffix}") for number in range(count))
 
 
 def _image(entry: PlanEntry, pieces: _Pieces, config: ComposeConfig) -> ShardImage:
@@ -335,8 +302,11 @@ def _image(entry: PlanEntry, pieces: _Pieces, config: ComposeConfig) -> ShardIma
     number = int(entry.key.removeprefix("composed-").partition(".")[0])
     rng = np.random.Generator(np.random.Philox(key=np.array([config.seed, number], dtype=np.uint64)))
     composed = _drawn(pieces, config, rng)
-    data = _encoded(composed, config)
-    masks = mask_records(entry.image_id, [PseudoMask(mask) for mask in composed.masks], RECIPE)
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {"quality": _JPEG_QUALITY} if config.image_format == "jpeg" else {}
+    Image.fromarray(composed.pixels).save(buffer, format=config.image_format.upper(), **options)
+    data = buffer.getvalue()
+    masks = mask_records(entry.image_id, composed.masks, RECIPE)
     return ShardImage(
         position=entry.position,
         image_id=entry.image_id,
@@ -399,13 +369,3 @@ def _rows(
         said = composed.texts[target]
         text = said[int(rng.integers(len(said)))]
         yield from pseudo_mask_rows(text, mask_ids, [at == target for at in range(len(mask_ids))], kind=composed.kind)
-
-
-def _encoded(composed: ComposedImage, config: ComposeConfig) -> bytes:
-    buffer = io.BytesIO()
-    picture = Image.fromarray(composed.pixels)
-    if config.image_format == "jpeg":
-        picture.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
-    else:
-        picture.save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -29,7 +29,6 @@ from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.training.ppt.recipes.recipe_runs import (
     ORIGIN,
     STAGE_RECIPE,
-    PseudoMask,
     Recipe,
     mask_records,
     pseudo_mask_rows,
@@ -69,24 +68,20 @@ def make_objects(
             folders' own names.
         sample: Take so many images alone, drawn by `compute.seed` from all folders together; None takes all.
         on_note: Called for rows of `names` whose folder does not exist.
-        on_progress: Called after each commit.
-        on_wait: Called with the holder of the run, before a wait.
-
-    Raises:
-        ConfigError: There is no image in a folder of a class, `names` lacks a folder, there are fewer images than
-            `sample`, or the user must fix something else.
-        TransientError: Storage failed; the same call continues.
+        on_progress: See `write_recipe`.
+        on_wait: Likewise.
     """
     run = config.run
     source = open_source(folder, run.source, exclude=location.root, limits=run.placement.storage)
-    named, digest = _named(names)
+    table = None if names is None else _read(names)
     # A second listing is cheap compared with the models. It gives all classes.
     folders = {class_folder(item.key) for item in source.list()}
     if not folders:
         raise ConfigError(f"FOLDER {folder!r} has no images. It needs one folder of images per class, CLASS/*.jpg.")
-    classes = _classes(named, folders, f"--names {names}", on_note)
-    every = sorted({classes.of_folder(each) for each in folders})
+    classes = _classes(None if table is None else read_names(table), folders, f"--names {names}", on_note)
+    every = sorted(set(classes.values()))
     drawn = {} if sample is None else {"sample": sample}
+    digest = None if table is None else sha256_hex(table)
     recipe = Recipe(RECIPE, config, {"names": digest, "classes": every, **drawn}, has_models=True)
     with proving(run.images, 1) as provers:
         prover = provers.get()
@@ -121,36 +116,15 @@ def _sampled(source: Source, size: int | None, seed: int) -> Iterable[SourceItem
 
 
 def class_folder(key: str) -> str:
-    """Return the folder of an image, which is named after its class.
-
-    Raises:
-        ConfigError: It is not in a folder.
-    """
+    """Return the folder of an image, which is named after its class; an image without one is refused."""
     folder = file_path(key).rpartition("/")[0].rpartition("/")[2]
     if not folder:
         raise ConfigError(f"image {key} is not in a class folder. FOLDER/<class>/<image> is needed.")
     return folder
 
 
-class ClassNames:
-    """The class name of each folder."""
-
-    def __init__(self, names: Mapping[str, str] | None = None) -> None:
-        """Take the names of all folders; None uses the folders' own names, with underscores as spaces."""
-        self._names = names
-
-    def of_folder(self, folder: str) -> str:
-        """Return the class name of a folder."""
-        name = folder.replace("_", " ").replace("-", " ") if self._names is None else self._names[folder]
-        return " ".join(name.lower().split())
-
-
 def read_names(data: bytes) -> dict[str, str]:
-    """Return class names by folder out of CSV with the columns `folder` and `name`.
-
-    Raises:
-        ConfigError: It is not such a CSV, or a folder is listed twice.
-    """
+    """Return class names by folder out of CSV with the columns `folder` and `name`."""
     try:
         rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -176,20 +150,15 @@ def _read(path: Path) -> bytes:
         raise ConfigError(f"--names {path} cannot be read ({error.strerror}). Give a CSV file.") from None
 
 
-def _named(path: Path | None) -> tuple[Mapping[str, str] | None, str | None]:
-    """The names that a table gives, and its digest; None without a table."""
-    if path is None:
-        return None, None
-    table = _read(path)
-    return read_names(table), sha256_hex(table)
-
-
 def _classes(
     names: Mapping[str, str] | None, folders: Collection[str], option: str, on_note: Callable[[str], None]
-) -> ClassNames:
-    """The names of the classes of `folders`; a folder without one is refused, for texts would say "the n01532829"."""
+) -> dict[str, str]:
+    """The class of each folder, by default its own name with underscores as spaces.
+
+    A folder that the names lack is refused, for texts would say "the n01532829".
+    """
     if names is None:
-        return ClassNames()
+        names = {folder: folder.replace("_", " ").replace("-", " ") for folder in folders}
     missing, unknown = sorted(set(folders) - set(names)), sorted(set(names) - set(folders))
     if missing:
         raise ConfigError(
@@ -198,7 +167,7 @@ def _classes(
         )
     if unknown:
         on_note(f"{option}: {len(unknown):,} folders without images are ignored: {_listed(unknown)}")
-    return ClassNames(names)
+    return {folder: " ".join(names[folder].lower().split()) for folder in folders}
 
 
 def _listed(folders: Sequence[str]) -> str:
@@ -207,14 +176,14 @@ def _listed(folders: Sequence[str]) -> str:
 
 
 def _labelled(
-    image: ShardImage, classes: ClassNames, every: Sequence[str], grounder: Grounder, config: RecipeConfig
+    image: ShardImage, classes: Mapping[str, str], every: Sequence[str], grounder: Grounder, config: RecipeConfig
 ) -> ShardImage:
     """The image with its one pseudo-label: E = 1 and ĉ = 1."""
     if image.failure is not None:
         return image
     pixels = decode_upright(image.data, config.run.images)
-    name = classes.of_folder(class_folder(image.key))
+    name = classes[class_folder(image.key)]
     found = grounder(np.ascontiguousarray(pixels), [name], every if len(every) > 1 else ())
-    masks = mask_records(image.image_id, [PseudoMask(each.mask, each.predicted_iou) for each in found], RECIPE)
+    masks = mask_records(image.image_id, [each.mask for each in found], RECIPE, [each.predicted_iou for each in found])
     rows = pseudo_mask_rows(middle_text(name), [mask.mask_id for mask in masks], [True] * len(masks), kind="position")
     return replace(image, masks=masks, expressions=rows)

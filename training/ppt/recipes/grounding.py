@@ -1,4 +1,4 @@
-"""Where an image answers a text: CLIP Surgery's response map at the image's size, and points of it."""
+"""From a phrase to its mask: CLIP's response map prompts SAM (section 3.2), in D_sem, H_sem and H_ref."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from scipy.ndimage import maximum_filter
 
 from pseudoris.schemas.config import RunConfig, SamArchitecture, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.learning.frozen_towers import FeatureCache
-from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
-from pseudoris.workers.checkpoints.models import load_clip, load_sam
-from pseudoris.workers.checkpoints.openclip import read_model_config
-from pseudoris.workers.clip_features import (
+from pseudoris.training.learning.clip_features import (
     ImageFeatures,
     class_response_maps,
     read_images,
@@ -27,9 +23,13 @@ from pseudoris.workers.clip_features import (
     surgery_map,
     vision_tower,
 )
+from pseudoris.training.learning.frozen_towers import FeatureCache
+from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
+from pseudoris.workers.checkpoints.openclip import load_clip, read_model_config
+from pseudoris.workers.checkpoints.sam import load_sam
+from pseudoris.workers.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.filtering.clip_embedder import crop_format
-from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.filtering.noun_lexicon import DETERMINERS
 from pseudoris.workers.masks.sam_frames import EncodedCrop, encode_crops, to_input_frame, upsample
 
@@ -48,11 +48,7 @@ class ResponseMaps:
     def __init__(
         self, config: GroundingConfig, architecture: str, weights: WeightsConfig, device: torch.device
     ) -> None:
-        """Load it; `architecture` and `weights` as of `filtering`.
-
-        Raises:
-            ConfigError: Weights are missing or of another architecture, or the towers cannot be read patch by patch.
-        """
+        """Load it; `architecture` and `weights` as of `filtering`."""
         self._config, self._device = config, device
         if "hf_tokenizer_name" in read_model_config(architecture)["text_cfg"]:
             raise ConfigError(
@@ -76,7 +72,11 @@ class ResponseMaps:
             phrases: P of them.
             redundant: What else such images show, for feature surgery.
         """
-        seen = self._seen(self._normalised(image))
+        planes = self._normalised(image)
+        if self._config.surgery_blocks:
+            seen = surgery_map(self._model, planes, num_blocks=self._config.surgery_blocks)
+        else:
+            seen = read_images(self._model, planes)
         maps = [self._map(seen, phrase, redundant) for phrase in phrases]
         if not maps:
             return np.zeros((0, *image.shape[:2]), np.float32)
@@ -91,11 +91,6 @@ class ResponseMaps:
         if len(classes) == 1:
             return response_map(seen.dense, self._embed([phrase]), redundant=self._embed([""]))
         return class_response_maps(seen.dense, seen.embedding, self._embed(classes))[:, 0]
-
-    def _seen(self, planes: torch.Tensor) -> ImageFeatures:
-        if self._config.surgery_blocks:
-            return surgery_map(self._model, planes, num_blocks=self._config.surgery_blocks)
-        return read_images(self._model, planes)
 
     def _normalised(self, image: NDArray[np.uint8]) -> torch.Tensor:
         planes = torch.from_numpy(np.array(image)).to(self._device).permute(2, 0, 1)[None].float() / 255
@@ -112,18 +107,14 @@ class ResponseMaps:
         found = {text: embedding for text, embedding in kept.items() if embedding is not None}
         missing = [text for text in kept if text not in found]
         for first in range(0, len(missing), _TEXTS_A_TILE):
-            found.update(self._read(missing[first : first + _TEXTS_A_TILE]))
+            some = missing[first : first + _TEXTS_A_TILE]
+            tokens = self._tokenise([prompted(text, self._config.prompt) for text in some])
+            tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(some)))
+            for text, row in zip(some, read_texts(self._model, tile.to(self._device)).embedding, strict=False):
+                # Each by itself: a row of a batch would keep the whole batch in memory.
+                found[text] = row.clone()
+                self._texts.put(text, found[text])
         return torch.stack([found[text] for text in texts])
-
-    def _read(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        tokens = self._tokenise([prompted(text, self._config.prompt) for text in texts])
-        tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(texts)))
-        # Each by itself: a row of a batch would keep the whole batch in memory.
-        embedded = [each.clone() for each in read_texts(self._model, tile.to(self._device)).embedding]
-        found = dict(zip(texts, embedded, strict=False))
-        for text, own in found.items():
-            self._texts.put(text, own)
-        return found
 
 
 def prompted(phrase: str, prompt: str) -> str:
@@ -153,13 +144,8 @@ def response_points(
     """Return points (Q, 2) xy in pixels, at pixels' centres, and their labels (Q,): 1 of high responses, 0 of low ones.
 
     At most `num_points` of each label. The first is at the extreme, each further one as far as possible from those
-    before it, so that they spread over the response instead of crowding at its peak; ties by position.
-
-    Args:
-        share: (H, W) in [0, 1].
-        num_points: Points of each label.
-        high: From here up a response is positive.
-        low: Up to here it is negative.
+    before it, so that they spread over the response (H, W) instead of crowding at its peak; ties by position. From
+    `high` up a response is positive, up to `low` negative.
     """
     positive = _spread(share >= high, int(share.argmax()), num_points)
     negative = _spread(share <= low, int(share.argmin()), num_points)
@@ -228,14 +214,7 @@ def _spread(allowed: NDArray[np.bool_], first: int, count: int) -> NDArray[np.fl
 
 @dataclass(frozen=True, slots=True)
 class GroundedMask:
-    """What an image shows for a phrase.
-
-    Attributes:
-        phrase: The phrase as given.
-        mask: (H, W) bool, at least one pixel.
-        predicted_iou: SAM's own estimate.
-        agreement: `agreement` of the mask with the response map.
-    """
+    """What an image shows for a phrase: a mask (H, W) bool of at least one pixel, SAM's estimate, and `agreement`."""
 
     phrase: str
     mask: NDArray[np.bool_]
@@ -247,11 +226,7 @@ class Grounder:
     """The frozen CLIP, followed by the frozen SAM."""
 
     def __init__(self, config: GroundingConfig, run: RunConfig) -> None:
-        """Load both, as `RecipeConfig.run` names them.
-
-        Raises:
-            ConfigError: Weights are missing or of another architecture, or the device is not there.
-        """
+        """Load both, as `RecipeConfig.run` names them."""
         device = prepare_device(run.compute)
         self._responses = ResponseMaps(config, run.filtering.architecture, run.filtering.weights, device)
         self._prompter = ResponsePrompter(config, run.masks.architecture, run.masks.weights, device)
@@ -261,11 +236,7 @@ class Grounder:
     ) -> list[GroundedMask]:
         """Return a mask for each peak of each phrase, in order, without those for which SAM answers with no pixel.
 
-        Args:
-            image: (H, W, 3) uint8 RGB, upright.
-            phrases: Noun phrases or names of classes.
-            redundant: See `ResponseMaps`.
-            peaks: Peaks of each phrase, the highest first; one by default.
+        See `ResponseMaps` for the image, the phrases (noun phrases or names of classes) and what is redundant.
         """
         if not phrases:
             return []
@@ -281,11 +252,7 @@ class ResponsePrompter:
     def __init__(
         self, config: GroundingConfig, architecture: SamArchitecture, weights: WeightsConfig, device: torch.device
     ) -> None:
-        """Load it.
-
-        Raises:
-            ConfigError: Weights are missing or of another architecture.
-        """
+        """Load it."""
         self._config, self._device = config, device
         self._sam = load_sam(architecture, weights).to(device).requires_grad_(False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -24,11 +24,10 @@ from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import iter_table, read_table
 from pseudoris.training.exports.selected_rows import with_source_bytes
 from pseudoris.training.ppt.recipes.grounding import GroundedMask, Grounder, Peaks
-from pseudoris.training.ppt.recipes.recipe_config import PairsConfig, RecipeConfig
+from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.training.ppt.recipes.recipe_runs import (
     ORIGIN,
     STAGE_RECIPE,
-    PseudoMask,
     Recipe,
     mask_records,
     pseudo_mask_rows,
@@ -57,12 +56,8 @@ def pair_masks(
         source: A complete run of any origin: annotated, refiltered, imported. Its images and kept texts are read.
         location: A new run, or one that the same call began. It has the plan of `source`, image by image.
         config: The models, and its `pairs`.
-        on_progress: Called after each commit.
-        on_wait: Called with the holder of the run, before a wait.
-
-    Raises:
-        ConfigError: The run has no kept text or is not complete, or the user must fix something else.
-        TransientError: Storage failed; the same call continues.
+        on_progress: See `write_recipe`.
+        on_wait: Likewise.
     """
     import_plugins(config.run.images.decoder_plugins)
     parent = Parent.open(RunLocation.open(source), location)
@@ -88,11 +83,7 @@ def pair_masks(
 
 
 def frequent_nouns(location: RunLocation, count: int) -> list[str]:
-    """Return the most frequent head nouns of a run's kept texts, ties by the alphabet.
-
-    Raises:
-        ConfigError: It has no kept text.
-    """
+    """Return the most frequent head nouns of a run's kept texts, ties by the alphabet; a run without any is refused."""
     texts: Counter[str] = Counter()
     for table in iter_table(location, EXPRESSIONS, ["text", "kept"]):
         texts.update(table["text"].filter(pc.fill_null(table["kept"], fill_value=False)).to_pylist())
@@ -136,7 +127,10 @@ def _shard(
     is_embedded = header.config.shards.embed_images
     annotated = list(iter_annotations(location, [receipt], kept_only=True, with_bytes=is_embedded))
     readable = {each.image_id: each for each in with_source_bytes(location, header, annotated, Counter())}
-    failures = _failures(location, receipt)
+    failures = {
+        row["image_id"]: Failure(row["stage"], row["reason"], row["message"])
+        for row in read_table(location, FAILURES, receipts=[receipt]).to_pylist()
+    }
     images = []
     for entry in entries:
         image = ShardImage(entry.position, entry.image_id, entry.key)
@@ -151,18 +145,15 @@ def _shard(
     return Shard(entries[0].shard, 0, tuple(images)).with_seconds(STAGE_RECIPE, time.perf_counter() - started)
 
 
-def _failures(location: RunLocation, receipt: Receipt) -> Mapping[str, Failure]:
-    rows = read_table(location, FAILURES, receipts=[receipt]).to_pylist()
-    return {row["image_id"]: Failure(row["stage"], row["reason"], row["message"]) for row in rows}
-
-
 def _paired(
     image: ShardImage, source: AnnotatedImage, grounder: Grounder, nouns: Sequence[str], config: RecipeConfig
 ) -> ShardImage:
     """The image with the pseudo-masks of each of its texts; a phrase that several texts have is answered once."""
     data = source.data or b""
     image = replace(image, data=data, sha256=source.sha256, height=source.height, width=source.width)
-    phrases_of = {text: noun_phrases(text) or [text] for text in _texts(source, config.pairs)}
+    # The kept texts of the image, each once.
+    kept = dict.fromkeys(each.text for mask in source.masks for each in mask.expressions)
+    phrases_of = {text: noun_phrases(text) or [text] for text in list(kept)[: config.pairs.max_texts_per_image]}
     phrases = list(dict.fromkeys(phrase for phrases in phrases_of.values() for phrase in phrases))
     if not phrases:
         return image
@@ -172,8 +163,11 @@ def _paired(
     # One mask of the table an object: texts that share a phrase, or name the same object in other words, share its
     # mask.
     objects = merged(answers, config.pairs.merge_iou)
-    places_of = {phrase: {_nearest(each, objects) for each in answers if each.phrase == phrase} for phrase in phrases}
-    masks = mask_records(image.image_id, [PseudoMask(each.mask, each.predicted_iou) for each in objects], RECIPE)
+    places_of: dict[str, set[int]] = {phrase: set() for phrase in phrases}
+    for each in answers:
+        places_of[each.phrase].add(int(np.argmax([_iou(each.mask, other.mask) for other in objects])))
+    predicted = [each.predicted_iou for each in objects]
+    masks = mask_records(image.image_id, [each.mask for each in objects], RECIPE, predicted)
     ids = [mask.mask_id for mask in masks]
     rows: list[ExpressionRecord] = []
     for text, said in phrases_of.items():
@@ -181,17 +175,3 @@ def _paired(
         confidences = [len(places) == 1] * len(places)
         rows += pseudo_mask_rows(text, [ids[at] for at in places], confidences, kind="attribute")
     return replace(image, masks=masks, expressions=tuple(rows))
-
-
-def _texts(source: AnnotatedImage, config: PairsConfig) -> list[str]:
-    """The kept texts of an image, each once."""
-
-    def said() -> Iterator[str]:
-        for mask in source.masks:
-            yield from (each.text for each in mask.expressions)
-
-    return list(dict.fromkeys(said()))[: config.max_texts_per_image]
-
-
-def _nearest(mask: GroundedMask, objects: Sequence[GroundedMask]) -> int:
-    return int(np.argmax([_iou(mask.mask, each.mask) for each in objects]))

@@ -53,11 +53,7 @@ class Recipe:
     has_models: bool
 
     def identity(self) -> Identity:
-        """Return what must be equal for two calls to belong to one run.
-
-        Raises:
-            ConfigError: Weights are missing, or not the expected ones.
-        """
+        """Return what must be equal for two calls to belong to one run."""
         run = self.config.run
         sections = (*_SECTIONS, "compute") if self.has_models else _SECTIONS
         method: dict[str, Any] = {name: getattr(run, name).model_dump(mode="json") for name in sections}
@@ -92,10 +88,6 @@ def write_recipe(
         maker: Returns what makes a shard; called once, behind the plan, so that a refusal costs no loading.
         on_progress: Called after each commit.
         on_wait: Called with the holder of the run, before a wait.
-
-    Raises:
-        ConfigError: The user must fix something; or the run there is another one.
-        TransientError: Storage failed; the same call continues.
     """
     identity = recipe.identity()
     location.probe()
@@ -104,19 +96,16 @@ def write_recipe(
         return write_run(location, planned, maker(planned), lock=lock, on_progress=on_progress)
 
 
-@dataclass(frozen=True, slots=True)
-class PseudoMask:
-    """ŷ_e without its points: a mask (H, W) bool of at least one pixel, and SAM's estimate of its IoU, if any."""
+def mask_records(
+    image_id: str, masks: Sequence[NDArray[np.bool_]], recipe: str, predicted_ious: Sequence[float] = ()
+) -> tuple[MaskRecord, ...]:
+    """Return the masks of an image, numbered in their order; `prior` names the recipe.
 
-    mask: NDArray[np.bool_]
-    predicted_iou: float | None = None
-
-
-def mask_records(image_id: str, masks: Sequence[PseudoMask], recipe: str) -> tuple[MaskRecord, ...]:
-    """Return the masks of an image, numbered in their order; `prior` names the recipe."""
+    Masks are (H, W) bool, of at least one pixel; SAM's estimates of their IoUs stand beside those that SAM made.
+    """
     if not masks:
         return ()
-    stacked = np.stack([each.mask for each in masks])
+    stacked = np.stack(masks)
     size = (int(stacked.shape[1]), int(stacked.shape[2]))
     counts = rle.encode(torch.from_numpy(stacked))
     boxes, areas = rle.boxes(counts, size), rle.areas(counts, size)
@@ -128,7 +117,7 @@ def mask_records(image_id: str, masks: Sequence[PseudoMask], recipe: str) -> tup
             rle_counts=counts[index],
             box_xyxy_px=boxes[index],
             area_px=int(areas[index]),
-            predicted_iou=masks[index].predicted_iou,
+            predicted_iou=predicted_ious[index] if predicted_ious else None,
             prior=f"{SOURCE_RECIPE}:{recipe}",
         )
         for index in range(len(masks))
@@ -157,13 +146,7 @@ def pseudo_mask_rows(
 
 @dataclass(frozen=True, slots=True)
 class PairCounts:
-    """Pairs of image and text of a run.
-
-    Attributes:
-        decided: With a referent: D_sem, D_ref, H_sem.
-        undecided: Pairs whose pseudo-masks all have c = 0: H_ref before Select.
-        pseudo_masks: Pseudo-masks of all pairs.
-    """
+    """Pairs of image and text of a run: with a referent (D_sem, D_ref, H_sem) or without one (H_ref before Select)."""
 
     decided: int
     undecided: int
@@ -176,12 +159,7 @@ class PairCounts:
 
 
 def count_pairs(location: RunLocation) -> PairCounts:
-    """Return the counts of a run; memory is bounded by one shard, for a pair never leaves its image's.
-
-    Raises:
-        ConfigError: A part is missing.
-        TransientError: Storage failed.
-    """
+    """Return the counts of a run; memory is bounded by one shard, for a pair never leaves its image's."""
     decided = undecided = pseudo_masks = 0
     for table in iter_table(location, EXPRESSIONS, ["image_id", "text", "kept"]):
         found = table.group_by(["image_id", "text"]).aggregate([("kept", "any")])

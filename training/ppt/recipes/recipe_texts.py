@@ -51,13 +51,7 @@ def name_in(text: str) -> str | None:
 
 
 def position_texts(name: str, layout: tuple[int, int], tile: tuple[int, int]) -> tuple[str, ...]:
-    """Return the texts for the object in a tile of a mosaic.
-
-    Args:
-        name: Its class.
-        layout: Rows and columns of the mosaic, 1 to 3 each, more than one tile in all.
-        tile: Row and column.
-    """
+    """Return the texts for the object in a tile (row, column) of a mosaic of 1 to 3 rows and columns, not 1 × 1."""
     row, column = _ROW_WORDS[layout[0]][tile[0]], _COLUMN_WORDS[layout[1]][tile[1]]
     if not row or not column or row == column:
         # The middle of the middle, or the one axis that there is.
