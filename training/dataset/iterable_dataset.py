@@ -11,18 +11,21 @@ import numpy as np
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.training.dataset.opened_run import OpenedRun
 from pseudoris.training.dataset.sample_builder import SampleBuilder
 from pseudoris.training.dataset.samples import SampleSpec, Transform
-from pseudoris.training.dataset.shard_iterator import ShardIterator, StreamedImage
-from pseudoris.training.dataset.shard_reader import Int64Array
-from pseudoris.training.dataset.shuffle_buffer import Buffer, DrawnMask, in_order, interleaved
+from pseudoris.training.dataset.shard_reader import Int64Array, OpenedRun
 from pseudoris.training.dataset.snapshot import Snapshot
-from pseudoris.training.dataset.stream_split import (
+from pseudoris.training.dataset.stream_order import (
+    Buffer,
+    DrawnMask,
+    ShardIterator,
     ShardSlice,
     Stream,
+    StreamedImage,
     Uneven,
     equal_slices,
+    in_order,
+    interleaved,
     samples_per_rank,
     whole_shards,
     worker_ends,

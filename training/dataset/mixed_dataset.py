@@ -12,9 +12,8 @@ from torch.utils.data import Dataset
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.dataset.iterable_dataset import RisIterableDataset
-from pseudoris.training.dataset.joined_dataset import JoinedDataset
-from pseudoris.training.dataset.map_dataset import Decoded, RisDataset
-from pseudoris.training.dataset.stream_split import Stream
+from pseudoris.training.dataset.map_dataset import Decoded, JoinedDataset, RisDataset
+from pseudoris.training.dataset.stream_order import Stream
 from pseudoris.training.dataset.streamed_dataset import Position, StreamedDataset
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 

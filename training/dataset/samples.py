@@ -1,18 +1,205 @@
-"""A dataset's sample of one mask: names, shapes and dtypes."""
+"""Which expressions a dataset uses: bounds and choices that Parquet can evaluate before anything else is read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypedDict, get_args
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from torch import Tensor
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.lone_masks import LoneMasks
+from pseudoris.schemas.keep_rule import LISTENER_COLUMNS
+from pseudoris.schemas.lone_masks import LONE_MASKS, LoneMasks
+from pseudoris.schemas.shard import SOURCE_MODEL, SOURCE_RECIPE, SOURCES
+from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from pseudoris.store.sources.exclusions import Exclusions
-from pseudoris.training.dataset.expression_filter import ExpressionFilter
+from pseudoris.store.tables.committed_tables import RowFilter
 from pseudoris.training.exclusions import as_exclusions
+
+# Inclusive; None where a side is open.
+Bounds = tuple[float | None, float | None]
+
+# Numbers of one row each; the other numeric columns (`top_k`, `top_p`) describe how a text was drawn, not how good it
+# is.
+EXPRESSION_NUMBERS: Final = (
+    *("uniqueness", "correctness", "distinctiveness", "log_prob", "weight", "count"),
+    *LISTENER_COLUMNS,
+)
+MASK_NUMBERS: Final = ("predicted_iou", "stability_score", "area_px")
+
+DECODERS: Final = ("beam", "top_k", "top_p")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpressionFilter:
+    """Keeps an expression that passes every condition; by default those that the run kept.
+
+    Attributes:
+        tau: None keeps what the run kept (column `kept`). A number moves the threshold instead: kept are expressions
+            with distinctiveness > tau, whatever the run decided; `-math.inf` keeps all that have the score. Human and
+            composed expressions have no score and pass. A recipe's expressions pass if the run kept them. `lone`
+            decides about lone masks.
+        is_kept_only: Only where `tau` is None: False keeps every candidate.
+        lone: A mask that is alone in its image has no distinctiveness (null). `keep` lets its expressions pass `tau`,
+            as the method does; `drop` leaves them out, with and without a `tau`; `better_half` lets half of its draws
+            pass, those with the highest correctness (`pseudoris.schemas.lone_masks`). None is the rule of the draw:
+            `SampleSpec.lone_masks`.
+        bounds: By column of `EXPRESSION_NUMBERS` or `MASK_NUMBERS`, (lowest, highest), both inclusive, None for open.
+            A null does not pass a bound.
+        words: Number of words, separated by white space.
+        characters: Number of Unicode characters.
+        max_clip_tokens: The most tokens of CLIP, start and end included, as CRIS counts its 17. Judged after reading:
+            The Parquet tables have no tokens.
+        decoders: Allowed decoders of the first draw, from `DECODERS`; None allows any. Texts that were not drawn have
+            no decoder.
+        sources: Some of `pseudoris.schemas.shard.SOURCES`; None for any.
+    """
+
+    tau: float | None = None
+    is_kept_only: bool = True
+    lone: LoneMasks | None = None
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    words: Bounds = (None, None)
+    characters: Bounds = (None, None)
+    max_clip_tokens: int | None = None
+    decoders: frozenset[str] | None = None
+    sources: frozenset[str] | None = None
+
+    def __post_init__(self) -> None:
+        known = (*EXPRESSION_NUMBERS, *MASK_NUMBERS)
+        for name, (low, high) in {**self.bounds, "words": self.words, "characters": self.characters}.items():
+            if name in self.bounds and name not in known:
+                raise ConfigError(f"bounds: there is no score {name!r}. The scores are {', '.join(known)}.")
+            if low is not None and high is not None and low > high:
+                raise ConfigError(f"{name}: the bounds ({low}, {high}) are in the wrong order. Give (lowest, highest).")
+        if self.lone is not None and self.lone not in LONE_MASKS:
+            raise ConfigError(f"lone is {self.lone!r}. Give one of {', '.join(LONE_MASKS)}, or None.")
+        if self.max_clip_tokens is not None and self.max_clip_tokens < 3:
+            raise ConfigError(f"max_clip_tokens is {self.max_clip_tokens}. Give 3 or more: start, end and one word.")
+        for name, words in (("decoders", DECODERS), ("sources", SOURCES)):
+            # Frozen as it is, it takes any collection and holds a set.
+            object.__setattr__(self, name, _chosen(name, getattr(self, name), words))
+
+    def expression_rows(self) -> RowFilter | None:
+        """Return the conditions on the expressions table; None if every row passes."""
+        return self._rows(self._score_conditions(), self._score_columns())
+
+    def candidate_rows(self) -> RowFilter | None:
+        """Return the conditions without `tau`, `kept` and `lone`, which are judged after reading."""
+        return self._rows([_is_no_wrong_label()], ("source", "kept"))
+
+    def _rows(self, score_conditions: list[pc.Expression], score_columns: tuple[str, ...]) -> RowFilter | None:
+        conditions = [
+            *score_conditions,
+            *(_within(pc.field(name), bounds) for name, bounds in self._bounds_of(EXPRESSIONS).items()),
+            _within(pc.list_value_length(pc.utf8_split_whitespace(pc.field("text"))), self.words),
+            _within(pc.utf8_length(pc.field("text")), self.characters),
+            None if self.decoders is None else pc.field("decoder").isin(sorted(self.decoders)),
+            None if self.sources is None else _source().isin(sorted(self.sources)),
+        ]
+        used = {
+            "source": self.sources is not None,
+            "decoder": self.decoders is not None,
+            "text": (self.words, self.characters) != ((None, None), (None, None)),
+        }
+        columns = [*score_columns, *(name for name, is_used in used.items() if is_used), *self._bounds_of(EXPRESSIONS)]
+        return _row_filter(
+            [condition for condition in conditions if condition is not None], tuple(dict.fromkeys(columns))
+        )
+
+    def mask_rows(self) -> RowFilter | None:
+        """Return the conditions on the masks table; None if every row passes."""
+        bounds = self._bounds_of(MASKS)
+        conditions = [_within(pc.field(name), each) for name, each in bounds.items()]
+        return _row_filter([condition for condition in conditions if condition is not None], tuple(bounds))
+
+    def fits_tokens(self, texts: pa.ChunkedArray) -> pa.Array | None:
+        """Return which texts have few enough CLIP tokens, (E,) bool; None without such a bound."""
+        if self.max_clip_tokens is None:
+            return None
+        # Imported here, because it reads a vocabulary of a megabyte that most datasets do not need.
+        from pseudoris.workers.clip_tokenizer import num_clip_tokens
+
+        return pa.array([num_clip_tokens(text) <= self.max_clip_tokens for text in texts.to_pylist()], pa.bool_())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the conditions as JSON; equal ones in equal form."""
+        described = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name, value in described.items():
+            if isinstance(value, frozenset):
+                described[name] = sorted(value)
+            elif isinstance(value, tuple):
+                described[name] = list(value)
+        described["bounds"] = {name: list(self.bounds[name]) for name in sorted(self.bounds)}
+        # States of earlier versions have it.
+        described["lone"] = self.lone or "keep"
+        return described
+
+    def _bounds_of(self, table: str) -> dict[str, Bounds]:
+        return {name: each for name, each in self.bounds.items() if name in SCHEMAS[table].names}
+
+    def _score_conditions(self) -> list[pc.Expression]:
+        distinctiveness = pc.field("distinctiveness")
+        conditions: list[pc.Expression] = []
+        if self.tau is not None:
+            # Without nulls in it an expression prunes row groups; with them only where none of a group is null.
+            passes = (distinctiveness > self.tau) | distinctiveness.is_null()
+            conditions.append(passes & _is_no_wrong_label())
+        elif self.is_kept_only:
+            conditions.append(pc.field("kept"))
+        if self.lone == "drop":
+            conditions.append(distinctiveness.is_valid() | (_source() != SOURCE_MODEL))
+        return conditions
+
+    def _score_columns(self) -> tuple[str, ...]:
+        is_lone_dropped = self.lone == "drop"
+        used = {
+            "distinctiveness": self.tau is not None or is_lone_dropped,
+            "kept": self.tau is not None or self.is_kept_only,
+            "source": self.tau is not None or is_lone_dropped,
+        }
+        return tuple(name for name, is_used in used.items() if is_used)
+
+
+def _chosen(name: str, chosen: Collection[str] | None, known: Sequence[str]) -> frozenset[str] | None:
+    """Return the chosen words as a set; an unknown word would silently keep nothing."""
+    if chosen is None:
+        return None
+    if isinstance(chosen, str):
+        raise ConfigError(f"{name} is the text {chosen!r}. Give a set, {{{chosen!r}}}.")
+    if not chosen:
+        raise ConfigError(f"{name} is empty, so nothing passes. Give some of {', '.join(known)}, or None for all.")
+    unknown = sorted(set(chosen) - set(known))
+    if unknown:
+        raise ConfigError(f"{name}: there is no {unknown[0]!r}. Choose from {', '.join(known)}.")
+    return frozenset(chosen)
+
+
+def _is_no_wrong_label() -> pc.Expression:
+    # A pseudo-label that is not kept is not the object of the text.
+    return (_source() != SOURCE_RECIPE) | pc.field("kept")
+
+
+def _source() -> pc.Expression:
+    # Tables of version 1 lack this column: a model wrote them.
+    return pc.coalesce(pc.field("source"), pa.scalar(SOURCE_MODEL))
+
+
+def _within(value: pc.Expression, bounds: Bounds) -> pc.Expression | None:
+    low, high = bounds
+    conditions = [*([] if low is None else [value >= low]), *([] if high is None else [value <= high])]
+    return functools.reduce(lambda left, right: left & right, conditions) if conditions else None
+
+
+def _row_filter(conditions: list[pc.Expression], columns: tuple[str, ...]) -> RowFilter | None:
+    if not conditions:
+        return None
+    return RowFilter(functools.reduce(lambda left, right: left & right, conditions), columns)
+
 
 Part = Literal["image", "mask", "box", "text", "scores"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)

@@ -1,9 +1,11 @@
-"""One shard of a run for a dataset: the masks that keep an expression, with the requested columns."""
+"""How likely each candidate of a shard is drawn, where all candidates of its mask decide that together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Final, Self
 
 import numpy as np
 import pyarrow as pa
@@ -11,15 +13,64 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.exclusion_records import exclusions_of
+from pseudoris.schemas.lone_masks import is_lone, lone_draws
+from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
 from pseudoris.store.sources.exclusions import RecordedImageMatcher
 from pseudoris.store.tables.committed_tables import read_selected
-from pseudoris.training.dataset.draw_weights import WEIGHT_COLUMNS, draw_weights
+from pseudoris.store.tables.keep_rule import floats_of
 from pseudoris.training.dataset.image_reader import ImageBytes, ShardImages
 from pseudoris.training.dataset.samples import SCORES, SampleSpec
 from pseudoris.training.dataset.snapshot import ShardParts, Snapshot
+
+# What `draw_weights` reads of the expressions table.
+WEIGHT_COLUMNS: Final = ("source", "kept", "distinctiveness", "correctness", "count", "weight")
+# A weight of 1 as an integer: as fine as the column `weight` is rounded.
+FULL_WEIGHT: Final = 2**20
+
+
+def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the weight of each candidate among those of its mask, (E,) int64; 0 for one that is never drawn.
+
+    With `draw="distinct"` a weight is 0 or 1; with `pseudo_ris` the number of the captioner's draws that may be drawn
+    again; with `weighted` the column `weight` in units of 1 / `FULL_WEIGHT`.
+
+    Args:
+        spec: Which candidates, and how they are drawn.
+        candidates: All candidates of some masks that pass the other conditions of `spec.where`, `WEIGHT_COLUMNS`.
+        masks: (E,), a number from 0 for the mask of each.
+
+    Source: the loader of the Pseudo-RIS authors (method page, section 5).
+    """
+    distinctiveness, correctness = (floats_of(candidates[name]) for name in ("distinctiveness", "correctness"))
+    # What was not drawn, as a human's expression, has a count of 0.
+    counts = np.maximum(pc.fill_null(candidates["count"], 0).to_numpy().astype(np.int64), 1)
+    is_passing = _is_passing(spec, candidates, distinctiveness)
+    if spec.draw == "pseudo_ris":
+        num_passing = np.bincount(masks, weights=is_passing)
+        is_passing |= num_passing[masks] == 0
+    most = counts.copy()
+    is_from_model = pc.equal(pc.fill_null(candidates["source"], SOURCE_MODEL), SOURCE_MODEL).to_numpy()
+    rows = np.flatnonzero(is_lone(distinctiveness) & is_from_model)
+    most[rows] = lone_draws(spec.lone_masks, masks=masks[rows], correctness=correctness[rows], counts=counts[rows])
+    units = most if spec.draw == "pseudo_ris" else np.minimum(most, 1)
+    if spec.draw == "weighted":
+        units = units * np.rint(floats_of(candidates["weight"]) * FULL_WEIGHT).astype(np.int64)
+    return np.where(is_passing, units, 0)
+
+
+def _is_passing(spec: SampleSpec, candidates: pa.Table, distinctiveness: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return (E,) bool: above tau or without a distinctiveness; without a tau, what the run kept, or everything."""
+    if spec.where.tau is not None:
+        return ~(distinctiveness <= spec.where.tau)
+    if spec.where.is_kept_only:
+        return np.array(candidates["kept"].to_numpy(), np.bool_)
+    return np.ones(len(distinctiveness), np.bool_)
+
 
 Int64Array = NDArray[np.int64]
 
@@ -264,3 +315,95 @@ def _fixed(lists: pa.ChunkedArray | pa.Array, width: int) -> Int64Array:
     flat = pc.list_flatten(lists)
     values: Int64Array = flat.to_numpy(zero_copy_only=False).astype(np.int64).reshape(-1, width)
     return values
+
+
+# Counting reads a few columns of each shard: on a bucket that is latency, which threads hide.
+_COUNTERS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRun:
+    """What every dataset of a run is built on. It can be pickled and sent to loader workers.
+
+    Attributes:
+        location: Where the run lives.
+        header: The header when the run was opened, extensions of its plan included.
+        snapshot: Which commits are read.
+        spec: What of them.
+        images: How its images are read; None if no image is requested.
+        reader: Reads its shards.
+    """
+
+    location: RunLocation
+    header: RunHeader
+    snapshot: Snapshot
+    spec: SampleSpec
+    images: ImageBytes | None
+    reader: ShardReader
+
+    @classmethod
+    def open(
+        cls,
+        run: str | RunLocation,
+        spec: SampleSpec,
+        snapshot: Snapshot | None = None,
+        *,
+        endpoint_url: str | None = None,
+        is_random_access: bool = False,
+    ) -> Self:
+        """Open a run.
+
+        Args:
+            run: A folder or url, or a location.
+            spec: What of it.
+            snapshot: Which commits; `Snapshot.shared` by default.
+            endpoint_url: Address of an S3 store other than AWS, for the run and its images; None reads
+                AWS_ENDPOINT_URL.
+            is_random_access: See `ImageBytes`.
+
+        Raises:
+            ConfigError: There is no run, nothing of it is committed yet, or `spec.exclude` needs the images' pixels.
+            TransientError: Storage failed.
+        """
+        location = run if isinstance(run, RunLocation) else RunLocation.open(run, endpoint_url)
+        header = require_header(location)
+        chosen = Snapshot.shared(location) if snapshot is None else snapshot
+        images = None
+        if "image" in spec.parts:
+            images = ImageBytes(
+                location, header, source=spec.source, endpoint_url=endpoint_url, is_random_access=is_random_access
+            )
+        excluded = _excluded(header, spec)
+        reader = ShardReader(location, chosen, spec, images, excluded=excluded)
+        return cls(location, header, chosen, spec, images, reader)
+
+    def nothing_passes(self) -> ConfigError:
+        """Return the error for a snapshot of which the filter keeps nothing."""
+        return ConfigError(
+            f"No expression of the run at {self.location.root} passes the filter {self.spec.where.as_json()}. Loosen "
+            "it, or wait until more shards are committed."
+        )
+
+    def count_samples(self) -> Int64Array:
+        """Return the samples of every shard of the snapshot, (S,); reads the columns that the filter asks for.
+
+        Raises:
+            ConfigError: A part is missing.
+            TransientError: Storage failed.
+        """
+        with ThreadPoolExecutor(_COUNTERS) as pool:
+            counts = pool.map(lambda row: self.reader.index(row, with_sizes=False).num_masks, range(len(self.snapshot)))
+            return np.fromiter(counts, np.int64, len(self.snapshot))
+
+
+def _excluded(header: RunHeader, spec: SampleSpec) -> RecordedImageMatcher | None:
+    """The matcher of the rules that the run was not planned with; None without one."""
+    record = exclusions_of(header)
+    left = spec.exclusions.without(record.rules if record else ())
+    for rule in left.rules:
+        if rule.kind == "phash":
+            raise ConfigError(
+                f"exclude: {rule.name} has perceptual hashes, but a dataset compares names and sha256 alone. Use "
+                "`pseudoris export --exclude` or `pseudoris annotate --exclude`, or give a table with sha256 alone."
+            )
+    return RecordedImageMatcher(left) if left else None

@@ -20,7 +20,7 @@ from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.training.dataset import SampleSpec
 from pseudoris.training.dataset.image_reader import ShardImages
-from pseudoris.training.dataset.opened_run import OpenedRun
+from pseudoris.training.dataset.shard_reader import OpenedRun
 from pseudoris.training.evaluation.run_images import check_masks, image_masks, read_shard
 from pseudoris.training.metrics import SegmentationFigures, SegmentationMeter
 from pseudoris.workers.masks import rle

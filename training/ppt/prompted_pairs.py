@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.dataset.joined_dataset import ConcatIndex
+from pseudoris.training.dataset.map_dataset import ConcatIndex
 from pseudoris.training.dataset.process_group import SharedNumbers
 from pseudoris.training.ppt.pairs import Pair, PairDataset
 from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch

@@ -21,8 +21,7 @@ from pseudoris.training.dataset import (
     RisIterableDataset,
     SampleSpec,
 )
-from pseudoris.training.dataset.draw_weights import FULL_WEIGHT
-from pseudoris.training.dataset.opened_run import OpenedRun
+from pseudoris.training.dataset.shard_reader import FULL_WEIGHT, OpenedRun
 from tests.training.dataset.builders import BuiltRun, build_run
 from tests.training.exports.builders import export
 from tests.training.exports.readers_pseudo_ris import PseudoDataset

@@ -12,8 +12,8 @@ from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord
 from pseudoris.store.sources.exclusions import exclusion
 from pseudoris.training.dataset import RisDataset, RisIterableDataset, SampleSpec
-from pseudoris.training.dataset.opened_run import OpenedRun
 from pseudoris.training.dataset.samples import PARTS
+from pseudoris.training.dataset.shard_reader import OpenedRun
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_perceptual_hashes_are_refused_unless_the_run_was_planned_with_them(run)
 
 def _opens(run, header, looks) -> bool:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pseudoris.training.dataset.opened_run.require_header", lambda location: header)
+        patch.setattr("pseudoris.training.dataset.shard_reader.require_header", lambda location: header)
         return OpenedRun.open(run.location, spec(looks, parts=("text",))).count_samples().sum() == 24
 
 

@@ -12,7 +12,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.training.dataset import ExpressionFilter, RisDataset, RisIterableDataset, SampleSpec, StreamOrder
-from pseudoris.training.dataset.expression_filter import DECODERS
+from pseudoris.training.dataset.samples import DECODERS
 from pseudoris.workers.captions.decoding_rules import RuleName
 from pseudoris.workers.clip_tokenizer import num_clip_tokens
 from tests.training.dataset.builders import build_run

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.training.dataset.shuffle_buffer import Buffer, in_order, interleaved
+from pseudoris.training.dataset.stream_order import Buffer, in_order, interleaved
 
 
 @dataclass(frozen=True)

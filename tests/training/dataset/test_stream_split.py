@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.training.dataset.stream_split import Stream, equal_slices, samples_per_rank, whole_shards
+from pseudoris.training.dataset.stream_order import Stream, equal_slices, samples_per_rank, whole_shards
 from pseudoris.workers.counter_rng import permutation
 
 SIZES = st.tuples(st.integers(1, 5), st.integers(1, 4))

@@ -1,0 +1,315 @@
+"""The order of a run's samples in a stream: its split over ranks and workers, read-ahead of shards, and the shuffle."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pseudoris.schemas.errors import ImageError
+from pseudoris.training.dataset.shard_reader import OpenedRun, ShardContent, ShardIndex
+from pseudoris.workers.counter_rng import draw_below, key_of, permutation
+
+# How ranks with different numbers of samples are treated.
+Uneven = Literal["keep", "drop", "pad"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One of the disjoint sequences that an epoch is read in: a loader worker of a rank.
+
+    Attributes:
+        rank: From 0.
+        world_size: Ranks.
+        worker: Number of the worker within its rank, from 0.
+        num_workers: Workers of each rank, at least 1: a loader without workers counts as one.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    worker: int = 0
+    num_workers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSlice:
+    """Some samples of a shard, in the order of its tables.
+
+    Attributes:
+        row: Row of the snapshot.
+        start: First sample.
+        stop: One after the last; None for the shard's end.
+    """
+
+    row: int
+    start: int = 0
+    stop: int | None = None
+
+
+def whole_shards(order: Sequence[int] | NDArray[np.int64], stream: Stream) -> list[ShardSlice]:
+    """Return every n-th shard: without overlap or loss over all streams, in numbers that may differ."""
+    of_rank = order[stream.rank :: stream.world_size]
+    return [ShardSlice(int(row)) for row in of_rank[stream.worker :: stream.num_workers]]
+
+
+def samples_per_rank(total: int, world_size: int, uneven: Literal["drop", "pad"]) -> int:
+    """Return how many samples each rank gets: the floor of its share, or the ceiling."""
+    return total // world_size if uneven == "drop" else -(-total // world_size)
+
+
+def worker_ends(share: int, num_workers: int) -> list[int]:
+    """Return where the span of each worker of a rank ends, of the `share` samples of the rank."""
+    return [(worker + 1) * share // num_workers for worker in range(num_workers)]
+
+
+def equal_slices(
+    order: NDArray[np.int64], counts: NDArray[np.int64], stream: Stream, uneven: Literal["drop", "pad"]
+) -> list[ShardSlice]:
+    """Return a span of the epoch's samples, equally long for every rank.
+
+    The samples form one sequence, shard after shard in `order`. Each rank takes an equal span of it, and each of its
+    workers an equal part of that span, to within one sample. At the end `drop` leaves out fewer samples than there are
+    ranks; `pad` repeats as few from the beginning. A shard at the border of two spans is read by both.
+
+    Args:
+        order: Rows of the snapshot, (S,).
+        counts: Samples by row of the snapshot, (S,).
+        stream: The stream whose span is returned.
+        uneven: `drop` or `pad`.
+    """
+    ends = np.cumsum(counts[order])
+    total = int(ends[-1]) if len(ends) else 0
+    if not total:
+        return []
+    share = samples_per_rank(total, stream.world_size, uneven)
+    bounds = [0, *worker_ends(share, stream.num_workers)]
+    start, stop = (stream.rank * share + bounds[stream.worker + at] for at in (0, 1))
+    slices: list[ShardSlice] = []
+    while start < stop:
+        begin = start % total
+        end = min(begin + stop - start, total)
+        slices += _slices_between(order, ends, begin, end)
+        start += end - begin
+    return slices
+
+
+def _slices_between(order: NDArray[np.int64], ends: NDArray[np.int64], start: int, stop: int) -> Iterator[ShardSlice]:
+    """Yield the slices of the samples `start` ... `stop`-1 of the row."""
+    at = int(np.searchsorted(ends, start, side="right"))
+    while start < stop:
+        first = int(ends[at - 1]) if at else 0
+        end = min(int(ends[at]), stop)
+        if end > start:
+            yield ShardSlice(int(order[at]), start - first, end - first)
+        start, at = end, at + 1
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class StreamedShard:
+    """A shard whose content is read on first use, or was read ahead."""
+
+    run: OpenedRun
+    row: int
+    index: ShardIndex
+    read: ShardContent | None = None
+
+    def content(self) -> ShardContent:
+        """Return what samples are made of; raises as `ShardReader.content` does."""
+        if self.read is None:
+            self.read = self.run.reader.content(self.row)
+        return self.read
+
+
+@dataclass(slots=True)
+class StreamedImage:
+    """An image, and those of its masks that belong to the stream.
+
+    Attributes:
+        shard: Its shard.
+        at: Its position in the shard's index.
+        first_mask: Position in the index of its first mask in the stream.
+        num_masks: How many consecutive masks.
+    """
+
+    shard: StreamedShard
+    at: int
+    first_mask: int
+    num_masks: int
+    _pixels: Tensor | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the decoded image; 0 if no image is requested."""
+        sizes = self.shard.index.image_sizes_px
+        return 0 if sizes is None else 3 * int(sizes[self.at].prod())
+
+    def pixels(self, *, is_last: bool) -> Tensor | None:
+        """Return the image, (3, H, W) uint8, owned by the caller; None if it is not requested or cannot be used.
+
+        Decoded once: every mask but the last gets a copy, so that a transform may write into it.
+
+        Raises:
+            ConfigError: It cannot be used, and the spec does not skip such.
+        """
+        content, images = self.shard.content(), self.shard.run.images
+        if images is None or content.images is None:
+            return None
+        if self._pixels is None:
+            try:
+                self._pixels = images.decode(content.images, self.at)
+            except ImageError as error:
+                self._refuse(error)
+                return None
+            # The encoded bytes are not needed any more, and masks of a few images keep a shard's content alive.
+            content.images.outcomes[self.at] = b""
+        pixels = self._pixels
+        if is_last:
+            self._pixels = None
+            return pixels
+        return pixels.clone()
+
+    def _refuse(self, error: ImageError) -> None:
+        content, images = self.shard.content(), self.shard.run.images
+        if images is None or content.images is None:
+            return
+        explained = images.explained(content.images.keys[self.at], error)
+        if self.shard.run.spec.on_bad_image == "raise":
+            raise explained from error
+        if content.images.outcomes[self.at] is not error:
+            logger.warning("image left out, with its masks: %s", explained)
+        # Not decoded again for its other masks.
+        content.images.outcomes[self.at] = error
+
+
+class ShardIterator:
+    """Yields the images of slices of shards. Memory is bounded by two shards and the images still in use.
+
+    Attributes:
+        is_skipping: Set while images are skipped unread, up to a position: only ids are read ahead then.
+    """
+
+    def __init__(self, run: OpenedRun, slices: Sequence[ShardSlice], key: int | None) -> None:
+        """Wire it; `key` decides the order of the images of each shard, None keeps that of the plan."""
+        self.is_skipping = False
+        self._run = run
+        self._slices = slices
+        self._key = key
+
+    def __iter__(self) -> Iterator[StreamedImage]:
+        """Yield the images; raises as `ShardReader.content` does."""
+        with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
+            ahead: Future[StreamedShard] | None = None
+            for at, part in enumerate(self._slices):
+                shard = self._read(part.row) if ahead is None else ahead.result()
+                if at + 1 < len(self._slices):
+                    ahead = pool.submit(self._read, self._slices[at + 1].row)
+                yield from self._images(shard, part)
+
+    def _read(self, row: int) -> StreamedShard:
+        if self.is_skipping:
+            return StreamedShard(self._run, row, self._run.reader.index(row))
+        content = self._run.reader.content(row)
+        return StreamedShard(self._run, row, content.index, content)
+
+    def _images(self, shard: StreamedShard, part: ShardSlice) -> Iterator[StreamedImage]:
+        firsts = shard.index.first_masks
+        stop = shard.index.num_masks if part.stop is None else part.stop
+        starts, stops = np.maximum(firsts[:-1], part.start), np.minimum(firsts[1:], stop)
+        inside = np.flatnonzero(starts < stops)
+        if self._key is not None:
+            inside = inside[permutation(key_of(self._key, shard.index.parts.shard), len(inside))]
+        for at in inside.tolist():
+            yield StreamedImage(shard, at, int(starts[at]), int(stops[at] - starts[at]))
+
+
+class Item(Protocol):
+    """An image in the buffer."""
+
+    @property
+    def num_masks(self) -> int:
+        """At least 1."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size in bytes when decoded."""
+
+
+ItemT = TypeVar("ItemT", bound=Item)
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """The size of the buffer from which masks are drawn: within both bounds, but at least one image.
+
+    Attributes:
+        images: The most images at a time.
+        size_bytes: The most bytes of decoded pixels.
+    """
+
+    images: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnMask(Generic[ItemT]):
+    """A mask of an image, by its position in the image; `is_last` if the image has no other left."""
+
+    item: ItemT
+    mask: int
+    is_last: bool
+
+
+def in_order(items: Iterable[ItemT]) -> Iterator[DrawnMask[ItemT]]:
+    """Yield the masks image by image."""
+    for item in items:
+        for mask in range(item.num_masks):
+            yield DrawnMask(item, mask, mask + 1 == item.num_masks)
+
+
+def interleaved(items: Iterable[ItemT], buffer: Buffer, key: int) -> Iterator[DrawnMask[ItemT]]:
+    """Yield every mask once, each drawn among all masks left of the images in the buffer.
+
+    An image enters when the last mask of another one was drawn. So each image is decoded once, at its first mask,
+    memory is bounded, and decoding is spread evenly over a long stream.
+
+    Args:
+        items: In the order in which they enter.
+        buffer: Its bounds.
+        key: Decides the draws: equal keys and items give an equal order.
+    """
+    source = iter(items)
+    ahead = next(source, None)
+    pool: list[tuple[int, int]] = []
+    held: dict[int, ItemT] = {}
+    left: dict[int, int] = {}
+    entered = drawn = size_bytes = 0
+    while ahead is not None or pool:
+        while ahead is not None and (not held or _fits(len(held), size_bytes + ahead.size_bytes, buffer)):
+            held[entered], left[entered] = ahead, ahead.num_masks
+            pool += [(entered, mask) for mask in range(ahead.num_masks)]
+            size_bytes += ahead.size_bytes
+            entered += 1
+            ahead = next(source, None)
+        at = draw_below(key, drawn, len(pool))
+        pool[at], pool[-1] = pool[-1], pool[at]
+        number, mask = pool.pop()
+        drawn += 1
+        left[number] -= 1
+        item = held[number]
+        if not left[number]:
+            size_bytes -= item.size_bytes
+            del held[number], left[number]
+        yield DrawnMask(item, mask, number not in held)
+
+
+def _fits(num_held: int, size_bytes: int, buffer: Buffer) -> bool:
+    return num_held < buffer.images and size_bytes <= buffer.size_bytes
