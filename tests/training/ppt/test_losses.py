@@ -14,7 +14,6 @@ from pseudoris.training.ppt.losses import (
     assign,
     attention_loss,
     confidence_loss,
-    corresponding,
     dice_losses,
     mask_cross_entropies,
     mask_loss,
@@ -26,8 +25,6 @@ from pseudoris.training.ppt.point_generator import PointPrompts
 from pseudoris.training.ppt.ppt_config import ObjectiveConfig, load_ppt_config
 from pseudoris.training.ppt.pseudo_labels import PseudoLabels, collate
 
-# Far enough that its sigmoid is 1 to seven digits, near enough that its cross-entropy is a number.
-SURE = 20.0
 
 def _labels(count: int, generator: torch.Generator) -> PseudoLabels:
     return PseudoLabels(
@@ -109,23 +106,6 @@ def test_a_query_that_is_sure_takes_the_referent_from_the_one_with_its_mask_unle
     assert chosen(0.03) == [1]
 
 
-def test_dice_counts_the_overlap_twice_and_one_for_smoothing() -> None:
-    logits = torch.tensor([[[SURE, SURE], [-SURE, -SURE]]])
-    masks = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
-
-    # |s·ŝ| = 1, |s| = |ŝ| = 2: 1 − 3/5.
-    assert dice_losses(logits[:, None], masks[:, None]).flatten().tolist() == pytest.approx([0.4])
-
-
-def test_the_cross_entropy_of_a_mask_is_a_mean_over_its_cells() -> None:
-    logits = torch.tensor([[[0.0, 2.0]]])
-    masks = torch.tensor([[[1.0, 0.0]]])
-
-    by_hand = (math.log(2) + math.log(1 + math.exp(2.0))) / 2
-
-    assert mask_cross_entropies(logits[:, None], masks[:, None]).flatten().tolist() == pytest.approx([by_hand])
-
-
 def test_masks_of_all_pairs_at_once_are_what_each_pair_is_by_itself() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, masks = (4 * torch.randn(2, 3, 8, 8, generator=generator), torch.rand(2, 5, 8, 8, generator=generator))
@@ -154,14 +134,6 @@ def test_the_weights_of_the_mask_loss_are_those_of_the_configuration() -> None:
     assert mask_loss(logits, masks, weights).tolist() == pytest.approx(by_parts.flatten().tolist())
 
 
-def test_points_answer_for_the_nearest_ones_of_their_label() -> None:
-    predicted = Points(torch.tensor([[[0.1, 0.1], [0.9, 0.9]]]), torch.tensor([[SURE, -SURE]]))
-    wanted = Points(torch.tensor([[[0.8, 0.8], [0.2, 0.2]]]), torch.tensor([[0.0, 1.0]]))
-
-    assert corresponding(predicted, wanted, ObjectiveConfig()).tolist() == [[1, 0]]
-    assert corresponding(predicted, wanted, ObjectiveConfig(point_correspondence="order")).tolist() == [[0, 1]]
-
-
 def test_the_point_loss_by_hand_with_and_without_the_assignment() -> None:
     predicted = Points(torch.tensor([[[0.1, 0.1], [0.9, 0.9]]]), torch.tensor([[0.0, 0.0]]))
     wanted = Points(torch.tensor([[[0.8, 0.8], [0.2, 0.2]]]), torch.tensor([[0.0, 1.0]]))
@@ -180,12 +152,6 @@ def test_a_label_that_is_wrong_costs_its_weight() -> None:
     loss = point_loss(predicted, wanted, ObjectiveConfig(point_label=3.0))
 
     assert loss.tolist() == pytest.approx([3.0 * math.log(1 + math.exp(2.0))])
-
-
-def test_confidences_are_scored_one_by_one() -> None:
-    logits, wanted = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
-
-    assert confidence_loss(logits, wanted)[0].tolist() == pytest.approx([math.log(2), math.log(1 + math.e)])
 
 
 def test_where_a_query_looks_beside_its_mask_by_hand() -> None:

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.learning.trainer import make_optimiser, rate_at
 from pseudoris.training.ppt.losses import assign, matching_cost
-from pseudoris.training.ppt.point_generator import PointGenerator, PointPrompts, ProductLayer, Stage, distinct_peaks
+from pseudoris.training.ppt.point_generator import PointGenerator, PointPrompts, Stage, distinct_peaks
 from pseudoris.training.ppt.ppt_config import ObjectiveConfig, PointGeneratorConfig, load_ppt_config
 from pseudoris.training.ppt.ppt_model import (
     EncodedImages,
@@ -238,16 +238,6 @@ def test_queries_with_anchors_begin_at_different_places_and_the_first_is_the_mos
     assert found.confidence_logits.argmax(-1).tolist() == [0, 0]
 
 
-def test_words_that_are_not_there_say_nothing_to_patches() -> None:
-    torch.manual_seed(0)
-    layer = ProductLayer(32, 4, 2.0).eval()
-    patches, words, is_word = torch.randn(2, 6, 32), torch.randn(2, 5, 32), torch.arange(5) < torch.tensor([[3], [5]])
-    other = words.clone()
-    other[0, 3:] = 100.0
-
-    assert torch.allclose(layer(patches, words, is_word), layer(patches, other, is_word), atol=1e-5)
-
-
 def test_masks_of_sams_square_are_found_on_the_patches_of_the_stretched_image() -> None:
     # An image twice as wide as high: the upper half of SAM's square. Its right half is the object.
     masks = torch.zeros(1, 1, 64, 64)
@@ -279,17 +269,6 @@ def test_a_code_tells_words_apart_that_the_text_tower_does_not() -> None:
     ]
 
     assert not torch.allclose(*found, atol=1e-4)
-
-
-def test_a_matched_pair_weighs_as_much_in_the_confidences_as_in_masks_and_points() -> None:
-    model, features, labels = _model().eval(), _features(), _labels()
-    found = model(features)
-    pairs = assign(matching_cost(found.prompts, found.mask_logits, labels, model.objective), labels.counts)
-    targets = confidence_targets(found.prompts, labels, pairs)
-
-    every = F.binary_cross_entropy_with_logits(found.prompts.confidence_logits, targets, reduction="sum")
-
-    assert model.loss(features, labels)["confidence"].item() == pytest.approx(every.item() / len(pairs.rows))
 
 
 def test_gradients_reach_all_of_the_point_generator_and_nothing_frozen() -> None:
@@ -389,18 +368,3 @@ def test_in_paper_adam_trains_the_point_generator_alone_at_one_rate_without_deca
     assert (group["lr"], group["weight_decay"], group["betas"]) == (1e-3, 0, (0.9, 0.999))
     assert {id(weight) for weight in group["params"]} == {id(weight) for weight in model.generator.parameters()}
     assert {rate_at(step, training.with_steps(1000)) for step in range(1000)} == {1e-3}
-
-
-@pytest.mark.slow
-def test_some_steps_on_one_batch_bring_points_and_confidences_down() -> None:
-    model, features, labels = _model(), _features(), _labels()
-    adam = torch.optim.Adam(model.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(30):
-        terms = model.loss(features, labels)
-        adam.zero_grad()
-        terms["loss"].backward()
-        adam.step()
-        losses.append((terms["point"] + terms["confidence"]).item())
-
-    assert losses[-1] < 0.6 * losses[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -234,18 +233,6 @@ def _mean_gradient(folder: Path) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_half_precision_learns_what_single_precision_does(tmp_path, whole) -> None:
-    request, *_ = whole
-    config = small_config(tmp_path, ["training.precision=bf16-mixed"])
-    losses = []
-    reports = Reports(on_step=lambda report: losses.append(report.values.get("train/loss")))
-    train_ppt(replace(request, config=config, out=tmp_path / "half"), open_fabric(config.training), reports)
-    one, half = (_mean_gradient(out / ROUNDS[0]) for out in (request.out, tmp_path / "half"))
-    assert torch.cosine_similarity(one, half, dim=0) > 0.95
-    assert all(math.isfinite(loss) for loss in losses if loss is not None)
-
-
-@pytest.mark.slow
 def test_a_training_that_a_bad_image_stopped_goes_on_without_it(tmp_path) -> None:
     rows = [(0, "a star", {**RECIPE, "rival_mask_id": None})]
     options = {"is_embedding": False, "rows": lambda number: rows, "recipe": "objects"}
@@ -295,20 +282,6 @@ def test_an_epoch_of_pairs_that_come_together_by_image_is_as_many_steps_as_there
     with pytest.raises(KilledError):
         train_ppt(PptRequest(config, runs, tmp_path / "out"), open_fabric(config.training), Reports(on_plan=kill))
     assert planned == [4, 4, 8, 4, 4]
-
-
-@pytest.mark.slow
-def test_an_annotated_run_joins_the_decided_pairs_alone(tmp_path) -> None:
-    rows = [(0, "a red star", {}), (1, "a red star", {"kept": False}), (1, "a cup", {"kept": False})]
-    annotated = build_run(tmp_path / "a", num_shards=1, per_shard=4, rows=lambda number: rows).location.root
-    config = small_config(tmp_path, ["curriculum.epochs_factor=0.5"])
-    pairs = {}
-    train_ppt(
-        PptRequest(config, SourceRuns(annotated=(annotated,)), tmp_path / "out"),
-        open_fabric(config.training),
-        Reports(on_plan=lambda rounds, found: pairs.update(found)),
-    )
-    assert pairs == {"d_sem": 0, "d_ref": 0, "h_sem": 4, "h_ref": 0}
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Pairs with their images, also where an image is gone."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -58,11 +57,3 @@ def test_pairs_without_a_usable_image_are_refused(tmp_path) -> None:
 
     with pytest.raises(ConfigError, match="No image of the 3 pairs can be used"):
         _pairs(run, replace(SPEC, on_bad_image="skip"))[0]
-
-
-def test_images_that_have_moved_are_read_where_they_lie_now(tmp_path) -> None:
-    run = _run(tmp_path)
-    moved = tmp_path / "elsewhere"
-    shutil.move(run.source, moved)
-
-    assert _pairs(run, replace(SPEC, source=str(moved)))[0].image is not None

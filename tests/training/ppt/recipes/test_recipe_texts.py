@@ -7,7 +7,6 @@ from pseudoris.training.ppt.recipes.recipe_texts import (
     name_in,
     names_a_side,
     position_texts,
-    relation_texts,
 )
 
 
@@ -38,11 +37,6 @@ def test_no_two_tiles_of_a_mosaic_are_said_alike() -> None:
             tiles = [(row, column) for row in range(rows) for column in range(columns)]
             said = [text for tile in tiles if len(tiles) > 1 for text in position_texts("star", (rows, columns), tile)]
             assert len(said) == len(set(said))
-
-
-def test_a_relation_names_both_objects() -> None:
-    assert "the star to the left of the cup" in relation_texts("star", "left", "cup")
-    assert relation_texts("star", "top", "cup") == ("the star above the cup",)
 
 
 @pytest.mark.parametrize(
