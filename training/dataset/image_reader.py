@@ -17,7 +17,6 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from pseudoris.images.pillow_formats import import_plugins, loaded_plugins
 from pseudoris.images.pixels import decode_upright, is_plain_jpeg
-from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.store.location import RunLocation
@@ -38,14 +37,9 @@ _MOVED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ShardImages:
-    """Encoded images of one shard, in the requested order.
+    """Encoded images of one shard, in the requested order, with what was annotated: sha256, upright (height, width).
 
-    Attributes:
-        shard: Number of their shard.
-        keys: (I,).
-        sha256: (I,), of the bytes that were annotated.
-        sizes_px: (I,), upright height and width as they were annotated.
-        outcomes: (I,), the bytes, or the reason why there are none; None if they are read on demand.
+    An outcome is the bytes, or the reason why there are none; None if they are read on demand.
     """
 
     shard: int
@@ -82,7 +76,10 @@ class ImageBytes:
         moved = source.get(header.source) if isinstance(source, Mapping) else source
         self._source = moved or header.source
         self._is_moved = moved is not None
-        self._config = _with_endpoint(header.config, endpoint_url)
+        self._config = header.config
+        if endpoint_url is not None and self._config.source.endpoint_url is None:
+            own = self._config.source.model_copy(update={"endpoint_url": endpoint_url})
+            self._config = self._config.model_copy(update={"source": own})
         self._is_random_access = is_random_access
         # What the user has imported here, a spawned worker of a loader imports too.
         self._plugins = loaded_plugins(header.config.images.decoder_plugins)
@@ -95,22 +92,16 @@ class ImageBytes:
         return (*_COLUMNS, "bytes") if self._header.config.shards.embed_images else _COLUMNS
 
     def of_shard(self, shard: int, rows: pa.Table) -> ShardImages:
-        """Return the encoded images of `rows`, each with the sha256 that was annotated.
-
-        Args:
-            shard: Which shard the rows are of.
-            rows: Rows of its images table, with `columns`.
-
-        Raises:
-            ConfigError: SOURCE as a whole does not exist, or the plan is damaged.
-            TransientError: Storage failed.
-        """
+        """Return the encoded images of `rows` of a shard's images table, with `columns`."""
         keys = rows["key"].to_pylist()
         found: list[Outcome | None] = rows["bytes"].to_pylist() if "bytes" in rows.column_names else [None] * len(keys)
         sizes = list(zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True))
         images = ShardImages(shard, keys, rows["sha256"].to_pylist(), sizes, found)
-        if not self._is_random_access:
-            self._fill(images, [at for at, data in enumerate(found) if data is None])
+        places = [] if self._is_random_access else [at for at, data in enumerate(found) if data is None]
+        if places:
+            outcomes = self._from_source(shard, [keys[at] for at in places])
+            for at, outcome in zip(places, outcomes, strict=True):
+                images.outcomes[at] = as_annotated(outcome, images.sha256[at])
         return images
 
     def decode(self, images: ShardImages, at: int) -> Tensor:
@@ -145,28 +136,18 @@ class ImageBytes:
             f"back, {_MOVED}, or leave its masks out (on_bad_image='skip')."
         )
 
-    def _fill(self, images: ShardImages, places: Sequence[int]) -> None:
-        """Read from SOURCE what the table does not hold."""
-        if places:
-            outcomes = self._from_source(images.shard, [images.keys[at] for at in places])
-            for at, outcome in zip(places, outcomes, strict=True):
-                images.outcomes[at] = as_annotated(outcome, images.sha256[at])
-
     def _from_source(self, shard: int, keys: Sequence[str]) -> list[Outcome]:
         """Return the outcome of each key; neighbours in a file are read together."""
         plan = self._plan(shard)
         entries = sorted((plan[key] for key in keys), key=lambda entry: entry.position)
         if self._root is None:
-            self._root = self._opened()
+            opened = open_root if self._is_moved else open_recorded_root
+            try:
+                self._root = opened(self._source, self._config.source, self._config.placement.storage)
+            except ConfigError as error:
+                raise ConfigError(f"{error} If the images were moved, {_MOVED}.") from None
         outcomes = dict(read_entries(self._root, entries, self._config))
         return [outcomes[plan[key].position] for key in keys]
-
-    def _opened(self) -> SourceRoot:
-        try:
-            opened = open_root if self._is_moved else open_recorded_root
-            return opened(self._source, self._config.source, self._config.placement.storage)
-        except ConfigError as error:
-            raise ConfigError(f"{error} If the images were moved, {_MOVED}.") from None
 
     def _plan(self, shard: int) -> dict[str, PlanEntry]:
         plan = self._plans.get(shard)
@@ -181,24 +162,11 @@ class ImageBytes:
         return plan
 
 
-def _with_endpoint(config: RunConfig, endpoint_url: str | None) -> RunConfig:
-    if endpoint_url is None or config.source.endpoint_url is not None:
-        return config
-    return config.model_copy(update={"source": config.source.model_copy(update={"endpoint_url": endpoint_url})})
-
-
 def decode_plain_jpeg(data: bytes, limits: ImagesConfig) -> Tensor | None:
-    """Return what `decode_upright` returns for an upright JPEG with grey or RGB samples; None for other files.
+    """Return what `decode_upright` returns for an upright JPEG with grey or RGB samples, (3, H, W); None for others.
 
-    Both decoders are libjpeg-turbo with its default settings. Also None if torchvision lacks JPEG or refuses the bytes,
-    so that `decode_upright` gives the reason.
-
-    Args:
-        data: The encoded image, whole.
-        limits: Beyond them it is None.
-
-    Returns:
-        (3, H, W) uint8 RGB in [0, 255], contiguous.
+    Both decoders are libjpeg-turbo with its default settings. Also None beyond the limits, and if torchvision lacks
+    JPEG or refuses the bytes, so that `decode_upright` gives the reason.
     """
     try:
         if not is_plain_jpeg(data, limits):

@@ -52,8 +52,7 @@ class StreamOrder:
         uneven: How ranks with different numbers of samples are treated. `keep` reads each sample once, and ranks end at
             different times. `drop` and `pad` give each rank the same number, by dropping or repeating fewer samples
             than there are ranks. For that, all shards are counted when the dataset is made.
-        rank: By default torch.distributed's when the dataset is made.
-        world_size: By default torch.distributed's when the dataset is made.
+        rank: By default torch.distributed's when the dataset is made; so is `world_size`.
     """
 
     is_shuffled: bool = True
@@ -101,9 +100,8 @@ class RisIterableDataset(StreamedDataset):
             endpoint_url: Address of an S3 store other than AWS; None reads AWS_ENDPOINT_URL.
 
         Raises:
-            ConfigError: There is no run, nothing of it is committed, an argument is invalid, or, with `drop` and `pad`,
-                the filter keeps too few masks for the ranks.
-            TransientError: Storage failed.
+            ConfigError: There is no run, nothing of it is committed, or, with `drop` and `pad`, the filter keeps too
+                few masks for the ranks.
         """
         self._order = order or StreamOrder()
         super().__init__(self._order.rank, self._order.world_size)
@@ -113,7 +111,7 @@ class RisIterableDataset(StreamedDataset):
         self._turn = 0
         self._take_stock(OpenedRun.open(run, spec or SampleSpec(), snapshot, endpoint_url=endpoint_url))
         self._builder = SampleBuilder(self._run.spec)
-        if self._counts is None and self._world_size > 1 and self._rank == 0:
+        if self._counts is None and self.world_size > 1 and self.rank == 0:
             logger.warning(
                 "Ranks have different numbers of samples. A collective call after the shortest rank has ended would "
                 "wait forever. Give StreamOrder(uneven='drop') or 'pad', or train under torch's Join."
@@ -129,10 +127,6 @@ class RisIterableDataset(StreamedDataset):
 
         Call it equally often on every rank. All ranks of a process group then read the same (see `Snapshot.shared`).
         `ResumableLoader` passes it to persistent workers; torch's own loader must be created again.
-
-        Raises:
-            ConfigError: Nothing is committed, or a receipt cannot be used.
-            TransientError: Storage failed.
         """
         if snapshot is None:
             self._turn += 1
@@ -144,12 +138,7 @@ class RisIterableDataset(StreamedDataset):
         return self._run.snapshot
 
     def count(self) -> int:
-        """Return the samples of an epoch over all ranks, before any is dropped or repeated; reads the filter's columns.
-
-        Raises:
-            ConfigError: A part is missing.
-            TransientError: Storage failed.
-        """
+        """Return the samples of an epoch over all ranks, before any is dropped or repeated."""
         return int((self._run.count_samples() if self._counts is None else self._counts).sum())
 
     def __len__(self) -> int:
@@ -158,14 +147,10 @@ class RisIterableDataset(StreamedDataset):
             raise TypeError(
                 "With uneven='keep' the number of samples per rank is not known. count() returns that of all ranks."
             )
-        return samples_per_rank(int(self._counts.sum()), self._world_size, self._order.uneven)
+        return samples_per_rank(int(self._counts.sum()), self.world_size, self._order.uneven)
 
     def stream_lengths(self, num_streams: int) -> Sequence[int]:
-        """Return the samples of each of this rank's streams, with `drop` and `pad`; raises as `len` does.
-
-        Raises:
-            TypeError: They are unknown, with `keep`.
-        """
+        """Return the samples of each of this rank's streams, with `drop` and `pad`; raises as `len` does."""
         return np.diff(worker_ends(len(self), num_streams), prepend=0).tolist()
 
     def _samples(self, stream: Stream, epoch: int, position: Position) -> Iterator[tuple[Any, Position]]:
@@ -189,33 +174,28 @@ class RisIterableDataset(StreamedDataset):
                     return
             if quota is None:
                 if not drawn and slices:
-                    self._warn_of_nothing(len(slices), stream)
+                    logger.warning(
+                        "No expression in the %d shards of worker %d, rank %d passes the filter. If other workers say "
+                        "the same, loosen the filter (%s).",
+                        *(len(slices), stream.worker, stream.rank, self._run.spec.where.as_json()),
+                    )
                 return
             # Skipped masks are replaced by the stream's first ones, so that ranks stay even.
             if num_yielded == before and drawn > start and first_drawn >= start:
                 raise ConfigError("No image of this rank can be used. The log names the first ones.")
 
-    def _warn_of_nothing(self, num_shards: int, stream: Stream) -> None:
-        logger.warning(
-            "No expression in the %d shards of worker %d, rank %d passes the filter. If other workers say the same, "
-            "loosen the filter (%s).",
-            *(num_shards, stream.worker, stream.rank, self._run.spec.where.as_json()),
-        )
-
     def _lap(self, slices: Sequence[ShardSlice], stream: Stream, epoch: int, num_passed: int) -> Iterator[Any]:
         """Yield the stream's samples once; `_NO_SAMPLE` for one of a bad image, and, unread, the first `num_passed`."""
         iterator = ShardIterator(self._run, slices, self._key("images", epoch) if self._order.is_shuffled else None)
         iterator.is_skipping = num_passed > 0
-        for number, drawn in enumerate(self._drawn(iterator, stream, epoch), 1):
+        masks: Iterator[DrawnMask[StreamedImage]] = in_order(iterator)
+        if self._order.is_shuffled:
+            buffer = Buffer(self._order.buffer_images, self._order.buffer_bytes)
+            key = self._key("buffer", epoch, stream.rank, stream.world_size, stream.worker, stream.num_workers)
+            masks = interleaved(iterator, buffer, key)
+        for number, drawn in enumerate(masks, 1):
             iterator.is_skipping = number < num_passed
             yield _NO_SAMPLE if number <= num_passed else self._sample(drawn, epoch)
-
-    def _drawn(self, iterator: ShardIterator, stream: Stream, epoch: int) -> Iterator[DrawnMask[StreamedImage]]:
-        if not self._order.is_shuffled:
-            return in_order(iterator)
-        buffer = Buffer(self._order.buffer_images, self._order.buffer_bytes)
-        key = self._key("buffer", epoch, stream.rank, stream.world_size, stream.worker, stream.num_workers)
-        return interleaved(iterator, buffer, key)
 
     def _sample(self, drawn: DrawnMask[StreamedImage], epoch: int) -> Any:
         image = drawn.item
@@ -255,7 +235,14 @@ class RisIterableDataset(StreamedDataset):
         counts: Int64Array | None = None
         if order.uneven != "keep":
             counts = run.count_samples()
-            self._check_share(run, int(counts.sum()))
+            total = int(counts.sum())
+            if not total:
+                raise run.nothing_passes()
+            if order.uneven == "drop" and total < self.world_size:
+                raise ConfigError(
+                    f"{total} samples for {self.world_size} ranks: uneven='drop' would drop all of them. Give 'pad', "
+                    "fewer ranks, or a filter that keeps more."
+                )
         self._run, self._counts = run, counts
         self._described = {
             "snapshot": run.snapshot.state(),
@@ -263,12 +250,3 @@ class RisIterableDataset(StreamedDataset):
             **spec.as_json(),
             **{name: getattr(order, name) for name in ("is_shuffled", "buffer_images", "buffer_bytes", "uneven")},
         }
-
-    def _check_share(self, run: OpenedRun, total: int) -> None:
-        if not total:
-            raise run.nothing_passes()
-        if self._order.uneven == "drop" and total < self._world_size:
-            raise ConfigError(
-                f"{total} samples for {self._world_size} ranks: uneven='drop' would drop all of them. Give 'pad', "
-                "fewer ranks, or a filter that keeps more."
-            )

@@ -1,4 +1,4 @@
-"""A small run as a map-style dataset: its tables in memory, any mask by its number."""
+"""Small runs as a map-style dataset, one or several: their tables in memory, any mask by its number."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pseudoris.training.dataset.sample_builder import SampleBuilder
 from pseudoris.training.dataset.samples import SampleSpec, Transform
 from pseudoris.training.dataset.shard_reader import FULL_WEIGHT, OpenedRun, ShardContent
 from pseudoris.training.dataset.snapshot import Snapshot
+from pseudoris.training.dataset.streamed_dataset import refuse_another
 
 DEFAULT_MAX_MEMORY_BYTES: Final = 4 * 2**30
 
@@ -54,7 +55,6 @@ class RisDataset(Dataset[Any]):
 
         Raises:
             ConfigError: There is no run, nothing of it is committed, the filter keeps nothing, or it is too large.
-            TransientError: Storage failed.
         """
         self._endpoint_url = endpoint_url
         self._max_memory_bytes = max_memory_bytes
@@ -107,7 +107,7 @@ class RisDataset(Dataset[Any]):
         *,
         among: NDArray[np.int64] | None = None,
     ) -> Any:
-        """Return the sample of a mask with the expressions of an epoch.
+        """Return the sample of a mask with the expressions of an epoch; raises as `[]` does.
 
         Args:
             index: Index of the mask.
@@ -115,10 +115,6 @@ class RisDataset(Dataset[Any]):
             decoded: Images by shard and position; read from, and added to.
             among: The masks that may replace one whose image cannot be used, (C,) ascending, `index` among them; all by
                 default.
-
-        Raises:
-            IndexError: There is no such mask.
-            ConfigError: Its image cannot be used.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"mask {index} of {len(self)}")
@@ -130,7 +126,9 @@ class RisDataset(Dataset[Any]):
             try:
                 sample = self._sample(at, epoch, {} if decoded is None else decoded)
             except ImageError as error:
-                self._refuse(at, error)
+                if self._run.spec.on_bad_image == "raise":
+                    raise self._explained(at, error) from error
+                self._shared.count_skipped()
                 continue
             return sample if self._transform is None else self._transform(sample)
         raise ConfigError(
@@ -144,15 +142,16 @@ class RisDataset(Dataset[Any]):
 
     def best_weights(self) -> NDArray[np.float64]:
         """Return the largest `weight` of each mask's expressions, (M,) float64; 1 for other draws than `weighted`."""
-        parts = [np.zeros(0), *(_best_weights(self._run.spec, content) for content in self._contents)]
+        parts = [np.zeros(0)]
+        for content in self._contents:
+            weights = np.ones(content.index.num_masks)
+            if self._run.spec.draw == "weighted" and content.draw_weights is not None and content.index.num_masks:
+                weights = np.maximum.reduceat(content.draw_weights, content.index.first_rows[:-1]) / FULL_WEIGHT
+            parts.append(weights)
         return np.concatenate(parts)
 
     def image_digests(self) -> list[str]:
-        """Return for every mask the sha256 of its image's bytes, as annotated: ids are unique only within one run.
-
-        Raises:
-            ConfigError: The spec asks for no image.
-        """
+        """Return for every mask the sha256 of its image's bytes, as annotated: ids are unique only within one run."""
         digests: list[str] = []
         for content in self._contents:
             if not content.index.num_masks:
@@ -176,14 +175,9 @@ class RisDataset(Dataset[Any]):
 
         Raises:
             ConfigError: It was saved with another spec, or the run does not hold its snapshot any more.
-            TransientError: Storage failed.
         """
         own, saved = self.describe(), state["dataset"]
-        names = [name for name in dict.fromkeys((*own, *saved)) if name != "snapshot"]
-        differing = [name for name in names if own.get(name) != saved.get(name)]
-        if differing:
-            lines = "; ".join(f"{name}: {saved.get(name)!r} saved, {own.get(name)!r} now" for name in differing)
-            raise ConfigError(f"The state belongs to other samples ({lines}). Resume with the saved settings.")
+        refuse_another(own, saved, "other samples")
         if own["snapshot"]["digest"] != saved["snapshot"]["digest"]:
             location = self._run.location
             self._read(location, self._run.spec, Snapshot.from_state(location, saved["snapshot"]))
@@ -201,7 +195,7 @@ class RisDataset(Dataset[Any]):
                 f"The run embeds {size_bytes:,} bytes of images. A RisDataset holds them in memory, up to "
                 f"max_memory_bytes={self._max_memory_bytes:,}. Use RisIterableDataset, or raise max_memory_bytes."
             )
-        contents = [opened.reader.content(row) for row in range(len(opened.snapshot))]
+        contents = [opened.content(row) for row in range(len(opened.snapshot))]
         ends = np.cumsum([content.index.num_masks for content in contents])
         if not ends[-1]:
             raise opened.nothing_passes()
@@ -230,28 +224,18 @@ class RisDataset(Dataset[Any]):
         image = int(np.searchsorted(self._contents[row].index.first_masks, mask, side="right")) - 1
         return row, image, mask
 
-    def _refuse(self, at: int, error: ImageError) -> None:
-        if self._run.spec.on_bad_image == "skip":
-            self._shared.count_skipped()
-            return
+    def _explained(self, at: int, error: ImageError) -> ConfigError | ImageError:
         row, image, _ = self._place(at)
-        content = self._contents[row]
-        if self._run.images is None or content.images is None:
-            raise error
-        raise self._run.images.explained(content.images.keys[image], error) from error
-
-
-def _best_weights(spec: SampleSpec, content: ShardContent) -> NDArray[np.float64]:
-    if spec.draw != "weighted" or content.draw_weights is None or not content.index.num_masks:
-        return np.ones(content.index.num_masks)
-    return np.maximum.reduceat(content.draw_weights, content.index.first_rows[:-1]) / FULL_WEIGHT
+        images = self._contents[row].images
+        if self._run.images is None or images is None:
+            return error
+        return self._run.images.explained(images.keys[image], error)
 
 
 class ConcatIndex:
-    """Finds an item in one of several parts that are joined in order."""
+    """Finds an item in one of several parts that are joined in order, by their lengths, at least one."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
-        """Take the length of each part, at least one."""
         self._ends = np.cumsum(lengths)
 
     def __len__(self) -> int:
@@ -259,11 +243,7 @@ class ConcatIndex:
         return int(self._ends[-1])
 
     def of(self, index: int, *, noun: str) -> tuple[int, int]:
-        """Return the part of an item, and its index there; a negative index counts from the end.
-
-        Raises:
-            IndexError: There is no such item; `noun` names what it is.
-        """
+        """Return the part of an item, and its index there; a negative index counts from the end, `noun` names it."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"{noun} {index} of {len(self)}")
         at = index % len(self)
@@ -278,11 +258,7 @@ class JoinedDataset(Dataset[Any]):
     """
 
     def __init__(self, runs: Sequence[RisDataset]) -> None:
-        """Join datasets, at least one.
-
-        Raises:
-            ConfigError: There is none.
-        """
+        """Join datasets, at least one."""
         if not runs:
             raise ConfigError("There is no run to join. Give at least one.")
         self._runs = list(runs)
@@ -308,12 +284,7 @@ class JoinedDataset(Dataset[Any]):
         return len(self._concat)
 
     def __getitem__(self, index: int) -> Any:
-        """Return a sample of the run that contains the index.
-
-        Raises:
-            IndexError: There is no such mask.
-            ConfigError: Its image cannot be used.
-        """
+        """Return a sample of the run that contains the index; raises as that run does."""
         return self.draw(index, self.epoch)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
@@ -325,20 +296,12 @@ class JoinedDataset(Dataset[Any]):
             samples.append(self._runs[run].draw(at, self.epoch, decoded[run]))
         return samples
 
-    def draw(
-        self, index: int, epoch: int, decoded: Decoded | None = None, *, among: NDArray[np.int64] | None = None
-    ) -> Any:
+    def draw(self, index: int, epoch: int, decoded: Decoded | None = None) -> Any:
         """Return the sample of a mask with the expressions of an epoch, as `RisDataset.draw` does.
 
-        `decoded` is not used: places in it are of one run. `among` is refused for the same reason.
-
-        Raises:
-            IndexError: There is no such mask.
-            ConfigError: Its image cannot be used.
+        `decoded` is not used: places in it are of one run.
         """
         del decoded
-        if among is not None:
-            raise ConfigError("A joined dataset cannot replace a mask across runs. Give among=None.")
         run, at = self._concat.of(index, noun="mask")
         return self._runs[run].draw(at, epoch)
 

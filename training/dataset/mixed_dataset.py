@@ -25,9 +25,6 @@ def choose_fraction(mask_ids: Sequence[str], fraction: float, seed: int) -> NDAr
 
     Every mask has a number by (seed, mask id), and the smallest are chosen: 1 % is part of 5 %, 5 % is part of 10 %.
     The choice is the same in every epoch, as if the others had no annotation.
-
-    Raises:
-        ConfigError: `fraction` is not in [0, 1].
     """
     if not 0 <= fraction <= 1:
         raise ConfigError(f"fraction is {fraction}. Give the share of the human annotation to use, from 0 to 1.")
@@ -54,7 +51,7 @@ class MixedDataset(Dataset[Any]):
         human_share: float | None = None,
         seed: int = 0,
     ) -> None:
-        """Mix two datasets.
+        """Mix two datasets; a share out of its range, or of nothing, is a ConfigError.
 
         Args:
             pseudo: Made by models; of one run or of several.
@@ -64,9 +61,6 @@ class MixedDataset(Dataset[Any]):
             human_share: Share of the human items in an epoch, in [0, 1): few human masks then come several times an
                 epoch, each time with another draw of expressions. None takes each chosen mask once.
             seed: Seed of the choice.
-
-        Raises:
-            ConfigError: A share is out of its range, or nothing is left to take a share of.
         """
         self._pseudo = pseudo
         self._human = human
@@ -74,14 +68,10 @@ class MixedDataset(Dataset[Any]):
         self._chosen = choose_fraction(human.mask_ids(), fraction, seed)
         _check_share(human_share, len(self._chosen))
         share = human_share
-        self._num_human = len(self._chosen) if share is None else round(len(pseudo) * share / (1 - share))
+        # Human items of an epoch.
+        self.num_human = len(self._chosen) if share is None else round(len(pseudo) * share / (1 - share))
         # The most recent epoch, by its number.
         self._shuffled: tuple[int, NDArray[np.int64]] | None = None
-
-    @property
-    def num_human(self) -> int:
-        """Human items of an epoch."""
-        return self._num_human
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the draws of both, and the order in which human masks repeat."""
@@ -90,7 +80,7 @@ class MixedDataset(Dataset[Any]):
 
     def __len__(self) -> int:
         """Return the items of an epoch."""
-        return len(self._pseudo) + self._num_human
+        return len(self._pseudo) + self.num_human
 
     def mask_ids(self) -> list[str]:
         """Return the mask of every item of the epoch, in order."""
@@ -98,7 +88,7 @@ class MixedDataset(Dataset[Any]):
 
     def best_weights(self) -> NDArray[np.float64]:
         """Return the largest weight of each item's expressions, (N,) float64, in every epoch; 1 for human items."""
-        return np.concatenate([self._pseudo.best_weights(), np.ones(self._num_human)])
+        return np.concatenate([self._pseudo.best_weights(), np.ones(self.num_human)])
 
     def image_digests(self) -> list[str]:
         """Return the sha256 of the image of every item of the epoch, as `RisDataset.image_digests` does."""
@@ -107,15 +97,10 @@ class MixedDataset(Dataset[Any]):
     def _repeated(self, human: Sequence[str]) -> list[str]:
         """Return for each human item of the epoch what `human` returns for its mask."""
         order = self._order(self._human.epoch)
-        return [human[int(order[at % len(order)])] for at in range(self._num_human)]
+        return [human[int(order[at % len(order)])] for at in range(self.num_human)]
 
     def __getitem__(self, index: int) -> Any:
-        """Return an item of either dataset.
-
-        Raises:
-            IndexError: There is no such item.
-            ConfigError: Its image cannot be used.
-        """
+        """Return an item of either dataset; raises as that does."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
@@ -143,7 +128,7 @@ class MixedDataset(Dataset[Any]):
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """Return the chosen masks in the order of an epoch: shuffled, unless each comes once."""
         num_chosen = len(self._chosen)
-        if self._num_human == num_chosen:
+        if self.num_human == num_chosen:
             return self._chosen
         if self._shuffled is None or self._shuffled[0] != epoch:
             order = permutation(key_of("human", self._seed, epoch), num_chosen)
@@ -167,19 +152,10 @@ class MixedIterableDataset(StreamedDataset):
         human_share: float | None = None,
         seed: int = 0,
     ) -> None:
-        """Mix two datasets.
+        """Mix two datasets, as `MixedDataset` does; `pseudo` brings ranks and order.
 
-        Args:
-            pseudo: Made by models; it brings ranks and order.
-            human: The masks of an imported run.
-            fraction: See `MixedDataset`.
-            human_share: Probability that a sample is human, in [0, 1). None gives each chosen human mask once an
-                epoch on average; for that the machine's samples are counted.
-            seed: Seed of the choice and of the mix.
-
-        Raises:
-            ConfigError: A share is out of its range, or nothing is left to take a share of.
-            TransientError: Storage failed while counting.
+        `human_share` is the probability that a sample is human. None gives each chosen human mask once an epoch on
+        average; for that the machine's samples are counted.
         """
         super().__init__(pseudo.rank, pseudo.world_size)
         self._pseudo = pseudo
@@ -189,12 +165,8 @@ class MixedIterableDataset(StreamedDataset):
         self._seed = seed
         self._chosen = choose_fraction(human.mask_ids(), fraction, seed)
         _check_share(human_share, len(self._chosen))
-        self._share = self._find_share()
-
-    @property
-    def human_share(self) -> float:
-        """Probability that a sample is human."""
-        return self._share
+        # Probability that a sample is human.
+        self.human_share = self._find_share()
 
     @property
     def num_skipped(self) -> int:
@@ -216,8 +188,8 @@ class MixedIterableDataset(StreamedDataset):
         return num_human / (num_human + num_pseudo)
 
     def _human_limit(self) -> int:
-        """Return which of the numbers below `_PROBABILITY_STEPS` mean human: not all, or the epoch would never end."""
-        return min(round(self._share * _PROBABILITY_STEPS), _PROBABILITY_STEPS - 1)
+        # Which of the numbers below `_PROBABILITY_STEPS` mean human: not all, or the epoch would never end.
+        return min(round(self.human_share * _PROBABILITY_STEPS), _PROBABILITY_STEPS - 1)
 
     def _samples(self, stream: Stream, epoch: int, position: Position) -> Iterator[tuple[Any, Position]]:
         machine = self._pseudo._samples(stream, epoch, position.get("pseudo", {}))
@@ -265,7 +237,7 @@ class MixedIterableDataset(StreamedDataset):
                 "state['dataset']['snapshot']['human'])."
             )
         self._pseudo._pin({"snapshot": fingerprint["snapshot"]["pseudo"]})
-        self._share = self._find_share()
+        self.human_share = self._find_share()
 
 
 def _epoch_of_lap(epoch: int, lap: int) -> int:

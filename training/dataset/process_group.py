@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 from torch.utils.data import get_worker_info
-
-if TYPE_CHECKING:
-    from torch.distributed import Store  # type: ignore[attr-defined]
 
 # Slots of the counter; workers beyond share a slot, and may then lose a count to each other.
 _SLOTS: Final = 1_024
@@ -31,7 +28,10 @@ def agreed(key: str, propose: Callable[[], str]) -> str:
     """
     if not _has_group() or get_worker_info() is not None:
         return propose()
-    store, name = _store(), f"pseudoris/{key}"
+    # The rendezvous that every group began with; torch has no public name for it, and not every build has the module.
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    store, name = _get_default_store(), f"pseudoris/{key}"
     if not store.check([name]):
         # Where another process was quicker, its value stays and comes back.
         store.compare_set(name, "", propose())
@@ -41,13 +41,6 @@ def agreed(key: str, propose: Callable[[], str]) -> str:
 
 def _has_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _store() -> Store:
-    # The rendezvous that every group began with; torch has no public name for it, and not every build has the module.
-    from torch.distributed.distributed_c10d import _get_default_store
-
-    return _get_default_store()
 
 
 class SharedNumbers:

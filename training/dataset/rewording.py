@@ -123,13 +123,6 @@ def drawn_forms(texts: Sequence[str], sources: Sequence[str], *, seed: int, epoc
 
     The draw follows from (seed, epoch, mask id, text), and of a text that comes again from how often it came before. A
     human's texts are returned as they are.
-
-    Args:
-        texts: The texts of K rows of the mask.
-        sources: Who wrote each.
-        seed: Of the dataset.
-        epoch: Of the training.
-        mask_id: Of the mask.
     """
     said = list(texts)
     for at, (text, source) in enumerate(zip(texts, sources, strict=True)):
@@ -143,15 +136,12 @@ def drawn_forms(texts: Sequence[str], sources: Sequence[str], *, seed: int, epoc
 # Bounded, because a run may have millions of texts; an epoch repeats those of the one before.
 @lru_cache(maxsize=2**16)
 def forms_of(text: str) -> tuple[str, ...]:
-    """Return the forms of an expression, itself first, each once; only itself if the rules do not know it.
-
-    Args:
-        text: Lower case, as in the tables.
-    """
+    """Return the forms of an expression in lower case, itself first; only itself if the rules do not know it."""
     phrase = _without_opening(text)
     if not _is_phrase(phrase):
         return (text,)
-    article, noun_phrase = _split_article(phrase)
+    first, _, rest = phrase.partition(" ")
+    article, noun_phrase = (first, rest) if first in lexicon.ARTICLES else ("", phrase)
     found = dict.fromkeys((text, phrase))
     if article and not _is_free_of_article(article, noun_phrase):
         return tuple(found)
@@ -184,11 +174,6 @@ def _is_phrase(text: str) -> bool:
     return not any(
         word in lexicon.CONJUNCTIONS and following in lexicon.DETERMINERS for word, following in pairwise(words)
     )
-
-
-def _split_article(phrase: str) -> tuple[str, str]:
-    first, _, rest = phrase.partition(" ")
-    return (first, rest) if first in lexicon.ARTICLES else ("", phrase)
 
 
 def _is_free_of_article(article: str, noun_phrase: str) -> bool:

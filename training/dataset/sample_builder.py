@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,17 +23,10 @@ class SampleBuilder:
     spec: SampleSpec
 
     def build(self, content: ShardContent, image: int, mask: int, *, epoch: int, pixels: Tensor | None) -> RisSample:
-        """Return the sample of a mask.
+        """Return the sample of a mask, by its position and that of its image in the shard's index.
 
-        Args:
-            content: Content of its shard.
-            image: Position of its image in the shard's index.
-            mask: Its position there.
-            epoch: Which draw of expressions.
-            pixels: (3, H, W) uint8, owned by the sample from here on; None if images were not requested.
-
-        Raises:
-            ConfigError: The mask has another size than the image.
+        `pixels` (3, H, W) uint8 are owned by the sample from here on; None if images were not requested. A mask of
+        another size is a ConfigError.
         """
         index, parts = content.index, self.spec.parts
         sample = RisSample(image_id=index.image_ids[image], mask_id=index.mask_ids[mask])
@@ -51,21 +43,17 @@ class SampleBuilder:
             sample["mask"] = decode_mask(content.counts[mask], height, width)
         if "box" in parts:
             sample["box_xyxy_px"] = torch.from_numpy(content.boxes_xyxy_px[mask].copy())
-        if self.spec.has_expressions:
-            self._add_expressions(sample, content, mask, epoch)
-        return sample
-
-    def _add_expressions(self, sample: RisSample, content: ShardContent, mask: int, epoch: int) -> None:
-        first, end = content.index.first_rows[mask : mask + 2].tolist()
-        drawn = self._drawn(content, first, end, epoch=epoch, mask_id=sample["mask_id"])
-        if "text" in self.spec.parts:
-            sample["expressions"] = _taken(content.texts, first, drawn)
-            sample["sources"] = _taken(content.sources, first, drawn)
+        if not self.spec.has_expressions:
+            return sample
+        rows = self._drawn_rows(content, mask, epoch)
+        if "text" in parts:
+            sample["expressions"] = [content.texts[row] for row in rows]
+            sample["sources"] = [content.sources[row] for row in rows]
             if self.spec.rewording:
                 self._reword(sample, epoch)
-        if "scores" in self.spec.parts:
-            rows = [first + at for at in drawn]
+        if "scores" in parts:
             sample["scores"] = {name: torch.from_numpy(column[rows]) for name, column in content.scores.items()}
+        return sample
 
     def _reword(self, sample: RisSample, epoch: int) -> None:
         rows, sources = sample["expressions"], sample["sources"]
@@ -74,22 +62,21 @@ class SampleBuilder:
         sample["sources"] = [source if row == form else SOURCE_REWORDED for row, form, source in pairs]
         sample["expressions"], sample["row_texts"] = said, rows
 
-    def _drawn(self, content: ShardContent, first: int, end: int, *, epoch: int, mask_id: str) -> list[int]:
-        """Return which expressions are drawn of a mask's, which begin at `first`, as positions from there."""
-        texts, spec = content.texts[first:end], self.spec
+    def _drawn_rows(self, content: ShardContent, mask: int, epoch: int) -> list[int]:
+        """Return which of the shard's expressions are drawn of a mask."""
+        first, end = content.index.first_rows[mask : mask + 2].tolist()
+        texts, count, spec = content.texts[first:end], self.spec.expressions_per_mask, self.spec
         if spec.draw == "distinct" or content.draw_weights is None:
-            return draw_texts(texts, spec.expressions_per_mask, seed=spec.seed, epoch=epoch, mask_id=mask_id)
-        weights = content.draw_weights[first:end].tolist()
-        draw = draw_texts_by_weight if spec.draw == "weighted" else draw_weighted_texts
-        return draw(texts, weights, spec.expressions_per_mask, seed=spec.seed, epoch=epoch, mask_id=mask_id)
+            drawn = draw_texts(texts, count, seed=spec.seed, epoch=epoch, mask_id=content.index.mask_ids[mask])
+        else:
+            weights = content.draw_weights[first:end].tolist()
+            draw = draw_texts_by_weight if spec.draw == "weighted" else draw_weighted_texts
+            drawn = draw(texts, weights, count, seed=spec.seed, epoch=epoch, mask_id=content.index.mask_ids[mask])
+        return [first + at for at in drawn]
 
 
 def decode_mask(counts: str, height: int, width: int) -> Tensor:
-    """Return a COCO run-length encoding as (H, W) bool, contiguous.
-
-    Raises:
-        ValueError: `counts` is no such encoding of an image of this size.
-    """
+    """Return a COCO run-length encoding as (H, W) bool, contiguous; a ValueError if `counts` is none of that size."""
     runs, ends = decode_image_runs(height, width, counts)
     pixels = np.zeros((height, width), dtype=np.bool_)
     if runs.size > 1:
@@ -99,7 +86,3 @@ def decode_mask(counts: str, height: int, width: int) -> Tensor:
         columns = np.repeat(np.arange(runs.size) % 2 == 1, runs)[: (right - left) * height]
         pixels[:, left:right] = columns.reshape(right - left, height).T
     return torch.from_numpy(pixels)
-
-
-def _taken(values: Sequence[str], first: int, drawn: Sequence[int]) -> list[str]:
-    return [values[first + at] for at in drawn]

@@ -1,8 +1,12 @@
-"""Which expressions a dataset uses: bounds and choices that Parquet can evaluate before anything else is read."""
+"""What a sample of a dataset holds (names, shapes, dtypes), and which expressions it is made of.
+
+Bounds and choices are such that Parquet can evaluate them before anything else is read.
+"""
 
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypedDict, get_args
@@ -86,16 +90,31 @@ class ExpressionFilter:
 
     def expression_rows(self) -> RowFilter | None:
         """Return the conditions on the expressions table; None if every row passes."""
-        return self._rows(self._score_conditions(), self._score_columns())
+        distinctiveness = pc.field("distinctiveness")
+        conditions: list[pc.Expression] = []
+        columns: list[str] = []
+        if self.tau is not None:
+            # Without nulls in it an expression prunes row groups; with them only where none of a group is null.
+            passes = (distinctiveness > self.tau) | distinctiveness.is_null()
+            conditions.append(passes & _is_no_wrong_label())
+            columns += ["distinctiveness", "kept", "source"]
+        elif self.is_kept_only:
+            conditions.append(pc.field("kept"))
+            columns.append("kept")
+        if self.lone == "drop":
+            conditions.append(distinctiveness.is_valid() | (_source() != SOURCE_MODEL))
+            columns += ["distinctiveness", "source"]
+        return self._rows(conditions, columns)
 
     def candidate_rows(self) -> RowFilter | None:
         """Return the conditions without `tau`, `kept` and `lone`, which are judged after reading."""
-        return self._rows([_is_no_wrong_label()], ("source", "kept"))
+        return self._rows([_is_no_wrong_label()], ["source", "kept"])
 
-    def _rows(self, score_conditions: list[pc.Expression], score_columns: tuple[str, ...]) -> RowFilter | None:
-        conditions = [
-            *score_conditions,
-            *(_within(pc.field(name), bounds) for name, bounds in self._bounds_of(EXPRESSIONS).items()),
+    def _rows(self, conditions: list[pc.Expression], columns: Sequence[str]) -> RowFilter | None:
+        """Return conditions, and those that do not look at scores."""
+        bounds = self._bounds_of(EXPRESSIONS)
+        others = [
+            *(_within(pc.field(name), each) for name, each in bounds.items()),
             _within(pc.list_value_length(pc.utf8_split_whitespace(pc.field("text"))), self.words),
             _within(pc.utf8_length(pc.field("text")), self.characters),
             None if self.decoders is None else pc.field("decoder").isin(sorted(self.decoders)),
@@ -106,16 +125,12 @@ class ExpressionFilter:
             "decoder": self.decoders is not None,
             "text": (self.words, self.characters) != ((None, None), (None, None)),
         }
-        columns = [*score_columns, *(name for name, is_used in used.items() if is_used), *self._bounds_of(EXPRESSIONS)]
-        return _row_filter(
-            [condition for condition in conditions if condition is not None], tuple(dict.fromkeys(columns))
-        )
+        return _row_filter([*conditions, *others], (*columns, *(name for name in used if used[name]), *bounds))
 
     def mask_rows(self) -> RowFilter | None:
         """Return the conditions on the masks table; None if every row passes."""
         bounds = self._bounds_of(MASKS)
-        conditions = [_within(pc.field(name), each) for name, each in bounds.items()]
-        return _row_filter([condition for condition in conditions if condition is not None], tuple(bounds))
+        return _row_filter([_within(pc.field(name), each) for name, each in bounds.items()], tuple(bounds))
 
     def fits_tokens(self, texts: pa.ChunkedArray) -> pa.Array | None:
         """Return which texts have few enough CLIP tokens, (E,) bool; None without such a bound."""
@@ -141,28 +156,6 @@ class ExpressionFilter:
 
     def _bounds_of(self, table: str) -> dict[str, Bounds]:
         return {name: each for name, each in self.bounds.items() if name in SCHEMAS[table].names}
-
-    def _score_conditions(self) -> list[pc.Expression]:
-        distinctiveness = pc.field("distinctiveness")
-        conditions: list[pc.Expression] = []
-        if self.tau is not None:
-            # Without nulls in it an expression prunes row groups; with them only where none of a group is null.
-            passes = (distinctiveness > self.tau) | distinctiveness.is_null()
-            conditions.append(passes & _is_no_wrong_label())
-        elif self.is_kept_only:
-            conditions.append(pc.field("kept"))
-        if self.lone == "drop":
-            conditions.append(distinctiveness.is_valid() | (_source() != SOURCE_MODEL))
-        return conditions
-
-    def _score_columns(self) -> tuple[str, ...]:
-        is_lone_dropped = self.lone == "drop"
-        used = {
-            "distinctiveness": self.tau is not None or is_lone_dropped,
-            "kept": self.tau is not None or self.is_kept_only,
-            "source": self.tau is not None or is_lone_dropped,
-        }
-        return tuple(name for name, is_used in used.items() if is_used)
 
 
 def _chosen(name: str, chosen: Collection[str] | None, known: Sequence[str]) -> frozenset[str] | None:
@@ -192,13 +185,12 @@ def _source() -> pc.Expression:
 def _within(value: pc.Expression, bounds: Bounds) -> pc.Expression | None:
     low, high = bounds
     conditions = [*([] if low is None else [value >= low]), *([] if high is None else [value <= high])]
-    return functools.reduce(lambda left, right: left & right, conditions) if conditions else None
+    return functools.reduce(operator.and_, conditions) if conditions else None
 
 
-def _row_filter(conditions: list[pc.Expression], columns: tuple[str, ...]) -> RowFilter | None:
-    if not conditions:
-        return None
-    return RowFilter(functools.reduce(lambda left, right: left & right, conditions), columns)
+def _row_filter(conditions: Sequence[pc.Expression | None], columns: Sequence[str]) -> RowFilter | None:
+    given = [condition for condition in conditions if condition is not None]
+    return RowFilter(functools.reduce(operator.and_, given), tuple(dict.fromkeys(columns))) if given else None
 
 
 Part = Literal["image", "mask", "box", "text", "scores"]

@@ -1,4 +1,7 @@
-"""How likely each candidate of a shard is drawn, where all candidates of its mask decide that together."""
+"""Reads a run shard by shard for a dataset: the masks that keep an expression, with the requested columns.
+
+Each table's part is read once, and only the columns of the spec.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,13 @@ def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64
     distinctiveness, correctness = (floats_of(candidates[name]) for name in ("distinctiveness", "correctness"))
     # What was not drawn, as a human's expression, has a count of 0.
     counts = np.maximum(pc.fill_null(candidates["count"], 0).to_numpy().astype(np.int64), 1)
-    is_passing = _is_passing(spec, candidates, distinctiveness)
+    # Above tau or without a distinctiveness; without a tau, what the run kept, or everything.
+    if spec.where.tau is not None:
+        is_passing = ~(distinctiveness <= spec.where.tau)
+    elif spec.where.is_kept_only:
+        is_passing = np.array(candidates["kept"].to_numpy(), np.bool_)
+    else:
+        is_passing = np.ones(len(distinctiveness), np.bool_)
     if spec.draw == "pseudo_ris":
         num_passing = np.bincount(masks, weights=is_passing)
         is_passing |= num_passing[masks] == 0
@@ -61,15 +70,6 @@ def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64
     if spec.draw == "weighted":
         units = units * np.rint(floats_of(candidates["weight"]) * FULL_WEIGHT).astype(np.int64)
     return np.where(is_passing, units, 0)
-
-
-def _is_passing(spec: SampleSpec, candidates: pa.Table, distinctiveness: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return (E,) bool: above tau or without a distinctiveness; without a tau, what the run kept, or everything."""
-    if spec.where.tau is not None:
-        return ~(distinctiveness <= spec.where.tau)
-    if spec.where.is_kept_only:
-        return np.array(candidates["kept"].to_numpy(), np.bool_)
-    return np.ones(len(distinctiveness), np.bool_)
 
 
 Int64Array = NDArray[np.int64]
@@ -131,99 +131,6 @@ class ShardContent:
     scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     draw_weights: Int64Array | None = None
     images: ShardImages | None = None
-
-
-class ShardReader:
-    """Reads shards of a snapshot: each table's part once, and only the columns of the spec. Can be pickled."""
-
-    def __init__(
-        self,
-        location: RunLocation,
-        snapshot: Snapshot,
-        spec: SampleSpec,
-        image_bytes: ImageBytes | None,
-        *,
-        excluded: RecordedImageMatcher | None = None,
-    ) -> None:
-        """Wire it; `image_bytes` is None if no images are requested, `excluded` if none are left out."""
-        self._location = location
-        self._snapshot = snapshot
-        self._spec = spec
-        self._image_bytes = image_bytes
-        self._excluded = excluded
-
-    def index(self, row: int, *, with_sizes: bool = True) -> ShardIndex:
-        """Return the index of the shard in a row of the snapshot: ids alone, and the images' sizes.
-
-        Raises:
-            ConfigError: A part is missing, or a later version of the package wrote it.
-            TransientError: Storage failed, or a part does not read.
-        """
-        parts = self._snapshot.parts(row)
-        masks = self._read(parts, MASKS, ("mask_id",)) if self._spec.where.mask_rows() else None
-        index = _with_masks(self._read_index(parts, ()), masks)
-        if self._image_bytes is None or not with_sizes or not index.num_masks:
-            return index
-        return _with_sizes(index, self._read(parts, IMAGES, ("image_id", "height", "width")))
-
-    def content(self, row: int) -> ShardContent:
-        """Return all requested parts of the shard in a row of the snapshot; raises as `index` does.
-
-        Raises:
-            ConfigError: Or SOURCE, which holds the images, cannot be read.
-            TransientError: Storage failed.
-        """
-        parts, spec = self._snapshot.parts(row), self._spec
-        columns = (*(("text", "source") if spec.has_expressions else ()), *(SCORES if "scores" in spec.parts else ()))
-        index = self._read_index(parts, columns)
-        masks = self._read_masks(parts) if index.num_masks else None
-        index = _with_masks(index, masks if spec.where.mask_rows() else None)
-        if not index.num_masks:
-            return ShardContent(index)
-        images = None
-        if self._image_bytes is not None:
-            table = self._read(parts, IMAGES, self._image_bytes.columns)
-            index = _with_sizes(index, table)
-            images = self._image_bytes.of_shard(parts.shard, _rows_of(index.image_ids, table, "image_id", parts))
-        return _content(index, masks, images)
-
-    def _read_index(self, parts: ShardParts, columns: Sequence[str]) -> ShardIndex:
-        where, is_judged_by_mask = self._spec.where, self._spec.is_judged_by_mask
-        is_counting_tokens = where.max_clip_tokens is not None
-        wanted = dict.fromkeys(("image_id", "target_mask_ids", *columns, *(("text",) if is_counting_tokens else ())))
-        read = dict.fromkeys((*wanted, *(WEIGHT_COLUMNS if is_judged_by_mask else ())))
-        rows = where.candidate_rows() if is_judged_by_mask else where.expression_rows()
-        table = read_selected(self._location, EXPRESSIONS, parts.names[EXPRESSIONS], list(read), rows)
-        table = table.filter(pc.equal(pc.list_value_length(table["target_mask_ids"]), 1))
-        table = table if self._excluded is None else self._without_excluded(parts, table, self._excluded)
-        fits = where.fits_tokens(table["text"]) if is_counting_tokens else None
-        table = table if fits is None else table.filter(fits)
-        return _index(parts, _weighed(self._spec, table, list(wanted)) if is_judged_by_mask else table)
-
-    def _without_excluded(self, parts: ShardParts, table: pa.Table, excluded: RecordedImageMatcher) -> pa.Table:
-        if not table.num_rows:
-            return table
-        rows = self._read(parts, IMAGES, ("image_id", "key", "sha256")).to_pylist()
-        ids = [row["image_id"] for row in rows if excluded.rule_of(row["key"], row["sha256"]) is not None]
-        return table.filter(pc.invert(pc.is_in(table["image_id"], value_set=pa.array(ids, pa.string()))))
-
-    def _read_masks(self, parts: ShardParts) -> pa.Table | None:
-        columns = {"mask": "segmentation", "box": "box_xyxy_px"}
-        wanted = [column for part, column in columns.items() if part in self._spec.parts]
-        if not wanted and self._spec.where.mask_rows() is None:
-            return None
-        return self._read(parts, MASKS, ("mask_id", *wanted))
-
-    def _read(self, parts: ShardParts, table: str, columns: Sequence[str]) -> pa.Table:
-        keep = self._spec.where.mask_rows() if table == MASKS else None
-        return read_selected(self._location, table, parts.names[table], columns, keep)
-
-
-def _weighed(spec: SampleSpec, candidates: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Return some columns, and the weight, of the candidates that may be drawn."""
-    of_mask, _ = _numbered(pc.list_flatten(candidates["target_mask_ids"]))
-    weights = pa.array(draw_weights(spec, candidates, of_mask))
-    return candidates.select(list(columns)).append_column(_WEIGHT, weights).filter(pc.greater(weights, 0))
 
 
 def _index(parts: ShardParts, table: pa.Table) -> ShardIndex:
@@ -296,11 +203,8 @@ def _content(index: ShardIndex, masks: pa.Table | None, images: ShardImages | No
         draw_weights=table[_WEIGHT].to_numpy() if _WEIGHT in table.column_names else None,
         images=images,
     )
-    return content if masks is None else _with_mask_columns(content, masks)
-
-
-def _with_mask_columns(content: ShardContent, masks: pa.Table) -> ShardContent:
-    index = content.index
+    if masks is None:
+        return content
     rows = _rows_of(index.mask_ids, masks, "mask_id", index.parts).combine_chunks()
     if "segmentation" in rows.column_names:
         segmentation = rows["segmentation"].combine_chunks()
@@ -331,7 +235,7 @@ class OpenedRun:
         snapshot: Which commits are read.
         spec: What of them.
         images: How its images are read; None if no image is requested.
-        reader: Reads its shards.
+        excluded: The images to leave out; None for none.
     """
 
     location: RunLocation
@@ -339,7 +243,7 @@ class OpenedRun:
     snapshot: Snapshot
     spec: SampleSpec
     images: ImageBytes | None
-    reader: ShardReader
+    excluded: RecordedImageMatcher | None
 
     @classmethod
     def open(
@@ -351,19 +255,10 @@ class OpenedRun:
         endpoint_url: str | None = None,
         is_random_access: bool = False,
     ) -> Self:
-        """Open a run.
-
-        Args:
-            run: A folder or url, or a location.
-            spec: What of it.
-            snapshot: Which commits; `Snapshot.shared` by default.
-            endpoint_url: Address of an S3 store other than AWS, for the run and its images; None reads
-                AWS_ENDPOINT_URL.
-            is_random_access: See `ImageBytes`.
+        """Open a run; the arguments are those of `RisDataset` and `ImageBytes`.
 
         Raises:
             ConfigError: There is no run, nothing of it is committed yet, or `spec.exclude` needs the images' pixels.
-            TransientError: Storage failed.
         """
         location = run if isinstance(run, RunLocation) else RunLocation.open(run, endpoint_url)
         header = require_header(location)
@@ -373,9 +268,65 @@ class OpenedRun:
             images = ImageBytes(
                 location, header, source=spec.source, endpoint_url=endpoint_url, is_random_access=is_random_access
             )
-        excluded = _excluded(header, spec)
-        reader = ShardReader(location, chosen, spec, images, excluded=excluded)
-        return cls(location, header, chosen, spec, images, reader)
+        return cls(location, header, chosen, spec, images, _excluded(header, spec))
+
+    def index(self, row: int, *, with_sizes: bool = True) -> ShardIndex:
+        """Return the index of the shard in a row of the snapshot: ids alone, and the images' sizes.
+
+        A part that is missing, damaged or of a later version of the package is an error, as of `content`.
+        """
+        parts = self.snapshot.parts(row)
+        masks = self._read(parts, MASKS, ("mask_id",)) if self.spec.where.mask_rows() else None
+        index = _with_masks(self._read_index(parts, ()), masks)
+        if self.images is None or not with_sizes or not index.num_masks:
+            return index
+        return _with_sizes(index, self._read(parts, IMAGES, ("image_id", "height", "width")))
+
+    def content(self, row: int) -> ShardContent:
+        """Return all requested parts of the shard in a row of the snapshot."""
+        parts, spec = self.snapshot.parts(row), self.spec
+        columns = (*(("text", "source") if spec.has_expressions else ()), *(SCORES if "scores" in spec.parts else ()))
+        index = self._read_index(parts, columns)
+        of_masks = {"mask": "segmentation", "box": "box_xyxy_px"}
+        wanted = [column for part, column in of_masks.items() if part in spec.parts]
+        masks = None
+        if index.num_masks and (wanted or spec.where.mask_rows() is not None):
+            masks = self._read(parts, MASKS, ("mask_id", *wanted))
+        index = _with_masks(index, masks if spec.where.mask_rows() else None)
+        if not index.num_masks:
+            return ShardContent(index)
+        images = None
+        if self.images is not None:
+            table = self._read(parts, IMAGES, self.images.columns)
+            index = _with_sizes(index, table)
+            images = self.images.of_shard(parts.shard, _rows_of(index.image_ids, table, "image_id", parts))
+        return _content(index, masks, images)
+
+    def _read_index(self, parts: ShardParts, columns: Sequence[str]) -> ShardIndex:
+        where, is_judged_by_mask = self.spec.where, self.spec.is_judged_by_mask
+        is_counting_tokens = where.max_clip_tokens is not None
+        wanted = dict.fromkeys(("image_id", "target_mask_ids", *columns, *(("text",) if is_counting_tokens else ())))
+        read = dict.fromkeys((*wanted, *(WEIGHT_COLUMNS if is_judged_by_mask else ())))
+        rows = where.candidate_rows() if is_judged_by_mask else where.expression_rows()
+        table = read_selected(self.location, EXPRESSIONS, parts.names[EXPRESSIONS], list(read), rows)
+        table = table.filter(pc.equal(pc.list_value_length(table["target_mask_ids"]), 1))
+        if self.excluded is not None and table.num_rows:
+            images = self._read(parts, IMAGES, ("image_id", "key", "sha256")).to_pylist()
+            rules = (self.excluded.rule_of(each["key"], each["sha256"]) for each in images)
+            ids = [each["image_id"] for each, rule in zip(images, rules, strict=True) if rule is not None]
+            table = table.filter(pc.invert(pc.is_in(table["image_id"], value_set=pa.array(ids, pa.string()))))
+        fits = where.fits_tokens(table["text"]) if is_counting_tokens else None
+        table = table if fits is None else table.filter(fits)
+        if is_judged_by_mask:
+            # The requested columns, and the weight, of the candidates that may be drawn.
+            of_mask, _ = _numbered(pc.list_flatten(table["target_mask_ids"]))
+            weights = pa.array(draw_weights(self.spec, table, of_mask))
+            table = table.select(list(wanted)).append_column(_WEIGHT, weights).filter(pc.greater(weights, 0))
+        return _index(parts, table)
+
+    def _read(self, parts: ShardParts, table: str, columns: Sequence[str]) -> pa.Table:
+        keep = self.spec.where.mask_rows() if table == MASKS else None
+        return read_selected(self.location, table, parts.names[table], columns, keep)
 
     def nothing_passes(self) -> ConfigError:
         """Return the error for a snapshot of which the filter keeps nothing."""
@@ -385,14 +336,9 @@ class OpenedRun:
         )
 
     def count_samples(self) -> Int64Array:
-        """Return the samples of every shard of the snapshot, (S,); reads the columns that the filter asks for.
-
-        Raises:
-            ConfigError: A part is missing.
-            TransientError: Storage failed.
-        """
+        """Return the samples of every shard of the snapshot, (S,); reads the columns that the filter asks for."""
         with ThreadPoolExecutor(_COUNTERS) as pool:
-            counts = pool.map(lambda row: self.reader.index(row, with_sizes=False).num_masks, range(len(self.snapshot)))
+            counts = pool.map(lambda row: self.index(row, with_sizes=False).num_masks, range(len(self.snapshot)))
             return np.fromiter(counts, np.int64, len(self.snapshot))
 
 

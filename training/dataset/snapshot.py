@@ -89,16 +89,12 @@ class Snapshot:
         """Return the snapshot that the processes of the torch.distributed group agree on; without a group, `take`.
 
         The first process of a turn takes it, and the others read the same. No process waits for another. So all ranks
-        read the same rows of a growing run, in whatever order they start.
+        read the same rows of a growing run, in whatever order they start. Raises as `take`.
 
         Args:
             location: Where the run lives, or its folder or url; the same for all.
             turn: Name of the agreement, which holds as long as the group exists. 0 is for new datasets, and refreshes
                 have their own. Any other, such as `epoch 7`, is a separate agreement.
-
-        Raises:
-            ConfigError: As `take`, or this process does not find the snapshot of another one.
-            TransientError: Storage failed.
         """
         location = _opened(location)
         taken: list[Self] = []
@@ -114,12 +110,7 @@ class Snapshot:
 
     @classmethod
     def of_manifest(cls, location: RunLocation, number: int) -> Self:
-        """Return a manifest by its number.
-
-        Raises:
-            ConfigError: There is no such manifest, it is of another version, or it is empty.
-            TransientError: Storage failed, or it is damaged.
-        """
+        """Return a manifest by its number."""
         table = read_manifest(location, number, (*_COLUMNS, _HEADER))
         # Manifests of version 0.1.0 lack the column.
         named = set(table[_HEADER].to_pylist()) if _HEADER in table.column_names else set()
@@ -132,25 +123,16 @@ class Snapshot:
 
     @classmethod
     def of_receipts(cls, location: RunLocation | str) -> Self:
-        """Return everything that is committed now: a listing, and a request a shard.
-
-        Raises:
-            ConfigError: Nothing is committed yet, or a receipt cannot be used.
-            TransientError: Storage failed.
-        """
+        """Return everything that is committed now: a listing, and a request a shard."""
         location = _opened(location)
         return cls._of_commits(location, list_receipts(location))
 
     @classmethod
     def from_state(cls, location: RunLocation | str, state: dict[str, Any]) -> Self:
-        """Return the snapshot that `state` describes, as it was.
-
-        Raises:
-            ConfigError: The run no longer has it.
-            TransientError: Storage failed.
-        """
+        """Return the snapshot that `state` describes, as it was; a ConfigError if the run no longer has it."""
         location = _opened(location)
-        commits = _unpacked(state["commits"] or [])
+        packed = state["commits"] or []
+        commits = {shard: generation for first, count, generation in packed for shard in range(first, first + count)}
         if state["manifest"] is not None:
             found = cls.of_manifest(location, state["manifest"])._with_retried(location, commits)
         else:
@@ -233,7 +215,3 @@ def _packed(commits: Iterable[tuple[int, int]]) -> list[list[int]]:
         else:
             runs.append([shard, 1, generation])
     return runs
-
-
-def _unpacked(runs: list[list[int]]) -> dict[int, int]:
-    return {shard: generation for first, count, generation in runs for shard in range(first, first + count)}

@@ -22,13 +22,9 @@ Uneven = Literal["keep", "drop", "pad"]
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One of the disjoint sequences that an epoch is read in: a loader worker of a rank.
+    """One of the disjoint sequences that an epoch is read in: a loader worker of a rank, both numbered from 0.
 
-    Attributes:
-        rank: From 0.
-        world_size: Ranks.
-        worker: Number of the worker within its rank, from 0.
-        num_workers: Workers of each rank, at least 1: a loader without workers counts as one.
+    A loader without workers counts as one worker.
     """
 
     rank: int = 0
@@ -39,13 +35,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class ShardSlice:
-    """Some samples of a shard, in the order of its tables.
-
-    Attributes:
-        row: Row of the snapshot.
-        start: First sample.
-        stop: One after the last; None for the shard's end.
-    """
+    """Samples `start` to below `stop` (None: the end) of the shard in a row of the snapshot, in its tables' order."""
 
     row: int
     start: int = 0
@@ -77,11 +67,7 @@ def equal_slices(
     workers an equal part of that span, to within one sample. At the end `drop` leaves out fewer samples than there are
     ranks; `pad` repeats as few from the beginning. A shard at the border of two spans is read by both.
 
-    Args:
-        order: Rows of the snapshot, (S,).
-        counts: Samples by row of the snapshot, (S,).
-        stream: The stream whose span is returned.
-        uneven: `drop` or `pad`.
+    `order` has the rows of the snapshot, (S,), and `counts` the samples by row.
     """
     ends = np.cumsum(counts[order])
     total = int(ends[-1]) if len(ends) else 0
@@ -92,22 +78,14 @@ def equal_slices(
     start, stop = (stream.rank * share + bounds[stream.worker + at] for at in (0, 1))
     slices: list[ShardSlice] = []
     while start < stop:
+        # The first shard that ends behind the next sample, from where it stands in the sequence.
         begin = start % total
-        end = min(begin + stop - start, total)
-        slices += _slices_between(order, ends, begin, end)
+        at = int(np.searchsorted(ends, begin, side="right"))
+        first = int(ends[at - 1]) if at else 0
+        end = min(int(ends[at]), begin + stop - start)
+        slices.append(ShardSlice(int(order[at]), begin - first, end - first))
         start += end - begin
     return slices
-
-
-def _slices_between(order: NDArray[np.int64], ends: NDArray[np.int64], start: int, stop: int) -> Iterator[ShardSlice]:
-    """Yield the slices of the samples `start` ... `stop`-1 of the row."""
-    at = int(np.searchsorted(ends, start, side="right"))
-    while start < stop:
-        first = int(ends[at - 1]) if at else 0
-        end = min(int(ends[at]), stop)
-        if end > start:
-            yield ShardSlice(int(order[at]), start - first, end - first)
-        start, at = end, at + 1
 
 
 logger = logging.getLogger(__name__)
@@ -123,22 +101,15 @@ class StreamedShard:
     read: ShardContent | None = None
 
     def content(self) -> ShardContent:
-        """Return what samples are made of; raises as `ShardReader.content` does."""
+        """Return what samples are made of."""
         if self.read is None:
-            self.read = self.run.reader.content(self.row)
+            self.read = self.run.content(self.row)
         return self.read
 
 
 @dataclass(slots=True)
 class StreamedImage:
-    """An image, and those of its masks that belong to the stream.
-
-    Attributes:
-        shard: Its shard.
-        at: Its position in the shard's index.
-        first_mask: Position in the index of its first mask in the stream.
-        num_masks: How many consecutive masks.
-    """
+    """An image, by its position in the shard's index, and those of its consecutive masks that belong to the stream."""
 
     shard: StreamedShard
     at: int
@@ -156,9 +127,6 @@ class StreamedImage:
         """Return the image, (3, H, W) uint8, owned by the caller; None if it is not requested or cannot be used.
 
         Decoded once: every mask but the last gets a copy, so that a transform may write into it.
-
-        Raises:
-            ConfigError: It cannot be used, and the spec does not skip such.
         """
         content, images = self.shard.content(), self.shard.run.images
         if images is None or content.images is None:
@@ -167,7 +135,13 @@ class StreamedImage:
             try:
                 self._pixels = images.decode(content.images, self.at)
             except ImageError as error:
-                self._refuse(error)
+                explained = images.explained(content.images.keys[self.at], error)
+                if self.shard.run.spec.on_bad_image == "raise":
+                    raise explained from error
+                if content.images.outcomes[self.at] is not error:
+                    logger.warning("image left out, with its masks: %s", explained)
+                # Not decoded again for its other masks.
+                content.images.outcomes[self.at] = error
                 return None
             # The encoded bytes are not needed any more, and masks of a few images keep a shard's content alive.
             content.images.outcomes[self.at] = b""
@@ -176,18 +150,6 @@ class StreamedImage:
             self._pixels = None
             return pixels
         return pixels.clone()
-
-    def _refuse(self, error: ImageError) -> None:
-        content, images = self.shard.content(), self.shard.run.images
-        if images is None or content.images is None:
-            return
-        explained = images.explained(content.images.keys[self.at], error)
-        if self.shard.run.spec.on_bad_image == "raise":
-            raise explained from error
-        if content.images.outcomes[self.at] is not error:
-            logger.warning("image left out, with its masks: %s", explained)
-        # Not decoded again for its other masks.
-        content.images.outcomes[self.at] = error
 
 
 class ShardIterator:
@@ -205,7 +167,7 @@ class ShardIterator:
         self._key = key
 
     def __iter__(self) -> Iterator[StreamedImage]:
-        """Yield the images; raises as `ShardReader.content` does."""
+        """Yield the images."""
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
             ahead: Future[StreamedShard] | None = None
             for at, part in enumerate(self._slices):
@@ -216,8 +178,8 @@ class ShardIterator:
 
     def _read(self, row: int) -> StreamedShard:
         if self.is_skipping:
-            return StreamedShard(self._run, row, self._run.reader.index(row))
-        content = self._run.reader.content(row)
+            return StreamedShard(self._run, row, self._run.index(row))
+        content = self._run.content(row)
         return StreamedShard(self._run, row, content.index, content)
 
     def _images(self, shard: StreamedShard, part: ShardSlice) -> Iterator[StreamedImage]:
@@ -240,7 +202,7 @@ class Item(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """Its size in bytes when decoded."""
+        """When decoded."""
 
 
 ItemT = TypeVar("ItemT", bound=Item)
@@ -248,12 +210,7 @@ ItemT = TypeVar("ItemT", bound=Item)
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """The size of the buffer from which masks are drawn: within both bounds, but at least one image.
-
-    Attributes:
-        images: The most images at a time.
-        size_bytes: The most bytes of decoded pixels.
-    """
+    """The most images, and bytes of decoded pixels, from which masks are drawn: within both, but at least one image."""
 
     images: int
     size_bytes: int
@@ -279,12 +236,7 @@ def interleaved(items: Iterable[ItemT], buffer: Buffer, key: int) -> Iterator[Dr
     """Yield every mask once, each drawn among all masks left of the images in the buffer.
 
     An image enters when the last mask of another one was drawn. So each image is decoded once, at its first mask,
-    memory is bounded, and decoding is spread evenly over a long stream.
-
-    Args:
-        items: In the order in which they enter.
-        buffer: Its bounds.
-        key: Decides the draws: equal keys and items give an equal order.
+    memory is bounded, and decoding is spread evenly over a long stream. Equal keys and items give an equal order.
     """
     source = iter(items)
     ahead = next(source, None)
@@ -293,7 +245,9 @@ def interleaved(items: Iterable[ItemT], buffer: Buffer, key: int) -> Iterator[Dr
     left: dict[int, int] = {}
     entered = drawn = size_bytes = 0
     while ahead is not None or pool:
-        while ahead is not None and (not held or _fits(len(held), size_bytes + ahead.size_bytes, buffer)):
+        while ahead is not None and (
+            not held or (len(held) < buffer.images and size_bytes + ahead.size_bytes <= buffer.size_bytes)
+        ):
             held[entered], left[entered] = ahead, ahead.num_masks
             pool += [(entered, mask) for mask in range(ahead.num_masks)]
             size_bytes += ahead.size_bytes
@@ -309,7 +263,3 @@ def interleaved(items: Iterable[ItemT], buffer: Buffer, key: int) -> Iterator[Dr
             size_bytes -= item.size_bytes
             del held[number], left[number]
         yield DrawnMask(item, mask, number not in held)
-
-
-def _fits(num_held: int, size_bytes: int, buffer: Buffer) -> bool:
-    return num_held < buffer.images and size_bytes <= buffer.size_bytes

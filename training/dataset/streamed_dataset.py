@@ -1,9 +1,9 @@
-"""The base of iterable datasets: which stream and epoch a worker reads, and its position in them."""
+"""The base of iterable datasets, and a `DataLoader` for them, that can stop and resume in the middle of an epoch."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -25,14 +25,7 @@ SampleSequence = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class StreamPlace:
-    """The position of a stream of this rank.
-
-    Attributes:
-        sequence: Its sequence of samples; see `StreamedDataset.sequence`.
-        number: Number of the stream.
-        num_streams: Streams of the rank.
-        position: In the stream.
-    """
+    """The position of a stream, of several of this rank, in a sequence of samples (`StreamedDataset.sequence`)."""
 
     sequence: SampleSequence
     number: int
@@ -50,26 +43,17 @@ class StreamedDataset(IterableDataset[Any]):
     def __init__(self, rank: int | None = None, world_size: int | None = None) -> None:
         """Take rank and world size, here and not in a worker, of the process group by default."""
         own_rank, own_size = distributed_rank()
-        self._rank = own_rank if rank is None else rank
-        self._world_size = own_size if world_size is None else world_size
-        if not 0 <= self._rank < self._world_size:
+        self.rank = own_rank if rank is None else rank
+        self.world_size = own_size if world_size is None else world_size
+        if not 0 <= self.rank < self.world_size:
             raise ConfigError(
-                f"rank is {self._rank}, world_size {self._world_size}. Give a rank from 0 to world_size - 1."
+                f"rank is {self.rank}, world_size {self.world_size}. Give a rank from 0 to world_size - 1."
             )
         self._shared = SharedNumbers()
         self._loaded: dict[str, Any] | None = None
-        self._num_replaced = 0
+        # How often a refresh or a loaded state replaced the data to read. Copies in workers do not see this.
+        self.num_replaced = 0
         self._place: StreamPlace | None = None
-
-    @property
-    def rank(self) -> int:
-        """Of this process."""
-        return self._rank
-
-    @property
-    def world_size(self) -> int:
-        """Number of ranks."""
-        return self._world_size
 
     @property
     def epoch(self) -> int:
@@ -77,17 +61,12 @@ class StreamedDataset(IterableDataset[Any]):
         return self._shared.epoch
 
     @property
-    def num_replaced(self) -> int:
-        """How often a refresh or a loaded state replaced the data to read. Copies in workers do not see this."""
-        return self._num_replaced
-
-    @property
     def sequence(self) -> SampleSequence:
         """Which sequence of samples the next iteration reads: another one after `set_epoch`, a refresh, a loaded state.
 
         A position in one is meaningless in another: a state that mixed them would skip samples that were never read.
         """
-        return self.epoch, self._num_replaced
+        return self.epoch, self.num_replaced
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch: its shuffle and its draws. Call it on every rank before each iteration."""
@@ -108,7 +87,7 @@ class StreamedDataset(IterableDataset[Any]):
                 f"{num_workers}. Resume with the same number of loader workers, or start the epoch again."
             )
         number = (worker + (state["first"] if state else 0)) % num_workers
-        stream = Stream(self._rank, self._world_size, number, num_workers)
+        stream = Stream(self.rank, self.world_size, number, num_workers)
         position: Position = state["streams"].get(str(number), {}) if state else {}
         self._place = StreamPlace(sequence, number, num_workers, position)
         for sample, reached in self._samples(stream, sequence[0], position):
@@ -133,8 +112,8 @@ class StreamedDataset(IterableDataset[Any]):
         return {
             "version": STATE_VERSION,
             "epoch": self.epoch,
-            "rank": self._rank,
-            "world_size": self._world_size,
+            "rank": self.rank,
+            "world_size": self.world_size,
             "num_workers": num_workers,
             "first": first,
             "streams": {str(number): position for number, position in streams.items()},
@@ -147,26 +126,18 @@ class StreamedDataset(IterableDataset[Any]):
         Raises:
             ConfigError: It was saved by another dataset, by other settings, or on another rank; the difference is
                 named.
-            TransientError: Storage failed.
         """
         if state.get("version") != STATE_VERSION:
             raise ConfigError(
                 f"The state has version {state.get('version')!r}. This package reads version {STATE_VERSION}."
             )
-        own = {"rank": self._rank, "world_size": self._world_size, **self._fingerprint()}
+        own = {"rank": self.rank, "world_size": self.world_size, **self._fingerprint()}
         saved = {"rank": state["rank"], "world_size": state["world_size"], **state["dataset"]}
-        # A state brings its own snapshot, so it is not compared.
-        names = [name for name in dict.fromkeys((*own, *saved)) if name != "snapshot"]
-        differing = [name for name in names if own.get(name) != saved.get(name)]
-        if differing:
-            lines = "; ".join(f"{name}: {saved.get(name)!r} saved, {own.get(name)!r} now" for name in differing)
-            raise ConfigError(
-                f"The state belongs to another sequence of samples ({lines}). Resume with the saved settings."
-            )
+        refuse_another(own, saved, "another sequence of samples")
         self._pin(state["dataset"])
         self.set_epoch(state["epoch"])
         self._loaded = state
-        self._num_replaced += 1
+        self.num_replaced += 1
 
     def loaded_state(self) -> dict[str, Any] | None:
         """Return the state that the next iteration continues from; None if it starts at the beginning of the epoch."""
@@ -179,7 +150,7 @@ class StreamedDataset(IterableDataset[Any]):
     def begin_anew(self) -> None:
         """Start the next iteration at the beginning of its epoch, because the data to read was replaced."""
         self.forget_state()
-        self._num_replaced += 1
+        self.num_replaced += 1
 
     def place(self) -> StreamPlace:
         """Return which stream this process reads and its position; a sequence not yet begun is at its beginning."""
@@ -192,11 +163,7 @@ class StreamedDataset(IterableDataset[Any]):
         return self._place or self.place()
 
     def stream_lengths(self, num_streams: int) -> Sequence[int]:
-        """Return the samples of an epoch by stream of this rank.
-
-        Raises:
-            TypeError: They are not known.
-        """
+        """Return the samples of an epoch by stream of this rank; a TypeError if they are not known."""
         raise TypeError(f"The number of samples in an epoch of a {type(self).__name__} is not known.")
 
     @abstractmethod
@@ -210,6 +177,15 @@ class StreamedDataset(IterableDataset[Any]):
     @abstractmethod
     def _pin(self, fingerprint: dict[str, Any]) -> None:
         """Read the snapshot of a saved fingerprint from now on."""
+
+
+def refuse_another(own: Mapping[str, Any], saved: Mapping[str, Any], what: str) -> None:
+    """Raise what a saved description of a dataset differs in; its snapshot may, for a state brings its own."""
+    names = [name for name in dict.fromkeys((*own, *saved)) if name != "snapshot"]
+    differing = [name for name in names if own.get(name) != saved.get(name)]
+    if differing:
+        lines = "; ".join(f"{name}: {saved.get(name)!r} saved, {own.get(name)!r} now" for name in differing)
+        raise ConfigError(f"The state belongs to {what} ({lines}). Resume with the saved settings.")
 
 
 def _own_stream() -> tuple[int, int]:
@@ -254,7 +230,11 @@ class ResumableLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the batches of the epoch, from the position of a loaded state."""
-        self._renew_workers()
+        # With a loaded state, renew workers even if the data was not replaced: if a resumed epoch was abandoned, some
+        # may have finished and lost the state.
+        if self._num_replaced != self.dataset.num_replaced or self.dataset.loaded_state() is not None:
+            self._loader = DataLoader(self.dataset, **self._options)
+            self._num_replaced = self.dataset.num_replaced
         reached = self._reached = self._beginning()
         for place, batch in self._placed_batches():
             reached.streams[place.number] = place.position
@@ -277,12 +257,7 @@ class ResumableLoader:
         return self.dataset.state_of(reached.streams, num_workers=self._num_streams, first=reached.first)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration continue after the last batch taken; raises as the dataset's does.
-
-        Raises:
-            ConfigError: The state belongs to other settings.
-            TransientError: Storage failed.
-        """
+        """Let the next iteration continue after the last batch taken; raises as the dataset's does."""
         self.dataset.load_state_dict(state)
 
     def _placed_batches(self) -> Iterator[Any]:
@@ -298,13 +273,6 @@ class ResumableLoader:
         state = self.dataset.loaded_state()
         streams = {int(number): place for number, place in state["streams"].items()} if state else {}
         return _LoaderPosition(self.dataset.sequence, streams, state["first"] if state else 0)
-
-    def _renew_workers(self) -> None:
-        # With a loaded state, renew them even if the data was not replaced: if a resumed epoch was abandoned, some
-        # workers may have finished and lost the state.
-        if self._num_replaced != self.dataset.num_replaced or self.dataset.loaded_state() is not None:
-            self._loader = DataLoader(self.dataset, **self._options)
-            self._num_replaced = self.dataset.num_replaced
 
 
 class _PlacingCollate:

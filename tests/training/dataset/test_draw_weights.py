@@ -67,7 +67,7 @@ def run(tmp_path_factory):
 def weights(run: BuiltRun, **spec) -> list[dict[str, int]]:
     """Return the weight of each text that may be drawn, by mask."""
     opened = OpenedRun.open(run.location, SampleSpec(parts=("text",), **spec))
-    content = opened.reader.content(0)
+    content = opened.content(0)
     bounds = content.index.first_rows.tolist()
     return [
         dict(zip(content.texts[first:end], content.draw_weights[first:end].tolist(), strict=True))

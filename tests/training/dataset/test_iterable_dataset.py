@@ -29,7 +29,6 @@ from pseudoris.training.dataset import (
     SampleSpec,
     StreamOrder,
     collate_lists,
-    process_group,
 )
 from tests.training.dataset.builders import build_run
 
@@ -380,7 +379,7 @@ def test_rank_and_world_size_are_those_of_the_process_group(run, tmp_path):
 
 def test_ranks_of_a_larger_group_share_without_being_told(run, monkeypatch):
     store = torch.distributed.HashStore()
-    monkeypatch.setattr(process_group, "_store", lambda: store)
+    monkeypatch.setattr("torch.distributed.distributed_c10d._get_default_store", lambda: store)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     found = []
