@@ -16,7 +16,6 @@ from pseudoris.training.dataset import (
     ExpressionFilter,
     JoinedDataset,
     MixedDataset,
-    MixedIterableDataset,
     RisDataset,
     RisIterableDataset,
     SampleSpec,
@@ -157,20 +156,6 @@ def test_the_same_text_is_drawn_again_as_draws_are_independent(run):
     assert all(sample["scores"]["correctness"].shape == (3,) for sample in samples)
 
 
-def test_masks_alone_are_read_without_texts(run):
-    assert len(RisDataset(run.location, SampleSpec(parts=("mask",), draw="pseudo_ris"))) == 3
-    assert RisIterableDataset(run.location, SampleSpec(parts=("mask",), draw="pseudo_ris")).count() == 3
-
-
-def test_a_machines_draw_mixes_with_human_annotation(run, tmp_path):
-    text = SampleSpec(parts=("text",), draw="pseudo_ris")
-    human = RisDataset(build_run(tmp_path, prefix="human-").location, SampleSpec(parts=("text",)))
-    mixed = MixedDataset(RisDataset(run.location, text), human, fraction=0.1)
-    assert len(mixed) == 3 + 2
-    stream = MixedIterableDataset(RisIterableDataset(run.location, text), human, human_share=0.5)
-    assert {*FALLBACK} & set(texts(stream))
-
-
 def test_a_state_of_another_draw_is_refused_and_one_of_the_default_stays_as_it_was(run):
     before = RisDataset(run.location)
     assert set(before.describe()) == {"snapshot", "seed", "expressions_per_mask", "where"}
@@ -234,10 +219,6 @@ def test_the_best_weight_of_a_mask_is_known_and_other_draws_and_humans_have_one(
     human = RisDataset(build_run(tmp_path, num_shards=1, prefix="human-").location, SampleSpec(parts=("text",)))
     mixed = MixedDataset(JoinedDataset([dataset, plain]), human, fraction=0.25)
     assert mixed.best_weights() == pytest.approx([0.9, 0.5, 1.0, 1.0, 1.0], abs=1e-6)
-
-
-def test_a_state_of_the_weighted_draw_says_so(weighed):
-    assert RisDataset(weighed.location, WEIGHTED).describe()["draw"] == "weighted"
 
 
 def _epoch(dataset: RisDataset, epoch: int) -> list:

@@ -68,8 +68,3 @@ def _opens(run, header, looks) -> bool:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pseudoris.training.dataset.shard_reader.require_header", lambda location: header)
         return OpenedRun.open(run.location, spec(looks, parts=("text",))).count_samples().sum() == 24
-
-
-def test_a_file_that_is_not_there_is_told_when_the_spec_is_made(tmp_path):
-    with pytest.raises(ConfigError, match="does not exist"):
-        spec(str(tmp_path / "missing.txt"))

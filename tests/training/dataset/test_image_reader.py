@@ -79,12 +79,6 @@ def test_pixels_equal_those_of_annotation(height, width, seed, quality, subsampl
     assert torch.equal(pixels, upright(data))
 
 
-@pytest.mark.parametrize("name", ["jpeg", "jpeg large"])
-def test_smooth_pixels_too(name):
-    data = build.jpeg(481, 641) if name == "jpeg large" else build.jpeg()
-    assert torch.equal(decode_plain_jpeg(data, LIMITS), upright(data))
-
-
 @pytest.mark.parametrize(
     "data",
     [

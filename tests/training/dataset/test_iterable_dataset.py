@@ -209,14 +209,6 @@ def test_each_part_is_opened_once_an_epoch(run, reads):
     assert (len(reads.ranges), set(reads.opened.values())) == (9, {1})
 
 
-def test_images_of_source_are_verified_and_equal_embedded_ones(run, tmp_path):
-    plain = build_run(tmp_path / "plain", is_embedding=False)
-    embedded = {sample["mask_id"]: sample["image"] for sample in RisIterableDataset(run.location)}
-    found = {sample["mask_id"]: sample["image"] for sample in RisIterableDataset(plain.location)}
-    assert found.keys() == embedded.keys()
-    assert all(torch.equal(found[mask], embedded[mask]) for mask in found)
-
-
 def spoil(run, how):
     path = run.source / "s1-2.png"
     if how == "missing":
@@ -366,15 +358,6 @@ def test_it_pickles_as_spawned_workers_need_it(run):
     dataset = RisIterableDataset(run.location, order=StreamOrder(uneven="pad"))
     dataset.set_epoch(2)
     assert ids(pickle.loads(pickle.dumps(dataset))) == ids(dataset)
-
-
-def test_rank_and_world_size_are_those_of_the_process_group(run, tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
-    try:
-        dataset = RisIterableDataset(run.location)
-        assert (dataset.rank, dataset.world_size) == (0, 1)
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def test_ranks_of_a_larger_group_share_without_being_told(run, monkeypatch):

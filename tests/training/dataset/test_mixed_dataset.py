@@ -22,7 +22,6 @@ from pseudoris.training.dataset import (
     StreamOrder,
     collate_lists,
 )
-from pseudoris.training.dataset import mixed_dataset as mixed_module
 from pseudoris.training.dataset.mixed_dataset import choose_fraction
 from tests.training.dataset.builders import build_run
 
@@ -225,40 +224,6 @@ def test_no_chosen_mask_that_can_be_used_is_an_error(run, tmp_path):
     (built.source / mixed[24]["key"]).unlink()
     with pytest.raises(ConfigError, match="None of the 1 masks that could replace this one has a usable image"):
         mixed[24]
-
-
-def test_a_batch_decodes_an_image_once_on_either_side(run, tmp_path, monkeypatch):
-    human = RisDataset(build_run(tmp_path / "human", num_shards=1, prefix="human-").location)
-    pseudo = RisDataset(run.location)
-    decoded = []
-    for side, dataset in (("pseudo", pseudo), ("human", human)):
-        images = dataset._run.images
-        monkeypatch.setattr(
-            images, "decode", lambda of, at, side=side, real=images.decode: decoded.append(side) or real(of, at)
-        )
-    mixed = MixedDataset(pseudo, human)
-    alone = [mixed[at] for at in (25, 0, 24, 1, -1)]
-    decoded.clear()
-    together = mixed.__getitems__([25, 0, 24, 1, -1])
-    assert decoded == ["human", "pseudo", "human"]
-    assert [(each["mask_id"], each["expressions"]) for each in together] == [
-        (each["mask_id"], each["expressions"]) for each in alone
-    ]
-    assert len({sample["image"].data_ptr() for sample in together}) == 5
-
-
-def test_the_order_of_repeated_humans_is_shuffled_once_an_epoch(pseudo, human, monkeypatch):
-    shuffled = []
-    real = mixed_module.permutation
-    monkeypatch.setattr(mixed_module, "permutation", lambda key, size: shuffled.append(size) or real(key, size))
-    mixed = MixedDataset(pseudo, human, fraction=0.25, human_share=0.5)
-    first = [mixed[at]["mask_id"] for at in range(24, 48)]
-    assert shuffled == [5]
-    mixed.set_epoch(1)
-    assert [mixed[at]["mask_id"] for at in range(24, 48)] != first
-    mixed.set_epoch(0)
-    assert [mixed[at]["mask_id"] for at in range(24, 48)] == first
-    assert shuffled == [5, 5, 5]
 
 
 def test_nothing_human_is_the_machines_alone(run, pseudo, human):

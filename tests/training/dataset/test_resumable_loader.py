@@ -270,13 +270,6 @@ def test_a_loader_that_keeps_a_state_a_worker_can_resume_with_them(run):
     assert [masks for _, _, masks in again] == [masks for _, _, masks in full[4:]]
 
 
-@pytest.mark.slow
-def test_a_length_is_known_where_ranks_are_even(run):
-    assert len(open_loader(run, order=StreamOrder(uneven="pad"))) == 8
-    with pytest.raises(TypeError, match="the number of samples per rank is not known"):
-        len(open_loader(run))
-
-
 # With four there are more than shards; torch says so where there are more than cores.
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 @pytest.mark.parametrize(

@@ -25,9 +25,6 @@ from pseudoris.synthworld.oracle import ROW_MARGIN_PX, along, referents, row_of
 from pseudoris.synthworld.references import Extreme, Group, NamedObject, Ordinal, Relation, parse_reference, to_text
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Split, make_scene
 from pseudoris.training.dataset import (
-    JoinedDataset,
-    MixedDataset,
-    MixedIterableDataset,
     RisDataset,
     RisIterableDataset,
     SampleSpec,
@@ -233,19 +230,12 @@ def test_a_draw_follows_from_its_key_and_every_form_comes():
 
 
 ROWS = [(0, "a photo of a red star", {}), (0, "the red star on the left", {}), (1, "zebra crossing", {})]
-HUMANS = [(0, "the red star on the left", {"source": "human", "samples": (), "distinctiveness": None})]
 SPEC = SampleSpec(parts=("text",), expressions_per_mask=3, rewording=True)
 
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
     return build_run(tmp_path_factory.mktemp("machine"), num_shards=2, rows=lambda number: ROWS).location
-
-
-@pytest.fixture(scope="module")
-def human(tmp_path_factory):
-    rows = {"rows": lambda number: HUMANS, "prefix": "human-"}
-    return RisDataset(build_run(tmp_path_factory.mktemp("human"), num_shards=1, **rows).location, SPEC)
 
 
 def by_mask(samples):
@@ -272,34 +262,11 @@ def test_both_styles_give_the_same_forms_of_the_rows_that_are_drawn_without(mach
         assert_marked(sample)
 
 
-def test_an_epoch_has_other_forms(machine):
-    dataset = RisDataset(machine, replace(SPEC, expressions_per_mask=None))
-    epochs = []
-    for epoch in range(3):
-        dataset.set_epoch(epoch)
-        epochs.append([dataset[at]["expressions"] for at in range(len(dataset))])
-    assert epochs[0] != epochs[1] != epochs[2]
-
-
 def test_by_default_a_sample_is_what_it_was(machine):
     sample = RisDataset(machine, replace(SPEC, rewording=False))[0]
     assert sample.keys() == {"image_id", "mask_id", "expressions", "sources"}
     assert "rewording" not in SampleSpec().as_json()
     assert SPEC.as_json()["rewording"] is True
-
-
-def test_joined_and_mixed_datasets_give_the_forms_of_theirs_and_a_humans_words_as_they_are(machine, human):
-    mapped, stream = RisDataset(machine, SPEC), RisIterableDataset(machine, SPEC)
-    joined, mixed = JoinedDataset([mapped, human]), MixedDataset(mapped, human)
-    own = by_mask(mapped[at] for at in range(len(mapped)))
-    for samples in ([joined[at] for at in range(len(joined))], [mixed[at] for at in range(len(mixed))]):
-        found = by_mask(samples)
-        assert own.items() <= found.items()
-        assert {text for mask in found.keys() - own for text in found[mask]["expressions"]} == {HUMANS[0][1]}
-    mixed_stream = list(MixedIterableDataset(stream, human, human_share=0.5))
-    assert own.items() <= by_mask(mixed_stream).items()
-    for sample in mixed_stream:
-        assert_marked(sample)
 
 
 def test_a_state_without_rewording_does_not_resume_with_it(machine):

@@ -136,10 +136,3 @@ def test_the_state_of_another_run_is_refused(growing, tmp_path):
 def test_a_run_without_a_commit_is_nothing_to_train_on(growing):
     with pytest.raises(ConfigError, match=r"The run at .* has no committed shard yet"):
         Snapshot.take(growing.location)
-
-
-def test_a_manifest_that_does_not_exist_is_named(growing):
-    growing.commit(0)
-    write_manifest(growing.location)
-    with pytest.raises(ConfigError, match=r"0007.parquet does not exist: the run has the snapshots \[1\]"):
-        Snapshot.of_manifest(growing.location, 7)
