@@ -108,11 +108,12 @@ def _sampled(source: Source, size: int | None, seed: int) -> Iterable[SourceItem
     """The images to plan: those whose keys have the lowest hashes, so that a larger sample holds a smaller one."""
     if size is None:
         return source.list()
-    keys = {item.key for item in source.list()}
+    items = list(source.list())
+    keys = {item.key for item in items}
     if size > len(keys):
         raise ConfigError(f"--sample {size:,}: FOLDER has {len(keys):,} images. Give at most as many, or leave it out.")
     drawn = set(heapq.nsmallest(size, keys, key=lambda key: sha256_hex(f"{seed} {key}".encode())))
-    return (item for item in source.list() if item.key in drawn)
+    return (item for item in items if item.key in drawn)
 
 
 def class_folder(key: str) -> str:
