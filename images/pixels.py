@@ -162,7 +162,9 @@ def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             return ".jpg" if has_end_marker(data) else None
         is_still_png = image.format == "PNG" and not getattr(image, "is_animated", False)
-        return ".png" if is_still_png and image.mode in ("1", "L", "P", "RGB") and not _is_deep(data) else None
+        # The header chunk's ninth byte: Pillow returns 16-bit colour as 8-bit RGB without saying so.
+        is_deep = data[24:25] == b"\x10"
+        return ".png" if is_still_png and image.mode in ("1", "L", "P", "RGB") and not is_deep else None
 
 
 def is_plain_jpeg(data: bytes, limits: ImagesConfig) -> bool:
@@ -176,11 +178,6 @@ def is_plain_jpeg(data: bytes, limits: ImagesConfig) -> bool:
         is_within = len(data) <= limits.max_bytes and image.size[0] * image.size[1] <= limits.max_pixels
         is_plain = image.format == "JPEG" and image.mode in ("L", "RGB") and has_end_marker(data)
         return is_within and is_plain and _orientation(image) == 1
-
-
-def _is_deep(png: bytes) -> bool:
-    # The header chunk's ninth byte: Pillow returns 16-bit colour as 8-bit RGB without saying so.
-    return png[24:25] == b"\x10"
 
 
 def _open(data: bytes, plugins: Sequence[str]) -> Image.Image:

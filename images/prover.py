@@ -156,8 +156,9 @@ class Prover:
                 answer = self._ask(data)
             except (_ProverDiedError, _TimedOutError) as death:
                 error = self._reap(death)
-                deaths[_death_kind(error)] += 1
-                if deaths[_death_kind(error)] == 2:
+                kind = error.reason if isinstance(error, ImageError) else "killed from outside"
+                deaths[kind] += 1
+                if deaths[kind] == 2:
                     raise error from None
                 continue
             is_cramped = answer["grown_bytes"] > self._limits.decoder_memory_bytes // _CRAMPED
@@ -237,10 +238,6 @@ class Prover:
         except subprocess.TimeoutExpired:
             child.kill()
             return child.wait()
-
-
-def _death_kind(error: ImageError | TransientError) -> str:
-    return error.reason if isinstance(error, ImageError) else "killed from outside"
 
 
 def _start(limits: ImagesConfig, *, has_hash: bool, form: PictureForm | None) -> subprocess.Popen[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import pyarrow.compute as pc
@@ -17,10 +17,6 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
 
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256")
-_EXPRESSION_COLUMNS: Final = (
-    *("image_id", "target_mask_ids", "text", "kind", "head_noun", "source", "decoder", "top_k", "top_p", "crop"),
-    *("count", "log_prob", "uniqueness", "correctness", "distinctiveness", "rival_mask_id", "kept", "weight"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +118,11 @@ def iter_annotations(
         TransientError: Storage failed, or a part cannot be read.
     """
     columns = (*_IMAGE_COLUMNS, "bytes") if with_bytes else _IMAGE_COLUMNS
-    said_columns = (*_EXPRESSION_COLUMNS, "samples") if with_samples else _EXPRESSION_COLUMNS
+    names = [each.name for each in fields(AnnotatedExpression) if with_samples or each.name != "samples"]
     for receipt in receipts:
         images = read_table(location, IMAGES, columns, [receipt])
         masks = _by_image(read_table(location, MASKS, receipts=[receipt]).to_pylist())
-        table = read_table(location, EXPRESSIONS, said_columns, [receipt])
+        table = read_table(location, EXPRESSIONS, ["image_id", *names], [receipt])
         if kept_only:
             table = table.filter(table["kept"])
         expressions = _by_image(table.to_pylist())
