@@ -84,6 +84,13 @@ def test_tensors_of_both_memories_do_not_mix(numbers):
         numbers + torch.ones(6)
 
 
+def test_it_refuses_a_sum_whose_bits_depend_on_timing(numbers):
+    assert numbers.view(2, 3).cumsum(1).cpu().tolist() == [[0, 1, 3], [3, 7, 12]]
+    assert numbers.long().cumsum(0).cpu().tolist() == [0, 1, 3, 6, 10, 15]
+    with pytest.raises(RuntimeError, match="cumsum over one row: its bits depend on timing"):
+        numbers[None].cumsum(1)
+
+
 def test_numpy_cannot_read_it(numbers):
     with pytest.raises(TypeError, match="Copy it to host memory first"):
         numbers.numpy()

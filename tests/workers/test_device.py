@@ -33,6 +33,15 @@ def test_cuda_takes_no_kernel_that_timing_or_the_order_of_a_sum_chooses(monkeypa
         torch.set_num_threads(before)
 
 
+def test_cuda_takes_no_attention_that_is_built_anew_for_each_shape():
+    cuda = torch.backends.cuda
+    was_enabled = cuda.cudnn_sdp_enabled()
+    with pretended_gpu():
+        prepare_device(ComputeConfig(device="cuda"))
+        assert not cuda.cudnn_sdp_enabled()
+    assert cuda.cudnn_sdp_enabled() == was_enabled
+
+
 def test_cuda_sums_half_precision_in_float32():
     matmul = torch.backends.cuda.matmul
     with pretended_gpu():

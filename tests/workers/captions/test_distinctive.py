@@ -207,3 +207,25 @@ def test_a_gpu_ranks_logits_as_numpy_does():
         there = logits.to("cuda")
         on_gpu = FullRanking.of(there, there.logsumexp(1)).logits.cpu()
     assert torch.equal(on_gpu, FullRanking.of(logits, logits.logsumexp(1)).logits)
+
+
+def test_a_gpu_draws_for_a_row_alone_as_a_cpu_does():
+    weights = torch.rand(1, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits, p, uniform = weights.log().sort(descending=True).values, torch.tensor([0.5]).double(), weights[:, 0]
+    ranked = FullRanking(logits, logits.logsumexp(1))
+    with pretended_gpu():
+        there = [part.to("cuda") for part in (weights, uniform, logits, ranked.log_total, p)]
+        drawn = distinctive.draw(*there[:2]).cpu()
+        counted = distinctive.count_top_p(FullRanking(*there[2:4]), there[4]).cpu()
+    assert torch.equal(drawn, distinctive.draw(weights, uniform))
+    assert torch.equal(counted, distinctive.count_top_p(ranked, p))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_gpu_draws_the_same_for_a_row_alone_every_time():
+    weights = torch.rand(1, 49408, dtype=torch.float64, device="cuda")
+    # Draws next to the bounds between two columns: the last bit of a sum decides them.
+    bounds = (weights.cumsum(dim=1) / weights.sum()).flatten()[::100]
+    first, again = (torch.cat([distinctive.draw(weights, bound[None]) for bound in bounds]) for _ in range(2))
+    assert torch.equal(first, again)
