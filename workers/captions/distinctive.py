@@ -118,8 +118,16 @@ def count_top_p(ranked: RankedLogits, p: torch.Tensor) -> torch.Tensor:
     """
     probabilities = (ranked.logits.double() - ranked.log_total.double()[:, None]).exp()
     before = torch.zeros_like(probabilities)
-    before[:, 1:] = probabilities.cumsum(dim=1)[:, :-1]
+    before[:, 1:] = _cumulated(probabilities)[:, :-1]
     return ((before < p[:, None]) & (ranked.logits > -torch.inf)).sum(dim=1)
+
+
+def _cumulated(rows: torch.Tensor) -> torch.Tensor:
+    """Return the cumulative sums along each row of (R, K) float64."""
+    if rows.device.type == "cuda" and len(rows) == 1:
+        # A GPU adds up one row alone in blocks, in an order that timing decides: the last bits differ between calls.
+        return rows.expand(2, -1).cumsum(dim=1)[:1]
+    return rows.cumsum(dim=1)
 
 
 def kept_tokens(logits: torch.Tensor, ranked: RankedLogits, num_kept: torch.Tensor) -> torch.Tensor:
@@ -179,7 +187,7 @@ def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
         weights: (R, K) float64, not negative, columns in token-id order; a positive total each row.
         uniform: (R,) float64 in [0, 1).
     """
-    cumulated = weights.cumsum(dim=1)
+    cumulated = _cumulated(weights)
     total = cumulated[:, -1:]
     first_above = (cumulated <= uniform[:, None] * total).sum(dim=1)
     # uniform · total may round up to the total: then the last column with weight is drawn.
