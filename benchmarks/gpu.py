@@ -5,10 +5,11 @@
     python -m benchmarks.gpu --device cpu --tiny
 
 Needs torch, torchvision, open_clip and segment-anything, of smaller things numpy, scipy, Pillow, PyYAML, pydantic and
-pycocotools, and no weights: presets other than `tiny` run on random ones. Before anything is timed the two sides of a
-comparison must agree: captions token for token in float64, masks as `benchmarks.masks` asks for, embeddings with
-open_clip's. In the table the baseline of captions is the authors' loop, that of masks Meta's generator in float32;
-beside it stands Meta's under autocast. Images a second are those of the stages. Work is timed less often than
+pycocotools, and no weights: presets other than `tiny` run on random ones. For timing, CoCa's are made as sure of the
+next token as trained ones. Before anything is timed the two sides of a comparison must agree: captions token for token
+in float64, masks as `benchmarks.masks` asks for, embeddings with open_clip's. In the table the baseline of captions is
+the authors' loop, that of masks Meta's generator in float32; beside it stands Meta's under autocast. Images a second
+are those of the stages, whose images are all of one shape. Work is timed less often than
 `--repeats` where `--minutes` would not be enough. `--sweep` then tries other settings (`benchmarks.gpu_sweep`), which
 takes longer, and writes those that are fastest as FOLDER/<preset>.yaml, which `pseudoris annotate --config` reads.
 """
@@ -26,7 +27,15 @@ import torch
 
 from benchmarks.authors_loop import AuthorsLoop
 from benchmarks.captioner import SCENES_LOOKED_AT, noise_crops, one_crop_kind, special_tokens
-from benchmarks.gpu_agreement import CHECKED_MASKS, CHECKED_STEPS, check_captions, check_embeddings, on_device
+from benchmarks.gpu_agreement import (
+    CHECKED_MASKS,
+    CHECKED_STEPS,
+    check_captions,
+    check_embeddings,
+    load_sure_coca,
+    on_device,
+    sure_captioner,
+)
 from benchmarks.gpu_report import Bench, GpuRow, Report
 from benchmarks.gpu_sweep import CANDIDATES, LITTLE, Sweep
 from benchmarks.mask_sides import Sides
@@ -36,9 +45,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering import ClipScorer
 
@@ -55,12 +62,12 @@ def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_ste
     captions, seed = config.captions, config.compute.seed
     device, dtype = prepare_device(config.compute), compute_dtype(config.compute)
     check_captions(config)
-    model = load_coca(captions.architecture, captions.weights).requires_grad_(False).to(device, dtype)
+    model = load_sure_coca(captions.architecture, captions.weights).to(device, dtype)
     one_kind = one_crop_kind(captions, num_steps=num_steps)
     image = on_device(noise_crops(num_masks, model.visual.image_size[0]), device, dtype)
     special = special_tokens(model)
     # A model of its own: the engine may compile parts of its.
-    plain = load_coca(captions.architecture, captions.weights).requires_grad_(False).to(device, dtype)
+    plain = load_sure_coca(captions.architecture, captions.weights).to(device, dtype)
     authors = AuthorsLoop(plain, special, one_kind, seed=seed)
     engine = CachedEngine(model, special, one_kind, seed=seed, is_compiled=config.compute.is_compiled)
     theirs = authors.sample(image, 0)
@@ -113,7 +120,7 @@ def measure_stages(sides: Sides, config: RunConfig, bench: Bench, *, num_masks: 
         ValueError: The filter gives other embeddings than open_clip.
     """
     check_embeddings(config)
-    caption = CocaCaptioner(config.captions, config.compute)
+    caption = sure_captioner(config)
     score = ClipScorer(config.filtering, config.compute)
     shard = scenes_with(num_masks, sides.num_images)
     captioned = caption(shard)

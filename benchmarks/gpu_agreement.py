@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from unittest import mock
 
 import open_clip
 import torch
+from open_clip.coca_model import CoCa
 
 from benchmarks.authors_loop import AuthorsLoop
 from benchmarks.captioner import noise_crops, one_crop_kind, special_tokens
 from benchmarks.mask_sides import scene_pixels
-from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config import RunConfig, WeightsConfig
+from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.captions import captioner as captioner_module
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.checkpoints.openclip import load_clip, load_coca
 from pseudoris.workers.checkpoints.sam import load_sam
+from pseudoris.workers.checkpoints.weight_files import random_seed
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.forward_passes import compile_tower
@@ -24,9 +29,30 @@ from pseudoris.workers.masks.sam_frames import encode_crops
 # Tokens and masks for which captions are compared in float64, where no rounding can flip a draw.
 CHECKED_STEPS, CHECKED_MASKS = 6, 3
 _CHECKED_CROPS = 9
+# Factor on random logits. With 8, `base` leaves half of the pairs (prefix, crop) of four masks to compute; trained tiny
+# models leave a fifth to a third.
+_SURER = 8
 _CHECKED_TEXTS = ["a dog", "a photo of a dog", "a photo of the brown dog on the left", "two"]
 # Of a vector's length: room for the order of sums, and for the steps of a half precision through a whole tower.
 _MAX_DIFFERENCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
+
+
+def load_sure_coca(architecture: str, weights: WeightsConfig) -> CoCa:
+    """Return a CoCa whose random weights are as sure of the next token as trained ones; trained ones stay.
+
+    Else all 49,408 tokens are nearly alike likely: every nucleus is wider than the likeliest 64, and each prefix of its
+    own.
+    """
+    model = load_coca(architecture, weights).requires_grad_(False)
+    if random_seed(weights) is not None:
+        model.text_decoder.text_projection.mul_(_SURER)
+    return model
+
+
+def sure_captioner(config: RunConfig) -> CocaCaptioner:
+    """Return the caption stage over `load_sure_coca`."""
+    with mock.patch.object(captioner_module, "load_coca", load_sure_coca):
+        return CocaCaptioner(config.captions, config.compute)
 
 
 def check_captions(config: RunConfig) -> None:

@@ -18,14 +18,13 @@ import torch
 import yaml
 from torch._dynamo.exc import FailOnRecompileLimitHit
 
-from benchmarks.gpu_agreement import check_compiled
+from benchmarks.gpu_agreement import check_compiled, sure_captioner
 from benchmarks.gpu_report import Bench, Report
 from benchmarks.mask_sides import Sides, scene_pixels, smooth_if_random
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import Shard
-from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering import ClipScorer
@@ -38,7 +37,7 @@ Candidates = Mapping[str, Mapping[str, Sequence[int]]]
 CANDIDATES: Final[Candidates] = {
     "masks": {"masks.points_per_batch": (64, 256, 1024)},
     "captions": {
-        "captions.cache_bytes": (2 * 2**30, 8 * 2**30),
+        "captions.cache_bytes": (2 * 2**30, 8 * 2**30, 32 * 2**30),
         "captions.crops_together": (1, 32, 128, 512),
     },
     "filter": {"filtering.batch_size": (64, 256, 1024)},
@@ -150,10 +149,10 @@ class Sweep:
         if stage == "masks":
             return self._mask_work(config)
         if stage == "captions":
-            caption = CocaCaptioner(config.captions, config.compute)
+            caption = sure_captioner(config)
             return lambda: caption(self.shard)
         if self._captioned is None:
-            self._captioned = CocaCaptioner(config.captions, config.compute)(self.shard)
+            self._captioned = sure_captioner(config)(self.shard)
         captioned, score = self._captioned, ClipScorer(config.filtering, config.compute)
         return lambda: score(captioned)
 
