@@ -6,8 +6,7 @@ from urllib.parse import quote
 import pytest
 
 from pseudoris.cli.gallery import write_pages
-from tests.store.builders import empty
-from tests.viewer.builders import annotated, picture, quarantined_because, serving, set_tau, write_run
+from tests.viewer.builders import annotated, quarantined_because, serving, set_tau, write_run
 
 pytestmark = pytest.mark.browser
 
@@ -65,13 +64,6 @@ def test_clicking_an_expression_lights_its_mask_and_tells_scores_draws_and_the_v
     rows = [row.inner_text().split("\t") for row in page.locator(".draws tbody tr").all()]
     assert rows[0] == ["beam search", "masked", "-3.50", "none"]
     assert [cell.strip() for cell in rows[1]] == ["top-p 0.4", "context ×1.2", "-2.25", "nearest 1: 0"]
-
-
-def test_an_expression_of_a_card_opens_beside_the_grid(page):
-    page.locator(".card >> nth=1 >> .row").click()
-
-    assert page.locator("#inspector-title").inner_text() == "lone.png"
-    assert "the only one in the image" in page.locator("#expressions .is-open .why").inner_text()
 
 
 def test_the_slider_filters_live_and_shows_the_yield(page):
@@ -142,15 +134,6 @@ def test_filters_by_status_score_and_length_narrow_what_is_shown(page):
     page.get_by_label("least words").fill("4")
     page.locator("#shown >> text=1 expression in 1 of 3 images match").wait_for()
     assert shown(page) == ["lone.png"]
-
-
-def test_beside_the_pointer_stands_what_matches_and_no_more(page):
-    page.locator("#find").fill("dotted")
-    page.locator("#shown >> text=1 expression in 1 of 3 images match").wait_for()
-    page.locator('.card >> nth=0 >> svg .mask[data-mask="0"]').hover()
-    assert page.locator("#peek .text").all_inner_texts() == ["the dotted circle"]
-    page.locator('.card >> nth=0 >> svg .mask[data-mask="1"]').hover()
-    assert page.locator("#peek").inner_text() == "mask 1 · none matches · 0 of 1 kept"
 
 
 def test_what_refers_to_nothing_stands_with_its_image(open_page, tmp_path):
@@ -359,14 +342,3 @@ def test_on_a_phone_a_tap_opens_a_sheet_that_takes_the_focus_and_gives_it_back(o
     page.locator("#close").tap()
     page.locator("#inspector").wait_for(state="hidden")
     assert page.evaluate("document.activeElement.closest('.card') === document.querySelector('.card')")
-
-
-def test_an_image_that_is_not_of_this_run_any_more_leaves_its_place_blank(open_page, tmp_path):
-    folder = pages_of(
-        tmp_path,
-        ("a.png", lambda entry: annotated(entry, 1, LONE, data=picture()[:40])),
-        ("b.png", empty),
-    )
-    page = open_page((folder / "index.html").as_uri())
-
-    assert page.locator(".absent").count() >= 2

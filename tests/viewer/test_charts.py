@@ -9,13 +9,9 @@ from pseudoris.viewer.charts import (
     Bar,
     Line,
     Marker,
-    bar_labels,
     edge_labels,
     histogram,
     line_chart,
-    nice_ceiling,
-    nice_ticks,
-    share_bar,
     stacked_bar,
 )
 
@@ -54,12 +50,6 @@ def test_a_marker_stands_at_its_share_and_the_lines_end_where_the_data_does():
     assert path.get("d") == f"M0.000 {HEIGHT_PX:.2f}L100.000 0.00"
 
 
-def test_shares_are_widths():
-    assert rects(parsed(share_bar(0.25)), "part")[0].get("width") == "25.00%"
-    widths = [rect.get("width") for rect in parsed(stacked_bar([("a", 1.0), ("b", 3.0)], title="")).iter("rect")]
-    assert widths == ["25.000%", "75.000%"]
-
-
 def test_every_text_is_escaped_and_nothing_needs_a_style():
     charts = [
         histogram([Bar(1, 1, HOSTILE)], title=HOSTILE, labels=[(0.5, HOSTILE)], marker=Marker(0.9, HOSTILE)),
@@ -73,34 +63,8 @@ def test_every_text_is_escaped_and_nothing_needs_a_style():
         assert svg.get("aria-label") == HOSTILE
 
 
-@given(st.floats(0, 1e12))
-def test_a_ceiling_is_round_and_not_far_above(value):
-    top = nice_ceiling(value)
-
-    assert value <= top
-    assert top <= max(1.0, 2.1 * value)
-
-
-@pytest.mark.slow
-@given(st.floats(1e-6, 1e9))
-def test_ticks_begin_at_nothing_and_end_before_the_edge(right):
-    ticks = nice_ticks(right)
-
-    assert ticks[0] == 0
-    assert 1 <= len(ticks) - 1 <= 5
-    assert ticks[-1] <= right * (1 + 1e-6)
-
-
 @given(st.floats(-5, 5), st.floats(1e-3, 20))
 def test_labels_of_an_axis_stand_where_their_number_is(low, width):
     for share, text in edge_labels(low, low + width):
         assert 0 <= share <= 1
         assert float(text) == pytest.approx(low + share * width, abs=0.01 * max(1.0, abs(low) + width))
-
-
-def test_of_many_bars_every_nth_is_named():
-    labels = bar_labels([str(n) for n in range(40)])
-
-    assert len(labels) <= 9
-    assert labels[0] == (0.5 / 40, "0")
-    assert bar_labels([]) == []

@@ -85,21 +85,6 @@ def test_quarantined_images_come_with_stage_reason_and_message(run):
     assert found.message == "The bytes end in the middle of the image."
 
 
-def test_a_run_that_is_still_going_on_shows_what_is_committed(run):
-    location, header = run
-    commit(location, header, 1)
-    gallery = gallery_from_run(location)
-
-    assert not gallery.summary.is_complete
-    assert [image.key for image in gallery.images] == ["s1/0.png", "s1/1.png", "s1/2.png"]
-
-
-def test_a_run_without_a_commit_has_an_empty_gallery(run):
-    gallery = gallery_from_run(run[0])
-
-    assert (list(gallery.images), list(gallery.quarantined), gallery.num_images) == ([], [], 0)
-
-
 def test_embedded_bytes_are_used_and_others_are_loaded_by_shard_and_key(run):
     location, header = run
     commit(location, header, 0, embed_images=True)
@@ -128,21 +113,6 @@ def test_a_picture_that_is_not_the_annotated_one_any_more_is_left_out_and_logged
 
     assert [image.data is None for image in images] == [False, True, False]
     assert "does not show image s0/1.png: the bytes have changed since the annotation" in caplog.text
-
-
-@pytest.mark.parametrize("error", [FileNotFoundError("gone"), TransientError("the bucket answers 503")])
-def test_a_picture_that_cannot_be_loaded_is_left_out_and_logged(run, caplog, error):
-    location, header = run
-    commit(location, header, 0, embed_images=False)
-
-    def load_bytes(shard, key):
-        raise error
-
-    with caplog.at_level(logging.WARNING):
-        images = list(gallery_from_run(location, load_bytes).images)
-
-    assert [image.data for image in images] == [None] * 3
-    assert "s0/0.png" in caplog.text
 
 
 def test_of_many_pictures_that_cannot_be_loaded_the_first_few_are_named_and_all_are_counted(run, caplog):
@@ -175,23 +145,6 @@ def test_a_source_that_cannot_be_read_is_asked_once_and_said_so_once(run, caplog
     assert ([image.data for image in images], asked) == ([None] * 9, ["s0/0.png"])
     assert caplog.text.count(str(error)) == 1
     assert "9 of 9 images are not shown" in caplog.text
-
-
-def test_without_a_loader_pictures_that_are_not_embedded_are_left_out(run):
-    location, header = run
-    commit(location, header, 0, embed_images=False)
-
-    assert {image.data for image in gallery_from_run(location).images} == {None}
-
-
-def test_where_no_run_was_started_the_remedy_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"there is no run at .*pseudoris annotate"):
-        gallery_from_run(RunLocation.open(str(tmp_path)))
-
-
-def test_a_negative_sample_is_refused(run):
-    with pytest.raises(ValueError, match="at least 0, got -1"):
-        gallery_from_run(run[0], sample=-1)
 
 
 def test_a_refilter_has_the_pairs_digest_of_its_parent_and_a_run_of_other_masks_another(tmp_path):

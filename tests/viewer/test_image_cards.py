@@ -7,35 +7,11 @@ from hypothesis import strategies as st
 
 from pseudoris.schemas.printable import visible
 from pseudoris.viewer.image_cards import NUM_COLOURS, embedded_json, image_card, mask_colours
-from tests.viewer.builders import make_draw, make_expression, make_image, make_mask
+from tests.viewer.builders import make_expression, make_image, make_mask
 
 
 def record_of(image):
     return json.loads(image_card(image, picture=None).record)
-
-
-def test_a_record_says_all_that_the_tables_say_of_a_candidate():
-    draw = make_draw(others="nearest", num_others=1, other_masks=(7,))
-    expression = make_expression("a red circle", targets=(3,), rival_index=7, draws=(draw,), source="human", weight=0.5)
-    image = make_image(masks=[make_mask(3), make_mask(7)], expressions=[expression])
-    (found,) = record_of(image)["expressions"]
-
-    assert (found["text"], found["head"], found["kept"], found["human"]) == ("a red circle", "circle", True, True)
-    assert (found["targets"], found["rival"], found["weight"]) == ([0], 1, 0.5)
-    assert (found["uniqueness"], found["correctness"], found["distinctiveness"]) == (1.1, 0.25, 1.2)
-    assert found["draws"] == [["context_1.2", "top_p", 0.4, -3.25, "nearest", 1, [1]]]
-
-
-def test_an_expression_of_several_masks_stands_once_and_names_them_all():
-    image = make_image(expressions=[make_expression(targets=(0, 1))])
-
-    assert [e["targets"] for e in record_of(image)["expressions"]] == [[0, 1]]
-
-
-def test_a_mask_comes_with_its_share_of_the_picture_and_scores():
-    (mask,) = record_of(make_image(masks=[make_mask(4)], expressions=[]))["masks"]
-
-    assert mask == {"index": 4, "area": 0.11111, "iou": 0.9, "stability": 0.95, "prior": "none", "damaged": False}
 
 
 @pytest.mark.parametrize("indices", [(7, 8), (7, 8, 9, 10, 11, 12), (100, 101)])
@@ -60,10 +36,6 @@ def test_a_score_that_is_no_number_is_absent(score):
     (found,) = record_of(make_image(expressions=[make_expression(distinctiveness=score)]))["expressions"]
 
     assert found["distinctiveness"] is None
-
-
-def test_a_key_is_shown_as_its_file_name_reads():
-    assert image_card(make_image("ordner/gr%C3%BCn%20%231.png"), picture=None).name == "ordner/grün #1.png"
 
 
 def test_the_first_36_masks_have_colours_of_their_own():

@@ -1,7 +1,5 @@
 """Keys that must not be taken from what has them already, that can be turned off, and that an empty page survives."""
 
-from dataclasses import replace
-
 import pytest
 
 from pseudoris.cli.gallery import write_pages
@@ -109,12 +107,3 @@ def test_an_empty_gallery_survives_every_key(open_page, tmp_path, keys):
         page.keyboard.press(key)
 
     assert page.evaluate("document.activeElement.id") == "find"
-
-
-def test_an_image_of_which_nothing_matches_survives_every_key(open_page, tmp_path):
-    silent = ("a.png", lambda entry: replace(annotated(entry, 2, TWO), expressions=()))
-    page = open_page(page_of(tmp_path, silent))
-    for key in ("Enter", "ArrowDown", "ArrowDown", "Enter", "ArrowUp", "Escape", "Escape"):
-        page.keyboard.press(key)
-
-    assert page.locator("#expressions").inner_text() == "This mask has no expression."

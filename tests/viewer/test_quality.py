@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.statistics import DrawCount, DrawKind
-from pseudoris.viewer.quality import decoder_name, quality_of_run
+from pseudoris.viewer.quality import quality_of_run
 from tests.store.builders import empty, quarantined
 from tests.viewer.builders import annotated, write_run
 
@@ -65,27 +63,3 @@ def test_a_large_run_is_read_in_part_and_its_totals_are_whole(run):
     assert (found.num_read, found.num_shards) == (1, 2)
     assert sum(found.lengths.values()) == 4
     assert (found.summary.candidates, found.summary.seconds) == (5, {"propose": 3.0, "caption": 4.0})
-
-
-def test_a_run_without_a_commit_has_nothing_to_count(tmp_path):
-    found = quality_of_run(write_run(tmp_path / "run"))
-
-    assert (found.num_read, found.all_words.num_words, found.scores["correctness"].size) == (0, 0, 0)
-
-
-def test_where_no_run_was_started_the_remedy_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"there is no run at .*pseudoris annotate"):
-        quality_of_run(RunLocation.open(str(tmp_path)))
-
-
-@pytest.mark.parametrize(
-    ("draw", "name"),
-    [
-        (("beam", None), "beam"),
-        (("top_k", 13), "top-k 13"),
-        (("top_p", 0.4), "top-p 0.4"),
-        (("two words", None), "two words"),
-    ],
-)
-def test_a_decoder_is_named_with_its_setting(draw, name):
-    assert decoder_name(*draw) == name

@@ -4,9 +4,8 @@ import pytest
 
 from pseudoris.schemas.run_records import ParentRun
 from pseudoris.schemas.shard import CaptionSample
-from pseudoris.store.location import RunLocation
 from pseudoris.viewer.quality import quality_of_run
-from pseudoris.viewer.quality_page import iter_quality, write_quality
+from pseudoris.viewer.quality_page import iter_quality
 from tests.store.builders import empty
 from tests.viewer.builders import annotated, write_run
 
@@ -65,24 +64,12 @@ def test_what_strangers_wrote_is_escaped(run):
     assert text.count("<script") == 1
 
 
-def test_a_run_that_was_read_in_part_says_so(run):
-    assert "Counted in 1 of 2 shards" in page_of(run, max_rows=5)
-
-
 def test_a_run_without_anything_still_has_a_page(tmp_path):
     text = page_of(write_run(tmp_path / "run"))
 
     assert "No expression was drawn by a model" in text
     assert "The receipts hold no seconds" in text
     assert 'class="chart"' not in text
-
-
-def test_a_run_of_equal_scores_has_its_histogram(tmp_path):
-    same = [(0, "a red circle", 1.5, 1)]
-    text = page_of(write_run(tmp_path / "run", ("a.png", lambda entry: annotated(entry, 2, same))))
-
-    assert "1 expression, 1 kept" in text
-    assert "1 expressions" not in text
 
 
 def test_a_bar_at_the_end_that_holds_what_lies_beyond_says_so(tmp_path):
@@ -118,12 +105,3 @@ def test_a_decoder_of_another_package_may_have_any_name_and_setting(tmp_path):
 
     rows = re.findall(r'<th scope="row">([^<]*)</th><td class="h', text)
     assert rows == ["beam", "my decoder", "my decoder 5", "my decoder 1e 0.5"]
-
-
-def test_the_page_is_written_whole_and_replaced(run, tmp_path):
-    destination = RunLocation.open(str(tmp_path / "pages"))
-    for _ in range(2):
-        address = write_quality(quality_of_run(run), destination)
-
-    assert address == str(tmp_path / "pages" / "quality.html")
-    assert [path.name for path in (tmp_path / "pages").iterdir()] == ["quality.html"]

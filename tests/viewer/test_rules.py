@@ -8,11 +8,9 @@ import pytest
 
 from pseudoris.cli.gallery import write_pages
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.refilter import RuleChange, refilter
-from pseudoris.store.tables.keep_rule import stated_rule
 from tests.builders.scored_runs import scored_run
-from tests.viewer.builders import annotated, make_summary, set_tau, write_run
+from tests.viewer.builders import annotated, set_tau, write_run
 
 SAID = [
     (0, "meets neither", 1.2, 1, {"kept": False, "correctness": 0.25}),
@@ -93,26 +91,6 @@ def test_of_an_import_nothing_is_said_to_be_above_tau(tmp_path):
         text = (folder / name).read_text(encoding="utf-8")
         assert "People wrote the expressions of this run, and all of them are kept." in text
         assert "An expression is kept where" not in text
-
-
-@pytest.mark.parametrize(
-    ("settings", "origin", "rule"),
-    [
-        ((), "annotate", "distinctiveness > 1.35"),
-        ([KEEP], "annotate", "distinctiveness > 1.35 and correctness > 5"),
-        (["filtering.engine=siglip", KEEP], "annotate", "distinctiveness > some tau and correctness > 5"),
-        (["filtering.engine=siglip"], "refilter", "distinctiveness > 1.35"),
-        ((), "import", "None"),
-    ],
-)
-def test_a_rule_has_a_tau_where_it_is_known_that_tau_decided(tmp_path, settings, origin, rule):
-    run = write_run(tmp_path / "run", settings=settings, origin=origin)
-
-    assert str(stated_rule(require_header(run))) == rule
-
-
-def test_the_sentence_of_a_rule_needs_no_condition():
-    assert make_summary().rule_sentence == "An expression is kept if its distinctiveness is above τ\u00a0=\u00a01."
 
 
 @pytest.mark.long
