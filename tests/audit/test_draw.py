@@ -11,7 +11,6 @@ from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.run_reader import Run
-from tests.builders import scored_runs
 from tests.builders.scored_runs import scored_run
 
 OPTIONS = DrawOptions(num_pairs=40, seed=3)
@@ -86,16 +85,6 @@ def test_images_without_a_mask_are_asked_for_missed_objects_too(run, tmp_path):
     asked = audit.images.filter(audit.images["is_asked_missed"]).to_pylist()
     assert min(len(row["masks"]) for row in asked) == 0
     assert sum(1 / row["inclusion"] for row in asked) == pytest.approx(audit.draw.population.images)
-
-
-def test_a_feature_that_all_pairs_share_orders_nothing(tmp_path, monkeypatch):
-    real = scored_runs._scored
-    monkeypatch.setattr(scored_runs, "_scored", lambda *words: replace(real(*words), correctness=0.3))
-    location = RunLocation.open(str(tmp_path / "run"))
-    found, _ = drawn((location, scored_run(location)), tmp_path / "audit")
-    bounds = [float(word) for each in found.record.strata for word in each.name.split() if "." in word]
-    assert max(bounds) - min(bounds) > 1
-    assert max(map(abs, bounds)) < 50
 
 
 def test_no_audit_is_overwritten(run, tmp_path):
