@@ -1,4 +1,4 @@
-"""The picture of a report: intervals one below the other, as SVG without a script, for light and dark pages."""
+"""The picture of an audit's report: intervals one below the other, as an SVG file for light and dark pages."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from pseudoris.audit.figures import AuditFigures, BoundedFigure
 from pseudoris.audit.intervals import Interval
-from pseudoris.schemas.printable import visible
+from pseudoris.store.reports.svg import element, svg_file
 
 _WIDTH: Final = 720
 _LEFT: Final = 270
@@ -39,48 +39,35 @@ class ChartRow:
 
 def interval_chart(rows: Sequence[ChartRow], *, title: str, low: float = 0.0, high: float = 1.0) -> str:
     """Return an SVG file with a row per interval, from `low` on the left to `high` on the right."""
-    height = _TOP + _ROW * len(rows) + 30
-    drawn = [_tick(low + share * (high - low), share, height) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    drawn += [_row(row, _TOP + _ROW * number + _ROW // 2, low, high) for number, row in enumerate(rows)]
-    head = Markup('<text x="8" y="20" class="title">{}</text>').format(visible(title))
-    return Markup(
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" '
-        'aria-label="{2}"><style>{3}</style>{4}{5}</svg>\n'
-    ).format(_WIDTH, height, visible(title), Markup(_STYLE), head, Markup("").join(drawn))
+    height, wide = _TOP + _ROW * len(rows) + 30, _WIDTH - _LEFT - _RIGHT
 
+    def place(value: float) -> str:
+        return f"{_LEFT + wide * (min(max(value, low), high) - low) / (high - low):.1f}"
 
-def _place(value: float, low: float, high: float) -> float:
-    share = (min(max(value, low), high) - low) / (high - low)
-    return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+    def line(kind: str, value: Interval, y: int) -> Markup:
+        return element("line", class_=kind, x1=place(value.low), x2=place(value.high), y1=y, y2=y)
 
-
-def _tick(value: float, share: float, height: int) -> Markup:
-    x = _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
-    line = Markup('<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(x, _TOP - 4, height - 26)
-    return line + Markup('<text class="mid" x="{:.1f}" y="{}">{:g}</text>').format(x, height - 8, round(value, 3))
-
-
-def _row(row: ChartRow, y: float, low: float, high: float) -> Markup:
-    name = escape(visible(row.name if len(row.name) < 42 else f"{row.name[:40]}…"))
-    text = Markup('<text class="{}" x="{}" y="{}">{}</text>').format(
-        "title" if row.is_heading else "end", 8 if row.is_heading else _LEFT - 12, y + 4, name
-    )
-    if row.value.estimate is None:
-        return text
-    wide = "" if row.wide is None or row.wide == row.value else _line("wide", row.wide, y, low, high)
-    said = f"{row.value.estimate:.3f} [{row.value.low:.2f}, {row.value.high:.2f}]"
-    return (
-        text
-        + wide
-        + _line("line", row.value, y, low, high)
-        + Markup('<circle class="dot" cx="{:.1f}" cy="{}" r="5"/>').format(_place(row.value.estimate, low, high), y)
-        + Markup('<text x="{}" y="{}">{}</text>').format(_WIDTH - _RIGHT + 12, y + 4, said)
-    )
-
-
-def _line(kind: str, value: Interval, y: float, low: float, high: float) -> Markup:
-    ends = (_place(each, low, high) for each in (value.low, value.high))
-    return Markup('<line class="{}" x1="{:.1f}" x2="{:.1f}" y1="{y}" y2="{y}"/>').format(kind, *ends, y=y)
+    drawn = [element("style", Markup(_STYLE)), element("text", title, x=8, y=20, class_="title")]
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x = f"{_LEFT + share * wide:.1f}"
+        drawn.append(element("line", class_="grid", x1=x, x2=x, y1=_TOP - 4, y2=height - 26))
+        drawn.append(element("text", f"{round(low + share * (high - low), 3):g}", class_="mid", x=x, y=height - 8))
+    for number, row in enumerate(rows):
+        y, value = _TOP + _ROW * number + _ROW // 2, row.value
+        name = row.name if len(row.name) < 42 else f"{row.name[:40]}…"
+        kind, left = ("title", 8) if row.is_heading else ("end", _LEFT - 12)
+        drawn.append(element("text", name, class_=kind, x=left, y=y + 4))
+        if value.estimate is None:
+            continue
+        if row.wide is not None and row.wide != value:
+            drawn.append(line("wide", row.wide, y))
+        said = f"{value.estimate:.3f} [{value.low:.2f}, {value.high:.2f}]"
+        drawn += [
+            line("line", value, y),
+            element("circle", class_="dot", cx=place(value.estimate), cy=y, r=5),
+            element("text", said, x=_WIDTH - _RIGHT + 12, y=y + 4),
+        ]
+    return svg_file(_WIDTH, height, *drawn, role="img", aria_label=title)
 
 
 def report_chart(figures: AuditFigures) -> str:

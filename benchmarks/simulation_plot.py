@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from markupsafe import Markup
+
+from pseudoris.store.reports.svg import element, svg_file
+
 _PANEL: Final = (300, 230)
 _MARGIN: Final = (52, 40)
 _COLOURS: Final = ("#1b6ca8", "#c8553d", "#4a7c59", "#7b5ea7")
@@ -23,11 +27,7 @@ def write_plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     rates = sorted({row["images_per_s"] for row in shown})
     width = _MARGIN[0] + len(gpus) * (_PANEL[0] + _MARGIN[0])
     height = _PANEL[1] + 2 * _MARGIN[1] + 34
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-    ]
+    parts = [element("rect", width=width, height=height, fill="white")]
     for index, number in enumerate(gpus):
         left = _MARGIN[0] + index * (_PANEL[0] + _MARGIN[0])
         panel = _Panel([row for row in shown if row["gpus"] == number], left=left, top=_MARGIN[1])
@@ -35,7 +35,7 @@ def write_plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         for rate, colour in zip(rates, _COLOURS, strict=False):
             parts += panel.lines(rate, colour)
     parts += _legend(rates, top=_PANEL[1] + 2 * _MARGIN[1] + 18)
-    path.write_text("\n".join([*parts, "</svg>"]) + "\n", encoding="utf-8")
+    path.write_text(svg_file(width, height, *parts, font_family="sans-serif", font_size=12), encoding="utf-8")
 
 
 class _Panel:
@@ -46,30 +46,29 @@ class _Panel:
         self._sizes = sorted({row["shard_images"] for row in rows})
         self._left, self._top = left, top
 
-    def axes(self, title: str) -> list[str]:
+    def axes(self, title: str) -> list[Markup]:
         right, bottom = self._left + _PANEL[0], self._top + _PANEL[1]
-        parts = [f'<text x="{self._left}" y="{self._top - 12}" font-weight="bold">{title}</text>']
+        parts = [element("text", title, x=self._left, y=self._top - 12, font_weight="bold")]
         for percent in _TICKS:
             y = self._y(percent)
-            parts.append(f'<line x1="{self._left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-            parts.append(f'<text x="{self._left - 6}" y="{y + 4:.1f}" text-anchor="end">{percent:g} %</text>')
-        y = self._y(_TARGET)
-        parts.append(f'<line x1="{self._left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="black"/>')
+            parts.append(element("line", x1=self._left, x2=right, y1=f"{y:.1f}", y2=f"{y:.1f}", stroke="#ddd"))
+            parts.append(element("text", f"{percent:g} %", x=self._left - 6, y=f"{y + 4:.1f}", text_anchor="end"))
+        target = f"{self._y(_TARGET):.1f}"
+        parts.append(element("line", x1=self._left, x2=right, y1=target, y2=target, stroke="black"))
         parts += [
-            f'<text x="{self._x(size):.1f}" y="{bottom + 16}" text-anchor="middle">{size}</text>'
+            element("text", str(size), x=f"{self._x(size):.1f}", y=bottom + 16, text_anchor="middle")
             for size in self._sizes
         ]
-        parts.append(
-            f'<text x="{(self._left + right) / 2}" y="{bottom + 32}" text-anchor="middle">images a shard</text>'
-        )
-        return parts
+        label = {"x": (self._left + right) / 2, "y": bottom + 32, "text_anchor": "middle"}
+        return [*parts, element("text", "images a shard", **label)]
 
-    def lines(self, rate: float, colour: str) -> list[str]:
+    def lines(self, rate: float, colour: str) -> list[Markup]:
         of_rate = [row for row in self._rows if row["images_per_s"] == rate]
         parts = []
-        for share, dashes in (("lost_share", ""), ("control_share", ' stroke-dasharray="4 3"')):
+        for share, dashes in (("lost_share", None), ("control_share", "4 3")):
             points = " ".join(f"{self._x(row['shard_images']):.1f},{self._y(100 * row[share]):.1f}" for row in of_rate)
-            parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"{dashes}/>')
+            style = {"fill": "none", "stroke": colour, "stroke_width": 1.8, "stroke_dasharray": dashes}
+            parts.append(element("polyline", points=points, **style))
         return parts
 
     def _x(self, size: int) -> float:
@@ -83,12 +82,11 @@ class _Panel:
         return self._top + _PANEL[1] * (1 - share)
 
 
-def _legend(rates: Sequence[float], *, top: int) -> list[str]:
+def _legend(rates: Sequence[float], *, top: int) -> list[Markup]:
     parts = []
     for index, (rate, colour) in enumerate(zip(rates, _COLOURS, strict=False)):
         x = _MARGIN[0] + 160 * index
-        parts.append(f'<line x1="{x}" x2="{x + 24}" y1="{top - 4}" y2="{top - 4}" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{x + 30}" y="{top}">{rate:g} images/s a GPU</text>')
-    x = _MARGIN[0] + 160 * len(rates)
+        parts.append(element("line", x1=x, x2=x + 24, y1=top - 4, y2=top - 4, stroke=colour, stroke_width=2))
+        parts.append(element("text", f"{rate:g} images/s a GPU", x=x + 30, y=top))
     text = "solid: all that is not work; dashed: the control plane; black: 2 %"
-    return [*parts, f'<text x="{x}" y="{top}">{text}</text>']
+    return [*parts, element("text", text, x=_MARGIN[0] + 160 * len(rates), y=top)]

@@ -6,7 +6,6 @@ python -m experiments.method_example > docs/method.svg
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import Final
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from experiments.quality.markdown_cells import markdown_table
 from experiments.quality.svg_chart import COLOURS
+from pseudoris.store.reports.svg import element, svg_file
 from pseudoris.workers.captions.distinctive import distinctive_weights, draw
 from pseudoris.workers.filtering.scorer import score_candidates
 
@@ -98,23 +98,23 @@ def score_table() -> str:
 def figure() -> str:
     """Return the step as SVG: for each token a bar of the own softmax and one of the distinctive weights."""
     found, left, base, height = step(), 60, 230, 260
-    parts = []
+    parts = [element("rect", width=580, height=280, fill="white")]
     for number, (values, title) in enumerate(((found.own, "own softmax"), (found.distinctive, "distinctive weight q"))):
         colour, drawn = COLOURS[number], found.drawn[number]
-        parts.append(f'<rect x="{left + 230 * number}" y="20" width="12" height="12" fill="{colour}"/>')
-        parts.append(f'<text x="{left + 18 + 230 * number}" y="30">{title}: draws “{drawn}”</text>')
+        parts.append(element("rect", x=left + 230 * number, y=20, width=12, height=12, fill=colour))
+        parts.append(element("text", f"{title}: draws “{drawn}”", x=left + 18 + 230 * number, y=30))
         for at, value in enumerate(values):
             x, tall = left + 100 * at + 36 * number, height * value
-            parts.append(f'<rect x="{x}" y="{base - tall:.1f}" width="34" height="{tall:.1f}" fill="{colour}"/>')
-            at_top = f'x="{x + 17}" y="{base - tall - 5:.1f}"'
-            parts.append(f'<text {at_top} text-anchor="middle" font-size="11">{value:.3f}</text>')
+            parts.append(element("rect", x=x, y=f"{base - tall:.1f}", width=34, height=f"{tall:.1f}", fill=colour))
+            place = {"x": x + 17, "y": f"{base - tall - 5:.1f}", "text_anchor": "middle", "font_size": 11}
+            parts.append(element("text", f"{value:.3f}", **place))
     for at, token in enumerate(TOKENS):
-        parts.append(f'<text x="{left + 100 * at + 35}" y="{base + 18}" text-anchor="middle">{escape(token)}</text>')
-    size = 'viewBox="0 0 580 280" width="580" height="280"'
-    opening = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">'
-    line = f'<line x1="{left - 10}" x2="550" y1="{base}" y2="{base}" stroke="black"/>'
-    prefix = f'<text x="{left}" y="268">next token of mask 0 behind “a photo of a”</text>'
-    return "\n".join([opening, '<rect width="580" height="280" fill="white"/>', *parts, line, prefix, "</svg>"]) + "\n"
+        parts.append(element("text", token, x=left + 100 * at + 35, y=base + 18, text_anchor="middle"))
+    parts += [
+        element("line", x1=left - 10, x2=550, y1=base, y2=base, stroke="black"),
+        element("text", "next token of mask 0 behind “a photo of a”", x=left, y=268),
+    ]
+    return svg_file(580, 280, *parts, font_family="sans-serif", font_size=12)
 
 
 if __name__ == "__main__":

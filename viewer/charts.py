@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from math import floor, log10
 from typing import Final
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from pseudoris.schemas.printable import visible
+from pseudoris.store.reports.svg import element, round_step
 
 HEIGHT_PX: Final = 190
 NUM_STAGE_COLOURS: Final = 6
@@ -69,9 +69,9 @@ def line_chart(lines: Sequence[Line], *, title: str, x_label: str) -> Markup:
     drawn = []
     for number, line in enumerate(lines):
         data = "L".join(f"{100 * x / right:.3f} {HEIGHT_PX * (1 - y / top):.2f}" for x, y in line.points)
-        drawn.append(_tag("path", _tag("title", line.name), class_=f"line line-{number}", d=f"M{data}"))
+        drawn.append(element("path", element("title", line.name), class_=f"line line-{number}", d=f"M{data}"))
     # Stretched, so that its coordinates across are per cent as well.
-    plot = _tag(
+    plot = element(
         "svg",
         *drawn,
         viewBox=f"0 0 100 {HEIGHT_PX}",
@@ -89,10 +89,10 @@ def share_bar(share: float) -> Markup:
     shape = {"height": _SHARE_HEIGHT_PX, "rx": _SHARE_HEIGHT_PX / 2}
     filled = f"{100 * min(1.0, max(0.0, share)):.2f}%"
     whole, part = (
-        _tag("rect", class_="whole", width="100%", **shape),
-        _tag("rect", class_="part", width=filled, **shape),
+        element("rect", class_="whole", width="100%", **shape),
+        element("rect", class_="part", width=filled, **shape),
     )
-    return _tag("svg", whole, part, class_="share", height=_SHARE_HEIGHT_PX, aria_hidden="true")
+    return element("svg", whole, part, class_="share", height=_SHARE_HEIGHT_PX, aria_hidden="true")
 
 
 def stacked_bar(parts: Sequence[tuple[str, float]], *, title: str) -> Markup:
@@ -101,11 +101,11 @@ def stacked_bar(parts: Sequence[tuple[str, float]], *, title: str) -> Markup:
     blocks, at = [], 0.0
     for number, (name, value) in enumerate(parts):
         wide = 100 * value / total
-        hint = _tag("title", f"{name}: {wide:.0f} %")
+        hint = element("title", f"{name}: {wide:.0f} %")
         place = {"x": f"{at:.3f}%", "width": f"{wide:.3f}%", "height": _STACK_HEIGHT_PX}
-        blocks.append(_tag("rect", hint, class_=f"stage-{number % NUM_STAGE_COLOURS}", **place))
+        blocks.append(element("rect", hint, class_=f"stage-{number % NUM_STAGE_COLOURS}", **place))
         at += wide
-    return _tag("svg", *blocks, class_="stack", height=_STACK_HEIGHT_PX, role="img", aria_label=title)
+    return element("svg", *blocks, class_="stack", height=_STACK_HEIGHT_PX, role="img", aria_label=title)
 
 
 def nice_ceiling(value: float) -> float:
@@ -118,8 +118,7 @@ def nice_ceiling(value: float) -> float:
 
 def nice_ticks(right: float, most: int = 5) -> list[float]:
     """Return 0 and round steps up to `right` > 0, at most `most` of them after the 0."""
-    power = 10.0 ** floor(log10(right / most))
-    step = next(size * power for size in (1, 2, 5, 10) if size * power * most >= right * (1 - 1e-9))
+    step = round_step(right / most)
     return [number * step for number in range(floor(right / step + 1e-9) + 1)]
 
 
@@ -137,16 +136,8 @@ def edge_labels(low: float, high: float) -> list[Label]:
     return [((tick - low) / (high - low), f"{tick:.3g}") for tick in ticks if low <= tick <= high]
 
 
-def _tag(name: str, /, *inside: Markup | str, **attributes: object) -> Markup:
-    """Return an element; in attribute names `_` becomes `-`, and a final `_` is dropped."""
-    shown = {key.rstrip("_").replace("_", "-"): visible(value) for key, value in attributes.items()}
-    named = [Markup(' {}="{}"').format(key, value) for key, value in shown.items()]
-    content = [escape(visible(each)) for each in inside]
-    return Markup("<{0}{1}>{2}</{0}>").format(name, Markup("").join(named), Markup("").join(content))
-
-
 def _chart(title: str, *inside: Markup | str) -> Markup:
-    return _tag("svg", *inside, class_="chart", height=HEIGHT_PX, role="img", aria_label=title)
+    return element("svg", *inside, class_="chart", height=HEIGHT_PX, role="img", aria_label=title)
 
 
 def _bar(bar: Bar, x: float, *, width: float, top: float) -> Markup:
@@ -156,34 +147,34 @@ def _bar(bar: Bar, x: float, *, width: float, top: float) -> Markup:
         if count:
             # A bar of a single row among millions is still seen.
             tall = max(1.0, HEIGHT_PX * count / top)
-            blocks.append(_tag("rect", class_=kind, y=f"{HEIGHT_PX - tall:.2f}", height=f"{tall:.2f}", **inset))
+            blocks.append(element("rect", class_=kind, y=f"{HEIGHT_PX - tall:.2f}", height=f"{tall:.2f}", **inset))
     # What a pointer meets is the bar's whole place, however low the bar.
     place = {"x": f"{x:.3f}%", "width": f"{width:.3f}%", "height": HEIGHT_PX}
-    return _tag("g", *blocks, _tag("rect", _tag("title", bar.hint), class_="hit", **place))
+    return element("g", *blocks, element("rect", element("title", bar.hint), class_="hit", **place))
 
 
 def _grid(top: float) -> Markup:
     drawn = []
     for share in (0.0, 0.5, 1.0):
         y = f"{HEIGHT_PX * (1 - share):.1f}"
-        drawn.append(_tag("line", class_="grid", x1=0, x2="100%", y1=y, y2=y))
+        drawn.append(element("line", class_="grid", x1=0, x2="100%", y1=y, y2=y))
         # What is counted has no halves.
         if (top * share).is_integer():
-            drawn.append(_tag("text", f"{top * share:,.0f}", class_="y", x=-8, y=y))
+            drawn.append(element("text", f"{top * share:,.0f}", class_="y", x=-8, y=y))
     return Markup("").join(drawn)
 
 
 def _labels(labels: Iterable[Label]) -> Markup:
     y = HEIGHT_PX + _LABEL_DEPTH_PX
     return Markup("").join(
-        _tag("text", text, class_="last" if share > 0.97 else "below", x=f"{100 * share:.3f}%", y=y)
+        element("text", text, class_="last" if share > 0.97 else "below", x=f"{100 * share:.3f}%", y=y)
         for share, text in labels
     )
 
 
 def _marker(marker: Marker) -> Markup:
     x, is_right = f"{100 * marker.share:.3f}%", marker.share > 0.8
-    line = _tag("line", class_="marker", x1=x, x2=x, y1=-6, y2=HEIGHT_PX)
-    return line + _tag(
+    line = element("line", class_="marker", x1=x, x2=x, y1=-6, y2=HEIGHT_PX)
+    return line + element(
         "text", marker.label, class_="marker last" if is_right else "marker", x=x, dx=-6 if is_right else 6, y=2
     )

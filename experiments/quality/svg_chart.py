@@ -1,18 +1,22 @@
-"""Lines over a pair of axes as SVG text, without a plotting library."""
+"""Lines over a pair of axes as an SVG file: the figures of the docs, of benchmarks and of examples."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any, Final
+
+from markupsafe import Markup
+
+from pseudoris.store.reports.svg import element, round_step, svg_file
 
 COLOURS: Final = ("#1b6ca8", "#c8553d", "#4a7c59", "#7b5ea7", "#b8860b", "#444444", "#d16ba5", "#5f9ea0")
 _WIDTH, _HEIGHT = 560, 320
 _LEFT, _TOP, _BOTTOM, _LEGEND_WIDTH = 62, 40, 52, 230
 _CHART_WIDTH, _CHART_HEIGHT = _LEFT + _WIDTH + _LEGEND_WIDTH, _TOP + _HEIGHT + _BOTTOM
 _TICKS: Final = 6
+_DIGITS: Final = (1, 2, 2.5, 5, 10)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Axis:
         """Return where the axis is labelled, and how."""
         if self.labels:
             return self.labels
-        step = _round_step((self.high - self.low) / _TICKS)
+        step = round_step((self.high - self.low) / _TICKS, _DIGITS)
         first = math.ceil(self.low / step - 1e-9)
         places = [step * n for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
         return [
@@ -63,26 +67,20 @@ def line_chart(title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
     width, height = _CHART_WIDTH, _CHART_HEIGHT
     frame = _Frame(x, y)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<text x="{_LEFT}" y="22" font-size="14" font-weight="bold">{escape(title)}</text>',
+        element("rect", width=width, height=height, fill="white"),
+        element("text", title, x=_LEFT, y=22, font_size=14, font_weight="bold"),
         *frame.axes(),
     ]
     for number, line in enumerate(lines):
         parts += frame.line(line, COLOURS[number % len(COLOURS)])
         parts += _legend(line, COLOURS[number % len(COLOURS)], number)
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return svg_file(width, height, *parts, font_family="sans-serif", font_size=12)
 
 
 def stack(charts: Sequence[str]) -> str:
     """Return charts of `line_chart` one below another, as one SVG text."""
     placed = [f'<svg y="{_CHART_HEIGHT * number}" {chart[len("<svg ") :]}' for number, chart in enumerate(charts)]
-    width, height = _CHART_WIDTH, _CHART_HEIGHT * len(charts)
-    opening = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
-    )
-    return "\n".join([opening, *placed]) + "</svg>\n"
+    return svg_file(_CHART_WIDTH, _CHART_HEIGHT * len(charts), *(Markup(each.rstrip()) for each in placed))
 
 
 class _Frame:
@@ -91,36 +89,35 @@ class _Frame:
     def __init__(self, x: Axis, y: Axis) -> None:
         self._x, self._y = x, y
 
-    def axes(self) -> list[str]:
-        right, bottom = _LEFT + _WIDTH, _TOP + _HEIGHT
+    def axes(self) -> list[Markup]:
+        right, bottom, middle = _LEFT + _WIDTH, _TOP + _HEIGHT, _TOP + _HEIGHT / 2
         parts = []
         for value, label in self._y.ticks():
             at = self._down(value)
-            parts.append(f'<line x1="{_LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}" stroke="#ddd"/>')
-            parts.append(f'<text x="{_LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{escape(label)}</text>')
+            parts.append(element("line", x1=_LEFT, x2=right, y1=f"{at:.1f}", y2=f"{at:.1f}", stroke="#ddd"))
+            parts.append(element("text", label, x=_LEFT - 7, y=f"{at + 4:.1f}", text_anchor="end"))
         for value, label in self._x.ticks():
-            at = self._along(value)
-            parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}" stroke="black"/>')
-            parts.append(f'<text x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">{escape(label)}</text>')
-        middle = (_LEFT + right) / 2
-        parts.append(f'<line x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}" stroke="black"/>')
-        parts.append(f'<text x="{middle}" y="{bottom + 40}" text-anchor="middle">{escape(self._x.title)}</text>')
-        turned = f'transform="rotate(-90 16 {_TOP + _HEIGHT / 2})"'
-        parts.append(
-            f'<text x="16" y="{_TOP + _HEIGHT / 2}" text-anchor="middle" {turned}>{escape(self._y.title)}</text>'
-        )
-        return parts
+            along = f"{self._along(value):.1f}"
+            parts.append(element("line", x1=along, x2=along, y1=bottom, y2=bottom + 4, stroke="black"))
+            parts.append(element("text", label, x=along, y=bottom + 18, text_anchor="middle"))
+        turned = f"rotate(-90 16 {middle})"
+        return [
+            *parts,
+            element("line", x1=_LEFT, x2=right, y1=bottom, y2=bottom, stroke="black"),
+            element("text", self._x.title, x=(_LEFT + right) / 2, y=bottom + 40, text_anchor="middle"),
+            element("text", self._y.title, x=16, y=middle, text_anchor="middle", transform=turned),
+        ]
 
-    def line(self, line: Line, colour: str) -> list[str]:
-        places = [(self._along(point[0]), self._down(point[1])) for point in line.points]
-        dashes = ' stroke-dasharray="5 4"' if line.is_dashed else ""
-        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts = [f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-width="1.8"{dashes}/>']
+    def line(self, line: Line, colour: str) -> list[Markup]:
+        places = [(f"{self._along(point[0]):.1f}", f"{self._down(point[1]):.1f}") for point in line.points]
+        drawn = " ".join(f"{x},{y}" for x, y in places)
+        style = {"fill": "none", "stroke": colour, "stroke_width": 1.8, "stroke_dasharray": _dashes(line)}
+        parts = [element("polyline", points=drawn, **style)]
         for (x, y), point in zip(places, line.points, strict=True):
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.8" fill="{colour}"/>')
+            parts.append(element("circle", cx=x, cy=y, r=2.8, fill=colour))
             if len(point) == 4:
-                low, high = self._down(point[2]), self._down(point[3])
-                parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}" stroke="{colour}"/>')
+                low, high = (f"{self._down(end):.1f}" for end in point[2:])
+                parts.append(element("line", x1=x, x2=x, y1=low, y2=high, stroke=colour))
         return parts
 
     def _along(self, value: float) -> float:
@@ -130,16 +127,14 @@ class _Frame:
         return _TOP + _HEIGHT * (1 - (value - self._y.low) / (self._y.high - self._y.low))
 
 
-def _legend(line: Line, colour: str, number: int) -> list[str]:
+def _dashes(line: Line) -> str | None:
+    return "5 4" if line.is_dashed else None
+
+
+def _legend(line: Line, colour: str, number: int) -> list[Markup]:
     x, y = _LEFT + _WIDTH + 14, _TOP + 10 + 19 * number
-    dashes = ' stroke-dasharray="5 4"' if line.is_dashed else ""
+    style = {"stroke": colour, "stroke_width": 2, "stroke_dasharray": _dashes(line)}
     return [
-        f'<line x1="{x}" x2="{x + 22}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"{dashes}/>',
-        f'<text x="{x + 28}" y="{y + 4}">{escape(line.title)}</text>',
+        element("line", x1=x, x2=x + 22, y1=y, y2=y, **style),
+        element("text", line.title, x=x + 28, y=y + 4),
     ]
-
-
-def _round_step(step: float) -> float:
-    """The smallest of 1, 2, 2.5 and 5 by a power of ten that is not below."""
-    power = 10.0 ** math.floor(math.log10(step))
-    return next(power * digit for digit in (1, 2, 2.5, 5, 10) if power * digit >= step * (1 - 1e-9))

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from pseudoris.schemas.printable import printable, printable_json, visible
 from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.svg import element
 from pseudoris.training.evaluation.bootstrap import Estimate
 from pseudoris.training.evaluation.run_evaluation import (
     FIGURES,
@@ -132,12 +133,12 @@ def _whisker(estimate: Estimate) -> Markup:
     if not math.isfinite(estimate.value):
         return Markup("")
     low, high = (estimate.low, estimate.high) if math.isfinite(estimate.low) else (estimate.value, estimate.value)
-    return Markup(
-        '<svg class="whisker" width="100%" height="18" aria-hidden="true">'
-        '<line class="track" x1="0%" x2="100%" y1="9" y2="9"/>'
-        '<rect class="span" x="{low:.2f}%" width="{wide:.2f}%" y="5" height="8" rx="3"/>'
-        '<circle class="dot" cx="{value:.2f}%" cy="9" r="4.5"/></svg>'
-    ).format(low=100 * low, wide=100 * (high - low), value=100 * estimate.value)
+    shapes = (
+        element("line", class_="track", x1="0%", x2="100%", y1=9, y2=9),
+        element("rect", class_="span", x=f"{100 * low:.2f}%", width=f"{100 * (high - low):.2f}%", y=5, height=8, rx=3),
+        element("circle", class_="dot", cx=f"{100 * estimate.value:.2f}%", cy=9, r=4.5),
+    )
+    return element("svg", *shapes, class_="whisker", width="100%", height=18, aria_hidden="true")
 
 
 def value_text(estimate: Estimate, digits: int, *, sign: str = "") -> str:
