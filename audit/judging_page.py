@@ -17,10 +17,8 @@ from pseudoris.images.prover import PictureForm
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.location import RunLocation
-from pseudoris.viewer.gallery_page import page_prover, thumbnail
-from pseudoris.viewer.image_cards import NUM_COLOURS, embedded_json
 from pseudoris.viewer.outlines import frame_size, outline_of
-from pseudoris.viewer.pages import iter_page
+from pseudoris.viewer.pages import MASK_COLOURS, embedded_json, iter_page, page_prover, thumbnail
 
 INDEX_NAME: Final = "index.html"
 PICTURES_FOLDER: Final = "pictures"
@@ -85,7 +83,7 @@ def _plan(audit: AuditFolder) -> dict[str, Any]:
         "version": VERDICTS_VERSION,
         "rater": RATER_NAME.pattern,
         "maxComment": MAX_COMMENT,
-        "colours": NUM_COLOURS,
+        "colours": len(MASK_COLOURS),
         "verdicts": VERDICTS,
         "images": {row["image_id"]: _sizes(row["height"], row["width"]) for row in images},
         "missed": missed,

@@ -23,18 +23,12 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from benchmarks.measurement import Row, peak_rss_bytes, report
-from pseudoris.schemas.ids import image_id
-from pseudoris.schemas.keep_rule import KeepRule
+from pseudoris.schemas.ids import image_id, mask_id
+from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, KeepRule
 from pseudoris.store.location import RunLocation
-from pseudoris.viewer.gallery_model import (
-    Gallery,
-    GalleryDraw,
-    GalleryExpression,
-    GalleryImage,
-    GalleryMask,
-    GallerySummary,
-)
 from pseudoris.viewer.gallery_page import write_gallery
+from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, GallerySummary
+from pseudoris.viewer.gallery_sample import Row as TableRow
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -42,6 +36,8 @@ if TYPE_CHECKING:
 NUM_MASKS: Final = 5
 PER_MASK: Final = 25
 HEIGHT, WIDTH = 240, 320
+# Ids of masks begin with one; the page reads their ends alone.
+_IMAGE: Final = "0" * 16
 VIEWPORT: Final = {"width": 1440, "height": 900}
 _WORDS: Final = (
     "red",
@@ -111,20 +107,28 @@ def _images(num_images: int) -> Iterator[GalleryImage]:
         yield GalleryImage(image_id(key), key, HEIGHT, WIDTH, encoded.getvalue(), masks, expressions)
 
 
-def _mask(index: int, generator: np.random.Generator) -> GalleryMask:
+def _mask(index: int, generator: np.random.Generator) -> TableRow:
     rows, columns = np.ogrid[:HEIGHT, :WIDTH]
     centre, radii = generator.random(2) * (HEIGHT, WIDTH), generator.uniform(20, 60, 2)
     mask = ((rows - centre[0]) / radii[0]) ** 2 + ((columns - centre[1]) / radii[1]) ** 2 < 1
     counts = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode("ascii")
-    return GalleryMask(index, (HEIGHT, WIDTH), counts, int(mask.sum()), 0.9, 0.95)
+    return {
+        "mask_id": mask_id(_IMAGE, index),
+        "segmentation": {"size": [HEIGHT, WIDTH], "counts": counts},
+        **{"area_px": int(mask.sum()), "predicted_iou": 0.9, "stability_score": 0.95, "prior": "none"},
+    }
 
 
-def _expression(mask: int, generator: np.random.Generator) -> GalleryExpression:
+def _expression(mask: int, generator: np.random.Generator) -> TableRow:
     text = " ".join(generator.choice(_WORDS, generator.integers(3, 10)))
     d = float(generator.lognormal(0.0, 0.25))
-    draws = (GalleryDraw("context_1.2", "top_p", None, 0.4, -4.5, "all", NUM_MASKS - 1),) * 2
-    rival = (mask + 1) % NUM_MASKS
-    return GalleryExpression(text, (mask,), text.split()[-1], 2, d, 0.3, d, rival, d > 1.0, draws=draws)
+    draw = {"crop": "context_1.2", "decoder": "top_p", "top_k": None, "top_p": 0.4, "log_prob": -4.5, "others": "all"}
+    return {
+        **{"text": text, "head_noun": text.split()[-1], "count": 2, "kept": d > 1.0, "weight": 1.0, "source": "model"},
+        **{"uniqueness": d, "correctness": 0.3, "distinctiveness": d, **dict.fromkeys(LISTENER_COLUMNS)},
+        **{"target_mask_ids": [mask_id(_IMAGE, mask)], "rival_mask_id": mask_id(_IMAGE, (mask + 1) % NUM_MASKS)},
+        **{"samples": [{**draw, "num_others": NUM_MASKS - 1, "other_masks": []}] * 2, "judged": True, "unmet": []},
+    }
 
 
 def measure(num_expressions: int, *, repeats: int, chromium: str) -> list[Row]:

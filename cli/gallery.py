@@ -105,7 +105,7 @@ def write_pages(
         counting = progress.add_task("counting shards", total=None)
         quality = quality_of_run(
             location,
-            summary=content.summary,
+            content.summary,
             on_shard=lambda done, total: progress.update(counting, completed=done, total=total),
         )
         # First what the gallery links to.

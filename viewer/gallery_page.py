@@ -2,25 +2,31 @@
 
     DEST/index.html   DEST/quality.html   DEST/pictures/<image id>.webp
 
-The pages load only the pictures next to them, so they open from a disk and from a static bucket.
+The pages load only the pictures next to them, so they open from a disk and from a static bucket. An image is a card,
+with a record in JSON of its masks and expressions that the page's script reads.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
+from urllib.parse import unquote
 
-from pseudoris.images.pillow_formats import loaded_plugins
+from markupsafe import Markup
+
 from pseudoris.images.prover import PictureForm, Prover
-from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.schemas.source_settings import ImagesConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import mask_index, sha256_hex
+from pseudoris.schemas.keep_rule import LISTENER_COLUMNS
+from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.location import RunLocation
-from pseudoris.viewer.gallery_model import Gallery
-from pseudoris.viewer.image_cards import NUM_COLOURS, ImageCard, embedded_json, image_card
-from pseudoris.viewer.pages import GALLERY_SCRIPTS, GENERATOR, iter_page
+from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, Row
+from pseudoris.viewer.outlines import Outline, frame_size, outline_of, spread_labels
+from pseudoris.viewer.pages import GENERATOR, MASK_COLOURS, embedded_json, iter_page, page_prover, thumbnail
 
 logger = logging.getLogger(__name__)
 
@@ -31,41 +37,22 @@ THUMBNAIL: Final = PictureForm("WEBP", max_side_px=800, quality=84)
 INDEX_NAME: Final = "index.html"
 QUALITY_NAME: Final = "quality.html"
 PICTURES_FOLDER: Final = "pictures"
+# Concatenated in this order into one script; each is a part of one function's body.
+_SCRIPTS: Final = (
+    *("model", "rules", "sorting", "pair_marks", "filters", "elements", "peek", "cards", "inspector", "keyboard"),
+    *("address", "main"),
+)
 _PICTURE_NAME: Final = re.compile(r"^[0-9a-f]{16}\.webp$")
 _MARK: Final = f'<meta name="generator" content="{GENERATOR}">'
 
 # Formats that this machine lacks make every picture blank: the first few are named.
 _MAX_WARNINGS: Final = 3
+# More than the page shows. What τ is compared with is not rounded.
+_DIGITS: Final = 5
+_HASH_DIGITS: Final = 8
 
 # Called with how many images are done.
 OnImage = Callable[[int], None]
-
-
-def thumbnail(data: bytes, prover: Prover) -> bytes | None:
-    """Return a picture of the image as a page shows it; None if it cannot be read.
-
-    The image was decoded when it was annotated, so a failure here means that a plug-in is missing, or that the run was
-    changed: it may come from a stranger, so it is decoded in a child process.
-
-    Args:
-        data: The encoded image.
-        prover: With a form.
-
-    Raises:
-        TransientError: The child does not start, or was killed from outside twice.
-    """
-    try:
-        return prover.picture(data)
-    except ImageError:
-        return None
-
-
-def page_prover(form: PictureForm, plugins: Sequence[str] = ()) -> Prover:
-    """Return what decodes pictures for a page, with those of `plugins` that the user has imported.
-
-    Its limits are the defaults: the settings of a run are a stranger's as well.
-    """
-    return Prover(ImagesConfig(decoder_plugins=loaded_plugins(plugins)), form=form)
 
 
 def check_destination(destination: RunLocation) -> None:
@@ -73,7 +60,6 @@ def check_destination(destination: RunLocation) -> None:
 
     Raises:
         ConfigError: The folder has a page that is not a gallery's.
-        TransientError: Storage failed.
     """
     for name in (INDEX_NAME, QUALITY_NAME):
         if destination.exists(name) and _MARK.encode() not in destination.read_bytes(name):
@@ -99,7 +85,6 @@ def write_gallery(
 
     Raises:
         ConfigError: The place cannot be written.
-        TransientError: Storage failed.
     """
     written: set[str] = set()
     with page_prover(THUMBNAIL, plugins) as prover:
@@ -110,18 +95,6 @@ def write_gallery(
             destination.delete(f"{PICTURES_FOLDER}/{file.name}")
     destination.delete_temporary("", PICTURES_FOLDER)
     return destination.uri(INDEX_NAME)
-
-
-def _settings(gallery: Gallery) -> dict[str, Any]:
-    summary, rule = gallery.summary, gallery.summary.rule
-    return {
-        "tau": summary.tau,
-        "hasTau": rule is not None and rule.tau is not None,
-        "conditions": [str(condition) for condition in rule.conditions] if rule else [],
-        "colours": NUM_COLOURS,
-        "pairs": summary.pairs_digest,
-        **({"verdicts": {pair: dict(each) for pair, each in gallery.verdicts.items()}} if gallery.verdicts else {}),
-    }
 
 
 def iter_gallery(
@@ -150,15 +123,169 @@ def iter_gallery(
         if num_unread > _MAX_WARNINGS:
             logger.warning("%d images in total cannot be decoded here.", num_unread)
 
+    summary, rule = gallery.summary, gallery.summary.rule
+    settings: dict[str, Any] = {
+        "tau": summary.tau,
+        "hasTau": rule is not None and rule.tau is not None,
+        "conditions": [str(condition) for condition in rule.conditions] if rule else [],
+        "colours": len(MASK_COLOURS),
+        "pairs": summary.pairs_digest,
+    }
+    if gallery.verdicts:
+        settings["verdicts"] = {pair: dict(each) for pair, each in gallery.verdicts.items()}
     content: dict[str, Any] = {
-        "summary": gallery.summary,
+        "summary": summary,
         "num_images": gallery.num_images,
         "verdicts": sorted({each for raters in gallery.verdicts.values() for each in raters.values()}),
-        "settings": embedded_json(_settings(gallery)),
+        "settings": embedded_json(settings),
         "cards": cards(),
         "quarantined": list(gallery.quarantined),
         "reasons": FAILURE_REASONS,
         "quality_name": QUALITY_NAME,
         "index_name": INDEX_NAME,
     }
-    yield from iter_page("gallery.html.j2", content, styles=("base", "gallery"), scripts=GALLERY_SCRIPTS)
+    yield from iter_page("gallery.html.j2", content, styles=("base", "gallery"), scripts=_SCRIPTS)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskShape:
+    """One mask over its picture.
+
+    Attributes:
+        order: Position on the card; the record's lists count by it.
+        index: The proposer's number, which the page shows.
+        colour: Number of its colour class.
+        outline: None where its encoding is damaged: `verify` is what reports it, the page shows the rest.
+    """
+
+    order: int
+    index: int
+    colour: int
+    outline: Outline | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCard:
+    """One image on the page; width and height in the page's units.
+
+    Attributes:
+        image_id: It begins the ids of the image's pairs.
+        name: The key as a person writes it.
+        picture: Address of the small picture, relative to the page; None where there is none.
+        has_expressions: An image without a mask may have some that refer to nothing.
+        record: JSON that no HTML parser reads as anything else.
+    """
+
+    image_id: str
+    key: str
+    name: str
+    pixels: str
+    picture: str | None
+    width: float
+    height: float
+    masks: tuple[MaskShape, ...]
+    has_expressions: bool
+    record: Markup
+
+
+def image_card(image: GalleryImage, *, picture: str | None) -> ImageCard:
+    """Return the card of an image; `picture` is the address of its small picture."""
+    height, width = frame_size(image.height, image.width)
+    shapes = _shapes(image.masks, (height, width))
+    order_of = {shape.index: shape.order for shape in shapes}
+    record = {
+        "masks": [_mask_record(mask, shape) for mask, shape in zip(image.masks, shapes, strict=True)],
+        "expressions": [_expression_record(expression, order_of) for expression in image.expressions],
+    }
+    return ImageCard(
+        image_id=image.image_id,
+        key=image.key,
+        name=unquote(image.key),
+        pixels=f"{image.width} × {image.height}",
+        picture=picture,
+        width=round(width, 1),
+        height=round(height, 1),
+        masks=shapes,
+        has_expressions=bool(image.expressions),
+        record=embedded_json(record),
+    )
+
+
+def _shapes(masks: Sequence[Row], size: tuple[float, float]) -> tuple[MaskShape, ...]:
+    shapes = []
+    for order, mask in enumerate(masks):
+        try:
+            outline = outline_of(mask["segmentation"]["counts"], mask["segmentation"]["size"])
+        except ValueError:
+            outline = None
+        shapes.append(MaskShape(order, mask_index(mask["mask_id"]), order % len(MASK_COLOURS), outline))
+    drawn = [(shape, shape.outline) for shape in shapes if shape.outline is not None]
+    places = spread_labels([(str(shape.index), outline.label_xy) for shape, outline in drawn], size)
+    for (shape, outline), place in zip(drawn, places, strict=True):
+        shapes[shape.order] = replace(shape, outline=replace(outline, label_xy=place))
+    return tuple(shapes)
+
+
+def _mask_record(mask: Row, shape: MaskShape) -> dict[str, Any]:
+    height, width = mask["segmentation"]["size"]
+    return {
+        "index": shape.index,
+        "area": round(mask["area_px"] / max(1, height * width), _DIGITS),
+        "iou": _rounded(mask["predicted_iou"]),
+        "stability": _rounded(mask["stability_score"]),
+        "prior": mask["prior"],
+        "damaged": shape.outline is None,
+    }
+
+
+def _expression_record(row: Row, order_of: Mapping[int, int]) -> dict[str, Any]:
+    targets = [mask_index(mask_id) for mask_id in row["target_mask_ids"]]
+    rival = row["rival_mask_id"]
+    return {
+        "text": row["text"],
+        # The end of the pair's id, as an audit has it.
+        "hash": sha256_hex(row["text"].encode())[:_HASH_DIGITS],
+        "head": row["head_noun"],
+        "targets": [order_of[index] for index in targets if index in order_of],
+        "nothing": not targets,
+        "human": row["source"] == SOURCE_HUMAN,
+        # Absent where nothing is composed, as in most runs.
+        **({"composed": True} if row["source"] == SOURCE_COMPOSER else {}),
+        "judged": row["judged"],
+        "unmet": row["unmet"],
+        "count": row["count"],
+        "uniqueness": _rounded(row["uniqueness"]),
+        "correctness": _rounded(row["correctness"]),
+        "distinctiveness": _finite(row["distinctiveness"]),
+        "rival": None if rival is None else order_of.get(mask_index(rival)),
+        "kept": row["kept"],
+        "weight": _rounded(row["weight"]),
+        # Absent where they are null, as in most runs.
+        **{name: value for name in LISTENER_COLUMNS if (value := _rounded(row[name])) is not None},
+        "draws": [_draw_record(draw, order_of) for draw in row["samples"] or ()],
+    }
+
+
+def _draw_record(draw: Row, order_of: Mapping[int, int]) -> list[Any]:
+    """As a list: a mask has 44 of them, and the names would be most of the page."""
+    setting = draw["top_k"] if draw["top_k"] is not None else draw["top_p"]
+    others = [order_of[index] for index in draw["other_masks"] if index in order_of]
+    return [
+        draw["crop"],
+        draw["decoder"],
+        setting,
+        _rounded(draw["log_prob"]),
+        draw["others"],
+        draw["num_others"],
+        others,
+    ]
+
+
+def _finite(value: float | None) -> float | None:
+    # JSON has no infinity: a score that is not finite is shown as absent.
+    return None if value is None or not abs(value) < float("inf") else value
+
+
+def _rounded(value: float | None) -> float | None:
+    finite = _finite(value)
+    return None if finite is None else round(finite, _DIGITS)

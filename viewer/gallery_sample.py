@@ -1,103 +1,253 @@
-"""A gallery out of a run: a sample of its images, spread evenly over the run, with everything written about them."""
+"""Reads what a gallery shows: a sample of a run's images, spread evenly over it, with everything written about them.
+
+A page shows rows of the run's tables as they are (`pseudoris.schemas.tables` explains each column). Memory holds a few
+numbers a shard, and the images one by one.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
-from pseudoris.schemas.ids import mask_index, sha256_hex
+from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, KeepCondition, KeepRule, meets
 from pseudoris.schemas.renames import in_first_words
-from pseudoris.schemas.run_records import RunHeader
-from pseudoris.schemas.shard import SOURCE_MODEL
+from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.status import run_status
 from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.store.runs.receipts import read_receipts
 from pseudoris.store.sources.planned_images import as_annotated
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.store.tables.keep_rule import scores_of, stated_rule
-from pseudoris.viewer.gallery_model import (
-    Gallery,
-    GalleryDraw,
-    GalleryExpression,
-    GalleryImage,
-    GalleryMask,
-    GallerySummary,
-    QuarantinedImage,
-)
-from pseudoris.viewer.shard_choice import CommittedShards, choose_images, find_images
+from pseudoris.store.tables.keep_rule import judged, scores_of, stated_rule
 
 logger = logging.getLogger(__name__)
 
 # From a shard's number and an image's key to its encoded bytes.
 LoadBytes = Callable[[int, str], bytes]
+Row = Mapping[str, Any]
+Ints = npt.NDArray[np.int64]
 # What a person reads; `pseudoris status` has the counts by reason.
 MAX_QUARANTINED: Final = 200
 # If SOURCE was moved, all pictures are missing: the first few are logged with the reason.
 _MAX_WARNINGS: Final = 3
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256", "bytes")
-_COPIED: Final = (
-    *("text", "head_noun", "count", "uniqueness", "correctness", "distinctiveness", "kept", "weight", "source"),
-    *LISTENER_COLUMNS,
+_EXPRESSION_COLUMNS: Final = (
+    *("image_id", "target_mask_ids", "rival_mask_id", "samples", "log_prob", "text", "head_noun", "count"),
+    *("uniqueness", "correctness", "distinctiveness", "kept", "weight", "source", *LISTENER_COLUMNS),
 )
-_EXPRESSION_COLUMNS: Final = ("image_id", "target_mask_ids", "rival_mask_id", "samples", "log_prob", *_COPIED)
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryImage:
+    """One image that was annotated, or in which no mask survived.
+
+    Attributes:
+        key: Percent-encoded key relative to SOURCE.
+        height: Upright height in pixels.
+        width: Upright width in pixels.
+        data: The encoded image; None if it can no longer be read; the page then says so.
+        masks: Its rows of the table of masks, in the proposer's order.
+        expressions: Its rows of the table of expressions, each with `judged`, whether scores decide on it, and `unmet`,
+            the positions among the rule's conditions that it does not meet.
+    """
+
+    image_id: str
+    key: str
+    height: int
+    width: int
+    data: bytes | None = None
+    masks: tuple[Row, ...] = ()
+    expressions: tuple[Row, ...] = ()
+
+
+class QuarantinedImage(NamedTuple):
+    """One quarantined image with its reason; `reason` is a code of `tables.FAILURE_REASONS`."""
+
+    key: str
+    stage: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class GallerySummary:
+    """The run in numbers; counts cover the whole run, even if the pages show a part.
+
+    Attributes:
+        tau: The configured tau, where the slider begins.
+        images: Committed; annotated + empty + quarantined.
+        candidates: Expression rows, kept or not.
+        seconds: Wall seconds by stage, summed over shards.
+        images_per_s: Over the time in which the run worked; None before the first commit.
+        kept_lone: Of those kept, captions of masks alone in their image; None where it was not counted.
+        pairs_digest: Of what made the pairs: runs that share it have the same pair under the same id. A refilter has
+            its parent's.
+        preset: That it was annotated with; None if no models were.
+        parent: The run that this one was made from; None if there is none.
+        warning: What stands above all figures: the models do not know such images; None if they do.
+        rule: What is kept; without a tau where a scorer of another package decided, None if humans wrote all
+            expressions.
+    """
+
+    source: str
+    tau: float
+    images: int
+    annotated: int
+    empty: int
+    quarantined: int
+    masks: int
+    candidates: int
+    kept: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    images_per_s: float | None = None
+    is_complete: bool = True
+    kept_lone: int | None = None
+    pairs_digest: str = ""
+    preset: str | None = None
+    parent: str | None = None
+    warning: str | None = None
+    rule: KeepRule | None = field(kw_only=True)
+
+    @property
+    def rule_sentence(self) -> str:
+        """The rule as a sentence for a person."""
+        if self.rule is None:
+            return "People wrote the expressions of this run, and all of them are kept."
+        besides = " and ".join(map(str, self.rule.conditions))
+        if self.rule.tau is None:
+            also = f" Each also meets {besides}." if besides else ""
+            return f"A plug-in scorer decided what is kept. Its bound may differ from τ.{also}"
+        bound = f"An expression is kept if its distinctiveness is above τ\u00a0=\u00a0{self.rule.tau:g}"
+        return f"{bound} and {besides}. A missing score passes." if besides else f"{bound}."
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """What the gallery page holds.
+
+    Attributes:
+        images: Read once, one after another; only the file of its small picture and its record are kept.
+        num_images: How many `images` holds.
+        quarantined: Read once.
+        verdicts: People's verdicts by rater, by pair: `<image id>-0007-9f3a1c07`, as an audit names it.
+    """
+
+    summary: GallerySummary
+    images: Iterable[GalleryImage]
+    num_images: int
+    quarantined: Iterable[QuarantinedImage] = ()
+    verdicts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedShards:
+    """Five numbers of each of S committed shards, in order: the receipts of a large run would fill the memory.
+
+    Attributes:
+        numbers: (S,) numbers of the shards.
+        generations: (S,) the latest generation of each shard.
+        shown: (S,) images that are not quarantined.
+        quarantined: (S,) images that are.
+        expressions: (S,) candidate rows.
+    """
+
+    numbers: Ints
+    generations: Ints
+    shown: Ints
+    quarantined: Ints
+    expressions: Ints
+
+    @classmethod
+    def of(cls, location: RunLocation) -> Self:
+        """Return those of a run; reads the latest manifest and the receipts that it lacks."""
+        rows = (
+            (each.shard, each.generation, count.annotated + count.empty, count.quarantined, count.expressions)
+            for each in cached_receipts(location)
+            for count in (each.counts,)
+        )
+        return cls(*np.fromiter(rows, np.dtype((np.int64, 5))).T)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def receipts(self, location: RunLocation, places: Iterable[int]) -> Iterator[Receipt]:
+        """Yield the receipts of the shards at `places`, places in this order and not the shards' numbers."""
+        return read_receipts(location, ((int(self.numbers[at]), int(self.generations[at])) for at in places))
+
+
+def choose_images(counts: Ints, sample: int) -> dict[int, list[int]]:
+    """Return which of `counts[s]` images of each shard s are shown: at most `sample`, evenly spaced over all shards."""
+    ends, num_shown = np.cumsum(counts), min(sample, int(np.sum(counts)))
+    chosen: dict[int, list[int]] = defaultdict(list)
+    for number in range(num_shown):
+        position = number * int(ends[-1]) // num_shown
+        shard = int(np.searchsorted(ends, position, "right"))
+        chosen[shard].append(position - int(ends[shard] - counts[shard]))
+    return dict(chosen)
+
+
+def choose_shards(rows: Ints, max_rows: int) -> list[int]:
+    """Return evenly spaced shards that hold `max_rows` rows at most together: all where they do, one at the least."""
+    num_chosen = len(rows)
+    while True:
+        chosen = [number * len(rows) // num_chosen for number in range(num_chosen)]
+        num_rows = int(sum(rows[shard] for shard in chosen))
+        if num_rows <= max_rows or num_chosen == 1:
+            return chosen
+        # Proportionally fewer; shards of unequal size may need more than one step.
+        num_chosen = max(1, min(num_chosen - 1, num_chosen * max_rows // num_rows))
 
 
 def gallery_from_run(
-    location: RunLocation,
-    load_bytes: LoadBytes | None = None,
-    *,
-    sample: int = 200,
-    besides: Collection[str] = (),
+    location: RunLocation, load_bytes: LoadBytes, *, sample: int = 200, besides: Collection[str] = ()
 ) -> Gallery:
     """Return a gallery of up to `sample` images of a run, which may still be going on, and of those of `besides`.
 
     Args:
         location: Where the run lives.
         load_bytes: Encoded bytes by shard and key, for runs without `shards.embed_images`. An `OSError`, an error of
-            ours, or other bytes than were annotated leave that picture blank. None: only embedded images are shown.
+            ours, or other bytes than were annotated leave that picture blank.
         sample: The most images to show, evenly spaced over those that are not quarantined, in plan order.
         besides: Ids of images that are shown whether the sample has them or not. Those that the run does not have are
             counted in a warning.
 
     Raises:
         ConfigError: No run was started there, or its records cannot be used.
-        TransientError: Storage failed.
-        ValueError: `sample` is negative.
     """
-    if sample < 0:
-        raise ValueError(f"sample must be at least 0, got {sample}")
     summary = read_summary(location)
     shards = CommittedShards.of(location)
-    chosen = _with_others(location, shards, choose_images(shards.shown, sample), frozenset(besides))
+    chosen = {place: set(some) for place, some in choose_images(shards.shown, sample).items()}
+    num_left = len(frozenset(besides))
+    for place, receipt in enumerate(shards.receipts(location, range(len(shards) if num_left else 0))):
+        images = read_table(location, IMAGES, ("image_id", "status"), [receipt])
+        shown = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED))["image_id"].to_pylist()
+        if found := {position for position, image in enumerate(shown) if image in besides}:
+            chosen[place] = chosen.get(place, set()) | found
+            num_left -= len(found)
+        if not num_left:
+            break
+    if num_left:
+        all_ = len(frozenset(besides))
+        logger.warning("%d of %d images asked for are not in the run, or are quarantined", num_left, all_)
     return Gallery(
         summary=summary,
-        images=_iter_images(location, shards, chosen, load_bytes=load_bytes, rule=summary.rule),
+        images=_iter_images(location, shards, {place: sorted(chosen[place]) for place in sorted(chosen)}, load_bytes),
         num_images=sum(len(positions) for positions in chosen.values()),
         quarantined=_iter_quarantined(location, shards),
     )
-
-
-def _with_others(
-    location: RunLocation, shards: CommittedShards, chosen: Mapping[int, Sequence[int]], besides: frozenset[str]
-) -> dict[int, list[int]]:
-    positions = {place: set(some) for place, some in chosen.items()}
-    found = find_images(location, shards, besides)
-    for place, position in found:
-        positions.setdefault(place, set()).add(position)
-    if len(found) < len(besides):
-        left, all_ = len(besides) - len(found), len(besides)
-        logger.warning("%d of %d images asked for are not in the run, or are quarantined", left, all_)
-    return {place: sorted(positions[place]) for place in sorted(positions)}
 
 
 def read_summary(location: RunLocation) -> GallerySummary:
@@ -105,7 +255,6 @@ def read_summary(location: RunLocation) -> GallerySummary:
 
     Raises:
         ConfigError: No run was started there, or its records cannot be used.
-        TransientError: Storage failed.
     """
     header = require_header(location)
     status = run_status(location)
@@ -138,22 +287,16 @@ def _pairs_digest(header: RunHeader) -> str:
 
 
 def _iter_images(
-    location: RunLocation,
-    shards: CommittedShards,
-    chosen: Mapping[int, Sequence[int]],
-    *,
-    load_bytes: LoadBytes | None,
-    rule: KeepRule | None,
+    location: RunLocation, shards: CommittedShards, chosen: Mapping[int, Sequence[int]], load_bytes: LoadBytes
 ) -> Iterator[GalleryImage]:
-    receipts = shards.receipts(location, chosen)
-    pictures = _SourceImages(load_bytes)
-    for receipt, positions in zip(receipts, chosen.values(), strict=True):
+    rule, pictures = stated_rule(require_header(location)), _SourceImages(load_bytes)
+    for receipt, positions in zip(shards.receipts(location, chosen), chosen.values(), strict=True):
         images = read_table(location, IMAGES, _IMAGE_COLUMNS, [receipt])
         images = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED)).take(positions)
-        ids = images["image_id"]
+        ids = images["image_id"].combine_chunks()
         masks = _by_image(read_table(location, MASKS, receipts=[receipt]), ids)
         candidates = read_table(location, EXPRESSIONS, _EXPRESSION_COLUMNS, [receipt])
-        expressions = _by_image(_with_unmet(candidates, rule.conditions if rule else ()), ids)
+        expressions = _by_image(_decided(candidates, rule.conditions if rule else ()), ids)
         for row in images.to_pylist():
             image = row["image_id"]
             yield GalleryImage(
@@ -162,72 +305,41 @@ def _iter_images(
                 height=row["height"],
                 width=row["width"],
                 data=row["bytes"] or pictures.load(receipt.shard, row["key"], row["sha256"]),
-                masks=tuple(_mask(mask) for mask in masks[image]),
-                expressions=tuple(_expression(expression) for expression in expressions[image]),
+                masks=tuple(masks[image]),
+                expressions=tuple(expressions[image]),
             )
     pictures.finish()
 
 
-def _by_image(table: pa.Table, image_ids: pa.ChunkedArray) -> defaultdict[str, list[dict[str, Any]]]:
-    found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in table.filter(pc.is_in(table["image_id"], value_set=image_ids.combine_chunks())).to_pylist():
+def _by_image(table: pa.Table, image_ids: pa.Array) -> defaultdict[str, list[Row]]:
+    found: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in table.filter(pc.is_in(table["image_id"], value_set=image_ids)).to_pylist():
         found[row["image_id"]].append(row)
     return found
 
 
-def _with_unmet(table: pa.Table, conditions: Sequence[KeepCondition]) -> pa.Table:
-    """Judged here, where `refilter` is judged: the page's script compares with tau alone."""
+def _decided(table: pa.Table, conditions: Sequence[KeepCondition]) -> pa.Table:
+    """Add `judged` and `unmet`: here, where `refilter` is judged. The page's script compares with tau alone."""
     unmet: list[list[int]] = [[] for _ in range(table.num_rows)]
     scores = scores_of(table)
     for place, condition in enumerate(conditions):
         for row in np.flatnonzero(~meets([condition], scores, table.num_rows)):
             unmet[row].append(place)
+    table = table.append_column("judged", pa.array(judged(table)))
     return table.append_column("unmet", pa.array(unmet, pa.list_(pa.int16())))
-
-
-def _mask(row: Mapping[str, Any]) -> GalleryMask:
-    height, width = row["segmentation"]["size"]
-    return GalleryMask(
-        index=mask_index(row["mask_id"]),
-        rle_size=(height, width),
-        rle_counts=row["segmentation"]["counts"],
-        area_px=row["area_px"],
-        predicted_iou=row["predicted_iou"],
-        stability_score=row["stability_score"],
-        prior=row["prior"],
-    )
-
-
-def _expression(row: Mapping[str, Any]) -> GalleryExpression:
-    copied = {name: row[name] for name in _COPIED}
-    copied["source"] = copied["source"] or SOURCE_MODEL
-    rival = row["rival_mask_id"]
-    return GalleryExpression(
-        **copied,
-        targets=tuple(mask_index(mask_id) for mask_id in row["target_mask_ids"]),
-        rival_index=None if rival is None else mask_index(rival),
-        draws=tuple(_draw(sample) for sample in row["samples"] or ()),
-        unmet=tuple(row["unmet"]),
-    )
-
-
-def _draw(sample: Mapping[str, Any]) -> GalleryDraw:
-    return GalleryDraw(**{**sample, "other_masks": tuple(sample["other_masks"])})
 
 
 class _SourceImages:
     """Loads images that are not embedded; logs why the first few are missing, and how many are in all."""
 
-    def __init__(self, load_bytes: LoadBytes | None) -> None:
+    def __init__(self, load_bytes: LoadBytes) -> None:
         self._load_bytes = load_bytes
         self._num_asked = self._num_blank = 0
         self._is_gone = False
 
     def load(self, shard: int, key: str, sha256: str) -> bytes | None:
-        if self._load_bytes is None:
-            return None
         self._num_asked += 1
-        data = None if self._is_gone else self._loaded(self._load_bytes, shard, key, sha256)
+        data = None if self._is_gone else self._loaded(shard, key, sha256)
         self._num_blank += data is None
         return data
 
@@ -235,9 +347,9 @@ class _SourceImages:
         if self._num_blank > _MAX_WARNINGS or (self._is_gone and self._num_blank > 1):
             logger.warning("%d of %d images are not shown", self._num_blank, self._num_asked)
 
-    def _loaded(self, load_bytes: LoadBytes, shard: int, key: str, sha256: str) -> bytes | None:
+    def _loaded(self, shard: int, key: str, sha256: str) -> bytes | None:
         try:
-            data = as_annotated(load_bytes(shard, key), sha256)
+            data = as_annotated(self._load_bytes(shard, key), sha256)
             if isinstance(data, ImageError):
                 raise data
         except (OSError, ImageError) as error:
@@ -253,9 +365,8 @@ class _SourceImages:
 
 
 def _iter_quarantined(location: RunLocation, shards: CommittedShards) -> Iterator[QuarantinedImage]:
-    places = (place for place, count in enumerate(shards.quarantined) if count)
     num_left = MAX_QUARANTINED
-    for place in places:
+    for place in np.flatnonzero(shards.quarantined).tolist():
         if num_left <= 0:
             return
         (receipt,) = shards.receipts(location, [place])

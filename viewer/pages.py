@@ -1,4 +1,4 @@
-"""Templates, styles and scripts as whole pages: their content is escaped, and a policy restricts what may run.
+"""Builds any page from templates, styles and scripts: its content is escaped, and a policy restricts what may run.
 
 Captions, keys and messages come from models and from untrusted files. They are escaped, and control characters and
 signs of direction in them are spelled, in attributes too. Should an escape ever fail, the
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
@@ -18,18 +19,21 @@ from urllib.parse import unquote
 import jinja2
 from markupsafe import Markup
 
+from pseudoris.images.pillow_formats import loaded_plugins
+from pseudoris.images.prover import PictureForm, Prover
+from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.printable import visible
-from pseudoris.viewer.image_cards import mask_colours
+from pseudoris.schemas.source_settings import ImagesConfig
 
 GENERATOR: Final = "pseudoris"
 # Its templates are every page's base.
 ROOM: Final = "pseudoris.viewer"
 _STREAM_PIECES: Final = 64
-# Concatenated in this order into one script; each is a part of one function's body.
-GALLERY_SCRIPTS: Final = (
-    *("model", "rules", "sorting", "pair_marks", "filters", "elements", "peek", "cards", "inspector", "keyboard"),
-    *("address", "main"),
-)
+# Hues in degrees of OKLCH, ordered so that neighbours in the list differ most; then once more, darker.
+_HUES: Final = (28, 250, 142, 85, 320, 200, 55, 285, 115, 0, 225, 170)
+_LIGHTNESSES: Final = (0.74, 0.62, 0.86)
+# CSS colours of the masks of a picture, in order; then they repeat.
+MASK_COLOURS: Final = tuple(f"oklch({light} 0.17 {hue})" for light in _LIGHTNESSES for hue in _HUES)
 
 
 def iter_page(
@@ -62,9 +66,12 @@ def iter_page(
     environment.filters["thousands"] = lambda value: f"{value:,}"
     # A key as a person writes it.
     environment.filters["unquoted"] = unquote
-    style = "".join(_resource(f"{name}.css", room) for name in styles) + _colour_classes()
+    # Colours are classes: the policy allows no style attribute.
+    colours = (f".c{number} {{ --c: {colour}; }}\n" for number, colour in enumerate(MASK_COLOURS))
+    style = "".join([*(_resource(f"{name}.css", room) for name in styles), *colours])
     theme = _resource("theme.js", room)
-    script = _joined(scripts, room)
+    body = "\n".join(_resource(f"{name}.js", room) for name in scripts)
+    script = f'"use strict";\n(() => {{\n{body}}})();\n' if scripts else ""
     page = {
         "generator": GENERATOR,
         # Our own files, not data: they hold no character that HTML would read in a style or script element.
@@ -99,19 +106,54 @@ def _digest(text: str) -> str:
     return f"'sha256-{digest}'"
 
 
-def _joined(names: Sequence[str], room: str) -> str:
-    if not names:
-        return ""
-    body = "\n".join(_resource(f"{name}.js", room) for name in names)
-    return f'"use strict";\n(() => {{\n{body}}})();\n'
-
-
-def _colour_classes() -> str:
-    # As classes: the policy allows no style attribute.
-    return "".join(f".c{number} {{ --c: {colour}; }}\n" for number, colour in enumerate(mask_colours()))
-
-
 def _resource(name: str, room: str) -> str:
     own = files(room).joinpath("templates", name)
     template = own if own.is_file() else files(ROOM).joinpath("templates", name)
     return template.read_text(encoding="utf-8")
+
+
+def embedded_json(value: object) -> Markup:
+    """Return JSON for a script element: without `<`, so that no untrusted text can end the element.
+
+    Source: HTML, "Restrictions for contents of script elements".
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    if not text.isprintable() or "\\" in text:
+        # The page's script shows the texts as they are, in attributes too.
+        text = json.dumps(_visible(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _visible(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _visible(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_visible(each) for each in value]
+    return visible(value)
+
+
+def thumbnail(data: bytes, prover: Prover) -> bytes | None:
+    """Return a picture of the image as a page shows it; None if it cannot be read.
+
+    The image was decoded when it was annotated, so a failure here means that a plug-in is missing, or that the run was
+    changed: it may come from a stranger, so it is decoded in a child process.
+
+    Args:
+        data: The encoded image.
+        prover: With a form.
+
+    Raises:
+        TransientError: The child does not start, or was killed from outside twice.
+    """
+    try:
+        return prover.picture(data)
+    except ImageError:
+        return None
+
+
+def page_prover(form: PictureForm, plugins: Sequence[str] = ()) -> Prover:
+    """Return what decodes pictures for a page, with those of `plugins` that the user has imported.
+
+    Its limits are the defaults: the settings of a run are a stranger's as well.
+    """
+    return Prover(ImagesConfig(decoder_plugins=loaded_plugins(plugins)), form=form)

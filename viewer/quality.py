@@ -1,15 +1,21 @@
-"""A run's expressions in figures, read shard by shard: memory is bounded by `MAX_ROWS` rows for runs of any size.
+"""Counts what the quality page shows of a run, shard by shard: memory is bounded by `MAX_ROWS` rows for any run.
 
 A run with more candidate expressions is read in part: whole shards, evenly spaced over the run. The page says so.
 Totals and seconds come from all receipts in any case.
+
+Two expressions are *near-duplicates* if the Jaccard index of their word sets is at least `MIN_JACCARD`. Of one mask
+they are redundant; of two masks of an image they are ambiguous. A word set holds the words in lower case, each once and
+in no order, without articles and the frame of a caption (`a photo of`): `the red star` and `an image of a star, red`
+have the same one.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +27,7 @@ from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTI
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.statistics import DrawCount, DrawKind, count_draws, num_words
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.viewer.gallery_model import GallerySummary
-from pseudoris.viewer.gallery_sample import read_summary
-from pseudoris.viewer.shard_choice import CommittedShards, choose_shards
-from pseudoris.viewer.text_variety import DuplicateCounter, Duplicates, Growth, VocabularyGrowth
+from pseudoris.viewer.gallery_sample import CommittedShards, GallerySummary, choose_shards
 
 # Candidate expressions read at most: 1,500 images of ten masks under the paper's settings, half a minute on one core
 # (measured on the demo's run: 7,125 in 0.3 s). Their distinct texts and scores are held in memory, some hundred bytes
@@ -33,13 +36,136 @@ MAX_ROWS: Final = 500_000
 SCORES: Final = ("distinctiveness", "uniqueness", "correctness")
 _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "head_noun", "kept", "samples", *SCORES)
 
+MIN_JACCARD: Final = 0.8
+# Each expression of an image is compared with each other: 20,000 pairs at most.
+MAX_COMPARED: Final = 200
+# Beyond, sets that were not seen before are not remembered, and a repetition of theirs is not found.
+MAX_REMEMBERED: Final = 2_000_000
+FRAME_WORDS: Final = frozenset({"a", "an", "the", "of", "photo", "picture", "image"})
+_MAX_POINTS: Final = 256
+# Fewer points give no reliable slope.
+_MIN_FITTED: Final = 8
+_WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
+# An expression's target masks and its text.
+Spoken = tuple[tuple[str, ...], str]
 # Called with how many shards are read, and of how many.
 OnShard = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
+def word_set(text: str) -> frozenset[str]:
+    """Return the words that distinguish an expression; all words if it has only the frame."""
+    words = frozenset(_words_of(text))
+    return words - FRAME_WORDS or words
+
+
+def _words_of(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+@dataclass(slots=True)
+class Duplicates:
+    """Counts near-duplicates among kept expressions, image by image; remembers one number a distinct word set.
+
+    Attributes:
+        compared: Expressions that were compared with the others of their image.
+        left_out: Those beyond `MAX_COMPARED` of their image.
+        same_mask: Compared ones with a near-duplicate of the same mask.
+        other_mask: Compared ones with a near-duplicate of another mask of the image.
+        seen_before: Expressions whose word set an earlier image had.
+        counted: Expressions that were checked for `seen_before`.
+    """
+
+    compared: int = 0
+    left_out: int = 0
+    same_mask: int = 0
+    other_mask: int = 0
+    seen_before: int = 0
+    counted: int = 0
+    _seen: set[int] = field(default_factory=set, repr=False, compare=False)
+
+    def add_image(self, spoken: Iterable[Spoken]) -> None:
+        """Count the kept expressions of one image."""
+        sets = [(targets, word_set(text)) for targets, text in spoken]
+        compared = sets[:MAX_COMPARED]
+        same, other = _near_duplicates(compared)
+        self.compared += len(compared)
+        self.left_out += len(sets) - len(compared)
+        self.same_mask += same
+        self.other_mask += other
+        # Of Python's own hash of 64 bits: two sets in two million share one with a chance of one in ten million.
+        hashes = [hash(words) for _, words in sets]
+        self.counted += len(hashes)
+        self.seen_before += sum(each in self._seen for each in hashes)
+        if len(self._seen) < MAX_REMEMBERED:
+            self._seen.update(hashes)
+
+
+def _near_duplicates(sets: Sequence[tuple[tuple[str, ...], frozenset[str]]]) -> tuple[int, int]:
+    """How many have a near-duplicate of the same targets, and how many one of others."""
+    same, other = [False] * len(sets), [False] * len(sets)
+    for i, (targets, words) in enumerate(sets):
+        for j in range(i + 1, len(sets)):
+            other_targets, other_words = sets[j]
+            # The smaller over the larger set bounds the index from above.
+            small, large = sorted((len(words), len(other_words)))
+            shared, union = len(words & other_words), len(words | other_words)
+            # Two empty sets are equal.
+            if small < MIN_JACCARD * large or (union and shared / union < MIN_JACCARD):
+                continue
+            found = same if targets == other_targets else other
+            found[i] = found[j] = True
+    return sum(same), sum(other)
+
+
+class Growth:
+    """The curve of distinct words over expressions; keeps the words, and a few hundred points."""
+
+    def __init__(self) -> None:
+        self._words: set[str] = set()
+        self._num_read = 0
+        self._points = [(0, 0)]
+        self._step = 1
+
+    def add(self, texts: Iterable[str]) -> None:
+        """Read expressions, in order."""
+        for text in texts:
+            self._words.update(_words_of(text))
+            self._num_read += 1
+            if self._num_read % self._step == 0:
+                self._points.append((self._num_read, len(self._words)))
+                if len(self._points) > _MAX_POINTS:
+                    # How many will come is not known: every other point is given up, and the step doubles.
+                    self._points = self._points[::2]
+                    self._step *= 2
+
+    @property
+    def points(self) -> tuple[tuple[int, int], ...]:
+        """(expressions read, distinct words among them), both ascending, from (0, 0) to the last expression."""
+        last = (self._num_read, self.num_words)
+        return (*self._points, last) if self._points[-1] != last else tuple(self._points)
+
+    @property
+    def num_words(self) -> int:
+        """Distinct words in all."""
+        return len(self._words)
+
+    @property
+    def heaps_exponent(self) -> float | None:
+        """β of words = K · expressions^β, by least squares on the logarithms; None for too few points.
+
+        Near 0 the vocabulary is used up, and at 0.5 it grows as a natural text's does.
+        """
+        seen = np.array([point for point in self.points if min(point) > 0], dtype=np.float64)
+        if len(seen) < _MIN_FITTED:
+            return None
+        logs = np.log(seen)
+        return float(np.polynomial.polynomial.polyfit(logs[:, 0], logs[:, 1], 1)[1])
+
+
+@dataclass(slots=True)
 class RunQuality:
     """What the quality page shows.
 
@@ -63,23 +189,51 @@ class RunQuality:
     summary: GallerySummary
     num_shards: int
     num_read: int
-    masks_per_image: Mapping[int, int]
-    lengths: Mapping[int, int]
-    kept_lengths: Mapping[int, int]
-    scores: Mapping[str, Floats]
-    is_kept: Mapping[str, Bools]
-    draws: Mapping[DrawKind, DrawCount]
-    all_words: Growth
-    kept_words: Growth
-    texts: Counter[str]
-    nouns: Counter[str]
-    duplicates: Duplicates
+    masks_per_image: Counter[int] = field(default_factory=Counter)
+    lengths: Counter[int] = field(default_factory=Counter)
+    kept_lengths: Counter[int] = field(default_factory=Counter)
+    scores: dict[str, Floats] = field(default_factory=dict)
+    is_kept: dict[str, Bools] = field(default_factory=dict)
+    draws: dict[DrawKind, DrawCount] = field(default_factory=dict)
+    all_words: Growth = field(default_factory=Growth)
+    kept_words: Growth = field(default_factory=Growth)
+    texts: Counter[str] = field(default_factory=Counter)
+    nouns: Counter[str] = field(default_factory=Counter)
+    duplicates: Duplicates = field(default_factory=Duplicates)
+
+    def add(self, location: RunLocation, receipt: Receipt) -> pa.Table:
+        """Count a shard, all but its scores; return its table of expressions."""
+        images = read_table(location, IMAGES, ("image_id", "status"), [receipt])
+        shown = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED))["image_id"].to_pylist()
+        masks_of = Counter(read_table(location, MASKS, ("image_id",), [receipt])["image_id"].to_pylist())
+        self.masks_per_image.update(masks_of[image] for image in shown)
+        table = read_table(location, EXPRESSIONS, _COLUMNS, [receipt])
+        kept = table.filter(table["kept"])
+        for of_length, rows in ((self.lengths, table), (self.kept_lengths, kept)):
+            of_length.update(num_words(rows["text"]).to_pylist())
+        for kind, count in count_draws(table).items():
+            self.draws[kind] = self.draws.get(kind, DrawCount()) + count
+        self.all_words.add(table["text"].to_pylist())
+        self._add_kept(kept)
+        return table
+
+    def _add_kept(self, kept: pa.Table) -> None:
+        texts = kept["text"].to_pylist()
+        self.kept_words.add(texts)
+        self.texts.update(texts)
+        self.nouns.update(noun for noun in kept["head_noun"].to_pylist() if noun)
+        of_image: defaultdict[str, list[Spoken]] = defaultdict(list)
+        columns = (kept["image_id"].to_pylist(), kept["target_mask_ids"].to_pylist(), texts)
+        for image, targets, text in zip(*columns, strict=True):
+            of_image[image].append((tuple(targets), text))
+        for spoken in of_image.values():
+            self.duplicates.add_image(spoken)
 
 
 def quality_of_run(
     location: RunLocation,
+    summary: GallerySummary,
     *,
-    summary: GallerySummary | None = None,
     max_rows: int = MAX_ROWS,
     on_shard: OnShard = lambda done, total: None,
 ) -> RunQuality:
@@ -87,104 +241,26 @@ def quality_of_run(
 
     Args:
         location: Where the run lives.
-        summary: The gallery's summary, so that both pages agree; read here by default.
+        summary: The gallery's summary, so that both pages agree.
         max_rows: Candidate expressions read at most.
         on_shard: Called after each shard.
 
     Raises:
-        ConfigError: No run was started there, or its records cannot be used.
-        TransientError: Storage failed.
+        ConfigError: The run's records cannot be used.
     """
-    summary = summary or read_summary(location)
     shards = CommittedShards.of(location)
     chosen = choose_shards(shards.expressions, max_rows)
-    counts = _Counts()
+    quality = RunQuality(summary, len(shards), len(chosen))
+    scores = {name: [np.zeros(0, np.float32)] for name in SCORES}
+    is_kept = {name: [np.zeros(0, np.bool_)] for name in SCORES}
     for done, receipt in enumerate(shards.receipts(location, chosen), start=1):
-        counts.add(location, receipt)
-        on_shard(done, len(chosen))
-    return counts.quality(summary, num_shards=len(shards), num_read=len(chosen))
-
-
-@dataclass(slots=True)
-class _Counts:
-    """Adds shards up."""
-
-    masks_per_image: Counter[int] = field(default_factory=Counter)
-    lengths: Counter[int] = field(default_factory=Counter)
-    kept_lengths: Counter[int] = field(default_factory=Counter)
-    scores: dict[str, list[Floats]] = field(default_factory=lambda: {name: [] for name in SCORES})
-    is_kept: dict[str, list[Bools]] = field(default_factory=lambda: {name: [] for name in SCORES})
-    draws: dict[DrawKind, DrawCount] = field(default_factory=dict)
-    all_words: VocabularyGrowth = field(default_factory=VocabularyGrowth)
-    kept_words: VocabularyGrowth = field(default_factory=VocabularyGrowth)
-    texts: Counter[str] = field(default_factory=Counter)
-    nouns: Counter[str] = field(default_factory=Counter)
-    duplicates: DuplicateCounter = field(default_factory=DuplicateCounter)
-
-    def add(self, location: RunLocation, receipt: Receipt) -> None:
-        images = read_table(location, IMAGES, ("image_id", "status"), [receipt])
-        masks = read_table(location, MASKS, ("image_id",), [receipt])
-        self._add_masks(images, masks)
-        table = read_table(location, EXPRESSIONS, _COLUMNS, [receipt])
-        kept = table.filter(table["kept"])
-        for of_length, rows in ((self.lengths, table), (self.kept_lengths, kept)):
-            of_length.update(num_words(rows["text"]).to_pylist())
-        self._add_scores(table)
-        for kind, count in count_draws(table).items():
-            self.draws[kind] = self.draws.get(kind, DrawCount()) + count
-        self.all_words.add(table["text"].to_pylist())
-        self._add_kept(kept)
-
-    def _add_masks(self, images: pa.Table, masks: pa.Table) -> None:
-        shown = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED))["image_id"].to_pylist()
-        of_image = Counter(masks["image_id"].to_pylist())
-        self.masks_per_image.update(of_image[image] for image in shown)
-
-    def _add_scores(self, table: pa.Table) -> None:
+        table = quality.add(location, receipt)
         for name in SCORES:
             has_score = pc.is_valid(table[name])
-            scores = pc.filter(table[name], has_score).to_numpy().astype(np.float32)
-            kept = pc.filter(table["kept"], has_score).to_numpy()
-            is_finite = np.isfinite(scores)
-            self.scores[name].append(scores[is_finite])
-            self.is_kept[name].append(kept[is_finite])
-
-    def _add_kept(self, kept: pa.Table) -> None:
-        texts = kept["text"].to_pylist()
-        self.kept_words.add(texts)
-        self.texts.update(texts)
-        self.nouns.update(noun for noun in kept["head_noun"].to_pylist() if noun)
-        of_image: defaultdict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
-        columns = (kept["image_id"].to_pylist(), kept["target_mask_ids"].to_pylist(), texts)
-        for image, targets, text in zip(*columns, strict=True):
-            of_image[image].append((tuple(targets), text))
-        for spoken in of_image.values():
-            self.duplicates.add_image(spoken)
-
-    def quality(self, summary: GallerySummary, *, num_shards: int, num_read: int) -> RunQuality:
-        return RunQuality(
-            summary=summary,
-            num_shards=num_shards,
-            num_read=num_read,
-            masks_per_image=self.masks_per_image,
-            lengths=self.lengths,
-            kept_lengths=self.kept_lengths,
-            scores={name: _joined(some, np.float32) for name, some in self.scores.items()},
-            is_kept={name: _joined(some, np.bool_) for name, some in self.is_kept.items()},
-            draws=self.draws,
-            all_words=self.all_words.growth(),
-            kept_words=self.kept_words.growth(),
-            texts=self.texts,
-            nouns=self.nouns,
-            duplicates=self.duplicates.counts(),
-        )
-
-
-def decoder_name(decoder: str, setting: float | None) -> str:
-    """Return a decoder with its setting, `top-p 0.4`."""
-    name = decoder.replace("_", "-")
-    return name if setting is None else f"{name} {setting:g}"
-
-
-def _joined(parts: Iterable[npt.NDArray[Any]], kind: type) -> npt.NDArray[Any]:
-    return np.concatenate([np.zeros(0, kind), *parts])
+            found = pc.filter(table[name], has_score).to_numpy().astype(np.float32)
+            scores[name].append(found[np.isfinite(found)])
+            is_kept[name].append(pc.filter(table["kept"], has_score).to_numpy()[np.isfinite(found)])
+        on_shard(done, len(chosen))
+    quality.scores = {name: np.concatenate(parts) for name, parts in scores.items()}
+    quality.is_kept = {name: np.concatenate(parts) for name, parts in is_kept.items()}
+    return quality

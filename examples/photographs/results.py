@@ -24,10 +24,10 @@ from pseudoris.cli.console import format_bytes, format_seconds
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.status import run_status
 from pseudoris.store.runs.header import require_header
-from pseudoris.viewer.gallery_page import THUMBNAIL, page_prover, thumbnail
+from pseudoris.viewer.gallery_page import THUMBNAIL
 from pseudoris.viewer.gallery_sample import read_summary
 from pseudoris.viewer.outlines import frame_size, outline_of
-from pseudoris.viewer.pages import iter_page
+from pseudoris.viewer.pages import iter_page, page_prover, thumbnail
 
 # A rater whose name begins so is no person.
 SIMULATED: Final = "simulated"

@@ -12,20 +12,12 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
-from pseudoris.schemas.keep_rule import KeepRule
+from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, KeepRule
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
-from pseudoris.viewer.gallery_model import (
-    Gallery,
-    GalleryDraw,
-    GalleryExpression,
-    GalleryImage,
-    GalleryMask,
-    GallerySummary,
-    QuarantinedImage,
-)
+from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, GallerySummary, QuarantinedImage
 from tests.store.builders import empty, quarantined, start_run
 
 HEIGHT, WIDTH = 60, 90
@@ -42,21 +34,30 @@ def rectangle(box=BOXES[0], size=(HEIGHT, WIDTH)):
     return mask
 
 
+def target_id(index):
+    """Return the id of a mask of an image that no test names."""
+    return mask_id("0" * 16, index)
+
+
 def make_draw(**changes):
     fields = {"crop": "context_1.2", "decoder": "top_p", "top_k": None, "top_p": 0.4, "log_prob": -3.25}
-    return GalleryDraw(**{**fields, "others": "all", "num_others": 1, **changes})
+    return {**fields, "others": "all", "num_others": 1, "other_masks": [], **changes}
 
 
-def make_expression(text="the red circle", *, targets=(0,), distinctiveness=1.2, rival_index=1, kept=True, **changes):
-    fields = {"head_noun": "circle", "count": 1, "uniqueness": 1.1, "correctness": 0.25, **changes}
-    scores = {"distinctiveness": distinctiveness, "rival_index": rival_index, "kept": kept}
-    return GalleryExpression(text, tuple(targets), **{"draws": (make_draw(),), **scores, **fields})
+def make_expression(text="the red circle", *, targets=(0,), rival_index=1, **changes):
+    """Return a row of the table of expressions, as a gallery reads it."""
+    scores = {"distinctiveness": 1.2, "uniqueness": 1.1, "correctness": 0.25, **dict.fromkeys(LISTENER_COLUMNS)}
+    fields = {"head_noun": "circle", "count": 1, "weight": 1.0, "kept": True, "source": "model", "judged": True}
+    masks = {"target_mask_ids": [target_id(index) for index in targets], "rival_mask_id": target_id(rival_index)}
+    return {"text": text, **scores, **fields, **masks, "unmet": [], "samples": [make_draw()], **changes}
 
 
-def make_mask(index=0, *, box=BOXES[0], counts=None):
+def make_mask(index=0, *, box=BOXES[0], counts=None, size=(HEIGHT, WIDTH)):
+    """Return a row of the table of masks."""
     mask = rectangle(box)
-    counts = encode(mask) if counts is None else counts
-    return GalleryMask(index, (HEIGHT, WIDTH), counts, int(mask.sum()), 0.9, 0.95)
+    encoded = {"size": list(size), "counts": encode(mask) if counts is None else counts}
+    scores = {"area_px": int(mask.sum()), "predicted_iou": 0.9, "stability_score": 0.95, "prior": "none"}
+    return {"mask_id": target_id(index), "segmentation": encoded, **scores}
 
 
 def picture(image_format="PNG", size=(WIDTH, HEIGHT), mode="RGB", **options):

@@ -6,7 +6,8 @@ import pytest
 
 from pseudoris.cli.gallery import write_pages
 from pseudoris.store.location import RunLocation
-from pseudoris.viewer.gallery_page import THUMBNAIL, iter_gallery, page_prover
+from pseudoris.viewer.gallery_page import THUMBNAIL, iter_gallery
+from pseudoris.viewer.pages import page_prover
 from tests.viewer.builders import annotated, make_gallery, quarantined_because, write_run
 
 TWO = [(0, "a red circle", 1.5, 1), (0, "the dotted circle", 1.2, 1), (1, "a blue circle", 1.3, 0)]

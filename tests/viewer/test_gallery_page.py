@@ -17,9 +17,10 @@ from PIL import Image
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.printable import printable
 from pseudoris.store.location import RunLocation
-from pseudoris.viewer import gallery_page
-from pseudoris.viewer.gallery_model import Gallery, GalleryImage, GalleryMask
-from pseudoris.viewer.gallery_page import THUMBNAIL, check_destination, page_prover, write_gallery
+from pseudoris.viewer import pages
+from pseudoris.viewer.gallery_page import THUMBNAIL, check_destination, write_gallery
+from pseudoris.viewer.gallery_sample import Gallery, GalleryImage
+from pseudoris.viewer.pages import page_prover
 from tests.builders import hostile_plugin
 from tests.builders.images import png_of_header_only
 from tests.viewer.builders import (
@@ -241,7 +242,7 @@ def test_pictures_that_nothing_decodes_are_named_and_counted(destination, caplog
 
 
 def test_a_damaged_table_still_has_a_page(page):
-    mask = GalleryMask(0, (0, 0), "", 7)
+    mask = make_mask(counts="", size=(0, 0))
     image = GalleryImage("0" * 16, "a.png", 0, 0, None, (mask,), (make_expression(),))
 
     assert '"damaged":true' in page(make_gallery(image))
@@ -271,7 +272,7 @@ def prover():
 
 
 def thumbnail(data):
-    return gallery_page.thumbnail(data, prover())
+    return pages.thumbnail(data, prover())
 
 
 def saved(image, image_format="PNG", **options):
@@ -308,7 +309,7 @@ def test_a_format_of_a_plug_in_is_opened_where_it_is_allowed():
     data = hostile_plugin.hostile("nothing")
     assert thumbnail(data) is None
     with page_prover(THUMBNAIL, [hostile_plugin.__name__]) as allowed:
-        assert opened(gallery_page.thumbnail(data, allowed)).size == (5, 3)
+        assert opened(pages.thumbnail(data, allowed)).size == (5, 3)
 
 
 @pytest.mark.slow

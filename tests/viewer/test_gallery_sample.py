@@ -1,15 +1,24 @@
 import logging
+from itertools import pairwise
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.refilter import RuleChange, refilter
-from pseudoris.viewer.gallery_model import GalleryDraw
-from pseudoris.viewer.gallery_sample import gallery_from_run, read_summary
+from pseudoris.viewer import gallery_sample
+from pseudoris.viewer.gallery_sample import CommittedShards, choose_images, choose_shards, read_summary
 from tests.builders.scored_runs import scored_run
 from tests.store.builders import commit, make_entries, start_run
+
+
+def gallery_from_run(location, load_bytes=lambda shard, key: b"", **options):
+    return gallery_sample.gallery_from_run(location, load_bytes, **options)
 
 
 @pytest.fixture
@@ -36,20 +45,21 @@ def test_masks_and_candidates_come_with_their_image_and_their_scores(run):
     commit(location, header, 0)
     first, lone, _ = gallery_from_run(location).images
 
-    assert [(mask.index, mask.stability_score, mask.prior) for mask in first.masks] == [
-        (0, 0.95, "none"),
-        (1, 0.95, "none"),
+    assert [(mask["mask_id"][-5:], mask["stability_score"], mask["prior"]) for mask in first.masks] == [
+        ("-0000", 0.95, "none"),
+        ("-0001", 0.95, "none"),
     ]
     kept, rejected = first.expressions[2:]
-    assert (kept.targets, kept.source, kept.weight) == ((1,), "model", 1.0)
-    assert kept.draws == (
-        GalleryDraw("masked", "beam", None, None, -3.5, "none", 0),
-        GalleryDraw("context_1.2", "top_p", None, 0.4, -2.25, "all", 1),
-    )
-    assert (kept.text, kept.head_noun, kept.count, kept.kept) == ("the red circle", "circle", 2, True)
-    assert (kept.uniqueness, kept.correctness, kept.distinctiveness) == (1.2, 0.5, 1.1)
-    assert (rejected.distinctiveness, rejected.rival_index, rejected.kept) == (0.9, 0, False)
-    assert (lone.expressions[0].distinctiveness, lone.expressions[0].rival_index) == (None, None)
+    assert (kept["target_mask_ids"], kept["source"], kept["weight"]) == ([first.masks[1]["mask_id"]], "model", 1.0)
+    draws = [
+        (draw["crop"], draw["decoder"], draw["top_p"], draw["log_prob"], draw["num_others"]) for draw in kept["samples"]
+    ]
+    assert draws == [("masked", "beam", None, -3.5, 0), ("context_1.2", "top_p", 0.4, -2.25, 1)]
+    assert (kept["text"], kept["head_noun"], kept["count"], kept["kept"]) == ("the red circle", "circle", 2, True)
+    assert (kept["uniqueness"], kept["correctness"], kept["distinctiveness"]) == (1.2, 0.5, 1.1)
+    rival = first.masks[0]["mask_id"]
+    assert (rejected["distinctiveness"], rejected["rival_mask_id"], rejected["kept"]) == (0.9, rival, False)
+    assert (lone.expressions[0]["distinctiveness"], lone.expressions[0]["rival_mask_id"]) == (None, None)
 
 
 def test_images_that_are_asked_for_are_shown_besides_the_sample_in_plan_order(run, caplog):
@@ -154,3 +164,41 @@ def test_a_refilter_has_the_pairs_digest_of_its_parent_and_a_run_of_other_masks_
     scored_run(other, "masks.points_per_side=9")
     digests = [read_summary(each).pairs_digest for each in (out, new, other)]
     assert digests[0] == digests[1] != digests[2]
+
+
+@given(st.lists(st.integers(0, 9), max_size=8), st.integers(0, 40))
+def test_a_sample_is_as_large_as_asked_for_and_spread_evenly(counts, sample):
+    chosen = choose_images(np.array(counts, np.int64), sample)
+    starts = [sum(counts[:shard]) for shard in range(len(counts))]
+    positions = [starts[shard] + position for shard, some in chosen.items() for position in some]
+
+    assert all(0 <= position < counts[shard] for shard, some in chosen.items() for position in some)
+    assert len(positions) == min(sample, sum(counts))
+    assert positions == sorted(set(positions))
+    gaps = {later - earlier for earlier, later in pairwise(positions)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+@given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 300))
+def test_chosen_shards_stay_within_the_bound_and_span_the_run(rows, max_rows):
+    chosen = choose_shards(rows, max_rows)
+
+    assert chosen == sorted(set(chosen))
+    assert sum(rows[shard] for shard in chosen) <= max_rows or len(chosen) == 1
+    if sum(rows) <= max_rows:
+        assert chosen == list(range(len(rows)))
+    gaps = {later - earlier for earlier, later in pairwise(chosen)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_the_numbers_of_committed_shards_lead_back_to_their_receipts(tmp_path):
+    location = RunLocation.open(str(tmp_path / "run"))
+    header = start_run(location, make_entries(num_shards=3, per_shard=4))
+    commit(location, header, 0)
+    write_manifest(location)
+    commit(location, header, 2)
+    shards = CommittedShards.of(location)
+
+    assert (len(shards), list(shards.numbers)) == (2, [0, 2])
+    assert (list(shards.shown), list(shards.quarantined), list(shards.expressions)) == ([3, 3], [1, 1], [6, 6])
+    assert [receipt.shard for receipt in shards.receipts(location, [1])] == [2]

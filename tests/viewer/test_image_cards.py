@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoris.schemas.printable import visible
-from pseudoris.viewer.image_cards import NUM_COLOURS, embedded_json, image_card, mask_colours
+from pseudoris.viewer.gallery_page import image_card
+from pseudoris.viewer.pages import MASK_COLOURS, embedded_json
 from tests.viewer.builders import make_expression, make_image, make_mask
 
 
@@ -39,7 +40,7 @@ def test_a_score_that_is_no_number_is_absent(score):
 
 
 def test_the_first_36_masks_have_colours_of_their_own():
-    assert len(set(mask_colours())) == NUM_COLOURS == 36
+    assert len(set(MASK_COLOURS)) == 36
 
 
 @given(st.text())
