@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pseudoris.audit.draw_files import (
     DRAW_NAME,
@@ -65,8 +64,6 @@ class AuditFolder:
         images = read_sample(data[IMAGES_NAME], IMAGES_NAME, shown=str(path / IMAGES_NAME), columns=columns)
         asked = images.filter(images["is_asked_missed"])["image_id"].to_pylist()
         known = Known(draw.digest, frozenset(pairs["pair_id"].to_pylist()), frozenset(asked))
-        # Draws of version 2 could hold pairs known to be untrue. They may have verdicts, which count for nothing.
-        pairs = pairs.filter(pc.not_equal(pairs["role"], "planted"))
         return cls(path, draw, pairs, images, known)
 
     def pictures(self) -> dict[str, bytes | None]:
@@ -166,18 +163,16 @@ def _add(audit: AuditFolder, file: Path, data: bytes) -> Added:
         raise ConfigError(f"{path} is {found}, not a file of verdicts: move it out of the audit")
     before = location.read_bytes(name) if location.exists(name) else b""
     if before:
-        before = before[: read_answers(before, str(path), audit.known, rater=answers.rater).num_bytes]
-    if before.startswith(data):
-        return Added(0, read_answers(before, str(path), audit.known) if before else answers)
+        known = read_answers(before, str(path), audit.known, rater=answers.rater)
+        before = before[: known.num_bytes]
+        if before.startswith(data):
+            return Added(0, known)
     if not data.startswith(before):
+        lines = zip(data.split(b"\n"), before.split(b"\n"), strict=False)
+        first = next(number for number, (mine, theirs) in enumerate(lines, start=1) if mine != theirs)
         raise ConfigError(
-            f"{file}, line {_first_difference(data, before)}: the audit has other verdicts of a rater "
+            f"{file}, line {first}: the audit has other verdicts of a rater "
             f"{answers.rater!r} in {path}. Two people, or two devices, need two names"
         )
     location.replace(name, data)
     return Added(data.count(b"\n") - before.count(b"\n"), answers)
-
-
-def _first_difference(data: bytes, before: bytes) -> int:
-    pairs = zip(data.split(b"\n"), before.split(b"\n"), strict=False)
-    return next(number for number, (mine, theirs) in enumerate(pairs, start=1) if mine != theirs)

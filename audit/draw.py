@@ -299,7 +299,8 @@ def _pairs_table(rows: SampleRows, drawn: Sequence[DrawnPairs], pairs: RunPairs,
     found.sort(key=lambda row: row["key"])
     follow = sorted(rows.follow_ups.items(), key=lambda item: -np.nan_to_num(pairs.score[item[0]]))
     ordered = [*found, *(row for _, row in follow)]
-    return _table(PAIRS_NAME, [{**row, "position": position} for position, row in enumerate(ordered)])
+    positioned = [{**row, "position": position} for position, row in enumerate(ordered)]
+    return pa.Table.from_pylist(positioned, schema=SAMPLE_SCHEMAS[PAIRS_NAME])
 
 
 def _images_table(rows: SampleRows, asked: dict[int, tuple[int, float]]) -> pa.Table:
@@ -307,13 +308,7 @@ def _images_table(rows: SampleRows, asked: dict[int, tuple[int, float]]) -> pa.T
     for number, row in sorted(rows.images.items()):
         stratum, inclusion = asked.get(number, (None, None))
         found.append({**row, "is_asked_missed": number in asked, "stratum": stratum, "inclusion": inclusion})
-    return _table(IMAGES_NAME, found)
-
-
-def _table(name: str, found: Sequence[Row]) -> pa.Table:
-    schema = SAMPLE_SCHEMAS[name]
-    rows = [{name: row.get(name) for name in schema.names} for row in found]
-    return pa.Table.from_pylist(rows, schema=schema)
+    return pa.Table.from_pylist(found, schema=SAMPLE_SCHEMAS[IMAGES_NAME])
 
 
 def _record(

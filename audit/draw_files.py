@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, ValidationError, model_validator
@@ -143,9 +143,8 @@ def read_sample(data: bytes, name: str, *, shown: str, columns: Iterable[str] | 
     return parquet.read(columns=names, use_threads=False)
 
 
-# As in all records: version 1 is what has no digest, and there is none of it. Version 2 had these fields too.
+# Of development versions, whose draws are refused, are 1 and 2.
 DRAW_VERSION: Final = 3
-_OF_VERSION_2: Final = frozenset({"blind_share", "double_share", "planted"})
 _RESTORE: Final = "Restore the file from a copy, or draw again into another folder"
 
 
@@ -230,7 +229,7 @@ class DrawRecord(SealedRecord):
         parts: `pairs.parquet` and `images.parquet`.
     """
 
-    version: int = DRAW_VERSION
+    version: Literal[3] = 3
     created_utc: str
     run: DrawnRun
     population: Population
@@ -239,12 +238,6 @@ class DrawRecord(SealedRecord):
     strata: tuple[Stratum, ...]
     image_strata: tuple[Stratum, ...]
     parts: tuple[PartRecord, ...]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_what_left(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        left = _OF_VERSION_2 if fields.get("version") == 2 else ()
-        return {name: value for name, value in fields.items() if name not in left}
 
     @property
     def digest(self) -> str:
@@ -317,19 +310,17 @@ def _is_as_strict(rule: str, other: str) -> bool:
     if words == others and lone == other_lone:
         return True
     try:
-        mine, theirs = _conditions(words), _conditions(others)
+        mine, theirs = (
+            [KeepCondition.model_validate(word) for word in each.split(" and ")] for each in (words, others)
+        )
     except ValueError:
         # The tau of another package's scorer is not known.
         return False
+
+    def implies(mine: KeepCondition, bound: KeepCondition) -> bool:
+        is_same_kind = (mine.column, mine.comparison) == (bound.column, bound.comparison)
+        is_upper = bound.comparison.startswith("<")
+        return is_same_kind and (mine.bound <= bound.bound if is_upper else mine.bound >= bound.bound)
+
     is_lone_as_strict = lone == other_lone or not other_lone or lone.endswith(" drop")
-    return is_lone_as_strict and all(any(_implies(each, bound) for each in mine) for bound in theirs)
-
-
-def _conditions(words: str) -> Sequence[KeepCondition]:
-    return [KeepCondition.model_validate(word) for word in words.split(" and ")]
-
-
-def _implies(condition: KeepCondition, other: KeepCondition) -> bool:
-    is_same_kind = (condition.column, condition.comparison) == (other.column, other.comparison)
-    is_upper = other.comparison.startswith("<")
-    return is_same_kind and (condition.bound <= other.bound if is_upper else condition.bound >= other.bound)
+    return is_lone_as_strict and all(any(implies(each, bound) for each in mine) for bound in theirs)

@@ -73,11 +73,29 @@ def _plan(audit: AuditFolder) -> dict[str, Any]:
     pairs = audit.pairs.select(["pair_id", "position", "follows", "image_id", "mask_ids", "text"]).to_pylist()
     images = audit.images.select(["image_id", "height", "width", "is_asked_missed"]).to_pylist()
     masks, draw = audit.masks(), audit.draw.digest
+
+    def path(image: str, mask: str) -> str:
+        row = masks[image][mask]
+        try:
+            return outline_of(row["counts"], (row["height"], row["width"])).path
+        except ValueError:
+            # A damaged mask has no outline: the page says so.
+            return ""
+
     asked = [row["image_id"] for row in images if row["is_asked_missed"]]
     # The table is ordered by shard. Any first part of this order is a fair sample.
     missed = sorted(asked, key=lambda image: sha256_hex((draw + image).encode()))
     outlined = {row["pair_id"]: (row["image_id"], row["mask_ids"]) for row in pairs}
     outlined |= {image: (image, list(masks[image])) for image in missed}
+    sizes = {}
+    for row in images:
+        frame_height, frame_width = frame_size(row["height"], row["width"])
+        size = {"width": row["width"], "height": row["height"]}
+        sizes[row["image_id"]] = {**size, "frameWidth": frame_width, "frameHeight": frame_height}
+    questions = []
+    for row in sorted(pairs, key=lambda row: row["position"]):
+        follows = {} if row["follows"] is None else {"follows": row["follows"]}
+        questions.append({"id": row["pair_id"], "image": row["image_id"], "text": row["text"], **follows})
     return {
         "draw": draw,
         "version": VERDICTS_VERSION,
@@ -85,26 +103,8 @@ def _plan(audit: AuditFolder) -> dict[str, Any]:
         "maxComment": MAX_COMMENT,
         "colours": len(MASK_COLOURS),
         "verdicts": VERDICTS,
-        "images": {row["image_id"]: _sizes(row["height"], row["width"]) for row in images},
+        "images": sizes,
         "missed": missed,
-        "pairs": [_pair(row) for row in sorted(pairs, key=lambda row: row["position"])],
-        "outlines": {name: [_path(masks[image][each]) for each in ids] for name, (image, ids) in outlined.items()},
+        "pairs": questions,
+        "outlines": {name: [path(image, each) for each in ids] for name, (image, ids) in outlined.items()},
     }
-
-
-def _sizes(height: int, width: int) -> dict[str, float]:
-    frame_height, frame_width = frame_size(height, width)
-    return {"width": width, "height": height, "frameWidth": frame_width, "frameHeight": frame_height}
-
-
-def _pair(row: dict[str, Any]) -> dict[str, Any]:
-    pair = {"id": row["pair_id"], "image": row["image_id"], "text": row["text"]}
-    return pair if row["follows"] is None else {**pair, "follows": row["follows"]}
-
-
-def _path(mask: dict[str, Any]) -> str:
-    try:
-        return outline_of(mask["counts"], (mask["height"], mask["width"])).path
-    except ValueError:
-        # A damaged mask has no outline: the page says so.
-        return ""

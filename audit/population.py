@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,6 @@ LoadBytes = Callable[[int, str], bytes]
 Row = dict[str, Any]
 # Shards read so far, shards in all.
 OnShard = Callable[[int, int], None]
-Score = Literal["confidence", "label_free"]
 _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "source", "kept", *SCORE_COLUMNS)
 # More is better, for any models. Source: `calibrate` without a truth, training/calibration/confidence_fit.py.
 _LABEL_FREE: Final = ("log_uniqueness", "correctness", "vote")
@@ -69,7 +68,7 @@ class RunPairs:
 
     receipts: tuple[Receipt, ...]
     root_sha256: str
-    score_kind: Score
+    score_kind: Literal["confidence", "label_free"]
     shard: Ints
     row: Ints
     image: Ints
@@ -84,84 +83,57 @@ class RunPairs:
     num_without_target: int
 
 
-class _ShardPairs(NamedTuple):
-    """One shard's part of `RunPairs`; `image` counts from the shard's first."""
-
-    row: Ints
-    image: Ints
-    is_kept: Flags
-    is_lone: Flags
-    confidence: Floats
-    heard: Floats
-    num_kept_of_mask: Ints
-    image_row: Ints
-    image_masks: Ints
-    num_masks_with_kept: int
-    num_without_target: int
-
-
-def read_pairs(location: RunLocation, header: RunHeader, on_shard: OnShard = lambda done, total: None) -> RunPairs:
+def read_pairs(location: RunLocation, header: RunHeader, on_shard: OnShard) -> RunPairs:
     """Return all pairs of the committed shards of a run; memory holds some 100 bytes a pair.
 
     Raises:
         ConfigError: Nothing is committed, or a part is missing.
     """
-    digest, receipts, shards = RootDigest(header), [], []
-    for receipt in cached_receipts(location):
+    digest, receipts, shards, num_images = RootDigest(header), [], [], 0
+    for place, receipt in enumerate(cached_receipts(location)):
         digest.add(receipt)
         receipts.append(receipt)
-        shards.append(_read_shard(location, receipt))
+        shards.append(_read_shard(location, receipt, place, first_image=num_images))
+        num_images += len(shards[-1]["image_row"])
         on_shard(len(shards), header.num_shards)
-    if not sum(len(shard.row) for shard in shards):
+    if not sum(len(shard["row"]) for shard in shards):
         raise ConfigError(f"{location.root} holds no committed image with an expression: there is nothing to judge")
-    sizes = [len(shard.row) for shard in shards]
-    num_images = [len(shard.image_row) for shard in shards]
-    starts = np.cumsum([0, *num_images[:-1]])
-    confidence, heard = (np.concatenate([getattr(s, name) for s in shards]) for name in ("confidence", "heard"))
-    kind, score = _score(confidence, heard)
-    joined = {
-        name: np.concatenate([getattr(shard, name) for shard in shards])
-        for name in ("row", "is_kept", "is_lone", "num_kept_of_mask", "image_row", "image_masks")
+    joined: dict[str, Any] = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
+    totals: dict[str, Any] = {
+        name: int(joined.pop(name).sum()) for name in ("num_masks_with_kept", "num_without_target")
     }
-    return RunPairs(
-        receipts=tuple(receipts),
-        root_sha256=digest.hexdigest(),
-        score_kind=kind,
-        shard=np.repeat(np.arange(len(shards)), sizes),
-        image=np.concatenate([s.image + start for s, start in zip(shards, starts, strict=True)]),
-        score=score,
-        image_shard=np.repeat(np.arange(len(shards)), num_images),
-        num_masks_with_kept=sum(shard.num_masks_with_kept for shard in shards),
-        num_without_target=sum(shard.num_without_target for shard in shards),
-        **joined,
-    )
+    kind, score = _score(joined.pop("confidence"), joined.pop("heard"))
+    return RunPairs(tuple(receipts), digest.hexdigest(), kind, score=score, **joined, **totals)
 
 
-def _read_shard(location: RunLocation, receipt: Receipt) -> _ShardPairs:
+def _read_shard(location: RunLocation, receipt: Receipt, place: int, *, first_image: int) -> dict[str, Any]:
+    """Return a shard's part of `RunPairs` as arrays, the totals as arrays of one."""
     images = read_table(location, IMAGES, ("image_id", "status"), [receipt])
     masks = Counter(read_table(location, MASKS, ("image_id",), [receipt])["image_id"].to_pylist())
     table = read_table(location, EXPRESSIONS, _COLUMNS, [receipt])
     image_row = np.flatnonzero(~flags_of(pc.equal(images["status"], STATUS_QUARANTINED)))
     ids = images["image_id"].take(pa.array(image_row)).to_pylist()
-    number = {image: place for place, image in enumerate(ids)}
+    number = {image: first_image + at for at, image in enumerate(ids)}
     rows, kept = _distinct(table)
     targets = [masks_of[0] if len(masks_of) == 1 else None for masks_of in _taken(table, "target_mask_ids", rows)]
     kept_of = Counter(target for target, is_kept in zip(targets, kept.tolist(), strict=True) if is_kept and target)
     is_judged = judged(table)[rows]
     scores = scores_of(table)
-    return _ShardPairs(
-        row=rows,
-        image=np.array([number[image] for image in _taken(table, "image_id", rows)], np.int64),
-        is_kept=kept,
-        is_lone=is_judged & np.isnan(scores["distinctiveness"][rows]),
-        confidence=scores["confidence"][rows],
-        heard=_features(table, rows, is_judged),
-        num_kept_of_mask=np.array([kept_of[target] if target else 0 for target in targets], np.int64),
-        image_row=image_row,
-        image_masks=np.array([masks[image] for image in ids], np.int64),
-        num_masks_with_kept=len(kept_of),
-        num_without_target=int(pc.sum(pc.equal(pc.list_value_length(table["target_mask_ids"]), 0)).as_py() or 0),
-    )
+    return {
+        "shard": np.full(len(rows), place),
+        "row": rows,
+        "image": np.array([number[image] for image in _taken(table, "image_id", rows)], np.int64),
+        "is_kept": kept,
+        "is_lone": is_judged & np.isnan(scores["distinctiveness"][rows]),
+        "confidence": scores["confidence"][rows],
+        "heard": _features(table, rows, is_judged),
+        "num_kept_of_mask": np.array([kept_of[target] if target else 0 for target in targets], np.int64),
+        "image_shard": np.full(len(ids), place),
+        "image_row": image_row,
+        "image_masks": np.array([masks[image] for image in ids], np.int64),
+        "num_masks_with_kept": np.array([len(kept_of)]),
+        "num_without_target": flags_of(pc.equal(pc.list_value_length(table["target_mask_ids"]), 0)),
+    }
 
 
 def _taken(table: pa.Table, column: str, rows: Ints) -> list[Any]:
@@ -200,10 +172,10 @@ def _features(table: pa.Table, rows: Ints, is_judged: Flags) -> Floats:
     return found
 
 
-def _score(confidence: Floats, heard: Floats) -> tuple[Score, Floats]:
+def _score(confidence: Floats, heard: Floats) -> tuple[Literal["confidence", "label_free"], Floats]:
     """Return the score of every pair: the confidence where the run has one, else equal weights of its features."""
     is_drawn = ~np.isnan(heard[:, 1])
-    if (~np.isnan(confidence[is_drawn])).mean() > 0.5 if is_drawn.any() else False:
+    if is_drawn.any() and (~np.isnan(confidence[is_drawn])).mean() > 0.5:
         return "confidence", confidence
     # With a listener's scores only if all have them: a sum over fewer features is another score.
     names = len(_LABEL_FREE_HEARD) if not np.isnan(heard[is_drawn]).any() else len(_LABEL_FREE)
@@ -233,14 +205,9 @@ class SampleRows:
 def read_rows(
     location: RunLocation, pairs: RunPairs, *, drawn: Ints, images: Ints, load_bytes: LoadBytes
 ) -> SampleRows:
-    """Return the rows of drawn pairs and of images; only the shards that hold them are read.
+    """Return the rows of the pairs and images with these numbers; only the shards that hold them are read.
 
-    Args:
-        location: The run.
-        pairs: All of its pairs.
-        drawn: Numbers of the drawn pairs.
-        images: Numbers of all images whose pictures are needed.
-        load_bytes: Reads an image that the run does not embed. What is an image's fault leaves it without bytes.
+    `load_bytes` reads an image that the run does not embed. What is an image's fault leaves it without bytes.
 
     Raises:
         ConfigError: A part is missing, or SOURCE no longer exists.
@@ -310,27 +277,20 @@ def _read_images(
     rows: SampleRows, location: RunLocation, receipt: Receipt, pairs: RunPairs, pictures: Ints, load_bytes: LoadBytes
 ) -> None:
     table = read_table(location, IMAGES, _IMAGE_COLUMNS, [receipt]).take(pa.array(pairs.image_row[pictures]))
-    ids = table["image_id"].combine_chunks()
     masks = read_table(location, MASKS, ("image_id", "mask_id", "segmentation"), [receipt])
     of_image: defaultdict[str, list[Row]] = defaultdict(list)
-    for mask in masks.filter(pc.is_in(masks["image_id"], value_set=ids)).to_pylist():
-        of_image[mask["image_id"]].append(_mask(mask))
+    for mask in masks.filter(pc.is_in(masks["image_id"], value_set=table["image_id"].combine_chunks())).to_pylist():
+        (height, width), counts = mask["segmentation"]["size"], mask["segmentation"]["counts"]
+        found = {"mask_id": mask["mask_id"], "height": height, "width": width, "counts": counts}
+        of_image[mask["image_id"]].append(found)
     for number, row in zip(pictures.tolist(), table.to_pylist(), strict=True):
-        data = row.pop("bytes") or _loaded(rows, receipt.shard, row, load_bytes)
-        rows.images[number] = {**row, "shard": receipt.shard, "bytes": data, "masks": of_image[row["image_id"]]}
-
-
-def _mask(row: Mapping[str, Any]) -> Row:
-    height, width = row["segmentation"]["size"]
-    return {"mask_id": row["mask_id"], "height": height, "width": width, "counts": row["segmentation"]["counts"]}
-
-
-def _loaded(rows: SampleRows, shard: int, row: Row, load_bytes: LoadBytes) -> bytes | None:
-    try:
-        data = as_annotated(load_bytes(shard, row["key"]), row["sha256"])
-        if isinstance(data, bytes):
-            return data
-        raise data
-    except (OSError, ImageError) as error:
-        rows.unreadable[row["image_id"]] = f"{row['key']}: {error}"
-        return None
+        image = row["image_id"]
+        if not row["bytes"]:
+            try:
+                data = as_annotated(load_bytes(receipt.shard, row["key"]), row["sha256"])
+                if isinstance(data, ImageError):
+                    raise data
+                row["bytes"] = data
+            except (OSError, ImageError) as error:
+                row["bytes"], rows.unreadable[image] = None, f"{row['key']}: {error}"
+        rows.images[number] = {**row, "shard": receipt.shard, "masks": of_image[image]}

@@ -22,7 +22,7 @@ import hashlib
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
@@ -84,12 +84,6 @@ class VerdictLine(FrozenModel):
     comment: _Comment = ""
     seconds: NonNegative | None = None
     utc: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_click(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        # Earlier pages asked for a click before some verdicts.
-        return {name: value for name, value in fields.items() if name not in ("click", "in_mask")}
 
 
 class MissedLine(FrozenModel):
@@ -195,13 +189,33 @@ def read_answers(data: bytes, name: str, known: Known, *, rater: str | None = No
     header = next(lines, None)
     if not isinstance(header, HeaderLine):
         raise ConfigError(f"{name} has no header line: it is not a file of verdicts, or its beginning was removed")
-    _check_header(header, name, known, rater)
+    if header.version != VERDICTS_VERSION:
+        raise ConfigError(
+            f"{name} has version {header.version}, this package reads version {VERDICTS_VERSION}: install the version "
+            "of pseudoris that wrote it"
+        )
+    if header.draw != known.draw:
+        raise ConfigError(
+            f"{name} answers the draw {header.draw[:12]}…, and this audit is the draw {known.draw[:12]}…: its pairs "
+            "were drawn from another run, or another time. Add it to the audit that it was made for"
+        )
+    if rater is not None and header.rater != rater:
+        raise ConfigError(
+            f"{name} holds the verdicts of the rater {header.rater!r}. A file has the name of its rater: name it "
+            f"{header.rater}{SUFFIX}, or use `pseudoris audit add`"
+        )
     end = data.rfind(b"\n") + 1
     answers = RaterAnswers(header.rater, num_cut_bytes=len(data) - end, num_bytes=end)
     for number, line in enumerate(lines, start=2):
+        place = f"{name}, line {number}"
         if isinstance(line, HeaderLine):
-            raise ConfigError(f"{name}, line {number}: a second header. Add files one by one, do not join them")
-        _check_answer(line, f"{name}, line {number}", known)
+            raise ConfigError(f"{place}: a second header. Add files one by one, do not join them")
+        pair = None if isinstance(line, MissedLine) else line.pair
+        image = None if isinstance(line, VerdictLine) else line.image
+        if pair is not None and pair not in known.pairs:
+            raise ConfigError(f"{place}: the audit has no pair {pair!r}")
+        if image is not None and image not in known.images:
+            raise ConfigError(f"{place}: the audit does not ask the image {image!r} for missed objects")
         answers.add(line)
     return answers
 
@@ -230,31 +244,3 @@ def _decode_line(text: str, previous: str) -> tuple[Line, str]:
         item = error.errors(include_url=False)[0]
         place = ".".join(map(str, item["loc"]))
         raise ValueError(f"{place}: {item['msg']} (got {item['input']!r})") from None
-
-
-def _check_header(header: HeaderLine, name: str, known: Known, rater: str | None) -> None:
-    if header.version != VERDICTS_VERSION:
-        raise ConfigError(
-            f"{name} has version {header.version}, this package reads version {VERDICTS_VERSION}: install the version "
-            "of pseudoris that wrote it"
-        )
-    if header.draw != known.draw:
-        raise ConfigError(
-            f"{name} answers the draw {header.draw[:12]}…, and this audit is the draw {known.draw[:12]}…: its pairs "
-            "were drawn from another run, or another time. Add it to the audit that it was made for"
-        )
-    if rater is not None and header.rater != rater:
-        raise ConfigError(
-            f"{name} holds the verdicts of the rater {header.rater!r}. A file has the name of its rater: name it "
-            f"{header.rater}{SUFFIX}, or use `pseudoris audit add`"
-        )
-
-
-def _check_answer(line: Answer, place: str, known: Known) -> None:
-    """Refuse an answer that the audit does not ask for; errors show `place`."""
-    pair = None if isinstance(line, MissedLine) else line.pair
-    image = None if isinstance(line, VerdictLine) else line.image
-    if pair is not None and pair not in known.pairs:
-        raise ConfigError(f"{place}: the audit has no pair {pair!r}")
-    if image is not None and image not in known.images:
-        raise ConfigError(f"{place}: the audit does not ask the image {image!r} for missed objects")

@@ -143,10 +143,9 @@ def audit_report(
     ] = False,
 ) -> None:
     """Show what the verdicts say, with 95 % intervals."""
-    from pseudoris.audit.applied_run import apply_to
     from pseudoris.audit.audit_folder import AuditFolder
-    from pseudoris.audit.figures import audit_figures
-    from pseudoris.audit.report_chart import report_chart
+    from pseudoris.audit.figures import audit_figures, report_chart
+    from pseudoris.audit.judged_pairs import apply_to
     from pseudoris.cli.audit_report import cite, print_report
 
     if plot is not None:

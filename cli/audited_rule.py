@@ -6,10 +6,9 @@ from typing import Final
 
 from rich.table import Table
 
-from pseudoris.audit.applied_run import apply_to
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw_files import keeps_no_others, num_unseen
-from pseudoris.audit.judged_pairs import join_answers, rater_checks
+from pseudoris.audit.judged_pairs import apply_to, join_answers, rater_checks
 from pseudoris.audit.rule_search import RuleChoice, SequencedRule, choose_rule, rule_sequence
 from pseudoris.cli.audit_report import DRAW_AGAIN
 from pseudoris.cli.console import report, stdout

@@ -121,8 +121,8 @@ def write_pages(
 
 def _verdicts(audit: Path, location: RunLocation) -> dict[str, dict[str, str]]:
     """Return an audit's verdicts by pair and rater, on pairs whose picture, masks and text are the same in this run."""
-    from pseudoris.audit.applied_run import apply_to
     from pseudoris.audit.audit_folder import AuditFolder
+    from pseudoris.audit.judged_pairs import apply_to
 
     folder = AuditFolder.open(audit)
     # Ids alone do not tell: a run of the same images with other masks has the same ones.

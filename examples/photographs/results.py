@@ -16,8 +16,7 @@ import pyarrow.compute as pc
 from examples.photographs.records import read_record
 from examples.step_log import StepRecord
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.figures import audit_figures
-from pseudoris.audit.report_chart import report_chart
+from pseudoris.audit.figures import audit_figures, report_chart
 from pseudoris.audit.verdicts import CANNOT_SAY, RIGHT, RaterAnswers
 from pseudoris.cli.audit_report import notes, print_report
 from pseudoris.cli.console import format_bytes, format_seconds

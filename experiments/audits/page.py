@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from experiments.audits.populations import POPULATIONS
 from experiments.audits.simulated_audits import SEARCHED
+from pseudoris.audit.figures import ChartRow, interval_chart
 from pseudoris.audit.intervals import Interval, exact_share
-from pseudoris.audit.report_chart import ChartRow, interval_chart
 
 BEGIN: Final = "<!-- audits: written by `python -m experiments.audits` -->"
 END: Final = "<!-- end of audits -->"

@@ -7,11 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from pseudoris.audit.applied_run import apply_to
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
-from pseudoris.audit.figures import audit_figures
-from pseudoris.audit.report_chart import report_chart
+from pseudoris.audit.figures import audit_figures, report_chart
+from pseudoris.audit.judged_pairs import apply_to
 from pseudoris.audit.verdicts import MissedLine, VerdictLine
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
