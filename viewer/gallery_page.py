@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import unquote
 
-from markupsafe import Markup
-
 from pseudoris.images.prover import PictureForm, Prover
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import mask_index, sha256_hex
@@ -106,7 +104,7 @@ def iter_gallery(
 ) -> Iterator[str]:
     """Yield the page's text an image at a time, and write each image's small picture; its name joins `written`."""
 
-    def cards() -> Iterator[ImageCard]:
+    def cards() -> Iterator[dict[str, Any]]:
         num_unread = 0
         for number, image in enumerate(gallery.images, start=1):
             name = f"{image.image_id}.webp"
@@ -164,32 +162,11 @@ class MaskShape:
     outline: Outline | None
 
 
-@dataclass(frozen=True, slots=True)
-class ImageCard:
-    """One image on the page; width and height in the page's units.
+def image_card(image: GalleryImage, *, picture: str | None) -> dict[str, Any]:
+    """Return what the template shows of an image; `picture` is the address of its small picture, relative to the page.
 
-    Attributes:
-        image_id: It begins the ids of the image's pairs.
-        name: The key as a person writes it.
-        picture: Address of the small picture, relative to the page; None where there is none.
-        has_expressions: An image without a mask may have some that refer to nothing.
-        record: JSON that no HTML parser reads as anything else.
+    Width and height are in the page's units; `name` is the key as a person writes it; `record` is JSON for the script.
     """
-
-    image_id: str
-    key: str
-    name: str
-    pixels: str
-    picture: str | None
-    width: float
-    height: float
-    masks: tuple[MaskShape, ...]
-    has_expressions: bool
-    record: Markup
-
-
-def image_card(image: GalleryImage, *, picture: str | None) -> ImageCard:
-    """Return the card of an image; `picture` is the address of its small picture."""
     height, width = frame_size(image.height, image.width)
     shapes = _shapes(image.masks, (height, width))
     order_of = {shape.index: shape.order for shape in shapes}
@@ -197,18 +174,15 @@ def image_card(image: GalleryImage, *, picture: str | None) -> ImageCard:
         "masks": [_mask_record(mask, shape) for mask, shape in zip(image.masks, shapes, strict=True)],
         "expressions": [_expression_record(expression, order_of) for expression in image.expressions],
     }
-    return ImageCard(
-        image_id=image.image_id,
-        key=image.key,
-        name=unquote(image.key),
-        pixels=f"{image.width} × {image.height}",
-        picture=picture,
-        width=round(width, 1),
-        height=round(height, 1),
-        masks=shapes,
-        has_expressions=bool(image.expressions),
-        record=embedded_json(record),
-    )
+    return {
+        **{"image_id": image.image_id, "key": image.key, "name": unquote(image.key)},
+        "pixels": f"{image.width} × {image.height}",
+        "picture": picture,
+        **{"width": round(width, 1), "height": round(height, 1), "masks": shapes},
+        # An image without a mask may have some that refer to nothing.
+        "has_expressions": bool(image.expressions),
+        "record": embedded_json(record),
+    }
 
 
 def _shapes(masks: Sequence[Row], size: tuple[float, float]) -> tuple[MaskShape, ...]:
@@ -256,7 +230,7 @@ def _expression_record(row: Row, order_of: Mapping[int, int]) -> dict[str, Any]:
         "count": row["count"],
         "uniqueness": _rounded(row["uniqueness"]),
         "correctness": _rounded(row["correctness"]),
-        "distinctiveness": _finite(row["distinctiveness"]),
+        "distinctiveness": _rounded(row["distinctiveness"], None),
         "rival": None if rival is None else order_of.get(mask_index(rival)),
         "kept": row["kept"],
         "weight": _rounded(row["weight"]),
@@ -281,11 +255,8 @@ def _draw_record(draw: Row, order_of: Mapping[int, int]) -> list[Any]:
     ]
 
 
-def _finite(value: float | None) -> float | None:
+def _rounded(value: float | None, digits: int | None = _DIGITS) -> float | None:
     # JSON has no infinity: a score that is not finite is shown as absent.
-    return None if value is None or not abs(value) < float("inf") else value
-
-
-def _rounded(value: float | None) -> float | None:
-    finite = _finite(value)
-    return None if finite is None else round(finite, _DIGITS)
+    if value is None or not abs(value) < float("inf"):
+        return None
+    return value if digits is None else round(value, digits)

@@ -81,9 +81,10 @@ def outline_of(counts: str, size: tuple[int, int]) -> Outline:
     frame_height, frame_width = frame_size(height, width)
     scale = np.array([frame_width / mask.shape[1], frame_height / mask.shape[0]])
     loops = [_simplified(loop) for loop in trace_loops(mask)]
-    large = [loop for loop in loops if _area(loop) >= _MIN_LOOP_AREA_PX]
-    path = "".join(_path(loop * scale) for loop in large or loops)
-    return Outline(path, _label(mask, scale))
+    areas = [abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2 for x, y in (loop.T for loop in loops)]
+    large = [loop for loop, area in zip(loops, areas, strict=True) if area >= _MIN_LOOP_AREA_PX]
+    drawn = ("L".join(f"{x:.4g} {y:.4g}" for x, y in (loop * scale).tolist()) for loop in large or loops)
+    return Outline("".join(f"M{points}Z" for points in drawn), _label(mask, scale))
 
 
 def spread_labels(
@@ -98,18 +99,19 @@ def spread_labels(
         size: (height, width) of the picture in the page's units.
     """
     placed: list[tuple[float, float, float]] = []
+    tall = _LABEL_HEIGHT + _LABEL_GAP
     for text, (x, y) in labels:
         half = _DIGIT_WIDTH * len(text) / 2 + _LABEL_GAP
         near = ((x + dx, y + dy) for dx, dy in _SHIFTS)
         inside = (at for at in near if half <= at[0] <= size[1] - half and half <= at[1] <= size[0] - half)
         places = itertools.chain([(x, y)], inside)
-        free = (at for at in places if not any(_is_covered(at, half, other) for other in placed))
+        free = (
+            (to_x, to_y)
+            for to_x, to_y in places
+            if all(abs(to_x - px) >= half + wide or abs(to_y - py) >= tall for px, py, wide in placed)
+        )
         placed.append((*next(free, (x, y)), half))
     return [(round(x, 1), round(y, 1)) for x, y, _ in placed]
-
-
-def _is_covered(at: tuple[float, float], half: float, other: tuple[float, float, float]) -> bool:
-    return abs(at[0] - other[0]) < half + other[2] and abs(at[1] - other[1]) < _LABEL_HEIGHT + _LABEL_GAP
 
 
 def trace_loops(mask: Bools) -> list[Points]:
@@ -132,7 +134,10 @@ def trace_loops(mask: Bools) -> list[Points]:
                 break
             points.append(end)
             point = end
-        loops.append(_corners(np.array(points, dtype=np.float64)))
+        # Without the points that lie on a straight run.
+        loop = np.array(points, dtype=np.float64)
+        before, after = loop - np.roll(loop, 1, axis=0), np.roll(loop, -1, axis=0) - loop
+        loops.append(loop[(before != after).any(axis=1)])
     return loops
 
 
@@ -150,13 +155,6 @@ def _border_steps(mask: Bools) -> dict[tuple[int, int], list[tuple[int, int]]]:
         start, end = ((x, y + 1), (x, y)) if horizontal[y, x] > 0 else ((x, y), (x, y + 1))
         steps[start].append(end)
     return dict(steps)
-
-
-def _corners(loop: Points) -> Points:
-    """The loop without the points that lie on a straight run."""
-    before, after = loop - np.roll(loop, 1, axis=0), np.roll(loop, -1, axis=0) - loop
-    is_corner: Bools = (before != after).any(axis=1)
-    return np.asarray(loop[is_corner])
 
 
 def _simplified(loop: Points) -> Points:
@@ -188,15 +186,6 @@ def _distances(points: Points, start: Points, end: Points) -> Points:
     if length == 0.0:
         return np.asarray(np.hypot(offset[:, 0], offset[:, 1]))
     return np.asarray(np.abs(offset[:, 0] * direction[1] - offset[:, 1] * direction[0]) / length)
-
-
-def _area(loop: Points) -> float:
-    x, y = loop[:, 0], loop[:, 1]
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-
-
-def _path(loop: Points) -> str:
-    return "M" + "L".join(f"{x:.4g} {y:.4g}" for x, y in loop.tolist()) + "Z"
 
 
 def _resized(mask: Bools) -> Bools:

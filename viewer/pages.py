@@ -72,33 +72,24 @@ def iter_page(
     theme = _resource("theme.js", room)
     body = "\n".join(_resource(f"{name}.js", room) for name in scripts)
     script = f'"use strict";\n(() => {{\n{body}}})();\n' if scripts else ""
+    policy = [
+        "default-src 'none'",
+        f"img-src {pictures}",
+        f"style-src {_digest(style)}",
+        f"script-src {' '.join(_digest(each) for each in (theme, script) if each)}",
+        *("base-uri 'none'", "form-action 'none'", "require-trusted-types-for 'script'", "trusted-types 'none'"),
+    ]
     page = {
         "generator": GENERATOR,
         # Our own files, not data: they hold no character that HTML would read in a style or script element.
         "style": Markup(style),
         "theme": Markup(theme),
         "script": Markup(script),
-        "policy": _policy(style=style, scripts=[theme, script], pictures=pictures),
+        "policy": "; ".join(policy),
     }
     stream = environment.get_template(template).stream({**content, **page})
     stream.enable_buffering(_STREAM_PIECES)
     yield from stream
-
-
-def _policy(*, style: str, scripts: Sequence[str], pictures: str) -> str:
-    digests = " ".join(_digest(script) for script in scripts if script)
-    return "; ".join(
-        [
-            "default-src 'none'",
-            f"img-src {pictures}",
-            f"style-src {_digest(style)}",
-            f"script-src {digests}",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "require-trusted-types-for 'script'",
-            "trusted-types 'none'",
-        ]
-    )
 
 
 def _digest(text: str) -> str:
@@ -133,17 +124,10 @@ def _visible(value: object) -> object:
 
 
 def thumbnail(data: bytes, prover: Prover) -> bytes | None:
-    """Return a picture of the image as a page shows it; None if it cannot be read.
+    """Return a picture of the encoded image in the prover's form; None if it cannot be read.
 
     The image was decoded when it was annotated, so a failure here means that a plug-in is missing, or that the run was
     changed: it may come from a stranger, so it is decoded in a child process.
-
-    Args:
-        data: The encoded image.
-        prover: With a form.
-
-    Raises:
-        TransientError: The child does not start, or was killed from outside twice.
     """
     try:
         return prover.picture(data)

@@ -8,10 +8,9 @@ letters keep their size.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from math import floor, log10
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -21,7 +20,7 @@ from pseudoris.store.reports.statistics import DrawCount
 from pseudoris.store.reports.svg import element, round_step
 from pseudoris.viewer.gallery_page import INDEX_NAME, QUALITY_NAME
 from pseudoris.viewer.pages import iter_page
-from pseudoris.viewer.quality import FRAME_WORDS, MAX_COMPARED, MIN_JACCARD, SCORES, RunQuality
+from pseudoris.viewer.quality import FRAME_WORDS, MAX_COMPARED, MIN_JACCARD, RunQuality
 
 _NUM_BINS: Final = 48
 _MAX_BARS: Final = 40
@@ -40,12 +39,7 @@ _LABEL_DEPTH_PX: Final = 18
 
 
 def write_quality(quality: RunQuality, destination: RunLocation) -> str:
-    """Write the page and return its address.
-
-    Raises:
-        ConfigError: The place cannot be written.
-        TransientError: Storage failed.
-    """
+    """Write the page and return its address. Raises `ConfigError` if the place cannot be written."""
     destination.replace(QUALITY_NAME, "".join(iter_quality(quality)).encode())
     return destination.uri(QUALITY_NAME)
 
@@ -63,8 +57,12 @@ def iter_quality(quality: RunQuality) -> Iterator[str]:
         "mean_length": _mean(quality.lengths),
         "mean_kept_length": _mean(quality.kept_lengths),
         "score_charts": [
-            (name, _score_chart(quality, name, tau if name == "distinctiveness" else None), _median(quality, name))
-            for name in SCORES
+            (
+                name,
+                _score_chart(quality, name, tau if name == "distinctiveness" else None),
+                float(np.median(scores)) if scores.size else None,
+            )
+            for name, scores in quality.scores.items()
         ],
         "heat": _heat(quality),
         "growth_chart": _growth_chart(quality),
@@ -83,11 +81,6 @@ def iter_quality(quality: RunQuality) -> Iterator[str]:
 def _mean(counts: Mapping[int, int]) -> float | None:
     total = sum(counts.values())
     return sum(value * count for value, count in counts.items()) / total if total else None
-
-
-def _median(quality: RunQuality, name: str) -> float | None:
-    scores = quality.scores[name]
-    return float(np.median(scores)) if scores.size else None
 
 
 def _counts_chart(whole: Mapping[int, int], part: Mapping[int, int], thing: str, unit: str) -> Markup | None:
@@ -195,8 +188,7 @@ def _stages(quality: RunQuality) -> list[tuple[str, float, float, float | None]]
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(NamedTuple):
     """One bar of a histogram: `part` of `whole` in the strong colour, and its tooltip."""
 
     whole: int
@@ -204,16 +196,14 @@ class Bar:
     hint: str
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line of a line chart: points (x, y), x ascending."""
 
     name: str
     points: tuple[tuple[float, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Marker:
+class Marker(NamedTuple):
     """An upright line in a histogram, at a share of its width in [0, 1]."""
 
     share: float
@@ -241,15 +231,8 @@ def line_chart(lines: Sequence[Line], *, title: str, x_label: str) -> Markup:
         data = "L".join(f"{100 * x / right:.3f} {HEIGHT_PX * (1 - y / top):.2f}" for x, y in line.points)
         drawn.append(element("path", element("title", line.name), class_=f"line line-{number}", d=f"M{data}"))
     # Stretched, so that its coordinates across are per cent as well.
-    plot = element(
-        "svg",
-        *drawn,
-        viewBox=f"0 0 100 {HEIGHT_PX}",
-        preserveAspectRatio="none",
-        width="100%",
-        height=HEIGHT_PX,
-        overflow="visible",
-    )
+    size = {"viewBox": f"0 0 100 {HEIGHT_PX}", "preserveAspectRatio": "none", "width": "100%", "height": HEIGHT_PX}
+    plot = element("svg", *drawn, **size, overflow="visible")
     ticks = [(x / right, f"{x:,.0f}") for x in nice_ticks(right) if x < 0.85 * right]
     return _chart(title, _grid(top), plot, _labels([*ticks, (1.0, x_label)]))
 
@@ -257,11 +240,8 @@ def line_chart(lines: Sequence[Line], *, title: str, x_label: str) -> Markup:
 def share_bar(share: float) -> Markup:
     """Return a thin bar, filled to a share in [0, 1]."""
     shape = {"height": _SHARE_HEIGHT_PX, "rx": _SHARE_HEIGHT_PX / 2}
-    filled = f"{100 * min(1.0, max(0.0, share)):.2f}%"
-    whole, part = (
-        element("rect", class_="whole", width="100%", **shape),
-        element("rect", class_="part", width=filled, **shape),
-    )
+    whole = element("rect", class_="whole", width="100%", **shape)
+    part = element("rect", class_="part", width=f"{100 * min(1.0, max(0.0, share)):.2f}%", **shape)
     return element("svg", whole, part, class_="share", height=_SHARE_HEIGHT_PX, aria_hidden="true")
 
 
