@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -133,15 +133,18 @@ def draw_audit(
         ConfigError: The folder holds anything or cannot be written, the run has nothing to judge, or none of
             its pictures can be read.
     """
-    _check_free(audit)
+    if (audit / DRAW_NAME).exists():
+        raise ConfigError(f"{audit} holds an audit already. Name another folder; its verdicts are worth keeping")
+    # What a draw that was stopped left there is drawn over.
+    left = (".", *SAMPLE_SCHEMAS)
+    held = audit.iterdir() if audit.is_dir() else ()
+    if strange := sorted(each.name for each in held if not each.name.startswith(left)):
+        raise ConfigError(
+            f"the folder {audit} holds other files, such as {strange[0]!r}. Name a new folder for the audit"
+        )
     pairs = read_pairs(location, header, on_shard)
-    strata = make_strata(
-        score=pairs.score,
-        is_kept=pairs.is_kept,
-        is_lone=pairs.is_lone,
-        num_drawn=options.num_pairs,
-        unkept_share=options.unkept_share,
-    )
+    parts: dict[str, Any] = {"score": pairs.score, "is_kept": pairs.is_kept, "is_lone": pairs.is_lone}
+    strata = make_strata(**parts, num_drawn=options.num_pairs, unkept_share=options.unkept_share)
     drawn = [
         draw_pairs(each.pairs, pairs.image[each.pairs], each.num_drawn, options.rng(number))
         for number, each in enumerate(strata)
@@ -155,19 +158,6 @@ def draw_audit(
     tables = {PAIRS_NAME: _pairs_table(rows, drawn, pairs, options), IMAGES_NAME: _images_table(rows, asked)}
     record = _write(audit, _record(location, header, pairs, options, strata, image_strata), tables)
     return Draw(record, len(rows.follow_ups), tuple(rows.unreadable.values()))
-
-
-def _check_free(audit: Path) -> None:
-    """Refuses a folder that holds anything but what a draw that was stopped left there."""
-    if (audit / DRAW_NAME).exists():
-        raise ConfigError(f"{audit} holds an audit already. Name another folder; its verdicts are worth keeping")
-    if not audit.is_dir():
-        return
-    strange = sorted(each.name for each in audit.iterdir() if not each.name.startswith((".", *SAMPLE_SCHEMAS)))
-    if strange:
-        raise ConfigError(
-            f"the folder {audit} holds other files, such as {strange[0]!r}. Name a new folder for the audit"
-        )
 
 
 def make_strata(
@@ -196,24 +186,19 @@ def make_strata(
         }
         groups = [(name, pairs[chosen]) for name, chosen in parts.items() if chosen.any()]
         for (name, members), share in zip(groups, allocate([len(m) for _, m in groups], number), strict=True):
-            bins = _bins(members, score, share) if name == "score" else [(name, members)]
+            bins = [(name, members)]
+            if name == "score":
+                # Bins of equal size, ascending; equal scores may fall into two of them.
+                number_of_bins = max(1, min(_MAX_BINS, share // _DRAWN_PER_BIN))
+                cut = np.array_split(members[np.argsort(score[members], kind="stable")], number_of_bins)
+                filled = [each for each in cut if len(each)]
+                bins = [(f"score {score[each[0]]:.2f} to {score[each[-1]]:.2f}", each) for each in filled]
             counts = allocate([len(each) for _, each in bins], share)
             strata += [
                 PairStratum(f"{word}, {label}", word == "kept", each, count)
                 for (label, each), count in zip(bins, counts, strict=True)
             ]
     return strata
-
-
-def _bins(pairs: Ints, score: Floats, num_drawn: int) -> list[tuple[str, Ints]]:
-    """Cut pairs into bins of equal size by their score, ascending; equal scores may fall into two bins."""
-    number = max(1, min(_MAX_BINS, num_drawn // _DRAWN_PER_BIN))
-    ordered = pairs[np.argsort(score[pairs], kind="stable")]
-    return [
-        (f"score {score[each[0]]:.2f} to {score[each[-1]]:.2f}", each)
-        for each in np.array_split(ordered, number)
-        if len(each)
-    ]
 
 
 def allocate(sizes: Sequence[int], number: int) -> list[int]:

@@ -115,7 +115,15 @@ class AuditFigures:
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures as values that JSON has; no number is infinite."""
-        tree: dict[str, Any] = _finite(asdict(self))
+
+        def finite(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: finite(each) for key, each in value.items()}
+            if isinstance(value, (list, tuple)):
+                return [finite(each) for each in value]
+            return None if isinstance(value, float) and not np.isfinite(value) else value
+
+        tree: dict[str, Any] = finite(asdict(self))
         if tree["applied"] is not None:
             del tree["applied"]["kept"]
         return tree
@@ -124,27 +132,25 @@ class AuditFigures:
 def audit_figures(
     audit: AuditFolder, answers: Sequence[RaterAnswers], applied: AppliedRun | None = None
 ) -> AuditFigures:
-    """Return all figures of an audit.
-
-    Args:
-        audit: The draw.
-        answers: What stands of every rater.
-        applied: What another run keeps of the same pairs; None speaks about the drawn run.
-    """
+    """Return all figures of an audit, about the drawn run or about what `applied` keeps of the same pairs."""
     judged = join_answers(audit, answers)
     population = audit.draw.population
     masks, masks_with_kept = population.masks, population.masks_with_kept
     if applied is not None:
         judged = applied.judged(judged)
         masks, masks_with_kept = applied.num_masks, applied.num_masks_with_kept
-    accuracy = _accuracy("accuracy of the kept", judged, judged.is_kept)
-    checks = rater_checks(judged, answers)
+    checks, total = rater_checks(judged, answers), judged.counts.sum(axis=1)
+    num_kept, kinds = int((judged.is_kept & (judged.weights > 0)).sum()), []
+    for number, kind in enumerate(KINDS):
+        shares = np.where(total > 0, judged.counts[:, number] / np.maximum(total, 1), np.nan)
+        value = share_interval(judged.share_right(judged.is_kept, shares))
+        kinds.append(BoundedFigure(kind, num_kept, value, value, value))
     return AuditFigures(
         num_drawn=int(judged.is_drawn.sum()),
         num_judged=int((judged.is_drawn & judged.is_judged).sum()),
-        num_verdicts=int(judged.counts.sum()),
+        num_verdicts=int(total.sum()),
         raters={rater.rater: len(rater.verdicts) for rater in answers},
-        accuracy=accuracy,
+        accuracy=_accuracy("accuracy of the kept", judged, judged.is_kept),
         corrected=corrected_share(judged.share_right(judged.is_kept, judged.right), checks),
         masks=_masks(judged, masks_with_kept / max(masks, 1)),
         unkept=_accuracy("right pairs that are not kept", judged, ~judged.is_kept),
@@ -153,7 +159,7 @@ def audit_figures(
         strata=tuple(
             _accuracy(stratum.name, judged, judged.stratum == stratum.number) for stratum in audit.draw.strata
         ),
-        kinds=tuple(_kind(judged, number) for number in range(len(KINDS))),
+        kinds=tuple(kinds),
         checks=checks,
         error=error_interval(checks) if checks.num_twice else None,
         unreached=tuple(
@@ -220,21 +226,6 @@ def _missed(
     found = ratio(values[rows], np.ones(len(rows)), weights=weights[rows], strata=strata[rows], units=rows)
     value = share_interval(found) if name.startswith("images") else mean_interval(found)
     return BoundedFigure(name, len(rows), value, value, value)
-
-
-def _kind(judged: JudgedPairs, number: int) -> BoundedFigure:
-    total = judged.counts.sum(axis=1)
-    shares = np.where(total > 0, judged.counts[:, number] / np.maximum(total, 1), np.nan)
-    value = share_interval(judged.share_right(judged.is_kept, shares))
-    return BoundedFigure(KINDS[number], int((judged.is_kept & (judged.weights > 0)).sum()), value, value, value)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def expected_precision(record: DrawRecord) -> Iterator[tuple[str, ...]]:

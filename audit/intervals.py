@@ -90,11 +90,11 @@ def share_interval(found: RatioEstimate, *, level: float = LEVEL) -> Interval:
     return Interval(share, 1 - low, high)
 
 
-def mean_interval(found: RatioEstimate, *, level: float = LEVEL) -> Interval:
+def mean_interval(found: RatioEstimate) -> Interval:
     """Return the like of a mean of counts, which has no upper bound: Garwood's on an effective number of units."""
     if not found.num:
         return Interval(None, 0.0, float("inf"))
-    size, tail = effective_size(found, found.value), (1 - level) / 2
+    size, tail = effective_size(found, found.value), (1 - LEVEL) / 2
     count, heavy = found.value * size, max(found.heaviest * size, 1.0)
     low = float(special.gammaincinv(count, tail)) / size if count > 0 else 0.0
     more, scale = _with_one_more(count, heavy)

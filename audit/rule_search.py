@@ -42,13 +42,7 @@ _NUM_TRIED: Final = 300
 
 @dataclass(frozen=True, eq=False)
 class SequencedRule:
-    """A rule of the sequence, and what it keeps.
-
-    Attributes:
-        name: What differs from the other rules: `confidence > 0.62`.
-        rule: The whole rule.
-        keeps: (R,) bool, of the audit's pairs.
-    """
+    """A rule of the sequence, named by what differs: `confidence > 0.62`; and what it keeps of the audit's R pairs."""
 
     name: str
     rule: KeepRule
@@ -149,24 +143,34 @@ def choose_rule(
         target: The accuracy, below 1.
         checks: Of the raters; enough of them, and accuracies are corrected.
     """
-    start = first_rule([_size(judged, flags) for flags in keeps], target)
+
+    def test(place: int) -> TestedRule:
+        # What a rater cannot say counts as wrong: a target that is only reached without such pairs is not reached.
+        found = judged.share_right(keeps[place], judged.bounded(0.0))
+        corrected = corrected_share(found, checks, level=_LEVEL)
+        share = share_interval(found, level=_LEVEL) if corrected is None else corrected.share
+        return TestedRule(names[place], found.num, share.estimate or 0.0, share.low, share.low >= target)
+
+    # Kish's effective numbers of verdicts on what each rule keeps: they depend on no verdict.
+    weights = [judged.weights[flags] for flags in keeps]
+    sizes = [float(each.sum() ** 2 / (each**2).sum()) if each.any() else 0.0 for each in weights]
     tested: list[TestedRule] = []
-    chosen = None
-    for place in range(start, len(keeps)):
-        tested.append(_test(judged, keeps[place], names[place], target, checks))
+    chosen = more = None
+    for place in range(first_rule(sizes, target), len(keeps)):
+        tested.append(test(place))
         if not tested[-1].passes:
             break
         chosen = place
-    more = None if chosen is not None else _more(judged, keeps, target, checks)
+    if chosen is None:
+        total = int((judged.is_drawn & judged.is_judged).sum())
+        more = _more([test(place) for place in range(len(keeps))], sizes, target, total)
     return RuleChoice(target, tuple(tested), chosen, more, math.ceil(math.log(1 - _LEVEL_ONE_SIDED) / math.log(target)))
 
 
 def first_rule(sizes: Sequence[float], target: float) -> int:
     """Return the place of the first rule with verdicts enough to pass with `_START_ERRORS` wrong ones, or with fewer.
 
-    Args:
-        sizes: Effective numbers of verdicts of the rules, from strict to loose.
-        target: The accuracy.
+    `sizes` are effective numbers of verdicts of the rules, from strict to loose.
     """
     for errors in range(_START_ERRORS, -1, -1):
         least = _least_size(target, errors)
@@ -184,29 +188,12 @@ def _least_size(target: float, errors: int) -> int:
     return size
 
 
-def _size(judged: JudgedPairs, keeps: Flags) -> float:
-    """Return Kish's effective number of verdicts on what a rule keeps; it depends on no verdict."""
-    weights = judged.weights[keeps]
-    return float(weights.sum() ** 2 / (weights**2).sum()) if weights.any() else 0.0
-
-
-def _test(judged: JudgedPairs, keeps: Flags, name: str, target: float, checks: RaterChecks) -> TestedRule:
-    # What a rater cannot say counts as wrong: a target that is only reached without such pairs is not reached.
-    found = judged.share_right(keeps, judged.bounded(0.0))
-    corrected = corrected_share(found, checks, level=_LEVEL)
-    share = share_interval(found, level=_LEVEL) if corrected is None else corrected.share
-    return TestedRule(name, found.num, share.estimate or 0.0, share.low, share.low >= target)
-
-
-def _more(judged: JudgedPairs, keeps: Sequence[Flags], target: float, checks: RaterChecks) -> int | None:
-    """Return about how many further verdicts it takes until the first tested rule passes at its present accuracy.
+def _more(tests: Sequence[TestedRule], sizes: Sequence[float], target: float, total: int) -> int | None:
+    """Return about how many verdicts, beside `total`, it takes until the first tested rule passes as accurate as it is.
 
     Its lower limit comes closer with the square root of their number. With more verdicts the sequence starts at a
     stricter rule.
     """
-    total = int((judged.is_drawn & judged.is_judged).sum())
-    tests = [_test(judged, flags, "", target, checks) for flags in keeps]
-    sizes = [_size(judged, flags) for flags in keeps]
     for factor in map(float, np.geomspace(1, max(_MAX_VERDICTS / max(total, 1), 1), _NUM_TRIED)):
         first = tests[first_rule([size * factor for size in sizes], target)]
         if first.num and first.estimate - (first.estimate - first.low) / math.sqrt(factor) >= target:
