@@ -65,22 +65,6 @@ def test_the_corrected_padding_mask_is_followed_too():
     assert largest_difference(model) < 1e-10
 
 
-def test_a_rewound_cache_gives_the_same_states_again():
-    model = small_coca()
-    decoder = CachedCocaTowers(model)
-    decoder.set_image_tokens(encode_crops(model, image_crops(num_masks=2).pixels[0]).tokens)
-    zeros, needs = np.zeros(1, dtype=np.int64), np.ones((1, 2), dtype=np.bool_)
-    root = extend(None, zeros, zeros + SPECIAL.sot, needs)
-    _, cache_index = decoder.step(root, None)
-    mark = decoder.mark()
-    first, second = (extend(root, zeros, zeros + token, needs) for token in (4, 9))
-    expected, _ = decoder.step(second, cache_index)
-    decoder.rewind(mark)
-    decoder.step(first, cache_index)
-    decoder.rewind(mark)
-    assert torch.equal(decoder.step(second, cache_index)[0], expected)
-
-
 def test_embeddings_are_unit_vectors_whatever_the_number_of_passes():
     model = small_coca()
     pixels = image_crops(num_masks=70).pixels[0]

@@ -1,33 +1,25 @@
 """Captions become candidates, and the stage on the trained embedded model: shards in, candidates out."""
 
 import dataclasses
-import tomllib
 from collections import Counter
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.tokenizer import SimpleTokenizer
 
-from benchmarks.plain_captioner import ReferenceEngine
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id, mask_id
 from pseudoris.schemas.shard import Failure, MaskRecord, Shard, ShardImage
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions.captioner import to_expressions
-from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops
-from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
-from pseudoris.workers.checkpoints.openclip import build_clip, load_coca
-from pseudoris.workers.crops import prefetch
+from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption
+from pseudoris.workers.checkpoints.openclip import build_clip
 from pseudoris.workers.crops.crops import grow_box, plain_crop
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.masks import rle
-from tests.builders.coca import captions_config
 from tests.builders.images import encode
 
 WORDS = {1: "A Red circle . ", 2: "a red circle ", 3: " . ", 4: "a dog "}
@@ -145,34 +137,6 @@ def test_in_paper_a_crop_gets_one_caption_of_each_of_the_eleven_rules(of_paper):
         assert found == Counter((kind, *rule) for kind, rule in product(kinds, rules))
 
 
-def test_every_mask_gets_44_samples_in_the_order_of_crops_and_rules(captioner):
-    image = captioner(Shard(0, 0, (shard_image(1),))).images[0]
-    assert image.failure is None
-    order = ["masked", "context_1.0", "context_1.1", "context_1.2"]
-    for mask in image.masks:
-        mine = [one for one in image.expressions if one.target_mask_ids == (mask.mask_id,)]
-        samples = [sample for one in mine for sample in one.samples]
-        assert len(samples) == 44
-        assert {sample.others for sample in samples if sample.decoder != "beam"} == {"all"}
-        firsts = [order.index(one.samples[0].crop) for one in mine]
-        assert firsts == sorted(firsts)
-        assert len({one.text for one in mine}) == len(mine) > 10
-        assert all(sample.log_prob <= 0 for sample in samples)
-
-
-def test_in_paper_the_captioner_sees_crops_without_antialiasing(run, captioner):
-    image = shard_image(1)
-    pixels = np.random.default_rng(0).integers(0, 256, (4 * SIDE, 4 * SIDE, 3), dtype=np.uint8)
-    (counts,) = rle.encode(torch.ones(1, 4 * SIDE, 4 * SIDE, dtype=torch.bool))
-    box = (0, 0, 4 * SIDE, 4 * SIDE)
-    whole = dataclasses.replace(image.masks[0], rle_size=pixels.shape[:2], rle_counts=counts, box_xyxy_px=box)
-    image = dataclasses.replace(image, masks=(whole,))
-    rough = CocaCaptioner(run.captions.model_copy(update={"has_antialiasing": False}), run.compute)
-    # Noise stays noise where nothing averages it.
-    smooth_std, rough_std = (float(stage.image_crops(image, pixels).pixels.std()) for stage in (captioner, rough))
-    assert rough_std > 2 * smooth_std
-
-
 def test_both_models_see_colours_normalised_by_clips_mean_and_deviation(captioner):
     black = captioner.image_crops(shard_image(1), np.zeros((SIDE, SIDE, 3), dtype=np.uint8)).pixels
     seen = -torch.tensor(OPENAI_DATASET_MEAN) / torch.tensor(OPENAI_DATASET_STD)
@@ -210,14 +174,6 @@ def test_masks_are_never_decoded_to_whole_images(captioner, monkeypatch):
     assert image.failure is None
 
 
-def test_an_image_is_decoded_once_for_all_of_its_crops(captioner, monkeypatch):
-    calls = []
-    monkeypatch.setattr(prefetch, "decode_proven", lambda data: calls.append(data) or decode_proven(data))
-    images = [shard_image(number, num_masks=1) for number in range(2)]
-    captioner(Shard(0, 0, tuple(images)))
-    assert calls == [image.data for image in images]
-
-
 def test_images_without_masks_and_quarantined_ones_pass_through(captioner):
     empty = dataclasses.replace(shard_image(0), masks=())
     broken = shard_image(1).quarantined(Failure("read", "corrupt", "cut short"))
@@ -243,31 +199,6 @@ def test_the_digest_is_that_of_the_weights_file(run):
     assert CocaCaptioner.weights_digest(other) != digest
 
 
-def test_crop_kinds_are_named_by_their_scale_with_the_masked_crop_first():
-    assert captions_config().crop_kinds() == {
-        "masked": None,
-        "context_1.0": 1.0,
-        "context_1.1": 1.1,
-        "context_1.2": 1.2,
-    }
-    assert captions_config(has_masked_crop=False, context_scales=(1.5,)).crop_kinds() == {"context_1.5": 1.5}
-
-
-@pytest.mark.slow
-def test_the_trained_model_is_decoded_token_for_token_as_open_clips_forward_would(run):
-    model = load_coca(run.captions.architecture, run.captions.weights).double().requires_grad_(False)
-    tokenizer = SimpleTokenizer()
-    special = SpecialTokens(tokenizer.sot_token_id, tokenizer.eot_token_id, model.text.pad_id)
-    config = run.captions.model_copy(
-        update={"sampling": run.captions.sampling.model_copy(update={"top_k": (5,), "top_p": (0.4, 0.8)})}
-    )
-    pixels = torch.randn(1, 2, 3, 96, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    image = ImageCrops("00ab", ("masked",), (0, 1), pixels)
-    cached = CachedEngine(model, special, config, seed=0).generate(image)
-    plain = ReferenceEngine(model, special, config, seed=0).generate(image)
-    assert [caption.tokens for caption in cached] == [caption.tokens for caption in plain]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_gives_captions_too(run, precision):
@@ -275,12 +206,6 @@ def test_half_precision_gives_captions_too(run, precision):
     out = half(Shard(0, 0, (shard_image(1),))).images[0]
     assert out.failure is None
     assert len(out.expressions) > 10
-
-
-def test_transformers_is_no_dependency():
-    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [name for names in project["optional-dependencies"].values() for name in names]
-    assert not [name for name in [*project["dependencies"], *extras] if name.startswith("transformers")]
 
 
 @pytest.mark.slow

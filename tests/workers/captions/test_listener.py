@@ -77,15 +77,6 @@ def test_below_the_least_truth_no_other_mask_is_asked_and_the_truth_stands():
     assert heard.listener == pytest.approx(np.where(whole.truth > bound, whole.listener, 0.0), abs=1e-9)
 
 
-def test_crops_that_show_the_same_share_their_answer():
-    image = image_crops(num_masks=3, num_kinds=2)
-    image = replace(image, pixels=image.pixels[:1].expand(2, -1, -1, -1, -1))
-    twice = heard_scores(image, crops=("masked", "context_1"), min_truth=-3.0)
-    once = heard_scores(image, min_truth=-3.0)
-    assert twice.listener == pytest.approx(once.listener, abs=1e-9)
-    assert twice.truth == pytest.approx(once.truth, abs=1e-9)
-
-
 @pytest.fixture(scope="module")
 def scenes():
     images = [scene_image(make_scene(Split.DEVELOPMENT, number, seed=0)) for number in (3, 4)]

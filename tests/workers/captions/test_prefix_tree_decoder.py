@@ -67,15 +67,6 @@ def test_the_caches_stay_below_the_budget_whatever_it_is():
         assert results_of(decoding) == results_of(whole)
 
 
-def test_the_tree_computes_a_shared_pair_once_and_counts_both():
-    decoding, _ = decode_with(2**26)
-    # At the first level all 20 sampling rows read one prefix under 5 crops, 2 beams of 5 crops their own.
-    assert decoding.counts.num_computed < decoding.counts.num_asked
-    # Of these, as caches without a tree would do it: 20 rows under 5 crops each, and 5 times 2 beams under their own.
-    first_level = 20 * 5 + 5 * 2
-    assert decoding.counts.num_asked - decoding.counts.num_computed >= first_level - 5
-
-
 @pytest.mark.slow
 def test_below_one_rows_caches_decoding_goes_row_by_row():
     decoding, _ = decode_with(1)

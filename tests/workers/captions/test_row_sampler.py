@@ -29,35 +29,12 @@ def next_tokens(drawn_by, own, others=None, **changes):
     return tokens.tolist(), np.exp(log_probs)
 
 
-def test_tokens_are_drawn_in_the_order_of_their_ids():
-    probabilities = [0.2, 0.3, 0.1, 0.4]
-    drawn_by = sampler(top_k=[4] * 4, top_p=[1.0] * 4, uniform=[0.19, 0.21, 0.59, 0.61])
-    tokens, found = next_tokens(drawn_by, [np.log(probabilities)])
-    assert tokens == [0, 1, 2, 3]
-    np.testing.assert_allclose(found, probabilities)
-
-
-def test_each_row_has_its_own_set():
-    drawn_by = sampler(top_k=[1, 2, 0, 0], top_p=[1.0, 1.0, 0.3, 0.6], uniform=[0.99, 0.0, 0.99, 0.0])
-    tokens, found = next_tokens(drawn_by, [np.log([0.2, 0.3, 0.1, 0.4])])
-    assert tokens == [3, 1, 3, 1]
-    np.testing.assert_allclose(found, [1, 3 / 7, 1, 3 / 7])
-
-
 def test_a_forbidden_eos_is_gone_before_the_set_is_formed():
     drawn_by = sampler(top_k=[2], top_p=[1.0], uniform=[0.0])
     tokens, found = next_tokens(drawn_by, [np.log([0.2, 0.1, 0.6, 0.1])], is_eos_allowed=False)
     assert tokens == [0]
     # Tokens 1 and 3 tie for the second place: the set has three.
     np.testing.assert_allclose(found, 0.5)
-
-
-def test_the_log_probability_is_that_of_the_draw_with_eos_put_back():
-    # Own 1/4, 1/2, EOS 1/4; others take half of token 1: contrast 1/3, 1/3, 1/3; with EOS put back 4/11, 4/11, 3/11.
-    drawn_by = sampler(top_k=[3], top_p=[1.0], uniform=[0.99])
-    tokens, found = next_tokens(drawn_by, [[0.0, np.log(2), 0.0, -50.0]], [[0.0, np.log(2), 0.0, 0.0]])
-    assert tokens == [2]
-    np.testing.assert_allclose(found, 3 / 11)
 
 
 def test_a_nucleus_wider_than_the_head_is_drawn_from_the_whole_vocabulary():

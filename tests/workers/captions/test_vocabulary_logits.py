@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pseudoris.workers.captions import distinctive
-from pseudoris.workers.captions.vocabulary_logits import Vocabulary, score_dtype
+from pseudoris.workers.captions.vocabulary_logits import Vocabulary
 
 EOS = 7
 
@@ -35,14 +35,6 @@ def test_heads_are_the_likeliest_tokens_of_the_whole_vocabulary(num_dead, is_eos
         outside = torch.ones(300, dtype=torch.bool)
         outside[top.ids[row, :certain]] = False
         assert logits[row, outside].max() <= top.max_outside[row].clamp(min=float(top.logits[row, certain - 1])) + 1e-12
-
-
-def test_whole_heads_hold_every_token_dead_ones_at_zero_in_order_of_their_ids():
-    weights, states = projection(size=12, num_dead=4), hidden()
-    top = Vocabulary(weights, EOS).sorted_logits(states, is_eos_allowed=True)
-    expected = (states @ weights).sort(dim=1, descending=True, stable=True)
-    assert torch.equal(top.ids, expected.indices)
-    torch.testing.assert_close(top.logits, expected.values)
 
 
 def test_a_set_that_may_reach_beyond_the_head_is_not_taken_for_settled():
@@ -81,15 +73,3 @@ def test_logits_at_reads_the_same_numbers_as_the_projection(width):
     ids = torch.stack([torch.randperm(300, generator=torch.Generator().manual_seed(row))[:width] for row in range(5)])
     found = Vocabulary(weights, EOS).logits_at(states, ids)
     torch.testing.assert_close(found, (states @ weights).gather(1, ids))
-
-
-def test_more_rows_than_one_projection_takes_are_joined_in_order():
-    weights, states = projection(size=20), hidden(rows=1100)
-    vocabulary = Vocabulary(weights, EOS)
-    top = vocabulary.top_logits(states, is_eos_allowed=True)
-    assert torch.equal(top.ids[:, 0], (states @ weights).argmax(dim=1))
-
-
-def test_scores_are_single_precision_at_least():
-    assert score_dtype(torch.bfloat16) == torch.float32
-    assert score_dtype(torch.float64) == torch.float64

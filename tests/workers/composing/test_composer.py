@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
@@ -124,13 +124,3 @@ def test_composed_rows_pass_blocks_tables_and_verify_and_no_threshold_decides_on
     strict = refiltered(table, KeepRule(tau=99.0))
     assert strict["kept"].to_pylist() == is_composed
     assert strict["confidence"].equals(table["confidence"])
-
-
-def test_a_run_without_the_section_has_the_identity_that_it_had():
-    assert "composing" not in PLAIN.method()
-    assert "composing" not in PLAIN.model_dump(mode="json")
-    assert COMPOSING.method()["composing"]["kinds"] == ["group", "none", "position", "relation"]
-    assert config_hash(COMPOSING) != config_hash(PLAIN)
-    assert type(PLAIN).model_validate(COMPOSING.model_dump(mode="json")) == COMPOSING
-    for preset in ("tiny", "base", "paper"):
-        assert load_config(preset).composing is None

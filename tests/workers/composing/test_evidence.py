@@ -51,16 +51,6 @@ def test_probabilities_count_in_place_of_draws():
     assert evidence_of(low, "probability", read).nouns == {"cat": 0.5, "dog": 0.5}
 
 
-def test_probabilities_that_nobody_found_are_refused():
-    with pytest.raises(ValueError, match=r"no caption_score from captions\.listening"):
-        evidence_of([said("dog", 1, "dog")], "probability", read)
-
-
-def test_of_a_mask_without_draws_nothing_is_known():
-    found = evidence_of([], "probability", read)
-    assert (found.nouns, found.words, found.phrases) == ({}, {}, ())
-
-
 def test_words_said_in_one_place_and_never_together_replace_each_other():
     found = substitutes(map(phrase, ["red star", "blue star", "dotted star", "red dotted star", "small heart", "star"]))
     # Dotted is said with red, so it is no other colour; nobody said blue and dotted of one thing.
@@ -73,8 +63,3 @@ def test_words_of_different_nouns_do_not_replace_each_other():
     assert substitutes(map(phrase, ["red star", "blue heart"])) == {}
     # But in the same place of longer phrases.
     assert substitutes(map(phrase, ["small red star", "small blue star"])) == {"red": {"blue"}, "blue": {"red"}}
-
-
-def test_a_candidate_that_nobody_drew_is_no_evidence():
-    found = evidence_of([said("dog", 0, "dog")], "draws", read)
-    assert (found.nouns, found.phrases) == ({}, ())

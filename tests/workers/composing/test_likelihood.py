@@ -70,15 +70,6 @@ def test_what_has_no_mask_counts_less_with_each_word_and_once_more_for_each_pres
     assert [view.log_unseen(STAR), view.log_unseen(red), view.log_unseen(STAR, 2)] == [-0.1, -0.05, -0.2]
 
 
-def test_who_leads_is_the_surer_the_further_ahead():
-    view = view_of_stars([0.9, 0.9, 0.9])
-    lead = view.lead["left"]
-    assert lead[0, 1] > 0.99 > lead[1, 0]
-    assert lead[0, 0] < 0.01
-    assert view.lead["right"] == pytest.approx(lead.T)
-    assert (view.inside["left"][0], view.inside["left"][2]) == pytest.approx((1.0, 0.0), abs=1e-3)
-
-
 def test_only_draws_of_one_mask_are_evidence():
     image = make_image(((20, 50), {"a circle": 8}), ((80, 50), {"a star": 10}))
     drawn = image.expressions[0]

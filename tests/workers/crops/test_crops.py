@@ -97,14 +97,6 @@ def test_a_masked_crop_shows_the_mask_and_fills_the_rest():
     torch.testing.assert_close(cut(pixels, (2, 1, 4, 4), size=3, mask=mask), unresized(expected), rtol=0, atol=1e-6)
 
 
-def test_a_context_crop_masks_nothing_and_pads_centrally():
-    pixels = random_pixels(6, 8)
-    expected = np.empty((8, 8, 3), dtype=np.uint8)
-    expected[:] = FILL_RGB
-    expected[3:5] = pixels[2:4]
-    torch.testing.assert_close(cut(pixels, (0, 2, 8, 4), size=8), unresized(expected), rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("size", [1, 7, 16, 40])
 def test_the_plain_definition_is_torchvisions_resize_of_the_padded_square(size):
     region = random_pixels(13, 24)
@@ -112,46 +104,6 @@ def test_the_plain_definition_is_torchvisions_resize_of_the_padded_square(size):
     square = torch.from_numpy(padded_square(region, mask=mask)).permute(2, 0, 1)
     resize = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Resize((size, size), antialias=True)])
     torch.testing.assert_close(plain_crop(region, size, mask=mask), resize(square), rtol=0, atol=1e-6)
-
-
-def test_a_crop_is_the_grown_box_resized_and_normalised():
-    pixels = random_pixels(40, 60)
-    steps = [
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Resize((16, 16), antialias=True),
-        v2.Normalize(CLIP.mean, CLIP.std),
-    ]
-    # 20 x 10 pixels, grown by 1.2 to 24 x 12.
-    square = torch.from_numpy(padded_square(pixels[9:21, 8:32])).permute(2, 0, 1)
-    crop = cut(pixels, (10, 10, 30, 20), scale=1.2, size=16, mean=CLIP.mean, std=CLIP.std)
-    torch.testing.assert_close(crop, v2.Compose(steps)(square), rtol=0, atol=1e-5)
-
-
-def test_the_fill_is_the_mean_colour_so_it_is_nearly_zero_after_normalisation():
-    mask = np.zeros((1, 10, 10), dtype=bool)
-    mask[0, 4:6, 4:6] = True
-    crop = crops_of(np.zeros((10, 10, 3), np.uint8), [(0, 0, 10, 10)], mask, scales=(None,), crop_format=CLIP)[0]
-    assert crop[0, :, 0, 0].abs().max() < 0.01
-    assert crop[0, :, 8, 8].max() < -1
-
-
-@pytest.mark.parametrize(("column", "expected"), [(0, [3 / 7, 0.0]), (1, [3 / 7, 1 / 7])])
-@pytest.mark.parametrize("is_turned", [False, True])
-def test_halving_averages_with_the_triangle_filter(column, expected, is_turned):
-    # Antialiased bilinear at factor 2: taps 1, 3, 3, 1; what is cut off at the border is left out of the sum.
-    pixels = np.zeros((4, 4, 3), dtype=np.uint8)
-    pixels[:, column] = 255
-    crop = cut(pixels.transpose(1, 0, 2) if is_turned else pixels, (0, 0, 4, 4), size=2)[0]
-    torch.testing.assert_close(crop[:, 0] if is_turned else crop[0], torch.tensor(expected))
-
-
-def test_a_mask_of_one_pixel_gives_a_crop_of_one_colour():
-    pixels = random_pixels(5, 5)
-    mask = np.zeros((1, 5, 5), dtype=bool)
-    mask[0, 4, 4] = True
-    crop = crops_of(pixels, [(4, 4, 5, 5)], mask, scales=(None,))[0, 0]
-    expected = torch.from_numpy(pixels[4, 4] / np.float32(255)).view(3, 1, 1).expand(3, 8, 8)
-    torch.testing.assert_close(crop, expected)
 
 
 def texture(height, width, *, seed):

@@ -75,10 +75,3 @@ def test_an_image_that_fails_raises_where_it_is_asked_for_and_again_when_asked_a
             with pytest.raises(ImageError):
                 decode(broken)
         assert decode(last).shape == (4, 5, 3)
-
-
-def test_images_that_are_passed_over_change_nothing(decoded):
-    shard = images(4)
-    with prefetched_pixels(shard, CUDA) as decode:
-        found = [decode(shard[0]), decode(shard[3]), decode(shard[2])]
-    assert [int(pixels[0, 0, 0]) for pixels in found] == [0, 120, 80]
