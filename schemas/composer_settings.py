@@ -81,8 +81,6 @@ class ComposingConfig(FrozenModel):
     # `group` refers to several masks, `none` to no mask: some trainers cannot read these. `attribute` is a phrase
     # without a position, where it suffices.
     kinds: tuple[ComposedKind, ...] = Field(default=("position", "relation"), min_length=1)
-    # Word lists and templates: `pseudoris.workers.composing.english`.
-    language: Literal["english"] = "english"
     # Expressions of one mask, positions and relations together; of one image, groups and no-target expressions each.
     max_per_mask: int = Field(default=2, ge=1)
     max_per_image: int = Field(default=2, ge=1)

@@ -27,9 +27,15 @@ from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.training.calibration.confidence_fit import logistic_regression
 from pseudoris.training.evaluation.truth import match_image
-from pseudoris.workers.composing import english
-from pseudoris.workers.composing.evidence import Evidence, drawn_by_mask, evidence_of, substitutes
-from pseudoris.workers.composing.posterior import MIN_SHARE, object_features, word_features
+from pseudoris.workers.composing.posterior import (
+    MIN_SHARE,
+    Evidence,
+    drawn_by_mask,
+    evidence_of,
+    object_features,
+    substitutes,
+    word_features,
+)
 
 NUM_SCENES: Final = 200
 # Against weights without bound where few scenes leave no doubt; in units of standardised features.
@@ -75,7 +81,7 @@ def fitted_weights(scenes: Sequence[Scene], images: Sequence[ShardImage], counts
 
 def _masks(scene: Scene, image: ShardImage, counts: Counted) -> Iterator[_Mask]:
     drawn = drawn_by_mask(image)
-    evidence = [evidence_of(drawn.get(mask.mask_id, ()), counts, english.noun_phrase) for mask in image.masks]
+    evidence = [evidence_of(drawn.get(mask.mask_id, ()), counts) for mask in image.masks]
     replaced_by = substitutes(phrase for each in evidence for phrase in each.phrases)
     object_of = match_image(SceneImageTruth(scene), candidates_of(image, lambda each: True)).object_of_mask
     for mask, said, scores in zip(image.masks, evidence, object_features(image.masks), strict=True):

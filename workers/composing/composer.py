@@ -1,33 +1,198 @@
-"""Adds composed expressions to annotated images; also the filter stage that does so after a scorer.
+"""Adds composed expressions to annotated images, the likeliest of any form; also the filter stage that does so.
 
 The result depends on masks, candidates and scores, never on `kept`: another keep rule (`refilter`) does not change it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, Literal, get_args
 
 import numpy as np
 
-from pseudoris.schemas.composer_settings import ComposingConfig
+from pseudoris.schemas.composer_settings import ComposedKind, ComposingConfig
 from pseudoris.schemas.pair_weight import WeightLine, line_weights
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, Shard, ShardImage
 from pseudoris.workers.composing import english
-from pseudoris.workers.composing.expression_ranking import (
-    ComposedExpression,
-    ranked_absences,
-    ranked_expressions,
-    ranked_groups,
-)
-from pseudoris.workers.composing.language import Language
-from pseudoris.workers.composing.likelihood import likelihood_of
+from pseudoris.workers.composing.english import NounPhrase
+from pseudoris.workers.composing.geometry import SIDES
+from pseudoris.workers.composing.likelihood import IS_MEMBER, Likelihood, likelihood_of
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.stages import STAGE_FILTER
 
-_LANGUAGES: Final[dict[str, Language]] = {"english": english}
+FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
+_FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
+# At most "the left of the three", because a longer row too often has a missed or a doubled mask.
+_MAX_COUNTED: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedExpression:
+    """An expression before it becomes a record of the table.
+
+    Attributes:
+        targets: Numbers of its masks; empty for a no-target expression.
+        noun: Its head noun.
+        confidence: The probability that it is right.
+    """
+
+    text: str
+    kind: ComposedKind
+    targets: tuple[int, ...]
+    noun: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """One expression of a mask, before its words are made.
+
+    Attributes:
+        name: Its form; a mask gets at most `max_per_form` of each.
+        log_right: Log of the probability that it is right.
+        text: Returns the words; None if the language has none.
+    """
+
+    name: FormName
+    kind: ComposedKind
+    log_right: float
+    noun: str
+    text: Callable[[], str | None]
+
+
+def ranked_expressions(view: Likelihood, mask: int, mask_id: str) -> list[ComposedExpression]:
+    """Return up to `max_per_mask` expressions of a mask, at most `max_per_form` of one form.
+
+    The likeliest needs a probability of `min_first`, every further one `min_further`. If there are more than a mask may
+    have, different forms come before a second one of the same form. The mask id decides which form comes first, so that
+    no form dominates.
+    """
+    found: dict[str, ComposedExpression] = {}
+    turns: dict[str, tuple[int, int]] = {}
+    used: Counter[FormName] = Counter()
+    # The same in every run.
+    start = hashlib.sha256(mask_id.encode()).digest()[0]
+    for form in sorted(_forms(view, mask), key=lambda each: -each.log_right):
+        right = float(np.exp(form.log_right))
+        if right <= (view.config.posterior.min_further if found else view.config.posterior.min_first):
+            break
+        text = form.text() if used[form.name] < view.config.posterior.max_per_form else None
+        if text is not None and text not in found:
+            used[form.name] += 1
+            turns[text] = (used[form.name], (_FORMS.index(form.name) - start) % len(_FORMS))
+            found[text] = ComposedExpression(text, form.kind, (mask,), form.noun, right)
+    return sorted(found.values(), key=lambda each: turns[each.text])[: view.config.max_per_mask]
+
+
+def ranked_groups(view: Likelihood) -> Iterator[ComposedExpression]:
+    """Yield expressions of several masks above `min_further`, the likeliest first: true of each and of no other."""
+    found: dict[tuple[int, ...], ComposedExpression] = {}
+    for phrase in dict.fromkeys(phrase for phrases in view.phrases for phrase in phrases):
+        rivals = view.rivals(phrase)
+        is_member = rivals > IS_MEMBER
+        masks = tuple(np.flatnonzero(is_member).tolist())
+        text = english.group(len(masks), phrase) if len(masks) > 1 else None
+        if text is None:
+            continue
+        log_right = np.log(rivals[is_member]).sum() + np.log1p(-rivals[~is_member]).sum()
+        right = float(np.exp(log_right + view.log_unseen(phrase, len(masks))))
+        if masks not in found or right > found[masks].confidence:
+            found[masks] = ComposedExpression(text, "group", masks, phrase.noun, right)
+    yield from _sure_enough(view, found.values())
+
+
+def ranked_absences(view: Likelihood) -> Iterator[ComposedExpression]:
+    """Yield no-target expressions above `min_further`, the likeliest first: one mask's words with another's noun.
+
+    "The red circle" in an image of a red star and a blue circle: the hardest negative for a trainer.
+    """
+    nouns = dict.fromkeys(phrases[0].noun for phrases in view.phrases if phrases)
+    said = dict.fromkeys(phrase for phrases in view.phrases for phrase in phrases if phrase.words)
+    found: dict[str, ComposedExpression] = {}
+    for noun, phrase in ((noun, phrase) for phrase in said for noun in nouns if noun != phrase.noun):
+        words = [noun if word == phrase.noun else word for word in phrase.text.split()]
+        swapped = english.noun_phrase(" ".join(words), noun)
+        text = None if swapped is None else english.definite(swapped)
+        if swapped is None or text is None or text in found:
+            continue
+        log_right = np.log1p(-view.rivals(swapped)).sum() + view.log_unseen(swapped)
+        found[text] = ComposedExpression(text, "none", (), noun, float(np.exp(log_right)))
+    yield from _sure_enough(view, found.values())
+
+
+def _sure_enough(view: Likelihood, said: Iterable[ComposedExpression]) -> Iterator[ComposedExpression]:
+    # No mask needs these as its first expression, so the stricter bound applies.
+    likeliest_first = sorted(said, key=lambda each: -each.confidence)
+    return (each for each in likeliest_first if each.confidence > view.config.posterior.min_further)
+
+
+def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
+    for phrase in view.phrases[mask]:
+        if "attribute" in view.config.kinds:
+            yield _words(view, mask, phrase)
+        if "position" in view.config.kinds:
+            yield from _ends(view, mask, phrase)
+            yield from _sides(view, mask, phrase)
+            yield from _rows(view, mask, phrase)
+        if "relation" in view.config.kinds:
+            yield from _relations(view, mask, phrase)
+
+
+def _words(view: Likelihood, mask: int, phrase: NounPhrase) -> _Form:
+    log_right = view.log_right(mask, phrase, np.ones(len(view.positions)))
+    return _Form("words", "attribute", log_right, phrase.noun, partial(english.definite, phrase))
+
+
+def _ends(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
+    # "The leftmost circle" implies that there are other circles.
+    for side in SIDES if len(view.members(phrase, mask)) else ():
+        log_right = view.log_right(mask, phrase, 1.0 - view.lead[side][mask])
+        yield _Form("end", "position", log_right, phrase.noun, partial(english.extreme, side, phrase))
+
+
+def _sides(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
+    for side in SIDES:
+        inside = view.inside[side]
+        if inside[mask] > IS_MEMBER:
+            log_right = view.log_right(mask, phrase, inside) + float(np.log(inside[mask]))
+            yield _Form("side", "position", log_right, phrase.noun, partial(english.at_side, side, phrase))
+
+
+def _rows(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
+    """Positions in a row of known members: the end of two or three, and ranks from the second on."""
+    row = view.members(phrase, mask)
+    if not len(row):
+        return
+    for side in SIDES:
+        ahead, behind = view.lead[side][row, mask], view.lead[side][mask, row]
+        rank = 1 + int((ahead > behind).sum())
+        # The last is the first from the other end. For the end of a longer row the number is not stated.
+        if rank == 1 + len(row) or (rank == 1 and len(row) >= _MAX_COUNTED):
+            continue
+        log_right = view.log_counted(mask, phrase, row, np.maximum(ahead, behind))
+        if rank == 1:
+            say = partial(english.extreme_of, side, 1 + len(row), phrase)
+            yield _Form("end of so many", "position", log_right, phrase.noun, say)
+        else:
+            say = partial(english.ordinal, side, rank, phrase)
+            yield _Form("rank", "position", log_right, phrase.noun, say)
+
+
+def _relations(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
+    log_true = float(np.log(view.rivals(phrase)[mask]))
+    for anchor, (named, log_named) in view.anchors.items():
+        # In a crowded image, skips most pairs before comparing other masks.
+        for side in SIDES if view.is_likely(log_true + log_named) else ():
+            surely, maybe = view.beside[anchor][side]
+            if surely[mask]:
+                log_right = view.log_right(mask, phrase, maybe) + log_named
+                say = partial(english.related, side, phrase, named)
+                yield _Form("relation", "relation", log_right, phrase.noun, say)
 
 
 class Composer:
@@ -36,7 +201,6 @@ class Composer:
     def __init__(self, config: ComposingConfig, line: WeightLine | None = None) -> None:
         """Take the settings, and the line from confidence to weight; None gives every expression the weight 1."""
         self._config, self._line = config, line
-        self._language = _LANGUAGES[config.language]
 
     def __call__(self, image: ShardImage) -> ShardImage:
         """Return the image with composed expressions added last: those of one mask, then of several, then of none.
@@ -58,7 +222,7 @@ class Composer:
         return replace(image, expressions=(*given, *weighed))
 
     def _composed(self, image: ShardImage) -> Iterator[ComposedExpression]:
-        view = likelihood_of(image, self._language, self._config)
+        view = likelihood_of(image, self._config)
         for number, mask in enumerate(image.masks):
             yield from ranked_expressions(view, number, mask.mask_id)
         if "group" in self._config.kinds:

@@ -1,17 +1,16 @@
 """English: reads the noun phrase of a caption, and fills the templates of expressions.
 
-No other module of the composer contains English words. Another language needs another module with these functions
-(`pseudoris.workers.composing.language.Language`).
+No other module of the composer contains English words. A template returns None if English has no such form of a phrase.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from pseudoris.workers.composing.geometry import Side
-from pseudoris.workers.composing.language import NounPhrase
 from pseudoris.workers.filtering import noun_lexicon as lexicon
 
 # Openings before the noun phrase of a caption; there may be several ("this is a photo of a dog").
@@ -60,6 +59,21 @@ _IRREGULAR_PLURALS: Final[Mapping[str, str]] = {
 }
 _PLURALS: Final = lexicon.IRREGULAR_PLURALS - _IRREGULAR_PLURALS.keys()
 _SINGULARS_IN_S: Final = frozenset({"lens", "bus", "gas", "series", "iris"})
+
+
+@dataclass(frozen=True, slots=True)
+class NounPhrase:
+    """A caption's noun phrase, without opening and article.
+
+    Attributes:
+        text: Its words, lower case.
+        noun: Its head, a part of the text.
+        words: Its words beside the noun: adjectives, and nouns for what the object has or does.
+    """
+
+    text: str
+    noun: str
+    words: frozenset[str]
 
 
 def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:

@@ -1,6 +1,6 @@
 """Where the masks of an image lie relative to each other. Distances are shares of the image's sides.
 
-Tests that return a bool keep a margin: they are true only if no viewer would doubt them.
+Tests that return a bool keep a margin, `min_gap` and `max_slant`: they are true only if no viewer would doubt them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.keep_rule import Floats
 from pseudoris.schemas.shard import MaskRecord
 from pseudoris.workers.masks.rle import Int64Array, runs
@@ -44,14 +45,6 @@ class MaskPosition:
         return toward, abs(dy if side in ("left", "right") else dx)
 
 
-@dataclass(frozen=True, slots=True)
-class Margins:
-    """Bounds for what is too close to decide: the gap between centres as a share of the side, and the slant."""
-
-    min_gap: float
-    max_slant: float
-
-
 def position_of(mask: MaskRecord) -> MaskPosition:
     """Return the position of a mask's pixels."""
     height, width = mask.rle_size
@@ -72,13 +65,13 @@ def _coordinate_sums(ends: Int64Array, height: int) -> tuple[Int64Array, Int64Ar
     return columns, rows
 
 
-def surely_lies(side: Side, item: MaskPosition, anchor: MaskPosition, margins: Margins) -> bool:
+def surely_lies(side: Side, item: MaskPosition, anchor: MaskPosition, margins: ComposingConfig) -> bool:
     """Return whether a mask is surely on a side of another one."""
     toward, across = item.step(side, anchor)
     return toward >= margins.min_gap and across <= margins.max_slant * toward
 
 
-def maybe_lies(side: Side, item: MaskPosition, anchor: MaskPosition, margins: Margins) -> bool:
+def maybe_lies(side: Side, item: MaskPosition, anchor: MaskPosition, margins: ComposingConfig) -> bool:
     """Return whether some viewer may say that a mask is on a side of another one."""
     toward, across = item.step(side, anchor)
     # A lenient viewer's slant, and half the gap, because a mask's centre may differ from its object's.
@@ -86,21 +79,18 @@ def maybe_lies(side: Side, item: MaskPosition, anchor: MaskPosition, margins: Ma
     return toward > -slack and across <= _LENIENT_SLANT * (toward + slack) + slack
 
 
-def doubtless_lead(leads: Floats, margins: Margins) -> Floats:
+def doubtless_lead(leads: Floats, margins: ComposingConfig) -> Floats:
     """Return the probability that a lead is beyond doubt; `leads` are shares of the axis. 0.5 at 0.75 of `min_gap`."""
     return _ramp(leads - 0.75 * margins.min_gap, 0.15 * margins.min_gap)
 
 
-def inside_third(side: Side, position: MaskPosition, margins: Margins) -> float:
+def inside_third(side: Side, position: MaskPosition, margins: ComposingConfig) -> float:
     """Return the probability that a viewer places a mask in the image's third on a side; 0.5 on the third's border."""
-    return float(_ramp(np.float64(_THIRD - _depth(side, position)), 0.125 * margins.min_gap))
+    along = position.along(side)
+    depth = 1 - along if side in ("right", "bottom") else -along
+    return float(_ramp(np.float64(_THIRD - depth), 0.125 * margins.min_gap))
 
 
 def _ramp(distance: Floats | np.float64, width: float) -> Floats:
     """Rises from 0 far below 0 to 1 far above, within a few widths; a step if the width is 0."""
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(distance / max(width, 1e-9), -500.0, 500.0))))
-
-
-def _depth(side: Side, position: MaskPosition) -> float:
-    """How far from a side's edge, as a share of that axis."""
-    return 1 - position.along(side) if side in ("right", "bottom") else -position.along(side)

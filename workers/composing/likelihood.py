@@ -20,13 +20,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pseudoris.schemas.composer_settings import ComposingConfig, PosteriorConfig
+from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.keep_rule import Flags, Floats
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.workers.composing.evidence import drawn_by_mask, evidence_of
+from pseudoris.workers.composing import english
+from pseudoris.workers.composing.english import NounPhrase
 from pseudoris.workers.composing.geometry import (
     SIDES,
-    Margins,
     MaskPosition,
     Side,
     doubtless_lead,
@@ -35,8 +35,7 @@ from pseudoris.workers.composing.geometry import (
     position_of,
     surely_lies,
 )
-from pseudoris.workers.composing.language import Language, NounPhrase
-from pseudoris.workers.composing.posterior import Posterior, is_object
+from pseudoris.workers.composing.posterior import Posterior, drawn_by_mask, evidence_of, is_object
 
 # Caps a certain rival, because 0 has no logarithm.
 MAX_RIVAL: Final = 0.999
@@ -52,18 +51,7 @@ class Likelihood:
 
     posterior: Posterior
     positions: Sequence[MaskPosition]
-    language: Language
     config: ComposingConfig
-
-    @property
-    def weights(self) -> PosteriorConfig:
-        """The settings of the posterior."""
-        return self.posterior.config
-
-    @cached_property
-    def margins(self) -> Margins:
-        """Bounds for what is too close to decide."""
-        return Margins(self.config.min_gap, self.config.max_slant)
 
     @cached_property
     def phrases(self) -> Sequence[Sequence[NounPhrase]]:
@@ -87,13 +75,13 @@ class Likelihood:
         found = {}
         for side in SIDES:
             along = np.array([position.along(side) for position in self.positions])
-            found[side] = doubtless_lead(along[:, None] - along[None, :], self.margins)
+            found[side] = doubtless_lead(along[:, None] - along[None, :], self.config)
         return found
 
     @cached_property
     def inside(self) -> Mapping[Side, Floats]:
         """By side, the probability that a viewer places a mask in that third of the image, (N,)."""
-        return {side: np.array([inside_third(side, each, self.margins) for each in self.positions]) for side in SIDES}
+        return {side: np.array([inside_third(side, each, self.config) for each in self.positions]) for side in SIDES}
 
     @cached_property
     def beside(self) -> Mapping[int, Mapping[Side, tuple[Flags, Floats]]]:
@@ -102,15 +90,15 @@ class Likelihood:
 
     def _beside(self, anchor: int, side: Side) -> tuple[Flags, Floats]:
         there = self.positions[anchor]
-        surely = np.array([surely_lies(side, each, there, self.margins) for each in self.positions], np.bool_)
-        maybe = np.array([maybe_lies(side, each, there, self.margins) for each in self.positions], np.float64)
+        surely = np.array([surely_lies(side, each, there, self.config) for each in self.positions], np.bool_)
+        maybe = np.array([maybe_lies(side, each, there, self.config) for each in self.positions], np.float64)
         # A mask is not beside itself.
         surely[anchor], maybe[anchor] = False, 0.0
         return surely, maybe
 
     def is_likely(self, log_right: float) -> bool:
         """Return whether an expression is likely enough to be a mask's first expression."""
-        return math.exp(log_right) > self.weights.min_first
+        return math.exp(log_right) > self.config.posterior.min_first
 
     def rivals(self, phrase: NounPhrase) -> Floats:
         """Return the probability that each mask is an object that a phrase is true of, (N,) float64, below 1."""
@@ -150,13 +138,13 @@ class Likelihood:
 
     def log_unseen(self, phrase: NounPhrase, presupposed: int = 1) -> float:
         """Return the log of the probability that a phrase fits no object without a mask or with a wrong noun."""
-        return -self.weights.unseen * self.weights.unseen_word ** len(phrase.words) * presupposed
+        return -self.config.posterior.unseen * self.config.posterior.unseen_word ** len(phrase.words) * presupposed
 
     def _phrases(self, mask: int) -> list[NounPhrase]:
         noun = self.posterior.noun(mask)
         if noun is None:
             return []
-        alone = self.language.noun_phrase(noun, noun)
+        alone = english.noun_phrase(noun, noun)
         drawn = [each for each in self.posterior.evidence[mask].phrases if each.noun == noun]
         longer = [each for each in drawn if 0 < len(each.words) <= self.config.max_words]
         distinct: dict[frozenset[str], NounPhrase] = {}
@@ -166,13 +154,13 @@ class Likelihood:
         return [each for each in distinct.values() if self.is_likely(math.log(self.rivals(each)[mask]))]
 
 
-def likelihood_of(image: ShardImage, language: Language, config: ComposingConfig) -> Likelihood:
+def likelihood_of(image: ShardImage, config: ComposingConfig) -> Likelihood:
     """Return the likelihood of an image after the filter stage; expressions of other sources are ignored.
 
     Raises:
         ValueError: `counts` is "probability", and a candidate has no caption score.
     """
     drawn, weights = drawn_by_mask(image), config.posterior
-    evidence = [evidence_of(drawn.get(mask.mask_id, ()), weights.counts, language.noun_phrase) for mask in image.masks]
+    evidence = [evidence_of(drawn.get(mask.mask_id, ()), weights.counts) for mask in image.masks]
     posterior = Posterior(weights, evidence, is_object(image.masks, weights))
-    return Likelihood(posterior, [position_of(mask) for mask in image.masks], language, config)
+    return Likelihood(posterior, [position_of(mask) for mask in image.masks], config)

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.shard import MaskRecord
 from pseudoris.workers.composing.geometry import (
     SIDES,
-    Margins,
     MaskPosition,
     doubtless_lead,
     inside_third,
@@ -18,7 +18,7 @@ from pseudoris.workers.composing.geometry import (
 )
 from pseudoris.workers.masks import rle
 
-MARGINS = Margins(min_gap=0.06, max_slant=1.0)
+MARGINS = ComposingConfig(min_gap=0.06, max_slant=1.0)
 shares = st.floats(0, 1)
 pairs = st.tuples(shares, shares, shares, shares, st.sampled_from([0.5, 1.0, 1.5]))
 
@@ -52,14 +52,14 @@ def test_steps_are_measured_in_pixels_whatever_the_picture_s_shape():
 
 
 def test_a_lead_is_doubtless_from_about_the_gap_on_and_a_side_within_its_third():
-    margins = Margins(min_gap=0.08, max_slant=0.8)
+    margins = ComposingConfig(min_gap=0.08, max_slant=0.8)
     leads = doubtless_lead(np.array([-0.2, 0.0, 0.06, 0.08, 0.2]), margins)
     assert leads[:2] == pytest.approx([0.0, 0.0], abs=0.01)
     assert leads[2] == pytest.approx(0.5)
     assert leads[3] > 0.8
     assert leads[4] > 0.999
     # Without a gap to keep a lead is one or it is none.
-    assert doubtless_lead(np.array([-0.01, 0.01]), Margins(0.0, 0.8)) == pytest.approx([0.0, 1.0])
+    assert doubtless_lead(np.array([-0.01, 0.01]), ComposingConfig(min_gap=0.0)) == pytest.approx([0.0, 1.0])
     inside = [inside_third("left", MaskPosition(x, 0.5), margins) for x in (0.1, 1 / 3, 0.5)]
     assert inside == pytest.approx([1.0, 0.5, 0.0], abs=0.01)
     assert inside_third("bottom", MaskPosition(0.5, 0.9), margins) > 0.99

@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 
 from pseudoris.schemas.composer_settings import ComposingConfig, PosteriorConfig
 from pseudoris.schemas.shard import SOURCE_COMPOSER
-from pseudoris.workers.composing import english
-from pseudoris.workers.composing.evidence import Evidence, drawn_by_mask
+from pseudoris.workers.composing.english import NounPhrase
 from pseudoris.workers.composing.geometry import MaskPosition
-from pseudoris.workers.composing.language import NounPhrase
 from pseudoris.workers.composing.likelihood import Likelihood, likelihood_of
-from pseudoris.workers.composing.posterior import Posterior
+from pseudoris.workers.composing.posterior import Evidence, Posterior, drawn_by_mask
 from tests.workers.composing.builders import make_image
 
 STAR = NounPhrase("star", "star", frozenset())
@@ -28,7 +26,7 @@ def view_of_stars(shares, **settings):
     weights = PosteriorConfig(**{"noun_share": 1.0, "noun_correctness": 0.0, "unsaid_noun": 0.0, **settings})
     evidence = [Evidence({"star": each, "x": 1 - each}, {"star": 0.0, "x": 0.0}, {}, (STAR,)) for each in shares]
     positions = [MaskPosition((n + 0.5) / len(shares), 0.5) for n in range(len(shares))]
-    return Likelihood(Posterior(weights, evidence, np.ones(len(shares))), positions, english, ComposingConfig())
+    return Likelihood(Posterior(weights, evidence, np.ones(len(shares))), positions, ComposingConfig(posterior=weights))
 
 
 def expected(shares, is_right):
@@ -84,7 +82,7 @@ def test_phrases_are_of_the_likeliest_noun_and_likely_enough_in_one_order_of_wor
         ((20, 50), {"a red star": 8, "a star": 4, "a small red star": 2, "a red small star": 2, "a heart": 1}),
         ((80, 50), {"a blue star": 9, "a star": 4}),
     )
-    view = likelihood_of(image, english, ComposingConfig(posterior=PosteriorConfig(min_first=0.3)))
+    view = likelihood_of(image, ComposingConfig(posterior=PosteriorConfig(min_first=0.3)))
     assert [each.text for each in view.phrases[0]][:2] == ["star", "red star"]
     assert len({each.words for each in view.phrases[0]}) == len(view.phrases[0])
     assert {each.noun for each in view.phrases[0]} == {"star"}

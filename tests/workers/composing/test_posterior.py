@@ -1,4 +1,4 @@
-"""Shares and scores become probabilities: of nouns, of words, of there being an object."""
+"""Draws become shares, and shares and scores probabilities: of nouns, of words, of there being an object."""
 
 import math
 from dataclasses import replace
@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 
 from pseudoris.schemas.composer_settings import PosteriorConfig
-from pseudoris.workers.composing.evidence import Evidence
-from pseudoris.workers.composing.language import NounPhrase
-from pseudoris.workers.composing.posterior import Posterior, is_object, nouns_of, object_features, words_of
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
+from pseudoris.workers.composing.english import NounPhrase
+from pseudoris.workers.composing.posterior import (
+    Evidence,
+    Posterior,
+    evidence_of,
+    is_object,
+    nouns_of,
+    object_features,
+    substitutes,
+    words_of,
+)
 from tests.workers.composing.builders import make_mask
 
 PLAIN = PosteriorConfig(noun_share=1.0, noun_correctness=0.0, word_bias=0.0, word_against=1.0, word_share=0.0)
@@ -68,3 +77,54 @@ def test_a_mask_inside_another_one_or_of_poor_scores_is_less_likely_an_object():
     assert is_object([], PosteriorConfig()).shape == (0,)
     # A score of 1, or one that numbers above 1, has log-odds all the same.
     assert np.isfinite(object_features([replace(alone, predicted_iou=1.02, stability_score=1.0)])).all()
+
+
+DRAW = CaptionSample("masked", "top_p", None, 0.9, -2.0)
+
+
+def said(text, count, noun=None, *, score=None, correctness=None):
+    return ExpressionRecord(("m",), text, (DRAW,) * count, head_noun=noun, caption_score=score, correctness=correctness)
+
+
+def phrase(text):
+    *words, noun = text.split()
+    return NounPhrase(text, noun, frozenset(words))
+
+
+def test_nouns_are_shares_of_what_names_one_and_words_of_what_is_a_noun_phrase():
+    found = evidence_of(
+        [
+            said("red dog", 6, "dog", correctness=0.8),
+            said("cat", 2, "cat"),
+            said("dog is running", 2, "dog", correctness=0.8),
+            said("it", 9),
+        ],
+        "draws",
+    )
+    assert found.nouns == {"cat": 0.2, "dog": 0.8}
+    assert found.words == {"red": 0.75}
+    assert found.correctness == {"dog": 0.8, "cat": 0.0}
+    assert [each.text for each in found.phrases] == ["red dog", "cat"]
+
+
+def test_probabilities_count_in_place_of_draws():
+    rows = [said("dog", 1, "dog", score=math.log(0.3)), said("cat", 9, "cat", score=math.log(0.1))]
+    assert evidence_of(rows, "probability").nouns == pytest.approx({"cat": 0.25, "dog": 0.75})
+    assert evidence_of(rows, "draws").nouns == pytest.approx({"cat": 0.9, "dog": 0.1})
+    # A score far below what a float's exponential holds is a share of the likeliest all the same.
+    low = [said("dog", 1, "dog", score=-900.0), said("cat", 1, "cat", score=-900.0)]
+    assert evidence_of(low, "probability").nouns == {"cat": 0.5, "dog": 0.5}
+
+
+def test_words_said_in_one_place_and_never_together_replace_each_other():
+    found = substitutes(map(phrase, ["red star", "blue star", "dotted star", "red dotted star", "small heart", "star"]))
+    # Dotted is said with red, so it is no other colour; nobody said blue and dotted of one thing.
+    assert found == {"red": {"blue"}, "blue": {"red", "dotted"}, "dotted": {"blue"}}
+    more = substitutes(map(phrase, ["red star", "blue star", "dotted star", "red dotted star", "dotted blue star"]))
+    assert more == {"red": {"blue"}, "blue": {"red"}}
+
+
+def test_words_of_different_nouns_do_not_replace_each_other():
+    assert substitutes(map(phrase, ["red star", "blue heart"])) == {}
+    # But in the same place of longer phrases.
+    assert substitutes(map(phrase, ["small red star", "small blue star"])) == {"red": {"blue"}, "blue": {"red"}}

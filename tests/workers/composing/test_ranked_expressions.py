@@ -9,9 +9,7 @@ from pseudoris.schemas.composer_settings import ComposingConfig, PosteriorConfig
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.pair_weight import WeightLine, line_weights
 from pseudoris.schemas.shard import SOURCE_COMPOSER
-from pseudoris.workers.composing import english
-from pseudoris.workers.composing.composer import Composer
-from pseudoris.workers.composing.expression_ranking import ranked_expressions
+from pseudoris.workers.composing.composer import Composer, ranked_expressions
 from pseudoris.workers.composing.likelihood import likelihood_of
 from tests.workers.composing.builders import IMAGE_ID, composed, make_image, texts
 
@@ -86,7 +84,7 @@ def test_a_quality_tells_apart_what_the_noun_does_not():
 
 def test_forms_change_from_mask_to_mask_where_more_are_sure_than_a_mask_may_have():
     config = ComposingConfig(max_per_mask=1, posterior=PosteriorConfig(unseen=0.0))
-    view = likelihood_of(TWO, english, config)
+    view = likelihood_of(TWO, config)
     first = [ranked_expressions(view, 0, f"mask-{tail}")[0].text for tail in range(32)]
     assert len(set(first)) > 2
     assert first == [ranked_expressions(view, 0, f"mask-{tail}")[0].text for tail in range(32)]
