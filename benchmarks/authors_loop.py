@@ -15,7 +15,7 @@ from open_clip.coca_model import CoCa
 from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.workers.captions import distinctive
 from pseudoris.workers.captions.decoding_rules import ImageCrops, configured_rules
-from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, score_dtype
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.counter_rng import DrawKey, draws
 
 # (prefix, crop) pairs a forward pass: the largest that the authors' memory allowed is not known. On a GPU enough to
@@ -125,6 +125,6 @@ def _top_k_sets(own: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
 def _top_p_sets(own: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """Return (R, V) bool, the smallest sets that reach p."""
     ordered, ids = own.sort(dim=1, descending=True, stable=True)
-    top = TopLogits(ordered, ids, own.logsumexp(1), torch.full((len(own),), -torch.inf, device=own.device))
-    is_first = torch.arange(own.shape[1], device=own.device) < distinctive.count_top_p(top, top_p)[:, None]
+    num_kept = distinctive.count_top_p(ordered, own.logsumexp(1), top_p)
+    is_first = torch.arange(own.shape[1], device=own.device) < num_kept[:, None]
     return torch.zeros_like(is_first).scatter_(1, ids, is_first)

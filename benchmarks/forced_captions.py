@@ -20,9 +20,9 @@ from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.shard import Shard
 from pseudoris.workers.captions import CocaCaptioner, engine, prefix_tree_decoder
 from pseudoris.workers.captions.beam_search import BeamExtension, BeamSearch
-from pseudoris.workers.captions.prefix_tree import ActiveRows, Ints, PrefixLevel
-from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding
-from pseudoris.workers.captions.row_sampler import Sampler
+from pseudoris.workers.captions.distinctive import Sampler
+from pseudoris.workers.captions.prefix_tree import Ints, PrefixLevel
+from pseudoris.workers.captions.prefix_tree_decoder import ActiveRows, PrefixTreeDecoding
 
 
 @dataclass(slots=True)

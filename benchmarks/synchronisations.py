@@ -30,9 +30,8 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions import captioner as captioner_module
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
-from pseudoris.workers.captions.listener import Listener
+from pseudoris.workers.captions.listener import Listener, TeacherForcing
 from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding
-from pseudoris.workers.captions.teacher_forcing import TeacherForcing
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.instances import InstanceDetector

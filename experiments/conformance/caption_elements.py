@@ -91,7 +91,7 @@ CAPTIONS: Final = Section(
             "script: CoCa",
             "masked before the set is formed",
             ours="the same",
-            proof="tests/workers/captions/test_row_sampler.py::test_a_forbidden_eos_is_gone_before_the_set_is_formed",
+            proof="tests/workers/captions/test_distinctive.py::test_a_forbidden_eos_is_gone_before_the_set_is_formed",
         ),
         Element(
             "length of a caption",

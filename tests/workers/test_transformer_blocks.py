@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import nn
 
-from pseudoris.workers.captions.cached_blocks import CropSlots, CrossAttention, NodeCache, SelfAttention
+from pseudoris.workers.captions.cached_towers import CropSlots, CrossAttention, SelfAttention
+from pseudoris.workers.captions.prefix_tree import NodeCache
 from pseudoris.workers.forward_passes import Block, PackedLinear, SharedLinear, finish_block, linear
 
 

@@ -16,15 +16,10 @@ from open_clip.coca_model import CoCa
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.measures import BATCH_FILL, record
-from pseudoris.workers.captions.cached_blocks import CropSlots, CrossAttention, NodeCache, SelfAttention
-from pseudoris.workers.captions.prefix_tree import Bools, Ints, PrefixLevel, crop_slots
-from pseudoris.workers.captions.vocabulary_logits import score_dtype
+from pseudoris.workers.captions.prefix_tree import Bools, Ints, NodeCache, PrefixLevel, crop_slots
 from pseudoris.workers.device import to_device
-from pseudoris.workers.forward_passes import compile_rows, finish_block, padded
+from pseudoris.workers.forward_passes import Block, Finish, compile_rows, finish_block
 
-# Crops per forward pass of the image tower. Bounds the activations for images with many masks.
-_CROPS_A_PASS = 64
 # A step computes its rows in parts whose temporaries stay below this.
 _TEMPORARY_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
 _LEAST_ROWS = 64
@@ -32,17 +27,125 @@ _LEAST_ROWS = 64
 _MOST_ROWS = 2**15
 
 
+def attend(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, is_hidden: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return softmax(q · k / √d) · v of shape (..., Q, d); the softmax in float32 at least.
+
+    Args:
+        queries: (..., Q, d).
+        keys: (..., T, d).
+        values: (..., T, d).
+        is_hidden: Bool, broadcast to (..., Q, T); such keys are ignored.
+    """
+    if queries.device.type == "cuda":
+        # On CUDA this call keeps scores and softmax in float32 without storing them. On a CPU, for one query and a few
+        # keys, it takes twice as long as the products below.
+        is_seen = None if is_hidden is None else ~is_hidden
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=is_seen)
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+    if is_hidden is not None:
+        scores = scores.masked_fill(is_hidden, -torch.inf)
+    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    mixed: torch.Tensor = scores.softmax(dim=-1, dtype=dtype).to(values.dtype) @ values
+    return mixed
+
+
 @dataclass(frozen=True, slots=True)
-class EncodedCrops:
-    """The image tower's output for C crops.
+class CropSlots:
+    """Rows grouped by crop and padded to one length, so that a crop's image tokens are read once for all its rows.
 
     Attributes:
-        embeddings: (C, E) float32 or float64 vectors, whose products are the similarities s_ij.
-        tokens: (C, T, D) in the model's dtype; the decoder attends to them.
+        index: (P,) int64, crop · rows_a_crop + number of the row within its crop.
+        rows_a_crop: The largest number of rows of a crop.
     """
 
-    embeddings: torch.Tensor
-    tokens: torch.Tensor
+    index: torch.Tensor
+    rows_a_crop: int
+
+
+class SelfAttention(Block):
+    """A causal self-attention block, one position at a time."""
+
+    def __init__(self, block: ResidualAttentionBlock, *, finish: Finish = finish_block) -> None:
+        """As `Block`."""
+        super().__init__(block, finish=finish)
+        self.queries_keys_values = self.linear(block.attn.in_proj_weight, block.attn.in_proj_bias)
+
+    def step(
+        self,
+        x: torch.Tensor,
+        cache: NodeCache,
+        *,
+        layer: int,
+        first: int,
+        nodes: torch.Tensor,
+        is_hidden: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the block's output (P, D) at the newest position of each row; write the keys and values to its node.
+
+        Args:
+            x: (P, D), the block's input at the newest position.
+            cache: Holds the older positions' keys and values of this layer.
+            layer: The layer's number in the cache.
+            first: Node of the first row's newest position; those of the other rows follow.
+            nodes: (P, T) int64, nodes of each row's positions.
+            is_hidden: (P, T) bool, true for padding.
+        """
+        queries, keys, values = self.queries_keys_values(self.ln_1(x)).chunk(3, dim=-1)
+        cache.write(layer, first, keys, values)
+        past_keys, past_values = cache.read(layer, nodes)
+        queries = queries.reshape(len(x), self.num_heads, 1, -1).transpose(0, 1)
+        hidden = None if is_hidden is None else is_hidden[None, :, None, :]
+        mixed = attend(queries, past_keys, past_values, hidden)
+        return self.finish(x, mixed[:, :, 0].transpose(0, 1).reshape(len(x), -1))
+
+
+class CrossAttention(Block):
+    """A block that attends to image tokens, the same for all rows of a crop."""
+
+    def __init__(self, block: ResidualAttentionBlock, *, finish: Finish = finish_block) -> None:
+        """As `Block`."""
+        super().__init__(block, finish=finish)
+        weight, bias, width = block.attn.in_proj_weight, block.attn.in_proj_bias, block.attn.embed_dim
+        self.ln_1_kv = block.ln_1_kv
+        self._queries = self.linear(weight[:width], None if bias is None else bias[:width])
+        self._keys_values = self.linear(weight[width:], None if bias is None else bias[width:])
+
+    def keys_values(self, image_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values (C, heads, T, head width) of image tokens (C, T, D)."""
+        both = self._keys_values(self.ln_1_kv(image_tokens))
+        keys, values = both.view(*both.shape[:2], 2, self.num_heads, -1).permute(2, 0, 3, 1, 4).contiguous()
+        return keys, values
+
+    def queries(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the queries (P, D) of the block's input (P, D)."""
+        queries: torch.Tensor = self._queries(self.ln_1(x))
+        return queries
+
+    def step(
+        self,
+        x: torch.Tensor,
+        queries: torch.Tensor,
+        *,
+        keys_values: tuple[torch.Tensor, torch.Tensor],
+        slots: CropSlots,
+    ) -> torch.Tensor:
+        """Return the block's output (P, D), each row attending to the image tokens of its crop.
+
+        Args:
+            x: (P, D), its input.
+            queries: (P, D), from `queries`.
+            keys_values: Of all C crops, from `keys_values`.
+            slots: The slot of each row among its crop's rows.
+        """
+        keys, values = keys_values
+        num_crops, num_heads, _, head_width = keys.shape
+        padded = queries.new_zeros(num_crops * slots.rows_a_crop, queries.shape[1])
+        padded[slots.index] = queries
+        grouped = padded.view(num_crops, slots.rows_a_crop, num_heads, head_width).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(grouped, keys, values).transpose(1, 2).reshape(padded.shape)
+        return self.finish(x, mixed[slots.index])
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +167,6 @@ class CacheIndex:
     pairs: torch.Tensor
     is_padding: torch.Tensor | None
     tokens: Ints
-
-
-def encode_crops(model: CoCa, crops: torch.Tensor, *, is_compiled: bool = False) -> EncodedCrops:
-    """Return embeddings and tokens of normalised crops (C, 3, S, S), in passes of a fixed size.
-
-    With a compiled tower the last pass is padded to that size, because every new size would be compiled.
-    """
-    passes = torch.split(crops, _CROPS_A_PASS)
-    for part in passes:
-        record(BATCH_FILL, len(part) / _CROPS_A_PASS, of="caption crops")
-    parts = [model(padded(part, _CROPS_A_PASS) if is_compiled else part) for part in passes]
-    features = torch.cat([part["image_features"] for part in parts])[: len(crops)]
-    embeddings = F.normalize(features.to(score_dtype(features.dtype)), dim=-1)
-    return EncodedCrops(embeddings, torch.cat([part["image_embs"] for part in parts])[: len(crops)])
 
 
 class CachedCocaTowers:

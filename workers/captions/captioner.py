@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
@@ -41,24 +40,21 @@ def to_expressions(
     for caption in captions:
         text = clean_text(to_text(caption.tokens))
         if text:
-            samples.setdefault((caption.mask_number, text), []).append(_sample(caption))
+            rule = caption.rule
+            sample = CaptionSample(
+                crop=caption.crop,
+                decoder=rule.name,
+                top_k=rule.top_k,
+                top_p=rule.top_p,
+                log_prob=caption.log_prob,
+                others=caption.others,
+                num_others=caption.num_others,
+                other_masks=caption.other_masks,
+            )
+            samples.setdefault((caption.mask_number, text), []).append(sample)
     return tuple(
         ExpressionRecord(target_mask_ids=(masks[number].mask_id,), text=text, samples=tuple(found))
         for (number, text), found in samples.items()
-    )
-
-
-def _sample(caption: GeneratedCaption) -> CaptionSample:
-    rule = caption.rule
-    return CaptionSample(
-        crop=caption.crop,
-        decoder=rule.name,
-        top_k=rule.top_k,
-        top_p=rule.top_p,
-        log_prob=caption.log_prob,
-        others=caption.others,
-        num_others=caption.num_others,
-        other_masks=caption.other_masks,
     )
 
 
@@ -118,22 +114,16 @@ class CocaCaptioner:
 
     def image_crops(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ImageCrops:
         """Return the crops of an image's masks (at least one mask) for the engine; `pixels` (H, W, 3) are RGB."""
-        return ImageCrops(
-            image_id=image.image_id,
-            kinds=tuple(self._scales),
-            mask_indices=tuple(mask.index for mask in image.masks),
-            pixels=self._crops(pixels, image.masks).to(self._dtype),
-        )
-
-    def _crops(self, pixels: NDArray[np.uint8], records: Sequence[MaskRecord]) -> torch.Tensor:
-        return make_crops(
+        crops = make_crops(
             pixels,
-            [record.box_xyxy_px for record in records],
-            runs=[rle.runs(record.rle_counts) for record in records],
+            [mask.box_xyxy_px for mask in image.masks],
+            runs=[rle.runs(mask.rle_counts) for mask in image.masks],
             scales=tuple(self._scales.values()),
             crop_format=self._format,
             device=self._device,
         )
+        indices = tuple(mask.index for mask in image.masks)
+        return ImageCrops(image.image_id, tuple(self._scales), indices, crops.to(self._dtype))
 
     def _to_text(self, tokens: Sequence[int]) -> str:
         # A SOT token inside a caption would appear as text.

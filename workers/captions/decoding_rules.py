@@ -1,9 +1,9 @@
-"""An engine's input and output: the crops of one image, and one caption per crop and decoding rule."""
+"""What the captioner's engine takes and gives: the crops of one image, and one caption per crop and decoding rule."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from pseudoris.schemas.config import CaptionsConfig
 
@@ -84,10 +84,3 @@ class GeneratedCaption:
     others: str = "none"
     num_others: int = 0
     other_masks: tuple[int, ...] = ()
-
-
-class Engine(Protocol):
-    """Captions the crops of an image: the cached engine, or the reference."""
-
-    def generate(self, image: ImageCrops) -> list[GeneratedCaption]:
-        """Return one caption per mask, crop kind and rule, in this order."""

@@ -6,27 +6,164 @@
 
 A mask alone in its image has listener 1, because there is no other mask to confuse it with. With several crop kinds,
 log p is the mean over the kinds.
+
+`TeacherForcing` computes log p over one prefix tree of the texts: texts of several masks share their prefixes, and the
+text tower computes a prefix once for all crops. The softmax is over the whole vocabulary, without a kept set, and EOS
+may follow any token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pseudoris.schemas.caption_settings import ListeningConfig
 from pseudoris.schemas.config import CaptionsConfig, SamplingConfig
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord
+from pseudoris.workers.captions.cached_towers import CachedCocaTowers, CacheIndex
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.distinctive import choose_others
-from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.captions.prefix_tree import Bools, Ints
+from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage, crop_batches, gather
+from pseudoris.workers.captions.prefix_tree import Bools, Ints, PrefixLevel, extend
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
-from pseudoris.workers.captions.teacher_forcing import Floats, TeacherForcing, TextPrefixes, TokenRows
-from pseudoris.workers.captions.unique_crops import CropSet, EncodedImage, crop_batches, gather
-from pseudoris.workers.device import to_host
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, all_finite, check_finite
+from pseudoris.workers.device import to_device, to_host
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRows:
+    """The tokens of R texts, EOS included.
+
+    Attributes:
+        tokens: (R, L) int64, padded with EOS.
+        lengths: (R,) number of tokens of each text.
+    """
+
+    tokens: Ints
+    lengths: Ints
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int]], *, eos: int, max_prefix_length: int) -> Self:
+        """Take token ids without SOT and EOS; a text is cut at `max_prefix_length`, SOT included."""
+        cut = [[*text[: max_prefix_length - 1], eos] for text in texts]
+        lengths = np.array([len(text) for text in cut], dtype=np.int64)
+        tokens = np.full((len(cut), int(lengths.max(initial=0))), eos, dtype=np.int64)
+        for row, text in enumerate(cut):
+            tokens[row, : len(text)] = text
+        return cls(tokens, lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrefixes:
+    """The texts to score, and the unique crops, of P, to score each one under.
+
+    Attributes:
+        texts: R texts.
+        asked: (R, P) bool, the crops to score each text under; at least the unique crops of `own`.
+        own: (R, P) int64, how many of the target's crops equal each unique crop.
+        give_up_at: (R,) float64. If the log-probability of a text under `own` falls to this, the rest of the text is
+            scored under `own` only. -inf scores everything.
+    """
+
+    texts: TokenRows
+    asked: Bools
+    own: Ints
+    give_up_at: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """Texts whose prefixes are computed together.
+
+    Attributes:
+        active: (R',) int64, numbers of the texts.
+        parents: (R',) int64, index of each text's prefix in `level`.
+        level: Prefixes of `length` tokens after SOT; None before the first.
+        cache_index: Cache nodes of the prefixes.
+        length: Number of tokens read.
+    """
+
+    active: Ints
+    parents: Ints
+    level: PrefixLevel | None = None
+    cache_index: CacheIndex | None = None
+    length: int = 0
+
+
+class TeacherForcing:
+    """Scores texts with towers that attend to the unique crops."""
+
+    def __init__(
+        self, towers: CachedCocaTowers, vocabulary: Vocabulary, special: SpecialTokens, *, budget_bytes: int
+    ) -> None:
+        """Keep the towers. The caches of prefixes stay below `budget_bytes`."""
+        self._towers, self._vocabulary, self._sot = towers, vocabulary, special.sot
+        self._budget_bytes = budget_bytes
+        # Pairs (prefix, unique crop) computed so far. For benchmarks.
+        self.num_computed = 0
+
+    @torch.inference_mode()
+    def read(self, prefixes: TextPrefixes) -> Floats:
+        """Return Σ log p(token | prefix, crop) of each text, (R, P) float64; a partial sum if `give_up_at` cut it.
+
+        Raises:
+            ImageError: A score is beyond the range of the precision.
+        """
+        rows = np.arange(len(prefixes.asked))
+        # What is known so far, and what is still scored; both change in place.
+        self._prefixes, self._sums, self._needs = prefixes, np.zeros(prefixes.asked.shape), prefixes.asked.copy()
+        self._descend(_Branch(rows, np.zeros_like(rows)))
+        return self._sums
+
+    def _descend(self, branch: _Branch) -> None:
+        """Score a branch to its end."""
+        texts = self._prefixes.texts
+        while len(branch.active):
+            active, length = branch.active, branch.length
+            newest = texts.tokens[active, length - 1] if length else np.full(len(active), self._sot, np.int64)
+            next_level = extend(branch.level, branch.parents, newest, self._needs[active])
+            num_steps = int(texts.lengths[active].max()) - length
+            if len(active) > 1 and self._towers.bytes_after(next_level, num_steps) > self._budget_bytes:
+                mark = self._towers.mark()
+                # Texts of one prefix stay together where possible.
+                for half in np.array_split(np.argsort(branch.parents, kind="stable"), 2):
+                    self._descend(replace(branch, active=active[half], parents=branch.parents[half]))
+                    self._towers.rewind(mark)
+                return
+            self._towers.make_room(next_level, num_steps, self._budget_bytes)
+            branch = self._step(branch, next_level)
+
+    def _step(self, branch: _Branch, next_level: PrefixLevel) -> _Branch:
+        """Score one more token; return the texts that go on."""
+        prefixes, active, length = self._prefixes, branch.active, branch.length
+        hidden, cache_index = self._towers.step(next_level, branch.cache_index)
+        self.num_computed += next_level.num_pairs
+        self._add(active, next_level, hidden, prefixes.texts.tokens[active, length])
+        own = prefixes.own[active]
+        is_hopeless = (self._sums[active] * own).sum(axis=1) <= prefixes.give_up_at[active]
+        self._needs[active[is_hopeless]] = own[is_hopeless] > 0
+        goes_on = prefixes.texts.lengths[active] > length + 1
+        return _Branch(active[goes_on], next_level.row_prefix[goes_on], next_level, cache_index, length + 1)
+
+    def _add(self, active: Ints, level: PrefixLevel, hidden: torch.Tensor, following: Ints) -> None:
+        """Add the log-probability of each text's next token under each unique crop that it is scored under."""
+        row, unique_crop = np.nonzero(self._needs[active])
+        pairs = level.pair_of[level.row_prefix[row], unique_crop]
+        # Texts with the same next token need the same value.
+        asked, answer_of = np.unique(pairs * self._vocabulary.size + following[row], return_inverse=True)
+        pair, token = (to_device(part, hidden.device) for part in np.divmod(asked, self._vocabulary.size))
+        totals = self._vocabulary.log_totals(hidden)
+        logits = self._vocabulary.logits_at(hidden[pair], token[:, None])[:, 0]
+        answers, is_finite = to_host(logits.double() - totals.double()[pair], all_finite(totals, logits))
+        check_finite(is_finite)
+        self._sums[active[row], unique_crop] += answers[answer_of]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +244,16 @@ class Listener:
             [image.encoded], bytes_a_crop=bytes_a_crop, budget_bytes=self._config.cache_bytes // 2
         ):
             self._read(image, crop_sets)
-        return _scores_of(image, self._listening)
+        scores = image.sums / len(self._listening.crops)
+        rows = np.arange(len(scores))
+        own = scores[rows, targets]
+        truth = own / image.texts.lengths
+        odds = np.where(image.asked[targets], scores / self._listening.temperature, -np.inf)
+        odds -= odds.max(axis=1, keepdims=True)
+        share = np.exp(odds[rows, targets]) / np.exp(odds).sum(axis=1)
+        if self._listening.min_truth is not None:
+            share[truth <= self._listening.min_truth] = 0.0
+        return ListenerScores(own, share, truth)
 
     def _image(self, crops: ImageCrops, encoded: EncodedImage, targets: Ints, texts: Sequence[str]) -> _Image:
         kinds = [crops.kinds.index(kind) for kind in self._listening.crops]
@@ -151,16 +297,3 @@ class Listener:
             num_kinds = len(self._listening.crops)
             give_up_at = self._listening.min_truth * num_kinds * image.texts.lengths - so_far
         return TextPrefixes(image.texts, asked[image.targets], shows[image.targets], give_up_at)
-
-
-def _scores_of(image: _Image, listening: ListeningConfig) -> ListenerScores:
-    scores = image.sums / len(listening.crops)
-    rows = np.arange(len(scores))
-    own = scores[rows, image.targets]
-    truth = own / image.texts.lengths
-    odds = np.where(image.asked[image.targets], scores / listening.temperature, -np.inf)
-    odds -= odds.max(axis=1, keepdims=True)
-    share = np.exp(odds[rows, image.targets]) / np.exp(odds).sum(axis=1)
-    if listening.min_truth is not None:
-        share[truth <= listening.min_truth] = 0.0
-    return ListenerScores(own, share, truth)

@@ -1,8 +1,7 @@
-"""The prefix tree: equal prefixes of all rules, masks and crop kinds are one node, computed once.
+"""The prefix tree: equal prefixes of all rules, masks and crop kinds are one node, computed once and cached.
 
-All unfinished rows have prefixes of one length, so the tree is decoded level by level. `PrefixLevel` is a level,
-`ActiveRows` are the sampling rows and beam searches that need the next level. Pure bookkeeping in numpy, without model
-or device.
+All unfinished rows have prefixes of one length, so the tree is decoded level by level. `PrefixLevel` is a level, in
+numpy, without a model; `NodeCache` holds the keys and values of its nodes on the device.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-
-from pseudoris.workers.captions.beam_search import BeamSearch
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 _VOCABULARY_BOUND = 2**32
+_FIRST_CAPACITY = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,64 +93,64 @@ def crop_slots(pair_crop: Ints, num_crops: int) -> tuple[Ints, int]:
     return pair_crop * rows_a_crop + np.arange(len(pair_crop)) - starts[pair_crop], rows_a_crop
 
 
-@dataclass(frozen=True, slots=True)
-class ActiveBeams:
-    """The beam search of one crop, with the prefix of each beam's parent in the previous level."""
+class NodeCache:
+    """Keys and values of the nodes of a prefix tree, one row per node, for the layers of one tower.
 
-    crop: int
-    search: BeamSearch
-    parents: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ActiveRows:
-    """The sampling rows and beam searches that are unfinished at one prefix length.
-
-    Attributes:
-        rows: (r,) numbers of the sampling rows.
-        targets: (r,) their crops.
-        parents: (r,) their prefixes in the previous level.
-        tokens: (r,) the tokens that they append.
-        beams: The beam searches.
+    The cache is a stack. Nodes are numbered in the order of writing, and freed from the end when a branch of the tree
+    is done. `CacheIndex` holds the node numbers of a prefix's positions, so that a fork copies numbers, not keys.
+    Memory is kept from image to image.
     """
 
-    rows: Ints
-    targets: Ints
-    parents: Ints
-    tokens: Ints
-    beams: tuple[ActiveBeams, ...]
+    def __init__(self, num_layers: int, num_heads: int, width: int) -> None:
+        self._shape = (num_layers, num_heads, 2 * width // num_heads)
+        # One tensor (heads, nodes, keys and values) per layer.
+        self._store: list[torch.Tensor] = []
+        self.size = 0
+
+    @staticmethod
+    def node_bytes(num_layers: int, width: int, dtype: torch.dtype) -> int:
+        """Return the bytes of one node."""
+        return 2 * num_layers * width * dtype.itemsize
 
     @property
-    def num_searches(self) -> int:
-        """Number of sampling rows and beam searches; 0 once all are finished."""
-        return len(self.rows) + len(self.beams)
+    def capacity(self) -> int:
+        """Number of nodes that fit into the allocated memory."""
+        # The smallest layer decides: if memory runs out during `resize`, later layers keep their old size.
+        return min((layer.shape[1] for layer in self._store), default=0)
 
-    def requests(self, sot: int) -> tuple[Ints, Ints, Ints]:
-        """Return parents, tokens and crops of all rows: sampling rows first, then every beam of every search."""
-        extended = [
-            (parent, beam.tokens[-1] if beam.tokens else sot, beams.crop)
-            for beams in self.beams
-            for parent, beam in zip(beams.parents, beams.search.beams, strict=True)
-        ]
-        columns = np.array(extended, dtype=np.int64).reshape(-1, 3).T
-        return (
-            np.concatenate((self.parents, columns[0])),
-            np.concatenate((self.tokens, columns[1])),
-            np.concatenate((self.targets, columns[2])),
-        )
+    def resize(self, capacity: int, like: torch.Tensor) -> None:
+        """Allocate at least `capacity` nodes, and never fewer than exist, with the dtype and device of `like`."""
+        layers, heads, width = self._shape
+        if not self.size:
+            # Free the old memory first: both may not fit.
+            self._store = []
+        shape = (heads, max(capacity, self.size), width)
+        if not self._store:
+            self._store = [like.new_empty(shape) for _ in range(layers)]
+            return
+        for layer in range(layers):
+            # Layer by layer, so that at most one layer exists twice.
+            resized = like.new_empty(shape)
+            resized[:, : self.size] = self._store[layer][:, : self.size]
+            self._store[layer] = resized
 
-    def halves(self) -> tuple[ActiveRows, ActiveRows]:
-        """Return two halves; rows of one parent stay together where possible, so that the halves share few nodes."""
-        order = np.argsort(self.parents, kind="stable")
-        middle, beams = (len(order) + 1) // 2, (len(self.beams) + 1) // 2
-        # The odd row and the odd search go to different halves, so that two searches always give two parts.
-        if len(order) % 2 and len(self.beams) % 2:
-            beams -= 1
-        return self._part(order[:middle], self.beams[:beams]), self._part(order[middle:], self.beams[beams:])
+    def reserve(self, count: int, like: torch.Tensor) -> int:
+        """Reserve the next `count` nodes, doubling the memory if needed; return the number of the first."""
+        if self.size + count > self.capacity:
+            self.resize(max(_FIRST_CAPACITY, 2 * self.capacity, self.size + count), like)
+        first = self.size
+        self.size += count
+        return first
 
-    def continuing(self, keep: Bools, parents: Ints, tokens: Ints, beams: tuple[ActiveBeams, ...]) -> ActiveRows:
-        """Return the next level's rows: the rows in `keep` with their new parents and tokens, and the beams."""
-        return ActiveRows(self.rows[keep], self.targets[keep], parents[keep], tokens[keep], beams)
+    def write(self, layer: int, first: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store keys and values (P, D) of the nodes from number `first` on."""
+        _, heads, width = self._shape
+        here = self._store[layer][:, first : first + len(keys)]
+        here[..., : width // 2] = keys.view(len(keys), heads, -1).transpose(0, 1)
+        here[..., width // 2 :] = values.view(len(values), heads, -1).transpose(0, 1)
 
-    def _part(self, index: Ints, beams: tuple[ActiveBeams, ...]) -> ActiveRows:
-        return ActiveRows(self.rows[index], self.targets[index], self.parents[index], self.tokens[index], beams)
+    def read(self, layer: int, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values (heads, P, T, head width) at the nodes (P, T)."""
+        rows = self._store[layer].index_select(1, nodes.reshape(-1))
+        keys, values = rows.view(rows.shape[0], *nodes.shape, rows.shape[2]).chunk(2, dim=3)
+        return keys, values

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -11,9 +10,8 @@ import torch
 from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.workers.captions.beam_search import BeamExtension, BeamSearch
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers, CacheIndex
-from pseudoris.workers.captions.distinctive import Others
-from pseudoris.workers.captions.prefix_tree import ActiveBeams, ActiveRows, Ints, PrefixLevel, extend
-from pseudoris.workers.captions.row_sampler import Sampler, SamplerRows
+from pseudoris.workers.captions.distinctive import Others, Sampler, SamplerRows
+from pseudoris.workers.captions.prefix_tree import Bools, Ints, PrefixLevel, extend
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
 
@@ -27,38 +25,6 @@ def prefix_budget(config: CaptionsConfig, *, image_bytes: int) -> int:
     An eighth of `cache_bytes` is kept for temporaries. The caches get at least an eighth.
     """
     return max(config.cache_bytes * 7 // 8 - image_bytes, config.cache_bytes // 8)
-
-
-@dataclass(frozen=True, slots=True)
-class DecodingLimits:
-    """Lengths, scores and bytes that bound the decoding of one tree."""
-
-    special: SpecialTokens
-    min_length: int
-    max_length: int
-    temperature: float
-    pad_ends_caption: bool
-    num_beams: int
-    beam_score: Literal["logit", "logprob"]
-    length_penalty: float
-    counts_eos: bool
-    budget_bytes: int
-
-    @classmethod
-    def of(cls, config: CaptionsConfig, special: SpecialTokens, *, image_bytes: int) -> Self:
-        """Read `config`; the caches get `prefix_budget` bytes, beside `image_bytes` of image keys and values."""
-        return cls(
-            special=special,
-            min_length=config.min_length,
-            max_length=config.max_length,
-            temperature=config.sampling.temperature,
-            pad_ends_caption=config.sampling.pad_ends_caption,
-            num_beams=config.beam.num_beams // config.beam.num_groups,
-            beam_score=config.beam.beam_score,
-            length_penalty=config.beam.length_penalty,
-            counts_eos=config.beam.counts_eos,
-            budget_bytes=prefix_budget(config, image_bytes=image_bytes),
-        )
 
 
 @dataclass(slots=True)
@@ -83,6 +49,69 @@ class DecodingCounts:
         self.peak_cache_bytes = max(self.peak_cache_bytes, other.peak_cache_bytes + image_bytes)
 
 
+@dataclass(frozen=True, slots=True)
+class ActiveBeams:
+    """The beam search of one crop, with the prefix of each beam's parent in the previous level."""
+
+    crop: int
+    search: BeamSearch
+    parents: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveRows:
+    """The sampling rows and beam searches that are unfinished at one prefix length.
+
+    Attributes:
+        rows: (r,) numbers of the sampling rows.
+        targets: (r,) their crops.
+        parents: (r,) their prefixes in the previous level.
+        tokens: (r,) the tokens that they append.
+        beams: The beam searches.
+    """
+
+    rows: Ints
+    targets: Ints
+    parents: Ints
+    tokens: Ints
+    beams: tuple[ActiveBeams, ...]
+
+    @property
+    def num_searches(self) -> int:
+        """Number of sampling rows and beam searches; 0 once all are finished."""
+        return len(self.rows) + len(self.beams)
+
+    def requests(self, sot: int) -> tuple[Ints, Ints, Ints]:
+        """Return parents, tokens and crops of all rows: sampling rows first, then every beam of every search."""
+        extended = [
+            (parent, beam.tokens[-1] if beam.tokens else sot, beams.crop)
+            for beams in self.beams
+            for parent, beam in zip(beams.parents, beams.search.beams, strict=True)
+        ]
+        columns = np.array(extended, dtype=np.int64).reshape(-1, 3).T
+        return (
+            np.concatenate((self.parents, columns[0])),
+            np.concatenate((self.tokens, columns[1])),
+            np.concatenate((self.targets, columns[2])),
+        )
+
+    def halves(self) -> tuple[ActiveRows, ActiveRows]:
+        """Return two halves; rows of one parent stay together where possible, so that the halves share few nodes."""
+        order = np.argsort(self.parents, kind="stable")
+        middle, beams = (len(order) + 1) // 2, (len(self.beams) + 1) // 2
+        # The odd row and the odd search go to different halves, so that two searches always give two parts.
+        if len(order) % 2 and len(self.beams) % 2:
+            beams -= 1
+        return self._part(order[:middle], self.beams[:beams]), self._part(order[middle:], self.beams[beams:])
+
+    def continuing(self, keep: Bools, parents: Ints, tokens: Ints, beams: tuple[ActiveBeams, ...]) -> ActiveRows:
+        """Return the next level's rows: the rows in `keep` with their new parents and tokens, and the beams."""
+        return ActiveRows(self.rows[keep], self.targets[keep], parents[keep], tokens[keep], beams)
+
+    def _part(self, index: Ints, beams: tuple[ActiveBeams, ...]) -> ActiveRows:
+        return ActiveRows(self.rows[index], self.targets[index], self.parents[index], self.tokens[index], beams)
+
+
 class PrefixTreeDecoding:
     """Decodes all rows and beams over the crops that the towers attend to."""
 
@@ -93,20 +122,25 @@ class PrefixTreeDecoding:
         *,
         others: Others,
         rows: SamplerRows,
-        limits: DecodingLimits,
+        config: CaptionsConfig,
+        special: SpecialTokens,
+        budget_bytes: int,
         unique_crop_of: Ints,
     ) -> None:
         """Prepare the decoding.
 
         Args:
-            towers: They attend to the unique crops (`CachedCocaTowers.begin`).
+            towers: They attend to the unique crops (`CachedCocaTowers.set_image_tokens`).
             vocabulary: Of the model.
             others: Of the C crops, as numbers among them.
             rows: The sampling rows.
-            limits: Lengths, beams and budget.
+            config: Its lengths, beams and sampling are read.
+            special: Token ids.
+            budget_bytes: The caches of prefixes stay below it, as far as one row's caches do.
             unique_crop_of: (C,) the unique crop of each crop; equal crops share its results.
         """
-        self._towers, self._vocabulary, self._limits = towers, vocabulary, limits
+        self._towers, self._vocabulary, self._config, self._special = towers, vocabulary, config, special
+        self._budget_bytes, self._num_beams = budget_bytes, config.beam.num_beams // config.beam.num_groups
         self._target = rows.target
         self._others, self._members = others, to_host(others.indices)[0]
         num_crops = len(self._members)
@@ -114,43 +148,43 @@ class PrefixTreeDecoding:
         self._needs_own = np.eye(num_unique_crops, dtype=np.bool_)[unique_crop_of]
         self._needs_all = self._needs_own.copy()
         self._needs_all[np.arange(num_crops)[:, None], unique_crop_of[self._members]] = True
-        self._sampler = Sampler(rows, vocabulary, eos=limits.special.eos, temperature=limits.temperature)
-        self._tokens = np.full((len(rows.target), limits.max_length), limits.special.eos, dtype=np.int64)
+        self._sampler = Sampler(rows, vocabulary, eos=special.eos, temperature=config.sampling.temperature)
+        self._tokens = np.full((len(rows.target), config.max_length), special.eos, dtype=np.int64)
         self._log_probs = np.zeros(len(rows.target))
         self.counts = DecodingCounts()
         self.searches = [
-            BeamSearch(limits.num_beams, limits.special.eos, limits.length_penalty, limits.counts_eos)
+            BeamSearch(self._num_beams, special.eos, config.beam.length_penalty, config.beam.counts_eos)
             for _ in range(num_crops)
         ]
 
     def sampled(self, row: int) -> tuple[tuple[int, ...], float]:
         """Return a finished row's tokens without SOT and EOS, and its log-probability."""
         tokens = self._tokens[row].tolist()
-        return tuple(tokens[: tokens.index(self._limits.special.eos)]), float(self._log_probs[row])
+        return tuple(tokens[: tokens.index(self._special.eos)]), float(self._log_probs[row])
 
     def run(self) -> None:
         """Decode all rows and beams; `searches` and `sampled` hold the results."""
         num_rows = len(self._target)
         zeros = np.zeros(num_rows, dtype=np.int64)
-        root = (0,) * self._limits.num_beams
+        root = (0,) * self._num_beams
         beams = tuple(ActiveBeams(crop, search, root) for crop, search in enumerate(self.searches))
-        active = ActiveRows(np.arange(num_rows), self._target, zeros, zeros + self._limits.special.sot, beams)
+        active = ActiveRows(np.arange(num_rows), self._target, zeros, zeros + self._special.sot, beams)
         self._descend(active, None, None, length=1)
 
     def _descend(
         self, active: ActiveRows, level: PrefixLevel | None, cache_index: CacheIndex | None, *, length: int
     ) -> None:
         """Decode `active` from prefixes of `length` tokens to the end."""
-        while active.num_searches and length < self._limits.max_length:
+        while active.num_searches and length < self._config.max_length:
             next_level, num_asked = self._widen(active, level)
-            needed = self._towers.bytes_after(next_level, self._limits.max_length - length)
-            if needed > self._limits.budget_bytes and active.num_searches > 1:
+            needed = self._towers.bytes_after(next_level, self._config.max_length - length)
+            if needed > self._budget_bytes and active.num_searches > 1:
                 mark = self._towers.mark()
                 for part in active.halves():
                     self._descend(part, level, cache_index, length=length)
                     self._towers.rewind(mark)
                 return
-            self._towers.make_room(next_level, self._limits.max_length - length, self._limits.budget_bytes)
+            self._towers.make_room(next_level, self._config.max_length - length, self._budget_bytes)
             self.counts.num_asked += num_asked
             self.counts.num_computed += next_level.num_pairs
             self.counts.peak_cache_bytes = max(self.counts.peak_cache_bytes, self._towers.allocated_bytes)
@@ -160,13 +194,13 @@ class PrefixTreeDecoding:
 
     def _widen(self, active: ActiveRows, level: PrefixLevel | None) -> tuple[PrefixLevel, int]:
         """The next level, and the number of pairs that its rows read; a shared pair counts once for each row."""
-        parents, tokens, targets = active.requests(self._limits.special.sot)
+        parents, tokens, targets = active.requests(self._special.sot)
         needs = self._needs_own[targets]
         needs[: len(active.rows)] = self._needs_all[active.targets]
         return extend(level, parents, tokens, needs), int(needs.sum())
 
     def _advance(self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, length: int) -> ActiveRows:
-        is_eos_allowed = length >= self._limits.min_length
+        is_eos_allowed = length >= self._config.min_length
         prefixes = level.row_prefix
         beams = self._advance_beams(active, level, hidden, is_eos_allowed)
         parents, tokens = prefixes[: len(active.rows)], active.tokens
@@ -174,7 +208,7 @@ class PrefixTreeDecoding:
         if len(active.rows):
             tokens = self._sample(active, level, hidden, length)
             # The last token is always EOS and needs no hidden state.
-            is_open = (tokens != self._limits.special.eos) & (length + 2 < self._limits.max_length)
+            is_open = (tokens != self._special.eos) & (length + 2 < self._config.max_length)
         return active.continuing(is_open, parents, tokens, beams)
 
     def _sample(self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, length: int) -> Ints:
@@ -189,10 +223,10 @@ class PrefixTreeDecoding:
             own=hidden[to_device(pairs, hidden.device)],
             others=self._mean_of_others(prefix, target, level, hidden),
             prefix_length=length,
-            is_eos_allowed=length >= self._limits.min_length,
+            is_eos_allowed=length >= self._config.min_length,
         )
-        if self._limits.pad_ends_caption:
-            tokens = np.where(tokens == self._limits.special.pad, self._limits.special.eos, tokens)
+        if self._config.sampling.pad_ends_caption:
+            tokens = np.where(tokens == self._special.pad, self._special.eos, tokens)
         self._tokens[active.rows, length - 1] = tokens
         self._log_probs[active.rows] += log_probs
         return tokens
@@ -213,7 +247,7 @@ class PrefixTreeDecoding:
     ) -> tuple[ActiveBeams, ...]:
         if not active.beams:
             return ()
-        num_beams = self._limits.num_beams
+        num_beams = self._num_beams
         prefixes = level.row_prefix[len(active.rows) :].reshape(-1, num_beams)
         unique_crops = self._unique_crop_of[[beams.crop for beams in active.beams]]
         pairs = level.pair_of[prefixes, unique_crops[:, None]].reshape(-1)
@@ -229,7 +263,7 @@ class PrefixTreeDecoding:
 
     def _best_tokens(self, hidden: torch.Tensor, is_eos_allowed: bool) -> tuple[np.ndarray, ...]:
         """Scores, log-probabilities and ids of the best tokens of each beam, as many as a search considers."""
-        wanted = min(2 * self._limits.num_beams, self._vocabulary.size)
+        wanted = min(2 * self._num_beams, self._vocabulary.size)
         top = self._vocabulary.top_logits(hidden, is_eos_allowed=is_eos_allowed)
         if top.logits.shape[1] >= wanted:
             *table, is_certain = self._read(top, wanted)
@@ -241,7 +275,7 @@ class PrefixTreeDecoding:
         """The first `wanted` columns, as `_best_tokens` returns them, and whether no other token is as likely."""
         logits = top.logits[:, :wanted].double()
         log_probs = logits - top.log_total.double()[:, None]
-        scores = log_probs if self._limits.beam_score == "logprob" else logits
+        scores = log_probs if self._config.beam.beam_score == "logprob" else logits
         is_certain = top.contains_kept_set(torch.full_like(top.ids[:, 0], wanted)).all()
         *table, is_finite = to_host(scores, log_probs, top.ids[:, :wanted], is_certain, all_finite(top.log_total))
         check_finite(is_finite)

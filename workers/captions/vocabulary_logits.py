@@ -8,9 +8,7 @@ listed one by one only for the rare row whose kept set reaches logit 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Self
 
 import numpy as np
 import torch
@@ -88,29 +86,6 @@ class TopLogits:
         return is_whole | ((num_kept < num_allowed) & (last > self.max_outside))
 
 
-def join_top_logits(parts: Sequence[TopLogits]) -> TopLogits:
-    """Return the rows of all parts, which have the same width."""
-    columns = (torch.cat([getattr(part, field.name) for part in parts]) for field in fields(TopLogits))
-    return TopLogits(*columns)
-
-
-@dataclass(frozen=True, slots=True)
-class FullRanking:
-    """The logits (R, V) of the whole vocabulary in descending order, without their token ids."""
-
-    logits: torch.Tensor
-    log_total: torch.Tensor
-
-    @classmethod
-    def of(cls, logits: torch.Tensor, log_total: torch.Tensor) -> Self:
-        """Sort logits (R, V); `log_total` (R,) is as of `TopLogits`."""
-        if logits.device.type != "cpu":
-            return cls(logits.sort(dim=1, descending=True).values, log_total)
-        # numpy sorts bare values with vector instructions, ten times as fast as torch.
-        ascending = torch.from_numpy(np.sort(logits.numpy(), axis=1))
-        return cls(ascending.flip(1), log_total)
-
-
 class Vocabulary:
     """Projects hidden states (R, D) to logits, only as many as decoding needs."""
 
@@ -136,7 +111,9 @@ class Vocabulary:
     def top_logits(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> TopLogits:
         """Return the likeliest tokens of hidden states (R, D)."""
         parts = [self._narrow_top_logits(part, is_eos_allowed) for part in torch.split(hidden, _ROWS_A_PROJECTION)]
-        return parts[0] if len(parts) == 1 else join_top_logits(parts)
+        if len(parts) == 1:
+            return parts[0]
+        return TopLogits(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(TopLogits)))
 
     def _narrow_top_logits(self, hidden: torch.Tensor, is_eos_allowed: bool) -> TopLogits:
         scores, log_total = self._scores(hidden, is_eos_allowed)

@@ -6,7 +6,6 @@ import torch
 from benchmarks.plain_captioner import group_beam_search
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.beam_search import BeamExtension, BeamSearch
-from pseudoris.workers.captions.prefix_tree_decoder import DecodingLimits
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from tests.builders.coca import captions_config
 
@@ -68,8 +67,8 @@ def all_groups(case, **beam):
 
 def one_group(case, **beam):
     config = settings_of(case, **beam)
-    limits = DecodingLimits.of(config, SPECIAL, image_bytes=0)
-    search = BeamSearch(limits.num_beams, SPECIAL.eos, limits.length_penalty, limits.counts_eos)
+    num_beams = config.beam.num_beams // config.beam.num_groups
+    search = BeamSearch(num_beams, SPECIAL.eos, config.beam.length_penalty, config.beam.counts_eos)
     for length in range(1, config.max_length):
         extensions = []
         for index, open_beam in enumerate(search.beams):

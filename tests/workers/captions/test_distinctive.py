@@ -10,8 +10,10 @@ from hypothesis.extra import numpy as hnp
 from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.schemas.config import SamplingConfig
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ImageError
 from pseudoris.workers.captions import distinctive
-from pseudoris.workers.captions.vocabulary_logits import FullRanking, TopLogits
+from pseudoris.workers.captions.distinctive import Sampler, SamplerRows
+from pseudoris.workers.captions.vocabulary_logits import Vocabulary
 
 # A few levels only, so that equal logits are common.
 rows_of_logits = hnp.arrays(
@@ -19,15 +21,25 @@ rows_of_logits = hnp.arrays(
 )
 
 
-def sorted_logits(logits):
-    logits = torch.as_tensor(logits, dtype=torch.float64)
-    values, ids = logits.sort(dim=1, descending=True, stable=True)
-    total = logits.logsumexp(dim=1)
-    return TopLogits(values, ids, total, torch.full_like(total, -math.inf))
+def in_order(logits):
+    """The logits in descending order, and their token ids."""
+    return torch.as_tensor(logits, dtype=torch.float64).sort(dim=1, descending=True, stable=True)
 
 
-def kept_ids(top, counts):
-    return [sorted(ids[:count].tolist()) for ids, count in zip(top.ids, counts.tolist(), strict=True)]
+def top_k(logits, *k):
+    """The token ids of the top-k sets."""
+    ordered, ids = in_order(logits)
+    return kept_ids(ids, distinctive.count_top_k(ordered, torch.tensor(k)))
+
+
+def top_p(logits, *p):
+    """The token ids of the top-p sets."""
+    ordered, ids = in_order(logits)
+    return kept_ids(ids, distinctive.count_top_p(ordered, ordered.logsumexp(1), torch.tensor(p)))
+
+
+def kept_ids(ids, counts):
+    return [sorted(row[:count].tolist()) for row, count in zip(ids, counts.tolist(), strict=True)]
 
 
 def logs(*probabilities):
@@ -35,37 +47,34 @@ def logs(*probabilities):
 
 
 def test_top_k_keeps_every_token_that_ties_with_the_kth():
-    top = sorted_logits([[1.0, 5.0, 3.0, 3.0, 3.0, 0.0]])
-    assert kept_ids(top, distinctive.count_top_k(top, torch.tensor([2]))) == [[1, 2, 3, 4]]
-    assert kept_ids(top, distinctive.count_top_k(top, torch.tensor([1]))) == [[1]]
+    logits = [[1.0, 5.0, 3.0, 3.0, 3.0, 0.0]]
+    assert top_k(logits * 2, 2, 1) == [[1, 2, 3, 4], [1]]
 
 
 @pytest.mark.parametrize(("p", "kept"), [(0.4, [1]), (0.49, [1]), (0.51, [1, 2]), (0.8, [1, 2]), (0.82, [0, 1, 2])])
 def test_top_p_keeps_the_smallest_set_that_reaches_p_with_the_crossing_token(p, kept):
-    top = sorted_logits(logs(0.15, 0.5, 0.3125, 0.0375))
-    assert kept_ids(top, distinctive.count_top_p(top, torch.tensor([p]))) == [kept]
+    assert top_p(logs(0.15, 0.5, 0.3125, 0.0375), p) == [kept]
     # Two of four reach one half exactly, so no third one is taken.
-    even = sorted_logits([[0.0, 0.0, 0.0, 0.0]])
-    assert kept_ids(even, distinctive.count_top_p(even, torch.tensor([0.5]))) == [[0, 1]]
+    assert top_p([[0.0, 0.0, 0.0, 0.0]], 0.5) == [[0, 1]]
 
 
 @settings(deadline=None, max_examples=60)
 @given(rows_of_logits, st.integers(1, 12))
 def test_top_k_is_everything_at_least_as_likely_as_the_kth_token(logits, k):
-    top = sorted_logits(logits)
     bounds = [sorted(row, reverse=True)[min(k, len(row)) - 1] for row in logits.tolist()]
     expected = [
         [v for v, z in enumerate(row) if z >= bound] for row, bound in zip(logits.tolist(), bounds, strict=True)
     ]
-    assert kept_ids(top, distinctive.count_top_k(top, torch.full((len(logits),), k))) == expected
+    assert top_k(logits, *[k] * len(logits)) == expected
 
 
 @settings(deadline=None, max_examples=60)
 @given(rows_of_logits, st.floats(0.05, 0.95))
 def test_top_p_reaches_p_and_no_smaller_set_does(logits, p):
-    top = sorted_logits(logits)
-    probabilities = (top.logits - top.log_total[:, None]).exp().numpy()
-    counts = distinctive.count_top_p(top, torch.full((len(logits),), p, dtype=torch.float64)).tolist()
+    ordered, _ = in_order(logits)
+    probabilities = ordered.softmax(dim=1).numpy()
+    bounds = torch.full((len(logits),), p, dtype=torch.float64)
+    counts = distinctive.count_top_p(ordered, ordered.logsumexp(1), bounds).tolist()
     for row, count in zip(probabilities, counts, strict=True):
         assert count >= 1
         assert row[:count].sum() >= p - 1e-12
@@ -170,19 +179,19 @@ def test_the_bound_of_the_paper_counts_masks_and_the_record_says_what_counted(nu
 def test_the_first_in_order_are_those_that_a_stable_sort_puts_first(seed):
     # Few different values, so that ties are everywhere.
     logits = torch.randint(0, 4, (6, 50), generator=torch.Generator().manual_seed(seed)).double()
-    order = FullRanking.of(logits, logits.logsumexp(1))
+    order = distinctive.descending(logits)
     num_kept = torch.randint(1, 51, (6,), generator=torch.Generator().manual_seed(seed + 100))
     found = distinctive.kept_tokens(logits, order, num_kept)
     values, ids = logits.sort(dim=1, descending=True, stable=True)
-    torch.testing.assert_close(order.logits, values)
+    torch.testing.assert_close(order, values)
     for row, count in enumerate(num_kept.tolist()):
         assert found[row].nonzero()[:, 0].tolist() == sorted(ids[row, :count].tolist())
 
 
 def test_a_forbidden_token_is_never_among_the_first_in_order():
     logits = torch.tensor([[-torch.inf, 1.0, 1.0, 0.0]])
-    order = FullRanking.of(logits, logits.logsumexp(1))
-    num_kept = distinctive.count_top_p(order, torch.tensor([1.0], dtype=torch.float64))
+    order = distinctive.descending(logits)
+    num_kept = distinctive.count_top_p(order, logits.logsumexp(1), torch.tensor([1.0], dtype=torch.float64))
     assert distinctive.kept_tokens(logits, order, num_kept).tolist() == [[False, True, True, True]]
 
 
@@ -190,20 +199,20 @@ def test_a_gpu_ranks_logits_as_numpy_does():
     logits = torch.randn(5, 300, generator=torch.Generator().manual_seed(0)).round(decimals=1)
     with pretended_gpu():
         there = logits.to("cuda")
-        on_gpu = FullRanking.of(there, there.logsumexp(1)).logits.cpu()
-    assert torch.equal(on_gpu, FullRanking.of(logits, logits.logsumexp(1)).logits)
+        on_gpu = distinctive.descending(there).cpu()
+    assert torch.equal(on_gpu, distinctive.descending(logits))
 
 
 def test_a_gpu_draws_for_a_row_alone_as_a_cpu_does():
     weights = torch.rand(1, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     logits, p, uniform = weights.log().sort(descending=True).values, torch.tensor([0.5]).double(), weights[:, 0]
-    ranked = FullRanking(logits, logits.logsumexp(1))
+    log_total = logits.logsumexp(1)
     with pretended_gpu():
-        there = [part.to("cuda") for part in (weights, uniform, logits, ranked.log_total, p)]
+        there = [part.to("cuda") for part in (weights, uniform, logits, log_total, p)]
         drawn = distinctive.draw(*there[:2]).cpu()
-        counted = distinctive.count_top_p(FullRanking(*there[2:4]), there[4]).cpu()
+        counted = distinctive.count_top_p(*there[2:]).cpu()
     assert torch.equal(drawn, distinctive.draw(weights, uniform))
-    assert torch.equal(counted, distinctive.count_top_p(ranked, p))
+    assert torch.equal(counted, distinctive.count_top_p(logits, log_total, p))
 
 
 @pytest.mark.gpu
@@ -214,3 +223,53 @@ def test_a_gpu_draws_the_same_for_a_row_alone_every_time():
     bounds = (weights.cumsum(dim=1) / weights.sum()).flatten()[::100]
     first, again = (torch.cat([distinctive.draw(weights, bound[None]) for bound in bounds]) for _ in range(2))
     assert torch.equal(first, again)
+
+
+EOS = 2
+IDENTITY = Vocabulary(torch.eye(4, dtype=torch.float64), EOS)
+
+
+def sampler(*, top_k, top_p, uniform, vocabulary=IDENTITY, temperature=1.0):
+    rows = SamplerRows(
+        target=np.zeros(len(top_k), dtype=np.int64),
+        top_k=np.array(top_k),
+        top_p=np.array(top_p),
+        uniform=np.tile(np.array(uniform)[:, None], (1, 6)),
+    )
+    return Sampler(rows, vocabulary, eos=EOS, temperature=temperature)
+
+
+def next_tokens(drawn_by, own, others=None, **changes):
+    own = torch.tensor(np.array(own), dtype=torch.float64)
+    others = torch.zeros_like(own) if others is None else torch.tensor(np.array(others), dtype=torch.float64)
+    number = len(drawn_by._top_k)
+    arguments = {"own": own, "others": others, "prefix_length": 1, "is_eos_allowed": True, **changes}
+    tokens, log_probs = drawn_by.next_tokens(np.arange(number), np.zeros(number, dtype=np.int64), **arguments)
+    return tokens.tolist(), np.exp(log_probs)
+
+
+def test_a_forbidden_eos_is_gone_before_the_set_is_formed():
+    drawn_by = sampler(top_k=[2], top_p=[1.0], uniform=[0.0])
+    tokens, found = next_tokens(drawn_by, [np.log([0.2, 0.1, 0.6, 0.1])], is_eos_allowed=False)
+    assert tokens == [0]
+    # Tokens 1 and 3 tie for the second place: the set has three.
+    np.testing.assert_allclose(found, 0.5)
+
+
+def test_a_nucleus_wider_than_the_head_is_drawn_from_the_whole_vocabulary():
+    flat = Vocabulary(torch.full((1, 1000), 0.01, dtype=torch.float64), EOS)
+    drawn_by = sampler(top_k=[0, 3], top_p=[0.9, 1.0], uniform=[0.9999, 0.5], vocabulary=flat)
+    tokens, found = next_tokens(drawn_by, [[1.0]])
+    # 900 equal tokens reach 0.9; a top-3 set of 1000 equal tokens keeps them all.
+    assert tokens == [899, 500]
+    np.testing.assert_allclose(found, [1 / 900, 1 / 1000])
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("side", ["own", "others"])
+def test_scores_beyond_the_precision_are_an_error_of_the_image_and_never_a_draw(wrong, side):
+    drawn_by = sampler(top_k=[2], top_p=[1.0], uniform=[0.5])
+    states = {"own": [[0.0, 1.0, 2.0, 3.0]], "others": [[0.0, 1.0, 2.0, 3.0]]}
+    states[side][0][1] = wrong
+    with pytest.raises(ImageError, match="beyond the range of its precision"):
+        next_tokens(drawn_by, states["own"], states["others"])

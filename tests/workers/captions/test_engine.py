@@ -11,7 +11,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, CACHE_BYTES, collecting
 from pseudoris.workers.captions import engine as engine_module
-from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.captions.engine import CachedEngine, CropSet, crop_batches, encode_images, find_unique_crops
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 
 
@@ -232,3 +232,17 @@ def test_the_peak_of_the_caches_and_the_fill_of_passes_are_recorded():
 def test_an_architecture_with_too_few_positions_is_refused_with_the_remedy():
     with pytest.raises(ConfigError, match=r"set captions\.max_length=13"):
         CachedEngine(small_coca(), SPECIAL, captions_config(max_length=14), seed=0)
+
+
+def test_crops_of_equal_sums_are_not_taken_for_equal():
+    crops = torch.zeros(3, 3, 8, 8)
+    crops[0, 0, 0, 0] = crops[1, 0, 0, 1] = crops[2, 0, 0, 0] = 1
+    new, unique_crop_of = find_unique_crops(crops)
+    assert new.tolist() == [0, 1]
+    assert unique_crop_of.tolist() == [0, 1, 0]
+
+
+def test_a_pass_holds_as_many_units_as_the_budget_and_one_at_least():
+    encoded = encode_images(small_coca(), [image_crops(num_masks=n, num_kinds=2) for n in (2, 5, 1)])
+    found = list(crop_batches(encoded, bytes_a_crop=10, budget_bytes=40))
+    assert found == [[CropSet(0, 0), CropSet(0, 1)], [CropSet(1, 0)], [CropSet(1, 1)], [CropSet(2, 0), CropSet(2, 1)]]

@@ -1,13 +1,11 @@
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 
-from pseudoris.workers.captions.cached_towers import CachedCocaTowers, encode_crops
-from pseudoris.workers.captions.distinctive import choose_others
-from pseudoris.workers.captions.prefix_tree_decoder import DecodingLimits, PrefixTreeDecoding
-from pseudoris.workers.captions.row_sampler import SamplerRows
+from pseudoris.workers.captions.cached_towers import CachedCocaTowers
+from pseudoris.workers.captions.distinctive import SamplerRows, choose_others
+from pseudoris.workers.captions.engine import encode_crops
+from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding
 from pseudoris.workers.captions.vocabulary_logits import Vocabulary
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 
@@ -42,7 +40,9 @@ def decode_with(budget_bytes, *, num_masks=5):
             Vocabulary(model.text_decoder.text_projection, SPECIAL.eos),
             others=choose_others(crops.embeddings @ crops.embeddings.t(), config.sampling),
             rows=rows,
-            limits=dataclasses.replace(DecodingLimits.of(config, SPECIAL, image_bytes=0), budget_bytes=budget_bytes),
+            config=config,
+            special=SPECIAL,
+            budget_bytes=budget_bytes,
             unique_crop_of=np.arange(num_masks),
         )
         decoding.run()

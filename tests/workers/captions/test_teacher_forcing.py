@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from pseudoris.schemas.errors import ImageError
-from pseudoris.workers.captions.cached_towers import CachedCocaTowers, encode_crops
-from pseudoris.workers.captions.teacher_forcing import TeacherForcing, TextPrefixes, TokenRows
+from pseudoris.workers.captions.cached_towers import CachedCocaTowers
+from pseudoris.workers.captions.engine import encode_crops
+from pseudoris.workers.captions.listener import TeacherForcing, TextPrefixes, TokenRows
 from pseudoris.workers.captions.vocabulary_logits import Vocabulary
 from tests.builders.coca import CONTEXT_LENGTH, SPECIAL, image_crops, small_coca
 

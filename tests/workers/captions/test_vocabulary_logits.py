@@ -39,9 +39,9 @@ def test_heads_are_the_likeliest_tokens_of_the_whole_vocabulary(num_dead, is_eos
 
 def test_a_set_that_may_reach_beyond_the_head_is_not_taken_for_settled():
     flat = Vocabulary(projection(), EOS).top_logits(hidden(scale=1e-3), is_eos_allowed=True)
-    wide = distinctive.count_top_p(flat, torch.full((5,), 0.8, dtype=torch.float64))
+    wide = distinctive.count_top_p(flat.logits, flat.log_total, torch.full((5,), 0.8, dtype=torch.float64))
     assert not flat.contains_kept_set(wide).any()
-    assert flat.contains_kept_set(distinctive.count_top_k(flat, torch.full((5,), 5))).all()
+    assert flat.contains_kept_set(distinctive.count_top_k(flat.logits, torch.full((5,), 5))).all()
 
 
 def test_a_set_that_reaches_down_to_dead_tokens_is_not_taken_for_settled():
@@ -57,14 +57,14 @@ def test_a_head_whose_only_spare_token_is_forbidden_is_not_taken_for_settled():
     weights = torch.zeros(1, 30, dtype=torch.float64)
     weights[0, [1, 2, 3, EOS]] = 1.0
     top = Vocabulary(weights, EOS).top_logits(torch.ones(1, 1, dtype=torch.float64), is_eos_allowed=False)
-    assert not top.contains_kept_set(distinctive.count_top_k(top, torch.tensor([5]))).any()
+    assert not top.contains_kept_set(distinctive.count_top_k(top.logits, torch.tensor([5]))).any()
     assert top.contains_kept_set(torch.tensor([2])).all()
 
 
 def test_ties_across_the_heads_edge_are_not_taken_for_settled():
     weights = torch.ones(1, 100, dtype=torch.float64)
     top = Vocabulary(weights, EOS).top_logits(torch.ones(1, 1, dtype=torch.float64), is_eos_allowed=True)
-    assert not top.contains_kept_set(distinctive.count_top_k(top, torch.tensor([3]))).any()
+    assert not top.contains_kept_set(distinctive.count_top_k(top.logits, torch.tensor([3]))).any()
 
 
 @pytest.mark.parametrize("width", [3, 290])
