@@ -75,25 +75,22 @@ class BeamSearch:
     def __post_init__(self) -> None:
         self.beams = [Beam(0.0 if index == 0 else _INACTIVE) for index in range(self.num_beams)]
 
-    @property
-    def num_extensions(self) -> int:
-        """How many extensions a step considers: enough to fill the beams if half of them end."""
-        return 2 * self.num_beams
-
     def advance(self, extensions: Sequence[BeamExtension]) -> list[int]:
         """Apply the best extensions of a step; return for each new beam the index of the beam that it extends.
 
         Args:
-            extensions: At least the `num_extensions` best over all beams, in any order.
+            extensions: At least the best 2 · num_beams over all beams, in any order: enough to fill the beams if half
+                of them end.
         """
-        best = sorted(extensions, key=lambda c: (-c.score, c.beam, c.token))[: self.num_extensions]
+        best = sorted(extensions, key=lambda c: (-c.score, c.beam, c.token))[: 2 * self.num_beams]
         length = len(self.beams[0].tokens) + 2  # SOT, and the token about to be appended
         unfinished = [extension for extension in best if extension.token != self.eos]
         for extension in best[: self.num_beams]:
             if extension.token == self.eos:
                 counted = length if self.counts_eos else length - 1
                 self._finish(extension.score, self.beams[extension.beam].tokens, extension.log_prob, counted)
-        self.is_done = self._cannot_improve(best[0].score, length)
+        is_full = len(self.finished) == self.num_beams
+        self.is_done = is_full and self._worst() >= best[0].score / math.pow(length, self.length_penalty)
         chosen = unfinished[: self.num_beams]
         self.beams = [Beam(c.score, c.log_prob, (*self.beams[c.beam].tokens, c.token)) for c in chosen]
         return [extension.beam for extension in chosen]
@@ -107,19 +104,11 @@ class BeamSearch:
         return sorted(self.finished, key=lambda hypothesis: hypothesis.score)[-1]
 
     def _finish(self, score: float, tokens: tuple[int, ...], log_prob: float, length: int) -> None:
-        mean = self._mean(score, length)
+        mean = score / math.pow(length, self.length_penalty)
         if len(self.finished) < self.num_beams or mean > self._worst():
             self.finished.append(Hypothesis(mean, tokens, log_prob))
             if len(self.finished) > self.num_beams:
                 del self.finished[min(range(len(self.finished)), key=lambda index: self.finished[index].score)]
 
-    def _mean(self, score: float, length: int) -> float:
-        return score / math.pow(length, self.length_penalty)
-
     def _worst(self) -> float:
         return min(hypothesis.score for hypothesis in self.finished)
-
-    def _cannot_improve(self, best_score: float, length: int) -> bool:
-        if len(self.finished) < self.num_beams:
-            return False
-        return self._worst() >= self._mean(best_score, length)

@@ -2,7 +2,8 @@
 
 The text tower and the decoder's first self-attention see no image; their keys and values are cached per prefix. All
 layers after the first cross-attention are cached per (prefix, crop). The keys and values of the image tokens are
-computed once per crop and layer. The result equals open_clip's full forward up to rounding.
+computed once per crop and layer. `nn.MultiheadAttention` cannot take past keys and values, so the attention is our own.
+The result equals open_clip's full forward up to rounding.
 """
 
 from __future__ import annotations

@@ -255,7 +255,12 @@ class PrefixTreeDecoding:
         advanced = []
         for index, beams in enumerate(active.beams):
             first = index * num_beams
-            extensions = _extensions(beams.search, tuple(part[first : first + num_beams] for part in table))
+            columns = (part[first : first + num_beams].tolist() for part in table)
+            extensions = [
+                BeamExtension(beam.score + score, beam.log_prob + log_prob, token, number)
+                for number, (beam, *row) in enumerate(zip(beams.search.beams, *columns, strict=True))
+                for score, log_prob, token in zip(*row, strict=True)
+            ]
             origins = beams.search.advance(extensions)
             if not beams.search.is_done:
                 advanced.append(ActiveBeams(beams.crop, beams.search, tuple(prefixes[index][origins].tolist())))
@@ -280,12 +285,3 @@ class PrefixTreeDecoding:
         *table, is_finite = to_host(scores, log_probs, top.ids[:, :wanted], is_certain, all_finite(top.log_total))
         check_finite(is_finite)
         return tuple(table)
-
-
-def _extensions(search: BeamSearch, table: tuple[np.ndarray, ...]) -> list[BeamExtension]:
-    scores, log_probs, ids = (part.tolist() for part in table)
-    return [
-        BeamExtension(beam.score + score, beam.log_prob + log_prob, token, index)
-        for index, beam in enumerate(search.beams)
-        for score, log_prob, token in zip(scores[index], log_probs[index], ids[index], strict=True)
-    ]

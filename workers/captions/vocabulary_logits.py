@@ -158,12 +158,8 @@ class Vocabulary:
         found = torch.cat([torch.einsum("rkd,rd->rk", self._rows[some], state) for some, state in parts])
         return found.masked_fill(is_dead, 0.0)
 
-    def _project(self, hidden: torch.Tensor) -> torch.Tensor:
-        projected: torch.Tensor = self._linear(hidden.to(self._rows.dtype))
-        return projected
-
     def _scores(self, hidden: torch.Tensor, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        scores = self._project(hidden)
+        scores: torch.Tensor = self._linear(hidden.to(self._rows.dtype))
         if not is_eos_allowed:
             scores[:, self._eos_column] = -torch.inf
         log_total = scores.logsumexp(dim=1)
