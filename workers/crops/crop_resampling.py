@@ -233,16 +233,14 @@ def _windows(tiles: Sequence[CropTile], rows: Ints, strips: Ints) -> tuple[Windo
     # Masked windows are sorted after all others.
     kinds, window = np.unique(np.stack([is_masked, masks], axis=1), axis=0, return_inverse=True)
     window = window.ravel()
-    of_window = [_hulls(spans, window, len(kinds)) for spans in (rows, strips)]
-    return Windows(of_window[0], of_window[1], kinds[kinds[:, 0] == 1, 1]), window
-
-
-def _hulls(spans: Ints, group: Ints, num_groups: int) -> Ints:
-    """Return (num_groups, 2): for each group the smallest span that contains all its spans."""
-    hulls = np.stack([np.full(num_groups, np.iinfo(np.int64).max), np.zeros(num_groups, np.int64)], axis=1)
-    np.minimum.at(hulls[:, 0], group, spans[:, 0])
-    np.maximum.at(hulls[:, 1], group, spans[:, 1])
-    return hulls
+    hulls = []
+    for spans in (rows, strips):
+        # For each window the smallest span that contains all its tiles' spans.
+        hull = np.tile([np.iinfo(np.int64).max, 0], (len(kinds), 1))
+        np.minimum.at(hull[:, 0], window, spans[:, 0])
+        np.maximum.at(hull[:, 1], window, spans[:, 1])
+        hulls.append(hull)
+    return Windows(hulls[0], hulls[1], kinds[kinds[:, 0] == 1, 1]), window
 
 
 def _at(values: Ints, tile: Ints, output: Ints) -> Ints:

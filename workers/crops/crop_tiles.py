@@ -93,16 +93,13 @@ def _pieces(tile: CropTile, size: int, max_bytes: int) -> Iterator[CropTile]:
         yield tile
         return
     if num_columns == 1 or (num_rows > 1 and tile.box[3] - tile.box[1] > tile.box[2] - tile.box[0]):
-        halves = [replace(tile, rows=half) for half in _halves(tile.rows)]
+        begin, middle, end = tile.rows[0], sum(tile.rows) // 2, tile.rows[1]
+        halves = [replace(tile, rows=half) for half in ((begin, middle), (middle, end))]
     else:
-        halves = [replace(tile, columns=half) for half in _halves(tile.columns)]
+        begin, middle, end = tile.columns[0], sum(tile.columns) // 2, tile.columns[1]
+        halves = [replace(tile, columns=half) for half in ((begin, middle), (middle, end))]
     for half in halves:
         yield from _pieces(half, size, max_bytes)
-
-
-def _halves(span: Span) -> tuple[Span, Span]:
-    middle = (span[0] + span[1]) // 2
-    return (span[0], middle), (middle, span[1])
 
 
 def _span_px(tile: CropTile, outputs: Span, size: int, *, axis: int) -> int:

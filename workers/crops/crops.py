@@ -1,7 +1,7 @@
 """The crops of one image's masks, defined in method page section 2: one masked crop, and a context crop per scale.
 
-A crop is cut, filled outside its mask, padded to a square, resized in float32, then normalised; `plain_crop` is this
-definition. `make_crops` computes all crops of an image at once: `crop_tiles` defines what a batch reads and writes,
+A crop is cut, filled outside its mask, padded to a square, resized in float32, then normalised; tests hold `make_crops`
+against that definition. It computes all crops of an image at once: `crop_tiles` defines what a batch reads and writes,
 `crop_resampling` computes it. A crop depends only on the image, its mask and its box.
 """
 
@@ -14,7 +14,6 @@ from typing import Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from pseudoris.schemas.shard import Box
@@ -27,34 +26,6 @@ from pseudoris.workers.device import to_device
 FILL_RGB: Final = (123, 117, 104)
 # Bytes of a batch: all crops of a photograph with a few masks fit. Lowered, crops take longer but keep their bits.
 BATCH_BYTES: Final = 64 * 2**20
-
-
-def plain_crop(
-    region: NDArray[np.uint8], size: int, *, mask: NDArray[np.bool_] | None = None, has_antialiasing: bool = True
-) -> torch.Tensor:
-    """Return one crop by its definition, (3, size, size) float32 RGB in [0, 1], before normalisation.
-
-    `make_crops` equals it up to rounding; tests compare the two.
-
-    Args:
-        region: (h, w, 3) uint8 RGB, the pixels of the crop's box.
-        size: Side of the crop in pixels.
-        mask: (h, w) bool, the mask in the same box; None for a context crop.
-        has_antialiasing: As in `CropFormat`.
-    """
-    square = torch.from_numpy(padded_square(region, mask=mask)).permute(2, 0, 1)[None] / 255
-    return F.interpolate(square, (size, size), mode="bilinear", antialias=has_antialiasing)[0]
-
-
-def padded_square(region: NDArray[np.uint8], *, mask: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
-    """Return (S, S, 3) uint8: a region (h, w, 3), filled outside its mask (h, w) and around it, centrally padded."""
-    height, width = region.shape[:2]
-    side = max(height, width)
-    square = np.full((side, side, 3), FILL_RGB, dtype=np.uint8)
-    top, left = (side - height) // 2, (side - width) // 2
-    kept = np.ones((height, width), np.bool_) if mask is None else mask
-    square[top : top + height, left : left + width][kept] = region[kept]
-    return square
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions.captioner import to_expressions
 from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption
 from pseudoris.workers.checkpoints.openclip import build_clip
-from pseudoris.workers.crops.crops import grow_box, plain_crop
+from pseudoris.workers.crops.crops import grow_box
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.masks import rle
+from tests.builders.crops import plain_crop
 from tests.builders.images import encode
 
 WORDS = {1: "A Red circle . ", 2: "a red circle ", 3: " . ", 4: "a dog "}

@@ -15,8 +15,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.workers.crops.crops import FILL_RGB, CropFormat, grow_box, make_crops, padded_square, plain_crop
-from tests.builders.crops import runs_of
+from pseudoris.workers.crops.crops import FILL_RGB, CropFormat, grow_box, make_crops
+from tests.builders.crops import padded_square, plain_crop, runs_of
 from tests.builders.images import random_pixels
 
 CPU = torch.device("cpu")
