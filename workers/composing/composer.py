@@ -134,18 +134,14 @@ def _sure_enough(view: Likelihood, said: Iterable[ComposedExpression]) -> Iterat
 def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
     for phrase in view.phrases[mask]:
         if "attribute" in view.config.kinds:
-            yield _words(view, mask, phrase)
+            log_right = view.log_right(mask, phrase, np.ones(len(view.positions)))
+            yield _Form("words", "attribute", log_right, phrase.noun, partial(english.definite, phrase))
         if "position" in view.config.kinds:
             yield from _ends(view, mask, phrase)
             yield from _sides(view, mask, phrase)
             yield from _rows(view, mask, phrase)
         if "relation" in view.config.kinds:
             yield from _relations(view, mask, phrase)
-
-
-def _words(view: Likelihood, mask: int, phrase: NounPhrase) -> _Form:
-    log_right = view.log_right(mask, phrase, np.ones(len(view.positions)))
-    return _Form("words", "attribute", log_right, phrase.noun, partial(english.definite, phrase))
 
 
 def _ends(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:

@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -86,15 +87,15 @@ class Likelihood:
     @cached_property
     def beside(self) -> Mapping[int, Mapping[Side, tuple[Flags, Floats]]]:
         """By anchor and side, which other masks are surely there, (N,) bool, and which may be, (N,) 0 or 1."""
-        return {anchor: {side: self._beside(anchor, side) for side in SIDES} for anchor in self.anchors}
-
-    def _beside(self, anchor: int, side: Side) -> tuple[Flags, Floats]:
-        there = self.positions[anchor]
-        surely = np.array([surely_lies(side, each, there, self.config) for each in self.positions], np.bool_)
-        maybe = np.array([maybe_lies(side, each, there, self.config) for each in self.positions], np.float64)
-        # A mask is not beside itself.
-        surely[anchor], maybe[anchor] = False, 0.0
-        return surely, maybe
+        found: dict[int, dict[Side, tuple[Flags, Floats]]] = {anchor: {} for anchor in self.anchors}
+        for anchor, side in product(found, SIDES):
+            there = self.positions[anchor]
+            surely = np.array([surely_lies(side, each, there, self.config) for each in self.positions], np.bool_)
+            maybe = np.array([maybe_lies(side, each, there, self.config) for each in self.positions], np.float64)
+            # A mask is not beside itself.
+            surely[anchor], maybe[anchor] = False, 0.0
+            found[anchor][side] = surely, maybe
+        return found
 
     def is_likely(self, log_right: float) -> bool:
         """Return whether an expression is likely enough to be a mask's first expression."""

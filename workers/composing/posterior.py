@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from typing import Final
@@ -150,6 +150,7 @@ class Posterior:
     config: PosteriorConfig
     evidence: Sequence[Evidence]
     is_object: Floats
+    _fits: dict[NounPhrase, Floats] = field(init=False, default_factory=dict)
 
     @cached_property
     def nouns(self) -> Sequence[Mapping[str, float]]:
@@ -168,14 +169,9 @@ class Posterior:
 
     def fits(self, phrase: NounPhrase) -> Floats:
         """Return the probability that a phrase is true of each mask, (N,) float64."""
-        known = self._fits.get(phrase)
-        if known is None:
-            known = self._fits[phrase] = np.array([self._of_mask(phrase, mask) for mask in range(len(self.evidence))])
-        return known
-
-    @cached_property
-    def _fits(self) -> dict[NounPhrase, Floats]:
-        return {}
+        if phrase not in self._fits:
+            self._fits[phrase] = np.array([self._of_mask(phrase, mask) for mask in range(len(self.evidence))])
+        return self._fits[phrase]
 
     @cached_property
     def _replaced_by(self) -> Mapping[str, frozenset[str]]:
