@@ -59,16 +59,6 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p_with_the_crossing_token(p, 
 
 
 @settings(deadline=None, max_examples=60)
-@given(rows_of_logits, st.integers(1, 12))
-def test_top_k_is_everything_at_least_as_likely_as_the_kth_token(logits, k):
-    bounds = [sorted(row, reverse=True)[min(k, len(row)) - 1] for row in logits.tolist()]
-    expected = [
-        [v for v, z in enumerate(row) if z >= bound] for row, bound in zip(logits.tolist(), bounds, strict=True)
-    ]
-    assert top_k(logits, *[k] * len(logits)) == expected
-
-
-@settings(deadline=None, max_examples=60)
 @given(rows_of_logits, st.floats(0.05, 0.95))
 def test_top_p_reaches_p_and_no_smaller_set_does(logits, p):
     ordered, _ = in_order(logits)

@@ -33,11 +33,6 @@ def test_a_relation_tells_apart_what_its_anchor_does():
     assert not any(" above " in text for image in (near, two_stars) for text in texts(image, kinds=["relation"]))
 
 
-def test_what_is_nearly_aligned_is_not_told_apart():
-    image = make_image(((48, 50), CIRCLE), ((52, 53), CIRCLE))
-    assert texts(image, kinds=["position", "relation"]) == set()
-
-
 def test_a_phrase_has_at_most_so_many_words_beside_its_noun():
     plain = {"a photo of a plain circle": 40}
     image = make_image(((20, 30), DOTTED), ((80, 30), DOTTED), ((50, 80), plain))
