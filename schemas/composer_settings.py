@@ -43,14 +43,8 @@ class PosteriorConfig(FrozenModel):
     object_predicted_iou: _Weight = 2.77
     object_stability: _Weight = 0.59
     object_overlap: _Weight = -8.58
-    # Probabilities of what was not drawn for a mask: a noun; a word that a drawn word replaces; any other word.
-    unsaid_noun: UnitInterval = 0.006
-    unsaid_word: UnitInterval = 0.01
-    silent_word: UnitInterval = 0.1
-    # A bare noun may also mean an object without a mask or with a wrong noun: `unseen` weighs that risk. Each further
-    # word of the phrase multiplies the risk by `unseen_word`.
+    # A bare noun may also mean an object without a mask or with a wrong noun: `unseen` weighs that risk.
     unseen: UnitInterval = 0.07
-    unseen_word: UnitInterval = 0.3
     # Least probability of a mask's likeliest expression, and of every further one (also of groups and no-target
     # expressions). Lower `min_first` to describe more objects, `min_further` for more expressions of each.
     min_first: UnitInterval = 0.63
@@ -86,10 +80,6 @@ class ComposingConfig(FrozenModel):
     max_per_image: int = Field(default=2, ge=1)
     # Words in a phrase beside its noun. Each one excludes more other masks, and each one may be wrong.
     max_words: int = Field(default=2, ge=0)
-    # Two centres closer than this share of the image's side have no order: neither counts as further left.
-    min_gap: UnitInterval = 0.08
-    # Largest sideways offset, as a multiple of the distance toward the named side; 1 would be 45 degrees.
-    max_slant: NonNegative = 0.8
     # How sure each expression must be; its weights depend on the models.
     posterior: PosteriorConfig = PosteriorConfig()
 

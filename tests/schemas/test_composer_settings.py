@@ -18,7 +18,7 @@ def test_the_same_kinds_in_another_order_or_twice_are_the_same_method():
     [
         ({"kinds": ()}, "at least 1 item"),
         ({"kinds": ("place",)}, "'attribute', 'position', 'relation', 'group' or 'none'"),
-        ({"min_gap": 1.5}, "less than or equal to 1"),
+        ({"posterior": {"unseen": 1.5}}, "less than or equal to 1"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_values(values, message):

@@ -42,8 +42,7 @@ def test_assignments_win_over_yaml_and_yaml_over_the_preset(tmp_path):
         ("poins_per_side", "masks.points_per_side"),
         # Of a section that may be None.
         ("posterior", "composing.posterior"),
-        # Keys that only the composer by shares read.
-        ("composing.min_noun", "composing.min_gap"),
+        # A key that only the composer by shares read.
         ("composing.max_word", "composing.max_words"),
     ],
 )

@@ -1,6 +1,6 @@
 """Where the masks of an image lie relative to each other. Distances are shares of the image's sides.
 
-Tests that return a bool keep a margin, `min_gap` and `max_slant`: they are true only if no viewer would doubt them.
+Tests that return a bool keep a margin: they are true only if no viewer would doubt them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Final, Literal
 
 import numpy as np
 
-from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.keep_rule import Floats
 from pseudoris.schemas.shard import MaskRecord
 from pseudoris.workers.masks.rle import Int64Array, runs
@@ -19,6 +18,10 @@ Side = Literal["left", "right", "top", "bottom"]
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
 # A side of the picture is its outer third.
 _THIRD: Final = 1 / 3
+# Two centres closer than this share of the image's side have no order: neither counts as further left.
+_MIN_GAP: Final = 0.08
+# Largest sideways offset, as a multiple of the distance toward the named side; 1 would be 45 degrees.
+_MAX_SLANT: Final = 0.8
 # The largest slant (steps across for each step toward a side) that some viewer would still call that side.
 _LENIENT_SLANT: Final = 2.0
 
@@ -65,30 +68,30 @@ def _coordinate_sums(ends: Int64Array, height: int) -> tuple[Int64Array, Int64Ar
     return columns, rows
 
 
-def surely_lies(side: Side, item: MaskPosition, anchor: MaskPosition, margins: ComposingConfig) -> bool:
+def surely_lies(side: Side, item: MaskPosition, anchor: MaskPosition) -> bool:
     """Return whether a mask is surely on a side of another one."""
     toward, across = item.step(side, anchor)
-    return toward >= margins.min_gap and across <= margins.max_slant * toward
+    return toward >= _MIN_GAP and across <= _MAX_SLANT * toward
 
 
-def maybe_lies(side: Side, item: MaskPosition, anchor: MaskPosition, margins: ComposingConfig) -> bool:
+def maybe_lies(side: Side, item: MaskPosition, anchor: MaskPosition) -> bool:
     """Return whether some viewer may say that a mask is on a side of another one."""
     toward, across = item.step(side, anchor)
     # A lenient viewer's slant, and half the gap, because a mask's centre may differ from its object's.
-    slack = margins.min_gap / 2
+    slack = _MIN_GAP / 2
     return toward > -slack and across <= _LENIENT_SLANT * (toward + slack) + slack
 
 
-def doubtless_lead(leads: Floats, margins: ComposingConfig) -> Floats:
-    """Return the probability that a lead is beyond doubt; `leads` are shares of the axis. 0.5 at 0.75 of `min_gap`."""
-    return _ramp(leads - 0.75 * margins.min_gap, 0.15 * margins.min_gap)
+def doubtless_lead(leads: Floats) -> Floats:
+    """Return the probability that a lead is beyond doubt; `leads` are shares of the axis. 0.5 at 0.75 of `_MIN_GAP`."""
+    return _ramp(leads - 0.75 * _MIN_GAP, 0.15 * _MIN_GAP)
 
 
-def inside_third(side: Side, position: MaskPosition, margins: ComposingConfig) -> float:
+def inside_third(side: Side, position: MaskPosition) -> float:
     """Return the probability that a viewer places a mask in the image's third on a side; 0.5 on the third's border."""
     along = position.along(side)
     depth = 1 - along if side in ("right", "bottom") else -along
-    return float(_ramp(np.float64(_THIRD - depth), 0.125 * margins.min_gap))
+    return float(_ramp(np.float64(_THIRD - depth), 0.125 * _MIN_GAP))
 
 
 def _ramp(distance: Floats | np.float64, width: float) -> Floats:

@@ -2,7 +2,7 @@
 
     P(right)  =  P(object | t) · P(phrase | t) · P(position | t)
                  · Π (1 − P(object | k) · P(phrase | k) · P(same position | k))     over the other masks k
-                 · exp(−unseen · unseen_word ^ words)
+                 · exp(−unseen · 0.3 ^ words)
 
 "The left of the three" and "the second from the left" presuppose the other members of a row. For each member, (1 − …)
 is replaced by the probability that it is a member, and the last factor (objects without a mask or with a wrong noun) is
@@ -42,6 +42,8 @@ from pseudoris.workers.composing.posterior import Posterior, drawn_by_mask, evid
 MAX_RIVAL: Final = 0.999
 # A mask is a member of a row above this probability.
 IS_MEMBER: Final = 0.5
+# Each word of a phrase beside its noun multiplies the risk that it means something unseen. Set by hand.
+_UNSEEN_WORD: Final = 0.3
 
 Ints = npt.NDArray[np.int64]
 
@@ -76,13 +78,13 @@ class Likelihood:
         found = {}
         for side in SIDES:
             along = np.array([position.along(side) for position in self.positions])
-            found[side] = doubtless_lead(along[:, None] - along[None, :], self.config)
+            found[side] = doubtless_lead(along[:, None] - along[None, :])
         return found
 
     @cached_property
     def inside(self) -> Mapping[Side, Floats]:
         """By side, the probability that a viewer places a mask in that third of the image, (N,)."""
-        return {side: np.array([inside_third(side, each, self.config) for each in self.positions]) for side in SIDES}
+        return {side: np.array([inside_third(side, each) for each in self.positions]) for side in SIDES}
 
     @cached_property
     def beside(self) -> Mapping[int, Mapping[Side, tuple[Flags, Floats]]]:
@@ -90,8 +92,8 @@ class Likelihood:
         found: dict[int, dict[Side, tuple[Flags, Floats]]] = {anchor: {} for anchor in self.anchors}
         for anchor, side in product(found, SIDES):
             there = self.positions[anchor]
-            surely = np.array([surely_lies(side, each, there, self.config) for each in self.positions], np.bool_)
-            maybe = np.array([maybe_lies(side, each, there, self.config) for each in self.positions], np.float64)
+            surely = np.array([surely_lies(side, each, there) for each in self.positions], np.bool_)
+            maybe = np.array([maybe_lies(side, each, there) for each in self.positions], np.float64)
             # A mask is not beside itself.
             surely[anchor], maybe[anchor] = False, 0.0
             found[anchor][side] = surely, maybe
@@ -139,7 +141,7 @@ class Likelihood:
 
     def log_unseen(self, phrase: NounPhrase, presupposed: int = 1) -> float:
         """Return the log of the probability that a phrase fits no object without a mask or with a wrong noun."""
-        return -self.config.posterior.unseen * self.config.posterior.unseen_word ** len(phrase.words) * presupposed
+        return -self.config.posterior.unseen * _UNSEEN_WORD ** len(phrase.words) * presupposed
 
     def _phrases(self, mask: int) -> list[NounPhrase]:
         noun = self.posterior.noun(mask)

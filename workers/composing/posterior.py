@@ -37,6 +37,10 @@ from pseudoris.workers.masks import rle
 # Added to shares, because 0 has no logarithm; smaller shares mean nothing.
 MIN_SHARE: Final = 1e-4
 MIN_RIVAL_SHARE: Final = 1e-3
+# Probabilities, set by hand, of what was not drawn for a mask: a noun; a word that a drawn word replaces; another word.
+_UNSAID_NOUN: Final = 0.006
+_UNSAID_WORD: Final = 0.01
+_SILENT_WORD: Final = 0.1
 # Log-odds of SAM's scores are cut here: beyond it a mask is almost certain.
 _MAX_LOG_ODDS: Final = 9.21
 # Overlaps are cut here: half of a mask inside another one tells as much as all of it.
@@ -178,8 +182,7 @@ class Posterior:
         return substitutes(phrase for each in self.evidence for phrase in each.phrases)
 
     def _of_mask(self, phrase: NounPhrase, mask: int) -> float:
-        unsaid = self.config.unsaid_noun
-        found = unsaid + (1.0 - unsaid) * self.nouns[mask].get(phrase.noun, 0.0)
+        found = _UNSAID_NOUN + (1.0 - _UNSAID_NOUN) * self.nouns[mask].get(phrase.noun, 0.0)
         for word in sorted(phrase.words):
             found *= self._word(word, mask)
         return found
@@ -189,7 +192,7 @@ class Posterior:
         if word in said:
             return said[word]
         is_replaced = any(other in said for other in self._replaced_by.get(word, ()))
-        return self.config.unsaid_word if is_replaced else self.config.silent_word
+        return _UNSAID_WORD if is_replaced else _SILENT_WORD
 
 
 def nouns_of(evidence: Evidence, config: PosteriorConfig) -> Mapping[str, float]:

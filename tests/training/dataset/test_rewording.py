@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.synthworld.attributes import (
     CATEGORIES,
@@ -152,7 +151,7 @@ def test_forms_of_a_composed_side_mean_the_same_object(scene, data, side):
     positions = {
         at: MaskPosition(*(each / SCENE_SIZE_PX for each in item.centre_xy_px), 1.0) for at, item in row.items()
     }
-    inside = {at: inside_third(side, each, ComposingConfig(min_gap=0.08)) for at, each in positions.items()}
+    inside = {at: inside_third(side, each) for at, each in positions.items()}
     if inside.pop(number) > 0.98 and max(inside.values(), default=0.0) < 0.02:
         text = english.at_side(side, english.noun_phrase(realise(noun), noun.category))
         assert {referents(form, scene) for form in forms_of(text)} == {frozenset({number})}

@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.shard import MaskRecord
 from pseudoris.workers.composing.geometry import (
     SIDES,
@@ -18,7 +17,6 @@ from pseudoris.workers.composing.geometry import (
 )
 from pseudoris.workers.masks import rle
 
-MARGINS = ComposingConfig(min_gap=0.06, max_slant=1.0)
 shares = st.floats(0, 1)
 pairs = st.tuples(shares, shares, shares, shares, st.sampled_from([0.5, 1.0, 1.5]))
 
@@ -38,28 +36,25 @@ def test_a_masks_place_is_the_mean_of_its_pixels(pixels):
 def test_what_surely_lies_on_a_side_maybe_does_and_surely_not_on_the_opposite_one(pair, side):
     item, anchor = MaskPosition(*pair[:2], pair[4]), MaskPosition(*pair[2:])
     opposite = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}[side]
-    if surely_lies(side, item, anchor, MARGINS):
-        assert maybe_lies(side, item, anchor, MARGINS)
-        assert not maybe_lies(opposite, item, anchor, MARGINS)
-        assert surely_lies(opposite, anchor, item, MARGINS)
+    if surely_lies(side, item, anchor):
+        assert maybe_lies(side, item, anchor)
+        assert not maybe_lies(opposite, item, anchor)
+        assert surely_lies(opposite, anchor, item)
 
 
 def test_steps_are_measured_in_pixels_whatever_the_picture_s_shape():
     # Of a picture twice as high as wide, a fifth of the height is two fifths of the width.
     anchor = MaskPosition(0.5, 0.5, 2.0)
-    assert surely_lies("bottom", MaskPosition(0.8, 0.7, 2.0), anchor, MARGINS)
-    assert surely_lies("right", MaskPosition(0.8, 0.7), MaskPosition(0.5, 0.5), MARGINS)
+    assert surely_lies("bottom", MaskPosition(0.8, 0.7, 2.0), anchor)
+    assert surely_lies("right", MaskPosition(0.8, 0.7), MaskPosition(0.5, 0.5))
 
 
 def test_a_lead_is_doubtless_from_about_the_gap_on_and_a_side_within_its_third():
-    margins = ComposingConfig(min_gap=0.08, max_slant=0.8)
-    leads = doubtless_lead(np.array([-0.2, 0.0, 0.06, 0.08, 0.2]), margins)
+    leads = doubtless_lead(np.array([-0.2, 0.0, 0.06, 0.08, 0.2]))
     assert leads[:2] == pytest.approx([0.0, 0.0], abs=0.01)
     assert leads[2] == pytest.approx(0.5)
     assert leads[3] > 0.8
     assert leads[4] > 0.999
-    # Without a gap to keep a lead is one or it is none.
-    assert doubtless_lead(np.array([-0.01, 0.01]), ComposingConfig(min_gap=0.0)) == pytest.approx([0.0, 1.0])
-    inside = [inside_third("left", MaskPosition(x, 0.5), margins) for x in (0.1, 1 / 3, 0.5)]
+    inside = [inside_third("left", MaskPosition(x, 0.5)) for x in (0.1, 1 / 3, 0.5)]
     assert inside == pytest.approx([1.0, 0.5, 0.0], abs=0.01)
-    assert inside_third("bottom", MaskPosition(0.5, 0.9), margins) > 0.99
+    assert inside_third("bottom", MaskPosition(0.5, 0.9)) > 0.99

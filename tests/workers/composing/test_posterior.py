@@ -48,18 +48,17 @@ def test_a_word_is_held_against_what_replaces_it():
 
 
 def test_a_phrase_fits_by_its_noun_and_all_its_words():
-    config = PLAIN.model_copy(update={"unsaid_noun": 0.01, "unsaid_word": 0.02, "silent_word": 0.1})
     star = evidence({"star": 1.0}, {"red": 0.5, "blue": 0.5})
     phrases = tuple(NounPhrase(f"{word} star", "star", frozenset({word})) for word in ("red", "blue"))
     blue = evidence({"star": 1.0}, {"blue": 0.5})
     found = Posterior(
-        config,
+        PLAIN,
         [replace(star, phrases=phrases), blue, evidence({"star": 1.0}), evidence({"heart": 1.0}), evidence({})],
         np.ones(5),
     )
-    assert found.fits(STAR) == pytest.approx([1.0, 1.0, 1.0, 0.01, 0.01], abs=1e-3)
+    assert found.fits(STAR) == pytest.approx([1.0, 1.0, 1.0, 0.006, 0.006], abs=1e-4)
     # Half of the draws say red of the first; blue replaces red of the second; of the third nobody said a colour.
-    assert found.fits(RED_STAR)[:3] == pytest.approx([0.5, 0.02, 0.1], abs=0.01)
+    assert found.fits(RED_STAR)[:3] == pytest.approx([0.5, 0.01, 0.1], abs=1e-3)
     assert [found.noun(mask) for mask in range(5)] == ["star", "star", "star", "heart", None]
 
 
