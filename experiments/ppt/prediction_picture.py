@@ -13,19 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final
 
-import numpy as np
 import torch
 import typer
 from PIL import Image, ImageDraw, ImageFont
 
 from pseudoris.synthworld.attributes import CATEGORIES
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion
-from pseudoris.training.learning.mask_overlay import enlargement, outline_of
 from pseudoris.training.metrics import SegmentationMeter
 from pseudoris.training.ppt.ppt_learner import PointLearner, draw_answer, load_ppt
 from pseudoris.training.ppt.recipes.recipe_texts import names_a_side
 
-_TRUTH, _PAPER, _INK = (40, 90, 255), (250, 250, 248), (20, 20, 20)
+_PAPER, _INK = (250, 250, 248), (20, 20, 20)
 _GAP_PX: Final = 8
 _TITLE_PX: Final = 26
 _WIDTH_PX: Final = 320
@@ -78,12 +76,7 @@ def _panel(learner: PointLearner, question: ImageQuestion, place: int) -> Image.
     answer = learner.predict(question.image_id, question.image, [text])
     iou = float(SegmentationMeter().add(answer.logits[0] > 0, truth)[0])
     typer.echo(f"{iou:.2f}  {float(answer.confidences[0]):.2f}  {text}")
-    picture = np.array(draw_answer(question.image, answer, text))
-    factor = enlargement((truth.shape[0], truth.shape[1]))
-    large = truth.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
-    edge = outline_of(large, width=2).numpy()
-    picture[: edge.shape[0], : edge.shape[1]][edge] = _TRUTH
-    shown = Image.fromarray(picture)
+    shown = draw_answer(question.image, answer, text, truth)
     shown = shown.resize((_WIDTH_PX, round(shown.height * _WIDTH_PX / shown.width)), Image.Resampling.LANCZOS)
     panel = Image.new("RGB", (shown.width, shown.height + _TITLE_PX), _PAPER)
     panel.paste(shown, (0, 0))

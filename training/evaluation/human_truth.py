@@ -75,8 +75,6 @@ def open_truth(
         if colon:
             return _scene_truth(file, scenes, None)
         return _scene_truth(beside(header.source, scenes.file_name), scenes, header)
-    from pseudoris.training.evaluation.human_truth import HumanTruth
-
     if Path(name).is_file():
         raise ConfigError(
             f"--truth {name} is a file. Give the OUT of `pseudoris import`. If the file is a truth.json of the "

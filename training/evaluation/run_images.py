@@ -113,11 +113,7 @@ def iter_images(tables: ShardTables) -> Iterator[RunImage]:
 
 
 def check_masks(counts: list[str], size: tuple[int, int], *, where: str) -> None:
-    """Accept masks whose runs fill an image of `size` (H, W): pycocotools would read past its buffers.
-
-    Raises:
-        ConfigError: One does not; `where` names its image.
-    """
+    """Raise ConfigError for a mask that does not fill the image `where`: pycocotools would read past its buffers."""
     for number, each in enumerate(counts):
         try:
             summarise_rle(*size, each)

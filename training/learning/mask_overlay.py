@@ -17,9 +17,9 @@ _MIN_SIDE_PX = 480
 _FONT_PX, _MARGIN_PX = 18, 10
 
 
-def draw_overlay(image: torch.Tensor, mask: torch.Tensor, text: str) -> Image.Image:
-    """Return a picture of an image (3, H, W) uint8 RGB with a mask (H, W) bool tinted, and `text` below, wrapped."""
-    picture, font = draw_masks(image, mask), ImageFont.load_default(_FONT_PX)
+def draw_overlay(image: torch.Tensor, mask: torch.Tensor, text: str, truth: torch.Tensor | None = None) -> Image.Image:
+    """Return the picture of `draw_masks` with `text` below, wrapped."""
+    picture, font = draw_masks(image, mask, truth), ImageFont.load_default(_FONT_PX)
     # About as wide as it is drawn: half of its height a letter.
     lines = textwrap.wrap(text, max(8, int((picture.width - 2 * _MARGIN_PX) / (0.55 * _FONT_PX)))) or [""]
     height = len(lines) * (_FONT_PX + 6) + 2 * _MARGIN_PX
@@ -32,7 +32,7 @@ def draw_overlay(image: torch.Tensor, mask: torch.Tensor, text: str) -> Image.Im
 
 
 def draw_masks(image: torch.Tensor, mask: torch.Tensor, truth: torch.Tensor | None = None) -> Image.Image:
-    """Return a picture of an image (3, H, W) uint8 with a mask (H, W) tinted; the outline of `truth` is blue."""
+    """Return a picture of an image (3, H, W) uint8 RGB with a mask (H, W) bool tinted; `truth` is outlined blue."""
     factor = enlargement((image.shape[1], image.shape[2]))
     pixels = image.repeat_interleave(factor, 1).repeat_interleave(factor, 2).float()
     inside = mask.repeat_interleave(factor, 0).repeat_interleave(factor, 1)

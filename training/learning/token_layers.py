@@ -53,9 +53,8 @@ class CrossAttention(nn.Module):
         key, value = (key_value if owners is None else key_value[owners]).chunk(2, dim=-1)
         own = self.norm(x)
         query = self.query(own if position is None else own + position)
-        mixed = attend(query, key, value, num_heads=self._num_heads, is_word=is_word)
-        out: torch.Tensor = self.out(mixed)
-        dropped: torch.Tensor = self.drop(out)
+        read_by = attend(query, key, value, num_heads=self._num_heads, is_word=is_word)
+        dropped: torch.Tensor = self.drop(self.out(read_by))
         return x + dropped
 
     def _key_value(self, read: torch.Tensor, position: torch.Tensor | None) -> torch.Tensor:
@@ -82,8 +81,7 @@ class SelfAttention(nn.Module):
         """Return (T, N, width) for x (T, N, width), of which `is_word` (T, N) bool says what there is."""
         query, key, value = self.query_key_value(self.norm(x)).chunk(3, dim=-1)
         mixed = attend(query, key, value, num_heads=self._num_heads, is_word=is_word)
-        out: torch.Tensor = self.out(mixed)
-        dropped: torch.Tensor = self.drop(out)
+        dropped: torch.Tensor = self.drop(self.out(mixed))
         return x + dropped
 
 
@@ -122,12 +120,9 @@ class ProductAttention(nn.Module):
         self.sentence = nn.Linear(width, width)
 
     def compared_with_words(self, patches: torch.Tensor, words: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:
-        """Return what patches have read, and the two products, (T, N, 3 · width).
+        """Return what patches (T, N, width) have read, and the two products, (T, N, 3 · width).
 
-        Args:
-            patches: (T, N, width).
-            words: (T, L, width).
-            is_word: (T, L) bool, which words exist, at least one.
+        Of words (T, L, width) `is_word` (T, L) says which exist, at least one.
         """
         own, said = self.norm(patches), self.norm_words(words)
         key, value = self.key_value(said).chunk(2, dim=-1)
@@ -141,12 +136,7 @@ def attend(
 ) -> torch.Tensor:
     """Return softmax(q·k / √d)·v over heads, (T, N, width), of queries (T, N, width), keys and values (T, M, width).
 
-    Args:
-        query: The queries.
-        key: The keys.
-        value: The values.
-        num_heads: Number of heads.
-        is_word: (T, M) bool, which keys exist, at least one; None for all.
+    `is_word` (T, M) bool says which keys exist, at least one; None for all.
     """
     query, key, value = (each.view(*each.shape[:2], num_heads, -1).transpose(1, 2) for each in (query, key, value))
     scores = query * query.shape[-1] ** -0.5 @ key.transpose(2, 3)
@@ -191,11 +181,7 @@ def word_codes(tokens: torch.Tensor, width: int) -> torch.Tensor:
     counter = torch.arange(1, width + 1, device=tokens.device)
     # Wraps at 64 bits, which is what the generator asks for.
     state = (tokens[..., None] * 2**20 + counter) * _STEP
-    state = (state ^ _shifted(state, 30)) * _FIRST
-    state = (state ^ _shifted(state, 27)) * _SECOND
+    for bits, factor in ((30, _FIRST), (27, _SECOND)):
+        # Zeros come in at the top, as of an unsigned number.
+        state = (state ^ (state >> bits & (1 << (64 - bits)) - 1)) * factor
     return (state >> 63).to(torch.float32) * 2 + 1
-
-
-def _shifted(value: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return value >> bits with zeros coming in, as of an unsigned number."""
-    return (value >> bits) & ((1 << (64 - bits)) - 1)

@@ -253,14 +253,15 @@ _POSITIVE, _NEGATIVE, _RIM = (50, 230, 80), (255, 60, 60), (20, 20, 20)
 _RADIUS_PX: Final = 7
 
 
-def draw_answer(image: torch.Tensor, answer: PointAnswer, text: str) -> Image.Image:
+def draw_answer(image: torch.Tensor, answer: PointAnswer, text: str, truth: torch.Tensor | None = None) -> Image.Image:
     """Return a picture: the mask tinted, positive points as green discs with a plus, negative ones red with a minus.
 
-    The image is (3, H, W) uint8 RGB; the answer's confidence is written behind the expression.
+    The image is (3, H, W) uint8 RGB; the answer's confidence is written behind the expression. The outline of
+    `truth` (H, W) bool is blue.
     """
     height, width = int(image.shape[1]), int(image.shape[2])
     confidence = float(answer.confidences[0])
-    picture = draw_overlay(image, answer.logits[0] > 0, f"{text} \N{MIDDLE DOT} confidence {confidence:.2f}")
+    picture = draw_overlay(image, answer.logits[0] > 0, f"{text} \N{MIDDLE DOT} confidence {confidence:.2f}", truth)
     scale = torch.tensor([width, height]) * enlargement((height, width))
     draw = ImageDraw.Draw(picture)
     radius, half = _RADIUS_PX, _RADIUS_PX - 4
