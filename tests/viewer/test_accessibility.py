@@ -1,14 +1,11 @@
-"""Names of controls, contrast of every text as it is painted, and lists that are lists: in light and in dark."""
-
-import re
+"""Names of controls, contrast of every text as it is painted, and keys that something else uses already."""
 
 import pytest
 
 from pseudoris.cli.gallery import write_pages
-from pseudoris.store.location import RunLocation
-from pseudoris.viewer.gallery_page import THUMBNAIL, iter_gallery
-from pseudoris.viewer.pages import page_prover
-from tests.viewer.builders import annotated, make_gallery, quarantined_because, write_run
+from tests.viewer.builders import annotated, quarantined_because, write_run
+
+pytestmark = pytest.mark.browser
 
 TWO = [(0, "a red circle", 1.5, 1), (0, "the dotted circle", 1.2, 1), (1, "a blue circle", 1.3, 0)]
 
@@ -73,7 +70,6 @@ def pages(tmp_path_factory):
     return folder / "run" / "gallery"
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize("name", ["index.html", "quality.html"])
 def test_every_control_has_a_name_and_a_select_one_beside_its_options(open_page, pages, name):
     page = open_page((pages / name).as_uri())
@@ -83,7 +79,6 @@ def test_every_control_has_a_name_and_a_select_one_beside_its_options(open_page,
     assert page.evaluate(UNNAMED) == ["<select><option>all</option></select>"]
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_of_the_gallery_stands_out_from_what_is_below_it(open_page, pages, scheme):
     page = open_page((pages / "index.html").as_uri(), color_scheme=scheme)
@@ -100,7 +95,6 @@ def test_every_text_of_the_gallery_stands_out_from_what_is_below_it(open_page, p
     assert page.evaluate(FAINT) == []
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_of_the_quality_page_stands_out_in_cells_of_every_heat(open_page, pages, scheme):
     page = open_page((pages / "quality.html").as_uri(), color_scheme=scheme)
@@ -110,16 +104,107 @@ def test_every_text_of_the_quality_page_stands_out_in_cells_of_every_heat(open_p
         assert page.evaluate(FAINT) == []
 
 
-@pytest.mark.browser
 def test_the_measure_of_contrast_finds_what_is_faint(open_page, pages):
     page = open_page((pages / "quality.html").as_uri())
     page.locator("h1").evaluate("heading => { heading.style.opacity = .3; }")
     assert len(page.evaluate(FAINT)) == 1
 
 
-def test_in_a_list_of_figures_the_term_comes_before_what_is_said_of_it(tmp_path):
-    with page_prover(THUMBNAIL) as prover:
-        text = "".join(iter_gallery(make_gallery(), RunLocation.open(str(tmp_path)), set(), prover))
-    figures = re.findall(r'<div class="figure[^"]*">(.*?)</div>', text, re.DOTALL)
-    assert len(figures) >= 6
-    assert all(re.match(r"<dt>.*</dt><dd>[^<]*</dd>$", figure) for figure in figures)
+def gallery_of(folder, *makers):
+    write_pages(write_run(folder / "run", *makers).root)
+    return (folder / "run" / "gallery" / "index.html").as_uri()
+
+
+@pytest.fixture
+def address(tmp_path):
+    """The gallery of two images of two masks, and of a quarantined one that is wider than its place."""
+    return gallery_of(
+        tmp_path,
+        ("a.png", lambda entry: annotated(entry, 2, TWO)),
+        ("b.png", lambda entry: annotated(entry, 2, TWO)),
+        ("a long name of a file that no phone is wide enough for.png", quarantined_because("wide " * 40)),
+    )
+
+
+def test_arrows_scroll_a_table_that_is_wider_than_its_place(open_page, address):
+    page = open_page(address)
+    region = page.locator("#quarantined .scroll")
+    region.evaluate("region => { region.firstElementChild.style.minWidth = '3000px'; }")
+    region.focus()
+    title = page.locator("#inspector-title").text_content()
+    for _ in range(50):
+        page.keyboard.press("ArrowRight")
+        if region.evaluate("region => region.scrollLeft") > 0:
+            break
+
+    assert region.evaluate("region => region.scrollLeft") > 0
+    assert page.locator("#inspector-title").text_content() == title
+
+
+def test_arrows_lead_on_from_a_link_in_an_open_expression(open_page, address):
+    page = open_page(address)
+    page.locator("#expressions .line").first.click()
+    page.locator("#expressions .link").first.focus()
+    page.keyboard.press("ArrowDown")
+
+    assert page.locator(".expression.is-open .text").inner_text() == "the dotted circle"
+
+
+def test_after_the_slider_the_other_keys_go_on(open_page, address):
+    page = open_page(address)
+    page.locator("#tau").focus()
+    page.keyboard.press("m")
+    assert page.evaluate("document.body.className") == "without-masks"
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.keyboard.press("Escape")
+    page.locator("#tau").focus()
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement === document.body")
+    page.locator("#tau").focus()
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "find"
+
+
+def test_keys_of_one_character_can_be_turned_off_and_the_choice_is_remembered(open_page, address):
+    page = open_page(address)
+    page.locator("#help-button").click()
+    page.locator("#single-keys").uncheck()
+    page.keyboard.press("Escape")
+
+    def react():
+        page.locator("h1").click()
+        before = page.evaluate("document.documentElement.dataset.theme ?? ''")
+        for key in ("m", "t", "/", "?"):
+            page.keyboard.press(key)
+        return [
+            page.evaluate("document.body.className") == "without-masks",
+            page.evaluate("document.documentElement.dataset.theme ?? ''") != before,
+            page.evaluate("document.activeElement.id") == "find",
+        ]
+
+    assert react() == [False] * 3
+    page.reload()
+    page.wait_for_function("document.documentElement.dataset.keys === 'off'")
+    assert react() == [False] * 3
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#inspector-title").inner_text() == "b.png"
+    page.goto(address.replace("index", "quality"))
+    page.wait_for_function("document.documentElement.dataset.keys === 'off'")
+    page.keyboard.press("t")
+    assert page.evaluate("document.documentElement.dataset.theme") is None
+    page.goto(address)
+    page.wait_for_function("!document.getElementById('single-keys').checked")
+    page.locator("#help-button").click()
+    page.locator("#single-keys").check()
+    page.keyboard.press("Escape")
+    assert react() == [True] * 3
+
+
+@pytest.mark.parametrize("keys", [["Enter", "Escape"], ["Escape"], ["ArrowDown", "ArrowRight", "Enter"]])
+def test_an_empty_gallery_survives_every_key(open_page, tmp_path, keys):
+    page = open_page(gallery_of(tmp_path, ("broken.png", quarantined_because("cut short"))))
+    for key in (*keys, "m", "?", "Escape", "/"):
+        page.keyboard.press(key)
+
+    assert page.evaluate("document.activeElement.id") == "find"

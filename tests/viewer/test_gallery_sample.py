@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.refilter import RuleChange, refilter
 from pseudoris.viewer import gallery_sample
-from pseudoris.viewer.gallery_sample import CommittedShards, choose_images, choose_shards, read_summary
+from pseudoris.viewer.gallery_sample import choose_images, choose_shards, read_summary
 from tests.builders.scored_runs import scored_run
 from tests.store.builders import commit, make_entries, start_run
 
@@ -72,27 +71,6 @@ def test_images_that_are_asked_for_are_shown_besides_the_sample_in_plan_order(ru
     assert gallery.num_images == 3
     # The fourth of a shard is quarantined.
     assert "2 of 5 images asked for are not in the run, or are quarantined" in caplog.text
-
-
-def test_the_summary_counts_the_whole_run_whatever_is_shown(run):
-    location, header = run
-    commit(location, header, 0, 1, 2)
-    gallery = gallery_from_run(location, sample=1)
-    summary = gallery.summary
-
-    assert len(list(gallery.images)) == gallery.num_images == 1
-    assert (summary.images, summary.annotated, summary.empty, summary.quarantined) == (12, 6, 3, 3)
-    assert (summary.masks, summary.candidates, summary.is_complete) == (9, 18, True)
-    assert summary.tau == header.config.filtering.tau
-
-
-def test_quarantined_images_come_with_stage_reason_and_message(run):
-    location, header = run
-    commit(location, header, 0)
-    (found,) = gallery_from_run(location).quarantined
-
-    assert (found.key, found.stage, found.reason) == ("s0/3.png", "read", "corrupt")
-    assert found.message == "The bytes end in the middle of the image."
 
 
 def test_embedded_bytes_are_used_and_others_are_loaded_by_shard_and_key(run):
@@ -189,16 +167,3 @@ def test_chosen_shards_stay_within_the_bound_and_span_the_run(rows, max_rows):
         assert chosen == list(range(len(rows)))
     gaps = {later - earlier for earlier, later in pairwise(chosen)}
     assert not gaps or max(gaps) - min(gaps) <= 1
-
-
-def test_the_numbers_of_committed_shards_lead_back_to_their_receipts(tmp_path):
-    location = RunLocation.open(str(tmp_path / "run"))
-    header = start_run(location, make_entries(num_shards=3, per_shard=4))
-    commit(location, header, 0)
-    write_manifest(location)
-    commit(location, header, 2)
-    shards = CommittedShards.of(location)
-
-    assert (len(shards), list(shards.numbers)) == (2, [0, 2])
-    assert (list(shards.shown), list(shards.quarantined), list(shards.expressions)) == ([3, 3], [1, 1], [6, 6])
-    assert [receipt.shard for receipt in shards.receipts(location, [1])] == [2]

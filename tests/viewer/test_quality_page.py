@@ -147,15 +147,6 @@ def test_a_bar_of_one_among_millions_is_still_seen():
     assert min(float(rect.get("height")) for rect in [*rects(svg, "whole"), *rects(svg, "part")]) == 1.0
 
 
-def test_a_marker_stands_at_its_share_and_the_lines_end_where_the_data_does():
-    marked = parsed(histogram([Bar(1, 1, "")] * 4, title="", marker=Marker(0.25, "τ = 1")))
-    lines = parsed(line_chart([Line("all", ((0, 0), (10, 4)))], title="", x_label="expressions"))
-    (path,) = lines.iter("path")
-
-    assert [line.get("x1") for line in marked.iter("line") if line.get("class") == "marker"] == ["25.000%"]
-    assert path.get("d") == f"M0.000 {HEIGHT_PX:.2f}L100.000 0.00"
-
-
 def test_every_text_is_escaped_and_nothing_needs_a_style():
     charts = [
         histogram(
