@@ -31,8 +31,6 @@ class AuditFolder:
     """An audit on this disk.
 
     Attributes:
-        path: The folder.
-        draw: The record of the draw.
         pairs: `pairs.parquet`, `PAIRS_SCHEMA`; rows by position.
         images: `images.parquet` without `bytes`; `picture` reads one.
         known: What a file of verdicts may answer.
@@ -67,11 +65,7 @@ class AuditFolder:
         return cls(path, draw, pairs, images, known)
 
     def pictures(self) -> dict[str, bytes | None]:
-        """Return the encoded bytes of each image by its id; None where the image could not be read when it was drawn.
-
-        Raises:
-            ConfigError: The file is missing.
-        """
+        """Return the encoded bytes of each image by its id; None where it could not be read when it was drawn."""
         data, shown = _read(self.path, IMAGES_NAME), str(self.path / IMAGES_NAME)
         table = read_sample(data, IMAGES_NAME, shown=shown, columns=["image_id", "bytes"])
         return dict(zip(table["image_id"].to_pylist(), table["bytes"].to_pylist(), strict=True))
@@ -122,12 +116,7 @@ def _read(audit: Path, name: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What a file added.
-
-    Attributes:
-        num_new: Lines that the audit did not have.
-        answers: What stands of the rater now.
-    """
+    """How many lines of a file the audit did not have, and what stands of the rater now."""
 
     num_new: int
     answers: RaterAnswers

@@ -83,7 +83,6 @@ class Draw:
     """What was written.
 
     Attributes:
-        record: The record of the draw.
         num_follow_ups: Pairs that may be asked after another.
         unreadable: Pictures that could not be read, with the reason.
     """
@@ -221,14 +220,7 @@ def allocate(sizes: Sequence[int], number: int) -> list[int]:
 
 
 def draw_pairs(pairs: Ints, images: Ints, number: int, rng: np.random.Generator) -> DrawnPairs:
-    """Draw `number` of a stratum's pairs: images first, then pairs in the image.
-
-    Args:
-        pairs: (M,) the stratum's pairs.
-        images: (M,) the image of each of them.
-        number: At most M.
-        rng: Draws are a function of its state.
-    """
+    """Draw `number` of a stratum's M pairs, (M,), with the image of each: images first, then pairs in the image."""
     size = len(pairs)
     _, place, counts = np.unique(images, return_inverse=True, return_counts=True)
     # Images in a random order, pairs in a random order in their image: a step that is longer than an image's pairs
@@ -248,9 +240,7 @@ def draw_images(image_masks: Ints, options: DrawOptions) -> tuple[dict[int, tupl
     Simple random samples of images without a mask, and of three bins by the number of masks: an image with few masks
     may have been searched badly, one with many has more to miss.
 
-    Args:
-        image_masks: (I,) masks of each image.
-        options: How many, and the seed.
+    `image_masks` are the (I,) numbers of masks of each image.
     """
     rng, order = options.rng(_IMAGES), np.argsort(image_masks, kind="stable")
     number = options.num_images

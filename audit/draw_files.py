@@ -114,10 +114,7 @@ SAMPLE_SCHEMAS: Final = {PAIRS_NAME: PAIRS_SCHEMA, IMAGES_NAME: IMAGES_SCHEMA}
 def pair_id(image: str, masks: Sequence[str], text: str) -> str:
     """Return the id of a pair, `<image id>-0007-9f3a1c07`; of a group `<image id>-0007+0009-9f3a1c07`.
 
-    Args:
-        image: The image's id.
-        masks: Ids of the masks that the text refers to.
-        text: The expression; the id ends with the first 32 bits of its sha256.
+    It has the numbers of the masks that the text refers to, and ends with the first 32 bits of the text's sha256.
     """
     targets = "+".join(f"{index:04d}" for index in sorted(map(mask_index, masks)))
     return f"{image}-{targets}-{sha256_hex(text.encode())[:_TEXT_DIGITS]}"
@@ -129,11 +126,7 @@ def sample_bytes(table: pa.Table, name: str) -> bytes:
 
 
 def read_sample(data: bytes, name: str, *, shown: str, columns: Iterable[str] | None = None) -> pa.Table:
-    """Return a table from the bytes of its file; errors show `shown`.
-
-    Raises:
-        ConfigError: It has other columns.
-    """
+    """Return a table from the bytes of its file; a `ConfigError` shows `shown` if it has other columns."""
     parquet = open_parquet(io.BytesIO(data), shown)
     schema = SAMPLE_SCHEMAS[name]
     missing = [column for column in schema.names if column not in parquet.schema_arrow.names]
@@ -153,12 +146,9 @@ class DrawnRun(FrozenModel):
 
     Attributes:
         location: Absolute path or url of its folder at that time.
-        created_utc: When it was created.
         header_sha256: Digest of its header; None for a run of version 0.1.
         root_sha256: Its root digest over the shards that were committed; see `pseudoris.store.runs.root_digest`.
-        source: Its SOURCE.
         origin: What made it: annotate, refilter, import or ppt.
-        is_complete: Whether every planned shard was committed.
         rule: What it keeps, in words; None where no rule decides.
     """
 
@@ -176,11 +166,8 @@ class Population(FrozenModel):
     """What the audit speaks about: the pairs of all images that are not quarantined.
 
     Attributes:
-        images: Annotated or empty.
-        masks: Of these images.
         masks_with_kept: Masks with at least one kept expression of their own.
         pairs: Different expressions of different targets, kept or not.
-        kept: Of these, the kept ones.
         without_target: Expressions that refer to no mask. They are left out, and are no pairs.
     """
 
@@ -201,7 +188,6 @@ class Stratum(FrozenModel):
         is_kept: Whether the run keeps its pairs; None for a stratum of images.
         num_units: Pairs of the run that it holds; of a stratum of images, images.
         num_images: Images of the run that hold them.
-        num_drawn: Of the units.
     """
 
     number: int = Field(ge=0)
@@ -226,7 +212,6 @@ class DrawRecord(SealedRecord):
         score: What the strata are made by: the run's `confidence`, or `label_free`, computed from its other scores.
         strata: Of the pairs.
         image_strata: Of the images that are asked for missed objects.
-        parts: `pairs.parquet` and `images.parquet`.
     """
 
     version: Literal[3] = 3
@@ -248,11 +233,7 @@ class DrawRecord(SealedRecord):
 
 
 def parse_draw(data: bytes, name: str) -> DrawRecord:
-    """Return the record in the bytes of a file; errors show `name`.
-
-    Raises:
-        ConfigError: It is not a draw, it was changed, or a later version of the package wrote it.
-    """
+    """Return the record in the bytes of a file; a `ConfigError` shows `name` if it is no draw, or was changed."""
     try:
         read_version(data, name, newest=DRAW_VERSION, remedy=_RESTORE)
     except ValueError:

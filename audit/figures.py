@@ -53,7 +53,6 @@ class BoundedFigure:
     """A figure with its interval, and how far undecided verdicts could move it.
 
     Attributes:
-        name: In words.
         num: Verdicts that it comes from.
         value: With its interval; undecided verdicts are left out.
         worst: As if all undecided were wrong.
@@ -84,7 +83,6 @@ class AuditFigures:
         unkept: Share of right pairs among those that are not kept.
         missed: Missed objects an image.
         with_missed: Share of images with a missed object.
-        strata: Accuracy by stratum of the draw.
         kinds: Share of each verdict among the kept pairs.
         checks: What was judged twice.
         error: The raters' error rate; None if nothing was checked.

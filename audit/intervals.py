@@ -40,13 +40,7 @@ _NEGLIGIBLE: Final = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate with its interval.
-
-    Attributes:
-        estimate: None if nothing was judged.
-        low: Lower limit.
-        high: Upper limit.
-    """
+    """An estimate, None if nothing was judged, with its interval."""
 
     estimate: float | None
     low: float
@@ -216,12 +210,9 @@ def error_interval(checks: RaterChecks, *, level: float = LEVEL) -> Interval:
 
 
 def corrected_share(found: RatioEstimate, checks: RaterChecks, *, level: float = LEVEL) -> CorrectedShare | None:
-    """Return the share that would be right by raters without errors; None if too little was checked, or they err much.
+    """Return the share that would be right by raters without errors, of the share that they call right.
 
-    Args:
-        found: The share that they call right.
-        checks: At least `LEAST_CHECKED` of them.
-        level: Of the interval.
+    None if less than `LEAST_CHECKED` was checked, or they err much.
     """
     error = error_interval(checks, level=level)
     if checks.num_twice < LEAST_CHECKED or not found.num or error.estimate is None or error.estimate > MAX_ERROR:

@@ -136,12 +136,8 @@ def choose_rule(
 ) -> RuleChoice:
     """Return the loosest rule that is shown to reach `target`.
 
-    Args:
-        judged: The verdicts; (R,) rows.
-        keeps: What each rule keeps of them, (R,) bool, from strict to loose. No verdict had a part in their order.
-        names: Of the rules.
-        target: The accuracy, below 1.
-        checks: Of the raters; enough of them, and accuracies are corrected.
+    `keeps` is what each rule keeps of the R verdicts, (R,) bool, from strict to loose; no verdict had a part in their
+    order. With enough `checks` of the raters accuracies are corrected.
     """
 
     def test(place: int) -> TestedRule:

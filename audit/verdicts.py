@@ -56,12 +56,7 @@ _Comment = Annotated[str, Field(max_length=MAX_COMMENT)]
 
 
 class HeaderLine(FrozenModel):
-    """The first line.
-
-    Attributes:
-        draw: `DrawRecord.digest`.
-        rater: The file's stem.
-    """
+    """The first line: the digest of the draw, and the rater, who is the file's stem."""
 
     line: Literal["header"] = "header"
     version: int = VERDICTS_VERSION
@@ -142,7 +137,6 @@ class RaterAnswers:
     """What stands of one rater's file.
 
     Attributes:
-        rater: The rater's name.
         verdicts: The last verdict on each pair that was not undone, by pair id.
         missed: The same of images.
         num_replaced: Answers that a later one replaced.
@@ -176,11 +170,7 @@ class RaterAnswers:
 def read_answers(data: bytes, name: str, known: Known, *, rater: str | None = None) -> RaterAnswers:
     """Return what stands of a file's bytes; errors show `name`, the line and the value.
 
-    Args:
-        data: The bytes.
-        name: The file, for errors.
-        known: What the audit asks.
-        rater: The rater that the file must be of; None takes any.
+    With `rater`, the file must be of this rater.
 
     Raises:
         ConfigError: It is of another draw or rater, a line was edited, or it answers what was not asked.
