@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.exclusions.refer_folder import TRAIN_SPLIT
+from pseudoris.training.exclusions.exclude_option import TRAIN_SPLIT
 from pseudoris.training.untrusted_pickle import read_refs
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.training.exclusions.refer_folder import read_refer_folder
+from pseudoris.training.exclusions.exclude_option import read_refer_folder
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
 from pseudoris.training.ppt.referent_selection import read_selected, write_selected
 from pseudoris.workers.checkpoints.download import RemoteFile, download

@@ -15,7 +15,7 @@ from examples.refer_splits import ReferDataset, find_datasets
 from experiments.ppt.ablation_rows import Training
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.evaluation.answerers import CLIP_AND_SAM
-from pseudoris.training.exclusions.refer_folder import TRAIN_SPLIT
+from pseudoris.training.exclusions.exclude_option import TRAIN_SPLIT
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 

@@ -44,10 +44,9 @@ from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.tables.run_reader import Run
-from pseudoris.training.imports.annotated_image import annotate_image
 from pseudoris.training.imports.annotation_files import read_refer
 from pseudoris.training.imports.coco import read_coco
-from pseudoris.training.imports.human_annotation import Annotation
+from pseudoris.training.imports.human_annotation import Annotation, annotate_image
 from tests.builders.human import box_mask, document, image_row, object_row, reference, rle, runs
 from tests.builders.images import animation, encode, jpeg, oriented, png, png_16_bit, png_with, smooth_pixels
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes

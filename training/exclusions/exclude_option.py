@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from pydantic import JsonValue
 
 from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, require_imagehash
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.exclusion_records import missing_phrase
+from pseudoris.schemas.exclusion_records import SHARED_DATASETS, missing_phrase
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.regular_files import read_regular
 from pseudoris.schemas.uris import named_path
-from pseudoris.store.sources.exclusions import Exclusions, all_rules, exclusion
-from pseudoris.training.exclusions.hash_table import TABLE_SUFFIXES, read_hash_table
-from pseudoris.training.exclusions.image_folder import read_image_folder
-from pseudoris.training.exclusions.name_list import read_name_list
-from pseudoris.training.exclusions.refer_folder import read_refer_folder, read_train_images, refer_files
+from pseudoris.store.files.storage_errors import storage_errors
+from pseudoris.store.sources.exclusions import Exclusions, all_rules, coco_id, exclusion, name_value
+from pseudoris.training.exclusions.hash_table import TABLE_SUFFIXES, read_hash_table, read_image_folder
+from pseudoris.training.untrusted_pickle import read_refs
 
 _KINDS: Final = (
     "a folder of a REFER dataset (refs(…).p), a folder of images, a text file of names or COCO ids, or a .parquet or "
@@ -102,3 +107,172 @@ def _read(value: str, max_distance: int) -> Exclusions:
     if path.suffix.lower() in _PICKLES:
         raise ConfigError(f"--exclude {value!r} is a pickle. Give its folder: all refs(…).p in it are read.")
     return read_hash_table(path, max_distance) if path.suffix.lower() in TABLE_SUFFIXES else read_name_list(path)
+
+
+_DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def read_name_list(path: Path) -> Exclusions:
+    """Return one rule: the names and ids of the lines. Empty lines and lines that begin with # are left out.
+
+    Raises:
+        ConfigError: A line is no name, or there is none. The message names the line.
+        TransientError: Storage failed.
+    """
+    with storage_errors("read", str(path)):
+        data = read_regular(path)
+    values = {name_value(line) for number, line in _lines(path, data) if _is_name(path, number, line)}
+    if not values:
+        raise ConfigError(f"{path} lists nothing. Write a file name or a COCO id on each line.")
+    return exclusion("names", path.name, values, files={path.name: sha256_hex(data)})
+
+
+def _lines(path: Path, data: bytes) -> list[tuple[int, str]]:
+    lines = []
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        try:
+            text = line.decode().strip()
+        except UnicodeDecodeError:
+            raise _wrong(path, number, "is not UTF-8", "Write names as UTF-8 text; give images as a folder") from None
+        if text and not text.startswith("#"):
+            lines.append((number, text))
+    return lines
+
+
+def _is_name(path: Path, number: int, line: str) -> bool:
+    if not line.isprintable():
+        raise _wrong(
+            path, number, f"has the control characters of {line[:60]!r}", "Write one name a line, nothing else"
+        )
+    if _DIGEST.fullmatch(line):
+        raise _wrong(path, number, f"is the sha256 {line}", "Put digests into a .csv with the column sha256")
+    if not line.replace("\\", "/").strip("/"):
+        raise _wrong(path, number, f"is {line!r}, not a name", "Write the name of a file, or a COCO id")
+    return True
+
+
+def _wrong(path: Path, number: int, what: str, remedy: str) -> ConfigError:
+    return ConfigError(f"{path}: line {number} {what}. {remedy}.")
+
+
+TRAIN_SPLIT: Final = "train"
+# In the settings of every rule, whichever of them a dataset has: so it is the rule that earlier versions recorded.
+_USUAL_SPLITS: Final = ("val", "test", "testA", "testB")
+_PATTERN: Final = "refs(*).p"
+_INSTANCES: Final = "instances.json"
+
+
+def refer_files(folder: Path) -> list[Path]:
+    """Return the files of references in a folder; where there is none, one or two levels below it.
+
+    Of RefCOCO, RefCOCO+ and RefCOCOg, also those of the other two beside it.
+    """
+    place = folder.resolve()
+    own = sorted(place.glob(_PATTERN))
+    if own and place.name in SHARED_DATASETS:
+        return sorted(path for name in SHARED_DATASETS for path in place.with_name(name).glob(_PATTERN))
+    return _files_below(place)
+
+
+def _files_below(place: Path) -> list[Path]:
+    return next((found for level in ("", "*/", "*/*/") if (found := sorted(place.glob(level + _PATTERN)))), [])
+
+
+def read_refer_folder(folder: Path) -> Exclusions:
+    """Return one rule: the images of all splits but `train`, of all files of references.
+
+    Args:
+        folder: Of one dataset, or the folder of several.
+
+    Raises:
+        ConfigError: A file is none of REFER's, or no file has a reference of another split.
+        TransientError: Storage failed.
+    """
+    values: set[str] = set()
+    digests: dict[str, str] = {}
+    splits: set[str] = set()
+    # The names of files begin with that of their dataset, also where it is given itself.
+    root = folder.resolve().parent
+    for path in refer_files(folder):
+        refs = read_refs(path)
+        splits |= {str(ref["split"]) for ref in refs}
+        held_out = [ref for ref in refs if ref["split"] != TRAIN_SPLIT]
+        digests[_name(path, root)] = sha256_hex(read_regular(path))
+        values.update(name_value(name) for name in _file_names(path, held_out, digests, root))
+    if not values:
+        there = ", ".join(sorted(splits)) or "none"
+        raise ConfigError(
+            f"--exclude {folder}: its refs(…).p have no reference of a split that is held out. Their splits are: "
+            f"{there}. Leave it out, or list the names of the images in a text file."
+        )
+    settings: dict[str, JsonValue] = {"splits": [*_USUAL_SPLITS, *sorted(splits - {TRAIN_SPLIT, *_USUAL_SPLITS})]}
+    return exclusion("refer", folder.resolve().name, values, files=digests, settings=settings)
+
+
+def read_train_images(path: Path) -> Exclusions:
+    """Return one rule `only`: the images of the split `train` of one file of references.
+
+    Args:
+        path: The file, or a folder that has no other.
+
+    Raises:
+        ConfigError: It is none of REFER's, there are several, or it has no reference of `train`.
+        TransientError: Storage failed.
+    """
+    files = [path.resolve()] if path.is_file() else _files_below(path.resolve())
+    if len(files) != 1:
+        found = ", ".join(str(each.relative_to(path.resolve())) for each in files) or "no refs(…).p"
+        raise ConfigError(
+            f"--only {path} has {found}. Give one file of references, or a folder that has one: of several, each has a "
+            "split train of its own. --only can be repeated."
+        )
+    (file,) = files
+    refs, root = read_refs(file), file.parent.parent
+    digests = {_name(file, root): sha256_hex(read_regular(file))}
+    train = [ref for ref in refs if ref["split"] == TRAIN_SPLIT]
+    values = {name_value(name) for name in _file_names(file, train, digests, root)}
+    if not values:
+        there = ", ".join(sorted({str(ref["split"]) for ref in refs})) or "none"
+        raise ConfigError(f"--only {path} has no reference of the split {TRAIN_SPLIT}. Its splits are: {there}.")
+    return exclusion("only", f"{TRAIN_SPLIT} of {_name(file, root)}", values, files=digests)
+
+
+def _file_names(path: Path, refs: list[dict[str, Any]], digests: dict[str, str], root: Path) -> Iterator[str]:
+    """Yield the name of each reference's image; `instances.json` is read only where a pickle does not tell it."""
+    names: Mapping[Any, str] | None = None
+    for ref in refs:
+        name = ref.get("file_name")
+        # RefCOCO's pickles append the number of the object: COCO_train2014_000000581857_16.jpg.
+        if isinstance(name, str) and coco_id(name.replace("\\", "/").rpartition("/")[2]) is not None:
+            yield name
+            continue
+        if names is None:
+            instances = path.parent / _INSTANCES
+            names = _image_names(instances, path)
+            digests[_name(instances, root)] = sha256_hex(read_regular(instances))
+        if ref["image_id"] not in names:
+            raise ConfigError(
+                f"{path}: reference {ref['ref_id']} names image_id {ref['image_id']!r}, which is not in {_INSTANCES} "
+                "beside it. Give the two files of one dataset."
+            )
+        yield names[ref["image_id"]]
+
+
+def _image_names(instances: Path, refs: Path) -> dict[Any, str]:
+    try:
+        with storage_errors("read", str(instances)):
+            data = read_regular(instances)
+        return {image["id"]: str(image["file_name"]) for image in parse_json(data)["images"]}
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{refs} has references without a COCO file name, and there is no {instances}. Put it beside refs(…).p, or "
+            "list the names of the images in a text file."
+        ) from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"{instances} is not an instances.json with images that have id and file_name: {error!r}"
+        ) from error
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()

@@ -21,12 +21,20 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
 from pseudoris.training.exports.destination import claim_destination, mark_whole, nothing_left
-from pseudoris.training.exports.image_files import ImageFile, iter_image_files
-from pseudoris.training.exports.json_arrays import JsonArray, iter_json_arrays, json_arrays
-from pseudoris.training.exports.mask_encodings import CATEGORY, CATEGORY_ID, box_xywh, rle_of
-from pseudoris.training.exports.output_files import ManyFiles, new_file
+from pseudoris.training.exports.image_files import CATEGORY, CATEGORY_ID, ImageFile, box_xywh, iter_image_files, rle_of
+from pseudoris.training.exports.output_files import (
+    Fingerprint,
+    JsonArray,
+    ManyFiles,
+    RisingIds,
+    broken,
+    check_mask,
+    check_texts,
+    iter_json_arrays,
+    json_arrays,
+    new_file,
+)
 from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
-from pseudoris.training.exports.read_back import Fingerprint, RisingIds, broken, check_mask, check_texts
 from pseudoris.training.exports.selected_rows import TextRule
 
 NAME: Final = "coco"

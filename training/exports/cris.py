@@ -19,12 +19,16 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedMask
 from pseudoris.training.exports.destination import claim_destination, mark_whole, nothing_left
-from pseudoris.training.exports.image_files import encoded_anew_notes, iter_image_files
-from pseudoris.training.exports.json_arrays import JsonArray, iter_json_list, json_list
-from pseudoris.training.exports.mask_encodings import counts_of_png, mask_png
-from pseudoris.training.exports.output_files import ManyFiles, new_file
+from pseudoris.training.exports.image_files import counts_of_png, encoded_anew_notes, iter_image_files, mask_png
+from pseudoris.training.exports.output_files import (
+    Fingerprint,
+    JsonArray,
+    ManyFiles,
+    iter_json_list,
+    json_list,
+    new_file,
+)
 from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
-from pseudoris.training.exports.read_back import Fingerprint
 from pseudoris.training.exports.selected_rows import TextRule
 
 NAME: Final = "cris"

@@ -25,11 +25,15 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedMask
 from pseudoris.training.exports.cris import CATEGORY_INDEX, FIRST_SEGMENT_ID, WORD_LEN, checked_names, length_notes
 from pseudoris.training.exports.destination import claim_destination, mark_whole, nothing_left
-from pseudoris.training.exports.image_files import ImageFile, encoded_anew_notes, iter_image_files
-from pseudoris.training.exports.mask_encodings import counts_of_png, mask_png
-from pseudoris.training.exports.output_files import ManyFiles, new_file
+from pseudoris.training.exports.image_files import (
+    ImageFile,
+    counts_of_png,
+    encoded_anew_notes,
+    iter_image_files,
+    mask_png,
+)
+from pseudoris.training.exports.output_files import Fingerprint, ManyFiles, new_file
 from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
-from pseudoris.training.exports.read_back import Fingerprint
 from pseudoris.training.exports.selected_rows import TextRule
 from pseudoris.training.untrusted_pickle import load_plain
 

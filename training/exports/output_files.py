@@ -1,26 +1,137 @@
-"""Files of an export: one large file, many small ones, and many read back in order.
-
-A large file appears under its name complete or not at all, on a disk or in a bucket. Small files are written and read
-several at a time, because each is a request, or a sync of the disk, which is mostly waiting.
-"""
+"""Files of an export: written in parts, many at once, as JSON arrays, and compared with what came back."""
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
-from typing import Final, Self
+from typing import IO, Any, BinaryIO, Final, Self
 
 from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.printable import printable_json
+from pseudoris.schemas.shard import is_blank
 from pseudoris.store.files.storage_errors import storage_errors
 from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.rle import summarise_rle
 from pseudoris.store.threads import map_in_threads
-from pseudoris.training.exports.read_back import broken
+
+
+class Fingerprint:
+    """A digest that grows with every mask; equal ones mean equal masks, texts and order.
+
+    Attributes:
+        num_masks: Added so far.
+        num_texts: Texts of all of them together.
+    """
+
+    def __init__(self) -> None:
+        self._digest = sha256()
+        self.num_masks = 0
+        self.num_texts = 0
+
+    def add(self, name: str, size: Sequence[int], counts: str, texts: Sequence[str]) -> None:
+        """Add a mask.
+
+        Args:
+            name: Name of its image's file.
+            size: (height, width).
+            counts: COCO compressed run-length encoding, canonical: what pycocotools gives for the pixels, where the
+                format holds pixels.
+            texts: Its expressions.
+        """
+        self._digest.update(json.dumps([name, *map(int, size), counts, list(texts)]).encode())
+        self.num_masks += 1
+        self.num_texts += len(texts)
+
+    def check_equals(self, read: Fingerprint, where: str) -> None:
+        """Compare with what was read back.
+
+        Raises:
+            TransientError: Something differs; `where` names the file or folder.
+        """
+        due, found = (self.num_masks, self.num_texts), (read.num_masks, read.num_texts)
+        if due != found:
+            raise TransientError(
+                f"{where} reads back as {found[0]:,} masks with {found[1]:,} expressions, but {due[0]:,} with "
+                f"{due[1]:,} were written. Run the same command again."
+            )
+        if self._digest.digest() != read._digest.digest():
+            raise TransientError(f"{where} reads back differently. Run the same command again.")
+
+
+def check_mask(annotation: Mapping[str, Any], size: tuple[int, int], where: str) -> str:
+    """Return the `counts` of a COCO-like annotation once its runs fill the image and agree with its box and area.
+
+    Args:
+        annotation: With `segmentation` (a bare compressed RLE), `bbox` [x, y, width, height] and `area`.
+        size: (height, width) of its image.
+        where: Names the annotation, for errors.
+
+    Raises:
+        TransientError: It has another form, is empty, differs from its image in size, or states a wrong box or area.
+    """
+    segmentation = annotation["segmentation"]
+    if not isinstance(segmentation, dict) or not isinstance(segmentation.get("counts"), str):
+        raise broken(where, "its mask is not a compressed run-length encoding")
+    if tuple(segmentation["size"]) != size:
+        raise broken(where, f"its mask has the size {segmentation['size']}, its image {list(size)} (height, width)")
+    counts: str = segmentation["counts"]
+    try:
+        found = summarise_rle(*size, counts)
+    except ValueError as error:
+        raise broken(where, f"its mask does not decode ({error})") from error
+    x0, y0, x1, y1 = found.box_xyxy_px
+    if not found.area_px:
+        raise broken(where, "its mask has no pixel")
+    if list(annotation["bbox"]) != [x0, y0, x1 - x0, y1 - y0] or annotation["area"] != found.area_px:
+        raise broken(where, "its box or area differs from its mask's")
+    return counts
+
+
+def check_texts(texts: Sequence[Any], where: str) -> list[str]:
+    """Return the expressions after a check that each is a text and not empty.
+
+    Raises:
+        TransientError: One is empty, or no text.
+    """
+    if not all(isinstance(text, str) and not is_blank(text) for text in texts):
+        raise broken(where, "an expression is empty or not a text")
+    return list(texts)
+
+
+class RisingIds:
+    """Ids of which each is a whole number above the one before: so they are unique, and memory holds one of them."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._last = 0
+
+    def check(self, number: Any) -> int:
+        """Return the id.
+
+        Raises:
+            TransientError: It is not an int, or not above the last one.
+        """
+        if type(number) is not int or number <= self._last:
+            raise broken(self._where, f"id {number!r} follows {self._last}: ids must be rising whole numbers")
+        self._last = number
+        return number
+
+
+def broken(where: str, what: str) -> TransientError:
+    """Return the error of something that does not read back as it was written."""
+    return TransientError(f"{where} reads back differently: {what}. Run the same command again.")
+
 
 _WRITERS: Final = 8
 # In a bucket a small file is nearly all waiting; twice as many are held in memory.
@@ -153,3 +264,94 @@ def read_ahead(destination: RunLocation, paths: Iterable[str]) -> Iterator[tuple
             raise broken(destination.uri(path), "it is missing") from None
 
     yield from map_in_threads(read, paths, _READERS)
+
+
+_OPENS: Final = re.compile(rb'^(?:\{|\], )("(?:[^"\\]|\\.)*"): \[$')
+_CLOSES: Final = b"]}"
+
+
+class JsonArray:
+    """One array of the object."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.num_elements = 0
+
+    def append(self, element: Any) -> None:
+        """Add an element: all values that `json` writes by itself; numpy's numbers raise TypeError."""
+        self._file.write(b",\n" if self.num_elements else b"")
+        self._file.write(printable_json(element, separators=(",", ":")).encode())
+        self.num_elements += 1
+
+
+@contextmanager
+def json_list(path: Path) -> Iterator[JsonArray]:
+    """Write one array, which is the whole file, to `path`."""
+    with path.open("wb") as file:
+        file.write(b"[\n")
+        yield JsonArray(file)
+        file.write(b"\n]\n")
+
+
+@contextmanager
+def json_arrays(path: Path, names: Sequence[str]) -> Iterator[dict[str, JsonArray]]:
+    """Write an object of arrays to `path`; all of them may grow at once.
+
+    Beside `path` each array has a file without a name while the block lasts, so the disk holds the whole twice for a
+    moment, and a killed process leaves none of it.
+
+    Args:
+        path: A file on this disk, which the end of the block creates.
+        names: Names of the arrays, in the order of the object.
+    """
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(TemporaryFile(dir=path.parent)) for name in names}
+        yield {name: JsonArray(file) for name, file in files.items()}
+        with path.open("wb") as whole:
+            for number, (name, file) in enumerate(files.items()):
+                whole.write(f"{'], ' if number else '{'}{json.dumps(name)}: [\n".encode())
+                file.seek(0)
+                shutil.copyfileobj(file, whole, 2**20)
+                whole.write(b"\n")
+            whole.write(_CLOSES + b"\n")
+
+
+def iter_json_list(file: BinaryIO, name: str) -> Iterator[Any]:
+    """Yield the elements of a file of `json_list`; arguments and errors as of `iter_json_arrays`."""
+    if file.readline().strip() != b"[":
+        raise TransientError(f"{name} does not begin as a list. Run the same command again.")
+    for line in map(bytes.rstrip, file):
+        if line == b"]":
+            return
+        if line:
+            yield _element(line, name)
+    raise TransientError(f"{name} ends before its last bracket. Run the same command again.")
+
+
+def iter_json_arrays(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield (array's name, element) of a file of `json_arrays`, in its order.
+
+    Args:
+        file: Open for reading.
+        name: Name of the file, for errors.
+
+    Raises:
+        TransientError: It cannot be read as such a file to its end.
+    """
+    array: str | None = None
+    for line in map(bytes.rstrip, file):
+        opens = _OPENS.match(line)
+        if opens:
+            array = _element(opens[1], name)
+        elif line == _CLOSES:
+            return
+        elif line:
+            yield array or "", _element(line, name)
+    raise TransientError(f"{name} ends before its last bracket. Run the same command again.")
+
+
+def _element(line: bytes, name: str) -> Any:
+    try:
+        return parse_json(line.removesuffix(b","))
+    except ValueError as error:
+        raise TransientError(f"{name} is not readable JSON ({error}). Run the same command again.") from error

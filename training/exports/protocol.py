@@ -11,8 +11,7 @@ from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.store.tables.annotations import AnnotatedImage
-from pseudoris.training.exports.excluded_images import ExcludedImages
-from pseudoris.training.exports.selected_rows import TextRule, iter_selected
+from pseudoris.training.exports.selected_rows import ExcludedImages, TextRule, iter_selected
 
 WRITING: Final = "writing"
 CHECKING: Final = "reading back"

@@ -29,11 +29,9 @@ from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedExpression, AnnotatedMask
 from pseudoris.training.exports.destination import claim_numbered_destination, mark_whole, nothing_left
-from pseudoris.training.exports.image_files import iter_image_files
-from pseudoris.training.exports.mask_encodings import counts_of_png, mask_png
-from pseudoris.training.exports.output_files import ManyFiles, new_file, read_ahead
+from pseudoris.training.exports.image_files import counts_of_png, iter_image_files, mask_png
+from pseudoris.training.exports.output_files import Fingerprint, ManyFiles, broken, check_texts, new_file, read_ahead
 from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
-from pseudoris.training.exports.read_back import Fingerprint, broken, check_texts
 from pseudoris.training.exports.selected_rows import TextRule, is_distinctive
 from pseudoris.workers.captions.decoding_rules import configured_rules
 

@@ -15,19 +15,17 @@ from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.exports.destination import claim_destination, mark_whole, nothing_left
-from pseudoris.training.exports.human_refs import HumanRefs, read_human
-from pseudoris.training.exports.image_files import encoded_anew_notes, iter_image_files
-from pseudoris.training.exports.json_arrays import JsonArray, json_arrays
-from pseudoris.training.exports.mask_encodings import CATEGORY
-from pseudoris.training.exports.output_files import ManyFiles, new_file
+from pseudoris.training.exports.image_files import CATEGORY, encoded_anew_notes, iter_image_files
+from pseudoris.training.exports.output_files import Fingerprint, JsonArray, ManyFiles, json_arrays, new_file
 from pseudoris.training.exports.protocol import ExportReport, ExportRequest, OnProgress
-from pseudoris.training.exports.read_back import Fingerprint
 from pseudoris.training.exports.refer_records import (
+    HumanRefs,
     RecordIds,
     annotation_record,
     canonical,
     check_refer,
     image_record,
+    read_human,
     ref_record,
 )
 from pseudoris.training.exports.selected_rows import TextRule

@@ -17,11 +17,17 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
 from pseudoris.store.tables.rle import decode_runs
 from pseudoris.training.exports.destination import claim_numbered_destination, mark_whole, nothing_left
-from pseudoris.training.exports.image_files import iter_image_files
-from pseudoris.training.exports.mask_encodings import box_xywh, rle_of
-from pseudoris.training.exports.output_files import ManyFiles, read_ahead
+from pseudoris.training.exports.image_files import box_xywh, iter_image_files, rle_of
+from pseudoris.training.exports.output_files import (
+    Fingerprint,
+    ManyFiles,
+    RisingIds,
+    broken,
+    check_mask,
+    check_texts,
+    read_ahead,
+)
 from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
-from pseudoris.training.exports.read_back import Fingerprint, RisingIds, broken, check_mask, check_texts
 from pseudoris.training.exports.selected_rows import TextRule
 
 NAME: Final = "sa1b"

@@ -26,11 +26,9 @@ from pseudoris.schemas.printable import printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
 from pseudoris.training.exports.destination import claim_destination, mark_whole, nothing_left
-from pseudoris.training.exports.image_files import iter_image_files
-from pseudoris.training.exports.mask_encodings import box_xywh, rle_of
-from pseudoris.training.exports.output_files import new_file
+from pseudoris.training.exports.image_files import box_xywh, iter_image_files, rle_of
+from pseudoris.training.exports.output_files import Fingerprint, broken, check_mask, check_texts, new_file
 from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
-from pseudoris.training.exports.read_back import Fingerprint, broken, check_mask, check_texts
 from pseudoris.training.exports.selected_rows import TextRule
 
 NAME: Final = "webdataset"

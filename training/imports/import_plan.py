@@ -20,8 +20,7 @@ from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.store.sources.root import SourceRoot
 from pseudoris.store.threads import map_in_threads
-from pseudoris.training.imports.annotated_image import Orientation
-from pseudoris.training.imports.human_annotation import Annotation, HumanImage, relative_path
+from pseudoris.training.imports.human_annotation import Annotation, HumanImage, Orientation, relative_path
 
 Format = Literal["refer", "coco", "phrasecut"]
 

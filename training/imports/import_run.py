@@ -16,8 +16,8 @@ from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.stored_exclusions import content_matcher
 from pseudoris.store.sources.exclusions import ContentMatcher
 from pseudoris.store.sources.proven_shard import read_shard
-from pseudoris.training.imports.annotated_image import STAGE_IMPORT, annotate_image
 from pseudoris.training.imports.annotation_files import read_annotation
+from pseudoris.training.imports.human_annotation import STAGE_IMPORT, annotate_image
 from pseudoris.training.imports.import_plan import ImportRequest, PlannedImport, open_images, plan_import
 from pseudoris.training.thread_executor import OnProgress, WrittenRun, proving, write_run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.exclusions.name_list import read_name_list
+from pseudoris.training.exclusions.exclude_option import read_name_list
 
 
 def test_names_paths_and_ids_are_read_and_comments_are_not(tmp_path):

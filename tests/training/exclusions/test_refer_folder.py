@@ -9,7 +9,7 @@ import pytest
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.sources.exclusions import KeyMatcher
-from pseudoris.training.exclusions.refer_folder import read_refer_folder, refer_files
+from pseudoris.training.exclusions.exclude_option import read_refer_folder, refer_files
 from tests.builders.human import image_row, object_row, reference, write_refer
 
 

@@ -16,7 +16,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.sources.exclusions import Exclusions, exclusion, name_value
 from pseudoris.training.exports import EXPORTS, ExportOptions, ExportRequest, find_export
-from pseudoris.training.exports.excluded_images import UNCHECKED, ExcludedImages
+from pseudoris.training.exports.selected_rows import UNCHECKED, ExcludedImages
 from tests.builders import images as build
 from tests.training.exports.builders import PICTURES, build_run, png
 

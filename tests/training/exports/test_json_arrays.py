@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoris.schemas.errors import TransientError
-from pseudoris.training.exports.json_arrays import iter_json_arrays, iter_json_list, json_arrays, json_list
+from pseudoris.training.exports.output_files import iter_json_arrays, iter_json_list, json_arrays, json_list
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**64) + 1, 2**64 - 1) | st.text(max_size=10),

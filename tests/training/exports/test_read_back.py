@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pseudoris.schemas.errors import TransientError
-from pseudoris.training.exports.read_back import RisingIds, check_mask, check_texts
+from pseudoris.training.exports.output_files import RisingIds, check_mask, check_texts
 from tests.store.builders import HEIGHT, WIDTH, make_mask
 
 MASK = make_mask("0123456789abcdef")

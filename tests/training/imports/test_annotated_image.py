@@ -13,8 +13,7 @@ from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import Failure, ShardImage
-from pseudoris.training.imports.annotated_image import annotate_image
-from pseudoris.training.imports.human_annotation import HumanImage, HumanMask
+from pseudoris.training.imports.human_annotation import HumanImage, HumanMask, annotate_image
 from tests.builders.human import box_mask, polygon, rle, runs
 from tests.builders.images import oriented, smooth_pixels
 

@@ -12,9 +12,8 @@ from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.training.imports import ImportRequest
-from pseudoris.training.imports.annotation_files import read_annotation
+from pseudoris.training.imports.annotation_files import read_annotation, read_phrasecut
 from pseudoris.training.imports.human_annotation import HumanPhrase
-from pseudoris.training.imports.phrasecut import read_phrasecut
 from tests.builders.human import write_images
 from tests.builders.imports import import_small
 
