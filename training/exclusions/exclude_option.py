@@ -43,7 +43,6 @@ def read_exclusions(values: Sequence[str], max_distance: int | None = None, only
 
     Raises:
         ConfigError: A value is none of the kinds, a file is not as it should be, or a package is missing.
-        TransientError: Storage failed.
     """
     distance = DEFAULT_MAX_DISTANCE if max_distance is None else max_distance
     # Of two unrelated images half of the bits differ.
@@ -117,7 +116,6 @@ def read_name_list(path: Path) -> Exclusions:
 
     Raises:
         ConfigError: A line is no name, or there is none. The message names the line.
-        TransientError: Storage failed.
     """
     with storage_errors("read", str(path)):
         data = read_regular(path)
@@ -186,7 +184,6 @@ def read_refer_folder(folder: Path) -> Exclusions:
 
     Raises:
         ConfigError: A file is none of REFER's, or no file has a reference of another split.
-        TransientError: Storage failed.
     """
     values: set[str] = set()
     digests: dict[str, str] = {}
@@ -217,7 +214,6 @@ def read_train_images(path: Path) -> Exclusions:
 
     Raises:
         ConfigError: It is none of REFER's, there are several, or it has no reference of `train`.
-        TransientError: Storage failed.
     """
     files = [path.resolve()] if path.is_file() else _files_below(path.resolve())
     if len(files) != 1:

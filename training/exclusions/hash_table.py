@@ -40,7 +40,6 @@ def read_hash_table(path: Path, max_distance: int) -> Exclusions:
     Raises:
         ConfigError: It is no such table, has no such column or one twice, or a value is not a hash. The message names
             the row.
-        TransientError: Storage failed.
     """
     with storage_errors("read", str(path)):
         data = read_regular(path)
@@ -124,7 +123,6 @@ def read_image_folder(folder: Path, max_distance: int) -> Exclusions:
 
     Raises:
         ConfigError: It holds no image that can be read, or the package imagehash is missing.
-        TransientError: Storage failed.
     """
     images = list(hash_images(folder))
     values = {
@@ -143,7 +141,6 @@ def hash_images(folder: Path) -> Iterator[HashedImage]:
 
     Raises:
         ConfigError: It does not exist or holds no image, or the package imagehash is missing.
-        TransientError: Storage failed.
     """
     require_imagehash()
     config = load_config("tiny")

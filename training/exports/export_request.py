@@ -97,7 +97,6 @@ def export_request(
     Raises:
         ConfigError: The format or run does not exist, the format does not read an option, the run is not finished, or
             the destination is inside the run.
-        TransientError: Storage failed.
     """
     chosen = find_export(export_format)
     split = DEFAULT_SPLIT if split is None else split

@@ -60,7 +60,6 @@ def iter_image_files(
 
     Raises:
         ConfigError: A part or SOURCE is missing, or an image needs a decoder plug-in that is not loaded.
-        TransientError: Storage failed.
     """
     limits = request.header.config.images
     wanted = request.annotations(

@@ -148,7 +148,6 @@ def new_file(destination: RunLocation, path: str) -> Iterator[Path]:
 
     Raises:
         ConfigError: It cannot be written there.
-        TransientError: Storage failed.
     """
     with storage_errors("write", destination.uri(path)):
         beside = destination.temporary_path(path)
@@ -195,7 +194,6 @@ class ManyFiles:
 
         Raises:
             ConfigError: It cannot be written there.
-            TransientError: Storage failed.
         """
         while self._pending and not self._has_room(len(data)):
             self._finish_oldest()

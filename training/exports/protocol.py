@@ -115,7 +115,6 @@ class ExportRequest:
 
         Raises:
             ConfigError: A part, or SOURCE as a whole, is missing.
-            TransientError: Storage failed.
         """
         chosen = TextRule(max_tokens=self.options.max_tokens) if rule is None else rule
         return iter_selected(

@@ -265,7 +265,6 @@ def read_human(human: HumanAnnotation | None) -> HumanRefs:
 
     Raises:
         ConfigError: A file is missing or no REFER file, or holds no reference of those splits.
-        TransientError: Storage failed.
     """
     if human is None:
         return HumanRefs()

@@ -98,7 +98,6 @@ def iter_selected(
 
     Raises:
         ConfigError: A part, or SOURCE as a whole, is missing.
-        TransientError: Storage failed.
     """
     take = _Selection(rule, dropped, keeps_bare_masks=keeps_bare_masks)
     num_done = 0
@@ -220,7 +219,6 @@ def with_source_bytes(
 
     Raises:
         ConfigError: SOURCE itself does not exist any more, or cannot be read.
-        TransientError: Storage failed.
     """
     outcomes = _source_outcomes(run, header, [image for image in images if image.data is None], source)
     for image in images:
@@ -280,7 +278,6 @@ class ExcludedImages:
 
         Raises:
             ConfigError: A part, or SOURCE as a whole, is missing.
-            TransientError: Storage failed.
         """
         if not self:
             return {}

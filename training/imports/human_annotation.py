@@ -242,11 +242,7 @@ def _check_size(human: HumanImage, size: _Size, orientation: Orientation) -> Non
 
 
 def _shape(mask: HumanMask, size: _Size, turn: int) -> tuple[str, RleSummary]:
-    """Return the upright mask's RLE, and its area and box.
-
-    Raises:
-        ImageError: It is of another size than the image, or does not decode.
-    """
+    """Return the upright mask's RLE, and its area and box."""
     where = f"annotation {mask.annotation_id}"
     try:
         counts = compressed_counts(mask.segmentation, size)

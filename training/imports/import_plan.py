@@ -115,7 +115,6 @@ def plan_import(request: ImportRequest, annotation: Annotation, source: Source, 
     Raises:
         ConfigError: There is nothing to import, no image is there, or the run there has another annotation, origin or
             folder of images.
-        TransientError: Storage failed.
     """
     humans = _by_key(annotation, request.prefix)
     if not humans:

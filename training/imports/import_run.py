@@ -48,7 +48,6 @@ def import_annotation(
 
     Raises:
         ConfigError: The user must fix something; or the run there is another one.
-        TransientError: Storage failed; the same call continues.
     """
     source = open_images(request, location.root)
     annotation = read_annotation(request)
