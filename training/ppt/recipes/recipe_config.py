@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from pseudoris.schemas.config import FrozenModel, RunConfig
-from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.config_layers import lay_over, load_config, validate_as
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import UnitInterval
-from pseudoris.schemas.yaml_text import YamlRefusedError, parse_yaml
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Layout = tuple[Annotated[int, Field(ge=1, le=3)], Annotated[int, Field(ge=1, le=3)]]
@@ -100,16 +98,21 @@ class PairsConfig(FrozenModel):
     num_redundant: int = Field(default=64, ge=0, le=1000)
 
 
+class RecipeSettings(FrozenModel):
+    """The recipes' own sections."""
+
+    # Of `objects` and `pairs`.
+    grounding: GroundingConfig = GroundingConfig()
+    compose: ComposeConfig = ComposeConfig()
+    pairs: PairsConfig = PairsConfig()
+
+
 @dataclass(frozen=True, slots=True)
 class RecipeConfig:
-    """The settings of the recipes.
+    """The settings of a recipe's run, and its own.
 
-    Attributes:
-        run: The settings of any run; a recipe reads its SAM from `masks.architecture` and `masks.weights`, its CLIP
-            from `filtering.architecture` and `filtering.weights`, and nothing else of these sections.
-        grounding: Settings of `objects` and `pairs`.
-        compose: Settings of `compose`.
-        pairs: Settings of `pairs`.
+    A recipe reads its SAM from `run.masks.architecture` and `.weights`, its CLIP from `run.filtering.architecture` and
+    `.weights`, and nothing else of these sections.
     """
 
     run: RunConfig
@@ -119,11 +122,6 @@ class RecipeConfig:
 
 
 _PRESET: Final = "ppt"
-_OWN: Final[dict[str, type[FrozenModel]]] = {
-    "grounding": GroundingConfig,
-    "compose": ComposeConfig,
-    "pairs": PairsConfig,
-}
 # A preset of the run, assignments that override it, and assignments of the recipes' own settings.
 _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
     "tiny": (
@@ -164,36 +162,11 @@ def load_recipe_config(preset: str, path: Path | None = None, assignments: Seque
     if preset not in _PRESETS:
         raise ConfigError(f"PPT's recipes have no preset {preset!r}. The presets are {', '.join(_PRESETS)}.")
     name, of_run, of_recipes = _PRESETS[preset]
-    own = [word for word in assignments if word.partition(".")[0] in _OWN]
+    own = [
+        word for word in assignments if word.partition("=")[0].partition(".")[0].strip() in RecipeSettings.model_fields
+    ]
     others = [word for word in assignments if word not in own]
     words = [f"shards.max_images={_SHARD_IMAGES}", f"shards.max_bytes={2**28}", *of_run, *others]
     run = load_config(name, path, words).model_copy(update={"preset": _PRESET})
-    trees: dict[str, dict[str, Any]] = {section: {} for section in _OWN}
-    for word in (*of_recipes, *own):
-        section, key, value = _parse(word)
-        trees[section][key] = value
-    made = {section: _validated(section, trees[section]) for section in _OWN}
-    return RecipeConfig(run=run, **made)  # type: ignore[arg-type]
-
-
-def _parse(word: str) -> tuple[str, str, Any]:
-    name, equals, text = word.partition("=")
-    section, _, key = name.strip().partition(".")
-    if not equals or not key:
-        raise ConfigError(f"--set {word!r} is not key=value. Give {section}.<key>=<value>.")
-    try:
-        return section, key, parse_yaml(text)
-    except YamlRefusedError as error:
-        raise ConfigError(f"--set {name}: the value cannot be read as YAML: {error}") from None
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {name}: the value cannot be read. Quote it, or write lists as [a, b].") from None
-
-
-def _validated(section: str, tree: dict[str, Any]) -> FrozenModel:
-    try:
-        return _OWN[section].model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join([section, *(str(part) for part in first["loc"])])
-        known = ", ".join(_OWN[section].model_fields)
-        raise ConfigError(f"{key}: {first['msg']}. {section} has {known}") from None
+    settings = validate_as(RecipeSettings, lay_over({}, assignments=[*of_recipes, *own]))
+    return RecipeConfig(run, settings.grounding, settings.compose, settings.pairs)

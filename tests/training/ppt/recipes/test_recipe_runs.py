@@ -180,9 +180,9 @@ def test_class_names_come_from_a_table_and_a_bad_one_says_its_line() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("grounding.points=4", "grounding.points: Extra inputs are not permitted. grounding has surgery_blocks"),
+        ("grounding.points=4", r"grounding\.points: unknown key.*grounding\.num_points"),
         ("compose.layouts=[[1, 1]]", "a mosaic of 1 x 1 has no positions"),
-        ("pairs", "is not key=value"),
+        ("pairs", "is not of the form key=value"),
     ],
 )
 def test_a_wrong_setting_is_named_with_those_that_there_are(word, message) -> None:
