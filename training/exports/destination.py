@@ -33,9 +33,6 @@ def claim_destination(request: ExportRequest, export_format: str, folders: Seque
         export_format: Name of the format.
         folders: Every folder that it writes files into, the destination itself excluded. Files in folders below them
             are not looked at.
-
-    Raises:
-        ConfigError: The destination holds something else, or an export that may not be replaced.
     """
     destination = request.destination
     earlier = _earlier(request, export_format)
@@ -50,24 +47,17 @@ def claim_destination(request: ExportRequest, export_format: str, folders: Seque
             if path != EXPORT_NAME:
                 destination.delete(path)
     if earlier:
-        _delete_unfinished(request, folders)
+        # What a killed export had begun: it may be many gigabytes, and no listing shows it.
+        destination.delete_temporary("", *folders)
+        for upload in list(destination.list_uploads()):
+            destination.abort_upload(upload)
     _mark(request, {"format": export_format, "state": "begun"})
 
 
 def claim_numbered_destination(
     request: ExportRequest, export_format: str, folders: Sequence[str], numbered: Callable[[int], str]
 ) -> None:
-    """Do what `claim_destination` does, for numbered folders too.
-
-    Args:
-        request: As in `claim_destination`.
-        export_format: Name of the format.
-        folders: The other folders that it writes files into.
-        numbered: Gives a folder's path by its number, from 0.
-
-    Raises:
-        ConfigError: The destination holds something else, or an export that may not be replaced.
-    """
+    """Do what `claim_destination` does, for numbered folders too: `numbered` gives a path by its number, from 0."""
     destination = request.destination
     is_earlier = destination.exists(EXPORT_NAME)
     num_folders = _num_folders(destination, numbered)
@@ -80,7 +70,10 @@ def claim_numbered_destination(
     claim_destination(request, export_format, folders)
     # Beyond the last whole file there may be one that was begun, which no listing shows.
     for number in reversed(range(num_folders + _MAX_GAP if is_earlier else 0)):
-        _empty(destination, numbered(number))
+        folder = numbered(number)
+        for file in list(destination.list(folder)):
+            destination.delete(f"{folder}/{file.name}")
+        destination.delete_temporary(folder)
 
 
 def mark_whole(request: ExportRequest, export_format: str, facts: Mapping[str, Any]) -> None:
@@ -122,22 +115,8 @@ def _earlier(request: ExportRequest, export_format: str) -> bool:
     return True
 
 
-def _delete_unfinished(request: ExportRequest, folders: Sequence[str]) -> None:
-    """Delete the files that a killed export had begun: they may be many gigabytes, and no listing shows them."""
-    destination = request.destination
-    destination.delete_temporary("", *folders)
-    for upload in list(destination.list_uploads()):
-        destination.abort_upload(upload)
-
-
 def _mark(request: ExportRequest, tree: Mapping[str, Any]) -> None:
     request.destination.replace(EXPORT_NAME, printable_json(tree, indent=2).encode() + b"\n")
-
-
-def _empty(destination: RunLocation, folder: str) -> None:
-    for file in list(destination.list(folder)):
-        destination.delete(f"{folder}/{file.name}")
-    destination.delete_temporary(folder)
 
 
 def _num_folders(destination: RunLocation, numbered: Callable[[int], str]) -> int:

@@ -49,11 +49,7 @@ _FLAGS: Final = {"human": "--merge-human", "target_bytes": "--target-mb"}
 
 
 def find_export(name: str) -> Export:
-    """Return the export of a format.
-
-    Raises:
-        ConfigError: There is none of that name.
-    """
+    """Return the export of a format."""
     if name not in EXPORTS:
         raise ConfigError(f"There is no export format {name!r}. Give --format {' or '.join(EXPORTS)}.")
     return EXPORTS[name]
@@ -78,25 +74,23 @@ def export_request(
 ) -> ExportRequest:
     """Return what `find_export(export_format).write` needs; nothing is written.
 
+    An option that is None has its default; the others are as in `ExportOptions` and `ExportRequest`.
+
     Args:
         out: Folder or url of the run.
         destination: Empty folder or url that gets the export.
         export_format: A name of `EXPORTS`.
         max_tokens: Longest expression, in CLIP tokens with start and end; 0 keeps all, None is the format's own limit.
-        dataset: As in `ExportOptions`.
-        split: As in `ExportOptions`; None is `DEFAULT_SPLIT`.
-        split_by: As in `ExportOptions`; None is `DEFAULT_SPLIT_BY`.
-        human: As in `ExportOptions`.
-        distinctive_only: As in `ExportOptions`.
-        target_mb: Size of a file, where the format has files of a free size; None is `DEFAULT_TARGET_MB`.
+        dataset: See `ExportOptions`.
+        split: Likewise.
+        split_by: Likewise.
+        human: Likewise.
+        target_mb: Size of a file, where the format has files of a free size.
+        distinctive_only: See `ExportOptions`.
         source: Where the run's images are now, if they have moved.
         is_partial: Export the committed shards of an unfinished run.
         is_overwriting: Replace an existing export at the destination.
-        exclusions: Images to leave out; None for none.
-
-    Raises:
-        ConfigError: The format or run does not exist, the format does not read an option, the run is not finished, or
-            the destination is inside the run.
+        exclusions: Images to leave out.
     """
     chosen = find_export(export_format)
     split = DEFAULT_SPLIT if split is None else split

@@ -35,12 +35,9 @@ _MAX_STEM: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image as a file of an export.
+    """An image as a JPEG or PNG file of an export; the name is unique in a run, of ASCII letters, digits, `._-`.
 
-    Attributes:
-        name: Name of the file: ASCII letters, digits, `.`, `_` and `-`; unique in a run.
-        data: Encoded as JPEG or PNG.
-        is_encoded_anew: Whether `data` differs from the bytes that the run annotated.
+    `is_encoded_anew` says that `data` differs from the bytes that the run annotated.
     """
 
     name: str
@@ -56,11 +53,7 @@ def iter_image_files(
     *,
     keeps_bare_masks: bool = False,
 ) -> Iterator[tuple[AnnotatedImage, ImageFile]]:
-    """Yield what `request.annotations` does, each image with its file; one that does not decode is left out, counted.
-
-    Raises:
-        ConfigError: A part or SOURCE is missing, or an image needs a decoder plug-in that is not loaded.
-    """
+    """Yield what `request.annotations` does, each image with its file; one that does not decode is left out."""
     limits = request.header.config.images
     wanted = request.annotations(
         dropped, rule=rule, with_bytes=True, keeps_bare_masks=keeps_bare_masks, on_progress=on_progress
@@ -90,14 +83,7 @@ def image_file_of(image: AnnotatedImage, limits: ImagesConfig) -> ImageFile:
     file is turned and encoded again, as JPEG. So is what readers differ about otherwise: transparency, CMYK, 16 bits a
     sample, animations, and every format other than JPEG and PNG.
 
-    Args:
-        image: With its `data`.
-        limits: The run's limits of decoding.
-
-    Raises:
-        ImageError: The bytes do not decode.
-        ConfigError: They need a decoder plug-in of the run that is not loaded.
-        ValueError: `image.data` is None.
+    Bytes that do not decode are an ImageError; those that need a decoder plug-in that is not loaded, a ConfigError.
     """
     if image.data is None:
         raise ValueError(f"image {image.key} came without its bytes")
@@ -150,9 +136,6 @@ def mask_png(mask: AnnotatedMask) -> tuple[bytes, str]:
 
     The encoding is the one that pycocotools gives for the pixels, as `counts_of_png` returns it: a run whose masks
     were imported may hold another one of the same pixels.
-
-    Raises:
-        ValueError: The mask's encoding is not of its size.
     """
     height, width = mask.rle_size
     summarise_rle(height, width, mask.rle_counts)  # pycocotools would read past its buffers
@@ -164,11 +147,7 @@ def mask_png(mask: AnnotatedMask) -> tuple[bytes, str]:
 
 
 def counts_of_png(data: bytes, name: str) -> tuple[tuple[int, int], str]:
-    """Return (height, width) and canonical encoding of such a PNG.
-
-    Raises:
-        TransientError: It has more than one channel of 8 bits, or other values than 0 and 255; the text holds `name`.
-    """
+    """Return (height, width) and canonical encoding of such a PNG; `name` is for errors."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             pixels, mode = np.asarray(image), image.mode

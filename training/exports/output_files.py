@@ -27,12 +27,7 @@ from pseudoris.store.threads import map_in_threads
 
 
 class Fingerprint:
-    """A digest that grows with every mask; equal ones mean equal masks, texts and order.
-
-    Attributes:
-        num_masks: Added so far.
-        num_texts: Texts of all of them together.
-    """
+    """A digest that grows with every mask; equal ones mean equal masks, texts and order."""
 
     def __init__(self) -> None:
         self._digest = sha256()
@@ -40,25 +35,16 @@ class Fingerprint:
         self.num_texts = 0
 
     def add(self, name: str, size: Sequence[int], counts: str, texts: Sequence[str]) -> None:
-        """Add a mask.
+        """Add a mask: its image's file, (height, width), canonical COCO encoding, and texts.
 
-        Args:
-            name: Name of its image's file.
-            size: (height, width).
-            counts: COCO compressed run-length encoding, canonical: what pycocotools gives for the pixels, where the
-                format holds pixels.
-            texts: Its expressions.
+        Canonical is what pycocotools gives for the pixels, where the format holds pixels.
         """
         self._digest.update(json.dumps([name, *map(int, size), counts, list(texts)]).encode())
         self.num_masks += 1
         self.num_texts += len(texts)
 
     def check_equals(self, read: Fingerprint, where: str) -> None:
-        """Compare with what was read back.
-
-        Raises:
-            TransientError: Something differs; `where` names the file or folder.
-        """
+        """Raise a TransientError that names the place where something that was read back differs."""
         due, found = (self.num_masks, self.num_texts), (read.num_masks, read.num_texts)
         if due != found:
             raise TransientError(
@@ -72,13 +58,8 @@ class Fingerprint:
 def check_mask(annotation: Mapping[str, Any], size: tuple[int, int], where: str) -> str:
     """Return the `counts` of a COCO-like annotation once its runs fill the image and agree with its box and area.
 
-    Args:
-        annotation: With `segmentation` (a bare compressed RLE), `bbox` [x, y, width, height] and `area`.
-        size: (height, width) of its image.
-        where: Names the annotation, for errors.
-
-    Raises:
-        TransientError: It has another form, is empty, differs from its image in size, or states a wrong box or area.
+    It has `segmentation` (a bare compressed RLE), `bbox` [x, y, width, height] and `area`; `size` is (height, width) of
+    its image, and `where` names it in a TransientError.
     """
     segmentation = annotation["segmentation"]
     if not isinstance(segmentation, dict) or not isinstance(segmentation.get("counts"), str):
@@ -99,11 +80,7 @@ def check_mask(annotation: Mapping[str, Any], size: tuple[int, int], where: str)
 
 
 def check_texts(texts: Sequence[Any], where: str) -> list[str]:
-    """Return the expressions after a check that each is a text and not empty.
-
-    Raises:
-        TransientError: One is empty, or no text.
-    """
+    """Return the expressions after a check that each is a text and not empty."""
     if not all(isinstance(text, str) and not is_blank(text) for text in texts):
         raise broken(where, "an expression is empty or not a text")
     return list(texts)
@@ -117,11 +94,7 @@ class RisingIds:
         self._last = 0
 
     def check(self, number: Any) -> int:
-        """Return the id.
-
-        Raises:
-            TransientError: It is not an int, or not above the last one.
-        """
+        """Return the id, an int above the last one."""
         if type(number) is not int or number <= self._last:
             raise broken(self._where, f"id {number!r} follows {self._last}: ids must be rising whole numbers")
         self._last = number
@@ -173,12 +146,7 @@ _MODULUS: Final = 2**128
 
 
 class ManyFiles:
-    """Writes files in the background; the end of the block waits for all of them.
-
-    Attributes:
-        num_files: Given to be written so far.
-        size_bytes: Size of all of them together.
-    """
+    """Writes files in the background; the end of the block waits for all of them."""
 
     def __init__(self, destination: RunLocation) -> None:
         self._destination = destination
@@ -190,12 +158,10 @@ class ManyFiles:
         self.size_bytes = 0
 
     def write(self, folder: str, name: str, data: bytes) -> None:
-        """Schedule the write of a file, complete or not at all; raises the error of an earlier file.
-
-        Raises:
-            ConfigError: It cannot be written there.
-        """
-        while self._pending and not self._has_room(len(data)):
+        """Schedule the write of a file, complete or not at all; raises the error of an earlier file."""
+        while self._pending and (
+            len(self._pending) >= _MAX_PENDING or self._pending_bytes + len(data) > _MAX_PENDING_BYTES
+        ):
             self._finish_oldest()
         future = self._pool.submit(self._destination.replace, f"{folder}/{name}" if folder else name, data)
         self._pending.append((future, len(data)))
@@ -208,9 +174,6 @@ class ManyFiles:
         """List the folders: every file is there with its size, and no other. Call it after the block.
 
         Names are combined by their digests, without order, so none is held in memory.
-
-        Raises:
-            TransientError: A file is missing, or there is one too many.
         """
         for folder, due in self._sums.items():
             found = sum(_digest(file.name, file.size_bytes) for file in self._destination.list(folder)) % _MODULUS
@@ -219,9 +182,6 @@ class ManyFiles:
                     f"{self._destination.uri(folder)} does not have exactly the files that were written. Run the "
                     "same command again."
                 )
-
-    def _has_room(self, size_bytes: int) -> bool:
-        return len(self._pending) < _MAX_PENDING and self._pending_bytes + size_bytes <= _MAX_PENDING_BYTES
 
     def _finish_oldest(self) -> None:
         future, size_bytes = self._pending.popleft()
@@ -249,11 +209,7 @@ def _digest(name: str, size_bytes: int) -> int:
 
 
 def read_ahead(destination: RunLocation, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield path and bytes of each file, in the order of the paths.
-
-    Raises:
-        TransientError: A file is missing, or storage failed.
-    """
+    """Yield path and bytes of each file, in the order of the paths."""
 
     def read(path: str) -> tuple[str, bytes]:
         try:
@@ -297,10 +253,6 @@ def json_arrays(path: Path, names: Sequence[str]) -> Iterator[dict[str, JsonArra
 
     Beside `path` each array has a file without a name while the block lasts, so the disk holds the whole twice for a
     moment, and a killed process leaves none of it.
-
-    Args:
-        path: A file on this disk, which the end of the block creates.
-        names: Names of the arrays, in the order of the object.
     """
     with ExitStack() as stack:
         files = {name: stack.enter_context(TemporaryFile(dir=path.parent)) for name in names}
@@ -327,15 +279,7 @@ def iter_json_list(file: BinaryIO, name: str) -> Iterator[Any]:
 
 
 def iter_json_arrays(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield (array's name, element) of a file of `json_arrays`, in its order.
-
-    Args:
-        file: Open for reading.
-        name: Name of the file, for errors.
-
-    Raises:
-        TransientError: It cannot be read as such a file to its end.
-    """
+    """Yield (array's name, element) of a file of `json_arrays`, in its order; `name` is the file's, for errors."""
     array: str | None = None
     for line in map(bytes.rstrip, file):
         opens = _OPENS.match(line)
