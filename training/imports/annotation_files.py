@@ -30,7 +30,7 @@ from pseudoris.training.imports.human_annotation import (
     read_json,
     shown,
 )
-from pseudoris.training.imports.import_plan import DEFAULT_SPLITS, ImportRequest
+from pseudoris.training.imports.import_plan import ImportRequest
 from pseudoris.training.untrusted_pickle import load_plain
 
 INSTANCES_NAME: Final = "instances.json"
@@ -136,7 +136,7 @@ def read_annotation(request: ImportRequest) -> Annotation:
         captions, captions_name = _read_named(request.captions, request.config) if request.captions else (None, "")
         return read_coco(data, name, captions, captions_name)
     folder, name = _locate(request.annotation, request.config)
-    splits = request.splits or DEFAULT_SPLITS
+    splits = request.chosen_splits
     if request.format == "phrasecut":
         if name and request.splits:
             raise ConfigError(

@@ -24,7 +24,6 @@ from pseudoris.training.imports.human_annotation import Annotation, HumanImage, 
 
 Format = Literal["refer", "coco", "phrasecut"]
 
-DEFAULT_SPLITS: Final = ("train",)
 # What reads, draws and writes: another version may give other bytes.
 _PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
 # The parts of a configuration that an import reads; the models' are not among them.
@@ -62,19 +61,20 @@ class ImportRequest:
     num_workers: int = 1
     exclusions: Exclusions = field(default_factory=Exclusions)
 
-    def identity(self, digests: Mapping[str, str]) -> Identity:
-        """Return what must be equal for two calls to belong to one run.
+    @property
+    def chosen_splits(self) -> tuple[str, ...]:
+        """What to import: `splits`, or `train` if it is empty."""
+        return self.splits or ("train",)
 
-        Args:
-            digests: sha256 of the annotation's files by name.
-        """
+    def identity(self, digests: Mapping[str, str]) -> Identity:
+        """Return what must be equal for two calls to belong to one run; `digests` are the annotation's, by file."""
         method: dict[str, Any] = {name: getattr(self.config, name).model_dump(mode="json") for name in _SECTIONS}
         method["import"] = {
             "format": self.format,
             "files": dict(digests),
             "prefix": self.prefix,
             "orientation": self.orientation,
-            **({"splits": sorted(set(self.splits or DEFAULT_SPLITS))} if self.format == "refer" else {}),
+            **({"splits": sorted(set(self.chosen_splits))} if self.format == "refer" else {}),
         }
         # No model computes; boxes and runs are whole numbers on every machine.
         return Identity(method=method, weights={}, device_kind="none", versions=package_versions(_PACKAGES))
@@ -89,15 +89,7 @@ class PlannedImport:
 
 
 def open_images(request: ImportRequest, out: str) -> Source:
-    """Return the folder of images.
-
-    Args:
-        request: Names it.
-        out: Full path or uri of the run, which must not contain the folder.
-
-    Raises:
-        ConfigError: It does not exist, or is not a folder.
-    """
+    """Return the folder of images; `out`, the root of the run, must not contain it."""
     source = open_source(request.images, request.config.source, exclude=out, limits=request.config.placement.storage)
     if source.named or source.patterns:
         raise ConfigError(
@@ -116,7 +108,9 @@ def plan_import(request: ImportRequest, annotation: Annotation, source: Source, 
         ConfigError: There is nothing to import, no image is there, or the run there has another annotation, origin or
             folder of images.
     """
-    humans = _by_key(annotation, request.prefix)
+    below = _prefix(request.prefix)
+    keyed = {path_key(f"{below}{human.path}"): human for human in annotation.images}
+    humans = dict(sorted(keyed.items()))
     if not humans:
         raise ConfigError(f"ANNOTATION {request.annotation!r} lists no images, so there is nothing to import.")
     identity = request.identity(annotation.digests)
@@ -131,7 +125,10 @@ def plan_import(request: ImportRequest, annotation: Annotation, source: Source, 
 def _listed(request: ImportRequest, source: Source, humans: Mapping[str, HumanImage]) -> Iterator[SourceItem]:
     prefix = _prefix(request.prefix)
     paths = {key: f"{prefix}{human.path}" for key, human in humans.items()}
-    return _some_found(_items(source.root, paths), request.images, paths)
+    root = source.root
+    # In a bucket a look is a request, nearly all of it waiting.
+    items = map_in_threads(lambda pair: _look(root, *pair), paths.items(), root.max_readers)
+    return _some_found(items, request.images, paths)
 
 
 def _some_found(items: Iterator[SourceItem], images: str, paths: Mapping[str, str]) -> Iterator[SourceItem]:
@@ -147,20 +144,8 @@ def _some_found(items: Iterator[SourceItem], images: str, paths: Mapping[str, st
         )
 
 
-def _by_key(annotation: Annotation, prefix: str) -> dict[str, HumanImage]:
-    below = _prefix(prefix)
-    keyed = {path_key(f"{below}{human.path}"): human for human in annotation.images}
-    return dict(sorted(keyed.items()))
-
-
 def _prefix(prefix: str) -> str:
     return f"{relative_path(prefix, where='--prefix')}/" if prefix else ""
-
-
-def _items(root: SourceRoot, paths: Mapping[str, str]) -> Iterator[SourceItem]:
-    """Yield the images as they stand now, in the order of `paths`, which are by key."""
-    # In a bucket a look is a request, nearly all of it waiting.
-    yield from map_in_threads(lambda pair: _look(root, *pair), paths.items(), root.max_readers)
 
 
 def _look(root: SourceRoot, key: str, path: str) -> SourceItem:
