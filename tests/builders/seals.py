@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.renames import in_first_words
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
 from pseudoris.store.location import RunLocation
 
@@ -27,12 +26,6 @@ def edit_sealed(location: RunLocation, path: str, edit: Callable[[dict[str, Any]
     tree = json.loads(location.read_bytes(path))
     edit(tree)
     location.replace(path, sealed_json(tree))
-
-
-def put_in_old_words(tree: dict[str, Any]) -> None:
-    """Change the content of a header to the words of the first version that had its keys."""
-    tree["config"] = in_first_words(tree["config"])
-    tree["identity"]["method"] = in_first_words(tree["identity"]["method"])
 
 
 def without_digests(path: str, data: bytes) -> bytes:

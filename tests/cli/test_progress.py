@@ -29,7 +29,15 @@ def committed(shard, images, *, quarantined=0):
     part = PartRecord(name="p", rows=0, size_bytes=1, sha256="0" * 64)
     annotated = images - quarantined
     counts = ShardCounts(
-        images=images, annotated=annotated, empty=0, quarantined=quarantined, masks=1, expressions=1, samples=1, kept=1
+        images=images,
+        annotated=annotated,
+        empty=0,
+        quarantined=quarantined,
+        masks=1,
+        expressions=1,
+        samples=1,
+        kept=1,
+        kept_lone=0,
     )
     return Committed(Receipt(shard=shard, generation=0, parts=dict.fromkeys(SCHEMAS, part), counts=counts))
 

@@ -34,6 +34,7 @@ def receipt(shard: int, *, images: int = 10, quarantined: int = 1, seconds: floa
         expressions=0,
         samples=0,
         kept=0,
+        kept_lone=0,
     )
     stages = {"read": 100.0, "propose": 0.2 * seconds, "caption": 0.7 * seconds, "filter": 0.1 * seconds}
     return Receipt(shard=shard, generation=0, parts=parts, counts=counts, seconds=stages)

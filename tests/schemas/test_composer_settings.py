@@ -37,8 +37,3 @@ def test_a_posterior_that_reads_a_listener_needs_one():
         load_config("tiny", None, [counting])
     assert load_config("tiny", None, [counting, "captions.listening={}"]).composing.posterior.counts == "probability"
     assert load_config("tiny", None, ["composing={posterior: {}}"]).composing.posterior.counts == "draws"
-
-
-def test_a_run_that_composes_nothing_has_the_identity_of_before():
-    assert "composing" not in load_config("tiny").method()
-    assert load_config("tiny", None, ["composing={}"]).method()["composing"]["kinds"] == ["position", "relation"]

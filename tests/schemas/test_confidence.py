@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pseudoris.schemas.caption_settings import ConfidenceConfig, ListeningConfig
 from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated, confidences, features, ranks
-from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 
 WEIGHTS = ConfidenceConfig(bias=-1.0, listener=0.5, truth=2.0, relative_truth=1.0, log_uniqueness=3.0, correctness=0.7)
@@ -53,12 +53,11 @@ def test_extremes_are_bounded():
     assert features(hopeless, 0.0)["consensus"].tolist()[1] == -6.0
 
 
-def test_the_ratios_of_a_mask_alone_in_its_image_count_as_configured_and_as_best_possible_in_older_runs():
+def test_the_ratios_of_a_mask_alone_in_its_image_count_as_configured():
     alone = rated(["a"], uniqueness=[math.nan], distinctiveness=[math.nan])
-    older = ConfidenceConfig(log_uniqueness=2.0, log_distinctiveness=1.0)
-    assert confidences(alone, older) == pytest.approx(1 / (1 + math.exp(-3.0)))
-    assert "lone_log_ratio" not in older.model_dump()
-    assert confidences(alone, older.model_copy(update={"lone_log_ratio": 0.0})).tolist() == [0.5]
+    best = ConfidenceConfig(log_uniqueness=2.0, log_distinctiveness=1.0)
+    assert confidences(alone, best) == pytest.approx(1 / (1 + math.exp(-3.0)))
+    assert confidences(alone, best.model_copy(update={"lone_log_ratio": 0.0})).tolist() == [0.5]
 
 
 def test_where_nobody_listened_only_what_needs_a_listener_is_unknown():
@@ -88,12 +87,7 @@ def test_ranks_are_places_among_the_masks_own(rows):
         assert found[row] == len(ahead) + 1
 
 
-def test_both_sections_are_off_in_every_preset_and_leave_no_trace_there():
-    config = load_config("tiny")
-    assert "listening" not in config.method()["captions"]
-    assert "confidence" not in config.method()["filtering"]
-    # Of the configuration as it was written before there was a listener.
-    assert config_hash(config).startswith("52918167")
+def test_both_sections_are_off_in_the_presets_without_a_listener():
     for preset in ("tiny", "base", "paper"):
         assert load_config(preset).captions.listening is None
     on = load_config("tiny", None, ["captions.listening={}", "filtering.confidence={truth: 1}"])

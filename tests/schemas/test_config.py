@@ -46,15 +46,12 @@ def test_cuda_without_gpus_for_a_model_pool_is_refused():
 
 def test_the_method_leaves_out_placement_endpoint_payer_and_preset():
     method = load_config("tiny").method()
-    assert set(method) == {"source", "images", "masks", "captions", "filtering", "compute", "shards"}
+    assert set(method) == {"source", "images", "masks", "captions", "filtering", "composing", "compute", "shards"}
     assert set(config.SourceConfig.model_fields) - set(method["source"]) == {"endpoint_url", "requester_pays"}
     assert load_config("tiny", assignments=["source.requester_pays=true"]).method() == method
 
 
-def test_the_time_limit_of_rays_start_has_bounds_and_stands_in_a_header_only_if_it_is_set():
-    assert "start_timeout_s" not in placement.PlacementConfig().model_dump()
-    given = placement.PlacementConfig(start_timeout_s=60)
-    assert placement.PlacementConfig.model_validate(given.model_dump()) == given
+def test_the_time_limit_of_rays_start_has_bounds_and_is_no_part_of_the_method():
     assert load_config("tiny", assignments=["placement.start_timeout_s=60"]).method() == load_config("tiny").method()
     for beyond in (29, 3601):
         with pytest.raises(ValidationError, match="start_timeout_s"):

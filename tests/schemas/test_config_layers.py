@@ -152,35 +152,6 @@ def test_no_word_of_an_assignment_with_a_secret_is_repeated(assignment):
     assert "in the environment" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("preset", "digest"),
-    [
-        # A run resumes under its hash: another one here makes every run of this preset another run.
-        ("base", "8185ebfddc353889"),
-        ("paper", "96a70d4152781c28"),
-        ("tiny", "52918167c4a8359a"),
-    ],
-)
-def test_a_preset_keeps_its_hash(preset, digest):
-    assert config_hash(load_config(preset)).startswith(digest)
-
-
-# What `paper` was in 0.2.0, where it departed from the authors' scripts.
-PAPER_0_2_0 = (
-    "masks.prior={kind: none, duplicates: merge, untouched: drop}",
-    "captions.has_antialiasing=true",
-    "filtering.has_antialiasing=true",
-    "captions.beam.counts_eos=true",
-    "captions.sampling.pad_ends_caption=false",
-    "filtering.nouns=rules",
-    "captions.weights={uri: 'open_clip:coca_ViT-L-14/laion2b_s13b_b90k', how_to_get: ''}",
-)
-
-
-def test_the_paper_preset_of_0_2_0_can_still_be_written_out_and_keeps_its_hash():
-    assert config_hash(load_config("paper", assignments=PAPER_0_2_0)).startswith("e01a1847d97ae0bd")
-
-
 def test_a_yaml_file_that_cannot_be_read_is_told_by_line_and_not_by_its_words(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(f"masks:\n  weights: {{uri: '{SECRET}'\n", encoding="utf-8")

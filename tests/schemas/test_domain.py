@@ -1,14 +1,9 @@
 """A preset's domain: what is said of a sample, and that it is no part of a run's identity."""
 
-import json
-
 import pytest
 
-from pseudoris.schemas.config_layers import config_hash, load_config, validate
+from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.domain import DomainRecord
-from pseudoris.schemas.run_records import RunHeader
-from pseudoris.store.location import RunLocation
-from tests.store.builders import start_run
 
 
 def record(num_outside, **changes):
@@ -34,23 +29,3 @@ def test_it_is_no_part_of_the_identity():
     assert config.method() == without.method() == load_config("tiny", None, ["placement.accept_domain=true"]).method()
     assert "domain" not in config.method()
     assert config_hash(config) == config_hash(without)
-
-
-def test_a_config_of_before_has_the_hash_that_it_had():
-    older = load_config("tiny", None, ["domain=null"]).model_dump(mode="json")
-    assert "domain" not in older
-    assert "accept_domain" not in older["placement"]
-    assert config_hash(validate(older)) == config_hash(load_config("tiny", None, ["domain=null"]))
-
-
-def test_a_header_holds_it_only_if_the_sample_was_asked(tmp_path):
-    older = start_run(RunLocation.open(str(tmp_path / "older")))
-    newer = start_run(RunLocation.open(str(tmp_path / "newer")), domain=record(3))
-    assert "domain" not in json.loads(older.model_dump_json())
-    assert RunHeader.model_validate_json(older.model_dump_json()).domain is None
-    assert RunHeader.model_validate_json(newer.model_dump_json()).domain == record(3)
-
-
-@pytest.mark.parametrize("preset", ["base", "paper"])
-def test_presets_without_a_score_have_no_such_key(preset):
-    assert "domain" not in load_config(preset).model_dump(mode="json")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, KeepCondition, KeepRule, keeps, meets
 
@@ -119,14 +119,6 @@ def test_one_rule_in_two_orders_is_one_method():
     assert one == other
     assert one.method()["filtering"]["keep"] == ["correctness > 0.2", "count >= 2"]
     assert type(one).model_validate_json(one.model_dump_json()) == one
-
-
-def test_without_a_condition_configuration_and_hash_are_those_of_runs_that_knew_none():
-    config = load_config("tiny")
-    assert "keep" not in config.method()["filtering"]
-    assert '"keep"' not in config.model_dump_json()
-    # Of the configuration as it was written before there were conditions.
-    assert config_hash(config).startswith("52918167")
 
 
 def test_a_mistake_names_the_key_and_what_is_allowed():

@@ -24,9 +24,9 @@ def test_without_a_confidence_or_a_line_the_weight_is_one():
     assert line_weights(None, np.array([0.1, np.nan])).tolist() == [1.0, 1.0]
 
 
-def test_it_is_written_only_where_it_is_set():
+def test_it_is_part_of_the_method():
     plain, weighed = (load_config("tiny", None, words) for words in ([CONFIDENCE], [CONFIDENCE, _pair("drawn")]))
-    assert "pair_weight" not in plain.method()["filtering"]
+    assert plain.method()["filtering"]["pair_weight"] is None
     assert weighed.method()["filtering"]["pair_weight"]["drawn"] == {"bias": 1.0, "slope": 0.5}
     assert config_hash(plain) != config_hash(weighed)
     assert type(plain).model_validate(weighed.model_dump(mode="json")) == weighed

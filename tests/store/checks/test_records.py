@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pseudoris.schemas.errors import ConfigError, PseudorisError
-from pseudoris.schemas.run_records import HEADER_NAME
+from pseudoris.schemas.run_records import HEADER_NAME, RunHeader
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verify import VerifyReport, verify_run
 from pseudoris.store.location import RunLocation
@@ -21,15 +21,13 @@ from pseudoris.store.reports.data_card import CARD_NAME, write_datacard
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import extension_path, read_header
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.manifest import read_manifest, write_manifest
+from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import latest_receipts, receipt_path
 from pseudoris.store.runs.session import RunSession
 from pseudoris.store.tables.run_reader import Run
 from pseudoris.training.dataset.snapshot import Snapshot
 from tests.builders.seals import edit_sealed, forge_header
 from tests.store.builders import commit, extend_run, make_entries, start_run
-
-FINISHED_BY_0_1_0 = Path(__file__).parents[2] / "fixtures" / "version_0_1_0" / "finished"
 
 
 def write_run(location: RunLocation, **changes) -> None:
@@ -65,17 +63,16 @@ def whats(report: VerifyReport) -> list[str]:
     return [problem.what for problem in report.problems]
 
 
-def test_a_run_that_was_left_alone_verifies_and_has_a_chain_and_a_root(run):
+def test_a_run_that_was_left_alone_verifies_and_has_a_root(run):
     report = verify_run(run)
-    assert (report.is_clean, report.has_chain, report.notices) == (True, True, ())
+    assert (report.is_clean, report.notices) == (True, ())
     assert len(report.root) == 64
     assert verify_run(run, root=report.root).is_clean
 
 
 def edits() -> dict[str, Callable[[dict], object]]:
     """Return a change of every field of the header, and of those within it that decide what the run means."""
-    names = json.loads((FINISHED_BY_0_1_0 / HEADER_NAME).read_text(encoding="utf-8"))
-    fields = {name: lambda tree, name=name: tree.update({name: None}) for name in names}
+    fields = {name: lambda tree, name=name: tree.update({name: None}) for name in RunHeader.model_fields}
     within = {
         "seed": lambda tree: tree["config"]["compute"].update(seed=7),
         "weights": lambda tree: tree["config"]["masks"]["weights"].update(uri="s3://elsewhere/sam.pt"),
@@ -83,11 +80,12 @@ def edits() -> dict[str, Callable[[dict], object]]:
         "source": lambda tree: tree.update(source="other/"),
         "device": lambda tree: tree["identity"].update(device_kind="cuda"),
         "config digest": lambda tree: tree.update(config_sha256="0" * 64),
-        "a later section": lambda tree: tree.update(licences={"images": "CC0"}),
+        "an unknown section": lambda tree: tree.update(licences={"images": "CC0"}),
         "no digest": lambda tree: tree.pop("sha256"),
     }
-    # A run of `annotate` has no parent: one is added.
-    fields["parent"] = lambda tree: tree.update(parent={"location": "elsewhere"})
+    # What this run has none of is added.
+    for name in ("parent", "domain", "audits", "exclusions"):
+        fields[name] = lambda tree, name=name: tree.update({name: {"location": "elsewhere"}})
     return {**fields, **within}
 
 
@@ -99,7 +97,7 @@ def test_a_changed_field_of_the_header_is_found_by_all_who_open_it(folder, field
     path.write_text(json.dumps(tree, indent=2), encoding="utf-8")
     location = RunLocation.open(str(folder))
     for read in (verify_run, Run, write_datacard):
-        with pytest.raises(ConfigError, match=rf"{HEADER_NAME} (was changed after it was written|has version None)"):
+        with pytest.raises(ConfigError, match=rf"{HEADER_NAME} (was changed after it was written|is of version None)"):
             read(location)
 
 
@@ -230,18 +228,6 @@ def test_an_edited_data_card_is_a_notice(run):
     assert (report.is_clean, report.notices) == (True, ("DATACARD.md was edited",))
 
 
-def test_later_sections_are_read_back_and_stand_in_the_manifest(location):
-    licences = {"images": "CC-BY-4.0"}
-    header = start_run(location, licences=licences)
-    commit(location, header, 0)
-    edit_sealed(location, receipt_path(0, 0), lambda tree: tree.update(audits={"sampled": 3}))
-    write_manifest(location)
-    assert read_header(location).licences == licences
-    assert b"exclusions" not in location.read_bytes(HEADER_NAME)
-    assert read_manifest(location, 1)["optional"].to_pylist() == ['{"audits": {"sampled": 3}}']
-    assert [each.audits for each in latest_receipts(location)] == [{"sampled": 3}]
-
-
 def test_runs_of_equal_bytes_have_one_root_whatever_happened_on_the_way(tmp_path):
     quiet, eventful = (RunLocation.open(str(tmp_path / name)) for name in ("quiet", "eventful"))
     for location, created in ((quiet, "2026-01-01T00:00:00Z"), (eventful, "2026-05-05T00:00:00Z")):
@@ -358,27 +344,3 @@ def test_a_run_with_a_data_card_that_is_no_file_verifies(folder, monkeypatch, wh
     report = verify_run(RunLocation.open(str(folder)))
     assert report.is_clean
     assert report.notices[0].startswith("DATACARD.md is a ")
-
-
-def test_a_run_of_version_0_1_0_verifies_has_no_chain_and_has_a_root():
-    report = verify_run(RunLocation.open(str(FINISHED_BY_0_1_0)))
-    assert (report.is_clean, report.has_chain) == (True, False)
-    # As version 0.2.0 computed it: a later version keeps the roots that people have noted.
-    assert report.root == "d3e2dfead15ac9c3a66694e6f4abaa6b63a7104b1b8aec482467891836b83e72"
-    assert verify_run(RunLocation.open(str(FINISHED_BY_0_1_0)), root=report.root).is_clean
-
-
-def test_a_run_of_version_0_1_0_that_goes_on_stays_verifiable(tmp_path):
-    half = shutil.copytree(FINISHED_BY_0_1_0.with_name("half"), tmp_path / "half")
-    location = RunLocation.open(str(half))
-    header = read_header(location)
-    assert header.sha256 is None
-    ours = commit(location, header, 3, 4, 5)
-    assert all(receipt.sha256 and receipt.header_sha256 is None for receipt in ours)
-    write_manifest(location)
-    report = verify_run(location)
-    assert (whats(report), report.has_chain) == ([], False)
-    # What this version wrote has digests of its own.
-    path = half / receipt_path(4, 0)
-    path.write_text(path.read_text(encoding="utf-8").replace('"node-a"', '"node-b"'), encoding="utf-8")
-    assert whats(verify_run(location)) == ["receipt"]

@@ -144,5 +144,5 @@ def test_a_part_of_a_later_version_is_no_damage(run):
     masks = read_table(location, "masks", receipts=[receipt])
     schema = masks.schema.with_metadata({**masks.schema.metadata, b"pseudoris.version": b"9"})
     data = parquet_bytes([masks.replace_schema_metadata(schema.metadata)], schema)
-    with pytest.raises(ConfigError, match="has table version 9"):
+    with pytest.raises(ConfigError, match="is of version 9"):
         verify_shard(location, forged(location, receipt, "masks", data), planned, quick=False)

@@ -157,11 +157,3 @@ def test_a_snapshot_that_does_not_stand_or_read_is_named(run):
     location.replace(path, b"PAR1 no more PAR1")
     with pytest.raises(TransientError, match="cannot be read as Parquet"):
         read_manifest(location, 1)
-
-
-def test_a_snapshot_of_another_version_is_refused_by_its_number(run, monkeypatch):
-    location, _, _ = run
-    write_manifest(location)
-    monkeypatch.setattr(manifest_module, "_READABLE", frozenset({b"9"}))
-    with pytest.raises(ConfigError, match="is not of snapshot version 3: read the receipts instead"):
-        read_manifest(location, 1)

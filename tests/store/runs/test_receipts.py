@@ -59,13 +59,6 @@ def test_more_receipts_than_a_batch_come_in_order(disk):
     assert [receipt.shard for receipt in latest_receipts(disk)] == list(range(600))
 
 
-def test_a_receipt_of_another_version_is_refused(location):
-    commit(location, start_run(location), 0)
-    edit(location, version=3)
-    with pytest.raises(ConfigError, match="has version 3, this package reads versions 1 to 2"):
-        read_receipt(location, 0, 0)
-
-
 @pytest.mark.parametrize(("shard", "generation"), [(7, 0), (0, 1)])
 def test_a_receipt_under_anothers_name_is_refused(location, shard, generation):
     commit(location, start_run(location), 0)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +19,6 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.pair_weight import PairWeightConfig, WeightLine, line_weights
-from pseudoris.schemas.renames import in_present_words
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.checks.expressions import expression_problems
@@ -28,9 +26,9 @@ from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import planned_run
-from pseudoris.store.runs.commit import Provenance, commit_parts, make_receipt
+from pseudoris.store.runs.commit import Provenance, make_receipt
 from pseudoris.store.runs.header import read_header, require_header
-from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest, write_manifest
+from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest
 from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, part_path, receipt_path
 from pseudoris.store.runs.refilter import RuleChange, refilter, refiltered
@@ -39,7 +37,7 @@ from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
 from tests.builders.fault_proxy import Fault
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run, scored_shard
-from tests.builders.seals import forge_header, put_in_old_words, without_digests
+from tests.builders.seals import without_digests
 from tests.store.builders import extend_run, make_entries
 
 HIGHER = RuleChange(tau=1.2)
@@ -145,14 +143,6 @@ def test_the_header_names_the_parent_and_the_plan_is_its(parent, target):
     assert list(iter_plan(target, after)) == list(iter_plan(parent, before))
 
 
-def test_a_run_made_from_one_in_old_words_has_the_present_words(on_disk, new):
-    forge_header(on_disk, put_in_old_words)
-    write_manifest(on_disk)
-    refilter(on_disk, new, HIGHER)
-    header = require_header(new)
-    assert header.identity.method == header.config.method() == in_present_words(header.identity.method)
-
-
 def test_the_new_run_is_complete_and_verified_and_the_parent_untouched(parent, target):
     before = files_of(parent, "_receipts", "_manifest", "_lock")
     refilter(parent, target, HIGHER)
@@ -217,7 +207,7 @@ def test_another_rule_on_the_same_output_is_refused_by_name(parent, target):
     before = files_of(target)
     with pytest.raises(ConfigError, match=r"filtering.tau: 1.2 in the run, 1.3 now"):
         refilter(parent, target, RuleChange(tau=1.3))
-    with pytest.raises(ConfigError, match=r"filtering.keep: 'absent' in the run, \['count >= 2'\] now"):
+    with pytest.raises(ConfigError, match=r"filtering.keep: \[\] in the run, \['count >= 2'\] now"):
         refilter(parent, target, RuleChange(1.2, [condition("count >= 2")]))
     assert files_of(target) == before
 
@@ -227,7 +217,7 @@ def test_conditions_that_are_not_given_stay_and_an_empty_list_takes_them_away(di
     assert refilter(disk, new, HIGHER).rule == KeepRule(1.2, (condition("count >= 2"),))
     bare = RunLocation.open(str(tmp_path / "bare"))
     assert refilter(disk, bare, RuleChange(keep=())).rule == KeepRule(1.0)
-    assert "keep" not in read_header(bare).identity.method["filtering"]
+    assert read_header(bare).identity.method["filtering"]["keep"] == []
 
 
 def test_drawn_and_composed_weights_follow_their_lines_and_a_humans_is_one(disk):
@@ -383,23 +373,6 @@ def test_what_a_human_wrote_stays_kept_and_groups_stay_as_they_are(disk, new):
     assert {row["kept"] for row in alone} == {True, False}
     assert all(row["kept"] == (row["correctness"] > 0.5) for row in alone)
     assert not [row for row in rows if row["kept"] and row["distinctiveness"] is not None and row["source"] == "model"]
-
-
-@pytest.mark.slow
-def test_tables_of_version_one_become_those_of_the_present(on_disk, new, tmp_path):
-    due, old = RunLocation.open(str(tmp_path / "due")), RunLocation.open(str(tmp_path / "old"))
-    refilter(on_disk, due, HIGHER)
-    provenance = Provenance(header_sha256=begin(old).sha256)
-    for receipt in latest_receipts(on_disk):
-        contents = contents_of(on_disk, receipt)
-        table = pq.read_table(pa.BufferReader(contents[EXPRESSIONS])).drop(["source"])
-        schema = table.schema.with_metadata({**table.schema.metadata, b"pseudoris.version": b"1"})
-        contents[EXPRESSIONS] = table_bytes(table.cast(schema))
-        shard = Shard(receipt.shard, 0, ())
-        commit_parts(old, contents, make_receipt(shard, contents, receipt.counts, provenance))
-    write_manifest(old)
-    refilter(old, new, HIGHER)
-    assert files_of(new) == files_of(due)
 
 
 def test_verify_finds_a_row_that_the_rule_does_not_explain(on_disk, new):

@@ -7,9 +7,7 @@ from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.runs.totals import RunTotals, Totals
 
 
-def receipt(
-    shard: int = 0, reasons: dict[str, int] | None = None, kept_lone: int | None = 1, **seconds: float
-) -> Receipt:
+def receipt(shard: int = 0, reasons: dict[str, int] | None = None, kept_lone: int = 1, **seconds: float) -> Receipt:
     quarantined = sum((reasons or {}).values())
     part = PartRecord(name="part", rows=1, size_bytes=10, sha256="0" * 64)
     counts = ShardCounts(
@@ -47,17 +45,6 @@ def test_receipts_add_up():
         seconds={"read": 0.75, "propose": 2.0},
     )
     assert list(totals.sum().reasons) == ["corrupt", "missing"]
-
-
-def test_a_receipt_that_does_not_tell_lone_masks_apart_leaves_their_number_unknown():
-    totals = Totals()
-    totals.add(receipt(0))
-    old = receipt(1, kept_lone=None)
-    assert "kept_lone" not in old.counts.model_dump()
-    totals.add(old)
-    assert totals.sum().kept_lone is None
-    totals.remove(old)
-    assert totals.sum().kept_lone == 1
 
 
 def test_no_receipt_is_a_sum_of_nothing():

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS, TABLES_VERSION
+from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.tables.committed_tables import RowFilter, read_selected, read_table
 from pseudoris.store.tables.parquet_files import parquet_bytes
@@ -20,20 +20,6 @@ from tests.store.builders import commit, make_entries, make_shard, start_run
 def committed(location):
     commit(location, start_run(location), 0, 2)
     return location
-
-
-def rewrite(location, receipt, table: str, schema: pa.Schema) -> None:
-    """Write a part of the receipt as another version would have: `schema` with the columns that it knows."""
-    old = read_table(location, table, receipts=[receipt])
-    columns = [old[name] for name in schema.names]
-    path = part_path(table, receipt.parts[table])
-    location.replace(path, parquet_bytes([pa.table(columns, schema=schema)], schema))
-
-
-def versioned(table: str, version: int, without: str | None = None) -> pa.Schema:
-    schema = SCHEMAS[table]
-    fields = [field for field in schema if field.name != without]
-    return pa.schema(fields, metadata={**schema.metadata, b"pseudoris.version": str(version).encode()})
 
 
 @pytest.mark.parametrize("table", SCHEMAS)
@@ -50,24 +36,6 @@ def test_what_no_receipt_names_is_not_read(committed):
     before = read_table(committed, "masks")
     committed.replace("masks/shard-00000001.g0-00000000.parquet", b"in the making")
     assert read_table(committed, "masks").equals(before)
-
-
-def test_a_part_of_an_older_version_is_read_with_nulls_for_what_it_did_not_know(location):
-    receipts = commit(location, start_run(location), 0, 1)
-    rewrite(location, receipts[0], "expressions", versioned("expressions", 0, without="weight"))
-    table = read_table(location, "expressions", ["text", "weight"])
-    assert table["weight"].null_count == receipts[0].parts["expressions"].rows
-    assert table["text"].null_count == 0
-    assert read_table(location, "expressions", ["weight"]).num_rows == table.num_rows
-
-
-def test_a_part_of_a_later_version_is_refused(location):
-    receipts = commit(location, start_run(location), 0)
-    rewrite(location, receipts[0], "masks", versioned("masks", TABLES_VERSION + 1))
-    with pytest.raises(
-        ConfigError, match=f"has table version {TABLES_VERSION + 1}, this package reads up to {TABLES_VERSION}"
-    ):
-        read_table(location, "masks")
 
 
 def test_a_missing_part_is_told_with_its_shard(location):
@@ -133,20 +101,6 @@ def test_row_groups_that_statistics_rule_out_are_not_read(part, monkeypatch):
     read.clear()
     assert not read_selected(location, EXPRESSIONS, name, ("text",), RowFilter(pc.field("text") > "~", ("text",)))
     assert read == []
-
-
-def test_a_column_that_an_older_version_does_not_know_is_null_for_the_filter_too(part):
-    location, name = part
-    old = read_table(location, EXPRESSIONS).drop_columns(["source"])
-    location.replace(f"{EXPRESSIONS}/{name}", parquet_bytes([old], old.schema))
-    missing = RowFilter(pc.field("source").is_null(), ("source",))
-    assert read_selected(location, EXPRESSIONS, name, ("text", "source"), missing).num_rows == old.num_rows
-    assert (
-        read_selected(
-            location, EXPRESSIONS, name, ("text",), RowFilter(pc.field("source") == "human", ("source",))
-        ).num_rows
-        == 0
-    )
 
 
 def test_a_missing_part_a_damaged_one_and_an_unknown_column_are_named(part):

@@ -129,10 +129,8 @@ def test_candidates_are_kept_with_their_views_apart_from_those_without(tmp_path,
     assert torch.equal(again.views, found.views)
     plain = CandidateStore(config.candidates, config.towers, towers)
     assert plain.held("scene") is None
-    # As it was before there were refinements.
     off = small_config(tmp_path)
     assert CandidateStore(config.candidates, config.towers, towers, off.refinement).digest == plain.digest
-    assert "refinement" not in off.decisive()
 
 
 @pytest.mark.slow

@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from typing import get_args
 
-import pyarrow as pa
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.tables import EXPRESSIONS
-from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.training.dataset import ExpressionFilter, RisDataset, RisIterableDataset, SampleSpec, StreamOrder
 from pseudoris.training.dataset.samples import DECODERS
 from pseudoris.workers.captions.decoding_rules import RuleName
@@ -149,13 +146,6 @@ def test_a_filter_that_keeps_nothing_is_told_by_an_epoch_that_does_not_know_befo
     other = StreamOrder(rank=1, world_size=2)
     assert list(RisIterableDataset(run.location, SampleSpec(parts=("text",)), order=other)) == []
     assert "passes the filter" not in caplog.text
-
-
-def test_tables_of_version_1_know_no_source_and_count_as_a_models(run):
-    table = read_table(run.location, EXPRESSIONS).drop_columns(["source"])
-    nulls = table.append_column("source", pa.nulls(table.num_rows, pa.string()))
-    kept = ExpressionFilter(sources=frozenset({"model"}), is_kept_only=False).expression_rows()
-    assert nulls.filter(kept.expression).num_rows == table.num_rows
 
 
 def test_the_description_is_the_same_for_equal_filters():

@@ -236,7 +236,8 @@ def test_a_state_of_another_number_of_workers_or_version_is_refused(run):
         next(iter(loader))
     # Its workers have ended with it.
     assert not multiprocessing.active_children()
-    with pytest.raises(ConfigError, match=r"The state has version 9. This package reads version 1"):
+    said = "the state of the dataset is of version 9, and this pseudoris reads version 2 alone"
+    with pytest.raises(ConfigError, match=said):
         open_loader(run).load_state_dict({**state, "version": 9})
 
 

@@ -65,19 +65,3 @@ def test_a_phase_without_data_is_refused_by_name() -> None:
 def test_a_curriculum_that_cannot_be_is_refused(phases, message) -> None:
     with pytest.raises(ValidationError, match=message):
         CurriculumConfig.model_validate({"phases": phases})
-
-
-def test_an_older_training_keeps_the_names_of_its_phases_if_nothing_else_differs() -> None:
-    config = CurriculumConfig()
-    saved = config.model_dump(mode="json")
-    for phase, name in ((1, "composed"), (2, "referring")):
-        saved["phases"][phase]["name"] = name
-
-    assert [phase.name for phase in config.named_as(saved).phases] == [
-        "semantic",
-        "composed",
-        "referring",
-        "refinement",
-    ]
-    assert config.named_as({**saved, "min_iou": 0.4}) == config
-    assert config.named_as({}) == config

@@ -26,7 +26,6 @@ from tests.training.ppt.builders import RECIPE, small_config, small_runs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROUNDS = ["01-semantic", "02-ris_augmented", "03-ris_joint", "04-refinement-1", "04-refinement-2"]
-OLDER_NAMES = ["semantic", "composed", "referring", "refinement"]
 
 
 class KilledError(Exception):
@@ -142,27 +141,6 @@ def test_killed_at_any_step_and_resumed_is_as_if_nothing_had_happened(tmp_path, 
         assert_equal_weights(request.out / name, cut.out / name)
     assert resumed.phases == summary.phases
     assert resumed.num_steps_now < 15 or until == 1
-
-
-@pytest.mark.slow
-def test_a_training_that_an_older_version_began_goes_on_under_its_names(tmp_path, runs) -> None:
-    now = small_config(tmp_path, ["curriculum.epochs_factor=0.5"])
-    older = [
-        phase.model_copy(update={"name": name}) for phase, name in zip(now.curriculum.phases, OLDER_NAMES, strict=True)
-    ]
-    curriculum = now.curriculum.model_copy(update={"phases": tuple(older)})
-    then = now.model_copy(update={"curriculum": curriculum})
-
-    def kill(report):
-        if report.step >= 2:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        train_ppt(PptRequest(then, runs, tmp_path / "out"), open_fabric(then.training), Reports(on_step=kill))
-    train_ppt(PptRequest(now, runs, tmp_path / "out", is_resuming=True), open_fabric(now.training))
-
-    folders = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
-    assert folders[:3] == ["01-semantic", "02-composed", "03-referring"]
 
 
 @pytest.mark.long
