@@ -311,7 +311,7 @@ def _record(
         run=DrawnRun(
             location=location.root,
             created_utc=header.created_utc,
-            header_sha256=header.sha256,
+            header_sha256=header.digest,
             root_sha256=pairs.root_sha256,
             source=header.source,
             origin=header.origin,

@@ -28,7 +28,7 @@ from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.run_records import PartRecord, RunHeader, SealedRecord, Sha256
-from pseudoris.store.runs.seals import read_version
+from pseudoris.store.runs.seals import check_record
 from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
 
 DRAW_NAME: Final = "draw.json"
@@ -136,8 +136,6 @@ def read_sample(data: bytes, name: str, *, shown: str, columns: Iterable[str] | 
     return parquet.read(columns=names, use_threads=False)
 
 
-# Of development versions, whose draws are refused, are 1 and 2.
-DRAW_VERSION: Final = 3
 _RESTORE: Final = "Restore the file from a copy, or draw again into another folder"
 
 
@@ -146,7 +144,7 @@ class DrawnRun(FrozenModel):
 
     Attributes:
         location: Absolute path or url of its folder at that time.
-        header_sha256: Digest of its header; None for a run of version 0.1.
+        header_sha256: Digest of its header.
         root_sha256: Its root digest over the shards that were committed; see `pseudoris.store.runs.root_digest`.
         origin: What made it: annotate, refilter, import or ppt.
         rule: What it keeps, in words; None where no rule decides.
@@ -154,7 +152,7 @@ class DrawnRun(FrozenModel):
 
     location: str
     created_utc: str
-    header_sha256: Sha256 | None
+    header_sha256: Sha256
     root_sha256: Sha256
     source: str
     origin: str
@@ -214,7 +212,6 @@ class DrawRecord(SealedRecord):
         image_strata: Of the images that are asked for missed objects.
     """
 
-    version: Literal[3] = 3
     created_utc: str
     run: DrawnRun
     population: Population
@@ -224,28 +221,18 @@ class DrawRecord(SealedRecord):
     image_strata: tuple[Stratum, ...]
     parts: tuple[PartRecord, ...]
 
-    @property
-    def digest(self) -> str:
-        """The digest of the draw, 64 hex digits."""
-        if self.sha256 is None:
-            raise ValueError("the record has not been sealed")
-        return self.sha256
-
 
 def parse_draw(data: bytes, name: str) -> DrawRecord:
     """Return the record in the bytes of a file; a `ConfigError` shows `name` if it is no draw, or was changed."""
     try:
-        read_version(data, name, newest=DRAW_VERSION, remedy=_RESTORE)
+        check_record(data, name, remedy=_RESTORE, again="draw again")
     except ValueError:
         raise ConfigError(f"{name} is not the draw of an audit ({len(data)} bytes). {_RESTORE}") from None
     try:
-        record = DrawRecord.model_validate_json(data)
+        return DrawRecord.model_validate_json(data)
     except ValidationError as error:
         places = sorted({".".join(map(str, item["loc"])) for item in error.errors()})
         raise ConfigError(f"{name} is not a valid draw, see {', '.join(places)}. {_RESTORE}") from None
-    if record.sha256 is None:
-        raise ConfigError(f"{name} has no digest. {_RESTORE}")
-    return record
 
 
 def undrawn_strata(draw: DrawRecord) -> tuple[Stratum, ...]:

@@ -17,7 +17,6 @@ from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated, features
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Floats
 from pseudoris.schemas.run_records import Receipt, RunHeader
-from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import cached_receipts
@@ -243,7 +242,7 @@ def _pair_rows(table: pa.Table, pairs: RunPairs, numbers: Ints) -> Iterator[tupl
             number,
             {
                 **row,
-                "source": row["source"] or SOURCE_MODEL,
+                "source": row["source"],
                 "pair_id": pair_id(row["image_id"], masks, row["text"]),
                 "mask_ids": masks,
                 "is_kept": bool(pairs.is_kept[number]),

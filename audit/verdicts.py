@@ -1,6 +1,6 @@
 """A rater's file, `verdicts/<rater>.jsonl`: one JSON object a line, in UTF-8; appended, never rewritten.
 
-    {"line":"header","version":1,"draw":"<64 hex>","rater":"ana","created_utc":"2026-…","digest":"3f…"}
+    {"line":"header","version":2,"draw":"<64 hex>","rater":"ana","created_utc":"2026-…","digest":"3f…"}
     {"line":"verdict","pair":"…-0007-9f3a1c07","verdict":"right","comment":"","seconds":4.2,"utc":"…","digest":"…"}
     {"line":"missed","image":"…","clicks":[[40,52.5]],"comment":"","seconds":9.1,"utc":"…","digest":"…"}
     {"line":"undo","pair":"…-0007-9f3a1c07","utc":"…","digest":"…"}
@@ -26,13 +26,13 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, refuse_other_version
 from pseudoris.schemas.frozen import FrozenModel, NonNegative
 from pseudoris.schemas.run_records import Sha256
 
 VERDICTS_FOLDER: Final = "verdicts"
 SUFFIX: Final = ".jsonl"
-VERDICTS_VERSION: Final = 1
+VERDICTS_VERSION: Final = 2
 RATER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 RIGHT: Final = "right"
@@ -179,11 +179,7 @@ def read_answers(data: bytes, name: str, known: Known, *, rater: str | None = No
     header = next(lines, None)
     if not isinstance(header, HeaderLine):
         raise ConfigError(f"{name} has no header line: it is not a file of verdicts, or its beginning was removed")
-    if header.version != VERDICTS_VERSION:
-        raise ConfigError(
-            f"{name} has version {header.version}, this package reads version {VERDICTS_VERSION}: install the version "
-            "of pseudoris that wrote it"
-        )
+    refuse_other_version(name, header.version, VERDICTS_VERSION, again="judge again")
     if header.draw != known.draw:
         raise ConfigError(
             f"{name} answers the draw {header.draw[:12]}…, and this audit is the draw {known.draw[:12]}…: its pairs "

@@ -26,7 +26,6 @@ MAX_RANGES = 8
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 _CHAIN = "digests of header, plan, receipts, manifests, tables"
-_NO_CHAIN = "none: version 0.1.0 began this run. Changes of its header or receipts may not be found"
 
 
 def verify(
@@ -118,7 +117,7 @@ def _view(out: str, found: VerifyReport) -> Table:
     table.add_row("accounted for", f"{found.num_accounted:,}")
     table.add_row("", f"{found.annotated:,} annotated, {found.empty:,} empty, {found.quarantined:,} quarantined")
     table.add_row("shards checked", f"{found.num_checked:,} of {found.num_shards:,}")
-    table.add_row("chain", _CHAIN if found.has_chain else _NO_CHAIN)
+    table.add_row("chain", _CHAIN)
     for notice in found.notices:
         table.add_row("notice", notice)
     return table

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from pydantic import Field, ValidationError
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, UnitInterval
 from pseudoris.schemas.run_records import RunHeader, SealedRecord, Sha256
-
-# As in all records: version 1 is what has no digest, and there is none of it.
-CITATION_VERSION: Final = 2
 
 
 class AuditRecord(FrozenModel):
@@ -64,7 +59,6 @@ class CitedAudit(SealedRecord):
         masks: Share of masks with a right expression.
     """
 
-    version: int = CITATION_VERSION
     draw: Sha256
     run_root: Sha256
     raters: int = Field(ge=1)
@@ -82,7 +76,7 @@ def audit_of(header: RunHeader) -> AuditRecord | None:
     """Return the audit of a run's header; None if no audit chose its rule.
 
     Raises:
-        ConfigError: A later version of the package wrote it.
+        ConfigError: Another version of the package wrote it.
     """
     try:
         return None if header.audits is None else AuditRecord.model_validate(header.audits)

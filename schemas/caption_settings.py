@@ -1,16 +1,15 @@
 """Settings of the caption stage: CoCa, its crops, beam search, distinctive sampling; the listener and its confidence.
 
-The listener scores the captioner's candidates again. A section that is off is absent, so that older runs keep their
-identity.
+The listener scores the captioner's candidates again.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, JsonValue, model_validator
 
-from pseudoris.schemas.frozen import FrozenModel, NonNegative, without_defaults
+from pseudoris.schemas.frozen import FrozenModel, NonNegative
 from pseudoris.schemas.shard import CROP_MASKED, crop_context
 from pseudoris.schemas.source_settings import WeightsConfig
 
@@ -56,10 +55,6 @@ class ConfidenceConfig(FrozenModel):
     # with a rival. 0 is neither for nor against it; 1 is the best possible, as runs before this key had it.
     lone_log_ratio: float = Field(default=1.0, ge=-1, le=1)
 
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(self, handler(self), "lone_log_ratio")
-
     @property
     def needs_listener(self) -> bool:
         """Whether a weight reads scores of the listener."""
@@ -77,10 +72,6 @@ class BeamConfig(FrozenModel):
     # Whether the length that a sum is divided by counts the EOS that ended a caption. True: transformers 4.56. False:
     # the authors' transformers (4.30.2), whose beams end sooner.
     counts_eos: bool = True
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(self, handler(self), "counts_eos")
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -113,13 +104,6 @@ class SamplingConfig(FrozenModel):
     # Whether a drawn pad token (0, "!" inside a word) ends a caption as EOS does, also below `min_length`. The authors'
     # loop takes it for padding.
     pad_ends_caption: bool = False
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        tree = without_defaults(self, handler(self), "pad_ends_caption")
-        # Left out for `mean`, so that older runs, which have no such keys, keep their identity and hash.
-        dropped = ("others_weighting", "others_temperature") if self.others_weighting == "mean" else ()
-        return {key: value for key, value in tree.items() if key not in dropped}
 
 
 class CaptionsConfig(FrozenModel):
@@ -172,7 +156,3 @@ class CaptionsConfig(FrozenModel):
         """Return the scale of each crop kind by its name, in the tables' order; the masked crop has the scale None."""
         masked: dict[str, float | None] = {CROP_MASKED: None} if self.has_masked_crop else {}
         return {**masked, **{crop_context(scale): scale for scale in self.context_scales}}
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(self, handler(self), "listening", "has_antialiasing")

@@ -1,6 +1,6 @@
 """Settings of the composer, which turns the masks' captions into expressions with positions, relations and numbers.
 
-If nothing is composed, the section is absent, so that older runs keep their identity.
+If nothing is composed, the section is None.
 """
 
 from __future__ import annotations

@@ -10,14 +10,12 @@ between two sessions of one run. `domain` is neither: it is asked once, before a
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
     JsonValue,
-    SerializerFunctionWrapHandler,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -28,8 +26,8 @@ from pseudoris.schemas.caption_settings import SamplingConfig as SamplingConfig
 from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.domain import DomainConfig as DomainConfig
 from pseudoris.schemas.frozen import FrozenModel as FrozenModel
-from pseudoris.schemas.frozen import NonNegative, without_defaults, without_none
-from pseudoris.schemas.image_formats import EXTENSIONS, HEIF_EXTENSIONS, HEIF_PLUGIN, LATER_EXTENSIONS
+from pseudoris.schemas.frozen import NonNegative
+from pseudoris.schemas.image_formats import EXTENSIONS, HEIF_EXTENSIONS, HEIF_PLUGIN
 from pseudoris.schemas.keep_rule import KeepCondition
 from pseudoris.schemas.lone_masks import LoneMasks
 from pseudoris.schemas.mask_settings import MasksConfig as MasksConfig
@@ -44,8 +42,6 @@ from pseudoris.schemas.source_settings import ImagesConfig as ImagesConfig
 from pseudoris.schemas.source_settings import SourceConfig as SourceConfig
 from pseudoris.schemas.source_settings import WeightsConfig as WeightsConfig
 from pseudoris.schemas.uris import secrets_in
-
-_LATER_FILTER_KEYS: Final = ("confidence", "keep", "lone_masks", "has_antialiasing", "spacy_model", "pair_weight")
 
 
 class FilterConfig(FrozenModel):
@@ -96,11 +92,6 @@ class FilterConfig(FrozenModel):
                 "pair_weight.drawn needs filtering.confidence: set the weights that it was fitted with, or leave it out"
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Left out if unset or empty, so that older runs, which have no such keys, keep their identity and hash.
-        return without_defaults(self, handler(self), *_LATER_FILTER_KEYS)
 
 
 class ComputeConfig(FrozenModel):
@@ -201,12 +192,8 @@ class RunConfig(FrozenModel):
         if isinstance(source, dict) and isinstance(images, dict) and "extensions" not in source:
             plugins = images.get("decoder_plugins")
             if isinstance(plugins, list | tuple) and HEIF_PLUGIN in plugins:
-                return {**tree, "source": {**source, "extensions": (*EXTENSIONS, *LATER_EXTENSIONS, *HEIF_EXTENSIONS)}}
+                return {**tree, "source": {**source, "extensions": (*EXTENSIONS, *HEIF_EXTENSIONS)}}
         return tree
-
-    @model_serializer(mode="wrap")
-    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_none(handler(self), "composing", "domain")
 
     def model_pools(self) -> dict[str, PoolConfig]:
         """Return the pools that hold models in the placement's mode, by their names in the config."""

@@ -16,12 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.renames import in_first_words, renamed
 from pseudoris.schemas.uris import secret_in, secrets_in
 from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
-
-# Files that were in `docs/` before version 0.2.
-_MOVED_EXAMPLES: Final = ("listener.yaml", "listener-composer.yaml", "vote.yaml")
 
 _NULLS: Final = ("", "null", "~")
 
@@ -92,11 +88,11 @@ def validate_as(model: type[_Model], tree: Mapping[str, Any]) -> _Model:
 
 
 def config_hash(config: RunConfig) -> str:
-    """Return the sha256 of the tree as canonical JSON, 64 hex digits; a rename does not change it.
+    """Return the sha256 of the tree as canonical JSON, 64 hex digits.
 
     Without `domain`: it decides whether a run begins, and a preset keeps its hash when it learns to tell.
     """
-    tree = in_first_words(config.model_dump(mode="json", exclude={"domain"}))
+    tree = config.model_dump(mode="json", exclude={"domain"})
     canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
@@ -173,9 +169,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         with path.open(encoding="utf-8") as file:
             tree = parse_yaml(file.read(MAX_LETTERS + 1))
     except FileNotFoundError:
-        is_moved = path.parent.name == "docs" and path.name in _MOVED_EXAMPLES
-        hint = f"; it has moved: use --config examples/{path.name}" if is_moved else ""
-        raise ConfigError(f"--config {path}: no such file{hint}") from None
+        raise ConfigError(f"--config {path}: no such file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"--config {path} cannot be read as YAML: {_yaml_fault(error)}") from error
     if tree is None:
@@ -218,8 +212,6 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
 
 def _explain(item: Mapping[str, Any], model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in item["loc"])
-    if model is RunConfig and (now := renamed(key, item["input"])):
-        return now
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key{suggestion(key, known_keys(model))}"
     if item["type"] == "missing":

@@ -19,6 +19,27 @@ class ConfigError(PseudorisError):
     """
 
 
+def refuse_other_version(name: str, found: object, known: int, *, again: str = "annotate again") -> None:
+    """Refuse what another version of the package wrote; this one reads the present version alone.
+
+    Args:
+        name: Path or url of what was read.
+        found: The version that it names.
+        known: The version that is read.
+        again: How to make it anew.
+
+    Raises:
+        ConfigError: `found` is not `known`.
+    """
+    if found == known:
+        return
+    anew = f"{again}, or " if isinstance(found, int) and found < known else ""
+    raise ConfigError(
+        f"{name} is of version {found!r}, and this pseudoris reads version {known} alone: {anew}use the pseudoris that "
+        "wrote it"
+    )
+
+
 class MissingPartsError(ConfigError):
     """Several parts that a run needs are missing; the message names each with the command or key that provides it.
 

@@ -127,7 +127,7 @@ def exclusions_of(header: RunHeader) -> ExclusionRecord | None:
     """Return what the run of `header` excludes; None if nothing.
 
     Raises:
-        ConfigError: The section was edited, or a later version wrote it.
+        ConfigError: The section was edited, or another version wrote it.
     """
     if header.exclusions is None:
         return None
@@ -136,7 +136,7 @@ def exclusions_of(header: RunHeader) -> ExclusionRecord | None:
     except ValidationError as error:
         raise ConfigError(
             f"the section `exclusions` of _run.json cannot be read ({error.error_count()} problems): it was edited, or "
-            "a later version of pseudoris wrote it. Use that version, or name another output"
+            "another version of pseudoris wrote it. Use that version, or name another output"
         ) from None
 
 

@@ -11,7 +11,8 @@ HEIF_EXTENSIONS: Final = (".heic", ".heif", ".hif")
 # By Pillow's names; MPO is opened as JPEG. The list is closed because a folder of images is untrusted input, and Pillow
 # would pass a PostScript file to Ghostscript.
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
-# The names under which files of these formats are listed by default ...
-EXTENSIONS: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-# ... and those that came later. Apart, because the first are part of the identity of every run.
-LATER_EXTENSIONS: Final = (".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".avif")
+# The names under which files of these formats are listed by default.
+EXTENSIONS: Final = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".avif"),
+)

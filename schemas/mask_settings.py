@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.frozen import FrozenModel, UnitInterval, without_defaults
+from pseudoris.schemas.frozen import FrozenModel, UnitInterval
 from pseudoris.schemas.source_settings import WeightsConfig
 
 
@@ -80,10 +80,6 @@ class PriorConfig(FrozenModel):
         if self.kind in ("table", "torchvision") and not self.path:
             raise ValueError(f"prior.kind={self.kind} needs prior.path: the table or checkpoint to read")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(self, handler(self), "duplicates", "untouched")
 
     def check_is_set(self) -> None:
         """Accept every kind except `unset`.

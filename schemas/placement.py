@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
-from pseudoris.schemas.frozen import FrozenModel, without_defaults
+from pseudoris.schemas.frozen import FrozenModel
 
 
 class PoolConfig(FrozenModel):
@@ -86,7 +86,3 @@ class PlacementConfig(FrozenModel):
     # Go on although most of a sample of SOURCE is unlike what the models know (`domain`). The run then says so wherever
     # it shows figures.
     accept_domain: bool = False
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(self, handler(self), "accept_domain", "start_timeout_s")

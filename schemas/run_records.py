@@ -6,27 +6,19 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
-    BeforeValidator,
     Field,
     JsonValue,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.domain import DomainRecord
-from pseudoris.schemas.frozen import FrozenModel, without_none
+from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.json_text import parse_json
-from pseudoris.schemas.renames import in_present_words
 from pseudoris.schemas.tables import SCHEMAS
 
-# Version 1, of pseudoris 0.1.0, has no digests; it is still read.
-RUN_VERSION: Final = 2
-RECEIPT_VERSION: Final = 2
-
-# Sections for later use; a record without one has no such key.
-OPTIONAL_SECTIONS: Final = ("audits", "exclusions", "licences", "verification")
+# Of all JSON records of runs and audits. Pseudoris 0.4 wrote version 2.
+RECORDS_VERSION: Final = 3
 
 PLAN_FOLDER: Final = "_plan"
 RECEIPTS_FOLDER: Final = "_receipts"
@@ -52,26 +44,26 @@ class SealedRecord(FrozenModel):
     """A JSON record of a run that ends with the digest of its own content.
 
     Attributes:
-        audits, exclusions, licences, verification: Reserved, for later versions of the package; left out if None.
-        sha256: Digest of the file's bytes without this field, its last one; None in records of version 1.
+        version: Of the record's format.
+        sha256: Digest of the file's bytes without this field, its last one; None before it is written.
     """
 
-    audits: _Section = None
-    exclusions: _Section = None
-    licences: _Section = None
-    verification: _Section = None
+    version: int = RECORDS_VERSION
     sha256: Sha256 | None = None
 
-    @model_serializer(mode="wrap")
-    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_none(handler(self), *OPTIONAL_SECTIONS, "domain", "header_sha256", "sha256")
+    @property
+    def digest(self) -> str:
+        """The digest of a record that was written, 64 hex digits."""
+        if self.sha256 is None:
+            raise ValueError("the record has not been sealed")
+        return self.sha256
 
 
 class Identity(FrozenModel):
     """What decides the tables' bytes. Two starts belong to one run only if their identities are equal.
 
     Attributes:
-        method: `RunConfig.method()`, in the words of the version that measured it.
+        method: `RunConfig.method()`.
         weights: sha256 by stage (`propose`, `caption`, `filter`).
         device_kind: Name of the GPU, or `cpu` with its vector capability; `none` if no model computes, as in an import.
         versions: Version by package, of the packages that compute and write.
@@ -83,21 +75,14 @@ class Identity(FrozenModel):
     versions: dict[str, str]
 
     def differences(self, other: Identity) -> list[str]:
-        """Return one line for each field that differs, `compute.seed: 0 in the run, 1 now`; empty if equal.
-
-        A method that differs only by renames is equal.
-        """
-        mine, theirs = self._flat(), other._flat()
+        """Return one line for each field that differs, `compute.seed: 0 in the run, 1 now`; empty if equal."""
+        mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
         keys = sorted(mine.keys() | theirs.keys())
         return [
             f"{key.removeprefix('method.')}: {mine.get(key, 'absent')!r} in the run, {theirs.get(key, 'absent')!r} now"
             for key in keys
             if mine.get(key) != theirs.get(key)
         ]
-
-    def _flat(self) -> dict[str, Any]:
-        tree = self.model_dump(mode="json")
-        return _flat({**tree, "method": in_present_words(tree["method"])})
 
     def mixed_differences(self, other: Identity) -> list[str]:
         """Return the lines of `differences` that `--allow-mixed` accepts: device kind and package versions."""
@@ -137,15 +122,16 @@ class RunHeader(SealedRecord):
         num_repeated: Listed entries whose key was listed before.
         num_shards: Shards planned.
         max_shard_bytes: Expected bytes of the largest shard's images, encoded; uris in tables count as 0.
-        config: The configuration that the run was created with. Words of older versions are translated when it is read.
+        config: The configuration that the run was created with.
         config_sha256: `config_hash` of it.
         origin: What made the tables: `annotate` (models), `refilter` (a parent run's scores), `import` (human
             annotation), or `ppt` (one of its data recipes).
         parent: The run whose results this one reuses; else None.
-        domain: Whether its models know such images, by a sample; None if the sample was not asked. Left out if None.
+        domain: Whether its models know such images, by a sample; None if the sample was not asked.
+        audits: `audit_records.AuditRecord`: the audit that its rule was chosen by; None without one.
+        exclusions: `exclusion_records.ExclusionRecord`: what was left out of the plan; None without a rule.
     """
 
-    version: int = RUN_VERSION
     source: str
     created_utc: str
     plan_parts: tuple[PartRecord, ...]
@@ -154,11 +140,13 @@ class RunHeader(SealedRecord):
     num_shards: int = Field(ge=0)
     max_shard_bytes: int = Field(default=0, ge=0)
     identity: Identity
-    config: Annotated[RunConfig, BeforeValidator(in_present_words)]
+    config: RunConfig
     config_sha256: str
     origin: Origin = "annotate"
     parent: ParentRun | None = None
     domain: DomainRecord | None = None
+    audits: _Section = None
+    exclusions: _Section = None
 
 
 class PlanExtension(SealedRecord):
@@ -173,11 +161,11 @@ class PlanExtension(SealedRecord):
         num_repeated: Listed entries of a new key that was listed before.
         num_shards: Shards that it plans.
         max_shard_bytes: As in the header.
-        header_sha256: `sha256` of the extension before it, or of the header; None if that is of version 1.
-        domain: What a sample of SOURCE said then; None if it was not asked. Left out if None.
+        header_sha256: `sha256` of the extension before it, or of the header.
+        domain: What a sample of SOURCE said then; None if it was not asked.
+        exclusions: As in the header, of the images that it plans.
     """
 
-    version: int = RUN_VERSION
     number: int = Field(ge=2)
     created_utc: str
     plan_parts: tuple[PartRecord, ...]
@@ -185,8 +173,9 @@ class PlanExtension(SealedRecord):
     num_repeated: int = Field(ge=0)
     num_shards: int = Field(ge=1)
     max_shard_bytes: int = Field(default=0, ge=0)
-    header_sha256: Sha256 | None = None
+    header_sha256: Sha256
     domain: DomainRecord | None = None
+    exclusions: _Section = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,15 +218,8 @@ class ShardCounts(FrozenModel):
     expressions: int = Field(ge=0, description="Candidate rows; equal captions of a mask are one.")
     samples: int = Field(ge=0, description="Draws, before equal captions were merged.")
     kept: int = Field(ge=0)
-    kept_lone: int | None = Field(
-        default=None, ge=0, description="Of these, captions of masks alone in their image; None in older receipts."
-    )
+    kept_lone: int = Field(ge=0, description="Of these, captions of masks alone in their image.")
     reasons: dict[str, int] = Field(default_factory=dict)
-
-    @model_serializer(mode="wrap")
-    def _without_unknown(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # The digest of a run that an older version wrote stays the same.
-        return without_none(handler(self), "kept_lone")
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -261,10 +243,9 @@ class Receipt(SealedRecord):
         mixed: With `--allow-mixed`, how the machine that computed the shard differed from the run's identity, a line
             for each field. Its bytes may differ from those of other runs.
         header_sha256: `sha256` of the run's header when it was committed, which is that of the last extension of the
-            plan; None if that is of version 1.
+            plan.
     """
 
-    version: int = RECEIPT_VERSION
     shard: int = Field(ge=0)
     generation: int = Field(ge=0)
     parts: dict[str, PartRecord]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
-from pseudoris.schemas.frozen import FrozenModel, without_defaults
-from pseudoris.schemas.image_formats import EXTENSIONS, LATER_EXTENSIONS
+from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.image_formats import EXTENSIONS
 
 
 class WeightsConfig(FrozenModel):
@@ -32,7 +32,7 @@ class SourceConfig(FrozenModel):
     # auto: `.tar` is a WebDataset, `.parquet` a table; everything else is listed as image files.
     format: Literal["auto", "files", "webdataset", "parquet"] = "auto"
     # Lower-case. Files with other extensions are not listed, so that the user's notes do not count as broken images;
-    # they are counted. The default also lists `LATER_EXTENSIONS`, and HEIC with its plug-in (below).
+    # they are counted. With its plug-in (below) the default also lists HEIC.
     extensions: tuple[str, ...] = EXTENSIONS
     # Parquet: the first of these columns that exists is read; bytes come before uris.
     bytes_columns: tuple[str, ...] = ("bytes", "image_bytes", "image")
@@ -45,21 +45,12 @@ class SourceConfig(FrozenModel):
     # S3: you pay for the requests and the traffic. A requester-pays bucket refuses all other requests.
     requester_pays: bool = False
 
-    @property
-    def listed_extensions(self) -> tuple[str, ...]:
-        """The extensions of the files and members that are listed."""
-        return (*EXTENSIONS, *LATER_EXTENSIONS) if self.extensions == EXTENSIONS else self.extensions
-
     @model_validator(mode="after")
     def _has_absolute_root(self) -> Self:
         path = (self.uri_root or "/").removeprefix("file://").removeprefix("local://")
         if "://" not in path and not Path(path).is_absolute():
             raise ValueError(f"uri_root {self.uri_root!r} is relative: give an absolute path, or an fsspec url")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(self, handler(self), "requester_pays")
 
 
 class ImagesConfig(FrozenModel):

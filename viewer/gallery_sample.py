@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, KeepCondition, KeepRule, meets
-from pseudoris.schemas.renames import in_first_words
 from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
@@ -282,7 +281,7 @@ def read_summary(location: RunLocation) -> GallerySummary:
 
 def _pairs_digest(header: RunHeader) -> str:
     """Return a digest of all that decides masks and texts; a refilter changes `filtering` alone."""
-    method = {key: value for key, value in in_first_words(header.identity.method).items() if key != "filtering"}
+    method = {key: value for key, value in header.identity.method.items() if key != "filtering"}
     return sha256_hex(json.dumps([header.source, header.identity.weights, method], sort_keys=True).encode())[:16]
 
 

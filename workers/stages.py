@@ -91,17 +91,12 @@ def find_scorer(config: FilterConfig) -> type[Scorer]:
     return cast(type[Scorer], _find("pseudoris.scorers", config.engine, "filtering.engine"))
 
 
-# Top folders of the repository, by whose bare names plug-ins for versions before 0.2.0 import them.
-_ROOMS: Final = ("schemas", "store", "workers", "pipeline", "training", "synthworld", "viewer", "cli", "deploy")
-
-
 def _find(group: str, name: str, setting: str) -> Any:
     entry = _entry(group, name, setting)
     try:
         return entry.load()
     except ImportError as error:
-        reason = _new_name(error.name or "") or str(error)
-        raise ConfigError(f"{setting}={name!r}: {entry.value} cannot be imported: {reason}") from error
+        raise ConfigError(f"{setting}={name!r}: {entry.value} cannot be imported: {error}") from error
 
 
 def _entry(group: str, name: str, setting: str) -> EntryPoint:
@@ -110,16 +105,6 @@ def _entry(group: str, name: str, setting: str) -> EntryPoint:
         known = ", ".join(sorted(found)) or "none; is the package installed?"
         raise ConfigError(f"{setting}={name!r}: no such engine in the entry points {group!r} (known: {known})")
     return found[name]
-
-
-def _new_name(module: str) -> str:
-    """Return what to write if a plug-in imports `module` by its old name, without `pseudoris`; else nothing."""
-    if module.partition(".")[0] not in _ROOMS:
-        return ""
-    if module in ("workers", "workers.boundary"):
-        place = "pseudoris.workers.faults.quarantine"
-        return f"it imports {module}; import pseudoris.workers instead (apply_to_images is in {place})"
-    return f"it imports {module}; import pseudoris.{module} instead"
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ def copy_sample(source: str, out: Path, config: RunConfig, *, size: int) -> None
                 unread[key] = outcome.reason
                 continue
             # A row of a table has no extension.
-            ending = next((each for each in config.source.listed_extensions if key.lower().endswith(each)), ".jpg")
+            ending = next((each for each in config.source.extensions if key.lower().endswith(each)), ".jpg")
             keys[image_id(key)] = key
             (out / "sample" / f"{image_id(key)}{ending}").write_bytes(outcome)
     write_record(out, "keys", keys)

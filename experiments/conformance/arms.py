@@ -9,7 +9,6 @@ from typing import Final, Literal
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.renames import in_first_words
 
 # bgr: SAM sees blue and red exchanged. grey: the fill of crops is CLIP's mean, taken for normalised colours.
 # short_boxes: a mask's box ends one pixel before its last one.
@@ -51,8 +50,7 @@ class Arm:
 
     def digest(self) -> str:
         """Return what its counts depend on beside the code, 16 hex digits."""
-        # In the words of the first version, so that a rename of a setting changes nothing.
-        method = {**in_first_words(self.config().method()), "fault": self.fault, "draw": self.draw}
+        method = {**self.config().method(), "fault": self.fault, "draw": self.draw}
         return hashlib.sha256(json.dumps(method, sort_keys=True).encode()).hexdigest()[:16]
 
 

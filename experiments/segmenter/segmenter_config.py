@@ -76,14 +76,7 @@ class SegmenterConfig(FrozenModel):
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
         tree = self.model_dump(mode="json", exclude={"training": True, "towers": {"cache_bytes"}})
-        tree["data"] = self.data.decisive()
-        # As segmenters of earlier versions have it.
-        tree["data"]["lone"] = self.data.spec(seed=0).lone_masks
-        if tree["data"]["draw"] == "distinct":
-            del tree["data"]["draw"]
-        if self.data.expressions_per_mask == 1:
-            del tree["data"]["expressions_per_mask"]
-        return {**tree, "training": self.training.decisive()}
+        return {**tree, "data": self.data.decisive(), "training": self.training.decisive()}
 
 
 def load_segmenter_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> SegmenterConfig:

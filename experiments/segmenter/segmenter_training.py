@@ -17,7 +17,12 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
-from pseudoris.training.learning.checkpoint_folder import read_settings, require_weights, saved_config
+from pseudoris.training.learning.checkpoint_folder import (
+    TRAININGS_VERSION,
+    read_settings,
+    require_weights,
+    saved_config,
+)
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained
 from pseudoris.training.learning.training_data import open_feed, open_runs
@@ -51,6 +56,7 @@ def train_segmenter(
     data = TargetDataset(targets, images, image_format=form, mask_size=size, is_held=learner.holds)
     feed = open_feed(data, collate, config.data, fabric, targets=targets, seed=config.training.seed)
     settings = {
+        "version": TRAININGS_VERSION,
         "learner": LEARNER,
         "config": config.decisive(),
         "towers_sha256": weights_digest(config.towers.weights),

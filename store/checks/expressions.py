@@ -120,8 +120,7 @@ def _findings(table: pa.Table, masks: pa.Table, rule: KeepRule) -> Iterator[Find
     images, targets = table["image_id"].to_pylist(), table["target_mask_ids"].to_pylist()
     yield from _reference_problems(table, image_of)
     yield from _text_problems(table)
-    # Null in tables of version 1: models wrote them.
-    known = pc.is_in(table["source"], value_set=pa.array([*SOURCES, None], pa.string()))
+    known = pc.is_in(table["source"], value_set=pa.array(SOURCES, pa.string()))
     yield "expression_source", _at(~_numpy(known), f"source is none of {', '.join(SOURCES)}")
     authors = (SOURCE_HUMAN, SOURCE_COMPOSER, SOURCE_RECIPE)
     is_human, is_composed, is_recipe = (is_from(table, source) for source in authors)

@@ -105,13 +105,8 @@ def replaced_receipt_problems(
 class Manifests:
     """Holds the snapshots of a run to their own digests, and the latest one to the receipts."""
 
-    def __init__(self, location: RunLocation, *, has_chain: bool) -> None:
-        """Check the bytes of each snapshot.
-
-        Args:
-            location: The run's folder.
-            has_chain: Whether the header has a digest, so that each snapshot must have one.
-        """
+    def __init__(self, location: RunLocation) -> None:
+        """Check the bytes of each snapshot."""
         self.problems = [
             Problem(None, "manifest", f"{MANIFEST_FOLDER}/{name} is {what}, not a manifest: move it out")
             for name, what in location.list_obstacles(MANIFEST_FOLDER)
@@ -119,11 +114,10 @@ class Manifests:
         ]
         self._rows: Iterator[Receipt] = iter(())
         for number in manifest_numbers(location):
-            damage = snapshot_damage(location, number, may_be_unsealed=not has_chain)
+            damage = snapshot_damage(location, number)
             if damage is not None:
                 self.problems.append(Problem(None, "manifest", damage))
-            # A row of version 1 has no digest to compare.
-            self._rows = read_snapshot(location, number) if has_chain and damage is None else iter(())
+            self._rows = read_snapshot(location, number) if damage is None else iter(())
             self._path = snapshot_path(number)
         self._ahead = next(self._rows, None)
 

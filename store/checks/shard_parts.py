@@ -42,7 +42,7 @@ def verify_shard(
         rule: The keep rule; `pseudoris.store.tables.keep_rule.rule_of` makes it from a run's header.
 
     Raises:
-        ConfigError: Reading the parts is not permitted, or a later version of the package wrote them.
+        ConfigError: Reading the parts is not permitted, or another version of the package wrote them.
         TransientError: Storage failed, so the shard was not checked.
     """
     files: dict[str, BinaryIO] = {}

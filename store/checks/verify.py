@@ -67,8 +67,6 @@ class VerifyReport:
         outside: Shards that were allowed to give other bytes. They are not problems.
         root: The run's root digest (`pseudoris.store.runs.root_digest`), over the shards committed so far; None if
             a receipt cannot be used.
-        has_chain: Whether the header, the receipts and the manifests have digests of their own. A run that version
-            0.1.0 began has none: a change of its header or of a receipt may not be found.
         notices: What a person may have changed, such as the data card, and files among the records that no reader uses.
             They are not problems.
     """
@@ -83,7 +81,6 @@ class VerifyReport:
     problems: tuple[Problem, ...]
     outside: tuple[OutsideBytes, ...] = ()
     root: str | None = None
-    has_chain: bool = True
     notices: tuple[str, ...] = ()
 
     @property
@@ -105,7 +102,7 @@ class VerifyWalk:
         self._blocked = blocked_receipts(location)
         self._root: RootDigest | None = RootDigest(header)
         self._is_plan_whole = True
-        self._manifests = Manifests(location, has_chain=None not in self._headers)
+        self._manifests = Manifests(location)
         self._chosen = chosen
         self._committed = committed
         self._unplanned = dict(committed)
@@ -214,7 +211,6 @@ class VerifyWalk:
             problems=tuple(self._problems),
             outside=tuple(OutsideBytes(*reason, tuple(_ranges(each))) for reason, each in self._outside.items()),
             root=root,
-            has_chain=None not in self._headers,
             notices=(*card_notices(self._location), *(each.detail for each in examples(None, "junk", junk))),
         )
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import yaml
 
-from pseudoris.schemas.audit_records import CITATION_VERSION, CitedAudit, JudgedShare, audit_of
+from pseudoris.schemas.audit_records import CitedAudit, JudgedShare, audit_of
 from pseudoris.schemas.config import FilterConfig, MasksConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.exclusion_records import EXCLUDED, exclusions_of
@@ -27,7 +27,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.root_digest import RootDigest
-from pseudoris.store.runs.seals import read_version, sealed
+from pseudoris.store.runs.seals import check_record, sealed
 from pseudoris.store.runs.totals import RunTotals, Totals
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.keep_rule import stated_rule
@@ -144,7 +144,7 @@ def _read_citation(location: RunLocation) -> CitedAudit | None:
         return None
     uri = location.uri(CITATION_NAME)
     try:
-        read_version(data, uri, newest=CITATION_VERSION, remedy=_REMEDY)
+        check_record(data, uri, remedy=_REMEDY)
         return CitedAudit.model_validate_json(data)
     except ValueError:
         raise ConfigError(f"{uri} is not the record of an audit. {_REMEDY}") from None

@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, SCORE_COLUMNS
 from pseudoris.schemas.run_records import Receipt, ShardCounts
-from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -259,8 +258,7 @@ def run_statistics(
 def _count_groups(table: pa.Table, groups: Mapping[str, Counter[tuple[str, bool]]]) -> None:
     """Count the candidates of a shard by group, then by its value and whether the expression is kept."""
     for row in table.group_by(["source", "kept"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
-        # Tables of version 1 have no source column: models wrote them.
-        groups["source"][row["source"] or SOURCE_MODEL, row["kept"]] += row["count_all"]
+        groups["source"][row["source"], row["kept"]] += row["count_all"]
     for kind, count in count_draws(table).items():
         for name, value in (("decoder", kind.decoder), ("crop", kind.crop)):
             groups[name].update({(value, True): count.kept, (value, False): count.drawn - count.kept})

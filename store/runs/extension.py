@@ -104,7 +104,7 @@ def extend_plan(
         num_repeated=tally.num_repeated,
         num_shards=written.num_shards,
         max_shard_bytes=tally.max_shard_bytes,
-        header_sha256=header.sha256,
+        header_sha256=header.digest,
         exclusions=tally.excluded.counts().model_dump(mode="json") if tally.excluded.num_excluded else None,
         domain=domain,
     )

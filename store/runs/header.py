@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.exclusion_records import extended_exclusions
-from pseudoris.schemas.run_records import HEADER_NAME, PLAN_FOLDER, RUN_VERSION, Identity, PlanExtension, RunHeader
+from pseudoris.schemas.run_records import HEADER_NAME, PLAN_FOLDER, Identity, PlanExtension, RunHeader
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.seals import read_version, sealed
+from pseudoris.store.runs.seals import check_record, sealed
 
 _EXTENSION_NAME: Final = re.compile(r"^g(\d{4})\.json$")
 _SUMMED: Final = ("num_images", "num_repeated", "num_shards")
@@ -62,24 +62,24 @@ def read_header(location: RunLocation) -> RunHeader | None:
     """Return the run's header with all extensions of its plan; None if there is no run.
 
     Raises:
-        ConfigError: A later version wrote it, it is not a header, or it was changed after it was written.
+        ConfigError: Another version wrote it, it is not a header, or it was changed after it was written.
         TransientError: Storage failed.
     """
     header = _read_first(location)
     return None if header is None else _extended(location, header)
 
 
-def header_digests(location: RunLocation) -> frozenset[str | None]:
+def header_digests(location: RunLocation) -> frozenset[str]:
     """Return the digests of the header and of the plan's extensions: what the receipts of the run name.
 
-    None is among them if the header is of version 1, which has no digest. Empty if there is no run.
+    Empty if there is no run.
 
     Raises:
         ConfigError: As `read_header`.
         TransientError: Storage failed.
     """
     header = _read_first(location)
-    return frozenset() if header is None else frozenset([header.sha256, *(e.sha256 for e in _extensions(location))])
+    return frozenset() if header is None else frozenset([header.digest, *(e.digest for e in _extensions(location))])
 
 
 def require_header(location: RunLocation) -> RunHeader:
@@ -230,7 +230,7 @@ def _extensions(location: RunLocation) -> Iterator[PlanExtension]:
 def _parse(location: RunLocation, data: bytes, path: str, model: type[_Header]) -> _Header:
     uri = location.uri(path)
     try:
-        read_version(data, uri, newest=RUN_VERSION, remedy=_RESTORE)
+        check_record(data, uri, remedy=_RESTORE)
     except ValueError:
         raise ConfigError(f"{uri} is not the header of a run ({len(data)} bytes): name another output") from None
     try:

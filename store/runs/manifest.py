@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.json_text import parse_json
-from pseudoris.schemas.run_records import MANIFEST_FOLDER, OPTIONAL_SECTIONS, PartRecord, Receipt, ShardCounts
+from pseudoris.schemas.run_records import MANIFEST_FOLDER, PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, of_this_run, read_receipts
@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 _NAME: Final = re.compile(r"^(\d{4,})\.parquet$")
 _COUNTS: Final = tuple(name for name in ShardCounts.model_fields if name != "reasons")
-# Null, or no column, where an older version did not count it.
-_LATER_COUNTS: Final = frozenset({"kept_lone"})
 _DIGESTS: Final = ("header_sha256", "sha256")
 _COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed", *_DIGESTS}
 _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.int64(), "sha256": pa.string()}
@@ -39,16 +37,14 @@ _UNUSABLE: Final = (TransientError, FileNotFoundError, OSError, ValueError)
 _CHANGED: Final = "was changed after it was written: delete it, the receipts hold all that it holds"
 _PASSED_OVER: Final = "Cannot use the manifest. Reading the receipts instead: %s"
 _VERSION_KEY: Final = b"pseudoris.manifest_version"
-# Version 2, of pseudoris 0.1.0, has no digests: neither of the file nor of the receipts.
-_VERSION: Final = b"3"
-_READABLE: Final = frozenset({b"2", _VERSION})
+_VERSION: Final = b"4"
 
 MANIFEST_SCHEMA: Final = pa.schema(
     [
         pa.field("version", pa.int32(), nullable=False),
         pa.field("shard", pa.int64(), nullable=False),
         pa.field("generation", pa.int32(), nullable=False),
-        *(pa.field(name, pa.int64(), nullable=name in _LATER_COUNTS) for name in _COUNTS),
+        *(pa.field(name, pa.int64(), nullable=False) for name in _COUNTS),
         pa.field("reasons", pa.map_(pa.string(), pa.int64()), nullable=False),
         pa.field("seconds", pa.map_(pa.string(), pa.float64()), nullable=False),
         pa.field("attempts", pa.map_(pa.string(), pa.int32()), nullable=False),
@@ -56,9 +52,7 @@ MANIFEST_SCHEMA: Final = pa.schema(
         # JSON, because settings have values of many types.
         pa.field("degraded", pa.string(), nullable=False),
         pa.field("mixed", pa.list_(pa.string()), nullable=False),
-        # JSON of the receipt's optional sections; null without them.
-        pa.field("optional", pa.string()),
-        # The digests of a receipt: its header's, and its own. Null in a receipt of version 1.
+        # The digests of a receipt: its header's, and its own.
         *(pa.field(name, pa.string()) for name in _DIGESTS),
         *(
             pa.field(f"{table}_part_{name}", kind, nullable=False)
@@ -116,14 +110,12 @@ def read_manifest(location: RunLocation, number: int, columns: Sequence[str] | N
         columns: Columns of `MANIFEST_SCHEMA`, in the order wanted; all by default.
 
     Raises:
-        ConfigError: There is no such snapshot, or another version of the package wrote it.
+        ConfigError: There is no such snapshot.
         TransientError: Storage failed, or the snapshot cannot be read.
     """
     uri = location.uri(snapshot_path(number))
     try:
         with _opened(location, number) as parquet:
-            if not _is_readable(parquet):
-                raise ConfigError(f"{uri} is not of snapshot version {_VERSION.decode()}: read the receipts instead")
             return parquet.read(columns=columns, use_threads=False)
     except FileNotFoundError:
         raise ConfigError(f"{uri} does not exist: the run has the snapshots {manifest_numbers(location)}") from None
@@ -170,8 +162,6 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
     """
     uri = location.uri(snapshot_path(number))
     with _opened(location, number) as parquet:
-        if not _is_readable(parquet):
-            raise TransientError(f"{uri} is not of snapshot version {_VERSION.decode()}")
         try:
             for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False):
                 yield from map(_receipt, batch.to_pylist())
@@ -190,13 +180,8 @@ def snapshot_path(number: int) -> str:
     return f"{MANIFEST_FOLDER}/{number:04d}.parquet"
 
 
-def snapshot_damage(location: RunLocation, number: int, *, may_be_unsealed: bool = True) -> str | None:
+def snapshot_damage(location: RunLocation, number: int) -> str | None:
     """Return what is wrong with the bytes of a snapshot, None if it is as it was written.
-
-    Args:
-        location: The run's folder.
-        number: Number of the snapshot.
-        may_be_unsealed: Whether version 0.1.0 may have written it, without a digest.
 
     Raises:
         FileNotFoundError: There is no such snapshot.
@@ -204,9 +189,7 @@ def snapshot_damage(location: RunLocation, number: int, *, may_be_unsealed: bool
     """
     with location.open_input(snapshot_path(number)) as file:
         intact = is_intact(file)
-    if intact or (intact is None and may_be_unsealed):
-        return None
-    return f"{location.uri(snapshot_path(number))} {_CHANGED}"
+    return None if intact else f"{location.uri(snapshot_path(number))} {_CHANGED}"
 
 
 def cached_receipts(
@@ -276,25 +259,16 @@ def _ignoring_damage(receipts: Iterator[Receipt]) -> Iterator[Receipt]:
 
 @contextmanager
 def _opened(location: RunLocation, number: int) -> Iterator[pq.ParquetFile]:
-    """Open a snapshot. Raises TransientError if it has changed since it was written."""
+    """Open a snapshot. Raises TransientError if it has changed since it was written, or is of another version."""
     uri = location.uri(snapshot_path(number))
     with location.open_input(snapshot_path(number)) as file:
         intact = is_intact(file)
         if intact is False:
             raise TransientError(f"{uri} {_CHANGED}")
         parquet = open_parquet(file, uri)
-        if intact is None and _version(parquet) == _VERSION:
+        if intact is None or (parquet.schema_arrow.metadata or {}).get(_VERSION_KEY) != _VERSION:
             raise TransientError(f"{uri} {_CHANGED}")
         yield parquet
-
-
-def _is_readable(parquet: pq.ParquetFile) -> bool:
-    return _version(parquet) in _READABLE
-
-
-def _version(parquet: pq.ParquetFile) -> bytes | None:
-    version: bytes | None = (parquet.schema_arrow.metadata or {}).get(_VERSION_KEY)
-    return version
 
 
 def _numbers(location: RunLocation) -> Iterable[int]:
@@ -305,15 +279,10 @@ def _numbers(location: RunLocation) -> Iterable[int]:
 def _row(receipt: Receipt) -> dict[str, Any]:
     row: dict[str, Any] = receipt.model_dump(include=_COPIED)
     row["degraded"] = json.dumps(receipt.degraded, sort_keys=True)
-    row["optional"] = _json_of(receipt.model_dump(include=set(OPTIONAL_SECTIONS)))
-    row |= {**dict.fromkeys(_LATER_COUNTS), **receipt.counts.model_dump()}
+    row |= receipt.counts.model_dump()
     for table, part in receipt.parts.items():
         row |= {f"{table}_part_{name}": value for name, value in part.model_dump().items()}
     return row
-
-
-def _json_of(sections: dict[str, Any]) -> str | None:
-    return json.dumps(sections, sort_keys=True) if sections else None
 
 
 def _receipt(row: dict[str, Any]) -> Receipt:
@@ -323,12 +292,11 @@ def _receipt(row: dict[str, Any]) -> Receipt:
         shard=row["shard"],
         generation=row["generation"],
         parts=parts,
-        counts=ShardCounts(**{name: row[name] for name in _COUNTS if name in row}, reasons=dict(row["reasons"])),
+        counts=ShardCounts(**{name: row[name] for name in _COUNTS}, reasons=dict(row["reasons"])),
         seconds=dict(row["seconds"]),
         attempts=dict(row["attempts"]),
         nodes=tuple(row["nodes"]),
         degraded=parse_json(row["degraded"]),
         mixed=tuple(row["mixed"]),
-        **parse_json(row.get("optional") or "{}"),
-        **{name: row.get(name) for name in _DIGESTS},
+        **{name: row[name] for name in _DIGESTS},
     )

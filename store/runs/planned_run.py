@@ -12,7 +12,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import RUN_VERSION, Identity, Origin, ParentRun, RunHeader
+from pseudoris.schemas.run_records import Identity, Origin, ParentRun, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_identity, check_origin, create_header, read_header
 from pseudoris.store.runs.parent_run import Parent
@@ -141,7 +141,6 @@ def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest, aud
     pinned = parent.pin()
     parent.copy_plan(location)
     made = {
-        "version": RUN_VERSION,
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": request.identity,
         "config": request.config,

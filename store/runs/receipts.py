@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import shard_name
-from pseudoris.schemas.run_records import HEADER_NAME, RECEIPT_VERSION, RECEIPTS_FOLDER, PartRecord, Receipt
+from pseudoris.schemas.run_records import HEADER_NAME, RECEIPTS_FOLDER, PartRecord, Receipt
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import header_digests
-from pseudoris.store.runs.seals import read_version
+from pseudoris.store.runs.seals import check_record
 
 _NAME: Final = re.compile(r"^shard-(\d{8,})\.g(\d+)\.json$")
 # A receipt is a kilobyte: reading one from a bucket is mostly latency, which threads hide.
@@ -67,7 +67,7 @@ def read_receipt(location: RunLocation, shard: int, generation: int) -> Receipt 
     """Return the receipt, None if that generation of the shard is not committed.
 
     Raises:
-        ConfigError: A later version wrote it, or it is not a receipt of this shard and generation.
+        ConfigError: Another version wrote it, or it is not a receipt of this shard and generation.
         TransientError: Storage failed.
     """
     path = receipt_path(shard, generation)
@@ -162,7 +162,7 @@ def _list_all(location: RunLocation) -> Iterator[tuple[int, int]]:
 def _parse(data: bytes, uri: str) -> Receipt:
     remedy = _ANEW.format(uri.rpartition("/")[2].partition(".")[0])
     try:
-        read_version(data, uri, newest=RECEIPT_VERSION, remedy=remedy)
+        check_record(data, uri, remedy=remedy)
     except ValueError:
         raise ConfigError(f"{uri} is not a receipt ({len(data)} bytes). {remedy}") from None
     try:

@@ -15,7 +15,6 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pseudoris.schemas.audit_records import AuditRecord
 from pseudoris.schemas.config import RunConfig
@@ -24,9 +23,8 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.lone_masks import LoneMasks
 from pseudoris.schemas.pair_weight import PairWeightConfig
-from pseudoris.schemas.renames import in_present_words
 from pseudoris.schemas.run_records import Identity, Receipt, RunHeader
-from pseudoris.schemas.shard import SOURCE_MODEL, Shard
+from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_parts, make_receipt
@@ -168,11 +166,7 @@ def refiltered(table: pa.Table, rule: KeepRule) -> pa.Table:
     says how.
     """
     kept = np.where(judged(table), passes(rule, table), flags_of(table["kept"]))
-    changed = {
-        "kept": pa.array(kept, pa.bool_()),
-        # Tables of version 1 have no such column: models wrote all their expressions, each for one mask.
-        "source": pc.fill_null(table["source"], SOURCE_MODEL),
-    }
+    changed = {"kept": pa.array(kept, pa.bool_())}
     if rule.pair_weight is not None:
         changed["weight"] = pa.array(weights_by(rule.pair_weight, table), pa.float64())
     return pa.table([changed.get(name, table[name]) for name in EXPRESSIONS_SCHEMA.names], schema=EXPRESSIONS_SCHEMA)
@@ -240,5 +234,5 @@ def _changed(config: RunConfig, change: RuleChange) -> RunConfig:
 
 def _identity(source: RunHeader, config: RunConfig) -> Identity:
     before = source.identity
-    method = {**in_present_words(before.method), "filtering": config.method()["filtering"]}
+    method = {**before.method, "filtering": config.method()["filtering"]}
     return before.model_copy(update={"method": method, "versions": {**before.versions, **writer_versions()}})

@@ -13,8 +13,7 @@ import hashlib
 import json
 from typing import Any
 
-from pseudoris.schemas.renames import in_first_words
-from pseudoris.schemas.run_records import OPTIONAL_SECTIONS, Receipt, RunHeader, SealedRecord
+from pseudoris.schemas.run_records import Receipt, RunHeader
 
 
 class RootDigest:
@@ -27,11 +26,11 @@ class RootDigest:
             {
                 "source": header.source,
                 "origin": header.origin,
-                "method": in_first_words(header.config.method()),
+                "method": header.config.method(),
                 "identity": header.identity.model_dump(mode="json"),
                 "plan": [(part.rows, part.sha256) for part in header.plan_parts],
                 "images": [header.num_images, header.num_repeated, header.num_shards],
-                **_sections(header),
+                **header.model_dump(mode="json", include={"audits", "exclusions"}),
             }
         )
 
@@ -44,7 +43,6 @@ class RootDigest:
                 "counts": receipt.counts.model_dump(),
                 "degraded": receipt.degraded,
                 "mixed": receipt.mixed,
-                **_sections(receipt),
             }
         )
 
@@ -54,7 +52,3 @@ class RootDigest:
 
     def _add(self, tree: dict[str, Any]) -> None:
         self._digest.update(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode() + b"\n")
-
-
-def _sections(record: SealedRecord) -> dict[str, Any]:
-    return record.model_dump(mode="json", include=set(OPTIONAL_SECTIONS))

@@ -9,15 +9,14 @@ from __future__ import annotations
 import re
 from typing import Final, TypeVar
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, refuse_other_version
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.json_text import parse_json
-from pseudoris.schemas.run_records import SealedRecord
+from pseudoris.schemas.run_records import RECORDS_VERSION, SealedRecord
 
 _Record = TypeVar("_Record", bound=SealedRecord)
 
 _SEAL: Final = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n\}\Z')
-_FIRST_SEALED_VERSION: Final = 2
 
 
 def sealed(record: _Record) -> tuple[_Record, bytes]:
@@ -32,18 +31,18 @@ def sealed(record: _Record) -> tuple[_Record, bytes]:
     return record.model_copy(update={"sha256": digest}), data
 
 
-def read_version(data: bytes, uri: str, *, newest: int, remedy: str) -> int:
-    """Return the version of a record, after its digest was checked.
+def check_record(data: bytes, uri: str, *, remedy: str, again: str = "annotate again") -> None:
+    """Accept the bytes of a record that is of this version and as it was written.
 
     Args:
         data: Bytes of the file.
         uri: Its address, for errors.
-        newest: The newest version that this package reads.
         remedy: What to do about a record that was changed.
+        again: How to make one of another version anew.
 
     Raises:
         ValueError: It is not a record.
-        ConfigError: It was changed after it was written, or a later version of the package wrote it.
+        ConfigError: It was changed after it was written, or another version of the package wrote it.
     """
     seal = _SEAL.search(data)
     if seal is not None and sha256_hex(data[: seal.start()] + b"\n}") != seal[1].decode():
@@ -52,12 +51,7 @@ def read_version(data: bytes, uri: str, *, newest: int, remedy: str) -> int:
         version = parse_json(data)["version"]
     except (ValueError, TypeError, KeyError):
         raise ValueError(f"{uri} is not a record") from None
-    # Before the fields: those of a later version would only show as unknown keys.
-    if version not in range(1, newest + 1):
-        raise ConfigError(
-            f"{uri} has version {version!r}, this package reads versions 1 to {newest}: "
-            "install the version of pseudoris that wrote it"
-        )
-    if (version >= _FIRST_SEALED_VERSION) != (seal is not None):
+    # Before the fields: those of another version would only show as unknown keys.
+    refuse_other_version(uri, version, RECORDS_VERSION, again=again)
+    if seal is None:
         raise ConfigError(f"{uri} was changed after it was written: its sha256 is missing or misplaced. {remedy}")
-    return int(version)

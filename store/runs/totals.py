@@ -19,8 +19,7 @@ class RunTotals:
         samples: Drawn candidate captions, equal ones counted each time (44 per mask under the paper's settings).
         expressions: Distinct candidates: equal captions of a mask count once.
         kept: Expressions above tau.
-        kept_lone: Of these, captions of masks alone in their image, which no filter compared; None if a receipt of an
-            older version does not say.
+        kept_lone: Of these, captions of masks alone in their image, which no filter compared.
         output_bytes: Size of the parts that receipts name.
         repeats: How many times a pool repeated its work on a shard after a loss.
         retried: Shards whose latest generation is a retry of quarantined images.
@@ -38,7 +37,7 @@ class RunTotals:
     samples: int = 0
     expressions: int = 0
     kept: int = 0
-    kept_lone: int | None = 0
+    kept_lone: int = 0
     output_bytes: int = 0
     repeats: int = 0
     retried: int = 0
@@ -60,8 +59,6 @@ class Totals:
         self._counts: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._seconds: Counter[str] = Counter()
-        # Receipts that do not tell lone masks apart.
-        self._num_unknown = 0
 
     def add(self, receipt: Receipt) -> None:
         """Count the shard of `receipt`; add each shard only once."""
@@ -72,10 +69,7 @@ class Totals:
         self._count(receipt, -1)
 
     def _count(self, receipt: Receipt, sign: int) -> None:
-        counts = receipt.counts.model_dump(exclude={"reasons", "kept_lone"})
-        if receipt.counts.kept_lone is None:
-            self._num_unknown += sign
-        counts["kept_lone"] = receipt.counts.kept_lone or 0
+        counts = receipt.counts.model_dump(exclude={"reasons"})
         size = sum(part.size_bytes for part in receipt.parts.values())
         outside = {"repeats": receipt.num_repeats, "degraded": bool(receipt.degraded), "mixed": bool(receipt.mixed)}
         retried = {"retried": receipt.generation > 0}
@@ -93,7 +87,4 @@ class Totals:
     def sum(self) -> RunTotals:
         """Return the totals so far."""
         reasons = {reason: count for reason, count in self._reasons.most_common() if count}
-        counts = dict(self._counts)
-        kept_lone = counts.pop("kept_lone", 0)
-        known = None if self._num_unknown else kept_lone
-        return RunTotals(**counts, kept_lone=known, reasons=reasons, seconds=dict(self._seconds))
+        return RunTotals(**self._counts, reasons=reasons, seconds=dict(self._seconds))

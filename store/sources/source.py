@@ -85,7 +85,7 @@ class Source:
         """Return the error of a listing without an image."""
         left_out = "".join(f"\n{text}" for text in self.left_out.notices())
         return ConfigError(
-            f"SOURCE {self.name!r} lists no image. Listed are files {' '.join(self.config.listed_extensions)} "
+            f"SOURCE {self.name!r} lists no image. Listed are files {' '.join(self.config.extensions)} "
             "(source.extensions), .tar and .parquet, except hidden ones. A glob must match files, not folders: "
             f"folder/**/*.jpg. Check the path, or set the format with --set source.format=…{left_out}"
         )
@@ -320,10 +320,10 @@ def _format_of(path: str, config: SourceConfig, *, is_named: bool) -> Format | N
     """Return how a file is listed; None if it is not listed."""
     name = path.lower()
     if config.format != "auto":
-        wanted = {"files": config.listed_extensions, "webdataset": (".tar",), "parquet": (".parquet",)}[config.format]
+        wanted = {"files": config.extensions, "webdataset": (".tar",), "parquet": (".parquet",)}[config.format]
         return config.format if is_named or name.endswith(wanted) else None
     if name.endswith(".tar"):
         return "webdataset"
     if name.endswith(".parquet"):
         return "parquet"
-    return "files" if is_named or name.endswith(config.listed_extensions) else None
+    return "files" if is_named or name.endswith(config.extensions) else None

@@ -139,7 +139,7 @@ def _next_content(stream: BinaryIO, start: int) -> int | None:
 def _is_image(member: tarfile.TarInfo, config: SourceConfig) -> bool:
     name = posixpath.basename(member.name)
     is_plain = member.isreg() and not member.issparse() and not name.startswith(".")
-    return is_plain and name.lower().endswith(config.listed_extensions)
+    return is_plain and name.lower().endswith(config.extensions)
 
 
 def _damage(root: SourceRoot, file: StoredFile, reason: str) -> str:

@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 
 from pseudoris.schemas.ids import mask_index
 from pseudoris.schemas.run_records import Receipt
-from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
@@ -114,7 +113,7 @@ def iter_annotations(
         with_samples: Read every draw of each expression too.
 
     Raises:
-        ConfigError: A part is missing, or a later version of the package wrote it.
+        ConfigError: A part is missing, or another version of the package wrote it.
         TransientError: Storage failed, or a part cannot be read.
     """
     columns = (*_IMAGE_COLUMNS, "bytes") if with_bytes else _IMAGE_COLUMNS
@@ -151,7 +150,7 @@ def _by_image(rows: list[dict[str, Any]]) -> defaultdict[str, list[dict[str, Any
 
 def _expression(row: dict[str, Any]) -> AnnotatedExpression:
     targets = tuple(row.pop("target_mask_ids"))
-    source = row.pop("source") or SOURCE_MODEL
+    source = row.pop("source")
     samples = tuple(row.pop("samples", ()))
     return AnnotatedExpression(target_mask_ids=targets, source=source, samples=samples, **row)
 

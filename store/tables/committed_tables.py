@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.errors import ConfigError, TransientError, refuse_other_version
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import SCHEMAS, TABLES_VERSION
 from pseudoris.store.location import RunLocation
@@ -26,9 +26,7 @@ def iter_table(
     columns: Sequence[str] | None = None,
     receipts: Iterable[Receipt] | None = None,
 ) -> Iterator[pa.Table]:
-    """Yield a table shard by shard, in the current schema. At most one part is in memory.
-
-    Parts of older table versions are accepted. A column that they lack is null.
+    """Yield a table shard by shard. At most one part is in memory.
 
     Args:
         location: The run's folder.
@@ -38,7 +36,7 @@ def iter_table(
 
     Raises:
         ValueError: There is no such table or column.
-        ConfigError: A part is missing, or a later version of the package wrote it.
+        ConfigError: A part is missing, or another version of the package wrote it.
         TransientError: Storage failed, or a part cannot be read.
     """
     schema = chosen_schema(table, columns)
@@ -69,29 +67,24 @@ def read_part(file: BinaryIO, schema: pa.Schema, name: str) -> pa.Table:
     """Return the columns of `schema` from a part, cast to that schema. Errors show `name`.
 
     Raises:
-        ConfigError: A later version of the package wrote it.
+        ConfigError: Another version of the package wrote it.
         TransientError: The part cannot be read as Parquet.
     """
     parquet = _open_part(file, name)
     try:
         return _read_groups(parquet, range(parquet.num_row_groups), schema)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise TransientError(damaged(name, error)) from error
 
 
 def _read_groups(parquet: pq.ParquetFile, groups: Sequence[int], schema: pa.Schema) -> pa.Table:
-    """Return some row groups, cast to the schema. A column that the part does not know is null."""
-    known = [column for column in schema.names if column in parquet.schema_arrow.names]
-    found = parquet.read_row_groups(list(groups), columns=known, use_threads=False)
-    columns = [
-        found[field.name].cast(field.type) if field.name in known else pa.nulls(found.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
+    """Return some row groups, cast to the schema; KeyError if the part lacks a column."""
+    found = parquet.read_row_groups(list(groups), columns=schema.names, use_threads=False)
+    return pa.table([found[field.name].cast(field.type) for field in schema], schema=schema)
 
 
 def chosen_schema(table: str, columns: Sequence[str] | None) -> pa.Schema:
-    """Return the current schema of these columns of a table, in this order; None means all columns.
+    """Return the schema of these columns of a table, in this order; None means all columns.
 
     Raises:
         ValueError: There is no such table or column.
@@ -107,15 +100,10 @@ def chosen_schema(table: str, columns: Sequence[str] | None) -> pa.Schema:
 
 
 def _open_part(file: BinaryIO, name: str) -> pq.ParquetFile:
-    """Open a part, unless a later version of the package wrote it."""
+    """Open a part, unless another version of the package wrote it."""
     parquet = open_parquet(file, name)
     metadata = parquet.schema_arrow.metadata or {}
-    version = int(metadata.get(b"pseudoris.version", b"0"))
-    if version > TABLES_VERSION:
-        raise ConfigError(
-            f"{name} has table version {version}, this package reads up to {TABLES_VERSION}: "
-            "install the version of pseudoris that wrote it"
-        )
+    refuse_other_version(name, int(metadata.get(b"pseudoris.version", b"0")), TABLES_VERSION)
     return parquet
 
 
@@ -135,10 +123,10 @@ class RowFilter:
 def read_selected(
     location: RunLocation, table: str, name: str, columns: Sequence[str], keep: RowFilter | None = None
 ) -> pa.Table:
-    """Return the chosen columns of the rows that `keep` accepts, in the part's order and the current schema.
+    """Return the chosen columns of the rows that `keep` accepts, in the part's order.
 
     Reads the footer, then the chosen columns and those of the filter. Row groups that the statistics rule out are
-    skipped. A column that a part of an older table version lacks is null, for the filter too.
+    skipped.
 
     Args:
         location: The run's folder.
@@ -149,7 +137,7 @@ def read_selected(
 
     Raises:
         ValueError: There is no such table or column.
-        ConfigError: The part is missing, or a later version of the package wrote it.
+        ConfigError: The part is missing, or another version of the package wrote it.
         TransientError: Storage failed, or the part cannot be read.
     """
     wanted = list(dict.fromkeys((*columns, *(keep.columns if keep else ()))))
@@ -167,7 +155,7 @@ def read_selected(
             "a new snapshot of the run (refresh() of the dataset, or Snapshot.shared with another turn). Otherwise "
             "run `pseudoris verify` to find all damage"
         ) from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise TransientError(damaged(uri, error)) from error
     if keep is not None:
         # Not `Table.filter`, which has threads of its own (see `parquet_files`).
@@ -180,7 +168,7 @@ def read_selected(
 def _row_groups(file: BinaryIO, parquet: pq.ParquetFile, schema: pa.Schema, keep: RowFilter | None) -> list[int]:
     """Return the row groups that may hold a row to keep, judged by their statistics."""
     everything = list(range(parquet.num_row_groups))
-    if keep is None or any(name not in parquet.schema_arrow.names for name in keep.columns):
+    if keep is None:
         return everything
     fragment = ds.ParquetFileFormat().make_fragment(pa.PythonFile(_Borrowed(file), mode="r"))
     return [group.id for group in fragment.subset(filter=keep.expression, schema=schema).row_groups]

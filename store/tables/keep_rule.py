@@ -52,7 +52,7 @@ def judged(table: pa.Table) -> Flags:
     No rule decides on other sources, and scores of several masks or none have another meaning.
     """
     is_single = pc.equal(pc.list_value_length(table["target_mask_ids"]), 1)
-    return flags_of(is_single) & flags_of(pc.equal(pc.fill_null(table["source"], SOURCE_MODEL), SOURCE_MODEL))
+    return flags_of(is_single) & is_from(table, SOURCE_MODEL)
 
 
 def num_kept_lone(table: pa.Table) -> int:
@@ -94,7 +94,7 @@ def scores_of(table: pa.Table) -> dict[str, Floats]:
 
 
 def is_from(table: pa.Table, source: str) -> Flags:
-    """Return (rows,) bool: whether `source` wrote the row; False in tables of version 1, which have no source."""
+    """Return (rows,) bool: whether `source` wrote the row."""
     return flags_of(pc.fill_null(pc.equal(table["source"], source), fill_value=False))
 
 

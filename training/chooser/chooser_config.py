@@ -105,9 +105,6 @@ class ChooserConfig(FrozenModel):
         tree = self.model_dump(mode="json", exclude={"training"})
         for placement in ("cache", "memory_bytes"):
             del tree["candidates"][placement]
-        if not self.refinement.is_on:
-            # Trainings from before there was one can be resumed.
-            del tree["refinement"]
         return {**tree, "data": self.data.decisive(), "training": self.training.decisive()}
 
 

@@ -23,7 +23,12 @@ from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_loss
 from pseudoris.training.chooser.question_dataset import QuestionBatch, QuestionDataset, collate_questions
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
-from pseudoris.training.learning.checkpoint_folder import read_settings, require_weights, saved_config
+from pseudoris.training.learning.checkpoint_folder import (
+    TRAININGS_VERSION,
+    read_settings,
+    require_weights,
+    saved_config,
+)
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained
 from pseudoris.training.learning.training_data import MapDataset, open_feed, open_runs, weighted_mean
@@ -341,6 +346,7 @@ def train_student(
         config = config.model_copy(update={"training": training})
     # What decides the weights, and enough to build the model again.
     settings = {
+        "version": TRAININGS_VERSION,
         "learner": CHOOSER,
         "candidates": learner.store.digest,
         "config": config.decisive(),

@@ -150,8 +150,6 @@ class ExpressionFilter:
             elif isinstance(value, tuple):
                 described[name] = list(value)
         described["bounds"] = {name: list(self.bounds[name]) for name in sorted(self.bounds)}
-        # States of earlier versions have it.
-        described["lone"] = self.lone or "keep"
         return described
 
     def _bounds_of(self, table: str) -> dict[str, Bounds]:
@@ -178,8 +176,7 @@ def _is_no_wrong_label() -> pc.Expression:
 
 
 def _source() -> pc.Expression:
-    # Tables of version 1 lack this column: a model wrote them.
-    return pc.coalesce(pc.field("source"), pa.scalar(SOURCE_MODEL))
+    return pc.field("source")
 
 
 def _within(value: pc.Expression, bounds: Bounds) -> pc.Expression | None:
@@ -311,17 +308,15 @@ class SampleSpec:
         return self.draw != "distinct" or self.lone_masks == "better_half"
 
     def as_json(self) -> dict[str, Any]:
-        """Return what decides the draws, as JSON; newer settings only if set, as in states of earlier versions."""
-        described: dict[str, Any] = {
+        """Return what decides the draws, as JSON."""
+        return {
             "seed": self.seed,
+            "draw": self.draw,
             "expressions_per_mask": self.expressions_per_mask,
             "where": {**self.where.as_json(), "lone": self.lone_masks},
+            "exclude": sorted(rule.identity for rule in self.exclusions.rules),
+            "rewording": self.rewording,
         }
-        if self.exclusions:
-            described["exclude"] = sorted(rule.identity for rule in self.exclusions.rules)
-        if self.rewording:
-            described["rewording"] = True
-        return described if self.draw == "distinct" else {**described, "draw": self.draw}
 
 
 def collate_lists(samples: Sequence[RisSample]) -> dict[str, list[Any]]:

@@ -112,9 +112,7 @@ class Snapshot:
     def of_manifest(cls, location: RunLocation, number: int) -> Self:
         """Return a manifest by its number."""
         table = read_manifest(location, number, (*_COLUMNS, _HEADER))
-        # Manifests of version 0.1.0 lack the column.
-        named = set(table[_HEADER].to_pylist()) if _HEADER in table.column_names else set()
-        if not named <= header_digests(location):
+        if not set(table[_HEADER].to_pylist()) <= header_digests(location):
             raise ConfigError(
                 f"{location.uri(snapshot_path(number))} names another header than this run's: it, or {HEADER_NAME}, "
                 "was replaced. Restore the file from a copy"

@@ -9,14 +9,14 @@ from typing import Any, Final, cast
 
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, refuse_other_version
 from pseudoris.training.dataset.process_group import SharedNumbers, distributed_rank
 from pseudoris.training.dataset.stream_order import Stream
 
 # The position of a stream, as JSON.
 Position = dict[str, Any]
 
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
 
 
 # An epoch, and how often its snapshot was replaced before: a position in one sequence is meaningless in another.
@@ -127,10 +127,8 @@ class StreamedDataset(IterableDataset[Any]):
             ConfigError: It was saved by another dataset, by other settings, or on another rank; the difference is
                 named.
         """
-        if state.get("version") != STATE_VERSION:
-            raise ConfigError(
-                f"The state has version {state.get('version')!r}. This package reads version {STATE_VERSION}."
-            )
+        found = state.get("version")
+        refuse_other_version("the state of the dataset", found, STATE_VERSION, again="begin the epoch again")
         own = {"rank": self.rank, "world_size": self.world_size, **self._fingerprint()}
         saved = {"rank": state["rank"], "world_size": state["world_size"], **state["dataset"]}
         refuse_another(own, saved, "another sequence of samples")

@@ -154,7 +154,7 @@ def _wrong(path: Path, number: int, what: str, remedy: str) -> ConfigError:
 
 
 TRAIN_SPLIT: Final = "train"
-# In the settings of every rule, whichever of them a dataset has: so it is the rule that earlier versions recorded.
+# In the settings of every rule, whichever of them a dataset has: two datasets of the same images give one rule.
 _USUAL_SPLITS: Final = ("val", "test", "testA", "testB")
 _PATTERN: Final = "refs(*).p"
 _INSTANCES: Final = "instances.json"

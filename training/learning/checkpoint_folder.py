@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import validate_as
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, refuse_other_version
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.regular_files import open_regular, read_regular
 from pseudoris.workers.checkpoints.tensor_files import load_tensors
@@ -30,6 +30,8 @@ from pseudoris.workers.checkpoints.weight_files import weights_digest
 CONFIG_NAME: Final = "config.json"
 CHECKPOINT_NAME: Final = "checkpoint.pt"
 SUMMARY_NAME: Final = "summary.json"
+# Of a training's settings: every learner writes it into them. Pseudoris 0.4 wrote none, which is version 1.
+TRAININGS_VERSION: Final = 2
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -59,6 +61,7 @@ class TrainingFolder:
             found: dict[str, Any] = _parsed(read_regular(path).decode(), path)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} cannot be read: {error}. Name another folder.") from error
+        _check_version(path, found)
         return found
 
     def begin(self, settings: Mapping[str, Any]) -> None:
@@ -143,7 +146,10 @@ def read_settings(path: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
         settings = parse_json(text) if isinstance(text, str) else {}
     except ValueError:
         settings = {}
-    return file, state, settings if isinstance(settings, dict) else {}
+    if not isinstance(settings, dict) or "learner" not in settings:
+        return file, state, {}
+    _check_version(file, settings)
+    return file, state, settings
 
 
 def saved_config(file: Path, settings: Mapping[str, Any], model: type[ConfigT]) -> ConfigT:
@@ -178,6 +184,11 @@ def _no_checkpoint(path: Path) -> ConfigError:
         f"The training in {folder} has no checkpoint yet (for PPT: no finished round). Continue it: the same "
         f"`pseudoris train` with --resume.{meanwhile}"
     )
+
+
+def _check_version(path: Path, settings: Any) -> None:
+    found = settings.get("version", 1) if isinstance(settings, dict) else None
+    refuse_other_version(str(path), found, TRAININGS_VERSION, again="train again")
 
 
 def _parsed(text: str, path: Path) -> Any:

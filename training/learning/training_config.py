@@ -76,11 +76,7 @@ class TrainingConfig(FrozenModel):
     def decisive(self) -> dict[str, object]:
         """Return the settings that decide the weights, as JSON: a resume must have the same."""
         placement = {"device", "num_devices", "checkpoint_every", "validate_every", "log_every"}
-        # Newer than some trainings that can still be resumed: left out if they have their default, which is the old
-        # behaviour.
-        names = ("optimiser", "schedule")
-        younger = {name for name in names if getattr(self, name) == type(self).model_fields[name].default}
-        return self.model_dump(mode="json", exclude=placement | younger)
+        return self.model_dump(mode="json", exclude=placement)
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

@@ -86,15 +86,10 @@ class DataConfig(FrozenModel):
         return self.weighting in ("loss", "both")
 
     def decisive(self) -> dict[str, Any]:
-        """Return what decides the weights, as JSON; newer settings only if set, as in trainings of earlier versions."""
-        tree = self.model_dump(mode="json", exclude={"num_workers", "moved"})
-        tree["draw"] = self.spec(seed=0).draw
-        # What the files say, wherever they lie.
-        tree["exclude"] = self.spec(seed=0).as_json().get("exclude", ())
-        for name in ("rewording", "weighting", "exclude"):
-            if tree[name] == type(self).model_fields[name].default:
-                del tree[name]
-        return tree
+        """Return what decides the weights, as JSON."""
+        tree, spec = self.model_dump(mode="json", exclude={"num_workers", "moved"}), self.spec(seed=0)
+        # The rules of `exclude` are what the files say, wherever they lie.
+        return {**tree, "draw": spec.draw, "exclude": spec.as_json()["exclude"]}
 
     def spec(self, seed: int) -> SampleSpec:
         """Return the samples of a run for training: each mask, with one of its expressions an epoch."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from pseudoris.schemas.config import SamArchitecture, WeightsConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.training.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES
 from pseudoris.training.learning.training_config import TowersConfig, TrainingConfig, load_preset
@@ -19,8 +18,6 @@ _PACKAGE = "pseudoris.training.ppt"
 
 Source = Literal["d_sem", "d_ref", "h_sem", "h_ref"]
 SOURCES: Final[tuple[Source, ...]] = ("d_sem", "d_ref", "h_sem", "h_ref")
-# Names of the default phases in trainings of version 0.2.0 and before: their folders and draws have them.
-_FORMER_NAMES: Final = {"ris_augmented": "composed", "ris_joint": "referring"}
 
 
 class PointGeneratorConfig(FrozenModel):
@@ -42,8 +39,7 @@ class PointGeneratorConfig(FrozenModel):
     # Hidden width of a feed-forward layer, in widths: what all other layers leave of the paper's parameters.
     feed_forward_ratio: float = Field(default=2.5, gt=0)
     # regression: points and labels are regressed from the query, as equation 2 has it. patch_attention: they spread
-    # around the peak of an attention to the patches, and the settings below say how. Trainings older than this setting
-    # have the attention.
+    # around the peak of an attention to the patches, and the settings below say how.
     point_head: Literal["regression", "patch_attention"] = "patch_attention"
     # Whether patches receive CLIP's response to the expression beside their features. Not in the paper.
     is_response_read: bool = True
@@ -84,16 +80,6 @@ class PointGeneratorConfig(FrozenModel):
                 f"anchor_gain {self.anchor_gain}. Set both to 0, or point_head to patch_attention."
             )
         return self
-
-    def decisive(self) -> dict[str, Any]:
-        """Return what decides the weights, as JSON."""
-        # Newer than some trainings: left out if they have their default, which is the old behaviour.
-        younger = {name for name in ("point_head", "is_response_read") if getattr(self, name) == self._default(name)}
-        return self.model_dump(mode="json", exclude=younger)
-
-    @classmethod
-    def _default(cls, name: str) -> object:
-        return cls.model_fields[name].default
 
 
 class ObjectiveConfig(FrozenModel):
@@ -231,25 +217,6 @@ class CurriculumConfig(FrozenModel):
             raise ValueError(f"Phase {self.phases[0].name} is the first, so no model is trained yet that could select.")
         return self
 
-    def renamed(self) -> str | None:
-        """Return the new name of a phase under a former one, as `old is now called new`; None if there is none."""
-        for now, former in _FORMER_NAMES.items():
-            if any(phase.name == former for phase in self.phases):
-                return f"{former} is now called {now}"
-        return None
-
-    def named_as(self, saved: Mapping[str, Any]) -> CurriculumConfig:
-        """Return the settings under the names of a training that an older version began, if nothing else differs.
-
-        Args:
-            saved: The curriculum in that training's settings, as JSON.
-        """
-        phases = tuple(
-            phase.model_copy(update={"name": _FORMER_NAMES.get(phase.name, phase.name)}) for phase in self.phases
-        )
-        former = self.model_copy(update={"phases": phases})
-        return former if former.model_dump(mode="json") == saved else self
-
 
 class CurriculumTrainingConfig(TrainingConfig):
     """The settings of a training whose number of steps follows from its phases."""
@@ -319,7 +286,7 @@ class PptConfig(FrozenModel):
         tree["data"] = {name: value for name, value in tree["data"].items() if name not in placement}
         training = self.training.decisive()
         del training["num_steps"]
-        return {**tree, "generator": self.generator.decisive(), "training": training}
+        return {**tree, "training": training}
 
 
 def load_ppt_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> PptConfig:
@@ -329,7 +296,4 @@ def load_ppt_config(preset: str, path: Path | None = None, assignments: Sequence
         ConfigError: An unknown preset, file, key or value; the message holds the nearest known name. A former name of a
             phase, which only a training that has begun may keep.
     """
-    config = load_preset(_PACKAGE, PptConfig, preset, path, assignments)
-    if renamed := config.curriculum.renamed():
-        raise ConfigError(f"curriculum.phases: the phase {renamed}.")
-    return config
+    return load_preset(_PACKAGE, PptConfig, preset, path, assignments)

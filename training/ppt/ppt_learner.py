@@ -18,7 +18,12 @@ from torchvision.transforms.v2.functional import resize
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
-from pseudoris.training.learning.checkpoint_folder import read_settings, require_weights, saved_config
+from pseudoris.training.learning.checkpoint_folder import (
+    TRAININGS_VERSION,
+    read_settings,
+    require_weights,
+    saved_config,
+)
 from pseudoris.training.learning.clip_features import response_map
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.learning.mask_overlay import draw_overlay, enlargement
@@ -232,7 +237,8 @@ class PointLearner:
 def settings_of(config: PptConfig, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return what decides weights and figures, and enough to build the model again; `data`: the inputs, as JSON."""
     digests = {"clip": weights_digest(config.clip.weights), "sam": weights_digest(config.sam.weights)}
-    return {"learner": LEARNER, "config": config.decisive(), "sha256": digests, **data}
+    made = {"version": TRAININGS_VERSION, "learner": LEARNER}
+    return {**made, "config": config.decisive(), "sha256": digests, **data}
 
 
 def load_ppt(path: Path, device: str = "cpu") -> PointLearner:

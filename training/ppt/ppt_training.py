@@ -108,15 +108,12 @@ def train_ppt(
     elif encoders.made_of != made_of(request.config) or encoders.device != fabric.device:
         raise ValueError("The encoders differ from the training's in CLIP, SAM, stages, precision or device.")
     saved = folder.settings() or {}
-    request = replace(request, config=_named_as(request.config, saved))
     snapshots = request.runs.snapshots(saved.get("snapshots"))
     sources = open_sources(request.runs, request.config, encoders.frame, snapshots)
     data_read = {
         "runs": request.runs.roots(),
         "snapshots": {RunLocation.open(run).root: each.state() for run, each in snapshots.items()},
     }
-    # A training of an earlier version names it here, where it decides nothing.
-    data_read |= {"val": saved["val"]} if "val" in saved else {}
     settings = settings_of(request.config, data_read)
     num_pairs = {source: sum(map(len, parts)) for source, parts in sources.items()}
     data = request.config.data
@@ -265,12 +262,6 @@ class _Curriculum:
         if pairs.num_skipped:
             logger.warning("%s: %d pairs replaced others whose image cannot be used", each.name, pairs.num_skipped)
         return done
-
-
-def _named_as(config: PptConfig, saved: Mapping[str, Any]) -> PptConfig:
-    """The settings under the phases' names of the training in the folder, where an older version began it."""
-    curriculum = config.curriculum.named_as(saved.get("config", {}).get("curriculum", {}))
-    return config.model_copy(update={"curriculum": curriculum})
 
 
 def _joined(parts: Mapping[Source, Sequence[PairDataset]], names: Sequence[Source]) -> list[PairDataset]:
