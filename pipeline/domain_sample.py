@@ -1,6 +1,6 @@
 """Whether a preset's models know the images of SOURCE: a child process scores a sample of them while Ray starts.
 
-A child, because an image may hang or crash a decoder, and because the process that starts a run has no torch. The
+A child, because an image may hang or crash a decoder, and because Ray starts meanwhile. Neither has torch. The
 sample: up to 16 files, evenly spaced over the first 4,096 that are listed; if SOURCE has fewer files, of each tar
 or table its first images, so that the sample has 16. Images that cannot be read or decoded are left out, and those that
 the run excludes by name or sha256.
@@ -38,6 +38,7 @@ from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.exclusions import Exclusions, RecordedImageMatcher
 from pseudoris.store.sources.planned_images import read_or_refused
 from pseudoris.store.sources.source import Format
+from pseudoris.workers.domain import load_scorer
 
 logger = logging.getLogger(__name__)
 
@@ -121,9 +122,6 @@ def judge_sample(config: RunConfig, source: Source, exclusions: Exclusions) -> D
     Raises:
         ConfigError: The preset's statistics or weights are missing or damaged.
     """
-    # Imported here, in the child: it needs torch.
-    from pseudoris.workers.domain import load_scorer
-
     score = load_scorer(config)
     if score is None:
         return None

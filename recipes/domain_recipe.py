@@ -21,9 +21,9 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.synthworld.worlds import WORLDS
-from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.checkpoints.weight_files import weights_digest
-from pseudoris.workers.domain import DomainStatistics, Floats, fit_statistics, image_embedding
+from pseudoris.workers.domain import DomainStatistics, fit_statistics, image_embedding, load_encoder
+from pseudoris.workers.masks.numpy_encoder import Floats
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,6 @@ def measure_domain(sam: Path, recipe: DomainRecipe, *, seed: int, processes: int
 
 def scene_embeddings(sam: Path, split: Split, world: str, positions: range, *, seed: int) -> Floats:
     """Return the embeddings (S, C) of scenes; runs in a child process."""
-    known = load_sam(load_config("tiny").masks.architecture, WeightsConfig(uri=str(sam)))
+    encoder = load_encoder(load_config("tiny").masks.architecture, WeightsConfig(uri=str(sam)))
     scenes = (make_scene(split, position, seed=seed, world=world) for position in positions)
-    return np.stack([image_embedding(known, render(scene).image) for scene in scenes])
+    return np.stack([image_embedding(encoder, render(scene).image) for scene in scenes])

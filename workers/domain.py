@@ -1,4 +1,4 @@
-"""How far an image lies from what SAM knows: the distance to its near neighbours among known images.
+"""How far an image lies from what SAM knows: the distance to its near neighbours among known images. No torch.
 
 The embedding is the mean of SAM's image embedding over the image's positions, as its mask decoder reads it. Embeddings
 are whitened by the covariance of the known images. The score is the distance to the third nearest of them, scaled so
@@ -12,22 +12,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
-from segment_anything.modeling import Sam
+from safetensors.numpy import load_file, save_file
 
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.sam import load_sam
+from pseudoris.schemas.mask_settings import SamArchitecture
 from pseudoris.workers.checkpoints.weight_files import local_file, random_seed, verified_digest
-
-Floats: TypeAlias = NDArray[np.float32]
+from pseudoris.workers.masks.numpy_encoder import Floats, NumpyEncoder
 
 # The only entry of the file's metadata: safetensors writes several in any order, and the file's bytes are digested.
 _ENCODER: Final = "encoder_sha256"
@@ -111,14 +108,14 @@ def read_statistics(weights: WeightsConfig) -> DomainStatistics:
 
 @dataclass(frozen=True)
 class DomainScorer:
-    """Scores images by a run's own SAM, and what its embeddings are compared with."""
+    """Scores images by a run's own SAM: its encoder, and what its embeddings are compared with."""
 
-    sam: Sam
+    encoder: NumpyEncoder
     statistics: DomainStatistics
 
     def __call__(self, pixels: NDArray[np.uint8]) -> float:
         """Return the score of an image (H, W, 3) uint8 RGB, upright."""
-        return self.statistics.score(image_embedding(self.sam, pixels))
+        return self.statistics.score(image_embedding(self.encoder, pixels))
 
 
 def load_scorer(config: RunConfig) -> DomainScorer | None:
@@ -141,21 +138,35 @@ def load_scorer(config: RunConfig) -> DomainScorer | None:
         raise
     if verified_digest(config.masks.weights, path) != statistics.encoder_sha256:
         return None
-    return DomainScorer(load_sam(config.masks.architecture, config.masks.weights), statistics)
+    return DomainScorer(load_encoder(config.masks.architecture, config.masks.weights), statistics)
 
 
-@torch.inference_mode()
-def image_embedding(sam: Sam, pixels: NDArray[np.uint8]) -> Floats:
+def load_encoder(architecture: SamArchitecture, weights: WeightsConfig) -> NumpyEncoder:
+    """Return the image encoder of a SAM.
+
+    Raises:
+        ConfigError: The weights are missing, no safetensors, or of another architecture.
+    """
+    path = local_file(weights)
+    try:
+        return NumpyEncoder(architecture, load_file(path))
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"weights '{weights.uri}' cannot be read for the score of the domain: {error}. It needs SAM's weights as "
+            "safetensors, of the architecture in masks.architecture"
+        ) from error
+
+
+def image_embedding(encoder: NumpyEncoder, pixels: NDArray[np.uint8]) -> Floats:
     """Return the mean embedding (C,) of an image (H, W, 3) uint8 RGB: of its central square, resized to its input.
 
     Cut, not padded: padding is unlike every training image, so the shape alone would decide.
     """
     height, width = pixels.shape[:2]
-    side, input_side = min(height, width), sam.image_encoder.img_size
+    side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
     image = Image.fromarray(pixels)
     box = (left, top, left + side, top + side)
-    square = np.array(image.resize((input_side, input_side), Image.Resampling.BILINEAR, box=box))
-    planes = sam.preprocess(torch.from_numpy(square).permute(2, 0, 1)[None])
-    mean: Floats = sam.image_encoder(planes)[0].mean(dim=(1, 2)).numpy()
+    square = image.resize((encoder.side_px, encoder.side_px), Image.Resampling.BILINEAR, box=box)
+    mean: Floats = encoder(np.asarray(square)).mean(axis=(1, 2))
     return mean

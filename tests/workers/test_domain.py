@@ -1,5 +1,9 @@
 """How far an image lies from what SAM was trained on."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -106,5 +110,17 @@ def test_another_sam_has_another_domain(tmp_path):
 
 
 def test_weights_that_do_not_fit_the_architecture_are_refused():
-    with pytest.raises(ConfigError, match="do not fit the architecture"):
+    with pytest.raises(ConfigError, match=r"cannot be read for the score of the domain: pos_embed is"):
         load_scorer(load_config("tiny", None, ["masks.architecture.image_size=96"]))
+
+
+@pytest.mark.slow
+def test_scoring_loads_neither_torch_nor_scipy():
+    code = (
+        "import sys, numpy; from pseudoris.schemas.config_layers import load_config; "
+        "from pseudoris.workers.domain import load_scorer; "
+        "load_scorer(load_config('tiny'))(numpy.zeros((9, 9, 3), numpy.uint8)); "
+        "print([name for name in ('torch', 'scipy', 'ray') if name in sys.modules])"
+    )
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "[]\n"
