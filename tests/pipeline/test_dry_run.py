@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pseudoris.pipeline.dry_run import draws_per_mask, dry_run
+from pseudoris.pipeline.dry_run import dry_run
 from pseudoris.pipeline.run_contract import RunOptions
-from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.files.key_order import path_key
@@ -76,16 +75,7 @@ def only_images(source, file, format_):
     yield SourceItem(path_key(file.path), file.size_bytes, etag=file.etag, mtime_ns=file.mtime_ns)
 
 
-def test_a_source_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="nowhere"):
-        dry_run(str(tmp_path / "nowhere"), str(tmp_path / "out"), stub_config())
-
-
 def test_an_empty_folder_is_refused_before_ray_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr("pseudoris.pipeline.dry_run.connected", lambda *_: pytest.fail("Ray was started"))
     with pytest.raises(ConfigError, match="no image"):
         dry_run(str(tmp_path), str(tmp_path / "out"), stub_config())
-
-
-def test_the_papers_settings_draw_44_candidates_a_mask():
-    assert draws_per_mask(load_config("paper")) == 44

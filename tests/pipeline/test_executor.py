@@ -30,37 +30,6 @@ def test_a_run_of_a_hundred_thousand_shards_is_one_execution_and_one_more_is_not
     assert WINDOWS.size(100_001) == 10_000
 
 
-@pytest.mark.parametrize(
-    ("start_s", "shards_per_s", "num_pending", "expected"),
-    [
-        # 100 starts of 60 s at 4 shards a second are 24,000 shards; 16 such windows, and their rest spread over them.
-        (60.0, 4.0, 390_000, 24_375),
-        (60.0, 4.0, 24_000, 24_000),
-        (60.0, 4.0, 47_999, 47_999),
-        (1.0, 4.0, 390_000, 10_000),
-        (600.0, 4.0, 390_000, 97_500),
-    ],
-    ids=["wanted", "the last", "no short last one", "never below the least", "never above the most"],
-)
-def test_a_window_lasts_a_hundred_starts_within_its_bounds(start_s, shards_per_s, num_pending, expected):
-    assert WINDOWS.size(num_pending, times(start_s=start_s, shards_per_s=shards_per_s)) == expected
-
-
-def test_a_window_that_could_not_be_timed_is_followed_by_a_least_one():
-    alone = WindowTimes(began_s=0.0)
-    alone.add(3.0)
-    assert alone.shards_in_starts(100) is None
-    assert WINDOWS.size(100_000, alone) == 10_000
-
-
-def test_commits_are_counted_from_the_first_to_the_last():
-    counted = WindowTimes(began_s=10.0)
-    for now_s in (14.0, 14.5, 15.0, 16.0):
-        counted.add(now_s)
-    # Three commits in two seconds after a start of four.
-    assert counted.shards_in_starts(100) == 600
-
-
 @given(
     num_pending=st.integers(1, 5_000),
     bounds=st.tuples(st.integers(1, 200), st.integers(1, 200)).map(sorted),

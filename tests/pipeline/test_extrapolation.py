@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-
 import numpy as np
 import pytest
 
@@ -101,9 +98,3 @@ def test_of_staged_pools_the_one_that_takes_longest_decides():
     found = summed(receipts, config, actors={"propose": 1, "caption": 7, "filter": 1})
     # Propose: 1 s a shard of ten and one actor; caption: 3.5 s and seven.
     assert found.hours.value == pytest.approx(1_000_000 / 10 * 1.0 / 3_600)
-
-
-def test_the_estimate_is_plain_data():
-    tree = json.loads(json.dumps(dataclasses.asdict(summed([receipt(n) for n in range(3)]))))
-    assert set(tree["hours"]) == {"value", "low", "high"}
-    assert tree["source"] == "in"

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pseudoris.pipeline import meters
-from pseudoris.pipeline.meters import StageMeter, report_counts, run_name, stamp_enqueue_time
+from pseudoris.pipeline.meters import StageMeter, report_counts, stamp_enqueue_time
 from pseudoris.pipeline.metrics import METRICS
 from pseudoris.schemas.measures import (
     BATCH_FILL,
@@ -129,11 +129,6 @@ def test_stages_show_their_seconds_loads_waits_fills_and_caches(scraped):
     assert scrape.total("ray_pseudoris_cache_bytes_sum", "out") > 2**12
 
 
-def test_a_run_is_labelled_by_its_last_folder_alone():
-    assert run_name("s3://bucket/team/run-7/") == "run-7"
-    assert run_name("/") == "run"
-
-
 class Recorder:
     """Stands where Ray's instruments stand, and keeps what they are given."""
 
@@ -172,18 +167,6 @@ def test_an_error_of_the_work_passes_through_and_its_time_counts(monkeypatch):
     with pytest.raises(ZeroDivisionError), meter.at_work(BLOCK, nodes=("a",), on_node="a"):
         raise ZeroDivisionError
     assert "busy_seconds" in [row[0] for row in meter._meter.rows]
-
-
-@pytest.mark.parametrize(("nodes", "clocks"), [(("a", "b"), "one"), (("b", "a"), "two")])
-def test_a_wait_says_whether_one_clock_measured_it(nodes, clocks, monkeypatch):
-    monkeypatch.setattr(meters, "Meter", Recorder)
-    meter = StageMeter("/out", "fused")
-    earlier = BLOCK.replace_schema_metadata({b"pseudoris.handed_on_unix_s": repr(time.time() - 100).encode()})
-    with meter.at_work(earlier, nodes=nodes, on_node="b"):
-        pass
-    (wait,) = [row for row in meter._meter.rows if row[0] == "queue_wait_seconds"]
-    assert wait[2] == {"pool": "fused", "clocks": clocks}
-    assert wait[1] >= 100
 
 
 def test_a_clock_that_is_behind_gives_no_wait_below_zero(monkeypatch):

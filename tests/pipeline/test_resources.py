@@ -55,44 +55,9 @@ def test_where_no_gpu_is_the_refusal_names_settings_that_run_without_one(preset,
     assert all(plan_actors([{"CPU": 4.0}], load_config(preset, None, [*assignments, *named])).values())
 
 
-def test_gpus_that_are_too_few_are_no_missing_gpu():
-    with pytest.raises(ConfigError, match=r"num_gpus or min_actors"):
-        plan_actors([{"CPU": 8.0, "GPU": 1.0}], config("fused.num_gpus=2"))
-
-
-def test_an_actor_is_never_spread_over_two_nodes():
-    with pytest.raises(ConfigError, match=r"2 node\(s\) of CPU 2"):
-        plan_actors([{"CPU": 2.0}, {"CPU": 2.0}], config("fused.num_cpus=3"))
-
-
-def test_no_node_at_all_is_refused():
-    with pytest.raises(ConfigError, match="no node"):
-        plan_actors([], config())
-
-
 def test_an_actor_a_gpu_where_gpus_are_what_is_scarce():
     node = {"CPU": 64.0, "GPU": 8.0}
     assert plan_actors([node, node], config("fused.num_gpus=1", "fused.num_cpus=1")) == {"fused": 16}
-
-
-def test_max_actors_bounds_a_pool():
-    assert plan_actors([{"CPU": 64.0}], config("fused.max_actors=3")) == {"fused": 3}
-
-
-def test_a_pool_that_asks_for_nothing_stays_at_its_minimum():
-    assert plan_actors([{"CPU": 2.0}], config("fused.num_cpus=0", "fused.min_actors=2")) == {"fused": 2}
-
-
-def test_custom_resources_bound_a_pool():
-    nodes = [{"CPU": 8.0, "spot": 1.0}, {"CPU": 8.0}]
-    assert plan_actors(nodes, config("fused.num_cpus=1", "fused.resources={spot: 0.5}")) == {"fused": 2}
-
-
-def test_tenths_add_up():
-    # 0.1 + 0.2 > 0.3 in binary; Ray counts in ten-thousandths.
-    pools = ("mode=staged", "propose.num_cpus=0.1", "caption.num_cpus=0.2", "filter.num_cpus=0.2")
-    tasks = ("read.num_cpus=0.25", "commit.num_cpus=0.25")
-    assert plan_actors([{"CPU": 1.0}], config(*pools, *tasks)) == {"propose": 1, "caption": 1, "filter": 1}
 
 
 def test_staged_pools_share_fractions_of_a_gpu():
@@ -155,13 +120,6 @@ def test_a_shard_must_fit_on_one_node_whatever_the_cluster_holds():
     nodes = [{"CPU": 2.0, "object_store_memory": 0.9 * GIB}] * 64
     with pytest.raises(ConfigError, match="do not fit into the object store"):
         check_object_store(nodes, config(), {"fused": 1}, GIB // 4)
-
-
-@pytest.mark.parametrize(
-    ("actors", "readers"), [({"fused": 1}, 2), ({"fused": 9}, 9), ({"propose": 3, "filter": 1}, 3)]
-)
-def test_there_is_a_reader_for_each_actor_that_reading_feeds(actors, readers):
-    assert num_readers(actors, config()) == num_committers(actors, config()) == readers
 
 
 def test_a_cluster_that_grows_is_given_its_readers_and_committers_by_number():

@@ -9,16 +9,12 @@ import pytest
 
 from pseudoris.pipeline.estimate import draw_sample, estimate
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.sources.exclusions import exclusion
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.sources.source import Source
-from pseudoris.store.tables.shard_tables import table_bytes
 from tests.builders.images import png
 from tests.builders.runs import stub_config, write_source
 from tests.builders.sources import tar_bytes
-
-FIXED_BYTES = sum(len(table_bytes(schema.empty_table())) for schema in SCHEMAS.values())
 
 
 def items(count: int) -> list[SourceItem]:
@@ -99,12 +95,6 @@ def test_tars_are_looked_into_by_tasks(ray_session, tmp_path, monkeypatch):
     monkeypatch.setattr(Source, "items", lambda *_: pytest.fail("a tar was listed by the driver"))
     found = estimate(str(tmp_path), stub_config(), size=3)
     assert (found.num_images, found.num_sampled) == (9, 3)
-
-
-def test_an_empty_folder_is_refused_before_ray_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("pseudoris.pipeline.estimate.connected", lambda address: pytest.fail("Ray was started"))
-    with pytest.raises(ConfigError, match="no image"):
-        estimate(str(tmp_path), stub_config())
 
 
 def test_gpus_on_a_cpu_preset_are_refused(tmp_path):

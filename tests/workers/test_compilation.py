@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.forward_passes import bucket, compile_rows, padded
+from pseudoris.workers.forward_passes import bucket, compile_rows
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: no g++")
@@ -18,17 +18,6 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.c
 )
 def test_rows_are_rounded_up_to_a_bucket(count, size):
     assert bucket(count) == size
-
-
-def test_a_bucket_is_never_smaller_than_its_rows_nor_half_as_large_again():
-    assert all(count <= bucket(count) < 1.5 * max(count, 64) for count in range(1, 5000))
-
-
-def test_padding_adds_zeros_behind():
-    rows = torch.ones(2, 3, 4)
-    assert torch.equal(padded(rows, 5)[:2], rows)
-    assert padded(rows, 5)[2:].count_nonzero() == 0
-    assert padded(rows, 2) is rows
 
 
 @pytest.mark.slow

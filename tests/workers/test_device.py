@@ -7,7 +7,7 @@ import torch
 from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.schemas.config import ComputeConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
+from pseudoris.workers.device import prepare_device, to_device, to_host
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -57,16 +57,6 @@ def test_the_config_sets_the_threads():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-def test_each_precision_has_a_dtype():
-    assert compute_dtype(ComputeConfig(precision="bfloat16")) is torch.bfloat16
-
-
-def test_arrays_and_tensors_are_copied_as_they_are():
-    cpu = torch.device("cpu")
-    assert to_device(np.arange(6)[::2], cpu).tolist() == [0, 2, 4]
-    assert to_device(torch.ones(2, dtype=torch.int32), cpu).dtype == torch.int32
 
 
 def test_tensors_come_back_as_arrays_of_their_dtypes():

@@ -55,7 +55,3 @@ def test_without_torch_its_rule_is_applied_to_what_the_cpu_can(monkeypatch, flag
     monkeypatch.setattr(module.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(module, "_cpu_flags", lambda: flags)
     assert device_kind(ComputeConfig(device="cpu")) == f"cpu x86_64 {capability}"
-
-
-def test_without_torch_no_device_is_named():
-    assert device_kind(ComputeConfig(device="none")) == "none"

@@ -1,13 +1,12 @@
 import hashlib
 import subprocess
 import sys
-from importlib.metadata import entry_points
 
 import pytest
 
 from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.engine_digests import DIGESTS, prior_digest
+from pseudoris.workers.engine_digests import prior_digest
 
 
 def test_the_digests_of_tiny_take_neither_torch_nor_open_clip():
@@ -20,11 +19,6 @@ def test_the_digests_of_tiny_take_neither_torch_nor_open_clip():
     print([name for name in ("torch", "open_clip", "torchvision", "ray") if name in sys.modules])"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[64, 64, 64]", "[]"]
-
-
-def test_the_engines_are_those_of_the_installed_package():
-    groups = ("pseudoris.proposers", "pseudoris.captioners", "pseudoris.scorers")
-    assert DIGESTS.keys() < {entry.value for group in groups for entry in entry_points(group=group)}
 
 
 def test_the_digest_of_a_prior_is_that_of_its_file(tmp_path):

@@ -53,9 +53,3 @@ def test_a_plug_in_that_imports_an_old_name_is_told_the_new_one(line, new_name, 
     config = load_config("tiny", assignments=["masks.engine=old"])
     with pytest.raises(ConfigError, match=rf"masks.engine='old': old_plug_in:Engine cannot be imported: .*{new_name}"):
         stages.find_proposer(config.masks)
-
-
-@pytest.mark.parametrize("mode", ["fused", "staged"])
-def test_the_pools_of_a_placement_hold_every_stage_once_in_order(mode):
-    pools = load_config("tiny", None, [f"placement.mode={mode}"]).model_pools()
-    assert [name for pool in pools for name in stages.POOL_STAGES[pool]] == [stage.name for stage in stages.STAGES]

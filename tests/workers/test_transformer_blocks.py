@@ -80,24 +80,9 @@ def test_packed_weights_give_what_plain_ones_give(shape, has_bias):
     torch.testing.assert_close(layer(x), F.linear(x, weight, bias if has_bias else None), rtol=1e-5, atol=1e-5)
 
 
-def test_a_slice_of_a_larger_weight_is_packed_as_itself():
-    weight, bias = weights()
-    x = torch.ones(2, 256)
-    torch.testing.assert_close(linear(weight[100:], bias[100:])(x), F.linear(x, weight[100:], bias[100:]))
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_dtypes_share_their_weights(dtype):
     weight, bias = weights(dtype=dtype)
     layer, x = linear(weight, bias), torch.ones(2, 256, dtype=dtype)
     assert isinstance(layer, SharedLinear)
     assert torch.equal(layer(x), F.linear(x, weight, bias))
-
-
-def test_narrow_layers_share_their_weights():
-    assert isinstance(linear(*weights(inputs=128)), SharedLinear)
-
-
-def test_without_the_operators_weights_are_shared(monkeypatch):
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert isinstance(linear(*weights()), SharedLinear)

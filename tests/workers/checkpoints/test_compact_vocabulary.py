@@ -29,18 +29,6 @@ def test_a_vocabulary_survives_the_round_trip_exactly():
     assert all(torch.equal(restored[name], full[name]) for name in full)
 
 
-def test_a_state_without_ids_is_left_as_it_is():
-    state = {"text.token_embedding.weight": torch.randn(7, 3), "steps": torch.tensor(3)}
-    expanded = expand_vocabulary(state, where="here")
-    assert all(torch.equal(expanded[name], state[name]) for name in state)
-
-
-def test_half_precision_is_widened_and_whole_numbers_are_not():
-    expanded = expand_vocabulary({"a": torch.ones(2, dtype=torch.float16), "n": torch.tensor([3])}, where="here")
-    assert expanded["a"].dtype == torch.float32
-    assert expanded["n"].dtype == torch.int64
-
-
 @pytest.mark.parametrize("ids", [[0, 0, 1], [0, FULL_VOCABULARY], [-1, 2]])
 def test_impossible_ids_are_refused(ids):
     with pytest.raises(ConfigError, match="distinct numbers in"):

@@ -57,15 +57,6 @@ def test_a_url_is_fetched_once_and_anew_when_its_file_is_another(tmp_path, remot
     assert torch.equal(loaded.weight, other.weight)
 
 
-def test_a_url_with_a_digest_needs_its_store_once(tmp_path, remote):
-    digest = hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
-    weights = WeightsConfig(uri=REMOTE, sha256=digest)
-    first = local_file(weights)
-    remote.pipe("/weights/w.safetensors", b"another file")
-    assert local_file(weights) == first
-    assert weights_digest(weights) == digest
-
-
 def test_a_fetched_file_of_another_digest_is_not_kept(tmp_path, remote):
     with pytest.raises(ConfigError, match=f"expected {'0' * 64}"):
         local_file(WeightsConfig(uri=REMOTE, sha256="0" * 64))

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.workers import clip_tokenizer
 from pseudoris.workers.clip_tokenizer import ClipTokenizer
 
 CONTEXT = 12
@@ -42,15 +41,3 @@ def test_known_hard_texts_have_open_clips_tokens(text):
 @given(st.text(alphabet=st.sampled_from("abcdeiorst  '&;<>.-é1A"), max_size=60))
 def test_the_number_of_tokens_is_that_of_open_clip_in_a_context_without_end(text):
     assert OURS.num_tokens(text) == int((WHOLE(text) != 0).sum())
-
-
-def test_kept_words_are_bounded(monkeypatch):
-    monkeypatch.setattr(clip_tokenizer, "_MAX_WORDS", 2)
-    tokeniser = ClipTokenizer(CONTEXT)
-    texts = ["a red star", "blue moon over a red star"]
-    assert torch.equal(tokeniser(texts), THEIRS(texts))
-    assert len(tokeniser._words) <= 2
-
-
-def test_no_texts_have_no_tokens():
-    assert OURS([]).shape == (0, CONTEXT)

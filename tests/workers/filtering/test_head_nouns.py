@@ -55,10 +55,6 @@ def test_at_first_sight_the_rules_got_95_percent_of_the_held_rows():
     assert 1 - len(wrong) / len(held) >= 0.95
 
 
-def test_no_expression_stands_twice_in_the_table():
-    assert len({row.expression for row in TABLE}) == len(TABLE)
-
-
 def one_of(words):
     return st.one_of(st.none(), st.sampled_from(list(words)))
 
@@ -84,10 +80,6 @@ def test_the_head_of_a_synthetic_caption_is_its_category(description, opening, i
 
 def finder(nouns):
     return noun_finder(FilterConfig(architecture="RN50", weights=WeightsConfig(uri="random:0"), nouns=nouns))
-
-
-def test_the_config_chooses_the_rules():
-    assert finder("rules") is head_noun
 
 
 def test_spacy_where_it_is_not_installed_is_refused_with_the_command_that_installs_it(monkeypatch):

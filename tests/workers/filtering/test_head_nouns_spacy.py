@@ -12,7 +12,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
-from pseudoris.workers.filtering.spacy_nouns import check_spacy, first_child_head, head_of_parse
+from pseudoris.workers.filtering.spacy_nouns import check_spacy, head_of_parse
 
 spacy = pytest.importorskip("spacy", reason="the spacy extra is not installed: pip install 'spacy>=3.8,<4'")
 
@@ -64,14 +64,6 @@ def test_pictures_and_quantities_are_passed_over():
     assert head_of_parse(doc) == "shoes"
 
 
-def test_a_parse_without_a_noun_chunk_has_no_head():
-    assert head_of_parse(parsed(("left", "ADJ", 0, "ROOT"))) is None
-
-
-def test_an_empty_text_has_no_head():
-    assert head_of_parse(english()("")) is None
-
-
 A_DOG_RUNS = (("a", "DET", 1, "det"), ("dog", "NOUN", 2, "nsubj"), ("runs", "VERB", 2, "ROOT"))
 A_PHOTO = (
     ("a", "DET", 1, "det"),
@@ -108,10 +100,6 @@ def test_in_paper_the_head_is_of_the_roots_chunk_or_of_its_first_childs_alone(pi
     paper = load_config("paper").filtering.model_copy(update={"spacy_model": str(pipeline)})
     assert noun_finder(paper)(" ".join(word for word, *_ in tokens)) == authors
     assert head_of_parse(parsed(*tokens)) == ours
-
-
-def test_an_empty_text_has_no_head_in_paper():
-    assert first_child_head(english()("")) is None
 
 
 @spacy.language.Language.component("written_parses")

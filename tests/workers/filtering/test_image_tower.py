@@ -7,7 +7,7 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
-from pseudoris.workers.filtering.clip_embedder import AttentionPool, memory_format, simplify_tower, tile_size
+from pseudoris.workers.filtering.clip_embedder import AttentionPool, memory_format, simplify_tower
 
 CPU = torch.device("cpu")
 
@@ -46,8 +46,3 @@ def test_another_tower_stays_as_it_is():
     simplify_tower(tower)
     assert isinstance(tower[1], nn.BatchNorm2d)
     assert memory_format(tower, CPU) is torch.contiguous_format
-
-
-def test_a_cpu_gets_few_crops_a_tile_whatever_a_gpu_gets():
-    assert [tile_size(size, CPU) for size in (4, 64)] == [4, 8]
-    assert tile_size(64, torch.device("cuda")) == 64

@@ -6,16 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.pair_weight import line_weights
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
-from pseudoris.workers.crops import prefetch
 from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import rle
-from pseudoris.workers.stages import find_scorer
 from tests.builders.crops import runs_of
 
 HEIGHT, WIDTH = 60, 80
@@ -67,21 +64,6 @@ def build_image(position=0, *, num_masks=3, texts=TEXTS, data=None):
 
 def build_shard(*images):
     return Shard(0, 0, images)
-
-
-def test_masks_are_never_decoded_to_whole_images(scorer, monkeypatch):
-    # Sixty of a photograph at once would take gigabytes: they go as run lengths to where crops are cut.
-    monkeypatch.setattr(rle, "decode", lambda counts, size: pytest.fail("a mask was decoded"))
-    (image,) = scorer(build_shard(build_image(num_masks=3))).images
-    assert image.failure is None
-
-
-def test_an_image_is_decoded_once_for_all_of_its_crops(scorer, monkeypatch):
-    calls = []
-    monkeypatch.setattr(prefetch, "decode_proven", lambda data: calls.append(data) or decode_proven(data))
-    images = [build_image(position) for position in range(2)]
-    scorer(build_shard(*images))
-    assert calls == [image.data for image in images]
 
 
 def test_scores_equal_the_definition_computed_on_open_clips_own_forward(scorer):
@@ -209,23 +191,11 @@ def test_the_weight_is_the_probability_that_its_line_makes_of_confidence():
     assert all(0 < each.weight < 1 for each in image.expressions)
 
 
-def test_the_digest_is_the_weights_files(tmp_path):
-    weights = tmp_path / "clip.pt"
-    weights.write_bytes(b"abc")
-    config = CONFIG.model_copy(update={"weights": WeightsConfig(uri=str(weights))})
-
-    assert ClipScorer.weights_digest(config) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
 def test_missing_weights_are_refused_with_the_remedy():
     weights = WeightsConfig(uri="nowhere/clip.pt", how_to_get="curl -O https://example.org/clip.pt")
 
     with pytest.raises(ConfigError, match=r"nowhere/clip\.pt.*curl -O"):
         ClipScorer(CONFIG.model_copy(update={"weights": weights}), ComputeConfig(device="cpu"))
-
-
-def test_the_engine_is_found_by_its_entry_point():
-    assert find_scorer(CONFIG) is ClipScorer
 
 
 @pytest.mark.slow
@@ -244,11 +214,3 @@ def test_conditions_keep_what_tau_keeps_and_they_let_pass():
         expression.correctness > bound for expression in scored.expressions
     ]
     assert {expression.kept for expression in filtered.expressions} == {True, False}
-
-
-def test_a_condition_on_a_score_that_a_lone_mask_has_not_lets_it_pass():
-    tree = {**CONFIG.model_dump(), "keep": ["distinctiveness > 100", "uniqueness > 100"]}
-    strict = ClipScorer(FilterConfig.model_validate(tree), ComputeConfig(device="cpu"))
-    alone, several = strict(build_shard(build_image(0, num_masks=1), build_image(1, num_masks=2))).images
-    assert {expression.kept for expression in alone.expressions} == {True}
-    assert {expression.kept for expression in several.expressions} == {False}

@@ -32,14 +32,6 @@ def test_the_rival_is_the_best_in_the_product_even_where_another_is_best_in_the_
     assert got.distinctiveness == pytest.approx([0.25 / 0.2])
 
 
-def test_each_candidate_is_compared_with_the_others_of_its_own_target():
-    context = [[0.4, 0.4], [0.2, 0.2]]
-    got = scores(context, [[1.0, 1.0], [1.0, 1.0]], [0, 1])
-
-    assert got.distinctiveness == pytest.approx([2.0, 0.5])
-    assert got.rival.tolist() == [1, 0]
-
-
 def test_two_negative_cosines_do_not_make_a_strong_rival():
     got = scores([[0.3], [-0.9]], [[0.3], [-0.9]], [0])
 
@@ -61,23 +53,6 @@ def test_a_lone_mask_has_correctness_alone():
     paper = load_config("paper").filtering
     columns = {"distinctiveness": np.full(2, np.nan), "correctness": got.correctness, "count": np.ones(2)}
     assert keeps(KeepRule(paper.tau, paper.keep, lone_masks=paper.lone_masks), columns, [0, 0]).all()
-
-
-def test_ratios_of_exact_binary_fractions_are_exact():
-    got = scores([[0.5, 0.5], [0.5, 0.25]], [[0.5, 0.5], [0.5, 0.5]], [0, 0])
-
-    assert got.distinctiveness.tolist() == [1.0, 2.0]
-
-
-def test_no_candidates_give_empty_scores():
-    got = scores(np.zeros((3, 0)), np.zeros((3, 0)), np.zeros(0, dtype=int))
-
-    assert got.distinctiveness is not None
-    assert got.correctness.shape == got.distinctiveness.shape == (0,)
-
-
-def test_of_equal_rivals_the_first_is_named():
-    assert scores([[0.5], [0.2], [0.2]], [[1.0], [1.0], [1.0]], [0]).rival.tolist() == [1]
 
 
 @pytest.mark.parametrize(

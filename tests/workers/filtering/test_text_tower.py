@@ -95,7 +95,3 @@ def test_a_tower_that_reads_its_padding_has_no_tree(text_cfg):
 def test_the_presets_towers_have_a_tree(architecture):
     with torch.device("meta"):
         assert TextTower(build_from_config(read_model_config(architecture))).is_tree
-
-
-def test_tokens_end_with_eos():
-    assert [len(row) for row in tokens_of(TOKENISE(["", "a red circle", "very " * 90]))] == [2, 5, 77]

@@ -254,15 +254,6 @@ def test_masks_of_a_photograph_are_unpacked_one_at_a_time(sam, masks_config, dra
     assert (in_chunks.counts, in_chunks.boxes_px) == (whole.counts, whole.boxes_px)
 
 
-def test_upsampling_in_chunks_changes_nothing(sam, masks_config, draw_image, monkeypatch):
-    image, config = draw_image(70, 150), masks_config()
-    whole = MaskGenerator(sam, config)(image)
-    monkeypatch.setitem(generator_module._UPSAMPLE_BYTES, "cpu", 7 * 4 * 70 * 150)
-    in_chunks = MaskGenerator(sam, config)(image)
-    assert in_chunks.counts == whole.counts
-    assert in_chunks.stability.tolist() == whole.stability.tolist()
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3)])
 @pytest.mark.parametrize("layers", [0, 1])
 def test_an_image_of_any_shape_gives_masks_of_its_size(sam, masks_config, draw_image, size, layers):
@@ -291,13 +282,6 @@ def test_empty_masks_are_left_out_where_no_stability_is_asked_for(sam, masks_con
         proposals = MaskGenerator(sam, config)(draw_image(64, 64))
     assert len(proposals) > 100
     assert proposals.areas_px.min() >= 1
-
-
-def test_the_same_image_gives_the_same_masks_again(sam, masks_config, draw_image):
-    generate = MaskGenerator(sam, masks_config(crop_n_layers=1))
-    first, _, again = generate(draw_image(80, 60)), generate(draw_image(33, 50, 9)), generate(draw_image(80, 60))
-    assert first.counts == again.counts
-    assert first.predicted_iou.tobytes() == again.predicted_iou.tobytes()
 
 
 def regions_of(mask):
@@ -348,32 +332,3 @@ def test_cleaning_equals_a_plain_flood_fill(mask, min_area_px):
 def test_a_mask_with_pixels_keeps_some(mask, min_area_px):
     cleaned, _ = remove_small_regions(mask, min_area_px)
     assert cleaned.any() == (mask.any() or mask.size < min_area_px)
-
-
-def test_a_hole_is_filled_and_an_island_dropped():
-    mask = np.zeros((12, 12), dtype=bool)
-    mask[1:8, 1:8] = True
-    mask[4, 4] = False
-    mask[10, 10] = True
-    expected = np.zeros_like(mask)
-    expected[1:8, 1:8] = True
-    cleaned, has_changed = remove_small_regions(mask, 3)
-    assert has_changed
-    np.testing.assert_array_equal(cleaned, expected)
-    assert mask[10, 10], "the argument is left as it is"
-
-
-@pytest.mark.parametrize(("area", "stays"), [(4, True), (5, False)])
-def test_a_region_of_exactly_the_minimal_area_stays(area, stays):
-    mask = np.zeros((20, 20), dtype=bool)
-    mask[:8, :8] = True
-    mask[15:17, 15:17] = True
-    cleaned, _ = remove_small_regions(mask, area)
-    assert cleaned[15, 15] == stays
-
-
-def test_regions_touch_over_corners():
-    mask = np.eye(6, dtype=bool)
-    cleaned, has_changed = remove_small_regions(mask, 6)
-    assert not has_changed
-    np.testing.assert_array_equal(cleaned, mask)

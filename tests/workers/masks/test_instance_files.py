@@ -9,7 +9,7 @@ import pytest
 
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.workers.masks.instance_files import read_instance_table
-from tests.builders.instances import BOX, SIZE, box_mask, code, instances, masks, segmentation
+from tests.builders.instances import BOX, SIZE, box_mask, instances, masks, segmentation
 
 
 @pytest.fixture
@@ -41,19 +41,6 @@ def test_coco_masks_are_read_in_all_of_their_forms(coco):
     assert instances(path).rows == (0, 1, 2, 3, 4, 5, 6)
     for mask in masks(path):
         np.testing.assert_array_equal(mask, box_mask())
-
-
-def test_several_polygons_are_one_instance(coco):
-    pieces = [[1, 1, 4, 1, 4, 4, 1, 4], [10, 10, 14, 10, 14, 13, 10, 13]]
-    np.testing.assert_array_equal(
-        masks(coco({"segmentation": pieces})), [box_mask((1, 1, 4, 4)) | box_mask((10, 10, 14, 13))]
-    )
-
-
-def test_a_polygon_that_leaves_the_image_is_clipped(coco):
-    x0, y0, _, _ = BOX
-    polygon = [x0, y0, 1e9, y0, 1e9, 1e9, x0, 1e9]
-    np.testing.assert_array_equal(masks(coco({"segmentation": [polygon]})), [box_mask((x0, y0, SIZE[1], SIZE[0]))])
 
 
 def test_low_scores_and_crowds_are_passed_over(coco):
@@ -181,14 +168,6 @@ def test_a_runs_own_masks_table_is_an_instance_table(parquet):
 def test_rows_below_the_score_are_passed_over_and_keep_the_others_numbers(parquet):
     path = parquet(key=["a.jpg"] * 4, box_xyxy_px=[list(BOX)] * 4, score=[0.49, 0.5, None, 0.9])
     assert instances(path).rows == (1, 2, 3)
-
-
-def test_binary_counts_are_read(tmp_path):
-    kind = pa.struct([("size", pa.list_(pa.int64())), ("counts", pa.binary())])
-    value = {"size": list(SIZE), "counts": code().encode()}
-    path = tmp_path / "t.parquet"
-    pq.write_table(pa.table({"key": pa.array(["a.jpg"]), "segmentation": pa.array([value], kind)}), path)
-    np.testing.assert_array_equal(masks(str(path)), [box_mask()])
 
 
 @pytest.mark.parametrize(

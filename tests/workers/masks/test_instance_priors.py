@@ -1,6 +1,5 @@
 """Building and asking the three instance priors."""
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -140,25 +139,6 @@ def test_a_real_tiny_mask_rcnn_gives_masks_of_the_images_size(draw_image):
     assert found.rows == tuple(range(12))
     assert rle.decode(found.counts, (40, 70)).any()
     assert all(rle.is_valid(code, (40, 70)) for code in found.counts)
-
-
-def test_detections_below_the_score_are_passed_over(draw_image):
-    masks = np.full((3, 4, 5), 0.9, dtype=np.float32).tolist()
-    detector = InstanceDetector(FixedDetector([0.9, 0.5, 0.49], masks), CPU, min_score=0.5)
-    assert detector.instances(draw_image(4, 5)).rows == (0, 1)
-
-
-def test_a_pixel_belongs_to_a_mask_from_a_probability_of_a_half():
-    detector = InstanceDetector(FixedDetector([0.9], [[[0.49, 0.5], [0.51, 0.0]]]), CPU, min_score=0.5)
-    counts = detector.instances(np.zeros((2, 2, 3), dtype=np.uint8)).counts
-    assert rle.decode(counts, (2, 2)).tolist() == [[[False, True], [True, False]]]
-
-
-def test_the_detector_is_shown_rgb_in_unit_range():
-    model = FixedDetector([], np.zeros((0, 2, 2), dtype=np.float32))
-    pixels = np.array([[[255, 0, 51], [0, 0, 0]]] * 2, dtype=np.uint8)
-    assert InstanceDetector(model, CPU, min_score=0.5).instances(pixels).counts == ()
-    assert model.seen[0][:, 0, 0].tolist() == [1.0, 0.0, pytest.approx(0.2)]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pseudoris.workers.masks import prompt_decoder
-from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder, Upscaling
+from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
 
 KEEP_ALL = 0.0
 # Two float32 forwards that add up in other orders, each 2e-5 from the one in float64, on logits of up to 30.
@@ -73,11 +73,6 @@ def test_predicted_iou_drops_before_upscaling_what_it_would_drop_after(sam, embe
     torch.testing.assert_close(ours_low, low[is_kept], rtol=1e-5, atol=ROUNDING)
 
 
-def test_a_threshold_that_nothing_passes_gives_empty_logits(sam, embedding):
-    low, iou = decoded(sam, embedding, points(5), min_predicted_iou=9.0)
-    assert (low.shape, iou.shape) == ((0, 32, 32), (0,))
-
-
 @pytest.mark.parametrize("num_bytes", [1, 300_000])
 def test_the_prompts_of_a_pass_are_bounded_by_bytes_and_decide_no_result(sam, embedding, monkeypatch, num_bytes):
     whole = decoded(sam, embedding, points(23))
@@ -103,22 +98,3 @@ def test_bfloat16_gives_nearly_the_same_masks(sam, embedding):
     assert ((low > 0) == (coarse > 0)).float().mean() > 0.97
     assert (iou - coarse_iou).abs().max() < 0.05
     assert not torch.equal(low, coarse), "bfloat16 was asked for"
-
-
-def test_sams_own_modules_are_left_in_their_dtype(sam):
-    SamPromptDecoder(sam, dtype=torch.bfloat16)
-    assert {weight.dtype for weight in sam.parameters()} == {torch.float32}
-
-
-@pytest.mark.parametrize("step_bytes", [1, 10_000, 2**21])
-def test_logits_are_those_of_the_convolutions_however_many_pixels_are_taken_at_once(sam, monkeypatch, step_bytes):
-    monkeypatch.setitem(prompt_decoder._STEP_BYTES, "cpu", step_bytes)
-    decoder = copy.deepcopy(sam.mask_decoder).double()
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(3, 64, 32, dtype=torch.float64, generator=generator)
-    weights = torch.randn(3, 2, 4, dtype=torch.float64, generator=generator)
-    with torch.no_grad():
-        features = decoder.output_upscaling(image.transpose(1, 2).reshape(3, 32, 8, 8))
-        logits = Upscaling(decoder)(image, weights)
-    assert logits.shape == (3, 2, 32, 32)
-    torch.testing.assert_close(logits, torch.einsum("nmc,nchw->nmhw", weights, features))

@@ -10,8 +10,6 @@ import torch
 from pseudoris.schemas.config import ComputeConfig, PriorConfig, ReductionConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import Failure
-from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
-from pseudoris.workers.crops import prefetch
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.masks.generator import MaskGenerator
 
@@ -68,11 +66,6 @@ def test_the_argument_is_left_as_it_is_and_a_second_call_gives_the_same(proposer
     assert first.images == second.images
 
 
-def test_masks_survive_the_way_through_a_block(proposer_of, draw_image, shard_of):
-    done = proposer_of()(shard_of(draw_image(50, 50)))
-    assert block_to_shard(shard_to_block(done)).images == done.images
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
 def test_extreme_shapes_give_masks_of_their_size(proposer_of, draw_image, shard_of, size):
     everything = ReductionConfig(min_area=0.0, max_area=1.0)
@@ -88,14 +81,6 @@ def test_an_image_where_nothing_survives_has_no_masks_and_no_failure(proposer_of
     assert (done.masks, done.failure) == ((), None)
 
 
-def test_an_image_with_one_mask_has_one_record(proposer_of, draw_image, shard_of):
-    # One prompt, and a box NMS that leaves one of its three masks.
-    propose = proposer_of(points_per_side=1, box_nms_thresh=0.0, reduction=ReductionConfig(max_area=1.0))
-    (done,) = propose(shard_of(draw_image(50, 50))).images
-    assert len(done.masks) == 1
-    assert done.masks[0].index == 0
-
-
 def test_a_broken_image_is_quarantined_and_the_rest_goes_on(proposer_of, draw_image, shard_of):
     broken, fine = proposer_of()(shard_of(b"not an image", draw_image(50, 50))).images
     assert broken.failure is not None
@@ -107,18 +92,6 @@ def test_a_quarantined_image_passes_through(proposer_of, draw_image, shard_of):
     shard = shard_of(draw_image(50, 50))
     quarantined = shard.images[0].quarantined(Failure("read", "corrupt", "cut short"))
     assert proposer_of()(shard.with_images((quarantined,))).images == (quarantined,)
-
-
-def test_the_time_of_the_stage_is_counted(proposer_of, draw_image, shard_of):
-    assert proposer_of()(shard_of(draw_image(50, 50))).seconds["propose"] > 0
-
-
-def test_an_image_is_decoded_once(proposer_of, draw_image, shard_of, monkeypatch):
-    calls = []
-    real = prefetch.decode_proven
-    monkeypatch.setattr(prefetch, "decode_proven", lambda *given: calls.append(given) or real(*given))
-    proposer_of()(shard_of(draw_image(50, 50), draw_image(40, 40)))
-    assert len(calls) == 2
 
 
 def test_the_digest_is_the_weights_files(masks_config, weights_file):
@@ -144,8 +117,3 @@ def test_missing_weights_are_refused_with_the_remedy(masks_config, compute):
 def test_a_gpu_that_is_not_there_is_no_silent_fallback(masks_config):
     with pytest.raises(ConfigError, match="torch sees no GPU"):
         SamProposer(masks_config(), ComputeConfig(device="cuda"))
-
-
-def test_bfloat16_proposes_masks_too(masks_config, draw_image, shard_of):
-    propose = SamProposer(masks_config(), ComputeConfig(device="cpu", precision="bfloat16"))
-    assert propose(shard_of(draw_image(60, 90))).images[0].masks

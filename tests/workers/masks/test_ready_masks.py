@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
-from importlib import import_module
-from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -17,7 +14,7 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
 from pseudoris.workers.masks import ReadyProposer, rle
 from pseudoris.workers.masks.ready_masks import json_name
-from tests.builders.human import box_mask, polygon
+from tests.builders.human import box_mask
 from tests.builders.images import oriented, png, smooth_pixels
 from tests.builders.ready import mask_row, sa1b, write_sa1b
 
@@ -218,11 +215,6 @@ def test_scores_that_are_not_stated_are_null_and_such_a_mask_gives_way_to_one_wi
     assert first.predicted_iou is None
 
 
-def test_polygons_are_masks_too(folder, propose):
-    write_sa1b(folder / "a.json", [{**GOOD, "segmentation": [polygon(BOXES[0])]}], SIZE)
-    assert only(propose(shard_of("a.jpg"))).masks[0].area_px == 100
-
-
 def test_a_file_beyond_the_limits_is_quarantined(folder, config_of, compute):
     write_sa1b(folder / "a.json", [mask_row(box_mask(box)) for box in BOXES], SIZE)
     for option, value in (("max_masks", 2), ("max_bytes", 100)):
@@ -278,16 +270,3 @@ def test_the_digest_follows_the_folders_name(config_of, folder, tmp_path):
     assert len(first) == 64
     assert first != second
     assert ReadyProposer.weights_digest(config_of(f"{folder}/")) == first
-
-
-def test_the_argument_is_left_as_it_is_and_a_second_call_gives_the_same(folder, config_of, compute):
-    write_sa1b(folder / "a.json", [mask_row(box_mask(box)) for box in BOXES], SIZE)
-    proposer, shard = ReadyProposer(config_of(), compute), shard_of("a.jpg")
-    assert proposer(shard).images == proposer(shard).images
-    assert only(shard).masks == ()
-
-
-def test_the_package_declares_the_engine():
-    declared = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
-    module, _, name = declared["project"]["entry-points"]["pseudoris.proposers"]["ready"].partition(":")
-    assert getattr(import_module(module), name) is ReadyProposer

@@ -37,14 +37,6 @@ def rows(proposals, **settings):
     return [kept.row for kept in reduce_proposals(proposals, ReductionConfig(**(KEEP_ALL | settings)))]
 
 
-def test_no_proposals_are_no_objects():
-    assert reduce_proposals(proposals_of(), ReductionConfig()) == []
-
-
-def test_one_mask_stays_with_prior_none():
-    assert reduce_proposals(proposals_of((5, 5, 20, 20)), ReductionConfig()) == [Kept(0, "none")]
-
-
 def test_copies_of_a_mask_have_ids_of_their_own_that_no_other_mask_changes():
     proposals = proposals_of((5, 5, 20, 20), (1, 1, 9, 9), (30, 30, 40, 40))
     twins = [Kept(1, "table:0"), Kept(1, "table:4", copy=1), Kept(1, "table:9", copy=2)]
@@ -67,10 +59,6 @@ def test_of_two_doubles_the_one_with_the_higher_predicted_iou_stays():
     assert rows(proposals, mask_nms_iou=0.7) == [1, 2]
 
 
-def test_of_two_doubles_with_equal_scores_the_first_stays():
-    assert rows(proposals_of((0, 0, 20, 20), (0, 0, 20, 19), ious=[0.7, 0.7]), mask_nms_iou=0.7) == [0]
-
-
 def test_an_iou_at_the_bound_is_no_double():
     proposals = proposals_of((0, 0, 20, 20), (0, 0, 20, 14))
     assert rows(proposals, mask_nms_iou=0.7) == [0, 1]
@@ -81,10 +69,6 @@ def test_a_mask_that_only_a_dropped_one_doubles_stays():
     # Each overlaps its neighbour by an IoU of 0.6, the outer two by 0.33.
     ious = np.array([[1, 0.6, 0.33], [0.6, 1, 0.6], [0.33, 0.6, 1]])
     assert without_doubles(np.array([4, 5, 6]), ious, 0.5).tolist() == [4, 6]
-
-
-def test_a_small_mask_inside_a_larger_one_is_a_part():
-    assert rows(proposals_of((0, 0, 20, 20), (2, 2, 8, 8)), min_inside=0.9, max_part_area=0.5) == [0]
 
 
 def test_a_mask_that_sticks_out_is_no_part():
@@ -98,11 +82,6 @@ def test_a_large_mask_inside_another_is_no_part():
     proposals = proposals_of((0, 0, 20, 20), (0, 0, 20, 11))
     assert rows(proposals, min_inside=0.9, max_part_area=0.5) == [0, 1]
     assert rows(proposals, min_inside=0.9, max_part_area=1.0) == [0]
-
-
-def test_of_two_equal_masks_that_lie_inside_each_other_one_stays():
-    proposals = proposals_of((0, 0, 20, 20), (5, 0, 25, 20), ious=[0.5, 0.9])
-    assert rows(proposals, min_inside=0.5, max_part_area=1.0) == [1]
 
 
 def test_what_only_a_dropped_mask_contains_stays():

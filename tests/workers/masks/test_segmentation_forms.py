@@ -79,11 +79,6 @@ def test_the_area_of_a_clipped_polygon_is_the_one_inside_the_image(polygon, area
     assert abs(int(mask.sum()) - area) <= 50
 
 
-@pytest.mark.parametrize("nothing", [None, [], {}, ""])
-def test_no_segmentation_is_none(nothing):
-    assert compressed_counts(nothing, SIZE) is None
-
-
 @pytest.mark.parametrize("size", [[13, 9], [9], None, "9x13", [10**12, 10**12], [9, 13, 1], [[[]]]])
 def test_an_rle_of_another_size_is_refused_before_it_is_drawn(size):
     for counts in ("0", [117]):
