@@ -40,7 +40,6 @@ def test_an_unknown_engine_is_refused_with_the_known_ones(find, section, _expect
 @pytest.mark.parametrize(
     ("line", "new_name"),
     [
-        ("from workers.boundary import apply_to_images", "pseudoris.workers.faults.quarantine"),
         ("import schemas.gone", "pseudoris.schemas"),
         ("import pipeline.gone", "pseudoris.pipeline"),
     ],
