@@ -72,7 +72,7 @@ _HOMES = {
     "Run": "store.tables.run_reader",
     "RunConfig": "schemas.config",
     "RunEvent": "store.runs.events",
-    "RunSummary": "pipeline.run_summary",
+    "RunSummary": "pipeline.run_contract",
     "SampleSpec": "training.dataset",
     "Snapshot": "training.dataset",
     "Step": "store.runs.events",

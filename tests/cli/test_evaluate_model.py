@@ -203,7 +203,7 @@ def test_other_files_models_and_splits_are_refused_by_name(truth, tmp_path):
         invoke("--model", tmp_path / "table.parquet", "--truth", truth)
     with pytest.raises(ConfigError, match=r"clip:verb does not exist. Give the --out of"):
         invoke("--model", "clip:verb", "--truth", truth)
-    torch.save({"module": {}, "settings": '{"learner": "lavt"}'}, tmp_path / "lavt.pt")
+    torch.save({"module": {}, "settings": '{"learner": "lavt", "version": 2}'}, tmp_path / "lavt.pt")
     with pytest.raises(ConfigError, match=r"lavt.pt is a checkpoint of 'lavt', which is no model of"):
         invoke("--model", tmp_path / "lavt.pt", "--truth", truth)
     with pytest.raises(ConfigError, match="clip:noun needs a --preset: tiny for drawn scenes"):

@@ -174,7 +174,11 @@ def test_published_figures_of_table_3_are_those_of_the_ablation_in_miniature():
             "--row '5' is not in the table tables. Its rows are ppt, clip-sentence, clip-noun, ",
         ),
         ("figure", {"training": ["generator.nope=1"]}, "train full refcoco: the configuration is not valid:"),
-        ("ablation", {"settings": ["pairs.nope=1"]}, "objects: pairs.nope: Extra inputs"),
+        (
+            "ablation",
+            {"settings": ["pairs.nope=1"]},
+            "objects: the configuration is not valid:\n  pairs.nope: unknown key",
+        ),
         ("tables", {"preset": "nope"}, "objects: PPT's recipes have no preset 'nope'. The presets are "),
     ],
 )

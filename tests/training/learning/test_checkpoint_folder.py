@@ -8,7 +8,7 @@ import torch
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.chooser.chooser_training import load_student
 from pseudoris.training.learning import TrainingFolder
-from pseudoris.training.learning.checkpoint_folder import load_checkpoint
+from pseudoris.training.learning.checkpoint_folder import TRAININGS_VERSION, load_checkpoint
 from pseudoris.training.ppt.ppt_learner import load_ppt
 
 
@@ -84,6 +84,8 @@ def test_a_training_without_a_checkpoint_yet_is_told_from_no_training(tmp_path):
 
 @pytest.mark.parametrize(("learner", "load"), [("chooser", load_student), ("ppt", load_ppt)])
 def test_a_checkpoint_that_names_its_learner_alone_is_refused(tmp_path, learner, load):
-    TrainingFolder(tmp_path).save({"module": {}, "settings": json.dumps({"learner": learner})})
+    TrainingFolder(tmp_path).save(
+        {"module": {}, "settings": json.dumps({"learner": learner, "version": TRAININGS_VERSION})}
+    )
     with pytest.raises(ConfigError, match=r"checkpoint\.pt lacks the settings of its training. Give the --out"):
         load(tmp_path)
