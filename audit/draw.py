@@ -43,7 +43,7 @@ from pseudoris.schemas.keep_rule import Flags, Floats
 from pseudoris.schemas.run_records import PartRecord, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.seals import sealed
-from pseudoris.store.tables.keep_rule import stated_rule
+from pseudoris.store.tables.judged_expressions import stated_rule
 
 DEFAULT_PAIRS: Final = 200
 _LEAST_IMAGES: Final = 20

@@ -28,7 +28,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.store.tables.keep_rule import stated_rule
+from pseudoris.store.tables.judged_expressions import stated_rule
 
 KINDS: Final = tuple(VERDICTS)
 _CANNOT: Final = KINDS.index(CANNOT_SAY)

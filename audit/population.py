@@ -23,7 +23,7 @@ from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.root_digest import RootDigest
 from pseudoris.store.sources.planned_images import as_annotated
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.store.tables.keep_rule import flags_of, judged, scores_of
+from pseudoris.store.tables.judged_expressions import flags_of, judged, scores_of
 
 Ints = npt.NDArray[np.int64]
 # From a shard's number and an image's key to its encoded bytes.

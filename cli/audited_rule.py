@@ -18,8 +18,8 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.refilter import RuleChange
-from pseudoris.store.tables.keep_rule import stated_rule
+from pseudoris.store.runs.refiltered_run import RuleChange
+from pseudoris.store.tables.judged_expressions import stated_rule
 
 _DIGITS: Final = 4
 

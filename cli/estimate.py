@@ -14,7 +14,7 @@ from pseudoris.cli.annotate import resolve
 from pseudoris.cli.console import domain_lines, echo_json, facts_table, format_bytes, format_seconds, stderr, stdout
 
 if TYPE_CHECKING:
-    from pseudoris.pipeline.estimate import Estimate, Interval
+    from pseudoris.pipeline.sample_estimate import Estimate, Interval
 
 DEFAULT_SAMPLE = 200
 
@@ -49,7 +49,7 @@ def estimate(
     allowed = {"accept_domain": accept_domain}
     config = resolve(preset, config_file, assignments, shard_size=None, address=address, allowed=allowed)
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
-    from pseudoris.pipeline.estimate import estimate as run_sample
+    from pseudoris.pipeline.sample_estimate import estimate as run_sample
 
     exclusions = options.read_exclude(exclude, exclude_distance, only)
     with Progress(console=stderr, transient=True) as progress:

@@ -1,4 +1,4 @@
-"""`pseudoris gallery`: writes web pages that show a run: images, masks, expressions, and its quality."""
+"""`pseudoris gallery`, and `write_pages`, which `demo` calls too: joins a run's gallery and quality pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, each with its help in one place."""
+"""Arguments and options that several commands share, and checks of places, plug-ins and exclusions they name."""
 
 from __future__ import annotations
 

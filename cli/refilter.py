@@ -20,8 +20,8 @@ from pseudoris.schemas.lone_masks import LoneMasks
 from pseudoris.schemas.pair_weight import PairWeightConfig
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.refilter import DEFAULT_THREADS, RefilterSummary, RuleChange
-from pseudoris.store.runs.refilter import refilter as run_refilter
+from pseudoris.store.runs.refiltered_run import DEFAULT_THREADS, RefilterSummary, RuleChange
+from pseudoris.store.runs.refiltered_run import refilter as run_refilter
 
 NO_CONDITION = "none"
 

@@ -15,7 +15,7 @@ from pseudoris.cli.console import echo_json, kept_text, stdout
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.printable import printable
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.status import run_status
+from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.tables.expression_sample import COLUMNS, sample_expressions
 
 DEFAULT_ROWS = 20

@@ -17,7 +17,14 @@ from pseudoris.cli import options
 from pseudoris.cli.console import facts_table, report, stderr, stdout
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.placement import PlacementConfig
-from pseudoris.store.checks.verify import CheckShards, OutsideBytes, Problem, VerifyReport, check_shards, verify_run
+from pseudoris.store.checks.verification import (
+    CheckShards,
+    OutsideBytes,
+    Problem,
+    VerifyReport,
+    check_shards,
+    verify_run,
+)
 from pseudoris.store.location import RunLocation
 
 # More lines than a person reads; the count says how many there are.

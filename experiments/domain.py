@@ -25,7 +25,7 @@ from pseudoris.schemas.source_settings import ImagesConfig
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.synthworld.worlds import WORLDS
-from pseudoris.workers.domain import DomainScorer, load_scorer
+from pseudoris.workers.domain_scorer import DomainScorer, load_scorer
 
 # Scenes of a job: minutes of work, and a bar that moves.
 _CHUNK: Final = 100

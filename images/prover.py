@@ -1,4 +1,4 @@
-"""Proves in a child process that an image decodes, so that a crash of a decoder never kills a process with a GPU."""
+"""`Prover` decodes images in a child, for runs, imports, exclusions and pages: a crash costs that image alone."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.exclusions import Exclusions, RecordedImageMatcher
 from pseudoris.store.sources.planned_images import read_or_refused
 from pseudoris.store.sources.source import Format
-from pseudoris.workers.domain import load_scorer
+from pseudoris.workers.domain_scorer import load_scorer
 
 logger = logging.getLogger(__name__)
 

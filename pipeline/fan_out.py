@@ -16,7 +16,7 @@ import ray
 from pseudoris.pipeline.cluster import task_result
 from pseudoris.schemas.placement import PoolConfig
 from pseudoris.store.checks.content import Problem
-from pseudoris.store.checks.verify import CheckShards, ShardToCheck, check_shards
+from pseudoris.store.checks.verification import CheckShards, ShardToCheck, check_shards
 from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources import Source, SourceItem

@@ -16,8 +16,8 @@ from typing import Final
 import pyarrow as pa
 from ray.util import metrics as ray_metrics
 
-from pseudoris.pipeline import metrics
-from pseudoris.pipeline.metrics import METRICS, RUN_TAG, Metric
+from pseudoris.pipeline import run_metrics
+from pseudoris.pipeline.run_metrics import METRICS, RUN_TAG, Metric
 from pseudoris.schemas import measures
 from pseudoris.schemas.run_records import Receipt
 
@@ -70,16 +70,16 @@ class RunMeter:
         _record_counts(self._meter, "driver")
         counts = receipt.counts
         for outcome, number in (("annotated", counts.annotated), ("empty", counts.empty)):
-            self._meter.record(metrics.IMAGES, number, {"outcome": outcome, "reason": "none"})
+            self._meter.record(run_metrics.IMAGES, number, {"outcome": outcome, "reason": "none"})
         for reason, number in counts.reasons.items():
-            self._meter.record(metrics.IMAGES, number, {"outcome": "quarantined", "reason": reason})
-        self._meter.record(metrics.MASKS, counts.masks)
-        self._meter.record(metrics.CANDIDATES, counts.expressions)
-        self._meter.record(metrics.KEPT, counts.kept)
-        self._meter.record(metrics.SHARDS, 1)
-        self._meter.record(metrics.REPEATS, receipt.num_repeats)
+            self._meter.record(run_metrics.IMAGES, number, {"outcome": "quarantined", "reason": reason})
+        self._meter.record(run_metrics.MASKS, counts.masks)
+        self._meter.record(run_metrics.CANDIDATES, counts.expressions)
+        self._meter.record(run_metrics.KEPT, counts.kept)
+        self._meter.record(run_metrics.SHARDS, 1)
+        self._meter.record(run_metrics.REPEATS, receipt.num_repeats)
         for stage, seconds in receipt.seconds.items():
-            self._meter.record(metrics.STAGE_SECONDS, seconds, {"stage": stage})
+            self._meter.record(run_metrics.STAGE_SECONDS, seconds, {"stage": stage})
 
 
 class StageMeter:
@@ -109,28 +109,28 @@ class StageMeter:
             on_node: Ray's id of this node.
         """
         started = time.perf_counter()
-        self._meter.record(metrics.IDLE_SECONDS, started - self._idle_since, {"pool": self._pool})
+        self._meter.record(run_metrics.IDLE_SECONDS, started - self._idle_since, {"pool": self._pool})
         with _harmless():
             wait_s = max(0.0, time.time() - float(block.schema.metadata[_ENQUEUE_TIME]))
             clocks = "one" if nodes[-1] == on_node else "two"
-            self._meter.record(metrics.QUEUE_WAIT_SECONDS, wait_s, {"pool": self._pool, "clocks": clocks})
+            self._meter.record(run_metrics.QUEUE_WAIT_SECONDS, wait_s, {"pool": self._pool, "clocks": clocks})
         try:
             with measures.collecting() as collected:
                 yield
             self._take(collected)
         finally:
             self._idle_since = time.perf_counter()
-            self._meter.record(metrics.BUSY_SECONDS, self._idle_since - started, {"pool": self._pool})
+            self._meter.record(run_metrics.BUSY_SECONDS, self._idle_since - started, {"pool": self._pool})
 
     def _take(self, collected: measures.Measures) -> None:
         for (name, of), values in collected.values.items():
             if name == measures.CACHE_BYTES:
-                self._meter.record(metrics.CACHE_BYTES, max(values))
+                self._meter.record(run_metrics.CACHE_BYTES, max(values))
             elif name == measures.LOAD_SECONDS:
-                self._meter.record(metrics.LOAD_SECONDS, sum(values), {"stage": of})
+                self._meter.record(run_metrics.LOAD_SECONDS, sum(values), {"stage": of})
             elif name == measures.BATCH_FILL:
                 for value in values:
-                    self._meter.record(metrics.BATCH_FILL, value, {"of": of})
+                    self._meter.record(run_metrics.BATCH_FILL, value, {"of": of})
         _record_counts(self._meter, self._pool)
 
 
@@ -147,7 +147,7 @@ def _task_meter(run: str) -> Meter:
 
 def _record_counts(meter: Meter, step: str) -> None:
     retries = measures.take_counts().get(measures.STORAGE_RETRIES, 0)
-    meter.record(metrics.STORAGE_RETRIES, retries, {"step": step})
+    meter.record(run_metrics.STORAGE_RETRIES, retries, {"step": step})
 
 
 def stamp_enqueue_time(block: pa.Table) -> pa.Table:

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from pseudoris.schemas.config_layers import load_config
     from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
     from pseudoris.schemas.lone_masks import LoneMasks
-    from pseudoris.store.checks.verify import VerifyReport
+    from pseudoris.store.checks.verification import VerifyReport
     from pseudoris.store.runs.events import Committed, Notice, Planned, Retried, RunEvent, Step
-    from pseudoris.store.runs.refilter import RefilterSummary
+    from pseudoris.store.runs.refiltered_run import RefilterSummary
     from pseudoris.store.tables.run_reader import Run
     from pseudoris.training.dataset import (
         ExpressionFilter,
@@ -64,7 +64,7 @@ _HOMES = {
     "Notice": "store.runs.events",
     "Planned": "store.runs.events",
     "PseudorisError": "schemas.errors",
-    "RefilterSummary": "store.runs.refilter",
+    "RefilterSummary": "store.runs.refiltered_run",
     "ResumableLoader": "training.dataset",
     "Retried": "store.runs.events",
     "RisDataset": "training.dataset",
@@ -79,7 +79,7 @@ _HOMES = {
     "StreamOrder": "training.dataset",
     "TransientError": "schemas.errors",
     "Truth": "training.evaluation",
-    "VerifyReport": "store.checks.verify",
+    "VerifyReport": "store.checks.verification",
     "collate_lists": "training.dataset",
     "load_config": "schemas.config_layers",
 }
@@ -213,7 +213,7 @@ def verify(out: str, *, quick: bool = False, sample: int | None = None, root: st
         ConfigError: There is no run at `out`, or its header cannot be used.
         TransientError: Storage failed.
     """
-    from pseudoris.store.checks.verify import verify_run
+    from pseudoris.store.checks.verification import verify_run
     from pseudoris.store.location import RunLocation
 
     return verify_run(RunLocation.open(out), quick=quick, sample=sample, root=root)
@@ -249,8 +249,8 @@ def refilter(
     """
     from pseudoris.schemas.keep_rule import parse_conditions
     from pseudoris.store.location import RunLocation
-    from pseudoris.store.runs.refilter import RuleChange
-    from pseudoris.store.runs.refilter import refilter as refilter_run
+    from pseudoris.store.runs.refiltered_run import RuleChange
+    from pseudoris.store.runs.refiltered_run import refilter as refilter_run
 
     change = RuleChange(tau, None if keep is None else parse_conditions(_listed(keep)), lone_masks)
     return refilter_run(RunLocation.open(out), RunLocation.open(new), change, allow_mixed=allow_mixed)

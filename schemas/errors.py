@@ -1,4 +1,4 @@
-"""Exception types by cause: the user's settings, an image, or the storage and machines around the run."""
+"""Errors by cause: the user corrects, the image is quarantined with the message in its row, or work is retried."""
 
 from __future__ import annotations
 

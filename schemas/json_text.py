@@ -1,4 +1,4 @@
-"""Reads JSON that others may have written: too deep nesting and too large numbers are errors like any other damage."""
+"""Reads JSON of runs, child processes, checkpoints and imports: deep nesting and huge numbers are `ValueError`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens files of folders that others can write: regular files only, and no link below the folder is followed.
+"""Opens regular files alone, for any room: `open_regular` refuses links, `open_linked`, `read_regular` follow.
 
 A planted link would lead a write to another file of the user's. A planted pipe would block a read for ever.
 """

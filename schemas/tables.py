@@ -1,4 +1,4 @@
-"""The tables that a run writes: Arrow schemas with a version and a doc string for every column.
+"""Arrow schemas of the four tables and the plan, with a doc string a column, and the reason codes of failures.
 
 All four tables of a shard are always written, even without rows, so that a glob over a folder always matches. Boxes and
 masks refer to the *upright* image: EXIF orientation is applied before anything is measured.

@@ -1,4 +1,4 @@
-"""Rejects uris that carry a secret, because a run's uris appear in files, logs and messages."""
+"""Finds secrets in uris and settings, which would reach files and logs; `named_path` resolves a user's path."""
 
 from __future__ import annotations
 

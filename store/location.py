@@ -1,4 +1,4 @@
-"""The location of a run: files below one folder or prefix, on disk or in a bucket, always complete, created once."""
+"""Reads and writes files below one folder, on disk or in a bucket: a run, an export, a gallery or an audit."""
 
 from __future__ import annotations
 

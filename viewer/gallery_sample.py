@@ -24,13 +24,13 @@ from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, KeepCondition, KeepRul
 from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.status import run_status
+from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import read_receipts
 from pseudoris.store.sources.planned_images import as_annotated
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.store.tables.keep_rule import judged, scores_of, stated_rule
+from pseudoris.store.tables.judged_expressions import judged, scores_of, stated_rule
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The device and precision of a stage, from the config alone."""
+"""What `compute` asks of torch: device, dtype, repeatable kernels; and copies between host and device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tells a run's identity without torch: digests of what our engines load, and the kind of device.
+"""Digests of what our engines load, and the kind of device, for a run's identity; only the latter may load torch.
 
 Importing an engine loads torch and open_clip, which takes seconds. `pseudoris.workers.stages` asks here for the engines
 of this package, and the classes of other engines themselves.

@@ -114,7 +114,7 @@ def _get_weights(preset: str, given: Sequence[str]) -> None:
 def copy_sample(source: str, out: Path, config: RunConfig, *, size: int) -> None:
     """Copy a sample of any kind of SOURCE as files named by image id: a key may be longer than a file's name."""
     # Imported here: it loads Ray Data.
-    from pseudoris.pipeline.estimate import draw_sample
+    from pseudoris.pipeline.sample_estimate import draw_sample
 
     # A glob may match in OUT.
     listing = open_source(source, config.source, exclude=str(out.absolute()))

@@ -21,7 +21,7 @@ from pseudoris.audit.verdicts import CANNOT_SAY, RIGHT, RaterAnswers
 from pseudoris.cli.audit_report import notes, print_report
 from pseudoris.cli.console import format_bytes, format_seconds
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.status import run_status
+from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.header import require_header
 from pseudoris.viewer.gallery_page import THUMBNAIL
 from pseudoris.viewer.gallery_sample import read_summary

@@ -22,8 +22,8 @@ from pseudoris.schemas.tables import (
     STATUS_EMPTY,
     STATUS_QUARANTINED,
 )
-from pseudoris.store.tables.keep_rule import num_kept_lone
-from pseudoris.store.tables.rle import summarise_rle
+from pseudoris.store.tables.judged_expressions import num_kept_lone
+from pseudoris.store.tables.run_lengths import summarise_rle
 
 # Per kind and shard: enough to see a pattern, without a line for every row of a lost table.
 _MAX_EXAMPLES: Final = 5

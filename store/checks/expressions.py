@@ -21,7 +21,7 @@ from pseudoris.schemas.pair_weight import WEIGHT_DIGITS
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.checks.content import Finding, Problem, Tables, examples
-from pseudoris.store.tables.keep_rule import (
+from pseudoris.store.tables.judged_expressions import (
     SOME_TAU,
     flags_of,
     is_from,

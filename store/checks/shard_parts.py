@@ -20,7 +20,7 @@ from pseudoris.store.checks.expressions import expression_problems
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.tables.committed_tables import read_part
-from pseudoris.store.tables.keep_rule import SOME_TAU
+from pseudoris.store.tables.judged_expressions import SOME_TAU
 from pseudoris.store.tables.parquet_files import open_parquet
 
 
@@ -39,7 +39,7 @@ def verify_shard(
         receipt: The latest receipt of the shard.
         planned: The plan entries of the shard, by position; None if its part of the plan is lost: ids are not checked.
         quick: Check only sizes, row counts and ids. Otherwise also check digests and every row.
-        rule: The keep rule; `pseudoris.store.tables.keep_rule.rule_of` makes it from a run's header.
+        rule: The keep rule; `pseudoris.store.tables.judged_expressions.rule_of` makes it from a run's header.
 
     Raises:
         ConfigError: Reading the parts is not permitted, or another version of the package wrote them.

@@ -1,6 +1,7 @@
 """Makes the keys of images, and sorts listings by key, also listings that do not fit in memory.
 
-A key is a percent-encoded path relative to SOURCE; it can hold any name that a file system allows.
+A key is a percent-encoded path relative to SOURCE; it can hold any name that a file system allows. An image's id
+is made of it: another spelling of a key is another image in every run.
 """
 
 from __future__ import annotations

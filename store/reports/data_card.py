@@ -30,7 +30,7 @@ from pseudoris.store.runs.root_digest import RootDigest
 from pseudoris.store.runs.seals import check_record, sealed
 from pseudoris.store.runs.totals import RunTotals, Totals
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.store.tables.keep_rule import stated_rule
+from pseudoris.store.tables.judged_expressions import stated_rule
 
 CARD_NAME: Final = "DATACARD.md"
 # The name of the new card if an edited one exists.

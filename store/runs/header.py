@@ -1,4 +1,4 @@
-"""`_run.json`, the header: created once, after the plan. It names a run's plan, identity and configuration."""
+"""A run's header: creates and reads `_run.json` and the plan's extensions, and checks that a resume fits them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Numbered snapshots of the receipts, `_manifest/0001.parquet`: one read instead of one per shard. Only a cache."""
+"""Numbered snapshots of the receipts, `_manifest/0001.parquet`: one read instead of one per shard.
+
+A cache, except those that child runs or saved trainings pin: keep these.
+"""
 
 from __future__ import annotations
 

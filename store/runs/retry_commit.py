@@ -28,7 +28,7 @@ from pseudoris.store.runs.commit import NOWHERE, CommitOutcome, Provenance, comm
 from pseudoris.store.runs.pending_work import is_retried
 from pseudoris.store.runs.receipts import read_receipt
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.store.tables.keep_rule import num_kept_lone
+from pseudoris.store.tables.judged_expressions import num_kept_lone
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
 
 

@@ -14,7 +14,7 @@ from pseudoris.audit.judged_pairs import apply_to
 from pseudoris.audit.verdicts import MissedLine, VerdictLine
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.refilter import RuleChange, refilter
+from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.run_reader import Run
 from tests.builders.audits import VerdictFile
 from tests.builders.scored_runs import scored_run

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import pipeline
 from benchmarks.pipeline import run_bare
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 
 

@@ -15,7 +15,7 @@ import ray
 
 from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.meters import Meter
-from pseudoris.pipeline.metrics import METRICS
+from pseudoris.pipeline.run_metrics import METRICS
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.runs.events import Committed, RunEvent
 

@@ -17,7 +17,7 @@ from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import create_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.plan import read_shard_plan, write_plan
-from pseudoris.store.runs.refilter import writer_versions
+from pseudoris.store.runs.refiltered_run import writer_versions
 from tests.store.builders import empty, make_entries, make_mask, quarantined
 
 TEXTS = ("the red circle", "a circle", "small dotted square", "the left one", "a photo of a star")

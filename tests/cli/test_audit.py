@@ -12,10 +12,10 @@ from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.verdicts import UndoLine, VerdictLine
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import CARD_NAME, CITATION_NAME, write_datacard
-from pseudoris.store.runs.refilter import RuleChange, refilter
+from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from tests.builders.audits import VerdictFile
 from tests.builders.scored_runs import begin, commit_scored, scored_run
 

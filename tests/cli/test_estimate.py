@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from pseudoris.cli.estimate import estimate_view
 from pseudoris.cli.main import app
-from pseudoris.pipeline.estimate import Estimate, Interval
+from pseudoris.pipeline.sample_estimate import Estimate, Interval
 from pseudoris.schemas.domain import DomainRecord
 
 
@@ -61,7 +61,7 @@ def test_each_figure_is_shown_with_its_interval_and_unit():
 def test_where_the_models_do_not_know_the_images_it_stands_on_top_and_in_the_json(monkeypatch):
     unknown = DomainRecord(num_sampled=16, num_outside=9, max_score=2.5, median_score=5.6, is_accepted=True)
     assert lines(found(domain=unknown))[0].startswith("Do not trust these masks and expressions")
-    monkeypatch.setattr("pseudoris.pipeline.estimate.estimate", lambda *_, **__: found(domain=unknown))
+    monkeypatch.setattr("pseudoris.pipeline.sample_estimate.estimate", lambda *_, **__: found(domain=unknown))
     result = CliRunner().invoke(app, ["estimate", "photos", "--accept-domain", "--json"], catch_exceptions=False)
     assert json.loads(result.stdout)["domain"]["num_outside"] == 9
 
@@ -81,7 +81,7 @@ def test_options_reach_the_sample_and_json_is_one_object(monkeypatch, tmp_path):
         on_progress(1, 2)
         return found()
 
-    monkeypatch.setattr("pseudoris.pipeline.estimate.estimate", run_sample)
+    monkeypatch.setattr("pseudoris.pipeline.sample_estimate.estimate", run_sample)
     options = ["--sample", "24", "--gpus", "0.5", "--scratch", "s3://b/x", "--set", "masks.points_per_side=5", "--json"]
     options += ["--exclude", str(tmp_path / "names.txt"), "--only", str(tmp_path / "names.txt")]
     result = CliRunner().invoke(app, ["estimate", "photos", *options], catch_exceptions=False)

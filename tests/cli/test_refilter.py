@@ -17,7 +17,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.receipts import list_receipts
-from pseudoris.store.runs.refilter import RuleChange, refilter
+from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.audits import VerdictFile
 from tests.builders.command import pseudoris_here, start_pseudoris, wait_for

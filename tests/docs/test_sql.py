@@ -16,7 +16,7 @@ import duckdb
 import pytest
 
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.refilter import RuleChange, refilter
+from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.scored_runs import scored_run
 

@@ -22,7 +22,7 @@ from tenacity import Retrying, stop_after_attempt
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import Attempt, parse_attempts
 from tests.builders.runs import all_receipts

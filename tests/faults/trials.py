@@ -28,7 +28,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.files.local_storage import TEMPORARY_PREFIX
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import TEMPORARY_AGE_S

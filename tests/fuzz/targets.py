@@ -35,7 +35,7 @@ from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts, manifest_numbers, read_manifest, write_manifest
@@ -45,7 +45,7 @@ from pseudoris.store.sources import open_source
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.tables.run_reader import Run
 from pseudoris.training.imports.annotation_files import read_refer
-from pseudoris.training.imports.coco import read_coco
+from pseudoris.training.imports.coco_annotation import read_coco
 from pseudoris.training.imports.human_annotation import Annotation, annotate_image
 from tests.builders.human import box_mask, document, image_row, object_row, reference, rle, runs
 from tests.builders.images import animation, encode, jpeg, oriented, png, png_16_bit, png_with, smooth_pixels

@@ -11,11 +11,11 @@ from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.dry_run import dry_run
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.events import Notice
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.refilter import RuleChange, refilter
+from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.runs.stored_exclusions import stored_exclusions
 from pseudoris.training.exclusions import read_exclusions
 from tests.builders.images import encode, random_pixels

@@ -22,9 +22,9 @@ from pseudoris.pipeline.shard_tasks import Job, Retry
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.status import run_status
+from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.events import Notice, Planned, Retried
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import read_header

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pseudoris.pipeline.estimate import Estimate, summarise, unit_seconds
+from pseudoris.pipeline.sample_estimate import Estimate, summarise, unit_seconds
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS

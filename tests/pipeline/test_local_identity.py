@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pseudoris.images.child_process import start_child
-from pseudoris.pipeline import annotation, domain_sample, dry_run, estimate, identity
+from pseudoris.pipeline import annotation, domain_sample, dry_run, identity, sample_estimate
 from pseudoris.pipeline.domain_sample import sampled
 from pseudoris.pipeline.identity import identity_before_ray, measure_identity
 from pseudoris.pipeline.run_contract import RunOptions, sampled_without
@@ -33,7 +33,7 @@ HERE = make_identity()
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch):
     """Make a start of Ray an error, and this process one that is not connected."""
-    for module in (annotation, dry_run, estimate):
+    for module in (annotation, dry_run, sample_estimate):
         monkeypatch.setattr(module, "connected", lambda *_: pytest.fail("Ray was started"))
     monkeypatch.setattr(identity, "joins_cluster", lambda address: False)
 
@@ -164,13 +164,13 @@ def test_a_decoder_that_is_not_installed_is_refused_before_ray(source, tmp_path)
 @pytest.fixture(params=["annotate", "dry run", "estimate"])
 def refusal(request, monkeypatch, source, tmp_path):
     """Return a function from a config to what the command says."""
-    for module in (annotation, dry_run, estimate):
+    for module in (annotation, dry_run, sample_estimate):
         monkeypatch.setattr(module, "sampled", lambda *_: nullcontext(lambda: None))
     out = str(tmp_path / "out")
     calls = {
         "annotate": lambda config: annotation.annotate(source, out, config),
         "dry run": lambda config: dry_run.dry_run(source, out, config),
-        "estimate": lambda config: estimate.estimate(source, config, size=1),
+        "estimate": lambda config: sample_estimate.estimate(source, config, size=1),
     }
 
     def refused(config):
@@ -293,7 +293,7 @@ def extended(source, out):
 UNKNOWN = {
     "extension": extended,
     "dry run": lambda source, out: dry_run.dry_run(source, out, load_config("tiny")),
-    "estimate": lambda source, out: estimate.estimate(source, load_config("tiny"), size=1),
+    "estimate": lambda source, out: sample_estimate.estimate(source, load_config("tiny"), size=1),
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from pseudoris.pipeline.annotation import annotate
 from pseudoris.schemas.errors import PseudorisError
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import list_receipts
 from tests.builders.fault_proxy import Fault, injecting

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from pseudoris.pipeline.estimate import draw_sample, estimate
+from pseudoris.pipeline.sample_estimate import draw_sample, estimate
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.sources.exclusions import exclusion
 from pseudoris.store.sources.items import SourceItem

@@ -8,7 +8,7 @@ from pseudoris.pipeline import fan_out
 from pseudoris.pipeline.fan_out import checking_on_cluster
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.placement import PoolConfig, StorageConfig
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from tests.builders.fault_proxy import Fault, injecting
 from tests.store.builders import commit, make_entries, start_run

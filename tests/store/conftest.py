@@ -17,7 +17,14 @@ IMPATIENT = StorageConfig(connect_timeout_s=5.0, read_timeout_s=2.0, patience_s=
 ON_S3 = ("test_location", "test_commit", "test_run_reader")
 # What these find in a run's files does not depend on where the files are.
 ON_DISK = (
-    *("test_verify", "test_shard_parts", "test_data_card", "test_status", "test_extension", "test_latest_receipts"),
+    *(
+        "test_verification",
+        "test_shard_parts",
+        "test_data_card",
+        "test_run_status",
+        "test_extension",
+        "test_latest_receipts",
+    ),
     *("test_annotations", "test_committed_tables"),
 )
 

@@ -10,7 +10,7 @@ import pytest
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.placement import StorageConfig
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.garbage import TEMPORARY_AGE_S, remove_run, run_gc

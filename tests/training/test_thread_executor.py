@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.planned_run import PlannedRun

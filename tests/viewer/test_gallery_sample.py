@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.refilter import RuleChange, refilter
+from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.viewer import gallery_sample
 from pseudoris.viewer.gallery_sample import choose_images, choose_shards, read_summary
 from tests.builders.scored_runs import scored_run

@@ -8,7 +8,7 @@ import pytest
 
 from pseudoris.cli.gallery import write_pages
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.refilter import RuleChange, refilter
+from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from tests.builders.scored_runs import scored_run
 from tests.viewer.builders import annotated, set_tau, write_run
 

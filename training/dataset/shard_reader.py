@@ -25,7 +25,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.sources.exclusions import RecordedImageMatcher
 from pseudoris.store.tables.committed_tables import read_selected
-from pseudoris.store.tables.keep_rule import floats_of
+from pseudoris.store.tables.judged_expressions import floats_of
 from pseudoris.training.dataset.image_reader import ImageBytes, ShardImages
 from pseudoris.training.dataset.samples import SCORES, SampleSpec
 from pseudoris.training.dataset.snapshot import ShardParts, Snapshot

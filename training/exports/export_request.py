@@ -14,7 +14,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.latest_receipts import LatestReceipts
 from pseudoris.store.sources.exclusions import Exclusions
-from pseudoris.training.exports.coco import CocoExport
+from pseudoris.training.exports.coco_export import CocoExport
 from pseudoris.training.exports.cris import CrisExport
 from pseudoris.training.exports.cris_lmdb import LmdbExport
 from pseudoris.training.exports.huggingface import HuggingfaceExport

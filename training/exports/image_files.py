@@ -19,7 +19,7 @@ from pseudoris.images.pixels import common_suffix, decode_upright
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ImageError, TransientError
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
-from pseudoris.store.tables.rle import summarise_rle
+from pseudoris.store.tables.run_lengths import summarise_rle
 from pseudoris.training.exports.protocol import ExportRequest, OnProgress
 from pseudoris.training.exports.selected_rows import UNREADABLE, TextRule
 

@@ -1,4 +1,4 @@
-"""The request, the protocol and the report that all exports share."""
+"""What each export of `EXPORTS` implements (`Export`), is given (`ExportRequest`) and returns (`ExportReport`)."""
 
 from __future__ import annotations
 

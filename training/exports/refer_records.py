@@ -22,7 +22,7 @@ from pseudoris.store.files.storage_errors import storage_errors
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.exclusions import Exclusions, exclusion, name_value
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
-from pseudoris.store.tables.rle import summarise_rle
+from pseudoris.store.tables.run_lengths import summarise_rle
 from pseudoris.training.exports.image_files import CATEGORY_ID, box_xywh, rle_of
 from pseudoris.training.exports.output_files import Fingerprint, iter_json_arrays
 from pseudoris.training.exports.protocol import CHECKING, HumanAnnotation, OnProgress

@@ -15,7 +15,7 @@ from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.printable import printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
-from pseudoris.store.tables.rle import decode_runs
+from pseudoris.store.tables.run_lengths import decode_runs
 from pseudoris.training.exports.destination import claim_numbered_destination, mark_whole, nothing_left
 from pseudoris.training.exports.image_files import box_xywh, iter_image_files, rle_of
 from pseudoris.training.exports.output_files import (

@@ -1,4 +1,4 @@
-"""The files of an annotation, found on a disk or in a bucket, and read whole: COCO's JSON, REFER, or PhraseCut.
+"""Finds and reads the annotation that `import_run` turns into a run: COCO's JSON, REFER, or PhraseCut.
 
 REFER, which RefCOCO and its kin have, is `refs(<splitBy>).p`, a pickle, next to `instances.json`. `sent` of a sentence
 is read, which most trainers use, or `raw` if it is missing. Only objects with a reference in the requested splits are
@@ -19,7 +19,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import clean_text
 from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.sources.root import SourceRoot, root_at
-from pseudoris.training.imports.coco import AnnotationEntry, CocoTables, read_coco, read_coco_tables
+from pseudoris.training.imports.coco_annotation import AnnotationEntry, CocoTables, read_coco, read_coco_tables
 from pseudoris.training.imports.human_annotation import (
     Annotation,
     HumanImage,

@@ -20,7 +20,7 @@ from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.pair_weight import PairWeightConfig, WeightLine, line_weights
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.expressions import confidence_problems, expression_problems
-from pseudoris.store.tables.keep_rule import SOME_TAU, scores_of
+from pseudoris.store.tables.judged_expressions import SOME_TAU, scores_of
 from pseudoris.store.tables.shard_tables import shard_tables
 from tests.store.builders import make_entries, make_shard
 

@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow.dataset as ds
 import pytest
 
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.lock import RunLock

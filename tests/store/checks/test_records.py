@@ -15,7 +15,7 @@ import pytest
 from pseudoris.schemas.errors import ConfigError, PseudorisError
 from pseudoris.schemas.run_records import HEADER_NAME, RunHeader
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.checks.verify import VerifyReport, verify_run
+from pseudoris.store.checks.verification import VerifyReport, verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import CARD_NAME, write_datacard
 from pseudoris.store.runs.garbage import run_gc

@@ -11,7 +11,7 @@ import pytest
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import Identity, RunHeader
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.extension import ExtensionTally, extend_plan, new_entries
 from pseudoris.store.runs.header import read_header

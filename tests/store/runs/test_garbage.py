@@ -13,7 +13,7 @@ import pytest
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import begin_attempt
 from pseudoris.store.runs.garbage import TEMPORARY_AGE_S, plan_gc, remove_run, run_gc

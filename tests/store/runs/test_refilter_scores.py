@@ -14,14 +14,14 @@ from pseudoris.schemas.keep_rule import KeepCondition
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.checks.expressions import expression_problems
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.runs.refilter import RuleChange, refilter
+from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.store.tables.keep_rule import rule_of
+from pseudoris.store.tables.judged_expressions import rule_of
 from pseudoris.workers.filtering import ClipScorer
 from tests.builders.images import png
 from tests.builders.scored_runs import begin, finish, scored_shard

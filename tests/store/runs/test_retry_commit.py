@@ -7,7 +7,7 @@ import pytest
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import Failure, Shard
 from pseudoris.schemas.tables import FAILURES, IMAGES, SCHEMAS
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import NOWHERE, Provenance, commit_shard
 from pseudoris.store.runs.garbage import run_gc

@@ -12,7 +12,7 @@ import pytest
 from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import is_generated
 from pseudoris.store.runs import session as sessions

@@ -13,9 +13,9 @@ from pycocotools import mask as coco
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.exclusion_records import exclusions_of
 from pseudoris.schemas.ids import image_id
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.status import run_status
+from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest

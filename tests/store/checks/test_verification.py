@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from pseudoris.store.checks import verify
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks import verification
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import receipts
 from pseudoris.store.runs.commit import Provenance
@@ -173,7 +173,7 @@ def test_receipts_are_read_a_few_shards_ahead_and_no_further(disk, monkeypatch, 
     asked = []
     read = receipts.read_receipt
     monkeypatch.setattr(receipts, "read_receipt", lambda *args: (asked.append(args[1]), read(*args))[1])
-    monkeypatch.setattr(verify, name, bound)
+    monkeypatch.setattr(verification, name, bound)
     seen = []
     report = verify_run(disk, progress=lambda done, total: seen.append((done, len(asked))))
     assert report.is_clean

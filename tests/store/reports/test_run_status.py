@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.reports.status import (
+from pseudoris.store.reports.run_status import (
     DRIVER_ALIVE,
     DRIVER_NONE,
     DRIVER_SILENT,

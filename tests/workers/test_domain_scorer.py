@@ -14,7 +14,13 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.synthworld.worlds import WORLDS
-from pseudoris.workers.domain import DomainStatistics, fit_statistics, load_scorer, read_statistics, write_statistics
+from pseudoris.workers.domain_scorer import (
+    DomainStatistics,
+    fit_statistics,
+    load_scorer,
+    read_statistics,
+    write_statistics,
+)
 from tests.builders.images import random_pixels, smooth_pixels
 
 TINY = load_config("tiny")
@@ -118,7 +124,7 @@ def test_weights_that_do_not_fit_the_architecture_are_refused():
 def test_scoring_loads_neither_torch_nor_scipy():
     code = (
         "import sys, numpy; from pseudoris.schemas.config_layers import load_config; "
-        "from pseudoris.workers.domain import load_scorer; "
+        "from pseudoris.workers.domain_scorer import load_scorer; "
         "load_scorer(load_config('tiny'))(numpy.zeros((9, 9, 3), numpy.uint8)); "
         "print([name for name in ('torch', 'scipy', 'ray') if name in sys.modules])"
     )

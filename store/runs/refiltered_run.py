@@ -37,7 +37,7 @@ from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.runs.session import Executor, RunSession
 from pseudoris.store.runs.totals import RunTotals
 from pseudoris.store.tables.committed_tables import read_part
-from pseudoris.store.tables.keep_rule import flags_of, judged, num_kept_lone, passes, rule_of, weights_by
+from pseudoris.store.tables.judged_expressions import flags_of, judged, num_kept_lone, passes, rule_of, weights_by
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.store.threads import map_in_threads
 

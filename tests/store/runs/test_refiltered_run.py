@@ -22,7 +22,7 @@ from pseudoris.schemas.pair_weight import PairWeightConfig, WeightLine, line_wei
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.checks.expressions import expression_problems
-from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import planned_run
@@ -31,7 +31,7 @@ from pseudoris.store.runs.header import read_header, require_header
 from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest
 from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, part_path, receipt_path
-from pseudoris.store.runs.refilter import RuleChange, refilter, refiltered
+from pseudoris.store.runs.refiltered_run import RuleChange, refilter, refiltered
 from pseudoris.store.runs.seals import sealed
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes

@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from torchvision.datasets import CocoCaptions, CocoDetection
 
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.training.exports import coco as coco_export
+from pseudoris.training.exports import coco_export as coco_export
 from tests.training.exports.builders import LONG_TEXT, export
 from tests.training.exports.readers_coco import detectron_instances, open_coco, read_instances
 

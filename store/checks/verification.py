@@ -31,7 +31,7 @@ from pseudoris.store.runs.plan import iter_plan_part, shards_of_parts
 from pseudoris.store.runs.receipts import AT_ONCE, foreign_receipt, list_receipts, spread_evenly, try_read_receipts
 from pseudoris.store.runs.root_digest import RootDigest
 from pseudoris.store.runs.unexpected_files import NamedParts, stray_files
-from pseudoris.store.tables.keep_rule import SOME_TAU, rule_of
+from pseudoris.store.tables.judged_expressions import SOME_TAU, rule_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.imports.coco import read_coco
+from pseudoris.training.imports.coco_annotation import read_coco
 from tests.builders.human import document, image_row, object_row
 
 IMAGES = [image_row(1, "a.png"), image_row("two", "sub/b.png")]
