@@ -70,7 +70,7 @@ def test_each_exact_row_of_the_conformance_page_has_a_break_that_its_own_test_mu
         (replace(SCORES, new="uniqueness=1 * c[target, own] /", unobservable="a product by one"), "unobservable"),
         (replace(SCORES, tests=("tests/mutants/test_nothing.py",)), "broken"),
         (replace(SCORES, tests=("tests/mutants/always_fails.py::test_that_fails_without_a_break",)), "broken"),
-        (replace(SCORES, file="workers/masks/rle.py", old="from __future__", new="from  __future__"), "not loaded"),
+        (replace(SCORES, file="store/runs/lock.py", old="from __future__", new="from  __future__"), "not loaded"),
     ],
 )
 def test_what_became_of_a_break_is_told(mutant, word) -> None:

@@ -185,16 +185,16 @@ def test_keys_of_one_character_can_be_turned_off_and_the_choice_is_remembered(op
 
     assert react() == [False] * 3
     page.reload()
-    page.wait_for_function("document.documentElement.dataset.keys === 'off'")
+    page.wait_for_function("() => document.documentElement.dataset.keys === 'off'")
     assert react() == [False] * 3
     page.keyboard.press("ArrowRight")
     assert page.locator("#inspector-title").inner_text() == "b.png"
     page.goto(address.replace("index", "quality"))
-    page.wait_for_function("document.documentElement.dataset.keys === 'off'")
+    page.wait_for_function("() => document.documentElement.dataset.keys === 'off'")
     page.keyboard.press("t")
     assert page.evaluate("document.documentElement.dataset.theme") is None
     page.goto(address)
-    page.wait_for_function("!document.getElementById('single-keys').checked")
+    page.wait_for_function("() => !document.getElementById('single-keys').checked")
     page.locator("#help-button").click()
     page.locator("#single-keys").check()
     page.keyboard.press("Escape")
