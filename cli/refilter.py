@@ -13,11 +13,10 @@ from rich.table import Table
 from pseudoris.cli import options
 from pseudoris.cli.console import command, facts_table, format_bytes, kept_text, path_lines, report, stdout
 from pseudoris.cli.run_bar import write_with_bar
+from pseudoris.schemas.confidence import PairWeightConfig
 from pseudoris.schemas.config_layers import lay_over, validate
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.keep_rule import SCORE_COLUMNS, KeepCondition, parse_conditions
-from pseudoris.schemas.lone_masks import LoneMasks
-from pseudoris.schemas.pair_weight import PairWeightConfig
+from pseudoris.schemas.keep_rule import SCORE_COLUMNS, KeepCondition, LoneMasks, parse_conditions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.refiltered_run import DEFAULT_THREADS, RefilterSummary, RuleChange

@@ -29,7 +29,7 @@ from experiments.quality.parts import Options
 from experiments.quality.scene_runs import SceneRun, pseudo_run, training_scenes, true_run
 from experiments.quality.student_arms import seeded, train_arms, trained_chooser
 from experiments.quality.students import BEST_PRESET, best_arm
-from pseudoris.schemas.log_odds import log_odds
+from pseudoris.schemas.confidence import log_odds
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import cached_receipts

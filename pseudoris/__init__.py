@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pseudoris.schemas.config import RunConfig
     from pseudoris.schemas.config_layers import load_config
     from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
-    from pseudoris.schemas.lone_masks import LoneMasks
+    from pseudoris.schemas.keep_rule import LoneMasks
     from pseudoris.store.checks.verification import VerifyReport
     from pseudoris.store.runs.events import Committed, Notice, Planned, Retried, RunEvent, Step
     from pseudoris.store.runs.refiltered_run import RefilterSummary

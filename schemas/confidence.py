@@ -1,4 +1,8 @@
-"""How likely a candidate is right, computed from its other columns. The filter stage and `verify` share it."""
+"""The columns `confidence` and `weight`: how likely a candidate is right. The filter stage and `verify` share them.
+
+`confidence` ranks well but may be too sure of itself, or not sure enough. `weight` corrects that by a line in its
+log-odds, fitted to labels; the composer and `refilter` use it too.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,61 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
+from pydantic import Field
 
-from pseudoris.schemas.caption_settings import ConfidenceConfig
-from pseudoris.schemas.keep_rule import Floats
-from pseudoris.schemas.log_odds import log_odds, logistic
+from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.stage_settings import ConfidenceConfig
+
+# Rounded, so that an exponential that differs in its last bits gives the same weight.
+WEIGHT_DIGITS: Final = 6
+
+
+class WeightLine(FrozenModel):
+    """The probability is logistic(bias + slope · log-odds of confidence); the defaults leave confidence as it is."""
+
+    bias: float = Field(default=0.0, allow_inf_nan=False)
+    # Below 1 confidence was too sure of itself, above 1 not sure enough. 0: all expressions weigh the same.
+    slope: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+
+
+class PairWeightConfig(FrozenModel):
+    """How `weight` follows from `confidence`. Fitted lines are valid only for the models they were fitted with.
+
+    An expression without a confidence, such as a human's, has the weight 1.
+    """
+
+    # Of the captioner's expressions, by `filtering.confidence`. None: their weight is 1.
+    drawn: WeightLine | None = None
+    # Of the composer's, by `composing.posterior`. None: their weight is 1.
+    composed: WeightLine | None = None
+
+
+def line_weights(line: WeightLine | None, confidence: Floats) -> Floats:
+    """Return the weight of each of T expressions, (T,) float64 in [0, 1]; 1 without a line or a confidence."""
+    if line is None:
+        return np.ones(len(confidence))
+    found = logistic(line.bias + line.slope * log_odds(confidence))
+    return np.asarray(np.where(np.isnan(found), 1.0, np.round(found, WEIGHT_DIGITS)))
+
+
+Floats = npt.NDArray[np.float64]
+
+# Of 0 and 1 the log-odds are infinite.
+_TINY: Final = 1e-12
+
+
+def log_odds(probability: Floats) -> Floats:
+    """Return log(p / (1 - p)), (T,) float64, finite for p in [0, 1]; NaN for NaN."""
+    inside = np.clip(probability, _TINY, 1.0 - _TINY)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
+
+
+def logistic(odds: Floats) -> Floats:
+    """Return the probability of log-odds, (T,) float64 in [0, 1]; NaN for NaN."""
+    # The form that does not overflow for a large |odds|.
+    return np.asarray(np.where(odds >= 0, 1.0, np.exp(np.minimum(odds, 0.0))) / (1.0 + np.exp(-np.abs(odds))))
+
 
 # The table's columns that `features` reads.
 CONFIDENCE_COLUMNS: Final = (
@@ -23,7 +78,6 @@ CONFIDENCE_COLUMNS: Final = (
 _MAX_LOG_ODDS: Final = 7.0
 _MAX_LOG_RATIO: Final = 1.0
 _MIN_LOG_SHARE: Final = -6.0
-_TINY: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True)

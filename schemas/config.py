@@ -19,28 +19,26 @@ from pydantic import (
     model_validator,
 )
 
-from pseudoris.schemas.caption_settings import BeamConfig as BeamConfig
-from pseudoris.schemas.caption_settings import CaptionsConfig as CaptionsConfig
-from pseudoris.schemas.caption_settings import ConfidenceConfig
-from pseudoris.schemas.caption_settings import SamplingConfig as SamplingConfig
-from pseudoris.schemas.composer_settings import ComposingConfig
+from pseudoris.schemas.confidence import PairWeightConfig
 from pseudoris.schemas.domain import DomainConfig as DomainConfig
 from pseudoris.schemas.frozen import FrozenModel as FrozenModel
 from pseudoris.schemas.frozen import NonNegative
 from pseudoris.schemas.image_formats import EXTENSIONS, HEIF_EXTENSIONS, HEIF_PLUGIN
-from pseudoris.schemas.keep_rule import KeepCondition
-from pseudoris.schemas.lone_masks import LoneMasks
-from pseudoris.schemas.mask_settings import MasksConfig as MasksConfig
-from pseudoris.schemas.mask_settings import PriorConfig as PriorConfig
-from pseudoris.schemas.mask_settings import ReductionConfig as ReductionConfig
-from pseudoris.schemas.mask_settings import SamArchitecture as SamArchitecture
-from pseudoris.schemas.pair_weight import PairWeightConfig
+from pseudoris.schemas.keep_rule import KeepCondition, LoneMasks
 from pseudoris.schemas.placement import PlacementConfig as PlacementConfig
 from pseudoris.schemas.placement import PoolConfig as PoolConfig
 from pseudoris.schemas.placement import StorageConfig as StorageConfig
 from pseudoris.schemas.source_settings import ImagesConfig as ImagesConfig
 from pseudoris.schemas.source_settings import SourceConfig as SourceConfig
 from pseudoris.schemas.source_settings import WeightsConfig as WeightsConfig
+from pseudoris.schemas.stage_settings import BeamConfig as BeamConfig
+from pseudoris.schemas.stage_settings import CaptionsConfig as CaptionsConfig
+from pseudoris.schemas.stage_settings import ComposingConfig, ConfidenceConfig
+from pseudoris.schemas.stage_settings import MasksConfig as MasksConfig
+from pseudoris.schemas.stage_settings import PriorConfig as PriorConfig
+from pseudoris.schemas.stage_settings import ReductionConfig as ReductionConfig
+from pseudoris.schemas.stage_settings import SamArchitecture as SamArchitecture
+from pseudoris.schemas.stage_settings import SamplingConfig as SamplingConfig
 from pseudoris.schemas.uris import secrets_in
 
 

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.mask_settings import SamArchitecture
+from pseudoris.schemas.stage_settings import SamArchitecture
 from pseudoris.workers.checkpoints.weight_files import local_file, random_seed, verified_digest
 from pseudoris.workers.masks.numpy_encoder import Floats, NumpyEncoder
 

@@ -12,8 +12,8 @@ import numpy as np
 from experiments.oracle import candidates_of
 from experiments.quality.annotated_scenes import DISTINCTIVE, Setting
 from experiments.quality.markdown_cells import as_json
-from pseudoris.schemas.composer_settings import ComposedKind, ComposingConfig
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
+from pseudoris.schemas.stage_settings import ComposedKind, ComposingConfig
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap, Sums

@@ -19,9 +19,9 @@ import typer
 from experiments.oracle import candidates_of
 from experiments.quality.annotated_scenes import LISTENED, SceneSet, annotated_scenes
 from experiments.quality.parts import Options
-from pseudoris.schemas.composer_settings import Counted, PosteriorConfig
 from pseudoris.schemas.keep_rule import Flags, Floats
 from pseudoris.schemas.shard import ShardImage
+from pseudoris.schemas.stage_settings import Counted, PosteriorConfig
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split

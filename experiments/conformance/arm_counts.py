@@ -19,7 +19,7 @@ from experiments.conformance.record import SceneCounts
 from experiments.oracle import candidates_of
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.lone_masks import lone_draws
+from pseudoris.schemas.keep_rule import lone_draws
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.synthworld.scene_shards import SceneImage, encode_png, scene_image, scene_shard
 from pseudoris.synthworld.scene_truth import SceneImageTruth

@@ -17,8 +17,8 @@ from experiments.listener.judged_scenes import COMPOSERS, FEATURE_SETS, FIGURES,
 from experiments.process_pool import run_jobs
 from experiments.quality.annotated_scenes import LISTENED, SHIPPED, SceneSet, annotated_chunk, annotated_scenes
 from experiments.quality.parts import Options, draw_generator
-from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.shard import ShardImage
+from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.training.calibration.confidence_fit import NO_LABELS, Calibration, calibrate, without_labels
 from pseudoris.training.calibration.labelled_images import JudgedImage

@@ -20,13 +20,12 @@ from experiments.oracle import candidates_of
 from experiments.quality.annotated_scenes import LISTENED, SceneSet, annotated_scenes
 from experiments.quality.markdown_cells import markdown_table
 from experiments.quality.parts import Options
-from pseudoris.schemas.caption_settings import ConfidenceConfig
-from pseudoris.schemas.confidence import confidence_of
+from pseudoris.schemas.confidence import WeightLine, confidence_of, line_weights
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.keep_rule import Floats
-from pseudoris.schemas.pair_weight import WeightLine, line_weights
 from pseudoris.schemas.shard import ShardImage
+from pseudoris.schemas.stage_settings import ConfidenceConfig
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.training.calibration.confidence_fit import NO_LABELS, fit_line, without_labels

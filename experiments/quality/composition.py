@@ -20,8 +20,8 @@ from experiments.listener.judged_scenes import composed_alone
 from experiments.quality.annotated_scenes import DISTINCTIVE, SceneSet, annotated_scenes
 from experiments.quality.markdown_cells import TRIPLE, as_json, cell, is_above_zero, markdown_table
 from experiments.quality.parts import Options, Part, Result
-from pseudoris.schemas.composer_settings import PosteriorConfig
 from pseudoris.schemas.shard import ShardImage
+from pseudoris.schemas.stage_settings import PosteriorConfig
 from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap
 

@@ -14,11 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.schemas.caption_settings import ConfidenceConfig
-from pseudoris.schemas.confidence import Rated, confidences, ranks
+from pseudoris.schemas.confidence import WEIGHT_DIGITS, Rated, confidences, ranks
 from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps_lone, meets
-from pseudoris.schemas.pair_weight import WEIGHT_DIGITS
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN, SOURCE_RECIPE, SOURCES
+from pseudoris.schemas.stage_settings import ConfidenceConfig
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.checks.content import Finding, Problem, Tables, examples
 from pseudoris.store.tables.judged_expressions import (

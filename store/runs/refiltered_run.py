@@ -17,12 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from pseudoris.schemas.audit_records import AuditRecord
+from pseudoris.schemas.confidence import PairWeightConfig
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
-from pseudoris.schemas.lone_masks import LoneMasks
-from pseudoris.schemas.pair_weight import PairWeightConfig
+from pseudoris.schemas.keep_rule import KeepCondition, KeepRule, LoneMasks
 from pseudoris.schemas.run_records import Identity, Receipt, RunHeader
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, SCHEMAS
@@ -60,7 +59,7 @@ class RuleChange:
     Attributes:
         tau: An expression is kept if its distinctiveness is strictly above it.
         keep: Further conditions; an empty sequence removes the parent's conditions.
-        lone_masks: What is kept of a mask alone in its image, see `pseudoris.schemas.lone_masks`.
+        lone_masks: What is kept of a mask alone in its image, see `pseudoris.schemas.keep_rule`.
         pair_weight: How `weight` follows from `confidence`; what is kept does not depend on it.
         audit: What chose the rule, for the header; None if a person named it.
     """

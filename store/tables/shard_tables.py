@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from pseudoris.schemas.record_arrays import to_array
 from pseudoris.schemas.run_records import ShardCounts
 from pseudoris.schemas.shard import ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.shard_blocks import to_array
 from pseudoris.schemas.tables import (
     EXPRESSIONS,
     FAILURES,

@@ -3,9 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from pseudoris.schemas.composer_settings import ComposingConfig, PosteriorConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.stage_settings import ComposingConfig, PosteriorConfig
 
 
 def test_the_same_kinds_in_another_order_or_twice_are_the_same_method():

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pseudoris.schemas.caption_settings import ConfidenceConfig, ListeningConfig
 from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated, confidences, features, ranks
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.stage_settings import ConfidenceConfig, ListeningConfig
 
 WEIGHTS = ConfidenceConfig(bias=-1.0, listener=0.5, truth=2.0, relative_truth=1.0, log_uniqueness=3.0, correctness=0.7)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pseudoris.schemas.log_odds import log_odds, logistic
+from pseudoris.schemas.confidence import log_odds, logistic
 
 
 def test_one_is_the_inverse_of_the_other():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.schemas.lone_masks import lone_draws
+from pseudoris.schemas.keep_rule import lone_draws
 
 
 def draws(lone_masks, correctness, counts, masks=None):

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from pseudoris.schemas.confidence import WeightLine, line_weights
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.pair_weight import WeightLine, line_weights
 
 CONFIDENCE = "filtering.confidence={log_uniqueness: 1.0}"
 

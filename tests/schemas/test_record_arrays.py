@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pytest
 
-from pseudoris.schemas.record_arrays import from_array, to_array
+from pseudoris.schemas.shard_blocks import from_array, to_array
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from pseudoris.schemas.caption_settings import ConfidenceConfig
-from pseudoris.schemas.confidence import confidence_of, ranks
+from pseudoris.schemas.confidence import PairWeightConfig, WeightLine, confidence_of, log_odds, ranks
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import Flags, Floats
-from pseudoris.schemas.log_odds import log_odds
-from pseudoris.schemas.pair_weight import PairWeightConfig, WeightLine
+from pseudoris.schemas.stage_settings import ConfidenceConfig
 from pseudoris.store.location import RunLocation
 from pseudoris.training.calibration.labelled_images import LONE_LOG_RATIO, JudgedImage, judged_images
 from pseudoris.training.evaluation.truth import Truth

@@ -16,8 +16,7 @@ import pyarrow.compute as pc
 from torch import Tensor
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.keep_rule import LISTENER_COLUMNS
-from pseudoris.schemas.lone_masks import LONE_MASKS, LoneMasks
+from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, LONE_MASKS, LoneMasks
 from pseudoris.schemas.shard import SOURCE_MODEL, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from pseudoris.store.sources.exclusions import Exclusions
@@ -50,7 +49,7 @@ class ExpressionFilter:
         is_kept_only: Only where `tau` is None: False keeps every candidate.
         lone: A mask that is alone in its image has no distinctiveness (null). `keep` lets its expressions pass `tau`,
             as the method does; `drop` leaves them out, with and without a `tau`; `better_half` lets half of its draws
-            pass, those with the highest correctness (`pseudoris.schemas.lone_masks`). None is the rule of the draw:
+            pass, those with the highest correctness (`pseudoris.schemas.keep_rule`). None is the rule of the draw:
             `SampleSpec.lone_masks`.
         bounds: By column of `EXPRESSION_NUMBERS` or `MASK_NUMBERS`, (lowest, highest), both inclusive, None for open.
             A null does not pass a bound.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.exclusion_records import exclusions_of
-from pseudoris.schemas.lone_masks import is_lone, lone_draws
+from pseudoris.schemas.keep_rule import is_lone, lone_draws
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS

@@ -24,7 +24,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from pseudoris.schemas.config import CaptionsConfig
-from pseudoris.schemas.lone_masks import is_lone
+from pseudoris.schemas.keep_rule import is_lone
 from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedExpression, AnnotatedMask

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, UnitInterval
-from pseudoris.schemas.lone_masks import LoneMasks
+from pseudoris.schemas.keep_rule import LoneMasks
 from pseudoris.store.location import RunLocation
 from pseudoris.training.dataset import (
     Draw,

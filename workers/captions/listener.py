@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pseudoris.schemas.caption_settings import ListeningConfig
 from pseudoris.schemas.config import CaptionsConfig, SamplingConfig
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord
+from pseudoris.schemas.stage_settings import ListeningConfig
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers, CacheIndex
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.distinctive import choose_others

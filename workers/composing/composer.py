@@ -15,9 +15,9 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
-from pseudoris.schemas.composer_settings import ComposedKind, ComposingConfig
-from pseudoris.schemas.pair_weight import WeightLine, line_weights
+from pseudoris.schemas.confidence import WeightLine, line_weights
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, Shard, ShardImage
+from pseudoris.schemas.stage_settings import ComposedKind, ComposingConfig
 from pseudoris.workers.composing import english
 from pseudoris.workers.composing.english import NounPhrase
 from pseudoris.workers.composing.geometry import SIDES

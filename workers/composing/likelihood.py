@@ -21,9 +21,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.keep_rule import Flags, Floats
 from pseudoris.schemas.shard import ShardImage
+from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.workers.composing import english
 from pseudoris.workers.composing.english import NounPhrase
 from pseudoris.workers.composing.geometry import (

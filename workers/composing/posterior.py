@@ -27,9 +27,9 @@ from typing import Final
 
 import numpy as np
 
-from pseudoris.schemas.composer_settings import Counted, PosteriorConfig
 from pseudoris.schemas.keep_rule import Floats
 from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, MaskRecord, ShardImage
+from pseudoris.schemas.stage_settings import Counted, PosteriorConfig
 from pseudoris.workers.composing import english
 from pseudoris.workers.composing.english import NounPhrase
 from pseudoris.workers.masks import rle

@@ -26,12 +26,11 @@ import numpy.typing as npt
 import torch
 from numpy.typing import NDArray
 
-from pseudoris.schemas.caption_settings import ConfidenceConfig
-from pseudoris.schemas.confidence import Rated, confidences, ranks
+from pseudoris.schemas.confidence import Rated, confidences, line_weights, ranks
 from pseudoris.schemas.config import ComputeConfig, FilterConfig
 from pseudoris.schemas.keep_rule import Floats, KeepRule, keeps
-from pseudoris.schemas.pair_weight import line_weights
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.stage_settings import ConfidenceConfig
 from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.crops.prefetch import Decode, prefetched_pixels
 from pseudoris.workers.engine_digests import clip_digest

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pseudoris.schemas.mask_settings import SamArchitecture
+from pseudoris.schemas.stage_settings import SamArchitecture
 
 Floats: TypeAlias = NDArray[np.float32]
 

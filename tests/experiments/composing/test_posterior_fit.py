@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from experiments.composing.posterior_fit import fitted_weights
-from pseudoris.schemas.composer_settings import PosteriorConfig
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
+from pseudoris.schemas.stage_settings import PosteriorConfig
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Scene, SceneObject

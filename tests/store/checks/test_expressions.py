@@ -13,11 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pseudoris.schemas.caption_settings import ConfidenceConfig
-from pseudoris.schemas.confidence import Rated, confidences, ranks
+from pseudoris.schemas.confidence import PairWeightConfig, Rated, WeightLine, confidences, line_weights, ranks
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
-from pseudoris.schemas.pair_weight import PairWeightConfig, WeightLine, line_weights
+from pseudoris.schemas.stage_settings import ConfidenceConfig
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.expressions import confidence_problems, expression_problems
 from pseudoris.store.tables.judged_expressions import SOME_TAU, scores_of

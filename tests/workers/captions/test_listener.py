@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pseudoris.schemas.caption_settings import ListeningConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ImageError
+from pseudoris.schemas.stage_settings import ListeningConfig
 from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, ShardImage
+from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.workers.composing.composer import Composer
 from pseudoris.workers.filtering.head_nouns import head_noun
 from pseudoris.workers.masks import rle

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.schemas.composer_settings import ComposingConfig, PosteriorConfig
 from pseudoris.schemas.shard import SOURCE_COMPOSER
+from pseudoris.schemas.stage_settings import ComposingConfig, PosteriorConfig
 from pseudoris.workers.composing.english import NounPhrase
 from pseudoris.workers.composing.geometry import MaskPosition
 from pseudoris.workers.composing.likelihood import Likelihood, likelihood_of

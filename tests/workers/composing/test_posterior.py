@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pseudoris.schemas.composer_settings import PosteriorConfig
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
+from pseudoris.schemas.stage_settings import PosteriorConfig
 from pseudoris.workers.composing.english import NounPhrase
 from pseudoris.workers.composing.posterior import (
     Evidence,

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pseudoris.schemas.composer_settings import ComposingConfig, PosteriorConfig
+from pseudoris.schemas.confidence import WeightLine, line_weights
 from pseudoris.schemas.ids import mask_id
-from pseudoris.schemas.pair_weight import WeightLine, line_weights
 from pseudoris.schemas.shard import SOURCE_COMPOSER
+from pseudoris.schemas.stage_settings import ComposingConfig, PosteriorConfig
 from pseudoris.workers.composing.composer import Composer, ranked_expressions
 from pseudoris.workers.composing.likelihood import likelihood_of
 from tests.workers.composing.builders import IMAGE_ID, composed, make_image, texts

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from pseudoris.schemas.confidence import line_weights
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.pair_weight import line_weights
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering import ClipScorer

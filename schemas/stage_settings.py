@@ -1,0 +1,344 @@
+"""Settings of masks (SAM, reduction, instance prior), of captions (CoCa, draws, listener), and of the composer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
+from pseudoris.schemas.shard import CROP_MASKED, crop_context
+from pseudoris.schemas.source_settings import WeightsConfig
+
+
+class SamArchitecture(FrozenModel):
+    """The numbers that `segment_anything`'s modules are built from; `image_size` is in pixels, widths are in units.
+
+    Source: segment-anything 1.0, build_sam.py, for ViT-B, L and H.
+    """
+
+    image_size: int = Field(default=1024, ge=32)
+    patch_size: int = Field(default=16, ge=4)
+    encoder_width: int = Field(ge=8)
+    encoder_depth: int = Field(ge=1)
+    encoder_heads: int = Field(ge=1)
+    # Blocks that attend to the whole image; all others attend within `window_size` patches.
+    encoder_global_blocks: tuple[int, ...]
+    window_size: int = Field(default=14, ge=0)
+    prompt_width: int = Field(default=256, ge=8)
+    decoder_depth: int = Field(default=2, ge=1)
+    decoder_heads: int = Field(default=8, ge=1)
+    decoder_mlp_width: int = Field(default=2048, ge=8)
+    iou_head_depth: int = Field(default=3, ge=1)
+    iou_head_width: int = Field(default=256, ge=8)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.encoder_width % self.encoder_heads:
+            raise ValueError(f"encoder_width {self.encoder_width} is not a multiple of heads {self.encoder_heads}")
+        out = [b for b in self.encoder_global_blocks if not 0 <= b < self.encoder_depth]
+        if out:
+            raise ValueError(f"encoder_global_blocks {out} lie outside 0..{self.encoder_depth - 1}")
+        return self
+
+
+class ReductionConfig(FrozenModel):
+    """How over-segmented proposals become objects if there is no instance prior (method page, section 1)."""
+
+    # A mask is a double if its IoU with a better one is above this.
+    mask_nms_iou: UnitInterval = 0.7
+    # Shares of the image's area. A mask below `min_area` is speckle, above `max_area` background.
+    min_area: UnitInterval = 0.001
+    max_area: UnitInterval = 0.8
+    # A mask is a part of another when at least this share of it lies inside ...
+    min_inside: UnitInterval = 0.9
+    # ... and its area is at most this share of the other's. 1.0 drops every mask that lies inside another.
+    max_part_area: UnitInterval = 0.5
+
+
+class PriorConfig(FrozenModel):
+    """An instance detector's opinion of what the objects are (the paper: CutLER, score > 0.5)."""
+
+    # unset: not decided yet. A run is refused before it starts, with both ways to decide (`docs/priors.md`).
+    kind: Literal["none", "table", "torchvision", "unset"] = "none"
+    # table: Parquet, or COCO JSON; torchvision: a local checkpoint.
+    path: str | None = None
+    min_score: UnitInterval = 0.5
+    # intersection: the SAM mask that covers most of the instance (the paper). iou: the one with the highest IoU (ours).
+    match: Literal["intersection", "iou"] = "intersection"
+    # A mask that several instances choose. merge: it is kept once (ours). keep: once for each instance, as in the
+    # authors' scripts; such twins compete with each other, so their expressions have a distinctiveness of at most 1.
+    duplicates: Literal["merge", "keep"] = "merge"
+    # An instance that touches no mask. drop: it has no mask (ours). first_mask: it takes the generator's first mask, as
+    # in the authors' scripts, where the maximum of equal overlaps is the first.
+    untouched: Literal["drop", "first_mask"] = "drop"
+
+    @model_validator(mode="after")
+    def _has_path(self) -> Self:
+        if self.kind in ("table", "torchvision") and not self.path:
+            raise ValueError(f"prior.kind={self.kind} needs prior.path: the table or checkpoint to read")
+        return self
+
+    def check_is_set(self) -> None:
+        """Accept every kind except `unset`.
+
+        Raises:
+            ConfigError: The kind is `unset`; the message says how to make a prior, and how to go without one.
+        """
+        if self.kind == "unset":
+            raise ConfigError(
+                "masks.prior.kind is unset: say what the objects are. Make a table of instances with a detector (the "
+                "paper: CutLER; docs/priors.md has the recipe) and give it by --set masks.prior.kind=table --set "
+                "masks.prior.path=FILE, or reduce SAM's masks by rules: --set masks.prior.kind=none"
+            )
+
+
+class MasksConfig(FrozenModel):
+    """Mask proposal. Names and defaults are SAM's own, except `pred_iou_thresh` (the paper: 0.5)."""
+
+    engine: str = "sam"
+    architecture: SamArchitecture
+    weights: WeightsConfig
+    points_per_side: int = Field(default=32, ge=1)
+    # Prompts in a forward pass of the mask decoder. Part of the identity, because rounding depends on the batch's
+    # shape.
+    points_per_batch: int = Field(default=64, ge=1)
+    pred_iou_thresh: float = 0.5
+    stability_score_thresh: float = 0.95
+    stability_score_offset: float = Field(default=1.0, ge=0)
+    box_nms_thresh: UnitInterval = 0.7
+    # 0: the whole image only. Each layer l adds 4^l crops and their cost.
+    crop_n_layers: int = Field(default=0, ge=0, le=4)
+    crop_nms_thresh: UnitInterval = 0.7
+    crop_overlap_ratio: UnitInterval = 512 / 1500
+    crop_n_points_downscale_factor: int = Field(default=1, ge=1)
+    # Holes and islands up to this many pixels are removed; 0 leaves masks as they are.
+    min_mask_region_area: int = Field(default=0, ge=0)
+    reduction: ReductionConfig = ReductionConfig()
+    prior: PriorConfig = PriorConfig()
+    options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
+
+
+_Weight = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class ListeningConfig(FrozenModel):
+    """How the captioner scores a candidate t: log p(t | crop k), teacher-forced, for the masks k."""
+
+    # Crop kinds that score a candidate, named as in the tables; the score is the mean of their log-probabilities. They
+    # must be captioned kinds, whose crops are encoded already. Each further kind costs another pass.
+    crops: tuple[str, ...] = Field(default=("context_1.2",), min_length=1)
+    # Divides the log-probabilities before the softmax over the masks. Above 1 the listener is less certain.
+    temperature: float = Field(default=1.0, gt=0)
+    # The most other masks that score a candidate. If an image has more, the most similar ones do. Raised, crowded
+    # images cost more.
+    max_others: int = Field(default=30, ge=1)
+    # Only candidates whose truth is above this are scored under other masks; for the rest `listener` is 0, and scoring
+    # stops as soon as that is certain. None: all candidates are scored.
+    min_truth: float | None = Field(default=None, lt=0, allow_inf_nan=False)
+
+
+class ConfidenceConfig(FrozenModel):
+    """Weights of a logistic regression from a candidate's scores to the probability that it is right.
+
+    `pseudoris.schemas.confidence.features` defines what each weight multiplies. Fitted weights are valid only for the
+    models that they were fitted with. For other models fit them with `pseudoris calibrate` (`docs/listener.md`).
+    """
+
+    bias: _Weight = 0.0
+    # These four need `captions.listening`.
+    listener: _Weight = 0.0
+    truth: _Weight = 0.0
+    relative_truth: _Weight = 0.0
+    consensus: _Weight = 0.0
+    vote: _Weight = 0.0
+    log_uniqueness: _Weight = 0.0
+    log_distinctiveness: _Weight = 0.0
+    correctness: _Weight = 0.0
+    log_count: _Weight = 0.0
+    num_words: _Weight = 0.0
+    # What a caption of a mask alone in its image has in place of log uniqueness and log distinctiveness, which compare
+    # with a rival. 0 is neither for nor against it; 1 is the best possible, as runs before this key had it.
+    lone_log_ratio: float = Field(default=1.0, ge=-1, le=1)
+
+    @property
+    def needs_listener(self) -> bool:
+        """Whether a weight reads scores of the listener."""
+        return any((self.listener, self.truth, self.relative_truth, self.consensus))
+
+
+class BeamConfig(FrozenModel):
+    """Group beam search as open_clip does it: groups without a diversity term, so one group is computed."""
+
+    num_beams: int = Field(default=6, ge=1)
+    num_groups: int = Field(default=3, ge=1)
+    # logit (the authors' setting) sums raw logits; logprob sums log-probabilities.
+    beam_score: Literal["logit", "logprob"] = "logit"
+    length_penalty: float = 1.0
+    # Whether the length that a sum is divided by counts the EOS that ended a caption. True: transformers 4.56. False:
+    # the authors' transformers (4.30.2), whose beams end sooner.
+    counts_eos: bool = True
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.num_beams % self.num_groups:
+            raise ValueError(f"num_beams {self.num_beams} is not a multiple of num_groups {self.num_groups}")
+        return self
+
+
+class SamplingConfig(FrozenModel):
+    """Distinctive caption sampling (paper section 3.2; method page section 3)."""
+
+    top_k: tuple[Annotated[int, Field(ge=1)], ...] = (5, 7, 9, 11, 13)
+    top_p: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.4, 0.5, 0.6, 0.7, 0.8)
+    # If false, tokens are drawn from the target's own distribution: the nucleus baseline.
+    is_distinctive: bool = True
+    # Weight of the other masks' mean logits, which are subtracted. 1 subtracts the full mean, as the paper does.
+    others_weight: NonNegative = 1.0
+    temperature: float = Field(default=1.0, gt=0)
+    # The most other masks that a caption is contrasted with, and what happens above it. no_contrast: in an image with
+    # more masks than this, captions are drawn from the target alone (the paper, at 30 masks). nearest: the most similar
+    # other masks are averaged.
+    max_others: int = Field(default=30, ge=1)
+    above_max_others: Literal["no_contrast", "nearest"] = "nearest"
+    # mean: all other masks have the same weight (the paper). similar: a softmax of the similarity, so that the masks
+    # that are hardest to tell apart count most. In both the weights sum to `others_weight`; each is then multiplied by
+    # its similarity.
+    others_weighting: Literal["mean", "similar"] = "mean"
+    # Temperature of that softmax. Raised, the weights approach the mean; lowered, the most similar mask alone counts.
+    others_temperature: float = Field(default=0.2, gt=0)
+    # Whether a drawn pad token (0, "!" inside a word) ends a caption as EOS does, also below `min_length`. The authors'
+    # loop takes it for padding.
+    pad_ends_caption: bool = False
+
+
+class CaptionsConfig(FrozenModel):
+    """Candidate captions for each mask: crops, beam search and sampling."""
+
+    engine: str = "coca"
+    # A model name from open_clip's registry, the path of a JSON model config, or `builtin:<file>`.
+    architecture: str
+    weights: WeightsConfig
+    has_masked_crop: bool = True
+    context_scales: tuple[Annotated[float, Field(ge=1.0, le=4.0)], ...] = (1.0, 1.1, 1.2)
+    # Whether crops are resized with antialiasing (ours). The authors' torchvision resizes tensors without it, so fine
+    # texture of large objects becomes noise.
+    has_antialiasing: bool = True
+    # In tokens. Both count SOT; `max_length` counts EOS too.
+    min_length: int = Field(default=5, ge=1)
+    max_length: int = Field(default=30, ge=3)
+    beam: BeamConfig = BeamConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    # Bound on the cached keys and values of image tokens and prefixes. An eighth is kept for temporaries; prefixes are
+    # decoded in chunks that fit. A lower bound costs time. It changes results by float rounding only, so it is part of
+    # the identity. The bound is exceeded if the image tokens of one crop kind alone need more.
+    cache_bytes: int = Field(default=2 * 2**30, ge=2**20)
+    # Successive images of a shard are captioned together up to this number of crops. At 1 each image is captioned
+    # alone. Above 1 the last bits of a probability depend on the neighbours in the shard.
+    crops_together: int = Field(default=1, ge=1)
+    # None: no listener; the columns `caption_score`, `listener` and `truth` are null.
+    listening: ListeningConfig | None = None
+    options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
+
+    @model_validator(mode="after")
+    def _has_crops(self) -> Self:
+        if not self.has_masked_crop and not self.context_scales:
+            raise ValueError("captions need at least one crop kind: set has_masked_crop=true or give context_scales")
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length {self.min_length} exceeds max_length {self.max_length}")
+        return self
+
+    @model_validator(mode="after")
+    def _listens_to_its_crops(self) -> Self:
+        kinds = self.crop_kinds()
+        unknown = [crop for crop in self.listening.crops if crop not in kinds] if self.listening else []
+        if unknown:
+            raise ValueError(
+                f"listening.crops has {unknown[0]!r}, which is not captioned; choose from {', '.join(kinds)}"
+            )
+        return self
+
+    def crop_kinds(self) -> dict[str, float | None]:
+        """Return the scale of each crop kind by its name, in the tables' order; the masked crop has the scale None."""
+        masked: dict[str, float | None] = {CROP_MASKED: None} if self.has_masked_crop else {}
+        return {**masked, **{crop_context(scale): scale for scale in self.context_scales}}
+
+
+ComposedKind = Literal["attribute", "position", "relation", "group", "none"]
+# How much a candidate counts as evidence: by how often it was drawn, or by its probability under the captioner.
+Counted = Literal["draws", "probability"]
+
+
+class PosteriorConfig(FrozenModel):
+    """How likely an expression is right, given the captions of all masks of its image.
+
+    `pseudoris.workers.composing.posterior` defines what each weight multiplies. The weights depend on the models and on
+    how captions are drawn. The defaults were fitted on 200 development scenes of the synthetic world, for `counts:
+    draws` (`python -m experiments.composing.posterior_fit`).
+    """
+
+    # `probability` reads `caption_score`: it needs `captions.listening`.
+    counts: Counted = "draws"
+    # P(noun), a softmax over the nouns drawn for a mask. Weights of the log of the noun's share, and of its
+    # correctness.
+    noun_share: NonNegative = 0.76
+    noun_correctness: NonNegative = 19.99
+    # Log-odds of P(word). Weights of log(the word's share / the share of the words that replace it), and of the log of
+    # both together.
+    word_bias: _Weight = 0.97
+    word_against: NonNegative = 0.65
+    word_share: NonNegative = 0.81
+    # Log-odds of P(object): the mask is one object. Weights of SAM's two scores as log-odds, and of the mask's share
+    # inside another mask.
+    object_bias: _Weight = -0.2
+    object_predicted_iou: _Weight = 2.77
+    object_stability: _Weight = 0.59
+    object_overlap: _Weight = -8.58
+    # A bare noun may also mean an object without a mask or with a wrong noun: `unseen` weighs that risk.
+    unseen: UnitInterval = 0.07
+    # Least probability of a mask's likeliest expression, and of every further one (also of groups and no-target
+    # expressions). Lower `min_first` to describe more objects, `min_further` for more expressions of each.
+    min_first: UnitInterval = 0.63
+    min_further: UnitInterval = 0.9
+    # Expressions of one mask in one form: words alone, an end of a row, a side, a rank, a relation.
+    max_per_form: int = Field(default=2, ge=1)
+
+    @property
+    def needs_listener(self) -> bool:
+        """Whether it reads scores of the listener."""
+        return self.counts == "probability"
+
+    @model_validator(mode="after")
+    def _needs_more_for_more(self) -> PosteriorConfig:
+        if self.min_further < self.min_first:
+            raise ValueError(
+                f"min_further {self.min_further} is below min_first {self.min_first}: set it to at least min_first"
+            )
+        return self
+
+
+class ComposingConfig(FrozenModel):
+    """What is composed, and how sure the composer must be. The composer runs after the filter stage and loads no model.
+
+    The defaults were chosen on development scenes (docs/composing.md).
+    """
+
+    # `group` refers to several masks, `none` to no mask: some trainers cannot read these. `attribute` is a phrase
+    # without a position, where it suffices.
+    kinds: tuple[ComposedKind, ...] = Field(default=("position", "relation"), min_length=1)
+    # Expressions of one mask, positions and relations together; of one image, groups and no-target expressions each.
+    max_per_mask: int = Field(default=2, ge=1)
+    max_per_image: int = Field(default=2, ge=1)
+    # Words in a phrase beside its noun. Each one excludes more other masks, and each one may be wrong.
+    max_words: int = Field(default=2, ge=0)
+    # How sure each expression must be; its weights depend on the models.
+    posterior: PosteriorConfig = PosteriorConfig()
+
+    @field_validator("kinds")
+    @classmethod
+    def _in_one_order(cls, kinds: tuple[ComposedKind, ...]) -> tuple[ComposedKind, ...]:
+        # A set: the order in which it is written does not change the method.
+        return tuple(sorted(set(kinds)))
