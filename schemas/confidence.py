@@ -18,6 +18,24 @@ from pydantic import Field
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.stage_settings import ConfidenceConfig
 
+Floats = npt.NDArray[np.float64]
+
+# Of 0 and 1 the log-odds are infinite.
+_TINY: Final = 1e-12
+
+
+def log_odds(probability: Floats) -> Floats:
+    """Return log(p / (1 - p)), (T,) float64, finite for p in [0, 1]; NaN for NaN."""
+    inside = np.clip(probability, _TINY, 1.0 - _TINY)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
+
+
+def logistic(odds: Floats) -> Floats:
+    """Return the probability of log-odds, (T,) float64 in [0, 1]; NaN for NaN."""
+    # The form that does not overflow for a large |odds|.
+    return np.asarray(np.where(odds >= 0, 1.0, np.exp(np.minimum(odds, 0.0))) / (1.0 + np.exp(-np.abs(odds))))
+
+
 # Rounded, so that an exponential that differs in its last bits gives the same weight.
 WEIGHT_DIGITS: Final = 6
 
@@ -48,24 +66,6 @@ def line_weights(line: WeightLine | None, confidence: Floats) -> Floats:
         return np.ones(len(confidence))
     found = logistic(line.bias + line.slope * log_odds(confidence))
     return np.asarray(np.where(np.isnan(found), 1.0, np.round(found, WEIGHT_DIGITS)))
-
-
-Floats = npt.NDArray[np.float64]
-
-# Of 0 and 1 the log-odds are infinite.
-_TINY: Final = 1e-12
-
-
-def log_odds(probability: Floats) -> Floats:
-    """Return log(p / (1 - p)), (T,) float64, finite for p in [0, 1]; NaN for NaN."""
-    inside = np.clip(probability, _TINY, 1.0 - _TINY)
-    return np.asarray(np.log(inside) - np.log1p(-inside))
-
-
-def logistic(odds: Floats) -> Floats:
-    """Return the probability of log-odds, (T,) float64 in [0, 1]; NaN for NaN."""
-    # The form that does not overflow for a large |odds|.
-    return np.asarray(np.where(odds >= 0, 1.0, np.exp(np.minimum(odds, 0.0))) / (1.0 + np.exp(-np.abs(odds))))
 
 
 # The table's columns that `features` reads.

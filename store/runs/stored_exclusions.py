@@ -171,6 +171,12 @@ def nothing_is_left(exclusions: Exclusions, excluded: ExcludedItems) -> ConfigEr
     )
 
 
+def exclusions_beyond(header: RunHeader, exclusions: Exclusions) -> Exclusions:
+    """Return the rules that the run was not planned with: what those exclude is not in it."""
+    record = exclusions_of(header)
+    return exclusions.without(record.rules if record else ())
+
+
 def exclusion_notices(header: RunHeader, *, is_new: bool, is_given: bool) -> list[str]:
     """Return what the user should know about the run's rules, a sentence each.
 

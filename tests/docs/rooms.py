@@ -6,16 +6,19 @@ python -m tests.docs.rooms
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from statistics import fmean
+from textwrap import wrap
 
 import grimp
+from markupsafe import Markup
+
+from pseudoris.store.reports.svg import element, svg_file
 
 DRAWING = Path(__file__).parents[2] / "docs" / "rooms.svg"
 _PACKAGE = "pseudoris"
 _WIDTH, _MARGIN, _BOX_WIDTH, _BOX_HEIGHT, _FLOOR_HEIGHT = 960, 10, 222, 62, 104
-_NAMES_A_LINE = 38
+_NAMES_A_LINE = 40
 _STYLE = (
     "text{font:12px sans-serif;fill:#1f2328;text-anchor:middle}.room{font-weight:bold;font-size:14px}"
     "rect{fill:#f6f8fa;stroke:#59636e}line{stroke:#818b98}"
@@ -69,26 +72,19 @@ def draw() -> str:
         }
     height = (max(floors) + 1) * _FLOOR_HEIGHT - _FLOOR_HEIGHT + _BOX_HEIGHT + 2 * _MARGIN
     lines = [
-        f'<line x1="{x:.0f}" y1="{y + _BOX_HEIGHT:.0f}" x2="{place[each][0]:.0f}" y2="{place[each][1]:.0f}"/>'
+        element("line", x1=round(x), y1=round(y + _BOX_HEIGHT), x2=round(place[each][0]), y2=round(place[each][1]))
         for room, (x, y) in place.items()
         for each in sorted(below[room])
     ]
     boxes = [part for room, (x, y) in place.items() for part in _box(room, x, y)]
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">'
-    return "\n".join([head, f"<style>{_STYLE}</style>", *lines, *boxes, "</svg>", ""])
+    return svg_file(_WIDTH, height, element("style", Markup(_STYLE)), *lines, *boxes, role="img")
 
 
-def _box(room: str, x: float, y: float) -> Iterator[str]:
-    yield f'<rect x="{x - _BOX_WIDTH / 2:.0f}" y="{y:.0f}" width="{_BOX_WIDTH}" height="{_BOX_HEIGHT}" rx="6"/>'
-    said = [""]
-    for part in parts_of(room):
-        if len(said[-1]) + len(part) > _NAMES_A_LINE:
-            said.append("")
-        said[-1] = f"{said[-1]} {part}".strip()
-    name = room.removeprefix(f"{_PACKAGE}.")
-    yield f'<text class="room" x="{x:.0f}" y="{y + 17:.0f}">{escape(name)}</text>'
-    for number, line in enumerate(filter(None, said)):
-        yield f'<text x="{x:.0f}" y="{y + 33 + 12 * number:.0f}">{escape(line)}</text>'
+def _box(room: str, x: float, y: float) -> Iterator[Markup]:
+    yield element("rect", x=round(x - _BOX_WIDTH / 2), y=round(y), width=_BOX_WIDTH, height=_BOX_HEIGHT, rx=6)
+    yield element("text", room.removeprefix(f"{_PACKAGE}."), class_="room", x=round(x), y=round(y + 17))
+    for number, line in enumerate(wrap(" ".join(parts_of(room)), _NAMES_A_LINE)):
+        yield element("text", line, x=round(x), y=round(y + 33 + 12 * number))
 
 
 if __name__ == "__main__":

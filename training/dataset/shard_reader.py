@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.exclusion_records import exclusions_of
 from pseudoris.schemas.keep_rule import is_lone, lone_draws
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.stored_exclusions import exclusions_beyond
 from pseudoris.store.sources.exclusions import RecordedImageMatcher
 from pseudoris.store.tables.committed_tables import read_selected
 from pseudoris.store.tables.judged_expressions import floats_of
@@ -344,8 +344,7 @@ class OpenedRun:
 
 def _excluded(header: RunHeader, spec: SampleSpec) -> RecordedImageMatcher | None:
     """The matcher of the rules that the run was not planned with; None without one."""
-    record = exclusions_of(header)
-    left = spec.exclusions.without(record.rules if record else ())
+    left = exclusions_beyond(header, spec.exclusions)
     for rule in left.rules:
         if rule.kind == "phash":
             raise ConfigError(

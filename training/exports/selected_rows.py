@@ -15,12 +15,12 @@ from typing import Any, Final
 from pseudoris.images.perceptual_hash import perceptual_hash
 from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.errors import ImageError
-from pseudoris.schemas.exclusion_records import exclusions_of
 from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.shard import is_blank
 from pseudoris.schemas.tables import IMAGES, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.plan import read_shard_plan
+from pseudoris.store.runs.stored_exclusions import exclusions_beyond
 from pseudoris.store.sources.exclusions import ContentMatcher, Exclusions, RecordedImageMatcher
 from pseudoris.store.sources.planned_images import Outcome, as_annotated, read_entries
 from pseudoris.store.sources.source import open_recorded_root, open_root
@@ -261,8 +261,7 @@ class ExcludedImages:
         self, run: RunLocation, header: RunHeader, exclusions: Exclusions, *, source: str | None = None
     ) -> None:
         """Wire it; `source` says where the images are now, None uses the header's SOURCE."""
-        record = exclusions_of(header)
-        rules = exclusions.without(record.rules if record else ())
+        rules = exclusions_beyond(header, exclusions)
         self._run, self._header, self._source = run, header, source
         self._rules = rules.rules
         self._recorded, self._contents = RecordedImageMatcher(rules), ContentMatcher(rules)
