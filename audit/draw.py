@@ -42,7 +42,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import Flags, Floats
 from pseudoris.schemas.run_records import PartRecord, RunHeader
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.seals import sealed
+from pseudoris.store.runs.header import sealed
 from pseudoris.store.tables.judged_expressions import stated_rule
 
 DEFAULT_PAIRS: Final = 200

@@ -28,7 +28,7 @@ from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.run_records import PartRecord, RunHeader, SealedRecord, Sha256
-from pseudoris.store.runs.seals import check_record
+from pseudoris.store.runs.header import check_record
 from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
 
 DRAW_NAME: Final = "draw.json"
@@ -145,7 +145,7 @@ class DrawnRun(FrozenModel):
     Attributes:
         location: Absolute path or url of its folder at that time.
         header_sha256: Digest of its header.
-        root_sha256: Its root digest over the shards that were committed; see `pseudoris.store.runs.root_digest`.
+        root_sha256: Its root digest over the shards that were committed; see `pseudoris.store.runs.receipts`.
         origin: What made it: annotate, refilter, import or ppt.
         rule: What it keeps, in words; None where no rule decides.
     """

@@ -20,7 +20,7 @@ from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.runs.root_digest import RootDigest
+from pseudoris.store.runs.receipts import RootDigest
 from pseudoris.store.sources.planned_images import as_annotated
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.judged_expressions import flags_of, judged, scores_of

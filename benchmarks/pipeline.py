@@ -32,10 +32,9 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
-from pseudoris.store.runs.events import Committed, RunEvent
 from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.runs.shard_assignment import plan_run
+from pseudoris.store.runs.pending_work import Committed, RunEvent
+from pseudoris.store.runs.plan import plan_run, read_shard_plan
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.synthworld.scene_shards import scene_image

@@ -28,8 +28,8 @@ from pseudoris.pipeline.identity import identity_on_cluster
 from pseudoris.schemas.config import ComputeConfig, RunConfig
 from pseudoris.schemas.placement import PoolConfig
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.events import Committed, Planned, RunEvent
-from pseudoris.store.runs.shard_assignment import plan_run
+from pseudoris.store.runs.pending_work import Committed, Planned, RunEvent
+from pseudoris.store.runs.plan import plan_run
 from pseudoris.store.sources import open_source
 
 

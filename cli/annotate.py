@@ -13,7 +13,7 @@ from pseudoris.cli.progress import plan_view, run_progress, summary_view
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import TransientError
-from pseudoris.store.runs.events import Planned, RunEvent
+from pseudoris.store.runs.pending_work import Planned, RunEvent
 
 if TYPE_CHECKING:
     from pseudoris.pipeline.run_contract import RunOptions

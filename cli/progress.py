@@ -24,7 +24,7 @@ from rich.text import Text
 from pseudoris.cli.console import domain_lines, facts_table, format_bytes, format_seconds, kept_text, path_lines, stdout
 from pseudoris.pipeline.run_contract import RunPlan, RunSummary
 from pseudoris.schemas.tables import FAILURE_REASONS
-from pseudoris.store.runs.events import Committed, Notice, OnEvent, Planned, Retried, RunEvent, Step
+from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, Planned, Retried, RunEvent, Step
 
 
 class ImageRateColumn(ProgressColumn):

@@ -28,11 +28,22 @@ from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import parse_attempts
-from pseudoris.store.runs.events import Committed, Notice, OnEvent, Planned, Retried, RunEvent, Step, ignore
 from pseudoris.store.runs.extension import extend_plan, extension_notices
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.pending_work import missing_shards, num_to_retry, quarantined_shards
+from pseudoris.store.runs.pending_work import (
+    Committed,
+    Notice,
+    OnEvent,
+    Planned,
+    Retried,
+    RunEvent,
+    Step,
+    ignore,
+    missing_shards,
+    num_to_retry,
+    quarantined_shards,
+)
 from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
 from pseudoris.store.runs.session import RunSession, SessionOutcome, trim_memory
 from pseudoris.store.runs.stored_exclusions import exclusion_notices

@@ -32,8 +32,8 @@ from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.files.storage import StoredFile
+from pseudoris.store.runs.plan import assign_shards
 from pseudoris.store.runs.receipts import spread_evenly
-from pseudoris.store.runs.shard_assignment import assign_shards
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.exclusions import Exclusions, RecordedImageMatcher
 from pseudoris.store.sources.planned_images import read_or_refused

@@ -20,10 +20,9 @@ from pseudoris.store.runs.extension import ExtensionTally, new_entries
 from pseudoris.store.runs.header import check_identity, check_origin, read_header
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.pending_work import quarantined_shards
-from pseudoris.store.runs.plan import iter_plan
-from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards
+from pseudoris.store.runs.plan import PlanTally, assign_shards, iter_plan
+from pseudoris.store.runs.receipts import Totals
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, nothing_is_left
-from pseudoris.store.runs.totals import Totals
 from pseudoris.store.sources import SourceItem, open_source
 from pseudoris.workers.stages import STAGES
 

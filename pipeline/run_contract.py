@@ -12,8 +12,8 @@ from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.extension import ExtensionTally
 from pseudoris.store.runs.header import check_origin, read_header, require_header
+from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.runs.stored_exclusions import check_exclusions, stored_exclusions
-from pseudoris.store.runs.totals import RunTotals
 from pseudoris.store.sources.exclusions import Exclusions
 
 

@@ -29,8 +29,8 @@ from pseudoris.schemas.shard import ShardFault
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import remove_run
-from pseudoris.store.runs.set_aside import fault_error
-from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards, plan_run
+from pseudoris.store.runs.pending_work import fault_error
+from pseudoris.store.runs.plan import PlanTally, assign_shards, plan_run
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, nothing_is_left
 from pseudoris.store.sources import SourceItem, open_source
 from pseudoris.store.sources.exclusions import Exclusions

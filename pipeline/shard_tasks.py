@@ -2,7 +2,7 @@
 
 Where a step fails, it is tried where the shard has no part in it. If that works, the shard is set aside and the run
 goes on. If it fails too, the error is raised as it was: the run stops at once. A failed stage has no such test. There
-the session decides, by the commits of other shards (`store.runs.set_aside`).
+the session decides, by the commits of other shards (`store.runs.pending_work`).
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.shard_blocks import FAULT, block_to_shard, shard_to_block
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import AttemptHistory, clear_attempts, read_attempts
-from pseudoris.store.runs.commit import Provenance, commit_shard
+from pseudoris.store.runs.commit import Provenance, commit_retry, commit_shard, quarantined_ids
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import read_receipt
-from pseudoris.store.runs.retry_commit import commit_retry, quarantined_ids
 from pseudoris.store.runs.stored_exclusions import content_matcher
 from pseudoris.store.sources.planned_images import read_or_refused
 from pseudoris.store.sources.proven_shard import read_shard

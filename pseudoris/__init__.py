@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
     from pseudoris.schemas.keep_rule import LoneMasks
     from pseudoris.store.checks.verification import VerifyReport
-    from pseudoris.store.runs.events import Committed, Notice, Planned, Retried, RunEvent, Step
+    from pseudoris.store.runs.pending_work import Committed, Notice, Planned, Retried, RunEvent, Step
     from pseudoris.store.runs.refiltered_run import RefilterSummary
     from pseudoris.store.tables.run_reader import Run
     from pseudoris.training.dataset import (
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 # Where each name is defined; it is imported when it is first asked for (PEP 562).
 _HOMES = {
-    "Committed": "store.runs.events",
+    "Committed": "store.runs.pending_work",
     "ConfigError": "schemas.errors",
     "Evaluation": "training.evaluation",
     "ExportReport": "training.exports",
@@ -61,21 +61,21 @@ _HOMES = {
     "JoinedDataset": "training.dataset",
     "MixedDataset": "training.dataset",
     "MixedIterableDataset": "training.dataset",
-    "Notice": "store.runs.events",
-    "Planned": "store.runs.events",
+    "Notice": "store.runs.pending_work",
+    "Planned": "store.runs.pending_work",
     "PseudorisError": "schemas.errors",
     "RefilterSummary": "store.runs.refiltered_run",
     "ResumableLoader": "training.dataset",
-    "Retried": "store.runs.events",
+    "Retried": "store.runs.pending_work",
     "RisDataset": "training.dataset",
     "RisIterableDataset": "training.dataset",
     "Run": "store.tables.run_reader",
     "RunConfig": "schemas.config",
-    "RunEvent": "store.runs.events",
+    "RunEvent": "store.runs.pending_work",
     "RunSummary": "pipeline.run_contract",
     "SampleSpec": "training.dataset",
     "Snapshot": "training.dataset",
-    "Step": "store.runs.events",
+    "Step": "store.runs.pending_work",
     "StreamOrder": "training.dataset",
     "TransientError": "schemas.errors",
     "Truth": "training.evaluation",

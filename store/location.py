@@ -14,9 +14,8 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.uris import refuse_secrets
-from pseudoris.store.files.storage import ListedFile, NotImplementedByStoreError, Storage, Upload
+from pseudoris.store.files.storage import ListedFile, NotImplementedByStoreError, Storage, Upload, storage_errors
 from pseudoris.store.files.storage_at import S3_PROTOCOLS, local_path, storage_at
-from pseudoris.store.files.storage_errors import storage_errors
 
 __all__ = ["ListedFile", "RunLocation", "Upload"]
 

@@ -16,13 +16,12 @@ from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
 from pseudoris.schemas.shard import Shard
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
-from pseudoris.store.runs.events import Committed, Notice, RunEvent
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.pending_work import PendingWork, missing_shards
+from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, RunEvent, missing_shards
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import PlannedRun
+from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.runs.session import Executor, RunSession
-from pseudoris.store.runs.totals import RunTotals
 
 logger = logging.getLogger(__name__)
 

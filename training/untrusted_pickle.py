@@ -15,7 +15,7 @@ from typing import Any, Final
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import MAX_BITS
 from pseudoris.schemas.regular_files import read_regular
-from pseudoris.store.files.storage_errors import storage_errors
+from pseudoris.store.files.storage import storage_errors
 
 _OPCODES: Final = {each.code: each for each in pickletools.opcodes}
 _KEYS: Final = ("ref_id", "ann_id", "image_id", "category_id", "split", "sentences")

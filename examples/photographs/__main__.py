@@ -31,7 +31,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import Identity
-from pseudoris.store.runs.shard_assignment import assign_shards
+from pseudoris.store.runs.plan import assign_shards
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.sources.source import absolute_source

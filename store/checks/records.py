@@ -17,11 +17,11 @@ from pseudoris.schemas.run_records import (
     RunHeader,
 )
 from pseudoris.store.checks.content import Problem
-from pseudoris.store.files.storage_errors import printable
+from pseudoris.store.files.storage import printable
 from pseudoris.store.location import PROBE_NAME, RunLocation
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, CITATION_NAME, is_generated
 from pseudoris.store.runs.attempts import ATTEMPTS_FOLDER, is_attempt_name
-from pseudoris.store.runs.garbage import list_unfinished
+from pseudoris.store.runs.garbage import is_driven, list_unfinished
 from pseudoris.store.runs.header import is_extension_name
 from pseudoris.store.runs.lock import LOCK_FOLDER, is_claim_name
 from pseudoris.store.runs.manifest import (
@@ -33,7 +33,6 @@ from pseudoris.store.runs.manifest import (
 )
 from pseudoris.store.runs.receipts import commit_of_name, foreign_receipt, list_commits, try_read_receipts
 from pseudoris.store.runs.stored_exclusions import stored_exclusions
-from pseudoris.store.runs.unexpected_files import is_driven
 
 _PLAN_GENERATION: Final = re.compile(r"g\d{4}")
 _TOP_NAMES: Final = frozenset({HEADER_NAME, CARD_NAME, BESIDE_NAME, CITATION_NAME})

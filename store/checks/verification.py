@@ -26,11 +26,17 @@ from pseudoris.store.checks.records import (
 )
 from pseudoris.store.checks.shard_parts import verify_shard
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.garbage import NamedParts, stray_files
 from pseudoris.store.runs.header import header_digests, require_header
 from pseudoris.store.runs.plan import iter_plan_part, shards_of_parts
-from pseudoris.store.runs.receipts import AT_ONCE, foreign_receipt, list_receipts, spread_evenly, try_read_receipts
-from pseudoris.store.runs.root_digest import RootDigest
-from pseudoris.store.runs.unexpected_files import NamedParts, stray_files
+from pseudoris.store.runs.receipts import (
+    AT_ONCE,
+    RootDigest,
+    foreign_receipt,
+    list_receipts,
+    spread_evenly,
+    try_read_receipts,
+)
 from pseudoris.store.tables.judged_expressions import SOME_TAU, rule_of
 
 
@@ -65,7 +71,7 @@ class VerifyReport:
         num_checked: Shards whose parts were checked.
         problems: Empty if nothing is wrong.
         outside: Shards that were allowed to give other bytes. They are not problems.
-        root: The run's root digest (`pseudoris.store.runs.root_digest`), over the shards committed so far; None if
+        root: The run's root digest (`pseudoris.store.runs.receipts`), over the shards committed so far; None if
             a receipt cannot be used.
         notices: What a person may have changed, such as the data card, and files among the records that no reader uses.
             They are not problems.

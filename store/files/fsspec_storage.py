@@ -19,8 +19,18 @@ import fsspec
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files.key_order import path_key
-from pseudoris.store.files.storage import Kind, ListedFile, Mark, MayDescend, StoredFile, Upload, checked_twice
-from pseudoris.store.files.storage_errors import UnansweredError, listing_errors, storage_errors
+from pseudoris.store.files.storage import (
+    Kind,
+    ListedFile,
+    Mark,
+    MayDescend,
+    StoredFile,
+    UnansweredError,
+    Upload,
+    checked_twice,
+    listing_errors,
+    storage_errors,
+)
 
 # Names that stores give to the modification time, the most common ones first.
 _TIMES: Final = ("LastModified", "mtime", "modified", "updated", "last_modified", "created")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
-from pseudoris.store.files.storage_errors import storage_errors
+from pseudoris.store.files.storage import storage_errors
 
 # `quote` encodes both, so in a key they are always separators.
 _MEMBER: Final = "!"

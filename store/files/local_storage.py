@@ -20,8 +20,18 @@ from typing import BinaryIO, Final, TypeVar
 
 from pseudoris.schemas.regular_files import open_regular, refuse_links
 from pseudoris.store.files.key_order import path_key, sorted_externally
-from pseudoris.store.files.storage import Kind, ListedFile, Mark, MayDescend, StoredFile, Upload, checked_twice
-from pseudoris.store.files.storage_errors import listing_errors, printable, verdict_of
+from pseudoris.store.files.storage import (
+    Kind,
+    ListedFile,
+    Mark,
+    MayDescend,
+    StoredFile,
+    Upload,
+    checked_twice,
+    listing_errors,
+    printable,
+    verdict_of,
+)
 
 logger = logging.getLogger(__name__)
 

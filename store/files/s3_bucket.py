@@ -15,8 +15,7 @@ from typing import Any, Final
 from botocore.exceptions import ClientError
 
 from pseudoris.schemas.errors import TransientError
-from pseudoris.store.files.s3_errors import code_of, is_transient, status_of
-from pseudoris.store.files.s3_requests import Download, Fetched, S3Requests
+from pseudoris.store.files.s3_requests import Download, Fetched, S3Requests, code_of, is_transient, status_of
 from pseudoris.store.files.storage import Upload
 
 logger = logging.getLogger(__name__)

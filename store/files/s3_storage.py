@@ -26,9 +26,9 @@ from pseudoris.store.files.storage import (
     MayDescend,
     StoredFile,
     Upload,
+    listing_errors,
     refuse_change,
 )
-from pseudoris.store.files.storage_errors import listing_errors
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

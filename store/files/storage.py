@@ -1,12 +1,15 @@
-"""The storage protocol for a disk, a bucket or another object store, its records, and the checks of file versions.
+"""The storage protocol for a disk, a bucket or another object store, its records, and the meaning of its errors.
 
 `RunLocation` reads and writes runs through it; `SourceRoot` reads SOURCE. Implementations raise the errors of the disk
 or the client, and those two classes convert them to the project's errors. Only `walk` raises the project's errors
-itself, because it knows which folder failed.
+itself, because it knows which folder failed. There are three rules: `storage_errors` for a run's own files,
+`listing_errors` for input before a run starts, and `transient_faults` for input during a run, where a fault of one
+image must cost that image alone.
 """
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, Protocol
 
-from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, RefusedError, TransientError
 
 OTHER_ETAG: Final = "the etag differs from the plan"
 
@@ -58,13 +61,7 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """A file of one folder.
-
-    Attributes:
-        name: Name in its folder.
-        size_bytes: Its size.
-        modified_s: Modification time in seconds since the epoch, by the storage's clock.
-    """
+    """A file of one folder; `modified_s` is in seconds since the epoch, by the storage's clock."""
 
     name: str
     size_bytes: int
@@ -73,13 +70,7 @@ class ListedFile:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An incomplete multipart upload.
-
-    Attributes:
-        key: Key of the object that it would create.
-        upload_id: The store's name for it.
-        started_s: Seconds since the epoch.
-    """
+    """An incomplete multipart upload of the object `key`; `started_s` is in seconds since the epoch."""
 
     key: str
     upload_id: str
@@ -100,6 +91,10 @@ class NotImplementedByStoreError(ConfigError):
 
 class ArchivedError(OSError):
     """The object is in an archive class, such as GLACIER, and was not restored: it cannot be read now."""
+
+
+class UnansweredError(PermissionError):
+    """A web server that gives no answer; an image that it should give counts as refused (docs/reliability.md)."""
 
 
 class Storage(Protocol):
@@ -133,11 +128,7 @@ class Storage(Protocol):
         """Return the whole file. Raises: FileNotFoundError: There is no file."""
 
     def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
-        """Return the file opened for reading, seekable.
-
-        Args:
-            path: Path of the file.
-            window_bytes: Fetch at least this many bytes at once. Use it for many small reads that are close together.
+        """Return the file opened for reading, seekable. At least `window_bytes` are fetched at once.
 
         Raises:
             FileNotFoundError: There is no file. A bucket may raise this only at the first read or seek.
@@ -146,12 +137,7 @@ class Storage(Protocol):
     def open_version(
         self, path: str, expected: StoredFile, *, window_bytes: int = 0
     ) -> AbstractContextManager[BinaryIO]:
-        """Open the expected version of a file for a block.
-
-        Args:
-            path: Path of the file.
-            expected: The etag, time and size that it must have. Fields that are None are not checked.
-            window_bytes: As for `open`.
+        """Open a file for a block, of the etag, time and size of `expected`; those that are None may be any.
 
         Raises:
             ImageError: `changed`, when the block ends or earlier. Do not use what was read.
@@ -228,3 +214,177 @@ def checked_twice(storage: Storage, path: str, expected: StoredFile) -> Iterator
     with storage.open(path) as stream:
         yield stream
     refuse_change(storage.stat(path), expected)
+
+
+# What an error says while an input image is read. A reason code quarantines that image: `missing` after a second look,
+# `denied` if the store gives another image at the same time. `store` never does.
+Verdict = Literal["missing", "unreadable", "denied", "store"]
+
+# docs/reliability.md has the same table. Numbers that are not here are the store's.
+VERDICTS: Final[dict[int, Verdict]] = {
+    errno.ENOENT: "missing",
+    errno.ENOTDIR: "missing",
+    errno.EISDIR: "missing",
+    errno.ELOOP: "unreadable",
+    errno.ENAMETOOLONG: "unreadable",
+    errno.EILSEQ: "unreadable",
+    errno.EOVERFLOW: "unreadable",
+    errno.EACCES: "denied",
+    errno.EPERM: "denied",
+    errno.ENOKEY: "denied",
+    errno.EKEYREJECTED: "store",
+    errno.EKEYEXPIRED: "store",
+    errno.EKEYREVOKED: "store",
+    errno.EIO: "store",
+    errno.ENOSPC: "store",
+    errno.EDQUOT: "store",
+    errno.EROFS: "store",
+    errno.ENXIO: "store",
+    errno.ENODEV: "store",
+    errno.ESTALE: "store",
+    errno.EUCLEAN: "store",
+    errno.ETIMEDOUT: "store",
+    errno.ENETDOWN: "store",
+    errno.ENETUNREACH: "store",
+    errno.EHOSTDOWN: "store",
+    errno.EHOSTUNREACH: "store",
+    errno.ENOTCONN: "store",
+    errno.ECONNREFUSED: "store",
+    errno.ECONNRESET: "store",
+    errno.EREMOTEIO: "store",
+    errno.ENOMEM: "store",
+    errno.EMFILE: "store",
+    errno.ENFILE: "store",
+    errno.EINVAL: "store",
+}
+# Written to the failures table, so not by `os.strerror`, which may speak another language on another machine.
+_UNREADABLE: Final[dict[int, str]] = {
+    errno.ELOOP: "its link leads to itself, or too many links follow one another",
+    errno.ENAMETOOLONG: "its path, or the target of its link, is too long",
+    errno.EILSEQ: "its file system cannot hold this name",
+    errno.EOVERFLOW: "it is larger than this system can read",
+}
+_ARCHIVED: Final = "the object is archived: restore it (`aws s3api restore-object`), then try again"
+
+_NUMBERS: Final[dict[type[Exception], int]] = {
+    PermissionError: errno.EACCES,
+    NotADirectoryError: errno.ENOTDIR,
+    IsADirectoryError: errno.EISDIR,
+}
+
+# Waiting does not help with these: the user must free space, grant rights, or name another location.
+_REMEDIES: Final[dict[int, str]] = {
+    errno.ENOSPC: "the disk is full: free space or name another output, then run the same command again",
+    errno.EDQUOT: "the quota is used up: free space or name another output, then run the same command again",
+    errno.EFBIG: "the file system does not allow files this large: lower shards.max_bytes or name another output",
+    errno.EROFS: "it is mounted read-only: mount it writable or name another output",
+    errno.EACCES: "access is denied: grant this user (or these credentials) read and write, or name another location",
+    errno.EPERM: "the operation is not permitted there: grant the right, or name another location",
+    errno.EKEYREJECTED: "the store does not accept these credentials: renew or correct them",
+    errno.ELOOP: "a link in the path leads to itself: correct it, or name another location",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: name another location",
+    errno.EISDIR: "it is a folder, but must be a file: name another location",
+    errno.ENAMETOOLONG: "the path is too long for the file system: name a shorter one",
+    errno.ENOTSUP: "the file system does not support hard links, which a safe commit needs: name another location",
+}
+
+
+@contextmanager
+def storage_errors(action: str, uri: str) -> Iterator[None]:
+    """Convert an OSError of the block to one of the project's errors, with `action` and `uri` in its text.
+
+    `FileNotFoundError` and `FileExistsError` pass: they are answers that callers handle.
+
+    Raises:
+        ConfigError: Waiting does not help (disk full, read-only, no rights, wrong kind of path).
+        TransientError: Any other OSError (input/output, connection, timeout).
+    """
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except OSError as error:
+        raise _explained(error, action, uri) from error
+
+
+@contextmanager
+def transient_faults(action: str, uri: str, *, faults: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Convert the storage's errors in the block by `VERDICTS`: a few are an image's fault, all others never.
+
+    Denied access may be either: during a run, credentials may expire. The caller decides.
+
+    Args:
+        action: Such as `read`.
+        uri: Full path or uri.
+        faults: Exceptions of the storage (`Storage.faults`).
+
+    Raises:
+        FileNotFoundError: There is no such file; also if a part of its path is not a folder, or it is a folder itself.
+        ChangedError: It is not the requested version.
+        ImageError: `unreadable` or `archived`.
+        RefusedError: Access is denied.
+        TransientError: Any other exception in `faults`.
+    """
+    try:
+        yield
+    except (FileNotFoundError, PseudorisError, MemoryError, ChangedError):
+        raise
+    except ArchivedError as error:
+        raise ImageError("archived", _ARCHIVED) from error
+    except faults as error:
+        verdict = verdict_of(error)
+        if verdict == "missing":
+            raise FileNotFoundError(str(error)) from error
+        if verdict == "unreadable":
+            raise ImageError(verdict, _UNREADABLE[_number_of(error)]) from error
+        reason = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+        kind = RefusedError if verdict == "denied" else TransientError
+        raise kind(f"cannot {action} {uri}: {reason}; fix this if needed, then run the same command again") from error
+
+
+def verdict_of(error: Exception) -> Verdict:
+    """Return what an error says about the image that was read."""
+    return VERDICTS.get(_number_of(error), "store")
+
+
+@contextmanager
+def listing_errors(action: str, uri: str, *, faults: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Convert the storage's errors before a run starts, while SOURCE is listed, to the project's errors.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ConfigError: Access is denied, or waiting does not help for another reason.
+        TransientError: Any other exception in `faults`.
+    """
+    with transient_faults(action, uri, faults=faults), storage_errors(action, uri):
+        try:
+            yield
+        except PermissionError as error:
+            if isinstance(error, UnansweredError):
+                raise _explained(error, action, uri) from error
+            raise ConfigError(
+                f"access to {uri} is denied: grant these credentials, or this user, the rights to list and read"
+                + (", or set source.requester_pays=true if its readers pay" if uri.startswith(("s3:", "s3a:")) else "")
+            ) from error
+
+
+def printable(uri: str) -> str:
+    """Return a path or uri for messages; bytes that are not UTF-8 are written as escapes."""
+    return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _number_of(error: Exception) -> int:
+    """Return the errno; 0 if there is none. Clients of object stores raise subclasses of OSError without a number."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    return next((number for kind, number in _NUMBERS.items() if isinstance(error, kind)), 0)
+
+
+def _explained(error: OSError, action: str, uri: str) -> ConfigError | TransientError:
+    if isinstance(error, ArchivedError):
+        return ConfigError(f"cannot {action} {uri}: {_ARCHIVED}")
+    number = _number_of(error)
+    if number in _REMEDIES and not isinstance(error, UnansweredError):
+        return ConfigError(f"cannot {action} {uri}: {_REMEDIES[number]}")
+    reason = error.strerror or type(error).__name__
+    return TransientError(f"cannot {action} {uri}: {reason}; run the same command again to continue")

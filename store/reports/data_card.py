@@ -24,11 +24,9 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, SCHEMAS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.header import check_record, require_header, sealed
 from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.runs.root_digest import RootDigest
-from pseudoris.store.runs.seals import check_record, sealed
-from pseudoris.store.runs.totals import RunTotals, Totals
+from pseudoris.store.runs.receipts import RootDigest, RunTotals, Totals
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.judged_expressions import stated_rule
 

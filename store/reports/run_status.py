@@ -16,8 +16,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import WATCH_S, Holder, current_holder
 from pseudoris.store.runs.manifest import iter_manifest
-from pseudoris.store.runs.receipts import list_commits, read_receipt, read_receipts
-from pseudoris.store.runs.totals import RunTotals, Totals
+from pseudoris.store.runs.receipts import RunTotals, Totals, list_commits, read_receipt, read_receipts
 
 # The window of `now`; longer if a shard takes so long that the window would hold fewer than three shards.
 WINDOW_S: Final = 600.0

@@ -19,8 +19,7 @@ from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.runs.receipts import list_receipts, spread_evenly
-from pseudoris.store.runs.totals import RunTotals, Totals
+from pseudoris.store.runs.receipts import RunTotals, Totals, list_receipts, spread_evenly
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.threads import map_in_threads
 

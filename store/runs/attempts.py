@@ -83,12 +83,7 @@ class AttemptHistory:
 def begin_attempt(
     location: RunLocation, shard: int, generation: int, *, pool: str, session_nonce: str, node: str
 ) -> tuple[Attempt, AttemptHistory]:
-    """Record the start of an attempt; return the attempt and the history before it.
-
-    Raises:
-        ConfigError: The location cannot be written.
-        TransientError: Storage failed.
-    """
+    """Record the start of an attempt; return the attempt and the history before it."""
     history = read_attempts(location, shard, generation)
     attempt = Attempt(shard, generation, pool, session_nonce, node, f"{os.getpid()}-{secrets.token_hex(4)}")
     location.create_once(attempt.path("begun"), b"")

@@ -1,21 +1,41 @@
-"""The commit of a shard: parts first, then the receipt, created once. The receipt is the commit."""
+"""The commit of a shard: parts first, then the receipt, created once. The receipt is the commit.
+
+A retry commits generation g+1: generation g with the rows of the retried images replaced.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import JsonValue
 
-from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import part_name, sha256_hex
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.tables import (
+    EXPRESSIONS,
+    FAILURES,
+    IMAGES,
+    MASKS,
+    SCHEMAS,
+    STATUS_ANNOTATED,
+    STATUS_EMPTY,
+    STATUS_QUARANTINED,
+)
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import sealed
+from pseudoris.store.runs.pending_work import is_retried
 from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
-from pseudoris.store.runs.seals import sealed
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.judged_expressions import num_kept_lone
 from pseudoris.store.tables.shard_tables import counts_of, shard_tables, table_bytes
 
 logger = logging.getLogger(__name__)
@@ -66,8 +86,6 @@ def commit_shard(
 
     Raises:
         ValueError: The shard's ids differ from the plan's: the engine split, merged or reordered a block.
-        ConfigError: The location cannot be written.
-        TransientError: Storage failed.
     """
     _check_ids(shard, planned_ids)
     contents = {name: table_bytes(table) for name, table in shard_tables(shard, embed_images=embed_images).items()}
@@ -75,12 +93,7 @@ def commit_shard(
 
 
 def commit_parts(location: RunLocation, contents: Mapping[str, bytes], receipt: Receipt) -> CommitOutcome:
-    """Write the parts of `contents` by table, then create the `receipt` that names them.
-
-    Raises:
-        ConfigError: The location cannot be written.
-        TransientError: Storage failed.
-    """
+    """Write the parts of `contents` by table, then create the `receipt` that names them."""
     # Checked first: a late writer with other bytes then leaves no parts behind.
     existing = read_receipt(location, receipt.shard, receipt.generation)
     if existing is None:
@@ -156,4 +169,138 @@ def make_receipt(
         mixed=provenance.mixed,
         header_sha256=provenance.header_sha256,
         nodes=shard.nodes,
+    )
+
+
+def quarantined_ids(location: RunLocation, receipt: Receipt, reasons: frozenset[str] | None = None) -> frozenset[str]:
+    """Return the ids of the quarantined images in the receipt's generation that a retry computes again.
+
+    Args:
+        location: The run's folder.
+        receipt: The receipt of the generation.
+        reasons: Only images quarantined for one of these reasons; all by default.
+
+    Raises:
+        ConfigError: Its part is missing.
+    """
+    failures = read_table(location, FAILURES, ("image_id", "reason"), [receipt]).to_pylist()
+    return frozenset(row["image_id"] for row in failures if is_retried(row["reason"], reasons))
+
+
+def commit_retry(
+    location: RunLocation,
+    shard: Shard,
+    *,
+    planned_ids: Sequence[str],
+    embed_images: bool,
+    provenance: Provenance = NOWHERE,
+) -> CommitOutcome:
+    """Commit a retry on top of the previous generation; if no row changes, write nothing.
+
+    Rows of the other images stay the same, and rows of the retried images are placed in plan order. Safe to repeat, to
+    kill, and to run twice at once, like `pseudoris.store.runs.commit.commit_shard`.
+
+    Args:
+        location: The run's folder.
+        shard: Only the retried images, after the last stage; its generation is the one to write.
+        planned_ids: The plan's image ids of the whole shard, in order.
+        embed_images: Whether encoded images are written into the images table.
+        provenance: How the retry was computed, for the receipt.
+
+    Returns:
+        The receipt of the new generation, or of the previous one if the retry changed nothing.
+
+    Raises:
+        ValueError: An image was not in quarantine: the engine returned a block that was not requested.
+        ConfigError: The previous generation cannot be read, or the location cannot be written.
+    """
+    existing = read_receipt(location, shard.shard, shard.generation)
+    if existing is not None:
+        return CommitOutcome(existing, is_winner=False)
+    base = read_receipt(location, shard.shard, shard.generation - 1)
+    if base is None:
+        raise ConfigError(
+            f"shard {shard.shard} has no receipt of generation {shard.generation - 1}: it was deleted. Run "
+            "`pseudoris verify` to find all damage"
+        )
+    try:
+        before = {table: read_table(location, table, receipts=[base]) for table in SCHEMAS}
+    except ConfigError:
+        # Replaced and deleted by gc while this was computed: then the new generation exists.
+        existing = read_receipt(location, shard.shard, shard.generation)
+        if existing is None:
+            raise
+        return CommitOutcome(existing, is_winner=False)
+    merged = _merge(before, shard, planned_ids, embed_images=embed_images)
+    if all(merged[table].equals(before[table]) for table in SCHEMAS):
+        return CommitOutcome(base, is_winner=True)
+    contents = {name: table_bytes(table) for name, table in merged.items()}
+    worked = replace(
+        shard,
+        seconds={name: base.seconds.get(name, 0.0) + shard.seconds.get(name, 0.0) for name in _names(base, shard)},
+        nodes=tuple(dict.fromkeys((*base.nodes, *shard.nodes))),
+    )
+    return commit_parts(
+        location, contents, make_receipt(worked, contents, _counts(merged), _together(base, provenance))
+    )
+
+
+def _merge(
+    before: Mapping[str, pa.Table], shard: Shard, planned_ids: Sequence[str], *, embed_images: bool
+) -> dict[str, pa.Table]:
+    retried = pa.array([image.image_id for image in shard.images], pa.string())
+    unasked = sorted(set(retried.to_pylist()) - set(before[FAILURES]["image_id"].to_pylist()))
+    if unasked:
+        raise ValueError(
+            f"shard {shard.shard}, generation {shard.generation}: images {unasked[:3]} are not quarantined, "
+            "so they cannot be retried. Nothing is committed"
+        )
+    new = shard_tables(shard, embed_images=embed_images)
+    order = pa.array(planned_ids, pa.string())
+    return {table: _in_plan_order(_without(before[table], retried), new[table], order) for table in SCHEMAS}
+
+
+def _without(table: pa.Table, image_ids: pa.Array) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table["image_id"], value_set=image_ids)))
+
+
+def _in_plan_order(kept: pa.Table, added: pa.Table, order: pa.Array) -> pa.Table:
+    """Return the rows of both, with images in plan order and the rows of an image in their old order."""
+    rows = pa.concat_tables([kept, added])
+    places = pc.index_in(rows["image_id"], value_set=order).to_numpy()
+    return rows.take(pa.array(np.argsort(places, kind="stable")))
+
+
+def _counts(tables: Mapping[str, pa.Table]) -> ShardCounts:
+    status = Counter(tables[IMAGES]["status"].to_pylist())
+    return ShardCounts(
+        images=tables[IMAGES].num_rows,
+        annotated=status[STATUS_ANNOTATED],
+        empty=status[STATUS_EMPTY],
+        quarantined=status[STATUS_QUARANTINED],
+        masks=tables[MASKS].num_rows,
+        expressions=tables[EXPRESSIONS].num_rows,
+        samples=pc.sum(tables[EXPRESSIONS]["count"], min_count=0).as_py(),
+        kept=pc.sum(tables[EXPRESSIONS]["kept"], min_count=0).as_py(),
+        kept_lone=num_kept_lone(tables[EXPRESSIONS]),
+        reasons=dict(sorted(Counter(tables[FAILURES]["reason"].to_pylist()).items())),
+    )
+
+
+def _names(base: Receipt, shard: Shard) -> Sequence[str]:
+    return tuple(dict.fromkeys((*base.seconds, *shard.seconds)))
+
+
+def _together(base: Receipt, provenance: Provenance) -> Provenance:
+    """Return the provenance of the whole shard: most of its rows come from the previous generation."""
+    # A retry is not a repeat: only its attempts beyond the first count as repeated.
+    attempts = Counter(base.attempts)
+    attempts.update(
+        {pool: count - 1 if pool in base.attempts else count for pool, count in provenance.attempts.items()}
+    )
+    return Provenance(
+        attempts=dict(attempts),
+        degraded={**base.degraded, **provenance.degraded},
+        mixed=tuple(dict.fromkeys((*base.mixed, *provenance.mixed))),
+        header_sha256=provenance.header_sha256,
     )

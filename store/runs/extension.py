@@ -21,8 +21,7 @@ from pseudoris.schemas.run_records import PartRecord, PlanEntry, PlanExtension, 
 from pseudoris.store.files.key_order import file_of
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import create_extension
-from pseudoris.store.runs.plan import stream_plan, write_plan
-from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards
+from pseudoris.store.runs.plan import PlanTally, assign_shards, stream_plan, write_plan
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, stored_exclusions
 from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.store.sources.items import SourceItem
@@ -88,7 +87,6 @@ def extend_plan(
     Raises:
         ConfigError: The listing raises it, the listing's order differs from the plan's, or the location cannot be
             written.
-        TransientError: Storage failed.
     """
     tally = ExtensionTally()
     generation = 1 + max(_generation(part) for part in header.plan_parts)

@@ -1,4 +1,9 @@
-"""A run's header: creates and reads `_run.json` and the plan's extensions, and checks that a resume fits them."""
+"""A run's header: creates and reads `_run.json` and the plan's extensions, and checks that a resume fits them.
+
+Each JSON record of a run carries the digest of its own bytes (`sealed`, `check_record`): a change after it was written
+is found. That detects accidents. Against a person who writes a matching digest, compare the run's root digest
+(`receipts.RootDigest`).
+"""
 
 from __future__ import annotations
 
@@ -10,11 +15,63 @@ from typing import Final, TypeVar
 from pydantic import ValidationError
 
 from pseudoris.schemas.domain import DomainRecord
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, refuse_other_version
 from pseudoris.schemas.exclusion_records import extended_exclusions
-from pseudoris.schemas.run_records import HEADER_NAME, PLAN_FOLDER, Identity, PlanExtension, RunHeader
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.run_records import (
+    HEADER_NAME,
+    PLAN_FOLDER,
+    RECORDS_VERSION,
+    Identity,
+    PlanExtension,
+    RunHeader,
+    SealedRecord,
+)
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.seals import check_record, sealed
+
+_Record = TypeVar("_Record", bound=SealedRecord)
+
+_SEAL: Final = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n\}\Z')
+
+
+def sealed(record: _Record) -> tuple[_Record, bytes]:
+    """Return the record with its digest, and the bytes of its file.
+
+    The digest covers every byte of the file without its last field, so that it does not depend on how a later version
+    writes JSON.
+    """
+    content = record.model_dump_json(indent=2, exclude={"sha256"}).encode()
+    digest = sha256_hex(content)
+    data = content.removesuffix(b"\n}") + f',\n  "sha256": "{digest}"\n}}'.encode()
+    return record.model_copy(update={"sha256": digest}), data
+
+
+def check_record(data: bytes, uri: str, *, remedy: str, again: str = "annotate again") -> None:
+    """Accept the bytes of a record that is of this version and as it was written.
+
+    Args:
+        data: Bytes of the file.
+        uri: Its address, for errors.
+        remedy: What to do about a record that was changed.
+        again: How to make one of another version anew.
+
+    Raises:
+        ValueError: It is not a record.
+        ConfigError: It was changed after it was written, or another version of the package wrote it.
+    """
+    seal = _SEAL.search(data)
+    if seal is not None and sha256_hex(data[: seal.start()] + b"\n}") != seal[1].decode():
+        raise ConfigError(f"{uri} was changed after it was written: its sha256 is not the one that it names. {remedy}")
+    try:
+        version = parse_json(data)["version"]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{uri} is not a record") from None
+    # Before the fields: those of another version would only show as unknown keys.
+    refuse_other_version(uri, version, RECORDS_VERSION, again=again)
+    if seal is None:
+        raise ConfigError(f"{uri} was changed after it was written: its sha256 is missing or misplaced. {remedy}")
+
 
 _EXTENSION_NAME: Final = re.compile(r"^g(\d{4})\.json$")
 _SUMMED: Final = ("num_images", "num_repeated", "num_shards")
@@ -29,7 +86,6 @@ def create_header(location: RunLocation, header: RunHeader) -> RunHeader:
 
     Raises:
         ConfigError: The location cannot be written, or the existing header cannot be used.
-        TransientError: Storage failed.
     """
     header, data = sealed(header)
     if location.create_once(HEADER_NAME, data):
@@ -42,7 +98,6 @@ def create_extension(location: RunLocation, extension: PlanExtension) -> RunHead
 
     Raises:
         ConfigError: The location cannot be written, or the existing extension cannot be used.
-        TransientError: Storage failed.
     """
     location.create_once(extension_path(extension.number), sealed(extension)[1])
     return require_header(location)
@@ -63,7 +118,6 @@ def read_header(location: RunLocation) -> RunHeader | None:
 
     Raises:
         ConfigError: Another version wrote it, it is not a header, or it was changed after it was written.
-        TransientError: Storage failed.
     """
     header = _read_first(location)
     return None if header is None else _extended(location, header)
@@ -76,7 +130,6 @@ def header_digests(location: RunLocation) -> frozenset[str]:
 
     Raises:
         ConfigError: As `read_header`.
-        TransientError: Storage failed.
     """
     header = _read_first(location)
     return frozenset() if header is None else frozenset([header.digest, *(e.digest for e in _extensions(location))])
@@ -87,7 +140,6 @@ def require_header(location: RunLocation) -> RunHeader:
 
     Raises:
         ConfigError: No run was started there, or its header cannot be used.
-        TransientError: Storage failed.
     """
     header = read_header(location)
     if header is None:

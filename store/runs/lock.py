@@ -9,6 +9,7 @@ needs exclusive creation, so a disk and a bucket behave the same.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -18,14 +19,54 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.lock_record import Claim, claim_from_bytes, claim_to_bytes
+
+# The maximum on Linux; macOS and others are far below.
+_MAX_PID: Final = 2**22
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The content of a claim's file.
+
+    Attributes:
+        owner: The owner's nonce.
+        counter: Raised by every heartbeat.
+        host: The owner's machine and process namespace.
+        pid: The owner's process number.
+        is_released: Whether the owner has released the lock.
+    """
+
+    owner: str
+    counter: int
+    host: str
+    pid: int
+    is_released: bool = False
+
+
+def claim_to_bytes(claim: Claim) -> bytes:
+    """Return the bytes of the claim's file."""
+    return json.dumps(asdict(claim)).encode()
+
+
+def claim_from_bytes(data: bytes) -> Claim | None:
+    """Return the claim in a file; None if pseudoris did not write it."""
+    try:
+        claim = Claim(**parse_json(data))
+    except (ValueError, TypeError):
+        return None
+    kinds = {"owner": str, "counter": int, "host": str, "pid": int, "is_released": bool}
+    is_typed = all(type(getattr(claim, name)) is kind for name, kind in kinds.items())
+    # For 0 and below, the system would check groups of processes, our own among them.
+    return claim if is_typed and 0 < claim.pid <= _MAX_PID else None
+
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +117,6 @@ class RunLock:
 
         Raises:
             ConfigError: Another driver is alive and holds it.
-            TransientError: Storage failed.
         """
         times = times or LockTimes()
         own = Claim(secrets.token_hex(8), 0, _host(), os.getpid())
@@ -95,8 +135,6 @@ class RunLock:
 
         Raises:
             TakenOverError: Another driver took over the run: this one must stop.
-            ConfigError: The location cannot be written.
-            TransientError: Storage failed.
         """
         number, holder = _highest(self._location)
         if number != self._number or holder is None or holder.owner != self._claim.owner:
@@ -131,7 +169,6 @@ class RunLock:
 
         Raises:
             ConfigError: Another driver is alive and holds it.
-            TransientError: Storage failed.
         """
         times = times or LockTimes()
         lock = cls.acquire(location, on_wait=on_wait, times=times)

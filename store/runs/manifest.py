@@ -1,6 +1,6 @@
 """Numbered snapshots of the receipts, `_manifest/0001.parquet`: one read instead of one per shard.
 
-A cache, except those that child runs or saved trainings pin: keep these.
+A cache, except those that child runs or saved trainings pin: keep these. `LatestReceipts` reads receipts on demand.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Self, overload
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -77,7 +79,6 @@ def write_manifest(location: RunLocation, receipts: Iterable[Receipt] | None = N
 
     Raises:
         ConfigError: The location cannot be written, or a receipt cannot be used.
-        TransientError: Storage failed.
     """
     data = sealed_parquet_bytes(_tables(latest_receipts(location) if receipts is None else receipts), MANIFEST_SCHEMA)
     number = max(_numbers(location), default=0)
@@ -147,7 +148,6 @@ def snapshot_sha256(location: RunLocation, number: int) -> str:
 
     Raises:
         FileNotFoundError: There is no such snapshot.
-        TransientError: Storage failed.
     """
     digest = hashlib.sha256()
     with location.open_input(snapshot_path(number)) as file:
@@ -188,7 +188,6 @@ def snapshot_damage(location: RunLocation, number: int) -> str | None:
 
     Raises:
         FileNotFoundError: There is no such snapshot.
-        TransientError: Storage failed.
     """
     with location.open_input(snapshot_path(number)) as file:
         intact = is_intact(file)
@@ -209,7 +208,6 @@ def cached_receipts(
 
     Raises:
         ConfigError: A receipt cannot be used, or was deleted since it was listed.
-        TransientError: Storage failed.
     """
     wanted = list_receipts(location).items() if commits is None else commits
     yield from of_this_run(location, _cached(location, anew, wanted))
@@ -303,3 +301,88 @@ def _receipt(row: dict[str, Any]) -> Receipt:
         mixed=tuple(row["mixed"]),
         **{name: row[name] for name in _DIGESTS},
     )
+
+
+class LatestReceipts(Sequence[Receipt]):
+    """The receipts of the highest generation of each committed shard, ordered by shard, as one listing found them.
+
+    Each pass reads them again, a few at a time, in large runs from the manifest. All passes see the same commits, even
+    if more shards are committed meanwhile. Reading a single receipt costs one request.
+
+    Reading raises:
+        ConfigError: A receipt cannot be used, or was deleted since the listing.
+    """
+
+    def __init__(
+        self,
+        location: RunLocation,
+        shards: npt.NDArray[np.int64],
+        generations: npt.NDArray[np.int32],
+        *,
+        is_cached: bool = True,
+    ) -> None:
+        """Use `listed` instead. Takes shards (N,) int64, ascending, and their generations (N,) int32."""
+        self.shards = shards
+        self.generations = generations
+        self._location = location
+        self._is_cached = is_cached
+
+    @classmethod
+    def listed(cls, location: RunLocation, *, is_cached: bool = True) -> Self:
+        """Return the latest receipts at present; one listing, no receipt is read.
+
+        Args:
+            location: The run's folder.
+            is_cached: Whether to read them from the manifest if it has them, as `cached_receipts` does.
+        """
+        highest = list_receipts(location)
+        shards = np.fromiter(highest.keys(), np.int64, len(highest))
+        return cls(location, shards, np.fromiter(highest.values(), np.int32, len(highest)), is_cached=is_cached)
+
+    def __len__(self) -> int:
+        """Return how many shards are committed."""
+        return len(self.shards)
+
+    def __iter__(self) -> Iterator[Receipt]:
+        """Yield them in order; only a few are held at once."""
+        if self._is_cached:
+            return cached_receipts(self._location, commits=self._commits())
+        return read_receipts(self._location, self._commits())
+
+    @overload
+    def __getitem__(self, index: int) -> Receipt: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> LatestReceipts: ...
+
+    def __getitem__(self, index: int | slice) -> Receipt | LatestReceipts:
+        """Return the receipt at an index, or a slice. The index is not the shard's number (see `of_shard`).
+
+        Raises:
+            IndexError: The index is out of range.
+            ValueError: The step of the slice is negative.
+        """
+        if isinstance(index, slice):
+            if index.step is not None and index.step < 0:
+                raise ValueError(
+                    f"the step of a slice must be positive, got {index.step}: receipts are read "
+                    "in the order of their shards"
+                )
+            shards, generations = self.shards[index], self.generations[index]
+            return LatestReceipts(self._location, shards, generations, is_cached=self._is_cached)
+        (receipt,) = read_receipts(self._location, [(int(self.shards[index]), int(self.generations[index]))])
+        return receipt
+
+    def of_shard(self, shard: int) -> Receipt:
+        """Return the receipt of a shard.
+
+        Raises:
+            KeyError: It was not committed when the receipts were listed.
+        """
+        place = int(np.searchsorted(self.shards, shard))
+        if place == len(self) or self.shards[place] != shard:
+            raise KeyError(shard)
+        return self[place]
+
+    def _commits(self) -> Iterator[tuple[int, int]]:
+        return ((int(shard), int(generation)) for shard, generation in zip(self.shards, self.generations, strict=True))

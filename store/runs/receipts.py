@@ -1,21 +1,27 @@
-"""Receipts: which generation of which shard is committed, and its parts. Only receipts decide which parts count."""
+"""Receipts: which generation of which shard is committed, and its parts; their sums, and the digest of a whole run.
+
+Only receipts decide which parts count.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import islice, tee
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import shard_name
-from pseudoris.schemas.run_records import HEADER_NAME, RECEIPTS_FOLDER, PartRecord, Receipt
+from pseudoris.schemas.run_records import HEADER_NAME, RECEIPTS_FOLDER, PartRecord, Receipt, RunHeader
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import header_digests
-from pseudoris.store.runs.seals import check_record
+from pseudoris.store.runs.header import check_record, header_digests
 
 _NAME: Final = re.compile(r"^shard-(\d{8,})\.g(\d+)\.json$")
 # A receipt is a kilobyte: reading one from a bucket is mostly latency, which threads hide.
@@ -68,7 +74,6 @@ def read_receipt(location: RunLocation, shard: int, generation: int) -> Receipt 
 
     Raises:
         ConfigError: Another version wrote it, or it is not a receipt of this shard and generation.
-        TransientError: Storage failed.
     """
     path = receipt_path(shard, generation)
     try:
@@ -94,7 +99,6 @@ def of_this_run(location: RunLocation, receipts: Iterable[Receipt]) -> Iterator[
 
     Raises:
         ConfigError: One was committed under another header.
-        TransientError: Storage failed.
     """
     known = header_digests(location)
     for receipt in receipts:
@@ -117,7 +121,6 @@ def read_receipts(location: RunLocation, commits: Iterable[tuple[int, int]]) -> 
 
     Raises:
         ConfigError: A receipt cannot be used, or was deleted since it was listed.
-        TransientError: Storage failed.
     """
     some, read = tee(commits)
     for (shard, generation), receipt in zip(some, try_read_receipts(location, read), strict=True):
@@ -137,9 +140,6 @@ def try_read_receipts(
     """Yield what `read_receipt` returns or raises for each (shard, generation) pair, in their order.
 
     Several are read at once, and at most `AT_ONCE` are held.
-
-    Raises:
-        TransientError: Storage failed.
     """
     remaining = iter(commits)
     with ThreadPoolExecutor(_READERS) as pool:
@@ -169,3 +169,129 @@ def _parse(data: bytes, uri: str) -> Receipt:
         return Receipt.model_validate_json(data)
     except ValidationError:
         raise ConfigError(f"{uri} is not a valid receipt. {remedy}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class RunTotals:
+    """Counts over all committed shards of a run, whenever they were committed.
+
+    Attributes:
+        images: annotated + empty + quarantined.
+        reasons: Quarantined images by reason code, most frequent first.
+        samples: Drawn candidate captions, equal ones counted each time (44 per mask under the paper's settings).
+        expressions: Distinct candidates: equal captions of a mask count once.
+        kept: Expressions above tau.
+        kept_lone: Of these, captions of masks alone in their image, which no filter compared.
+        output_bytes: Size of the parts that receipts name.
+        repeats: How many times a pool repeated its work on a shard after a loss.
+        retried: Shards whose latest generation is a retry of quarantined images.
+        degraded: Shards for which settings were lowered.
+        mixed: Shards computed under another identity than the run's.
+        seconds: Wall seconds of the stages by name, summed over shards and so over actors.
+    """
+
+    shards: int = 0
+    images: int = 0
+    annotated: int = 0
+    empty: int = 0
+    quarantined: int = 0
+    masks: int = 0
+    samples: int = 0
+    expressions: int = 0
+    kept: int = 0
+    kept_lone: int = 0
+    output_bytes: int = 0
+    repeats: int = 0
+    retried: int = 0
+    degraded: int = 0
+    mixed: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_fruitless(self) -> bool:
+        """Whether images were committed, and all of them are quarantined."""
+        return self.images == self.quarantined > 0
+
+
+class Totals:
+    """Sums up receipts."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._seconds: Counter[str] = Counter()
+
+    def add(self, receipt: Receipt) -> None:
+        """Count the shard of `receipt`; add each shard only once."""
+        self._count(receipt, 1)
+
+    def remove(self, receipt: Receipt) -> None:
+        """Subtract a receipt that was added, because its shard has a higher generation now."""
+        self._count(receipt, -1)
+
+    def _count(self, receipt: Receipt, sign: int) -> None:
+        counts = receipt.counts.model_dump(exclude={"reasons"})
+        size = sum(part.size_bytes for part in receipt.parts.values())
+        outside = {"repeats": receipt.num_repeats, "degraded": bool(receipt.degraded), "mixed": bool(receipt.mixed)}
+        retried = {"retried": receipt.generation > 0}
+        whole = {"shards": 1, "output_bytes": size, **retried, **outside, **counts}
+        self._counts.update({name: sign * value for name, value in whole.items()})
+        self._reasons.update({reason: sign * count for reason, count in receipt.counts.reasons.items()})
+        for stage, seconds in receipt.seconds.items():
+            self._seconds[stage] += sign * seconds  # type: ignore[assignment]  # a Counter sums floats as well
+
+    @property
+    def images(self) -> int:
+        """Images so far."""
+        return self._counts["images"]
+
+    def sum(self) -> RunTotals:
+        """Return the totals so far."""
+        reasons = {reason: count for reason, count in self._reasons.most_common() if count}
+        return RunTotals(**self._counts, reasons=reasons, seconds=dict(self._seconds))
+
+
+class RootDigest:
+    """One sha256 over what was asked and what came out; takes the latest receipts in the order of their shards.
+
+    It covers SOURCE, the method, the identity, the plan, and for each committed shard the content of its parts, its
+    counts and its degraded or mixed settings. It leaves out when and where the run worked: times, placement, nodes,
+    attempts, generations, and the place of its parent. So two runs that wrote the same bytes have the same root,
+    whatever went wrong on the way, and any copy can be compared with it. What is left out is still covered by the
+    digests of the header and of the receipts themselves.
+    """
+
+    def __init__(self, header: RunHeader) -> None:
+        """Begin with the run's header; its plan includes the extensions."""
+        self._digest = hashlib.sha256()
+        self._add(
+            {
+                "source": header.source,
+                "origin": header.origin,
+                "method": header.config.method(),
+                "identity": header.identity.model_dump(mode="json"),
+                "plan": [(part.rows, part.sha256) for part in header.plan_parts],
+                "images": [header.num_images, header.num_repeated, header.num_shards],
+                **header.model_dump(mode="json", include={"audits", "exclusions"}),
+            }
+        )
+
+    def add(self, receipt: Receipt) -> None:
+        """Add a shard by its latest receipt."""
+        self._add(
+            {
+                "shard": receipt.shard,
+                "parts": {table: [part.rows, part.sha256] for table, part in receipt.parts.items()},
+                "counts": receipt.counts.model_dump(),
+                "degraded": receipt.degraded,
+                "mixed": receipt.mixed,
+            }
+        )
+
+    def hexdigest(self) -> str:
+        """Return the digest of all that was added, 64 hex digits."""
+        return self._digest.hexdigest()
+
+    def _add(self, tree: dict[str, Any]) -> None:
+        self._digest.update(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode() + b"\n")

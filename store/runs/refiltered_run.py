@@ -27,14 +27,11 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_parts, make_receipt
-from pseudoris.store.runs.events import Committed, Notice, RunEvent
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.parent_run import Parent
-from pseudoris.store.runs.pending_work import PendingWork, missing_shards
-from pseudoris.store.runs.planned_run import PlannedRun, package_versions, plan_as_parent
-from pseudoris.store.runs.receipts import part_path
+from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, RunEvent, missing_shards
+from pseudoris.store.runs.planned_run import Parent, PlannedRun, package_versions, plan_as_parent
+from pseudoris.store.runs.receipts import RunTotals, part_path
 from pseudoris.store.runs.session import Executor, RunSession
-from pseudoris.store.runs.totals import RunTotals
 from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.judged_expressions import flags_of, judged, num_kept_lone, passes, rule_of, weights_by
 from pseudoris.store.tables.shard_tables import table_bytes

@@ -22,14 +22,11 @@ from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import CARD_NAME, write_datacard
-from pseudoris.store.runs.events import Committed, Notice, OnEvent, ignore
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import cached_receipts, is_manifest_complete, write_manifest
-from pseudoris.store.runs.pending_work import PendingWork
-from pseudoris.store.runs.receipts import list_receipts, read_receipts
-from pseudoris.store.runs.set_aside import SetAside
-from pseudoris.store.runs.totals import RunTotals, Totals
+from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, PendingWork, SetAside, ignore
+from pseudoris.store.runs.receipts import RunTotals, Totals, list_receipts, read_receipts
 
 # A shard's receipt, or why it is set aside.
 Outcome = Receipt | ShardFault
@@ -97,7 +94,6 @@ class RunSession:
 
         Raises:
             ConfigError: A receipt cannot be used.
-            TransientError: Storage failed.
         """
         self._location = location
         self._lock = lock

@@ -87,12 +87,7 @@ class ExcludedItems:
 def excluded_section(
     location: RunLocation, exclusions: Exclusions, excluded: ExcludedItems
 ) -> dict[str, JsonValue] | None:
-    """Write the values, and return the section `exclusions` of a header; None without a rule.
-
-    Raises:
-        ConfigError: The location cannot be written.
-        TransientError: Storage failed.
-    """
+    """Write the values, and return the section `exclusions` of a header; None without a rule."""
     if not exclusions:
         return None
     rows = [(number, value) for number, values in enumerate(exclusions.values) for value in sorted(values)]
@@ -110,7 +105,6 @@ def stored_exclusions(location: RunLocation, header: RunHeader) -> Exclusions:
 
     Raises:
         ConfigError: Their file is missing, or its bytes do not have the digest in the header.
-        TransientError: Storage failed.
     """
     record = exclusions_of(header)
     if record is None:

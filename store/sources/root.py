@@ -20,9 +20,17 @@ from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.schemas.uris import refuse_secrets
-from pseudoris.store.files.storage import Kind, Mark, MayDescend, Storage, StoredFile
+from pseudoris.store.files.storage import (
+    Kind,
+    Mark,
+    MayDescend,
+    Storage,
+    StoredFile,
+    listing_errors,
+    printable,
+    transient_faults,
+)
 from pseudoris.store.files.storage_at import local_path, storage_at
-from pseudoris.store.files.storage_errors import listing_errors, printable, transient_faults
 
 
 @dataclass(frozen=True, slots=True)

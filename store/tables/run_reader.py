@@ -15,9 +15,8 @@ from pseudoris.schemas.run_records import PartRecord, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.latest_receipts import LatestReceipts
-from pseudoris.store.runs.receipts import part_path
-from pseudoris.store.runs.totals import RunTotals, Totals
+from pseudoris.store.runs.manifest import LatestReceipts
+from pseudoris.store.runs.receipts import RunTotals, Totals, part_path
 from pseudoris.store.tables.expression_sample import sample_expressions
 
 SAMPLE_COLUMNS: Final = ("key", "text", "distinctiveness", "correctness", "mask_id", "segmentation")

@@ -17,7 +17,7 @@ from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.meters import Meter
 from pseudoris.pipeline.run_metrics import METRICS
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.runs.events import Committed, RunEvent
+from pseudoris.store.runs.pending_work import Committed, RunEvent
 
 # Of the label of a run that records each metric once, whatever happens to happen in a real one.
 ALL_NAMES = "all-names"

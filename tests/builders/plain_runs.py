@@ -14,8 +14,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.manifest import write_manifest
-from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.runs.shard_assignment import plan_run
+from pseudoris.store.runs.plan import plan_run, read_shard_plan
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.workers.stages import STAGES

@@ -14,7 +14,7 @@ import ray
 from pseudoris.cli.annotate import resolve
 from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.runs.events import Planned, Step
+from pseudoris.store.runs.pending_work import Planned, Step
 from pseudoris.synthworld.demo import write_demo
 from tests.builders.command import NUM_SCENES, OPTIONS, pseudoris_here, start_pseudoris, wait_for
 from tests.builders.runs import SMALL, STUBS, write_source

@@ -9,8 +9,8 @@ from pseudoris.pipeline.run_contract import RunPlan, RunSummary
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.runs.events import Committed, Notice, Planned
-from pseudoris.store.runs.totals import RunTotals
+from pseudoris.store.runs.pending_work import Committed, Notice, Planned
+from pseudoris.store.runs.receipts import RunTotals
 
 UNKNOWN = DomainRecord(num_sampled=16, num_outside=16, max_score=2.5, median_score=5.6, is_accepted=True)
 

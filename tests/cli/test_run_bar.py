@@ -9,7 +9,7 @@ from rich.console import Console
 from pseudoris.cli.run_bar import Wording, write_with_bar, written_view
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.totals import RunTotals
+from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.training.thread_executor import WrittenRun
 
 

@@ -13,8 +13,8 @@ from pseudoris.pipeline.executor import WindowRule, ray_executor
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import is_generated
-from pseudoris.store.runs.events import Committed, Notice, Planned, Step
 from pseudoris.store.runs.manifest import iter_manifest
+from pseudoris.store.runs.pending_work import Committed, Notice, Planned, Step
 from pseudoris.store.runs.receipts import list_receipts
 from tests.builders.runs import BROKEN, part_digests, stub_config, write_source
 

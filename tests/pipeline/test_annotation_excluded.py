@@ -13,8 +13,8 @@ from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.events import Notice
 from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.pending_work import Notice
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.runs.stored_exclusions import stored_exclusions
 from pseudoris.training.exclusions import read_exclusions

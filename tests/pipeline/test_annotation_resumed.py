@@ -18,8 +18,8 @@ from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.events import Notice
 from pseudoris.store.runs.header import read_header
+from pseudoris.store.runs.pending_work import Notice
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.sources.planned_images import PlannedImages
 from tests.builders.plain_runs import work_off

@@ -25,10 +25,10 @@ from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import run_status
-from pseudoris.store.runs.events import Notice, Planned, Retried
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.manifest import iter_manifest
+from pseudoris.store.runs.pending_work import Notice, Planned, Retried
 from pseudoris.store.runs.receipts import list_receipts
 from tests.builders.images import png
 from tests.builders.plain_runs import work_off

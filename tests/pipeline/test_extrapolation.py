@@ -9,7 +9,7 @@ from pseudoris.pipeline.sample_estimate import Estimate, summarise, unit_seconds
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.runs.shard_assignment import PlanTally
+from pseudoris.store.runs.plan import PlanTally
 from pseudoris.store.tables.shard_tables import table_bytes
 from tests.builders.runs import stub_config
 

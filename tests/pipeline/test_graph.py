@@ -18,7 +18,7 @@ from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.shard_assignment import plan_run
+from pseudoris.store.runs.plan import plan_run
 from pseudoris.store.sources import open_source
 from pseudoris.synthworld.demo import write_demo
 from tests.builders.plain_runs import work_off

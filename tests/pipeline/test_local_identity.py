@@ -18,8 +18,8 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.events import ignore
 from pseudoris.store.runs.header import read_header
+from pseudoris.store.runs.pending_work import ignore
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.exclusions import Exclusions, exclusion
 from tests.builders.command import pseudoris

@@ -13,7 +13,7 @@ from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block, 
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.shard import Proof, Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
-from pseudoris.store.files.storage_errors import storage_errors
+from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import list_receipts, receipt_path
 from pseudoris.store.sources.planned_images import Reading

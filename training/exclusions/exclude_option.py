@@ -17,7 +17,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.regular_files import read_regular
 from pseudoris.schemas.uris import named_path
-from pseudoris.store.files.storage_errors import storage_errors
+from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.sources.exclusions import Exclusions, all_rules, coco_id, exclusion, name_value
 from pseudoris.training.exclusions.hash_table import TABLE_SUFFIXES, read_hash_table, read_image_folder
 from pseudoris.training.untrusted_pickle import read_refs

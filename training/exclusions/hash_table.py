@@ -20,8 +20,8 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.regular_files import read_regular
-from pseudoris.store.files.storage_errors import storage_errors
-from pseudoris.store.runs.shard_assignment import assign_shards
+from pseudoris.store.files.storage import storage_errors
+from pseudoris.store.runs.plan import assign_shards
 from pseudoris.store.sources.exclusions import Exclusions, exclusion
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.sources.source import open_source

@@ -12,7 +12,7 @@ from typing import Final
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.latest_receipts import LatestReceipts
+from pseudoris.store.runs.manifest import LatestReceipts
 from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.training.exports.coco_export import CocoExport
 from pseudoris.training.exports.cris import CrisExport

@@ -20,7 +20,7 @@ from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.printable import printable_json
 from pseudoris.schemas.shard import is_blank
-from pseudoris.store.files.storage_errors import storage_errors
+from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.run_lengths import summarise_rle
 from pseudoris.store.threads import map_in_threads

@@ -18,7 +18,7 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.regular_files import read_regular
 from pseudoris.schemas.shard import is_blank
-from pseudoris.store.files.storage_errors import storage_errors
+from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.exclusions import Exclusions, exclusion, name_value
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask

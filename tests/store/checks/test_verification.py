@@ -11,10 +11,10 @@ from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import receipts
 from pseudoris.store.runs.commit import Provenance
+from pseudoris.store.runs.header import sealed
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import part_path, receipt_path
-from pseudoris.store.runs.seals import sealed
 from tests.store.builders import commit, make_entries, start_run
 
 

@@ -16,7 +16,7 @@ from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files.fsspec_storage import FsspecStorage
-from pseudoris.store.files.storage_errors import storage_errors
+from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import ALL_FILES
 from pseudoris.store.sources.root import SourceRoot

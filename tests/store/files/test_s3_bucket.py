@@ -12,7 +12,7 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files import s3_requests
 from pseudoris.store.files.s3_bucket import S3Bucket
-from pseudoris.store.files.s3_errors import ChangedError
+from pseudoris.store.files.s3_requests import ChangedError
 from tests.builders.fault_proxy import Fault, injecting
 
 PART = 5 * 2**20

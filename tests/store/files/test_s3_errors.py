@@ -8,9 +8,8 @@ import pytest
 from botocore.exceptions import ClientError, NoCredentialsError, ParamValidationError
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.files.s3_errors import explained
-from pseudoris.store.files.storage import ChangedError, NoBucketError
-from pseudoris.store.files.storage_errors import verdict_of
+from pseudoris.store.files.s3_requests import explained
+from pseudoris.store.files.storage import ChangedError, NoBucketError, verdict_of
 
 
 def answer(status: int, code: str) -> ClientError:

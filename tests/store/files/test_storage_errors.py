@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
-from pseudoris.store.files.storage_errors import VERDICTS, listing_errors, storage_errors, transient_faults
+from pseudoris.store.files.storage import VERDICTS, listing_errors, storage_errors, transient_faults
 
 DOCS = Path(__file__).parents[3] / "docs" / "reliability.md"
 # The errors by number of the table in the docs, and the verdict of each row.

@@ -24,7 +24,7 @@ from pseudoris.store.reports.data_card import (
     is_generated,
     write_datacard,
 )
-from pseudoris.store.runs.totals import RunTotals
+from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run
 

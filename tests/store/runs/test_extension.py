@@ -15,8 +15,7 @@ from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.extension import ExtensionTally, extend_plan, new_entries
 from pseudoris.store.runs.header import read_header
-from pseudoris.store.runs.plan import iter_plan
-from pseudoris.store.runs.shard_assignment import plan_run
+from pseudoris.store.runs.plan import iter_plan, plan_run
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.items import SourceItem
 from tests.builders.images import png

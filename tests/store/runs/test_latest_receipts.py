@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.runs import latest_receipts, manifest
-from pseudoris.store.runs.latest_receipts import LatestReceipts
-from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.runs import manifest
+from pseudoris.store.runs.manifest import LatestReceipts, write_manifest
 from pseudoris.store.runs.receipts import read_receipts, receipt_path
 from tests.store.builders import commit, make_entries, start_run
 
@@ -76,9 +75,7 @@ def test_where_a_manifest_has_them_no_receipt_is_read(run, monkeypatch):
     found = LatestReceipts.listed(location)
     assert list(found) == receipts
     read = []
-    monkeypatch.setattr(
-        latest_receipts, "read_receipts", lambda place, pairs: read.append(1) or read_receipts(place, pairs)
-    )
+    monkeypatch.setattr(manifest, "read_receipts", lambda place, pairs: read.append(1) or read_receipts(place, pairs))
     assert list(LatestReceipts.listed(location, is_cached=False)) == receipts
     assert read == [1]
 

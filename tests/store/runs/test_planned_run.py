@@ -8,9 +8,8 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.parent_run import Parent
 from pseudoris.store.runs.plan import iter_plan
-from pseudoris.store.runs.planned_run import RunRequest, package_versions, plan_as_parent, plan_or_continue
+from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions, plan_as_parent, plan_or_continue
 from pseudoris.store.sources import SourceItem
 from tests.builders.scored_runs import begin, scored_run
 from tests.builders.seals import edit_sealed

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.runs.header import sealed
 from pseudoris.store.runs.receipts import (
     latest_receipts,
     list_receipts,
@@ -12,7 +13,6 @@ from pseudoris.store.runs.receipts import (
     read_receipts,
     receipt_path,
 )
-from pseudoris.store.runs.seals import sealed
 from tests.builders.runs import all_receipts
 from tests.builders.seals import edit_sealed
 from tests.store.builders import commit, start_run

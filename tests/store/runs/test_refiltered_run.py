@@ -27,12 +27,11 @@ from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import planned_run
 from pseudoris.store.runs.commit import Provenance, make_receipt
-from pseudoris.store.runs.header import read_header, require_header
+from pseudoris.store.runs.header import read_header, require_header, sealed
 from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest
 from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, part_path, receipt_path
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter, refiltered
-from pseudoris.store.runs.seals import sealed
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
 from tests.builders.fault_proxy import Fault

@@ -9,12 +9,11 @@ from pseudoris.schemas.shard import Failure, Shard
 from pseudoris.schemas.tables import FAILURES, IMAGES, SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import NOWHERE, Provenance, commit_shard
+from pseudoris.store.runs.commit import NOWHERE, Provenance, commit_retry, commit_shard, quarantined_ids
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts, read_receipt
-from pseudoris.store.runs.retry_commit import commit_retry, quarantined_ids
 from pseudoris.store.tables.committed_tables import read_table
 from tests.store.builders import annotated, commit, empty, make_entries, quarantined, start_run
 

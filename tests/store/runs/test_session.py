@@ -16,15 +16,13 @@ from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import is_generated
 from pseudoris.store.runs import session as sessions
-from pseudoris.store.runs.commit import Provenance, commit_shard
-from pseudoris.store.runs.events import Committed, Notice
+from pseudoris.store.runs.commit import Provenance, commit_retry, commit_shard, quarantined_ids
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import RunLock, TakenOverError
 from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest, manifest_numbers
-from pseudoris.store.runs.pending_work import PendingWork, missing_shards, quarantined_shards
+from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, missing_shards, quarantined_shards
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts, read_receipt
-from pseudoris.store.runs.retry_commit import commit_retry, quarantined_ids
 from pseudoris.store.runs.session import RunSession, next_manifest
 from tests.store.builders import annotated, commit, make_entries, quarantined, start_run
 

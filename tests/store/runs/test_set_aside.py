@@ -6,8 +6,7 @@ import pytest
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.shard import ShardFault
-from pseudoris.store.runs.events import ignore
-from pseudoris.store.runs.set_aside import MAX_IN_A_ROW, SetAside
+from pseudoris.store.runs.pending_work import MAX_IN_A_ROW, SetAside, ignore
 
 
 def fault(shard: int, message: str = "", *, is_config: bool = False, is_proven: bool = False) -> ShardFault:

@@ -15,8 +15,7 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import HEADER_NAME, Identity
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header
-from pseudoris.store.runs.plan import iter_plan
-from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards, plan_run
+from pseudoris.store.runs.plan import PlanTally, assign_shards, iter_plan, plan_run
 from pseudoris.store.sources.items import SourceItem
 from tests.builders.runs import stub_config
 

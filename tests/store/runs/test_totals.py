@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.runs.totals import RunTotals, Totals
+from pseudoris.store.runs.receipts import RunTotals, Totals
 
 
 def receipt(shard: int = 0, reasons: dict[str, int] | None = None, kept_lone: int = 1, **seconds: float) -> Receipt:

@@ -20,7 +20,7 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.files.local_storage import LocalStorage
-from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards
+from pseudoris.store.runs.plan import PlanTally, assign_shards
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.root import SourceRoot

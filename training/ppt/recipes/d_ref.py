@@ -21,8 +21,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Identity, PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.parent_run import Parent
-from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_or_continue
+from pseudoris.store.runs.planned_run import Parent, PlannedRun, RunRequest, plan_or_continue
 from pseudoris.store.sources import SourceItem
 from pseudoris.training.dataset import RisDataset, SampleSpec, Snapshot
 from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig, RecipeConfig

@@ -18,8 +18,7 @@ from pseudoris.schemas.run_records import Identity, PlanEntry, Receipt
 from pseudoris.schemas.shard import ExpressionRecord, Failure, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.parent_run import Parent
-from pseudoris.store.runs.planned_run import PlannedRun, plan_as_parent
+from pseudoris.store.runs.planned_run import Parent, PlannedRun, plan_as_parent
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import iter_table, read_table
 from pseudoris.training.exports.selected_rows import with_source_bytes
