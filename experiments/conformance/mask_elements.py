@@ -151,7 +151,7 @@ MASKS: Final = Section(
             "script: masks",
             "is annotated once",
             ours="a repeated key is planned once",
-            proof="tests/store/runs/test_shard_assignment.py::test_a_repeated_key_is_planned_once_and_counted",
+            proof="tests/store/runs/test_plan.py::test_a_repeated_key_is_planned_once_and_counted",
         ),
         Element(
             "decoding",

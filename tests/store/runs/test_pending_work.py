@@ -1,11 +1,20 @@
-"""What is left to do of a run."""
+"""What is left to do of a run; when shards that are set aside stop it, and what it says at its end."""
 
 from __future__ import annotations
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.runs.pending_work import PendingWork, missing_shards, parse_reasons, quarantined_shards
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.shard import ShardFault
+from pseudoris.store.runs.pending_work import (
+    MAX_IN_A_ROW,
+    PendingWork,
+    SetAside,
+    ignore,
+    missing_shards,
+    parse_reasons,
+    quarantined_shards,
+)
 from pseudoris.store.runs.receipts import latest_receipts
 from tests.store.builders import commit, make_entries, start_run
 
@@ -45,3 +54,71 @@ def test_reasons_are_read_from_a_list_of_codes(words):
 def test_an_unknown_reason_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"'mising' is not a quarantine reason: the reasons are missing, changed"):
         parse_reasons(["mising"])
+
+
+def fault(shard: int, message: str = "", *, is_config: bool = False, is_proven: bool = False) -> ShardFault:
+    return ShardFault(shard, message or f"fault of shard {shard}", is_config, is_proven)
+
+
+def test_the_third_failure_without_a_commit_stops_the_run_also_at_its_start():
+    aside = SetAside(ignore)
+    aside.add(fault(4))
+    aside.add(fault(5))
+    with pytest.raises(TransientError) as stopped:
+        aside.add(fault(6))
+    assert MAX_IN_A_ROW == 3
+    assert str(stopped.value) == (
+        "3 shards (4, 5, 6) failed, and none was committed between them\n"
+        "  shard 4: fault of shard 4\n  shard 5: fault of shard 5\n  shard 6: fault of shard 6"
+    )
+
+
+def test_one_message_for_every_shard_is_the_run_s_own_error():
+    aside = SetAside(ignore)
+    aside.add(fault(0, "no such engine", is_config=True))
+    aside.add(fault(1, "no such engine", is_config=True))
+    with pytest.raises(ConfigError, match=r"^no such engine$"):
+        aside.add(fault(2, "no such engine", is_config=True))
+
+
+def test_a_commit_between_failures_keeps_the_run_going():
+    aside = SetAside(ignore)
+    for shard in range(20):
+        aside.add(fault(shard))
+        if shard % 2:
+            aside.end_row()
+    with pytest.raises(TransientError, match=r"^not committed: 20 shards \(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …\)"):
+        aside.check()
+
+
+def test_failures_that_were_proven_to_be_the_shards_own_are_not_counted():
+    events = []
+    aside = SetAside(events.append)
+    for shard in range(1_000):
+        aside.add(fault(shard, is_proven=True))
+    aside.end_row()
+    with pytest.raises(TransientError) as ended:
+        aside.check()
+    # Neither the notices nor the end name all of them.
+    assert len(events) == 10
+    assert len(str(ended.value).splitlines()) == 11
+
+
+@pytest.mark.parametrize(("is_config", "error"), [(True, ConfigError), (False, TransientError)])
+def test_the_end_asks_for_a_correction_or_for_another_try(is_config, error):
+    aside = SetAside(ignore)
+    aside.end_row()
+    aside.add(fault(7, is_config=is_config))
+    with pytest.raises(error, match=r"^not committed: shard 7\. All other shards are\. "):
+        aside.check()
+
+
+def test_a_run_of_one_shard_that_fails_says_what_failed():
+    aside = SetAside(ignore)
+    aside.add(fault(0, "the memory is full: lower shards.max_images", is_config=True))
+    with pytest.raises(ConfigError, match=r"^the memory is full: lower shards\.max_images$"):
+        aside.check()
+
+
+def test_a_session_without_a_fault_ends_as_it_did():
+    SetAside(ignore).check()

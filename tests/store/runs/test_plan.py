@@ -1,19 +1,38 @@
+"""The rule that assigns images to shards, and the freezing of the plan."""
+
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.run_records import PlanEntry
+from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.run_records import HEADER_NAME, Identity, PlanEntry
 from pseudoris.schemas.tables import PLAN_SCHEMA
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import plan as plan_module
-from pseudoris.store.runs.plan import iter_plan, read_shard_plan, stream_plan, write_plan
+from pseudoris.store.runs.header import read_header
+from pseudoris.store.runs.plan import (
+    PlanTally,
+    assign_shards,
+    iter_plan,
+    plan_run,
+    read_shard_plan,
+    stream_plan,
+    write_plan,
+)
+from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.tables.parquet_files import open_parquet
+from tests.builders.runs import stub_config
 from tests.store.builders import make_entries, start_run
 
 
@@ -188,3 +207,182 @@ def test_a_header_that_names_a_strange_part_is_refused(location):
     part = header.plan_parts[0].model_copy(update={"name": "../../etc/passwd"})
     with pytest.raises(ConfigError, match="names a plan part"):
         read_shard_plan(location, header.model_copy(update={"plan_parts": (part,)}), 0)
+
+
+IDENTITY = Identity(method={}, weights={}, device_kind="cpu", versions={})
+
+
+def item(key: str, **values) -> SourceItem:
+    return SourceItem(**{"key": key, "size_bytes": 10, **values})
+
+
+def items(count: int, **values) -> list[SourceItem]:
+    return [item(f"{index:03d}.jpg", **values) for index in range(count)]
+
+
+def shards_of(listing, **bounds) -> list[list[str]]:
+    shards: list[list[str]] = []
+    for entry in assign_shards(listing, ShardsConfig(**bounds)):
+        if entry.position == 0:
+            shards.append([])
+        assert entry.shard == len(shards) - 1
+        shards[-1].append(entry.key)
+    return shards
+
+
+def test_a_shard_ends_at_the_bound_on_images():
+    assert [len(shard) for shard in shards_of(items(10), max_images=4)] == [4, 4, 2]
+
+
+def test_a_shard_ends_before_the_image_that_would_exceed_the_bound_on_bytes():
+    assert [len(shard) for shard in shards_of(items(7), max_bytes=35)] == [3, 3, 1]
+
+
+def test_an_image_above_the_bound_on_bytes_gets_a_shard_of_its_own():
+    listing = [item("a"), item("huge", size_bytes=1000), item("z")]
+    assert shards_of(listing, max_bytes=100) == [["a"], ["huge"], ["z"]]
+
+
+def test_images_of_unlisted_size_are_bounded_by_count_alone():
+    listing = items(5, size_bytes=None)
+    assert [len(shard) for shard in shards_of(listing, max_images=3, max_bytes=1)] == [3, 2]
+
+
+def test_a_shard_never_crosses_a_boundary():
+    listing = [item(f"{tar}!{index}", boundary=tar) for tar in ("a.tar", "b.tar") for index in range(3)]
+    assert shards_of(listing, max_images=2) == [
+        ["a.tar!0", "a.tar!1"],
+        ["a.tar!2"],
+        ["b.tar!0", "b.tar!1"],
+        ["b.tar!2"],
+    ]
+
+
+def test_a_repeated_key_is_planned_once_and_counted():
+    tally = PlanTally()
+    listing = [item("a"), item("a", size_bytes=99), item("b"), item("b"), item("c")]
+    entries = list(assign_shards(listing, ShardsConfig(), tally=tally))
+    assert [entry.key for entry in entries] == ["a", "b", "c"]
+    assert tally == PlanTally(num_images=3, num_shards=1, num_repeated=2, size_bytes=30, max_shard_bytes=30)
+
+
+def test_a_listing_out_of_order_is_refused_for_its_repeats_could_not_be_told():
+    with pytest.raises(ValueError, match="out of order: 'a' comes after 'b'"):
+        list(assign_shards([item("a"), item("b"), item("a")], ShardsConfig()))
+
+
+@st.composite
+def listings(draw) -> list[SourceItem]:
+    """Files in the order of their keys, each up to three times; tars with repeated members, tables with their rows."""
+    listed = []
+    for file in sorted(draw(st.sets(st.sampled_from("abcdefgh"), max_size=8))):
+        kind = draw(st.sampled_from(["image", "tar", "table"]))
+        if kind == "image":
+            once = [item(file)]
+        elif kind == "tar":
+            members = draw(st.lists(st.sampled_from("xyz"), max_size=6))
+            once = [item(f"{file}!{member}", boundary=file) for member in members]
+        else:
+            once = [item(f"{file}#{row}", row=row, row_group=row // 2) for row in range(draw(st.integers(0, 5)))]
+        listed += once * draw(st.integers(1, 3))
+    return listed
+
+
+@given(listing=listings())
+def test_repeats_are_told_as_a_set_of_all_keys_tells_them(listing):
+    seen, planned = set(), []
+    for each in listing:
+        if each.key not in seen:
+            planned.append(each.key)
+        seen.add(each.key)
+    tally = PlanTally()
+    assert [entry.key for entry in assign_shards(listing, ShardsConfig(), tally=tally)] == planned
+    assert tally.num_repeated == len(listing) - len(planned)
+
+
+def test_the_tally_holds_the_last_row_also_when_nobody_asks_for_more():
+    tally = PlanTally()
+    list(itertools.islice(assign_shards(items(5), ShardsConfig(), tally=tally), 3))
+    assert tally == PlanTally(num_images=3, num_shards=1, num_repeated=0, size_bytes=30, max_shard_bytes=30)
+
+
+def test_entries_carry_how_the_item_was_listed():
+    listed = item("t.tar!a", etag="e", mtime_ns=5, offset_bytes=512, row_group=2, row=7)
+    (entry,) = assign_shards([listed], ShardsConfig())
+    assert (entry.image_id, entry.size_bytes, entry.etag) == (image_id("t.tar!a"), 10, "e")
+    assert (entry.mtime_ns, entry.offset_bytes, entry.row_group, entry.row) == (5, 512, 2, 7)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 50), max_size=40),
+    max_images=st.integers(1, 7),
+    max_bytes=st.integers(1, 120),
+    per_tar=st.integers(1, 9),
+)
+def test_every_image_is_planned_once_in_order_and_within_the_bounds(sizes, max_images, max_bytes, per_tar):
+    listing = [
+        item(f"{index:02d}", size_bytes=size, boundary=str(index // per_tar)) for index, size in enumerate(sizes)
+    ]
+    shards = shards_of(listing, max_images=max_images, max_bytes=max_bytes)
+    assert [key for shard in shards for key in shard] == [entry.key for entry in listing]
+    for shard in shards:
+        members = [listing[int(key)] for key in shard]
+        assert len(members) <= max_images
+        assert len(members) == 1 or sum(member.size_bytes for member in members) <= max_bytes
+        assert len({member.boundary for member in members}) == 1
+
+
+def test_the_largest_shard_is_told_and_rows_count_with_their_mean():
+    tally = PlanTally()
+    items = [
+        SourceItem("a.jpg", size_bytes=70),
+        *(SourceItem(f"t#{n}", row=n, boundary="t", mean_bytes=40) for n in range(3)),
+    ]
+    entries = list(assign_shards(items, ShardsConfig(max_images=10, max_bytes=100), tally=tally))
+    assert [entry.shard for entry in entries] == [0, 1, 1, 2]
+    assert (tally.max_shard_bytes, tally.size_bytes) == (80, 190)
+
+
+def plan(location, listing, **values):
+    config = stub_config("shards.max_images=2")
+    return plan_run(location, listing, **{"source": "in", "identity": IDENTITY, "config": config, **values})
+
+
+def test_the_header_counts_what_the_plan_holds(tmp_path):
+    location = RunLocation.open(str(tmp_path / "out"))
+    header = plan(location, [item("000.jpg"), *items(5)])
+    assert (header.num_images, header.num_repeated, header.num_shards) == (5, 1, 3)
+    assert header == read_header(location)
+    assert [[entry.key for entry in entries] for _, entries in iter_plan(location, header)] == [
+        ["000.jpg", "001.jpg"],
+        ["002.jpg", "003.jpg"],
+        ["004.jpg"],
+    ]
+
+
+def test_a_limit_plans_the_first_images_of_the_listing(tmp_path):
+    header = plan(RunLocation.open(str(tmp_path)), items(5), limit=3)
+    assert (header.num_images, header.num_shards) == (3, 2)
+
+
+def test_no_header_stands_while_the_plan_is_being_written(tmp_path):
+    def listing():
+        yield from items(3)
+        assert not (tmp_path / HEADER_NAME).exists()
+        raise ConnectionError("the bucket is gone")
+
+    with pytest.raises(ConnectionError, match="gone"):
+        plan(RunLocation.open(str(tmp_path)), listing())
+    assert not (tmp_path / HEADER_NAME).exists()
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", ".DS_Store", ".x.parquet", "sub/x.parquet", ".sub/x.parquet"])
+@pytest.mark.parametrize("folder", ["images", "masks", "expressions", "failures"])
+def test_a_new_run_is_refused_where_a_table_folder_holds_something_else(tmp_path, folder, name):
+    location = RunLocation.open(str(tmp_path))
+    location.replace(f"{folder}/{name}", b"mine")
+    found = re.escape(f"{folder}/{name.partition('/')[0]}")
+    with pytest.raises(ConfigError, match=rf"{found} is .*\. Move it out, or name another OUT: a new run writes"):
+        plan(location, items(3))
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
