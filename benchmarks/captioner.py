@@ -23,7 +23,6 @@ from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report
 from benchmarks.operation_counts import sampling_operations
 from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions.decoding_rules import ImageCrops
@@ -32,6 +31,7 @@ from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.crops.prefetch import decode_image
 from pseudoris.workers.device import prepare_device
+from recipes.scene_shards import scene_image, scene_shard
 
 # More masks than any of these scenes has objects are noise.
 SCENES_LOOKED_AT = 200

@@ -36,11 +36,11 @@ from benchmarks.side_process import SideProcess
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.checkpoints.weight_files import random_seed
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
+from recipes.scene_shards import scene_image, scene_shard
 
 # A draw between two sums of float32 flips now and then, and the caption goes on otherwise.
 _MIN_EQUAL_CAPTIONS: Final = 0.9

@@ -39,13 +39,13 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.keep_rule import KeepRule, keeps
 from pseudoris.schemas.shard import Shard, ShardImage
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 from pseudoris.workers.filtering.scorer import score_candidates
 from pseudoris.workers.stages import find_captioner, find_scorer
+from recipes.scene_shards import scene_image, scene_shard
 
 SCENES_A_SHARD = 16
 # Strings a forward pass: bounds memory.

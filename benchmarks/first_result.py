@@ -159,8 +159,8 @@ def timed(command: Sequence[str], results: Path, pattern: str) -> FirstResult:
 def write_images(folder: Path, count: int) -> Path:
     """Write scenes as images; return their folder."""
     # Here, because it loads torch: the driver of the bare job has none, as that of a run.
-    from pseudoris.synthworld.scene_shards import scene_image
     from pseudoris.synthworld.scenes import Split, make_scene
+    from recipes.scene_shards import scene_image
 
     folder.mkdir(parents=True)
     for number in range(count):

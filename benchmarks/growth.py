@@ -34,10 +34,10 @@ from experiments.quality.svg_chart import Line, axis_of, line_chart, stack
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.renderer import render
-from pseudoris.synthworld.scene_shards import SceneImage, encode_png, scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT, child_environment
 from pseudoris.workers.stages import STAGES, StageKind
+from recipes.scene_shards import SceneImage, encode_png, scene_image, scene_shard
 
 Part = Literal["masks", "image size", "shard size"]
 # By part: what is counted, and the points. SAM's 32 × 32 grid leaves up to 120 masks of an image.

@@ -18,10 +18,10 @@ from rich.table import Table
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.masks import SamProposer
+from recipes.scene_shards import scene_image, scene_shard
 
 LISTENERS: Final = {
     "none": [],

@@ -37,9 +37,9 @@ from pseudoris.store.runs.pending_work import Committed, RunEvent
 from pseudoris.store.runs.plan import plan_run, read_shard_plan
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
-from pseudoris.synthworld.scene_shards import scene_image
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.stages import STAGES
+from recipes.scene_shards import scene_image
 
 
 @dataclass(frozen=True, slots=True)

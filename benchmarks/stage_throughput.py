@@ -15,9 +15,9 @@ from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.stages import find_captioner, find_proposer, find_scorer
+from recipes.scene_shards import scene_image, scene_shard
 
 
 def measure(config: RunConfig, *, num_images: int, repeats: int) -> list[Row]:

@@ -24,7 +24,6 @@ from rich.table import Table
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
-from pseudoris.synthworld.scene_shards import SceneImage, scene_image, scene_shard
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
@@ -33,6 +32,7 @@ from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, Counts
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
+from recipes.scene_shards import SceneImage, scene_image, scene_shard
 
 TRUTH_SUFFIX = "_truth_masks"
 NUCLEUS: Final = "accuracy_nucleus"

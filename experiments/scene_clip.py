@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.synthworld.grammar import Description, realise
+from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.oracle import refers_to
 from pseudoris.synthworld.renderer import RenderedScene, render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
@@ -31,6 +31,7 @@ from pseudoris.training.evaluation.evaluation_report import interval_text, value
 from pseudoris.training.learning.clip_features import read_images, read_texts, response_map
 from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.clip_tokenizer import ClipTokenizer
+from recipes.scene_texts import realise
 
 ARCHITECTURE: Final = "builtin:tiny/scene_clip.json"
 WEIGHTS: Final = "builtin:tiny/scene_clip.safetensors"

@@ -19,13 +19,13 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.synthworld.attributes import Attributes
-from pseudoris.synthworld.grammar import noisy_caption
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.workers.crops.crops import CropFormat, make_crops
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.masks.instances import iou_table, match_masks
 from recipes.rendered_scenes import RenderedScenes
+from recipes.scene_shards import scene_image, scene_shard
+from recipes.scene_texts import noisy_caption
 
 logger = logging.getLogger(__name__)
 CROP_SIZE_PX = 96

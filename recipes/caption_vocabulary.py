@@ -14,7 +14,8 @@ from functools import lru_cache
 import torch
 from open_clip import get_tokenizer
 
-from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, expression_words
+from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
+from recipes.scene_texts import expression_words
 
 FULL_SIZE = 49408
 PAD, START, END = 0, 49406, 49407

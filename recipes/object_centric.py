@@ -21,10 +21,10 @@ from pseudoris.schemas.json_text import parse_json
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, Attributes, is_held_out
 from pseudoris.synthworld.demo import IMAGE_FOLDER, TRUTH_FILE, write_unless_equal
 from pseudoris.synthworld.renderer import render
-from pseudoris.synthworld.scene_shards import encode_png
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject, generator, reach_of
 from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
 from pseudoris.workers.masks import rle
+from recipes.scene_shards import encode_png
 
 # Above every split of scenes, so that no object-centric image has a scene's index.
 _FIRST_INDEX: Final = 4_000_000

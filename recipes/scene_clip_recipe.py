@@ -21,7 +21,6 @@ from open_clip.transformer import VisionTransformer
 from segment_anything.modeling import Sam
 from torch import nn
 
-from pseudoris.synthworld.grammar import noisy_caption
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from recipes.caption_crops import normalise
@@ -36,6 +35,7 @@ from recipes.optimiser import (
     save_checkpoint,
 )
 from recipes.rendered_scenes import RenderedScenes
+from recipes.scene_texts import noisy_caption
 
 # How far from its point an object may extend. Patches that are nearer may belong to it or to another object.
 REACH_PX = 36.0

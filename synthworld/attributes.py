@@ -72,7 +72,6 @@ RELATIONS: dict[str, str] = {
 }
 _IRREGULAR_PLURALS: dict[str, str] = {"cross": "crosses", "fish": "fish"}
 PLURALS: dict[str, str] = {word: _IRREGULAR_PLURALS.get(word, f"{word}s") for word in CATEGORIES}
-_SMALL_WORDS: tuple[str, ...] = ("on", "at", "from", "to", "of", "all", "both", "there", "this", "is")
 
 
 @dataclass(frozen=True)
@@ -89,20 +88,3 @@ class Attributes:
 def is_held_out(category: str, colour: str) -> bool:
     """Return whether this category × colour pair is kept out of every training scene."""
     return (CATEGORIES.index(category) + list(COLOURS).index(colour)) % HELD_OUT_MODULUS == 0
-
-
-def expression_words() -> tuple[str, ...]:
-    """Return every word of an expression that no caption of a crop uses, each once, in a fixed order.
-
-    A model that reads expressions needs a token for each of them, even if it was never trained on captions with that
-    word.
-    """
-    tables = (
-        (word for words in EXTREMES.values() for word in words),
-        ORDINALS,
-        NUMBERS,
-        (word for phrase in RELATIONS for word in phrase.split()),
-        PLURALS.values(),
-        _SMALL_WORDS,
-    )
-    return tuple(dict.fromkeys(word for table in tables for word in table))

@@ -74,7 +74,6 @@ def broken_files() -> dict[str, bytes]:
 
 
 def _suffix(position: int) -> str:
-    """The format of a scene's file."""
     if position % _JPEG_EVERY == _JPEG_EVERY - 1:
         return ".jpg"
     return ".webp" if position % _WEBP_EVERY == _WEBP_EVERY - 1 else ".png"

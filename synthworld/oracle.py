@@ -91,7 +91,6 @@ def fits(description: Description, item: SceneObject) -> bool:
 
 
 def _is_at(position: str, item: SceneObject) -> bool:
-    """Whether the centre lies in the third of the scene that the word names."""
     x, y = (c / SCENE_SIZE_PX for c in item.centre_xy_px)
     return {"left": x < 1 / 3, "right": x > 2 / 3, "top": y < 1 / 3, "bottom": y > 2 / 3}[position]
 

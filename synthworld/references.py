@@ -1,4 +1,4 @@
-"""References to objects, beyond captions: ends of a row, ordinals, relations and groups; to text and back.
+"""Reads references to objects, beyond captions: ends of a row, ordinals, relations and groups.
 
     named    := noun phrase [position | relation anchor]              the cup on the left, the circle above the star
     extreme  := end adjective* category ["with" part]                 the leftmost red star, the upper circle
@@ -14,7 +14,7 @@ Every form may have an opening and an article before it, as captions have. A cap
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from pseudoris.synthworld.attributes import EXTREMES, NUMBERS, ORDINALS, PLURALS, RELATIONS
@@ -26,7 +26,6 @@ from pseudoris.synthworld.grammar import (
     with_position,
     without_article,
     without_opening,
-    words_of,
 )
 
 _ENDS: Final = frozenset(word for words in EXTREMES.values() for word in words)
@@ -78,40 +77,6 @@ class Group:
 
 
 Reference = NamedObject | Extreme | Ordinal | Group
-
-
-def to_text(reference: Reference, *, article: str = "the") -> str:
-    """Return the text of a reference, such as "the left of the two dotted circles"; `parse_reference` reads it back."""
-    return " ".join(word for word in (article, *_words(reference)) if word)
-
-
-def _words(reference: Reference) -> tuple[str, ...]:
-    """The words after the article."""
-    if isinstance(reference, Extreme):
-        if reference.number is None:
-            return (reference.word, *words_of(reference.noun))
-        return (reference.word, "of", "the", reference.number, *_plural(reference.noun))
-    if isinstance(reference, Ordinal):
-        return (reference.word, *words_of(reference.noun), "from", "the", reference.side)
-    if isinstance(reference, Group):
-        return (reference.word, *_plural(reference.noun), *_relation(reference.relation))
-    return (*words_of(reference.noun), *_relation(reference.relation))
-
-
-def _relation(relation: Relation | None) -> tuple[str, ...]:
-    """The relation and its anchor, which is always definite."""
-    return () if relation is None else (*relation.phrase.split(), "the", *words_of(relation.anchor))
-
-
-def _plural(noun: Description) -> tuple[str, ...]:
-    """The words of several such objects."""
-    words = list(words_of(replace(noun, part=None, position=None)))
-    words[-1] = PLURALS[noun.category]
-    if noun.part is not None:
-        words += ["with", "a", noun.part]
-    if noun.position is not None:
-        words += POSITIONS[noun.position].split()
-    return tuple(words)
 
 
 def parse_reference(text: str) -> Reference | None:

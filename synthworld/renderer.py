@@ -108,15 +108,7 @@ def _turned(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray
 # a scene draws one. The tiny models' training scenes were painted with the draws of the first three: another order of
 # draws would change every published pixel.
 TEXTURES: Final[Mapping[str, Texture]] = {
-    "clouds": clouds,
-    "waves": waves,
-    "tiles": tiles,
-    "cells": cells,
-    "rings": rings,
-    "bricks": bricks,
-    "weave": weave,
-    "speckles": speckles,
-    "slopes": slopes,
+    each.__name__: each for each in (clouds, waves, tiles, cells, rings, bricks, weave, speckles, slopes)
 }
 
 

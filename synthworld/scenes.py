@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
 
 import numpy as np
 
@@ -30,9 +29,6 @@ MIN_OBJECTS, MAX_OBJECTS = 2, 10
 # Of objects that repeat an earlier object's colour and pattern, but not its category.
 SAME_LOOK_SHARE = 0.15
 _LAYOUT_STREAM, _PIXEL_STREAM = 0, 1
-# Who speaks about a scene: `first` as `simulated_expressions` has it, `second` as `experiments.second_voice`.
-Voice = Literal["first", "second"]
-_SPEECH_STREAMS: dict[Voice, int] = {"first": 2, "second": 3}
 _PLACEMENT_TRIES = 60
 # The least distance of an object from the left, top, right and bottom edge, in radii: a part that is cut off would make
 # its word untrue.
@@ -92,12 +88,6 @@ def pixel_generator(scene: Scene) -> np.random.Generator:
     return generator(scene.seed, scene.index, stream=_PIXEL_STREAM)
 
 
-def speech_generator(scene: Scene, speaker: int, *, voice: Voice = "first") -> np.random.Generator:
-    """Return the generator for the expressions of one speaker of a voice, counted from 0, about a scene."""
-    key = np.array([scene.seed, 4 * scene.index + _SPEECH_STREAMS[voice]], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, speaker]))
-
-
 def scene_index(split: Split, position: int) -> int:
     """Return the index of the scene at `position` of a split."""
     if not 0 <= position < 1_000_000:
@@ -136,7 +126,6 @@ def reach_of(part: str | None) -> tuple[float, float, float, float]:
 
 
 def _count_weights(mix: World) -> np.ndarray:
-    """Probabilities of 2 … 10 objects."""
     weights = np.array(mix.count_weights, dtype=np.float64)
     return np.asarray(weights / weights.sum())
 
@@ -172,7 +161,6 @@ def _fresh(rng: np.random.Generator, mix: World) -> Attributes:
 
 
 def _category(rng: np.random.Generator, mix: World) -> str:
-    """One category, as frequent as the world says."""
     if mix.category_weights is None:
         return CATEGORIES[int(rng.integers(len(CATEGORIES)))]
     weights = np.array(mix.category_weights)
@@ -180,7 +168,6 @@ def _category(rng: np.random.Generator, mix: World) -> str:
 
 
 def _size(rng: np.random.Generator, mix: World) -> str:
-    """One size, as frequent as the world says."""
     if mix.small_share is None:
         return SIZES[int(rng.integers(len(SIZES)))]
     return SIZES[int(rng.random() >= mix.small_share)]

@@ -15,13 +15,11 @@ Shape = tuple[Polygon, ...]
 
 
 def _ellipse(cx: float, cy: float, rx: float, ry: float, *, filled: bool = True) -> Polygon:
-    """An ellipse as 48 points."""
     angles = [2 * math.pi * k / 48 for k in range(48)]
     return filled, tuple((cx + rx * math.cos(a), cy + ry * math.sin(a)) for a in angles)
 
 
 def _polygon(*points: Point) -> Polygon:
-    """A filled polygon."""
     return True, points
 
 

@@ -21,7 +21,6 @@ from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.keep_rule import lone_draws
 from pseudoris.schemas.shard import Shard, ShardImage
-from pseudoris.synthworld.scene_shards import SceneImage, encode_png, scene_image, scene_shard
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.training.evaluation.truth import judge, match_image
@@ -29,6 +28,7 @@ from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.crops import crops
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
+from recipes.scene_shards import SceneImage, encode_png, scene_image, scene_shard
 
 # CLIP's mean in the place of a normalised colour: 255 * (mean * std + mean).
 GREY_RGB = (156, 147, 133)

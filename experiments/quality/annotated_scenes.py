@@ -26,12 +26,12 @@ from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
-from pseudoris.synthworld.scene_shards import SceneImage, scene_image, scene_shard
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
+from recipes.scene_shards import SceneImage, scene_image, scene_shard
 
 CHUNK: Final = 20
 # The lower bound of a cosine: as the authors clamp it, and as the configuration has it.

@@ -33,10 +33,11 @@ from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.demo import scene_truth
 from pseudoris.synthworld.renderer import RenderedScene
-from pseudoris.synthworld.scenes import Scene, Split, Voice
+from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.imports import ImportRequest, import_annotation
 from pseudoris.workers.masks import rle
+from recipes.scene_texts import Voice
 from recipes.simulated_expressions import Expression, first_voice_expressions, kinds_of
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"

@@ -36,10 +36,11 @@ from experiments.quality.student_arms import (
 from experiments.quality.student_baselines import Ceiling, PlaceRules, RandomBaseline
 from experiments.quality.svg_chart import Line, axis_of, line_chart, whisker
 from pseudoris.schemas.config_layers import config_hash, load_config
-from pseudoris.synthworld.scenes import Split, Voice
+from pseudoris.synthworld.scenes import Split
 from pseudoris.training.evaluation.answerers import ClipChoice, SamProposals
 from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions
 from pseudoris.workers.checkpoints.weight_files import weights_digest
+from recipes.scene_texts import Voice
 
 # Of the other parts that train students too, which then share these arms.
 NUM_SCENES, QUICK_SCENES = 400, 40

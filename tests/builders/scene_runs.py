@@ -20,10 +20,11 @@ from pseudoris.store.runs.header import create_header
 from pseudoris.store.runs.plan import read_shard_plan, write_plan
 from pseudoris.synthworld.attributes import COLOURS
 from pseudoris.synthworld.demo import scene_truth
-from pseudoris.synthworld.grammar import Description, realise
+from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.workers.masks import rle
+from recipes.scene_texts import realise
 from tests.store.builders import make_identity
 
 DRAWS = (("beam", None, None), ("top_k", 5, None), ("top_p", None, 0.4), ("top_p", None, 0.8))

@@ -17,9 +17,9 @@ from experiments.oracle import (
 )
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.synthworld.attributes import Attributes
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Scene, SceneObject
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap
+from recipes.scene_shards import scene_image, scene_shard
 
 
 def item(category, colour, x):

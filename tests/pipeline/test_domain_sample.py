@@ -14,8 +14,8 @@ from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.exclusions import Exclusions
-from pseudoris.synthworld.scene_shards import scene_image
 from pseudoris.synthworld.scenes import Split, make_scene
+from recipes.scene_shards import scene_image
 from tests.builders.images import png
 
 TINY = load_config("tiny")

@@ -5,10 +5,10 @@ import pytest
 from open_clip import get_tokenizer
 from safetensors.torch import load_file
 
-from pseudoris.synthworld.grammar import noisy_caption
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers import checkpoints
 from recipes.caption_vocabulary import MAX_TOKENS, caption_vocabulary, expression_vocabulary
+from recipes.scene_texts import noisy_caption
 
 VOCABULARY = caption_vocabulary()
 TINY = Path(checkpoints.__file__).parent / "tiny"

@@ -3,9 +3,10 @@
 import pytest
 
 from pseudoris.synthworld.attributes import Attributes
-from pseudoris.synthworld.grammar import OPENINGS, Description, realise
+from pseudoris.synthworld.grammar import OPENINGS, Description
 from pseudoris.synthworld.oracle import Degree, at_place, fits, lies, middle, referents, refers_to
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
+from recipes.scene_texts import realise
 from recipes.simulated_expressions import descriptions
 
 

@@ -13,9 +13,10 @@ from pseudoris.synthworld.attributes import (
     RELATIONS,
     SIZES,
 )
-from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description, noisy_caption, parse, realise
-from pseudoris.synthworld.references import Extreme, Group, NamedObject, Ordinal, Relation, parse_reference, to_text
+from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description, parse
+from pseudoris.synthworld.references import Extreme, Group, NamedObject, Ordinal, Relation, parse_reference
 from pseudoris.synthworld.scenes import Split, generator, make_scene
+from recipes.scene_texts import noisy_caption, realise, to_text
 
 
 def maybe(values):

@@ -16,12 +16,13 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, Attributes
 from pseudoris.synthworld.demo import TRUTH_FILE, write_demo
-from pseudoris.synthworld.grammar import Description, realise
+from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
 from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
+from recipes.scene_texts import realise
 from tests.builders.scene_runs import scene_run
 
 OTHERS = sorted(WORLDS.keys() - {DEFAULT_WORLD})

@@ -9,8 +9,8 @@ from experiments.composing.composed_figures import AFTER, BEFORE, COMPOSED, COMP
 from experiments.composing.composed_picture import label_of
 from pseudoris.schemas.shard import SOURCE_COMPOSER, CaptionSample, ExpressionRecord
 from pseudoris.synthworld.attributes import Attributes
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Scene, SceneObject
+from recipes.scene_shards import scene_image, scene_shard
 
 DRAW = CaptionSample("masked", "top_p", None, 0.5, -1.0)
 

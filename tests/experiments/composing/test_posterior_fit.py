@@ -9,8 +9,8 @@ from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.schemas.stage_settings import PosteriorConfig
 from pseudoris.synthworld.attributes import Attributes
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Scene, SceneObject
+from recipes.scene_shards import scene_image, scene_shard
 
 DRAW = CaptionSample("masked", "top_p", None, 0.5, -1.0)
 

@@ -15,10 +15,10 @@ from experiments.conformance.arm_counts import (
 )
 from experiments.conformance.arms import ARMS_BY_NAME
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.crops import crops
 from pseudoris.workers.masks.instance_files import read_instance_table
+from recipes.scene_shards import scene_image, scene_shard
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from experiments.listener.judged_scenes import scene_rows
 from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.synthworld.attributes import Attributes
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Scene, SceneObject
+from recipes.scene_shards import scene_image, scene_shard
 
 
 def item(category, colour, x):

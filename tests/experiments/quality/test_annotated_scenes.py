@@ -17,11 +17,11 @@ from experiments.quality.annotated_scenes import (
 )
 from experiments.quality.parts import Options
 from experiments.quality.systems import ALL_DRAWS, Draws
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
+from recipes.scene_shards import scene_image, scene_shard
 
 pytestmark = pytest.mark.slow
 

@@ -23,9 +23,9 @@ from experiments.quality.parts import Options
 from experiments.quality.systems import Above, AnyOf, Draws, Everything, System
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.synthworld.attributes import Attributes
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split
+from recipes.scene_shards import scene_image, scene_shard
 
 
 def item(category, colour, x):

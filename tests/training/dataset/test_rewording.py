@@ -20,9 +20,9 @@ from pseudoris.synthworld.attributes import (
     RELATIONS,
     SIZES,
 )
-from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description, realise
+from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description
 from pseudoris.synthworld.oracle import ROW_MARGIN_PX, along, referents, row_of
-from pseudoris.synthworld.references import Extreme, Group, NamedObject, Ordinal, Relation, parse_reference, to_text
+from pseudoris.synthworld.references import Extreme, Group, NamedObject, Ordinal, Relation, parse_reference
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Split, make_scene
 from pseudoris.training.dataset import (
     RisDataset,
@@ -32,6 +32,7 @@ from pseudoris.training.dataset import (
 from pseudoris.training.dataset.rewording import drawn_forms, forms_of
 from pseudoris.workers.composing import english
 from pseudoris.workers.composing.geometry import SIDES, MaskPosition, inside_third
+from recipes.scene_texts import realise, to_text
 from recipes.simulated_expressions import first_voice_expressions
 from tests.training.dataset.builders import build_run
 

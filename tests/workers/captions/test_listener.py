@@ -9,13 +9,13 @@ import torch
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.stage_settings import ListeningConfig
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.engine import CachedEngine, encode_crops
 from pseudoris.workers.captions.listener import Listener, TeacherForcing, TextPrefixes, TokenRows
 from pseudoris.workers.captions.vocabulary_logits import Vocabulary
+from recipes.scene_shards import scene_image, scene_shard
 from tests.builders.coca import CONTEXT_LENGTH, SPECIAL, captions_config, image_crops, small_coca
 
 # As a tokenizer of characters would: the small CoCa has no words.

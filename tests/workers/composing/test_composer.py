@@ -13,10 +13,10 @@ from pseudoris.store.runs.refiltered_run import refiltered
 from pseudoris.store.tables.judged_expressions import judged
 from pseudoris.store.tables.shard_tables import shard_tables
 from pseudoris.synthworld.oracle import referents
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.stages import stages_named
+from recipes.scene_shards import scene_image, scene_shard
 from tests.workers.composing.builders import composed, make_image, texts
 
 CIRCLE, STAR = {"a photo of a circle": 40}, {"a photo of a star": 40}

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from pseudoris.schemas.config import FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
-from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description, realise
+from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description
 from pseudoris.workers.filtering.head_nouns import head_noun, noun_finder, noun_prompt
+from recipes.scene_texts import realise
 
 
 class Row(NamedTuple):

@@ -4,9 +4,9 @@ from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.synthworld.renderer import render
-from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.masks import rle
+from recipes.scene_shards import scene_image, scene_shard
 
 
 def test_a_scene_survives_its_encoding():
