@@ -4,7 +4,7 @@ import pytest
 
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.grammar import OPENINGS, Description
-from pseudoris.synthworld.oracle import Degree, at_place, fits, lies, middle, referents, refers_to
+from pseudoris.synthworld.oracle import Degree, fits, lies, referents, refers_to
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
 from recipes.scene_texts import realise
 from recipes.simulated_expressions import descriptions
@@ -158,27 +158,3 @@ def test_left_is_a_step_to_the_left_that_leads_no_further_across(dx, dy, degree)
     assert lies("right", at(100 - dx, 100 + dy), anchor) is degree
     assert lies("top", at(100 + dy, 100 + dx), anchor) is degree
     assert lies("bottom", at(100 + dy, 100 - dx), anchor) is degree
-
-
-def test_nothing_surely_lies_on_two_sides_but_at_equal_steps():
-    anchor = at(96, 96)
-    for x in range(0, 192, 7):
-        for y in range(0, 192, 7):
-            sides = [s for s in ("left", "right", "top", "bottom") if lies(s, at(x, y), anchor) is Degree.YES]
-            assert len(sides) <= (2 if abs(x - 96) == abs(y - 96) else 1)
-
-
-def test_places_that_are_nearly_equal_are_shared():
-    row = {0: at(20, 0), 3: at(29, 50), 5: at(40, 90), 7: at(100, 10)}
-    assert at_place("left", 1, row) == {0, 3}
-    assert at_place("left", 3, row) == {5}
-    assert at_place("right", 1, row) == {7}
-    assert at_place("right", 2, row) == {5}
-    assert at_place("top", 1, row) == {0}
-    assert at_place("bottom", 1, row) == {5}
-
-
-def test_the_middle_of_three_lies_along_their_longer_extent():
-    assert middle({0: at(20, 50), 1: at(100, 90), 2: at(60, 60)}) == {2}
-    assert middle({0: at(50, 20), 1: at(60, 150), 2: at(90, 60)}) == {2}
-    assert middle({0: at(20, 20), 1: at(100, 100), 2: at(60, 60)}) == {0, 1, 2}

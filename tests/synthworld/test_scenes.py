@@ -58,12 +58,3 @@ def test_objects_are_two_to_ten_distinct_and_inside(split):
         for item in scene.objects:
             assert all(0.9 * item.radius_px <= c <= SCENE_SIZE_PX - 0.9 * item.radius_px for c in item.centre_xy_px)
     assert max(counts) >= 8
-
-
-def test_naming_the_category_alone_is_ambiguous_for_most_objects():
-    unique, objects = 0, 0
-    for position in range(200):
-        categories = [item.attributes.category for item in make_scene(Split.TEST, position).objects]
-        unique += sum(categories.count(category) == 1 for category in categories)
-        objects += len(categories)
-    assert 0.2 < unique / objects < 0.4
