@@ -57,7 +57,7 @@ def cite(audit: AuditFolder, figures: AuditFigures) -> None:
     if figures.accuracy.value.estimate is None:
         raise ConfigError(f"no kept pair of {audit.path} was judged yet: there is nothing to cite")
     write_citation(location, _citation(audit, figures, root))
-    report("cited", location.uri(write_datacard(location).path), "green")
+    report("cited", location.uri(write_datacard(location)), "green")
 
 
 def _citation(audit: AuditFolder, figures: AuditFigures, root: str) -> CitedAudit:

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.statistics import DrawCount, DrawKind, count_draws, num_words
+from pseudoris.store.reports.statistics import DrawKind, KeptCount, count_draws, num_words
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.viewer.gallery_sample import CommittedShards, GallerySummary, choose_shards
 
@@ -194,7 +194,7 @@ class RunQuality:
     kept_lengths: Counter[int] = field(default_factory=Counter)
     scores: dict[str, Floats] = field(default_factory=dict)
     is_kept: dict[str, Bools] = field(default_factory=dict)
-    draws: dict[DrawKind, DrawCount] = field(default_factory=dict)
+    draws: dict[DrawKind, KeptCount] = field(default_factory=dict)
     all_words: Growth = field(default_factory=Growth)
     kept_words: Growth = field(default_factory=Growth)
     texts: Counter[str] = field(default_factory=Counter)
@@ -212,7 +212,7 @@ class RunQuality:
         for of_length, rows in ((self.lengths, table), (self.kept_lengths, kept)):
             of_length.update(num_words(rows["text"]).to_pylist())
         for kind, count in count_draws(table).items():
-            self.draws[kind] = self.draws.get(kind, DrawCount()) + count
+            self.draws[kind] = self.draws.get(kind, KeptCount()) + count
         self.all_words.add(table["text"].to_pylist())
         self._add_kept(kept)
         return table

@@ -16,7 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.statistics import DrawCount
+from pseudoris.store.reports.statistics import KeptCount
 from pseudoris.store.reports.svg import element, round_step
 from pseudoris.viewer.gallery_page import INDEX_NAME, QUALITY_NAME
 from pseudoris.viewer.pages import iter_page
@@ -134,7 +134,7 @@ def _heat(quality: RunQuality) -> dict[str, Any]:
     decoders = sorted(
         {(kind.decoder, kind.setting) for kind in draws}, key=lambda each: (each[0], each[1] is not None, each[1] or 0)
     )
-    shares = [count.kept / count.drawn for count in draws.values() if count.drawn]
+    shares = [count.share for count in draws.values() if count.counted]
     low, high = min(shares, default=0.0), max(shares, default=1.0)
 
     def at(decoder: tuple[str, float | None] | None, crop: str | None) -> dict[str, Any]:
@@ -143,12 +143,12 @@ def _heat(quality: RunQuality) -> dict[str, Any]:
             for kind, count in draws.items()
             if decoder in (None, (kind.decoder, kind.setting)) and crop in (None, kind.crop)
         )
-        count = sum(chosen, DrawCount())
-        if not count.drawn:
+        count = sum(chosen, KeptCount())
+        if not count.counted:
             return {"drawn": 0, "kept": 0, "share": None, "level": 0}
-        share = count.kept / count.drawn
+        share = count.share
         level = round(_HEAT_LEVELS * (share - low) / (high - low or 1.0))
-        return {"drawn": count.drawn, "kept": count.kept, "share": share, "level": min(max(level, 0), _HEAT_LEVELS)}
+        return {"drawn": count.counted, "kept": count.kept, "share": share, "level": min(max(level, 0), _HEAT_LEVELS)}
 
     return {
         "crops": [crop.replace("context_", "context ×") for crop in crops],

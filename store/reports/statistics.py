@@ -116,17 +116,22 @@ class DrawKind:
 
 
 @dataclass(frozen=True, slots=True)
-class DrawCount:
-    """The number of draws, and of draws whose text was kept."""
+class KeptCount:
+    """How many candidates or draws there are of a kind, and how many of them are kept."""
 
-    drawn: int = 0
+    counted: int = 0
     kept: int = 0
 
-    def __add__(self, other: DrawCount) -> DrawCount:
-        return DrawCount(self.drawn + other.drawn, self.kept + other.kept)
+    def __add__(self, other: KeptCount) -> KeptCount:
+        return KeptCount(self.counted + other.counted, self.kept + other.kept)
+
+    @property
+    def share(self) -> float:
+        """Share of the counted ones that are kept."""
+        return self.kept / self.counted
 
 
-def count_draws(table: pa.Table) -> dict[DrawKind, DrawCount]:
+def count_draws(table: pa.Table) -> dict[DrawKind, KeptCount]:
     """Return the draws of an expressions table by kind; a text that was drawn several times counts for each draw.
 
     Args:
@@ -137,11 +142,11 @@ def count_draws(table: pa.Table) -> dict[DrawKind, DrawCount]:
     columns = {name: pc.struct_field(flat, name) for name in ("decoder", "top_k", "top_p", "crop")}
     kept = pc.take(table["kept"].combine_chunks(), pc.list_parent_indices(samples))
     grouped = pa.table({**columns, "kept": kept}).group_by(list(columns), use_threads=False)
-    found: dict[DrawKind, DrawCount] = {}
+    found: dict[DrawKind, KeptCount] = {}
     for row in grouped.aggregate([("kept", "count"), ("kept", "sum")]).to_pylist():
         setting = row["top_k"] if row["top_k"] is not None else row["top_p"]
         kind = DrawKind(row["decoder"], setting, row["crop"])
-        found[kind] = found.get(kind, DrawCount()) + DrawCount(row["kept_count"], row["kept_sum"] or 0)
+        found[kind] = found.get(kind, KeptCount()) + KeptCount(row["kept_count"], row["kept_sum"] or 0)
     return found
 
 
@@ -155,19 +160,6 @@ _COLUMNS: Final = ("target_mask_ids", "text", "kept", "source", "samples", *SCOR
 
 # Called with the shards read so far, and the shards to read.
 OnProgress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class GroupCount:
-    """The candidates of one source, or the draws of one decoder or crop, and how many of them are kept."""
-
-    counted: int
-    kept: int
-
-    @property
-    def share(self) -> float:
-        """Share of the counted ones that are kept."""
-        return self.kept / self.counted
 
 
 @dataclass(slots=True)
@@ -196,7 +188,7 @@ class RunStatistics:
     kept_a_mask: Distribution = field(default_factory=Distribution)
     words: Distribution = field(default_factory=Distribution)
     scores: dict[str, Distribution] = field(default_factory=lambda: {name: Distribution() for name in SCORE_COLUMNS})
-    groups: Mapping[str, Mapping[str, GroupCount]] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, KeptCount]] = field(default_factory=dict)
     top: Sequence[tuple[str, int]] = ()
     top_error: int = 0
 
@@ -222,7 +214,7 @@ def run_statistics(
     header = require_header(location)
     chosen = spread_evenly(list(list_receipts(location)), sample)
     totals, texts = Totals(), TopTexts()
-    groups: dict[str, Counter[tuple[str, bool]]] = {name: Counter() for name in GROUPS}
+    groups: dict[str, dict[str, KeptCount]] = {name: {} for name in GROUPS}
 
     def receipts() -> Iterator[Receipt]:
         for receipt in cached_receipts(location):
@@ -248,19 +240,22 @@ def run_statistics(
         texts.add(dict(zip(said.field(0).to_pylist(), said.field(1).to_pylist(), strict=True)))
         on_progress(number, len(chosen))
     found.totals, found.top, found.top_error = totals.sum(), texts.top(num_top), texts.error
-    found.groups = {name: _by_size(counts) for name, counts in groups.items()}
+    found.groups = {
+        name: dict(sorted(counts.items(), key=lambda item: (-item[1].counted, item[0])))
+        for name, counts in groups.items()
+    }
     silent = [name for name in LISTENER_COLUMNS if not found.scores[name].num_values]
     found.scores = {name: each for name, each in found.scores.items() if name not in silent}
     return found
 
 
-def _count_groups(table: pa.Table, groups: Mapping[str, Counter[tuple[str, bool]]]) -> None:
-    """Count the candidates of a shard by group, then by its value and whether the expression is kept."""
-    for row in table.group_by(["source", "kept"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
-        groups["source"][row["source"], row["kept"]] += row["count_all"]
+def _count_groups(table: pa.Table, groups: Mapping[str, dict[str, KeptCount]]) -> None:
+    by_source = table.group_by("source", use_threads=False).aggregate([("kept", "count"), ("kept", "sum")])
+    found = [("source", row["source"], KeptCount(row["kept_count"], row["kept_sum"])) for row in by_source.to_pylist()]
     for kind, count in count_draws(table).items():
-        for name, value in (("decoder", kind.decoder), ("crop", kind.crop)):
-            groups[name].update({(value, True): count.kept, (value, False): count.drawn - count.kept})
+        found += [("decoder", kind.decoder, count), ("crop", kind.crop, count)]
+    for name, value, count in found:
+        groups[name][value] = groups[name].get(value, KeptCount()) + count
 
 
 def num_words(texts: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -272,9 +267,3 @@ def _occurrences(ids: pa.ChunkedArray, num_ids: int) -> list[int]:
     """Return how often each of `num_ids` ids occurs in the column; 0 for ids that do not occur."""
     found: list[int] = ids.value_counts().field(1).to_pylist()
     return found + [0] * max(num_ids - len(found), 0)
-
-
-def _by_size(counts: Mapping[tuple[str, bool], int]) -> dict[str, GroupCount]:
-    kept = {value: counts.get((value, True), 0) for value, _ in counts}
-    groups = {value: GroupCount(number + counts.get((value, False), 0), number) for value, number in kept.items()}
-    return dict(sorted(groups.items(), key=lambda item: (-item[1].counted, item[0])))

@@ -21,7 +21,7 @@ from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.data_card import CARD_NAME, write_datacard
+from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, write_datacard
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import cached_receipts, is_manifest_complete, write_manifest
@@ -206,6 +206,7 @@ class RunSession:
         trim_memory()
 
     def _write_card(self) -> None:
-        card = write_datacard(self._location)
-        if card.is_beside:
-            self._on_event(Notice(f"{CARD_NAME} was edited by hand, so it is not changed. The new card is {card.path}"))
+        if write_datacard(self._location) == BESIDE_NAME:
+            self._on_event(
+                Notice(f"{CARD_NAME} was edited by hand, so it is not changed. The new card is {BESIDE_NAME}")
+            )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.store.reports.statistics import DrawCount, DrawKind
+from pseudoris.store.reports.statistics import DrawKind, KeptCount
 from pseudoris.viewer import quality
 from pseudoris.viewer.gallery_sample import read_summary
 from pseudoris.viewer.quality import MIN_JACCARD, Duplicates, Growth, word_set
@@ -55,8 +55,8 @@ def test_every_draw_counts_for_its_decoder_and_crop(run):
     found = quality_of_run(run)
 
     assert found.draws == {
-        DrawKind("beam", None, "masked"): DrawCount(5, 4),
-        DrawKind("top_p", 0.4, "context_1.2"): DrawCount(5, 4),
+        DrawKind("beam", None, "masked"): KeptCount(5, 4),
+        DrawKind("top_p", 0.4, "context_1.2"): KeptCount(5, 4),
     }
 
 

@@ -19,7 +19,6 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import (
     BESIDE_NAME,
     CARD_NAME,
-    CardFacts,
     card_text,
     is_generated,
     write_datacard,
@@ -60,7 +59,8 @@ def header_of(tmp_path, *settings: str, preset: str = "paper", **changes):
 
 
 def text_of(header, **totals) -> str:
-    return card_text(CardFacts(header, RunTotals(**totals), "0" * 64))
+    digests = {"tables_sha256": "0" * 64, "root_sha256": ""}
+    return card_text(header, RunTotals(**totals), **digests, excluded={}, cited=None)
 
 
 def test_a_run_whose_models_do_not_know_its_images_says_so_on_top(tmp_path):
@@ -131,15 +131,14 @@ def test_an_edited_card_stays_and_the_new_one_stands_beside_it(location, edit):
     location.replace(CARD_NAME, edited)
     commit_scored(location, header, 1)
     for _ in range(2):
-        outcome = write_datacard(location)
-        assert (outcome.path, outcome.is_beside) == (BESIDE_NAME, True)
+        assert write_datacard(location) == BESIDE_NAME
         assert location.read_bytes(CARD_NAME) == edited
         beside = location.read_bytes(BESIDE_NAME)
         assert b"| images | 10 of 20 |" in beside
         assert is_generated(beside)
     # Merged by hand: what was generated is the card again, and there is one.
     location.replace(CARD_NAME, beside)
-    assert not write_datacard(location).is_beside
+    assert write_datacard(location) == CARD_NAME
     assert location.read_bytes(CARD_NAME) == beside
     assert not location.exists(BESIDE_NAME)
 
