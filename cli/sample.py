@@ -16,7 +16,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.printable import printable
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import run_status
-from pseudoris.store.tables.expression_sample import COLUMNS, sample_expressions
+from pseudoris.store.tables.run_reader import COLUMNS, sample_expressions
 
 DEFAULT_ROWS = 20
 _MAX_HEADER = 15

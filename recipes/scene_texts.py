@@ -21,8 +21,7 @@ from pseudoris.synthworld.attributes import (
     SIZES,
     Attributes,
 )
-from pseudoris.synthworld.grammar import POSITIONS, Description
-from pseudoris.synthworld.references import Extreme, Group, Ordinal, Reference, Relation
+from pseudoris.synthworld.grammar import POSITIONS, Description, Extreme, Group, Ordinal, Reference, Relation
 from pseudoris.synthworld.scenes import Scene
 
 # The share of captions that name only the category. It makes a captioner's most likely caption ambiguous.

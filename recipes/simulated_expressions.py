@@ -15,9 +15,8 @@ from typing import Final
 import numpy as np
 
 from pseudoris.synthworld.attributes import COMPARATIVES, EXTREMES, NUMBERS, ORDINALS, RELATIONS
-from pseudoris.synthworld.grammar import POSITIONS, Description
+from pseudoris.synthworld.grammar import POSITIONS, Description, Extreme, NamedObject, Ordinal, Reference, Relation
 from pseudoris.synthworld.oracle import Degree, lies, meant, meant_among, row_of
-from pseudoris.synthworld.references import Extreme, NamedObject, Ordinal, Reference, Relation
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject
 from recipes.scene_texts import speech_generator, to_text
 

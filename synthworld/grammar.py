@@ -1,4 +1,4 @@
-"""The closed grammar of captions: reads the description that a caption states. `recipes.scene_texts` writes captions.
+"""Reads captions and expressions: the closed grammar of the synthetic world. `recipes.scene_texts` writes such texts.
 
     caption      := [opening] noun phrase
     opening      := "a photo of" | "a picture of" | "an image of" | "there is" | "this is"
@@ -6,7 +6,17 @@
     adjective    := size | pattern | colour, each at most once, in any order
     position     := "on the left" | "on the right" | "at the top" | "at the bottom"
 
-Other captions cannot be parsed. They refer to nothing, so they are wrong.
+Beyond captions, each with an opening and an article before it as they have:
+
+    named    := noun phrase [position | relation anchor]              the cup on the left, the circle above the star
+    extreme  := end adjective* category ["with" part]                 the leftmost red star, the upper circle
+              | end "of the" number adjective* plural ["with" part]   the left of the two dotted circles
+    ordinal  := "second" … category ["with" part] "from the" side     the second star from the left
+    group    := ("all" | "both" | number | nothing) adjective* plural ["with" part] [position | relation anchor]
+    anchor   := noun phrase, without a position
+
+Other texts cannot be parsed. They refer to nothing, so they are wrong. `oracle` decides to which objects a reference
+refers.
 """
 
 from __future__ import annotations
@@ -15,7 +25,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
+from pseudoris.synthworld.attributes import (
+    CATEGORIES,
+    COLOURS,
+    EXTREMES,
+    NUMBERS,
+    ORDINALS,
+    PARTS,
+    PATTERNS,
+    PLURALS,
+    RELATIONS,
+    SIZES,
+)
 
 OPENINGS: tuple[str, ...] = ("a photo of", "a picture of", "an image of", "there is", "this is")
 POSITIONS: dict[str, str] = {
@@ -44,15 +65,6 @@ class Description:
     size: str | None = None
     part: str | None = None
     position: str | None = None
-
-
-def parse(caption: str) -> Description | None:
-    """Return the description in a caption, or None if the grammar does not allow the caption."""
-    found = noun_phrase(without_article(without_opening(caption.lower().split())))
-    if found is None:
-        return None
-    description, rest = found
-    return with_position(description, rest) if rest else description
 
 
 def noun_phrase(
@@ -103,3 +115,115 @@ def _part(tokens: list[str]) -> tuple[str | None, list[str]]:
     if rest and rest[0] in PARTS:
         return rest[0], rest[1:]
     return None, tokens
+
+
+_ENDS: Final = frozenset(word for words in EXTREMES.values() for word in words)
+_SINGULARS: Final[Mapping[str, str]] = {plural: word for word, plural in PLURALS.items()}
+_GROUP_WORDS: Final = ("all", "both", *NUMBERS)
+
+
+@dataclass(frozen=True)
+class Relation:
+    """`phrase` is a key of `attributes.RELATIONS`; the anchor has no position."""
+
+    phrase: str
+    anchor: Description
+
+
+@dataclass(frozen=True)
+class NamedObject:
+    """An object by its words and, at most one of both, its third of the picture or its relation to another object."""
+
+    noun: Description
+    relation: Relation | None = None
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """The end of a row, `word` of `attributes.EXTREMES`; with a number, the row has that many."""
+
+    noun: Description
+    word: str
+    number: str | None = None
+
+
+@dataclass(frozen=True)
+class Ordinal:
+    """A place in a row: `word` of `attributes.ORDINALS`, counted from `side` of `grammar.POSITIONS`."""
+
+    noun: Description
+    word: str
+    side: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Several objects; `word` is `all`, `both`, a number, or nothing ("the red circles")."""
+
+    noun: Description
+    word: str = ""
+    relation: Relation | None = None
+
+
+Reference = NamedObject | Extreme | Ordinal | Group
+
+
+def parse_reference(text: str) -> Reference | None:
+    """Return the reference that an expression makes, None if it is not of the grammar; of a caption a `NamedObject`."""
+    tokens = without_article(without_opening(text.lower().split()))
+    for reader in (_named, _extreme, _ordinal, _group):
+        reference = reader(tokens)
+        if reference is not None:
+            return reference
+    return None
+
+
+def _named(tokens: list[str]) -> NamedObject | None:
+    found = noun_phrase(tokens)
+    if found is None:
+        return None
+    placed = _placed(*found)
+    return None if placed is None else NamedObject(*placed)
+
+
+def _extreme(tokens: list[str]) -> Extreme | None:
+    if not tokens or tokens[0] not in _ENDS:
+        return None
+    number, rest = None, tokens[1:]
+    if rest[:2] == ["of", "the"] and len(rest) > 2 and rest[2] in NUMBERS:
+        number, rest = rest[2], rest[3:]
+    found = noun_phrase(rest) if number is None else noun_phrase(rest, nouns=_SINGULARS)
+    return None if found is None or found[1] else Extreme(found[0], tokens[0], number)
+
+
+def _ordinal(tokens: list[str]) -> Ordinal | None:
+    found = noun_phrase(tokens[1:]) if tokens and tokens[0] in ORDINALS else None
+    if found is None:
+        return None
+    noun, rest = found
+    is_said = len(rest) == 3 and rest[:2] == ["from", "the"] and rest[2] in POSITIONS
+    return Ordinal(noun, tokens[0], rest[2]) if is_said else None
+
+
+def _group(tokens: list[str]) -> Group | None:
+    word = tokens[0] if tokens and tokens[0] in _GROUP_WORDS else ""
+    rest = tokens[1:] if word else tokens
+    # "all the stars"; "the two stars" has lost its article already.
+    if word in ("all", "both") and rest[:1] and rest[0] in ARTICLES:
+        rest = rest[1:]
+    found = noun_phrase(rest, nouns=_SINGULARS)
+    placed = None if found is None else _placed(*found)
+    return None if placed is None else Group(placed[0], word, placed[1])
+
+
+def _placed(noun: Description, rest: list[str]) -> tuple[Description, Relation | None] | None:
+    """What follows a noun phrase: nothing, a position, or a relation with its anchor."""
+    if not rest:
+        return noun, None
+    for phrase in RELATIONS:
+        words = phrase.split()
+        if rest[: len(words)] == words:
+            anchor = noun_phrase(without_article(rest[len(words) :]))
+            return None if anchor is None or anchor[1] else (noun, Relation(phrase, anchor[0]))
+    placed = with_position(noun, rest)
+    return None if placed is None else (placed, None)

@@ -21,8 +21,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 
 from pseudoris.synthworld.attributes import COMPARATIVES, EXTREMES, NUMBERS, ORDINALS, RELATIONS
-from pseudoris.synthworld.grammar import Description
-from pseudoris.synthworld.references import Extreme, Group, Ordinal, Reference, Relation, parse_reference
+from pseudoris.synthworld.grammar import Description, Extreme, Group, Ordinal, Reference, Relation, parse_reference
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject
 
 ROW_MARGIN_PX = 10.0

@@ -18,8 +18,8 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, Attributes, is_held_out
 from pseudoris.synthworld.demo import TRUTH_FILE
+from pseudoris.synthworld.grammar import Reference, parse_reference
 from pseudoris.synthworld.oracle import meant
-from pseudoris.synthworld.references import Reference, parse_reference
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene
 from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS

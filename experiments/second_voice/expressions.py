@@ -27,9 +27,8 @@ import numpy as np
 
 from experiments.second_voice.forms import FAMILIAR_FORMS, NEW_FORMS, Slots, Wording, slots_of
 from experiments.second_voice.words import ADJECTIVES, MAX_TOKENS, NOUNS, is_familiar, num_tokens
-from pseudoris.synthworld.grammar import Description
+from pseudoris.synthworld.grammar import Description, Ordinal, Reference, parse_reference
 from pseudoris.synthworld.oracle import fits, meant_among
-from pseudoris.synthworld.references import Ordinal, Reference, parse_reference
 from pseudoris.synthworld.scenes import Scene, SceneObject
 from recipes.scene_texts import speech_generator, to_text
 from recipes.simulated_expressions import (

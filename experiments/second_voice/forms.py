@@ -27,8 +27,7 @@ from experiments.second_voice.words import (
     plural,
 )
 from pseudoris.synthworld.attributes import COMPARATIVES, EXTREMES, NUMBERS, ORDINALS, RELATIONS
-from pseudoris.synthworld.grammar import Description
-from pseudoris.synthworld.references import Extreme, NamedObject, Ordinal, Reference
+from pseudoris.synthworld.grammar import Description, Extreme, NamedObject, Ordinal, Reference
 from recipes.scene_texts import indefinite_article
 from recipes.simulated_expressions import ATTRIBUTE, RELATION
 

@@ -25,9 +25,8 @@ from pseudoris.synthworld.attributes import (
     SIZES,
     Attributes,
 )
-from pseudoris.synthworld.grammar import Description
+from pseudoris.synthworld.grammar import Description, Extreme, Ordinal, Reference
 from pseudoris.synthworld.oracle import meant_among, referents
-from pseudoris.synthworld.references import Extreme, Ordinal, Reference
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
 from pseudoris.workers.clip_tokenizer import num_clip_tokens
 from recipes.simulated_expressions import MAX_WORDS, Utterance, kinds_of, utterances

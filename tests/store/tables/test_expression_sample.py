@@ -10,7 +10,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.store.tables.expression_sample import COLUMNS, draw_rows, sample_expressions
+from pseudoris.store.tables.run_reader import COLUMNS, draw_rows, sample_expressions
 from tests.builders.scored_runs import scored_run
 
 

@@ -20,9 +20,18 @@ from pseudoris.synthworld.attributes import (
     RELATIONS,
     SIZES,
 )
-from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description
+from pseudoris.synthworld.grammar import (
+    OPENINGS,
+    POSITIONS,
+    Description,
+    Extreme,
+    Group,
+    NamedObject,
+    Ordinal,
+    Relation,
+    parse_reference,
+)
 from pseudoris.synthworld.oracle import ROW_MARGIN_PX, along, referents, row_of
-from pseudoris.synthworld.references import Extreme, Group, NamedObject, Ordinal, Relation, parse_reference
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Split, make_scene
 from pseudoris.training.dataset import (
     RisDataset,

@@ -11,7 +11,7 @@ from pycocotools import mask as coco
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.synthworld.attributes import is_held_out
-from pseudoris.synthworld.grammar import parse
+from pseudoris.synthworld.grammar import parse_reference
 from pseudoris.synthworld.oracle import refers_to
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene
@@ -66,8 +66,8 @@ def _add_image(add, scene, masks, expressions):
             add(f"{name}.accuracy_on_objects", times * is_right, times)
             covered |= {number} if is_right and times else set()
             item = scene.objects[number].attributes
-            description = parse(row["text"])
-            told = {} if description is None else {n: getattr(description, n) for n in NAMES}
+            said = parse_reference(row["text"])
+            told = {} if said is None else {n: getattr(said.noun, n) for n in NAMES}
             told = {n: word for n, word in told.items() if word is not None}
             true = sum(getattr(item, n) == word for n, word in told.items())
             add(f"{name}.attribute_precision", times * true, times * len(told))
