@@ -31,15 +31,10 @@ def annotate(
     assignments: options.Assignments = None,
     shard_size: Annotated[
         int | None,
-        typer.Option(
-            help="Images per shard (same as --set shards.max_images=…). A run keeps its first value.",
-            show_default=False,
-        ),
+        typer.Option(help="Images per shard (same as --set shards.max_images=…). A run keeps its first value."),
     ] = None,
     address: options.Address = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Annotate the first N images only.", show_default=False)
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Annotate the first N images only.")] = None,
     extend: Annotated[
         bool, typer.Option("--extend", help="List SOURCE again and add its new images to the run.")
     ] = False,
@@ -47,8 +42,7 @@ def annotate(
         bool, typer.Option("--retry-failed", help="Compute only the quarantined images again.")
     ] = False,
     retry_reasons: Annotated[
-        str | None,
-        typer.Option(help="With --retry-failed: only these reasons, e.g. missing,decoder_timeout.", show_default=False),
+        str | None, typer.Option(help="With --retry-failed: only these reasons, e.g. missing,decoder_timeout.")
     ] = None,
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Continue with another kind of device or other package versions.")

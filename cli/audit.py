@@ -39,15 +39,10 @@ def draw(
     ] = 0.15,
     images: Annotated[
         int | None,
-        typer.Option(
-            min=2,
-            help="Number of images to search for missed objects. Default: a fifth of -n, at least 20.",
-            show_default=False,
-        ),
+        typer.Option(min=2, help="Number of images to search for missed objects. Default: a fifth of -n, at least 20."),
     ] = None,
     source: Annotated[
-        str | None,
-        typer.Option("--source", help="Where the run's images are now, if they have moved.", show_default=False),
+        str | None, typer.Option("--source", help="Where the run's images are now, if they have moved.")
     ] = None,
 ) -> None:
     """Draw a sample of pairs and images to judge."""
@@ -75,7 +70,7 @@ def draw(
 @app.command("page")
 def page(
     audit: options.Audit,
-    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Folder or url for the page.", show_default=False)],
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Folder or url for the page.")],
     plugins: options.Plugins = None,
 ) -> None:
     """Write the page on which raters judge: files to open, or to put into a bucket or on a share."""
@@ -91,10 +86,7 @@ def page(
     with Progress(console=stderr, transient=True) as progress:
         images = progress.add_task("images", total=None)
         missing = write_judging_page(
-            opened,
-            destination,
-            plugins or (),
-            lambda done, total: progress.update(images, completed=done, total=total),
+            opened, destination, plugins or (), lambda done, total: progress.update(images, completed=done, total=total)
         )
     _report_missing(missing)
     report("page", destination.uri(INDEX_NAME), "green")
@@ -106,9 +98,7 @@ def page(
 @app.command("add")
 def add(
     audit: options.Audit,
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Files of verdicts, RATER.jsonl.", show_default=False)
-    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of verdicts, RATER.jsonl.")],
 ) -> None:
     """Add files of verdicts that raters downloaded from the page."""
     from pseudoris.audit.audit_folder import AuditFolder, add_file
@@ -131,13 +121,10 @@ def audit_report(
             "--out-run",
             metavar="OUT",
             help="Speak about this run, such as a refilter of the drawn one: what it keeps of the same pairs.",
-            show_default=False,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="Also write a picture of the figures, SVG.", show_default=False)
-    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also write a picture of the figures, SVG.")] = None,
     is_cited: Annotated[
         bool, typer.Option("--cite", help="Also write the figures into the run's data card, DATACARD.md.")
     ] = False,

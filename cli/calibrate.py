@@ -34,7 +34,6 @@ def calibrate(
             metavar="TRUTH",
             help="As in `pseudoris evaluate`: synthworld, or the OUT of `pseudoris import`. Without it no labels "
             "are used: all scores weigh the same, and --yield sets the bound.",
-            show_default=False,
         ),
     ] = None,
     coverage: Annotated[
@@ -43,7 +42,6 @@ def calibrate(
             min=0,
             max=1,
             help=f"Smallest share of the truth's objects to cover, {DEFAULT_COVERAGE} by default. Needs --truth.",
-            show_default=False,
         ),
     ] = None,
     least_yield: Annotated[
@@ -56,7 +54,7 @@ def calibrate(
         ),
     ] = 2.0,
     images: Annotated[int | None, typer.Option(min=1, help="Use the first N images; all by default.")] = None,
-    to: Annotated[Path | None, typer.Option(help="Also write the YAML to this file.", show_default=False)] = None,
+    to: Annotated[Path | None, typer.Option(help="Also write the YAML to this file.")] = None,
 ) -> None:
     """Fit a run's confidence and keep rule, and print them as YAML.
 

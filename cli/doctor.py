@@ -56,8 +56,7 @@ class Check:
 
 def doctor(
     source: Annotated[
-        str | None,
-        typer.Argument(metavar="SOURCE", help="Images of the planned run. Checks that they can be listed."),
+        str | None, typer.Argument(metavar="SOURCE", help="Images of the planned run. Checks that they can be listed.")
     ] = None,
     out: Annotated[
         str | None, typer.Argument(metavar="OUT", help="Output of the planned run. Checks that it can be written.")

@@ -27,13 +27,10 @@ def estimate(
     sample: Annotated[int, typer.Option(min=2, help="Number of images, drawn uniformly.")] = DEFAULT_SAMPLE,
     gpus: Annotated[
         float | None,
-        typer.Option(
-            min=0.01, help="Number of GPUs that the run will have. Default: those of the cluster.", show_default=False
-        ),
+        typer.Option(min=0.01, help="Number of GPUs that the run will have. Default: those of the cluster."),
     ] = None,
     scratch: Annotated[
-        str | None,
-        typer.Option(help="Folder or url for the sample's output; all nodes must reach it.", show_default=False),
+        str | None, typer.Option(help="Folder or url for the sample's output; all nodes must reach it.")
     ] = None,
     address: options.Address = None,
     exclude: options.Exclude = None,

@@ -31,12 +31,9 @@ Truth = Annotated[
         "import`. The synthetic world is judged exactly. An import is joined by image key and judged "
         "approximately: a text refers to the object whose human sentences are most similar to it (token F1). Of a "
         "model: an import or a run. Each kept expression is asked.",
-        show_default=False,
     ),
 ]
-Out = Annotated[
-    str | None, typer.Argument(metavar="[OUT]", help="Folder or url of the run to judge.", show_default=False)
-]
+Out = Annotated[str | None, typer.Argument(metavar="[OUT]", help="Folder or url of the run to judge.")]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -44,39 +41,21 @@ Model = Annotated[
         metavar="MODEL",
         help="Evaluate a model instead: the --out of `pseudoris train`, a file of predictions (.parquet or .jsonl "
         "with image, text, segmentation), or without training clip:sentence, clip:noun or clip+sam.",
-        show_default=False,
     ),
 ]
 Splits = Annotated[
-    str | None,
-    typer.Option(
-        "--split", help="With --model: splits of the truth, e.g. val,testA,testB. Default: all.", show_default=False
-    ),
+    str | None, typer.Option("--split", help="With --model: splits of the truth, e.g. val,testA,testB. Default: all.")
 ]
 Preset = Annotated[
-    str | None,
-    typer.Option("--preset", help="Of clip:…: tiny, base or paper; of clip+sam: tiny or paper.", show_default=False),
+    str | None, typer.Option("--preset", help="Of clip:…: tiny, base or paper; of clip+sam: tiny or paper.")
 ]
 Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Of clip:… and clip+sam: set one key. Can be repeated.", show_default=False),
+    list[str] | None, typer.Option("--set", help="Of clip:… and clip+sam: set one key. Can be repeated.")
 ]
-Images = Annotated[
-    str | None,
-    typer.Option("--images", help="With --model: where the truth's images are now.", show_default=False),
-]
-Sample = Annotated[
-    int | None,
-    typer.Option(min=1, help="Of a run: read N shards, spread evenly. Default: all.", show_default=False),
-]
+Images = Annotated[str | None, typer.Option("--images", help="With --model: where the truth's images are now.")]
+Sample = Annotated[int | None, typer.Option(min=1, help="Of a run: read N shards, spread evenly. Default: all.")]
 ReportTo = Annotated[
-    str | None,
-    typer.Option(
-        "--report",
-        metavar="FOLDER",
-        help="Folder for evaluation.html, .json and of a run .md.",
-        show_default=False,
-    ),
+    str | None, typer.Option("--report", metavar="FOLDER", help="Folder for evaluation.html, .json and of a run .md.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

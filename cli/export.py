@@ -45,9 +45,7 @@ class ExportFormat(StrEnum):
     PSEUDO_RIS_CSV = "pseudo-ris-csv"
 
 
-_Destination = Annotated[
-    str, typer.Argument(metavar="DEST", help="Empty folder or url for the export.", show_default=False)
-]
+_Destination = Annotated[str, typer.Argument(metavar="DEST", help="Empty folder or url for the export.")]
 _Format = Annotated[ExportFormat, typer.Option("--format", help="One of the formats below.")]
 _MaxTokens = Annotated[
     int | None,
@@ -56,12 +54,10 @@ _MaxTokens = Annotated[
         min=0,
         help="Leave out expressions with more CLIP tokens, start and end included. 0 keeps all. Default: the limit "
         "of the format's trainers.",
-        show_default=False,
     ),
 ]
 _Dataset = Annotated[
-    str | None,
-    typer.Option("--dataset", help="Dataset name that the trainer asks for.", show_default="the format's"),
+    str | None, typer.Option("--dataset", help="Dataset name that the trainer asks for.", show_default="the format's")
 ]
 _Split = Annotated[str, typer.Option("--split", help="Name of the split that the run is written as.")]
 _SplitBy = Annotated[str, typer.Option("--split-by", help="refer: name in the brackets of refs(<split-by>).p.")]
@@ -71,25 +67,18 @@ _MergeHuman = Annotated[
         "--merge-human",
         metavar="FOLDER",
         help="refer: folder of a human REFER dataset (refs(…).p and instances.json). Adds its val and test splits.",
-        show_default=False,
     ),
 ]
 _MergeSplits = Annotated[
     str, typer.Option("--merge-splits", help="Splits to add from --merge-human, separated by commas.")
 ]
 _MergeSplitBy = Annotated[
-    str | None,
-    typer.Option(
-        "--merge-split-by", help="The refs(…).p of --merge-human to use, if it has several.", show_default=False
-    ),
+    str | None, typer.Option("--merge-split-by", help="The refs(…).p of --merge-human to use, if it has several.")
 ]
 _MergeImages = Annotated[
     Path | None,
     typer.Option(
-        "--merge-images",
-        metavar="FOLDER",
-        help="Folder with the images of --merge-human. They are copied too.",
-        show_default=False,
+        "--merge-images", metavar="FOLDER", help="Folder with the images of --merge-human. They are copied too."
     ),
 ]
 _TargetMb = Annotated[
@@ -110,8 +99,7 @@ _DistinctiveOnly = Annotated[
     ),
 ]
 _MovedSource = Annotated[
-    str | None,
-    typer.Option("--source", help="Where the run's images are now, if they have moved.", show_default=False),
+    str | None, typer.Option("--source", help="Where the run's images are now, if they have moved.")
 ]
 _Partial = Annotated[bool, typer.Option("--partial", help="Export the committed shards of an unfinished run.")]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in DEST.")]

@@ -29,17 +29,13 @@ def gallery(
     sample: Annotated[
         int, typer.Option(min=1, max=MAX_SAMPLE, help="Show at most N images, spread evenly.")
     ] = DEFAULT_SAMPLE,
-    to: Annotated[
-        str | None,
-        typer.Option("--to", help="Folder or url for the pages. Default: OUT/gallery.", show_default=False),
-    ] = None,
+    to: Annotated[str | None, typer.Option("--to", help="Folder or url for the pages. Default: OUT/gallery.")] = None,
     audit: Annotated[
         str | None,
         typer.Option(
             "--audit",
             metavar="AUDIT",
             help="Show an audit's verdicts, and filter by them. Its judged images are shown besides the sample.",
-            show_default=False,
         ),
     ] = None,
     images: Annotated[
@@ -48,7 +44,6 @@ def gallery(
             "--image",
             metavar="ID",
             help="Show this image besides the sample, by its id or the id of one of its pairs. Can be repeated.",
-            show_default=False,
         ),
     ] = None,
     plugins: options.Plugins = None,

@@ -46,59 +46,36 @@ Annotation = Annotated[
         metavar="ANNOTATION",
         help="Path or url of a COCO JSON file, of a REFER dataset's folder or its refs(…).p, or of PhraseCut's folder "
         "or its refer_….json.",
-        show_default=False,
     ),
 ]
 Images = Annotated[
     str,
-    typer.Argument(
-        metavar="IMAGES",
-        help="Folder or url of the images. File names in ANNOTATION are relative to it.",
-        show_default=False,
-    ),
+    typer.Argument(metavar="IMAGES", help="Folder or url of the images. File names in ANNOTATION are relative to it."),
 ]
 FormatOption = Annotated[
-    Format | None,
-    typer.Option("--format", help="Format of ANNOTATION. Default: from its name (.json is coco).", show_default=False),
+    Format | None, typer.Option("--format", help="Format of ANNOTATION. Default: from its name (.json is coco).")
 ]
 Splits = Annotated[
     list[str] | None,
-    typer.Option(
-        "--split", help="refer, phrasecut: split to import; can be repeated.  [default: train]", show_default=False
-    ),
+    typer.Option("--split", help="refer, phrasecut: split to import; can be repeated.  [default: train]"),
 ]
-SplitBy = Annotated[
-    str | None,
-    typer.Option("--split-by", help="refer: which refs(…).p to read: unc, google or umd.", show_default=False),
-]
+SplitBy = Annotated[str | None, typer.Option("--split-by", help="refer: which refs(…).p to read: unc, google or umd.")]
 Captions = Annotated[
     str | None,
-    typer.Option(
-        "--captions",
-        help="coco: JSON of captions with instance_id, as `pseudoris export` writes it.",
-        show_default=False,
-    ),
+    typer.Option("--captions", help="coco: JSON of captions with instance_id, as `pseudoris export` writes it."),
 ]
-Prefix = Annotated[
-    str,
-    typer.Option("--prefix", help="Subfolder of IMAGES that the file names are relative to.", show_default=False),
-]
+Prefix = Annotated[str, typer.Option("--prefix", help="Subfolder of IMAGES that the file names are relative to.")]
 OrientationOption = Annotated[
     Orientation, typer.Option("--orientation", help="Whether masks fit the image as seen, or as stored in its file.")
 ]
 EmbedImages = Annotated[
     bool, typer.Option("--embed-images", help="Store the images in the tables (same as shards.embed_images=true).")
 ]
-ShardSize = Annotated[
-    int | None, typer.Option(help="Images per shard (same as --set shards.max_images=…).", show_default=False)
-]
+ShardSize = Annotated[int | None, typer.Option(help="Images per shard (same as --set shards.max_images=…).")]
 Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Set one key, e.g. shards.max_bytes=268435456. Can be repeated.", show_default=False),
+    list[str] | None, typer.Option("--set", help="Set one key, e.g. shards.max_bytes=268435456. Can be repeated.")
 ]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="Number of shards at once; by default one per CPU.", show_default=False)
-]
+Workers = Annotated[int | None, typer.Option(min=1, help="Number of shards at once; by default one per CPU.")]
 AllowMixed = Annotated[
     bool, typer.Option("--allow-mixed", help="Continue with other package versions than the import began with.")
 ]

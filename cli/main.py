@@ -150,12 +150,7 @@ def _before_any_command(
 
 # Groups as `--help` shows them, in this order.
 _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
-    "Start": {
-        "demo": demo.demo,
-        "doctor": doctor.doctor,
-        "weights": weights.app,
-        "estimate": estimate.estimate,
-    },
+    "Start": {"demo": demo.demo, "doctor": doctor.doctor, "weights": weights.app, "estimate": estimate.estimate},
     "Run": {"annotate": annotate.annotate, "status": status.status, "verify": verify.verify, "gc": gc.gc},
     "Look": {
         "gallery": gallery.gallery,

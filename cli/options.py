@@ -21,16 +21,10 @@ Source = Annotated[
         metavar="SOURCE",
         help="Images to read: a folder, file, url (s3://…), glob, tars or Parquet. Quote a glob or braces: "
         "'part-{000..123}.tar'.",
-        show_default=False,
     ),
 ]
 Out = Annotated[
-    str,
-    typer.Argument(
-        metavar="OUT",
-        help="Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL.",
-        show_default=False,
-    ),
+    str, typer.Argument(metavar="OUT", help="Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL.")
 ]
 
 
@@ -50,24 +44,17 @@ ConfiguredOut = Annotated[
         metavar="OUT",
         callback=writable_out,
         help="Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL or --set source.endpoint_url=….",
-        show_default=False,
     ),
 ]
-Audit = Annotated[str, typer.Argument(metavar="AUDIT", help="Local folder of the audit.", show_default=False)]
+Audit = Annotated[str, typer.Argument(metavar="AUDIT", help="Local folder of the audit.")]
 Preset = Annotated[
     str,
     typer.Option("--preset", help="Named configuration: tiny or tiny-composed (embedded models, CPU), base, or paper."),
 ]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="YAML file that overrides the preset.", show_default=False)
-]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file that overrides the preset.")]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        help="Set one key, e.g. masks.points_per_side=16. Overrides --config. Can be repeated.",
-        show_default=False,
-    ),
+    typer.Option("--set", help="Set one key, e.g. masks.points_per_side=16. Overrides --config. Can be repeated."),
 ]
 Plugins = Annotated[
     list[str] | None,
@@ -76,7 +63,6 @@ Plugins = Annotated[
         metavar="MODULE",
         help="Decoder plug-in to import for formats such as HEIC. A run's own plug-ins are never imported. "
         "Can be repeated.",
-        show_default=False,
     ),
 ]
 Address = Annotated[
@@ -85,12 +71,10 @@ Address = Annotated[
         "--address",
         help="Ray cluster: auto, local (start one), or HOST:PORT. By default placement.address, which is auto: the "
         "cluster of RAY_ADDRESS or of this machine, else a new one.",
-        show_default=False,
     ),
 ]
 AcceptDomain = Annotated[
-    bool,
-    typer.Option("--accept-domain", help="Go on although the models do not know such images."),
+    bool, typer.Option("--accept-domain", help="Go on although the models do not know such images.")
 ]
 
 Exclude = Annotated[
@@ -100,7 +84,6 @@ Exclude = Annotated[
         metavar="PATH",
         help="Leave out a benchmark's images: a REFER folder, a folder of images, a list of names or COCO ids, a table "
         "of sha256 or phash. Can be repeated.",
-        show_default=False,
     ),
 ]
 Only = Annotated[
@@ -109,7 +92,6 @@ Only = Annotated[
         "--only",
         metavar="PATH",
         help="Take no other images: a list of names or COCO ids, or the split train of a REFER folder. Repeatable.",
-        show_default=False,
     ),
 ]
 ExcludeDistance = Annotated[

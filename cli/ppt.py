@@ -35,19 +35,14 @@ class Recipe(Protocol):
 @app.command("objects")
 def objects(
     folder: Annotated[
-        str,
-        typer.Argument(
-            metavar="FOLDER", help="Folder with one folder of images per class, CLASS/*.jpg.", show_default=False
-        ),
+        str, typer.Argument(metavar="FOLDER", help="Folder with one folder of images per class, CLASS/*.jpg.")
     ],
     out: options.Out,
     names: Annotated[
-        Path | None,
-        typer.Option("--names", help="CSV with columns folder,name: the names of the classes.", show_default=False),
+        Path | None, typer.Option("--names", help="CSV with columns folder,name: the names of the classes.")
     ] = None,
     sample: Annotated[
-        int | None,
-        typer.Option(min=1, help="Take N images alone, drawn by compute.seed.", metavar="N", show_default=False),
+        int | None, typer.Option(min=1, help="Take N images alone, drawn by compute.seed.", metavar="N")
     ] = None,
     embed_images: Annotated[
         bool, typer.Option("--embed-images", help="Store the images in the tables (same as shards.embed_images=true).")
@@ -75,9 +70,7 @@ def objects(
 
 @app.command("compose")
 def compose(
-    source: Annotated[
-        str, typer.Argument(metavar="D_SEM", help="A finished run of `ppt objects`.", show_default=False)
-    ],
+    source: Annotated[str, typer.Argument(metavar="D_SEM", help="A finished run of `ppt objects`.")],
     out: options.Out,
     preset: Preset = "tiny",
     config_file: options.ConfigFile = None,
@@ -100,10 +93,7 @@ def compose(
 @app.command("pairs")
 def pairs(
     run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN", help="A finished run or import. Its images and kept texts are used.", show_default=False
-        ),
+        str, typer.Argument(metavar="RUN", help="A finished run or import. Its images and kept texts are used.")
     ],
     out: options.Out,
     preset: Preset = "tiny",

@@ -28,23 +28,15 @@ DEFAULT_OUT = Path("overlay.png")
 
 
 def predict(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.", show_default=False)],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
     text: Annotated[
-        str,
-        typer.Argument(
-            metavar="TEXT", help='Text that describes one object: "the small dotted red circle".', show_default=False
-        ),
+        str, typer.Argument(metavar="TEXT", help='Text that describes one object: "the small dotted red circle".')
     ],
-    model: Annotated[
-        Path,
-        typer.Option("--model", help="The --out of `pseudoris train`, or its checkpoint.", show_default=False),
-    ],
+    model: Annotated[Path, typer.Option("--model", help="The --out of `pseudoris train`, or its checkpoint.")],
     out: Annotated[Path, typer.Option("--out", help="Image to write: the mask on the image, the text below.")] = (
         DEFAULT_OUT
     ),
-    mask_out: Annotated[
-        Path | None, typer.Option("--mask", help="Also write the mask as a PNG of 0 and 255.", show_default=False)
-    ] = None,
+    mask_out: Annotated[Path | None, typer.Option("--mask", help="Also write the mask as a PNG of 0 and 255.")] = None,
 ) -> None:
     """Show which object of an image a text refers to, with a trained model.
 

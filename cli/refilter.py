@@ -27,14 +27,10 @@ NO_CONDITION = "none"
 
 def refilter(
     out: options.Out,
-    new: Annotated[str, typer.Argument(metavar="NEW", help="Folder or url for the new run.", show_default=False)],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Folder or url for the new run.")],
     tau: Annotated[
         float | None,
-        typer.Option(
-            min=0.0,
-            help="Keep expressions with a distinctiveness above this. Default: the tau of OUT.",
-            show_default=False,
-        ),
+        typer.Option(min=0.0, help="Keep expressions with a distinctiveness above this. Default: the tau of OUT."),
     ] = None,
     keep: Annotated[
         list[str] | None,
@@ -43,23 +39,20 @@ def refilter(
             help="Keep only expressions that also meet this condition, for example 'correctness > 0.2'. Can be "
             f"repeated. Columns: {', '.join(SCORE_COLUMNS)}. Default: the conditions of OUT; '{NO_CONDITION}' "
             "removes them.",
-            show_default=False,
         ),
     ] = None,
     lone_masks: Annotated[
         LoneMasks | None,
         typer.Option(
             help="Captions of a mask that is alone in its image, which no tau can judge: keep all, drop all, or keep "
-            "the better half of its draws by correctness. Default: the rule of OUT.",
-            show_default=False,
+            "the better half of its draws by correctness. Default: the rule of OUT."
         ),
     ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(
             help="YAML file with a `filtering.pair_weight`, as `pseudoris calibrate --to` writes it: set the column "
-            "weight by it. Default: as in OUT.",
-            show_default=False,
+            "weight by it. Default: as in OUT."
         ),
     ] = None,
     accuracy: Annotated[
@@ -68,12 +61,10 @@ def refilter(
             min=0.01,
             max=0.999,
             help="Choose the loosest rule whose accuracy is shown to be at least this, by the verdicts of --audit.",
-            show_default=False,
         ),
     ] = None,
     audit: Annotated[
-        str | None,
-        typer.Option("--audit", metavar="AUDIT", help="Judged audit of OUT. Needs --accuracy.", show_default=False),
+        str | None, typer.Option("--audit", metavar="AUDIT", help="Judged audit of OUT. Needs --accuracy.")
     ] = None,
     threads: Annotated[
         int, typer.Option(min=1, max=64, help="Number of shards at once; each is held in memory.")

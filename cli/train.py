@@ -23,40 +23,26 @@ app.command("ppt")(ppt)
 
 @app.command("student")
 def student(
-    runs: Annotated[
-        list[str],
-        typer.Argument(metavar="RUN...", help="Folders or urls of runs or imports.", show_default=False),
-    ],
-    out: Annotated[
-        str, typer.Option("--out", help="Local folder for the checkpoint, logs and summary.", show_default=False)
-    ],
-    val: Annotated[
-        str | None,
-        typer.Option("--val", help="Run or import to evaluate the model on at the end.", show_default=False),
-    ] = None,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders or urls of runs or imports.")],
+    out: Annotated[str, typer.Option("--out", help="Local folder for the checkpoint, logs and summary.")],
+    val: Annotated[str | None, typer.Option("--val", help="Run or import to evaluate the model on at the end.")] = None,
     human: Annotated[
         str | None,
         typer.Option(
-            "--human",
-            help="Import of human annotation to mix in; see data.human_fraction and data.human_share.",
-            show_default=False,
+            "--human", help="Import of human annotation to mix in; see data.human_fraction and data.human_share."
         ),
     ] = None,
     preset: Annotated[str, typer.Option("--preset", help="tiny (embedded towers, CPU) or vit-b-16.")] = "tiny",
     config_file: options.ConfigFile = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", help="Set one key, e.g. model.width=96. Overrides --config. Can be repeated.", show_default=False
-        ),
+        typer.Option("--set", help="Set one key, e.g. model.width=96. Overrides --config. Can be repeated."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Total steps; the warm-up is at most a tenth of them.", show_default=False)
+        int | None, typer.Option(min=1, help="Total steps; the warm-up is at most a tenth of them.")
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the masks, instead of --steps.", show_default=False)
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Same as --set training.seed=….", show_default=False)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the masks, instead of --steps.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same as --set training.seed=….")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the training in --out; start one if there is none.")
     ] = False,

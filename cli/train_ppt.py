@@ -22,32 +22,25 @@ _Runs = list[str] | None
 
 
 def ppt(
-    out: Annotated[
-        str,
-        typer.Option("--out", help="Local folder for the training. Each round has a folder in it.", show_default=False),
-    ],
-    d_sem: Annotated[_Runs, typer.Option("--d-sem", help="Run of `ppt objects`.", show_default=False)] = None,
-    d_ref: Annotated[_Runs, typer.Option("--d-ref", help="Run of `ppt compose`.", show_default=False)] = None,
-    h: Annotated[_Runs, typer.Option("--h", help="Run of `ppt pairs`.", show_default=False)] = None,
+    out: Annotated[str, typer.Option("--out", help="Local folder for the training. Each round has a folder in it.")],
+    d_sem: Annotated[_Runs, typer.Option("--d-sem", help="Run of `ppt objects`.")] = None,
+    d_ref: Annotated[_Runs, typer.Option("--d-ref", help="Run of `ppt compose`.")] = None,
+    h: Annotated[_Runs, typer.Option("--h", help="Run of `ppt pairs`.")] = None,
     annotated: Annotated[
-        _Runs,
-        typer.Option("--annotated", help="Any other run or import. It is added to H_sem.", show_default=False),
+        _Runs, typer.Option("--annotated", help="Any other run or import. It is added to H_sem.")
     ] = None,
     val: Annotated[
-        str | None,
-        typer.Option("--val", help="Run or import to evaluate the model on after each phase."),
+        str | None, typer.Option("--val", help="Run or import to evaluate the model on after each phase.")
     ] = None,
     preset: Annotated[str, typer.Option("--preset", help="tiny (embedded models, CPU) or paper.")] = "tiny",
     config_file: options.ConfigFile = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
-            "--set",
-            help="Set one key, e.g. curriculum.epochs_factor=0.5. Overrides --config. Can be repeated.",
-            show_default=False,
+            "--set", help="Set one key, e.g. curriculum.epochs_factor=0.5. Overrides --config. Can be repeated."
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Same as --set training.seed=….", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same as --set training.seed=….")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the training in --out; start one if there is none.")
     ] = False,

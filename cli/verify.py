@@ -41,24 +41,19 @@ def verify(
         bool, typer.Option("--quick", help="Check sizes, rows and ids only; no digests, no masks.")
     ] = False,
     sample: Annotated[
-        int | None,
-        typer.Option(min=1, help="Check N committed shards, spread evenly; all by default.", show_default=False),
+        int | None, typer.Option(min=1, help="Check N committed shards, spread evenly; all by default.")
     ] = None,
     address: Annotated[
         str | None,
         typer.Option(
             "--address",
             help="Ray cluster that does the checks: auto, local, or HOST:PORT. By default, this process does them.",
-            show_default=False,
         ),
     ] = None,
     root: Annotated[
         str | None,
         typer.Option(
-            "--root",
-            metavar="DIGEST",
-            help="The root digest that the run must have, as verify printed it before.",
-            show_default=False,
+            "--root", metavar="DIGEST", help="The root digest that the run must have, as verify printed it before."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -33,7 +33,6 @@ Preset = Annotated[
     typer.Argument(
         metavar="PRESET",
         help="A preset, such as base or paper; or a weights uri, such as open_clip:RN50-quickgelu/openai.",
-        show_default=False,
     ),
 ]
 
@@ -41,8 +40,7 @@ Preset = Annotated[
 @app.command("list")
 def list_weights(
     preset: Annotated[
-        str | None,
-        typer.Argument(metavar="PRESET", help="Preset or weights uri. By default all presets.", show_default=False),
+        str | None, typer.Argument(metavar="PRESET", help="Preset or weights uri. By default all presets.")
     ] = None,
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
@@ -73,7 +71,6 @@ def get(
             metavar="DIR",
             help="Put the files there, to be carried to a machine without a network. By default the cache: "
             "PSEUDORIS_WEIGHTS, else ~/.cache/pseudoris/weights.",
-            show_default=False,
         ),
     ] = None,
     config_file: options.ConfigFile = None,
