@@ -9,7 +9,8 @@ import typer
 
 from pseudoris.cli import options
 from pseudoris.cli.console import report, report_stopped, stdout
-from pseudoris.cli.progress import plan_view, run_progress, summary_view
+from pseudoris.cli.progress import INTERRUPTED, run_progress
+from pseudoris.cli.summaries import plan_view, summary_view
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import TransientError
@@ -18,7 +19,6 @@ from pseudoris.store.runs.pending_work import Planned, RunEvent
 if TYPE_CHECKING:
     from pseudoris.pipeline.run_contract import RunOptions
 
-INTERRUPTED = 130
 INCOMPLETE = 3
 FRUITLESS = 1
 

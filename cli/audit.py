@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import command, echo_json, facts_table, path_lines, report, stderr, stdout
+from pseudoris.cli.console import command, echo_json, facts_table, path_lines, report, stdout
+from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.files.storage_at import local_path
@@ -54,15 +54,14 @@ def draw(
     header = require_header(location)
     if location.holds(RunLocation.open(str(folder.absolute()))):
         raise ConfigError(f"AUDIT {audit!r} is inside the run. Choose a folder outside it.")
-    with Progress(console=stderr, transient=True) as progress:
-        reading = progress.add_task("reading shards", total=None)
+    with bar("reading shards") as show:
         found = draw_audit(
             location,
             header,
             folder,
             chosen,
             load_bytes=PlannedImages(location, header if source is None else _moved(header, source)),
-            on_shard=lambda done, total: progress.update(reading, completed=done, total=total),
+            on_shard=show,
         )
     _print_draw(audit, found)
 
@@ -83,11 +82,8 @@ def page(
         raise ConfigError(
             f"--to {to!r} is inside the audit. Choose a folder outside it: the page is for others to open."
         )
-    with Progress(console=stderr, transient=True) as progress:
-        images = progress.add_task("images", total=None)
-        missing = write_judging_page(
-            opened, destination, plugins or (), lambda done, total: progress.update(images, completed=done, total=total)
-        )
+    with bar("images") as show:
+        missing = write_judging_page(opened, destination, plugins or (), show)
     _report_missing(missing)
     report("page", destination.uri(INDEX_NAME), "green")
     report("note", "Open it in a browser and judge. Whoever can open it sees its pictures and texts.", "dim")
@@ -141,13 +137,8 @@ def audit_report(
     answers = folder.answers()
     applied = None
     if out_run is not None:
-        with Progress(console=stderr, transient=True) as progress:
-            reading = progress.add_task("reading shards", total=None)
-            applied = apply_to(
-                RunLocation.open_to_read(out_run),
-                folder,
-                lambda done, total: progress.update(reading, completed=done, total=total),
-            )
+        with bar("reading shards") as show:
+            applied = apply_to(RunLocation.open_to_read(out_run), folder, show)
     figures = audit_figures(folder, answers, applied)
     if plot is not None:
         options.write_text(plot, report_chart(figures), option="--plot")

@@ -52,7 +52,7 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
         target=accuracy,
         checks=rater_checks(judged, answers),
     )
-    stdout.print(_view(choice))
+    stdout.print(_choice_view(choice))
     if choice.chosen is None:
         raise ConfigError(_why_not(choice, is_judged=bool(judged.is_judged[judged.is_drawn].all())))
     chosen = rules[choice.chosen]
@@ -89,7 +89,7 @@ def _seen(audit: AuditFolder, header: RunHeader, rules: list[SequencedRule]) -> 
     return found
 
 
-def _view(choice: RuleChoice) -> Table:
+def _choice_view(choice: RuleChoice) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("rule, strict to loose", "verdicts", "accuracy", "at least", ""):
         table.add_column(name, justify="left" if name.startswith("rule") else "right", no_wrap=True)

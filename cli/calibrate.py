@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 import yaml
-from rich.progress import Progress
 
 from pseudoris.cli import options
-from pseudoris.cli.console import echo, report, stderr
-from pseudoris.cli.evaluate import truth_bar
+from pseudoris.cli.console import echo, report
 from pseudoris.cli.options import check_file
+from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -72,7 +71,7 @@ def calibrate(
     echo(text, nl=False)
     if to is not None:
         options.write_text(to, text, option="--to")
-    _report(found, aim if truth is not None else None, least_yield)
+    _report_fit(found, aim if truth is not None else None, least_yield)
 
 
 def _fitted(
@@ -84,12 +83,13 @@ def _fitted(
     from pseudoris.training.evaluation.human_truth import open_truth
 
     header = require_header(location)
-    with Progress(console=stderr, transient=True) as progress:
-        known = None if truth is None else open_truth(truth, header, SceneTruth, truth_bar(progress))
+    with bar() as show:
+        reading = show.named("reading the truth")
+        known = None if truth is None else open_truth(truth, header, SceneTruth, reading)
         return calibrated_run(location, known, coverage=coverage, least_yield=least_yield, max_images=images)
 
 
-def _report(found: Calibration, coverage: float | None, least_yield: float) -> None:
+def _report_fit(found: Calibration, coverage: float | None, least_yield: float) -> None:
     """Say what the bounds keep; `coverage` is what was asked for, None without a truth."""
     reached = found.reached
     kept = f"it keeps {reached.distinct:.2f} expressions per mask"

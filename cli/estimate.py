@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
-from rich.progress import Progress
 
 from pseudoris.cli import options
 from pseudoris.cli.annotate import resolve
-from pseudoris.cli.console import domain_lines, echo_json, facts_table, format_bytes, format_seconds, stderr, stdout
+from pseudoris.cli.console import domain_lines, echo_json, facts_table, format_bytes, format_seconds, stdout
+from pseudoris.cli.progress import bar
 
 if TYPE_CHECKING:
     from pseudoris.pipeline.sample_estimate import Estimate, Interval
@@ -49,8 +49,7 @@ def estimate(
     from pseudoris.pipeline.sample_estimate import estimate as run_sample
 
     exclusions = options.read_exclude(exclude, exclude_distance, only)
-    with Progress(console=stderr, transient=True) as progress:
-        task = progress.add_task("listing", total=None)
+    with bar("listing") as show:
         found = run_sample(
             source,
             config,
@@ -58,9 +57,7 @@ def estimate(
             num_gpus=gpus,
             scratch=scratch,
             exclusions=exclusions,
-            on_progress=lambda done, total: progress.update(
-                task, completed=done, total=total, description="running the sample"
-            ),
+            on_progress=show.named("running the sample"),
         )
     if as_json:
         domain = None if found.domain is None else found.domain.model_dump()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
-from rich.progress import Progress
 from rich.table import Table
 
-from pseudoris.cli.console import echo_json, facts_table, report, stderr, stdout
+from pseudoris.cli.console import echo_json, facts_table, report, stdout
 from pseudoris.cli.options import check_apart
+from pseudoris.cli.progress import bar
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 
@@ -100,15 +99,9 @@ def _evaluate_run(out: str, truth: str, sample: int | None, report_to: str | Non
     location = RunLocation.open_to_read(out)
     header = require_header(location)
     destination = _destination(report_to, location)
-    with Progress(console=stderr, transient=True) as progress:
-        known = open_truth(truth, header, SceneTruth, truth_bar(progress))
-        task = progress.add_task("judging shards", total=None)
-        found = evaluate_run(
-            location,
-            known,
-            sample=sample,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    with bar() as show:
+        known = open_truth(truth, header, SceneTruth, show.named("reading the truth"))
+        found = evaluate_run(location, known, sample=sample, on_progress=show.named("judging shards"))
     if as_json:
         echo_json(as_tree(found))
     else:
@@ -139,15 +132,14 @@ def _evaluate_model(
     answerer = open_answerer(model, questions, preset=preset, assignments=assignments)
     notes = answerer.notes() if isinstance(answerer, Predictions) else []
     notes += [f"The training in {model} is not finished: this is its last checkpoint."] if is_unfinished(model) else []
-    with Progress(console=stderr, transient=True) as progress:
-        task = progress.add_task("asking", total=len(questions))
+    with bar("asking") as show:
         found = evaluate_model(
             answerer,
             questions,
             model=model,
             notes=notes,
             settings={"preset": preset, "set": assignments, "splits": splits},
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            on_progress=show,
         )
     if as_json:
         echo_json(found.as_json())
@@ -198,12 +190,6 @@ def model_view(found: ModelEvaluation) -> RenderableType:
         cells = (_cell(each, 2) if name in ("oiou", "miou") else value_text(each, 1) for name, each in figures)
         table.add_row(part_name(part), f"{part.num_expressions:,}", *cells)
     return Group(lines, "", table, *(line for note in found.notes for line in ("", note)), "", caption(found))
-
-
-def truth_bar(progress: Progress) -> Callable[[int, int], None]:
-    """Return what shows how far the reading of a truth is; nothing shows where it is one file."""
-    task = progress.add_task("reading the truth", total=None, visible=False)
-    return lambda done, total: progress.update(task, completed=done, total=total, visible=True)
 
 
 def evaluation_view(found: Evaluation) -> RenderableType:

@@ -8,16 +8,15 @@ from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pseudoris.cli import options
 from pseudoris.cli.console import facts_table, format_bytes, stdout
+from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.exports import (
     EXPORTS,
     WRITING,
-    Export,
     ExportReport,
     ExportRequest,
     HumanAnnotation,
@@ -144,22 +143,16 @@ def export(
         is_overwriting=overwrite,
         exclusions=options.read_exclude(exclude, exclude_distance),
     )
-    report = _write(find_export(export_format), request)
+    with bar(WRITING) as show:
+
+        def on_progress(done: int, total: int, /, stage: str = WRITING) -> None:
+            show(done, total, stage)
+
+        report = find_export(export_format).write(request, on_progress)
     stdout.print(_view(destination, report, request), soft_wrap=True)
     for note in report.notes:
         # Below the table, where no column breaks a command or a path in two.
         stdout.print(f"- {note}", soft_wrap=True, markup=False, highlight=False)
-
-
-def _write(chosen: Export, request: ExportRequest) -> ExportReport:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stdout, transient=True) as progress:
-        task = progress.add_task(WRITING, total=None)
-
-        def show(done: int, total: int, /, stage: str = WRITING) -> None:
-            progress.update(task, completed=done, total=total, description=stage)
-
-        return chosen.write(request, show)
 
 
 def _human(folder: Path | None, split_by: str | None, splits: str, images: Path | None) -> HumanAnnotation | None:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
 from pseudoris.cli import options
-from pseudoris.cli.console import report, stderr
+from pseudoris.cli.console import report
 from pseudoris.cli.options import check_apart, load_plugins
+from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -96,20 +96,18 @@ def write_pages(
     ids = {pair.partition("-")[0] for pair in (*besides, *verdicts)}
     content = gallery_from_run(location, PlannedImages(location, header), sample=sample, besides=ids)
     content = replace(content, verdicts=verdicts)
-    with Progress(console=stderr, transient=True) as progress:
-        counting = progress.add_task("counting shards", total=None)
+    with bar() as show:
         quality = quality_of_run(
             location,
             content.summary,
-            on_shard=lambda done, total: progress.update(counting, completed=done, total=total),
+            on_shard=show.named("counting shards"),
         )
         # First what the gallery links to.
         write_quality(quality, destination)
-        showing = progress.add_task("images", total=content.num_images)
         return write_gallery(
             content,
             destination,
-            lambda done: progress.update(showing, completed=done),
+            lambda done: show(done, content.num_images, "images"),
             plugins=header.config.images.decoder_plugins,
         )
 

@@ -26,10 +26,10 @@ def gc(
     if dry_run:
         for path in report.deleted:
             echo(location.uri(path))
-    stdout.print(_view(out, report, is_dry=dry_run))
+    stdout.print(_garbage_view(out, report, is_dry=dry_run))
 
 
-def _view(out: str, report: GcReport, *, is_dry: bool) -> Table:
+def _garbage_view(out: str, report: GcReport, *, is_dry: bool) -> Table:
     what = "would be deleted (dry run)" if is_dry else "deleted"
     table = facts_table(f"{out}: {len(report.deleted):,} files {what}")
     table.add_row("lost", f"{len(report.lost):,} parts of shards that another process committed first")

@@ -11,7 +11,8 @@ import typer
 
 from pseudoris.cli import options
 from pseudoris.cli.console import stdout
-from pseudoris.cli.run_bar import Wording, write_with_bar, written_view
+from pseudoris.cli.progress import write_with_bar
+from pseudoris.cli.summaries import Wording, written_view
 from pseudoris.schemas.config import RunConfig, ShardsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError

@@ -45,6 +45,7 @@ from pseudoris.cli import (
     weights,
 )
 from pseudoris.cli.console import PrintableFormatter, degrade_output, report, report_stopped, stderr, stdout
+from pseudoris.cli.progress import INTERRUPTED
 from pseudoris.pipeline.interrupts import interruptible
 from pseudoris.schemas.errors import ConfigError, PseudorisError
 
@@ -76,7 +77,7 @@ class HelpPage(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             report_stopped("interrupted")
-            ctx.exit(annotate.INTERRUPTED)
+            ctx.exit(INTERRUPTED)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page."""

@@ -11,7 +11,8 @@ import typer
 
 from pseudoris.cli import options
 from pseudoris.cli.console import report, stdout
-from pseudoris.cli.run_bar import OnWait, Wording, write_with_bar, written_view
+from pseudoris.cli.progress import write_with_bar
+from pseudoris.cli.summaries import Wording, written_view
 from pseudoris.store.location import RunLocation
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Recipe(Protocol):
     """Writes, or goes on writing, the run at a location."""
 
     def __call__(
-        self, location: RunLocation, config: RecipeConfig, *, on_progress: OnProgress, on_wait: OnWait
+        self, location: RunLocation, config: RecipeConfig, *, on_progress: OnProgress, on_wait: Callable[[str], None]
     ) -> WrittenRun:
         """Return how the run stands."""
 

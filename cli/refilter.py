@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pseudoris.cli import options
 from pseudoris.cli.console import command, facts_table, format_bytes, kept_text, path_lines, report, stdout
-from pseudoris.cli.run_bar import write_with_bar
+from pseudoris.cli.progress import write_with_bar
 from pseudoris.schemas.confidence import PairWeightConfig
 from pseudoris.schemas.config_layers import lay_over, validate
 from pseudoris.schemas.errors import ConfigError

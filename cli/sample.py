@@ -54,7 +54,7 @@ def sample(
     elif as_csv:
         _write_csv(names, found)
     else:
-        stdout.print(_view(names, found))
+        stdout.print(_sample_view(names, found))
         if not all_candidates:
             _print_unfiltered(location)
 
@@ -79,7 +79,7 @@ def _flat(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
 
 
-def _view(names: list[str], rows: list[dict[str, Any]]) -> Table:
+def _sample_view(names: list[str], rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in names:
         table.add_column(name, overflow="fold", min_width=min(len(name), _MAX_HEADER))

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
-from rich.progress import Progress
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import domain_lines, echo_json, facts_table, format_bytes, kept_text, stderr, stdout
+from pseudoris.cli.console import domain_lines, echo_json, facts_table, format_bytes, kept_text, stdout
+from pseudoris.cli.progress import bar
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.statistics import DEFAULT_SAMPLE, GROUPS, Distribution, RunStatistics, run_statistics
 
@@ -31,13 +31,12 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show the run in numbers: masks, expressions, lengths, scores, what is kept."""
-    with Progress(console=stderr, transient=True) as progress:
-        task = progress.add_task("reading shards", total=None)
+    with bar("reading shards") as show:
         found = run_statistics(
             RunLocation.open_to_read(out),
             sample=None if every else sample,
             num_top=top,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            on_progress=show,
         )
     if as_json:
         echo_json(_tree(found))

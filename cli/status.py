@@ -13,7 +13,7 @@ from rich.table import Table
 
 from pseudoris.cli import options
 from pseudoris.cli.console import echo_json, facts_table, format_bytes, format_seconds, kept_text, report, stdout
-from pseudoris.cli.progress import reasons_view, repeats_text
+from pseudoris.cli.summaries import reasons_view, repeats_text
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import DRIVER_ALIVE, DRIVER_SILENT, RunStatus, StatusReader
 from pseudoris.store.runs.header import read_header

@@ -11,7 +11,7 @@ from pseudoris.cli import options
 from pseudoris.cli.console import facts_table, format_seconds, stdout
 from pseudoris.cli.options import training_folder
 from pseudoris.cli.train_ppt import ppt
-from pseudoris.cli.training_views import figure_title, next_view, note_new_training, progress, stopped
+from pseudoris.cli.training_views import figure_title, next_view, note_new_training, stopped, training_bar
 
 if TYPE_CHECKING:
     from pseudoris.training.chooser.chooser_training import StudentRequest
@@ -77,7 +77,7 @@ def _run(request: StudentRequest) -> int:
     if fabric.is_global_zero:
         note_new_training(request.out, is_resuming=request.is_resuming)
     try:
-        with progress(is_shown=fabric.is_global_zero) as shown:
+        with training_bar(is_shown=fabric.is_global_zero) as shown:
             _, summary = train_student(request, fabric, on_step=shown.on_step, on_image=shown.on_image)
     except KeyboardInterrupt:
         return stopped(request.out)

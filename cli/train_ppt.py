@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from pseudoris.cli import options
 from pseudoris.cli.console import facts_table, format_seconds, report, stdout
 from pseudoris.cli.options import training_folder
-from pseudoris.cli.training_views import figures_text, next_view, note_new_training, progress, stopped
+from pseudoris.cli.training_views import figures_text, next_view, note_new_training, stopped, training_bar
 
 if TYPE_CHECKING:
     from pseudoris.training.ppt.curriculum import Round
@@ -61,10 +61,10 @@ def ppt(
     runs = SourceRuns(tuple(d_sem or ()), tuple(d_ref or ()), tuple(h or ()), tuple(annotated or ()))
     folder = training_folder(out, filter(None, (*runs.d_sem, *runs.d_ref, *runs.h, *runs.annotated, val)))
     config = load_ppt_config(preset, config_file, words)
-    raise typer.Exit(_run(PptRequest(config, runs, folder, val=val, is_resuming=resume)))
+    raise typer.Exit(_run_ppt(PptRequest(config, runs, folder, val=val, is_resuming=resume)))
 
 
-def _run(request: PptRequest) -> int:
+def _run_ppt(request: PptRequest) -> int:
     from pseudoris.training.learning import open_fabric
     from pseudoris.training.ppt.ppt_training import Reports, train_ppt
 
@@ -80,12 +80,12 @@ def _run(request: PptRequest) -> int:
         report("select", f"{each.name}: {decided:,} of {pairs:,} undecided pairs now have a referent", "green")
 
     try:
-        with progress(is_shown=is_first) as shown:
+        with training_bar(is_shown=is_first) as shown:
             _, summary = train_ppt(request, fabric, Reports(on_plan, shown.on_step, on_select))
     except KeyboardInterrupt:
         return stopped(request.out)
     if is_first:
-        stdout.print(summary_view(summary, request.config.generator))
+        stdout.print(ppt_summary_view(summary, request.config.generator))
         stdout.print(next_view(request.out), soft_wrap=True)
     return 0
 
@@ -100,7 +100,7 @@ def plan_view(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> Renderab
     return table
 
 
-def summary_view(summary: PptSummary, sizes: PointGeneratorConfig) -> RenderableType:
+def ppt_summary_view(summary: PptSummary, sizes: PointGeneratorConfig) -> RenderableType:
     """Return how a training ended as a table."""
     table = facts_table("trained")
     table.add_row("steps", f"{summary.num_steps:,}, {summary.num_steps_now:,} of them now")

@@ -8,62 +8,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
 
-from pseudoris.cli.annotate import INTERRUPTED
 from pseudoris.cli.console import command, path_lines, report, report_stopped, stderr
+from pseudoris.cli.progress import INTERRUPTED, Bar, bar
 
 if TYPE_CHECKING:
     from pseudoris.training.learning import StepReport
 
 
 class TrainingBar:
-    """Shows images that are prepared and steps as a bar, and validations as lines.
+    """Shows images that are prepared and steps on a bar, and validations as lines."""
 
-    Without a terminal there is no bar. Then a plain line says each tenth.
-    """
-
-    def __init__(self, bar: Progress) -> None:
-        """Begin with a bar of unknown length."""
-        self._bar = bar
-        self._task = bar.add_task("reading the runs", total=None)
-        self._tenths: dict[str, int] = {}
-        self._say("reading the runs")
+    def __init__(self, show: Bar) -> None:
+        self._show = show
 
     def on_image(self, done: int, total: int) -> None:
         """Show how many images have their masks, of how many."""
-        self._show("proposing masks", done, total)
+        self._show(done, total, "proposing masks")
 
     def on_step(self, step: StepReport) -> None:
         """Show a step, or the figures of a validation."""
         loss = step.values.get("train/loss")
-        if loss is not None:
-            self._show("training", step.step, step.num_steps, note=f", loss {loss:.3f}")
-            return
-        self._bar.update(self._task, completed=step.step, total=step.num_steps, description="validating")
-        if step.values:
-            self._bar.console.print(f"step {step.step}: {figures_text(step.values)}")
-
-    def _show(self, name: str, done: int, total: int, *, note: str = "") -> None:
-        self._bar.update(self._task, completed=done, total=total, description=name + note)
-        tenth = 10 * done // max(total, 1)
-        if tenth != self._tenths.get(name):
-            self._tenths[name] = tenth
-            self._say(f"{name}{note}: {done:,} of {total:,}")
-
-    def _say(self, text: str) -> None:
-        if not (self._bar.disable or self._bar.console.is_terminal):
-            self._bar.console.print(text, soft_wrap=True)
+        self._show(step.step, step.num_steps, "validating" if loss is None else f"training, loss {loss:.3f}")
+        if loss is None and step.values:
+            self._show.print(f"step {step.step}: {figures_text(step.values)}")
 
 
 @contextmanager
-def progress(*, is_shown: bool) -> Iterator[TrainingBar]:
+def training_bar(*, is_shown: bool) -> Iterator[TrainingBar]:
     """Give the bar of a training; only the first process shows it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, *times, console=stderr, transient=True, disable=not is_shown) as bar:
-        yield TrainingBar(bar)
+    amount = (lambda done, total: f"{done:,} of {total:,}") if is_shown else None
+    with bar("reading the runs", amount=amount, console=stderr if is_shown else Console(quiet=True)) as show:
+        yield TrainingBar(show)
 
 
 def note_new_training(out: Path, *, is_resuming: bool) -> None:

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import facts_table, report, stderr, stdout
+from pseudoris.cli.console import facts_table, report, stdout
+from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.placement import PlacementConfig
 from pseudoris.store.checks.verification import (
@@ -66,20 +66,19 @@ def verify(
     location = RunLocation.open_to_read(out)
     if root is not None and not _DIGEST.fullmatch(root):
         raise ConfigError(f"--root {root!r} is not a root digest: give the 64 hex digits that `verify` printed")
-    with _checking(address) as check, Progress(console=stderr if as_json else stdout, transient=True) as progress:
-        task = progress.add_task("verifying shards", total=None)
+    with _checking(address) as check, bar("verifying shards") as show:
         found = verify_run(
             location,
             quick=quick,
             sample=sample,
             root=root,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=show,
             check=check,
         )
     if as_json:
         typer.echo(json.dumps({"is_clean": found.is_clean, **dataclasses.asdict(found)}))
     else:
-        _show(out, found)
+        _show_report(out, found)
     if not found.is_clean:
         report("off", f"{_num_problems(found.problems)} in {out}", "red")
         raise typer.Exit(1)
@@ -98,8 +97,8 @@ def _checking(address: str | None) -> Iterator[CheckShards]:
         yield checking_on_cluster(PlacementConfig().read)
 
 
-def _show(out: str, found: VerifyReport) -> None:
-    stdout.print(_view(out, found))
+def _show_report(out: str, found: VerifyReport) -> None:
+    stdout.print(_report_view(out, found))
     # A line of its own, unwrapped, so that it can be copied.
     stdout.print(f"root digest  {found.root or 'unknown, as a receipt cannot be used'}", soft_wrap=True)
     if found.problems:
@@ -108,7 +107,7 @@ def _show(out: str, found: VerifyReport) -> None:
         stdout.print(_outside_view(found.outside))
 
 
-def _view(out: str, found: VerifyReport) -> Table:
+def _report_view(out: str, found: VerifyReport) -> Table:
     whole = (
         "no problem found in any shard"
         if found.num_checked == found.num_shards

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.text import Text
 
 from pseudoris.cli import options
 from pseudoris.cli.annotate import INCOMPLETE
 from pseudoris.cli.console import format_bytes, path_lines, report, stdout
+from pseudoris.cli.progress import bar
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config, preset_names
 from pseudoris.schemas.errors import ConfigError, TransientError, gather
@@ -23,7 +22,6 @@ from pseudoris.schemas.printable import printable
 from pseudoris.schemas.uris import named_path
 
 if TYPE_CHECKING:
-    from pseudoris.workers.checkpoints.download import OnProgress
     from pseudoris.workers.checkpoints.weight_cache import WeightCache
 
 app = typer.Typer(no_args_is_help=True, help="List, download and check the weights of a preset.")
@@ -137,7 +135,18 @@ def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Pat
             return f"{weights.uri} (nothing to download)"
         path = local_file(weights)
         return f"{path} (your own file: carry it yourself)" if is_carried else path
-    with _bar(published.names[0]) as on_progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with bar(columns=columns, amount=_amount, console=stdout, is_transient=False) as show:
+
+        def on_progress(done: int, total: int | None) -> None:
+            show(done, total, published.names[0])
+
         try:
             path = fetch(published, cache, copies=copies_elsewhere(weights, cache), on_progress=on_progress)
         except UnreachableError as error:
@@ -147,26 +156,5 @@ def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Pat
     return path
 
 
-@contextmanager
-def _bar(name: str) -> Iterator[OnProgress]:
-    """Show a download as a bar; without a terminal as a line for each tenth."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=stdout, disable=not stdout.is_terminal) as progress:
-        task = progress.add_task(name, visible=False)
-        tenth = 0
-
-        def show(done: int, total: int | None) -> None:
-            nonlocal tenth
-            progress.update(task, completed=done, total=total, visible=True)
-            now = int(10 * done / total) if total else 0
-            if progress.disable and now > tenth:
-                tenth = now
-                stdout.print(f"{name}: {format_bytes(done)} of {format_bytes(total or 0)}", soft_wrap=True)
-
-        yield show
+def _amount(done: int, total: int) -> str:
+    return f"{format_bytes(done)} of {format_bytes(total)}"

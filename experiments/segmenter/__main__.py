@@ -11,7 +11,7 @@ from experiments.segmenter.segmenter_training import train_segmenter
 from pseudoris.cli.console import stdout
 from pseudoris.cli.options import training_folder
 from pseudoris.cli.train import summary_view
-from pseudoris.cli.training_views import progress
+from pseudoris.cli.training_views import training_bar
 from pseudoris.schemas.errors import PseudorisError
 from pseudoris.training.learning import open_fabric
 
@@ -35,7 +35,7 @@ def main(
         if steps is not None:
             config = config.model_copy(update={"training": config.training.with_steps(steps)})
         fabric = open_fabric(config.training)
-        with progress(is_shown=fabric.is_global_zero) as shown:
+        with training_bar(is_shown=fabric.is_global_zero) as shown:
             _, summary = train_segmenter(
                 config, runs, folder, fabric, val=val, human=human, is_resuming=resume, on_step=shown.on_step
             )

@@ -4,7 +4,8 @@ import io
 
 from rich.console import Console
 
-from pseudoris.cli.progress import plan_view, run_progress, summary_view
+from pseudoris.cli.progress import run_progress
+from pseudoris.cli.summaries import plan_view, summary_view
 from pseudoris.pipeline.run_contract import RunPlan, RunSummary
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts

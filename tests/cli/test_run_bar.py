@@ -6,7 +6,8 @@ import pytest
 import typer
 from rich.console import Console
 
-from pseudoris.cli.run_bar import Wording, write_with_bar, written_view
+from pseudoris.cli.progress import write_with_bar
+from pseudoris.cli.summaries import Wording, written_view
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import RunTotals
