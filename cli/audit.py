@@ -41,9 +41,7 @@ def draw(
         int | None,
         typer.Option(min=2, help="Number of images to search for missed objects. Default: a fifth of -n, at least 20."),
     ] = None,
-    source: Annotated[
-        str | None, typer.Option("--source", help="Where the run's images are now, if they have moved.")
-    ] = None,
+    source: options.MovedSource = None,
 ) -> None:
     """Draw a sample of pairs and images to judge."""
     from pseudoris.audit.draw import DrawOptions, draw_audit

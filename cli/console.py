@@ -14,7 +14,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -99,6 +99,24 @@ def facts_table(title: str) -> Table:
     table.add_column(style="dim", no_wrap=True)
     # A path longer than the terminal is wrapped, not cut: its end matters.
     table.add_column(overflow="fold")
+    return table
+
+
+def columns_table(headers: Sequence[str], *, title: str | None = None, num_texts: int = 1) -> Table:
+    """Return an empty table with a column a header; those after the first `num_texts` hold figures, on the right."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=None,
+        # Figures stand close: eight columns of them fit 80 letters.
+        padding=(0, 1 if num_texts == 1 else 2, 0, 0),
+        min_width=len(title or ""),
+    )
+    for index, header in enumerate(headers):
+        is_text = index < num_texts
+        table.add_column(header, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
     return table
 
 

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from pseudoris.cli import annotate, gallery
-from pseudoris.cli.console import command, path_lines, stdout
+from pseudoris.cli.console import columns_table, command, path_lines, stdout
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.tables import EXPRESSIONS
@@ -81,13 +81,8 @@ def _comparison(runs: dict[str, str], folder: str) -> Table:
         truth = open_truth(f"synthworld:{folder}/{TRUTH_FILE}", require_header(location), SceneTruth)
         return evaluate_run(location, truth).sets["kept"]
 
-    table = Table(
-        title="both against the truth of the scenes", title_justify="left", title_style="bold", box=None, min_width=40
-    )
-    table.add_column("")
+    table = columns_table(("", *runs), title="both against the truth of the scenes")
     found = [kept(out) for out in runs.values()]
-    for preset in runs:
-        table.add_column(preset, justify="right")
     for name, (title, digits) in _FIGURES.items():
         table.add_row(title, *(f"{figures[name].value:.{digits}f}" for figures in found))
     return table
@@ -101,9 +96,7 @@ def _sample_rows(location: RunLocation, config: RunConfig) -> Table:
     rows = read_table(location, EXPRESSIONS, tuple(dict.fromkeys((apart, "kept", *columns))))
     kept = rows.filter(pc.fill_null(pc.and_(rows["kept"], pc.is_valid(rows[best])), False))
     ranked = kept.sort_by([(best, "descending")]) if kept.num_rows else kept
-    table = Table(title=f"{_NUM_SAMPLE_ROWS} rows of {EXPRESSIONS}", title_justify="left", title_style="bold", box=None)
-    for column in columns:
-        table.add_column(column)
+    table = columns_table(columns, title=f"{_NUM_SAMPLE_ROWS} rows of {EXPRESSIONS}", num_texts=len(columns))
     for row in _first_of_each(ranked, apart):
         table.add_row(*(_cell(row[column]) for column in columns))
     return table

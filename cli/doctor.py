@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pseudoris.cli import options
-from pseudoris.cli.console import format_bytes, stdout
+from pseudoris.cli.console import columns_table, format_bytes, stdout
 from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, PseudorisError
@@ -258,11 +258,7 @@ def _remove_empty(folder: Path, *, down_to: Path) -> None:
 
 
 def _as_table(preset: str, checks: list[Check]) -> Table:
-    table = Table(
-        title=f"doctor, preset {preset}", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0)
-    )
-    for header in ("", "check", "found"):
-        table.add_column(header, overflow="fold")
+    table = columns_table(("", "check", "found"), title=f"doctor, preset {preset}", num_texts=3)
     for check in checks:
         table.add_row(
             Text("ok", "green") if check.is_ok else Text("off", "red"),

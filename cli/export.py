@@ -97,9 +97,6 @@ _DistinctiveOnly = Annotated[
         "any candidate.",
     ),
 ]
-_MovedSource = Annotated[
-    str | None, typer.Option("--source", help="Where the run's images are now, if they have moved.")
-]
 _Partial = Annotated[bool, typer.Option("--partial", help="Export the committed shards of an unfinished run.")]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in DEST.")]
 
@@ -118,7 +115,7 @@ def export(
     merge_images: _MergeImages = None,
     target_mb: _TargetMb = DEFAULT_TARGET_MB,
     distinctive_only: _DistinctiveOnly = False,
-    source: _MovedSource = None,
+    source: options.MovedSource = None,
     partial: _Partial = False,
     overwrite: _Overwrite = False,
     exclude: options.Exclude = None,

@@ -69,9 +69,6 @@ Prefix = Annotated[str, typer.Option("--prefix", help="Subfolder of IMAGES that 
 OrientationOption = Annotated[
     Orientation, typer.Option("--orientation", help="Whether masks fit the image as seen, or as stored in its file.")
 ]
-EmbedImages = Annotated[
-    bool, typer.Option("--embed-images", help="Store the images in the tables (same as shards.embed_images=true).")
-]
 ShardSize = Annotated[int | None, typer.Option(help="Images per shard (same as --set shards.max_images=…).")]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="Set one key, e.g. shards.max_bytes=268435456. Can be repeated.")
@@ -92,7 +89,7 @@ def import_annotation(
     captions: Captions = None,
     prefix: Prefix = "",
     orientation: OrientationOption = Orientation.UPRIGHT,
-    embed_images: EmbedImages = False,
+    embed_images: options.EmbedImages = False,
     shard_size: ShardSize = None,
     assignments: Assignments = None,
     workers: Workers = None,

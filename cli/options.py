@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,9 +52,20 @@ Preset = Annotated[
     typer.Option("--preset", help="Named configuration: tiny or tiny-composed (embedded models, CPU), base, or paper."),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file that overrides the preset.")]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Set one key, e.g. masks.points_per_side=16. Overrides --config. Can be repeated."),
+
+
+def set_one(example: str) -> Any:
+    """Return the option `--set` of a command with a configuration of its own."""
+    return typer.Option("--set", help=f"Set one key, e.g. {example}. Overrides --config. Can be repeated.")
+
+
+Assignments = Annotated[list[str] | None, set_one("masks.points_per_side=16")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+MovedSource = Annotated[
+    str | None, typer.Option("--source", help="Where the run's images are now, if they have moved.")
+]
+EmbedImages = Annotated[
+    bool, typer.Option("--embed-images", help="Store the images in the tables (same as shards.embed_images=true).")
 ]
 Plugins = Annotated[
     list[str] | None,

@@ -45,9 +45,7 @@ def objects(
     sample: Annotated[
         int | None, typer.Option(min=1, help="Take N images alone, drawn by compute.seed.", metavar="N")
     ] = None,
-    embed_images: Annotated[
-        bool, typer.Option("--embed-images", help="Store the images in the tables (same as shards.embed_images=true).")
-    ] = False,
+    embed_images: options.EmbedImages = False,
     preset: Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,

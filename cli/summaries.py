@@ -51,11 +51,12 @@ def _extras(summary: RunSummary) -> Iterator[tuple[str, str]]:
     if totals.repeats:
         yield "repeated", repeats_text(totals.repeats)
     if totals.degraded or totals.mixed:
-        yield (
-            "byte-reproducible",
-            f"except {totals.degraded:,} degraded and {totals.mixed:,} mixed shards. "
-            "Their bytes may differ in another run",
-        )
+        yield "byte-reproducible", f"except {outside_text(totals.degraded, totals.mixed)}"
+
+
+def outside_text(degraded: int, mixed: int) -> str:
+    """Return which shards have bytes of their own."""
+    return f"{degraded:,} degraded and {mixed:,} mixed shards. Their bytes may differ in another run"
 
 
 def repeats_text(count: int) -> str:

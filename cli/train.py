@@ -1,24 +1,85 @@
-"""`pseudoris train`: a learner on one or several runs."""
+"""`pseudoris train`: a learner on one or several runs, the student or PPT; `experiments/segmenter` trains so too."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 
 from pseudoris.cli import options
-from pseudoris.cli.console import facts_table, format_seconds, stdout
+from pseudoris.cli.console import (
+    command,
+    facts_table,
+    format_seconds,
+    path_lines,
+    report,
+    report_stopped,
+    stderr,
+    stdout,
+)
 from pseudoris.cli.options import training_folder
-from pseudoris.cli.train_ppt import ppt
-from pseudoris.cli.training_views import figure_title, next_view, note_new_training, stopped, training_bar
+from pseudoris.cli.progress import INTERRUPTED, Bar, bar
 
 if TYPE_CHECKING:
-    from pseudoris.training.chooser.chooser_training import StudentRequest
-    from pseudoris.training.learning import FitSummary
+    from pseudoris.training.learning import FitSummary, StepReport
+    from pseudoris.training.ppt.curriculum import Round
+    from pseudoris.training.ppt.ppt_config import PointGeneratorConfig, Source
+    from pseudoris.training.ppt.ppt_training import PptSummary
+
+_Runs = list[str] | None
+Seed = Annotated[int | None, typer.Option(min=0, help="Same as --set training.seed=….")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the training in --out; start one if there is none.")]
 
 app = typer.Typer(help="Train a model on runs: the student, or PPT.", no_args_is_help=True)
-app.command("ppt")(ppt)
+
+
+@app.command("ppt")
+def ppt(
+    out: Annotated[str, typer.Option("--out", help="Local folder for the training. Each round has a folder in it.")],
+    d_sem: Annotated[_Runs, typer.Option("--d-sem", help="Run of `ppt objects`.")] = None,
+    d_ref: Annotated[_Runs, typer.Option("--d-ref", help="Run of `ppt compose`.")] = None,
+    h: Annotated[_Runs, typer.Option("--h", help="Run of `ppt pairs`.")] = None,
+    annotated: Annotated[
+        _Runs, typer.Option("--annotated", help="Any other run or import. It is added to H_sem.")
+    ] = None,
+    val: Annotated[
+        str | None, typer.Option("--val", help="Run or import to evaluate the model on after each phase.")
+    ] = None,
+    preset: Annotated[str, typer.Option("--preset", help="tiny (embedded models, CPU) or paper.")] = "tiny",
+    config_file: options.ConfigFile = None,
+    assignments: Annotated[list[str] | None, options.set_one("curriculum.epochs_factor=0.5")] = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    plugins: options.Plugins = None,
+) -> None:
+    """Train PPT, weakly supervised, in phases.
+
+    Give at least one of --d-sem, --d-ref, --h and --annotated. Each can be repeated. A phase uses
+    only the data that is given.
+    """
+    # Only here: other commands need not wait for what this one imports.
+    from pseudoris.training.learning import open_fabric
+    from pseudoris.training.ppt.curriculum import SourceRuns
+    from pseudoris.training.ppt.ppt_config import load_ppt_config
+    from pseudoris.training.ppt.ppt_training import PptRequest, Reports, train_ppt
+
+    options.load_plugins(plugins)
+    runs = SourceRuns(tuple(d_sem or ()), tuple(d_ref or ()), tuple(h or ()), tuple(annotated or ()))
+    folder = training_folder(out, filter(None, (*runs.d_sem, *runs.d_ref, *runs.h, *runs.annotated, val)))
+    config = load_ppt_config(preset, config_file, _words(assignments, seed))
+    fabric = open_fabric(config.training)
+
+    def train(shown: TrainingBar) -> RenderableType:
+        request = PptRequest(config, runs, folder, val=val, is_resuming=resume)
+        _, summary = train_ppt(request, fabric, Reports(_show_plan, shown.on_step, _report_selected))
+        return ppt_summary_view(summary, config.generator)
+
+    raise typer.Exit(_run(train, folder, is_first=fabric.is_global_zero, is_resuming=resume))
 
 
 @app.command("student")
@@ -34,66 +95,142 @@ def student(
     ] = None,
     preset: Annotated[str, typer.Option("--preset", help="tiny (embedded towers, CPU) or vit-b-16.")] = "tiny",
     config_file: options.ConfigFile = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Set one key, e.g. model.width=96. Overrides --config. Can be repeated."),
-    ] = None,
+    assignments: Annotated[list[str] | None, options.set_one("model.width=96")] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Total steps; the warm-up is at most a tenth of them.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the masks, instead of --steps.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Same as --set training.seed=….")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the training in --out; start one if there is none.")
-    ] = False,
+    seed: Seed = None,
+    resume: Resume = False,
     plugins: options.Plugins = None,
 ) -> None:
     """Train a student, a supervised model of referring image segmentation, on runs.
 
     With `--val` it is evaluated on held-out expressions at the end.
     """
-    # Only here: other commands need not wait for what this one imports.
     from pseudoris.training.chooser.chooser_config import load_chooser_config
-    from pseudoris.training.chooser.chooser_training import StudentRequest
+    from pseudoris.training.chooser.chooser_training import StudentRequest, train_student
+    from pseudoris.training.learning import open_fabric
 
     options.load_plugins(plugins)
     folder = training_folder(out, filter(None, (*runs, val, human)))
-    words = [*(assignments or ())]
-    words += [f"training.seed={seed}"] if seed is not None else []
     if steps is not None and epochs is not None:
         raise typer.BadParameter("Give --steps or --epochs, not both.")
-    config = load_chooser_config(preset, config_file, words)
+    config = load_chooser_config(preset, config_file, _words(assignments, seed))
     if steps is not None:
         config = config.model_copy(update={"training": config.training.with_steps(steps)})
-    request = StudentRequest(config, runs, folder, val=val, human=human, num_epochs=epochs, is_resuming=resume)
-    raise typer.Exit(_run(request))
+    fabric = open_fabric(config.training)
+
+    def train(shown: TrainingBar) -> RenderableType:
+        request = StudentRequest(config, runs, folder, val=val, human=human, num_epochs=epochs, is_resuming=resume)
+        _, summary = train_student(request, fabric, on_step=shown.on_step, on_image=shown.on_image)
+        return summary_view(summary)
+
+    raise typer.Exit(_run(train, folder, is_first=fabric.is_global_zero, is_resuming=resume))
 
 
-def _run(request: StudentRequest) -> int:
-    from pseudoris.training.chooser.chooser_training import train_student
-    from pseudoris.training.learning import open_fabric
+def _words(assignments: list[str] | None, seed: int | None) -> list[str]:
+    return [*(assignments or ()), *([f"training.seed={seed}"] if seed is not None else [])]
 
-    fabric = open_fabric(request.config.training)
-    if fabric.is_global_zero:
-        note_new_training(request.out, is_resuming=request.is_resuming)
+
+def _run(train: Callable[[TrainingBar], RenderableType], out: Path, *, is_first: bool, is_resuming: bool) -> int:
+    """Train, and show what `train` returns; only the first process says anything. Return the exit code."""
+    from pseudoris.training.learning import TrainingFolder
+
+    # No error: a script that restarts after a kill always passes `--resume`, also before the first checkpoint. It is
+    # reported because a mistyped folder looks the same.
+    if is_first and is_resuming and not TrainingFolder(out).is_begun:
+        report("note", f"{out} has no training to resume. A new one begins.", "yellow")
     try:
-        with training_bar(is_shown=fabric.is_global_zero) as shown:
-            _, summary = train_student(request, fabric, on_step=shown.on_step, on_image=shown.on_image)
+        with training_bar(is_shown=is_first) as shown:
+            view = train(shown)
     except KeyboardInterrupt:
-        return stopped(request.out)
-    if fabric.is_global_zero:
-        stdout.print(summary_view(summary))
-        stdout.print(next_view(request.out), soft_wrap=True)
+        if TrainingFolder(out).is_begun:
+            report("stopped", f"The last checkpoint is in {out}. Use --resume to continue from it.", "yellow")
+        else:
+            report_stopped("interrupted before the first step: nothing is kept")
+        return INTERRUPTED
+    if is_first:
+        stdout.print(view)
+        ask = command("predict", "IMAGE", "the small star on the left", "--model", str(out))
+        then = {"ask": ask, "curves": shlex.join(["tensorboard", "--logdir", str(out)])}
+        stdout.print(path_lines("next", then), soft_wrap=True)
     return 0
 
 
+class TrainingBar:
+    """Shows images that are prepared and steps on a bar, and validations as lines."""
+
+    def __init__(self, show: Bar) -> None:
+        self._show = show
+
+    def on_image(self, done: int, total: int) -> None:
+        """Show how many images have their masks, of how many."""
+        self._show(done, total, "proposing masks")
+
+    def on_step(self, step: StepReport) -> None:
+        """Show a step, or the figures of a validation."""
+        loss = step.values.get("train/loss")
+        self._show(step.step, step.num_steps, "validating" if loss is None else f"training, loss {loss:.3f}")
+        if loss is None and step.values:
+            self._show.print(f"step {step.step}: {_figures_text(step.values)}")
+
+
+@contextmanager
+def training_bar(*, is_shown: bool) -> Iterator[TrainingBar]:
+    """Give the bar of a training; only the first process shows it."""
+    amount = (lambda done, total: f"{done:,} of {total:,}") if is_shown else None
+    with bar("reading the runs", amount=amount, console=stderr if is_shown else Console(quiet=True)) as show:
+        yield TrainingBar(show)
+
+
+def _show_plan(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> None:
+    from pseudoris.training.ppt.curriculum import describe
+
+    table = facts_table("curriculum")
+    for name, data, pairs, steps in describe(rounds, num_pairs):
+        table.add_row(name, f"{data}: {pairs:,} pairs per epoch, {steps:,} steps")
+    stdout.print(table)
+
+
+def _report_selected(each: Round, decided: int, pairs: int) -> None:
+    report("select", f"{each.name}: {decided:,} of {pairs:,} undecided pairs now have a referent", "green")
+
+
+def ppt_summary_view(summary: PptSummary, sizes: PointGeneratorConfig) -> RenderableType:
+    """Return how a training of PPT ended as a table."""
+    table = facts_table("trained")
+    table.add_row("steps", f"{summary.num_steps:,}, {summary.num_steps_now:,} of them now")
+    table.add_row("time", format_seconds(summary.wall_s))
+    table.add_row(
+        "parameters",
+        f"{summary.num_parameters:,} trained: width {sizes.width}, {len(sizes.image_blocks)} stages, "
+        f"{sizes.num_queries} queries of {sizes.num_points} points",
+    )
+    for phase, figures in summary.phases.items():
+        table.add_row(phase, _figures_text(figures))
+    return table
+
+
 def summary_view(summary: FitSummary) -> RenderableType:
-    """Return how a training ended as a table."""
+    """Return how a training of one model ended as a table."""
     table = facts_table("trained")
     table.add_row("steps", f"{summary.num_steps:,}, {summary.num_steps_now:,} of them now")
     validating = f", of which validation {format_seconds(summary.validation_s)}" if summary.figures else ""
     table.add_row("time", f"{format_seconds(summary.wall_s)}{validating}")
     table.add_row("parameters", f"{summary.num_parameters:,} trained")
     for name, value in summary.figures.items():
-        table.add_row(figure_title(name), f"{value:.3f}")
+        table.add_row(_figure_title(name), f"{value:.3f}")
     return table
+
+
+def _figures_text(figures: Mapping[str, float]) -> str:
+    named = {name.removeprefix("val/"): value for name, value in figures.items()}
+    return ", ".join(f"{_figure_title(name)} {value:.3f}" for name, value in named.items())
+
+
+def _figure_title(name: str) -> str:
+    """Return a figure's name as papers write it: mIoU, oIoU, P@0.5."""
+    if name.startswith("p") and name[1:].isdigit():
+        return f"P@{int(name[1:]) / 100:.1f}"
+    return {"miou": "mIoU", "oiou": "oIoU"}.get(name, name)

@@ -37,7 +37,7 @@ from experiments.quality.question_kinds import KINDS
 from experiments.quality.scene_runs import SceneRun, pseudo_run, training_scenes, true_run
 from experiments.quality.student_arms import NUM_STEPS, QUICK_STEPS, Arm, by_kind, train_arms
 from experiments.quality.students import NUM_SCENES, QUICK_SCENES, UNFILTERED, best_arm
-from pseudoris.cli.calibrate import as_yaml
+from pseudoris.cli.evaluate import as_yaml
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.calibration import calibrated_run
 

@@ -10,8 +10,7 @@ from experiments.segmenter.segmenter_config import load_segmenter_config
 from experiments.segmenter.segmenter_training import train_segmenter
 from pseudoris.cli.console import stdout
 from pseudoris.cli.options import training_folder
-from pseudoris.cli.train import summary_view
-from pseudoris.cli.training_views import training_bar
+from pseudoris.cli.train import summary_view, training_bar
 from pseudoris.schemas.errors import PseudorisError
 from pseudoris.training.learning import open_fabric
 

@@ -7,7 +7,7 @@ import json
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pseudoris.cli.estimate import estimate_view
+from pseudoris.cli.annotate import estimate_view
 from pseudoris.cli.main import app
 from pseudoris.pipeline.sample_estimate import Estimate, Interval
 from pseudoris.schemas.domain import DomainRecord

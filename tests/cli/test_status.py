@@ -99,7 +99,7 @@ def test_ctrl_c_ends_a_watch_of_a_run_that_has_not_begun(tmp_path, monkeypatch):
     def interrupt(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pseudoris.cli.status.time.sleep", interrupt)
+    monkeypatch.setattr("pseudoris.cli.run_state.time.sleep", interrupt)
     result = CliRunner().invoke(app, ["status", str(tmp_path), "--watch"])
     assert result.exit_code == 0, result.output
 

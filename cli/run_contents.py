@@ -1,0 +1,259 @@
+"""`pseudoris stats`, `sample` and `parts`: what a run holds: in figures, a few rows, and the files that count."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from pseudoris.cli import options
+from pseudoris.cli.console import (
+    columns_table,
+    domain_lines,
+    echo,
+    echo_json,
+    facts_table,
+    format_bytes,
+    kept_text,
+    stdout,
+)
+from pseudoris.cli.progress import bar
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.printable import printable
+from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.run_status import run_status
+from pseudoris.store.reports.statistics import DEFAULT_SAMPLE, GROUPS, Distribution, RunStatistics, run_statistics
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.receipts import latest_receipts, part_path
+from pseudoris.store.tables.run_reader import COLUMNS, sample_expressions
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+DEFAULT_TOP = 10
+
+
+def stats(
+    out: options.Out,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Read the tables of N shards, spread evenly. Totals count all shards.")
+    ] = DEFAULT_SAMPLE,
+    every: Annotated[bool, typer.Option("--every", help="Read the tables of every shard.")] = False,
+    top: Annotated[
+        int, typer.Option(min=0, max=1_000, help="Number of most frequent expressions to show.")
+    ] = DEFAULT_TOP,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show the run in numbers: masks, expressions, lengths, scores, what is kept."""
+    with bar("reading shards") as show:
+        chosen = None if every else sample
+        found = run_statistics(RunLocation.open_to_read(out), sample=chosen, num_top=top, on_progress=show)
+    if as_json:
+        echo_json(_tree(found))
+    else:
+        stdout.print(stats_view(out, found))
+
+
+def stats_view(out: str, found: RunStatistics) -> RenderableType:
+    """Return the figures as tables."""
+    parts: list[RenderableType] = [
+        *domain_lines(found.domain),
+        _counts_view(out, found),
+        "",
+        _distributions_view(found),
+    ]
+    for name, groups in found.groups.items():
+        table = columns_table(("", GROUPS[name], "kept", "share"), title=f"by {name}")
+        for value, count in groups.items():
+            table.add_row(value, f"{count.counted:,}", f"{count.kept:,}", f"{count.share:.1%}")
+        parts += ["", table]
+    if found.top:
+        error = f" (counts may be too low by up to {found.top_error:,})" if found.top_error else ""
+        table = columns_table(("", "times"), title=f"most frequent kept expressions{error}")
+        for text, times in found.top:
+            table.add_row(text, f"{times:,}")
+        parts += ["", table]
+    return Group(*parts)
+
+
+def _counts_view(out: str, found: RunStatistics) -> Table:
+    totals = found.totals
+    table = facts_table(f"{out}: {totals.images:,} of {found.num_planned_images:,} images committed")
+    table.add_row("", f"{totals.annotated:,} annotated, {totals.empty:,} empty, {totals.quarantined:,} quarantined")
+    table.add_row("masks", f"{totals.masks:,}")
+    share = f" ({totals.kept / totals.expressions:.1%})" if totals.expressions else ""
+    kept = kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
+    table.add_row("kept expressions", f"{kept}{share}")
+    table.add_row("size", format_bytes(totals.output_bytes))
+    table.add_row("below", f"from the tables of {found.num_shards_read:,} of {totals.shards:,} shards")
+    return table
+
+
+def _distributions_view(found: RunStatistics) -> Table:
+    table = columns_table(("", "mean", *(_quantile_name(share) for share in QUANTILES)), title="distributions")
+    table.columns[0].no_wrap = True
+    for name, distribution in _distributions(found).items():
+        values = (distribution.mean, *(distribution.quantile(share) for share in QUANTILES))
+        table.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
+    return table
+
+
+def _distributions(found: RunStatistics) -> dict[str, Distribution]:
+    return {
+        "masks an image": found.masks_an_image,
+        "kept a mask": found.kept_a_mask,
+        "words, kept": found.words,
+        **found.scores,
+    }
+
+
+def _quantile_name(share: float) -> str:
+    return {0.0: "least", 0.5: "median", 1.0: "most"}.get(share, f"{share:.0%}")
+
+
+def _tree(found: RunStatistics) -> dict[str, Any]:
+    distributions = {
+        name: {
+            "values": each.num_values,
+            "mean": each.mean,
+            "quantiles": {f"{share:g}": each.quantile(share) for share in QUANTILES},
+        }
+        for name, each in _distributions(found).items()
+    }
+    return {
+        "num_planned_images": found.num_planned_images,
+        "num_shards_read": found.num_shards_read,
+        "totals": dataclasses.asdict(found.totals),
+        "domain": None if found.domain is None else found.domain.model_dump(),
+        "distributions": distributions,
+        "groups": {
+            name: {
+                value: {GROUPS[name]: count.counted, "kept": count.kept, "share": count.share}
+                for value, count in groups.items()
+            }
+            for name, groups in found.groups.items()
+        },
+        "top": [{"text": text, "count": count} for text, count in found.top],
+        "top_error": found.top_error,
+    }
+
+
+DEFAULT_ROWS = 20
+_MAX_HEADER = 15
+DEFAULT_COLUMNS = "key,text,distinctiveness,correctness,decoder,crop"
+
+
+def sample(
+    out: options.Out,
+    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="Number of rows.")] = DEFAULT_ROWS,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same rows.")] = 0,
+    columns: Annotated[
+        str, typer.Option(help=f"Columns to show, separated by commas: {', '.join(COLUMNS)}.")
+    ] = DEFAULT_COLUMNS,
+    all_candidates: Annotated[
+        bool, typer.Option("--all", help="Draw from all candidates, not only from kept expressions.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print comma-separated values with a header; lists are JSON.")
+    ] = False,
+) -> None:
+    """Show expressions drawn evenly over the run.
+
+    Only the shards that hold them are read.
+    """
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv exclude each other. Give one.")
+    names = [name.strip() for name in columns.split(",")]
+    location = RunLocation.open_to_read(out)
+    table = sample_expressions(location, rows, columns=names, seed=seed, kept_only=not all_candidates)
+    found = table.to_pylist()
+    if as_json:
+        for row in found:
+            echo_json(row)
+    elif as_csv:
+        _write_csv(names, found)
+    else:
+        stdout.print(_sample_view(names, found))
+        if not all_candidates:
+            _print_unfiltered(location)
+
+
+def _print_unfiltered(location: RunLocation) -> None:
+    found = run_status(location)
+    if found.kept_lone:
+        kept = kept_text(found.kept, found.kept_lone, num_candidates=found.expressions)
+        stdout.print(f"\nThe run keeps {kept}.", soft_wrap=True)
+
+
+def _write_csv(names: list[str], rows: list[dict[str, Any]]) -> None:
+    # Another program gets the values as they are; a terminal would obey them.
+    shown = printable if sys.stdout.isatty() else str
+    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: None if value is None else shown(str(_flat(value))) for name, value in row.items()})
+
+
+def _flat(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+
+
+def _sample_view(names: list[str], rows: list[dict[str, Any]]) -> Table:
+    table = columns_table(names, num_texts=len(names))
+    for name, column in zip(names, table.columns, strict=True):
+        column.min_width = min(len(name), _MAX_HEADER)
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in names))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else printable(str(_flat(value)))
+
+
+ALL_TABLES = "all"
+
+
+def parts(
+    out: options.Out,
+    table: Annotated[str, typer.Option("--table", help=f"Table to list: {', '.join(SCHEMAS)}, or all.")] = EXPRESSIONS,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print one JSON object per line: path, table, shard, generation, rows, size, sha256."
+        ),
+    ] = False,
+) -> None:
+    """List the committed files of a table, also during a run.
+
+    A glob would also find files that were never committed.
+    """
+    location = RunLocation.open_to_read(out)
+    require_header(location)
+    tables = _tables(table)
+    for receipt in latest_receipts(location):
+        for name in tables:
+            part = receipt.parts[name]
+            uri = location.uri(part_path(name, part))
+            if not as_json:
+                echo(uri)
+                continue
+            place = {"path": uri, "table": name, "shard": receipt.shard, "generation": receipt.generation}
+            echo_json({**place, **part.model_dump(exclude={"name"})})
+
+
+def _tables(table: str) -> Sequence[str]:
+    if table == ALL_TABLES:
+        return tuple(SCHEMAS)
+    if table not in SCHEMAS:
+        raise ConfigError(f"There is no table {table!r}. Give --table {', '.join(SCHEMAS)}, or {ALL_TABLES}.")
+    return (table,)

@@ -1,0 +1,288 @@
+"""`pseudoris status`, `verify` and `gc`: how a run stands, by its files alone.
+
+How far it is and how fast it goes; the proof that nothing is lost, doubled or damaged; and what failed attempts left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+
+from pseudoris.cli import options
+from pseudoris.cli.console import (
+    columns_table,
+    echo,
+    echo_json,
+    facts_table,
+    format_bytes,
+    format_seconds,
+    kept_text,
+    report,
+    stdout,
+)
+from pseudoris.cli.progress import bar
+from pseudoris.cli.summaries import outside_text, reasons_view, repeats_text
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.placement import PlacementConfig
+from pseudoris.store.checks.verification import (
+    CheckShards,
+    OutsideBytes,
+    Problem,
+    VerifyReport,
+    check_shards,
+    verify_run,
+)
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.run_status import DRIVER_ALIVE, DRIVER_SILENT, RunStatus, StatusReader
+from pseudoris.store.runs.garbage import GcReport, run_gc
+from pseudoris.store.runs.header import read_header, require_header
+
+DEFAULT_EVERY_S = 5.0
+# More lines than a person reads; the count says how many there are.
+MAX_SHOWN = 50
+MAX_RANGES = 8
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def status(
+    out: options.Out,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Refresh until the run is complete. Waits for it to begin.")
+    ] = False,
+    every_s: Annotated[
+        float, typer.Option("--every", min=0.5, help="Seconds between two refreshes.")
+    ] = DEFAULT_EVERY_S,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; with --watch one per line.")] = False,
+) -> None:
+    """Show the progress of a run, from its files alone. The run may be stopped."""
+    location = RunLocation.open_to_read(out)
+    try:
+        if watch and read_header(location) is None:
+            report("waiting", f"No run has begun at {location.root} yet. Ctrl-C ends.", "yellow")
+            while read_header(location) is None:
+                time.sleep(every_s)
+        states = _states(StatusReader(location), every_s if watch else None)
+        if as_json:
+            for found in states:
+                _echo_json(found)
+            return
+        with Live(console=stdout, auto_refresh=False) as live:
+            for found in states:
+                live.update(status_view(out, found), refresh=watch)
+    except KeyboardInterrupt:
+        # The last view stays on the screen. The run goes on: this only looked.
+        if not watch:
+            raise
+
+
+def _states(reader: StatusReader, every_s: float | None) -> Iterator[RunStatus]:
+    """Yield how the run stands: once, or again and again until it is complete."""
+    yield (found := reader.read())
+    while every_s is not None and not found.is_complete:
+        time.sleep(every_s)
+        yield (found := reader.read())
+
+
+def status_view(out: str, found: RunStatus) -> RenderableType:
+    """Return the status as tables: counts, speed, and quarantine by reason."""
+    is_running = found.driver.state == DRIVER_ALIVE
+    stopped = "running" if is_running else "not complete; run annotate again to continue"
+    table = facts_table(f"{out}: {'complete' if found.is_complete else stopped}")
+    table.add_row("source", found.source)
+    table.add_row("driver", _driver(found))
+    retried = f", {found.retried:,} of them retried" if found.retried else ""
+    table.add_row("shards", f"{found.shards:,} of {found.num_shards:,}{retried}")
+    table.add_row("images", f"{found.images:,} of {found.num_images:,}")
+    table.add_row("", f"{found.annotated:,} annotated, {found.empty:,} empty, {found.quarantined:,} quarantined")
+    table.add_row("masks", f"{found.masks:,}")
+    table.add_row("candidates", f"{found.samples:,} drawn, {found.expressions:,} distinct")
+    table.add_row("kept expressions", kept_text(found.kept, found.kept_lone, num_candidates=found.expressions))
+    table.add_row("speed", _speed(found))
+    if not found.is_complete:
+        table.add_row("left", _left(found))
+    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in found.seconds.items())
+    table.add_row("seconds per stage", seconds or "–")
+    if found.bottleneck is not None:
+        basis = "the time of all stages" + (", per actor" if found.bottleneck.is_by_actor else "")
+        table.add_row("bottleneck", f"{found.bottleneck.stage}: {found.bottleneck.share:.0%} of {basis}")
+    table.add_row("output", format_bytes(found.output_bytes))
+    if found.repeats:
+        table.add_row("repeated", repeats_text(found.repeats))
+    is_exact = not (found.degraded or found.mixed)
+    outside = "all shards" if is_exact else f"all except {outside_text(found.degraded, found.mixed)}"
+    table.add_row("byte-reproducible", outside)
+    return Group(table, reasons_view(dict(found.reasons))) if found.reasons else table
+
+
+def _driver(found: RunStatus) -> str:
+    driver = found.driver
+    ago = "" if driver.beaten_s_ago is None else f", last heartbeat {format_seconds(driver.beaten_s_ago)} ago"
+    if driver.state == DRIVER_ALIVE:
+        return f"{driver.name} is running{ago}"
+    if driver.state == DRIVER_SILENT:
+        return f"{driver.name} holds the lock but is silent{ago}. It died, or cannot reach the storage"
+    return "no driver is running"
+
+
+def _speed(found: RunStatus) -> str:
+    rates = found.rates
+    if rates.overall is None:
+        return "–"
+    pauses = f", without {rates.num_pauses} pause(s)" if rates.num_pauses else ""
+    overall = f"{rates.overall:.2f} images/s overall ({format_seconds(rates.active_s)} of work{pauses})"
+    if rates.now is None:
+        return overall
+    return f"{rates.now:.2f} images/s now (over the last {format_seconds(rates.window_s)} or less), {overall}"
+
+
+def _left(found: RunStatus) -> str:
+    images = f"{found.num_images - found.images:,} images"
+    if found.eta_s is None:
+        return images
+    once = "" if found.driver.state == DRIVER_ALIVE else " after the run is started again"
+    return f"{images}, about {format_seconds(found.eta_s)}{once}"
+
+
+def _echo_json(found: RunStatus) -> None:
+    fields = dataclasses.asdict(found)
+    names = {"num_done": "shards", "num_images_done": "images", "size_bytes": "output_bytes"}
+    renamed = {name: fields.pop(field) for name, field in names.items()}
+    echo_json({"is_complete": found.is_complete, **renamed, **fields, "eta_s": found.eta_s})
+
+
+def verify(
+    out: options.Out,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Check sizes, rows and ids only; no digests, no masks.")
+    ] = False,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Check N committed shards, spread evenly; all by default.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            help="Ray cluster that does the checks: auto, local, or HOST:PORT. By default, this process does them.",
+        ),
+    ] = None,
+    root: Annotated[
+        str | None,
+        typer.Option(
+            "--root", metavar="DIGEST", help="The root digest that the run must have, as verify printed it before."
+        ),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Prove that every planned image is accounted for once and no file is damaged.
+
+    Every file is checked against the digests that lead from the header to it. The root digest is one sha256 over all
+    of them: keep it, and compare it later. Exit code 1 if there is a problem.
+    """
+    location = RunLocation.open_to_read(out)
+    if root is not None and not _DIGEST.fullmatch(root):
+        raise ConfigError(f"--root {root!r} is not a root digest: give the 64 hex digits that `verify` printed")
+    with _checking(address) as check, bar("verifying shards") as show:
+        found = verify_run(location, quick=quick, sample=sample, root=root, progress=show, check=check)
+    if as_json:
+        typer.echo(json.dumps({"is_clean": found.is_clean, **dataclasses.asdict(found)}))
+    else:
+        _show_report(out, found)
+    if not found.is_clean:
+        report("off", f"{_num_problems(found.problems)} in {out}", "red")
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _checking(address: str | None) -> Iterator[CheckShards]:
+    if address is None:
+        yield check_shards
+        return
+    # Ray takes seconds to import: only for those who ask for it.
+    from pseudoris.pipeline.cluster import connected
+    from pseudoris.pipeline.fan_out import checking_on_cluster
+
+    with connected(address):
+        yield checking_on_cluster(PlacementConfig().read)
+
+
+def _show_report(out: str, found: VerifyReport) -> None:
+    stdout.print(_report_view(out, found))
+    # A line of its own, unwrapped, so that it can be copied.
+    stdout.print(f"root digest  {found.root or 'unknown, as a receipt cannot be used'}", soft_wrap=True)
+    if found.problems:
+        stdout.print(_problems_view(found.problems))
+    if found.outside:
+        stdout.print(_outside_view(found.outside))
+
+
+def _report_view(out: str, found: VerifyReport) -> Table:
+    shards = "any shard" if found.num_checked == found.num_shards else "the checked shards"
+    table = facts_table(f"{out}: {f'no problem found in {shards}' if found.is_clean else 'problems found'}")
+    table.add_row("images planned", f"{found.num_images:,}")
+    table.add_row("accounted for", f"{found.num_accounted:,}")
+    table.add_row("", f"{found.annotated:,} annotated, {found.empty:,} empty, {found.quarantined:,} quarantined")
+    table.add_row("shards checked", f"{found.num_checked:,} of {found.num_shards:,}")
+    table.add_row("chain", "digests of header, plan, receipts, manifests, tables")
+    for notice in found.notices:
+        table.add_row("notice", notice)
+    return table
+
+
+def _outside_view(outside: tuple[OutsideBytes, ...]) -> Table:
+    title = "not byte-reproducible: bytes may differ from another run's (not a problem)"
+    table = columns_table(("shards", "what", "detail"), title=title, num_texts=3)
+    for each in outside:
+        shown = [str(first) if first == last else f"{first}–{last}" for first, last in each.shards[:MAX_RANGES]]
+        more = ", …" if len(each.shards) > MAX_RANGES else ""
+        table.add_row(f"{each.num_shards:,}: {', '.join(shown)}{more}", each.what, each.detail)
+    return table
+
+
+def _num_problems(problems: tuple[Problem, ...]) -> str:
+    return "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+
+
+def _problems_view(problems: tuple[Problem, ...]) -> Table:
+    shown = f", the first {MAX_SHOWN}" if len(problems) > MAX_SHOWN else ""
+    table = columns_table(("shard", "what", "detail"), title=f"{_num_problems(problems)}{shown}", num_texts=3)
+    for problem in problems[:MAX_SHOWN]:
+        table.add_row("–" if problem.shard is None else str(problem.shard), problem.what, problem.detail)
+    return table
+
+
+def gc(
+    out: options.Out,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be deleted, and delete nothing.")] = False,
+) -> None:
+    """Delete files of failed or replaced attempts. Every run does this at its end."""
+    location = RunLocation.open(out)
+    # Elsewhere it would find nothing to delete and say so, as if all were well.
+    require_header(location)
+    report = run_gc(location, is_dry=dry_run)
+    if dry_run:
+        for path in report.deleted:
+            echo(location.uri(path))
+    stdout.print(_garbage_view(out, report, is_dry=dry_run))
+
+
+def _garbage_view(out: str, report: GcReport, *, is_dry: bool) -> Table:
+    what = "would be deleted (dry run)" if is_dry else "deleted"
+    table = facts_table(f"{out}: {len(report.deleted):,} files {what}")
+    table.add_row("lost", f"{len(report.lost):,} parts of shards that another process committed first")
+    table.add_row("superseded", f"{len(report.superseded):,} parts that a retry replaced")
+    table.add_row("abandoned", f"{len(report.abandoned):,} unfinished files of killed processes")
+    if report.num_uploads:
+        table.add_row("uploads", f"{report.num_uploads:,} unfinished uploads of killed processes")
+    table.add_row("freed", format_bytes(report.freed_bytes))
+    return table
