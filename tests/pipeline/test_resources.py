@@ -29,9 +29,9 @@ def test_actors_of_one_cpu_leave_reading_its_share():
 
 def test_actors_that_leave_reading_nothing_are_refused_with_what_is_asked_and_what_exists():
     with pytest.raises(ConfigError) as refusal:
-        plan_actors([{"CPU": 2.0}], config("fused.num_cpus=1", "fused.min_actors=2"))
+        plan_actors([{"CPU": 2.0}], config("fused.num_cpus=2"))
     text = str(refusal.value)
-    assert "placement.fused: 2 x CPU 1" in text
+    assert "placement.fused: 1 x CPU 2" in text
     assert "placement.read: 1 x CPU 0.25" in text
     assert "1 node(s) of CPU 2" in text
     assert "--set placement.fused.num_cpus" in text
@@ -128,7 +128,7 @@ def test_a_cluster_that_grows_is_given_its_readers_and_committers_by_number():
     assert num_committers({"fused": 1}, config("read.max_actors=16")) == 16
 
 
-def test_no_actor_is_started_without_a_shard_but_those_asked_for():
-    settings = config("mode=staged", "caption.min_actors=3")
+def test_no_actor_is_started_without_a_shard():
+    settings = config("mode=staged")
     planned = {"propose": 4, "caption": 4, "filter": 1}
-    assert busy_actors(planned, settings, 2) == {"propose": 2, "caption": 3, "filter": 1}
+    assert busy_actors(planned, settings, 2) == {"propose": 2, "caption": 2, "filter": 1}

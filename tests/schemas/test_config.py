@@ -32,11 +32,6 @@ def test_beams_that_groups_do_not_divide_are_refused():
         config.BeamConfig(num_beams=5)
 
 
-def test_a_pool_whose_maximum_is_below_its_minimum_is_refused():
-    with pytest.raises(ValidationError, match="max_actors 1 is below min_actors 2"):
-        placement.PoolConfig(min_actors=2, max_actors=1)
-
-
 def test_cuda_without_gpus_for_a_model_pool_is_refused():
     tree = load_config("base").model_dump()
     tree["placement"]["fused"]["num_gpus"] = 0

@@ -86,7 +86,7 @@ def test_in_paper_eos_may_be_token_6_and_is_token_30_where_sot_is_the_first(eos_
     [
         {"sampling": {"is_distinctive": False}},
         {"sampling": {"others_weight": 0.6, "temperature": 0.7}},
-        {"sampling": {"others_weighting": "similar", "others_temperature": 0.3}},
+        {"sampling": {"others_weighting": "similar"}},
         {"sampling": {"top_k": (1, 40), "top_p": (0.05, 1.0)}},
         {"sampling": {"top_k": (), "top_p": ()}},
         {"beam": {"beam_score": "logprob", "length_penalty": 0.7}},

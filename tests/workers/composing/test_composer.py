@@ -33,20 +33,12 @@ def test_a_relation_tells_apart_what_its_anchor_does():
     assert not any(" above " in text for image in (near, two_stars) for text in texts(image, kinds=["relation"]))
 
 
-def test_a_phrase_has_at_most_so_many_words_beside_its_noun():
-    plain = {"a photo of a plain circle": 40}
-    image = make_image(((20, 30), DOTTED), ((80, 30), DOTTED), ((50, 80), plain))
-    assert any("dotted" in text for text in texts(image, 0, max_words=1))
-    assert not any("dotted" in text for text in texts(image, max_words=0))
-
-
-def test_an_image_has_at_most_so_many_groups_and_absences():
+def test_an_image_has_at_most_two_groups_and_two_absences():
     red, blue = {"a red circle": 20, "a circle": 5}, {"a blue star": 20, "a star": 5}
     image = make_image(((20, 30), red), ((80, 30), red), ((50, 70), blue), ((50, 90), blue))
     lenient = {"min_first": 0.3, "min_further": 0.3, "unseen": 0.0}
-    for most in (1, 2):
-        kinds = [each.kind for each in composed(image, kinds=["group", "none"], max_per_image=most, posterior=lenient)]
-        assert kinds == ["group"] * most + ["none"] * most
+    kinds = [each.kind for each in composed(image, kinds=["group", "none"], posterior=lenient)]
+    assert kinds == ["group"] * 2 + ["none"] * 2
 
 
 def test_what_is_kept_changes_nothing():
