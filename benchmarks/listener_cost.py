@@ -27,7 +27,6 @@ LISTENERS: Final = {
     "none": [],
     "one crop kind": ["captions.listening={}"],
     "two crop kinds": ["captions.listening={crops: [masked, context_1.2]}"],
-    "two, truth > -1": ["captions.listening={crops: [masked, context_1.2], min_truth: -1}"],
 }
 
 

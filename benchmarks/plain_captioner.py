@@ -17,6 +17,7 @@ from open_clip.coca_model import CoCa
 
 from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops, configured_rules
+from pseudoris.workers.captions.distinctive import OTHERS_TEMPERATURE
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.counter_rng import DrawKey, draws
 
@@ -198,7 +199,7 @@ class ReferenceEngine:
         """Return the weight of each other mask; the weights sum to one."""
         if self._config.sampling.others_weighting == "mean" or not len(cosines):
             return np.full(len(cosines), 1 / max(len(cosines), 1))
-        return _softmax(cosines / self._config.sampling.others_temperature)
+        return _softmax(cosines / OTHERS_TEMPERATURE)
 
     def _next(
         self,

@@ -32,7 +32,7 @@ from pseudoris.pipeline.resources import busy_actors, num_committers, num_reader
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block, read_block
 from pseudoris.pipeline.stage_actor import StageActor
 from pseudoris.schemas.config import ComputeConfig
-from pseudoris.schemas.placement import PoolConfig
+from pseudoris.schemas.placement import TaskPoolConfig
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.runs.pending_work import PendingWork
 from pseudoris.store.runs.session import Executor, Outcome
@@ -127,7 +127,7 @@ def _add_pool(dataset: Dataset, job: Job, name: str, *, num_actors: int) -> Data
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
-            min_size=pool.min_actors,
+            min_size=1,
             # On a cluster that may grow, the planned number is where a pool starts. Ray Data adds actors while shards
             # wait and resources are free, and reserves what reading and committing need.
             max_size=pool.max_actors if job.may_grow else num_actors,
@@ -142,7 +142,7 @@ def _add_pool(dataset: Dataset, job: Job, name: str, *, num_actors: int) -> Data
     )
 
 
-def _task_arguments(pool: PoolConfig) -> dict[str, Any]:
+def _task_arguments(pool: TaskPoolConfig) -> dict[str, Any]:
     return {"num_cpus": pool.num_cpus, "resources": dict(pool.resources)}
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import ray
 
 from pseudoris.pipeline.cluster import task_result
-from pseudoris.schemas.placement import PoolConfig
+from pseudoris.schemas.placement import TaskPoolConfig
 from pseudoris.store.checks.content import Problem
 from pseudoris.store.checks.verification import CheckShards, ShardToCheck, check_shards
 from pseudoris.store.files.storage import StoredFile
@@ -46,7 +46,7 @@ class _Bundle:
     index: ray.ObjectRef[_Indices] | None
 
 
-def list_on_cluster(source: Source, pool: PoolConfig) -> Iterator[SourceItem]:
+def list_on_cluster(source: Source, pool: TaskPoolConfig) -> Iterator[SourceItem]:
     """Yield the items of `source.list()` in the same order, and count `source.left_out`; tasks index tars and tables.
 
     Args:
@@ -123,7 +123,7 @@ _SHARDS_A_TASK: Final = 4
 _CHECKS_IN_FLIGHT: Final = 256
 
 
-def checking_on_cluster(pool: PoolConfig) -> CheckShards:
+def checking_on_cluster(pool: TaskPoolConfig) -> CheckShards:
     """Return a check for `verify_run` that runs in Ray tasks; this process must be connected to Ray.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Final
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.placement import PoolConfig
+from pseudoris.schemas.placement import PoolConfig, TaskPoolConfig
 
 # Ray counts resources in ten-thousandths; floats would not add up (3 x 0.1 > 0.3).
 UNITS: Final = 10_000
@@ -25,8 +25,8 @@ ACTORS_PER_READER: Final = 8
 RAY_DATA_SHARE: Final = 0.5
 
 _LOWER: Final = (
-    "An actor must fit on one node, and one read and one commit task must fit next to the actors. Lower num_cpus, "
-    "num_gpus or min_actors (--set placement.{pool}.num_cpus=0.5), or add nodes."
+    "An actor must fit on one node, and one read and one commit task must fit next to the actors. Lower num_cpus "
+    "or num_gpus (--set placement.{pool}.num_cpus=0.5), or add nodes."
 )
 
 _Amounts = dict[str, int]
@@ -35,7 +35,7 @@ _Amounts = dict[str, int]
 def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict[str, int]:
     """Return the number of actors of each model pool, by pool name in stage order.
 
-    First every pool gets its `min_actors`, next to one read and one commit task. Then the pools grow in turn, the
+    First every pool gets one actor, next to one read and one commit task. Then the pools grow in turn, the
     smallest first, up to `max_actors` or the resources of the nodes, with another read and commit task for each
     `ACTORS_PER_READER` actors.
 
@@ -59,12 +59,11 @@ def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict
 
 
 def busy_actors(actors: Mapping[str, int], config: RunConfig, num_shards: int) -> dict[str, int]:
-    """Return of the planned actors as many as have a shard to work on, but of each pool at least its `min_actors`.
+    """Return of the planned actors as many as have a shard to work on, but of each pool at least one.
 
     An actor beyond the shards would load its models, seconds and gigabytes, for nothing.
     """
-    pools = config.model_pools()
-    return {name: min(number, max(num_shards, pools[name].min_actors)) for name, number in actors.items()}
+    return {name: min(number, max(num_shards, 1)) for name, number in actors.items()}
 
 
 def num_readers(actors: Mapping[str, int], config: RunConfig) -> int:
@@ -126,8 +125,8 @@ def _place_minimum(
     config: RunConfig,
     nodes: Sequence[Mapping[str, float]],
 ) -> None:
-    demands = [(name, pool) for name, pool in pools.items() for _ in range(pool.min_actors)]
-    demands += [("read", config.placement.read), ("commit", config.placement.commit)]
+    tasks = {"read": config.placement.read, "commit": config.placement.commit}
+    demands: list[tuple[str, TaskPoolConfig]] = [*pools.items(), *tasks.items()]
     # Largest first: a small task that is placed first may take the only gap that the large one fits.
     for name, pool in sorted(demands, key=lambda demand: -_weight(demand[1])):
         if not _place(free, _demand(pool)):
@@ -171,13 +170,17 @@ def _place(free: Sequence[_Amounts], demand: Mapping[str, int]) -> bool:
     return False
 
 
-def _demand(pool: PoolConfig) -> _Amounts:
-    return _units({"CPU": pool.num_cpus, "GPU": pool.num_gpus, **pool.resources})
+def _demand(pool: TaskPoolConfig) -> _Amounts:
+    return _units({"CPU": pool.num_cpus, "GPU": _num_gpus(pool), **pool.resources})
 
 
-def _weight(pool: PoolConfig) -> float:
+def _weight(pool: TaskPoolConfig) -> float:
     # Accelerators and custom resources are scarcer than CPUs.
-    return 1_000 * pool.num_gpus + 100 * sum(pool.resources.values()) + pool.num_cpus
+    return 1_000 * _num_gpus(pool) + 100 * sum(pool.resources.values()) + pool.num_cpus
+
+
+def _num_gpus(pool: TaskPoolConfig) -> float:
+    return pool.num_gpus if isinstance(pool, PoolConfig) else 0.0
 
 
 def _units(amounts: Mapping[str, float]) -> _Amounts:
@@ -186,8 +189,7 @@ def _units(amounts: Mapping[str, float]) -> _Amounts:
 
 def _refusal(nodes: Sequence[Mapping[str, float]], pools: Mapping[str, PoolConfig], config: RunConfig) -> str:
     tasks = {"read": config.placement.read, "commit": config.placement.commit}
-    asked = [f"  placement.{name}: {pool.min_actors} x {_shown(_demand(pool))}" for name, pool in pools.items()]
-    asked += [f"  placement.{name}: 1 x {_shown(_demand(pool))}" for name, pool in tasks.items()]
+    asked = [f"  placement.{name}: 1 x {_shown(_demand(pool))}" for name, pool in {**pools, **tasks}.items()]
     named = {resource for pool in (*pools.values(), *tasks.values()) for resource in _demand(pool)}
     shapes = Counter(_shown({k: v for k, v in _units(node).items() if k in named}) for node in nodes)
     existing = [f"  {count} node(s) of {shape}" for shape, count in shapes.items()] or ["  no node"]

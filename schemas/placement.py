@@ -2,54 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from pseudoris.schemas.frozen import FrozenModel
 
 
-class PoolConfig(FrozenModel):
-    """A pool of identical actors, or of tasks, and what each of them needs."""
+class TaskPoolConfig(FrozenModel):
+    """A pool of identical tasks or actors, and what each of them needs."""
 
     num_cpus: float = Field(default=1.0, ge=0)
-    num_gpus: float = Field(default=0.0, ge=0)
-    min_actors: int = Field(default=1, ge=1)
     # None: as many as the cluster's resources allow when the run starts.
     max_actors: int | None = Field(default=None, ge=1)
-    resources: dict[str, float] = Field(default_factory=dict, description="Custom Ray resources, such as spot labels.")
+    # Custom Ray resources, such as spot labels.
+    resources: dict[str, float] = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.max_actors is not None and self.max_actors < self.min_actors:
-            raise ValueError(f"max_actors {self.max_actors} is below min_actors {self.min_actors}")
-        return self
+
+class PoolConfig(TaskPoolConfig):
+    """A pool of actors that hold models."""
+
+    num_gpus: float = Field(default=0.0, ge=0)
 
 
 class StorageConfig(FrozenModel):
     """How an S3 store is accessed, for SOURCE and OUT alike. Its address is `source.endpoint_url`."""
 
-    # A machine that does not answer counts as gone after this long.
-    connect_timeout_s: float = Field(default=10.0, gt=0)
     # The longest silence during a request. If a busy store answers more slowly, requests are sent twice.
     read_timeout_s: float = Field(default=60.0, gt=0)
     # An operation is retried, with growing pauses, up to this long; then the run stops and can be resumed. The limit
     # covers the whole operation: raise it if one part takes minutes to transfer.
     patience_s: float = Field(default=300.0, gt=0)
-    # Larger objects are transferred in parts of this size, each retried separately. S3 accepts no part below 5 MiB.
-    multipart_bytes: int = Field(default=64 * 2**20, ge=5 * 2**20)
-    # Connections of one process. More help only if a single connection is slow.
-    max_connections: int = Field(default=32, ge=1)
+
+    @property
+    def connect_timeout_s(self) -> float:
+        """After how long a machine that does not answer counts as gone: in time for another attempt."""
+        return min(10.0, self.patience_s / 2)
 
     def hasty(self) -> StorageConfig:
         """Return limits under which a store that is down is noticed within ten seconds."""
-        return self.model_copy(
-            update={
-                "connect_timeout_s": min(self.connect_timeout_s, 3.0),
-                "read_timeout_s": min(self.read_timeout_s, 6.0),
-                "patience_s": min(self.patience_s, 6.0),
-            }
-        )
+        return StorageConfig(read_timeout_s=min(self.read_timeout_s, 6.0), patience_s=min(self.patience_s, 6.0))
 
 
 class PlacementConfig(FrozenModel):
@@ -64,8 +56,8 @@ class PlacementConfig(FrozenModel):
     start_timeout_s: int = Field(default=30, ge=30, le=3600)
     # At most `max_actors` shards are read, and as many committed, at a time; by default one for each actor that the run
     # starts with. This serves up to eight times that many actors: set it if the cluster may grow beyond.
-    read: PoolConfig = PoolConfig(num_cpus=0.25)
-    commit: PoolConfig = PoolConfig(num_cpus=0.25)
+    read: TaskPoolConfig = TaskPoolConfig(num_cpus=0.25)
+    commit: TaskPoolConfig = TaskPoolConfig(num_cpus=0.25)
     fused: PoolConfig = PoolConfig()
     propose: PoolConfig = PoolConfig()
     caption: PoolConfig = PoolConfig()

@@ -131,14 +131,9 @@ class ListeningConfig(FrozenModel):
     # Crop kinds that score a candidate, named as in the tables; the score is the mean of their log-probabilities. They
     # must be captioned kinds, whose crops are encoded already. Each further kind costs another pass.
     crops: tuple[str, ...] = Field(default=("context_1.2",), min_length=1)
-    # Divides the log-probabilities before the softmax over the masks. Above 1 the listener is less certain.
-    temperature: float = Field(default=1.0, gt=0)
     # The most other masks that score a candidate. If an image has more, the most similar ones do. Raised, crowded
     # images cost more.
     max_others: int = Field(default=30, ge=1)
-    # Only candidates whose truth is above this are scored under other masks; for the rest `listener` is 0, and scoring
-    # stops as soon as that is certain. None: all candidates are scored.
-    min_truth: float | None = Field(default=None, lt=0, allow_inf_nan=False)
 
 
 class ConfidenceConfig(FrozenModel):
@@ -208,8 +203,6 @@ class SamplingConfig(FrozenModel):
     # that are hardest to tell apart count most. In both the weights sum to `others_weight`; each is then multiplied by
     # its similarity.
     others_weighting: Literal["mean", "similar"] = "mean"
-    # Temperature of that softmax. Raised, the weights approach the mean; lowered, the most similar mask alone counts.
-    others_temperature: float = Field(default=0.2, gt=0)
     # Whether a drawn pad token (0, "!" inside a word) ends a caption as EOS does, also below `min_length`. The authors'
     # loop takes it for padding.
     pad_ends_caption: bool = False
@@ -329,11 +322,8 @@ class ComposingConfig(FrozenModel):
     # `group` refers to several masks, `none` to no mask: some trainers cannot read these. `attribute` is a phrase
     # without a position, where it suffices.
     kinds: tuple[ComposedKind, ...] = Field(default=("position", "relation"), min_length=1)
-    # Expressions of one mask, positions and relations together; of one image, groups and no-target expressions each.
+    # Expressions of one mask, positions and relations together.
     max_per_mask: int = Field(default=2, ge=1)
-    max_per_image: int = Field(default=2, ge=1)
-    # Words in a phrase beside its noun. Each one excludes more other masks, and each one may be wrong.
-    max_words: int = Field(default=2, ge=0)
     # How sure each expression must be; its weights depend on the models.
     posterior: PosteriorConfig = PosteriorConfig()
 

@@ -21,6 +21,9 @@ from pseudoris.store.files.storage import Upload
 logger = logging.getLogger(__name__)
 
 _PARTS_AT_ONCE: Final = 4
+# Larger objects are sent in parts of this size, each retried separately: a part is sent within the time limit of a
+# request, also over a slow line. S3 accepts no part below 5 MiB.
+MULTIPART_BYTES: Final = 64 * 2**20
 # S3's limits of one upload.
 _MAX_PARTS: Final = 10_000
 # gc aborts an upload that seems abandoned, if its writer was stopped for long: rare, and never often in a row.
@@ -105,7 +108,7 @@ class S3Bucket(S3Requests):
         Of a large file, memory only holds the few parts in transit.
         """
         with path.open("rb") as file:
-            if path.stat().st_size <= self.limits.multipart_bytes:
+            if path.stat().st_size <= MULTIPART_BYTES:
                 self.put(key, file.read())
                 return
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
@@ -191,7 +194,7 @@ class S3Bucket(S3Requests):
     def _write(self, key: str, data: bytes | mmap.mmap, author: str, condition: dict[str, str]) -> None:
         """Write the object; the last request is sent once, and errors are the client's own."""
         described = {"Metadata": {_AUTHOR: author}, **_content_type(key)}
-        if len(data) <= self.limits.multipart_bytes:
+        if len(data) <= MULTIPART_BYTES:
             self.send(lambda: self.call("put_object", Key=key, Body=data, **described, **condition))
             return
         for _ in range(_MAX_UPLOADS):
@@ -207,7 +210,7 @@ class S3Bucket(S3Requests):
         raise OSError(errno.EAGAIN, f"its upload was aborted {_MAX_UPLOADS} times", self.uri(key))
 
     def _upload_parts(self, upload: Upload, data: bytes | mmap.mmap) -> list[dict[str, Any]]:
-        size_bytes = max(self.limits.multipart_bytes, -(-len(data) // _MAX_PARTS))
+        size_bytes = max(MULTIPART_BYTES, -(-len(data) // _MAX_PARTS))
 
         def upload_part(number: int) -> dict[str, Any]:
             body = data[(number - 1) * size_bytes : number * size_bytes]

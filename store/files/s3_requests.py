@@ -146,6 +146,8 @@ _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 20.0
 # A pause long enough for the user to notice is logged as a warning.
 _WARN_AFTER_S: Final = 10.0
+# Of one process. More would only help if a single connection were slow.
+_MAX_CONNECTIONS: Final = 32
 _BODY_CHUNK_BYTES: Final = 2**20
 _CREDENTIAL_PAUSES_S: Final = (1.0, 4.0)
 # In the order in which botocore reads them.
@@ -251,7 +253,7 @@ class S3Requests:
             config_kwargs={
                 "connect_timeout": self.limits.connect_timeout_s,
                 "read_timeout": self.limits.read_timeout_s,
-                "max_pool_connections": self.limits.max_connections,
+                "max_pool_connections": _MAX_CONNECTIONS,
                 "retries": {"total_max_attempts": 1, "mode": "standard"},
                 # By default the client adds checksums to every write, which older stores refuse (501, or 400). The
                 # signature covers the body anyway.

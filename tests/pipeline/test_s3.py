@@ -126,7 +126,7 @@ def test_no_secret_reaches_the_output_a_log_or_an_error(
     out = f"s3://{s3_bucket}/out"
     proxy.set_faults([Fault("slow_down", rate=0.2)])
     # Its own patience makes clients of its own, which read the environment as it is now.
-    assert annotate(uri, out, s3_config(proxy, "placement.storage.connect_timeout_s=9")).is_complete
+    assert annotate(uri, out, s3_config(proxy, "placement.storage.read_timeout_s=19")).is_complete
     texts = [caplog.text]
     for fault in (Fault("denied"), Fault("slow_down"), Fault("reset")):
         proxy.set_faults([fault])

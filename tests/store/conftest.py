@@ -6,11 +6,17 @@ import fsspec
 import pytest
 
 from pseudoris.schemas.placement import StorageConfig
+from pseudoris.store.files import s3_bucket as s3_bucket_module
 from pseudoris.store.location import RunLocation
 from tests.builders.fault_proxy import injecting
 
 # Seconds where a run has minutes: a fault that is never cured must not hold a test up.
-IMPATIENT = StorageConfig(connect_timeout_s=5.0, read_timeout_s=2.0, patience_s=30.0, multipart_bytes=5 * 2**20)
+IMPATIENT = StorageConfig(read_timeout_s=2.0, patience_s=30.0)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(s3_bucket_module, "MULTIPART_BYTES", 5 * 2**20)
 
 
 # The modules that say what a location promises also ask it of a real server; for the others that would be minutes.

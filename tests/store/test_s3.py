@@ -26,7 +26,7 @@ PART = "masks/shard-00000000.g0-00000000.parquet"
 
 def uploads_after_a_failed_put(bucket_run, proxy):
     """Leave an unfinished upload as a killed writer does, and return those that are there."""
-    limits = StorageConfig(patience_s=1.5, multipart_bytes=5 * 2**20)
+    limits = StorageConfig(patience_s=1.5)
     hasty = RunLocation.open(bucket_run.root, proxy.endpoint_url, limits)
     proxy.set_faults([Fault("slow_down", operation="UploadPart|AbortMultipartUpload")])
     with pytest.raises(TransientError, match="cannot write"):

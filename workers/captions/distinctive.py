@@ -21,6 +21,8 @@ from pseudoris.workers.device import to_device, to_host
 
 # Number of rows whose whole vocabulary is sorted at a time.
 _ROWS_A_SORT = 64
+# Of `similar` weights. Raised, they approach the mean; lowered, the most similar mask alone counts.
+OTHERS_TEMPERATURE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def choose_others(similarity: torch.Tensor, sampling: SamplingConfig) -> Others:
     cosines = similarity.gather(1, indices)
     share: torch.Tensor | float = sampling.others_weight / num_others
     if sampling.others_weighting == "similar":
-        share = sampling.others_weight * (cosines / sampling.others_temperature).softmax(dim=1)
+        share = sampling.others_weight * (cosines / OTHERS_TEMPERATURE).softmax(dim=1)
     return Others(indices, cosines * share, "all" if num_others == num_masks - 1 else "nearest")
 
 

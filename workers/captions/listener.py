@@ -61,24 +61,6 @@ class TokenRows:
 
 
 @dataclass(frozen=True, slots=True)
-class TextPrefixes:
-    """The texts to score, and the unique crops, of P, to score each one under.
-
-    Attributes:
-        texts: R texts.
-        asked: (R, P) bool, the crops to score each text under; at least the unique crops of `own`.
-        own: (R, P) int64, how many of the target's crops equal each unique crop.
-        give_up_at: (R,) float64. If the log-probability of a text under `own` falls to this, the rest of the text is
-            scored under `own` only. -inf scores everything.
-    """
-
-    texts: TokenRows
-    asked: Bools
-    own: Ints
-    give_up_at: Floats
-
-
-@dataclass(frozen=True, slots=True)
 class _Branch:
     """Texts whose prefixes are computed together.
 
@@ -110,25 +92,31 @@ class TeacherForcing:
         self.num_computed = 0
 
     @torch.inference_mode()
-    def read(self, prefixes: TextPrefixes) -> Floats:
-        """Return Σ log p(token | prefix, crop) of each text, (R, P) float64; a partial sum if `give_up_at` cut it.
+    def read(self, texts: TokenRows, asked: Bools) -> Floats:
+        """Return Σ log p(token | prefix, crop) of R texts under the P unique crops that each is `asked` of.
+
+        Args:
+            texts: R texts.
+            asked: (R, P) bool, the crops to score each text under.
+
+        Returns:
+            (R, P) float64, 0 where not asked.
 
         Raises:
             ImageError: A score is beyond the range of the precision.
         """
-        rows = np.arange(len(prefixes.asked))
-        # What is known so far, and what is still scored; both change in place.
-        self._prefixes, self._sums, self._needs = prefixes, np.zeros(prefixes.asked.shape), prefixes.asked.copy()
+        rows = np.arange(len(asked))
+        self._texts, self._asked, self._sums = texts, asked, np.zeros(asked.shape)
         self._descend(_Branch(rows, np.zeros_like(rows)))
         return self._sums
 
     def _descend(self, branch: _Branch) -> None:
         """Score a branch to its end."""
-        texts = self._prefixes.texts
+        texts = self._texts
         while len(branch.active):
             active, length = branch.active, branch.length
             newest = texts.tokens[active, length - 1] if length else np.full(len(active), self._sot, np.int64)
-            next_level = extend(branch.level, branch.parents, newest, self._needs[active])
+            next_level = extend(branch.level, branch.parents, newest, self._asked[active])
             num_steps = int(texts.lengths[active].max()) - length
             if len(active) > 1 and self._towers.bytes_after(next_level, num_steps) > self._budget_bytes:
                 mark = self._towers.mark()
@@ -142,19 +130,16 @@ class TeacherForcing:
 
     def _step(self, branch: _Branch, next_level: PrefixLevel) -> _Branch:
         """Score one more token; return the texts that go on."""
-        prefixes, active, length = self._prefixes, branch.active, branch.length
+        active, length = branch.active, branch.length
         hidden, cache_index = self._towers.step(next_level, branch.cache_index)
         self.num_computed += next_level.num_pairs
-        self._add(active, next_level, hidden, prefixes.texts.tokens[active, length])
-        own = prefixes.own[active]
-        is_hopeless = (self._sums[active] * own).sum(axis=1) <= prefixes.give_up_at[active]
-        self._needs[active[is_hopeless]] = own[is_hopeless] > 0
-        goes_on = prefixes.texts.lengths[active] > length + 1
+        self._add(active, next_level, hidden, self._texts.tokens[active, length])
+        goes_on = self._texts.lengths[active] > length + 1
         return _Branch(active[goes_on], next_level.row_prefix[goes_on], next_level, cache_index, length + 1)
 
     def _add(self, active: Ints, level: PrefixLevel, hidden: torch.Tensor, following: Ints) -> None:
         """Add the log-probability of each text's next token under each unique crop that it is scored under."""
-        row, unique_crop = np.nonzero(self._needs[active])
+        row, unique_crop = np.nonzero(self._asked[active])
         pairs = level.pair_of[level.row_prefix[row], unique_crop]
         # Texts with the same next token need the same value.
         asked, answer_of = np.unique(pairs * self._vocabulary.size + following[row], return_inverse=True)
@@ -248,11 +233,9 @@ class Listener:
         rows = np.arange(len(scores))
         own = scores[rows, targets]
         truth = own / image.texts.lengths
-        odds = np.where(image.asked[targets], scores / self._listening.temperature, -np.inf)
+        odds = np.where(image.asked[targets], scores, -np.inf)
         odds -= odds.max(axis=1, keepdims=True)
         share = np.exp(odds[rows, targets]) / np.exp(odds).sum(axis=1)
-        if self._listening.min_truth is not None:
-            share[truth <= self._listening.min_truth] = 0.0
         return ListenerScores(own, share, truth)
 
     def _image(self, crops: ImageCrops, encoded: EncodedImage, targets: Ints, texts: Sequence[str]) -> _Image:
@@ -278,22 +261,16 @@ class Listener:
         engine.towers.set_image_tokens(image_tokens)
         budget = prefix_budget(self._config, image_bytes=engine.towers.image_bytes(*image_tokens.shape[:2]))
         forcing = TeacherForcing(engine.towers, engine.vocabulary, engine.special, budget_bytes=budget)
-        log_probs = forcing.read(self._prefixes(image, unique_crop_of, num_unique_crops=len(image_tokens)))
+        log_probs = forcing.read(image.texts, _asked(image, unique_crop_of, num_unique_crops=len(image_tokens)))
         self.num_computed += forcing.num_computed
         for unique_crops_of_kind in unique_crop_of:
             image.sums[:] += log_probs[:, unique_crops_of_kind]
 
-    def _prefixes(self, image: _Image, unique_crop_of: Ints, *, num_unique_crops: int) -> TextPrefixes:
-        num_masks = unique_crop_of.shape[1]
-        shows = np.zeros((num_masks, num_unique_crops), np.int64)
-        for unique_crops_of_kind in unique_crop_of:
-            np.add.at(shows, (np.arange(num_masks), unique_crops_of_kind), 1)
-        asked = (image.asked @ shows) > 0
-        give_up_at = np.full(len(image.targets), -np.inf)
-        if self._listening.min_truth is not None:
-            # A log-probability only falls as tokens are added: once it is below this sum, the mean over the kinds stays
-            # below the bound.
-            so_far = image.sums[np.arange(len(image.targets)), image.targets]
-            num_kinds = len(self._listening.crops)
-            give_up_at = self._listening.min_truth * num_kinds * image.texts.lengths - so_far
-        return TextPrefixes(image.texts, asked[image.targets], shows[image.targets], give_up_at)
+
+def _asked(image: _Image, unique_crop_of: Ints, *, num_unique_crops: int) -> Bools:
+    """Return (R, P) bool: the unique crops to score each candidate under."""
+    num_masks = unique_crop_of.shape[1]
+    shows = np.zeros((num_masks, num_unique_crops), np.bool_)
+    for unique_crops_of_kind in unique_crop_of:
+        shows[np.arange(num_masks), unique_crops_of_kind] = True
+    return np.asarray(((image.asked @ shows) > 0)[image.targets])

@@ -27,6 +27,8 @@ from pseudoris.workers.stages import STAGE_FILTER
 
 FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
+# Groups, and no-target expressions, of one image: more would be said of few masks.
+_MAX_PER_IMAGE: Final = 2
 # At most "the left of the three", because a longer row too often has a missed or a doubled mask.
 _MAX_COUNTED: Final = 3
 
@@ -222,9 +224,9 @@ class Composer:
         for number, mask in enumerate(image.masks):
             yield from ranked_expressions(view, number, mask.mask_id)
         if "group" in self._config.kinds:
-            yield from islice(ranked_groups(view), self._config.max_per_image)
+            yield from islice(ranked_groups(view), _MAX_PER_IMAGE)
         if "none" in self._config.kinds:
-            yield from islice(ranked_absences(view), self._config.max_per_image)
+            yield from islice(ranked_absences(view), _MAX_PER_IMAGE)
 
 
 def _record(composed: ComposedExpression, image: ShardImage) -> ExpressionRecord:

@@ -38,6 +38,8 @@ from pseudoris.workers.composing.geometry import (
 )
 from pseudoris.workers.composing.posterior import Posterior, drawn_by_mask, evidence_of, is_object
 
+# Words in a phrase beside its noun. Each one excludes more other masks, and each one may be wrong.
+_MAX_WORDS: Final = 2
 # Caps a certain rival, because 0 has no logarithm.
 MAX_RIVAL: Final = 0.999
 # A mask is a member of a row above this probability.
@@ -149,7 +151,7 @@ class Likelihood:
             return []
         alone = english.noun_phrase(noun, noun)
         drawn = [each for each in self.posterior.evidence[mask].phrases if each.noun == noun]
-        longer = [each for each in drawn if 0 < len(each.words) <= self.config.max_words]
+        longer = [each for each in drawn if 0 < len(each.words) <= _MAX_WORDS]
         distinct: dict[frozenset[str], NounPhrase] = {}
         for phrase in (*([alone] if alone is not None else []), *longer):
             distinct.setdefault(phrase.words, phrase)

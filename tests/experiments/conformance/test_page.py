@@ -45,7 +45,7 @@ NO_ROWS = {
     "seeds": ("compute.seed", "ppt:training.seed", "recipes:compose.seed"),
     "off in `paper`: no crop layer, no reduction beside a prior, a plain mean, regression, one peak": (
         *("masks.crop_nms_thresh", "masks.crop_overlap_ratio", "masks.crop_n_points_downscale_factor"),
-        *("masks.reduction.*", "captions.sampling.others_temperature", "ppt:generator.peak_radius"),
+        *("masks.reduction.*", "ppt:generator.peak_radius"),
         *(f"recipes:grounding.{name}" for name in ("num_points", "high", "low")),
         "recipes:pairs.min_peak",
     ),

@@ -188,7 +188,7 @@ def web():
     ],
 )
 def test_a_web_source_that_cannot_be_reached_is_not_said_to_be_missing(web, url, expected, said):
-    limits = StorageConfig(connect_timeout_s=2, read_timeout_s=0.5)
+    limits = StorageConfig(read_timeout_s=0.5)
     url = url.format(web=web)
     started = time.monotonic()
     with pytest.raises(expected, match=said) as raised:

@@ -16,7 +16,7 @@ from pseudoris.store.files.s3_requests import ChangedError
 from tests.builders.fault_proxy import Fault, injecting
 
 PART = 5 * 2**20
-LIMITS = StorageConfig(connect_timeout_s=5.0, read_timeout_s=2.0, patience_s=30.0, multipart_bytes=PART)
+LIMITS = StorageConfig(read_timeout_s=2.0, patience_s=30.0)
 SMALL, LARGE = b"a receipt", os.urandom(2 * PART + 7)
 # Each as it may meet a creation: not carried out, carried out and not answered, and answered wrongly.
 FAULTS = (
@@ -241,7 +241,7 @@ def test_missing_credentials_are_told_without_any_request(bucket, proxy, monkeyp
         monkeypatch.delenv(name)
     monkeypatch.setattr(s3_requests.time, "sleep", lambda _: None)
     # Another time-out, so that no client with the old credentials is used again.
-    limits = LIMITS.model_copy(update={"connect_timeout_s": 4.9})
+    limits = LIMITS.model_copy(update={"read_timeout_s": 1.9})
     proxy.reset_counts()
     with pytest.raises(ConfigError, match=r"NoCredentialsError\. Provide credentials"):
         S3Bucket(bucket.name, proxy.endpoint_url, limits).get("key")
@@ -255,7 +255,7 @@ def test_credentials_that_come_a_moment_later_are_found(bucket, proxy, monkeypat
     for name in given:
         monkeypatch.delenv(name)
     monkeypatch.setattr(s3_requests.time, "sleep", lambda _: [monkeypatch.setenv(*each) for each in given.items()])
-    limits = LIMITS.model_copy(update={"connect_timeout_s": 4.8})
+    limits = LIMITS.model_copy(update={"read_timeout_s": 1.8})
     assert S3Bucket(bucket.name, proxy.endpoint_url, limits).get("key").data == b"1"
 
 

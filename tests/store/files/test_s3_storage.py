@@ -25,7 +25,7 @@ from pseudoris.store.sources.root import SourceRoot
 from tests.builders.fault_proxy import Fault, injecting
 from tests.builders.sources import parquet_bytes, tar_bytes
 
-LIMITS = StorageConfig(connect_timeout_s=5, read_timeout_s=20, patience_s=60)
+LIMITS = StorageConfig(read_timeout_s=20, patience_s=60)
 
 
 @pytest.fixture

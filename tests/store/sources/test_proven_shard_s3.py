@@ -18,7 +18,7 @@ from tests.builders.fault_proxy import Fault, injecting
 from tests.builders.images import png
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
 
-LIMITS = StorageConfig(connect_timeout_s=5, read_timeout_s=20, patience_s=60)
+LIMITS = StorageConfig(read_timeout_s=20, patience_s=60)
 
 
 @pytest.fixture

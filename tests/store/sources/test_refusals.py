@@ -80,7 +80,7 @@ def fill(folder, *names) -> None:
 
 def config(**source) -> RunConfig:
     base = load_config("tiny")
-    storage = StorageConfig(connect_timeout_s=5, read_timeout_s=20, patience_s=60)
+    storage = StorageConfig(read_timeout_s=20, patience_s=60)
     placement = base.placement.model_copy(update={"storage": storage})
     return base.model_copy(update={"source": SourceConfig(**source), "placement": placement})
 

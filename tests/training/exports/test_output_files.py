@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.placement import StorageConfig
+from pseudoris.store.files import s3_bucket as s3_bucket_module
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports import output_files
 from pseudoris.training.exports.output_files import ManyFiles, new_file, read_ahead
@@ -18,12 +18,16 @@ from pseudoris.training.exports.output_files import ManyFiles, new_file, read_ah
 PART = 5 * 2**20
 
 
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(s3_bucket_module, "MULTIPART_BYTES", PART)
+
+
 @pytest.fixture(params=["disk", "objects", "s3"])
 def place(request, tmp_path):
     if request.param == "s3":
         server = request.getfixturevalue("s3_server")
-        limits = StorageConfig(multipart_bytes=PART)
-        return RunLocation.open(f"s3://{server.new_bucket()}/a place", server.endpoint_url, limits)
+        return RunLocation.open(f"s3://{server.new_bucket()}/a place", server.endpoint_url)
     root = tmp_path / "a place" if request.param == "disk" else f"memory://files-{uuid.uuid4().hex}"
     return RunLocation.open(str(root))
 
@@ -56,8 +60,7 @@ def test_a_block_that_fails_leaves_the_former_file_and_nothing_else(place):
 
 @pytest.mark.slow
 def test_a_large_file_goes_to_a_bucket_in_parts_and_is_never_in_memory_whole(s3_server, s3_bucket):
-    limits = StorageConfig(multipart_bytes=PART)
-    place = RunLocation.open(f"s3://{s3_bucket}/place", s3_server.endpoint_url, limits)
+    place = RunLocation.open(f"s3://{s3_bucket}/place", s3_server.endpoint_url)
     size_bytes = 20 * PART
     with new_file(place, "large.bin") as path:
         with path.open("wb") as file:

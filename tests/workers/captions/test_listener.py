@@ -13,7 +13,7 @@ from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.engine import CachedEngine, encode_crops
-from pseudoris.workers.captions.listener import Listener, TeacherForcing, TextPrefixes, TokenRows
+from pseudoris.workers.captions.listener import Listener, TeacherForcing, TokenRows
 from pseudoris.workers.captions.vocabulary_logits import Vocabulary
 from recipes.scene_shards import scene_image, scene_shard
 from tests.builders.coca import CONTEXT_LENGTH, SPECIAL, captions_config, image_crops, small_coca
@@ -115,11 +115,9 @@ def forcing_of(model, crops, *, budget_bytes=EVERYTHING):
     return TeacherForcing(decoder, vocabulary, SPECIAL, budget_bytes=budget_bytes)
 
 
-def prefixes_of(texts, own, num_unique_crops, *, asked=None, give_up_at=-np.inf):
+def read(forcing, texts, num_unique_crops, *, asked=None):
     rows = TokenRows.of(texts, eos=SPECIAL.eos, max_prefix_length=CONTEXT_LENGTH)
-    own_of = np.eye(num_unique_crops, dtype=np.int64)[own]
-    asked = np.ones((len(texts), num_unique_crops), bool) if asked is None else asked
-    return TextPrefixes(rows, asked, own_of, np.full(len(texts), give_up_at, np.float64))
+    return forcing.read(rows, np.ones((len(texts), num_unique_crops), bool) if asked is None else asked)
 
 
 def plain_sum(model, crop, text):
@@ -134,18 +132,17 @@ def plain_sum(model, crop, text):
 @pytest.mark.parametrize("num_dead", [0, 20])
 def test_a_text_is_as_likely_as_open_clips_own_forward_says(num_dead):
     model, crops = small_coca(num_dead=num_dead), image_crops(num_masks=3).pixels[0]
-    sums = forcing_of(model, crops).read(prefixes_of(FORCED, [0, 1, 2, 0, 1, 2, 0, 1], 3))
+    sums = read(forcing_of(model, crops), FORCED, 3)
     due = [[plain_sum(model, crop, text) for crop in crops] for text in FORCED]
     assert sums == pytest.approx(np.array(due), abs=1e-9)
 
 
 def test_a_small_budget_gives_the_same_and_crops_that_are_not_asked_give_nothing():
     model, crops = small_coca(), image_crops(num_masks=3).pixels[0]
-    own = [0, 1, 2, 0, 1, 2, 0, 1]
-    asked = np.eye(3, dtype=bool)[own]
+    asked = np.eye(3, dtype=bool)[[0, 1, 2, 0, 1, 2, 0, 1]]
     asked[:, 2] = True
-    whole = forcing_of(model, crops).read(prefixes_of(FORCED, own, 3))
-    narrow = forcing_of(model, crops, budget_bytes=1).read(prefixes_of(FORCED, own, 3, asked=asked))
+    whole = read(forcing_of(model, crops), FORCED, 3)
+    narrow = read(forcing_of(model, crops, budget_bytes=1), FORCED, 3, asked=asked)
     assert narrow == pytest.approx(np.where(asked, whole, 0.0), abs=1e-9)
 
 
@@ -154,7 +151,7 @@ def test_a_text_longer_than_the_context_is_cut_and_ends_there():
     rows = TokenRows.of([long, [7]], eos=SPECIAL.eos, max_prefix_length=CONTEXT_LENGTH)
     assert rows.lengths.tolist() == [CONTEXT_LENGTH, 2]
     model, crops = small_coca(), image_crops(num_masks=1).pixels[0]
-    sums = forcing_of(model, crops).read(prefixes_of([long], [0], 1))
+    sums = read(forcing_of(model, crops), [long], 1)
     assert sums[0, 0] == pytest.approx(plain_sum(model, crops[0], [7] * (CONTEXT_LENGTH - 1)), abs=1e-9)
 
 
@@ -162,4 +159,4 @@ def test_scores_beyond_the_precision_are_the_images_fault():
     model, crops = small_coca(), image_crops(num_masks=1).pixels[0]
     reader = forcing_of(model, crops * torch.nan)
     with pytest.raises(ImageError, match="beyond the range of its precision"):
-        reader.read(prefixes_of([[7, 8]], [0], 1))
+        read(reader, [[7, 8]], 1)

@@ -21,7 +21,7 @@ ALL = {"max_per_mask": 20}
 
 
 def weighed(image, target=None, **weights):
-    settings = {key: weights.pop(key) for key in ("kinds", "max_per_image", "max_per_mask") if key in weights}
+    settings = {key: weights.pop(key) for key in ("kinds", "max_per_mask") if key in weights}
     return texts(image, target, **{**ALL, **settings}, posterior={"max_per_form": 9, "unseen": 0.0, **weights})
 
 
