@@ -43,7 +43,7 @@ def test_assignments_win_over_yaml_and_yaml_over_the_preset(tmp_path):
         # Of a section that may be None.
         ("posterior", "composing.posterior"),
         # A key that only the composer by shares read.
-        ("composing.max_word", "composing.max_words"),
+        ("composing.max_per_mas", "composing.max_per_mask"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_one_that_is_meant(given, meant):
