@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from segment_anything.modeling import Sam
 
-from pseudoris.schemas.config import SamArchitecture
 from pseudoris.synthworld.scenes import SceneObject
 from pseudoris.workers.checkpoints.sam import build_sam
+from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from recipes.optimiser import (
     Optimiser,
     Progress,
@@ -157,7 +157,7 @@ def _resized(logits: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def train_sam(
-    architecture: SamArchitecture,
+    architecture: str,
     data: RenderedScenes,
     recipe: SamRecipe,
     *,
@@ -170,7 +170,7 @@ def train_sam(
     An interrupted training is continued from its checkpoint.
     """
     torch.manual_seed(seed)
-    sam = build_sam(architecture).train()
+    sam = build_sam(sam_architecture(architecture)).train()
     if start_from is not None:
         sam.load_state_dict(torch.load(start_from, weights_only=True)["model"])
     optimiser = Optimiser(sam, recipe.steps, recipe.peak_rate)

@@ -37,7 +37,6 @@ from pseudoris.schemas.stage_settings import ComposingConfig, ConfidenceConfig
 from pseudoris.schemas.stage_settings import MasksConfig as MasksConfig
 from pseudoris.schemas.stage_settings import PriorConfig as PriorConfig
 from pseudoris.schemas.stage_settings import ReductionConfig as ReductionConfig
-from pseudoris.schemas.stage_settings import SamArchitecture as SamArchitecture
 from pseudoris.schemas.stage_settings import SamplingConfig as SamplingConfig
 from pseudoris.schemas.uris import secrets_in
 

@@ -12,39 +12,6 @@ from pseudoris.schemas.shard import CROP_MASKED, crop_context
 from pseudoris.schemas.source_settings import WeightsConfig
 
 
-class SamArchitecture(FrozenModel):
-    """The numbers that `segment_anything`'s modules are built from; `image_size` is in pixels, widths are in units.
-
-    Source: segment-anything 1.0, build_sam.py, for ViT-B, L and H.
-    """
-
-    image_size: int = Field(default=1024, ge=32)
-    patch_size: int = Field(default=16, ge=4)
-    encoder_width: int = Field(ge=8)
-    encoder_depth: int = Field(ge=1)
-    encoder_heads: int = Field(ge=1)
-    # Blocks that attend to the whole image; all others attend within `window_size` patches.
-    encoder_global_blocks: tuple[int, ...]
-    window_size: int = Field(default=14, ge=0)
-    prompt_width: int = Field(default=256, ge=8)
-    decoder_depth: int = Field(default=2, ge=1)
-    decoder_heads: int = Field(default=8, ge=1)
-    decoder_mlp_width: int = Field(default=2048, ge=8)
-    iou_head_depth: int = Field(default=3, ge=1)
-    iou_head_width: int = Field(default=256, ge=8)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
-        if self.encoder_width % self.encoder_heads:
-            raise ValueError(f"encoder_width {self.encoder_width} is not a multiple of heads {self.encoder_heads}")
-        out = [b for b in self.encoder_global_blocks if not 0 <= b < self.encoder_depth]
-        if out:
-            raise ValueError(f"encoder_global_blocks {out} lie outside 0..{self.encoder_depth - 1}")
-        return self
-
-
 class ReductionConfig(FrozenModel):
     """How over-segmented proposals become objects if there is no instance prior (method page, section 1)."""
 
@@ -100,7 +67,9 @@ class MasksConfig(FrozenModel):
     """Mask proposal. Names and defaults are SAM's own, except `pred_iou_thresh` (the paper: 0.5)."""
 
     engine: str = "sam"
-    architecture: SamArchitecture
+    # vit_b, vit_l and vit_h are segment_anything's; tiny is ours. Or the path of a `.json` file with the numbers that
+    # `pseudoris.workers.checkpoints.sam_architectures` names.
+    architecture: str = Field(min_length=1)
     weights: WeightsConfig
     points_per_side: int = Field(default=32, ge=1)
     # Prompts in a forward pass of the mask decoder. Part of the identity, because rounding depends on the batch's

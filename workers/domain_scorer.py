@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.stage_settings import SamArchitecture
+from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.checkpoints.weight_files import local_file, random_seed, verified_digest
 from pseudoris.workers.masks.numpy_encoder import Floats, NumpyEncoder
 
@@ -141,7 +141,7 @@ def load_scorer(config: RunConfig) -> DomainScorer | None:
     return DomainScorer(load_encoder(config.masks.architecture, config.masks.weights), statistics)
 
 
-def load_encoder(architecture: SamArchitecture, weights: WeightsConfig) -> NumpyEncoder:
+def load_encoder(architecture: str, weights: WeightsConfig) -> NumpyEncoder:
     """Return the image encoder of a SAM.
 
     Raises:
@@ -149,7 +149,7 @@ def load_encoder(architecture: SamArchitecture, weights: WeightsConfig) -> Numpy
     """
     path = local_file(weights)
     try:
-        return NumpyEncoder(architecture, load_file(path))
+        return NumpyEncoder(sam_architecture(architecture), load_file(path))
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise ConfigError(
             f"weights '{weights.uri}' cannot be read for the score of the domain: {error}. It needs SAM's weights as "

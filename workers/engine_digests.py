@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, MasksConfig, PriorConfig
 from pseudoris.schemas.errors import ConfigError, gather
+from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.spacy_nouns import pipeline_digest
 from pseudoris.workers.locations import open_location
@@ -26,9 +27,13 @@ def sam_digest(config: MasksConfig) -> str:
     """Return the sha256 of SAM's weights; with an instance prior, the sha256 of both files' digests.
 
     Raises:
-        ConfigError: The weights or the prior are missing; the message names both if both are.
+        ConfigError: The weights, the prior or the architecture are missing; the message names all that are.
     """
-    weights, prior = gather(partial(weights_digest, config.weights), partial(prior_digest, config.prior))
+    weights, prior, _ = gather(
+        partial(weights_digest, config.weights),
+        partial(prior_digest, config.prior),
+        partial(sam_architecture, config.architecture),
+    )
     return str(weights) if prior is None else _combined(weights, prior)
 
 

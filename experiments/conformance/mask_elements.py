@@ -27,13 +27,7 @@ MASKS: Final = Section(
             "SAM",
             "script: masks",
             "ViT-H",
-            {
-                "masks.architecture.encoder_width": 1280,
-                "masks.architecture.encoder_depth": 32,
-                "masks.architecture.encoder_heads": 16,
-                "masks.architecture.encoder_global_blocks": [7, 15, 23, 31],
-                "masks.architecture.image_size": 1024,
-            },
+            {"masks.architecture": "vit_h"},
             proof="tests/workers/checkpoints/test_models.py::test_the_paper_preset_builds_the_published_vit_h",
         ),
         Element(

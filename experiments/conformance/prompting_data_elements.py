@@ -62,8 +62,7 @@ DATA: Final = Section(
             {
                 "recipes:run.filtering.architecture": NOT_STATED,
                 "recipes:run.filtering.weights.uri": NOT_STATED,
-                "recipes:run.masks.architecture.encoder_width": NOT_STATED,
-                "recipes:run.masks.architecture.encoder_depth": NOT_STATED,
+                "recipes:run.masks.architecture": NOT_STATED,
             },
             reason="those of §4.1, which the training has",
             unmeasured="needs trained models of that size",

@@ -32,7 +32,7 @@ ARCHITECTURE: Final = Section(
             "mask decoder",
             "§3.1.1, §4.1",
             "SAM ViT-B, frozen, prompted with positive and negative points",
-            {"ppt:sam.architecture.encoder_width": 768, "ppt:sam.architecture.encoder_depth": 12},
+            {"ppt:sam.architecture": "vit_b"},
             proof="tests/training/ppt/test_point_mask_decoder.py::test_the_masks_are_those_of_sam_image_by_image",
         ),
         Element(

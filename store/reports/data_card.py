@@ -269,7 +269,7 @@ def _used_models(header: RunHeader) -> Iterator[_UsedModel]:
             own = f"`{settings.weights.sha256}`" if settings.weights.sha256 else ""
         scheme = uri.partition(":")[0]
         known = scheme if scheme in ("builtin", "random") else engine
-        yield _UsedModel(title, engine, "weights", _architecture(settings.architecture), uri, own or None, known)
+        yield _UsedModel(title, engine, "weights", settings.architecture, uri, own or None, known)
         for other in others:
             yield other
             files = "files" if isinstance(settings, MasksConfig) else "models"
@@ -288,10 +288,3 @@ def _beside(settings: object) -> Iterator[_UsedModel]:
             yield _UsedModel("instance prior", prior.kind, thing, uri=prior.path)
     elif isinstance(settings, FilterConfig) and settings.nouns == "spacy_first_child":
         yield _UsedModel("head nouns", settings.nouns, uri=settings.spacy_model)
-
-
-def _architecture(architecture: Any) -> str:
-    if isinstance(architecture, str):
-        return architecture
-    sizes = f"{architecture.encoder_depth} blocks of {architecture.encoder_width}, {architecture.image_size} px"
-    return f"ViT, {sizes}"

@@ -9,6 +9,7 @@ import torch
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.checkpoints.openclip import build_clip, build_coca
 from pseudoris.workers.checkpoints.sam import build_sam
+from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from tests.builders.command import pseudoris
 from tests.builders.images import png
 
@@ -21,7 +22,7 @@ def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
     config = load_config("base")
     builders = {
-        "masks": lambda: build_sam(config.masks.architecture),
+        "masks": lambda: build_sam(sam_architecture(config.masks.architecture)),
         "captions": lambda: build_coca(config.captions.architecture),
         "filtering": lambda: build_clip(config.filtering.architecture),
     }

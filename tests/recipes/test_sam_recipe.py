@@ -5,6 +5,7 @@ import torch
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
 from pseudoris.workers.checkpoints.sam import build_sam
+from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from recipes.rendered_scenes import rendered_scenes
 from recipes.sam_recipe import SamRecipe, draw_batch, losses, predict, train_sam
 
@@ -69,7 +70,7 @@ def test_all_images_of_a_batch_are_decoded_as_one_by_one(tmp_path):
     data = rendered_scenes(tmp_path, Split.TRAIN, 3, seed=0, processes=1)
     batch = draw_batch(data, RECIPE, np.random.default_rng(0))
     torch.manual_seed(0)
-    sam = build_sam(load_config("tiny").masks.architecture).eval()
+    sam = build_sam(sam_architecture(load_config("tiny").masks.architecture)).eval()
     with torch.no_grad():
         logits, ious = predict(sam, batch)
         for number, points in enumerate(batch.points):

@@ -117,7 +117,7 @@ def test_another_sam_has_another_domain(tmp_path):
 
 def test_weights_that_do_not_fit_the_architecture_are_refused():
     with pytest.raises(ConfigError, match=r"cannot be read for the score of the domain: pos_embed is"):
-        load_scorer(load_config("tiny", None, ["masks.architecture.image_size=96"]))
+        load_scorer(load_config("tiny", None, ["masks.architecture=vit_b"]))
 
 
 @pytest.mark.slow

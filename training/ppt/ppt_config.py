@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pseudoris.schemas.config import SamArchitecture, WeightsConfig
+from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.training.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES
 from pseudoris.training.learning.training_config import TowersConfig, TrainingConfig, load_preset
@@ -120,7 +120,7 @@ class ClipConfig(FrozenModel):
 class SamConfig(FrozenModel):
     """The frozen SAM, as `masks.architecture` and `masks.weights` of a run."""
 
-    architecture: SamArchitecture
+    architecture: str
     weights: WeightsConfig
 
 

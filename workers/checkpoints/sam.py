@@ -7,7 +7,8 @@ from functools import partial
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
-from pseudoris.schemas.config import SamArchitecture, WeightsConfig
+from pseudoris.schemas.config import WeightsConfig
+from pseudoris.workers.checkpoints.sam_architectures import SamArchitecture, sam_architecture
 from pseudoris.workers.checkpoints.tensor_files import loaded
 
 # Source: segment-anything 1.0, build_sam.py: for RGB in [0, 255].
@@ -54,10 +55,11 @@ def build_sam(architecture: SamArchitecture) -> Sam:
     return Sam(encoder, prompts, decoder, pixel_mean=list(_PIXEL_MEAN), pixel_std=list(_PIXEL_STD)).eval()
 
 
-def load_sam(architecture: SamArchitecture, weights: WeightsConfig) -> Sam:
-    """Return a Sam in eval mode, float32, on the CPU.
+def load_sam(architecture: str, weights: WeightsConfig) -> Sam:
+    """Return a Sam in eval mode, float32, on the CPU, of the architecture that a config names.
 
     Raises:
-        ConfigError: weights missing, damaged, or of another architecture.
+        ConfigError: No such architecture; weights missing, damaged, or of another one.
     """
-    return loaded(lambda: build_sam(architecture), weights)
+    numbers = sam_architecture(architecture)
+    return loaded(lambda: build_sam(numbers), weights)

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pseudoris.schemas.stage_settings import SamArchitecture
+from pseudoris.workers.checkpoints.sam_architectures import SamArchitecture
 
 Floats: TypeAlias = NDArray[np.float32]
 

@@ -31,8 +31,7 @@ NO_ROWS = {
     ),
     "whether a run begins, never what it holds": ("domain",),
     "the digest that a file of weights must have": ("*.weights.sha256",),
-    "what follows from SAM's sizes on the page: its other sizes, and its published weights": (
-        *(f"{at}.architecture.*" for at in ("masks", "ppt:sam", "recipes:run.masks")),
+    "what follows from SAM's architecture on the page: its published weights": (
         *(f"{at}.weights.uri" for at in ("masks", "ppt:sam", "recipes:run.masks")),
     ),
     "the machine: what computes, and how much at once": (
@@ -103,7 +102,7 @@ def keys_of_paper() -> list[str]:
         ),
         *(f"recipes:run.{section}.weights.uri" for _, section in models),
         "recipes:run.filtering.architecture",
-        *keys_of(recipes.run.masks.architecture, "recipes:run.masks.architecture."),
+        "recipes:run.masks.architecture",
     ]
 
 

@@ -190,7 +190,7 @@ PRIOR = ("masks.prior.kind=table", "masks.prior.path=/data/cutler.parquet")
 FILL = "*to be filled in*"
 # Settings of the preset `paper`, and beginnings of lines that they give.
 MODELS = {
-    ("compute.seed=1",): ("| mask proposal | `sam` | `ViT, 32 blocks of 1280, 1024 px` | weights ",),
+    ("compute.seed=1",): ("| mask proposal | `sam` | `vit_h` | weights ",),
     (*READY, "masks.prior.kind=torchvision", "masks.prior.path=/data/detector.pt"): (
         "| mask proposal | `ready` | – | masks `/data/sa1b` | – |",
         f"| the masks `/data/sa1b` | {FILL} |",
@@ -226,7 +226,7 @@ def test_each_model_and_file_that_was_used_has_its_lines(tmp_path, settings, lin
 
 def test_ready_masks_are_no_sam_s_and_a_digest_of_two_files_is_not_told_as_that_of_one(tmp_path):
     text = text_of(header_of(tmp_path, *READY)).partition("## How to cite")[0]
-    assert not re.search("sam|ViT, 32|a{64}", text.partition("## How it was made")[2])
+    assert not re.search("sam|vit_h|a{64}", text.partition("## How it was made")[2])
     assert "coca" not in text_of(header_of(tmp_path / "blip", "captions.engine=blip")).partition("## How to cite")[0]
     (sam,) = re.findall(r"^\| mask proposal \| `sam`.*$", text_of(header_of(tmp_path / "prior", *PRIOR)), re.MULTILINE)
     assert sam.endswith("| – |")

@@ -43,7 +43,9 @@ def small_words(folder: Path) -> list[str]:
     path = folder / "clip.json"
     path.write_text(json.dumps(CLIP), encoding="utf-8")
     models = [f"clip.architecture={path}", "clip.weights.uri=random:3"]
-    models += [f"sam.architecture={json.dumps(SAM)}", "sam.weights.uri=random:4"]
+    sam = folder / "sam.json"
+    sam.write_text(json.dumps(SAM), encoding="utf-8")
+    models += [f"sam.architecture={sam}", "sam.weights.uri=random:4"]
     sizes = ["num_queries=3", "num_points=3", "image_blocks=[0, 1]", "width=16", "num_heads=2"]
     rest = ["data.pairs_per_batch=4", "training.log_every=1", "training.checkpoint_every=2"]
     # At random a prediction overlaps a pseudo-mask by a little.

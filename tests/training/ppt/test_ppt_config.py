@@ -35,7 +35,7 @@ def test_paper_has_the_sizes_of_section_4_1() -> None:
     assert (config.data.pairs_per_batch, training.optimiser, training.peak_rate) == (64, "adam", 1e-3)
     assert (training.schedule, training.num_warmup_steps, training.weight_decay) == ("constant", 0, 0)
     assert config.clip.architecture == "ViT-B-16-quickgelu"
-    assert config.sam.architecture.encoder_width == 768
+    assert config.sam.architecture == "vit_b"
     # CLIP ViT-B/16: 768 channels a patch, 512 a word. Table 2: 20.7M.
     generator = PointGenerator(config.generator, 768, 512)
     assert sum(weight.numel() for weight in generator.parameters()) == pytest.approx(20.7e6, abs=0.05e6)

@@ -11,6 +11,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.openclip import build_coca, load_clip, load_coca
 from pseudoris.workers.checkpoints.sam import build_sam, load_sam
+from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
 CONFIG = load_config("tiny")
@@ -70,7 +71,7 @@ def test_random_weights_follow_from_their_seed_and_leave_the_generator_alone():
 
 @pytest.mark.slow
 def test_the_base_preset_builds_the_published_vit_b():
-    ours = build_sam(load_config("base").masks.architecture).state_dict()
+    ours = build_sam(sam_architecture(load_config("base").masks.architecture)).state_dict()
     published = sam_model_registry["vit_b"]().state_dict()
     assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in published.items()}
 
@@ -78,7 +79,7 @@ def test_the_base_preset_builds_the_published_vit_b():
 def test_the_paper_preset_builds_the_published_vit_h():
     # Without memory for its 2.5 GB.
     with torch.device("meta"):
-        ours = build_sam(load_config("paper").masks.architecture).state_dict()
+        ours = build_sam(sam_architecture(load_config("paper").masks.architecture)).state_dict()
         published = sam_model_registry["vit_h"]().state_dict()
     assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in published.items()}
 

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from pseudoris.schemas.config import ComputeConfig, MasksConfig, SamArchitecture, WeightsConfig
+from pseudoris.schemas.config import ComputeConfig, MasksConfig, WeightsConfig
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.checkpoints.sam import build_sam
+from pseudoris.workers.checkpoints.sam_architectures import SamArchitecture
 
 ARCHITECTURE = SamArchitecture(
     image_size=64,
@@ -82,12 +83,15 @@ def weights_file(sam, tmp_path_factory):
 
 
 @pytest.fixture
-def masks_config(weights_file) -> Callable[..., MasksConfig]:
+def masks_config(weights_file, tmp_path) -> Callable[..., MasksConfig]:
     """A builder of configs under which the practised SAM leaves tens of masks."""
+
+    architecture = tmp_path / "sam.json"
+    architecture.write_text(ARCHITECTURE.model_dump_json(), encoding="utf-8")
 
     def build(**overrides) -> MasksConfig:
         defaults = {
-            "architecture": ARCHITECTURE,
+            "architecture": str(architecture),
             "weights": WeightsConfig(uri=str(weights_file)),
             "points_per_side": 8,
             "points_per_batch": 24,

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.checkpoints.sam import build_sam
+from pseudoris.workers.checkpoints.sam_architectures import SAM_ARCHITECTURES
 from pseudoris.workers.masks.numpy_encoder import NumpyEncoder
 from tests.builders.images import random_pixels
 
-TINY = load_config("tiny").masks.architecture
+TINY = SAM_ARCHITECTURES["tiny"]
 
 
 @pytest.fixture(params=[(), (1,), (0, 1)], ids=["windows", "both", "global"])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
-from pseudoris.schemas.config import RunConfig, SamArchitecture, WeightsConfig
+from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.clip_features import (
     ImageFeatures,
@@ -250,7 +250,7 @@ class ResponsePrompter:
     """A frozen SAM that makes a mask of where an image answers a text."""
 
     def __init__(
-        self, config: GroundingConfig, architecture: SamArchitecture, weights: WeightsConfig, device: torch.device
+        self, config: GroundingConfig, architecture: str, weights: WeightsConfig, device: torch.device
     ) -> None:
         """Load it."""
         self._config, self._device = config, device

@@ -63,7 +63,7 @@ class Recipe:
         method |= {
             "grounding": self.config.grounding.model_dump(mode="json"),
             "clip": run.filtering.architecture,
-            "sam": run.masks.architecture.model_dump(mode="json"),
+            "sam": run.masks.architecture,
         }
         weights = {"clip": weights_digest(run.filtering.weights), "sam": weights_digest(run.masks.weights)}
         versions = package_versions((*_PACKAGES, *_MODEL_PACKAGES))
