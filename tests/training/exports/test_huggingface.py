@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import socket
 from pathlib import Path
 
@@ -10,10 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from PIL import Image
 
-from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.store.location import RunLocation
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.exports import huggingface
 from tests.training.exports.builders import LONG_TEXT, UPRIGHT, export
 from tests.training.exports.readers_huggingface import open_folder
@@ -137,73 +134,3 @@ def test_the_size_has_the_hubs_name(num_images, size):
 def test_a_splits_name_that_datasets_does_not_take_is_refused(built_run, place):
     with pytest.raises(ConfigError, match="--split 'my-split'"):
         export("hf", built_run, place, split="my-split")
-
-
-def test_texts_come_back_as_they_were(root):
-    texts = [text for row in open_folder(root) for mask in row["masks"] for text in mask["expressions"]]
-    assert "the half ünder \"quotes\" and 'more'" in texts
-    assert texts.count(LONG_TEXT) == 3
-
-
-def resized(row):
-    buffer = io.BytesIO()
-    Image.new("L", (3, 3), 255).save(buffer, "PNG")
-    row["masks"][0]["mask"]["bytes"] = buffer.getvalue()
-
-
-def greyed(row):
-    buffer = io.BytesIO()
-    Image.new("L", (UPRIGHT.shape[1], UPRIGHT.shape[0]), 128).save(buffer, "PNG")
-    row["masks"][0]["mask"]["bytes"] = buffer.getvalue()
-
-
-def moved(row):
-    buffer = io.BytesIO()
-    Image.new("L", (UPRIGHT.shape[1], UPRIGHT.shape[0]), 255).save(buffer, "PNG")
-    row["masks"][0]["mask"]["bytes"] = buffer.getvalue()
-
-
-DAMAGE = {
-    "a mask of another size": resized,
-    "a mask with other values": greyed,
-    "another mask": moved,
-    "an empty text": lambda row: row["masks"][0].update(expressions=[" "]),
-    "a mask without a text": lambda row: row["masks"][0].update(expressions=[], distinctiveness=[]),
-    "an image that does not read": lambda row: row["image"].update(bytes=b"not an image"),
-    "another size of the image": lambda row: row.update(height=20, width=12),
-    "two rows of an image": None,
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_what_does_not_read_back_is_told(damage, built_run, place, monkeypatch):
-    real = huggingface.check_rows
-
-    def damaged(destination: RunLocation, paths, **options):
-        table = pq.read_table(io.BytesIO(destination.read_bytes(paths[0])))
-        rows = table.to_pylist()
-        if DAMAGE[damage] is None:
-            rows[1]["image_id"] = rows[0]["image_id"]
-        else:
-            DAMAGE[damage](rows[0])
-        file = io.BytesIO()
-        pq.write_table(type(table).from_pylist(rows, table.schema), file)
-        destination.replace(paths[0], file.getvalue())
-        real(destination, paths, **options)
-
-    monkeypatch.setattr(huggingface, "check_rows", damaged)
-    with pytest.raises(TransientError, match="Run the same command again"):
-        export("hf", built_run, place)
-    assert not place.exists("README.md")
-
-
-def test_a_file_cut_short_is_told(built_run, place, monkeypatch):
-    real = huggingface.check_rows
-
-    def damaged(destination: RunLocation, paths, **options):
-        destination.replace(paths[0], destination.read_bytes(paths[0])[:-100])
-        real(destination, paths, **options)
-
-    monkeypatch.setattr(huggingface, "check_rows", damaged)
-    with pytest.raises(TransientError, match="train-00000"):
-        export("hf", built_run, place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 from pycocotools import mask as coco
 
-from pseudoris.schemas.errors import TransientError
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedMask
-from pseudoris.training.exports import sa1b
+from pseudoris.training.exports import ExportRequest, sa1b
 from tests.training.exports.builders import build_run, export, jpeg, stored
 from tests.training.exports.readers_sa1b import read_sa1b
 
@@ -65,13 +63,6 @@ def test_a_mask_is_a_bare_encoding_with_text_for_counts_and_its_box_is_x_y_width
             assert annotation["area"] == mask.sum()
 
 
-def test_ids_are_unique_plain_ints(root):
-    images = [image["image_id"] for _, image, _ in read_sa1b(root)]
-    masks = [annotation["id"] for _, _, of_image in read_sa1b(root) for annotation, _ in of_image]
-    assert all(type(number) is int for number in images + masks)
-    assert (len(set(images)), len(set(masks))) == (len(images), len(masks))
-
-
 def test_masks_without_an_expression_are_masks_all_the_same(root, built_run):
     found = [mask for _, _, of_image in read_sa1b(root) for _, mask in of_image]
     due = [mask.pixels for image in built_run.truth for mask in image.masks]
@@ -99,23 +90,16 @@ def test_the_point_lies_within_any_mask(pixels):
     assert pixels[int(y), int(x)]
 
 
-def test_the_point_of_a_disk_is_near_its_centre():
-    rows, columns = np.mgrid[:41, :61]
-    x, y = sa1b.point_within(annotated_mask((rows - 20) ** 2 + (columns - 30) ** 2 <= 15**2))
-    assert abs(x - 30) <= 1
-    assert abs(y - 20) <= 1
-
-
 def test_masks_of_a_prior_have_no_score_and_the_report_says_how_many(place, tmp_path, monkeypatch):
     run = build_run(RunLocation.open(str(tmp_path / "run")), ((path_key("a.jpg"), jpeg(), (("the red half",),)),))
-    real = sa1b.iter_image_files
+    real = ExportRequest.annotations
 
     def unscored(*arguments, **options):
-        for image, picture in real(*arguments, **options):
+        for image in real(*arguments, **options):
             masks = tuple(replace(mask, predicted_iou=None, stability_score=None) for mask in image.masks)
-            yield replace(image, masks=masks), picture
+            yield replace(image, masks=masks)
 
-    monkeypatch.setattr(sa1b, "iter_image_files", unscored)
+    monkeypatch.setattr(ExportRequest, "annotations", unscored)
     report = export("sa1b", run, place)
     ((_, _, [(annotation, _)]),) = read_sa1b(Path(place.root))
     assert annotation["predicted_iou"] is None
@@ -134,41 +118,3 @@ def test_folders_are_filled_one_after_the_other(built_run, place, tmp_path, monk
     one = build_run(RunLocation.open(str(tmp_path / "one")), ((path_key("a.jpg"), jpeg(), (("the red half",),)),))
     export("sa1b", one, place, is_overwriting=True)
     assert sorted(stored(place.root)) == ["_export.json", "sa_000000/sa_1.jpg", "sa_000000/sa_1.json"]
-
-
-DAMAGE = {
-    "not the JSON": lambda tree: None,
-    "another image's": lambda tree: tree["image"].update(image_id=2),
-    "an encoding that ends early": lambda tree: tree["annotations"][0]["segmentation"].update(counts="a1"),
-    "an empty text": lambda tree: tree["annotations"][0].update(expressions=[""]),
-    "another mask": lambda tree: tree["annotations"].reverse(),
-    "a missing mask": lambda tree: tree["annotations"].pop(),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_what_does_not_read_back_is_told(damage, built_run, place, monkeypatch):
-    real = sa1b._read_back
-
-    def damaged(destination, *arguments):
-        path = "sa_000000/sa_1.json"
-        tree = json.loads(destination.read_bytes(path))
-        DAMAGE[damage](tree)
-        destination.replace(path, b"{" if damage == "not the JSON" else json.dumps(tree).encode())
-        return real(destination, *arguments)
-
-    monkeypatch.setattr(sa1b, "_read_back", damaged)
-    with pytest.raises(TransientError, match="Run the same command again"):
-        export("sa1b", built_run, place)
-
-
-def test_a_missing_json_is_told(built_run, place, monkeypatch):
-    real = sa1b._read_back
-
-    def missing(destination, *arguments):
-        destination.delete("sa_000000/sa_2.json")
-        return real(destination, *arguments)
-
-    monkeypatch.setattr(sa1b, "_read_back", missing)
-    with pytest.raises(TransientError, match=r"sa_2\.json reads back differently: it is missing"):
-        export("sa1b", built_run, place)
