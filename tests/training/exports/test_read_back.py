@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import tarfile
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -181,12 +182,15 @@ DAMAGE: list[tuple[str, str, Damage, str]] = [
 def test_what_does_not_read_back_is_told_and_the_same_call_finishes_it(
     name, damage, message, built_run, place, monkeypatch
 ):
+    lock, done = threading.RLock(), []
+
     def damaging(real: Callable) -> Callable:
         def first(self, *arguments, **options):
-            # Before anything of the written export is read.
-            if self.root == place.root:
-                monkeypatch.undo()
-                damage(place)
+            # Before anything of the written export is read, in whatever thread.
+            with lock:
+                if self.root == place.root and not done:
+                    done.append(1)
+                    damage(place)
             return real(self, *arguments, **options)
 
         return first
@@ -195,6 +199,7 @@ def test_what_does_not_read_back_is_told_and_the_same_call_finishes_it(
         monkeypatch.setattr(RunLocation, each, damaging(getattr(RunLocation, each)))
     with pytest.raises(TransientError, match=message):
         export(name, built_run, place)
+    monkeypatch.undo()
     assert json.loads(place.read_bytes("_export.json"))["state"] == "begun"
     export(name, built_run, place)
     assert json.loads(place.read_bytes("_export.json"))["state"] == "whole"
