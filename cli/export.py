@@ -17,14 +17,15 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.exports import (
     EXPORTS,
     WRITING,
+    ExportOptions,
     ExportReport,
     ExportRequest,
     HumanAnnotation,
+    export_request,
     find_export,
 )
-from pseudoris.training.exports.export_request import DEFAULT_TARGET_MB, export_request
-from pseudoris.training.exports.protocol import DEFAULT_SPLIT, DEFAULT_SPLIT_BY
 
+DEFAULTS: Final = ExportOptions()
 DEFAULT_MERGED_SPLITS: Final = "val,test,testA,testB"
 # Below the options of `export --help`: a line a format.
 FORMATS: Final = "\n".join(["Formats:", *(f"  {name:<14}  {export.summary}" for name, export in EXPORTS.items())])
@@ -107,13 +108,13 @@ def export(
     export_format: _Format = ExportFormat.PARQUET,
     max_tokens: _MaxTokens = None,
     dataset: _Dataset = None,
-    split: _Split = DEFAULT_SPLIT,
-    split_by: _SplitBy = DEFAULT_SPLIT_BY,
+    split: _Split = DEFAULTS.split,
+    split_by: _SplitBy = DEFAULTS.split_by,
     merge_human: _MergeHuman = None,
     merge_splits: _MergeSplits = DEFAULT_MERGED_SPLITS,
     merge_split_by: _MergeSplitBy = None,
     merge_images: _MergeImages = None,
-    target_mb: _TargetMb = DEFAULT_TARGET_MB,
+    target_mb: _TargetMb = int(DEFAULTS.target_mb),
     distinctive_only: _DistinctiveOnly = False,
     source: options.MovedSource = None,
     partial: _Partial = False,
@@ -124,17 +125,12 @@ def export(
 ) -> None:
     """Write a finished run in another format, and read it back to check it."""
     options.load_plugins(plugins)
+    human = _human(merge_human, merge_split_by, merge_splits, merge_images)
     request = export_request(
         out,
         destination,
         export_format,
-        max_tokens=max_tokens,
-        dataset=dataset,
-        split=split,
-        split_by=split_by,
-        human=_human(merge_human, merge_split_by, merge_splits, merge_images),
-        target_mb=target_mb,
-        distinctive_only=distinctive_only,
+        ExportOptions(max_tokens, dataset, split, split_by, human, target_mb, distinctive_only),
         source=source,
         is_partial=partial,
         is_overwriting=overwrite,

@@ -302,20 +302,23 @@ def export(
         TransientError: Storage failed, or a part of the run cannot be read.
     """
     from pseudoris.training.exclusions import read_exclusions
-    from pseudoris.training.exports import find_export
-    from pseudoris.training.exports.export_request import export_request
+    from pseudoris.training.exports import ExportOptions, export_request, find_export
 
+    default = ExportOptions()
+    options = ExportOptions(
+        max_tokens,
+        dataset,
+        default.split if split is None else split,
+        default.split_by if split_by is None else split_by,
+        human,
+        default.target_mb if target_mb is None else target_mb,
+        distinctive_only,
+    )
     request = export_request(
         out,
         destination,
         export_format,
-        max_tokens=max_tokens,
-        dataset=dataset,
-        split=split,
-        split_by=split_by,
-        human=human,
-        target_mb=target_mb,
-        distinctive_only=distinctive_only,
+        options,
         source=source,
         is_partial=partial,
         is_overwriting=overwrite,

@@ -1,123 +1,141 @@
-"""CRIS and ETRIS: the JSON and PNG files that their tools turn into LMDB. The safest target: their tools serialise.
+"""CRIS and ETRIS: the JSON and PNG files that their tools turn into LMDB, and that LMDB itself, a record a mask.
 
-DEST/anns/<dataset>/<split>.json              a record a mask: box, names, expressions
-DEST/masks/<dataset>/<segment_id>.png         8 bits, one channel, 0 or 255, of the image's size
-DEST/images/train2014/<img_name>              the images, upright
+    DEST/anns/<dataset>/<split>.json              cris: box, names, expressions of each mask
+    DEST/masks/<dataset>/<segment_id>.png         8 bits, one channel, 0 or 255, of the image's size
+    DEST/images/train2014/<img_name>              cris: the images, upright
+    DEST/lmdb/<dataset>/<split>.lmdb              lmdb: image, mask, expressions; for splits other than train, which
+                                                  validation opens together with it, the masks above stand beside it
 
-The constants are the numbers and names in the trainers' code.
+`cris` is the safest target: their tools serialise. The LMDB holds records under "0" … "N-1", their keys under
+`__keys__`, and N under `__len__`. Values are pickles. ETRIS reads with `pyarrow.deserialize`, which pyarrow 13 removed;
+CRIS as published writes pickles and reads with pyarrow. Current libraries can write neither form. Both trainers read
+pickles after a change of one line. The constants are the numbers and names in the trainers' code.
 """
 
 from __future__ import annotations
 
+import pickle
 import re
-from collections import Counter
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count, islice
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import file_digest, sha256
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.annotations import AnnotatedMask
-from pseudoris.training.exports.destination import claim_destination, mark_whole, nothing_left
-from pseudoris.training.exports.image_files import counts_of_png, encoded_anew_notes, iter_image_files, mask_png
-from pseudoris.training.exports.output_files import (
-    Fingerprint,
-    JsonArray,
-    ManyFiles,
-    iter_json_list,
-    json_list,
-    new_file,
-)
-from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask
+from pseudoris.training.exports.image_files import counts_of_png, mask_png
+from pseudoris.training.exports.output_files import ManyFiles, broken, iter_json_list, json_list, new_file
+from pseudoris.training.exports.protocol import ExportReport
 from pseudoris.training.exports.selected_rows import TextRule
+from pseudoris.training.untrusted_pickle import load_plain
 
-NAME: Final = "cris"
-DEFAULT_DATASET: Final = "refcoco"
+_DEFAULT_DATASET: Final = "refcoco"
 # Their `info` table in utils/dataset.py has these; for another name it is to be extended.
-KNOWN_DATASETS: Final = ("refcoco", "refcoco+", "refcocog_u", "refcocog_g")
+_KNOWN_DATASETS: Final = ("refcoco", "refcoco+", "refcocog_u", "refcocog_g")
 # Both cut at 17 CLIP tokens, start and end included (`word_len`).
-WORD_LEN: Final = 17
-IMAGES_FOLDER: Final = "images/train2014"
+_TAKES: Final = TextRule(max_tokens=17, is_lower_case=True)
+_READS: Final = frozenset({"max_tokens", "dataset", "split"})
+_IMAGES_FOLDER: Final = "images/train2014"
 # Above every segment id of the human data sets (their ref_ids, below 150,000): the trainers look for human masks of
 # val and test in the same folder.
-FIRST_SEGMENT_ID: Final = 1_000_000
+_FIRST_SEGMENT_ID: Final = 1_000_000
 # Index of the 80 classes of COCO; no loss reads it, and a run has no classes.
-CATEGORY_INDEX: Final = 0
+_CATEGORY_INDEX: Final = 0
 _NAME: Final = re.compile(r"[A-Za-z0-9_+-]+")
 # Read back at once: on a bucket each is a request.
 _READERS: Final = 16
 _BATCH: Final = 256
 
 
-class CrisExport:
-    """One record and one PNG a mask; memory holds neither all records nor all names."""
+def _write_folders(job: ExportJob) -> ExportReport:
+    """Write images, masks and records as they come, then read masks and records back."""
+    dataset, split = _checked_names(job)
+    destination, anns, masks = job.destination, f"anns/{dataset}/{split}.json", f"masks/{dataset}"
+    job.claim(f"anns/{dataset}", masks, _IMAGES_FOLDER)
+    with ManyFiles(destination) as files, new_file(destination, anns) as path, json_list(path) as records:
+        for image, image_file in job.images():
+            files.write(_IMAGES_FOLDER, image_file.name, image_file.data)
+            for mask in image.masks:
+                png, counts = mask_png(mask)
+                num_texts_before = job.written.num_texts
+                texts = job.add(image_file.name, mask, counts)
+                segment_id = _segment_id(job)
+                files.write(masks, f"{segment_id}.png", png)
+                records.append(
+                    {
+                        "bbox": [int(edge) for edge in mask.box_xyxy_px],
+                        "cat": _CATEGORY_INDEX,
+                        "segment_id": segment_id,
+                        "img_name": image_file.name,
+                        # Read by Pseudo-RIS alone.
+                        "img_id": job.num_images,
+                        "sentences": [
+                            {"idx": index, "sent_id": num_texts_before + index + 1, "sent": text}
+                            for index, text in enumerate(texts)
+                        ],
+                        "sentences_num": len(texts),
+                    }
+                )
+    files.check()
+    job.check(_read_folders(destination, anns, masks), destination.uri(anns))
+    num_masks = job.written.num_masks
+    return job.report(
+        {"images": job.num_images, f"records of {split}": num_masks, "expressions": job.written.num_texts},
+        {"images": job.num_images, f"records of {split}": 1, "masks": num_masks},
+        files.size_bytes + job.sizes(anns),
+        notes=[
+            *_length_notes(dataset, split, num_masks),
+            f"Then, in the trainer's environment: python tools/folder2lmdb.py -j {anns} -i {_IMAGES_FOLDER}/ "
+            f"-m {masks} -o lmdb/{dataset}",
+            "CRIS as published cannot read what that tool writes: in its utils/dataset.py add `import pickle`, and "
+            "let loads_pyarrow(buf) return pickle.loads(buf). ETRIS with pyarrow 11 needs no change.",
+            *job.encoded_anew_notes(),
+        ],
+        checked=(
+            "every expression and every mask's pixels equal the run's",
+            "segment ids are unique; every image and mask file exists",
+        ),
+        dataset=dataset,
+    )
 
-    summary = "anns JSON and mask PNGs, from which folder2lmdb of CRIS and ETRIS makes an LMDB"
-    reads = frozenset({"max_tokens", "dataset", "split"})
-    default_max_tokens: int | None = WORD_LEN
 
-    def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
-        """Write images, masks and records as they come, then read masks and records back."""
-        dataset, split = checked_names(request)
-        anns, masks = f"anns/{dataset}/{split}.json", f"masks/{dataset}"
-        claim_destination(request, NAME, (f"anns/{dataset}", masks, IMAGES_FOLDER))
-        writer = _Writer(request, masks)
-        with (
-            ManyFiles(request.destination) as files,
-            new_file(request.destination, anns) as path,
-            json_list(path) as records,
-        ):
-            writer.run(files, records, on_progress)
-        files.check()
-        _check(request.destination, anns, masks, due=writer.written, on_progress=on_progress)
-        num_masks = writer.written.num_masks
-        rows = {
-            "images": writer.num_images,
-            f"records of {split}": num_masks,
-            "expressions": writer.written.num_texts,
-        }
-        mark_whole(request, NAME, {"dataset": dataset, "rows": rows, "dropped": dict(writer.dropped)})
-        return ExportReport(
-            rows=rows,
-            files={"images": writer.num_images, f"records of {split}": 1, "masks": num_masks},
-            size_bytes=files.size_bytes + (request.destination.size(anns) or 0),
-            dropped=writer.dropped,
-            notes=[
-                *length_notes(dataset, split, num_masks),
-                f"Then, in the trainer's environment: python tools/folder2lmdb.py -j {anns} -i {IMAGES_FOLDER}/ "
-                f"-m {masks} -o lmdb/{dataset}",
-                "CRIS as published cannot read what that tool writes: in its utils/dataset.py add `import pickle`, and "
-                "let loads_pyarrow(buf) return pickle.loads(buf). ETRIS with pyarrow 11 needs no change.",
-                *encoded_anew_notes(writer.num_encoded_anew),
-            ],
-            checked=(
-                "every expression and every mask's pixels equal the run's",
-                "segment ids are unique; every image and mask file exists",
-            ),
-        )
+CRIS: Final = ExportFormat(
+    "cris",
+    "anns JSON and mask PNGs, from which folder2lmdb of CRIS and ETRIS makes an LMDB",
+    reads=_READS,
+    takes=_TAKES,
+    writer=_write_folders,
+)
 
 
-def checked_names(request: ExportRequest) -> tuple[str, str]:
-    """Return (data set, split), both fit to be a file's name.
-
-    Raises:
-        ConfigError: One of them is not.
-    """
-    dataset, split = request.options.dataset or DEFAULT_DATASET, request.options.split
+def _checked_names(job: ExportJob) -> tuple[str, str]:
+    """Return (data set, split), both fit to be a file's name."""
+    dataset, split = job.options.dataset or _DEFAULT_DATASET, job.options.split
     for option, name in (("--dataset", dataset), ("--split", split)):
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{option} {name!r} becomes a file name. Use only letters, digits, _, + and -.")
     return dataset, split
 
 
-def length_notes(dataset: str, split: str, num_records: int) -> list[str]:
+def _segment_id(job: ExportJob) -> int:
+    """Return the id of the mask that was added last."""
+    return _FIRST_SEGMENT_ID + job.written.num_masks - 1
+
+
+def _length_notes(dataset: str, split: str, num_records: int) -> list[str]:
     """Return what a user must set in the trainer: it trusts a table in its code, not the files, for their length."""
     table = f"info[{dataset!r}][{split!r}]"
     notes = [
         f"Before training, set the number of records in the trainer's utils/dataset.py: {table} = {num_records}. A "
         "higher number ends in an IndexError. A lower number hides records.",
     ]
-    if dataset not in KNOWN_DATASETS:
+    if dataset not in _KNOWN_DATASETS:
         notes.append(
             f"The trainer's table does not have {dataset!r} (KeyError). Add info[{dataset!r}] = {{{split!r}: "
             f"{num_records}}}."
@@ -125,53 +143,8 @@ def length_notes(dataset: str, split: str, num_records: int) -> list[str]:
     return notes
 
 
-class _Writer:
-    """Images, masks and records on their way into the files."""
-
-    def __init__(self, request: ExportRequest, masks: str) -> None:
-        self._request = request
-        self._masks = masks
-        self._segment_ids = count(FIRST_SEGMENT_ID)
-        self._sentence_ids = count(1)
-        self.dropped: Counter[str] = Counter()
-        self.written = Fingerprint()
-        self.num_images = 0
-        self.num_encoded_anew = 0
-
-    def run(self, files: ManyFiles, records: JsonArray, on_progress: OnProgress) -> None:
-        rule = TextRule(self._request.options.max_tokens, is_lower_case=True)
-        for image, image_file in iter_image_files(self._request, self.dropped, rule, on_progress):
-            self.num_images += 1
-            self.num_encoded_anew += image_file.is_encoded_anew
-            files.write(IMAGES_FOLDER, image_file.name, image_file.data)
-            for mask in image.masks:
-                data, counts = mask_png(mask)
-                record = self._record(mask, image_file.name)
-                files.write(self._masks, f"{record['segment_id']}.png", data)
-                records.append(record)
-                self.written.add(image_file.name, mask.rle_size, counts, [each["sent"] for each in record["sentences"]])
-        if not self.num_images:
-            raise nothing_left(self._request, self.dropped)
-
-    def _record(self, mask: AnnotatedMask, img_name: str) -> dict[str, Any]:
-        sentences = [
-            {"idx": index, "sent_id": next(self._sentence_ids), "sent": expression.text}
-            for index, expression in enumerate(mask.expressions)
-        ]
-        return {
-            "bbox": [int(edge) for edge in mask.box_xyxy_px],
-            "cat": CATEGORY_INDEX,
-            "segment_id": next(self._segment_ids),
-            "img_name": img_name,
-            # Read by Pseudo-RIS alone.
-            "img_id": self.num_images,
-            "sentences": sentences,
-            "sentences_num": len(sentences),
-        }
-
-
-def _check(destination: RunLocation, anns: str, masks: str, *, due: Fingerprint, on_progress: OnProgress) -> None:
-    found, segment_id = Fingerprint(), -1
+def _read_folders(destination: RunLocation, anns: str, masks: str) -> Iterator[ReadMask]:
+    segment_id = -1
     with destination.open_input(anns) as file, ThreadPoolExecutor(_READERS, thread_name_prefix="check") as pool:
         records = iter_json_list(file, destination.uri(anns))
 
@@ -183,11 +156,189 @@ def _check(destination: RunLocation, anns: str, masks: str, *, due: Fingerprint,
             for record, (size, counts) in zip(batch, pool.map(read, batch), strict=True):
                 texts = [each["sent"] for each in record["sentences"]]
                 if record["segment_id"] <= segment_id or record["sentences_num"] != len(texts) or not texts:
-                    raise TransientError(
-                        f"{destination.uri(anns)}: segment {record['segment_id']} reads back differently. Run the "
-                        "same command again."
-                    )
+                    raise broken(destination.uri(anns), f"segment {record['segment_id']}")
                 segment_id = record["segment_id"]
-                found.add(record["img_name"], size, counts, texts)
-            on_progress(found.num_masks, due.num_masks, CHECKING)
-    due.check_equals(found, destination.uri(anns))
+                yield record["img_name"], size, counts, texts
+
+
+# Python 3.4 and later read it.
+_PICKLE_PROTOCOL: Final = 4
+_KEYS: Final = b"__keys__"
+_LENGTH: Final = b"__len__"
+# Address space, not disk: the file grows as it is filled. The trainers' own writer takes as much.
+_MAP_BYTES: Final = 2**41
+# What one transaction holds in memory.
+_COMMIT_BYTES: Final = 64 * 2**20
+_CHUNK_BYTES: Final = 16 * 2**20
+# The split whose masks the trainers take from the LMDB alone.
+_TRAIN: Final = "train"
+
+
+def _write_lmdb(job: ExportJob) -> ExportReport:
+    """Write the file on this disk and read it back; then compare the one at the destination byte by byte.
+
+    Each record holds its whole image, as the trainers expect: an image of twenty masks is stored twenty times.
+    """
+    _require_lmdb()
+    dataset, split = _checked_names(job)
+    destination, path, masks = job.destination, f"lmdb/{dataset}/{split}.lmdb", f"masks/{dataset}"
+    job.claim(f"lmdb/{dataset}", masks)
+    with ManyFiles(destination) as files, new_file(destination, path) as local:
+        with _writing_records(local) as records:
+            for image, image_file in job.images():
+                for mask in image.masks:
+                    png, counts = mask_png(mask)
+                    sents = job.add(image_file.name, mask, counts)
+                    record = {
+                        "img": image_file.data,
+                        "mask": png,
+                        "cat": _CATEGORY_INDEX,
+                        "seg_id": _segment_id(job),
+                        "img_name": image_file.name,
+                        # Read by Pseudo-RIS alone.
+                        "img_id": job.num_images,
+                        "num_sents": len(sents),
+                        "sents": sents,
+                    }
+                    records.put(record)
+                    if split != _TRAIN:
+                        files.write(masks, f"{record['seg_id']}.png", png)
+        job.check(_read_records(local, destination.uri(path)), destination.uri(path))
+        size_bytes, digest = local.stat().st_size, _digest(local)
+    files.check()
+    _check_copy(destination, path, digest)
+    num_records = job.written.num_masks
+    report = job.report(
+        {f"records of {split}": num_records, "expressions": job.written.num_texts},
+        {f"records of {split}": 1, **({"masks": files.num_files} if files.num_files else {})},
+        size_bytes + files.size_bytes,
+        notes=[
+            *_length_notes(dataset, split, num_records),
+            "Values are pickles. In the trainer's utils/dataset.py add `import pickle`, and let loads_pyarrow(buf) "
+            "return pickle.loads(buf).",
+            *job.encoded_anew_notes(),
+        ],
+        checked=(
+            "every expression and every mask's pixels equal the run's",
+            "__len__, __keys__ and the records agree; segment ids are unique",
+        ),
+        dataset=dataset,
+    )
+    return replace(report, rows={"images": job.num_images, **report.rows})
+
+
+LMDB: Final = ExportFormat(
+    "lmdb",
+    "the LMDB of CRIS and ETRIS, with pickles: their reader needs two lines changed",
+    reads=_READS,
+    takes=_TAKES,
+    writer=_write_lmdb,
+)
+
+
+def _require_lmdb() -> ModuleType:
+    try:
+        import lmdb
+    except ImportError:
+        raise ConfigError("The format lmdb needs one more package: pip install 'lmdb>=1.6,<4'") from None
+    module: ModuleType = lmdb
+    return module
+
+
+class RecordWriter:
+    """Puts records under the keys "0", "1" and so on."""
+
+    def __init__(self, environment: Any) -> None:
+        self._environment = environment
+        self._transaction = environment.begin(write=True)
+        self._pending_bytes = 0
+        self.num_records = 0
+
+    def put(self, record: Mapping[str, Any]) -> None:
+        """Add a record of plain values."""
+        self._put(str(self.num_records).encode("ascii"), pickle.dumps(record, protocol=_PICKLE_PROTOCOL))
+        self.num_records += 1
+
+    def finish(self) -> None:
+        """Add keys and length.
+
+        Memory holds all keys for a moment, some 60 bytes a record, as in the trainers' loaders.
+        """
+        keys = [str(number).encode("ascii") for number in range(self.num_records)]
+        self._put(_KEYS, pickle.dumps(keys, protocol=_PICKLE_PROTOCOL))
+        self._put(_LENGTH, pickle.dumps(self.num_records, protocol=_PICKLE_PROTOCOL))
+        self._transaction.commit()
+
+    def _put(self, key: bytes, value: bytes) -> None:
+        self._transaction.put(key, value)
+        self._pending_bytes += len(value)
+        if self._pending_bytes >= _COMMIT_BYTES:
+            self._transaction.commit()
+            self._transaction = self._environment.begin(write=True)
+            self._pending_bytes = 0
+
+
+@contextmanager
+def _writing_records(path: Path) -> Iterator[RecordWriter]:
+    """Write a new LMDB file to `path` of this disk; after the block it holds keys and length too.
+
+    Raises:
+        ConfigError: The package is missing, or the disk does not take the file.
+    """
+    lmdb = _require_lmdb()
+    # One process writes, and syncs once, at the end: no lock file, and nothing to recover to before that.
+    options = {"subdir": False, "map_size": _MAP_BYTES, "lock": False, "sync": False, "metasync": False}
+    try:
+        with lmdb.open(str(path), **options) as environment:
+            writer = RecordWriter(environment)
+            yield writer
+            writer.finish()
+            environment.sync(True)
+    except lmdb.Error as error:
+        raise ConfigError(
+            f"An LMDB cannot be written in {path.parent}: {error}. Free space, or choose another disk."
+        ) from error
+
+
+def _read_records(path: Path, name: str) -> Iterator[ReadMask]:
+    """Read a file of this disk, opened as the trainers open it; `name` is for errors."""
+    lmdb = _require_lmdb()
+    options = {"subdir": False, "readonly": True, "lock": False, "readahead": False, "map_size": _MAP_BYTES}
+    with lmdb.open(str(path), **options) as environment, environment.begin() as transaction:
+        length, keys = (_loads(transaction.get(key), name) for key in (_LENGTH, _KEYS))
+        if type(length) is not int or keys != [str(number).encode("ascii") for number in range(length)]:
+            raise broken(name, "__len__ and __keys__ do not agree")
+        if transaction.stat()["entries"] != length + 2:
+            raise broken(name, f"__len__ is {length}, but the number of records differs")
+        seg_id = -1
+        for number, key in enumerate(keys):
+            record = _loads(transaction.get(key), name)
+            has_texts = record["num_sents"] == len(record["sents"]) > 0 and all(record["sents"])
+            if not has_texts or type(record["seg_id"]) is not int or record["seg_id"] <= seg_id or not record["img"]:
+                raise broken(name, f"record {number}")
+            seg_id = record["seg_id"]
+            yield record["img_name"], *counts_of_png(record["mask"], f"{name}, record {number}"), record["sents"]
+
+
+def _loads(value: bytes | None, name: str) -> Any:
+    try:
+        return load_plain(value or b"", name, with_bytes=True)
+    except ConfigError as error:
+        raise TransientError(f"{error}. Run the same command again.") from error
+
+
+def _check_copy(destination: RunLocation, path: str, due: str) -> None:
+    """Raise unless the destination holds the same bytes as the local file that was read back."""
+    digest = sha256()
+    with destination.open_input(path) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    if digest.hexdigest() != due:
+        raise TransientError(
+            f"{destination.uri(path)} differs from the file that was sent. Run the same command again."
+        )
+
+
+def _digest(local: Path) -> str:
+    with local.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

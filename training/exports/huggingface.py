@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -22,17 +21,14 @@ from pseudoris.images.pixels import upright_size
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.annotations import AnnotatedImage
 from pseudoris.store.tables.parquet_files import open_parquet, open_writer
-from pseudoris.training.exports.destination import claim_destination, mark_whole, nothing_left
-from pseudoris.training.exports.image_files import ImageFile, box_xywh, counts_of_png, iter_image_files, mask_png
-from pseudoris.training.exports.output_files import Fingerprint, broken, check_texts, new_file
-from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
-from pseudoris.training.exports.selected_rows import TextRule
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask
+from pseudoris.training.exports.image_files import box_xywh, counts_of_png, mask_png
+from pseudoris.training.exports.output_files import broken, check_texts, new_file
+from pseudoris.training.exports.protocol import ExportReport, ExportRequest
 
-NAME: Final = "hf"
-DATA_FOLDER: Final = "data"
-CARD_NAME: Final = "README.md"
+_DATA_FOLDER: Final = "data"
+_CARD_NAME: Final = "README.md"
 # What one row group, and so a reader of it, holds at once; `datasets` reads a group at a time.
 _MAX_GROUP_BYTES: Final = 32 * 2**20
 _MAX_GROUP_ROWS: Final = 100
@@ -67,43 +63,35 @@ FEATURES: Final[dict[str, Any]] = {
 }
 
 
-class HuggingfaceExport:
-    """Files of `target_bytes`; the last may be smaller."""
+def _write(job: ExportJob) -> ExportReport:
+    """Write one file after the other and then the card; read every row back."""
+    split, destination = job.options.split, job.destination
+    if not _SPLIT.fullmatch(split):
+        raise ConfigError(f"--split {split!r}: `datasets` allows only letters, digits and _ in the name of a split.")
+    job.claim(_DATA_FOLDER)
+    paths = list(_files(job))
+    job.check(_read_back(destination, paths), destination.root)
+    rows = {split: job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts}
+    text = card(job.request, split, rows, job.dropped).encode()
+    destination.replace(_CARD_NAME, text)
+    return job.report(
+        rows,
+        {split: len(paths)},
+        len(text) + job.sizes(*paths),
+        notes=(f"Fill in the licence of the images in {_CARD_NAME} before you publish.",),
+        checked=(
+            "every image has the size of its masks; every expression and every mask's pixels equal the run's",
+            "image ids are unique in their file; no expression is empty",
+        ),
+    )
 
-    summary = "a folder for datasets.load_dataset: images and masks as image features, and a card"
-    reads = frozenset({"max_tokens", "split", "target_bytes"})
-    default_max_tokens: int | None = None
 
-    def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
-        """Write one file after the other and then the card; read every row back."""
-        split = request.options.split
-        if not _SPLIT.fullmatch(split):
-            raise ConfigError(
-                f"--split {split!r}: `datasets` allows only letters, digits and _ in the name of a split."
-            )
-        claim_destination(request, NAME, (DATA_FOLDER,))
-        writer = _Writer(request)
-        paths = list(writer.files(on_progress))
-        check_rows(request.destination, paths, due=writer.written, on_progress=on_progress)
-        rows = {
-            split: writer.num_images,
-            "masks": writer.written.num_masks,
-            "expressions": writer.written.num_texts,
-        }
-        text = card(request, split, rows, writer.dropped).encode()
-        request.destination.replace(CARD_NAME, text)
-        mark_whole(request, NAME, {"rows": rows, "dropped": dict(writer.dropped)})
-        return ExportReport(
-            rows=rows,
-            files={split: len(paths)},
-            size_bytes=len(text) + sum(request.destination.size(path) or 0 for path in paths),
-            dropped=writer.dropped,
-            notes=(f"Fill in the licence of the images in {CARD_NAME} before you publish.",),
-            checked=(
-                "every image has the size of its masks; every expression and every mask's pixels equal the run's",
-                "image ids are unique in their file; no expression is empty",
-            ),
-        )
+HF: Final = ExportFormat(
+    "hf",
+    "a folder for datasets.load_dataset: images and masks as image features, and a card",
+    reads=frozenset({"max_tokens", "split", "target_mb"}),
+    writer=_write,
+)
 
 
 def arrow_schema() -> pa.Schema:
@@ -122,63 +110,46 @@ def _arrow_type(feature: Any) -> pa.DataType:
     return pa.struct([(name, _arrow_type(inner)) for name, inner in feature.items()])
 
 
-class _Writer:
-    """Rows on their way into files."""
+def _files(job: ExportJob) -> Iterator[str]:
+    """Write files of `target_bytes`, the last may be smaller; each is in place when its path is yielded."""
+    schema = arrow_schema()
+    groups = _row_groups(job, schema)
+    group = next(groups, None)
+    number = 0
+    while group is not None:
+        path = f"{_DATA_FOLDER}/{job.options.split}-{number:05d}.parquet"
+        with (
+            new_file(job.destination, path) as local,
+            local.open("wb") as sink,
+            open_writer(sink, schema) as writer,
+        ):
+            while group is not None and sink.tell() < job.options.target_bytes:
+                writer.write_table(group, row_group_size=group.num_rows)
+                group = next(groups, None)
+        yield path
+        number += 1
 
-    def __init__(self, request: ExportRequest) -> None:
-        self._request = request
-        self._schema = arrow_schema()
-        self.dropped: Counter[str] = Counter()
-        self.written = Fingerprint()
-        self.num_images = 0
 
-    def files(self, on_progress: OnProgress) -> Iterator[str]:
-        """Write the files; each is whole and in place when its path is yielded."""
-        groups = self._row_groups(on_progress)
-        group = next(groups, None)
-        if group is None:
-            raise nothing_left(self._request, self.dropped)
-        number = 0
-        while group is not None:
-            path = f"{DATA_FOLDER}/{self._request.options.split}-{number:05d}.parquet"
-            with (
-                new_file(self._request.destination, path) as local,
-                local.open("wb") as sink,
-                open_writer(sink, self._schema) as writer,
-            ):
-                while group is not None and sink.tell() < self._request.target_bytes:
-                    writer.write_table(group, row_group_size=group.num_rows)
-                    group = next(groups, None)
-            yield path
-            number += 1
+def _row_groups(job: ExportJob, schema: pa.Schema) -> Iterator[pa.Table]:
+    held: list[dict[str, Any]] = []
+    held_bytes = 0
+    max_bytes = min(_MAX_GROUP_BYTES, job.options.target_bytes)
+    for row in _new_rows(job):
+        size_bytes = len(row["image"]["bytes"]) + sum(len(mask["mask"]["bytes"]) for mask in row["masks"])
+        if held and (len(held) >= _MAX_GROUP_ROWS or held_bytes + size_bytes > max_bytes):
+            yield pa.Table.from_pylist(held, schema)
+            held, held_bytes = [], 0
+        held.append(row)
+        held_bytes += size_bytes
+    if held:
+        yield pa.Table.from_pylist(held, schema)
 
-    def _row_groups(self, on_progress: OnProgress) -> Iterator[pa.Table]:
-        held: list[dict[str, Any]] = []
-        held_bytes = 0
-        max_bytes = min(_MAX_GROUP_BYTES, self._request.target_bytes)
-        for row, size_bytes in self._rows(on_progress):
-            if held and (len(held) >= _MAX_GROUP_ROWS or held_bytes + size_bytes > max_bytes):
-                yield pa.Table.from_pylist(held, self._schema)
-                held, held_bytes = [], 0
-            held.append(row)
-            held_bytes += size_bytes
-        if held:
-            yield pa.Table.from_pylist(held, self._schema)
 
-    def _rows(self, on_progress: OnProgress) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield each row with the bytes of its images."""
-        rule = TextRule(self._request.options.max_tokens)
-        for image, image_file in iter_image_files(self._request, self.dropped, rule, on_progress):
-            row = self._row(image, image_file)
-            self.num_images += 1
-            yield row, len(image_file.data) + sum(len(mask["mask"]["bytes"]) for mask in row["masks"])
-
-    def _row(self, image: AnnotatedImage, image_file: ImageFile) -> dict[str, Any]:
+def _new_rows(job: ExportJob) -> Iterator[dict[str, Any]]:
+    for image, image_file in job.images():
         masks = []
         for mask in image.masks:
             png, counts = mask_png(mask)
-            texts = [expression.text for expression in mask.expressions]
-            self.written.add(image.image_id, mask.rle_size, counts, texts)
             masks.append(
                 {
                     "mask_id": mask.mask_id,
@@ -187,11 +158,11 @@ class _Writer:
                     "area": mask.area_px,
                     "predicted_iou": mask.predicted_iou,
                     "stability_score": mask.stability_score,
-                    "expressions": texts,
+                    "expressions": job.add(image.image_id, mask, counts),
                     "distinctiveness": [expression.distinctiveness for expression in mask.expressions],
                 }
             )
-        return {
+        yield {
             "image_id": image.image_id,
             "key": image.key,
             "height": image.height,
@@ -201,22 +172,15 @@ class _Writer:
         }
 
 
-def check_rows(destination: RunLocation, paths: Sequence[str], *, due: Fingerprint, on_progress: OnProgress) -> None:
-    """Read every row: images by their headers, masks by their pixels.
-
-    Raises:
-        TransientError: Something is not as it was written; the message says which file and mask.
-    """
-    found = Fingerprint()
+def _read_back(destination: RunLocation, paths: Sequence[str]) -> Iterator[ReadMask]:
+    """Read every row: images by their headers, masks by their pixels."""
     for path in paths:
-        image_ids = set[str]()
+        where, image_ids = destination.uri(path), set[str]()
         for row in _rows(destination, path):
             if row["image_id"] in image_ids:
-                raise broken(destination.uri(path), f"image {row['image_id']} has two rows")
+                raise broken(where, f"image {row['image_id']} has two rows")
             image_ids.add(row["image_id"])
-            _add_row(found, row, destination.uri(path))
-        on_progress(found.num_masks, due.num_masks, CHECKING)
-    due.check_equals(found, destination.root)
+            yield from _masks_of(row, where)
 
 
 def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
@@ -233,7 +197,7 @@ def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
 
 
-def _add_row(found: Fingerprint, row: Mapping[str, Any], where: str) -> None:
+def _masks_of(row: Mapping[str, Any], where: str) -> Iterator[ReadMask]:
     size = (row["height"], row["width"])
     try:
         image_size = upright_size(row["image"]["bytes"])
@@ -251,7 +215,7 @@ def _add_row(found: Fingerprint, row: Mapping[str, Any], where: str) -> None:
         texts = check_texts(mask["expressions"], place)
         if not texts or len(texts) != len(mask["distinctiveness"]):
             raise broken(place, "it has no expression, or not one score per expression")
-        found.add(row["image_id"], size, counts, texts)
+        yield row["image_id"], size, counts, texts
 
 
 # As the hub names sizes; there is no category above it.

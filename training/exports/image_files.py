@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
 import re
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -17,13 +14,9 @@ from pycocotools import mask as coco
 
 from pseudoris.images.pixels import common_suffix, decode_upright
 from pseudoris.schemas.config import ImagesConfig
-from pseudoris.schemas.errors import ImageError, TransientError
+from pseudoris.schemas.errors import TransientError
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
 from pseudoris.store.tables.run_lengths import summarise_rle
-from pseudoris.training.exports.protocol import ExportRequest, OnProgress
-from pseudoris.training.exports.selected_rows import UNREADABLE, TextRule
-
-logger = logging.getLogger(__name__)
 
 # For images that are encoded again: chroma is not subsampled, and the added noise is smaller than that of scaling for a
 # network.
@@ -43,36 +36,6 @@ class ImageFile:
     name: str
     data: bytes
     is_encoded_anew: bool
-
-
-def iter_image_files(
-    request: ExportRequest,
-    dropped: Counter[str],
-    rule: TextRule,
-    on_progress: OnProgress,
-    *,
-    keeps_bare_masks: bool = False,
-) -> Iterator[tuple[AnnotatedImage, ImageFile]]:
-    """Yield what `request.annotations` does, each image with its file; one that does not decode is left out."""
-    limits = request.header.config.images
-    wanted = request.annotations(
-        dropped, rule=rule, with_bytes=True, keeps_bare_masks=keeps_bare_masks, on_progress=on_progress
-    )
-    for image in wanted:
-        try:
-            image_file = image_file_of(image, limits)
-        except ImageError as error:
-            logger.warning("%s is left out: %s", image.key, error)
-            dropped[UNREADABLE] += 1
-            continue
-        yield image, image_file
-
-
-def encoded_anew_notes(num_encoded_anew: int) -> list[str]:
-    """Return the notes on images that no longer have the bytes that were annotated."""
-    if not num_encoded_anew:
-        return []
-    return [f"{num_encoded_anew:,} image(s) were encoded again, upright and with three channels."]
 
 
 def image_file_of(image: AnnotatedImage, limits: ImagesConfig) -> ImageFile:

@@ -24,50 +24,51 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.tables import IMAGES, MASKS, SCHEMAS
 from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet, open_writer
+from pseudoris.training.exports.destination import EXPORT_NAME
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob
 from pseudoris.training.exports.output_files import new_file
-from pseudoris.training.exports.protocol import ExportReport, ExportRequest, OnProgress
+from pseudoris.training.exports.protocol import ExportReport, ExportRequest
 
 if TYPE_CHECKING:
     from pseudoris.store.location import RunLocation
 
-EXPORT_NAME: Final = "_export.json"
 # In memory, before encoding: what one row group, and so a reader of it, holds at once.
 _ROW_GROUP_BYTES: Final = 64 * 2**20
 _FILE_NAME: Final = re.compile(r"^part-\d{5}\.parquet$")
 _ID_COLUMNS: Final = {IMAGES: "image_id", MASKS: "mask_id"}
 
 
-class ParquetExport:
-    """The tables as they are, in files of `target_bytes`; a table's last file may be smaller."""
+def _write(job: ExportJob) -> ExportReport:
+    """Write the files one after the other, each whole or not at all; then read all of them back."""
+    request = job.request
+    _make_room(request)
+    num_rows = sum(part.rows for receipt in request.receipts for part in receipt.parts.values())
+    num_done = 0
+    written: dict[str, list[_WrittenFile]] = {}
+    left_out = _LeftOut.of(request)
+    for table in SCHEMAS:
+        written[table] = []
+        for file in _write_table(request, table, left_out):
+            written[table].append(file)
+            num_done += file.rows
+            job.on_progress(num_done, num_rows)
+    _remove_others(request.destination, written)
+    for table, files in written.items():
+        _check_table(request, table, files, num_left_out=left_out.rows[table])
+    request.destination.replace(EXPORT_NAME, _description(request, written, left_out))
+    return ExportReport(
+        rows={table: sum(file.rows for file in files) for table, files in written.items()},
+        files={table: len(files) for table, files in written.items()},
+        size_bytes=sum(file.size_bytes for files in written.values() for file in files),
+        dropped=left_out.images,
+        checked=("every file reads back as written: its bytes, and the ids of its rows in order",),
+    )
 
-    summary = "the four tables, merged into files of a set size"
-    reads = frozenset({"target_bytes"})
-    default_max_tokens = None
 
-    def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
-        """Write the files one after the other, each whole or not at all; then read all of them back."""
-        _make_room(request)
-        num_rows = sum(part.rows for receipt in request.receipts for part in receipt.parts.values())
-        num_done = 0
-        written: dict[str, list[_WrittenFile]] = {}
-        left_out = _LeftOut.of(request)
-        for table in SCHEMAS:
-            written[table] = []
-            for file in _write_table(request, table, left_out):
-                written[table].append(file)
-                num_done += file.rows
-                on_progress(num_done, num_rows)
-        _remove_others(request.destination, written)
-        for table, files in written.items():
-            _check_table(request, table, files, num_left_out=left_out.rows[table])
-        request.destination.replace(EXPORT_NAME, _description(request, written, left_out))
-        return ExportReport(
-            rows={table: sum(file.rows for file in files) for table, files in written.items()},
-            files={table: len(files) for table, files in written.items()},
-            size_bytes=sum(file.size_bytes for files in written.values() for file in files),
-            dropped=left_out.images,
-            checked=("every file reads back as written: its bytes, and the ids of its rows in order",),
-        )
+# The tables as they are, in files of `target_bytes`; a table's last file may be smaller.
+PARQUET: Final = ExportFormat(
+    "parquet", "the four tables, merged into files of a set size", reads=frozenset({"target_mb"}), writer=_write
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ def _write_table(request: ExportRequest, table: str, left_out: _LeftOut) -> Iter
         with new_file(request.destination, f"{table}/{name}") as path:
             ids = _Ids()
             with path.open("wb") as sink, open_writer(sink, SCHEMAS[table]) as writer:
-                while group is not None and sink.tell() < request.target_bytes:
+                while group is not None and sink.tell() < request.options.target_bytes:
                     writer.write_table(group, row_group_size=max(group.num_rows, 1))
                     ids.add(group[_id_column(table)])
                     group = next(groups, None)

@@ -1,11 +1,11 @@
-"""What each export of `EXPORTS` implements (`Export`), is given (`ExportRequest`) and returns (`ExportReport`)."""
+"""What an export is given: which run, where to, and the options of its format; and what it reports when it is done."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.store.location import RunLocation
@@ -15,8 +15,7 @@ from pseudoris.training.exports.selected_rows import ExcludedImages, TextRule, i
 
 WRITING: Final = "writing"
 CHECKING: Final = "reading back"
-DEFAULT_SPLIT: Final = "train"
-DEFAULT_SPLIT_BY: Final = "pseudo"
+_BYTES_PER_MB: Final = 10**6
 
 
 class OnProgress(Protocol):
@@ -43,26 +42,41 @@ class HumanAnnotation:
     images: str | None = None
 
 
+def _option(default: Any, text: str, **bounds: float) -> Any:
+    return field(default=default, metadata={"help": text, **bounds})
+
+
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """Options of formats of images, masks and expressions; `Export.reads` names those that a format reads.
+    """Options of formats, with their help and bounds as the command line gives them; `ExportFormat.reads` names whose.
 
     Attributes:
-        max_tokens: Longest expression kept, in CLIP tokens with start and end; None keeps all.
-        dataset: Name under which a trainer asks for it; None is the format's own default.
-        split: Name of the split that the run becomes.
-        split_by: The name of its split, `refs(<split_by>).p`.
         human: Human annotation to merge; None for none.
-        distinctive_only: Whether masks without an expression above tau are left out, of a format that holds every
-            candidate.
     """
 
-    max_tokens: int | None = None
-    dataset: str | None = None
-    split: str = DEFAULT_SPLIT
-    split_by: str = DEFAULT_SPLIT_BY
+    max_tokens: int | None = _option(
+        None,
+        "Leave out expressions with more CLIP tokens, start and end included. 0 keeps all. Default: the limit of the "
+        "format's trainers.",
+        min=0,
+    )
+    dataset: str | None = _option(None, "Dataset name that the trainer asks for.")
+    split: str = _option("train", "Name of the split that the run is written as.")
+    split_by: str = _option("pseudo", "refer: name in the brackets of refs(<split-by>).p.")
     human: HumanAnnotation | None = None
-    distinctive_only: bool = False
+    target_mb: float = _option(
+        256, "Size of a file in MB (parquet, hf, webdataset). 128 to 512 suits most readers.", min=1, max=4_096
+    )
+    distinctive_only: bool = _option(
+        False,
+        "pseudo-ris-csv: leave out masks without a candidate above tau. Of such a mask the authors' trainer draws any "
+        "candidate.",
+    )
+
+    @property
+    def target_bytes(self) -> int:
+        """Size that files should have, where the format has files of a free size."""
+        return int(self.target_mb * _BYTES_PER_MB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +88,9 @@ class ExportRequest:
         header: Its header.
         receipts: The latest receipts, ordered by shard; the parts that they name are the run.
         destination: Where the export goes; another place than the run.
-        target_bytes: Size that its files should have, where the format has files of a free size.
+        options: Of the format.
         is_overwriting: Whether an existing export is replaced.
         source: Where the images are now, if they are not embedded; None uses the header's SOURCE.
-        options: For formats of images, masks and expressions.
         exclusions: Images to leave out, with all that belongs to them.
     """
 
@@ -85,50 +98,35 @@ class ExportRequest:
     header: RunHeader
     receipts: Sequence[Receipt]
     destination: RunLocation
-    target_bytes: int
+    options: ExportOptions = field(default_factory=ExportOptions)
     is_overwriting: bool = False
     source: str | None = None
-    options: ExportOptions = field(default_factory=ExportOptions)
     exclusions: Exclusions = field(default_factory=Exclusions)
 
     def annotations(
         self,
         dropped: Counter[str],
         *,
-        rule: TextRule | None = None,
+        rule: TextRule,
         with_bytes: bool = False,
-        keeps_bare_masks: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Iterator[AnnotatedImage]:
-        """Yield what the format takes, in plan order: images, their masks, the kept expressions that fit the rule.
+        """Yield the images, masks and expressions that fit the rule, in plan order, as `iter_selected` does.
 
-        A second call yields the same, except images that were removed from SOURCE in between. Memory is bounded by one
-        shard, with its encoded images if they are requested.
+        A second call yields the same, except images that were removed from SOURCE in between.
 
         Args:
-            dropped: Gains by reason what was left out, as `iter_selected` counts it.
-            rule: Which texts; by default those of at most `options.max_tokens`.
-            with_bytes: Fill in each image's `data`: the embedded bytes, else those of SOURCE, which are the annotated
-                ones by their sha256; an image that is missing or changed there is left out and counted.
-            keeps_bare_masks: Yield masks, and images, also without an expression.
+            dropped: Gains by reason what was left out.
+            rule: Which masks and texts.
+            with_bytes: Fill in each image's `data`; see `with_source_bytes`.
             on_progress: Called after each image of the run.
 
         Raises:
             ConfigError: A part, or SOURCE as a whole, is missing.
         """
-        chosen = TextRule(max_tokens=self.options.max_tokens) if rule is None else rule
-        return iter_selected(
-            self.run,
-            self.header,
-            self.receipts,
-            dropped,
-            rule=chosen,
-            with_bytes=with_bytes,
-            source=self.source,
-            keeps_bare_masks=keeps_bare_masks,
-            excluded=self.excluded_images().of_shard if self.exclusions else None,
-            on_image=(lambda done: on_progress(done, self.num_images)) if on_progress else None,
-        )
+        total = self.num_images
+        on_image = (lambda done: on_progress(done, total)) if on_progress else (lambda done: None)
+        return iter_selected(self, dropped, rule=rule, with_bytes=with_bytes, on_image=on_image)
 
     def excluded_images(self) -> ExcludedImages:
         """Return what finds the images to leave out."""
@@ -160,27 +158,3 @@ class ExportReport:
     dropped: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
     checked: Sequence[str] = ()
-
-
-class Export(Protocol):
-    """One format. A killed export leaves no half file under a final name; the same call again finishes it."""
-
-    @property
-    def summary(self) -> str:
-        """One line for the help."""
-
-    @property
-    def reads(self) -> frozenset[str]:
-        """Names of the fields of `ExportOptions` that it reads, and `target_bytes` if it reads that."""
-
-    @property
-    def default_max_tokens(self) -> int | None:
-        """`ExportOptions.max_tokens` where the user names none: what the format's trainers cut at, or None."""
-
-    def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
-        """Write the export, read it back, and return what it holds.
-
-        Raises:
-            ConfigError: The destination holds something else, or cannot be written; an option is not possible.
-            TransientError: Storage failed, or what was read back is not what was written.
-        """

@@ -16,8 +16,7 @@ import csv
 import io
 import itertools
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any, Final, TypeAlias
 
@@ -28,14 +27,13 @@ from pseudoris.schemas.keep_rule import is_lone
 from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedExpression, AnnotatedMask
-from pseudoris.training.exports.destination import claim_numbered_destination, mark_whole, nothing_left
-from pseudoris.training.exports.image_files import counts_of_png, iter_image_files, mask_png
-from pseudoris.training.exports.output_files import Fingerprint, ManyFiles, broken, check_texts, new_file, read_ahead
-from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask
+from pseudoris.training.exports.image_files import counts_of_png, mask_png
+from pseudoris.training.exports.output_files import ManyFiles, broken, check_texts, new_file, read_ahead
+from pseudoris.training.exports.protocol import ExportReport
 from pseudoris.training.exports.selected_rows import TextRule, is_distinctive
 from pseudoris.workers.captions.decoding_rules import configured_rules
 
-NAME: Final = "pseudo-ris-csv"
 CSV_FOLDER: Final = "pseudo_supervision/cutler_sam"
 CSV_NAME: Final = "distinctive_captions_cc3m.csv"
 MASKS_FOLDER: Final = "datasets/pseudo_masks/cutler_sam"
@@ -46,95 +44,84 @@ COLUMNS: Final = ("index", "img_name", "img_id", "seg_id", "num_sent", "pseudo_c
 DOC_OF_HUMANS: Final = 2.0
 # Crop, decoder, k and p.
 Draw: TypeAlias = tuple[str, str, int | None, float | None]
-_PROGRESS_EVERY: Final = 100
 
 
-class PseudoRisCsvExport:
-    """Rows, masks and images as the authors' script leaves them for its trainer."""
-
-    summary = "the Pseudo-RIS authors' CSV with mask PNGs: all candidates with their scores"
-    reads = frozenset({"max_tokens", "distinctive_only"})
-    default_max_tokens: int | None = None
-
-    def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
-        """Write images, masks and the CSV, then read CSV and masks back."""
-        claim_numbered_destination(request, NAME, (CSV_FOLDER, IMAGES_FOLDER), masks_folder)
-        csv_path = f"{CSV_FOLDER}/{CSV_NAME}"
-        writer = _Writer(request)
-        with new_file(request.destination, csv_path) as path, path.open("w", encoding="utf-8", newline="") as file:
-            # The line's end is fixed: the csv module's own is Windows'.
-            rows_file = csv.writer(file, lineterminator="\n")
-            rows_file.writerow(COLUMNS)
-            writer.run(rows_file, on_progress)
-        check_csv(request.destination, csv_path, masks_folder, due=writer.written, on_progress=on_progress)
-        rows = {"images": writer.num_images, "rows": writer.written.num_masks, "captions": writer.written.num_texts}
-        mark_whole(request, NAME, {"rows": rows, "dropped": dict(writer.dropped)})
-        return ExportReport(
-            rows=rows,
-            files={"images": writer.num_images, "rows": 1, "masks": writer.written.num_masks},
-            size_bytes=writer.size_bytes + (request.destination.size(csv_path) or 0),
-            dropped=writer.dropped,
-            notes=writer.notes(),
-            checked=(
-                "every row evaluates to captions and as many scores; no caption is empty",
-                "every caption and every mask's pixels equal the run's; image and segment ids are unique",
-            ),
-        )
+def _write(job: ExportJob) -> ExportReport:
+    """Write images, masks and the CSV, then read CSV and masks back."""
+    destination, csv_path = job.destination, f"{CSV_FOLDER}/{CSV_NAME}"
+    job.claim(CSV_FOLDER, IMAGES_FOLDER, numbered=_masks_folder)
+    writer = _Writer(job)
+    with (
+        new_file(destination, csv_path) as path,
+        path.open("w", encoding="utf-8", newline="") as file,
+        ManyFiles(destination) as image_files,
+    ):
+        # The line's end is fixed: the csv module's own is Windows'.
+        rows_file = csv.writer(file, lineterminator="\n")
+        rows_file.writerow(COLUMNS)
+        for image, image_file in job.images():
+            image_files.write(IMAGES_FOLDER, image_file.name, image_file.data)
+            rows_file.writerows(writer.rows(image_file.name, image.masks))
+    image_files.check()
+    job.check(_read_back(destination, csv_path), destination.uri(csv_path))
+    num_masks = job.written.num_masks
+    return job.report(
+        {"images": job.num_images, "rows": num_masks, "captions": job.written.num_texts},
+        {"images": job.num_images, "rows": 1, "masks": num_masks},
+        writer.size_bytes + image_files.size_bytes + job.sizes(csv_path),
+        notes=writer.notes(),
+        checked=(
+            "every row evaluates to captions and as many scores; no caption is empty",
+            "every caption and every mask's pixels equal the run's; image and segment ids are unique",
+        ),
+    )
 
 
-def masks_folder(number: int) -> str:
+PSEUDO_RIS_CSV: Final = ExportFormat(
+    "pseudo-ris-csv",
+    "the Pseudo-RIS authors' CSV with mask PNGs: all candidates with their scores",
+    reads=frozenset({"max_tokens", "distinctive_only"}),
+    takes=TextRule(is_kept_only=False, with_samples=True),
+    writer=_write,
+)
+
+
+def _masks_folder(number: int) -> str:
     """Return the folder of an image's masks by the image's number from 0; the first `img_id` is 1."""
     return f"{MASKS_FOLDER}/{number + 1}"
 
 
 class _Writer:
-    """Images, masks and rows on their way into the files."""
+    """Writes the masks of one image after the other, and makes their rows."""
 
-    def __init__(self, request: ExportRequest) -> None:
-        self._request = request
+    def __init__(self, job: ExportJob) -> None:
+        self._job = job
         self._num_human = 0
         self._num_unfiltered = 0
-        self._tau = request.header.config.filtering.tau
-        self._draws = draw_places(request.header.config.captions)
-        self.dropped: Counter[str] = Counter()
-        self.written = Fingerprint()
-        self.num_images = 0
+        self._tau = job.request.header.config.filtering.tau
+        self._draws = draw_places(job.request.header.config.captions)
         self.size_bytes = 0
 
-    def run(self, rows_file: Any, on_progress: OnProgress) -> None:
-        """Write everything; images in one folder, masks in one an image."""
-        options = self._request.options
-        mask_tau = self._tau if options.distinctive_only else None
-        rule = TextRule(options.max_tokens, is_kept_only=False, mask_tau=mask_tau, with_samples=True)
-        with ManyFiles(self._request.destination) as image_files:
-            for image, image_file in iter_image_files(self._request, self.dropped, rule, on_progress):
-                image_files.write(IMAGES_FOLDER, image_file.name, image_file.data)
-                self._add_masks(image_file.name, image.masks, rows_file)
-                self.num_images += 1
-        image_files.check()
-        self.size_bytes += image_files.size_bytes
-        if not self.num_images:
-            raise nothing_left(self._request, self.dropped)
-
-    def _add_masks(self, img_name: str, masks: Sequence[AnnotatedMask], rows_file: Any) -> None:
-        folder = masks_folder(self.num_images)
+    def rows(self, img_name: str, masks: Sequence[AnnotatedMask]) -> list[tuple[Any, ...]]:
+        """Write the masks of the job's present image, and return their rows."""
+        rows: list[tuple[Any, ...]] = []
+        img_id, written = self._job.num_images, self._job.written
         # What is written is remembered by folder: an image's own object is forgotten with the image.
-        with ManyFiles(self._request.destination) as files:
+        with ManyFiles(self._job.destination) as files:
             # Numbered without a gap, even if images were left out: the authors' script counts the files of the folder.
             for seg_id, mask in enumerate(masks):
                 data, counts = mask_png(mask)
-                files.write(folder, f"{seg_id}.png", data)
+                files.write(_masks_folder(img_id - 1), f"{seg_id}.png", data)
                 captions, doc = captions_of(mask.expressions, self._draws)
-                index = self.written.num_masks
                 one_mask = int(is_alone(mask.expressions))
                 self._num_unfiltered += not is_distinctive(mask.expressions, self._tau)
                 self._num_human += any(each.source == SOURCE_HUMAN for each in mask.expressions)
-                rows_file.writerow(
-                    (index, img_name, self.num_images + 1, seg_id, len(captions), repr(captions), repr(doc), one_mask)
-                )
-                self.written.add(f"{self.num_images + 1}/{seg_id}", mask.rle_size, counts, captions)
+                ids = (written.num_masks, img_name, img_id, seg_id)
+                rows.append((*ids, len(captions), repr(captions), repr(doc), one_mask))
+                written.add(f"{img_id}/{seg_id}", mask.rle_size, counts, captions)
         files.check()
         self.size_bytes += files.size_bytes
+        return rows
 
     def notes(self) -> list[str]:
         """Return the settings that the trainer needs, as notes for the user."""
@@ -144,8 +131,8 @@ class _Writer:
         ]
         if self._num_unfiltered:
             notes.append(
-                f"{self._num_unfiltered:,} of {self.written.num_masks:,} rows have no caption above doc_value: the "
-                "trainer draws any caption of theirs. --distinctive-only leaves such masks out."
+                f"{self._num_unfiltered:,} of {self._job.written.num_masks:,} rows have no caption above doc_value: "
+                "the trainer draws any caption of theirs. --distinctive-only leaves such masks out."
             )
         if self._num_human:
             notes.append(f"Human expressions have no score: for {self._num_human:,} masks doc is {DOC_OF_HUMANS}.")
@@ -200,23 +187,11 @@ def _doc(expression: AnnotatedExpression, is_alone: bool) -> float:
     return float(score or 0.0)
 
 
-def check_csv(
-    destination: RunLocation,
-    csv_path: str,
-    masks_folder: Callable[[int], str],
-    *,
-    due: Fingerprint,
-    on_progress: OnProgress,
-) -> None:
-    """Read every row and the mask that it names, and compare them with what was written.
-
-    Raises:
-        TransientError: Something is not as it was written; the message says which row.
-    """
+def _read_back(destination: RunLocation, csv_path: str) -> Iterator[ReadMask]:
+    """Read every row and the mask that it names."""
     where = destination.uri(csv_path)
-    found = Fingerprint()
     with destination.open_input(csv_path) as again, destination.open_input(csv_path) as file:
-        paths = (f"{masks_folder(int(row['img_id']) - 1)}/{row['seg_id']}.png" for row in _rows(again))
+        paths = (f"{_masks_folder(int(row['img_id']) - 1)}/{row['seg_id']}.png" for row in _rows(again))
         last = (0, -1)
         for index, (row, (path, data)) in enumerate(zip(_rows(file), read_ahead(destination, paths), strict=True)):
             place = f"{where}, row {row['index']}"
@@ -224,11 +199,7 @@ def check_csv(
             if int(row["index"]) != index or ids <= last:
                 raise broken(place, f"image {ids[0]}, segment {ids[1]} is out of order or appears twice")
             last = ids
-            size, counts = counts_of_png(data, destination.uri(path))
-            found.add(f"{ids[0]}/{ids[1]}", size, counts, _captions(row, place))
-            if found.num_masks % _PROGRESS_EVERY == 0 or found.num_masks == due.num_masks:
-                on_progress(found.num_masks, due.num_masks, CHECKING)
-    due.check_equals(found, where)
+            yield f"{ids[0]}/{ids[1]}", *counts_of_png(data, destination.uri(path)), _captions(row, place)
 
 
 def _rows(file: Any) -> Iterator[dict[str, str]]:

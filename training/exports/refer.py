@@ -7,120 +7,153 @@ DEST/images/mscoco/images/train2014/<file_name>        the images, upright
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.exports.destination import claim_destination, mark_whole, nothing_left
-from pseudoris.training.exports.image_files import CATEGORY, encoded_anew_notes, iter_image_files
-from pseudoris.training.exports.output_files import Fingerprint, JsonArray, ManyFiles, json_arrays, new_file
-from pseudoris.training.exports.protocol import ExportReport, ExportRequest, OnProgress
-from pseudoris.training.exports.refer_records import (
-    HumanRefs,
-    RecordIds,
-    annotation_record,
-    canonical,
-    check_refer,
-    image_record,
-    read_human,
-    ref_record,
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.annotations import AnnotatedMask
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask
+from pseudoris.training.exports.human_refs import HumanRefs, RecordIds, counts_of, read_human
+from pseudoris.training.exports.image_files import CATEGORY, box_xywh, rle_of
+from pseudoris.training.exports.output_files import (
+    JsonArray,
+    ManyFiles,
+    broken,
+    check_texts,
+    iter_json_arrays,
+    json_arrays,
+    new_file,
 )
+from pseudoris.training.exports.protocol import ExportReport
 from pseudoris.training.exports.selected_rows import TextRule
+from pseudoris.training.untrusted_pickle import load_plain
 
-NAME: Final = "refer"
 IMAGES_FOLDER: Final = "images/mscoco/images/train2014"
 # REFER ends the process for any other. (`refclef` keeps its images elsewhere.)
-DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
-SPLITS: Final = ("train", "val", "test", "testA", "testB")
+_DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
+_SPLITS: Final = ("train", "val", "test", "testA", "testB")
 # LAVT documents Python 3.7, which reads none above 4; 2 serves the original REFER's Python 2 as well.
-PICKLE_PROTOCOL: Final = 2
+_PICKLE_PROTOCOL: Final = 2
+_MAX_PICKLE_PROTOCOL: Final = 4
 SHOWN_TO_HUMANS: Final = "images that the merged human references show too"
-# LISA joins texts with it, and refuses one that holds it.
-_REFUSED: Final = ("||",)
 _SPLIT_BY: Final = re.compile(r"[A-Za-z0-9_+-]+")
 
 
-class ReferExport:
-    """Memory holds all references while they are written and read back, as every trainer does that loads them."""
+def _write(job: ExportJob) -> ExportReport:
+    """Write images and instances as they come, the references at the end; then read all of it back.
 
-    summary = "REFER's refs(…).p and instances.json, for LAVT, LISA, and CRIS's data_process"
-    reads = frozenset({"max_tokens", "dataset", "split", "split_by", "human"})
-    default_max_tokens: int | None = None
+    Memory holds all references while they are written and read back, as every trainer does that loads them.
+    """
+    dataset = _checked_dataset(job)
+    human, destination = read_human(job.options.human), job.destination
+    job.request = replace(job.request, exclusions=job.request.exclusions + human.exclusions)
+    job.claim(dataset, IMAGES_FOLDER)
+    instances_path, refs_path = f"{dataset}/instances.json", f"{dataset}/refs({job.options.split_by}).p"
+    writer = _Writer(job, human)
+    with (
+        ManyFiles(destination) as files,
+        new_file(destination, instances_path) as path,
+        json_arrays(path, ("images", "annotations", "categories")) as arrays,
+    ):
+        writer.add_run(files, arrays)
+        writer.add_human(files, arrays)
+    with new_file(destination, refs_path) as path, path.open("wb") as file:
+        pickle.dump(writer.refs, file, protocol=_PICKLE_PROTOCOL)
+    splits = Counter(ref["split"] for ref in writer.refs)
+    # Let go before they are read back: memory holds them once.
+    writer.refs.clear()
+    files.check()
+    job.check(_read_back(destination, refs_path, instances_path), destination.root)
+    by_split = {f"references of {split}": num for split, num in splits.items()}
+    return job.report(
+        {"images": job.num_images + len(human.images), **by_split, "expressions": job.written.num_texts},
+        {"images": files.num_files, dataset: 2},
+        files.size_bytes + job.sizes(refs_path, instances_path),
+        notes=_notes(job, dataset, human),
+        checked=(
+            "every reference finds its mask and its image; all masks and expressions equal the run's",
+            f"ids are unique plain ints; pickle protocol {_PICKLE_PROTOCOL}",
+            "every image file exists",
+        ),
+        dataset=dataset,
+    )
 
-    def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
-        """Write images and instances as they come, the references at the end; then read all of it back."""
-        dataset = _checked_dataset(request)
-        human = read_human(request.options.human)
-        request = replace(request, exclusions=request.exclusions + human.exclusions)
-        claim_destination(request, NAME, (dataset, IMAGES_FOLDER))
-        instances, refs = f"{dataset}/instances.json", f"{dataset}/refs({request.options.split_by}).p"
-        writer = _Writer(request, human)
-        with (
-            ManyFiles(request.destination) as files,
-            new_file(request.destination, instances) as path,
-            json_arrays(path, ("images", "annotations", "categories")) as arrays,
-        ):
-            writer.add_run(files, arrays, on_progress)
-            writer.add_human(files, arrays)
-        with new_file(request.destination, refs) as path, path.open("wb") as file:
-            pickle.dump(writer.refs, file, protocol=PICKLE_PROTOCOL)
-        rows = writer.rows()
-        # Let go before they are read back: memory holds them once.
-        writer.refs.clear()
-        files.check()
-        check_refer(request.destination, refs, instances, due=writer.written, on_progress=on_progress)
-        mark_whole(request, NAME, {"dataset": dataset, "rows": rows, "dropped": dict(writer.dropped)})
-        return ExportReport(
-            rows=rows,
-            files={"images": files.num_files, dataset: 2},
-            size_bytes=files.size_bytes + sum(request.destination.size(name) or 0 for name in (refs, instances)),
-            dropped=writer.dropped,
-            notes=_notes(request, dataset, human, writer),
-            checked=(
-                "every reference finds its mask and its image; all masks and expressions equal the run's",
-                f"ids are unique plain ints; pickle protocol {PICKLE_PROTOCOL}",
-                "every image file exists",
-            ),
-        )
+
+REFER: Final = ExportFormat(
+    "refer",
+    "REFER's refs(…).p and instances.json, for LAVT, LISA, and CRIS's data_process",
+    reads=frozenset({"max_tokens", "dataset", "split", "split_by", "human"}),
+    # LISA joins texts with it, and refuses one that holds it.
+    takes=TextRule(is_lower_case=True, refused=("||",)),
+    writer=_write,
+)
 
 
 class _Writer:
-    """Images and masks on their way into the files, references gathered."""
+    """Images and masks on their way into the files, references gathered.
 
-    def __init__(self, request: ExportRequest, human: HumanRefs) -> None:
-        self._request = request
+    Records hold only plain Python values. `loadRefs` and similar loaders test `type(x) == int`, so a numpy number would
+    give None there, and a pickle with a numpy number needs a matching version of numpy.
+    """
+
+    def __init__(self, job: ExportJob, human: HumanRefs) -> None:
+        self._job = job
         self._human = human
         self._numbers = RecordIds()
         self._category_id = human.free_category_id
-        self.dropped: Counter[str] = Counter(human.dropped)
         self.refs: list[dict[str, Any]] = []
-        self.written = Fingerprint()
-        self.num_images = 0
-        self.num_encoded_anew = 0
+        job.dropped.update(human.dropped)
 
-    def add_run(self, files: ManyFiles, arrays: dict[str, JsonArray], on_progress: OnProgress) -> None:
+    def add_run(self, files: ManyFiles, arrays: dict[str, JsonArray]) -> None:
         """Add the run's images, masks and expressions."""
-        options = self._request.options
-        rule = TextRule(options.max_tokens, is_lower_case=True, refused=_REFUSED)
         arrays["categories"].append({**CATEGORY, "id": self._category_id})
-        for image, image_file in iter_image_files(self._request, self.dropped, rule, on_progress):
+        for image, image_file in self._job.images():
             files.write(IMAGES_FOLDER, image_file.name, image_file.data)
-            image_id = next(self._numbers.image)
-            arrays["images"].append(image_record(image_id, image, image_file.name))
-            self.num_images += 1
-            self.num_encoded_anew += image_file.is_encoded_anew
+            image_id, size = next(self._numbers.image), (int(image.height), int(image.width))
+            arrays["images"].append({"id": image_id, "file_name": image_file.name, "height": size[0], "width": size[1]})
             for mask in image.masks:
-                annotation = annotation_record(next(self._numbers.annotation), image_id, self._category_id, mask)
-                texts = [expression.text for expression in mask.expressions]
-                ref = ref_record(self._numbers, annotation, file_name=image_file.name, split=options.split, texts=texts)
-                self._add(arrays, annotation, [ref], file_name=image_file.name, size=(image.height, image.width))
+                annotation = self._annotation(mask, image_id)
+                ref = self._ref(mask, annotation, image_file.name)
+                self._add(arrays, annotation, [ref], file_name=image_file.name, size=size)
+        dropped = self._job.dropped
         for shown in self._human.exclusions.rules:
-            self.dropped[SHOWN_TO_HUMANS] += self.dropped.pop(shown.dropped_phrase, 0)
-        if not self.refs:
-            raise nothing_left(self._request, self.dropped)
+            dropped[SHOWN_TO_HUMANS] += dropped.pop(shown.dropped_phrase, 0)
+
+    def _annotation(self, mask: AnnotatedMask, image_id: int) -> dict[str, Any]:
+        return {
+            "id": next(self._numbers.annotation),
+            "image_id": image_id,
+            "category_id": self._category_id,
+            "bbox": box_xywh(mask),
+            "area": int(mask.area_px),
+            # In a list: REFER checks the first element to distinguish an encoding from polygons, and fails on a bare
+            # dict.
+            "segmentation": [rle_of(mask)],
+            "iscrowd": 0,
+        }
+
+    def _ref(self, mask: AnnotatedMask, annotation: dict[str, Any], file_name: str) -> dict[str, Any]:
+        """Return an element of the refs file; both `sent` and `raw` hold the text: trainers read one or the other."""
+        sentences = [
+            {"sent_id": next(self._numbers.sentence), "sent": text, "raw": text, "tokens": text.split()}
+            for text in (expression.text for expression in mask.expressions)
+        ]
+        return {
+            "ref_id": next(self._numbers.ref),
+            "ann_id": annotation["id"],
+            "image_id": annotation["image_id"],
+            "category_id": annotation["category_id"],
+            "split": self._job.options.split,
+            "sent_ids": [sentence["sent_id"] for sentence in sentences],
+            "sentences": sentences,
+            "file_name": file_name,
+        }
 
     def add_human(self, files: ManyFiles, arrays: dict[str, JsonArray]) -> None:
         """Add the human's, numbered on."""
@@ -129,7 +162,6 @@ class _Writer:
         image_ids = {old: next(self._numbers.image) for old in self._human.images}
         for old, image in self._human.images.items():
             arrays["images"].append({**image, "id": image_ids[old]})
-            self.num_images += 1
             if self._human.folder is not None:
                 files.write(IMAGES_FOLDER, image["file_name"], self._human.image_bytes(image["file_name"]))
         names = {image_ids[old]: image for old, image in self._human.images.items()}
@@ -149,33 +181,26 @@ class _Writer:
     ) -> None:
         arrays["annotations"].append(annotation)
         self.refs += refs
-        texts = [sentence["sent"] for ref in refs for sentence in ref["sentences"]]
-        self.written.add(file_name, size, canonical(annotation["segmentation"]), texts)
-
-    def rows(self) -> dict[str, int]:
-        """Return images, references by split, expressions."""
-        splits = Counter(ref["split"] for ref in self.refs)
-        by_split = {f"references of {split}": num for split, num in splits.items()}
-        return {"images": self.num_images, **by_split, "expressions": self.written.num_texts}
+        self._job.written.add(file_name, size, _canonical(annotation), _texts(refs))
 
 
-def _checked_dataset(request: ExportRequest) -> str:
-    options = request.options
-    dataset = options.dataset or DATASETS[0]
-    if dataset not in DATASETS:
+def _checked_dataset(job: ExportJob) -> str:
+    options = job.options
+    dataset = options.dataset or _DATASETS[0]
+    if dataset not in _DATASETS:
         raise ConfigError(
-            f"--dataset {dataset!r} is not known to REFER. Choose from {', '.join(DATASETS)}, and tell exports apart "
+            f"--dataset {dataset!r} is not known to REFER. Choose from {', '.join(_DATASETS)}, and tell exports apart "
             "by --split-by."
         )
-    if options.split not in SPLITS:
-        raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(SPLITS)}.")
+    if options.split not in _SPLITS:
+        raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(_SPLITS)}.")
     if not _SPLIT_BY.fullmatch(options.split_by):
         raise ConfigError(f"--split-by {options.split_by!r} becomes a file name. Use only letters, digits, _, + and -.")
     return dataset
 
 
-def _notes(request: ExportRequest, dataset: str, human: HumanRefs, writer: _Writer) -> list[str]:
-    options = request.options
+def _notes(job: ExportJob, dataset: str, human: HumanRefs) -> list[str]:
+    options = job.options
     notes = [f"In the trainer, use dataset {dataset}, splitBy {options.split_by}, split {options.split}."]
     if dataset != "refcocog" and options.split_by != "unc":
         notes.append("LISA always reads splitBy unc (umd for refcocog). For LISA, give --split-by unc.")
@@ -193,4 +218,84 @@ def _notes(request: ExportRequest, dataset: str, human: HumanRefs, writer: _Writ
             f"The {len(human.images):,} images of the human references were not copied. Put them into "
             f"{IMAGES_FOLDER}, or give --merge-images."
         )
-    return [*notes, *encoded_anew_notes(writer.num_encoded_anew)]
+    return [*notes, *job.encoded_anew_notes()]
+
+
+def _canonical(annotation: Mapping[str, Any]) -> str:
+    """Return the mask of an annotation as one text, equal for equal ones: a human's may be polygons."""
+    return json.dumps(annotation["segmentation"], sort_keys=True)
+
+
+def _texts(refs: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [sentence["sent"] for ref in refs for sentence in ref["sentences"]]
+
+
+def _read_back(destination: RunLocation, refs_path: str, instances_path: str) -> Iterator[ReadMask]:
+    """Read references and instances; the references, all in memory, as a trainer holds them."""
+    where = destination.uri(refs_path)
+    by_annotation: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for ref in _checked_refs(destination.read_bytes(refs_path), where):
+        by_annotation[ref["ann_id"]].append(ref)
+    images: dict[int, Mapping[str, Any]] = {}
+    uri = destination.uri(instances_path)
+    with destination.open_input(instances_path) as file:
+        for name, element in iter_json_arrays(file, uri):
+            if name == "images":
+                if element["id"] in images:
+                    raise broken(uri, f"two images have the id {element['id']}")
+                images[element["id"]] = element
+            elif name == "annotations":
+                refs = by_annotation.pop(element["id"], [])
+                image = _image_of(element, refs, images, uri)
+                yield image["file_name"], (image["height"], image["width"]), _canonical(element), _texts(refs)
+    if by_annotation:
+        raise broken(where, f"{len(by_annotation)} references name masks that are not in {uri}")
+    if len({image["file_name"] for image in images.values()}) != len(images):
+        raise broken(uri, "two images share a file")
+
+
+def _checked_refs(data: bytes, where: str) -> Sequence[Mapping[str, Any]]:
+    # Protocols from 2 on begin with their number; older ones are read everywhere.
+    if data[:1] == b"\x80" and data[1] > _MAX_PICKLE_PROTOCOL:
+        raise broken(where, f"it has pickle protocol {data[1]}, which the trainers' Python cannot read")
+    try:
+        refs: list[dict[str, Any]] = load_plain(data, where)
+    except ConfigError as error:
+        raise broken(where, str(error)) from error
+    ref_ids, sentence_ids = set[int](), set[int]()
+    num_sentences = 0
+    for ref in refs:
+        place = f"{where}, reference {ref['ref_id']}"
+        texts = [sentence[key] for sentence in ref["sentences"] for key in ("sent", "raw")]
+        ids = [ref["ref_id"], ref["ann_id"], ref["image_id"], ref["category_id"], *ref["sent_ids"]]
+        if not check_texts(texts, place):
+            raise broken(place, "it has no text")
+        if not all(type(each) is int for each in ids):
+            raise broken(place, "it has an id that is not a plain int")
+        if ref["sent_ids"] != [sentence["sent_id"] for sentence in ref["sentences"]]:
+            raise broken(where, f"sent_ids and sentences of reference {ref['ref_id']} differ")
+        ref_ids.add(ref["ref_id"])
+        sentence_ids.update(ref["sent_ids"])
+        num_sentences += len(ref["sent_ids"])
+    if (len(ref_ids), len(sentence_ids)) != (len(refs), num_sentences):
+        raise broken(where, "two references, or two sentences, share an id")
+    return refs
+
+
+def _image_of(
+    annotation: Mapping[str, Any], refs: list[Mapping[str, Any]], images: Mapping[int, Mapping[str, Any]], uri: str
+) -> Mapping[str, Any]:
+    """Return the image of an annotation, once references, image and mask fit it."""
+    number, image = annotation["id"], images.get(annotation["image_id"])
+    if not refs:
+        raise broken(uri, f"annotation {number} has no reference")
+    if image is None or any(ref["image_id"] != annotation["image_id"] for ref in refs):
+        raise broken(uri, f"annotation {number} names an image that does not exist")
+    try:
+        # A bare encoding would stop the loader.
+        if not isinstance(annotation["segmentation"], list):
+            raise ValueError("it is not in a list")
+        counts_of(annotation["segmentation"], (image["height"], image["width"]))
+    except ValueError as error:
+        raise broken(uri, f"the mask of annotation {number}: {error}") from error
+    return image

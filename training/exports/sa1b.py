@@ -6,7 +6,6 @@ DEST/sa_000000/sa_1.json      {"image": …, "annotations": […]}
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -16,10 +15,9 @@ from pseudoris.schemas.printable import printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
 from pseudoris.store.tables.run_lengths import decode_runs
-from pseudoris.training.exports.destination import claim_numbered_destination, mark_whole, nothing_left
-from pseudoris.training.exports.image_files import box_xywh, iter_image_files, rle_of
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask
+from pseudoris.training.exports.image_files import box_xywh, rle_of
 from pseudoris.training.exports.output_files import (
-    Fingerprint,
     ManyFiles,
     RisingIds,
     broken,
@@ -27,113 +25,80 @@ from pseudoris.training.exports.output_files import (
     check_texts,
     read_ahead,
 )
-from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
+from pseudoris.training.exports.protocol import ExportReport
 from pseudoris.training.exports.selected_rows import TextRule
 
-NAME: Final = "sa1b"
 # SA-1B itself has about eleven thousand; file systems and listings slow down far above.
 IMAGES_A_FOLDER: Final = 10_000
-_PROGRESS_EVERY: Final = 100
 
 
-class Sa1bExport:
-    """Every mask with pixels, also one without a kept expression: SA-1B has no expressions."""
+def _write(job: ExportJob) -> ExportReport:
+    """Write image by image, then read every JSON back."""
+    job.claim(numbered=_folder_name)
+    num_unscored = 0
+    with ManyFiles(job.destination) as files:
+        for image, image_file in job.images():
+            # As in SA-1B the name is the id: what key the image has is found by `source_image_id`.
+            stem = f"sa_{job.num_images}"
+            file_name = f"{stem}{PurePosixPath(image_file.name).suffix}"
+            folder = _folder_name((job.num_images - 1) // IMAGES_A_FOLDER)
+            num_unscored += sum(None in (mask.predicted_iou, mask.stability_score) for mask in image.masks)
+            record = {
+                "image": {
+                    "image_id": job.num_images,
+                    "width": int(image.width),
+                    "height": int(image.height),
+                    "file_name": file_name,
+                    "source_image_id": image.image_id,
+                },
+                "annotations": [_annotation(job, image, mask, file_name) for mask in image.masks],
+            }
+            files.write(folder, file_name, image_file.data)
+            files.write(folder, f"{stem}.json", printable_json(record).encode())
+    files.check()
+    job.check(_read_back(job.destination, job.num_images), job.destination.root)
+    notes = ["The tables have no prompts. point_coords is a pixel of the mask, and crop_box is the whole image."]
+    if num_unscored:
+        notes.append(f"{num_unscored:,} masks of a prior have no predicted_iou and stability_score; they are null.")
+    return job.report(
+        {"images": job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts},
+        {"images": job.num_images, "JSON": job.num_images},
+        files.size_bytes,
+        notes=notes,
+        checked=(
+            "every mask decodes to its image's size, box and area; all masks and expressions equal the run's",
+            "ids are unique plain ints; no expression is empty; every image and its JSON exist",
+        ),
+    )
 
-    summary = "each image with one JSON of its masks, as SA-1B has them"
-    reads = frozenset({"max_tokens"})
-    default_max_tokens: int | None = None
 
-    def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
-        """Write image by image, then read every JSON back."""
-        claim_numbered_destination(request, NAME, (), folder_name)
-        writer = _Writer(request)
-        with ManyFiles(request.destination) as files:
-            writer.run(files, on_progress)
-        files.check()
-        found = _read_back(request.destination, writer.num_images, on_progress)
-        writer.written.check_equals(found, request.destination.root)
-        rows = {
-            "images": writer.num_images,
-            "masks": writer.written.num_masks,
-            "expressions": writer.written.num_texts,
-        }
-        mark_whole(request, NAME, {"rows": rows, "dropped": dict(writer.dropped)})
-        return ExportReport(
-            rows=rows,
-            files={"images": writer.num_images, "JSON": writer.num_images},
-            size_bytes=files.size_bytes,
-            dropped=writer.dropped,
-            notes=writer.notes(),
-            checked=(
-                "every mask decodes to its image's size, box and area; all masks and expressions equal the run's",
-                "ids are unique plain ints; no expression is empty; every image and its JSON exist",
-            ),
-        )
+# Every mask with pixels, also one without a kept expression: SA-1B has no expressions.
+SA1B: Final = ExportFormat(
+    "sa1b",
+    "each image with one JSON of its masks, as SA-1B has them",
+    reads=frozenset({"max_tokens"}),
+    takes=TextRule(keeps_bare_masks=True),
+    writer=_write,
+)
 
 
-def folder_name(number: int) -> str:
-    """Return a folder's name, `sa_000000`, by its number from 0."""
+def _folder_name(number: int) -> str:
     return f"sa_{number:06d}"
 
 
-class _Writer:
-    """Images and their masks on their way into the files, numbered from 1 in the order of the plan."""
-
-    def __init__(self, request: ExportRequest) -> None:
-        self._request = request
-        self._num_unscored = 0
-        self.dropped: Counter[str] = Counter()
-        self.written = Fingerprint()
-        self.num_images = 0
-
-    def run(self, files: ManyFiles, on_progress: OnProgress) -> None:
-        rule = TextRule(self._request.options.max_tokens)
-        for image, image_file in iter_image_files(
-            self._request, self.dropped, rule, on_progress, keeps_bare_masks=True
-        ):
-            self.num_images += 1
-            # As in SA-1B the name is the id: what key the image has is found by `source_image_id`.
-            stem = f"sa_{self.num_images}"
-            file_name = f"{stem}{PurePosixPath(image_file.name).suffix}"
-            folder = folder_name((self.num_images - 1) // IMAGES_A_FOLDER)
-            files.write(folder, file_name, image_file.data)
-            files.write(folder, f"{stem}.json", printable_json(self._record(image, file_name)).encode())
-        if not self.num_images:
-            raise nothing_left(self._request, self.dropped)
-
-    def notes(self) -> list[str]:
-        notes = ["The tables have no prompts. point_coords is a pixel of the mask, and crop_box is the whole image."]
-        if self._num_unscored:
-            notes.append(
-                f"{self._num_unscored:,} masks of a prior have no predicted_iou and stability_score; they are null."
-            )
-        return notes
-
-    def _record(self, image: AnnotatedImage, file_name: str) -> dict[str, Any]:
-        record = {
-            "image_id": self.num_images,
-            "width": int(image.width),
-            "height": int(image.height),
-            "file_name": file_name,
-            "source_image_id": image.image_id,
-        }
-        return {"image": record, "annotations": [self._annotation(image, mask, file_name) for mask in image.masks]}
-
-    def _annotation(self, image: AnnotatedImage, mask: AnnotatedMask, file_name: str) -> dict[str, Any]:
-        texts = [expression.text for expression in mask.expressions]
-        self.written.add(file_name, mask.rle_size, mask.rle_counts, texts)
-        self._num_unscored += None in (mask.predicted_iou, mask.stability_score)
-        return {
-            "id": self.written.num_masks,
-            "segmentation": rle_of(mask),
-            "bbox": box_xywh(mask),
-            "area": int(mask.area_px),
-            "predicted_iou": mask.predicted_iou,
-            "stability_score": mask.stability_score,
-            "crop_box": [0, 0, int(image.width), int(image.height)],
-            "point_coords": [point_within(mask)],
-            "expressions": texts,
-        }
+def _annotation(job: ExportJob, image: AnnotatedImage, mask: AnnotatedMask, file_name: str) -> dict[str, Any]:
+    texts = job.add(file_name, mask)
+    return {
+        "id": job.written.num_masks,
+        "segmentation": rle_of(mask),
+        "bbox": box_xywh(mask),
+        "area": int(mask.area_px),
+        "predicted_iou": mask.predicted_iou,
+        "stability_score": mask.stability_score,
+        "crop_box": [0, 0, int(image.width), int(image.height)],
+        "point_coords": [point_within(mask)],
+        "expressions": texts,
+    }
 
 
 def point_within(mask: AnnotatedMask) -> list[float]:
@@ -150,27 +115,20 @@ def point_within(mask: AnnotatedMask) -> list[float]:
     return [float(x), float(y)]
 
 
-def _read_back(destination: RunLocation, num_images: int, on_progress: OnProgress) -> Fingerprint:
-    found, ids = Fingerprint(), RisingIds(destination.root)
-    paths = (f"{folder_name(n // IMAGES_A_FOLDER)}/sa_{n + 1}.json" for n in range(num_images))
+def _read_back(destination: RunLocation, num_images: int) -> Iterator[ReadMask]:
+    ids = RisingIds(destination.root)
+    paths = (f"{_folder_name(n // IMAGES_A_FOLDER)}/sa_{n + 1}.json" for n in range(num_images))
     for number, (path, data) in enumerate(read_ahead(destination, paths), 1):
-        for file_name, size, annotation in _annotations(data, number, destination.uri(path)):
-            where = f"{destination.uri(path)}, annotation {ids.check(annotation['id'])}"
-            counts = check_mask(annotation, size, where)
-            found.add(file_name, size, counts, check_texts(annotation["expressions"], where))
-        if number % _PROGRESS_EVERY == 0 or number == num_images:
-            on_progress(number, num_images, CHECKING)
-    return found
-
-
-def _annotations(data: bytes, number: int, where: str) -> Iterator[tuple[str, tuple[int, int], dict[str, Any]]]:
-    """Yield file name, (height, width) and annotation of one image's JSON."""
-    try:
-        record = parse_json(data)
-        image, annotations = record["image"], record["annotations"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise broken(where, f"it is not the JSON of an image ({error})") from error
-    if image["image_id"] != number:
-        raise broken(where, f"it belongs to image {image['image_id']}")
-    for annotation in annotations:
-        yield image["file_name"], (image["height"], image["width"]), annotation
+        where = destination.uri(path)
+        try:
+            record = parse_json(data)
+            image, annotations = record["image"], record["annotations"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise broken(where, f"it is not the JSON of an image ({error})") from error
+        if image["image_id"] != number:
+            raise broken(where, f"it belongs to image {image['image_id']}")
+        size = (image["height"], image["width"])
+        for annotation in annotations:
+            place = f"{where}, annotation {ids.check(annotation['id'])}"
+            counts = check_mask(annotation, size, place)
+            yield image["file_name"], size, counts, check_texts(annotation["expressions"], place)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pseudoris.images.perceptual_hash import perceptual_hash
 from pseudoris.images.pixels import decode_upright
@@ -26,6 +26,9 @@ from pseudoris.store.sources.planned_images import Outcome, as_annotated, read_e
 from pseudoris.store.sources.source import open_recorded_root, open_root
 from pseudoris.store.tables.annotations import AnnotatedExpression, AnnotatedImage, AnnotatedMask, iter_annotations
 from pseudoris.store.tables.committed_tables import read_table
+
+if TYPE_CHECKING:
+    from pseudoris.training.exports.protocol import ExportRequest
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +47,7 @@ UNREADABLE: Final = "images that are missing from SOURCE, or changed there"
 
 @dataclass(frozen=True, slots=True)
 class TextRule:
-    """Which expressions a format takes, and in which form.
+    """Which masks and expressions a format takes, and in which form.
 
     Attributes:
         max_tokens: The most CLIP tokens, start and end included; None for no limit.
@@ -53,6 +56,7 @@ class TextRule:
         is_kept_only: Whether candidates that the filter did not keep are left out; those are not counted as dropped.
         mask_tau: A mask needs an expression whose distinctiveness is above it, or that has none (a mask alone in its
             image, a human's expression); None needs no such expression.
+        keeps_bare_masks: Whether masks stay also without an expression.
         with_samples: Whether expressions come with every draw.
     """
 
@@ -61,21 +65,17 @@ class TextRule:
     refused: tuple[str, ...] = ()
     is_kept_only: bool = True
     mask_tau: float | None = None
+    keeps_bare_masks: bool = False
     with_samples: bool = False
 
 
 def iter_selected(
-    run: RunLocation,
-    header: RunHeader,
-    receipts: Iterable[Receipt],
+    request: ExportRequest,
     dropped: Counter[str],
     *,
     rule: TextRule,
-    with_bytes: bool = False,
-    source: str | None = None,
-    keeps_bare_masks: bool = False,
-    excluded: Callable[[Receipt], Mapping[str, str]] | None = None,
-    on_image: Callable[[int], None] | None = None,
+    with_bytes: bool,
+    on_image: Callable[[int], None],
 ) -> Iterator[AnnotatedImage]:
     """Yield images in plan order with the masks and expressions that a format takes.
 
@@ -84,25 +84,21 @@ def iter_selected(
     if they are requested.
 
     Args:
-        run: Where the run lives.
-        header: Its header.
-        receipts: Which shards.
+        request: Which shards of which run, and what it leaves out.
         dropped: Gains what was left out, by reason. A mask that lost its last expression counts under both; masks
             that never had a kept one count as masks alone.
-        rule: The texts to take.
+        rule: The masks and texts to take.
         with_bytes: Fill in `data`; see `with_source_bytes`.
-        source: Where the images are now; None uses the header's SOURCE.
-        keeps_bare_masks: Yield masks also without an expression.
-        excluded: Returns the images of a shard to leave out: by id, what `dropped` calls them.
         on_image: Called with the number of images done, yielded or not.
 
     Raises:
         ConfigError: A part, or SOURCE as a whole, is missing.
     """
-    take = _Selection(rule, dropped, keeps_bare_masks=keeps_bare_masks)
+    run, header = request.run, request.header
+    take, excluded = _Selection(rule, dropped), request.excluded_images()
     num_done = 0
-    for receipt in receipts:
-        left_out = excluded(receipt) if excluded else {}
+    for receipt in request.receipts:
+        left_out = excluded.of_shard(receipt)
         dropped.update(left_out.values())
         read = iter_annotations(
             run, [receipt], kept_only=rule.is_kept_only, with_bytes=with_bytes, with_samples=rule.with_samples
@@ -111,24 +107,25 @@ def iter_selected(
         # Filtered before their bytes are read: images without a remaining mask are not read.
         wanted = [image for image in map(take.image, found) if image is not None]
         pending = num_done + receipt.counts.annotated + receipt.counts.empty - len(wanted)
-        for image in with_source_bytes(run, header, wanted, dropped, source=source) if with_bytes else wanted:
+        for image in with_source_bytes(run, header, wanted, dropped, source=request.source) if with_bytes else wanted:
             yield image
             pending += 1
-            if on_image:
-                on_image(pending)
+            on_image(pending)
         num_done += receipt.counts.annotated + receipt.counts.empty
-        if on_image:
-            on_image(num_done)
+        on_image(num_done)
 
 
 class _Selection:
     """Leaves out, and counts, the rows that a rule excludes."""
 
-    def __init__(self, rule: TextRule, dropped: Counter[str], *, keeps_bare_masks: bool) -> None:
+    def __init__(self, rule: TextRule, dropped: Counter[str]) -> None:
         self._rule = rule
         self._dropped = dropped
-        self._keeps_bare_masks = keeps_bare_masks
-        self._num_tokens = _token_counter() if rule.max_tokens is not None else None
+        if rule.max_tokens is not None:
+            # Torch takes seconds to import, so only if a limit is set.
+            from pseudoris.workers.clip_tokenizer import num_clip_tokens
+
+            self._num_tokens = num_clip_tokens
 
     def image(self, image: AnnotatedImage) -> AnnotatedImage | None:
         """Return the image with its remaining rows, None if there are none."""
@@ -146,7 +143,7 @@ class _Selection:
             return None
         left = (self._expression(each, mask.mask_id) for each in mask.expressions)
         expressions = tuple(each for each in left if each is not None)
-        if not expressions and not self._keeps_bare_masks:
+        if not expressions and not self._rule.keeps_bare_masks:
             self._dropped[WITHOUT_EXPRESSION] += 1
             return None
         if self._rule.mask_tau is not None and not is_distinctive(expressions, self._rule.mask_tau):
@@ -155,7 +152,7 @@ class _Selection:
         return replace(mask, expressions=expressions)
 
     def _reason_without_masks(self) -> str:
-        if self._keeps_bare_masks:
+        if self._rule.keeps_bare_masks:
             return _BARE_IMAGES.format("pixel")
         if self._rule.mask_tau is not None:
             return _BARE_IMAGES.format("expression above tau")
@@ -180,21 +177,15 @@ class _Selection:
         for each in self._rule.refused:
             if each in text:
                 return f"expressions that hold {each!r}"
-        if self._num_tokens is not None and self._num_tokens(text) > (self._rule.max_tokens or 0):
-            return f"expressions of more than {self._rule.max_tokens} CLIP tokens"
+        limit = self._rule.max_tokens
+        if limit is not None and self._num_tokens(text) > limit:
+            return f"expressions of more than {limit} CLIP tokens"
         return None
 
 
 def is_distinctive(expressions: Sequence[AnnotatedExpression], tau: float) -> bool:
     """Return whether one of a mask's expressions is above tau; one without a distinctiveness counts as above."""
     return any(each.distinctiveness is None or each.distinctiveness > tau for each in expressions)
-
-
-def _token_counter() -> Callable[[str], int]:
-    # Torch takes seconds to import, so only if a limit is set.
-    from pseudoris.workers.clip_tokenizer import num_clip_tokens
-
-    return num_clip_tokens
 
 
 def with_source_bytes(

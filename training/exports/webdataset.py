@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import tarfile
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,51 +24,43 @@ from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.printable import printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
-from pseudoris.training.exports.destination import claim_destination, mark_whole, nothing_left
-from pseudoris.training.exports.image_files import box_xywh, iter_image_files, rle_of
-from pseudoris.training.exports.output_files import Fingerprint, broken, check_mask, check_texts, new_file
-from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
-from pseudoris.training.exports.selected_rows import TextRule
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask
+from pseudoris.training.exports.image_files import box_xywh, rle_of
+from pseudoris.training.exports.output_files import broken, check_mask, check_texts, new_file
+from pseudoris.training.exports.protocol import ExportReport
 
-NAME: Final = "webdataset"
-INDEX_NAME: Final = "index.json"
+_INDEX_NAME: Final = "index.json"
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 # A tar ends with two empty blocks and is filled up to whole records.
 _END_BYTES: Final = 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
 
 
-class WebdatasetExport:
-    """Tars of at most `target_bytes`, unless a single sample is larger."""
+def _write(job: ExportJob) -> ExportReport:
+    """Write one tar after the other and then the index; read every tar back."""
+    job.claim()
+    tars = list(_tars(job))
+    index = _index(tars)
+    job.destination.replace(_INDEX_NAME, index)
+    job.check(_read_back(job.destination), job.destination.root)
+    return job.report(
+        {"samples": job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts},
+        {"samples": len(tars)},
+        sum(tar.size_bytes for tar in tars) + len(index),
+        notes=("The index names the tars relative to itself. Give the webdataset package the list of their paths.",),
+        checked=(
+            "every tar has the size, the digest and the samples that the index says",
+            "every image has the size of its masks; every mask decodes; all masks and expressions equal the run's",
+            "keys are unique in their tar; no expression is empty",
+        ),
+    )
 
-    summary = "tars with an index, one sample per image, for webdataset and wids"
-    reads = frozenset({"max_tokens", "target_bytes"})
-    default_max_tokens: int | None = None
 
-    def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
-        """Write one tar after the other and then the index; read every tar back."""
-        claim_destination(request, NAME, ())
-        writer = _Writer(request)
-        tars = list(writer.tars(on_progress))
-        index = _index(tars)
-        request.destination.replace(INDEX_NAME, index)
-        check_tars(request.destination, INDEX_NAME, due=writer.written, on_progress=on_progress)
-        num_samples = sum(tar.num_samples for tar in tars)
-        rows = {"samples": num_samples, "masks": writer.written.num_masks, "expressions": writer.written.num_texts}
-        mark_whole(request, NAME, {"rows": rows, "dropped": dict(writer.dropped)})
-        return ExportReport(
-            rows=rows,
-            files={"samples": len(tars)},
-            size_bytes=sum(tar.size_bytes for tar in tars) + len(index),
-            dropped=writer.dropped,
-            notes=(
-                "The index names the tars relative to itself. Give the webdataset package the list of their paths.",
-            ),
-            checked=(
-                "every tar has the size, the digest and the samples that the index says",
-                "every image has the size of its masks; every mask decodes; all masks and expressions equal the run's",
-                "keys are unique in their tar; no expression is empty",
-            ),
-        )
+WEBDATASET: Final = ExportFormat(
+    "webdataset",
+    "tars with an index, one sample per image, for webdataset and wids",
+    reads=frozenset({"max_tokens", "target_mb"}),
+    writer=_write,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,47 +73,36 @@ class _Tar:
     md5: str
 
 
-class _Writer:
-    """Samples on their way into tars."""
+def _tars(job: ExportJob) -> Iterator[_Tar]:
+    """Write tars of at most `target_bytes`, unless a sample is larger; each is in place when it is yielded."""
+    samples = _new_samples(job)
+    sample = next(samples, None)
+    number = 0
+    while sample is not None:
+        name = f"data-{number:06d}.tar"
+        with new_file(job.destination, name) as path:
+            num_samples = 0
+            # The oldest form that holds these names: plain blocks, which every reader of tars understands.
+            with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+                room = job.options.target_bytes - _END_BYTES
+                while sample is not None and (not num_samples or tar.offset + _size_in_tar(sample) <= room):
+                    _add(tar, sample)
+                    num_samples += 1
+                    sample = next(samples, None)
+            written = _Tar(name, num_samples, path.stat().st_size, _md5_of(path))
+        yield written
+        number += 1
 
-    def __init__(self, request: ExportRequest) -> None:
-        self._request = request
-        self.dropped: Counter[str] = Counter()
-        self.written = Fingerprint()
 
-    def tars(self, on_progress: OnProgress) -> Iterator[_Tar]:
-        """Write the tars; each is whole and in place when it is yielded."""
-        samples = self._samples(on_progress)
-        sample = next(samples, None)
-        if sample is None:
-            raise nothing_left(self._request, self.dropped)
-        number = 0
-        while sample is not None:
-            name = f"data-{number:06d}.tar"
-            with new_file(self._request.destination, name) as path:
-                num_samples = 0
-                # The oldest form that holds these names: plain blocks, which every reader of tars understands.
-                with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                    room = self._request.target_bytes - _END_BYTES
-                    while sample is not None and (not num_samples or tar.offset + _size_in_tar(sample) <= room):
-                        _add(tar, sample)
-                        num_samples += 1
-                        sample = next(samples, None)
-                written = _Tar(name, num_samples, path.stat().st_size, _md5_of(path))
-            yield written
-            number += 1
-
-    def _samples(self, on_progress: OnProgress) -> Iterator[dict[str, bytes]]:
-        """Yield the files of each sample by their names."""
-        rule = TextRule(self._request.options.max_tokens)
-        for image, image_file in iter_image_files(self._request, self.dropped, rule, on_progress):
-            for mask in image.masks:
-                texts = [expression.text for expression in mask.expressions]
-                self.written.add(image.image_id, mask.rle_size, mask.rle_counts, texts)
-            yield {
-                f"{image.image_id}{PurePosixPath(image_file.name).suffix}": image_file.data,
-                f"{image.image_id}.json": printable_json(_sample_record(image)).encode(),
-            }
+def _new_samples(job: ExportJob) -> Iterator[dict[str, bytes]]:
+    """Yield the files of each sample by their names."""
+    for image, image_file in job.images():
+        for mask in image.masks:
+            job.add(image.image_id, mask)
+        yield {
+            f"{image.image_id}{PurePosixPath(image_file.name).suffix}": image_file.data,
+            f"{image.image_id}.json": printable_json(_sample_record(image)).encode(),
+        }
 
 
 def _sample_record(image: AnnotatedImage) -> dict[str, Any]:
@@ -183,20 +163,15 @@ def _index(tars: list[_Tar]) -> bytes:
     return json.dumps(tree, indent=2).encode() + b"\n"
 
 
-def check_tars(destination: RunLocation, index: str, *, due: Fingerprint, on_progress: OnProgress) -> None:
-    """Read the tars that the index names, and compare them with it and with what was written.
-
-    Raises:
-        TransientError: Something is not as it was written; the message says which tar and sample.
-    """
-    found = Fingerprint()
+def _read_back(destination: RunLocation) -> Iterator[ReadMask]:
+    """Read the tars that the index names, and compare them with it."""
     try:
         tars = {
             str(shard["url"]): (shard["nsamples"], shard["filesize"], shard["md5sum"])
-            for shard in parse_json(destination.read_bytes(index))["shardlist"]
+            for shard in parse_json(destination.read_bytes(_INDEX_NAME))["shardlist"]
         }
     except (ValueError, LookupError, TypeError) as error:
-        raise broken(destination.uri(index), f"it is not an index of tars ({error})") from error
+        raise broken(destination.uri(_INDEX_NAME), f"it is not an index of tars ({error})") from error
     for tar, written in tars.items():
         where = destination.uri(tar)
         with destination.open_input(tar) as file:
@@ -206,12 +181,10 @@ def check_tars(destination: RunLocation, index: str, *, due: Fingerprint, on_pro
                 if key in keys or record["image_id"] != key:
                     raise broken(where, f"sample {key} appears twice, or has the masks of another image")
                 keys.add(key)
-                _add_sample(found, key, image, record, where)
+                yield from _masks_of(key, image, record, where)
             stream.drain()
         if (len(keys), stream.size_bytes, stream.md5) != written:
             raise broken(where, "its samples, size or digest differ from the index")
-        on_progress(found.num_masks, due.num_masks, CHECKING)
-    due.check_equals(found, destination.root)
 
 
 class _DigestingReader:
@@ -261,7 +234,7 @@ def _samples(stream: _DigestingReader, where: str) -> Iterator[tuple[str, bytes,
         raise broken(where, str(error)) from error
 
 
-def _add_sample(found: Fingerprint, key: str, image: bytes, record: Mapping[str, Any], where: str) -> None:
+def _masks_of(key: str, image: bytes, record: Mapping[str, Any], where: str) -> Iterator[ReadMask]:
     size = (record["height"], record["width"])
     try:
         image_size = upright_size(image)
@@ -274,4 +247,4 @@ def _add_sample(found: Fingerprint, key: str, image: bytes, record: Mapping[str,
         texts = check_texts([expression["text"] for expression in mask["expressions"]], place)
         if not texts:
             raise broken(place, "it has no expression")
-        found.add(key, size, check_mask(mask, size, place), texts)
+        yield key, size, check_mask(mask, size, place), texts
