@@ -168,17 +168,13 @@ def request_for(
     run: BuiltRun, destination: RunLocation, *, is_overwriting: bool = False, target_bytes: int = 2**20, **options
 ) -> ExportRequest:
     receipts = list(latest_receipts(run.location))
-    chosen = ExportOptions(**options)
-    return ExportRequest(
-        run.location, run.header, receipts, destination, target_bytes, is_overwriting=is_overwriting, options=chosen
-    )
+    chosen = ExportOptions(target_mb=target_bytes / 1e6, **options)
+    return ExportRequest(run.location, run.header, receipts, destination, chosen, is_overwriting=is_overwriting)
 
 
 def export(name: str, run: BuiltRun, destination: RunLocation, **options) -> ExportReport:
     """Export with the format's default limit, unless `max_tokens` is given."""
-    chosen = find_export(name)
-    options = {"max_tokens": chosen.default_max_tokens, **options}
-    return chosen.write(request_for(run, destination, **options), lambda done, total, stage="": None)
+    return find_export(name).write(request_for(run, destination, **options), lambda done, total, stage="": None)
 
 
 def stored(root: Path | str) -> Counter[str]:

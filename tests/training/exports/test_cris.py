@@ -13,7 +13,7 @@ from PIL import Image
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports import cris_lmdb
+from pseudoris.training.exports import cris
 from tests.training.exports.builders import build_run, export, jpeg
 from tests.training.exports.readers_cris import folder2records
 
@@ -99,7 +99,7 @@ def test_the_command_that_the_user_runs_next_names_the_files(exported):
 @pytest.mark.parametrize("name", ["cris", "lmdb"])
 def test_memory_follows_the_shard_and_not_the_run(name, tmp_path, monkeypatch):
     # In which an LMDB is compared with what was sent.
-    monkeypatch.setattr(cris_lmdb, "_CHUNK_BYTES", 2**16)
+    monkeypatch.setattr(cris, "_CHUNK_BYTES", 2**16)
 
     def peak_bytes(num_images: int) -> int:
         # What follows the end of a JPEG is nobody's pixels.

@@ -15,7 +15,7 @@ from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.sources.exclusions import Exclusions, exclusion, name_value
-from pseudoris.training.exports import EXPORTS, ExportOptions, ExportRequest, find_export
+from pseudoris.training.exports import EXPORTS, ExportRequest, find_export
 from pseudoris.training.exports.selected_rows import UNCHECKED, ExcludedImages
 from tests.builders import images as build
 from tests.training.exports.builders import PICTURES, build_run, png
@@ -35,8 +35,7 @@ def excluded(run, exclusions: Exclusions, **values) -> dict[str, str]:
 
 def export(name, run, place, exclusions):
     receipts = list(latest_receipts(run.location))
-    options = ExportOptions(max_tokens=find_export(name).default_max_tokens)
-    request = ExportRequest(run.location, run.header, receipts, place, 2**20, options=options, exclusions=exclusions)
+    request = ExportRequest(run.location, run.header, receipts, place, exclusions=exclusions)
     return find_export(name).write(request, lambda done, total, /, stage="": None)
 
 

@@ -16,8 +16,8 @@ from pycocotools import mask as coco
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.sources.exclusions import Exclusions
+from pseudoris.training.exports.human_refs import WITHOUT_SENTENCE, WITHOUT_TEXT, RecordIds, read_human
 from pseudoris.training.exports.protocol import HumanAnnotation
-from pseudoris.training.exports.refer_records import WITHOUT_SENTENCE, WITHOUT_TEXT, RecordIds, read_human
 
 
 def ref(number: int, split: str, *texts: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports import cris_lmdb
+from pseudoris.training.exports import cris
 from tests.training.exports.builders import export, stored
 from tests.training.exports.readers_cris import CrisDataset, decode_record, folder2records
 
@@ -111,7 +111,7 @@ def test_without_its_package_the_format_says_what_to_install(built_run, place, m
 
 
 def test_many_transactions_hold_what_one_does(exported, built_run, place, monkeypatch):
-    monkeypatch.setattr(cris_lmdb, "_COMMIT_BYTES", 1_000)
+    monkeypatch.setattr(cris, "_COMMIT_BYTES", 1_000)
     report = export("lmdb", built_run, place)
     one, many = (opened(root, report.rows["records of train"]) for root in (exported[0], Path(place.root)))
     assert [one[at] for at in range(len(one))] == [many[at] for at in range(len(many))]
@@ -120,36 +120,36 @@ def test_many_transactions_hold_what_one_does(exported, built_run, place, monkey
 
 
 def test_a_file_that_does_not_read_back_never_gets_its_name(built_run, place, monkeypatch):
-    class Forgetting(cris_lmdb.RecordWriter):
+    class Forgetting(cris.RecordWriter):
         def put(self, record):
             super().put({**record, "sents": record["sents"][:1], "num_sents": 1})
 
-    monkeypatch.setattr(cris_lmdb, "RecordWriter", Forgetting)
+    monkeypatch.setattr(cris, "RecordWriter", Forgetting)
     with pytest.raises(TransientError, match="reads back as"):
         export("lmdb", built_run, place)
     assert set(stored(place.root)) == {"_export.json"}
 
 
 def test_a_wrong_length_is_told(built_run, place, monkeypatch):
-    class Miscounting(cris_lmdb.RecordWriter):
+    class Miscounting(cris.RecordWriter):
         def finish(self):
             self.num_records -= 1
             super().finish()
 
-    monkeypatch.setattr(cris_lmdb, "RecordWriter", Miscounting)
+    monkeypatch.setattr(cris, "RecordWriter", Miscounting)
     with pytest.raises(TransientError, match="__len__ is"):
         export("lmdb", built_run, place)
 
 
 def test_a_copy_that_differs_is_told(built_run, place, monkeypatch):
-    monkeypatch.setattr(cris_lmdb, "_digest", lambda local: "0" * 64)
+    monkeypatch.setattr(cris, "_digest", lambda local: "0" * 64)
     with pytest.raises(TransientError, match="differs from the file that was sent"):
         export("lmdb", built_run, place)
 
 
 def test_a_disk_that_does_not_take_it_is_told(built_run, place, monkeypatch):
     # As with a full disk: LMDB's own kind of error, from the midst of its work.
-    monkeypatch.setattr(cris_lmdb, "_MAP_BYTES", 12_288)
+    monkeypatch.setattr(cris, "_MAP_BYTES", 12_288)
     with pytest.raises(ConfigError, match=r"An LMDB cannot be written in .*Free space"):
         export("lmdb", built_run, place)
     assert set(stored(place.root)) == {"_export.json"}

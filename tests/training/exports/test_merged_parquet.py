@@ -16,7 +16,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.shard_tables import table_bytes
-from pseudoris.training.exports import ExportRequest, find_export, merged_parquet
+from pseudoris.training.exports import ExportOptions, ExportRequest, find_export, merged_parquet
 from tests.store.builders import commit, make_entries, start_run
 
 NUM_SHARDS = 12
@@ -45,7 +45,8 @@ def destination(request, tmp_path):
 def write(run, destination, *, target_bytes=2**28, **options):
     location, header = run
     receipts = list(latest_receipts(location))
-    request = ExportRequest(location, header, receipts, destination, target_bytes, **options)
+    chosen = ExportOptions(target_mb=target_bytes / 1e6)
+    request = ExportRequest(location, header, receipts, destination, chosen, **options)
     seen = []
     report = find_export("parquet").write(request, lambda done, total: seen.append((done, total)))
     return report, seen

@@ -17,7 +17,7 @@ from pseudoris.training.exports.selected_rows import UNREADABLE, TextRule
 from tests.training.exports.builders import LONG_TEXT, PICTURES, build_run, jpeg, request_for
 
 
-def wanted(run, place, rule=None, **options):
+def wanted(run, place, rule=TextRule(), **options):  # noqa: B008
     dropped = Counter()
     return list(request_for(run, place).annotations(dropped, rule=rule, **options)), dropped
 
@@ -63,7 +63,7 @@ def test_texts_with_refused_strings_are_left_out(built_run, place):
 
 
 def test_bare_masks_stay_where_they_are_wanted(built_run, place):
-    images, dropped = wanted(built_run, place, keeps_bare_masks=True)
+    images, dropped = wanted(built_run, place, TextRule(keeps_bare_masks=True))
     assert sum(len(image.masks) for image in images) == sum(len(image.masks) for image in built_run.truth)
     assert selected_rows.WITHOUT_EXPRESSION not in dropped
 
@@ -71,7 +71,7 @@ def test_bare_masks_stay_where_they_are_wanted(built_run, place):
 def test_progress_ends_with_all_images_whether_or_not_they_were_left_out(built_run, place):
     seen = []
     request = request_for(built_run, place)
-    list(request.annotations(Counter(), on_progress=lambda done, total: seen.append((done, total))))
+    list(request.annotations(Counter(), rule=TextRule(), on_progress=lambda done, total: seen.append((done, total))))
     assert seen[-1] == (len(PICTURES) + 1,) * 2
     assert seen == sorted(seen)
 
@@ -173,7 +173,7 @@ def test_images_that_have_moved_are_read_where_they_lie_now(source_run, place, t
     (tmp_path / "moved/third.jpg").write_bytes(jpeg(3))
     dropped = Counter()
     request = replace(request_for(run, place), source=str(tmp_path / "moved"))
-    images = list(request.annotations(dropped, with_bytes=True))
+    images = list(request.annotations(dropped, rule=TextRule(), with_bytes=True))
     assert [(image.key, image.data) for image in images] == [
         (name, jpeg()) for name in ("first.jpg", "second.jpg", "fourth.jpg")
     ]

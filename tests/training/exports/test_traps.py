@@ -30,7 +30,7 @@ def tmp_path(tmp_path):
 @pytest.fixture(scope="module", params=sorted(LOADERS))
 def loaded(request, built_run, tmp_path_factory) -> tuple[str, list[LoadedMask]]:
     root = tmp_path_factory.mktemp(request.param) / "export"
-    export(request.param, built_run, RunLocation.open(str(root)), max_tokens=None)
+    export(request.param, built_run, RunLocation.open(str(root)), max_tokens=0)
     return request.param, LOADERS[request.param](root)
 
 
@@ -74,7 +74,7 @@ def test_trap_texts_reach_trainers_stripped_in_small_letters_and_never_empty(nam
             yield replace(image, masks=tuple(masks))
 
     monkeypatch.setattr(selected_rows, "iter_annotations", shouted)
-    report = export(name, built_run, place, max_tokens=None)
+    report = export(name, built_run, place, max_tokens=0)
     masks = LOADERS[name](Path(place.root))
     texts = Counter(text for mask in masks for text in mask.texts)
     expected = due(built_run, name)
@@ -123,13 +123,13 @@ def test_the_length_limit_drops_what_is_longer_and_says_how_much(name, built_run
     assert report.dropped["expressions of more than 17 CLIP tokens"] == 3
     # One of those masks keeps another text; two keep none, and neither does a mask without a kept candidate.
     assert image_id(PICTURES[6][0]) not in {mask.image_id for mask in masks}
-    everything = export(name, built_run, place, max_tokens=None, is_overwriting=True)
+    everything = export(name, built_run, place, max_tokens=0, is_overwriting=True)
     assert sum("CLIP tokens" in reason for reason in everything.dropped) == 0
 
 
 @pytest.mark.parametrize("name", ["cris", "lmdb"])
 def test_seventeen_clip_tokens_are_the_default_where_the_trainers_cut_there(name):
-    assert EXPORTS[name].default_max_tokens == 17
+    assert EXPORTS[name].takes.max_tokens == 17
 
 
 @pytest.mark.parametrize("name", sorted(LOADERS))
