@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
@@ -31,36 +32,24 @@ DEFAULT_MERGED_SPLITS: Final = "val,test,testA,testB"
 FORMATS: Final = "\n".join(["Formats:", *(f"  {name:<14}  {export.summary}" for name, export in EXPORTS.items())])
 
 
-class ExportFormat(StrEnum):
-    """The choices of `--format`: what `EXPORTS` holds."""
-
-    PARQUET = "parquet"
-    REFER = "refer"
-    CRIS = "cris"
-    LMDB = "lmdb"
-    COCO = "coco"
-    SA1B = "sa1b"
-    WEBDATASET = "webdataset"
-    HF = "hf"
-    PSEUDO_RIS_CSV = "pseudo-ris-csv"
-
-
 _Destination = Annotated[str, typer.Argument(metavar="DEST", help="Empty folder or url for the export.")]
+# The choices of `--format`; the table of formats is the one list of them.
+ExportFormat: Any = StrEnum("ExportFormat", {name: name for name in EXPORTS})  # type: ignore[misc]
 _Format = Annotated[ExportFormat, typer.Option("--format", help="One of the formats below.")]
-_MaxTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--max-tokens",
-        min=0,
-        help="Leave out expressions with more CLIP tokens, start and end included. 0 keeps all. Default: the limit "
-        "of the format's trainers.",
-    ),
-]
-_Dataset = Annotated[
-    str | None, typer.Option("--dataset", help="Dataset name that the trainer asks for.", show_default="the format's")
-]
-_Split = Annotated[str, typer.Option("--split", help="Name of the split that the run is written as.")]
-_SplitBy = Annotated[str, typer.Option("--split-by", help="refer: name in the brackets of refs(<split-by>).p.")]
+
+
+def _option(name: str, **shown: Any) -> Any:
+    """Return the option of a field of `ExportOptions`, with the help and the bounds that stand there."""
+    declared = next(field.metadata for field in fields(ExportOptions) if field.name == name)
+    return typer.Option(f"--{name.replace('_', '-')}", **declared, **shown)
+
+
+_MaxTokens = Annotated[int | None, _option("max_tokens")]
+_Dataset = Annotated[str | None, _option("dataset", show_default="the format's")]
+_Split = Annotated[str, _option("split")]
+_SplitBy = Annotated[str, _option("split_by")]
+_TargetMb = Annotated[int, _option("target_mb")]
+_DistinctiveOnly = Annotated[bool, _option("distinctive_only")]
 _MergeHuman = Annotated[
     Path | None,
     typer.Option(
@@ -81,23 +70,6 @@ _MergeImages = Annotated[
         "--merge-images", metavar="FOLDER", help="Folder with the images of --merge-human. They are copied too."
     ),
 ]
-_TargetMb = Annotated[
-    int,
-    typer.Option(
-        "--target-mb",
-        min=1,
-        max=4_096,
-        help="Size of a file in MB (parquet, hf, webdataset). 128 to 512 suits most readers.",
-    ),
-]
-_DistinctiveOnly = Annotated[
-    bool,
-    typer.Option(
-        "--distinctive-only",
-        help="pseudo-ris-csv: leave out masks without a candidate above tau. Of such a mask the authors' trainer draws "
-        "any candidate.",
-    ),
-]
 _Partial = Annotated[bool, typer.Option("--partial", help="Export the committed shards of an unfinished run.")]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in DEST.")]
 
@@ -105,7 +77,7 @@ _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlie
 def export(
     out: options.Out,
     destination: _Destination,
-    export_format: _Format = ExportFormat.PARQUET,
+    export_format: _Format = ExportFormat["parquet"],
     max_tokens: _MaxTokens = None,
     dataset: _Dataset = None,
     split: _Split = DEFAULTS.split,
@@ -137,11 +109,9 @@ def export(
         exclusions=options.read_exclude(exclude, exclude_distance),
     )
     with bar(WRITING) as show:
-
-        def on_progress(done: int, total: int, /, stage: str = WRITING) -> None:
-            show(done, total, stage)
-
-        report = find_export(export_format).write(request, on_progress)
+        report = find_export(export_format).write(
+            request, lambda done, total, /, stage=WRITING: show(done, total, stage)
+        )
     stdout.print(_view(destination, report, request), soft_wrap=True)
     for note in report.notes:
         # Below the table, where no column breaks a command or a path in two.
