@@ -203,12 +203,6 @@ def train_arms(options: Options, arms: Mapping[str, Sequence[Arm]], val: str, *,
     return answered({name: [found[arm.digest()] for arm in group] for name, group in arms.items()})
 
 
-def trained_chooser(options: Options, arm: Arm) -> ChooserLearner:
-    """Return the chooser of an arm that `train_arms` has trained."""
-    folder = _folder(options, arm)
-    return load_student(folder, cache=_cache(folder))
-
-
 def summarise(seeds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Return by figure the mean over seeds, their standard deviation (of a sample; 0 of one) and the values."""
     return {
