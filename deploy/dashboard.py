@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from pseudoris.pipeline.run_metrics import METRICS, RUN_TAG, Metric
+from pseudoris.pipeline.meters import METRICS, RUN_TAG, Metric
 
 PATH: Final = Path(__file__).parent / "dashboards" / "pseudoris.json"
 

@@ -1,4 +1,4 @@
-"""Meters feed a run's metrics: from receipts on the driver, from measurements of stages in their actors.
+"""A run's metrics, and the meters that feed them: from receipts on the driver, from measured stages in actors.
 
 Outcomes are counted from receipts only. The driver sees each receipt once, so a shard that was processed twice counts
 once. A meter never fails a shard: values that Ray does not accept are dropped and logged.
@@ -11,17 +11,158 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 import pyarrow as pa
 from ray.util import metrics as ray_metrics
 
-from pseudoris.pipeline import run_metrics
-from pseudoris.pipeline.run_metrics import METRICS, RUN_TAG, Metric
 from pseudoris.schemas import measures
 from pseudoris.schemas.run_records import Receipt
 
 logger = logging.getLogger(__name__)
+
+Kind = Literal["counter", "gauge", "histogram"]
+Group = Literal["Throughput", "Outcomes", "Stages"]
+
+# The prefix that Ray adds to each name.
+RAY_PREFIX: Final = "ray_"
+RUN_TAG: Final = "run"
+
+_SECONDS: Final = (0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0)
+_SHARES: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: The name given to Ray; `series` has the names in Prometheus.
+        kind: Kind of instrument.
+        unit: `images`, `seconds`, `bytes`, `share` …; it sets the unit of a panel's axis.
+        description: What it counts, and when.
+        group: Row of the dashboard.
+        tags: Label keys; every metric has `run`.
+        boundaries: Upper bounds of a histogram's buckets. Ray counts each value as the middle of its bucket, so a mean
+            is only as exact as the buckets are narrow.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+    group: Group
+    tags: tuple[str, ...] = (RUN_TAG,)
+    boundaries: tuple[float, ...] = ()
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """Names of its series in Prometheus; for a histogram: the buckets, their sum and their count."""
+        base = f"{RAY_PREFIX}{self.name}"
+        if self.kind == "histogram":
+            return (f"{base}_bucket", f"{base}_sum", f"{base}_count")
+        return (f"{base}_total",) if self.kind == "counter" else (base,)
+
+
+# Each metric stands once: Ray's instruments and the Grafana dashboard are both built from these.
+METRICS: Final = (
+    IMAGES := Metric(
+        "pseudoris_images",
+        "counter",
+        "images",
+        "Images of committed shards, by outcome; quarantined images by reason.",
+        "Outcomes",
+        (RUN_TAG, "outcome", "reason"),
+    ),
+    MASKS := Metric("pseudoris_masks", "counter", "masks", "Masks of committed shards.", "Throughput"),
+    CANDIDATES := Metric(
+        "pseudoris_candidates",
+        "counter",
+        "expressions",
+        "Candidate expressions of committed shards; equal captions of a mask count once.",
+        "Throughput",
+    ),
+    KEPT := Metric("pseudoris_kept", "counter", "expressions", "Candidates that passed the filter.", "Throughput"),
+    SHARDS := Metric("pseudoris_shards", "counter", "shards", "Shards whose commit reached the driver.", "Throughput"),
+    REPEATS := Metric(
+        "pseudoris_repeats",
+        "counter",
+        "attempts",
+        "Attempts that a pool repeated on a shard after the loss of a process, node or driver.",
+        "Outcomes",
+    ),
+    STORAGE_RETRIES := Metric(
+        "pseudoris_storage_retries",
+        "counter",
+        "requests",
+        "Storage requests that were retried, by step.",
+        "Outcomes",
+        (RUN_TAG, "step"),
+    ),
+    # Not a histogram: Ray sums one by the middles of its buckets, and a stage's share of the time should be exact.
+    STAGE_SECONDS := Metric(
+        "pseudoris_stage_seconds",
+        "counter",
+        "seconds",
+        "Seconds that stages worked on committed shards. Its rate is the number of busy processes of a stage.",
+        "Stages",
+        (RUN_TAG, "stage"),
+    ),
+    LOAD_SECONDS := Metric(
+        "pseudoris_load_seconds",
+        "histogram",
+        "seconds",
+        "Seconds that an actor took to load a stage's model.",
+        "Stages",
+        (RUN_TAG, "stage"),
+        _SECONDS,
+    ),
+    BATCH_FILL := Metric(
+        "pseudoris_batch_fill",
+        "histogram",
+        "share",
+        "Share of a forward pass's rows that are not padding, by kind of row.",
+        "Stages",
+        (RUN_TAG, "of"),
+        _SHARES,
+    ),
+    QUEUE_WAIT_SECONDS := Metric(
+        "pseudoris_queue_wait_seconds",
+        "histogram",
+        "seconds",
+        "Seconds from the end of a shard's last step to the start of a pool's work on it. clocks=one: both times were "
+        "read on one node. clocks=two: on two nodes, whose clocks may differ; a negative difference counts as 0.",
+        "Stages",
+        (RUN_TAG, "pool", "clocks"),
+        _SECONDS,
+    ),
+    BUSY_SECONDS := Metric(
+        "pseudoris_busy_seconds",
+        "counter",
+        "seconds",
+        "Seconds that actors of a pool worked on shards.",
+        "Stages",
+        (RUN_TAG, "pool"),
+    ),
+    IDLE_SECONDS := Metric(
+        "pseudoris_idle_seconds",
+        "counter",
+        "seconds",
+        "Seconds that actors of a pool waited for their next shard, after their models were loaded.",
+        "Stages",
+        (RUN_TAG, "pool"),
+    ),
+    # Not a gauge: Ray drops a gauge a few seconds after its process ends, or earlier.
+    CACHE_BYTES := Metric(
+        "pseudoris_cache_bytes",
+        "histogram",
+        "bytes",
+        "Peak bytes of a captioner's keys and values during a shard.",
+        "Stages",
+        boundaries=tuple(2.0**exponent for exponent in range(12, 38, 2)),
+    ),
+)
 
 _Instrument = ray_metrics.Counter | ray_metrics.Gauge | ray_metrics.Histogram
 
@@ -70,16 +211,16 @@ class RunMeter:
         _record_counts(self._meter, "driver")
         counts = receipt.counts
         for outcome, number in (("annotated", counts.annotated), ("empty", counts.empty)):
-            self._meter.record(run_metrics.IMAGES, number, {"outcome": outcome, "reason": "none"})
+            self._meter.record(IMAGES, number, {"outcome": outcome, "reason": "none"})
         for reason, number in counts.reasons.items():
-            self._meter.record(run_metrics.IMAGES, number, {"outcome": "quarantined", "reason": reason})
-        self._meter.record(run_metrics.MASKS, counts.masks)
-        self._meter.record(run_metrics.CANDIDATES, counts.expressions)
-        self._meter.record(run_metrics.KEPT, counts.kept)
-        self._meter.record(run_metrics.SHARDS, 1)
-        self._meter.record(run_metrics.REPEATS, receipt.num_repeats)
+            self._meter.record(IMAGES, number, {"outcome": "quarantined", "reason": reason})
+        self._meter.record(MASKS, counts.masks)
+        self._meter.record(CANDIDATES, counts.expressions)
+        self._meter.record(KEPT, counts.kept)
+        self._meter.record(SHARDS, 1)
+        self._meter.record(REPEATS, receipt.num_repeats)
         for stage, seconds in receipt.seconds.items():
-            self._meter.record(run_metrics.STAGE_SECONDS, seconds, {"stage": stage})
+            self._meter.record(STAGE_SECONDS, seconds, {"stage": stage})
 
 
 class StageMeter:
@@ -109,28 +250,28 @@ class StageMeter:
             on_node: Ray's id of this node.
         """
         started = time.perf_counter()
-        self._meter.record(run_metrics.IDLE_SECONDS, started - self._idle_since, {"pool": self._pool})
+        self._meter.record(IDLE_SECONDS, started - self._idle_since, {"pool": self._pool})
         with _harmless():
             wait_s = max(0.0, time.time() - float(block.schema.metadata[_ENQUEUE_TIME]))
             clocks = "one" if nodes[-1] == on_node else "two"
-            self._meter.record(run_metrics.QUEUE_WAIT_SECONDS, wait_s, {"pool": self._pool, "clocks": clocks})
+            self._meter.record(QUEUE_WAIT_SECONDS, wait_s, {"pool": self._pool, "clocks": clocks})
         try:
             with measures.collecting() as collected:
                 yield
             self._take(collected)
         finally:
             self._idle_since = time.perf_counter()
-            self._meter.record(run_metrics.BUSY_SECONDS, self._idle_since - started, {"pool": self._pool})
+            self._meter.record(BUSY_SECONDS, self._idle_since - started, {"pool": self._pool})
 
     def _take(self, collected: measures.Measures) -> None:
         for (name, of), values in collected.values.items():
             if name == measures.CACHE_BYTES:
-                self._meter.record(run_metrics.CACHE_BYTES, max(values))
+                self._meter.record(CACHE_BYTES, max(values))
             elif name == measures.LOAD_SECONDS:
-                self._meter.record(run_metrics.LOAD_SECONDS, sum(values), {"stage": of})
+                self._meter.record(LOAD_SECONDS, sum(values), {"stage": of})
             elif name == measures.BATCH_FILL:
                 for value in values:
-                    self._meter.record(run_metrics.BATCH_FILL, value, {"of": of})
+                    self._meter.record(BATCH_FILL, value, {"of": of})
         _record_counts(self._meter, self._pool)
 
 
@@ -147,7 +288,7 @@ def _task_meter(run: str) -> Meter:
 
 def _record_counts(meter: Meter, step: str) -> None:
     retries = measures.take_counts().get(measures.STORAGE_RETRIES, 0)
-    meter.record(run_metrics.STORAGE_RETRIES, retries, {"step": step})
+    meter.record(STORAGE_RETRIES, retries, {"step": step})
 
 
 def stamp_enqueue_time(block: pa.Table) -> pa.Table:

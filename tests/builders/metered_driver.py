@@ -14,8 +14,7 @@ from dataclasses import asdict
 import ray
 
 from pseudoris.pipeline.annotation import annotate
-from pseudoris.pipeline.meters import Meter
-from pseudoris.pipeline.run_metrics import METRICS
+from pseudoris.pipeline.meters import METRICS, Meter
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.runs.pending_work import Committed, RunEvent
 

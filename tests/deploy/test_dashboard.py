@@ -8,7 +8,7 @@ import re
 import pytest
 
 from pseudoris.deploy.dashboard import MACHINES, PATH, panel_of, to_json
-from pseudoris.pipeline.run_metrics import METRICS
+from pseudoris.pipeline.meters import METRICS
 
 BOARD = json.loads(PATH.read_text())
 GRAPHS = [panel for panel in BOARD["panels"] if panel["type"] == "timeseries"]

@@ -16,8 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pseudoris.pipeline import meters
-from pseudoris.pipeline.meters import StageMeter, report_counts, stamp_enqueue_time
-from pseudoris.pipeline.run_metrics import METRICS
+from pseudoris.pipeline.meters import METRICS, StageMeter, report_counts, stamp_enqueue_time
 from pseudoris.schemas.measures import (
     BATCH_FILL,
     CACHE_BYTES,
