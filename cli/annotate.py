@@ -80,7 +80,7 @@ def annotate(
     exclusions = options.read_exclude(exclude, exclude_distance, only)
     run_options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=exclusions)
     if dry_run:
-        from pseudoris.pipeline.dry_run import dry_run as preview
+        from pseudoris.pipeline.annotation import dry_run as preview
 
         stdout.print(plan_view(preview(source, out, config, options=run_options)))
         return

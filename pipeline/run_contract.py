@@ -36,8 +36,8 @@ class RunOptions:
     exclusions: Exclusions = field(default_factory=Exclusions)
 
 
-def check_options(location: RunLocation, options: RunOptions) -> None:
-    """Accept `options` if they fit the run in `location`, if there is one.
+def check_options(location: RunLocation, options: RunOptions) -> RunHeader | None:
+    """Accept `options` if they fit the run in `location`; return its header, None if there is no run.
 
     Raises:
         ConfigError: There is no run to retry or to extend, another command made it, it excludes other images, or two
@@ -54,6 +54,7 @@ def check_options(location: RunLocation, options: RunOptions) -> None:
     if header is not None:
         check_origin(location, header, "annotate")
         check_exclusions(header, options.exclusions)
+    return header
 
 
 def sampled_without(location: RunLocation, header: RunHeader | None, options: RunOptions) -> Exclusions | None:

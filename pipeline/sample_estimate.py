@@ -14,17 +14,19 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from pseudoris.pipeline.annotation import opened
 from pseudoris.pipeline.cluster import connected, node_resources
-from pseudoris.pipeline.domain_sample import accepted_domain, sampled
+from pseudoris.pipeline.domain_sample import accepted_domain
 from pseudoris.pipeline.executor import run_shards
 from pseudoris.pipeline.fan_out import list_on_cluster
-from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster
+from pseudoris.pipeline.identity import identity_on_cluster
 from pseudoris.pipeline.resources import plan_actors
+from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import Identity, Receipt
+from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
@@ -32,7 +34,7 @@ from pseudoris.store.runs.garbage import remove_run
 from pseudoris.store.runs.pending_work import fault_error
 from pseudoris.store.runs.plan import PlanTally, assign_shards, plan_run
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, nothing_is_left
-from pseudoris.store.sources import SourceItem, open_source
+from pseudoris.store.sources import SourceItem
 from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE
@@ -40,6 +42,13 @@ from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE
 DEFAULT_SAMPLE: Final = 200
 # Enough shards for resampling and for every actor of a small cluster; each shard still fills a few tiles of a batch.
 NUM_SHARDS: Final = 16
+
+_NUM_RESAMPLES: Final = 2_000
+_MODEL_STAGES: Final = (STAGE_PROPOSE, STAGE_CAPTION, STAGE_FILTER)
+_NO_REACH: Final = (
+    "the cluster has {num_nodes} nodes, and the others cannot read this node's temporary folder: use --scratch to name "
+    "a folder or bucket that all nodes can reach. Other files in it are not changed"
+)
 
 # Called with the sampled images committed so far, and the size of the sample.
 OnProgress = Callable[[int, int], None]
@@ -89,47 +98,39 @@ def estimate(
 ) -> Estimate:
     """Run a sample of SOURCE through the graph of a run into a temporary output, and extrapolate to the whole.
 
-    Args:
-        source: As for a run.
-        config: As for a run; its seed draws the sample.
-        size: Images to draw; all if SOURCE has fewer.
-        num_gpus: GPUs that the run would have; by default those of the cluster.
-        scratch: Folder or url for the temporary output, which is removed at the end; every node must reach it. By
-            default a temporary folder of this machine, which works only if this is the only node.
-        exclusions: As for a run: images that are left out by name, and quarantined by content.
-        on_progress: Called after each commit.
+    `num_gpus` are those that the run would have, by default the cluster's. `scratch` is a folder or url for the
+    temporary output, which every node must reach; by default a folder of this machine.
 
     Raises:
         ConfigError: SOURCE, the configuration, the placement or `scratch` cannot be used.
     """
     _check_gpus(num_gpus, config)
     exclusions = exclusions or Exclusions()
-    listing = open_source(source, config.source, limits=config.placement.storage)
-    # Checked before Ray, which takes seconds to start: most mistakes are in a path.
-    listing.check_not_empty()
     with ExitStack() as stack:
         location = stack.enter_context(_temporary_output(scratch, config))
-        with sampled(config, listing, exclusions) as domain_found:
-            here = identity_before_ray(config, None, listing.name, location=location)
-            domain = accepted_domain(domain_found(), config)
+        with opened(source, location, config, RunOptions(exclusions=exclusions)) as start:
+            domain = accepted_domain(start.domain_found(), config)
         stack.enter_context(connected(config.placement.address, config.placement.start_timeout_s))
         nodes = node_resources()
-        _check_reach(scratch, len(nodes))
+        if scratch is None and len(nodes) > 1:
+            raise ConfigError(_NO_REACH.format(num_nodes=len(nodes)))
         actors = plan_actors(nodes, config)
-        # Before the listing, which may take an hour: a missing weight file is reported first.
-        identity = here or identity_on_cluster(config)
+        identity = start.here or identity_on_cluster(config)
         excluded = ExcludedItems(exclusions)
-        items = excluded.kept(list_on_cluster(listing, config.placement.read))
+        items = excluded.kept(list_on_cluster(start.listing, config.placement.read))
         sample = draw_sample(items, config, size=size, seed=config.compute.seed)
         if excluded.total and not sample.items:
             raise nothing_is_left(exclusions, excluded)
-        job = _planned(sample, location, listing.name, config, identity=identity, exclusions=exclusions)
-        load_s, receipts = _run(job, actors, on_progress)
+        small = _small_shards(config, len(sample.items))
+        header = plan_run(
+            location, sample.items, source=start.listing.name, identity=identity, config=small, exclusions=exclusions
+        )
+        load_s, receipts = _run(Job(start.listing.name, location, header, small), actors, on_progress)
     return summarise(
         sample.tally,
         receipts,
         config,
-        source=listing.name,
+        source=start.listing.name,
         device_kind=identity.device_kind,
         actors=actors,
         num_gpus=num_gpus,
@@ -140,27 +141,16 @@ def estimate(
 
 
 def _check_gpus(num_gpus: float | None, config: RunConfig) -> None:
-    device = config.compute.device
-    if num_gpus is not None and device != "cuda":
+    if num_gpus is not None and (device := config.compute.device) != "cuda":
         raise ConfigError(
             f"--gpus says how many GPUs the run would have, but compute.device is {device}: leave --gpus out"
         )
 
 
-def _planned(
-    sample: Sample,
-    location: RunLocation,
-    source: str,
-    config: RunConfig,
-    *,
-    identity: Identity,
-    exclusions: Exclusions,
-) -> Job:
-    # Smaller shards than the run's: a single shard would use one actor and give no interval.
-    shards = config.shards.model_copy(update={"max_images": max(1, -(-len(sample.items) // NUM_SHARDS))})
-    small = config.model_copy(update={"shards": shards})
-    header = plan_run(location, sample.items, source=source, identity=identity, config=small, exclusions=exclusions)
-    return Job(source, location, header, small)
+def _small_shards(config: RunConfig, num_images: int) -> RunConfig:
+    """Return the configuration with smaller shards: a single shard would use one actor and give no interval."""
+    shards = config.shards.model_copy(update={"max_images": max(1, -(-num_images // NUM_SHARDS))})
+    return config.model_copy(update={"shards": shards})
 
 
 def _run(job: Job, actors: Mapping[str, int], on_progress: OnProgress) -> tuple[float, list[Receipt]]:
@@ -194,18 +184,6 @@ def _temporary_output(scratch: str | None, config: RunConfig) -> Iterator[RunLoc
             yield location
         finally:
             remove_run(location)
-
-
-def _check_reach(scratch: str | None, num_nodes: int) -> None:
-    if scratch is None and num_nodes > 1:
-        raise ConfigError(
-            f"the cluster has {num_nodes} nodes, and the others cannot read this node's temporary folder: use "
-            "--scratch to name a folder or bucket that all nodes can reach. Other files in it are not changed"
-        )
-
-
-_NUM_RESAMPLES: Final = 2_000
-_MODEL_STAGES: Final = (STAGE_PROPOSE, STAGE_CAPTION, STAGE_FILTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,35 +261,31 @@ def summarise(
 ) -> Estimate:
     """Return the estimate for the `whole` listing from the receipts of a sample."""
     warm = receipts[num_warming(len(receipts), actors) :]
-    warm_images = _column(warm, lambda receipt: receipt.counts.images)
-    unit_s = _column(warm, lambda receipt: unit_seconds(receipt.seconds, config))
-    warm_draws = _resamples(len(warm), seed=config.compute.seed)
+    draws, warm_draws = _resamples(len(receipts), config.compute.seed), _resamples(len(warm), config.compute.seed)
     images = _column(receipts, lambda receipt: receipt.counts.images)
+    warm_images = _column(warm, lambda receipt: receipt.counts.images)
     quarantined = _column(receipts, lambda receipt: receipt.counts.quarantined)
-    fixed_bytes = sum(len(table_bytes(schema.empty_table())) for schema in SCHEMAS.values())
+    unit_s = _column(warm, lambda receipt: unit_seconds(receipt.seconds, config))
     # The size of a shard's footers is known; the sample's small shards would overstate it.
+    fixed_bytes = sum(len(table_bytes(schema.empty_table())) for schema in SCHEMAS.values())
     bytes_ = _column(receipts, lambda receipt: sum(p.size_bytes for p in receipt.parts.values()) - fixed_bytes)
-    draws = _resamples(len(receipts), seed=config.compute.seed)
-    num_images, num_shards = whole.num_images, whole.num_shards
-    num_units = _num_units(config, actors) if num_gpus is None else num_gpus
-    unit_hours = _ratio(unit_s, warm_images, warm_draws, num_images / 3_600)
+    unit_hours = _ratio(unit_s, warm_images, warm_draws, whole.num_images / 3_600)
     if num_gpus is None:
         wall_s = _column(warm, _wall_seconds(warm, config, actors))
-        hours = _ratio(wall_s, warm_images, warm_draws, num_images / 3_600)
+        hours = _ratio(wall_s, warm_images, warm_draws, whole.num_images / 3_600)
     else:
         hours = Interval(*(each / num_gpus for each in (unit_hours.value, unit_hours.low, unit_hours.high)))
-    size = _ratio(bytes_, images, draws, num_images)
-    fixed = num_shards * fixed_bytes
+    size, fixed = _ratio(bytes_, images, draws, whole.num_images), whole.num_shards * fixed_bytes
     return Estimate(
         source=source,
-        num_images=num_images,
-        num_shards=num_shards,
+        num_images=whole.num_images,
+        num_shards=whole.num_shards,
         num_sampled=int(images.sum()),
         num_sample_shards=len(receipts),
         num_warming_shards=len(receipts) - len(warm),
         device_kind=device_kind,
         unit="GPU" if config.compute.device == "cuda" else "CPU actor",
-        num_units=num_units,
+        num_units=_num_units(config, actors) if num_gpus is None else num_gpus,
         load_s=load_s,
         images_per_s=_ratio(warm_images, unit_s, warm_draws, 1.0),
         hours=hours,
@@ -362,7 +336,7 @@ def _column(receipts: list[Receipt], of: Callable[[Receipt], float]) -> npt.NDAr
     return np.array([of(receipt) for receipt in receipts], np.float64)
 
 
-def _resamples(num_shards: int, *, seed: int) -> npt.NDArray[np.int64]:
+def _resamples(num_shards: int, seed: int) -> npt.NDArray[np.int64]:
     """Return the shards of each resample, (resamples, shards), drawn with replacement."""
     return np.random.default_rng(seed).integers(0, num_shards, (_NUM_RESAMPLES, num_shards))
 

@@ -7,8 +7,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from pseudoris.pipeline.annotation import annotate
-from pseudoris.pipeline.dry_run import dry_run
+from pseudoris.pipeline.annotation import annotate, dry_run
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run

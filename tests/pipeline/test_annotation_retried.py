@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from pseudoris.pipeline.annotation import annotate
-from pseudoris.pipeline.dry_run import dry_run
+from pseudoris.pipeline.annotation import annotate, dry_run
 from pseudoris.pipeline.executor import run_shards
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.pipeline.shard_tasks import Job, Retry

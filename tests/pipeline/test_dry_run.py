@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pseudoris.pipeline.dry_run import dry_run
+from pseudoris.pipeline.annotation import dry_run
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
@@ -76,6 +76,6 @@ def only_images(source, file, format_):
 
 
 def test_an_empty_folder_is_refused_before_ray_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("pseudoris.pipeline.dry_run.connected", lambda *_: pytest.fail("Ray was started"))
+    monkeypatch.setattr("pseudoris.pipeline.annotation.connected", lambda *_: pytest.fail("Ray was started"))
     with pytest.raises(ConfigError, match="no image"):
         dry_run(str(tmp_path), str(tmp_path / "out"), stub_config())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pseudoris.images.child_process import start_child
-from pseudoris.pipeline import annotation, domain_sample, dry_run, identity, sample_estimate
+from pseudoris.pipeline import annotation, domain_sample, identity, sample_estimate
 from pseudoris.pipeline.domain_sample import sampled
 from pseudoris.pipeline.identity import identity_before_ray, measure_identity
 from pseudoris.pipeline.run_contract import RunOptions, sampled_without
@@ -33,7 +33,7 @@ HERE = make_identity()
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch):
     """Make a start of Ray an error, and this process one that is not connected."""
-    for module in (annotation, dry_run, sample_estimate):
+    for module in (annotation, sample_estimate):
         monkeypatch.setattr(module, "connected", lambda *_: pytest.fail("Ray was started"))
     monkeypatch.setattr(identity, "joins_cluster", lambda address: False)
 
@@ -47,8 +47,7 @@ def measured(monkeypatch):
         return HERE.model_copy(update={"method": config.method(), "device_kind": "another", **answer})
 
     monkeypatch.setattr(identity, "measure_identity", measure)
-    for module in (annotation, dry_run):
-        monkeypatch.setattr(module, "sampled", lambda *_: nullcontext(lambda: None))
+    monkeypatch.setattr(annotation, "sampled", lambda *_: nullcontext(lambda: None))
     return answer
 
 
@@ -65,7 +64,7 @@ def out(tmp_path, source):
     return str(tmp_path / "out")
 
 
-COMMANDS = pytest.mark.parametrize("command", [annotation.annotate, dry_run.dry_run], ids=["annotate", "dry run"])
+COMMANDS = pytest.mark.parametrize("command", [annotation.annotate, annotation.dry_run], ids=["annotate", "dry run"])
 
 
 @COMMANDS
@@ -96,11 +95,11 @@ def test_a_dry_run_of_a_source_on_this_disk_starts_no_ray(measured, source, tmp_
     (folder / "more.parquet").write_bytes(parquet_bytes({"bytes": [png(seed=n) for n in range(4)]}))
     measured["weights"] = dict.fromkeys(("propose", "caption", "filter"), "b" * 64)
     out, options = str(tmp_path / "out"), RunOptions()
-    plan = dry_run.dry_run(str(folder / name), out, load_config("tiny"), options=options)
+    plan = annotation.dry_run(str(folder / name), out, load_config("tiny"), options=options)
     assert plan.num_images == {"": 10, "more.tar": 5, "more.parquet": 4}[name]
     assert plan.actors["fused"] >= 1
     with pytest.raises(pytest.fail.Exception, match="Ray was started"):
-        dry_run.dry_run(
+        annotation.dry_run(
             str(folder), out, load_config("tiny", None, ["compute.device=cuda", "placement.fused.num_gpus=1"])
         )
 
@@ -123,9 +122,7 @@ def test_other_versions_are_refused_before_ray(command, measured, out, source):
         command(source, out, load_config("tiny"))
     mixed = load_config("tiny", None, ["placement.allow_mixed=true"])
     location = RunLocation.open(out)
-    assert identity_before_ray(mixed, annotation.read_header(location), source, location=location).versions == {
-        "x": "2"
-    }
+    assert identity_before_ray(mixed, read_header(location), source, location=location).versions == {"x": "2"}
 
 
 def test_of_a_cluster_only_the_settings_are_known(monkeypatch, out, source):
@@ -164,12 +161,11 @@ def test_a_decoder_that_is_not_installed_is_refused_before_ray(source, tmp_path)
 @pytest.fixture(params=["annotate", "dry run", "estimate"])
 def refusal(request, monkeypatch, source, tmp_path):
     """Return a function from a config to what the command says."""
-    for module in (annotation, dry_run, sample_estimate):
-        monkeypatch.setattr(module, "sampled", lambda *_: nullcontext(lambda: None))
+    monkeypatch.setattr(annotation, "sampled", lambda *_: nullcontext(lambda: None))
     out = str(tmp_path / "out")
     calls = {
         "annotate": lambda config: annotation.annotate(source, out, config),
-        "dry run": lambda config: dry_run.dry_run(source, out, config),
+        "dry run": lambda config: annotation.dry_run(source, out, config),
         "estimate": lambda config: sample_estimate.estimate(source, config, size=1),
     }
 
@@ -287,12 +283,12 @@ def extended(source, out):
     """Extend a run of this machine by images that it does not know."""
     config = load_config("tiny")
     start_run(RunLocation.open(out), make_entries(1), source=source, identity=measure_identity(config))
-    dry_run.dry_run(source, out, config, options=RunOptions(is_extension=True))
+    annotation.dry_run(source, out, config, options=RunOptions(is_extension=True))
 
 
 UNKNOWN = {
     "extension": extended,
-    "dry run": lambda source, out: dry_run.dry_run(source, out, load_config("tiny")),
+    "dry run": lambda source, out: annotation.dry_run(source, out, load_config("tiny")),
     "estimate": lambda source, out: sample_estimate.estimate(source, load_config("tiny"), size=1),
 }
 
