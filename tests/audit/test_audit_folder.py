@@ -43,11 +43,6 @@ def test_two_people_of_one_name_are_told_apart_by_the_line(audit, tmp_path):
         add_file(audit, written(tmp_path / "laptop", "p1", verdict="untrue"))
 
 
-def test_a_file_that_is_not_there_is_named(audit, tmp_path):
-    with pytest.raises(ConfigError, match=r"gone.jsonl cannot be read"):
-        add_file(audit, tmp_path / "gone.jsonl")
-
-
 def test_files_added_at_once_are_added_one_after_the_other(audit, tmp_path):
     first = written(tmp_path / "phone", "p1").read_bytes()
     files = [tmp_path / "first.jsonl", written(tmp_path / "phone", "p2")]
@@ -55,9 +50,3 @@ def test_files_added_at_once_are_added_one_after_the_other(audit, tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: add_file(audit, files[number % 2]), range(32)))
     assert (audit.path / "verdicts" / "ana.jsonl").read_bytes() == files[1].read_bytes()
-
-
-def test_a_folder_in_the_place_of_the_audits_own_file_is_named(audit, tmp_path):
-    (audit.path / "verdicts" / "ana.jsonl").mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"verdicts/ana\.jsonl is a folder, not a file of verdicts: move it out"):
-        add_file(audit, written(tmp_path / "phone", "p1"))

@@ -80,19 +80,6 @@ def test_a_run_smaller_than_the_sample_is_judged_whole(run, tmp_path):
     assert audit.pairs.num_rows == found.record.population.pairs
 
 
-def test_images_without_a_mask_are_asked_for_missed_objects_too(run, tmp_path):
-    _, audit = drawn(run, tmp_path)
-    asked = audit.images.filter(audit.images["is_asked_missed"]).to_pylist()
-    assert min(len(row["masks"]) for row in asked) == 0
-    assert sum(1 / row["inclusion"] for row in asked) == pytest.approx(audit.draw.population.images)
-
-
-def test_no_audit_is_overwritten(run, tmp_path):
-    drawn(run, tmp_path)
-    with pytest.raises(ConfigError, match="holds an audit already"):
-        drawn(run, tmp_path)
-
-
 def test_an_audit_is_not_drawn_into_a_folder_of_other_files(run, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"holds other files, such as 'notes.txt'. Name a new folder"):
@@ -114,10 +101,3 @@ def test_a_changed_file_of_the_draw_is_refused(run, tmp_path, name):
     (tmp_path / name).write_bytes(data.replace(b"0", b"1", 1))
     with pytest.raises(ConfigError, match=f"{name}.* was changed after it was"):
         AuditFolder.open(tmp_path)
-
-
-def test_a_run_in_a_bucket_is_drawn_from_like_one_on_disk(s3_server, s3_bucket, tmp_path):
-    location = RunLocation.open(f"s3://{s3_bucket}/run", s3_server.endpoint_url)
-    _, audit = drawn((location, scored_run(location, num_shards=1)), tmp_path / "audit")
-    assert audit.draw.run.location == location.root
-    assert all(audit.pictures().values())

@@ -78,17 +78,6 @@ def test_twenty_verdicts_by_keyboard_survive_a_closed_browser_tab(open_page, aud
     assert len({line["pair"] for line in found}) == 20
 
 
-def test_two_raters_of_one_browser_have_files_of_their_own(open_page, audit, address, tmp_path):
-    page = open_page(address, accept_downloads=True)
-    for rater, verdict in (("ana", "right"), ("bob", "untrue")):
-        page.goto(f"{address}?rater={rater}")
-        for _ in range(3):
-            give_verdict(page, verdict)
-        assert {line["verdict"] for line in lines_of(downloaded(page, tmp_path))} == {verdict}
-        add_file(audit, tmp_path / f"{rater}.jsonl")
-    assert [answers.rater for answers in audit.answers()] == ["ana", "bob"]
-
-
 def test_follow_ups_are_asked_until_one_is_right_and_an_undo_takes_each_answer_back(open_page, address, tmp_path):
     page = open_page(f"{address}?rater=ana", accept_downloads=True)
     for _ in range(24):
@@ -105,20 +94,6 @@ def test_follow_ups_are_asked_until_one_is_right_and_an_undo_takes_each_answer_b
     assert "Another text" not in page.locator("#task").inner_text()
     kinds = [line["line"] for line in lines_of(downloaded(page, tmp_path))][-4:]
     assert kinds == ["verdict", "undo", "undo", "verdict"]
-
-
-def test_a_tap_on_a_phone_answers_and_all_answers_are_on_the_screen(open_page, address, tmp_path):
-    phone = {"viewport": {"width": 390, "height": 664}, "has_touch": True, "is_mobile": True}
-    page = open_page(address, accept_downloads=True, **phone)
-    page.locator("#name").fill("Ana Two")
-    page.locator("#start button").tap()
-    ready(page)
-    boxes = [button.bounding_box() for button in page.locator("#answers button").all()]
-    page.locator("#answers button").nth(1).tap()
-    page.wait_for_function("() => document.querySelector('#progress').value > 0")
-    ready(page)
-    assert all(box["y"] + box["height"] <= 664 and box["x"] + box["width"] <= 390 for box in boxes)
-    assert [line["verdict"] for line in lines_of(downloaded(page, tmp_path))] == ["several"]
 
 
 def test_a_static_page_stores_in_the_browser_and_gives_the_file_that_add_reads(open_page, audit, tmp_path):

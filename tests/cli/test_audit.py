@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.verdicts import UndoLine, VerdictLine
+from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
@@ -41,12 +41,6 @@ def test_draw_says_which_questions_it_will_answer_how_precisely(out, tmp_path):
     assert "missed objects an image" in printed
     assert "masks with a right expression" in printed
     assert AuditFolder.open(tmp_path / "audit").draw.run.location == out
-
-
-@pytest.mark.parametrize("inside", ["", "/audit", "/masks/audit"])
-def test_an_audit_is_not_drawn_into_the_run(out, inside):
-    with pytest.raises(ConfigError, match=r"is inside the run\. Choose a folder outside it"):
-        ran("draw", out, f"{out}{inside}")
 
 
 @pytest.mark.parametrize("inside", ["", "/page"])
@@ -126,12 +120,6 @@ def test_the_runs_own_data_card_cites_an_audit_and_no_table_changes(tmp_path):
         write_datacard(out)
 
 
-def test_an_audit_without_a_verdict_is_not_cited(out, tmp_path):
-    judged(out, tmp_path / "audit", number=0)
-    with pytest.raises(ConfigError, match=r"no kept pair of .* was judged yet"):
-        ran("report", tmp_path / "audit", "--cite")
-
-
 def test_what_a_refilter_keeps_of_strata_without_a_draw_is_told_and_not_cited(tmp_path):
     out = RunLocation.open(str(tmp_path / "run"))
     scored_run(out, "filtering.tau=1.3")
@@ -166,15 +154,3 @@ def test_what_is_no_file_of_a_rater_is_named_with_the_remedy(out, tmp_path):
     (verdicts / "bob.jsonl").mkdir()
     with pytest.raises(ConfigError, match=r"verdicts/bob\.jsonl is a folder, not a file of verdicts"):
         ran("report", tmp_path / "audit")
-
-
-def test_answers_that_were_replaced_or_undone_are_told(out, tmp_path):
-    audit = judged(out, tmp_path / "audit", number=2)
-    assert "do not count any more" not in ran("report", audit.path)
-    first, second, *_ = audit.pairs["pair_id"].to_pylist()
-    with VerdictFile.open(audit.path, "ana", audit.known) as file:
-        for answer in (*(VerdictLine(pair=first, verdict="untrue") for _ in range(3)), UndoLine(pair=second)):
-            file.append(answer)
-    told = "Answers of ana that do not count any more: 3 replaced, 1 undone."
-    assert told in ran("report", audit.path)
-    assert told in ran("add", audit.path, audit.path / "verdicts" / "ana.jsonl")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -13,7 +12,6 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.store.location import RunLocation
-from tests.builders.command import pseudoris_here
 from tests.builders.scene_runs import said, scene_run, scenes, scored, truth_bytes
 
 KNOWN = scenes(8)
@@ -60,22 +58,6 @@ def test_the_yaml_is_laid_over_a_preset(demo, tmp_path, truth):
     assert "on these 8 images, it keeps" in found.output
 
 
-def test_what_cannot_be_reached_is_said(demo):
-    found = invoke(demo / "run", "--truth", "synthworld", "--coverage", 1.0, "--images", 4)
-    assert "No bounds reach this coverage and yield" in found.output
-    assert "on these 4 images" in found.output
-
-
-def test_a_yield_that_cannot_be_reached_without_a_truth_is_said(demo):
-    found = invoke(demo / "run", "--yield", 50)
-    assert "No bounds reach a yield of 50. The nearest is " in found.output
-    assert "at most 3 captions per mask are kept" in found.output
-    assert " (wanted: about 50)" in found.output
-    near = invoke(demo / "run", "--yield", 1)
-    assert "No bounds reach" not in near.output
-    assert " (wanted: about 1)" in near.output
-
-
 def test_without_a_truth_what_was_composed_is_of_the_yield(tmp_path):
     run = RunLocation.open(str(tmp_path / "run"))
     scene_run(run, KNOWN, source=str(tmp_path / "images"), change=lambda image: composed(scored(image), a_mask=2))
@@ -99,15 +81,3 @@ def test_a_mistake_is_refused_before_anything_is_read(tmp_path, words, message):
     # There is no run: nothing is read before the refusal.
     with pytest.raises(ConfigError, match=message):
         invoke(tmp_path / "none", *(each.format(tmp=tmp_path) for each in words))
-
-
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="nothing can be created in Linux' /proc")
-def test_a_file_that_cannot_be_written_is_one_message(demo):
-    with pytest.raises(ConfigError, match=r"--to /proc/x.yaml cannot be written .*: name another file"):
-        invoke(demo / "run", "--yield", 1, "--to", "/proc/x.yaml")
-
-
-def test_a_mistake_ends_in_one_message(tmp_path):
-    done = pseudoris_here("calibrate", str(tmp_path / "none"))
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr

@@ -35,15 +35,6 @@ def test_what_is_off_is_one_line_with_the_remedy(assignments, name, remedy):
     assert remedy in check.detail
 
 
-def test_each_missing_part_of_paper_is_a_line_of_its_own(tmp_path):
-    missing = [f"{name}.weights.uri={tmp_path}/{name}.pt" for name in ("masks", "captions", "filtering")]
-    config = load_config("paper", assignments=["compute.device=cpu", "filtering.spacy_model=no_such_model", *missing])
-    off = {check.name: check.detail for check in run_checks(config, source=None, out=None) if not check.is_ok}
-    assert list(off) == ["weights: propose", "weights: caption", "weights: filter", "instance prior", "head nouns"]
-    assert "docs/priors.md" in off["instance prior"]
-    assert "docs/priors.md" not in off["weights: propose"]
-
-
 def test_the_checks_of_source_and_output_name_what_is_wrong(tmp_path):
     (tmp_path / "file").write_text("in the way")
     checks = run_checks(load_config("tiny"), source=str(tmp_path / "nowhere"), out=str(tmp_path / "file" / "out"))
@@ -84,14 +75,3 @@ def test_a_torchvision_that_does_not_fit_its_torch_is_a_line_and_no_traceback(mo
     check = next(run_checks(load_config("tiny"), source=None, out=None))
     assert not check.is_ok
     assert "Install matching versions" in check.detail
-
-
-def test_an_output_on_the_web_is_refused_before_anything_is_planned(tmp_path):
-    (tmp_path / "a [1] 5%.png").write_bytes(png())
-    url = "http://127.0.0.1:1/out"
-    planned = pseudoris("annotate", str(tmp_path), url, "--dry-run")
-    assert (planned.returncode, planned.stdout) == (2, "")
-    assert "is on the web, where nothing can be written" in planned.stderr
-    checks = {check.name: check for check in run_checks(load_config("tiny"), source=str(tmp_path), out=url)}
-    assert "is on the web" in checks["output"].detail
-    assert "The first are a [1] 5%.png" in checks["source"].detail

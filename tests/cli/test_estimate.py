@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 from pseudoris.cli.annotate import estimate_view
 from pseudoris.cli.main import app
 from pseudoris.pipeline.sample_estimate import Estimate, Interval
-from pseudoris.schemas.domain import DomainRecord
 
 
 def found(**changes):
@@ -56,19 +55,6 @@ def test_each_figure_is_shown_with_its_interval_and_unit():
         "seconds per image propose 0.050, caption 0.020",
     ):
         assert line in shown
-
-
-def test_where_the_models_do_not_know_the_images_it_stands_on_top_and_in_the_json(monkeypatch):
-    unknown = DomainRecord(num_sampled=16, num_outside=9, max_score=2.5, median_score=5.6, is_accepted=True)
-    assert lines(found(domain=unknown))[0].startswith("Do not trust these masks and expressions")
-    monkeypatch.setattr("pseudoris.pipeline.sample_estimate.estimate", lambda *_, **__: found(domain=unknown))
-    result = CliRunner().invoke(app, ["estimate", "photos", "--accept-domain", "--json"], catch_exceptions=False)
-    assert json.loads(result.stdout)["domain"]["num_outside"] == 9
-
-
-def test_excluded_images_are_counted_apart():
-    assert "excluded 3 listed images are not counted" in lines(found(num_excluded=3))
-    assert not any(line.startswith("excluded") for line in lines(found()))
 
 
 def test_options_reach_the_sample_and_json_is_one_object(monkeypatch, tmp_path):

@@ -71,15 +71,6 @@ def test_json_is_one_object_and_the_report_is_written(demo, tmp_path):
     assert json.loads((tmp_path / "report" / "evaluation.json").read_text()) == tree
 
 
-def test_the_truth_may_be_named(demo, tmp_path, monkeypatch):
-    (tmp_path / "scenes.json").write_bytes((demo / "truth.json").read_bytes())
-    named = invoke(demo / "run", "--truth", f"synthworld:{tmp_path / 'scenes.json'}", "--json")
-    monkeypatch.chdir(tmp_path)
-    here = invoke(demo / "run", "--truth", "synthworld:scenes.json", "--json")
-    found = invoke(demo / "run", "--truth", "synthworld", "--json")
-    assert json.loads(named)["sets"] == json.loads(here)["sets"] == json.loads(found)["sets"]
-
-
 @pytest.mark.slow
 def test_an_import_is_a_truth_and_the_notes_say_what_it_cannot(tmp_path):
     annotation, images = write_small_refer(tmp_path)
@@ -108,35 +99,8 @@ def test_a_missing_truth_is_named_with_the_remedy(demo, tmp_path):
     assert "python -m pseudoris.synthworld.demo" in message
 
 
-@pytest.mark.parametrize("name", ["synthword", "s3:/x", "nowhere/at/all"])
-def test_an_unknown_truth_is_refused(demo, name, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    message = fails(demo / "run", "--truth", name)
-    assert f"--truth {name!r} is neither `synthworld` nor" in message
-    assert "pseudoris import" in message
-
-
-@pytest.mark.slow
-def test_a_truth_that_is_no_import_and_one_without_a_common_image_are_refused(demo, tmp_path):
-    assert "is a run of `pseudoris annotate`, not human" in fails(demo / "run", "--truth", demo / "run")
-    annotation, images = write_small_refer(tmp_path)
-    import_small(annotation, images, RunLocation.open(str(tmp_path / "human")))
-    message = fails(demo / "run", "--truth", tmp_path / "human")
-    assert "no image in common" in message
-    assert "'scene-000.png'" in message
-    assert "'train2014/0.png'" in message
-
-
 def test_a_report_into_the_runs_own_folder_is_refused_before_anything_is_read(demo):
     assert "is inside the run" in fails(demo / "run", "--truth", "none", "--report", demo / "run" / "masks")
-
-
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="nothing can be created in Linux' /proc")
-@pytest.mark.parametrize("folder", ["/proc", "/proc/x", "/proc/x/y"])
-def test_a_report_where_nothing_can_be_created_is_one_message(demo, folder):
-    message = fails(demo / "run", "--truth", "synthworld", "--report", folder)
-    assert message.startswith(f"cannot write {folder}/evaluation.md: ")
-    assert "name another location" in message
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +15,12 @@ import torch
 from pycocotools import mask as coco
 from typer.testing import CliRunner
 
-from experiments.quality.scene_runs import SceneRun, imported_scenes
 from experiments.segmenter.predictions import prediction_lines
 from experiments.segmenter.segmenter_training import load_segmenter, train_segmenter
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import ExpressionRecord, ShardImage
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import list_receipts
-from pseudoris.synthworld.scenes import Split
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, evaluate, named_figures
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.ppt.ppt_learner import load_ppt
@@ -39,7 +35,6 @@ from tests.builders.human import (
     rle,
     write_images,
     write_refer,
-    write_small_refer,
 )
 from tests.builders.imports import import_small
 from tests.builders.scene_runs import scene_run, scenes
@@ -139,14 +134,6 @@ def test_predictions_have_the_figures_that_their_definitions_give_by_split(truth
     assert val["notes"] == ["3 predictions are not asked for: they count nowhere."]
 
 
-def test_a_question_without_a_prediction_counts_as_zero_and_is_said(truth, tmp_path):
-    path = lines(tmp_path / "some.jsonl", *(predicted(*answer) for answer in ANSWERS[:2]))
-    found = tree("--model", path, "--truth", truth)
-    assert found["parts"][0]["num_expressions"] == 6
-    assert found["parts"][0]["miou"]["value"] == pytest.approx((1 + 0.5) / 6)
-    assert "4 questions have no prediction: each counts with IoU 0." in invoke("--model", path, "--truth", truth)
-
-
 def test_the_table_fits_eighty_columns_and_the_report_shows_answers_escaped(truth, tmp_path):
     path = lines(tmp_path / "mine.jsonl", *(predicted(*answer) for answer in ANSWERS))
     shown = invoke("--model", path, "--truth", truth, "--report", tmp_path / "report")
@@ -223,18 +210,6 @@ def test_a_run_and_a_model_take_their_own_options(truth):
         assert "Usage" in invoke(*words, "--truth", truth, code=2)
 
 
-def test_an_import_of_several_splits_keeps_the_split_of_each_expression(tmp_path):
-    refer, images = write_small_refer(tmp_path, num_images=2)
-    import_small(refer, images, RunLocation.open(str(tmp_path / "both")), splits=("train", "val"))
-    rows = pq.read_table(next((tmp_path / "both").rglob("expressions/*.parquet"))).to_pylist()
-    assert {(row["text"], row["split"]) for row in rows if row["text"].startswith("thing")} == {
-        ("thing 0", "train"),
-        ("thing 1", "val"),
-        ("thing 2", "train"),
-        ("thing 3", "val"),
-    }
-
-
 def test_a_text_of_several_masks_asks_for_their_union_and_one_of_none_for_nothing(tmp_path):
     run = RunLocation.open(str(tmp_path / "run"))
 
@@ -284,34 +259,6 @@ def test_a_segmenters_predictions_and_ppt_have_the_figures_of_their_own_validati
     (tmp_path / "ppt" / "summary.json").unlink(missing_ok=True)
     (note,) = tree("--model", tmp_path / "ppt", "--truth", val)["notes"]
     assert note == f"The training in {tmp_path / 'ppt'} is not finished: this is its last checkpoint."
-
-
-@pytest.mark.slow
-def test_models_without_training_answer_drawn_scenes(tmp_path):
-    run = imported_scenes(tmp_path, SceneRun(Split.DEMO, 4, 0))
-    mious = {}
-    for name in ("clip:noun", "clip:sentence", "clip+sam"):
-        found = tree("--model", name, "--truth", run, "--preset", "tiny")
-        assert (found["model"], found["preset"]) == (name, "tiny")
-        mious[name] = found["parts"][0]["miou"]["value"]
-    # Of a random mask it is below 0.25; a sentence names other objects too.
-    assert all(miou > 0.3 for miou in mious.values()), mious
-    assert mious["clip:noun"] > mious["clip:sentence"]
-
-
-def test_what_a_truth_and_a_training_lack_is_said(truth, tmp_path):
-    lacking = shutil.copytree(truth, tmp_path / "truth")
-    run = RunLocation.open(str(lacking))
-    last = max(list_receipts(run))
-    for path in lacking.glob(f"_receipts/*{last:08d}*"):
-        path.unlink()
-    # As of a run that is going on: none is written yet.
-    shutil.rmtree(lacking / "_manifest")
-    path = lines(tmp_path / "mine.jsonl", predicted(*ANSWERS[0]))
-    assert (
-        "1 shards of the truth are not committed: their expressions are not asked."
-        in tree("--model", path, "--truth", lacking)["notes"]
-    )
 
 
 def test_the_truths_images_may_have_moved(truth, tmp_path):

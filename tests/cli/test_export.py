@@ -46,12 +46,6 @@ def test_an_unfinished_run_is_refused_unless_what_there_is_is_wanted(out, tmp_pa
     assert ds.dataset(tmp_path / "export" / "images").count_rows() == 8
 
 
-@pytest.mark.parametrize("inside", ["", "masks", "export"])
-def test_a_destination_in_the_run_is_refused(out, inside):
-    with pytest.raises(ConfigError, match="is inside the run"):
-        invoke(str(out), str(out / inside), "--partial")
-
-
 def test_excluded_images_are_left_out_and_counted(out, tmp_path):
     (tmp_path / "held-out.txt").write_text(ds.dataset(out / "images").to_table()["key"][0].as_py())
     result = invoke(str(out), str(tmp_path / "export"), "--partial", "--exclude", str(tmp_path / "held-out.txt"))
@@ -114,14 +108,6 @@ def test_the_length_limit_is_on_for_cris_and_can_be_moved_or_taken_off(pictures,
     assert "CLIP tokens" not in outputs["none"]
 
 
-def test_names_reach_the_format_and_the_length_stands_on_a_line_of_its_own(pictures, tmp_path):
-    arguments = ("--format", "lmdb", "--dataset", "harvest", "--split", "val")
-    result = invoke(str(pictures), str(tmp_path / "export"), *arguments)
-    assert (tmp_path / "export" / "lmdb" / "harvest" / "val.lmdb").is_file()
-    # Whole, whatever the terminal's width: it is there to be copied.
-    assert any("info['harvest']['val'] = " in line for line in result.output.splitlines())
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -150,11 +136,3 @@ def test_a_humans_splits_are_merged_from_the_folder_of_their_dataset(pictures, h
     assert re.search(r"references of train +\d", result.output)
     with pytest.raises(ConfigError, match=r"has no reference of testB\. Its splits are: val"):
         invoke(str(pictures), str(tmp_path / "x"), *merging, "--merge-splits", "testB")
-
-
-def test_one_of_several_refs_files_is_to_be_named(pictures, human, tmp_path):
-    (human / "refcoco" / "refs(google).p").write_bytes((human / "refcoco" / "refs(unc).p").read_bytes())
-    merging = ("--format", "refer", "--merge-human", str(human / "refcoco"))
-    with pytest.raises(ConfigError, match=r"Found refs\(google\)\.p, refs\(unc\)\.p. Choose one with --merge-split-by"):
-        invoke(str(pictures), str(tmp_path / "x"), *merging)
-    assert invoke(str(pictures), str(tmp_path / "x"), *merging, "--merge-split-by", "google").exit_code == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pseudoris.audit.verdicts import VerdictLine
-from pseudoris.cli.gallery import gallery, write_pages
+from pseudoris.cli.gallery import write_pages
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.sources import planned_images
@@ -36,15 +36,6 @@ def test_the_folder_holds_every_picture_and_both_pages(tiny_run, tmp_path):
     assert "scene-000" in text
     assert "broken-zero-bytes.jpg" in text
     assert "Throughput by stage" in (folder / "quality.html").read_text(encoding="utf-8")
-
-
-def test_by_default_the_pages_stand_beside_the_tables(run, tmp_path):
-    assert write_pages(run.root) == str(tmp_path / "a run" / "gallery" / "index.html")
-    assert sorted(path.name for path in (tmp_path / "a run" / "gallery").iterdir()) == [
-        "index.html",
-        "pictures",
-        "quality.html",
-    ]
 
 
 @pytest.mark.slow
@@ -95,13 +86,6 @@ def test_a_place_that_cannot_be_written_is_told_without_a_traceback(run, tmp_pat
     assert shown.returncode != 0
     assert str(tmp_path / "file") in shown.stderr
     assert "Traceback" not in shown.stderr
-
-
-def test_both_pages_are_named(run, tmp_path, capsys):
-    gallery(run.root, to=str(tmp_path / "pages"))
-    shown = "".join(capsys.readouterr().err.split())
-    assert "".join(str(tmp_path / "pages" / "index.html").split()) in shown
-    assert "".join(str(tmp_path / "pages" / "quality.html").split()) in shown
 
 
 def test_an_audits_verdicts_on_other_masks_of_the_same_images_are_not_shown(tmp_path, capsys):

@@ -16,7 +16,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.receipts import list_receipts
 from tests.builders.command import pseudoris_here, start_pseudoris, wait_for
-from tests.builders.human import document, image_row, object_row, write_images, write_small_refer
+from tests.builders.human import document, image_row, object_row, write_small_refer
 
 
 def invoke(*arguments):
@@ -62,18 +62,6 @@ def test_verify_status_export_gallery_and_parts_take_the_run_as_any_other(datase
 
 
 @pytest.mark.slow
-def test_the_format_follows_from_the_name_and_can_be_said(dataset, tmp_path):
-    images = write_images(tmp_path / "pictures", "a.png")
-    path = tmp_path / "objects.json"
-    path.write_bytes(document([image_row(1, "a.png")], [object_row(1, 1, caption="A thing")]))
-    assert invoke("import", path, images, tmp_path / "coco").exit_code == 0
-    unnamed = path.rename(tmp_path / "objects")
-    assert invoke("import", unnamed, images, tmp_path / "said", "--format", "coco").exit_code == 0
-    with pytest.raises(ConfigError, match="--split and --split-by need --format refer"):
-        invoke("import", unnamed, images, tmp_path / "other", "--format", "coco", "--split", "train")
-
-
-@pytest.mark.slow
 def test_captions_of_a_file_of_their_own_are_imported(dataset, tmp_path):
     annotation, images = dataset
     objects, said = tmp_path / "instances_train.json", tmp_path / "captions_train.json"
@@ -87,16 +75,6 @@ def test_captions_of_a_file_of_their_own_are_imported(dataset, tmp_path):
         invoke("import", objects, images, tmp_path / "other", "--format", "phrasecut", "--split", "train")
     with pytest.raises(ConfigError, match="--captions needs --format coco"):
         invoke("import", annotation, images, tmp_path / "other", "--captions", said)
-
-
-@pytest.mark.slow
-def test_embedded_images_are_asked_for_as_of_annotate(dataset, tmp_path):
-    annotation, images = dataset
-    assert invoke("import", annotation, images, tmp_path / "a", "--embed-images").exit_code == 0
-    again = invoke("import", annotation, images, tmp_path / "a", "--set", "shards.embed_images=true")
-    assert again.exit_code == 0, again.output
-    assert "were committed" in again.output
-    assert all(row["bytes"] for row in ds.dataset(tmp_path / "a" / "images").to_table().to_pylist())
 
 
 @pytest.mark.parametrize(
@@ -156,13 +134,3 @@ def test_an_import_that_is_ended_is_finished_by_the_same_command(tmp_path, signa
     assert again.returncode == 0, again.stderr
     assert f"{num_done} of 60 shards were committed" in again.stdout
     assert pseudoris_here("verify", str(out)).returncode == 0
-
-
-@pytest.mark.slow
-def test_the_images_of_a_benchmark_are_left_out_and_told(dataset, tmp_path):
-    annotation, images = dataset
-    (tmp_path / "held-out.txt").write_text("train2014/1.png\n2.png\n")
-    result = invoke("import", annotation, images, tmp_path / "out", "--exclude", tmp_path / "held-out.txt")
-    assert result.exit_code == 0, result.output
-    assert "3 of 3: 3 annotated" in result.output
-    assert "2 images excluded by held-out.txt (names)" in result.output

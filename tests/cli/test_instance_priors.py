@@ -68,12 +68,3 @@ def test_in_paper_a_mask_that_two_instances_choose_is_there_twice_and_says_nothi
     assert max(row["distinctiveness"] for row in expressions) == 1.0
     assert not any(row["kept"] for row in expressions)
     assert pseudoris("verify", str(out)).returncode == 0
-
-
-@pytest.mark.long
-def test_a_table_that_is_not_there_is_known_before_the_start(tiny_run, tmp_path):
-    options = ("--set", "masks.prior.kind=table", "--set", f"masks.prior.path={tmp_path / 'nowhere.json'}")
-    failed = pseudoris("annotate", str(tiny_run.source), str(tmp_path / "out"), *OPTIONS, *options)
-    assert failed.returncode == 2, failed.stdout + failed.stderr
-    assert "nowhere.json cannot be read" in failed.stderr
-    assert "Traceback" not in failed.stderr

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from pseudoris.cli.options import check_apart, training_folder
@@ -14,19 +12,6 @@ def test_the_runs_own_folders_are_refused(tmp_path, folder):
     run = RunLocation.open(str(tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"--report .* is inside the run"):
         check_apart(run, RunLocation.open(f"{tmp_path}/run{folder}"), option="--report")
-
-
-def test_other_folders_are_accepted(tmp_path):
-    run = RunLocation.open(str(tmp_path / "run"))
-    for folder in ("run/evaluation", "elsewhere"):
-        check_apart(run, RunLocation.open(f"{tmp_path}/{folder}"), option="--report")
-
-
-def test_a_training_may_lie_beside_the_runs_that_it_reads_and_keeps_its_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    # Whether a bucket answers is asked elsewhere (test_dead_store.py): here names alone are compared.
-    monkeypatch.setattr(RunLocation, "open_to_read", RunLocation.open)
-    assert training_folder("runs/student", ["runs", "s3://bucket/run"]) == Path("runs/student")
 
 
 def test_a_link_into_a_run_is_seen_through(tmp_path):

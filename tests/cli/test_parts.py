@@ -38,11 +38,6 @@ def test_each_line_is_a_path_of_the_latest_generation_and_reads(out):
     assert pq.ParquetDataset(paths).read().num_rows == 12
 
 
-def test_a_table_can_be_named_and_all_of_them_listed(out):
-    assert [path.split("/")[-2] for path in lines(str(out), "--table", "masks")] == ["masks", "masks"]
-    assert len(lines(str(out), "--table", "all")) == 8
-
-
 def test_json_lines_say_what_each_part_is(out):
     rows = [json.loads(line) for line in lines(str(out), "--json")]
     assert [(row["shard"], row["generation"], row["rows"]) for row in rows] == [(0, 0, 6), (1, 1, 6)]

@@ -11,13 +11,11 @@ from typer.testing import CliRunner
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.audit.verdicts import VerdictLine
-from pseudoris.cli import refilter as command
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.receipts import list_receipts
-from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.audits import VerdictFile
 from tests.builders.command import pseudoris_here, start_pseudoris, wait_for
@@ -48,17 +46,6 @@ def test_a_new_run_is_written_and_summed_up(out, tmp_path):
     assert CliRunner().invoke(app, ["status", str(new)]).exit_code == 0
 
 
-def test_a_card_that_was_edited_is_told_of(out, tmp_path):
-    new = tmp_path / "new"
-    new.mkdir()
-    (new / "DATACARD.md").write_text("mine")
-    told = pseudoris_here("refilter", str(out), str(new), "--tau", "1.2")
-    assert told.returncode == 0
-    assert told.stderr.count("DATACARD.md") == 1
-    assert "DATACARD.md was edited by hand, so it is not changed. The new card is DATACARD.generated.md" in told.stderr
-    assert (new / "DATACARD.md").read_text() == "mine"
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -74,16 +61,6 @@ def test_mistakes_say_what_is_allowed(out, tmp_path, arguments, message):
     with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
         invoke(str(out), str(tmp_path / "new"), *arguments)
     assert not (tmp_path / "new").exists()
-
-
-def test_interrupted_it_says_how_to_go_on(out, tmp_path, monkeypatch):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command, "run_refilter", interrupted)
-    result = invoke(str(out), str(tmp_path / "new"), "--tau", "1.2")
-    assert result.exit_code == 130
-    assert "run the same command again" in result.output
 
 
 @pytest.mark.slow
@@ -138,28 +115,6 @@ def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_
         invoke(out, str(tmp_path / "other"), *words, "--tau", "1")
     with pytest.raises(ConfigError, match=r"no rule is shown to reach an accuracy of 0.999.*: draw a larger audit"):
         invoke(out, str(tmp_path / "other"), "--accuracy", "0.999", *words[2:])
-
-
-def test_an_accuracy_chooses_no_rule_that_keeps_pairs_of_which_none_was_drawn(tmp_path):
-    out, loose = (RunLocation.open(str(tmp_path / name)) for name in ("out", "loose"))
-    header = scored_run(out, "filtering.tau=1.4", num_shards=8)
-    chosen = DrawOptions(num_pairs=60, unkept_share=0)
-    draw_audit(out, header, tmp_path / "audit", chosen, load_bytes=lambda shard, key: b"")
-    audit = AuditFolder.open(tmp_path / "audit")
-    with VerdictFile.open(audit.path, "ana", audit.known) as file:
-        for pair in audit.pairs["pair_id"].to_pylist():
-            file.append(VerdictLine(pair=pair, verdict="right"))
-    words = ("--accuracy", "0.9", "--audit", str(audit.path))
-    refilter(out, loose, RuleChange(tau=0.0))
-    # All verdicts are `right`: without the draw in mind, the loosest rule would do.
-    assert invoke(loose.root, str(tmp_path / "new"), *words).exit_code == 0
-    assert require_header(RunLocation.open(str(tmp_path / "new"))).config.filtering.tau >= 1.4
-    again = RunLocation.open(str(tmp_path / "again"))
-    refilter(loose, again, RuleChange(tau=0.1))
-    with pytest.raises(
-        ConfigError, match=r"even the strictest rule may keep \d+ pairs of strata that .* has no pair of\. Draw"
-    ):
-        invoke(again.root, str(tmp_path / "other"), *words)
 
 
 def test_weights_come_from_a_file_that_was_fitted_with_the_runs_confidence(tmp_path):

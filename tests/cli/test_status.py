@@ -59,15 +59,6 @@ def test_a_live_run_shows_its_driver_speed_what_is_left_and_the_bottleneck(tmp_p
     assert "all except 0 degraded and 1 mixed shards" in printed
 
 
-def test_a_dead_run_says_how_to_continue(tmp_path):
-    location = RunLocation.open(str(tmp_path))
-    commit(location, start_run(location), 0)
-    printed = unbroken(shown(str(tmp_path)))
-    assert "not complete; run annotate again to continue" in printed
-    assert "no driver is running" in printed
-    assert "after the run is started again" in printed
-
-
 def test_json_has_every_figure(tmp_path):
     location = RunLocation.open(str(tmp_path))
     commit(location, start_run(location), 0, 1, 2)
@@ -93,15 +84,6 @@ def test_watch_ends_when_the_run_is_complete(tmp_path):
     worker.join()
     assert [json.loads(line)["is_complete"] for line in (lines[0], lines[-1])] == [False, True]
     assert "complete" in shown(str(tmp_path), "--watch")
-
-
-def test_ctrl_c_ends_a_watch_of_a_run_that_has_not_begun(tmp_path, monkeypatch):
-    def interrupt(seconds):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("pseudoris.cli.run_state.time.sleep", interrupt)
-    result = CliRunner().invoke(app, ["status", str(tmp_path), "--watch"])
-    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.slow

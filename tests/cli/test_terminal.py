@@ -17,9 +17,8 @@ import pytest
 from rich.progress import Progress
 from rich.text import Text
 
-from pseudoris.cli.console import SafeConsole, degrade_output, echo, echo_json, facts_table, path_lines
+from pseudoris.cli.console import SafeConsole, echo, echo_json, facts_table, path_lines
 from pseudoris.cli.main import main
-from pseudoris.cli.progress import run_progress
 from pseudoris.store.location import RunLocation
 from tests.builders.command import pseudoris_here
 from tests.store.builders import commit, start_run
@@ -89,14 +88,6 @@ def test_every_command_prints_in_any_encoding(tmp_path, encoding, command):
     assert len(out) > 100
 
 
-def test_what_an_encoding_lacks_has_a_plain_form_or_is_spelled():
-    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
-    with redirect_stdout(out):
-        degrade_output()
-        print("3 × 4 – τ ━━╸ ⠋ 写 é \udce9")
-    assert out.buffer.getvalue().decode() == "3 x 4 - t --- \\ \\u5199 \\xe9 \\udce9\n"
-
-
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_json_stays_json_and_holds_no_control_character(encoding):
     value = {HOSTILE: ["写真 é", HOSTILE, "\udce9\U000e0001"]}
@@ -143,16 +134,6 @@ def test_a_hostile_run_does_not_steer_the_terminal(tmp_path, command):
     shown = pseudoris_here(name, location.root, *options)
     assert shown.returncode == 0
     assert not FORBIDDEN.search(shown.stdout + shown.stderr)
-
-
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_the_bar_and_the_spinner_of_a_run_have_plain_forms(encoding):
-    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
-    with redirect_stdout(out):
-        degrade_output()
-        with patch.dict(os.environ, FORCE_COLOR="1", TERM="xterm"), run_progress(SafeConsole(force_terminal=True)):
-            pass
-    assert "starting" in out.buffer.getvalue().decode(encoding)
 
 
 @pytest.mark.slow

@@ -134,22 +134,3 @@ def test_a_resume_that_finds_no_training_says_so_and_begins(trained, tmp_path):
     assert f"{tmp_path / 'new'} has no training to resume" in begun.stderr
     assert "12, 12 of them now" in begun.output
     assert "no training to resume" not in invoke(*found, "--resume").stderr
-
-
-def test_steps_and_epochs_exclude_each_other(tmp_path):
-    result = invoke("train", "student", tmp_path, "--out", tmp_path / "out", "--steps", "3", "--epochs", "1")
-    assert result.exit_code == 2
-    assert "not both" in result.output
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--preset", "tinny"], "did you mean 'tiny'"),
-        (["--set", "model.widht=3"], "model.widht: unknown key; did you mean model.width"),
-        (["--set", "training.num_steps=20"], "num_warmup_steps 50 is not below num_steps 20"),
-    ],
-)
-def test_a_wrong_setting_is_refused_by_name(tmp_path, words, message):
-    with pytest.raises(ConfigError, match=message):
-        invoke("train", "student", tmp_path / "run", "--out", tmp_path / "out", *words)

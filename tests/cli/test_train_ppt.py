@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from pseudoris.cli.main import app
@@ -53,16 +51,6 @@ def test_refer_data_go_from_import_to_a_trained_model(trained) -> None:
 
 
 @pytest.mark.slow
-def test_a_finished_training_is_not_done_again(trained) -> None:
-    _, _, arguments, _ = trained
-    with pytest.raises(ConfigError, match="Continue it with --resume"):
-        invoke(*arguments)
-    again = invoke(*arguments, "--resume")
-    assert again.exit_code == 0, again.output
-    assert ", 0 of them now" in again.output
-
-
-@pytest.mark.slow
 def test_a_training_before_its_first_round_is_done_says_how_to_go_on(trained, tmp_path) -> None:
     folder, images, _, _ = trained
     begun = tmp_path / "begun"
@@ -83,31 +71,6 @@ def test_a_training_is_not_written_into_a_run_that_it_reads(tmp_path, option) ->
     with pytest.raises(ConfigError, match=r"--out .* is inside the run"):
         invoke("train", "ppt", option, run, "--out", run)
     assert sorted(run.rglob("*")) == before
-
-
-def test_a_url_is_no_folder_of_a_training(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"--out 's3://b/x' is a url\. Give a local folder"):
-        invoke("train", "ppt", "--h", "run", "--out", "s3://b/x")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_a_prediction_draws_points_and_says_confidence(trained) -> None:
-    folder, images, _, _ = trained
-    image = next(images.rglob("*.png"))
-    out, mask = folder / "seen.png", folder / "mask.png"
-    result = invoke("predict", image, "The one on the left.", "--model", folder / "out", "--out", out, "--mask", mask)
-    assert result.exit_code == 0, result.output
-    for words in ("the one on the left", "confidence", "points inside", "points outside"):
-        assert words in result.output
-    with Image.open(image) as before, Image.open(out) as picture, Image.open(mask) as alone:
-        assert picture.width % before.width == 0
-        assert picture.height > picture.width // before.width * before.height
-        assert alone.size == before.size
-        assert set(np.unique(np.asarray(alone))) <= {0, 255}
-    of_a_round = invoke("predict", image, "a cup", "--model", folder / "out" / "01-semantic", "--out", out)
-    assert of_a_round.exit_code == 0
 
 
 @pytest.mark.parametrize(

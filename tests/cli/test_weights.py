@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import shlex
 import socket
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -97,29 +95,6 @@ def test_get_to_a_folder_fills_a_cache_for_another_machine(server, cache, tmp_pa
     assert checked.stdout.count("as it must be") == 3
 
 
-def test_get_to_a_folder_downloads_what_is_not_here(server, cache, tmp_path):
-    assert pseudoris_here("weights", "get", "base", "--to", "stick").returncode == 0
-    assert not cache.exists() or not list(cache.glob("*.pth"))
-    assert (tmp_path / "stick" / SAM_NAME).read_bytes() == SAM
-
-
-@pytest.mark.slow
-def test_two_processes_that_get_the_same_file_download_it_once(server, cache, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
-    server.files[f"/{CLIP_NAME}"] = CLIP * 10_000
-    words = [sys.executable, "-m", "pseudoris", "weights", "get", "open_clip:RN50-quickgelu/openai"]
-    running = [subprocess.Popen(words, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [each.wait(timeout=60) for each in running] == [0, 0]
-    assert (cache / CLIP_NAME).read_bytes() == CLIP * 10_000
-    assert len([path for path, _, _ in server.requests if not path.startswith("/api/")]) == 1
-    assert not list(cache.rglob("*.part*"))
-
-
-def test_get_takes_one_weights_uri(server, cache):
-    assert pseudoris_here("weights", "get", "open_clip:RN50-quickgelu/openai").returncode == 0
-    assert (cache / CLIP_NAME).read_bytes() == CLIP
-
-
 def test_get_refuses_other_bytes_and_still_gets_the_rest(server, cache):
     server.files[f"/{SAM_NAME}"] = b"x" * len(SAM)
     shown = pseudoris_here("weights", "get", "base")
@@ -127,30 +102,6 @@ def test_get_refuses_other_bytes_and_still_gets_the_rest(server, cache):
     assert "it was not kept" in shown.stderr
     assert not (cache / SAM_NAME).exists()
     assert (cache / CLIP_NAME).exists()
-
-
-@pytest.mark.slow
-def test_without_a_network_get_names_all_files_within_ten_seconds(offline, cache):
-    begun = time.monotonic()
-    shown = pseudoris_here("weights", "get", "base")
-    assert time.monotonic() - begun < 10
-    assert shown.returncode == 2
-    lines = shown.stderr.splitlines()
-    assert lines[0] == "error 3 parts that this run needs are missing:"
-    for line, (source, place) in zip(
-        lines[1:],
-        [
-            (f"https://dl.fbaipublicfiles.com/segment_anything/{SAM_NAME}", SAM_NAME),
-            (f"https://huggingface.co/{COCA_NAME.replace('/open', '/resolve/main/open')}", COCA_NAME),
-            (
-                "https://huggingface.co/timm/resnet50_clip.openai/resolve/main/open_clip_model.safetensors",
-                "timm/resnet50_clip.openai/open_clip_model.safetensors",
-            ),
-        ],
-        strict=True,
-    ):
-        assert "cannot be reached" in line
-        assert f"By hand: download {source} and put it at {cache}/{place}" in line
 
 
 @pytest.mark.slow
@@ -187,21 +138,6 @@ def test_check_tells_what_is_missing_and_what_is_wrong(server, cache):
     assert propose.startswith("off  propose   weights 'checkpoints/sam_vit_b_01ec64.pth' are not available")
     assert f"expected {hashlib.sha256(COCA).hexdigest()}: it is not the published file; get it again" in caption
     assert scored.startswith("ok ")
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["get", "bass"], "unknown preset 'bass'; known: base, paper, tiny, tiny-composed; did you mean 'base'?"),
-        # Imports open_clip.
-        pytest.param(["get", "open_clip:RN50/none"], "open_clip has no such model and tag", marks=pytest.mark.slow),
-        (["get", "open_clip:RN50-quickgelu/openai", "--set", "a=b"], "is a weights uri: --config and --set need a"),
-    ],
-)
-def test_a_mistake_is_one_message(cache, words, told):
-    shown = pseudoris_here("weights", *words)
-    assert shown.returncode == 2
-    assert told in shown.stderr
 
 
 @pytest.mark.ray

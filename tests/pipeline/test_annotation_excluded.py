@@ -12,10 +12,7 @@ from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.pending_work import Notice
-from pseudoris.store.runs.refiltered_run import RuleChange, refilter
-from pseudoris.store.runs.stored_exclusions import stored_exclusions
 from pseudoris.training.exclusions import read_exclusions
 from tests.builders.images import encode, random_pixels
 from tests.builders.runs import BROKEN, part_digests, stub_config, write_source
@@ -62,12 +59,6 @@ def test_by_name_an_image_is_not_planned_by_content_it_is_quarantined(run):
     assert verify_run(RunLocation.open(str(out))).is_clean
 
 
-def test_the_card_says_by_which_rule_how_many(run):
-    lines = (run[1] / "DATACARD.md").read_text().splitlines()
-    rows = [line.split(" | ") for line in lines if line.startswith(("| `names`", "| `sha256`", "| `phash`"))]
-    assert [(row[1], row[-1]) for row in rows] == [("`held-out.txt`", "1 |"), ("`bench`", "1 |"), ("`bench`", "1 |")]
-
-
 def test_a_retry_does_not_bring_an_excluded_image_back(run):
     source, out, _, _, _ = run
     before = part_digests(out)
@@ -110,12 +101,6 @@ def test_an_extension_excludes_by_the_runs_own_rules(run, tmp_path):
     assert "| `names` | `held-out.txt` |" in (copy / "DATACARD.md").read_text()
 
 
-def test_a_dry_run_counts_the_images_that_are_not_planned(run, tmp_path):
-    source, _, options, _, _ = run
-    plan = dry_run(str(source), str(tmp_path / "new"), stub_config(), options=options)
-    assert (plan.num_images, plan.num_excluded) == (5 + len(BROKEN), 1)
-
-
 def test_a_dry_run_of_named_images_counts_the_others_and_refuses_names_that_source_lacks(run, tmp_path):
     (tmp_path / "train.txt").write_text(f"image-001.png\n{BY_LOOK}\nelsewhere.png\n")
     (tmp_path / "none.txt").write_text("elsewhere.png\n")
@@ -127,12 +112,3 @@ def test_a_dry_run_of_named_images_counts_the_others_and_refuses_names_that_sour
     nothing = RunOptions(exclusions=read_exclusions([], only=[str(tmp_path / "none.txt")]))
     with pytest.raises(ConfigError, match=r"left out by --only none\.txt: there is nothing to plan"):
         dry_run(source, out, stub_config(), options=nothing)
-
-
-def test_a_run_that_is_filtered_again_keeps_the_exclusions(run, tmp_path):
-    old, new = RunLocation.open(str(run[1])), RunLocation.open(str(tmp_path / "new"))
-    refilter(old, new, RuleChange(tau=1.5))
-    assert verify_run(new).is_clean
-    assert stored_exclusions(new, require_header(new)) == stored_exclusions(old, require_header(old))
-    card = (tmp_path / "new" / "DATACARD.md").read_text()
-    assert "## Excluded images" in card

@@ -131,11 +131,6 @@ def test_another_identity_is_refused_with_the_fields_named_and_another_placement
     assert staged.is_complete
 
 
-def test_another_source_is_refused(undisturbed, tmp_path):
-    with pytest.raises(ConfigError, match="was planned from SOURCE"):
-        annotate(str(write_source(tmp_path)), str(undisturbed), stub_config())
-
-
 def test_a_relative_source_is_the_same_from_another_folder(ray_session, tmp_path, monkeypatch):
     source = write_source(tmp_path / "photos", num_images=2)
     (tmp_path / "elsewhere").mkdir()

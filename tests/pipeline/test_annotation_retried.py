@@ -135,17 +135,6 @@ def test_only_the_reasons_asked_for_are_retried(lacking, source):
 
 
 @pytest.mark.ray
-def test_a_retry_without_a_run_or_with_an_extension_is_refused(ray_session, source, tmp_path):
-    with pytest.raises(ConfigError, match="there is no run"):
-        annotate(str(source), str(tmp_path / "out"), stub_config(), options=RETRY)
-    with pytest.raises(ConfigError, match="so it excludes --extend"):
-        annotate(
-            str(source), str(tmp_path / "out"), stub_config(), options=RunOptions(is_retry=True, is_extension=True)
-        )
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.parametrize("num_commits", [0, 1])
 def test_a_retry_killed_anywhere_is_finished_by_the_same_command(

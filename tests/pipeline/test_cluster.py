@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import signal
@@ -41,21 +40,6 @@ def test_what_ray_reports_does_not_reach_the_terminal_of_a_run(capsys):
         say("beta")
     assert "infinite retries remaining" in capsys.readouterr().out
     assert len(hints) == 1
-
-
-def test_a_callers_handler_goes_on_to_hear_of_ray_data():
-    handler, named = logging.StreamHandler(), logging.getLogger("ray.data")
-    named.addHandler(handler)
-    try:
-        with _quiet():
-            assert handler.level == logging.NOTSET
-    finally:
-        named.removeHandler(handler)
-
-
-def test_ray_client_is_refused_with_the_way_to_submit_a_job():
-    with pytest.raises(ConfigError, match="ray job submit"), connected("ray://head:10001"):
-        pass
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265"])
@@ -172,25 +156,6 @@ def test_the_longest_temporary_folder_is_named_and_works():
     assert refused[0].endswith("may have a path of 107. Set RAY_TMPDIR to another one, such as /tmp")
     assert f"its path has {int(longest) + 1} bytes. Ray can use {longest} at most" in refused[1]
     assert started == f"started with {longest}", ended.stderr
-
-
-@pytest.mark.parametrize("variable", ["RAY_TMPDIR", "TMPDIR"])
-def test_a_folder_that_ray_itself_chooses_is_named_as_well(monkeypatch, variable):
-    folder = f"/tmp/{'y' * 60}"
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setenv(variable, folder)
-
-    def init(**options):
-        path = f"{folder}/ray/session_2026-01-01_00-00-00_000000_12345/sockets/plasma_store"
-        raise OSError(f"validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: {path}")
-
-    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
-    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.init", init)
-    with (
-        pytest.raises(ConfigError, match=f"'{folder}': its path has 65 bytes. Ray can use 41 at most"),
-        connected("auto"),
-    ):
-        pass
 
 
 def test_a_cluster_that_goes_away_is_worth_another_try(monkeypatch):

@@ -55,11 +55,6 @@ def test_of_few_tars_it_takes_the_first_images_of_each(folder):
     assert keys == [f"{name}.tar!{number:02d}.png" for name in "abc" for number in range(6)]
 
 
-def test_an_empty_folder_has_no_sample(folder):
-    assert list(sample_items(opened(folder))) == []
-    assert judge_sample(TINY, opened(folder), Exclusions()) is None
-
-
 def test_a_scene_is_inside_and_what_is_broken_is_left_out(folder):
     (folder / "scene.png").write_bytes(scene_image(make_scene(Split.DEMO, 0)).data)
     (folder / "broken.png").write_bytes(b"no image")
@@ -76,11 +71,6 @@ def test_photographs_are_outside(folder, monkeypatch):
         shutil.copy(photo, folder)
     found = judge_sample(TINY, opened(folder), Exclusions())
     assert (found.num_sampled, found.num_outside) == (2, 2)
-
-
-def test_a_preset_without_a_score_is_not_asked(folder):
-    (folder / "noise.png").write_bytes(png())
-    assert judge_sample(load_config("base"), opened(folder), Exclusions()) is None
 
 
 def test_statistics_that_are_missing_are_told(folder):
@@ -100,9 +90,3 @@ def test_where_most_is_outside_and_accepted_the_run_goes_on_with_a_notice():
     found = accepted_domain(record(16), ACCEPTING, told.append)
     assert found.is_accepted
     assert told == [found.warning]
-
-
-def test_where_a_part_is_outside_it_is_a_notice():
-    told = []
-    assert not accepted_domain(record(3), TINY, told.append).is_accepted
-    assert "3 of 16 sampled images" in told[0]

@@ -19,7 +19,6 @@ from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header
-from pseudoris.store.runs.pending_work import ignore
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.exclusions import Exclusions, exclusion
 from tests.builders.command import pseudoris
@@ -78,14 +77,6 @@ def test_a_run_begun_with_another_shard_size_and_source_names_all_that_differs(c
     for words in ("shards.max_images: ", "compute.seed: ", "weights.propose: ", f"SOURCE: '{tmp_path}/in' in the run"):
         assert words in text
     assert "device_kind" not in text
-
-
-@COMMANDS
-def test_another_source_alone_is_refused_before_ray(command, measured, out, tmp_path):
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "b.png").write_bytes(png())
-    with pytest.raises(ConfigError, match="was planned from SOURCE"):
-        command(str(tmp_path / "other"), out, load_config("tiny"))
 
 
 @pytest.mark.parametrize("name", ["", "more.tar", "more.parquet"])
@@ -151,13 +142,6 @@ def test_of_a_gpu_all_but_the_device_is_asked_before_ray(source, tmp_path):
         identity_before_ray(gone, None, source, location=location)
 
 
-def test_a_decoder_that_is_not_installed_is_refused_before_ray(source, tmp_path):
-    config = load_config("tiny", assignments=["images.decoder_plugins=[no_such_plugin]"])
-    with pytest.raises(ConfigError, match=r"'no_such_plugin', which cannot be imported .*: install it"):
-        annotation.annotate(source, str(tmp_path / "out"), config)
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.fixture(params=["annotate", "dry run", "estimate"])
 def refusal(request, monkeypatch, source, tmp_path):
     """Return a function from a config to what the command says."""
@@ -176,20 +160,6 @@ def refusal(request, monkeypatch, source, tmp_path):
         return str(told.value)
 
     return refused
-
-
-def test_an_engine_that_is_not_installed_is_refused_before_ray(refusal):
-    assert "no such engine in the entry points" in refusal(load_config("tiny", assignments=["masks.engine=absent"]))
-
-
-def test_missing_weights_are_refused_before_ray(refusal, tmp_path):
-    told = refusal(load_config("tiny", assignments=[f"masks.weights.uri={tmp_path}/sam.pt"]))
-    assert "sam.pt' are not available: there is no such file" in told
-
-
-def test_a_parser_that_is_not_installed_is_refused_before_ray(refusal, monkeypatch):
-    monkeypatch.setitem(sys.modules, "spacy", None)
-    assert "pip install 'spacy>=3.8,<4'" in refusal(load_config("tiny", assignments=["filtering.nouns=spacy"]))
 
 
 def test_all_missing_parts_of_paper_are_told_in_one_message_before_ray(refusal, monkeypatch):
@@ -260,23 +230,6 @@ def test_a_run_is_asked_again_where_it_is_extended(tmp_path, is_extension, is_ac
     header = start_run(location, make_entries(1), domain=found)
     options = RunOptions(is_extension=is_extension)
     assert (sampled_without(location, header, options) is not None) == is_asked
-
-
-def test_an_extension_records_what_its_sample_said(monkeypatch, out, source):
-    monkeypatch.setattr(annotation, "list_on_cluster", lambda source, pool: source.list())
-    location, config = RunLocation.open(out), load_config("tiny")
-    found = DomainRecord(num_sampled=16, num_outside=3, max_score=2.5, median_score=1.0)
-    header = annotation.plan_or_resume(
-        open_source(source, config.source),
-        location,
-        config,
-        read_header(location).identity,
-        options=RunOptions(is_extension=True),
-        domain=found,
-        on_event=ignore,
-    )
-    assert header.num_images == 5
-    assert header.domain == found
 
 
 def extended(source, out):

@@ -18,15 +18,6 @@ def config(*assignments: str) -> RunConfig:
     return load_config("tiny", None, [f"placement.{assignment}" for assignment in assignments])
 
 
-def test_two_actors_of_three_quarters_fit_beside_reader_and_committer_on_two_cpus():
-    assert plan_actors([{"CPU": 2.0}], config("fused.num_cpus=0.75")) == {"fused": 2}
-
-
-def test_actors_of_one_cpu_leave_reading_its_share():
-    # Two of them would take both CPUs, and the run would hang for ever.
-    assert plan_actors([{"CPU": 2.0}], config("fused.num_cpus=1")) == {"fused": 1}
-
-
 def test_actors_that_leave_reading_nothing_are_refused_with_what_is_asked_and_what_exists():
     with pytest.raises(ConfigError) as refusal:
         plan_actors([{"CPU": 2.0}], config("fused.num_cpus=2"))
@@ -35,11 +26,6 @@ def test_actors_that_leave_reading_nothing_are_refused_with_what_is_asked_and_wh
     assert "placement.read: 1 x CPU 0.25" in text
     assert "1 node(s) of CPU 2" in text
     assert "--set placement.fused.num_cpus" in text
-
-
-def test_a_missing_gpu_is_refused():
-    with pytest.raises(ConfigError, match=r"fused: 1 x CPU 0.75, GPU 1\n"):
-        plan_actors([{"CPU": 8.0}], config("fused.num_gpus=1"))
 
 
 @pytest.mark.parametrize("preset", ["base", "paper"])
@@ -53,18 +39,6 @@ def test_where_no_gpu_is_the_refusal_names_settings_that_run_without_one(preset,
     if mode == "fused":
         assert named == ["compute.device=cpu", "placement.fused.num_gpus=0", "placement.fused.num_cpus=1"]
     assert all(plan_actors([{"CPU": 4.0}], load_config(preset, None, [*assignments, *named])).values())
-
-
-def test_an_actor_a_gpu_where_gpus_are_what_is_scarce():
-    node = {"CPU": 64.0, "GPU": 8.0}
-    assert plan_actors([node, node], config("fused.num_gpus=1", "fused.num_cpus=1")) == {"fused": 16}
-
-
-def test_staged_pools_share_fractions_of_a_gpu():
-    pools = [f"{name}.num_{kind}" for name in ("propose", "caption", "filter") for kind in ("gpus=0.25", "cpus=1")]
-    actors = plan_actors([{"CPU": 16.0, "GPU": 1.0}], config("mode=staged", *pools))
-    assert sum(actors.values()) == 4
-    assert all(actors.values())
 
 
 def test_more_actors_get_more_readers():
@@ -100,12 +74,6 @@ def test_shards_in_flight_that_fit_into_half_of_the_store_are_accepted():
     # Two actors with two shards each, and two readers.
     check_object_store(nodes, config(), {"fused": 2}, GIB // 4)
     check_object_store(nodes, config(), {"fused": 2}, 0)
-
-
-def test_an_image_beyond_its_limit_is_never_read_and_asks_for_no_room():
-    nodes = [{"CPU": 8.0, "object_store_memory": 3.0 * GIB}]
-    assert config().images.max_bytes == GIB // 4 > config().shards.max_bytes
-    check_object_store(nodes, config(), {"fused": 2}, 500 * GIB)
 
 
 def test_shards_in_flight_beyond_it_are_refused_with_what_to_lower():

@@ -37,11 +37,6 @@ def test_a_run_that_was_filtered_anew_is_not_annotated_further(runs, options):
     )
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-def test_a_run_that_was_annotated_is(runs, options):
-    check_options(runs[0], options)
-
-
 def test_where_no_run_is_one_may_begin_and_nothing_can_be_retried(tmp_path):
     check_options(RunLocation.open(str(tmp_path / "new")), RunOptions())
     with pytest.raises(ConfigError, match="there is no run at"):

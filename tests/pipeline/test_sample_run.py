@@ -11,10 +11,7 @@ from pseudoris.pipeline.sample_estimate import draw_sample, estimate
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.sources.exclusions import exclusion
 from pseudoris.store.sources.items import SourceItem
-from pseudoris.store.sources.source import Source
-from tests.builders.images import png
 from tests.builders.runs import stub_config, write_source
-from tests.builders.sources import tar_bytes
 
 
 def items(count: int) -> list[SourceItem]:
@@ -86,17 +83,3 @@ def test_a_named_scratch_is_left_as_it_was_also_after_an_error(ray_session, tmp_
     with pytest.raises(ConfigError, match="the stub was told to fail"):
         estimate(str(source), stub_config("masks.options={fault: config}"), size=4, scratch=str(scratch))
     assert [path.name for path in scratch.iterdir()] == ["mine.txt"]
-
-
-@pytest.mark.long
-@pytest.mark.ray
-def test_tars_are_looked_into_by_tasks(ray_session, tmp_path, monkeypatch):
-    (tmp_path / "a.tar").write_bytes(tar_bytes([(f"{n}.png", png(seed=n)) for n in range(9)]))
-    monkeypatch.setattr(Source, "items", lambda *_: pytest.fail("a tar was listed by the driver"))
-    found = estimate(str(tmp_path), stub_config(), size=3)
-    assert (found.num_images, found.num_sampled) == (9, 3)
-
-
-def test_gpus_on_a_cpu_preset_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"compute\.device is cpu"):
-        estimate(str(write_source(tmp_path)), stub_config("compute.device=cpu"), num_gpus=4)

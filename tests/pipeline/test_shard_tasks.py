@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pseudoris.pipeline import shard_tasks
-from pseudoris.pipeline.shard_tasks import Job, Retry, block_to_outcome, commit_block, read_block, shard_work
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.pipeline.shard_tasks import Job, Retry, block_to_outcome, commit_block, read_block
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.location import RunLocation
@@ -109,29 +108,3 @@ def test_a_retry_reads_the_quarantined_images_and_knows_the_whole_plan(job):
     # Done twice, after a loss: the generation to write stands.
     again = block_to_shard(read_block(retrying(job), 0))
     assert (again.generation, again.is_committed) == (1, True)
-
-
-def test_a_retry_of_a_generation_that_is_not_there_is_refused(job):
-    with pytest.raises(ConfigError, match="shard 0 has no receipt of generation 2"):
-        shard_work(retrying(job, base=2), 0)
-
-
-def test_a_few_other_images_of_the_plan_are_at_hand_if_one_is_refused(tmp_path, job, monkeypatch):
-    given = []
-
-    def read_shard(source, config, entries, *, prover, generation, others, exclusions):
-        given.append([entry.key for entry in others])
-        return Shard(entries[0].shard, generation, tuple(annotated(entry) for entry in entries))
-
-    monkeypatch.setattr(shard_tasks, "read_shard", read_shard)
-    header = start_run(RunLocation.open(str(tmp_path / "large")), make_entries(num_shards=40, per_shard=30))
-    large = Job("images", RunLocation.open(str(tmp_path / "large")), header, header.config)
-    read_block(large, 4)
-    assert given.pop() == [f"s{shard}/0.png" for shard in range(0, 40, 4) if shard != 4]
-    commit(large.location, header, 4)
-    read_block(replace(large, retry=Retry({4: 0})), 4)
-    # Every fourth image was in quarantine. Of the others of the shard, twelve.
-    same_shard = [key for key in given[0] if key.startswith("s4/")]
-    assert len(same_shard) == 12
-    assert not {int(key[3:-4]) % 4 for key in same_shard} & {3}
-    assert given[0][12:] == [f"s{shard}/0.png" for shard in range(0, 40, 4) if shard != 4]

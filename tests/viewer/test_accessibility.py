@@ -104,12 +104,6 @@ def test_every_text_of_the_quality_page_stands_out_in_cells_of_every_heat(open_p
         assert page.evaluate(FAINT) == []
 
 
-def test_the_measure_of_contrast_finds_what_is_faint(open_page, pages):
-    page = open_page((pages / "quality.html").as_uri())
-    page.locator("h1").evaluate("heading => { heading.style.opacity = .3; }")
-    assert len(page.evaluate(FAINT)) == 1
-
-
 def gallery_of(folder, *makers):
     write_pages(write_run(folder / "run", *makers).root)
     return (folder / "run" / "gallery" / "index.html").as_uri()
@@ -139,31 +133,6 @@ def test_arrows_scroll_a_table_that_is_wider_than_its_place(open_page, address):
 
     assert region.evaluate("region => region.scrollLeft") > 0
     assert page.locator("#inspector-title").text_content() == title
-
-
-def test_arrows_lead_on_from_a_link_in_an_open_expression(open_page, address):
-    page = open_page(address)
-    page.locator("#expressions .line").first.click()
-    page.locator("#expressions .link").first.focus()
-    page.keyboard.press("ArrowDown")
-
-    assert page.locator(".expression.is-open .text").inner_text() == "the dotted circle"
-
-
-def test_after_the_slider_the_other_keys_go_on(open_page, address):
-    page = open_page(address)
-    page.locator("#tau").focus()
-    page.keyboard.press("m")
-    assert page.evaluate("document.body.className") == "without-masks"
-    page.keyboard.press("?")
-    assert page.locator("#help").is_visible()
-    page.keyboard.press("Escape")
-    page.locator("#tau").focus()
-    page.keyboard.press("Escape")
-    assert page.evaluate("document.activeElement === document.body")
-    page.locator("#tau").focus()
-    page.keyboard.press("/")
-    assert page.evaluate("document.activeElement.id") == "find"
 
 
 def test_keys_of_one_character_can_be_turned_off_and_the_choice_is_remembered(open_page, address):
@@ -199,12 +168,3 @@ def test_keys_of_one_character_can_be_turned_off_and_the_choice_is_remembered(op
     page.locator("#single-keys").check()
     page.keyboard.press("Escape")
     assert react() == [True] * 3
-
-
-@pytest.mark.parametrize("keys", [["Enter", "Escape"], ["Escape"], ["ArrowDown", "ArrowRight", "Enter"]])
-def test_an_empty_gallery_survives_every_key(open_page, tmp_path, keys):
-    page = open_page(gallery_of(tmp_path, ("broken.png", quarantined_because("cut short"))))
-    for key in (*keys, "m", "?", "Escape", "/"):
-        page.keyboard.press(key)
-
-    assert page.evaluate("document.activeElement.id") == "find"

@@ -1,6 +1,5 @@
 """The gallery and the quality page in headless Chromium, from a run through the command to what a person does."""
 
-from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -51,21 +50,6 @@ def test_pointing_at_a_mask_shows_its_expressions_beside_the_pointer(page):
     assert page.locator("#peek").is_hidden()
 
 
-def test_clicking_an_expression_lights_its_mask_and_tells_scores_draws_and_the_verdict(page):
-    page.locator('.card >> nth=0 >> svg .mask[data-mask="1"]').click()
-    page.locator("#expressions .line").click()
-
-    assert page.locator("#stage.is-lit .mask.is-active").get_attribute("data-mask") == "1"
-    assert page.locator("#stage .mask.is-rival").get_attribute("data-mask") == "0"
-    told = page.locator("#expressions .detail").inner_text()
-    assert "Not kept. It fits its own mask better than mask 0, but its distinctiveness of 1.300 is 0.05 below " in told
-    assert "0.05 below τ\u00a0=\u00a01.35." in told
-    assert [part in told for part in ("1.200", "0.500", "mask 0", "head noun", "2 ×")] == [True] * 5
-    rows = [row.inner_text().split("\t") for row in page.locator(".draws tbody tr").all()]
-    assert rows[0] == ["beam search", "masked", "-3.50", "none"]
-    assert [cell.strip() for cell in rows[1]] == ["top-p 0.4", "context ×1.2", "-2.25", "nearest 1: 0"]
-
-
 def test_the_slider_filters_live_and_shows_the_yield(page):
     yielded = page.locator("#yield")
     of = "(3 images on this page)"
@@ -78,26 +62,6 @@ def test_the_slider_filters_live_and_shows_the_yield(page):
 
     page.locator("#tau-reset").click()
     page.locator("#yield >> text=2 kept").wait_for()
-
-
-def test_the_slider_is_moved_by_mouse_and_by_keys(page):
-    """No event is made here: what the browser does with a pointer and a key is what is tested."""
-    slider, value = page.locator("#tau"), page.locator("#tau-value")
-    box = slider.bounding_box()
-    middle = box["y"] + box["height"] / 2
-    page.mouse.move(box["x"] + box["width"] / 2, middle)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 4, middle, steps=5)
-    page.locator("#yield >> text=4 kept").wait_for()
-    page.mouse.move(box["x"] + box["width"] - 4, middle, steps=5)
-    page.mouse.up()
-    page.locator("#yield >> text=1 kept").wait_for()
-
-    title, at = page.locator("#inspector-title").inner_text(), float(value.inner_text())
-    page.keyboard.press("ArrowLeft")
-    page.locator("#tau-value").filter(has_not_text=f"{at:g}").wait_for()
-    assert float(value.inner_text()) < at
-    assert page.locator("#inspector-title").inner_text() == title
 
 
 def test_at_the_runs_own_threshold_the_table_decides_and_what_people_wrote_is_always_kept(open_page, tmp_path):
@@ -134,51 +98,6 @@ def test_filters_by_status_score_and_length_narrow_what_is_shown(page):
     page.get_by_label("least words").fill("4")
     page.locator("#shown >> text=1 expression in 1 of 3 images match").wait_for()
     assert shown(page) == ["lone.png"]
-
-
-def test_what_refers_to_nothing_stands_with_its_image(open_page, tmp_path):
-    def of_nothing(num_masks):
-        def make(entry):
-            image = annotated(entry, num_masks, [(0, "a purple square", None, None)])
-            said = tuple(replace(e, target_mask_ids=(), kind="none", kept=True) for e in image.expressions)
-            return replace(image, expressions=said)
-
-        return make
-
-    folder = pages_of(tmp_path, ("a.png", of_nothing(2)), ("bare.png", of_nothing(0)))
-    page = open_page((folder / "index.html").as_uri())
-
-    for number in range(2):
-        page.locator(f".card >> nth={number} >> .row", has_text="a purple square").click()
-        assert "It refers to nothing in the image" in page.locator("#expressions .is-open .why").inner_text()
-        assert page.locator('.tab[aria-pressed="true"]').inner_text().split() == ["∅", "1/1"]
-        assert page.locator("#mask-facts").inner_text() == "These expressions refer to nothing in this image."
-    assert page.locator("#yield").inner_text().startswith("2 kept of 2 (100 %) · 0.0 per mask · 0 % of masks have one")
-
-
-def test_quarantined_names_are_read_and_found_as_a_person_writes_them(open_page, tmp_path):
-    folder = pages_of(tmp_path, (quote("ordner/grün #1.jpg"), quarantined_because("cut short")))
-    page = open_page((folder / "index.html").as_uri())
-
-    cell = page.locator("#quarantined .key")
-    assert (cell.inner_text(), cell.get_attribute("title")) == ("ordner/grün #1.jpg", "ordner/gr%C3%BCn%20%231.jpg")
-    page.locator("#find").fill("grün #1")
-    page.wait_for_timeout(100)
-    assert cell.is_visible()
-    page.locator("#find").fill("gr%c3")
-    cell.wait_for(state="hidden")
-
-
-def test_quarantined_images_stand_with_their_reasons_and_can_be_shown_alone(page):
-    page.locator("#more").click()
-    page.locator("#pictures").select_option("quarantined")
-    page.locator(".card").first.wait_for(state="hidden")
-
-    assert shown(page) == []
-    assert "the header is cut short" in page.locator("#quarantined").inner_text()
-    page.locator("#pictures").select_option("empty")
-    page.locator(".card >> nth=2").wait_for()
-    assert (shown(page), page.locator("#quarantined").is_hidden()) == (["bare.png"], True)
 
 
 def test_search_finds_words_and_file_names_and_marks_them(page):
@@ -223,19 +142,6 @@ def test_the_keyboard_leads_through_images_masks_and_expressions_and_back(page):
     assert page.locator("#help").is_visible()
     page.keyboard.press("Escape")
     assert page.locator("#help").is_hidden()
-
-
-def test_light_and_dark_follow_the_system_until_the_reader_chooses(open_page, pages):
-    dark = open_page((pages / "index.html").as_uri(), color_scheme="dark")
-    background = "getComputedStyle(document.body).backgroundColor"
-    at_first = dark.evaluate(background)
-    dark.get_by_role("button", name="light or dark").click()
-    light = dark.evaluate(background)
-
-    assert at_first == "rgb(18, 18, 17)"
-    assert light == "rgb(248, 247, 244)"
-    dark.keyboard.press("t")
-    assert dark.evaluate(background) == at_first
 
 
 def test_pictures_load_as_they_come_near_and_rows_exist_only_there(open_page, tmp_path):

@@ -30,7 +30,6 @@ from tests.viewer.builders import (
     make_mask,
     make_quarantined,
     make_summary,
-    picture,
 )
 
 
@@ -86,26 +85,6 @@ def test_the_page_shows_the_run_in_numbers_and_its_quarantine_with_reasons(page)
     assert "broken.jpg" in text
     assert "the header is cut short" in text
     assert "cannot decode the whole file" in text
-
-
-def test_the_page_names_the_preset_that_annotated_and_none_where_people_did(page):
-    text = page(make_gallery(preset="tiny-composed"))
-    assert "<title>Gallery of photos/, tiny-composed</title>" in text
-    assert "annotated with the preset tiny-composed" in text
-    assert "the preset" not in page(make_gallery())
-
-
-def test_a_warning_about_the_models_stands_above_the_figures(page):
-    text = page(make_gallery(warning="Do not trust <these> masks."))
-    assert text.index("Do not trust &lt;these&gt; masks.") < text.index('<dl class="figures">')
-
-
-def test_an_image_without_a_mask_and_one_without_a_picture_say_so(page, destination):
-    text = page(make_gallery(make_image(masks=()), make_image("b.png", data=b"gone")))
-
-    assert "This image has no mask" in text
-    assert "The image cannot be read any more" in text
-    assert len(pictures(destination)) == 1
 
 
 def test_every_image_has_its_picture_its_outlines_and_its_record(page, destination):
@@ -241,13 +220,6 @@ def test_pictures_that_nothing_decodes_are_named_and_counted(destination, caplog
     assert "BytesIO" not in caplog.text
 
 
-def test_a_damaged_table_still_has_a_page(page):
-    mask = make_mask(counts="", size=(0, 0))
-    image = GalleryImage("0" * 16, "a.png", 0, 0, None, (mask,), (make_expression(),))
-
-    assert '"damaged":true' in page(make_gallery(image))
-
-
 def test_in_a_bucket_a_browser_is_told_what_each_file_is(s3_server, s3_bucket):
     destination = RunLocation.open(f"s3://{s3_bucket}/pages", s3_server.endpoint_url)
     image = make_image()
@@ -281,28 +253,8 @@ def saved(image, image_format="PNG", **options):
     return file.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"), [((2000, 1000), (800, 400)), ((90, 60), (90, 60)), ((1, 5000), (1, 800))]
-)
-def test_the_longer_side_is_bounded_and_small_pictures_are_left(size, expected):
-    assert opened(thumbnail(picture(size=size))).size == expected
-    assert max(expected) <= THUMBNAIL.max_side_px
-
-
-def test_a_picture_is_turned_upright():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-
-    assert opened(thumbnail(picture("JPEG", size=(200, 100), exif=exif))).size == (100, 200)
-
-
 def test_a_bomb_in_the_run_of_a_stranger_is_not_opened():
     assert thumbnail(png_of_header_only(30_000, 30_000)) is None
-
-
-@pytest.mark.parametrize("data", [b"", b"no image", picture("JPEG", size=(300, 300))[:-200]])
-def test_what_cannot_be_read_is_none(data):
-    assert thumbnail(data) is None
 
 
 def test_a_format_of_a_plug_in_is_opened_where_it_is_allowed():

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
@@ -101,38 +100,6 @@ def test_a_picture_that_is_not_the_annotated_one_any_more_is_left_out_and_logged
 
     assert [image.data is None for image in images] == [False, True, False]
     assert "does not show image s0/1.png: the bytes have changed since the annotation" in caplog.text
-
-
-def test_of_many_pictures_that_cannot_be_loaded_the_first_few_are_named_and_all_are_counted(run, caplog):
-    location, header = run
-    commit(location, header, 0, 1, embed_images=False)
-
-    def load_bytes(shard, key):
-        raise FileNotFoundError("SOURCE was moved")
-
-    with caplog.at_level(logging.WARNING):
-        list(gallery_from_run(location, load_bytes).images)
-
-    assert caplog.text.count("does not show image") == 3
-    assert "6 of 6 images are not shown" in caplog.text
-
-
-@pytest.mark.parametrize("error", [ConfigError("SOURCE is gone"), TransientError("the bucket does not answer")])
-def test_a_source_that_cannot_be_read_is_asked_once_and_said_so_once(run, caplog, error):
-    location, header = run
-    commit(location, header, 0, 1, 2, embed_images=False)
-    asked = []
-
-    def load_bytes(shard, key):
-        asked.append(key)
-        raise error
-
-    with caplog.at_level(logging.WARNING):
-        images = list(gallery_from_run(location, load_bytes).images)
-
-    assert ([image.data for image in images], asked) == ([None] * 9, ["s0/0.png"])
-    assert caplog.text.count(str(error)) == 1
-    assert "9 of 9 images are not shown" in caplog.text
 
 
 def test_a_refilter_has_the_pairs_digest_of_its_parent_and_a_run_of_other_masks_another(tmp_path):

@@ -30,17 +30,6 @@ def names(page):
     return page.locator(".card:not([hidden]) h2").all_inner_texts()
 
 
-def test_images_are_sorted_by_any_score_and_those_without_a_mask_are_small_and_last(open_page, address):
-    page = open_page(address)
-    assert names(page) == ["a.png", "b.png", "0.png"]
-    page.locator("#more").click()
-    page.locator("#sort").select_option("highest distinctiveness")
-    page.wait_for_function("() => document.querySelector('.card h2').textContent === 'b.png'")
-    assert names(page) == ["b.png", "a.png", "0.png"]
-    heights = [card.bounding_box()["height"] for card in page.locator(".card").all()]
-    assert heights[2] < heights[0] / 3
-
-
 def test_a_mark_lasts_is_filtered_by_and_exported_with_the_id_that_an_audit_has(open_page, address, tmp_path):
     page = open_page(address)
     page.locator(".card", has_text="b.png").locator(".row").first.click()
@@ -97,20 +86,6 @@ def test_an_address_brings_back_filters_order_and_the_open_pair(open_page, addre
     strange.locator("#shown", has_text="not on this page").wait_for()
     assert names(strange) == ["a.png", "b.png", "0.png"]
     assert "--image" not in strange.locator("#shown").inner_text()
-
-
-def test_a_pair_that_the_page_lacks_comes_with_the_command_that_adds_its_image(open_page, tmp_path):
-    run = write_run(
-        tmp_path / "run",
-        *[(f"{n}.png", lambda entry: annotated(entry, 2, [(0, "a circle", 1.5, 1)])) for n in range(3)],
-    )
-    image = image_id("2.png")
-    link = f"#pair={pair_id(image, [mask_id(image, 0)], 'a circle')}"
-    page = open_page(Path(write_pages(run.root, sample=1)).as_uri() + link)
-    page.locator("#shown", has_text=f"pseudoris gallery OUT --image {image}").wait_for()
-    again = open_page(Path(write_pages(run.root, sample=1, besides=[image])).as_uri() + link)
-    assert again.locator(".expression.is-open .text").inner_text() == "a circle"
-    assert names(again) == ["0.png", "2.png"]
 
 
 def test_an_audits_verdicts_are_shown_and_filtered_by(open_page, tmp_path):

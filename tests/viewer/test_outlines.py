@@ -53,22 +53,6 @@ def test_an_outline_stays_within_a_pixel_of_the_mask():
     assert overlap > 0.97
 
 
-def test_a_mask_larger_than_the_frame_keeps_its_place():
-    mask = rectangle((1000, 500, 2000, 1500), (2048, 4096))
-    points = loops_of(outline_of(encode(mask), mask.shape).path)[0]
-
-    assert points.min(axis=0) == pytest.approx([125, 62.5], abs=1)
-    assert points.max(axis=0) == pytest.approx([250, 187.5], abs=1)
-
-
-@pytest.mark.parametrize("size", [(4000, 3000), (1, 5000), (5000, 1), (1, 1)])
-def test_a_mask_of_one_pixel_has_an_outline(size):
-    mask = np.zeros(size, dtype=bool)
-    mask[size[0] // 2, size[1] // 2] = True
-
-    assert outline_of(encode(mask), size).path.startswith("M")
-
-
 @pytest.mark.parametrize("box", [(0, 0, 90, 60), (0, 0, 3, 3), (87, 0, 90, 60)])
 def test_a_label_stands_inside_the_picture(box):
     x, y = outline_of(encode(rectangle(box)), (60, 90)).label_xy
@@ -76,15 +60,6 @@ def test_a_label_stands_inside_the_picture(box):
 
     assert 0 <= x <= width
     assert 0 <= y <= height
-
-
-def test_the_label_of_a_large_mask_stands_in_it():
-    mask = rectangle((5, 5, 85, 55))
-    mask[:, 30:] = False  # what is left lies on the left: its centre of gravity is no matter
-    x, y = outline_of(encode(mask), mask.shape).label_xy
-    scale = FRAME / 90
-
-    assert mask[int(y / scale), int(x / scale)]
 
 
 @pytest.mark.parametrize("counts", ["", "zzzz", "52", "Ω"])

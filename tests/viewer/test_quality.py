@@ -34,15 +34,6 @@ def run(tmp_path):
     )
 
 
-def test_masks_and_lengths_are_counted_over_images_and_expressions(run):
-    found = quality_of_run(run)
-
-    assert dict(found.masks_per_image) == {2: 2, 1: 1, 0: 1}
-    assert dict(found.lengths) == {3: 5}
-    assert dict(found.kept_lengths) == {3: 4}
-    assert (found.num_read, found.num_shards, found.summary.images) == (2, 2, 5)
-
-
 def test_scores_come_with_the_verdict_and_a_mask_alone_has_only_one(run):
     found = quality_of_run(run)
 
@@ -58,15 +49,6 @@ def test_every_draw_counts_for_its_decoder_and_crop(run):
         DrawKind("beam", None, "masked"): KeptCount(5, 4),
         DrawKind("top_p", 0.4, "context_1.2"): KeptCount(5, 4),
     }
-
-
-def test_words_texts_nouns_and_duplicates_are_of_kept_expressions(run):
-    found = quality_of_run(run)
-
-    assert (found.all_words.num_words, found.kept_words.num_words) == (7, 5)
-    assert found.texts == {"a red circle": 1, "a blue circle": 1, "a lone circle": 1, "a Red circle!": 1}
-    assert found.nouns == {"circle": 4}
-    assert (found.duplicates.compared, found.duplicates.seen_before) == (4, 1)
 
 
 def test_a_large_run_is_read_in_part_and_its_totals_are_whole(run):
@@ -108,13 +90,6 @@ def test_what_an_earlier_image_said_is_seen_before_and_the_same_image_does_not_c
     assert (found.seen_before, found.counted) == (1, 4)
 
 
-def test_an_image_of_very_many_expressions_is_compared_in_part_and_says_so(monkeypatch):
-    monkeypatch.setattr(quality, "MAX_COMPARED", 3)
-    found = counted([(A, "a star")] * 5)
-
-    assert found == Duplicates(compared=3, left_out=2, same_mask=3, other_mask=0, seen_before=0, counted=5)
-
-
 WORDS = st.lists(st.sampled_from(["red", "blue", "star", "boat", "left", "small"]), min_size=1, max_size=6).map(
     " ".join
 )
@@ -143,14 +118,6 @@ def test_the_curve_begins_at_nothing_and_counts_each_word_once():
 
     assert found.points == ((0, 0), (1, 3), (2, 4), (3, 4))
     assert (found.num_words, found.heaps_exponent) == (4, None)
-
-
-def test_a_long_run_has_few_points_and_ends_at_its_end():
-    found = growth_of(f"word{n}" for n in range(100_003))
-
-    assert len(found.points) < 300
-    assert found.points[-1] == (100_003, 100_003)
-    assert [y for _, y in found.points] == sorted(y for _, y in found.points)
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0])

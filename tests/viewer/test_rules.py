@@ -63,15 +63,6 @@ def test_captions_of_a_lone_mask_are_counted_apart_and_no_tau_moves_them(open_pa
 
 
 @pytest.mark.browser
-def test_both_pages_state_the_whole_rule(open_page, tmp_path):
-    folder = gallery_of(tmp_path, SAID, settings=[KEEP])
-    rule = "An expression is kept if its distinctiveness is above τ\u00a0=\u00a01.35 and correctness > 5"
-
-    assert rule in open_page((folder / "index.html").as_uri()).locator("#help").text_content()
-    assert rule in open_page((folder / "quality.html").as_uri()).locator("main").inner_text()
-
-
-@pytest.mark.browser
 def test_where_another_scorer_decided_tau_is_no_reason(open_page, tmp_path):
     said = [(0, "kept by it", 1.1, 1, {"kept": True}), (0, "rejected by it", 1.9, 1, {"kept": False})]
     folder = gallery_of(tmp_path, said, settings=["filtering.engine=siglip"])
@@ -83,14 +74,6 @@ def test_where_another_scorer_decided_tau_is_no_reason(open_page, tmp_path):
     quality = (folder / "quality.html").read_text(encoding="utf-8")
     assert "A plug-in scorer decided what is kept. Its bound may differ from τ." in quality
     assert 'class="marker"' not in quality
-
-
-def test_of_an_import_nothing_is_said_to_be_above_tau(tmp_path):
-    folder = gallery_of(tmp_path, SAID, origin="import")
-    for name in ("index.html", "quality.html"):
-        text = (folder / name).read_text(encoding="utf-8")
-        assert "People wrote the expressions of this run, and all of them are kept." in text
-        assert "An expression is kept where" not in text
 
 
 @pytest.mark.long
@@ -109,16 +92,6 @@ def test_the_slider_keeps_what_refilter_keeps_at_every_tau(open_page, tmp_path):
         page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
         shown = re.sub(r"\s", "", page.locator("#yield b").first.inner_text())
         assert (tau, int(shown)) == (tau, totals.kept)
-
-
-@pytest.mark.browser
-def test_a_score_just_above_tau_is_above_it(open_page, tmp_path):
-    said = [(0, "just above", 1.250004, 1, {"kept": False}), (0, "at it", 1.25, 1, {"kept": False})]
-    page = open_page((gallery_of(tmp_path, said) / "index.html").as_uri())
-    set_tau(page, 1.25)
-    page.locator("#yield >> text=1 kept of 2").wait_for()
-
-    assert page.locator("#expressions .kept .text").inner_text() == "just above"
 
 
 @pytest.mark.browser
