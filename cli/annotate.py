@@ -132,6 +132,9 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
         if is_planned:
             raise TransientError(f"{error}\nNo committed shard in {out} is lost.") from error
         raise
+    if summary.interrupted and not summary.totals.shards:
+        report_stopped("interrupted before the first shard was committed")
+        return INTERRUPTED
     stdout.print(summary_view(summary), soft_wrap=True)
     if summary.interrupted:
         report_stopped(f"{summary.totals.shards} of {summary.num_planned_shards} shards are committed.")
