@@ -11,9 +11,11 @@ import pyarrow.dataset as ds
 import pytest
 import ray
 
+from pseudoris.pipeline.run_contract import RunSummary
 from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.runs.pending_work import Planned, Step
+from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.synthworld.demo import write_demo
 from tests.builders.command import NUM_SCENES, OPTIONS, pseudoris_here, start_pseudoris, wait_for
 from tests.builders.runs import SMALL, STUBS, write_source
@@ -173,3 +175,12 @@ def test_committed_shards_are_spoken_of_only_where_a_run_exists(monkeypatch, tmp
     ended = pseudoris_here("annotate", str(tmp_path), str(tmp_path / "out"))
     assert ended.returncode == (130 if isinstance(error, KeyboardInterrupt) else 3)
     assert ("committed shard" in ended.stderr) == is_planned
+
+
+def test_an_interrupt_before_the_first_commit_shows_no_summary_of_nothing(monkeypatch, tmp_path):
+    stopped = RunSummary("out", RunTotals(), 3, 1, 0, 0, 1.0, {"masks": "out/masks"}, interrupted=True)
+    monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", lambda *_, **__: stopped)
+    ended = pseudoris_here("annotate", str(tmp_path), str(tmp_path / "out"))
+    assert ended.returncode == 130
+    assert "summary" not in ended.stdout
+    assert "to resume run the same command again" in ended.stderr
