@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,6 +31,16 @@ if TYPE_CHECKING:
 INCOMPLETE = 3
 FRUITLESS = 1
 
+ShardSize = Annotated[
+    int | None, typer.Option(help="Images per shard (same as --set shards.max_images=…). A run keeps its first value.")
+]
+RetryReasons = Annotated[
+    str | None, typer.Option(help="With --retry-failed: only these reasons, e.g. missing,decoder_timeout.")
+]
+AllowDegraded = Annotated[
+    bool, typer.Option("--allow-degraded", help="Use smaller batches for a shard that has run out of memory twice.")
+]
+
 
 def annotate(
     source: options.Source,
@@ -39,10 +48,7 @@ def annotate(
     preset: options.Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
-    shard_size: Annotated[
-        int | None,
-        typer.Option(help="Images per shard (same as --set shards.max_images=…). A run keeps its first value."),
-    ] = None,
+    shard_size: ShardSize = None,
     address: options.Address = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Annotate the first N images only.")] = None,
     extend: Annotated[
@@ -51,15 +57,11 @@ def annotate(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Compute only the quarantined images again.")
     ] = False,
-    retry_reasons: Annotated[
-        str | None, typer.Option(help="With --retry-failed: only these reasons, e.g. missing,decoder_timeout.")
-    ] = None,
+    retry_reasons: RetryReasons = None,
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Continue with another kind of device or other package versions.")
     ] = False,
-    allow_degraded: Annotated[
-        bool, typer.Option("--allow-degraded", help="Use smaller batches for a shard that has run out of memory twice.")
-    ] = False,
+    allow_degraded: AllowDegraded = False,
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,
     only: options.Only = None,
@@ -70,8 +72,14 @@ def annotate(
 
     OUT gets four Parquet tables: images, masks, expressions and failures.
     """
-    allowed = {"allow_mixed": allow_mixed, "allow_degraded": allow_degraded, "accept_domain": accept_domain}
-    config = resolve(preset, config_file, assignments, shard_size=shard_size, address=address, allowed=allowed)
+    short = {
+        "shards.max_images": shard_size,
+        "placement.address": address,
+        "placement.allow_mixed": allow_mixed,
+        "placement.allow_degraded": allow_degraded,
+        "placement.accept_domain": accept_domain,
+    }
+    config = load_config(preset, config_file, options.words(assignments, short))
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
     from pseudoris.pipeline.run_contract import RunOptions
     from pseudoris.store.runs.pending_work import parse_reasons
@@ -79,29 +87,11 @@ def annotate(
     reasons = parse_reasons(None if retry_reasons is None else retry_reasons.split(","))
     exclusions = options.read_exclude(exclude, exclude_distance, only)
     run_options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=exclusions)
-    if dry_run:
-        from pseudoris.pipeline.annotation import dry_run as preview
+    if not dry_run:
+        raise typer.Exit(run(source, out, config, run_options=run_options))
+    from pseudoris.pipeline.annotation import dry_run as preview
 
-        stdout.print(plan_view(preview(source, out, config, options=run_options)))
-        return
-    raise typer.Exit(run(source, out, config, run_options=run_options))
-
-
-def resolve(
-    preset: str,
-    config_file: options.ConfigFile,
-    assignments: options.Assignments,
-    *,
-    shard_size: int | None,
-    address: str | None,
-    allowed: Mapping[str, bool] | None = None,
-) -> RunConfig:
-    """Return the configuration with the short options laid over everything else."""
-    words = list(assignments or ())
-    words += [f"shards.max_images={shard_size}"] if shard_size is not None else []
-    words += [f"placement.address={address}"] if address is not None else []
-    words += [f"placement.{name}=true" for name, is_given in (allowed or {}).items() if is_given]
-    return load_config(preset, config_file, words)
+    stdout.print(plan_view(preview(source, out, config, options=run_options)))
 
 
 def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | None = None) -> int:
@@ -182,8 +172,8 @@ def estimate(
 
     It also predicts the share of images that would be quarantined.
     """
-    allowed = {"accept_domain": accept_domain}
-    config = resolve(preset, config_file, assignments, shard_size=None, address=address, allowed=allowed)
+    short = {"placement.address": address, "placement.accept_domain": accept_domain}
+    config = load_config(preset, config_file, options.words(assignments, short))
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
     from pseudoris.pipeline.sample_estimate import estimate as run_sample
 

@@ -70,8 +70,7 @@ def doctor(
 
     Exit code 1 if there is a problem.
     """
-    words = [*(assignments or ()), *(["placement.accept_domain=true"] if accept_domain else ())]
-    config = load_config(preset, config_file, words)
+    config = load_config(preset, config_file, options.words(assignments, {"placement.accept_domain": accept_domain}))
     checks = list(run_checks(config, source=source, out=out))
     stdout.print(_as_table(preset, checks))
     for check in checks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +14,7 @@ from pseudoris.cli import options
 from pseudoris.cli.console import stdout
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.cli.summaries import Wording, written_view
-from pseudoris.schemas.config import RunConfig, ShardsConfig
+from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
@@ -102,7 +103,15 @@ def import_annotation(
     Its expressions have `source` = human.
     """
     chosen = _format(annotation, annotation_format)
-    config = _config(assignments, shard_size=shard_size, embed_images=embed_images, allow_mixed=allow_mixed)
+    # No model is loaded. The preset's shards are small for its models' sake; here a shard takes seconds.
+    bounds = [f"shards.{name}={getattr(ShardsConfig(), name)}" for name in ("max_images", "max_bytes")]
+    short = {
+        "shards.max_images": shard_size,
+        "shards.embed_images": embed_images,
+        "placement.allow_mixed": allow_mixed,
+    }
+    config = load_config("tiny", None, [*bounds, *options.words(assignments, short)])
+    config = config.model_copy(update={"preset": _PRESET})
     _check_options(chosen, has_split=bool(split), has_split_by=bool(split_by), has_captions=bool(captions))
     from pseudoris.training.imports import ImportRequest
 
@@ -140,25 +149,12 @@ def _check_options(chosen: Format, *, has_split: bool, has_split_by: bool, has_c
         raise ConfigError("--captions needs --format coco. The other formats have their sentences in their own files.")
 
 
-def _config(
-    assignments: options.Assignments, *, shard_size: int | None, embed_images: bool, allow_mixed: bool
-) -> RunConfig:
-    """Return a configuration with the short options laid over `--set`; no model is loaded."""
-    # The preset's shards are small for its models' sake; here a shard takes seconds.
-    bounds = ShardsConfig()
-    words = [f"shards.max_images={bounds.max_images}", f"shards.max_bytes={bounds.max_bytes}", *(assignments or ())]
-    words += [f"shards.max_images={shard_size}"] if shard_size is not None else []
-    words += ["shards.embed_images=true"] if embed_images else []
-    words += ["placement.allow_mixed=true"] if allow_mixed else []
-    return load_config("tiny", None, words).model_copy(update={"preset": _PRESET})
-
-
 def _run(request: ImportRequest, location: RunLocation) -> None:
     from pseudoris.training.imports import import_annotation as import_into
 
     summary = write_with_bar(
         location,
-        lambda on_progress, on_wait: import_into(request, location, on_progress=on_progress, on_wait=on_wait),
+        partial(import_into, request, location),
         before="reading the annotation",
         during="importing images",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,6 +109,15 @@ ExcludeDistance = Annotated[
     int | None,
     typer.Option("--exclude-distance", help="Bits by which perceptual hashes of copies differ.", show_default="6"),
 ]
+
+
+def words(assignments: list[str] | None, short: Mapping[str, object]) -> list[str]:
+    """Return the words of `--set`, and after them, so that they win, those of the short options that were given.
+
+    `short` has the key of each and its value: None or False where the option was not given.
+    """
+    given = {key: value for key, value in short.items() if value is not None and value is not False}
+    return [*(assignments or ()), *(f"{key}={'true' if value is True else value}" for key, value in given.items())]
 
 
 def check_apart(run: RunLocation, destination: RunLocation, *, option: str) -> None:

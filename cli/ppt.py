@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,21 +16,11 @@ from pseudoris.cli.summaries import Wording, written_view
 from pseudoris.store.location import RunLocation
 
 if TYPE_CHECKING:
-    from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
-    from pseudoris.training.thread_executor import OnProgress, WrittenRun
+    from pseudoris.training.thread_executor import WrittenRun
 
 app = typer.Typer(no_args_is_help=True, help="Write the training data of PPT (curriculum point prompting), as runs.")
 
 Preset = Annotated[str, typer.Option("--preset", help="tiny (embedded, CPU) or paper (ViT-B/16, SAM ViT-B).")]
-
-
-class Recipe(Protocol):
-    """Writes, or goes on writing, the run at a location."""
-
-    def __call__(
-        self, location: RunLocation, config: RecipeConfig, *, on_progress: OnProgress, on_wait: Callable[[str], None]
-    ) -> WrittenRun:
-        """Return how the run stands."""
 
 
 @app.command("objects")
@@ -54,16 +44,14 @@ def objects(
 
     CLIP and SAM find the mask.
     """
-    words = [*(["shards.embed_images=true"] if embed_images else []), *(assignments or ())]
+    # Only here: other commands need not wait for what this one imports.
+    from pseudoris.training.ppt.recipes.d_sem import make_objects
 
-    def recipe() -> Recipe:
-        from pseudoris.training.ppt.recipes.d_sem import make_objects
+    def on_note(text: str) -> None:
+        report("note", text, "yellow")
 
-        def on_note(text: str) -> None:
-            report("note", text, "yellow")
-
-        return partial(make_objects, folder, names=names, sample=sample, on_note=on_note)
-
+    words = options.words(assignments, {"shards.embed_images": embed_images})
+    recipe = partial(make_objects, folder, names=names, sample=sample, on_note=on_note)
     _run("D_sem", out, preset, config_file, words, recipe)
 
 
@@ -80,13 +68,9 @@ def compose(
     Texts of a mosaic state positions in the image. A fusion pastes one object beside another:
     its texts state relations. Expressions of context masks are not kept.
     """
+    from pseudoris.training.ppt.recipes.d_ref import compose_objects
 
-    def recipe() -> Recipe:
-        from pseudoris.training.ppt.recipes.d_ref import compose_objects
-
-        return partial(compose_objects, source)
-
-    _run("D_ref", out, preset, config_file, assignments or [], recipe)
+    _run("D_ref", out, preset, config_file, assignments or [], partial(compose_objects, source))
 
 
 @app.command("pairs")
@@ -103,26 +87,21 @@ def pairs(
 
     If one mask fits a text, this pair is kept (H_sem). If several fit, no pair is kept (H_ref).
     """
+    from pseudoris.training.ppt.recipes.h_pairs import pair_masks
 
-    def recipe() -> Recipe:
-        from pseudoris.training.ppt.recipes.h_pairs import pair_masks
-
-        return partial(pair_masks, run)
-
-    _run("H", out, preset, config_file, assignments or [], recipe)
+    _run("H", out, preset, config_file, assignments or [], partial(pair_masks, run))
 
 
 def _run(
-    title: str, out: str, preset: str, config_file: Path | None, words: list[str], recipe: Callable[[], Recipe]
+    title: str, out: str, preset: str, config_file: Path | None, words: list[str], recipe: Callable[..., WrittenRun]
 ) -> None:
-    """Write a recipe's run; the recipe is fetched, with torch, when the settings are known to be right."""
     from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 
     config = load_recipe_config(preset, config_file, words)
     location = RunLocation.open(out, config.run.source.endpoint_url, config.run.placement.storage)
     written = write_with_bar(
         location,
-        lambda on_progress, on_wait: recipe()(location, config, on_progress=on_progress, on_wait=on_wait),
+        partial(recipe, location, config),
         before="planning",
         during="images",
     )

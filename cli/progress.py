@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 import typer
 from rich.console import Console
@@ -26,9 +26,6 @@ from rich.text import Text
 from pseudoris.cli.console import report, report_stopped, stderr, stdout
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, Planned, Retried, RunEvent, Step
-
-if TYPE_CHECKING:
-    from pseudoris.training.thread_executor import OnProgress
 
 INTERRUPTED: Final = 130
 WrittenT = TypeVar("WrittenT")
@@ -196,20 +193,14 @@ def actors_text(by_pool: Mapping[str, int]) -> str:
     return f"{', '.join(before)} and {last} actors" if before else f"{last} actors"
 
 
-def write_with_bar(
-    location: RunLocation,
-    write: Callable[[OnProgress, Callable[[str], None]], WrittenT],
-    *,
-    before: str,
-    during: str,
-) -> WrittenT:
+def write_with_bar(location: RunLocation, write: Callable[..., WrittenT], *, before: str, during: str) -> WrittenT:
     """Return the result of `write`, with a progress bar; after an interrupt, report that nothing is lost.
 
     For runs without Ray: imports, refilters, PPT's recipes.
 
     Args:
         location: Of the run.
-        write: Called with two callbacks: for its progress, and for the text to show while it waits for the lock.
+        write: Called with `on_progress`, and with `on_wait` for the text to show while it waits for the lock.
         before: Text beside the bar until the first report.
         during: Text beside the bar from then on.
 
@@ -225,7 +216,7 @@ def write_with_bar(
                 is_planned = True
                 show(done, total, during)
 
-            return write(on_progress, lambda text: report("note", text, "yellow"))
+            return write(on_progress=on_progress, on_wait=lambda text: report("note", text, "yellow"))
     except KeyboardInterrupt:
         if not is_planned:
             raise

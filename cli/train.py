@@ -71,7 +71,7 @@ def ppt(
     options.load_plugins(plugins)
     runs = SourceRuns(tuple(d_sem or ()), tuple(d_ref or ()), tuple(h or ()), tuple(annotated or ()))
     folder = training_folder(out, filter(None, (*runs.d_sem, *runs.d_ref, *runs.h, *runs.annotated, val)))
-    config = load_ppt_config(preset, config_file, _words(assignments, seed))
+    config = load_ppt_config(preset, config_file, options.words(assignments, {"training.seed": seed}))
     fabric = open_fabric(config.training)
 
     def train(shown: TrainingBar) -> RenderableType:
@@ -116,7 +116,7 @@ def student(
     folder = training_folder(out, filter(None, (*runs, val, human)))
     if steps is not None and epochs is not None:
         raise typer.BadParameter("Give --steps or --epochs, not both.")
-    config = load_chooser_config(preset, config_file, _words(assignments, seed))
+    config = load_chooser_config(preset, config_file, options.words(assignments, {"training.seed": seed}))
     if steps is not None:
         config = config.model_copy(update={"training": config.training.with_steps(steps)})
     fabric = open_fabric(config.training)
@@ -127,10 +127,6 @@ def student(
         return summary_view(summary)
 
     raise typer.Exit(_run(train, folder, is_first=fabric.is_global_zero, is_resuming=resume))
-
-
-def _words(assignments: list[str] | None, seed: int | None) -> list[str]:
-    return [*(assignments or ()), *([f"training.seed={seed}"] if seed is not None else [])]
 
 
 def _run(train: Callable[[TrainingBar], RenderableType], out: Path, *, is_first: bool, is_resuming: bool) -> int:
