@@ -43,26 +43,6 @@ def test_draw_says_which_questions_it_will_answer_how_precisely(out, tmp_path):
     assert AuditFolder.open(tmp_path / "audit").draw.run.location == out
 
 
-@pytest.mark.parametrize("inside", ["", "/page"])
-def test_the_page_is_not_written_into_the_audit(out, tmp_path, inside):
-    folder = judged(out, tmp_path / "audit", number=0).path
-    before = sorted(folder.rglob("*"))
-    with pytest.raises(ConfigError, match=r"is inside the audit\. Choose a folder outside it"):
-        ran("page", folder, "--to", f"{folder}{inside}")
-    assert sorted(folder.rglob("*")) == before
-
-
-def test_what_a_killed_command_left_unfinished_is_deleted(out, tmp_path):
-    left = [
-        RunLocation.open(str(tmp_path / folder)).temporary_path("any") for folder in ("audit", "page", "page/pictures")
-    ]
-    for path in left:
-        path.write_bytes(b"half")
-    ran("draw", out, tmp_path / "audit", "-n", 6)
-    ran("page", tmp_path / "audit", "--to", tmp_path / "page")
-    assert not any(path.exists() for path in left)
-
-
 def test_report_prints_figures_with_intervals_and_what_they_lack(out, tmp_path):
     ran("draw", out, tmp_path / "audit", "-n", 60)
     audit = AuditFolder.open(tmp_path / "audit")

@@ -58,17 +58,6 @@ def test_the_yaml_is_laid_over_a_preset(demo, tmp_path, truth):
     assert "on these 8 images, it keeps" in found.output
 
 
-def test_without_a_truth_what_was_composed_is_of_the_yield(tmp_path):
-    run = RunLocation.open(str(tmp_path / "run"))
-    scene_run(run, KNOWN, source=str(tmp_path / "images"), change=lambda image: composed(scored(image), a_mask=2))
-    told = invoke(tmp_path / "run", "--yield", 3).output
-    assert "No bounds reach" not in told
-    assert float(told.split("it keeps ")[1].split()[0]) == pytest.approx(3, abs=0.3)
-    least = invoke(tmp_path / "run", "--yield", 1)
-    assert "No bounds reach a yield of 1. The nearest is 2." in least.output
-    assert "Composed and human expressions are always kept" in least.output
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

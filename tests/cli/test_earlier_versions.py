@@ -63,14 +63,6 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(out, words):
     assert last_line(ended) == (2, refused(out / HEADER_NAME, 2, RECORDS_VERSION, remedy))
 
 
-@pytest.mark.parametrize("version", [RECORDS_VERSION + 1, "new", None])
-def test_a_record_of_no_earlier_version_cannot_be_made_again(out, version):
-    edit_sealed(RunLocation.open(str(out)), HEADER_NAME, lambda tree: tree.update(version=version))
-    remedy = "use the pseudoris that wrote it"
-    due = (2, refused(out / HEADER_NAME, version, RECORDS_VERSION, remedy))
-    assert last_line(pseudoris_here("status", "out", cwd=out.parent)) == due
-
-
 def test_a_table_of_another_version_is_refused_in_one_sentence(out):
     part = min((out / "masks").glob("*.parquet"))
     table = pq.read_table(part)
@@ -100,17 +92,3 @@ def test_a_training_of_an_earlier_version_is_refused_in_one_sentence(out, words)
     file = "student/config.json" if "--resume" in words else "student/checkpoint.pt"
     due = (2, refused(file, 1, 2, "train again, or use the pseudoris that wrote it"))
     assert last_line(pseudoris_here(*words, cwd=out.parent)) == due
-
-
-@pytest.mark.parametrize(
-    ("old", "now"),
-    [
-        ("filtering.min_score=0.1", "filtering.min_cosine"),
-        ("captions.sampling.others_max=4", "captions.sampling.max_others"),
-        ("captions.sampling.over_max=own", "captions.sampling.above_max_others"),
-    ],
-)
-def test_an_old_word_of_a_setting_is_an_unknown_key_and_the_nearest_is_named(old, now, tmp_path):
-    ended = pseudoris_here("estimate", str(tmp_path), "--set", old)
-    assert ended.returncode == 2
-    assert f"{old.partition('=')[0]}: unknown key; did you mean {now}?\n" in ended.stderr

@@ -92,13 +92,6 @@ def fails(*arguments: object) -> str:
     return str(error.value)
 
 
-def test_a_missing_truth_is_named_with_the_remedy(demo, tmp_path):
-    message = fails(demo / "run", "--truth", f"synthworld:{tmp_path / 'none.json'}")
-    assert f"no truth of the synthetic world at {tmp_path / 'none.json'}" in message
-    assert "--truth synthworld:FILE" in message
-    assert "python -m pseudoris.synthworld.demo" in message
-
-
 def test_a_report_into_the_runs_own_folder_is_refused_before_anything_is_read(demo):
     assert "is inside the run" in fails(demo / "run", "--truth", "none", "--report", demo / "run" / "masks")
 

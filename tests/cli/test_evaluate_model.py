@@ -199,17 +199,6 @@ def test_other_files_models_and_splits_are_refused_by_name(truth, tmp_path):
         invoke("--model", tmp_path / "lavt.pt", "--truth", truth, "--preset", "tiny")
 
 
-def test_a_run_and_a_model_take_their_own_options(truth):
-    for words in (
-        [],
-        [truth, "--model", "clip:noun"],
-        [truth, "--split", "val"],
-        ["--model", "clip:noun", "--sample", 1],
-        ["--model", "clip:noun", "--split", ","],
-    ):
-        assert "Usage" in invoke(*words, "--truth", truth, code=2)
-
-
 def test_a_text_of_several_masks_asks_for_their_union_and_one_of_none_for_nothing(tmp_path):
     run = RunLocation.open(str(tmp_path / "run"))
 
@@ -259,17 +248,3 @@ def test_a_segmenters_predictions_and_ppt_have_the_figures_of_their_own_validati
     (tmp_path / "ppt" / "summary.json").unlink(missing_ok=True)
     (note,) = tree("--model", tmp_path / "ppt", "--truth", val)["notes"]
     assert note == f"The training in {tmp_path / 'ppt'} is not finished: this is its last checkpoint."
-
-
-def test_the_truths_images_may_have_moved(truth, tmp_path):
-    images = Path(truth).parent / "images"
-    moved = images.rename(tmp_path / "moved")
-    try:
-        path = lines(tmp_path / "mine.jsonl", *(predicted(*answer) for answer in ANSWERS))
-        with pytest.raises(ConfigError, match="--images NEW"):
-            invoke("--model", path, "--truth", truth, "--report", tmp_path / "report")
-        assert (tmp_path / "report" / "evaluation.json").exists()
-        invoke("--model", path, "--truth", truth, "--report", tmp_path / "report", "--images", moved)
-        assert (tmp_path / "report" / "evaluation.html").exists()
-    finally:
-        moved.rename(images)

@@ -98,16 +98,6 @@ def test_each_format_says_what_it_wrote_left_out_and_checked(pictures, tmp_path,
     assert "equal the run's" in output
 
 
-def test_the_length_limit_is_on_for_cris_and_can_be_moved_or_taken_off(pictures, tmp_path):
-    outputs = {
-        limit: invoke(str(pictures), str(tmp_path / limit), "--format", "cris", *arguments).output
-        for limit, arguments in {"default": (), "10": ("--max-tokens", "10"), "none": ("--max-tokens", "0")}.items()
-    }
-    assert "3 expressions of more than 17 CLIP tokens" in outputs["default"]
-    assert "expressions of more than 10 CLIP tokens" in outputs["10"]
-    assert "CLIP tokens" not in outputs["none"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

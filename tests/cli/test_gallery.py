@@ -11,10 +11,8 @@ from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.cli.gallery import write_pages
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
-from pseudoris.store.sources import planned_images
 from tests.builders.audits import VerdictFile, small_audit
 from tests.builders.command import NUM_SCENES, pseudoris_here
-from tests.builders.hostile_plugin import hostile
 from tests.viewer.builders import annotated, encode, rectangle, write_run
 
 SAID = [(0, "a red circle", 1.5, 1), (1, "a blue circle", 1.2, 0)]
@@ -47,37 +45,12 @@ def test_a_run_in_a_bucket_has_its_pages_in_the_bucket(s3_server, s3_bucket, mon
 
 
 @pytest.mark.parametrize(
-    ("plugin", "num_pictures"), [("tests.builders.hostile_plugin", 1), ("a_plugin_of_another_machine", 0)]
-)
-def test_pictures_of_a_plug_in_are_shown_where_this_machine_has_it(tmp_path, capsys, plugin, num_pictures):
-    run = write_run(
-        tmp_path / "run",
-        ("a.hostile", lambda entry: annotated(entry, 2, SAID, data=hostile("nothing"))),
-        settings=[f"images.decoder_plugins=[{plugin}]"],
-    )
-    write_pages(run.root)
-    folder = tmp_path / "run" / "gallery" / "pictures"
-    assert len(list(folder.iterdir()) if folder.exists() else []) == num_pictures
-    assert ("Images of some formats are not shown" in capsys.readouterr().err) == (not num_pictures)
-
-
-@pytest.mark.parametrize(
     "inside", ["", "/images", "/_receipts", "/expressions/pages", "/gallery/../masks/pages", "/../a run", "/link/pages"]
 )
 def test_the_folders_of_the_run_itself_are_refused_and_all_below(run, inside):
     Path(run.root, "link").symlink_to(Path(run.root, "failures"))
     with pytest.raises(ConfigError, match=r"is inside the run\. Choose a folder outside it"):
         write_pages(run.root, to=f"{run.root}{inside}")
-
-
-def test_source_is_opened_once_whatever_the_number_of_pictures(tmp_path, monkeypatch):
-    (tmp_path / "photos").mkdir()
-    opened, real = [], planned_images.open_recorded_root
-    monkeypatch.setattr(planned_images, "open_recorded_root", lambda *of: (opened.append(of), real(*of))[1])
-    makers = [(f"{n}.png", lambda entry: annotated(entry, 2, SAID)) for n in range(5)]
-    run = write_run(tmp_path / "run", *makers, embed_images=False, source=str(tmp_path / "photos"))
-    write_pages(run.root)
-    assert len(opened) == 1
 
 
 def test_a_place_that_cannot_be_written_is_told_without_a_traceback(run, tmp_path):

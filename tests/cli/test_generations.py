@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from typer.testing import CliRunner
 
@@ -62,32 +60,3 @@ def test_extend_then_retry_then_mixed(run):
     verified = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["verify", str(out)])
     assert verified.exit_code == 0, verified.output
     assert "device_kind: 'another' in the run" in verified.output
-
-
-@pytest.mark.long
-@pytest.mark.ray
-def test_an_estimate_prints_figures_with_intervals_and_json(ray_session, tmp_path):
-    source = write_source(tmp_path / "in", num_images=9)
-    shown = invoke("estimate", str(source), "--sample", "8")
-    assert shown.exit_code == 0, shown.output
-    assert "12 in 3 shards" in shown.output
-    assert all(word in shown.output for word in ("images/s per CPU actor", "hours", "output", "quarantined", " to "))
-    tree = json.loads(invoke("estimate", str(source), "--sample", "8", "--json").stdout)
-    assert tree["num_sampled"] == 8
-    assert tree["output_bytes"]["low"] <= tree["output_bytes"]["value"] <= tree["output_bytes"]["high"]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--retry-failed"], "there is no run"),
-        (["--extend"], "there is no run"),
-        (["--retry-failed", "--extend"], "so it excludes --extend"),
-        (["--retry-failed", "--retry-reasons", "mising"], "'mising' is not a quarantine reason"),
-        (["--retry-reasons", "missing"], "give both"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused_before_anything_starts(tmp_path, options, message):
-    with pytest.raises(ConfigError, match=message):
-        invoke("annotate", str(write_source(tmp_path / "in", num_images=1)), str(tmp_path / "out"), *options)
-    assert not (tmp_path / "out").exists()

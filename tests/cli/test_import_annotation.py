@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 
 import pyarrow.dataset as ds
@@ -11,12 +10,11 @@ from typer.testing import CliRunner
 
 from pseudoris.cli.main import app
 from pseudoris.schemas.config import ShardsConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.receipts import list_receipts
 from tests.builders.command import pseudoris_here, start_pseudoris, wait_for
-from tests.builders.human import document, image_row, object_row, write_small_refer
+from tests.builders.human import write_small_refer
 
 
 def invoke(*arguments):
@@ -59,22 +57,6 @@ def test_verify_status_export_gallery_and_parts_take_the_run_as_any_other(datase
     assert invoke("gallery", out).exit_code == 0
     assert "the one on the left" in (out / "gallery" / "index.html").read_text()
     assert invoke("gc", out).exit_code == 0
-
-
-@pytest.mark.slow
-def test_captions_of_a_file_of_their_own_are_imported(dataset, tmp_path):
-    annotation, images = dataset
-    objects, said = tmp_path / "instances_train.json", tmp_path / "captions_train.json"
-    objects.write_bytes(document([image_row(1, "train2014/0.png")], [object_row(7, 1)]))
-    said.write_bytes(json.dumps({"annotations": [{"id": 1, "instance_id": 7, "caption": "A box"}]}).encode())
-    assert invoke("import", objects, images, tmp_path / "out", "--captions", said).exit_code == 0
-    assert ds.dataset(tmp_path / "out" / "expressions").to_table()["text"].to_pylist() == ["a box"]
-    with pytest.raises(ConfigError, match="--split-by needs --format refer"):
-        invoke("import", "refer_test.json", "images", "out", "--format", "phrasecut", "--split-by", "unc")
-    with pytest.raises(ConfigError, match="is the file of one split"):
-        invoke("import", objects, images, tmp_path / "other", "--format", "phrasecut", "--split", "train")
-    with pytest.raises(ConfigError, match="--captions needs --format coco"):
-        invoke("import", annotation, images, tmp_path / "other", "--captions", said)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ from typer.testing import CliRunner
 
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.committed_tables import read_table
 from recipes.object_centric import write_object_centric
 
 
@@ -32,25 +30,6 @@ def test_objects_are_written_and_the_summary_counts_them(tmp_path) -> None:
     assert "A data recipe of PPT" in (tmp_path / "out" / "DATACARD.md").read_text()
     with pytest.raises(ConfigError, match="--sample 6: FOLDER has 5 images"):
         invoke("ppt", "objects", images, tmp_path / "more", "--sample", 6, *options[2:])
-
-
-@pytest.mark.slow
-def test_folders_are_called_as_the_table_says_and_rows_of_no_folder_are_told(tmp_path) -> None:
-    images = write_object_centric(tmp_path / "objects", num_images=2)
-    for number, folder in enumerate(sorted(images.iterdir())):
-        folder.rename(images / f"n0{number}")
-    table = tmp_path / "table.csv"
-    table.write_text("folder,name\nn00,House Finch\nn01,robin\nn08,crab\nn09,crane\n")
-
-    result = invoke(
-        "ppt", "objects", images, tmp_path / "out", "--names", table, "--set", "filtering.weights.uri=random:0"
-    )
-
-    assert result.exit_code == 0, result.output
-    assert "table.csv: 2 folders without images are ignored: 'n08', 'n09'" in result.stderr
-    texts = read_table(RunLocation.open(str(tmp_path / "out")), "expressions", ["text"])["text"].to_pylist()
-    assert texts
-    assert set(texts) <= {"the house finch in the middle", "the robin in the middle"}
 
 
 def test_a_folder_that_the_table_lacks_is_refused_and_nothing_is_written(tmp_path) -> None:

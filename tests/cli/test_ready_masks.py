@@ -57,11 +57,3 @@ def test_an_image_without_masks_is_quarantined_for_it(ready_run):
     out, _, images = ready_run
     reasons = {row["image_id"]: (row["stage"], row["reason"]) for row in table(out, "failures")}
     assert reasons[images[-1]["image_id"]] == ("propose", "annotation_missing")
-
-
-def test_another_folder_on_the_same_output_is_refused_by_name(tiny_run, ready_run, tmp_path):
-    out, _, _ = ready_run
-    options = (*OPTIONS, *READY, "--set", f"masks.options.folder={tmp_path}")
-    refused = pseudoris("annotate", str(tiny_run.source), str(out), *options)
-    assert refused.returncode == 2
-    assert "masks.options.folder" in refused.stderr

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from pathlib import Path
-
 import pytest
 from typer.testing import CliRunner
 
@@ -15,12 +12,9 @@ from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.audits import VerdictFile
-from tests.builders.command import pseudoris_here, start_pseudoris, wait_for
 from tests.builders.scored_runs import scored_run
-from tests.builders.seals import without_digests
 
 
 @pytest.fixture(scope="module")
@@ -61,33 +55,6 @@ def test_mistakes_say_what_is_allowed(out, tmp_path, arguments, message):
     with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
         invoke(str(out), str(tmp_path / "new"), *arguments)
     assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.slow
-def test_killed_with_no_warning_the_same_command_finishes_it(tmp_path):
-    out, whole, new = tmp_path / "out", tmp_path / "whole", tmp_path / "new"
-    scored_run(RunLocation.open(str(out)), num_shards=24)
-    options = ("--tau", "1.2", "--threads", "1")
-    assert pseudoris_here("refilter", str(out), str(whole), *options).returncode == 0
-    process = start_pseudoris("refilter", str(out), str(new), *options)
-    place = RunLocation.open(str(new))
-    wait_for(lambda: len(list_receipts(place)) >= 3)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=30)
-    process.communicate()
-    num_before = len(list_receipts(place))
-    assert 3 <= num_before < 24
-    again = pseudoris_here("refilter", str(out), str(new), *options)
-    assert again.returncode == 0, again.stderr
-    assert f"{num_before} of them by an earlier call" in again.stdout
-    assert _parts(new) == _parts(whole)
-
-
-def _parts(out: Path) -> dict[str, bytes]:
-    tables = ("images", "masks", "expressions", "failures", "_receipts")
-    paths = (path for table in tables for path in (out / table).glob("shard-*"))
-    named = {f"{path.parent.name}/{path.name}": path for path in paths}
-    return {name: without_digests(name, path.read_bytes()) for name, path in named.items()}
 
 
 def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_to_reach_it(tmp_path):

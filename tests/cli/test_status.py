@@ -14,17 +14,8 @@ from pseudoris.cli.main import app
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance
 from pseudoris.store.runs.lock import RunLock
-from tests.builders.command import NUM_SCENES, pseudoris_here, start_pseudoris
+from tests.builders.command import pseudoris_here, start_pseudoris
 from tests.store.builders import commit, start_run
-
-
-@pytest.mark.ray
-def test_status_of_a_finished_run_says_complete_and_counts(tiny_run):
-    shown = pseudoris_here("status", str(tiny_run.out))
-    assert shown.returncode == 0, shown.stderr
-    assert "complete" in shown.stdout
-    assert f"{NUM_SCENES} annotated" in shown.stdout
-    assert "corrupt" in shown.stdout
 
 
 def test_status_of_a_folder_without_a_run_says_how_to_start_one(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import pty
 import re
@@ -17,7 +16,7 @@ import pytest
 from rich.progress import Progress
 from rich.text import Text
 
-from pseudoris.cli.console import SafeConsole, echo, echo_json, facts_table, path_lines
+from pseudoris.cli.console import SafeConsole, facts_table, path_lines
 from pseudoris.cli.main import main
 from pseudoris.store.location import RunLocation
 from tests.builders.command import pseudoris_here
@@ -86,18 +85,6 @@ def test_every_command_prints_in_any_encoding(tmp_path, encoding, command):
     code, out, _ = printed(encoding, *words, *arguments)
     assert code == 0
     assert len(out) > 100
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_json_stays_json_and_holds_no_control_character(encoding):
-    value = {HOSTILE: ["写真 é", HOSTILE, "\udce9\U000e0001"]}
-    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
-    with redirect_stdout(out):
-        echo_json(value)
-        echo(HOSTILE)
-    first, second = out.buffer.getvalue().decode(encoding).splitlines()
-    assert json.loads(first) == value
-    assert not FORBIDDEN.search(first + second)
 
 
 @pytest.mark.parametrize(

@@ -47,17 +47,6 @@ def test_a_training_ends_with_its_figures_and_the_next_command(trained):
     assert settings["config"]["training"]["seed"] == 2
 
 
-def test_a_finished_training_is_resumed_by_validating_it_again(trained):
-    _, arguments, before = trained
-    with pytest.raises(ConfigError, match="Continue it with --resume"):
-        invoke(*arguments)
-    again = invoke(*arguments, "--resume")
-    assert "12, 0 of them now" in again.output
-    assert [line for line in again.output.splitlines() if "IoU" in line] == [
-        line for line in before.output.splitlines() if "IoU" in line
-    ]
-
-
 def test_a_prediction_is_a_picture_with_the_text_below(trained):
     folder, _, _ = trained
     image = next((folder / "images").iterdir())

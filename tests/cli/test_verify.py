@@ -36,16 +36,6 @@ def test_a_flipped_byte_is_found_and_named(tiny_run, tmp_path):
     assert part.name in shown.stdout
 
 
-@pytest.mark.ray
-def test_a_shard_without_a_receipt_is_reported(tiny_run, tmp_path):
-    damaged = tmp_path / "damaged"
-    shutil.copytree(tiny_run.out, damaged)
-    next(iter((damaged / "_receipts").iterdir())).unlink()
-    shown = pseudoris_here("verify", str(damaged))
-    assert shown.returncode == 1
-    assert "run the same command again" in shown.stdout
-
-
 def test_shards_outside_promise_two_are_listed_and_are_no_fault(tmp_path):
     location = RunLocation.open(str(tmp_path))
     header = start_run(location)

@@ -133,15 +133,6 @@ def test_reading_is_not_fused_into_the_first_pool_even_where_it_asks_for_the_sam
     ]
 
 
-def test_pools_may_ask_for_gpus(source, identity, tmp_path):
-    # Ray Data refuses GPUs without a batch size in its public call; Ray counts what it is told it has.
-    job = planned_job(source, tmp_path, stub_config("placement.fused.num_gpus=1"), identity)
-    dataset = build_dataset(job, range(6), {"fused": 1})
-    operator = dataset._logical_plan.dag.input_dependencies[0]
-    assert operator.ray_remote_args["num_gpus"] == 1
-    assert operator.batch_size is None
-
-
 @pytest.mark.parametrize(("device", "own"), [("cpu", "MALLOC_TOP_PAD_"), ("cuda", "CUBLAS_WORKSPACE_CONFIG")])
 def test_a_stages_process_is_told_its_threads_and_what_its_device_needs(device, own):
     environment = actor_environment(ComputeConfig(device=device, threads=3))

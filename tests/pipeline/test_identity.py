@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import pytest
 
-from pseudoris.pipeline.identity import PACKAGES, check_packages, check_process, measure_identity
+from pseudoris.pipeline.identity import PACKAGES, check_process, measure_identity
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Identity
@@ -58,18 +58,6 @@ def test_a_process_with_another_device_package_or_weight_is_refused_by_its_name(
     with pytest.raises(ConfigError, match="does not match the run and could give other results") as refusal:
         check_process(Identity(**tree), stub_config(*HERE), STAGES)
     assert message in str(refusal.value)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("package", ["pyarrow", "pillow", "yaml"])
-def test_a_process_that_reads_and_commits_is_asked_for_its_own_packages(measured, package):
-    config = stub_config(*HERE, f"images.decoder_plugins=[{package}]")
-    name = "PyYAML" if package == "yaml" else package
-    other = measured.model_copy(update={"versions": {**measured.versions, name: "1.0"}})
-    with pytest.raises(ConfigError, match=rf"versions\.{name}: '1\.0' in the run"):
-        check_packages(other, config)
-    mixed = stub_config(*HERE, f"images.decoder_plugins=[{package}]", "placement.allow_mixed=true")
-    assert [line.partition(":")[0] for line in check_packages(other, mixed)] == [f"versions.{name}"]
 
 
 def test_a_process_is_asked_for_the_weights_of_its_own_stages_alone(measured):

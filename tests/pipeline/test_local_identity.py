@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pseudoris.images.child_process import start_child
-from pseudoris.pipeline import annotation, domain_sample, identity, sample_estimate
+from pseudoris.pipeline import annotation, identity, sample_estimate
 from pseudoris.pipeline.domain_sample import sampled
 from pseudoris.pipeline.identity import identity_before_ray, measure_identity
 from pseudoris.pipeline.run_contract import RunOptions, sampled_without
@@ -206,17 +205,6 @@ def test_an_image_on_which_a_decoder_hangs_costs_the_sample_alone(source, caplog
     with asked(source, Exclusions(), "images.decoder_timeout_s=0.000001") as answer:
         assert answer() is None
     assert "The check of a sample of SOURCE ended with status -14" in caplog.text
-
-
-@pytest.mark.slow
-def test_a_child_ends_with_the_block(source, monkeypatch):
-    started = []
-    monkeypatch.setattr(
-        domain_sample, "start_child", lambda *words, **_: started.append(start_child(*words)) or started[0]
-    )
-    with asked(source, Exclusions()):
-        pass
-    assert started[0].returncode == -9
 
 
 @pytest.mark.parametrize(

@@ -133,38 +133,3 @@ def test_arrows_scroll_a_table_that_is_wider_than_its_place(open_page, address):
 
     assert region.evaluate("region => region.scrollLeft") > 0
     assert page.locator("#inspector-title").text_content() == title
-
-
-def test_keys_of_one_character_can_be_turned_off_and_the_choice_is_remembered(open_page, address):
-    page = open_page(address)
-    page.locator("#help-button").click()
-    page.locator("#single-keys").uncheck()
-    page.keyboard.press("Escape")
-
-    def react():
-        page.locator("h1").click()
-        before = page.evaluate("document.documentElement.dataset.theme ?? ''")
-        for key in ("m", "t", "/", "?"):
-            page.keyboard.press(key)
-        return [
-            page.evaluate("document.body.className") == "without-masks",
-            page.evaluate("document.documentElement.dataset.theme ?? ''") != before,
-            page.evaluate("document.activeElement.id") == "find",
-        ]
-
-    assert react() == [False] * 3
-    page.reload()
-    page.wait_for_function("() => document.documentElement.dataset.keys === 'off'")
-    assert react() == [False] * 3
-    page.keyboard.press("ArrowRight")
-    assert page.locator("#inspector-title").inner_text() == "b.png"
-    page.goto(address.replace("index", "quality"))
-    page.wait_for_function("() => document.documentElement.dataset.keys === 'off'")
-    page.keyboard.press("t")
-    assert page.evaluate("document.documentElement.dataset.theme") is None
-    page.goto(address)
-    page.wait_for_function("() => !document.getElementById('single-keys').checked")
-    page.locator("#help-button").click()
-    page.locator("#single-keys").check()
-    page.keyboard.press("Escape")
-    assert react() == [True] * 3

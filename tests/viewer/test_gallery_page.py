@@ -220,18 +220,6 @@ def test_pictures_that_nothing_decodes_are_named_and_counted(destination, caplog
     assert "BytesIO" not in caplog.text
 
 
-def test_in_a_bucket_a_browser_is_told_what_each_file_is(s3_server, s3_bucket):
-    destination = RunLocation.open(f"s3://{s3_bucket}/pages", s3_server.endpoint_url)
-    image = make_image()
-    assert write_gallery(make_gallery(image), destination) == f"s3://{s3_bucket}/pages/index.html"
-
-    def kind(name):
-        return s3_server.client().head_object(Bucket=s3_bucket, Key=f"pages/{name}")["ContentType"]
-
-    assert kind("index.html") == "text/html; charset=utf-8"
-    assert kind(f"pictures/{image.image_id}.webp") == "image/webp"
-
-
 def opened(data):
     image = Image.open(io.BytesIO(data))
     assert image.format == "WEBP"

@@ -51,14 +51,6 @@ def test_every_draw_counts_for_its_decoder_and_crop(run):
     }
 
 
-def test_a_large_run_is_read_in_part_and_its_totals_are_whole(run):
-    found = quality_of_run(run, max_rows=4)
-
-    assert (found.num_read, found.num_shards) == (1, 2)
-    assert sum(found.lengths.values()) == 4
-    assert (found.summary.candidates, found.summary.seconds) == (5, {"propose": 3.0, "caption": 4.0})
-
-
 A, B = ("a-0000",), ("a-0001",)
 
 
