@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import unquote
@@ -36,6 +37,22 @@ _LIGHTNESSES: Final = (0.74, 0.62, 0.86)
 MASK_COLOURS: Final = tuple(f"oklch({light} 0.17 {hue})" for light in _LIGHTNESSES for hue in _HUES)
 
 
+@cache
+def _environment(room: str) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(each) for each in dict.fromkeys((room, ROOM))]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["thousands"] = lambda value: f"{value:,}"
+    # A key as a person writes it.
+    environment.filters["unquoted"] = unquote
+    return environment
+
+
 def iter_page(
     template: str,
     content: Mapping[str, Any],
@@ -55,17 +72,6 @@ def iter_page(
         room: Package whose `templates` are looked in before the viewer's.
         pictures: Where pictures may come from: beside the page, or, of a page in one file, `data:`.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(each) for each in dict.fromkeys((room, ROOM))]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=visible,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["thousands"] = lambda value: f"{value:,}"
-    # A key as a person writes it.
-    environment.filters["unquoted"] = unquote
     # Colours are classes: the policy allows no style attribute.
     colours = (f".c{number} {{ --c: {colour}; }}\n" for number, colour in enumerate(MASK_COLOURS))
     style = "".join([*(_resource(f"{name}.css", room) for name in styles), *colours])
@@ -87,7 +93,7 @@ def iter_page(
         "script": Markup(script),
         "policy": "; ".join(policy),
     }
-    stream = environment.get_template(template).stream({**content, **page})
+    stream = _environment(room).get_template(template).stream({**content, **page})
     stream.enable_buffering(_STREAM_PIECES)
     yield from stream
 

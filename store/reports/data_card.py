@@ -12,8 +12,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
@@ -30,6 +31,9 @@ from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import RootDigest, RunTotals, Totals
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.judged_expressions import stated_rule
+
+if TYPE_CHECKING:
+    import jinja2
 
 CARD_NAME: Final = "DATACARD.md"
 # The name of the new card if an edited one exists.
@@ -149,6 +153,42 @@ def card_text(
         excluded: Images quarantined as excluded, by their message.
         cited: The audit of the run that the card cites.
     """
+    exclusions, annotation = exclusions_of(header), header.identity.method.get("import")
+    annotation = dict(annotation) if isinstance(annotation, dict) else {}
+    models = list(_used_models(header))
+    # A statement that applies to several stages is written once.
+    titles: dict[str, list[str]] = {}
+    for used in models:
+        if used.known:
+            titles.setdefault(used.known, []).append(used.title)
+    rules = exclusions.rules if exclusions else ()
+    return (
+        _environment()
+        .get_template("data_card.md.j2")
+        .render(
+            header=header,
+            totals=totals,
+            tables_sha256=tables_sha256,
+            root_sha256=root_sha256,
+            front_matter=_front_matter(header, totals.expressions),
+            annotation=annotation,
+            files=annotation.get("files", {}),
+            cited=cited,
+            audit=audit_of(header),
+            exclusions=exclusions,
+            excluded=excluded,
+            excluded_files=dict.fromkeys(each for rule in rules for each in rule.files.items()),
+            models=models,
+            titles=titles,
+            rule=stated_rule(header),
+            to_fill="*to be filled in*",
+        )
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Return what renders every card of this process; compiled once."""
     # Here, because a driver would wait for it at its start.
     import jinja2
 
@@ -161,33 +201,7 @@ def card_text(
         keep_trailing_newline=True,
     )
     environment.filters |= {"code": _code, "count": "{:,}".format, "share": _share}
-    exclusions, annotation = exclusions_of(header), header.identity.method.get("import")
-    annotation = dict(annotation) if isinstance(annotation, dict) else {}
-    models = list(_used_models(header))
-    # A statement that applies to several stages is written once.
-    titles: dict[str, list[str]] = {}
-    for used in models:
-        if used.known:
-            titles.setdefault(used.known, []).append(used.title)
-    rules = exclusions.rules if exclusions else ()
-    return environment.get_template("data_card.md.j2").render(
-        header=header,
-        totals=totals,
-        tables_sha256=tables_sha256,
-        root_sha256=root_sha256,
-        front_matter=_front_matter(header, totals.expressions),
-        annotation=annotation,
-        files=annotation.get("files", {}),
-        cited=cited,
-        audit=audit_of(header),
-        exclusions=exclusions,
-        excluded=excluded,
-        excluded_files=dict.fromkeys(each for rule in rules for each in rule.files.items()),
-        models=models,
-        titles=titles,
-        rule=stated_rule(header),
-        to_fill="*to be filled in*",
-    )
+    return environment
 
 
 def _front_matter(header: RunHeader, num_expressions: int) -> str:

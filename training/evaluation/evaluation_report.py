@@ -7,6 +7,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from html import escape as escape_html
 from importlib.resources import files
 from typing import Any, Final
@@ -96,8 +97,8 @@ def html(found: Evaluation) -> str:
     )
 
 
-def render_page(template: str, *, img_src: str | None = None, **values: Any) -> str:
-    """Return a page of this folder's style; every text is escaped, no script runs, and `img_src` alone gives images."""
+@cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pseudoris.training.evaluation"),
         autoescape=True,
@@ -108,13 +109,22 @@ def render_page(template: str, *, img_src: str | None = None, **values: Any) -> 
     )
     environment.filters["thousands"] = lambda value: f"{value:,}"
     environment.globals.update(value_text=value_text, interval_text=interval_text, whisker=_whisker)
+    return environment
+
+
+def render_page(template: str, *, img_src: str | None = None, **values: Any) -> str:
+    """Return a page of this folder's style; every text is escaped, no script runs, and `img_src` alone gives images."""
     style = files("pseudoris.training.evaluation").joinpath("templates", "evaluation.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     images = "" if img_src is None else f" img-src {img_src};"
-    return environment.get_template(template).render(
-        style=Markup(style),  # our own file, not data
-        policy=f"default-src 'none';{images} style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
-        **values,
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            style=Markup(style),  # our own file, not data
+            policy=f"default-src 'none';{images} style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+            **values,
+        )
     )
 
 
