@@ -119,38 +119,29 @@ def read_name_list(path: Path) -> Exclusions:
     """
     with storage_errors("read", str(path)):
         data = read_regular(path)
-    values = {name_value(line) for number, line in _lines(path, data) if _is_name(path, number, line)}
+    values = set[str]()
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        text = line.decode(errors="surrogateescape").strip()
+        if text and not text.startswith("#"):
+            if wrong := _wrong(text):
+                raise ConfigError(f"{path}: line {number} {wrong}.")
+            values.add(name_value(text))
     if not values:
         raise ConfigError(f"{path} lists nothing. Write a file name or a COCO id on each line.")
     return exclusion("names", path.name, values, files={path.name: sha256_hex(data)})
 
 
-def _lines(path: Path, data: bytes) -> list[tuple[int, str]]:
-    lines = []
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
-        try:
-            text = line.decode().strip()
-        except UnicodeDecodeError:
-            raise _wrong(path, number, "is not UTF-8", "Write names as UTF-8 text; give images as a folder") from None
-        if text and not text.startswith("#"):
-            lines.append((number, text))
-    return lines
-
-
-def _is_name(path: Path, number: int, line: str) -> bool:
-    if not line.isprintable():
-        raise _wrong(
-            path, number, f"has the control characters of {line[:60]!r}", "Write one name a line, nothing else"
-        )
-    if _DIGEST.fullmatch(line):
-        raise _wrong(path, number, f"is the sha256 {line}", "Put digests into a .csv with the column sha256")
-    if not line.replace("\\", "/").strip("/"):
-        raise _wrong(path, number, f"is {line!r}, not a name", "Write the name of a file, or a COCO id")
-    return True
-
-
-def _wrong(path: Path, number: int, what: str, remedy: str) -> ConfigError:
-    return ConfigError(f"{path}: line {number} {what}. {remedy}.")
+def _wrong(name: str) -> str | None:
+    """Return what makes a line no name, and the remedy."""
+    if any("\udc80" <= letter <= "\udcff" for letter in name):
+        return "is not UTF-8. Write names as UTF-8 text; give images as a folder"
+    if not name.isprintable():
+        return f"has the control characters of {name[:60]!r}. Write one name a line, nothing else"
+    if _DIGEST.fullmatch(name):
+        return f"is the sha256 {name}. Put digests into a .csv with the column sha256"
+    if not name.replace("\\", "/").strip("/"):
+        return f"is {name!r}, not a name. Write the name of a file, or a COCO id"
+    return None
 
 
 TRAIN_SPLIT: Final = "train"

@@ -41,23 +41,31 @@ def read_hash_table(path: Path, max_distance: int) -> Exclusions:
         ConfigError: It is no such table, has no such column or one twice, or a value is not a hash. The message names
             the row.
     """
+    where = f"--exclude {path}"
     with storage_errors("read", str(path)):
         data = read_regular(path)
-    table, names = _read(path, data)
-    columns: list[str] = [name for name in COLUMNS if name in names]
+    try:
+        if path.suffix.lower() == ".parquet":
+            # Without a wanted column the schema alone, for the message.
+            table = read_columns(data, COLUMNS, where=where)
+        else:
+            # As text: a hash of digits alone is not a number.
+            options = pc.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
+            table = pc.read_csv(pa.BufferReader(data), pc.ReadOptions(use_threads=False), convert_options=options)
+        # Arrow decodes names, and raises, only as they are asked for.
+        names = table.column_names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where} cannot be read as csv: {error}. Write the file again.") from error
+    columns = [name for name in COLUMNS if name in names]
     if not columns:
         there = ", ".join(map(repr, names[:8])) or "none"
-        raise ConfigError(
-            f"--exclude {path} has no column sha256 or phash; its columns are {there}. Rename one of them."
-        )
-    repeated = next((name for name in columns if names.count(name) > 1), None)
-    if repeated:
-        raise ConfigError(
-            f"--exclude {path} has the column {repeated} {names.count(repeated)} times. Keep one of them."
-        )
+        raise ConfigError(f"{where} has no column sha256 or phash; its columns are {there}. Rename one of them.")
+    for name in columns:
+        if names.count(name) > 1:
+            raise ConfigError(f"{where} has the column {name} {names.count(name)} times. Keep one of them.")
     values = {name: _hashes(path, name, table[name]) for name in columns}
     if not any(values.values()):
-        raise ConfigError(f"--exclude {path} has no row with a {' or '.join(columns)}. Leave it out, or fill it.")
+        raise ConfigError(f"{where} has no row with a {' or '.join(columns)}. Leave it out, or fill it.")
     return hash_rules(path.name, values, max_distance, files={path.name: sha256_hex(data)})
 
 
@@ -71,21 +79,6 @@ def hash_rules(
     if hashes := values.get("phash"):
         found += exclusion("phash", name, hashes, files=files, settings={"max_distance": max_distance})
     return found
-
-
-def _read(path: Path, data: bytes) -> tuple[pa.Table, list[str]]:
-    """Return the table and the names of its columns; Arrow decodes names, and raises, only as they are asked for."""
-    if path.suffix.lower() == ".parquet":
-        # Without a wanted column the schema alone, for the message.
-        table = read_columns(data, COLUMNS, where=f"--exclude {path}")
-        return table, table.column_names
-    try:
-        # As text: a hash of digits alone is not a number.
-        options = pc.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
-        table = pc.read_csv(pa.BufferReader(data), pc.ReadOptions(use_threads=False), convert_options=options)
-        return table, table.column_names
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--exclude {path} cannot be read as csv: {error}. Write the file again.") from error
 
 
 def _hashes(path: Path, column: str, found: Iterable[pa.Scalar]) -> set[str]:
@@ -154,12 +147,9 @@ def hash_images(folder: Path) -> Iterator[HashedImage]:
                 if isinstance(outcome, ImageError):
                     logger.warning("%s is not excluded, it cannot be read: %s", keys[position], outcome)
                     continue
-                yield HashedImage(keys[position], sha256_hex(outcome), _hash(prover, keys[position], outcome))
-
-
-def _hash(prover: Prover, key: str, data: bytes) -> str | None:
-    try:
-        return str(prover.prove(data).phash)
-    except ImageError as error:
-        logger.warning("%s is excluded by its sha256 alone, it does not decode: %s", key, error)
-        return None
+                try:
+                    phash = str(prover.prove(outcome).phash)
+                except ImageError as error:
+                    logger.warning("%s is excluded by its sha256 alone, it does not decode: %s", keys[position], error)
+                    phash = None
+                yield HashedImage(keys[position], sha256_hex(outcome), phash)

@@ -25,7 +25,6 @@ from pseudoris.training.imports.human_annotation import (
     HumanImage,
     HumanMask,
     HumanPhrase,
-    LeftOut,
     clean_texts,
     read_json,
     shown,
@@ -55,18 +54,17 @@ def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequenc
         ConfigError: A file is not of the format, they do not belong together, or a split has no reference.
     """
     tables = read_coco_tables(instances, INSTANCES_NAME)
-    left_out = LeftOut()
     sentences: defaultdict[int, list[_Said]] = defaultdict(list)
     for annotation_id, said in _chosen(load_plain(refs, refs_name), tables, refs_name, splits):
         sentences[annotation_id] += said
-    left_out.add("objects without a reference in these splits", len(tables.annotations) - len(sentences))
+    left_out = Counter({"objects without a reference in these splits": len(tables.annotations) - len(sentences)})
     masks: defaultdict[str, list[HumanMask]] = defaultdict(list)
     for entry in tables.annotations:
         if entry.annotation_id in sentences:
             masks[entry.path].append(_mask(entry, sentences[entry.annotation_id], left_out, refs_name))
     images = tuple(HumanImage(path, tables.sizes[path], tuple(found)) for path, found in masks.items())
     digests = {refs_name: sha256_hex(refs), INSTANCES_NAME: sha256_hex(instances)}
-    return Annotation(images, digests, left_out)
+    return Annotation(images, digests, +left_out)
 
 
 def _chosen(refs: Any, tables: CocoTables, name: str, splits: Sequence[str]) -> Iterator[tuple[int, list[_Said]]]:
@@ -114,7 +112,7 @@ def _sentences(ref: Mapping[str, Any], where: str) -> list[Any]:
     return [each["sent"] if "sent" in each else each.get("raw") for each in sentences]
 
 
-def _mask(entry: AnnotationEntry, said: Sequence[_Said], left_out: LeftOut, name: str) -> HumanMask:
+def _mask(entry: AnnotationEntry, said: Sequence[_Said], left_out: Counter[str], name: str) -> HumanMask:
     where = f"{name}: a sentence of annotation {entry.annotation_id}"
     texts = clean_texts((sentence for sentence, _ in said), left_out, where=where)
     # A text of two splits, which no dataset has, counts in the first.
@@ -213,31 +211,30 @@ def read_phrasecut(files: Mapping[str, bytes]) -> Annotation:
     Raises:
         ConfigError: A file is not one of PhraseCut's. The message names the task.
     """
-    left_out = LeftOut()
+    left_out = Counter[str]()
     masks: defaultdict[str, dict[str, HumanMask]] = defaultdict(dict)
     phrases: defaultdict[str, dict[HumanPhrase, None]] = defaultdict(dict)
     for name, data in files.items():
         match = _SPLIT.fullmatch(name)
-        for place, task in enumerate(_tasks(data, name)):
+        tasks = read_json(data, name)
+        if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+            raise ConfigError(f"{name} is not a list of PhraseCut's tasks. Give refer_{{train,val,test,miniv}}.json.")
+        for place, task in enumerate(tasks):
             where = f"{name}: task {place}"
             path = _path(task, where)
-            targets = {_instance_mask(polygons, masks[path]).index for polygons in _instances(task, left_out, where)}
+            known, targets = masks[path], set[int]()
+            for polygons in _instances(task, left_out, where):
+                index = len(known)
+                targets.add(known.setdefault(json.dumps(polygons), HumanMask(index, index, polygons)).index)
             if not targets:
-                left_out.add("phrases without an instance")
+                left_out["phrases without an instance"] += 1
                 continue
             for text in clean_texts([task.get("phrase")], left_out, where=where):
                 phrase = HumanPhrase(tuple(sorted(targets)), text, match[1] if match else None)
-                left_out.add("repeated phrases of the same instances", phrase in phrases[path])
+                left_out["repeated phrases of the same instances"] += phrase in phrases[path]
                 phrases[path][phrase] = None
     images = tuple(HumanImage(path, None, tuple(masks[path].values()), tuple(said)) for path, said in phrases.items())
-    return Annotation(images, {name: sha256_hex(data) for name, data in files.items()}, left_out)
-
-
-def _tasks(data: bytes, name: str) -> list[dict[str, Any]]:
-    tasks = read_json(data, name)
-    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise ConfigError(f"{name} is not a list of PhraseCut's tasks. Give refer_{{train,val,test,miniv}}.json.")
-    return tasks
+    return Annotation(images, {name: sha256_hex(data) for name, data in files.items()}, +left_out)
 
 
 def _path(task: Mapping[str, Any], where: str) -> str:
@@ -247,7 +244,7 @@ def _path(task: Mapping[str, Any], where: str) -> str:
     return f"{number}.jpg"
 
 
-def _instances(task: Mapping[str, Any], left_out: LeftOut, where: str) -> list[list[list[Any]]]:
+def _instances(task: Mapping[str, Any], left_out: Counter[str], where: str) -> list[list[list[Any]]]:
     """Return the polygons of each instance in COCO's form; their numbers are unchecked."""
     if "Polygons" not in task:
         raise ConfigError(f"{where} has no Polygons. Files refer_input_… are questions alone: give refer_….json.")
@@ -257,13 +254,8 @@ def _instances(task: Mapping[str, Any], left_out: LeftOut, where: str) -> list[l
     except (TypeError, ValueError):
         raise ConfigError(f"{where} has Polygons of another form than [instance][polygon][point][x, y].") from None
     few = sum(len(polygon) < _MIN_POINTS for instance in polygons for polygon in instance)
-    left_out.add("polygons of fewer than three points", few)
+    left_out["polygons of fewer than three points"] += few
     return [
         [[value for point in polygon for value in point] for polygon in instance if len(polygon) >= _MIN_POINTS]
         for instance in polygons
     ]
-
-
-def _instance_mask(polygons: list[list[Any]], known: dict[str, HumanMask]) -> HumanMask:
-    index = len(known)
-    return known.setdefault(json.dumps(polygons), HumanMask(index, index, polygons))

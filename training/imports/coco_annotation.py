@@ -20,7 +20,6 @@ from pseudoris.training.imports.human_annotation import (
     Annotation,
     HumanImage,
     HumanMask,
-    LeftOut,
     clean_texts,
     read_json,
     relative_path,
@@ -46,8 +45,7 @@ def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_na
         ConfigError: It is not a COCO JSON, or a caption is not a text or belongs to no object.
     """
     tables = read_coco_tables(data, name)
-    left_out = LeftOut()
-    left_out.add("images listed twice", len(tables.paths) - len(tables.sizes))
+    left_out = Counter({"images listed twice": len(tables.paths) - len(tables.sizes)})
     digests = {name: sha256_hex(data)}
     said: Mapping[int, list[Any]] = {}
     if captions is not None:
@@ -55,14 +53,15 @@ def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_na
         said = _by_instance(captions, captions_name, {entry.annotation_id for entry in tables.annotations})
     masks: defaultdict[str, list[HumanMask]] = defaultdict(list)
     for entry in tables.annotations:
-        if entry.is_crowd:
-            left_out.add("crowd regions")
+        if entry.row.get("iscrowd"):
+            left_out["crowd regions"] += 1
             continue
         where = f"{name}: annotation {entry.annotation_id}"
         every = [*_captions(entry.row, where), *said.get(entry.annotation_id, ())]
         texts = clean_texts(every, left_out, where=where)
         masks[entry.path].append(HumanMask(entry.index, entry.annotation_id, entry.row.get("segmentation"), texts))
-    return Annotation(_images(tables, masks), digests, left_out)
+    images = tuple(HumanImage(path, size, tuple(masks.get(path, ()))) for path, size in tables.sizes.items())
+    return Annotation(images, digests, +left_out)
 
 
 def _by_instance(data: bytes, name: str, known: Container[int]) -> dict[int, list[Any]]:
@@ -79,24 +78,12 @@ def _by_instance(data: bytes, name: str, known: Container[int]) -> dict[int, lis
     return found
 
 
-def _images(tables: CocoTables, masks: Mapping[str, list[HumanMask]]) -> tuple[HumanImage, ...]:
-    return tuple(HumanImage(path, size, tuple(masks.get(path, ()))) for path, size in tables.sizes.items())
-
-
 def _captions(row: Mapping[str, Any], where: str) -> list[Any]:
     captions = row.get("captions") or []
     if not isinstance(captions, list):
         raise ConfigError(f"{where} has the captions {shown(captions)}. A list of texts is needed.")
     caption = row.get("caption")
     return captions if caption is None else [caption, *captions]
-
-
-@dataclass(frozen=True, slots=True)
-class ImageEntry:
-    """A row of `images`; `size` is (H, W) in pixels, None where it is not stated."""
-
-    path: str
-    size: tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +101,6 @@ class AnnotationEntry:
     path: str
     index: int
     row: Mapping[str, Any]
-
-    @property
-    def is_crowd(self) -> bool:
-        """Whether it is a region of many objects and not one of them."""
-        return bool(self.row.get("iscrowd"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,21 +133,17 @@ def read_coco_tables(data: bytes, where: str) -> CocoTables:
     paths: dict[int | str, str] = {}
     for place, row in enumerate(document["images"]):
         here = f"{where}: images[{place}]"
-        image_id, entry = _id(row, here, may_be_text=True), _image(row, here)
+        image_id, (path, size) = _id(row, here, may_be_text=True), _image(row, here)
         if image_id in paths:
             raise ConfigError(f"{here} has the id {shown(image_id)} of another image. Ids must be unique.")
-        if sizes.setdefault(entry.path, entry.size) != entry.size:
-            raise ConfigError(f"{here} and an earlier entry give different sizes of {shown(entry.path)}. Fix the file.")
-        paths[image_id] = entry.path
+        if sizes.setdefault(path, size) != size:
+            raise ConfigError(f"{here} and an earlier entry give different sizes of {shown(path)}. Fix the file.")
+        paths[image_id] = path
     return CocoTables(sizes, paths, _annotations(document["annotations"], paths, where))
 
 
 def read_lists(data: bytes, where: str, names: Sequence[str]) -> dict[str, list[Any]]:
-    """Return the named lists of a JSON object; their content is unchecked.
-
-    Raises:
-        ConfigError: It is not JSON, or lacks one of them.
-    """
+    """Return the named lists of a JSON object; their content is unchecked."""
     document = read_json(data, where)
     if not isinstance(document, dict) or not all(isinstance(document.get(name), list) for name in names):
         hint = " For PhraseCut give --format phrasecut." if isinstance(document, list) and "images" in names else ""
@@ -173,7 +151,8 @@ def read_lists(data: bytes, where: str, names: Sequence[str]) -> dict[str, list[
     return {name: document[name] for name in names}
 
 
-def _image(row: Mapping[str, Any], where: str) -> ImageEntry:
+def _image(row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int] | None]:
+    """Return path and (H, W) in pixels; None where the size is not stated."""
     name = row.get("file_name")
     # Tools on Windows write `train\001.jpg`; its drive letter makes `C:\001.jpg` an absolute path.
     if isinstance(name, str) and "\\" in name:
@@ -181,12 +160,12 @@ def _image(row: Mapping[str, Any], where: str) -> ImageEntry:
     path = relative_path(name, where=where)
     height, width = row.get("height"), row.get("width")
     if height is None and width is None:
-        return ImageEntry(path, None)
+        return path, None
     if not (_is_side(height) and _is_side(width)):
         raise ConfigError(
             f"{where} has the size {shown(height)} x {shown(width)}. Give both as whole numbers, or neither."
         )
-    return ImageEntry(path, (int(height or 0), int(width or 0)))
+    return path, (int(height or 0), int(width or 0))
 
 
 def _annotations(rows: Sequence[Any], paths: Mapping[int | str, str], where: str) -> list[AnnotationEntry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -78,18 +79,6 @@ class HumanImage:
     phrases: tuple[HumanPhrase, ...] = ()
 
 
-@dataclass(slots=True)
-class LeftOut:
-    """Counts of what an import leaves out, by kind; for the summary."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, what: str, count: int = 1) -> None:
-        """Count `count` more of a kind."""
-        if count:
-            self.counts[what] = self.counts.get(what, 0) + count
-
-
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """What the files of an annotation hold.
@@ -97,12 +86,12 @@ class Annotation:
     Attributes:
         images: Each path once.
         digests: sha256 by name of the file.
-        left_out: Counts of what was not imported.
+        left_out: What was not imported, by kind.
     """
 
     images: tuple[HumanImage, ...]
     digests: Mapping[str, str]
-    left_out: LeftOut
+    left_out: Counter[str]
 
 
 def relative_path(file_name: Any, *, where: str) -> str:
@@ -133,11 +122,7 @@ def relative_path(file_name: Any, *, where: str) -> str:
 
 
 def read_json(data: bytes, where: str) -> Any:
-    """Return the content of a JSON file; `where` names it.
-
-    Raises:
-        ConfigError: It is not JSON.
-    """
+    """Return the content of a JSON file, or raise a ConfigError; `where` names it."""
     try:
         return parse_json(data)
     except ValueError as error:
@@ -146,7 +131,7 @@ def read_json(data: bytes, where: str) -> Any:
         ) from error
 
 
-def clean_texts(texts: Iterable[Any], left_out: LeftOut, *, where: str) -> tuple[str, ...]:
+def clean_texts(texts: Iterable[Any], left_out: Counter[str], *, where: str) -> tuple[str, ...]:
     """Return texts as the tables write them, each once, in order; empty and repeated ones are counted.
 
     Raises:
@@ -160,9 +145,9 @@ def clean_texts(texts: Iterable[Any], left_out: LeftOut, *, where: str) -> tuple
             )
         clean = clean_text(text)
         if not clean:
-            left_out.add("expressions without a letter")
+            left_out["expressions without a letter"] += 1
         elif clean in found:
-            left_out.add("repeated expressions of one mask")
+            left_out["repeated expressions of one mask"] += 1
         else:
             found[clean] = None
     return tuple(found)
@@ -242,7 +227,6 @@ def _check_size(human: HumanImage, size: _Size, orientation: Orientation) -> Non
 
 
 def _shape(mask: HumanMask, size: _Size, turn: int) -> tuple[str, RleSummary]:
-    """Return the upright mask's RLE, and its area and box."""
     where = f"annotation {mask.annotation_id}"
     try:
         counts = compressed_counts(mask.segmentation, size)

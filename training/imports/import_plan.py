@@ -18,7 +18,6 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, package_versions, plan_or_continue
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.exclusions import Exclusions
-from pseudoris.store.sources.root import SourceRoot
 from pseudoris.store.threads import map_in_threads
 from pseudoris.training.imports.human_annotation import Annotation, HumanImage, Orientation, relative_path
 
@@ -123,34 +122,28 @@ def plan_import(request: ImportRequest, annotation: Annotation, source: Source, 
 
 
 def _listed(request: ImportRequest, source: Source, humans: Mapping[str, HumanImage]) -> Iterator[SourceItem]:
-    prefix = _prefix(request.prefix)
-    paths = {key: f"{prefix}{human.path}" for key, human in humans.items()}
-    root = source.root
-    # In a bucket a look is a request, nearly all of it waiting.
-    items = map_in_threads(lambda pair: _look(root, *pair), paths.items(), root.max_readers)
-    return _some_found(items, request.images, paths)
+    """Yield the planned files; where none is there, the folder is another one than the annotation speaks of."""
+    prefix, root = _prefix(request.prefix), source.root
 
+    def look(pair: tuple[str, HumanImage]) -> SourceItem:
+        key, human = pair
+        try:
+            found = root.stat(f"{prefix}{human.path}")
+        except FileNotFoundError:
+            return SourceItem(key)
+        return SourceItem(key, found.size_bytes, etag=found.etag, mtime_ns=found.mtime_ns)
 
-def _some_found(items: Iterator[SourceItem], images: str, paths: Mapping[str, str]) -> Iterator[SourceItem]:
-    """Yield the items; where no file was found behind any, the folder is another one than the annotation speaks of."""
     is_found = False
-    for item in items:
+    # In a bucket a look is a request, nearly all of it waiting.
+    for item in map_in_threads(look, humans.items(), root.max_readers):
         is_found = is_found or item.size_bytes is not None
         yield item
     if not is_found:
         raise ConfigError(
-            f"None of the {len(paths):,} files of ANNOTATION is below IMAGES {images!r}. The first one is "
-            f"{next(iter(paths.values()))}. See --prefix."
+            f"None of the {len(humans):,} files of ANNOTATION is below IMAGES {request.images!r}. The first one is "
+            f"{prefix}{next(iter(humans.values())).path}. See --prefix."
         )
 
 
 def _prefix(prefix: str) -> str:
     return f"{relative_path(prefix, where='--prefix')}/" if prefix else ""
-
-
-def _look(root: SourceRoot, key: str, path: str) -> SourceItem:
-    try:
-        found = root.stat(path)
-    except FileNotFoundError:
-        return SourceItem(key)
-    return SourceItem(key, found.size_bytes, etag=found.etag, mtime_ns=found.mtime_ns)

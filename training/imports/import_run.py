@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pseudoris.images.prover import Prover
 from pseudoris.schemas.exclusion_records import exclusions_of
-from pseudoris.schemas.run_records import PlanEntry, RunHeader
+from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Shard
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
@@ -61,18 +61,16 @@ def import_annotation(
             written = write_run(
                 location, planned.run, work, lock=lock, on_progress=on_progress, num_workers=request.num_workers
             )
+    record = exclusions_of(planned.run.header)
+    rules = record.rules if record else ()
+    excluded = {rule.dropped_phrase: rule.num_excluded for rule in rules if rule.num_excluded}
     return ImportSummary(
         written.header,
         written.totals,
         written.num_shards_before,
-        left_out={**annotation.left_out.counts, **_excluded_by_name(planned.run.header)},
+        left_out={**annotation.left_out, **excluded},
         num_without_pixels=sum(work.num_without_pixels),
     )
-
-
-def _excluded_by_name(header: RunHeader) -> dict[str, int]:
-    record = exclusions_of(header)
-    return {rule.dropped_phrase: rule.num_excluded for rule in (record.rules if record else ()) if rule.num_excluded}
 
 
 class _Import:
@@ -108,10 +106,6 @@ class _Import:
             )
         finally:
             self._provers.put(prover)
-        return self._annotate(shard)
-
-    def _annotate(self, shard: Shard) -> Shard:
-        """Return the shard with what humans said of it."""
         started = time.perf_counter()
         request, images, num_without_pixels = self._request, [], 0
         for image in shard.images:
