@@ -140,7 +140,7 @@ def test_texts_are_written_as_the_tables_write_them_and_what_is_left_out_is_coun
         [reference(1, 70, 7, "THE  CAT. ", "", " . ", "the cat"), reference(2, 70, 7, "The cat", "black cat")]
     )
     assert texts(found) == {("a.png", 70): ("the cat", "black cat")}
-    assert found.left_out.counts == {
+    assert found.left_out == {
         "expressions without a letter": 2,
         "repeated expressions of one mask": 2,
         "objects without a reference in these splits": 3,

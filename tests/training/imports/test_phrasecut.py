@@ -75,7 +75,7 @@ def test_what_is_no_question_is_left_out_and_counted():
     few = task(3, 7, "line", [LEFT, [[1, 1], [5, 5]]], [LEFT])
     found = read_phrasecut({"x.json": document(task(1, 7, "a"), task(2, 7, "b", [LEFT]), task(2, 7, "b", [LEFT]), few)})
     assert found.images[0].phrases == (HumanPhrase((0,), "b"), HumanPhrase((0,), "line"))
-    assert found.left_out.counts == {
+    assert found.left_out == {
         "phrases without an instance": 1,
         "repeated phrases of the same instances": 1,
         "polygons of fewer than three points": 1,
