@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from pseudoris.training.dataset import MapDataset
 from pseudoris.training.learning.frozen_towers import Placement
-from pseudoris.training.learning.training_data import MapDataset, loss_weights
+from pseudoris.training.learning.training_data import loss_weights
 from pseudoris.workers.crops.crops import CropFormat
 
 

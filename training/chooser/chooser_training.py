@@ -21,6 +21,7 @@ from pseudoris.training.chooser.chooser_config import ChooserConfig
 from pseudoris.training.chooser.chooser_model import Chooser, ChooserInput
 from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_loss, redrawn, view_boxes
 from pseudoris.training.chooser.question_dataset import QuestionBatch, QuestionDataset, collate_questions
+from pseudoris.training.dataset import MapDataset
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import (
@@ -31,7 +32,7 @@ from pseudoris.training.learning.checkpoint_folder import (
 )
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained
-from pseudoris.training.learning.training_data import MapDataset, open_feed, open_runs, weighted_mean
+from pseudoris.training.learning.training_data import open_feed, open_runs, weighted_mean
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 

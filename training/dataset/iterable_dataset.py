@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.training.dataset.sample_builder import SampleBuilder
+from pseudoris.training.dataset.sample_builder import build_sample
 from pseudoris.training.dataset.samples import SampleSpec, Transform
 from pseudoris.training.dataset.shard_reader import Int64Array, OpenedRun
 from pseudoris.training.dataset.snapshot import Snapshot
 from pseudoris.training.dataset.stream_order import (
-    Buffer,
     DrawnMask,
     ShardIterator,
     ShardSlice,
     Stream,
-    StreamedImage,
-    Uneven,
+    StreamOrder,
     equal_slices,
     in_order,
     interleaved,
@@ -37,39 +34,6 @@ logger = logging.getLogger(__name__)
 
 # Not None: that may be what a transform returns.
 _NO_SAMPLE: Final = object()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamOrder:
-    """The order of samples, and their split over ranks.
-
-    Attributes:
-        is_shuffled: Shards in random order, images of a shard in random order, masks drawn from a buffer of images;
-            all by (seed, epoch). False gives the order of the plan.
-        buffer_images: Images whose masks are mixed, for each worker. More images mix better (a batch of B has about
-            B²/2n pairs of one image), and take more memory.
-        buffer_bytes: Bytes of decoded pixels for each worker; the buffer holds fewer images if they are large.
-        uneven: How ranks with different numbers of samples are treated. `keep` reads each sample once, and ranks end at
-            different times. `drop` and `pad` give each rank the same number, by dropping or repeating fewer samples
-            than there are ranks. For that, all shards are counted when the dataset is made.
-        rank: By default torch.distributed's when the dataset is made; so is `world_size`.
-    """
-
-    is_shuffled: bool = True
-    buffer_images: int = 128
-    buffer_bytes: int = 256 * 2**20
-    uneven: Uneven = "keep"
-    rank: int | None = None
-    world_size: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.buffer_images < 1 or self.buffer_bytes < 1:
-            raise ConfigError(
-                f"buffer_images is {self.buffer_images} and buffer_bytes is {self.buffer_bytes}. Give 1 or more for "
-                "both."
-            )
-        if self.uneven not in ("keep", "drop", "pad"):
-            raise ConfigError(f"uneven is {self.uneven!r}: give 'keep', 'drop' or 'pad'")
 
 
 class RisIterableDataset(StreamedDataset):
@@ -110,7 +74,6 @@ class RisIterableDataset(StreamedDataset):
         # Refreshes so far.
         self._turn = 0
         self._take_stock(OpenedRun.open(run, spec or SampleSpec(), snapshot, endpoint_url=endpoint_url))
-        self._builder = SampleBuilder(self._run.spec)
         if self._counts is None and self.world_size > 1 and self.rank == 0:
             logger.warning(
                 "Ranks have different numbers of samples. A collective call after the shortest rank has ended would "
@@ -188,22 +151,21 @@ class RisIterableDataset(StreamedDataset):
         """Yield the stream's samples once; `_NO_SAMPLE` for one of a bad image, and, unread, the first `num_passed`."""
         iterator = ShardIterator(self._run, slices, self._key("images", epoch) if self._order.is_shuffled else None)
         iterator.is_skipping = num_passed > 0
-        masks: Iterator[DrawnMask[StreamedImage]] = in_order(iterator)
+        masks = in_order(iterator)
         if self._order.is_shuffled:
-            buffer = Buffer(self._order.buffer_images, self._order.buffer_bytes)
             key = self._key("buffer", epoch, stream.rank, stream.world_size, stream.worker, stream.num_workers)
-            masks = interleaved(iterator, buffer, key)
+            masks = interleaved(iterator, self._order, key)
         for number, drawn in enumerate(masks, 1):
             iterator.is_skipping = number < num_passed
             yield _NO_SAMPLE if number <= num_passed else self._sample(drawn, epoch)
 
-    def _sample(self, drawn: DrawnMask[StreamedImage], epoch: int) -> Any:
+    def _sample(self, drawn: DrawnMask, epoch: int) -> Any:
         image = drawn.item
         pixels = image.pixels(is_last=drawn.is_last)
         if pixels is None and self._run.images is not None:
             return _NO_SAMPLE
         content, mask = image.shard.content(), image.first_mask + drawn.mask
-        sample = self._builder.build(content, image.at, mask, epoch=epoch, pixels=pixels)
+        sample = build_sample(self._run.spec, content, image.at, mask, epoch=epoch, pixels=pixels)
         return sample if self._transform is None else self._transform(sample)
 
     def _slices(self, stream: Stream, epoch: int) -> tuple[list[ShardSlice], int | None]:

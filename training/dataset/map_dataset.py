@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -14,19 +14,89 @@ from torch.utils.data import Dataset
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.dataset.process_group import SharedNumbers
-from pseudoris.training.dataset.sample_builder import SampleBuilder
+from pseudoris.training.dataset.sample_builder import build_sample
 from pseudoris.training.dataset.samples import SampleSpec, Transform
-from pseudoris.training.dataset.shard_reader import FULL_WEIGHT, OpenedRun, ShardContent
+from pseudoris.training.dataset.shard_reader import FULL_WEIGHT, OpenedRun
 from pseudoris.training.dataset.snapshot import Snapshot
 from pseudoris.training.dataset.streamed_dataset import refuse_another
 
 DEFAULT_MAX_MEMORY_BYTES: Final = 4 * 2**30
 
-# The images of a batch, (3, H, W) uint8 each, by row of the snapshot and position in the shard's index.
-Decoded = dict[tuple[int, int], Tensor]
+# The images of a batch, (3, H, W) uint8 each, by `id` of the dataset, row of its snapshot, place in the shard's index.
+Decoded = dict[tuple[int, int, int], Tensor]
 
 
-class RisDataset(Dataset[Any]):
+class ConcatIndex:
+    """Finds an item in one of several parts that are joined in order, by their lengths, at least one."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self._ends = np.cumsum(lengths)
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return int(self._ends[-1])
+
+    def of(self, index: int, *, noun: str) -> tuple[int, int]:
+        """Return the part of an item, and its index there; a negative index counts from the end, `noun` names it."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{noun} {index} of {len(self)}")
+        at = index % len(self)
+        part = int(np.searchsorted(self._ends, at, side="right"))
+        return part, at - (int(self._ends[part - 1]) if part else 0)
+
+
+class MapDataset(Dataset[Any]):
+    """Masks by number, in epochs that differ in the expressions that are drawn: one run, several, or a mix."""
+
+    @property
+    @abstractmethod
+    def epoch(self) -> int:
+        """Which draw of expressions is given."""
+
+    @abstractmethod
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draw of expressions; persistent workers see it too. A sampler has its own epoch."""
+
+    @property
+    @abstractmethod
+    def num_skipped(self) -> int:
+        """How often another mask was returned because the image of the requested one cannot be used."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def draw(self, index: int, epoch: int, decoded: Decoded) -> Any:
+        """Return the sample of a mask with the expressions of an epoch; `decoded` is read from, and added to."""
+
+    @abstractmethod
+    def mask_ids(self) -> list[str]:
+        """Return the id of every item's mask, in order; a mask of two runs comes twice."""
+
+    @abstractmethod
+    def best_weights(self) -> NDArray[np.float64]:
+        """Return the largest `weight` of each item's expressions, (N,) float64; 1 for other draws than `weighted`."""
+
+    @abstractmethod
+    def image_digests(self) -> list[str]:
+        """Return for every item the sha256 of its image's bytes, as annotated: ids are unique only within one run."""
+
+    def __getitem__(self, index: int) -> Any:
+        """Return a sample, or the transform's result.
+
+        Raises:
+            IndexError: There is no such item.
+            ConfigError: Its image cannot be used. With `on_bad_image="skip"`, the next usable mask is returned instead.
+        """
+        return self.draw(index, self.epoch, {})
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Return the samples of a batch, as `[]` does; an image is decoded once for all of its masks in the batch."""
+        decoded: Decoded = {}
+        return [self.draw(index, self.epoch, decoded) for index in indices]
+
+
+class RisDataset(MapDataset):
     """All masks of a small run that keep an expression, in plan order, for torch's samplers.
 
     The tables are held in memory, and so are the encoded images if the run embeds them; images of SOURCE are read one
@@ -73,61 +143,43 @@ class RisDataset(Dataset[Any]):
         return self._shared.epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the draw of expressions; persistent workers see it too. A sampler has its own epoch."""
+        """Choose the draw of expressions."""
         self._shared.epoch = epoch
 
     @property
     def num_skipped(self) -> int:
-        """How often another mask was returned because the image of the requested one cannot be used."""
+        """How often another mask was returned."""
         return self._shared.num_skipped
 
     def __len__(self) -> int:
         """Return the number of masks."""
-        return int(self._ends[-1])
+        return len(self._concat)
 
-    def __getitem__(self, index: int) -> Any:
-        """Return a sample, or the transform's result.
-
-        Raises:
-            IndexError: There is no such mask.
-            ConfigError: Its image cannot be used. With `on_bad_image="skip"`, the next usable mask is returned instead.
-        """
-        return self.draw(index, self.epoch)
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Return the samples of a batch, as `[]` does; an image is decoded once for all of its masks in the batch."""
-        decoded: Decoded = {}
-        return [self.draw(index, self.epoch, decoded) for index in indices]
-
-    def draw(
-        self,
-        index: int,
-        epoch: int,
-        decoded: Decoded | None = None,
-        *,
-        among: NDArray[np.int64] | None = None,
-    ) -> Any:
+    def draw(self, index: int, epoch: int, decoded: Decoded, *, among: NDArray[np.int64] | None = None) -> Any:
         """Return the sample of a mask with the expressions of an epoch; raises as `[]` does.
 
         Args:
             index: Index of the mask.
             epoch: Which draw.
-            decoded: Images by shard and position; read from, and added to.
+            decoded: Images that were decoded; read from, and added to.
             among: The masks that may replace one whose image cannot be used, (C,) ascending, `index` among them; all by
                 default.
         """
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"mask {index} of {len(self)}")
+        self._concat.of(index, noun="mask")
         first = index % len(self) if among is None else int(np.searchsorted(among, index % len(self)))
         num_stand_ins = len(self) if among is None else len(among)
         for stand_in in range(num_stand_ins):
             at = (first + stand_in) % num_stand_ins
             at = at if among is None else int(among[at])
             try:
-                sample = self._sample(at, epoch, {} if decoded is None else decoded)
+                sample = self._sample(at, epoch, decoded)
             except ImageError as error:
                 if self._run.spec.on_bad_image == "raise":
-                    raise self._explained(at, error) from error
+                    row, image, _ = self._place(at)
+                    images = self._contents[row].images
+                    if self._run.images is None or images is None:
+                        raise
+                    raise self._run.images.explained(images.keys[image], error) from error
                 self._shared.count_skipped()
                 continue
             return sample if self._transform is None else self._transform(sample)
@@ -141,7 +193,7 @@ class RisDataset(Dataset[Any]):
         return [mask_id for content in self._contents for mask_id in content.index.mask_ids]
 
     def best_weights(self) -> NDArray[np.float64]:
-        """Return the largest `weight` of each mask's expressions, (M,) float64; 1 for other draws than `weighted`."""
+        """Return the largest `weight` of each mask's expressions."""
         parts = [np.zeros(0)]
         for content in self._contents:
             weights = np.ones(content.index.num_masks)
@@ -151,7 +203,7 @@ class RisDataset(Dataset[Any]):
         return np.concatenate(parts)
 
     def image_digests(self) -> list[str]:
-        """Return for every mask the sha256 of its image's bytes, as annotated: ids are unique only within one run."""
+        """Return for every mask the sha256 of its image."""
         digests: list[str] = []
         for content in self._contents:
             if not content.index.num_masks:
@@ -196,62 +248,31 @@ class RisDataset(Dataset[Any]):
                 f"max_memory_bytes={self._max_memory_bytes:,}. Use RisIterableDataset, or raise max_memory_bytes."
             )
         contents = [opened.content(row) for row in range(len(opened.snapshot))]
-        ends = np.cumsum([content.index.num_masks for content in contents])
-        if not ends[-1]:
+        concat = ConcatIndex([content.index.num_masks for content in contents])
+        if not len(concat):
             raise opened.nothing_passes()
-        self._run = opened
-        self._builder = SampleBuilder(spec)
-        self._contents: list[ShardContent] = contents
-        self._ends = ends
+        self._run, self._contents, self._concat = opened, contents, concat
 
     def _sample(self, at: int, epoch: int, decoded: Decoded) -> Any:
         row, image, mask = self._place(at)
         content = self._contents[row]
         pixels = None
         if self._run.images is not None and content.images is not None:
-            pixels = decoded.get((row, image))
+            pixels = decoded.get((id(self), row, image))
             if pixels is None:
-                pixels = self._run.images.decode(content.images, image)
-                decoded[row, image] = pixels
+                pixels = decoded[id(self), row, image] = self._run.images.decode(content.images, image)
             # The sample's own: a transform may write into it.
             pixels = pixels.clone()
-        return self._builder.build(content, image, mask, epoch=epoch, pixels=pixels)
+        return build_sample(self._run.spec, content, image, mask, epoch=epoch, pixels=pixels)
 
     def _place(self, at: int) -> tuple[int, int, int]:
         """Return the shard of a mask by its row, and in that shard's index its image and itself."""
-        row = int(np.searchsorted(self._ends, at, side="right"))
-        mask = at - (int(self._ends[row - 1]) if row else 0)
+        row, mask = self._concat.of(at, noun="mask")
         image = int(np.searchsorted(self._contents[row].index.first_masks, mask, side="right")) - 1
         return row, image, mask
 
-    def _explained(self, at: int, error: ImageError) -> ConfigError | ImageError:
-        row, image, _ = self._place(at)
-        images = self._contents[row].images
-        if self._run.images is None or images is None:
-            return error
-        return self._run.images.explained(images.keys[image], error)
 
-
-class ConcatIndex:
-    """Finds an item in one of several parts that are joined in order, by their lengths, at least one."""
-
-    def __init__(self, lengths: Sequence[int]) -> None:
-        self._ends = np.cumsum(lengths)
-
-    def __len__(self) -> int:
-        """Return the number of items."""
-        return int(self._ends[-1])
-
-    def of(self, index: int, *, noun: str) -> tuple[int, int]:
-        """Return the part of an item, and its index there; a negative index counts from the end, `noun` names it."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"{noun} {index} of {len(self)}")
-        at = index % len(self)
-        part = int(np.searchsorted(self._ends, at, side="right"))
-        return part, at - (int(self._ends[part - 1]) if part else 0)
-
-
-class JoinedDataset(Dataset[Any]):
+class JoinedDataset(MapDataset):
     """All masks of several runs, one run after the other.
 
     The same image in two runs gives items from each: with other masks, other expressions, or both.
@@ -276,43 +297,26 @@ class JoinedDataset(Dataset[Any]):
 
     @property
     def num_skipped(self) -> int:
-        """How often the image of a requested mask could not be used."""
+        """How often another mask was returned."""
         return sum(run.num_skipped for run in self._runs)
 
     def __len__(self) -> int:
         """Return the number of masks."""
         return len(self._concat)
 
-    def __getitem__(self, index: int) -> Any:
-        """Return a sample of the run that contains the index; raises as that run does."""
-        return self.draw(index, self.epoch)
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Return the samples of a batch, as `[]` does; an image is decoded once for all of its masks in the batch."""
-        decoded: defaultdict[int, Decoded] = defaultdict(dict)
-        samples = []
-        for index in indices:
-            run, at = self._concat.of(index, noun="mask")
-            samples.append(self._runs[run].draw(at, self.epoch, decoded[run]))
-        return samples
-
-    def draw(self, index: int, epoch: int, decoded: Decoded | None = None) -> Any:
-        """Return the sample of a mask with the expressions of an epoch, as `RisDataset.draw` does.
-
-        `decoded` is not used: places in it are of one run.
-        """
-        del decoded
+    def draw(self, index: int, epoch: int, decoded: Decoded) -> Any:
+        """Return the sample of a mask of the run that contains the index; raises as that run does."""
         run, at = self._concat.of(index, noun="mask")
-        return self._runs[run].draw(at, epoch)
+        return self._runs[run].draw(at, epoch, decoded)
 
     def mask_ids(self) -> list[str]:
-        """Return the id of every mask, in order; a mask of two runs comes twice."""
+        """Return the id of every mask, in order."""
         return [mask for run in self._runs for mask in run.mask_ids()]
 
     def best_weights(self) -> NDArray[np.float64]:
-        """Return the largest weight of each mask's expressions, as `RisDataset.best_weights` does."""
+        """Return the largest weight of each mask's expressions."""
         return np.concatenate([run.best_weights() for run in self._runs])
 
     def image_digests(self) -> list[str]:
-        """Return for every mask the sha256 of its image, as `RisDataset.image_digests` does."""
+        """Return for every mask the sha256 of its image."""
         return [digest for run in self._runs for digest in run.image_digests()]

@@ -8,11 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.dataset.iterable_dataset import RisIterableDataset
-from pseudoris.training.dataset.map_dataset import Decoded, JoinedDataset, RisDataset
+from pseudoris.training.dataset.map_dataset import Decoded, JoinedDataset, MapDataset, RisDataset
 from pseudoris.training.dataset.stream_order import Stream
 from pseudoris.training.dataset.streamed_dataset import Position, StreamedDataset
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
@@ -35,7 +34,7 @@ def choose_fraction(mask_ids: Sequence[str], fraction: float, seed: int) -> NDAr
     return np.array(sorted(chosen), np.int64)
 
 
-class MixedDataset(Dataset[Any]):
+class MixedDataset(MapDataset):
     """All masks of a machine's run, and a fraction of a human's, map-style.
 
     Items 0 ... len(pseudo)-1 are the machine's, the others human. Shuffle and split it with torch's samplers
@@ -73,57 +72,52 @@ class MixedDataset(Dataset[Any]):
         # The most recent epoch, by its number.
         self._shuffled: tuple[int, NDArray[np.int64]] | None = None
 
+    @property
+    def epoch(self) -> int:
+        """Which draws are given."""
+        return self._human.epoch
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the draws of both, and the order in which human masks repeat."""
         self._pseudo.set_epoch(epoch)
         self._human.set_epoch(epoch)
 
+    @property
+    def num_skipped(self) -> int:
+        """How often another mask was returned, of both."""
+        return self._pseudo.num_skipped + self._human.num_skipped
+
     def __len__(self) -> int:
         """Return the items of an epoch."""
         return len(self._pseudo) + self.num_human
+
+    def draw(self, index: int, epoch: int, decoded: Decoded) -> Any:
+        """Return an item of either dataset; raises as that does."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        at = index % len(self) - len(self._pseudo)
+        if at < 0:
+            return self._pseudo.draw(at, epoch, decoded)
+        lap, place = divmod(at, len(self._chosen))
+        mask = int(self._order(epoch)[place])
+        return self._human.draw(mask, _epoch_of_lap(epoch, lap), decoded, among=self._chosen)
 
     def mask_ids(self) -> list[str]:
         """Return the mask of every item of the epoch, in order."""
         return [*self._pseudo.mask_ids(), *self._repeated(self._human.mask_ids())]
 
     def best_weights(self) -> NDArray[np.float64]:
-        """Return the largest weight of each item's expressions, (N,) float64, in every epoch; 1 for human items."""
+        """Return the largest weight of each item's expressions, in every epoch; 1 for human items."""
         return np.concatenate([self._pseudo.best_weights(), np.ones(self.num_human)])
 
     def image_digests(self) -> list[str]:
-        """Return the sha256 of the image of every item of the epoch, as `RisDataset.image_digests` does."""
+        """Return the sha256 of the image of every item of the epoch."""
         return [*self._pseudo.image_digests(), *self._repeated(self._human.image_digests())]
 
     def _repeated(self, human: Sequence[str]) -> list[str]:
         """Return for each human item of the epoch what `human` returns for its mask."""
-        order = self._order(self._human.epoch)
+        order = self._order(self.epoch)
         return [human[int(order[at % len(order)])] for at in range(self.num_human)]
-
-    def __getitem__(self, index: int) -> Any:
-        """Return an item of either dataset; raises as that does."""
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Return the items of a batch, as `[]` does; an image is decoded once for all of its masks in the batch."""
-        of_pseudo: Decoded = {}
-        of_human: Decoded = {}
-        return [self._item(index, of_pseudo, of_human) for index in indices]
-
-    @property
-    def num_skipped(self) -> int:
-        """How often the image of a requested item could not be used; another mask was returned instead."""
-        return self._pseudo.num_skipped + self._human.num_skipped
-
-    def _item(self, index: int, of_pseudo: Decoded, of_human: Decoded) -> Any:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"item {index} of {len(self)}")
-        at = index % len(self) - len(self._pseudo)
-        if at < 0:
-            return self._pseudo.draw(at, self._pseudo.epoch, of_pseudo)
-        epoch = self._human.epoch
-        lap, place = divmod(at, len(self._chosen))
-        mask = int(self._order(epoch)[place])
-        return self._human.draw(mask, _epoch_of_lap(epoch, lap), of_human, among=self._chosen)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """Return the chosen masks in the order of an epoch: shuffled, unless each comes once."""
@@ -201,7 +195,7 @@ class MixedIterableDataset(StreamedDataset):
         while True:
             if draw_below(key, num_drawn, _PROBABILITY_STEPS) < limit:
                 lap, at = divmod(num_human, len(own))
-                sample = self._human.draw(int(own[at]), _epoch_of_lap(epoch, lap), among=self._chosen)
+                sample = self._human.draw(int(own[at]), _epoch_of_lap(epoch, lap), {}, among=self._chosen)
                 num_human += 1
             else:
                 following = next(machine, None)

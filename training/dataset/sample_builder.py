@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,63 +14,56 @@ from pseudoris.training.dataset.shard_reader import ShardContent
 from pseudoris.workers.counter_rng import draw_texts, draw_texts_by_weight, draw_weighted_texts
 
 
-@dataclass(frozen=True, slots=True)
-class SampleBuilder:
-    """Builds samples of one spec; the same mask in the same epoch always gives the same sample."""
+def build_sample(
+    spec: SampleSpec, content: ShardContent, image: int, mask: int, *, epoch: int, pixels: Tensor | None
+) -> RisSample:
+    """Return the sample of a mask, by its position and that of its image in the shard's index.
 
-    spec: SampleSpec
-
-    def build(self, content: ShardContent, image: int, mask: int, *, epoch: int, pixels: Tensor | None) -> RisSample:
-        """Return the sample of a mask, by its position and that of its image in the shard's index.
-
-        `pixels` (3, H, W) uint8 are owned by the sample from here on; None if images were not requested. A mask of
-        another size is a ConfigError.
-        """
-        index, parts = content.index, self.spec.parts
-        sample = RisSample(image_id=index.image_ids[image], mask_id=index.mask_ids[mask])
-        if pixels is not None and content.images is not None:
-            sample["key"] = content.images.keys[image]
-            sample["image"] = pixels
-        if "mask" in parts:
-            height, width = content.rle_sizes[mask].tolist()
-            if pixels is not None and pixels.shape[1:] != (height, width):
-                raise ConfigError(
-                    f"mask {index.mask_ids[mask]} has {height} x {width} pixels, its image "
-                    f"{tuple(pixels.shape[1:])}. Run `pseudoris verify` to find all damage."
-                )
-            sample["mask"] = decode_mask(content.counts[mask], height, width)
-        if "box" in parts:
-            sample["box_xyxy_px"] = torch.from_numpy(content.boxes_xyxy_px[mask].copy())
-        if not self.spec.has_expressions:
-            return sample
-        rows = self._drawn_rows(content, mask, epoch)
-        if "text" in parts:
-            sample["expressions"] = [content.texts[row] for row in rows]
-            sample["sources"] = [content.sources[row] for row in rows]
-            if self.spec.rewording:
-                self._reword(sample, epoch)
-        if "scores" in parts:
-            sample["scores"] = {name: torch.from_numpy(column[rows]) for name, column in content.scores.items()}
+    The same mask in the same epoch always gives the same sample. `pixels` (3, H, W) uint8 are owned by the sample from
+    here on; None if images were not requested. A mask of another size is a ConfigError.
+    """
+    index, parts = content.index, spec.parts
+    sample = RisSample(image_id=index.image_ids[image], mask_id=index.mask_ids[mask])
+    if pixels is not None and content.images is not None:
+        sample["key"] = content.images.keys[image]
+        sample["image"] = pixels
+    if "mask" in parts:
+        height, width = content.rle_sizes[mask].tolist()
+        if pixels is not None and pixels.shape[1:] != (height, width):
+            raise ConfigError(
+                f"mask {index.mask_ids[mask]} has {height} x {width} pixels, its image "
+                f"{tuple(pixels.shape[1:])}. Run `pseudoris verify` to find all damage."
+            )
+        sample["mask"] = decode_mask(content.counts[mask], height, width)
+    if "box" in parts:
+        sample["box_xyxy_px"] = torch.from_numpy(content.boxes_xyxy_px[mask].copy())
+    if not spec.has_expressions:
         return sample
+    rows = _drawn_rows(spec, content, mask, epoch)
+    if "text" in parts:
+        texts, sources = [content.texts[row] for row in rows], [content.sources[row] for row in rows]
+        sample["expressions"], sample["sources"] = texts, sources
+        if spec.rewording:
+            said = drawn_forms(texts, sources, seed=spec.seed, epoch=epoch, mask_id=sample["mask_id"])
+            pairs = zip(texts, said, sources, strict=True)
+            sample["sources"] = [source if row == form else SOURCE_REWORDED for row, form, source in pairs]
+            sample["expressions"], sample["row_texts"] = said, texts
+    if "scores" in parts:
+        sample["scores"] = {name: torch.from_numpy(column[rows]) for name, column in content.scores.items()}
+    return sample
 
-    def _reword(self, sample: RisSample, epoch: int) -> None:
-        rows, sources = sample["expressions"], sample["sources"]
-        said = drawn_forms(rows, sources, seed=self.spec.seed, epoch=epoch, mask_id=sample["mask_id"])
-        pairs = zip(rows, said, sources, strict=True)
-        sample["sources"] = [source if row == form else SOURCE_REWORDED for row, form, source in pairs]
-        sample["expressions"], sample["row_texts"] = said, rows
 
-    def _drawn_rows(self, content: ShardContent, mask: int, epoch: int) -> list[int]:
-        """Return which of the shard's expressions are drawn of a mask."""
-        first, end = content.index.first_rows[mask : mask + 2].tolist()
-        texts, count, spec = content.texts[first:end], self.spec.expressions_per_mask, self.spec
-        if spec.draw == "distinct" or content.draw_weights is None:
-            drawn = draw_texts(texts, count, seed=spec.seed, epoch=epoch, mask_id=content.index.mask_ids[mask])
-        else:
-            weights = content.draw_weights[first:end].tolist()
-            draw = draw_texts_by_weight if spec.draw == "weighted" else draw_weighted_texts
-            drawn = draw(texts, weights, count, seed=spec.seed, epoch=epoch, mask_id=content.index.mask_ids[mask])
-        return [first + at for at in drawn]
+def _drawn_rows(spec: SampleSpec, content: ShardContent, mask: int, epoch: int) -> list[int]:
+    """Return which of the shard's expressions are drawn of a mask."""
+    first, end = content.index.first_rows[mask : mask + 2].tolist()
+    texts, count, mask_id = content.texts[first:end], spec.expressions_per_mask, content.index.mask_ids[mask]
+    if spec.draw == "distinct" or content.draw_weights is None:
+        drawn = draw_texts(texts, count, seed=spec.seed, epoch=epoch, mask_id=mask_id)
+    else:
+        weights = content.draw_weights[first:end].tolist()
+        draw = draw_texts_by_weight if spec.draw == "weighted" else draw_weighted_texts
+        drawn = draw(texts, weights, count, seed=spec.seed, epoch=epoch, mask_id=mask_id)
+    return [first + at for at in drawn]
 
 
 def decode_mask(counts: str, height: int, width: int) -> Tensor:

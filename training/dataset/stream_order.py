@@ -6,18 +6,51 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pseudoris.schemas.errors import ImageError
+from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.training.dataset.shard_reader import OpenedRun, ShardContent, ShardIndex
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
 # How ranks with different numbers of samples are treated.
 Uneven = Literal["keep", "drop", "pad"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOrder:
+    """The order of samples, and their split over ranks.
+
+    Attributes:
+        is_shuffled: Shards in random order, images of a shard in random order, masks drawn from a buffer of images;
+            all by (seed, epoch). False gives the order of the plan.
+        buffer_images: Images whose masks are mixed, for each worker. More images mix better (a batch of B has about
+            B²/2n pairs of one image), and take more memory.
+        buffer_bytes: Bytes of decoded pixels for each worker; the buffer holds fewer images if they are large.
+        uneven: How ranks with different numbers of samples are treated. `keep` reads each sample once, and ranks end at
+            different times. `drop` and `pad` give each rank the same number, by dropping or repeating fewer samples
+            than there are ranks. For that, all shards are counted when the dataset is made.
+        rank: By default torch.distributed's when the dataset is made; so is `world_size`.
+    """
+
+    is_shuffled: bool = True
+    buffer_images: int = 128
+    buffer_bytes: int = 256 * 2**20
+    uneven: Uneven = "keep"
+    rank: int | None = None
+    world_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.buffer_images < 1 or self.buffer_bytes < 1:
+            raise ConfigError(
+                f"buffer_images is {self.buffer_images} and buffer_bytes is {self.buffer_bytes}. Give 1 or more for "
+                "both."
+            )
+        if self.uneven not in ("keep", "drop", "pad"):
+            raise ConfigError(f"uneven is {self.uneven!r}: give 'keep', 'drop' or 'pad'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,47 +226,24 @@ class ShardIterator:
             yield StreamedImage(shard, at, int(starts[at]), int(stops[at] - starts[at]))
 
 
-class Item(Protocol):
-    """An image in the buffer."""
-
-    @property
-    def num_masks(self) -> int:
-        """At least 1."""
-
-    @property
-    def size_bytes(self) -> int:
-        """When decoded."""
-
-
-ItemT = TypeVar("ItemT", bound=Item)
-
-
 @dataclass(frozen=True, slots=True)
-class Buffer:
-    """The most images, and bytes of decoded pixels, from which masks are drawn: within both, but at least one image."""
-
-    images: int
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class DrawnMask(Generic[ItemT]):
+class DrawnMask:
     """A mask of an image, by its position in the image; `is_last` if the image has no other left."""
 
-    item: ItemT
+    item: StreamedImage
     mask: int
     is_last: bool
 
 
-def in_order(items: Iterable[ItemT]) -> Iterator[DrawnMask[ItemT]]:
+def in_order(items: Iterable[StreamedImage]) -> Iterator[DrawnMask]:
     """Yield the masks image by image."""
     for item in items:
         for mask in range(item.num_masks):
             yield DrawnMask(item, mask, mask + 1 == item.num_masks)
 
 
-def interleaved(items: Iterable[ItemT], buffer: Buffer, key: int) -> Iterator[DrawnMask[ItemT]]:
-    """Yield every mask once, each drawn among all masks left of the images in the buffer.
+def interleaved(items: Iterable[StreamedImage], order: StreamOrder, key: int) -> Iterator[DrawnMask]:
+    """Yield every mask once, each drawn among all masks left of the images in the buffer of the order: at least one.
 
     An image enters when the last mask of another one was drawn. So each image is decoded once, at its first mask,
     memory is bounded, and decoding is spread evenly over a long stream. Equal keys and items give an equal order.
@@ -241,12 +251,12 @@ def interleaved(items: Iterable[ItemT], buffer: Buffer, key: int) -> Iterator[Dr
     source = iter(items)
     ahead = next(source, None)
     pool: list[tuple[int, int]] = []
-    held: dict[int, ItemT] = {}
+    held: dict[int, StreamedImage] = {}
     left: dict[int, int] = {}
     entered = drawn = size_bytes = 0
     while ahead is not None or pool:
         while ahead is not None and (
-            not held or (len(held) < buffer.images and size_bytes + ahead.size_bytes <= buffer.size_bytes)
+            not held or (len(held) < order.buffer_images and size_bytes + ahead.size_bytes <= order.buffer_bytes)
         ):
             held[entered], left[entered] = ahead, ahead.num_masks
             pool += [(entered, mask) for mask in range(ahead.num_masks)]

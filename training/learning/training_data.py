@@ -20,6 +20,7 @@ from pseudoris.training.dataset import (
     Draw,
     ExpressionFilter,
     JoinedDataset,
+    MapDataset,
     MixedDataset,
     RisDataset,
     RisSample,
@@ -28,7 +29,6 @@ from pseudoris.training.dataset import (
 )
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
-MapDataset = RisDataset | JoinedDataset | MixedDataset
 # As `Snapshot.state` gives it, by the run's place.
 Snapshots = dict[str, Any]
 _CHANCE_STEPS: Final = 2**32
