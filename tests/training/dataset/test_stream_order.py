@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoris.training.dataset.stream_order import (
-    Buffer,
     Stream,
+    StreamOrder,
     equal_slices,
     in_order,
     interleaved,
@@ -96,10 +96,15 @@ def pairs(drawn):
 
 @given(IMAGES, st.integers(1, 6), st.integers(1, 20), st.integers(0, 2**32))
 def test_every_mask_comes_once_from_no_more_images_than_the_buffer_holds(images, num_images, size_bytes, key):
+    order = StreamOrder(buffer_images=num_images, buffer_bytes=size_bytes)
     entered: list[Image] = []
     left: set[int] = set()
     drawn = []
-    for each in interleaved((entered.append(image) or image for image in images), Buffer(num_images, size_bytes), key):
+    for each in interleaved(
+        (entered.append(image) or image for image in images),
+        StreamOrder(buffer_images=num_images, buffer_bytes=size_bytes),
+        key,
+    ):
         drawn.append(each)
         # The newest may be one that is looked at ahead, to see whether it fits.
         held = [image for image in entered if image.number not in left]
@@ -108,7 +113,7 @@ def test_every_mask_comes_once_from_no_more_images_than_the_buffer_holds(images,
         if each.is_last:
             left.add(each.item.number)
     assert sorted(pairs(drawn)) == [(image.number, mask) for image in images for mask in range(image.num_masks)]
-    assert pairs(interleaved(images, Buffer(num_images, size_bytes), key)) == pairs(drawn)
+    assert pairs(interleaved(images, order, key)) == pairs(drawn)
 
 
 @given(IMAGES)
@@ -120,7 +125,7 @@ def test_without_a_buffer_masks_keep_their_order(images):
 
 def test_masks_of_one_image_are_spread_over_the_buffer():
     images = [Image(number, 20) for number in range(400)]
-    order = [each.item.number for each in interleaved(images, Buffer(64, 10**9), 3)]
+    order = [each.item.number for each in interleaved(images, StreamOrder(buffer_images=64, buffer_bytes=10**9), 3)]
     middle = order[2_000:6_000]
     batches = [middle[at : at + 32] for at in range(0, 4_000 - 31, 32)]
     repeats = [32 - len(set(batch)) for batch in batches]
