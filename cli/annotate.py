@@ -8,6 +8,7 @@ import typer
 
 from pseudoris.cli import options
 from pseudoris.cli.console import report, report_stopped, stdout
+from pseudoris.cli.options import option
 from pseudoris.cli.progress import INTERRUPTED, run_progress
 from pseudoris.cli.summaries import plan_view, summary_view
 from pseudoris.schemas.config import RunConfig
@@ -31,15 +32,7 @@ if TYPE_CHECKING:
 INCOMPLETE = 3
 FRUITLESS = 1
 
-ShardSize = Annotated[
-    int | None, typer.Option(help="Images per shard (same as --set shards.max_images=…). A run keeps its first value.")
-]
-RetryReasons = Annotated[
-    str | None, typer.Option(help="With --retry-failed: only these reasons, e.g. missing,decoder_timeout.")
-]
-AllowDegraded = Annotated[
-    bool, typer.Option("--allow-degraded", help="Use smaller batches for a shard that has run out of memory twice.")
-]
+RetryReasons = Annotated[str | None, option("With --retry-failed: only these reasons, e.g. missing,decoder_timeout.")]
 
 
 def annotate(
@@ -48,25 +41,25 @@ def annotate(
     preset: options.Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
-    shard_size: ShardSize = None,
+    shard_size: Annotated[
+        int | None, option("Images per shard (same as --set shards.max_images=…). A run keeps its first value.")
+    ] = None,
     address: options.Address = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Annotate the first N images only.")] = None,
-    extend: Annotated[
-        bool, typer.Option("--extend", help="List SOURCE again and add its new images to the run.")
-    ] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Compute only the quarantined images again.")
-    ] = False,
+    limit: Annotated[int | None, option("Annotate the first N images only.", min=1)] = None,
+    extend: Annotated[bool, option("--extend", "List SOURCE again and add its new images to the run.")] = False,
+    retry_failed: Annotated[bool, option("--retry-failed", "Compute only the quarantined images again.")] = False,
     retry_reasons: RetryReasons = None,
     allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Continue with another kind of device or other package versions.")
+        bool, option("--allow-mixed", "Continue with another kind of device or other package versions.")
     ] = False,
-    allow_degraded: AllowDegraded = False,
+    allow_degraded: Annotated[
+        bool, option("--allow-degraded", "Use smaller batches for a shard that has run out of memory twice.")
+    ] = False,
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,
     only: options.Only = None,
     accept_domain: options.AcceptDomain = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: Annotated[bool, option("--dry-run", "Print the plan and stop.")] = False,
 ) -> None:
     """Annotate the images of SOURCE into OUT. Run the same command again to continue.
 
@@ -153,14 +146,11 @@ def estimate(
     preset: options.Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
-    sample: Annotated[int, typer.Option(min=2, help="Number of images, drawn uniformly.")] = DEFAULT_SAMPLE,
+    sample: Annotated[int, option("Number of images, drawn uniformly.", min=2)] = DEFAULT_SAMPLE,
     gpus: Annotated[
-        float | None,
-        typer.Option(min=0.01, help="Number of GPUs that the run will have. Default: those of the cluster."),
+        float | None, option("Number of GPUs that the run will have. Default: those of the cluster.", min=0.01)
     ] = None,
-    scratch: Annotated[
-        str | None, typer.Option(help="Folder or url for the sample's output; all nodes must reach it.")
-    ] = None,
+    scratch: Annotated[str | None, option("Folder or url for the sample's output; all nodes must reach it.")] = None,
     address: options.Address = None,
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pseudoris.cli import options
 from pseudoris.cli.console import command, echo_json, facts_table, path_lines, report, stdout
+from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
@@ -32,14 +33,13 @@ app = typer.Typer(no_args_is_help=True, help="Judge a sample of a run, and learn
 def draw(
     out: options.Out,
     audit: options.Audit,
-    pairs: Annotated[int, typer.Option("-n", "--pairs", min=2, help="Number of pairs to judge.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pairs.")] = 0,
+    pairs: Annotated[int, option("-n", "--pairs", "Number of pairs to judge.", min=2)] = 200,
+    seed: Annotated[int, option("The same seed gives the same pairs.", min=0)] = 0,
     unkept: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of pairs that the run does not keep, to judge other keep rules.")
+        float, option("Share of pairs that the run does not keep, to judge other keep rules.", min=0, max=1)
     ] = 0.15,
     images: Annotated[
-        int | None,
-        typer.Option(min=2, help="Number of images to search for missed objects. Default: a fifth of -n, at least 20."),
+        int | None, option("Number of images to search for missed objects. Default: a fifth of -n, at least 20.", min=2)
     ] = None,
     source: options.MovedSource = None,
 ) -> None:
@@ -67,7 +67,7 @@ def draw(
 @app.command("page")
 def page(
     audit: options.Audit,
-    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Folder or url for the page.")],
+    to: Annotated[str, option("--to", "Folder or url for the page.", metavar="DIR")],
     plugins: options.Plugins = None,
 ) -> None:
     """Write the page on which raters judge: files to open, or to put into a bucket or on a share."""
@@ -91,8 +91,7 @@ def page(
 
 @app.command("add")
 def add(
-    audit: options.Audit,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of verdicts, RATER.jsonl.")],
+    audit: options.Audit, files: Annotated[list[Path], argument("FILE...", "Files of verdicts, RATER.jsonl.")]
 ) -> None:
     """Add files of verdicts that raters downloaded from the page."""
     from pseudoris.audit.audit_folder import AuditFolder, add_file
@@ -111,16 +110,16 @@ def audit_report(
     audit: options.Audit,
     out_run: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--out-run",
+            "Speak about this run, such as a refilter of the drawn one: what it keeps of the same pairs.",
             metavar="OUT",
-            help="Speak about this run, such as a refilter of the drawn one: what it keeps of the same pairs.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Also write a picture of the figures, SVG.")] = None,
+    as_json: Annotated[bool, option("--json", "Print the figures as one JSON object.")] = False,
+    plot: Annotated[Path | None, option("--plot", "Also write a picture of the figures, SVG.")] = None,
     is_cited: Annotated[
-        bool, typer.Option("--cite", help="Also write the figures into the run's data card, DATACARD.md.")
+        bool, option("--cite", "Also write the figures into the run's data card, DATACARD.md.")
     ] = False,
 ) -> None:
     """Show what the verdicts say, with 95 % intervals."""

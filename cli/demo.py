@@ -13,6 +13,7 @@ from rich.table import Table
 
 from pseudoris.cli import annotate, gallery
 from pseudoris.cli.console import columns_table, command, path_lines, stdout
+from pseudoris.cli.options import option
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.tables import EXPRESSIONS
@@ -41,7 +42,7 @@ _SAMPLE_COLUMNS: Final = {
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for the scenes and the runs.")] = Path("demo-out"),
-    scenes: Annotated[int, typer.Option(min=1, max=900, help="Number of scenes.")] = 64,
+    scenes: Annotated[int, option("Number of scenes.", min=1, max=900)] = 64,
 ) -> None:
     """Annotate bundled scenes with the embedded models, offline, in two minutes.
 

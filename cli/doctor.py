@@ -19,6 +19,7 @@ from rich.text import Text
 
 from pseudoris.cli import options
 from pseudoris.cli.console import columns_table, format_bytes, stdout
+from pseudoris.cli.options import argument
 from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, PseudorisError
@@ -56,11 +57,9 @@ class Check:
 
 def doctor(
     source: Annotated[
-        str | None, typer.Argument(metavar="SOURCE", help="Images of the planned run. Checks that they can be listed.")
+        str | None, argument("SOURCE", "Images of the planned run. Checks that they can be listed.")
     ] = None,
-    out: Annotated[
-        str | None, typer.Argument(metavar="OUT", help="Output of the planned run. Checks that it can be written.")
-    ] = None,
+    out: Annotated[str | None, argument("OUT", "Output of the planned run. Checks that it can be written.")] = None,
     preset: options.Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,

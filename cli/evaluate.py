@@ -9,7 +9,7 @@ import typer
 from rich.console import Group, RenderableType
 
 from pseudoris.cli.console import columns_table, echo_json, facts_table, report, stdout
-from pseudoris.cli.options import check_apart
+from pseudoris.cli.options import argument, check_apart, option
 from pseudoris.cli.progress import bar
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -36,53 +36,43 @@ DEFAULT_COVERAGE: Final = 0.65
 # Of the yield: so far apart lie the bounds of a small run. Larger, and a yield that is not there passes in silence.
 _NEAR: Final = 0.1
 
-Truth = Annotated[
-    str,
-    typer.Option(
-        "--truth",
-        metavar="TRUTH",
-        help="Of a run: synthworld (the truth.json beside SOURCE), synthworld:FILE, or the OUT of `pseudoris "
-        "import`. The synthetic world is judged exactly. An import is joined by image key and judged "
-        "approximately: a text refers to the object whose human sentences are most similar to it (token F1). Of a "
-        "model: an import or a run. Each kept expression is asked.",
-    ),
-]
-Out = Annotated[str | None, typer.Argument(metavar="[OUT]", help="Folder or url of the run to judge.")]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="MODEL",
-        help="Evaluate a model instead: the --out of `pseudoris train`, a file of predictions (.parquet or .jsonl "
-        "with image, text, segmentation), or without training clip:sentence, clip:noun or clip+sam.",
-    ),
-]
-Splits = Annotated[
-    str | None, typer.Option("--split", help="With --model: splits of the truth, e.g. val,testA,testB. Default: all.")
-]
-Preset = Annotated[
-    str | None, typer.Option("--preset", help="Of clip:…: tiny, base or paper; of clip+sam: tiny or paper.")
-]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="Of clip:… and clip+sam: set one key. Can be repeated.")
-]
-Images = Annotated[str | None, typer.Option("--images", help="With --model: where the truth's images are now.")]
-Sample = Annotated[int | None, typer.Option(min=1, help="Of a run: read N shards, spread evenly. Default: all.")]
-ReportTo = Annotated[
-    str | None, typer.Option("--report", metavar="FOLDER", help="Folder for evaluation.html, .json and of a run .md.")
-]
+Out = Annotated[str | None, argument("[OUT]", "Folder or url of the run to judge.")]
+Preset = Annotated[str | None, option("--preset", "Of clip:…: tiny, base or paper; of clip+sam: tiny or paper.")]
+Assignments = Annotated[list[str] | None, option("--set", "Of clip:… and clip+sam: set one key. Can be repeated.")]
 
 
 def evaluate(
-    truth: Truth,
+    truth: Annotated[
+        str,
+        option(
+            "--truth",
+            "Of a run: synthworld (the truth.json beside SOURCE), synthworld:FILE, or the OUT of `pseudoris "
+            "import`. The synthetic world is judged exactly. An import is joined by image key and judged "
+            "approximately: a text refers to the object whose human sentences are most similar to it (token F1). Of a "
+            "model: an import or a run. Each kept expression is asked.",
+            metavar="TRUTH",
+        ),
+    ],
     out: Out = None,
-    model: Model = None,
-    split: Splits = None,
+    model: Annotated[
+        str | None,
+        option(
+            "--model",
+            "Evaluate a model instead: the --out of `pseudoris train`, a file of predictions (.parquet or .jsonl "
+            "with image, text, segmentation), or without training clip:sentence, clip:noun or clip+sam.",
+            metavar="MODEL",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, option("--split", "With --model: splits of the truth, e.g. val,testA,testB. Default: all.")
+    ] = None,
     preset: Preset = None,
     assignments: Assignments = None,
-    images: Images = None,
-    sample: Sample = None,
-    report_to: ReportTo = None,
+    images: Annotated[str | None, option("--images", "With --model: where the truth's images are now.")] = None,
+    sample: Annotated[int | None, option("Of a run: read N shards, spread evenly. Default: all.", min=1)] = None,
+    report_to: Annotated[
+        str | None, option("--report", "Folder for evaluation.html, .json and of a run .md.", metavar="FOLDER")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Compare a run, or the masks of a model, with a truth; figures have intervals.
@@ -97,9 +87,9 @@ def evaluate(
             raise typer.BadParameter("--sample belongs to a run. Leave it out, or give OUT in place of --model.")
         _evaluate_model(model, truth, _splits(split), preset, assignments or [], images, report_to, as_json=as_json)
         return
-    for option, value in {"--split": split, "--preset": preset, "--set": assignments, "--images": images}.items():
+    for name, value in {"--split": split, "--preset": preset, "--set": assignments, "--images": images}.items():
         if value is not None:
-            raise typer.BadParameter(f"{option} belongs to --model. Leave it out, or give --model in place of OUT.")
+            raise typer.BadParameter(f"{name} belongs to --model. Leave it out, or give --model in place of OUT.")
     _evaluate_run(out or "", truth, sample, report_to, as_json=as_json)
 
 
@@ -246,31 +236,31 @@ def calibrate(
     out: options.Out,
     truth: Annotated[
         str | None,
-        typer.Option(
-            metavar="TRUTH",
-            help="As in `pseudoris evaluate`: synthworld, or the OUT of `pseudoris import`. Without it no labels "
+        option(
+            "As in `pseudoris evaluate`: synthworld, or the OUT of `pseudoris import`. Without it no labels "
             "are used: all scores weigh the same, and --yield sets the bound.",
+            metavar="TRUTH",
         ),
     ] = None,
     coverage: Annotated[
         float | None,
-        typer.Option(
+        option(
+            f"Smallest share of the truth's objects to cover, {DEFAULT_COVERAGE} by default. Needs --truth.",
             min=0,
             max=1,
-            help=f"Smallest share of the truth's objects to cover, {DEFAULT_COVERAGE} by default. Needs --truth.",
         ),
     ] = None,
     least_yield: Annotated[
         float,
-        typer.Option(
+        option(
             "--yield",
-            min=0,
-            help="Smallest number of kept expressions per mask, composed ones included. Without --truth: the number "
+            "Smallest number of kept expressions per mask, composed ones included. Without --truth: the number "
             "to aim for.",
+            min=0,
         ),
     ] = 2.0,
-    images: Annotated[int | None, typer.Option(min=1, help="Use the first N images; all by default.")] = None,
-    to: Annotated[Path | None, typer.Option(help="Also write the YAML to this file.")] = None,
+    images: Annotated[int | None, option("Use the first N images; all by default.", min=1)] = None,
+    to: Annotated[Path | None, option("Also write the YAML to this file.")] = None,
 ) -> None:
     """Fit a run's confidence and keep rule, and print them as YAML.
 

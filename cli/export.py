@@ -13,6 +13,7 @@ from rich.table import Table
 
 from pseudoris.cli import options
 from pseudoris.cli.console import facts_table, format_bytes, stdout
+from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.exports import (
@@ -32,10 +33,8 @@ DEFAULT_MERGED_SPLITS: Final = "val,test,testA,testB"
 FORMATS: Final = "\n".join(["Formats:", *(f"  {name:<14}  {export.summary}" for name, export in EXPORTS.items())])
 
 
-_Destination = Annotated[str, typer.Argument(metavar="DEST", help="Empty folder or url for the export.")]
 # The choices of `--format`; the table of formats is the one list of them.
 ExportFormat: Any = StrEnum("ExportFormat", {name: name for name in EXPORTS})  # type: ignore[misc]
-_Format = Annotated[ExportFormat, typer.Option("--format", help="One of the formats below.")]
 
 
 def _option(name: str, **shown: Any) -> Any:
@@ -44,53 +43,40 @@ def _option(name: str, **shown: Any) -> Any:
     return typer.Option(f"--{name.replace('_', '-')}", **declared, **shown)
 
 
-_MaxTokens = Annotated[int | None, _option("max_tokens")]
-_Dataset = Annotated[str | None, _option("dataset", show_default="the format's")]
-_Split = Annotated[str, _option("split")]
-_SplitBy = Annotated[str, _option("split_by")]
-_TargetMb = Annotated[int, _option("target_mb")]
-_DistinctiveOnly = Annotated[bool, _option("distinctive_only")]
-_MergeHuman = Annotated[
-    Path | None,
-    typer.Option(
-        "--merge-human",
-        metavar="FOLDER",
-        help="refer: folder of a human REFER dataset (refs(…).p and instances.json). Adds its val and test splits.",
-    ),
-]
-_MergeSplits = Annotated[
-    str, typer.Option("--merge-splits", help="Splits to add from --merge-human, separated by commas.")
-]
+_MergeSplits = Annotated[str, option("--merge-splits", "Splits to add from --merge-human, separated by commas.")]
 _MergeSplitBy = Annotated[
-    str | None, typer.Option("--merge-split-by", help="The refs(…).p of --merge-human to use, if it has several.")
+    str | None, option("--merge-split-by", "The refs(…).p of --merge-human to use, if it has several.")
 ]
 _MergeImages = Annotated[
     Path | None,
-    typer.Option(
-        "--merge-images", metavar="FOLDER", help="Folder with the images of --merge-human. They are copied too."
-    ),
+    option("--merge-images", "Folder with the images of --merge-human. They are copied too.", metavar="FOLDER"),
 ]
-_Partial = Annotated[bool, typer.Option("--partial", help="Export the committed shards of an unfinished run.")]
-_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in DEST.")]
 
 
 def export(
     out: options.Out,
-    destination: _Destination,
-    export_format: _Format = ExportFormat["parquet"],
-    max_tokens: _MaxTokens = None,
-    dataset: _Dataset = None,
-    split: _Split = DEFAULTS.split,
-    split_by: _SplitBy = DEFAULTS.split_by,
-    merge_human: _MergeHuman = None,
+    destination: Annotated[str, argument("DEST", "Empty folder or url for the export.")],
+    export_format: Annotated[ExportFormat, option("--format", "One of the formats below.")] = ExportFormat["parquet"],
+    max_tokens: Annotated[int | None, _option("max_tokens")] = None,
+    dataset: Annotated[str | None, _option("dataset", show_default="the format's")] = None,
+    split: Annotated[str, _option("split")] = DEFAULTS.split,
+    split_by: Annotated[str, _option("split_by")] = DEFAULTS.split_by,
+    merge_human: Annotated[
+        Path | None,
+        option(
+            "--merge-human",
+            "refer: folder of a human REFER dataset (refs(…).p and instances.json). Adds its val and test splits.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     merge_splits: _MergeSplits = DEFAULT_MERGED_SPLITS,
     merge_split_by: _MergeSplitBy = None,
     merge_images: _MergeImages = None,
-    target_mb: _TargetMb = int(DEFAULTS.target_mb),
-    distinctive_only: _DistinctiveOnly = False,
+    target_mb: Annotated[int, _option("target_mb")] = int(DEFAULTS.target_mb),
+    distinctive_only: Annotated[bool, _option("distinctive_only")] = False,
     source: options.MovedSource = None,
-    partial: _Partial = False,
-    overwrite: _Overwrite = False,
+    partial: Annotated[bool, option("--partial", "Export the committed shards of an unfinished run.")] = False,
+    overwrite: Annotated[bool, option("--overwrite", "Replace an earlier export in DEST.")] = False,
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,
     plugins: options.Plugins = None,

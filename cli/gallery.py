@@ -7,11 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from pseudoris.cli import options
 from pseudoris.cli.console import report
-from pseudoris.cli.options import check_apart, load_plugins
+from pseudoris.cli.options import check_apart, load_plugins, option
 from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
@@ -26,24 +24,22 @@ MAX_SAMPLE = 2_000
 
 def gallery(
     out: options.Out,
-    sample: Annotated[
-        int, typer.Option(min=1, max=MAX_SAMPLE, help="Show at most N images, spread evenly.")
-    ] = DEFAULT_SAMPLE,
-    to: Annotated[str | None, typer.Option("--to", help="Folder or url for the pages. Default: OUT/gallery.")] = None,
+    sample: Annotated[int, option("Show at most N images, spread evenly.", min=1, max=MAX_SAMPLE)] = DEFAULT_SAMPLE,
+    to: Annotated[str | None, option("--to", "Folder or url for the pages. Default: OUT/gallery.")] = None,
     audit: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--audit",
+            "Show an audit's verdicts, and filter by them. Its judged images are shown besides the sample.",
             metavar="AUDIT",
-            help="Show an audit's verdicts, and filter by them. Its judged images are shown besides the sample.",
         ),
     ] = None,
     images: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--image",
+            "Show this image besides the sample, by its id or the id of one of its pairs. Can be repeated.",
             metavar="ID",
-            help="Show this image besides the sample, by its id or the id of one of its pairs. Can be repeated.",
         ),
     ] = None,
     plugins: options.Plugins = None,
@@ -97,11 +93,7 @@ def write_pages(
     content = gallery_from_run(location, PlannedImages(location, header), sample=sample, besides=ids)
     content = replace(content, verdicts=verdicts)
     with bar() as show:
-        quality = quality_of_run(
-            location,
-            content.summary,
-            on_shard=show.named("counting shards"),
-        )
+        quality = quality_of_run(location, content.summary, on_shard=show.named("counting shards"))
         # First what the gallery links to.
         write_quality(quality, destination)
         return write_gallery(

@@ -8,10 +8,9 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from pseudoris.cli import options
 from pseudoris.cli.console import stdout
+from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.cli.summaries import Wording, written_view
 from pseudoris.schemas.config import ShardsConfig
@@ -44,39 +43,24 @@ class Orientation(StrEnum):
 
 Annotation = Annotated[
     str,
-    typer.Argument(
-        metavar="ANNOTATION",
-        help="Path or url of a COCO JSON file, of a REFER dataset's folder or its refs(…).p, or of PhraseCut's folder "
+    argument(
+        "ANNOTATION",
+        "Path or url of a COCO JSON file, of a REFER dataset's folder or its refs(…).p, or of PhraseCut's folder "
         "or its refer_….json.",
     ),
 ]
-Images = Annotated[
-    str,
-    typer.Argument(metavar="IMAGES", help="Folder or url of the images. File names in ANNOTATION are relative to it."),
-]
-FormatOption = Annotated[
-    Format | None, typer.Option("--format", help="Format of ANNOTATION. Default: from its name (.json is coco).")
-]
-Splits = Annotated[
-    list[str] | None,
-    typer.Option("--split", help="refer, phrasecut: split to import; can be repeated.  [default: train]"),
-]
-SplitBy = Annotated[str | None, typer.Option("--split-by", help="refer: which refs(…).p to read: unc, google or umd.")]
+Images = Annotated[str, argument("IMAGES", "Folder or url of the images. File names in ANNOTATION are relative to it.")]
 Captions = Annotated[
-    str | None,
-    typer.Option("--captions", help="coco: JSON of captions with instance_id, as `pseudoris export` writes it."),
+    str | None, option("--captions", "coco: JSON of captions with instance_id, as `pseudoris export` writes it.")
 ]
-Prefix = Annotated[str, typer.Option("--prefix", help="Subfolder of IMAGES that the file names are relative to.")]
 OrientationOption = Annotated[
-    Orientation, typer.Option("--orientation", help="Whether masks fit the image as seen, or as stored in its file.")
+    Orientation, option("--orientation", "Whether masks fit the image as seen, or as stored in its file.")
 ]
-ShardSize = Annotated[int | None, typer.Option(help="Images per shard (same as --set shards.max_images=…).")]
 Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="Set one key, e.g. shards.max_bytes=268435456. Can be repeated.")
+    list[str] | None, option("--set", "Set one key, e.g. shards.max_bytes=268435456. Can be repeated.")
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Number of shards at once; by default one per CPU.")]
 AllowMixed = Annotated[
-    bool, typer.Option("--allow-mixed", help="Continue with other package versions than the import began with.")
+    bool, option("--allow-mixed", "Continue with other package versions than the import began with.")
 ]
 
 
@@ -84,16 +68,20 @@ def import_annotation(
     annotation: Annotation,
     images: Images,
     out: options.ConfiguredOut,
-    annotation_format: FormatOption = None,
-    split: Splits = None,
-    split_by: SplitBy = None,
+    annotation_format: Annotated[
+        Format | None, option("--format", "Format of ANNOTATION. Default: from its name (.json is coco).")
+    ] = None,
+    split: Annotated[
+        list[str] | None, option("--split", "refer, phrasecut: split to import; can be repeated.  [default: train]")
+    ] = None,
+    split_by: Annotated[str | None, option("--split-by", "refer: which refs(…).p to read: unc, google or umd.")] = None,
     captions: Captions = None,
-    prefix: Prefix = "",
+    prefix: Annotated[str, option("--prefix", "Subfolder of IMAGES that the file names are relative to.")] = "",
     orientation: OrientationOption = Orientation.UPRIGHT,
     embed_images: options.EmbedImages = False,
-    shard_size: ShardSize = None,
+    shard_size: Annotated[int | None, option("Images per shard (same as --set shards.max_images=…).")] = None,
     assignments: Assignments = None,
-    workers: Workers = None,
+    workers: Annotated[int | None, option("Number of shards at once; by default one per CPU.", min=1)] = None,
     allow_mixed: AllowMixed = False,
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,
@@ -105,11 +93,7 @@ def import_annotation(
     chosen = _format(annotation, annotation_format)
     # No model is loaded. The preset's shards are small for its models' sake; here a shard takes seconds.
     bounds = [f"shards.{name}={getattr(ShardsConfig(), name)}" for name in ("max_images", "max_bytes")]
-    short = {
-        "shards.max_images": shard_size,
-        "shards.embed_images": embed_images,
-        "placement.allow_mixed": allow_mixed,
-    }
+    short = {"shards.max_images": shard_size, "shards.embed_images": embed_images, "placement.allow_mixed": allow_mixed}
     config = load_config("tiny", None, [*bounds, *options.words(assignments, short)])
     config = config.model_copy(update={"preset": _PRESET})
     _check_options(chosen, has_split=bool(split), has_split_by=bool(split_by), has_captions=bool(captions))
@@ -153,10 +137,7 @@ def _run(request: ImportRequest, location: RunLocation) -> None:
     from pseudoris.training.imports import import_annotation as import_into
 
     summary = write_with_bar(
-        location,
-        partial(import_into, request, location),
-        before="reading the annotation",
-        during="importing images",
+        location, partial(import_into, request, location), before="reading the annotation", during="importing images"
     )
     texts = [("expressions", f"{summary.totals.expressions:,}, all kept")]
     view = written_view(location, summary, Wording("imported"), texts=texts, left_out=tuple(_left_out(summary)))

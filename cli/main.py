@@ -146,12 +146,7 @@ def _before_any_command(
 # Groups as `--help` shows them, in this order.
 _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
     "Start": {"demo": demo.demo, "doctor": doctor.doctor, "weights": weights.app, "estimate": annotate.estimate},
-    "Run": {
-        "annotate": annotate.annotate,
-        "status": run_state.status,
-        "verify": run_state.verify,
-        "gc": run_state.gc,
-    },
+    "Run": {"annotate": annotate.annotate, "status": run_state.status, "verify": run_state.verify, "gc": run_state.gc},
     "Look": {
         "gallery": gallery.gallery,
         "stats": run_contents.stats,

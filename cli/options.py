@@ -15,17 +15,27 @@ from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.exclusions import Exclusions
 
+
+def option(*words: str, **rules: Any) -> Any:
+    """Return an option of a command: its names (by default its parameter's), then its help; rules as Typer has them."""
+    *names, text = words
+    return typer.Option(*names, help=text, **rules)
+
+
+def argument(metavar: str, text: str, **rules: Any) -> Any:
+    """Return an argument of a command: its name and its help."""
+    return typer.Argument(metavar=metavar, help=text, **rules)
+
+
 Source = Annotated[
     str,
-    typer.Argument(
-        metavar="SOURCE",
-        help="Images to read: a folder, file, url (s3://…), glob, tars or Parquet. Quote a glob or braces: "
+    argument(
+        "SOURCE",
+        "Images to read: a folder, file, url (s3://…), glob, tars or Parquet. Quote a glob or braces: "
         "'part-{000..123}.tar'.",
     ),
 ]
-Out = Annotated[
-    str, typer.Argument(metavar="OUT", help="Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL.")
-]
+Out = Annotated[str, argument("OUT", "Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL.")]
 
 
 def writable_out(out: str) -> str:
@@ -40,18 +50,17 @@ def writable_out(out: str) -> str:
 # Of commands that take a configuration and write.
 ConfiguredOut = Annotated[
     str,
-    typer.Argument(
-        metavar="OUT",
+    argument(
+        "OUT",
+        "Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL or --set source.endpoint_url=….",
         callback=writable_out,
-        help="Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL or --set source.endpoint_url=….",
     ),
 ]
-Audit = Annotated[str, typer.Argument(metavar="AUDIT", help="Local folder of the audit.")]
+Audit = Annotated[str, argument("AUDIT", "Local folder of the audit.")]
 Preset = Annotated[
-    str,
-    typer.Option("--preset", help="Named configuration: tiny or tiny-composed (embedded models, CPU), base, or paper."),
+    str, option("--preset", "Named configuration: tiny or tiny-composed (embedded models, CPU), base, or paper.")
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file that overrides the preset.")]
+ConfigFile = Annotated[Path | None, option("--config", "YAML file that overrides the preset.")]
 
 
 def set_one(example: str) -> Any:
@@ -60,54 +69,48 @@ def set_one(example: str) -> Any:
 
 
 Assignments = Annotated[list[str] | None, set_one("masks.points_per_side=16")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-MovedSource = Annotated[
-    str | None, typer.Option("--source", help="Where the run's images are now, if they have moved.")
-]
+AsJson = Annotated[bool, option("--json", "Print one JSON object.")]
+MovedSource = Annotated[str | None, option("--source", "Where the run's images are now, if they have moved.")]
 EmbedImages = Annotated[
-    bool, typer.Option("--embed-images", help="Store the images in the tables (same as shards.embed_images=true).")
+    bool, option("--embed-images", "Store the images in the tables (same as shards.embed_images=true).")
 ]
 Plugins = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--plugin",
+        "Decoder plug-in to import for formats such as HEIC. A run's own plug-ins are never imported. Can be repeated.",
         metavar="MODULE",
-        help="Decoder plug-in to import for formats such as HEIC. A run's own plug-ins are never imported. "
-        "Can be repeated.",
     ),
 ]
 Address = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--address",
-        help="Ray cluster: auto, local (start one), or HOST:PORT. By default placement.address, which is auto: the "
+        "Ray cluster: auto, local (start one), or HOST:PORT. By default placement.address, which is auto: the "
         "cluster of RAY_ADDRESS or of this machine, else a new one.",
     ),
 ]
-AcceptDomain = Annotated[
-    bool, typer.Option("--accept-domain", help="Go on although the models do not know such images.")
-]
+AcceptDomain = Annotated[bool, option("--accept-domain", "Go on although the models do not know such images.")]
 
 Exclude = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--exclude",
-        metavar="PATH",
-        help="Leave out a benchmark's images: a REFER folder, a folder of images, a list of names or COCO ids, a table "
+        "Leave out a benchmark's images: a REFER folder, a folder of images, a list of names or COCO ids, a table "
         "of sha256 or phash. Can be repeated.",
+        metavar="PATH",
     ),
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--only",
+        "Take no other images: a list of names or COCO ids, or the split train of a REFER folder. Repeatable.",
         metavar="PATH",
-        help="Take no other images: a list of names or COCO ids, or the split train of a REFER folder. Repeatable.",
     ),
 ]
 ExcludeDistance = Annotated[
-    int | None,
-    typer.Option("--exclude-distance", help="Bits by which perceptual hashes of copies differ.", show_default="6"),
+    int | None, option("--exclude-distance", "Bits by which perceptual hashes of copies differ.", show_default="6")
 ]
 
 

@@ -11,6 +11,7 @@ import typer
 
 from pseudoris.cli import options
 from pseudoris.cli.console import report, stdout
+from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.cli.summaries import Wording, written_view
 from pseudoris.store.location import RunLocation
@@ -20,21 +21,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Write the training data of PPT (curriculum point prompting), as runs.")
 
-Preset = Annotated[str, typer.Option("--preset", help="tiny (embedded, CPU) or paper (ViT-B/16, SAM ViT-B).")]
+Preset = Annotated[str, option("--preset", "tiny (embedded, CPU) or paper (ViT-B/16, SAM ViT-B).")]
 
 
 @app.command("objects")
 def objects(
-    folder: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="Folder with one folder of images per class, CLASS/*.jpg.")
-    ],
+    folder: Annotated[str, argument("FOLDER", "Folder with one folder of images per class, CLASS/*.jpg.")],
     out: options.Out,
-    names: Annotated[
-        Path | None, typer.Option("--names", help="CSV with columns folder,name: the names of the classes.")
-    ] = None,
-    sample: Annotated[
-        int | None, typer.Option(min=1, help="Take N images alone, drawn by compute.seed.", metavar="N")
-    ] = None,
+    names: Annotated[Path | None, option("--names", "CSV with columns folder,name: the names of the classes.")] = None,
+    sample: Annotated[int | None, option("Take N images alone, drawn by compute.seed.", min=1, metavar="N")] = None,
     embed_images: options.EmbedImages = False,
     preset: Preset = "tiny",
     config_file: options.ConfigFile = None,
@@ -57,7 +52,7 @@ def objects(
 
 @app.command("compose")
 def compose(
-    source: Annotated[str, typer.Argument(metavar="D_SEM", help="A finished run of `ppt objects`.")],
+    source: Annotated[str, argument("D_SEM", "A finished run of `ppt objects`.")],
     out: options.Out,
     preset: Preset = "tiny",
     config_file: options.ConfigFile = None,
@@ -75,9 +70,7 @@ def compose(
 
 @app.command("pairs")
 def pairs(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A finished run or import. Its images and kept texts are used.")
-    ],
+    run: Annotated[str, argument("RUN", "A finished run or import. Its images and kept texts are used.")],
     out: options.Out,
     preset: Preset = "tiny",
     config_file: options.ConfigFile = None,
@@ -99,12 +92,7 @@ def _run(
 
     config = load_recipe_config(preset, config_file, words)
     location = RunLocation.open(out, config.run.source.endpoint_url, config.run.placement.storage)
-    written = write_with_bar(
-        location,
-        partial(recipe, location, config),
-        before="planning",
-        during="images",
-    )
+    written = write_with_bar(location, partial(recipe, location, config), before="planning", during="images")
     wording = Wording(title, with_masks="with masks", without_masks="without")
     stdout.print(written_view(location, written, wording, texts=_texts(written, location)), soft_wrap=True)
 

@@ -8,10 +8,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from pseudoris.cli.console import facts_table, report, stdout
-from pseudoris.cli.options import check_file
+from pseudoris.cli.options import argument, check_file, option
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex
@@ -28,15 +26,11 @@ DEFAULT_OUT = Path("overlay.png")
 
 
 def predict(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
-    text: Annotated[
-        str, typer.Argument(metavar="TEXT", help='Text that describes one object: "the small dotted red circle".')
-    ],
-    model: Annotated[Path, typer.Option("--model", help="The --out of `pseudoris train`, or its checkpoint.")],
-    out: Annotated[Path, typer.Option("--out", help="Image to write: the mask on the image, the text below.")] = (
-        DEFAULT_OUT
-    ),
-    mask_out: Annotated[Path | None, typer.Option("--mask", help="Also write the mask as a PNG of 0 and 255.")] = None,
+    image: Annotated[Path, argument("IMAGE", "An image file.")],
+    text: Annotated[str, argument("TEXT", 'Text that describes one object: "the small dotted red circle".')],
+    model: Annotated[Path, option("--model", "The --out of `pseudoris train`, or its checkpoint.")],
+    out: Annotated[Path, option("--out", "Image to write: the mask on the image, the text below.")] = (DEFAULT_OUT),
+    mask_out: Annotated[Path | None, option("--mask", "Also write the mask as a PNG of 0 and 255.")] = None,
 ) -> None:
     """Show which object of an image a text refers to, with a trained model.
 

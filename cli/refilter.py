@@ -8,19 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import (
-    command,
-    facts_table,
-    format_bytes,
-    kept_text,
-    path_lines,
-    report,
-    stdout,
-)
+from pseudoris.cli.console import command, facts_table, format_bytes, kept_text, path_lines, report, stdout
+from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.schemas.confidence import PairWeightConfig
 from pseudoris.schemas.config_layers import lay_over, validate
@@ -35,17 +27,17 @@ NO_CONDITION = "none"
 
 Keep = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--keep",
-        help="Keep only expressions that also meet this condition, for example 'correctness > 0.2'. Can be "
+        "Keep only expressions that also meet this condition, for example 'correctness > 0.2'. Can be "
         f"repeated. Columns: {', '.join(SCORE_COLUMNS)}. Default: the conditions of OUT; '{NO_CONDITION}' "
         "removes them.",
     ),
 ]
 Lone = Annotated[
     LoneMasks | None,
-    typer.Option(
-        help="Captions of a mask that is alone in its image, which no tau can judge: keep all, drop all, or keep "
+    option(
+        "Captions of a mask that is alone in its image, which no tau can judge: keep all, drop all, or keep "
         "the better half of its draws by correctness. Default: the rule of OUT."
     ),
 ]
@@ -53,36 +45,33 @@ Lone = Annotated[
 
 def refilter(
     out: options.Out,
-    new: Annotated[str, typer.Argument(metavar="NEW", help="Folder or url for the new run.")],
+    new: Annotated[str, argument("NEW", "Folder or url for the new run.")],
     tau: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="Keep expressions with a distinctiveness above this. Default: the tau of OUT."),
+        float | None, option("Keep expressions with a distinctiveness above this. Default: the tau of OUT.", min=0.0)
     ] = None,
     keep: Keep = None,
     lone_masks: Lone = None,
     weights: Annotated[
         Path | None,
-        typer.Option(
-            help="YAML file with a `filtering.pair_weight`, as `pseudoris calibrate --to` writes it: set the column "
+        option(
+            "YAML file with a `filtering.pair_weight`, as `pseudoris calibrate --to` writes it: set the column "
             "weight by it. Default: as in OUT."
         ),
     ] = None,
     accuracy: Annotated[
         float | None,
-        typer.Option(
+        option(
+            "Choose the loosest rule whose accuracy is shown to be at least this, by the verdicts of --audit.",
             min=0.01,
             max=0.999,
-            help="Choose the loosest rule whose accuracy is shown to be at least this, by the verdicts of --audit.",
         ),
     ] = None,
-    audit: Annotated[
-        str | None, typer.Option("--audit", metavar="AUDIT", help="Judged audit of OUT. Needs --accuracy.")
-    ] = None,
+    audit: Annotated[str | None, option("--audit", "Judged audit of OUT. Needs --accuracy.", metavar="AUDIT")] = None,
     threads: Annotated[
-        int, typer.Option(min=1, max=64, help="Number of shards at once; each is held in memory.")
+        int, option("Number of shards at once; each is held in memory.", min=1, max=64)
     ] = DEFAULT_THREADS,
     allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Continue with other package versions than NEW began with.")
+        bool, option("--allow-mixed", "Continue with other package versions than NEW began with.")
     ] = False,
 ) -> None:
     """Write a new run with another keep rule, from the stored scores. No model runs."""

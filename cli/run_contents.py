@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import typer
 from rich.console import Group, RenderableType
 from rich.table import Table
 
@@ -24,6 +23,7 @@ from pseudoris.cli.console import (
     kept_text,
     stdout,
 )
+from pseudoris.cli.options import option
 from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.printable import printable
@@ -42,12 +42,10 @@ DEFAULT_TOP = 10
 def stats(
     out: options.Out,
     sample: Annotated[
-        int, typer.Option(min=1, help="Read the tables of N shards, spread evenly. Totals count all shards.")
+        int, option("Read the tables of N shards, spread evenly. Totals count all shards.", min=1)
     ] = DEFAULT_SAMPLE,
-    every: Annotated[bool, typer.Option("--every", help="Read the tables of every shard.")] = False,
-    top: Annotated[
-        int, typer.Option(min=0, max=1_000, help="Number of most frequent expressions to show.")
-    ] = DEFAULT_TOP,
+    every: Annotated[bool, option("--every", "Read the tables of every shard.")] = False,
+    top: Annotated[int, option("Number of most frequent expressions to show.", min=0, max=1_000)] = DEFAULT_TOP,
     as_json: options.AsJson = False,
 ) -> None:
     """Show the run in numbers: masks, expressions, lengths, scores, what is kept."""
@@ -151,18 +149,14 @@ DEFAULT_COLUMNS = "key,text,distinctiveness,correctness,decoder,crop"
 
 def sample(
     out: options.Out,
-    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="Number of rows.")] = DEFAULT_ROWS,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same rows.")] = 0,
-    columns: Annotated[
-        str, typer.Option(help=f"Columns to show, separated by commas: {', '.join(COLUMNS)}.")
-    ] = DEFAULT_COLUMNS,
+    rows: Annotated[int, option("-n", "--rows", "Number of rows.", min=1)] = DEFAULT_ROWS,
+    seed: Annotated[int, option("The same seed gives the same rows.", min=0)] = 0,
+    columns: Annotated[str, option(f"Columns to show, separated by commas: {', '.join(COLUMNS)}.")] = DEFAULT_COLUMNS,
     all_candidates: Annotated[
-        bool, typer.Option("--all", help="Draw from all candidates, not only from kept expressions.")
+        bool, option("--all", "Draw from all candidates, not only from kept expressions.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print comma-separated values with a header; lists are JSON.")
-    ] = False,
+    as_json: Annotated[bool, option("--json", "Print one JSON object per line.")] = False,
+    as_csv: Annotated[bool, option("--csv", "Print comma-separated values with a header; lists are JSON.")] = False,
 ) -> None:
     """Show expressions drawn evenly over the run.
 
@@ -225,12 +219,9 @@ ALL_TABLES = "all"
 
 def parts(
     out: options.Out,
-    table: Annotated[str, typer.Option("--table", help=f"Table to list: {', '.join(SCHEMAS)}, or all.")] = EXPRESSIONS,
+    table: Annotated[str, option("--table", f"Table to list: {', '.join(SCHEMAS)}, or all.")] = EXPRESSIONS,
     as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Print one JSON object per line: path, table, shard, generation, rows, size, sha256."
-        ),
+        bool, option("--json", "Print one JSON object per line: path, table, shard, generation, rows, size, sha256.")
     ] = False,
 ) -> None:
     """List the committed files of a table, also during a run.

@@ -30,6 +30,7 @@ from pseudoris.cli.console import (
     report,
     stdout,
 )
+from pseudoris.cli.options import option
 from pseudoris.cli.progress import bar
 from pseudoris.cli.summaries import outside_text, reasons_view, repeats_text
 from pseudoris.schemas.errors import ConfigError
@@ -57,13 +58,9 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 def status(
     out: options.Out,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Refresh until the run is complete. Waits for it to begin.")
-    ] = False,
-    every_s: Annotated[
-        float, typer.Option("--every", min=0.5, help="Seconds between two refreshes.")
-    ] = DEFAULT_EVERY_S,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; with --watch one per line.")] = False,
+    watch: Annotated[bool, option("--watch", "Refresh until the run is complete. Waits for it to begin.")] = False,
+    every_s: Annotated[float, option("--every", "Seconds between two refreshes.", min=0.5)] = DEFAULT_EVERY_S,
+    as_json: Annotated[bool, option("--json", "Print one JSON object; with --watch one per line.")] = False,
 ) -> None:
     """Show the progress of a run, from its files alone. The run may be stopped."""
     location = RunLocation.open_to_read(out)
@@ -163,24 +160,18 @@ def _echo_json(found: RunStatus) -> None:
 
 def verify(
     out: options.Out,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Check sizes, rows and ids only; no digests, no masks.")
-    ] = False,
-    sample: Annotated[
-        int | None, typer.Option(min=1, help="Check N committed shards, spread evenly; all by default.")
-    ] = None,
+    quick: Annotated[bool, option("--quick", "Check sizes, rows and ids only; no digests, no masks.")] = False,
+    sample: Annotated[int | None, option("Check N committed shards, spread evenly; all by default.", min=1)] = None,
     address: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--address",
-            help="Ray cluster that does the checks: auto, local, or HOST:PORT. By default, this process does them.",
+            "Ray cluster that does the checks: auto, local, or HOST:PORT. By default, this process does them.",
         ),
     ] = None,
     root: Annotated[
         str | None,
-        typer.Option(
-            "--root", metavar="DIGEST", help="The root digest that the run must have, as verify printed it before."
-        ),
+        option("--root", "The root digest that the run must have, as verify printed it before.", metavar="DIGEST"),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -263,7 +254,7 @@ def _problems_view(problems: tuple[Problem, ...]) -> Table:
 
 def gc(
     out: options.Out,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be deleted, and delete nothing.")] = False,
+    dry_run: Annotated[bool, option("--dry-run", "List what would be deleted, and delete nothing.")] = False,
 ) -> None:
     """Delete files of failed or replaced attempts. Every run does this at its end."""
     location = RunLocation.open(out)

@@ -22,7 +22,7 @@ from pseudoris.cli.console import (
     stderr,
     stdout,
 )
-from pseudoris.cli.options import training_folder
+from pseudoris.cli.options import argument, option, training_folder
 from pseudoris.cli.progress import INTERRUPTED, Bar, bar
 
 if TYPE_CHECKING:
@@ -32,25 +32,21 @@ if TYPE_CHECKING:
     from pseudoris.training.ppt.ppt_training import PptSummary
 
 _Runs = list[str] | None
-Seed = Annotated[int | None, typer.Option(min=0, help="Same as --set training.seed=….")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the training in --out; start one if there is none.")]
+Seed = Annotated[int | None, option("Same as --set training.seed=….", min=0)]
+Resume = Annotated[bool, option("--resume", "Continue the training in --out; start one if there is none.")]
 
 app = typer.Typer(help="Train a model on runs: the student, or PPT.", no_args_is_help=True)
 
 
 @app.command("ppt")
 def ppt(
-    out: Annotated[str, typer.Option("--out", help="Local folder for the training. Each round has a folder in it.")],
-    d_sem: Annotated[_Runs, typer.Option("--d-sem", help="Run of `ppt objects`.")] = None,
-    d_ref: Annotated[_Runs, typer.Option("--d-ref", help="Run of `ppt compose`.")] = None,
-    h: Annotated[_Runs, typer.Option("--h", help="Run of `ppt pairs`.")] = None,
-    annotated: Annotated[
-        _Runs, typer.Option("--annotated", help="Any other run or import. It is added to H_sem.")
-    ] = None,
-    val: Annotated[
-        str | None, typer.Option("--val", help="Run or import to evaluate the model on after each phase.")
-    ] = None,
-    preset: Annotated[str, typer.Option("--preset", help="tiny (embedded models, CPU) or paper.")] = "tiny",
+    out: Annotated[str, option("--out", "Local folder for the training. Each round has a folder in it.")],
+    d_sem: Annotated[_Runs, option("--d-sem", "Run of `ppt objects`.")] = None,
+    d_ref: Annotated[_Runs, option("--d-ref", "Run of `ppt compose`.")] = None,
+    h: Annotated[_Runs, option("--h", "Run of `ppt pairs`.")] = None,
+    annotated: Annotated[_Runs, option("--annotated", "Any other run or import. It is added to H_sem.")] = None,
+    val: Annotated[str | None, option("--val", "Run or import to evaluate the model on after each phase.")] = None,
+    preset: Annotated[str, option("--preset", "tiny (embedded models, CPU) or paper.")] = "tiny",
     config_file: options.ConfigFile = None,
     assignments: Annotated[list[str] | None, options.set_one("curriculum.epochs_factor=0.5")] = None,
     seed: Seed = None,
@@ -84,22 +80,18 @@ def ppt(
 
 @app.command("student")
 def student(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders or urls of runs or imports.")],
-    out: Annotated[str, typer.Option("--out", help="Local folder for the checkpoint, logs and summary.")],
-    val: Annotated[str | None, typer.Option("--val", help="Run or import to evaluate the model on at the end.")] = None,
+    runs: Annotated[list[str], argument("RUN...", "Folders or urls of runs or imports.")],
+    out: Annotated[str, option("--out", "Local folder for the checkpoint, logs and summary.")],
+    val: Annotated[str | None, option("--val", "Run or import to evaluate the model on at the end.")] = None,
     human: Annotated[
         str | None,
-        typer.Option(
-            "--human", help="Import of human annotation to mix in; see data.human_fraction and data.human_share."
-        ),
+        option("--human", "Import of human annotation to mix in; see data.human_fraction and data.human_share."),
     ] = None,
-    preset: Annotated[str, typer.Option("--preset", help="tiny (embedded towers, CPU) or vit-b-16.")] = "tiny",
+    preset: Annotated[str, option("--preset", "tiny (embedded towers, CPU) or vit-b-16.")] = "tiny",
     config_file: options.ConfigFile = None,
     assignments: Annotated[list[str] | None, options.set_one("model.width=96")] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Total steps; the warm-up is at most a tenth of them.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the masks, instead of --steps.")] = None,
+    steps: Annotated[int | None, option("Total steps; the warm-up is at most a tenth of them.", min=1)] = None,
+    epochs: Annotated[int | None, option("Passes over the masks, instead of --steps.", min=1)] = None,
     seed: Seed = None,
     resume: Resume = False,
     plugins: options.Plugins = None,

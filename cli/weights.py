@@ -14,6 +14,7 @@ from rich.text import Text
 from pseudoris.cli import options
 from pseudoris.cli.annotate import INCOMPLETE
 from pseudoris.cli.console import format_bytes, path_lines, report, stdout
+from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config, preset_names
@@ -28,18 +29,13 @@ app = typer.Typer(no_args_is_help=True, help="List, download and check the weigh
 
 Preset = Annotated[
     str,
-    typer.Argument(
-        metavar="PRESET",
-        help="A preset, such as base or paper; or a weights uri, such as open_clip:RN50-quickgelu/openai.",
-    ),
+    argument("PRESET", "A preset, such as base or paper; or a weights uri, such as open_clip:RN50-quickgelu/openai."),
 ]
 
 
 @app.command("list")
 def list_weights(
-    preset: Annotated[
-        str | None, typer.Argument(metavar="PRESET", help="Preset or weights uri. By default all presets.")
-    ] = None,
+    preset: Annotated[str | None, argument("PRESET", "Preset or weights uri. By default all presets.")] = None,
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
 ) -> None:
@@ -64,11 +60,11 @@ def get(
     preset: Preset,
     to: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--to",
-            metavar="DIR",
-            help="Put the files there, to be carried to a machine without a network. By default the cache: "
+            "Put the files there, to be carried to a machine without a network. By default the cache: "
             "PSEUDORIS_WEIGHTS, else ~/.cache/pseudoris/weights.",
+            metavar="DIR",
         ),
     ] = None,
     config_file: options.ConfigFile = None,
