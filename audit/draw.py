@@ -178,11 +178,7 @@ def make_strata(
     strata: list[PairStratum] = []
     for word, pairs, number in (("kept", kept, for_kept), ("not kept", unkept, for_unkept)):
         has_score, lone = ~np.isnan(score[pairs]), is_lone[pairs]
-        parts = {
-            "score": has_score & ~lone,
-            "mask alone in its image": lone,
-            WITHOUT_SCORE: ~has_score & ~lone,
-        }
+        parts = {"score": has_score & ~lone, "mask alone in its image": lone, WITHOUT_SCORE: ~has_score & ~lone}
         groups = [(name, pairs[chosen]) for name, chosen in parts.items() if chosen.any()]
         for (name, members), share in zip(groups, allocate([len(m) for _, m in groups], number), strict=True):
             bins = [(name, members)]

@@ -65,11 +65,7 @@ def check_destination(destination: RunLocation) -> None:
 
 
 def write_gallery(
-    gallery: Gallery,
-    destination: RunLocation,
-    on_image: OnImage = lambda done: None,
-    *,
-    plugins: Sequence[str] = (),
+    gallery: Gallery, destination: RunLocation, on_image: OnImage = lambda done: None, *, plugins: Sequence[str] = ()
 ) -> str:
     """Write the pictures, then the page; return the page's address.
 
@@ -96,11 +92,7 @@ def write_gallery(
 
 
 def iter_gallery(
-    gallery: Gallery,
-    destination: RunLocation,
-    written: set[str],
-    prover: Prover,
-    on_image: OnImage = lambda done: None,
+    gallery: Gallery, destination: RunLocation, written: set[str], prover: Prover, on_image: OnImage = lambda done: None
 ) -> Iterator[str]:
     """Yield the page's text an image at a time, and write each image's small picture; its name joins `written`."""
 

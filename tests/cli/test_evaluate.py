@@ -40,11 +40,7 @@ def invoke(*arguments: object, columns: int = 160):
 def test_every_figure_is_shown(demo):
     shown = invoke(demo / "run", "--truth", "synthworld")
     for words in (
-        *(
-            "4 judged, of 5 planned and 4 in the truth",
-            "1 images of the run",
-            str(demo / "truth.json"),
-        ),
+        *("4 judged, of 5 planned and 4 in the truth", "1 images of the run", str(demo / "truth.json")),
         *("referring accuracy", "… on objects", "yield per mask", "distinct per mask", "attribute precision"),
         *("attribute recall", "coverage", "beam", "top-k", "top-p", "sampling", "all", "kept"),
         *("kept − all", "sampling − beam", "recall at IoU 0.75", "mean IoU", "masks per object"),

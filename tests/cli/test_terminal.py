@@ -89,13 +89,7 @@ def test_every_command_prints_in_any_encoding(tmp_path, encoding, command):
 
 @pytest.mark.parametrize(
     "shown",
-    [
-        HOSTILE,
-        Text(HOSTILE, "bold"),
-        path_lines(HOSTILE, {HOSTILE: HOSTILE}),
-        Progress,
-        facts_table,
-    ],
+    [HOSTILE, Text(HOSTILE, "bold"), path_lines(HOSTILE, {HOSTILE: HOSTILE}), Progress, facts_table],
     ids=["text", "styled", "paths", "progress", "table"],
 )
 def test_no_console_passes_on_a_control_character(shown):

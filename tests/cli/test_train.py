@@ -32,15 +32,7 @@ def trained(tmp_path_factory):
 def test_a_training_ends_with_its_figures_and_the_next_command(trained):
     folder, _, result = trained
     assert result.exit_code == 0, result.output
-    for words in (
-        "12, 12 of them now",
-        "parameters",
-        "mIoU",
-        "oIoU",
-        "P@0.5",
-        "P@0.9",
-        "pseudoris predict IMAGE",
-    ):
+    for words in ("12, 12 of them now", "parameters", "mIoU", "oIoU", "P@0.5", "P@0.9", "pseudoris predict IMAGE"):
         assert words in result.output
     settings = json.loads((folder / "out" / "config.json").read_text())
     assert settings["config"]["training"]["num_steps"] == 12

@@ -23,14 +23,7 @@ from pseudoris.viewer.gallery_sample import Gallery, GalleryImage
 from pseudoris.viewer.pages import page_prover
 from tests.builders import hostile_plugin
 from tests.builders.images import png_of_header_only
-from tests.viewer.builders import (
-    make_expression,
-    make_gallery,
-    make_image,
-    make_mask,
-    make_quarantined,
-    make_summary,
-)
+from tests.viewer.builders import make_expression, make_gallery, make_image, make_mask, make_quarantined, make_summary
 
 
 class Elements(HTMLParser):

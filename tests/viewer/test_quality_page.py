@@ -89,12 +89,7 @@ def parsed(markup):
 
 def test_every_text_is_escaped_and_nothing_needs_a_style():
     charts = [
-        histogram(
-            [Bar(1, 1, TEXT)],
-            title=TEXT,
-            labels=[(0.5, TEXT)],
-            marker=Marker(0.9, TEXT),
-        ),
+        histogram([Bar(1, 1, TEXT)], title=TEXT, labels=[(0.5, TEXT)], marker=Marker(0.9, TEXT)),
         line_chart([Line(TEXT, ((0, 0), (1, 1)))], title=TEXT, x_label=TEXT),
         stacked_bar([(TEXT, 1.0)], title=TEXT),
     ]
