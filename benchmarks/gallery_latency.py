@@ -90,8 +90,16 @@ def build_gallery(num_expressions: int) -> Gallery:
     """Return a gallery of at least so many expressions, 25 a mask and 5 masks an image."""
     num_images = -(-num_expressions // (NUM_MASKS * PER_MASK))
     total = num_images * NUM_MASKS * PER_MASK
-    counts = (num_images, num_images, 0, 0, num_images * NUM_MASKS, total, total // 2)
-    summary = GallerySummary("benchmark", 1.0, *counts, rule=KeepRule(1.0))
+    summary = GallerySummary(
+        source="benchmark",
+        tau=1.0,
+        rule=KeepRule(1.0),
+        images=num_images,
+        annotated=num_images,
+        masks=num_images * NUM_MASKS,
+        expressions=total,
+        kept=total // 2,
+    )
     return Gallery(summary, _images(num_images), num_images)
 
 
@@ -138,7 +146,7 @@ def measure(num_expressions: int, *, repeats: int, chromium: str) -> list[Row]:
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         gallery = build_gallery(num_expressions)
-        count = gallery.summary.candidates
+        count = gallery.summary.expressions
         address = Path(write_gallery(gallery, RunLocation.open(folder))).as_uri()
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport=VIEWPORT)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -27,7 +27,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.runs.receipts import read_receipts
+from pseudoris.store.runs.receipts import RunTotals, read_receipts
 from pseudoris.store.sources.planned_images import as_annotated
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.judged_expressions import judged, scores_of, stated_rule
@@ -81,17 +81,13 @@ class QuarantinedImage(NamedTuple):
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class GallerySummary:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GallerySummary(RunTotals):
     """The run in numbers; counts cover the whole run, even if the pages show a part.
 
     Attributes:
         tau: The configured tau, where the slider begins.
-        images: Committed; annotated + empty + quarantined.
-        candidates: Expression rows, kept or not.
-        seconds: Wall seconds by stage, summed over shards.
         images_per_s: Over the time in which the run worked; None before the first commit.
-        kept_lone: Of those kept, captions of masks alone in their image; None where it was not counted.
         pairs_digest: Of what made the pairs: runs that share it have the same pair under the same id. A refilter has
             its parent's.
         preset: That it was annotated with; None if no models were.
@@ -103,22 +99,13 @@ class GallerySummary:
 
     source: str
     tau: float
-    images: int
-    annotated: int
-    empty: int
-    quarantined: int
-    masks: int
-    candidates: int
-    kept: int
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    rule: KeepRule | None
     images_per_s: float | None = None
     is_complete: bool = True
-    kept_lone: int | None = None
     pairs_digest: str = ""
     preset: str | None = None
     parent: str | None = None
     warning: str | None = None
-    rule: KeepRule | None = field(kw_only=True)
 
     @property
     def rule_sentence(self) -> str:
@@ -258,24 +245,16 @@ def read_summary(location: RunLocation) -> GallerySummary:
     header = require_header(location)
     status = run_status(location)
     return GallerySummary(
+        **{each.name: getattr(status, each.name) for each in fields(RunTotals)},
         source=status.source,
         tau=header.config.filtering.tau,
-        images=status.images,
-        annotated=status.annotated,
-        empty=status.empty,
-        quarantined=status.quarantined,
-        masks=status.masks,
-        candidates=status.expressions,
-        kept=status.kept,
-        kept_lone=status.kept_lone,
-        seconds=status.seconds,
+        rule=stated_rule(header),
         images_per_s=status.rates.overall,
         is_complete=status.is_complete,
         pairs_digest=_pairs_digest(header),
         preset=header.config.preset if header.origin in ("annotate", "refilter") else None,
         parent=header.parent.location if header.parent else None,
         warning=None if header.domain is None else header.domain.warning,
-        rule=stated_rule(header),
     )
 
 

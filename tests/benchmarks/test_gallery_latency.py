@@ -18,7 +18,7 @@ def test_a_gallery_holds_as_many_expressions_as_asked_for_or_a_few_more():
     images = list(built.images)
 
     assert built.num_images == len(images) == 3
-    assert sum(len(image.expressions) for image in images) == built.summary.candidates == 375
+    assert sum(len(image.expressions) for image in images) == built.summary.expressions == 375
 
 
 @pytest.mark.browser

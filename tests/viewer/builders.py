@@ -77,7 +77,7 @@ def make_image(key="a/b.png", *, masks=None, expressions=None, data=None):
 
 
 def make_summary(**changes):
-    counts = {"images": 3, "annotated": 1, "empty": 1, "quarantined": 1, "masks": 2, "candidates": 4, "kept": 2}
+    counts = {"images": 3, "annotated": 1, "empty": 1, "quarantined": 1, "masks": 2, "expressions": 4, "kept": 2}
     rule = KeepRule(1.0)
     return GallerySummary(
         **{"source": "photos/", "tau": 1.0, "rule": rule, "seconds": {"propose": 1.5}, **counts, **changes}
