@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 from rich.table import Table
@@ -98,20 +97,9 @@ def _sample_rows(location: RunLocation, config: RunConfig) -> Table:
     kept = rows.filter(pc.fill_null(pc.and_(rows["kept"], pc.is_valid(rows[best])), False))
     ranked = kept.sort_by([(best, "descending")]) if kept.num_rows else kept
     table = columns_table(columns, title=f"{_NUM_SAMPLE_ROWS} rows of {EXPRESSIONS}", num_texts=len(columns))
-    for row in _first_of_each(ranked, apart):
-        table.add_row(*(_cell(row[column]) for column in columns))
-    return table
-
-
-def _first_of_each(ranked: pa.Table, apart: str) -> list[dict[str, object]]:
-    """Return the first rows that differ in a column."""
-    chosen: dict[str, dict[str, object]] = {}
+    best_of: dict[str, dict[str, object]] = {}
     for row in ranked.to_pylist():
-        chosen.setdefault(str(row[apart]), row)
-        if len(chosen) == _NUM_SAMPLE_ROWS:
-            break
-    return list(chosen.values())
-
-
-def _cell(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+        best_of.setdefault(str(row[apart]), row)
+    for row in list(best_of.values())[:_NUM_SAMPLE_ROWS]:
+        table.add_row(*(f"{row[each]:.3f}" if isinstance(row[each], float) else str(row[each]) for each in columns))
+    return table

@@ -12,7 +12,7 @@ from pseudoris.cli import options
 from pseudoris.cli.console import stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
-from pseudoris.cli.summaries import Wording, written_view
+from pseudoris.cli.summaries import written_view
 from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
@@ -140,7 +140,7 @@ def _run(request: ImportRequest, location: RunLocation) -> None:
         location, partial(import_into, request, location), before="reading the annotation", during="importing images"
     )
     texts = [("expressions", f"{summary.totals.expressions:,}, all kept")]
-    view = written_view(location, summary, Wording("imported"), texts=texts, left_out=tuple(_left_out(summary)))
+    view = written_view(location, summary, "imported", texts=texts, left_out=tuple(_left_out(summary)))
     stdout.print(view, soft_wrap=True)
 
 

@@ -13,7 +13,7 @@ from pseudoris.cli import options
 from pseudoris.cli.console import report, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
-from pseudoris.cli.summaries import Wording, written_view
+from pseudoris.cli.summaries import written_view
 from pseudoris.store.location import RunLocation
 
 if TYPE_CHECKING:
@@ -86,15 +86,15 @@ def pairs(
 
 
 def _run(
-    title: str, out: str, preset: str, config_file: Path | None, words: list[str], recipe: Callable[..., WrittenRun]
+    title: str, out: str, preset: str, config_file: Path | None, settings: list[str], recipe: Callable[..., WrittenRun]
 ) -> None:
     from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 
-    config = load_recipe_config(preset, config_file, words)
+    config = load_recipe_config(preset, config_file, settings)
     location = RunLocation.open(out, config.run.source.endpoint_url, config.run.placement.storage)
     written = write_with_bar(location, partial(recipe, location, config), before="planning", during="images")
-    wording = Wording(title, with_masks="with masks", without_masks="without")
-    stdout.print(written_view(location, written, wording, texts=_texts(written, location)), soft_wrap=True)
+    words = ("with masks", "without")
+    stdout.print(written_view(location, written, title, texts=_texts(written, location), words=words), soft_wrap=True)
 
 
 def _texts(written: WrittenRun, location: RunLocation) -> list[tuple[str, str]]:

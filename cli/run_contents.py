@@ -175,15 +175,9 @@ def sample(
         _write_csv(names, found)
     else:
         stdout.print(_sample_view(names, found))
-        if not all_candidates:
-            _print_unfiltered(location)
-
-
-def _print_unfiltered(location: RunLocation) -> None:
-    found = run_status(location)
-    if found.kept_lone:
-        kept = kept_text(found.kept, found.kept_lone, num_candidates=found.expressions)
-        stdout.print(f"\nThe run keeps {kept}.", soft_wrap=True)
+        if not all_candidates and (whole := run_status(location)).kept_lone:
+            kept = kept_text(whole.kept, whole.kept_lone, num_candidates=whole.expressions)
+            stdout.print(f"\nThe run keeps {kept}.", soft_wrap=True)
 
 
 def _write_csv(names: list[str], rows: list[dict[str, Any]]) -> None:

@@ -119,7 +119,7 @@ def status_view(out: str, found: RunStatus) -> RenderableType:
     is_exact = not (found.degraded or found.mixed)
     outside = "all shards" if is_exact else f"all except {outside_text(found.degraded, found.mixed)}"
     table.add_row("byte-reproducible", outside)
-    return Group(table, reasons_view(dict(found.reasons))) if found.reasons else table
+    return Group(table, reasons_view(found.reasons)) if found.reasons else table
 
 
 def _driver(found: RunStatus) -> str:

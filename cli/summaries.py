@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -14,6 +13,7 @@ from pseudoris.cli.progress import actors_text
 from pseudoris.pipeline.run_contract import RunPlan, RunSummary, table_globs
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.receipts import RunTotals
 
 if TYPE_CHECKING:
     from pseudoris.training.thread_executor import WrittenRun
@@ -35,10 +35,11 @@ def summary_view(summary: RunSummary) -> RenderableType:
     counts.add_row("output", format_bytes(totals.output_bytes))
     for name, text in _extras(summary):
         counts.add_row(name, text)
-    parts: list[RenderableType] = [*domain_lines(summary.domain), counts]
-    if totals.reasons:
-        parts += ["", reasons_view(dict(totals.reasons))]
-    return Group(*parts, "", path_lines("tables", summary.tables))
+    return Group(*domain_lines(summary.domain), counts, *_reasons(totals), "", path_lines("tables", summary.tables))
+
+
+def _reasons(totals: RunTotals) -> list[RenderableType]:
+    return ["", reasons_view(totals.reasons)] if totals.reasons else []
 
 
 def _extras(summary: RunSummary) -> Iterator[tuple[str, str]]:
@@ -72,7 +73,7 @@ def _speed(summary: RunSummary) -> str:
     return f"{summary.images_per_second:.1f} images/s, {taken}"
 
 
-def reasons_view(reasons: dict[str, int]) -> Table:
+def reasons_view(reasons: Mapping[str, int]) -> Table:
     """Return the quarantined images by reason, the most frequent first."""
     table = facts_table("quarantined")
     for reason, count in reasons.items():
@@ -108,27 +109,13 @@ def plan_view(plan: RunPlan) -> RenderableType:
     return Group(*domain_lines(plan.domain), table)
 
 
-@dataclass(frozen=True, slots=True)
-class Wording:
-    """The words of the summary, for one kind of run.
-
-    Attributes:
-        title: What was done; shown after the run's path.
-        with_masks: Word for an image with masks.
-        without_masks: Word for an image without masks.
-    """
-
-    title: str
-    with_masks: str = "annotated"
-    without_masks: str = "empty"
-
-
 def written_view(
     location: RunLocation,
     written: WrittenRun,
-    wording: Wording,
+    title: str,
     *,
     texts: Sequence[tuple[str, str]],
+    words: tuple[str, str] = ("annotated", "empty"),
     left_out: Sequence[str] = (),
 ) -> RenderableType:
     """Return the summary of a written run: counts, quarantine by reason, paths; print with `soft_wrap=True`.
@@ -136,14 +123,15 @@ def written_view(
     Args:
         location: Of the run.
         written: Its counts.
-        wording: The words for this kind of run.
+        title: What was done; shown after the run's path.
         texts: Names and values of further rows, on its expressions.
+        words: For an image with masks, and for one without.
         left_out: What was not taken over, each with its number.
     """
     totals = written.totals
-    table = facts_table(f"{location.root}: {wording.title}")
-    done = f"{totals.images:,} of {written.header.num_images:,}: {totals.annotated:,} {wording.with_masks}"
-    table.add_row("images", f"{done}, {totals.empty:,} {wording.without_masks}, {totals.quarantined:,} quarantined")
+    table = facts_table(f"{location.root}: {title}")
+    done = f"{totals.images:,} of {written.header.num_images:,}: {totals.annotated:,} {words[0]}"
+    table.add_row("images", f"{done}, {totals.empty:,} {words[1]}, {totals.quarantined:,} quarantined")
     table.add_row("masks", f"{totals.masks:,}")
     for name, value in texts:
         table.add_row(name, value)
@@ -152,7 +140,4 @@ def written_view(
         table.add_row("before", f"{written.num_shards_before:,} of {written.header.num_shards:,} shards were committed")
     for what in left_out:
         table.add_row("left out", what)
-    parts: list[RenderableType] = [table]
-    if totals.reasons:
-        parts += ["", reasons_view(dict(totals.reasons))]
-    return Group(*parts, "", path_lines("tables", table_globs(location.uri)))
+    return Group(table, *_reasons(totals), "", path_lines("tables", table_globs(location.uri)))

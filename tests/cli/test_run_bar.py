@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from pseudoris.cli.progress import write_with_bar
-from pseudoris.cli.summaries import Wording, written_view
+from pseudoris.cli.summaries import written_view
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import RunTotals
@@ -49,7 +49,8 @@ def test_the_summary_has_what_the_run_holds_in_its_own_words_and_order(location)
     view = written_view(
         location,
         written(**counts, reasons={"corrupt": 1}, num_shards_before=2),
-        Wording("D_sem", "with masks", "without"),
+        "D_sem",
+        words=("with masks", "without"),
         texts=[("texts", "5 decided")],
         left_out=["3 crowds"],
     )
