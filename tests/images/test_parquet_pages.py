@@ -171,17 +171,6 @@ def test_a_page_whose_values_are_too_large_on_average_is_refused_though_it_is_th
     read_all(data, max_bytes=ALWAYS_BYTES + 1)
 
 
-def test_what_stands_where_a_header_must_is_damage():
-    data = bytearray(written(ROWS))
-    _, start, _ = chunk_of(bytes(data))
-    pages = WatchedPages(io.BytesIO(data[:start] + b"\xff" * 100), max_bytes=MIB)
-    pages.watch()
-    pages.seek(start)
-    with pytest.raises(ImageError, match="has a damaged header") as caught:
-        pages.read(100)
-    assert caught.value.reason == "corrupt"
-
-
 def table_of(columns, **options):
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink, **options)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import socket
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -58,34 +57,12 @@ def test_of_several_processes_exactly_one_creates_each_key(disk):
     assert sorted(key for keys in won for key in keys) == list(range(40))
 
 
-def test_what_was_written_is_read_listed_and_deleted(location):
-    location.put_part("masks/a.parquet", b"abc")
-    assert location.exists("masks/a.parquet")
-    assert location.size("masks/a.parquet") == 3
-    assert [(file.name, file.size_bytes) for file in location.list("masks")] == [("a.parquet", 3)]
-    location.delete("masks/a.parquet")
-    location.delete("masks/a.parquet")
-    assert not location.exists("masks/a.parquet")
-
-
-def test_the_second_creation_is_refused_and_changes_nothing(location):
-    assert location.create_once("_run.json", b"first")
-    assert not location.create_once("_run.json", b"second")
-    assert location.read_bytes("_run.json") == b"first"
-
-
 def test_a_part_of_equal_size_is_left_alone_and_another_size_is_replaced(location):
     location.put_part("masks/a", b"abc")
     location.put_part("masks/a", b"xyz")
     assert location.read_bytes("masks/a") == b"abc"
     location.put_part("masks/a", b"longer")
     assert location.read_bytes("masks/a") == b"longer"
-
-
-def test_replacing_overwrites(location):
-    location.replace("beat", b"1")
-    location.replace("beat", b"2")
-    assert location.read_bytes("beat") == b"2"
 
 
 @pytest.mark.parametrize("size_bytes", [0, 3, 11 * 2**20])
@@ -99,32 +76,12 @@ def test_a_file_of_the_disk_takes_the_place_of_what_stands_there(location, tmp_p
     assert [file.name for file in location.list("exports")] == ["large"]
 
 
-def test_a_folder_that_is_not_there_lists_as_nothing(location):
-    assert list(location.list("masks")) == []
-    assert not location.exists("masks")
-
-
-def test_a_missing_file_is_an_answer(location):
-    with pytest.raises(FileNotFoundError):
-        location.read_bytes("nothing")
-
-
-def test_a_location_travels_by_pickle(location):
-    location.replace("a", b"1")
-    assert pickle.loads(pickle.dumps(location)).read_bytes("a") == b"1"
-
-
 def test_the_storage_tells_its_time_and_keeps_nothing(location):
     location.replace("a.txt", b"before")
     (before,) = (file.modified_s for file in location.list(""))
     now_s = location.clock_s()
     assert before <= now_s < before + 600
     assert [file.name for file in location.list("")] == ["a.txt"]
-
-
-def test_a_sound_store_passes_the_probe_and_nothing_is_left_of_it(location):
-    location.probe()
-    assert list(location.list("")) == []
 
 
 def test_a_store_that_ignores_the_condition_is_told(disk, monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -35,13 +34,6 @@ def uploads_after_a_failed_put(bucket_run, proxy):
     return list(bucket_run.list_uploads())
 
 
-def test_of_sixteen_threads_exactly_one_creates_a_key(bucket_run):
-    with ThreadPoolExecutor(16) as pool:
-        won = list(pool.map(lambda author: bucket_run.create_once("_receipts/1", str(author).encode()), range(16)))
-    assert won.count(True) == 1
-    assert bucket_run.read_bytes("_receipts/1") == str(won.index(True)).encode()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["conflict_done", "reset_done", "hang_done", "conflict", "slow_down"])
 def test_a_sound_store_passes_the_probe_whatever_its_connection_does(bucket_run, proxy, kind):
@@ -70,12 +62,6 @@ def test_a_store_that_refuses_checksums_is_written_to(bucket_run, proxy):
     bucket_run.put_part(PART, LARGE)
     assert bucket_run.read_bytes(PART) == LARGE
     assert not proxy.hits
-
-
-def test_a_store_that_refuses_any_write_is_not_said_to_lack_the_condition(bucket_run, proxy):
-    proxy.set_faults([Fault("not_implemented", operation="PutObject")])
-    with pytest.raises(ConfigError, match=r"cannot write .*does not implement this request: NotImplemented \(HTTP 501"):
-        bucket_run.probe()
 
 
 def test_a_bucket_that_is_not_there_is_told_before_work_starts(proxy):

@@ -1,20 +1,8 @@
 from __future__ import annotations
 
-import threading
-import time
-
 import pytest
 
 from pseudoris.store.threads import map_in_threads
-
-
-@pytest.mark.parametrize("num_threads", [1, 4])
-def test_results_come_in_the_order_of_the_items(num_threads):
-    def work(item):
-        time.sleep(0.01 * (item % 3))
-        return item * item
-
-    assert list(map_in_threads(work, range(20), num_threads)) == [item * item for item in range(20)]
 
 
 def test_no_more_are_taken_than_are_worked_on_or_wait():
@@ -30,11 +18,6 @@ def test_no_more_are_taken_than_are_worked_on_or_wait():
         most = max(most, len(taken) - len(done))
     assert done == list(range(100))
     assert most <= 6
-
-
-def test_threads_work_at_the_same_time():
-    barrier = threading.Barrier(3, timeout=10)
-    assert len(list(map_in_threads(lambda item: barrier.wait(), range(3), 3))) == 3
 
 
 def test_an_error_comes_in_its_turn_and_what_has_not_begun_is_not_done():

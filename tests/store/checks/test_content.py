@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -118,10 +117,3 @@ def test_a_shard_of_several_broken_rows_names_a_few_and_counts_the_rest():
     problems = checks.examples(3, "mask_area", (f"mask {n}" for n in range(40)))
     assert [problem.detail for problem in problems] == [*(f"mask {n}" for n in range(5)), "and 35 more"]
     assert {problem.shard for problem in problems} == {3}
-
-
-def test_reasons_are_counted_in_any_order():
-    images = (replace(SHARD.images[3], failure=replace(SHARD.images[3].failure, reason="missing")), *SHARD.images[4:])
-    shard = SHARD.with_images((*SHARD.images[:3], *images))
-    ((_, wrong),) = checks.count_problems(shard_tables(shard, embed_images=False), counts_of(shard))
-    assert list(wrong) == []

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from dataclasses import replace
 
 import pytest
@@ -75,12 +74,6 @@ def test_a_receipt_that_cannot_be_used_is_a_problem_and_not_the_end(run):
     assert report.num_accounted == 16
 
 
-def test_a_damaged_part_is_found_in_its_shard(run):
-    location, _, receipts = run
-    location.delete(part_path("masks", receipts[3].parts["masks"]))
-    assert [(problem.shard, problem.what) for problem in verify_run(location).problems] == [(3, "part_missing")]
-
-
 def test_a_receipt_that_accounts_for_another_number_of_images_is_found(run):
     location, _, receipts = run
     counts = receipts[0].counts.model_copy(update={"images": 5, "empty": 2})
@@ -117,14 +110,6 @@ def test_a_sample_is_looked_into_and_the_rest_is_still_accounted_for(run, sample
     assert (report.num_checked, report.num_accounted) == (checked, 20)
 
 
-def test_the_latest_generation_is_the_one_that_is_checked(run):
-    location, header, receipts = run
-    commit(location, header, 1, generation=1)
-    for table, part in receipts[1].parts.items():
-        location.delete(part_path(table, part))
-    assert verify_run(location).is_clean
-
-
 def test_shards_outside_promise_two_are_listed_by_reason_and_are_no_problem(location):
     header = start_run(location, make_entries(num_shards=6))
     line = "device_kind: 'a' in the run, 'b' now"
@@ -139,31 +124,6 @@ def test_shards_outside_promise_two_are_listed_by_reason_and_are_no_problem(loca
         ("degraded", "captions.cache_bytes: 5", ((3, 3),), 1),
         ("mixed", "versions.x: '1' in the run, '2' now", ((5, 5),), 1),
     ]
-
-
-class _Waits:
-    """Answers for `read_receipt`, only once several callers wait; keeps how many receipts are asked for and done."""
-
-    def __init__(self, read, num_callers):
-        self.asked = []
-        self._read = read
-        self._barrier = threading.Barrier(num_callers)
-
-    def __call__(self, location, shard, generation):
-        self.asked.append(shard)
-        # One after the other they would wait for ever.
-        self._barrier.wait(timeout=10)
-        return self._read(location, shard, generation)
-
-
-@pytest.mark.parametrize("options", [{"sample": 0}, {"sample": 2}, {"quick": True}, {}], ids=str)
-def test_receipts_are_read_several_at_once(disk, monkeypatch, options):
-    header = start_run(disk, make_entries(num_shards=8, per_shard=1))
-    commit(disk, header, *range(8))
-    waits = _Waits(receipts.read_receipt, num_callers=8)
-    monkeypatch.setattr(receipts, "read_receipt", waits)
-    assert verify_run(disk, **options).is_clean
-    assert sorted(waits.asked) == list(range(8))
 
 
 @pytest.mark.parametrize(("name", "bound"), [("AT_ONCE", 3), ("_IMAGES_AT_ONCE", 6)])

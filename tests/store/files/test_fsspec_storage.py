@@ -59,17 +59,6 @@ def test_objects_come_in_the_order_of_their_keys_with_their_versions():
     assert all(file.mtime_ns is None for file in files)
 
 
-def test_an_excluded_prefix_is_not_visited():
-    files = FsspecStorage(Bucket(), "b/set").walk(ALL_FILES.may_descend, exclude="bucket://b/set/c/")
-    assert [file.path for file in files] == ["a.jpg", "c.jpg"]
-
-
-def test_the_etag_of_a_listing_equals_the_one_of_a_later_look():
-    storage = FsspecStorage(Bucket(), "b/set")
-    listed = {file.path: file for file in storage.walk(ALL_FILES.may_descend)}
-    assert storage.stat("c.jpg") == listed["c.jpg"]
-
-
 def test_denied_access_is_the_users_to_mend_before_a_run_and_transient_in_its_midst():
     root = SourceRoot(FsspecStorage(Bucket(PermissionError("no")), "b/set"))
     for before in (lambda: root.kind(""), lambda: list(root.walk(ALL_FILES.may_descend))):
@@ -83,10 +72,6 @@ def test_denied_access_is_the_users_to_mend_before_a_run_and_transient_in_its_mi
 def test_a_store_that_does_not_answer_is_transient(error):
     with pytest.raises(TransientError, match="cannot look at bucket://b/set"):
         SourceRoot(FsspecStorage(Bucket(error), "b/set")).kind("")
-
-
-def test_a_prefix_that_is_not_there_is_nothing():
-    assert FsspecStorage(Bucket(FileNotFoundError("b/set")), "b/set").kind("") is None
 
 
 class Web(Bucket):

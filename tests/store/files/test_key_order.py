@@ -10,7 +10,6 @@ import os
 import random
 import tempfile
 import tracemalloc
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.files import key_order
-from pseudoris.store.files.key_order import file_path, member_key, path_key, row_key, sorted_externally
+from pseudoris.store.files.key_order import file_path, path_key, row_key, sorted_externally
 
 
 @pytest.mark.parametrize(
@@ -34,11 +33,6 @@ from pseudoris.store.files.key_order import file_path, member_key, path_key, row
 def test_keys_are_percent_encoded_bytes(path, key):
     assert path_key(path) == key
     assert file_path(key) == path
-
-
-def test_members_and_rows_are_named_behind_their_file():
-    assert member_key("a!b.tar", "../x#1.jpg") == "a%21b.tar!../x%231.jpg"
-    assert row_key("t#.parquet", 17) == "t%23.parquet#17"
 
 
 @given(st.binary(min_size=1).filter(lambda name: b"\0" not in name), st.text())
@@ -69,20 +63,6 @@ def spilled(tmp_path, monkeypatch):
     """The folder that runs are spilled to."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
-
-
-def test_what_fits_into_memory_touches_no_disk(spilled, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(spilled / "does not exist"))
-    assert list(sorted_externally([("b",), ("a",)], max_in_memory=3)) == [("a",), ("b",)]
-
-
-def test_what_comes_in_order_makes_one_run_and_the_disk_is_left_clean(spilled):
-    records = sorted_externally(((number,) for number in range(5_000)), max_in_memory=100)
-    assert next(records) == (0,)
-    (folder,) = spilled.iterdir()
-    assert [run.name for run in folder.iterdir()] == ["run-0"]
-    records.close()
-    assert list(spilled.iterdir()) == []
 
 
 def test_more_runs_than_are_merged_at_once_are_merged_before(spilled):
@@ -120,11 +100,6 @@ def test_memory_does_not_grow_with_the_listing():
     assert large < 12_000_000
     # Each run that is merged holds a block of a thousand records.
     assert large < 2.0 * small
-
-
-def test_runs_lie_where_tempfile_says(spilled):
-    next(sorted_externally([("a",), ("b",)], max_in_memory=1))
-    assert Path(tempfile.gettempdir()) == spilled
 
 
 def test_a_full_temporary_disk_is_the_users_to_mend(monkeypatch):

@@ -16,7 +16,6 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.files.local_storage import TEMPORARY_PREFIX, LocalStorage
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import run_gc
-from pseudoris.store.sources.patterns import ALL_FILES
 
 ROOT = Path(__file__).parents[2]
 
@@ -183,13 +182,6 @@ def test_a_file_that_vanishes_while_its_folder_is_listed_is_passed_over(tmp_path
     assert list(listing) == []
 
 
-def test_a_file_is_described_to_the_byte_and_the_nanosecond(files, tmp_path):
-    (tmp_path / "a").write_bytes(b"123")
-    os.utime(tmp_path / "a", ns=(1, 1_700_000_000_123_456_789))
-    found = files.stat("a")
-    assert (found.size_bytes, found.mtime_ns, found.etag) == (3, 1_700_000_000_123_456_789, None)
-
-
 def test_an_older_version_of_equal_size_is_changed(files, tmp_path):
     files.put("a", b"new")
     expected = files.stat("a")
@@ -219,11 +211,3 @@ def test_a_folder_is_no_file_and_is_not_opened(files, tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError):
         files.open("folder")
-
-
-def test_folders_stand_where_the_keys_below_them_do(files, tmp_path):
-    for name in ("a.b", "a-b", "a0"):
-        (tmp_path / name).touch()
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x").touch()
-    assert [file.path for file in files.walk(ALL_FILES.may_descend)] == ["a-b", "a.b", "a/x", "a0"]

@@ -63,14 +63,6 @@ def test_a_receipt_is_created_after_all_of_its_parts(location, monkeypatch):
     assert standing == [("_receipts/shard-00000000.g0.json", ["shard-00000000.g0"] * 4)]
 
 
-def test_tables_without_rows_are_written_so_that_globs_exist(location):
-    shard = make_shard(ENTRIES)
-    nothing = tuple(replace(image, masks=(), expressions=(), failure=None) for image in shard.images)
-    receipt = commit_shard(location, shard.with_images(nothing), planned_ids=IDS, embed_images=False).receipt
-    assert [receipt.parts[name].rows for name in ("masks", "expressions", "failures")] == [0, 0, 0]
-    assert all(location.exists(part_path(table, part)) for table, part in receipt.parts.items())
-
-
 def test_a_repeated_commit_wins_again_and_writes_nothing(location):
     first = commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True)
     before = names(location)
@@ -136,13 +128,6 @@ def test_of_many_writers_of_different_bytes_one_wins_and_its_parts_stand(disk):
     parts = outcomes[0].receipt.parts
     assert {outcome.is_winner for outcome in outcomes} == {True, False}
     assert all(sha256_hex(disk.read_bytes(part_path(table, part))) == part.sha256 for table, part in parts.items())
-
-
-def test_generations_stand_beside_each_other(location):
-    commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True)
-    commit_shard(location, make_shard(ENTRIES, generation=1), planned_ids=IDS, embed_images=True)
-    assert list_receipts(location) == {0: 1}
-    assert read_receipt(location, 0, 0) is not None
 
 
 @pytest.mark.parametrize(

@@ -60,24 +60,6 @@ def test_new_keys_get_shards_of_their_own_after_the_plans(location):
     assert header.plan_parts[-1].name.startswith("g0002/part-00000002-")
 
 
-def test_an_extension_with_nothing_new_writes_nothing(location):
-    first = plan(location, items(1, 2, 3))
-    header, tally = extend_plan(location, first, items(1, 2, 3))
-    assert (header, tally.num_new, tally.num_known) == (first, 0, 3)
-    assert not list(location.list("_plan"))
-
-
-def test_the_second_extension_knows_what_the_first_one_planned(location):
-    header = plan(location, items(2, 6))
-    header, _ = extend_plan(location, header, items(1, 2, 3, 6))
-    header, tally = extend_plan(location, header, items(1, 2, 3, 4, 5, 6))
-    assert (tally.num_new, tally.num_known) == (2, 4)
-    assert sorted(planned_keys(location)) == [each.key for each in items(1, 2, 3, 4, 5, 6)]
-    assert [part.name[:5] for part in header.plan_parts] == ["g0001", "g0002", "g0003"]
-    again, tally = extend_plan(location, header, items(1, 2, 3, 4, 5, 6))
-    assert (again, tally.num_new, tally.num_known) == (header, 0, 6)
-
-
 def test_of_all_samples_of_source_the_one_farthest_outside_stands(location):
     inside, outside = (DomainRecord(num_sampled=16, num_outside=num, max_score=2.5, median_score=1.0) for num in (1, 9))
     header = plan(location, items(1))

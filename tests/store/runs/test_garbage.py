@@ -16,7 +16,7 @@ from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import begin_attempt
-from pseudoris.store.runs.garbage import TEMPORARY_AGE_S, plan_gc, remove_run, run_gc
+from pseudoris.store.runs.garbage import TEMPORARY_AGE_S, remove_run, run_gc
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import part_path, receipt_path
@@ -97,12 +97,6 @@ def test_after_gc_the_folders_hold_exactly_what_the_receipts_name(run):
     assert verify_run(location).is_clean
 
 
-def test_gc_on_a_clean_run_reads_no_receipt_and_deletes_nothing(run, monkeypatch):
-    location, _, _ = run
-    monkeypatch.setattr("pseudoris.store.runs.receipts.read_receipt", lambda *_: pytest.fail("a receipt was read"))
-    assert run_gc(location).deleted == ()
-
-
 def test_old_leavings_of_killed_writers_go_and_young_ones_stay(disk):
     commit(disk, start_run(disk), 0)
     old, young = Path(disk.uri("masks/.tmp-1-00112233445566aa")), Path(disk.uri("_receipts/.tmp-2-00112233445566bb"))
@@ -154,23 +148,6 @@ def at_new(disk, name: str, seconds: float) -> Path:
     path = Path(disk.root) / name
     path.write_bytes(b"half")
     return at(path, seconds)
-
-
-def test_a_dry_run_and_one_that_finds_nothing_write_nothing(run, monkeypatch):
-    location, _, _ = run
-    location.replace("_probe-00112233445566aa", b"first")
-    monkeypatch.setattr(RunLocation, "create_once", lambda *_: pytest.fail("a file was written"))
-    run_gc(location, is_dry=True)
-    location.delete("_probe-00112233445566aa")
-    run_gc(location)
-
-
-def test_the_decision_is_a_pure_function_of_names_and_receipts(run):
-    _, _, receipts = run
-    named = receipts[1].parts["masks"].name
-    parts = {"masks": [named, LOST, "shard-00000005.g0-11111111.parquet"]}
-    assert plan_gc(parts, {1: receipts[1]}) == [f"masks/{LOST}"]
-    assert plan_gc(parts, {}) == []
 
 
 def test_a_dry_run_names_by_kind_what_a_real_one_deletes(run):

@@ -50,24 +50,6 @@ def test_one_is_found_by_its_place_and_by_its_shard(run):
         found[4]
 
 
-@pytest.mark.parametrize("part", [slice(1, 3), slice(-1, None), slice(None, None, 2), slice(9, None)], ids=str)
-def test_a_part_is_such_a_sequence_too(run, part):
-    location, _, receipts = run
-    write_manifest(location)
-    found = LatestReceipts.listed(location)[part]
-    assert isinstance(found, LatestReceipts)
-    assert list(found) == receipts[part]
-    with pytest.raises(ValueError, match="must be positive, got -1"):
-        found[::-1]
-
-
-def test_a_run_without_commits_is_an_empty_one(location):
-    start_run(location)
-    found = LatestReceipts.listed(location)
-    assert not found
-    assert list(found) == []
-
-
 def test_where_a_manifest_has_them_no_receipt_is_read(run, monkeypatch):
     location, _, receipts = run
     write_manifest(location)

@@ -48,18 +48,6 @@ def acquire(location, clock, said=None) -> RunLock:
     return RunLock.acquire(location, on_wait=(said if said is not None else []).append, times=clock.times())
 
 
-def test_a_free_run_is_taken_at_once(location, clock):
-    said = []
-    acquire(location, clock, said)
-    assert (clock.now_s, said) == (0.0, [])
-
-
-def test_a_released_run_is_taken_at_once(location, clock):
-    acquire(location, clock).release()
-    acquire(location, clock)
-    assert clock.now_s == 0.0
-
-
 def test_a_silent_owner_elsewhere_is_watched_for_a_minute_named_and_succeeded(location, clock):
     put_claim(location, ELSEWHERE)
     said = []
@@ -82,13 +70,6 @@ def test_an_owner_who_releases_during_the_watch_is_succeeded_then(location, cloc
     clock.then[10.0] = lambda: put_claim(location, replace(ELSEWHERE, is_released=True))
     acquire(location, clock).heartbeat()
     assert clock.now_s == 10.0
-
-
-def test_of_two_watchers_the_second_gives_way_to_the_first(location, clock):
-    put_claim(location, ELSEWHERE)
-    clock.then[30.0] = lambda: put_claim(location, replace(ELSEWHERE, owner="new", pid=12), 2)
-    with pytest.raises(ConfigError, match="process 12 on another-machine is working on"):
-        acquire(location, clock)
 
 
 def test_an_owner_killed_on_this_machine_is_succeeded_at_once(disk, clock):
@@ -222,13 +203,6 @@ def test_a_held_lock_beats_by_itself_and_is_released_at_the_end(disk):
         wait_for(lambda: counter(disk) >= 3)
         lock.check()
     assert json.loads(disk.read_bytes(f"{LOCK_FOLDER}/claim-00000001.json"))["is_released"]
-
-
-def test_a_lock_of_a_run_that_did_not_begin_leaves_nothing_and_is_free(disk):
-    for _ in range(2):
-        with RunLock.held(disk):
-            assert len(list(disk.list(LOCK_FOLDER))) == 1
-        assert list(disk.list(LOCK_FOLDER)) == []
 
 
 def begin_run(location) -> None:

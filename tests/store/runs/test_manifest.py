@@ -10,9 +10,7 @@ from pseudoris.store.runs.commit import Provenance
 from pseudoris.store.runs.manifest import (
     cached_receipts,
     iter_manifest,
-    manifest_numbers,
     read_manifest,
-    receipts_table,
     write_manifest,
 )
 from pseudoris.store.runs.receipts import latest_receipts, receipt_path
@@ -23,12 +21,6 @@ from tests.store.builders import commit, start_run
 def run(location):
     header = start_run(location)
     return location, header, commit(location, header, 0, 2)
-
-
-def test_a_snapshot_holds_every_latest_receipt_whole(run):
-    location, _, receipts = run
-    assert write_manifest(location) == "_manifest/0001.parquet"
-    assert list(iter_manifest(location)) == receipts
 
 
 def test_snapshots_are_numbered_and_the_latest_counts(run):
@@ -45,14 +37,6 @@ def test_a_number_that_another_writer_took_is_passed_over(run, monkeypatch):
     monkeypatch.setattr(manifest_module, "_numbers", lambda location: [])
     assert write_manifest(location) == "_manifest/0002.parquet"
     assert location.read_bytes("_manifest/0001.parquet") == b"another writer's"
-
-
-def test_what_the_snapshot_lacks_is_read_from_its_receipt(run):
-    location, header, _ = run
-    write_manifest(location)
-    commit(location, header, 1)
-    commit(location, header, 0, generation=1)
-    assert list(cached_receipts(location)) == list(latest_receipts(location))
 
 
 def test_receipts_that_the_snapshot_has_are_not_read_again(run, monkeypatch):
@@ -98,16 +82,6 @@ def test_a_snapshot_may_be_made_of_the_one_before_and_of_what_it_lacks(run):
     assert len(list(iter_manifest(location))) == 3
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 2, 3])
-def test_snapshot_and_receipts_are_merged_a_few_at_a_time(run, rows_at_once, monkeypatch):
-    monkeypatch.setattr(manifest_module, "_ROWS_AT_ONCE", rows_at_once)
-    location, header, _ = run
-    write_manifest(location)
-    commit(location, header, 1)
-    commit(location, header, 0, generation=1)
-    assert list(cached_receipts(location)) == list(latest_receipts(location))
-
-
 def test_a_snapshot_damaged_in_its_midst_gives_what_came_before_and_receipts_the_rest(run, monkeypatch, caplog):
     def damaged_after_one(location):
         yield receipts[0]
@@ -128,25 +102,6 @@ def test_a_snapshot_without_one_of_its_columns_is_passed_over(run, name, caplog)
     location.replace(path, location.read_bytes(path).replace(name, name[::-1]))
     assert list(cached_receipts(location)) == receipts
     assert "Cannot use the manifest" in caplog.text
-
-
-def test_without_a_snapshot_receipts_are_read(run):
-    location, _, receipts = run
-    assert list(iter_manifest(location)) == []
-    assert list(cached_receipts(location)) == receipts
-
-
-def test_a_snapshot_is_read_by_its_number_in_columns(run):
-    location, header, receipts = run
-    write_manifest(location)
-    commit(location, header, 1)
-    write_manifest(location)
-    assert manifest_numbers(location) == [1, 2]
-    table = read_manifest(location, 1, ["shard", "masks_part_name"])
-    assert table.to_pylist() == [
-        {"shard": each.shard, "masks_part_name": each.parts["masks"].name} for each in receipts
-    ]
-    assert read_manifest(location, 2).equals(receipts_table(latest_receipts(location)))
 
 
 def test_a_snapshot_that_does_not_stand_or_read_is_named(run):

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.ids import image_id
-from pseudoris.schemas.run_records import HEADER_NAME, Identity, PlanEntry
-from pseudoris.schemas.tables import PLAN_SCHEMA
+from pseudoris.schemas.run_records import HEADER_NAME, Identity
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import plan as plan_module
 from pseudoris.store.runs.header import read_header
@@ -31,7 +26,6 @@ from pseudoris.store.runs.plan import (
     write_plan,
 )
 from pseudoris.store.sources.items import SourceItem
-from pseudoris.store.tables.parquet_files import open_parquet
 from tests.builders.runs import stub_config
 from tests.store.builders import make_entries, start_run
 
@@ -50,21 +44,6 @@ def test_what_was_planned_is_read_back_shard_by_shard(location, small_parts):
         assert read_shard_plan(location, header, shard) == entries[shard * 3 : shard * 3 + 3]
 
 
-def test_every_field_of_an_entry_survives(location):
-    full = PlanEntry(0, 0, "ab" * 8, "a.parquet#17", None, "etag-1", 123456789012345678, 5 * 2**40, 3, 2**40)
-    bare = PlanEntry(0, 1, "cd" * 8, "a.tar!b.jpg", 0)
-    header = start_run(location, [full, bare])
-    assert read_shard_plan(location, header, 0) == [full, bare]
-
-
-def test_a_row_group_holds_exactly_one_shard(disk):
-    header = start_run(disk, make_entries(num_shards=3, per_shard=4))
-    parquet = pq.ParquetFile(disk.uri(f"_plan/{header.plan_parts[0].name}"))
-    shards = [set(parquet.read_row_group(n)["shard"].to_pylist()) for n in range(parquet.num_row_groups)]
-    assert shards == [{0}, {1}, {2}]
-    assert parquet.schema_arrow.equals(PLAN_SCHEMA, check_metadata=True)
-
-
 def test_equal_entries_give_equal_parts_and_a_second_writing_touches_nothing(disk):
     first = write_plan(disk, make_entries())
     path = Path(disk.uri(f"_plan/{first.parts[0].name}"))
@@ -74,23 +53,6 @@ def test_equal_entries_give_equal_parts_and_a_second_writing_touches_nothing(dis
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_parts_are_written_while_the_listing_still_runs(disk, small_parts):
-    entries = iter(make_entries(num_shards=7, per_shard=1))
-
-    def stop_listing():
-        yield from islice(entries, 6)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_plan(disk, stop_listing())
-    assert sorted(file.name[:13] for file in disk.list("_plan/g0001")) == ["part-00000000", "part-00000002"]
-
-
-def test_a_part_is_bounded_by_its_rows_as_well(disk, monkeypatch):
-    monkeypatch.setattr(plan_module, "MAX_ROWS_PER_PART", 5)
-    assert [part.rows for part in write_plan(disk, make_entries(num_shards=3, per_shard=2)).parts] == [4, 2]
-
-
 def test_an_extension_starts_above_zero_in_a_folder_of_its_own(location):
     extension = make_entries(num_shards=2, per_shard=2, first_shard=3)
     summary = write_plan(location, extension, generation=2)
@@ -98,12 +60,6 @@ def test_an_extension_starts_above_zero_in_a_folder_of_its_own(location):
     header = start_run(location, make_entries(num_shards=3))
     whole = header.model_copy(update={"plan_parts": (*header.plan_parts, *summary.parts)})
     assert read_shard_plan(location, whole, 4) == extension[2:]
-
-
-def test_a_plan_of_nothing_has_no_parts(location):
-    header = start_run(location, [])
-    assert header.plan_parts == ()
-    assert list(iter_plan(location, header)) == []
 
 
 def test_a_gap_between_shards_is_refused(disk):
@@ -125,13 +81,6 @@ def test_a_plan_is_streamed_as_it_is_read_whole(location, small_parts):
     assert list(stream_plan(location, header.plan_parts)) == list(iter_plan(location, header))
     assert next(stream_plan(location, header.plan_parts[1:]))[0] > 0
     assert list(stream_plan(location, ())) == []
-
-
-def test_parts_that_are_streamed_side_by_side_are_never_read_whole(location, monkeypatch):
-    header = start_run(location, make_entries(num_shards=5))
-    monkeypatch.setattr(RunLocation, "read_bytes", lambda *_: pytest.fail("a whole part was read"))
-    streams = [stream_plan(location, header.plan_parts) for _ in range(3)]
-    assert [[shard for shard, _ in each] for each in zip(*streams, strict=True)] == [[n] * 3 for n in range(5)]
 
 
 @pytest.mark.parametrize("shard", [-1, 3, 1000])
@@ -172,21 +121,6 @@ def test_damage_is_noticed_after_the_footer_was_kept(disk):
     disk.replace(path, bytes(data))
     with pytest.raises(TransientError, match="the file is damaged"):
         read_shard_plan(disk, header, 0)
-
-
-def test_the_footer_of_a_part_is_read_once(disk, small_parts, monkeypatch):
-    footers = []
-
-    def opened(file, name, footer=None):
-        footers.append(footer)
-        return open_parquet(file, name, footer)
-
-    monkeypatch.setattr(plan_module, "open_parquet", opened)
-    header = start_run(disk, make_entries(num_shards=20, per_shard=1))
-    for shard in range(20):
-        read_shard_plan(disk, header, shard)
-    assert [footer is None for footer in footers] == [True, False] * 10
-    assert len(plan_module._FOOTERS) <= plan_module._MAX_FOOTERS
 
 
 def test_a_missing_or_cut_part_is_refused(location):
@@ -230,22 +164,9 @@ def shards_of(listing, **bounds) -> list[list[str]]:
     return shards
 
 
-def test_a_shard_ends_at_the_bound_on_images():
-    assert [len(shard) for shard in shards_of(items(10), max_images=4)] == [4, 4, 2]
-
-
-def test_a_shard_ends_before_the_image_that_would_exceed_the_bound_on_bytes():
-    assert [len(shard) for shard in shards_of(items(7), max_bytes=35)] == [3, 3, 1]
-
-
 def test_an_image_above_the_bound_on_bytes_gets_a_shard_of_its_own():
     listing = [item("a"), item("huge", size_bytes=1000), item("z")]
     assert shards_of(listing, max_bytes=100) == [["a"], ["huge"], ["z"]]
-
-
-def test_images_of_unlisted_size_are_bounded_by_count_alone():
-    listing = items(5, size_bytes=None)
-    assert [len(shard) for shard in shards_of(listing, max_images=3, max_bytes=1)] == [3, 2]
 
 
 def test_a_shard_never_crosses_a_boundary():
@@ -298,19 +219,6 @@ def test_repeats_are_told_as_a_set_of_all_keys_tells_them(listing):
     tally = PlanTally()
     assert [entry.key for entry in assign_shards(listing, ShardsConfig(), tally=tally)] == planned
     assert tally.num_repeated == len(listing) - len(planned)
-
-
-def test_the_tally_holds_the_last_row_also_when_nobody_asks_for_more():
-    tally = PlanTally()
-    list(itertools.islice(assign_shards(items(5), ShardsConfig(), tally=tally), 3))
-    assert tally == PlanTally(num_images=3, num_shards=1, num_repeated=0, size_bytes=30, max_shard_bytes=30)
-
-
-def test_entries_carry_how_the_item_was_listed():
-    listed = item("t.tar!a", etag="e", mtime_ns=5, offset_bytes=512, row_group=2, row=7)
-    (entry,) = assign_shards([listed], ShardsConfig())
-    assert (entry.image_id, entry.size_bytes, entry.etag) == (image_id("t.tar!a"), 10, "e")
-    assert (entry.mtime_ns, entry.offset_bytes, entry.row_group, entry.row) == (5, 512, 2, 7)
 
 
 @settings(max_examples=60, deadline=None)

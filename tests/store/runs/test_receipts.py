@@ -19,7 +19,6 @@ from pseudoris.store.runs.receipts import (
     read_receipts,
     receipt_path,
 )
-from tests.builders.runs import all_receipts
 from tests.builders.seals import edit_sealed
 from tests.store.builders import commit, start_run
 
@@ -35,26 +34,6 @@ def test_names_alone_tell_the_highest_generation_of_each_shard(location):
     location.replace("_receipts/notes.txt", b"not ours")
     assert list_receipts(location) == {0: 0, 2: 1}
     assert list(list_receipts(location)) == [0, 2]
-
-
-def test_generations_are_compared_as_numbers(location):
-    for generation in (9, 10):
-        location.replace(receipt_path(4, generation), b"names alone are read")
-    assert list_receipts(location) == {4: 10}
-
-
-def test_without_commits_there_is_nothing(location):
-    assert list_receipts(location) == {}
-    assert list(latest_receipts(location)) == []
-    assert read_receipt(location, 0, 0) is None
-
-
-def test_latest_receipts_leave_out_what_is_superseded(location):
-    header = start_run(location)
-    old = commit(location, header, 1, 0)
-    new = commit(location, header, 1, generation=1)
-    assert list(latest_receipts(location)) == [old[1], new[0]]
-    assert all_receipts(location) == [old[1], old[0], new[0]]
 
 
 def test_more_receipts_than_a_batch_come_in_order(disk):
@@ -132,7 +111,3 @@ def test_receipts_add_up():
         seconds={"read": 0.75, "propose": 2.0},
     )
     assert list(totals.sum().reasons) == ["corrupt", "missing"]
-
-
-def test_no_receipt_is_a_sum_of_nothing():
-    assert Totals().sum() == RunTotals()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.shard import Failure, Shard
+from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import FAILURES, IMAGES, SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
@@ -86,12 +86,6 @@ def test_a_retry_that_fails_in_the_same_way_commits_nothing(run):
     assert len(list(location.list("masks"))) == 1
 
 
-def test_another_reason_is_a_change(run):
-    outcome = retry(run, [quarantined, lambda entry: quarantined(entry, "missing")])
-    assert outcome.receipt.counts.reasons == {"corrupt": 1, "missing": 1}
-    assert verify_run(run[0]).is_clean
-
-
 def test_some_of_the_quarantined_images_can_be_retried_and_the_rest_later(run):
     location, entries, failed = run
     retry(run, [annotated])
@@ -152,10 +146,3 @@ def test_a_writer_that_wakes_up_after_a_retry_and_its_collection_leaves_no_part_
     for table in SCHEMAS:
         assert [file.name.partition("-")[2][8:12] for file in location.list(table)] == [".g1-"]
     assert verify_run(location).is_clean
-
-
-def test_a_retried_image_may_fail_elsewhere(run):
-    moved = Failure("propose", "stage_error", "The stage raised on this image.")
-    receipt = retry(run, [lambda entry: empty(entry).quarantined(moved), annotated]).receipt
-    assert receipt.counts.reasons == {"stage_error": 1}
-    assert replace(run[2][0]).image_id in {row["image_id"] for row in rows(run[0], FAILURES)}

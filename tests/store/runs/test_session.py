@@ -23,7 +23,7 @@ from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest, m
 from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, missing_shards, quarantined_shards
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts, read_receipt
-from pseudoris.store.runs.session import RunSession, next_manifest
+from pseudoris.store.runs.session import RunSession
 from tests.store.builders import annotated, commit, make_entries, quarantined, start_run
 
 NUM_SHARDS = 5
@@ -152,15 +152,6 @@ def test_garbage_goes_before_the_last_manifest_and_the_card_comes_after_it(run, 
     assert is_generated(run.read_bytes("DATACARD.md"))
 
 
-def test_a_finished_run_is_left_as_it_is(run):
-    first = execute(run, committing(run))
-    events = []
-    again = execute(run, never, events.append)
-    assert (again.num_shards_before, again.num_images_now, again.wall_s) == (NUM_SHARDS, 0, 0.0)
-    assert again.totals == first.totals
-    assert (events, manifest_numbers(run)) == ([], [1])
-
-
 def test_a_run_killed_after_its_last_commit_is_finished_without_work(run):
     commit(run, require_header(run), *range(NUM_SHARDS))
     run.replace("masks/shard-00000001.g0-00000000.parquet", b"of a writer that lost")
@@ -271,10 +262,6 @@ def test_a_session_whose_run_was_taken_over_ends_at_the_next_commit(run, monkeyp
     assert manifest_numbers(run) == []
 
 
-def test_snapshots_come_every_thousand_commits_and_in_long_runs_every_tenth():
-    assert [next_manifest(num_done) for num_done in (0, 1_000, 10_000, 100_000)] == [1_000, 2_000, 11_000, 110_000]
-
-
 @pytest.mark.slow
 def test_snapshots_on_the_way_hold_what_is_committed_then_and_the_last_one_all(run, monkeypatch):
     monkeypatch.setattr(sessions, "COMMITS_PER_MANIFEST", 2)
@@ -289,12 +276,6 @@ def test_snapshots_on_the_way_hold_what_is_committed_then_and_the_last_one_all(r
     monkeypatch.setattr(sessions, "write_manifest", record)
     execute(run, committing(run))
     assert sizes == [2, 4, 5]
-
-
-def test_a_snapshot_that_is_due_with_the_last_commit_is_left_to_the_end(run, monkeypatch):
-    monkeypatch.setattr(sessions, "COMMITS_PER_MANIFEST", NUM_SHARDS)
-    execute(run, committing(run))
-    assert manifest_numbers(run) == [1]
 
 
 def test_a_card_that_a_person_edited_stays_and_they_are_told(run):
@@ -334,14 +315,6 @@ def test_a_retry_that_changes_nothing_leaves_its_receipts_standing(run):
     outcome = execute(run, recovering(run, "corrupt"), events.append, reasons=frozenset({"corrupt"}))
     assert all(event.receipt == event.replaced for event in events)
     assert (len(events), outcome.totals) == (NUM_SHARDS, first.totals)
-
-
-@pytest.mark.slow
-def test_a_retry_of_an_unfinished_run_leaves_the_rest_of_its_plan_alone(run):
-    commit(run, require_header(run), 0, 1)
-    outcome = execute(run, recovering(run, None), reasons=frozenset({"corrupt"}))
-    assert (outcome.totals.shards, list_receipts(run)) == (2, {0: 1, 1: 1})
-    assert execute(run, committing(run)).totals.shards == NUM_SHARDS
 
 
 def test_a_late_writers_commit_is_no_part_of_what_the_session_retries(run):

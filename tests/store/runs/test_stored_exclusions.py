@@ -104,12 +104,6 @@ def test_the_same_rules_in_another_order_from_moved_files_are_accepted(disk):
     assert plan(disk, DIGESTS + moved) == header
 
 
-def test_a_run_without_exclusions_accepts_none_later(disk):
-    plan(disk, Exclusions())
-    with pytest.raises(ConfigError, match=r"--exclude held-out.txt: absent in the run, names, 3 values"):
-        plan(disk, NAMES)
-
-
 def test_an_extension_applies_the_runs_rules_and_counts_the_whole_listing(disk):
     plan(disk, NAMES + DIGESTS, count=2)
     assert counts(disk) == [1, None]
@@ -136,12 +130,6 @@ def test_only_the_named_images_are_planned_and_names_that_source_lacks_are_count
     assert "held-out.txt excludes 1 of the listed images" in second
 
 
-def test_names_that_a_listing_did_not_reach_are_not_called_missing(disk):
-    header = plan(disk, ONLY, limit=1)
-    assert planned_keys(disk) == ["1.png"]
-    assert exclusions_of(header).rules[0].num_absent is None
-
-
 def test_an_extension_takes_the_named_images_alone_and_counts_the_missing_ones_again(disk):
     plan(disk, ONLY, count=2)
     assert exclusions_of(require_header(disk)).rules[0].num_absent == 4
@@ -157,11 +145,6 @@ def test_a_session_that_takes_other_images_is_refused_by_name(disk, other):
         plan(disk, other)
 
 
-def test_a_list_that_names_no_image_is_refused_with_the_remedy(disk):
-    with pytest.raises(ConfigError, match=r"all 6 listed images are left out by --only x: .*Correct the option"):
-        plan(disk, exclusion("only", "x", ["6.png"]))
-
-
 def test_notices_say_how_many_and_warn_of_a_rule_that_excludes_none(disk):
     none = exclusion("names", "other.txt", ["elsewhere.png"])
     header = plan(disk, NAMES + none + DIGESTS)
@@ -169,29 +152,6 @@ def test_notices_say_how_many_and_warn_of_a_rule_that_excludes_none(disk):
     assert "held-out.txt excludes 2 of the listed images" in first
     assert "other.txt excludes none" in second
     assert "images whose sha256 is among its 1 are quarantined as excluded" in third
-
-
-def test_a_rule_of_refers_names_the_datasets_that_were_read(disk):
-    # As an earlier version recorded a folder of datasets.
-    files = {"refcoco/refs(unc).p": "ab" * 32, "refcocog/refs(umd).p": "ab" * 32}
-    header = plan(disk, exclusion("refer", "data", ["1.png"], files=files))
-    notice, missing = exclusion_notices(header, is_new=True, is_given=True)
-    assert notice.startswith("data (refcoco, refcocog) excludes 1 of the listed images")
-    assert missing == "refcoco+, which shares images with refcoco and refcocog, was not read"
-    write_datacard(disk)
-    card = disk.read_bytes("DATACARD.md").decode()
-    assert "`data (refcoco, refcocog)`" in card
-    assert "\nRefcoco+, which shares images with refcoco and refcocog, was not read.\n" in card
-
-
-def test_datasets_that_are_given_one_by_one_are_not_called_missing(disk):
-    given = [
-        exclusion("refer", name, [f"{number}.png"], files={f"{name}/refs(unc).p": "ab" * 32})
-        for number, name in enumerate(("refcoco", "refcoco+", "refcocog"))
-    ]
-    header = plan(disk, given[0] + given[1] + given[2], count=5)
-    notices = exclusion_notices(header, is_new=True, is_given=True)
-    assert [notice.partition(" excludes ")[0] for notice in notices] == ["refcoco", "refcoco+", "refcocog"]
 
 
 def test_a_damaged_or_missing_list_is_told_and_verify_finds_it(disk):

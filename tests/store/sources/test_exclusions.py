@@ -86,12 +86,6 @@ def test_a_file_of_an_export_excludes_the_image_that_it_came_from():
     assert matcher.rule_of("c/holiday.jpg") is None
 
 
-def test_the_first_rule_that_applies_is_named():
-    both = names("7") + names("000000000007.jpg", "other.jpg") + exclusion("refer", "refcoco", ["other.jpg"])
-    matcher = KeyMatcher(both)
-    assert (matcher.rule_of("000000000007.jpg"), matcher.rule_of("other.jpg")) == (0, 1)
-
-
 def test_only_excludes_what_it_does_not_name_and_says_which_of_its_values_name_an_image():
     matcher = KeyMatcher(exclusion("only", "t", ["12", "a.jpg"]) + names("b/a.jpg"))
     keys = ("a.jpg", "b/a.jpg", "c.jpg", "COCO_train2014_000000000012.jpg")

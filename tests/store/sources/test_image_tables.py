@@ -35,12 +35,6 @@ def test_rows_are_listed_by_number_and_bounded_by_their_row_group(tmp_path):
     assert items[0].size_bytes is None
 
 
-def test_a_table_without_rows_lists_nothing_beside_one_with_rows(tmp_path):
-    (tmp_path / "a.parquet").write_bytes(parquet_bytes({"bytes": pa.array([], pa.binary())}))
-    (tmp_path / "b.parquet").write_bytes(parquet_bytes({"bytes": [b"x"]}))
-    assert [item.key for item in open_source(str(tmp_path), AUTO).list()] == ["b.parquet#0"]
-
-
 def test_structs_of_bytes_and_path_are_read_as_hugging_face_writes_them():
     data = parquet_bytes({"image": [{"bytes": b"x", "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, None]})
     assert rows_of(data, 0, [0, 1, 2]) == {
@@ -60,13 +54,6 @@ def test_a_column_of_categories_is_one_of_their_values(index, kind, column, fiel
     data = parquet_bytes({column: categories})
     assert pa.types.is_dictionary(pq.read_schema(io.BytesIO(data)).field(0).type)
     assert [getattr(image, field) for image in rows_of(data, 0, range(4)).values()] == values
-
-
-def test_uris_are_read_where_there_are_no_bytes():
-    assert rows_of(parquet_bytes({"url": ["s3://b/a.jpg", None]}), 0, [0, 1]) == {
-        0: RowImage(None, "s3://b/a.jpg"),
-        1: RowImage(None, None),
-    }
 
 
 @pytest.mark.parametrize(

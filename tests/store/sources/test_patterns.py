@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.sources.patterns import GlobPattern, expand_braces, has_magic, split_root
+from pseudoris.store.sources.patterns import GlobPattern, expand_braces
 
 
 @pytest.mark.parametrize(
@@ -38,26 +36,6 @@ def test_braces_stand_for_their_words(pattern, words):
 def test_a_brace_that_would_fill_the_memory_is_refused():
     with pytest.raises(ConfigError, match="more than 200,000 names"):
         expand_braces("{0..99999999}.tar")
-
-
-@given(st.text(alphabet="ab{},.01", max_size=10))
-def test_any_text_expands_to_something(text):
-    assert expand_braces(text)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "root", "rest"),
-    [
-        ("a/b/*.jpg", "a/b", "*.jpg"),
-        ("/data/train-{000..1}.tar", "/data", "train-{000..1}.tar"),
-        ("*.jpg", "", "*.jpg"),
-        ("/*.jpg", "/", "*.jpg"),
-        ("a/b[1]/c.jpg", "a", "b[1]/c.jpg"),
-    ],
-)
-def test_the_root_ends_before_the_first_special_character(pattern, root, rest):
-    assert has_magic(pattern)
-    assert split_root(pattern) == (root, rest)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.files.local_storage import LocalStorage
-from pseudoris.store.runs.plan import PlanTally, assign_shards
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.root import SourceRoot
@@ -221,13 +220,6 @@ def test_members_of_a_tar_are_read_where_they_stand(tmp_path, read):
     assert list(reasons(shard).values()) == [None, None, None, "not_an_image", None]
 
 
-def test_a_tar_that_was_written_anew_has_no_planned_member_left(tmp_path, read):
-    path = tmp_path / "a.tar"
-    path.write_bytes(tar_bytes([("1.png", build.png()), ("2.png", build.png())]))
-    shard = read(path, lambda: os.utime(path, ns=(0, 0)))
-    assert set(reasons(shard).values()) == {"changed"}
-
-
 def test_a_tar_that_ends_before_a_member_is_changed(tmp_path, read):
     path = tmp_path / "a.tar"
     path.write_bytes(tar_bytes([("1.png", build.png()), ("2.png", build.png())]))
@@ -274,20 +266,6 @@ def test_a_bomb_in_a_table_costs_its_row_group_and_no_other(tmp_path, prover):
     assert list(reasons(sound).values()) == [None, None]
 
 
-def test_objects_are_read_and_those_written_anew_are_changed(read):
-    memory = fsspec.filesystem("memory")
-    for name in ("a.png", "b.png", "c.png"):
-        memory.pipe(f"/bucket/set/{name}", build.png())
-
-    def meanwhile():
-        memory.rm("/bucket/set/b.png")
-        memory.pipe("/bucket/set/c.png", build.png())
-
-    shard = read("memory://bucket/set", meanwhile)
-    assert reasons(shard) == {"a.png": None, "b.png": "missing", "c.png": "changed"}
-    memory.rm("/bucket", recursive=True)
-
-
 def test_a_fault_of_a_client_is_never_a_quarantine(read, monkeypatch):
     memory = fsspec.filesystem("memory")
     memory.pipe("/bucket/a.png", build.png())
@@ -302,13 +280,3 @@ def test_a_fault_of_a_client_is_never_a_quarantine(read, monkeypatch):
         read("memory://bucket", lambda: monkeypatch.setattr(type(memory), "open", fails))
     monkeypatch.undo()
     memory.rm("/bucket", recursive=True)
-
-
-def test_a_file_that_is_listed_twice_is_planned_once(tmp_path):
-    for name in ("a1.png", "b1.png"):
-        (tmp_path / name).write_bytes(build.png())
-    tally = PlanTally()
-    items = open_source(f"{tmp_path}/{{a*,*1}}.png", SourceConfig()).list()
-    planned = list(assign_shards(items, config().shards, tally=tally))
-    assert [entry.key for entry in planned] == ["a1.png", "b1.png"]
-    assert tally.num_repeated == 1

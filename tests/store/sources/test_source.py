@@ -9,7 +9,6 @@ import fsspec
 import pytest
 
 from pseudoris.schemas.config import SourceConfig
-from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.sources import open_source
@@ -57,32 +56,11 @@ def test_a_run_below_source_is_skipped_with_a_notice(tmp_path, caplog):
     assert keys(tmp_path / "b" / "out" / "gallery") == ["d.webp"]
 
 
-def test_a_run_below_a_source_of_another_store_is_skipped(memory, caplog):
-    memory.pipe({"/in/a.jpg": b"x", "/in/out/b.jpg": b"x", "/in/out/_run.json": HEADER, "/in/z/_run.json": b"[]"})
-    memory.pipe({"/in/z/c.jpg": b"x"})
-    assert keys("memory://in") == ["a.jpg", "z/c.jpg"]
-    assert "out holds a run of pseudoris" in caplog.text
-
-
-def test_a_header_that_cannot_be_read_does_not_stop_the_listing(tmp_path, caplog):
-    fill(tmp_path, "a/b.jpg")
-    (tmp_path / "a" / "_run.json").symlink_to("_run.json")
-    assert keys(tmp_path)[0] == "a/b.jpg"
-
-
 def test_a_folder_is_listed_recursively_in_the_order_of_keys(tmp_path):
     fill(tmp_path, "b.jpg", "a/z.png", "a.jpg", "a-b.jpg", "A.JPG", "été.webp", "a/b/c.tiff", "notes.txt")
     listed = keys(tmp_path)
     assert listed == sorted(listed)
     assert set(listed) == {"A.JPG", "a-b.jpg", "a.jpg", "a/b/c.tiff", "a/z.png", "b.jpg", "%C3%A9t%C3%A9.webp"}
-
-
-def test_a_name_that_is_not_utf8_is_listed_by_its_bytes(tmp_path):
-    try:
-        (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"x")
-    except OSError as error:
-        pytest.fail(f"the file system of the tests must hold any bytes as a name: {error}")
-    assert keys(tmp_path) == ["caf%E9.jpg"]
 
 
 def test_hidden_names_are_not_listed_unless_spelled_out(tmp_path):
@@ -218,14 +196,6 @@ def test_objects_are_listed_with_keys_that_a_folder_would_have(memory, tmp_path)
     assert keys("memory://bucket/set/a/x.jpg") == ["x.jpg"]
 
 
-def test_out_below_a_prefix_is_not_listed(memory):
-    memory.pipe("/bucket/a.jpg", b"x")
-    memory.pipe("/bucket/out/page.jpg", b"x")
-    assert keys("memory://bucket", exclude="memory://bucket/out/") == ["a.jpg"]
-    with pytest.raises(ConfigError, match="is a folder where OUT writes its tables"):
-        open_source("memory://bucket/", AUTO, exclude="memory://bucket")
-
-
 def test_a_prefix_without_objects_is_the_users_to_mend(memory):
     with pytest.raises(ConfigError, match=r"does not exist\. .* write 'memory://bucket/img_\*'\.$"):
         open_source("memory://bucket/img_", AUTO)
@@ -274,22 +244,6 @@ def test_what_is_left_out_is_counted_by_extension_with_the_remedies(tmp_path):
         "to list files of any name",
     ]
     assert "pip install 'pseudoris[heif]'" in remedies[0]
-
-
-def test_the_remedies_of_what_is_left_out_list_it(tmp_path):
-    fill(tmp_path, "a.jpg", "b.heic", "c")
-    for assignment, found in (
-        ("images.decoder_plugins=[pillow_heif.HeifImagePlugin]", ["a.jpg", "b.heic"]),
-        ('source.extensions=[""]', ["a.jpg", "b.heic", "c"]),
-    ):
-        config = load_config("tiny", assignments=[assignment]).source
-        assert keys(tmp_path, config) == found
-
-
-def test_a_source_of_files_that_are_all_left_out_says_which(tmp_path):
-    fill(tmp_path, "a.heic", "b.heic")
-    with pytest.raises(ConfigError, match=r"lists no image(?s:.*)not listed: 2 \.heic\nto read HEIC files: pip"):
-        open_source(str(tmp_path), AUTO).check_not_empty()
 
 
 def test_files_with_a_million_extensions_are_counted_in_bounded_memory(tmp_path):

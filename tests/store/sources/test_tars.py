@@ -142,12 +142,6 @@ def test_tars_behind_one_another_are_listed_to_the_last(tmp_path, padding):
     assert [raw[item.offset_bytes :][: item.size_bytes] for item in items] == [b"1", b"22", b"333", b"4444"]
 
 
-def test_settings_of_a_tar_do_not_reach_the_tar_behind_it(tmp_path):
-    first = tar_settings(tarfile.XGLTYPE, {"path": "all.jpg"}) + IMAGE + END
-    (tmp_path / "a.tar").write_bytes(first + IMAGE + END)
-    assert [item.key for item in listed(tmp_path / "a.tar")] == ["a.tar!all.jpg", "a.tar!a.jpg"]
-
-
 def test_bytes_behind_the_end_that_are_no_tar_are_refused_with_their_count(tmp_path):
     (tmp_path / "a.tar").write_bytes(IMAGE + END + b"x" * 700 + b"\0" * 324)
     reason = r"a\.tar cannot be listed as a tar \(1,024 bytes behind its end marker, from byte 2,048, are no tar\)"

@@ -38,11 +38,6 @@ def test_kept_only_leaves_masks_without_a_kept_expression(run):
     )
 
 
-def test_embedded_bytes_come_only_where_they_are_asked_for(run):
-    assert all(image.data is None for image in iter_annotations(run, latest_receipts(run)))
-    assert all(image.data for image in iter_annotations(run, latest_receipts(run), with_bytes=True))
-
-
 def test_draws_and_scores_are_those_of_the_tables(run):
     image = next(image for image in iter_annotations(run, latest_receipts(run)) if len(image.masks) == 2)
     first = image.masks[0].expressions[0]

@@ -4,7 +4,6 @@ import io
 import random
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pseudoris.schemas.errors import TransientError
@@ -35,13 +34,6 @@ TABLE = pa.Table.from_pylist(
 @pytest.mark.skipif(pa.__version__ != GOLDEN_PYARROW, reason=f"the golden bytes are those of pyarrow {GOLDEN_PYARROW}")
 def test_a_fixed_table_has_the_bytes_it_always_had():
     assert sha256_hex(parquet_bytes([TABLE], TABLE.schema)) == GOLDEN_SHA256
-
-
-def test_encoded_images_are_written_without_a_dictionary():
-    table = pa.table({"image_id": ["a"], "bytes": pa.array([b"1"], pa.large_binary())})
-    group = pq.ParquetFile(io.BytesIO(parquet_bytes([table], table.schema))).metadata.row_group(0)
-    assert "RLE_DICTIONARY" in group.column(0).encodings
-    assert "RLE_DICTIONARY" not in group.column(1).encodings
 
 
 def test_any_damage_of_a_footer_is_told_as_such():

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, IMAGES
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts, part_path
 from pseudoris.store.tables.committed_tables import read_table
@@ -56,14 +56,6 @@ def test_filters_columns_and_pickles_work_as_of_any_dataset(location):
     kept = dataset.to_table(columns=["text"], filter=pc.field("kept"))
     assert kept.column_names == ["text"]
     assert kept.num_rows == Run(location).counts.kept > 0
-
-
-def test_a_run_without_a_commit_has_tables_without_rows(location):
-    begin(location)
-    run = Run(location)
-    assert run.expressions().to_table().schema.equals(EXPRESSIONS_SCHEMA)
-    assert run.counts.images == run.images().count_rows() == 0
-    assert run.sample().num_rows == 0
 
 
 def test_a_pipe_in_the_place_of_a_part_is_refused_by_name(tmp_path):

@@ -105,17 +105,6 @@ def test_equal_content_gives_equal_bytes_however_it_is_chunked(shard, cuts):
         assert table_bytes(pa.concat_tables([*rebuilt, table.slice(0, 0)])) == table_bytes(table)
 
 
-def test_a_chunked_table_of_many_pages_has_the_bytes_of_the_whole_one():
-    rows = [
-        {"image_id": f"{n:016x}", "stage": "read", "reason": "corrupt", "message": "m" * 100} for n in range(70_000)
-    ]
-    whole = pa.Table.from_pylist(rows, schema=SCHEMAS["failures"])
-    chunked = pa.concat_tables([whole.slice(start, 999) for start in range(0, whole.num_rows, 999)])
-    data = table_bytes(whole)
-    assert table_bytes(chunked) == data
-    assert pq.ParquetFile(io.BytesIO(data)).num_row_groups == 2
-
-
 def test_bytes_are_embedded_on_request_and_never_for_a_quarantined_image():
     shard = make_shard(make_entries(num_shards=1, per_shard=4))
     assert shard_tables(shard, embed_images=False)["images"]["bytes"].null_count == 4
