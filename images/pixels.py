@@ -109,12 +109,7 @@ def decode_proven(data: bytes) -> np.ndarray:
 
 
 def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
-    """Return (height, width) of the upright image from its header; decodes no pixels.
-
-    Raises:
-        ImageError: `empty_file`, `not_an_image` or `corrupt`.
-        ConfigError: As `decode_upright`.
-    """
+    """Return (height, width) of the upright image from its header; decodes no pixels. Raises like `decode_upright`."""
     with _open(data, plugins) as image:
         width, height = image.size
         # Pillow gives a TIFF's size after its orientation, and every other format's size before it.
@@ -123,12 +118,7 @@ def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
 
 
 def exif_orientation(data: bytes, plugins: Sequence[str] = ()) -> int:
-    """Return the EXIF orientation, 1 to 8 (Exif 2.32, tag 0x0112); 1 if the file has none.
-
-    Raises:
-        ImageError: `empty_file`, `not_an_image` or `corrupt`.
-        ConfigError: As `decode_upright`.
-    """
+    """Return the EXIF orientation, 1 to 8 (Exif 2.32, tag 0x0112); 1 if there is none. Raises like `decode_upright`."""
     with _open(data, plugins) as image:
         return _header_orientation(image, data)
 
@@ -151,10 +141,7 @@ def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
 
     That is a JPEG of grey or RGB samples, or a PNG without transparency of at most 8 bits a sample. Neither may have an
     EXIF orientation, because OpenCV applies it and Pillow does not. A JPEG needs its end marker. Decodes no pixels.
-
-    Raises:
-        ImageError: `empty_file`, `not_an_image` or `corrupt`.
-        ConfigError: As `decode_upright`.
+    Raises like `decode_upright`.
     """
     with _open(data, plugins) as image:
         if _header_orientation(image, data) != 1 or image.has_transparency_data:
@@ -170,9 +157,7 @@ def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
 def is_plain_jpeg(data: bytes, limits: ImagesConfig) -> bool:
     """Return whether the bytes are an upright JPEG of grey or RGB samples within the limits, with an end marker.
 
-    Raises:
-        ImageError: `empty_file`, `not_an_image` or `corrupt`.
-        ConfigError: As `decode_upright`.
+    Raises like `decode_upright`.
     """
     with _open(data, limits.decoder_plugins) as image:
         is_within = len(data) <= limits.max_bytes and image.size[0] * image.size[1] <= limits.max_pixels

@@ -67,14 +67,10 @@ class VerifyReport:
     Attributes:
         num_images: Planned images.
         num_accounted: Images that the receipts of planned shards count: annotated + empty + quarantined.
-        num_shards: Planned shards.
-        num_checked: Shards whose parts were checked.
-        problems: Empty if nothing is wrong.
+        num_shards: Planned shards; `num_checked` of them had their parts checked.
         outside: Shards that were allowed to give other bytes. They are not problems.
-        root: The run's root digest (`pseudoris.store.runs.receipts`), over the shards committed so far; None if
-            a receipt cannot be used.
-        notices: What a person may have changed, such as the data card, and files among the records that no reader uses.
-            They are not problems.
+        root: The run's root digest over the shards committed so far; None if a receipt cannot be used.
+        notices: What a person may have changed, and files among the records that no reader uses. They are not problems.
     """
 
     num_images: int

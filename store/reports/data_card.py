@@ -105,11 +105,7 @@ def is_generated(card: bytes) -> bool:
 
 
 def root_of(location: RunLocation) -> str:
-    """Return the root digest of a run's present state.
-
-    Raises:
-        ConfigError: There is no run, or its records cannot be used.
-    """
+    """Return the root digest of a run's present state."""
     digest = RootDigest(require_header(location))
     for receipt in cached_receipts(location):
         digest.add(receipt)

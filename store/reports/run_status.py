@@ -30,12 +30,9 @@ _MIN_PAUSE_S: Final = 60.0
 class Rates:
     """Images a second.
 
-    Attributes:
-        now: Over the last `window_s`; None if nothing was committed in it.
-        overall: Over the time in which the run worked; None before the first commit.
-        window_s: Length of the window of `now`.
-        active_s: The time in which the run worked.
-        num_pauses: Pauses that were subtracted from it.
+    `now` is over the last `window_s`, `overall` over the `active_s` in which the run worked, without `num_pauses`
+    pauses.
+    None where nothing was committed.
     """
 
     now: float | None
@@ -108,12 +105,9 @@ class Driver:
 
 @dataclass(frozen=True, slots=True)
 class Bottleneck:
-    """The stage that takes most of the time.
+    """The stage that takes most of the time, with its share in [0, 1] of the seconds of all stages.
 
-    Attributes:
-        stage: Its name.
-        share: Its share of the seconds of all stages, in [0, 1].
-        is_by_actor: Whether each stage's seconds were divided by its actors: staged pools with a fixed size.
+    `is_by_actor`: each stage's seconds were divided by its actors, as in staged pools with a fixed size.
     """
 
     stage: str
@@ -123,16 +117,7 @@ class Bottleneck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus(RunTotals):
-    """Sums over the latest receipts, of the shards that are committed; and what they say of the run.
-
-    Attributes:
-        source: SOURCE as given.
-        num_shards: Planned.
-        num_images: Planned.
-        rates: Images a second, now and overall.
-        bottleneck: None before the first commit.
-        driver: The driver of the run, and whether it is alive.
-    """
+    """Sums over the committed shards, and what they say of the run; `num_shards` and `num_images` are planned."""
 
     source: str
     num_shards: int
@@ -148,20 +133,13 @@ class RunStatus(RunTotals):
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds that the remaining images take, at the present rate, else the overall one; None if both are unknown.
-
-        If the run has no driver, they begin with the next session.
-        """
+        """Seconds until the remaining images are done, with a driver at work; None if no rate is known."""
         rate = self.rates.now or self.rates.overall
         return (self.num_images - self.images) / rate if rate else None
 
 
 def run_status(location: RunLocation, *, now_s: float | None = None) -> RunStatus:
-    """Return the status of the run; reads the latest manifest and the receipts that it lacks.
-
-    Raises:
-        ConfigError: No run was started there, or its records cannot be used.
-    """
+    """Return the status of the run; reads the latest manifest and the receipts that it lacks."""
     return StatusReader(location).read(now_s=now_s)
 
 
@@ -182,9 +160,6 @@ class StatusReader:
 
     def read(self, *, now_s: float | None = None) -> RunStatus:
         """Return the run's present status; costs a listing of the receipts, and reads the new ones.
-
-        Args:
-            now_s: Epoch seconds; the present by default.
 
         Raises:
             ConfigError: No run was started there, or its records cannot be used.

@@ -102,13 +102,7 @@ def _rounded(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class DrawKind:
-    """A kind of draw.
-
-    Attributes:
-        decoder: Name of the decoder.
-        setting: Its top-k or top-p; None if it has neither.
-        crop: Kind of crop.
-    """
+    """A kind of draw: its decoder with top-k or top-p (None if it has neither), and its kind of crop."""
 
     decoder: str
     setting: float | None
@@ -132,10 +126,9 @@ class KeptCount:
 
 
 def count_draws(table: pa.Table) -> dict[DrawKind, KeptCount]:
-    """Return the draws of an expressions table by kind; a text that was drawn several times counts for each draw.
+    """Return the draws of an expressions table (its `samples` and `kept`) by kind.
 
-    Args:
-        table: With the columns `samples` and `kept`.
+    A text that was drawn several times counts for each draw.
     """
     samples = table["samples"].combine_chunks()
     flat = pc.list_flatten(samples)
@@ -167,12 +160,9 @@ class RunStatistics:
     """Statistics of a run. The totals cover all committed shards, the other figures only the shards that were read.
 
     Attributes:
-        totals: From the receipts.
-        num_planned_images: In the plan.
-        num_shards_read: How many shards' tables were read, spread evenly.
-        domain: Whether the models know such images, by a sample when the run was planned; None if it was not asked.
-        masks_an_image: Masks per image, over images that are not quarantined, including empty ones.
-        kept_a_mask: Kept expressions per mask, over all masks.
+        domain: Whether the models know such images; None if it was not asked.
+        masks_an_image: Over images that are not quarantined, including empty ones.
+        kept_a_mask: Kept expressions, over all masks.
         words: Words (separated by blanks) of kept expressions.
         scores: By column, over all candidates that have the score; a listener's only if the run had one.
         groups: By one of `GROUPS`, then by its value, the largest first.
@@ -207,9 +197,6 @@ def run_statistics(
         sample: How many shards' tables to read, spread evenly; None for all.
         num_top: How many of the most frequent expressions to return.
         on_progress: Called after each shard.
-
-    Raises:
-        ConfigError: No run was started there, or a part is missing.
     """
     header = require_header(location)
     chosen = spread_evenly(list(list_receipts(location)), sample)

@@ -43,22 +43,15 @@ def name_value(entry: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Exclusions:
-    """Rules with their values. It can be pickled.
-
-    Attributes:
-        rules: In the order that they were given in.
-        values: Of each rule: names and digits of COCO ids, or hex digits.
-    """
+    """Rules in the order that they were given in, and the values of each: names, COCO ids or hex digits. It pickles."""
 
     rules: tuple[ExclusionRule, ...] = ()
     values: tuple[frozenset[str], ...] = ()
 
     def __bool__(self) -> bool:
-        """Return whether there is a rule."""
         return bool(self.rules)
 
     def __add__(self, other: Exclusions) -> Exclusions:
-        """Return the rules of both."""
         return Exclusions(self.rules + other.rules, self.values + other.values)
 
     def of_kinds(self, *kinds: RuleKind) -> Iterator[tuple[int, ExclusionRule, frozenset[str]]]:
@@ -95,7 +88,6 @@ class _NameIndex:
     """Finds what names a key: one look-up, whatever the number of values. Each value has a number; the first counts."""
 
     def __init__(self, numbered: Iterable[tuple[int, str]]) -> None:
-        """Index the values."""
         self._names: dict[str, int] = {}
         self._coco_ids: dict[int, int] = {}
         self._image_ids: dict[str, int] = {}
@@ -109,7 +101,6 @@ class _NameIndex:
                 self._image_ids.setdefault(match[1], number)
 
     def __bool__(self) -> bool:
-        """Return whether there is a value to match."""
         return bool(self._names or self._coco_ids)
 
     def numbers(self, key: str) -> list[int]:
@@ -123,10 +114,9 @@ class _NameIndex:
 
 
 class KeyMatcher:
-    """Finds the first rule by name that excludes a key."""
+    """Finds the first rule by name that excludes a key; other rules are ignored."""
 
     def __init__(self, exclusions: Exclusions) -> None:
-        """Index the rules by name; others are ignored."""
         listed = exclusions.of_kinds("refer", "names")
         self._listed = _NameIndex((number, value) for number, _, values in listed for value in values)
         self._only = [
@@ -134,7 +124,6 @@ class KeyMatcher:
         ]
 
     def __bool__(self) -> bool:
-        """Return whether there is a value to match."""
         return bool(self._listed or self._only)
 
     def matched(self, key: str) -> tuple[int | None, list[int]]:
@@ -158,10 +147,9 @@ class KeyMatcher:
 
 
 class ContentMatcher:
-    """Finds the first rule by content that excludes an image."""
+    """Finds the first rule by content that excludes an image; other rules are ignored."""
 
     def __init__(self, exclusions: Exclusions) -> None:
-        """Index the rules by content; others are ignored."""
         self._rules = exclusions.rules
         self._digests: dict[str, int] = {}
         for number, _, values in exclusions.of_kinds("sha256"):
@@ -182,16 +170,10 @@ class ContentMatcher:
         return bool(self._hashes)
 
     def __bool__(self) -> bool:
-        """Return whether there is a value to match."""
         return bool(self._digests or self._hashes)
 
     def rule_of(self, sha256: str, phash: str | None = None) -> int | None:
-        """Return the number of the first rule that excludes an image, None if none does.
-
-        Args:
-            sha256: Of its encoded bytes.
-            phash: Its perceptual hash, 16 hex digits; None if it is not known.
-        """
+        """Return the number of the first rule that excludes an image, None if none does; hashes are hex digits."""
         found = [self._digests[sha256]] if sha256 in self._digests else []
         if phash is not None:
             bits = np.uint64(int(phash, 16))
@@ -199,21 +181,19 @@ class ContentMatcher:
         return min(found, default=None)
 
     def check(self, sha256: str, phash: str | None = None) -> None:
-        """Accept an image that no rule excludes; arguments as for `rule_of`.
-
-        Raises:
-            ImageError: One does.
-        """
+        """Raises `ImageError` (excluded) for an image that a rule excludes; arguments as for `rule_of`."""
         number = self.rule_of(sha256, phash)
         if number is not None:
             raise ImageError(EXCLUDED, self._rules[number].reason)
 
 
 class RecordedImageMatcher:
-    """Finds the first rule that excludes an image by what a run's images table says of it: its key and its sha256."""
+    """Finds the first rule that excludes an image by what a run's images table says of it: its key and its sha256.
+
+    Rules by perceptual hash are ignored.
+    """
 
     def __init__(self, exclusions: Exclusions) -> None:
-        """Index the rules; those by perceptual hash are ignored."""
         self._keys, self._contents = KeyMatcher(exclusions), ContentMatcher(exclusions)
 
     def rule_of(self, key: str, sha256: str | None) -> int | None:

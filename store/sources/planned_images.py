@@ -39,12 +39,9 @@ Outcome = bytes | ImageError
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What came of reading one entry.
+    """What came of reading the entry at `position` of its shard, and the kind of store that was asked.
 
-    Attributes:
-        position: Position of the entry in its shard.
-        outcome: Bytes, the image's error, or a refusal that may be the image's fault or the store's.
-        store: Kind of the store that was asked (`SourceRoot.store`).
+    The outcome is bytes, the image's error, or a refusal that may be the image's fault or the store's.
     """
 
     position: int
@@ -53,11 +50,7 @@ class Reading:
 
 
 def read_entries(root: SourceRoot, entries: Sequence[PlanEntry], config: RunConfig) -> Iterator[tuple[int, Outcome]]:
-    """Yield position and outcome of each entry, as `read_or_refused`; a refusal is raised.
-
-    Raises:
-        TransientError: The storage failed, or refused an image.
-    """
+    """Yield position and outcome of each entry, as `read_or_refused`; a refusal is raised."""
     for reading in read_or_refused(root, entries, config):
         if isinstance(reading.outcome, RefusedError):
             raise reading.outcome
@@ -65,12 +58,9 @@ def read_entries(root: SourceRoot, entries: Sequence[PlanEntry], config: RunConf
 
 
 def read_or_refused(root: SourceRoot, entries: Sequence[PlanEntry], config: RunConfig) -> Iterator[Reading]:
-    """Yield what comes of each entry; neighbours in one file are read from one handle.
+    """Yield what comes of each entry of a shard, in its order; neighbours in one file are read from one handle.
 
-    Args:
-        root: The root that keys are relative to.
-        entries: Entries of one shard, in its order.
-        config: Its `source`, `images.max_bytes` and `placement.storage` are used.
+    Of `config`, `source`, `images.max_bytes` and `placement.storage` are used.
     """
     groups = [list(group) for _, group in itertools.groupby(entries, key=lambda entry: file_path(entry.key))]
     read = functools.partial(_read_group, root, config=config)

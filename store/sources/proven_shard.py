@@ -105,10 +105,10 @@ STAGE_READ: Final = "read"
 
 
 class Prover(Protocol):
-    """Checks that an image decodes; the decoders are in `workers`."""
+    """Checks that an image decodes (`pseudoris.images.prover`)."""
 
     def prove(self, data: bytes) -> Proof:
-        """Return the size, the note and, if the prover is made for it, the hash. Raises: ImageError: no decoding."""
+        """Return size, note and, if the prover is made for it, hash. Raises: ImageError: no decoding."""
 
 
 def read_shard(

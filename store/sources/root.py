@@ -40,9 +40,6 @@ class SourceRoot:
     While SOURCE is listed (`kind`, `walk`, `read`), errors that the user must correct are a `ConfigError`. During a run
     (`stat`, `open`, `open_version`) an image's fault is an `ImageError` or FileNotFoundError, every other fault a
     `TransientError`. Denied access is a `RefusedError`: it may be either.
-
-    Attributes:
-        storage: The storage that holds the files.
     """
 
     storage: Storage
@@ -63,7 +60,7 @@ class SourceRoot:
         return printable(self.storage.uri(path))
 
     def kind(self, path: str) -> Kind:
-        """Return the kind of `path`."""
+        """Return what stands at `path`."""
         with listing_errors("look at", self.describe(path), faults=self.storage.faults):
             return self.storage.kind(path)
 
@@ -167,18 +164,12 @@ _HOST: Final = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 def resolve_uri(
     uri: str, table: str, config: SourceConfig, limits: StorageConfig | None = None
 ) -> tuple[SourceRoot, str]:
-    """Return the root and the path below it that a row's uri names.
+    """Return the root and the path below it that a row's uri names; `table` is the full path or uri of the row's table.
 
     A relative uri starts in `source.uri_root`, or else in the table's folder; a local absolute uri must be inside that
     folder. A remote uri must have one of the protocols s3, s3a, gs, gcs, az, abfs, http and https, and a web host must
     not be this machine or an address of a private network. The addresses that a host name resolves to, and the
     redirects of its server, are not checked.
-
-    Args:
-        uri: The text in the row.
-        table: Full path or uri of the table.
-        config: Its `uri_root` and `endpoint_url` are used.
-        limits: Time-outs and patience of an S3 store.
 
     Raises:
         ImageError: `refused_uri` if it leaves the root, has another protocol or such a host, chains protocols, contains

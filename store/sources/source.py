@@ -49,7 +49,6 @@ class Source:
 
     Attributes:
         name: SOURCE; a local one as an absolute path, so that it is the same from every folder and process.
-        config: Formats, extensions and columns.
         named: Paths below the root that SOURCE names.
         patterns: Globs below the root. Without a name and a glob everything below the root belongs to SOURCE.
         exclude: Full path or uri of a folder that is never listed: the run's output.
@@ -124,7 +123,6 @@ class Source:
 
         Raises:
             ConfigError: It is a tar or a table that cannot be listed.
-            TransientError: The storage failed, or it changed since it was listed.
         """
         if format_ == "webdataset":
             yield from list_members(self.root, file, self.config, self.left_out)
@@ -236,11 +234,7 @@ def _holds_run(root: SourceRoot, folder: str) -> bool:
 
 
 def open_root(source: str, config: SourceConfig, limits: StorageConfig | None = None) -> SourceRoot:
-    """Return the root that the keys of SOURCE are relative to; braces are not expanded.
-
-    Raises:
-        ConfigError: SOURCE does not exist or contains a secret.
-    """
+    """Return the root that the keys of SOURCE are relative to; braces are not expanded. Raises as `open_source`."""
     return _split(absolute_source(refuse_secrets(source)), config, limits)[0]
 
 
@@ -299,7 +293,6 @@ def _split(source: str, config: SourceConfig, limits: StorageConfig | None) -> t
 
 
 def _missing(source: str, name: str) -> ConfigError:
-    """Return the error for a SOURCE whose file or folder `name` does not exist."""
     local = local_path(name)
     begins = f"To match all names that begin with it, write {shlex.quote(f'{name}*')}."
     if local is None:

@@ -74,10 +74,8 @@ class AnnotatedImage:
     """A committed image that was not quarantined.
 
     Attributes:
-        shard: Number of the shard that committed it.
         key: Percent-encoded key relative to SOURCE.
-        height: Upright height in pixels.
-        width: Upright width in pixels.
+        height: Upright height in pixels, as the width.
         sha256: Digest of the encoded bytes.
         data: The encoded bytes; None unless the run embeds them and `with_bytes` was set.
         masks: In the proposer's order; none in an empty image.
@@ -111,10 +109,6 @@ def iter_annotations(
         kept_only: Leave out expressions that were not kept; the masks stay.
         with_bytes: Read the embedded bytes too.
         with_samples: Read every draw of each expression too.
-
-    Raises:
-        ConfigError: A part is missing, or another version of the package wrote it.
-        TransientError: Storage failed, or a part cannot be read.
     """
     columns = (*_IMAGE_COLUMNS, "bytes") if with_bytes else _IMAGE_COLUMNS
     names = [each.name for each in fields(AnnotatedExpression) if with_samples or each.name != "samples"]

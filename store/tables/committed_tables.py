@@ -37,7 +37,7 @@ def iter_table(
     Raises:
         ValueError: There is no such table or column.
         ConfigError: A part is missing, or another version of the package wrote it.
-        TransientError: Storage failed, or a part cannot be read.
+        TransientError: A part cannot be read.
     """
     schema = chosen_schema(table, columns)
     for receipt in latest_receipts(location) if receipts is None else receipts:
@@ -64,12 +64,7 @@ def read_table(
 
 
 def read_part(file: BinaryIO, schema: pa.Schema, name: str) -> pa.Table:
-    """Return the columns of `schema` from a part, cast to that schema. Errors show `name`.
-
-    Raises:
-        ConfigError: Another version of the package wrote it.
-        TransientError: The part cannot be read as Parquet.
-    """
+    """Return the columns of `schema` from a part, cast to that schema; raises like `iter_table`, showing `name`."""
     parquet = _open_part(file, name)
     try:
         return _read_groups(parquet, range(parquet.num_row_groups), schema)
@@ -84,11 +79,7 @@ def _read_groups(parquet: pq.ParquetFile, groups: Sequence[int], schema: pa.Sche
 
 
 def chosen_schema(table: str, columns: Sequence[str] | None) -> pa.Schema:
-    """Return the schema of these columns of a table, in this order; None means all columns.
-
-    Raises:
-        ValueError: There is no such table or column.
-    """
+    """Return the schema of these columns of a table, in this order; None means all. ValueError if it has none such."""
     if table not in SCHEMAS:
         raise ValueError(f"there is no table {table!r}; a run has {', '.join(SCHEMAS)}")
     schema = SCHEMAS[table]
@@ -109,12 +100,7 @@ def _open_part(file: BinaryIO, name: str) -> pq.ParquetFile:
 
 @dataclass(frozen=True, slots=True)
 class RowFilter:
-    """Which rows of a table to keep.
-
-    Attributes:
-        expression: A `pyarrow.dataset` expression, true for the rows to keep. Null counts as false.
-        columns: The columns that the expression uses.
-    """
+    """Which rows to keep: a `pyarrow.dataset` expression (null counts as false), and the columns that it uses."""
 
     expression: pc.Expression
     columns: tuple[str, ...]
@@ -123,22 +109,10 @@ class RowFilter:
 def read_selected(
     location: RunLocation, table: str, name: str, columns: Sequence[str], keep: RowFilter | None = None
 ) -> pa.Table:
-    """Return the chosen columns of the rows that `keep` accepts, in the part's order.
+    """Return the columns of the rows that `keep` accepts, in the order of the part `name`; raises like `iter_table`.
 
     Reads the footer, then the chosen columns and those of the filter. Row groups that the statistics rule out are
     skipped.
-
-    Args:
-        location: The run's folder.
-        table: A name of `tables.SCHEMAS`.
-        name: File name of the part, from its receipt.
-        columns: Column names, in the order of the result.
-        keep: Which rows to keep; None keeps all.
-
-    Raises:
-        ValueError: There is no such table or column.
-        ConfigError: The part is missing, or another version of the package wrote it.
-        TransientError: Storage failed, or the part cannot be read.
     """
     wanted = list(dict.fromkeys((*columns, *(keep.columns if keep else ()))))
     schema = chosen_schema(table, wanted)

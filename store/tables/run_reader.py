@@ -40,19 +40,16 @@ def sample_expressions(
 ) -> pa.Table:
     """Return `size` expressions in plan order: one is drawn from each of `size` equal stretches of the run.
 
-    The same committed run and seed give the same rows.
-
     Args:
         location: The run's folder; the run need not be finished.
         size: Number of rows; fewer if the run has fewer.
         columns: Some of `COLUMNS`, in the order of the result.
-        seed: Seed of the draw.
+        seed: The same committed run and seed give the same rows.
         kept_only: True draws from kept expressions, False from all candidates.
         receipts: Draw from these shards; None means the latest receipt of each shard, ordered by shard.
 
     Raises:
-        ConfigError: No run was started there, a column does not exist or is given twice, or a part is missing or too
-            short.
+        ConfigError: A column does not exist or is given twice, or a part is missing or too short.
     """
     unknown = [name for name in columns if name not in COLUMNS]
     if unknown or not columns:
@@ -151,11 +148,7 @@ class Run:
     """
 
     def __init__(self, location: RunLocation) -> None:
-        """Open the run at `location` with one listing. No part is read.
-
-        Raises:
-            ConfigError: No run was started there.
-        """
+        """Open the run at `location` with one listing; ConfigError if none was started there. No part is read."""
         self.out = location.root
         self.header: RunHeader = require_header(location)
         self._location = location
@@ -259,7 +252,7 @@ class _RunFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
         return hash(self._location.root)
 
     def get_type_name(self) -> str:
-        """Return the name of this type of filesystem."""
+        """Name the type of this filesystem."""
         return "pseudoris"
 
     def normalize_path(self, path: str) -> str:
