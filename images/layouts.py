@@ -43,7 +43,6 @@ class Layout(NamedTuple):
     alpha: str
 
     def __str__(self) -> str:
-        """Return the layout in words."""
         return f"{self.format}, {self.bits}-bit {self.samples}, {self.order}, {self.alpha}"
 
 

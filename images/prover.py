@@ -126,7 +126,6 @@ class Prover:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the child."""
         self._end_child()
 
     def prove(self, data: bytes) -> Proof:

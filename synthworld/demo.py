@@ -80,7 +80,6 @@ def _suffix(position: int) -> str:
 
 
 def _encode(pixels: np.ndarray, suffix: str) -> bytes:
-    """(H, W, 3) uint8 RGB as a file of a format."""
     buffer = io.BytesIO()
     picture = Image.fromarray(pixels)
     if suffix == ".jpg":

@@ -34,7 +34,6 @@ def _polygon(*points: Point) -> Polygon:
 
 
 def _star(outer: float, inner: float, tips: int) -> Polygon:
-    """A star with its first tip up."""
     radii = [outer if k % 2 == 0 else inner for k in range(2 * tips)]
     angles = [math.pi * k / tips - math.pi / 2 for k in range(2 * tips)]
     return True, tuple((r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, angles, strict=True))
@@ -288,7 +287,6 @@ def _background(rng: np.random.Generator, world: World) -> np.ndarray:
 
 
 def _paint(canvas: np.ndarray, owner: np.ndarray, world: World, *, number: int, item: SceneObject) -> None:
-    """Paints one object over the canvas and writes its number into `owner`, both in place."""
     reach = math.ceil(item.radius_px * 1.75 * SUPERSAMPLING)
     cx, cy = (round(c * SUPERSAMPLING) for c in item.centre_xy_px)
     side = canvas.shape[0]

@@ -106,7 +106,7 @@ def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAU
     index = scene_index(split, position)
     mix = world_named(world)
     rng = generator(seed, index, stream=_LAYOUT_STREAM)
-    wanted = int(rng.choice(np.arange(MIN_OBJECTS, MAX_OBJECTS + 1), p=_count_weights(mix)))
+    wanted = int(rng.choice(np.arange(MIN_OBJECTS, MAX_OBJECTS + 1), p=_shares(mix.count_weights)))
     objects: list[SceneObject] = []
     # Placement may fail in a crowded scene; two objects always fit, so the loop ends.
     for attempt in range(40 * wanted):
@@ -125,11 +125,6 @@ def reach_of(part: str | None) -> tuple[float, float, float, float]:
     return _REACH[part]
 
 
-def _count_weights(mix: World) -> np.ndarray:
-    weights = np.array(mix.count_weights, dtype=np.float64)
-    return np.asarray(weights / weights.sum())
-
-
 def _draw_attributes(
     rng: np.random.Generator, earlier: list[Attributes], mix: World, *, allow_held_out: bool
 ) -> Attributes:
@@ -141,7 +136,8 @@ def _draw_attributes(
             other = earlier[int(rng.integers(len(earlier)))]
             if kind < mix.same_category_share:
                 drawn = replace(drawn, category=other.category)
-                drawn = _share_some(rng, drawn, other, mix.same_word_share)
+                copied = zip(("colour", "pattern", "size", "part"), rng.random(4) < mix.same_word_share, strict=True)
+                drawn = replace(drawn, **{name: getattr(other, name) for name, is_copied in copied if is_copied})
             elif kind < mix.same_category_share + SAME_LOOK_SHARE:
                 drawn = replace(drawn, colour=other.colour, pattern=other.pattern)
         if allow_held_out or not is_held_out(drawn.category, drawn.colour):
@@ -149,44 +145,26 @@ def _draw_attributes(
 
 
 def _fresh(rng: np.random.Generator, mix: World) -> Attributes:
-    """Independent words, uniform but for the world's mix of categories; four objects in ten have a part."""
+    """Independent words, uniform but for the world's mix; four objects in ten have a part."""
     part = PARTS[int(rng.integers(len(PARTS)))] if rng.random() < 0.4 else None
-    return Attributes(
-        category=_category(rng, mix),
-        colour=list(COLOURS)[int(rng.integers(len(COLOURS)))],
-        pattern=PATTERNS[int(rng.integers(len(PATTERNS)))],
-        size=_size(rng, mix),
-        part=part,
-    )
-
-
-def _category(rng: np.random.Generator, mix: World) -> str:
     if mix.category_weights is None:
-        return CATEGORIES[int(rng.integers(len(CATEGORIES)))]
-    weights = np.array(mix.category_weights)
-    return CATEGORIES[int(rng.choice(len(CATEGORIES), p=weights / weights.sum()))]
-
-
-def _size(rng: np.random.Generator, mix: World) -> str:
+        category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
+    else:
+        category = CATEGORIES[int(rng.choice(len(CATEGORIES), p=_shares(mix.category_weights)))]
+    colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
+    pattern = PATTERNS[int(rng.integers(len(PATTERNS)))]
     if mix.small_share is None:
-        return SIZES[int(rng.integers(len(SIZES)))]
-    return SIZES[int(rng.random() >= mix.small_share)]
+        size = SIZES[int(rng.integers(len(SIZES)))]
+    else:
+        size = SIZES[int(rng.random() >= mix.small_share)]
+    return Attributes(category, colour, pattern, size, part)
 
 
-def _share_some(rng: np.random.Generator, drawn: Attributes, other: Attributes, share: float) -> Attributes:
-    """Copies each further word of the other object with the probability `share`."""
-    copied = rng.random(4) < share
-    return Attributes(
-        category=drawn.category,
-        colour=other.colour if copied[0] else drawn.colour,
-        pattern=other.pattern if copied[1] else drawn.pattern,
-        size=other.size if copied[2] else drawn.size,
-        part=other.part if copied[3] else drawn.part,
-    )
+def _shares(weights: tuple[float, ...]) -> np.ndarray:
+    return np.array(weights, dtype=np.float64) / sum(weights)
 
 
 def _place(rng: np.random.Generator, attributes: Attributes, objects: list[SceneObject]) -> SceneObject | None:
-    """Finds a place where overlaps stay small, or returns None."""
     radius = float(rng.uniform(*RADIUS_RANGE_PX[attributes.size]))
     rotation = float(rng.uniform(-12.0, 12.0))
     tint = tuple(int(v) for v in rng.integers(-12, 13, size=3))

@@ -116,62 +116,48 @@ _SECOND_LOOK: Final = World(
     patterns=PatternStyle(stripe_slope=-1, stripe_period=20, stripe_width=10, check=11, dot_period=16, dot_radius=5),
 )
 _FREQUENT: Final = 6.0
-
-
-def _shifted() -> World:
-    """The look of `second`; of the categories every other one is frequent."""
-    weights = tuple(_FREQUENT if number % 2 else 1.0 for number in range(len(CATEGORIES)))
-    return replace(_SECOND_LOOK, name="shifted", category_weights=weights)
-
-
-def _crowded() -> World:
-    """The look of `default`; seven to ten objects, small and alike."""
-    return replace(
-        _DEFAULT,
-        name="crowded",
-        count_weights=(0, 0, 0, 0, 0, 1, 1, 1, 1),
-        small_share=0.85,
-        same_category_share=0.8,
-        same_word_share=0.65,
-    )
-
-
-def _fourth() -> World:
-    """Other textures, palette, patterns and light than all worlds before; every third category is frequent."""
-    weights = tuple(_FREQUENT if number % 3 == 0 else 1.0 for number in range(len(CATEGORIES)))
-    return World(
-        name="fourth",
-        palette={
-            "red": (226, 28, 30),
-            "orange": (236, 142, 12),
-            "yellow": (250, 226, 84),
-            "green": (32, 140, 88),
-            "aqua": (84, 216, 202),
-            "blue": (30, 84, 222),
-            "purple": (122, 44, 148),
-            "white": (250, 244, 238),
-        },
-        textures=("weave", "speckles", "slopes"),
-        tones=(80, 160),
-        chroma=28,
-        grain_std=6.0,
-        noise_std=5.0,
-        lighting=0.15,
-        pattern_shade=0.36,
-        part_shade=0.55,
-        patterns=PatternStyle(
-            stripe_slope=-1, stripe_period=28, stripe_width=13, check=17, dot_period=24, dot_radius=7
-        ),
-        category_weights=weights,
-        count_weights=(1, 3, 5, 6, 5, 4, 2, 1, 1),
-        small_share=0.4,
-        same_category_share=0.6,
-        same_word_share=0.45,
-    )
-
-
+_SHIFTED: Final = replace(
+    _SECOND_LOOK,
+    name="shifted",
+    category_weights=tuple(_FREQUENT if number % 2 else 1.0 for number in range(len(CATEGORIES))),
+)
+_CROWDED: Final = replace(
+    _DEFAULT,
+    name="crowded",
+    count_weights=(0, 0, 0, 0, 0, 1, 1, 1, 1),
+    small_share=0.85,
+    same_category_share=0.8,
+    same_word_share=0.65,
+)
+_FOURTH: Final = World(
+    name="fourth",
+    palette={
+        "red": (226, 28, 30),
+        "orange": (236, 142, 12),
+        "yellow": (250, 226, 84),
+        "green": (32, 140, 88),
+        "aqua": (84, 216, 202),
+        "blue": (30, 84, 222),
+        "purple": (122, 44, 148),
+        "white": (250, 244, 238),
+    },
+    textures=("weave", "speckles", "slopes"),
+    tones=(80, 160),
+    chroma=28,
+    grain_std=6.0,
+    noise_std=5.0,
+    lighting=0.15,
+    pattern_shade=0.36,
+    part_shade=0.55,
+    patterns=PatternStyle(stripe_slope=-1, stripe_period=28, stripe_width=13, check=17, dot_period=24, dot_radius=7),
+    category_weights=tuple(_FREQUENT if number % 3 == 0 else 1.0 for number in range(len(CATEGORIES))),
+    count_weights=(1, 3, 5, 6, 5, 4, 2, 1, 1),
+    small_share=0.4,
+    same_category_share=0.6,
+    same_word_share=0.45,
+)
 WORLDS: Final[Mapping[str, World]] = {
-    world.name: world for world in (_DEFAULT, _SECOND_LOOK, _shifted(), _crowded(), _fourth())
+    world.name: world for world in (_DEFAULT, _SECOND_LOOK, _SHIFTED, _CROWDED, _FOURTH)
 }
 
 

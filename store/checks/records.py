@@ -105,7 +105,6 @@ class Manifests:
     """Holds the snapshots of a run to their own digests, and the latest one to the receipts."""
 
     def __init__(self, location: RunLocation) -> None:
-        """Check the bytes of each snapshot."""
         self.problems = [
             Problem(None, "manifest", f"{MANIFEST_FOLDER}/{name} is {what}, not a manifest: move it out")
             for name, what in location.list_obstacles(MANIFEST_FOLDER)

@@ -230,7 +230,6 @@ def _plan_problems(header: RunHeader, ids: npt.NDArray[np.uint64], num_shards: i
 
 
 def _ranges(shards: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Yield first and last of each run of consecutive numbers in an ascending sequence."""
     for _, run in groupby(enumerate(shards), lambda pair: pair[1] - pair[0]):
         numbers = [shard for _, shard in run]
         yield numbers[0], numbers[-1]

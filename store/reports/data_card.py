@@ -259,7 +259,6 @@ class _UsedModel:
 
 
 def _used_models(header: RunHeader) -> Iterator[_UsedModel]:
-    """Yield the models and files that the run used, stage by stage; none for an import."""
     for stage, digest in header.identity.weights.items():
         section, title = _STAGES.get(stage, (None, stage))
         settings = getattr(header.config, section) if section else None

@@ -238,7 +238,6 @@ def _refuse_inner_host(uri: str) -> None:
 
 
 def _ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address that a host is written as, None for a name."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

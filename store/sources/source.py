@@ -143,7 +143,6 @@ class Source:
         yield from heapq.merge(named, *globbed, key=lambda pair: path_key(pair[0].path))
 
     def _has_tar(self, table: StoredFile, following: StoredFile) -> bool:
-        """Return whether a tar of the same name is listed too."""
         stem = table.path.rpartition(".")[0]
         if self.config.format != "auto" or not following.path.startswith(f"{stem}."):
             return False
@@ -310,7 +309,6 @@ def _missing(source: str, name: str) -> ConfigError:
 
 
 def _format_of(path: str, config: SourceConfig, *, is_named: bool) -> Format | None:
-    """Return how a file is listed; None if it is not listed."""
     name = path.lower()
     if config.format != "auto":
         wanted = {"files": config.extensions, "webdataset": (".tar",), "parquet": (".parquet",)}[config.format]
