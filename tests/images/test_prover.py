@@ -60,14 +60,13 @@ def test_an_image_that_kills_its_decoder_is_named_and_the_next_one_proved(prover
     [
         *(
             b"\xff" * 8,
-            (2**20).to_bytes(8),
             (5).to_bytes(8) + b"nojso",
             (2).to_bytes(8) + b"[]",
             (2).to_bytes(8) + b"{}",
         ),
         (60).to_bytes(8) + b'{"size": [9, 9], "note": "a", "number": 1, "grown_bytes": 0}',
     ],
-    ids=["exabytes", "a megabyte", "no JSON", "no object", "an empty one", "a note that nobody writes"],
+    ids=["exabytes", "no JSON", "no object", "an empty one", "a note that nobody writes"],
 )
 def test_an_answer_that_no_sound_child_gives_costs_its_image_alone(prover, forged):
     with pytest.raises(ImageError, match="crashed its process twice") as caught:
@@ -139,7 +138,7 @@ def test_a_decoder_that_hangs_is_timed_out():
 def test_the_memory_limit_holds_for_a_real_decoder():
     # Just beyond the smallest limit.
     pixels = 9_600
-    data = build.encode(Image.new("RGB", (pixels, pixels)), "PNG", compress_level=1)
+    data = build.encode(Image.new("L", (pixels, pixels)), "PNG", compress_level=1)
     with Prover(ImagesConfig(decoder_memory_bytes=2**28, max_pixels=pixels**2)) as prover:
         with pytest.raises(ImageError, match=r"exceeded images\.decoder_memory_bytes = 268435456") as caught:
             prover.prove(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -46,11 +45,15 @@ def bucket(proxy, s3_bucket):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", FAULTS)
 @pytest.mark.parametrize(
-    ("data", "operation"),
-    [(SMALL, "PutObject"), (LARGE, "CompleteMultipartUpload"), (LARGE, "UploadPart"), (LARGE, "CreateMultipartUpload")],
-    ids=["put", "complete", "part", "begin"],
+    ("data", "operation", "kind"),
+    [
+        *(pytest.param(SMALL, "PutObject", kind, id=f"put-{kind}") for kind in FAULTS),
+        *(pytest.param(LARGE, "CompleteMultipartUpload", kind, id=f"complete-{kind}") for kind in FAULTS),
+        # A part and a beginning decide nothing: only the end of an upload creates the object.
+        *(pytest.param(LARGE, "UploadPart", kind, id=f"part-{kind}") for kind in ("slow_down", "reset_done")),
+        pytest.param(LARGE, "CreateMultipartUpload", "reset_done", id="begin-reset_done"),
+    ],
 )
 def test_a_creation_that_meets_a_fault_is_won_once_and_stands_whole(bucket, proxy, kind, data, operation):
     proxy.set_faults([Fault(kind, times=1, operation=operation)])
@@ -96,7 +99,7 @@ def test_a_file_of_more_than_ten_thousand_parts_goes_in_larger_ones(bucket, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("kind", ["slow_down", "conflict", "reset_done", "doubled"])
 def test_a_large_put_that_meets_a_fault_stands_whole_and_leaves_no_upload(bucket, proxy, kind):
     proxy.set_faults([Fault(kind, times=1, operation="CompleteMultipartUpload")])
     bucket.put("key", LARGE)
@@ -127,7 +130,7 @@ def test_of_sixteen_threads_exactly_one_creates_a_key_while_a_third_of_requests_
     assert sum(proxy.hits.values()) > 0
 
 
-@pytest.mark.parametrize("kind", ["slow_down", "internal_error", "reset", "hang", "cut_body", "slow_body"])
+@pytest.mark.parametrize("kind", ["slow_down", "reset", "hang", "cut_body", "slow_body"])
 def test_a_read_that_meets_a_fault_gives_the_whole_object(bucket, proxy, kind):
     bucket.put("key", LARGE)
     proxy.set_faults([Fault(kind, times=2, operation="GetObject", seconds=0.5)])
@@ -194,7 +197,7 @@ def test_an_empty_object_reads_as_nothing(bucket):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["slow_down", "reset", "hang", "slow_body", "conflict"])
+@pytest.mark.parametrize("kind", ["slow_down", "hang", "slow_body"])
 def test_patience_ends_and_says_so(bucket, proxy, kind):
     limits = LIMITS.model_copy(update={"read_timeout_s": 0.3, "patience_s": 1.5})
     bucket.put("key", LARGE)
@@ -270,8 +273,3 @@ def test_a_listing_takes_one_request_a_thousand_keys_and_holds_each_once(bucket,
     pages = list(patient.pages("set/"))
     assert [each.key for page in pages for each in page.objects] == names
     assert proxy.counts["ListObjectsV2"] == len(pages) == 2
-
-
-def test_a_bucket_travels_by_pickle(bucket):
-    bucket.put("key", b"1")
-    assert pickle.loads(pickle.dumps(bucket)).get("key").data == b"1"

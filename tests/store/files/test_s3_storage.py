@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,13 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pseudoris.schemas.config import SourceConfig
-from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files import key_order, s3_listing
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.s3_bucket import Page, S3Bucket, StoredObject
 from pseudoris.store.files.s3_storage import S3Storage
-from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern
 from pseudoris.store.sources.root import SourceRoot
@@ -192,25 +190,6 @@ def test_what_stands_at_a_path_takes_a_request_or_two(bucket, put, proxy):
     assert proxy.counts == {"ListObjectsV2": 4, "HeadObject": 2}
 
 
-@pytest.mark.slow
-def test_another_version_is_changed_and_none_is_missing(bucket, put):
-    put({"set/a.jpg": b"first", "set/empty.jpg": b""})
-    storage = S3Storage(bucket, "set")
-    expected = {path: storage.stat(path) for path in ("a.jpg", "empty.jpg")}
-    put({"set/a.jpg": b"other", "set/empty.jpg": b"!"})
-    for path, version in expected.items():
-        with (
-            pytest.raises(ImageError, match="the etag differs from the plan"),
-            storage.open_version(path, version) as file,
-        ):
-            file.read(version.size_bytes)
-    with (
-        pytest.raises(FileNotFoundError),
-        storage.open_version("lost.jpg", StoredFile("lost.jpg", 5, etag="e")) as file,
-    ):
-        file.read(5)
-
-
 def test_a_bucket_that_is_not_there_or_denied_is_told_before_a_run(bucket, proxy):
     lost = S3Bucket("no-such-bucket", bucket.endpoint_url, LIMITS)
     with pytest.raises(ConfigError, match="no such bucket"):
@@ -250,12 +229,6 @@ def test_a_tar_that_changes_while_it_is_listed_ends_the_listing(bucket, put):
     put({"set/a.tar": tar_bytes([("a.jpg", b"3" * 100_000), ("b.jpg", b"2")])})
     with pytest.raises(TransientError, match=r"a\.tar changed while it was being listed"):
         list(listing.items(file, format_))
-
-
-@pytest.mark.slow
-def test_a_source_travels_by_pickle(bucket, put):
-    put({"set/a.jpg": b"1"})
-    assert [item.key for item in pickle.loads(pickle.dumps(source(bucket))).list()] == ["a.jpg"]
 
 
 def test_a_reader_is_a_file_as_the_standard_library_expects(bucket, put):

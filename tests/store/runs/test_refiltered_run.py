@@ -157,7 +157,7 @@ def test_neither_threads_nor_a_second_call_change_a_byte(on_disk, new, tmp_path,
 
 @pytest.mark.slow
 def test_killed_at_any_write_the_same_call_finishes_it_with_the_same_bytes(disk, tmp_path, monkeypatch):
-    scored_run(disk, num_shards=2)
+    scored_run(disk, num_shards=2, per_shard=2)
     whole = RunLocation.open(str(tmp_path / "whole"))
     refilter(disk, whole, HIGHER)
     due, root = files_of(whole, "_receipts"), verify_run(whole).root
