@@ -6,13 +6,13 @@ card is never overwritten. Also `OUT/_audit.json`, the audit that the card cites
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -158,34 +158,29 @@ def card_text(
         if used.known:
             titles.setdefault(used.known, []).append(used.title)
     rules = exclusions.rules if exclusions else ()
-    return (
-        _environment()
-        .get_template("data_card.md.j2")
-        .render(
-            header=header,
-            totals=totals,
-            tables_sha256=tables_sha256,
-            root_sha256=root_sha256,
-            front_matter=_front_matter(header, totals.expressions),
-            annotation=annotation,
-            files=annotation.get("files", {}),
-            cited=cited,
-            audit=audit_of(header),
-            exclusions=exclusions,
-            excluded=excluded,
-            excluded_files=dict.fromkeys(each for rule in rules for each in rule.files.items()),
-            models=models,
-            titles=titles,
-            rule=stated_rule(header),
-            to_fill="*to be filled in*",
-        )
+    return _template().render(
+        header=header,
+        totals=totals,
+        tables_sha256=tables_sha256,
+        root_sha256=root_sha256,
+        front_matter=_front_matter(header, totals.expressions),
+        annotation=annotation,
+        files=annotation.get("files", {}),
+        cited=cited,
+        audit=audit_of(header),
+        exclusions=exclusions,
+        excluded=excluded,
+        excluded_files=dict.fromkeys(each for rule in rules for each in rule.files.items()),
+        models=models,
+        titles=titles,
+        rule=stated_rule(header),
+        to_fill="*to be filled in*",
     )
 
 
-@cache
-def _environment() -> jinja2.Environment:
-    """Return what renders every card of this process; compiled once."""
-    # Here, because a driver would wait for it at its start.
+@functools.cache
+def _template() -> jinja2.Template:
+    # Here, because a driver would wait for it at its start. Kept: compiling takes longer than all that a card tells.
     import jinja2
 
     environment = jinja2.Environment(
@@ -197,7 +192,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"code": _code, "count": "{:,}".format, "share": _share}
-    return environment
+    return environment.get_template("data_card.md.j2")
 
 
 def _front_matter(header: RunHeader, num_expressions: int) -> str:
