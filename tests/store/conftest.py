@@ -15,7 +15,7 @@ IMPATIENT = StorageConfig(read_timeout_s=2.0, patience_s=30.0)
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
+def small_uploads(monkeypatch):
     monkeypatch.setattr(s3_bucket_module, "MULTIPART_BYTES", 5 * 2**20)
 
 
