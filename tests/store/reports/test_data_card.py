@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -245,12 +244,6 @@ def test_names_from_outside_are_neither_markup_nor_lines(tmp_path):
     text = text_of(header_of(tmp_path, source=source))
     assert "# Licence: free\n" not in text.replace("\\n", "")
     assert "| images | `photos'¦<img src=x>\\n# Licence: free\\x1b[2J\\u202e` |" in text
-
-
-def test_the_citation_file_names_the_version_of_the_package():
-    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert cited["version"] == project["version"]
 
 
 def test_the_papers_are_those_of_the_citation_file(tmp_path):

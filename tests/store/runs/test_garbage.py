@@ -33,15 +33,6 @@ def run(location):
     return location, header, commit(location, header, 0, 1)
 
 
-def test_a_part_that_lost_is_deleted_and_the_named_one_stays(run):
-    location, _, receipts = run
-    location.replace(f"masks/{LOST}", b"12345")
-    report = run_gc(location)
-    assert report.deleted == (f"masks/{LOST}",)
-    assert report.freed_bytes == 5
-    assert all(location.exists(part_path(t, part)) for each in receipts for t, part in each.parts.items())
-
-
 def test_a_superseded_generation_goes_and_its_receipt_stays(run):
     location, header, receipts = run
     new = commit(location, header, 1, generation=1)[0]
@@ -83,18 +74,6 @@ def test_records_of_attempts_go_with_the_commit_and_those_in_flight_stay(run):
     assert run_gc(location).abandoned == (done.path("begun"),)
     assert location.exists(flying.path("begun"))
     assert not location.exists(done.path("begun"))
-
-
-def test_after_gc_the_folders_hold_exactly_what_the_receipts_name(run):
-    location, header, _ = run
-    commit(location, header, 2)
-    final = commit(location, header, 0, 1, 2, generation=1)
-    for table in SCHEMAS:
-        location.replace(f"{table}/{LOST}", b"x")
-    run_gc(location)
-    for table in SCHEMAS:
-        assert {file.name for file in location.list(table)} == {each.parts[table].name for each in final}
-    assert verify_run(location).is_clean
 
 
 def test_old_leavings_of_killed_writers_go_and_young_ones_stay(disk):

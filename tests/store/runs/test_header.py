@@ -115,14 +115,6 @@ def test_readers_see_one_plan_with_all_extensions_in_it(location):
     assert header.identity == first.identity
 
 
-def test_the_first_extension_of_a_number_stands(location):
-    start_run(location)
-    early = extension(location, 2, first_shard=3)
-    existing = create_extension(location, early)
-    late = early.model_copy(update={"num_repeated": 9})
-    assert create_extension(location, late) == existing
-
-
 def test_a_lost_extension_is_told(location):
     start_run(location)
     create_extension(location, extension(location, 2, first_shard=3))

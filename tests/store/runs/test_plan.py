@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,13 +67,6 @@ def test_a_gap_between_shards_is_refused(disk):
         write_plan(disk, entries)
 
 
-def test_a_gap_between_positions_is_refused(disk):
-    entries = make_entries(num_shards=1)
-    entries[1] = replace(entries[1], position=2)
-    with pytest.raises(ValueError, match="expected position 1, got 2"):
-        write_plan(disk, entries)
-
-
 def test_a_plan_is_streamed_as_it_is_read_whole(location, small_parts):
     header = start_run(location, make_entries(num_shards=7, per_shard=3))
     assert len(header.plan_parts) > 1
@@ -110,17 +102,6 @@ def test_a_damaged_row_group_is_noticed_by_its_checksum(location):
         read_shard_plan(location, header, 0)
     with pytest.raises(TransientError, match="the file is damaged"):
         list(stream_plan(location, header.plan_parts))
-
-
-def test_damage_is_noticed_after_the_footer_was_kept(disk):
-    header = start_run(disk, make_entries(num_shards=1, per_shard=300))
-    read_shard_plan(disk, header, 0)
-    path = f"_plan/{header.plan_parts[0].name}"
-    data = bytearray(disk.read_bytes(path))
-    data[1500:1508] = b"damaged!"
-    disk.replace(path, bytes(data))
-    with pytest.raises(TransientError, match="the file is damaged"):
-        read_shard_plan(disk, header, 0)
 
 
 def test_a_missing_or_cut_part_is_refused(location):
@@ -164,21 +145,6 @@ def shards_of(listing, **bounds) -> list[list[str]]:
     return shards
 
 
-def test_an_image_above_the_bound_on_bytes_gets_a_shard_of_its_own():
-    listing = [item("a"), item("huge", size_bytes=1000), item("z")]
-    assert shards_of(listing, max_bytes=100) == [["a"], ["huge"], ["z"]]
-
-
-def test_a_shard_never_crosses_a_boundary():
-    listing = [item(f"{tar}!{index}", boundary=tar) for tar in ("a.tar", "b.tar") for index in range(3)]
-    assert shards_of(listing, max_images=2) == [
-        ["a.tar!0", "a.tar!1"],
-        ["a.tar!2"],
-        ["b.tar!0", "b.tar!1"],
-        ["b.tar!2"],
-    ]
-
-
 def test_a_repeated_key_is_planned_once_and_counted():
     tally = PlanTally()
     listing = [item("a"), item("a", size_bytes=99), item("b"), item("b"), item("c")]
@@ -190,35 +156,6 @@ def test_a_repeated_key_is_planned_once_and_counted():
 def test_a_listing_out_of_order_is_refused_for_its_repeats_could_not_be_told():
     with pytest.raises(ValueError, match="out of order: 'a' comes after 'b'"):
         list(assign_shards([item("a"), item("b"), item("a")], ShardsConfig()))
-
-
-@st.composite
-def listings(draw) -> list[SourceItem]:
-    """Files in the order of their keys, each up to three times; tars with repeated members, tables with their rows."""
-    listed = []
-    for file in sorted(draw(st.sets(st.sampled_from("abcdefgh"), max_size=8))):
-        kind = draw(st.sampled_from(["image", "tar", "table"]))
-        if kind == "image":
-            once = [item(file)]
-        elif kind == "tar":
-            members = draw(st.lists(st.sampled_from("xyz"), max_size=6))
-            once = [item(f"{file}!{member}", boundary=file) for member in members]
-        else:
-            once = [item(f"{file}#{row}", row=row, row_group=row // 2) for row in range(draw(st.integers(0, 5)))]
-        listed += once * draw(st.integers(1, 3))
-    return listed
-
-
-@given(listing=listings())
-def test_repeats_are_told_as_a_set_of_all_keys_tells_them(listing):
-    seen, planned = set(), []
-    for each in listing:
-        if each.key not in seen:
-            planned.append(each.key)
-        seen.add(each.key)
-    tally = PlanTally()
-    assert [entry.key for entry in assign_shards(listing, ShardsConfig(), tally=tally)] == planned
-    assert tally.num_repeated == len(listing) - len(planned)
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -27,25 +24,6 @@ from pseudoris.store.runs.session import RunSession
 from tests.store.builders import annotated, commit, make_entries, quarantined, start_run
 
 NUM_SHARDS = 5
-ROOT = Path(__file__).parents[3]
-# Small objects between which a few live on: freed, but not at the heap's end, and so kept by the allocator.
-CODE = """
-import sys
-from pathlib import Path
-from pseudoris.store.runs.session import trim_memory
-
-def resident_mb():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
-
-before = resident_mb()
-# Above what Python serves from arenas of its own.
-many = [bytes(1_000) for _ in range(200_000)]
-few = many[::2_000]
-del many
-kept = resident_mb() - before
-trim_memory()
-print(kept, resident_mb() - before)
-"""
 
 
 @pytest.fixture
@@ -356,12 +334,3 @@ def test_a_shard_that_another_driver_committed_meanwhile_counts_once(run):
     outcome = execute(run, executor)
     assert (outcome.totals.shards, outcome.totals.quarantined) == (NUM_SHARDS, NUM_SHARDS)
     assert verify_run(run).is_clean
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how large a process is")
-def test_room_between_what_lives_on_is_given_back():
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, cwd=ROOT)
-    kept, left = map(float, done.stdout.split())
-    assert kept > 100
-    assert left < 30

@@ -92,12 +92,6 @@ def test_a_word_of_braces_that_exists_is_literal(place):
     assert [item.key for item in listed] == ["a%5B1%5D.png", "b1.png"]
 
 
-def test_a_pattern_means_the_same_in_a_folder_with_a_special_name(tmp_path, monkeypatch):
-    write(str(tmp_path), {"[1]/a.png": RIGHT, "1/b.png": WRONG})
-    monkeypatch.chdir(tmp_path / "[1]")
-    assert [item.key for item in open_source("*.png", SourceConfig()).list()] == ["a.png"]
-
-
 def test_a_tilde_is_the_home_folder_unless_such_a_name_exists(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)

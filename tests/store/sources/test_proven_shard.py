@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 
-import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -264,19 +263,3 @@ def test_a_bomb_in_a_table_costs_its_row_group_and_no_other(tmp_path, prover):
     assert list(reasons(spoiled).values()) == ["too_many_bytes", "too_many_bytes"]
     assert "unpacks" in spoiled.images[1].failure.message
     assert list(reasons(sound).values()) == [None, None]
-
-
-def test_a_fault_of_a_client_is_never_a_quarantine(read, monkeypatch):
-    memory = fsspec.filesystem("memory")
-    memory.pipe("/bucket/a.png", build.png())
-
-    class NoConnectionError(Exception):
-        """As botocore's: of no common base with OSError."""
-
-    def fails(*_args, **_kwargs):
-        raise NoConnectionError("the endpoint does not answer")
-
-    with pytest.raises(TransientError, match=r"cannot read memory:.*NoConnectionError"):
-        read("memory://bucket", lambda: monkeypatch.setattr(type(memory), "open", fails))
-    monkeypatch.undo()
-    memory.rm("/bucket", recursive=True)

@@ -28,7 +28,7 @@ from pseudoris.store.sources import open_source, planned_images, proven_shard
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.root import SourceRoot
 from tests.builders.fault_proxy import Fault, injecting
-from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
+from tests.builders.sources import parquet_bytes, plan_of
 
 REFUSED_BY_ALL = r"refused twice, 60 s apart, and no other image of the same store can be read"
 
@@ -121,26 +121,10 @@ def test_credentials_that_expire_within_a_shard_quarantine_nothing(tmp_path, loc
         read(tmp_path)
 
 
-def test_a_source_that_is_refused_as_a_whole_quarantines_nothing(tmp_path, locks):
-    fill(tmp_path, "a.png", "b.png", "c.png")
-    locks.names = {"*"}
-    with pytest.raises(TransientError, match=REFUSED_BY_ALL):
-        read(tmp_path, last=1)
-
-
 def test_a_shard_that_is_refused_as_a_whole_is_denied_if_another_shard_is_given(tmp_path, locks):
     fill(tmp_path, "a.png", "b.png", "c.png")
     locks.names = {"a.png", "b.png"}
     assert reasons(read(tmp_path, last=2)) == {"a.png": "denied", "b.png": "denied"}
-
-
-def test_a_tar_that_is_refused_among_images_costs_its_members(tmp_path, locks):
-    fill(tmp_path, "a.png")
-    (tmp_path / "b.tar").write_bytes(tar_bytes([("x.png", b"x"), ("y.png", b"y")]))
-    entries = plan_of(open_source(str(tmp_path), SourceConfig()).list())
-    locks.names = {"b.tar"}
-    shard = read_shard(str(tmp_path), config(), entries[1:], prover=Believing(), others=entries[:1])
-    assert reasons(shard) == {"b.tar!x.png": "denied", "b.tar!y.png": "denied"}
 
 
 def test_paths_that_cannot_be_followed_are_unreadable_and_cost_no_wait(tmp_path, pauses):
@@ -155,12 +139,6 @@ def test_paths_that_cannot_be_followed_are_unreadable_and_cost_no_wait(tmp_path,
     }
     assert "its link leads to itself" in shard.images[2].failure.message
     assert pauses == []
-
-
-def test_a_named_file_that_cannot_be_followed_costs_itself_among_others(tmp_path):
-    fill(tmp_path, "a.png")
-    (tmp_path / "self.png").symlink_to("self.png")
-    assert reasons(read(tmp_path / "{a,self}.png")) == {"a.png": None, "self.png": "unreadable"}
 
 
 # Run as a user whom the system refuses: root is refused nothing.
@@ -235,13 +213,6 @@ def test_an_object_that_a_bucket_refuses_is_denied_after_the_second_time(bucket,
     uri, configuration, proxy = bucket
     proxy.set_faults([fault])
     assert reasons(read(uri, configuration)) == {"a.png": None, "b.png": expected, "c.png": None}
-
-
-def test_a_bucket_that_refuses_all_quarantines_nothing(bucket):
-    uri, configuration, proxy = bucket
-    proxy.set_faults([Fault("denied", operation="GetObject")])
-    with pytest.raises(TransientError, match=rf"cannot read s3://.*AccessDenied.*{REFUSED_BY_ALL}"):
-        read(uri, configuration)
 
 
 def table_of(folder, *uris: str) -> Path:
