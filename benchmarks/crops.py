@@ -21,6 +21,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report, wait_for
+from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import Box
 from pseudoris.workers.crops.crops import FILL_RGB, CropFormat, grow_box, make_crops
 from pseudoris.workers.masks import rle
@@ -59,7 +60,7 @@ def batched(case: Case, crop_format: CropFormat, device: torch.device) -> torch.
     crops = make_crops(
         case.pixels,
         case.boxes,
-        runs=[rle.runs(counts) for counts in case.counts],
+        runs=[decode_runs(counts) for counts in case.counts],
         scales=SCALES,
         crop_format=crop_format,
         device=device,

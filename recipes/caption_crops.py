@@ -18,6 +18,7 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
+from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.workers.crops.crops import CropFormat, make_crops
@@ -158,7 +159,7 @@ def cut_pair(image: np.ndarray, task: CropTask) -> np.ndarray:
     both = make_crops(
         image,
         [box],
-        runs=[rle.runs(counts)],
+        runs=[decode_runs(counts)],
         scales=(None, task.context_scale),
         crop_format=_COLOURS,
         device=torch.device("cpu"),

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from scipy import ndimage
 
-from pseudoris.store.tables.run_lengths import summarise_rle
+from pseudoris.schemas.run_lengths import summarise_rle
 
 # The longer side of every picture in the page's units, at any number of pixels, so that strokes and labels keep their
 # size.

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.schemas.run_records import PlanEntry, ShardCounts
 from pseudoris.schemas.tables import (
     EXPRESSIONS,
@@ -23,7 +24,6 @@ from pseudoris.schemas.tables import (
     STATUS_QUARANTINED,
 )
 from pseudoris.store.tables.judged_expressions import num_kept_lone
-from pseudoris.store.tables.run_lengths import summarise_rle
 
 # Per kind and shard: enough to see a pattern, without a line for every row of a lost table.
 _MAX_EXAMPLES: Final = 5

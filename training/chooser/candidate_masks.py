@@ -23,6 +23,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.regular_files import open_regular
+from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
 from pseudoris.training.chooser.chooser_config import CandidatesConfig, RefinementConfig
 from pseudoris.training.chooser.mask_refinement import views_of
@@ -212,7 +213,7 @@ class CandidateStore:
         crops = make_crops(
             pixels,
             [mask.box_xyxy_px for mask in masks],
-            runs=[rle.runs(mask.rle_counts) for mask in masks],
+            runs=[decode_runs(mask.rle_counts) for mask in masks],
             scales=scales,
             crop_format=self.clip.crop_format,
             device=self.clip.device,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.tables.run_lengths import decode_image_runs
+from pseudoris.schemas.run_lengths import decode_image_runs
 from pseudoris.training.dataset.rewording import SOURCE_REWORDED, drawn_forms
 from pseudoris.training.dataset.samples import RisSample, SampleSpec
 from pseudoris.training.dataset.shard_reader import ShardContent

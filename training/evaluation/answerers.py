@@ -17,6 +17,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.regular_files import read_regular
+from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import MaskRecord, clean_text
 from pseudoris.store.files.key_order import path_key
 from pseudoris.training.chooser.candidate_masks import propose_masks
@@ -32,7 +33,7 @@ from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.filtering.head_nouns import noun_phrases
 from pseudoris.workers.masks import SamProposer, rle
-from pseudoris.workers.masks.segmentation_forms import compressed_counts
+from pseudoris.workers.masks.rle import compressed_counts
 
 # What CLIP sees of a mask: its box grown by 1.2, as the method's uniqueness does (section 4), and the mask alone.
 _SCALES: Final = (1.2, None)
@@ -93,7 +94,7 @@ class ClipChoice:
         crops = make_crops(
             _pixels(question),
             [mask.box_xyxy_px for mask in masks],
-            runs=[rle.runs(mask.rle_counts) for mask in masks],
+            runs=[decode_runs(mask.rle_counts) for mask in masks],
             scales=_SCALES,
             crop_format=self._embedder.crop_format,
             device=self._embedder.device,

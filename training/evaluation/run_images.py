@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.store.tables.run_lengths import summarise_rle
 from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, ImageTruth, Ints, Truth
 
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status")

@@ -12,14 +12,14 @@ from typing import Any, Final
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.regular_files import read_regular
+from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.schemas.shard import is_blank
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.sources.exclusions import Exclusions, exclusion, name_value
-from pseudoris.store.tables.run_lengths import summarise_rle
 from pseudoris.training.exports.image_files import CATEGORY_ID
 from pseudoris.training.exports.protocol import HumanAnnotation
 from pseudoris.training.untrusted_pickle import read_refs
-from pseudoris.workers.masks.segmentation_forms import compressed_counts
+from pseudoris.workers.masks.rle import compressed_counts
 
 WITHOUT_TEXT: Final = "human sentences without a text"
 WITHOUT_SENTENCE: Final = "human references without a sentence"

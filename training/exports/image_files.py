@@ -15,8 +15,8 @@ from pycocotools import mask as coco
 from pseudoris.images.pixels import common_suffix, decode_upright
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
-from pseudoris.store.tables.run_lengths import summarise_rle
 
 # For images that are encoded again: chroma is not subsampled, and the added noise is smaller than that of scaling for a
 # network.

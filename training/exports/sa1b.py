@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.printable import printable_json
+from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
-from pseudoris.store.tables.run_lengths import decode_runs
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask
 from pseudoris.training.exports.image_files import box_xywh, rle_of
 from pseudoris.training.exports.output_files import (

@@ -17,10 +17,10 @@ from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.run_lengths import RleSummary, summarise_rle
 from pseudoris.schemas.shard import SOURCE_HUMAN, ExpressionRecord, Failure, MaskRecord, ShardImage, clean_text
 from pseudoris.schemas.uris import secret_in
-from pseudoris.store.tables.run_lengths import RleSummary, summarise_rle
-from pseudoris.workers.masks.segmentation_forms import MaskSizeError, compressed_counts
+from pseudoris.workers.masks.rle import MaskSizeError, compressed_counts
 
 # The limit of file systems; a longer name cannot exist.
 _MAX_NAME_BYTES: Final = 255

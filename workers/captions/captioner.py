@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
+from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage, clean_text
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
@@ -22,7 +23,6 @@ from pseudoris.workers.crops.prefetch import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.engine_digests import coca_digest
 from pseudoris.workers.faults.quarantine import apply_to_groups
-from pseudoris.workers.masks import rle
 from pseudoris.workers.stages import STAGE_CAPTION
 
 
@@ -117,7 +117,7 @@ class CocaCaptioner:
         crops = make_crops(
             pixels,
             [mask.box_xyxy_px for mask in image.masks],
-            runs=[rle.runs(mask.rle_counts) for mask in image.masks],
+            runs=[decode_runs(mask.rle_counts) for mask in image.masks],
             scales=tuple(self._scales.values()),
             crop_format=self._format,
             device=self._device,

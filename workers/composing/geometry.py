@@ -11,8 +11,9 @@ from typing import Final, Literal
 import numpy as np
 
 from pseudoris.schemas.keep_rule import Floats
+from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import MaskRecord
-from pseudoris.workers.masks.rle import Int64Array, runs
+from pseudoris.workers.masks.rle import Int64Array
 
 Side = Literal["left", "right", "top", "bottom"]
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
@@ -52,7 +53,7 @@ def position_of(mask: MaskRecord) -> MaskPosition:
     """Return the position of a mask's pixels."""
     height, width = mask.rle_size
     # Ends of runs, in pixels counted column by column; every second run is part of the mask.
-    ends = np.cumsum(runs(mask.rle_counts))
+    ends = np.cumsum(decode_runs(mask.rle_counts))
     columns, rows = _coordinate_sums(ends, height)
     num_runs = len(ends) // 2
     signs = np.tile([-1, 1], num_runs)

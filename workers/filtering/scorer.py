@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from pseudoris.schemas.confidence import Rated, confidences, line_weights, ranks
 from pseudoris.schemas.config import ComputeConfig, FilterConfig
 from pseudoris.schemas.keep_rule import Floats, KeepRule, keeps
+from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.stage_settings import ConfidenceConfig
 from pseudoris.workers.crops.crops import make_crops
@@ -37,7 +38,6 @@ from pseudoris.workers.engine_digests import clip_digest
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
-from pseudoris.workers.masks.rle import runs
 from pseudoris.workers.stages import STAGE_FILTER
 
 
@@ -206,7 +206,7 @@ class ClipScorer:
         crops = make_crops(
             pixels,
             [mask.box_xyxy_px for mask in image.masks],
-            runs=[runs(mask.rle_counts) for mask in image.masks],
+            runs=[decode_runs(mask.rle_counts) for mask in image.masks],
             scales=(self._config.context_scale, None),
             crop_format=self._embedder.crop_format,
             device=self._embedder.device,

@@ -32,7 +32,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.workers.locations import open_location
 from pseudoris.workers.masks.instances import InstanceTable, check_size, encode_instance
-from pseudoris.workers.masks.segmentation_forms import compressed_counts, is_coordinate, unwrapped
+from pseudoris.workers.masks.rle import compressed_counts, is_coordinate, unwrapped
 
 Entry = Mapping[str, Any]
 

@@ -33,7 +33,7 @@ from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.locations import open_location
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.proposals import Kept, Proposals, reduce_proposals
-from pseudoris.workers.masks.segmentation_forms import is_coordinate
+from pseudoris.workers.masks.rle import is_coordinate
 
 logger = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ from pseudoris.workers.locations import filesystem_at, open_at
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instances import build_prior
 from pseudoris.workers.masks.proposals import Proposals, mask_records
-from pseudoris.workers.masks.segmentation_forms import MaskSizeError, compressed_counts
+from pseudoris.workers.masks.rle import MaskSizeError, compressed_counts
 from pseudoris.workers.stages import STAGE_PROPOSE
 
 _SCORES: Final = ("predicted_iou", "stability_score")

@@ -1,32 +1,26 @@
-"""COCO compressed run-length encoding: masks to strings in one vectorised pass, and their areas, boxes and IoU.
+"""Masks as COCO run-length codes (`schemas.run_lengths`): from tensors, from any of COCO's forms, and measured.
 
-A mask is read column by column. Runs of background and foreground alternate, background first (of length 0 if the first
-pixel is set). From the fourth run on, a run is stored as its difference to the run two before. A number is written in
-groups of five bits, least significant first, each with a continuation bit, plus 48 as ASCII.
-Source: pycocotools 2.0, maskApi.c, rleEncode and rleToString; property-tested against it.
+Does not import torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from pseudoris.schemas.run_lengths import decode_image_runs, encode_runs
 from pseudoris.schemas.shard import Box
-from pseudoris.workers.device import to_host
+
+if TYPE_CHECKING:
+    # What reads foreign masks loads no torch.
+    import torch
 
 Int64Array = NDArray[np.int64]
 
-_DIGIT_BITS = 5
-_CONTINUES = 0x20
-_SIGN = 0x10
-_FIRST_CHARACTER = 48
-# Runs are below 2^31 pixels, their differences below 2^32 in absolute value: 33 bits with the sign.
-_MAX_DIGITS = 7
 # pycocotools 2.0.11 keeps the number of masks in a uint8 and fails with numpy 2 above it.
 _MAX_AREAS = 255
 
@@ -43,12 +37,23 @@ def encode(masks: torch.Tensor) -> list[str]:
     num_masks, height, width = masks.shape
     if num_masks == 0:
         return []
-    runs, runs_a_mask = _runs(masks.transpose(1, 2).reshape(num_masks, height * width))
-    characters, characters_a_run = _to_characters(_differences(runs, runs_a_mask))
-    run_ends = np.cumsum(characters_a_run)
-    ends = run_ends[np.cumsum(runs_a_mask) - 1]
-    text = characters.tobytes().decode("ascii")
-    return [text[start:end] for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)]
+    flat = masks.transpose(1, 2).reshape(num_masks, height * width)
+    # Runs start with background, so a mask that starts with foreground has a first run of length 0.
+    changes = flat.clone()
+    changes[:, 1:] ^= flat[:, :-1]
+    changes = changes.flatten()
+    # On a CPU numpy is five times as fast as torch. From a GPU only the positions are copied.
+    is_on_cpu = changes.device.type == "cpu"
+    positions = np.flatnonzero(changes.numpy()) if is_on_cpu else changes.nonzero()[:, 0].cpu().numpy()
+    rows, starts = np.divmod(positions, height * width)
+    runs_a_mask = np.bincount(rows, minlength=num_masks) + 1
+    ends = np.full(len(rows) + num_masks, height * width, dtype=np.int64)
+    # The change number c of row r ends run c + r: each row before adds one run, its last.
+    ends[np.arange(len(rows)) + rows] = starts
+    runs = np.diff(ends, prepend=0)
+    first = np.cumsum(runs_a_mask)[:-1]
+    runs[first] = ends[first]
+    return encode_runs(runs, runs_a_mask)
 
 
 def decode(counts: Sequence[str], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -59,29 +64,13 @@ def decode(counts: Sequence[str], size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.ascontiguousarray(stacked.transpose(2, 0, 1)).astype(np.bool_)
 
 
-def runs(counts: str) -> Int64Array:
-    """Return the lengths of a mask's runs, column by column, background first, from an RLE string of ours.
-
-    Raises:
-        ValueError: The string is empty, or has a number that is too long. Check foreign strings with `is_valid`.
-    """
-    digits = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - _FIRST_CHARACTER
-    found = _to_runs(digits) if len(digits) else None
-    if found is None:
-        raise ValueError(f"an RLE of {len(counts)} characters cannot be decoded: {counts[:40]!r}")
-    return found
-
-
 def is_valid(counts: str, size: tuple[int, int]) -> bool:
     """Return whether a foreign string is an RLE of exactly H · W pixels. Else pycocotools writes past its memory."""
     try:
-        digits = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - _FIRST_CHARACTER
-    except UnicodeEncodeError:
+        decode_image_runs(*size, counts)
+    except ValueError:
         return False
-    if not len(digits) or digits.min() < 0 or digits.max() >= 2 * _CONTINUES or digits[-1] & _CONTINUES:
-        return False
-    runs = _to_runs(digits)
-    return runs is not None and bool((runs >= 0).all()) and int(runs.sum()) == size[0] * size[1]
+    return True
 
 
 def areas(counts: Sequence[str], size: tuple[int, int]) -> Int64Array:
@@ -122,71 +111,107 @@ def _coco(counts: Sequence[str], size: tuple[int, int]) -> list[dict[str, Any]]:
     return [{"size": list(size), "counts": text.encode("ascii")} for text in counts]
 
 
-def _runs(flat: torch.Tensor) -> tuple[Int64Array, Int64Array]:
-    """Return the runs of all rows (N, P) one after another, and how many belong to each row."""
-    num_masks, num_pixels = flat.shape
-    changes = torch.empty_like(flat)
-    # Runs start with background, so a mask that starts with foreground has a first run of length 0.
-    changes[:, 0] = flat[:, 0]
-    torch.logical_xor(flat[:, 1:], flat[:, :-1], out=changes[:, 1:])
-    rows, starts = np.divmod(_set_positions(changes.flatten()), num_pixels)
-    runs_a_mask = np.bincount(rows, minlength=num_masks) + 1
-    ends = np.full(len(rows) + num_masks, num_pixels, dtype=np.int64)
-    # The change number c of row r ends run c + r: each row before adds one run, its last.
-    ends[np.arange(len(rows)) + rows] = starts
-    runs = np.diff(ends, prepend=0)
-    first = np.cumsum(runs_a_mask)[:-1]
-    runs[first] = ends[first]
-    return runs, runs_a_mask
+_UNKNOWN_FORM: Final = "the segmentation is neither RLE nor polygons of at least three points"
+# No image is as wide, and the arithmetic of clipping is exact to 1e-6 pixels below it.
+_MAX_COORDINATE_PX: Final = 1e9
 
 
-def _set_positions(flags: torch.Tensor) -> Int64Array:
-    """Return the positions of the flags (P,) bool that are set."""
-    # On a CPU numpy is five times as fast as torch. From a GPU only the positions are copied.
-    if flags.device.type == "cpu":
-        return np.flatnonzero(flags.numpy())
-    (positions,) = to_host(flags.nonzero()[:, 0])
-    return positions
+class MaskSizeError(ValueError):
+    """A segmentation has another size than its image."""
 
 
-def _to_runs(digits: Int64Array) -> Int64Array | None:
-    """Return the runs that the digits, with their continuation bits, encode; None if a number is too long."""
-    is_last = (digits & _CONTINUES) == 0
-    starts = np.flatnonzero(np.concatenate([[True], is_last[:-1]]))
-    lengths = np.diff(np.append(starts, len(digits)))
-    if lengths.max() > _MAX_DIGITS:
+def unwrapped(segmentation: Any) -> Any:
+    """Return the RLE inside a list of length one (a form that REFER's loaders need), and anything else unchanged."""
+    is_wrapped = isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(segmentation[0], dict)
+    return segmentation[0] if is_wrapped else segmentation
+
+
+def compressed_counts(segmentation: Any, size: tuple[int, int]) -> str | None:
+    """Return the `counts` of a foreign segmentation as COCO compressed RLE; None if there is none.
+
+    The size is checked before anything is drawn, because pycocotools allocates memory for the stated size, and ends the
+    process if there is not enough.
+
+    Args:
+        segmentation: Polygons in pixels ([[x, y, ...], ...], clipped to the image, their union counts; even-odd where
+            one crosses itself), an uncompressed RLE (`counts` a list) or a compressed one (`counts` a string or bytes);
+            an RLE may be alone in a list. None or empty if the annotation has none.
+        size: (H, W) of the image.
+
+    Returns:
+        An RLE. The runs of a compressed one are not checked: they may not fill the image.
+
+    Raises:
+        MaskSizeError: An RLE has another size.
+        ValueError: It is none of these forms.
+    """
+    segmentation = unwrapped(segmentation)
+    if not segmentation:
         return None
-    positions = np.arange(len(digits)) - np.repeat(starts, lengths)
-    values = np.add.reduceat((digits & (_CONTINUES - 1)) << (_DIGIT_BITS * positions), starts)
-    is_negative = (digits[is_last] & _SIGN) != 0
-    runs: Int64Array = values - (is_negative.astype(np.int64) << (_DIGIT_BITS * lengths))
-    for first in (1, 2):
-        runs[first::2] = np.cumsum(runs[first::2])
-    return runs
+    if isinstance(segmentation, dict):
+        return _of_rle(segmentation, size)
+    if not isinstance(segmentation, list) or not all(_is_polygon(piece) for piece in segmentation):
+        raise ValueError(_UNKNOWN_FORM)
+    height, width = size
+    pieces = coco.frPyObjects([_clipped(piece, size) for piece in segmentation], height, width)
+    return str(coco.merge(pieces)["counts"].decode("ascii"))
 
 
-def _differences(runs: Int64Array, runs_a_mask: Int64Array) -> Int64Array:
-    starts = np.cumsum(runs_a_mask) - runs_a_mask
-    position = np.arange(len(runs)) - np.repeat(starts, runs_a_mask)
-    is_relative = np.flatnonzero(position > 2)
-    differences = runs.copy()
-    differences[is_relative] -= runs[is_relative - 2]
-    return differences
+def _of_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> str:
+    claimed = segmentation.get("size")
+    if not isinstance(claimed, list | tuple) or list(claimed) != list(size):
+        raise MaskSizeError(f"the segmentation is of size {_shown(claimed)}, the image has {list(size)}")
+    counts = segmentation.get("counts")
+    if isinstance(counts, bytes):
+        return counts.decode("ascii", "replace")
+    if isinstance(counts, str):
+        return counts
+    if not isinstance(counts, list) or not _are_runs(counts):
+        raise ValueError(_UNKNOWN_FORM)
+    if sum(counts) != size[0] * size[1]:
+        raise ValueError(f"the runs cover {sum(counts)} pixels, the image has {size[0]} x {size[1]}")
+    return str(coco.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"].decode("ascii"))
 
 
-def _to_characters(values: Int64Array) -> tuple[NDArray[np.uint8], Int64Array]:
-    """Return the characters of all values one after another, and how many each value takes."""
-    digits = np.zeros((len(values), _MAX_DIGITS), dtype=np.uint8)
-    is_used = np.zeros((len(values), _MAX_DIGITS), dtype=np.bool_)
-    is_open = np.ones(len(values), dtype=np.bool_)
-    rest = values
-    for number in range(_MAX_DIGITS):
-        digit = rest & (2**_DIGIT_BITS - 1)
-        rest = rest >> _DIGIT_BITS
-        is_used[:, number] = is_open
-        # The last digit's high bit is the sign, so the remaining bits must all equal that sign.
-        is_open = is_open & np.where(digit & _SIGN, rest != -1, rest != 0)
-        digits[:, number] = digit + _CONTINUES * is_open + _FIRST_CHARACTER
-        if not is_open.any():
-            break
-    return digits[is_used], is_used.sum(axis=1)
+def _is_polygon(piece: Any) -> bool:
+    # COCO would read four numbers as a box.
+    is_list = isinstance(piece, list | tuple) and len(piece) >= 6 and len(piece) % 2 == 0
+    return is_list and all(map(is_coordinate, piece))
+
+
+def is_coordinate(value: Any) -> bool:
+    """Return whether a value is a number of pixels: Python reads NaN, Infinity and 400 digits from JSON."""
+    return isinstance(value, int | float) and abs(value) <= _MAX_COORDINATE_PX
+
+
+def _clipped(polygon: list[float], size: tuple[int, int]) -> list[float]:
+    """Return the part of a polygon that is within one image's size of the image, by Sutherland and Hodgman.
+
+    COCO clips correctly too, but takes memory for what is far outside. The edges that this adds are outside the image.
+    """
+    points = list(zip(polygon[::2], polygon[1::2], strict=True))
+    for axis, side in ((0, size[1]), (1, size[0])):
+        for sign, limit in ((-1, side), (1, 2 * side)):
+            if all(sign * point[axis] <= limit for point in points):
+                continue
+            kept: list[tuple[float, float]] = []
+            for begin, end in zip(points[-1:] + points[:-1], points, strict=True):
+                first, last = sign * begin[axis], sign * end[axis]
+                if (first <= limit) != (last <= limit):
+                    part = (limit - first) / (last - first)
+                    kept.append((begin[0] + part * (end[0] - begin[0]), begin[1] + part * (end[1] - begin[1])))
+                if last <= limit:
+                    kept.append(end)
+            points = kept
+    # COCO would read two points as a box, and fails without any.
+    return [value for point in points for value in point] if len(points) >= 3 else [0.0] * 6
+
+
+def _are_runs(counts: list[Any]) -> bool:
+    return all(isinstance(run, int) and 0 <= run < 2**31 for run in counts)
+
+
+def _shown(value: Any) -> str:
+    # Untrusted values may be large, or made of shared parts that grow only when printed.
+    is_short = isinstance(value, list | tuple) and len(value) <= 4 and all(isinstance(each, int) for each in value)
+    return str(list(value)) if is_short else f"a {type(value).__name__}"

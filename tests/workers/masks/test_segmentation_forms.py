@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 
-from pseudoris.workers.masks.segmentation_forms import MaskSizeError, compressed_counts
+from pseudoris.workers.masks.rle import MaskSizeError, compressed_counts
 
 SIZE = (9, 13)
 BOX = [2, 1, 7, 1, 7, 5, 2, 5]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
-from pseudoris.store.tables.run_lengths import RleSummary, summarise_rle
+from pseudoris.schemas.run_lengths import RleSummary, summarise_rle
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 

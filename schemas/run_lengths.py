@@ -1,8 +1,12 @@
-"""Computes area and tight box of a COCO compressed run-length encoding (RLE) from its runs.
+"""COCO's compressed run-length encoding (RLE) of masks: its one reader and its one writer, area and tight box.
 
-pycocotools does not check its input: if the runs do not fill the image, it reads or writes past its buffers. Files that
-`verify` reads may be damaged, so this module checks every run. It never builds the mask, because that would take 100 MB
-per mask of a 100-megapixel image.
+A mask is read column by column. Runs of background and foreground alternate, background first (of length 0 if the first
+pixel is set). From the fourth run on, a run is stored as its difference to the run two before. A number is written in
+groups of five bits, least significant first, each with a bit that says whether more follow, plus 48 as ASCII. The top
+bit of the last group is the sign. Source: pycocotools 2.0, maskApi.c, rleToString and rleFrString.
+
+pycocotools does not check its input: if the runs do not fill the image, it reads or writes past its buffers. Files may
+be damaged, so every run is checked here. No mask is built: of a 100-megapixel image it would take 100 MB.
 """
 
 from __future__ import annotations
@@ -13,6 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 _CHUNK_BITS = 5
+_CONTINUES = 0x20
+_SIGN = 0x10
+_FIRST_CHARACTER = 48
 # Seven chunks hold 35 bits: more than any image has pixels, and far from overflow of int64 in the sums.
 _MAX_CHUNKS = 7
 
@@ -76,19 +83,14 @@ def decode_image_runs(height: int, width: int, counts: str) -> tuple[npt.NDArray
 
 
 def decode_runs(counts: str) -> npt.NDArray[np.int64]:
-    """Return the run lengths (R,) int64 of a compressed string.
-
-    Source: maskApi.c of the COCO API. A character is `0` plus six bits: five bits of payload, low bits first, and a
-    sixth bit if more characters follow. The top payload bit is the sign. From the fourth run on, a number is the
-    difference from the run two before it.
-    """
+    """Return the run lengths (R,) int64 of a compressed string; whether they fill an image is not checked."""
     try:
-        codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+        codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - _FIRST_CHARACTER
     except UnicodeEncodeError:
         raise ValueError("the runs hold a character outside ASCII") from None
     if codes.size and (codes.min() < 0 or codes.max() > 63):
         raise ValueError("the runs hold a character outside `0` ... `o`")
-    is_last = (codes & 32) == 0
+    is_last = (codes & _CONTINUES) == 0
     if codes.size and not is_last[-1]:
         raise ValueError("the runs end in the middle of a number")
     ends = np.flatnonzero(is_last)
@@ -97,11 +99,40 @@ def decode_runs(counts: str) -> npt.NDArray[np.int64]:
     if sizes.size and sizes.max() > _MAX_CHUNKS:
         raise ValueError(f"a run is written in {sizes.max()} characters, at most {_MAX_CHUNKS} make sense")
     shifts = _CHUNK_BITS * (np.arange(codes.size) - np.repeat(starts, sizes))
-    payload = (codes & 31) << shifts
+    payload = (codes & (_CONTINUES - 1)) << shifts
     values = np.add.reduceat(payload, starts) if starts.size else payload
-    is_negative = (codes[ends] & 16) != 0
+    is_negative = (codes[ends] & _SIGN) != 0
     values = values - np.where(is_negative, np.int64(1) << (_CHUNK_BITS * sizes), 0)
     # The first run is stored as it is, and no later run is relative to it.
     for parity in (1, 2):
         values[parity::2] = np.cumsum(values[parity::2])
     return values
+
+
+def encode_runs(runs: npt.NDArray[np.int64], runs_a_mask: npt.NDArray[np.int64]) -> list[str]:
+    """Return the compressed string of each of N masks, in one pass over the characters of all.
+
+    Args:
+        runs: (R,) the run lengths of all masks, one mask after another.
+        runs_a_mask: (N,) how many belong to each mask, at least one.
+    """
+    ends = np.cumsum(runs_a_mask)
+    position = np.arange(len(runs)) - np.repeat(ends - runs_a_mask, runs_a_mask)
+    is_relative = np.flatnonzero(position > 2)
+    rest = runs.copy()
+    rest[is_relative] -= runs[is_relative - 2]
+    digits = np.zeros((len(rest), _MAX_CHUNKS), dtype=np.uint8)
+    is_used = np.zeros((len(rest), _MAX_CHUNKS), dtype=np.bool_)
+    is_open = np.ones(len(rest), dtype=np.bool_)
+    for number in range(_MAX_CHUNKS):
+        digit = rest & (2**_CHUNK_BITS - 1)
+        rest = rest >> _CHUNK_BITS
+        is_used[:, number] = is_open
+        # The last digit's high bit is the sign, so the remaining bits must all equal that sign.
+        is_open = is_open & np.where(digit & _SIGN, rest != -1, rest != 0)
+        digits[:, number] = digit + _CONTINUES * is_open + _FIRST_CHARACTER
+        if not is_open.any():
+            break
+    text = digits[is_used].tobytes().decode("ascii")
+    stops = np.cumsum(is_used.sum(axis=1))[ends - 1].tolist()
+    return [text[start:end] for start, end in zip([0, *stops[:-1]], stops, strict=True)]
