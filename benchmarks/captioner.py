@@ -29,7 +29,7 @@ from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.openclip import load_coca
-from pseudoris.workers.crops.prefetch import decode_image
+from pseudoris.workers.crops.crops import decode_image
 from pseudoris.workers.device import prepare_device
 from recipes.scene_shards import scene_image, scene_shard
 

@@ -19,12 +19,11 @@ from pseudoris.workers.captions import captioner as captioner_module
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.checkpoints.openclip import load_clip, load_coca
-from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.checkpoints.weight_files import random_seed
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.forward_passes import compile_tower
-from pseudoris.workers.masks.sam_frames import encode_crops
+from pseudoris.workers.masks.sam_model import encode_crops, load_sam
 
 # Tokens and masks for which captions are compared in float64, where no rounding can flip a draw.
 CHECKED_STEPS, CHECKED_MASKS = 6, 3

@@ -25,11 +25,11 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import Shard
-from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks.generator import MaskGenerator
+from pseudoris.workers.masks.sam_model import load_sam
 
 Candidates = Mapping[str, Mapping[str, Sequence[int]]]
 

@@ -10,7 +10,7 @@ from unittest import mock
 
 from segment_anything.modeling import ImageEncoderViT
 
-from pseudoris.workers.masks import generator, sam_frames
+from pseudoris.workers.masks import generator, sam_model
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder, Upscaling
 
 REST: Final = "the rest"
@@ -19,7 +19,7 @@ PARTS: Final[tuple[tuple[str, Any, str], ...]] = (
     ("image encoder", ImageEncoderViT, "__call__"),
     ("prompts: transformer", SamPromptDecoder, "__call__"),
     ("prompts: upscaling", Upscaling, "__call__"),
-    ("logits to the image's size", sam_frames, "upsample"),
+    ("logits to the image's size", sam_model, "upsample"),
     ("stability, boxes, bits", generator, "measure"),
     ("RLE", generator, "encode_proposals"),
 )

@@ -20,11 +20,11 @@ from benchmarks.measurement import peak_rss_bytes, wait_for
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.checkpoints.weight_files import random_seed
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.generator import MaskGenerator
+from pseudoris.workers.masks.sam_model import load_sam
 from recipes.scene_shards import scene_image
 
 # Coarse: in the precision of the configuration; autocast: Meta's models under it, as people speed them up.

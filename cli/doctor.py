@@ -132,7 +132,7 @@ def _device(config: RunConfig) -> str:
         return "none: the engines compute without torch"
     import torch
 
-    from pseudoris.workers.engine_digests import device_kind
+    from pseudoris.workers.stages import device_kind
 
     kind = device_kind(config.compute)
     if config.compute.device == "cpu":
@@ -175,14 +175,14 @@ def _weights(config: RunConfig) -> Iterator[Check]:
 
 
 def _prior(config: RunConfig) -> str:
-    from pseudoris.workers.engine_digests import prior_digest
+    from pseudoris.workers.stages import prior_digest
 
     prior = config.masks.prior
     return f"{prior.path}  sha256 {(prior_digest(prior) or '')[:12]}…"
 
 
 def _digest(stage: StageKind, config: RunConfig) -> str:
-    from pseudoris.workers.checkpoints.weight_catalogue import published_file
+    from pseudoris.workers.checkpoints.weight_cache import published_file
     from pseudoris.workers.checkpoints.weight_files import found_file, missing
 
     weights = stage.settings(config).weights

@@ -40,7 +40,7 @@ def list_weights(
     assignments: options.Assignments = None,
 ) -> None:
     """Show name, licence, size, sha256 and source of each file, and where it lies here. Needs no network."""
-    from pseudoris.workers.checkpoints.weight_report import weight_facts
+    from pseudoris.workers.checkpoints.weight_files import weight_facts
 
     for each in preset_names() if preset is None else [preset]:
         for stage, weights in _weights_of(each, config_file, assignments).items():
@@ -94,7 +94,7 @@ def check(preset: Preset, config_file: options.ConfigFile = None, assignments: o
 
     Exit code 1 if there is a problem.
     """
-    from pseudoris.workers.checkpoints.weight_report import check_weights
+    from pseudoris.workers.checkpoints.weight_files import check_weights
 
     weights = _weights_of(preset, config_file, assignments)
     checks = {stage: check_weights(each, preset) for stage, each in weights.items()}
@@ -119,10 +119,15 @@ def _weights_of(preset: str, config_file: Path | None, assignments: list[str] | 
 
 def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Path | str:
     """Return where a file of weights lies, or why it needs no place."""
-    from pseudoris.workers.checkpoints.weight_catalogue import published_file
+    from pseudoris.workers.checkpoints.weight_cache import published_file
     from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, copies_elsewhere, fetch
-    from pseudoris.workers.checkpoints.weight_files import local_file, unreachable, verified_digest, weights_digest
-    from pseudoris.workers.checkpoints.weight_report import is_shipped
+    from pseudoris.workers.checkpoints.weight_files import (
+        is_shipped,
+        local_file,
+        unreachable,
+        verified_digest,
+        weights_digest,
+    )
 
     published = published_file(weights)
     if published is None:

@@ -29,8 +29,7 @@ from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
 from pseudoris.training.evaluation.evaluation_report import interval_text, value_text
 from pseudoris.training.learning.clip_features import read_images, read_texts, response_map
-from pseudoris.workers.checkpoints.openclip import load_clip
-from pseudoris.workers.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip
 from recipes.scene_texts import realise
 
 ARCHITECTURE: Final = "builtin:tiny/scene_clip.json"

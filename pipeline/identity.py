@@ -24,8 +24,7 @@ from pseudoris.store.runs.header import check_identity
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.store.runs.receipts import Totals
-from pseudoris.workers.engine_digests import device_kind
-from pseudoris.workers.stages import STAGES, StageKind
+from pseudoris.workers.stages import STAGES, StageKind, device_kind
 
 # The packages that compute and write: another version may give other bytes.
 PACKAGES: Final = (

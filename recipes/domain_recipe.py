@@ -22,8 +22,7 @@ from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.synthworld.worlds import WORLDS
 from pseudoris.workers.checkpoints.weight_files import weights_digest
-from pseudoris.workers.domain_scorer import DomainStatistics, fit_statistics, image_embedding, load_encoder
-from pseudoris.workers.masks.numpy_encoder import Floats
+from pseudoris.workers.domain_scorer import DomainStatistics, Floats, fit_statistics, image_embedding, load_encoder
 
 logger = logging.getLogger(__name__)
 

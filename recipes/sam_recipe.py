@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 
 from pseudoris.synthworld.scenes import SceneObject
-from pseudoris.workers.checkpoints.sam import build_sam
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
+from pseudoris.workers.masks.sam_model import build_sam
 from recipes.optimiser import (
     Optimiser,
     Progress,

@@ -15,8 +15,8 @@ from pseudoris.schemas.config import MasksConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
 from pseudoris.workers.checkpoints.openclip import load_clip
-from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.domain_scorer import write_statistics
+from pseudoris.workers.masks.sam_model import load_sam
 from recipes.caption_crops import (
     CaptionSampler,
     TrainingCrops,

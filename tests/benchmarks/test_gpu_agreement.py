@@ -10,7 +10,7 @@ from benchmarks import gpu_agreement
 from benchmarks.authors_loop import AuthorsLoop
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
-from pseudoris.workers.masks import sam_frames
+from pseudoris.workers.masks import sam_model
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_a_filter_that_embeds_otherwise_is_not_timed(monkeypatch, name):
 
 def test_an_encoder_that_encodes_otherwise_in_the_recommended_precision_is_not_timed(monkeypatch):
     def other_in_half(sam, pixels, dtype):
-        (found,) = sam_frames.encode_crops(sam, pixels, dtype)
+        (found,) = sam_model.encode_crops(sam, pixels, dtype)
         yield found if dtype == torch.float32 else replace(found, embedding=2 * found.embedding)
 
     monkeypatch.setattr(gpu_agreement, "compile_tower", lambda tower: None)

@@ -8,8 +8,8 @@ import torch
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.checkpoints.openclip import build_clip, build_coca
-from pseudoris.workers.checkpoints.sam import build_sam
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
+from pseudoris.workers.masks.sam_model import build_sam
 from tests.builders.command import pseudoris
 from tests.builders.images import png
 

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.workers.checkpoints import weight_catalogue, weight_fetch
+from pseudoris.workers.checkpoints import weight_cache, weight_fetch
 from tests.builders.command import pseudoris, pseudoris_here
 from tests.builders.weight_server import serving_weights, use_as_hub
 
@@ -37,11 +37,11 @@ def server(cache, monkeypatch):
     """The files of `base` in miniature: SAM's site and the hub."""
     with serving_weights() as server:
         use_as_hub(server, monkeypatch)
-        published = weight_catalogue.published_file(WeightsConfig(uri=f"checkpoints/{SAM_NAME}"))
+        published = weight_cache.published_file(WeightsConfig(uri=f"checkpoints/{SAM_NAME}"))
         sam = replace(
             published, source=f"{server.url}/{SAM_NAME}", size_bytes=len(SAM), sha256=hashlib.sha256(SAM).hexdigest()
         )
-        monkeypatch.setattr(weight_catalogue, "_CHECKPOINTS", {SAM_NAME: sam})
+        monkeypatch.setattr(weight_cache, "_CHECKPOINTS", {SAM_NAME: sam})
         server.files = {f"/{name}": content for name, content in FILES.items()}
         yield server
 

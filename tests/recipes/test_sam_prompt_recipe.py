@@ -7,7 +7,7 @@ import torch
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
-from pseudoris.workers.checkpoints.sam import load_sam
+from pseudoris.workers.masks.sam_model import load_sam
 from recipes.rendered_scenes import RenderedScenes, rendered_scenes
 from recipes.sam_prompt_recipe import (
     PromptRecipe,

@@ -4,8 +4,8 @@ import torch
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
-from pseudoris.workers.checkpoints.sam import build_sam
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
+from pseudoris.workers.masks.sam_model import build_sam
 from recipes.rendered_scenes import rendered_scenes
 from recipes.sam_recipe import SamRecipe, draw_batch, losses, predict, train_sam
 

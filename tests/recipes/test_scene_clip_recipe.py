@@ -15,7 +15,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.learning.clip_features import read_images
 from pseudoris.workers.checkpoints.openclip import load_clip
-from pseudoris.workers.checkpoints.sam import load_sam
+from pseudoris.workers.masks.sam_model import load_sam
 from recipes.caption_crops import normalise
 from recipes.caption_losses import pointing_loss
 from recipes.caption_vocabulary import expression_vocabulary, word_ids

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from pseudoris.schemas.config import ComputeConfig
-from pseudoris.workers import engine_digests as module
-from pseudoris.workers.engine_digests import device_kind
+from pseudoris.workers import stages as module
+from pseudoris.workers.stages import device_kind
 
 ASKED = """
 import sys
 from pseudoris.schemas.config import ComputeConfig
-from pseudoris.workers.engine_digests import device_kind
+from pseudoris.workers.stages import device_kind
 print(device_kind(ComputeConfig(device="cpu")), "torch" in sys.modules)
 """
 

@@ -6,7 +6,7 @@ import pytest
 
 from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.engine_digests import prior_digest
+from pseudoris.workers.stages import prior_digest
 
 
 def test_the_digests_of_tiny_take_neither_torch_nor_open_clip():

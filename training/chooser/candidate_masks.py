@@ -31,9 +31,9 @@ from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
 from pseudoris.training.learning.training_config import TowersConfig
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.crops.crops import make_crops
-from pseudoris.workers.engine_digests import clip_digest, sam_digest
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.masks import SamProposer, rle
+from pseudoris.workers.stages import clip_digest, sam_digest
 
 # Rises when what a file holds changes; files of other versions are written anew.
 _VERSION: Final = 2

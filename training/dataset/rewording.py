@@ -27,8 +27,8 @@ from itertools import pairwise
 from typing import Final
 
 from pseudoris.schemas.shard import SOURCE_HUMAN
+from pseudoris.workers import english as lexicon
 from pseudoris.workers.counter_rng import draw_below, key_of
-from pseudoris.workers.filtering import noun_lexicon as lexicon
 from pseudoris.workers.filtering.head_nouns import head_noun
 
 

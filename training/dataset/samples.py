@@ -136,7 +136,7 @@ class ExpressionFilter:
         if self.max_clip_tokens is None:
             return None
         # Imported here, because it reads a vocabulary of a megabyte that most datasets do not need.
-        from pseudoris.workers.clip_tokenizer import num_clip_tokens
+        from pseudoris.workers.checkpoints.openclip import num_clip_tokens
 
         return pa.array([num_clip_tokens(text) <= self.max_clip_tokens for text in texts.to_pylist()], pa.bool_())
 

@@ -123,7 +123,7 @@ class _Selection:
         self._dropped = dropped
         if rule.max_tokens is not None:
             # Torch takes seconds to import, so only if a limit is set.
-            from pseudoris.workers.clip_tokenizer import num_clip_tokens
+            from pseudoris.workers.checkpoints.openclip import num_clip_tokens
 
             self._num_tokens = num_clip_tokens
 

@@ -13,8 +13,7 @@ from torchvision.transforms.v2.functional import resize
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.clip_features import image_blocks, read_images, read_texts, vision_tower
 from pseudoris.training.learning.training_config import TowersConfig
-from pseudoris.workers.checkpoints.openclip import load_clip, read_model_config
-from pseudoris.workers.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip, read_model_config
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.filtering.clip_embedder import crop_format

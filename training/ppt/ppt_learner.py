@@ -40,10 +40,9 @@ from pseudoris.training.ppt.ppt_model import (
 from pseudoris.training.ppt.prompted_pairs import PairBatch
 from pseudoris.training.ppt.pseudo_labels import LabelFrame
 from pseudoris.training.ppt.recipes.grounding import prompted
-from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.device import to_device
-from pseudoris.workers.masks.sam_frames import EncodedCrop, encode_crops, upsample
+from pseudoris.workers.masks.sam_model import EncodedCrop, encode_crops, load_sam, upsample
 
 
 @dataclass(frozen=True, slots=True)

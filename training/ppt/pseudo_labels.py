@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from pseudoris.workers.device import to_device
-from pseudoris.workers.masks.sam_frames import resized_size
+from pseudoris.workers.masks.sam_model import resized_size
 
 
 @dataclass(frozen=True)

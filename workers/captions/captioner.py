@@ -16,14 +16,11 @@ from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCro
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.listener import Listener
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
-from pseudoris.workers.checkpoints.openclip import load_coca
-from pseudoris.workers.clip_tokenizer import byte_pair_encoder
-from pseudoris.workers.crops.crops import CropFormat, make_crops
-from pseudoris.workers.crops.prefetch import Decode, prefetched_pixels
+from pseudoris.workers.checkpoints.openclip import byte_pair_encoder, load_coca
+from pseudoris.workers.crops.crops import CropFormat, Decode, make_crops, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device
-from pseudoris.workers.engine_digests import coca_digest
 from pseudoris.workers.faults.quarantine import apply_to_groups
-from pseudoris.workers.stages import STAGE_CAPTION
+from pseudoris.workers.stages import STAGE_CAPTION, coca_digest
 
 
 def to_expressions(

@@ -1,4 +1,4 @@
-"""The folder of downloaded weights that all commands share, and the digests that its files must have."""
+"""What is published about the weights that presets name, and the folder of downloaded weights with its digests."""
 
 from __future__ import annotations
 
@@ -11,15 +11,186 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
+from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.regular_files import open_regular
 from pseudoris.schemas.uris import named_path
+
+BUILTIN_PREFIX: Final = "builtin:"
+OPEN_CLIP_PREFIX: Final = "open_clip:"
+RANDOM_PREFIX: Final = "random:"
+# A relative path below this folder is also looked for in the cache of weights.
+CHECKPOINTS_FOLDER: Final = "checkpoints"
+SEE_SOURCE: Final = "see the source"
+_MAIN: Final = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A file in a repository of the Hugging Face hub.
+
+    Attributes:
+        repo: `owner/name`.
+        filenames: The file's name; of several, the first that the repository has.
+        revision: Branch, or commit.
+    """
+
+    repo: str
+    filenames: tuple[str, ...]
+    revision: str = _MAIN
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFile:
+    """A weights file that somebody else publishes.
+
+    Attributes:
+        names: Its path relative to the cache; of several, the first that exists is used.
+        source: A url, or a file of the hub.
+        licence: Of the weights.
+        size_bytes: None if not known before it is fetched.
+        sha256: None if not known before it is fetched.
+    """
+
+    names: tuple[str, ...]
+    source: str | HubSource
+    licence: str = SEE_SOURCE
+    size_bytes: int | None = None
+    sha256: str | None = None
+
+
+def _sam(name: str, sha256: str, size_bytes: int | None = None) -> PublishedFile:
+    """Source: the download links and the licence in segment-anything's README."""
+    return PublishedFile(
+        names=(name,),
+        source=f"https://dl.fbaipublicfiles.com/segment_anything/{name}",
+        licence="Apache-2.0",
+        size_bytes=size_bytes,
+        sha256=sha256,
+    )
+
+
+_AUTHORS_COCA: Final = "laion_cc3m/checkpoints/epoch_1.pt"
+# Source: HF_WEIGHTS_NAME and HF_SAFE_WEIGHTS_NAME of open_clip.constants.
+_DEFAULT_NAME: Final = "open_clip_pytorch_model.bin"
+_DEFAULT_SAFE_NAME: Final = "open_clip_model.safetensors"
+# By the path below `checkpoints/`.
+_CHECKPOINTS: Final[Mapping[str, PublishedFile]] = {
+    each.names[0]: each
+    for each in (
+        _sam(
+            "sam_vit_h_4b8939.pth",
+            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+            2_564_550_879,
+        ),
+        _sam("sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+        _sam("sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383),
+        PublishedFile(
+            names=(f"pseudo-ris/{_AUTHORS_COCA}",),
+            source=HubSource(
+                "SeonghoonYu/pseudo-ris", (_AUTHORS_COCA,), revision="8f39ff9f8a9f9f3fab0ff8cb9db7f377d23c8a07"
+            ),
+        ),
+    )
+}
+# The repositories of the presets' tags by open_clip's table. Importing open_clip to ask it takes seconds.
+TAG_REPOS: Final[Mapping[str, str]] = {
+    "coca_ViT-B-32/laion2b_s13b_b90k": "laion/CoCa-ViT-B-32-laion2B-s13B-b90k",
+    "coca_ViT-L-14/laion2b_s13b_b90k": "laion/CoCa-ViT-L-14-laion2B-s13B-b90k",
+    "RN50-quickgelu/openai": "timm/resnet50_clip.openai",
+    "ViT-B-16-quickgelu/openai": "timm/vit_base_patch16_clip_224.openai",
+    "ViT-B-16/laion2b_s34b_b88k": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+}
+# By repository, where it is certain: LAION's CoCa models and OpenAI's CLIP are published under MIT.
+_HUB_LICENCES: Final = {
+    "laion/CoCa-ViT-B-32-laion2B-s13B-b90k": "MIT",
+    "laion/CoCa-ViT-L-14-laion2B-s13B-b90k": "MIT",
+    "timm/resnet50_clip.openai": "MIT",
+    "timm/vit_base_patch16_clip_224.openai": "MIT",
+}
+
+
+def published_file(weights: WeightsConfig) -> PublishedFile | None:
+    """Return what is known of the published file behind the weights; None if nothing is.
+
+    Nothing is known of a path or url of the user's own, of shipped files and of `random:<seed>`.
+
+    Raises:
+        ConfigError: open_clip knows no such tag.
+    """
+    if weights.uri.startswith(OPEN_CLIP_PREFIX):
+        return _open_clip_file(weights)
+    name = checkpoint_name(weights.uri)
+    return None if name is None else _CHECKPOINTS.get(name)
+
+
+def cached_names(weights: WeightsConfig) -> tuple[str, ...]:
+    """Return the paths, relative to the cache, at which the weights may lie there; the first that exists is used.
+
+    Raises:
+        ConfigError: open_clip knows no such tag.
+    """
+    published = published_file(weights)
+    if published is not None:
+        return published.names
+    name = checkpoint_name(weights.uri)
+    return () if name is None else (name,)
+
+
+def checkpoint_name(uri: str) -> str | None:
+    """Return what follows `checkpoints/` in a relative path; None for any other uri, and for one that leads out."""
+    path = PurePosixPath(uri)
+    if "://" in uri or path.parts[:1] != (CHECKPOINTS_FOLDER,) or len(path.parts) == 1 or ".." in path.parts:
+        return None
+    return str(path.relative_to(CHECKPOINTS_FOLDER))
+
+
+def split_tag(weights: WeightsConfig) -> tuple[str, str]:
+    """Return model name and tag of `open_clip:<model>/<tag>`. Raises: ConfigError: open_clip knows no such tag."""
+    # Imported here: it takes seconds, which only a hub tag needs.
+    from open_clip.pretrained import is_pretrained_cfg, list_pretrained_tags_by_model
+
+    name, _, tag = weights.uri.removeprefix(OPEN_CLIP_PREFIX).partition("/")
+    if not is_pretrained_cfg(name, tag):
+        missing = "open_clip has no such model and tag" if tag else f"/TAG is missing behind '{name}'"
+        tags = ", ".join(list_pretrained_tags_by_model(name)) or "none. open_clip.list_pretrained() lists all models"
+        raise ConfigError(f"weights '{weights.uri}': {missing}; tags of '{name}': {tags}")
+    return name, tag
+
+
+def _open_clip_file(weights: WeightsConfig) -> PublishedFile:
+    """The hub's file of a tag, chosen as open_clip does: safetensors, if the repository has it, before a pickle."""
+    known = TAG_REPOS.get(weights.uri.removeprefix(OPEN_CLIP_PREFIX))
+    repo, filename = (known, _DEFAULT_NAME) if known else _hub_place(weights)
+    stem, _, ending = filename.rpartition(".")
+    safe = _DEFAULT_SAFE_NAME if filename == _DEFAULT_NAME else f"{stem}.safetensors"
+    filenames = (safe, filename) if ending in {"bin", "pth"} else (filename,)
+    return PublishedFile(
+        names=tuple(f"{repo}/{each}" for each in filenames),
+        source=HubSource(repo, filenames),
+        licence=_HUB_LICENCES.get(repo, SEE_SOURCE),
+    )
+
+
+def _hub_place(weights: WeightsConfig) -> tuple[str, str]:
+    """Repository and file of a tag, by open_clip's table."""
+    from open_clip.pretrained import get_pretrained_cfg
+
+    place: str = get_pretrained_cfg(*split_tag(weights)).get("hf_hub", "")
+    repo, _, filename = place.rpartition("/")
+    if not repo:
+        raise ConfigError(
+            f"weights '{weights.uri}': open_clip names no repository of the hub for this tag. Download the file, and "
+            "set the stage's weights.uri, such as captions.weights.uri, to its path"
+        )
+    return repo, filename or _DEFAULT_NAME
+
 
 FOLDER_VARIABLE: Final = "PSEUDORIS_WEIGHTS"
 PINS_NAME: Final = "pins.json"

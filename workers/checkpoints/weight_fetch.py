@@ -28,8 +28,17 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.regular_files import open_linked, open_regular
 from pseudoris.workers.checkpoints.download import OnProgress, RemoteFile, download
-from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache, file_sha256, user_cache
-from pseudoris.workers.checkpoints.weight_catalogue import HubSource, PublishedFile, cached_names, published_file
+from pseudoris.workers.checkpoints.weight_cache import (
+    PINS_NAME,
+    HubSource,
+    Pin,
+    PublishedFile,
+    WeightCache,
+    cached_names,
+    file_sha256,
+    published_file,
+    user_cache,
+)
 from pseudoris.workers.checkpoints.weight_files import found_file, source_url
 
 # A name server that does not answer is waited for by the system, without regard to a timeout of ours.

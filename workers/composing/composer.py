@@ -18,10 +18,9 @@ import numpy as np
 from pseudoris.schemas.confidence import WeightLine, line_weights
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, Shard, ShardImage
 from pseudoris.schemas.stage_settings import ComposedKind, ComposingConfig
-from pseudoris.workers.composing import english
-from pseudoris.workers.composing.english import NounPhrase
-from pseudoris.workers.composing.geometry import SIDES
-from pseudoris.workers.composing.likelihood import IS_MEMBER, Likelihood, likelihood_of
+from pseudoris.workers import english
+from pseudoris.workers.composing.likelihood import IS_MEMBER, SIDES, Likelihood, likelihood_of
+from pseudoris.workers.english import NounPhrase
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.stages import STAGE_FILTER
 

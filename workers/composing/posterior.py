@@ -30,8 +30,8 @@ import numpy as np
 from pseudoris.schemas.keep_rule import Floats
 from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import Counted, PosteriorConfig
-from pseudoris.workers.composing import english
-from pseudoris.workers.composing.english import NounPhrase
+from pseudoris.workers import english
+from pseudoris.workers.english import NounPhrase
 from pseudoris.workers.masks import rle
 
 # Added to shares, because 0 has no logarithm; smaller shares mean nothing.

@@ -3,20 +3,26 @@
 A crop is cut, filled outside its mask, padded to a square, resized in float32, then normalised; tests hold `make_crops`
 against that definition. It computes all crops of an image at once: `crop_tiles` defines what a batch reads and writes,
 `crop_resampling` computes it. A crop depends only on the image, its mask and its box.
+
+`prefetched_pixels` decodes the next image of a shard in a thread while the GPU computes on the current one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pseudoris.schemas.shard import Box
+from pseudoris.images.pixels import decode_proven
+from pseudoris.schemas.shard import Box, ShardImage
 from pseudoris.workers.crops.crop_resampling import CropAccumulator
 from pseudoris.workers.crops.crop_tiles import CropTile, TiledImage, tile_batches
 from pseudoris.workers.device import to_device
@@ -138,3 +144,40 @@ def _grow_interval(start: int, end: int, factor: Fraction, limit: int) -> tuple[
     high = -((-twice_centre - span) // (2 * denominator))
     low = min(max(low, 0), limit - 1)
     return low, min(max(high, low + 1), limit)
+
+
+Decode = Callable[[ShardImage], NDArray[np.uint8]]
+
+
+def decode_image(image: ShardImage) -> NDArray[np.uint8]:
+    """Return the pixels (H, W, 3) uint8 RGB of an image that the prover has decoded; raises like `decode_proven`."""
+    return decode_proven(image.data)
+
+
+@contextmanager
+def prefetched_pixels(images: Sequence[ShardImage], device: torch.device) -> Iterator[Decode]:
+    """Yield a function that returns the pixels of one of `images` and starts decoding the next one in a thread.
+
+    On a CPU nothing is prefetched, because decoding would take cores from the models. If an image fails to decode, the
+    function raises when that image is requested, like `decode_image`. A second request decodes it again.
+    """
+    if device.type == "cpu":
+        yield decode_image
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
+        yield _Prefetcher(images, pool)
+
+
+class _Prefetcher:
+    def __init__(self, images: Sequence[ShardImage], pool: ThreadPoolExecutor) -> None:
+        self._next = {image.position: after for image, after in pairwise(images)}
+        self._pool = pool
+        self._pending: dict[int, Future[NDArray[np.uint8]]] = {}
+
+    def __call__(self, image: ShardImage) -> NDArray[np.uint8]:
+        pending = self._pending.pop(image.position, None)
+        pixels = decode_image(image) if pending is None else pending.result()
+        after = self._next.get(image.position)
+        if after is not None:
+            self._pending = {after.position: self._pool.submit(decode_image, after)}
+        return pixels

@@ -22,9 +22,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, record
-from pseudoris.workers.checkpoints.openclip import load_clip, read_model_config
-from pseudoris.workers.checkpoints.weight_catalogue import OPEN_CLIP_PREFIX
-from pseudoris.workers.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip, read_model_config
+from pseudoris.workers.checkpoints.weight_cache import OPEN_CLIP_PREFIX
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.filtering.text_tower import TextTile, TextTower, cut_into_tiles, tokens_of

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pseudoris.schemas.config import FilterConfig
-from pseudoris.workers.filtering import noun_lexicon as lexicon
-from pseudoris.workers.filtering.noun_lexicon import (
+from pseudoris.workers import english as lexicon
+from pseudoris.workers.english import (
     ARTICLES,
     AUXILIARIES,
     DEMONSTRATIVES,

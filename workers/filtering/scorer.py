@@ -32,13 +32,11 @@ from pseudoris.schemas.keep_rule import Floats, KeepRule, keeps
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.stage_settings import ConfidenceConfig
-from pseudoris.workers.crops.crops import make_crops
-from pseudoris.workers.crops.prefetch import Decode, prefetched_pixels
-from pseudoris.workers.engine_digests import clip_digest
+from pseudoris.workers.crops.crops import Decode, make_crops, prefetched_pixels
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
-from pseudoris.workers.stages import STAGE_FILTER
+from pseudoris.workers.stages import STAGE_FILTER, clip_digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pseudoris.schemas.config import FilterConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.filtering.noun_lexicon import PARTS, PICTURES, QUANTITIES
+from pseudoris.workers.english import PARTS, PICTURES, QUANTITIES
 
 # The pipeline of `filtering.nouns=spacy`.
 SPACY_MODEL: Final = "en_core_web_sm"

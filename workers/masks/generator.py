@@ -27,10 +27,10 @@ from torchvision.ops import nms
 from pseudoris.schemas.config import MasksConfig
 from pseudoris.schemas.shard import Box
 from pseudoris.workers.device import to_device, to_host
-from pseudoris.workers.masks import rle, sam_frames
+from pseudoris.workers.masks import rle, sam_model
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder, SharedImage
 from pseudoris.workers.masks.proposals import Proposals
-from pseudoris.workers.masks.sam_frames import PointGrid, crop_boxes, layer_grids
+from pseudoris.workers.masks.sam_model import PointGrid, crop_boxes, layer_grids
 
 MASK_THRESHOLD = 0.0
 # Pixels of masks that are unpacked at once. Bounds memory; results do not depend on it.
@@ -216,7 +216,7 @@ class MaskGenerator:
         size = (image.shape[0], image.shape[1])
         crops = crop_boxes(size, self._config)
         pixels = [np.ascontiguousarray(image[y0:y1, x0:x1]) for (x0, y0, x1, y1), _ in crops]
-        encoded = sam_frames.encode_crops(self._sam, pixels, self._dtype)
+        encoded = sam_model.encode_crops(self._sam, pixels, self._dtype)
         parts = [
             self._process_crop(crop, self._grids[layer], box, size)
             for crop, (box, layer) in zip(encoded, crops, strict=True)
@@ -229,11 +229,11 @@ class MaskGenerator:
         return encode_proposals(found)
 
     def _process_crop(
-        self, crop: sam_frames.EncodedCrop, grid: PointGrid, box: Box, size: tuple[int, int]
+        self, crop: sam_model.EncodedCrop, grid: PointGrid, box: Box, size: tuple[int, int]
     ) -> MaskCandidates:
         """Return the mask candidates of one crop after its NMS, in the frame of the image (H, W)."""
         image = self._decode.share(crop.embedding)
-        points = to_device(sam_frames.to_input_frame(grid, crop), crop.embedding.device)
+        points = to_device(sam_model.to_input_frame(grid, crop), crop.embedding.device)
         batches = [
             self._process_points(crop, image, some) for some in torch.split(points, self._config.points_per_batch)
         ]
@@ -242,13 +242,13 @@ class MaskGenerator:
         found = found.take(nms(found.boxes_px.float(), found.predicted_iou, self._config.box_nms_thresh))
         return found.placed(box, size)
 
-    def _process_points(self, crop: sam_frames.EncodedCrop, image: SharedImage, points: torch.Tensor) -> MaskCandidates:
+    def _process_points(self, crop: sam_model.EncodedCrop, image: SharedImage, points: torch.Tensor) -> MaskCandidates:
         low, predicted_iou = self._decode(image, points, min_predicted_iou=self._config.pred_iou_thresh)
         side = self._sam.image_encoder.img_size
         held = 4 * max(side**2, crop.size[0] * crop.size[1])
         step = max(1, _UPSAMPLE_BYTES[low.device.type] // held)
         parts = zip(torch.split(low, step), torch.split(predicted_iou, step), strict=True)
-        return concatenate([self._measure(sam_frames.upsample(few, crop, side), iou) for few, iou in parts])
+        return concatenate([self._measure(sam_model.upsample(few, crop, side), iou) for few, iou in parts])
 
     def _measure(self, logits: torch.Tensor, predicted_iou: torch.Tensor) -> MaskCandidates:
         return measure(

@@ -9,16 +9,15 @@ from numpy.typing import NDArray
 
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.shard import Shard, ShardImage
-from pseudoris.workers.checkpoints.sam import load_sam
-from pseudoris.workers.crops.prefetch import prefetched_pixels
+from pseudoris.workers.crops.crops import prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device
-from pseudoris.workers.engine_digests import sam_digest
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.instances import build_prior
 from pseudoris.workers.masks.proposals import mask_records
-from pseudoris.workers.stages import STAGE_PROPOSE
+from pseudoris.workers.masks.sam_model import load_sam
+from pseudoris.workers.stages import STAGE_PROPOSE, sam_digest
 
 
 class SamProposer:

@@ -30,16 +30,15 @@ from pseudoris.schemas.errors import ConfigError, ImageError, TransientError, ga
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.shard import Shard, ShardImage
-from pseudoris.workers.crops.prefetch import decode_image
+from pseudoris.workers.crops.crops import decode_image
 from pseudoris.workers.device import prepare_device
-from pseudoris.workers.engine_digests import prior_digest
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.locations import filesystem_at, open_at
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instances import build_prior
 from pseudoris.workers.masks.proposals import Proposals, mask_records
 from pseudoris.workers.masks.rle import MaskSizeError, compressed_counts
-from pseudoris.workers.stages import STAGE_PROPOSE
+from pseudoris.workers.stages import STAGE_PROPOSE, prior_digest
 
 _SCORES: Final = ("predicted_iou", "stability_score")
 # Both scores are in [0, 1], but predictions may overshoot. A value beyond this, or NaN, is not a score.

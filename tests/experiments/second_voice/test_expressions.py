@@ -28,7 +28,7 @@ from pseudoris.synthworld.attributes import (
 from pseudoris.synthworld.grammar import Description, Extreme, Ordinal, Reference
 from pseudoris.synthworld.oracle import meant_among, referents
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
-from pseudoris.workers.clip_tokenizer import num_clip_tokens
+from pseudoris.workers.checkpoints.openclip import num_clip_tokens
 from recipes.simulated_expressions import MAX_WORDS, Utterance, kinds_of, utterances
 
 # Words of forms that state nothing of the object.

@@ -11,7 +11,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.dataset import ExpressionFilter, RisDataset, RisIterableDataset, SampleSpec, StreamOrder
 from pseudoris.training.dataset.samples import DECODERS
 from pseudoris.workers.captions.decoding_rules import RuleName
-from pseudoris.workers.clip_tokenizer import num_clip_tokens
+from pseudoris.workers.checkpoints.openclip import num_clip_tokens
 from tests.training.dataset.builders import build_run
 
 SCORED = [

@@ -39,8 +39,8 @@ from pseudoris.training.dataset import (
     SampleSpec,
 )
 from pseudoris.training.dataset.rewording import drawn_forms, forms_of
-from pseudoris.workers.composing import english
-from pseudoris.workers.composing.geometry import SIDES, MaskPosition, inside_third
+from pseudoris.workers import english
+from pseudoris.workers.composing.likelihood import SIDES, MaskPosition, inside_third
 from recipes.scene_texts import realise, to_text
 from recipes.simulated_expressions import first_voice_expressions
 from tests.training.dataset.builders import build_run

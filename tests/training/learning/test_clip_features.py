@@ -18,8 +18,7 @@ from pseudoris.training.learning.clip_features import (
     value_attention,
     vision_tower,
 )
-from pseudoris.workers.checkpoints.openclip import build_clip, build_from_config, load_clip
-from pseudoris.workers.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer, build_clip, build_from_config, load_clip
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.ppt.point_generator import PointPrompts
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.ppt_model import EncodedImages, PointMaskDecoder, prompt_embeddings
-from pseudoris.workers.checkpoints.sam import load_sam
+from pseudoris.workers.masks.sam_model import load_sam
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from pseudoris.training.ppt.ppt_model import (
     on_patches,
 )
 from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch, PseudoLabels, collate
-from pseudoris.workers.checkpoints.sam import load_sam
+from pseudoris.workers.masks.sam_model import load_sam
 
 SMALL = PointGeneratorConfig(num_queries=5, num_points=4, image_blocks=(0, 2), width=32, num_heads=4)
 

@@ -10,9 +10,9 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.openclip import build_coca, load_clip, load_coca
-from pseudoris.workers.checkpoints.sam import build_sam, load_sam
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.checkpoints.weight_files import weights_digest
+from pseudoris.workers.masks.sam_model import build_sam, load_sam
 
 CONFIG = load_config("tiny")
 TINY = files("pseudoris.workers.checkpoints") / "tiny"

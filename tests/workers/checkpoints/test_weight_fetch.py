@@ -13,8 +13,7 @@ import huggingface_hub.constants
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.weight_cache import Pin, WeightCache
-from pseudoris.workers.checkpoints.weight_catalogue import HubSource, PublishedFile
+from pseudoris.workers.checkpoints.weight_cache import HubSource, Pin, PublishedFile, WeightCache
 from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch, unreachable_reason
 from tests.builders.weight_server import COMMIT, serving_weights, use_as_hub
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pseudoris.workers.composing import english
+from pseudoris.workers import english
 from pseudoris.workers.filtering.head_nouns import head_noun
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pseudoris.schemas.shard import MaskRecord
-from pseudoris.workers.composing.geometry import (
+from pseudoris.workers.composing.likelihood import (
     SIDES,
     MaskPosition,
     doubtless_lead,

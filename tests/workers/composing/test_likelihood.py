@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.schemas.stage_settings import ComposingConfig, PosteriorConfig
-from pseudoris.workers.composing.english import NounPhrase
-from pseudoris.workers.composing.geometry import MaskPosition
-from pseudoris.workers.composing.likelihood import Likelihood, likelihood_of
+from pseudoris.workers.composing.likelihood import Likelihood, MaskPosition, likelihood_of
 from pseudoris.workers.composing.posterior import Evidence, Posterior, drawn_by_mask
+from pseudoris.workers.english import NounPhrase
 from tests.workers.composing.builders import make_image
 
 STAR = NounPhrase("star", "star", frozenset())

@@ -8,7 +8,6 @@ import pytest
 
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.schemas.stage_settings import PosteriorConfig
-from pseudoris.workers.composing.english import NounPhrase
 from pseudoris.workers.composing.posterior import (
     Evidence,
     Posterior,
@@ -19,6 +18,7 @@ from pseudoris.workers.composing.posterior import (
     substitutes,
     words_of,
 )
+from pseudoris.workers.english import NounPhrase
 from tests.workers.composing.builders import make_mask
 
 PLAIN = PosteriorConfig(noun_share=1.0, noun_correctness=0.0, word_bias=0.0, word_against=1.0, word_share=0.0)

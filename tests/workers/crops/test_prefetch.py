@@ -10,8 +10,8 @@ from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.workers.crops import prefetch
-from pseudoris.workers.crops.prefetch import prefetched_pixels
+from pseudoris.workers.crops import crops as prefetch
+from pseudoris.workers.crops.crops import prefetched_pixels
 from tests.builders.images import encode
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

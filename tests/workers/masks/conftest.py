@@ -11,8 +11,8 @@ from PIL import Image
 
 from pseudoris.schemas.config import ComputeConfig, MasksConfig, WeightsConfig
 from pseudoris.schemas.shard import Shard, ShardImage
-from pseudoris.workers.checkpoints.sam import build_sam
 from pseudoris.workers.checkpoints.sam_architectures import SamArchitecture
+from pseudoris.workers.masks.sam_model import build_sam
 
 ARCHITECTURE = SamArchitecture(
     image_size=64,

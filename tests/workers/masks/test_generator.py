@@ -18,10 +18,10 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.checkpoints.sam import load_sam
 from pseudoris.workers.masks import generator as generator_module
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.generator import MaskGenerator, remove_small_regions
+from pseudoris.workers.masks.sam_model import load_sam
 from recipes.scene_shards import scene_image
 
 # Below this a logit's sign is a matter of rounding.

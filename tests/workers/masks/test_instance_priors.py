@@ -12,7 +12,6 @@ from torchvision.ops import MultiScaleRoIAlign
 from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.workers.engine_digests import prior_digest
 from pseudoris.workers.masks import instances, rle
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.instances import (
@@ -24,6 +23,7 @@ from pseudoris.workers.masks.instances import (
     load_detector,
 )
 from pseudoris.workers.masks.proposals import reduce_proposals
+from pseudoris.workers.stages import prior_digest
 
 CPU = torch.device("cpu")
 IMAGE = ShardImage(position=0, image_id="0" * 16, key="photos/a.png")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from pseudoris.workers.checkpoints.sam import build_sam
 from pseudoris.workers.checkpoints.sam_architectures import SAM_ARCHITECTURES
-from pseudoris.workers.masks.numpy_encoder import NumpyEncoder
+from pseudoris.workers.domain_scorer import NumpyEncoder
+from pseudoris.workers.masks.sam_model import build_sam
 from tests.builders.images import random_pixels
 
 TINY = SAM_ARCHITECTURES["tiny"]

@@ -25,13 +25,11 @@ from pseudoris.training.learning.clip_features import (
 )
 from pseudoris.training.learning.frozen_towers import FeatureCache
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
-from pseudoris.workers.checkpoints.openclip import load_clip, read_model_config
-from pseudoris.workers.checkpoints.sam import load_sam
-from pseudoris.workers.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip, read_model_config
 from pseudoris.workers.device import prepare_device
+from pseudoris.workers.english import DETERMINERS
 from pseudoris.workers.filtering.clip_embedder import crop_format
-from pseudoris.workers.filtering.noun_lexicon import DETERMINERS
-from pseudoris.workers.masks.sam_frames import EncodedCrop, encode_crops, to_input_frame, upsample
+from pseudoris.workers.masks.sam_model import EncodedCrop, encode_crops, load_sam, to_input_frame, upsample
 
 FloatArray = NDArray[np.float32]
 

@@ -24,9 +24,9 @@ from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.training.thread_executor import MakeShard, OnProgress, WrittenRun, write_run
 from pseudoris.workers.checkpoints.weight_files import weights_digest
-from pseudoris.workers.engine_digests import device_kind
 from pseudoris.workers.filtering.head_nouns import head_noun
 from pseudoris.workers.masks import rle
+from pseudoris.workers.stages import device_kind
 
 ORIGIN: Final = "ppt"
 STAGE_RECIPE: Final = "recipe"

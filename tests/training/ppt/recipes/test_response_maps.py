@@ -25,9 +25,8 @@ from pseudoris.training.ppt.recipes.grounding import (
     response_points,
 )
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig, load_recipe_config
-from pseudoris.workers.checkpoints.openclip import load_clip
-from pseudoris.workers.clip_tokenizer import ClipTokenizer
-from pseudoris.workers.masks.sam_frames import resize_for_sam
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip
+from pseudoris.workers.masks.sam_model import resize_for_sam
 from tests.training.small_clip import CLIP
 
 SHARE = np.zeros((8, 8), np.float32)

@@ -9,8 +9,8 @@ from segment_anything.utils import amg
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.masks import sam_frames
-from pseudoris.workers.masks.sam_frames import crop_boxes, layer_grids, resized_size
+from pseudoris.workers.masks import sam_model
+from pseudoris.workers.masks.sam_model import crop_boxes, layer_grids, resized_size
 
 
 def test_a_layer_without_points_is_refused(masks_config):
@@ -41,7 +41,7 @@ def test_the_resized_size_is_sams_but_never_zero(height, width):
 
 @torch.inference_mode()
 def encoded(sam, images, dtype=torch.float32):
-    return list(sam_frames.encode_crops(sam, images, dtype))
+    return list(sam_model.encode_crops(sam, images, dtype))
 
 
 def test_crops_of_any_shape_are_encoded_together_as_sam_encodes_each(sam, draw_image):
@@ -59,9 +59,9 @@ def test_as_many_crops_are_encoded_at_once_as_the_budget_allows(sam, draw_image,
     handle = sam.image_encoder.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     together = encoded(sam, images)
     # Two heads and 8 x 8 tokens: scores and softmax of two crops, and a byte too few for a third.
-    monkeypatch.setitem(sam_frames._ENCODER_BYTES, "cpu", 3 * 2 * 4 * 2 * 64**2 - 1)
+    monkeypatch.setitem(sam_model._ENCODER_BYTES, "cpu", 3 * 2 * 4 * 2 * 64**2 - 1)
     few = encoded(sam, images)
-    monkeypatch.setitem(sam_frames._ENCODER_BYTES, "cpu", 1)
+    monkeypatch.setitem(sam_model._ENCODER_BYTES, "cpu", 1)
     encoded(sam, images[:2])
     handle.remove()
     assert seen == [5, 2, 2, 1, 1, 1]
