@@ -21,7 +21,7 @@ from benchmarks.measurement import Row, peak_rss_bytes, report, reset_peak
 from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
-from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.captions.captioner import CachedEngine
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
 from pseudoris.workers.checkpoints.openclip import build_from_config, load_coca, read_model_config
 from pseudoris.workers.device import prepare_device

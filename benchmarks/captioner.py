@@ -25,8 +25,8 @@ from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.captions.captioner import CachedEngine
 from pseudoris.workers.captions.decoding_rules import ImageCrops
-from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.crops.crops import decode_image

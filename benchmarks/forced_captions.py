@@ -18,10 +18,9 @@ import torch
 
 from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.shard import Shard
-from pseudoris.workers.captions import CocaCaptioner, engine, prefix_tree_decoder
-from pseudoris.workers.captions.beam_search import BeamExtension, BeamSearch
+from pseudoris.workers.captions import CocaCaptioner, captioner, prefix_tree_decoder
+from pseudoris.workers.captions.decoding_rules import BeamExtension, BeamSearch, Ints, PrefixLevel
 from pseudoris.workers.captions.distinctive import Sampler
-from pseudoris.workers.captions.prefix_tree import Ints, PrefixLevel
 from pseudoris.workers.captions.prefix_tree_decoder import ActiveRows, PrefixTreeDecoding
 
 
@@ -43,9 +42,9 @@ class DrawnCaptions:
 def draw(config: RunConfig, shard: Shard) -> DrawnCaptions:
     """Return what `config` draws for a shard."""
     drawn = DrawnCaptions()
-    captioner = CocaCaptioner(config.captions, config.compute)
+    caption = CocaCaptioner(config.captions, config.compute)
     with _decoding(_NotedDecoding, drawn):
-        captioner(shard)
+        caption(shard)
     return drawn
 
 
@@ -53,11 +52,11 @@ def forced(config: RunConfig, path: CaptionsConfig, drawn: DrawnCaptions) -> Cal
     """Return the captioner of `config` under the crops, lengths and rules of `path`, which drew `drawn`."""
     kept = ("architecture", "weights", "cache_bytes")
     captions = path.model_copy(update={name: getattr(config.captions, name) for name in kept})
-    captioner = CocaCaptioner(captions, config.compute)
+    computing = CocaCaptioner(captions, config.compute)
 
     def caption(shard: Shard) -> Shard:
         with _decoding(_ForcedDecoding, drawn), mock.patch.object(prefix_tree_decoder, "Sampler", _NarrowSampler):
-            return captioner(shard)
+            return computing(shard)
 
     return caption
 
@@ -69,7 +68,7 @@ def _decoding(kind: type[_NotedDecoding | _ForcedDecoding], drawn: DrawnCaptions
         decoding.follow(drawn, named["rows"].uniform)
         return decoding
 
-    with mock.patch.object(engine, "PrefixTreeDecoding", begin):
+    with mock.patch.object(captioner, "PrefixTreeDecoding", begin):
         yield
 
 

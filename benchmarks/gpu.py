@@ -44,7 +44,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.captions.captioner import CachedEngine
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering import ClipScorer
 from recipes.scene_shards import scene_image, scene_shard

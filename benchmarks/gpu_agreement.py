@@ -16,8 +16,8 @@ from benchmarks.mask_sides import scene_pixels
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions import captioner as captioner_module
+from pseudoris.workers.captions.captioner import CachedEngine
 from pseudoris.workers.captions.decoding_rules import ImageCrops
-from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.checkpoints.openclip import load_clip, load_coca
 from pseudoris.workers.checkpoints.weight_files import random_seed
 from pseudoris.workers.device import compute_dtype, prepare_device

@@ -22,7 +22,7 @@ from benchmarks.mask_sides import Sides
 from benchmarks.measurement import machine, random_weights, write_json
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.captions.captioner import CachedEngine
 from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.device import prepare_device
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import captioner
 from benchmarks.authors_loop import AuthorsLoop
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.captions.captioner import CachedEngine
 from pseudoris.workers.checkpoints.openclip import load_coca
 
 

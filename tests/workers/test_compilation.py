@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.captions.captioner import CachedEngine
 from pseudoris.workers.forward_passes import bucket, compile_rows
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import nn
 
-from pseudoris.workers.captions.cached_towers import CropSlots, CrossAttention, SelfAttention
-from pseudoris.workers.captions.prefix_tree import NodeCache
+from pseudoris.workers.captions.cached_towers import CrossAttention, NodeCache, SelfAttention
 from pseudoris.workers.forward_passes import Block, PackedLinear, SharedLinear, finish_block, linear
 
 
@@ -38,10 +37,10 @@ def test_positions_one_by_one_are_the_whole_sequence(options, tolerance):
     dtype = options.get("dtype", torch.float32)
     x = random(3, 5, 256, dtype=dtype)
     expected = block(x, attn_mask=causal(5, dtype))
-    step, cache, found = SelfAttention(block), NodeCache(1, 4, 256), []
+    step, cache, found = SelfAttention(block), NodeCache(1, 4, 256, like=x), []
     nodes = torch.arange(15).view(5, 3).t()
     for position in range(5):
-        first = cache.reserve(3, x)
+        first = cache.reserve(3)
         found.append(step.step(x[:, position], cache, layer=0, first=first, nodes=nodes[:, : position + 1]))
     torch.testing.assert_close(torch.stack(found, dim=1), expected, rtol=tolerance, atol=tolerance)
 
@@ -53,8 +52,8 @@ def test_rows_attend_to_the_image_of_their_crop():
     each = [block(x[i : i + 1, None], k_x=image[c : c + 1], v_x=image[c : c + 1]) for i, c in enumerate(crops)]
     expected = torch.cat(each)[:, 0]
     ours = CrossAttention(block)
-    slots = CropSlots(torch.tensor([0, 1, 2, 3, 4]), rows_a_crop=3)
-    found = ours.step(x, ours.queries(x), keys_values=ours.keys_values(image), slots=slots)
+    slots = torch.tensor([0, 1, 2, 3, 4])
+    found = ours.step(x, ours.queries(x), keys_values=ours.keys_values(image), slots=slots, rows_a_crop=3)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 

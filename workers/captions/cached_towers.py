@@ -11,19 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip.coca_model import CoCa
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.captions.prefix_tree import Bools, Ints, NodeCache, PrefixLevel, crop_slots
+from pseudoris.workers.captions.decoding_rules import Bools, Ints, PrefixLevel
 from pseudoris.workers.device import to_device
 from pseudoris.workers.forward_passes import Block, Finish, compile_rows, finish_block
 
 # A step computes its rows in parts whose temporaries stay below this.
 _TEMPORARY_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
 _LEAST_ROWS = 64
+_FIRST_CAPACITY = 256
 # CUDA's attention kernels take at most 65,535 rows: the limit of a grid's second axis.
 _MOST_ROWS = 2**15
 
@@ -31,13 +33,9 @@ _MOST_ROWS = 2**15
 def attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, is_hidden: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return softmax(q · k / √d) · v of shape (..., Q, d); the softmax in float32 at least.
+    """Return softmax(q · k / √d) · v, (..., Q, d), of queries (..., Q, d), keys and values (..., T, d).
 
-    Args:
-        queries: (..., Q, d).
-        keys: (..., T, d).
-        values: (..., T, d).
-        is_hidden: Bool, broadcast to (..., Q, T); such keys are ignored.
+    The softmax is in float32 at least. Keys whose `is_hidden`, broadcast to (..., Q, T), is set are ignored.
     """
     if queries.device.type == "cuda":
         # On CUDA this call keeps scores and softmax in float32 without storing them. On a CPU, for one query and a few
@@ -52,24 +50,70 @@ def attend(
     return mixed
 
 
-@dataclass(frozen=True, slots=True)
-class CropSlots:
-    """Rows grouped by crop and padded to one length, so that a crop's image tokens are read once for all its rows.
+class NodeCache:
+    """Keys and values of the nodes of a prefix tree, one row per node, for the layers of one tower.
 
-    Attributes:
-        index: (P,) int64, crop · rows_a_crop + number of the row within its crop.
-        rows_a_crop: The largest number of rows of a crop.
+    The cache is a stack. Nodes are numbered in the order of writing, and freed from the end when a branch of the tree
+    is done. `CacheIndex` holds the node numbers of a prefix's positions, so that a fork copies numbers, not keys.
+    Memory is kept from image to image.
     """
 
-    index: torch.Tensor
-    rows_a_crop: int
+    def __init__(self, num_layers: int, num_heads: int, width: int, *, like: torch.Tensor) -> None:
+        """Start empty, with the dtype and device of `like`."""
+        self._shape, self._like = (num_layers, num_heads, 2 * width // num_heads), like
+        # One tensor (heads, nodes, keys and values) per layer.
+        self._store: list[torch.Tensor] = []
+        self.node_bytes = 2 * num_layers * width * like.dtype.itemsize
+        self.size = 0
+
+    @property
+    def capacity(self) -> int:
+        """Number of nodes that fit into the allocated memory."""
+        # The smallest layer decides: if memory runs out during `resize`, later layers keep their old size.
+        return min((layer.shape[1] for layer in self._store), default=0)
+
+    def resize(self, capacity: int) -> None:
+        """Allocate at least `capacity` nodes, and never fewer than exist."""
+        layers, heads, width = self._shape
+        if not self.size:
+            # Free the old memory first: both may not fit.
+            self._store = []
+        shape = (heads, max(capacity, self.size), width)
+        if not self._store:
+            self._store = [self._like.new_empty(shape) for _ in range(layers)]
+            return
+        for layer in range(layers):
+            # Layer by layer, so that at most one layer exists twice.
+            resized = self._like.new_empty(shape)
+            resized[:, : self.size] = self._store[layer][:, : self.size]
+            self._store[layer] = resized
+
+    def reserve(self, count: int) -> int:
+        """Reserve the next `count` nodes, doubling the memory if needed; return the number of the first."""
+        if self.size + count > self.capacity:
+            self.resize(max(_FIRST_CAPACITY, 2 * self.capacity, self.size + count))
+        first = self.size
+        self.size += count
+        return first
+
+    def write(self, layer: int, first: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store keys and values (P, D) of the nodes from number `first` on."""
+        _, heads, width = self._shape
+        here = self._store[layer][:, first : first + len(keys)]
+        here[..., : width // 2] = keys.view(len(keys), heads, -1).transpose(0, 1)
+        here[..., width // 2 :] = values.view(len(values), heads, -1).transpose(0, 1)
+
+    def read(self, layer: int, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values (heads, P, T, head width) at the nodes (P, T)."""
+        rows = self._store[layer].index_select(1, nodes.reshape(-1))
+        keys, values = rows.view(rows.shape[0], *nodes.shape, rows.shape[2]).chunk(2, dim=3)
+        return keys, values
 
 
 class SelfAttention(Block):
     """A causal self-attention block, one position at a time."""
 
     def __init__(self, block: ResidualAttentionBlock, *, finish: Finish = finish_block) -> None:
-        """As `Block`."""
         super().__init__(block, finish=finish)
         self.queries_keys_values = self.linear(block.attn.in_proj_weight, block.attn.in_proj_bias)
 
@@ -106,7 +150,6 @@ class CrossAttention(Block):
     """A block that attends to image tokens, the same for all rows of a crop."""
 
     def __init__(self, block: ResidualAttentionBlock, *, finish: Finish = finish_block) -> None:
-        """As `Block`."""
         super().__init__(block, finish=finish)
         weight, bias, width = block.attn.in_proj_weight, block.attn.in_proj_bias, block.attn.embed_dim
         self.ln_1_kv = block.ln_1_kv
@@ -130,7 +173,8 @@ class CrossAttention(Block):
         queries: torch.Tensor,
         *,
         keys_values: tuple[torch.Tensor, torch.Tensor],
-        slots: CropSlots,
+        slots: torch.Tensor,
+        rows_a_crop: int,
     ) -> torch.Tensor:
         """Return the block's output (P, D), each row attending to the image tokens of its crop.
 
@@ -138,15 +182,17 @@ class CrossAttention(Block):
             x: (P, D), its input.
             queries: (P, D), from `queries`.
             keys_values: Of all C crops, from `keys_values`.
-            slots: The slot of each row among its crop's rows.
+            slots: (P,) int64, crop · rows_a_crop + number of the row within its crop. So padded, a crop's image tokens
+                are read once for all its rows.
+            rows_a_crop: The largest number of rows of a crop.
         """
         keys, values = keys_values
         num_crops, num_heads, _, head_width = keys.shape
-        padded = queries.new_zeros(num_crops * slots.rows_a_crop, queries.shape[1])
-        padded[slots.index] = queries
-        grouped = padded.view(num_crops, slots.rows_a_crop, num_heads, head_width).transpose(1, 2)
+        padded = queries.new_zeros(num_crops * rows_a_crop, queries.shape[1])
+        padded[slots] = queries
+        grouped = padded.view(num_crops, rows_a_crop, num_heads, head_width).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(grouped, keys, values).transpose(1, 2).reshape(padded.shape)
-        return self.finish(x, mixed[slots.index])
+        return self.finish(x, mixed[slots])
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,34 +229,30 @@ class CachedCocaTowers:
         Raises:
             ConfigError: The text tower cannot be decoded token by token.
         """
-        self._text = _checked_text(model.text)
+        self._text = text = _checked_text(model.text)
+        # The longest prefix, SOT included, that the model has positions for.
+        self.max_prefix_length = int(text.context_length)
         finish = compile_rows(finish_block) if is_compiled else finish_block
         decoder = model.text_decoder
         self._layers = [SelfAttention(block, finish=finish) for block in decoder.resblocks]
         self._cross = [CrossAttention(block, finish=finish) for block in decoder.cross_attn]
         self._ln_final = decoder.ln_final
-        self._text_layers = [SelfAttention(block, finish=finish) for block in self._text.transformer.resblocks]
-        heads, width = self._layers[0].num_heads, int(decoder.resblocks[0].attn.embed_dim)
-        self._text_cache = NodeCache(len(self._text_layers), self._text.heads, self._text.width)
-        self._first_cache = NodeCache(1, heads, width)
-        self._pair_cache = NodeCache(len(self._layers) - 1, heads, width)
-        dtype = self._text.token_embedding.weight.dtype
-        self._width, self._itemsize = width, dtype.itemsize
-        self._prefix_bytes = NodeCache.node_bytes(len(self._text_layers), self._text.width, dtype)
-        self._prefix_bytes += NodeCache.node_bytes(1, width, dtype)
+        self._text_layers = [SelfAttention(block, finish=finish) for block in text.transformer.resblocks]
+        like = text.token_embedding.weight
+        self._device = like.device
+        heads, self._width = self._layers[0].num_heads, int(decoder.resblocks[0].attn.embed_dim)
+        self._text_cache = NodeCache(len(self._text_layers), text.heads, text.width, like=like)
+        self._first_cache = NodeCache(1, heads, self._width, like=like)
+        self._pair_cache = NodeCache(len(self._layers) - 1, heads, self._width, like=like)
+        self._itemsize: int = like.dtype.itemsize
+        self._prefix_bytes = self._text_cache.node_bytes + self._first_cache.node_bytes
         # Bytes of one (prefix, crop) in the caches.
-        self.pair_bytes = NodeCache.node_bytes(len(self._layers) - 1, width, dtype)
+        self.pair_bytes = self._pair_cache.node_bytes
         self._image: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    @property
-    def max_prefix_length(self) -> int:
-        """The longest prefix, SOT included, that the model has positions for."""
-        return int(self._text.context_length)
 
     def image_bytes(self, num_crops: int, num_tokens: int) -> int:
         """Return the bytes of the cross-attention keys and values of crops with `num_tokens` image tokens."""
-        dtype = self._text.token_embedding.weight.dtype
-        return num_crops * num_tokens * NodeCache.node_bytes(len(self._cross), self._width, dtype)
+        return num_crops * num_tokens * 2 * len(self._cross) * self._width * self._itemsize
 
     def set_image_tokens(self, image_tokens: torch.Tensor) -> None:
         """Drop all prefixes, and attend to the image tokens (C, T, D) from now on."""
@@ -239,7 +281,6 @@ class CachedCocaTowers:
 
         If the caches would then exceed `budget_bytes`, memory of earlier images is freed.
         """
-        like = self._text.token_embedding.weight
         prefixes = self._text_cache.size + num_steps * level.num_prefixes
         pairs = self._pair_cache.size + num_steps * level.num_pairs
         needed = ((self._text_cache, prefixes), (self._first_cache, prefixes), (self._pair_cache, pairs))
@@ -248,7 +289,7 @@ class CachedCocaTowers:
         is_too_much = most_prefixes * self._prefix_bytes + most_pairs * self.pair_bytes > budget_bytes
         for cache, count in needed:
             if count > cache.capacity or (is_too_much and count < cache.capacity):
-                cache.resize(count, like)
+                cache.resize(count)
 
     @property
     def allocated_bytes(self) -> int:
@@ -266,14 +307,19 @@ class CachedCocaTowers:
 
     def _states_of_prefixes(self, cache_index: CacheIndex) -> tuple[torch.Tensor, torch.Tensor]:
         """The part without images: states (U, D) after the decoder's first self-attention, and their queries."""
-        parts = []
+        text, all_states, all_queries = self._text, [], []
         for rows in self._parts(len(cache_index.prefixes), cache_index.prefixes.shape[1]):
-            text, node = self._text_step(cache_index, rows), cache_index.first_prefix + rows.start
-            states = self._layers[0].step(
-                text, self._first_cache, layer=0, first=node, nodes=cache_index.prefixes[rows]
-            )
-            parts.append((states, self._cross[0].queries(states)))
-        return torch.cat([states for states, _ in parts]), torch.cat([queries for _, queries in parts])
+            nodes, first = cache_index.prefixes[rows], cache_index.first_prefix + rows.start
+            is_hidden = None if cache_index.is_padding is None else cache_index.is_padding[rows]
+            tokens = self._index(cache_index.tokens[rows])
+            x: torch.Tensor = text.token_embedding(tokens) + text.positional_embedding[nodes.shape[1] - 1]
+            for layer, block in enumerate(self._text_layers):
+                x = block.step(x, self._text_cache, layer=layer, first=first, nodes=nodes, is_hidden=is_hidden)
+            # With a CLS token (every CoCa has one), the tower returns tokens before its last norm.
+            states = self._layers[0].step(x, self._first_cache, layer=0, first=first, nodes=nodes)
+            all_states.append(states)
+            all_queries.append(self._cross[0].queries(states))
+        return torch.cat(all_states), torch.cat(all_queries)
 
     def _states_of_pairs(
         self, level: PrefixLevel, cache_index: CacheIndex, rows: slice, first: torch.Tensor, queries: torch.Tensor
@@ -281,14 +327,19 @@ class CachedCocaTowers:
         """The hidden states of some pairs, through all layers, ready for the vocabulary."""
         crops, node = level.pair_crop[rows], cache_index.first_pair + rows.start
         present = slice(int(crops[0]), int(crops[-1]) + 1)
-        slots, rows_a_crop = crop_slots(crops - present.start, present.stop - present.start)
-        crop_rows = CropSlots(self._index(slots), rows_a_crop)
+        crops = crops - present.start
+        # Pairs are ordered by crop.
+        counts = np.bincount(crops, minlength=present.stop - present.start)
+        rows_a_crop = int(counts.max())
+        slots = self._index(crops * rows_a_crop + np.arange(len(crops)) - (np.cumsum(counts) - counts)[crops])
         image = [(keys[present], values[present]) for keys, values in self._image]
         prefix = self._index(level.pair_prefix[rows])
-        x = self._cross[0].step(first[prefix], queries[prefix], keys_values=image[0], slots=crop_rows)
+        x = self._cross[0].step(
+            first[prefix], queries[prefix], keys_values=image[0], slots=slots, rows_a_crop=rows_a_crop
+        )
         for layer, (block, cross) in enumerate(zip(self._layers[1:], self._cross[1:], strict=True)):
             x = block.step(x, self._pair_cache, layer=layer, first=node, nodes=cache_index.pairs[rows])
-            x = cross.step(x, cross.queries(x), keys_values=image[layer + 1], slots=crop_rows)
+            x = cross.step(x, cross.queries(x), keys_values=image[layer + 1], slots=slots, rows_a_crop=rows_a_crop)
         hidden: torch.Tensor = self._ln_final(x)
         return hidden
 
@@ -296,79 +347,63 @@ class CachedCocaTowers:
         """Slices of rows that are computed together, so that a layer's temporaries stay below their bound."""
         # The gathered keys and values of all positions, the MLP before and after its activation, and some states.
         row_bytes = max(self._width, self._text.width) * self._itemsize * (2 * num_positions + 8 + 4)
-        allowed = _TEMPORARY_BYTES[self._text.token_embedding.weight.device.type] // row_bytes
+        allowed = _TEMPORARY_BYTES[self._device.type] // row_bytes
         num_together = min(max(_LEAST_ROWS, allowed), _MOST_ROWS)
         for first in range(0, num_rows, num_together):
             yield slice(first, min(first + num_together, num_rows))
 
     def _index(self, values: Ints | Bools) -> torch.Tensor:
-        return to_device(values, self._text.token_embedding.weight.device)
+        return to_device(values, self._device)
 
     def _extend_index(self, level: PrefixLevel, before: CacheIndex | None) -> CacheIndex:
-        like = self._text.token_embedding.weight
-        first_prefix = self._text_cache.reserve(level.num_prefixes, like)
-        self._first_cache.reserve(level.num_prefixes, like)
-        first_pair = self._pair_cache.reserve(level.num_pairs, like)
-        prefixes = torch.arange(first_prefix, first_prefix + level.num_prefixes, device=like.device)[:, None]
-        pairs = torch.arange(first_pair, first_pair + level.num_pairs, device=like.device)[:, None]
+        """Reserve the nodes of a level, and return its index.
+
+        open_clip's padding mask is built as if the CLS token came first, but it comes last: a token `pad_id` hides the
+        position after it. With `correct_cls_mask` it hides its own.
+        """
+        first_prefix = self._text_cache.reserve(level.num_prefixes)
+        self._first_cache.reserve(level.num_prefixes)
+        first_pair = self._pair_cache.reserve(level.num_pairs)
+        prefixes = torch.arange(first_prefix, first_prefix + level.num_prefixes, device=self._device)[:, None]
+        pairs = torch.arange(first_pair, first_pair + level.num_pairs, device=self._device)[:, None]
         if before is None:
             return CacheIndex(first_prefix, first_pair, prefixes, pairs, None, level.tokens)
         parents = self._index(level.parents)
+        masked_tokens = level.tokens if self._text.correct_cls_mask else before.tokens[level.parents]
+        is_newest, is_padding = masked_tokens == self._text.pad_id, None
+        if before.is_padding is not None:
+            is_padding = torch.cat((before.is_padding[parents], self._index(is_newest[:, None])), dim=1)
+        elif is_newest.any():
+            is_padding = F.pad(self._index(is_newest[:, None]), (before.prefixes.shape[1], 0))
         return CacheIndex(
             first_prefix,
             first_pair,
             torch.cat((before.prefixes[parents], prefixes), dim=1),
             torch.cat((before.pairs[self._index(level.pair_parent)], pairs), dim=1),
-            self._padding(before, level, parents),
+            is_padding,
             level.tokens,
         )
-
-    def _padding(self, before: CacheIndex, level: PrefixLevel, parents: torch.Tensor) -> torch.Tensor | None:
-        """The positions that the text tower's mask hides.
-
-        open_clip's mask is built as if the CLS token came first, but it comes last: a token `pad_id` hides the position
-        after it. With `correct_cls_mask` it hides its own.
-        """
-        masked_tokens = level.tokens if self._text.correct_cls_mask else before.tokens[level.parents]
-        is_newest = masked_tokens == self._text.pad_id
-        if before.is_padding is None and not is_newest.any():
-            return None
-        newest = self._index(is_newest[:, None])
-        if before.is_padding is None:
-            return F.pad(newest, (before.prefixes.shape[1], 0))
-        return torch.cat((before.is_padding[parents], newest), dim=1)
-
-    def _text_step(self, cache_index: CacheIndex, rows: slice) -> torch.Tensor:
-        text, nodes = self._text, cache_index.prefixes[rows]
-        tokens = self._index(cache_index.tokens[rows])
-        x: torch.Tensor = text.token_embedding(tokens) + text.positional_embedding[nodes.shape[1] - 1]
-        node, is_hidden = (
-            cache_index.first_prefix + rows.start,
-            None if cache_index.is_padding is None else cache_index.is_padding[rows],
-        )
-        for layer, block in enumerate(self._text_layers):
-            x = block.step(x, self._text_cache, layer=layer, first=node, nodes=nodes, is_hidden=is_hidden)
-        # With a CLS token (every CoCa has one), the tower returns tokens before its last norm.
-        return x
 
 
 def _checked_text(text: torch.nn.Module) -> TextTransformer:
     """Return the text tower; raise if it is not causal or has unknown blocks."""
     if not isinstance(text, TextTransformer):
-        raise ConfigError(
-            f"captions: the text tower is a {type(text).__name__}; cached decoding knows open_clip's TextTransformer: "
+        wrong = (
+            f"is a {type(text).__name__}; cached decoding knows open_clip's TextTransformer: "
             "choose a CoCa architecture without hf_model_name"
         )
-    if text.attn_mask is None:
-        raise ConfigError("captions: the text tower has no_causal_mask=true and cannot decode: choose a causal one")
-    if text.cls_emb is None:
-        raise ConfigError(
-            "captions: the text tower has embed_cls=false, which open_clip 3.3 cannot run on a prefix: choose a CoCa "
-            "architecture with embed_cls=true"
+    elif text.attn_mask is None:
+        wrong = "has no_causal_mask=true and cannot decode: choose a causal one"
+    elif text.cls_emb is None:
+        wrong = (
+            "has embed_cls=false, which open_clip 3.3 cannot run on a prefix: choose a CoCa architecture with "
+            "embed_cls=true"
         )
-    if not all(isinstance(block, ResidualAttentionBlock) for block in text.transformer.resblocks):
-        raise ConfigError(
-            "captions: the text tower has custom attention blocks (qk_norm, scale_heads, ...); cached decoding knows "
-            "open_clip's default block: choose an architecture without them"
+    elif not all(isinstance(block, ResidualAttentionBlock) for block in text.transformer.resblocks):
+        wrong = (
+            "has custom attention blocks (qk_norm, scale_heads, ...); cached decoding knows open_clip's default block: "
+            "choose an architecture without them"
         )
-    return text
+    else:
+        return text
+    raise ConfigError(f"captions: the text tower {wrong}")

@@ -1,26 +1,266 @@
-"""The second stage: masks in, candidate expressions out, by CoCa."""
+"""The second stage: masks in, candidate expressions out, by CoCa.
+
+The engine encodes each distinct crop once, and decodes all rules, masks and kinds over one prefix tree. Several images
+may share a tree, which changes the last bits of the results. So the shard alone must decide which images share one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from open_clip.coca_model import CoCa
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.measures import BATCH_FILL, CACHE_BYTES, record
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage, clean_text
-from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
-from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.captions.listener import Listener
-from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
+from pseudoris.workers.captions.cached_towers import CachedCocaTowers
+from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops, Ints, configured_rules
+from pseudoris.workers.captions.distinctive import Others, SamplerRows, choose_others, join_others
+from pseudoris.workers.captions.prefix_tree_decoder import DecodingCounts, PrefixTreeDecoding, prefix_budget
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, score_dtype
 from pseudoris.workers.checkpoints.openclip import byte_pair_encoder, load_coca
+from pseudoris.workers.counter_rng import DrawKey, draws
 from pseudoris.workers.crops.crops import CropFormat, Decode, make_crops, prefetched_pixels
-from pseudoris.workers.device import compute_dtype, prepare_device
+from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.faults.quarantine import apply_to_groups
+from pseudoris.workers.forward_passes import compile_tower, padded
 from pseudoris.workers.stages import STAGE_CAPTION, coca_digest
+
+# Crops per forward pass of the image tower. Bounds the activations for images with many masks.
+_CROPS_A_PASS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """The image tower's output for one image's U unique crops.
+
+    Attributes:
+        embeddings: (U, E) float32 or float64 vectors, whose products are the similarities s_ij.
+        tokens: (U, T, D) in the model's dtype; the decoder attends to them.
+        unique_crop_of: (K, N) the unique crop of each kind and mask.
+    """
+
+    embeddings: torch.Tensor
+    tokens: torch.Tensor
+    unique_crop_of: Ints
+
+    def embeddings_of(self, kind: int) -> torch.Tensor:
+        """Return the embeddings (N, E) of the crops of a kind."""
+        return self.embeddings[to_device(self.unique_crop_of[kind], self.embeddings.device)]
+
+
+# The crops of one kind of one image, both given by number. All the others of a crop are in its set.
+CropSet = tuple[int, int]
+
+
+def encode_crops(model: CoCa, crops: torch.Tensor, *, is_compiled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `EncodedImage.embeddings` and `tokens` of normalised crops (C, 3, S, S), in passes of a fixed size.
+
+    With a compiled tower the last pass is padded to that size, because every new size would be compiled.
+    """
+    passes = torch.split(crops, _CROPS_A_PASS)
+    for part in passes:
+        record(BATCH_FILL, len(part) / _CROPS_A_PASS, of="caption crops")
+    parts = [model(padded(part, _CROPS_A_PASS) if is_compiled else part) for part in passes]
+    features = torch.cat([part["image_features"] for part in parts])[: len(crops)]
+    embeddings = F.normalize(features.to(score_dtype(features.dtype)), dim=-1)
+    return embeddings, torch.cat([part["image_embs"] for part in parts])[: len(crops)]
+
+
+def find_unique_crops(crops: torch.Tensor) -> tuple[torch.Tensor, Ints]:
+    """Return the first of each group of equal crops (C, 3, S, S), (U,) int64, and the group of each crop, (C,).
+
+    Large masks have equal crops, because at every scale the context ends at the borders of the image.
+    """
+    flat = crops.flatten(1)
+    # Equal crops have equal sums. Crops of equal sum are then compared with the first of them bit for bit.
+    sums = flat.sum(dim=1, dtype=torch.float64)
+    values, group = torch.unique(sums, return_inverse=True)
+    numbers = torch.arange(len(flat), device=flat.device)
+    first_of_group = torch.full_like(values, len(flat), dtype=torch.int64).scatter_reduce(0, group, numbers, "amin")
+    first = first_of_group[group]
+    first = torch.where((flat == flat[first]).all(dim=1), first, numbers)
+    new, unique_crop_of = torch.unique(first, return_inverse=True)
+    return new, to_host(unique_crop_of)[0]
+
+
+def crop_batches(images: Sequence[EncodedImage], *, bytes_a_crop: int, budget_bytes: int) -> Iterator[list[CropSet]]:
+    """Yield the crop sets that are decoded together, in order: as many as fit into the budget, at least one.
+
+    Args:
+        images: The images to decode.
+        bytes_a_crop: Bytes of the cross-attention keys and values of one crop.
+        budget_bytes: Bound on the bytes of all crops together.
+    """
+    together: list[CropSet] = []
+    filled = 0
+    for number, image in enumerate(images):
+        num_kinds, num_masks = image.unique_crop_of.shape
+        for kind in range(num_kinds):
+            if together and filled + num_masks * bytes_a_crop > budget_bytes:
+                yield together
+                together, filled = [], 0
+            together.append((number, kind))
+            filled += num_masks * bytes_a_crop
+    if together:
+        yield together
+
+
+def gather(images: Sequence[EncodedImage], crop_sets: Sequence[CropSet]) -> tuple[Ints, torch.Tensor]:
+    """Return the unique crop of each crop of the sets (C,), and the image tokens of the unique crops (U, T, D)."""
+    unique_crop_of: list[Ints] = []
+    tokens: list[torch.Tensor] = []
+    first = 0
+    for number, group in groupby(crop_sets, key=lambda crop_set: crop_set[0]):
+        image = images[number]
+        used, unique_crop = np.unique(image.unique_crop_of[[kind for _, kind in group]], return_inverse=True)
+        unique_crop_of.append(first + unique_crop.reshape(-1))
+        tokens.append(image.tokens[to_device(used, image.tokens.device)])
+        first += len(used)
+    return np.concatenate(unique_crop_of), torch.cat(tokens)
+
+
+class CachedEngine:
+    """Distinctive caption sampling and beam search that compute nothing twice (method page section 3)."""
+
+    def __init__(
+        self, model: CoCa, special: SpecialTokens, config: CaptionsConfig, *, seed: int, is_compiled: bool = False
+    ) -> None:
+        """Wrap a model in eval mode, on its device and in its dtype; `is_compiled` as in the configuration.
+
+        Raises:
+            ConfigError: The architecture cannot be decoded, or has too few positions.
+        """
+        self._model, self._config, self._seed = model, config, seed
+        # The listener uses the same towers, caches and vocabulary.
+        self.special = special
+        self._is_compiled = is_compiled
+        if is_compiled:
+            compile_tower(model.visual)
+        self.towers = CachedCocaTowers(model, is_compiled=is_compiled)
+        # Counts over all images so far. For benchmarks.
+        self.counts = DecodingCounts()
+        self._samplers = [rule for rule in configured_rules(config) if rule.name != "beam"]
+        self.vocabulary = Vocabulary(model.text_decoder.text_projection.detach(), special.eos)
+        positions = self.towers.max_prefix_length
+        if config.max_length - 1 > positions:
+            raise ConfigError(
+                f"captions.max_length={config.max_length} needs {config.max_length - 1} positions, "
+                f"but {config.architecture} has {positions}: --set captions.max_length={positions + 1} or less"
+            )
+
+    def generate(self, image: ImageCrops) -> list[GeneratedCaption]:
+        """Return one caption per mask, crop kind and rule, in this order."""
+        return self.generate_together([image])[0]
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[ImageCrops]) -> list[EncodedImage]:
+        """Return the encodings of the images' crops, every unique crop encoded once; at least one image."""
+        firsts, unique_crops_of, pixels = [], [], []
+        for image in images:
+            flat = image.pixels.flatten(0, 1)
+            first, unique_crop_of = find_unique_crops(flat)
+            pixels.append(flat[first])
+            firsts.append(len(first))
+            unique_crops_of.append(unique_crop_of.reshape(len(image.kinds), image.num_masks))
+        encoded = encode_crops(self._model, torch.cat(pixels), is_compiled=self._is_compiled)
+        embeddings, tokens = (torch.split(part, firsts) for part in encoded)
+        return [EncodedImage(*parts) for parts in zip(embeddings, tokens, unique_crops_of, strict=True)]
+
+    @torch.inference_mode()
+    def generate_together(
+        self, images: Sequence[ImageCrops], encoded: Sequence[EncodedImage] | None = None
+    ) -> list[list[GeneratedCaption]]:
+        """Return the captions of several images, each in the order of `generate`; `encoded` as by `encode`.
+
+        The images share prefix trees, so matrices are larger than for one image. So the last bits of a probability, and
+        rarely a draw, depend on which images are decoded together.
+        """
+        encoded = self.encode(images) if encoded is None else encoded
+        captions: list[list[GeneratedCaption]] = [[] for _ in images]
+        bytes_a_crop = self.towers.image_bytes(1, encoded[0].tokens.shape[1])
+        for crop_sets in crop_batches(encoded, bytes_a_crop=bytes_a_crop, budget_bytes=self._config.cache_bytes // 2):
+            for (image, _), part in zip(crop_sets, self._decode(images, encoded, crop_sets), strict=True):
+                captions[image] += part
+        # Stable: the captions of a mask keep the order of crop kinds and rules.
+        return [sorted(part, key=lambda caption: caption.mask_number) for part in captions]
+
+    def _decode(
+        self, images: Sequence[ImageCrops], encoded: Sequence[EncodedImage], crop_sets: Sequence[CropSet]
+    ) -> list[list[GeneratedCaption]]:
+        unique_crop_of, tokens = gather(encoded, crop_sets)
+        embeddings = [encoded[image].embeddings_of(kind) for image, kind in crop_sets]
+        others = [choose_others(part @ part.t(), self._config.sampling) for part in embeddings]
+        keys = [
+            DrawKey(self._seed, images[image].image_id, mask_index, images[image].kinds[kind], rule.label)
+            for image, kind in crop_sets
+            for mask_index in images[image].mask_indices
+            for rule in self._samplers
+        ]
+        num_crops = len(unique_crop_of)
+        rows = SamplerRows(
+            target=np.repeat(np.arange(num_crops), len(self._samplers)),
+            top_k=np.tile(np.array([rule.top_k or 0 for rule in self._samplers], dtype=np.int64), num_crops),
+            top_p=np.tile(np.array([rule.top_p or 1.0 for rule in self._samplers], dtype=np.float64), num_crops),
+            uniform=draws(keys, self._config.max_length),
+        )
+        image_bytes = self.towers.image_bytes(*tokens.shape[:2])
+        self.towers.set_image_tokens(tokens)
+        decoding = PrefixTreeDecoding(
+            self.towers,
+            self.vocabulary,
+            others=join_others(others),
+            rows=rows,
+            config=self._config,
+            special=self.special,
+            budget_bytes=prefix_budget(self._config, image_bytes=image_bytes),
+            unique_crop_of=unique_crop_of,
+        )
+        decoding.run()
+        counts, found = self.counts, decoding.counts
+        counts.num_asked += found.num_asked
+        counts.num_computed += found.num_computed
+        counts.peak_cache_bytes = max(counts.peak_cache_bytes, found.peak_cache_bytes + image_bytes)
+        record(CACHE_BYTES, found.peak_cache_bytes + image_bytes)
+        return self._collect(images, crop_sets, decoding, others)
+
+    def _collect(
+        self,
+        images: Sequence[ImageCrops],
+        crop_sets: Sequence[CropSet],
+        decoding: PrefixTreeDecoding,
+        others: Sequence[Others],
+    ) -> list[list[GeneratedCaption]]:
+        captions: list[list[GeneratedCaption]] = []
+        crop = 0
+        for (image_number, kind_number), chosen in zip(crop_sets, others, strict=True):
+            image = images[image_number]
+            kind, part = image.kinds[kind_number], []
+            # The others are named where they were chosen among more.
+            named = chosen.indices.tolist() if chosen.how == "nearest" else [[]] * image.num_masks
+            for number, named_of in enumerate(named):
+                other_masks = tuple(image.mask_indices[other] for other in named_of)
+                best = decoding.searches[crop].result()
+                part.append(GeneratedCaption(number, kind, DecodingRule("beam"), best.tokens, best.log_prob))
+                for row, rule in enumerate(self._samplers, start=crop * len(self._samplers)):
+                    tokens, log_prob = decoding.sampled(row)
+                    part.append(
+                        GeneratedCaption(
+                            number, kind, rule, tokens, log_prob, chosen.how, chosen.indices.shape[1], other_masks
+                        )
+                    )
+                crop += 1
+            captions.append(part)
+        return captions
 
 
 def to_expressions(
@@ -70,8 +310,12 @@ class CocaCaptioner:
         self._tokenizer = byte_pair_encoder()
         special = SpecialTokens(self._tokenizer.sot_token_id, self._tokenizer.eot_token_id, model.text.pad_id)
         self._engine = CachedEngine(model, special, config, seed=compute.seed, is_compiled=compute.is_compiled)
-        listening = config.listening
-        self._listener = Listener(self._engine, config, listening, self._tokenizer.encode) if listening else None
+        self._listener = None
+        if config.listening:
+            # Imported here: most runs do not listen.
+            from pseudoris.workers.captions.listener import Listener
+
+            self._listener = Listener(self._engine, config, config.listening, self._tokenizer.encode)
         size, antialiasing = model.visual.image_size[0], config.has_antialiasing
         self._format = CropFormat(size, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, antialiasing)
         self._scales = config.crop_kinds()
@@ -90,11 +334,14 @@ class CocaCaptioner:
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `expressions` set, unscored, on every image that is not quarantined."""
+        most_masks = self._crops_together // len(self._scales)
         with prefetched_pixels([image for image in shard.images if _has_masks(image)], self._device) as decode:
-            return apply_to_groups(shard, STAGE_CAPTION, lambda some: self._caption(some, decode), fits=self._fits)
-
-    def _fits(self, images: Sequence[ShardImage]) -> bool:
-        return len(self._scales) * sum(len(image.masks) for image in images) <= self._crops_together
+            return apply_to_groups(
+                shard,
+                STAGE_CAPTION,
+                lambda images: self._caption(images, decode),
+                fits=lambda images: sum(len(image.masks) for image in images) <= most_masks,
+            )
 
     def _caption(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
         with_masks = [image for image in images if _has_masks(image)]

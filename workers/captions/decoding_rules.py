@@ -1,9 +1,26 @@
-"""What the captioner's engine takes and gives: the crops of one image, and one caption per crop and decoding rule."""
+"""What decoding knows without a model: its rules, the crops and captions of an image, beam search, and prefix levels.
+
+open_clip runs beam search through transformers' group beam search, with 6 beams in 3 groups without a diversity term.
+So every group does the same search over `num_beams / num_groups` beams, and one group is enough here (a test runs all
+three). The score of a beam is the sum of raw logits, or of log-probabilities, divided by length^penalty; length counts
+SOT, and EOS unless `counts_eos` is false. Whether any open beam can still improve is asked with the token that was just
+appended counted, EOS or not.
+Source: open_clip 3.3.0, `CoCa._generate_beamsearch`; transformers 4.56, `BeamSearchScorer`; without `counts_eos`
+transformers 4.30.2, of the same name.
+
+Equal prefixes of all rules, masks and crop kinds are one node of a tree, computed once and cached. All unfinished rows
+have prefixes of one length, so the tree is decoded level by level.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pseudoris.schemas.config import CaptionsConfig
 
@@ -84,3 +101,167 @@ class GeneratedCaption:
     others: str = "none"
     num_others: int = 0
     other_masks: tuple[int, ...] = ()
+
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+_VOCABULARY_BOUND = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixLevel:
+    """The unique prefixes of one length, and the pairs (prefix, crop) whose hidden states a row reads.
+
+    Attributes:
+        tokens: (U,) the last token of each prefix.
+        parents: (U,) each prefix without its last token, as an index into the previous level.
+        row_prefix: (R,) the prefix of each row.
+        pair_prefix: (P,) prefixes of the pairs, which are ordered by crop, then prefix.
+        pair_crop: (P,) their crops.
+        pair_parent: (P,) the pair of the same crop and the parent prefix, in the previous level.
+        pair_of: (U, C) index of the pair, -1 if no row reads it.
+    """
+
+    tokens: Ints
+    parents: Ints
+    row_prefix: Ints
+    pair_prefix: Ints
+    pair_crop: Ints
+    pair_parent: Ints
+    pair_of: Ints
+
+    @property
+    def num_pairs(self) -> int:
+        """Number of pairs P."""
+        return len(self.pair_prefix)
+
+    @property
+    def num_prefixes(self) -> int:
+        """Number of unique prefixes U."""
+        return len(self.tokens)
+
+
+def extend(before: PrefixLevel | None, parents: Ints, tokens: Ints, needs: Bools) -> PrefixLevel:
+    """Return the next level, one token further.
+
+    Args:
+        before: The previous level; None at the root.
+        parents: (R,) each row's prefix in `before`, zeros at the root.
+        tokens: (R,) the token that each row appends.
+        needs: (R, C) the crops for which each row reads the new prefix; a subset of those it read before.
+    """
+    keys, first, row_prefix = np.unique(parents * _VOCABULARY_BOUND + tokens, return_index=True, return_inverse=True)
+    by_prefix = np.argsort(row_prefix, kind="stable")
+    starts = np.searchsorted(row_prefix[by_prefix], np.arange(len(keys)))
+    needed = np.logical_or.reduceat(needs[by_prefix], starts, axis=0)
+    pair_crop, pair_prefix = np.nonzero(needed.T)
+    pair_of = np.full(needed.shape, -1, dtype=np.int64)
+    pair_of[pair_prefix, pair_crop] = np.arange(len(pair_crop))
+    prefix_parents = parents[first]
+    return PrefixLevel(
+        tokens=tokens[first],
+        parents=prefix_parents,
+        row_prefix=row_prefix.astype(np.int64),
+        pair_prefix=pair_prefix,
+        pair_crop=pair_crop,
+        pair_parent=pair_prefix[:0] if before is None else before.pair_of[prefix_parents[pair_prefix], pair_crop],
+        pair_of=pair_of,
+    )
+
+
+# transformers starts all beams except the first with this score, so that the first step extends only one beam.
+_INACTIVE = -1e9
+
+
+@dataclass(frozen=True, slots=True)
+class BeamExtension:
+    """One way to extend a beam: the token to append, and the sums with it.
+
+    Attributes:
+        score: Sum of logits or log-probabilities, including this token's.
+        log_prob: Sum of natural log-probabilities under the full softmax, including this token's.
+        token: The token appended.
+        beam: Index of the beam that is extended.
+    """
+
+    score: float
+    log_prob: float
+    token: int
+    beam: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A finished caption.
+
+    Attributes:
+        score: Sum divided by length^penalty.
+        tokens: Without SOT and EOS.
+        log_prob: Sum of natural log-probabilities, including EOS if it was emitted.
+    """
+
+    score: float
+    tokens: tuple[int, ...]
+    log_prob: float
+
+
+@dataclass(slots=True)
+class Beam:
+    """An unfinished caption: its sums, and its tokens without SOT."""
+
+    score: float
+    log_prob: float = 0.0
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class BeamSearch:
+    """The search over one crop; `advance` extends it by one token."""
+
+    num_beams: int
+    eos: int
+    length_penalty: float
+    counts_eos: bool = True
+    beams: list[Beam] = field(init=False)
+    finished: list[Hypothesis] = field(init=False, default_factory=list)
+    is_done: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.beams = [Beam(0.0 if index == 0 else _INACTIVE) for index in range(self.num_beams)]
+
+    def advance(self, extensions: Sequence[BeamExtension]) -> list[int]:
+        """Apply the best extensions of a step; return for each new beam the index of the beam that it extends.
+
+        Args:
+            extensions: At least the best 2 · num_beams over all beams, in any order: enough to fill the beams if half
+                of them end.
+        """
+        best = sorted(extensions, key=lambda c: (-c.score, c.beam, c.token))[: 2 * self.num_beams]
+        length = len(self.beams[0].tokens) + 2  # SOT, and the token about to be appended
+        unfinished = [extension for extension in best if extension.token != self.eos]
+        for extension in best[: self.num_beams]:
+            if extension.token == self.eos:
+                counted = length if self.counts_eos else length - 1
+                self._finish(extension.score, self.beams[extension.beam].tokens, extension.log_prob, counted)
+        bound = best[0].score / math.pow(length, self.length_penalty)
+        is_full = len(self.finished) == self.num_beams
+        self.is_done = is_full and all(hypothesis.score >= bound for hypothesis in self.finished)
+        chosen = unfinished[: self.num_beams]
+        self.beams = [Beam(c.score, c.log_prob, (*self.beams[c.beam].tokens, c.token)) for c in chosen]
+        return [extension.beam for extension in chosen]
+
+    def result(self) -> Hypothesis:
+        """Return the best caption. An unfinished beam counts too, without EOS."""
+        if not self.is_done:
+            for beam in self.beams:
+                self._finish(beam.score, beam.tokens, beam.log_prob, len(beam.tokens) + 1)
+        # Among equal scores the last one wins: transformers pops the end of a stable ascending sort.
+        return sorted(self.finished, key=lambda hypothesis: hypothesis.score)[-1]
+
+    def _finish(self, score: float, tokens: tuple[int, ...], log_prob: float, length: int) -> None:
+        mean = score / math.pow(length, self.length_penalty)
+        if len(self.finished) < self.num_beams or any(mean > each.score for each in self.finished):
+            self.finished.append(Hypothesis(mean, tokens, log_prob))
+            if len(self.finished) > self.num_beams:
+                del self.finished[min(range(len(self.finished)), key=lambda index: self.finished[index].score)]

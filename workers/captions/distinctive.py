@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from pseudoris.schemas.config import SamplingConfig
-from pseudoris.workers.captions.prefix_tree import Ints
+from pseudoris.workers.captions.decoding_rules import Ints
 from pseudoris.workers.captions.vocabulary_logits import TopLogits, Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
 
@@ -39,23 +39,18 @@ class Others:
     weights: torch.Tensor
     how: str
 
-    @property
-    def num_others(self) -> int:
-        """Number of others M."""
-        return self.indices.shape[1]
-
 
 def join_others(parts: Sequence[Others]) -> Others:
     """Return the others of at least one set of masks, with the masks of all sets numbered one after another.
 
     Shorter rows are padded with the mask itself at weight 0. `how` is taken from the first set.
     """
-    width = max(part.num_others for part in parts)
+    width = max(part.indices.shape[1] for part in parts)
     indices, weights = [], []
     first = 0
     for part in parts:
         own = torch.arange(len(part.indices), device=part.indices.device)[:, None]
-        missing = width - part.num_others
+        missing = width - part.indices.shape[1]
         indices.append(first + torch.cat((part.indices, own.expand(-1, missing)), dim=1))
         weights.append(torch.nn.functional.pad(part.weights, (0, missing)))
         first += len(part.indices)
@@ -75,11 +70,11 @@ def choose_others(similarity: torch.Tensor, sampling: SamplingConfig) -> Others:
 
     Source: method page section 3; paper section 3.2.
     """
-    num_masks = similarity.shape[0]
+    num_masks, nobody = similarity.shape[0], similarity[:, :0]
     if not sampling.is_distinctive:
-        return _no_others(similarity, "none")
+        return Others(nobody.to(torch.int64), nobody, "none")
     if num_masks == 1 or (sampling.above_max_others == "no_contrast" and num_masks > sampling.max_others):
-        return _no_others(similarity, "no_contrast")
+        return Others(nobody.to(torch.int64), nobody, "no_contrast")
     num_others = min(num_masks - 1, sampling.max_others)
     # The target itself sorts last.
     apart = similarity.masked_fill(torch.eye(num_masks, dtype=torch.bool, device=similarity.device), -torch.inf)
@@ -89,11 +84,6 @@ def choose_others(similarity: torch.Tensor, sampling: SamplingConfig) -> Others:
     if sampling.others_weighting == "similar":
         share = sampling.others_weight * (cosines / OTHERS_TEMPERATURE).softmax(dim=1)
     return Others(indices, cosines * share, "all" if num_others == num_masks - 1 else "nearest")
-
-
-def _no_others(similarity: torch.Tensor, how: str) -> Others:
-    empty = similarity[:, :0]
-    return Others(empty.to(torch.int64), empty, how)
 
 
 def descending(logits: torch.Tensor) -> torch.Tensor:
@@ -138,6 +128,13 @@ def _cumulated(rows: torch.Tensor) -> torch.Tensor:
     return rows.cumsum(dim=1)
 
 
+def count_kept(ranked: torch.Tensor, log_total: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Return (R,) int64, the size of the kept set of each row: top-k where `top_k` is above 0, else top-p."""
+    by_k = count_top_k(ranked, top_k.clamp(min=1))
+    # A row that is not finite has an empty kept set; on a GPU, a count of 0 must not reach a gather.
+    return torch.where(top_k > 0, by_k, count_top_p(ranked, log_total, top_p)).clamp(min=1)
+
+
 def kept_tokens(logits: torch.Tensor, ranked: torch.Tensor, num_kept: torch.Tensor) -> torch.Tensor:
     """Return V_i as (R, V) bool: the first `num_kept` (R,) tokens of each row by logit, then by token id.
 
@@ -178,14 +175,12 @@ def distinctive_weights(
 
     Source: paper section 3.2; method page section 3.
     """
-    own_probabilities = _softmax_over(own.double() / temperature, is_kept)
-    contrast = _softmax_over((own.double() - others.double()) / temperature, is_kept)
+    own_probabilities, contrast = (
+        (logits / temperature).masked_fill(~is_kept, -torch.inf).softmax(dim=1)
+        for logits in (own.double(), own.double() - others.double())
+    )
     weights = torch.where(is_eos, own_probabilities, contrast)
     return torch.where(weights.sum(dim=1, keepdim=True) > 0, weights, own_probabilities)
-
-
-def _softmax_over(logits: torch.Tensor, is_kept: torch.Tensor) -> torch.Tensor:
-    return logits.masked_fill(~is_kept, -torch.inf).softmax(dim=1)
 
 
 def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
@@ -251,29 +246,30 @@ class Sampler:
         """
         device = own.device
         line, row = to_device(own_of, device), torch.from_numpy(rows)
-        step = _Step(
-            top_k=to_device(self._top_k[row], device),
-            top_p=to_device(self._top_p[row], device),
-            uniform=to_device(self._uniform[row, prefix_length], device),
+        top_k, top_p, uniform = (
+            to_device(column[row], device) for column in (self._top_k, self._top_p, self._uniform[:, prefix_length])
         )
         top = self._vocabulary.top_logits(own, is_eos_allowed=is_eos_allowed).rows(line)
-        num_kept = step.num_kept(top.logits, top.log_total)
+        num_kept = count_kept(top.logits, top.log_total, top_k, top_p)
         width, is_settled, is_finite = to_host(
             num_kept.max(), top.contains_kept_set(num_kept), all_finite(top.log_total, others)
         )
         check_finite(is_finite)
-        tokens, log_probs = self._draw(step, top, num_kept, others[line], width=int(width))
+        tokens, log_probs = self._draw(uniform, top, num_kept, others[line], width=int(width))
         unsettled = np.flatnonzero(~is_settled)
         for first in range(0, len(unsettled), _ROWS_A_SORT):
             part = to_device(unsettled[first : first + _ROWS_A_SORT], device)
             tokens[part], log_probs[part] = self._draw_from_all(
-                step.rows(part), own[line[part]], others[line[part]], is_eos_allowed=is_eos_allowed
+                (top_k[part], top_p[part], uniform[part]),
+                own[line[part]],
+                others[line[part]],
+                is_eos_allowed=is_eos_allowed,
             )
         drawn, of_drawn = to_host(tokens, log_probs)
         return drawn, of_drawn
 
     def _draw(
-        self, step: _Step, top: TopLogits, num_kept: torch.Tensor, others: torch.Tensor, *, width: int
+        self, uniform: torch.Tensor, top: TopLogits, num_kept: torch.Tensor, others: torch.Tensor, *, width: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw from the top logits, `width` at most; valid for rows whose kept set they contain."""
         ids, logits = top.ids[:, :width], top.logits[:, :width]
@@ -282,42 +278,37 @@ class Sampler:
         order = ids.masked_fill(~is_kept, self._vocabulary.size).argsort(dim=1)
         ids, logits, is_kept = ids.gather(1, order), logits.gather(1, order), is_kept.gather(1, order)
         contrast = self._vocabulary.logits_at(others, ids)
-        column, log_probs = self._draw_column(step, logits, contrast, is_kept=is_kept, is_eos=ids == self._eos)
+        column, log_probs = self._draw_column(uniform, logits, contrast, is_kept=is_kept, is_eos=ids == self._eos)
         return ids.gather(1, column)[:, 0], log_probs
 
     def _draw_from_all(
-        self, step: _Step, own: torch.Tensor, others: torch.Tensor, *, is_eos_allowed: bool
+        self,
+        step: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        own: torch.Tensor,
+        others: torch.Tensor,
+        *,
+        is_eos_allowed: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw from the whole vocabulary, for kept sets wider than the top logits: top-p on a flat distribution."""
+        top_k, top_p, uniform = step
         logits, log_total = self._vocabulary.all_logits(own, is_eos_allowed=is_eos_allowed)
         ranked = descending(logits)
-        is_kept = kept_tokens(logits, ranked, step.num_kept(ranked, log_total))
+        is_kept = kept_tokens(logits, ranked, count_kept(ranked, log_total, top_k, top_p))
         contrast, _ = self._vocabulary.all_logits(others, is_eos_allowed=True)
         is_eos = (torch.arange(self._vocabulary.size, device=logits.device) == self._eos).expand(len(logits), -1)
-        column, log_probs = self._draw_column(step, logits, contrast, is_kept=is_kept, is_eos=is_eos)
+        column, log_probs = self._draw_column(uniform, logits, contrast, is_kept=is_kept, is_eos=is_eos)
         return column[:, 0], log_probs
 
     def _draw_column(
-        self, step: _Step, own: torch.Tensor, others: torch.Tensor, *, is_kept: torch.Tensor, is_eos: torch.Tensor
+        self,
+        uniform: torch.Tensor,
+        own: torch.Tensor,
+        others: torch.Tensor,
+        *,
+        is_kept: torch.Tensor,
+        is_eos: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the drawn column (r, 1) of logits (r, K) in token-id order, and its log-probability (r,)."""
         weights = distinctive_weights(own, others, is_kept=is_kept, is_eos=is_eos, temperature=self._temperature)
-        column = draw(weights, step.uniform)[:, None]
+        column = draw(weights, uniform)[:, None]
         return column, (weights.gather(1, column)[:, 0] / weights.sum(dim=1)).log()
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """The rows' parameters and draws of one step, on the device."""
-
-    top_k: torch.Tensor
-    top_p: torch.Tensor
-    uniform: torch.Tensor
-
-    def rows(self, index: torch.Tensor) -> _Step:
-        return _Step(self.top_k[index], self.top_p[index], self.uniform[index])
-
-    def num_kept(self, ranked: torch.Tensor, log_total: torch.Tensor) -> torch.Tensor:
-        by_k = count_top_k(ranked, self.top_k.clamp(min=1))
-        # A row that is not finite has an empty kept set; on a GPU, a count of 0 must not reach a gather.
-        return torch.where(self.top_k > 0, by_k, count_top_p(ranked, log_total, self.top_p)).clamp(min=1)

@@ -26,10 +26,9 @@ from pseudoris.schemas.config import CaptionsConfig, SamplingConfig
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord
 from pseudoris.schemas.stage_settings import ListeningConfig
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers, CacheIndex
-from pseudoris.workers.captions.decoding_rules import ImageCrops
+from pseudoris.workers.captions.captioner import CachedEngine, CropSet, EncodedImage, crop_batches, gather
+from pseudoris.workers.captions.decoding_rules import Bools, ImageCrops, Ints, PrefixLevel, extend
 from pseudoris.workers.captions.distinctive import choose_others
-from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage, crop_batches, gather
-from pseudoris.workers.captions.prefix_tree import Bools, Ints, PrefixLevel, extend
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
@@ -224,7 +223,7 @@ class Listener:
             texts: R candidates.
         """
         image = self._image(crops, encoded, targets, texts)
-        bytes_a_crop = self._engine.towers.image_bytes(1, encoded.crops.tokens.shape[1])
+        bytes_a_crop = self._engine.towers.image_bytes(1, encoded.tokens.shape[1])
         for crop_sets in crop_batches(
             [image.encoded], bytes_a_crop=bytes_a_crop, budget_bytes=self._config.cache_bytes // 2
         ):
@@ -240,7 +239,7 @@ class Listener:
 
     def _image(self, crops: ImageCrops, encoded: EncodedImage, targets: Ints, texts: Sequence[str]) -> _Image:
         kinds = [crops.kinds.index(kind) for kind in self._listening.crops]
-        embeddings = encoded.embeddings(kinds[0])
+        embeddings = encoded.embeddings_of(kinds[0])
         limit = SamplingConfig(max_others=self._listening.max_others, above_max_others="nearest")
         (others,) = to_host(choose_others(embeddings @ embeddings.t(), limit).indices)
         asked = np.eye(crops.num_masks, dtype=np.bool_)
@@ -250,7 +249,7 @@ class Listener:
             eos=self._engine.special.eos,
             max_prefix_length=self._engine.towers.max_prefix_length,
         )
-        of_kinds = EncodedImage(encoded.crops, encoded.unique_crop_of[kinds])
+        of_kinds = replace(encoded, unique_crop_of=encoded.unique_crop_of[kinds])
         return _Image(of_kinds, tokens, targets, asked, np.zeros((len(texts), crops.num_masks)))
 
     def _read(self, image: _Image, crop_sets: Sequence[CropSet]) -> None:

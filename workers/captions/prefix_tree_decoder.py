@@ -8,10 +8,9 @@ import numpy as np
 import torch
 
 from pseudoris.schemas.config import CaptionsConfig
-from pseudoris.workers.captions.beam_search import BeamExtension, BeamSearch
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers, CacheIndex
+from pseudoris.workers.captions.decoding_rules import BeamExtension, BeamSearch, Ints, PrefixLevel, extend
 from pseudoris.workers.captions.distinctive import Others, Sampler, SamplerRows
-from pseudoris.workers.captions.prefix_tree import Bools, Ints, PrefixLevel, extend
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
 
@@ -42,12 +41,6 @@ class DecodingCounts:
     num_computed: int = 0
     peak_cache_bytes: int = 0
 
-    def include(self, other: DecodingCounts, *, image_bytes: int) -> None:
-        """Add the counts of another tree, which also held `image_bytes` of image keys and values."""
-        self.num_asked += other.num_asked
-        self.num_computed += other.num_computed
-        self.peak_cache_bytes = max(self.peak_cache_bytes, other.peak_cache_bytes + image_bytes)
-
 
 @dataclass(frozen=True, slots=True)
 class ActiveBeams:
@@ -76,25 +69,6 @@ class ActiveRows:
     tokens: Ints
     beams: tuple[ActiveBeams, ...]
 
-    @property
-    def num_searches(self) -> int:
-        """Number of sampling rows and beam searches; 0 once all are finished."""
-        return len(self.rows) + len(self.beams)
-
-    def requests(self, sot: int) -> tuple[Ints, Ints, Ints]:
-        """Return parents, tokens and crops of all rows: sampling rows first, then every beam of every search."""
-        extended = [
-            (parent, beam.tokens[-1] if beam.tokens else sot, beams.crop)
-            for beams in self.beams
-            for parent, beam in zip(beams.parents, beams.search.beams, strict=True)
-        ]
-        columns = np.array(extended, dtype=np.int64).reshape(-1, 3).T
-        return (
-            np.concatenate((self.parents, columns[0])),
-            np.concatenate((self.tokens, columns[1])),
-            np.concatenate((self.targets, columns[2])),
-        )
-
     def halves(self) -> tuple[ActiveRows, ActiveRows]:
         """Return two halves; rows of one parent stay together where possible, so that the halves share few nodes."""
         order = np.argsort(self.parents, kind="stable")
@@ -103,10 +77,6 @@ class ActiveRows:
         if len(order) % 2 and len(self.beams) % 2:
             beams -= 1
         return self._part(order[:middle], self.beams[:beams]), self._part(order[middle:], self.beams[beams:])
-
-    def continuing(self, keep: Bools, parents: Ints, tokens: Ints, beams: tuple[ActiveBeams, ...]) -> ActiveRows:
-        """Return the next level's rows: the rows in `keep` with their new parents and tokens, and the beams."""
-        return ActiveRows(self.rows[keep], self.targets[keep], parents[keep], tokens[keep], beams)
 
     def _part(self, index: Ints, beams: tuple[ActiveBeams, ...]) -> ActiveRows:
         return ActiveRows(self.rows[index], self.targets[index], self.parents[index], self.tokens[index], beams)
@@ -175,29 +145,34 @@ class PrefixTreeDecoding:
         self, active: ActiveRows, level: PrefixLevel | None, cache_index: CacheIndex | None, *, length: int
     ) -> None:
         """Decode `active` from prefixes of `length` tokens to the end."""
-        while active.num_searches and length < self._config.max_length:
-            next_level, num_asked = self._widen(active, level)
+        while (num_searches := len(active.rows) + len(active.beams)) and length < self._config.max_length:
+            # Sampling rows first, then every beam of every search.
+            extended = [
+                (parent, beam.tokens[-1] if beam.tokens else self._special.sot, beams.crop)
+                for beams in active.beams
+                for parent, beam in zip(beams.parents, beams.search.beams, strict=True)
+            ]
+            columns = np.array(extended, dtype=np.int64).reshape(-1, 3).T
+            needs = np.concatenate((self._needs_all[active.targets], self._needs_own[columns[2]]))
+            parents, tokens = (
+                np.concatenate(each) for each in ((active.parents, columns[0]), (active.tokens, columns[1]))
+            )
+            next_level = extend(level, parents, tokens, needs)
             needed = self._towers.bytes_after(next_level, self._config.max_length - length)
-            if needed > self._budget_bytes and active.num_searches > 1:
+            if needed > self._budget_bytes and num_searches > 1:
                 mark = self._towers.mark()
                 for part in active.halves():
                     self._descend(part, level, cache_index, length=length)
                     self._towers.rewind(mark)
                 return
             self._towers.make_room(next_level, self._config.max_length - length, self._budget_bytes)
-            self.counts.num_asked += num_asked
+            # A pair that rows share counts once for each of them.
+            self.counts.num_asked += int(needs.sum())
             self.counts.num_computed += next_level.num_pairs
             self.counts.peak_cache_bytes = max(self.counts.peak_cache_bytes, self._towers.allocated_bytes)
             hidden, cache_index = self._towers.step(next_level, cache_index)
             active = self._advance(active, next_level, hidden, length)
             level, length = next_level, length + 1
-
-    def _widen(self, active: ActiveRows, level: PrefixLevel | None) -> tuple[PrefixLevel, int]:
-        """The next level, and the number of pairs that its rows read; a shared pair counts once for each row."""
-        parents, tokens, targets = active.requests(self._special.sot)
-        needs = self._needs_own[targets]
-        needs[: len(active.rows)] = self._needs_all[active.targets]
-        return extend(level, parents, tokens, needs), int(needs.sum())
 
     def _advance(self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, length: int) -> ActiveRows:
         is_eos_allowed = length >= self._config.min_length
@@ -209,7 +184,7 @@ class PrefixTreeDecoding:
             tokens = self._sample(active, level, hidden, length)
             # The last token is always EOS and needs no hidden state.
             is_open = (tokens != self._special.eos) & (length + 2 < self._config.max_length)
-        return active.continuing(is_open, parents, tokens, beams)
+        return ActiveRows(active.rows[is_open], active.targets[is_open], parents[is_open], tokens[is_open], beams)
 
     def _sample(self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, length: int) -> Ints:
         # Rows of one (prefix, target) share a line, so that one projection serves all top-k and top-p limits.
@@ -217,11 +192,23 @@ class PrefixTreeDecoding:
         lines, own_of = np.unique(keys, return_inverse=True)
         prefix, target = np.divmod(lines, len(self._unique_crop_of))
         pairs = level.pair_of[prefix, self._unique_crop_of[target]]
+        # The weighted mean of the others' states, Σ_j (s_ij / M) h_j for each line: the projection is linear, so one
+        # serves the sum of all others.
+        pairs_of_others = level.pair_of[prefix[:, None], self._unique_crop_of[self._members[target]]]
+        weights = self._others.weights[to_device(target, hidden.device)]
+        means = [
+            torch.bmm(weight[:, None], hidden[part].to(weight.dtype))[:, 0]
+            for weight, part in zip(
+                torch.split(weights, _LINES_A_MEAN),
+                torch.split(to_device(pairs_of_others, hidden.device), _LINES_A_MEAN),
+                strict=True,
+            )
+        ]
         tokens, log_probs = self._sampler.next_tokens(
             active.rows,
             own_of,
             own=hidden[to_device(pairs, hidden.device)],
-            others=self._mean_of_others(prefix, target, level, hidden),
+            others=torch.cat(means),
             prefix_length=length,
             is_eos_allowed=length >= self._config.min_length,
         )
@@ -230,17 +217,6 @@ class PrefixTreeDecoding:
         self._tokens[active.rows, length - 1] = tokens
         self._log_probs[active.rows] += log_probs
         return tokens
-
-    def _mean_of_others(self, prefix: Ints, target: Ints, level: PrefixLevel, hidden: torch.Tensor) -> torch.Tensor:
-        """Σ_j (s_ij / M) h_j for each line. The projection is linear, so one serves the sum of all others."""
-        pairs = level.pair_of[prefix[:, None], self._unique_crop_of[self._members[target]]]
-        weights = self._others.weights[to_device(target, hidden.device)]
-        index = to_device(pairs, hidden.device)
-        means = [
-            torch.bmm(weight[:, None], hidden[part].to(weight.dtype))[:, 0]
-            for weight, part in zip(torch.split(weights, _LINES_A_MEAN), torch.split(index, _LINES_A_MEAN), strict=True)
-        ]
-        return torch.cat(means)
 
     def _advance_beams(
         self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, is_eos_allowed: bool

@@ -8,7 +8,7 @@ listed one by one only for the rare row whose kept set reaches logit 0.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -101,31 +101,23 @@ class Vocabulary:
         # The row of each token; dead tokens share a row of zeros after the live ones.
         self._row_of = torch.full((projection.shape[1],), len(self._live), device=projection.device)
         self._row_of[self._live] = torch.arange(len(self._live), device=projection.device)
+        # Number of tokens, dead ones included.
+        self.size = len(self._row_of)
         self._eos_column = int(self._row_of[eos])
-
-    @property
-    def size(self) -> int:
-        """Number of tokens, dead ones included."""
-        return len(self._row_of)
 
     def top_logits(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> TopLogits:
         """Return the likeliest tokens of hidden states (R, D)."""
-        parts = [self._narrow_top_logits(part, is_eos_allowed) for part in torch.split(hidden, _ROWS_A_PROJECTION)]
-        if len(parts) == 1:
-            return parts[0]
-        return TopLogits(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(TopLogits)))
-
-    def _narrow_top_logits(self, hidden: torch.Tensor, is_eos_allowed: bool) -> TopLogits:
-        scores, log_total = self._scores(hidden, is_eos_allowed)
-        width = min(_TOP_WIDTH, scores.shape[1])
-        # topk does not define the order of equal values: sort by token id first, then stably by value.
-        columns = scores.topk(width, dim=1, sorted=False).indices.sort(dim=1).values
-        values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
-        ids = self._live[columns.gather(1, order)]
-        bound = values[:, -1] if width < scores.shape[1] else torch.full_like(log_total, -torch.inf)
-        if self._num_dead:
-            bound = bound.clamp(min=0.0)
-        return TopLogits(values, ids, log_total, bound)
+        parts = []
+        for part in torch.split(hidden, _ROWS_A_PROJECTION):
+            scores, log_total = self._scores(part, is_eos_allowed)
+            width = min(_TOP_WIDTH, scores.shape[1])
+            # topk does not define the order of equal values: sort by token id first, then stably by value.
+            columns = scores.topk(width, dim=1, sorted=False).indices.sort(dim=1).values
+            values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
+            ids = self._live[columns.gather(1, order)]
+            bound = values[:, -1] if width < scores.shape[1] else torch.full_like(log_total, -torch.inf)
+            parts.append((values, ids, log_total, bound.clamp(min=0.0) if self._num_dead else bound))
+        return TopLogits(*(torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True)))
 
     def sorted_logits(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> TopLogits:
         """Return the whole vocabulary as `TopLogits`. Slow; for beams that `top_logits` cannot decide."""

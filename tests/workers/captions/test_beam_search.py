@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.plain_captioner import group_beam_search
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.workers.captions.beam_search import BeamExtension, BeamSearch
+from pseudoris.workers.captions.decoding_rules import BeamExtension, BeamSearch
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from tests.builders.coca import captions_config
 

@@ -6,8 +6,8 @@ from benchmarks.plain_captioner import ReferenceEngine
 from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers, attend
-from pseudoris.workers.captions.engine import encode_crops
-from pseudoris.workers.captions.prefix_tree import extend
+from pseudoris.workers.captions.captioner import encode_crops
+from pseudoris.workers.captions.decoding_rules import extend
 from tests.builders.coca import SPECIAL, VOCABULARY, image_crops, small_coca
 
 # Rows of tokens after SOT; 0 is what open_clip's text mask takes for padding, 38 and 39 are SOT and EOS.
@@ -18,9 +18,9 @@ TOKENS = np.array(
 
 def largest_difference(model):
     """Return the largest difference of logits to open_clip's forward, over prefixes of every length."""
-    crops = encode_crops(model, image_crops(num_masks=3, dtype=next(model.parameters()).dtype).pixels[0])
+    _, crop_tokens = encode_crops(model, image_crops(num_masks=3, dtype=next(model.parameters()).dtype).pixels[0])
     decoder = CachedCocaTowers(model)
-    decoder.set_image_tokens(crops.tokens)
+    decoder.set_image_tokens(crop_tokens)
     plain = ReferenceEngine(model, SPECIAL, None, seed=0)
     needs = np.ones((len(TOKENS), 3), dtype=np.bool_)
     needs[1] = [True, False, False]
@@ -32,7 +32,7 @@ def largest_difference(model):
         hidden, cache_index = decoder.step(level, cache_index)
         logits = hidden @ model.text_decoder.text_projection
         for row, crop in np.argwhere(needs):
-            expected = plain.logits(crops.tokens[crop : crop + 1], [prefixes[row].tolist()])[0]
+            expected = plain.logits(crop_tokens[crop : crop + 1], [prefixes[row].tolist()])[0]
             found = logits[level.pair_of[level.row_prefix[row], crop]]
             worst = max(worst, float((found - expected).abs().max()))
         if column is not None:
@@ -70,9 +70,9 @@ def test_the_corrected_padding_mask_is_followed_too():
 def test_embeddings_are_unit_vectors_whatever_the_number_of_passes():
     model = small_coca()
     pixels = image_crops(num_masks=70).pixels[0]
-    together = encode_crops(model, pixels)
-    torch.testing.assert_close(together.embeddings.norm(dim=1), torch.ones(70, dtype=torch.float64))
-    torch.testing.assert_close(together.tokens[66:68], encode_crops(model, pixels[66:68]).tokens)
+    embeddings, tokens = encode_crops(model, pixels)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(70, dtype=torch.float64))
+    torch.testing.assert_close(tokens[66:68], encode_crops(model, pixels[66:68])[1])
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from benchmarks.plain_captioner import ReferenceEngine
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, CACHE_BYTES, collecting
-from pseudoris.workers.captions import engine as engine_module
-from pseudoris.workers.captions.engine import CachedEngine, find_unique_crops
+from pseudoris.workers.captions import captioner as captioner_module
+from pseudoris.workers.captions.captioner import CachedEngine, find_unique_crops
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 
 
@@ -113,8 +113,8 @@ def test_in_paper_the_best_beam_has_the_highest_sum_of_raw_logits():
 
 
 def test_others_weigh_by_the_cosine_of_open_clips_embeddings_also_below_zero(monkeypatch):
-    image, model, chosen, choose = image_crops(num_masks=4), small_coca(), [], engine_module.choose_others
-    monkeypatch.setattr(engine_module, "choose_others", lambda *given: chosen.append(choose(*given)) or chosen[-1])
+    image, model, chosen, choose = image_crops(num_masks=4), small_coca(), [], captioner_module.choose_others
+    monkeypatch.setattr(captioner_module, "choose_others", lambda *given: chosen.append(choose(*given)) or chosen[-1])
 
     captions_of(CachedEngine, image, model, max_length=5)
 

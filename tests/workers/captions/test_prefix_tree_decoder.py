@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
+from pseudoris.workers.captions.captioner import encode_crops
 from pseudoris.workers.captions.distinctive import SamplerRows, choose_others
-from pseudoris.workers.captions.engine import encode_crops
 from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding
 from pseudoris.workers.captions.vocabulary_logits import Vocabulary
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
@@ -26,9 +26,9 @@ class MeasuredTowers(CachedCocaTowers):
 def decode_with(budget_bytes, *, num_masks=5):
     model, config = small_coca(), captions_config()
     with torch.inference_mode():
-        crops = encode_crops(model, image_crops(num_masks=num_masks).pixels[0])
+        embeddings, tokens = encode_crops(model, image_crops(num_masks=num_masks).pixels[0])
         towers = MeasuredTowers(model)
-        towers.set_image_tokens(crops.tokens)
+        towers.set_image_tokens(tokens)
         rows = SamplerRows(
             target=np.repeat(np.arange(num_masks), 4),
             top_k=np.tile(np.array([5, 9, 0, 0]), num_masks),
@@ -38,7 +38,7 @@ def decode_with(budget_bytes, *, num_masks=5):
         decoding = PrefixTreeDecoding(
             towers,
             Vocabulary(model.text_decoder.text_projection, SPECIAL.eos),
-            others=choose_others(crops.embeddings @ crops.embeddings.t(), config.sampling),
+            others=choose_others(embeddings @ embeddings.t(), config.sampling),
             rows=rows,
             config=config,
             special=SPECIAL,
