@@ -15,12 +15,10 @@ from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.masks import instances, rle
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.instances import (
-    DetectorPrior,
     InstanceDetector,
-    NoPrior,
-    TablePrior,
     build_prior,
     load_detector,
+    match_instances,
 )
 from pseudoris.workers.masks.proposals import reduce_proposals
 from pseudoris.workers.stages import prior_digest
@@ -49,7 +47,6 @@ def proposals(sam, masks_config, pixels):
 def test_none_reduces_by_rules(masks_config, pixels, proposals):
     config = masks_config()
     prior = build_prior(config, CPU)
-    assert isinstance(prior, NoPrior)
     kept = prior(IMAGE, pixels, proposals)
     assert 0 < len(kept) < len(proposals)
     assert kept == reduce_proposals(proposals, config.reduction)
@@ -57,7 +54,6 @@ def test_none_reduces_by_rules(masks_config, pixels, proposals):
 
 def test_table_names_the_row_that_chose_a_mask(masks_config, table, pixels, proposals):
     prior = build_prior(masks_config(prior=PriorConfig(kind="table", path=table)), CPU)
-    assert isinstance(prior, TablePrior)
     kept = prior(IMAGE, pixels, proposals)
     assert {one.prior for one in kept} == {"table:0", "table:1"}
     assert prior(ShardImage(position=1, image_id="1" * 16, key="b.png"), pixels, proposals) == []
@@ -75,14 +71,13 @@ class OneDetection(nn.Module):
 def test_torchvision_names_the_detection_that_chose_a_mask(masks_config, pixels, proposals, monkeypatch):
     monkeypatch.setattr(instances, "load_detector", lambda path: OneDetection())
     prior = build_prior(masks_config(prior=PriorConfig(kind="torchvision", path="cutler.pth")), CPU)
-    assert isinstance(prior, DetectorPrior)
     assert [one.prior for one in prior(IMAGE, pixels, proposals)] == ["torchvision:0"]
 
 
 def test_the_option_iou_takes_another_mask_than_intersection(pixels, proposals):
-    detector = InstanceDetector(OneDetection(), CPU, min_score=0.5)
+    found = InstanceDetector(OneDetection(), CPU, min_score=0.5).instances(pixels)
     chosen = [
-        DetectorPrior(detector, PriorConfig(kind="torchvision", path="x", match=match))(IMAGE, pixels, proposals)[0].row
+        match_instances(proposals, found, PriorConfig(match=match), name="torchvision")[0].row
         for match in ("intersection", "iou")
     ]
     by_intersection, by_iou = proposals.areas_px[chosen]

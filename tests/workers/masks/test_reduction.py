@@ -13,9 +13,6 @@ from pseudoris.workers.masks.proposals import (
     Proposals,
     mask_records,
     reduce_proposals,
-    within_area,
-    without_doubles,
-    without_parts,
 )
 
 SIZE = (40, 50)
@@ -49,9 +46,8 @@ def test_copies_of_a_mask_have_ids_of_their_own_that_no_other_mask_changes():
 
 
 def test_area_bounds_are_inclusive_shares_of_the_image():
-    areas = np.array([19, 20, 1000, 1001])
-    config = ReductionConfig(min_area=0.01, max_area=0.5)
-    assert within_area(areas, SIZE, config).tolist() == [1, 2]
+    proposals = proposals_of((0, 0, 19, 1), (0, 0, 20, 1), (0, 0, 50, 20), (0, 0, 50, 21))
+    assert rows(proposals, min_area=0.01, max_area=0.5) == [1, 2]
 
 
 def test_of_two_doubles_the_one_with_the_higher_predicted_iou_stays():
@@ -67,8 +63,7 @@ def test_an_iou_at_the_bound_is_no_double():
 
 def test_a_mask_that_only_a_dropped_one_doubles_stays():
     # Each overlaps its neighbour by an IoU of 0.6, the outer two by 0.33.
-    ious = np.array([[1, 0.6, 0.33], [0.6, 1, 0.6], [0.33, 0.6, 1]])
-    assert without_doubles(np.array([4, 5, 6]), ious, 0.5).tolist() == [4, 6]
+    assert rows(proposals_of((0, 0, 20, 10), (5, 0, 25, 10), (10, 0, 30, 10)), mask_nms_iou=0.5) == [0, 2]
 
 
 def test_a_mask_that_sticks_out_is_no_part():
@@ -115,8 +110,7 @@ def test_what_stays_holds_no_doubles_and_no_parts_and_comes_in_order(boxes, nms_
                 assert areas[i] > areas[j] or inside[i, j] < min_inside or areas[i] > max_part_area * areas[j]
 
 
-@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
-def test_parts_do_not_depend_on_the_order_of_scores(order):
-    proposals = proposals_of((0, 0, 20, 20), (2, 2, 8, 8), (30, 30, 40, 40))
-    config = ReductionConfig(**(KEEP_ALL | {"min_inside": 0.9, "max_part_area": 0.5}))
-    assert sorted(without_parts(np.array(order), proposals, config).tolist()) == [0, 2]
+@pytest.mark.parametrize("ious", [[0.9, 0.8, 0.7], [0.7, 0.8, 0.9], [0.7, 0.9, 0.8]])
+def test_parts_do_not_depend_on_the_order_of_scores(ious):
+    proposals = proposals_of((0, 0, 20, 20), (2, 2, 8, 8), (30, 30, 40, 40), ious=ious)
+    assert rows(proposals, min_inside=0.9, max_part_area=0.5) == [0, 2]
