@@ -33,10 +33,9 @@ from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.listener import Listener, TeacherForcing
 from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding
 from pseudoris.workers.filtering import ClipScorer
-from pseudoris.workers.masks.generator import MaskGenerator
+from pseudoris.workers.masks.generator import MaskGenerator, SamProposer
 from pseudoris.workers.masks.instances import InstanceDetector
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
-from pseudoris.workers.masks.proposer import SamProposer
 
 _MASKS, _IMAGES = 6, 2
 # Words of random weights are nearly alike likely: more than the top logits are kept.

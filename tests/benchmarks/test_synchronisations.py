@@ -9,7 +9,7 @@ from benchmarks.synchronisations import measure
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering import ClipScorer
-from pseudoris.workers.masks.proposer import SamProposer
+from pseudoris.workers.masks.generator import SamProposer
 
 ON_GPU = ["compute.device=cuda", "placement.fused.num_gpus=1"]
 # A wait that is added here is one in every step of every image: find another way first.

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pseudoris.workers import masks
-from pseudoris.workers.masks.proposer import SamProposer
+from pseudoris.workers.masks.generator import SamProposer
 
 HEAVY = ("torch", "torchvision", "open_clip", "segment_anything")
 

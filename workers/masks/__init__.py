@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from pseudoris.schemas.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from pseudoris.workers.masks.proposer import SamProposer
+    from pseudoris.workers.masks.generator import SamProposer
     from pseudoris.workers.masks.ready_masks import ReadyProposer
 
 __all__ = ["ReadyProposer", "SamProposer"]
-__getattr__ = lazy_names(__name__, {"ReadyProposer": "ready_masks", "SamProposer": "proposer"})
+__getattr__ = lazy_names(__name__, {"ReadyProposer": "ready_masks", "SamProposer": "generator"})

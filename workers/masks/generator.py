@@ -1,8 +1,8 @@
-"""SAM's automatic mask generation (prompts on a grid, filters, box NMS), equal to `SamAutomaticMaskGenerator`.
+"""The first stage by SAM: automatic mask generation (prompts on a grid, filters, box NMS), then reduction to objects.
 
-In each crop, masks must have a predicted IoU strictly above its threshold, a stability at or above its threshold, and
-must not end at an inner edge of the crop; then box NMS by predicted IoU. Across crops, NMS prefers masks of small
-crops. Last, small holes are filled and small islands dropped.
+The generator equals `SamAutomaticMaskGenerator`. In each crop, masks must have a predicted IoU strictly above its
+threshold, a stability at or above its threshold, and must not end at an inner edge of the crop; then box NMS by
+predicted IoU. Across crops, NMS prefers masks of small crops. Last, small holes are filled and small islands dropped.
 
 Candidates are a table of tensors: masks are packed bits, eight pixels a byte. Of several hundred a few survive, and
 only these are unpacked.
@@ -24,13 +24,17 @@ from scipy import ndimage
 from segment_anything.modeling import Sam
 from torchvision.ops import nms
 
-from pseudoris.schemas.config import MasksConfig
-from pseudoris.schemas.shard import Box
-from pseudoris.workers.device import to_device, to_host
+from pseudoris.schemas.config import ComputeConfig, MasksConfig
+from pseudoris.schemas.shard import Box, Shard, ShardImage
+from pseudoris.workers.crops.crops import prefetched_pixels
+from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
+from pseudoris.workers.faults.quarantine import apply_to_images
+from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks import rle, sam_model
-from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder, SharedImage
-from pseudoris.workers.masks.proposals import Proposals
-from pseudoris.workers.masks.sam_model import PointGrid, crop_boxes, layer_grids
+from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
+from pseudoris.workers.masks.proposals import Proposals, build_prior, mask_records
+from pseudoris.workers.masks.sam_model import PointGrid, crop_boxes, layer_grids, load_sam
+from pseudoris.workers.stages import STAGE_PROPOSE, sam_digest
 
 MASK_THRESHOLD = 0.0
 # Pixels of masks that are unpacked at once. Bounds memory; results do not depend on it.
@@ -72,11 +76,6 @@ class MaskCandidates:
             self.size, self.bits[rows], self.boxes_px[rows], self.predicted_iou[rows], self.stability[rows]
         )
 
-    def in_host_memory(self) -> MaskCandidates:
-        """Return the same mask candidates on the CPU."""
-        columns = to_host(self.bits, self.boxes_px, self.predicted_iou, self.stability)
-        return MaskCandidates(self.size, *map(torch.from_numpy, columns))
-
     def with_masks(self, masks: torch.Tensor) -> MaskCandidates:
         """Return the mask candidates with other masks (N, H, W) bool and new boxes; scores stay."""
         size = (masks.shape[1], masks.shape[2])
@@ -88,7 +87,9 @@ class MaskCandidates:
         if self.size == size:
             return self
         margins = (x0, width - x1, y0, height - y1)
-        return concatenate([chunk.with_masks(F.pad(chunk.masks(), margins)) for chunk in self.chunks(size)])
+        return concatenate(
+            [chunk.with_masks(F.pad(unpack_bits(chunk.bits, chunk.size), margins)) for chunk in self.chunks(size)]
+        )
 
     def chunks(self, size: tuple[int, int]) -> Iterator[MaskCandidates]:
         """Yield the mask candidates in order, in parts whose masks at `size` (H, W) fit in memory; at least one part.
@@ -98,10 +99,6 @@ class MaskCandidates:
         step = max(1, _CHUNK_PIXELS // (size[0] * size[1]))
         for first in range(0, max(1, len(self)), step):
             yield self.take(torch.arange(first, min(first + step, len(self)), device=self.bits.device))
-
-    def masks(self) -> torch.Tensor:
-        """Return the masks unpacked, (N, H, W) bool."""
-        return unpack_bits(self.bits, self.size)
 
 
 def concatenate(parts: Sequence[MaskCandidates]) -> MaskCandidates:
@@ -115,16 +112,20 @@ def concatenate(parts: Sequence[MaskCandidates]) -> MaskCandidates:
     )
 
 
-def measure(
-    logits: torch.Tensor, predicted_iou: torch.Tensor, *, stability_offset: float, min_stability: float = 0.0
-) -> MaskCandidates:
+def measure(logits: torch.Tensor, predicted_iou: torch.Tensor, config: MasksConfig) -> MaskCandidates:
     """Return the mask candidates with the given mask logits (N, H, W) float32, at the crop's original size.
 
-    Those below `min_stability` are dropped first; a bound of 0 or less keeps all, as in SAM.
+    Stability is the IoU of each mask thresholded `stability_score_offset` above with the same thresholded so far below.
+    The first lies inside the second, so their areas are the intersection and the union. Those below the threshold are
+    dropped first; a threshold of 0 or less keeps all, as in SAM.
     """
-    stability = stability_scores(logits, stability_offset)
-    if min_stability > 0:
-        rows = set_rows(stability >= min_stability)
+    intersections, unions = (
+        (logits > MASK_THRESHOLD + offset).flatten(1).sum(1, dtype=torch.int32)
+        for offset in (config.stability_score_offset, -config.stability_score_offset)
+    )
+    stability = intersections / unions
+    if config.stability_score_thresh > 0:
+        rows = set_rows(stability >= config.stability_score_thresh)
         logits, predicted_iou, stability = logits[rows], predicted_iou[rows], stability[rows]
     masks = logits > MASK_THRESHOLD
     height, width = masks.shape[-2:]
@@ -139,20 +140,6 @@ def set_rows(flags: torch.Tensor) -> torch.Tensor:
     return flags.nonzero()[:, 0]
 
 
-def stability_scores(logits: torch.Tensor, offset: float) -> torch.Tensor:
-    """Return (N,) float32, the IoU of each mask thresholded `offset` above with the same thresholded `offset` below.
-
-    The first lies inside the second, so their areas are the intersection and the union.
-    """
-    intersections = _areas(logits > MASK_THRESHOLD + offset)
-    unions = _areas(logits > MASK_THRESHOLD - offset)
-    return intersections / unions
-
-
-def _areas(masks: torch.Tensor) -> torch.Tensor:
-    return masks.flatten(1).sum(1, dtype=torch.int32)
-
-
 def inclusive_boxes(masks: torch.Tensor) -> torch.Tensor:
     """Return SAM's boxes of masks (N, H, W) bool: (N, 4) int64 x0, y0, x1, y1, x1 and y1 INCLUSIVE, 0 if empty.
 
@@ -161,13 +148,9 @@ def inclusive_boxes(masks: torch.Tensor) -> torch.Tensor:
     # `max` over bytes is fifty times as fast as `any` over bools.
     numbers = masks.view(torch.uint8)
     columns, rows = numbers.amax(dim=1), numbers.amax(dim=2)
-    (x0, x1), (y0, y1) = _first_and_last(columns), _first_and_last(rows)
+    x0, y0 = columns.argmax(dim=1), rows.argmax(dim=1)
+    x1, y1 = (is_set.shape[1] - 1 - is_set.flip(1).argmax(dim=1) for is_set in (columns, rows))
     return torch.stack([x0, y0, x1, y1], dim=1) * columns.amax(dim=1)[:, None]
-
-
-def _first_and_last(is_set: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    last = is_set.shape[1] - 1
-    return is_set.argmax(dim=1), last - is_set.flip(1).argmax(dim=1)
 
 
 def pack_bits(masks: torch.Tensor) -> torch.Tensor:
@@ -233,30 +216,25 @@ class MaskGenerator:
     ) -> MaskCandidates:
         """Return the mask candidates of one crop after its NMS, in the frame of the image (H, W)."""
         image = self._decode.share(crop.embedding)
-        points = to_device(sam_model.to_input_frame(grid, crop), crop.embedding.device)
-        batches = [
-            self._process_points(crop, image, some) for some in torch.split(points, self._config.points_per_batch)
-        ]
-        found = concatenate(batches)
-        found = found.take(~_is_cut_off(found.boxes_px, box, size))
+        device, side = crop.embedding.device, self._sam.image_encoder.img_size
+        step = max(1, _UPSAMPLE_BYTES[device.type] // (4 * max(side**2, crop.size[0] * crop.size[1])))
+        parts = []
+        points = to_device(sam_model.to_input_frame(grid, crop), device)
+        for some in torch.split(points, self._config.points_per_batch):
+            low, predicted_iou = self._decode(image, some, min_predicted_iou=self._config.pred_iou_thresh)
+            for few, iou in zip(torch.split(low, step), torch.split(predicted_iou, step), strict=True):
+                parts.append(measure(sam_model.upsample(few, crop, side), iou, self._config))
+        found = concatenate(parts)
+        # Masks that end at a crop's edge inside the image are cut off.
+        x0, y0, _, _ = box
+        frame = torch.tensor([[x0, y0, x0, y0], box, [0, 0, size[1], size[0]]])
+        start, edges, borders = to_device(frame, device).unbind()
+        is_at_edge, is_at_border = (
+            (found.boxes_px + start - each).abs() <= _EDGE_TOLERANCE_PX for each in (edges, borders)
+        )
+        found = found.take(~(is_at_edge & ~is_at_border).any(dim=1))
         found = found.take(nms(found.boxes_px.float(), found.predicted_iou, self._config.box_nms_thresh))
         return found.placed(box, size)
-
-    def _process_points(self, crop: sam_model.EncodedCrop, image: SharedImage, points: torch.Tensor) -> MaskCandidates:
-        low, predicted_iou = self._decode(image, points, min_predicted_iou=self._config.pred_iou_thresh)
-        side = self._sam.image_encoder.img_size
-        held = 4 * max(side**2, crop.size[0] * crop.size[1])
-        step = max(1, _UPSAMPLE_BYTES[low.device.type] // held)
-        parts = zip(torch.split(low, step), torch.split(predicted_iou, step), strict=True)
-        return concatenate([self._measure(sam_model.upsample(few, crop, side), iou) for few, iou in parts])
-
-    def _measure(self, logits: torch.Tensor, predicted_iou: torch.Tensor) -> MaskCandidates:
-        return measure(
-            logits,
-            predicted_iou,
-            stability_offset=self._config.stability_score_offset,
-            min_stability=self._config.stability_score_thresh,
-        )
 
     def _nms_across(self, parts: Sequence[MaskCandidates], crops: Sequence[Box]) -> torch.Tensor:
         """Return the rows of all parts that survive NMS between crops; masks of smaller crops win."""
@@ -269,11 +247,14 @@ class MaskGenerator:
     def _without_speckle(self, found: MaskCandidates) -> MaskCandidates:
         """Remove holes and islands, then the doubles that result, on the CPU; unchanged masks win."""
         # scipy labels regions there.
-        found = found.in_host_memory()
+        columns = to_host(found.bits, found.boxes_px, found.predicted_iou, found.stability)
+        found = MaskCandidates(found.size, *map(torch.from_numpy, columns))
         parts, is_unchanged = [], []
         for row in range(len(found)):
-            part, has_changed = self._without_regions(found.take(torch.tensor([row])))
-            parts.append(part)
+            one = found.take(torch.tensor([row]))
+            mask = unpack_bits(one.bits, one.size)[0].numpy()
+            mask, has_changed = remove_small_regions(mask, self._config.min_mask_region_area)
+            parts.append(one.with_masks(torch.from_numpy(mask)[None]) if has_changed else one)
             is_unchanged.append(not has_changed)
         if not parts:
             return found
@@ -281,21 +262,6 @@ class MaskGenerator:
         scores = torch.tensor(is_unchanged).float()
         threshold = max(self._config.box_nms_thresh, self._config.crop_nms_thresh)
         return found.take(nms(found.boxes_px.float(), scores, threshold))
-
-    def _without_regions(self, one: MaskCandidates) -> tuple[MaskCandidates, bool]:
-        mask, has_changed = remove_small_regions(one.masks()[0].numpy(), self._config.min_mask_region_area)
-        return one.with_masks(torch.from_numpy(mask)[None]) if has_changed else one, has_changed
-
-
-def _is_cut_off(boxes_px: torch.Tensor, crop: Box, size: tuple[int, int]) -> torch.Tensor:
-    """Return which boxes (N, 4), in the crop's frame, end at a crop edge that is inside the image."""
-    x0, y0, _, _ = crop
-    frame = torch.tensor([[x0, y0, x0, y0], crop, [0, 0, size[1], size[0]]])
-    start, edges, borders = to_device(frame, boxes_px.device).unbind()
-    boxes = boxes_px + start
-    is_at_edge = (boxes - edges).abs() <= _EDGE_TOLERANCE_PX
-    is_at_border = (boxes - borders).abs() <= _EDGE_TOLERANCE_PX
-    return (is_at_edge & ~is_at_border).any(dim=1)
 
 
 def remove_small_regions(mask: Mask, min_area_px: int) -> tuple[Mask, bool]:
@@ -308,24 +274,15 @@ def remove_small_regions(mask: Mask, min_area_px: int) -> tuple[Mask, bool]:
         mask: (H, W) bool; not changed.
         min_area_px: Regions of at least this many pixels stay.
     """
-    filled, has_filled = _fill_holes(mask, min_area_px)
-    cleaned, has_dropped = _drop_islands(filled, min_area_px)
-    return cleaned, has_filled or has_dropped
-
-
-def _fill_holes(mask: Mask, min_area_px: int) -> tuple[Mask, bool]:
     labels, sizes = _regions(~mask)
     is_small = sizes < min_area_px
-    if not is_small.any():
-        return mask, False
-    return np.concatenate([[True], is_small])[labels], True
-
-
-def _drop_islands(mask: Mask, min_area_px: int) -> tuple[Mask, bool]:
+    has_filled = bool(is_small.any())
+    if has_filled:
+        mask = np.concatenate([[True], is_small])[labels]
     labels, sizes = _regions(mask)
     is_large = sizes >= min_area_px
     if is_large.all():
-        return mask, False
+        return mask, has_filled
     if not is_large.any():
         is_large[np.argmax(sizes)] = True
     return np.concatenate([[False], is_large])[labels], True
@@ -342,7 +299,7 @@ def encode_proposals(found: MaskCandidates) -> Proposals:
 
     SAM itself keeps an empty mask only if the stability threshold is 0.
     """
-    counts = [text for chunk in found.chunks(found.size) for text in rle.encode(chunk.masks())]
+    counts = [text for chunk in found.chunks(found.size) for text in rle.encode(unpack_bits(chunk.bits, chunk.size))]
     areas = rle.areas(counts, found.size)
     filled = np.flatnonzero(areas)
     kept = [counts[row] for row in filled]
@@ -355,3 +312,45 @@ def encode_proposals(found: MaskCandidates) -> Proposals:
         predicted_iou=predicted_iou[filled],
         stability=stability[filled],
     )
+
+
+class SamProposer:
+    """Proposes masks with SAM's automatic generator and reduces them to objects.
+
+    A mask's index, and so its id, is its position in the generator's output before the reduction. So a mask keeps its
+    id under another reduction or prior.
+    """
+
+    def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
+        """Load SAM and the instance prior.
+
+        Raises:
+            ConfigError: Weights or the prior's file are missing, damaged or for another architecture; there is no GPU;
+                a crop layer has no points.
+        """
+        self._device = device = prepare_device(compute)
+        sam = load_sam(config.architecture, config.weights).to(device)
+        if compute.is_compiled:
+            compile_tower(sam.image_encoder)
+        self._generate = MaskGenerator(sam, config, dtype=compute_dtype(compute))
+        self._prior = build_prior(config, device)
+
+    @classmethod
+    def weights_digest(cls, config: MasksConfig) -> str:
+        """Return the sha256 of the weights; with an instance prior, the sha256 of both files' digests.
+
+        Raises:
+            ConfigError: The weights or the prior are missing; the message names both if both are.
+        """
+        return sam_digest(config)
+
+    def __call__(self, shard: Shard) -> Shard:
+        """Return the shard with `masks` set on every image that is not quarantined; () if no mask survives."""
+        sound = [image for image in shard.images if not image.failure]
+        with prefetched_pixels(sound, self._device) as decode:
+            return apply_to_images(shard, STAGE_PROPOSE, lambda image: self._propose(image, decode(image)))
+
+    def _propose(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
+        proposals = self._generate(pixels)
+        kept = self._prior(image, pixels, proposals)
+        return replace(image, masks=mask_records(image.image_id, proposals, kept))

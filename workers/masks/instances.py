@@ -1,6 +1,6 @@
-"""Decides which proposals are objects: by rules, by a user's table of instances, or by a detector.
+"""Decides which proposals are objects by instances: those of a user's table, or of a detector.
 
-Both mask engines ask the prior that `masks.prior` names. Also the one-to-one assignment of masks to objects by IoU: two
+Also the one-to-one assignment of masks to objects by IoU: two
 masks of one object cannot both count as right.
 
 In a table an image is found by its `image_id` or its key (percent-encoded or plain), else by file name,
@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -25,14 +25,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pseudoris.schemas.config import MasksConfig, PriorConfig, ReductionConfig
+from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.checkpoints.tensor_files import load_tensors
 from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.locations import open_location
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.proposals import Kept, Proposals, reduce_proposals
+from pseudoris.workers.masks.proposals import Kept, Proposals
 from pseudoris.workers.masks.rle import is_coordinate
 
 logger = logging.getLogger(__name__)
@@ -167,7 +166,11 @@ class InstanceTable:
         """
         name = self._name_of(image_id, key)
         if name is None:
-            self._warn_once(key)
+            if not self._has_warned:
+                logger.warning(
+                    "image %s has no row in prior.path=%s, so it gets no mask (logged once)", key, self._path
+                )
+                self._has_warned = True
             return Instances((), ())
         rows = tuple(self._rows[name])
         return Instances(tuple(self._encode_row(row, size) for row in rows), rows)
@@ -176,27 +179,19 @@ class InstanceTable:
         for name in (image_id, key, unquote(key)):
             if name in self._rows:
                 return name
-        fitting = {name for form in (key, unquote(key)) for name in self._names_ending_alike(form)}
+        # A name fits if one path ends in the other.
+        fitting = {
+            name
+            for parts in (_parts(key), _parts(unquote(key)))
+            for name in self._names_by_stem.get(parts[-1], ())
+            if all(a == b for a, b in zip(reversed(_parts(name)), reversed(parts), strict=False))
+        }
         if len(fitting) > 1:
             raise ConfigError(
                 f"prior.path={self._path}: image {key} fits several names: {', '.join(sorted(fitting))}; "
                 f"name images by their key or image_id, as the images table does"
             )
         return next(iter(fitting), None)
-
-    def _names_ending_alike(self, key: str) -> list[str]:
-        parts = _parts(key)
-        same_stem = self._names_by_stem.get(parts[-1], ())
-        return [
-            name
-            for name in same_stem
-            if all(a == b for a, b in zip(reversed(_parts(name)), reversed(parts), strict=False))
-        ]
-
-    def _warn_once(self, key: str) -> None:
-        if not self._has_warned:
-            logger.warning("image %s has no row in prior.path=%s, so it gets no mask (logged once)", key, self._path)
-            self._has_warned = True
 
 
 def _parts(name: str) -> tuple[str, ...]:
@@ -263,8 +258,18 @@ def load_detector(path: str) -> nn.Module:
     Raises:
         ConfigError: The file cannot be read or is for another architecture.
     """
+    # Imported here: most runs have no detector.
+    from torchvision.models import detection
+
     state = _read_state(path)
-    build = _builder(state, path)
+    if _V1_KEY in state:
+        build = detection.maskrcnn_resnet50_fpn
+    elif _V2_KEY in state:
+        build = detection.maskrcnn_resnet50_fpn_v2
+    else:
+        raise ConfigError(
+            f"prior.path={path} has neither {_V1_KEY} nor {_V2_KEY}: give a checkpoint of torchvision's Mask R-CNN"
+        )
     model: nn.Module = build(weights=None, weights_backbone=None, num_classes=len(state[_CLASSES_KEY]))
     try:
         model.load_state_dict(state)
@@ -289,87 +294,3 @@ def _read_state(path: str) -> dict[str, torch.Tensor]:
             f"prior.path={path} is not a state dict of a torchvision Mask R-CNN: it has no {_CLASSES_KEY}"
         )
     return state
-
-
-def _builder(state: dict[str, torch.Tensor], path: str) -> Any:
-    # Imported here: most runs have no detector.
-    from torchvision.models import detection
-
-    if _V1_KEY in state:
-        return detection.maskrcnn_resnet50_fpn
-    if _V2_KEY in state:
-        return detection.maskrcnn_resnet50_fpn_v2
-    raise ConfigError(
-        f"prior.path={path} has neither {_V1_KEY} nor {_V2_KEY}: give a checkpoint of torchvision's Mask R-CNN"
-    )
-
-
-class InstancePrior(Protocol):
-    """Chooses which of an image's proposals are objects."""
-
-    def __call__(self, image: ShardImage, pixels: NDArray[np.uint8], proposals: Proposals) -> list[Kept]:
-        """Return the chosen proposals in the generator's order, each once, unless copies are kept.
-
-        Args:
-            image: Its id and key are read.
-            pixels: The same image, upright, (H, W, 3) uint8 RGB.
-            proposals: All of its masks, unreduced.
-        """
-
-
-class NoPrior:
-    """`none`: rules on areas, doubles and parts."""
-
-    def __init__(self, config: ReductionConfig) -> None:
-        """Keep the thresholds."""
-        self._config = config
-
-    def __call__(self, image: ShardImage, pixels: NDArray[np.uint8], proposals: Proposals) -> list[Kept]:
-        """Return the proposals that the rules keep."""
-        return reduce_proposals(proposals, self._config)
-
-
-class TablePrior:
-    """`table`: instances that the user's table lists for the image."""
-
-    def __init__(self, table: InstanceTable, config: PriorConfig) -> None:
-        """Keep the table and how to match."""
-        self._table = table
-        self._config = config
-
-    def __call__(self, image: ShardImage, pixels: NDArray[np.uint8], proposals: Proposals) -> list[Kept]:
-        """Return the best proposal of each instance, `table:<row>`."""
-        instances = self._table.instances(image.image_id, image.key, proposals.size)
-        return match_instances(proposals, instances, self._config, name="table")
-
-
-class DetectorPrior:
-    """`torchvision`: instances that a detector finds in the image."""
-
-    def __init__(self, detector: InstanceDetector, config: PriorConfig) -> None:
-        """Keep the detector and how to match."""
-        self._detector = detector
-        self._config = config
-
-    def __call__(self, image: ShardImage, pixels: NDArray[np.uint8], proposals: Proposals) -> list[Kept]:
-        """Return the best proposal of each instance, `torchvision:<number among the detections>`."""
-        instances = self._detector.instances(pixels)
-        return match_instances(proposals, instances, self._config, name="torchvision")
-
-
-def build_prior(config: MasksConfig, device: torch.device) -> InstancePrior:
-    """Return the prior that `masks.prior` names.
-
-    Raises:
-        ConfigError: Its kind is `unset`, or its file is missing or malformed.
-    """
-    prior = config.prior
-    prior.check_is_set()
-    if prior.path is None or prior.kind == "none":
-        return NoPrior(config.reduction)
-    if prior.kind == "table":
-        # Imported here, because it needs pyarrow, which a machine that only proposes masks may lack.
-        from pseudoris.workers.masks.instance_files import read_instance_table
-
-        return TablePrior(read_instance_table(prior.path, prior.min_score), prior)
-    return DetectorPrior(InstanceDetector(load_detector(prior.path), device, min_score=prior.min_score), prior)

@@ -27,6 +27,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -53,38 +54,27 @@ class CrossAttention:
         self._k: nn.Linear = module.k_proj
         self._v: nn.Linear = module.v_proj
         self._out: nn.Linear = module.out_proj
-        self._q_by_head, self._k_by_head, self._v_by_head = map(self._cut, (self._q, self._k, self._v))
         # (H, d, C)
+        self._q_by_head, self._k_by_head, self._v_by_head = (
+            projection.weight.detach().view(self._heads, self._width, -1) for projection in (self._q, self._k, self._v)
+        )
         self._out_by_head = self._out.weight.detach().t().reshape(self._heads, self._width, -1)
 
-    def _cut(self, projection: nn.Linear) -> torch.Tensor:
-        """Return a projection's weights by head, (H, d, C)."""
-        return projection.weight.detach().view(self._heads, self._width, -1)
-
-    def image_keys(self, placed: torch.Tensor) -> torch.Tensor:
-        """Return image tokens (L, C), with positions added, as scaled keys (H, d, L)."""
-        return self._by_head(self._k(placed) * self._scale)
-
-    def image_queries(self, placed: torch.Tensor) -> torch.Tensor:
-        """Return image tokens (L, C), with positions added, as scaled queries (H, d, L)."""
-        return self._by_head(self._q(placed) * self._scale)
-
-    def image_values(self, image: torch.Tensor) -> torch.Tensor:
-        """Return image tokens (L, C) as values (H, d, L)."""
-        return self._by_head(self._v(image))
-
-    def _by_head(self, image: torch.Tensor) -> torch.Tensor:
-        return image.t().reshape(self._heads, self._width, -1)
+    def of_image(self, part: Literal["keys", "queries", "values"], image: torch.Tensor) -> torch.Tensor:
+        """Return image tokens (L, C) as values, or with positions added as scaled keys or queries, (H, d, L)."""
+        projected = {"keys": self._k, "queries": self._q, "values": self._v}[part](image)
+        scaled: torch.Tensor = projected if part == "values" else projected * self._scale
+        return scaled.t().reshape(self._heads, self._width, -1)
 
     def read_shared(self, placed: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Return the tokens' attention to one image for all prompts, given by its `image_keys` and `image_values`."""
+        """Return the tokens' attention to one image for all prompts, given by its keys and values."""
         scores = torch.bmm(self._heads_first(self._q(placed)), keys)
         taken = torch.bmm(_softmax(scores, 2), values.transpose(1, 2))
         read: torch.Tensor = self._out(self._joined(taken, len(placed)))
         return read
 
     def read(self, placed: torch.Tensor, image: torch.Tensor, position_keys: torch.Tensor) -> torch.Tensor:
-        """Return the tokens' attention to images (n, L, C), one per prompt, whose positions have these `image_keys`."""
+        """Return the tokens' attention to images (n, L, C), one per prompt, whose positions have these keys."""
         scores = self._scores(self._heads_first(self._q(placed)), self._k_by_head, image, position_keys)
         mixed = torch.bmm(_softmax(scores, 2), image)
         mixed = mixed.view(len(image), self._heads, -1, image.shape[2]).transpose(0, 1).flatten(1, 2)
@@ -93,7 +83,7 @@ class CrossAttention:
         return read
 
     def attention_of_shared(self, placed: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-        """Return the weights (n, H·T, L) with which one image, given by its `image_queries`, attends to the tokens."""
+        """Return the weights (n, H·T, L) with which one image, given by its queries, attends to the tokens."""
         scores = torch.bmm(self._heads_first(self._k(placed)), queries)
         return self._over_tokens(self._prompts_first(scores, len(placed)))
 
@@ -180,8 +170,8 @@ class _Layer:
         self.block = block
         self.read_image = CrossAttention(block.cross_attn_token_to_image)
         self.write_image = CrossAttention(block.cross_attn_image_to_token)
-        self.position_keys = self.read_image.image_keys(position)
-        self.position_queries = self.write_image.image_queries(position)
+        self.position_keys = self.read_image.of_image("keys", position)
+        self.position_queries = self.write_image.of_image("queries", position)
 
     def attend_to_tokens(self, tokens: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
         """Return the tokens (n, T, C) after the self-attention; `prompt` is their position."""
@@ -228,7 +218,7 @@ class SamPromptDecoder:
             self._position = sam.prompt_encoder.get_dense_pe()[0].flatten(1).t().to(dtype)
             self._layers = [_Layer(block, self._position) for block in transformer.layers]
             self._final = CrossAttention(transformer.final_attn_token_to_image)
-            self._final_keys = self._final.image_keys(self._position)
+            self._final_keys = self._final.of_image("keys", self._position)
         self._final_norm: nn.LayerNorm = transformer.norm_final_attn
         self._logit_size = tuple(4 * side for side in sam.prompt_encoder.image_embedding_size)
         self._own = torch.cat([self._heads.iou_token.weight, self._heads.mask_tokens.weight]).detach()
@@ -241,9 +231,9 @@ class SamPromptDecoder:
         first = self._layers[0]
         return SharedImage(
             tokens=tokens,
-            keys=first.read_image.image_keys(placed),
-            values=first.read_image.image_values(tokens),
-            queries=first.write_image.image_queries(placed),
+            keys=first.read_image.of_image("keys", placed),
+            values=first.read_image.of_image("values", tokens),
+            queries=first.write_image.of_image("queries", placed),
         )
 
     def __call__(
@@ -258,18 +248,6 @@ class SamPromptDecoder:
             points_xy: (P, 2) float64, one prompt a row, in the frame of the encoder's input.
             min_predicted_iou: Keeps masks strictly above; 0 or less keeps all, as in SAM.
         """
-        prompt = self._embed(points_xy).to(self._dtype)
-        tokens = self._read_shared(prompt, image)
-        step = self._prompts_a_pass(image)
-        parts = [
-            self._decode(tokens[first : first + step], prompt[first : first + step], image, min_predicted_iou)
-            for first in range(0, len(prompt), step)
-        ]
-        logits, predicted_iou = zip(*parts, strict=True)
-        return torch.cat(logits), torch.cat(predicted_iou)
-
-    def _embed(self, points_xy: torch.Tensor) -> torch.Tensor:
-        """Return the decoder's own tokens followed by the prompts', (P, T, C) float32."""
         # Points stay in float64 until SAM's positional encoding, which turns coordinates into phases of hundreds of
         # radians: bfloat16 would be too coarse.
         prompts = self._prompts
@@ -279,29 +257,39 @@ class SamPromptDecoder:
         place = prompts.pe_layer.forward_with_coords(points, prompts.input_image_size)
         point = place[:, :1] + prompts.point_embeddings[_FOREGROUND].weight
         own, none = (each.expand(len(point), -1, -1) for each in (self._own, prompts.not_a_point_embed.weight))
-        return torch.cat([own, point, none], dim=1)
-
-    def _prompts_a_pass(self, image: SharedImage) -> int:
-        """Return how many prompts fit in a pass with their images, attentions and logits; at least 1."""
-        (length, width), num_heads, num_tokens = image.tokens.shape, len(image.keys), len(self._own) + 2
-        held = image.tokens.element_size() * length * (3 * width + 2 * num_heads * num_tokens)
-        return max(1, _PASS_BYTES[image.tokens.device.type] // held)
-
-    def _read_shared(self, prompt: torch.Tensor, image: SharedImage) -> torch.Tensor:
-        """Return the tokens (P, T, C) of all prompts after the first layer has updated them; the image is unchanged."""
+        # The decoder's own tokens followed by the prompts', (P, T, C).
+        prompt = torch.cat([own, point, none], dim=1).to(self._dtype)
+        # As many prompts a pass as fit in with their images, attentions and logits; at least 1.
+        (length, width), num_heads = image.tokens.shape, len(image.keys)
+        held = image.tokens.element_size() * length * (3 * width + 2 * num_heads * prompt.shape[1])
+        step = max(1, _PASS_BYTES[image.tokens.device.type] // held)
+        # The first layer updates the tokens of all prompts; the image is unchanged.
         first = self._layers[0]
         tokens = first.attend_to_tokens(prompt, prompt)
-        step = self._prompts_a_pass(image)
         taken = [
             first.read_image.read_shared(part, image.keys, image.values) for part in torch.split(tokens + prompt, step)
         ]
-        return first.update_tokens(tokens, torch.cat(taken))
+        tokens = first.update_tokens(tokens, torch.cat(taken))
+        parts = [
+            self._decode(some, of_prompts, image, min_predicted_iou)
+            for some, of_prompts in zip(torch.split(tokens, step), torch.split(prompt, step), strict=True)
+        ]
+        logits, predicted_iou = zip(*parts, strict=True)
+        return torch.cat(logits), torch.cat(predicted_iou)
 
     def _decode(
         self, tokens: torch.Tensor, prompt: torch.Tensor, shared: SharedImage, min_predicted_iou: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits and predicted IoU of some prompts, given their tokens after `_read_shared`."""
-        tokens, image = self._run_layers(tokens, prompt, shared)
+        """Return logits and predicted IoU of some prompts, given their tokens after the first layer."""
+        first, *others = self._layers
+        attention = first.write_image.attention_of_shared(tokens + prompt, shared.queries)
+        image = first.update_image(shared.tokens.repeat(len(tokens), 1, 1), attention, tokens)
+        for layer in others:
+            tokens = layer.attend_to_tokens(tokens, prompt)
+            taken = layer.read_image.read(tokens + prompt, image, layer.position_keys)
+            tokens = layer.update_tokens(tokens, taken)
+            attention = layer.write_image.attention_of(tokens + prompt, image, layer.position_queries)
+            image = layer.update_image(image, attention, tokens)
         predicted_iou = self._heads.iou_prediction_head(self._finish(tokens, prompt, image, slice(0, 1))[:, 0])
         predicted_iou = predicted_iou[:, _FIRST_MULTIMASK:]
         is_kept = predicted_iou > min_predicted_iou if min_predicted_iou > 0 else torch.ones_like(predicted_iou).bool()
@@ -316,34 +304,17 @@ class SamPromptDecoder:
         asked = slice(_FIRST_MASK_TOKEN + _FIRST_MULTIMASK, len(self._own))
         needed_image = image[rows]
         masks = self._finish(tokens[rows], prompt[rows], needed_image, asked)
-        logits = self._upscaling(needed_image.to(self._own.dtype), self._mask_weights(masks))
+        # The weights of the upscaled features for each mask token, (n, 3, C / 8).
+        heads = self._heads.output_hypernetworks_mlps[_FIRST_MULTIMASK:]
+        weights = torch.stack([head(masks[:, number]) for number, head in enumerate(heads)], dim=1)
+        logits = self._upscaling(needed_image.to(self._own.dtype), weights)
         return logits.flatten(0, 1)[of_rows], predicted_iou.flatten()[of_all]
-
-    def _run_layers(
-        self, tokens: torch.Tensor, prompt: torch.Tensor, shared: SharedImage
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return tokens (n, T, C) and images (n, L, C) after the last layer."""
-        first, *others = self._layers
-        attention = first.write_image.attention_of_shared(tokens + prompt, shared.queries)
-        image = first.update_image(shared.tokens.repeat(len(tokens), 1, 1), attention, tokens)
-        for layer in others:
-            tokens = layer.attend_to_tokens(tokens, prompt)
-            taken = layer.read_image.read(tokens + prompt, image, layer.position_keys)
-            tokens = layer.update_tokens(tokens, taken)
-            attention = layer.write_image.attention_of(tokens + prompt, image, layer.position_queries)
-            image = layer.update_image(image, attention, tokens)
-        return tokens, image
 
     def _finish(self, tokens: torch.Tensor, prompt: torch.Tensor, image: torch.Tensor, asked: slice) -> torch.Tensor:
         """Return the tokens `asked` for after the final attention, (n, A, C)."""
         tokens, prompt = tokens[:, asked], prompt[:, asked]
         finished: torch.Tensor = self._final_norm(tokens + self._final.read(tokens + prompt, image, self._final_keys))
         return finished.to(self._own.dtype)
-
-    def _mask_weights(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the weights of the upscaled features for each mask token (n, 3, C), (n, 3, C / 8)."""
-        heads = self._heads.output_hypernetworks_mlps[_FIRST_MULTIMASK:]
-        return torch.stack([head(tokens[:, number]) for number, head in enumerate(heads)], dim=1)
 
 
 class Upscaling:
@@ -367,18 +338,17 @@ class Upscaling:
         held = num_prompts * _PIXELS_A_TOKEN * (width // 8) * image.element_size()
         step = max(1, _STEP_BYTES[image.device.type] // held)
         columns = weights.transpose(1, 2)
-        parts = [torch.bmm(self._features(part), columns) for part in torch.split(image, step, dim=1)]
+        parts = []
+        for part in torch.split(image, step, dim=1):
+            pixels = F.linear(part, self._first, self._first_bias).reshape(-1, len(self._norm_weight))
+            pixels = F.layer_norm(pixels, pixels.shape[1:], self._norm_weight, self._norm_bias, self._norm_eps)
+            pixels = F.linear(self._activate(pixels), self._second, self._second_bias)
+            # (n, 16·l, C / 8), the 16 of each pixel adjacent.
+            features = self._activate_again(pixels).view(num_prompts, part.shape[1] * _PIXELS_A_TOKEN, -1)
+            parts.append(torch.bmm(features, columns))
         # Row and column of the token, then within it those of the first convolution, then those of the second.
         logits = torch.cat(parts, dim=1).view(num_prompts, side, side, 2, 2, 2, 2, -1)
         return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(num_prompts, -1, 4 * side, 4 * side)
-
-    def _features(self, image: torch.Tensor) -> torch.Tensor:
-        """Return upscaled features (n, 16·l, C / 8) of pixels (n, l, C); the 16 of each pixel are adjacent."""
-        pixels = F.linear(image, self._first, self._first_bias).reshape(-1, len(self._norm_weight))
-        pixels = F.layer_norm(pixels, pixels.shape[1:], self._norm_weight, self._norm_bias, self._norm_eps)
-        pixels = F.linear(self._activate(pixels), self._second, self._second_bias)
-        features: torch.Tensor = self._activate_again(pixels)
-        return features.view(len(image), image.shape[1] * _PIXELS_A_TOKEN, -1)
 
 
 def _as_linear(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

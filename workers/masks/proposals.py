@@ -1,21 +1,22 @@
-"""The masks of one image, run-length encoded: as the generator returns them, and reduced to objects by rules.
+"""The masks of one image, run-length encoded: as the generator returns them, and reduced to objects.
 
-Three steps, each on the result of the one before: area, doubles, parts. All of them work on run-length codes.
+The rules are three steps, each on the result of the one before: area, doubles, parts. All work on run-length codes.
 Source: method page, section 1, prior `none`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from pseudoris.schemas.config import ReductionConfig
+from pseudoris.schemas.config import MasksConfig, ReductionConfig
 from pseudoris.schemas.ids import mask_id
-from pseudoris.schemas.shard import Box, MaskRecord
+from pseudoris.schemas.shard import Box, MaskRecord, ShardImage
 from pseudoris.workers.masks import rle
 
 
@@ -44,9 +45,6 @@ class Proposals:
         return len(self.counts)
 
 
-Rows = NDArray[np.int64]
-
-
 @dataclass(frozen=True)
 class Kept:
     """A proposal that is kept.
@@ -63,61 +61,62 @@ class Kept:
 
 
 def reduce_proposals(proposals: Proposals, config: ReductionConfig) -> list[Kept]:
-    """Return the proposals that are separate objects, in the generator's order."""
-    rows = within_area(proposals.areas_px, proposals.size, config)
-    rows = rows[np.argsort(-proposals.predicted_iou[rows], kind="stable")]
-    rows = without_doubles(rows, _chosen_ious(proposals, rows), config.mask_nms_iou)
-    rows = without_parts(rows, proposals, config)
-    return [Kept(int(row)) for row in np.sort(rows)]
+    """Return the proposals that are separate objects, in the generator's order.
 
-
-def within_area(areas_px: Rows, size: tuple[int, int], config: ReductionConfig) -> Rows:
-    """Return the rows of masks whose share of the image's area lies in [min_area, max_area]."""
-    shares = areas_px / (size[0] * size[1])
-    return np.flatnonzero((shares >= config.min_area) & (shares <= config.max_area))
-
-
-def without_doubles(rows: Rows, ious: NDArray[np.float64], max_iou: float) -> Rows:
-    """Return the rows whose IoU with every better row that is kept is at most `max_iou`, in the same order.
-
-    Args:
-        rows: (N,), best first.
-        ious: (N, N), in the order of `rows`.
-        max_iou: Inclusive.
+    A double has an IoU above `mask_nms_iou` with a better mask that is kept. A part has at least `min_inside` of its
+    pixels inside a larger mask that is kept, and at most `max_part_area` of its area; large masks are decided first, so
+    that a part of a dropped mask is kept, and of two equal areas the earlier counts as the whole.
     """
+    shares = proposals.areas_px / (proposals.size[0] * proposals.size[1])
+    rows = np.flatnonzero((shares >= config.min_area) & (shares <= config.max_area))
+    rows = rows[np.argsort(-proposals.predicted_iou[rows], kind="stable")]
+    counts = [proposals.counts[row] for row in rows]
+    ious = rle.ious(counts, counts, proposals.size)
     kept: list[int] = []
     for number in range(len(rows)):
-        if not kept or ious[number, kept].max() <= max_iou:
+        if not kept or ious[number, kept].max() <= config.mask_nms_iou:
             kept.append(number)
-    return rows[kept]
-
-
-def without_parts(rows: Rows, proposals: Proposals, config: ReductionConfig) -> Rows:
-    """Return the rows that are not a part of a larger mask that is kept, from large to small.
-
-    A part has at least `min_inside` of its pixels inside the other mask, and at most `max_part_area` of its area. Large
-    masks are decided first, so that a part of a dropped mask is kept. Of two equal areas the earlier row counts as the
-    whole.
-    """
-    by_area = rows[np.argsort(-proposals.areas_px[rows], kind="stable")]
-    areas = proposals.areas_px[by_area]
-    chosen = _chosen(proposals, by_area)
-    inside = rle.shares_inside(chosen, chosen, proposals.size)
+    rows = rows[kept]
+    rows = rows[np.argsort(-proposals.areas_px[rows], kind="stable")]
+    areas, counts = proposals.areas_px[rows], [proposals.counts[row] for row in rows]
+    inside = rle.shares_inside(counts, counts, proposals.size)
     is_part = (inside >= config.min_inside) & (areas[:, None] <= config.max_part_area * areas[None, :])
-    kept: list[int] = []
-    for number in range(len(by_area)):
+    kept = []
+    for number in range(len(rows)):
         if not is_part[number, kept].any():
             kept.append(number)
-    return by_area[kept]
+    return [Kept(int(row)) for row in np.sort(rows[kept])]
 
 
-def _chosen(proposals: Proposals, rows: Rows) -> Sequence[str]:
-    return [proposals.counts[row] for row in rows]
+# Chooses which of an image's proposals are objects: from its id and key, from its pixels (H, W, 3) uint8 RGB, upright,
+# and from all of its masks, unreduced. In the generator's order, each once, unless copies are kept.
+InstancePrior = Callable[[ShardImage, NDArray[np.uint8], Proposals], list[Kept]]
 
 
-def _chosen_ious(proposals: Proposals, rows: Rows) -> NDArray[np.float64]:
-    chosen = _chosen(proposals, rows)
-    return rle.ious(chosen, chosen, proposals.size)
+def build_prior(config: MasksConfig, device: torch.device) -> InstancePrior:
+    """Return the prior that `masks.prior` names; `none` is the reduction by rules.
+
+    Raises:
+        ConfigError: Its kind is `unset`, or its file is missing or malformed.
+    """
+    prior = config.prior
+    prior.check_is_set()
+    if prior.path is None or prior.kind == "none":
+        return lambda image, pixels, proposals: reduce_proposals(proposals, config.reduction)
+    # Imported here: most runs ask no table and no detector, and a table needs pyarrow.
+    from pseudoris.workers.masks.instances import InstanceDetector, load_detector, match_instances
+
+    if prior.kind == "table":
+        from pseudoris.workers.masks.instance_files import read_instance_table
+
+        table = read_instance_table(prior.path, prior.min_score)
+        return lambda image, pixels, proposals: match_instances(
+            proposals, table.instances(image.image_id, image.key, proposals.size), prior, name="table"
+        )
+    detector = InstanceDetector(load_detector(prior.path), device, min_score=prior.min_score)
+    return lambda image, pixels, proposals: match_instances(
+        proposals, detector.instances(pixels), prior, name="torchvision"
+    )
 
 
 def mask_records(image_id: str, proposals: Proposals, kept: Iterable[Kept]) -> tuple[MaskRecord, ...]:
@@ -126,24 +125,21 @@ def mask_records(image_id: str, proposals: Proposals, kept: Iterable[Kept]) -> t
     A mask's index is its row among all N proposals of its image, plus N for each copy before it. So ids are distinct,
     and depend neither on the other instances nor on their order.
     """
-    return tuple(_record(image_id, proposals, each) for each in kept)
-
-
-def _record(image_id: str, proposals: Proposals, kept: Kept) -> MaskRecord:
-    row = kept.row
-    index = row + kept.copy * len(proposals)
-    return MaskRecord(
-        mask_id=mask_id(image_id, index),
-        index=index,
-        rle_size=proposals.size,
-        rle_counts=proposals.counts[row],
-        box_xyxy_px=proposals.boxes_px[row],
-        area_px=int(proposals.areas_px[row]),
-        predicted_iou=_known(proposals.predicted_iou[row]),
-        stability_score=_known(proposals.stability[row]),
-        prior=kept.prior,
-    )
-
-
-def _known(score: np.floating[Any]) -> float | None:
-    return None if np.isnan(score) else float(score)
+    records = []
+    for one in kept:
+        row, index = one.row, one.row + one.copy * len(proposals)
+        predicted_iou, stability = float(proposals.predicted_iou[row]), float(proposals.stability[row])
+        records.append(
+            MaskRecord(
+                mask_id=mask_id(image_id, index),
+                index=index,
+                rle_size=proposals.size,
+                rle_counts=proposals.counts[row],
+                box_xyxy_px=proposals.boxes_px[row],
+                area_px=int(proposals.areas_px[row]),
+                predicted_iou=None if math.isnan(predicted_iou) else predicted_iou,
+                stability_score=None if math.isnan(stability) else stability,
+                prior=one.prior,
+            )
+        )
+    return tuple(records)

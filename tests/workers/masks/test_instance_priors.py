@@ -16,11 +16,10 @@ from pseudoris.workers.masks import instances, rle
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.instances import (
     InstanceDetector,
-    build_prior,
     load_detector,
     match_instances,
 )
-from pseudoris.workers.masks.proposals import reduce_proposals
+from pseudoris.workers.masks.proposals import build_prior, reduce_proposals
 from pseudoris.workers.stages import prior_digest
 
 CPU = torch.device("cpu")
