@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.regular_files import open_linked
 
 # A file of thirteen numbers has a few hundred bytes.
 _MAX_FILE_BYTES: Final = 2**16
@@ -91,7 +92,7 @@ def sam_architecture(name: str) -> SamArchitecture:
             f"a JSON file with its numbers{hint}"
         )
     try:
-        with Path(name).open("rb") as file:
+        with open_linked(Path(name)) as file:
             return SamArchitecture.model_validate_json(file.read(_MAX_FILE_BYTES))
     except OSError as error:
         raise ConfigError(f"SAM architecture {name!r} cannot be read: {error.strerror}") from None
