@@ -17,8 +17,9 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 import ray
+from ray.exceptions import ActorDiedError, NodeDiedError, RayTaskError
 
-from pseudoris.pipeline.cluster import RAY_SETTINGS, _quiet, connected, node_resources
+from pseudoris.pipeline.cluster import RAY_SETTINGS, _quiet, connected, node_resources, original_error
 from pseudoris.schemas.errors import ConfigError, TransientError
 
 
@@ -240,3 +241,33 @@ def test_joining_what_answers_and_is_no_ray_ends_with_ctrl_c(monkeypatch):
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGINT, before_int)
+
+
+def worker_error(cause: Exception) -> RayTaskError:
+    return RayTaskError("stage", "a page of traceback", cause)
+
+
+@pytest.mark.parametrize("cause", [ConfigError("a setting"), TransientError("a bucket")])
+def test_our_own_errors_come_out_of_rays_wrapping(cause):
+    assert original_error(worker_error(cause)) is cause
+    assert original_error(worker_error(cause).as_instanceof_cause()) is cause
+
+
+def test_rays_advice_on_its_own_settings_is_taken_out_of_the_message():
+    # Verbatim from Ray Data 2.60, which changes the exception's args; the tests of a run see it live.
+    advice = "Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).\nTo change retry attempts, …"
+    error = worker_error(ConfigError(f"two lines\nof ours\n{advice}"))
+    assert str(original_error(error)) == "two lines\nof ours"
+
+
+def test_a_bug_keeps_the_workers_traceback():
+    error = worker_error(ZeroDivisionError("by zero"))
+    assert original_error(error) is error
+
+
+@pytest.mark.parametrize("error", [ActorDiedError(), NodeDiedError("node 17 is gone\nand a page more")])
+def test_a_lost_process_or_node_is_transient_and_says_how_to_continue(error):
+    found = original_error(error)
+    assert isinstance(found, TransientError)
+    assert "run the same command again" in str(found)
+    assert "\n" not in str(found)

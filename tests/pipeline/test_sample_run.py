@@ -5,12 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from pseudoris.pipeline.sample_estimate import draw_sample, estimate
+from pseudoris.pipeline.sample_estimate import Estimate, draw_sample, estimate, summarise, unit_seconds
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.runs.plan import PlanTally
 from pseudoris.store.sources.exclusions import exclusion
 from pseudoris.store.sources.items import SourceItem
+from pseudoris.store.tables.shard_tables import table_bytes
 from tests.builders.runs import stub_config, write_source
 
 
@@ -83,3 +89,90 @@ def test_a_named_scratch_is_left_as_it_was_also_after_an_error(ray_session, tmp_
     with pytest.raises(ConfigError, match="the stub was told to fail"):
         estimate(str(source), stub_config("masks.options={fault: config}"), size=4, scratch=str(scratch))
     assert [path.name for path in scratch.iterdir()] == ["mine.txt"]
+
+
+FIXED_BYTES = sum(len(table_bytes(schema.empty_table())) for schema in SCHEMAS.values())
+
+
+def receipt(shard: int, *, images: int = 10, quarantined: int = 1, seconds: float = 5.0, extra_bytes: int = 4_000):
+    sizes = [FIXED_BYTES + extra_bytes, 0, 0, 0]
+    parts = {
+        table: PartRecord(name=f"{shard}", rows=0, size_bytes=size, sha256="0" * 64)
+        for table, size in zip(SCHEMAS, sizes, strict=True)
+    }
+    counts = ShardCounts(
+        images=images,
+        annotated=images - quarantined,
+        empty=0,
+        quarantined=quarantined,
+        masks=0,
+        expressions=0,
+        samples=0,
+        kept=0,
+        kept_lone=0,
+    )
+    stages = {"read": 100.0, "propose": 0.2 * seconds, "caption": 0.7 * seconds, "filter": 0.1 * seconds}
+    return Receipt(shard=shard, generation=0, parts=parts, counts=counts, seconds=stages)
+
+
+def summed(receipts, config=None, *, actors=None, num_gpus=None, num_images=1_000_000, num_shards=4_000) -> Estimate:
+    return summarise(
+        PlanTally(num_images, num_shards),
+        receipts,
+        config or stub_config(),
+        source="in",
+        device_kind="cpu",
+        actors=actors or {"fused": 2},
+        num_gpus=num_gpus,
+        load_s=3.0,
+    )
+
+
+def test_equal_shards_give_exact_figures():
+    found = summed([receipt(shard) for shard in range(16)])
+    assert found.images_per_s.value == pytest.approx(2.0)
+    assert (found.images_per_s.low, found.images_per_s.high) == pytest.approx((2.0, 2.0))
+    assert found.unit_hours.value == pytest.approx(1_000_000 / 2.0 / 3_600)
+    assert found.hours.value == pytest.approx(found.unit_hours.value / 2)
+    assert found.output_bytes.value == pytest.approx(1_000_000 * 400 + 4_000 * FIXED_BYTES)
+    assert found.quarantined.value == pytest.approx(0.1)
+    assert (found.unit, found.num_units, found.load_s) == ("CPU actor", 2.0, 3.0)
+    assert found.stage_seconds["read"] == pytest.approx(10.0)
+
+
+def test_an_actors_first_shard_warms_up_and_is_left_out_of_the_speed_where_enough_are_left():
+    slow = [receipt(0, seconds=500.0), receipt(1, seconds=500.0)]
+    found = summed([*slow, *(receipt(shard) for shard in range(2, 16))])
+    assert found.images_per_s.value == pytest.approx(2.0)
+    assert found.num_warming_shards == 2
+    assert found.num_sampled == 160
+    assert summed(slow).num_warming_shards == 0
+
+
+@pytest.mark.slow
+def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(60):
+        times = rng.gamma(4.0, 1.25, 16)
+        found = summed([receipt(n, seconds=float(t)) for n, t in enumerate(times)], actors={"fused": 1})
+        hits += found.unit_hours.low <= 1_000_000 * 0.5 / 3_600 <= found.unit_hours.high
+    assert hits >= 48
+
+
+def test_on_gpus_the_time_counts_by_the_share_that_a_pool_holds():
+    assignments = ["compute.device=cuda", "placement.fused.num_gpus=0.5"]
+    config = load_config("tiny", None, assignments)
+    assert unit_seconds({"propose": 2.0, "caption": 4.0, "read": 50.0}, config) == pytest.approx(3.0)
+    found = summed([receipt(shard) for shard in range(16)], config, actors={"fused": 4}, num_gpus=100)
+    assert (found.unit, found.num_units) == ("GPU", 100)
+    assert found.images_per_s.value == pytest.approx(4.0)
+    assert found.hours.value == pytest.approx(1_000_000 / 4.0 / 3_600 / 100)
+
+
+def test_of_staged_pools_the_one_that_takes_longest_decides():
+    config = stub_config("placement.mode=staged")
+    receipts = [receipt(shard) for shard in range(16)]
+    found = summed(receipts, config, actors={"propose": 1, "caption": 7, "filter": 1})
+    # Propose: 1 s a shard of ten and one actor; caption: 3.5 s and seven.
+    assert found.hours.value == pytest.approx(1_000_000 / 10 * 1.0 / 3_600)

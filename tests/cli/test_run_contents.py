@@ -1,0 +1,150 @@
+"""`pseudoris stats`, `sample` and `parts` as a user meets them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from pseudoris.cli.main import app
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import Provenance, commit_shard
+from pseudoris.store.runs.plan import read_shard_plan
+from tests.builders.scored_runs import begin, scored_run, scored_shard
+from tests.store.builders import commit, start_run
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    out = tmp_path_factory.mktemp("stats") / "run"
+    scored_run(RunLocation.open(str(out)), has_humans=True)
+    return str(out)
+
+
+def invoke(*arguments: str) -> str:
+    result = CliRunner(env={"COLUMNS": "160"}).invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_every_figure_is_shown(out):
+    shown = invoke("stats", out, "--top", "2")
+    for words in (
+        *("20 of 20 images committed", "4 quarantined", "from the tables of 4 of 4 shards", "masks an image"),
+        *("kept a mask", "words, kept", "uniqueness", "correctness", "distinctiveness", "log_prob", "median"),
+        *("by source", "human", "by decoder", "top_p", "by crop", "context_1.2", "most frequent kept expressions"),
+    ):
+        assert words in shown
+
+
+def test_json_holds_the_same_figures(out):
+    tree = json.loads(invoke("stats", out, "--json", "--sample", "2", "--top", "1"))
+    assert tree["totals"]["images"] == 20
+    assert tree["num_shards_read"] == 2
+    assert tree["distributions"]["masks an image"]["quantiles"]["1"] == 3
+    assert set(tree["groups"]) == {"source", "decoder", "crop"}
+    human = tree["groups"]["source"]["human"]
+    assert human["share"] == 1.0
+    assert set(human) == {"candidates", "kept", "share"}
+    assert set(tree["groups"]["crop"]["masked"]) == {"draws", "kept", "share"}
+    assert len(tree["top"]) == 1
+    assert json.loads(invoke("stats", out, "--json", "--every"))["num_shards_read"] == 4
+
+
+def test_a_run_without_a_commit_shows_no_figure(tmp_path):
+    start_run(RunLocation.open(str(tmp_path / "run")))
+    shown = invoke("stats", str(tmp_path / "run"))
+    assert "0 of 12 images committed" in shown
+    assert "–" in shown
+
+
+def test_json_gives_an_object_a_line_and_only_what_is_kept(out):
+    rows = [
+        json.loads(line)
+        for line in invoke("sample", out, "-n", "7", "--json", "--columns", "text, kept,mask_id").splitlines()
+    ]
+    assert len(rows) == 7
+    assert all(list(row) == ["text", "kept", "mask_id"] for row in rows)
+    assert {row["kept"] for row in rows} == {True}
+
+
+def test_csv_reads_back_and_holds_lists_as_json(out):
+    text = invoke("sample", out, "-n", "5", "--csv", "--columns", "text,target_mask_ids,segmentation,distinctiveness")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == 5
+    assert all(isinstance(json.loads(row["target_mask_ids"]), list) for row in rows)
+    assert json.loads(rows[0]["segmentation"])["size"] == [12, 20]
+
+
+def test_mistakes_say_what_is_allowed(out, tmp_path):
+    for arguments, message in [
+        ([out, "--columns", "text,nonsense"], "no column 'nonsense': give some of image_id, target_mask_ids"),
+        ([out, "--columns", ""], "no column ''"),
+        ([out, "--columns", "text,key, text"], "the column 'text' is asked for twice: give it once"),
+        ([out, "--json", "--csv"], "exclude each other"),
+        ([str(tmp_path)], "there is no run"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            invoke("sample", *arguments)
+
+
+def test_words_of_strangers_do_not_rule_the_terminal(tmp_path):
+    location = RunLocation.open(str(tmp_path / "run"))
+    header = begin(location, num_shards=1, per_shard=1)
+    entries = read_shard_plan(location, header, 0)
+    shard = scored_shard(header.config, entries)
+    (image,) = shard.images
+    rude = tuple(
+        replace(each, text=f"a\x1b[2Jcircle :smile: {n}", kept=True) for n, each in enumerate(image.expressions[:1])
+    )
+    commit_shard(
+        location,
+        shard.with_images((replace(image, expressions=rude),)),
+        planned_ids=[entry.image_id for entry in entries],
+        embed_images=False,
+        provenance=Provenance(header_sha256=header.sha256),
+    )
+    shown = invoke("sample", location.root, "--columns", "text")
+    assert "\x1b" not in shown
+    assert r"a\x1b[2Jcircle :smile: 0" in shown
+
+
+@pytest.fixture
+def out_parts(tmp_path):
+    """A run whose shard 1 stands in generation 1, with a part of a writer who came second beside it."""
+    location = RunLocation.open(str(tmp_path / "a run é"))
+    header = start_run(location)
+    commit(location, header, 0, 1)
+    commit(location, header, 1, generation=1)
+    location.replace("expressions/shard-00000000.g0-00000000.parquet", b"lost")
+    return tmp_path / "a run é"
+
+
+def lines(*arguments: str) -> list[str]:
+    result = CliRunner(env={"COLUMNS": "40"}).invoke("stats", app, ["parts", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()
+
+
+def test_each_line_is_a_path_of_the_latest_generation_and_reads(out_parts):
+    paths = lines(str(out_parts))
+    assert [path.rpartition("/")[2][:17] for path in paths] == ["shard-00000000.g0", "shard-00000001.g1"]
+    assert len(list((out_parts / "expressions").iterdir())) == 4
+    assert pq.ParquetDataset(paths).read().num_rows == 12
+
+
+def test_json_lines_say_what_each_part_is(out_parts):
+    rows = [json.loads(line) for line in lines(str(out_parts), "--json")]
+    assert [(row["shard"], row["generation"], row["rows"]) for row in rows] == [(0, 0, 6), (1, 1, 6)]
+    assert {"path", "table", "size_bytes", "sha256"} <= rows[0].keys()
+
+
+def test_a_table_that_does_not_exist_is_refused_with_the_ones_that_do(out_parts):
+    with pytest.raises(ConfigError, match=r"no table 'captions'\. Give --table images, masks"):
+        CliRunner().invoke("stats", app, ["parts", str(out_parts), "--table", "captions"], catch_exceptions=False)

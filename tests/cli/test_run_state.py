@@ -1,0 +1,213 @@
+"""`pseudoris status`, `verify` and `gc` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from pseudoris.cli.main import app
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.checks.verification import verify_run
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import Provenance
+from pseudoris.store.runs.lock import RunLock
+from tests.builders.command import pseudoris, pseudoris_here, start_pseudoris
+from tests.store.builders import commit, start_run
+
+
+def test_status_of_a_folder_without_a_run_says_how_to_start_one(tmp_path):
+    shown = pseudoris_here("status", str(tmp_path))
+    assert shown.returncode == 2
+    assert "pseudoris annotate" in shown.stderr
+
+
+def shown(*arguments: str) -> str:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["status", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def unbroken(text: str) -> str:
+    """Return the text on one line: where a table breaks lines depends on the length of the folder's name."""
+    return " ".join(text.split())
+
+
+def test_a_live_run_shows_its_driver_speed_what_is_left_and_the_bottleneck(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    header = start_run(location)
+    with RunLock.held(location):
+        commit(location, header, 0, provenance=Provenance(attempts={"fused": 2}, mixed=("device_kind: …",)))
+        printed = unbroken(shown(str(tmp_path)))
+    assert "running" in printed
+    assert "is running" in printed
+    assert "images/s overall" in printed
+    assert "8 images, about" in printed
+    assert "caption: 57% of the time of all stages" in printed
+    assert "repeated 1 attempts, after the loss" in printed
+    assert "all except 0 degraded and 1 mixed shards" in printed
+
+
+def test_json_has_every_figure(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    commit(location, start_run(location), 0, 1, 2)
+    found = json.loads(shown(str(tmp_path), "--json"))
+    assert (found["is_complete"], found["num_done"], found["reasons"]) == (True, 3, {"corrupt": 3})
+    assert found["rates"]["overall"] > 0
+    assert found["driver"]["state"] == "none"
+
+
+@pytest.mark.slow
+def test_watch_ends_when_the_run_is_complete(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    header = start_run(location)
+    commit(location, header, 0)
+
+    def finish() -> None:
+        time.sleep(1.0)
+        commit(location, header, 1, 2)
+
+    worker = threading.Thread(target=finish)
+    worker.start()
+    lines = shown(str(tmp_path), "--watch", "--every", "0.5", "--json").splitlines()
+    worker.join()
+    assert [json.loads(line)["is_complete"] for line in (lines[0], lines[-1])] == [False, True]
+    assert "complete" in shown(str(tmp_path), "--watch")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_watch_with_its_last_view_and_no_traceback(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    commit(location, start_run(location), 0)
+    process = start_pseudoris("status", str(tmp_path), "--watch", "--every", "0.5")
+    time.sleep(6)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "1 of 3" in printed
+    assert "Traceback" not in errors
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("options", [(), ("--quick",)])
+def test_a_whole_run_verifies(tiny_run, options):
+    shown = pseudoris_here("verify", str(tiny_run.out), *options)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "no problem found in any shard" in shown.stdout
+
+
+@pytest.mark.ray
+def test_a_flipped_byte_is_found_and_named(tiny_run, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_run.out, damaged)
+    part = next(iter(sorted((damaged / "masks").glob("*.parquet"))))
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    part.write_bytes(data)
+    # A process of its own, for its exit code.
+    shown = pseudoris("verify", str(damaged))
+    assert shown.returncode == 1
+    assert part.name in shown.stdout
+
+
+def test_shards_outside_promise_two_are_listed_and_are_no_fault(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    header = start_run(location)
+    commit(location, header, 0, 1, provenance=Provenance(mixed=("device_kind: 'a' in the run, 'b' now",)))
+    commit(location, header, 2, provenance=Provenance(degraded={"captions.cache_bytes": 7}))
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["verify", str(tmp_path)])
+    assert shown.exit_code == 0, shown.output
+    assert "not byte-reproducible" in shown.output
+    assert "2: 0–1" in shown.output
+    assert "device_kind: 'a' in the run, 'b' now" in shown.output
+    assert "captions.cache_bytes: 7" in shown.output
+
+
+def verify(*arguments):
+    return CliRunner(env={"COLUMNS": "80"}).invoke(app, ["verify", *map(str, arguments)])
+
+
+@pytest.fixture
+def whole(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    commit(location, start_run(location), 0, 1, 2)
+    return tmp_path
+
+
+def test_the_root_digest_is_printed_in_one_piece_and_compared(whole):
+    (root,) = re.findall(r"^root digest  ([0-9a-f]{64})$", verify(whole).output, re.MULTILINE)
+    assert verify(whole, "--root", root).exit_code == 0
+    other = verify(whole, "--root", "0" * 64)
+    assert other.exit_code == 1
+    assert "1 problem" in other.output
+
+
+def test_the_report_is_one_json_object(whole):
+    shown = verify(whole, "--json")
+    found = json.loads(shown.stdout)
+    assert (shown.exit_code, found["is_clean"], found["problems"]) == (0, True, [])
+    other = verify(whole, "--json", "--root", "0" * 64)
+    assert other.exit_code == 1
+    assert [each["what"] for each in json.loads(other.stdout)["problems"]] == ["root"]
+    assert (
+        f"the root digest of the run is {found['root']}, not {'0' * 64}"
+        in json.loads(other.stdout)["problems"][0]["detail"]
+    )
+
+
+@pytest.fixture
+def location(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    header = start_run(location)
+    commit(location, header, 0, 1, 2)
+    commit(location, header, 1, generation=1)
+    location.replace("masks/shard-00000000.g0-00000000.parquet", b"lost")
+    abandoned = tmp_path / "images" / ".tmp-1-00112233445566aa"
+    abandoned.write_bytes(b"half")
+    past_s = time.time() - 86_400
+    os.utime(abandoned, (past_s, past_s))
+    return location
+
+
+def printed(location: RunLocation, *options: str) -> str:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["gc", location.root, *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    # A line breaks where the folder's name makes it.
+    return " ".join(result.output.split())
+
+
+def files(location: RunLocation) -> set[str]:
+    return {
+        f"{table}/{file.name}"
+        for table in ("images", "masks", "expressions", "failures")
+        for file in location.list(table)
+    }
+
+
+def test_a_dry_run_lists_what_would_go_and_deletes_nothing(location):
+    before = files(location)
+    shown = printed(location, "--dry-run")
+    assert files(location) == before
+    assert "6 files would be deleted" in shown
+    assert location.uri("masks/shard-00000000.g0-00000000.parquet") in shown
+    assert "4 parts that a retry replaced" in shown
+
+
+def test_what_is_left_is_what_receipts_name(location):
+    assert "6 files deleted" in printed(location)
+    assert len(files(location)) == 12
+    assert verify_run(location).is_clean
+    assert "0 files deleted" in printed(location)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="there is no run"):
+        CliRunner().invoke(app, ["gc", str(tmp_path / "elsewhere")], catch_exceptions=False)
