@@ -127,7 +127,7 @@ def out_parts(tmp_path):
 
 
 def lines(*arguments: str) -> list[str]:
-    result = CliRunner(env={"COLUMNS": "40"}).invoke("stats", app, ["parts", *arguments], catch_exceptions=False)
+    result = CliRunner(env={"COLUMNS": "40"}).invoke(app, ["parts", *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output.splitlines()
 
@@ -147,4 +147,4 @@ def test_json_lines_say_what_each_part_is(out_parts):
 
 def test_a_table_that_does_not_exist_is_refused_with_the_ones_that_do(out_parts):
     with pytest.raises(ConfigError, match=r"no table 'captions'\. Give --table images, masks"):
-        CliRunner().invoke("stats", app, ["parts", str(out_parts), "--table", "captions"], catch_exceptions=False)
+        CliRunner().invoke(app, ["parts", str(out_parts), "--table", "captions"], catch_exceptions=False)
