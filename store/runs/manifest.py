@@ -81,7 +81,7 @@ def write_manifest(location: RunLocation, receipts: Iterable[Receipt] | None = N
         ConfigError: The location cannot be written, or a receipt cannot be used.
     """
     data = sealed_parquet_bytes(_tables(latest_receipts(location) if receipts is None else receipts), MANIFEST_SCHEMA)
-    number = max(_numbers(location), default=0)
+    number = latest_snapshot(location) or 0
     while True:
         number += 1
         path = snapshot_path(number)
@@ -100,7 +100,8 @@ def iter_manifest(location: RunLocation) -> Iterator[Receipt]:
 
 def manifest_numbers(location: RunLocation) -> list[int]:
     """Return the numbers of the existing snapshots, ascending; empty if the run has not written one yet."""
-    return sorted(_numbers(location))
+    matches = (_NAME.match(file.name) for file in location.list(MANIFEST_FOLDER))
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def read_manifest(location: RunLocation, number: int, columns: Sequence[str] | None = None) -> pa.Table:
@@ -140,7 +141,7 @@ def is_manifest_complete(location: RunLocation, latest: Mapping[int, int]) -> bo
 
 def latest_snapshot(location: RunLocation) -> int | None:
     """Return the number of the latest snapshot, usable or not; None if there is none."""
-    return max(_numbers(location), default=None)
+    return max(manifest_numbers(location), default=None)
 
 
 def snapshot_sha256(location: RunLocation, number: int) -> str:
@@ -272,11 +273,6 @@ def _opened(location: RunLocation, number: int) -> Iterator[pq.ParquetFile]:
         yield parquet
 
 
-def _numbers(location: RunLocation) -> Iterable[int]:
-    matches = (_NAME.match(file.name) for file in location.list(MANIFEST_FOLDER))
-    return [int(match[1]) for match in matches if match]
-
-
 def _row(receipt: Receipt) -> dict[str, Any]:
     row: dict[str, Any] = receipt.model_dump(include=_COPIED)
     row["degraded"] = json.dumps(receipt.degraded, sort_keys=True)
@@ -318,26 +314,18 @@ class LatestReceipts(Sequence[Receipt]):
         location: RunLocation,
         shards: npt.NDArray[np.int64],
         generations: npt.NDArray[np.int32],
-        *,
-        is_cached: bool = True,
     ) -> None:
         """Use `listed` instead. Takes shards (N,) int64, ascending, and their generations (N,) int32."""
         self.shards = shards
         self.generations = generations
         self._location = location
-        self._is_cached = is_cached
 
     @classmethod
-    def listed(cls, location: RunLocation, *, is_cached: bool = True) -> Self:
-        """Return the latest receipts at present; one listing, no receipt is read.
-
-        Args:
-            location: The run's folder.
-            is_cached: Whether to read them from the manifest if it has them, as `cached_receipts` does.
-        """
+    def listed(cls, location: RunLocation) -> Self:
+        """Return the latest receipts at present; one listing, no receipt is read."""
         highest = list_receipts(location)
         shards = np.fromiter(highest.keys(), np.int64, len(highest))
-        return cls(location, shards, np.fromiter(highest.values(), np.int32, len(highest)), is_cached=is_cached)
+        return cls(location, shards, np.fromiter(highest.values(), np.int32, len(highest)))
 
     def __len__(self) -> int:
         """Return how many shards are committed."""
@@ -345,9 +333,10 @@ class LatestReceipts(Sequence[Receipt]):
 
     def __iter__(self) -> Iterator[Receipt]:
         """Yield them in order; only a few are held at once."""
-        if self._is_cached:
-            return cached_receipts(self._location, commits=self._commits())
-        return read_receipts(self._location, self._commits())
+        commits = (
+            (int(shard), int(generation)) for shard, generation in zip(self.shards, self.generations, strict=True)
+        )
+        return cached_receipts(self._location, commits=commits)
 
     @overload
     def __getitem__(self, index: int) -> Receipt: ...
@@ -368,8 +357,7 @@ class LatestReceipts(Sequence[Receipt]):
                     f"the step of a slice must be positive, got {index.step}: receipts are read "
                     "in the order of their shards"
                 )
-            shards, generations = self.shards[index], self.generations[index]
-            return LatestReceipts(self._location, shards, generations, is_cached=self._is_cached)
+            return LatestReceipts(self._location, self.shards[index], self.generations[index])
         (receipt,) = read_receipts(self._location, [(int(self.shards[index]), int(self.generations[index]))])
         return receipt
 
@@ -383,6 +371,3 @@ class LatestReceipts(Sequence[Receipt]):
         if place == len(self) or self.shards[place] != shard:
             raise KeyError(shard)
         return self[place]
-
-    def _commits(self) -> Iterator[tuple[int, int]]:
-        return ((int(shard), int(generation)) for shard, generation in zip(self.shards, self.generations, strict=True))

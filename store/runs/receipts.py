@@ -44,7 +44,7 @@ def part_path(table: str, part: PartRecord) -> str:
 def list_receipts(location: RunLocation) -> dict[int, int]:
     """Return the highest committed generation by shard, ordered by shard; one listing, no receipt is read."""
     highest: dict[int, int] = {}
-    for shard, generation in _list_all(location):
+    for shard, generation, _ in list_commits(location):
         highest[shard] = max(generation, highest.get(shard, 0))
     return dict(sorted(highest.items()))
 
@@ -153,10 +153,6 @@ def _try_read(location: RunLocation, shard: int, generation: int) -> Receipt | C
         return read_receipt(location, shard, generation)
     except ConfigError as error:
         return error
-
-
-def _list_all(location: RunLocation) -> Iterator[tuple[int, int]]:
-    return ((shard, generation) for shard, generation, _ in list_commits(location))
 
 
 def _parse(data: bytes, uri: str) -> Receipt:

@@ -8,7 +8,7 @@ import pytest
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.runs import manifest
 from pseudoris.store.runs.manifest import LatestReceipts, write_manifest
-from pseudoris.store.runs.receipts import read_receipts, receipt_path
+from pseudoris.store.runs.receipts import receipt_path
 from tests.store.builders import commit, make_entries, start_run
 
 
@@ -22,12 +22,11 @@ def run(location):
 
 
 @pytest.mark.parametrize("has_manifest", [False, True])
-@pytest.mark.parametrize("is_cached", [False, True])
-def test_every_pass_gives_all_that_stood_when_they_were_listed(run, is_cached, has_manifest):
+def test_every_pass_gives_all_that_stood_when_they_were_listed(run, has_manifest):
     location, header, receipts = run
     if has_manifest:
         write_manifest(location)
-    found = LatestReceipts.listed(location, is_cached=is_cached)
+    found = LatestReceipts.listed(location)
     assert list(found) == receipts
     commit(location, header, 0)
     commit(location, header, 7, generation=1)
@@ -54,12 +53,7 @@ def test_where_a_manifest_has_them_no_receipt_is_read(run, monkeypatch):
     location, _, receipts = run
     write_manifest(location)
     monkeypatch.setattr(manifest, "read_receipts", lambda *_: pytest.fail("a receipt was read"))
-    found = LatestReceipts.listed(location)
-    assert list(found) == receipts
-    read = []
-    monkeypatch.setattr(manifest, "read_receipts", lambda place, pairs: read.append(1) or read_receipts(place, pairs))
-    assert list(LatestReceipts.listed(location, is_cached=False)) == receipts
-    assert read == [1]
+    assert list(LatestReceipts.listed(location)) == receipts
 
 
 def test_one_that_is_deleted_meanwhile_is_told(run):
