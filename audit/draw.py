@@ -37,9 +37,10 @@ from pseudoris.audit.draw_files import (
     sample_bytes,
 )
 from pseudoris.audit.population import Ints, LoadBytes, OnShard, Row, RunPairs, SampleRows, read_pairs, read_rows
+from pseudoris.schemas.confidence import Floats
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.keep_rule import Flags, Floats
+from pseudoris.schemas.keep_rule import Flags
 from pseudoris.schemas.run_records import PartRecord, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import sealed

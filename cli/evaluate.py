@@ -27,12 +27,15 @@ from pseudoris.cli import options
 from pseudoris.cli.console import echo
 from pseudoris.cli.options import check_file
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import RunHeader
 
 if TYPE_CHECKING:
     from pseudoris.training.calibration import Calibration
     from pseudoris.training.calibration.confidence_fit import BoundsFigures
 
 DEFAULT_COVERAGE: Final = 0.65
+# Stages by whose models a fit is made; masks come from many places, and it holds for all of them.
+_FITTED: Final = ("caption", "filter")
 # Of the yield: so far apart lie the bounds of a small run. Larger, and a yield that is not there passes in silence.
 _NEAR: Final = 0.1
 
@@ -260,12 +263,12 @@ def calibrate(
         ),
     ] = 2.0,
     images: Annotated[int | None, option("Use the first N images; all by default.", min=1)] = None,
-    to: Annotated[Path | None, option("Also write the YAML to this file.")] = None,
+    to: Annotated[Path | None, option("Write what was fitted to this file, and print settings that name it.")] = None,
 ) -> None:
     """Fit a run's confidence and keep rule, and print them as YAML.
 
-    The YAML holds `filtering.confidence` and `filtering.keep`; with labels also `filtering.pair_weight`. It reads the
-    tables only.
+    What was fitted (confidence, with labels also the lines of the column weight) is a file of its own, which
+    `filtering.fitted.uri` names. It reads the tables only.
     """
     if coverage is not None and truth is None:
         raise ConfigError(f"--coverage {coverage:g} needs --truth. Give --truth, or leave --coverage out.")
@@ -274,10 +277,12 @@ def calibrate(
     aim = DEFAULT_COVERAGE if coverage is None else coverage
     location = RunLocation.open_to_read(out)
     found = _fitted(location, truth, coverage=aim, least_yield=least_yield, images=images)
-    text = as_yaml(found)
-    echo(text, nl=False)
-    if to is not None:
+    text = fitted_text(found, require_header(location))
+    if to is None:
+        echo(f"# --to FILE writes this:\n{text}---\n# and these settings name it:")
+    else:
         options.write_text(to, text, option="--to")
+    echo(settings_text(found, to), nl=False)
     _report_fit(found, aim if truth is not None else None, least_yield)
 
 
@@ -321,10 +326,22 @@ def _why_not(reached: BoundsFigures, wanted: float) -> str:
     return f"{nearest}. Bounds change in steps. Composed and human expressions are always kept."
 
 
-def as_yaml(found: Calibration) -> str:
-    """Return what is laid over a preset with `--config`, beside the `captions.listening` of the run."""
-    weights = found.weights.model_dump(exclude_defaults=True)
-    filtering: dict[str, Any] = {"tau": 0.0, "confidence": weights, "keep": found.reached.bounds.conditions()}
+def fitted_text(found: Calibration, header: RunHeader) -> str:
+    """Return the file that `filtering.fitted.uri` names: of a run's composer, with the posterior that it has."""
+    tree: dict[str, Any] = {"models": {name: each for name, each in header.identity.weights.items() if name in _FITTED}}
+    tree["confidence"] = found.weights.model_dump(exclude_defaults=True)
     if found.pair_weight is not None:
-        filtering["pair_weight"] = found.pair_weight.model_dump(exclude_none=True)
+        tree["pair_weight"] = found.pair_weight.model_dump(exclude_none=True)
+    if header.config.filtering.posterior is not None:
+        tree["posterior"] = header.config.filtering.posterior.model_dump()
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+def settings_text(found: Calibration, file: Path | None) -> str:
+    """Return what is laid over a preset with `--config`, beside the `captions.listening` of the run."""
+    filtering = {
+        "tau": 0.0,
+        "keep": found.reached.bounds.conditions(),
+        "fitted": {"uri": "FILE" if file is None else str(file)},
+    }
     return yaml.safe_dump({"filtering": filtering}, sort_keys=False)

@@ -14,9 +14,9 @@ from pseudoris.cli import options
 from pseudoris.cli.console import command, facts_table, format_bytes, kept_text, path_lines, report, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
-from pseudoris.schemas.confidence import PairWeightConfig
-from pseudoris.schemas.config_layers import lay_over, validate
+from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.fitted import FittedConfig, FittedValues
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, KeepCondition, LoneMasks, parse_conditions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -54,8 +54,8 @@ def refilter(
     weights: Annotated[
         Path | None,
         option(
-            "YAML file with a `filtering.pair_weight`, as `pseudoris calibrate --to` writes it: set the column "
-            "weight by it. Default: as in OUT."
+            "Fitted file with a `pair_weight`, as `pseudoris calibrate --to` writes it: set the column weight by it. "
+            "Default: as in OUT."
         ),
     ] = None,
     accuracy: Annotated[
@@ -80,7 +80,7 @@ def refilter(
     if accuracy is not None or audit is not None:
         change = _audited(parent, change, accuracy, audit)
     if weights is not None:
-        change = replace(change, pair_weight=_pair_weight(parent, weights))
+        change = replace(change, fitted=_fitted(parent, weights))
     write = partial(run_refilter, parent, target, change, num_threads=threads, allow_mixed=allow_mixed)
     found = write_with_bar(
         target,
@@ -104,17 +104,23 @@ def _audited(parent: RunLocation, change: RuleChange, accuracy: float | None, au
     return audited_change(parent, audit, accuracy)
 
 
-def _pair_weight(parent: RunLocation, file: Path) -> PairWeightConfig:
-    before = require_header(parent).config
-    filtering = validate(lay_over(before.model_dump(mode="json"), file)).filtering
-    if filtering.pair_weight is None:
-        raise ConfigError(f"--weights {file} holds no filtering.pair_weight. `pseudoris calibrate` writes it")
-    if filtering.confidence != before.filtering.confidence:
+def _fitted(parent: RunLocation, file: Path) -> FittedConfig:
+    tree = require_header(parent).config.model_dump(mode="json")
+    before = validate(tree).filtering.fitted
+    tree["filtering"]["fitted"] = {"uri": str(file)}
+    found = validate(tree).filtering.fitted
+    if found is None or found.values.pair_weight is None:
+        raise ConfigError(f"--weights {file} holds no pair_weight. `pseudoris calibrate` writes it")
+    if before is None or _unweighed(found.values) != _unweighed(before.values):
         raise ConfigError(
-            f"--weights {file} was fitted with another filtering.confidence than {parent.root} has. Annotate with "
-            "--config and this file"
+            f"--weights {file} was fitted with another confidence or posterior than {parent.root} has. Annotate with "
+            f"--set filtering.fitted.uri={file}"
         )
-    return filtering.pair_weight
+    return found
+
+
+def _unweighed(values: FittedValues) -> FittedValues:
+    return replace(values, pair_weight=None, models={})
 
 
 def _conditions(words: Sequence[str] | None) -> tuple[KeepCondition, ...] | None:

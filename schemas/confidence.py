@@ -13,10 +13,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
-from pseudoris.schemas.frozen import FrozenModel
-from pseudoris.schemas.stage_settings import ConfidenceConfig
+from pseudoris.schemas.fitted import ConfidenceConfig, WeightLine
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,26 +36,6 @@ def logistic(odds: Floats) -> Floats:
 
 # Rounded, so that an exponential that differs in its last bits gives the same weight.
 WEIGHT_DIGITS: Final = 6
-
-
-class WeightLine(FrozenModel):
-    """The probability is logistic(bias + slope · log-odds of confidence); the defaults leave confidence as it is."""
-
-    bias: float = Field(default=0.0, allow_inf_nan=False)
-    # Below 1 confidence was too sure of itself, above 1 not sure enough. 0: all expressions weigh the same.
-    slope: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-
-
-class PairWeightConfig(FrozenModel):
-    """How `weight` follows from `confidence`. Fitted lines are valid only for the models they were fitted with.
-
-    An expression without a confidence, such as a human's, has the weight 1.
-    """
-
-    # Of the captioner's expressions, by `filtering.confidence`. None: their weight is 1.
-    drawn: WeightLine | None = None
-    # Of the composer's, by `composing.posterior`. None: their weight is 1.
-    composed: WeightLine | None = None
 
 
 def line_weights(line: WeightLine | None, confidence: Floats) -> Floats:

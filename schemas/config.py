@@ -19,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from pseudoris.schemas.confidence import PairWeightConfig
 from pseudoris.schemas.domain import DomainConfig as DomainConfig
+from pseudoris.schemas.fitted import ConfidenceConfig, FittedConfig, PairWeightConfig, PosteriorConfig
 from pseudoris.schemas.frozen import FrozenModel as FrozenModel
 from pseudoris.schemas.frozen import NonNegative
 from pseudoris.schemas.image_formats import EXTENSIONS, HEIF_EXTENSIONS, HEIF_PLUGIN
@@ -33,7 +33,7 @@ from pseudoris.schemas.source_settings import SourceConfig as SourceConfig
 from pseudoris.schemas.source_settings import WeightsConfig as WeightsConfig
 from pseudoris.schemas.stage_settings import BeamConfig as BeamConfig
 from pseudoris.schemas.stage_settings import CaptionsConfig as CaptionsConfig
-from pseudoris.schemas.stage_settings import ComposingConfig, ConfidenceConfig
+from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.schemas.stage_settings import MasksConfig as MasksConfig
 from pseudoris.schemas.stage_settings import PriorConfig as PriorConfig
 from pseudoris.schemas.stage_settings import ReductionConfig as ReductionConfig
@@ -69,11 +69,10 @@ class FilterConfig(FrozenModel):
     # Crops in a forward pass, on a CPU at most 8; of texts, 16 prefixes for each. The last batch is padded to its size,
     # because rounding depends on the shape.
     batch_size: int = Field(default=64, ge=1)
-    # Weights that turn the scores into the columns `confidence` and `rank`, which `keep` may bound. None: both are
-    # null.
-    confidence: ConfidenceConfig | None = None
-    # Lines that turn `confidence` into the column `weight`, for a trainer. None: every weight is 1.
-    pair_weight: PairWeightConfig | None = None
+    # A file of what was fitted for these models: weights of the columns `confidence` and `rank`, which `keep` may
+    # bound; lines of the column `weight`; the composer's posterior. None: `confidence` and `rank` are null, and every
+    # weight is 1.
+    fitted: FittedConfig | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
 
     @field_validator("keep")
@@ -82,13 +81,20 @@ class FilterConfig(FrozenModel):
         # All conditions hold together: the order in which they are written does not change the method.
         return tuple(sorted(set(keep), key=str))
 
-    @model_validator(mode="after")
-    def _weighs_what_has_a_confidence(self) -> Self:
-        if self.pair_weight is not None and self.pair_weight.drawn is not None and self.confidence is None:
-            raise ValueError(
-                "pair_weight.drawn needs filtering.confidence: set the weights that it was fitted with, or leave it out"
-            )
-        return self
+    @property
+    def confidence(self) -> ConfidenceConfig | None:
+        """The weights that give the columns `confidence` and `rank`."""
+        return None if self.fitted is None else self.fitted.values.confidence
+
+    @property
+    def pair_weight(self) -> PairWeightConfig | None:
+        """The lines that give the column `weight`."""
+        return None if self.fitted is None else self.fitted.values.pair_weight
+
+    @property
+    def posterior(self) -> PosteriorConfig | None:
+        """The weights of the composer."""
+        return None if self.fitted is None else self.fitted.values.posterior
 
 
 class ComputeConfig(FrozenModel):
@@ -163,22 +169,23 @@ class RunConfig(FrozenModel):
         confidence = self.filtering.confidence
         if confidence is not None and confidence.needs_listener:
             raise ValueError(
-                "filtering.confidence has weights for a listener's scores, but captions.listening is not set: set it, "
-                "or set the weights listener, truth, relative_truth and consensus to 0"
+                "filtering.fitted has weights for a listener's scores, but captions.listening is not set: set it, or "
+                "name a file that was fitted without a listener"
             )
-        if self.composing is not None and self.composing.posterior.needs_listener:
+        posterior = self.filtering.posterior
+        if self.composing is not None and posterior is not None and posterior.counts == "probability":
             raise ValueError(
-                "composing.posterior.counts=probability needs a listener's scores, but captions.listening is not set: "
-                "set it, or counts=draws with the weights fitted for draws"
+                "composing with a posterior that counts probabilities needs a listener, but captions.listening is not "
+                "set: set it, or name a file of filtering.fitted that was fitted for draws"
             )
         return self
 
     @model_validator(mode="after")
-    def _a_composer_is_there_where_it_is_weighed(self) -> Self:
-        lines = self.filtering.pair_weight
-        if lines is not None and lines.composed is not None and self.composing is None:
+    def _a_composer_has_weights(self) -> Self:
+        if self.composing is not None and self.filtering.posterior is None:
             raise ValueError(
-                "filtering.pair_weight.composed weighs what is composed: set composing as it was fitted, or omit it"
+                "composing needs a posterior that was fitted for these models: name a file that has one by "
+                "filtering.fitted.uri (docs/composing.md), or leave composing out"
             )
         return self
 

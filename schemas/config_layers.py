@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -24,6 +25,11 @@ _NULLS: Final = ("", "null", "~")
 # Of a value that a message repeats.
 _SHOWN_LETTERS: Final = 100
 
+# What stood in a preset before it had a file of its own.
+_MOVED: Final = dict.fromkeys(
+    ("filtering.confidence", "filtering.pair_weight", "composing.posterior"), "filtering.fitted"
+)
+
 # Of keys that may be meant.
 _SHOWN_KEYS: Final = 3
 
@@ -33,7 +39,8 @@ _Model = TypeVar("_Model", bound=BaseModel)
 def preset_names() -> list[str]:
     """Return the names of the presets shipped in the package, sorted."""
     folder = resources.files("pseudoris.schemas") / "presets"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    names = (entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(name for name in names if not name.endswith(".fitted"))
 
 
 def load_config(preset: str = "tiny", path: str | Path | None = None, assignments: Sequence[str] = ()) -> RunConfig:
@@ -121,6 +128,9 @@ def _lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
 def known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
     """Yield every dotted key of the tree, each sub-model before its fields."""
     for name, info in model.model_fields.items():
+        # What a file fills is no key.
+        if is_dataclass(info.annotation):
+            continue
         yield f"{prefix}{name}"
         # A section may be None.
         for section in (info.annotation, *get_args(info.annotation)):
@@ -145,7 +155,7 @@ def suggestion(key: str, known: Iterable[str]) -> str:
     """Return a hint for an unknown dotted key: the known keys that end as it does, else the most similar one."""
     names = list(known)
     last = key.rpartition(".")[2]
-    near = [name for name in names if f".{name}".endswith(f".{key}")][:_SHOWN_KEYS]
+    near = [name for name in names if f".{name}".endswith(f".{_MOVED.get(key, key)}")][:_SHOWN_KEYS]
     near = near or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     # A slip in the last name, without its section.
     near = near or [name for name in names if difflib.get_close_matches(last, [name.rpartition(".")[2]], cutoff=0.8)]
@@ -212,7 +222,7 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
 
 def _explain(item: Mapping[str, Any], model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
+    if item["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         return f"{key}: unknown key{suggestion(key, known_keys(model))}"
     if item["type"] == "missing":
         return f"{key}: missing"

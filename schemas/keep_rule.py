@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
-from pseudoris.schemas.confidence import PairWeightConfig
+from pseudoris.schemas.confidence import Floats
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.stage_settings import ConfidenceConfig
+from pseudoris.schemas.fitted import ConfidenceConfig, PairWeightConfig
 
 LoneMasks = Literal["keep", "drop", "better_half"]
 LONE_MASKS: Final[tuple[LoneMasks, ...]] = get_args(LoneMasks)
@@ -72,10 +72,9 @@ ScoreColumn = Literal[
 ]
 Comparison = Literal[">", ">=", "<", "<="]
 SCORE_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(ScoreColumn)
-# Columns among these that are null for drawn candidates unless `captions.listening` and `filtering.confidence` are set.
+# Columns among these that are null for drawn candidates unless `captions.listening` and `filtering.fitted` are set.
 LISTENER_COLUMNS: Final[tuple[ScoreColumn, ...]] = ("caption_score", "listener", "truth", "confidence", "rank")
 
-Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 _WRITTEN: Final = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*(\S+)\s*")

@@ -155,13 +155,12 @@ class ExpressionRecord:
         caption_score: log p(t | crop i), teacher-forced, of the target's own crop; None without a listener.
         listener: The target's share of p(t | crop k) over the masks k; None without a listener.
         truth: `caption_score` per token; None without a listener.
-        confidence: Probability that it is right; None without `filtering.confidence`, or, if composed, without
-            `composing.posterior`.
+        confidence: Probability that it is right; None if nothing was fitted.
         rank: Its rank by confidence, from 1, among the expressions drawn for its mask; None without a confidence, and
             if composed.
         kept: Whether distinctiveness > tau and `filtering.keep` holds; an undefined score passes (a mask alone in its
             image).
-        weight: Weight of the pair for a trainer: by `filtering.pair_weight` the probability that it is right, else 1.0.
+        weight: Weight of the pair for a trainer: by a fitted line the probability that it is right, else 1.0.
         source: `model`; `human` if imported; `composer`, whose expressions are kept and have no other score; or
             `recipe`, a pseudo-label of PPT, kept or not.
         split: Of an imported expression, such as `testA`; None where the annotation has no splits.

@@ -139,10 +139,9 @@ class StageKind:
         if self.name == STAGE_FILTER and config.composing is not None:
             # Imported here, because readers and committers import this module too, and the composer imports torch and
             # all models.
-            from pseudoris.workers.composing.composer import ComposingStage
+            from pseudoris.workers.composing.composer import ComposingStage, composer_of
 
-            lines = config.filtering.pair_weight
-            stage = ComposingStage(stage, config.composing, None if lines is None else lines.composed)
+            stage = ComposingStage(stage, composer_of(config))
         record(LOAD_SECONDS, time.perf_counter() - started, of=self.name)
         return stage
 

@@ -12,13 +12,14 @@ import numpy as np
 from experiments.oracle import candidates_of
 from experiments.quality.annotated_scenes import DISTINCTIVE, Setting
 from experiments.quality.markdown_cells import as_json
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
-from pseudoris.schemas.stage_settings import ComposedKind, ComposingConfig
+from pseudoris.schemas.stage_settings import ComposedKind
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap, Sums
 from pseudoris.training.evaluation.truth import count_image, judge, match_image
-from pseudoris.workers.composing.composer import Composer
+from pseudoris.workers.composing.composer import Composer, composer_of
 
 BEFORE, AFTER, COMPOSED = "before", "after", "composed"
 # What was drawn of a mask and rejected, because a rival fits it better by so much: its accuracy is how often it does
@@ -27,7 +28,9 @@ NEGATIVE, MAX_DISTINCTIVENESS = "negative", 0.8
 # What is composed from: the preset's candidates, with the preset's scores alone.
 CANDIDATES: Final[Setting] = DISTINCTIVE
 KINDS: tuple[ComposedKind, ...] = ("attribute", "position", "relation", "group", "none")
-COMPOSING: Final = ComposingConfig(kinds=KINDS, max_per_mask=4)
+COMPOSING: Final = composer_of(
+    load_config("tiny", None, [f"composing={{kinds: [{', '.join(KINDS)}], max_per_mask: 4}}"])
+)
 # Of a probability, the last up to 1.
 BINS: Final = (0.0, 0.5, 0.7, 0.8, 0.9, 0.93, 0.95, 0.97)
 _FIGURES = ("accuracy", "coverage", "yield", "words")
@@ -62,9 +65,8 @@ def as_tree(measured: Measured) -> dict[str, Any]:
     }
 
 
-def measure(scenes: Sequence[Scene], images: Sequence[ShardImage], config: ComposingConfig) -> Measured:
-    """Return what composing under `config` does to annotated scenes; scenes are resampled, differences paired."""
-    composer = Composer(config)
+def measure(scenes: Sequence[Scene], images: Sequence[ShardImage], composer: Composer) -> Measured:
+    """Return what a composer does to annotated scenes; scenes are resampled, differences paired."""
     started = time.process_time()
     composed = [composer(image) for image in images]
     seconds = time.process_time() - started

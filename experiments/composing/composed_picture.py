@@ -23,7 +23,6 @@ from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.training.evaluation.truth import match_image
-from pseudoris.workers.composing.composer import Composer
 from pseudoris.workers.masks import rle
 
 _ZOOM: Final = 2
@@ -44,8 +43,7 @@ def main(
     """Write a picture of a few scenes, side by side."""
     scene_set = SceneSet(Split.TEST, num_scenes)
     images = annotated_scenes(Options(cache), scene_set, CANDIDATES)
-    composer = Composer(COMPOSING)
-    panels = [_panel(scene_set.scene(position), composer(images[position])) for position in scenes or (4, 5, 6, 7)]
+    panels = [_panel(scene_set.scene(position), COMPOSING(images[position])) for position in scenes or (4, 5, 6, 7)]
     whole = Image.new("RGB", (sum(panel.width for panel in panels), max(panel.height for panel in panels)), _PAPER)
     left = 0
     for panel in panels:

@@ -15,18 +15,22 @@ from typing import Annotated, Final
 
 import numpy as np
 import typer
+import yaml
 
 from experiments.oracle import candidates_of
 from experiments.quality.annotated_scenes import LISTENED, SceneSet, annotated_scenes
 from experiments.quality.parts import Options
-from pseudoris.schemas.keep_rule import Flags, Floats
+from pseudoris.schemas.confidence import Floats
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.fitted import Counted, PosteriorConfig
+from pseudoris.schemas.keep_rule import Flags
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.schemas.stage_settings import Counted, PosteriorConfig
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.training.calibration.confidence_fit import logistic_regression
 from pseudoris.training.evaluation.truth import match_image
+from pseudoris.workers.composing.composer import composer_of
 from pseudoris.workers.composing.posterior import (
     MIN_SHARE,
     Evidence,
@@ -42,6 +46,8 @@ NUM_SCENES: Final = 200
 _RIDGE: Final = 1e-3
 _STEPS: Final = 60
 _DIGITS: Final = 2
+# Where scenes say nothing of a weight, that of `tiny`.
+KNOWN: Final = composer_of(load_config("tiny", None, ["composing={}"])).posterior
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +61,7 @@ class _Mask:
 
 
 def fitted_weights(scenes: Sequence[Scene], images: Sequence[ShardImage], counts: Counted) -> PosteriorConfig:
-    """Return the weights that fit annotated scenes; what is no weight keeps its default.
+    """Return the weights that fit annotated scenes; what is no weight is as of `tiny`.
 
     So do weights that a few scenes say nothing of: where each mask is an object, none tells which are.
     """
@@ -76,6 +82,7 @@ def fitted_weights(scenes: Sequence[Scene], images: Sequence[ShardImage], counts
         object_predicted_iou=iou,
         object_stability=stability,
         object_overlap=min(scores[2], 0.0),
+        unseen=KNOWN.unseen,
     )
 
 
@@ -119,7 +126,7 @@ def _fit_nouns(masks: Sequence[_Mask]) -> list[float]:
 
 def _fit_words(masks: Sequence[_Mask]) -> list[float]:
     """A logistic regression over all words drawn for objects."""
-    known = PosteriorConfig()
+    known = KNOWN
     rows, right = [], []
     for mask in masks:
         if mask.truth is None:
@@ -133,7 +140,7 @@ def _fit_words(masks: Sequence[_Mask]) -> list[float]:
 
 def _fit_objects(masks: Sequence[_Mask]) -> list[float]:
     """A logistic regression over all masks."""
-    known, scores = PosteriorConfig(), np.stack([mask.scores for mask in masks])
+    known, scores = KNOWN, np.stack([mask.scores for mask in masks])
     slopes = (known.object_predicted_iou, known.object_stability, known.object_overlap)
     return _logistic(scores, np.array([mask.truth is not None for mask in masks]), (known.object_bias, *slopes))
 
@@ -156,13 +163,13 @@ def main(
     processes: Annotated[int, typer.Option(min=1, help="Each holds the three models.")] = 2,
     captioner: Annotated[str | None, typer.Option(help="Weights of another captioner than that of `tiny`.")] = None,
 ) -> None:
-    """Print the weights for both ways to count."""
+    """Print the weights for both ways to count, each as a part of a file that `filtering.fitted.uri` names."""
     asked = SceneSet(Split.DEVELOPMENT, scenes)
     weights = () if captioner is None else (f"captions.weights={{uri: {captioner}}}",)
     setting = replace(LISTENED, assignments=(*LISTENED.assignments, *weights))
     images = annotated_scenes(Options(cache, processes=processes), asked, setting)
     for counts in ("draws", "probability"):
-        typer.echo(fitted_weights(asked.all(), images, counts).model_dump_json(indent=2))
+        typer.echo(yaml.safe_dump({"posterior": fitted_weights(asked.all(), images, counts).model_dump()}))
 
 
 if __name__ == "__main__":

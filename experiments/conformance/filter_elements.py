@@ -66,8 +66,7 @@ FILTER: Final = Section(
             "none",
             {
                 "filtering.keep": [],
-                "filtering.confidence": None,
-                "filtering.pair_weight": None,
+                "filtering.fitted": None,
                 "captions.listening": None,
                 "composing": None,
             },

@@ -19,6 +19,7 @@ from experiments.conformance.prompting_data_elements import CURRICULUM, DATA
 from experiments.conformance.prompting_model_elements import ARCHITECTURE, OBJECTIVE
 from experiments.conformance.record import NUM_SCENES, ArmCounts, Difference, difference, read_record
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.training.evaluation.evaluation_report import figure_text
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
@@ -90,7 +91,8 @@ def value_at(preset: str, path: str) -> Any:
     tree: Any = _loaded(family, preset)
     for name in names.split("."):
         tree = getattr(tree, name)
-    return json.loads(json.dumps(tree))
+    # Of a file its name.
+    return json.loads(json.dumps(tree.uri if isinstance(tree, FittedConfig) else tree))
 
 
 @cache

@@ -20,9 +20,10 @@ from experiments.quality.parts import Options
 from experiments.quality.scene_runs import said_by_annotators
 from pseudoris.schemas.confidence import Rated
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.fitted import ConfidenceConfig
 from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ShardImage
-from pseudoris.schemas.stage_settings import ComposedKind, ComposingConfig, ConfidenceConfig
+from pseudoris.schemas.stage_settings import ComposedKind
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.training.calibration.confidence_fit import CLIP, EVERYTHING, LISTENER, VOTE, Bounds
@@ -30,7 +31,7 @@ from pseudoris.training.calibration.labelled_images import JUDGED_COLUMNS, Alway
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
 from pseudoris.training.evaluation.human_truth import HumanImageTruth
 from pseudoris.training.evaluation.truth import judge, match_image
-from pseudoris.workers.composing.composer import Composer
+from pseudoris.workers.composing.composer import Composer, composer_of
 
 # Of one mask each.
 WEIGHED_KINDS: Final[tuple[ComposedKind, ...]] = ("attribute", "position", "relation")
@@ -44,20 +45,22 @@ FEATURE_SETS: Final[Mapping[str, tuple[str, ...]]] = {
 FIGURES: Final = ("accuracy", "yield", "coverage")
 
 
-def _shipped() -> ComposingConfig:
-    """What examples/listener-composer.yaml sets is what is measured."""
-    path = Path(__file__).parents[2] / "examples" / "listener-composer.yaml"
-    composing = load_config("tiny", path).composing
-    if composing is None:
-        raise ValueError(f"{path} composes nothing: there is nothing to measure")
-    return composing
-
-
-# Of what a listener says, or of draws alone.
-COMPOSERS: Final[Mapping[str, ComposingConfig]] = {
-    "weighing composer": _shipped(),
-    "weighing draws": ComposingConfig(kinds=WEIGHED_KINDS, max_per_mask=4),
+_EXAMPLE: Final = Path(__file__).parents[2] / "examples" / "listener-composer.yaml"
+# Of what a listener says, as examples/listener-composer.yaml sets it, or of draws alone.
+COMPOSERS: Final[Mapping[str, Composer]] = {
+    "weighing composer": composer_of(load_config("tiny", _EXAMPLE)),
+    "weighing draws": composer_of(
+        load_config("tiny", None, [f"composing={{kinds: [{', '.join(WEIGHED_KINDS)}], max_per_mask: 4}}"])
+    ),
 }
+
+
+def settings_of(composer: Composer) -> dict[str, Any]:
+    """Return what decides what a composer says, as plain JSON values."""
+    return {
+        **composer.config.model_dump(mode="json"),
+        "posterior": composer.posterior.model_dump(mode="json"),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,11 +123,11 @@ def judged_columns(image: ShardImage) -> dict[str, list[Any]]:
     return {**columns, "count": [len(each.samples) for each in image.expressions]}
 
 
-def composed_alone(scene: Scene, image: ShardImage, config: ComposingConfig) -> Sums:
+def composed_alone(scene: Scene, image: ShardImage, composer: Composer) -> Sums:
     """Return numerator and denominator of accuracy, yield and coverage of what a composer says, and of nothing else."""
     truth = SceneImageTruth(scene)
     matched = match_image(truth, candidates_of(image, lambda expression: True))
-    said = _composed(image, truth, matched.object_of_mask, config)
+    said = _composed(image, truth, matched.object_of_mask, composer)
     nothing = np.zeros(0, np.bool_)
     num_visible = int(matched.is_visible.sum())
     judged = JudgedImage(Rated((), (), {}), nothing, np.zeros(0, np.int64), len(image.masks), num_visible, beside=said)
@@ -132,10 +135,10 @@ def composed_alone(scene: Scene, image: ShardImage, config: ComposingConfig) -> 
 
 
 def _composed(
-    image: ShardImage, truth: SceneImageTruth, object_of_mask: Mapping[str, int], config: ComposingConfig
+    image: ShardImage, truth: SceneImageTruth, object_of_mask: Mapping[str, int], composer: Composer
 ) -> AlwaysKept:
     """Return what a composer says of an annotated image, whose masks are matched to objects."""
-    said = Composer(config)(image).expressions
+    said = composer(image).expressions
     alone = tuple(each for each in said if each.source == SOURCE_COMPOSER and len(each.target_mask_ids) == 1)
     candidates = candidates_of(replace(image, expressions=alone), lambda expression: True)
     verdicts = judge(truth, candidates, object_of_mask)

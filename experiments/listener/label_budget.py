@@ -18,11 +18,11 @@ from experiments.process_pool import run_jobs
 from experiments.quality.annotated_scenes import LISTENED, SHIPPED, SceneSet, annotated_chunk, annotated_scenes
 from experiments.quality.parts import Options, draw_generator
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.training.calibration.confidence_fit import NO_LABELS, Calibration, calibrate, without_labels
 from pseudoris.training.calibration.labelled_images import JudgedImage
 from pseudoris.training.evaluation.bootstrap import Sums
+from pseudoris.workers.composing.composer import Composer
 
 SceneT = TypeVar("SceneT")
 
@@ -79,7 +79,7 @@ def measure_posterior_labels(
         if count <= development.count
         for chosen in draws_of(range(development.count), count, NUM_POSTERIOR_DRAWS)
     ]
-    composers = tuple(config for _, config in fitted)
+    composers = tuple(composer for _, composer in fitted)
     figures = {name: _composed_figures(options, scenes, composers) for name, scenes in asked.items()}
     rows = []
     for count in dict.fromkeys(count for count, _ in fitted):
@@ -143,12 +143,12 @@ def _kept_figures(found: Calibration, scenes: Sequence[JudgedImage]) -> list[flo
     return figures_of([scene.sums(found.reached.bounds.keeps(scene, found.weights)) for scene in scenes])
 
 
-def _fitted_composer(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> ComposingConfig:
+def _fitted_composer(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> Composer:
     """The composer that ships, with weights of these scenes."""
     shipped = COMPOSERS[COMPOSER]
     weights = fitted_weights(scenes, images, shipped.posterior.counts)
     posterior = shipped.posterior.model_copy(update={name: getattr(weights, name) for name in _FITTED})
-    return shipped.model_copy(update={"posterior": posterior})
+    return Composer(shipped.config, posterior)
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,10 @@ class _CompositionJob:
     options: Options
     scenes: SceneSet
     chunk: range
-    composers: tuple[ComposingConfig, ...]
+    composers: tuple[Composer, ...]
 
 
-def _composed_figures(options: Options, scenes: SceneSet, composers: tuple[ComposingConfig, ...]) -> list[list[float]]:
+def _composed_figures(options: Options, scenes: SceneSet, composers: tuple[Composer, ...]) -> list[list[float]]:
     """By composer, accuracy, yield and coverage on scenes that are annotated."""
     jobs = [_CompositionJob(options, scenes, chunk, composers) for chunk in scenes.chunks]
     shown = f"composing on {scenes.world} {scenes.split} scenes"
@@ -172,6 +172,6 @@ def _compose_chunk(job: _CompositionJob) -> list[list[Sums]]:
     images = annotated_chunk(job.options.out, job.scenes, job.chunk, LISTENED, SHIPPED)
     scenes = [job.scenes.scene(at) for at in job.chunk]
     return [
-        [composed_alone(scene, image, config) for scene, image in zip(scenes, images, strict=True)]
-        for config in job.composers
+        [composed_alone(scene, image, composer) for scene, image in zip(scenes, images, strict=True)]
+        for composer in job.composers
     ]

@@ -16,14 +16,14 @@ from experiments.composing.composed_figures import (
     as_tree,
     measure,
 )
-from experiments.listener.judged_scenes import composed_alone
+from experiments.listener.judged_scenes import composed_alone, settings_of
 from experiments.quality.annotated_scenes import DISTINCTIVE, SceneSet, annotated_scenes
 from experiments.quality.markdown_cells import TRIPLE, as_json, cell, is_above_zero, markdown_table
 from experiments.quality.parts import Options, Part, Result
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.schemas.stage_settings import PosteriorConfig
 from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap
+from pseudoris.workers.composing.composer import Composer
 
 _ROWS: Final = {
     BEFORE: "kept by the filter",
@@ -62,15 +62,14 @@ def run(options: Options) -> Result:
 
 def _without(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> dict[str, Any]:
     """What is composed of one mask, whole and without each of its parts; paired over scenes."""
-    whole = PosteriorConfig()
-    kinds: dict[str, PosteriorConfig] = {_WHOLE: whole}
-    kinds |= {name: whole.model_copy(update=dict(changes)) for name, changes in _PARTS.items()}
-    configs = {name: COMPOSING.model_copy(update={"posterior": posterior}) for name, posterior in kinds.items()}
+    config, whole = COMPOSING.config, COMPOSING.posterior
+    composers = {_WHOLE: COMPOSING}
+    composers |= {name: Composer(config, whole.model_copy(update=dict(part))) for name, part in _PARTS.items()}
     bootstrap = ImageBootstrap(
         {
             f"{name}.{figure}": pair
-            for name, config in configs.items()
-            for figure, pair in composed_alone(scene, image, config).items()
+            for name, composer in composers.items()
+            for figure, pair in composed_alone(scene, image, composer).items()
         }
         for scene, image in zip(scenes, images, strict=True)
     )
@@ -81,7 +80,7 @@ def _without(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> dict[str,
                 figure: as_json(bootstrap.difference(f"{name}.{figure}", f"{_WHOLE}.{figure}")) for figure in TRIPLE
             },
         }
-        for name in configs
+        for name in composers
     }
 
 
@@ -162,7 +161,7 @@ def _of_kind(found: Mapping[str, Any], kind: str) -> tuple[str, str]:
 
 def _settings(options: Options) -> Mapping[str, Any]:
     """Return what composes."""
-    return {"composers": [digest_of(COMPOSING.model_dump(mode="json"))]}
+    return {"composers": [digest_of(settings_of(COMPOSING))]}
 
 
 PART = Part("composition", run, section, settings=_settings, is_appendix=True)

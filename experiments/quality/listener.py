@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from benchmarks.listener_cost import measure_cost
 from benchmarks.measurement import digest_of
-from experiments.listener.judged_scenes import COMPOSERS
+from experiments.listener.judged_scenes import COMPOSERS, settings_of
 from experiments.listener.listener_gain import COMPARED, measure
 from experiments.quality.annotated_scenes import SceneSet
 from experiments.quality.markdown_cells import (
@@ -221,7 +221,7 @@ def _spread(figures: Mapping[str, Any]) -> Iterator[str]:
 
 def _settings(options: Options) -> Mapping[str, Any]:
     """Return what composes: examples/listener-composer.yaml is another file than the preset."""
-    return {"composers": {name: digest_of(config.model_dump(mode="json")) for name, config in COMPOSERS.items()}}
+    return {"composers": {name: digest_of(settings_of(each)) for name, each in COMPOSERS.items()}}
 
 
 PART = Part("listening", run, section, settings=_settings, is_appendix=True)

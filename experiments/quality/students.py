@@ -57,7 +57,7 @@ UNFILTERED: Final = "data.is_kept_only=false"
 LISTENER_COMPOSER, BEST_PRESET = "listener-composer.yaml", "tiny-composed"
 REWORDED: Final = ("data.rewording=true",)
 # What the preset says with the captioner of `tiny`; the bounds were chosen on development scenes.
-_SAYS_MORE: Final = "composing={max_per_mask: 12, posterior: {min_first: 0.5, min_further: 0.6, max_per_form: 4}}"
+_SAYS_MORE: Final = "composing={max_per_mask: 12, min_first: 0.5, min_further: 0.6, max_per_form: 4}"
 # Of rows that no claim stands on.
 _FEWER_SEEDS: Final = {
     **dict.fromkeys(("probability", "reworded", "more"), 3),

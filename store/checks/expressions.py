@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.confidence import WEIGHT_DIGITS, Rated, confidences, ranks
+from pseudoris.schemas.fitted import ConfidenceConfig
 from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps_lone, meets
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN, SOURCE_RECIPE, SOURCES
-from pseudoris.schemas.stage_settings import ConfidenceConfig
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.checks.content import Finding, Problem, Tables, examples
 from pseudoris.store.tables.judged_expressions import (
@@ -88,7 +88,7 @@ def confidence_problems(table: pa.Table, config: ConfidenceConfig | None) -> Ite
         is_composed = is_from(table, SOURCE_COMPOSER)
         for name in _CONFIDENCE:
             is_set = ~is_composed & np.isfinite(scores[name])
-            yield "expression_confidence", _at(is_set, f"{name} is set without filtering.confidence")
+            yield "expression_confidence", _at(is_set, f"{name} is set without filtering.fitted")
         return
     # Only these were candidates of the filter stage; other kinds are composed after it.
     rows = np.flatnonzero(judged(table) & np.asarray(pc.equal(table["kind"], "attribute")))
@@ -98,7 +98,7 @@ def confidence_problems(table: pa.Table, config: ConfidenceConfig | None) -> Ite
     rated = Rated(groups, table["text"].combine_chunks().take(rows).to_pylist(), found)
     expected = confidences(rated, config)
     differs[rows] = ~np.isclose(found["confidence"], expected, rtol=0, atol=_TOLERANCE, equal_nan=True)
-    yield "expression_confidence", _at(differs, "confidence is not what filtering.confidence gives for the scores")
+    yield "expression_confidence", _at(differs, "confidence is not what filtering.fitted gives for the scores")
     differs[rows] = ~np.isclose(found["rank"], ranks(found["confidence"], groups), equal_nan=True)
     yield "expression_confidence", _at(differs, "rank is not the position by confidence within its mask")
 
@@ -132,7 +132,7 @@ def _findings(table: pa.Table, masks: pa.Table, rule: KeepRule) -> Iterator[Find
     yield from _composed_problems(table, is_composed)
     if rule.pair_weight is not None:
         differs = np.abs(_numpy(table["weight"]) - weights_by(rule.pair_weight, table)) > _WEIGHT_TOLERANCE
-        unlike = "weight is not what filtering.pair_weight gives for the confidence"
+        unlike = "weight is not what filtering.fitted gives for the confidence"
         yield "expression_weight", _at(differs, unlike)
     # Scores of groups and of no-target expressions have another meaning.
     is_single = np.array([len(each) == 1 for each in targets], bool) & ~is_undrawn

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from pseudoris.schemas.audit_records import AuditRecord
-from pseudoris.schemas.confidence import PairWeightConfig
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule, LoneMasks
 from pseudoris.schemas.run_records import Identity, Receipt, RunHeader
 from pseudoris.schemas.shard import Shard
@@ -57,14 +57,15 @@ class RuleChange:
         tau: An expression is kept if its distinctiveness is strictly above it.
         keep: Further conditions; an empty sequence removes the parent's conditions.
         lone_masks: What is kept of a mask alone in its image, see `pseudoris.schemas.keep_rule`.
-        pair_weight: How `weight` follows from `confidence`; what is kept does not depend on it.
+        fitted: With lines from `confidence` to `weight`, and else equal to the parent's: what is kept does not
+            depend on it.
         audit: What chose the rule, for the header; None if a person named it.
     """
 
     tau: float | None = None
     keep: Sequence[KeepCondition] | None = None
     lone_masks: LoneMasks | None = None
-    pair_weight: PairWeightConfig | None = None
+    fitted: FittedConfig | None = None
     audit: AuditRecord | None = None
 
 
@@ -218,7 +219,8 @@ def _changed(config: RunConfig, change: RuleChange) -> RunConfig:
     keep = before.keep if change.keep is None else tuple(change.keep)
     tree = config.model_dump()
     tree["filtering"] |= {"tau": tau, "keep": keep, "lone_masks": change.lone_masks or before.lone_masks}
-    tree["filtering"] |= {"pair_weight": change.pair_weight or before.pair_weight}
+    if change.fitted is not None:
+        tree["filtering"]["fitted"] = change.fitted.model_dump()
     changed = validate(tree)
     if changed == config:
         raise ConfigError(

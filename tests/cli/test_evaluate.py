@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from pseudoris.cli.main import app
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.store.location import RunLocation
 from tests.builders.human import write_small_refer
@@ -136,11 +137,14 @@ def invoke_calibrate(*arguments: object):
 
 
 @pytest.mark.parametrize("truth", [(), ("--truth", "synthworld", "--coverage", 0.1)])
-def test_the_yaml_is_laid_over_a_preset(demo_calibrate, tmp_path, truth):
-    file = tmp_path / "confidence.yaml"
-    found = invoke_calibrate(demo_calibrate / "run", *truth, "--yield", 1, "--to", file)
-    assert found.stdout.startswith(file.read_text())
-    config = load_config("tiny", file, ["captions.listening={}"])
+def test_the_settings_are_laid_over_a_preset_and_name_what_was_fitted(demo_calibrate, tmp_path, truth):
+    file, fitted = tmp_path / "mine.yaml", tmp_path / "mine.fitted.yaml"
+    found = invoke_calibrate(demo_calibrate / "run", *truth, "--yield", 1, "--to", fitted)
+    file.write_text(found.stdout)
+    config = load_config("tiny", file, ["captions.listening={}", "composing={}"])
+    assert config.filtering.fitted.sha256 == sha256_hex(fitted.read_bytes())
+    # A run without a composer has its preset's posterior all the same.
+    assert config.filtering.posterior == load_config("tiny").filtering.posterior
     assert config.filtering.confidence is not None
     assert config.filtering.confidence.needs_listener
     assert config.filtering.tau == 0.0
@@ -149,6 +153,9 @@ def test_the_yaml_is_laid_over_a_preset(demo_calibrate, tmp_path, truth):
     lines = config.filtering.pair_weight
     assert (lines is not None and lines.drawn is not None and lines.composed is None) == bool(truth)
     assert "on these 8 images, it keeps" in found.output
+    shown = invoke_calibrate(demo_calibrate / "run", *truth, "--yield", 1).stdout
+    assert fitted.read_text() in shown
+    assert "uri: FILE" in shown
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.audits import VerdictFile
+from tests.builders.fitted import fitted
 from tests.builders.scored_runs import scored_run
 
 
@@ -86,20 +87,22 @@ def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_
 
 def test_weights_come_from_a_file_that_was_fitted_with_the_runs_confidence(tmp_path):
     out, file = tmp_path / "out", tmp_path / "weights.yaml"
-    scored_run(RunLocation.open(str(out)), "filtering.confidence={correctness: 2.0}")
-    file.write_text("filtering: {confidence: {correctness: 2.0}, pair_weight: {drawn: {bias: 1.5, slope: 0.5}}}")
+    scored_run(RunLocation.open(str(out)), fitted(confidence={"correctness": 2.0}))
+    file.write_text("{confidence: {correctness: 2.0}, pair_weight: {drawn: {bias: 1.5, slope: 0.5}}}")
     result = invoke(str(out), str(tmp_path / "new"), "--weights", str(file))
     assert result.exit_code == 0, result.output
-    found = require_header(RunLocation.open(str(tmp_path / "new"))).config.filtering.pair_weight
-    assert found.drawn.bias == 1.5
+    # The new run holds the values, and needs the file no more.
+    file.unlink()
+    found = require_header(RunLocation.open(str(tmp_path / "new"))).config.filtering
+    assert found.pair_weight.drawn.bias == 1.5
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("filtering: {tau: 1.0}", "holds no filtering.pair_weight"),
-        ("filtering: {confidence: {vote: 1.0}, pair_weight: {drawn: {}}}", "another filtering.confidence than"),
-        ("filtering: {pair_weight: {drawn: {}}}", "pair_weight.drawn needs filtering.confidence"),
+        ("{confidence: {vote: 1.0}}", "holds no pair_weight"),
+        ("{confidence: {vote: 1.0}, pair_weight: {drawn: {}}}", "another confidence or posterior than"),
+        ("{pair_weight: {drawn: {}}}", "pair_weight.drawn needs the weights of confidence"),
     ],
 )
 def test_weights_that_do_not_belong_to_the_run_are_refused(out, tmp_path, text, message):

@@ -30,7 +30,7 @@ def test_the_configurations_load_over_the_preset(name, listens, composes):
     plain, tree = load_config("tiny").method(), config.method()
     for each in (plain, tree):
         del each["captions"]["listening"], each["composing"]
-        for key in ("tau", "confidence", "keep"):
+        for key in ("tau", "fitted", "keep"):
             del each["filtering"][key]
     assert tree == plain
 
@@ -47,16 +47,17 @@ def test_the_best_preset_is_the_example_with_weights_of_its_own_and_more_to_say(
     }
     assert differing == {
         "captions.weights",
-        "filtering.confidence",
+        "filtering.fitted",
         "composing.max_per_mask",
-        "composing.posterior",
+        "composing.max_per_form",
+        "composing.min_first",
     }
     assert {name for name, value in preset.items() if not isinstance(value, dict) and value != example[name]} == set()
 
 
 def test_both_listeners_have_the_weights_and_bounds_that_the_record_has():
     record = read_record(record_path(RECORDS, "listening")).result
-    posterior = load_config("tiny", EXAMPLES / "listener-composer.yaml").composing.posterior
+    posterior = load_config("tiny", EXAMPLES / "listener-composer.yaml").filtering.posterior
     fitted = record["composer_weights"][-1]
     assert fitted["scenes"] == record["scenes"]["development"]
     assert {name: getattr(posterior, name) for name in fitted["weights"]} == fitted["weights"]

@@ -164,6 +164,15 @@ def refusal(request, monkeypatch, source, tmp_path):
     return refused
 
 
+@pytest.mark.parametrize("words", [["composing={}"], ["filtering.fitted.uri=builtin:tiny-vote.fitted.yaml"]])
+def test_values_that_were_fitted_with_other_models_are_refused_before_ray(refusal, words):
+    longer = "captions.weights.uri=builtin:tiny/coca_longer.safetensors"
+    told = refusal(load_config("tiny", assignments=[longer, *words]))
+    assert "was fitted with other models than this run has (caption): name a file that was fitted with them" in told
+    # What is not used does not matter.
+    assert measure_identity(load_config("tiny", assignments=[longer])).weights
+
+
 def test_all_missing_parts_of_paper_are_told_in_one_message_before_ray(refusal, monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
     # CLIP's tag would ask the network.

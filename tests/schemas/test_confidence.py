@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated, confidences, features, ranks
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.stage_settings import ConfidenceConfig
+from pseudoris.schemas.fitted import ConfidenceConfig
+from tests.builders.fitted import fitted
 
 WEIGHTS = ConfidenceConfig(bias=-1.0, listener=0.5, truth=2.0, relative_truth=1.0, log_uniqueness=3.0, correctness=0.7)
 
@@ -89,16 +90,14 @@ def test_ranks_are_places_among_the_masks_own(rows):
 def test_both_sections_are_off_in_the_presets_without_a_listener():
     for preset in ("tiny", "base", "paper"):
         assert load_config(preset).captions.listening is None
-    on = load_config("tiny", None, ["captions.listening={}", "filtering.confidence={truth: 1}"])
-    assert type(on).model_validate_json(on.model_dump_json()) == on
-    assert on.method()["filtering"]["confidence"]["truth"] == 1.0
+        assert load_config(preset).filtering.confidence is None
 
 
 def test_mistakes_are_refused_with_what_is_allowed():
     with pytest.raises(
-        ConfigError, match=r"filtering.confidence has weights for a listener's scores, but captions.listening"
+        ConfigError, match=r"filtering.fitted has weights for a listener's scores, but captions.listening"
     ):
-        load_config("tiny", None, ["filtering.confidence={truth: 1}"])
+        load_config("tiny", None, [fitted(confidence={"truth": 1})])
     with pytest.raises(
         ConfigError, match=r"listening.crops has 'context_3.0', which is not captioned; choose from masked"
     ):

@@ -41,7 +41,10 @@ def test_assignments_win_over_yaml_and_yaml_over_the_preset(tmp_path):
         ("sampling", "captions.sampling"),
         ("poins_per_side", "masks.points_per_side"),
         # Of a section that may be None.
-        ("posterior", "composing.posterior"),
+        ("max_per_form", "composing.max_per_form"),
+        # Keys that left for the file.
+        ("filtering.confidence", "filtering.fitted"),
+        ("composing.posterior", "filtering.fitted"),
         # A key that only the composer by shares read.
         ("composing.max_per_mas", "composing.max_per_mask"),
     ],

@@ -8,10 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from pseudoris.schemas.confidence import PairWeightConfig, WeightLine, confidence_of, log_odds, ranks
+from pseudoris.schemas.confidence import Floats, confidence_of, log_odds, ranks
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.keep_rule import Flags, Floats
-from pseudoris.schemas.stage_settings import ConfidenceConfig
+from pseudoris.schemas.fitted import ConfidenceConfig, PairWeightConfig, WeightLine
+from pseudoris.schemas.keep_rule import Flags
 from pseudoris.store.location import RunLocation
 from pseudoris.training.calibration.labelled_images import LONE_LOG_RATIO, JudgedImage, judged_images
 from pseudoris.training.evaluation.truth import Truth

@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated, features
+from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Floats, Rated, features
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.keep_rule import Flags, Floats
+from pseudoris.schemas.keep_rule import Flags
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header

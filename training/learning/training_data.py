@@ -53,7 +53,7 @@ class DataConfig(FrozenModel):
     # See `pseudoris.training.dataset.SampleSpec`. None: as the Pseudo-RIS authors' loader (`pseudo_ris`), or by weight
     # where `weighting` says so. `distinct` never learns what the filter rejected, and measured worse: docs/quality.md.
     draw: Draw | None = None
-    # What the column `weight` does (`filtering.pair_weight`; without it every weight is 1, and nothing changes). loss:
+    # What the column `weight` does (of a fitted file; without it every weight is 1, and nothing changes). loss:
     # multiplies the loss of an expression. draw: draws expressions in proportion to it (`draw=weighted`), and takes a
     # mask into an epoch with the probability of its best expression. Set is_kept_only=false to learn from all
     # candidates.

@@ -15,7 +15,9 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
-from pseudoris.schemas.confidence import WeightLine, line_weights
+from pseudoris.schemas.confidence import line_weights
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.fitted import PosteriorConfig, WeightLine
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, Shard, ShardImage
 from pseudoris.schemas.stage_settings import ComposedKind, ComposingConfig
 from pseudoris.workers import english
@@ -80,9 +82,9 @@ def ranked_expressions(view: Likelihood, mask: int, mask_id: str) -> list[Compos
     start = hashlib.sha256(mask_id.encode()).digest()[0]
     for form in sorted(_forms(view, mask), key=lambda each: -each.log_right):
         right = float(np.exp(form.log_right))
-        if right <= (view.config.posterior.min_further if found else view.config.posterior.min_first):
+        if right <= (view.config.min_further if found else view.config.min_first):
             break
-        text = form.text() if used[form.name] < view.config.posterior.max_per_form else None
+        text = form.text() if used[form.name] < view.config.max_per_form else None
         if text is not None and text not in found:
             used[form.name] += 1
             turns[text] = (used[form.name], (_FORMS.index(form.name) - start) % len(_FORMS))
@@ -129,7 +131,7 @@ def ranked_absences(view: Likelihood) -> Iterator[ComposedExpression]:
 def _sure_enough(view: Likelihood, said: Iterable[ComposedExpression]) -> Iterator[ComposedExpression]:
     # No mask needs these as its first expression, so the stricter bound applies.
     likeliest_first = sorted(said, key=lambda each: -each.confidence)
-    return (each for each in likeliest_first if each.confidence > view.config.posterior.min_further)
+    return (each for each in likeliest_first if each.confidence > view.config.min_further)
 
 
 def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
@@ -195,9 +197,9 @@ def _relations(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_For
 class Composer:
     """Composes expressions image by image. The same image gives the same expressions."""
 
-    def __init__(self, config: ComposingConfig, line: WeightLine | None = None) -> None:
-        """Take the settings, and the line from confidence to weight; None gives every expression the weight 1."""
-        self._config, self._line = config, line
+    def __init__(self, config: ComposingConfig, posterior: PosteriorConfig, line: WeightLine | None = None) -> None:
+        """Take the settings, the weights, and the line from confidence to weight; None: every weight is 1."""
+        self.config, self.posterior, self._line = config, posterior, line
 
     def __call__(self, image: ShardImage) -> ShardImage:
         """Return the image with composed expressions added last: those of one mask, then of several, then of none.
@@ -219,12 +221,12 @@ class Composer:
         return replace(image, expressions=(*given, *weighed))
 
     def _composed(self, image: ShardImage) -> Iterator[ComposedExpression]:
-        view = likelihood_of(image, self._config)
+        view = likelihood_of(image, self.config, self.posterior)
         for number, mask in enumerate(image.masks):
             yield from ranked_expressions(view, number, mask.mask_id)
-        if "group" in self._config.kinds:
+        if "group" in self.config.kinds:
             yield from islice(ranked_groups(view), _MAX_PER_IMAGE)
-        if "none" in self._config.kinds:
+        if "none" in self.config.kinds:
             yield from islice(ranked_absences(view), _MAX_PER_IMAGE)
 
 
@@ -241,15 +243,20 @@ def _record(composed: ComposedExpression, image: ShardImage) -> ExpressionRecord
     )
 
 
+def composer_of(config: RunConfig) -> Composer:
+    """Return the composer of a run that composes."""
+    filtering, lines = config.filtering, config.filtering.pair_weight
+    if config.composing is None or filtering.posterior is None:
+        raise ValueError("composing, or the posterior that it needs, is not set")
+    return Composer(config.composing, filtering.posterior, None if lines is None else lines.composed)
+
+
 class ComposingStage:
     """Scores a shard, then composes image by image. An error quarantines the image under the filter stage."""
 
-    def __init__(
-        self, scorer: Callable[[Shard], Shard], config: ComposingConfig, line: WeightLine | None = None
-    ) -> None:
-        """Take a scorer with its model loaded, and what `Composer` takes."""
-        self._scorer = scorer
-        self._composer = Composer(config, line)
+    def __init__(self, scorer: Callable[[Shard], Shard], composer: Composer) -> None:
+        """Take a scorer with its model loaded, and the composer."""
+        self._scorer, self._composer = scorer, composer
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard scored, with the composed expressions of each image last."""

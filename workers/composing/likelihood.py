@@ -24,7 +24,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pseudoris.schemas.keep_rule import Flags, Floats
+from pseudoris.schemas.confidence import Floats
+from pseudoris.schemas.fitted import PosteriorConfig
+from pseudoris.schemas.keep_rule import Flags
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
@@ -182,7 +184,7 @@ class Likelihood:
 
     def is_likely(self, log_right: float) -> bool:
         """Return whether an expression is likely enough to be a mask's first expression."""
-        return math.exp(log_right) > self.config.posterior.min_first
+        return math.exp(log_right) > self.config.min_first
 
     def rivals(self, phrase: NounPhrase) -> Floats:
         """Return the probability that each mask is an object that a phrase is true of, (N,) float64, below 1."""
@@ -222,7 +224,7 @@ class Likelihood:
 
     def log_unseen(self, phrase: NounPhrase, presupposed: int = 1) -> float:
         """Return the log of the probability that a phrase fits no object without a mask or with a wrong noun."""
-        return -self.config.posterior.unseen * _UNSEEN_WORD ** len(phrase.words) * presupposed
+        return -self.posterior.config.unseen * _UNSEEN_WORD ** len(phrase.words) * presupposed
 
     def _phrases(self, mask: int) -> list[NounPhrase]:
         noun = self.posterior.noun(mask)
@@ -238,13 +240,13 @@ class Likelihood:
         return [each for each in distinct.values() if self.is_likely(math.log(self.rivals(each)[mask]))]
 
 
-def likelihood_of(image: ShardImage, config: ComposingConfig) -> Likelihood:
+def likelihood_of(image: ShardImage, config: ComposingConfig, weights: PosteriorConfig) -> Likelihood:
     """Return the likelihood of an image after the filter stage; expressions of other sources are ignored.
 
     Raises:
         ValueError: `counts` is "probability", and a candidate has no caption score.
     """
-    drawn, weights = drawn_by_mask(image), config.posterior
+    drawn = drawn_by_mask(image)
     evidence = [evidence_of(drawn.get(mask.mask_id, ()), weights.counts) for mask in image.masks]
     posterior = Posterior(weights, evidence, is_object(image.masks, weights))
     return Likelihood(posterior, [position_of(mask) for mask in image.masks], config)

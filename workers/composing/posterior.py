@@ -27,9 +27,9 @@ from typing import Final
 
 import numpy as np
 
-from pseudoris.schemas.keep_rule import Floats
+from pseudoris.schemas.confidence import Floats
+from pseudoris.schemas.fitted import Counted, PosteriorConfig
 from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, MaskRecord, ShardImage
-from pseudoris.schemas.stage_settings import Counted, PosteriorConfig
 from pseudoris.workers import english
 from pseudoris.workers.english import NounPhrase
 from pseudoris.workers.masks import rle
@@ -109,7 +109,7 @@ def _weights(candidates: Sequence[ExpressionRecord], counts: Counted) -> list[fl
     heard = [score for score in scores if score is not None]
     if len(heard) < len(scores):
         raise ValueError(
-            "composing.posterior.counts=probability, but a candidate has no caption_score from captions.listening"
+            "the posterior counts probabilities, but a candidate has no caption_score from captions.listening"
         )
     # Relative to the likeliest, because only shares matter, and exp(-700) would be 0.
     return [math.exp(score - max(heard)) for score in heard]

@@ -26,12 +26,12 @@ import numpy.typing as npt
 import torch
 from numpy.typing import NDArray
 
-from pseudoris.schemas.confidence import Rated, confidences, line_weights, ranks
+from pseudoris.schemas.confidence import Floats, Rated, confidences, line_weights, ranks
 from pseudoris.schemas.config import ComputeConfig, FilterConfig
-from pseudoris.schemas.keep_rule import Floats, KeepRule, keeps
+from pseudoris.schemas.fitted import ConfidenceConfig
+from pseudoris.schemas.keep_rule import KeepRule, keeps
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardImage
-from pseudoris.schemas.stage_settings import ConfidenceConfig
 from pseudoris.workers.crops.crops import Decode, make_crops, prefetched_pixels
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder

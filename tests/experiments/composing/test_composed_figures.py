@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.composing import composed_figures
 from experiments.composing.composed_figures import AFTER, BEFORE, COMPOSED, COMPOSING, as_tree, measure
 from experiments.composing.composed_picture import label_of
 from pseudoris.schemas.shard import SOURCE_COMPOSER, CaptionSample, ExpressionRecord
@@ -45,20 +44,16 @@ def image():
 
 
 @pytest.fixture
-def measured(image, monkeypatch):
-    def composer(config):
-        def compose(given):
-            ids = [mask.mask_id for mask in given.masks]
-            said = (
-                ExpressionRecord(tuple(ids[n] for n in targets), text, (), kind=kind, kept=True, source=SOURCE_COMPOSER)
-                for targets, text, kind in SAID
-            )
-            return replace(given, expressions=(*given.expressions, *said))
+def measured(image):
+    def compose(given):
+        ids = [mask.mask_id for mask in given.masks]
+        said = (
+            ExpressionRecord(tuple(ids[n] for n in targets), text, (), kind=kind, kept=True, source=SOURCE_COMPOSER)
+            for targets, text, kind in SAID
+        )
+        return replace(given, expressions=(*given.expressions, *said))
 
-        return compose
-
-    monkeypatch.setattr(composed_figures, "Composer", composer)
-    return measure([SCENE], [image], COMPOSING)
+    return measure([SCENE], [image], compose)
 
 
 def test_accuracy_and_coverage_before_and_of_what_is_composed_of_one_mask(measured):
@@ -112,7 +107,7 @@ def test_the_record_holds_value_low_and_high(measured):
     assert tree["counts"]["objects"] == 3
 
 
-def test_what_is_said_to_be_so_likely_is_counted_by_bins_and_only_where_it_is_said(image, measured, monkeypatch):
+def test_what_is_said_to_be_so_likely_is_counted_by_bins_and_only_where_it_is_said(image, measured):
     assert measured.reliability == {}
     ids = [mask.mask_id for mask in image.masks]
     # Right, wrong, right; a group counts in no bin.
@@ -124,10 +119,7 @@ def test_what_is_said_to_be_so_likely_is_counted_by_bins_and_only_where_it_is_sa
     group = ExpressionRecord(
         (ids[0], ids[1]), "the two circles", (), kind="group", source=SOURCE_COMPOSER, confidence=0.5
     )
-    monkeypatch.setattr(
-        composed_figures, "Composer", lambda config: lambda given: replace(given, expressions=(*rows, group))
-    )
-    found = measure([SCENE], [image], COMPOSING)
+    found = measure([SCENE], [image], lambda given: replace(given, expressions=(*rows, group)))
     assert found.reliability == {0.9: (2, 1), 0.97: (1, 1)}
     assert as_tree(found)["reliability"][0] == {"from": 0.9, "number": 2, "right": 1}
 

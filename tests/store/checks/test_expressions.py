@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pseudoris.schemas.confidence import PairWeightConfig, Rated, WeightLine, confidences, line_weights, ranks
+from pseudoris.schemas.confidence import Rated, confidences, line_weights, ranks
+from pseudoris.schemas.fitted import ConfidenceConfig, PairWeightConfig, WeightLine
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
-from pseudoris.schemas.stage_settings import ConfidenceConfig
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.expressions import confidence_problems, expression_problems
 from pseudoris.store.tables.judged_expressions import SOME_TAU, scores_of
@@ -73,9 +73,9 @@ def test_what_the_filter_stage_would_have_written_is_sound():
         ({"listener": 1.5}, r"row 1: listener is not in \[0, 1\]"),
         ({"truth": 0.5}, "row 1: caption_score or truth is null or above 0, though listener is set"),
         ({"caption_score": None}, "row 1: caption_score or truth is null or above 0, though listener is set"),
-        ({"confidence": 0.3}, "row 1: confidence is not what filtering.confidence gives"),
-        ({"confidence": None}, "row 1: confidence is not what filtering.confidence gives"),
-        ({"listener": 0.5}, "row 1: confidence is not what filtering.confidence gives"),
+        ({"confidence": 0.3}, "row 1: confidence is not what filtering.fitted gives"),
+        ({"confidence": None}, "row 1: confidence is not what filtering.fitted gives"),
+        ({"listener": 0.5}, "row 1: confidence is not what filtering.fitted gives"),
         ({"rank": 1}, "row 1: rank is not the position"),
         ({"rank": None}, "row 1: rank is not the position"),
     ],
@@ -317,4 +317,4 @@ def test_a_weight_is_what_its_line_gives_for_the_confidence(line):
     due = (1.0, float(line_weights(LINES.composed, np.array([0.9]))[0]))[line]
     assert "expression_weight: row 1" not in found_in(setting(1, **{**fields, "weight": due}), WEIGHING)
     found = found_in(setting(1, **{**fields, "weight": due - 0.01}), WEIGHING)
-    assert "expression_weight: row 1: weight is not what filtering.pair_weight gives for the confidence" in found
+    assert "expression_weight: row 1: weight is not what filtering.fitted gives for the confidence" in found

@@ -23,14 +23,13 @@ from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.judged_expressions import rule_of
 from pseudoris.workers.filtering import ClipScorer
+from tests.builders.fitted import fitted, fitted_file
 from tests.builders.images import png
 from tests.builders.scored_runs import begin, finish, scored_shard
 from tests.store.builders import HEIGHT, WIDTH
 
-LISTENING = (
-    "captions.listening={}",
-    "filtering.confidence={bias: 2, listener: 0.5, truth: 1.5, log_uniqueness: 2, relative_truth: 1}",
-)
+WEIGHTS = {"bias": 2, "listener": 0.5, "truth": 1.5, "log_uniqueness": 2, "relative_truth": 1}
+LISTENING = ("captions.listening={}", fitted(confidence=WEIGHTS))
 
 
 def annotate(location: RunLocation, *settings: str) -> RunLocation:
@@ -85,7 +84,7 @@ def test_a_bound_on_confidence_and_rank_afterwards_gives_the_same_bytes_and_veri
     # Other weights would have given other confidences.
     header = read_header(new)
     forged = header.config.model_dump(mode="json")
-    forged["filtering"]["confidence"]["truth"] = 1.6
+    forged["filtering"]["fitted"]["values"]["confidence"]["truth"] = 1.6
     rule = rule_of(header.model_copy(update={"config": validate(forged)}))
     problems = expression_problems(0, {name: read_table(new, name) for name in SCHEMAS}, rule)
     assert {problem.what for problem in problems} == {"expression_confidence"}
@@ -94,11 +93,14 @@ def test_a_bound_on_confidence_and_rank_afterwards_gives_the_same_bytes_and_veri
 @pytest.mark.slow
 def test_a_line_applied_afterwards_gives_the_bytes_of_the_stage_that_had_it(tmp_path):
     plain, weighed, new = (RunLocation.open(str(tmp_path / name)) for name in ("plain", "weighed", "new"))
+    line = {"drawn": {"bias": -0.5, "slope": 0.7}}
     annotate(plain, "filtering.tau=0", *LISTENING)
-    annotate(weighed, "filtering.tau=0", *LISTENING, "filtering.pair_weight={drawn: {bias: -0.5, slope: 0.7}}")
+    annotate(weighed, "filtering.tau=0", *LISTENING, fitted(confidence=WEIGHTS, pair_weight=line))
     assert {row["weight"] for row in read_table(plain, EXPRESSIONS).to_pylist()} == {1.0}
-    lines = read_header(weighed).config.filtering.pair_weight
-    summary = refilter(plain, new, RuleChange(pair_weight=lines))
+    lines = read_header(weighed).config.filtering.fitted
+    # The runs hold the values: the file is not read again.
+    fitted_file(confidence=WEIGHTS, pair_weight=line).unlink()
+    summary = refilter(plain, new, RuleChange(fitted=lines))
     assert summary.totals.kept == summary.num_kept_before
     assert len({row["weight"] for row in read_table(new, EXPRESSIONS).to_pylist()}) > 3
     for name in SCHEMAS:

@@ -13,6 +13,7 @@ from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.workers.composing.composer import Composer
 from pseudoris.workers.filtering.head_nouns import head_noun
 from pseudoris.workers.masks import rle
+from tests.builders.fitted import POSTERIOR
 
 SIZE = 100
 IMAGE_ID = "0123456789abcdef"
@@ -50,9 +51,16 @@ def make_image(*masks: tuple[tuple[int, int], Mapping[str, int]], correctness: f
     )
 
 
+def composer(**settings: object) -> Composer:
+    """Return a composer with some settings, and some weights under `posterior`, by the names of either."""
+    weights = dict(settings.pop("posterior", {}))
+    bounds = {name: weights.pop(name) for name in list(weights) if name in ComposingConfig.model_fields}
+    return Composer(ComposingConfig.model_validate({**settings, **bounds}), POSTERIOR.model_copy(update=weights))
+
+
 def composed(image: ShardImage, **settings: object) -> list[ExpressionRecord]:
     """Return what is composed for an image."""
-    done = Composer(ComposingConfig.model_validate(settings))(image)
+    done = composer(**settings)(image)
     assert done.expressions[: len(image.expressions)] == image.expressions
     return list(done.expressions[len(image.expressions) :])
 

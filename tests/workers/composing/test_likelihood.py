@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoris.schemas.shard import SOURCE_COMPOSER
-from pseudoris.schemas.stage_settings import ComposingConfig, PosteriorConfig
+from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.workers.composing.likelihood import Likelihood, MaskPosition, likelihood_of
 from pseudoris.workers.composing.posterior import Evidence, Posterior, drawn_by_mask
 from pseudoris.workers.english import NounPhrase
+from tests.builders.fitted import POSTERIOR
 from tests.workers.composing.builders import make_image
 
 STAR = NounPhrase("star", "star", frozenset())
@@ -22,10 +23,10 @@ SHARES = st.lists(st.floats(0.01, 0.99), min_size=2, max_size=5)
 
 def view_of_stars(shares, **settings):
     """Masks that are stars so likely, from left to right."""
-    weights = PosteriorConfig(**{"noun_share": 1.0, "noun_correctness": 0.0, **settings})
+    weights = POSTERIOR.model_copy(update={"noun_share": 1.0, "noun_correctness": 0.0, **settings})
     evidence = [Evidence({"star": each, "x": 1 - each}, {"star": 0.0, "x": 0.0}, {}, (STAR,)) for each in shares]
     positions = [MaskPosition((n + 0.5) / len(shares), 0.5) for n in range(len(shares))]
-    return Likelihood(Posterior(weights, evidence, np.ones(len(shares))), positions, ComposingConfig(posterior=weights))
+    return Likelihood(Posterior(weights, evidence, np.ones(len(shares))), positions, ComposingConfig())
 
 
 def expected(shares, is_right):
@@ -81,7 +82,7 @@ def test_phrases_are_of_the_likeliest_noun_and_likely_enough_in_one_order_of_wor
         ((20, 50), {"a red star": 8, "a star": 4, "a small red star": 2, "a red small star": 2, "a heart": 1}),
         ((80, 50), {"a blue star": 9, "a star": 4}),
     )
-    view = likelihood_of(image, ComposingConfig(posterior=PosteriorConfig(min_first=0.3)))
+    view = likelihood_of(image, ComposingConfig(min_first=0.3), POSTERIOR)
     assert [each.text for each in view.phrases[0]][:2] == ["star", "red star"]
     assert len({each.words for each in view.phrases[0]}) == len(view.phrases[0])
     assert {each.noun for each in view.phrases[0]} == {"star"}

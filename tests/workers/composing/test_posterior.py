@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
-from pseudoris.schemas.stage_settings import PosteriorConfig
 from pseudoris.workers.composing.posterior import (
     Evidence,
     Posterior,
@@ -19,9 +18,12 @@ from pseudoris.workers.composing.posterior import (
     words_of,
 )
 from pseudoris.workers.english import NounPhrase
+from tests.builders.fitted import POSTERIOR
 from tests.workers.composing.builders import make_mask
 
-PLAIN = PosteriorConfig(noun_share=1.0, noun_correctness=0.0, word_bias=0.0, word_against=1.0, word_share=0.0)
+PLAIN = POSTERIOR.model_copy(
+    update={"noun_share": 1.0, "noun_correctness": 0.0, "word_bias": 0.0, "word_against": 1.0, "word_share": 0.0}
+)
 STAR, RED_STAR = NounPhrase("star", "star", frozenset()), NounPhrase("red star", "star", frozenset({"red"}))
 
 
@@ -68,12 +70,12 @@ def test_a_mask_inside_another_one_or_of_poor_scores_is_less_likely_an_object():
     masks = [replace(mask, **good) for mask in (alone, whole, part)]
     poor = replace(alone, predicted_iou=0.6, stability_score=0.9)
     assert object_features(masks)[:, 2].tolist() == [0.0, 10 * 10 / (40 * 40), 0.5]
-    likely = is_object([*masks[:3]], PosteriorConfig())
+    likely = is_object([*masks[:3]], POSTERIOR)
     assert likely[0] > likely[1] > likely[2]
-    assert is_object([poor], PosteriorConfig())[0] < likely[0]
+    assert is_object([poor], POSTERIOR)[0] < likely[0]
     # Given, not proposed: nobody doubts it.
-    assert is_object([alone], PosteriorConfig()).tolist() == [1.0]
-    assert is_object([], PosteriorConfig()).shape == (0,)
+    assert is_object([alone], POSTERIOR).tolist() == [1.0]
+    assert is_object([], POSTERIOR).shape == (0,)
     # A score of 1, or one that numbers above 1, has log-odds all the same.
     assert np.isfinite(object_features([replace(alone, predicted_iou=1.02, stability_score=1.0)])).all()
 

@@ -5,13 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pseudoris.schemas.confidence import WeightLine, line_weights
+from pseudoris.schemas.confidence import line_weights
+from pseudoris.schemas.fitted import WeightLine
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import SOURCE_COMPOSER
-from pseudoris.schemas.stage_settings import ComposingConfig, PosteriorConfig
+from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.workers.composing.composer import Composer, ranked_expressions
 from pseudoris.workers.composing.likelihood import likelihood_of
-from tests.workers.composing.builders import IMAGE_ID, composed, make_image, texts
+from tests.builders.fitted import POSTERIOR
+from tests.workers.composing.builders import IMAGE_ID, composed, composer, make_image, texts
 
 CIRCLE, STAR = {"a photo of a circle": 40}, {"a photo of a star": 40}
 RED, BLUE = {"a red circle": 20, "a circle": 20}, {"a blue circle": 20, "a circle": 20}
@@ -83,8 +85,7 @@ def test_a_quality_tells_apart_what_the_noun_does_not():
 
 
 def test_forms_change_from_mask_to_mask_where_more_are_sure_than_a_mask_may_have():
-    config = ComposingConfig(max_per_mask=1, posterior=PosteriorConfig(unseen=0.0))
-    view = likelihood_of(TWO, config)
+    view = likelihood_of(TWO, ComposingConfig(max_per_mask=1), POSTERIOR.model_copy(update={"unseen": 0.0}))
     first = [ranked_expressions(view, 0, f"mask-{tail}")[0].text for tail in range(32)]
     assert len(set(first)) > 2
     assert first == [ranked_expressions(view, 0, f"mask-{tail}")[0].text for tail in range(32)]
@@ -142,7 +143,7 @@ def test_an_image_without_masks_or_draws_gets_nothing():
 
 
 def test_what_was_composed_before_is_replaced():
-    more, fewer = (Composer(ComposingConfig(kinds=kinds)) for kinds in (("attribute", "position"), ("relation",)))
+    more, fewer = (composer(kinds=kinds) for kinds in (("attribute", "position"), ("relation",)))
     assert len(more(TWO).expressions) > len(fewer(TWO).expressions) > len(TWO.expressions)
     assert more(more(TWO)) == more(TWO)
     assert fewer(more(TWO)) == fewer(TWO)
@@ -150,7 +151,9 @@ def test_what_was_composed_before_is_replaced():
 
 def test_each_expression_weighs_what_the_line_makes_of_its_probability():
     config, line = ComposingConfig(kinds=("position",)), WeightLine(bias=0.5, slope=1.5)
-    plain, weighing = (Composer(config, each)(TWO).expressions[len(TWO.expressions) :] for each in (None, line))
+    plain, weighing = (
+        Composer(config, POSTERIOR, each)(TWO).expressions[len(TWO.expressions) :] for each in (None, line)
+    )
     assert [replace(each, weight=1.0) for each in weighing] == list(plain)
     due = line_weights(line, np.array([each.confidence for each in plain]))
     assert [each.weight for each in weighing] == due.tolist()

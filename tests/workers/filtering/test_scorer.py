@@ -14,6 +14,7 @@ from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import rle
 from tests.builders.crops import runs_of
+from tests.builders.fitted import fitted_file
 
 HEIGHT, WIDTH = 60, 80
 TEXTS = ("a red circle with a tail", "left", "two dogs")
@@ -183,7 +184,7 @@ def test_tau_decides_what_is_kept_and_changes_no_score(scorer):
 
 def test_the_weight_is_the_probability_that_its_line_makes_of_confidence():
     weighing = {"confidence": {"correctness": 2.0}, "pair_weight": {"drawn": {"bias": -1.0, "slope": 0.5}}}
-    config = FilterConfig.model_validate({**CONFIG.model_dump(), **weighing})
+    config = FilterConfig.model_validate({**CONFIG.model_dump(), "fitted": {"uri": str(fitted_file(**weighing))}})
     (image,) = ClipScorer(config, ComputeConfig(device="cpu"))(build_shard(build_image())).images
     line = config.pair_weight.drawn
     due = line_weights(line, np.array([each.confidence for each in image.expressions]))
