@@ -71,8 +71,9 @@ conformance: $(STAMP) ## Write docs/conformance.md, after measuring what it lack
 weights: $(STAMP) ## Train the tiny models again (two and a half hours on 2 cores that others shared)
 	$(RUN) -m recipes
 
-docs: $(STAMP) ## Regenerate docs/schema.md from the tables' metadata
+docs: $(STAMP) ## Regenerate docs/schema.md and docs/settings.md from schemas/
 	$(RUN) -m pseudoris.schemas.tables_page > docs/schema.md
+	$(RUN) -m pseudoris.schemas.settings_page > docs/settings.md
 
 dashboard: $(STAMP) ## Regenerate the Grafana dashboard from the metrics
 	$(RUN) -m pseudoris.deploy.dashboard > deploy/dashboards/pseudoris.json

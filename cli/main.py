@@ -24,6 +24,7 @@ from typer.core import TyperGroup
 from pseudoris.cli import (
     annotate,
     audit,
+    config,
     demo,
     doctor,
     evaluate,
@@ -145,7 +146,13 @@ def _before_any_command(
 
 # Groups as `--help` shows them, in this order.
 _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
-    "Start": {"demo": demo.demo, "doctor": doctor.doctor, "weights": weights.app, "estimate": annotate.estimate},
+    "Start": {
+        "demo": demo.demo,
+        "doctor": doctor.doctor,
+        "weights": weights.app,
+        "estimate": annotate.estimate,
+        "config": config.app,
+    },
     "Run": {"annotate": annotate.annotate, "status": run_state.status, "verify": run_state.verify, "gc": run_state.gc},
     "Look": {
         "gallery": gallery.gallery,

@@ -44,7 +44,9 @@ from pseudoris.schemas.uris import secrets_in
 class FilterConfig(FrozenModel):
     """Distinctiveness-based filtering (paper section 3.3; method page section 4)."""
 
+    # clip, or a plug-in of the entry points `pseudoris.scorers`.
     engine: str = "clip"
+    # As `captions.architecture`.
     architecture: str
     weights: WeightsConfig
     # Keeps candidates whose distinctiveness is strictly above tau.
@@ -55,6 +57,7 @@ class FilterConfig(FrozenModel):
     # Captions of a mask that is alone in its image, which no tau can judge. keep: all that meet `keep`. drop: none.
     # better_half: per mask, the half of its draws with the highest correctness, as the authors' loader.
     lone_masks: LoneMasks = "keep"
+    # The mask's box is embedded with its surroundings too, enlarged by this factor.
     context_scale: float = Field(default=1.2, ge=1.0, le=4.0)
     # As of `captions`: the authors give both models the same crops.
     has_antialiasing: bool = True
@@ -73,7 +76,8 @@ class FilterConfig(FrozenModel):
     # bound; lines of the column `weight`; the composer's posterior. None: `confidence` and `rank` are null, and every
     # weight is 1.
     fitted: FittedConfig | None = None
-    options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
+    # Settings of a plug-in engine.
+    options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @field_validator("keep")
     @classmethod
@@ -103,18 +107,21 @@ class ComputeConfig(FrozenModel):
     # none: engines of your own that compute without torch, such as clients of a service. Their processes then neither
     # load torch nor depend on the kind of CPU.
     device: Literal["cpu", "cuda", "none"] = "cuda"
+    # Of the models. On a GPU, bfloat16 is faster and changes the last digits of scores.
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     # Threads of one stage process on a CPU. Part of the identity, because another number may round differently.
     threads: int = Field(default=1, ge=1)
     # torch.compile for towers and decoder blocks, over a few fixed shapes. Each actor then takes minutes to start,
     # which pays off in GPU runs that last hours. It needs a C++ compiler on every node.
     is_compiled: bool = False
+    # Of every draw: another seed gives other captions.
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class ShardsConfig(FrozenModel):
     """The size of a shard. A crash loses the shards in flight, and a stage should take under five minutes a shard."""
 
+    # Images of a shard. Raised, a crash loses more work; lowered, there are more files.
     max_images: int = Field(default=256, ge=1)
     # Bytes of the encoded images, as listed. The object store holds about this many for each shard in flight.
     max_bytes: int = Field(default=256 * 2**20, ge=1)
@@ -128,7 +135,8 @@ class RunConfig(FrozenModel):
     It is written to the run's header, so no text in it may hold a uri with credentials or a signature.
     """
 
-    preset: str = Field(description="Name of the preset it started from; a label that no code reads.")
+    # Name of the preset that it started from; a label that no code reads.
+    preset: str
     source: SourceConfig = SourceConfig()
     images: ImagesConfig = ImagesConfig()
     masks: MasksConfig

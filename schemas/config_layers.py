@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -54,22 +54,56 @@ def load_config(preset: str = "tiny", path: str | Path | None = None, assignment
     Raises:
         ConfigError: An unknown preset, file, key or value; the message suggests the nearest known name.
     """
-    return validate(lay_over(_read_preset(preset), None if path is None else Path(path), assignments))
+    return validate(laid([*preset_layers(preset), *own_layers(None if path is None else Path(path), assignments)]))
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A part of the tree, and who set it: `preset tiny`, `--config FILE` or `--set`."""
+
+    name: str
+    tree: Mapping[str, Any]
+
+
+def preset_layers(preset: str) -> list[Layer]:
+    """Return the preset's YAML, after that of the preset that it extends.
+
+    Raises:
+        ConfigError: There is no such preset.
+    """
+    tree = dict(_read_preset(preset))
+    below = preset_layers(tree.pop("extends")) if "extends" in tree else []
+    return [*below, Layer(f"preset {preset}", {**tree, "preset": preset})]
+
+
+def own_layers(path: Path | None = None, assignments: Sequence[str] = ()) -> list[Layer]:
+    """Return what a user lays over: the YAML at `path`, then `key=value` words.
+
+    Raises:
+        ConfigError: The file is missing or not YAML; a word is not an assignment, or holds a secret.
+    """
+    layers = [] if path is None else [Layer(f"--config {path}", _read_yaml(path))]
+    assigned: dict[str, Any] = {}
+    for assignment in assignments:
+        assigned = merge(assigned, _parse_assignment(assignment))
+    return [*layers, Layer("--set", assigned)] if assigned else layers
+
+
+def laid(layers: Iterable[Layer]) -> dict[str, Any]:
+    """Return the tree that the layers make, each over those before it."""
+    tree: dict[str, Any] = {}
+    for layer in layers:
+        tree = _lay_over(tree, layer.tree)
+    return tree
 
 
 def lay_over(tree: Mapping[str, Any], path: Path | None = None, assignments: Sequence[str] = ()) -> dict[str, Any]:
     """Return a tree with the YAML at `path` and `key=value` words laid over it, the words last.
 
     Raises:
-        ConfigError: The file is missing or not YAML; a word is not an assignment, or holds a secret.
+        ConfigError: As `own_layers`.
     """
-    laid = dict(tree)
-    if path is not None:
-        laid = _lay_over(laid, _read_yaml(path))
-    assigned: dict[str, Any] = {}
-    for assignment in assignments:
-        assigned = merge(assigned, _parse_assignment(assignment))
-    return _lay_over(laid, assigned)
+    return laid([Layer("", tree), *own_layers(path, assignments)])
 
 
 def validate(tree: Mapping[str, Any]) -> RunConfig:
@@ -128,14 +162,19 @@ def _lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
 def known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
     """Yield every dotted key of the tree, each sub-model before its fields."""
     for name, info in model.model_fields.items():
+        section = section_of(info.annotation)
         # What a file fills is no key.
-        if is_dataclass(info.annotation):
-            continue
-        yield f"{prefix}{name}"
-        # A section may be None.
-        for section in (info.annotation, *get_args(info.annotation)):
-            if isinstance(section, type) and issubclass(section, BaseModel):
-                yield from known_keys(section, f"{prefix}{name}.")
+        if section is None or issubclass(section, BaseModel):
+            yield f"{prefix}{name}"
+        if section is not None and issubclass(section, BaseModel):
+            yield from known_keys(section, f"{prefix}{name}.")
+
+
+def section_of(annotation: Any) -> type[Any] | None:
+    """Return the model, or what a file fills, that a field of the tree holds, or None; the field may be None too."""
+    options = get_args(annotation) if type(None) in get_args(annotation) else (annotation,)
+    types = (each for each in options if isinstance(each, type))
+    return next((each for each in types if issubclass(each, BaseModel) or is_dataclass(each)), None)
 
 
 @cache
@@ -169,9 +208,7 @@ def _read_preset(preset: str) -> Mapping[str, Any]:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(preset_names())}{hint}")
     text = (resources.files("pseudoris.schemas") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
-    tree = yaml.safe_load(text)
-    below = _read_preset(tree.pop("extends")) if "extends" in tree else {}
-    return _lay_over(below, {**tree, "preset": preset})
+    return dict(yaml.safe_load(text))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

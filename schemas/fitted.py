@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
+from pseudoris.schemas.regular_files import open_linked
 from pseudoris.schemas.yaml_text import MAX_LETTERS, parse_yaml
 
 BUILTIN: Final = "builtin:"
@@ -165,9 +166,10 @@ class FittedConfig(FrozenModel):
 
 def _read(uri: str) -> bytes:
     """Return the file's bytes; a file of fitted values has about a kilobyte."""
-    path = resources.files("pseudoris.schemas") / "presets" / uri.removeprefix(BUILTIN)
     try:
-        with (path if uri.startswith(BUILTIN) else Path(uri)).open("rb") as file:
+        if uri.startswith(BUILTIN):
+            return (resources.files("pseudoris.schemas") / "presets" / uri.removeprefix(BUILTIN)).read_bytes()
+        with open_linked(Path(uri)) as file:
             return file.read(MAX_LETTERS + 1)
     except OSError as error:
         remedy = "name one that is shipped or a local path; `pseudoris calibrate --to` writes one"

@@ -12,6 +12,7 @@ from pseudoris.schemas.frozen import FrozenModel
 class TaskPoolConfig(FrozenModel):
     """A pool of identical tasks or actors, and what each of them needs."""
 
+    # CPUs of the cluster that each one takes; a share lets several run on one.
     num_cpus: float = Field(default=1.0, ge=0)
     # None: as many as the cluster's resources allow when the run starts.
     max_actors: int | None = Field(default=None, ge=1)
@@ -22,6 +23,7 @@ class TaskPoolConfig(FrozenModel):
 class PoolConfig(TaskPoolConfig):
     """A pool of actors that hold models."""
 
+    # GPUs that each one takes; a share lets several run on one.
     num_gpus: float = Field(default=0.0, ge=0)
 
 

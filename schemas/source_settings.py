@@ -12,17 +12,14 @@ from pseudoris.schemas.image_formats import EXTENSIONS
 
 
 class WeightsConfig(FrozenModel):
-    """Where a model's weights come from.
+    """Where a model's weights come from."""
 
-    Attributes:
-        uri: A local path, an fsspec url, `builtin:<file>` for weights shipped in the package,
-            `open_clip:<model>/<tag>` for a hub tag, or `random:<seed>` for untrained weights.
-        sha256: Expected digest. A file with another digest is rejected before anything runs. None accepts any file.
-        how_to_get: The command that the error for a missing file shows.
-    """
-
+    # A local path, an fsspec url, `builtin:<file>` for weights shipped in the package, `open_clip:<model>/<tag>` for a
+    # hub tag, or `random:<seed>` for untrained weights.
     uri: str = Field(min_length=1)
+    # Expected digest. A file with another digest is rejected before anything runs. None accepts any file.
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    # The command that the error for a missing file shows.
     how_to_get: str = ""
 
 
@@ -36,6 +33,7 @@ class SourceConfig(FrozenModel):
     extensions: tuple[str, ...] = EXTENSIONS
     # Parquet: the first of these columns that exists is read; bytes come before uris.
     bytes_columns: tuple[str, ...] = ("bytes", "image_bytes", "image")
+    # Parquet: the same, of columns of uris.
     uri_columns: tuple[str, ...] = ("uri", "url", "path")
     # Folder that relative uris start from and that local uris must stay in: a table is untrusted input. None is the
     # table's own folder. It must be absolute: a relative path is another folder in another process.

@@ -17,12 +17,13 @@ class ReductionConfig(FrozenModel):
 
     # A mask is a double if its IoU with a better one is above this.
     mask_nms_iou: UnitInterval = 0.7
-    # Shares of the image's area. A mask below `min_area` is speckle, above `max_area` background.
+    # Share of the image's area. A mask below it is speckle.
     min_area: UnitInterval = 0.001
+    # Share of the image's area. A mask above it is background.
     max_area: UnitInterval = 0.8
-    # A mask is a part of another when at least this share of it lies inside ...
+    # A mask is a part of another if at least this share of it lies inside, and it is small enough (the next key).
     min_inside: UnitInterval = 0.9
-    # ... and its area is at most this share of the other's. 1.0 drops every mask that lies inside another.
+    # A part's area is at most this share of the other's. 1.0 drops every mask that lies inside another.
     max_part_area: UnitInterval = 0.5
 
 
@@ -33,6 +34,7 @@ class PriorConfig(FrozenModel):
     kind: Literal["none", "table", "torchvision", "unset"] = "none"
     # table: Parquet, or COCO JSON; torchvision: a local checkpoint.
     path: str | None = None
+    # Instances with a score above this count.
     min_score: UnitInterval = 0.5
     # intersection: the SAM mask that covers most of the instance (the paper). iou: the one with the highest IoU (ours).
     match: Literal["intersection", "iou"] = "intersection"
@@ -66,29 +68,39 @@ class PriorConfig(FrozenModel):
 class MasksConfig(FrozenModel):
     """Mask proposal. Names and defaults are SAM's own, except `pred_iou_thresh` (the paper: 0.5)."""
 
+    # sam, or a plug-in of the entry points `pseudoris.proposers`.
     engine: str = "sam"
     # vit_b, vit_l and vit_h are segment_anything's; tiny is ours. Or the path of a `.json` file with the numbers that
     # `pseudoris.workers.checkpoints.sam_architectures` names.
     architecture: str = Field(min_length=1)
     weights: WeightsConfig
+    # Prompts: a grid of so many by so many points on each crop.
     points_per_side: int = Field(default=32, ge=1)
     # Prompts in a forward pass of the mask decoder. Part of the identity, because rounding depends on the batch's
     # shape.
     points_per_batch: int = Field(default=64, ge=1)
+    # A mask is kept if SAM's own estimate of its IoU is above this.
     pred_iou_thresh: float = 0.5
+    # A mask is kept if its stability is at least this: the IoU of the masks above a higher and a lower logit.
     stability_score_thresh: float = 0.95
+    # Those logits are so far above and below 0.
     stability_score_offset: float = Field(default=1.0, ge=0)
+    # Of masks whose boxes overlap by more than this IoU, the one with the best estimate is kept.
     box_nms_thresh: UnitInterval = 0.7
     # 0: the whole image only. Each layer l adds 4^l crops and their cost.
     crop_n_layers: int = Field(default=0, ge=0, le=4)
+    # As `box_nms_thresh`, between crops: masks of smaller crops are preferred.
     crop_nms_thresh: UnitInterval = 0.7
+    # Share of the image by which crops of the first layer overlap.
     crop_overlap_ratio: UnitInterval = 512 / 1500
+    # Layer l has `points_per_side` divided by this to the power of l.
     crop_n_points_downscale_factor: int = Field(default=1, ge=1)
     # Holes and islands up to this many pixels are removed; 0 leaves masks as they are.
     min_mask_region_area: int = Field(default=0, ge=0)
     reduction: ReductionConfig = ReductionConfig()
     prior: PriorConfig = PriorConfig()
-    options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
+    # Settings of a plug-in engine.
+    options: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class ListeningConfig(FrozenModel):
@@ -105,10 +117,13 @@ class ListeningConfig(FrozenModel):
 class BeamConfig(FrozenModel):
     """Group beam search as open_clip does it: groups without a diversity term, so one group is computed."""
 
+    # Captions that are kept at each step, of all groups together.
     num_beams: int = Field(default=6, ge=1)
+    # Groups of the search; all but the first repeat it.
     num_groups: int = Field(default=3, ge=1)
     # logit (the authors' setting) sums raw logits; logprob sums log-probabilities.
     beam_score: Literal["logit", "logprob"] = "logit"
+    # A sum is divided by the length to this power. Raised, captions get longer.
     length_penalty: float = 1.0
     # Whether the length that a sum is divided by counts the EOS that ended a caption. True: transformers 4.56. False:
     # the authors' transformers (4.30.2), whose beams end sooner.
@@ -124,17 +139,20 @@ class BeamConfig(FrozenModel):
 class SamplingConfig(FrozenModel):
     """Distinctive caption sampling (paper section 3.2; method page section 3)."""
 
+    # Captions are drawn from the k most likely tokens, one for each k and crop kind.
     top_k: tuple[Annotated[int, Field(ge=1)], ...] = (5, 7, 9, 11, 13)
+    # Captions are drawn from the most likely tokens of so much probability together, one for each p and crop kind.
     top_p: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.4, 0.5, 0.6, 0.7, 0.8)
     # If false, tokens are drawn from the target's own distribution: the nucleus baseline.
     is_distinctive: bool = True
     # Weight of the other masks' mean logits, which are subtracted. 1 subtracts the full mean, as the paper does.
     others_weight: NonNegative = 1.0
+    # Divides the logits before a draw. Raised, captions vary more.
     temperature: float = Field(default=1.0, gt=0)
-    # The most other masks that a caption is contrasted with, and what happens above it. no_contrast: in an image with
-    # more masks than this, captions are drawn from the target alone (the paper, at 30 masks). nearest: the most similar
-    # other masks are averaged.
+    # The most other masks that a caption is contrasted with.
     max_others: int = Field(default=30, ge=1)
+    # What happens above it. no_contrast: in an image with more masks, captions are drawn from the target alone (the
+    # paper, at 30 masks). nearest: the most similar other masks are averaged.
     above_max_others: Literal["no_contrast", "nearest"] = "nearest"
     # mean: all other masks have the same weight (the paper). similar: a softmax of the similarity, so that the masks
     # that are hardest to tell apart count most. In both the weights sum to `others_weight`; each is then multiplied by
@@ -148,17 +166,21 @@ class SamplingConfig(FrozenModel):
 class CaptionsConfig(FrozenModel):
     """Candidate captions for each mask: crops, beam search and sampling."""
 
+    # coca, or a plug-in of the entry points `pseudoris.captioners`.
     engine: str = "coca"
     # A model name from open_clip's registry, the path of a JSON model config, or `builtin:<file>`.
     architecture: str
     weights: WeightsConfig
+    # Whether the mask's box is captioned with everything else in it painted over.
     has_masked_crop: bool = True
+    # The mask's box is captioned with its surroundings too, enlarged by each of these factors.
     context_scales: tuple[Annotated[float, Field(ge=1.0, le=4.0)], ...] = (1.0, 1.1, 1.2)
     # Whether crops are resized with antialiasing (ours). The authors' torchvision resizes tensors without it, so fine
     # texture of large objects becomes noise.
     has_antialiasing: bool = True
-    # In tokens. Both count SOT; `max_length` counts EOS too.
+    # In tokens, with SOT: a caption does not end before.
     min_length: int = Field(default=5, ge=1)
+    # In tokens, with SOT and EOS.
     max_length: int = Field(default=30, ge=3)
     beam: BeamConfig = BeamConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -171,7 +193,8 @@ class CaptionsConfig(FrozenModel):
     crops_together: int = Field(default=1, ge=1)
     # None: no listener; the columns `caption_score`, `listener` and `truth` are null.
     listening: ListeningConfig | None = None
-    options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
+    # Settings of a plug-in engine.
+    options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _has_crops(self) -> Self:
@@ -212,9 +235,9 @@ class ComposingConfig(FrozenModel):
     kinds: tuple[ComposedKind, ...] = Field(default=("position", "relation"), min_length=1)
     # Expressions of one mask, positions and relations together.
     max_per_mask: int = Field(default=2, ge=1)
-    # Least probability of a mask's likeliest expression, and of every further one (also of groups and no-target
-    # expressions). Lower `min_first` to describe more objects, `min_further` for more expressions of each.
+    # Least probability of a mask's likeliest expression. Lower it to describe more objects.
     min_first: UnitInterval = 0.63
+    # The same of every further one, and of groups and no-target expressions. Lower it for more expressions of each.
     min_further: UnitInterval = 0.9
     # Expressions of one mask in one form: words alone, an end of a row, a side, a rank, a relation.
     max_per_form: int = Field(default=2, ge=1)
