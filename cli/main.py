@@ -87,7 +87,7 @@ class HelpPage(TyperGroup):
             # Typer says more of completion than fits a line.
             options.add_row(names, text.partition(",")[0].rstrip(".") + ".")
         with stdout.capture() as captured:
-            stdout.print(self.get_usage(ctx), self.help, "", page, options, EXIT_CODES, sep="\n")
+            stdout.print(self.get_usage(ctx), self.help, page, options, EXIT_CODES, sep="\n")
         # Typer ends it with a line of its own.
         formatter.write(captured.get().rstrip("\n"))
 

@@ -19,7 +19,7 @@ PART = 5 * 2**20
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
+def small_uploads(monkeypatch):
     monkeypatch.setattr(s3_bucket_module, "MULTIPART_BYTES", PART)
 
 
