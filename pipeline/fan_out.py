@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Final
 
 import ray
@@ -38,12 +37,9 @@ _Index = list[SourceItem] | list[RowGroup]
 _Indices = tuple[list[_Index], LeftOut]
 
 
-@dataclass(frozen=True, slots=True)
-class _Bundle:
-    """Consecutive files of the listing; `index` is the result of the task that indexes them, None for images."""
-
-    files: tuple[tuple[StoredFile, Format], ...]
-    index: ray.ObjectRef[_Indices] | None
+# Consecutive files of the listing, and the result of the task that indexes them; None for images.
+_Files = tuple[tuple[StoredFile, Format], ...]
+_Bundle = tuple[_Files, "ray.ObjectRef[_Indices] | None"]
 
 
 def list_on_cluster(source: Source, pool: TaskPoolConfig) -> Iterator[SourceItem]:
@@ -56,48 +52,35 @@ def list_on_cluster(source: Source, pool: TaskPoolConfig) -> Iterator[SourceItem
     Raises:
         ConfigError: Nothing is listed, or a tar or a table cannot be listed.
     """
-    index = ray.remote(_index).options(num_cpus=pool.num_cpus, resources=dict(pool.resources))
-    source_ref = ray.put(source)
-    waiting: deque[_Bundle] = deque()
-    num_in_flight = 0
     is_empty = True
-    for files in _bundles(source):
-        is_task = files[0][1] != "files"
-        waiting.append(_Bundle(files, index.remote(source_ref, files) if is_task else None))
-        num_in_flight += is_task
-        # Images wait for the tars before them. Without a tar before them they are yielded at once.
-        while waiting and (
-            waiting[0].index is None or num_in_flight >= _TASKS_IN_FLIGHT or len(waiting) >= _BUNDLES_WAITING
-        ):
-            bundle = waiting.popleft()
-            num_in_flight -= bundle.index is not None
-            for item in _items(source, bundle):
-                is_empty = False
-                yield item
-    for bundle in waiting:
-        for item in _items(source, bundle):
+    for files, index in _indexed(source, pool):
+        for item in _items(source, files, index):
             is_empty = False
             yield item
     if is_empty:
         raise source.lists_nothing()
 
 
-def _bundles(source: Source) -> Iterator[tuple[tuple[StoredFile, Format], ...]]:
-    """Yield the files in order: images one by one, tars and tables a few at a time."""
-    gathered: list[tuple[StoredFile, Format]] = []
-    for file in source.files():
-        if file[1] != "files":
-            gathered.append(file)
-        if gathered and (file[1] == "files" or len(gathered) == _FILES_A_TASK):
-            yield tuple(gathered)
-            gathered = []
-        if file[1] == "files":
-            yield (file,)
-    if gathered:
-        yield tuple(gathered)
+def _indexed(source: Source, pool: TaskPoolConfig) -> Iterator[_Bundle]:
+    """Yield bundles in the order of the listing, while tasks index the tars and tables of later ones."""
+    index = ray.remote(_index).options(num_cpus=pool.num_cpus, resources=dict(pool.resources))
+    source_ref = ray.put(source)
+    waiting: deque[_Bundle] = deque()
+    num_in_flight = 0
+    for is_image, listed in groupby(source.files(), lambda file: file[1] == "files"):
+        while files := tuple(islice(listed, 1 if is_image else _FILES_A_TASK)):
+            waiting.append((files, None if is_image else index.remote(source_ref, files)))
+            num_in_flight += not is_image
+            # Images wait for the tars before them. Without a tar before them they are yielded at once.
+            while waiting and (
+                waiting[0][1] is None or num_in_flight >= _TASKS_IN_FLIGHT or len(waiting) >= _BUNDLES_WAITING
+            ):
+                num_in_flight -= waiting[0][1] is not None
+                yield waiting.popleft()
+    yield from waiting
 
 
-def _index(source: Source, files: tuple[tuple[StoredFile, Format], ...]) -> _Indices:
+def _index(source: Source, files: _Files) -> _Indices:
     source.left_out.clear()
     indices: list[_Index] = [
         source.row_groups(file, format_) if format_ in _TABLES else list(source.items(file, format_))
@@ -106,16 +89,16 @@ def _index(source: Source, files: tuple[tuple[StoredFile, Format], ...]) -> _Ind
     return indices, source.left_out
 
 
-def _items(source: Source, bundle: _Bundle) -> Iterator[SourceItem]:
-    if bundle.index is None:
-        for file, format_ in bundle.files:
+def _items(source: Source, files: _Files, index: ray.ObjectRef[_Indices] | None) -> Iterator[SourceItem]:
+    if index is None:
+        for file, format_ in files:
             yield from source.items(file, format_)
         return
-    indices, left_out = task_result(bundle.index)
+    indices, left_out = task_result(index)
     source.left_out.add(left_out)
-    for (file, format_), index in zip(bundle.files, indices, strict=True):
+    for (file, format_), found in zip(files, indices, strict=True):
         # The type follows from the format.
-        yield from rows_of(file, index) if format_ in _TABLES else index  # type: ignore[arg-type, misc]
+        yield from rows_of(file, found) if format_ in _TABLES else found  # type: ignore[arg-type, misc]
 
 
 # The start of a task then costs little compared with its reads. It also bounds the plan entries that the driver holds.

@@ -144,7 +144,7 @@ def _may_grow(num_actors: int, pool: PoolConfig) -> bool:
 
 def _grow(free: list[_Amounts], actors: dict[str, int], name: str, *, config: RunConfig) -> bool:
     """Place one more actor of `name`, with its readers; change nothing if that does not fit."""
-    trial = [dict(node) for node in free] if _needs_reader(actors) else free
+    trial = [dict(node) for node in free] if sum(actors.values()) % ACTORS_PER_READER == 0 else free
     if trial is not free:
         tasks = (config.placement.read, config.placement.commit)
         if not all(_place(trial, _demand(task)) for task in tasks):
@@ -154,10 +154,6 @@ def _grow(free: list[_Amounts], actors: dict[str, int], name: str, *, config: Ru
     free[:] = trial
     actors[name] += 1
     return True
-
-
-def _needs_reader(actors: Mapping[str, int]) -> bool:
-    return sum(actors.values()) % ACTORS_PER_READER == 0
 
 
 def _place(free: Sequence[_Amounts], demand: Mapping[str, int]) -> bool:
