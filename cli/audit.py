@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import command, echo_json, facts_table, path_lines, report, stdout
+from pseudoris.cli.console import columns_table, command, echo_json, facts_table, path_lines, report, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
@@ -165,10 +164,17 @@ def _print_draw(audit: str, found: Draw) -> None:
     from pseudoris.audit.figures import expected_precision
 
     record = found.record
-    stdout.print(_draw_view(audit, found), soft_wrap=True)
-    table = Table(
-        "question", "if it is", "expected interval", "", "from", box=None, padding=(0, 2, 0, 0), header_style="bold"
-    )
+    table = facts_table(f"{audit}: drawn")
+    population, drawn = record.population, sum(stratum.num_drawn for stratum in record.strata)
+    kept = sum(stratum.num_drawn for stratum in record.strata if stratum.is_kept)
+    table.add_row("run", f"{record.run.location}: {population.pairs:,} pairs, {population.kept:,} kept")
+    table.add_row("pairs to judge", f"{drawn:,}, of them {kept:,} kept, in {len(record.strata)} strata")
+    table.add_row("besides", f"up to {found.num_follow_ups:,} follow-ups, only after a verdict that is not right")
+    images = sum(stratum.num_drawn for stratum in record.image_strata)
+    table.add_row("missed objects", f"{images:,} of {population.images:,} images")
+    table.add_row("strata by", "confidence" if record.score == "confidence" else "label-free score")
+    stdout.print(table, soft_wrap=True)
+    table = columns_table(("question", "if it is", "expected interval", "", "from"), num_texts=5)
     for each in expected_precision(record):
         table.add_row(*each)
     stdout.print(table)
@@ -178,29 +184,9 @@ def _print_draw(audit: str, found: Draw) -> None:
         report("note", f"No pair is drawn of {names}: {number:,} pairs that the audit says nothing about.", "yellow")
     if not record.run.is_complete:
         report("note", "The run is not finished. The audit speaks about the committed shards only.", "yellow")
-    stdout.print(
-        path_lines(
-            "next",
-            {
-                "judge": command("audit", "page", audit, "--to", f"{audit.rstrip('/')}-page"),
-                "figures": command("audit", "report", audit),
-            },
-        ),
-        soft_wrap=True,
-    )
-
-
-def _draw_view(audit: str, found: Draw) -> Table:
-    record, table = found.record, facts_table(f"{audit}: drawn")
-    population, drawn = record.population, sum(stratum.num_drawn for stratum in record.strata)
-    kept = sum(stratum.num_drawn for stratum in record.strata if stratum.is_kept)
-    table.add_row("run", f"{record.run.location}: {population.pairs:,} pairs, {population.kept:,} kept")
-    table.add_row("pairs to judge", f"{drawn:,}, of them {kept:,} kept, in {len(record.strata)} strata")
-    table.add_row("besides", f"up to {found.num_follow_ups:,} follow-ups, only after a verdict that is not right")
-    images = sum(stratum.num_drawn for stratum in record.image_strata)
-    table.add_row("missed objects", f"{images:,} of {population.images:,} images")
-    table.add_row("strata by", "confidence" if record.score == "confidence" else "label-free score")
-    return table
+    judge = command("audit", "page", audit, "--to", f"{audit.rstrip('/')}-page")
+    then = {"judge": judge, "figures": command("audit", "report", audit)}
+    stdout.print(path_lines("next", then), soft_wrap=True)
 
 
 def _report_missing(pictures: Sequence[str]) -> None:

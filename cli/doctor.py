@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from pseudoris.cli import options
@@ -71,7 +70,14 @@ def doctor(
     """
     config = load_config(preset, config_file, options.words(assignments, {"placement.accept_domain": accept_domain}))
     checks = list(run_checks(config, source=source, out=out))
-    stdout.print(_as_table(preset, checks))
+    table = columns_table(("", "check", "found"), title=f"doctor, preset {preset}", num_texts=3)
+    for check in checks:
+        table.add_row(
+            Text("ok", "green") if check.is_ok else Text("off", "red"),
+            check.name,
+            check.detail if check.is_ok else check.summary,
+        )
+    stdout.print(table)
     for check in checks:
         if not check.is_ok and check.summary != check.detail:
             # Not in the table, which would break commands and urls across lines.
@@ -90,7 +96,9 @@ def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Ite
     if config.masks.prior.kind != "none":
         yield _attempt("instance prior", lambda: _prior(config))
     if config.filtering.nouns != "rules":
-        yield _attempt("head nouns", lambda: _spacy(config))
+        from pseudoris.workers.filtering.spacy_nouns import check_spacy
+
+        yield _attempt("head nouns", lambda: check_spacy(config.filtering))
     if source is not None:
         listed = _attempt("source", lambda: _source(source, config, out))
         yield listed
@@ -192,12 +200,6 @@ def _digest(stage: StageKind, config: RunConfig) -> str:
     return f"{weights.uri}  sha256 {stage.weights_digest(config)[:12]}…"
 
 
-def _spacy(config: RunConfig) -> str:
-    from pseudoris.workers.filtering.spacy_nouns import check_spacy
-
-    return check_spacy(config.filtering)
-
-
 def _source(source: str, config: RunConfig, out: str | None) -> str:
     from pseudoris.store.sources import open_source
     from pseudoris.store.sources.exclusions import key_path
@@ -237,7 +239,10 @@ def _output(out: str, config: RunConfig) -> str:
     folder = Path(location.root)
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     location.probe()
-    _remove_empty(folder, down_to=existing)
+    # A check leaves nothing behind, such as folders that the probe made.
+    while folder != existing and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
     if "://" in location.root:
         return f"{location.root} can be written, and refuses to create a file twice"
     free = shutil.disk_usage(existing).free
@@ -246,21 +251,3 @@ def _output(out: str, config: RunConfig) -> str:
             f"{existing} has {format_bytes(free)} free. A run needs {format_bytes(_MIN_FREE_DISK_BYTES)}."
         )
     return f"{location.root} can be written, {format_bytes(free)} free"
-
-
-def _remove_empty(folder: Path, *, down_to: Path) -> None:
-    """Take back the folders that the probe made: a check leaves nothing behind."""
-    while folder != down_to and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent
-
-
-def _as_table(preset: str, checks: list[Check]) -> Table:
-    table = columns_table(("", "check", "found"), title=f"doctor, preset {preset}", num_texts=3)
-    for check in checks:
-        table.add_row(
-            Text("ok", "green") if check.is_ok else Text("off", "red"),
-            check.name,
-            check.detail if check.is_ok else check.summary,
-        )
-    return table

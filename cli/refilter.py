@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from pseudoris.cli.progress import write_with_bar
 from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import FittedConfig, FittedValues
-from pseudoris.schemas.keep_rule import SCORE_COLUMNS, KeepCondition, LoneMasks, parse_conditions
+from pseudoris.schemas.keep_rule import SCORE_COLUMNS, LoneMasks, parse_conditions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.refiltered_run import DEFAULT_THREADS, RefilterSummary, RuleChange
@@ -76,7 +75,8 @@ def refilter(
 ) -> None:
     """Write a new run with another keep rule, from the stored scores. No model runs."""
     parent, target = RunLocation.open(out), RunLocation.open(new)
-    change = RuleChange(tau, _conditions(keep), lone_masks)
+    conditions = None if keep is None else () if keep == [NO_CONDITION] else parse_conditions(keep)
+    change = RuleChange(tau, conditions, lone_masks)
     if accuracy is not None or audit is not None:
         change = _audited(parent, change, accuracy, audit)
     if weights is not None:
@@ -121,13 +121,6 @@ def _fitted(parent: RunLocation, file: Path) -> FittedConfig:
 
 def _unweighed(values: FittedValues) -> FittedValues:
     return replace(values, pair_weight=None, models={})
-
-
-def _conditions(words: Sequence[str] | None) -> tuple[KeepCondition, ...] | None:
-    """Return the conditions of `--keep` words; None for None, nothing for the one word `none`."""
-    if words is None:
-        return None
-    return () if list(words) == [NO_CONDITION] else parse_conditions(words)
 
 
 def _print(new: str, found: RefilterSummary) -> None:

@@ -36,6 +36,7 @@ from pseudoris.store.runs.receipts import latest_receipts, part_path
 from pseudoris.store.tables.run_reader import COLUMNS, sample_expressions
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_QUANTILE_NAMES = {0.0: "least", 0.5: "median", 1.0: "most"}
 DEFAULT_TOP = 10
 
 
@@ -94,7 +95,9 @@ def _counts_view(out: str, found: RunStatistics) -> Table:
 
 
 def _distributions_view(found: RunStatistics) -> Table:
-    table = columns_table(("", "mean", *(_quantile_name(share) for share in QUANTILES)), title="distributions")
+    table = columns_table(
+        ("", "mean", *(_QUANTILE_NAMES.get(share, f"{share:.0%}") for share in QUANTILES)), title="distributions"
+    )
     table.columns[0].no_wrap = True
     for name, distribution in _distributions(found).items():
         values = (distribution.mean, *(distribution.quantile(share) for share in QUANTILES))
@@ -109,10 +112,6 @@ def _distributions(found: RunStatistics) -> dict[str, Distribution]:
         "words, kept": found.words,
         **found.scores,
     }
-
-
-def _quantile_name(share: float) -> str:
-    return {0.0: "least", 0.5: "median", 1.0: "most"}.get(share, f"{share:.0%}")
 
 
 def _tree(found: RunStatistics) -> dict[str, Any]:

@@ -37,7 +37,6 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.placement import PlacementConfig
 from pseudoris.store.checks.verification import (
     CheckShards,
-    OutsideBytes,
     Problem,
     VerifyReport,
     check_shards,
@@ -208,16 +207,6 @@ def _checking(address: str | None) -> Iterator[CheckShards]:
 
 
 def _show_report(out: str, found: VerifyReport) -> None:
-    stdout.print(_report_view(out, found))
-    # A line of its own, unwrapped, so that it can be copied.
-    stdout.print(f"root digest  {found.root or 'unknown, as a receipt cannot be used'}", soft_wrap=True)
-    if found.problems:
-        stdout.print(_problems_view(found.problems))
-    if found.outside:
-        stdout.print(_outside_view(found.outside))
-
-
-def _report_view(out: str, found: VerifyReport) -> Table:
     shards = "any shard" if found.num_checked == found.num_shards else "the checked shards"
     table = facts_table(f"{out}: {f'no problem found in {shards}' if found.is_clean else 'problems found'}")
     table.add_row("images planned", f"{found.num_images:,}")
@@ -227,29 +216,27 @@ def _report_view(out: str, found: VerifyReport) -> Table:
     table.add_row("chain", "digests of header, plan, receipts, manifests, tables")
     for notice in found.notices:
         table.add_row("notice", notice)
-    return table
-
-
-def _outside_view(outside: tuple[OutsideBytes, ...]) -> Table:
-    title = "not byte-reproducible: bytes may differ from another run's (not a problem)"
-    table = columns_table(("shards", "what", "detail"), title=title, num_texts=3)
-    for each in outside:
-        shown = [str(first) if first == last else f"{first}–{last}" for first, last in each.shards[:MAX_RANGES]]
-        more = ", …" if len(each.shards) > MAX_RANGES else ""
-        table.add_row(f"{each.num_shards:,}: {', '.join(shown)}{more}", each.what, each.detail)
-    return table
+    stdout.print(table)
+    # A line of its own, unwrapped, so that it can be copied.
+    stdout.print(f"root digest  {found.root or 'unknown, as a receipt cannot be used'}", soft_wrap=True)
+    if found.problems:
+        more = f", the first {MAX_SHOWN}" if len(found.problems) > MAX_SHOWN else ""
+        table = columns_table(("shard", "what", "detail"), title=f"{_num_problems(found.problems)}{more}", num_texts=3)
+        for problem in found.problems[:MAX_SHOWN]:
+            table.add_row("–" if problem.shard is None else str(problem.shard), problem.what, problem.detail)
+        stdout.print(table)
+    if found.outside:
+        title = "not byte-reproducible: bytes may differ from another run's (not a problem)"
+        table = columns_table(("shards", "what", "detail"), title=title, num_texts=3)
+        for each in found.outside:
+            shown = [str(first) if first == last else f"{first}–{last}" for first, last in each.shards[:MAX_RANGES]]
+            more = ", …" if len(each.shards) > MAX_RANGES else ""
+            table.add_row(f"{each.num_shards:,}: {', '.join(shown)}{more}", each.what, each.detail)
+        stdout.print(table)
 
 
 def _num_problems(problems: tuple[Problem, ...]) -> str:
     return "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
-
-
-def _problems_view(problems: tuple[Problem, ...]) -> Table:
-    shown = f", the first {MAX_SHOWN}" if len(problems) > MAX_SHOWN else ""
-    table = columns_table(("shard", "what", "detail"), title=f"{_num_problems(problems)}{shown}", num_texts=3)
-    for problem in problems[:MAX_SHOWN]:
-        table.add_row("–" if problem.shard is None else str(problem.shard), problem.what, problem.detail)
-    return table
 
 
 def gc(

@@ -70,9 +70,12 @@ def ppt(
     config = load_ppt_config(preset, config_file, options.words(assignments, {"training.seed": seed}))
     fabric = open_fabric(config.training)
 
+    def on_select(each: Round, decided: int, pairs: int) -> None:
+        report("select", f"{each.name}: {decided:,} of {pairs:,} undecided pairs now have a referent", "green")
+
     def train(shown: TrainingBar) -> RenderableType:
         request = PptRequest(config, runs, folder, val=val, is_resuming=resume)
-        _, summary = train_ppt(request, fabric, Reports(_show_plan, shown.on_step, _report_selected))
+        _, summary = train_ppt(request, fabric, Reports(_show_plan, shown.on_step, on_select))
         return ppt_summary_view(summary, config.generator)
 
     raise typer.Exit(_run(train, folder, is_first=fabric.is_global_zero, is_resuming=resume))
@@ -179,10 +182,6 @@ def _show_plan(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> None:
     for name, data, pairs, steps in describe(rounds, num_pairs):
         table.add_row(name, f"{data}: {pairs:,} pairs per epoch, {steps:,} steps")
     stdout.print(table)
-
-
-def _report_selected(each: Round, decided: int, pairs: int) -> None:
-    report("select", f"{each.name}: {decided:,} of {pairs:,} undecided pairs now have a referent", "green")
 
 
 def ppt_summary_view(summary: PptSummary, sizes: PointGeneratorConfig) -> RenderableType:
