@@ -100,12 +100,6 @@ def test_each_text_is_drawn_as_often_as_its_weight_says(run):
     assert set(found) == {*PASSING, *FALLBACK, *BETTER_HALF}
 
 
-def test_a_stream_draws_what_the_map_style_dataset_draws(run):
-    for epoch in (0, 1, 7):
-        streamed = texts(RisIterableDataset(run.location, AUTHORS), epoch)
-        assert sorted(streamed) == sorted(texts(RisDataset(run.location, AUTHORS), epoch))
-
-
 def test_by_default_each_kept_text_is_drawn_alike_and_masks_without_one_are_left_out(run):
     assert SampleSpec().draw == "distinct"
     spec = SampleSpec(parts=("text",), expressions_per_mask=None)
@@ -165,11 +159,6 @@ def test_a_state_of_another_draw_is_refused(run):
                 one.load_state_dict(other.state_dict())
 
 
-def test_a_draw_of_no_name_is_refused_with_the_names():
-    with pytest.raises(ConfigError, match="draw is 'uniform': give one of distinct, pseudo_ris, weighted"):
-        SampleSpec(draw="uniform")
-
-
 WEIGHTED = SampleSpec(parts=("text",), draw="weighted", where=ExpressionFilter(is_kept_only=False))
 # By text: weight, and whether the run kept it; the last two are of another mask.
 WEIGHTS = {"sure": (0.9, True), "likely": (0.3, False), "hopeless": (0.0, False), "doubtful": (0.5, False)}
@@ -201,12 +190,6 @@ def test_a_text_comes_in_proportion_to_its_weight_with_replacement(weighed):
     assert abs(found["sure"] / 1200 - 0.75) < 0.06
     assert found["doubtful"] == 1200
     assert any(len(set(texts(dataset, epoch)[:4])) == 1 for epoch in range(20))
-
-
-def test_a_stream_draws_by_weight_as_the_map_style_dataset_does(weighed):
-    for epoch in range(3):
-        streamed = texts(RisIterableDataset(weighed.location, WEIGHTED), epoch)
-        assert sorted(streamed) == sorted(texts(RisDataset(weighed.location, WEIGHTED), epoch))
 
 
 def test_the_best_weight_of_a_mask_is_known_and_other_draws_and_humans_have_one(weighed, tmp_path):

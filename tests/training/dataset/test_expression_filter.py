@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.dataset import ExpressionFilter, RisDataset, RisIterableDataset, SampleSpec, StreamOrder
-from pseudoris.training.dataset.samples import DECODERS
-from pseudoris.workers.captions.decoding_rules import RuleName
 from pseudoris.workers.checkpoints.openclip import num_clip_tokens
 from tests.training.dataset.builders import build_run
 
@@ -119,10 +116,6 @@ def test_a_filter_that_makes_no_sense_is_refused(where, message):
         ExpressionFilter(**where)
 
 
-def test_the_decoders_are_those_that_the_captioner_has():
-    assert get_args(RuleName) == DECODERS
-
-
 NOTHING = ExpressionFilter(words=(99, None))
 
 
@@ -146,10 +139,3 @@ def test_a_filter_that_keeps_nothing_is_told_by_an_epoch_that_does_not_know_befo
     other = StreamOrder(rank=1, world_size=2)
     assert list(RisIterableDataset(run.location, SampleSpec(parts=("text",)), order=other)) == []
     assert "passes the filter" not in caplog.text
-
-
-def test_the_description_is_the_same_for_equal_filters():
-    one = ExpressionFilter(decoders=frozenset({"beam", "top_k"}), bounds={"count": (2, None), "area_px": (9, None)})
-    other = ExpressionFilter(decoders=frozenset({"top_k", "beam"}), bounds={"area_px": (9, None), "count": (2, None)})
-    assert one.as_json() == other.as_json() != ExpressionFilter().as_json()
-    assert str(one.as_json()) == str(other.as_json())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.tables.annotations import iter_annotations
 from pseudoris.training.dataset import (
-    PARTS,
     ExpressionFilter,
     RisDataset,
     RisIterableDataset,
@@ -87,13 +85,6 @@ def test_samples_hold_what_an_independent_reader_finds(run):
         assert torch.equal(sample["scores"]["distinctiveness"], torch.tensor(scores, dtype=torch.float32))
 
 
-def test_no_sample_shares_its_image_with_another(run):
-    whitening = [sample for sample in RisIterableDataset(run.location, transform=lambda s: (s["image"].zero_(), s)[1])]
-    assert len({sample["image"].data_ptr() for sample in whitening}) == len(whitening) == 24
-    fresh = [sample["image"] for sample in RisIterableDataset(run.location)]
-    assert all(image.sum() > 0 for image in fresh)
-
-
 @pytest.mark.parametrize("num_drawn", [1, 3, 6])
 def test_draws_change_with_the_epoch_and_with_nothing_else(run, num_drawn):
     spec = SampleSpec(parts=("text",), expressions_per_mask=num_drawn)
@@ -145,13 +136,6 @@ def test_even_ranks_have_as_many_samples_with_few_dropped_or_repeated(run, uneve
     assert len(RisIterableDataset(run.location, order=order)) == sizes[3]
 
 
-def test_fewer_samples_than_ranks_are_refused_where_that_drops_all(tmp_path):
-    run = build_run(tmp_path, num_shards=1, per_shard=1)
-    with pytest.raises(ConfigError, match="2 samples for 3 ranks: uneven='drop' would drop all of them"):
-        RisIterableDataset(run.location, order=StreamOrder(rank=0, world_size=3, uneven="drop"))
-    assert len(RisIterableDataset(run.location, order=StreamOrder(rank=2, world_size=3, uneven="pad"))) == 1
-
-
 def test_uneven_ranks_are_warned_of_once_and_have_no_length(run, caplog):
     with caplog.at_level(logging.WARNING):
         dataset = RisIterableDataset(run.location, order=StreamOrder(rank=0, world_size=2))
@@ -194,13 +178,6 @@ def test_a_part_that_statistics_rule_out_is_not_read_beyond_its_footer(large_run
     assert reads.tables() == {EXPRESSIONS}
     ((path, ranges),) = reads.ranges.items()
     assert all(start >= large_run.location.size(path) - TAIL_BYTES for start, _ in ranges)
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_a_part_alone_brings_its_keys_and_no_others(run, part):
-    keys = {"image": {"image", "key"}, "box": {"box_xyxy_px"}, "text": {"expressions", "sources"}}
-    (sample, *_) = RisIterableDataset(run.location, SampleSpec(parts=(part,)))
-    assert set(sample) == {"image_id", "mask_id"} | keys.get(part, {part})
 
 
 def test_each_part_is_opened_once_an_epoch(run, reads):
@@ -246,13 +223,6 @@ def test_even_ranks_stay_even_over_bad_images(tmp_path):
         assert len(list(RisIterableDataset(run.location, spec, order=order))) == 12
 
 
-def test_a_share_without_a_usable_image_ends_with_an_error(tmp_path):
-    run = build_run(tmp_path, num_shards=1, per_shard=1, is_embedding=False)
-    (run.source / "s0-0.png").unlink()
-    with pytest.raises(ConfigError, match="No image of this rank can be used"):
-        list(RisIterableDataset(run.location, SampleSpec(on_bad_image="skip"), order=StreamOrder(uneven="drop")))
-
-
 def test_images_that_were_moved_are_read_where_they_lie_now(tmp_path):
     run = build_run(tmp_path, is_embedding=False)
     moved = tmp_path / "elsewhere"
@@ -296,16 +266,6 @@ def test_expressions_of_several_masks_or_none_are_passed_over(tmp_path):
     assert [sample["expressions"] for sample in dataset] == [["one"]] * 4
 
 
-def test_workers_that_live_on_see_the_epoch(run):
-    dataset = RisIterableDataset(run.location, SampleSpec(parts=("text",)))
-    loader = DataLoader(dataset, 4, num_workers=1, persistent_workers=True, collate_fn=ids)
-    first = list(loader)
-    dataset.set_epoch(1)
-    assert list(loader) != first
-    dataset.set_epoch(0)
-    assert list(loader) == first
-
-
 @pytest.mark.long
 def test_a_run_on_s3_gives_the_samples_of_the_same_run_on_a_disk(run, s3_server, s3_bucket):
     root = RunLocation.open(f"s3://{s3_bucket}/run", s3_server.endpoint_url)
@@ -347,17 +307,6 @@ def test_an_order_that_makes_no_sense_is_refused(run, options, message):
 def test_a_spec_that_makes_no_sense_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         SampleSpec(**options)
-
-
-def test_a_place_without_a_run_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="there is no run at"):
-        RisIterableDataset(str(tmp_path))
-
-
-def test_it_pickles_as_spawned_workers_need_it(run):
-    dataset = RisIterableDataset(run.location, order=StreamOrder(uneven="pad"))
-    dataset.set_epoch(2)
-    assert ids(pickle.loads(pickle.dumps(dataset))) == ids(dataset)
 
 
 def test_ranks_of_a_larger_group_share_without_being_told(run, monkeypatch):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 import torch
 from torch.utils.data import DataLoader, RandomSampler
@@ -62,11 +60,6 @@ def test_every_mask_has_the_digest_of_its_image_and_a_shard_without_masks_has_no
         RisDataset(run.location, SampleSpec(parts=("text",))).image_digests()
 
 
-def test_a_number_beyond_the_end_is_an_index_error(run):
-    with pytest.raises(IndexError, match="mask 24 of 24"):
-        RisDataset(run.location)[24]
-
-
 def test_a_loader_with_workers_gives_every_mask_and_draws_by_the_epoch(run):
     dataset = RisDataset(run.location, SampleSpec(parts=("text",)))
     sampler = RandomSampler(dataset, generator=torch.Generator().manual_seed(0))
@@ -114,11 +107,6 @@ def test_a_state_brings_its_snapshot_and_epoch_along(tmp_path):
     assert len(RisDataset(run.location, snapshot=Snapshot.from_state(run.location, state["dataset"]["snapshot"]))) == 8
 
 
-def test_it_pickles_as_spawned_workers_need_it(run):
-    dataset = RisDataset(run.location)
-    assert equal(pickle.loads(pickle.dumps(dataset))[3], dataset[3])
-
-
 TEXTS = SampleSpec(parts=("text",))
 
 
@@ -139,13 +127,6 @@ def test_runs_follow_each_other(runs):
     assert joined.__getitems__([20, 1, 15]) == [plain[20], plain[1], plain[15]]
     assert joined[-1] == plain[-1]
     assert joined.mask_ids() == [sample["mask_id"] for sample in plain]
-
-
-def test_what_lies_outside_is_refused(runs):
-    with pytest.raises(IndexError, match="mask 24 of 24"):
-        JoinedDataset(runs)[24]
-    with pytest.raises(ConfigError, match="no run to join"):
-        JoinedDataset([])
 
 
 @pytest.mark.parametrize("human_share", [None, 0.6])

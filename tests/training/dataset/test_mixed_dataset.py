@@ -7,7 +7,6 @@ import json
 from collections import Counter
 
 import pytest
-from torch.utils.data import DataLoader, DistributedSampler
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.dataset import (
@@ -82,27 +81,6 @@ def test_a_share_repeats_humans_evenly_with_other_draws(pseudo, human):
     assert sorted(found.values()) == [4, 5, 5, 5, 5]
     texts = {(mixed[at]["mask_id"], mixed[at]["expressions"][0]) for at in range(24, 48)}
     assert len(texts) > 5
-
-
-def test_a_share_that_needs_fewer_humans_takes_others_in_every_epoch(pseudo, human):
-    mixed = MixedDataset(pseudo, human, human_share=0.2)
-    found = set()
-    for epoch in range(12):
-        mixed.set_epoch(epoch)
-        items = {mixed[at]["mask_id"] for at in range(24, len(mixed))}
-        assert len(items) == mixed.num_human == 6
-        found |= items
-    assert found == set(human.mask_ids())
-
-
-def test_ranks_of_a_distributed_sampler_share_the_items(pseudo, human):
-    mixed = MixedDataset(pseudo, human, fraction=0.2)
-    found = []
-    for rank in range(2):
-        sampler = DistributedSampler(mixed, num_replicas=2, rank=rank, seed=5)
-        loader = DataLoader(mixed, 4, sampler=sampler, num_workers=2, collate_fn=collate_lists)
-        found += [mask for batch in loader for mask in batch["mask_id"]]
-    assert len(found) == len(set(found)) == 28
 
 
 def open_stream(run, human, *, rank=0, world_size=1, **mix):
@@ -189,11 +167,6 @@ def test_a_stream_whose_machine_gave_nothing_at_the_saved_snapshot_is_refused(hu
         stream.load_state_dict(state)
 
 
-def test_a_share_that_is_all_but_one_still_ends(run, human):
-    stream = MixedIterableDataset(RisIterableDataset(run.location, TEXT), human, human_share=1 - 2**-40)
-    assert stream._human_limit() < 2**32
-
-
 def test_what_stands_in_for_a_bad_image_is_a_chosen_mask_too(run, tmp_path):
     fields = {"source": "human", "samples": (), "distinctiveness": None, "correctness": None}
     rows = [(0, "by hand", fields), (1, "by hand too", fields)]
@@ -214,18 +187,3 @@ def test_what_stands_in_for_a_bad_image_is_a_chosen_mask_too(run, tmp_path):
     stream = MixedIterableDataset(pseudo, human, fraction=0.2, human_share=0.6)
     strewn = {sample["mask_id"] for sample in stream if sample["sources"] == ["human"]}
     assert strewn < set(chosen)
-
-
-def test_no_chosen_mask_that_can_be_used_is_an_error(run, tmp_path):
-    built = build_run(tmp_path / "human", num_shards=1, prefix="human-", is_embedding=False)
-    spec = SampleSpec(on_bad_image="skip")
-    human = RisDataset(built.location, spec)
-    mixed = MixedDataset(RisDataset(run.location, spec), human, fraction=0.1)
-    (built.source / mixed[24]["key"]).unlink()
-    with pytest.raises(ConfigError, match="None of the 1 masks that could replace this one has a usable image"):
-        mixed[24]
-
-
-def test_nothing_human_is_the_machines_alone(run, pseudo, human):
-    assert len(MixedDataset(pseudo, human, fraction=0)) == 24
-    assert origins(open_stream(run, human, fraction=0)) == {"model": 24}

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from pseudoris.training.dataset import RisDataset, RisIterableDataset, SampleSpec, Snapshot, StreamOrder
-from pseudoris.training.dataset.process_group import agreed
 from tests.training.dataset.builders import build_run
 
 TEXT = SampleSpec(parts=("text",))
@@ -91,12 +90,3 @@ def test_a_turn_is_agreed_on_once_and_another_anew(tmp_path):
         return [*sizes, len(Snapshot.take(run.location))]
 
     assert in_two_processes(tmp_path, of_rank) == [[1, 2, 3], [1, 2, 3]]
-
-
-def test_without_a_group_everybody_decides_alone(tmp_path):
-    run = build_run(tmp_path, is_committed=False)
-    run.commit(0)
-    assert agreed("anything", lambda: "own") == "own"
-    assert len(Snapshot.shared(run.location)) == 1
-    run.commit(1)
-    assert len(Snapshot.shared(run.location)) == 2

@@ -64,12 +64,6 @@ def test_a_resumed_epoch_with_workers_is_the_uninterrupted_one(run):
         assert head + tail == due, num_batches
 
 
-def test_it_resumes_with_images_and_even_ranks_too(run):
-    options = {"spec": SampleSpec(), "order": StreamOrder(buffer_images=3, rank=1, world_size=2, uneven="pad")}
-    head, _, tail = interrupted(run, 2, num_workers=2, **options)
-    assert head + tail == facts(open_loader(run, num_workers=2, **options))
-
-
 def test_it_resumes_over_bad_images(tmp_path):
     run = build_run(tmp_path, is_embedding=False)
     (run.source / "s1-2.png").unlink()
@@ -140,15 +134,6 @@ def test_a_state_saved_between_set_epoch_and_the_first_batch_is_the_epochs_begin
         assert facts(other) == due, num_batches
 
 
-@pytest.mark.parametrize("num_samples", [5, 99])
-def test_a_plain_datasets_state_after_set_epoch_is_the_epochs_beginning(run, num_samples):
-    dataset, other = RisIterableDataset(run.location, TEXT), RisIterableDataset(run.location, TEXT)
-    list(itertools.islice(dataset, num_samples))
-    dataset.set_epoch(1)
-    other.load_state_dict(json.loads(json.dumps(dataset.state_dict())))
-    assert (other.epoch, list(other)) == (1, list(dataset))
-
-
 def test_a_state_that_was_loaded_is_saved_again_before_the_first_sample_and_after_a_look_at_another_epoch(run):
     head, state, tail = interrupted(run, 3)
     loader = open_loader(run)
@@ -203,14 +188,6 @@ def test_workers_that_live_on_see_a_refresh(tmp_path):
     run.commit(1, 2)
     loader.dataset.refresh()
     assert facts(loader) == facts(open_loader(run, num_workers=1))
-
-
-def test_at_the_end_nothing_is_left(run):
-    loader = open_loader(run)
-    list(loader)
-    other = open_loader(run)
-    other.load_state_dict(loader.state_dict())
-    assert facts(other) == []
 
 
 @pytest.mark.parametrize(

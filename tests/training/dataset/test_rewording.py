@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.synthworld.attributes import (
     CATEGORIES,
     COLOURS,
@@ -270,14 +269,3 @@ def test_both_styles_give_the_same_forms_of_the_rows_that_are_drawn_without(mach
     assert {source for sample in samples for source in sample["sources"]} == {"model", "reworded"}
     for sample in samples:
         assert_marked(sample)
-
-
-def test_by_default_a_sample_is_what_it_was(machine):
-    sample = RisDataset(machine, replace(SPEC, rewording=False))[0]
-    assert sample.keys() == {"image_id", "mask_id", "expressions", "sources"}
-
-
-def test_a_state_without_rewording_does_not_resume_with_it(machine):
-    state = RisDataset(machine, replace(SPEC, rewording=False)).state_dict()
-    with pytest.raises(ConfigError, match="rewording: False saved, True now"):
-        RisDataset(machine, SPEC).load_state_dict(state)

@@ -131,11 +131,3 @@ def test_a_folder_of_images_is_hashed_and_a_broken_one_is_known_by_its_bytes(tmp
     by_bytes, by_look = read_exclusions([str(folder)], 3).rules
     assert (by_bytes.num_values, by_look.num_values) == (3, 2)
     assert by_look.settings == {"max_distance": 3}
-
-
-def test_the_home_of_a_user_who_does_not_exist_is_a_name_like_others(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="--exclude '~nouser' does not exist"):
-        read_exclusions(["~nouser"])
-    Path("~nouser").write_text("a.jpg\n")
-    assert read_exclusions(["~nouser"]).rules[0].kind == "names"

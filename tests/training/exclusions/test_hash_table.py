@@ -49,11 +49,6 @@ def test_a_table_that_is_none_of_hashes_is_told_by_row_and_value(tmp_path, name,
         read_hash_table(write(tmp_path, name, **columns), 5)
 
 
-def test_numbers_are_no_hashes(tmp_path):
-    with pytest.raises(ConfigError, match="row 1 has the phash '12'"):
-        read_hash_table(write(tmp_path, "bench.parquet", phash=[12]), 5)
-
-
 @pytest.mark.parametrize("name", ["bench.parquet", "bench.csv"])
 def test_a_file_of_another_kind_is_named(tmp_path, name):
     path = tmp_path / name

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,42 +22,6 @@ FOLDERS = ("anns/x", "masks")
 @pytest.fixture
 def request_at(built_run, place):
     return lambda **options: request_for(built_run, place, **options)
-
-
-def test_an_empty_place_is_taken_and_marked_whole_at_the_end(request_at, place):
-    claim_destination(request_at(), "cris", FOLDERS)
-    assert json.loads(place.read_bytes(EXPORT_NAME)) == {"format": "cris", "state": "begun"}
-    mark_whole(request_at(), "cris", {"rows": {"train": 3}})
-    tree = json.loads(place.read_bytes(EXPORT_NAME))
-    assert (tree["format"], tree["state"], tree["rows"]) == ("cris", "whole", {"train": 3})
-
-
-@pytest.mark.parametrize("path", ["notes.txt", "masks/mine.png", "anns/x/train.json"])
-def test_a_strangers_file_is_named_and_left_alone(request_at, place, path):
-    place.replace(path, b"mine")
-    for is_overwriting in (False, True):
-        with pytest.raises(ConfigError, match=f"{path} is not a file of an export"):
-            claim_destination(request_at(is_overwriting=is_overwriting), "cris", FOLDERS)
-    assert place.read_bytes(path) == b"mine"
-    assert not place.exists(EXPORT_NAME)
-
-
-def test_a_killed_export_is_emptied_and_begun_anew(request_at, place):
-    claim_destination(request_at(), "cris", FOLDERS)
-    place.replace("masks/1.png", b"left")
-    claim_destination(request_at(), "cris", FOLDERS)
-    assert not place.exists("masks/1.png")
-
-
-def test_a_whole_export_is_replaced_only_when_asked(request_at, place):
-    claim_destination(request_at(), "cris", FOLDERS)
-    place.replace("masks/1.png", b"whole")
-    mark_whole(request_at(), "cris", {})
-    with pytest.raises(ConfigError, match=r"already has an export\. Name another place, or give --overwrite"):
-        claim_destination(request_at(), "cris", FOLDERS)
-    assert place.read_bytes("masks/1.png") == b"whole"
-    claim_destination(request_at(is_overwriting=True), "cris", FOLDERS)
-    assert not place.exists("masks/1.png")
 
 
 def test_an_export_of_another_format_is_never_replaced(request_at, place):
@@ -122,19 +84,6 @@ def test_all_folders_are_emptied_whatever_gaps_there_are_near_the_end(last, gap,
     begun(location)
     claim_numbered_destination(request_for(built_run, location), "numbered", (), folder)
     assert list(stored(location.root)) == [EXPORT_NAME]
-
-
-def test_an_empty_place_is_taken_with_numbered_folders(built_run, place):
-    claim_numbered_destination(request_for(built_run, place), "numbered", ("other",), folder)
-    assert b"begun" in place.read_bytes(EXPORT_NAME)
-
-
-def test_files_of_no_export_are_left_alone(built_run, place):
-    fill(place, [5])
-    for _ in range(2):
-        with pytest.raises(ConfigError, match="folder-5 has files that are not of an export"):
-            claim_numbered_destination(request_for(built_run, place), "numbered", (), folder)
-    assert list(stored(place.root)) == ["folder-5/a.png"]
 
 
 def test_emptying_goes_from_the_last_to_the_first_so_that_it_may_be_killed(built_run, place, monkeypatch):

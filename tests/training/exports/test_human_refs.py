@@ -15,7 +15,6 @@ import pytest
 from pycocotools import mask as coco
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.training.exports.human_refs import WITHOUT_SENTENCE, WITHOUT_TEXT, RecordIds, read_human
 from pseudoris.training.exports.protocol import HumanAnnotation
 
@@ -47,23 +46,12 @@ def write(tmp_path) -> Callable[..., HumanAnnotation]:
     return write
 
 
-def test_nothing_to_merge_is_nothing():
-    human = read_human(None)
-    assert (human.refs, human.free_category_id, human.exclusions) == ((), 1, Exclusions())
-
-
 def test_the_wanted_splits_come_without_empty_sentences(write):
     human = read_human(write())
     assert [each["ref_id"] for each in human.refs] == [2]
     assert [each["sent"] for each in human.refs[0]["sentences"]] == ["b"]
     assert human.dropped == {WITHOUT_TEXT: 2, WITHOUT_SENTENCE: 1}
     assert set(human.annotations) == {2}
-
-
-def test_raw_and_tokens_that_are_missing_follow_from_the_sentence(write):
-    human = read_human(write([ref(2, "val", "a red b")]))
-    ((_, (new,)),) = human.renumbered(RecordIds(), {7: 1})
-    assert new["sentences"][0] == {"sent_id": 1, "sent": "a red b", "raw": "a red b", "tokens": ["a", "red", "b"]}
 
 
 def test_a_raw_text_of_blanks_follows_from_the_sentence_too(write):

@@ -78,22 +78,10 @@ def test_trap_what_readers_differ_about_is_written_upright_and_plain(data):
     assert common_suffix(picture.data) == ".jpg"
 
 
-def test_a_deep_colour_png_is_not_taken_for_a_plain_one():
-    # Pillow cuts such samples to 8 bits without a word, OpenCV can keep them.
-    data = build.png_16_bit(PIXELS.astype(np.uint16) * 257)
-    assert np.array_equal(plain(data), PIXELS)
-    assert common_suffix(data) is None
-
-
 def test_what_does_not_decode_is_the_images_fault():
     data = build.oriented(build.random_pixels(64, 64), 6, "JPEG")
     with pytest.raises(ImageError, match="stopped before the end"):
         image_file_of(annotated(data[: len(data) * 2 // 3]), LIMITS)
-
-
-def test_an_image_without_bytes_is_a_callers_mistake():
-    with pytest.raises(ValueError, match=r"a/b\.jpg came without its bytes"):
-        image_file_of(annotated(None), LIMITS)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -78,23 +77,3 @@ def test_a_file_cut_short_is_told(text, message):
 def test_a_list_cut_short_is_told(text, message):
     with pytest.raises(TransientError, match=f"x.json {message}"):
         list(iter_json_list(io.BytesIO(text), "x.json"))
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_arrays(tmp_path):
-    def peak_bytes(num_elements: int) -> int:
-        path = tmp_path / f"{num_elements}.json"
-        tracemalloc.start()
-        with json_arrays(path, ["a", "b"]) as arrays:
-            for number in range(num_elements):
-                arrays["ab"[number % 2]].append({"id": number, "text": "x" * 100})
-        with path.open("rb") as file:
-            assert sum(1 for _ in iter_json_arrays(file, "x")) == num_elements
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        return peak
-
-    small, large = peak_bytes(2_000), peak_bytes(20_000)
-    assert (tmp_path / "20000.json").stat().st_size > 2 * 10**6
-    # Copying takes a megabyte at most.
-    assert large < small + 1.2 * 2**20

@@ -91,13 +91,6 @@ def test_files_end_at_the_target_size(run, destination, monkeypatch):
     assert all(len(data) > 4_000 for data in full)
 
 
-def test_the_same_run_gives_the_same_bytes(run, tmp_path):
-    places = [RunLocation.open(str(tmp_path / name)) for name in ("one", "two")]
-    for place in places:
-        write(run, place, target_bytes=5_000)
-    assert contents(places[0]) == contents(places[1])
-
-
 def test_a_killed_export_leaves_no_half_file_and_the_same_call_finishes_it(run, tmp_path, monkeypatch):
     whole, place = RunLocation.open(str(tmp_path / "whole")), RunLocation.open(str(tmp_path / "place"))
     monkeypatch.setattr(merged_parquet, "ROW_GROUP_SIZE", 7)

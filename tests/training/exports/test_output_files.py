@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.errors import TransientError
 from pseudoris.store.files import s3_bucket as s3_bucket_module
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports import output_files
@@ -72,15 +72,6 @@ def test_a_large_file_goes_to_a_bucket_in_parts_and_is_never_in_memory_whole(s3_
     # Four parts on their way, each held twice while it is sent.
     assert peak < 10 * PART
     assert list(place.list_uploads()) == []
-
-
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
-    (tmp_path / "file").write_text("x")
-    with (
-        pytest.raises(ConfigError, match="a part of the path is a file"),
-        new_file(RunLocation.open(str(tmp_path / "file")), "large.bin") as path,
-    ):
-        Path(path).write_text("never")
 
 
 @pytest.fixture(params=["disk", "objects"])
@@ -185,23 +176,3 @@ def paths(count: int) -> list[str]:
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 50])
 def test_every_file_comes_once_in_order(location, count):
     assert list(read_ahead(location, paths(count))) == [(path, path[:-4].encode()) for path in paths(count)]
-
-
-def test_no_more_is_read_than_is_about_to_be_asked_for(location):
-    asked = []
-
-    def counted():
-        for path in paths(50):
-            asked.append(path)
-            yield path
-
-    reading = read_ahead(location, counted())
-    next(reading)
-    assert len(asked) == 16
-    reading.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("export-check")]
-
-
-def test_a_missing_file_is_named(location):
-    with pytest.raises(TransientError, match=r"gone\.txt reads back differently: it is missing"):
-        list(read_ahead(location, [*paths(3), "gone.txt", *paths(3)]))

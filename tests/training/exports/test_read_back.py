@@ -17,7 +17,7 @@ from PIL import Image
 
 from pseudoris.schemas.errors import TransientError
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports.output_files import RisingIds, check_mask, check_texts
+from pseudoris.training.exports.output_files import check_mask
 from tests.store.builders import HEIGHT, WIDTH, make_mask
 from tests.training.exports.builders import UPRIGHT, export
 
@@ -226,17 +226,3 @@ def test_what_is_wrong_with_a_mask_is_said(change, message):
     assert check_mask(SOUND, (HEIGHT, WIDTH), "mask 1") == SOUND["segmentation"]["counts"]
     with pytest.raises(TransientError, match=f"^mask 1 reads back differently: .*{message}"):
         check_mask({**SOUND, **change}, (HEIGHT, WIDTH), "mask 1")
-
-
-def test_ids_rise():
-    ids = RisingIds("file")
-    assert [ids.check(number) for number in (1, 2, 7)] == [1, 2, 7]
-    for number in (7, "8", 8.0, True):
-        with pytest.raises(TransientError, match="ids must be rising whole numbers"):
-            ids.check(number)
-
-
-@pytest.mark.parametrize("texts", [["a", " \t"], ["\u200b"], [None]])
-def test_an_empty_text_is_none(texts):
-    with pytest.raises(TransientError, match="an expression is empty or not a text"):
-        check_texts(texts, "mask 1")

@@ -55,19 +55,6 @@ def test_a_text_as_long_as_the_limit_stays(built_run, place):
     )
 
 
-def test_texts_with_refused_strings_are_left_out(built_run, place):
-    images, dropped = wanted(built_run, place, TextRule(refused=("||", "ünder")))
-    assert dropped["expressions that hold '||'"] == 2
-    assert dropped["expressions that hold 'ünder'"] == 1
-    assert not any("||" in each.text for image in images for mask in image.masks for each in mask.expressions)
-
-
-def test_bare_masks_stay_where_they_are_wanted(built_run, place):
-    images, dropped = wanted(built_run, place, TextRule(keeps_bare_masks=True))
-    assert sum(len(image.masks) for image in images) == sum(len(image.masks) for image in built_run.truth)
-    assert selected_rows.WITHOUT_EXPRESSION not in dropped
-
-
 def test_progress_ends_with_all_images_whether_or_not_they_were_left_out(built_run, place):
     seen = []
     request = request_for(built_run, place)
@@ -142,11 +129,6 @@ def test_capitals_become_small_only_where_asked_and_spaces_around_always_go(buil
     for rule, due in ((TextRule(), "THE RED HALF"), (TextRule(is_lower_case=True), "the red half")):
         images, _ = wanted(built_run, place, rule)
         assert images[0].masks[0].expressions[0].text == due
-
-
-def test_embedded_bytes_come_with_the_images(built_run, place):
-    images, _ = wanted(built_run, place, with_bytes=True)
-    assert {image.key: image.data for image in images}.items() <= {key: data for key, data, _ in PICTURES}.items()
 
 
 @pytest.fixture

@@ -55,14 +55,6 @@ def test_the_round_trip_keeps_masks_to_the_pixel_texts_and_counts(loaded, built_
             assert mask.texts == true.texts
 
 
-def test_no_text_is_empty_and_no_mask_is_without_one(loaded):
-    assert all(mask.texts and all(text.strip() for text in mask.texts) for mask in loaded[1])
-
-
-def test_no_mask_is_empty(loaded):
-    assert all(mask.mask.any() for mask in loaded[1])
-
-
 @pytest.mark.parametrize("name", ["cris", "lmdb", "refer"])
 def test_trap_texts_reach_trainers_stripped_in_small_letters_and_never_empty(name, built_run, place, monkeypatch):
     real = selected_rows.iter_annotations

@@ -131,13 +131,3 @@ def test_a_mask_that_does_not_decode_is_quarantined_with_its_annotation(segmenta
     done = annotated(picture(), human(segmentation))
     assert (done.failure.stage, done.failure.reason) == ("import", "annotation_damaged")
     assert done.failure.message.startswith("annotation 431: ")
-
-
-def test_a_polygon_beside_the_image_has_no_pixel_and_is_no_mask():
-    done = annotated(picture(), human([[100, 100, 200, 100, 200, 200]]))
-    assert (done.masks, done.expressions, done.failure) == ((), (), None)
-
-
-def test_an_image_in_quarantine_stays_there():
-    broken = picture().quarantined(Failure("read", "corrupt", "cut short"))
-    assert annotated(broken, human([polygon(BOX)])) is broken

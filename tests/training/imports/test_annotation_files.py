@@ -32,16 +32,6 @@ def read(annotation, *, annotation_format="refer", **values):
     )
 
 
-def test_a_folder_with_one_file_of_references_needs_no_choice(dataset):
-    assert len(read(dataset).images) == 5
-    assert read(f"{dataset}/").digests == read(dataset / "refs(unc).p").digests
-
-
-def test_a_relative_path_is_one_too(dataset, monkeypatch):
-    monkeypatch.chdir(dataset)
-    assert len(read("refs(unc).p").images) == len(read(".").images) == 5
-
-
 def test_of_several_files_of_references_one_is_chosen(dataset):
     (dataset / "refs(google).p").write_bytes((dataset / "refs(unc).p").read_bytes())
     with pytest.raises(
@@ -155,13 +145,6 @@ def test_short_sent_ids_lose_no_sentence_and_the_references_own_file_name_is_ign
 def test_masks_stand_in_the_order_of_the_instances_whatever_the_order_of_references():
     refs = [reference(1, 81, 8, "one"), reference(2, 70, 7, "two"), reference(3, 80, 8, "three")]
     assert list(texts(read_references(refs))) == list(texts(read_references(refs[::-1])))
-
-
-def test_the_digests_are_those_of_both_files():
-    first, second = read_references([reference(1, 70, 7, "a")]), read_references([reference(1, 70, 7, "b")])
-    assert set(first.digests) == {"refs(unc).p", "instances.json"}
-    assert first.digests["refs(unc).p"] != second.digests["refs(unc).p"]
-    assert first.digests["instances.json"] == second.digests["instances.json"]
 
 
 @pytest.mark.parametrize(

@@ -41,13 +41,6 @@ def captions(*pairs) -> bytes:
     return json.dumps({"images": [], "annotations": rows}).encode()
 
 
-def test_captions_by_instance_come_from_a_file_of_their_own():
-    data = document(IMAGES, [object_row(5, 1, caption="First"), object_row(6, 1)])
-    found = read_coco(data, "x.json", captions((6, "B."), (5, "second"), (6, "C"), (5, "first")), "x.json")
-    assert [mask.texts for mask in found.images[0].masks] == [("first", "second"), ("b", "c")]
-    assert set(found.digests) == {"x.json", "x.json (captions)"}
-
-
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -83,10 +76,6 @@ def test_an_image_that_is_listed_twice_is_one_with_the_objects_of_both():
 def test_the_back_slashes_of_windows_separate_folders():
     found = read([image_row(1, "train\\sub\\a.png"), image_row(2, "train/sub/a.png")], [object_row(5, 1)])
     assert [image.path for image in found.images] == ["train/sub/a.png"]
-
-
-def test_an_image_may_state_no_size():
-    assert read([{"id": 1, "file_name": "a.png"}]).images[0].size is None
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -19,8 +18,6 @@ from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts
-from pseudoris.store.sources import open_source
-from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import iter_annotations
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.training.exclusions import read_exclusions
@@ -104,31 +101,6 @@ def test_a_humans_expressions_have_no_draws_and_no_scores_are_kept_and_weigh_one
         assert all(row[name] is None for name in (*nothing, "rival_mask_id", "head_noun"))
         assert (row["source"], row["count"], row["samples"]) == ("human", 0, [])
         assert (row["kept"], row["weight"]) == (True, 1.0)
-
-
-def test_ids_are_those_of_a_run_over_the_same_folder(finished):
-    location, images, _ = finished
-    header = require_header(location)
-    listed = {item.key for item in open_source(str(images), header.config.source).list()}
-    assert set(found(location)) == listed
-
-
-def test_the_images_are_read_again_from_their_folder_as_of_any_run(finished):
-    location, images, _ = finished
-    read = PlannedImages(location, require_header(location))
-    for key, image in found(location).items():
-        assert read(image.shard, key) == (images / key).read_bytes()
-
-
-@pytest.mark.slow
-def test_embedded_images_are_in_the_tables(dataset, imported, location):
-    annotation, images = dataset
-    imported(annotation, images, "shards.embed_images=true")
-    rows = read_table(location, "images").to_pylist()
-    assert {row["key"]: row["bytes"] for row in rows} == {
-        row["key"]: (images / row["key"]).read_bytes() for row in rows
-    }
-    assert verify_run(location).is_clean
 
 
 @pytest.mark.slow
@@ -239,40 +211,12 @@ def test_settings_of_models_are_no_part_of_an_import(dataset, imported):
 
 
 @pytest.mark.slow
-def test_other_versions_are_refused_unless_allowed_and_then_named_in_the_receipts(
-    dataset, imported, location, monkeypatch
-):
-    annotation, images = dataset
-    with pytest.raises(ConnectionAbortedError):
-        imported(annotation, images, on_progress=_fail_after_the_first)
-    monkeypatch.setattr("pseudoris.store.runs.planned_run.version", lambda package: "0.0.1")
-    with pytest.raises(ConfigError, match=r"versions\.pyarrow.*0\.0\.1"):
-        imported(annotation, images)
-    imported(annotation, images, "placement.allow_mixed=true")
-    assert any("versions.pyarrow" in line for receipt in latest_receipts(location) for line in receipt.mixed)
-
-
-def _fail_after_the_first(done, total):
-    if done:
-        raise ConnectionAbortedError
-
-
-@pytest.mark.slow
 def test_an_output_that_a_run_of_models_holds_is_refused(dataset, imported, location):
     annotation, images = dataset
     imported(annotation, images)
     forge_header(location, lambda tree: tree.update(origin="annotate"))
     with pytest.raises(ConfigError, match=r"`pseudoris annotate`\. `import` cannot continue it"):
         imported(annotation, images)
-
-
-@pytest.mark.slow
-def test_another_folder_of_images_is_refused(dataset, imported, tmp_path):
-    annotation, images = dataset
-    imported(annotation, images)
-    copy = shutil.copytree(images, tmp_path / "copy")
-    with pytest.raises(ConfigError, match="was planned from SOURCE"):
-        imported(annotation, copy)
 
 
 @pytest.mark.slow
@@ -319,16 +263,6 @@ def test_every_form_of_segmentation_is_taken_and_a_mask_without_a_pixel_is_left_
     for each in image.masks:
         np.testing.assert_array_equal(pixels(each), mask)
     assert summary.num_without_pixels == 2
-    assert verify_run(location).is_clean
-
-
-@pytest.mark.slow
-def test_an_image_without_an_object_is_empty(tmp_path, imported, location):
-    images = write_images(tmp_path / "images", "a.png", "b.png")
-    path = tmp_path / "objects.json"
-    path.write_bytes(document([image_row(1, "a.png"), image_row(2, "b.png")], [object_row(1, 2)]))
-    summary = imported(path, images, format="coco")
-    assert (summary.totals.annotated, summary.totals.empty) == (1, 1)
     assert verify_run(location).is_clean
 
 
