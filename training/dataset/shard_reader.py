@@ -163,10 +163,8 @@ def _numbered(column: pa.ChunkedArray | pa.Array) -> tuple[Int64Array, list[str]
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
 
 
-def _with_masks(index: ShardIndex, masks: pa.Table | None) -> ShardIndex:
-    """Return the index without the masks that `masks` does not hold; None holds all."""
-    if masks is None:
-        return index
+def _with_masks(index: ShardIndex, masks: pa.Table) -> ShardIndex:
+    """Return the index without the masks that `masks` does not hold."""
     kept = pc.is_in(pa.array(index.mask_ids, pa.string()), value_set=masks["mask_id"].combine_chunks())
     num_rows = np.diff(index.first_rows)
     return _index(
@@ -276,8 +274,7 @@ class OpenedRun:
         A part that is missing, damaged or of a later version of the package is an error, as of `content`.
         """
         parts = self.snapshot.parts(row)
-        masks = self._read(parts, MASKS, ("mask_id",)) if self.spec.where.mask_rows() else None
-        index = _with_masks(self._read_index(parts, ()), masks)
+        index, _ = self._indexed(parts, (), [])
         if self.images is None or not with_sizes or not index.num_masks:
             return index
         return _with_sizes(index, self._read(parts, IMAGES, ("image_id", "height", "width")))
@@ -286,13 +283,8 @@ class OpenedRun:
         """Return all requested parts of the shard in a row of the snapshot."""
         parts, spec = self.snapshot.parts(row), self.spec
         columns = (*(("text", "source") if spec.has_expressions else ()), *(SCORES if "scores" in spec.parts else ()))
-        index = self._read_index(parts, columns)
         of_masks = {"mask": "segmentation", "box": "box_xyxy_px"}
-        wanted = [column for part, column in of_masks.items() if part in spec.parts]
-        masks = None
-        if index.num_masks and (wanted or spec.where.mask_rows() is not None):
-            masks = self._read(parts, MASKS, ("mask_id", *wanted))
-        index = _with_masks(index, masks if spec.where.mask_rows() else None)
+        index, masks = self._indexed(parts, columns, [of_masks[part] for part in of_masks if part in spec.parts])
         if not index.num_masks:
             return ShardContent(index)
         images = None
@@ -301,6 +293,16 @@ class OpenedRun:
             index = _with_sizes(index, table)
             images = self.images.of_shard(parts.shard, _rows_of(index.image_ids, table, "image_id", parts))
         return _content(index, masks, images)
+
+    def _indexed(
+        self, parts: ShardParts, columns: Sequence[str], of_masks: Sequence[str]
+    ) -> tuple[ShardIndex, pa.Table | None]:
+        """Return the index with columns of the expressions, and the masks with columns of theirs, if they are read."""
+        index, has_bounds = self._read_index(parts, columns), self.spec.where.mask_rows() is not None
+        if not index.num_masks or not (of_masks or has_bounds):
+            return index, None
+        masks = self._read(parts, MASKS, ("mask_id", *of_masks))
+        return _with_masks(index, masks) if has_bounds else index, masks
 
     def _read_index(self, parts: ShardParts, columns: Sequence[str]) -> ShardIndex:
         where, is_judged_by_mask = self.spec.where, self.spec.is_judged_by_mask

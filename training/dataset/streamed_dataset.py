@@ -19,18 +19,22 @@ Position = dict[str, Any]
 STATE_VERSION: Final = 2
 
 
-# An epoch, and how often its snapshot was replaced before: a position in one sequence is meaningless in another.
-SampleSequence = tuple[int, int]
+@dataclass(slots=True)
+class Reached:
+    """How far streams of this rank are in one sequence of samples.
 
+    Attributes:
+        sequence: Epoch, and how often the data was replaced before: a position in one sequence is meaningless in
+            another, and a state that mixed them would skip samples that were never read.
+        num_streams: All of this rank.
+        positions: By number of the stream; one that is absent is at its beginning.
+        first: The stream of the next batch.
+    """
 
-@dataclass(frozen=True, slots=True)
-class StreamPlace:
-    """The position of a stream, of several of this rank, in a sequence of samples (`StreamedDataset.sequence`)."""
-
-    sequence: SampleSequence
-    number: int
+    sequence: tuple[int, int]
     num_streams: int
-    position: Position
+    positions: dict[int, Position]
+    first: int = 0
 
 
 class StreamedDataset(IterableDataset[Any]):
@@ -53,7 +57,8 @@ class StreamedDataset(IterableDataset[Any]):
         self._loaded: dict[str, Any] | None = None
         # How often a refresh or a loaded state replaced the data to read. Copies in workers do not see this.
         self.num_replaced = 0
-        self._place: StreamPlace | None = None
+        # The place of this process after the sample that it yielded last, even if another epoch was chosen meanwhile.
+        self.reached: Reached | None = None
 
     @property
     def epoch(self) -> int:
@@ -61,11 +66,8 @@ class StreamedDataset(IterableDataset[Any]):
         return self._shared.epoch
 
     @property
-    def sequence(self) -> SampleSequence:
-        """Which sequence of samples the next iteration reads: another one after `set_epoch`, a refresh, a loaded state.
-
-        A position in one is meaningless in another: a state that mixed them would skip samples that were never read.
-        """
+    def sequence(self) -> tuple[int, int]:
+        """Which sequence the next iteration reads: another one after `set_epoch`, a refresh, a loaded state."""
         return self.epoch, self.num_replaced
 
     def set_epoch(self, epoch: int) -> None:
@@ -80,20 +82,33 @@ class StreamedDataset(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         """Yield the samples of this worker's stream, from the position of a loaded state of this epoch."""
         worker, num_workers = _own_stream()
-        sequence, state = self.sequence, self.loaded_state()
-        if state and state["num_workers"] != num_workers:
+        start = self.beginning(num_workers)
+        if start.num_streams != num_workers:
             raise ConfigError(
-                f"The state was saved with {state['num_workers']} stream(s) per rank, but now there are "
+                f"The state was saved with {start.num_streams} stream(s) per rank, but now there are "
                 f"{num_workers}. Resume with the same number of loader workers, or start the epoch again."
             )
-        number = (worker + (state["first"] if state else 0)) % num_workers
+        number = (worker + start.first) % num_workers
         stream = Stream(self.rank, self.world_size, number, num_workers)
-        position: Position = state["streams"].get(str(number), {}) if state else {}
-        self._place = StreamPlace(sequence, number, num_workers, position)
-        for sample, reached in self._samples(stream, sequence[0], position):
-            self._place = StreamPlace(sequence, number, num_workers, reached)
+        position = start.positions.get(number, {})
+        self.reached = Reached(start.sequence, num_workers, {number: position})
+        for sample, after in self._samples(stream, start.sequence[0], position):
+            self.reached = Reached(start.sequence, num_workers, {number: after})
             yield sample
         self.forget_state()
+
+    def beginning(self, num_streams: int) -> Reached:
+        """Return where the next iteration begins, in `num_streams` streams if no state was loaded for its epoch."""
+        state = self._loaded
+        if state is None or state["epoch"] != self.epoch:
+            return Reached(self.sequence, num_streams, {})
+        positions = {int(number): position for number, position in state["streams"].items()}
+        return Reached(self.sequence, state["num_workers"], positions, state["first"])
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the next iteration continues from a loaded state."""
+        return self._loaded is not None and self._loaded["epoch"] == self.epoch
 
     def state_dict(self) -> dict[str, Any]:
         """Return as JSON the position of this process after the sample it yielded last; in a worker, of its own stream.
@@ -101,22 +116,20 @@ class StreamedDataset(IterableDataset[Any]):
         A loader that queries its workers (torchdata's `StatefulDataLoader`) keeps one state a worker; `ResumableLoader`
         combines them. Each rank has its own. Before the first sample it is the loaded state, or the epoch's beginning.
         """
-        place, state = self.place(), self.loaded_state()
-        if state is not None and place is not self._place:
-            streams = {int(number): position for number, position in state["streams"].items()}
-            return self.state_of(streams, num_workers=state["num_workers"], first=state["first"])
-        return self.state_of({place.number: place.position}, num_workers=place.num_streams)
+        return self.state_of(self.reached, _own_stream()[1])
 
-    def state_of(self, streams: dict[int, Position], *, num_workers: int, first: int = 0) -> dict[str, Any]:
-        """Return the state of several streams of this rank; `first` makes the next batch."""
+    def state_of(self, reached: Reached | None, num_streams: int) -> dict[str, Any]:
+        """Return the state of streams; the next iteration's beginning if they are of another sequence."""
+        if reached is None or reached.sequence != self.sequence:
+            reached = self.beginning(num_streams)
         return {
             "version": STATE_VERSION,
             "epoch": self.epoch,
             "rank": self.rank,
             "world_size": self.world_size,
-            "num_workers": num_workers,
-            "first": first,
-            "streams": {str(number): position for number, position in streams.items()},
+            "num_workers": reached.num_streams,
+            "first": reached.first,
+            "streams": {str(number): position for number, position in reached.positions.items()},
             "dataset": self._fingerprint(),
         }
 
@@ -137,10 +150,6 @@ class StreamedDataset(IterableDataset[Any]):
         self._loaded = state
         self.num_replaced += 1
 
-    def loaded_state(self) -> dict[str, Any] | None:
-        """Return the state that the next iteration continues from; None if it starts at the beginning of the epoch."""
-        return self._loaded if self._loaded and self._loaded["epoch"] == self.epoch else None
-
     def forget_state(self) -> None:
         """Let the next iteration begin at its epoch's beginning."""
         self._loaded = None
@@ -149,16 +158,6 @@ class StreamedDataset(IterableDataset[Any]):
         """Start the next iteration at the beginning of its epoch, because the data to read was replaced."""
         self.forget_state()
         self.num_replaced += 1
-
-    def place(self) -> StreamPlace:
-        """Return which stream this process reads and its position; a sequence not yet begun is at its beginning."""
-        if self._place is not None and self._place.sequence == self.sequence:
-            return self._place
-        return StreamPlace(self.sequence, *_own_stream(), {})
-
-    def last_place(self) -> StreamPlace:
-        """Return the position of the stream that this process reads, even if another epoch was chosen meanwhile."""
-        return self._place or self.place()
 
     def stream_lengths(self, num_streams: int) -> Sequence[int]:
         """Return the samples of an epoch by stream of this rank; a TypeError if they are not known."""
@@ -195,15 +194,6 @@ def _own_stream() -> tuple[int, int]:
 Collate = Callable[[Any], Any]
 
 
-@dataclass(slots=True)
-class _LoaderPosition:
-    """The positions of the streams of one sequence of samples, and the stream of the next batch."""
-
-    sequence: SampleSequence
-    streams: dict[int, Position]
-    first: int
-
-
 class ResumableLoader:
     """Batches of a `StreamedDataset`, as torch's `DataLoader` gives them, and the state after the last one.
 
@@ -220,7 +210,7 @@ class ResumableLoader:
         self._options = {"collate_fn": _PlacingCollate(dataset, collate_fn), **options}
         self._loader: DataLoader[Any] = DataLoader(dataset, **self._options)
         self._num_replaced = dataset.num_replaced
-        self._reached: _LoaderPosition | None = None
+        self._reached: Reached | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; call it before each."""
@@ -230,13 +220,13 @@ class ResumableLoader:
         """Yield the batches of the epoch, from the position of a loaded state."""
         # With a loaded state, renew workers even if the data was not replaced: if a resumed epoch was abandoned, some
         # may have finished and lost the state.
-        if self._num_replaced != self.dataset.num_replaced or self.dataset.loaded_state() is not None:
+        if self._num_replaced != self.dataset.num_replaced or self.dataset.is_resumed:
             self._loader = DataLoader(self.dataset, **self._options)
             self._num_replaced = self.dataset.num_replaced
-        reached = self._reached = self._beginning()
+        reached = self._reached = self.dataset.beginning(self._num_streams)
         for place, batch in self._placed_batches():
-            reached.streams[place.number] = place.position
-            reached.first = (place.number + 1) % self._num_streams
+            reached.positions |= place.positions
+            reached.first = (max(place.positions) + 1) % self._num_streams
             yield batch
         # Workers forgot it only in their copies.
         self.dataset.forget_state()
@@ -249,10 +239,7 @@ class ResumableLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return, as JSON, the state after the batch that was taken last, of the epoch that is set."""
-        reached = self._reached
-        if reached is None or reached.sequence != self.dataset.sequence:
-            reached = self._beginning()
-        return self.dataset.state_of(reached.streams, num_workers=self._num_streams, first=reached.first)
+        return self.dataset.state_of(self._reached, self._num_streams)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let the next iteration continue after the last batch taken; raises as the dataset's does."""
@@ -266,12 +253,6 @@ class ResumableLoader:
             # wait 5 s for each: by then they cannot be told. The message has the worker's own traceback.
             raise error.with_traceback(None) from None
 
-    def _beginning(self) -> _LoaderPosition:
-        """Return where the next iteration begins."""
-        state = self.dataset.loaded_state()
-        streams = {int(number): place for number, place in state["streams"].items()} if state else {}
-        return _LoaderPosition(self.dataset.sequence, streams, state["first"] if state else 0)
-
 
 class _PlacingCollate:
     """Collates a batch, and returns it with its stream and the stream's position."""
@@ -280,8 +261,8 @@ class _PlacingCollate:
         self._dataset = dataset
         self._collate = collate
 
-    def __call__(self, samples: Any) -> tuple[StreamPlace, Any]:
+    def __call__(self, samples: Any) -> tuple[Reached | None, Any]:
         info = get_worker_info()
         # A worker iterates over its own copy.
         dataset = cast("StreamedDataset", info.dataset) if info else self._dataset
-        return dataset.last_place(), self._collate(samples)
+        return dataset.reached, self._collate(samples)
