@@ -53,7 +53,14 @@ def original_error(error: BaseException) -> BaseException:
         if not isinstance(link, RayError):
             # A bug in a stage's code: its own exception, with the worker's traceback in the chain.
             return error
-    return TransientError(_explanation(error))
+    remedy = "run the same command again to continue"
+    if isinstance(error, OutOfMemoryError):
+        return TransientError(
+            "Ray ended a worker to protect the node's memory: lower shards.max_images or the number of actors; "
+            f"{remedy}"
+        )
+    first_line = str(error).strip().partition("\n")[0] or type(error).__name__
+    return TransientError(f"Ray gave up ({type(error).__name__}: {first_line}); {remedy}")
 
 
 def strip_traceback(error: BaseException) -> BaseException:
@@ -80,17 +87,6 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         cause = getattr(link, "cause", None)
         # Not __context__: an error that was handled on the way did not cause this one.
         pending += [link.__cause__, cause if isinstance(cause, BaseException) else None]
-
-
-def _explanation(error: BaseException) -> str:
-    first_line = str(error).strip().partition("\n")[0] or type(error).__name__
-    remedy = "run the same command again to continue"
-    if isinstance(error, OutOfMemoryError):
-        return (
-            "Ray ended a worker to protect the node's memory: lower shards.max_images or the number of actors; "
-            f"{remedy}"
-        )
-    return f"Ray gave up ({type(error).__name__}: {first_line}); {remedy}"
 
 
 logger = logging.getLogger(__name__)

@@ -53,7 +53,10 @@ def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict
     growing = set(pools)
     while growing:
         name = min(growing, key=lambda pool: (actors[pool], -_weight(pools[pool]), list(pools).index(pool)))
-        if not _may_grow(actors[name], pools[name]) or not _grow(free, actors, name, config=config):
+        most = pools[name].max_actors
+        # An actor that needs no resources would always fit.
+        may_grow = actors[name] < most if most is not None else bool(_demand(pools[name]))
+        if not may_grow or not _grow(free, actors, name, config=config):
             growing.discard(name)
     return actors
 
@@ -133,13 +136,6 @@ def _place_minimum(
             raise ConfigError(_refusal(nodes, pools, config))
         if name in actors:
             actors[name] += 1
-
-
-def _may_grow(num_actors: int, pool: PoolConfig) -> bool:
-    if pool.max_actors is not None:
-        return num_actors < pool.max_actors
-    # An actor that needs no resources would always fit.
-    return bool(_demand(pool))
 
 
 def _grow(free: list[_Amounts], actors: dict[str, int], name: str, *, config: RunConfig) -> bool:

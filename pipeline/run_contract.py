@@ -76,18 +76,10 @@ class RunPlan:
     """What `annotate` would do: the result of a dry run. Nothing was written.
 
     Attributes:
-        source: SOURCE as given.
-        out: Path or url of the run's folder.
-        num_images: Images planned.
         num_repeated: Listed images whose key was already listed; they are not planned again.
-        num_shards: Shards planned.
         num_shards_done: Shards that are already committed; 0 if OUT holds no run.
-        input_bytes: Sum of the listed sizes.
-        actors: Actors by pool.
         weights: By stage, where they come from and their sha256.
-        device_kind: The device on which the identity was measured.
-        output_bytes: Estimated size of the tables.
-        output_basis: The basis of that estimate.
+        output_basis: What the estimate of `output_bytes`, the size of the tables, stands on.
         extension: With `--extend`, the result of listing SOURCE again; the figures above then include the extension.
         num_to_retry: With `--retry-failed`, how many images would be computed again.
         num_excluded: Listed images of a new run that its exclusions by name leave out.

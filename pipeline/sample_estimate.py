@@ -260,7 +260,9 @@ def summarise(
     num_excluded: int = 0,
 ) -> Estimate:
     """Return the estimate for the `whole` listing from the receipts of a sample."""
-    warm = receipts[num_warming(len(receipts), actors) :]
+    # An actor's first shard warms caches and kernels: left out where enough others remain.
+    first = max(actors.values())
+    warm = receipts[first:] if len(receipts) >= 4 * first else receipts
     draws, warm_draws = _resamples(len(receipts), config.compute.seed), _resamples(len(warm), config.compute.seed)
     images = _column(receipts, lambda receipt: receipt.counts.images)
     warm_images = _column(warm, lambda receipt: receipt.counts.images)
@@ -306,12 +308,6 @@ def unit_seconds(seconds: Mapping[str, float], config: RunConfig) -> float:
         pool = pools.get(stage) or pools["fused"]
         total += seconds.get(stage, 0.0) * (pool.num_gpus if config.compute.device == "cuda" else 1.0)
     return total
-
-
-def num_warming(num_shards: int, actors: Mapping[str, int]) -> int:
-    """Return how many of the first shards the speed leaves out: an actor's first shard warms caches and kernels."""
-    first = max(actors.values())
-    return first if num_shards >= 4 * first else 0
 
 
 def _wall_seconds(receipts: list[Receipt], config: RunConfig, actors: Mapping[str, int]) -> Callable[[Receipt], float]:
