@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pseudoris.audit.audit_folder import AuditFolder, add_file
-from pseudoris.audit.verdicts import Known, VerdictLine
+from pseudoris.audit.verdicts import HeaderLine, Known, MissedLine, UndoLine, VerdictLine, read_answers
 from pseudoris.schemas.errors import ConfigError
-from tests.builders.audits import VerdictFile
+from tests.builders.audits import VerdictFile, encode_line
 
 KNOWN = Known("a" * 64, {"p1", "p2"}, set())
 
@@ -50,3 +50,73 @@ def test_files_added_at_once_are_added_one_after_the_other(audit, tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: add_file(audit, files[number % 2]), range(32)))
     assert (audit.path / "verdicts" / "ana.jsonl").read_bytes() == files[1].read_bytes()
+
+
+VERDICTS_KNOWN = Known("a" * 64, {"p1", "p2"}, {"i1"})
+
+
+def given(tmp_path, *answers, rater="ana", known=VERDICTS_KNOWN):
+    with VerdictFile.open(tmp_path, rater, known) as file:
+        for answer in answers:
+            file.append(answer)
+    return tmp_path / "verdicts" / f"{rater}.jsonl"
+
+
+def read(path, **changes):
+    return read_answers(path.read_bytes(), path.name, VERDICTS_KNOWN, **changes)
+
+
+def test_the_last_line_about_a_pair_counts_and_an_undo_withdraws_it(tmp_path):
+    path = given(
+        tmp_path,
+        VerdictLine(pair="p1", verdict="untrue"),
+        VerdictLine(pair="p1", verdict="right", comment="déjà vu"),
+        VerdictLine(pair="p2", verdict="several"),
+        MissedLine(image="i1", clicks=((1, 2), (3, 4))),
+        UndoLine(pair="p2"),
+    )
+    found = read(path)
+    assert {pair: line.verdict for pair, line in found.verdicts.items()} == {"p1": "right"}
+    assert found.verdicts["p1"].comment == "déjà vu"
+    assert len(found.missed["i1"].clicks) == 2
+    assert (found.num_replaced, found.num_undone) == (1, 1)
+
+
+def test_a_line_that_a_crash_cut_off_is_left_out(tmp_path):
+    path = given(tmp_path, VerdictLine(pair="p1", verdict="right"))
+    with path.open("ab") as file:
+        file.write(b'{"line":"verdict","pair":"p2","ver')
+    assert (set(read(path).verdicts), read(path).num_cut_bytes) == ({"p1"}, 34)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: [lines[0], lines[1].replace("right", "untrue"), *lines[2:]], "line 2: its digest .* was edited"),
+        (lambda lines: [lines[0], *lines[2:]], "line 2: its digest"),
+        (lambda lines: lines[1:], "line 1: its digest"),
+        (lambda lines: ["{}", *lines], "line 1: it does not end with a digest: '{}'"),
+    ],
+    ids=["edited", "removed", "beheaded", "foreign"],
+)
+def test_a_changed_file_is_refused_by_its_line(tmp_path, change, message):
+    path = given(tmp_path, VerdictLine(pair="p1", verdict="right"), VerdictLine(pair="p2", verdict="several"))
+    path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
+    with pytest.raises(ConfigError, match=message):
+        read(path)
+
+
+def test_verdicts_on_another_draw_or_pair_or_of_another_rater_are_refused_by_name(tmp_path):
+    path = given(tmp_path, known=Known("b" * 64, set(), set()))
+    with pytest.raises(ConfigError, match="answers the draw bbbbbbbbbbbb…, and this audit is the draw aaaaaaaaaaaa"):
+        read(path)
+    strange = encode_line(HeaderLine(draw="a" * 64, rater="bob"), "")
+    line = encode_line(VerdictLine(pair="p9", verdict="right"), strange[1])
+    path.write_text(strange[0] + line[0])
+    with pytest.raises(ConfigError, match=r"ana.jsonl, line 2: the audit has no pair 'p9'"):
+        read(path)
+    with pytest.raises(ConfigError, match="holds the verdicts of the rater 'bob'"):
+        read(path, rater="ana")
+    path.write_text(strange[0] + strange[0])
+    with pytest.raises(ConfigError, match="line 2"):
+        read(path)

@@ -41,15 +41,6 @@ def shown(page):
     return [card.inner_text() for card in page.locator(".card:visible h2").all()]
 
 
-def test_pointing_at_a_mask_shows_its_expressions_beside_the_pointer(page):
-    page.locator('.card >> nth=0 >> svg .mask[data-mask="0"]').hover()
-
-    assert "a red circle" in page.locator("#peek").inner_text()
-    assert "1 of 2 kept" in page.locator("#peek").inner_text()
-    page.locator("h1").hover()
-    assert page.locator("#peek").is_hidden()
-
-
 def test_the_slider_filters_live_and_shows_the_yield(page):
     yielded = page.locator("#yield")
     of = "(3 images on this page)"

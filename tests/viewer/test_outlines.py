@@ -32,14 +32,6 @@ def test_traced_loops_fill_exactly_the_masks_pixels(mask):
     np.testing.assert_array_equal(fill(trace_loops(mask), mask.shape), mask)
 
 
-def test_a_rectangle_is_four_points_in_the_frame():
-    outline = outline_of(encode(rectangle((40, 40, 160, 120), (256, 512))), (256, 512))
-
-    assert outline.path.count("L") == 3
-    assert sorted(map(tuple, loops_of(outline.path)[0].tolist())) == [(40, 40), (40, 120), (160, 40), (160, 120)]
-    assert outline.label_xy[1] == pytest.approx(80, abs=1)
-
-
 def test_an_outline_stays_within_a_pixel_of_the_mask():
     image = Image.new("1", (300, 200))
     ImageDraw.Draw(image).ellipse((40, 30, 250, 170), fill=1)

@@ -52,17 +52,6 @@ def test_a_condition_that_is_not_met_is_named_as_the_reason(open_page, tmp_path)
 
 
 @pytest.mark.browser
-def test_captions_of_a_lone_mask_are_counted_apart_and_no_tau_moves_them(open_page, tmp_path):
-    lone = [(0, "kept unfiltered", None, None, {"kept": True}), (0, "dropped", None, None, {"kept": False})]
-    run = write_run(tmp_path / "run", ("lone.png", lambda entry: annotated(entry, 1, lone)))
-    write_pages(run.root)
-    page = open_page((tmp_path / "run" / "gallery" / "index.html").as_uri())
-    assert "1\nkept, unfiltered" in "\n".join(reversed(page.locator(".figures").inner_text().split("\n")))
-    set_tau(page, 1.5)
-    page.locator("#yield >> text=1 kept of 2").wait_for()
-
-
-@pytest.mark.browser
 def test_where_another_scorer_decided_tau_is_no_reason(open_page, tmp_path):
     said = [(0, "kept by it", 1.1, 1, {"kept": True}), (0, "rejected by it", 1.9, 1, {"kept": False})]
     folder = gallery_of(tmp_path, said, settings=["filtering.engine=siglip"])
