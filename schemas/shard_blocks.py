@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardFault, ShardImage
+from pseudoris.schemas.tables import PLAN_SCHEMA, SCHEMAS
 
 
 def to_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
@@ -69,82 +70,30 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
-_SAMPLE = pa.struct(
-    [
-        ("crop", pa.string()),
-        ("decoder", pa.string()),
-        ("top_k", pa.int32()),
-        ("top_p", pa.float64()),
-        ("log_prob", pa.float64()),
-        ("others", pa.string()),
-        ("num_others", pa.int32()),
-        ("other_masks", pa.list_(pa.int32())),
-    ]
-)
-_MASK = pa.struct(
-    [
-        ("mask_id", pa.string()),
-        ("index", pa.int32()),
-        ("rle_size", pa.list_(pa.int32())),
-        ("rle_counts", pa.large_string()),
-        ("box_xyxy_px", pa.list_(pa.int32())),
-        ("area_px", pa.int64()),
-        ("predicted_iou", pa.float64()),
-        ("stability_score", pa.float64()),
-        ("prior", pa.string()),
-    ]
-)
-_EXPRESSION = pa.struct(
-    [
-        ("target_mask_ids", pa.list_(pa.string())),
-        ("text", pa.string()),
-        ("samples", pa.list_(_SAMPLE)),
-        ("kind", pa.string()),
-        ("head_noun", pa.string()),
-        ("uniqueness", pa.float64()),
-        ("correctness", pa.float64()),
-        ("distinctiveness", pa.float64()),
-        ("rival_mask_id", pa.string()),
-        ("caption_score", pa.float64()),
-        ("listener", pa.float64()),
-        ("truth", pa.float64()),
-        ("confidence", pa.float64()),
-        ("rank", pa.int32()),
-        ("kept", pa.bool_()),
-        ("weight", pa.float64()),
-        ("source", pa.string()),
-        ("split", pa.string()),
-    ]
-)
-FAULT = pa.struct(
-    [("shard", pa.int64()), ("message", pa.large_string()), ("is_config", pa.bool_()), ("is_proven", pa.bool_())]
-)
+# The type of each field of a record, by its name: that of the tables' column, where one has it.
+_TYPES: Final[dict[str, pa.DataType]] = {
+    **{column.name: column.type for schema in (PLAN_SCHEMA, *SCHEMAS.values()) for column in schema},
+    **{"index": pa.int32(), "rle_size": pa.list_(pa.int32()), "rle_counts": pa.large_string()},
+    **dict.fromkeys(("is_config", "is_proven", "is_committed"), pa.bool_()),
+    **dict.fromkeys(("planned_ids", "nodes", "mixed"), pa.list_(pa.string())),
+    "generation": pa.int32(),
+    "seconds": pa.map_(pa.string(), pa.float64()),
+    "degraded": pa.map_(pa.string(), pa.int64()),
+}
+
+
+def _struct(record: type) -> pa.DataType:
+    return pa.struct([(field.name, _TYPES[field.name]) for field in fields(record)])
+
+
+FAULT: Final = _struct(ShardFault)
+_TYPES |= {"fault": FAULT, "failure": _struct(Failure)}
+_TYPES |= {"masks": pa.large_list(_struct(MaskRecord)), "expressions": pa.large_list(_struct(ExpressionRecord))}
+_SHARD_COLUMNS: Final = tuple(field.name for field in fields(Shard) if field.name != "images")
+_IMAGE_COLUMNS: Final = tuple(field.name for field in fields(ShardImage))
+# The shard's columns have values in the first row alone.
 _RECORDS_SCHEMA: Final = pa.schema(
-    [
-        # To `fault` only in the first row.
-        ("shard", pa.int64()),
-        ("generation", pa.int32()),
-        ("planned_ids", pa.list_(pa.string())),
-        ("seconds", pa.map_(pa.string(), pa.float64())),
-        ("nodes", pa.list_(pa.string())),
-        ("degraded", pa.map_(pa.string(), pa.int64())),
-        ("mixed", pa.list_(pa.string())),
-        ("is_committed", pa.bool_()),
-        ("fault", FAULT),
-        ("position", pa.int32()),
-        ("image_id", pa.string()),
-        ("key", pa.string()),
-        ("sha256", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("note", pa.string()),
-        (
-            "failure",
-            pa.struct([("stage", pa.string()), ("reason", pa.string()), ("message", pa.string())]),
-        ),
-        ("masks", pa.large_list(_MASK)),
-        ("expressions", pa.large_list(_EXPRESSION)),
-    ]
+    [(name, _TYPES[name]) for name in (*_SHARD_COLUMNS, *_IMAGE_COLUMNS) if name != "data"]
 )
 # `large_*` types: a `binary` column overflows at 2 GiB a block (measured on Ray Data 2.60).
 BLOCK_SCHEMA: Final = pa.schema([("records", pa.large_binary()), ("data", pa.large_list(pa.large_binary()))])
@@ -156,18 +105,6 @@ _CLASSES: Final[Mapping[str, type]] = {
     "expressions": ExpressionRecord,
     "samples": CaptionSample,
 }
-_SHARD_COLUMNS: Final = (
-    "shard",
-    "generation",
-    "planned_ids",
-    "seconds",
-    "nodes",
-    "degraded",
-    "mixed",
-    "is_committed",
-    "fault",
-)
-_IMAGE_COLUMNS: Final = tuple(field.name for field in fields(ShardImage))
 
 
 def shard_to_block(shard: Shard) -> pa.Table:
