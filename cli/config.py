@@ -24,7 +24,7 @@ def show(
     """
     # Only here: other commands need not wait for what this one imports.
     from pseudoris.schemas.config_layers import own_layers, preset_layers
-    from pseudoris.schemas.settings_page import shown_config
+    from pseudoris.schemas.doc_pages import shown_config
 
     echo(shown_config([*preset_layers(preset), *own_layers(config, assignments or ())]), nl=False)
 

@@ -27,7 +27,7 @@ from rich.text import Text
 from pseudoris.schemas.printable import printable, printable_json, spelled
 
 if TYPE_CHECKING:
-    from pseudoris.schemas.domain import DomainRecord
+    from pseudoris.schemas.run_records import DomainRecord
 
 
 class SafeConsole(Console):

@@ -21,7 +21,7 @@ from rich.table import Table
 from experiments.process_pool import run_jobs
 from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.source_settings import ImagesConfig
+from pseudoris.schemas.stage_settings import ImagesConfig
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.synthworld.worlds import WORLDS

@@ -27,8 +27,7 @@ from pseudoris.pipeline.run_contract import (
 )
 from pseudoris.pipeline.shard_tasks import Job, Retry
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.domain import DomainRecord
-from pseudoris.schemas.run_records import Identity, RunHeader
+from pseudoris.schemas.run_records import DomainRecord, Identity, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import parse_attempts
 from pseudoris.store.runs.extension import ExtensionTally, extend_plan, extension_notices, new_entries

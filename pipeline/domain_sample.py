@@ -28,9 +28,9 @@ from pseudoris.images.child_process import reserve_stdout, start_child
 from pseudoris.images.pillow_formats import import_plugins
 from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.run_records import DomainRecord
 from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.runs.plan import assign_shards
 from pseudoris.store.runs.receipts import spread_evenly

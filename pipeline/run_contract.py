@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import RunHeader
+from pseudoris.schemas.run_records import DomainRecord, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.extension import ExtensionTally

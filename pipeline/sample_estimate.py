@@ -24,9 +24,8 @@ from pseudoris.pipeline.resources import plan_actors
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.run_records import DomainRecord, Receipt
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation

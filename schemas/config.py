@@ -19,7 +19,6 @@ from pydantic import (
     model_validator,
 )
 
-from pseudoris.schemas.domain import DomainConfig as DomainConfig
 from pseudoris.schemas.fitted import ConfidenceConfig, FittedConfig, PairWeightConfig, PosteriorConfig
 from pseudoris.schemas.frozen import FrozenModel as FrozenModel
 from pseudoris.schemas.frozen import NonNegative
@@ -28,16 +27,17 @@ from pseudoris.schemas.keep_rule import KeepCondition, LoneMasks
 from pseudoris.schemas.placement import PlacementConfig as PlacementConfig
 from pseudoris.schemas.placement import PoolConfig as PoolConfig
 from pseudoris.schemas.placement import StorageConfig as StorageConfig
-from pseudoris.schemas.source_settings import ImagesConfig as ImagesConfig
-from pseudoris.schemas.source_settings import SourceConfig as SourceConfig
-from pseudoris.schemas.source_settings import WeightsConfig as WeightsConfig
 from pseudoris.schemas.stage_settings import BeamConfig as BeamConfig
 from pseudoris.schemas.stage_settings import CaptionsConfig as CaptionsConfig
 from pseudoris.schemas.stage_settings import ComposingConfig
+from pseudoris.schemas.stage_settings import DomainConfig as DomainConfig
+from pseudoris.schemas.stage_settings import ImagesConfig as ImagesConfig
 from pseudoris.schemas.stage_settings import MasksConfig as MasksConfig
 from pseudoris.schemas.stage_settings import PriorConfig as PriorConfig
 from pseudoris.schemas.stage_settings import ReductionConfig as ReductionConfig
 from pseudoris.schemas.stage_settings import SamplingConfig as SamplingConfig
+from pseudoris.schemas.stage_settings import SourceConfig as SourceConfig
+from pseudoris.schemas.stage_settings import WeightsConfig as WeightsConfig
 from pseudoris.schemas.uris import secrets_in
 
 

@@ -12,10 +12,53 @@ from pydantic import (
 )
 
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.tables import SCHEMAS
+
+
+class DomainRecord(FrozenModel):
+    """What a sample of SOURCE said when images were planned.
+
+    Attributes:
+        num_sampled: Images of the sample that could be decoded.
+        num_outside: Of these, images with a score above `max_score`.
+        max_score: The highest score that is inside; 1 is usual for an image that the models know.
+        median_score: Of the sampled images.
+        is_accepted: Whether the user went on although most of the sample is outside.
+    """
+
+    num_sampled: int = Field(ge=1)
+    num_outside: int = Field(ge=0)
+    max_score: float
+    median_score: float
+    is_accepted: bool = False
+
+    @property
+    def is_mostly_outside(self) -> bool:
+        """Whether more than half of the sample is outside."""
+        return 2 * self.num_outside > self.num_sampled
+
+    @property
+    def finding(self) -> str:
+        """The finding in one clause, for a message."""
+        return (
+            f"{self.num_outside} of {self.num_sampled} sampled images are unlike all that its models know "
+            f"(score above {self.max_score:.3g}; the sample's median is {self.median_score:.3g})"
+        )
+
+    @property
+    def warning(self) -> str | None:
+        """What must stand above every figure of the run; None if the whole sample is inside."""
+        if not self.num_outside:
+            return None
+        if self.is_mostly_outside:
+            return (
+                f"Do not trust these masks and expressions: the preset does not know such images. {self.finding}, "
+                f"and --accept-domain was given."
+            )
+        return f"Some of these images are not for the preset: {self.finding}."
+
 
 # Of all JSON records of runs and audits. Pseudoris 0.4 wrote version 2.
 RECORDS_VERSION: Final = 3

@@ -24,7 +24,7 @@ from pseudoris.images.pillow_formats import loaded_plugins
 from pseudoris.images.prover import PictureForm, Prover
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.printable import visible
-from pseudoris.schemas.source_settings import ImagesConfig
+from pseudoris.schemas.stage_settings import ImagesConfig
 
 GENERATOR: Final = "pseudoris"
 # Its templates are every page's base.

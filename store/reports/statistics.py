@@ -12,9 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, SCORE_COLUMNS
-from pseudoris.schemas.run_records import Receipt, ShardCounts
+from pseudoris.schemas.run_records import DomainRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header

@@ -15,9 +15,8 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from pseudoris.schemas.config import ShardsConfig
-from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import PartRecord, PlanEntry, PlanExtension, RunHeader
+from pseudoris.schemas.run_records import DomainRecord, PartRecord, PlanEntry, PlanExtension, RunHeader
 from pseudoris.store.files.key_order import file_of
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import create_extension

@@ -14,7 +14,6 @@ from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
-from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError, refuse_other_version
 from pseudoris.schemas.exclusion_records import extended_exclusions
 from pseudoris.schemas.ids import sha256_hex
@@ -23,6 +22,7 @@ from pseudoris.schemas.run_records import (
     HEADER_NAME,
     PLAN_FOLDER,
     RECORDS_VERSION,
+    DomainRecord,
     Identity,
     PlanExtension,
     RunHeader,

@@ -23,10 +23,18 @@ import pyarrow.parquet as pq
 
 from pseudoris.schemas.config import RunConfig, ShardsConfig
 from pseudoris.schemas.config_layers import config_hash
-from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, image_id, sha256_hex
-from pseudoris.schemas.run_records import PLAN_FOLDER, Identity, Origin, ParentRun, PartRecord, PlanEntry, RunHeader
+from pseudoris.schemas.run_records import (
+    PLAN_FOLDER,
+    DomainRecord,
+    Identity,
+    Origin,
+    ParentRun,
+    PartRecord,
+    PlanEntry,
+    RunHeader,
+)
 from pseudoris.schemas.tables import PLAN_SCHEMA
 from pseudoris.store.files.key_order import file_of
 from pseudoris.store.location import RunLocation

@@ -14,11 +14,19 @@ from typing import Self
 from pseudoris.schemas.audit_records import AuditRecord
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash
-from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.exclusion_records import exclusions_of
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.run_records import PLAN_FOLDER, Identity, Origin, ParentRun, PartRecord, Receipt, RunHeader
+from pseudoris.schemas.run_records import (
+    PLAN_FOLDER,
+    DomainRecord,
+    Identity,
+    Origin,
+    ParentRun,
+    PartRecord,
+    Receipt,
+    RunHeader,
+)
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import refuse_unexpected_files
 from pseudoris.store.runs.header import check_identity, check_origin, create_header, read_header, require_header

@@ -11,8 +11,7 @@ from rich.console import Console
 from pseudoris.cli.progress import run_progress, write_with_bar
 from pseudoris.cli.summaries import plan_view, summary_view, written_view
 from pseudoris.pipeline.run_contract import RunPlan, RunSummary
-from pseudoris.schemas.domain import DomainRecord
-from pseudoris.schemas.run_records import PartRecord, Receipt, RunHeader, ShardCounts
+from pseudoris.schemas.run_records import DomainRecord, PartRecord, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Committed, Notice, Planned

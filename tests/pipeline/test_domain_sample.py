@@ -10,8 +10,8 @@ import pytest
 from pseudoris.pipeline import domain_sample
 from pseudoris.pipeline.domain_sample import NUM_SAMPLED, accepted_domain, judge_sample, sample_items
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import DomainRecord
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.synthworld.scenes import Split, make_scene

@@ -15,8 +15,8 @@ from pseudoris.pipeline.domain_sample import sampled
 from pseudoris.pipeline.identity import identity_before_ray, measure_identity
 from pseudoris.pipeline.run_contract import RunOptions, check_options, sampled_without
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import DomainRecord
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter

@@ -3,7 +3,7 @@
 import pytest
 
 from pseudoris.schemas.config_layers import config_hash, load_config
-from pseudoris.schemas.domain import DomainRecord
+from pseudoris.schemas.run_records import DomainRecord
 
 
 def record(num_outside, **changes):

@@ -11,8 +11,7 @@ import yaml
 from datasets import load_dataset
 
 from pseudoris.schemas.config_layers import config_hash, load_config
-from pseudoris.schemas.domain import DomainRecord
-from pseudoris.schemas.run_records import Identity, ParentRun
+from pseudoris.schemas.run_records import DomainRecord, Identity, ParentRun
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import (

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import Identity, RunHeader
+from pseudoris.schemas.run_records import DomainRecord, Identity, RunHeader
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.extension import ExtensionTally, extend_plan, new_entries

@@ -1,4 +1,4 @@
-"""Every setting is shown with its value, its reason and where it was set; the page on disk is current."""
+"""Pages on disk are current; every setting is shown with its value, its reason and where it was set."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from pseudoris.schemas.config_layers import known_keys, load_config, own_layers, preset_layers, preset_names
-from pseudoris.schemas.settings_page import settings, settings_page, shown_config
+from pseudoris.schemas.doc_pages import settings, settings_page, shown_config, tables_page
+from pseudoris.schemas.tables import FAILURE_REASONS, SCHEMAS
 
 
 def test_the_page_in_docs_is_up_to_date():
@@ -41,3 +42,14 @@ def test_each_key_says_who_set_it(tmp_path):
     assert start["points_per_side:"].startswith("preset tiny. ")
     assert start["start_timeout_s:"].startswith("default. ")
     assert yaml.safe_load("\n".join(lines))["masks"]["points_per_batch"] == 7
+
+
+def test_the_page_of_tables_is_up_to_date():
+    page = Path(__file__).parents[2] / "docs" / "schema.md"
+    assert page.read_text(encoding="utf-8") == tables_page(), "run `make docs`"
+
+
+def test_the_page_names_every_column_and_every_reason():
+    page = tables_page()
+    assert all(f"| `{field.name}` |" in page for schema in SCHEMAS.values() for field in schema)
+    assert all(f"| `{reason}` |" in page for reason in FAILURE_REASONS)
