@@ -87,8 +87,8 @@ def _struct(record: type) -> pa.DataType:
 
 
 FAULT: Final = _struct(ShardFault)
-_TYPES |= {"fault": FAULT, "failure": _struct(Failure)}
-_TYPES |= {"masks": pa.large_list(_struct(MaskRecord)), "expressions": pa.large_list(_struct(ExpressionRecord))}
+_TYPES.update(fault=FAULT, failure=_struct(Failure))
+_TYPES.update(masks=pa.large_list(_struct(MaskRecord)), expressions=pa.large_list(_struct(ExpressionRecord)))
 _SHARD_COLUMNS: Final = tuple(field.name for field in fields(Shard) if field.name != "images")
 _IMAGE_COLUMNS: Final = tuple(field.name for field in fields(ShardImage))
 # The shard's columns have values in the first row alone.
