@@ -37,11 +37,7 @@ _RIM_PX: Final = 1
 
 
 def make_scene(split: Split, position: int, *, world: str = DEFAULT_WORLD) -> Scene:
-    """Return the scene at `position` of a split, of synthworld's worlds or of `touching`.
-
-    Raises:
-        ConfigError: The world is unknown.
-    """
+    """Return the scene at `position` of a split, of synthworld's worlds or of `touching`."""
     if world != TOUCHING:
         return synthworld_scene(split, position, world=world)
     return _pushed(synthworld_scene(split, position))

@@ -170,11 +170,7 @@ def _line(number: str, row: Mapping[str, Any], paper: str) -> str:
 
 
 def put_into(page: Path, table: str, *, marks: tuple[str, str] = (BEGIN, END)) -> None:
-    """Replace the table of a page, between its two marks.
-
-    Raises:
-        ConfigError: The page has no such marks.
-    """
+    """Replace the table of a page, between its two marks."""
     text = page.read_text(encoding="utf-8")
     before, begin, rest = text.partition(marks[0])
     _, end, after = rest.partition(marks[1])

@@ -80,9 +80,5 @@ class SegmenterConfig(FrozenModel):
 
 
 def load_segmenter_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> SegmenterConfig:
-    """Return the resolved settings: `key=value` words over the YAML at `path` over the preset.
-
-    Raises:
-        ConfigError: An unknown preset, file, key or value; the message holds the nearest known name.
-    """
+    """Return the resolved settings: `key=value` words over the YAML at `path` over the preset."""
     return load_preset(_PACKAGE, SegmenterConfig, preset, path, assignments)

@@ -114,11 +114,7 @@ class Segmenter(nn.Module):
     """All layers that are trained; the frozen towers are not part of it."""
 
     def __init__(self, config: ModelConfig, widths: TowerWidths) -> None:
-        """Draw fresh weights from torch's generator.
-
-        Raises:
-            ConfigError: The size of the masks does not fit the towers.
-        """
+        """Draw fresh weights from torch's generator."""
         super().__init__()
         if widths.image_size % config.mask_size or config.mask_size % (2 * widths.grid):
             raise ConfigError(

@@ -70,11 +70,7 @@ def train_segmenter(
 
 
 def load_segmenter(path: Path, device: str = "cpu") -> SegmenterLearner:
-    """Return the segmenter of a training's folder, or of its checkpoint, in eval mode.
-
-    Raises:
-        ConfigError: There is none, it is another learner's, or its frozen models' weights are missing or others.
-    """
+    """Return the segmenter of a training's folder, or of its checkpoint, in eval mode."""
     file, state, settings = read_settings(path)
     if settings.get("learner") != LEARNER:
         raise ConfigError(

@@ -120,11 +120,7 @@ class TargetDataset(Dataset[Target]):
         return self._keys
 
     def __getitem__(self, index: int) -> Target:
-        """Return an item.
-
-        Raises:
-            ConfigError: Its image cannot be used.
-        """
+        """Return an item."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Target]:

@@ -160,9 +160,6 @@ def calibrated_run(
         coverage: Least coverage of the truth's objects.
         least_yield: Kept expressions a mask, at least; without a truth, about this many.
         max_images: The number of first images to read; None for all.
-
-    Raises:
-        ConfigError: See `judged_images`; or all of its candidates are right, or none is.
     """
     images = judged_images(location, truth, max_images=max_images)
     # Whether all candidates have a listener's scores.

@@ -96,10 +96,6 @@ def judged_images(location: RunLocation, truth: Truth | None, *, max_images: int
 
     The run need not be finished, and at most `max_images` are read. Objects that were not annotated do not count as
     objects. Without a truth there is no object, and nothing is right.
-
-    Raises:
-        ConfigError: No run was started there, run and truth share no image, one shows another picture in the other, or
-            a part is missing or damaged.
     """
     require_header(location)
     found = list(islice(_iter_judged(location, truth), max_images))

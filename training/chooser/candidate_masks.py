@@ -133,11 +133,7 @@ class CandidateStore:
         towers: FrozenTowers,
         refinement: RefinementConfig | None = None,
     ) -> None:
-        """Open the folder; models are loaded when the first image needs them. `towers_config` is that of `towers`.
-
-        Raises:
-            ConfigError: The preset or its weights are missing.
-        """
+        """Open the folder; models are loaded when the first image needs them. `towers_config` is that of `towers`."""
         self.towers = towers
         self.run = config.run_config()
         if self.run.masks.engine != "sam":
@@ -183,11 +179,7 @@ class CandidateStore:
         return found
 
     def of(self, image_key: str, image: torch.Tensor) -> Candidates:
-        """Return the candidates of an image (3, H, W) uint8, upright RGB, and keep them by its key.
-
-        Raises:
-            ConfigError: No mask can be proposed for it.
-        """
+        """Return the candidates of an image (3, H, W) uint8, upright RGB, and keep them by its key."""
         held = self.held(image_key)
         if held is None:
             held = self._made(image)
@@ -238,11 +230,7 @@ class CandidateStore:
 
 
 def propose_masks(proposer: SamProposer, pixels: NDArray[np.uint8]) -> tuple[MaskRecord, ...]:
-    """Return the masks of an image (H, W, 3) uint8, upright RGB.
-
-    Raises:
-        ConfigError: No mask can be proposed for it.
-    """
+    """Return the masks of an image (H, W, 3) uint8, upright RGB."""
     data = io.BytesIO()
     # Lossless, and fast: it is read once.
     Image.fromarray(pixels).save(data, format="PNG", compress_level=0)

@@ -151,9 +151,6 @@ class ChooserLearner:
 
         Candidates are kept by `image_key`: one key is one image. `module` takes the place of the own one, as the
         trainer wrapped it.
-
-        Raises:
-            ConfigError: No mask can be proposed for the image.
         """
         asked = self.module.eval() if module is None else module
         candidates = self.store.of(image_key, image)
@@ -323,9 +320,6 @@ def train_student(
         fabric: Returned by `pseudoris.training.learning.open_fabric`; all of its processes make this call.
         on_step: As in `Trainer`.
         on_image: Called while masks of images that are not in the cache are proposed: how many are done, of how many.
-
-    Raises:
-        TransientError: Storage failed; the same call with `is_resuming` continues.
     """
     folder = TrainingFolder(request.out)
     folder.refuse_another(is_resuming=request.is_resuming)
@@ -366,11 +360,7 @@ def _chooser(config: ChooserConfig, towers: FrozenTowers, held_out: HeldOutExpre
 
 
 def load_student(path: Path, device: str = "cpu", *, cache: Path | None = None) -> ChooserLearner:
-    """Return the chooser of a training's folder, or of its checkpoint, in eval mode; `cache` as `candidates.cache`.
-
-    Raises:
-        ConfigError: There is none, it is another learner's, or its frozen models' weights are missing or others.
-    """
+    """Return the chooser of a training's folder, or of its checkpoint, in eval mode; `cache` as `candidates.cache`."""
     file, state, settings = read_settings(path)
     if settings.get("learner") != CHOOSER:
         raise ConfigError(f"{file} is not a checkpoint of a student. Give the --out of `pseudoris train student`.")

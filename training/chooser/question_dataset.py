@@ -112,9 +112,6 @@ class QuestionDataset(Dataset[list[Question]]):
             config: Of it `target.min_iou`, `mirrored_words`, and the seed of the draws that mirror and that choose what
                 a refinement learns from.
             on_image: Called after each image whose candidates were not at hand: how many are done, of how many.
-
-        Raises:
-            ConfigError: An image cannot be used.
         """
         self._targets, self._images, self._store = targets, images, store
         self._min_iou, self._seed, self._epoch = config.target.min_iou, config.training.seed, 0

@@ -145,12 +145,7 @@ class Predictions:
     """
 
     def __init__(self, path: Path, questions: HeldOutExpressions) -> None:
-        """Read the file and hold it to the questions.
-
-        Raises:
-            ConfigError: It cannot be read; a row lacks an image or a text, is there with two masks, or has a mask of no
-                known form or of another size than its image; or no prediction is asked for. The message names the row.
-        """
+        """Read the file and hold it to the questions."""
         self._masks: dict[tuple[str, str], str | None] = {}
         asked = {image.image_id: image for image in questions.images}
         pairs = {(image.image_id, text) for image in questions.images for text in image.texts}
@@ -250,10 +245,6 @@ def open_answerer(
     """Return a model: the folder or checkpoint of a training, one of `ZERO_SHOT`, or a file of predictions.
 
     Those of `ZERO_SHOT` need a preset: an annotation's, or of CLIP and SAM a recipe's (`load_recipe_config`).
-
-    Raises:
-        ConfigError: There is no such model, it is of another kind, its weights are missing, a preset is given for a
-            model that has its own, or the predictions do not fit the questions.
     """
     if model in ZERO_SHOT:
         if preset is None:

@@ -118,9 +118,6 @@ class HeldOutExpressions:
             splits: Expressions of which splits; all by default.
             has_groups: Whether expressions of several masks, and of none, are asked too.
             reads_images: Whether a question has its image.
-
-        Raises:
-            ConfigError: There is none, it lacks a split, no expression of it is kept, or a part is damaged.
         """
         opened = OpenedRun.open(run, SampleSpec(parts=("image",), source=moved), is_random_access=True)
         if opened.images is None:
@@ -164,8 +161,7 @@ class HeldOutExpressions:
     def question(self, image: AskedImage) -> ImageQuestion:
         """Return the question of an image; its pixels are (3, 0, 0) if they are not read.
 
-        Raises:
-            ConfigError: The image cannot be used: figures over fewer expressions would not be comparable.
+        One that cannot be used is refused: figures over fewer expressions would not be comparable.
         """
         images, at = image.encoded
         pixels = self.pixels(image) if self._reads_images else torch.zeros((3, 0, 0), dtype=torch.uint8)

@@ -128,11 +128,7 @@ class HumanTruth:
 
     @classmethod
     def read(cls, location: RunLocation, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Self:
-        """Read an OUT of `pseudoris import`; `on_progress` is called with the number of shards read, and of all.
-
-        Raises:
-            ConfigError: There is no run, it is not an import, or it is not complete.
-        """
+        """Read an OUT of `pseudoris import`; `on_progress` is called with the number of shards read, and of all."""
         header = require_header(location)
         if header.origin != "import":
             raise ConfigError(

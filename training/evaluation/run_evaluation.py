@@ -241,10 +241,6 @@ def evaluate_run(
     """Return the figures of the committed shards; memory is bounded by a few shards and the sums of each image.
 
     The run need not be finished. `sample` is how many shards are read, spread evenly; `seed` that of the resampling.
-
-    Raises:
-        ConfigError: No run was started there, nothing is committed, run and truth share no image, one of them shows
-            another picture in the other, or a part is missing or damaged.
     """
     header = require_header(location)
     committed = list(list_receipts(location))

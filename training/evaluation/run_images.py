@@ -31,11 +31,7 @@ class RunImage:
     candidates: CandidateTable | None
 
     def known_to(self, truth: Truth) -> ImageTruth | None:
-        """Return the truth's knowledge of the image; None if it does not have the image.
-
-        Raises:
-            ConfigError: The truth is of another picture.
-        """
+        """Return the truth's knowledge of the image; None if it does not have the image."""
         known = truth.of_image(self.image_id)
         if known is not None and self.candidates is not None and self.candidates.size != tuple(known.size):
             height, width = self.candidates.size
@@ -66,11 +62,7 @@ class ShardTables:
 
 
 def read_shard(location: RunLocation, receipt: Receipt, *expression_columns: str) -> ShardTables:
-    """Return a shard's tables, of the expressions `image_id` and the given columns.
-
-    Raises:
-        ConfigError: A part is missing, or does not fit the others.
-    """
+    """Return a shard's tables, of the expressions `image_id` and the given columns."""
     images = read_table(location, IMAGES, _IMAGE_COLUMNS, [receipt])
     masks = read_table(location, MASKS, _MASK_COLUMNS, [receipt])
     expressions = read_table(location, EXPRESSIONS, ("image_id", *expression_columns), [receipt])

@@ -65,11 +65,7 @@ class TrainingFolder:
         return found
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Write the settings of a new training, or compare them with those of a resumed one.
-
-        Raises:
-            ConfigError: The training was begun with other settings, or the folder cannot be written.
-        """
+        """Write the settings of a new training, or compare them with those of a resumed one."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             text = read_regular(self.path / CONFIG_NAME).decode()
@@ -118,11 +114,7 @@ class TrainingFolder:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Return what `TrainingFolder.save` wrote, on the CPU; only tensors and plain values are read.
-
-    Raises:
-        ConfigError: There is none, or the file is not one.
-    """
+    """Return what `TrainingFolder.save` wrote, on the CPU; only tensors and plain values are read."""
     try:
         state = load_tensors(path)
     except FileNotFoundError:
@@ -153,11 +145,7 @@ def read_settings(path: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
 
 
 def saved_config(file: Path, settings: Mapping[str, Any], model: type[ConfigT]) -> ConfigT:
-    """Return the configuration that a checkpoint's learner was trained with.
-
-    Raises:
-        ConfigError: The checkpoint has none, or one of another version.
-    """
+    """Return the configuration that a checkpoint's learner was trained with."""
     if "config" not in settings:
         raise ConfigError(f"{file} lacks the settings of its training. Give the --out of `pseudoris train`.")
     return validate_as(model, settings["config"])

@@ -59,11 +59,7 @@ class TextFeatures:
 
 
 def vision_tower(model: Clip) -> VisionTransformer:
-    """Return the image tower after a check that its patches can be read one by one.
-
-    Raises:
-        ConfigError: It is not a ViT, or has an attention pooler: then no patch is in the joint space.
-    """
+    """Return the image tower after a check that its patches can be read one by one."""
     visual = model.visual
     if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None or visual.proj is None:
         kind = "a ViT with an attention pooler" if isinstance(visual, VisionTransformer) else type(visual).__name__
@@ -81,9 +77,6 @@ def image_blocks(visual: VisionTransformer, layers: Sequence[int], *, setting: s
         visual: The image tower.
         layers: The blocks.
         setting: The setting's name, for the message.
-
-    Raises:
-        ConfigError: The tower has no such block.
     """
     last = len(visual.transformer.resblocks) - 1
     wanted = [layer + last + 1 if layer < 0 else layer for layer in layers]
@@ -96,9 +89,6 @@ def read_images(model: Clip, images: torch.Tensor, *, layers: Sequence[int] = ()
     """Return the features of images (B, 3, S, S) float, normalised as the model's weights expect; S is its image size.
 
     `layers` are block numbers from 0; negative ones count from the last.
-
-    Raises:
-        ConfigError: The image tower has no patches in the joint space, or no such layer.
     """
     visual = vision_tower(model)
     last, wanted = len(visual.transformer.resblocks) - 1, image_blocks(visual, layers)
@@ -110,11 +100,7 @@ def read_images(model: Clip, images: torch.Tensor, *, layers: Sequence[int] = ()
 
 
 def read_texts(model: Clip, tokens: torch.Tensor) -> TextFeatures:
-    """Return the features of texts (T, L) int64 from `ClipTokenizer`; L is the context's length.
-
-    Raises:
-        ConfigError: The text tower is not open_clip's own, or it appends a class token, as CoCa's does.
-    """
+    """Return the features of texts (T, L) int64 from `ClipTokenizer`; L is the context's length."""
     tower = model.text if isinstance(model, CustomTextCLIP) else model
     if not isinstance(tower, CLIP | TextTransformer) or getattr(tower, "cls_emb", None) is not None:
         raise ConfigError(
@@ -178,9 +164,6 @@ def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> ImageF
         model: Its image tower must be a plain ViT.
         images: (B, 3, S, S) float, normalised.
         num_blocks: Number of the last blocks with the second path, at least one.
-
-    Raises:
-        ConfigError: The tower is of another kind, or has too few blocks.
     """
     visual = vision_tower(model)
     blocks = visual.transformer.resblocks

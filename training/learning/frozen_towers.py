@@ -183,12 +183,7 @@ class FrozenTowers:
         *,
         settings: tuple[str, str] = ("towers.architecture", "towers.layers"),
     ) -> None:
-        """Load the towers; `settings` is what a user calls the architecture and the layers.
-
-        Raises:
-            ConfigError: Weights are missing or of another architecture, the towers are no ViT and plain text tower, or
-                a block of `layers` does not exist.
-        """
+        """Load the towers; `settings` is what a user calls the architecture and the layers."""
         self._config = config
         self.device = torch.device(device)
         # A model may be trained on one machine and read on another. Only the weights must agree, and they are checked

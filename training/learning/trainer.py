@@ -100,11 +100,7 @@ class FitSummary:
 
 
 def open_fabric(config: TrainingConfig) -> Fabric:
-    """Return the launched processes of a training: this program is started again for each further process.
-
-    Raises:
-        ConfigError: `device` is cuda, and torch sees no GPU.
-    """
+    """Return the launched processes of a training: this program is started again for each further process."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "training.device=cuda, but torch sees no GPU. Fix the driver, or give --set training.device=cpu."
@@ -146,11 +142,7 @@ class Trainer:
     _validation_s: float = field(default=0.0, init=False)
 
     def fit(self, learner: Learner, feed: Feed) -> FitSummary:
-        """Train to the last step from the folder's checkpoint, or from the beginning where there is none.
-
-        Raises:
-            ConfigError: The checkpoint is not of this learner, or the loss or its gradient is not finite any more.
-        """
+        """Train to the last step from the folder's checkpoint, or from the beginning where there is none."""
         started = time.monotonic()
         # Before there is an optimiser: its restored state goes to where the parameters are, and is not moved later.
         learner.module.to(self.fabric.device)
@@ -293,11 +285,7 @@ def begin_together(folder: TrainingFolder, settings: Mapping[str, Any], fabric: 
 
 
 def load_trained(module: nn.Module, state: Mapping[str, torch.Tensor], *, where: str) -> None:
-    """Put what `trained_state` returned into a module.
-
-    Raises:
-        ConfigError: It belongs to another module; the message has `where` it was read.
-    """
+    """Put what `trained_state` returned into a module."""
     own = trained_state(module)
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     other = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]

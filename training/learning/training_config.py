@@ -91,11 +91,7 @@ def preset_names(package: str) -> list[str]:
 def load_preset(
     package: str, model: type[ConfigT], preset: str, path: Path | None = None, assignments: Sequence[str] = ()
 ) -> ConfigT:
-    """Return a learner's resolved settings: `key=value` words over the YAML at `path` over the preset.
-
-    Raises:
-        ConfigError: An unknown preset, file, key or value; the message holds the nearest known name.
-    """
+    """Return a learner's resolved settings: `key=value` words over the YAML at `path` over the preset."""
     known = preset_names(package)
     if preset not in known:
         near = difflib.get_close_matches(preset, known, n=1)

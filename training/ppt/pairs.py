@@ -99,11 +99,7 @@ class PairDataset(Dataset[Pair]):
     """The pairs of one run, by index; masks are held in memory as the tables encode them, images are read on demand."""
 
     def __init__(self, run: str | RunLocation, spec: PairSpec, *, snapshot: Snapshot | None = None) -> None:
-        """Read the masks and expressions of a run (folder, url or location); see `RisDataset` for `snapshot`.
-
-        Raises:
-            ConfigError: There is no run, it has no such pair, or its images are too large for memory.
-        """
+        """Read the masks and expressions of a run (folder, url or location); see `RisDataset` for `snapshot`."""
         self._location = run if isinstance(run, RunLocation) else RunLocation.open(run)
         self._spec = spec
         header = require_header(self._location)

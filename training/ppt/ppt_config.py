@@ -290,10 +290,5 @@ class PptConfig(FrozenModel):
 
 
 def load_ppt_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> PptConfig:
-    """Return the resolved settings: `key=value` words over the YAML at `path` over the preset.
-
-    Raises:
-        ConfigError: An unknown preset, file, key or value; the message holds the nearest known name. A former name of a
-            phase, which only a training that has begun may keep.
-    """
+    """Return the resolved settings: `key=value` words over the YAML at `path` over the preset."""
     return load_preset(_PACKAGE, PptConfig, preset, path, assignments)

@@ -91,11 +91,7 @@ class PromptedPairs(Dataset[PromptedPair]):
         return self._shared.num_skipped
 
     def __getitem__(self, index: int) -> PromptedPair:
-        """Return a pair.
-
-        Raises:
-            ConfigError: Its image cannot be used. With `on_bad_image="skip"`, the next usable pair is returned instead.
-        """
+        """Return a pair; the next usable one in its place with `on_bad_image="skip"`."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[PromptedPair]:

@@ -93,11 +93,7 @@ def _decided(learner: PointLearner, pairs: PromptedPairs, places: Sequence[int],
 
 
 def with_referents(parts: Sequence[PairDataset], chosen: Sequence[int]) -> list[PairDataset]:
-    """Return H_ref with c = 1 for what Select chose and 0 for everything else.
-
-    Raises:
-        ConfigError: The choice is of other pairs.
-    """
+    """Return H_ref with c = 1 for what Select chose and 0 for everything else."""
     if len(chosen) != sum(map(len, parts)):
         raise ConfigError(
             f"{len(chosen)} referents were selected before, but now there are {sum(map(len, parts))} pairs. The runs "

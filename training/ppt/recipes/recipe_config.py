@@ -154,11 +154,7 @@ _SHARD_IMAGES: Final = 64
 
 
 def load_recipe_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> RecipeConfig:
-    """Return the settings: `key=value` words over the YAML of a run at `path` over the preset.
-
-    Raises:
-        ConfigError: An unknown preset, file, key or value.
-    """
+    """Return the settings: `key=value` words over the YAML of a run at `path` over the preset."""
     if preset not in _PRESETS:
         raise ConfigError(f"PPT's recipes have no preset {preset!r}. The presets are {', '.join(_PRESETS)}.")
     name, of_run, of_recipes = _PRESETS[preset]
