@@ -115,16 +115,6 @@ def test_the_last_round_is_what_predicts(whole) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "{}", '{"val": null, "figures": [1]}'], ids=range(4))
-def test_a_rounds_figures_that_cannot_be_read_are_named(tmp_path, whole, text) -> None:
-    request, *_ = whole
-    out = shutil.copytree(request.out, tmp_path / "out")
-    (out / ROUNDS[0] / "validation.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"validation\.json cannot be read .* the model is asked again"):
-        train_ppt(replace(request, out=out, is_resuming=True), open_fabric(request.config.training))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("until", [5, *(pytest.param(step, marks=pytest.mark.long) for step in (1, 9, 12))])
 def test_killed_at_any_step_and_resumed_is_as_if_nothing_had_happened(tmp_path, whole, until) -> None:
     request, summary, *_ = whole
