@@ -196,8 +196,8 @@ class _OneGpu(SimpleNamespace):
 
 
 def _pairs(grid: int, num_points: int) -> Any:
+    from pseudoris.training.ppt.pairs import PseudoLabelBatch
     from pseudoris.training.ppt.prompted_pairs import PairBatch
-    from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch
 
     shape = (_PAIRS, _LABELS)
     labels = PseudoLabelBatch(

@@ -15,7 +15,7 @@ from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.training.exclusions.exclude_option import read_refer_folder
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
-from pseudoris.training.ppt.referent_selection import read_selected, write_selected
+from pseudoris.training.ppt.curriculum import read_selected, write_selected
 from pseudoris.workers.checkpoints.download import RemoteFile, download
 from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, PublishedFile, WeightCache
 from pseudoris.workers.checkpoints.weight_fetch import fetch

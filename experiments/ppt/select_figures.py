@@ -12,10 +12,9 @@ import torch
 from experiments.ppt.ablation_runs import AblationRuns
 from experiments.ppt_data.pseudo_label_figures import HIT_IOU, iou, masks_of, targets_of
 from pseudoris.store.location import RunLocation
-from pseudoris.training.ppt.curriculum import SourceRuns, open_sources
+from pseudoris.training.ppt.curriculum import SELECTED_NAME, SourceRuns, open_sources, read_selected
+from pseudoris.training.ppt.pairs import LabelFrame, masks_in_frame
 from pseudoris.training.ppt.ppt_config import load_ppt_config
-from pseudoris.training.ppt.pseudo_labels import LabelFrame, masks_in_frame
-from pseudoris.training.ppt.referent_selection import SELECTED_NAME, read_selected
 
 # The size of the scenes: nothing is scaled.
 _FRAME: Final = LabelFrame(192, 192)

@@ -21,8 +21,7 @@ from experiments.quality.scene_runs import SceneRun, imported_scenes
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.synthworld.scenes import Split
-from pseudoris.training.ppt.pairs import PairDataset, PairSpec
-from pseudoris.training.ppt.pseudo_labels import LabelFrame
+from pseudoris.training.ppt.pairs import LabelFrame, PairDataset, PairSpec
 from pseudoris.training.ppt.recipes.d_ref import compose_objects
 from pseudoris.training.ppt.recipes.d_sem import make_objects
 from pseudoris.training.ppt.recipes.h_pairs import pair_masks

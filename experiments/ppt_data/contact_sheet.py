@@ -12,8 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from pseudoris.store.location import RunLocation
-from pseudoris.training.ppt.pairs import PairDataset, PairSpec
-from pseudoris.training.ppt.pseudo_labels import LabelFrame
+from pseudoris.training.ppt.pairs import LabelFrame, PairDataset, PairSpec
 
 _SIDE, _TEXT_HEIGHT, _GAP, _TITLE_HEIGHT = 208, 34, 8, 22
 # Masks are drawn at the size of the tile: the frame of the decoder would be four times as coarse.

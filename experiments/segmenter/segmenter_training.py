@@ -13,16 +13,10 @@ from lightning_fabric import Fabric
 from experiments.segmenter.segmenter_config import SegmenterConfig
 from experiments.segmenter.segmenter_learner import SegmenterLearner
 from experiments.segmenter.target_dataset import TargetDataset, collate
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
-from pseudoris.training.learning.checkpoint_folder import (
-    TRAININGS_VERSION,
-    read_settings,
-    require_weights,
-    saved_config,
-)
+from pseudoris.training.learning.checkpoint_folder import TRAININGS_VERSION, Trained
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained
 from pseudoris.training.learning.training_data import open_feed, open_runs
@@ -71,14 +65,10 @@ def train_segmenter(
 
 def load_segmenter(path: Path, device: str = "cpu") -> SegmenterLearner:
     """Return the segmenter of a training's folder, or of its checkpoint, in eval mode."""
-    file, state, settings = read_settings(path)
-    if settings.get("learner") != LEARNER:
-        raise ConfigError(
-            f"{file} is not a checkpoint of a segmenter. Give the --out of `python -m experiments.segmenter`."
-        )
-    config = saved_config(file, settings, SegmenterConfig)
-    require_weights(file, "towers", config.towers.weights, settings["towers_sha256"])
+    trained = Trained.read(path, LEARNER, SegmenterConfig, command="python -m experiments.segmenter")
+    config = trained.config
+    trained.require_weights("CLIP", config.towers.weights, "towers_sha256")
     learner = SegmenterLearner(config, FrozenTowers(config.towers, torch.device(device)))
-    load_trained(learner.module, state["module"], where=str(file))
+    load_trained(learner.module, trained.module, where=str(trained.file))
     learner.module.to(device).eval()
     return learner

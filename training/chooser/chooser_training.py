@@ -24,12 +24,7 @@ from pseudoris.training.chooser.question_dataset import QuestionBatch, QuestionD
 from pseudoris.training.dataset import MapDataset
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
-from pseudoris.training.learning.checkpoint_folder import (
-    TRAININGS_VERSION,
-    read_settings,
-    require_weights,
-    saved_config,
-)
+from pseudoris.training.learning.checkpoint_folder import TRAININGS_VERSION, Trained
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained
 from pseudoris.training.learning.training_data import open_feed, open_runs, weighted_mean
@@ -227,18 +222,13 @@ class ChooserLearner:
 
     def _embedded(self, texts: Sequence[str]) -> torch.Tensor:
         """Embeddings (T, Q, D) of each sentence, and of the prompt of its head noun."""
-        asked = [self._asked(text) for text in texts]
-        kept = {text: self._sentences.get(text) for both in asked for text in both}
-        found = {text: seen for text, seen in kept.items() if seen is not None}
-        missing = [text for text in kept if text not in found]
-        for text, row in zip(missing, self.store.clip.embed_texts(missing), strict=True):
-            # A copy: a row of a batch would keep the whole batch in memory.
-            found[text] = row.clone()
-            self._sentences.put(text, found[text])
-        return torch.stack([torch.stack([found[each] for each in both]) for both in asked])
-
-    def _asked(self, text: str) -> list[str]:
-        return [text, self._prompt(text, self._noun(text))][: self._num_texts]
+        asked = ([text, self._prompt(text, self._noun(text))][: self._num_texts] for text in texts)
+        # Copies: a row of a batch would keep the whole batch in memory.
+        found = self._sentences.read(
+            [text for both in asked for text in both],
+            lambda texts: (row.clone() for row in self.store.clip.embed_texts(texts)),
+        )
+        return torch.stack(found).view(len(texts), self._num_texts, -1)
 
 
 def _moved(given: ChooserInput, device: torch.device) -> ChooserInput:
@@ -361,17 +351,15 @@ def _chooser(config: ChooserConfig, towers: FrozenTowers, held_out: HeldOutExpre
 
 def load_student(path: Path, device: str = "cpu", *, cache: Path | None = None) -> ChooserLearner:
     """Return the chooser of a training's folder, or of its checkpoint, in eval mode; `cache` as `candidates.cache`."""
-    file, state, settings = read_settings(path)
-    if settings.get("learner") != CHOOSER:
-        raise ConfigError(f"{file} is not a checkpoint of a student. Give the --out of `pseudoris train student`.")
-    config = saved_config(file, settings, ChooserConfig).with_cache(cache)
-    require_weights(file, "towers", config.towers.weights, settings.get("towers_sha256", ""))
+    trained = Trained.read(path, CHOOSER, ChooserConfig, command="pseudoris train student")
+    config = trained.config.with_cache(cache)
+    trained.require_weights("CLIP", config.towers.weights, "towers_sha256")
     learner = _chooser(config, FrozenTowers(config.towers, torch.device(device)))
-    if learner.store.digest != settings.get("candidates"):
+    if learner.store.digest != trained.settings.get("candidates"):
         raise ConfigError(
-            f"{file} chose among masks of the preset {config.candidates.preset!r} as it was then. Its settings "
+            f"{trained.file} chose among masks of the preset {config.candidates.preset!r} as it was then. Its settings "
             "or weights are others now. Train again, or use the version of pseudoris that trained it."
         )
-    load_trained(learner.module, state["module"], where=str(file))
+    load_trained(learner.module, trained.module, where=str(trained.file))
     learner.module.to(device).eval()
     return learner

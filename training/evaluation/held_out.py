@@ -232,17 +232,17 @@ def named_figures(figures: SegmentationFigures) -> dict[str, float]:
 def _gathered(meter: SegmentationMeter, fabric: Fabric) -> SegmentationMeter:
     """Return one meter of all ranks, by rank."""
     own = torch.from_numpy(meter.rows())
-    counts = _all(torch.tensor([len(own)]), fabric).flatten().tolist()
+    counts = of_all_ranks(torch.tensor([len(own)]), fabric).flatten().tolist()
     padded = torch.zeros(max(counts), 4, dtype=torch.int64)
     padded[: len(own)] = own
-    together = _all(padded, fabric).cpu().numpy()
+    together = of_all_ranks(padded, fabric).cpu().numpy()
     whole = SegmentationMeter()
     for count, rows in zip(counts, together, strict=True):
         whole.add_rows(np.asarray(rows[:count], np.int64))
     return whole
 
 
-def _all(values: torch.Tensor, fabric: Fabric) -> torch.Tensor:
+def of_all_ranks(values: torch.Tensor, fabric: Fabric) -> torch.Tensor:
     """Return the values of every rank, stacked."""
     gathered = fabric.all_gather(values.to(fabric.device))
     if not isinstance(gathered, torch.Tensor):

@@ -9,7 +9,6 @@ from typing import Any, Final
 import numpy as np
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import Receipt
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
@@ -274,10 +273,6 @@ def evaluate_run(
     left_out = f"{num_not_judged:,} kept expressions of kind {' or '.join(truth.unjudged_kinds)} are left out"
     notes = [f"{left_out} of all figures: this truth cannot judge them."] if num_not_judged else []
     return summarise(bootstrap, counts, truth, run=location.root, notes=notes)
-
-
-def _read(location: RunLocation, receipt: Receipt) -> list[RunImage]:
-    return list(iter_images(read_shard(location, receipt, *_COLUMNS)))
 
 
 def _nothing(size: tuple[int, int]) -> CandidateTable:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import torch
 from pydantic import BaseModel
@@ -121,7 +121,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise _no_checkpoint(path) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a checkpoint of a training: {error}. Give another file.") from error
-    if not isinstance(state, dict) or "module" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("module"), dict):
         raise ConfigError(f"{path} is not a checkpoint of a training. Give the --out of `pseudoris train`.")
     return state
 
@@ -144,21 +144,41 @@ def read_settings(path: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     return file, state, settings
 
 
-def saved_config(file: Path, settings: Mapping[str, Any], model: type[ConfigT]) -> ConfigT:
-    """Return the configuration that a checkpoint's learner was trained with."""
-    if "config" not in settings:
-        raise ConfigError(f"{file} lacks the settings of its training. Give the --out of `pseudoris train`.")
-    return validate_as(model, settings["config"])
+@dataclass(frozen=True, slots=True)
+class Trained(Generic[ConfigT]):
+    """What a training left in a checkpoint: its module's tensors, its settings, and its learner's configuration."""
 
+    file: Path
+    module: Mapping[str, torch.Tensor]
+    settings: Mapping[str, Any]
+    config: ConfigT
 
-def require_weights(file: Path, noun: str, weights: WeightsConfig, sha256: str) -> None:
-    """Raise ConfigError if the frozen part called `noun` has other weights now than in its training, or none."""
-    digest = weights_digest(weights)
-    if digest != sha256:
-        raise ConfigError(
-            f"{file} was trained on {noun} with sha256 {sha256[:12]}…, but {weights.uri} has {digest[:12]}…. Put the "
-            "earlier file back, or train again."
-        )
+    @classmethod
+    def read(cls, path: Path, learner: str, model: type[ConfigT], *, command: str) -> Trained[ConfigT]:
+        """Read the folder or the checkpoint of a training of `learner`; another's is none that `command` wrote."""
+        file, state, settings = read_settings(path)
+        if settings.get("learner") != learner:
+            raise ConfigError(f"{file} is not a checkpoint of `{command}`. Give its --out.")
+        if "config" not in settings:
+            raise ConfigError(f"{file} lacks the settings of its training. Give the --out of `{command}`.")
+        return cls(file, state["module"], settings, validate_as(model, settings["config"]))
+
+    def require_weights(self, noun: str, weights: WeightsConfig, *names: str) -> None:
+        """Refuse another file of the frozen part called `noun` than in the training, whose settings have its sha256.
+
+        It is in the settings under `names`, one below the other.
+        """
+        sha256: Any = self.settings
+        for name in names:
+            sha256 = sha256.get(name) if isinstance(sha256, Mapping) else None
+        if not isinstance(sha256, str):
+            raise ConfigError(f"{self.file} lacks the sha256 of its {noun}. Give the --out of `pseudoris train`.")
+        digest = weights_digest(weights)
+        if digest != sha256:
+            raise ConfigError(
+                f"{self.file} was trained on a {noun} with sha256 {sha256[:12]}…, but {weights.uri} has "
+                f"{digest[:12]}…. Put the earlier file back, or train again."
+            )
 
 
 def _no_checkpoint(path: Path) -> ConfigError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -41,10 +42,6 @@ class FeatureCache(Generic[Value]):
         # A dict is in the order of insertion: the most recently used one is last.
         self._values: dict[str, Value] = {}
 
-    def __len__(self) -> int:
-        """Return how many are kept."""
-        return len(self._values)
-
     def get(self, key: str) -> Value | None:
         """Return the value of a key, None if there is none."""
         value = self._values.pop(key, None)
@@ -59,6 +56,20 @@ class FeatureCache(Generic[Value]):
         self._num_bytes += self._size_of(value)
         while self._num_bytes > self._max_bytes:
             self._drop(next(iter(self._values)))
+
+    def read(
+        self, keys: Sequence[str], compute: Callable[[Sequence[str]], Iterable[Value]], *, tile: int = sys.maxsize
+    ) -> list[Value]:
+        """Return the value of each key; those of keys that are not kept are computed, a tile at a time, and kept."""
+        kept = {key: self.get(key) for key in keys}
+        found = {key: value for key, value in kept.items() if value is not None}
+        missing = [key for key in kept if key not in found]
+        for first in range(0, len(missing), tile):
+            some = missing[first : first + tile]
+            for key, value in zip(some, compute(some), strict=True):
+                found[key] = value
+                self.put(key, value)
+        return [found[key] for key in keys]
 
     def _drop(self, key: str) -> None:
         value = self._values.pop(key, None)
@@ -225,12 +236,7 @@ class FrozenTowers:
 
     def encode_texts(self, texts: Sequence[str]) -> TowerTexts:
         """Return the features of texts; text beyond the tower's context is cut off."""
-        kept = {text: self._texts.get(text) for text in texts}
-        found = {text: seen for text, seen in kept.items() if seen is not None}
-        missing = [text for text in kept if text not in found]
-        for first in range(0, len(missing), _TEXTS_A_TILE):
-            found.update(self._read_texts(missing[first : first + _TEXTS_A_TILE]))
-        return _padded([found[text] for text in texts], self.device)
+        return _padded(self._texts.read(texts, self._read_texts, tile=_TEXTS_A_TILE), self.device)
 
     def _read_tile(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tile = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, _IMAGES_A_TILE - len(pixels)))
@@ -240,20 +246,16 @@ class FrozenTowers:
             stages, dense = to_host(torch.stack(seen.stages, 1).half(), seen.dense.half())
         return torch.from_numpy(stages), torch.from_numpy(dense)
 
-    def _read_texts(self, texts: Sequence[str]) -> dict[str, _Text]:
-        """Tokens (L), words (L, C) and sentence (D) of texts, kept where there is room."""
+    def _read_texts(self, texts: Sequence[str]) -> Iterator[_Text]:
+        """Tokens (L), words (L, C) and sentence (D) of each text, by itself: a row would keep the whole batch."""
         tokens = self._tokenise(texts)
         tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(texts)))
         with torch.inference_mode():
             features = read_texts(self._model, to_device(tile, self.device))
             read = to_host(features.is_word.sum(1), features.words, features.embedding)
         lengths, words, embedding = map(torch.from_numpy, read)
-        found: dict[str, _Text] = {}
-        for at, (text, length) in enumerate(zip(texts, lengths.tolist(), strict=False)):
-            own = tokens[at, :length], words[at, :length], embedding[at]
-            found[text] = (own[0].clone(), own[1].clone(), own[2].clone())
-            self._texts.put(text, found[text])
-        return found
+        for at, length in enumerate(lengths.tolist()[: len(texts)]):
+            yield tokens[at, :length].clone(), words[at, :length].clone(), embedding[at].clone()
 
 
 def _padded(rows: Sequence[_Text], device: torch.device) -> TowerTexts:

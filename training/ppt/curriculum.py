@@ -1,19 +1,33 @@
-"""The multi-source curriculum: the data sets of each phase, its length, and when Select runs (section 3.3)."""
+"""The multi-source curriculum (section 3.3): the data sets and the length of each phase, and Select.
+
+Select (equations 6 and 7) chooses the referent among the pseudo-masks of an H_ref pair. The paper says that it does so
+"according to the model". IoU with the most confident query's mask, the threshold `curriculum.min_iou`, and pairs that
+stay undecided below it are ours.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
+import torch
+from lightning_fabric import Fabric
+
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.regular_files import read_regular
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.training.dataset import Snapshot
-from pseudoris.training.ppt.pairs import PairDataset, PairSpec, Which
+from pseudoris.training.evaluation.held_out import of_all_ranks
+from pseudoris.training.learning.checkpoint_folder import TrainingFolder
+from pseudoris.training.ppt.pairs import LabelFrame, PairDataset, PairSpec, Which
 from pseudoris.training.ppt.ppt_config import SOURCES, CurriculumConfig, PptConfig, Source
-from pseudoris.training.ppt.pseudo_labels import LabelFrame
+from pseudoris.training.ppt.ppt_learner import PointLearner
+from pseudoris.training.ppt.prompted_pairs import PromptedPairs, collate
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +58,14 @@ class Round:
 def plan_rounds(
     config: CurriculumConfig,
     num_pairs: dict[Source, int],
-    pairs_per_batch: int,
-    *,
-    num_batches: Callable[[Sequence[Source]], int] | None = None,
+    num_batches: Callable[[Sequence[Source]], int],
 ) -> list[Round]:
     """Return the rounds of a curriculum; a phase without a source left is refused.
 
     Args:
         config: The phases.
         num_pairs: Pairs of each source; a missing or empty source is left out of every phase.
-        pairs_per_batch: Pairs of all ranks together.
-        num_batches: Batches that the feed makes in an epoch of sources; None if all batches are full.
+        num_batches: Batches that the feed makes in an epoch of sources.
     """
     given = {source for source, count in num_pairs.items() if count}
     rounds: list[Round] = []
@@ -67,8 +78,7 @@ def plan_rounds(
                 f"pairs of {', '.join(sorted(given)) or 'no source'} (h_sem has the decided pairs of --h, h_ref the "
                 "undecided ones). Give the runs, or leave the phase out of curriculum.phases."
             )
-        pairs = sum(num_pairs[source] for source in sources)
-        batches = -(-pairs // pairs_per_batch) if num_batches is None else num_batches(sources)
+        batches = num_batches(sources)
         is_selecting = phase.is_selecting and "h_ref" in sources
         num_rounds = phase.num_rounds if is_selecting else 1
         own_epochs = phase.epochs * config.epochs_factor / num_rounds
@@ -186,3 +196,95 @@ def _location(run: str, recipe: str | None) -> RunLocation:
             f"`pseudoris ppt {recipe}` is needed. Give such a run, or give this one as --annotated."
         )
     return location
+
+
+SELECTED_NAME: Final = "selected.json"
+# Used by Select alone. It affects rounding, so it is a constant.
+_PAIRS_A_PASS: Final = 32
+
+
+def select(pseudo_masks: torch.Tensor, prediction: torch.Tensor, *, min_iou: float) -> torch.Tensor:
+    """Return ĉ (E,) float32 of one pair's pseudo-masks: 1 for the pseudo-referent, 0 for every other one.
+
+    The pseudo-referent has the highest IoU with the prediction; the first of equal ones. The others are kept as
+    contexts, from which the referent must differ. Ours: if none reaches `min_iou`, all stay 0, and the pair is
+    undecided until another round. With `min_iou` 0 every pair is decided.
+
+    Pseudo-masks are (E, h, w) shares in [0, 1], where 0.5 or more counts; the prediction is (h, w) bool, the mask of
+    the most confident query; `min_iou` is inclusive.
+    """
+    chosen = torch.zeros(len(pseudo_masks))
+    masks, predicted = (pseudo_masks >= 0.5).flatten(1), prediction.flatten()
+    union = (masks | predicted).sum(-1)
+    ious = (masks & predicted).sum(-1) / union.clamp(min=1)
+    best = int(ious.argmax())
+    if float(ious[best]) >= min_iou:
+        chosen[best] = 1.0
+    return chosen
+
+
+@torch.no_grad()
+def select_referents(
+    learner: PointLearner, parts: Sequence[PairDataset], *, min_iou: float, fabric: Fabric
+) -> list[int]:
+    """Return the index of each pair's referent among its pseudo-masks, -1 for none; the same on every rank.
+
+    With `on_bad_image="skip"`, a pair whose image cannot be used has none.
+
+    The learner sees each pair of `parts` (H_ref of each run) unmirrored; the ranks of `fabric` share the pairs.
+    """
+    learner.module.eval()
+    pairs = PromptedPairs([part.unflipped() for part in parts], is_held=learner.encoders.holds)
+    own = range(fabric.global_rank, len(pairs), fabric.world_size)
+    chosen = torch.full((len(pairs),), -1, dtype=torch.int64)
+    with fabric.autocast():
+        for first in range(0, len(own), _PAIRS_A_PASS):
+            places = list(own[first : first + _PAIRS_A_PASS])
+            chosen[places] = _decided(learner, pairs, places, min_iou)
+    if fabric.world_size > 1:
+        # Each pair belongs to one rank; the others have -1 for it.
+        chosen = of_all_ranks(chosen, fabric).amax(0).cpu()
+    return [int(each) for each in chosen.tolist()]
+
+
+def _decided(learner: PointLearner, pairs: PromptedPairs, places: Sequence[int], min_iou: float) -> torch.Tensor:
+    """The index of each referent among the pseudo-masks of its pair, -1 for none, of a pass of pairs."""
+    drawn = pairs.drawn(places)
+    usable = [each for each in drawn if each is not None]
+    if not usable:
+        return torch.full((len(places),), -1)
+    batch = collate(usable)
+    features = learner.encoders.encode(batch.image_keys, batch.images, batch.texts)
+    masks = iter(learner.module.masks_of(features, learner.module.referent(features)).cpu())
+    decided = [None if each is None else select(each.pair.labels.masks, next(masks), min_iou=min_iou) for each in drawn]
+    return torch.tensor([int(each.argmax()) if each is not None and bool(each.any()) else -1 for each in decided])
+
+
+def with_referents(parts: Sequence[PairDataset], chosen: Sequence[int]) -> list[PairDataset]:
+    """Return H_ref with c = 1 for what Select chose and 0 for everything else."""
+    if len(chosen) != sum(map(len, parts)):
+        raise ConfigError(
+            f"{len(chosen)} referents were selected before, but now there are {sum(map(len, parts))} pairs. The runs "
+            "have changed. Train again in another --out."
+        )
+    left = iter(chosen)
+    return [part.selected([next(left) for _ in range(len(part))]) for part in parts]
+
+
+def read_selected(folder: Path) -> list[int] | None:
+    """Return what `write_selected` wrote; None if nothing was written yet. A damaged file is a ConfigError."""
+    path = folder / SELECTED_NAME
+    if not path.exists():
+        return None
+    try:
+        return [int(each) for each in parse_json(read_regular(path))["chosen"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error}). Delete it, and the phase Select runs the model again."
+        ) from error
+
+
+def write_selected(folder: Path, chosen: Sequence[int], *, min_iou: float) -> None:
+    """Write a choice, whole or not at all."""
+    said = {"min_iou": min_iou, "decided": sum(each >= 0 for each in chosen), "pairs": len(chosen), "chosen": [*chosen]}
+    TrainingFolder(folder).write_json(SELECTED_NAME, said)

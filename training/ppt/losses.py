@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
+from pseudoris.training.ppt.pairs import PseudoLabelBatch
 from pseudoris.training.ppt.point_generator import PointPrompts
 from pseudoris.training.ppt.ppt_config import ObjectiveConfig
-from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch
 from pseudoris.workers.device import to_device
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -243,6 +243,10 @@ class PointPrompts:
     label_logits: torch.Tensor
     confidence_logits: torch.Tensor
     attention_log_shares: torch.Tensor | None = None
+
+    def at(self, place: Any) -> PointPrompts:
+        """Return the prompts at a place of all axes that they share, without their attention."""
+        return PointPrompts(self.points_xy[place], self.label_logits[place], self.confidence_logits[place])
 
 
 class Bridge(nn.Module):

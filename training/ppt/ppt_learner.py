@@ -16,18 +16,13 @@ from PIL import Image, ImageDraw
 from torch import nn
 from torchvision.transforms.v2.functional import resize
 
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
-from pseudoris.training.learning.checkpoint_folder import (
-    TRAININGS_VERSION,
-    read_settings,
-    require_weights,
-    saved_config,
-)
+from pseudoris.training.learning.checkpoint_folder import TRAININGS_VERSION, Trained
 from pseudoris.training.learning.clip_features import response_map
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.learning.mask_overlay import draw_overlay, enlargement
 from pseudoris.training.learning.trainer import load_trained
+from pseudoris.training.ppt.pairs import LabelFrame
 from pseudoris.training.ppt.point_generator import PointGenerator
 from pseudoris.training.ppt.ppt_config import PptConfig
 from pseudoris.training.ppt.ppt_model import (
@@ -38,7 +33,6 @@ from pseudoris.training.ppt.ppt_model import (
     PointPrompting,
 )
 from pseudoris.training.ppt.prompted_pairs import PairBatch
-from pseudoris.training.ppt.pseudo_labels import LabelFrame
 from pseudoris.training.ppt.recipes.grounding import prompted
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.device import to_device
@@ -242,14 +236,12 @@ def settings_of(config: PptConfig, data: Mapping[str, Any]) -> dict[str, Any]:
 
 def load_ppt(path: Path, device: str = "cpu") -> PointLearner:
     """Return the learner of a training's folder, of one of its rounds, or of a checkpoint, in eval mode."""
-    file, state, settings = read_settings(path)
-    if settings.get("learner") != LEARNER:
-        raise ConfigError(f"{file} is not a checkpoint of PPT. Give the --out of `pseudoris train ppt`.")
-    config = saved_config(file, settings, PptConfig)
-    require_weights(file, "a clip", config.clip.weights, settings["sha256"]["clip"])
-    require_weights(file, "a sam", config.sam.weights, settings["sha256"]["sam"])
+    trained = Trained.read(path, LEARNER, PptConfig, command="pseudoris train ppt")
+    config = trained.config
+    trained.require_weights("CLIP", config.clip.weights, "sha256", "clip")
+    trained.require_weights("SAM", config.sam.weights, "sha256", "sam")
     learner = PointLearner(config, FrozenEncoders(config, torch.device(device)))
-    load_trained(learner.module, state["module"], where=str(file))
+    load_trained(learner.module, trained.module, where=str(trained.file))
     learner.module.to(device).eval()
     return learner
 

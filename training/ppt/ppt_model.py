@@ -24,9 +24,9 @@ from pseudoris.training.ppt.losses import (
     matching_cost,
     point_loss,
 )
+from pseudoris.training.ppt.pairs import PseudoLabelBatch
 from pseudoris.training.ppt.point_generator import PointGenerator, PointPrompts, grid_centres
 from pseudoris.training.ppt.ppt_config import ObjectiveConfig
-from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class PointPrompting(nn.Module):
         """Return s_argmax{c} of each pair, the answer of the most confident query alone (section 3.1.2)."""
         prompts = self._prompts(features)
         rows = torch.arange(len(features.text), device=features.text.device)
-        chosen = _at(prompts, rows, prompts.confidence_logits.argmax(-1))
+        chosen = prompts.at((rows, prompts.confidence_logits.argmax(-1)))
         return Predictions(self._decode(features.sam, rows, chosen), chosen)
 
     def masks_of(self, features: FrozenFeatures, referents: Predictions) -> torch.Tensor:
@@ -212,7 +212,7 @@ class PointPrompting(nn.Module):
             return {name: masks.new_tensor(torch.nan) for name in ("loss", "mask", "point", "confidence")}
         pairs = assign(matching_cost(prompts, masks, pseudo_labels, self.objective), pseudo_labels.counts)
         at = (pairs.rows, pairs.labels)
-        matched = _at(prompts, pairs.rows, pairs.queries)
+        matched = prompts.at((pairs.rows, pairs.queries))
         logits = self._decoder(features.sam, pairs.rows, matched).masked_fill(~inside[pairs.rows], _NOTHING)
         points = Points(matched.points_xy, matched.label_logits)
         drawn = Points(pseudo_labels.points_xy[at], pseudo_labels.labels[at])
@@ -256,12 +256,8 @@ class PointPrompting(nn.Module):
 
     def _decode(self, images: EncodedImages, rows: torch.Tensor, prompts: PointPrompts) -> torch.Tensor:
         """Mask logits (P, h, w) of prompts, some at a time: of SAM ViT-B each takes 30 MB while it is decoded."""
-        parts = []
-        for first in range(0, len(rows), _PROMPTS_A_PASS):
-            own = slice(first, first + _PROMPTS_A_PASS)
-            fields = (prompts.points_xy, prompts.label_logits, prompts.confidence_logits)
-            parts.append(self._decoder(images, rows[own], PointPrompts(*(each[own] for each in fields))))
-        return torch.cat(parts)
+        passes = [slice(first, first + _PROMPTS_A_PASS) for first in range(0, len(rows), _PROMPTS_A_PASS)]
+        return torch.cat([self._decoder(images, rows[own], prompts.at(own)) for own in passes])
 
 
 def on_patches(masks: torch.Tensor, extent: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -283,9 +279,3 @@ def confidence_targets(prompts: PointPrompts, pseudo_labels: PseudoLabelBatch, p
     targets = torch.zeros_like(prompts.confidence_logits)
     targets[pairs.rows, pairs.queries] = pseudo_labels.confidences[pairs.rows, pairs.labels]
     return targets
-
-
-def _at(prompts: PointPrompts, rows: torch.Tensor, queries: torch.Tensor) -> PointPrompts:
-    """The prompts of some queries, without an axis of queries."""
-    at = (rows, queries)
-    return PointPrompts(prompts.points_xy[at], prompts.label_logits[at], prompts.confidence_logits[at])

@@ -13,29 +13,32 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from lightning_fabric import Fabric
 
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.json_text import parse_json
-from pseudoris.schemas.regular_files import read_regular
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import FitSummary, ResumableFeed, StepReport, Trainer, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME
 from pseudoris.training.learning.trainer import begin_together, load_trained
-from pseudoris.training.ppt.curriculum import Round, SourceRuns, open_sources, plan_rounds
+from pseudoris.training.ppt.curriculum import (
+    Round,
+    SourceRuns,
+    open_sources,
+    plan_rounds,
+    read_selected,
+    select_referents,
+    with_referents,
+    write_selected,
+)
 from pseudoris.training.ppt.pairs import PairDataset
 from pseudoris.training.ppt.ppt_config import PairsDataConfig, PptConfig, Source
 from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner, made_of, settings_of
 from pseudoris.training.ppt.prompted_pairs import PromptedPairs, collate
-from pseudoris.training.ppt.referent_selection import read_selected, select_referents, with_referents, write_selected
 from pseudoris.workers.counter_rng import key_of
 
 logger = logging.getLogger(__name__)
-# Beside a round's checkpoint: its figures, and what was asked.
-_VALIDATION_NAME: Final = "validation.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class PptRequest:
 
     Attributes:
         val: A run or import whose kept expressions are asked at the end of each phase; None for none. A resume may name
-            another: phases that are done are asked anew.
+            another: it asks phases that are done again.
     """
 
     config: PptConfig
@@ -121,7 +124,7 @@ def train_ppt(
     def num_batches(names: Sequence[Source]) -> int:
         return _feed(PromptedPairs(_joined(sources, names)), data, fabric, seed=0).num_batches()
 
-    rounds = plan_rounds(request.config.curriculum, num_pairs, data.pairs_per_batch, num_batches=num_batches)
+    rounds = plan_rounds(request.config.curriculum, num_pairs, num_batches)
     # Everything that can be refused is refused up to here, before the training takes the folder.
     held_out = None if request.val is None else HeldOutExpressions(request.val, data.moved)
     begin_together(folder, settings, fabric)
@@ -161,7 +164,6 @@ class _Curriculum:
                 # A new one for each round: DDP's wrapper stays attached to the weights of its round.
                 learner = PointLearner(self.request.config, self.encoders, self.held_out if each.is_last else None)
                 done = self._train(each, learner, data, own, state)
-                self._note_figures(own, done.figures)
                 steps_now, wall_s = steps_now + done.num_steps_now, wall_s + done.wall_s
             self.fabric.barrier()
             state, before = own.load(), own
@@ -169,9 +171,13 @@ class _Curriculum:
             if self.fabric.is_global_zero and state is not None and (is_new or each is self.rounds[-1]):
                 folder.save(state)
             if each.is_last and self.held_out is not None:
-                phases[each.phase] = self._figures(own, self.held_out)
-        learner = self._at(state, before)
-        learner.held_out = self.held_out
+                if is_new:
+                    phases[each.phase] = done.figures
+                else:
+                    # What it was asked then may have been another `val`.
+                    learner = self._at(state, own, self.held_out)
+                    phases[each.phase] = learner.validate(learner.module, self.fabric)
+        learner = self._at(state, before, self.held_out)
         num_parameters = sum(weight.numel() for weight in learner.module.parameters())
         num_steps = sum(each.num_steps for each in self.rounds)
         summary = PptSummary(phases, num_steps, steps_now, wall_s, num_parameters)
@@ -179,36 +185,11 @@ class _Curriculum:
             folder.write_json(SUMMARY_NAME, {name: getattr(summary, name) for name in summary.__slots__})
         return learner, summary
 
-    def _figures(self, own: TrainingFolder, held_out: HeldOutExpressions) -> Mapping[str, float]:
-        """The figures of a round that is done; measured anew where those that it left are of another `val`."""
-        path = own.path / _VALIDATION_NAME
-        if path.exists():
-            try:
-                saved = parse_json(read_regular(path))
-                figures = {str(name): float(value) for name, value in saved["figures"].items()}
-                if saved["val"] == self._val:
-                    return figures
-            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-                raise ConfigError(
-                    f"{path} cannot be read ({error}). Delete it, and the model is asked again."
-                ) from error
-        learner = self._at(own.load(), own)
-        learner.held_out = held_out
-        measured = learner.validate(learner.module, self.fabric)
-        self._note_figures(own, measured)
-        return measured
-
-    def _note_figures(self, own: TrainingFolder, figures: Mapping[str, float]) -> None:
-        if self.fabric.is_global_zero and figures:
-            own.write_json(_VALIDATION_NAME, {"val": self._val, "figures": dict(figures)})
-
-    @property
-    def _val(self) -> str | None:
-        return None if self.request.val is None else RunLocation.open(self.request.val).root
-
-    def _at(self, state: Mapping[str, Any] | None, where: TrainingFolder) -> PointLearner:
+    def _at(
+        self, state: Mapping[str, Any] | None, where: TrainingFolder, held_out: HeldOutExpressions | None = None
+    ) -> PointLearner:
         """The learner with the weights of a checkpoint, or fresh ones, in eval mode on the device."""
-        learner = PointLearner(self.request.config, self.encoders)
+        learner = PointLearner(self.request.config, self.encoders, held_out)
         if state is not None:
             load_trained(learner.module, state["module"], where=str(where.path))
         learner.module.to(self.fabric.device).eval()

@@ -11,9 +11,7 @@ from torch.utils.data import Dataset
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.dataset.map_dataset import ConcatIndex
 from pseudoris.training.dataset.process_group import SharedNumbers
-from pseudoris.training.ppt.pairs import Pair, PairDataset
-from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch
-from pseudoris.training.ppt.pseudo_labels import collate as collate_labels
+from pseudoris.training.ppt.pairs import Pair, PairDataset, PseudoLabelBatch, collate_labels
 
 # Images of a batch by key, mirrored where their pairs are; None where one cannot be used.
 _ImagesByKey = dict[str, torch.Tensor | None]

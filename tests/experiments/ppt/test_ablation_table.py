@@ -44,13 +44,13 @@ def test_the_rows_differ_in_data_and_phases_as_the_paper_says() -> None:
     assert given["with-pseudo"] == {*given["5"], "annotated"}
     assert given["ppt-pseudo"] == {"d_sem", "d_ref", "annotated"}
     pairs = {"d_sem": 10, "d_ref": 10, "h_sem": 10, "h_ref": 10}
-    without = plan_rounds(config_of(by_row["6"], WHOLE, 0).curriculum, pairs, 10)
+    without = plan_rounds(config_of(by_row["6"], WHOLE, 0).curriculum, pairs, len)
     assert len(without) == 1
     assert not without[0].is_selecting
-    with_all = plan_rounds(config_of(by_row["5"], WHOLE, 0).curriculum, pairs, 10)
+    with_all = plan_rounds(config_of(by_row["5"], WHOLE, 0).curriculum, pairs, len)
     assert with_all[-1].phase == "refinement"
     assert with_all[-1].sources == ("h_sem", "h_ref")
-    kept = plan_rounds(config_of(by_row["kept-composed"], WHOLE, 0).curriculum, pairs, 10)
+    kept = plan_rounds(config_of(by_row["kept-composed"], WHOLE, 0).curriculum, pairs, len)
     assert given["kept-composed"] == given["5"]
     assert [each.name for each in kept] == [each.name for each in with_all]
     assert kept[-1].sources == ("d_ref", "h_sem", "h_ref")

@@ -2,7 +2,7 @@
 
 from experiments.ppt.ablation_runs import AblationRuns
 from experiments.ppt.select_figures import mean_select, select_figures
-from pseudoris.training.ppt.referent_selection import write_selected
+from pseudoris.training.ppt.curriculum import write_selected
 from tests.training.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.chooser.chooser_config import load_chooser_config
 from pseudoris.training.chooser.chooser_training import load_student
 from pseudoris.training.learning import TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import TRAININGS_VERSION, load_checkpoint
+from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.ppt_learner import load_ppt
 
 
@@ -88,4 +90,14 @@ def test_a_checkpoint_that_names_its_learner_alone_is_refused(tmp_path, learner,
         {"module": {}, "settings": json.dumps({"learner": learner, "version": TRAININGS_VERSION})}
     )
     with pytest.raises(ConfigError, match=r"checkpoint\.pt lacks the settings of its training. Give the --out"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("learner", "load", "read"), [("chooser", load_student, load_chooser_config), ("ppt", load_ppt, load_ppt_config)]
+)
+def test_a_checkpoint_without_the_digests_of_what_it_was_trained_on_is_refused(tmp_path, learner, load, read):
+    said = {"learner": learner, "version": TRAININGS_VERSION, "config": read("tiny").decisive()}
+    TrainingFolder(tmp_path).save({"module": {}, "settings": json.dumps(said)})
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt lacks the sha256 of its CLIP. Give the --out"):
         load(tmp_path)

@@ -10,8 +10,12 @@ from pseudoris.training.ppt.ppt_config import CurriculumConfig, load_ppt_config
 PAIRS = {"d_sem": 600, "d_ref": 1200, "h_sem": 400, "h_ref": 800}
 
 
+def num_batches(sources):
+    return -(-sum(PAIRS[source] for source in sources) // 100)
+
+
 def test_the_papers_curriculum_has_its_mixes_and_its_fifty_epochs() -> None:
-    rounds = plan_rounds(load_ppt_config("paper").curriculum, PAIRS, 100)
+    rounds = plan_rounds(load_ppt_config("paper").curriculum, PAIRS, num_batches)
 
     assert [(each.phase, set(each.sources)) for each in rounds[:4]] == [
         ("semantic", {"h_sem", "d_sem"}),
@@ -30,22 +34,22 @@ def test_the_papers_curriculum_has_its_mixes_and_its_fifty_epochs() -> None:
 
 
 def test_what_is_not_given_is_left_out_and_nothing_is_selected_without_pseudo_masks() -> None:
-    rounds = plan_rounds(CurriculumConfig(), {**PAIRS, "h_ref": 0, "d_sem": 0}, 100)
+    rounds = plan_rounds(CurriculumConfig(), {**PAIRS, "h_ref": 0, "d_sem": 0}, num_batches)
 
     assert [each.sources for each in rounds] == [("h_sem",), ("h_sem", "d_ref"), ("d_ref", "h_sem"), ("h_sem",)]
     assert not any(each.is_selecting for each in rounds)
 
 
 def test_a_factor_shortens_every_phase_and_leaves_a_step() -> None:
-    rounds = plan_rounds(CurriculumConfig(epochs_factor=0.1), PAIRS, 100)
+    rounds = plan_rounds(CurriculumConfig(epochs_factor=0.1), PAIRS, num_batches)
     assert [each.num_steps for each in rounds] == [10, 33, 45, 3, 3, 3, 3, 3]
-    least = plan_rounds(CurriculumConfig(epochs_factor=1e-6), PAIRS, 100)
+    least = plan_rounds(CurriculumConfig(epochs_factor=1e-6), PAIRS, num_batches)
     assert {each.num_steps for each in least} == {1}
 
 
 def test_a_phase_without_data_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="Phase refinement trains on h_sem, h_ref, but none of them is given"):
-        plan_rounds(CurriculumConfig(), {"d_sem": 10, "d_ref": 0, "h_sem": 0, "h_ref": 0}, 4)
+        plan_rounds(CurriculumConfig(), {"d_sem": 10, "d_ref": 0, "h_sem": 0, "h_ref": 0}, num_batches)
 
 
 @pytest.mark.parametrize(

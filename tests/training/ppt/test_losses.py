@@ -21,9 +21,9 @@ from pseudoris.training.ppt.losses import (
     matching_cost,
     point_loss,
 )
+from pseudoris.training.ppt.pairs import PseudoLabels, collate_labels
 from pseudoris.training.ppt.point_generator import PointPrompts
 from pseudoris.training.ppt.ppt_config import ObjectiveConfig, load_ppt_config
-from pseudoris.training.ppt.pseudo_labels import PseudoLabels, collate
 
 
 def _labels(count: int, generator: torch.Generator) -> PseudoLabels:
@@ -75,7 +75,7 @@ def test_more_labels_than_queries_leave_the_dearest_out() -> None:
 
 def test_each_entry_of_the_cost_is_equation_4_of_its_pair() -> None:
     generator = torch.Generator().manual_seed(3)
-    prompts, wanted = _prompts(2, 3, generator), collate([_labels(1, generator), _labels(2, generator)])
+    prompts, wanted = _prompts(2, 3, generator), collate_labels([_labels(1, generator), _labels(2, generator)])
     masks = torch.randn(2, 3, 4, 4, generator=generator)
     weights = load_ppt_config("paper").objective.model_copy(update={"confidence": 0.7})
 
@@ -91,7 +91,7 @@ def test_each_entry_of_the_cost_is_equation_4_of_its_pair() -> None:
 
 def test_a_query_that_is_sure_takes_the_referent_from_the_one_with_its_mask_unless_masks_decide() -> None:
     generator = torch.Generator().manual_seed(4)
-    wanted = collate([_labels(1, generator)])
+    wanted = collate_labels([_labels(1, generator)])
     wanted.confidences.fill_(1)
     xy, labels = (each.expand(1, 2, *each.shape[2:]) for each in (wanted.points_xy, 10 * wanted.labels - 5))
     right = 4 * wanted.masks[:, 0] - 2

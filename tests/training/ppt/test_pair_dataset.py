@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.ppt.pairs import PairDataset, PairSpec
+from pseudoris.training.ppt.pairs import LabelFrame, PairDataset, PairSpec, PseudoLabels, masks_in_frame, points_in_box
 from pseudoris.training.ppt.prompted_pairs import PromptedPairs
-from pseudoris.training.ppt.pseudo_labels import LabelFrame, PseudoLabels, masks_in_frame, points_in_box
 from tests.training.dataset.builders import build_run
 
 RECIPE = {"source": "recipe", "samples": (), "uniqueness": None, "correctness": None, "distinctiveness": None}

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.learning.trainer import make_optimiser, rate_at
 from pseudoris.training.ppt.losses import assign, matching_cost
+from pseudoris.training.ppt.pairs import PseudoLabelBatch, PseudoLabels, collate_labels
 from pseudoris.training.ppt.point_generator import PointGenerator, PointPrompts, Stage, distinct_peaks
 from pseudoris.training.ppt.ppt_config import ObjectiveConfig, PointGeneratorConfig, load_ppt_config
 from pseudoris.training.ppt.ppt_model import (
@@ -24,7 +25,6 @@ from pseudoris.training.ppt.ppt_model import (
     confidence_targets,
     on_patches,
 )
-from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch, PseudoLabels, collate
 from pseudoris.workers.masks.sam_model import load_sam
 
 SMALL = PointGeneratorConfig(num_queries=5, num_points=4, image_blocks=(0, 2), width=32, num_heads=4)
@@ -73,7 +73,7 @@ def _labels() -> PseudoLabelBatch:
             torch.nn.functional.one_hot(torch.tensor(0), count).float(),
         )
 
-    return collate([pair(3), pair(1)])
+    return collate_labels([pair(3), pair(1)])
 
 
 def test_a_prediction_a_query_and_the_answer_is_that_of_the_most_confident() -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
+from pseudoris.training.ppt.curriculum import select, select_referents
 from pseudoris.training.ppt.pairs import PairDataset, PairSpec
 from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner
-from pseudoris.training.ppt.referent_selection import select, select_referents
 from tests.training.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE, small_config
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -232,7 +232,7 @@ def compose_objects(
         on_wait: Likewise.
     """
     shards = config.run.shards.model_copy(update={"embed_images": True})
-    config = replace(config, run=config.run.model_copy(update={"shards": shards}))
+    config = config.model_copy(update={"run": config.run.model_copy(update={"shards": shards})})
     parent = Parent.open(RunLocation.open(objects), location)
     recipe = Recipe(RECIPE, config, config.compose.model_dump(mode="json"), has_models=False)
 

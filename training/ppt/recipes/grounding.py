@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -101,18 +101,14 @@ class ResponseMaps:
 
     def _embed(self, texts: Sequence[str]) -> torch.Tensor:
         """The texts in the joint space (T, D); each is read once."""
-        kept = {text: self._texts.get(text) for text in texts}
-        found = {text: embedding for text, embedding in kept.items() if embedding is not None}
-        missing = [text for text in kept if text not in found]
-        for first in range(0, len(missing), _TEXTS_A_TILE):
-            some = missing[first : first + _TEXTS_A_TILE]
+
+        def read(some: Sequence[str]) -> Iterator[torch.Tensor]:
             tokens = self._tokenise([prompted(text, self._config.prompt) for text in some])
             tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(some)))
-            for text, row in zip(some, read_texts(self._model, tile.to(self._device)).embedding, strict=False):
-                # Each by itself: a row of a batch would keep the whole batch in memory.
-                found[text] = row.clone()
-                self._texts.put(text, found[text])
-        return torch.stack([found[text] for text in texts])
+            # Each by itself: a row of a batch would keep the whole batch in memory.
+            yield from (row.clone() for row in read_texts(self._model, tile.to(self._device)).embedding[: len(some)])
+
+        return torch.stack(self._texts.read(texts, read, tile=_TEXTS_A_TILE))
 
 
 def prompted(phrase: str, prompt: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -98,17 +97,7 @@ class PairsConfig(FrozenModel):
     num_redundant: int = Field(default=64, ge=0, le=1000)
 
 
-class RecipeSettings(FrozenModel):
-    """The recipes' own sections."""
-
-    # Of `objects` and `pairs`.
-    grounding: GroundingConfig = GroundingConfig()
-    compose: ComposeConfig = ComposeConfig()
-    pairs: PairsConfig = PairsConfig()
-
-
-@dataclass(frozen=True, slots=True)
-class RecipeConfig:
+class RecipeConfig(FrozenModel):
     """The settings of a recipe's run, and its own.
 
     A recipe reads its SAM from `run.masks.architecture` and `.weights`, its CLIP from `run.filtering.architecture` and
@@ -116,9 +105,10 @@ class RecipeConfig:
     """
 
     run: RunConfig
-    grounding: GroundingConfig
-    compose: ComposeConfig
-    pairs: PairsConfig
+    # Of `objects` and `pairs`.
+    grounding: GroundingConfig = GroundingConfig()
+    compose: ComposeConfig = ComposeConfig()
+    pairs: PairsConfig = PairsConfig()
 
 
 _PRESET: Final = "ppt"
@@ -158,11 +148,9 @@ def load_recipe_config(preset: str, path: Path | None = None, assignments: Seque
     if preset not in _PRESETS:
         raise ConfigError(f"PPT's recipes have no preset {preset!r}. The presets are {', '.join(_PRESETS)}.")
     name, of_run, of_recipes = _PRESETS[preset]
-    own = [
-        word for word in assignments if word.partition("=")[0].partition(".")[0].strip() in RecipeSettings.model_fields
-    ]
+    sections = set(RecipeConfig.model_fields) - {"run"}
+    own = [word for word in assignments if word.partition("=")[0].partition(".")[0].strip() in sections]
     others = [word for word in assignments if word not in own]
     words = [f"shards.max_images={_SHARD_IMAGES}", f"shards.max_bytes={2**28}", *of_run, *others]
     run = load_config(name, path, words).model_copy(update={"preset": _PRESET})
-    settings = validate_as(RecipeSettings, lay_over({}, assignments=[*of_recipes, *own]))
-    return RecipeConfig(run, settings.grounding, settings.compose, settings.pairs)
+    return validate_as(RecipeConfig, {"run": run, **lay_over({}, assignments=[*of_recipes, *own])})
