@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated, confidences
+from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.store.location import RunLocation
@@ -14,7 +14,6 @@ from pseudoris.training.calibration.confidence_fit import (
     EVERYTHING,
     NO_LABELS,
     NO_LABELS_VOTE,
-    Bounds,
     calibrate,
     calibrated_run,
     choose,
@@ -42,15 +41,6 @@ def test_the_weights_are_those_that_made_the_world(scenes):
     assert weights.listener == weights.vote == 0.0
 
 
-def test_confidence_is_calibrated_on_scenes_it_has_not_seen(scenes):
-    weights = fit(scenes[:20], EVERYTHING)
-    confidence = np.concatenate([confidences(each.rated, weights) for each in scenes[20:]])
-    right = np.concatenate([each.is_right for each in scenes[20:]])
-    for low, high in ((0.1, 0.4), (0.4, 0.7), (0.7, 1.0)):
-        inside = (confidence >= low) & (confidence < high)
-        assert right[inside].mean() == pytest.approx(confidence[inside].mean(), abs=0.12)
-
-
 def totals(images, keep):
     sums = [image.sums(keep(image)) for image in images]
     return {name: sum(each[name][0] for each in sums) / sum(each[name][1] for each in sums) for name in sums[0]}
@@ -73,16 +63,6 @@ def test_what_bounds_reach_is_what_they_keep_counted_image_by_image(scenes, besi
         assert each.coverage == pytest.approx(counted["coverage"])
 
 
-def test_the_widest_bounds_keep_everything_so_that_no_aim_is_missed(scenes):
-    options = reached(scenes, fit(scenes, EVERYTHING))
-    everything = totals(scenes, lambda image: np.ones(len(image.is_right), bool))
-    assert max(each.coverage for each in options) == pytest.approx(everything["coverage"])
-    assert max(each.distinct for each in options) == pytest.approx(everything["yield"])
-    found = choose(options, coverage=everything["coverage"], least_yield=1.0)
-    assert found.coverage >= everything["coverage"]
-    assert found.accuracy >= everything["accuracy"]
-
-
 def test_chosen_bounds_reach_what_was_aimed_at_as_accurately_as_any(scenes):
     options = reached(scenes, fit(scenes, EVERYTHING))
     found = choose(options, coverage=0.6, least_yield=1.5)
@@ -90,21 +70,6 @@ def test_chosen_bounds_reach_what_was_aimed_at_as_accurately_as_any(scenes):
     assert found.distinct >= 1.5
     wide = [each for each in options if each.coverage >= 0.6 and each.distinct >= 1.5]
     assert found.accuracy == max(each.accuracy for each in wide)
-
-
-def test_what_cannot_be_reached_gives_the_widest_coverage_and_of_these_the_most_accurate(scenes):
-    options = reached(scenes, fit(scenes, EVERYTHING))
-    found = choose(options, coverage=0.999, least_yield=1.0)
-    assert found.coverage == max(each.coverage for each in options) < 0.999
-    assert found.accuracy == max(each.accuracy for each in options if each.coverage == found.coverage)
-
-
-def test_what_is_said_in_any_case_counts_beside_what_is_kept(scenes):
-    said = AlwaysKept(np.array([True, False, True]), np.array([3, 3, 0]), np.full(3, np.nan))
-    one = replace(scenes[0], beside=said)
-    none = np.zeros(len(one.is_right), bool)
-    assert one.sums(none) == {"accuracy": (2.0, 3.0), "yield": (3.0, 3), "coverage": (2.0, 4)}
-    assert scenes[0].sums(none)["yield"] == (0.0, 3)
 
 
 def test_without_labels_verdicts_change_nothing_and_the_yield_is_about_what_was_asked(scenes):
@@ -117,27 +82,11 @@ def test_without_labels_verdicts_change_nothing_and_the_yield_is_about_what_was_
     assert found.reached.accuracy > everything["accuracy"] + 0.1
 
 
-def test_without_labels_what_is_said_beside_is_of_the_yield_that_was_asked(scenes):
-    alone = without_labels(scenes, NO_LABELS, wanted_yield=2.0)
-    # One a mask: as much less is kept of what was drawn.
-    beside = [replace(each, beside=AlwaysKept(np.ones(3, bool), np.arange(3), np.full(3, np.nan))) for each in scenes]
-    found = without_labels(beside, NO_LABELS, wanted_yield=2.0)
-    assert found.reached.distinct == pytest.approx(2.0, abs=0.2)
-    drawn = totals(scenes, lambda image: found.reached.bounds.keeps(image, found.weights))
-    assert drawn["yield"] == pytest.approx(1.0, abs=0.2)
-    assert found.reached.bounds.min_confidence > alone.reached.bounds.min_confidence
-
-
 @pytest.mark.parametrize("verdict", [False, True])
 def test_verdicts_of_one_kind_alone_are_refused(scenes, verdict):
     alike = [replace(each, is_right=np.full(len(each.is_right), verdict)) for each in scenes]
     with pytest.raises(ValueError, match="Fitting needs right and wrong ones"):
         calibrate(alike, EVERYTHING, coverage=0.5, least_yield=1.0)
-
-
-def test_bounds_are_written_as_a_configuration_takes_them():
-    assert Bounds(0.66, 3).conditions() == ["confidence > 0.66", "rank <= 3"]
-    assert Bounds(0.0, 1000).conditions() == ["confidence > 0"]
 
 
 def written(folder, change=scored):

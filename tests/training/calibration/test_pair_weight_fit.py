@@ -41,14 +41,6 @@ def test_few_verdicts_and_unknown_confidences_give_no_line():
     assert fit_line(np.r_[confidence, np.nan], np.r_[right, 1.0]) == fit_line(confidence, right)
 
 
-def test_confidence_against_the_verdicts_is_left_out():
-    confidence, right = drawn(2000, 0.0, 1.0, seed=4)
-    line = fit_line(confidence, 1 - right)
-    assert line is not None
-    assert line.slope == 0
-    assert line_weights(line, confidence)[:2] == pytest.approx([1 - right.mean()] * 2, abs=1e-3)
-
-
 @pytest.fixture(scope="module")
 def scenes():
     told = drawn(40 * 6, 1.0, 0.7, seed=5)

@@ -51,12 +51,6 @@ def test_an_image_without_masks_is_answered_with_an_empty_one(learner):
     assert not choice.chosen.any()
 
 
-def test_without_head_nouns_sentences_alone_are_compared(config, store, pixels):
-    plain = config.model_copy(update={"model": config.model.model_copy(update={"has_head_noun": False})})
-    assert ChooserLearner(plain, store).module.trusted.shape == (2,)
-    assert ChooserLearner(config, store).module.trusted.shape == (4,)
-
-
 def test_the_loss_is_least_where_scores_follow_the_ious():
     ious = torch.tensor([[0.9, 0.1, 0.0], [0.0, 0.5, 0.0]])
     absent = torch.tensor([[False, False, False], [False, False, True]])
@@ -69,16 +63,6 @@ def test_the_loss_is_least_where_scores_follow_the_ious():
         choice_loss(right[:, :2], ious[:, :2], 0.1),
         choice_loss(torch.cat([right[:, :2], torch.full((2, 1), float("-inf"))], 1), ious[:, :2], 0.1),
     )
-
-
-def test_a_question_of_more_weight_counts_more():
-    logits, ious = torch.randn(3, 4), torch.rand(3, 4)
-    each = torch.stack([choice_loss(logits[at : at + 1], ious[at : at + 1], 0.1) for at in range(3)])
-    weights = torch.tensor([0.9, 0.0, 0.3])
-    due = (each * weights).sum() / weights.sum()
-    torch.testing.assert_close(choice_loss(logits, ious, 0.1, weights), due)
-    questions = [[Question("a", "x", torch.ones(1), False, 0.5)], [Question("a", "y", torch.ones(1), False)]]
-    assert collate_questions(questions).weights.tolist() == [0.5, 1.0]
 
 
 def test_a_mirror_exchanges_words_and_nothing_within_words():

@@ -11,15 +11,13 @@ from pseudoris.training.chooser.candidate_masks import CandidateStore
 from pseudoris.training.chooser.chooser_config import RefinementConfig
 from pseudoris.training.chooser.chooser_training import ChooserLearner, StudentRequest, load_student, train_student
 from pseudoris.training.chooser.mask_refinement import (
-    NO_OUTLINES,
     MaskRefiner,
-    outline_loss,
     outline_of,
     redrawn,
     view_boxes,
     views_of,
 )
-from pseudoris.training.chooser.question_dataset import Question, collate_questions
+from pseudoris.training.chooser.question_dataset import collate_questions
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.training_data import open_runs
@@ -64,58 +62,6 @@ def test_an_outline_is_seen_in_the_frame_of_another_mask_and_drawn_back(top, lef
     _, box = seen_of(other)
     outline = outline_of(meant, box, VIEW.size)
     assert torch.equal(redrawn(outline.float() - 127.5, box, other), meant)
-
-
-def test_pixels_outside_of_the_view_stay_and_no_mask_becomes_empty():
-    mask = rectangle(10, 10, 8, 8)
-    _, box = seen_of(mask)
-    nothing = torch.full((64, 64), -9.0)
-    far = rectangle(30, 50, 2, 2)
-    assert torch.equal(redrawn(nothing, box, mask | far), far)
-    assert torch.equal(redrawn(nothing, box, mask), mask)
-
-
-def test_a_mirrored_view_is_the_view_of_the_mirrored_image():
-    torch.manual_seed(0)
-    image, mask = torch.randint(0, 255, (3, 40, 60)).byte(), rectangle(10, 12, 16, 24)
-    assert torch.equal(seen_of(mask, image)[0].flip(-1), seen_of(mask.flip(-1), image.flip(-1))[0])
-
-
-def test_it_learns_to_follow_the_edge_of_a_colour():
-    torch.manual_seed(0)
-    image = torch.full((3, 40, 60), 230, dtype=torch.uint8)
-    meant = rectangle(10, 12, 16, 24)
-    image[:, meant] = torch.tensor([200, 30, 30], dtype=torch.uint8)[:, None]
-    masks = [rectangle(8, 12, 16, 20), rectangle(12, 12, 18, 26), rectangle(14, 14, 10, 18)]
-    views, boxes = zip(*(seen_of(mask, image) for mask in masks), strict=True)
-    seen = torch.stack(views)
-    taught = torch.cat([seen, torch.stack([outline_of(meant, box, VIEW.size) for box in boxes])[:, None]], 1)
-    refiner = MaskRefiner(4)
-    optimiser = torch.optim.Adam(refiner.parameters(), lr=0.01)
-    losses = []
-    for _ in range(60):
-        loss = outline_loss(refiner(seen), taught)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.3 * losses[0]
-    for change, box, mask in zip(refiner(seen).detach(), boxes, masks, strict=True):
-        found = redrawn(change, box, mask)
-        assert (found & meant).sum() / (found | meant).sum() > 0.9
-
-
-def test_no_view_gives_no_loss_and_gradients_of_zero():
-    refiner = MaskRefiner(4)
-    outline_loss(refiner(NO_OUTLINES[:, :-1]), NO_OUTLINES).backward()
-    assert all(each.grad is not None and not each.grad.any() for each in refiner.parameters())
-
-
-def test_a_batch_has_the_outlines_of_its_questions():
-    outline = torch.arange(5 * 64, dtype=torch.uint8).view(5, 8, 8)
-    questions = [Question("a", "x", torch.ones(1), False, outline=outline), Question("a", "y", torch.ones(1), False)]
-    assert torch.equal(collate_questions([questions]).outlines, outline[None])
-    assert collate_questions([questions[1:]]).outlines.shape == NO_OUTLINES.shape
 
 
 def test_candidates_are_kept_with_their_views_apart_from_those_without(tmp_path, towers, pixels):

@@ -12,7 +12,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.training.evaluation import evaluate_run
 from pseudoris.training.evaluation.run_evaluation import FIGURES, MASK_FIGURES
-from pseudoris.training.evaluation.truth import SETS, CandidateTable, count_image, match_image
+from pseudoris.training.evaluation.truth import SETS, CandidateTable, count_image
 from pseudoris.workers.masks import rle
 from tests.builders.scene_runs import scene_run, scenes, truth_bytes
 from tests.training.evaluation.plain import plain_figures
@@ -95,40 +95,6 @@ def count(*rows, truth=None, **options):
 def test_an_expression_is_right_where_it_refers_to_its_target_and_to_nothing_else():
     for text, is_right in (("0", 1.0), ("0 1", 0.0), ("1", 0.0), ("", 0.0), ("?", 0.0)):
         assert count((0, text))["kept.accuracy"] == (is_right, 1.0), text
-
-
-def test_an_expression_of_several_masks_is_right_where_it_refers_to_all_of_them():
-    assert count(((0, 2), "0 2"))["kept.accuracy"] == (1.0, 1.0)
-    assert count(((0, 2), "0"))["kept.accuracy"] == (0.0, 1.0)
-
-
-def test_of_two_masks_of_one_object_the_better_one_is_its():
-    said = candidates((0, "0"), (1, "0"), masks=boxes((0, 6), (0, 9)))
-    assert match_image(Known(), said).object_of_mask == {"m1": 0}
-    assert count_image(Known(), said).sums["kept.accuracy"] == (1.0, 2.0)
-
-
-def test_mask_quality_counts_visible_objects_and_what_is_missed_as_nothing():
-    truth = Known(masks=boxes((0, 10), (15, 25), (30, 30)))
-    sums = count(truth=truth, masks=boxes((0, 6), (38, 40)))
-    assert sums["masks.recall_50"] == (1.0, 2.0)
-    assert sums["masks.recall_75"] == (0.0, 2.0)
-    assert sums["masks.mean_iou"] == (pytest.approx(0.6), 2.0)
-    assert sums["masks.proposals"] == (2.0, 2.0)
-
-
-def test_attributes_are_summed_over_draws_and_a_text_that_cannot_be_read_states_none():
-    sums = count((0, "0", (0, 0, 3, 0)), (0, "?", (0, 0, 1, 0)))
-    assert sums["top_p.attribute_precision"] == (3.0, 6.0)
-    assert sums["top_p.attribute_recall"] == (3.0, 16.0)
-    assert sums["kept.attribute_recall"] == (1.0, 8.0)
-
-
-def test_an_image_without_masks_has_missed_its_objects_and_nothing_else():
-    sums = count(masks=[])
-    assert sums["masks.recall_50"] == (0.0, 3.0)
-    assert sums["kept.coverage"] == (0.0, 3.0)
-    assert sums["kept.accuracy"] == sums["all.yield"] == (0.0, 0.0)
 
 
 def test_every_figure_of_a_run_is_what_the_plainest_code_finds(tmp_path):

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import replace
 from types import SimpleNamespace
 
-import pytest
-
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
-from pseudoris.training.evaluation.evaluation_report import image_lines, interval_text, part_titles, value_text
 from pseudoris.training.evaluation.run_evaluation import FIGURES, MASK_FIGURES, ImageCounts, as_tree, summarise
 from pseudoris.training.evaluation.truth import SETS
 
 IMAGES = ImageCounts(judged=2, in_truth=2, in_plan=2, shards_read=1, shards=1)
-NOTHING = Estimate(math.nan, math.nan, math.nan)
 
 
 def sums(right, **changes):
@@ -40,13 +34,6 @@ def test_figures_are_ratios_over_all_images_and_differences_are_paired():
     assert (found.objects, found.draws, found.kept) == (8, 8, 8)
 
 
-def test_parts_are_listed_where_they_hold_expressions():
-    found = summary(sums(1, **{"difficulty.0": (1.0, 2.0), "group.seen": (1.0, 2.0)}), groups=("seen", "held_out"))
-    assert found.difficulty["0"].accuracy.value == 0.5
-    assert found.difficulty["3+"].expressions == 0
-    assert list(part_titles(found)) == ["no other object of its category", "seen in training"]
-
-
 def test_json_has_null_for_what_nothing_was_counted_of():
     found = summary(sums(1, **{"beam.accuracy": (0.0, 0.0)}))
     tree = json.loads(json.dumps(as_tree(found), allow_nan=False))
@@ -54,25 +41,3 @@ def test_json_has_null_for_what_nothing_was_counted_of():
     assert tree["sets"]["all"]["accuracy"]["value"] == 0.25
     assert tree["difficulty"]["0"] == {"accuracy": {"value": None, "low": None, "high": None}, "expressions": 0}
     assert tree["images"]["judged"] == 2
-
-
-@pytest.mark.parametrize(
-    ("estimate", "value", "interval"),
-    [
-        (Estimate(0.12345, 0.1, 0.2), "+0.123", "[+0.100, +0.200]"),
-        (Estimate(0.5, math.nan, math.nan), "+0.500", ""),
-        (NOTHING, "–", ""),
-    ],
-)
-def test_figures_are_written_for_a_person(estimate, value, interval):
-    assert value_text(estimate, 3, sign="+") == value
-    assert interval_text(estimate, 3, sign="+") == interval
-
-
-def test_lines_say_what_was_left_out():
-    assert set(image_lines(summary(sums(1)))) == {"run", "truth", "images", "objects", "expressions"}
-    counts = replace(IMAGES, unknown=3, unknown_key="a.png", quarantined=2, judged_quarantined=1, shards=9)
-    lines = image_lines(summary(sums(1), counts=counts))
-    assert lines["unknown"] == "3 images of the run are not in the truth, such as a.png"
-    assert lines["quarantined"] == "2 images of the run; the objects of 1 of them count as missed"
-    assert lines["sample"] == "1 of 9 shards, spread evenly"

@@ -127,11 +127,6 @@ def test_a_text_refers_to_the_object_whose_sentence_is_nearest(human):
     assert found.group(0) is None
 
 
-def test_objects_are_alike_where_they_are_called_by_the_same_noun(human):
-    assert [human.of_image(image_id("a.png")).num_alike(n) for n in (0, 1)] == [0, 0]
-    assert [human.of_image(image_id("b.png")).num_alike(n) for n in (0, 1)] == [1, 1]
-
-
 def test_a_run_of_models_is_judged_by_what_humans_said(human, tmp_path):
     # One pixel less of the cat, the dog exactly, and the cup, which nobody speaks of.
     run = model_run(
@@ -216,20 +211,6 @@ def test_an_import_that_is_not_complete_is_no_truth(imported, tmp_path):
     receipt.unlink()
     with pytest.raises(ConfigError, match="not complete: 0 of 1 shards"):
         HumanTruth.read(place(tmp_path, "truth"))
-
-
-def test_progress_is_told_and_where_no_run_is_the_message_says_so(imported, tmp_path):
-    told = []
-    HumanTruth.read(place(imported, "truth"), lambda done, total: told.append((done, total)))
-    assert told == [(1, 1)]
-    with pytest.raises(ConfigError, match="there is no run"):
-        HumanTruth.read(place(tmp_path, "nowhere"))
-
-
-def test_words_are_lower_case_and_punctuation_parts_them():
-    assert words_of("The man's T-shirt, RED & white!") == ["the", "man", "s", "t", "shirt", "red", "white"]
-    assert words_of("Größe 12 — das Ä") == ["größe", "12", "das", "ä"]
-    assert words_of("?! _") == []
 
 
 TEXT = st.lists(st.sampled_from(["a", "the", "red", "cat", "dog", "left", "!"]), max_size=6).map(" ".join)

@@ -64,26 +64,9 @@ def test_the_objects_of_a_quarantined_image_are_missed(tmp_path, whole):
     assert found.mask_quality["recall_50"].value < all_there.mask_quality["recall_50"].value
 
 
-def test_a_quarantined_image_without_a_truth_is_no_unknown_one(tmp_path):
-    few = dict(list(KNOWN.items())[:5])
-    location = run(tmp_path, change=lambda image: quarantined(image) if image.key not in few else image)
-    images = evaluate_run(location, truth(few)).images
-    assert (images.judged, images.judged_quarantined, images.unknown, images.quarantined) == (5, 0, 0, 1)
-
-
 def test_a_sample_reads_shards_spread_evenly(whole):
     images = evaluate_run(whole, truth(), sample=2).images
     assert (images.judged, images.shards_read, images.shards) == (4, 2, 3)
-
-
-def test_a_run_that_goes_on_is_judged_by_what_is_committed(tmp_path):
-    images = evaluate_run(run(tmp_path, committed=[1]), truth()).images
-    assert (images.judged, images.in_plan, images.shards) == (2, 6, 1)
-
-
-def test_the_same_run_gives_the_same_figures(whole):
-    assert evaluate_run(whole, truth()) == evaluate_run(whole, truth())
-    assert evaluate_run(whole, truth(), seed=1) != evaluate_run(whole, truth())
 
 
 def test_without_an_image_in_common_a_key_of_each_side_is_named(whole):
@@ -95,11 +78,6 @@ def test_without_an_image_in_common_a_key_of_each_side_is_named(whole):
 def test_without_a_commit_there_is_nothing_to_judge(tmp_path):
     with pytest.raises(ConfigError, match="has no committed shard yet"):
         evaluate_run(run(tmp_path, committed=[]), truth())
-
-
-def test_where_no_run_is_the_message_says_so(tmp_path):
-    with pytest.raises(ConfigError, match="there is no run"):
-        evaluate_run(RunLocation.open(str(tmp_path)), truth())
 
 
 def with_mask(image, size, counts):

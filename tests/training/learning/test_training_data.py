@@ -70,10 +70,6 @@ def test_batch_number_n_is_the_same_from_wherever_one_begins(first):
     assert taken(feed(), first, 6) == taken(feed(), 0, first + 6)[first:]
 
 
-def test_seeds_shuffle_otherwise():
-    assert taken(feed(), 0, 4) != taken(feed(seed=1), 0, 4)
-
-
 def test_ranks_share_out_the_batches_of_one_process():
     parts = [taken(feed(rank=rank, world_size=2), 0, 5) for rank in range(2)]
     for whole, *own in zip(taken(feed(), 0, 5), *parts, strict=True):
@@ -100,10 +96,6 @@ def test_items_come_as_often_as_their_chances_say_and_the_same_again():
     assert taken(thinned, 5, 9) == taken(feed(items, units=4, chances=chances), 0, 14)[5:]
 
 
-def test_chances_of_one_change_no_batch():
-    assert taken(feed(chances=[1.0] * 17), 0, 9) == taken(feed(), 0, 9)
-
-
 def test_losses_count_by_their_weights_whatever_the_scale():
     losses, weights = torch.tensor([[1.0, 3.0], [8.0, 8.0]]), torch.tensor([0.3, 0.1])
     assert weighted_mean(losses, weights).item() == weighted_mean(losses, 2 * weights).item()
@@ -114,7 +106,3 @@ def test_equal_weights_are_the_plain_mean_bit_by_bit():
     losses = torch.rand(7, 5, 5)
     assert torch.equal(weighted_mean(losses, torch.ones(7)), losses.mean())
     assert torch.equal(weighted_mean(losses, None), losses.mean())
-
-
-def test_without_any_weight_there_is_no_loss():
-    assert weighted_mean(torch.tensor([1.0, 2.0]), torch.zeros(2)).item() == 0

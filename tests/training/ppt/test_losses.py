@@ -89,23 +89,6 @@ def test_each_entry_of_the_cost_is_equation_4_of_its_pair() -> None:
         assert torch.allclose(cost[b, k, e], alone[0], atol=1e-6)
 
 
-def test_a_query_that_is_sure_takes_the_referent_from_the_one_with_its_mask_unless_masks_decide() -> None:
-    generator = torch.Generator().manual_seed(4)
-    wanted = collate_labels([_labels(1, generator)])
-    wanted.confidences.fill_(1)
-    xy, labels = (each.expand(1, 2, *each.shape[2:]) for each in (wanted.points_xy, 10 * wanted.labels - 5))
-    right = 4 * wanted.masks[:, 0] - 2
-    # The first is sure, and has the mask wrong.
-    prompts, masks = PointPrompts(xy, labels, torch.tensor([[8.0, -2.0]])), torch.stack([-right, right], 1)
-
-    def chosen(share: float) -> list[int]:
-        weights = ObjectiveConfig(confidence=3, confidence_in_matching=share)
-        return assign(matching_cost(prompts, masks, wanted, weights), (1,)).queries.tolist()
-
-    assert chosen(1.0) == [0]
-    assert chosen(0.03) == [1]
-
-
 def test_masks_of_all_pairs_at_once_are_what_each_pair_is_by_itself() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, masks = (4 * torch.randn(2, 3, 8, 8, generator=generator), torch.rand(2, 5, 8, 8, generator=generator))
@@ -123,17 +106,6 @@ def test_masks_of_all_pairs_at_once_are_what_each_pair_is_by_itself() -> None:
         assert dices[b, k, e].item() == pytest.approx(by_hand.item(), abs=1e-5)
 
 
-def test_the_weights_of_the_mask_loss_are_those_of_the_configuration() -> None:
-    logits, masks = torch.tensor([[[0.3, -1.2]]]), torch.tensor([[[1.0, 0.25]]])
-    weights = ObjectiveConfig(dice=2.0, mask_cross_entropy=0.5)
-
-    by_parts = 2.0 * dice_losses(logits[:, None], masks[:, None]) + 0.5 * mask_cross_entropies(
-        logits[:, None], masks[:, None]
-    )
-
-    assert mask_loss(logits, masks, weights).tolist() == pytest.approx(by_parts.flatten().tolist())
-
-
 def test_the_point_loss_by_hand_with_and_without_the_assignment() -> None:
     predicted = Points(torch.tensor([[[0.1, 0.1], [0.9, 0.9]]]), torch.tensor([[0.0, 0.0]]))
     wanted = Points(torch.tensor([[[0.8, 0.8], [0.2, 0.2]]]), torch.tensor([[0.0, 1.0]]))
@@ -145,25 +117,12 @@ def test_the_point_loss_by_hand_with_and_without_the_assignment() -> None:
     assert point_loss(predicted, wanted, ordered).tolist() == pytest.approx([1.4 + math.log(2)])
 
 
-def test_a_label_that_is_wrong_costs_its_weight() -> None:
-    predicted = Points(torch.tensor([[[0.5, 0.5]]]), torch.tensor([[2.0]]))
-    wanted = Points(torch.tensor([[[0.5, 0.5]]]), torch.tensor([[0.0]]))
-
-    loss = point_loss(predicted, wanted, ObjectiveConfig(point_label=3.0))
-
-    assert loss.tolist() == pytest.approx([3.0 * math.log(1 + math.exp(2.0))])
-
-
 def test_where_a_query_looks_beside_its_mask_by_hand() -> None:
     looks = torch.tensor([[0.5, 0.25, 0.25]]).log()
 
     beside = attention_loss(looks, torch.tensor([[1.0, 1.0, 0.0]]))
 
     assert beside.tolist() == pytest.approx([0.5 * math.log(0.5 / 0.5) + 0.5 * math.log(0.5 / 0.25)])
-
-
-def test_a_mask_that_no_patch_shows_counts_nothing_in_where_queries_look() -> None:
-    assert attention_loss(torch.tensor([[0.5, 0.5]]).log(), torch.zeros(1, 2)).tolist() == [0.0]
 
 
 def test_masks_are_weighed_in_single_precision_whatever_the_training_computes_in() -> None:

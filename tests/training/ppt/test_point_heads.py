@@ -4,16 +4,9 @@ import torch
 
 from pseudoris.training.ppt.point_generator import (
     ReferencePatchAttention,
-    ScoreHead,
     grid_centres,
 )
 from pseudoris.training.ppt.ppt_config import PointGeneratorConfig
-
-
-def test_a_confidence_with_a_gain_begins_at_clips_response() -> None:
-    queries, responses, scores = torch.randn(2, 5, 32), torch.randn(2, 5), ScoreHead(32, 3.0)
-
-    assert torch.allclose(scores(queries, responses) - scores.layers(queries)[..., 0], 3 * responses, atol=1e-5)
 
 
 def _attention(response: torch.Tensor, anchors: list[int], **settings: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,16 +17,6 @@ def _attention(response: torch.Tensor, anchors: list[int], **settings: float) ->
     queries, image = torch.randn(1, len(anchors), 32), torch.randn(1, 20, 32)
     _, log_shares, peaks = attention(queries, image, response[None], torch.tensor([anchors]))
     return (peaks @ grid_centres(5, 4))[0], log_shares[0]
-
-
-def test_a_query_looks_where_clip_answers() -> None:
-    response = torch.zeros(5, 4)
-    response[1, 2] = 1.0
-
-    places, log_shares = _attention(response, [0, 0, 0], response_gain=60.0)
-
-    assert torch.allclose(places, torch.tensor([2.5 / 4, 1.5 / 5]), atol=1e-3)
-    assert log_shares.exp()[:, 6].min() > 0.99
 
 
 def test_a_query_in_doubt_between_two_objects_looks_at_one_of_them() -> None:

@@ -160,20 +160,6 @@ def test_padding_of_a_text_says_nothing() -> None:
     assert torch.allclose(before.points_xy, after.points_xy, atol=1e-5)
 
 
-def test_text_response_and_every_stage_of_the_image_reach_the_points() -> None:
-    model, features = _model().eval(), _features()
-    image = [stage.clone().requires_grad_() for stage in features.image]
-    text, response = features.text.clone().requires_grad_(), features.response.clone().requires_grad_()
-
-    _prompts(model, replace(features, image=image, text=text, response=response)).points_xy.square().sum().backward()
-
-    assert all(stage.grad is not None and stage.grad.abs().sum() > 0 for stage in image)
-    assert response.grad is not None
-    assert response.grad.abs().sum() > 0
-    assert text.grad is not None
-    assert text.grad[0, :4].abs().sum() > 0
-
-
 @given(
     response=arrays(np.float32, (2, 7, 6), elements=st.floats(-4, 4, width=32)),
     count=st.integers(1, 4),
@@ -190,12 +176,6 @@ def test_peaks_are_the_highest_answers_that_lie_apart(response: np.ndarray, coun
             is_left = (away > radius).all(0)
             assert is_left[tuple(place)]
             assert row[tuple(place)] == row[is_left].max()
-
-
-def test_peaks_beyond_what_there_is_room_for_are_those_before_again() -> None:
-    assert distinct_peaks(torch.arange(4.0).view(1, 2, 2), 3, 1).tolist() == [[3, 3, 3]]
-    row = torch.tensor([[[1.0, 0.0, 0.0, 3.0, 0.0, 2.0]]])
-    assert distinct_peaks(row, 5, 1).tolist() == [[3, 5, 0, 3, 5]]
 
 
 def test_what_lies_in_padding_counts_for_nothing(monkeypatch) -> None:
@@ -247,28 +227,6 @@ def test_masks_of_sams_square_are_found_on_the_patches_of_the_stretched_image() 
 
     assert (shares[1:3, 2:] > 0.9).all()
     assert (shares[:, :2] < 0.1).all()
-
-
-def test_looking_beside_the_mask_costs_where_that_is_asked_for() -> None:
-    plain, asked = _model().loss(_features(), _labels()), _model(ObjectiveConfig(look=2.0)).loss(_features(), _labels())
-
-    assert "look" not in plain
-    assert asked["look"].item() > 0
-    assert asked["loss"].item() == pytest.approx(plain["loss"].item() + asked["look"].item(), abs=1e-4)
-
-
-def test_a_code_tells_words_apart_that_the_text_tower_does_not() -> None:
-    torch.manual_seed(0)
-    config = SMALL.model_copy(update={"word_code_width": 16})
-    generator, features = PointGenerator(config, 24, 16).eval(), _features()
-    given = features.image, features.text, features.is_word, features.response
-
-    found = [
-        generator(*given, tokens).attention_log_shares
-        for tokens in (features.tokens, features.tokens + features.is_word)
-    ]
-
-    assert not torch.allclose(*found, atol=1e-4)
 
 
 def test_gradients_reach_all_of_the_point_generator_and_nothing_frozen() -> None:

@@ -133,22 +133,6 @@ def test_killed_at_any_step_and_resumed_is_as_if_nothing_had_happened(tmp_path, 
     assert resumed.num_steps_now < 15 or until == 1
 
 
-@pytest.mark.long
-def test_encoders_of_an_earlier_training_change_nothing_and_others_are_refused(tmp_path, whole) -> None:
-    request, summary, *_ = whole
-    encoders = FrozenEncoders(request.config)
-
-    for again in (tmp_path / "first", tmp_path / "second"):
-        _, told = train_ppt(replace(request, out=again), open_fabric(request.config.training), encoders=encoders)
-        for name in ROUNDS:
-            assert_equal_weights(request.out / name, again / name)
-        assert told.phases == summary.phases
-    another = small_config(tmp_path / "another", ["clip.weights.uri=random:9"])
-    third = replace(request, config=another, out=tmp_path / "third")
-    with pytest.raises(ValueError, match="The encoders differ from the training's in CLIP"):
-        train_ppt(third, open_fabric(another.training), encoders=encoders)
-
-
 @pytest.mark.slow
 def test_killed_between_select_and_its_round_and_resumed_asks_nobody_again(tmp_path, whole) -> None:
     request, *_ = whole
@@ -352,9 +336,3 @@ def test_a_batch_that_cannot_be_split_over_the_devices_is_refused_by_name(tmp_pa
 def test_a_number_of_steps_is_refused_for_the_curriculum_says_it(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"training.num_steps=5 would be ignored.*Set curriculum.epochs_factor"):
         load_ppt_config("tiny", None, ["training.num_steps=5"])
-
-
-def test_a_warm_up_is_not_held_against_a_number_of_steps_that_nobody_gave() -> None:
-    config = load_ppt_config("tiny", None, ["training.num_warmup_steps=5000"])
-
-    assert config.training.num_warmup_steps == 5000

@@ -31,14 +31,6 @@ def test_a_tile_is_named_by_its_place(layout, tile, expected) -> None:
     assert expected in position_texts("star", layout, tile)
 
 
-def test_no_two_tiles_of_a_mosaic_are_said_alike() -> None:
-    for rows in (1, 2, 3):
-        for columns in (1, 2, 3):
-            tiles = [(row, column) for row in range(rows) for column in range(columns)]
-            said = [text for tile in tiles if len(tiles) > 1 for text in position_texts("star", (rows, columns), tile)]
-            assert len(said) == len(set(said))
-
-
 @pytest.mark.parametrize(
     "text",
     [

@@ -14,11 +14,9 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.ppt.recipes.grounding import (
-    HIGHEST,
     Grounder,
     Peaks,
     ResponsePrompter,
-    agreement,
     as_shares,
     parted,
     prompted,
@@ -110,13 +108,6 @@ def test_the_first_point_is_the_peak_and_the_others_spread_over_high_and_low_res
     assert len({tuple(point) for point in xy.tolist()}) == 6
 
 
-def test_agreement_is_the_soft_iou() -> None:
-    mask = SHARE >= 0.9
-
-    assert agreement(mask, SHARE) == pytest.approx(8.2 / (9 + 16.2 - 8.2), abs=1e-6)
-    assert agreement(np.zeros_like(mask), np.zeros_like(SHARE)) == 0.0
-
-
 def _bumps(size: int, *places: tuple[int, int, float]) -> np.ndarray:
     rows, columns = np.indices((size, size))
     return np.max([height * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 18) for y, x, height in places], 0).astype(
@@ -142,20 +133,6 @@ def test_a_flank_of_one_object_is_not_where_another_one_is_prompted() -> None:
     parts = parted(share, Peaks(2, 0.8, 0.16))
 
     assert [np.unravel_index(part.argmax(), part.shape) for part in parts] == [(10, 50), (14, 8)]
-
-
-def test_one_peak_is_the_response_as_it_is() -> None:
-    share = _bumps(48, (10, 10, 0.95), (10, 38, 1.0))
-
-    assert parted(share, HIGHEST)[0] is share
-    assert parted(share, Peaks(3, 0.97, 0.16))[0] is share
-    assert len(parted(share, Peaks(1, 0.1, 0.16))) == 1
-
-
-def test_what_lies_within_the_radius_of_a_peak_is_no_peak_of_its_own() -> None:
-    assert len(parted(_bumps(48, (10, 10, 1.0), (10, 18, 0.99)), Peaks(3, 0.5, 0.2))) == 1
-    # A plateau has many highest pixels.
-    assert len(parted(np.pad(np.ones((6, 6), np.float32), 20), Peaks(3, 0.5, 0.2))) == 1
 
 
 @given(
