@@ -5,13 +5,11 @@
 | `python -m experiments.quality` | every figure of docs/quality.md, and writes the page from `experiments/results/` |
 | `python -m experiments.oracle` | masks and captions on fresh scenes: the model card's figures |
 | `python -m experiments.scene_clip` | where the scene CLIP points: the model card's figures |
-| `python -m experiments.exclusion --json FILE` | the perceptual hash of `--exclude`: the tables of docs/exclusions.md |
 | `python -m experiments.composing.posterior_fit` | fits the weights of the composer's posterior on development scenes |
 | `python -m experiments.composing.composed_picture FILE` | draws docs/composing.png |
 | `python -m experiments.quality.scene_runs OUT` | writes scenes as a run, as simulated annotators describe them |
 | `python -m experiments.ppt` | PPT's ablation in miniature: docs/ppt.json and the table of docs/ppt.md |
 | `python -m experiments.ppt.prediction_picture FILE` | draws docs/ppt-predict.jpg |
-| `python -m experiments.touching_scenes FILE` | draws scenes of the world `touching`, and their masks |
 | `python -m experiments.audits` | simulated audits: coverage and width of the intervals, the tables of docs/audit.md |
 | `python -m experiments.ppt_data FOLDER` | PPT's pseudo-labels against the truth, with a contact sheet |
 

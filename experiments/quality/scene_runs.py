@@ -26,14 +26,13 @@ from PIL import Image
 from experiments.quality.parts import Options
 from experiments.quality.question_kinds import KINDS_NAME, write_kinds
 from experiments.second_voice.expressions import second_voice_expressions
-from experiments.touching_scenes import make_scene, render
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.demo import scene_truth
-from pseudoris.synthworld.renderer import RenderedScene
-from pseudoris.synthworld.scenes import Scene, Split
+from pseudoris.synthworld.renderer import RenderedScene, render
+from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.imports import ImportRequest, import_annotation
 from pseudoris.workers.masks import rle
@@ -219,7 +218,7 @@ def main(
     split: Annotated[Split, typer.Option(help="Which scenes.")] = Split.TEST,
     scenes: Annotated[int, typer.Option(min=1, help="How many.")] = 150,
     first: Annotated[int, typer.Option(min=0, help="The position of the first.")] = 0,
-    world: Annotated[str, typer.Option(help="One of synthworld's, or touching.")] = DEFAULT_WORLD,
+    world: Annotated[str, typer.Option(help="One of synthworld's.")] = DEFAULT_WORLD,
     voice: Annotated[Voice, typer.Option(help="Who speaks of the objects.")] = "first",
 ) -> None:
     """Write scenes as a run of human annotation."""
