@@ -150,7 +150,7 @@ def _trained(job: AblationJob, runs: AblationRuns) -> dict[str, Any]:
     (training,) = (each for each in TRAININGS if each.name == job.name)
     config = config_of(training, job.sizes, job.seed)
     request = PptRequest(config, training.runs(runs), job.folder, is_resuming=TrainingFolder(job.folder).is_begun)
-    _, summary = train_ppt(request, open_fabric(config.training), encoders=_encoders())
+    _, summary = train_ppt(request, open_fabric(config.training))
     held_out = HeldOutExpressions(runs.val)
     figures = {}
     for phase, row in training.phases.items():

@@ -63,7 +63,6 @@ class FrozenEncoders:
     def __init__(self, config: PptConfig, device: torch.device | str = "cpu") -> None:
         """Load both."""
         self.device, self._prompt = torch.device(device), config.clip.prompt
-        self.made_of = made_of(config)
         named = ("clip.architecture", "generator.image_blocks")
         self._towers = FrozenTowers(config.towers(), self.device, settings=named)
         self._sam = load_sam(config.sam.architecture, config.sam.weights).to(self.device).requires_grad_(False)
@@ -133,12 +132,6 @@ class FrozenEncoders:
         (crop,) = encode_crops(self._sam, [image.permute(1, 2, 0).numpy()], self._sam_dtype)
         # A row of a batch would keep the whole batch in memory.
         return _EncodedImage(stages.clone(), dense.clone(), crop.embedding.half().cpu().clone(), crop.input_size)
-
-
-def made_of(config: PptConfig) -> tuple[str, ...]:
-    """Return the settings that decide the encoders' output."""
-    blocks = str(config.generator.image_blocks)
-    return config.clip.model_dump_json(), config.sam.model_dump_json(), blocks, config.training.precision
 
 
 def standardised(maps: torch.Tensor) -> torch.Tensor:

@@ -34,7 +34,7 @@ from pseudoris.training.ppt.curriculum import (
 )
 from pseudoris.training.ppt.pairs import PairDataset
 from pseudoris.training.ppt.ppt_config import PairsDataConfig, PptConfig, Source
-from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner, made_of, settings_of
+from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner, settings_of
 from pseudoris.training.ppt.prompted_pairs import PromptedPairs, collate
 from pseudoris.workers.counter_rng import key_of
 
@@ -91,25 +91,15 @@ class Reports:
     on_select: Callable[[Round, int, int], None] = lambda each, decided, pairs: None
 
 
-def train_ppt(
-    request: PptRequest, fabric: Fabric, reports: Reports | None = None, *, encoders: FrozenEncoders | None = None
-) -> tuple[PointLearner, PptSummary]:
+def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = None) -> tuple[PointLearner, PptSummary]:
     """Train through the curriculum, or continue the training in the folder; return the learner and how it ended.
 
-    A training that was killed at any point and resumed ends with the weights of one that was not.
-
-    Args:
-        request: What, on what, and where.
-        fabric: Returned by `pseudoris.training.learning.open_fabric`; all of its processes make this call.
-        reports: Callbacks.
-        encoders: Encoders of an earlier training of this process, on the same device, to reuse their cached features.
+    A training that was killed at any point and resumed ends with the weights of one that was not. `fabric` is from
+    `open_fabric`; all of its processes make this call.
     """
     folder = TrainingFolder(request.out)
     folder.refuse_another(is_resuming=request.is_resuming)
-    if encoders is None:
-        encoders = FrozenEncoders(request.config, fabric.device)
-    elif encoders.made_of != made_of(request.config) or encoders.device != fabric.device:
-        raise ValueError("The encoders differ from the training's in CLIP, SAM, stages, precision or device.")
+    encoders = FrozenEncoders(request.config, fabric.device)
     saved = folder.settings() or {}
     snapshots = request.runs.snapshots(saved.get("snapshots"))
     sources = open_sources(request.runs, request.config, encoders.frame, snapshots)

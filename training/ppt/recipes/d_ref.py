@@ -222,14 +222,8 @@ def compose_objects(
     """Write D_ref: mosaics and fusions of the images of D_sem, embedded in the tables.
 
     An image has as many pseudo-masks as objects; each of its texts has them all, the referent with c = 1, the contexts
-    with c = 0.
-
-    Args:
-        objects: A complete run of `make_objects`, or any whose kept texts are "the … in the middle".
-        location: A new run, or one that the same call began.
-        config: Its `compose`.
-        on_progress: See `write_recipe`.
-        on_wait: Likewise.
+    with c = 0. `objects` is a complete run of `make_objects`, or any whose kept texts are "the … in the middle"; the
+    rest is as of `write_recipe`.
     """
     shards = config.run.shards.model_copy(update={"embed_images": True})
     config = config.model_copy(update={"run": config.run.model_copy(update={"shards": shards})})

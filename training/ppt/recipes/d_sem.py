@@ -60,20 +60,17 @@ def make_objects(
     An image for which SAM answers with no pixel is `empty`. Flips are drawn in each epoch when pairs are loaded
     (`pseudoris.training.ppt.pairs`), so the tables hold no mirrored copies.
 
-    Args:
-        folder: One folder of images for each class, as in Mini-ImageNet; a path or url.
-        location: A new run, or one that the same call began.
-        config: The models, and how they work together.
-        names: A table of class names, CSV with the columns `folder` and `name`, which has every folder; None takes the
-            folders' own names.
-        sample: Take so many images alone, drawn by `compute.seed` from all folders together; None takes all.
-        on_note: Called for rows of `names` whose folder does not exist.
-        on_progress: See `write_recipe`.
-        on_wait: Likewise.
+    `folder`, a path or url, has a folder of images for each class, as Mini-ImageNet. `names` is a table of class names,
+    CSV with the columns `folder` and `name`, which has every folder; None takes the folders' own. `sample` takes so
+    many images alone, drawn by `compute.seed` from all folders together. `on_note` is told of rows of `names` whose
+    folder does not exist. The rest is as of `write_recipe`.
     """
     run = config.run
     source = open_source(folder, run.source, exclude=location.root, limits=run.placement.storage)
-    table = None if names is None else _read(names)
+    try:
+        table = None if names is None else names.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--names {names} cannot be read ({error.strerror}). Give a CSV file.") from None
     # A second listing is cheap compared with the models. It gives all classes.
     folders = {class_folder(item.key) for item in source.list()}
     if not folders:
@@ -142,13 +139,6 @@ def read_names(data: bytes) -> dict[str, str]:
         if names.setdefault(folder, name) != name:
             raise ConfigError(f"line {number} of the class names repeats the folder {folder!r}. Name each folder once.")
     return names
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"--names {path} cannot be read ({error.strerror}). Give a CSV file.") from None
 
 
 def _classes(

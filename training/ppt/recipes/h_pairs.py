@@ -51,12 +51,8 @@ def pair_masks(
     Near-equal masks are merged into one. Texts with one mask are H_sem (c = 1). Texts with more are H_ref, all with c =
     0 until Select has seen them. If SAM returns no pixel for any phrase of a text, the text has no row.
 
-    Args:
-        source: A complete run of any origin: annotated, refiltered, imported. Its images and kept texts are read.
-        location: A new run, or one that the same call began. It has the plan of `source`, image by image.
-        config: The models, and its `pairs`.
-        on_progress: See `write_recipe`.
-        on_wait: Likewise.
+    `source` is a complete run of any origin, whose images and kept texts are read; the new run has its plan, image by
+    image. The rest is as of `write_recipe`.
     """
     import_plugins(config.run.images.decoder_plugins)
     parent = Parent.open(RunLocation.open(source), location)

@@ -81,13 +81,9 @@ def write_recipe(
 ) -> WrittenRun:
     """Plan a recipe's run and make its missing shards, one after the other: a model has one device.
 
-    Args:
-        recipe: What is made.
-        location: A new run, or one that the same recipe began.
-        plan: Plans, under the lock.
-        maker: Returns what makes a shard; called once, behind the plan, so that a refusal costs no loading.
-        on_progress: Called after each commit.
-        on_wait: Called with the holder of the run, before a wait.
+    `location` has a new run, or one that the same recipe began. `plan` is called under the lock; then, so that a
+    refusal costs no loading, `maker`, which returns what makes a shard. `on_progress` is called after each commit,
+    `on_wait` with the holder of the run, before a wait.
     """
     identity = recipe.identity()
     location.probe()
