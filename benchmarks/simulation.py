@@ -12,18 +12,22 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from benchmarks.driver_queue import DriverQueue
 from benchmarks.fleet import Fleet, Spent, simulate
 from benchmarks.measurement import write_json
+from experiments.quality.svg_chart import Axis, Line, line_chart, stack
 
+# Percent, of the plot's logarithmic axis.
+_TICKS: Final = (0.1, 0.3, 1, 2, 10, 30, 100)
 _RESULTS: Final = Path(__file__).parent / "results" / "scale.json"
 # Of a core: what a driver uses that waits (docs/scale.md).
 IDLE_SHARE: Final = 0.04
@@ -176,9 +180,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json([{name: _rounded(value) for name, value in row.items()} for row in rows], given.json)
     show(rows, measured.driver_s)
     if given.plot:
-        from benchmarks.simulation_plot import write_plot
+        given.plot.write_text(plot(rows), encoding="utf-8")
 
-        write_plot(rows, given.plot)
+
+def plot(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the fused runs of the most images over the size of a shard, as an SVG chart for each number of GPUs."""
+    most = max(row["images"] for row in rows)
+    shown = [row for row in rows if row["images"] == most and row["placement"] == "fused"]
+    sizes = sorted({row["shard_images"] for row in shown})
+    along = Axis("images a shard", -0.3, len(sizes) - 0.7, [(at, str(size)) for at, size in enumerate(sizes)])
+    ticks = [(math.log10(percent), f"{percent:g} %") for percent in _TICKS]
+    up = Axis("share that is not work", ticks[0][0], ticks[-1][0], ticks)
+
+    def line(title: str, of_fleet: Sequence[Mapping[str, Any]], share: str) -> Line:
+        found = {row["shard_images"]: min(max(100 * row[share], _TICKS[0]), _TICKS[-1]) for row in of_fleet}
+        points = [(at, math.log10(found[size])) for at, size in enumerate(sizes) if size in found]
+        return Line(title, points, is_dashed=share == "control_share")
+
+    def chart(gpus: int) -> str:
+        rates = sorted({row["images_per_s"] for row in shown})
+        fleets = {rate: [r for r in shown if (r["gpus"], r["images_per_s"]) == (gpus, rate)] for rate in rates}
+        every = [line(f"{rate:g} images/s a GPU", rows, "lost_share") for rate, rows in fleets.items()]
+        control = [line(f"{rate:g}: control plane", rows, "control_share") for rate, rows in fleets.items()]
+        return line_chart(f"{gpus} GPUs, {most:,} images", along, up, [*every, *control])
+
+    return stack([chart(gpus) for gpus in sorted({row["gpus"] for row in shown})])
 
 
 def show(rows: Sequence[dict[str, object]], driver_s: float) -> None:
