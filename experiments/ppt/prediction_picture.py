@@ -53,7 +53,7 @@ def main(
 
 def asked(questions: HeldOutExpressions) -> Iterator[tuple[ImageQuestion, int]]:
     """Yield, of each image that has one, a question and the place of an expression in it."""
-    for question in questions.of(questions.image_ids):
+    for question in questions:
         masks_of: defaultdict[str, set[str]] = defaultdict(set)
         categories = [_category(text) for text in question.texts]
         for category, mask in zip(categories, question.mask_ids, strict=True):

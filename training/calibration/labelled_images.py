@@ -22,6 +22,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.training.evaluation.bootstrap import Sums
+from pseudoris.training.evaluation.human_truth import HumanImageTruth
 from pseudoris.training.evaluation.run_images import iter_images, read_shard
 from pseudoris.training.evaluation.truth import CandidateTable, ImageTruth, Truth, judge, match_image
 
@@ -133,26 +134,6 @@ def judge_image(truth: ImageTruth, candidates: CandidateTable, columns: Columns)
     )
 
 
-@dataclass(frozen=True)
-class _EmptyTruth:
-    """The truth of an image without one: no objects, no referents."""
-
-    size: tuple[int, int]
-    masks: tuple[str, ...] = ()
-
-    def referents(self, text: str) -> frozenset[int] | None:
-        return None
-
-    def attributes(self, text: str, number: int) -> tuple[int, int, int] | None:
-        return None
-
-    def num_alike(self, number: int) -> int:
-        return 0
-
-    def group(self, number: int) -> str | None:
-        return None
-
-
 def _iter_judged(location: RunLocation, truth: Truth | None) -> Iterator[JudgedImage]:
     for receipt in cached_receipts(location):
         tables = read_shard(location, receipt, *_COLUMNS)
@@ -160,7 +141,7 @@ def _iter_judged(location: RunLocation, truth: Truth | None) -> Iterator[JudgedI
         for number, image in enumerate(iter_images(tables)):
             if image.candidates is None:
                 continue
-            known = _EmptyTruth(image.candidates.size) if truth is None else image.known_to(truth)
+            known = HumanImageTruth(image.candidates.size, [], []) if truth is None else image.known_to(truth)
             if known is None:
                 continue
             rows = slice(*tables.expression_starts[number : number + 2].tolist())

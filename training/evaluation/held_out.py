@@ -144,19 +144,13 @@ class HeldOutExpressions:
         if not self.images:
             raise ConfigError(f"No expression of {self.root} is kept, so there is nothing to ask.")
 
-    @property
-    def image_ids(self) -> list[str]:
-        """Their ids."""
-        return [image.image_id for image in self.images]
-
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
 
-    def of(self, image_ids: Sequence[str]) -> Iterator[ImageQuestion]:
-        """Yield the question of each image; raises as `question`."""
-        known = {image.image_id: image for image in self.images}
-        yield from (self.question(known[image_id]) for image_id in image_ids)
+    def __iter__(self) -> Iterator[ImageQuestion]:
+        """Yield the question of each image."""
+        return map(self.question, self.images)
 
     def question(self, image: AskedImage) -> ImageQuestion:
         """Return the question of an image; its pixels are (3, 0, 0) if they are not read.

@@ -17,7 +17,7 @@ def test_every_expression_of_a_run_has_the_kind_that_its_speaker_meant(tmp_path:
 
     kinds = read_kinds(run)
     questions = HeldOutExpressions(run)
-    asked = {each.image_id: set(each.texts) for each in questions.of(questions.image_ids)}
+    asked = {each.image_id: set(each.texts) for each in questions}
 
     assert {name: set(found) for name, found in kinds.items()} == asked
     assert {kind for found in kinds.values() for kind in found.values()} == set(KINDS)

@@ -44,8 +44,8 @@ def test_masks_of_two_runs_come_together_where_their_image_is_the_same_and_only_
 def test_an_image_is_seen_although_another_of_its_id_was_seen_before(tmp_path):
     one, other = map(HeldOutExpressions, two_runs(tmp_path))
     config = small_config(tmp_path)
-    image_id = other.image_ids[3]
-    (before,), (question,) = one.of([image_id]), other.of([image_id])
+    question = other.question(other.images[3])
+    before = next(each for each in one if each.image_id == question.image_id)
     assert not torch.equal(before.image, question.image)
     learner = SegmenterLearner(config, FrozenTowers(config.towers))
     learner.answer(before)

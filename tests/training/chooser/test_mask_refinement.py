@@ -90,7 +90,7 @@ def test_a_training_with_a_refinement_is_read_back_and_redraws_what_it_chooses(t
     student = load_student(request.out)
     assert isinstance(student, ChooserLearner)
     questions = HeldOutExpressions(run)
-    question = next(questions.of(questions.image_ids))
+    question = next(iter(questions))
     choice = student.choose(question.image_key, question.image, question.texts)
     assert set(choice.redrawn) == set(choice.probabilities.argmax(1).tolist())
     assert any(not torch.equal(mask, choice.masks[number]) for number, mask in choice.redrawn.items())
