@@ -67,13 +67,8 @@ def cite(audit: AuditFolder, figures: AuditFigures) -> None:
         )
     if figures.accuracy.value.estimate is None:
         raise ConfigError(f"no kept pair of {audit.path} was judged yet: there is nothing to cite")
-    write_citation(location, _citation(audit, figures, root))
-    report("cited", location.uri(write_datacard(location)), "green")
-
-
-def _citation(audit: AuditFolder, figures: AuditFigures, root: str) -> CitedAudit:
     accuracy = figures.accuracy
-    return CitedAudit(
+    citation = CitedAudit(
         draw=audit.draw.digest,
         run_root=root,
         raters=len(figures.raters),
@@ -86,6 +81,8 @@ def _citation(audit: AuditFolder, figures: AuditFigures, root: str) -> CitedAudi
         corrected=None if figures.corrected is None else _judged_share(figures.corrected.share),
         masks=_judged_share(figures.masks.value),
     )
+    write_citation(location, citation)
+    report("cited", location.uri(write_datacard(location)), "green")
 
 
 def _judged_share(interval: Interval) -> JudgedShare:
