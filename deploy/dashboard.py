@@ -83,19 +83,17 @@ def dashboard() -> dict[str, Any]:
 
 def panel_of(metric: Metric) -> Panel:
     """Return the panel of a metric: a counter as its rate, a histogram as its mean and 95th percentile."""
-    by = [tag for tag in metric.tags if tag != RUN_TAG]
+    by = list(metric.tags)
     legend = " ".join(f"{{{{{tag}}}}}" for tag in by) or metric.unit
     queries: tuple[tuple[str, str], ...]
-    if metric.kind == "gauge":
-        queries = ((f"max{_by(by)} ({_chosen(metric.series[0])})", legend),)
-    elif metric.kind == "counter":
+    is_rate = not metric.boundaries
+    if is_rate:
         queries = ((_rate(metric.series[0], by), legend),)
     else:
         bucket, total, number = metric.series
         mean = f"{_rate(total, by)} / {_rate(number, by)}"
         high = f"histogram_quantile(0.95, {_rate(bucket, [*by, 'le'])})"
         queries = ((mean, f"{legend} mean"), (high, f"{legend} p95"))
-    is_rate = metric.kind == "counter"
     # Seconds per second is the average number of busy actors.
     unit = "none" if is_rate else _AXES.get(metric.unit, "none")
     title = metric.name.removeprefix("pseudoris_").replace("_", " ").capitalize()

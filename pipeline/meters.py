@@ -22,7 +22,6 @@ from pseudoris.schemas.run_records import Receipt
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["counter", "gauge", "histogram"]
 Group = Literal["Throughput", "Outcomes", "Stages"]
 
 # The prefix that Ray adds to each name.
@@ -35,128 +34,105 @@ _SHARES: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric.
+    """One metric, a counter or a histogram.
 
     Attributes:
         name: The name given to Ray; `series` has the names in Prometheus.
-        kind: Kind of instrument.
         unit: `images`, `seconds`, `bytes`, `share` …; it sets the unit of a panel's axis.
         description: What it counts, and when.
         group: Row of the dashboard.
-        tags: Label keys; every metric has `run`.
-        boundaries: Upper bounds of a histogram's buckets. Ray counts each value as the middle of its bucket, so a mean
-            is only as exact as the buckets are narrow.
+        tags: Label keys, besides `run`, which every metric has.
+        boundaries: Upper bounds of a histogram's buckets; a metric without them is a counter. Ray counts each value as
+            the middle of its bucket, so a mean is only as exact as the buckets are narrow.
     """
 
     name: str
-    kind: Kind
     unit: str
     description: str
     group: Group
-    tags: tuple[str, ...] = (RUN_TAG,)
+    tags: tuple[str, ...] = ()
     boundaries: tuple[float, ...] = ()
 
     @property
     def series(self) -> tuple[str, ...]:
         """Names of its series in Prometheus; for a histogram: the buckets, their sum and their count."""
         base = f"{RAY_PREFIX}{self.name}"
-        if self.kind == "histogram":
-            return (f"{base}_bucket", f"{base}_sum", f"{base}_count")
-        return (f"{base}_total",) if self.kind == "counter" else (base,)
+        return (f"{base}_bucket", f"{base}_sum", f"{base}_count") if self.boundaries else (f"{base}_total",)
 
 
 # Each metric stands once: Ray's instruments and the Grafana dashboard are both built from these.
 METRICS: Final = (
     IMAGES := Metric(
         "pseudoris_images",
-        "counter",
         "images",
         "Images of committed shards, by outcome; quarantined images by reason.",
         "Outcomes",
-        (RUN_TAG, "outcome", "reason"),
+        ("outcome", "reason"),
     ),
-    MASKS := Metric("pseudoris_masks", "counter", "masks", "Masks of committed shards.", "Throughput"),
+    MASKS := Metric("pseudoris_masks", "masks", "Masks of committed shards.", "Throughput"),
     CANDIDATES := Metric(
         "pseudoris_candidates",
-        "counter",
         "expressions",
         "Candidate expressions of committed shards; equal captions of a mask count once.",
         "Throughput",
     ),
-    KEPT := Metric("pseudoris_kept", "counter", "expressions", "Candidates that passed the filter.", "Throughput"),
-    SHARDS := Metric("pseudoris_shards", "counter", "shards", "Shards whose commit reached the driver.", "Throughput"),
+    KEPT := Metric("pseudoris_kept", "expressions", "Candidates that passed the filter.", "Throughput"),
+    SHARDS := Metric("pseudoris_shards", "shards", "Shards whose commit reached the driver.", "Throughput"),
     REPEATS := Metric(
         "pseudoris_repeats",
-        "counter",
         "attempts",
         "Attempts that a pool repeated on a shard after the loss of a process, node or driver.",
         "Outcomes",
     ),
     STORAGE_RETRIES := Metric(
-        "pseudoris_storage_retries",
-        "counter",
-        "requests",
-        "Storage requests that were retried, by step.",
-        "Outcomes",
-        (RUN_TAG, "step"),
+        "pseudoris_storage_retries", "requests", "Storage requests that were retried, by step.", "Outcomes", ("step",)
     ),
     # Not a histogram: Ray sums one by the middles of its buckets, and a stage's share of the time should be exact.
     STAGE_SECONDS := Metric(
         "pseudoris_stage_seconds",
-        "counter",
         "seconds",
         "Seconds that stages worked on committed shards. Its rate is the number of busy processes of a stage.",
         "Stages",
-        (RUN_TAG, "stage"),
+        ("stage",),
     ),
     LOAD_SECONDS := Metric(
         "pseudoris_load_seconds",
-        "histogram",
         "seconds",
         "Seconds that an actor took to load a stage's model.",
         "Stages",
-        (RUN_TAG, "stage"),
+        ("stage",),
         _SECONDS,
     ),
     BATCH_FILL := Metric(
         "pseudoris_batch_fill",
-        "histogram",
         "share",
         "Share of a forward pass's rows that are not padding, by kind of row.",
         "Stages",
-        (RUN_TAG, "of"),
+        ("of",),
         _SHARES,
     ),
     QUEUE_WAIT_SECONDS := Metric(
         "pseudoris_queue_wait_seconds",
-        "histogram",
         "seconds",
         "Seconds from the end of a shard's last step to the start of a pool's work on it. clocks=one: both times were "
         "read on one node. clocks=two: on two nodes, whose clocks may differ; a negative difference counts as 0.",
         "Stages",
-        (RUN_TAG, "pool", "clocks"),
+        ("pool", "clocks"),
         _SECONDS,
     ),
     BUSY_SECONDS := Metric(
-        "pseudoris_busy_seconds",
-        "counter",
-        "seconds",
-        "Seconds that actors of a pool worked on shards.",
-        "Stages",
-        (RUN_TAG, "pool"),
+        "pseudoris_busy_seconds", "seconds", "Seconds that actors of a pool worked on shards.", "Stages", ("pool",)
     ),
     IDLE_SECONDS := Metric(
         "pseudoris_idle_seconds",
-        "counter",
         "seconds",
         "Seconds that actors of a pool waited for their next shard, after their models were loaded.",
         "Stages",
-        (RUN_TAG, "pool"),
+        ("pool",),
     ),
     # Not a gauge: Ray drops a gauge a few seconds after its process ends, or earlier.
     CACHE_BYTES := Metric(
         "pseudoris_cache_bytes",
-        "histogram",
         "bytes",
         "Peak bytes of a captioner's keys and values during a shard.",
         "Stages",
@@ -164,7 +140,7 @@ METRICS: Final = (
     ),
 )
 
-_Instrument = ray_metrics.Counter | ray_metrics.Gauge | ray_metrics.Histogram
+_Instrument = ray_metrics.Counter | ray_metrics.Histogram
 
 _ENQUEUE_TIME: Final = b"pseudoris.handed_on_unix_s"
 
@@ -185,7 +161,7 @@ class Meter:
             self._instruments = {metric.name: _instrument(metric) for metric in METRICS}
 
     def record(self, metric: Metric, value: float, tags: Mapping[str, str] | None = None) -> None:
-        """Add to a counter, set a gauge, or observe in a histogram."""
+        """Add to a counter, or observe in a histogram."""
         with _harmless():
             instrument = self._instruments[metric.name]
             labels = {RUN_TAG: self._run, **(tags or {})}
@@ -193,8 +169,6 @@ class Meter:
                 # Ray refuses 0, and adding 0 would change nothing.
                 if value > 0:
                     instrument.inc(value, labels)
-            elif isinstance(instrument, ray_metrics.Gauge):
-                instrument.set(value, labels)
             else:
                 instrument.observe(value, labels)
 
@@ -298,10 +272,10 @@ def stamp_enqueue_time(block: pa.Table) -> pa.Table:
 
 
 def _instrument(metric: Metric) -> _Instrument:
-    if metric.kind == "histogram":
-        return ray_metrics.Histogram(metric.name, metric.description, list(metric.boundaries), metric.tags)
-    kind = ray_metrics.Counter if metric.kind == "counter" else ray_metrics.Gauge
-    return kind(metric.name, metric.description, metric.tags)
+    tags = (RUN_TAG, *metric.tags)
+    if metric.boundaries:
+        return ray_metrics.Histogram(metric.name, metric.description, list(metric.boundaries), tags)
+    return ray_metrics.Counter(metric.name, metric.description, tags)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def main() -> None:
     summary = annotate(source, out, config, on_event=count)
     meter = Meter(ALL_NAMES)
     for metric in METRICS:
-        meter.record(metric, 1.0, {tag: "any" for tag in metric.tags[1:]})
+        meter.record(metric, 1.0, {tag: "any" for tag in metric.tags})
     print(json.dumps({**asdict(summary.totals), "captioned": num_captioned}), flush=True)
     sys.stdin.read()
 
