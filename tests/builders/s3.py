@@ -34,10 +34,17 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
 }
 FORBIDDEN: Final = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 
-# It ends with its parent, however that one ends: a killed test leaves no server behind.
+# It ends with its parent, however that one ends: a killed test leaves no server behind. Moto looks for an object and
+# then writes it, without a lock: on a busy machine two conditional writes of one key succeeded. No store does that.
 _SERVER: Final = """
 import os, sys, threading
+from moto.s3.responses import S3Response
 from moto.server import main
+lock, put_object = threading.Lock(), S3Response.put_object
+def decide_one_by_one(self):
+    with lock:
+        return put_object(self)
+S3Response.put_object = decide_one_by_one
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
 main(["-H", "127.0.0.1", "-p", "0"])
 """
