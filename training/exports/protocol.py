@@ -10,8 +10,8 @@ from typing import Any, Final, Protocol
 from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.exclusions import Exclusions
-from pseudoris.store.tables.annotations import AnnotatedImage
-from pseudoris.training.exports.selected_rows import ExcludedImages, TextRule, iter_selected
+from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
+from pseudoris.training.exports.selected_rows import ExcludedImages, Selection, TextRule, with_source_bytes
 
 WRITING: Final = "writing"
 CHECKING: Final = "reading back"
@@ -111,22 +111,36 @@ class ExportRequest:
         with_bytes: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Iterator[AnnotatedImage]:
-        """Yield the images, masks and expressions that fit the rule, in plan order, as `iter_selected` does.
+        """Yield the images with the masks and expressions that a rule takes (`Selection`), in plan order.
 
-        A second call yields the same, except images that were removed from SOURCE in between.
+        A second call yields the same, except images that were removed from SOURCE in between. Memory is bounded by one
+        shard, with its encoded images if they are requested.
 
         Args:
             dropped: Gains by reason what was left out.
             rule: Which masks and texts.
             with_bytes: Fill in each image's `data`; see `with_source_bytes`.
-            on_progress: Called after each image of the run.
+            on_progress: Called after each image of the run, yielded or not.
 
         Raises:
             ConfigError: A part, or SOURCE as a whole, is missing.
         """
-        total = self.num_images
-        on_image = (lambda done: on_progress(done, total)) if on_progress else (lambda done: None)
-        return iter_selected(self, dropped, rule=rule, with_bytes=with_bytes, on_image=on_image)
+        take, excluded = Selection(rule, dropped), self.excluded_images()
+        report = on_progress or (lambda done, total: None)
+        total, num_done = self.num_images, 0
+        for receipt in self.receipts:
+            left_out = excluded.of_shard(receipt)
+            dropped.update(left_out.values())
+            options = {"kept_only": rule.is_kept_only, "with_bytes": with_bytes, "with_samples": rule.with_samples}
+            found = (each for each in iter_annotations(self.run, [receipt], **options) if each.image_id not in left_out)
+            # Filtered before their bytes are read: images without a remaining mask are not read.
+            wanted = [image for image in map(take.image, found) if image is not None]
+            read = with_source_bytes(self.run, self.header, wanted, dropped, source=self.source)
+            num_done += receipt.counts.annotated + receipt.counts.empty
+            for number, image in enumerate(read if with_bytes else wanted, num_done - len(wanted) + 1):
+                yield image
+                report(number, total)
+            report(num_done, total)
 
     def excluded_images(self) -> ExcludedImages:
         """Return what finds the images to leave out."""

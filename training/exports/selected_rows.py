@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pseudoris.images.perceptual_hash import perceptual_hash
 from pseudoris.images.pixels import decode_upright
@@ -24,11 +24,8 @@ from pseudoris.store.runs.stored_exclusions import exclusions_beyond
 from pseudoris.store.sources.exclusions import ContentMatcher, Exclusions, RecordedImageMatcher
 from pseudoris.store.sources.planned_images import Outcome, as_annotated, read_entries
 from pseudoris.store.sources.source import open_recorded_root, open_root
-from pseudoris.store.tables.annotations import AnnotatedExpression, AnnotatedImage, AnnotatedMask, iter_annotations
+from pseudoris.store.tables.annotations import AnnotatedExpression, AnnotatedImage, AnnotatedMask
 from pseudoris.store.tables.committed_tables import read_table
-
-if TYPE_CHECKING:
-    from pseudoris.training.exports.protocol import ExportRequest
 
 logger = logging.getLogger(__name__)
 
@@ -69,54 +66,13 @@ class TextRule:
     with_samples: bool = False
 
 
-def iter_selected(
-    request: ExportRequest,
-    dropped: Counter[str],
-    *,
-    rule: TextRule,
-    with_bytes: bool,
-    on_image: Callable[[int], None],
-) -> Iterator[AnnotatedImage]:
-    """Yield images in plan order with the masks and expressions that a format takes.
+class Selection:
+    """Leaves out the rows that a rule excludes, and counts them by reason.
 
     An image without a mask is left out: it may still show objects. So is an expression that refers to several masks or
-    to none: formats with one mask a reference cannot hold it. Memory is bounded by one shard, with its encoded images
-    if they are requested.
-
-    Args:
-        request: Which shards of which run, and what it leaves out.
-        dropped: Gains what was left out, by reason. A mask that lost its last expression counts under both; masks
-            that never had a kept one count as masks alone.
-        rule: The masks and texts to take.
-        with_bytes: Fill in `data`; see `with_source_bytes`.
-        on_image: Called with the number of images done, yielded or not.
-
-    Raises:
-        ConfigError: A part, or SOURCE as a whole, is missing.
+    to none: formats with one mask a reference cannot hold it. A mask that lost its last expression counts under both;
+    masks that never had a kept one count as masks alone.
     """
-    run, header = request.run, request.header
-    take, excluded = _Selection(rule, dropped), request.excluded_images()
-    num_done = 0
-    for receipt in request.receipts:
-        left_out = excluded.of_shard(receipt)
-        dropped.update(left_out.values())
-        read = iter_annotations(
-            run, [receipt], kept_only=rule.is_kept_only, with_bytes=with_bytes, with_samples=rule.with_samples
-        )
-        found = (image for image in read if image.image_id not in left_out)
-        # Filtered before their bytes are read: images without a remaining mask are not read.
-        wanted = [image for image in map(take.image, found) if image is not None]
-        pending = num_done + receipt.counts.annotated + receipt.counts.empty - len(wanted)
-        for image in with_source_bytes(run, header, wanted, dropped, source=request.source) if with_bytes else wanted:
-            yield image
-            pending += 1
-            on_image(pending)
-        num_done += receipt.counts.annotated + receipt.counts.empty
-        on_image(num_done)
-
-
-class _Selection:
-    """Leaves out, and counts, the rows that a rule excludes."""
 
     def __init__(self, rule: TextRule, dropped: Counter[str]) -> None:
         self._rule = rule
@@ -211,7 +167,17 @@ def with_source_bytes(
     Raises:
         ConfigError: SOURCE itself does not exist any more, or cannot be read.
     """
-    outcomes = _source_outcomes(run, header, [image for image in images if image.data is None], source)
+    outcomes: Iterator[Outcome] = iter(())
+    if absent := [image for image in images if image.data is None]:
+        wanted = {image.key for image in absent}
+        entries = [entry for entry in read_shard_plan(run, header, absent[0].shard) if entry.key in wanted]
+        if source is not None:
+            # A copy has other times and etags; its sha256 decides whether it is the same image.
+            entries = [replace(entry, etag=None, mtime_ns=None) for entry in entries]
+        config = header.config
+        opened = open_recorded_root if source is None else open_root
+        root = opened(source or header.source, config.source, config.placement.storage)
+        outcomes = (outcome for _, outcome in read_entries(root, entries, config))
     for image in images:
         data = as_annotated(next(outcomes) if image.data is None else image.data, image.sha256)
         if isinstance(data, ImageError):
@@ -219,26 +185,6 @@ def with_source_bytes(
             dropped[UNREADABLE] += 1
             continue
         yield replace(image, data=data)
-
-
-def _source_outcomes(
-    run: RunLocation, header: RunHeader, images: Sequence[AnnotatedImage], source: str | None
-) -> Iterator[Outcome]:
-    """Yield the outcome of each image, in their order."""
-    if not images:
-        return
-    wanted = {image.key for image in images}
-    entries = [entry for entry in read_shard_plan(run, header, images[0].shard) if entry.key in wanted]
-    if source is not None:
-        # A copy has other times and etags; its sha256 decides whether it is the same image.
-        entries = [replace(entry, etag=None, mtime_ns=None) for entry in entries]
-    config = header.config
-    if source is None:
-        root = open_recorded_root(header.source, config.source, config.placement.storage)
-    else:
-        root = open_root(source, config.source, config.placement.storage)
-    for _, outcome in read_entries(root, entries, config):
-        yield outcome
 
 
 UNCHECKED: Final = "images that could not be compared with the excluded ones: missing from SOURCE, or changed there"
