@@ -12,7 +12,7 @@ import pytest
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables import annotations as tables
-from pseudoris.training.exports import selected_rows
+from pseudoris.training.exports import protocol, selected_rows
 from pseudoris.training.exports.selected_rows import UNREADABLE, TextRule
 from tests.training.exports.builders import LONG_TEXT, PICTURES, build_run, jpeg, request_for
 
@@ -65,13 +65,13 @@ def test_progress_ends_with_all_images_whether_or_not_they_were_left_out(built_r
 
 def changed_tables(monkeypatch, change):
     """Read tables as a run of another kind, an import or a later one, holds them."""
-    real = selected_rows.iter_annotations
+    real = protocol.iter_annotations
 
     def read(*arguments, **options):
         for image in real(*arguments, **options):
             yield replace(image, masks=tuple(change(mask) for mask in image.masks))
 
-    monkeypatch.setattr(selected_rows, "iter_annotations", read)
+    monkeypatch.setattr(protocol, "iter_annotations", read)
 
 
 def test_an_expression_of_several_masks_is_left_out_and_counted_once(built_run, place, monkeypatch):
@@ -90,7 +90,7 @@ def test_an_expression_of_several_masks_is_left_out_and_counted_once(built_run, 
 
 
 def test_an_expression_of_no_mask_is_left_out_and_counted(built_run, place, monkeypatch):
-    real = selected_rows.iter_annotations
+    real = protocol.iter_annotations
 
     def read(*arguments, **options):
         for image in real(*arguments, **options):
@@ -98,7 +98,7 @@ def test_an_expression_of_no_mask_is_left_out_and_counted(built_run, place, monk
             yield replace(image, untargeted=tuple(nothing))
 
     expected, _ = wanted(built_run, place)
-    monkeypatch.setattr(selected_rows, "iter_annotations", read)
+    monkeypatch.setattr(protocol, "iter_annotations", read)
     images, dropped = wanted(built_run, place)
     assert images == expected
     assert dropped[selected_rows.NO_TARGET] == sum(
