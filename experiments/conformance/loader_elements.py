@@ -43,7 +43,7 @@ TRAINING: Final = Section(
             ours="`draw=pseudo_ris`: the same; of equal ones the last rows', and one at least (above 16 draws their "
             "sort leaves the order of equals open)",
             others=f"{_DISTINCT}one of all its texts",
-            proof="tests/schemas/test_lone_masks.py::test_the_better_half_is_what_the_authors_loader_draws_from",
+            proof="tests/schemas/test_keep_rule.py::test_the_better_half_is_what_the_authors_loader_draws_from",
         ),
         Element(
             "the draw by default",

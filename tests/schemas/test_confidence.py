@@ -1,5 +1,7 @@
 """Confidence and rank: by a plain definition, and where they are not known."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated, confidences, features, ranks
+from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated, confidences, features, log_odds, logistic, ranks
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import ConfidenceConfig
@@ -102,3 +104,15 @@ def test_mistakes_are_refused_with_what_is_allowed():
         ConfigError, match=r"listening.crops has 'context_3.0', which is not captioned; choose from masked"
     ):
         load_config("tiny", None, ["captions.listening={crops: [context_3.0]}"])
+
+
+def test_one_is_the_inverse_of_the_other():
+    values = np.array([0.001, 0.3, 0.5, 0.97])
+    assert log_odds(values) == pytest.approx([math.log(each / (1 - each)) for each in values])
+    assert logistic(log_odds(values)) == pytest.approx(values, rel=1e-12)
+
+
+def test_ends_are_finite_and_what_is_unknown_stays_so():
+    assert np.isfinite(log_odds(np.array([0.0, 1.0]))).all()
+    assert logistic(np.array([-900.0, 900.0])).tolist() == [0.0, 1.0]
+    assert np.isnan(logistic(log_odds(np.array([np.nan])))).all()

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError, ImageError, MissingPartsError, PseudorisError, TransientError, gather
+from pseudoris.schemas.errors import ConfigError, ImageError, MissingPartsError, gather
 
 
 def test_an_image_error_survives_pickling_with_its_reason():
@@ -12,19 +12,11 @@ def test_an_image_error_survives_pickling_with_its_reason():
     assert (error.reason, error.message, str(error)) == ("corrupt", "the data ends early", "the data ends early")
 
 
-def test_every_own_error_has_one_base():
-    assert all(issubclass(kind, PseudorisError) for kind in (ConfigError, ImageError, TransientError))
-
-
 def refuse(*parts):
     def read():
         raise ConfigError(*parts) if len(parts) == 1 else MissingPartsError(parts)
 
     return read
-
-
-def test_what_is_gathered_comes_in_its_order():
-    assert gather(lambda: 1, lambda: 2) == [1, 2]
 
 
 def test_one_missing_part_is_told_as_it_is():

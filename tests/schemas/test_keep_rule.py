@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.keep_rule import SCORE_COLUMNS, KeepCondition, KeepRule, keeps, meets
+from pseudoris.schemas.keep_rule import SCORE_COLUMNS, KeepCondition, KeepRule, keeps, lone_draws, meets
 
 COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
@@ -124,3 +124,41 @@ def test_one_rule_in_two_orders_is_one_method():
 def test_a_mistake_names_the_key_and_what_is_allowed():
     with pytest.raises(ConfigError, match=r"filtering\.keep\.0: 'corectness > 1' is not a condition .*log_prob, count"):
         load_config("tiny", None, ["filtering.keep=[corectness > 1]"])
+
+
+def draws(lone_masks, correctness, counts, masks=None):
+    masks = [0] * len(counts) if masks is None else masks
+    return lone_draws(lone_masks, masks=masks, correctness=np.array(correctness, float), counts=counts).tolist()
+
+
+@given(counts=st.lists(st.integers(1, 6), min_size=1, max_size=9), seed=st.integers(0, 99))
+def test_the_better_half_is_what_the_authors_loader_draws_from(counts, seed):
+    if sum(counts) < 2:
+        return
+    # With equal ones: captions with one head noun have one correctness.
+    correctness = np.random.default_rng(seed).integers(0, 4, len(counts)) / 10
+    # Its list holds each draw, and it sorts and cuts the list.
+    rows = np.repeat(np.arange(len(counts)), counts)
+    better = np.argsort(correctness[rows], kind="stable")[::-1][: len(rows) // 2]
+    assert draws("better_half", correctness, counts) == np.bincount(rows[better], minlength=len(counts)).tolist()
+
+
+def test_each_mask_has_a_half_of_its_own_whatever_the_order_of_the_rows():
+    masks = ["b", "a", "b", "a", "b", "b"]
+    assert draws("better_half", [0.1, 0.9, 0.4, 0.2, 0.3, 0.2], [1] * 6, masks) == [0, 1, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("correctness", "counts", "kept"),
+    [
+        ([0.5], [1], [1]),
+        ([0.5], [0], [1]),
+        ([0.5], [44], [22]),
+        ([math.nan, 0.1], [3, 1], [1, 1]),
+        ([0.5, 0.5, 0.5, 0.5], [1, 1, 1, 1], [0, 0, 1, 1]),
+        ([0.31, 0.31, 0.31, 0.28], [10, 12, 11, 11], [0, 11, 11, 0]),
+        ([0.2, 0.9], [20, 24], [0, 22]),
+    ],
+)
+def test_the_half_counts_draws_keeps_one_at_least_and_takes_the_last_of_equals(correctness, counts, kept):
+    assert draws("better_half", correctness, counts) == kept

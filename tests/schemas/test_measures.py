@@ -23,16 +23,6 @@ def test_what_is_recorded_outside_a_block_goes_nowhere():
     assert measures.values == {}
 
 
-def test_a_block_within_a_block_collects_for_itself():
-    with collecting() as outer:
-        record("outer", 1.0)
-        with collecting() as inner:
-            record("inner", 2.0)
-        record("outer", 3.0)
-    assert outer.values == {("outer", ""): [1.0, 3.0]}
-    assert inner.values == {("inner", ""): [2.0]}
-
-
 def test_threads_do_not_see_each_other_s_values():
     with collecting() as measures:
         thread = threading.Thread(target=record, args=("elsewhere", 1.0))

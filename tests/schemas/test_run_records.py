@@ -1,10 +1,17 @@
 """Headers and receipts refuse what does not add up, and identities name their differences."""
 
+from __future__ import annotations
+
 import pytest
 from pydantic import ValidationError
 
-from pseudoris.schemas.run_records import Identity, PartRecord, Receipt, ShardCounts
+from pseudoris.schemas.audit_records import AuditRecord, audit_of
+from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import DomainRecord, Identity, PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.location import RunLocation
+from tests.builders.scored_runs import begin
 
 PART = PartRecord(name="p", rows=0, size_bytes=1, sha256="0" * 64)
 COUNTS = ShardCounts(
@@ -15,10 +22,6 @@ COUNTS = ShardCounts(
 def identity(**changed):
     values = {"method": {"compute": {"seed": 0}}, "weights": {"propose": "a"}, "device_kind": "cpu", "versions": {}}
     return Identity(**{**values, **changed})
-
-
-def test_equal_identities_have_no_differences():
-    assert identity().differences(identity()) == []
 
 
 def test_each_difference_names_its_key_and_both_values():
@@ -40,3 +43,49 @@ def test_a_receipt_names_a_part_of_every_table():
     assert Receipt(shard=0, generation=0, parts=dict.fromkeys(SCHEMAS, PART), counts=COUNTS).num_repeats == 0
     with pytest.raises(ValidationError, match="names one part of each of"):
         Receipt(shard=0, generation=0, parts={"images": PART}, counts=COUNTS)
+
+
+RECORD = AuditRecord(
+    draw="a" * 64,
+    run_root="b" * 64,
+    raters=1,
+    verdicts=120,
+    target=0.9,
+    rule="confidence > 0.6",
+    accuracy=0.95,
+    at_least=0.91,
+)
+
+
+def test_a_header_gives_its_audit_back_and_refuses_what_a_later_version_wrote(tmp_path):
+    header = begin(RunLocation.open(str(tmp_path)))
+    assert audit_of(header) is None
+    section = RECORD.model_dump(mode="json")
+    assert audit_of(header.model_copy(update={"audits": section})) == RECORD
+    with pytest.raises(ConfigError, match="see novel: use the version"):
+        audit_of(header.model_copy(update={"audits": {**section, "novel": 1}}))
+
+
+def record(num_outside, **changes):
+    return DomainRecord(num_sampled=16, num_outside=num_outside, max_score=2.5, median_score=5.61, **changes)
+
+
+@pytest.mark.parametrize(("num_outside", "is_mostly"), [(0, False), (8, False), (9, True), (16, True)])
+def test_most_of_a_sample_is_more_than_half(num_outside, is_mostly):
+    assert record(num_outside).is_mostly_outside == is_mostly
+
+
+def test_the_warning_says_how_many_of_how_many_and_how_far():
+    assert record(0).warning is None
+    assert record(2).warning.startswith("Some of these images are not for the preset: 2 of 16 sampled images")
+    text = record(16, is_accepted=True).warning
+    for words in ("Do not trust", "16 of 16 sampled images", "above 2.5", "median is 5.61", "--accept-domain"):
+        assert words in text
+
+
+def test_it_is_no_part_of_the_identity():
+    config = load_config("tiny")
+    without = load_config("tiny", None, ["domain=null"])
+    assert config.method() == without.method() == load_config("tiny", None, ["placement.accept_domain=true"]).method()
+    assert "domain" not in config.method()
+    assert config_hash(config) == config_hash(without)

@@ -1,12 +1,16 @@
 """A shard survives its journey as an Arrow block."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
-from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
+from pseudoris.schemas.shard_blocks import block_to_shard, from_array, shard_to_block, to_array
 
 NUMBERS = st.floats(allow_nan=False)
 SAMPLES = st.builds(
@@ -46,11 +50,6 @@ def test_a_block_gives_the_same_shard_back(image):
     assert block_to_shard(shard_to_block(shard)) == shard
 
 
-def test_images_come_back_in_plan_order():
-    shard = Shard(0, 0, tuple(ShardImage(position, f"{position}", "k", bytes([position])) for position in range(4)))
-    assert block_to_shard(shard_to_block(shard)) == shard
-
-
 def test_a_block_that_was_merged_or_lost_its_row_is_refused():
     blocks = [shard_to_block(Shard(number, 0, (ShardImage(0, "a", "k"),))) for number in (1, 2)]
     for block, num_rows in ((pa.concat_tables(blocks), 2), (blocks[0].slice(1), 0)):
@@ -71,15 +70,43 @@ def test_a_shard_is_one_row_which_no_engine_can_cut(num_images):
     assert shard_to_block(Shard(5, 0, images)).num_rows == 1
 
 
-def test_a_quarantined_image_keeps_its_identity_and_drops_its_content():
-    image = ShardImage(
-        3, "id", "key", b"bytes", "digest", 4, 5, masks=(MaskRecord("m", 0, (4, 5), "x", (0, 0, 1, 1), 1),)
-    )
-    left = image.quarantined(Failure("read", "corrupt", "message"))
-    assert (left.position, left.image_id, left.key, left.sha256) == (3, "id", "key", "digest")
-    assert (left.data, left.masks, left.expressions) == (b"", (), ())
+@dataclass(frozen=True)
+class Leaf:
+    name: str
+    sizes: tuple[int, ...] = ()
 
 
-def test_seconds_of_a_stage_add_up():
-    shard = Shard(0, 0, ()).with_seconds("read", 1.0).with_seconds("read", 2.0).with_seconds("filter", 0.5)
-    assert shard.seconds == {"read": 3.0, "filter": 0.5}
+@dataclass(frozen=True)
+class Tree:
+    leaves: tuple[Leaf, ...]
+    height: float | None = None
+
+
+# Other orders than those of the dataclasses.
+LEAF = pa.struct([("sizes", pa.list_(pa.int32())), ("name", pa.string())])
+TREE = pa.struct([("height", pa.float64()), ("leaves", pa.large_list(LEAF))])
+CLASSES = {"tree": Tree, "leaves": Leaf}
+TREES = [Tree((Leaf("a", (1, 2)), Leaf("b"))), None, Tree((), 2.5), Tree((Leaf("c", (3,)),))]
+
+
+def test_records_come_back_whatever_the_order_of_the_struct_s_fields():
+    assert from_array(to_array(TREES, TREE), "tree", CLASSES) == TREES
+
+
+def test_records_come_back_from_a_slice():
+    assert from_array(to_array(TREES, TREE)[2:], "tree", CLASSES) == TREES[2:]
+
+
+def test_an_array_of_records_equals_that_of_their_dictionaries():
+    rows = [
+        {"height": None, "leaves": [{"name": "a", "sizes": [1, 2]}, {"name": "b", "sizes": []}]},
+        None,
+        {"height": 2.5, "leaves": []},
+        {"height": None, "leaves": [{"name": "c", "sizes": [3]}]},
+    ]
+    assert to_array(TREES, TREE).equals(pa.array(rows, TREE))
+
+
+def test_a_record_without_a_field_of_its_struct_is_refused():
+    with pytest.raises(AttributeError, match="sizes"):
+        to_array([Tree(())], LEAF)

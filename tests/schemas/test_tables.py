@@ -22,9 +22,3 @@ def test_the_plans_columns_are_the_plan_entrys_fields():
 def test_a_stored_sample_has_the_fields_of_a_caption_sample():
     stored = tables.EXPRESSIONS_SCHEMA.field("samples").type.value_type
     assert [field.name for field in stored] == [field.name for field in fields(CaptionSample)]
-
-
-def test_room_is_left_for_groups_and_no_target_expressions():
-    kinds = {name: tables.EXPRESSIONS_SCHEMA.field(name).type for name in ("target_mask_ids", "kind", "rival_mask_id")}
-    assert str(kinds["target_mask_ids"]).startswith("list<")
-    assert str(kinds["kind"]) == str(kinds["rival_mask_id"]) == "string"
