@@ -45,7 +45,12 @@ def read_model_config(architecture: str) -> dict[str, Any]:
             raise ConfigError(
                 f"architecture '{architecture}': no such file; give the path of an open_clip model config"
             )
-        return _parse(_read_file(path, architecture), architecture)
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ConfigError(
+                f"architecture '{architecture}' is a file of {path.stat().st_size:,} bytes, a model config has at most "
+                f"{_MAX_FILE_BYTES:,}: give the path of one"
+            )
+        return _parse(path.read_text(encoding="utf-8", errors="replace"), architecture)
     config: dict[str, Any] | None = open_clip.get_model_config(architecture)
     if config is None:
         raise ConfigError(
@@ -53,16 +58,6 @@ def read_model_config(architecture: str) -> dict[str, Any]:
             "such as coca_ViT-L-14 or RN50-quickgelu, or the path of a JSON model config"
         )
     return config
-
-
-def _read_file(path: Path, architecture: str) -> str:
-    """Text of a user's config file."""
-    if path.stat().st_size > _MAX_FILE_BYTES:
-        raise ConfigError(
-            f"architecture '{architecture}' is a file of {path.stat().st_size:,} bytes, a model config has at most "
-            f"{_MAX_FILE_BYTES:,}: give the path of one"
-        )
-    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _parse(text: str, architecture: str) -> dict[str, Any]:
@@ -102,7 +97,9 @@ def build_from_config(config: dict[str, Any]) -> nn.Module:
     try:
         if "multimodal_cfg" in config:
             model: nn.Module = CoCa(**arguments)
-            _initialise_projection(model)
+            # open_clip 3.3 allocates the decoder's vocabulary projection, but does not initialise it.
+            projection = model.get_parameter("text_decoder.text_projection")
+            nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
         elif config.get("custom_text"):
             model = CustomTextCLIP(**arguments)
         else:
@@ -113,12 +110,6 @@ def build_from_config(config: dict[str, Any]) -> nn.Module:
             f"open_clip cannot build this architecture ({type(error).__name__}: {error}): correct its config"
         ) from error
     return model.eval()
-
-
-def _initialise_projection(model: nn.Module) -> None:
-    """Draws the decoder's vocabulary projection, which open_clip 3.3 allocates but does not initialise."""
-    projection = model.get_parameter("text_decoder.text_projection")
-    nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
 
 
 def build_coca(architecture: str) -> CoCa:
@@ -247,10 +238,8 @@ class ClipTokenizer:
 
 def num_clip_tokens(text: str) -> int:
     """Return how many tokens CLIP makes of the whole text, start and end included."""
-    return _counting().num_tokens(text)
+    return _COUNTING().num_tokens(text)
 
 
-@functools.cache
-def _counting() -> ClipTokenizer:
-    # Counts are for the whole text, whatever the context's length.
-    return ClipTokenizer(context_length=77)
+# Counts are for the whole text, whatever the context's length.
+_COUNTING: Final = functools.cache(lambda: ClipTokenizer(context_length=77))

@@ -12,7 +12,7 @@ import io
 import os
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
@@ -30,6 +30,13 @@ _REFUSED: Final = re.compile(r"GLOBAL ([\w.]+)")
 _ARCHIVE: Final = b"PK\x03\x04"
 _SHOWN_LETTERS: Final = 500
 _SHOWN_KEYS: Final = 4
+# Buffers and settings that older files contain and newer modules compute.
+_COMPUTED: Final = frozenset(
+    {
+        *("attn_mask", "text.attn_mask", "text_decoder.attn_mask"),
+        *("input_resolution", "context_length", "vocab_size"),
+    }
+)
 TOKEN_IDS = "token_ids"
 FULL_VOCABULARY = 49408
 # Tables with one row (embedding) or one column (projection) per token: the end of the name, and the dimension of
@@ -58,8 +65,8 @@ def load_into(module: nn.Module, weights: WeightsConfig) -> str:
     path = local_file(weights)
     digest = verified_digest(weights, path)
     state = expand_vocabulary(_read_state(path, weights), where=weights.uri)
-    state = _as_open_clip_names(module, _without_wrapper(module, state))
     own = module.state_dict()
+    state = _renamed(state, own.keys())
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     if missing or extra or shapes:
@@ -89,35 +96,16 @@ def _read_state(path: Path, weights: WeightsConfig) -> dict[str, torch.Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _without_wrapper(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Take a trainer's prefix `model.` away where every tensor has it and the module has no such part."""
-    own = module.state_dict().keys()
-    if not all(key.startswith("model.") for key in state) or any(key.startswith("model.") for key in own):
-        return state
-    return {key.removeprefix("model."): value for key, value in state.items()}
-
-
-def _as_open_clip_names(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Renames tensors as open_clip does: a CLIP's text tower for CoCa and custom-text models, and old buffers."""
-    own = module.state_dict().keys()
+def _renamed(state: dict[str, torch.Tensor], own: Set[str]) -> dict[str, torch.Tensor]:
+    """Rename a file's tensors to a module's `own` names: without a trainer's prefix, and as open_clip does."""
+    # A trainer's prefix is on every tensor, and the module has no such part.
+    if all(key.startswith("model.") for key in state) and not any(key.startswith("model.") for key in own):
+        state = {key.removeprefix("model."): value for key, value in state.items()}
+    # A CLIP's text tower for CoCa and custom-text models, which keep it under `text`.
     if "positional_embedding" in state and "positional_embedding" not in own and "text.positional_embedding" in own:
-        state = {_under_text(key): value for key, value in state.items()}
-    # Buffers and settings that older files contain and newer modules compute.
-    dropped = {
-        "attn_mask",
-        "text.attn_mask",
-        "text_decoder.attn_mask",
-        "input_resolution",
-        "context_length",
-        "vocab_size",
-    }
-    return {key: value for key, value in state.items() if key in own or key not in dropped}
-
-
-def _under_text(key: str) -> str:
-    """A text tower's name in a module that keeps it under `text`."""
-    parts = ("text_projection", "positional_embedding", "token_embedding", "transformer", "ln_final", "attn_mask")
-    return f"text.{key}" if key.startswith(parts) else key
+        parts = ("text_projection", "positional_embedding", "token_embedding", "transformer", "ln_final", "attn_mask")
+        state = {f"text.{key}" if key.startswith(parts) else key: value for key, value in state.items()}
+    return {key: value for key, value in state.items() if key in own or key not in _COMPUTED}
 
 
 def load_tensors(file: Path | IO[bytes]) -> Any:
@@ -188,7 +176,12 @@ def expand_vocabulary(state: Mapping[str, torch.Tensor], *, where: str) -> dict[
     Raises:
         ConfigError: An id is outside the vocabulary or repeated, or a table does not have one row per id.
     """
-    full = {name: _as_float32(tensor) for name, tensor in state.items() if name != TOKEN_IDS}
+    # Half-precision tensors are widened; integers and wider floats stay as they are.
+    full = {
+        name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+        for name, tensor in state.items()
+        if name != TOKEN_IDS
+    }
     if TOKEN_IDS not in state:
         return full
     ids = state[TOKEN_IDS].to(torch.int64)
@@ -196,21 +189,15 @@ def expand_vocabulary(state: Mapping[str, torch.Tensor], *, where: str) -> dict[
         raise ConfigError(f"weights '{where}': token_ids must be distinct numbers in [0, {FULL_VOCABULARY})")
     for name, tensor in full.items():
         dimension = _token_dimension(name)
-        if dimension is not None:
-            full[name] = _scatter(tensor, ids, dimension, what=f"weights '{where}': {name}")
+        if dimension is None:
+            continue
+        if tensor.shape[dimension] != len(ids):
+            raise ConfigError(
+                f"weights '{where}': {name} has {tensor.shape[dimension]} tokens and token_ids {len(ids)}: the file is "
+                "damaged"
+            )
+        shape = list(tensor.shape)
+        shape[dimension] = FULL_VOCABULARY
+        # In place: `index_copy` would hold the table twice, 25 MB each for `tiny`.
+        full[name] = torch.zeros(shape, dtype=tensor.dtype).index_copy_(dimension, ids, tensor)
     return full
-
-
-def _as_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """Widens half-precision tensors; integers and wider floats stay as they are."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _scatter(tensor: torch.Tensor, ids: torch.Tensor, dimension: int, *, what: str) -> torch.Tensor:
-    """Puts each row (or column) at its token's row of a table of zeros."""
-    if tensor.shape[dimension] != len(ids):
-        raise ConfigError(f"{what} has {tensor.shape[dimension]} tokens and token_ids {len(ids)}: the file is damaged")
-    shape = list(tensor.shape)
-    shape[dimension] = FULL_VOCABULARY
-    # In place: `index_copy` would hold the table twice, 25 MB each for `tiny`.
-    return torch.zeros(shape, dtype=tensor.dtype).index_copy_(dimension, ids, tensor)

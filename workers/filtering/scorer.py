@@ -24,14 +24,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from numpy.typing import NDArray
 
 from pseudoris.schemas.confidence import Floats, Rated, confidences, line_weights, ranks
 from pseudoris.schemas.config import ComputeConfig, FilterConfig
 from pseudoris.schemas.fitted import ConfidenceConfig
 from pseudoris.schemas.keep_rule import KeepRule, keeps
 from pseudoris.schemas.run_lengths import decode_runs
-from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.workers.crops.crops import Decode, make_crops, prefetched_pixels
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
@@ -73,10 +72,15 @@ def score_candidates(
         ValueError: The shapes disagree, a target is not a mask, or a cosine is not finite. NaN would compare as "not
             above tau", so a broken model would look like a strict filter.
     """
-    c = _clamped(context, min_cosine)
-    m = _clamped(masked, min_cosine)
+    # In float64, so that a ratio of two float32 cosines is rounded only once.
+    c, m = (np.maximum(np.asarray(cosines, dtype=np.float64), min_cosine) for cosines in (context, masked))
     target = np.asarray(targets, dtype=np.int64)
-    _check(c, m, target)
+    if c.ndim != 2 or c.shape != m.shape or target.shape != c.shape[1:]:
+        raise ValueError(f"expected (N, T), (N, T) and (T,), got {c.shape}, {m.shape} and {target.shape}")
+    if target.size and (target.min() < 0 or target.max() >= len(c)):
+        raise ValueError(f"targets must lie in 0..{len(c) - 1}, got {target.min()}..{target.max()}")
+    if not (np.isfinite(c).all() and np.isfinite(m).all()):
+        raise ValueError("a cosine is not finite: the weights or the crop hold NaN")
     own = np.arange(len(target))
     correctness = m[target, own]
     if len(c) == 1:
@@ -92,30 +96,12 @@ def score_candidates(
     )
 
 
-def _clamped(cosines: npt.ArrayLike, min_cosine: float) -> Floats:
-    # In float64, so that a ratio of two float32 cosines is rounded only once.
-    return np.maximum(np.asarray(cosines, dtype=np.float64), min_cosine)
-
-
-def _check(c: Floats, m: Floats, target: npt.NDArray[np.int64]) -> None:
-    if c.ndim != 2 or c.shape != m.shape or target.shape != c.shape[1:]:
-        raise ValueError(f"expected (N, T), (N, T) and (T,), got {c.shape}, {m.shape} and {target.shape}")
-    if target.size and (target.min() < 0 or target.max() >= len(c)):
-        raise ValueError(f"targets must lie in 0..{len(c) - 1}, got {target.min()}..{target.max()}")
-    if not (np.isfinite(c).all() and np.isfinite(m).all()):
-        raise ValueError("a cosine is not finite: the weights or the crop hold NaN")
-
-
 # Set by the caption stage if a listener is configured.
 _HEARD: Final = ("caption_score", "listener", "truth")
 
 
-@dataclass(frozen=True, slots=True)
-class _ImageVectors:
-    """Embeddings of one image's crops, both (N, D) float32, normalised."""
-
-    context: torch.Tensor
-    masked: torch.Tensor
+# Embeddings of one image's context crops and masked crops, (N, D) float32 each, normalised.
+_Vectors = tuple[torch.Tensor, torch.Tensor]
 
 
 class ClipScorer:
@@ -150,10 +136,11 @@ class ClipScorer:
         """Return the shard with every candidate of one target scored; see `apply_to_images` for errors."""
         started = time.perf_counter()
         images, vectors = self._embed_crops(shard)
-        captions = dict.fromkeys(text for image in images for text in _candidate_texts(image))
+        captions = dict.fromkeys(each.text for image in images for each in image.expressions if _is_candidate(each))
         nouns = {text: self._find_noun(text) for text in captions}
         prompts = {text: self._prompt(text, noun) for text, noun in nouns.items()}
-        texts = _distinct_strings(images, prompts)
+        # Captions and prompts, each once.
+        texts = list(dict.fromkeys(text for caption in captions for text in (caption, prompts[caption])))
         rows = {text: row for row, text in enumerate(texts)}
         embedded = self._embedder.embed_texts(texts)
 
@@ -165,7 +152,7 @@ class ClipScorer:
         scored = apply_to_images(shard.with_images(images), STAGE_FILTER, score).images
         return shard.with_images(scored).with_seconds(STAGE_FILTER, time.perf_counter() - started)
 
-    def _embed_crops(self, shard: Shard) -> tuple[tuple[ShardImage, ...], dict[str, _ImageVectors]]:
+    def _embed_crops(self, shard: Shard) -> tuple[tuple[ShardImage, ...], dict[str, _Vectors]]:
         """Embed each crop once; return the images, some now quarantined, and vectors by image id."""
         images: list[ShardImage] = []
         counts: dict[str, int] = {}
@@ -180,11 +167,11 @@ class ClipScorer:
 
         with prefetched_pixels([image for image in shard.images if _is_scored(image)], self._embedder.device) as decode:
             embedded = self._embedder.embed_crops(pieces(decode))
-        vectors: dict[str, _ImageVectors] = {}
+        vectors: dict[str, _Vectors] = {}
         start = 0
         for image_id, num_masks in counts.items():
             middle, end = start + num_masks, start + 2 * num_masks
-            vectors[image_id] = _ImageVectors(context=embedded[start:middle], masked=embedded[middle:end])
+            vectors[image_id] = embedded[start:middle], embedded[middle:end]
             start = end
         return tuple(images), vectors
 
@@ -193,28 +180,26 @@ class ClipScorer:
         made: list[torch.Tensor] = []
 
         def work(image: ShardImage) -> ShardImage:
-            made[:] = [self._crops(image, decode(image))] if _is_scored(image) else []
+            if _is_scored(image):
+                crops = make_crops(
+                    decode(image),
+                    [mask.box_xyxy_px for mask in image.masks],
+                    runs=[decode_runs(mask.rle_counts) for mask in image.masks],
+                    scales=(self._config.context_scale, None),
+                    crop_format=self._embedder.crop_format,
+                    device=self._embedder.device,
+                )
+                # (2N, 3, S, S): the N context crops, then the N masked ones.
+                made[:] = [crops.flatten(0, 1)]
             return image
 
         (checked,) = apply_to_images(shard.with_images((image,)), STAGE_FILTER, work).images
         return checked, made[0] if made and not checked.failure else None
 
-    def _crops(self, image: ShardImage, pixels: NDArray[np.uint8]) -> torch.Tensor:
-        """Return (2N, 3, S, S): the N context crops, then the N masked ones."""
-        crops = make_crops(
-            pixels,
-            [mask.box_xyxy_px for mask in image.masks],
-            runs=[decode_runs(mask.rle_counts) for mask in image.masks],
-            scales=(self._config.context_scale, None),
-            crop_format=self._embedder.crop_format,
-            device=self._embedder.device,
-        )
-        return crops.flatten(0, 1)
-
     def _scored(
         self,
         image: ShardImage,
-        vectors: _ImageVectors,
+        vectors: _Vectors,
         *,
         nouns: Mapping[str, str | None],
         prompts: Mapping[str, str],
@@ -226,10 +211,12 @@ class ClipScorer:
         captions = [rows[e.text] for e in candidates]
         asked = [rows[prompts[e.text]] for e in candidates]
         # Twins (`masks.prior.duplicates=keep`) score exactly alike, whatever rows of a product they are computed in.
-        firsts = _first_equal_masks(image.masks)
+        first_of: dict[str, int] = {}
+        firsts = [first_of.setdefault(mask.rle_counts, number) for number, mask in enumerate(image.masks)]
+        context, masked = vectors
         scores = score_candidates(
-            (vectors.context @ texts[captions].T)[firsts],
-            (vectors.masked @ texts[asked].T)[firsts],
+            (context @ texts[captions].T)[firsts],
+            (masked @ texts[asked].T)[firsts],
             targets=[index_of[e.target_mask_ids[0]] for e in candidates],
             min_cosine=self._config.min_cosine,
         )
@@ -237,10 +224,20 @@ class ClipScorer:
         rule = KeepRule(self._config.tau, self._config.keep, lone_masks=self._config.lone_masks)
         kept = keeps(rule, columns, [e.target_mask_ids[0] for e in candidates])
         weights = line_weights(self._weight_line, columns["confidence"]).tolist()
+        # What is undefined has no value in the table.
+        known = {
+            name: [None if np.isnan(value) else value for value in columns[name].tolist()]
+            for name in ("uniqueness", "correctness", "distinctiveness", "confidence")
+        }
         scored = iter(
             replace(
-                _with_scores(e, nouns[e.text], scores=scores, row=row, image=image),
-                confidence=_or_none(columns["confidence"][row]),
+                e,
+                head_noun=nouns[e.text],
+                uniqueness=known["uniqueness"][row],
+                correctness=known["correctness"][row],
+                distinctiveness=known["distinctiveness"][row],
+                rival_mask_id=None if scores.rival is None else image.masks[int(scores.rival[row])].mask_id,
+                confidence=known["confidence"][row],
                 rank=None if np.isnan(columns["rank"][row]) else int(columns["rank"][row]),
                 kept=bool(kept[row]),
                 weight=weights[row],
@@ -250,32 +247,12 @@ class ClipScorer:
         return replace(image, expressions=tuple(next(scored) if _is_candidate(e) else e for e in image.expressions))
 
 
-def _first_equal_masks(masks: Sequence[MaskRecord]) -> list[int]:
-    """Return for each mask the number of the first mask with the same pixels, mostly its own."""
-    first_of: dict[str, int] = {}
-    return [first_of.setdefault(mask.rle_counts, number) for number, mask in enumerate(masks)]
-
-
 def _is_scored(image: ShardImage) -> bool:
     return not image.failure and any(_is_candidate(expression) for expression in image.expressions)
 
 
 def _is_candidate(expression: ExpressionRecord) -> bool:
     return len(expression.target_mask_ids) == 1
-
-
-def _candidate_texts(image: ShardImage) -> Iterator[str]:
-    return (expression.text for expression in image.expressions if _is_candidate(expression))
-
-
-def _distinct_strings(images: tuple[ShardImage, ...], prompts: Mapping[str, str]) -> list[str]:
-    """Return captions and prompts, each once, in the order of first appearance in the shard."""
-    found: dict[str, None] = {}
-    for image in images:
-        for text in _candidate_texts(image):
-            found[text] = None
-            found[prompts[text]] = None
-    return list(found)
 
 
 def _columns(
@@ -295,25 +272,3 @@ def _columns(
     rated = Rated(groups, [e.text for e in candidates], columns)
     found = undefined if confidence is None else confidences(rated, confidence)
     return {**columns, "confidence": found, "rank": ranks(found, groups)}
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _with_scores(
-    expression: ExpressionRecord,
-    noun: str | None,
-    *,
-    scores: CandidateScores,
-    row: int,
-    image: ShardImage,
-) -> ExpressionRecord:
-    return replace(
-        expression,
-        head_noun=noun,
-        uniqueness=None if scores.uniqueness is None else float(scores.uniqueness[row]),
-        correctness=float(scores.correctness[row]),
-        distinctiveness=None if scores.distinctiveness is None else float(scores.distinctiveness[row]),
-        rival_mask_id=None if scores.rival is None else image.masks[int(scores.rival[row])].mask_id,
-    )

@@ -53,67 +53,44 @@ def cut_into_tiles(texts: Sequence[list[int]], num_nodes: int) -> Iterator[TextT
         texts: The tokens of each text, at least one and at most `num_nodes`.
         num_nodes: R.
     """
-    tile = _OpenTile(num_nodes)
+    # Texts come in the order of their tokens. Nodes are numbered as they come: (token, depth, parent) each.
+    nodes: list[tuple[int, int, int]] = []
+    # The newest text, the nodes of its prefixes, and the number and the last node of each text of the tile.
+    newest: Sequence[int] = ()
+    path: list[int] = []
+    ends: list[tuple[int, int]] = []
     for number in sorted(range(len(texts)), key=texts.__getitem__):
-        if not tile.has_room_for(texts[number]):
-            yield tile.closed()
-            tile = _OpenTile(num_nodes)
-        tile.add(number, texts[number])
-    if tile.texts:
-        yield tile.closed()
-
-
-class _OpenTile:
-    """A tile that texts are added to in the order of their tokens; nodes are numbered as they come."""
-
-    def __init__(self, num_nodes: int) -> None:
-        self._num_nodes = num_nodes
-        self._tokens: list[int] = []
-        self._depths: list[int] = []
-        self._parents: list[int] = []
-        self._newest: Sequence[int] = ()
-        # The nodes of the newest text's prefixes.
-        self._path: list[int] = []
-        self._ends: list[int] = []
-        self.texts: list[int] = []
-
-    def has_room_for(self, text: Sequence[int]) -> bool:
-        """Return whether the prefixes that the text does not share with the newest one fit in."""
-        return len(self._tokens) + len(text) - self._num_shared(text) <= self._num_nodes
-
-    def add(self, number: int, text: Sequence[int]) -> None:
-        """Add a text, which is not below the newest one."""
-        del self._path[self._num_shared(text) :]
-        for depth in range(len(self._path), len(text)):
-            self._parents.append(self._path[-1] if depth else 0)
-            self._path.append(len(self._tokens))
-            self._tokens.append(text[depth])
-            self._depths.append(depth)
-        self._newest = text
-        self._ends.append(self._path[-1])
-        self.texts.append(number)
-
-    def closed(self) -> TextTile:
-        """Return the tile, its nodes in the order of their depth."""
-        num_spare = self._num_nodes - len(self._tokens)
-        tokens, depths, parents = (
-            np.array([*column, *[0] * num_spare], dtype=np.int64)
-            for column in (self._tokens, self._depths, self._parents)
+        text = texts[number]
+        shared = next(
+            (at for at, (a, b) in enumerate(zip(newest, text, strict=False)) if a != b), min(len(newest), len(text))
         )
-        order = np.argsort(depths, kind="stable")
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        tokens, depths, parents = tokens[order], depths[order], rank[parents[order]]
-        paths = np.zeros((len(order), int(depths[-1]) + 1), dtype=np.int64)
-        for depth in range(paths.shape[1]):
-            nodes = np.flatnonzero(depths == depth)
-            paths[nodes, :depth] = paths[parents[nodes], :depth]
-            paths[nodes, depth] = nodes
-        return TextTile(tokens, depths, paths, np.array(self.texts), rank[self._ends], len(self._tokens))
+        if len(nodes) + len(text) - shared > num_nodes:
+            yield _tile(nodes, ends, num_nodes)
+            nodes, path, ends, shared = [], [], [], 0
+        del path[shared:]
+        for depth in range(shared, len(text)):
+            nodes.append((text[depth], depth, path[-1] if depth else 0))
+            path.append(len(nodes) - 1)
+        newest = text
+        ends.append((number, path[-1]))
+    if ends:
+        yield _tile(nodes, ends, num_nodes)
 
-    def _num_shared(self, text: Sequence[int]) -> int:
-        pairs = enumerate(zip(self._newest, text, strict=False))
-        return next((at for at, (one, other) in pairs if one != other), min(len(self._newest), len(text)))
+
+def _tile(nodes: Sequence[tuple[int, int, int]], ends: Sequence[tuple[int, int]], num_nodes: int) -> TextTile:
+    """Return a tile of nodes (token, depth, parent) and texts (number, last node), in the order of depth."""
+    tokens, depths, parents = np.array([*nodes, *[(0, 0, 0)] * (num_nodes - len(nodes))], dtype=np.int64).T
+    order = np.argsort(depths, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    tokens, depths, parents = tokens[order], depths[order], rank[parents[order]]
+    paths = np.zeros((len(order), int(depths[-1]) + 1), dtype=np.int64)
+    for depth in range(paths.shape[1]):
+        at_depth = np.flatnonzero(depths == depth)
+        paths[at_depth, :depth] = paths[parents[at_depth], :depth]
+        paths[at_depth, depth] = at_depth
+    numbers, last = np.array(ends, dtype=np.int64).T
+    return TextTile(tokens, depths, paths, numbers, rank[last], len(nodes))
 
 
 # A prefix's length is rounded up to this, and by itself alone: the rounding of its attention depends on it.
@@ -122,19 +99,9 @@ _LENGTH_STEP: Final = 4
 _POSITIONS_A_PART: Final = {"cpu": 2**14, "cuda": 2**19}
 
 
-@dataclass(frozen=True, slots=True)
-class _NodesOfLength:
-    """Neighbouring nodes whose prefixes have the same length, rounded up.
-
-    Attributes:
-        nodes: Which.
-        paths: (n · P,) int64, the nodes of their P positions one after another.
-        is_seen: (n, 1, P) bool, positions up to the prefix's own.
-    """
-
-    nodes: slice
-    paths: torch.Tensor
-    is_seen: torch.Tensor
+# Neighbouring nodes whose prefixes have the same length P, rounded up: which; the nodes of their positions one after
+# another, (n · P,) int64; and the positions up to the prefix's own, (n, 1, P) bool.
+_NodesOfLength = tuple[slice, torch.Tensor, torch.Tensor]
 
 
 class TreeBlock(Block):
@@ -151,13 +118,13 @@ class TreeBlock(Block):
         queries, *rest = together.permute(1, 2, 0, 3)
         keys_values = torch.cat(rest, dim=2)
         mixed = torch.empty_like(queries)
-        for part in lengths:
-            num_nodes, _, length = part.is_seen.shape
-            gathered = keys_values.index_select(1, part.paths).view(self.num_heads, num_nodes, length, -1)
+        for nodes, paths, is_seen in lengths:
+            num_nodes, _, length = is_seen.shape
+            gathered = keys_values.index_select(1, paths).view(self.num_heads, num_nodes, length, -1)
             keys, values = gathered.chunk(2, dim=3)
-            mixed[:, part.nodes] = F.scaled_dot_product_attention(
-                queries[:, part.nodes, None], keys, values, attn_mask=part.is_seen
-            )[:, :, 0]
+            mixed[:, nodes] = F.scaled_dot_product_attention(queries[:, nodes, None], keys, values, attn_mask=is_seen)[
+                :, :, 0
+            ]
         return self.finish(x, mixed.transpose(0, 1).reshape(x.shape))
 
 
@@ -177,6 +144,7 @@ class TextTower:
         )
         self._blocks = [TreeBlock(block) for block in model.transformer.resblocks] if self.is_tree else []
 
+    @torch.inference_mode()
     def encode_tile(self, tile: TextTile) -> torch.Tensor:
         """Return (T, D) of a tile's texts, normalised float32; open_clip's `encode_text` up to rounding."""
         model = self._model
@@ -217,7 +185,7 @@ def _by_length(tile: TextTile, device: torch.device) -> list[_NodesOfLength]:
         for first in range(0, end - start, step):
             part = slice(first, min(first + step, end - start))
             found.append(
-                _NodesOfLength(
+                (
                     slice(start + part.start, start + part.stop),
                     to_device(paths[part].ravel(), device),
                     to_device(is_seen[part, None], device),
