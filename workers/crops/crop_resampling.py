@@ -38,18 +38,6 @@ class AxisTaps:
     start: Ints
     weights: NDArray[np.float32]
 
-    def outputs(self) -> Ints:
-        """Return (C, 2), the first output of each crop that reads a pixel, and the end (exclusive) of such outputs."""
-        reads = self.count > 0
-        return np.stack([reads.argmax(axis=1), reads.shape[1] - reads[:, ::-1].argmax(axis=1)], axis=1)
-
-    def pixels(self) -> Ints:
-        """Return (C, 2), the first pixel that an output of each crop reads, and the end (exclusive) of such pixels."""
-        crop = np.arange(len(self.count))
-        begin, end = self.outputs().T
-        last = self.first[crop, end - 1] + self.count[crop, end - 1]
-        return np.stack([self.first[crop, begin], last], axis=1)
-
 
 def axis_taps(spans: Ints, sides: Ints, wanted: Ints, *, size: int, has_antialiasing: bool = True) -> AxisTaps:
     """Return the taps of spans of pixels, each padded centrally to its side and resized to `size`.
@@ -77,7 +65,12 @@ def axis_taps(spans: Ints, sides: Ints, wanted: Ints, *, size: int, has_antialia
     high = np.minimum(np.floor(centre + reach + 0.5), before + length[:, None]).astype(np.int64)
     is_wanted = (outputs >= wanted[:, :1]) & (outputs < wanted[:, 1:])
     count = np.where(is_wanted, np.maximum(high - low, 0), 0)
-    total = _triangle_sums(centre, sides[:, None], reach)
+    # The sum of each output's triangle over all pixels of the square, in closed form: pixels [first, middle) lie on the
+    # rising flank, [middle, last) on the falling one.
+    first, middle = np.maximum(np.floor(centre - reach + 0.5), 0), np.floor(centre + 0.5)
+    last = np.minimum(np.floor(centre + reach + 0.5), sides[:, None])
+    rising = (middle - first) * (1 - (centre - (first + middle) / 2) / reach)
+    total = rising + (last - middle) * (1 - ((middle + last) / 2 - centre) / reach)
     ends = np.cumsum(count).reshape(count.shape)
     output = np.repeat(np.arange(count.size), count.ravel())
     pixel = np.arange(len(output)) + (low - ends + count).ravel()[output]
@@ -114,17 +107,6 @@ def weighted_sums(
         mode="sum",
         per_sample_weights=to_device(weights, device)[entries],
     )
-
-
-def _triangle_sums(centres: NDArray[np.float64], side: Ints, reach: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the sum of each output's triangle over all pixels of the square, in closed form; shapes broadcast."""
-    # Pixels [first, middle) lie on the rising flank, [middle, last) on the falling one.
-    first = np.maximum(np.floor(centres - reach + 0.5), 0)
-    middle = np.floor(centres + 0.5)
-    last = np.minimum(np.floor(centres + reach + 0.5), side)
-    rising = (middle - first) * (1 - (centres - (first + middle) / 2) / reach)
-    sums: NDArray[np.float64] = rising + (last - middle) * (1 - ((middle + last) / 2 - centres) / reach)
-    return sums
 
 
 class CropAccumulator:
@@ -178,6 +160,7 @@ class _Plan:
         strips: (C, 2), the image's strips that each tile reads.
         band: (G,), number of each band in its crop; the bands of a tile are consecutive.
         band_tile: (G,), tile of each band.
+        band_strips: (G,), how many strips each band reads.
         strip_px: Columns of a strip.
     """
 
@@ -186,28 +169,59 @@ class _Plan:
     strips: Ints
     band: Ints
     band_tile: Ints
+    band_strips: Ints
     strip_px: int
 
     @classmethod
     def of(cls, tiles: Sequence[CropTile], y: AxisTaps, x: AxisTaps, *, strip_px: int) -> _Plan:
-        rows, columns = y.pixels(), x.pixels()
+        """Plan one window for all unmasked tiles of a mask, and one for its masked tiles."""
+        # By axis, for each tile: its first output that reads a pixel, the end of such outputs, and the same of pixels.
+        tile, outputs, pixels = np.arange(len(tiles)), [], []
+        for taps in (y, x):
+            reads = taps.count > 0
+            begin, end = reads.argmax(axis=1), reads.shape[1] - reads[:, ::-1].argmax(axis=1)
+            outputs.append((begin, end))
+            last = taps.first[tile, end - 1] + taps.count[tile, end - 1]
+            pixels.append(np.stack([taps.first[tile, begin], last], axis=1))
+        rows, columns = pixels
         strips = np.stack([columns[:, 0] // strip_px, -(-columns[:, 1] // strip_px)], axis=1)
-        outputs = y.outputs()
-        first = outputs[:, 0] // BAND_ROWS
-        num_bands = -(-outputs[:, 1] // BAND_ROWS) - first
-        band_tile = np.repeat(np.arange(len(tiles)), num_bands)
-        windows, tile_window = _windows(tiles, rows, strips)
-        return cls(windows, tile_window, strips, segmented_arange(num_bands) + first[band_tile], band_tile, strip_px)
+        first_band = outputs[0][0] // BAND_ROWS
+        num_bands = -(-outputs[0][1] // BAND_ROWS) - first_band
+        band_tile = np.repeat(tile, num_bands)
+        masks, is_masked = np.array([each.mask for each in tiles]), np.array([each.is_masked for each in tiles])
+        # Masked windows are sorted after all others.
+        kinds, window = np.unique(np.stack([is_masked, masks], axis=1), axis=0, return_inverse=True)
+        window = window.ravel()
+        hulls = []
+        for spans in (rows, strips):
+            # For each window the smallest span that contains all its tiles' spans.
+            hull = np.tile([np.iinfo(np.int64).max, 0], (len(kinds), 1))
+            np.minimum.at(hull[:, 0], window, spans[:, 0])
+            np.maximum.at(hull[:, 1], window, spans[:, 1])
+            hulls.append(hull)
+        return cls(
+            Windows.of(hulls[0], hulls[1], kinds[kinds[:, 0] == 1, 1]),
+            window,
+            strips,
+            segmented_arange(num_bands) + first_band[band_tile],
+            band_tile,
+            (strips[:, 1] - strips[:, 0])[band_tile],
+            strip_px,
+        )
 
     def sum_rows(self, table: torch.Tensor, y: AxisTaps) -> torch.Tensor:
         """Return a row for each column of pixels of each band, strip after strip: (., 3 · BAND_ROWS)."""
-        num_strips = self._band_strips()
-        tile, band = np.repeat(self.band_tile, num_strips), np.repeat(self.band, num_strips)
+        tile, band = np.repeat(self.band_tile, self.band_strips), np.repeat(self.band, self.band_strips)
         window = self.tile_window[tile]
-        strip = segmented_arange(num_strips) + self.strips[tile, 0] - self.windows.strips[window, 0]
+        strip = segmented_arange(self.band_strips) + self.strips[tile, 0] - self.windows.strips[window, 0]
         top = self.windows.starts[window] + strip * self.windows.num_rows[window] - self.windows.rows[window, 0]
         output = band[:, None] * BAND_ROWS + np.arange(BAND_ROWS)
-        first, count, start = (_at(values, tile, output) for values in (y.first, y.count, y.start))
+        num_outputs = y.count.shape[1]
+        # 0 beyond the last output.
+        first, count, start = (
+            np.where(output < num_outputs, values[tile[:, None], np.minimum(output, num_outputs - 1)], 0)
+            for values in (y.first, y.count, y.start)
+        )
         sums = weighted_sums(
             table, (first + top[:, None]).ravel(), count=count.ravel(), start=start.ravel(), weights=y.weights
         )
@@ -216,34 +230,8 @@ class _Plan:
 
     def sum_columns(self, rows: torch.Tensor, x: AxisTaps) -> torch.Tensor:
         """Return (G · S, 3 · BAND_ROWS): each output column of each band."""
-        num_strips = self._band_strips()
-        begin = (np.cumsum(num_strips) - num_strips - self.strips[self.band_tile, 0]) * self.strip_px
+        begin = (np.cumsum(self.band_strips) - self.band_strips - self.strips[self.band_tile, 0]) * self.strip_px
         first, count, start = (values[self.band_tile] for values in (x.first, x.count, x.start))
         return weighted_sums(
             rows, (first + begin[:, None]).ravel(), count=count.ravel(), start=start.ravel(), weights=x.weights
         )
-
-    def _band_strips(self) -> Ints:
-        return (self.strips[:, 1] - self.strips[:, 0])[self.band_tile]
-
-
-def _windows(tiles: Sequence[CropTile], rows: Ints, strips: Ints) -> tuple[Windows, Ints]:
-    """Return one window for all unmasked tiles of a mask, one for its masked tiles, and the window of each tile."""
-    masks, is_masked = np.array([tile.mask for tile in tiles]), np.array([tile.is_masked for tile in tiles])
-    # Masked windows are sorted after all others.
-    kinds, window = np.unique(np.stack([is_masked, masks], axis=1), axis=0, return_inverse=True)
-    window = window.ravel()
-    hulls = []
-    for spans in (rows, strips):
-        # For each window the smallest span that contains all its tiles' spans.
-        hull = np.tile([np.iinfo(np.int64).max, 0], (len(kinds), 1))
-        np.minimum.at(hull[:, 0], window, spans[:, 0])
-        np.maximum.at(hull[:, 1], window, spans[:, 1])
-        hulls.append(hull)
-    return Windows(hulls[0], hulls[1], kinds[kinds[:, 0] == 1, 1]), window
-
-
-def _at(values: Ints, tile: Ints, output: Ints) -> Ints:
-    """Return `values` (C, S) at (T,) tiles and their outputs (T, BAND_ROWS); 0 beyond the last output."""
-    inside = output < values.shape[1]
-    return np.where(inside, values[tile[:, None], np.minimum(output, values.shape[1] - 1)], 0)

@@ -78,7 +78,12 @@ def tile_batches(tiles: list[CropTile], *, size: int, max_bytes: int) -> Iterato
 
 def tile_bytes(tile: CropTile, *, size: int) -> int:
     """Return approximately how many bytes a tile takes while it is computed, without its result."""
-    height, width = _span_px(tile, tile.rows, size, axis=1), _span_px(tile, tile.columns, size, axis=0)
+    scale = tile.side / size
+    # An upper bound of the pixels that the outputs read along each axis.
+    height, width = (
+        min(tile.box[axis + 2] - tile.box[axis], int((end - begin) * scale + 2 * max(scale, 1.0)) + 1)
+        for axis, (begin, end) in ((1, tile.rows), (0, tile.columns))
+    )
     num_rows = min(tile.rows[1] - tile.rows[0], height * size // tile.side + 2) + BAND_ROWS
     num_columns = tile.columns[1] - tile.columns[0]
     # The pixels, and a masked copy; then rows of outputs, in two orders.
@@ -102,13 +107,6 @@ def _pieces(tile: CropTile, size: int, max_bytes: int) -> Iterator[CropTile]:
         yield from _pieces(half, size, max_bytes)
 
 
-def _span_px(tile: CropTile, outputs: Span, size: int, *, axis: int) -> int:
-    """Return an upper bound of the pixels that the outputs read along an axis, 0 for x."""
-    scale = tile.side / size
-    reads = int((outputs[1] - outputs[0]) * scale + 2 * max(scale, 1.0)) + 1
-    return min(tile.box[axis + 2] - tile.box[axis], reads)
-
-
 @dataclass(frozen=True, slots=True)
 class Windows:
     """Parts of the image that are read together: W windows, first the unmasked ones, then the masked ones.
@@ -117,28 +115,24 @@ class Windows:
         rows: (W, 2) int64, first row of pixels and end (exclusive).
         strips: (W, 2) int64, first strip of the image and end (exclusive).
         masks: (M,) int64, the masks of the last M windows.
+        num_rows: (W,) int64, rows of pixels in each window.
+        num_strips: (W,) int64, strips in each window.
+        starts: (W,) int64, where each window begins in a table: strip after strip, each from top to bottom.
     """
 
     rows: Ints
     strips: Ints
     masks: Ints
+    num_rows: Ints
+    num_strips: Ints
+    starts: Ints
 
-    @property
-    def num_rows(self) -> Ints:
-        """(W,) int64, rows of pixels in each window."""
-        return self.rows[:, 1] - self.rows[:, 0]
-
-    @property
-    def num_strips(self) -> Ints:
-        """(W,) int64, strips in each window."""
-        return self.strips[:, 1] - self.strips[:, 0]
-
-    @property
-    def starts(self) -> Ints:
-        """(W,) int64, where each window begins in a table: strip after strip, each from top to bottom."""
-        sizes: Ints = self.num_rows * self.num_strips
-        ends: Ints = np.cumsum(sizes)
-        return ends - sizes
+    @classmethod
+    def of(cls, rows: Ints, strips: Ints, masks: Ints) -> Windows:
+        """Return the windows with what follows from their rows and strips."""
+        num_rows, num_strips = rows[:, 1] - rows[:, 0], strips[:, 1] - strips[:, 0]
+        sizes = num_rows * num_strips
+        return cls(rows, strips, masks, num_rows, num_strips, np.cumsum(sizes) - sizes)
 
 
 class TiledImage:
@@ -171,7 +165,10 @@ class TiledImage:
         table = self._rows.index_select(0, numbers).float().sub_(self._fill)
         is_masked = window >= len(windows.rows) - len(windows.masks)
         if is_masked.any():
-            bits = self._masks(windows)
+            # The columns of the masked windows side by side, over the full height of the image.
+            columns = windows.strips[len(windows.rows) - len(windows.masks) :] * self.strip_px
+            runs = [self._runs[mask] for mask in windows.masks]
+            bits = unpack_columns(runs, columns, height=self._height, device=self._device)
             num_strips = int(is_masked.sum())
             numbers = self._numbers(
                 top[is_masked] * num_strips + np.arange(num_strips), height[is_masked], stride=num_strips
@@ -179,12 +176,6 @@ class TiledImage:
             masked = table[len(table) - len(numbers) :].view(-1, self.strip_px, 3)
             masked *= bits.view(-1, self.strip_px).index_select(0, numbers)[:, :, None]
         return table
-
-    def _masks(self, windows: Windows) -> torch.Tensor:
-        """Return the columns of the masked windows side by side, over the full height of the image."""
-        strips = windows.strips[len(windows.rows) - len(windows.masks) :]
-        runs = [self._runs[mask] for mask in windows.masks]
-        return unpack_columns(runs, strips * self.strip_px, height=self._height, device=self._device)
 
     def _numbers(self, first: Ints, count: Ints, *, stride: int) -> torch.Tensor:
         """Return first[0], first[0] + stride, … `count[0]` times, then those of first[1], and so on."""

@@ -79,7 +79,11 @@ def make_crops(
         ValueError: The numbers of masks and boxes differ, or a mask has another size than the image.
     """
     height, width = pixels.shape[:2]
-    _check_runs(runs, len(boxes), height * width)
+    if len(runs) != len(boxes):
+        raise ValueError(f"got {len(runs)} masks and {len(boxes)} boxes; each mask needs one box")
+    for number, mask in enumerate(runs):
+        if (found := int(mask.sum())) != height * width:
+            raise ValueError(f"mask {number} has {found:,} pixels, the image {height * width:,}")
     tiles = _tiles(boxes, scales, image_size=(height, width), size=crop_format.size)
     image = TiledImage(pixels, runs, fill_rgb=FILL_RGB, device=device)
     sums = CropAccumulator(len(tiles), crop_format.size, device, has_antialiasing=crop_format.has_antialiasing)
@@ -88,14 +92,6 @@ def make_crops(
     fill, mean, std = (to_device(torch.tensor(rgb), device) for rgb in (FILL_RGB, crop_format.mean, crop_format.std))
     crops = sums.scaled(1 / (255 * std), (fill / 255 - mean) / std)
     return crops.view(len(scales), len(boxes), *crops.shape[1:])
-
-
-def _check_runs(runs: Sequence[NDArray[np.int64]], num_boxes: int, num_pixels: int) -> None:
-    if len(runs) != num_boxes:
-        raise ValueError(f"got {len(runs)} masks and {num_boxes} boxes; each mask needs one box")
-    for number, mask in enumerate(runs):
-        if (found := int(mask.sum())) != num_pixels:
-            raise ValueError(f"mask {number} has {found:,} pixels, the image {num_pixels:,}")
 
 
 def _tiles(
