@@ -44,15 +44,9 @@ def list_weights(
 
     for each in preset_names() if preset is None else [preset]:
         for stage, weights in _weights_of(each, config_file, assignments).items():
-            facts = weight_facts(weights)
-            lines = {
-                "licence": facts.licence,
-                "size": facts.size,
-                "sha256": facts.sha256,
-                "source": facts.source,
-                "here": str(facts.found) if facts.found else f"no. To get it: pseudoris weights get {each}",
-            }
-            stdout.print(path_lines(f"{each}, {stage}: {facts.name}", lines), "", sep="\n", soft_wrap=True)
+            name, facts, found = weight_facts(weights)
+            lines = {**facts, "here": str(found) if found else f"no. To get it: pseudoris weights get {each}"}
+            stdout.print(path_lines(f"{each}, {stage}: {name}", lines), "", sep="\n", soft_wrap=True)
 
 
 @app.command("get")
@@ -98,10 +92,10 @@ def check(preset: Preset, config_file: options.ConfigFile = None, assignments: o
 
     weights = _weights_of(preset, config_file, assignments)
     checks = {stage: check_weights(each, preset) for stage, each in weights.items()}
-    for stage, found in checks.items():
-        word = ("ok ", "green") if found.is_ok else ("off", "red")
-        stdout.print(Text.assemble(word, f"  {stage:<8}  {printable(found.detail)}"), soft_wrap=True)
-    if not all(found.is_ok for found in checks.values()):
+    for stage, (is_ok, detail) in checks.items():
+        word = ("ok ", "green") if is_ok else ("off", "red")
+        stdout.print(Text.assemble(word, f"  {stage:<8}  {printable(detail)}"), soft_wrap=True)
+    if not all(is_ok for is_ok, _ in checks.values()):
         raise typer.Exit(1)
 
 

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -70,7 +69,11 @@ def download(
         retry=retry_if_exception_type(_BrokenOffError),
         stop=transfer.is_given_up,
         wait=wait,
-        before_sleep=_report,
+        before_sleep=lambda state: logger.warning(
+            "%s: next attempt in %.0f s",
+            state.outcome.exception() if state.outcome else None,
+            state.next_action.sleep if state.next_action else 0,
+        ),
         reraise=True,
     )
     try:
@@ -166,41 +169,31 @@ class _Transfer:
         return {"Range": f"bytes={self.offset}-", **({"If-Range": etag} if etag else {})}
 
     def _receive(self, response: httpx2.Response) -> None:
-        if response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE and self.offset:
-            self._check_complete(response)
-            return
+        is_all_here = response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE and self.offset > 0
         if response.status_code in _RETRIED_STATUSES:
             raise _BrokenOffError(f"the server answers {response.status_code} {response.reason_phrase}")
-        if response.is_error:
+        if response.is_error and not is_all_here:
             raise ConfigError(
                 f"{self._remote.url} cannot be downloaded: the server answers {response.status_code} "
                 f"{response.reason_phrase}"
             )
+        # Checked before a byte is written: a page of a proxy, put in place of the part, would cost what is here.
+        total = _total(response)
+        if self._remote.size_bytes is not None and total not in (None, self._remote.size_bytes):
+            raise self._other_bytes(f"has {total:,} bytes")
+        if is_all_here:
+            if total != self.offset and (total is not None or self._size_bytes is not None):
+                self._restart()
+                raise _BrokenOffError("the part is longer than the file")
+            return
         is_rest = response.status_code == httpx2.codes.PARTIAL_CONTENT
-        self._check_total(_total(response))
-        if is_rest and _content_range(response) != self.offset:
+        sent = response.headers.get("Content-Range", "")
+        if is_rest and not sent.startswith(f"bytes {self.offset}-"):
             self._restart()
-            raise _BrokenOffError(f"the server sent another range: {response.headers.get('Content-Range')}")
+            raise _BrokenOffError(f"the server sent another range: {sent}")
         self._expect(response, before=self.offset if is_rest else 0)
         # A plain 200 is the whole file: the server ignores ranges, or the file is another by now.
         self._write(response, "ab" if is_rest else "wb")
-
-    def _check_complete(self, response: httpx2.Response) -> None:
-        """Accept an answer 416 if all bytes are here, else begin anew."""
-        total = _total(response)
-        self._check_total(total)
-        if total == self.offset or (total is None and self._size_bytes is None):
-            return
-        self._restart()
-        raise _BrokenOffError("the part is longer than the file")
-
-    def _check_total(self, total: int | None) -> None:
-        """Accept the length of the server's file, if it tells one.
-
-        Checked before a byte is written: a page of a proxy, put in place of the part, would cost what is here.
-        """
-        if self._remote.size_bytes is not None and total not in (None, self._remote.size_bytes):
-            raise self._other_bytes(f"has {total:,} bytes")
 
     def _other_bytes(self, found: str) -> ConfigError:
         return ConfigError(
@@ -247,12 +240,6 @@ class _Transfer:
         self._etag.unlink(missing_ok=True)
 
 
-def _content_range(response: httpx2.Response) -> int | None:
-    """Return the first byte of a partial answer."""
-    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    return int(found[1]) if found else None
-
-
 def _total(response: httpx2.Response) -> int | None:
     """Return the length of the whole file, None if the server does not tell it."""
     _, _, total = response.headers.get("Content-Range", "").partition("/")
@@ -260,9 +247,3 @@ def _total(response: httpx2.Response) -> int | None:
     if response.status_code == httpx2.codes.OK and "Content-Encoding" not in response.headers:
         total = response.headers.get("Content-Length", "")
     return int(total) if total.isdecimal() else None
-
-
-def _report(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    pause = state.next_action.sleep if state.next_action else 0
-    logger.warning("%s: next attempt in %.0f s", error, pause)

@@ -93,11 +93,6 @@ def ask_early(weights: Iterable[WeightsConfig]) -> None:
         list(pool.map(unreachable_reason, {source_url(each) for each in missing if each is not None}))
 
 
-def hub_url(source: HubSource) -> str:
-    """Return the url from which a person can download the file that is preferred."""
-    return hf_hub_url(source.repo, source.filenames[0], revision=source.revision)
-
-
 def remote_file(source: HubSource) -> tuple[int, RemoteFile, str]:
     """Ask the hub for a file: which of its names exists (as an index), what and where it is, and the commit.
 
@@ -182,9 +177,19 @@ def fetch(
         known = published.sha256 or cache.pinned_sha256(name) or (blob if _SHA256.fullmatch(blob) else None)
         if known is not None and file_sha256(copy) == known:
             return _copied(copy, name, cache, Pin(known, copy.stat().st_size))
-    reason = _unreachable_reason(published)
+    is_of_hub = isinstance(published.source, HubSource)
+    origin = constants.ENDPOINT if is_of_hub else source_url(published)
+    is_offline = is_of_hub and constants.is_offline_mode()
+    reason = "HF_HUB_OFFLINE is set" if is_offline else unreachable_reason(origin)
     if reason is None:
-        return _downloaded(published, cache, on_progress)
+        name, remote, commit = _remote(published, cache)
+        target = cache.make_folder(name)
+        with cache.lock(name):
+            # Another process, or a person, may have put it there.
+            if not target.is_file() or remote.sha256 not in (None, file_sha256(target)):
+                download(remote, target, on_progress=on_progress)
+            cache.add_pin(name, Pin(remote.sha256 or file_sha256(target), target.stat().st_size, commit))
+        return target
     if unproved is not None:
         return unproved
     raise UnreachableError(f"{httpx2.URL(source_url(published)).host} cannot be reached ({reason})")
@@ -206,12 +211,6 @@ def copies_elsewhere(weights: WeightsConfig, cache: WeightCache) -> list[tuple[s
     return [(name, path) for name, path in places if path.is_file() and path != cache.path(name)]
 
 
-def _unreachable_reason(published: PublishedFile) -> str | None:
-    if not isinstance(published.source, HubSource):
-        return unreachable_reason(published.source)
-    return "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else unreachable_reason(constants.ENDPOINT)
-
-
 def _copied(copy: Path, name: str, cache: WeightCache, pin: Pin) -> Path:
     """Copies a file that was found right, and records what it is."""
     target = cache.make_folder(name)
@@ -225,17 +224,6 @@ def _copied(copy: Path, name: str, cache: WeightCache, pin: Pin) -> Path:
             partial.unlink(missing_ok=True)
             raise ConfigError(f"{copy} cannot be copied to {target}: {error.strerror}") from error
     cache.add_pin(name, cache.pin(name) or pin)
-    return target
-
-
-def _downloaded(published: PublishedFile, cache: WeightCache, on_progress: OnProgress) -> Path:
-    name, remote, commit = _remote(published, cache)
-    target = cache.make_folder(name)
-    with cache.lock(name):
-        # Another process, or a person, may have put it there.
-        if not target.is_file() or remote.sha256 not in (None, file_sha256(target)):
-            download(remote, target, on_progress=on_progress)
-        cache.add_pin(name, Pin(remote.sha256 or file_sha256(target), target.stat().st_size, commit))
     return target
 
 

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Final
@@ -41,21 +40,10 @@ _COPY_BLOCK_BYTES: Final = 2**20
 # Of the cache: copies of urls.
 _URLS_FOLDER: Final = "urls"
 # Keys under which S3, GCS, Azure, web servers and disks give a file's version: another file, another value.
-_VERSION_KEYS: Final = [
-    "size",
-    "ETag",
-    "etag",
-    "Content-MD5",
-    "content_md5",
-    "md5Hash",
-    "generation",
-    "LastModified",
-    "Last-Modified",
-    "last_modified",
-    "updated",
-    "mtime",
-    "created",
-]
+_VERSION_KEYS: Final = (
+    *("size", "ETag", "etag", "Content-MD5", "content_md5", "md5Hash", "generation"),
+    *("LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created"),
+)
 
 
 class MissingWeightsError(ConfigError):
@@ -92,9 +80,10 @@ def source_url(published: PublishedFile) -> str:
     if not isinstance(published.source, HubSource):
         return published.source
     # Imported here: it loads a client of the web, which only a missing file needs.
-    from pseudoris.workers.checkpoints.weight_fetch import hub_url
+    from huggingface_hub import hf_hub_url
 
-    return hub_url(published.source)
+    source = published.source
+    return hf_hub_url(source.repo, source.filenames[0], revision=source.revision)
 
 
 def _command(weights: WeightsConfig, preset: str) -> str:
@@ -289,90 +278,64 @@ MODEL_CARD: Final = "tiny/MODEL_CARD.md"
 _UNKNOWN: Final = "known once it is fetched"
 
 
-@dataclass(frozen=True, slots=True)
-class WeightFacts:
-    """What is known of a weights file without a network.
-
-    Attributes:
-        name: Its path relative to the cache, or the configured uri.
-        licence: Of the weights.
-        size: In bytes, as text.
-        sha256: 64 hex digits, or why there are none.
-        source: A url, or where the file comes from.
-        found: Where it lies here; None if it is missing.
-    """
-
-    name: str
-    licence: str
-    size: str
-    sha256: str
-    source: str
-    found: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class WeightCheck:
-    """Whether a weights file is here and right, and what was found or must be done."""
-
-    is_ok: bool
-    detail: str
-
-
 def is_shipped(weights: WeightsConfig) -> bool:
     """Return whether nothing needs to be fetched: a file of this package, or weights that are drawn."""
     return weights.uri.startswith((BUILTIN_PREFIX, RANDOM_PREFIX))
 
 
-def weight_facts(weights: WeightsConfig) -> WeightFacts:
-    """Return what is known of a weights file.
+def weight_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | None]:
+    """Return what is known of a weights file without a network: its name, facts to show, and where it lies here.
+
+    The name is its path relative to the cache, or the configured uri. The facts are licence, size, sha256 and source.
 
     Raises:
         ConfigError: open_clip knows no such tag, or the cache cannot be read.
     """
+    keys = ("licence", "size", "sha256", "source")
     if weights.uri.startswith(RANDOM_PREFIX):
-        return WeightFacts(weights.uri, "–", "–", "–", "drawn at random: untrained", None)
+        return weights.uri, dict(zip(keys, ("–", "–", "–", "drawn at random: untrained"), strict=True)), None
     found = _found(weights)
     published, pin = published_file(weights), _pin(weights)
     size = found.stat().st_size if found else (published.size_bytes if published else None) or (pin and pin.size_bytes)
     sha256 = weights.sha256 or (published.sha256 if published else None) or (pin.sha256 if pin else None)
-    shown_size = f"{size:,} bytes" if size else _UNKNOWN
+    shown_size, name = f"{size:,} bytes" if size else _UNKNOWN, weights.uri
     if is_shipped(weights):
         card = files("pseudoris.workers.checkpoints").joinpath(MODEL_CARD)
-        return WeightFacts(
-            weights.uri, "Apache-2.0", shown_size, sha256 or "–", f"shipped in the package: {card}", found
-        )
-    if published is None:
-        return WeightFacts(weights.uri, SEE_SOURCE, shown_size, sha256 or "not given", "your own file", found)
-    name = next((each for each in published.names if found and Path(each).name == found.name), published.names[0])
-    return WeightFacts(name, published.licence, shown_size, sha256 or _UNKNOWN, source_url(published), found)
+        facts = ("Apache-2.0", shown_size, sha256 or "–", f"shipped in the package: {card}")
+    elif published is None:
+        facts = (SEE_SOURCE, shown_size, sha256 or "not given", "your own file")
+    else:
+        name = next((each for each in published.names if found and Path(each).name == found.name), published.names[0])
+        facts = (published.licence, shown_size, sha256 or _UNKNOWN, source_url(published))
+    return name, dict(zip(keys, facts, strict=True)), found
 
 
-def check_weights(weights: WeightsConfig, preset: str = "") -> WeightCheck:
-    """Return whether the file is here and has the digest that it must have. The network is not asked.
+def check_weights(weights: WeightsConfig, preset: str = "") -> tuple[bool, str]:
+    """Return whether the file is here and has the digest that it must have, and what was found or must be done.
 
-    A person's own file in the working folder under a published file's name is used by a run, and told here. `preset` is
-    the preset that is checked, if it is one.
+    The network is not asked. A person's own file in the working folder under a published file's name is used by a run,
+    and told here. `preset` is the preset that is checked, if it is one.
 
     Raises:
         ConfigError: The cache cannot be read.
     """
     if weights.uri.startswith(RANDOM_PREFIX):
-        return WeightCheck(True, "drawn at random")
+        return True, "drawn at random"
     try:
         found = _found(weights)
     except ConfigError as error:
-        return WeightCheck(False, str(error))
+        return False, str(error)
     if found is None:
-        return WeightCheck(False, missing(weights, "there is no such file", preset))
+        return False, missing(weights, "there is no such file", preset)
     published = published_file(weights)
     known = expected_sha256(weights, found) or (published.sha256 if published else None)
     sha256 = file_sha256(found)
     if known is None:
-        return WeightCheck(True, f"{found}  sha256 {sha256}, no digest to compare it with")
+        return True, f"{found}  sha256 {sha256}, no digest to compare it with"
     if sha256 == known:
-        return WeightCheck(True, f"{found}  sha256 {sha256}, as it must be")
+        return True, f"{found}  sha256 {sha256}, as it must be"
     remedy = "a run in this folder uses it" if found == Path(weights.uri) else "get it again"
-    return WeightCheck(False, f"{found} has sha256 {sha256}, expected {known}: it is not the published file; {remedy}")
+    return False, f"{found} has sha256 {sha256}, expected {known}: it is not the published file; {remedy}"
 
 
 def _found(weights: WeightsConfig) -> Path | None:
