@@ -48,7 +48,7 @@ ALLOWED = {
     ("workers/checkpoints/openclip.py", "text.read_text"): "a model config of open_clip's package",
     ("workers/checkpoints/tensor_files.py", "load_file"): "a file that is open as a regular one meanwhile",
     ("workers/checkpoints/tensor_files.py", "torch.load"): "the same",
-    ("workers/checkpoints/weight_cache.py", "path.open"): "weights, which may be links in a cache that a team shares",
+    ("workers/checkpoints/weight_files.py", "path.open"): "weights, which may be links in a cache that a team shares",
     ("workers/locations.py", "filesystem.open"): "a store that is no disk",
 }
 

@@ -34,7 +34,6 @@ from pseudoris.schemas.measures import LOAD_SECONDS, record
 from pseudoris.schemas.shard import Shard
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, weights_digest
-from pseudoris.workers.filtering.spacy_nouns import pipeline_digest
 from pseudoris.workers.locations import open_location
 
 Stage = Callable[[Shard], Shard]
@@ -120,12 +119,11 @@ def _entry(group: str, name: str, setting: str) -> EntryPoint:
 
 @dataclass(frozen=True, slots=True)
 class StageKind:
-    """A stage: its name, its section of the config, and how to find the class of its engine."""
+    """A stage: its name, its section of the config, and the entry points of its engines."""
 
     name: str
     section: str
     group: str
-    find: Callable[[Any], Any]
 
     def settings(self, config: RunConfig) -> Any:
         """Return the stage's section of the config."""
@@ -135,7 +133,7 @@ class StageKind:
         """Return the stage with its model loaded. Raises: ConfigError: It cannot be loaded."""
         started = time.perf_counter()
         settings = self.settings(config)
-        stage: Stage = self.find(settings)(settings, config.compute)
+        stage: Stage = _find(self.group, settings.engine, f"{self.section}.engine")(settings, config.compute)
         if self.name == STAGE_FILTER and config.composing is not None:
             # Imported here, because readers and committers import this module too, and the composer imports torch and
             # all models.
@@ -148,8 +146,8 @@ class StageKind:
     def weights_digest(self, config: RunConfig) -> str:
         """Return the sha256 of the stage's weights. Raises: ConfigError: They are missing, or not the expected ones."""
         settings = self.settings(config)
-        entry = _entry(self.group, settings.engine, f"{self.section}.engine")
-        digest = DIGESTS.get(entry.value) or self.find(settings).weights_digest
+        named = self.group, settings.engine, f"{self.section}.engine"
+        digest = DIGESTS.get(_entry(*named).value) or _find(*named).weights_digest
         try:
             return str(digest(settings))
         except MissingWeightsError as error:
@@ -157,9 +155,9 @@ class StageKind:
 
 
 STAGES: Final = (
-    StageKind(STAGE_PROPOSE, "masks", "pseudoris.proposers", find_proposer),
-    StageKind(STAGE_CAPTION, "captions", "pseudoris.captioners", find_captioner),
-    StageKind(STAGE_FILTER, "filtering", "pseudoris.scorers", find_scorer),
+    StageKind(STAGE_PROPOSE, "masks", "pseudoris.proposers"),
+    StageKind(STAGE_CAPTION, "captions", "pseudoris.captioners"),
+    StageKind(STAGE_FILTER, "filtering", "pseudoris.scorers"),
 )
 # For each pool of `placement`, the stages that its actors hold.
 POOL_STAGES: Final = {
@@ -198,6 +196,11 @@ def clip_digest(config: FilterConfig) -> str:
     Raises:
         ConfigError: The weights, spaCy or its pipeline are missing; the message names all that are.
     """
+    if config.nouns == "rules":
+        return weights_digest(config.weights)
+    # Imported here: most runs find nouns by rules.
+    from pseudoris.workers.filtering.spacy_nouns import pipeline_digest
+
     weights, pipeline = gather(partial(weights_digest, config.weights), partial(pipeline_digest, config))
     return str(weights) if pipeline is None else _combined(weights, pipeline)
 

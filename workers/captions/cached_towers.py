@@ -129,13 +129,9 @@ class SelfAttention(Block):
     ) -> torch.Tensor:
         """Return the block's output (P, D) at the newest position of each row; write the keys and values to its node.
 
-        Args:
-            x: (P, D), the block's input at the newest position.
-            cache: Holds the older positions' keys and values of this layer.
-            layer: The layer's number in the cache.
-            first: Node of the first row's newest position; those of the other rows follow.
-            nodes: (P, T) int64, nodes of each row's positions.
-            is_hidden: (P, T) bool, true for padding.
+        `x` (P, D) is the block's input at the newest position; `cache` holds the older positions' keys and values.
+        `first` is the node of the first row's newest position, and those of the other rows follow. `nodes` (P, T) int64
+        are the nodes of each row's positions, padding where `is_hidden` (P, T) is set.
         """
         queries, keys, values = self.queries_keys_values(self.ln_1(x)).chunk(3, dim=-1)
         cache.write(layer, first, keys, values)
@@ -179,9 +175,9 @@ class CrossAttention(Block):
         """Return the block's output (P, D), each row attending to the image tokens of its crop.
 
         Args:
-            x: (P, D), its input.
-            queries: (P, D), from `queries`.
-            keys_values: Of all C crops, from `keys_values`.
+            x: (P, D), its input; `queries` are its queries.
+            queries: (P, D).
+            keys_values: Of all C crops.
             slots: (P,) int64, crop · rows_a_crop + number of the row within its crop. So padded, a crop's image tokens
                 are read once for all its rows.
             rows_a_crop: The largest number of rows of a crop.
@@ -220,11 +216,7 @@ class CachedCocaTowers:
     """CoCa's text tower and multimodal decoder over the levels of one prefix tree."""
 
     def __init__(self, model: CoCa, *, is_compiled: bool = False) -> None:
-        """Wrap `model` and share its weights.
-
-        Args:
-            model: In eval mode, on its device.
-            is_compiled: Compile the part of each block after its heads.
+        """Share the weights of `model`, in eval mode on its device; compile the part of each block after its heads, or not.
 
         Raises:
             ConfigError: The text tower cannot be decoded token by token.

@@ -171,20 +171,17 @@ class PrefixTreeDecoding:
             self.counts.num_computed += next_level.num_pairs
             self.counts.peak_cache_bytes = max(self.counts.peak_cache_bytes, self._towers.allocated_bytes)
             hidden, cache_index = self._towers.step(next_level, cache_index)
-            active = self._advance(active, next_level, hidden, length)
+            prefixes, is_open = next_level.row_prefix[: len(active.rows)], np.zeros(len(active.rows), dtype=np.bool_)
+            beams = self._advance_beams(active, next_level, hidden, length >= self._config.min_length)
+            tokens = active.tokens
+            if len(active.rows):
+                tokens = self._sample(active, next_level, hidden, length)
+                # The last token is always EOS and needs no hidden state.
+                is_open = (tokens != self._special.eos) & (length + 2 < self._config.max_length)
+            active = ActiveRows(
+                active.rows[is_open], active.targets[is_open], prefixes[is_open], tokens[is_open], beams
+            )
             level, length = next_level, length + 1
-
-    def _advance(self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, length: int) -> ActiveRows:
-        is_eos_allowed = length >= self._config.min_length
-        prefixes = level.row_prefix
-        beams = self._advance_beams(active, level, hidden, is_eos_allowed)
-        parents, tokens = prefixes[: len(active.rows)], active.tokens
-        is_open = np.zeros(len(active.rows), dtype=np.bool_)
-        if len(active.rows):
-            tokens = self._sample(active, level, hidden, length)
-            # The last token is always EOS and needs no hidden state.
-            is_open = (tokens != self._special.eos) & (length + 2 < self._config.max_length)
-        return ActiveRows(active.rows[is_open], active.targets[is_open], parents[is_open], tokens[is_open], beams)
 
     def _sample(self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, length: int) -> Ints:
         # Rows of one (prefix, target) share a line, so that one projection serves all top-k and top-p limits.

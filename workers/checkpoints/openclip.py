@@ -223,16 +223,16 @@ class ClipTokenizer:
     def _encode(self, text: str) -> list[int]:
         if _PLAIN.fullmatch(text) is None:
             return list(self._tokeniser.encode(text))
-        return [token for word in text.split() for token in self._of_word(word)]
-
-    def _of_word(self, word: str) -> list[int]:
-        tokens = self._words.get(word)
-        if tokens is None:
-            tokens = list(self._tokeniser.encode(word))
-            # Several threads count tokens: one must not look up what another has just cleared.
-            if len(self._words) >= _MAX_WORDS:
-                self._words.clear()
-            self._words[word] = tokens
+        tokens: list[int] = []
+        for word in text.split():
+            found = self._words.get(word)
+            if found is None:
+                found = list(self._tokeniser.encode(word))
+                # Several threads count tokens: one must not look up what another has just cleared.
+                if len(self._words) >= _MAX_WORDS:
+                    self._words.clear()
+                self._words[word] = found
+            tokens += found
         return tokens
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -347,9 +346,3 @@ def user_cache() -> WeightCache:
 def _read(path: Path) -> str:
     with open_regular(path, "r") as file:
         return str(file.read())
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file as 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -35,11 +35,10 @@ from pseudoris.workers.checkpoints.weight_cache import (
     PublishedFile,
     WeightCache,
     cached_names,
-    file_sha256,
     published_file,
     user_cache,
 )
-from pseudoris.workers.checkpoints.weight_files import found_file, source_url
+from pseudoris.workers.checkpoints.weight_files import file_sha256, found_file, source_url
 
 # A name server that does not answer is waited for by the system, without regard to a timeout of ours.
 DEADLINE_S: Final = 4.0

@@ -29,7 +29,6 @@ from pseudoris.workers.checkpoints.weight_cache import (
     PublishedFile,
     WeightCache,
     cached_names,
-    file_sha256,
     published_file,
     user_cache,
 )
@@ -241,6 +240,12 @@ def _fetch(weights: WeightsConfig, target: Path) -> None:
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verified_digest(weights: WeightsConfig, path: Path) -> str:

@@ -38,7 +38,6 @@ from pseudoris.workers.english import (
     RELATIVES,
     SHOWING,
 )
-from pseudoris.workers.filtering.spacy_nouns import SpacyNouns, first_child_head, head_of_parse
 
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|'s?(?=\s|$)|[&]|[,;:.()/!?\"-]")
 _PUNCTUATION = frozenset(',;:.()/!?"-')
@@ -299,6 +298,9 @@ def noun_finder(config: FilterConfig) -> NounFinder:
     """
     if config.nouns == "rules":
         return head_noun
+    # Imported here: most runs find nouns by rules.
+    from pseudoris.workers.filtering.spacy_nouns import SpacyNouns, first_child_head, head_of_parse
+
     return SpacyNouns(config, head_of_parse if config.nouns == "spacy" else first_child_head)
 
 

@@ -39,13 +39,11 @@ def check_spacy(config: FilterConfig) -> str:
 
 
 def pipeline_digest(config: FilterConfig) -> str | None:
-    """Return the sha256 of the pipeline's files if it is a setting, else None.
+    """Return the sha256 of the pipeline's files if it is a setting, else None; not for `rules`.
 
     Raises:
         ConfigError: spaCy or the pipeline is not installed.
     """
-    if config.nouns == "rules":
-        return None
     check_spacy(config)
     return _folder_digest(_folder(config)) if config.nouns == "spacy_first_child" else None
 

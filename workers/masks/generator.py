@@ -206,7 +206,11 @@ class MaskGenerator:
         ]
         found = concatenate(parts)
         if len(crops) > 1:
-            found = found.take(self._nms_across(parts, [box for box, _ in crops]))
+            # NMS between crops: masks of smaller crops win.
+            areas = torch.tensor([(x1 - x0) * (y1 - y0) for (x0, y0, x1, y1), _ in crops])
+            scores = (1 / areas).repeat_interleave(torch.tensor([len(part) for part in parts]))
+            boxes = found.boxes_px.float()
+            found = found.take(nms(boxes, to_device(scores, boxes.device), self._config.crop_nms_thresh))
         if self._config.min_mask_region_area > 0:
             found = self._without_speckle(found)
         return encode_proposals(found)
@@ -235,14 +239,6 @@ class MaskGenerator:
         found = found.take(~(is_at_edge & ~is_at_border).any(dim=1))
         found = found.take(nms(found.boxes_px.float(), found.predicted_iou, self._config.box_nms_thresh))
         return found.placed(box, size)
-
-    def _nms_across(self, parts: Sequence[MaskCandidates], crops: Sequence[Box]) -> torch.Tensor:
-        """Return the rows of all parts that survive NMS between crops; masks of smaller crops win."""
-        boxes = torch.cat([part.boxes_px for part in parts])
-        areas = torch.tensor([(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in crops])
-        scores = (1 / areas).repeat_interleave(torch.tensor([len(part) for part in parts]))
-        kept: torch.Tensor = nms(boxes.float(), to_device(scores, boxes.device), self._config.crop_nms_thresh)
-        return kept
 
     def _without_speckle(self, found: MaskCandidates) -> MaskCandidates:
         """Remove holes and islands, then the doubles that result, on the CPU; unchanged masks win."""

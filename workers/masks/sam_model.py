@@ -87,14 +87,6 @@ PointGrid = NDArray[np.float64]
 _ENCODER_BYTES = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
 
 
-def point_grid(points_per_side: int) -> PointGrid:
-    """Return the centres of a square grid's cells, (points², 2) float64 as x, y in (0, 1), row by row."""
-    half = 1 / (2 * points_per_side)
-    side = np.linspace(half, 1 - half, points_per_side)
-    x, y = np.meshgrid(side, side)
-    return np.stack([x, y], axis=-1).reshape(-1, 2)
-
-
 def layer_grids(config: MasksConfig) -> tuple[PointGrid, ...]:
     """Return one point grid for the whole image and one for each layer of crops, in the frame of a crop.
 
@@ -108,7 +100,13 @@ def layer_grids(config: MasksConfig) -> tuple[PointGrid, ...]:
             f"masks.crop_n_points_downscale_factor={factor} leaves crop layer {sides.index(0)} without points "
             f"(masks.points_per_side={config.points_per_side}): lower the factor or masks.crop_n_layers"
         )
-    return tuple(point_grid(side) for side in sides)
+    grids = []
+    for points_per_side in sides:
+        # The centres of a square grid's cells, (points², 2) float64 as x, y in (0, 1), row by row.
+        half = 1 / (2 * points_per_side)
+        side = np.linspace(half, 1 - half, points_per_side)
+        grids.append(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))
+    return tuple(grids)
 
 
 def crop_boxes(size: tuple[int, int], config: MasksConfig) -> list[tuple[Box, int]]:
@@ -173,7 +171,11 @@ def encode_crops(sam: Sam, crops: Sequence[NDArray[np.uint8]], dtype: torch.dtyp
     Padded to SAM's square, crops have one shape; as many as memory allows are encoded in one pass.
     """
     encoder = sam.image_encoder
-    step = _crops_a_pass(sam)
+    # For so many crops the attention maps of a block without windows, scores and softmax in at most float32, stay below
+    # the budget.
+    height, width = sam.prompt_encoder.image_embedding_size
+    num_heads = max(block.attn.num_heads for block in encoder.blocks)
+    step = max(1, _ENCODER_BYTES[sam.device.type] // (2 * 4 * num_heads * (height * width) ** 2))
     for first in range(0, len(crops), step):
         several = crops[first : first + step]
         resized = [resize_for_sam(pixels, encoder.img_size) for pixels in several]
@@ -183,15 +185,6 @@ def encode_crops(sam: Sam, crops: Sequence[NDArray[np.uint8]], dtype: torch.dtyp
             embeddings = encoder(torch.stack(planes))
         for pixels, one, embedding in zip(several, resized, embeddings.float(), strict=True):
             yield EncodedCrop(embedding, (pixels.shape[0], pixels.shape[1]), (one.shape[0], one.shape[1]))
-
-
-def _crops_a_pass(sam: Sam) -> int:
-    """Return for how many crops the attention maps of a block without windows stay below the budget; at least 1."""
-    height, width = sam.prompt_encoder.image_embedding_size
-    num_heads = max(block.attn.num_heads for block in sam.image_encoder.blocks)
-    # Scores and their softmax, each in at most float32.
-    held: int = 2 * 4 * num_heads * (height * width) ** 2
-    return max(1, _ENCODER_BYTES[sam.device.type] // held)
 
 
 def to_input_frame(points_xy: NDArray[np.float64], crop: EncodedCrop) -> NDArray[np.float64]:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
-from pseudoris.workers.filtering import text_tower
-from pseudoris.workers.filtering.text_tower import TextTower, cut_into_tiles, tokens_of
+from pseudoris.workers.filtering import clip_embedder as text_tower
+from pseudoris.workers.filtering.clip_embedder import TextTower, cut_into_tiles, tokens_of
 
 SMALL = {
     "embed_dim": 32,
