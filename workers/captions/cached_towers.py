@@ -175,7 +175,7 @@ class CrossAttention(Block):
         """Return the block's output (P, D), each row attending to the image tokens of its crop.
 
         Args:
-            x: (P, D), its input; `queries` are its queries.
+            x: (P, D), its input.
             queries: (P, D).
             keys_values: Of all C crops.
             slots: (P,) int64, crop · rows_a_crop + number of the row within its crop. So padded, a crop's image tokens
@@ -216,7 +216,7 @@ class CachedCocaTowers:
     """CoCa's text tower and multimodal decoder over the levels of one prefix tree."""
 
     def __init__(self, model: CoCa, *, is_compiled: bool = False) -> None:
-        """Share the weights of `model`, in eval mode on its device; compile the part of each block after its heads, or not.
+        """Share the weights of `model`, in eval mode on its device; what follows a block's heads may be compiled.
 
         Raises:
             ConfigError: The text tower cannot be decoded token by token.
@@ -332,8 +332,7 @@ class CachedCocaTowers:
         for layer, (block, cross) in enumerate(zip(self._layers[1:], self._cross[1:], strict=True)):
             x = block.step(x, self._pair_cache, layer=layer, first=node, nodes=cache_index.pairs[rows])
             x = cross.step(x, cross.queries(x), keys_values=image[layer + 1], slots=slots, rows_a_crop=rows_a_crop)
-        hidden: torch.Tensor = self._ln_final(x)
-        return hidden
+        return self._ln_final(x)  # type: ignore[no-any-return]
 
     def _parts(self, num_rows: int, num_positions: int) -> Iterator[slice]:
         """Slices of rows that are computed together, so that a layer's temporaries stay below their bound."""
