@@ -135,13 +135,6 @@ SIMILARITY = torch.tensor(
 )
 
 
-def test_all_others_count_by_their_similarity_which_is_not_clamped():
-    others = distinctive.choose_others(SIMILARITY, SamplingConfig(others_weight=0.6))
-    assert others.how == "all"
-    assert others.indices.tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
-    assert others.weights[0].tolist() == pytest.approx([0.6 * 0.5 / 3, 0.6 * -0.2 / 3, 0.6 * 0.9 / 3])
-
-
 def test_over_the_bound_the_nearest_count_and_ties_go_by_mask():
     others = distinctive.choose_others(SIMILARITY, SamplingConfig(max_others=1, above_max_others="nearest"))
     assert others.how == "nearest"
@@ -176,13 +169,6 @@ def test_the_first_in_order_are_those_that_a_stable_sort_puts_first(seed):
     torch.testing.assert_close(order, values)
     for row, count in enumerate(num_kept.tolist()):
         assert found[row].nonzero()[:, 0].tolist() == sorted(ids[row, :count].tolist())
-
-
-def test_a_forbidden_token_is_never_among_the_first_in_order():
-    logits = torch.tensor([[-torch.inf, 1.0, 1.0, 0.0]])
-    order = distinctive.descending(logits)
-    num_kept = distinctive.count_top_p(order, logits.logsumexp(1), torch.tensor([1.0], dtype=torch.float64))
-    assert distinctive.kept_tokens(logits, order, num_kept).tolist() == [[False, True, True, True]]
 
 
 def test_a_gpu_ranks_logits_as_numpy_does():

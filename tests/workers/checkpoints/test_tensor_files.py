@@ -54,14 +54,6 @@ def test_a_refusal_names_what_the_pickle_would_call(tmp_path):
         load_tensors(tmp_path / "w.pt")
 
 
-@pytest.mark.parametrize("data", [b"", b"not a checkpoint", b"PK\x03\x04", bytes(range(256))])
-def test_a_damaged_file_is_no_file_of_tensors(tmp_path, data):
-    for name in ("w.pt", "w.safetensors"):
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(ValueError, match=r"\w+Error|pickle"):
-            load_tensors(tmp_path / name)
-
-
 def test_a_text_that_claims_two_gigabytes_takes_no_memory(tmp_path):
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(b"\x80\x02X\xff\xff\xff\x7fa.")

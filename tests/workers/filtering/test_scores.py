@@ -24,27 +24,6 @@ def test_the_three_scores_are_those_of_a_calculation_by_hand():
     assert got.rival.tolist() == [2]
 
 
-def test_the_rival_is_the_best_in_the_product_even_where_another_is_best_in_the_caption():
-    got = scores([[0.5], [0.6], [0.4]], [[0.5], [0.1], [0.5]], [0])
-
-    assert got.uniqueness == pytest.approx([0.5 / 0.6])
-    assert got.rival.tolist() == [2]
-    assert got.distinctiveness == pytest.approx([0.25 / 0.2])
-
-
-def test_two_negative_cosines_do_not_make_a_strong_rival():
-    got = scores([[0.3], [-0.9]], [[0.3], [-0.9]], [0])
-
-    assert got.distinctiveness == pytest.approx([0.09 / MIN_COSINE**2])
-
-
-def test_a_target_below_the_floor_scores_the_floor():
-    got = scores([[-0.2], [0.5]], [[-0.1], [0.5]], [0])
-
-    assert got.correctness == pytest.approx([MIN_COSINE])
-    assert got.distinctiveness == pytest.approx([MIN_COSINE**2 / 0.25])
-
-
 def test_a_lone_mask_has_correctness_alone():
     got = scores([[0.2, 0.9]], [[0.7, -1.0]], [0, 0])
 

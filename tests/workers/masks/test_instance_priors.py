@@ -114,19 +114,6 @@ def tiny_detector(**settings):
         )
 
 
-class FixedDetector(nn.Module):
-    """Answers as a torchvision detector does, whatever it is shown."""
-
-    def __init__(self, scores, masks):
-        super().__init__()
-        self.answer = {"scores": torch.tensor(scores), "masks": torch.tensor(masks)[:, None]}
-        self.seen = []
-
-    def forward(self, images):
-        self.seen += images
-        return [self.answer]
-
-
 def test_a_real_tiny_mask_rcnn_gives_masks_of_the_images_size(draw_image):
     detector = InstanceDetector(tiny_detector(), CPU, min_score=0.0)
     found = detector.instances(draw_image(40, 70))
@@ -164,13 +151,6 @@ def test_a_mask_rcnn_of_another_backbone_is_refused(tmp_path):
     path = tmp_path / "tiny.pth"
     torch.save(tiny_detector().state_dict(), path)
     with pytest.raises(ConfigError, match="does not fit torchvision's maskrcnn_resnet50_fpn"):
-        load_detector(str(path))
-
-
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
-    path = tmp_path / "notes.pth"
-    path.write_text("not a checkpoint")
-    with pytest.raises(ConfigError, match=r"notes\.pth cannot be read as a checkpoint"):
         load_detector(str(path))
 
 

@@ -1,15 +1,11 @@
 """The stage: shards in, shards with masks out."""
 
 import dataclasses
-import hashlib
 
 import numpy as np
 import pytest
-import torch
 
-from pseudoris.schemas.config import ComputeConfig, PriorConfig, ReductionConfig, WeightsConfig
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.shard import Failure
+from pseudoris.schemas.config import PriorConfig, ReductionConfig
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.masks.generator import MaskGenerator
 
@@ -66,16 +62,6 @@ def test_the_argument_is_left_as_it_is_and_a_second_call_gives_the_same(proposer
     assert first.images == second.images
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
-def test_extreme_shapes_give_masks_of_their_size(proposer_of, draw_image, shard_of, size):
-    everything = ReductionConfig(min_area=0.0, max_area=1.0)
-    propose = proposer_of(pred_iou_thresh=-9, stability_score_thresh=0.01, reduction=everything)
-    (done,) = propose(shard_of(draw_image(*size))).images
-    assert done.failure is None
-    assert done.masks
-    assert all(mask.rle_size == size and mask.area_px >= 1 for mask in done.masks)
-
-
 def test_an_image_where_nothing_survives_has_no_masks_and_no_failure(proposer_of, draw_image, shard_of):
     (done,) = proposer_of(pred_iou_thresh=9.0)(shard_of(draw_image(50, 50))).images
     assert (done.masks, done.failure) == ((), None)
@@ -88,16 +74,6 @@ def test_a_broken_image_is_quarantined_and_the_rest_goes_on(proposer_of, draw_im
     assert fine.masks
 
 
-def test_a_quarantined_image_passes_through(proposer_of, draw_image, shard_of):
-    shard = shard_of(draw_image(50, 50))
-    quarantined = shard.images[0].quarantined(Failure("read", "corrupt", "cut short"))
-    assert proposer_of()(shard.with_images((quarantined,))).images == (quarantined,)
-
-
-def test_the_digest_is_the_weights_files(masks_config, weights_file):
-    assert SamProposer.weights_digest(masks_config()) == hashlib.sha256(weights_file.read_bytes()).hexdigest()
-
-
 def test_the_digest_covers_the_priors_file_too(masks_config, tmp_path):
     path = tmp_path / "t.parquet"
     path.write_bytes(b"one")
@@ -105,15 +81,3 @@ def test_the_digest_covers_the_priors_file_too(masks_config, tmp_path):
     first = SamProposer.weights_digest(config)
     path.write_bytes(b"two")
     assert len({first, SamProposer.weights_digest(config), SamProposer.weights_digest(masks_config())}) == 3
-
-
-def test_missing_weights_are_refused_with_the_remedy(masks_config, compute):
-    weights = WeightsConfig(uri="nowhere/sam.pth", how_to_get="curl -O the-file")
-    with pytest.raises(ConfigError, match=r"nowhere/sam\.pth.*curl -O the-file"):
-        SamProposer(masks_config(weights=weights), compute)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
-def test_a_gpu_that_is_not_there_is_no_silent_fallback(masks_config):
-    with pytest.raises(ConfigError, match="torch sees no GPU"):
-        SamProposer(masks_config(), ComputeConfig(device="cuda"))

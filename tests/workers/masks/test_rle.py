@@ -70,11 +70,6 @@ def test_runs_are_those_of_the_pixels_column_by_column(masks):
         np.testing.assert_array_equal(decode_runs(code), runs_of(mask))
 
 
-def test_runs_of_a_damaged_string_are_refused():
-    with pytest.raises(ValueError, match="the runs end in the middle of a number"):
-        decode_runs("ooooooooooooooo")
-
-
 @pytest.mark.slow
 @given(stacks())
 def test_area_and_exclusive_box_are_those_of_the_pixels(masks):

@@ -5,7 +5,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from segment_anything import SamPredictor
-from segment_anything.utils import amg
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from pseudoris.schemas.errors import ConfigError
@@ -16,14 +15,6 @@ from pseudoris.workers.masks.sam_model import crop_boxes, layer_grids, resized_s
 def test_a_layer_without_points_is_refused(masks_config):
     with pytest.raises(ConfigError, match="downscale_factor=4 leaves crop layer 2 without points"):
         layer_grids(masks_config(points_per_side=8, crop_n_layers=2, crop_n_points_downscale_factor=4))
-
-
-@pytest.mark.parametrize("size", [(64, 64), (427, 640), (640, 427), (100, 1000)])
-@pytest.mark.parametrize("layers", [0, 1, 2])
-def test_crops_are_sams(masks_config, size, layers):
-    config = masks_config(crop_n_layers=layers)
-    boxes, numbers = amg.generate_crop_boxes(size, layers, config.crop_overlap_ratio)
-    assert crop_boxes(size, config) == [(tuple(box), number) for box, number in zip(boxes, numbers, strict=True)]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (2, 3)])
