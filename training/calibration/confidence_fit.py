@@ -154,12 +154,9 @@ def calibrated_run(
 ) -> Calibration:
     """Return weights and bounds for the models of a run, including the listener's scores if the run has them.
 
-    Args:
-        location: Where the run lives, finished or not.
-        truth: What its images show; without it no label is used, and only the yield that is reached is known.
-        coverage: Least coverage of the truth's objects.
-        least_yield: Kept expressions a mask, at least; without a truth, about this many.
-        max_images: The number of first images to read; None for all.
+    Without a truth no label is used, and only the yield that is reached is known. `coverage` and `least_yield` are the
+    least that are aimed at; without a truth, about `least_yield` expressions a mask are kept. `max_images` limits how
+    many first images are read.
     """
     images = judged_images(location, truth, max_images=max_images)
     # Whether all candidates have a listener's scores.
@@ -225,10 +222,7 @@ def without_labels(images: Sequence[JudgedImage], names: Sequence[str], *, wante
     The bound is the one that keeps closest to this number of expressions a mask, at most `NO_LABEL_RANK` for each. The
     figures that it reaches come from the verdicts all the same.
 
-    Args:
-        images: A sample of the run's images; their candidates represent all.
-        names: Features of which more is better.
-        wanted_yield: Kept expressions a mask, those that are always kept included, as in `choose`.
+    `names` are features of which more is better; `wanted_yield` counts those that are always kept too, as in `choose`.
     """
     table = _feature_table(images, names)
     slopes = 1 / (table.std(axis=0) + 1e-9)

@@ -67,10 +67,7 @@ class Choice:
 class ChooserLearner:
     """A chooser on top of its frozen models.
 
-    Attributes:
-        store: Candidates and their features.
-        module: What is trained.
-        held_out: Expressions for each validation; None for none.
+    `held_out` is asked at each validation; None for none.
     """
 
     def __init__(
@@ -261,11 +258,7 @@ def choice_loss(
 ) -> torch.Tensor:
     """Return the mean, weighted by (T,), of the cross entropy of scores and softmax(IoU / temperature), a scalar.
 
-    Args:
-        logits: (T, N), -inf where there is no candidate.
-        ious: (T, N), at most N: later columns are padding.
-        temperature: Of the target.
-        weights: All alike by default.
+    Logits (T, N) are -inf where there is no candidate; of `ious` (T, N), or fewer, later columns are padding.
     """
     is_mask = logits.isfinite()
     ious = F.pad(ious, (0, logits.shape[1] - ious.shape[1]))
@@ -277,14 +270,9 @@ def choice_loss(
 class StudentRequest:
     """One training to run.
 
-    Attributes:
-        config: Resolved.
-        runs: Folders or urls, at least one; a human's import counts as one.
-        val: A run or import whose kept expressions are evaluated at each validation; None for none.
-        human: An import to mix in by `data.human_fraction` and `data.human_share`; None for none.
-        out: Local folder of the training.
-        num_epochs: Passes over the masks, in place of the settings' number of steps; None leaves it.
-        is_resuming: Whether to continue the training in `out`.
+    `val` is a run or import whose kept expressions are evaluated at each validation, `human` an import to mix in by
+    `data.human_fraction` and `data.human_share`. `num_epochs` passes over the masks take the place of the settings'
+    number of steps.
     """
 
     config: ChooserConfig
@@ -305,11 +293,8 @@ def train_student(
 ) -> tuple[ChooserLearner, FitSummary]:
     """Train, or continue the training in the folder; return the learner and its summary.
 
-    Args:
-        request: What, on what, and where.
-        fabric: Returned by `pseudoris.training.learning.open_fabric`; all of its processes make this call.
-        on_step: As in `Trainer`.
-        on_image: Called while masks of images that are not in the cache are proposed: how many are done, of how many.
+    All processes of `fabric`, which is from `open_fabric`, make this call. `on_image` is called while masks of images
+    that are not in the cache are proposed: how many are done, of how many.
     """
     folder = TrainingFolder(request.out)
     folder.refuse_another(is_resuming=request.is_resuming)

@@ -105,13 +105,9 @@ class QuestionDataset(Dataset[list[Question]]):
     ) -> None:
         """Take two datasets of the same items.
 
-        Args:
-            targets: With the parts `mask` and `text`; with `scores`, weights multiply losses.
-            images: With the part `image`.
-            store: Candidates.
-            config: Of it `target.min_iou`, `mirrored_words`, and the seed of the draws that mirror and that choose what
-                a refinement learns from.
-            on_image: Called after each image whose candidates were not at hand: how many are done, of how many.
+        `targets` have the parts `mask` and `text`, and `scores` where weights multiply losses; `images` the part
+        `image`. `on_image` is called after each image whose candidates were not at hand: how many are done, of how
+        many.
         """
         self._targets, self._images, self._store = targets, images, store
         self._min_iou, self._seed, self._epoch = config.target.min_iou, config.training.seed, 0

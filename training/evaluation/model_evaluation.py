@@ -62,16 +62,8 @@ class PartFigures:
 class ModelEvaluation:
     """What an evaluation found.
 
-    Attributes:
-        model: What answered.
-        truth: Where the truth lives.
-        num_images: Images asked.
-        parts: All expressions first.
-        resamples: Of the images, for the intervals.
-        worst: Answers with the lowest IoU, at most one an image.
-        best: With the highest.
-        notes: What a reader must know.
-        settings: What the command was given beside model and truth.
+    `parts` has all expressions first. `worst` are the answers with the lowest IoU, at most one an image, `best` those
+    with the highest. `settings` is what the command was given beside model and truth.
     """
 
     model: str

@@ -73,10 +73,7 @@ def vision_tower(model: Clip) -> VisionTransformer:
 def image_blocks(visual: VisionTransformer, layers: Sequence[int], *, setting: str = "layers") -> list[int]:
     """Return the numbers, from 0, of some of an image tower's blocks; negative `layers` count from the last.
 
-    Args:
-        visual: The image tower.
-        layers: The blocks.
-        setting: The setting's name, for the message.
+    `setting` is what the message calls them.
     """
     last = len(visual.transformer.resblocks) - 1
     wanted = [layer + last + 1 if layer < 0 else layer for layer in layers]

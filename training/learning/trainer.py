@@ -122,14 +122,10 @@ def open_fabric(config: TrainingConfig) -> Fabric:
 class Trainer:
     """Trains a learner in a folder.
 
-    Attributes:
-        fabric: Returned by `open_fabric`.
-        config: How long and how fast.
-        folder: Where checkpoints and logs go.
-        settings: What the checkpoint records about itself, as JSON: enough to build the module again.
-        on_step: Called every `log_every` steps and after each validation; on the first process alone.
-        begin_with: A checkpoint of an earlier training; its weights and optimiser are the start of this one.
-        steps_before: Steps of earlier trainings: curves continue where theirs end, and drop-out draws differ.
+    `settings` is what the checkpoint records about itself, as JSON: enough to build the module again. `on_step` is
+    called every `log_every` steps and after each validation, on the first process alone. `begin_with` is a checkpoint
+    of an earlier training, whose weights and optimiser are the start of this one; `steps_before` are its steps: curves
+    continue where they end, and drop-out draws differ.
     """
 
     fabric: Fabric

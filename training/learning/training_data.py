@@ -117,12 +117,7 @@ def open_runs(
 ) -> tuple[MapDataset, MapDataset, Snapshots]:
     """Return masks and texts to learn from, the images of the same items, and the commits that they cover of each run.
 
-    Args:
-        runs: Folders or urls of runs, at least one.
-        human: An import to mix in; None for none.
-        data: Which expressions.
-        seed: Seed of the draws.
-        snapshots: Snapshots of an earlier start, to read the same again.
+    `human` is an import to mix in, None for none. `snapshots` are those of an earlier start, to read the same again.
     """
     spec = data.spec(seed)
     taken: Snapshots = {}
@@ -194,16 +189,8 @@ class ResumableFeed:
     ) -> None:
         """Take a dataset.
 
-        Args:
-            dataset: Items are drawn from it.
-            collate: Makes a batch of items.
-            units_per_batch: Units of all ranks together, so that the number of ranks does not change the batches.
-            masks_per_unit: The most masks in a unit.
-            seed: Of the order.
-            rank: Of this process, among `world_size`.
-            world_size: How many processes share a batch.
-            num_workers: Processes that draw ahead.
-            chances: Probability that an epoch has an item, (N,), the same in every epoch; None takes all.
+        `units_per_batch` counts the units of all ranks together, so that the number of ranks does not change the
+        batches. `chances` (N,) is the probability that an epoch has an item; None takes all.
         """
         if units_per_batch % world_size:
             raise ConfigError(

@@ -148,14 +148,7 @@ class SourceRuns:
 def open_sources(
     runs: SourceRuns, config: PptConfig, frame: LabelFrame, snapshots: Mapping[str, Snapshot]
 ) -> dict[Source, list[PairDataset]]:
-    """Return the data sets of each source that is given; none at all, or a run without a pair of its kind, is refused.
-
-    Args:
-        runs: By source.
-        config: How pairs are drawn.
-        frame: Frame of the pseudo-masks.
-        snapshots: Snapshots of `runs`.
-    """
+    """Return the data sets of each given source; none at all, or a run without a pair of its kind, is refused."""
     if not any(getattr(runs, name) for name in runs.__slots__):
         raise ConfigError("There is nothing to train on. Give --d-sem, --d-ref, --h or --annotated.")
     data = config.data

@@ -61,12 +61,8 @@ class PptRequest:
 class PptSummary:
     """How a training ended.
 
-    Attributes:
-        phases: The figures of each phase's validation, by its name, in order; empty without `val`.
-        num_steps: Total steps.
-        num_steps_now: Steps of this call; earlier calls did the others.
-        wall_s: This call's training and validation; without Select.
-        num_parameters: Number of trained parameters.
+    `phases` has the figures of each phase's validation, in order; it is empty without `val`. `num_steps_now` and
+    `wall_s` are of this call alone, without Select.
     """
 
     phases: Mapping[str, Mapping[str, float]]

@@ -58,10 +58,8 @@ class PromptedPairs(Dataset[PromptedPair]):
     ) -> None:
         """Join data sets, at least one.
 
-        Args:
-            parts: Of all sources of the round.
-            epochs_before: Epochs of earlier rounds, so that points and flips are drawn afresh.
-            is_held: Whether an image, by its key, need not be read any more.
+        `epochs_before` are those of earlier rounds, so that points and flips are drawn afresh. `is_held` says whether
+        an image, by its key, need not be read any more.
         """
         if not parts:
             raise ConfigError("There is no run to join. Give at least one.")
