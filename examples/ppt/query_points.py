@@ -47,7 +47,7 @@ def draw_queries(path: Path, model: Path, truth: str, split: str, *, count: int)
 def all_queries(learner: PointLearner, question: ImageQuestion, text: str) -> PointAnswer:
     """Return what all K queries answer to one expression, the most confident first."""
     features = learner.encoders.encode([question.image_key], [question.image], [text])
-    found = learner.module(features)
+    found = learner.module.predictions(features)
     order = found.prompts.confidence_logits[0].argsort(descending=True)
     width, height = (int(side) for side in features.sam.input_sizes[0].tolist())
     size = (int(question.image.shape[1]), int(question.image.shape[2]))

@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pseudoris.training.ppt.losses import (
+from pseudoris.training.ppt.pairs import PseudoLabels, collate_labels
+from pseudoris.training.ppt.point_generator import PointPrompts
+from pseudoris.training.ppt.ppt_config import ObjectiveConfig, load_ppt_config
+from pseudoris.training.ppt.ppt_model import (
     Points,
     assign,
     attention_loss,
@@ -21,9 +24,6 @@ from pseudoris.training.ppt.losses import (
     matching_cost,
     point_loss,
 )
-from pseudoris.training.ppt.pairs import PseudoLabels, collate_labels
-from pseudoris.training.ppt.point_generator import PointPrompts
-from pseudoris.training.ppt.ppt_config import ObjectiveConfig, load_ppt_config
 
 
 def _labels(count: int, generator: torch.Generator) -> PseudoLabels:

@@ -13,7 +13,6 @@ from hypothesis.extra.numpy import arrays
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.learning.trainer import make_optimiser, rate_at
-from pseudoris.training.ppt.losses import assign, matching_cost
 from pseudoris.training.ppt.pairs import PseudoLabelBatch, PseudoLabels, collate_labels
 from pseudoris.training.ppt.point_generator import PointGenerator, PointPrompts, Stage, distinct_peaks
 from pseudoris.training.ppt.ppt_config import ObjectiveConfig, PointGeneratorConfig, load_ppt_config
@@ -22,7 +21,9 @@ from pseudoris.training.ppt.ppt_model import (
     FrozenFeatures,
     PointMaskDecoder,
     PointPrompting,
+    assign,
     confidence_targets,
+    matching_cost,
     on_patches,
 )
 from pseudoris.workers.masks.sam_model import load_sam
@@ -79,7 +80,7 @@ def _labels() -> PseudoLabelBatch:
 def test_a_prediction_a_query_and_the_answer_is_that_of_the_most_confident() -> None:
     model, features = _model().eval(), _features()
 
-    found = model(features)
+    found = model.predictions(features)
 
     assert found.mask_logits.shape == (2, 5, 64, 64)
     assert found.prompts.points_xy.shape == (2, 5, 4, 2)
@@ -240,7 +241,7 @@ def test_gradients_reach_all_of_the_point_generator_and_nothing_frozen() -> None
 
 def test_unmatched_queries_are_to_say_no_and_nothing_else() -> None:
     model, features, labels = _model().eval(), _features(), _labels()
-    found = model(features)
+    found = model.predictions(features)
     pairs = assign(matching_cost(found.prompts, found.mask_logits, labels, model.objective), labels.counts)
 
     targets = confidence_targets(found.prompts, labels, pairs)
@@ -257,7 +258,7 @@ def test_in_paper_the_loss_is_equation_4_summed_over_its_terms_and_averaged_over
 
     terms = model.loss(features, labels)
 
-    found = model(features)
+    found = model.predictions(features)
     pairs = assign(matching_cost(found.prompts, found.mask_logits, labels, model.objective), labels.counts)
     masks, points = 0.0, 0.0
     for b, k, e in zip(pairs.rows.tolist(), pairs.queries.tolist(), pairs.labels.tolist(), strict=True):
