@@ -85,13 +85,6 @@ def test_candidates_of_other_settings_are_never_taken(tmp_path, towers, word):
     assert len(digests) == 2
 
 
-def test_an_image_without_masks_has_no_candidates(store):
-    candidates = store.of("plain", torch.full((3, 48, 64), 200, dtype=torch.uint8))
-    assert candidates.counts == ()
-    assert candidates.decoded().shape == (0, 48, 64)
-    assert candidates.pairs.shape[:2] == (0, 0)
-
-
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 @pytest.mark.parametrize("ending", ["safetensors", "{pid}.unfinished"])
 def test_what_others_planted_in_the_cache_is_named_and_not_written_through(tmp_path, towers, kind, ending):

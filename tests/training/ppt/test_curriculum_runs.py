@@ -15,19 +15,6 @@ from tests.training.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE, small_config
 
 
-def test_a_pair_has_no_more_labels_than_queries_and_its_referent_is_one_of_them(tmp_path) -> None:
-    said = [{**RECIPE, "rival_mask_id": None, "kept": mask == 4} for mask in range(5)]
-    rows = [(mask, "the last of them", fields) for mask, fields in enumerate(said)]
-    options = {"num_shards": 1, "per_shard": 1, "rows": lambda number: rows, "recipe": "compose"}
-    run = build_run(tmp_path / "run", **options).location.root
-    config = small_config(tmp_path, ["generator.num_queries=3", "data.max_candidates=12"])
-
-    runs = SourceRuns(d_ref=(run,))
-    (pairs,) = open_sources(runs, config, LabelFrame(32, 16), runs.snapshots())["d_ref"]
-
-    assert pairs[0].labels.confidences.tolist() == [1.0, 0.0, 0.0]
-
-
 def test_pseudo_masks_that_no_query_can_take_are_left_out_with_a_warning_where_one_may_be_the_referent(
     tmp_path, caplog
 ) -> None:

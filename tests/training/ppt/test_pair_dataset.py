@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.ppt.pairs import LabelFrame, PairDataset, PairSpec, PseudoLabels, masks_in_frame, points_in_box
-from pseudoris.training.ppt.prompted_pairs import PromptedPairs
 from tests.training.dataset.builders import build_run
 
 RECIPE = {"source": "recipe", "samples": (), "uniqueness": None, "correctness": None, "distinctiveness": None}
@@ -97,17 +96,6 @@ def test_selected_pairs_have_other_confidences_and_leave_the_old_ones_as_they_we
     assert torch.equal(chosen[0].labels.points_xy, pairs[0].labels.points_xy)
     with pytest.raises(ValueError, match="shorter"):
         pairs.selected([1])
-
-
-def test_joined_pairs_come_one_data_set_after_the_other(run) -> None:
-    parts = [PairDataset(run, replace(SPEC, which=which, is_flipping=False)) for which in ("undecided", "decided")]
-
-    joined = PromptedPairs(parts)
-
-    assert len(joined) == 12
-    assert [joined[at].pair.text for at in (3, 4)] == ["the left star", parts[1][0].text]
-    assert torch.equal(joined[4].image, parts[1].image(0))
-    assert joined.image_keys() == parts[0].image_digests() + parts[1].image_digests()
 
 
 def test_a_run_of_the_pipeline_is_a_source_and_its_rejected_rows_are_contexts(tmp_path) -> None:

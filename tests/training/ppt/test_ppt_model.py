@@ -202,23 +202,6 @@ def test_what_lies_in_padding_counts_for_nothing(monkeypatch) -> None:
     assert torch.equal(model.masks_of(wide, answer), model.masks_of(wide, spoilt))
 
 
-def test_queries_with_anchors_begin_at_different_places_and_the_first_is_the_most_confident() -> None:
-    torch.manual_seed(0)
-    anchored = SMALL.model_copy(
-        update={"num_queries": 2, "response_gain": 20.0, "anchor_gain": 200.0, "peak_radius": 0}
-    )
-    features, generator = _features(), PointGenerator(anchored, 24, 16).eval()
-    response = torch.zeros(2, 4, 4)
-    response[:, 0, 0], response[:, 3, 3] = 2.0, 1.0
-
-    found = generator(features.image, features.text, features.is_word, response, features.tokens)
-
-    # The perceptron spreads points of untrained weights by little.
-    assert (found.points_xy[:, 0] < 0.3).all()
-    assert (found.points_xy[:, 1] > 0.7).all()
-    assert found.confidence_logits.argmax(-1).tolist() == [0, 0]
-
-
 def test_masks_of_sams_square_are_found_on_the_patches_of_the_stretched_image() -> None:
     # An image twice as wide as high: the upper half of SAM's square. Its right half is the object.
     masks = torch.zeros(1, 1, 64, 64)
@@ -237,20 +220,6 @@ def test_gradients_reach_all_of_the_point_generator_and_nothing_frozen() -> None
 
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in model.generator.parameters())
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"generator"}
-
-
-def test_unmatched_queries_are_to_say_no_and_nothing_else() -> None:
-    model, features, labels = _model().eval(), _features(), _labels()
-    found = model.predictions(features)
-    pairs = assign(matching_cost(found.prompts, found.mask_logits, labels, model.objective), labels.counts)
-
-    targets = confidence_targets(found.prompts, labels, pairs)
-
-    assert len(pairs.rows) == 4
-    # One referent a pair; the two contexts of the first, and all queries without a label, are to say 0.
-    assert targets.sum(-1).tolist() == [1.0, 1.0]
-    referents = (pairs.labels == 0).nonzero()[:, 0]
-    assert all(targets[pairs.rows[at], pairs.queries[at]] == 1 for at in referents.tolist())
 
 
 def test_in_paper_the_loss_is_equation_4_summed_over_its_terms_and_averaged_over_matched_pairs() -> None:

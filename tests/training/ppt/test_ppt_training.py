@@ -209,19 +209,6 @@ def test_a_training_that_a_bad_image_stopped_goes_on_without_it(tmp_path) -> Non
     assert 0 < summary.num_steps_now < 6
 
 
-@pytest.mark.slow
-def test_sources_that_are_not_given_are_left_out_and_an_empty_phase_is_refused(tmp_path, runs) -> None:
-    config = small_config(tmp_path, ["curriculum.epochs_factor=0.5"])
-    planned = []
-    reports = Reports(on_plan=lambda rounds, pairs: planned.extend(each.sources for each in rounds))
-    train_ppt(PptRequest(config, SourceRuns(h=runs.h), tmp_path / "h"), open_fabric(config.training), reports)
-    assert planned == [("h_sem",), ("h_sem",), *[("h_sem", "h_ref")] * 3]
-    with pytest.raises(ConfigError, match="Phase refinement trains on h_sem, h_ref, but none of them is given"):
-        train_ppt(PptRequest(config, SourceRuns(d_sem=runs.d_sem), tmp_path / "d"), open_fabric(config.training))
-    with pytest.raises(ConfigError, match=r"nothing to train on\. Give --d-sem"):
-        train_ppt(PptRequest(config, SourceRuns(), tmp_path / "n"), open_fabric(config.training))
-
-
 def test_an_epoch_of_pairs_that_come_together_by_image_is_as_many_steps_as_there_are_batches(tmp_path, runs) -> None:
     # All runs are of the same four images. A batch is up to four pairs of one: 2 an image, then 4, then 5, then 2.
     config = small_config(tmp_path, ["data.pairs_per_batch=4", "data.pairs_per_image=4"])
@@ -264,32 +251,6 @@ def test_a_resume_with_another_val_asks_each_phase_anew_and_trains_nothing(tmp_p
     assert_equal_weights(request.out, again.out)
     _, back = train_ppt(replace(again, val=request.val), open_fabric(request.config.training))
     assert back.phases == summary.phases
-
-
-@pytest.mark.slow
-def test_a_training_of_a_run_that_has_grown_goes_on_with_what_it_began_with(tmp_path) -> None:
-    rows = [(0, "a star", {**RECIPE, "rival_mask_id": None})]
-    options = {"num_shards": 2, "per_shard": 2, "rows": lambda number: rows, "recipe": "objects"}
-    built = build_run(tmp_path / "run", is_committed=False, **options)
-    built.commit(0)
-    phases = '[{"name": "all", "sources": ["d_sem"], "epochs": 4}]'
-    words = [f"curriculum.phases={phases}", "curriculum.epochs_factor=1", "training.checkpoint_every=1"]
-    request = PptRequest(small_config(tmp_path, words), SourceRuns(d_sem=(built.location.root,)), tmp_path / "out")
-    seen = []
-
-    def kill(report):
-        if report.step == 2:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        train_ppt(request, open_fabric(request.config.training), Reports(on_step=kill))
-    built.commit(1)
-    on_plan = Reports(on_plan=lambda rounds, pairs: seen.append(pairs["d_sem"]))
-    again = replace(request, is_resuming=True)
-    _, summary = train_ppt(again, open_fabric(request.config.training), on_plan)
-
-    assert seen == [2]
-    assert 0 < summary.num_steps_now < summary.num_steps
 
 
 @pytest.mark.parametrize(

@@ -138,16 +138,6 @@ def test_a_sample_is_drawn_by_the_seed_holds_smaller_ones_and_is_the_runs_own(tm
         drawn(tmp_path / "thirteen", 13)
 
 
-def test_composed_bytes_follow_from_the_seed_alone(runs, tmp_path) -> None:
-    again = RunLocation.open(str(tmp_path / "again"))
-
-    compose_objects(runs["d_sem"].root, again, runs["config"], **SILENT)
-
-    assert [receipt.parts for receipt in latest_receipts(again)] == [
-        receipt.parts for receipt in latest_receipts(runs["d_ref"])
-    ]
-
-
 def test_only_texts_of_objects_in_the_middle_can_be_composed(runs, tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"is not of the form .the … in the middle."):
         compose_objects(runs["d_ref"].root, RunLocation.open(str(tmp_path / "no")), runs["config"], **SILENT)
