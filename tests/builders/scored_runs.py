@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.keep_rule import LISTENER_COLUMNS
 from pseudoris.schemas.run_records import Identity, PlanEntry, Receipt, RunHeader
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Shard, ShardImage
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.garbage import run_gc
-from pseudoris.store.runs.header import create_header
 from pseudoris.store.runs.manifest import write_manifest
-from pseudoris.store.runs.plan import read_shard_plan, write_plan
+from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.refiltered_run import writer_versions
-from tests.store.builders import empty, make_entries, make_mask, quarantined
+from tests.store.builders import empty, make_entries, make_mask, quarantined, start_run
 
 TEXTS = ("the red circle", "a circle", "small dotted square", "the left one", "a photo of a star")
 
@@ -33,23 +32,15 @@ def scored_run(location: RunLocation, *settings: str, num_shards: int = 4, per_s
 
 
 def begin(location: RunLocation, *settings: str, num_shards: int = 4, per_shard: int = 5) -> RunHeader:
-    plan = write_plan(location, make_entries(num_shards, per_shard))
-    config = load_config("tiny", None, ["filtering.tau=1.0", *settings])
-    weights = {"propose": "a" * 64, "caption": "b" * 64, "filter": "c" * 64}
-    header = RunHeader(
-        source="images/",
-        created_utc="2026-01-01T00:00:00+00:00",
-        plan_parts=plan.parts,
-        num_images=plan.num_images,
-        num_repeated=0,
-        num_shards=plan.num_shards,
-        identity=Identity(
-            method=config.method(), weights=weights, device_kind="cpu", versions={"numpy": "2", **writer_versions()}
-        ),
-        config=config,
-        config_sha256=config_hash(config),
+    settings = ("filtering.tau=1.0", *settings)
+    identity = Identity(
+        method=load_config("tiny", None, list(settings)).method(),
+        weights={"propose": "a" * 64, "caption": "b" * 64, "filter": "c" * 64},
+        device_kind="cpu",
+        versions={"numpy": "2", **writer_versions()},
     )
-    return create_header(location, header)
+    entries = make_entries(num_shards, per_shard)
+    return start_run(location, entries, *settings, identity=identity, created_utc="2026-01-01T00:00:00+00:00")
 
 
 def commit_scored(location: RunLocation, header: RunHeader, shard: int, *, generation: int = 0, **kinds) -> Receipt:

@@ -5,6 +5,8 @@ import uuid
 import fsspec
 import pytest
 
+from pseudoris.images.prover import Prover
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files import s3_bucket as s3_bucket_module
 from pseudoris.store.location import RunLocation
@@ -75,3 +77,9 @@ def proxy(s3_server):
 def bucket_run(proxy, s3_bucket):
     """A run's location in a fresh bucket, behind the proxy."""
     return RunLocation.open(f"s3://{s3_bucket}/run", proxy.endpoint_url, IMPATIENT)
+
+
+@pytest.fixture(scope="session")
+def prover():
+    with Prover(load_config("tiny").images) as prover:
+        yield prover

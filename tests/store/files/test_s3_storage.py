@@ -20,16 +20,10 @@ from pseudoris.store.files.s3_storage import S3Storage
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern
 from pseudoris.store.sources.root import SourceRoot
-from tests.builders.fault_proxy import Fault, injecting
+from tests.builders.fault_proxy import Fault
 from tests.builders.sources import parquet_bytes, tar_bytes
 
 LIMITS = StorageConfig(read_timeout_s=20, patience_s=60)
-
-
-@pytest.fixture
-def proxy(s3_server):
-    with injecting(s3_server.endpoint_url, seed=3) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -32,12 +32,6 @@ NAMES = {
 RIGHT, WRONG = png(seed=1), png(seed=2)
 
 
-@pytest.fixture(scope="module")
-def prover():
-    with Prover(load_config("tiny").images) as prover:
-        yield prover
-
-
 @pytest.fixture(params=["disk", "bucket"])
 def place(request, tmp_path) -> str:
     if request.param == "disk":

@@ -6,7 +6,6 @@ import os
 
 import pytest
 
-from pseudoris.images.prover import Prover
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, TransientError
@@ -14,23 +13,11 @@ from pseudoris.schemas.placement import StorageConfig
 from pseudoris.schemas.shard import Shard
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
-from tests.builders.fault_proxy import Fault, injecting
+from tests.builders.fault_proxy import Fault
 from tests.builders.images import png
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
 
 LIMITS = StorageConfig(read_timeout_s=20, patience_s=60)
-
-
-@pytest.fixture
-def proxy(s3_server):
-    with injecting(s3_server.endpoint_url, seed=9) as proxy:
-        yield proxy
-
-
-@pytest.fixture(scope="module")
-def prover():
-    with Prover(load_config("tiny").images) as prover:
-        yield prover
 
 
 @pytest.fixture
