@@ -99,19 +99,14 @@ class RunLocation:
                 return None
 
     def read_bytes(self, path: str) -> bytes:
-        """Return the whole file.
-
-        Raises:
-            FileNotFoundError: There is none.
-        """
+        """Return the whole file; FileNotFoundError if there is none."""
         with storage_errors("read", self.uri(path)):
             return self._storage.read(path)
 
     def open_input(self, path: str) -> BinaryIO:
         """Return the file opened for reading, seekable, so that a range of it can be read.
 
-        Raises:
-            FileNotFoundError: There is none.
+        FileNotFoundError if there is none.
         """
         with storage_errors("open", self.uri(path)):
             file = self._storage.open(path, window_bytes=_WINDOW_BYTES)
@@ -152,11 +147,7 @@ class RunLocation:
                 self.delete(f"{folder}/{name}" if folder else name)
 
     def list_uploads(self, paths: re.Pattern[str] = _ANY_PATH) -> Iterator[Upload]:
-        """Yield the unfinished multipart uploads; none on a disk.
-
-        Args:
-            paths: Matches the whole path of the files wanted; other files may be below the same prefix.
-        """
+        """Yield the unfinished multipart uploads of files whose whole paths match; none on a disk."""
         with storage_errors("list uploads of", self.root):
             yield from self._storage.list_uploads(paths)
 
@@ -233,7 +224,7 @@ class RunLocation:
             )
 
     def clock_s(self) -> float:
-        """Return the time by the storage's clock, seconds since the epoch: the time of a file written for this.
+        """Return the storage's time, in seconds since the epoch: that of a file written for this.
 
         0 if a listing does not show the file, so that nothing looks old.
         """

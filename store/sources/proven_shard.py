@@ -41,12 +41,7 @@ def settle_refusals(
 ) -> dict[int, Outcome]:
     """Return the outcome of each position; an image that is refused again, but not its store, becomes a failure.
 
-    Args:
-        root: The root that keys are relative to.
-        config: As for `read_or_refused`.
-        entries: Entries of one shard, in its order.
-        readings: What came of each, by position.
-        others: A few more images of the plan. They are read if none of the shard shows that the store still gives any.
+    `others` are read if no image of the shard shows that its store still gives any.
 
     Raises:
         TransientError: A store refuses all that is asked of it, or failed.
