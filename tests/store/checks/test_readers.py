@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import duckdb
-import fsspec
 import polars as pl
 import pyarrow.dataset as ds
 import pytest
@@ -79,30 +78,6 @@ def test_verify_names_what_changes_a_readers_count_or_breaks_it(plain, name):
     assert problem.what == "stray_file"
     assert problem.detail.startswith(f"expressions/{name.partition('/')[0]} is ")
     assert problem.detail.endswith("Move it out")
-
-
-def test_in_a_bucket_verify_names_what_a_reader_counts(s3_server, s3_bucket, monkeypatch):
-    for name, value in {"URL": s3_server.endpoint_url, "REGION": "us-east-1"}.items():
-        monkeypatch.setenv("AWS_ENDPOINT_URL" if name == "URL" else "AWS_REGION", value)
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    # On a connection of its own: another test registers one for the default connection, which takes only one.
-    connection = duckdb.connect()
-    connection.register_filesystem(fsspec.filesystem("s3", endpoint_url=s3_server.endpoint_url))
-    location = RunLocation.open(f"s3://{s3_bucket}/out", s3_server.endpoint_url)
-    part, rows = complete_run(location)
-    folder = location.uri("expressions")
-
-    def counts() -> list[int]:
-        by_duckdb = connection.execute(f"SELECT count(*) FROM '{folder}/*.parquet'").fetchall()[0][0]
-        return [by_duckdb, READERS["polars, *.parquet"](folder), READERS["polars, folder"](folder)]
-
-    assert verify_run(location).is_clean
-    assert counts() == [rows] * 3
-    for name in (".x.parquet", "sub/x.parquet", ".sub/x.parquet"):
-        location.replace(f"expressions/{name}", part)
-    assert max(counts()) > rows
-    named = sorted(problem.detail.partition(" is ")[0] for problem in verify_run(location).problems)
-    assert named == ["expressions/.sub", "expressions/.x.parquet", "expressions/sub"]
 
 
 JUNK = (
