@@ -89,7 +89,7 @@ def test_a_writer_killed_after_the_name_appeared_leaves_the_whole_part(child, tm
     assert sha256_hex((tmp_path / "masks/part").read_bytes()) == sha256_hex(b"x" * (48 << 20))
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.005, 0.02, 0.05])
+@pytest.mark.parametrize("delay_s", [0.005, 0.02])
 def test_a_writer_killed_at_any_time_leaves_the_whole_part_or_none(child, files, delay_s):
     process = child(stop_at=-1)
     time.sleep(delay_s)
