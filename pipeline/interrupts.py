@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any, Final
 
@@ -87,28 +87,22 @@ def signals_deferred() -> Iterator[None]:
         signal.raise_signal(number)
 
 
-@contextmanager
-def handlers_kept() -> Iterator[None]:
+def handlers_kept() -> AbstractContextManager[None]:
     """Let signals act at once inside the block; handlers that the block installs are removed after it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.getsignal(number) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
+    return _handled(None)
 
 
 @contextmanager
-def _handled(handler: _Handler) -> Iterator[None]:
+def _handled(handler: _Handler | None) -> Iterator[None]:
+    """Handle both signals by `handler` inside the block, None for as before; afterwards they are handled as before."""
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread receives signals, and only it may install handlers.
         yield
         return
-    previous = {number: signal.signal(number, handler) for number in _SIGNALS}
+    previous = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
+        for number in _SIGNALS if handler is not None else ():
+            signal.signal(number, handler)
         yield
     finally:
         for number, before in previous.items():
