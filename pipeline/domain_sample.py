@@ -97,7 +97,11 @@ def _answer(child: subprocess.Popen[bytes]) -> DomainRecord | None:
 def main() -> None:
     """Be the child."""
     sent, answers = reserve_stdout()
-    config, source, exclude, exclusions = pickle.load(sent)  # from our own parent
+    try:
+        config, source, exclude, exclusions = pickle.load(sent)  # from our own parent
+    except (EOFError, pickle.UnpicklingError):
+        # An interrupt ended the parent before it had asked.
+        return
     # The parent lists SOURCE too, and tells the user what it finds.
     logging.disable()
     found: DomainRecord | PseudorisError | None
