@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.fitted import read_fitted
 from pseudoris.schemas.uris import secret_in, secrets_in
 from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
 
@@ -112,6 +113,12 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: With one line for each mistake: the key, the value given, what is allowed, the nearest known key.
     """
+    fitted = tree["filtering"].get("fitted") if isinstance(tree.get("filtering"), Mapping) else None
+    uri = fitted.get("uri") if isinstance(fitted, Mapping) and "values" not in fitted else None
+    # Here, not in the model: a run's header, which is a stranger's, never names a file that is opened. A uri with a
+    # secret is left to the model, which refuses it without repeating it.
+    if fitted and isinstance(uri, str) and secret_in(uri) is None:
+        tree = merge(tree, {"filtering": {"fitted": {**fitted, **read_fitted(uri, fitted.get("sha256"))}}})
     return validate_as(RunConfig, tree)
 
 

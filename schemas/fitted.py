@@ -1,7 +1,7 @@
 """What was fitted for a set of models: weights of `confidence`, lines of `weight`, weights of the composer's posterior.
 
 They stand in a YAML file that `filtering.fitted.uri` names, as `pseudoris calibrate --to` writes it. The file is read
-once, when a config is made. A run's header holds the values, so that nothing that reads a run needs the file.
+once, when a config is resolved. A run's header holds the values: nothing that reads a run needs or opens the file.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import yaml
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.schemas.regular_files import open_linked
 from pseudoris.schemas.yaml_text import MAX_LETTERS, parse_yaml
@@ -132,7 +133,7 @@ class FittedValues:
 
 
 class FittedConfig(FrozenModel):
-    """A file of fitted values, and what it held when the config was made."""
+    """A file of fitted values, and what it held when the config was resolved. Making one opens no file."""
 
     # A local path, or `builtin:<file>` for one that is shipped beside the presets.
     uri: str = Field(min_length=1)
@@ -140,37 +141,30 @@ class FittedConfig(FrozenModel):
     sha256: Sha256
     values: FittedValues
 
-    @model_validator(mode="before")
-    @classmethod
-    def _reads_its_file(cls, tree: Any) -> Any:
-        if not isinstance(tree, Mapping) or not isinstance(tree.get("uri"), str):
-            return tree
-        if "values" in tree:
-            # Of a header, which has both.
-            if tree.get("sha256") is None:
-                raise ValueError("fitted values stand in a file: name it by uri")
-            return tree
-        data = _read(tree["uri"])
-        digest = hashlib.sha256(data).hexdigest()
-        if tree.get("sha256") not in (None, digest):
-            raise ValueError(
-                f"{tree['uri']} has the sha256 {digest}, expected {tree['sha256']}: restore the file, or leave sha256 "
-                "out to accept any"
-            )
-        try:
-            values = parse_yaml(data.decode())
-        except (UnicodeDecodeError, yaml.YAMLError):
-            raise ValueError(f"{tree['uri']} is not YAML: `pseudoris calibrate --to` writes such a file") from None
-        return {**tree, "sha256": digest, "values": values}
 
+def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
+    """Return the tree of a `FittedConfig`, not validated: the file's digest and values.
 
-def _read(uri: str) -> bytes:
-    """Return the file's bytes; a file of fitted values has about a kilobyte."""
+    Raises:
+        ConfigError: The file cannot be read, is not YAML, or has another digest than `sha256`.
+    """
+    path = resources.files("pseudoris.schemas") / "presets" / uri.removeprefix(BUILTIN)
     try:
-        if uri.startswith(BUILTIN):
-            return (resources.files("pseudoris.schemas") / "presets" / uri.removeprefix(BUILTIN)).read_bytes()
-        with open_linked(Path(uri)) as file:
-            return file.read(MAX_LETTERS + 1)
-    except OSError as error:
+        with open_linked(Path(str(path) if uri.startswith(BUILTIN) else uri)) as file:
+            data = file.read(MAX_LETTERS + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         remedy = "name one that is shipped or a local path; `pseudoris calibrate --to` writes one"
-        raise ValueError(f"uri {uri!r} cannot be read ({error.strerror or error}): {remedy}") from None
+        raise ConfigError(f"filtering.fitted: uri {uri!r} cannot be read ({reason}): {remedy}") from None
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 not in (None, digest):
+        raise ConfigError(
+            f"filtering.fitted: {uri} has the sha256 {digest}, expected {sha256}: restore the file, or leave sha256 "
+            "out to accept any"
+        )
+    try:
+        return {"uri": uri, "sha256": digest, "values": parse_yaml(data.decode())}
+    except (UnicodeDecodeError, yaml.YAMLError):
+        raise ConfigError(
+            f"filtering.fitted: {uri} is not YAML: `pseudoris calibrate --to` writes such a file"
+        ) from None

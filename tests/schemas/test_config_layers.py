@@ -104,6 +104,7 @@ SECRET = "https://user:hunter2@host/x.pth"
         "masks.weights.uri",
         "masks.weights.how_to_get",
         "masks.prior.path",
+        "filtering.fitted.uri",
         "source.uri_root",
         "source.endpoint_url",
         "captions.options.url",

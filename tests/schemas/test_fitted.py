@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pseudoris.schemas.confidence import line_weights
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.fitted import WeightLine
+from pseudoris.schemas.fitted import FittedConfig, WeightLine
 from pseudoris.schemas.stage_settings import ComposingConfig
 from tests.builders.fitted import POSTERIOR, fitted, fitted_file
 
@@ -54,7 +54,7 @@ def test_values_are_part_of_the_method_and_are_not_read_again():
         (fitted(models={"caption": "0"}), "filtering.fitted.values.models.caption: String should match"),
         ("filtering.fitted={uri: none.yaml}", r"uri 'none.yaml' cannot be read \(No such file"),
         ("filtering.fitted={uri: 'builtin:none.yaml'}", r"uri 'builtin:none.yaml' cannot be read"),
-        ("filtering.fitted={uri: x, values: {}}", "fitted values stand in a file: name it by uri"),
+        ("filtering.fitted={uri: x, values: {}}", "filtering.fitted.sha256: missing"),
         (f"filtering.fitted.sha256={'0' * 64}", f"has the sha256 .*, expected {'0' * 64}: restore the file"),
         ("filtering.pair_weight={drawn: {}}", r"filtering.pair_weight: unknown key; did you mean filtering.fitted\?"),
     ],
@@ -62,6 +62,11 @@ def test_values_are_part_of_the_method_and_are_not_read_again():
 def test_what_cannot_be_is_refused(word, message):
     with pytest.raises(ConfigError, match=message):
         load_config("tiny", None, [word])
+
+
+def test_a_strangers_header_opens_no_file():
+    with pytest.raises(ValidationError, match="values"):
+        FittedConfig.model_validate({"uri": str(fitted_file(confidence=CONFIDENCE)), "sha256": "0" * 64})
 
 
 def test_a_file_that_is_not_yaml_is_refused(tmp_path):

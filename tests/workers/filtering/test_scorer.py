@@ -8,6 +8,7 @@ from PIL import Image
 
 from pseudoris.schemas.confidence import line_weights
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
+from pseudoris.schemas.fitted import read_fitted
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering import ClipScorer
@@ -183,7 +184,7 @@ def test_tau_decides_what_is_kept_and_changes_no_score(scorer):
 
 def test_the_weight_is_the_probability_that_its_line_makes_of_confidence():
     weighing = {"confidence": {"correctness": 2.0}, "pair_weight": {"drawn": {"bias": -1.0, "slope": 0.5}}}
-    config = FilterConfig.model_validate({**CONFIG.model_dump(), "fitted": {"uri": str(fitted_file(**weighing))}})
+    config = FilterConfig.model_validate({**CONFIG.model_dump(), "fitted": read_fitted(str(fitted_file(**weighing)))})
     (image,) = ClipScorer(config, ComputeConfig(device="cpu"))(build_shard(build_image())).images
     line = config.pair_weight.drawn
     due = line_weights(line, np.array([each.confidence for each in image.expressions]))
