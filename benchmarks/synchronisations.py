@@ -14,9 +14,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
+from unittest import mock
 
 import numpy as np
 import torch
@@ -38,8 +40,9 @@ from pseudoris.workers.masks.instances import InstanceDetector
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
 
 _MASKS, _IMAGES = 6, 2
-# Words of random weights are nearly alike likely: more than the top logits are kept.
-UNTRAINED: Final = ["captions.weights.uri=random:0"]
+# Words of random weights are nearly alike likely: more than the top logits are kept. Each step then takes a second.
+_WIDE_MASKS: Final = 2
+_UNTRAINED: Final = ["captions.weights.uri=random:0", "captions.max_length=12"]
 # Several tiles a shard.
 _TILE: Final = 8
 _PAIRS, _LABELS, _SIDE_PX = 2, 2, 64
@@ -77,14 +80,14 @@ def measure(precision: str) -> Iterator[SyncRow]:
     words.append(f"filtering.batch_size={_TILE}")
     config = load_config("tiny", assignments=words)
     listening = load_config("tiny", assignments=[*words, "captions.listening={}"])
-    untrained = load_config("tiny", assignments=[*words, *UNTRAINED])
+    untrained = load_config("tiny", assignments=[*words, *_UNTRAINED])
     shard = scenes_with(_MASKS, _IMAGES)
     with pretended_gpu() as gpu:
         yield from _mask_rows(gpu, config, shard)
         yield _instance_row(gpu)
         captioner = CocaCaptioner(config.captions, config.compute)
         yield from _caption_rows(gpu, captioner, shard)
-        yield _wide_row(gpu, CocaCaptioner(untrained.captions, untrained.compute), shard)
+        yield _wide_row(gpu, CocaCaptioner(untrained.captions, untrained.compute), scenes_with(_WIDE_MASKS, 1))
         yield from _listener_rows(gpu, CocaCaptioner(listening.captions, listening.compute), shard)
         captioned, scorer = captioner(shard), ClipScorer(config.filtering, config.compute)
         with waits_of(gpu, ClipScorer, "__call__") as shards:
@@ -138,14 +141,25 @@ def _wide_row(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> Sync
 
 @contextmanager
 def _caption_steps(gpu: PretendedGpu) -> Iterator[list[list[Wait]]]:
-    """Yield a list that gets the waits of each step of decoding, at the end."""
+    """Yield a list that gets the waits of each step: from one call of the towers to the next, or to the end."""
     steps: list[list[Wait]] = []
+    starts: list[int] = []
+    step, run = CachedCocaTowers.step, PrefixTreeDecoding.run
+
+    def watched_step(towers: CachedCocaTowers, *args: Any) -> Any:
+        starts.append(len(gpu.waits))
+        return step(towers, *args)
+
+    def watched_run(decoding: PrefixTreeDecoding) -> None:
+        run(decoding)
+        steps.extend(gpu.waits[first:end] for first, end in pairwise([*starts, len(gpu.waits)]))
+        starts.clear()
+
     with (
-        waits_of(gpu, CachedCocaTowers, "step") as towers,
-        waits_of(gpu, PrefixTreeDecoding, "_advance") as choices,
+        mock.patch.object(CachedCocaTowers, "step", watched_step),
+        mock.patch.object(PrefixTreeDecoding, "run", watched_run),
     ):
         yield steps
-    steps += [[*hidden, *chosen] for hidden, chosen in zip(towers, choices, strict=True)]
 
 
 def _beside(calls: Sequence[Sequence[Wait]], counted: Sequence[Sequence[Wait]]) -> list[Wait]:
