@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2.functional import resize
 
+from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.learning.clip_features import image_blocks, read_images, read_texts, vision_tower
+from pseudoris.training.learning.clip_features import Clip, image_blocks, read_images, read_texts, vision_tower
 from pseudoris.training.learning.training_config import TowersConfig
 from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip, read_model_config
 from pseudoris.workers.crops.crops import CropFormat
@@ -176,6 +177,18 @@ class Placement:
         return F.adaptive_avg_pool2d(square, mask_size)[0]
 
 
+def frozen_clip(architecture: str, weights: WeightsConfig, *, setting: str) -> tuple[Clip, ClipTokenizer]:
+    """Return a CLIP whose patches and words can be read, and its tokenizer; `setting` names it in a refusal."""
+    if "hf_tokenizer_name" in read_model_config(architecture)["text_cfg"]:
+        raise ConfigError(
+            f"{setting}={architecture!r} has a tokenizer of its own, but only open_clip's BPE is supported. Choose "
+            "another architecture."
+        )
+    model: Clip = load_clip(architecture, weights).requires_grad_(False)
+    vision_tower(model)
+    return model, ClipTokenizer(int(model.context_length))
+
+
 class FrozenTowers:
     """A frozen CLIP; it caches features of texts.
 
@@ -199,18 +212,11 @@ class FrozenTowers:
         self.device = torch.device(device)
         # A model may be trained on one machine and read on another. Only the weights must agree, and they are checked
         # there.
-        self._model = load_clip(config.architecture, config.weights).to(self.device)
-        self._model.requires_grad_(False)
-        visual = vision_tower(self._model)
+        self._model, self._tokenise = frozen_clip(config.architecture, config.weights, setting=settings[0])
+        visual = vision_tower(self._model.to(self.device))
         # Checked now: at the first image, the training's folder would already exist.
         image_blocks(visual, config.layers, setting=settings[1])
         self.image_format: CropFormat = crop_format(self._model, config.weights)
-        if "hf_tokenizer_name" in read_model_config(config.architecture)["text_cfg"]:
-            raise ConfigError(
-                f"{settings[0]}={config.architecture!r} has a tokenizer of its own, which is not "
-                "supported. Choose another architecture."
-            )
-        self._tokenise = ClipTokenizer(int(self._model.context_length))
         self._texts = FeatureCache[_Text](_TEXT_BYTES, lambda seen: sum(each.nbytes for each in seen))
         probe = self.encode_texts(["a"])
         self.widths = TowerWidths(

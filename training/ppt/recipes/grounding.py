@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
 from pseudoris.schemas.config import RunConfig, WeightsConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.clip_features import (
     ImageFeatures,
     class_response_maps,
@@ -21,11 +20,9 @@ from pseudoris.training.learning.clip_features import (
     read_texts,
     response_map,
     surgery_map,
-    vision_tower,
 )
-from pseudoris.training.learning.frozen_towers import FeatureCache
+from pseudoris.training.learning.frozen_towers import FeatureCache, frozen_clip
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
-from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip, read_model_config
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.english import DETERMINERS
 from pseudoris.workers.filtering.clip_embedder import crop_format
@@ -48,16 +45,9 @@ class ResponseMaps:
     ) -> None:
         """Load it; `architecture` and `weights` as of `filtering`."""
         self._config, self._device = config, device
-        if "hf_tokenizer_name" in read_model_config(architecture)["text_cfg"]:
-            raise ConfigError(
-                f"filtering.architecture={architecture!r} has a tokenizer of its own, but only open_clip's BPE is "
-                "supported. Choose another architecture."
-            )
-        model = load_clip(architecture, weights).to(device)
-        vision_tower(model)
-        self._model = model.requires_grad_(False)
-        self._format = crop_format(model, weights)
-        self._tokenise = ClipTokenizer(int(model.context_length))
+        self._model, self._tokenise = frozen_clip(architecture, weights, setting="filtering.architecture")
+        self._model.to(device)
+        self._format = crop_format(self._model, weights)
         self._texts = FeatureCache[torch.Tensor](_TEXT_BYTES, lambda embedding: embedding.nbytes)
 
     @torch.inference_mode()
