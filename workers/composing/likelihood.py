@@ -33,7 +33,6 @@ from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.workers import english
 from pseudoris.workers.composing.posterior import Posterior, drawn_by_mask, evidence_of, is_object
 from pseudoris.workers.english import NounPhrase, Side
-from pseudoris.workers.masks.rle import Int64Array
 
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
 # A side of the picture is its outer third.
@@ -73,19 +72,14 @@ def position_of(mask: MaskRecord) -> MaskPosition:
     height, width = mask.rle_size
     # Ends of runs, in pixels counted column by column; every second run is part of the mask.
     ends = np.cumsum(decode_runs(mask.rle_counts))
-    columns, rows = _coordinate_sums(ends, height)
+    # The sums of column and of row numbers over all pixels before each end, without a loop over pixels.
+    column, row = np.divmod(ends, height)
+    columns = height * (column * (column - 1) // 2) + column * row
+    rows = column * (height * (height - 1) // 2) + row * (row - 1) // 2
     num_runs = len(ends) // 2
     signs = np.tile([-1, 1], num_runs)
     x, y = (float((sums[: 2 * num_runs] * signs).sum()) / mask.area_px + 0.5 for sums in (columns, rows))
     return MaskPosition(x / width, y / height, height / width)
-
-
-def _coordinate_sums(ends: Int64Array, height: int) -> tuple[Int64Array, Int64Array]:
-    """The sums of column and of row numbers over all pixels before each of `ends`, without a loop over pixels."""
-    column, row = np.divmod(ends, height)
-    columns = height * (column * (column - 1) // 2) + column * row
-    rows = column * (height * (height - 1) // 2) + row * (row - 1) // 2
-    return columns, rows
 
 
 def surely_lies(side: Side, item: MaskPosition, anchor: MaskPosition) -> bool:

@@ -88,21 +88,14 @@ def noun_phrases(text: str) -> list[str]:
     while start < len(words):
         chunk = read_chunk(words, start)
         head = chunk.head(words)
-        if head is not None and not _is_no_thing(words, chunk, head):
-            found[_phrase(words, chunk)] = None
+        # A picture, a place, a colour or a number is no thing, nor is a quantity or a part of what follows it.
+        is_of_others = head in _OF_OTHERS and words[chunk.end : chunk.end + 1] == ["of"]
+        if head is not None and head not in _NO_THINGS and not is_of_others:
+            modifiers = (words[index] for index in chunk.modifiers)
+            seen = [word for word in modifiers if word not in _NOT_SEEN and word[0].isalnum()]
+            found[" ".join([*seen, *(words[index] for index in chunk.nouns)])] = None
         start = max(chunk.end, start) + 1
     return [phrase for phrase in found if phrase]
-
-
-def _is_no_thing(words: list[str], chunk: Chunk, head: str) -> bool:
-    """Whether the head is a picture, a place, a colour or a number, or a quantity or part of what follows it."""
-    return head in _NO_THINGS or (head in _OF_OTHERS and words[chunk.end : chunk.end + 1] == ["of"])
-
-
-def _phrase(words: list[str], chunk: Chunk) -> str:
-    modifiers = (words[index] for index in chunk.modifiers)
-    seen = [word for word in modifiers if word not in _NOT_SEEN and word[0].isalnum()]
-    return " ".join([*seen, *(words[index] for index in chunk.nouns)])
 
 
 def tokenise(text: str) -> list[str]:
@@ -237,11 +230,8 @@ def _is_closed(words: list[str], i: int) -> bool:
 
 
 def _describes(word: str) -> bool:
-    return _is_adjective(word) or _is_past_participle(word) or _is_adverb(word) or _is_numeral(word)
-
-
-def _is_numeral(word: str) -> bool:
-    return word in lexicon.NUMERALS or word == "ones" or lexicon.NUMERAL_PATTERN.fullmatch(word) is not None
+    is_numeral = word in lexicon.NUMERALS or word == "ones" or lexicon.NUMERAL_PATTERN.fullmatch(word) is not None
+    return is_numeral or _is_adjective(word) or _is_past_participle(word) or _is_adverb(word)
 
 
 def _is_adjective(word: str) -> bool:

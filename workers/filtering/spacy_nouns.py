@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from pseudoris.schemas.config import FilterConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.weight_files import file_sha256
 from pseudoris.workers.english import PARTS, PICTURES, QUANTITIES
 
 # The pipeline of `filtering.nouns=spacy`.
@@ -153,10 +154,5 @@ def _folder_digest(folder: Path) -> str:
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
-            total.update(f"{path.relative_to(folder).as_posix()} {_file_digest(path)}\n".encode())
+            total.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())
     return total.hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

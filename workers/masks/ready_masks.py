@@ -88,7 +88,7 @@ class ReadyProposer:
             ConfigError: The folder or the prior is missing (the message names both if both are), or an option is not
                 known.
         """
-        _, prior = gather(partial(_check_folder, config), partial(prior_digest, config.prior))
+        _, prior = gather(partial(_open, config), partial(prior_digest, config.prior))
         named = f"ready {_options(config).folder.rstrip('/')} {prior or ''}"
         return hashlib.sha256(named.encode()).hexdigest()
 
@@ -101,10 +101,6 @@ class ReadyProposer:
         proposals = self._masks.proposals(image.key, (pixels.shape[0], pixels.shape[1]))
         kept = self._prior(image, pixels, proposals)
         return replace(image, masks=mask_records(image.image_id, proposals, kept))
-
-
-def _check_folder(config: MasksConfig) -> None:
-    _open(config)
 
 
 def _open(config: MasksConfig) -> ReadyMasks:
