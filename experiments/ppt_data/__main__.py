@@ -16,7 +16,7 @@ import torch
 import typer
 
 from experiments.ppt_data.contact_sheet import draw_sheet
-from experiments.ppt_data.pseudo_label_figures import ideal_ious, object_ious, pair_figures, share_of_hits
+from experiments.ppt_data.pseudo_label_figures import object_ious, pair_figures, share_of_hits
 from experiments.quality.scene_runs import SceneRun, imported_scenes
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
@@ -36,9 +36,6 @@ _GROUNDINGS = {
     "peak, by agreement, feature surgery": ("grounding.is_feature_surgery=true",),
 }
 _SAM_PROMPTS = "builtin:tiny/sam_prompts.safetensors"
-# Of a patch's response, where 1 is the object and 0 is not.
-_NOISES = (0.1, 0.3, 0.6)
-_WITHOUT_CLIP = ("peak, by agreement", "peak, by predicted IoU", "points")
 _SHOWN = 5
 
 
@@ -48,39 +45,27 @@ def main(
     scenes: Annotated[int, typer.Option(min=2, help="Development scenes with simulated expressions.")] = 100,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="As of `pseudoris ppt`.")] = None,
     sam_prompts: Annotated[str, typer.Option(help="Weights of the SAM for points.")] = _SAM_PROMPTS,
-    only_ideal: Annotated[bool, typer.Option(help="Only SAM's half: responses that are right but for noise.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Draw pairs of each data set here.")] = None,
 ) -> None:
     """Measure and draw."""
-    if only_ideal and sheet is not None:
-        raise typer.BadParameter(
-            f"--sheet {sheet} is of data sets that --only-ideal does not make: leave one of them out"
-        )
     torch.set_num_threads(1)
     words = assignments or []
     # Other images than those that a user makes by default.
     images = write_object_centric(folder / "objects", num_images=objects, seed=1)
-    figures: dict[str, Any] = {"images": objects, "scenes": scenes, "ideal": {}, "objects": {}}
+    figures: dict[str, Any] = {"images": objects, "scenes": scenes, "objects": {}}
     for name, own in _GROUNDINGS.items():
         sam = [f"masks.weights.uri={sam_prompts}"] if name == "points" else []
         config = load_recipe_config("tiny", None, [*words, *own, *sam])
-        for noise in _NOISES if only_ideal and name in _WITHOUT_CLIP else ():
-            ideal = float(np.mean(ideal_ious(folder / "objects", config, noise=noise)))
-            figures["ideal"].setdefault(name, {})[str(noise)] = ideal
-            typer.echo(f"{name}, right response with noise {noise}: mIoU {ideal:.3f}")
-        if only_ideal:
-            continue
         ious = object_ious(folder / "objects", config)
         figures["objects"][name] = {"miou": float(np.mean(ious)), "above_half": share_of_hits(ious)}
         typer.echo(f"{name}: mIoU {np.mean(ious):.3f}, above 0.5 {share_of_hits(ious):.2f}")
-    runs = None if only_ideal else _runs(folder, images, scenes, words)
-    if runs is not None:
-        figures["pairs"] = pair_figures(runs["human"], runs["H"])
-        typer.echo(json.dumps(figures["pairs"], indent=1))
+    runs = _runs(folder, images, scenes, words)
+    figures["pairs"] = pair_figures(runs["human"], runs["H"])
+    typer.echo(json.dumps(figures["pairs"], indent=1))
     if json_path is not None:
         json_path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    if sheet is not None and runs is not None:
+    if sheet is not None:
         _draw(sheet, runs)
 
 

@@ -7,21 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.training.ppt.recipes.grounding import Grounder, ResponsePrompter, as_shares
+from pseudoris.training.ppt.recipes.grounding import Grounder
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.workers.masks import rle
 from recipes.object_centric import read_true_masks
 
 HIT_IOU = 0.5
-# A side of the scene CLIP's grid.
-_PATCHES = 16
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:
@@ -45,26 +41,6 @@ def object_ious(folder: Path, config: RecipeConfig) -> list[float]:
         pixels = np.asarray(Image.open(folder / "images" / name))
         masks = grounder(pixels, [name.partition("/")[0]], classes)
         found.append(iou(masks[0].mask, truth[name]) if masks else 0.0)
-    return found
-
-
-def ideal_ious(folder: Path, config: RecipeConfig, *, noise: float) -> list[float]:
-    """Return `object_ious` where the response is the truth as patches can say it, with noise: SAM's half alone.
-
-    Args:
-        folder: Of `recipes.object_centric`.
-        config: Its SAM and its prompts.
-        noise: Standard deviation a patch; the object's patches answer 1 and all others 0.
-    """
-    run, truth = config.run, read_true_masks(folder)
-    prompter = ResponsePrompter(config.grounding, run.masks.architecture, run.masks.weights, torch.device("cpu"))
-    rng, found = np.random.default_rng(0), []
-    for name in sorted(truth):
-        pixels = np.asarray(Image.open(folder / "images" / name))
-        covered = F.adaptive_avg_pool2d(torch.from_numpy(truth[name])[None, None].float(), _PATCHES)
-        noisy = covered + noise * torch.from_numpy(rng.normal(size=covered.shape)).float()
-        share = as_shares(F.interpolate(noisy, pixels.shape[:2], mode="bicubic")[0].numpy())
-        found.append(iou(prompter(pixels, share)[0][0][0], truth[name]))
     return found
 
 
