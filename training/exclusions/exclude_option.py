@@ -64,11 +64,11 @@ def read_exclusions(values: Sequence[str], max_distance: int | None = None, only
     return found
 
 
-def as_exclusions(exclude: Exclusions | str | Sequence[str], max_distance: int | None = None) -> Exclusions:
+def as_exclusions(exclude: Exclusions | str | Sequence[str]) -> Exclusions:
     """Return what an argument `exclude` of the Python API names; raises as `read_exclusions`."""
     if isinstance(exclude, Exclusions):
         return exclude
-    return read_exclusions([exclude] if isinstance(exclude, str) else exclude, max_distance)
+    return read_exclusions([exclude] if isinstance(exclude, str) else exclude)
 
 
 def _read_only(values: Sequence[str]) -> Exclusions:

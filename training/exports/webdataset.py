@@ -14,8 +14,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Final, cast
 
 from pseudoris.images.pixels import upright_size
@@ -39,13 +38,14 @@ def _write(job: ExportJob) -> ExportReport:
     """Write one tar after the other and then the index; read every tar back."""
     job.claim()
     tars = list(_tars(job))
-    index = _index(tars)
+    tree = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": "pseudoris", "shardlist": tars}
+    index = json.dumps(tree, indent=2).encode() + b"\n"
     job.destination.replace(_INDEX_NAME, index)
     job.check(_read_back(job.destination), job.destination.root)
     return job.report(
         {"samples": job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts},
         {"samples": len(tars)},
-        sum(tar.size_bytes for tar in tars) + len(index),
+        sum(tar["filesize"] for tar in tars) + len(index),
         notes=("The index names the tars relative to itself. Give the webdataset package the list of their paths.",),
         checked=(
             "every tar has the size, the digest and the samples that the index says",
@@ -63,18 +63,8 @@ WEBDATASET: Final = ExportFormat(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Tar:
-    """A written tar."""
-
-    name: str
-    num_samples: int
-    size_bytes: int
-    md5: str
-
-
-def _tars(job: ExportJob) -> Iterator[_Tar]:
-    """Write tars of at most `target_bytes`, unless a sample is larger; each is in place when it is yielded."""
+def _tars(job: ExportJob) -> Iterator[dict[str, Any]]:
+    """Write tars of at most `target_bytes`, unless a sample is larger; yield what the index says of each."""
     samples = _new_samples(job)
     sample = next(samples, None)
     number = 0
@@ -89,8 +79,10 @@ def _tars(job: ExportJob) -> Iterator[_Tar]:
                     _add(tar, sample)
                     num_samples += 1
                     sample = next(samples, None)
-            written = _Tar(name, num_samples, path.stat().st_size, _md5_of(path))
-        yield written
+            with path.open("rb") as whole:
+                md5 = hashlib.file_digest(whole, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            size_bytes = path.stat().st_size
+        yield {"url": name, "md5sum": md5, "nsamples": num_samples, "filesize": size_bytes}
         number += 1
 
 
@@ -148,19 +140,6 @@ def _add(tar: tarfile.TarFile, sample: dict[str, bytes]) -> None:
 
 def _size_in_tar(sample: dict[str, bytes]) -> int:
     return sum(_BLOCK_BYTES + -(-len(data) // _BLOCK_BYTES) * _BLOCK_BYTES for data in sample.values())
-
-
-def _md5_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _index(tars: list[_Tar]) -> bytes:
-    shards = [
-        {"url": tar.name, "md5sum": tar.md5, "nsamples": tar.num_samples, "filesize": tar.size_bytes} for tar in tars
-    ]
-    tree = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": "pseudoris", "shardlist": shards}
-    return json.dumps(tree, indent=2).encode() + b"\n"
 
 
 def _read_back(destination: RunLocation) -> Iterator[ReadMask]:

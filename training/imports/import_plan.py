@@ -79,14 +79,6 @@ class ImportRequest:
         return Identity(method=method, weights={}, device_kind="none", versions=package_versions(_PACKAGES))
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedImport:
-    """A planned run, and what each of its images is annotated with, by image id."""
-
-    run: PlannedRun
-    humans: Mapping[str, HumanImage]
-
-
 def open_images(request: ImportRequest, out: str) -> Source:
     """Return the folder of images; `out`, the root of the run, must not contain it."""
     source = open_source(request.images, request.config.source, exclude=out, limits=request.config.placement.storage)
@@ -98,8 +90,10 @@ def open_images(request: ImportRequest, out: str) -> Source:
     return source
 
 
-def plan_import(request: ImportRequest, annotation: Annotation, source: Source, location: RunLocation) -> PlannedImport:
-    """Return the plan in `location`; write it first if there is none.
+def plan_import(
+    request: ImportRequest, annotation: Annotation, source: Source, location: RunLocation
+) -> tuple[PlannedRun, dict[str, HumanImage]]:
+    """Return the plan in `location`, and what its images are annotated with, by id; write it first if there is none.
 
     An image that is not there, where others are, is planned all the same, and quarantined when it is read.
 
@@ -118,7 +112,7 @@ def plan_import(request: ImportRequest, annotation: Annotation, source: Source, 
         "import", source.name, identity, request.config, allow_mixed=allow_mixed, exclusions=request.exclusions
     )
     run = plan_or_continue(location, wanted, lambda: _listed(request, source, humans))
-    return PlannedImport(run, {image_id(key): human for key, human in humans.items()})
+    return run, {image_id(key): human for key, human in humans.items()}
 
 
 def _listed(request: ImportRequest, source: Source, humans: Mapping[str, HumanImage]) -> Iterator[SourceItem]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pseudoris.images.prover import Prover
 from pseudoris.schemas.exclusion_records import exclusions_of
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Shard
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.stored_exclusions import content_matcher
-from pseudoris.store.sources.exclusions import ContentMatcher
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.training.imports.annotation_files import read_annotation
-from pseudoris.training.imports.human_annotation import STAGE_IMPORT, annotate_image
-from pseudoris.training.imports.import_plan import ImportRequest, PlannedImport, open_images, plan_import
+from pseudoris.training.imports.human_annotation import STAGE_IMPORT, HumanImage, annotate_image
+from pseudoris.training.imports.import_plan import ImportRequest, open_images, plan_import
 from pseudoris.training.thread_executor import OnProgress, WrittenRun, proving, write_run
 
 
@@ -51,17 +48,29 @@ def import_annotation(
     """
     source = open_images(request, location.root)
     annotation = read_annotation(request)
+    # A list, for several threads add to it.
+    num_without_pixels: list[int] = []
     location.probe()
     with RunLock.held(location, on_wait=on_wait) as lock:
-        planned = plan_import(request, annotation, source, location)
-        exclusions = content_matcher(location, planned.run.header)
+        run, humans = plan_import(request, annotation, source, location)
+        exclusions = content_matcher(location, run.header)
         has_hash = exclusions is not None and exclusions.has_hashes
         with proving(request.config.images, request.num_workers, has_hash=has_hash) as provers:
-            work = _Import(request, planned, provers, exclusions)
+
+            def make(entries: Sequence[PlanEntry]) -> Shard:
+                prover = provers.get()
+                try:
+                    read = read_shard(run.header.source, request.config, entries, prover=prover, exclusions=exclusions)
+                finally:
+                    provers.put(prover)
+                shard, number = _annotated(read, humans, request)
+                num_without_pixels.append(number)
+                return shard
+
             written = write_run(
-                location, planned.run, work, lock=lock, on_progress=on_progress, num_workers=request.num_workers
+                location, run, make, lock=lock, on_progress=on_progress, num_workers=request.num_workers
             )
-    record = exclusions_of(planned.run.header)
+    record = exclusions_of(run.header)
     rules = record.rules if record else ()
     excluded = {rule.dropped_phrase: rule.num_excluded for rule in rules if rule.num_excluded}
     return ImportSummary(
@@ -69,50 +78,19 @@ def import_annotation(
         written.totals,
         written.num_shards_before,
         left_out={**annotation.left_out, **excluded},
-        num_without_pixels=sum(work.num_without_pixels),
+        num_without_pixels=sum(num_without_pixels),
     )
 
 
-class _Import:
-    """Makes the shards of a planned import.
-
-    Attributes:
-        num_without_pixels: Number of masks without pixels, for each shard that was made.
-    """
-
-    def __init__(
-        self,
-        request: ImportRequest,
-        planned: PlannedImport,
-        provers: queue.SimpleQueue[Prover],
-        exclusions: ContentMatcher | None,
-    ) -> None:
-        self._request = request
-        self._planned = planned
-        self._provers = provers
-        self._exclusions = exclusions
-        # A list, for several threads add to it.
-        self.num_without_pixels: list[int] = []
-
-    def __call__(self, entries: Sequence[PlanEntry]) -> Shard:
-        prover = self._provers.get()
-        try:
-            shard = read_shard(
-                self._planned.run.header.source,
-                self._request.config,
-                entries,
-                prover=prover,
-                exclusions=self._exclusions,
-            )
-        finally:
-            self._provers.put(prover)
-        started = time.perf_counter()
-        request, images, num_without_pixels = self._request, [], 0
-        for image in shard.images:
-            human = self._planned.humans[image.image_id]
-            done = annotate_image(image, human, orientation=request.orientation, limits=request.config.images)
-            if done.failure is None:
-                num_without_pixels += len(human.masks) - len(done.masks)
-            images.append(done)
-        self.num_without_pixels.append(num_without_pixels)
-        return shard.with_images(tuple(images)).with_seconds(STAGE_IMPORT, time.perf_counter() - started)
+def _annotated(shard: Shard, humans: Mapping[str, HumanImage], request: ImportRequest) -> tuple[Shard, int]:
+    """Return the shard with what humans said of it, and the number of masks without a pixel."""
+    started = time.perf_counter()
+    images, num_without_pixels = [], 0
+    for image in shard.images:
+        human = humans[image.image_id]
+        done = annotate_image(image, human, orientation=request.orientation, limits=request.config.images)
+        if done.failure is None:
+            num_without_pixels += len(human.masks) - len(done.masks)
+        images.append(done)
+    seconds = time.perf_counter() - started
+    return shard.with_images(tuple(images)).with_seconds(STAGE_IMPORT, seconds), num_without_pixels
