@@ -175,10 +175,7 @@ _TRAIN: Final = "train"
 
 
 def _write_lmdb(job: ExportJob) -> ExportReport:
-    """Write the file on this disk and read it back; then compare the one at the destination byte by byte.
-
-    Each record holds its whole image, as the trainers expect: an image of twenty masks is stored twenty times.
-    """
+    """Write the file on this disk and read it back; then compare the one at the destination byte by byte."""
     _require_lmdb()
     dataset, split = _checked_names(job)
     destination, path, masks = job.destination, f"lmdb/{dataset}/{split}.lmdb", f"masks/{dataset}"
@@ -227,6 +224,7 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
     return replace(report, rows={"images": job.num_images, **report.rows})
 
 
+# Each record holds its whole image, as the trainers expect: an image of twenty masks is stored twenty times.
 LMDB: Final = ExportFormat(
     "lmdb",
     "the LMDB of CRIS and ETRIS, with pickles: their reader needs two lines changed",
