@@ -185,11 +185,6 @@ class ExpressionRecord:
     source: str = SOURCE_MODEL
     split: str | None = None
 
-    @property
-    def is_lone(self) -> bool:
-        """Whether no filter compares it: it is a caption of a mask that is alone in its image."""
-        return self.source == SOURCE_MODEL and len(self.target_mask_ids) == 1 and self.distinctiveness is None
-
 
 @dataclass(frozen=True, slots=True)
 class ShardImage:

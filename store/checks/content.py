@@ -23,7 +23,7 @@ from pseudoris.schemas.tables import (
     STATUS_EMPTY,
     STATUS_QUARANTINED,
 )
-from pseudoris.store.tables.judged_expressions import num_kept_lone
+from pseudoris.store.tables.shard_tables import table_counts
 
 # Per kind and shard: enough to see a pattern, without a line for every row of a lost table.
 _MAX_EXAMPLES: Final = 5
@@ -141,21 +141,7 @@ TABLE_CHECKS: Final = (image_problems, failure_problems, mask_problems, order_pr
 
 def count_problems(tables: Tables, counts: ShardCounts) -> Iterator[Finding]:
     """Check the receipt's counts against the tables."""
-    status = Counter(tables[IMAGES]["status"].to_pylist())
-    expressions = tables[EXPRESSIONS]
-    got: dict[str, Any] = {
-        "images": tables[IMAGES].num_rows,
-        "annotated": status[STATUS_ANNOTATED],
-        "empty": status[STATUS_EMPTY],
-        "quarantined": status[STATUS_QUARANTINED],
-        "masks": tables[MASKS].num_rows,
-        "expressions": expressions.num_rows,
-        "samples": sum(expressions["count"].to_pylist()),
-        "kept": sum(expressions["kept"].to_pylist()),
-        "kept_lone": num_kept_lone(expressions),
-        "reasons": dict(Counter(tables[FAILURES]["reason"].to_pylist())),
-    }
-    due = counts.model_dump()
+    got, due = table_counts(tables), counts.model_dump()
     wrong = (name for name in due if got[name] != due[name])
     yield "counts", (f"{name}: the receipt says {due[name]}, the tables {got[name]}" for name in wrong)
 

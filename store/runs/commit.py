@@ -21,22 +21,15 @@ from pseudoris.schemas.ids import part_name, sha256_hex
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import (
-    EXPRESSIONS,
     FAILURES,
-    IMAGES,
-    MASKS,
     SCHEMAS,
-    STATUS_ANNOTATED,
-    STATUS_EMPTY,
-    STATUS_QUARANTINED,
 )
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import sealed
 from pseudoris.store.runs.pending_work import is_retried
 from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.store.tables.judged_expressions import num_kept_lone
-from pseudoris.store.tables.shard_tables import counts_of, shard_tables, table_bytes
+from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +81,10 @@ def commit_shard(
         ValueError: The shard's ids differ from the plan's: the engine split, merged or reordered a block.
     """
     _check_ids(shard, planned_ids)
-    contents = {name: table_bytes(table) for name, table in shard_tables(shard, embed_images=embed_images).items()}
-    return commit_parts(location, contents, make_receipt(shard, contents, counts_of(shard), provenance))
+    tables = shard_tables(shard, embed_images=embed_images)
+    contents = {name: table_bytes(table) for name, table in tables.items()}
+    counts = ShardCounts(**table_counts(tables))
+    return commit_parts(location, contents, make_receipt(shard, contents, counts, provenance))
 
 
 def commit_parts(location: RunLocation, contents: Mapping[str, bytes], receipt: Receipt) -> CommitOutcome:
@@ -240,9 +235,8 @@ def commit_retry(
         seconds={name: base.seconds.get(name, 0.0) + shard.seconds.get(name, 0.0) for name in _names(base, shard)},
         nodes=tuple(dict.fromkeys((*base.nodes, *shard.nodes))),
     )
-    return commit_parts(
-        location, contents, make_receipt(worked, contents, _counts(merged), _together(base, provenance))
-    )
+    counts = ShardCounts(**table_counts(merged))
+    return commit_parts(location, contents, make_receipt(worked, contents, counts, _together(base, provenance)))
 
 
 def _merge(
@@ -269,22 +263,6 @@ def _in_plan_order(kept: pa.Table, added: pa.Table, order: pa.Array) -> pa.Table
     rows = pa.concat_tables([kept, added])
     places = pc.index_in(rows["image_id"], value_set=order).to_numpy()
     return rows.take(pa.array(np.argsort(places, kind="stable")))
-
-
-def _counts(tables: Mapping[str, pa.Table]) -> ShardCounts:
-    status = Counter(tables[IMAGES]["status"].to_pylist())
-    return ShardCounts(
-        images=tables[IMAGES].num_rows,
-        annotated=status[STATUS_ANNOTATED],
-        empty=status[STATUS_EMPTY],
-        quarantined=status[STATUS_QUARANTINED],
-        masks=tables[MASKS].num_rows,
-        expressions=tables[EXPRESSIONS].num_rows,
-        samples=pc.sum(tables[EXPRESSIONS]["count"], min_count=0).as_py(),
-        kept=pc.sum(tables[EXPRESSIONS]["kept"], min_count=0).as_py(),
-        kept_lone=num_kept_lone(tables[EXPRESSIONS]),
-        reasons=dict(sorted(Counter(tables[FAILURES]["reason"].to_pylist()).items())),
-    )
 
 
 def _names(base: Receipt, shard: Shard) -> Sequence[str]:

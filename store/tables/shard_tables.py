@@ -8,8 +8,8 @@ from dataclasses import fields
 from typing import Any, Final, NamedTuple, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pseudoris.schemas.run_records import ShardCounts
 from pseudoris.schemas.shard import ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.shard_blocks import to_array
 from pseudoris.schemas.tables import (
@@ -22,6 +22,7 @@ from pseudoris.schemas.tables import (
     STATUS_EMPTY,
     STATUS_QUARANTINED,
 )
+from pseudoris.store.tables.judged_expressions import num_kept_lone
 from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, parquet_bytes
 
 _Record = TypeVar("_Record")
@@ -60,23 +61,20 @@ def table_bytes(table: pa.Table) -> bytes:
     return parquet_bytes((table.slice(start, ROW_GROUP_SIZE) for start in starts), table.schema)
 
 
-def counts_of(shard: Shard) -> ShardCounts:
-    """Return the counts of the shard, for its receipt."""
-    status = Counter(status_of(image) for image in shard.images)
-    expressions = [each for image in shard.images for each in image.expressions]
-    reasons = Counter(image.failure.reason for image in shard.images if image.failure)
-    return ShardCounts(
-        images=len(shard.images),
-        annotated=status[STATUS_ANNOTATED],
-        empty=status[STATUS_EMPTY],
-        quarantined=status[STATUS_QUARANTINED],
-        masks=sum(len(image.masks) for image in shard.images),
-        expressions=len(expressions),
-        samples=sum(len(each.samples) for each in expressions),
-        kept=sum(each.kept for each in expressions),
-        kept_lone=sum(each.kept and each.is_lone for each in expressions),
-        reasons=dict(sorted(reasons.items())),
-    )
+def table_counts(tables: Mapping[str, pa.Table]) -> dict[str, Any]:
+    """Return what the tables of a shard hold, as the fields of `ShardCounts`."""
+    images, expressions = tables[IMAGES], tables[EXPRESSIONS]
+    status = Counter(images["status"].to_pylist())
+    return {
+        "images": images.num_rows,
+        **{name: status[name] for name in (STATUS_ANNOTATED, STATUS_EMPTY, STATUS_QUARANTINED)},
+        "masks": tables[MASKS].num_rows,
+        "expressions": expressions.num_rows,
+        "samples": pc.sum(expressions["count"], min_count=0).as_py(),
+        "kept": pc.sum(expressions["kept"], min_count=0).as_py(),
+        "kept_lone": num_kept_lone(expressions),
+        "reasons": dict(sorted(Counter(tables[FAILURES]["reason"].to_pylist()).items())),
+    }
 
 
 def status_of(image: ShardImage) -> str:

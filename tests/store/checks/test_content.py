@@ -7,13 +7,15 @@ import pyarrow as pa
 import pytest
 
 from pseudoris.schemas.ids import mask_id
+from pseudoris.schemas.run_records import ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks import content as checks
-from pseudoris.store.tables.shard_tables import counts_of, shard_tables
+from pseudoris.store.tables.shard_tables import shard_tables, table_counts
 from tests.store.builders import make_entries, make_shard
 
 ENTRIES = make_entries(num_shards=1, per_shard=8)
 SHARD = make_shard(ENTRIES)
+COUNTS = ShardCounts(**table_counts(shard_tables(SHARD, embed_images=True)))
 ANNOTATED, EMPTY, QUARANTINED = (ENTRIES[n].image_id for n in (0, 2, 3))
 
 Edit = Callable[[list[dict]], object]
@@ -29,7 +31,7 @@ def tables_with(table: str, edit: Edit) -> dict[str, pa.Table]:
 
 def all_problems(tables: dict[str, pa.Table]) -> list[checks.Problem]:
     found = [checks.id_problems(tables["images"], ENTRIES), *(check(tables) for check in checks.TABLE_CHECKS)]
-    found.append(checks.count_problems(tables, counts_of(SHARD)))
+    found.append(checks.count_problems(tables, COUNTS))
     return [problem for each in found for what, details in each for problem in checks.examples(0, what, details)]
 
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pseudoris.schemas.run_records import ShardCounts
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.tables import FAILURE_REASONS, SCHEMAS
-from pseudoris.store.tables.shard_tables import counts_of, shard_tables, table_bytes
+from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
 from tests.store.builders import make_entries, make_shard
 
 # A table is a small part of what an example costs: a few dozen of them cover the shapes there are.
@@ -82,14 +83,16 @@ def test_every_table_survives_parquet_and_keeps_its_schema(shard, embed):
 
 @some
 @given(shards)
-def test_each_image_is_counted_once_and_the_counts_are_those_of_the_tables(shard):
-    tables, counts = shard_tables(shard, embed_images=False), counts_of(shard)
-    status = tables["images"]["status"].to_pylist()
-    assert (counts.annotated, counts.empty, counts.quarantined) == tuple(
-        status.count(name) for name in ("annotated", "empty", "quarantined")
-    )
-    assert (counts.masks, counts.expressions) == (tables["masks"].num_rows, tables["expressions"].num_rows)
-    assert counts.samples == sum(tables["expressions"]["count"].to_pylist())
+def test_each_image_is_counted_once_and_the_counts_are_those_of_the_shard(shard):
+    counts = ShardCounts(**table_counts(shard_tables(shard, embed_images=False)))
+    said = [each for image in shard.images for each in image.expressions]
+    assert (counts.images, counts.expressions) == (len(shard.images), len(said))
+    assert counts.quarantined == sum(image.failure is not None for image in shard.images)
+    assert counts.masks == sum(len(image.masks) for image in shard.images)
+    assert counts.samples == sum(len(each.samples) for each in said)
+    assert counts.kept == sum(each.kept for each in said)
+    lone = [each for each in said if each.source == "model" and each.distinctiveness is None]
+    assert counts.kept_lone == sum(each.kept and len(each.target_mask_ids) == 1 for each in lone)
     assert sum(counts.reasons.values()) == counts.quarantined
 
 
