@@ -1,4 +1,8 @@
-"""Arguments and options that several commands share, and checks of places, plug-ins and exclusions they name."""
+"""Arguments and options that several commands share, and checks of places, plug-ins and exclusions they name.
+
+A help text here appears on each command that uses it. A refusal is a `ConfigError`; what loads Pillow or a reader of
+images is imported inside its function, so that `--help` stays quick.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Untrusted pickles: plain lists, dicts, texts and numbers are read; everything that would run code is refused.
 
-REFER datasets come as pickles, `refs(<splitBy>).p`: `read_refs` reads them without running anything.
+REFER datasets come as pickles, `refs(<splitBy>).p`: `read_refs` reads them without running anything. Exclusions,
+imports and human annotation read them so, and the exports that write pickles read back their own.
 """
 
 from __future__ import annotations

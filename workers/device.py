@@ -1,4 +1,7 @@
-"""What `compute` asks of torch: device, dtype, repeatable kernels; and copies between host and device."""
+"""What `compute` asks of torch: device, dtype, repeatable kernels; and copies between host and device.
+
+Every engine of `workers` and the frozen CLIP and SAM of `training` use it. Its switches decide the bits of a run.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 """The three stages of a run in their order: name, part of the config, and the engine behind each.
 
+`pipeline` builds them and asks for their digests; `doctor` and `weights` check them; `training` takes digests and the
+kind of device.
+
 A model is replaced by a plug-in: a class that follows one of the three protocols below, found by its entry point.
 
 A plug-in package declares, for instance

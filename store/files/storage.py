@@ -1,10 +1,10 @@
 """The storage protocol for a disk, a bucket or another object store, its records, and the meaning of its errors.
 
-`RunLocation` reads and writes runs through it; `SourceRoot` reads SOURCE. Implementations raise the errors of the disk
-or the client, and those two classes convert them to the project's errors. Only `walk` raises the project's errors
-itself, because it knows which folder failed. There are three rules: `storage_errors` for a run's own files,
-`listing_errors` for input before a run starts, and `transient_faults` for input during a run, where a fault of one
-image must cost that image alone.
+`RunLocation` reads and writes runs through it; `SourceRoot` reads SOURCE. Other rooms use its records, and
+`storage_errors` around files of their own. Implementations raise the errors of the disk or the client, and those two
+classes convert them to the project's errors. Only `walk` raises the project's errors itself, because it knows which
+folder failed. There are three rules: `storage_errors` for a run's own files, `listing_errors` for input before a run
+starts, and `transient_faults` for input during a run, where a fault of one image must cost that image alone.
 """
 
 from __future__ import annotations

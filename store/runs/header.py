@@ -3,6 +3,8 @@
 Each JSON record of a run carries the digest of its own bytes (`sealed`, `check_record`): a change after it was written
 is found. That detects accidents. Against a person who writes a matching digest, compare the run's root digest
 (`receipts.RootDigest`).
+
+Every reader of a run begins with `require_header` (`cli`, `viewer`, `training`, `audit`); `pipeline` checks a resume.
 """
 
 from __future__ import annotations

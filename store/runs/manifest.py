@@ -1,6 +1,7 @@
 """Numbered snapshots of the receipts, `_manifest/0001.parquet`: one read instead of one per shard.
 
 A cache, except those that child runs or saved trainings pin: keep these. `LatestReceipts` reads receipts on demand.
+Sessions write it; most readers of a run get their receipts from `cached_receipts`, and exports from `LatestReceipts`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Images that must not be in training data: rules by name, COCO id, sha256 and perceptual hash, and their matchers.
 
 A rule by name decides from an image's key, before the image is planned. A rule by content needs its bytes.
+`training/exclusions` builds the rules; planning, datasets, exports and imports apply them. The digest of a rule's
+values is in a run's header and is compared on a resume: `name_value` and `coco_id` must not change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Reads committed tables, whole or by columns and rows: only the parts that receipts name, never uncommitted files."""
+"""Reads committed tables, whole or by columns and rows: only the parts that receipts name, never uncommitted files.
+
+Called by checks, reports and `refilter`, and by `training`, `viewer`, `audit` and `cli/demo.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A run of any size as a stream of samples: shard after shard, each image decoded once for all its masks."""
+"""A run of any size as a stream of samples: shard after shard, each image decoded once for all its masks.
+
+For trainings of users, and mixed with others by `mixed_dataset.py`; our own learners read the map-style `RisDataset`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which commits of a run a dataset reads: fixed at construction, so that a growing run does not change the dataset."""
+"""Which commits of a run a dataset reads: fixed at construction, so that a growing run does not change the dataset.
+
+Both datasets and the learners use it. Its `state()` and `digest` stand in saved trainings: their form must not change.
+"""
 
 from __future__ import annotations
 

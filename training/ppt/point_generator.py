@@ -1,4 +1,8 @@
-"""The point generator: K queries through stages of image and text to point prompts and confidences (section 3.1.1)."""
+"""The point generator: K queries through stages of image and text to point prompts and confidences (section 3.1.1).
+
+`ppt_learner.py` builds it, `ppt_model.py` runs it. The names of its parameters are the keys of checkpoints, and the
+order in which its modules are made decides the weights that a seed draws: neither may change.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Masks as COCO run-length codes (`schemas.run_lengths`): from tensors, from any of COCO's forms, and measured.
 
-Does not import torch.
+Does not import torch. Called by the proposers and by `composing`; by `training` for imports, evaluation and both
+learners.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The settings of the data recipes, with the reason for each default."""
+"""The settings of the data recipes, with the reason for each default.
+
+Read by `pseudoris ppt` and the recipes. What decides a recipe's bytes is in its run's identity: another default makes
+another run.
+"""
 
 from __future__ import annotations
 
