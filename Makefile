@@ -72,8 +72,8 @@ weights: $(STAMP) ## Train the tiny models again (two and a half hours on 2 core
 	$(RUN) -m recipes
 
 docs: $(STAMP) ## Regenerate docs/schema.md and docs/settings.md from schemas/
-	$(RUN) -m pseudoris.schemas.doc_pages tables > docs/schema.md
-	$(RUN) -m pseudoris.schemas.doc_pages settings > docs/settings.md
+	$(RUN) -m tests.docs.pages tables > docs/schema.md
+	$(RUN) -m tests.docs.pages settings > docs/settings.md
 
 dashboard: $(STAMP) ## Regenerate the Grafana dashboard from the metrics
 	$(RUN) -m pseudoris.deploy.dashboard > deploy/dashboards/pseudoris.json

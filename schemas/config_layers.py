@@ -1,12 +1,14 @@
-"""Turns a preset's name, a YAML file and `--set` words into one `RunConfig`, or into an error that names the key."""
+"""Turns a preset's name, a YAML file and `--set` words into one `RunConfig`, and shows where each value was set."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import inspect
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, Final, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
@@ -273,3 +276,98 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel]) -> str:
     given = item["input"]
     shown = "" if isinstance(given, Mapping) else f" (got {given!r})"
     return f"{key or 'config'}: {item['msg'].removeprefix('Value error, ')}{shown}"
+
+
+# A field of a model in source code.
+_FIELD: Final = re.compile(r"    (\w+): ")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A key of the configuration, or a section.
+
+    Attributes:
+        path: Its names from the root.
+        section: The model of a section, else None.
+        default: As a JSON value; None too if a preset must set it.
+        reason: Why it has that value, or what it does.
+    """
+
+    path: tuple[str, ...]
+    section: type[BaseModel] | None
+    default: Any
+    reason: str
+
+    @property
+    def key(self) -> str:
+        """Its dotted name."""
+        return ".".join(self.path)
+
+    def value(self, tree: Any) -> Any:
+        """Return its value in a dumped configuration; None if the section that it is in is off."""
+        for name in self.path:
+            tree = None if tree is None else tree[name]
+        return tree
+
+
+def settings(model: type[BaseModel] = RunConfig, path: tuple[str, ...] = ()) -> Iterator[Setting]:
+    """Yield all settings in order, each section before what it holds."""
+    reasons = _reasons(model)
+    for name, info in model.model_fields.items():
+        section, here = section_of(info.annotation), (*path, name)
+        if section is None:
+            default = info.get_default(call_default_factory=True)
+            default = None if default is PydanticUndefined else to_jsonable_python(default)
+            yield Setting(here, None, default, reasons.get(name, ""))
+        elif issubclass(section, BaseModel):
+            summary = (inspect.getdoc(section) or "").partition("\n")[0]
+            yield Setting(here, section, None, reasons.get(name) or summary)
+            yield from settings(section, here)
+
+
+@cache
+def _reasons(model: type[BaseModel]) -> Mapping[str, str]:
+    """Return by field the comment that stands directly above it."""
+    found: dict[str, str] = {}
+    for each in reversed([each for each in model.__mro__ if issubclass(each, BaseModel) and each is not BaseModel]):
+        comment: list[str] = []
+        for line in inspect.getsource(each).splitlines():
+            if line.strip().startswith("# "):
+                comment.append(line.strip()[2:])
+                continue
+            if field := _FIELD.match(line):
+                found[field[1]] = " ".join(comment)
+            comment = []
+    return found
+
+
+def shown_config(layers: Sequence[Layer]) -> str:
+    """Return a configuration as YAML that `--config` takes: each key with where it was set, and its reason.
+
+    What a section holds that is off is a comment.
+
+    Args:
+        layers: What was laid over the defaults, in order.
+
+    Raises:
+        ConfigError: They make no valid configuration.
+    """
+    tree = validate(laid(layers)).model_dump(mode="json")
+    lines = []
+    for each in settings():
+        above = replace(each, path=each.path[:-1]).value(tree)
+        value = each.default if above is None else above[each.path[-1]]
+        is_open = each.section is not None and (above is None or value is not None)
+        start = "  " * (len(each.path) - 1) + ("# " if above is None else "") + f"{each.path[-1]}:"
+        where = next((layer.name for layer in reversed(layers) if _holds(layer.tree, each.path)), "default")
+        shown = "" if is_open else f" {json.dumps(value, ensure_ascii=False)}"
+        lines.append(f"{start}{shown}  # {where}. {each.reason}\n")
+    return "".join(lines)
+
+
+def _holds(tree: Any, path: Sequence[str]) -> bool:
+    for name in path:
+        if not isinstance(tree, Mapping) or name not in tree:
+            return False
+        tree = tree[name]
+    return True

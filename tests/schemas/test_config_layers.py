@@ -1,9 +1,21 @@
 """Preset, then YAML, then `--set`; a mistake names its key and the nearest known one."""
 
+import re
+
 import pytest
+import yaml
 
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.config_layers import config_hash, load_config, preset_names
+from pseudoris.schemas.config_layers import (
+    config_hash,
+    known_keys,
+    load_config,
+    own_layers,
+    preset_layers,
+    preset_names,
+    settings,
+    shown_config,
+)
 from pseudoris.schemas.errors import ConfigError
 
 
@@ -168,3 +180,31 @@ def test_a_digest_given_with_the_weights_stays_whatever_the_order():
 def test_weights_named_again_keep_their_digest():
     tiny = load_config("tiny")
     assert load_config("tiny", assignments=[f"masks.weights.uri={tiny.masks.weights.uri}"]) == tiny
+
+
+def test_every_key_has_a_reason_and_there_are_at_most_150():
+    found = [each for each in settings() if each.section is None]
+    assert not [each.key for each in found if not each.reason]
+    assert len(found) <= 150
+    assert {each.key for each in found} <= set(known_keys())
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_what_is_shown_is_the_configuration(preset, tmp_path):
+    shown = shown_config(preset_layers(preset))
+    (tmp_path / "shown.yaml").write_text(shown)
+    assert load_config("tiny", tmp_path / "shown.yaml") == load_config(preset)
+    assert all(re.search(rf"\b{each.key.rpartition('.')[2]}:", shown) for each in settings())
+
+
+def test_each_key_says_who_set_it(tmp_path):
+    (tmp_path / "my.yaml").write_text("masks: {points_per_batch: 7}")
+    own = own_layers(tmp_path / "my.yaml", ["filtering.tau=0.5", "composing={}"])
+    lines = shown_config([*preset_layers("tiny-composed"), *own]).splitlines()
+    start = {line.strip().split(" ")[0]: line.partition("  # ")[2] for line in lines if not line.startswith("# ")}
+    assert start["points_per_batch:"].startswith(f"--config {tmp_path}/my.yaml. Prompts in a forward pass")
+    assert start["tau:"].startswith("--set. Keeps candidates")
+    assert start["keep:"].startswith("preset tiny-composed. ")
+    assert start["points_per_side:"].startswith("preset tiny. ")
+    assert start["start_timeout_s:"].startswith("default. ")
+    assert yaml.safe_load("\n".join(lines))["masks"]["points_per_batch"] == 7
