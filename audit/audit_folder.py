@@ -22,7 +22,7 @@ from pseudoris.audit.draw_files import (
 from pseudoris.audit.verdicts import RATER_NAME, SUFFIX, VERDICTS_FOLDER, Known, RaterAnswers, read_answers
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.regular_files import MAX_BYTES, open_regular
+from pseudoris.schemas.untrusted import MAX_BYTES, open_regular
 from pseudoris.store.location import RunLocation
 
 

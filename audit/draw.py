@@ -37,8 +37,8 @@ from pseudoris.audit.draw_files import (
     sample_bytes,
 )
 from pseudoris.audit.population import Ints, LoadBytes, OnShard, Row, RunPairs, SampleRows, read_pairs, read_rows
-from pseudoris.schemas.confidence import Floats
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import Flags
 from pseudoris.schemas.run_records import PartRecord, RunHeader

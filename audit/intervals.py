@@ -27,7 +27,7 @@ from typing import Final
 import numpy as np
 from scipy import optimize, special
 
-from pseudoris.schemas.confidence import Floats
+from pseudoris.schemas.fitted import Floats
 
 LEVEL: Final = 0.95
 # With fewer pairs the error rate is a guess.

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.audit.draw_files import DRAWN, FOLLOW_UP, STORED_SCORES, pair_id
-from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Floats, Rated, features
 from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Floats, Rated, features
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags
 from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED

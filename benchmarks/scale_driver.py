@@ -25,8 +25,7 @@ from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.cluster import connected
 from pseudoris.pipeline.executor import actor_runtime, configure_ray_data
 from pseudoris.pipeline.identity import identity_on_cluster
-from pseudoris.schemas.config import ComputeConfig, RunConfig
-from pseudoris.schemas.placement import PoolConfig
+from pseudoris.schemas.config import ComputeConfig, PoolConfig, RunConfig
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Committed, Planned, RunEvent
 from pseudoris.store.runs.plan import plan_run

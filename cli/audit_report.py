@@ -17,8 +17,8 @@ from pseudoris.audit.judged_pairs import apply_to, join_answers, rater_checks
 from pseudoris.audit.rule_search import RuleChoice, SequencedRule, choose_rule, rule_sequence
 from pseudoris.cli.console import columns_table, report, stdout
 from pseudoris.cli.options import local_folder
-from pseudoris.schemas.audit_records import AuditRecord, CitedAudit, JudgedShare
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.header_sections import AuditRecord, CitedAudit, JudgedShare
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import root_of, write_citation, write_datacard

@@ -24,7 +24,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from pseudoris.schemas.printable import printable, printable_json, spelled
+from pseudoris.schemas.untrusted import printable, printable_json, spelled
 
 if TYPE_CHECKING:
     from pseudoris.schemas.run_records import DomainRecord

@@ -22,7 +22,7 @@ from pseudoris.cli.options import argument
 from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, PseudorisError
-from pseudoris.schemas.printable import printable
+from pseudoris.schemas.untrusted import printable
 
 if TYPE_CHECKING:
     from pseudoris.workers.stages import StageKind

@@ -13,8 +13,8 @@ from pseudoris.cli.options import argument, check_file, option
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.printable import printable
 from pseudoris.schemas.shard import clean_text
+from pseudoris.schemas.untrusted import printable
 
 if TYPE_CHECKING:
     import torch

@@ -33,8 +33,8 @@ from pseudoris.cli.console import (
 from pseudoris.cli.options import option
 from pseudoris.cli.progress import bar
 from pseudoris.cli.summaries import outside_text, reasons_view, repeats_text
+from pseudoris.schemas.config import PlacementConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.placement import PlacementConfig
 from pseudoris.store.checks.verification import (
     CheckShards,
     Problem,

@@ -19,7 +19,7 @@ from pseudoris.cli.progress import bar
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config, preset_names
 from pseudoris.schemas.errors import ConfigError, TransientError, gather
-from pseudoris.schemas.printable import printable
+from pseudoris.schemas.untrusted import printable
 from pseudoris.schemas.uris import named_path
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.image_formats import HEIF_PLUGIN, IMAGE_FORMATS
+from pseudoris.schemas.untrusted import HEIF_PLUGIN, IMAGE_FORMATS
 
 # Importing a plugin registers its format. MPO is opened through JPEG.
 for _name in ("Avif", "Bmp", "Gif", "Jpeg2K", "Jpeg", "Mpo", "Png", "Tiff", "WebP"):

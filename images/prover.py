@@ -23,8 +23,8 @@ from pseudoris.images.pixels import NOTE_NO_END_MARKER
 from pseudoris.images.prover_main import LENGTH, WITH_HASH
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
-from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.shard import Proof
+from pseudoris.schemas.untrusted import parse_json
 
 logger = logging.getLogger(__name__)
 

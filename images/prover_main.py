@@ -37,7 +37,7 @@ from pseudoris.images.perceptual_hash import perceptual_hash, require_imagehash
 from pseudoris.images.pillow_formats import import_plugins
 from pseudoris.images.pixels import decode_with_note
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.untrusted import parse_json
 
 if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig

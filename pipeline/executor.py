@@ -31,8 +31,7 @@ from pseudoris.pipeline.interrupts import Interrupts
 from pseudoris.pipeline.resources import busy_actors, num_committers, num_readers
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block, read_block
 from pseudoris.pipeline.stage_actor import StageActor
-from pseudoris.schemas.config import ComputeConfig
-from pseudoris.schemas.placement import TaskPoolConfig
+from pseudoris.schemas.config import ComputeConfig, TaskPoolConfig
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.runs.pending_work import PendingWork
 from pseudoris.store.runs.session import Executor, Outcome

@@ -13,7 +13,7 @@ from typing import Final
 import ray
 
 from pseudoris.pipeline.cluster import task_result
-from pseudoris.schemas.placement import TaskPoolConfig
+from pseudoris.schemas.config import TaskPoolConfig
 from pseudoris.store.checks.content import Problem
 from pseudoris.store.checks.verification import CheckShards, ShardToCheck, check_shards
 from pseudoris.store.files.storage import StoredFile

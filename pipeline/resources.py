@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config import PoolConfig, RunConfig, TaskPoolConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.placement import PoolConfig, TaskPoolConfig
 
 # Ray counts resources in ten-thousandths; floats would not add up (3 x 0.1 > 0.3).
 UNITS: Final = 10_000

@@ -365,7 +365,7 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("pseudoris")
-    from pseudoris.schemas.lazy_names import lazy_names
+    from pseudoris.schemas import lazy_names
 
     return lazy_names(__name__, _HOMES)(name)
 

@@ -17,7 +17,7 @@ import typer
 from pycocotools import mask as coco
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.untrusted import parse_json
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, Attributes, is_held_out
 from pseudoris.synthworld.demo import IMAGE_FOLDER, TRUTH_FILE, write_unless_equal
 from pseudoris.synthworld.renderer import render

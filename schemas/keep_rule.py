@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
-from pseudoris.schemas.confidence import Floats
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.fitted import ConfidenceConfig, PairWeightConfig
+from pseudoris.schemas.fitted import ConfidenceConfig, Floats, PairWeightConfig
 
 LoneMasks = Literal["keep", "drop", "better_half"]
 LONE_MASKS: Final[tuple[LoneMasks, ...]] = get_args(LoneMasks)

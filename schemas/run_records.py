@@ -13,8 +13,8 @@ from pydantic import (
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.frozen import FrozenModel
-from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.schemas.untrusted import parse_json
 
 
 class DomainRecord(FrozenModel):
@@ -171,8 +171,8 @@ class RunHeader(SealedRecord):
             annotation), or `ppt` (one of its data recipes).
         parent: The run whose results this one reuses; else None.
         domain: Whether its models know such images, by a sample; None if the sample was not asked.
-        audits: `audit_records.AuditRecord`: the audit that its rule was chosen by; None without one.
-        exclusions: `exclusion_records.ExclusionRecord`: what was left out of the plan; None without a rule.
+        audits: `header_sections.AuditRecord`: the audit that its rule was chosen by; None without one.
+        exclusions: `header_sections.ExclusionRecord`: what was left out of the plan; None without a rule.
     """
 
     source: str

@@ -9,8 +9,8 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
-from pseudoris.schemas.image_formats import EXTENSIONS
 from pseudoris.schemas.shard import CROP_MASKED, crop_context
+from pseudoris.schemas.untrusted import EXTENSIONS
 
 
 class WeightsConfig(FrozenModel):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
+from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.placement import StorageConfig
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.files.storage import ListedFile, NotImplementedByStoreError, Storage, Upload, storage_errors

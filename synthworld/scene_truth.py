@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
-from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.untrusted import parse_json
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, Attributes, is_held_out
 from pseudoris.synthworld.demo import TRUTH_FILE
 from pseudoris.synthworld.grammar import Reference, parse_reference

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.json_text import MAX_BITS
-from pseudoris.schemas.regular_files import read_regular
+from pseudoris.schemas.untrusted import MAX_BITS, read_regular
 from pseudoris.store.files.storage import storage_errors
 
 _OPCODES: Final = {each.code: each for each in pickletools.opcodes}

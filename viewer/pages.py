@@ -23,8 +23,8 @@ from markupsafe import Markup
 from pseudoris.images.pillow_formats import loaded_plugins
 from pseudoris.images.prover import PictureForm, Prover
 from pseudoris.schemas.errors import ImageError
-from pseudoris.schemas.printable import visible
 from pseudoris.schemas.stage_settings import ImagesConfig
+from pseudoris.schemas.untrusted import visible
 
 GENERATOR: Final = "pseudoris"
 # Its templates are every page's base.

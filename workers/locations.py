@@ -8,7 +8,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pseudoris.schemas.regular_files import open_linked
+from pseudoris.schemas.untrusted import open_linked
 
 
 def filesystem_at(location: str) -> tuple[Any, str]:

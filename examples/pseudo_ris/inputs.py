@@ -12,7 +12,7 @@ from typing import Final
 from examples.step_log import replace_bytes
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.untrusted import parse_json
 from pseudoris.training.exclusions.exclude_option import TRAIN_SPLIT
 from pseudoris.training.untrusted_pickle import read_refs
 

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from pseudoris.audit.population import Ints
-from pseudoris.schemas.confidence import Floats
+from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import Flags
 
 _KEPT_SHARE: Final = 0.3

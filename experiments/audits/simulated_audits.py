@@ -29,7 +29,7 @@ from pseudoris.audit.judged_pairs import KINDS, JudgedPairs
 from pseudoris.audit.population import Ints
 from pseudoris.audit.rule_search import BOUND_QUANTILES, choose_rule
 from pseudoris.audit.verdicts import RIGHT
-from pseudoris.schemas.confidence import Floats
+from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import Flags
 
 ACCURACIES: Final = (0.75, 0.90, 0.97)

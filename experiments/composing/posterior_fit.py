@@ -20,9 +20,8 @@ import yaml
 from experiments.oracle import candidates_of
 from experiments.quality.annotated_scenes import LISTENED, SceneSet, annotated_scenes
 from experiments.quality.parts import Options
-from pseudoris.schemas.confidence import Floats
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.fitted import Counted, PosteriorConfig
+from pseudoris.schemas.fitted import Counted, Floats, PosteriorConfig
 from pseudoris.schemas.keep_rule import Flags
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.attributes import Attributes

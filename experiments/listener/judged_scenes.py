@@ -18,9 +18,8 @@ from experiments.quality.annotated_scenes import PAPER_TAU, SHIPPED, SceneSet, S
 from experiments.quality.markdown_cells import as_json
 from experiments.quality.parts import Options
 from experiments.quality.scene_runs import said_by_annotators
-from pseudoris.schemas.confidence import Rated
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.fitted import ConfidenceConfig
+from pseudoris.schemas.fitted import ConfidenceConfig, Rated
 from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ShardImage
 from pseudoris.schemas.stage_settings import ComposedKind

@@ -14,7 +14,7 @@ from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.scene_runs import SceneRun, pseudo_run
 from experiments.quality.students import BEST_PRESET, FIRST_FRESH, LISTENER_COMPOSER, methods
-from pseudoris.schemas.confidence import Floats, confidence_of, line_weights, ranks
+from pseudoris.schemas.fitted import Floats, confidence_of, line_weights, ranks
 from pseudoris.schemas.keep_rule import Flags
 from pseudoris.store.runs.header import require_header
 from pseudoris.synthworld.scenes import Split

@@ -14,8 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.schemas.confidence import WEIGHT_DIGITS, Rated, confidences, ranks
-from pseudoris.schemas.fitted import ConfidenceConfig
+from pseudoris.schemas.fitted import WEIGHT_DIGITS, ConfidenceConfig, Rated, confidences, ranks
 from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps_lone, meets
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS

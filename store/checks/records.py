@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.exclusion_records import exclusions_of
+from pseudoris.schemas.header_sections import exclusions_of
 from pseudoris.schemas.run_records import (
     HEADER_NAME,
     MANIFEST_FOLDER,

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, Final, Self, cast
 import aiohttp
 import fsspec
 
+from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import (
     Kind,

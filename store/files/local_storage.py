@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
-from pseudoris.schemas.regular_files import open_regular, refuse_links
+from pseudoris.schemas.untrusted import open_regular, refuse_links
 from pseudoris.store.files.key_order import path_key, sorted_externally
 from pseudoris.store.files.storage import (
     Kind,

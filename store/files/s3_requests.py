@@ -23,9 +23,9 @@ from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
+from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.measures import STORAGE_RETRIES, count
-from pseudoris.schemas.placement import StorageConfig
 from pseudoris.schemas.uris import secret_in
 from pseudoris.store.files.storage import ArchivedError, ChangedError, NoBucketError, NotImplementedByStoreError
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Self, cast
 
+from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ImageError
-from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files.s3_bucket import S3Bucket
 from pseudoris.store.files.s3_listing import walk_bucket
 from pseudoris.store.files.storage import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from pseudoris.schemas.placement import StorageConfig
+from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.uris import named_path
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.files.storage import Storage

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from pseudoris.schemas.audit_records import CitedAudit, JudgedShare, audit_of
 from pseudoris.schemas.config import FilterConfig, MasksConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.exclusion_records import EXCLUDED, exclusions_of
+from pseudoris.schemas.header_sections import EXCLUDED, CitedAudit, JudgedShare, audit_of, exclusions_of
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, SCHEMAS

@@ -11,7 +11,7 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
-from pseudoris.schemas.printable import visible
+from pseudoris.schemas.untrusted import visible
 
 _DIGITS: Final = (1.0, 2.0, 5.0, 10.0)
 

@@ -17,9 +17,8 @@ from typing import Final, TypeVar
 from pydantic import ValidationError
 
 from pseudoris.schemas.errors import ConfigError, refuse_other_version
-from pseudoris.schemas.exclusion_records import extended_exclusions
+from pseudoris.schemas.header_sections import extended_exclusions
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.run_records import (
     HEADER_NAME,
     PLAN_FOLDER,
@@ -30,6 +29,7 @@ from pseudoris.schemas.run_records import (
     RunHeader,
     SealedRecord,
 )
+from pseudoris.schemas.untrusted import parse_json
 from pseudoris.store.location import RunLocation
 
 _Record = TypeVar("_Record", bound=SealedRecord)

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Final
 
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.run_records import HEADER_NAME
+from pseudoris.schemas.untrusted import parse_json
 from pseudoris.store.location import RunLocation
 
 # The maximum on Linux; macOS and others are far below.

@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.run_records import MANIFEST_FOLDER, PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.schemas.untrusted import parse_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, of_this_run, read_receipts
 from pseudoris.store.tables.parquet_files import damaged, is_intact, open_parquet, sealed_parquet_bytes

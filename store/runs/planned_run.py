@@ -11,11 +11,10 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Self
 
-from pseudoris.schemas.audit_records import AuditRecord
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.exclusion_records import exclusions_of
+from pseudoris.schemas.header_sections import AuditRecord, exclusions_of
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import (
     PLAN_FOLDER,

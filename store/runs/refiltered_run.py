@@ -16,11 +16,11 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from pseudoris.schemas.audit_records import AuditRecord
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import FittedConfig
+from pseudoris.schemas.header_sections import AuditRecord
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule, LoneMasks
 from pseudoris.schemas.run_records import Identity, Receipt, RunHeader
 from pseudoris.schemas.shard import Shard

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import JsonValue
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.exclusion_records import ExclusionRule, ListingCounts, as_section, counted, exclusions_of
+from pseudoris.schemas.header_sections import ExclusionRule, ListingCounts, as_section, counted, exclusions_of
 from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, image_id, sha256_hex
 from pseudoris.schemas.run_records import PLAN_FOLDER, PartRecord, RunHeader
 from pseudoris.store.files.key_order import file_of

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from pseudoris.schemas.errors import ImageError
-from pseudoris.schemas.exclusion_records import EXCLUDED, ExclusionRule, RuleKind
+from pseudoris.schemas.header_sections import EXCLUDED, ExclusionRule, RuleKind
 from pseudoris.schemas.ids import IMAGE_ID_HEX_DIGITS, image_id, sha256_hex
 
 # COCO's names, of all years, and what is made from them: REFER's pickles append the number of an object, our exports

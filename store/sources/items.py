@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Final
 
-from pseudoris.schemas.image_formats import HEIF_EXTENSIONS, HEIF_PLUGIN
+from pseudoris.schemas.untrusted import HEIF_EXTENSIONS, HEIF_PLUGIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 from urllib.parse import urlsplit
 
-from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
-from pseudoris.schemas.placement import StorageConfig
 from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.files.storage import (
     Kind,

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from itertools import chain, islice, pairwise
 from typing import Final, Literal
 
-from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, RefusedError
-from pseudoris.schemas.placement import StorageConfig
 from pseudoris.schemas.run_records import HEADER_NAME, is_header
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.uris import refuse_secrets

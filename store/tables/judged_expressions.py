@@ -9,9 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.schemas.confidence import Floats, line_weights
 from pseudoris.schemas.config import FilterConfig
-from pseudoris.schemas.fitted import PairWeightConfig
+from pseudoris.schemas.fitted import Floats, PairWeightConfig, line_weights
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, KeepRule, keeps
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pseudoris.pipeline import annotation
 from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.run_contract import RunOptions
-from pseudoris.schemas.placement import PoolConfig
+from pseudoris.schemas.config import PoolConfig
 from pseudoris.store.runs import plan
 from pseudoris.store.runs.pending_work import Planned, RunEvent
 from pseudoris.store.sources import Source, SourceItem

@@ -15,7 +15,7 @@ from pseudoris.images.pixels import decode_upright, turn_upright, upright_size
 from pseudoris.images.prover import Prover
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.schemas.image_formats import HEIF_PLUGIN
+from pseudoris.schemas.untrusted import HEIF_PLUGIN
 
 LIMITS = load_config("tiny", assignments=[f"images.decoder_plugins=[{HEIF_PLUGIN}]"]).images
 # Blocks of one colour, which lossy compression keeps.

@@ -10,7 +10,7 @@ from pseudoris.images.pillow_formats import (
     import_plugins,
     loaded_plugins,
 )
-from pseudoris.schemas.image_formats import IMAGE_FORMATS
+from pseudoris.schemas.untrusted import IMAGE_FORMATS
 
 
 def test_formats_that_run_other_programs_are_not_on_the_list():

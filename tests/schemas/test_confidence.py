@@ -9,10 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated, confidences, features, log_odds, logistic, ranks
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.fitted import ConfidenceConfig
+from pseudoris.schemas.fitted import (
+    CONFIDENCE_COLUMNS,
+    ConfidenceConfig,
+    Rated,
+    confidences,
+    features,
+    log_odds,
+    logistic,
+    ranks,
+)
 from tests.builders.fitted import fitted
 
 WEIGHTS = ConfidenceConfig(bias=-1.0, listener=0.5, truth=2.0, relative_truth=1.0, log_uniqueness=3.0, correctness=0.7)

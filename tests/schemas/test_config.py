@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from pseudoris.schemas import config, placement
+from pseudoris.schemas import config
 from pseudoris.schemas.config_layers import load_config
 
 
@@ -35,7 +35,7 @@ def test_the_time_limit_of_rays_start_has_bounds_and_is_no_part_of_the_method():
     assert load_config("tiny", assignments=["placement.start_timeout_s=60"]).method() == load_config("tiny").method()
     for beyond in (29, 3601):
         with pytest.raises(ValidationError, match="start_timeout_s"):
-            placement.PlacementConfig(start_timeout_s=beyond)
+            config.PlacementConfig(start_timeout_s=beyond)
 
 
 @pytest.mark.parametrize(

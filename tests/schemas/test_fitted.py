@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pseudoris.schemas.confidence import line_weights
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.fitted import FittedConfig, WeightLine
+from pseudoris.schemas.fitted import FittedConfig, WeightLine, line_weights
 from pseudoris.schemas.stage_settings import ComposingConfig
 from tests.builders.fitted import POSTERIOR, fitted, fitted_file
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.untrusted import parse_json
 
 
 @pytest.mark.parametrize("value", [0, -(2**64) + 1, 2**64 - 1], ids=repr)

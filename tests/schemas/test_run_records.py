@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from pseudoris.schemas.audit_records import AuditRecord, audit_of
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.header_sections import AuditRecord, audit_of
 from pseudoris.schemas.run_records import DomainRecord, Identity, PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation

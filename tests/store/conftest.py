@@ -6,8 +6,8 @@ import fsspec
 import pytest
 
 from pseudoris.images.prover import Prover
+from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files import s3_bucket as s3_bucket_module
 from pseudoris.store.location import RunLocation
 from tests.builders.fault_proxy import injecting

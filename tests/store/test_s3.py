@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.printable import printable, visible
+from pseudoris.schemas.untrusted import printable, visible
 from pseudoris.store.location import RunLocation
 from pseudoris.viewer import pages
 from pseudoris.viewer.gallery_page import THUMBNAIL, check_destination, image_card, write_gallery

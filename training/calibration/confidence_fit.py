@@ -8,9 +8,16 @@ from typing import Final
 
 import numpy as np
 
-from pseudoris.schemas.confidence import Floats, confidence_of, log_odds, ranks
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.fitted import ConfidenceConfig, PairWeightConfig, WeightLine
+from pseudoris.schemas.fitted import (
+    ConfidenceConfig,
+    Floats,
+    PairWeightConfig,
+    WeightLine,
+    confidence_of,
+    log_odds,
+    ranks,
+)
 from pseudoris.schemas.keep_rule import Flags
 from pseudoris.store.location import RunLocation
 from pseudoris.training.calibration.labelled_images import LONE_LOG_RATIO, JudgedImage, judged_images

@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Floats, Rated, features
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Floats, Rated, features
 from pseudoris.schemas.keep_rule import Flags
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.store.location import RunLocation

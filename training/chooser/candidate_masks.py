@@ -21,10 +21,9 @@ from safetensors.torch import save
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.json_text import parse_json
-from pseudoris.schemas.regular_files import open_regular
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
+from pseudoris.schemas.untrusted import open_regular, parse_json
 from pseudoris.training.chooser.chooser_config import CandidatesConfig, RefinementConfig
 from pseudoris.training.chooser.mask_refinement import views_of
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers, Placement

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
+from pseudoris.schemas.untrusted import parse_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import header_digests
 from pseudoris.store.runs.manifest import manifest_numbers, read_manifest, receipts_table, snapshot_path

@@ -15,10 +15,9 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
-from pseudoris.schemas.json_text import parse_json
-from pseudoris.schemas.regular_files import read_regular
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import MaskRecord, clean_text
+from pseudoris.schemas.untrusted import parse_json, read_regular
 from pseudoris.store.files.key_order import path_key
 from pseudoris.training.chooser.candidate_masks import propose_masks
 from pseudoris.training.chooser.chooser_training import CHOOSER, load_student

@@ -15,7 +15,7 @@ from typing import Any, Final
 import jinja2
 from markupsafe import Markup
 
-from pseudoris.schemas.printable import printable, printable_json, visible
+from pseudoris.schemas.untrusted import printable, printable_json, visible
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.svg import element
 from pseudoris.training.evaluation.bootstrap import Estimate

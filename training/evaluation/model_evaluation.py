@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.printable import printable_json
+from pseudoris.schemas.untrusted import printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.bootstrap import UNDEFINED, Estimate, ImageBootstrap, Sums, without_nan
 from pseudoris.training.evaluation.evaluation_report import HTML_NAME, JSON_NAME, render_page

@@ -12,10 +12,9 @@ from pydantic import JsonValue
 
 from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, require_imagehash
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.exclusion_records import SHARED_DATASETS, missing_phrase
+from pseudoris.schemas.header_sections import SHARED_DATASETS, missing_phrase
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.json_text import parse_json
-from pseudoris.schemas.regular_files import read_regular
+from pseudoris.schemas.untrusted import parse_json, read_regular
 from pseudoris.schemas.uris import named_path
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.sources.exclusions import Exclusions, all_rules, coco_id, exclusion, name_value

@@ -19,7 +19,7 @@ from pseudoris.images.prover import Prover
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.regular_files import read_regular
+from pseudoris.schemas.untrusted import read_regular
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.runs.plan import assign_shards
 from pseudoris.store.sources.exclusions import Exclusions, exclusion

@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.json_text import parse_json
-from pseudoris.schemas.printable import printable_json
+from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.protocol import ExportRequest
 

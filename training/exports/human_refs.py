@@ -10,10 +10,9 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.json_text import parse_json
-from pseudoris.schemas.regular_files import read_regular
 from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.schemas.shard import is_blank
+from pseudoris.schemas.untrusted import parse_json, read_regular
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.sources.exclusions import Exclusions, exclusion, name_value
 from pseudoris.training.exports.image_files import CATEGORY_ID

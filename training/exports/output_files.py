@@ -17,10 +17,9 @@ from types import TracebackType
 from typing import IO, Any, BinaryIO, Final, Self
 
 from pseudoris.schemas.errors import TransientError
-from pseudoris.schemas.json_text import parse_json
-from pseudoris.schemas.printable import printable_json
 from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.schemas.shard import is_blank
+from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import RunLocation
 from pseudoris.store.threads import map_in_threads

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from pseudoris.schemas.json_text import parse_json
-from pseudoris.schemas.printable import printable_json
 from pseudoris.schemas.run_lengths import decode_runs
+from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask

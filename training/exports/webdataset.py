@@ -19,8 +19,7 @@ from typing import Any, BinaryIO, Final, cast
 
 from pseudoris.images.pixels import upright_size
 from pseudoris.schemas.errors import ImageError
-from pseudoris.schemas.json_text import parse_json
-from pseudoris.schemas.printable import printable_json
+from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask

@@ -16,9 +16,9 @@ from pseudoris.images.pixels import exif_orientation, turn_upright
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import mask_id
-from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.run_lengths import RleSummary, summarise_rle
 from pseudoris.schemas.shard import SOURCE_HUMAN, ExpressionRecord, Failure, MaskRecord, ShardImage, clean_text
+from pseudoris.schemas.untrusted import parse_json
 from pseudoris.schemas.uris import secret_in
 from pseudoris.workers.masks.rle import MaskSizeError, compressed_counts
 

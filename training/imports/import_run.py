@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pseudoris.schemas.exclusion_records import exclusions_of
+from pseudoris.schemas.header_sections import exclusions_of
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Shard
 from pseudoris.store.location import RunLocation

@@ -22,8 +22,7 @@ from pydantic import BaseModel
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError, refuse_other_version
-from pseudoris.schemas.json_text import parse_json
-from pseudoris.schemas.regular_files import open_regular, read_regular
+from pseudoris.schemas.untrusted import open_regular, parse_json, read_regular
 from pseudoris.workers.checkpoints.tensor_files import load_tensors
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 

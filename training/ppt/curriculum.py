@@ -17,8 +17,7 @@ import torch
 from lightning_fabric import Fabric
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.json_text import parse_json
-from pseudoris.schemas.regular_files import read_regular
+from pseudoris.schemas.untrusted import parse_json, read_regular
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.training.dataset import Snapshot

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from pseudoris.schemas.lazy_names import lazy_names
+from pseudoris.schemas import lazy_names
 
 if TYPE_CHECKING:
     from pseudoris.workers.captions.captioner import CocaCaptioner

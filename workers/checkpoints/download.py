@@ -17,7 +17,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.wait import wait_base, wait_exponential_jitter
 
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.regular_files import open_regular
+from pseudoris.schemas.untrusted import open_regular
 
 # Called with the bytes that are here, and with the bytes of the whole file if they are known.
 OnProgress = Callable[[int, int | None], None]

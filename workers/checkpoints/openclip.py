@@ -19,7 +19,7 @@ from torch import nn
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.untrusted import parse_json
 from pseudoris.workers.checkpoints.tensor_files import loaded
 from pseudoris.workers.checkpoints.weight_cache import BUILTIN_PREFIX, OPEN_CLIP_PREFIX, split_tag
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel
-from pseudoris.schemas.regular_files import open_linked
+from pseudoris.schemas.untrusted import open_linked
 
 # A file of thirteen numbers has a few hundred bytes.
 _MAX_FILE_BYTES: Final = 2**16

@@ -22,7 +22,7 @@ from torch import nn
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.regular_files import open_linked
+from pseudoris.schemas.untrusted import open_linked
 from pseudoris.workers.checkpoints.weight_files import local_file, random_seed, verified_digest
 
 # torch names what it refuses in several forms: `unsupported GLOBAL posix.system`, `GLOBAL numpy.dtype was not allowed`.

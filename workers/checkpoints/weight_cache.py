@@ -17,8 +17,7 @@ from filelock import FileLock, Timeout
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.json_text import parse_json
-from pseudoris.schemas.regular_files import open_regular
+from pseudoris.schemas.untrusted import open_regular, parse_json
 from pseudoris.schemas.uris import named_path
 
 BUILTIN_PREFIX: Final = "builtin:"

@@ -26,7 +26,7 @@ from tenacity.wait import wait_exponential_jitter
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.regular_files import open_linked, open_regular
+from pseudoris.schemas.untrusted import open_linked, open_regular
 from pseudoris.workers.checkpoints.download import OnProgress, RemoteFile, download
 from pseudoris.workers.checkpoints.weight_cache import (
     PINS_NAME,

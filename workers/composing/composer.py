@@ -15,9 +15,8 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
-from pseudoris.schemas.confidence import line_weights
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.fitted import PosteriorConfig, WeightLine
+from pseudoris.schemas.fitted import PosteriorConfig, WeightLine, line_weights
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, Shard, ShardImage
 from pseudoris.schemas.stage_settings import ComposedKind, ComposingConfig
 from pseudoris.workers import english

@@ -24,8 +24,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pseudoris.schemas.confidence import Floats
-from pseudoris.schemas.fitted import PosteriorConfig
+from pseudoris.schemas.fitted import Floats, PosteriorConfig
 from pseudoris.schemas.keep_rule import Flags
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import MaskRecord, ShardImage

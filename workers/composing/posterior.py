@@ -27,8 +27,7 @@ from typing import Final
 
 import numpy as np
 
-from pseudoris.schemas.confidence import Floats
-from pseudoris.schemas.fitted import Counted, PosteriorConfig
+from pseudoris.schemas.fitted import Counted, Floats, PosteriorConfig
 from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.workers import english
 from pseudoris.workers.english import NounPhrase

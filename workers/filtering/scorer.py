@@ -25,9 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pseudoris.schemas.confidence import Floats, Rated, confidences, line_weights, ranks
 from pseudoris.schemas.config import ComputeConfig, FilterConfig
-from pseudoris.schemas.fitted import ConfidenceConfig
+from pseudoris.schemas.fitted import ConfidenceConfig, Floats, Rated, confidences, line_weights, ranks
 from pseudoris.schemas.keep_rule import KeepRule, keeps
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage

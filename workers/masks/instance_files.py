@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 
 from pseudoris.images.parquet_pages import read_columns
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.json_text import parse_json
+from pseudoris.schemas.untrusted import parse_json
 from pseudoris.workers.locations import open_location
 from pseudoris.workers.masks.instances import InstanceTable, check_size, encode_instance
 from pseudoris.workers.masks.rle import compressed_counts, is_coordinate, unwrapped

@@ -28,8 +28,8 @@ from pydantic import Field, ValidationError, model_validator
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError, gather
 from pseudoris.schemas.frozen import FrozenModel
-from pseudoris.schemas.json_text import parse_json
 from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.schemas.untrusted import parse_json
 from pseudoris.workers.crops.crops import decode_image
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_images

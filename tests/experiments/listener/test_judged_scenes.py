@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from experiments.listener.judged_scenes import scene_rows
-from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS
+from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scenes import Scene, SceneObject

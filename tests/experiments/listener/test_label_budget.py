@@ -10,7 +10,7 @@ from experiments.listener.judged_scenes import SceneRows
 from experiments.listener.label_budget import COUNTS, measure_labels
 from experiments.quality.annotated_scenes import SceneSet
 from experiments.quality.parts import Options
-from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated
+from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated
 from pseudoris.synthworld.scenes import Split
 from tests.experiments.composing.test_posterior_fit import SCENE, TRUE, image
 

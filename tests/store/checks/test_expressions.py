@@ -13,8 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pseudoris.schemas.confidence import Rated, confidences, line_weights, ranks
-from pseudoris.schemas.fitted import ConfidenceConfig, PairWeightConfig, WeightLine
+from pseudoris.schemas.fitted import (
+    ConfidenceConfig,
+    PairWeightConfig,
+    Rated,
+    WeightLine,
+    confidences,
+    line_weights,
+    ranks,
+)
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.tables import SCHEMAS

@@ -12,9 +12,8 @@ import aiohttp
 import pytest
 from fsspec import AbstractFileSystem
 
-from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
-from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files.fsspec_storage import FsspecStorage
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.sources import open_source

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files import s3_requests
 from pseudoris.store.files.s3_bucket import S3Bucket
 from pseudoris.store.files.s3_requests import ChangedError

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files import key_order, s3_listing
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.s3_bucket import Page, S3Bucket, StoredObject

@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pseudoris.schemas.confidence import line_weights
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.fitted import PairWeightConfig, WeightLine
+from pseudoris.schemas.fitted import PairWeightConfig, WeightLine, line_weights
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.checks.expressions import expression_problems

@@ -6,7 +6,7 @@ import pytest
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.exclusion_records import exclusions_of
+from pseudoris.schemas.header_sections import exclusions_of
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import write_datacard

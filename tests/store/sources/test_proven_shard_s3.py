@@ -6,10 +6,9 @@ import os
 
 import pytest
 
-from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.placement import StorageConfig
 from pseudoris.schemas.shard import Shard
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard

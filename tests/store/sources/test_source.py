@@ -8,9 +8,8 @@ import re
 import fsspec
 import pytest
 
-from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources import source as sources
 from pseudoris.store.sources.source import absolute_source

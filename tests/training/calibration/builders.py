@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated
+from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated
 from pseudoris.training.calibration.labelled_images import JudgedImage
 
 NUM_CANDIDATES = 12

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scene_truth import SceneTruth

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pseudoris.schemas.confidence import line_weights, log_odds, logistic
+from pseudoris.schemas.fitted import line_weights, log_odds, logistic
 from pseudoris.training.calibration.confidence_fit import EVERYTHING, calibrate, fit_line, fit_pair_weight
 from pseudoris.training.calibration.labelled_images import AlwaysKept
 from tests.training.calibration.builders import scene

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.exclusion_records import as_section
+from pseudoris.schemas.header_sections import as_section
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord
 from pseudoris.store.sources.exclusions import exclusion

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pseudoris.images.perceptual_hash import perceptual_hash
-from pseudoris.schemas.exclusion_records import as_section
+from pseudoris.schemas.header_sections import as_section
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord
 from pseudoris.schemas.tables import SCHEMAS

@@ -10,7 +10,7 @@ import pytest
 from pycocotools import mask as coco
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.exclusion_records import exclusions_of
+from pseudoris.schemas.header_sections import exclusions_of
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation

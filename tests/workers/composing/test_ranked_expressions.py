@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pseudoris.schemas.confidence import line_weights
-from pseudoris.schemas.fitted import WeightLine
+from pseudoris.schemas.fitted import WeightLine, line_weights
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.schemas.stage_settings import ComposingConfig

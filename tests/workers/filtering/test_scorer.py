@@ -6,9 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pseudoris.schemas.confidence import line_weights
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
-from pseudoris.schemas.fitted import read_fitted
+from pseudoris.schemas.fitted import line_weights, read_fitted
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering import ClipScorer

@@ -1,4 +1,4 @@
-"""Which images a run excludes, as its header says it: the section `exclusions` of `_run.json`."""
+"""Sections of a run's header that are optional, and `_audit.json`: what the run excludes, and what audits say of it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, JsonValue, ValidationError
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.frozen import FrozenModel
-from pseudoris.schemas.run_records import PartRecord, PlanExtension, RunHeader, Sha256
+from pseudoris.schemas.frozen import FrozenModel, UnitInterval
+from pseudoris.schemas.run_records import PartRecord, PlanExtension, RunHeader, SealedRecord, Sha256
 
 # By name: `refer`, `names`, and `only`, which leaves out what it does not name. They act on the plan. By content:
 # `sha256`, `phash`. They act when an image is read.
@@ -166,3 +166,82 @@ def as_section(rules: Sequence[ExclusionRule], part: PartRecord) -> dict[str, Js
 
 def _shown(value: JsonValue) -> str:
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+class AuditRecord(FrozenModel):
+    """The audit of a `refilter --accuracy`, the section `audits` of the header.
+
+    Attributes:
+        draw: Digest of the draw.
+        run_root: Root digest of the run that was drawn from.
+        raters: Number of raters.
+        verdicts: Verdicts on pairs that the chosen rule keeps.
+        target: Accuracy that was asked for.
+        rule: The bound that was chosen, in words.
+        accuracy: Share of right pairs, as estimated; corrected for raters' errors if that is known.
+        at_least: Its lower limit, one-sided.
+        level: Of that limit.
+    """
+
+    draw: Sha256
+    run_root: Sha256
+    raters: int = Field(ge=1)
+    verdicts: int = Field(ge=1)
+    target: UnitInterval
+    rule: str
+    accuracy: UnitInterval
+    at_least: UnitInterval
+    level: UnitInterval = 0.95
+
+
+class JudgedShare(FrozenModel):
+    """A share with its 95 % interval."""
+
+    value: UnitInterval
+    low: UnitInterval
+    high: UnitInterval
+
+
+class CitedAudit(SealedRecord):
+    """What the data card says of an audit of the run: `_audit.json`, beside the header.
+
+    Attributes:
+        draw: Digest of the draw.
+        run_root: Root digest of the run when it was cited.
+        raters: Number of raters.
+        num_judged: Drawn pairs with a verdict.
+        num_drawn: Pairs drawn.
+        accuracy: Share of right pairs among the kept.
+        undecided: Verdicts `cannot_say` that `accuracy` leaves out.
+        worst, best: The share if all of these were wrong, or right.
+        corrected: The accuracy, corrected for raters' errors; None where too little was judged twice.
+        masks: Share of masks with a right expression.
+    """
+
+    draw: Sha256
+    run_root: Sha256
+    raters: int = Field(ge=1)
+    num_judged: int = Field(ge=1)
+    num_drawn: int = Field(ge=1)
+    accuracy: JudgedShare
+    undecided: int = Field(ge=0)
+    worst: UnitInterval
+    best: UnitInterval
+    corrected: JudgedShare | None
+    masks: JudgedShare
+
+
+def audit_of(header: RunHeader) -> AuditRecord | None:
+    """Return the audit of a run's header; None if no audit chose its rule.
+
+    Raises:
+        ConfigError: Another version of the package wrote it.
+    """
+    try:
+        return None if header.audits is None else AuditRecord.model_validate(header.audits)
+    except ValidationError as error:
+        places = ", ".join(sorted({".".join(map(str, item["loc"])) for item in error.errors()}))
+        raise ConfigError(
+            f"the section audits of the run's header is not what this version writes, see {places}: use the version of "
+            "pseudoris that wrote it"
+        ) from None

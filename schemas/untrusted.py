@@ -1,0 +1,185 @@
+"""What others made is handled here, for every room: files, image formats, JSON, and text that is shown.
+
+A planted link would lead a write to another file of the user's. A planted pipe would block a read for ever. Shown text
+could set a terminal's title and overwrite its lines, or turn the direction of writing, on a page as well. The prover's
+child imports this module, so it imports no pydantic.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+import unicodedata
+from io import BufferedReader
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Final, Literal, TextIO, overload
+
+from pseudoris.schemas.errors import ConfigError
+
+# Several times the largest known annotation file (LVIS, 1.1 GB); what is read whole must fit into memory.
+MAX_BYTES: Final = 4 * 2**30
+
+
+@overload
+def open_regular(path: Path, mode: Literal["rb"] = "rb") -> BufferedReader: ...
+@overload
+def open_regular(path: Path, mode: Literal["wb", "ab"]) -> BinaryIO: ...
+@overload
+def open_regular(path: Path, mode: Literal["r", "w", "x"]) -> TextIO: ...
+def open_regular(path: Path, mode: str = "rb") -> IO[Any]:
+    """Return a file opened as the builtin `open` does; text is UTF-8.
+
+    Raises:
+        ConfigError: It is a link, or neither a file nor a folder, or it has a second name and would be written.
+        OSError: As `open`.
+    """
+    return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=_open)
+
+
+def refuse_links(folder: Path, path: str) -> None:
+    """Check that no part of `path` below `folder` is a link; what does not exist is none.
+
+    Raises:
+        ConfigError: One is.
+    """
+    for place in (folder / path, *(folder / path).parents):
+        if place == folder:
+            return
+        if place.is_symlink():
+            raise _refusal(place, "a link")
+
+
+def open_linked(path: Path) -> BufferedReader:
+    """Return a file of the user's own folder, opened for reading bytes. Links and errors as of `read_regular`."""
+    return open(path, "rb", opener=_checked)
+
+
+def read_regular(path: Path) -> bytes:
+    """Return a file that the user's own folder holds: links are followed, a pipe or a device is refused.
+
+    Raises:
+        ConfigError: It is neither a file nor a folder, or larger than `MAX_BYTES`.
+        OSError: As `open`.
+    """
+    with open_linked(path) as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        if size_bytes > MAX_BYTES:
+            raise ConfigError(f"{path} has {size_bytes:,} bytes, at most {MAX_BYTES:,} are read. Split it, or check it")
+        return file.read()
+
+
+def _open(path: str, flags: int) -> int:
+    # Emptied only once it is known to be a file with one name.
+    descriptor = _checked(path, (flags & ~os.O_TRUNC) | os.O_NOFOLLOW)
+    if flags & (os.O_WRONLY | os.O_RDWR) and os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        raise _refusal(Path(path), "a file with another name elsewhere (a hard link)")
+    if flags & os.O_TRUNC:
+        os.ftruncate(descriptor, 0)
+    return descriptor
+
+
+def _checked(path: str, flags: int) -> int:
+    try:
+        # Without O_NONBLOCK, a pipe is opened only once its other end is.
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        what = {errno.ELOOP: "a link", errno.ENXIO: "a pipe or a socket"}.get(error.errno or 0)
+        if what is None:
+            raise
+        raise _refusal(Path(path), what) from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        os.close(descriptor)
+        raise _refusal(Path(path), "a pipe or a device")
+    return descriptor
+
+
+def _refusal(path: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"{path} is {what}. Others may have put it there, so only regular files are read and written. Move it away, or "
+        "put a copy of the file in its place"
+    )
+
+
+# The plug-in of Pillow that `pseudoris[heif]` installs, and the names of the files that it reads.
+HEIF_PLUGIN: Final = "pillow_heif.HeifImagePlugin"
+HEIF_EXTENSIONS: Final = (".heic", ".heif", ".hif")
+
+# By Pillow's names; MPO is opened as JPEG. The list is closed because a folder of images is untrusted input, and Pillow
+# would pass a PostScript file to Ghostscript.
+IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
+# The names under which files of these formats are listed by default.
+EXTENSIONS: Final = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".avif"),
+)
+
+
+# Python's hash of a whole number is its remainder by 2^61 - 1: with larger ones a file of a few megabytes can make one
+# dict of ids take minutes.
+MAX_BITS: Final = 64
+# As many digits as a larger number has.
+_MANY_DIGITS: Final = re.compile("[0-9]{19}")
+_MANY_DIGITS_UTF8: Final = re.compile(b"[0-9]{19}")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the values of a JSON text.
+
+    Raises:
+        ValueError: It is not JSON, not UTF-8, nests deeper than the parser can go (hundreds of levels), or has a whole
+            number beyond 64 bits.
+    """
+    may_have = _MANY_DIGITS.search(text) if isinstance(text, str) else _MANY_DIGITS_UTF8.search(text)
+    try:
+        # A function for each number makes it slow.
+        return json.loads(text, parse_int=_whole) if may_have else json.loads(text)
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
+
+
+def _whole(digits: str) -> int:
+    value = int(digits)
+    if value.bit_length() > MAX_BITS:
+        raise ValueError(f"its number {digits[:24]} has more than 64 bits")
+    return value
+
+
+# Control characters, signs of direction and the like, lone surrogates (which no terminal can be sent), line ends.
+_CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def printable(text: str) -> str:
+    """Return a text with control characters spelled out in ASCII; line ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter in "\n\t" or not _is_control(letter) else spelled(letter) for letter in text)
+
+
+def spelled(letter: str) -> str:
+    """Return a letter as its escape, in ASCII."""
+    return letter.encode("unicode_escape").decode("ascii")
+
+
+def printable_json(value: object, *, ensure_ascii: bool = False, **options: Any) -> str:
+    """Return `json.dumps` of a value, in which control characters are JSON's escapes; it is read as the same value."""
+    text = json.dumps(value, ensure_ascii=ensure_ascii, **options)
+    if text.isprintable():
+        return text
+    return "".join(json.dumps(letter)[1:-1] if letter != "\n" and _is_control(letter) else letter for letter in text)
+
+
+def _is_control(letter: str) -> bool:
+    return unicodedata.category(letter) in _CONTROL_CATEGORIES
+
+
+def visible(value: object) -> object:
+    """Return text as `printable` does, and markup and other values as they are: jinja's `finalize`, for any template.
+
+    Titles, `alt` and other attributes pass it as well as the text of elements.
+    """
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
