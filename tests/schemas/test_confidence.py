@@ -97,12 +97,6 @@ def test_ranks_are_places_among_the_masks_own(rows):
         assert found[row] == len(ahead) + 1
 
 
-def test_both_sections_are_off_in_the_presets_without_a_listener():
-    for preset in ("tiny", "base", "paper"):
-        assert load_config(preset).captions.listening is None
-        assert load_config(preset).filtering.confidence is None
-
-
 def test_mistakes_are_refused_with_what_is_allowed():
     with pytest.raises(
         ConfigError, match=r"filtering.fitted has weights for a listener's scores, but captions.listening"
@@ -114,13 +108,10 @@ def test_mistakes_are_refused_with_what_is_allowed():
         load_config("tiny", None, ["captions.listening={crops: [context_3.0]}"])
 
 
-def test_one_is_the_inverse_of_the_other():
+def test_logistic_is_the_inverse_of_the_log_odds_with_finite_ends_and_what_is_unknown_stays_so():
     values = np.array([0.001, 0.3, 0.5, 0.97])
     assert log_odds(values) == pytest.approx([math.log(each / (1 - each)) for each in values])
     assert logistic(log_odds(values)) == pytest.approx(values, rel=1e-12)
-
-
-def test_ends_are_finite_and_what_is_unknown_stays_so():
     assert np.isfinite(log_odds(np.array([0.0, 1.0]))).all()
     assert logistic(np.array([-900.0, 900.0])).tolist() == [0.0, 1.0]
     assert np.isnan(logistic(log_odds(np.array([np.nan])))).all()

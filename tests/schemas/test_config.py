@@ -7,12 +7,9 @@ from pseudoris.schemas import config
 from pseudoris.schemas.config_layers import load_config
 
 
-def test_a_table_prior_without_a_path_is_refused():
+def test_settings_that_do_not_fit_each_other_are_refused():
     with pytest.raises(ValidationError, match=r"prior.kind=table needs prior.path"):
         config.PriorConfig(kind="table")
-
-
-def test_beams_that_groups_do_not_divide_are_refused():
     with pytest.raises(ValidationError, match="num_beams 5 is not a multiple of num_groups 3"):
         config.BeamConfig(num_beams=5)
 
@@ -39,14 +36,7 @@ def test_the_time_limit_of_rays_start_has_bounds_and_is_no_part_of_the_method():
 
 
 @pytest.mark.parametrize(
-    "assignment",
-    [
-        "source.format=parquet",
-        "source.extensions=[.jpg]",
-        "source.bytes_columns=[jpeg]",
-        "source.uri_columns=[link]",
-        "source.uri_root=/images",
-    ],
+    "assignment", ["source.format=parquet", "source.bytes_columns=[jpeg]", "source.uri_root=/images"]
 )
 def test_what_decides_the_bytes_of_the_input_belongs_to_the_method(assignment):
     assert load_config("tiny", assignments=[assignment]).method() != load_config("tiny").method()
@@ -56,9 +46,3 @@ def test_what_decides_the_bytes_of_the_input_belongs_to_the_method(assignment):
 def test_a_relative_root_of_uris_is_refused(root):
     with pytest.raises(ValidationError, match=f"uri_root '{root}' is relative: give an absolute path"):
         config.SourceConfig(uri_root=root)
-
-
-def test_model_pools_follow_the_placement_mode():
-    assert set(load_config("tiny").model_pools()) == {"fused"}
-    staged = load_config("tiny", assignments=["placement.mode=staged"])
-    assert set(staged.model_pools()) == {"propose", "caption", "filter"}

@@ -7,28 +7,16 @@ import threading
 from pseudoris.schemas.measures import BATCH_FILL, STORAGE_RETRIES, collecting, count, record, take_counts
 
 
-def test_values_are_collected_by_name_and_by_what_they_are_of():
+def test_a_threads_values_in_a_block_are_collected_by_name_and_by_what_they_are_of():
     with collecting() as measures:
         record(BATCH_FILL, 1.0, of="crops")
         record(BATCH_FILL, 0.5, of="crops")
         record(BATCH_FILL, 0.25, of="texts")
-    assert measures.values == {(BATCH_FILL, "crops"): [1.0, 0.5], (BATCH_FILL, "texts"): [0.25]}
-
-
-def test_what_is_recorded_outside_a_block_goes_nowhere():
-    record(BATCH_FILL, 1.0)
-    with collecting() as measures:
-        pass
-    record(BATCH_FILL, 1.0)
-    assert measures.values == {}
-
-
-def test_threads_do_not_see_each_other_s_values():
-    with collecting() as measures:
         thread = threading.Thread(target=record, args=("elsewhere", 1.0))
         thread.start()
         thread.join()
-    assert measures.values == {}
+    record(BATCH_FILL, 1.0, of="crops")
+    assert measures.values == {(BATCH_FILL, "crops"): [1.0, 0.5], (BATCH_FILL, "texts"): [0.25]}
 
 
 def test_counts_come_from_every_thread_and_are_taken_once():
