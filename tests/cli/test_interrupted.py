@@ -59,17 +59,17 @@ def signalled_at(module: str, number: int, *words: str) -> tuple[int, str]:
     return process.wait(timeout=60), said
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    ("words", "module", "expected"),
+    ("words", "module", "expected", "number"),
     [
-        ("export OUT OUT-export", "rich.console", BEFORE),
-        ("export OUT OUT-export", "typer", BEFORE),
-        ("verify OUT", "pyarrow.lib", BEFORE),
-        ("gallery OUT", "jinja2.environment", AFTER),
-        ("train student OUT --out OUT-student", "torch._C", AFTER),
+        ("export OUT OUT-export", "rich.console", BEFORE, signal.SIGINT),
+        ("export OUT OUT-export", "typer", BEFORE, signal.SIGTERM),
+        ("verify OUT", "pyarrow.lib", BEFORE, signal.SIGINT),
+        ("gallery OUT", "jinja2.environment", AFTER, signal.SIGTERM),
+        ("train student OUT --out OUT-student", "torch._C", AFTER, signal.SIGINT),
         # Its modules are imported while it waits for a child process.
-        ("annotate IN OUT-new --address local", "ray._raylet", AFTER),
+        ("annotate IN OUT-new --address local", "ray._raylet", AFTER, signal.SIGINT),
+        ("annotate IN OUT-new --address local", "ray._raylet", AFTER, signal.SIGTERM),
     ],
 )
 def test_an_interrupt_during_imports_ends_in_one_line(out, words, module, expected, number):
