@@ -16,13 +16,15 @@ from tests.mutants.listed import MUTANTS, read_mutants
 from tests.mutants.mutant import Mutant
 
 ROOT = Path(__file__).parents[2]
-SCORES = Mutant(
-    "uniqueness of the product",
-    "workers/filtering/scorer.py",
-    "uniqueness=c[target, own] /",
-    "uniqueness=product[target, own] /",
-    ("tests/workers/filtering/test_scores.py",),
+IDS = Mutant(
+    "a mask's id of more digits",
+    "schemas/ids.py",
+    'f"{image}-{index:04d}"',
+    'f"{image}-{index:05d}"',
+    ("tests/schemas/test_ids.py",),
 )
+# What the tests cannot tell from the code.
+SAME = replace(IDS, new='f"{image}-{index:0>4d}"')
 
 
 def test_each_break_has_a_name_of_its_own_and_its_text_stands_once_in_its_file() -> None:
@@ -47,10 +49,10 @@ def test_a_word_that_is_unknown_missing_or_stands_twice_is_refused(text, error, 
 
 
 def test_the_table_counts_by_room_and_shows_what_could_not_be_tried_only_if_there_is_any() -> None:
-    killed, broken = (Outcome(SCORES, word) for word in ("killed", "broken"))
+    killed, broken = (Outcome(IDS, word) for word in ("killed", "broken"))
     head, _, *rows = table([killed, killed]).splitlines()
     assert head == "| room | killed | survived | unobservable |"
-    assert rows == ["| workers | 2 | 0 | 0 |", "| **all** | 2 | 0 | 0 |"]
+    assert rows == ["| schemas | 2 | 0 | 0 |", "| **all** | 2 | 0 | 0 |"]
     assert table([killed, broken]).splitlines()[-1] == "| **all** | 1 | 0 | 0 | 1 |"
 
 
@@ -62,20 +64,19 @@ def test_each_exact_row_of_the_conformance_page_has_a_break_that_its_own_test_mu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("mutant", "word"),
-    [
-        (SCORES, "killed"),
-        (replace(SCORES, new="uniqueness=1 * c[target, own] /"), "survived"),
-        (replace(SCORES, new="uniqueness=1 * c[target, own] /", unobservable="a product by one"), "unobservable"),
-        (replace(SCORES, tests=("tests/mutants/test_nothing.py",)), "broken"),
-        (replace(SCORES, tests=("tests/mutants/always_fails.py::test_that_fails_without_a_break",)), "broken"),
-        (replace(SCORES, file="store/runs/lock.py", old="from __future__", new="from  __future__"), "not loaded"),
-    ],
-)
-def test_what_became_of_a_break_is_told(mutant, word) -> None:
-    (found,) = outcomes([mutant], processes=1)
-    assert found.word == word, found.said
+def test_what_became_of_a_break_is_told() -> None:
+    expected = {
+        "killed": [IDS],
+        "survived": [SAME],
+        "unobservable": [replace(SAME, unobservable="as many digits")],
+        "broken": [
+            replace(IDS, tests=("tests/mutants/test_nothing.py",)),
+            replace(IDS, tests=("tests/mutants/always_fails.py::test_that_fails_without_a_break",)),
+        ],
+        "not loaded": [replace(IDS, file="store/runs/lock.py", old="from __future__", new="from  __future__")],
+    }
+    found = outcomes([each for mutants in expected.values() for each in mutants], processes=1)
+    assert [each.word for each in found] == [word for word, mutants in expected.items() for _ in mutants], found
 
 
 @pytest.mark.long
