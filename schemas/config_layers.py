@@ -169,17 +169,6 @@ def _lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
-    """Yield every dotted key of the tree, each sub-model before its fields."""
-    for name, info in model.model_fields.items():
-        section = section_of(info.annotation)
-        # What a file fills is no key.
-        if section is None or issubclass(section, BaseModel):
-            yield f"{prefix}{name}"
-        if section is not None and issubclass(section, BaseModel):
-            yield from known_keys(section, f"{prefix}{name}.")
-
-
 def section_of(annotation: Any) -> type[Any] | None:
     """Return the model, or what a file fills, that a field of the tree holds, or None; the field may be None too."""
     options = get_args(annotation) if type(None) in get_args(annotation) else (annotation,)
@@ -200,17 +189,6 @@ def _text_keys(model: type[BaseModel] = RunConfig, section: str = "") -> frozens
     return frozenset(keys)
 
 
-def suggestion(key: str, known: Iterable[str]) -> str:
-    """Return a hint for an unknown dotted key: the known keys that end as it does, else the most similar one."""
-    names = list(known)
-    last = key.rpartition(".")[2]
-    near = [name for name in names if f".{name}".endswith(f".{_MOVED.get(key, key)}")][:_SHOWN_KEYS]
-    near = near or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    # A slip in the last name, without its section.
-    near = near or [name for name in names if difflib.get_close_matches(last, [name.rpartition(".")[2]], cutoff=0.8)]
-    return f"; did you mean {' or '.join(near[:_SHOWN_KEYS])}?" if near else ""
-
-
 @cache
 def _read_preset(preset: str) -> Mapping[str, Any]:
     if preset not in preset_names():
@@ -228,19 +206,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"--config {path}: no such file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path} cannot be read as YAML: {_yaml_fault(error)}") from error
+        fault = str(error)
+        # The error's own text repeats the lines around the fault, which may hold a secret.
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+            fault = f"{error.problem} in line {error.problem_mark.line + 1}"
+        raise ConfigError(f"--config {path} cannot be read as YAML: {fault}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"--config {path} holds a {type(tree).__name__}; it needs keys such as `masks:`")
     return tree
-
-
-def _yaml_fault(error: Exception) -> str:
-    # The error's own text repeats the lines around the fault, which may hold a secret.
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"{error.problem} in line {error.problem_mark.line + 1}"
-    return str(error)
 
 
 def _parse_assignment(assignment: str) -> dict[str, Any]:
@@ -270,7 +245,15 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
 def _explain(item: Mapping[str, Any], model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        return f"{key}: unknown key{suggestion(key, known_keys(model))}"
+        names = [each.key for each in settings(model)]
+        # The known keys that end as it does, else the most similar one, else a slip in the last name.
+        near = [name for name in names if f".{name}".endswith(f".{_MOVED.get(key, key)}")]
+        near = near or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+        last = key.rpartition(".")[2]
+        near = near or [
+            name for name in names if difflib.get_close_matches(last, [name.rpartition(".")[2]], cutoff=0.8)
+        ]
+        return f"{key}: unknown key" + (f"; did you mean {' or '.join(near[:_SHOWN_KEYS])}?" if near else "")
     if item["type"] == "missing":
         return f"{key}: missing"
     given = item["input"]
