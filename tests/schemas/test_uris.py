@@ -10,24 +10,22 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.uris import link_starts, refuse_secrets, secret_in, secrets_in
 
 
+FIELDS = ("sig", "secret", "AWSAccessKeyId", "X-Amz-Security-Token", "X-Amz-Signature", "Signature")
+
+
 @pytest.mark.parametrize(
     "uri",
     [
-        "s3://AKIA:hunter2@bucket/prefix",
+        *(f"https://host/a.tar?Expires=1&{field}=hunter2" for field in FIELDS),
         "s3://hunter2@bucket/prefix",
+        "s3://AKIA:hunter2@bucket/prefix",
         "s3://AKIA:hun/ter2@bucket/prefix",
-        "https://host/a.tar?X-Amz-Signature=hunter2",
-        "https://host/a.tar?x=1&sig=hunter2",
-        "https://host/a.tar?AWSAccessKeyId=hunter2&Expires=1",
         "simplecache::s3://AKIA:hunter2@bucket/prefix",
         "https://user:hunter2@[::1/a",
         "https://account.blob.core.windows.net/c/a.tar?sv=2024&se=2030&sr=c&sp=rl&sig=hunter2",
         "https://host/a.tar?x=1;Sig=hunter2",
         "https://host/a.tar?%73ig=hunter2",
-        "https://host/a.tar?X-Amz-Security-Token=hunter2",
-        "https://host/a.tar?OSSAccessKeyId=1&Signature=hunter2",
         "https://host/a.tar#access_token=hunter2",
-        "https://host/a.tar?secret=hunter2",
         "https://host/a.tar?api_key=hunter2",
         "https://host/?from=https://AKIA:hunter2@other/a",
         "https://host/?from=https://other/a&sig=hunter2",
@@ -49,10 +47,7 @@ def test_a_uri_with_a_secret_is_refused_without_repeating_it(uri):
         "s3://bucket/prefix/a@2x.png",
         "s3://bucket/a:b@c.png",
         "/data/me@work/a?sig=b",
-        "me@work/images",
         "s3://bucket/{000..123}.tar",
-        "https://host/a.tar?version=3",
-        "memory://x",
         "http://host:9000/a@2x.png",
         "http://[::1]:9000/a@2x.png",
         "https://host/picture?key=4711&size=2",
