@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.uris import link_starts, refuse_secrets, secret_in, secrets_in
 
-
 FIELDS = ("sig", "secret", "AWSAccessKeyId", "X-Amz-Security-Token", "X-Amz-Signature", "Signature")
 
 
