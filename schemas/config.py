@@ -12,16 +12,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import (
-    Field,
-    JsonValue,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from pseudoris.schemas.fitted import ConfidenceConfig, FittedConfig, PairWeightConfig, PosteriorConfig
-from pseudoris.schemas.frozen import FrozenModel as FrozenModel
-from pseudoris.schemas.frozen import NonNegative
+from pseudoris.schemas.frozen import FrozenModel, NonNegative
 from pseudoris.schemas.keep_rule import KeepCondition, LoneMasks
 from pseudoris.schemas.stage_settings import BeamConfig as BeamConfig
 from pseudoris.schemas.stage_settings import CaptionsConfig as CaptionsConfig

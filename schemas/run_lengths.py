@@ -64,11 +64,7 @@ def summarise_rle(height: int, width: int, counts: str) -> RleSummary:
 
 
 def decode_image_runs(height: int, width: int, counts: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the run lengths (R,) of a mask, and where each run ends (R,), both int64; they fill the image.
-
-    Raises:
-        ValueError: As `summarise_rle`.
-    """
+    """Return the run lengths (R,) of a mask, and where each run ends (R,), int64; errors as `summarise_rle`."""
     # A run is a pixel at least, but for the first. A longer text is refused before it takes 50 times its memory.
     if len(counts) > _MAX_CHUNKS * (height * width + 1):
         raise ValueError(f"the runs take {len(counts)} characters, more than an image of {height} x {width} can need")

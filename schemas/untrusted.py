@@ -34,7 +34,6 @@ def open_regular(path: Path, mode: str = "rb") -> IO[Any]:
 
     Raises:
         ConfigError: It is a link, or neither a file nor a folder, or it has a second name and would be written.
-        OSError: As `open`.
     """
     return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=_open)
 
@@ -62,7 +61,6 @@ def read_regular(path: Path) -> bytes:
 
     Raises:
         ConfigError: It is neither a file nor a folder, or larger than `MAX_BYTES`.
-        OSError: As `open`.
     """
     with open_linked(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size

@@ -12,10 +12,10 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pseudoris.schemas.config import FrozenModel, RunConfig
+from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import lay_over, load_config, validate_as
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.frozen import UnitInterval
+from pseudoris.schemas.frozen import FrozenModel, UnitInterval
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Layout = tuple[Annotated[int, Field(ge=1, le=3)], Annotated[int, Field(ge=1, le=3)]]
