@@ -1,4 +1,7 @@
-"""Turns a preset's name, a YAML file and `--set` words into one `RunConfig`, and shows where each value was set."""
+"""Turns a preset's name, a YAML file and `--set` words into one `RunConfig`, and shows where each value was set.
+
+Commands call it, learners for their own configs too (`lay_over`, `validate_as`); `config_hash` is in each run's header.
+"""
 
 from __future__ import annotations
 

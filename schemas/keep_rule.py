@@ -1,4 +1,7 @@
-"""Which expressions are kept: tau and bounds on scores. The filter stage, `refilter` and `verify` share it.
+"""Which expressions are kept: tau and bounds on scores.
+
+The filter stage, `refilter`, `verify` and the audit's search for a rule share it; `viewer/templates/rules.js`
+repeats it for the gallery's slider.
 
 An undefined score passes every bound. A mask alone in its image has no distinctiveness: `lone_masks` decides about it.
 """

@@ -1,5 +1,7 @@
 """COCO's compressed run-length encoding (RLE) of masks: its one reader and its one writer, area and tight box.
 
+`workers/masks/rle.py` writes by it; `verify`, captions, scores, datasets, exports, imports and the gallery read by it.
+
 A mask is read column by column. Runs of background and foreground alternate, background first (of length 0 if the first
 pixel is set). From the fourth run on, a run is stored as its difference to the run two before. A number is written in
 groups of five bits, least significant first, each with a bit that says whether more follow, plus 48 as ASCII. The top

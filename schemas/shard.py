@@ -1,7 +1,8 @@
 """A shard in memory: the input and output of the stages.
 
 A stage is a callable `Shard -> Shard`. It returns a new shard and never changes its input, so that a call can be
-repeated after a crash.
+repeated after a crash. Stages, imports and PPT's recipes make these records; `shard_blocks` carries them through Ray
+and `store/tables` writes them, so a new field needs a column or a type there.
 """
 
 from __future__ import annotations
