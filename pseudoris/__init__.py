@@ -157,8 +157,7 @@ def annotate(
             retried shard (`Retried`), and each `Notice`.
 
     Returns:
-        The state of the run. `summary.is_complete` says whether every shard is committed; Ctrl-C in the middle ends the
-        call with `summary.interrupted`.
+        The state of the run: `is_complete` if every shard is committed, `interrupted` if Ctrl-C ended the call.
 
     Raises:
         ConfigError: An argument or a setting is wrong, `source` has nothing to plan, `out` holds another run, or the
