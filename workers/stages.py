@@ -35,7 +35,7 @@ from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig
 from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.schemas.measures import LOAD_SECONDS, record
 from pseudoris.schemas.shard import Shard
-from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
+from pseudoris.workers.checkpoints.sam_architectures import architecture_digest
 from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, weights_digest
 from pseudoris.workers.locations import open_location
 
@@ -175,17 +175,20 @@ def stages_named(names: tuple[str, ...]) -> tuple[StageKind, ...]:
 
 
 def sam_digest(config: MasksConfig) -> str:
-    """Return the sha256 of SAM's weights; with an instance prior, the sha256 of both files' digests.
+    """Return the sha256 of SAM's weights, combined with those of an instance prior and of an architecture from a file.
 
     Raises:
         ConfigError: The weights, the prior or the architecture are missing; the message names all that are.
     """
-    weights, prior, _ = gather(
+    weights, prior, architecture = gather(
         partial(weights_digest, config.weights),
         partial(prior_digest, config.prior),
-        partial(sam_architecture, config.architecture),
+        partial(architecture_digest, config.architecture),
     )
-    return str(weights) if prior is None else _combined(weights, prior)
+    digest = str(weights)
+    for other in (prior, architecture):
+        digest = digest if other is None else _combined(digest, other)
+    return digest
 
 
 def coca_digest(config: CaptionsConfig) -> str:

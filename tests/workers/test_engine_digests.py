@@ -5,8 +5,10 @@ import sys
 import pytest
 
 from pseudoris.schemas.config import PriorConfig
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.stages import prior_digest
+from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
+from pseudoris.workers.stages import prior_digest, sam_digest
 
 
 def test_the_digests_of_tiny_take_neither_torch_nor_open_clip():
@@ -28,3 +30,13 @@ def test_the_digest_of_a_prior_is_that_of_its_file(tmp_path):
     assert prior_digest(PriorConfig()) is None
     with pytest.raises(ConfigError, match=r"nowhere\.json cannot be read"):
         prior_digest(PriorConfig(kind="table", path=str(tmp_path / "nowhere.json")))
+
+
+def test_an_architecture_from_a_file_counts_with_each_of_its_numbers(tmp_path):
+    masks = load_config("tiny").masks
+    path = tmp_path / "sam.json"
+    digests = {sam_digest(masks)}
+    for window_size in (14, 7):
+        path.write_text(sam_architecture("tiny").model_copy(update={"window_size": window_size}).model_dump_json())
+        digests.add(sam_digest(masks.model_copy(update={"architecture": str(path)})))
+    assert len(digests) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Self
@@ -100,3 +101,13 @@ def sam_architecture(name: str) -> SamArchitecture:
         item = error.errors(include_url=False)[0]
         where = ".".join(map(str, item["loc"])) or "the file"
         raise ConfigError(f"SAM architecture {name!r}: {where}: {item['msg'].removeprefix('Value error, ')}") from None
+
+
+def architecture_digest(name: str) -> str | None:
+    """Return the sha256 of an architecture's numbers, or None for one of ours, whose name says them.
+
+    Raises:
+        ConfigError: As `sam_architecture`.
+    """
+    numbers = sam_architecture(name)
+    return None if name in SAM_ARCHITECTURES else hashlib.sha256(numbers.model_dump_json().encode()).hexdigest()
