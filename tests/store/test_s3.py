@@ -79,7 +79,7 @@ def test_a_commit_that_meets_a_fault_at_its_receipt_has_won(bucket_run, proxy, k
     assert list_receipts(bucket_run) == {0: 0}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_run_whose_every_request_may_fail_verifies(bucket_run, proxy):
     proxy.set_faults([Fault(kind, rate=0.05) for kind in ("slow_down", "reset", "reset_done", "internal_error")])
     header = start_run(bucket_run)
