@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
@@ -35,7 +35,9 @@ from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig
 from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.schemas.measures import LOAD_SECONDS, record
 from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.untrusted import open_linked
 from pseudoris.workers.checkpoints.sam_architectures import architecture_digest
+from pseudoris.workers.checkpoints.weight_cache import BUILTIN_PREFIX
 from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, weights_digest
 from pseudoris.workers.locations import open_location
 
@@ -180,35 +182,48 @@ def sam_digest(config: MasksConfig) -> str:
     Raises:
         ConfigError: The weights, the prior or the architecture are missing; the message names all that are.
     """
-    weights, prior, architecture = gather(
+    return _combined(
         partial(weights_digest, config.weights),
         partial(prior_digest, config.prior),
         partial(architecture_digest, config.architecture),
     )
-    digest = str(weights)
-    for other in (prior, architecture):
-        digest = digest if other is None else _combined(digest, other)
-    return digest
 
 
 def coca_digest(config: CaptionsConfig) -> str:
-    """Return the sha256 of CoCa's weights. Raises: ConfigError: They are missing."""
-    return weights_digest(config.weights)
+    """Return the sha256 of CoCa's weights, combined with that of a model config from a file.
+
+    Raises:
+        ConfigError: The weights or the file are missing; the message names all that are.
+    """
+    return _combined(partial(weights_digest, config.weights), partial(_model_config_digest, config.architecture))
 
 
 def clip_digest(config: FilterConfig) -> str:
-    """Return the sha256 of CLIP's weights; with a spaCy pipeline of choice, the sha256 of both digests.
+    """Return the sha256 of CLIP's weights, combined with those of a spaCy pipeline and of a model config from a file.
 
     Raises:
-        ConfigError: The weights, spaCy or its pipeline are missing; the message names all that are.
+        ConfigError: The weights, spaCy, its pipeline or the file are missing; the message names all that are.
     """
-    if config.nouns == "rules":
-        return weights_digest(config.weights)
-    # Imported here: most runs find nouns by rules.
-    from pseudoris.workers.filtering.spacy_nouns import pipeline_digest
+    parts: list[Callable[[], str | None]] = [partial(weights_digest, config.weights)]
+    if config.nouns != "rules":
+        # Imported here: most runs find nouns by rules.
+        from pseudoris.workers.filtering.spacy_nouns import pipeline_digest
 
-    weights, pipeline = gather(partial(weights_digest, config.weights), partial(pipeline_digest, config))
-    return str(weights) if pipeline is None else _combined(weights, pipeline)
+        parts.append(partial(pipeline_digest, config))
+    return _combined(*parts, partial(_model_config_digest, config.architecture))
+
+
+def _model_config_digest(architecture: str) -> str | None:
+    """Return the sha256 of the user's own file with a model config; None for a name or a file of ours."""
+    if architecture.startswith(BUILTIN_PREFIX) or not architecture.endswith(".json"):
+        return None
+    try:
+        with open_linked(Path(architecture)) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(
+            f"architecture '{architecture}' cannot be read ({error.strerror}): give the path of a JSON model config"
+        ) from None
 
 
 def prior_digest(config: PriorConfig) -> str | None:
@@ -227,8 +242,10 @@ def prior_digest(config: PriorConfig) -> str | None:
         raise ConfigError(f"prior.path={config.path} cannot be read: {error}") from error
 
 
-def _combined(first: object, second: object) -> str:
-    return hashlib.sha256(f"{first} {second}".encode()).hexdigest()
+def _combined(*parts: Callable[[], str | None]) -> str:
+    """Return the digest of the first part, combined with that of each other part that has one."""
+    digests = [str(digest) for digest in gather(*parts) if digest is not None]
+    return reduce(lambda before, digest: hashlib.sha256(f"{before} {digest}".encode()).hexdigest(), digests)
 
 
 # By the value of the entry point, so that another package's engine of the same name is asked itself.
