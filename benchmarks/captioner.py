@@ -23,6 +23,7 @@ from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report
 from benchmarks.operation_counts import sampling_operations
 from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions.captioner import CachedEngine
@@ -124,7 +125,7 @@ def crops_for(config: RunConfig, num_masks: int, size: int) -> ImageCrops:
     Under random weights the content does not matter to either side's cost; under trained ones captions, and with them
     the prefixes that coincide, come from it.
     """
-    if not config.captions.weights.uri.startswith("builtin:"):
+    if not config.captions.weights.uri.startswith(BUILTIN_PREFIX):
         return noise_crops(num_masks, size)
     scenes = (make_scene(Split.DEMO, position) for position in range(SCENES_LOOKED_AT))
     scene = next((scene for scene in scenes if len(scene.objects) >= num_masks), None)

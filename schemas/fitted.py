@@ -26,9 +26,9 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.schemas.untrusted import open_linked
+from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.schemas.yaml_text import MAX_LETTERS, parse_yaml
 
-BUILTIN: Final = "builtin:"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Weight = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -154,9 +154,9 @@ def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
     Raises:
         ConfigError: The file cannot be read, is not YAML, or has another digest than `sha256`.
     """
-    path = resources.files("pseudoris.schemas") / "presets" / uri.removeprefix(BUILTIN)
+    path = resources.files("pseudoris.schemas") / "presets" / uri.removeprefix(BUILTIN_PREFIX)
     try:
-        with open_linked(Path(str(path) if uri.startswith(BUILTIN) else uri)) as file:
+        with open_linked(Path(str(path) if uri.startswith(BUILTIN_PREFIX) else uri)) as file:
             data = file.read(MAX_LETTERS + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -14,6 +14,8 @@ from pydantic import BaseModel
 
 from pseudoris.schemas.errors import ConfigError
 
+# Begins the name of a file that is shipped in the package.
+BUILTIN_PREFIX: Final = "builtin:"
 # Names of secrets, lower case, letters and digits alone: as settings (those of fsspec's file systems among them) ...
 _SECRET_SETTINGS: Final = frozenset(
     {"key", "secret", "token", "password", "passwd", "pwd", "passphrase", "signature", "authorization", "bearer"}

@@ -36,8 +36,8 @@ from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.schemas.measures import LOAD_SECONDS, record
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.untrusted import open_linked
+from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.workers.checkpoints.sam_architectures import architecture_digest
-from pseudoris.workers.checkpoints.weight_cache import BUILTIN_PREFIX
 from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, weights_digest
 from pseudoris.workers.locations import open_location
 

@@ -20,8 +20,9 @@ from torch import nn
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json
+from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.workers.checkpoints.tensor_files import loaded
-from pseudoris.workers.checkpoints.weight_cache import BUILTIN_PREFIX, OPEN_CLIP_PREFIX, split_tag
+from pseudoris.workers.checkpoints.weight_cache import OPEN_CLIP_PREFIX, split_tag
 
 # Configs in open_clip's registry are about a kilobyte, and their largest number is a vocabulary of 901,629 tokens.
 _MAX_FILE_BYTES = 2**20

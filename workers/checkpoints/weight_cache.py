@@ -20,7 +20,6 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import open_regular, parse_json
 from pseudoris.schemas.uris import named_path
 
-BUILTIN_PREFIX: Final = "builtin:"
 OPEN_CLIP_PREFIX: Final = "open_clip:"
 RANDOM_PREFIX: Final = "random:"
 # A relative path below this folder is also looked for in the cache of weights.

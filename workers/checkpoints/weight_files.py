@@ -19,8 +19,8 @@ import fsspec
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config, preset_names
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.workers.checkpoints.weight_cache import (
-    BUILTIN_PREFIX,
     OPEN_CLIP_PREFIX,
     RANDOM_PREFIX,
     SEE_SOURCE,
