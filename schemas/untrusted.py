@@ -8,6 +8,7 @@ child imports this module, so it imports no pydantic.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -54,6 +55,12 @@ def refuse_links(folder: Path, path: str) -> None:
 def open_linked(path: Path) -> BufferedReader:
     """Return a file of the user's own folder, opened for reading bytes. Links and errors as of `read_regular`."""
     return open(path, "rb", opener=_checked)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of such a file as 64 hex digits."""
+    with open_linked(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_regular(path: Path) -> bytes:

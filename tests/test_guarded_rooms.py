@@ -26,7 +26,6 @@ ALLOWED = {
     ("store/runs/lock.py", "boot.read_text"): "the kernel's own file, which tells one boot from another",
     ("training/chooser/candidate_masks.py", "safe_open"): "a file that is open as a regular one meanwhile",
     ("training/exports/cris.py", "lmdb.open"): NEW_FILE,
-    ("training/exports/cris.py", "local.open"): NEW_FILE,
     ("training/exports/huggingface.py", "local.open"): NEW_FILE,
     ("training/exports/output_files.py", "path.open"): NEW_FILE,
     ("training/exports/image_files.py", "Image.open"): "bytes in memory",
@@ -48,7 +47,6 @@ ALLOWED = {
     ("workers/checkpoints/openclip.py", "text.read_text"): "a model config of open_clip's package",
     ("workers/checkpoints/tensor_files.py", "load_file"): "a file that is open as a regular one meanwhile",
     ("workers/checkpoints/tensor_files.py", "torch.load"): "the same",
-    ("workers/checkpoints/weight_files.py", "path.open"): "weights, which may be links in a cache that a team shares",
     ("workers/locations.py", "filesystem.open"): "a store that is no disk",
 }
 

@@ -35,7 +35,7 @@ from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig
 from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.schemas.measures import LOAD_SECONDS, record
 from pseudoris.schemas.shard import Shard
-from pseudoris.schemas.untrusted import open_linked
+from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.workers.checkpoints.sam_architectures import architecture_digest
 from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, weights_digest
@@ -218,8 +218,7 @@ def _model_config_digest(architecture: str) -> str | None:
     if architecture.startswith(BUILTIN_PREFIX) or not architecture.endswith(".json"):
         return None
     try:
-        with open_linked(Path(architecture)) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(Path(architecture))
     except OSError as error:
         raise ConfigError(
             f"architecture '{architecture}' cannot be read ({error.strerror}): give the path of a JSON model config"

@@ -20,13 +20,14 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
@@ -201,7 +202,7 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
                     if split != _TRAIN:
                         files.write(masks, f"{record['seg_id']}.png", png)
         job.check(_read_records(local, destination.uri(path)), destination.uri(path))
-        size_bytes, digest = local.stat().st_size, _digest(local)
+        size_bytes, digest = local.stat().st_size, file_sha256(local)
     files.check()
     _check_copy(destination, path, digest)
     num_records = job.written.num_masks
@@ -335,8 +336,3 @@ def _check_copy(destination: RunLocation, path: str, due: str) -> None:
         raise TransientError(
             f"{destination.uri(path)} differs from the file that was sent. Run the same command again."
         )
-
-
-def _digest(local: Path) -> str:
-    with local.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()

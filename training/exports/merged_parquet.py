@@ -14,7 +14,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 import pyarrow as pa
@@ -22,6 +21,7 @@ import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.tables import IMAGES, MASKS, SCHEMAS
+from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet, open_writer
 from pseudoris.training.exports.destination import EXPORT_NAME
@@ -148,7 +148,7 @@ def _write_table(request: ExportRequest, table: str, left_out: _LeftOut) -> Iter
                     writer.write_table(group, row_group_size=max(group.num_rows, 1))
                     ids.add(group[_id_column(table)])
                     group = next(groups, None)
-            file = _WrittenFile(name, ids.rows, path.stat().st_size, _sha256_of(path), ids.digest.hexdigest())
+            file = _WrittenFile(name, ids.rows, path.stat().st_size, file_sha256(path), ids.digest.hexdigest())
         yield file
         number += 1
 
@@ -212,11 +212,6 @@ def _check_table(request: ExportRequest, table: str, files: Sequence[_WrittenFil
 
 def _id_column(table: str) -> str:
     return _ID_COLUMNS.get(table, "image_id")
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _description(request: ExportRequest, written: dict[str, list[_WrittenFile]], left_out: _LeftOut) -> bytes:

@@ -26,7 +26,7 @@ from tenacity.wait import wait_exponential_jitter
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.untrusted import open_linked, open_regular
+from pseudoris.schemas.untrusted import file_sha256, open_linked, open_regular
 from pseudoris.workers.checkpoints.download import OnProgress, RemoteFile, download
 from pseudoris.workers.checkpoints.weight_cache import (
     PINS_NAME,
@@ -38,7 +38,7 @@ from pseudoris.workers.checkpoints.weight_cache import (
     published_file,
     user_cache,
 )
-from pseudoris.workers.checkpoints.weight_files import file_sha256, found_file, source_url
+from pseudoris.workers.checkpoints.weight_files import found_file, source_url
 
 # A name server that does not answer is waited for by the system, without regard to a timeout of ours.
 DEADLINE_S: Final = 4.0

@@ -19,6 +19,7 @@ import fsspec
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config, preset_names
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.workers.checkpoints.weight_cache import (
     OPEN_CLIP_PREFIX,
@@ -240,12 +241,6 @@ def _fetch(weights: WeightsConfig, target: Path) -> None:
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file as 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verified_digest(weights: WeightsConfig, path: Path) -> str:

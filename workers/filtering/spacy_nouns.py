@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pseudoris.schemas.config import FilterConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.weight_files import file_sha256
+from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.workers.english import PARTS, PICTURES, QUANTITIES
 
 # The pipeline of `filtering.nouns=spacy`.

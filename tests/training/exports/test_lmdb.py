@@ -105,7 +105,7 @@ def test_a_wrong_length_is_told(built_run, place, monkeypatch):
 
 
 def test_a_copy_that_differs_is_told(built_run, place, monkeypatch):
-    monkeypatch.setattr(cris, "_digest", lambda local: "0" * 64)
+    monkeypatch.setattr(cris, "file_sha256", lambda local: "0" * 64)
     with pytest.raises(TransientError, match="differs from the file that was sent"):
         export("lmdb", built_run, place)
 
