@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from pseudoris.store.runs.plan import iter_plan, plan_run
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.items import SourceItem
 from tests.builders.images import png
+from tests.builders.memory import least_peak_bytes
 from tests.builders.runs import stub_config
 from tests.builders.sources import parquet_bytes, tar_bytes
 
@@ -190,13 +190,13 @@ def test_memory_does_not_grow_with_the_images_that_are_known(location):
     def peak_bytes(count: int) -> int:
         at = RunLocation.open(f"{location.root}-{count}")
         header = plan(at, items(*range(count)), "shards.max_images=100")
-        listing = (each for n in range(count) for each in items(n))
-        tracemalloc.start()
-        assert not list(new_entries(at, header, listing, tally=(tally := ExtensionTally())))
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert tally.num_known == count
-        return peak
+
+        def extend(number: int) -> None:
+            listing = (each for n in range(count) for each in items(n))
+            assert not list(new_entries(at, header, listing, tally=(tally := ExtensionTally())))
+            assert tally.num_known == count
+
+        return least_peak_bytes(extend)
 
     small, large = peak_bytes(1_000), peak_bytes(8_000)
     # A set of the ids alone would take 70 bytes each.
