@@ -1,22 +1,21 @@
-"""Writes the page of conformance: a table a section, and the table of what differences change."""
+"""Writes the page of conformance: a table a section, and the table of what differences change.
+
+The rows stand in `pseudo_ris.yaml` and `ppt.yaml`, a list of sections each.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+import yaml
 
 from experiments.conformance.arms import ARMS, ARMS_BY_NAME, Arm
-from experiments.conformance.caption_elements import CAPTIONS
-from experiments.conformance.elements import Element, Section
-from experiments.conformance.filter_elements import FAULTS, FILTER
-from experiments.conformance.loader_elements import TRAINING
-from experiments.conformance.mask_elements import CROPS, MASKS
-from experiments.conformance.prompting_data_elements import CURRICULUM, DATA
-from experiments.conformance.prompting_model_elements import ARCHITECTURE, OBJECTIVE
 from experiments.conformance.record import NUM_SCENES, ArmCounts, Difference, difference, read_record
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import FittedConfig
@@ -25,10 +24,6 @@ from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "conformance.md"
-SECTIONS: Final[tuple[Section, ...]] = (
-    *(MASKS, CROPS, CAPTIONS, FILTER, TRAINING, FAULTS),
-    *(ARCHITECTURE, OBJECTIVE, DATA, CURRICULUM),
-)
 NOT_MEASURED: Final = "not yet measured"
 _SAME: Final = "the same"
 # By the prefix of a path.
@@ -62,6 +57,58 @@ _ARMS: Final = """\
 `python -m experiments.conformance measure` counts them, and `experiments/results/conformance.json` holds the counts.
 An arm with few masks says little: hardly any mask of `tiny`'s SAM is as stable as `paper` asks.
 """
+
+
+@dataclass(frozen=True)
+class Element:
+    """A row: a setting, formula, order or threshold of a paper or its scripts, and what ours is.
+
+    Attributes:
+        name: What it is.
+        source: Section or equation of the paper, or the script.
+        says: What the paper or the script says.
+        settings: By path, its value there, or "not stated"; the page reads ours from the presets. A path of a PPT
+            training begins with `ppt:`, of its recipes with `recipes:`.
+        ours: What ours does in `paper`, where no setting says it.
+        others: What it does in `base` and `tiny`, where that is another and no setting says it.
+        proof: Of an exact element, `<file>::<test>`: it fails if the code departs.
+        reason: Of a declared element, why ours is another.
+        arms: Arms of the measurement that say what a difference changes.
+        unmeasured: Of a declared element without an arm, why it cannot be measured.
+    """
+
+    name: str
+    source: str
+    says: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    ours: str = ""
+    others: str = ""
+    proof: str = ""
+    reason: str = ""
+    arms: Sequence[str] = ()
+    unmeasured: str = ""
+
+    @property
+    def verdict(self) -> Literal["exact", "declared"]:
+        """`declared` where a reason is given."""
+        return "declared" if self.reason else "exact"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Elements that belong together; `other_presets` heads the column beside `paper`."""
+
+    title: str
+    elements: tuple[Element, ...]
+    other_presets: str = "`base`, `tiny`"
+
+
+def _sections(name: str) -> Iterator[Section]:
+    for tree in yaml.safe_load((Path(__file__).parent / name).read_text(encoding="utf-8")):
+        yield Section(**{**tree, "elements": tuple(Element(**row) for row in tree["elements"])})
+
+
+SECTIONS: Final = (*_sections("pseudo_ris.yaml"), *_sections("ppt.yaml"))
 
 
 def render(record: Mapping[str, ArmCounts] | None = None) -> str:
