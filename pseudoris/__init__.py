@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pseudoris.store.checks.verification import VerifyReport
     from pseudoris.store.runs.pending_work import Committed, Notice, Planned, Retried, RunEvent, Step
     from pseudoris.store.runs.refiltered_run import RefilterSummary
+    from pseudoris.store.sources.exclusions import Exclusions
     from pseudoris.store.tables.run_reader import Run
     from pseudoris.training.dataset import (
         ExpressionFilter,
@@ -52,36 +53,24 @@ if TYPE_CHECKING:
 
 # Where each name is defined; it is imported when it is first asked for (PEP 562).
 _HOMES = {
-    "Committed": "store.runs.pending_work",
-    "ConfigError": "schemas.errors",
-    "Evaluation": "training.evaluation",
-    "ExportReport": "training.exports",
-    "ExpressionFilter": "training.dataset",
-    "HumanAnnotation": "training.exports",
-    "JoinedDataset": "training.dataset",
-    "MixedDataset": "training.dataset",
-    "MixedIterableDataset": "training.dataset",
-    "Notice": "store.runs.pending_work",
-    "Planned": "store.runs.pending_work",
-    "PseudorisError": "schemas.errors",
-    "RefilterSummary": "store.runs.refiltered_run",
-    "ResumableLoader": "training.dataset",
-    "Retried": "store.runs.pending_work",
-    "RisDataset": "training.dataset",
-    "RisIterableDataset": "training.dataset",
-    "Run": "store.tables.run_reader",
-    "RunConfig": "schemas.config",
-    "RunEvent": "store.runs.pending_work",
-    "RunSummary": "pipeline.run_contract",
-    "SampleSpec": "training.dataset",
-    "Snapshot": "training.dataset",
-    "Step": "store.runs.pending_work",
-    "StreamOrder": "training.dataset",
-    "TransientError": "schemas.errors",
-    "Truth": "training.evaluation",
-    "VerifyReport": "store.checks.verification",
-    "collate_lists": "training.dataset",
-    "load_config": "schemas.config_layers",
+    name: home
+    for home, names in {
+        "pipeline.run_contract": "RunSummary",
+        "schemas.config": "RunConfig",
+        "schemas.config_layers": "load_config",
+        "schemas.errors": "ConfigError PseudorisError TransientError",
+        "store.checks.verification": "VerifyReport",
+        "store.runs.pending_work": "Committed Notice Planned Retried RunEvent Step",
+        "store.runs.refiltered_run": "RefilterSummary",
+        "store.tables.run_reader": "Run",
+        "training.dataset": (
+            "ExpressionFilter JoinedDataset MixedDataset MixedIterableDataset ResumableLoader "
+            "RisDataset RisIterableDataset SampleSpec Snapshot StreamOrder collate_lists"
+        ),
+        "training.evaluation": "Evaluation Truth",
+        "training.exports": "ExportReport HumanAnnotation",
+    }.items()
+    for name in names.split()
 }
 
 __all__ = [
@@ -168,11 +157,10 @@ def annotate(
     from pseudoris.pipeline.run_contract import RunOptions
     from pseudoris.schemas.config_layers import load_config
     from pseudoris.store.runs.pending_work import parse_reasons
-    from pseudoris.training.exclusions import read_exclusions
 
     settings = load_config(config) if isinstance(config, str) else config
     reasons = parse_reasons(_listed(retry_reasons) or None)
-    exclusions = read_exclusions(_listed(exclude), exclude_distance, _listed(only))
+    exclusions = _exclusions(exclude, exclude_distance, only)
     options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=exclusions)
     return run_pipeline(source, out, settings, options=options, on_event=on_event)
 
@@ -262,10 +250,10 @@ def export(
     *,
     max_tokens: int | None = None,
     dataset: str | None = None,
-    split: str | None = None,
-    split_by: str | None = None,
+    split: str = "train",
+    split_by: str = "pseudo",
     human: HumanAnnotation | None = None,
-    target_mb: int | None = None,
+    target_mb: float = 256,
     distinctive_only: bool = False,
     source: str | None = None,
     partial: bool = False,
@@ -281,10 +269,10 @@ def export(
         export_format: As `pseudoris export --format`: parquet, refer, cris, lmdb, coco, sa1b, webdataset, hf, …
         max_tokens: Leave out longer expressions, in CLIP tokens; 0 keeps all, None is the format's own limit.
         dataset: Name under which the trainer asks for it; None is the format's own.
-        split: Split that the run becomes; None is `train`.
-        split_by: For `refer`: who split it, as in `refs(<split_by>).p`; None is `pseudo`.
+        split: Split that the run becomes.
+        split_by: For `refer`: who split it, as in `refs(<split_by>).p`.
         human: For `refer`: a REFER dataset whose human references join.
-        target_mb: Size of a file, for formats with files of a free size; None is what `pseudoris export` takes.
+        target_mb: Size of a file, for formats with files of a free size.
         distinctive_only: For `pseudo-ris-csv`: leave out masks without a candidate above tau.
         source: Where the run's images are now, if they have moved.
         partial: Export what is committed of an unfinished run.
@@ -296,33 +284,14 @@ def export(
         What was written.
 
     Raises:
-        ConfigError: There is no such format or run, the run is not finished, the format does not use an argument, or
-            `destination` cannot take the export.
+        ConfigError: No such format or finished run, an argument that the format does not use, or a wrong `destination`.
         TransientError: Storage failed, or a part of the run cannot be read.
     """
-    from pseudoris.training.exclusions import read_exclusions
     from pseudoris.training.exports import ExportOptions, export_request, find_export
 
-    default = ExportOptions()
-    options = ExportOptions(
-        max_tokens,
-        dataset,
-        default.split if split is None else split,
-        default.split_by if split_by is None else split_by,
-        human,
-        default.target_mb if target_mb is None else target_mb,
-        distinctive_only,
-    )
-    request = export_request(
-        out,
-        destination,
-        export_format,
-        options,
-        source=source,
-        is_partial=partial,
-        is_overwriting=overwrite,
-        exclusions=read_exclusions(_listed(exclude), exclude_distance),
-    )
+    options = ExportOptions(max_tokens, dataset, split, split_by, human, target_mb, distinctive_only)
+    flags, excluded = {"is_partial": partial, "is_overwriting": overwrite}, _exclusions(exclude, exclude_distance)
+    request = export_request(out, destination, export_format, options, source=source, exclusions=excluded, **flags)
     return find_export(export_format).write(request, lambda done, total, /, stage="": None)
 
 
@@ -352,6 +321,12 @@ def evaluate(out: str, truth: str | Truth, *, sample: int | None = None) -> Eval
     location = RunLocation.open(out)
     known = open_truth(truth, require_header(location), SceneTruth) if isinstance(truth, str) else truth
     return evaluate_run(location, known, sample=sample)
+
+
+def _exclusions(exclude: str | Sequence[str], max_distance: int | None, only: str | Sequence[str] = ()) -> Exclusions:
+    from pseudoris.training.exclusions import read_exclusions
+
+    return read_exclusions(_listed(exclude), max_distance, _listed(only))
 
 
 def _listed(words: str | Sequence[str]) -> Sequence[str]:

@@ -230,8 +230,7 @@ def run_statistics(
         name: dict(sorted(counts.items(), key=lambda item: (-item[1].counted, item[0])))
         for name, counts in groups.items()
     }
-    silent = [name for name in LISTENER_COLUMNS if not found.scores[name].num_values]
-    found.scores = {name: each for name, each in found.scores.items() if name not in silent}
+    found.scores = {k: v for k, v in found.scores.items() if v.num_values or k not in LISTENER_COLUMNS}
     return found
 
 
