@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
@@ -103,7 +103,9 @@ def estimate(
     Raises:
         ConfigError: SOURCE, the configuration, the placement or `scratch` cannot be used.
     """
-    _check_gpus(num_gpus, config)
+    if num_gpus is not None and (device := config.compute.device) != "cuda":
+        text = f"--gpus says how many GPUs the run would have, but compute.device is {device}: leave --gpus out"
+        raise ConfigError(text)
     exclusions = exclusions or Exclusions()
     with ExitStack() as stack:
         location = stack.enter_context(_temporary_output(scratch, config))
@@ -120,36 +122,13 @@ def estimate(
         sample = draw_sample(items, config, size=size, seed=config.compute.seed)
         if excluded.total and not sample.items:
             raise nothing_is_left(exclusions, excluded)
-        small = _small_shards(config, len(sample.items))
-        header = plan_run(
-            location, sample.items, source=start.listing.name, identity=identity, config=small, exclusions=exclusions
-        )
-        load_s, receipts = _run(Job(start.listing.name, location, header, small), actors, on_progress)
-    return summarise(
-        sample.tally,
-        receipts,
-        config,
-        source=start.listing.name,
-        device_kind=identity.device_kind,
-        actors=actors,
-        num_gpus=num_gpus,
-        load_s=load_s,
-        domain=domain,
-        num_excluded=excluded.total,
-    )
-
-
-def _check_gpus(num_gpus: float | None, config: RunConfig) -> None:
-    if num_gpus is not None and (device := config.compute.device) != "cuda":
-        raise ConfigError(
-            f"--gpus says how many GPUs the run would have, but compute.device is {device}: leave --gpus out"
-        )
-
-
-def _small_shards(config: RunConfig, num_images: int) -> RunConfig:
-    """Return the configuration with smaller shards: a single shard would use one actor and give no interval."""
-    shards = config.shards.model_copy(update={"max_images": max(1, -(-num_images // NUM_SHARDS))})
-    return config.model_copy(update={"shards": shards})
+        # A single shard would use one actor and give no interval.
+        shards = config.shards.model_copy(update={"max_images": max(1, -(-len(sample.items) // NUM_SHARDS))})
+        small, name = config.model_copy(update={"shards": shards}), start.listing.name
+        header = plan_run(location, sample.items, source=name, identity=identity, config=small, exclusions=exclusions)
+        load_s, receipts = _run(Job(name, location, header, small), actors, on_progress)
+    about = About(name, identity.device_kind, load_s, domain, excluded.total)
+    return summarise(sample.tally, receipts, config, about, actors=actors, num_gpus=num_gpus)
 
 
 def _run(job: Job, actors: Mapping[str, int], on_progress: OnProgress) -> tuple[float, list[Receipt]]:
@@ -195,25 +174,41 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class About:
+    """What an estimate knows beside the receipts of its sample.
+
+    Attributes:
+        source: SOURCE, a local one as an absolute path.
+        device_kind: The device that computed.
+        load_s: Seconds from the start of the graph to the first commit, minus the seconds of that shard's stages:
+            processes, weights, compilation. Paid once per actor; not included in the other figures.
+        domain: Whether the models know such images, by a sample; None if it was not asked.
+        num_excluded: Listed images that exclusions by name leave out; `num_images` does not count them.
+    """
+
+    source: str
+    device_kind: str
+    load_s: float
+    domain: DomainRecord | None = None
+    num_excluded: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate(About):
     """What annotating the whole of SOURCE would cost.
 
     The intervals come from resampling the sample's shards. They cover the differences between images. They do not cover
     the differences between machines, between times of day, or between the sample's small shards and the run's shards.
 
     Attributes:
-        source: SOURCE, a local one as an absolute path.
         num_images: Images of SOURCE; repeated keys count once.
         num_shards: Shards that a run would plan.
         num_sampled: Images of the sample.
         num_sample_shards: Shards of the sample.
         num_warming_shards: The first committed shards of the sample, one per actor. The speed leaves them out if enough
             others remain.
-        device_kind: The device that computed.
         unit: `GPU`, or `CPU actor` if the models run without a GPU.
         num_units: The number of GPUs or CPU actors that `hours` assumes.
-        load_s: Seconds from the start of the graph to the first commit, minus the seconds of that shard's stages:
-            processes, weights, compilation. Paid once per actor; not included in the other figures.
         images_per_s: Speed of one unit, once its models are loaded.
         hours: For all images, on `num_units`, without `load_s`. On the present cluster, the time of the slowest pool;
             on another number of GPUs, with pools in proportion to their work.
@@ -221,42 +216,31 @@ class Estimate:
         output_bytes: Size of the four tables of all images.
         quarantined: Share of images that are quarantined, in [0, 1].
         stage_seconds: Seconds per image, by stage.
-        domain: Whether the models know such images, by a sample; None if it was not asked.
-        num_excluded: Listed images that exclusions by name leave out; `num_images` does not count them.
     """
 
-    source: str
     num_images: int
     num_shards: int
     num_sampled: int
     num_sample_shards: int
     num_warming_shards: int
-    device_kind: str
     unit: str
     num_units: float
-    load_s: float
     images_per_s: Interval
     hours: Interval
     unit_hours: Interval
     output_bytes: Interval
     quarantined: Interval
     stage_seconds: Mapping[str, float]
-    domain: DomainRecord | None = None
-    num_excluded: int = 0
 
 
 def summarise(
     whole: PlanTally,
     receipts: list[Receipt],
     config: RunConfig,
+    about: About,
     *,
-    source: str,
-    device_kind: str,
     actors: Mapping[str, int],
     num_gpus: float | None,
-    load_s: float,
-    domain: DomainRecord | None = None,
-    num_excluded: int = 0,
 ) -> Estimate:
     """Return the estimate for the `whole` listing from the receipts of a sample."""
     # An actor's first shard warms caches and kernels: left out where enough others remain.
@@ -276,26 +260,23 @@ def summarise(
         hours = _ratio(wall_s, warm_images, warm_draws, whole.num_images / 3_600)
     else:
         hours = Interval(*(each / num_gpus for each in (unit_hours.value, unit_hours.low, unit_hours.high)))
-    size, fixed = _ratio(bytes_, images, draws, whole.num_images), whole.num_shards * fixed_bytes
+    stages = dict.fromkeys(itertools.chain.from_iterable(receipt.seconds for receipt in receipts))
+    num_sampled, size = int(images.sum()), _ratio(bytes_, images, draws, whole.num_images)
     return Estimate(
-        source=source,
+        **{each.name: getattr(about, each.name) for each in fields(about)},
         num_images=whole.num_images,
         num_shards=whole.num_shards,
-        num_sampled=int(images.sum()),
+        num_sampled=num_sampled,
         num_sample_shards=len(receipts),
         num_warming_shards=len(receipts) - len(warm),
-        device_kind=device_kind,
         unit="GPU" if config.compute.device == "cuda" else "CPU actor",
         num_units=_num_units(config, actors) if num_gpus is None else num_gpus,
-        load_s=load_s,
         images_per_s=_ratio(warm_images, unit_s, warm_draws, 1.0),
         hours=hours,
         unit_hours=unit_hours,
-        output_bytes=Interval(*(each + fixed for each in (size.value, size.low, size.high))),
+        output_bytes=Interval(*(each + whole.num_shards * fixed_bytes for each in (size.value, size.low, size.high))),
         quarantined=_ratio(quarantined, images, draws, 1.0),
-        stage_seconds=_stage_seconds(receipts, int(images.sum())),
-        domain=domain,
-        num_excluded=num_excluded,
+        stage_seconds={name: sum(each.seconds.get(name, 0.0) for each in receipts) / num_sampled for name in stages},
     )
 
 
@@ -343,8 +324,3 @@ def _ratio(
     resampled = scale * above[draws].sum(axis=1) / np.maximum(below[draws].sum(axis=1), 1e-9)
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Interval(float(scale * above.sum() / max(below.sum(), 1e-9)), float(low), float(high))
-
-
-def _stage_seconds(receipts: list[Receipt], num_images: int) -> dict[str, float]:
-    stages = dict.fromkeys(itertools.chain.from_iterable(receipt.seconds for receipt in receipts))
-    return {stage: sum(each.seconds.get(stage, 0.0) for each in receipts) / num_images for stage in stages}

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pseudoris.pipeline.sample_estimate import Estimate, draw_sample, estimate, summarise, unit_seconds
+from pseudoris.pipeline.sample_estimate import About, Estimate, draw_sample, estimate, summarise, unit_seconds
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
@@ -120,11 +120,9 @@ def summed(receipts, config=None, *, actors=None, num_gpus=None, num_images=1_00
         PlanTally(num_images, num_shards),
         receipts,
         config or stub_config(),
-        source="in",
-        device_kind="cpu",
+        About("in", "cpu", load_s=3.0),
         actors=actors or {"fused": 2},
         num_gpus=num_gpus,
-        load_s=3.0,
     )
 
 
