@@ -14,7 +14,7 @@ from pseudoris.pipeline.domain_sample import accepted_domain, sampled
 from pseudoris.pipeline.fan_out import list_on_cluster
 from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster
 from pseudoris.pipeline.interrupts import Interrupts, interruptible
-from pseudoris.pipeline.meters import RunMeter
+from pseudoris.pipeline.meters import Meter
 from pseudoris.pipeline.resources import check_object_store, plan_actors
 from pseudoris.pipeline.run_contract import (
     RetryTally,
@@ -203,8 +203,8 @@ def _execute(
     """Compute the missing shards of the run, or retry its quarantined images; return the outcome."""
     from pseudoris.pipeline.executor import ray_executor
 
-    retries = _RetryEvents(options.reasons, on_event)
-    session = RunSession(job.location, lock, on_event=_metered(job, retries))
+    events = _MeteredEvents(Meter(job.location.root), options.reasons, on_event)
+    session = RunSession(job.location, lock, on_event=events)
     if options.is_retry:
         pending = quarantined_shards(session.receipts(), options.reasons)
         if not pending.shards:
@@ -219,42 +219,27 @@ def _execute(
         planned = Planned(num_images, session.num_images, num_shards, len(session.latest), actors)
     on_event(planned)
     outcome = session.execute(pending, ray_executor(job, actors, interrupts))
-    return _summary(job, outcome, retries.tally if options.is_retry else None)
+    return _summary(job, outcome, events.retried if options.is_retry else None)
 
 
-class _RetryEvents:
-    """Reports a commit that replaces another one as `Retried`, and sums up the retry."""
+class _MeteredEvents:
+    """Counts commits in the run's metrics; reports one that replaces another as `Retried`, and sums up the retry."""
 
-    def __init__(self, reasons: frozenset[str] | None, on_event: OnEvent) -> None:
-        self.tally = RetryTally()
-        self._reasons = reasons
-        self._on_event = on_event
+    def __init__(self, meter: Meter, reasons: frozenset[str] | None, on_event: OnEvent) -> None:
+        self.retried = RetryTally()
+        self._meter, self._reasons, self._on_event = meter, reasons, on_event
 
     def __call__(self, event: RunEvent) -> None:
-        if not isinstance(event, Committed) or event.replaced is None:
+        if isinstance(event, Committed) and event.replaced is not None:
+            num_images = num_to_retry(event.replaced, self._reasons)
+            num_recovered = event.replaced.counts.quarantined - event.receipt.counts.quarantined
+            is_changed = event.receipt.generation > event.replaced.generation
+            self.retried += RetryTally(num_images, num_recovered, 1, int(is_changed))
+            self._on_event(Retried(event.receipt, num_images, num_recovered))
+        else:
             self._on_event(event)
-            return
-        num_images = num_to_retry(event.replaced, self._reasons)
-        num_recovered = event.replaced.counts.quarantined - event.receipt.counts.quarantined
-        self.tally = RetryTally(
-            num_images=self.tally.num_images + num_images,
-            num_recovered=self.tally.num_recovered + num_recovered,
-            num_shards=self.tally.num_shards + 1,
-            num_shards_changed=self.tally.num_shards_changed + (event.receipt.generation > event.replaced.generation),
-        )
-        self._on_event(Retried(event.receipt, num_images, num_recovered))
-
-
-def _metered(job: Job, on_event: OnEvent) -> OnEvent:
-    """Return a callback that calls `on_event` and counts each commit in the run's metrics."""
-    meter = RunMeter(job.location.root)
-
-    def tell(event: RunEvent) -> None:
-        on_event(event)
         if isinstance(event, Committed):
-            meter.count(event.receipt)
-
-    return tell
+            self._meter.count_commit(event.receipt)
 
 
 def _summary(job: Job, outcome: SessionOutcome, retry: RetryTally | None) -> RunSummary:

@@ -145,17 +145,12 @@ _Instrument = ray_metrics.Counter | ray_metrics.Histogram
 _ENQUEUE_TIME: Final = b"pseudoris.handed_on_unix_s"
 
 
-def run_name(root: str) -> str:
-    """Return the label of a run's series: the last folder of OUT, which reveals no bucket name."""
-    return root.rstrip("/").rpartition("/")[2] or "run"
-
-
 class Meter:
     """A run's metrics in this process."""
 
-    def __init__(self, run: str) -> None:
-        """Create Ray's instruments; `run` labels everything that is recorded."""
-        self._run = run
+    def __init__(self, root: str) -> None:
+        """Create Ray's instruments; the last folder of `root`, OUT, labels all series: it reveals no bucket."""
+        self._run = root.rstrip("/").rpartition("/")[2] or "run"
         self._instruments: dict[str, _Instrument] = {}
         with _harmless():
             self._instruments = {metric.name: _instrument(metric) for metric in METRICS}
@@ -172,37 +167,32 @@ class Meter:
             else:
                 instrument.observe(value, labels)
 
+    def count_retries(self, step: str) -> None:
+        """Count the storage requests that this process retried since the last call."""
+        retries = measures.take_counts().get(measures.STORAGE_RETRIES, 0)
+        self.record(STORAGE_RETRIES, retries, {"step": step})
 
-class RunMeter:
-    """Counts, on the driver, shards as their commits land."""
-
-    def __init__(self, root: str) -> None:
-        """`root` is where the run lives."""
-        self._meter = Meter(run_name(root))
-
-    def count(self, receipt: Receipt) -> None:
-        """Count a committed shard, and the requests that this process retried since the last call."""
-        _record_counts(self._meter, "driver")
+    def count_commit(self, receipt: Receipt) -> None:
+        """Count, on the driver, a shard whose commit has landed."""
+        self.count_retries("driver")
         counts = receipt.counts
         for outcome, number in (("annotated", counts.annotated), ("empty", counts.empty)):
-            self._meter.record(IMAGES, number, {"outcome": outcome, "reason": "none"})
+            self.record(IMAGES, number, {"outcome": outcome, "reason": "none"})
         for reason, number in counts.reasons.items():
-            self._meter.record(IMAGES, number, {"outcome": "quarantined", "reason": reason})
-        self._meter.record(MASKS, counts.masks)
-        self._meter.record(CANDIDATES, counts.expressions)
-        self._meter.record(KEPT, counts.kept)
-        self._meter.record(SHARDS, 1)
-        self._meter.record(REPEATS, receipt.num_repeats)
+            self.record(IMAGES, number, {"outcome": "quarantined", "reason": reason})
+        totals = {MASKS: counts.masks, CANDIDATES: counts.expressions, KEPT: counts.kept, REPEATS: receipt.num_repeats}
+        for metric, number in {**totals, SHARDS: 1}.items():
+            self.record(metric, number)
         for stage, seconds in receipt.seconds.items():
-            self._meter.record(STAGE_SECONDS, seconds, {"stage": stage})
+            self.record(STAGE_SECONDS, seconds, {"stage": stage})
 
 
-class StageMeter:
+class StageMeter(Meter):
     """Measures, in an actor, loading, waiting and working, and records what its stages measure."""
 
     def __init__(self, root: str, pool: str) -> None:
         """`root` is where the run lives, `pool` is the name of the actor's pool."""
-        self._meter = Meter(run_name(root))
+        super().__init__(root)
         self._pool = pool
         self._idle_since = time.perf_counter()
 
@@ -224,45 +214,35 @@ class StageMeter:
             on_node: Ray's id of this node.
         """
         started = time.perf_counter()
-        self._meter.record(IDLE_SECONDS, started - self._idle_since, {"pool": self._pool})
+        self.record(IDLE_SECONDS, started - self._idle_since, {"pool": self._pool})
         with _harmless():
             wait_s = max(0.0, time.time() - float(block.schema.metadata[_ENQUEUE_TIME]))
             clocks = "one" if nodes[-1] == on_node else "two"
-            self._meter.record(QUEUE_WAIT_SECONDS, wait_s, {"pool": self._pool, "clocks": clocks})
+            self.record(QUEUE_WAIT_SECONDS, wait_s, {"pool": self._pool, "clocks": clocks})
         try:
             with measures.collecting() as collected:
                 yield
             self._take(collected)
         finally:
             self._idle_since = time.perf_counter()
-            self._meter.record(BUSY_SECONDS, self._idle_since - started, {"pool": self._pool})
+            self.record(BUSY_SECONDS, self._idle_since - started, {"pool": self._pool})
 
     def _take(self, collected: measures.Measures) -> None:
         for (name, of), values in collected.values.items():
             if name == measures.CACHE_BYTES:
-                self._meter.record(CACHE_BYTES, max(values))
+                self.record(CACHE_BYTES, max(values))
             elif name == measures.LOAD_SECONDS:
-                self._meter.record(LOAD_SECONDS, sum(values), {"stage": of})
+                self.record(LOAD_SECONDS, sum(values), {"stage": of})
             elif name == measures.BATCH_FILL:
                 for value in values:
-                    self._meter.record(BATCH_FILL, value, {"of": of})
-        _record_counts(self._meter, self._pool)
-
-
-def report_counts(root: str, step: str) -> None:
-    """Record what this process counted during a task of the run at `root`: retried requests."""
-    _record_counts(_task_meter(run_name(root)), step)
+                    self.record(BATCH_FILL, value, {"of": of})
+        self.count_retries(self._pool)
 
 
 @functools.cache
-def _task_meter(run: str) -> Meter:
-    # A process serves many tasks, but instruments are created once.
-    return Meter(run)
-
-
-def _record_counts(meter: Meter, step: str) -> None:
-    retries = measures.take_counts().get(measures.STORAGE_RETRIES, 0)
-    meter.record(STORAGE_RETRIES, retries, {"step": step})
+def task_meter(root: str) -> Meter:
+    """Return the meter of the tasks of the run at `root`: a process serves many, but instruments are created once."""
+    return Meter(root)
 
 
 def stamp_enqueue_time(block: pa.Table) -> pa.Table:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from operator import add
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import DomainRecord, RunHeader
@@ -120,6 +121,9 @@ class RetryTally:
     num_recovered: int = 0
     num_shards: int = 0
     num_shards_changed: int = 0
+
+    def __add__(self, other: RetryTally) -> RetryTally:
+        return RetryTally(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)

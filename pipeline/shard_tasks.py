@@ -19,7 +19,7 @@ import ray
 
 from pseudoris.images.prover import shared_prover
 from pseudoris.pipeline.identity import check_packages
-from pseudoris.pipeline.meters import report_counts, stamp_enqueue_time
+from pseudoris.pipeline.meters import stamp_enqueue_time, task_meter
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, TransientError
 from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
@@ -228,7 +228,7 @@ def read_block(job: Job, shard: int) -> pa.Table:
         return shard_to_block(set_aside(input_fault(job, shard, error)))
     if shard_read.is_committed:
         return shard_to_block(shard_read)
-    report_counts(job.location.root, "read")
+    task_meter(job.location.root).count_retries("read")
     return stamp_enqueue_time(shard_to_block(on_this_node(shard_read.with_mixed(mixed))))
 
 
@@ -238,7 +238,7 @@ def commit_block(block: pa.Table, job: Job) -> pa.Table:
     outcome = shard.fault or _commit(job, shard)
     if isinstance(outcome, ShardFault):
         return pa.table({"receipt": [None], "fault": [asdict(outcome)]}, schema=OUTCOME_SCHEMA)
-    report_counts(job.location.root, "commit")
+    task_meter(job.location.root).count_retries("commit")
     return pa.table({"receipt": [outcome.model_dump_json()], "fault": [None]}, schema=OUTCOME_SCHEMA)
 
 

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pseudoris.pipeline import meters
-from pseudoris.pipeline.meters import METRICS, StageMeter, report_counts, stamp_enqueue_time
+from pseudoris.pipeline.meters import METRICS, Meter, StageMeter, stamp_enqueue_time, task_meter
 from pseudoris.schemas.measures import (
     BATCH_FILL,
     CACHE_BYTES,
@@ -128,21 +128,22 @@ def test_stages_show_their_seconds_loads_waits_fills_and_caches(scraped):
     assert scrape.total("ray_pseudoris_cache_bytes_sum", "out") > 2**12
 
 
-class Recorder:
-    """Stands where Ray's instruments stand, and keeps what they are given."""
+@pytest.fixture
+def rows(monkeypatch):
+    """What Ray's instruments would be given."""
+    found = []
 
-    def __init__(self, run: str) -> None:
-        self.rows = []
+    def keep(meter, metric, value, tags=None):
+        found.append((metric.name.removeprefix("pseudoris_"), value, dict(tags or {})))
 
-    def record(self, metric, value, tags=None):
-        self.rows.append((metric.name.removeprefix("pseudoris_"), value, dict(tags or {})))
+    monkeypatch.setattr(Meter, "record", keep)
+    return found
 
 
 BLOCK = stamp_enqueue_time(pa.table({"shard": [1]}))
 
 
-def test_what_stages_record_is_taken_after_loading_and_after_each_shard(monkeypatch):
-    monkeypatch.setattr(meters, "Meter", Recorder)
+def test_what_stages_record_is_taken_after_loading_and_after_each_shard(rows):
     meter = StageMeter("/out", "fused")
     with meter.loading():
         record(LOAD_SECONDS, 2.5, of="caption")
@@ -150,7 +151,6 @@ def test_what_stages_record_is_taken_after_loading_and_after_each_shard(monkeypa
         record(BATCH_FILL, 0.5, of="caption crops")
         record(CACHE_BYTES, 10)
         record(CACHE_BYTES, 30)
-    rows = meter._meter.rows
     assert ("load_seconds", 2.5, {"stage": "caption"}) in rows
     assert ("batch_fill", 0.5, {"of": "caption crops"}) in rows
     assert ("cache_bytes", 30, {}) in rows
@@ -160,14 +160,12 @@ def test_what_stages_record_is_taken_after_loading_and_after_each_shard(monkeypa
     }
 
 
-def test_requests_tried_again_are_recorded_once_with_the_step_that_asked(monkeypatch):
-    recorder = Recorder("run-7")
-    monkeypatch.setattr(meters, "_task_meter", lambda run: recorder)
+def test_requests_tried_again_are_recorded_once_with_the_step_that_asked(rows):
     take_counts()
     count(STORAGE_RETRIES, 2)
-    report_counts("/runs/run-7", "read")
-    report_counts("/runs/run-7", "commit")
-    assert [row[1:] for row in recorder.rows] == [(2, {"step": "read"}), (0, {"step": "commit"})]
+    for step in ("read", "commit"):
+        task_meter("/runs/run-7").count_retries(step)
+    assert [row[1:] for row in rows] == [(2, {"step": "read"}), (0, {"step": "commit"})]
 
 
 @pytest.mark.parametrize("block", [pa.table({"shard": [1]}), BLOCK])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import nullcontext
+from unittest.mock import Mock
 
 import pytest
 
@@ -50,11 +51,10 @@ def job(tmp_path, monkeypatch, broken) -> Job:
     monkeypatch.setattr(shard_tasks, "read_shard", read_shard)
     monkeypatch.setattr(shard_tasks, "read_or_refused", read_or_refused)
     monkeypatch.setattr(shard_tasks, "open_root", lambda *arguments: None)
-    for module in (shard_tasks, shard_tasks):
-        monkeypatch.setattr(module, "shared_prover", lambda limits, **_: nullcontext(Prover()))
+    monkeypatch.setattr(shard_tasks, "shared_prover", lambda limits, **_: nullcontext(Prover()))
     monkeypatch.setattr(shard_tasks, "this_node", lambda: "node-a")
     monkeypatch.setattr(shard_tasks, "check_packages", lambda identity, config: ())
-    monkeypatch.setattr(shard_tasks, "report_counts", lambda root, step: None)
+    monkeypatch.setattr(shard_tasks, "task_meter", Mock())
     location = RunLocation.open(str(tmp_path / "out"))
     header = start_run(location, make_entries(NUM_SHARDS))
     return Job("images", location, header, header.config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -29,7 +30,7 @@ def job(tmp_path, monkeypatch) -> Job:
     monkeypatch.setattr(shard_tasks, "read_shard", read_shard)
     monkeypatch.setattr(shard_tasks, "this_node", lambda: "node-a")
     monkeypatch.setattr(shard_tasks, "check_packages", lambda identity, config: ("versions.x: …",))
-    monkeypatch.setattr(shard_tasks, "report_counts", lambda root, step: None)
+    monkeypatch.setattr(shard_tasks, "task_meter", Mock())
     location = RunLocation.open(str(tmp_path / "out"))
     header = start_run(location, make_entries(num_shards=1, per_shard=NUM_IMAGES))
     return Job("images", location, header, header.config)
