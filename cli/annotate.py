@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group, RenderableType
 
 from pseudoris.cli import options
-from pseudoris.cli.console import report, report_stopped, stdout
+from pseudoris.cli.console import (
+    domain_lines,
+    echo_json,
+    facts_table,
+    format_bytes,
+    format_seconds,
+    report,
+    report_stopped,
+    stdout,
+)
 from pseudoris.cli.options import option
-from pseudoris.cli.progress import INTERRUPTED, run_progress
+from pseudoris.cli.progress import INTERRUPTED, bar, run_progress
 from pseudoris.cli.summaries import plan_view, summary_view
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
@@ -18,15 +29,6 @@ from pseudoris.store.runs.pending_work import Planned, RunEvent
 
 if TYPE_CHECKING:
     from pseudoris.pipeline.run_contract import RunOptions
-import dataclasses
-from typing import TYPE_CHECKING
-
-from rich.console import Group, RenderableType
-
-from pseudoris.cli.console import domain_lines, echo_json, facts_table, format_bytes, format_seconds
-from pseudoris.cli.progress import bar
-
-if TYPE_CHECKING:
     from pseudoris.pipeline.sample_estimate import Estimate, Interval
 
 INCOMPLETE = 3
@@ -88,11 +90,7 @@ def annotate(
 
 
 def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | None = None) -> int:
-    """Run to the end or to an interrupt, with a bar and a summary; return the exit code.
-
-    Raises:
-        PseudorisError: What the user can mend, or what another try may cure.
-    """
+    """Run to the end or to an interrupt, with a bar and a summary; return the exit code."""
     from pseudoris.pipeline.annotation import annotate as run_pipeline
 
     is_planned = False

@@ -46,13 +46,7 @@ def print_report(audit: AuditFolder, figures: AuditFigures) -> None:
 
 
 def cite(audit: AuditFolder, figures: AuditFigures) -> None:
-    """Write the figures into the data card of the run that they speak about.
-
-    Raises:
-        ConfigError: No pair was judged, the run has other pairs than the drawn one, it may keep pairs of a stratum
-            without a draw, or it cannot be written.
-        TransientError: Storage failed.
-    """
+    """Write the figures into the data card of the run that they speak about."""
     applied, drawn = figures.applied, audit.draw.run
     location = RunLocation.open(drawn.location if applied is None else applied.location)
     root = root_of(location)
@@ -162,12 +156,7 @@ def _parts(title: str, figures: Iterable[BoundedFigure]) -> Table:
 
 
 def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChange:
-    """Return the change of rule that reaches an accuracy, by the verdicts of an audit; prints what was tested.
-
-    Raises:
-        ConfigError: The audit is of another run, no verdict was given, or no rule is shown to be accurate enough.
-        TransientError: Storage failed.
-    """
+    """Return the change of rule that reaches an accuracy, by the verdicts of an audit; prints what was tested."""
     folder = AuditFolder.open(local_folder(audit))
     header = require_header(parent)
     rule = stated_rule(header)

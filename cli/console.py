@@ -85,8 +85,8 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def facts_table(title: str) -> Table:
-    """Return an empty table of two columns, a name and its value, for `add_row`."""
+def facts_table(title: str, rows: Iterable[tuple[str, str]] = ()) -> Table:
+    """Return a table of two columns, a name and its value; `add_row` adds more rows."""
     table = Table(
         title=title,
         title_justify="left",
@@ -99,6 +99,8 @@ def facts_table(title: str) -> Table:
     table.add_column(style="dim", no_wrap=True)
     # A path longer than the terminal is wrapped, not cut: its end matters.
     table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

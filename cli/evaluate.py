@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+import yaml
 from rich.console import Group, RenderableType
 
-from pseudoris.cli.console import columns_table, echo_json, facts_table, report, stdout
-from pseudoris.cli.options import argument, check_apart, option
+from pseudoris.cli import options
+from pseudoris.cli.console import columns_table, echo, echo_json, facts_table, report, stdout
+from pseudoris.cli.options import argument, check_apart, check_file, option
 from pseudoris.cli.progress import bar
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 
 if TYPE_CHECKING:
+    from pseudoris.training.calibration import Calibration
+    from pseudoris.training.calibration.confidence_fit import BoundsFigures
     from pseudoris.training.evaluation.bootstrap import Estimate
     from pseudoris.training.evaluation.model_evaluation import ModelEvaluation
     from pseudoris.training.evaluation.run_evaluation import Evaluation
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-import yaml
-
-from pseudoris.cli import options
-from pseudoris.cli.console import echo
-from pseudoris.cli.options import check_file
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import RunHeader
-
-if TYPE_CHECKING:
-    from pseudoris.training.calibration import Calibration
-    from pseudoris.training.calibration.confidence_fit import BoundsFigures
 
 DEFAULT_COVERAGE: Final = 0.65
 # Stages by whose models a fit is made; masks come from many places, and it holds for all of them.

@@ -66,10 +66,6 @@ def write_pages(
     """Write the gallery and the quality page of the run at `out`; return the gallery's address.
 
     Images of the audit's verdicts, and those of `besides`, ids of images or pairs, are shown whatever the sample is.
-
-    Raises:
-        ConfigError: There is no run, the audit has no pair of it, or the pages cannot be written there.
-        TransientError: Storage failed.
     """
     from pseudoris.images.pillow_formats import explain_missing
     from pseudoris.viewer.gallery_page import check_destination, write_gallery

@@ -128,23 +128,14 @@ def words(assignments: list[str] | None, short: Mapping[str, object]) -> list[st
 
 
 def check_apart(run: RunLocation, destination: RunLocation, *, option: str) -> None:
-    """Refuse the run's own folders, and what lies in them: readers of a table take its folder with all below.
-
-    Raises:
-        ConfigError: `destination`, which `option` named, is one of them or lies in one.
-    """
+    """Refuse the run's own folders, and what lies in them: readers of a table take its folder with all below."""
     own = (*SCHEMAS, PLAN_FOLDER, RECEIPTS_FOLDER, MANIFEST_FOLDER)
     if (destination.holds(run) and run.holds(destination)) or any(run.holds(destination, folder) for folder in own):
         raise ConfigError(f"{option} {destination.root!r} is inside the run. Choose a folder outside it.")
 
 
 def read_exclude(exclude: list[str] | None, max_distance: int | None, only: list[str] | None = None) -> Exclusions:
-    """Return what `--exclude`, `--exclude-distance` and `--only` name.
-
-    Raises:
-        ConfigError: A file is not as it should be.
-        TransientError: Storage failed.
-    """
+    """Return what `--exclude`, `--exclude-distance` and `--only` name."""
     if not exclude and not only and max_distance is None:
         return Exclusions()
     # Here: it imports the readers of images and pickles.
@@ -154,11 +145,7 @@ def read_exclude(exclude: list[str] | None, max_distance: int | None, only: list
 
 
 def load_plugins(plugins: Iterable[str] | None) -> None:
-    """Import the decoder plug-ins that `--plugin` names.
-
-    Raises:
-        ConfigError: One cannot be imported.
-    """
+    """Import the decoder plug-ins that `--plugin` names."""
     if plugins:
         # Here: without a plug-in, commands such as `--help` need not import Pillow.
         from pseudoris.images.pillow_formats import import_plugins
@@ -167,11 +154,7 @@ def load_plugins(plugins: Iterable[str] | None) -> None:
 
 
 def check_file(path: Path) -> None:
-    """Refuse a local file that cannot be created, before the work whose outcome it gets.
-
-    Raises:
-        ConfigError: There is no folder for it, or a folder stands in its place.
-    """
+    """Refuse a local file that cannot be created, before the work whose outcome it gets."""
     if not path.parent.is_dir():
         raise ConfigError(f"The folder {path.parent} for {path.name} does not exist. Create it first.")
     if path.is_dir():
@@ -179,11 +162,7 @@ def check_file(path: Path) -> None:
 
 
 def write_text(path: Path, text: str, *, option: str) -> None:
-    """Write a file that an option names.
-
-    Raises:
-        ConfigError: It cannot be written.
-    """
+    """Write a file that an option names."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -193,11 +172,7 @@ def write_text(path: Path, text: str, *, option: str) -> None:
 
 
 def local_folder(audit: str) -> Path:
-    """Return the folder that AUDIT names.
-
-    Raises:
-        ConfigError: It is a url.
-    """
+    """Return the folder that AUDIT names."""
     if "://" in audit:
         raise ConfigError(f"AUDIT {audit!r} is a url. Give a local folder: each verdict is synced to its disk.")
     return Path(audit)
@@ -209,9 +184,6 @@ def training_folder(out: str, runs: Iterable[str]) -> Path:
     Args:
         out: As it was given: a `Path` of a url has lost a slash, and is a folder like any other.
         runs: All that the training reads, folders or urls.
-
-    Raises:
-        ConfigError: It is a url, or a folder of one of the runs.
     """
     if "://" in out:
         raise ConfigError(f"--out {out!r} is a url. Give a local folder, and copy it when the training has ended.")

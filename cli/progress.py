@@ -203,9 +203,6 @@ def write_with_bar(location: RunLocation, write: Callable[..., WrittenT], *, bef
         write: Called with `on_progress`, and with `on_wait` for the text to show while it waits for the lock.
         before: Text beside the bar until the first report.
         during: Text beside the bar from then on.
-
-    Raises:
-        typer.Exit: It was interrupted.
     """
     is_planned = False
     try:

@@ -25,6 +25,7 @@ from pseudoris.cli.console import (
 )
 from pseudoris.cli.options import option
 from pseudoris.cli.progress import bar
+from pseudoris.cli.summaries import counts_text
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.schemas.untrusted import printable
@@ -84,7 +85,7 @@ def stats_view(out: str, found: RunStatistics) -> RenderableType:
 def _counts_view(out: str, found: RunStatistics) -> Table:
     totals = found.totals
     table = facts_table(f"{out}: {totals.images:,} of {found.num_planned_images:,} images committed")
-    table.add_row("", f"{totals.annotated:,} annotated, {totals.empty:,} empty, {totals.quarantined:,} quarantined")
+    table.add_row("", counts_text(totals))
     table.add_row("masks", f"{totals.masks:,}")
     share = f" ({totals.kept / totals.expressions:.1%})" if totals.expressions else ""
     kept = kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)

@@ -26,13 +26,12 @@ from pseudoris.cli.console import (
     facts_table,
     format_bytes,
     format_seconds,
-    kept_text,
     report,
     stdout,
 )
 from pseudoris.cli.options import option
 from pseudoris.cli.progress import bar
-from pseudoris.cli.summaries import outside_text, reasons_view, repeats_text
+from pseudoris.cli.summaries import counts_text, reasons_views, totals_rows
 from pseudoris.schemas.config import PlacementConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verification import (
@@ -92,33 +91,23 @@ def _states(reader: StatusReader, every_s: float | None) -> Iterator[RunStatus]:
 
 def status_view(out: str, found: RunStatus) -> RenderableType:
     """Return the status as tables: counts, speed, and quarantine by reason."""
-    is_running = found.driver.state == DRIVER_ALIVE
-    stopped = "running" if is_running else "not complete; run annotate again to continue"
+    stopped = "running" if found.driver.state == DRIVER_ALIVE else "not complete; run annotate again to continue"
     table = facts_table(f"{out}: {'complete' if found.is_complete else stopped}")
     table.add_row("source", found.source)
     table.add_row("driver", _driver(found))
     retried = f", {found.retried:,} of them retried" if found.retried else ""
     table.add_row("shards", f"{found.shards:,} of {found.num_shards:,}{retried}")
-    table.add_row("images", f"{found.images:,} of {found.num_images:,}")
-    table.add_row("", f"{found.annotated:,} annotated, {found.empty:,} empty, {found.quarantined:,} quarantined")
-    table.add_row("masks", f"{found.masks:,}")
-    table.add_row("candidates", f"{found.samples:,} drawn, {found.expressions:,} distinct")
-    table.add_row("kept expressions", kept_text(found.kept, found.kept_lone, num_candidates=found.expressions))
     table.add_row("speed", _speed(found))
     if not found.is_complete:
         table.add_row("left", _left(found))
-    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in found.seconds.items())
-    table.add_row("seconds per stage", seconds or "–")
     if found.bottleneck is not None:
         basis = "the time of all stages" + (", per actor" if found.bottleneck.is_by_actor else "")
         table.add_row("bottleneck", f"{found.bottleneck.stage}: {found.bottleneck.share:.0%} of {basis}")
-    table.add_row("output", format_bytes(found.output_bytes))
-    if found.repeats:
-        table.add_row("repeated", repeats_text(found.repeats))
-    is_exact = not (found.degraded or found.mixed)
-    outside = "all shards" if is_exact else f"all except {outside_text(found.degraded, found.mixed)}"
-    table.add_row("byte-reproducible", outside)
-    return Group(table, reasons_view(found.reasons)) if found.reasons else table
+    for row in totals_rows(found, found.num_images):
+        table.add_row(*row)
+    if not (found.degraded or found.mixed):
+        table.add_row("byte-reproducible", "all shards")
+    return Group(table, *reasons_views(found))
 
 
 def _driver(found: RunStatus) -> str:
@@ -211,7 +200,7 @@ def _show_report(out: str, found: VerifyReport) -> None:
     table = facts_table(f"{out}: {f'no problem found in {shards}' if found.is_clean else 'problems found'}")
     table.add_row("images planned", f"{found.num_images:,}")
     table.add_row("accounted for", f"{found.num_accounted:,}")
-    table.add_row("", f"{found.annotated:,} annotated, {found.empty:,} empty, {found.quarantined:,} quarantined")
+    table.add_row("", counts_text(found))
     table.add_row("shards checked", f"{found.num_checked:,} of {found.num_shards:,}")
     table.add_row("chain", "digests of header, plan, receipts, manifests, tables")
     for notice in found.notices:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from pseudoris.cli.console import domain_lines, facts_table, format_bytes, format_seconds, kept_text, path_lines
 from pseudoris.cli.progress import actors_text
@@ -16,53 +15,41 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import RunTotals
 
 if TYPE_CHECKING:
+    from pseudoris.store.checks.verification import VerifyReport
     from pseudoris.training.thread_executor import WrittenRun
 
 
-def summary_view(summary: RunSummary) -> RenderableType:
-    """Return the summary of a run as tables: counts, quarantine by reason, seconds by stage, paths."""
-    totals = summary.totals
-    counts = facts_table("summary")
-    done = f"{totals.images:,} of {summary.num_planned_images:,}"
-    counts.add_row(
-        "images", f"{done}: {totals.annotated:,} annotated, {totals.empty:,} empty, {totals.quarantined:,} quarantined"
-    )
-    counts.add_row("masks", f"{totals.masks:,}")
-    counts.add_row("candidates", f"{totals.samples:,} drawn, {totals.expressions:,} distinct")
-    counts.add_row("kept expressions", kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions))
-    counts.add_row("speed", _speed(summary))
-    counts.add_row("seconds per stage", ", ".join(f"{stage} {value:.1f}" for stage, value in totals.seconds.items()))
-    counts.add_row("output", format_bytes(totals.output_bytes))
-    for name, text in _extras(summary):
-        counts.add_row(name, text)
-    return Group(*domain_lines(summary.domain), counts, *_reasons(totals), "", path_lines("tables", summary.tables))
+def counts_text(counts: RunTotals | VerifyReport, words: tuple[str, str] = ("annotated", "empty")) -> str:
+    """Return how many images came to which end; `words` are for those with masks, and for those without."""
+    return f"{counts.annotated:,} {words[0]}, {counts.empty:,} {words[1]}, {counts.quarantined:,} quarantined"
 
 
-def _reasons(totals: RunTotals) -> list[RenderableType]:
-    return ["", reasons_view(totals.reasons)] if totals.reasons else []
-
-
-def _extras(summary: RunSummary) -> Iterator[tuple[str, str]]:
-    """Yield what most runs have none of."""
-    totals, retry = summary.totals, summary.retry
-    yield from (("left out", text) for text in summary.left_out)
-    if retry is not None:
-        changed = f"{retry.num_shards_changed:,} of {retry.num_shards:,} shards have a new generation"
-        yield "retried", f"{retry.num_images:,} images, {retry.num_recovered:,} recovered; {changed}"
+def totals_rows(totals: RunTotals, num_images: int) -> Iterator[tuple[str, str]]:
+    """Yield what a run with `num_images` planned images holds, for `facts_table`; what most runs lack is last."""
+    yield "images", f"{totals.images:,} of {num_images:,}: {counts_text(totals)}"
+    yield "masks", f"{totals.masks:,}"
+    yield "candidates", f"{totals.samples:,} drawn, {totals.expressions:,} distinct"
+    yield "kept expressions", kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
+    yield "seconds per stage", ", ".join(f"{stage} {value:.1f}" for stage, value in totals.seconds.items()) or "–"
+    yield "output", format_bytes(totals.output_bytes)
     if totals.repeats:
-        yield "repeated", repeats_text(totals.repeats)
+        yield "repeated", f"{totals.repeats:,} attempts, after the loss of a process, node or driver"
     if totals.degraded or totals.mixed:
-        yield "byte-reproducible", f"except {outside_text(totals.degraded, totals.mixed)}"
+        own = f"{totals.degraded:,} degraded and {totals.mixed:,} mixed shards"
+        yield "byte-reproducible", f"all except {own}. Their bytes may differ in another run"
 
 
-def outside_text(degraded: int, mixed: int) -> str:
-    """Return which shards have bytes of their own."""
-    return f"{degraded:,} degraded and {mixed:,} mixed shards. Their bytes may differ in another run"
-
-
-def repeats_text(count: int) -> str:
-    """Return what to say of work that was done twice."""
-    return f"{count:,} attempts, after the loss of a process, node or driver"
+def summary_view(summary: RunSummary) -> RenderableType:
+    """Return the summary of a run as tables: counts, speed, quarantine by reason, paths."""
+    counts = facts_table("summary", totals_rows(summary.totals, summary.num_planned_images))
+    counts.add_row("speed", _speed(summary))
+    for text in summary.left_out:
+        counts.add_row("left out", text)
+    if retry := summary.retry:
+        changed = f"{retry.num_shards_changed:,} of {retry.num_shards:,} shards have a new generation"
+        counts.add_row("retried", f"{retry.num_images:,} images, {retry.num_recovered:,} recovered; {changed}")
+    after = [*reasons_views(summary.totals), "", path_lines("tables", summary.tables)]
+    return Group(*domain_lines(summary.domain), counts, *after)
 
 
 def _speed(summary: RunSummary) -> str:
@@ -73,12 +60,10 @@ def _speed(summary: RunSummary) -> str:
     return f"{summary.images_per_second:.1f} images/s, {taken}"
 
 
-def reasons_view(reasons: Mapping[str, int]) -> Table:
-    """Return the quarantined images by reason, the most frequent first."""
-    table = facts_table("quarantined")
-    for reason, count in reasons.items():
-        table.add_row(f"{count:>5,}  {reason}", FAILURE_REASONS.get(reason, ""))
-    return table
+def reasons_views(totals: RunTotals) -> list[RenderableType]:
+    """Return the quarantined images by reason, the most frequent first; empty if there are none."""
+    rows = ((f"{count:>5,}  {reason}", FAILURE_REASONS.get(reason, "")) for reason, count in totals.reasons.items())
+    return ["", facts_table("quarantined", rows)] if totals.reasons else []
 
 
 def plan_view(plan: RunPlan) -> RenderableType:
@@ -120,24 +105,18 @@ def written_view(
 ) -> RenderableType:
     """Return the summary of a written run: counts, quarantine by reason, paths; print with `soft_wrap=True`.
 
-    Args:
-        location: Of the run.
-        written: Its counts.
-        title: What was done; shown after the run's path.
-        texts: Names and values of further rows, on its expressions.
-        words: For an image with masks, and for one without.
-        left_out: What was not taken over, each with its number.
+    `title` is what was done, `texts` are rows on its expressions, `words` as in `counts_text`, and `left_out` says what
+    was not taken over, each with its number.
     """
     totals = written.totals
     table = facts_table(f"{location.root}: {title}")
-    done = f"{totals.images:,} of {written.header.num_images:,}: {totals.annotated:,} {words[0]}"
-    table.add_row("images", f"{done}, {totals.empty:,} {words[1]}, {totals.quarantined:,} quarantined")
+    table.add_row("images", f"{totals.images:,} of {written.header.num_images:,}: {counts_text(totals, words)}")
     table.add_row("masks", f"{totals.masks:,}")
-    for name, value in texts:
-        table.add_row(name, value)
+    for row in texts:
+        table.add_row(*row)
     table.add_row("output", format_bytes(totals.output_bytes))
     if written.num_shards_before:
         table.add_row("before", f"{written.num_shards_before:,} of {written.header.num_shards:,} shards were committed")
     for what in left_out:
         table.add_row("left out", what)
-    return Group(table, *_reasons(totals), "", path_lines("tables", table_globs(location.uri)))
+    return Group(table, *reasons_views(totals), "", path_lines("tables", table_globs(location.uri)))
