@@ -209,6 +209,15 @@ def test_other_settings_for_the_same_out_are_refused_by_name(tmp_path, words, me
     assert not (out / "steps").exists()
 
 
+def test_a_python_without_the_packages_is_told_which_one_to_use():
+    bare = [sys.executable, "-S", "-E", "-m", "examples.photographs"]
+    ended = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode
+    assert ended.stderr.startswith("error: the Python ")
+    assert "lacks psutil, pyarrow, pydantic, typer" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_damaged_record_is_refused_by_name(tmp_path):
     write_given(tmp_path / "out", tmp_path)
     (tmp_path / "out" / "records" / "given.json").write_bytes(b"")
