@@ -44,11 +44,7 @@ class AuditFolder:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Read and check the draw and its tables.
-
-        Raises:
-            ConfigError: There is no audit at `path`, or one of its files was changed.
-        """
+        """Read and check the draw and its tables."""
         draw = parse_draw(_read(path, DRAW_NAME), str(path / DRAW_NAME))
         data = {part.name: _read(path, part.name) for part in draw.parts}
         for part in draw.parts:
@@ -76,11 +72,7 @@ class AuditFolder:
         return {image: {mask["mask_id"]: mask for mask in masks} for image, masks in rows}
 
     def answers(self) -> list[RaterAnswers]:
-        """Return what stands of every rater's file, ordered by name; empty before the first verdict.
-
-        Raises:
-            ConfigError: A file is refused, see `read_answers`, cannot be read, or has no rater's name.
-        """
+        """Return what stands of every rater's file, ordered by name; empty before the first verdict."""
         location, folder = RunLocation.open(str(self.path)), self.path / VERDICTS_FOLDER
         for name, what in location.list_obstacles(VERDICTS_FOLDER):
             raise ConfigError(f"{folder / name} is {what}, not a file of verdicts: move it out of the audit")
@@ -123,12 +115,7 @@ class Added:
 
 
 def add_file(audit: AuditFolder, file: Path) -> Added:
-    """Add a file of verdicts. Adding it again, or an earlier state of it, changes nothing; a later state continues it.
-
-    Raises:
-        ConfigError: It is refused as by `read_answers`, it cannot be read, the audit has other verdicts of a rater
-            with this name, or the disk refuses.
-    """
+    """Add a file of verdicts; again, or an earlier state of it, changes nothing, and a later state continues it."""
     try:
         with open_regular(file) as stream:
             data = stream.read()

@@ -127,12 +127,7 @@ def draw_audit(
     load_bytes: LoadBytes,
     on_shard: OnShard = lambda done, total: None,
 ) -> Draw:
-    """Draw a sample of a run into the new folder `audit`.
-
-    Raises:
-        ConfigError: The folder holds anything or cannot be written, the run has nothing to judge, or none of
-            its pictures can be read.
-    """
+    """Draw a sample of a run into the new folder `audit`."""
     if (audit / DRAW_NAME).exists():
         raise ConfigError(f"{audit} holds an audit already. Name another folder; its verdicts are worth keeping")
     # What a draw that was stopped left there is drawn over.

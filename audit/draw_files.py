@@ -244,10 +244,7 @@ def num_unseen(draw: DrawRecord, *, keeps_no_others: bool) -> int:
     """Return how many pairs a run or a rule keeps, or may keep, of strata without a draw.
 
     What the drawn run does not keep, and has no score, no other rule keeps: composed and human expressions, groups.
-
-    Args:
-        draw: The draw.
-        keeps_no_others: Whether all that it keeps is kept by the drawn run too; see `keeps_no_others`.
+    With `keeps_no_others` it keeps nothing that the drawn run does not keep; see the function of that name.
     """
     return sum(
         stratum.num_units
@@ -257,12 +254,9 @@ def num_unseen(draw: DrawRecord, *, keeps_no_others: bool) -> int:
 
 
 def keeps_no_others(header: RunHeader, rule: KeepRule | None, drawn: DrawnRun) -> bool:
-    """Return whether a rule is known to keep nothing that the drawn run does not keep.
+    """Return whether a rule, None if no score decides, is known to keep nothing that the drawn run does not keep.
 
-    Args:
-        header: Of the run whose scores the rule bounds: the drawn one, or a refilter of it, which has the same scores.
-        rule: The rule; None if no score decides.
-        drawn: The run that was drawn from.
+    `header` is of the run whose scores it bounds: the drawn one, or a refilter of it, which has the same scores.
     """
     is_drawn = header.created_utc == drawn.created_utc
     has_its_scores = is_drawn or (header.parent is not None and header.parent.created_utc == drawn.created_utc)

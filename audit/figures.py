@@ -266,12 +266,12 @@ class ChartRow:
     is_heading: bool = False
 
 
-def interval_chart(rows: Sequence[ChartRow], *, title: str, low: float = 0.0, high: float = 1.0) -> str:
-    """Return an SVG file with a row per interval, from `low` on the left to `high` on the right."""
+def interval_chart(rows: Sequence[ChartRow], *, title: str, low: float = 0.0) -> str:
+    """Return an SVG file with a row per interval of a share, from `low` on the left to 1 on the right."""
     height, wide = _TOP + _ROW * len(rows) + 30, _WIDTH - _LEFT - _RIGHT
 
     def place(value: float) -> str:
-        return f"{_LEFT + wide * (min(max(value, low), high) - low) / (high - low):.1f}"
+        return f"{_LEFT + wide * (min(max(value, low), 1) - low) / (1 - low):.1f}"
 
     def line(kind: str, value: Interval, y: int) -> Markup:
         return element("line", class_=kind, x1=place(value.low), x2=place(value.high), y1=y, y2=y)
@@ -280,7 +280,7 @@ def interval_chart(rows: Sequence[ChartRow], *, title: str, low: float = 0.0, hi
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = f"{_LEFT + share * wide:.1f}"
         drawn.append(element("line", class_="grid", x1=x, x2=x, y1=_TOP - 4, y2=height - 26))
-        drawn.append(element("text", f"{round(low + share * (high - low), 3):g}", class_="mid", x=x, y=height - 8))
+        drawn.append(element("text", f"{round(low + share * (1 - low), 3):g}", class_="mid", x=x, y=height - 8))
     for number, row in enumerate(rows):
         y, value = _TOP + _ROW * number + _ROW // 2, row.value
         name = row.name if len(row.name) < 42 else f"{row.name[:40]}…"

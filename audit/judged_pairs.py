@@ -94,12 +94,7 @@ class JudgedPairs:
         return weights
 
     def share_right(self, domain: Flags, right: Floats) -> RatioEstimate:
-        """Return the share of right pairs in a domain, over images in strata; a pair whose `right` is NaN is outside.
-
-        Args:
-            domain: (R,) bool.
-            right: (R,) float64 in [0, 1].
-        """
+        """Return the share that is `right`, (R,) in [0, 1], of a `domain`, (R,) bool; a pair of NaN is outside it."""
         inside = domain & ~np.isnan(right) & (self.weights > 0)
         return self.ratio(np.where(inside, np.nan_to_num(right), 0.0), inside.astype(np.float64))
 
@@ -210,11 +205,7 @@ class AppliedRun:
 
 
 def apply_to(location: RunLocation, audit: AuditFolder, on_shard: OnShard = lambda done, total: None) -> AppliedRun:
-    """Return what the run at `location` keeps of an audit's pairs. Reads its tables once.
-
-    Raises:
-        ConfigError: There is no run, it shares no pair with the audit, or a part is missing.
-    """
+    """Return what the run at `location` keeps of an audit's pairs. Reads its tables once."""
     header = require_header(location)
     totals: Counter[str] = Counter()
     kept: dict[str, tuple[bool, int]] = {}

@@ -38,14 +38,7 @@ def write_judging_page(
 ) -> list[str]:
     """Write the pictures, then the page; return the keys of images that cannot be shown.
 
-    Args:
-        audit: The audit.
-        destination: The folder of the page.
-        plugins: Decoder plug-ins that the user has imported.
-        on_image: Called with how many images are done, and how many there are.
-
-    Raises:
-        ConfigError: The folder has another page, or cannot be written.
+    `plugins` are those that the user has imported; `on_image` gets how many images are done, and how many there are.
     """
     if destination.exists(INDEX_NAME) and _MARK.encode() not in destination.read_bytes(INDEX_NAME):
         raise ConfigError(f"{destination.uri(INDEX_NAME)} is not a page of an audit. Name another folder with --to.")

@@ -83,11 +83,7 @@ class RunPairs:
 
 
 def read_pairs(location: RunLocation, header: RunHeader, on_shard: OnShard) -> RunPairs:
-    """Return all pairs of the committed shards of a run; memory holds some 100 bytes a pair.
-
-    Raises:
-        ConfigError: Nothing is committed, or a part is missing.
-    """
+    """Return all pairs of the committed shards of a run; memory holds some 100 bytes a pair."""
     digest, receipts, shards, num_images = RootDigest(header), [], [], 0
     for place, receipt in enumerate(cached_receipts(location)):
         digest.add(receipt)
@@ -207,9 +203,6 @@ def read_rows(
     """Return the rows of the pairs and images with these numbers; only the shards that hold them are read.
 
     `load_bytes` reads an image that the run does not embed. What is an image's fault leaves it without bytes.
-
-    Raises:
-        ConfigError: A part is missing, or SOURCE no longer exists.
     """
     rows = SampleRows()
     for place, receipt in enumerate(pairs.receipts):

@@ -54,9 +54,6 @@ def rule_sequence(audit: AuditFolder, judged: JudgedPairs, rule: KeepRule) -> li
 
     The bound is on `confidence` if the run has one, else tau. Composed, human and group expressions have no score, so
     the bound does not touch them.
-
-    Raises:
-        ConfigError: The rule has no tau, keeps the better half of lone masks, or no pair has a score.
     """
     if rule.tau is None:
         raise ConfigError("the run's scorer is another package's, whose tau is not known: give --tau or --keep instead")

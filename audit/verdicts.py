@@ -173,9 +173,6 @@ def read_answers(data: bytes, name: str, known: Known, *, rater: str | None = No
     """Return what stands of a file's bytes; errors show `name`, the line and the value.
 
     With `rater`, the file must be of this rater.
-
-    Raises:
-        ConfigError: It is of another draw or rater, a line was edited, or it answers what was not asked.
     """
     lines = _decoded(data, name)
     header = next(lines, None)

@@ -97,7 +97,7 @@ def bare(config: RunConfig, num_shards: int, first: Path) -> None:
     """Take blocks through the pools of `config`; write the file `first` when the first one arrives."""
     with connected("local"):
         configure_ray_data()
-        actors = busy_actors(plan_actors(node_resources(), config), config, num_shards)
+        actors = busy_actors(plan_actors(node_resources(), config), num_shards)
         placement = config.placement
         dataset = ray.data.read_datasource(
             Blocks(num_shards), override_num_blocks=num_shards, num_cpus=placement.read.num_cpus

@@ -86,11 +86,7 @@ class Opened:
 def opened(
     source: str, location: RunLocation, config: RunConfig, options: RunOptions, on_event: OnEvent = ignore
 ) -> Iterator[Opened]:
-    """Open SOURCE and OUT for `annotate`, its dry run or an estimate; the sample is judged during the block.
-
-    Raises:
-        ConfigError: A path, an option, a package or weights are wrong, or the run in OUT is another one.
-    """
+    """Open SOURCE and OUT for `annotate`, its dry run or an estimate; the sample is judged during the block."""
     on_event(Step("opening SOURCE and OUT"))
     header = check_options(location, options)
     listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)
@@ -164,9 +160,6 @@ def plan_or_resume(
     """Return the header of the run in `location`. If there is no run, list SOURCE and write the plan first.
 
     An existing plan is neither listed again nor changed, except by `--extend`, which adds the new images of SOURCE.
-
-    Raises:
-        ConfigError: The run has another identity or another SOURCE, or there is nothing to plan.
     """
     pool = config.placement.read
     allow_mixed, exclusions = config.placement.allow_mixed, options.exclusions

@@ -122,9 +122,6 @@ def judge_sample(config: RunConfig, source: Source, exclusions: Exclusions) -> D
         config: The configuration of the session.
         source: SOURCE.
         exclusions: Of the run; rules by perceptual hash are ignored.
-
-    Raises:
-        ConfigError: The preset's statistics or weights are missing or damaged.
     """
     score = load_scorer(config)
     if score is None:
@@ -185,11 +182,7 @@ def accepted_domain(
 
 
 def sample_items(source: Source) -> Iterator[SourceItem]:
-    """Yield the images of the sample; see the module.
-
-    Raises:
-        PseudorisError: SOURCE cannot be listed.
-    """
+    """Yield the images of the sample; see the module."""
     files = list(itertools.islice(source.files(), _NUM_LISTED))
     chosen: Sequence[tuple[StoredFile, Format]] = [
         files[place] for place in sorted(spread_evenly(range(len(files)), NUM_SAMPLED))

@@ -36,7 +36,6 @@ from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.runs.pending_work import PendingWork
 from pseudoris.store.runs.session import Executor, Outcome
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
-from pseudoris.workers.stages import POOL_STAGES
 
 MAX_INIT_DEATHS: Final = 8
 
@@ -45,7 +44,7 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
     """Return the lazy graph: one block per shard in, one block with one receipt per shard out."""
     configure_ray_data()
     placement = job.config.placement
-    actors = busy_actors(actors, job.config, len(shards))
+    actors = busy_actors(actors, len(shards))
     dataset = ray.data.read_datasource(
         ShardDatasource(job, shards),
         # As many blocks as read tasks: otherwise Ray Data would split blocks to reach its own number.
@@ -122,7 +121,7 @@ def _add_pool(dataset: Dataset, job: Job, name: str, *, num_actors: int) -> Data
     # `map_batches` itself refuses GPUs without a batch size, and any batch size would merge or split shards.
     return dataset.map_batches_internal(
         StageActor,
-        fn_constructor_args=(POOL_STAGES[name], job, name),
+        fn_constructor_args=(job, name),
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(

@@ -48,9 +48,6 @@ def list_on_cluster(source: Source, pool: TaskPoolConfig) -> Iterator[SourceItem
     Args:
         source: SOURCE; every node must reach it, as it must to read the images.
         pool: The resources of a task: the pool of reading.
-
-    Raises:
-        ConfigError: Nothing is listed, or a tar or a table cannot be listed.
     """
     is_empty = True
     for files, index in _indexed(source, pool):

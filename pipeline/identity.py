@@ -63,10 +63,6 @@ def identity_before_ray(
 
     Returns:
         The identity of this machine; None if an existing cluster, or a GPU, does the work.
-
-    Raises:
-        ConfigError: A package or weights are missing, the instance prior is unset, or the run in OUT has another
-            identity or SOURCE.
     """
     here, needs_cluster = None, config.compute.device == "cuda"
     if joins_cluster(config.placement.address):
@@ -94,11 +90,7 @@ def identity_before_ray(
 
 
 def identity_on_cluster(config: RunConfig) -> Identity:
-    """Return the identity, measured on a node that could run the first model pool.
-
-    Raises:
-        ConfigError: Weights, an engine or the device are missing there.
-    """
+    """Return the identity, measured on a node that could run the first model pool."""
     pool = next(iter(config.model_pools().values()))
     measure = ray.remote(measure_identity).options(
         num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, resources=dict(pool.resources), max_retries=1
@@ -110,10 +102,6 @@ def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES, *,
     """Return the identity of a run of `config` in this process, with the weights of `stages`.
 
     Without `sees_device` its device stays empty.
-
-    Raises:
-        ConfigError: Weights, a prior, a parser, an engine or the device are missing; the message names all that are,
-            and what provides each.
     """
     # Every process that loads weights calls this first.
     announce_endpoint(config)

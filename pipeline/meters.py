@@ -208,10 +208,7 @@ class StageMeter(Meter):
     def at_work(self, block: pa.Table, *, nodes: tuple[str, ...], on_node: str) -> Iterator[None]:
         """Measure the work on the block, the time that the block waited, and the time that the actor waited.
 
-        Args:
-            block: The block as it arrived.
-            nodes: Ray's ids of the nodes that worked on it; the last one passed it on.
-            on_node: Ray's id of this node.
+        `nodes` are Ray's ids of the nodes that worked on it, the last one passed it on; `on_node` is this one.
         """
         started = time.perf_counter()
         self.record(IDLE_SECONDS, started - self._idle_since, {"pool": self._pool})

@@ -60,7 +60,7 @@ def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict
     return actors
 
 
-def busy_actors(actors: Mapping[str, int], config: RunConfig, num_shards: int) -> dict[str, int]:
+def busy_actors(actors: Mapping[str, int], num_shards: int) -> dict[str, int]:
     """Return of the planned actors as many as have a shard to work on, but of each pool at least one.
 
     An actor beyond the shards would load its models, seconds and gigabytes, for nothing.

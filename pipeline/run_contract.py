@@ -37,12 +37,7 @@ class RunOptions:
 
 
 def check_options(location: RunLocation, options: RunOptions) -> RunHeader | None:
-    """Accept `options` if they fit the run in `location`; return its header, None if there is no run.
-
-    Raises:
-        ConfigError: There is no run to retry or to extend, another command made it, it excludes other images, or two
-            options exclude each other.
-    """
+    """Accept `options` if they fit the run in `location`; return its header, None if there is no run."""
     if options.is_extension and options.is_retry:
         raise ConfigError(
             "--retry-failed only computes quarantined images, so it excludes --extend: run the command once with each"
@@ -61,9 +56,6 @@ def sampled_without(location: RunLocation, header: RunHeader | None, options: Ru
     """Return what a sample of SOURCE leaves out; None if none is asked: this session plans no images.
 
     A run that went on with `--accept-domain` before is not asked again.
-
-    Raises:
-        ConfigError: The rules that the run excludes images by are damaged.
     """
     if header is None:
         return options.exclusions

@@ -21,7 +21,7 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.runs.attempts import begin_attempt, end_attempt
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
-from pseudoris.workers.stages import STAGES, stages_named
+from pseudoris.workers.stages import POOL_STAGES, STAGES, stages_named
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +36,9 @@ class StageActor:
     this node: Ray Data restarts the actor up to MAX_INIT_DEATHS times.
     """
 
-    def __init__(self, names: tuple[str, ...], job: Job, pool: str) -> None:
-        """Load the models of `names` (in stage order) and check that this process has the run's identity.
-
-        Args:
-            names: Names of the stages that this pool holds.
-            job: The run.
-            pool: Name of the pool, for the record of attempts.
-        """
+    def __init__(self, job: Job, pool: str) -> None:
+        """Load the models of the stages of `pool`, and check that this process has the run's identity."""
+        names = POOL_STAGES[pool]
         self._job = job
         self._pool = pool
         self._stages: FaultTolerantStages | None = None

@@ -241,11 +241,7 @@ class RenderedScene:
 
 
 def render(scene: Scene) -> RenderedScene:
-    """Return the scene's pixels and visible masks; the same bytes for the same (seed, index) and world.
-
-    Raises:
-        ConfigError: The world is unknown.
-    """
+    """Return the scene's pixels and visible masks; the same bytes for the same (seed, index) and world."""
     rng, world = pixel_generator(scene), world_named(scene.world)
     side = SCENE_SIZE_PX * SUPERSAMPLING
     canvas = np.repeat(np.repeat(_background(rng, world), SUPERSAMPLING, axis=0), SUPERSAMPLING, axis=1)

@@ -99,9 +99,6 @@ def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAU
     """Return the scene at `position` of a split: 2 to 10 objects, no two described by the same attributes.
 
     In worlds with the same mix of categories, the scenes at one position have the same objects at the same places.
-
-    Raises:
-        ConfigError: The world is unknown.
     """
     index = scene_index(split, position)
     mix = world_named(world)

@@ -54,11 +54,7 @@ OnImage = Callable[[int], None]
 
 
 def check_destination(destination: RunLocation) -> None:
-    """Return if a gallery may be written here: it would overwrite no page but a gallery's.
-
-    Raises:
-        ConfigError: The folder has a page that is not a gallery's.
-    """
+    """Return if a gallery may be written here: it would overwrite no page but a gallery's."""
     for name in (INDEX_NAME, QUALITY_NAME):
         if destination.exists(name) and _MARK.encode() not in destination.read_bytes(name):
             raise ConfigError(f"{destination.uri(name)} is not a page of a gallery. Name another folder with --to.")
@@ -69,16 +65,8 @@ def write_gallery(
 ) -> str:
     """Write the pictures, then the page; return the page's address.
 
-    The page appears whole or not at all; pictures of an earlier gallery that this one lacks are deleted at the end.
-
-    Args:
-        gallery: What to show.
-        destination: The folder of the pages.
-        on_image: Called after each image.
-        plugins: Decoder plug-ins of the run; those that this process has imported are used.
-
-    Raises:
-        ConfigError: The place cannot be written.
+    The page appears whole or not at all; pictures of an earlier gallery that this one lacks are deleted at the end. Of
+    `plugins`, the run's decoder plug-ins, those that this process has imported are used.
     """
     written: set[str] = set()
     with page_prover(THUMBNAIL, plugins) as prover:

@@ -209,9 +209,6 @@ def gallery_from_run(
         sample: The most images to show, evenly spaced over those that are not quarantined, in plan order.
         besides: Ids of images that are shown whether the sample has them or not. Those that the run does not have are
             counted in a warning.
-
-    Raises:
-        ConfigError: No run was started there, or its records cannot be used.
     """
     summary = read_summary(location)
     shards = CommittedShards.of(location)
@@ -237,11 +234,7 @@ def gallery_from_run(
 
 
 def read_summary(location: RunLocation) -> GallerySummary:
-    """Return the run in numbers.
-
-    Raises:
-        ConfigError: No run was started there, or its records cannot be used.
-    """
+    """Return the run in numbers."""
     header = require_header(location)
     status = run_status(location)
     return GallerySummary(

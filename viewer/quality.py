@@ -239,14 +239,7 @@ def quality_of_run(
 ) -> RunQuality:
     """Return the figures of a run, which may still be going on.
 
-    Args:
-        location: Where the run lives.
-        summary: The gallery's summary, so that both pages agree.
-        max_rows: Candidate expressions read at most.
-        on_shard: Called after each shard.
-
-    Raises:
-        ConfigError: The run's records cannot be used.
+    `summary` is the gallery's, so that both pages agree; at most `max_rows` candidate expressions are read.
     """
     shards = CommittedShards.of(location)
     chosen = choose_shards(shards.expressions, max_rows)

@@ -35,6 +35,7 @@ _SHARE_HEIGHT_PX: Final = 6
 # Share of a bar's place.
 _GAP: Final = 0.12
 _MAX_LABELS: Final = 9
+_MAX_TICKS: Final = 5
 _LABEL_DEPTH_PX: Final = 18
 
 
@@ -266,9 +267,9 @@ def nice_ceiling(value: float) -> float:
     return next(step * power for step in (1, 2, 4, 5, 8, 10) if step * power >= value)
 
 
-def nice_ticks(right: float, most: int = 5) -> list[float]:
-    """Return 0 and round steps up to `right` > 0, at most `most` of them after the 0."""
-    step = round_step(right / most)
+def nice_ticks(right: float) -> list[float]:
+    """Return 0 and round steps up to `right` > 0, at most `_MAX_TICKS` of them after the 0."""
+    step = round_step(right / _MAX_TICKS)
     return [number * step for number in range(floor(right / step + 1e-9) + 1)]
 
 

@@ -85,6 +85,5 @@ def test_a_cluster_that_grows_is_given_its_readers_and_committers_by_number():
 
 
 def test_no_actor_is_started_without_a_shard():
-    settings = config("mode=staged")
     planned = {"propose": 4, "caption": 4, "filter": 1}
-    assert busy_actors(planned, settings, 2) == {"propose": 2, "caption": 2, "filter": 1}
+    assert busy_actors(planned, 2) == {"propose": 2, "caption": 2, "filter": 1}

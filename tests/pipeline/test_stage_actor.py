@@ -62,7 +62,7 @@ def die_with(job: Job, num_deaths: int) -> None:
 
 
 def test_a_shard_goes_through_the_stages_and_its_attempt_is_recorded(job):
-    done = block_to_shard(StageActor(ALL, job, "fused")(shard_to_block(SHARD)))
+    done = block_to_shard(StageActor(job, "fused")(shard_to_block(SHARD)))
     assert (done.planned_ids, done.nodes, done.mixed) == (SHARD.planned_ids, ("node-a",), ("versions.x: …",))
     assert done.seconds == {"propose": 1.0}
     assert [image.masks for image in done.images] == [image.masks for image in SHARD.images]
@@ -74,7 +74,7 @@ def test_a_shard_goes_through_the_stages_and_its_attempt_is_recorded(job):
 
 
 def test_a_committed_shard_passes_without_work_and_without_an_attempt(job):
-    actor = StageActor(ALL, job, "fused")
+    actor = StageActor(job, "fused")
     block = shard_to_block(Shard(0, 0, (), is_committed=True, planned_ids=SHARD.planned_ids))
     assert actor(block) is block
     assert actor._stages.calls == []
@@ -90,19 +90,19 @@ def test_a_process_that_cannot_go_on_ends_so_that_another_takes_the_shard(job, m
     monkeypatch.setattr(stage_actor.logging, "shutdown", lambda: None)
     monkeypatch.setattr(Stages, "error", error)
     with pytest.raises(SystemExit, match=str(EXIT_UNUSABLE)):
-        StageActor(ALL, job, "fused")(shard_to_block(SHARD))
+        StageActor(job, "fused")(shard_to_block(SHARD))
 
 
 def test_the_stages_are_told_how_many_processes_have_died_with_the_shard(job):
     die_with(job, 2)
-    actor = StageActor(ALL, job, "fused")
+    actor = StageActor(job, "fused")
     actor(shard_to_block(SHARD))
     assert [num_deaths for _, num_deaths in actor._stages.calls] == [2]
 
 
 def test_after_too_many_deaths_the_shard_is_set_aside(job):
     die_with(job, job.config.placement.max_deaths_per_shard)
-    actor = StageActor(ALL, job, "fused")
+    actor = StageActor(job, "fused")
     fault = block_to_shard(actor(shard_to_block(SHARD))).fault
     assert fault.message.startswith("shard 0 crashed its process 6 times on nodes that are alive")
     assert actor._stages.calls == []
@@ -118,13 +118,13 @@ def test_after_too_many_deaths_the_shard_is_set_aside(job):
 )
 def test_a_shard_on_which_a_stage_raises_goes_on_without_images_and_says_why(job, monkeypatch, error, fault):
     monkeypatch.setattr(Stages, "error", error)
-    block = StageActor(ALL, job, "fused")(shard_to_block(SHARD))
+    block = StageActor(job, "fused")(shard_to_block(SHARD))
     assert block_to_shard(block) == Shard(0, 0, (), fault=fault)
     begun, ended = parse_attempts(job.location)
     assert len(begun) == 1
     assert begun == ended
     # The next pool and the commit pass it on.
-    later = StageActor(("filter",), job, "filter")
+    later = StageActor(job, "filter")
     assert later(block) is block
     assert block_to_outcome(commit_block(block, job)) == fault
 
@@ -132,14 +132,14 @@ def test_a_shard_on_which_a_stage_raises_goes_on_without_images_and_says_why(job
 def test_a_bug_in_a_stage_and_an_output_that_takes_no_record_of_the_attempt_stop_the_run(job, monkeypatch):
     monkeypatch.setattr(Stages, "error", ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError):
-        StageActor(ALL, job, "fused")(shard_to_block(SHARD))
+        StageActor(job, "fused")(shard_to_block(SHARD))
 
     def refuse(*arguments, **options):
         raise ConfigError("the disk is full")
 
     monkeypatch.setattr(stage_actor, "begin_attempt", refuse)
     with pytest.raises(ConfigError, match="the disk is full"):
-        StageActor(ALL, job, "fused")(shard_to_block(SHARD))
+        StageActor(job, "fused")(shard_to_block(SHARD))
 
 
 def test_a_user_s_mistake_is_raised_by_the_first_call_and_not_by_the_constructor(job, monkeypatch):
@@ -147,7 +147,7 @@ def test_a_user_s_mistake_is_raised_by_the_first_call_and_not_by_the_constructor
         raise ConfigError("other weights")
 
     monkeypatch.setattr(stage_actor, "check_process", differ)
-    actor = StageActor(ALL, job, "fused")
+    actor = StageActor(job, "fused")
     with pytest.raises(ConfigError, match="other weights"):
         actor(shard_to_block(SHARD))
 
