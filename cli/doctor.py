@@ -201,8 +201,8 @@ def _digest(stage: StageKind, config: RunConfig) -> str:
 
 
 def _source(source: str, config: RunConfig, out: str | None) -> str:
+    from pseudoris.store.exclusions.exclusion_rules import key_path
     from pseudoris.store.sources import open_source
-    from pseudoris.store.sources.exclusions import key_path
 
     listing = open_source(source, config.source, exclude=out, limits=config.placement.storage)
     first: list[str] = []
@@ -222,10 +222,9 @@ def _source(source: str, config: RunConfig, out: str | None) -> str:
 def _domain(source: str, config: RunConfig, out: str | None) -> str:
     from pseudoris.pipeline.domain_sample import accepted_domain, sampled
     from pseudoris.store.sources import open_source
-    from pseudoris.store.sources.exclusions import Exclusions
 
     listing = open_source(source, config.source, exclude=out, limits=config.placement.storage)
-    with sampled(config, listing, Exclusions()) as domain_found:
+    with sampled(config, listing, ()) as domain_found:
         found = accepted_domain(domain_found(), config)
     if found is None:
         return "not asked: SAM is not the preset's own, or no image of the sample can be decoded"

@@ -16,8 +16,8 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.uris import refuse_secrets
+from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
-from pseudoris.store.sources.exclusions import Exclusions
 
 
 def option(*words: str, **rules: Any) -> Any:
@@ -137,7 +137,7 @@ def check_apart(run: RunLocation, destination: RunLocation, *, option: str) -> N
 def read_exclude(exclude: list[str] | None, max_distance: int | None, only: list[str] | None = None) -> Exclusions:
     """Return what `--exclude`, `--exclude-distance` and `--only` name."""
     if not exclude and not only and max_distance is None:
-        return Exclusions()
+        return ()
     # Here: it imports the readers of images and pickles.
     from pseudoris.training.exclusions import read_exclusions
 

@@ -28,6 +28,7 @@ from pseudoris.pipeline.run_contract import (
 from pseudoris.pipeline.shard_tasks import Job, Retry
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import DomainRecord, Identity, RunHeader
+from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, exclusion_notices, nothing_is_left
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import parse_attempts
 from pseudoris.store.runs.extension import ExtensionTally, extend_plan, extension_notices, new_entries
@@ -51,7 +52,6 @@ from pseudoris.store.runs.plan import PlanTally, assign_shards, iter_plan
 from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
 from pseudoris.store.runs.receipts import Totals
 from pseudoris.store.runs.session import RunSession, SessionOutcome, trim_memory
-from pseudoris.store.runs.stored_exclusions import ExcludedItems, exclusion_notices, nothing_is_left
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.workers.stages import STAGES
 

@@ -31,11 +31,11 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import DomainRecord
+from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher, Exclusions
 from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.runs.plan import assign_shards
 from pseudoris.store.runs.receipts import spread_evenly
 from pseudoris.store.sources import Source, SourceItem, open_source
-from pseudoris.store.sources.exclusions import Exclusions, RecordedImageMatcher
 from pseudoris.store.sources.planned_images import read_or_refused
 from pseudoris.store.sources.source import Format
 from pseudoris.workers.domain_scorer import load_scorer
@@ -129,7 +129,7 @@ def judge_sample(config: RunConfig, source: Source, exclusions: Exclusions) -> D
     max_score, began_s = score.statistics.max_score, time.monotonic()
     scores: list[float] = []
     try:
-        for data in _sampled_bytes(source, config, RecordedImageMatcher(exclusions)):
+        for data in _sampled_bytes(source, config, ExclusionMatcher(exclusions)):
             try:
                 with _killed_after(config.images.decoder_timeout_s):
                     scores.append(score(decode_upright(data, config.images)))
@@ -193,11 +193,11 @@ def sample_items(source: Source) -> Iterator[SourceItem]:
             yield from itertools.islice(source.items(file, format_), num_each)
 
 
-def _sampled_bytes(source: Source, config: RunConfig, excluded: RecordedImageMatcher) -> Iterator[bytes]:
+def _sampled_bytes(source: Source, config: RunConfig, excluded: ExclusionMatcher) -> Iterator[bytes]:
     for item in sample_items(source):
         for reading in read_or_refused(source.root, list(assign_shards([item], config.shards)), config):
             data = reading.outcome
-            if isinstance(data, bytes) and excluded.rule_of(item.key, sha256_hex(data)) is None:
+            if isinstance(data, bytes) and excluded.of_recorded(item.key, sha256_hex(data)) is None:
                 yield data
 
 

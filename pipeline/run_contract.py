@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from operator import add
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import DomainRecord, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
+from pseudoris.store.exclusions.exclusion_rules import Exclusions
+from pseudoris.store.exclusions.stored_exclusions import check_exclusions, stored_exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.extension import ExtensionTally
 from pseudoris.store.runs.header import check_origin, read_header, require_header
 from pseudoris.store.runs.receipts import RunTotals
-from pseudoris.store.runs.stored_exclusions import check_exclusions, stored_exclusions
-from pseudoris.store.sources.exclusions import Exclusions
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class RunOptions:
     is_extension: bool = False
     is_retry: bool = False
     reasons: frozenset[str] | None = None
-    exclusions: Exclusions = field(default_factory=Exclusions)
+    exclusions: Exclusions = ()
 
 
 def check_options(location: RunLocation, options: RunOptions) -> RunHeader | None:

@@ -28,13 +28,13 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import DomainRecord, Receipt
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.exclusions.exclusion_rules import Exclusions
+from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, nothing_is_left
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import remove_run
 from pseudoris.store.runs.pending_work import fault_error
 from pseudoris.store.runs.plan import PlanTally, assign_shards, plan_run
-from pseudoris.store.runs.stored_exclusions import ExcludedItems, nothing_is_left
 from pseudoris.store.sources import SourceItem
-from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE
 
@@ -92,7 +92,7 @@ def estimate(
     size: int = DEFAULT_SAMPLE,
     num_gpus: float | None = None,
     scratch: str | None = None,
-    exclusions: Exclusions | None = None,
+    exclusions: Exclusions = (),
     on_progress: OnProgress = lambda done, total: None,
 ) -> Estimate:
     """Run a sample of SOURCE through the graph of a run into a temporary output, and extrapolate to the whole.
@@ -106,7 +106,6 @@ def estimate(
     if num_gpus is not None and (device := config.compute.device) != "cuda":
         text = f"--gpus says how many GPUs the run would have, but compute.device is {device}: leave --gpus out"
         raise ConfigError(text)
-    exclusions = exclusions or Exclusions()
     with ExitStack() as stack:
         location = stack.enter_context(_temporary_output(scratch, config))
         with opened(source, location, config, RunOptions(exclusions=exclusions)) as start:

@@ -168,7 +168,7 @@ class RunHeader(SealedRecord):
         parent: The run whose results this one reuses; else None.
         domain: Whether its models know such images, by a sample; None if the sample was not asked.
         audits: `header_sections.AuditRecord`: the audit that its rule was chosen by; None without one.
-        exclusions: `header_sections.ExclusionRecord`: what was left out of the plan; None without a rule.
+        exclusions: `store.exclusions.ExclusionRecord`: what was left out of the plan; None without a rule.
     """
 
     source: str

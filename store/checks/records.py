@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.header_sections import exclusions_of
 from pseudoris.schemas.run_records import (
     HEADER_NAME,
     MANIFEST_FOLDER,
@@ -17,6 +16,8 @@ from pseudoris.schemas.run_records import (
     RunHeader,
 )
 from pseudoris.store.checks.content import Problem
+from pseudoris.store.exclusions.exclusion_rules import exclusions_of
+from pseudoris.store.exclusions.stored_exclusions import stored_exclusions
 from pseudoris.store.files.storage import printable
 from pseudoris.store.location import PROBE_NAME, RunLocation
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, CITATION_NAME, is_generated
@@ -32,7 +33,6 @@ from pseudoris.store.runs.manifest import (
     snapshot_path,
 )
 from pseudoris.store.runs.receipts import commit_of_name, foreign_receipt, list_commits, try_read_receipts
-from pseudoris.store.runs.stored_exclusions import stored_exclusions
 
 _PLAN_GENERATION: Final = re.compile(r"g\d{4}")
 _TOP_NAMES: Final = frozenset({HEADER_NAME, CARD_NAME, BESIDE_NAME, CITATION_NAME})

@@ -20,10 +20,11 @@ import yaml
 
 from pseudoris.schemas.config import FilterConfig, MasksConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.header_sections import EXCLUDED, CitedAudit, JudgedShare, audit_of, exclusions_of
+from pseudoris.schemas.header_sections import CitedAudit, JudgedShare, audit_of
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, SCHEMAS
+from pseudoris.store.exclusions.exclusion_rules import EXCLUDED, exclusions_of
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_record, require_header, sealed
 from pseudoris.store.runs.manifest import cached_receipts

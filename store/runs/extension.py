@@ -17,12 +17,11 @@ from typing import Final, TypeVar
 from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import DomainRecord, PartRecord, PlanEntry, PlanExtension, RunHeader
+from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, stored_exclusions
 from pseudoris.store.files.key_order import file_of
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import create_extension
 from pseudoris.store.runs.plan import PlanTally, assign_shards, stream_plan, write_plan
-from pseudoris.store.runs.stored_exclusions import ExcludedItems, stored_exclusions
-from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.store.sources.items import SourceItem
 
 _MAX_EXAMPLES: Final = 5
@@ -60,7 +59,7 @@ class ExtensionTally:
     vanished: list[str] = field(default_factory=list)
     size_bytes: int = 0
     max_shard_bytes: int = 0
-    excluded: ExcludedItems = field(default_factory=lambda: ExcludedItems(Exclusions()))
+    excluded: ExcludedItems = field(default_factory=lambda: ExcludedItems(()))
 
 
 def extend_plan(

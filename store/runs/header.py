@@ -17,7 +17,6 @@ from typing import Final, TypeVar
 from pydantic import ValidationError
 
 from pseudoris.schemas.errors import ConfigError, refuse_other_version
-from pseudoris.schemas.header_sections import extended_exclusions
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import (
     HEADER_NAME,
@@ -30,6 +29,7 @@ from pseudoris.schemas.run_records import (
     SealedRecord,
 )
 from pseudoris.schemas.untrusted import parse_json
+from pseudoris.store.exclusions.exclusion_rules import extended_exclusions
 from pseudoris.store.location import RunLocation
 
 _Record = TypeVar("_Record", bound=SealedRecord)

@@ -36,12 +36,12 @@ from pseudoris.schemas.run_records import (
     RunHeader,
 )
 from pseudoris.schemas.tables import PLAN_SCHEMA
+from pseudoris.store.exclusions.exclusion_rules import Exclusions
+from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, excluded_section, nothing_is_left
 from pseudoris.store.files.key_order import file_of
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import refuse_unexpected_files
 from pseudoris.store.runs.header import create_header
-from pseudoris.store.runs.stored_exclusions import ExcludedItems, excluded_section, nothing_is_left
-from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.tables.parquet_files import damaged, open_parquet, parquet_bytes
 
@@ -309,7 +309,7 @@ def plan_run(
     limit: int | None = None,
     origin: Origin = "annotate",
     parent: ParentRun | None = None,
-    exclusions: Exclusions | None = None,
+    exclusions: Exclusions = (),
     domain: DomainRecord | None = None,
 ) -> RunHeader:
     """Write the listing as the plan under `location`, then create the header, and return it.
@@ -326,7 +326,6 @@ def plan_run(
     """
     refuse_unexpected_files(location)
     tally = PlanTally()
-    exclusions = exclusions or Exclusions()
     excluded = ExcludedItems(exclusions)
     entries = itertools.islice(assign_shards(excluded.kept(items), config.shards, tally=tally), limit)
     written = write_plan(location, entries)

@@ -6,7 +6,7 @@ A run may be made from a parent: a complete run, pinned by the bytes of its last
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Self
@@ -14,7 +14,7 @@ from typing import Self
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.header_sections import AuditRecord, exclusions_of
+from pseudoris.schemas.header_sections import AuditRecord
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import (
     PLAN_FOLDER,
@@ -26,15 +26,15 @@ from pseudoris.schemas.run_records import (
     Receipt,
     RunHeader,
 )
+from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusions_of
+from pseudoris.store.exclusions.stored_exclusions import check_exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import refuse_unexpected_files
 from pseudoris.store.runs.header import check_identity, check_origin, create_header, read_header, require_header
 from pseudoris.store.runs.manifest import latest_snapshot, read_snapshot, snapshot_path, snapshot_sha256
 from pseudoris.store.runs.plan import plan_run
 from pseudoris.store.runs.receipts import list_receipts, of_this_run, part_path
-from pseudoris.store.runs.stored_exclusions import check_exclusions
 from pseudoris.store.sources import SourceItem
-from pseudoris.store.sources.exclusions import Exclusions
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ class RunRequest:
     config: RunConfig
     parent: Parent | None = None
     allow_mixed: bool = False
-    exclusions: Exclusions = field(default_factory=Exclusions)
+    exclusions: Exclusions = ()
     domain: DomainRecord | None = None
 
 

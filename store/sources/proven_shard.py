@@ -20,7 +20,7 @@ from pseudoris.schemas.errors import ImageError, RefusedError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Failure, Proof, Shard, ShardImage
-from pseudoris.store.sources.exclusions import ContentMatcher
+from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher
 from pseudoris.store.sources.planned_images import Outcome, Reading, read_or_refused
 from pseudoris.store.sources.root import SourceRoot
 from pseudoris.store.sources.source import open_root
@@ -114,7 +114,7 @@ def read_shard(
     prover: Prover,
     generation: int = 0,
     others: Iterable[PlanEntry] = (),
-    exclusions: ContentMatcher | None = None,
+    exclusions: ExclusionMatcher | None = None,
 ) -> Shard:
     """Return the shard of `entries` with bytes, digests and upright sizes; broken images are quarantined.
 
@@ -152,7 +152,7 @@ def _reason(reading: Reading) -> str | None:
     return reading.outcome.reason if isinstance(reading.outcome, ImageError) else None
 
 
-def _prove(entry: PlanEntry, outcome: Outcome, prover: Prover, exclusions: ContentMatcher | None) -> ShardImage:
+def _prove(entry: PlanEntry, outcome: Outcome, prover: Prover, exclusions: ExclusionMatcher | None) -> ShardImage:
     image = functools.partial(ShardImage, position=entry.position, image_id=entry.image_id, key=entry.key)
     if isinstance(outcome, ImageError):
         return _quarantined(image(), outcome)

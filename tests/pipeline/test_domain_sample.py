@@ -13,7 +13,6 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import DomainRecord
 from pseudoris.store.sources import open_source
-from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.synthworld.scenes import Split, make_scene
 from recipes.scene_shards import scene_image
 from tests.builders.images import png
@@ -58,7 +57,7 @@ def test_of_few_tars_it_takes_the_first_images_of_each(folder):
 def test_a_scene_is_inside_and_what_is_broken_is_left_out(folder):
     (folder / "scene.png").write_bytes(scene_image(make_scene(Split.DEMO, 0)).data)
     (folder / "broken.png").write_bytes(b"no image")
-    found = judge_sample(TINY, opened(folder), Exclusions())
+    found = judge_sample(TINY, opened(folder), ())
     assert (found.num_sampled, found.num_outside) == (1, 0)
     assert found.median_score < found.max_score
 
@@ -69,13 +68,13 @@ def test_photographs_are_outside(folder, monkeypatch):
     monkeypatch.setattr(domain_sample, "_PATIENCE_S", 600.0)
     for photo in sorted(PHOTOS.iterdir())[:2]:
         shutil.copy(photo, folder)
-    found = judge_sample(TINY, opened(folder), Exclusions())
+    found = judge_sample(TINY, opened(folder), ())
     assert (found.num_sampled, found.num_outside) == (2, 2)
 
 
 def test_statistics_that_are_missing_are_told(folder):
     with pytest.raises(ConfigError, match=r"weights 'gone\.safetensors' are not available"):
-        judge_sample(load_config("tiny", None, ["domain.weights.uri=gone.safetensors"]), opened(folder), Exclusions())
+        judge_sample(load_config("tiny", None, ["domain.weights.uri=gone.safetensors"]), opened(folder), ())
 
 
 def test_where_most_is_outside_the_start_is_refused_with_both_remedies():

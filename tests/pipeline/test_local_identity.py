@@ -17,11 +17,11 @@ from pseudoris.pipeline.run_contract import RunOptions, check_options, sampled_w
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import DomainRecord
+from pseudoris.store.exclusions.exclusion_rules import exclusion
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.sources import open_source
-from pseudoris.store.sources.exclusions import Exclusions, exclusion
 from tests.builders.command import pseudoris
 from tests.builders.images import png
 from tests.builders.scored_runs import scored_run
@@ -199,7 +199,7 @@ def asked(source, exclusions=None, *words):
 
 @pytest.mark.slow
 def test_a_child_process_judges_a_sample(source):
-    with asked(source, Exclusions()) as answer:
+    with asked(source, ()) as answer:
         assert answer().num_outside == 1
 
 
@@ -214,7 +214,7 @@ def test_an_excluded_image_is_not_in_the_sample(source, caplog):
 
 @pytest.mark.slow
 def test_an_image_on_which_a_decoder_hangs_costs_the_sample_alone(source, caplog):
-    with asked(source, Exclusions(), "images.decoder_timeout_s=0.000001") as answer:
+    with asked(source, (), "images.decoder_timeout_s=0.000001") as answer:
         assert answer() is None
     assert "The check of a sample of SOURCE ended with status -14" in caplog.text
 

@@ -13,8 +13,8 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.exclusions.exclusion_rules import exclusion
 from pseudoris.store.runs.plan import PlanTally
-from pseudoris.store.sources.exclusions import exclusion
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.tables.shard_tables import table_bytes
 from tests.builders.runs import stub_config, write_source

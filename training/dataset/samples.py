@@ -19,7 +19,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, LONE_MASKS, LoneMasks
 from pseudoris.schemas.shard import SOURCE_MODEL, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
-from pseudoris.store.sources.exclusions import Exclusions
+from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.tables.committed_tables import RowFilter
 from pseudoris.training.exclusions import as_exclusions
 
@@ -313,7 +313,7 @@ class SampleSpec:
             "draw": self.draw,
             "expressions_per_mask": self.expressions_per_mask,
             "where": {**self.where.as_json(), "lone": self.lone_masks},
-            "exclude": sorted(rule.identity for rule in self.exclusions.rules),
+            "exclude": sorted(rule.identity for rule in self.exclusions),
             "rewording": self.rewording,
         }
 

@@ -20,10 +20,9 @@ from pseudoris.schemas.keep_rule import is_lone, lone_draws
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
+from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher, beyond, planned_rules
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.stored_exclusions import exclusions_beyond
-from pseudoris.store.sources.exclusions import RecordedImageMatcher
 from pseudoris.store.tables.committed_tables import read_selected
 from pseudoris.store.tables.judged_expressions import floats_of
 from pseudoris.training.dataset.image_reader import ImageBytes, ShardImages
@@ -241,7 +240,7 @@ class OpenedRun:
     snapshot: Snapshot
     spec: SampleSpec
     images: ImageBytes | None
-    excluded: RecordedImageMatcher | None
+    excluded: ExclusionMatcher | None
 
     @classmethod
     def open(
@@ -314,8 +313,7 @@ class OpenedRun:
         table = table.filter(pc.equal(pc.list_value_length(table["target_mask_ids"]), 1))
         if self.excluded is not None and table.num_rows:
             images = self._read(parts, IMAGES, ("image_id", "key", "sha256")).to_pylist()
-            rules = (self.excluded.rule_of(each["key"], each["sha256"]) for each in images)
-            ids = [each["image_id"] for each, rule in zip(images, rules, strict=True) if rule is not None]
+            ids = [each["image_id"] for each in images if self.excluded.of_recorded(each["key"], each["sha256"])]
             table = table.filter(pc.invert(pc.is_in(table["image_id"], value_set=pa.array(ids, pa.string()))))
         fits = where.fits_tokens(table["text"]) if is_counting_tokens else None
         table = table if fits is None else table.filter(fits)
@@ -344,13 +342,13 @@ class OpenedRun:
             return np.fromiter(counts, np.int64, len(self.snapshot))
 
 
-def _excluded(header: RunHeader, spec: SampleSpec) -> RecordedImageMatcher | None:
+def _excluded(header: RunHeader, spec: SampleSpec) -> ExclusionMatcher | None:
     """The matcher of the rules that the run was not planned with; None without one."""
-    left = exclusions_beyond(header, spec.exclusions)
-    for rule in left.rules:
+    left = beyond(spec.exclusions, planned_rules(header))
+    for rule in left:
         if rule.kind == "phash":
             raise ConfigError(
                 f"exclude: {rule.name} has perceptual hashes, but a dataset compares names and sha256 alone. Use "
                 "`pseudoris export --exclude` or `pseudoris annotate --exclude`, or give a table with sha256 alone."
             )
-    return RecordedImageMatcher(left) if left else None
+    return ExclusionMatcher(left) if left else None

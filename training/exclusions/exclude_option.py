@@ -12,12 +12,20 @@ from pydantic import JsonValue
 
 from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, require_imagehash
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.header_sections import SHARED_DATASETS, missing_phrase
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.untrusted import parse_json, read_regular
 from pseudoris.schemas.uris import named_path
+from pseudoris.store.exclusions.exclusion_rules import (
+    SHARED_DATASETS,
+    ExclusionRule,
+    Exclusions,
+    beyond,
+    coco_id,
+    exclusion,
+    missing_phrase,
+    name_value,
+)
 from pseudoris.store.files.storage import storage_errors
-from pseudoris.store.sources.exclusions import Exclusions, all_rules, coco_id, exclusion, name_value
 from pseudoris.training.exclusions.hash_table import TABLE_SUFFIXES, read_hash_table, read_image_folder
 from pseudoris.training.untrusted_pickle import read_refs
 
@@ -49,12 +57,13 @@ def read_exclusions(values: Sequence[str], max_distance: int | None = None, only
         raise ConfigError(
             f"--exclude-distance {distance} is not possible: give 0 (equal hashes) to {HASH_BITS // 2 - 1}"
         )
-    found = all_rules([_read_only(only), *(_read(value, distance) for value in values)])
-    if any(rule.kind == "phash" for rule in found.rules):
+    read = (_read_only(only), *(_read(value, distance) for value in values))
+    found = beyond((rule for rules in read for rule in rules), ())
+    if any(rule.kind == "phash" for rule in found):
         require_imagehash()
     elif max_distance is not None:
         raise ConfigError("--exclude-distance needs an --exclude with perceptual hashes: images, or a table of phash")
-    if missing := missing_phrase(found.rules):
+    if missing := missing_phrase(found):
         logger.warning(
             "--exclude: %s. A model that is tested on them may have seen their images. Put the datasets side by side "
             "in one folder",
@@ -64,19 +73,18 @@ def read_exclusions(values: Sequence[str], max_distance: int | None = None, only
 
 
 def as_exclusions(exclude: Exclusions | str | Sequence[str]) -> Exclusions:
-    """Return what an argument `exclude` of the Python API names; raises as `read_exclusions`."""
-    if isinstance(exclude, Exclusions):
-        return exclude
-    return read_exclusions([exclude] if isinstance(exclude, str) else exclude)
+    """Return what an argument `exclude` of the Python API names, paths or rules; raises as `read_exclusions`."""
+    given = [exclude] if isinstance(exclude, str) else exclude
+    paths = [each for each in given if isinstance(each, str)]
+    return tuple(each for each in given if isinstance(each, ExclusionRule)) + (read_exclusions(paths) if paths else ())
 
 
 def _read_only(values: Sequence[str]) -> Exclusions:
-    named = [_read_wanted(value) for value in dict.fromkeys(values)]
-    if not named:
-        return Exclusions()
-    rules = [rule for each in named for rule in each.rules]
+    rules = [rule for value in dict.fromkeys(values) for rule in _read_wanted(value)]
+    if not rules:
+        return ()
     files = {name: digest for rule in rules for name, digest in rule.files.items()}
-    wanted = frozenset[str]().union(*(values for each in named for values in each.values))
+    wanted = frozenset[str]().union(*(rule.values for rule in rules))
     return exclusion("only", ", ".join(rule.name for rule in rules), wanted, files=files)
 
 

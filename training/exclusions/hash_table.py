@@ -20,9 +20,9 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.untrusted import read_regular
+from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusion
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.runs.plan import assign_shards
-from pseudoris.store.sources.exclusions import Exclusions, exclusion
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.sources.source import open_source
 
@@ -73,7 +73,7 @@ def hash_rules(
     name: str, values: dict[str, set[str]], max_distance: int, *, files: dict[str, str] | None = None
 ) -> Exclusions:
     """Return a rule for each column that has a value."""
-    found = Exclusions()
+    found: Exclusions = ()
     if digests := values.get("sha256"):
         found += exclusion("sha256", name, digests, files=files)
     if hashes := values.get("phash"):

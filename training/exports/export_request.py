@@ -10,10 +10,10 @@ from dataclasses import fields
 from typing import Final
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import LatestReceipts
-from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.training.exports.coco_export import COCO
 from pseudoris.training.exports.cris import CRIS, LMDB
 from pseudoris.training.exports.export_job import ExportFormat
@@ -47,7 +47,7 @@ def export_request(
     source: str | None = None,
     is_partial: bool = False,
     is_overwriting: bool = False,
-    exclusions: Exclusions | None = None,
+    exclusions: Exclusions = (),
 ) -> ExportRequest:
     """Return what `find_export(export_format).write` needs; nothing is written.
 
@@ -74,7 +74,7 @@ def export_request(
             f"{len(receipts):,} of {header.num_shards:,} shards are committed. Finish the run with the same `annotate` "
             "command, or export the committed shards with --partial."
         )
-    return ExportRequest(run, header, receipts, target, options, is_overwriting, source, exclusions or Exclusions())
+    return ExportRequest(run, header, receipts, target, options, is_overwriting, source, exclusions)
 
 
 def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:

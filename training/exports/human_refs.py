@@ -13,8 +13,8 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.schemas.shard import is_blank
 from pseudoris.schemas.untrusted import parse_json, read_regular
+from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusion, name_value
 from pseudoris.store.files.storage import storage_errors
-from pseudoris.store.sources.exclusions import Exclusions, exclusion, name_value
 from pseudoris.training.exports.image_files import CATEGORY_ID
 from pseudoris.training.exports.protocol import HumanAnnotation
 from pseudoris.training.untrusted_pickle import read_refs
@@ -63,7 +63,7 @@ class HumanRefs:
     def exclusions(self) -> Exclusions:
         """The run's images that they show too, by name or COCO id; no rule without references."""
         names = [name_value(str(image["file_name"])) for image in self.images.values()]
-        return exclusion("refer", "--merge-human", names) if names else Exclusions()
+        return exclusion("refer", "--merge-human", names) if names else ()
 
     def renumbered(
         self, numbers: RecordIds, image_ids: Mapping[int, int]

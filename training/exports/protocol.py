@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from pseudoris.schemas.run_records import Receipt, RunHeader
+from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
-from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.training.exports.selected_rows import ExcludedImages, Selection, TextRule, with_source_bytes
 
@@ -101,7 +101,7 @@ class ExportRequest:
     options: ExportOptions = field(default_factory=ExportOptions)
     is_overwriting: bool = False
     source: str | None = None
-    exclusions: Exclusions = field(default_factory=Exclusions)
+    exclusions: Exclusions = ()
 
     def annotations(
         self,

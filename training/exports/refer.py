@@ -122,7 +122,7 @@ class _Writer:
                 ref = self._ref(mask, annotation, image_file.name)
                 self._add(arrays, annotation, [ref], file_name=image_file.name, size=size)
         dropped = self._job.dropped
-        for shown in self._human.exclusions.rules:
+        for shown in self._human.exclusions:
             dropped[SHOWN_TO_HUMANS] += dropped.pop(shown.dropped_phrase, 0)
 
     def _annotation(self, mask: AnnotatedMask, image_id: int) -> dict[str, Any]:

@@ -18,10 +18,9 @@ from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.shard import is_blank
 from pseudoris.schemas.tables import IMAGES, STATUS_QUARANTINED
+from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher, Exclusions, beyond, planned_rules
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.runs.stored_exclusions import exclusions_beyond
-from pseudoris.store.sources.exclusions import ContentMatcher, Exclusions, RecordedImageMatcher
 from pseudoris.store.sources.planned_images import Outcome, as_annotated, read_entries
 from pseudoris.store.sources.source import open_recorded_root, open_root
 from pseudoris.store.tables.annotations import AnnotatedExpression, AnnotatedImage, AnnotatedMask
@@ -198,10 +197,9 @@ class ExcludedImages:
         self, run: RunLocation, header: RunHeader, exclusions: Exclusions, *, source: str | None = None
     ) -> None:
         """Wire it; `source` says where the images are now, None uses the header's SOURCE."""
-        rules = exclusions_beyond(header, exclusions)
         self._run, self._header, self._source = run, header, source
-        self._rules = rules.rules
-        self._recorded, self._contents = RecordedImageMatcher(rules), ContentMatcher(rules)
+        self._rules = beyond(exclusions, planned_rules(header))
+        self._matcher = ExclusionMatcher(self._rules)
 
     def __bool__(self) -> bool:
         """Return whether there is a rule that the run does not have."""
@@ -217,14 +215,13 @@ class ExcludedImages:
         """
         if not self:
             return {}
-        columns = (*_COLUMNS, "bytes") if self._contents.has_hashes else _COLUMNS
+        columns = (*_COLUMNS, "bytes") if self._matcher.has_hashes else _COLUMNS
         rows = read_table(self._run, IMAGES, columns, [receipt]).to_pylist()
         found: dict[str, str] = {}
         for row in rows:
-            number = self._recorded.rule_of(row["key"], row["sha256"])
-            if number is not None:
-                found[row["image_id"]] = self._rules[number].dropped_phrase
-        if self._contents.has_hashes:
+            if rule := self._matcher.of_recorded(row["key"], row["sha256"]):
+                found[row["image_id"]] = rule.dropped_phrase
+        if self._matcher.has_hashes:
             rest = [row for row in rows if row["image_id"] not in found and row["status"] != STATUS_QUARANTINED]
             found.update(self._by_hash([_image(receipt.shard, row) for row in rest]))
         return found
@@ -237,7 +234,7 @@ class ExcludedImages:
             except ImageError:
                 continue
             unchecked.discard(image.image_id)
-            number = self._contents.rule_of(image.sha256, phash)
+            number = self._matcher.by_content(image.sha256, phash)
             if number is not None:
                 yield image.image_id, self._rules[number].dropped_phrase
         yield from ((each, UNCHECKED) for each in sorted(unchecked))

@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import Identity
+from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, package_versions, plan_or_continue
 from pseudoris.store.sources import Source, SourceItem, open_source
-from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.store.threads import map_in_threads
 from pseudoris.training.imports.human_annotation import Annotation, HumanImage, Orientation, relative_path
 
@@ -58,7 +58,7 @@ class ImportRequest:
     prefix: str = ""
     orientation: Orientation = "upright"
     num_workers: int = 1
-    exclusions: Exclusions = field(default_factory=Exclusions)
+    exclusions: Exclusions = ()
 
     @property
     def chosen_splits(self) -> tuple[str, ...]:

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pseudoris.schemas.header_sections import exclusions_of
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Shard
+from pseudoris.store.exclusions.exclusion_rules import planned_rules
+from pseudoris.store.exclusions.stored_exclusions import content_matcher
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.stored_exclusions import content_matcher
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.training.imports.annotation_files import read_annotation
 from pseudoris.training.imports.human_annotation import STAGE_IMPORT, HumanImage, annotate_image
@@ -70,8 +70,7 @@ def import_annotation(
             written = write_run(
                 location, run, make, lock=lock, on_progress=on_progress, num_workers=request.num_workers
             )
-    record = exclusions_of(run.header)
-    rules = record.rules if record else ()
+    rules = planned_rules(run.header)
     excluded = {rule.dropped_phrase: rule.num_excluded for rule in rules if rule.num_excluded}
     return ImportSummary(
         written.header,

@@ -7,10 +7,9 @@ import pickle
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.header_sections import as_section
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord
-from pseudoris.store.sources.exclusions import exclusion
+from pseudoris.store.exclusions.exclusion_rules import as_section, exclusion
 from pseudoris.training.dataset import RisDataset, RisIterableDataset, SampleSpec
 from pseudoris.training.dataset.samples import PARTS
 from pseudoris.training.dataset.shard_reader import OpenedRun
@@ -59,7 +58,7 @@ def test_perceptual_hashes_are_refused_unless_the_run_was_planned_with_them(run)
     with pytest.raises(ConfigError, match="bench has perceptual hashes, but a dataset compares names and sha256 alone"):
         RisDataset(run.location, spec(looks))
     part = PartRecord(name="g0001/exclusions-00000000.parquet", rows=1, size_bytes=1, sha256="00" * 32)
-    header = run.header.model_copy(update={"exclusions": as_section(looks.rules, part)})
+    header = run.header.model_copy(update={"exclusions": as_section(looks, part)})
     assert _opens(run, header, looks)
 
 

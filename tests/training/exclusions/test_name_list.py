@@ -13,8 +13,8 @@ def test_names_paths_and_ids_are_read_and_comments_are_not(tmp_path):
     lines = ("\ufeff# held out", "a cat.jpg", "", "  val/b.png ", "000000000012", "COCO_val2014_000000000013.jpg")
     path.write_bytes("\r\n".join(lines).encode())
     found = read_name_list(path)
-    assert found.values == ({"a cat.jpg", "val/b.png", "12", "13"},)
-    assert found.rules[0].name == "list.txt"
+    assert found[0].values == {"a cat.jpg", "val/b.png", "12", "13"}
+    assert found[0].name == "list.txt"
 
 
 @pytest.mark.parametrize(

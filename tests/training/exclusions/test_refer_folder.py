@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.sources.exclusions import KeyMatcher
+from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher
 from pseudoris.training.exclusions.exclude_option import read_refer_folder, refer_files
 from tests.builders.human import image_row, object_row, reference, write_refer
 
@@ -33,8 +33,8 @@ def write(folder, splits_by, found):
 
 
 def excluded(folder, numbers) -> list[int]:
-    matcher = KeyMatcher(read_refer_folder(folder))
-    return [n for n in numbers if matcher.rule_of(f"train2014/{coco_name(n)}") is not None]
+    matcher = ExclusionMatcher(read_refer_folder(folder))
+    return [n for n in numbers if matcher.matched(f"train2014/{coco_name(n)}")[0] is not None]
 
 
 def test_the_names_of_windows_need_no_instances_beside_them(tmp_path):
@@ -46,7 +46,7 @@ def test_all_held_out_splits_of_all_files_are_excluded_and_train_is_not(tmp_path
     folder = write(tmp_path / "refcocog", "google", refs(train=[1, 2], val=[3]))
     write(folder, "umd", refs(train=[3], val=[1], test=[4], testA=[5], testB=[6]))
     assert excluded(folder, range(1, 9)) == [1, 3, 4, 5, 6]
-    (rule,) = read_refer_folder(folder).rules
+    (rule,) = read_refer_folder(folder)
     assert set(rule.files) == {"refcocog/refs(google).p", "refcocog/refs(umd).p"}
     assert rule.settings == {"splits": ["val", "test", "testA", "testB"]}
 
@@ -58,7 +58,7 @@ def test_of_a_folder_of_datasets_the_union_of_all_is_excluded(tmp_path):
     # One of them stands for those beside it, and the folder above for all.
     for folder in (tmp_path / "data" / "refcoco", tmp_path):
         assert excluded(folder, [1, 2, 3]) == [1, 2]
-        assert read_refer_folder(folder).rules[0].datasets == ["refcoco", "refcoco+"]
+        assert read_refer_folder(folder)[0].datasets == ["refcoco", "refcoco+"]
     assert len(refer_files(tmp_path / "data")) == 2
 
 
@@ -79,7 +79,7 @@ def test_a_relative_path_finds_the_datasets_beside_it(tmp_path, monkeypatch):
 def test_every_split_but_train_is_excluded_and_recorded(tmp_path):
     folder = write(tmp_path / "own", "unc", refs(train=[1], val=[2], test2=[3]))
     assert excluded(folder, [1, 2, 3]) == [2, 3]
-    assert read_refer_folder(folder).rules[0].settings == {"splits": ["val", "test", "testA", "testB", "test2"]}
+    assert read_refer_folder(folder)[0].settings == {"splits": ["val", "test", "testA", "testB", "test2"]}
 
 
 def test_names_of_other_forms_are_read_from_instances(tmp_path):
@@ -87,11 +87,11 @@ def test_names_of_other_forms_are_read_from_instances(tmp_path):
     objects = [object_row(n, n) for n in (1, 2)]
     found = [reference(1, 1, 1, "a", split="train"), reference(2, 2, 2, "b", split="val")]
     folder = write_refer(tmp_path / "own", images, objects, found)
-    matcher = KeyMatcher(read_refer_folder(folder))
-    assert (matcher.rule_of("x/street-2.png"), matcher.rule_of("street-1.png")) == (0, None)
+    matcher = ExclusionMatcher(read_refer_folder(folder))
+    assert (matcher.matched("x/street-2.png")[0], matcher.matched("street-1.png")[0]) == (0, None)
     # Numbers of another dataset are no COCO ids.
-    assert matcher.rule_of(coco_name(2)) is None
-    assert set(read_refer_folder(folder).rules[0].files) == {"own/refs(unc).p", "own/instances.json"}
+    assert matcher.matched(coco_name(2))[0] is None
+    assert set(read_refer_folder(folder)[0].files) == {"own/refs(unc).p", "own/instances.json"}
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pseudoris.images.perceptual_hash import perceptual_hash
-from pseudoris.schemas.header_sections import as_section
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord
 from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.exclusions.exclusion_rules import Exclusions, as_section, exclusion, name_value
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts
-from pseudoris.store.sources.exclusions import Exclusions, exclusion, name_value
 from pseudoris.training.exports import EXPORTS, ExportRequest, find_export
 from pseudoris.training.exports.selected_rows import UNCHECKED, ExcludedImages
 from tests.builders import images as build
@@ -42,7 +41,7 @@ def export(name, run, place, exclusions):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTS)
 def test_every_format_leaves_them_out_and_counts_them_by_rule(built_run, place, name):
-    alone = export(name, built_run, place, Exclusions())
+    alone = export(name, built_run, place, ())
     report = export(name, built_run, RunLocation.open(f"{place.root} without"), NAMES + DIGESTS)
     assert {phrase: report.dropped[phrase] for phrase in LEFT_OUT} == LEFT_OUT
     assert sum(report.rows.values()) < sum(alone.rows.values())
@@ -76,6 +75,6 @@ def test_copies_are_found_by_look_and_what_cannot_be_compared_is_left_out(tmp_pa
 
 def test_rules_that_the_run_was_planned_with_cost_nothing_more(built_run):
     part = PartRecord(name="g0001/exclusions-00000000.parquet", rows=1, size_bytes=1, sha256="00" * 32)
-    header = built_run.header.model_copy(update={"exclusions": as_section(LOOKS.rules, part)})
+    header = built_run.header.model_copy(update={"exclusions": as_section(LOOKS, part)})
     assert not ExcludedImages(built_run.location, header, LOOKS)
     assert ExcludedImages(built_run.location, header, LOOKS + NAMES)

@@ -10,9 +10,9 @@ import pytest
 from pycocotools import mask as coco
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.header_sections import exclusions_of
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.checks.verification import verify_run
+from pseudoris.store.exclusions.exclusion_rules import exclusions_of
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.header import require_header

@@ -8,16 +8,15 @@ import pytest
 
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.ids import image_id
-from pseudoris.store.files.key_order import member_key, path_key, row_key
-from pseudoris.store.sources.exclusions import (
-    ContentMatcher,
+from pseudoris.store.exclusions.exclusion_rules import (
+    ExclusionMatcher,
     Exclusions,
-    KeyMatcher,
-    all_rules,
+    beyond,
     coco_id,
     exclusion,
     name_value,
 )
+from pseudoris.store.files.key_order import member_key, path_key, row_key
 
 
 def names(*entries: str) -> Exclusions:
@@ -60,7 +59,7 @@ def test_a_coco_id_is_the_twelve_digits_of_a_whole_name(name, number):
 )
 def test_an_id_matches_every_form_of_cocos_names(key):
     for listed in ("12", "000000000012", "COCO_train2014_000000000012.jpg", "COCO_train2014_000000000012_99.jpg"):
-        assert KeyMatcher(names(listed)).rule_of(key) == 0
+        assert ExclusionMatcher(names(listed)).matched(key)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -68,44 +67,43 @@ def test_an_id_matches_every_form_of_cocos_names(key):
     ["COCO_train2014_000000000120.jpg", "COCO_train2014_000000000112.jpg", "12.jpg", "12", "a12.jpg", row_key("t", 12)],
 )
 def test_an_id_matches_nothing_that_merely_contains_it(key):
-    assert KeyMatcher(names("12")).rule_of(key) is None
+    assert ExclusionMatcher(names("12")).matched(key)[0] is None
 
 
 def test_a_listed_name_is_the_files_and_a_listed_path_the_end_of_the_keys():
-    matcher = KeyMatcher(names("a cat.jpg", "dogs/1.jpg"))
-    assert matcher.rule_of(path_key("any/folder/a cat.jpg")) == 0
-    assert matcher.rule_of(member_key("cats.tar", "val/a cat.jpg")) == 0
-    assert matcher.rule_of("more/dogs/1.jpg") == 0
+    matcher = ExclusionMatcher(names("a cat.jpg", "dogs/1.jpg"))
+    assert matcher.matched(path_key("any/folder/a cat.jpg"))[0] == 0
+    assert matcher.matched(member_key("cats.tar", "val/a cat.jpg"))[0] == 0
+    assert matcher.matched("more/dogs/1.jpg")[0] == 0
     for other in ("cats/1.jpg", "1.jpg", "hotdogs/1.jpg", path_key("not a cat.jpg"), "cat.jpg", "a%20cat.jpg/x.png"):
-        assert matcher.rule_of(other) is None
+        assert matcher.matched(other)[0] is None
 
 
 def test_a_file_of_an_export_excludes_the_image_that_it_came_from():
-    matcher = KeyMatcher(names(f"holiday_{image_id('b/holiday.jpg')}.jpg"))
-    assert matcher.rule_of("b/holiday.jpg") == 0
-    assert matcher.rule_of("c/holiday.jpg") is None
+    matcher = ExclusionMatcher(names(f"holiday_{image_id('b/holiday.jpg')}.jpg"))
+    assert matcher.matched("b/holiday.jpg")[0] == 0
+    assert matcher.matched("c/holiday.jpg")[0] is None
 
 
 def test_only_excludes_what_it_does_not_name_and_says_which_of_its_values_name_an_image():
-    matcher = KeyMatcher(exclusion("only", "t", ["12", "a.jpg"]) + names("b/a.jpg"))
+    matcher = ExclusionMatcher(exclusion("only", "t", ["12", "a.jpg"]) + names("b/a.jpg"))
     keys = ("a.jpg", "b/a.jpg", "c.jpg", "COCO_train2014_000000000012.jpg")
-    assert [matcher.rule_of(key) for key in keys] == [None, 1, 0, None]
+    assert [matcher.matched(key)[0] for key in keys] == [None, 1, 0, None]
     assert [matcher.matched(key)[1] for key in keys] == [[1], [1], [], [0]]
 
 
 def test_a_matcher_without_a_rule_of_its_kind_matches_nothing():
-    assert not KeyMatcher(phashes("00" * 8))
-    assert not ContentMatcher(names("a.jpg"))
-    assert not Exclusions()
+    assert not ExclusionMatcher(phashes("00" * 8)).has_names
+    assert not ExclusionMatcher(names("a.jpg")).has_hashes
 
 
 def test_content_is_matched_by_digest_and_by_distance():
-    matcher = ContentMatcher(exclusion("sha256", "t", ["ab" * 32]) + phashes("f0" * 8, distance=2))
+    matcher = ExclusionMatcher(exclusion("sha256", "t", ["ab" * 32]) + phashes("f0" * 8, distance=2))
     assert matcher.has_hashes
-    assert matcher.rule_of("ab" * 32) == 0
+    assert matcher.by_content("ab" * 32) == 0
     near, far = f"{0xF0F0F0F0F0F0F0F0 ^ 0b11:016x}", f"{0xF0F0F0F0F0F0F0F0 ^ 0b111:016x}"
-    assert matcher.rule_of("00" * 32, near) == 1
-    assert matcher.rule_of("00" * 32, far) is None
+    assert matcher.by_content("00" * 32, near) == 1
+    assert matcher.by_content("00" * 32, far) is None
     with pytest.raises(ImageError, match=r"excluded by table\.csv: its perceptual hash is within 2 bits") as caught:
         matcher.check("00" * 32, near)
     assert caught.value.reason == "excluded"
@@ -114,8 +112,9 @@ def test_content_is_matched_by_digest_and_by_distance():
 def test_a_rule_is_the_same_by_its_values_whatever_its_file_is_called():
     first = exclusion("names", "a.txt", ["x.jpg", "y.jpg"], files={"a.txt": "00" * 32})
     second = exclusion("names", "b.txt", ["y.jpg", "x.jpg"])
-    assert first.rules[0].identity == second.rules[0].identity
-    assert not first.without(second.rules)
-    assert all_rules([first, second]) == first
-    assert phashes("00" * 8, distance=2).without(phashes("00" * 8, distance=3).rules)
+    assert first[0].identity == second[0].identity
+    assert not beyond(first, second)
+    assert beyond(first + names("z.jpg") + second, ()) == first + names("z.jpg")
+    assert beyond(phashes("00" * 8, distance=2), phashes("00" * 8, distance=3))
     assert pickle.loads(pickle.dumps(first)) == first
+    assert "values" not in first[0].model_dump()

@@ -15,12 +15,21 @@ import pyarrow as pa
 from pydantic import JsonValue
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.header_sections import ExclusionRule, ListingCounts, as_section, counted, exclusions_of
 from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, image_id, sha256_hex
 from pseudoris.schemas.run_records import PLAN_FOLDER, PartRecord, RunHeader
+from pseudoris.store.exclusions.exclusion_rules import (
+    ExclusionMatcher,
+    ExclusionRule,
+    Exclusions,
+    ListingCounts,
+    as_section,
+    counted,
+    exclusions_of,
+    missing_phrase,
+    planned_rules,
+)
 from pseudoris.store.files.key_order import file_of
 from pseudoris.store.location import RunLocation
-from pseudoris.store.sources.exclusions import ContentMatcher, Exclusions, KeyMatcher
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
 
@@ -28,7 +37,7 @@ _MATCHING: Final = "A listed name is the whole name of a file, a listed path the
 _SCHEMA: Final = pa.schema([("rule", pa.int32()), ("value", pa.string())])
 
 # The matcher that this process used last, by the digest of its part: a process reads many shards of one run.
-_MATCHERS: Final[dict[str, ContentMatcher]] = {}
+_MATCHERS: Final[dict[str, ExclusionMatcher]] = {}
 
 
 class ExcludedItems:
@@ -40,10 +49,9 @@ class ExcludedItems:
     """
 
     def __init__(self, exclusions: Exclusions) -> None:
-        """Wire it."""
-        self._matcher = KeyMatcher(exclusions)
-        self._rules = exclusions.rules
-        self.num_excluded: list[int | None] = [0 if rule.is_by_name else None for rule in self._rules]
+        self._matcher = ExclusionMatcher(exclusions)
+        self._rules = exclusions
+        self.num_excluded: list[int | None] = [0 if rule.is_by_name else None for rule in exclusions]
         self._wanted: set[int] = set()
         self._is_complete = False
 
@@ -64,7 +72,7 @@ class ExcludedItems:
 
     def kept(self, items: Iterable[SourceItem]) -> Iterator[SourceItem]:
         """Yield the other items, in their order; an image that is listed several times counts once."""
-        if not self._matcher:
+        if not self._matcher.has_names:
             yield from items
             return
         # A repeated file follows itself, and repeated members are in one tar: only its ids are held.
@@ -90,14 +98,14 @@ def excluded_section(
     """Write the values, and return the section `exclusions` of a header; None without a rule."""
     if not exclusions:
         return None
-    rows = [(number, value) for number, values in enumerate(exclusions.values) for value in sorted(values)]
+    rows = [(number, value) for number, rule in enumerate(exclusions) for value in sorted(rule.values)]
     table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=_SCHEMA)
     data = parquet_bytes([table], _SCHEMA)
     digest = sha256_hex(data)
     name = f"g0001/exclusions-{digest[:CONTENT_HASH_HEX_DIGITS]}.parquet"
     location.put_part(f"{PLAN_FOLDER}/{name}", data)
     part = PartRecord(name=name, rows=len(rows), size_bytes=len(data), sha256=digest)
-    return as_section(counted(exclusions.rules, excluded.counts()), part)
+    return as_section(counted(exclusions, excluded.counts()), part)
 
 
 def stored_exclusions(location: RunLocation, header: RunHeader) -> Exclusions:
@@ -108,7 +116,7 @@ def stored_exclusions(location: RunLocation, header: RunHeader) -> Exclusions:
     """
     record = exclusions_of(header)
     if record is None:
-        return Exclusions()
+        return ()
     path = f"{PLAN_FOLDER}/{record.part.name}"
     try:
         data = location.read_bytes(path)
@@ -120,17 +128,20 @@ def stored_exclusions(location: RunLocation, header: RunHeader) -> Exclusions:
     values: list[set[str]] = [set() for _ in record.rules]
     for number, value in zip(table["rule"].to_pylist(), table["value"].to_pylist(), strict=True):
         values[number].add(value)
-    return Exclusions(record.rules, tuple(map(frozenset, values)))
+    pairs = zip(record.rules, values, strict=True)
+    return tuple(rule.model_copy(update={"values": frozenset(held)}) for rule, held in pairs)
 
 
-def content_matcher(location: RunLocation, header: RunHeader) -> ContentMatcher | None:
+def content_matcher(location: RunLocation, header: RunHeader) -> ExclusionMatcher | None:
     """Return the matcher of the run's rules by content, None if it has none. Raises as `stored_exclusions`."""
     record = exclusions_of(header)
     if record is None or all(rule.is_by_name for rule in record.rules):
         return None
     digest = record.part.sha256
     if digest not in _MATCHERS:
-        matcher = ContentMatcher(stored_exclusions(location, header))
+        # Names, which may be many, have acted on the plan.
+        by_content = tuple(rule for rule in stored_exclusions(location, header) if not rule.is_by_name)
+        matcher = ExclusionMatcher(by_content)
         _MATCHERS.clear()
         _MATCHERS[digest] = matcher
     return _MATCHERS[digest]
@@ -142,9 +153,8 @@ def check_exclusions(header: RunHeader, given: Exclusions) -> None:
     Raises:
         ConfigError: It excludes something else. The message has a line for each rule that differs.
     """
-    record = exclusions_of(header)
-    ours = {} if record is None else {rule.identity: rule for rule in record.rules}
-    theirs = {rule.identity: rule for rule in given.rules}
+    ours = {rule.identity: rule for rule in planned_rules(header)}
+    theirs = {rule.identity: rule for rule in given}
     if not given or ours.keys() == theirs.keys():
         return
     lines = [f"  {ours[each].option}: {each} in the run, absent now" for each in ours.keys() - theirs.keys()]
@@ -158,17 +168,11 @@ def check_exclusions(header: RunHeader, given: Exclusions) -> None:
 
 def nothing_is_left(exclusions: Exclusions, excluded: ExcludedItems) -> ConfigError:
     """Return the error for a listing of which every image is excluded."""
-    options = ", ".join(dict.fromkeys(rule.option for rule in exclusions.rules))
+    options = ", ".join(dict.fromkeys(rule.option for rule in exclusions))
     return ConfigError(
         f"all {excluded.total:,} listed images are left out by {options}: there is nothing to plan. {_MATCHING}. "
         "Correct the option, or give another SOURCE"
     )
-
-
-def exclusions_beyond(header: RunHeader, exclusions: Exclusions) -> Exclusions:
-    """Return the rules that the run was not planned with: what those exclude is not in it."""
-    record = exclusions_of(header)
-    return exclusions.without(record.rules if record else ())
 
 
 def exclusion_notices(header: RunHeader, *, is_new: bool, is_given: bool) -> list[str]:
@@ -179,14 +183,12 @@ def exclusion_notices(header: RunHeader, *, is_new: bool, is_given: bool) -> lis
         is_new: Whether it was just planned.
         is_given: Whether this session names exclusions.
     """
-    record = exclusions_of(header)
-    if record is None:
-        return []
+    rules = planned_rules(header)
     if is_new:
-        missing = [] if record.missing is None else [record.missing]
-        return [*map(_notice, record.rules), *missing]
-    options = ", ".join(dict.fromkeys(rule.option for rule in record.rules))
-    return [] if is_given else [f"the run keeps to {options}, as it was planned"]
+        missing = missing_phrase(rules)
+        return [*map(_notice, rules), *([missing] if missing else [])]
+    options = ", ".join(dict.fromkeys(rule.option for rule in rules))
+    return [f"the run keeps to {options}, as it was planned"] if rules and not is_given else []
 
 
 def _notice(rule: ExclusionRule) -> str:

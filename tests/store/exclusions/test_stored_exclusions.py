@@ -6,17 +6,16 @@ import pytest
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.header_sections import exclusions_of
 from pseudoris.store.checks.verification import verify_run
+from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusion, exclusions_of
+from pseudoris.store.exclusions.stored_exclusions import content_matcher, exclusion_notices, stored_exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import write_datacard
 from pseudoris.store.runs.extension import extend_plan, extension_notices
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
-from pseudoris.store.runs.stored_exclusions import content_matcher, exclusion_notices, stored_exclusions
 from pseudoris.store.sources import SourceItem
-from pseudoris.store.sources.exclusions import Exclusions, exclusion
 from tests.store.builders import make_identity
 
 CONFIG = load_config("tiny", None, ["shards.max_images=2"])
@@ -58,7 +57,7 @@ def test_images_excluded_by_name_are_not_planned_and_the_header_counts_them(disk
 
 
 def test_a_run_that_excludes_nothing_has_no_such_section(disk):
-    header = plan(disk, Exclusions())
+    header = plan(disk, ())
     assert header.exclusions is None
     assert content_matcher(disk, header) is None
     assert not list(disk.list("_plan"))
@@ -76,10 +75,10 @@ def test_a_repeated_image_is_excluded_once_and_a_limit_counts_what_is_planned(di
 def test_the_values_stand_beside_the_plan_so_a_later_session_needs_no_file(disk):
     header = plan(disk, NAMES + DIGESTS)
     stored = stored_exclusions(disk, require_header(disk))
-    assert stored.values == (NAMES + DIGESTS).values
-    assert content_matcher(disk, header).rule_of("cd" * 32) == 1
+    assert [rule.values for rule in stored] == [rule.values for rule in NAMES + DIGESTS]
+    assert content_matcher(disk, header).by_content("cd" * 32) == 0
     assert verify_run(disk).problems[0].what == "not_committed"
-    again = plan(disk, Exclusions())
+    again = plan(disk, ())
     assert again == header
     assert exclusion_notices(again, is_new=False, is_given=False) == [
         "the run keeps to --exclude held-out.txt, --exclude bench.parquet, as it was planned"
@@ -169,6 +168,6 @@ def test_the_data_card_lists_each_rule(disk):
     write_datacard(disk)
     card = disk.read_bytes("DATACARD.md").decode()
     assert "## Excluded images" in card
-    assert f"| `names` | `held-out.txt` | – | 3 | `{NAMES.rules[0].values_sha256}` | 2 |" in card
-    assert f"| `sha256` | `bench.parquet` | – | 1 | `{DIGESTS.rules[0].values_sha256}` | 0 |" in card
+    assert f"| `names` | `held-out.txt` | – | 3 | `{NAMES[0].values_sha256}` | 2 |" in card
+    assert f"| `sha256` | `bench.parquet` | – | 1 | `{DIGESTS[0].values_sha256}` | 0 |" in card
     assert f"File `held-out.txt`: sha256 `{'ab' * 32}`." in card

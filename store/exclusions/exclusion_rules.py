@@ -1,0 +1,354 @@
+"""Images that must not be in training data: rules by name, COCO id, sha256 and perceptual hash, and their matcher.
+
+A rule by name decides from an image's key, before the image is planned. A rule by content needs its bytes.
+`training/exclusions` reads rules out of what `--exclude` names; planning, datasets, exports and imports apply them. A
+run's header holds its rules, without their values: their digest is compared on a resume, so `name_value` and `coco_id`
+must not change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Annotated, Final, Literal, TypeAlias, cast
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, JsonValue, ValidationError
+
+from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.ids import IMAGE_ID_HEX_DIGITS, image_id, sha256_hex
+from pseudoris.schemas.run_records import PartRecord, PlanExtension, RunHeader, Sha256
+
+# By name: `refer`, `names`, and `only`, which leaves out what it does not name. They act on the plan. By content:
+# `sha256`, `phash`. They act when an image is read.
+RuleKind = Literal["refer", "names", "only", "sha256", "phash"]
+NAME_KINDS: Final = frozenset({"refer", "names", "only"})
+
+# The REFER datasets that share the images of MS-COCO's train2014, each split in its own way.
+SHARED_DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
+
+# The reason code of an image that a rule by content excludes.
+EXCLUDED: Final = "excluded"
+
+
+class ExclusionRule(FrozenModel):
+    """One rule. Two rules are the same if kind, settings and values are; the files may have moved.
+
+    Attributes:
+        kind: What the values are: file names and COCO ids (`refer` from a REFER dataset, `names` from a list, `only` of
+            the images that stay), sha256 of encoded bytes, or perceptual hashes.
+        name: Last name of the path that was given: of a moved file the same, so that it can stand in tables.
+        files: sha256 by name of the files that were read; empty for a folder of images.
+        settings: `splits` of `refer`, all that are held out; `max_distance` of `phash`, in bits, inclusive.
+        num_values: Number of values.
+        values_sha256: sha256 of the values, sorted, a line each.
+        num_excluded: By name: images of the last listing that are not planned because of it, each counted for the first
+            rule that applies. None by content: the images are planned, and quarantined as `excluded`.
+        num_absent: Of `only`: values that name no image of the last listing; None if it was not read to its end.
+        values: Names, COCO ids or hex digits. Never in a header: the rules of one have none (`stored_exclusions`).
+    """
+
+    kind: RuleKind
+    name: str
+    files: dict[str, Sha256] = Field(default_factory=dict)
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    num_values: int = Field(ge=1)
+    values_sha256: Sha256
+    num_excluded: int | None = Field(default=None, ge=0)
+    num_absent: int | None = Field(default=None, ge=0)
+    values: frozenset[str] = Field(default=frozenset(), exclude=True, repr=False)
+
+    @property
+    def option(self) -> str:
+        """The option that gives it, with its name."""
+        return f"{'--only' if self.kind == 'only' else '--exclude'} {self.name}"
+
+    @property
+    def is_by_name(self) -> bool:
+        """Whether it acts on the plan."""
+        return self.kind in NAME_KINDS
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the REFER datasets that were read, by the folders of their files; of other kinds none."""
+        files = self.files if self.kind == "refer" else ()
+        return sorted({PurePosixPath(file).parent.name or self.name for file in files})
+
+    @property
+    def title(self) -> str:
+        """Its name, with the REFER datasets that were read if the name does not say them."""
+        return self.name if self.datasets in ([], [self.name]) else f"{self.name} ({', '.join(self.datasets)})"
+
+    @property
+    def identity(self) -> str:
+        """What must be equal for two sessions to have the same rule, as text for messages."""
+        settings = "".join(f", {name} {_shown(value)}" for name, value in sorted(self.settings.items()))
+        return f"{self.kind}, {self.num_values:,} values{settings}, sha256 {self.values_sha256[:16]}"
+
+    @property
+    def dropped_phrase(self) -> str:
+        """What a list of dropped things calls the images that it excludes."""
+        return f"images excluded by {self.name} ({self.kind})"
+
+    @property
+    def reason(self) -> str:
+        """The message of an image that it excludes."""
+        if self.kind == "phash":
+            distance = self.settings.get("max_distance")
+            return f"excluded by {self.name}: its perceptual hash is within {distance} bits of a listed one"
+        what = "sha256" if self.kind == "sha256" else "name or COCO id"
+        return f"excluded by {self.name}: its {what} is listed"
+
+
+# Rules in the order that they were given in, each with its values. They pickle.
+Exclusions: TypeAlias = tuple[ExclusionRule, ...]
+
+
+class ExclusionRecord(FrozenModel):
+    """All rules of a run, and the file of the plan that holds their values: the section `exclusions` of a header."""
+
+    rules: Annotated[Exclusions, Field(min_length=1)]
+    part: PartRecord
+
+    @property
+    def missing(self) -> str | None:
+        """Which REFER datasets share images with those that were read, and were not read, in a sentence; else None."""
+        return missing_phrase(self.rules)
+
+
+class ListingCounts(FrozenModel):
+    """What one listing says of the rules: `num_excluded` of each by its number, `num_absent` of the one of `only`.
+
+    It is the section `exclusions` of an extension of the plan.
+    """
+
+    num_excluded: tuple[int | None, ...]
+    num_absent: int | None = None
+
+
+def missing_phrase(rules: Exclusions) -> str | None:
+    """Return which of `SHARED_DATASETS` no rule reads, in a sentence; None if they read all, or none."""
+    read = {name for rule in rules for name in rule.datasets}
+    there, missing = ([name for name in SHARED_DATASETS if (name in read) == wanted] for wanted in (True, False))
+    if not there or not missing:
+        return None
+    share, were = ("shares", "was") if len(missing) == 1 else ("share", "were")
+    return f"{' and '.join(missing)}, which {share} images with {' and '.join(there)}, {were} not read"
+
+
+def exclusions_of(header: RunHeader) -> ExclusionRecord | None:
+    """Return what the run of `header` excludes; None if nothing.
+
+    Raises:
+        ConfigError: The section was edited, or another version wrote it.
+    """
+    if header.exclusions is None:
+        return None
+    try:
+        return ExclusionRecord.model_validate(header.exclusions)
+    except ValidationError as error:
+        raise ConfigError(
+            f"the section `exclusions` of _run.json cannot be read ({error.error_count()} problems): it was edited, or "
+            "another version of pseudoris wrote it. Use that version, or name another output"
+        ) from None
+
+
+def planned_rules(header: RunHeader) -> Exclusions:
+    """Return the rules that the run was planned with, without their values."""
+    record = exclusions_of(header)
+    return record.rules if record else ()
+
+
+def extended_exclusions(header: RunHeader, extension: PlanExtension) -> dict[str, JsonValue] | None:
+    """Return the section of `header` with the counts of an extension, which listed all of SOURCE again."""
+    record = exclusions_of(header)
+    if record is None or extension.exclusions is None:
+        return header.exclusions
+    counts = ListingCounts.model_validate(extension.exclusions)
+    return as_section(counted(record.rules, counts), record.part)
+
+
+def counted(rules: Exclusions, counts: ListingCounts) -> Exclusions:
+    """Return the rules with the counts of another listing."""
+    return tuple(
+        rule.model_copy(
+            update={"num_excluded": count, "num_absent": counts.num_absent if rule.kind == "only" else None}
+        )
+        for rule, count in zip(rules, counts.num_excluded, strict=True)
+    )
+
+
+def as_section(rules: Exclusions, part: PartRecord) -> dict[str, JsonValue]:
+    """Return the section of a header."""
+    return ExclusionRecord(rules=rules, part=part).model_dump(mode="json")
+
+
+def _shown(value: JsonValue) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+# COCO's names, of all years, and what is made from them: REFER's pickles append the number of an object, our exports
+# the id of the image. The digits are always 12: a photograph `120.jpg` has no COCO id.
+_COCO_NAME: Final = re.compile(
+    rf"(?:COCO_[a-z]+\d{{4}}_)?(\d{{12}})(?:_(?:\d{{1,12}}|[0-9a-f]{{{IMAGE_ID_HEX_DIGITS}}}))?\.[A-Za-z0-9]{{1,5}}"
+)
+_EXPORTED_NAME: Final = re.compile(rf"(?:.*_)?([0-9a-f]{{{IMAGE_ID_HEX_DIGITS}}})\.[A-Za-z0-9]{{1,5}}")
+
+
+def coco_id(name: str) -> int | None:
+    """Return the COCO id in a file's name; None for names of another form, whatever digits they contain."""
+    match = _COCO_NAME.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
+def name_value(entry: str) -> str:
+    """Return a listed name, path or COCO id as a rule's value: of a COCO id the digits, without leading zeros."""
+    path = entry.replace("\\", "/").strip("/")
+    number = int(path) if path.isascii() and path.isdecimal() else coco_id(path.rpartition("/")[2])
+    return path if number is None else str(number)
+
+
+def exclusion(
+    kind: RuleKind,
+    name: str,
+    values: Iterable[str],
+    *,
+    files: dict[str, str] | None = None,
+    settings: dict[str, JsonValue] | None = None,
+) -> Exclusions:
+    """Return one rule; arguments as in `ExclusionRule`. There must be a value."""
+    held = frozenset(values)
+    digest = sha256_hex("\n".join(sorted(held)).encode())
+    rule = ExclusionRule(
+        kind=kind,
+        name=name,
+        files=files or {},
+        settings=settings or {},
+        num_values=len(held),
+        values_sha256=digest,
+        values=held,
+    )
+    return (rule,)
+
+
+def beyond(rules: Iterable[ExclusionRule], known: Iterable[ExclusionRule]) -> Exclusions:
+    """Return the rules that are not among `known`, each once, in order."""
+    applied, found = {rule.identity for rule in known}, dict[str, ExclusionRule]()
+    for rule in rules:
+        if rule.identity not in applied:
+            found.setdefault(rule.identity, rule)
+    return tuple(found.values())
+
+
+class _NameIndex:
+    """Finds what names a key: one look-up, whatever the number of values. Each value has a number; the first counts."""
+
+    def __init__(self, numbered: Iterable[tuple[int, str]]) -> None:
+        self._names: dict[str, int] = {}
+        self._coco_ids: dict[int, int] = {}
+        self._image_ids: dict[str, int] = {}
+        for number, value in numbered:
+            if value.isascii() and value.isdecimal():
+                self._coco_ids.setdefault(int(value), number)
+                continue
+            self._names.setdefault(value, number)
+            # Our exports name a file by the id of its image.
+            if match := _EXPORTED_NAME.fullmatch(value):
+                self._image_ids.setdefault(match[1], number)
+
+    def __bool__(self) -> bool:
+        return bool(self._names or self._coco_ids)
+
+    def numbers(self, key: str) -> list[int]:
+        """Return the numbers of the values that name a key."""
+        folders = key_path(key).split("/")
+        found = [self._names.get("/".join(folders[start:])) for start in range(len(folders))] if self._names else []
+        number = coco_id(folders[-1]) if self._coco_ids else None
+        found.append(None if number is None else self._coco_ids.get(number))
+        found.append(self._image_ids.get(image_id(key)) if self._image_ids else None)
+        return [each for each in found if each is not None]
+
+
+class ExclusionMatcher:
+    """Finds the first rule that excludes an image: by its key, by its content, or by both as a run's table has them."""
+
+    def __init__(self, rules: Exclusions) -> None:
+        numbered = list(enumerate(rules))
+        self._rules = rules
+        self._listed = _NameIndex(
+            (number, value) for number, rule in numbered if rule.kind in ("refer", "names") for value in rule.values
+        )
+        self._only = [
+            (number, _NameIndex(enumerate(sorted(rule.values)))) for number, rule in numbered if rule.kind == "only"
+        ]
+        # Of rules with an equal digest the first counts.
+        self._digests = {
+            value: number for number, rule in reversed(numbered) if rule.kind == "sha256" for value in rule.values
+        }
+        self._hashes: list[tuple[int, int, NDArray[np.uint64]]] = [
+            (
+                number,
+                cast("int", rule.settings["max_distance"]),
+                np.array([int(value, 16) for value in sorted(rule.values)], np.uint64),
+            )
+            for number, rule in numbered
+            if rule.kind == "phash"
+        ]
+
+    @property
+    def has_names(self) -> bool:
+        """Whether a rule acts on the plan."""
+        return bool(self._listed or self._only)
+
+    @property
+    def has_hashes(self) -> bool:
+        """Whether it needs the perceptual hash of an image."""
+        return bool(self._hashes)
+
+    def matched(self, key: str) -> tuple[int | None, list[int]]:
+        """Return the number of the first rule by name that excludes an image or None, and what names it of `only`.
+
+        Values of `only` are numbered in their order.
+
+        A listed name is that of the file; a listed path must be the end of the key's path, by whole folders. Rows of a
+        table have no name.
+
+        Args:
+            key: Percent-encoded key relative to SOURCE.
+        """
+        named = [(number, index.numbers(key)) for number, index in self._only]
+        missed = [number for number, found in named if not found]
+        return min([*missed, *self._listed.numbers(key)], default=None), [each for _, found in named for each in found]
+
+    def by_content(self, sha256: str, phash: str | None = None) -> int | None:
+        """Return the number of the first rule by content that excludes an image or None; hashes are hex digits."""
+        found = [self._digests[sha256]] if sha256 in self._digests else []
+        if phash is not None:
+            bits = np.uint64(int(phash, 16))
+            found += [number for number, most, listed in self._hashes if np.bitwise_count(listed ^ bits).min() <= most]
+        return min(found, default=None)
+
+    def of_recorded(self, key: str, sha256: str | None) -> ExclusionRule | None:
+        """Return the rule that excludes an image of a run's images table; rules by perceptual hash are ignored."""
+        number = self.matched(key)[0]
+        if number is None and sha256 is not None:
+            number = self.by_content(sha256)
+        return None if number is None else self._rules[number]
+
+    def check(self, sha256: str, phash: str | None = None) -> None:
+        """Raises `ImageError` (excluded) for an image that a rule by content excludes; as `by_content`."""
+        number = self.by_content(sha256, phash)
+        if number is not None:
+            raise ImageError(EXCLUDED, self._rules[number].reason)
+
+
+def key_path(key: str) -> str:
+    """Return a key's path, decoded, as it is in SOURCE; a member of a tar is below it.
+
+    To compare and to show, not to open: a back-slash is a `/` there.
+    """
+    return unquote_to_bytes(key.replace("!", "/")).decode("utf-8", "replace").replace("\\", "/")
