@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
     from pseudoris.schemas.keep_rule import LoneMasks
     from pseudoris.store.checks.verification import VerifyReport
+    from pseudoris.store.exclusions.exclusion_rules import Exclusions
     from pseudoris.store.runs.pending_work import Committed, Notice, Planned, Retried, RunEvent, Step
     from pseudoris.store.runs.refiltered_run import RefilterSummary
-    from pseudoris.store.sources.exclusions import Exclusions
     from pseudoris.store.tables.run_reader import Run
     from pseudoris.training.dataset import (
         ExpressionFilter,
