@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,23 +18,16 @@ from PIL import Image
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.run_records import Identity, PlanEntry
+from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.planned_run import Parent, PlannedRun, RunRequest, plan_or_continue
+from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_or_continue
 from pseudoris.store.sources import SourceItem
 from pseudoris.training.dataset import RisDataset, SampleSpec, Snapshot
 from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig, RecipeConfig
-from pseudoris.training.ppt.recipes.recipe_runs import (
-    ORIGIN,
-    STAGE_RECIPE,
-    Recipe,
-    mask_records,
-    pseudo_mask_rows,
-    write_recipe,
-)
+from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, mask_records, pseudo_mask_rows
 from pseudoris.training.ppt.recipes.recipe_texts import name_in, position_texts, relation_texts
-from pseudoris.training.thread_executor import MakeShard, OnProgress, WrittenRun
+from pseudoris.training.thread_executor import OnProgress, WrittenRun, write_run
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -55,10 +48,6 @@ class Piece:
     pixels: Pixels
     mask: Mask
     name: str
-
-    def mirrored(self) -> Piece:
-        """Return it flipped left to right."""
-        return Piece(self.pixels[:, ::-1], self.mask[:, ::-1], self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,36 +212,34 @@ def compose_objects(
 
     An image has as many pseudo-masks as objects; each of its texts has them all, the referent with c = 1, the contexts
     with c = 0. `objects` is a complete run of `make_objects`, or any whose kept texts are "the … in the middle"; the
-    rest is as of `write_recipe`.
+    rest is as of `write_run` and `Recipe.held`.
     """
     shards = config.run.shards.model_copy(update={"embed_images": True})
     config = config.model_copy(update={"run": config.run.model_copy(update={"shards": shards})})
     parent = Parent.open(RunLocation.open(objects), location)
+    pieces = _Pieces(parent.location, config.compose)
     recipe = Recipe(RECIPE, config, config.compose.model_dump(mode="json"), has_models=False)
-
-    def plan(identity: Identity) -> PlannedRun:
+    suffix = ".jpg" if config.compose.image_format == "jpeg" else ".png"
+    count = max(1, round(len(pieces.names) * config.compose.images_per_source))
+    with recipe.held(location, on_wait) as (identity, lock):
         request = RunRequest(
             ORIGIN, parent.location.root, identity, config.run, parent, config.run.placement.allow_mixed
         )
-        return plan_or_continue(location, request, lambda: _items(_pieces(parent.location, config.compose), config))
-
-    def maker(_: PlannedRun) -> MakeShard:
-        pieces = _pieces(parent.location, config.compose)
+        items = (SourceItem(f"composed-{number:08d}{suffix}") for number in range(count))
+        planned = plan_or_continue(location, request, lambda: items)
 
         def make(entries: Sequence[PlanEntry]) -> Shard:
             started = time.perf_counter()
             images = tuple(_image(entry, pieces, config.compose) for entry in entries)
             return Shard(entries[0].shard, 0, images).with_seconds(STAGE_RECIPE, time.perf_counter() - started)
 
-        return make
-
-    return write_recipe(recipe, location, plan, maker, on_progress=on_progress, on_wait=on_wait)
+        return write_run(location, planned, make, lock=lock, on_progress=on_progress)
 
 
 class _Pieces:
-    """The objects of D_sem, read on demand."""
+    """The objects of D_sem, of as many classes as compositions need, read on demand."""
 
-    def __init__(self, location: RunLocation) -> None:
+    def __init__(self, location: RunLocation, config: ComposeConfig) -> None:
         spec = SampleSpec(parts=("image", "mask", "text"), expressions_per_mask=1)
         self._dataset = RisDataset(location, spec, snapshot=Snapshot.shared(location))
         texts = RisDataset(location, SampleSpec(parts=("text",)), snapshot=self._dataset.snapshot)
@@ -266,28 +253,19 @@ class _Pieces:
                     "Give a run of `pseudoris ppt objects`."
                 )
             self.names.append(name)
+        if config.mosaic_share < 1 and len(set(self.names)) == 1:
+            raise ConfigError(
+                f"{location.root} has only one class, {self.names[0]!r}. A fusion needs objects of two classes. Give "
+                "objects of more classes, or set compose.mosaic_share=1 to make mosaics only."
+            )
 
-    def __getitem__(self, at: int) -> Piece:
+    def drawn(self, at: int, rng: np.random.Generator) -> Piece:
+        """Return a piece, mirrored or not."""
         sample = self._dataset[at]
-        pixels = sample["image"].permute(1, 2, 0).numpy()
-        return Piece(pixels, sample["mask"].numpy(), self.names[at])
-
-
-def _pieces(location: RunLocation, config: ComposeConfig) -> _Pieces:
-    """The objects of a run, of as many classes as compositions need."""
-    pieces = _Pieces(location)
-    if config.mosaic_share < 1 and len(set(pieces.names)) == 1:
-        raise ConfigError(
-            f"{location.root} has only one class, {pieces.names[0]!r}. A fusion needs objects of two classes. Give "
-            "objects of more classes, or set compose.mosaic_share=1 to make mosaics only."
-        )
-    return pieces
-
-
-def _items(pieces: _Pieces, config: RecipeConfig) -> Iterator[SourceItem]:
-    count = max(1, round(len(pieces.names) * config.compose.images_per_source))
-    suffix = ".jpg" if config.compose.image_format == "jpeg" else ".png"
-    yield from (SourceItem(f"composed-{number:08d}{suffix}") for number in range(count))
+        pixels, mask = sample["image"].permute(1, 2, 0).numpy(), sample["mask"].numpy()
+        if rng.random() < 0.5:
+            pixels, mask = pixels[:, ::-1], mask[:, ::-1]
+        return Piece(pixels, mask, self.names[at])
 
 
 def _image(entry: PlanEntry, pieces: _Pieces, config: ComposeConfig) -> ShardImage:
@@ -300,6 +278,13 @@ def _image(entry: PlanEntry, pieces: _Pieces, config: ComposeConfig) -> ShardIma
     Image.fromarray(composed.pixels).save(buffer, format=config.image_format.upper(), **options)
     data = buffer.getvalue()
     masks = mask_records(entry.image_id, composed.masks, RECIPE)
+    mask_ids, rows = [mask.mask_id for mask in masks], list[ExpressionRecord]()
+    count = min(config.texts_per_image, len(masks))
+    # The pseudo-masks of each text, in the order of the texts' targets.
+    for target in sorted(rng.choice(len(masks), size=count, replace=False).tolist()):
+        said = composed.texts[target]
+        text = said[int(rng.integers(len(said)))]
+        rows += pseudo_mask_rows(text, mask_ids, [at == target for at in range(len(mask_ids))], kind=composed.kind)
     return ShardImage(
         position=entry.position,
         image_id=entry.image_id,
@@ -309,7 +294,7 @@ def _image(entry: PlanEntry, pieces: _Pieces, config: ComposeConfig) -> ShardIma
         height=config.side_px,
         width=config.side_px,
         masks=masks,
-        expressions=tuple(_rows(composed, [mask.mask_id for mask in masks], config, rng)),
+        expressions=tuple(rows),
     )
 
 
@@ -320,11 +305,11 @@ def _drawn(pieces: _Pieces, config: ComposeConfig, rng: np.random.Generator) -> 
         if is_mosaic:
             layout = config.layouts[int(rng.integers(len(config.layouts)))]
             chosen = _chosen(pieces.names, layout[0] * layout[1], config.same_class_share, rng)
-            found = mosaic([_mirrored(pieces[at], rng) for at in chosen], layout, config.side_px, rng)
+            found = mosaic([pieces.drawn(at, rng) for at in chosen], layout, config.side_px, rng)
         else:
-            # Of two classes, which `_pieces` has seen to: "the star left of the star" gives both of them the same name.
+            # Of two classes, which `_Pieces` has seen to: "the star left of the star" gives both of them the same name.
             base, embedded = _chosen(pieces.names, 2, 0.0, rng)
-            found = fusion(_mirrored(pieces[base], rng), _mirrored(pieces[embedded], rng), config, rng)
+            found = fusion(pieces.drawn(base, rng), pieces.drawn(embedded, rng), config, rng)
         if found is not None:
             return found
     raise ConfigError(
@@ -347,18 +332,3 @@ def _chosen(names: Sequence[str], count: int, same_class_share: float, rng: np.r
         wanted = wanted or list(range(len(names)))
         chosen.append(wanted[int(rng.integers(len(wanted)))])
     return chosen
-
-
-def _mirrored(piece: Piece, rng: np.random.Generator) -> Piece:
-    return piece.mirrored() if rng.random() < 0.5 else piece
-
-
-def _rows(
-    composed: ComposedImage, mask_ids: Sequence[str], config: ComposeConfig, rng: np.random.Generator
-) -> Iterator[ExpressionRecord]:
-    """The pseudo-masks of each text, in the order of the texts' targets."""
-    count = min(config.texts_per_image, len(mask_ids))
-    for target in sorted(rng.choice(len(mask_ids), size=count, replace=False).tolist()):
-        said = composed.texts[target]
-        text = said[int(rng.integers(len(said)))]
-        yield from pseudo_mask_rows(text, mask_ids, [at == target for at in range(len(mask_ids))], kind=composed.kind)

@@ -17,25 +17,18 @@ import numpy as np
 from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.run_records import Identity, PlanEntry
+from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.store.files.key_order import file_path
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_or_continue
+from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.training.ppt.recipes.grounding import Grounder
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
-from pseudoris.training.ppt.recipes.recipe_runs import (
-    ORIGIN,
-    STAGE_RECIPE,
-    Recipe,
-    mask_records,
-    pseudo_mask_rows,
-    write_recipe,
-)
+from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, mask_records, pseudo_mask_rows
 from pseudoris.training.ppt.recipes.recipe_texts import middle_text
-from pseudoris.training.thread_executor import MakeShard, OnProgress, WrittenRun, proving
+from pseudoris.training.thread_executor import OnProgress, WrittenRun, proving, write_run
 
 RECIPE: Final = "objects"
 # Folders that a message names; the others it counts.
@@ -63,7 +56,7 @@ def make_objects(
     `folder`, a path or url, has a folder of images for each class, as Mini-ImageNet. `names` is a table of class names,
     CSV with the columns `folder` and `name`, which has every folder; None takes the folders' own. `sample` takes so
     many images alone, drawn by `compute.seed` from all folders together. `on_note` is told of rows of `names` whose
-    folder does not exist. The rest is as of `write_recipe`.
+    folder does not exist. The rest is as of `write_run` and `Recipe.held`.
     """
     run = config.run
     source = open_source(folder, run.source, exclude=location.root, limits=run.placement.storage)
@@ -80,25 +73,18 @@ def make_objects(
     drawn = {} if sample is None else {"sample": sample}
     digest = None if table is None else sha256_hex(table)
     recipe = Recipe(RECIPE, config, {"names": digest, "classes": every, **drawn}, has_models=True)
-    with proving(run.images, 1) as provers:
-        prover = provers.get()
+    with proving(run.images, 1) as provers, recipe.held(location, on_wait) as (identity, lock):
+        request = RunRequest(ORIGIN, source.name, identity, run, allow_mixed=run.placement.allow_mixed)
+        planned = plan_or_continue(location, request, lambda: _sampled(source, sample, run.compute.seed))
+        grounder, prover = Grounder(config.grounding, run), provers.get()
 
-        def plan(identity: Identity) -> PlannedRun:
-            request = RunRequest(ORIGIN, source.name, identity, run, allow_mixed=run.placement.allow_mixed)
-            return plan_or_continue(location, request, lambda: _sampled(source, sample, run.compute.seed))
+        def make(entries: Sequence[PlanEntry]) -> Shard:
+            shard = read_shard(source.name, run, entries, prover=prover)
+            started = time.perf_counter()
+            images = tuple(_labelled(each, classes, every, grounder, config) for each in shard.images)
+            return shard.with_images(images).with_seconds(STAGE_RECIPE, time.perf_counter() - started)
 
-        def maker(_: PlannedRun) -> MakeShard:
-            grounder = Grounder(config.grounding, run)
-
-            def make(entries: Sequence[PlanEntry]) -> Shard:
-                shard = read_shard(source.name, run, entries, prover=prover)
-                started = time.perf_counter()
-                images = tuple(_labelled(each, classes, every, grounder, config) for each in shard.images)
-                return shard.with_images(images).with_seconds(STAGE_RECIPE, time.perf_counter() - started)
-
-            return make
-
-        return write_recipe(recipe, location, plan, maker, on_progress=on_progress, on_wait=on_wait)
+        return write_run(location, planned, make, lock=lock, on_progress=on_progress)
 
 
 def _sampled(source: Source, size: int | None, seed: int) -> Iterable[SourceItem]:

@@ -14,25 +14,18 @@ import pyarrow.compute as pc
 from pseudoris.images.pillow_formats import import_plugins
 from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import Identity, PlanEntry, Receipt
+from pseudoris.schemas.run_records import PlanEntry, Receipt
 from pseudoris.schemas.shard import ExpressionRecord, Failure, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.planned_run import Parent, PlannedRun, plan_as_parent
+from pseudoris.store.runs.planned_run import Parent, plan_as_parent
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import iter_table, read_table
 from pseudoris.training.exports.selected_rows import with_source_bytes
 from pseudoris.training.ppt.recipes.grounding import GroundedMask, Grounder, Peaks
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
-from pseudoris.training.ppt.recipes.recipe_runs import (
-    ORIGIN,
-    STAGE_RECIPE,
-    Recipe,
-    mask_records,
-    pseudo_mask_rows,
-    write_recipe,
-)
-from pseudoris.training.thread_executor import MakeShard, OnProgress, WrittenRun
+from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, mask_records, pseudo_mask_rows
+from pseudoris.training.thread_executor import OnProgress, WrittenRun, write_run
 from pseudoris.workers.filtering.head_nouns import head_noun, noun_phrases
 
 RECIPE: Final = "pairs"
@@ -52,29 +45,24 @@ def pair_masks(
     0 until Select has seen them. If SAM returns no pixel for any phrase of a text, the text has no row.
 
     `source` is a complete run of any origin, whose images and kept texts are read; the new run has its plan, image by
-    image. The rest is as of `write_recipe`.
+    image. The rest is as of `write_run` and `Recipe.held`.
     """
     import_plugins(config.run.images.decoder_plugins)
     parent = Parent.open(RunLocation.open(source), location)
     nouns = frequent_nouns(parent.location, config.pairs.num_redundant)
     recipe = Recipe(RECIPE, config, config.pairs.model_dump(mode="json"), has_models=True)
-
-    def plan(identity: Identity) -> PlannedRun:
+    with recipe.held(location, on_wait) as (identity, lock):
         allow_mixed = config.run.placement.allow_mixed
-        return plan_as_parent(
+        planned = plan_as_parent(
             location, parent, origin=ORIGIN, identity=identity, config=config.run, allow_mixed=allow_mixed
         )
-
-    def maker(planned: PlannedRun) -> MakeShard:
         receipts = {receipt.shard: receipt for receipt in parent.receipts(planned.parent)}
         grounder = Grounder(config.grounding, config.run)
 
         def make(entries: Sequence[PlanEntry]) -> Shard:
             return _shard(entries, parent, receipts[entries[0].shard], grounder, nouns, config)
 
-        return make
-
-    return write_recipe(recipe, location, plan, maker, on_progress=on_progress, on_wait=on_wait)
+        return write_run(location, planned, make, lock=lock, on_progress=on_progress)
 
 
 def frequent_nouns(location: RunLocation, count: int) -> list[str]:
@@ -86,8 +74,7 @@ def frequent_nouns(location: RunLocation, count: int) -> list[str]:
         raise ConfigError(f"{location.root} has no kept expressions, so there is nothing to do.")
     nouns: Counter[str] = Counter()
     for text, times in texts.items():
-        noun = head_noun(text)
-        if noun is not None:
+        if (noun := head_noun(text)) is not None:
             nouns[noun] += times
     return sorted(nouns, key=lambda noun: (-nouns[noun], noun))[:count]
 

@@ -5,7 +5,8 @@ An expression's E pseudo-masks are E rows of one image and text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,10 +20,9 @@ from pseudoris.schemas.shard import SOURCE_RECIPE, ExpressionRecord, MaskRecord,
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.planned_run import PlannedRun, package_versions
+from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
-from pseudoris.training.thread_executor import MakeShard, OnProgress, WrittenRun, write_run
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.head_nouns import head_noun
 from pseudoris.workers.masks import rle
@@ -69,27 +69,16 @@ class Recipe:
         versions = package_versions((*_PACKAGES, *_MODEL_PACKAGES))
         return Identity(method=method, weights=weights, device_kind=device_kind(run.compute), versions=versions)
 
+    @contextmanager
+    def held(self, location: RunLocation, on_wait: Callable[[str], None]) -> Iterator[tuple[Identity, RunLock]]:
+        """Give the identity to plan with and the run's lock; `on_wait` is told of its holder, before a wait.
 
-def write_recipe(
-    recipe: Recipe,
-    location: RunLocation,
-    plan: Callable[[Identity], PlannedRun],
-    maker: Callable[[PlannedRun], MakeShard],
-    *,
-    on_progress: OnProgress,
-    on_wait: Callable[[str], None],
-) -> WrittenRun:
-    """Plan a recipe's run and make its missing shards, one after the other: a model has one device.
-
-    `location` has a new run, or one that the same recipe began. `plan` is called under the lock; then, so that a
-    refusal costs no loading, `maker`, which returns what makes a shard. `on_progress` is called after each commit,
-    `on_wait` with the holder of the run, before a wait.
-    """
-    identity = recipe.identity()
-    location.probe()
-    with RunLock.held(location, on_wait=on_wait) as lock:
-        planned = plan(identity)
-        return write_run(location, planned, maker(planned), lock=lock, on_progress=on_progress)
+        `location` has a new run, or one that the same recipe began. Plan first: a refusal then costs no loading.
+        """
+        identity = self.identity()
+        location.probe()
+        with RunLock.held(location, on_wait=on_wait) as lock:
+            yield identity, lock
 
 
 def mask_records(
