@@ -210,8 +210,7 @@ class _OneGpu(SimpleNamespace):
 
 
 def _pairs(grid: int, num_points: int) -> Any:
-    from pseudoris.training.ppt.pairs import PseudoLabelBatch
-    from pseudoris.training.ppt.prompted_pairs import PairBatch
+    from pseudoris.training.ppt.pairs import PairBatch, PseudoLabelBatch
 
     shape = (_PAIRS, _LABELS)
     labels = PseudoLabelBatch(

@@ -23,10 +23,9 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.training.dataset import Snapshot
 from pseudoris.training.evaluation.held_out import of_all_ranks
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
-from pseudoris.training.ppt.pairs import LabelFrame, PairDataset, PairSpec, Which
+from pseudoris.training.ppt.pairs import LabelFrame, PairDataset, PairSpec, PromptedPairs, Which, collate
 from pseudoris.training.ppt.ppt_config import SOURCES, CurriculumConfig, PptConfig, Source
 from pseudoris.training.ppt.ppt_learner import PointLearner
-from pseudoris.training.ppt.prompted_pairs import PromptedPairs, collate
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +247,7 @@ def _decided(learner: PointLearner, pairs: PromptedPairs, places: Sequence[int],
     batch = collate(usable)
     features = learner.encoders.encode(batch.image_keys, batch.images, batch.texts)
     masks = iter(learner.module.masks_of(features, learner.module.referent(features)).cpu())
-    decided = [None if each is None else select(each.pair.labels.masks, next(masks), min_iou=min_iou) for each in drawn]
+    decided = [None if each is None else select(each.labels.masks, next(masks), min_iou=min_iou) for each in drawn]
     return torch.tensor([int(each.argmax()) if each is not None and bool(each.any()) else -1 for each in decided])
 
 

@@ -1,24 +1,24 @@
-"""Reads a run as pairs of image and expression with pseudo-labels: the training data of PPT.
+"""Reads runs as pairs of image and expression with pseudo-labels, and as batches of them: the training data of PPT.
 
 Any run is a source. Its rows of one image and one text give the pseudo-masks of that text. Kept rows have ĉ = 1, the
-others 0. So the four data sets of the recipes are read as they were written. An import has one pseudo-mask per text.
-In an annotated run, if a text was rejected for a mask of its image, that mask is a context.
+others 0. An import has one pseudo-mask per text. In an annotated run, a mask that a text was rejected for is a context.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from pseudoris.schemas.errors import ConfigError, ImageError
@@ -29,7 +29,8 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.receipts import read_receipts
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.training.dataset.image_reader import ImageBytes, ShardImages
-from pseudoris.training.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES
+from pseudoris.training.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES, ConcatIndex
+from pseudoris.training.dataset.process_group import SharedNumbers
 from pseudoris.training.dataset.snapshot import Snapshot
 from pseudoris.training.ppt.recipes.recipe_texts import names_a_side
 from pseudoris.workers.counter_rng import key_of
@@ -38,6 +39,8 @@ from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.sam_model import resized_size
 
 logger = logging.getLogger(__name__)
+# Images of a batch by key, mirrored where their pairs are; None where one cannot be used.
+_Seen = dict[str, torch.Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -58,16 +61,9 @@ class PseudoLabels:
 
 
 @dataclass(frozen=True)
-class PseudoLabelBatch:
-    """The labels of B pairs: masks (B, E, h, w), points (B, E, M, 2), labels (B, E, M), confidences (B, E).
+class PseudoLabelBatch(PseudoLabels):
+    """The labels of B pairs, with an axis B in front; of the E rows of each `counts` are labels, others padding."""
 
-    `counts` holds how many of the E rows of each pair are labels; the rest is padding.
-    """
-
-    masks: torch.Tensor
-    points_xy: torch.Tensor
-    labels: torch.Tensor
-    confidences: torch.Tensor
     counts: tuple[int, ...]
 
     def to(self, device: torch.device) -> PseudoLabelBatch:
@@ -81,9 +77,8 @@ class PseudoLabelBatch:
 class LabelFrame:
     """The frame of pseudo-masks: that of SAM's decoder.
 
-    Attributes:
-        image_size: Side of the square that SAM's image encoder sees, the image's longer side filling it.
-        grid: Cells a side of the decoder's mask logits, a divisor of it.
+    `image_size` is the side of the square that SAM's image encoder sees, the image's longer side filling it; `grid`, a
+    divisor of it, the cells a side of the decoder's mask logits.
     """
 
     image_size: int
@@ -92,14 +87,10 @@ class LabelFrame:
 
 def collate_labels(pairs: Sequence[PseudoLabels]) -> PseudoLabelBatch:
     """Return the labels of B pairs, padded with zeros to the largest E."""
-    counts = tuple(len(pair.confidences) for pair in pairs)
-    most = max(counts)
-
-    def padded(name: str) -> torch.Tensor:
-        parts = [getattr(pair, name) for pair in pairs]
-        return torch.stack([torch.cat([part, part.new_zeros(most - len(part), *part.shape[1:])]) for part in parts])
-
-    return PseudoLabelBatch(padded("masks"), padded("points_xy"), padded("labels"), padded("confidences"), counts)
+    names = ("masks", "points_xy", "labels", "confidences")
+    padded = (pad_sequence([getattr(pair, name) for pair in pairs], batch_first=True) for name in names)
+    masks, points_xy, labels, confidences = padded
+    return PseudoLabelBatch(masks, points_xy, labels, confidences, tuple(len(pair.confidences) for pair in pairs))
 
 
 def points_in_box(
@@ -127,29 +118,22 @@ def masks_in_frame(masks: torch.Tensor, frame: LabelFrame) -> torch.Tensor:
     """
     size = resized_size((masks.shape[1], masks.shape[2]), frame.image_size)
     inside = F.interpolate(masks[:, None].float(), size, mode="area")
-    padding = (0, frame.image_size - size[1], 0, frame.image_size - size[0])
-    square = F.pad(inside, padding)
+    square = F.pad(inside, (0, frame.image_size - size[1], 0, frame.image_size - size[0]))
     return F.adaptive_avg_pool2d(square, frame.grid)[:, 0]
 
 
 Which = Literal["all", "decided", "undecided"]
+# By whether a pair has a referent.
+_DECIDED: Final = ("undecided", "decided")
 
 
 @dataclass(frozen=True, slots=True)
 class PairSpec:
-    """Which pairs to read, and how to draw points and flips.
+    """Which pairs to read, and how to draw their M points and flips; the rest is as in `PairsDataConfig`.
 
-    Attributes:
-        num_points: M.
-        which: `decided` pairs have a referent (D_sem, D_ref, H_sem), `undecided` ones have none yet (H_ref).
-        is_flipping: Whether pairs are mirrored with probability 1/2, unless their text names a side (section 3.2:
-            "randomly applying transformations, such as flipping").
-        max_pseudo_masks: Of more pseudo-masks the last ones are left out: a run with many masks has many contexts. If
-            the referent is undecided, it may be among them, so a warning counts such texts.
-        on_bad_image: If an image is missing from SOURCE or differs from the annotated one: `raise`, or `skip` its
-            pairs.
-        source: Where the images are now, if they moved after the annotation; see `SampleSpec`.
-        max_memory_bytes: A run with more bytes of embedded images is refused.
+    `decided` pairs have a referent (D_sem, D_ref, H_sem), `undecided` ones have none yet (H_ref). With `is_flipping`
+    pairs are mirrored with probability 1/2, unless their text names a side (section 3.2: "randomly applying
+    transformations, such as flipping").
     """
 
     num_points: int
@@ -166,28 +150,46 @@ class PairSpec:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One pair of image and expression, with its pseudo-labels {ŷ_e}; `is_flipped` says that both are mirrored."""
+    """One pair of image and expression, with its pseudo-labels {ŷ_e}; `is_flipped` says that both are mirrored.
 
-    image_id: str
-    image_sha256: str
+    `image` is (3, H, W) uint8 RGB as shown, which `image_key` identifies; None where it was not read.
+    """
+
+    image_key: str
     is_flipped: bool
     text: str
     labels: PseudoLabels
+    image: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PairBatch:
+    """B pairs, with the fields of `Pair`."""
+
+    image_keys: list[str]
+    images: list[torch.Tensor | None]
+    texts: list[str]
+    pseudo_labels: PseudoLabelBatch
+
+    def __len__(self) -> int:
+        """Return the number of pseudo-labels, each with a query of its own: what the loss is a mean over."""
+        return sum(self.pseudo_labels.counts)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One pair as the tables have it; confidences (E,) float32."""
+    """One pair as the tables have it; confidences (E,) float32, and where among its shard's images its own is."""
 
-    shard: int
     image_id: str
     text: str
     mask_ids: list[str]
     confidences: NDArray[np.float32]
+    encoded: tuple[ShardImages, int]
 
     @property
-    def is_decided(self) -> bool:
-        return bool(self.confidences.any())
+    def sha256(self) -> str:
+        images, at = self.encoded
+        return images.sha256[at]
 
 
 class PairDataset(Dataset[Pair]):
@@ -195,19 +197,15 @@ class PairDataset(Dataset[Pair]):
 
     def __init__(self, run: str | RunLocation, spec: PairSpec, *, snapshot: Snapshot | None = None) -> None:
         """Read the masks and expressions of a run (folder, url or location); see `RisDataset` for `snapshot`."""
-        self._location = run if isinstance(run, RunLocation) else RunLocation.open(run)
-        self._spec = spec
+        self._spec, self._location = spec, run if isinstance(run, RunLocation) else RunLocation.open(run)
         header = require_header(self._location)
         self._images = ImageBytes(self._location, header, source=spec.source, is_random_access=True)
-        self._images_bytes = 0
-        self._num_cut = 0
+        self._images_bytes = self._num_cut = self.epoch = 0
         self._rows: list[_Row] = []
         self._counts: dict[str, tuple[str, tuple[int, int]]] = {}
-        self._shards: dict[int, tuple[ShardImages, dict[str, int]]] = {}
-        self.epoch = 0
         commits = (Snapshot.shared(self._location) if snapshot is None else snapshot).commits()
         for receipt in read_receipts(self._location, commits):
-            self._read(receipt.shard, [receipt])
+            self._read(receipt)
         if self._num_cut:
             logger.warning(
                 "%s: %d texts without a referent have more pseudo-masks than the first %d, which are used. Raise "
@@ -241,17 +239,14 @@ class PairDataset(Dataset[Pair]):
             torch.from_numpy(np.stack([label for _, label in drawn])),
             torch.from_numpy(row.confidences),
         )
-        return Pair(row.image_id, self._image_sha256(row), is_flipped, row.text, labels)
+        return Pair(f"{row.sha256}{'-mirrored' if is_flipped else ''}", is_flipped, row.text, labels)
 
     def image(self, index: int) -> torch.Tensor | None:
         """Return the image of a pair, (3, H, W) uint8 RGB, upright and not mirrored.
 
-        None if it is missing or differs from the annotated one, and `on_bad_image` is "skip"; with "raise" a
-        ConfigError says so.
+        None if it is missing or is another one and `on_bad_image` is "skip"; with "raise" a ConfigError says so.
         """
-        row = self._rows[index]
-        images, places = self._shards[row.shard]
-        at = places[row.image_id]
+        images, at = self._rows[index].encoded
         try:
             return self._images.decode(images, at)
         except ImageError as error:
@@ -265,7 +260,7 @@ class PairDataset(Dataset[Pair]):
 
     def image_digests(self) -> list[str]:
         """Return the sha256 of the image of every pair: equal for the same image in any run, (len,)."""
-        return [self._image_sha256(row) for row in self._rows]
+        return [row.sha256 for row in self._rows]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the draw of points and flips."""
@@ -288,24 +283,17 @@ class PairDataset(Dataset[Pair]):
         other._spec = replace(self._spec, is_flipping=False)
         return other
 
-    def _read(self, shard: int, receipts: list[Receipt]) -> None:
+    def _read(self, receipt: Receipt) -> None:
         """Take the pairs of a shard, their masks, and where their images are."""
-        expressions = read_table(
-            self._location, EXPRESSIONS, ["image_id", "target_mask_ids", "text", "kept"], receipts
-        ).to_pylist()
+        columns = ["image_id", "target_mask_ids", "text", "kept"]
         which, most = self._spec.which, self._spec.max_pseudo_masks
-        rows = [row for row in _grouped(shard, expressions) if which == "all" or row.is_decided == (which == "decided")]
-        if not rows:
+        groups = _grouped(read_table(self._location, EXPRESSIONS, columns, [receipt]).to_pylist())
+        groups = {key: kept for key, kept in groups.items() if which in ("all", _DECIDED[any(kept.values())])}
+        if not groups:
             return
-        self._num_cut += sum(len(row.mask_ids) > most and not row.is_decided for row in rows)
-        rows = [replace(row, mask_ids=row.mask_ids[:most], confidences=row.confidences[:most]) for row in rows]
-        used = {mask for row in rows for mask in row.mask_ids}
-        for mask in read_table(self._location, MASKS, ["mask_id", "segmentation"], receipts).to_pylist():
-            if mask["mask_id"] in used:
-                height, width = mask["segmentation"]["size"]
-                self._counts[mask["mask_id"]] = (mask["segmentation"]["counts"], (height, width))
-        images = read_table(self._location, IMAGES, self._images.columns, receipts)
-        wanted = {row.image_id for row in rows}
+        self._num_cut += sum(len(kept) > most and not any(kept.values()) for kept in groups.values())
+        images = read_table(self._location, IMAGES, self._images.columns, [receipt])
+        wanted = {image_id for image_id, _ in groups}
         images = images.filter(pa.array([each in wanted for each in images["image_id"].to_pylist()], pa.bool_()))
         if "bytes" in images.column_names:
             self._images_bytes += images["bytes"].nbytes
@@ -315,25 +303,106 @@ class PairDataset(Dataset[Pair]):
                 "and all are held in memory. Raise max_memory_bytes, or write the run with "
                 "shards.embed_images=false."
             )
-        ids = images["image_id"].to_pylist()
-        self._shards[shard] = (self._images.of_shard(shard, images), {each: at for at, each in enumerate(ids)})
-        self._rows += rows
+        places = {each: at for at, each in enumerate(images["image_id"].to_pylist())}
+        encoded = self._images.of_shard(receipt.shard, images)
+        used: set[str] = set()
+        for (image_id, text), kept in groups.items():
+            # Python's sort is stable: kept rows come first, otherwise in the tables' order.
+            mask_ids = sorted(kept, key=lambda mask: not kept[mask])[:most]
+            used.update(mask_ids)
+            confidences = np.array([kept[mask] for mask in mask_ids], np.float32)
+            self._rows.append(_Row(image_id, text, mask_ids, confidences, (encoded, places[image_id])))
+        for mask in read_table(self._location, MASKS, ["mask_id", "segmentation"], [receipt]).to_pylist():
+            if mask["mask_id"] in used:
+                height, width = mask["segmentation"]["size"]
+                self._counts[mask["mask_id"]] = (mask["segmentation"]["counts"], (height, width))
 
-    def _image_sha256(self, row: _Row) -> str:
-        images, places = self._shards[row.shard]
-        return images.sha256[places[row.image_id]]
 
-
-def _grouped(shard: int, rows: Sequence[dict[str, Any]]) -> list[_Row]:
-    """The rows of a shard by image and text, kept rows first; rows with several masks or none are skipped."""
+def _grouped(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], dict[str, bool]]:
+    """Whether each mask is kept, by image and text; rows with several masks or none are skipped."""
     groups: defaultdict[tuple[str, str], dict[str, bool]] = defaultdict(dict)
     for row in rows:
         if len(row["target_mask_ids"]) == 1:
             groups[row["image_id"], row["text"]][row["target_mask_ids"][0]] = bool(row["kept"])
-    made = []
-    for (image_id, text), is_kept in groups.items():
-        # Python's sort is stable: kept rows come first, otherwise in the tables' order.
-        mask_ids = sorted(is_kept, key=lambda mask: not is_kept[mask])
-        confidences = np.array([is_kept[mask] for mask in mask_ids], np.float32)
-        made.append(_Row(shard, image_id, text, mask_ids, confidences))
-    return made
+    return groups
+
+
+class PromptedPairs(Dataset[Pair]):
+    """The pairs of several data sets, one after the other: a union of equations 5 to 7 (section 3.3)."""
+
+    def __init__(
+        self,
+        parts: Sequence[PairDataset],
+        *,
+        epochs_before: int = 0,
+        is_held: Callable[[str], bool] = lambda key: False,
+    ) -> None:
+        """Join data sets, at least one.
+
+        `epochs_before` are those of earlier rounds; `is_held` says of which images, by key, pixels are not needed.
+        """
+        self._parts, self._epochs_before, self._is_held = list(parts), epochs_before, is_held
+        self._concat = ConcatIndex([len(part) for part in parts])
+        self._shared = SharedNumbers()
+        self.set_epoch(0)
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self._concat)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draw of points and flips."""
+        for part in self._parts:
+            part.set_epoch(self._epochs_before + epoch)
+
+    def image_keys(self) -> list[str]:
+        """Return the image of every pair, mirrored or not."""
+        return [each for part in self._parts for each in part.image_digests()]
+
+    @property
+    def num_skipped(self) -> int:
+        """How often another pair was returned because the image of the requested one cannot be used."""
+        return self._shared.num_skipped
+
+    def __getitem__(self, index: int) -> Pair:
+        """Return a pair; the next usable one in its place with `on_bad_image="skip"`."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Pair]:
+        """Return the pairs of a batch, as `[]` does; an image is decoded at most once."""
+        seen: _Seen = {}
+        return [self._usable(index, seen) for index in indices]
+
+    def drawn(self, indices: Sequence[int]) -> list[Pair | None]:
+        """Return pairs; with `on_bad_image="skip"`, None for one whose image cannot be used."""
+        seen: _Seen = {}
+        return [self._draw(index, seen) for index in indices]
+
+    def _usable(self, index: int, seen: _Seen) -> Pair:
+        for stand_in in range(len(self)):
+            found = self._draw((index + stand_in) % len(self), seen)
+            if found is not None:
+                return found
+            self._shared.count_skipped()
+        raise ConfigError(f"No image of the {len(self)} pairs can be used. Put the annotated files back.")
+
+    def _draw(self, index: int, seen: _Seen) -> Pair | None:
+        part, at = self._concat.of(index, noun="pair")
+        pair = self._parts[part][at]
+        if self._is_held(pair.image_key):
+            return pair
+        if pair.image_key not in seen:
+            image = self._parts[part].image(at)
+            seen[pair.image_key] = image.flip(-1) if image is not None and pair.is_flipped else image
+        found = seen[pair.image_key]
+        return None if found is None else replace(pair, image=found)
+
+
+def collate(pairs: Sequence[Pair]) -> PairBatch:
+    """Return pairs as a batch."""
+    return PairBatch(
+        [each.image_key for each in pairs],
+        [each.image for each in pairs],
+        [each.text for each in pairs],
+        collate_labels([each.labels for each in pairs]),
+    )

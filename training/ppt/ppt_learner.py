@@ -22,7 +22,7 @@ from pseudoris.training.learning.clip_features import response_map
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.learning.mask_overlay import draw_overlay, enlargement
 from pseudoris.training.learning.trainer import load_trained
-from pseudoris.training.ppt.pairs import LabelFrame
+from pseudoris.training.ppt.pairs import LabelFrame, PairBatch
 from pseudoris.training.ppt.point_generator import PointGenerator
 from pseudoris.training.ppt.ppt_config import PptConfig
 from pseudoris.training.ppt.ppt_model import (
@@ -32,7 +32,6 @@ from pseudoris.training.ppt.ppt_model import (
     PointMaskDecoder,
     PointPrompting,
 )
-from pseudoris.training.ppt.prompted_pairs import PairBatch
 from pseudoris.training.ppt.recipes.grounding import prompted
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.device import to_device

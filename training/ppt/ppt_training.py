@@ -32,10 +32,9 @@ from pseudoris.training.ppt.curriculum import (
     with_referents,
     write_selected,
 )
-from pseudoris.training.ppt.pairs import PairDataset
+from pseudoris.training.ppt.pairs import PairDataset, PromptedPairs, collate
 from pseudoris.training.ppt.ppt_config import PairsDataConfig, PptConfig, Source
 from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner, settings_of
-from pseudoris.training.ppt.prompted_pairs import PromptedPairs, collate
 from pseudoris.workers.counter_rng import key_of
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.ppt.pairs import LabelFrame, PairDataset, PairSpec
-from pseudoris.training.ppt.prompted_pairs import PromptedPairs
+from pseudoris.training.ppt.pairs import LabelFrame, PairDataset, PairSpec, PromptedPairs
 from tests.training.dataset.builders import BuiltRun, build_run
 from tests.training.ppt.builders import RECIPE
 
