@@ -12,18 +12,7 @@ from hypothesis import strategies as st
 from pseudoris.training.ppt.pairs import PseudoLabels, collate_labels
 from pseudoris.training.ppt.point_generator import PointPrompts
 from pseudoris.training.ppt.ppt_config import ObjectiveConfig, load_ppt_config
-from pseudoris.training.ppt.ppt_model import (
-    Points,
-    assign,
-    attention_loss,
-    confidence_loss,
-    dice_losses,
-    mask_cross_entropies,
-    mask_loss,
-    mask_losses,
-    matching_cost,
-    point_loss,
-)
+from pseudoris.training.ppt.ppt_model import Points, assign, mask_losses, matching_cost, point_loss
 
 
 def _labels(count: int, generator: torch.Generator) -> PseudoLabels:
@@ -84,26 +73,10 @@ def test_each_entry_of_the_cost_is_equation_4_of_its_pair() -> None:
     for b, k, e in [(0, 0, 0), (0, 2, 0), (1, 1, 1), (1, 2, 0)]:
         predicted = Points(prompts.points_xy[b, k][None], prompts.label_logits[b, k][None])
         points = Points(wanted.points_xy[b, e][None], wanted.labels[b, e][None])
-        alone = mask_loss(masks[b, k][None], wanted.masks[b, e][None], weights) + point_loss(predicted, points, weights)
-        alone = alone + 0.7 * confidence_loss(prompts.confidence_logits[b, k], wanted.confidences[b, e])
-        assert torch.allclose(cost[b, k, e], alone[0], atol=1e-6)
-
-
-def test_masks_of_all_pairs_at_once_are_what_each_pair_is_by_itself() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits, masks = (4 * torch.randn(2, 3, 8, 8, generator=generator), torch.rand(2, 5, 8, 8, generator=generator))
-
-    cross_entropies, dices = mask_cross_entropies(logits, masks), dice_losses(logits, masks)
-
-    assert cross_entropies.shape == dices.shape == (2, 3, 5)
-    for b, k, e in [(0, 0, 0), (0, 2, 4), (1, 1, 3)]:
-        own, wanted = logits[b, k], masks[b, e]
-        assert cross_entropies[b, k, e].item() == pytest.approx(
-            F.binary_cross_entropy_with_logits(own, wanted).item(), abs=1e-5
-        )
-        share = own.sigmoid()
-        by_hand = 1 - (2 * (share * wanted).sum() + 1) / (share.sum() + wanted.sum() + 1)
-        assert dices[b, k, e].item() == pytest.approx(by_hand.item(), abs=1e-5)
+        alone = mask_losses(masks[b, k][None, None], wanted.masks[b, e][None, None], weights)[0, 0, 0]
+        alone = alone + point_loss(predicted, points, weights)[0]
+        asked = F.binary_cross_entropy_with_logits(prompts.confidence_logits[b, k], wanted.confidences[b, e])
+        assert torch.allclose(cost[b, k, e], alone + 0.7 * asked, atol=1e-6)
 
 
 def test_the_point_loss_by_hand_with_and_without_the_assignment() -> None:
@@ -115,14 +88,6 @@ def test_the_point_loss_by_hand_with_and_without_the_assignment() -> None:
     # Each point is 0.1 off on both axes; in the order drawn 0.7.
     assert point_loss(predicted, wanted, assigned).tolist() == pytest.approx([0.2 + math.log(2)])
     assert point_loss(predicted, wanted, ordered).tolist() == pytest.approx([1.4 + math.log(2)])
-
-
-def test_where_a_query_looks_beside_its_mask_by_hand() -> None:
-    looks = torch.tensor([[0.5, 0.25, 0.25]]).log()
-
-    beside = attention_loss(looks, torch.tensor([[1.0, 1.0, 0.0]]))
-
-    assert beside.tolist() == pytest.approx([0.5 * math.log(0.5 / 0.5) + 0.5 * math.log(0.5 / 0.25)])
 
 
 def test_masks_are_weighed_in_single_precision_whatever_the_training_computes_in() -> None:

@@ -22,7 +22,6 @@ from pseudoris.training.ppt.ppt_model import (
     PointMaskDecoder,
     PointPrompting,
     assign,
-    confidence_targets,
     matching_cost,
     on_patches,
 )
@@ -241,7 +240,8 @@ def test_in_paper_the_loss_is_equation_4_summed_over_its_terms_and_averaged_over
             + F.binary_cross_entropy_with_logits(said, labels.labels[b, e, order]).item()
             for order in map(list, permutations(range(len(said))))
         )
-    targets = confidence_targets(found.prompts, labels, pairs)
+    targets = torch.zeros_like(found.prompts.confidence_logits)
+    targets[pairs.rows, pairs.queries] = labels.confidences[pairs.rows, pairs.labels]
     confidences = F.binary_cross_entropy_with_logits(found.prompts.confidence_logits, targets, reduction="sum").item()
     by_hand = {name: total / len(pairs.rows) for name, total in (("mask", masks), ("point", points))}
     by_hand["confidence"] = confidences / len(pairs.rows)
