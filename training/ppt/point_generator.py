@@ -123,6 +123,36 @@ def distinct_peaks(response: torch.Tensor, count: int, radius: int) -> torch.Ten
     return torch.stack(found, 1).gather(1, again)
 
 
+@dataclass(frozen=True)
+class EncodedImages:
+    """Images as SAM's decoder needs them: embeddings (B, C, h, w) float32 of SAM's image encoder.
+
+    `input_sizes` (B, 2) float32 are the width and height in pixels at which it saw them, without padding.
+    """
+
+    embeddings: torch.Tensor
+    input_sizes: torch.Tensor
+
+
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """What the frozen towers make of B pairs; texts as `learning.clip_features` gives them.
+
+    Attributes:
+        image: {V_n}, N tensors (B, C, h, w) of CLIP's image tower, early stages first.
+        text: T, (B, L, D) of CLIP's text tower; `is_word` (B, L) bool, `tokens` (B, L) int64.
+        response: (B, h, w), how much each patch fits its expression in CLIP's joint space; of each pair, mean 0 and
+            standard deviation 1.
+    """
+
+    image: Sequence[torch.Tensor]
+    text: torch.Tensor
+    is_word: torch.Tensor
+    tokens: torch.Tensor
+    response: torch.Tensor
+    sam: EncodedImages
+
+
 # Weights that begin with hardly any effect, and yet with a gradient.
 _LITTLE: Final = 1e-3
 
@@ -333,35 +363,33 @@ class PointGenerator(nn.Module):
         self.point_head = PointHead(width, config.num_points)
         self.score_head = ScoreHead(width, config.response_gain if has_references else None)
 
-    def forward(
-        self,
-        image: Sequence[torch.Tensor],
-        text: torch.Tensor,
-        is_word: torch.Tensor,
-        response: torch.Tensor,
-        tokens: torch.Tensor,
-    ) -> PointPrompts:
-        """Return the prompts of B pairs of image and expression; the arguments are the fields of `FrozenFeatures`."""
-        queries = self.queries.expand(text.shape[0], -1, -1)
+    def forward(self, features: FrozenFeatures) -> PointPrompts:
+        """Return the prompts of B pairs of image and expression."""
+        response = features.response
+        queries = self.queries.expand(len(features.text), -1, -1)
         height, width = response.shape[-2:]
         position = grid_position(height, width, queries.shape[-1], device=response.device)
         # Position and response of a patch are added to its features in every stage. Frozen features hardly encode the
         # position; the response is what CLIP learnt about images and texts.
         known = position if self.response is None else position + self.response(response.flatten(1)[..., None])
         # What the first bridge receives beside the features of words, (B, L, d), or a zero.
-        codes = self.queries.new_zeros(()) if self.code is None else self.code(word_codes(tokens, self._code_width))
+        codes = (
+            self.queries.new_zeros(())
+            if self.code is None
+            else self.code(word_codes(features.tokens, self._code_width))
+        )
         fused = known, codes
         anchors = distinct_peaks(response, self.queries.shape[0], self._anchor_radius) if self._is_anchored else None
         query_position = self.query_position if anchors is None else self.query_position + position[anchors]
-        for stage, features in zip(self.stages, image, strict=True):
+        for stage, image in zip(self.stages, features.image, strict=True):
             queries, fused = stage(
                 queries,
-                features.flatten(2).transpose(1, 2),
-                text,
+                image.flatten(2).transpose(1, 2),
+                features.text,
                 fused,
                 query_position=query_position,
                 position=position,
-                is_word=is_word,
+                is_word=features.is_word,
             )
         return self._heads(self.norm(queries), fused[0], response, anchors)
 

@@ -23,11 +23,9 @@ from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.learning.mask_overlay import draw_overlay, enlargement
 from pseudoris.training.learning.trainer import load_trained
 from pseudoris.training.ppt.pairs import LabelFrame, PairBatch
-from pseudoris.training.ppt.point_generator import PointGenerator
+from pseudoris.training.ppt.point_generator import EncodedImages, FrozenFeatures, PointGenerator
 from pseudoris.training.ppt.ppt_config import PptConfig
 from pseudoris.training.ppt.ppt_model import (
-    EncodedImages,
-    FrozenFeatures,
     LabelledFeatures,
     PointMaskDecoder,
     PointPrompting,

@@ -8,7 +8,6 @@ which never holds K · E masks. For P matched pairs they are the same with K = E
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +19,13 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
 from torch import nn
 
 from pseudoris.training.ppt.pairs import PseudoLabelBatch
-from pseudoris.training.ppt.point_generator import PointGenerator, PointPrompts, grid_centres
+from pseudoris.training.ppt.point_generator import (
+    EncodedImages,
+    FrozenFeatures,
+    PointGenerator,
+    PointPrompts,
+    grid_centres,
+)
 from pseudoris.training.ppt.ppt_config import ObjectiveConfig
 from pseudoris.workers.device import to_device
 
@@ -42,35 +47,19 @@ class Assignment:
     labels: torch.Tensor
 
 
-def dice_losses(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Return 1 − (2·|s·ŝ| + 1) / (|s| + |ŝ| + 1) (B, K, E) of logits (B, K, h, w) and masks (B, E, h, w).
-
-    Source: Li et al. 2019 [31].
-    """
-    probability, target = logits.sigmoid().flatten(2), masks.flatten(2)
-    overlap = probability @ target.transpose(1, 2)
-    return 1 - (2 * overlap + 1) / (probability.sum(-1)[:, :, None] + target.sum(-1)[:, None] + 1)
-
-
-def mask_cross_entropies(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Return the mean binary cross-entropy (B, K, E) over the cells of logits (B, K, h, w) and masks (B, E, h, w)."""
-    flat, target = logits.flatten(2), masks.flatten(2)
-    # For each cell: log(1 + exp(x)) − x·ŝ.
-    return (F.softplus(flat).sum(-1, keepdim=True) - flat @ target.transpose(1, 2)) / flat.shape[-1]
-
-
 def mask_losses(logits: torch.Tensor, masks: torch.Tensor, weights: ObjectiveConfig) -> torch.Tensor:
-    """Return l_mask (B, K, E) float32, dice and cross-entropy, of logits (B, K, h, w) and masks (B, E, h, w)."""
+    """Return l_mask (B, K, E) float32 of logits (B, K, h, w) and masks (B, E, h, w): dice and mean cross-entropy.
+
+    Source of the dice, 1 − (2·|s·ŝ| + 1) / (|s| + |ŝ| + 1): Li et al. 2019 [31].
+    """
     # Sums of ten thousand cells nearly cancel: in half precision a cross-entropy could be below 0.
     with torch.autocast(logits.device.type, enabled=False):
-        logits, masks = logits.float(), masks.float()
-        cross_entropies = mask_cross_entropies(logits, masks)
-        return weights.dice * dice_losses(logits, masks) + weights.mask_cross_entropy * cross_entropies
-
-
-def mask_loss(logits: torch.Tensor, masks: torch.Tensor, weights: ObjectiveConfig) -> torch.Tensor:
-    """Return l_mask (P,) of P matched pairs, logits and masks (P, h, w)."""
-    return mask_losses(logits[:, None], masks[:, None], weights)[:, 0, 0]
+        flat, target = logits.float().flatten(2), masks.float().flatten(2)
+        # For each cell: log(1 + exp(x)) − x·ŝ.
+        cross_entropies = (F.softplus(flat).sum(-1, keepdim=True) - flat @ target.transpose(1, 2)) / flat.shape[-1]
+        share = flat.sigmoid()
+        overlap, both = share @ target.transpose(1, 2), share.sum(-1)[:, :, None] + target.sum(-1)[:, None]
+        return weights.dice * (1 - (2 * overlap + 1) / (both + 1)) + weights.mask_cross_entropy * cross_entropies
 
 
 def point_loss(predicted: Points, target: Points, weights: ObjectiveConfig) -> torch.Tensor:
@@ -100,20 +89,6 @@ def corresponding(predicted: Points, target: Points, weights: ObjectiveConfig) -
     return to_device(order, predicted.xy.device)
 
 
-def confidence_loss(logits: torch.Tensor, confidences: torch.Tensor) -> torch.Tensor:
-    """Return l_bce of confidences, elementwise; both of one shape."""
-    return F.binary_cross_entropy_with_logits(logits, confidences, reduction="none")
-
-
-def attention_loss(log_shares: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """Return the Kullback-Leibler divergence (P,) between a query's attention, in logarithms, and its mask.
-
-    Both are (P, h·w), the mask's the share in [0, 1] of each patch that it covers; a mask without a patch gives 0.
-    """
-    target = shares / shares.sum(-1, keepdim=True).clamp(min=1e-6)
-    return F.kl_div(log_shares, target, reduction="none").sum(-1)
-
-
 @torch.no_grad()
 def matching_cost(
     prompts: PointPrompts, mask_logits: torch.Tensor, pseudo_labels: PseudoLabelBatch, weights: ObjectiveConfig
@@ -129,7 +104,8 @@ def matching_cost(
 
     predicted = Points(of_queries(prompts.points_xy), of_queries(prompts.label_logits))
     points = point_loss(predicted, Points(of_labels(pseudo_labels.points_xy), of_labels(pseudo_labels.labels)), weights)
-    confidence = confidence_loss(of_queries(prompts.confidence_logits), of_labels(pseudo_labels.confidences))
+    asked, given = of_queries(prompts.confidence_logits), of_labels(pseudo_labels.confidences)
+    confidence = F.binary_cross_entropy_with_logits(asked, given, reduction="none")
     share = weights.confidence * weights.confidence_in_matching
     return mask_losses(mask_logits, pseudo_labels.masks, weights) + (points + share * confidence).view(shape)
 
@@ -149,19 +125,6 @@ def assign(cost: torch.Tensor, counts: tuple[int, ...]) -> Assignment:
         queries += chosen.tolist()
         labels += answered.tolist()
     return Assignment(*to_device(np.array([rows, queries, labels], dtype=np.int64), cost.device))
-
-
-@dataclass(frozen=True)
-class EncodedImages:
-    """Images as SAM's decoder needs them.
-
-    Attributes:
-        embeddings: (B, C, h, w) float32 of SAM's image encoder.
-        input_sizes: (B, 2) float32, width and height in pixels at which the encoder saw them, without padding.
-    """
-
-    embeddings: torch.Tensor
-    input_sizes: torch.Tensor
 
 
 def prompt_embeddings(encoder: PromptEncoder, points_xy_px: torch.Tensor, label_logits: torch.Tensor) -> torch.Tensor:
@@ -230,28 +193,6 @@ _NOTHING: Final = -20.0
 _PROMPTS_A_PASS: Final = 256
 
 
-@dataclass(frozen=True)
-class FrozenFeatures:
-    """What the frozen towers make of B pairs.
-
-    Attributes:
-        image: {V_n}, N tensors (B, C, h, w) of CLIP's image tower, early stages first.
-        text: T, (B, L, D) of CLIP's text tower.
-        is_word: (B, L) bool, True where the expression has a token, as `learning.clip_features` gives it.
-        tokens: (B, L) int64, the text tower's.
-        response: (B, h, w), how much each patch fits its expression in CLIP's joint space; of each pair, mean 0 and
-            standard deviation 1.
-        sam: The images as SAM's decoder needs them.
-    """
-
-    image: Sequence[torch.Tensor]
-    text: torch.Tensor
-    is_word: torch.Tensor
-    tokens: torch.Tensor
-    response: torch.Tensor
-    sam: EncodedImages
-
-
 class LabelledFeatures:
     """What a step learns from: B pairs and their pseudo-labels.
 
@@ -292,13 +233,13 @@ class PointPrompting(nn.Module):
 
     def predictions(self, features: FrozenFeatures) -> Predictions:
         """Return the K predictions of each pair (equation 3)."""
-        prompts = self._prompts(features)
+        prompts: PointPrompts = self.generator(features)
         return Predictions(self._decode_all(features, prompts), prompts)
 
     @torch.no_grad()
     def referent(self, features: FrozenFeatures) -> Predictions:
         """Return s_argmax{c} of each pair, the answer of the most confident query alone (section 3.1.2)."""
-        prompts = self._prompts(features)
+        prompts: PointPrompts = self.generator(features)
         rows = torch.arange(len(features.text), device=features.text.device)
         chosen = prompts.at((rows, prompts.confidence_logits.argmax(-1)))
         return Predictions(self._decode(features.sam, rows, chosen), chosen)
@@ -316,7 +257,7 @@ class PointPrompting(nn.Module):
         matched ones are decoded again with a gradient, which needs K / E times less memory. If a prediction is not
         finite, no assignment exists: every term is NaN, and the trainer reports it.
         """
-        prompts = self._prompts(features)
+        prompts: PointPrompts = self.generator(features)
         with torch.no_grad():
             masks = self._decode_all(features, prompts)
             # SAM's output in the padding is not part of the answer.
@@ -331,33 +272,32 @@ class PointPrompting(nn.Module):
         logits = self._decoder(features.sam, pairs.rows, matched).masked_fill(~inside[pairs.rows], _NOTHING)
         points = Points(matched.points_xy, matched.label_logits)
         drawn = Points(pseudo_labels.points_xy[at], pseudo_labels.labels[at])
-        targets = confidence_targets(prompts, pseudo_labels, pairs)
-        weight = self.objective.confidence
+        # What each query's confidence is to be: that of its pseudo-label, 0 without one.
+        targets = torch.zeros_like(prompts.confidence_logits)
+        targets[pairs.rows, pairs.queries] = pseudo_labels.confidences[at]
+        said = F.binary_cross_entropy_with_logits(prompts.confidence_logits, targets, reduction="none")
         terms = {
-            "mask": mask_loss(logits, pseudo_labels.masks[at], self.objective).mean(),
+            "mask": mask_losses(logits[:, None], pseudo_labels.masks[at][:, None], self.objective)[:, 0, 0].mean(),
             "point": point_loss(points, drawn, self.objective).mean(),
-            "confidence": weight * confidence_loss(prompts.confidence_logits, targets).sum() / len(pairs.rows),
+            "confidence": self.objective.confidence * said.sum() / len(pairs.rows),
         }
         if self.objective.look:
             terms["look"] = self._attention_loss(prompts, features, pseudo_labels, pairs)
         return {"loss": torch.stack([*terms.values()]).sum(), **terms}
 
-    def _prompts(self, features: FrozenFeatures) -> PointPrompts:
-        prompts: PointPrompts = self.generator(
-            features.image, features.text, features.is_word, features.response, features.tokens
-        )
-        return prompts
-
     def _attention_loss(
         self, prompts: PointPrompts, features: FrozenFeatures, pseudo_labels: PseudoLabelBatch, pairs: Assignment
     ) -> torch.Tensor:
-        """Mean over the matched pairs."""
+        """The Kullback-Leibler divergence of matched queries' attention from their masks, a mean over the pairs."""
         if prompts.attention_log_shares is None:
             raise ValueError("these prompts have no attention")
         height, width = features.response.shape[-2:]
         shares = on_patches(pseudo_labels.masks, features.sam.input_sizes / self._decoder.image_size, height, width)
+        covered = shares[pairs.rows, pairs.labels]
+        # A mask without a patch gives 0.
+        target = covered / covered.sum(-1, keepdim=True).clamp(min=1e-6)
         own = prompts.attention_log_shares[pairs.rows, pairs.queries]
-        return self.objective.look * attention_loss(own, shares[pairs.rows, pairs.labels]).mean()
+        return self.objective.look * F.kl_div(own, target, reduction="none").sum(-1).mean()
 
     def _decode_all(self, features: FrozenFeatures, prompts: PointPrompts) -> torch.Tensor:
         """Mask logits (B, K, h, w) of every query."""
@@ -387,10 +327,3 @@ def on_patches(masks: torch.Tensor, extent: torch.Tensor, height: int, width: in
     kernel = 2 * (masks.shape[-1] // (2 * width)) + 1
     blurred = F.avg_pool2d(masks, kernel, stride=1, padding=kernel // 2)
     return F.grid_sample(blurred, places, align_corners=False).flatten(2)
-
-
-def confidence_targets(prompts: PointPrompts, pseudo_labels: PseudoLabelBatch, pairs: Assignment) -> torch.Tensor:
-    """Return what each query's confidence is to be (B, K): that of its pseudo-label, 0 without one."""
-    targets = torch.zeros_like(prompts.confidence_logits)
-    targets[pairs.rows, pairs.queries] = pseudo_labels.confidences[pairs.rows, pairs.labels]
-    return targets

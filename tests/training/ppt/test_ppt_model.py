@@ -14,11 +14,16 @@ from hypothesis.extra.numpy import arrays
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.learning.trainer import make_optimiser, rate_at
 from pseudoris.training.ppt.pairs import PseudoLabelBatch, PseudoLabels, collate_labels
-from pseudoris.training.ppt.point_generator import PointGenerator, PointPrompts, Stage, distinct_peaks
-from pseudoris.training.ppt.ppt_config import ObjectiveConfig, PointGeneratorConfig, load_ppt_config
-from pseudoris.training.ppt.ppt_model import (
+from pseudoris.training.ppt.point_generator import (
     EncodedImages,
     FrozenFeatures,
+    PointGenerator,
+    PointPrompts,
+    Stage,
+    distinct_peaks,
+)
+from pseudoris.training.ppt.ppt_config import ObjectiveConfig, PointGeneratorConfig, load_ppt_config
+from pseudoris.training.ppt.ppt_model import (
     PointMaskDecoder,
     PointPrompting,
     assign,
@@ -56,9 +61,7 @@ def _features(batch: int = 2) -> FrozenFeatures:
 
 
 def _prompts(model: PointPrompting, features: FrozenFeatures) -> PointPrompts:
-    prompts: PointPrompts = model.generator(
-        features.image, features.text, features.is_word, features.response, features.tokens
-    )
+    prompts: PointPrompts = model.generator(features)
     return prompts
 
 
@@ -141,7 +144,7 @@ def _assert_queries_go_from_stage_to_stage(features: FrozenFeatures) -> None:
 
     for stage in generator.stages:
         stage.register_forward_hook(keep)
-    generator(features.image, features.text, features.is_word, features.response, features.tokens)
+    generator(features)
     first = generator.queries
     assert first.requires_grad
     assert len(set(first.flatten().tolist())) == first.numel()
@@ -253,15 +256,13 @@ def test_in_paper_the_loss_is_equation_4_summed_over_its_terms_and_averaged_over
 def test_in_paper_clips_response_changes_no_prompt() -> None:
     torch.manual_seed(0)
     generator, features = PointGenerator(OF_PAPER, 24, 16).eval(), _features()
-    given = features.image, features.text, features.is_word
-
     # Nor do codes of the tokens.
     one, *others = (
-        generator(*given, *beside)
-        for beside in (
-            (features.response, features.tokens),
-            (torch.zeros(2, 4, 4), features.tokens),
-            (features.response, features.tokens + features.is_word),
+        generator(given)
+        for given in (
+            features,
+            replace(features, response=torch.zeros(2, 4, 4)),
+            replace(features, tokens=features.tokens + features.is_word),
         )
     )
 
@@ -274,7 +275,7 @@ def test_in_paper_points_labels_and_confidences_are_perceptrons_of_the_last_quer
     generator, features, queries = PointGenerator(OF_PAPER, 24, 16).eval(), _features(), []
     generator.norm.register_forward_hook(lambda module, given, out: queries.append(out))
 
-    found = generator(features.image, features.text, features.is_word, features.response, features.tokens)
+    found = generator(features)
 
     (query,) = queries
     points = generator.point_head.layers(query).unflatten(-1, (4, 3))
