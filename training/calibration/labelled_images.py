@@ -23,7 +23,7 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.training.evaluation.bootstrap import Sums
 from pseudoris.training.evaluation.human_truth import HumanImageTruth
-from pseudoris.training.evaluation.run_images import iter_images, read_shard
+from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, read_shard
 from pseudoris.training.evaluation.truth import CandidateTable, ImageTruth, Truth, judge, match_image
 
 Ints = npt.NDArray[np.int64]
@@ -32,7 +32,6 @@ Columns = Mapping[str, Sequence[Any]]
 LONE_LOG_RATIO: Final = 0.0
 # What `judge_image` reads of the expressions table, beside what a `CandidateTable` holds.
 JUDGED_COLUMNS: Final = ("source", "confidence", *CONFIDENCE_COLUMNS)
-_COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", *JUDGED_COLUMNS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,13 +135,10 @@ def judge_image(truth: ImageTruth, candidates: CandidateTable, columns: Columns)
 
 def _iter_judged(location: RunLocation, truth: Truth | None) -> Iterator[JudgedImage]:
     for receipt in cached_receipts(location):
-        tables = read_shard(location, receipt, *_COLUMNS)
-        columns = {name: tables.expressions[name].to_pylist() for name in JUDGED_COLUMNS}
-        for number, image in enumerate(iter_images(tables)):
-            if image.candidates is None:
+        for image in read_shard(location, receipt, *dict.fromkeys((*CANDIDATE_COLUMNS, *JUDGED_COLUMNS))):
+            if image.is_quarantined:
                 continue
-            known = HumanImageTruth(image.candidates.size, [], []) if truth is None else image.known_to(truth)
-            if known is None:
-                continue
-            rows = slice(*tables.expression_starts[number : number + 2].tolist())
-            yield judge_image(known, image.candidates, {name: column[rows] for name, column in columns.items()})
+            known = HumanImageTruth(image.size, [], []) if truth is None else image.known_to(truth)
+            if known is not None:
+                columns = {name: image.expressions[name].to_pylist() for name in JUDGED_COLUMNS}
+                yield judge_image(known, image.candidates, columns)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.training.dataset import SampleSpec
 from pseudoris.training.dataset.image_reader import ShardImages
 from pseudoris.training.dataset.shard_reader import OpenedRun
-from pseudoris.training.evaluation.run_images import check_masks, image_masks, read_shard
+from pseudoris.training.evaluation.run_images import read_shard
 from pseudoris.training.metrics import SegmentationFigures, SegmentationMeter
 from pseudoris.workers.masks import rle
 
@@ -125,13 +125,17 @@ class HeldOutExpressions:
         self._bytes, self._reads_images = opened.images, reads_images
         self.root = opened.location.root
         receipts = list(cached_receipts(opened.location, commits=opened.snapshot.commits()))
-        rows = [each for receipt in receipts for each in self._read(opened.location, receipt)]
+        there: Counter[str] = Counter()
+
+        def is_asked(row: dict[str, Any]) -> bool:
+            return (not splits or row["split"] in splits) and (has_groups or len(row["target_mask_ids"]) == 1)
+
+        self.images = [each for receipt in receipts for each in self._read(opened.location, receipt, there, is_asked)]
         left_out = {
             "shards of the truth are not committed": opened.header.num_shards - len(receipts),
             "images of the truth are quarantined": sum(each.counts.quarantined for each in receipts),
         }
         self.notes = [f"{num:,} {what}: their expressions are not asked." for what, num in left_out.items() if num]
-        there = Counter(split for image in rows for split in image.splits)
         absent = [split for split in splits if split not in there]
         if absent:
             named = ", ".join(f"{name or 'no split'} ({count:,})" for name, count in sorted(there.items())) or "none"
@@ -139,8 +143,6 @@ class HeldOutExpressions:
                 f"{self.root} has no expression of split {absent[0]!r}. It has {named}. Import the split "
                 "(`pseudoris import --split`), or leave it out."
             )
-        chosen = (_asked_of(image, frozenset(splits), has_groups=has_groups) for image in rows)
-        self.images = [image for image in chosen if image.texts]
         if not self.images:
             raise ConfigError(f"No expression of {self.root} is kept, so there is nothing to ask.")
 
@@ -169,32 +171,22 @@ class HeldOutExpressions:
         except ImageError as error:
             raise self._bytes.explained(image.key, error) from error
 
-    def _read(self, location: RunLocation, receipt: Receipt) -> Iterator[AskedImage]:
-        tables = read_shard(location, receipt, *_COLUMNS)
+    def _read(
+        self, location: RunLocation, receipt: Receipt, there: Counter[str], is_asked: Callable[[dict[str, Any]], bool]
+    ) -> Iterator[AskedImage]:
+        """Yield the images of a shard that are asked something; `there` gets the splits of all its kept rows."""
         encoded = self._bytes.of_shard(receipt.shard, read_table(location, IMAGES, self._bytes.columns, [receipt]))
-        rows = tables.expressions.to_pylist()
-        for number, row in enumerate(tables.images.to_pylist()):
-            start, stop = tables.expression_starts[number : number + 2].tolist()
-            kept = [each for each in rows[start:stop] if each["kept"]]
-            if not kept:
-                continue
-            mask_ids, counts = image_masks(tables, number)
-            size = (row["height"], row["width"])
-            check_masks(counts, size, where=row["key"])
-            texts, targets, kinds = ([each[name] for each in kept] for name in ("text", "target_mask_ids", "kind"))
-            splits = [each["split"] or "" for each in kept]
-            known = dict(zip(mask_ids, counts, strict=True))
-            place = (encoded, number)
-            yield AskedImage(row["image_id"], row["key"], size, texts, targets, kinds, splits, known, place)
-
-
-def _asked_of(image: AskedImage, splits: frozenset[str], *, has_groups: bool) -> AskedImage:
-    """Return an image with the expressions that are asked."""
-    columns = (image.texts, image.targets, image.kinds, image.splits)
-    rows = zip(*columns, strict=True)
-    asked = [row for row in rows if (not splits or row[3] in splits) and (has_groups or len(row[1]) == 1)]
-    texts, targets, kinds, of_split = (list(column) for column in zip(*asked, strict=True)) if asked else ([],) * 4
-    return replace(image, texts=texts, targets=targets, kinds=kinds, splits=of_split)
+        for number, image in enumerate(read_shard(location, receipt, *_COLUMNS)):
+            kept = [{**row, "split": row["split"] or ""} for row in image.expressions.to_pylist() if row["kept"]]
+            there.update(row["split"] for row in kept)
+            asked = [row for row in kept if is_asked(row)]
+            if asked:
+                names = ("text", "target_mask_ids", "kind", "split")
+                texts, targets, kinds, of_split = ([row[name] for row in asked] for name in names)
+                counts = dict(zip(image.mask_ids, image.mask_counts, strict=True))
+                yield AskedImage(
+                    image.image_id, image.key, image.size, texts, targets, kinds, of_split, counts, (encoded, number)
+                )
 
 
 def evaluate(

@@ -24,7 +24,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header, require_header
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts
 from pseudoris.store.threads import map_in_threads
-from pseudoris.training.evaluation.run_images import ShardTables, check_masks, image_masks, read_shard
+from pseudoris.training.evaluation.run_images import ShardTables, read_shard
 from pseudoris.training.evaluation.truth import Truth
 from pseudoris.workers.filtering.head_nouns import head_noun
 
@@ -178,18 +178,12 @@ class HumanTruth:
         place = self._places.get(image_id)
         if place is None:
             return None
-        tables, number = self._shards[place[0]], place[1]
-        row = tables.images.slice(number, 1).to_pylist()[0]
-        size = (row["height"], row["width"])
-        mask_ids, counts = image_masks(tables, number)
-        check_masks(counts, size, where=f"{row['key']} of the truth")
-        start, stop = tables.expression_starts[number : number + 2].tolist()
-        said = tables.expressions.slice(start, stop - start)
-        sentences: dict[str, list[str]] = {mask: [] for mask in mask_ids}
-        for text, targets in zip(said["text"].to_pylist(), said["target_mask_ids"].to_pylist(), strict=True):
-            for target in targets:
-                sentences[target].append(text)
-        return HumanImageTruth(size, counts, list(sentences.values()))
+        image = self._shards[place[0]].image(place[1])
+        sentences: dict[str, list[str]] = {mask: [] for mask in image.mask_ids}
+        for row in image.expressions.to_pylist():
+            for target in row["target_mask_ids"]:
+                sentences[target].append(row["text"])
+        return HumanImageTruth(image.size, image.mask_counts, list(sentences.values()))
 
 
 @dataclass(frozen=True, eq=False)

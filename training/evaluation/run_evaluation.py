@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import numpy as np
-
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -15,16 +13,14 @@ from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import list_receipts, spread_evenly
 from pseudoris.store.threads import map_in_threads
 from pseudoris.training.evaluation.bootstrap import UNDEFINED, Estimate, ImageBootstrap, Sums, without_nan
-from pseudoris.training.evaluation.run_images import RunImage, iter_images, read_shard
+from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, RunImage, read_shard
 from pseudoris.training.evaluation.truth import (
     ALL,
-    DECODERS,
     DIFFICULTIES,
     KEPT,
     KINDS,
     SAMPLING,
     SETS,
-    CandidateTable,
     Truth,
     count_image,
 )
@@ -86,7 +82,6 @@ GROUP_TITLES: Final[Mapping[str, str]] = {"seen": "seen in training", "held_out"
 _OF_VERDICTS: Final = frozenset(FIGURES) - {"yield", "distinct", "words"}
 # Each pair is (minuend, subtrahend).
 STEPS: Final = ((KEPT, ALL), (SAMPLING, "beam"))
-_COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", "source")
 _THREADS: Final = 4
 
 
@@ -126,12 +121,11 @@ class ImageCounts:
 
     def add(self, image: RunImage, *, is_known: bool) -> None:
         """Count an image that the truth knows, or not."""
-        is_quarantined = image.candidates is None
-        self.quarantined += is_quarantined
+        self.quarantined += image.is_quarantined
         if is_known:
             self.judged += 1
-            self.judged_quarantined += is_quarantined
-        elif not is_quarantined:
+            self.judged_quarantined += image.is_quarantined
+        elif not image.is_quarantined:
             self.unknown += 1
             self.unknown_key = self.unknown_key or image.key
 
@@ -253,15 +247,13 @@ def evaluate_run(
     def sums() -> Iterator[Sums]:
         nonlocal num_not_judged
         receipts = (receipt for receipt in cached_receipts(location) if receipt.shard in chosen)
-        tables = map_in_threads(
-            lambda each: list(iter_images(read_shard(location, each, *_COLUMNS))), receipts, _THREADS
-        )
+        tables = map_in_threads(lambda each: list(read_shard(location, each, *CANDIDATE_COLUMNS)), receipts, _THREADS)
         for number, images in enumerate(tables, start=1):
             for image in images:
                 known = image.known_to(truth)
                 counts.add(image, is_known=known is not None)
                 if known is not None:
-                    candidates = image.candidates or _nothing(known.size)
+                    candidates = image.candidates
                     judged = candidates.without(truth.unjudged_kinds)
                     num_not_judged += int(candidates.is_kept.sum() - judged.is_kept.sum())
                     yield count_image(known, judged).sums
@@ -273,12 +265,6 @@ def evaluate_run(
     left_out = f"{num_not_judged:,} kept expressions of kind {' or '.join(truth.unjudged_kinds)} are left out"
     notes = [f"{left_out} of all figures: this truth cannot judge them."] if num_not_judged else []
     return summarise(bootstrap, counts, truth, run=location.root, notes=notes)
-
-
-def _nothing(size: tuple[int, int]) -> CandidateTable:
-    """Return what a quarantined image has: no mask and no expression."""
-    draws = np.zeros((0, len(DECODERS) + 1), dtype=np.int64)
-    return CandidateTable(size, [], [], [], [], draws, np.zeros(0, dtype=np.bool_))
 
 
 def _no_common(root: str, truth: Truth, unknown_key: str | None) -> str:

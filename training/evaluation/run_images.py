@@ -20,21 +20,46 @@ from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, ImageT
 
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status")
 _MASK_COLUMNS: Final = ("image_id", "mask_id", "segmentation")
+# Of the expressions table: what `RunImage.candidates` needs.
+CANDIDATE_COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", "source")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunImage:
-    """A committed image; `candidates` is None of a quarantined one."""
+    """A committed image with its masks, as COCO compressed RLE, and its expressions in the columns that were read.
+
+    A quarantined one has neither, and no `size`, which is (H, W) in pixels.
+    """
 
     image_id: str
     key: str
-    candidates: CandidateTable | None
+    is_quarantined: bool
+    size: tuple[int, int]
+    mask_ids: list[str]
+    mask_counts: list[str]
+    expressions: pa.Table
+
+    @property
+    def candidates(self) -> CandidateTable:
+        """Its expressions; read with `CANDIDATE_COLUMNS`."""
+        columns = {name: self.expressions[name].to_pylist() for name in ("text", "target_mask_ids", "kind", "source")}
+        return CandidateTable(
+            self.size,
+            self.mask_ids,
+            self.mask_counts,
+            texts=columns["text"],
+            targets=columns["target_mask_ids"],
+            draws=_draws(self.expressions["samples"]),
+            is_kept=self.expressions["kept"].to_numpy().astype(np.bool_),
+            kinds=columns["kind"],
+            sources=columns["source"],
+        )
 
     def known_to(self, truth: Truth) -> ImageTruth | None:
         """Return the truth's knowledge of the image; None if it does not have the image."""
         known = truth.of_image(self.image_id)
-        if known is not None and self.candidates is not None and self.candidates.size != tuple(known.size):
-            height, width = self.candidates.size
+        if known is not None and not self.is_quarantined and self.size != tuple(known.size):
+            height, width = self.size
             raise ConfigError(
                 f"image {self.key} has {height} x {width} pixels (height x width) in the run, but {known.size[0]} x "
                 f"{known.size[1]} in the truth. Name the truth of the same images."
@@ -47,6 +72,7 @@ class ShardTables:
     """The tables of a shard, in memory; rows of one image are consecutive.
 
     Attributes:
+        root: Of its run.
         images: `_IMAGE_COLUMNS`, N rows in plan order.
         masks: `_MASK_COLUMNS`.
         expressions: The requested columns.
@@ -54,11 +80,36 @@ class ShardTables:
         expression_starts: Likewise.
     """
 
+    root: str
     images: pa.Table
     masks: pa.Table
     expressions: pa.Table
     mask_starts: Ints
     expression_starts: Ints
+
+    def __iter__(self) -> Iterator[RunImage]:
+        """Yield the images in plan order."""
+        return map(self.image, range(len(self.images)))
+
+    def image(self, number: int) -> RunImage:
+        """Return an image; ConfigError for a damaged mask: pycocotools would read past its buffers."""
+        (row,) = self.images.slice(number, 1).to_pylist()
+        masks, said = (
+            table.slice(starts[number], starts[number + 1] - starts[number])
+            for table, starts in ((self.masks, self.mask_starts), (self.expressions, self.expression_starts))
+        )
+        counts = [each["counts"] for each in masks["segmentation"].to_pylist()]
+        size, is_quarantined = (row["height"], row["width"]), row["status"] == STATUS_QUARANTINED
+        for place, each in enumerate(counts):
+            try:
+                summarise_rle(*size, each)
+            except ValueError as error:
+                raise ConfigError(
+                    f"mask {place} of image {row['key']} of {self.root} is damaged: {error}. Run `pseudoris verify` to "
+                    "find all damage."
+                ) from error
+        mask_ids = masks["mask_id"].to_pylist()
+        return RunImage(row["image_id"], row["key"], is_quarantined, size, mask_ids, counts, said)
 
 
 def read_shard(location: RunLocation, receipt: Receipt, *expression_columns: str) -> ShardTables:
@@ -69,61 +120,7 @@ def read_shard(location: RunLocation, receipt: Receipt, *expression_columns: str
     where = f"shard {receipt.shard} of {location.root}"
     masks, mask_starts = _by_image(masks, images["image_id"], f"the masks of {where}")
     expressions, starts = _by_image(expressions, images["image_id"], f"the expressions of {where}")
-    return ShardTables(images, masks, expressions, mask_starts, starts)
-
-
-def iter_images(tables: ShardTables) -> Iterator[RunImage]:
-    """Yield the images of a shard in plan order.
-
-    It was read with the columns `target_mask_ids`, `text`, `samples`, `kept`, `kind` and `source`.
-    """
-    table = tables.expressions
-    texts, targets = table["text"].to_pylist(), table["target_mask_ids"].to_pylist()
-    kinds, sources = table["kind"].to_pylist(), table["source"].to_pylist()
-    draws, is_kept = _draws(table["samples"]), table["kept"].to_numpy().astype(np.bool_)
-    mask_ids, counts = tables.masks["mask_id"].to_pylist(), _counts(tables.masks)
-    for number, row in enumerate(tables.images.to_pylist()):
-        if row["status"] == STATUS_QUARANTINED:
-            yield RunImage(row["image_id"], row["key"], None)
-            continue
-        masks = slice(*tables.mask_starts[number : number + 2].tolist())
-        rows = slice(*tables.expression_starts[number : number + 2].tolist())
-        size = (row["height"], row["width"])
-        check_masks(counts[masks], size, where=row["key"])
-        candidates = CandidateTable(
-            size=size,
-            mask_ids=mask_ids[masks],
-            mask_counts=counts[masks],
-            texts=texts[rows],
-            targets=targets[rows],
-            draws=draws[rows],
-            is_kept=is_kept[rows],
-            kinds=kinds[rows],
-            sources=sources[rows],
-        )
-        yield RunImage(row["image_id"], row["key"], candidates)
-
-
-def check_masks(counts: list[str], size: tuple[int, int], *, where: str) -> None:
-    """Raise ConfigError for a mask that does not fill the image `where`: pycocotools would read past its buffers."""
-    for number, each in enumerate(counts):
-        try:
-            summarise_rle(*size, each)
-        except ValueError as error:
-            raise ConfigError(
-                f"mask {number} of image {where} is damaged: {error}. Run `pseudoris verify` to find all damage."
-            ) from error
-
-
-def image_masks(tables: ShardTables, number: int) -> tuple[list[str], list[str]]:
-    """Return ids and RLE counts of the masks of image `number` of a shard."""
-    start, stop = tables.mask_starts[number : number + 2].tolist()
-    rows = tables.masks.slice(start, stop - start)
-    return rows["mask_id"].to_pylist(), _counts(rows)
-
-
-def _counts(masks: pa.Table) -> list[str]:
-    return [each["counts"] for each in masks["segmentation"].to_pylist()]
+    return ShardTables(location.root, images, masks, expressions, mask_starts, starts)
 
 
 def _draws(samples: pa.ChunkedArray) -> Ints:

@@ -98,5 +98,5 @@ def test_another_size_than_the_truths_is_another_picture(tmp_path):
 
 def test_a_damaged_mask_is_refused_before_it_is_decoded(tmp_path):
     location = run(tmp_path, change=lambda image: with_mask(image, (192, 192), "0P6"))
-    with pytest.raises(ConfigError, match=r"mask 0 of image scene-000\.png is damaged: .* `pseudoris verify`"):
+    with pytest.raises(ConfigError, match=r"mask 0 of image scene-000\.png of .*run is damaged: .* `pseudoris verify`"):
         evaluate_run(location, truth())
