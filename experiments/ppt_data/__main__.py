@@ -106,8 +106,8 @@ def _first_of(location: RunLocation, kind: str) -> list[int]:
     rows = read_table(location, "expressions", ["image_id", "text", "kind"]).to_pylist()
     wanted = {(row["image_id"], row["text"]) for row in rows if row["kind"] == kind}
     pairs = _pairs(location)
-    ids = pairs.image_ids()
-    return _spread(len(pairs), {at for at in range(len(pairs)) if (ids[at], pairs[at].text) in wanted})
+    found = (pairs[at] for at in range(len(pairs)))
+    return _spread(len(pairs), {at for at, each in enumerate(found) if (each.image_id, each.text) in wanted})
 
 
 def _of_count(location: RunLocation, *, is_single: bool) -> list[int]:

@@ -155,6 +155,7 @@ class Pair:
     `image` is (3, H, W) uint8 RGB as shown, which `image_key` identifies; None where it was not read.
     """
 
+    image_id: str
     image_key: str
     is_flipped: bool
     text: str
@@ -239,7 +240,8 @@ class PairDataset(Dataset[Pair]):
             torch.from_numpy(np.stack([label for _, label in drawn])),
             torch.from_numpy(row.confidences),
         )
-        return Pair(f"{row.sha256}{'-mirrored' if is_flipped else ''}", is_flipped, row.text, labels)
+        key = f"{row.sha256}{'-mirrored' if is_flipped else ''}"
+        return Pair(row.image_id, key, is_flipped, row.text, labels)
 
     def image(self, index: int) -> torch.Tensor | None:
         """Return the image of a pair, (3, H, W) uint8 RGB, upright and not mirrored.
@@ -253,10 +255,6 @@ class PairDataset(Dataset[Pair]):
             if self._spec.on_bad_image == "skip":
                 return None
             raise self._images.explained(images.keys[at], error) from error
-
-    def image_ids(self) -> list[str]:
-        """Return the image of every pair, (len,)."""
-        return [row.image_id for row in self._rows]
 
     def image_digests(self) -> list[str]:
         """Return the sha256 of the image of every pair: equal for the same image in any run, (len,)."""
