@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from pseudoris.cli.main import main
 
-NUM_SCENES = 4
+NUM_SCENES = 2
 WIDTH = "400"
 # In a process that has a Ray, that Ray.
 OPTIONS = ("--address", "local")

@@ -14,11 +14,7 @@ from typer.testing import CliRunner
 
 from pseudoris.cli.export import ExportFormat
 from pseudoris.cli.main import app
-from pseudoris.cli.options import check_apart, training_folder
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.location import RunLocation
 from pseudoris.training.exports import EXPORTS
-from tests.builders.command import pseudoris
 
 GROUPS = ["Start", "Run", "Look", "Data", "Learn"]
 
@@ -80,10 +76,6 @@ def test_export_names_each_format_on_a_line_of_its_own():
         assert re.search(rf"^ +{name} +{re.escape(export.summary)} *$", page, re.MULTILINE), name
 
 
-def test_a_format_that_does_not_exist_is_refused_with_those_that_do():
-    assert "'coco'" in shown("export", "out", "to", "--format", "coca", columns=200, exit_code=2)
-
-
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
@@ -98,29 +90,6 @@ def test_a_shell_completes_commands_and_choices(typed, offered):
     found = shown(_PSEUDORIS_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(len(words) - 1)).split()
     assert set(offered) <= set(found)
     assert len(found) == len(offered) or typed == "pseudoris "
-
-
-@pytest.mark.slow
-def test_an_unknown_option_is_refused_with_exit_code_two():
-    shown = pseudoris("annotate", "--presett", "tiny")
-    assert shown.returncode == 2
-    assert "Traceback" not in shown.stderr
-
-
-@pytest.mark.parametrize(
-    "folder", ["", "/masks", "/_receipts", "/_plan", "/_manifest", "/images/", "/masks/a/b", "/x/../masks/a"]
-)
-def test_the_runs_own_folders_are_refused(tmp_path, folder):
-    run = RunLocation.open(str(tmp_path / "run"))
-    with pytest.raises(ConfigError, match=r"--report .* is inside the run"):
-        check_apart(run, RunLocation.open(f"{tmp_path}/run{folder}"), option="--report")
-
-
-def test_a_link_into_a_run_is_seen_through(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"--out .* is inside the run"):
-        training_folder(str(tmp_path / "link"), [str(tmp_path / "other"), str(tmp_path / "run")])
 
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import threading
 import time
@@ -19,14 +18,8 @@ from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance
 from pseudoris.store.runs.lock import RunLock
-from tests.builders.command import pseudoris, pseudoris_here, start_pseudoris
+from tests.builders.command import start_pseudoris
 from tests.store.builders import commit, start_run
-
-
-def test_status_of_a_folder_without_a_run_says_how_to_start_one(tmp_path):
-    shown = pseudoris_here("status", str(tmp_path))
-    assert shown.returncode == 2
-    assert "pseudoris annotate" in shown.stderr
 
 
 def shown(*arguments: str) -> str:
@@ -94,28 +87,6 @@ def test_ctrl_c_ends_a_watch_with_its_last_view_and_no_traceback(tmp_path):
     assert process.returncode == 0
     assert "1 of 3" in printed
     assert "Traceback" not in errors
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("options", [(), ("--quick",)])
-def test_a_whole_run_verifies(tiny_run, options):
-    shown = pseudoris_here("verify", str(tiny_run.out), *options)
-    assert shown.returncode == 0, shown.stdout + shown.stderr
-    assert "no problem found in any shard" in shown.stdout
-
-
-@pytest.mark.ray
-def test_a_flipped_byte_is_found_and_named(tiny_run, tmp_path):
-    damaged = tmp_path / "damaged"
-    shutil.copytree(tiny_run.out, damaged)
-    part = next(iter(sorted((damaged / "masks").glob("*.parquet"))))
-    data = bytearray(part.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    part.write_bytes(data)
-    # A process of its own, for its exit code.
-    shown = pseudoris("verify", str(damaged))
-    assert shown.returncode == 1
-    assert part.name in shown.stdout
 
 
 def test_shards_outside_promise_two_are_listed_and_are_no_fault(tmp_path):

@@ -9,16 +9,14 @@ import typer
 from rich.console import Console
 
 from pseudoris.cli.progress import run_progress, write_with_bar
-from pseudoris.cli.summaries import plan_view, summary_view, written_view
-from pseudoris.pipeline.run_contract import RunPlan, RunSummary
-from pseudoris.schemas.run_records import DomainRecord, PartRecord, Receipt, RunHeader, ShardCounts
+from pseudoris.cli.summaries import summary_view, written_view
+from pseudoris.pipeline.run_contract import RunSummary
+from pseudoris.schemas.run_records import PartRecord, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Committed, Notice, Planned
 from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.training.thread_executor import WrittenRun
-
-UNKNOWN = DomainRecord(num_sampled=16, num_outside=16, max_score=2.5, median_score=5.6, is_accepted=True)
 
 
 def shown(*renderables):
@@ -108,12 +106,6 @@ def make_summary(**changes):
     return RunSummary(**{**values, **changes})
 
 
-def test_a_run_whose_models_do_not_know_its_images_says_so_on_top():
-    text = shown(summary_view(make_summary(domain=UNKNOWN)))
-    assert text.lstrip().startswith("Do not trust these masks and expressions")
-    assert text.index("16 of 16 sampled images") < text.index("summary")
-
-
 def test_the_summary_names_reasons_tables_and_rate():
     text = shown(summary_view(make_summary()))
     assert "4 of 4: 3 annotated, 0 empty, 1 quarantined" in text
@@ -122,29 +114,6 @@ def test_the_summary_names_reasons_tables_and_rate():
     assert "2.0 images/s" in text
     assert "corrupt" in text
     assert "out/masks/*.parquet" in text
-
-
-def make_plan(**changes):
-    values = {
-        "source": "in",
-        "out": "out",
-        "num_images": 10,
-        "num_repeated": 1,
-        "num_shards": 2,
-        "num_shards_done": 0,
-        "input_bytes": 2048,
-        "actors": {"fused": 2},
-        "weights": {"propose": ("sam.pth", "ab" * 32)},
-        "device_kind": "cpu",
-        "output_bytes": 4096,
-        "output_basis": "44 candidates a mask",
-    }
-    return RunPlan(**{**values, **changes})
-
-
-def test_a_dry_run_says_that_nothing_was_written():
-    text = shown(plan_view(make_plan()))
-    assert all(word in text for word in ("nothing was written", "1 repeated", "2 actors", "sam.pth", "4.0 KiB"))
 
 
 @pytest.fixture

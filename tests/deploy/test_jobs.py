@@ -86,14 +86,6 @@ def test_a_submitted_run_ends_whole_and_verified(undisturbed):
     assert pseudoris("verify", str(out)).returncode == 0
 
 
-def test_the_same_submission_again_computes_nothing(head, wheel, source, undisturbed):
-    out, _ = undisturbed
-    before = receipts(out)
-    again = submit(head, wheel, "--", *command(source, out))
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert receipts(out) == before
-
-
 def test_a_mistake_fails_the_job_with_the_command_s_exit_code(head, wheel, source):
     failed = submit(head, wheel, "--", *command(source / "nowhere", source.parent / "none"))
     assert failed.returncode != 0

@@ -46,31 +46,8 @@ def test_every_pod_runs_without_root_and_without_keys(pod):
     assert not any("SECRET" in variable["name"] or "KEY" in variable["name"] for variable in container.get("env", ()))
 
 
-def test_the_head_does_no_work_and_gives_a_stopped_run_time():
-    assert CLUSTER["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
-    head = PODS[0]
-    assert {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "60"} in head["containers"][0]["env"]
-    assert head["terminationGracePeriodSeconds"] > 60
-
-
 @pytest.mark.parametrize(("group", "label"), [("spot", "spot"), ("on-demand", "on_demand")])
 def test_worker_groups_carry_the_labels_that_placements_ask_for(group, label):
     # KubeRay pastes the value into a shell line: quotes around it, quotes inside escaped.
     assert json.loads(json.loads(GROUPS[group]["rayStartParams"]["resources"])) == {label: 1}
     assert GROUPS[group]["minReplicas"] <= GROUPS[group]["replicas"] <= GROUPS[group]["maxReplicas"]
-
-
-def test_spot_pods_tolerate_spot_nodes_and_leave_in_order():
-    pod = GROUPS["spot"]["template"]["spec"]
-    assert pod["tolerations"] == [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]
-    assert "ray stop" in pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]
-    assert pod["terminationGracePeriodSeconds"] > 60
-    assert "tolerations" not in GROUPS["on-demand"]["template"]["spec"]
-
-
-def test_the_container_takes_the_wheel_and_leaves_root_alone():
-    lines = (ROOT / "deploy" / "Dockerfile").read_text().splitlines()
-    instructions = [line for line in lines if line and not line.startswith(("#", " "))]
-    assert instructions[1] == "USER ray"
-    assert not any(line == "USER root" for line in instructions)
-    assert any(line.startswith("COPY") and "dist/pseudoris-*.whl" in line for line in instructions)

@@ -18,7 +18,6 @@ from pseudoris.pipeline.annotation import annotate, dry_run
 from pseudoris.pipeline.executor import run_shards
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.pipeline.shard_tasks import Job, Retry
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
@@ -32,7 +31,6 @@ from pseudoris.store.runs.receipts import list_receipts
 from tests.builders.images import png
 from tests.builders.plain_runs import work_off
 from tests.builders.runs import stub_config, write_source
-from tests.builders.seals import forge_header
 
 RETRY = RunOptions(is_retry=True)
 # One in a shard of its own neighbours, two that share one, and files that stay broken.
@@ -120,18 +118,6 @@ def test_a_retry_ends_with_the_tables_of_an_undisturbed_run(lacking, undisturbed
     again = annotate(str(source), str(lacking), stub_config(), options=RETRY)
     assert (again.retry.num_images, again.retry.num_shards_changed) == (3, 0)
     assert {receipt.shard: receipt for receipt in iter_manifest(location)} == latest
-
-
-@pytest.mark.long
-@pytest.mark.ray
-def test_only_the_reasons_asked_for_are_retried(lacking, source):
-    options = RunOptions(is_retry=True, reasons=frozenset({"missing"}))
-    summary = annotate(str(source), str(lacking), stub_config(), options=options)
-    assert (summary.retry.num_images, summary.retry.num_recovered) == (3, 3)
-    events = []
-    again = annotate(str(source), str(lacking), stub_config(), options=options, on_event=events.append)
-    assert again.retry.num_images == 0
-    assert Notice("no image is quarantined as missing: there is nothing to retry") in events
 
 
 @pytest.mark.ray
@@ -253,26 +239,3 @@ def test_an_extended_run_annotates_what_source_has_gained_and_touches_nothing_el
     assert verify_run(RunLocation.open(str(out))).is_clean
     again = annotate(str(source), str(out), stub_config())
     assert (again.num_planned_images, again.num_images_now) == (11, 0)
-
-
-@pytest.mark.long
-@pytest.mark.ray
-def test_mixed_versions_are_refused_then_accepted_by_name_and_listed(ray_session, source, tmp_path):
-    out = tmp_path / "out"
-    work_off(source, out, stub_config())
-    location = RunLocation.open(str(out))
-    forge_header(location, lambda tree: tree["identity"]["versions"].update(torch="1.0"))
-    for shard in (1, 4):
-        (out / "_receipts" / f"shard-{shard:08d}.g0.json").unlink()
-    with pytest.raises(ConfigError, match="--allow-mixed"):
-        annotate(str(source), str(out), stub_config())
-    events = []
-    summary = annotate(str(source), str(out), stub_config("placement.allow_mixed=true"), on_event=events.append)
-    assert (summary.is_complete, summary.totals.mixed) == (True, 2)
-    assert any("not byte-reproducible" in event.text for event in events if isinstance(event, Notice))
-    report = verify_run(location)
-    assert report.is_clean
-    (outside,) = report.outside
-    assert (outside.what, outside.shards) == ("mixed", ((1, 1), (4, 4)))
-    assert outside.detail.startswith("versions.torch: '1.0' in the run, ")
-    assert run_status(location).mixed == 2

@@ -159,8 +159,8 @@ def read_large(job_ref, shard: int) -> list[pa.Table]:
 class CountingActor:
     """Takes the place of a stage; a cut or merged block would not be a shard any more."""
 
-    def __init__(self, names: tuple[str, ...], job: Job, pool: str) -> None:
-        self._name = names[0]
+    def __init__(self, job: Job, pool: str) -> None:
+        self._name = pool
 
     def __call__(self, block: pa.Table) -> pa.Table:
         shard = block_to_shard(block)

@@ -101,15 +101,15 @@ def test_weights_in_a_bucket_are_found_at_the_runs_endpoint(s3_server, s3_bucket
     assert digest == hashlib.sha256(b"weights").hexdigest()
 
 
-def test_an_endpoint_of_the_environment_stays(clean_environment):
-    clean_environment.setenv("AWS_ENDPOINT_URL", "http://here:1")
-    announce_endpoint(stub_config("source.endpoint_url=http://there:2"))
-    assert os.environ["AWS_ENDPOINT_URL"] == "http://here:1"
-
-
 def test_that_of_an_earlier_run_in_the_same_process_goes():
     announce_endpoint(stub_config("source.endpoint_url=http://first:1"))
     announce_endpoint(stub_config("source.endpoint_url=http://second:2"))
     assert os.environ["AWS_ENDPOINT_URL"] == "http://second:2"
     announce_endpoint(stub_config())
     assert "AWS_ENDPOINT_URL" not in os.environ
+
+
+def test_an_endpoint_of_the_environment_stays(clean_environment):
+    clean_environment.setenv("AWS_ENDPOINT_URL", "http://here:1")
+    announce_endpoint(stub_config("source.endpoint_url=http://there:2"))
+    assert os.environ["AWS_ENDPOINT_URL"] == "http://here:1"

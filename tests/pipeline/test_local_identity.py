@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from pseudoris.pipeline import annotation, identity, sample_estimate
-from pseudoris.pipeline.cluster import joins_cluster
 from pseudoris.pipeline.domain_sample import sampled
 from pseudoris.pipeline.identity import identity_before_ray, measure_identity
 from pseudoris.pipeline.run_contract import RunOptions, check_options, sampled_without
@@ -128,13 +127,6 @@ def test_of_a_cluster_only_the_settings_are_known(monkeypatch, out, source):
         identity_before_ray(load_config("tiny", None, ["compute.seed=9"]), header, source, location=location)
 
 
-def test_an_unset_prior_is_refused_even_if_a_cluster_does_the_work(monkeypatch, source, tmp_path):
-    monkeypatch.setattr(identity, "joins_cluster", lambda address: True)
-    unset, location = load_config("tiny", None, ["masks.prior.kind=unset"]), RunLocation.open(str(tmp_path / "out"))
-    with pytest.raises(ConfigError, match=r"masks\.prior\.kind is unset"):
-        identity_before_ray(unset, None, source, location=location)
-
-
 def test_of_a_gpu_all_but_the_device_is_asked_before_ray(source, tmp_path):
     location = RunLocation.open(str(tmp_path / "out"))
     on_gpu = ["compute.device=cuda", "placement.fused.num_gpus=1"]
@@ -195,12 +187,6 @@ def test_all_missing_parts_of_paper_are_told_in_one_message_before_ray(refusal, 
 def asked(source, exclusions=None, *words):
     config = load_config("tiny", None, words)
     return sampled(config, open_source(source, config.source), exclusions)
-
-
-@pytest.mark.slow
-def test_a_child_process_judges_a_sample(source):
-    with asked(source, ()) as answer:
-        assert answer().num_outside == 1
 
 
 @pytest.mark.slow
@@ -278,18 +264,8 @@ def test_a_run_that_was_filtered_anew_is_not_annotated_further(runs, options):
     )
 
 
-def test_where_no_run_is_one_may_begin_and_nothing_can_be_retried(tmp_path):
-    check_options(RunLocation.open(str(tmp_path / "new")), RunOptions())
-    with pytest.raises(ConfigError, match="there is no run at"):
-        check_options(RunLocation.open(str(tmp_path / "new")), RunOptions(is_retry=True))
-
-
-def without_spacy(monkeypatch, *assignments):
-    monkeypatch.setitem(sys.modules, "spacy", None)
-    return load_config("tiny", assignments=["filtering.nouns=spacy", *assignments])
-
-
-def test_of_a_named_cluster_the_nodes_must_have_it_and_not_this_machine(monkeypatch, tmp_path):
-    monkeypatch.setattr(identity, "joins_cluster", joins_cluster)
-    config = without_spacy(monkeypatch, "placement.address=10.0.0.1:6379")
-    assert identity_before_ray(config, None, "in", location=RunLocation.open(str(tmp_path / "out"))) is None
+def test_an_unset_prior_is_refused_even_if_a_cluster_does_the_work(monkeypatch, source, tmp_path):
+    monkeypatch.setattr(identity, "joins_cluster", lambda address: True)
+    unset, location = load_config("tiny", None, ["masks.prior.kind=unset"]), RunLocation.open(str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match=r"masks\.prior\.kind is unset"):
+        identity_before_ray(unset, None, source, location=location)

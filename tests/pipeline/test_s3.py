@@ -15,11 +15,8 @@ from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import list_receipts
 from tests.builders.fault_proxy import Fault, injecting
-from tests.builders.images import png
-from tests.builders.plain_runs import work_off
 from tests.builders.runs import part_digests, stub_config, write_source
 from tests.builders.s3 import ENVIRONMENT
-from tests.builders.sources import parquet_bytes, tar_bytes
 
 SECRET = "wJalrXUtnFEMI-marker-bPxRfiCY"
 # What a busy store does, a tenth of all requests in all.
@@ -75,23 +72,6 @@ def digests_in(server, bucket) -> dict[str, str]:
         for key, data in objects(server, bucket, "out/").items()
         if key.split("/")[1] in SCHEMAS
     }
-
-
-@pytest.mark.long
-def test_shards_worked_off_on_a_busy_store_have_the_bytes_of_a_disk(
-    stub_engines, s3_server, s3_bucket, proxy, tmp_path
-):
-    source = write_source(tmp_path / "in", num_images=9)
-    (source / "d.tar").write_bytes(tar_bytes([(f"{n}.png", png(seed=n)) for n in range(5)]))
-    (source / "e.parquet").write_bytes(parquet_bytes({"bytes": [png(seed=n) for n in range(5)]}, rows_per_group=2))
-    work_off(str(source), str(tmp_path / "out"), stub_config())
-    uri = upload(source, s3_server, s3_bucket)
-    proxy.set_faults(BUSY)
-    work_off(uri, f"s3://{s3_bucket}/out", s3_config(proxy))
-    assert sum(proxy.hits.values()) > 10
-    assert digests_in(s3_server, s3_bucket) == part_digests(tmp_path / "out")
-    proxy.set_faults([])
-    assert verify_run(RunLocation.open(f"s3://{s3_bucket}/out", proxy.endpoint_url)).is_clean
 
 
 @pytest.mark.long

@@ -13,7 +13,7 @@ from pseudoris.pipeline import shard_tasks
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block, read_block
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.shard import Proof, Shard
-from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
+from pseudoris.schemas.shard_blocks import block_to_shard
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import list_receipts, receipt_path
@@ -148,9 +148,3 @@ def test_an_output_that_takes_nothing_stops_the_run(job, monkeypatch):
     monkeypatch.setattr(RunLocation, "create_once", fail)
     with pytest.raises(TransientError, match="the bucket does not answer"):
         commit_block(block, job)
-
-
-def test_a_shard_that_the_engine_cut_stops_the_run(job):
-    shard = block_to_shard(read_block(job, 0))
-    with pytest.raises(ValueError, match="nothing is committed"):
-        commit_block(shard_to_block(shard.with_images(shard.images[:-1])), job)

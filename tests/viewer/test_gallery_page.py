@@ -4,11 +4,9 @@ import base64
 import functools
 import gc
 import hashlib
-import io
 import itertools
 import json
 import re
-import resource
 from collections import Counter
 from html.parser import HTMLParser
 from urllib.parse import quote
@@ -16,7 +14,6 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import printable, visible
@@ -131,14 +128,6 @@ def test_no_word_of_a_stranger_is_more_than_a_word(page, word):
     assert sum(shown.strip() in text for text in found.texts) >= 4
 
 
-def test_the_page_asks_for_nothing_but_its_pictures_and_the_other_page(page):
-    text = page(make_gallery())
-    links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)\)|@import""", text)
-    allowed = ("pictures/", "#", "index.html", "quality.html")
-
-    assert all(link[0].startswith(allowed) and not link[1] for link in links)
-
-
 def test_the_policy_names_the_scripts_and_the_style_that_the_page_holds_and_no_more(page):
     text = page(make_gallery())
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
@@ -206,12 +195,6 @@ def test_images_are_read_one_after_another_and_not_held(destination):
     assert max(alive[2:]) <= alive[1] + 1
 
 
-def opened(data):
-    image = Image.open(io.BytesIO(data))
-    assert image.format == "WEBP"
-    return image
-
-
 @functools.cache
 def prover():
     return page_prover(THUMBNAIL).__enter__()
@@ -221,23 +204,8 @@ def thumbnail(data):
     return pages.thumbnail(data, prover())
 
 
-def saved(image, image_format="PNG", **options):
-    file = io.BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
-
-
 def test_a_bomb_in_the_run_of_a_stranger_is_not_opened():
     assert thumbnail(png_of_header_only(30_000, 30_000)) is None
-
-
-@pytest.mark.slow
-def test_a_small_file_of_many_pixels_costs_the_process_of_the_command_no_memory():
-    # 420 KB that took 1.7 GB: it is decoded, or killed by its limit, elsewhere.
-    data = saved(Image.new("LA", (9_000, 9_000), (7, 200)))
-    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert opened(thumbnail(data)).size == (800, 800)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 50_000
 
 
 @pytest.mark.parametrize("indices", [(7, 8), (7, 8, 9, 10, 11, 12), (100, 101)])

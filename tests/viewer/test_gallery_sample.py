@@ -38,28 +38,6 @@ def test_the_gallery_holds_every_image_that_is_not_quarantined_in_plan_order(run
     assert [len(image.masks) for image in images[:3]] == [2, 1, 0]
 
 
-def test_masks_and_candidates_come_with_their_image_and_their_scores(run):
-    location, header = run
-    commit(location, header, 0)
-    first, lone, _ = gallery_from_run(location).images
-
-    assert [(mask["mask_id"][-5:], mask["stability_score"], mask["prior"]) for mask in first.masks] == [
-        ("-0000", 0.95, "none"),
-        ("-0001", 0.95, "none"),
-    ]
-    kept, rejected = first.expressions[2:]
-    assert (kept["target_mask_ids"], kept["source"], kept["weight"]) == ([first.masks[1]["mask_id"]], "model", 1.0)
-    draws = [
-        (draw["crop"], draw["decoder"], draw["top_p"], draw["log_prob"], draw["num_others"]) for draw in kept["samples"]
-    ]
-    assert draws == [("masked", "beam", None, -3.5, 0), ("context_1.2", "top_p", 0.4, -2.25, 1)]
-    assert (kept["text"], kept["head_noun"], kept["count"], kept["kept"]) == ("the red circle", "circle", 2, True)
-    assert (kept["uniqueness"], kept["correctness"], kept["distinctiveness"]) == (1.2, 0.5, 1.1)
-    rival = first.masks[0]["mask_id"]
-    assert (rejected["distinctiveness"], rejected["rival_mask_id"], rejected["kept"]) == (0.9, rival, False)
-    assert (lone.expressions[0]["distinctiveness"], lone.expressions[0]["rival_mask_id"]) == (None, None)
-
-
 def test_images_that_are_asked_for_are_shown_besides_the_sample_in_plan_order(run, caplog):
     location, header = run
     commit(location, header, 0, 1, 2)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageDraw
 
-from pseudoris.viewer.outlines import FRAME, frame_size, outline_of, trace_loops
-from tests.viewer.builders import encode, rectangle
+from pseudoris.viewer.outlines import FRAME, outline_of, trace_loops
+from tests.viewer.builders import encode
 
 
 def fill(loops, shape):
@@ -43,15 +43,6 @@ def test_an_outline_stays_within_a_pixel_of_the_mask():
     overlap = (np.asarray(drawn) & mask).sum() / (np.asarray(drawn) | mask).sum()
 
     assert overlap > 0.97
-
-
-@pytest.mark.parametrize("box", [(0, 0, 90, 60), (0, 0, 3, 3), (87, 0, 90, 60)])
-def test_a_label_stands_inside_the_picture(box):
-    x, y = outline_of(encode(rectangle(box)), (60, 90)).label_xy
-    height, width = frame_size(60, 90)
-
-    assert 0 <= x <= width
-    assert 0 <= y <= height
 
 
 @pytest.mark.parametrize("counts", ["", "zzzz", "52", "Ω"])
