@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from pseudoris.cli.main import main
+from click.testing import Result
+from typer.testing import CliRunner
+
+from pseudoris.cli.main import app, main
 
 NUM_SCENES = 2
 WIDTH = "400"
@@ -51,6 +54,13 @@ def pseudoris_here(*arguments: str, cwd: Path | str = ".") -> subprocess.Complet
         finally:
             signal.signal(signal.SIGTERM, handler)
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def invoke(*words: object, columns: int = 200, code: int = 0) -> Result:
+    """Run the command in this process, its errors raised as they are; it must end with the exit code `code`."""
+    ended = CliRunner(env={"COLUMNS": str(columns)}).invoke(app, [str(each) for each in words], catch_exceptions=False)
+    assert ended.exit_code == code, ended.output
+    return ended
 
 
 def start_pseudoris(*arguments: str) -> subprocess.Popen[str]:

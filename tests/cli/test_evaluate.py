@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from pseudoris.cli.main import app
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.store.location import RunLocation
+from tests.builders.command import invoke
 from tests.builders.human import write_small_refer
 from tests.builders.imports import import_small
 from tests.builders.scene_runs import quarantined, said, scene_run, scenes, scored, truth_bytes
@@ -34,15 +33,12 @@ def demo(tmp_path_factory):
     return folder
 
 
-def invoke(*arguments: object, columns: int = 160):
-    words = ["evaluate", *(str(each) for each in arguments)]
-    result = CliRunner(env={"COLUMNS": str(columns)}).invoke(app, words, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
+def evaluated(*words: object, columns: int = 160) -> str:
+    return invoke("evaluate", *words, columns=columns).stdout
 
 
 def test_every_figure_is_shown(demo):
-    shown = invoke(demo / "run", "--truth", "synthworld")
+    shown = evaluated(demo / "run", "--truth", "synthworld")
     for words in (
         *("4 judged, of 5 planned and 4 in the truth", "1 images of the run", str(demo / "truth.json")),
         *("referring accuracy", "… on objects", "yield per mask", "distinct per mask", "attribute precision"),
@@ -54,13 +50,13 @@ def test_every_figure_is_shown(demo):
 
 
 def test_it_fits_a_terminal_of_eighty_columns(demo):
-    lines = invoke(demo / "run", "--truth", "synthworld", columns=80).splitlines()
+    lines = evaluated(demo / "run", "--truth", "synthworld", columns=80).splitlines()
     assert all(len(line) <= 80 for line in lines)
     assert [line for line in lines if "…" in line and "on objects" not in line] == [], "nothing is cut off"
 
 
 def test_json_is_one_object_and_the_report_is_written(demo, tmp_path):
-    tree = json.loads(invoke(demo / "run", "--truth", "synthworld", "--json", "--report", tmp_path / "report"))
+    tree = json.loads(evaluated(demo / "run", "--truth", "synthworld", "--json", "--report", tmp_path / "report"))
     assert tree["images"]["judged"] == 4
     assert 0 <= tree["sets"]["kept"]["accuracy"]["low"] <= tree["sets"]["kept"]["accuracy"]["value"] <= 1
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
@@ -76,11 +72,11 @@ def test_an_import_is_a_truth_and_the_notes_say_what_it_cannot(tmp_path):
     annotation, images = write_small_refer(tmp_path)
     out = RunLocation.open(str(tmp_path / "human"))
     import_small(annotation, images, out, splits=("train", "val"))
-    shown = invoke(tmp_path / "human", "--truth", tmp_path / "human", columns=400)
+    shown = evaluated(tmp_path / "human", "--truth", tmp_path / "human", columns=400)
     assert "Texts are judged approximately" in shown
     assert "attribute recall" in shown
     assert "–" in shown
-    tree = json.loads(invoke(tmp_path / "human", "--truth", tmp_path / "human", "--json"))
+    tree = json.loads(evaluated(tmp_path / "human", "--truth", tmp_path / "human", "--json"))
     assert tree["sets"]["kept"]["attribute_recall"]["value"] is None
     # "the one on the left" is said of both objects of each image, and so of neither.
     assert tree["sets"]["kept"]["accuracy"]["value"] == 0.5
@@ -88,7 +84,7 @@ def test_an_import_is_a_truth_and_the_notes_say_what_it_cannot(tmp_path):
 
 def fails(*arguments: object) -> str:
     with pytest.raises(ConfigError) as error:
-        invoke(*arguments)
+        evaluated(*arguments)
     return str(error.value)
 
 
@@ -103,7 +99,7 @@ def test_run_truth_and_report_may_lie_in_a_bucket(s3_server, s3_bucket, monkeypa
     root = f"s3://{s3_bucket}/demo"
     scene_run(RunLocation.open(f"{root}/run"), dict(list(KNOWN.items())[:4]), source=f"{root}/images")
     client.put_object(Bucket=s3_bucket, Key="demo/truth.json", Body=Path(demo / "truth.json").read_bytes())
-    tree = json.loads(invoke(f"{root}/run", "--truth", "synthworld", "--json", "--report", f"{root}/report"))
+    tree = json.loads(evaluated(f"{root}/run", "--truth", "synthworld", "--json", "--report", f"{root}/report"))
     assert tree["images"]["judged"] == 4
     assert client.head_object(Bucket=s3_bucket, Key="demo/report/evaluation.html")["ContentLength"] > 5_000
 
@@ -129,17 +125,10 @@ def composed(image, *, a_mask):
     return replace(image, expressions=(*image.expressions, *told))
 
 
-def invoke_calibrate(*arguments: object):
-    words = ["calibrate", *(str(each) for each in arguments)]
-    result = CliRunner(env={"COLUMNS": "160"}).invoke(app, words, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result
-
-
 @pytest.mark.parametrize("truth", [(), ("--truth", "synthworld", "--coverage", 0.1)])
 def test_the_settings_are_laid_over_a_preset_and_name_what_was_fitted(demo_calibrate, tmp_path, truth):
     file, fitted = tmp_path / "mine.yaml", tmp_path / "mine.fitted.yaml"
-    found = invoke_calibrate(demo_calibrate / "run", *truth, "--yield", 1, "--to", fitted)
+    found = invoke("calibrate", demo_calibrate / "run", *truth, "--yield", 1, "--to", fitted)
     file.write_text(found.stdout)
     config = load_config("tiny", file, ["captions.listening={}", "composing={}"])
     assert config.filtering.fitted.sha256 == sha256_hex(fitted.read_bytes())
@@ -153,7 +142,7 @@ def test_the_settings_are_laid_over_a_preset_and_name_what_was_fitted(demo_calib
     lines = config.filtering.pair_weight
     assert (lines is not None and lines.drawn is not None and lines.composed is None) == bool(truth)
     assert "on these 8 images, it keeps" in found.output
-    shown = invoke_calibrate(demo_calibrate / "run", *truth, "--yield", 1).stdout
+    shown = invoke("calibrate", demo_calibrate / "run", *truth, "--yield", 1).stdout
     assert fitted.read_text() in shown
     assert "uri: FILE" in shown
 
@@ -169,4 +158,4 @@ def test_the_settings_are_laid_over_a_preset_and_name_what_was_fitted(demo_calib
 def test_a_mistake_is_refused_before_anything_is_read(tmp_path, words, message):
     # There is no run: nothing is read before the refusal.
     with pytest.raises(ConfigError, match=message):
-        invoke_calibrate(tmp_path / "none", *(each.format(tmp=tmp_path) for each in words))
+        invoke("calibrate", tmp_path / "none", *(each.format(tmp=tmp_path) for each in words))

@@ -13,11 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from pycocotools import mask as coco
-from typer.testing import CliRunner
 
 from experiments.segmenter.predictions import prediction_lines
 from experiments.segmenter.segmenter_training import load_segmenter, train_segmenter
-from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import ExpressionRecord, ShardImage
 from pseudoris.store.location import RunLocation
@@ -25,6 +23,7 @@ from pseudoris.training.evaluation.held_out import HeldOutExpressions, evaluate,
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.ppt.ppt_learner import load_ppt
 from pseudoris.training.ppt.ppt_training import PptRequest, train_ppt
+from tests.builders.command import invoke
 from tests.builders.human import (
     HEIGHT,
     WIDTH,
@@ -45,15 +44,12 @@ from tests.training.ppt.builders import small_runs
 FIRST, SECOND = (4, 3, 12, 9), (15, 10, 25, 20)
 
 
-def invoke(*arguments: object, code: int = 0) -> str:
-    words = ["evaluate", *(str(each) for each in arguments)]
-    result = CliRunner(env={"COLUMNS": "80"}).invoke(app, words, catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result.output
+def evaluated(*words: object) -> str:
+    return invoke("evaluate", *words, columns=80).output
 
 
-def tree(*arguments: object) -> dict:
-    return json.loads(invoke(*arguments, "--json"))
+def tree(*words: object) -> dict:
+    return json.loads(evaluated(*words, "--json"))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +132,7 @@ def test_predictions_have_the_figures_that_their_definitions_give_by_split(truth
 
 def test_the_table_fits_eighty_columns_and_the_report_shows_answers_escaped(truth, tmp_path):
     path = lines(tmp_path / "mine.jsonl", *(predicted(*answer) for answer in ANSWERS))
-    shown = invoke("--model", path, "--truth", truth, "--report", tmp_path / "report")
+    shown = evaluated("--model", path, "--truth", truth, "--report", tmp_path / "report")
     table = [line for line in shown.splitlines() if "report" not in line and str(tmp_path) not in line]
     assert all(len(line) <= 80 for line in table)
     assert re.search(r"testA +3 ", shown)
@@ -170,7 +166,7 @@ def test_the_table_fits_eighty_columns_and_the_report_shows_answers_escaped(trut
 def test_predictions_that_do_not_fit_are_refused_by_their_row(truth, tmp_path, row, message):
     path = lines(tmp_path / "bad.jsonl", predicted(1, "thing", FIRST), row)
     with pytest.raises(ConfigError, match=f"--model {re.escape(str(path))}: {message}"):
-        invoke("--model", path, "--truth", truth)
+        evaluated("--model", path, "--truth", truth)
 
 
 def test_other_files_models_and_splits_are_refused_by_name(truth, tmp_path):
@@ -178,25 +174,25 @@ def test_other_files_models_and_splits_are_refused_by_name(truth, tmp_path):
     with pytest.raises(
         ConfigError, match=r"none of its 1 predictions is asked for. The truth asks for 'thing' of 0.png"
     ):
-        invoke("--model", unasked, "--truth", truth)
+        evaluated("--model", unasked, "--truth", truth)
     with pytest.raises(ConfigError, match=r"no expression of split 'testB'. It has testA \(3\), val \(3\)"):
-        invoke("--model", unasked, "--truth", truth, "--split", "val,testB")
+        evaluated("--model", unasked, "--truth", truth, "--split", "val,testB")
     broken = tmp_path / "broken.jsonl"
     broken.write_text("{", encoding="utf-8")
     with pytest.raises(ConfigError, match="line 1 is not JSON"):
-        invoke("--model", broken, "--truth", truth)
+        evaluated("--model", broken, "--truth", truth)
     pq.write_table(pa.table({"image": ["0.png"], "text": ["thing"]}), tmp_path / "table.parquet")
     with pytest.raises(ConfigError, match=r"has no column segmentation. Its columns are image, text"):
-        invoke("--model", tmp_path / "table.parquet", "--truth", truth)
+        evaluated("--model", tmp_path / "table.parquet", "--truth", truth)
     with pytest.raises(ConfigError, match=r"clip:verb does not exist. Give the --out of"):
-        invoke("--model", "clip:verb", "--truth", truth)
+        evaluated("--model", "clip:verb", "--truth", truth)
     torch.save({"module": {}, "settings": '{"learner": "lavt", "version": 2}'}, tmp_path / "lavt.pt")
     with pytest.raises(ConfigError, match=r"lavt.pt is a checkpoint of 'lavt', which is no model of"):
-        invoke("--model", tmp_path / "lavt.pt", "--truth", truth)
+        evaluated("--model", tmp_path / "lavt.pt", "--truth", truth)
     with pytest.raises(ConfigError, match="clip:noun needs a --preset: tiny for drawn scenes"):
-        invoke("--model", "clip:noun", "--truth", truth)
+        evaluated("--model", "clip:noun", "--truth", truth)
     with pytest.raises(ConfigError, match="--preset and --set belong to clip:sentence"):
-        invoke("--model", tmp_path / "lavt.pt", "--truth", truth, "--preset", "tiny")
+        evaluated("--model", tmp_path / "lavt.pt", "--truth", truth, "--preset", "tiny")
 
 
 def test_a_text_of_several_masks_asks_for_their_union_and_one_of_none_for_nothing(tmp_path):

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
-from typer.testing import CliRunner
 
-from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from tests.builders.command import pseudoris_here
+from tests.builders.command import invoke, pseudoris_here
 from tests.store.builders import commit, start_run
 from tests.training.exports.builders import build_run, jpeg
 
@@ -24,16 +22,11 @@ def out(tmp_path):
     return tmp_path / "run"
 
 
-def invoke(*arguments: str):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["export", *arguments], catch_exceptions=False)
-
-
 def test_a_finished_run_is_written_read_back_and_summed_up(out, tmp_path):
     location = RunLocation.open(str(out))
     header = start_run(location)
     commit(location, header, 2)
-    result = invoke(str(out), str(tmp_path / "export"), "--format", "parquet")
-    assert result.exit_code == 0, result.output
+    result = invoke("export", out, tmp_path / "export", "--format", "parquet")
     assert "written, and checked by reading it back" in result.output
     assert "12 of 12 planned" in result.output
     assert ds.dataset(tmp_path / "export" / "expressions").count_rows() == 18
@@ -41,15 +34,16 @@ def test_a_finished_run_is_written_read_back_and_summed_up(out, tmp_path):
 
 def test_an_unfinished_run_is_refused_unless_what_there_is_is_wanted(out, tmp_path):
     with pytest.raises(ConfigError, match=r"2 of 3 shards are committed.*--partial"):
-        invoke(str(out), str(tmp_path / "export"))
-    assert invoke(str(out), str(tmp_path / "export"), "--partial").exit_code == 0
+        invoke("export", out, tmp_path / "export")
+    invoke("export", out, tmp_path / "export", "--partial")
     assert ds.dataset(tmp_path / "export" / "images").count_rows() == 8
 
 
 def test_excluded_images_are_left_out_and_counted(out, tmp_path):
     (tmp_path / "held-out.txt").write_text(ds.dataset(out / "images").to_table()["key"][0].as_py())
-    result = invoke(str(out), str(tmp_path / "export"), "--partial", "--exclude", str(tmp_path / "held-out.txt"))
-    assert result.exit_code == 0, result.output
+    result = invoke(
+        "export", str(out), str(tmp_path / "export"), "--partial", "--exclude", str(tmp_path / "held-out.txt")
+    )
     assert "1 images excluded by held-out.txt (names)" in result.output
     assert ds.dataset(tmp_path / "export" / "images").count_rows() == 7
 
@@ -81,14 +75,13 @@ def human(tmp_path):
     location = RunLocation.open(str(tmp_path / "other"))
     build_run(location, other)
     named = ("--format", "refer", "--split", "val", "--split-by", "unc")
-    assert invoke(location.root, str(tmp_path / "human"), *named).exit_code == 0
+    invoke("export", location.root, tmp_path / "human", *named)
     return tmp_path / "human"
 
 
 @pytest.mark.parametrize("name", ["refer", "cris", "lmdb"])
 def test_each_format_says_what_it_wrote_left_out_and_checked(pictures, tmp_path, name):
-    result = invoke(str(pictures), str(tmp_path / "export"), "--format", name)
-    assert result.exit_code == 0, result.output
+    result = invoke("export", pictures, tmp_path / "export", "--format", name)
     # Lines break where the console ends.
     output = " ".join(result.output.split())
     assert "written, and checked by reading it back" in output
@@ -113,16 +106,15 @@ def test_each_format_says_what_it_wrote_left_out_and_checked(pictures, tmp_path,
 )
 def test_an_option_that_means_nothing_there_is_refused(pictures, tmp_path, arguments, message):
     with pytest.raises(ConfigError, match=message):
-        invoke(str(pictures), str(tmp_path / "export"), *arguments)
+        invoke("export", pictures, tmp_path / "export", *arguments)
     assert not (tmp_path / "export").exists()
 
 
 def test_a_humans_splits_are_merged_from_the_folder_of_their_dataset(pictures, human, tmp_path):
     merging = ("--format", "refer", "--merge-human", str(human / "refcoco"))
     images = ("--merge-images", str(human / "images/mscoco/images/train2014"))
-    result = invoke(str(pictures), str(tmp_path / "merged"), *merging, *images)
-    assert result.exit_code == 0, result.output
+    result = invoke("export", pictures, tmp_path / "merged", *merging, *images)
     assert re.search(r"references of val +2", result.output)
     assert re.search(r"references of train +\d", result.output)
     with pytest.raises(ConfigError, match=r"has no reference of testB\. Its splits are: val"):
-        invoke(str(pictures), str(tmp_path / "x"), *merging, "--merge-splits", "testB")
+        invoke("export", pictures, tmp_path / "x", *merging, "--merge-splits", "testB")

@@ -6,13 +6,12 @@ import json
 
 import pyarrow.dataset as ds
 import pytest
-from typer.testing import CliRunner
 
-from pseudoris.cli.main import app
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import remove_run
 from pseudoris.store.runs.lock import RunLock
+from tests.builders.command import invoke
 from tests.store.builders import commit, start_run
 
 
@@ -22,10 +21,8 @@ def location(s3_server, s3_bucket, monkeypatch):
     return RunLocation.open(f"s3://{s3_bucket}/a run")
 
 
-def printed(*arguments: str) -> str:
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, list(arguments), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
+def printed(*words: str) -> str:
+    return invoke(*words).output
 
 
 @pytest.mark.slow

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from typer.testing import CliRunner
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.audit.verdicts import VerdictLine
-from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.audits import VerdictFile
+from tests.builders.command import invoke
 from tests.builders.fitted import fitted
 from tests.builders.scored_runs import scored_run
 
@@ -25,20 +24,17 @@ def out(tmp_path_factory):
     return out
 
 
-def invoke(*arguments: str):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["refilter", *arguments], catch_exceptions=False)
-
-
 @pytest.mark.slow
 def test_a_new_run_is_written_and_summed_up(out, tmp_path):
     new = tmp_path / "new"
-    result = invoke(str(out), str(new), "--tau", "1.2", "--keep", "correctness > 0.3", "--keep", "count >= 2")
-    assert result.exit_code == 0, result.output
+    result = invoke(
+        "refilter", str(out), str(new), "--tau", "1.2", "--keep", "correctness > 0.3", "--keep", "count >= 2"
+    )
     kept = sum(read_table(RunLocation.open(str(new)), "expressions")["kept"].to_pylist())
     assert "distinctiveness > 1.2 and correctness > 0.3 and count >= 2" in result.output
     assert f"{kept:,} of " in result.output
-    assert CliRunner().invoke(app, ["verify", str(new)]).exit_code == 0
-    assert CliRunner().invoke(app, ["status", str(new)]).exit_code == 0
+    assert invoke("verify", new)
+    assert invoke("status", new)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +50,7 @@ def test_a_new_run_is_written_and_summed_up(out, tmp_path):
 )
 def test_mistakes_say_what_is_allowed(out, tmp_path, arguments, message):
     with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
-        invoke(str(out), str(tmp_path / "new"), *arguments)
+        invoke("refilter", out, tmp_path / "new", *arguments)
     assert not (tmp_path / "new").exists()
 
 
@@ -69,28 +65,27 @@ def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_
         for row in audit.pairs.to_pylist():
             is_right = row["distinctiveness"] is None or row["distinctiveness"] > 1.0
             file.append(VerdictLine(pair=row["pair_id"], verdict="right" if is_right else "untrue"))
-    printed = invoke(out, str(tmp_path / "new"), *words)
+    printed = invoke("refilter", out, tmp_path / "new", *words)
     assert "not shown" in printed.output
     tau = require_header(RunLocation.open(str(tmp_path / "new"))).config.filtering.tau
     assert 0.5 < tau < 1.1
     card = (tmp_path / "new" / "DATACARD.md").read_text()
     assert "## Accuracy, judged by people" in card
     assert audit.draw.digest in card
-    assert CliRunner().invoke(app, ["verify", str(tmp_path / "new")]).exit_code == 0
+    assert invoke("verify", tmp_path / "new")
     with pytest.raises(ConfigError, match="need each other"):
-        invoke(out, str(tmp_path / "other"), *words[:2])
+        invoke("refilter", out, tmp_path / "other", *words[:2])
     with pytest.raises(ConfigError, match="leave --tau, --keep and --lone-masks out"):
-        invoke(out, str(tmp_path / "other"), *words, "--tau", "1")
+        invoke("refilter", out, tmp_path / "other", *words, "--tau", "1")
     with pytest.raises(ConfigError, match=r"no rule is shown to reach an accuracy of 0.999.*: draw a larger audit"):
-        invoke(out, str(tmp_path / "other"), "--accuracy", "0.999", *words[2:])
+        invoke("refilter", out, tmp_path / "other", "--accuracy", "0.999", *words[2:])
 
 
 def test_weights_come_from_a_file_that_was_fitted_with_the_runs_confidence(tmp_path):
     out, file = tmp_path / "out", tmp_path / "weights.yaml"
     scored_run(RunLocation.open(str(out)), fitted(confidence={"correctness": 2.0}))
     file.write_text("{confidence: {correctness: 2.0}, pair_weight: {drawn: {bias: 1.5, slope: 0.5}}}")
-    result = invoke(str(out), str(tmp_path / "new"), "--weights", str(file))
-    assert result.exit_code == 0, result.output
+    invoke("refilter", out, tmp_path / "new", "--weights", file)
     # The new run holds the values, and needs the file no more.
     file.unlink()
     found = require_header(RunLocation.open(str(tmp_path / "new"))).config.filtering
@@ -108,4 +103,4 @@ def test_weights_come_from_a_file_that_was_fitted_with_the_runs_confidence(tmp_p
 def test_weights_that_do_not_belong_to_the_run_are_refused(out, tmp_path, text, message):
     (tmp_path / "weights.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
-        invoke(str(out), str(tmp_path / "new"), "--weights", str(tmp_path / "weights.yaml"))
+        invoke("refilter", out, tmp_path / "new", "--weights", tmp_path / "weights.yaml")

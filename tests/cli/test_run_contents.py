@@ -9,13 +9,12 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
-from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.plan import read_shard_plan
+from tests.builders.command import invoke
 from tests.builders.scored_runs import begin, scored_run, scored_shard
 from tests.store.builders import commit, start_run
 
@@ -27,14 +26,12 @@ def out(tmp_path_factory):
     return str(out)
 
 
-def invoke(*arguments: str) -> str:
-    result = CliRunner(env={"COLUMNS": "160"}).invoke(app, arguments, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
+def printed(*words: object, columns: int = 160) -> str:
+    return invoke(*words, columns=columns).stdout
 
 
 def test_every_figure_is_shown(out):
-    shown = invoke("stats", out, "--top", "2")
+    shown = printed("stats", out, "--top", "2")
     for words in (
         *("20 of 20 images committed", "4 quarantined", "from the tables of 4 of 4 shards", "masks an image"),
         *("kept a mask", "words, kept", "uniqueness", "correctness", "distinctiveness", "log_prob", "median"),
@@ -44,7 +41,7 @@ def test_every_figure_is_shown(out):
 
 
 def test_json_holds_the_same_figures(out):
-    tree = json.loads(invoke("stats", out, "--json", "--sample", "2", "--top", "1"))
+    tree = json.loads(printed("stats", out, "--json", "--sample", "2", "--top", "1"))
     assert tree["totals"]["images"] == 20
     assert tree["num_shards_read"] == 2
     assert tree["distributions"]["masks an image"]["quantiles"]["1"] == 3
@@ -54,12 +51,12 @@ def test_json_holds_the_same_figures(out):
     assert set(human) == {"candidates", "kept", "share"}
     assert set(tree["groups"]["crop"]["masked"]) == {"draws", "kept", "share"}
     assert len(tree["top"]) == 1
-    assert json.loads(invoke("stats", out, "--json", "--every"))["num_shards_read"] == 4
+    assert json.loads(printed("stats", out, "--json", "--every"))["num_shards_read"] == 4
 
 
 def test_a_run_without_a_commit_shows_no_figure(tmp_path):
     start_run(RunLocation.open(str(tmp_path / "run")))
-    shown = invoke("stats", str(tmp_path / "run"))
+    shown = printed("stats", str(tmp_path / "run"))
     assert "0 of 12 images committed" in shown
     assert "–" in shown
 
@@ -67,7 +64,7 @@ def test_a_run_without_a_commit_shows_no_figure(tmp_path):
 def test_json_gives_an_object_a_line_and_only_what_is_kept(out):
     rows = [
         json.loads(line)
-        for line in invoke("sample", out, "-n", "7", "--json", "--columns", "text, kept,mask_id").splitlines()
+        for line in printed("sample", out, "-n", "7", "--json", "--columns", "text, kept,mask_id").splitlines()
     ]
     assert len(rows) == 7
     assert all(list(row) == ["text", "kept", "mask_id"] for row in rows)
@@ -75,7 +72,7 @@ def test_json_gives_an_object_a_line_and_only_what_is_kept(out):
 
 
 def test_csv_reads_back_and_holds_lists_as_json(out):
-    text = invoke("sample", out, "-n", "5", "--csv", "--columns", "text,target_mask_ids,segmentation,distinctiveness")
+    text = printed("sample", out, "-n", "5", "--csv", "--columns", "text,target_mask_ids,segmentation,distinctiveness")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == 5
     assert all(isinstance(json.loads(row["target_mask_ids"]), list) for row in rows)
@@ -91,7 +88,7 @@ def test_mistakes_say_what_is_allowed(out, tmp_path):
         ([str(tmp_path)], "there is no run"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            invoke("sample", *arguments)
+            printed("sample", *arguments)
 
 
 def test_words_of_strangers_do_not_rule_the_terminal(tmp_path):
@@ -110,7 +107,7 @@ def test_words_of_strangers_do_not_rule_the_terminal(tmp_path):
         embed_images=False,
         provenance=Provenance(header_sha256=header.sha256),
     )
-    shown = invoke("sample", location.root, "--columns", "text")
+    shown = printed("sample", location.root, "--columns", "text")
     assert "\x1b" not in shown
     assert r"a\x1b[2Jcircle :smile: 0" in shown
 
@@ -126,10 +123,8 @@ def out_parts(tmp_path):
     return tmp_path / "a run é"
 
 
-def lines(*arguments: str) -> list[str]:
-    result = CliRunner(env={"COLUMNS": "40"}).invoke(app, ["parts", *arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output.splitlines()
+def lines(*words: object) -> list[str]:
+    return printed("parts", *words, columns=40).splitlines()
 
 
 def test_each_line_is_a_path_of_the_latest_generation_and_reads(out_parts):
@@ -147,4 +142,4 @@ def test_json_lines_say_what_each_part_is(out_parts):
 
 def test_a_table_that_does_not_exist_is_refused_with_the_ones_that_do(out_parts):
     with pytest.raises(ConfigError, match=r"no table 'captions'\. Give --table images, masks"):
-        CliRunner().invoke(app, ["parts", str(out_parts), "--table", "captions"], catch_exceptions=False)
+        lines(out_parts, "--table", "captions")
