@@ -22,13 +22,10 @@ import typer
 
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT, child_environment
 from recipes import training_plan
-from recipes.coca_recipe import CaptionRecipe
-from recipes.sam_prompt_recipe import PromptRecipe
-from recipes.sam_recipe import SamRecipe
-from recipes.scene_clip_recipe import SceneRecipe
+from recipes.optimiser import Recipe
 from recipes.training_plan import TrainingPlan
 
-RecipeT = TypeVar("RecipeT", SamRecipe, CaptionRecipe, SceneRecipe, PromptRecipe)
+RecipeT = TypeVar("RecipeT", bound=Recipe)
 Job = tuple[Callable[..., None], tuple[object, ...]]
 
 
@@ -118,21 +115,17 @@ def shortened(plan: TrainingPlan, steps: int) -> TrainingPlan:
     def cut(recipe: RecipeT) -> RecipeT:
         return replace(recipe, steps=min(recipe.steps, steps))
 
+    longer = plan.coca_longer
+    phases = ("sam", "coca", "clip", "coca_on_masks", "clip_on_masks", "scene_clip", "sam_prompts")
     return replace(
         plan,
-        sam=cut(plan.sam),
-        sam_further=tuple(cut(recipe) for recipe in plan.sam_further),
-        coca=cut(plan.coca),
-        clip=cut(plan.clip),
-        coca_on_masks=cut(plan.coca_on_masks),
-        clip_on_masks=cut(plan.clip_on_masks),
-        scene_clip=cut(plan.scene_clip),
-        sam_prompts=cut(plan.sam_prompts),
+        **{phase: cut(getattr(plan, phase)) for phase in phases},
+        sam_further=tuple(map(cut, plan.sam_further)),
         coca_longer=replace(
-            plan.coca_longer,
-            captions=cut(plan.coca_longer.captions),
-            num_scenes=min(plan.coca_longer.num_scenes, plan.num_scenes),
-            num_proposed_scenes=min(plan.coca_longer.num_proposed_scenes, plan.num_proposed_scenes),
+            longer,
+            captions=cut(longer.captions),
+            num_scenes=min(longer.num_scenes, plan.num_scenes),
+            num_proposed_scenes=min(longer.num_proposed_scenes, plan.num_proposed_scenes),
         ),
         domain=replace(plan.domain, num_known=4 * steps, num_development=steps),
     )

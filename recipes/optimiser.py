@@ -1,11 +1,11 @@
-"""The shared parts of the trainings: optimiser, schedule, half precision, progress and checkpoints."""
+"""The loop that all trainings share: optimiser, schedule, half precision, progress and checkpoints."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,19 +16,15 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 
-def has_fast_bfloat16() -> bool:
-    """Return whether this CPU has native bfloat16 products."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-
-
 @contextmanager
 def fast_cpu_arithmetic() -> Iterator[None]:
     """Autocast to bfloat16 where the CPU has it, with math attention: at these sizes twice as fast as flash (measured).
 
     A CPU without native bfloat16 takes five times as long for it as for float32 (measured).
     """
+    has_bfloat16 = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
     with (
-        torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_fast_bfloat16()),
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bfloat16),
         torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
         yield
@@ -110,3 +106,38 @@ def restore_checkpoint(path: Path, module: nn.Module, optimiser: Optimiser) -> i
     optimiser.adam.load_state_dict(state["adam"])
     logger.info("%s: continuing at step %d", path.name, state["step"])
     return int(state["step"])
+
+
+def load_module(path: Path, module: nn.Module) -> None:
+    """Load the weights of an earlier phase's checkpoint."""
+    module.load_state_dict(torch.load(path, weights_only=True)["model"])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The numbers that every training has."""
+
+    steps: int
+    peak_rate: float
+    checkpoint_every: int
+
+
+def fit(
+    name: str,
+    module: nn.Module,
+    recipe: Recipe,
+    checkpoint: Path,
+    losses: Callable[[int], tuple[torch.Tensor, dict[str, torch.Tensor]]],
+    *,
+    warmup_steps: int = 100,
+) -> None:
+    """Train a module, from its checkpoint on if there is one; `losses` gives a step's loss, and parts to log."""
+    optimiser = Optimiser(module, recipe.steps, recipe.peak_rate, warmup_steps)
+    first = restore_checkpoint(checkpoint, module, optimiser)
+    progress = Progress(name, recipe.steps)
+    for step in range(first, recipe.steps):
+        loss, parts = losses(step)
+        optimiser.step(step, loss)
+        progress.add(step, **{part: value.item() for part, value in parts.items()})
+        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
+            save_checkpoint(checkpoint, step + 1, module, optimiser)

@@ -1,4 +1,9 @@
-"""Trains the tiny SAM: point prompts on rendered scenes, three masks per prompt, a predicted IoU for each."""
+"""Trains the tiny SAM: one point and three masks a prompt, with a predicted IoU each; then several points and one mask.
+
+Mask proposal prompts with one positive point and uses three masks, so it never trains SAM's first mask token and its
+embedding of negative points. A learner that writes point prompts (`pseudoris.training.ppt`) needs both. The image
+encoder does not change in that phase, so both uses share its output.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +18,12 @@ from segment_anything.modeling import Sam
 from pseudoris.synthworld.scenes import SceneObject
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.masks.sam_model import build_sam
-from recipes.optimiser import (
-    Optimiser,
-    Progress,
-    fast_cpu_arithmetic,
-    restore_checkpoint,
-    save_checkpoint,
-)
+from recipes.optimiser import Recipe, fast_cpu_arithmetic, fit, load_module
 from recipes.rendered_scenes import NOBODY, RenderedScenes
 
 
 @dataclass(frozen=True)
-class SamRecipe:
+class SamRecipe(Recipe):
     """The numbers of the training; the defaults made the shipped weights."""
 
     steps: int = 5200
@@ -100,19 +99,25 @@ def _draw_points(
 def predict(sam: Sam, batch: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return low-resolution logits (B, P, 3, L, L) and predicted IoU (B, P, 3) of one point each."""
     embeddings = sam.image_encoder((batch.images - sam.pixel_mean) / sam.pixel_std)
-    num_images, num_points = batch.points.shape[:2]
-    labels = torch.ones(num_images * num_points, 1, dtype=torch.int64)
-    sparse, dense = sam.prompt_encoder(points=(batch.points.flatten(0, 1)[:, None], labels), boxes=None, masks=None)
+    labels = torch.ones(batch.points[..., 0].numel(), 1, dtype=torch.int64)
+    return _decoded(sam, embeddings, batch.points[:, :, None], labels, has_three_masks=True)
+
+
+def _decoded(
+    sam: Sam, embeddings: torch.Tensor, points: torch.Tensor, labels: torch.Tensor, *, has_three_masks: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (B, P, K, L, L) and predicted IoU (B, P, K) of points (B, P, M, 2), labels (B · P, M)."""
+    shape = points.shape[:2]
+    sparse, dense = sam.prompt_encoder(points=(points.flatten(0, 1), labels), boxes=None, masks=None)
     # The decoder takes one image and adds the dense embeddings to it: each prompt brings its own image along as these,
     # so that all images are decoded at once.
     logits, ious = sam.mask_decoder(
         image_embeddings=torch.zeros_like(embeddings[:1]),
         image_pe=sam.prompt_encoder.get_dense_pe(),
         sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=embeddings.repeat_interleave(num_points, 0) + dense,
-        multimask_output=True,
+        dense_prompt_embeddings=embeddings.repeat_interleave(shape[1], 0) + dense,
+        multimask_output=has_three_masks,
     )
-    shape = (num_images, num_points)
     return logits.unflatten(0, shape).float(), ious.unflatten(0, shape).float()
 
 
@@ -129,12 +134,7 @@ def losses(
         logits = _resized(logits, loss_size)
     coverage = F.adaptive_avg_pool2d(truth.float(), loss_size)[:, :, None].expand_as(logits)
     on_object = truth.flatten(2).any(-1)
-    probability = logits.sigmoid()
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, coverage, reduction="none")
-    focal = (cross_entropy * (probability - coverage).abs().square()).flatten(3).mean(-1)
-    overlap = (probability * coverage).flatten(3).sum(-1)
-    dice = 1 - (2 * overlap + 1) / (probability.flatten(3).sum(-1) + coverage.flatten(3).sum(-1) + 1)
-    each = (20 * focal + dice + cross_entropy.flatten(3).mean(-1))[on_object]
+    each = _mask_loss(logits, coverage)[on_object]
     return {
         "mask": each.min(-1).values.mean() + 0.1 * each.mean(),
         "iou": (ious - reached).square().mean(),
@@ -145,9 +145,22 @@ def losses(
 @torch.no_grad()
 def _reached_iou(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """IoU (B, P, 3) of the masks at full resolution, 0 on the background."""
-    inside, wanted = _resized(logits, truth.shape[-1]) > 0, truth[:, :, None]
-    union = (inside | wanted).flatten(3).sum(-1).clamp(min=1)
-    return (inside & wanted).flatten(3).sum(-1) / union
+    return _iou(_resized(logits, truth.shape[-1]) > 0, truth[:, :, None])
+
+
+def _iou(inside: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    union = (inside | wanted).flatten(-2).sum(-1).clamp(min=1)
+    return (inside & wanted).flatten(-2).sum(-1) / union
+
+
+def _mask_loss(logits: torch.Tensor, coverage: torch.Tensor) -> torch.Tensor:
+    """Focal loss, dice and cross entropy of each mask (…, L, L) against the coverage of its cells."""
+    probability = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, coverage, reduction="none")
+    focal = (cross_entropy * (probability - coverage).abs().square()).flatten(-2).mean(-1)
+    overlap = (probability * coverage).flatten(-2).sum(-1)
+    dice = 1 - (2 * overlap + 1) / (probability.flatten(-2).sum(-1) + coverage.flatten(-2).sum(-1) + 1)
+    return 20 * focal + dice + cross_entropy.flatten(-2).mean(-1)
 
 
 def _resized(logits: torch.Tensor, size: int) -> torch.Tensor:
@@ -172,17 +185,138 @@ def train_sam(
     torch.manual_seed(seed)
     sam = build_sam(sam_architecture(architecture)).train()
     if start_from is not None:
-        sam.load_state_dict(torch.load(start_from, weights_only=True)["model"])
-    optimiser = Optimiser(sam, recipe.steps, recipe.peak_rate)
-    first = restore_checkpoint(checkpoint, sam, optimiser)
-    progress = Progress("sam", recipe.steps)
-    for step in range(first, recipe.steps):
+        load_module(start_from, sam)
+
+    def step_losses(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         batch = draw_batch(data, recipe, np.random.default_rng([seed, step]))
         with fast_cpu_arithmetic():
             logits, ious = predict(sam, batch)
         parts = losses(logits, ious, batch.truth, loss_size=recipe.loss_size)
-        optimiser.step(step, parts["mask"] + recipe.iou_weight * parts["iou"])
-        progress.add(step, **{name: value.item() for name, value in parts.items()})
-        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
-            save_checkpoint(checkpoint, step + 1, sam, optimiser)
+        return parts["mask"] + recipe.iou_weight * parts["iou"], parts
+
+    fit("sam", sam, recipe, checkpoint, step_losses)
     return sam.eval()
+
+
+_ENCODED_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class PromptRecipe(Recipe):
+    """The numbers of this phase; the defaults made the shipped weights."""
+
+    steps: int = 1500
+    num_scenes: int = 2000
+    images_a_step: int = 8
+    prompts_an_image: int = 6
+    # The number of points changes from step to step, up to the most that the learner will use.
+    max_points: int = 9
+    # How far a point may be from where its label is true: a learner's points are never exact.
+    jitter_px: float = 2.0
+    # The box that points are drawn in, larger than the mask's own by this factor at most.
+    max_box_scale: float = 1.3
+    peak_rate: float = 5e-4
+    loss_size: int = 96
+    checkpoint_every: int = 500
+
+
+@dataclass(frozen=True)
+class PointPromptBatch:
+    """rows (B,) scene numbers; points (B, P, M, 2) xy pixels; labels (B, P, M) 0 or 1; truth (B, P, S, S) bool."""
+
+    rows: np.ndarray
+    points: torch.Tensor
+    labels: torch.Tensor
+    truth: torch.Tensor
+
+
+def draw_prompts(data: RenderedScenes, recipe: PromptRecipe, rng: np.random.Generator) -> PointPromptBatch:
+    """Draws scenes, objects and, uniformly in an object's box, points: inside the mask positive, outside negative."""
+    rows = rng.integers(recipe.num_scenes, size=recipe.images_a_step)
+    num_points = int(rng.integers(1, recipe.max_points + 1))
+    points, labels, truths = [], [], []
+    for row in rows:
+        owner = data.owners[row]
+        for number in rng.choice(np.setdiff1d(np.unique(owner), [NOBODY]), recipe.prompts_an_image):
+            mask = owner == number
+            xy, label = points_in_box(mask, num_points, rng, box_scale=rng.uniform(1.0, recipe.max_box_scale))
+            points.append(xy + rng.normal(0.0, recipe.jitter_px, xy.shape))
+            labels.append(label)
+            truths.append(mask)
+    shape = (len(rows), recipe.prompts_an_image)
+    return PointPromptBatch(
+        rows,
+        torch.from_numpy(np.array(points, dtype=np.float32).reshape(*shape, num_points, 2)),
+        torch.from_numpy(np.array(labels).reshape(*shape, num_points)),
+        torch.from_numpy(np.stack(truths).reshape(*shape, *owner.shape)),
+    )
+
+
+def points_in_box(
+    mask: np.ndarray, num_points: int, rng: np.random.Generator, *, box_scale: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return points (M, 2) xy at pixel centres, uniform in the mask's scaled box, and labels (M,) int64, 1 inside.
+
+    The first point is drawn from the mask itself: a prompt without a positive point names nothing.
+    """
+    ys, xs = np.nonzero(mask)
+    first = int(rng.integers(len(ys)))
+    low = np.array([xs.min(), ys.min()], dtype=np.float64)
+    high = np.array([xs.max() + 1, ys.max() + 1], dtype=np.float64)
+    centre, half = (low + high) / 2, (high - low) / 2 * box_scale
+    limit = np.array([mask.shape[1], mask.shape[0]]) - 1
+    drawn = rng.uniform(centre - half, centre + half, size=(num_points, 2))
+    pixels = np.clip(np.floor(drawn), 0, limit).astype(np.int64)
+    pixels[0] = xs[first], ys[first]
+    return pixels + 0.5, mask[pixels[:, 1], pixels[:, 0]].astype(np.int64)
+
+
+def predict_single(sam: Sam, embeddings: torch.Tensor, prompts: PointPromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the single mask's logits (B, P, L, L) and predicted IoU (B, P); embeddings (B, C, h, w)."""
+    labels = prompts.labels.flatten(0, 1)
+    logits, ious = _decoded(sam, embeddings, prompts.points, labels, has_three_masks=False)
+    return logits[:, :, 0], ious[:, :, 0]
+
+
+def prompt_losses(
+    logits: torch.Tensor, ious: torch.Tensor, truth: torch.Tensor, *, loss_size: int
+) -> dict[str, torch.Tensor]:
+    """Cross entropy and dice against each cell's coverage, and the squared error of the predicted IoU."""
+    resized = F.interpolate(logits, (loss_size, loss_size), mode="bilinear", align_corners=False)
+    coverage = F.adaptive_avg_pool2d(truth.float(), loss_size)
+    with torch.no_grad():
+        reached = _iou(resized > 0, coverage >= 0.5)
+    return {
+        "mask": _mask_loss(resized, coverage).mean(),
+        "iou": (ious - reached).square().mean(),
+        "reached": reached.mean(),
+    }
+
+
+def train_sam_prompts(sam: Sam, data: RenderedScenes, recipe: PromptRecipe, *, seed: int, checkpoint: Path) -> Sam:
+    """Return `sam` with its prompt encoder and mask decoder trained on; continued from its checkpoint."""
+    torch.manual_seed(seed)
+    embeddings = encoded(sam, data, recipe.num_scenes)
+    sam.image_encoder.requires_grad_(False)
+    sam.mask_decoder.train()
+
+    def step_losses(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        prompts = draw_prompts(data, recipe, np.random.default_rng([seed, step]))
+        with fast_cpu_arithmetic():
+            logits, ious = predict_single(sam, embeddings[torch.from_numpy(prompts.rows)].float(), prompts)
+        parts = prompt_losses(logits, ious, prompts.truth, loss_size=recipe.loss_size)
+        return parts["mask"] + parts["iou"], parts
+
+    fit("sam prompts", sam, recipe, checkpoint, step_losses)
+    return sam.eval()
+
+
+@torch.no_grad()
+def encoded(sam: Sam, data: RenderedScenes, count: int) -> torch.Tensor:
+    """Return the encodings (S, C, h, w) float16 of the first `count` scenes."""
+    parts = []
+    for start in range(0, count, _ENCODED_AT_ONCE):
+        images = torch.from_numpy(np.array(data.images[start : min(start + _ENCODED_AT_ONCE, count)]))
+        planes = (images.permute(0, 3, 1, 2).float() - sam.pixel_mean) / sam.pixel_std
+        parts.append(sam.image_encoder(planes).half())
+    return torch.cat(parts)

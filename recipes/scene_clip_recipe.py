@@ -22,18 +22,11 @@ from segment_anything.modeling import Sam
 from torch import nn
 
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX
-from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from recipes.caption_crops import normalise
 from recipes.caption_losses import WordHead, object_contrastive_loss, pointing_loss
+from recipes.caption_recipe import compact_model
 from recipes.caption_vocabulary import CONTENT_WORDS, CompactVocabulary
-from recipes.coca_recipe import compact_config
-from recipes.optimiser import (
-    Optimiser,
-    Progress,
-    fast_cpu_arithmetic,
-    restore_checkpoint,
-    save_checkpoint,
-)
+from recipes.optimiser import Recipe, fast_cpu_arithmetic, fit
 from recipes.rendered_scenes import RenderedScenes
 from recipes.scene_texts import noisy_caption
 
@@ -134,7 +127,7 @@ def caption_relations(
 
 
 @dataclass(frozen=True)
-class SceneRecipe:
+class SceneRecipe(Recipe):
     """The numbers of the scene CLIP's training; the defaults made the shipped weights."""
 
     steps: int = 9000
@@ -153,12 +146,8 @@ class SceneClipTrainee(nn.Module):
     def __init__(self, vocabulary: CompactVocabulary) -> None:
         """Draws fresh weights from torch's global generator."""
         super().__init__()
-        config = compact_config(read_model_config("builtin:tiny/scene_clip.json"), len(vocabulary.ids))
-        model = build_from_config(config)
-        if not isinstance(model, CLIP):
-            raise TypeError(f"tiny/scene_clip.json builds {type(model).__name__}, not CLIP")
-        self.model = model
-        self.words = WordHead(1, model.visual.ln_post.normalized_shape[0], len(CONTENT_WORDS))
+        self.model = compact_model("scene_clip", CLIP, vocabulary)
+        self.words = WordHead(1, self.model.visual.ln_post.normalized_shape[0], len(CONTENT_WORDS))
         self.vocabulary = vocabulary
 
     @torch.no_grad()
@@ -234,16 +223,13 @@ def train_scene_clip(
     torch.manual_seed(seed)
     trainee = SceneClipTrainee(vocabulary).train()
     trainee.start_from(*start)
-    optimiser = Optimiser(trainee, recipe.steps, recipe.peak_rate, warmup_steps=recipe.warmup_steps)
-    first = restore_checkpoint(checkpoint, trainee, optimiser)
-    progress = Progress("scene clip", recipe.steps)
-    for step in range(first, recipe.steps):
+
+    def losses(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         parts = trainee.losses(draw_scenes(data, recipe.scenes_a_step, np.random.default_rng([seed, step, 5])))
         beside = recipe.caption_weight * parts["captions"] + recipe.pointing_weight * parts["pointing"]
-        optimiser.step(step, parts["words"] + beside)
-        progress.add(step, **{name: value.item() for name, value in parts.items()})
-        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
-            save_checkpoint(checkpoint, step + 1, trainee, optimiser)
+        return parts["words"] + beside, parts
+
+    fit("scene clip", trainee, recipe, checkpoint, losses, warmup_steps=recipe.warmup_steps)
     return trainee.eval()
 
 

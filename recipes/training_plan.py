@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from open_clip.model import CLIP
+from torch import nn
 
 from pseudoris.schemas.config import MasksConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
@@ -17,20 +17,12 @@ from pseudoris.synthworld.scenes import Split
 from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.domain_scorer import write_statistics
 from pseudoris.workers.masks.sam_model import load_sam
-from recipes.caption_crops import (
-    CaptionSampler,
-    TrainingCrops,
-    cut_crops,
-    proposed_tasks,
-    truth_tasks,
-)
-from recipes.caption_vocabulary import caption_vocabulary, expression_vocabulary
-from recipes.clip_recipe import ClipTrainee, train_clip
-from recipes.coca_recipe import CaptionRecipe, CocaTrainee, LongerRecipe, train_coca
+from recipes.caption_crops import CaptionSampler, TrainingCrops, cut_crops, proposed_tasks, truth_tasks
+from recipes.caption_recipe import CaptionRecipe, CaptionTrainee, ClipTrainee, CocaTrainee, LongerRecipe, train_captions
+from recipes.caption_vocabulary import CompactVocabulary, caption_vocabulary, expression_vocabulary
 from recipes.domain_recipe import DomainRecipe, measure_domain
 from recipes.rendered_scenes import RenderedScenes, rendered_scenes
-from recipes.sam_prompt_recipe import PromptRecipe, train_sam_prompts
-from recipes.sam_recipe import SamRecipe, train_sam
+from recipes.sam_recipe import PromptRecipe, SamRecipe, train_sam, train_sam_prompts
 from recipes.scene_clip_recipe import SceneRecipe, train_scene_clip
 from recipes.shipped_weights import shipped_state, write_weights
 
@@ -135,7 +127,7 @@ def finish_sam(plan: TrainingPlan) -> None:
         seed = plan.seed + number
         sam = train_sam(architecture, data, recipe, seed=seed, checkpoint=checkpoint, start_from=earlier)
         earlier = checkpoint
-    logger.info("sam: sha256 %s", write_weights(plan.weights("sam"), shipped_state(sam.state_dict())))
+    _ship(plan, "sam", sam)
 
 
 def first_captioner_and_clip(plan: TrainingPlan, with_clip: bool) -> None:
@@ -143,10 +135,10 @@ def first_captioner_and_clip(plan: TrainingPlan, with_clip: bool) -> None:
     sampler = CaptionSampler([true_crops(plan)], [1.0])
     vocabulary = caption_vocabulary()
     coca = plan.checkpoint("coca-first")
-    train_coca(vocabulary, sampler, plan.coca, seed=plan.seed, checkpoint=coca)
+    train_captions(CocaTrainee, vocabulary, sampler, plan.coca, seed=plan.seed, checkpoint=coca)
     if with_clip:
         clip = plan.checkpoint("clip-first")
-        train_clip(vocabulary, sampler, plan.clip, seed=plan.seed, checkpoint=clip, warm_start=coca)
+        train_captions(ClipTrainee, vocabulary, sampler, plan.clip, seed=plan.seed, checkpoint=clip, warm_start=coca)
 
 
 def mixed_sampler(plan: TrainingPlan) -> CaptionSampler:
@@ -159,12 +151,12 @@ def mixed_sampler(plan: TrainingPlan) -> CaptionSampler:
 
 def finish_captioner(plan: TrainingPlan) -> None:
     """Continues the captioner on SAM's masks, and writes its weights."""
-    _finish(plan, "coca", train_coca, plan.coca_on_masks)
+    _finish(plan, "coca", CocaTrainee, plan.coca_on_masks)
 
 
 def finish_clip(plan: TrainingPlan) -> None:
     """Continues CLIP on SAM's masks, and writes its weights."""
-    _finish(plan, "clip", train_clip, plan.clip_on_masks)
+    _finish(plan, "clip", ClipTrainee, plan.clip_on_masks)
 
 
 def train_prompts(plan: TrainingPlan) -> None:
@@ -173,8 +165,7 @@ def train_prompts(plan: TrainingPlan) -> None:
     recipe = replace(plan.sam_prompts, num_scenes=min(plan.sam_prompts.num_scenes, plan.num_scenes))
     checkpoint = plan.checkpoint("sam-prompts")
     trained = train_sam_prompts(sam, scenes_of(plan), recipe, seed=plan.seed, checkpoint=checkpoint)
-    state = shipped_state(trained.state_dict())
-    logger.info("sam prompts: sha256 %s", write_weights(plan.weights("sam_prompts"), state))
+    _ship(plan, "sam_prompts", trained)
 
 
 def train_longer_captioner(plan: TrainingPlan) -> None:
@@ -191,9 +182,10 @@ def train_longer_captioner(plan: TrainingPlan) -> None:
     own.work.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(plan.weights("sam"), own.proposing_sam)
     checkpoint = plan.checkpoint("coca-longer")
-    trainee = train_coca(vocabulary, mixed_sampler(own), recipe.captions, seed=plan.seed, checkpoint=checkpoint)
-    state = shipped_state(trainee.model.state_dict(), vocabulary)
-    logger.info("longer coca: sha256 %s", write_weights(plan.weights("coca_longer"), state))
+    trainee = train_captions(
+        CocaTrainee, vocabulary, mixed_sampler(own), recipe.captions, seed=plan.seed, checkpoint=checkpoint
+    )
+    _ship(plan, "coca_longer", trainee.model, vocabulary)
 
 
 def measure_scenes(plan: TrainingPlan) -> None:
@@ -215,37 +207,31 @@ def train_scenes(plan: TrainingPlan) -> None:
     trainee = train_scene_clip(
         vocabulary, scenes_of(plan), plan.scene_clip, seed=plan.seed, checkpoint=checkpoint, start=(clip, sam)
     )
-    state = shipped_state(trainee.model.state_dict(), vocabulary)
-    logger.info("scene clip: sha256 %s", write_weights(plan.weights("scene_clip"), state))
+    _ship(plan, "scene_clip", trainee.model, vocabulary)
 
 
-def _finish(
-    plan: TrainingPlan, name: str, train: Callable[..., CocaTrainee | ClipTrainee], recipe: CaptionRecipe
-) -> None:
-    vocabulary = caption_vocabulary()
-    trainee = train(
-        vocabulary,
-        mixed_sampler(plan),
-        recipe,
-        seed=plan.seed + 1,
-        checkpoint=plan.checkpoint(f"{name}-second"),
-        start_from=plan.checkpoint(f"{name}-first"),
+def _finish(plan: TrainingPlan, name: str, kind: type[CaptionTrainee], recipe: CaptionRecipe) -> None:
+    vocabulary, phases = caption_vocabulary(), {each: plan.checkpoint(f"{name}-{each}") for each in ("first", "second")}
+    sampler, seed = mixed_sampler(plan), plan.seed + 1
+    trainee = train_captions(
+        kind, vocabulary, sampler, recipe, seed=seed, checkpoint=phases["second"], start_from=phases["first"]
     )
-    state = shipped_state(trainee.model.state_dict(), vocabulary)
-    logger.info("%s: sha256 %s", name, write_weights(plan.weights(name), state))
+    _ship(plan, name, trainee.model, vocabulary)
+
+
+def _ship(plan: TrainingPlan, name: str, module: nn.Module, vocabulary: CompactVocabulary | None = None) -> None:
+    """Write the weights of a finished model."""
+    digest = write_weights(plan.weights(name), shipped_state(module.state_dict(), vocabulary))
+    logger.info("%s: sha256 %s", name, digest)
 
 
 def start_worker() -> None:
     """Prepare threads and logging of a training process. Here: a spawned process does not import `__main__` again."""
-    use_one_thread()
+    # Two processes of one thread beat one of two (measured), and one thread rounds the same everywhere.
+    torch.set_num_threads(1)
     start_logging()
 
 
 def start_logging() -> None:
     """Log progress lines with the time of day."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-
-
-def use_one_thread() -> None:
-    """Two processes of one thread beat one of two (measured), and one thread rounds the same everywhere."""
-    torch.set_num_threads(1)

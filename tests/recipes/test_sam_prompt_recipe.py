@@ -9,7 +9,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
 from pseudoris.workers.masks.sam_model import load_sam
 from recipes.rendered_scenes import RenderedScenes, rendered_scenes
-from recipes.sam_prompt_recipe import (
+from recipes.sam_recipe import (
     PromptRecipe,
     draw_prompts,
     encoded,
@@ -84,7 +84,7 @@ class _Interrupted:
         self.recipe, self.steps = recipe, steps
 
     def train(self, sam, scenes, checkpoint) -> dict[str, torch.Tensor]:
-        import recipes.sam_prompt_recipe as module
+        import recipes.sam_recipe as module
 
         drawn = module.draw_prompts
         calls = iter(range(self.steps))

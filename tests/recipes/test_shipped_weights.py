@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.workers.checkpoints.openclip import load_clip
+from recipes.caption_recipe import ClipTrainee
 from recipes.caption_vocabulary import caption_vocabulary
-from recipes.clip_recipe import ClipTrainee
 from recipes.shipped_weights import (
     DESCRIPTIONS,
     ROOT,

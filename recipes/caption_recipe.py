@@ -1,0 +1,178 @@
+"""Trains the tiny CoCa and CLIP on (crop, noisy caption) pairs, each with a word head that is dropped.
+
+CLIP's image tower starts from the captioner's.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from open_clip.coca_model import CoCa
+from open_clip.model import CLIP
+from torch import nn
+
+from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
+from recipes.caption_crops import CaptionBatch, CaptionSampler
+from recipes.caption_losses import TokenTap, WordHead, caption_loss, contrastive_loss
+from recipes.caption_vocabulary import CONTENT_WORDS, CompactVocabulary
+from recipes.optimiser import Recipe, fast_cpu_arithmetic, fit, load_module
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+TraineeT = TypeVar("TraineeT", bound="CaptionTrainee")
+# open_clip draws it with 0.088; with that value, the model learns colours in minutes, but not shapes (measured).
+POSITION_STD = 0.4
+# The filter divides cosines by each other: below this floor, and above all below zero, a ratio means nothing.
+MIN_COSINE = 0.05
+MAX_SCALE = 25.0
+# Of an image tower, what comes before pooling.
+_TRUNK = ("conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer")
+
+
+@dataclass(frozen=True)
+class CaptionRecipe(Recipe):
+    """The numbers of a CoCa or CLIP training; the defaults made the shipped weights."""
+
+    steps: int = 4000
+    crops_a_step: int = 96
+    peak_rate: float = 1e-3
+    # Three of the captioner's four crop kinds are context crops.
+    masked_share: float = 0.3
+    checkpoint_every: int = 250
+
+
+@dataclass(frozen=True)
+class LongerRecipe:
+    """The numbers of the longer CoCa training: more scenes, crops of the truth's and of SAM's masks in one phase."""
+
+    captions: CaptionRecipe = field(default_factory=lambda: CaptionRecipe(steps=10_000))
+    # The experiments' students learn from scenes from 10,000 on, which no model of the package has seen.
+    num_scenes: int = 9_900
+    num_proposed_scenes: int = 3_000
+    proposed_share: float = 0.6
+
+
+def compact_model(name: str, kind: type[ModelT], vocabulary: CompactVocabulary) -> ModelT:
+    """Return the model of `builtin:tiny/<name>.json` over a vocabulary; weights from torch's global generator."""
+    config = deepcopy(read_model_config(f"builtin:tiny/{name}.json"))
+    for part in ("text_cfg", "multimodal_cfg"):
+        section = config.get(part)
+        if isinstance(section, dict):
+            section["vocab_size"] = len(vocabulary.ids)
+    model = build_from_config(config)
+    if not isinstance(model, kind):
+        raise TypeError(f"tiny/{name}.json builds {type(model).__name__}, not {kind.__name__}")
+    return model
+
+
+class CaptionTrainee(nn.Module):
+    """A model over the compact vocabulary with its word head; images are float crops, captions texts."""
+
+    # Of the loss; the last number of a step's seed.
+    weights: ClassVar[dict[str, float]]
+    stream: ClassVar[int]
+
+    def __init__(self, model: Any, vocabulary: CompactVocabulary) -> None:
+        """Draws fresh weights of the head from torch's global generator."""
+        super().__init__()
+        self.model = model
+        grid = model.visual.grid_size
+        width = model.visual.positional_embedding.shape[1]
+        self.words = WordHead(grid[0] * grid[1], width, len(CONTENT_WORDS))
+        self.tap = TokenTap(model.visual)
+        self.vocabulary = vocabulary
+
+    def losses(self, batch: CaptionBatch) -> dict[str, torch.Tensor]:
+        """Return the losses of a batch, by the names of `weights`."""
+        raise NotImplementedError
+
+
+class CocaTrainee(CaptionTrainee):
+    """A CoCa: captioning and contrast."""
+
+    weights, stream = {"caption": 2.0, "contrast": 1.0, "words": 1.0}, 2
+
+    def __init__(self, vocabulary: CompactVocabulary) -> None:
+        """Draws fresh weights from torch's global generator."""
+        model = compact_model("coca", CoCa, vocabulary)
+        nn.init.normal_(model.visual.positional_embedding, std=POSITION_STD)
+        super().__init__(model, vocabulary)
+
+    def losses(self, batch: CaptionBatch) -> dict[str, torch.Tensor]:
+        """Return the caption's loss, the contrast, and the word head's loss."""
+        tokens = self.vocabulary.encode(batch.captions)
+        content = self.vocabulary.content(batch.captions)
+        with fast_cpu_arithmetic():
+            out = self.model(batch.images, tokens)
+            words = self.words(self.tap.tokens, content)
+        cosines = out["image_features"].float() @ out["text_features"].float().T
+        return {
+            "caption": caption_loss(out["logits"].float(), tokens, unused_logit=self.vocabulary.unused_logit),
+            "contrast": contrastive_loss(cosines, out["logit_scale"].clamp(max=50), content),
+            "words": words,
+        }
+
+
+class ClipTrainee(CaptionTrainee):
+    """A CLIP: contrast, and no low cosines."""
+
+    weights, stream = {"contrast": 1.0, "hinge": 5.0, "words": 1.0}, 3
+
+    def __init__(self, vocabulary: CompactVocabulary) -> None:
+        """Draws fresh weights from torch's global generator."""
+        super().__init__(compact_model("clip", CLIP, vocabulary), vocabulary)
+
+    def warm_start(self, coca_checkpoint: Path) -> None:
+        """Copies the captioner's image trunk and word head; pooling and projection stay fresh."""
+        state = torch.load(coca_checkpoint, weights_only=True)["model"]
+        own = self.model.visual.state_dict()
+        trunk = {name: state[f"model.visual.{name}"] for name in own if name.startswith(_TRUNK)}
+        self.model.visual.load_state_dict(trunk, strict=False)
+        self.words.load_state_dict({k: state[f"words.{k}"] for k in self.words.state_dict()})
+
+    def losses(self, batch: CaptionBatch) -> dict[str, torch.Tensor]:
+        """Return the contrast, the hinge on low cosines, and the word head's loss."""
+        tokens = self.vocabulary.encode(batch.captions)
+        content = self.vocabulary.content(batch.captions)
+        with fast_cpu_arithmetic():
+            image = self.model.encode_image(batch.images, normalize=True)
+            text = self.model.encode_text(tokens, normalize=True)
+            words = self.words(self.tap.tokens, content)
+        cosines = image.float() @ text.float().T
+        return {
+            "contrast": contrastive_loss(cosines, self.model.logit_scale.exp().clamp(max=MAX_SCALE), content),
+            "hinge": (MIN_COSINE - cosines).clamp(min=0).mean(),
+            "words": words,
+        }
+
+
+def train_captions(
+    kind: type[TraineeT],
+    vocabulary: CompactVocabulary,
+    sampler: CaptionSampler,
+    recipe: CaptionRecipe,
+    *,
+    seed: int,
+    checkpoint: Path,
+    start_from: Path | None = None,
+    warm_start: Path | None = None,
+) -> TraineeT:
+    """Return the trained model; `start_from` is an earlier phase's checkpoint, of a CLIP `warm_start` a captioner's."""
+    torch.manual_seed(seed)
+    trainee = kind(vocabulary).train()  # type: ignore[call-arg]
+    if isinstance(trainee, ClipTrainee) and warm_start is not None:
+        trainee.warm_start(warm_start)
+    if start_from is not None:
+        load_module(start_from, trainee)
+
+    def losses(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        rng = np.random.default_rng([seed, step, kind.stream])
+        parts = trainee.losses(sampler.draw(recipe.crops_a_step, rng, masked_share=recipe.masked_share))
+        return sum((kind.weights[name] * value for name, value in parts.items()), torch.zeros(())), parts
+
+    fit(kind.__name__, trainee, recipe, checkpoint, losses)
+    return trainee.eval()
