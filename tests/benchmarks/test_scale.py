@@ -43,7 +43,7 @@ def test_every_pair_is_measured_and_what_is_done_is_on_disk_before_the_next(tmp_
 
     path, on_disk = tmp_path / "scale.json", []
     monkeypatch.setattr(scale, "measure", measure)
-    scale.main(["--rows", "100,200", "--shard-images", "10", "20", "--json", str(path)])
+    scale.main(["--rows", "100", "200", "--shard-images", "10", "20", "--json", str(path)])
     rows = json.loads(path.read_text())
     assert [(row["rows"], row["shards"]) for row in rows] == [(100, 10), (100, 5), (200, 20), (200, 10)]
     assert on_disk == [0, 1, 2, 3]
