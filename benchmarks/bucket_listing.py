@@ -1,14 +1,14 @@
 """Measures how long listing a source takes, and its memory: tars on a disk, and a bucket of a million keys.
 
-    python -m benchmarks.bucket_listing [--tars 1000] [--members 100] [--keys 1000000] [--json F]
+    python -m benchmarks.bucket_listing [--tars 1000] [--members 100] [--keys 1000000] [--json FILE]
 
 The bucket is `benchmarks.fake_bucket`: it answers as fast as it can write XML, so that what is measured is the lister.
 On S3 a page of 1,000 keys takes some 50 to 100 ms, and what counts is how many are asked for at once.
+`[--list URI …]` is what its own processes are started with.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -20,7 +20,7 @@ from typing import Final
 import psutil
 
 from benchmarks.fake_bucket import BUCKET, num_requests, served
-from benchmarks.measurement import write_json
+from benchmarks.measurement import options, write_json
 from benchmarks.process_watch import run_watched, usage
 from benchmarks.scale import write_tars
 from pseudoris.schemas.config import SourceConfig
@@ -59,13 +59,7 @@ def measure(case: str, source: str, endpoint_url: str | None = None) -> dict[str
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print it, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tars", type=int, default=1_000)
-    parser.add_argument("--members", type=int, default=100)
-    parser.add_argument("--keys", type=int, default=1_000_000)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--list", nargs="+", help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     if given.list:
         sys.stdout.write(json.dumps(list_all(given.list[0], given.list[1] if given.list[1:] else None)) + "\n")
         return

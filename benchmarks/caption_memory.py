@@ -1,23 +1,22 @@
 """Measures whether captioning keeps to its byte budget on an image with many masks; computes larger models.
 
-    python -m benchmarks.caption_memory [--preset base] [--masks 60] [--kinds 2] [--budget-mib 2048] [--json F]
+    python -m benchmarks.caption_memory [--preset base] [--masks 60] [--kinds 2] [--budget-mib 2048] [--steps 8]
+    [--set KEY=VALUE …] [--json FILE]
 
 Without trained weights at hand: `--set captions.weights.uri=random:0`. Linux only: there a peak can be reset.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from open_clip.coca_model import CoCa
 
 from benchmarks.captioner import noise_crops, one_crop_kind, special_tokens
-from benchmarks.measurement import Row, peak_rss_bytes, report, reset_peak
+from benchmarks.measurement import Row, options, peak_rss_bytes, report, reset_peak
 from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
@@ -83,15 +82,7 @@ def planned(captions: CaptionsConfig, *, num_masks: int, dtype: torch.dtype) -> 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print the table and the plan, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="base")
-    parser.add_argument("--masks", type=int, default=60)
-    parser.add_argument("--kinds", type=int, default=2)
-    parser.add_argument("--budget-mib", type=int, default=2048)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--set", dest="assignments", action="append", default=[])
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     budget = f"captions.cache_bytes={given.budget_mib * _MIB}"
     config = load_config(given.preset, assignments=["compute.device=cpu", budget, *given.assignments])
     row = measure(config, num_masks=given.masks, num_kinds=given.kinds, num_steps=given.steps)

@@ -1,6 +1,7 @@
 """Compares the cached captioner with the authors' loop: the captions of one image, all decoding rules, sampling alone.
 
-    python -m benchmarks.captioner [--preset tiny] [--masks 4 8] [--steps 12 24] [--repeats 5] [--json F]
+    python -m benchmarks.captioner [--preset tiny] [--masks 4 8] [--steps 12 24] [--timed-masks 8] [--repeats 5]
+    [--set KEY=VALUE …] [--json FILE]
 
 Without trained weights at hand `base` runs on random ones (`--set captions.weights.uri=random:0`). The authors' loop is
 slow: it is timed once, and with `--timed-masks M` only up to M masks; the rows beyond are counted in operations and
@@ -9,17 +10,15 @@ say so.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from open_clip.coca_model import CoCa
 from open_clip.tokenizer import SimpleTokenizer
 
 from benchmarks.authors_loop import AuthorsLoop
-from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report
+from benchmarks.measurement import Row, median_seconds, options, peak_rss_bytes, report
 from benchmarks.operation_counts import sampling_operations
 from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
@@ -147,15 +146,7 @@ def noise_crops(num_masks: int, size: int, *, seed: int = 0) -> ImageCrops:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--masks", type=int, nargs="+", default=[4, 8])
-    parser.add_argument("--steps", type=int, nargs="+", default=[12, 24])
-    parser.add_argument("--timed-masks", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--set", dest="assignments", action="append", default=[])
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     config = load_config(given.preset, assignments=["compute.device=cpu", *given.assignments])
     rows = measure(config, masks=given.masks, steps=given.steps, timed_masks=given.timed_masks, repeats=given.repeats)
     report("captioner: the authors' loop against the cached prefix tree", rows, given.json)

@@ -1,6 +1,7 @@
 """Compares all crops of one image in a batch with Pillow's, one after another; both sides decode the masks.
 
-    python -m benchmarks.crops [--masks 4 8] [--size 224] [--image 480x640] [--device cpu] [--repeats 5] [--json F]
+    python -m benchmarks.crops [--masks 4 8 16] [--size 224] [--image 480x640] [--device cpu|cuda] [--threads 1]
+    [--repeats 5] [--json FILE]
 
 The image is fine texture, the hardest for a resampler. Timed only where both sides agree: the batched crops with the
 definition to rounding, and with Pillow's whole colours within 1/255 on average.
@@ -8,10 +9,8 @@ definition to rounding, and with Pillow's whole colours within 1/255 on average.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from torchvision.transforms import v2
 
-from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report, wait_for
+from benchmarks.measurement import Row, median_seconds, options, peak_rss_bytes, report, wait_for
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import Box
 from pseudoris.workers.crops.crops import FILL_RGB, CropFormat, grow_box, make_crops
@@ -151,15 +150,7 @@ def _difference(crops: torch.Tensor, others: torch.Tensor, crop_format: CropForm
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--masks", type=int, nargs="+", default=[4, 8, 16])
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--image", default="480x640", metavar="HEIGHTxWIDTH")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     torch.set_num_threads(given.threads)
     height, width = (int(side) for side in given.image.split("x"))
     cases = [build_case(num_masks, height=height, width=width) for num_masks in given.masks]

@@ -1,7 +1,7 @@
 """Compares a run as a torch dataset with CRIS's files and CRIS's LMDB: samples a second, bytes, memory.
 
-    python -m benchmarks.dataset [--samples 1280] [--masks 20 1] [--workers 1 2 4] [--repeats 3] [--photographs DIR]
-    [--json F]
+    python -m benchmarks.dataset [--samples 1280] [--masks 20 1] [--workers 1 2 4] [--repeats 3]
+    [--photographs FOLDER] [--json FILE]
 
 As many samples for each number of masks an image: with one, an image decoded once for all its masks saves nothing.
 Timed is an epoch over all samples, from `iter(loader)` to the last batch, stacked batches of 32 of 480 x 640 pixels,
@@ -12,7 +12,6 @@ the rate stands the CPU time of all processes, which a busy machine changes less
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import logging
 import multiprocessing
@@ -30,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.dataset_inputs import DataSize, write_all
 from benchmarks.dataset_readers import CrisFiles, CrisLmdb
-from benchmarks.measurement import cpu_seconds, machine, peak_rss_bytes, write_json
+from benchmarks.measurement import cpu_seconds, machine, options, peak_rss_bytes, print_table, write_json
 from pseudoris.training.dataset import RisDataset, RisIterableDataset, RisSample, SampleSpec
 
 BATCH: Final = 32
@@ -176,47 +175,27 @@ def _bytes_asked_for() -> int:
 
 
 def _print(rows: Sequence[dict[str, Any]], size: DataSize) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     title = f"{size.images} images, {size.masks} masks each, {rows[0]['samples']:,} samples an epoch ({machine()})"
-    table = Table(title=title, title_justify="left")
-    for header in (
-        "workers",
-        "read from",
-        "samples/s",
-        "stream is",
-        "CPU ms a sample",
-        "MB read",
-        "peak MiB",
-        "worker MiB",
-    ):
-        table.add_column(header, justify="left" if header == "read from" else "right")
     rates = {(row["workers"], row["side"]): row["samples_per_s"] for row in rows}
-    for row in rows:
-        table.add_row(
-            str(row["workers"]),
-            NAMES[row["side"]],
-            f"{row['samples_per_s']:,.0f}",
-            f"{rates[row['workers'], 'stream'] / row['samples_per_s']:.2f} x",
-            f"{row['cpu_ms_per_sample']:.2f}",
-            f"{row['bytes_read'] / 1e6:,.1f}",
-            f"{row['peak_rss_bytes'] / 2**20:,.0f}",
-            f"{row['worker_peak_rss_bytes'] / 2**20:,.0f}",
-        )
-    Console().print(table)
+    cells = [
+        {
+            "workers": str(row["workers"]),
+            "read from": NAMES[row["side"]],
+            "samples/s": f"{row['samples_per_s']:,.0f}",
+            "stream is": f"{rates[row['workers'], 'stream'] / row['samples_per_s']:.2f} x",
+            "CPU ms a sample": f"{row['cpu_ms_per_sample']:.2f}",
+            "MB read": f"{row['bytes_read'] / 1e6:,.1f}",
+            "peak MiB": f"{row['peak_rss_bytes'] / 2**20:,.0f}",
+            "worker MiB": f"{row['worker_peak_rss_bytes'] / 2**20:,.0f}",
+        }
+        for row in rows
+    ]
+    print_table(title, cells)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build the data, measure what the command line asks for, print it, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=1_280)
-    parser.add_argument("--masks", type=int, nargs="+", default=[20, 1], help="masks an image")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--photographs", type=Path, help="a folder of JPEGs; texture is drawn without")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     rows = []
     for num_masks in given.masks:
         size = DataSize(given.samples // num_masks, num_masks)

@@ -1,6 +1,7 @@
 """Measures images from pixels to scored expressions: what the authors' scripts do, against our three stages.
 
-    python -m benchmarks.end_to_end [--preset tiny] [--images 1 16] [--repeats 5] [--timed-images 4] [--json F]
+    python -m benchmarks.end_to_end [--preset tiny] [--images 1 16] [--repeats 5 …] [--masks 8] [--steps N]
+    [--timed-images 4] [--timed-masks N] [--kept 0.4] [--one-at-a-time] [--set KEY=VALUE …] [--json FILE]
 
 Same images, weights and random draws on both sides, models loaded before the clock; each side is a process of its own.
 A row a step and for the whole chain, CLIP as the authors' script calls it (a caption and a mask a call) and batched;
@@ -12,17 +13,18 @@ The authors' side is slow: it is timed once, on `--timed-images` of a shard; the
 so `--masks` of each scene's true masks are captioned; with `--timed-masks M` the authors' side is timed on one crop
 kind of M masks of one image.
 Seconds are the clock's; beside their ratio stands that of the CPU's seconds, which a shared machine disturbs less.
+`--images` are of a shard, a case each, with one number of repeats or one each. `--steps` bounds the sampled tokens,
+`--kept` is the share that passes predicted IoU, of random weights, and `--one-at-a-time` is for where two models do not
+fit into memory.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -31,7 +33,7 @@ from benchmarks.chain_sides import AuthorsChain, Chained, OurChain, Spent
 from benchmarks.filter import MAX_SCORE_DIFFERENCE, largest_difference
 from benchmarks.gpu import scenes_with
 from benchmarks.mask_sides import MIN_IOU, best_ious
-from benchmarks.measurement import machine, random_weights, write_json
+from benchmarks.measurement import machine, options, random_weights, write_json
 from benchmarks.side_process import SideProcess
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
@@ -278,25 +280,13 @@ def report(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--images", type=int, nargs="+", default=[1, 16], help="of a shard, a case each")
-    parser.add_argument("--repeats", type=int, nargs="+", default=[5], help="of ours: one for all cases, or one each")
-    parser.add_argument("--masks", type=int, default=8, help="at most so many an image are captioned")
-    parser.add_argument("--steps", type=int, help="tokens that are sampled at most; by default the preset's")
-    parser.add_argument("--timed-images", type=int, default=4, help="of a shard, by the authors' side")
-    parser.add_argument("--timed-masks", type=int, help="of one crop kind of one image, by the authors' side")
-    parser.add_argument("--kept", type=float, default=0.4, help="share that passes predicted IoU, of random weights")
-    parser.add_argument("--one-at-a-time", action="store_true", help="where two models do not fit into memory")
-    parser.add_argument("--set", dest="assignments", action="append", default=[])
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     assignments = ["compute.device=cpu", *random_weights(given.preset, ("masks", "captions", "filtering"))]
     if given.steps is not None:
         assignments.append(f"captions.max_length={given.steps + 2}")
     config = load_config(given.preset, assignments=[*assignments, *given.assignments])
     if given.timed_masks is not None and random_seed(config.masks.weights) is None:
-        parser.error("--timed-masks is for presets on random weights: trained ones find their own masks")
+        sys.exit("--timed-masks is for presets on random weights: trained ones find their own masks")
     repeats = given.repeats * len(given.images) if len(given.repeats) == 1 else given.repeats
     settings = Settings(given.masks, given.timed_images, given.timed_masks, given.kept, given.one_at_a_time)
     prepare_device(config.compute)

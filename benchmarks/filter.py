@@ -1,8 +1,7 @@
 """Measures the filter against the captioner, and against a filter that shares no work.
 
     python -m benchmarks.filter [--preset tiny] [--images 16] [--masks 8] [--repeats 5] [--caption-repeats 5]
-    [--captions-of tiny] [--json F]
-    python -m benchmarks.filter --agreement 1000 [--preset tiny] [--json F]
+    [--captions-of PRESET] [--agreement N] [--set KEY=VALUE …] [--json FILE]
 
 Two rows. The first puts the captioner on the left: its ratio is how many times longer captioning takes than filtering
 the same shard, and the note gives the share. The second is a filter that cuts each crop alone and embeds every
@@ -18,12 +17,10 @@ draw by draw and beam by beam (`benchmarks.forced_captions`).
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +30,7 @@ from numpy.typing import NDArray
 
 from benchmarks.crops import Case, in_float32, one_by_one
 from benchmarks.forced_captions import draw, forced
-from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report, write_json
+from benchmarks.measurement import Row, median_seconds, options, peak_rss_bytes, report, write_json
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
@@ -222,17 +219,7 @@ class PlainFilter:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--masks", type=int, default=8, help="at most so many an image")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--caption-repeats", type=int, default=5)
-    parser.add_argument("--captions-of", metavar="PRESET", help="draw the captions of this preset")
-    parser.add_argument("--agreement", type=int, metavar="SCENES", help="compare what is kept of so many scenes")
-    parser.add_argument("--set", dest="assignments", action="append", default=[])
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     config = load_config(given.preset, assignments=["compute.device=cpu", *given.assignments])
     if given.agreement:
         for found in compare_kept(config, num_images=given.agreement, max_masks=given.masks):

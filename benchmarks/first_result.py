@@ -1,6 +1,6 @@
 """Measures what a person waits for: from the command to the first committed shard, and what the processes hold then.
 
-    python -m benchmarks.first_result [--preset tiny] [--images 4] [--repeats 5] [--json F]
+    python -m benchmarks.first_result [--preset tiny] [--images 4] [--repeats 5] [--bare FILE] [--json FILE]
 
 The floor is a bare Ray Data job in a process of its own (`--bare`): it starts a local Ray, the same read tasks, pools
 of as many actors and commit tasks, imports the same libraries in each, and does no work; its first result is its first
@@ -10,7 +10,6 @@ side together, read from outside: a page that several share counts once.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import statistics
 import subprocess
@@ -28,7 +27,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-from benchmarks.measurement import write_json
+from benchmarks.measurement import options, write_json
 from benchmarks.process_groups import ProcessGroup, process_groups
 from benchmarks.scale_driver import Blocks
 from pseudoris.pipeline.cluster import connected, node_resources
@@ -215,13 +214,7 @@ def _processes(results: Sequence[FirstResult]) -> list[dict[str, object]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print, or be the bare side."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--bare", type=Path, metavar="FILE", help="be the bare job, and write FILE at its first block")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     if given.bare:
         config = load_config(given.preset)
         bare(config, -(-given.images // config.shards.max_images), given.bare)

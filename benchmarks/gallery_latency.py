@@ -1,6 +1,6 @@
 """Measures how long the gallery's page takes to answer: loading, τ slider, search, filters, keys, in headless Chromium.
 
-    python -m benchmarks.gallery_latency [--expressions 5000 35000] [--repeats 15] [--json F]
+    python -m benchmarks.gallery_latency [--expressions 5000 35000] [--repeats 15] [--json FILE]
 
 Timed from the event to the frame after it, with styles, layout and paint: what a person waits for. The page is read
 from a disk; its images are drawn noise, its masks ellipses, its expressions random words.
@@ -8,7 +8,6 @@ from a disk; its images are drawn noise, its masks ellipses, its expressions ran
 
 from __future__ import annotations
 
-import argparse
 import io
 import shutil
 import statistics
@@ -22,7 +21,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from benchmarks.measurement import Row, peak_rss_bytes, report
+from benchmarks.measurement import Row, options, peak_rss_bytes, report
 from pseudoris.schemas.ids import image_id, mask_id
 from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, KeepRule
 from pseudoris.store.location import RunLocation
@@ -169,11 +168,7 @@ def _row(page: Page, name: str, count: int, repeats: int) -> Row:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each action and size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--expressions", type=int, nargs="+", default=[5_000, 35_000])
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", type=Path, default=None)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     chromium = next(filter(None, map(shutil.which, _NAMES)), None)
     if chromium is None:
         sys.exit(f"none of {', '.join(_NAMES)} is on the PATH: install a browser")

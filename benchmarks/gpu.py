@@ -1,8 +1,8 @@
 """Measures the engines on one accelerator, without Ray: captions and masks against the baselines, images a second.
 
-    python -m benchmarks.gpu [--presets base paper] [--masks 10] [--precision bfloat16] [--repeats 5] [--json F]
-    python -m benchmarks.gpu --sweep FOLDER
-    python -m benchmarks.gpu --device cpu --tiny
+    python -m benchmarks.gpu [--device cuda|cpu] [--presets base paper] [--precision bfloat16|float32|float16]
+    [--masks 10] [--steps 24] [--images 4] [--kept 0.4] [--repeats 5] [--minutes 10.0] [--sweep FOLDER]
+    [--sweep-images 16] [--tiny] [--set KEY=VALUE …] [--json FILE]
 
 Needs torch, torchvision, open_clip and segment-anything, of smaller things numpy, scipy, Pillow, PyYAML, pydantic and
 pycocotools, and no weights: presets other than `tiny` run on random ones. For timing, CoCa's are made as sure of the
@@ -12,6 +12,8 @@ the authors' loop, that of masks Meta's generator in float32; beside it stands M
 are those of the stages, whose images are all of one shape. Work is timed less often than
 `--repeats` where `--minutes` would not be enough. `--sweep` then tries other settings (`benchmarks.gpu_sweep`), which
 takes longer, and writes those that are fastest as FOLDER/<preset>.yaml, which `pseudoris annotate --config` reads.
+`--tiny` is the tiny preset alone, in little: whether it runs. `--kept` is the share that passes predicted IoU, of
+random weights.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from pathlib import Path
 
 import torch
 
@@ -39,7 +40,7 @@ from benchmarks.gpu_agreement import (
 from benchmarks.gpu_report import Bench, GpuRow, Report
 from benchmarks.gpu_sweep import CANDIDATES, LITTLE, Sweep
 from benchmarks.mask_sides import Sides
-from benchmarks.measurement import random_weights
+from benchmarks.measurement import options, random_weights
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
@@ -159,22 +160,7 @@ def scenes_with(num_masks: int, num_images: int) -> Shard:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--tiny", action="store_true", help="the tiny preset alone, in little: whether it runs")
-    parser.add_argument("--presets", nargs="+", default=["base", "paper"])
-    parser.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--masks", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--sweep-images", type=int, default=16, help="images of the shard that --sweep works on")
-    parser.add_argument("--kept", type=float, default=0.4, help="share that passes predicted IoU, of random weights")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=10, help="for all presets, as far as one call of each allows")
-    parser.add_argument("--sweep", type=Path, metavar="FOLDER", help="try settings; write the fastest as YAML")
-    parser.add_argument("--set", dest="assignments", action="append", default=[])
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     little = {"presets": ["tiny"], "masks": 3, "steps": 6, "images": 1, "sweep_images": 2} if given.tiny else {}
     for name, value in little.items():
         setattr(given, name, value)

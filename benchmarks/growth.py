@@ -1,13 +1,15 @@
 """Measures how time and memory of the stages grow with masks, image size, shard size, and the images of a run.
 
-    python -m benchmarks.growth [--part masks …] [--images 1000] [--set key=value …] [--stub-images 100000] [--plot F]
-    [--json F]
+    python -m benchmarks.growth [--preset tiny] [--part PART …] [--repeats 3] [--images 1000] [--stub-images 100000]
+    [--set KEY=VALUE …] [--plot FILE] [--json FILE]
 
 What grows is doubled from point to point; each stage has a process of its own at each point. `exponent` is the slope of
 a straight line through the logarithms of the larger half of the points: 1 is linear. Seconds are the CPU's: a stage's
 of one thread with an actor's memory settings, a run's of its driver, Ray's head and all workers that live. Inputs are
 scenes of the synthetic world: side by side in one picture for many masks, enlarged for larger images. A curve replaces
 its own row of the JSON, and the plot has all rows: parts may be measured one by one.
+A part is one of masks, image size, shard size, run (of `--images`) and stub run (of `--stub-images`, whose stages wait,
+whatever is set).
 """
 
 from __future__ import annotations
@@ -17,17 +19,17 @@ import ctypes
 import json
 import math
 import statistics
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.measurement import cpu_seconds, peak_rss_bytes, reset_peak, write_json
+from benchmarks.measurement import cpu_seconds, options, peak_rss_bytes, reset_peak, write_json
 from benchmarks.memory import watch_scenes, watch_stub_run
 from benchmarks.process_watch import Sample, Watched
 from experiments.quality.svg_chart import Line, axis_of, line_chart, stack
@@ -252,22 +254,7 @@ def _title(curve: Curve) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print a line a curve, write plot and JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--part", action="append", choices=[*POINTS, "run", "stub run"], help="one of them; else all")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--images", type=int, default=1_000, help="of the run")
-    parser.add_argument(
-        "--set",
-        dest="assignments",
-        action="append",
-        default=[],
-        help="over the preset's settings; not of runs that wait",
-    )
-    parser.add_argument("--stub-images", type=int, default=100_000, help="of the run whose stages wait")
-    parser.add_argument("--plot", type=Path)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     curves: dict[tuple[str, str, tuple[str, ...]], Curve] = {}
     if given.json is not None and given.json.exists():
         read = map(Curve.of, json.loads(given.json.read_text(encoding="utf-8")))
@@ -287,7 +274,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _curves(given: argparse.Namespace) -> Iterator[Curve]:
-    wanted = given.part or [*POINTS, "run", "stub run"]
+    parts = (*POINTS, "run", "stub run")
+    wanted = given.part or parts
+    if unknown := set(wanted) - set(parts):
+        sys.exit(f"--part {min(unknown)}: one of {', '.join(parts)} is allowed")
     for part in POINTS:
         if part in wanted:
             yield from stage_curves(part, given.preset, given.assignments, given.repeats)

@@ -1,4 +1,6 @@
-"""Measures what the listener adds to captioning: `python -m benchmarks.listener_cost [--scenes N] [--json F]`.
+"""Measures what the listener adds to captioning: the least of some rounds over development scenes.
+
+    python -m benchmarks.listener_cost [--scenes 20] [--rounds 3] [--json FILE]
 
 Seconds are of the processor, on one thread, over the same proposed masks; pairs are (prefix, crop) pairs that the
 decoder computed.
@@ -6,16 +8,13 @@ decoder computed.
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
-from typing import Annotated, Any, Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import torch
-import typer
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.measurement import options, print_table, write_json
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.scenes import Split, make_scene
@@ -30,22 +29,21 @@ LISTENERS: Final = {
 }
 
 
-def main(
-    scenes: Annotated[int, typer.Option(min=1, help="Development scenes.")] = 20,
-    rounds: Annotated[int, typer.Option(min=1, help="The least of so many counts.")] = 3,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
-) -> None:
-    """Print seconds and pairs an image, by what is listened to."""
-    report = measure_cost(scenes, rounds)
-    table = Table(title=f"captioning of {scenes} scenes, {report['masks']} masks")
-    for header in ("listener", "CPU s an image", "of captioning", "pairs an image"):
-        table.add_column(header, justify="left" if header == "listener" else "right")
-    for name, each in report["listeners"].items():
-        share = f"{each['share_of_captioning']:+.0%}"
-        table.add_row(name, f"{each['cpu_s_an_image']:.3f}", share, f"{each['pairs_an_image']:.0f}")
-    Console().print(table)
-    if json_path is not None:
-        json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print seconds and pairs an image, by what is listened to, and write the JSON."""
+    given = options(__doc__, arguments)
+    report = measure_cost(given.scenes, given.rounds)
+    rows = [
+        {
+            "listener": name,
+            "CPU s an image": f"{each['cpu_s_an_image']:.3f}",
+            "of captioning": f"{each['share_of_captioning']:+.0%}",
+            "pairs an image": f"{each['pairs_an_image']:.0f}",
+        }
+        for name, each in report["listeners"].items()
+    ]
+    print_table(f"captioning of {given.scenes} scenes, {report['masks']} masks", rows)
+    write_json(report, given.json)
 
 
 def measure_cost(scenes: int, rounds: int) -> dict[str, Any]:
@@ -82,4 +80,4 @@ def _seconds(captioner: CocaCaptioner, shard: Shard) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -1,6 +1,7 @@
 """Compares automatic mask generation with Meta's generator, without the image encoder.
 
-    python -m benchmarks.masks [--preset tiny] [--images 4] [--points 32] [--kept 0.4] [--repeats 5] [--json F]
+    python -m benchmarks.masks [--preset tiny] [--images 4] [--points N] [--kept 0.4] [--repeats 5] [--set KEY=VALUE …]
+    [--json FILE]
 
 Two comparisons: Meta's generator as people run it against ours as the pipeline runs it, whose processes tell glibc to
 keep freed memory; and both with that setting, which glibc reads when a process starts. So two processes are driven
@@ -10,13 +11,11 @@ that a share of the mask candidates survive.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks.mask_sides import Sides, Timing
-from benchmarks.measurement import Row, report
+from benchmarks.measurement import Row, options, report
 from benchmarks.side_process import SideProcess
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
@@ -62,15 +61,7 @@ def _encoder_note(timings: dict[str, list[Timing]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--points", type=int, help="a side of the grid; by default the preset's")
-    parser.add_argument("--kept", type=float, default=0.4, help="share that passes predicted IoU, of random weights")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--set", dest="assignments", action="append", default=[])
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     assignments = ["compute.device=cpu", *given.assignments]
     if given.points is not None:
         assignments.append(f"masks.points_per_side={given.points}")

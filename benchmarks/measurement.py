@@ -1,21 +1,62 @@
-"""Measures and prints benchmarks: medians, ratios, peak memory, a table and its JSON."""
+"""Measures and prints benchmarks: their command line, medians, ratios, peak memory, a table and its JSON."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
 import platform
+import re
 import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import torch
+
+
+_OPTION: Final = re.compile(r"\[(--[a-z-]+)([^]]*)\]")
+_MANY: Final = "…"
+_TYPES: Final[Mapping[str, type]] = {"FILE": Path, "FOLDER": Path, "N": int}
+
+
+def options(usage: str | None, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of a command line, which are those that a module's docstring shows.
+
+    `[--name WORD]`: one word; FILE and FOLDER are paths, N is a number. `[--name 5]`: of the type of this default.
+    `[--name a|b]`: one of these, by default the first. `[--name 1 2]`: several, by default these. `[--name]`: a switch.
+    `…` behind the words: as many as are given; after a choice or a word by default none. KEY=VALUE are `assignments`.
+    """
+    parser = argparse.ArgumentParser(description=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
+    several: dict[str, list[Any]] = {}
+    for flag, shown in _OPTION.findall(usage or ""):
+        words = shown.removesuffix(_MANY).split()
+        if not words:
+            parser.add_argument(flag, action="store_true")
+            continue
+        name = "assignments" if flag == "--set" else flag[2:].replace("-", "_")
+        kind, choices = _type_of(words[0]), words[0].split("|") if "|" in words[0] else None
+        known = [] if words[0].isupper() else choices or [kind(word) for word in words]
+        if words[0].isupper() and len(words) > 1:
+            parser.add_argument(flag, nargs=len(words), metavar=tuple(words))
+        elif shown.endswith(_MANY) or len(words) > 1:
+            parser.add_argument(flag, dest=name, action="extend", nargs="+", type=kind, choices=choices)
+            several[name] = [] if choices else known
+        else:
+            parser.add_argument(flag, type=kind, choices=choices, default=known[0] if known else None)
+    given = parser.parse_args(arguments)
+    # What is given would be added to a default of argparse's.
+    return argparse.Namespace(**{**vars(given), **{name: getattr(given, name) or several[name] for name in several}})
+
+
+def _type_of(word: str) -> type:
+    is_number = re.fullmatch(r"\d+(\.\d+)?", word)
+    return _TYPES.get(word, (float if "." in word else int) if is_number else str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +140,8 @@ def random_weights(preset: str, stages: Sequence[str]) -> list[str]:
     return [word for stage in stages for word in (f"{stage}.weights={{uri: 'random:0'}}", *without.get(stage, ()))]
 
 
-def write_json(rows: Sequence[Mapping[str, object]], path: Path | None) -> None:
-    """Write `rows` as a JSON list, where a path is given."""
+def write_json(rows: object, path: Path | None) -> None:
+    """Write rows as JSON, where a path is given."""
     if path is not None:
         path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
@@ -116,25 +157,35 @@ def machine() -> str:
     )
 
 
-def report(title: str, rows: Sequence[Row], json_path: Path | None) -> None:
-    """Print `rows` as a table, and write them as a JSON list where a path is given."""
+def print_table(title: str, rows: Sequence[Mapping[str, str]], *, width: int | None = None) -> None:
+    """Print rows, which have the same keys, as a table: a column of figures stands right, one of words left."""
     # Here, because a machine that only measures may lack it.
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{title} ({machine()})", title_justify="left")
-    for header in ("case", "baseline s", "ours s", "ratio", "peak RSS MiB", "note"):
-        table.add_column(header, justify="left" if header in ("case", "note") else "right")
+    table = Table(title=title, title_justify="left")
+    for header in rows[0]:
+        is_figures = all(row[header][:1] in "0123456789+-–" for row in rows)
+        table.add_column(header, justify="right" if is_figures else "left")
     for row in rows:
-        table.add_row(
-            row.case,
-            "–" if row.baseline_s is None else f"{row.baseline_s:.3f}",
-            f"{row.ours_s:.3f}",
-            "–" if row.ratio is None else f"{row.ratio:.1f}",
-            f"{row.peak_rss_bytes / 2**20:.0f}",
-            row.note,
-        )
-    Console().print(table)
+        table.add_row(*row.values())
+    Console(width=width).print(table)
+
+
+def report(title: str, rows: Sequence[Row], json_path: Path | None) -> None:
+    """Print `rows` as a table, and write them as a JSON list where a path is given."""
+    cells = [
+        {
+            "case": row.case,
+            "baseline s": "–" if row.baseline_s is None else f"{row.baseline_s:.3f}",
+            "ours s": f"{row.ours_s:.3f}",
+            "ratio": "–" if row.ratio is None else f"{row.ratio:.1f}",
+            "peak RSS MiB": f"{row.peak_rss_bytes / 2**20:.0f}",
+            "note": row.note,
+        }
+        for row in rows
+    ]
+    print_table(f"{title} ({machine()})", cells)
     write_json([{**asdict(row), "ratio": row.ratio} for row in rows], json_path)
 
 

@@ -1,6 +1,7 @@
 """Measures how the memory of a long run grows: the driver's over many shards, the workers' over many images.
 
-    python -m benchmarks.memory [--part driver] [--rows 100000] [--scenes 3000] [--plot F] [--json F]
+    python -m benchmarks.memory [--part driver|bare|workers …] [--rows 100000] [--shard-images 10] [--scenes 3000]
+    [--plot FILE] [--json FILE]
 
 Each part takes half an hour and more, and replaces its own row of the JSON: parts may be measured one by one.
 
@@ -12,7 +13,6 @@ once, in it, is given apart. Every process is watched from outside; its files an
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from benchmarks.measurement import write_json
+from benchmarks.measurement import options, write_json
 from benchmarks.process_watch import Watched, run_watched
 from benchmarks.scale import plugin_environment, stand_in_config, watch_run, write_tables
 from experiments.quality.svg_chart import Line, axis_of, line_chart
@@ -134,14 +134,7 @@ def plot(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure both, print the figures, write plot and JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", action="append", choices=PARTS, help="one of them; else all")
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--shard-images", type=int, default=10)
-    parser.add_argument("--scenes", type=int, default=3_000)
-    parser.add_argument("--plot", type=Path)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "driver": lambda: driver_memory(given.rows, given.shard_images),
         "bare": lambda: bare_memory(given.rows, given.shard_images),

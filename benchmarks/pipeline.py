@@ -1,6 +1,7 @@
 """Measures what the pipeline adds to its stages: a run on Ray against the same work in one process.
 
-    python -m benchmarks.pipeline [--preset tiny] [--images 64] [--shard-images 16] [--actors 1] [--json F]
+    python -m benchmarks.pipeline [--preset tiny] [--images 64] [--shard-images 16] [--actors 1 …] [--set KEY=VALUE …]
+    [--bare SOURCE OUT CONFIG] [--json FILE]
 
 Both sides read and prove, take every shard through the three stages and commit it; with one actor both have the same
 threads and the same environment. The bare side is a process of its own, `--bare`, and does one shard after another.
@@ -12,7 +13,6 @@ bytes, else there is no figure. 512 images take half an hour on two cores.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.measurement import Row, peak_rss_bytes, report
+from benchmarks.measurement import Row, options, peak_rss_bytes, report
 from pseudoris.images.prover import shared_prover
 from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.executor import actor_environment
@@ -149,15 +149,7 @@ def check_equal(one: Path, other: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--shard-images", type=int, default=16)
-    parser.add_argument("--actors", type=int, nargs="+", default=[1])
-    parser.add_argument("--set", dest="assignments", action="append", default=[])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--bare", nargs=3, metavar=("SOURCE", "OUT", "CONFIG"), help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     if given.bare:
         source, out, config_json = given.bare
         sys.stdout.write(json.dumps(work_off(source, out, RunConfig.model_validate_json(config_json))) + "\n")

@@ -1,6 +1,6 @@
 """Shows which operations the time of one image goes to: those of the baselines and ours.
 
-    python -m benchmarks.profile [--preset base] [--masks 4] [--steps 12] [--points 8] [--json F]
+    python -m benchmarks.profile [--preset base] [--masks 4] [--steps 12] [--points 8] [--set KEY=VALUE …] [--json FILE]
 
 Captions: the authors' loop against the cached engine, one crop kind. Masks: Meta's generator against ours. Seconds are
 torch's own, by kind of operation, nested ones left out. Presets other than `tiny` run on random weights.
@@ -8,10 +8,8 @@ torch's own, by kind of operation, nested ones left out. Presets other than `tin
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 from torch.profiler import ProfilerActivity, profile
@@ -19,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.authors_loop import AuthorsLoop
 from benchmarks.captioner import crops_for, one_crop_kind, special_tokens
 from benchmarks.mask_sides import Sides
-from benchmarks.measurement import machine, random_weights, write_json
+from benchmarks.measurement import machine, options, random_weights, write_json
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.captioner import CachedEngine
@@ -80,14 +78,7 @@ def measure(config: RunConfig, *, num_masks: int, num_steps: int) -> dict[str, d
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Profile what the command line asks for, print the tables, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="base")
-    parser.add_argument("--masks", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--points", type=int, default=8)
-    parser.add_argument("--set", dest="assignments", action="append", default=[])
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     assignments = ["compute.device=cpu", f"masks.points_per_side={given.points}", *given.assignments]
     assignments += random_weights(given.preset, ("masks", "captions"))
     config = load_config(given.preset, assignments=assignments)

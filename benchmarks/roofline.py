@@ -1,6 +1,7 @@
 """Compares each stage with the machine's limits: operations and bytes against measured peaks.
 
-    python -m benchmarks.roofline [--preset base] [--images 16] [--masks 8] [--points 8] [--steps 12] [--json F]
+    python -m benchmarks.roofline [--preset tiny] [--images 16] [--masks 8] [--points N] [--steps 12] [--kept 0.4]
+    [--repeats 5] [--set KEY=VALUE …] [--json FILE]
 
 The peaks are the fastest matrix product and copy found here, on the same threads. Bytes are those of all tensors that
 operations read and write, as if no cache held any; a share above 1 is what the caches saved. Presets other than `tiny`
@@ -10,7 +11,6 @@ proposal is given whole and by part.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ import torch
 from benchmarks.gpu import scenes_with
 from benchmarks.mask_parts import spent_by_part
 from benchmarks.mask_sides import Sides
-from benchmarks.measurement import machine, median_seconds, random_weights, write_json
+from benchmarks.measurement import machine, median_seconds, options, random_weights, write_json
 from benchmarks.operation_counts import counting
 from benchmarks.side_process import SideProcess
 from pseudoris.schemas.config import RunConfig
@@ -146,17 +146,7 @@ def report(peaks: Peaks, points: Sequence[Point], json_path: Path | None) -> Non
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--images", type=int, default=16, help="of the filter's shard")
-    parser.add_argument("--masks", type=int, default=8)
-    parser.add_argument("--points", type=int, help="a side of the grid; by default the preset's")
-    parser.add_argument("--steps", type=int, default=12, help="tokens that are sampled at most")
-    parser.add_argument("--kept", type=float, default=0.4, help="share that passes predicted IoU, of random weights")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--set", dest="assignments", action="append", default=[])
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     random = random_weights(given.preset, ("masks", "captions", "filtering"))
     assignments = ["compute.device=cpu", f"captions.max_length={given.steps + 2}", *given.assignments, *random]
     if given.points is not None:

@@ -1,17 +1,17 @@
 """Measures what a shard costs the driver: real plans, graphs and commits around stages that only wait.
 
-    python -m benchmarks.scale [--rows 10000 100000] [--shard-images 100] [--shard-s 0] [--work-s 600] [--json F]
+    python -m benchmarks.scale [--rows 10000 100000] [--shard-images 100 …] [--shard-s 0.0] [--work-s 600.0]
+    [--folder FOLDER] [--json FILE]
 
 Tables of tiny images are planned, read, proven, taken through stand-ins for the models (a set wait a shard, see
 `benchmarks/plugins`) and committed, beside bare Ray Data: as many blocks through two pools of one actor and nothing
 else. Every run is a process of its own, watched from outside; workers are not counted. `--rows` and `--shard-images`
-take several numbers, with commas or spaces, and every pair is measured. `--work-s` ends a side early: the plan and the
+take several numbers, and every pair is measured. `--work-s` ends a side early: the plan and the
 graph are of all shards, what a shard costs is of those that were committed.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import math
 import os
@@ -27,7 +27,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.measurement import write_json
+from benchmarks.measurement import options, print_table, write_json
 from benchmarks.process_watch import Watched, run_watched
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
@@ -190,17 +190,10 @@ def stand_in_config(*, shard_images: int, shard_s: float) -> RunConfig:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print the table, write the JSON after every size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=["10000", "100000"])
-    parser.add_argument("--shard-images", nargs="+", default=["100"])
-    parser.add_argument("--shard-s", type=float, default=0.0)
-    parser.add_argument("--work-s", type=float, default=600.0)
-    parser.add_argument("--folder", type=Path, help="scratch; the system's by default")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     measured: list[dict[str, object]] = []
-    for rows in _numbers(given.rows):
-        for shard_images in _numbers(given.shard_images):
+    for rows in given.rows:
+        for shard_images in given.shard_images:
             with tempfile.TemporaryDirectory(dir=given.folder) as folder:
                 row = measure(
                     Path(folder), rows=rows, shard_images=shard_images, shard_s=given.shard_s, work_s=given.work_s
@@ -213,26 +206,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def show(measured: Sequence[dict[str, object]]) -> None:
     """Print the rows as a table, a size a column."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="scale: a shard's cost to the control plane", title_justify="left")
-    table.add_column("")
-    for row in measured:
-        table.add_column(f"{row['rows']:,} rows", justify="right")
-    for name in measured[0]:
-        table.add_row(name, *(_shown(name, row[name]) for row in measured))
-    Console().print(table)
+    cells = [
+        {"": name, **{f"{row['rows']:,} rows": _shown(name, row[name]) for row in measured}} for name in measured[0]
+    ]
+    print_table("scale: a shard's cost to the control plane", cells)
 
 
 def _shown(name: str, value: object) -> str:
     if "bytes" in name and isinstance(value, int | float):
         return f"{value / 1e6:,.1f} MB"
     return f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
-
-
-def _numbers(words: Sequence[str]) -> list[int]:
-    return [int(number) for word in words for number in word.split(",") if number]
 
 
 def _growth(sizes: Sequence[int], num_shards: int) -> float:

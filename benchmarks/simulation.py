@@ -1,15 +1,17 @@
 """Simulates what a large run loses to faults and to the driver, from measured overheads.
 
-    python -m benchmarks.simulation [--scale benchmarks/results/scale.json] [--json F] [--plot F.svg]
+    python -m benchmarks.simulation [--scale FILE] [--gpus 8 64 512] [--images 10000000 100000000]
+    [--images-per-s 0.2 1.0 5.0] [--shard-images N …] [--placement fused staged] [--gpus-after-plan] [--repeats 5]
+    [--json FILE] [--plot FILE]
 
 For every number of GPUs, images and images a shard: GPU idle share, work lost, and the share of the control plane, with
 the 90 % interval over `--repeats` runs of other seeds. The driver's seconds a shard come from the JSON of
 `benchmarks.scale`; how many images a GPU does a second is an assumption, and swept.
+With `--gpus-after-plan` no GPU stands by while the input is planned.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import math
@@ -23,7 +25,7 @@ import numpy as np
 
 from benchmarks.driver_queue import DriverQueue
 from benchmarks.fleet import Fleet, Spent, simulate
-from benchmarks.measurement import write_json
+from benchmarks.measurement import options, print_table, write_json
 from experiments.quality.svg_chart import Axis, Line, line_chart, stack
 
 # Percent, of the plot's logarithmic axis.
@@ -161,21 +163,10 @@ def _cycle_s(gpus: int, work_s: float, driver_s: float) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Simulate what the command line asks for, print a table a rate, write JSON and plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=Path, default=_RESULTS)
-    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 512])
-    parser.add_argument("--images", type=int, nargs="+", default=[10_000_000, 100_000_000])
-    parser.add_argument("--images-per-s", type=float, nargs="+", default=[0.2, 1.0, 5.0])
-    parser.add_argument("--shard-images", type=int, nargs="+", default=list(SHARD_IMAGES))
-    parser.add_argument("--placement", choices=sorted(HELD_SHARDS), nargs="+", default=["fused", "staged"])
-    parser.add_argument("--gpus-after-plan", action="store_true", help="no GPU stands by while the input is planned")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
-    given = parser.parse_args(arguments)
-    measured = Measured.read(given.scale)
+    given = options(__doc__, arguments)
+    measured = Measured.read(given.scale or _RESULTS)
     assumed = Assumptions(waits_for_plan=not given.gpus_after_plan)
-    axes = (given.gpus, given.images, given.images_per_s, given.shard_images, given.placement)
+    axes = (given.gpus, given.images, given.images_per_s, given.shard_images or SHARD_IMAGES, given.placement)
     rows = list(sweep([Case(*point) for point in product(*axes)], measured, assumed, given.repeats))
     write_json([{name: _rounded(value) for name, value in row.items()} for row in rows], given.json)
     show(rows, measured.driver_s)
@@ -209,21 +200,14 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def show(rows: Sequence[dict[str, object]], driver_s: float) -> None:
     """Print the shares over the sizes of a shard, a line a fleet."""
-    from rich.console import Console
-    from rich.table import Table
-
-    sizes = sorted({int(str(row["shard_images"])) for row in rows})
     title = f"control plane % / lost work % by images a shard (driver {driver_s * 1e3:.1f} ms a shard)"
-    table = Table(title=title, title_justify="left")
-    for header in ("GPUs", "images", "images/s", "placement", *map(str, sizes)):
-        table.add_column(header, justify="right")
-    fleets: dict[tuple[object, ...], list[str]] = {}
+    fleets: dict[tuple[object, ...], dict[str, str]] = {}
     for row in sorted(rows, key=lambda row: int(str(row["shard_images"]))):
-        key = (row["gpus"], row["images"], row["images_per_s"], row["placement"])
-        fleets.setdefault(key, []).append(f"{row['control_share']:.2%} / {row['lost_work_share']:.2%}")
-    for (gpus, images, rate, placement), cells in fleets.items():
-        table.add_row(f"{gpus}", f"{images:,}", f"{rate}", str(placement), *cells)
-    Console(width=200).print(table)
+        names = {"GPUs": "gpus", "images": "images", "images/s": "images_per_s", "placement": "placement"}
+        key = tuple(row[name] for name in names.values())
+        cells = fleets.setdefault(key, {name: str(row[of]) for name, of in names.items()})
+        cells[str(row["shard_images"])] = f"{row['control_share']:.2%} / {row['lost_work_share']:.2%}"
+    print_table(title, list(fleets.values()), width=200)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
 """Measures images a second of each stage, in one process, on scenes of the synthetic world.
 
-    python -m benchmarks.stage_throughput [--preset tiny] [--images 16] [--repeats 5] [--json F]
+    python -m benchmarks.stage_throughput [--preset tiny] [--images 16] [--repeats 5] [--set KEY=VALUE …] [--json FILE]
 
 Each stage is timed alone, on what the stage before it made.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report
+from benchmarks.measurement import Row, median_seconds, options, peak_rss_bytes, report
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
@@ -43,13 +41,7 @@ def measure(config: RunConfig, *, num_images: int, repeats: int) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--set", dest="assignments", action="append", default=[])
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     config = load_config(given.preset, assignments=given.assignments)
     report("stages, bare", measure(config, num_images=given.images, repeats=given.repeats), given.json)
 

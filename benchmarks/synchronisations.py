@@ -1,21 +1,20 @@
 """Counts where the CPU would wait for a GPU: in a step, a pass, an image or a shard of each engine.
 
-    python -m benchmarks.synchronisations [--precision bfloat16] [--places] [--json F]
+    python -m benchmarks.synchronisations [--precision float32|bfloat16|float16] [--places] [--json FILE]
 
 The engines run with the tiny preset and `compute.device=cuda` on a GPU that is pretended (`benchmarks.pretended_gpu`),
 so no GPU is needed. Each wait costs the time in which the GPU has nothing queued.
+`--places` tells which of our functions wait, and in what.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 from unittest import mock
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu import scenes_with
-from benchmarks.measurement import write_json
+from benchmarks.measurement import options, write_json
 from benchmarks.pretended_gpu import PretendedGpu, Wait, pretended_gpu, waits_of
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
@@ -228,11 +227,7 @@ def _pairs(grid: int, num_points: int) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the rows, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--places", action="store_true", help="which of our functions wait, and in what")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     print(f"{'part':<40} {'counted':>8} {'median':>8} {'most':>6}")
     rows = []
     for row in measure(given.precision):

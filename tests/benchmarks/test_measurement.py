@@ -59,3 +59,26 @@ def test_the_peak_is_that_of_what_follows_the_reset():
 def _touch(num_bytes):
     with mmap.mmap(-1, num_bytes) as memory:
         memory.write(b"1" * num_bytes)
+
+
+USAGE = """python -m benchmarks.some [--masks 4 8] [--kept 0.4] [--device cpu|cuda] [--part a|b …] [--points N] [--tiny]
+[--bare SOURCE OUT] [--set KEY=VALUE …] [--json FILE]"""
+
+
+def test_a_command_lines_options_are_those_of_its_usage():
+    given = vars(measurement.options(USAGE, []))
+    assert given == {
+        **{"masks": [4, 8], "kept": 0.4, "device": "cpu", "part": [], "points": None, "tiny": False},
+        **{"bare": None, "assignments": [], "json": None},
+    }
+    words = "--masks 2 --device cuda --part b a --points 7 --tiny --bare x y --set a=1 --set b=2 --json f.json"
+    assert vars(measurement.options(USAGE, words.split())) == {
+        **{"masks": [2], "kept": 0.4, "device": "cuda", "part": ["b", "a"], "points": 7, "tiny": True},
+        **{"bare": ["x", "y"], "assignments": ["a=1", "b=2"], "json": Path("f.json")},
+    }
+
+
+@pytest.mark.parametrize("words", [["--device", "tpu"], ["--part", "c"], ["--points", "many"], ["--mask", "1", "x"]])
+def test_what_a_usage_does_not_show_is_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        measurement.options(USAGE, words)
