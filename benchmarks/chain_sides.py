@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 
-from benchmarks.authors_loop import AuthorsLoop
-from benchmarks.captioner import special_tokens
+from benchmarks.captioner import AuthorsLoop, special_tokens
 from benchmarks.crops import Case, in_float32, one_by_one
 from benchmarks.filter import PlainFilter
 from benchmarks.mask_sides import Sides, codes

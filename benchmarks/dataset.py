@@ -27,8 +27,7 @@ from typing import Any, Final
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.dataset_inputs import DataSize, write_all
-from benchmarks.dataset_readers import CrisFiles, CrisLmdb
+from benchmarks.dataset_inputs import CrisFiles, CrisLmdb, DataSize, write_all
 from benchmarks.measurement import cpu_seconds, machine, options, peak_rss_bytes, print_table, write_json
 from pseudoris.training.dataset import RisDataset, RisIterableDataset, RisSample, SampleSpec
 

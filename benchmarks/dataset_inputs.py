@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,13 @@ from typing import Any, Final
 
 import lmdb
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.io import ImageReadMode, decode_jpeg, decode_png, read_file
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash, load_config
@@ -33,6 +38,8 @@ from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import create_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.plan import read_shard_plan, write_plan
+from pseudoris.training.dataset.samples import RisSample
+from pseudoris.workers.counter_rng import draw_texts
 
 HEIGHT: Final = 480
 WIDTH: Final = 640
@@ -226,3 +233,69 @@ def _ref(mask: MaskRecord, number: int, name: str, texts: Sequence[str]) -> dict
         "sentences": [{"idx": at, "sent_id": at, "sent": text} for at, text in enumerate(texts)],
         "sentences_num": len(texts),
     }
+
+
+class CrisFiles(Dataset[RisSample]):
+    """JPEG files, a PNG a mask, and a JSON list of refs: one item a ref, one of its sentences drawn."""
+
+    def __init__(self, cris: Path) -> None:
+        """Read the list."""
+        self._images, self._masks = cris / "images/train2014", cris / "masks/run"
+        self._refs = json.loads((cris / "anns/run/train.json").read_text(encoding="utf-8"))
+        self.bytes_read = 0
+
+    def __len__(self) -> int:
+        """Return the number of refs."""
+        return len(self._refs)
+
+    def __getitem__(self, index: int) -> RisSample:
+        """Return the same sample as the run's dataset gives for that mask."""
+        ref = self._refs[index]
+        image, mask = self._images / ref["img_name"], self._masks / f"{ref['segment_id']}.png"
+        self.bytes_read += image.stat().st_size + mask.stat().st_size
+        texts = [sentence["sent"] for sentence in ref["sentences"]]
+        return _sample(ref["mask_id"], read_file(os.fspath(image)), read_file(os.fspath(mask)), texts)
+
+
+class CrisLmdb(Dataset[RisSample]):
+    """An LMDB of pickled records, opened as CRIS opens it, in the process that reads."""
+
+    def __init__(self, cris: Path) -> None:
+        """Read its length."""
+        self._path = cris / "lmdb/run/train.lmdb"
+        self._environment: Any = None
+        self.bytes_read = 0
+        with self._open().begin() as transaction:
+            self._length = pickle.loads(transaction.get(b"__len__"))
+        self._environment = None
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return int(self._length)
+
+    def __getitem__(self, index: int) -> RisSample:
+        """Return the same sample as the run's dataset gives for that mask."""
+        if self._environment is None:
+            self._environment = self._open()
+        with self._environment.begin(buffers=True) as transaction:
+            value = transaction.get(str(index).encode())
+            self.bytes_read += len(value)
+            record = pickle.loads(value)
+        return _sample(record["mask_id"], _tensor(record["img"]), _tensor(record["mask"]), record["sents"])
+
+    def _open(self) -> Any:
+        return lmdb.open(os.fspath(self._path), subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
+
+
+def _sample(mask_id: str, jpeg: Tensor, png: Tensor, texts: list[str]) -> RisSample:
+    (drawn,) = draw_texts(texts, 1, seed=0, epoch=0, mask_id=mask_id)
+    return RisSample(
+        mask_id=mask_id,
+        image=decode_jpeg(jpeg, mode=ImageReadMode.RGB),
+        mask=decode_png(png, mode=ImageReadMode.GRAY)[0] == 255,
+        expressions=[texts[drawn]],
+    )
+
+
+def _tensor(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)

@@ -34,7 +34,7 @@ from benchmarks.filter import MAX_SCORE_DIFFERENCE, largest_difference
 from benchmarks.gpu import scenes_with
 from benchmarks.mask_sides import MIN_IOU, best_ious
 from benchmarks.measurement import machine, options, random_weights, write_json
-from benchmarks.side_process import SideProcess
+from benchmarks.process_watch import SideProcess
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard

@@ -28,7 +28,7 @@ import ray
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from benchmarks.measurement import options, write_json
-from benchmarks.process_groups import ProcessGroup, process_groups
+from benchmarks.process_watch import ProcessGroup, process_groups
 from benchmarks.scale_driver import Blocks
 from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.executor import actor_runtime, configure_ray_data

@@ -26,8 +26,7 @@ from functools import cache, partial
 
 import torch
 
-from benchmarks.authors_loop import AuthorsLoop
-from benchmarks.captioner import SCENES_LOOKED_AT, noise_crops, one_crop_kind, special_tokens
+from benchmarks.captioner import SCENES_LOOKED_AT, AuthorsLoop, noise_crops, one_crop_kind, special_tokens
 from benchmarks.gpu_agreement import (
     CHECKED_MASKS,
     CHECKED_STEPS,

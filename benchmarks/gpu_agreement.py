@@ -10,8 +10,7 @@ import open_clip
 import torch
 from open_clip.coca_model import CoCa
 
-from benchmarks.authors_loop import AuthorsLoop
-from benchmarks.captioner import noise_crops, one_crop_kind, special_tokens
+from benchmarks.captioner import AuthorsLoop, noise_crops, one_crop_kind, special_tokens
 from benchmarks.mask_sides import scene_pixels
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.workers.captions import CocaCaptioner

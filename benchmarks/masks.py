@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from benchmarks.mask_sides import Sides, Timing
 from benchmarks.measurement import Row, options, report
-from benchmarks.side_process import SideProcess
+from benchmarks.process_watch import SideProcess
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT

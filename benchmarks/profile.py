@@ -14,8 +14,7 @@ from typing import Final
 
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.authors_loop import AuthorsLoop
-from benchmarks.captioner import crops_for, one_crop_kind, special_tokens
+from benchmarks.captioner import AuthorsLoop, crops_for, one_crop_kind, special_tokens
 from benchmarks.mask_sides import Sides
 from benchmarks.measurement import machine, options, random_weights, write_json
 from pseudoris.schemas.config import RunConfig

@@ -23,8 +23,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.driver_queue import DriverQueue
-from benchmarks.fleet import Fleet, Spent, simulate
+from benchmarks.fleet import DriverQueue, Fleet, Spent, simulate
 from benchmarks.measurement import options, print_table, write_json
 from experiments.quality.svg_chart import Axis, Line, line_chart, stack
 

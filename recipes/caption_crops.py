@@ -24,8 +24,7 @@ from pseudoris.synthworld.scenes import Scene
 from pseudoris.workers.crops.crops import CropFormat, make_crops
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.masks.instances import iou_table, match_masks
-from recipes.rendered_scenes import RenderedScenes
-from recipes.scene_shards import scene_image, scene_shard
+from recipes.scene_shards import RenderedScenes, scene_image, scene_shard
 from recipes.scene_texts import noisy_caption
 
 logger = logging.getLogger(__name__)

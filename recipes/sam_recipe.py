@@ -19,7 +19,7 @@ from pseudoris.synthworld.scenes import SceneObject
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.masks.sam_model import build_sam
 from recipes.optimiser import Recipe, fast_cpu_arithmetic, fit, load_module
-from recipes.rendered_scenes import NOBODY, RenderedScenes
+from recipes.scene_shards import NOBODY, RenderedScenes
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,10 @@ from torch import nn
 
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX
 from recipes.caption_crops import normalise
-from recipes.caption_losses import WordHead, object_contrastive_loss, pointing_loss
-from recipes.caption_recipe import compact_model
+from recipes.caption_recipe import WordHead, compact_model, object_contrastive_loss, pointing_loss
 from recipes.caption_vocabulary import CONTENT_WORDS, CompactVocabulary
 from recipes.optimiser import Recipe, fast_cpu_arithmetic, fit
-from recipes.rendered_scenes import RenderedScenes
+from recipes.scene_shards import RenderedScenes
 from recipes.scene_texts import noisy_caption
 
 # How far from its point an object may extend. Patches that are nearer may belong to it or to another object.

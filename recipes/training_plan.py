@@ -21,9 +21,9 @@ from recipes.caption_crops import CaptionSampler, TrainingCrops, cut_crops, prop
 from recipes.caption_recipe import CaptionRecipe, CaptionTrainee, ClipTrainee, CocaTrainee, LongerRecipe, train_captions
 from recipes.caption_vocabulary import CompactVocabulary, caption_vocabulary, expression_vocabulary
 from recipes.domain_recipe import DomainRecipe, measure_domain
-from recipes.rendered_scenes import RenderedScenes, rendered_scenes
 from recipes.sam_recipe import PromptRecipe, SamRecipe, train_sam, train_sam_prompts
 from recipes.scene_clip_recipe import SceneRecipe, train_scene_clip
+from recipes.scene_shards import RenderedScenes, rendered_scenes
 from recipes.shipped_weights import shipped_state, write_weights
 
 logger = logging.getLogger(__name__)

@@ -23,8 +23,7 @@ from typing import Annotated, Any, Final
 import psutil
 import typer
 
-from examples.photographs.records import read_record, record_path, write_record
-from examples.step_log import StepLog, run_pseudoris
+from examples.step_log import StepLog, read_record, record_path, run_pseudoris, write_record
 from pseudoris.audit.draw_files import DRAW_NAME
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config

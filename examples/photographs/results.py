@@ -13,8 +13,7 @@ from urllib.parse import unquote
 
 import pyarrow.compute as pc
 
-from examples.photographs.records import read_record
-from examples.step_log import StepRecord
+from examples.step_log import StepRecord, read_record
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.figures import audit_figures, report_chart
 from pseudoris.audit.verdicts import CANNOT_SAY, RIGHT, RaterAnswers

@@ -6,7 +6,7 @@ COMMAND is tables (1 and 2), ablation (3) or figure (3). REFER holds refcoco, re
 and instances.json; OBJECTS a folder a class of object-centric images, such as Mini-ImageNet's. The command makes D_sem
 and D_ref of OBJECTS, and H of each dataset's texts of split train, no mask of theirs read; trains; asks the held-out
 splits; and writes OUT/COMMAND.md, with hours and memory. All commands share OUT: what one has made, the next one takes.
-Interrupted, the same command goes on; other settings for a finished step are refused by name. A row is data: `rows.py`.
+Interrupted, the same command goes on; other settings for a finished step are refused by name. Rows: `steps.py`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-from examples.command_steps import named_rows, run_steps, weight_notes, write_page
 from examples.ppt.query_points import draw_queries
-from examples.ppt.rows import FULL, TABLES, TITLES
-from examples.ppt.steps import Dataset, Inputs, datasets, plan
+from examples.ppt.steps import FULL, TABLES, TITLES, Dataset, Inputs, datasets, plan
 from examples.results_table import as_markdown, as_table, costs_table, read_measured
+from examples.step_log import named_rows, run_steps, weight_notes, write_page
 
 _COLUMNS: Final = ("oiou", "miou", "p@0.3", "p@0.5", "p@0.7")
 _NOTES: Final = {

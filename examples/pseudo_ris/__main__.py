@@ -6,7 +6,7 @@ TABLE is main, phrasecut (with --phrasecut VGPhraseCut_v0), semi or ablations. R
 refcocog, each with refs(…).p and instances.json. The command annotates the images of RefCOCO+'s split train, trains
 students with the authors' draw, evaluates them, and writes OUT/TABLE.md: one table beside the published figures, with
 hours and memory. All tables share OUT: what one has made, the next one takes. Interrupted, the same command goes on;
-other settings for a finished step are refused by name. A step is a command of `pseudoris`, a row is data: `tables.py`.
+other settings for a finished step are refused by name. A step is a command of `pseudoris`, a row is data: `steps.py`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from examples.command_steps import Step, named_rows, run_steps, weight_notes, write_page
 from examples.pseudo_ris.curve import draw_curve
-from examples.pseudo_ris.steps import PHRASECUT, Benchmark, plan, truths
-from examples.pseudo_ris.tables import LEARNERS, TABLES
+from examples.pseudo_ris.steps import LEARNERS, PHRASECUT, TABLES, Benchmark, plan, truths
 from examples.results_table import as_markdown, read_measured
+from examples.step_log import Step, named_rows, run_steps, weight_notes, write_page
 
 
 def main(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from examples.pseudo_ris.tables import LEARNERS, SHARES
+from examples.pseudo_ris.steps import LEARNERS, SHARES
 from examples.results_table import Measured
 from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart, stack
 

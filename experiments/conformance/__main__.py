@@ -12,9 +12,17 @@ from typing import Annotated, Final
 import typer
 
 from experiments.conformance.arm_counts import ArmCounter
-from experiments.conformance.arms import ARMS, ARMS_BY_NAME
+from experiments.conformance.arms import (
+    ARMS,
+    ARMS_BY_NAME,
+    NUM_SCENES,
+    RECORD,
+    extended,
+    missing,
+    read_record,
+    write_record,
+)
 from experiments.conformance.page import PAGE, render
-from experiments.conformance.record import NUM_SCENES, RECORD, extended, missing, read_record, write_record
 
 # Scenes between two writes of the record.
 _CHUNK: Final = 20

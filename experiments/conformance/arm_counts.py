@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from experiments.conformance.arms import Arm, Draw, Fault
-from experiments.conformance.record import SceneCounts
+from experiments.conformance.arms import Arm, Draw, Fault, SceneCounts
 from experiments.oracle import candidates_of
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import RunConfig

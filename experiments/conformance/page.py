@@ -15,8 +15,16 @@ from typing import Any, Final, Literal
 
 import yaml
 
-from experiments.conformance.arms import ARMS, ARMS_BY_NAME, Arm
-from experiments.conformance.record import NUM_SCENES, ArmCounts, Difference, difference, read_record
+from experiments.conformance.arms import (
+    ARMS,
+    ARMS_BY_NAME,
+    NUM_SCENES,
+    Arm,
+    ArmCounts,
+    Difference,
+    difference,
+    read_record,
+)
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.training.evaluation.evaluation_report import figure_text

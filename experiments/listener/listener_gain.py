@@ -2,23 +2,196 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
 
+import numpy as np
+
+from experiments.composing.posterior_fit import fitted_weights
 from experiments.listener.judged_scenes import (
+    COMPOSERS,
     FEATURE_SETS,
+    FIGURES,
     Rule,
     SceneRows,
     bootstrap,
     collect,
+    composed_alone,
     rule_tree,
     step_tree,
 )
-from experiments.listener.label_budget import measure_labels, measure_posterior_labels
-from experiments.quality.annotated_scenes import LISTENED, SceneSet
-from experiments.quality.parts import Options
+from experiments.process_pool import run_jobs
+from experiments.quality.annotated_scenes import LISTENED, SHIPPED, SceneSet, annotated_chunk, annotated_scenes
+from experiments.quality.parts import Options, draw_generator
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.training.calibration.confidence_fit import choose, fit, reached
+from pseudoris.schemas.shard import ShardImage
+from pseudoris.synthworld.scenes import Scene
+from pseudoris.training.calibration.confidence_fit import (
+    NO_LABELS,
+    Calibration,
+    calibrate,
+    choose,
+    fit,
+    reached,
+    without_labels,
+)
+from pseudoris.training.calibration.labelled_images import JudgedImage
+from pseudoris.training.evaluation.bootstrap import Sums
+from pseudoris.workers.composing.composer import Composer
+
+SceneT = TypeVar("SceneT")
+
+# Of the confidence: numbers of scenes, draws of each number, and the features that are weighed.
+COUNTS: Final = (5, 10, 20, 50, 100, 200)
+NUM_DRAWS: Final = 10
+NAMES: Final = ("clip+vote", "all")
+# As many scenes as a person annotates in a day or two.
+BY_SENTENCES: Final = 50
+
+# Of the posterior, which takes longer to judge: each draw composes anew.
+POSTERIOR_COUNTS: Final = (5, 20, 50, 200)
+NUM_POSTERIOR_DRAWS: Final = 3
+COMPOSER: Final = "weighing composer"
+# Weights are fitted; what they are bounded by stays.
+_FITTED: Final = (
+    *("noun_share", "noun_correctness", "word_bias", "word_against", "word_share"),
+    *("object_bias", "object_predicted_iou", "object_stability", "object_overlap"),
+)
+_SEED: Final = 6
+
+
+def measure_labels(
+    development: Sequence[SceneRows], asked: Mapping[str, Sequence[SceneRows]], aim: tuple[float, float]
+) -> list[dict[str, Any]]:
+    """Return a row for each number of scenes, and for none.
+
+    Args:
+        development: Of which some are drawn to fit weights on, and to choose bounds by.
+        asked: Scenes to report, by name.
+        aim: Coverage and yield aimed at.
+    """
+    rows = [_no_labels(asked, aim)]
+    for name in NAMES:
+        for count in (each for each in COUNTS if each <= len(development)):
+            found = [_calibrated(chosen, name, aim) for chosen in draws_of(development, count, NUM_DRAWS)]
+            rows.append({"rule": name, "scenes": count, "labels": "oracle", **_row(found, development, asked)})
+    by_sentences = [replace(scene, is_right=scene.is_right_by_sentences) for scene in development]
+    for name in NAMES:
+        count = min(BY_SENTENCES, len(by_sentences))
+        found = [_calibrated(chosen, name, aim) for chosen in draws_of(by_sentences, count, NUM_DRAWS)]
+        rows.append({"rule": name, "scenes": count, "labels": "sentences", **_row(found, development, asked)})
+    return rows
+
+
+def measure_posterior_labels(
+    options: Options, development: SceneSet, asked: Mapping[str, SceneSet]
+) -> list[dict[str, Any]]:
+    """Return a row for each number of scenes: figures of what is composed alone, by the name of the scenes asked."""
+    images = annotated_scenes(options, development, LISTENED)
+    fitted = [
+        (count, _fitted_composer([development.scene(at) for at in chosen], [images[at] for at in chosen]))
+        for count in POSTERIOR_COUNTS
+        if count <= development.count
+        for chosen in draws_of(range(development.count), count, NUM_POSTERIOR_DRAWS)
+    ]
+    composers = tuple(composer for _, composer in fitted)
+    figures = {name: _composed_figures(options, scenes, composers) for name, scenes in asked.items()}
+    rows = []
+    for count in dict.fromkeys(count for count, _ in fitted):
+        at = [place for place, (each, _) in enumerate(fitted) if each == count]
+        found = {name: spread([of_scenes[place] for place in at]) for name, of_scenes in figures.items()}
+        # Of several draws the first one's weights.
+        weights = {name: getattr(composers[at[0]].posterior, name) for name in _FITTED}
+        rows.append({"scenes": count, "draws": len(at), "weights": weights, **found})
+    return rows
+
+
+def draws_of(scenes: Sequence[SceneT], count: int, num_draws: int) -> Iterator[list[SceneT]]:
+    """Yield different draws of `count` scenes; one where that is all of them."""
+    for draw in range(num_draws if count < len(scenes) else 1):
+        rng = draw_generator(_SEED, count, draw)
+        yield [scenes[place] for place in sorted(rng.choice(len(scenes), count, replace=False).tolist())]
+
+
+def figures_of(sums: Sequence[Sums]) -> list[float]:
+    """Return accuracy, yield and coverage of all images together."""
+    totals = np.sum([[each[name] for name in FIGURES] for each in sums], axis=0)
+    return [numerator / denominator if denominator else 0.0 for numerator, denominator in totals.tolist()]
+
+
+def spread(figures: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return mean, deviation and the least of accuracy, yield and coverage over draws."""
+    table = np.array(figures)
+    deviation = table.std(axis=0, ddof=1) if len(table) > 1 else np.full(table.shape[1], np.nan)
+    return {
+        name: {
+            "mean": round(float(table[:, at].mean()), 4),
+            "std": None if np.isnan(deviation[at]) else round(float(deviation[at]), 4),
+            "least": round(float(table[:, at].min()), 4),
+        }
+        for at, name in enumerate(FIGURES)
+    }
+
+
+def _calibrated(scenes: Sequence[JudgedImage], name: str, aim: tuple[float, float]) -> Calibration:
+    return calibrate(scenes, FEATURE_SETS[name], coverage=aim[0], least_yield=aim[1])
+
+
+def _no_labels(asked: Mapping[str, Sequence[SceneRows]], aim: tuple[float, float]) -> dict[str, Any]:
+    """Of each set of scenes by the scores of its own candidates: without labels nothing is seen too early."""
+    found = {name: without_labels(scenes, NO_LABELS, wanted_yield=aim[1]) for name, scenes in asked.items()}
+    figures = {name: spread([_kept_figures(found[name], scenes)]) for name, scenes in asked.items()}
+    return {"rule": "no labels", "scenes": 0, "labels": "none", "draws": 1, "candidates_a_scene": 0.0, **figures}
+
+
+def _row(
+    found: Sequence[Calibration], development: Sequence[SceneRows], asked: Mapping[str, Sequence[SceneRows]]
+) -> dict[str, Any]:
+    return {
+        "draws": len(found),
+        "candidates_a_scene": round(float(np.mean([len(scene.is_right) for scene in development])), 1),
+        **{name: spread([_kept_figures(each, scenes) for each in found]) for name, scenes in asked.items()},
+    }
+
+
+def _kept_figures(found: Calibration, scenes: Sequence[JudgedImage]) -> list[float]:
+    return figures_of([scene.sums(found.reached.bounds.keeps(scene, found.weights)) for scene in scenes])
+
+
+def _fitted_composer(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> Composer:
+    """The composer that ships, with weights of these scenes."""
+    shipped = COMPOSERS[COMPOSER]
+    weights = fitted_weights(scenes, images, shipped.posterior.counts)
+    posterior = shipped.posterior.model_copy(update={name: getattr(weights, name) for name in _FITTED})
+    return Composer(shipped.config, posterior)
+
+
+@dataclass(frozen=True)
+class _CompositionJob:
+    options: Options
+    scenes: SceneSet
+    chunk: range
+    composers: tuple[Composer, ...]
+
+
+def _composed_figures(options: Options, scenes: SceneSet, composers: tuple[Composer, ...]) -> list[list[float]]:
+    """By composer, accuracy, yield and coverage on scenes that are annotated."""
+    jobs = [_CompositionJob(options, scenes, chunk, composers) for chunk in scenes.chunks]
+    shown = f"composing on {scenes.world} {scenes.split} scenes"
+    chunks = run_jobs(_compose_chunk, jobs, options.processes, shown=shown)
+    return [figures_of([sums for chunk in chunks for sums in chunk[place]]) for place in range(len(composers))]
+
+
+def _compose_chunk(job: _CompositionJob) -> list[list[Sums]]:
+    """Count what each composer says of a chunk; runs in a child process."""
+    images = annotated_chunk(job.options.out, job.scenes, job.chunk, LISTENED, SHIPPED)
+    scenes = [job.scenes.scene(at) for at in job.chunk]
+    return [
+        [composed_alone(scene, image, composer) for scene, image in zip(scenes, images, strict=True)]
+        for composer in job.composers
+    ]
+
 
 # Coverage aimed at on development scenes, with a yield of at least so many expressions a mask.
 AIMS: Final = ((0.55, 2.0), (0.65, 2.0), (0.72, 2.0), (0.8, 2.0))

@@ -26,8 +26,7 @@ import typer
 from rich.console import Console
 
 from experiments.ppt.ablation_jobs import RECORDS, job_names, jobs_of, measure
-from experiments.ppt.ablation_rows import TRAININGS
-from experiments.ppt.ablation_runs import QUICK, WHOLE, make_runs
+from experiments.ppt.ablation_rows import QUICK, TRAININGS, WHOLE, make_runs
 from experiments.ppt.ablation_table import as_json, as_markdown, put_into
 from experiments.ppt.ablation_trials import trials
 from experiments.process_pool import run_jobs

@@ -10,9 +10,8 @@ from statistics import fmean, stdev
 from typing import Any, Final
 
 from experiments.ppt.ablation_intervals import PairedSeedBootstrap
-from experiments.ppt.ablation_rows import BESIDE, ORDER, PAPER
-from experiments.ppt.ablation_runs import Sizes
-from experiments.ppt.select_figures import mean_select
+from experiments.ppt.ablation_jobs import mean_select
+from experiments.ppt.ablation_rows import BESIDE, ORDER, PAPER, Sizes
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.evaluation.bootstrap import Estimate
 from pseudoris.training.ppt.point_generator import PointGenerator

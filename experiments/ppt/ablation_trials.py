@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from experiments.ppt.ablation_jobs import RECORDS, jobs_of, measure
-from experiments.ppt.ablation_rows import TRAININGS
-from experiments.ppt.ablation_runs import WHOLE, Sizes
+from experiments.ppt.ablation_rows import TRAININGS, WHOLE, Sizes
 from experiments.ppt.ablation_table import as_json
 
 TRIALS: Final[dict[str, Sizes]] = {

@@ -17,6 +17,7 @@ from experiments.quality.ladder import (
     EQUAL_YIELD,
     REASONS,
     Sums,
+    System,
     Thresholds,
     count_systems,
     curves,
@@ -26,7 +27,6 @@ from experiments.quality.ladder import (
 )
 from experiments.quality.markdown_cells import as_json
 from experiments.quality.parts import Options, Part, Result
-from experiments.quality.systems import System
 from pseudoris.synthworld.scene_truth import HELD_OUT, SEEN
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap

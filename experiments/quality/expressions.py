@@ -9,10 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.quality.judged_run import judged_run, judged_sets
 from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from experiments.quality.parts import Options, Part, Result
-from experiments.quality.scene_runs import SceneRun, pseudo_run
+from experiments.quality.scene_runs import SceneRun, judged_run, judged_sets, pseudo_run
 from experiments.quality.students import BEST_PRESET, FIRST_FRESH, LISTENER_COMPOSER, methods
 from pseudoris.schemas.fitted import Floats, confidence_of, line_weights, ranks
 from pseudoris.schemas.keep_rule import Flags

@@ -24,20 +24,44 @@ import typer
 from PIL import Image
 
 from experiments.quality.parts import Options
-from experiments.quality.question_kinds import KINDS_NAME, write_kinds
 from experiments.second_voice.expressions import second_voice_expressions
 from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.demo import scene_truth
 from pseudoris.synthworld.renderer import RenderedScene, render
+from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
+from pseudoris.training.evaluation.bootstrap import Estimate
+from pseudoris.training.evaluation.human_truth import open_truth
+from pseudoris.training.evaluation.run_evaluation import evaluate_run
+from pseudoris.training.evaluation.truth import Truth
 from pseudoris.training.imports import ImportRequest, import_annotation
 from pseudoris.workers.masks import rle
 from recipes.scene_texts import Voice
 from recipes.simulated_expressions import Expression, first_voice_expressions, kinds_of
+
+# Words alone; a place in the picture or in a row; a relation to another object.
+KINDS: Final = ("attribute", "position", "relation")
+ALL_KINDS: Final = ("all", *KINDS)
+KINDS_NAME: Final = "kinds.json"
+
+
+def write_kinds(folder: Path, kinds: Mapping[str, Mapping[str, str]]) -> None:
+    """Write the kind of each expression, by the image's file name and the text, beside the run in `folder`."""
+    named = {image_id(name): found for name, found in kinds.items()}
+    (folder / KINDS_NAME).write_text(json.dumps(named) + "\n", encoding="utf-8")
+
+
+def read_kinds(run: str) -> dict[str, dict[str, str]]:
+    """Return the kind of each expression of a run, by the id of its image and the text."""
+    found: dict[str, dict[str, str]] = json.loads((Path(run).parent / KINDS_NAME).read_text(encoding="utf-8"))
+    return found
+
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 IMAGES_FOLDER, RUN_FOLDER = "images", "run"
@@ -211,6 +235,17 @@ def _png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def judged_run(run: str) -> tuple[RunLocation, Truth]:
+    """Return where a run lives, and the truth of its scenes."""
+    location = RunLocation.open(run)
+    return location, open_truth("synthworld", require_header(location), SceneTruth)
+
+
+def judged_sets(run: str) -> Mapping[str, Mapping[str, Estimate]]:
+    """Return the figures of each set of expressions: `kept`, `all`, and each decoder's."""
+    return evaluate_run(*judged_run(run)).sets
 
 
 def main(

@@ -19,7 +19,7 @@ from benchmarks.measurement import digest_of
 from experiments.process_pool import run_jobs
 from experiments.quality.markdown_cells import as_json, cell, is_above_zero, is_below_zero
 from experiments.quality.parts import Options
-from experiments.quality.question_kinds import ALL_KINDS, KINDS, read_kinds
+from experiments.quality.scene_runs import ALL_KINDS, KINDS, read_kinds
 from experiments.quality.seed_bootstrap import SeedBootstrap
 from experiments.segmenter.segmenter_config import SegmenterConfig, load_segmenter_config
 from experiments.segmenter.segmenter_learner import SegmenterLearner

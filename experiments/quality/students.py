@@ -15,12 +15,18 @@ from typing import Any, Final
 
 import torch
 
-from experiments.quality.judged_run import judged_sets
 from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from experiments.quality.parts import Options, Part, Result, plot_name
-from experiments.quality.place_words import head_phrase
-from experiments.quality.question_kinds import KINDS, read_kinds
-from experiments.quality.scene_runs import EXAMPLES, SceneRun, pseudo_run, training_scenes, true_run
+from experiments.quality.scene_runs import (
+    EXAMPLES,
+    KINDS,
+    SceneRun,
+    judged_sets,
+    pseudo_run,
+    read_kinds,
+    training_scenes,
+    true_run,
+)
 from experiments.quality.student_arms import (
     NUM_SEEDS,
     Answered,
@@ -33,7 +39,7 @@ from experiments.quality.student_arms import (
     seeded,
     train_arms,
 )
-from experiments.quality.student_baselines import Ceiling, PlaceRules, RandomBaseline
+from experiments.quality.student_baselines import Ceiling, PlaceRules, RandomBaseline, head_phrase
 from experiments.quality.svg_chart import Line, axis_of, line_chart, whisker
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.synthworld.scenes import Split

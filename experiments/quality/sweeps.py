@@ -20,11 +20,10 @@ from experiments.quality.annotated_scenes import (
     Setting,
     filters,
 )
-from experiments.quality.ladder import count_systems
+from experiments.quality.ladder import ALL_DRAWS, Above, Draws, Everything, System, count_systems
 from experiments.quality.markdown_cells import as_json, cell, markdown_table, value
 from experiments.quality.parts import Options, Part, Result, plot_name
 from experiments.quality.svg_chart import Line, axis_of, line_chart, whisker
-from experiments.quality.systems import ALL_DRAWS, Above, Draws, Everything, System
 from pseudoris.schemas.config import SamplingConfig
 from pseudoris.schemas.shard import CROP_MASKED, crop_context
 from pseudoris.synthworld.scenes import Split

@@ -11,8 +11,7 @@ import torch
 from lightning_fabric import Fabric
 
 from experiments.segmenter.segmenter_config import SegmenterConfig
-from experiments.segmenter.segmenter_learner import SegmenterLearner
-from experiments.segmenter.target_dataset import TargetDataset, collate
+from experiments.segmenter.segmenter_learner import SegmenterLearner, TargetDataset, collate
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import captioner
-from benchmarks.authors_loop import AuthorsLoop
+from benchmarks.captioner import AuthorsLoop
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.captioner import CachedEngine
 from pseudoris.workers.checkpoints.openclip import load_coca

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks.first_result import FirstResult, main, row_of, timed
-from benchmarks.process_groups import ProcessGroup
+from benchmarks.process_watch import ProcessGroup
 
 WRITES = "import pathlib, sys, time; time.sleep(0.2); pathlib.Path(sys.argv[1]).touch(); time.sleep(0.5)"
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.driver_queue import DriverQueue
-from benchmarks.fleet import Fleet, simulate
+from benchmarks.fleet import DriverQueue, Fleet, simulate
 from benchmarks.scale import plugin_environment, stand_in_config, write_tables
 from pseudoris.pipeline.executor import WindowRule
 

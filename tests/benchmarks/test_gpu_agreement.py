@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_agreement
-from benchmarks.authors_loop import AuthorsLoop
+from benchmarks.captioner import AuthorsLoop
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.masks import sam_model

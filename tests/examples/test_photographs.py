@@ -16,9 +16,8 @@ import typer
 from typer.testing import CliRunner
 
 from examples.photographs.__main__ import copy_sample, main, measure_gpu
-from examples.photographs.records import read_record, write_record
 from examples.photographs.results import write_results
-from examples.step_log import StepLog
+from examples.step_log import StepLog, read_record, write_record
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.schemas.config_layers import load_config

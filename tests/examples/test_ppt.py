@@ -15,8 +15,7 @@ from PIL import Image
 
 from examples.ppt.__main__ import main
 from examples.ppt.query_points import all_queries
-from examples.ppt.rows import ABLATION, TABLES
-from examples.ppt.steps import Inputs, datasets, plan
+from examples.ppt.steps import ABLATION, TABLES, Inputs, datasets, plan
 from examples.results_table import PUBLISHED
 from experiments.ppt.ablation_rows import PAPER
 from pseudoris.training.evaluation.held_out import HeldOutExpressions

@@ -17,8 +17,7 @@ import typer
 from examples.pseudo_ris.__main__ import main
 from examples.pseudo_ris.curve import draw_curve
 from examples.pseudo_ris.inputs import write_phrasecut, write_share
-from examples.pseudo_ris.steps import Benchmark, plan, truths
-from examples.pseudo_ris.tables import ANNOTATIONS, LEARNERS, TABLES
+from examples.pseudo_ris.steps import ANNOTATIONS, LEARNERS, TABLES, Benchmark, plan, truths
 from examples.refer_splits import find_datasets
 from examples.results_table import Measured
 from examples.step_log import StepRecord

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from examples import results_table
-from examples.pseudo_ris.tables import TABLES
+from examples.pseudo_ris.steps import TABLES
 from examples.results_table import PUBLISHED, Measured, as_markdown
 from examples.step_log import StepRecord
 

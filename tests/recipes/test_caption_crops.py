@@ -13,7 +13,7 @@ from recipes.caption_crops import (
     normalise,
     truth_tasks,
 )
-from recipes.rendered_scenes import rendered_scenes
+from recipes.scene_shards import rendered_scenes
 from tests.builders.crops import runs_of
 
 

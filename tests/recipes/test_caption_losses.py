@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recipes.caption_losses import (
+from recipes.caption_recipe import (
     WordHead,
     caption_loss,
     contrastive_loss,

@@ -8,7 +8,6 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
 from pseudoris.workers.masks.sam_model import load_sam
-from recipes.rendered_scenes import RenderedScenes, rendered_scenes
 from recipes.sam_recipe import (
     PromptRecipe,
     draw_prompts,
@@ -18,6 +17,7 @@ from recipes.sam_recipe import (
     prompt_losses,
     train_sam_prompts,
 )
+from recipes.scene_shards import RenderedScenes, rendered_scenes
 
 MASKS = load_config("tiny").masks
 PROMPTED = WeightsConfig(uri="builtin:tiny/sam_prompts.safetensors")

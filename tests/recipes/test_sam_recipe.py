@@ -6,8 +6,8 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.masks.sam_model import build_sam
-from recipes.rendered_scenes import rendered_scenes
 from recipes.sam_recipe import SamRecipe, draw_batch, losses, predict, train_sam
+from recipes.scene_shards import rendered_scenes
 
 RECIPE = SamRecipe(steps=2, images_a_step=2, object_points=3, background_points=1, checkpoint_every=1)
 

@@ -17,9 +17,8 @@ from pseudoris.training.learning.clip_features import read_images
 from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.masks.sam_model import load_sam
 from recipes.caption_crops import normalise
-from recipes.caption_losses import pointing_loss
+from recipes.caption_recipe import pointing_loss
 from recipes.caption_vocabulary import expression_vocabulary, word_ids
-from recipes.rendered_scenes import rendered_scenes
 from recipes.scene_clip_recipe import (
     SHIFT_PX,
     SceneClipTrainee,
@@ -30,6 +29,7 @@ from recipes.scene_clip_recipe import (
     start_from_sam,
     train_scene_clip,
 )
+from recipes.scene_shards import rendered_scenes
 
 VOCABULARY = expression_vocabulary()
 SHORT = SceneRecipe(steps=4, scenes_a_step=3, checkpoint_every=2)

@@ -2,9 +2,10 @@
 
 import pytest
 
-from experiments.conformance.arms import ARMS_BY_NAME, PLAIN
-from experiments.conformance.record import (
+from experiments.conformance.arms import (
+    ARMS_BY_NAME,
     NUM_SCENES,
+    PLAIN,
     ArmCounts,
     difference,
     extended,

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from experiments.listener import label_budget
+from experiments.listener import listener_gain
 from experiments.listener.judged_scenes import SceneRows
-from experiments.listener.label_budget import COUNTS, measure_labels
+from experiments.listener.listener_gain import COUNTS, measure_labels
 from experiments.quality.annotated_scenes import SceneSet
 from experiments.quality.parts import Options
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated
@@ -68,14 +68,14 @@ def rows(monkeypatch, tmp_path):
     scores = {"moon": -9.0}
     expressions = (replace(each, caption_score=scores.get(each.head_noun, -1.0)) for each in heard.expressions)
     heard = replace(heard, expressions=tuple(expressions))
-    monkeypatch.setattr(label_budget, "POSTERIOR_COUNTS", (2, 4, 99))
-    monkeypatch.setattr(label_budget, "NUM_POSTERIOR_DRAWS", 2)
-    monkeypatch.setattr(label_budget, "annotated_scenes", lambda options, scenes, setting: [heard] * scenes.count)
+    monkeypatch.setattr(listener_gain, "POSTERIOR_COUNTS", (2, 4, 99))
+    monkeypatch.setattr(listener_gain, "NUM_POSTERIOR_DRAWS", 2)
+    monkeypatch.setattr(listener_gain, "annotated_scenes", lambda options, scenes, setting: [heard] * scenes.count)
     monkeypatch.setattr(
-        label_budget, "annotated_chunk", lambda out, scenes, chunk, setting, bound: (heard,) * len(chunk)
+        listener_gain, "annotated_chunk", lambda out, scenes, chunk, setting, bound: (heard,) * len(chunk)
     )
     asked = {"test": OneScene(Split.TEST, 3)}
-    return label_budget.measure_posterior_labels(Options(tmp_path, processes=1), OneScene(Split.DEVELOPMENT, 4), asked)
+    return listener_gain.measure_posterior_labels(Options(tmp_path, processes=1), OneScene(Split.DEVELOPMENT, 4), asked)
 
 
 def test_each_says_accuracy_yield_and_coverage_of_what_is_composed(rows):

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.ppt import ablation_jobs
 from experiments.ppt.ablation_jobs import jobs_of, measure
-from experiments.ppt.ablation_runs import QUICK, AblationRuns
+from experiments.ppt.ablation_rows import QUICK, AblationRuns
 
 RUNS = AblationRuns("sem", "ref", "h", "truth", "val", None)
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.ppt.ablation_jobs import config_of, jobs_of, student_config
-from experiments.ppt.ablation_rows import BESIDE, ORDER, PAPER, TRAININGS
-from experiments.ppt.ablation_runs import QUICK, WHOLE, AblationRuns
+from experiments.ppt.ablation_rows import BESIDE, ORDER, PAPER, QUICK, TRAININGS, WHOLE, AblationRuns
 from experiments.ppt.ablation_table import BEGIN, END, as_json, as_markdown, put_into
 from experiments.segmenter.segmenter_config import load_segmenter_config
 from pseudoris.schemas.errors import ConfigError

@@ -7,7 +7,7 @@ import typer
 
 from experiments.ppt.__main__ import main
 from experiments.ppt.ablation_jobs import job_names, jobs_of
-from experiments.ppt.ablation_runs import WHOLE
+from experiments.ppt.ablation_rows import WHOLE
 
 DOCS = Path(__file__).parents[3] / "docs"
 

@@ -1,7 +1,7 @@
 """Whether Select's choices are held against the right masks."""
 
-from experiments.ppt.ablation_runs import AblationRuns
-from experiments.ppt.select_figures import mean_select, select_figures
+from experiments.ppt.ablation_jobs import mean_select, select_figures
+from experiments.ppt.ablation_rows import AblationRuns
 from pseudoris.training.ppt.curriculum import write_selected
 from tests.training.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE

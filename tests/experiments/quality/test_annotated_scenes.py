@@ -15,8 +15,8 @@ from experiments.quality.annotated_scenes import (
     annotate,
     annotated_chunk,
 )
+from experiments.quality.ladder import ALL_DRAWS, Draws
 from experiments.quality.parts import Options
-from experiments.quality.systems import ALL_DRAWS, Draws
 from pseudoris.synthworld.scenes import Split
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering import ClipScorer

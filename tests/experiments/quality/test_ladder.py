@@ -14,13 +14,17 @@ from experiments.quality import ladder
 from experiments.quality.annotated_scenes import PAPER, SHIPPED, SceneSet
 from experiments.quality.ladder import (
     REASONS,
+    Above,
+    AnyOf,
+    Draws,
+    Everything,
     ScoreTable,
+    System,
     Thresholds,
     count_system,
     on_true_masks,
 )
 from experiments.quality.parts import Options
-from experiments.quality.systems import Above, AnyOf, Draws, Everything, System
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scene_truth import SceneImageTruth

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.quality.place_words import Place, head_phrase, read_place
+from experiments.quality.student_baselines import Place, head_phrase, read_place
 
 LEFT, UP = (-1.0, 0.0), (0.0, -1.0)
 

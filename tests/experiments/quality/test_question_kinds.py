@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.quality.question_kinds import KINDS, read_kinds
-from experiments.quality.scene_runs import SceneRun, imported_scenes
+from experiments.quality.scene_runs import KINDS, SceneRun, imported_scenes, read_kinds
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.quality.parts import Options
-from experiments.quality.question_kinds import ALL_KINDS
-from experiments.quality.scene_runs import SceneRun, imported_scenes
+from experiments.quality.scene_runs import ALL_KINDS, SceneRun, imported_scenes
 from experiments.quality.student_arms import (
     Answered,
     Arm,

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.quality.place_words import head_phrase
-from experiments.quality.student_baselines import Ceiling, PlaceRules, RandomBaseline
+from experiments.quality.student_baselines import Ceiling, PlaceRules, RandomBaseline, head_phrase
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import MaskRecord

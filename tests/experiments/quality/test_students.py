@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from experiments.quality import students
-from experiments.quality.question_kinds import KINDS
-from experiments.quality.scene_runs import SceneRun, imported_scenes
+from experiments.quality.scene_runs import KINDS, SceneRun, imported_scenes
 from pseudoris.synthworld.scenes import Split
 
 pytestmark = pytest.mark.slow

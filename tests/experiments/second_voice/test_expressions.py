@@ -11,8 +11,15 @@ from typing import Any
 import pytest
 
 from experiments.second_voice import words
-from experiments.second_voice.expressions import Saying, sayings, second_voice_expressions, things_fitting
-from experiments.second_voice.forms import FAMILIAR_FORMS, NEW_FORMS, slots_of
+from experiments.second_voice.expressions import (
+    FAMILIAR_FORMS,
+    NEW_FORMS,
+    Saying,
+    sayings,
+    second_voice_expressions,
+    slots_of,
+    things_fitting,
+)
 from pseudoris.synthworld.attributes import (
     CATEGORIES,
     COLOURS,

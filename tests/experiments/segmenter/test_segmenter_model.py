@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from experiments.segmenter.mask_decoder import KernelDecoder
 from experiments.segmenter.segmenter_learner import SegmenterLearner
+from experiments.segmenter.segmenter_model import KernelDecoder
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.learning.token_layers import word_codes

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from experiments.segmenter.segmenter_learner import SegmenterLearner, on_image
-from experiments.segmenter.target_dataset import TargetDataset, collate
+from experiments.segmenter.segmenter_learner import SegmenterLearner, TargetDataset, collate, on_image
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning.frozen_towers import FrozenTowers, Placement
 from pseudoris.training.learning.training_data import DataConfig, open_runs
