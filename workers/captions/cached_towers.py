@@ -18,7 +18,7 @@ from open_clip.coca_model import CoCa
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.captions.decoding_rules import Bools, Ints, PrefixLevel
+from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel
 from pseudoris.workers.device import to_device
 from pseudoris.workers.forward_passes import Block, Finish, compile_rows, finish_block
 
@@ -64,29 +64,25 @@ class NodeCache:
         # One tensor (heads, nodes, keys and values) per layer.
         self._store: list[torch.Tensor] = []
         self.node_bytes = 2 * num_layers * width * like.dtype.itemsize
-        self.size = 0
-
-    @property
-    def capacity(self) -> int:
-        """Number of nodes that fit into the allocated memory."""
-        # The smallest layer decides: if memory runs out during `resize`, later layers keep their old size.
-        return min((layer.shape[1] for layer in self._store), default=0)
+        # Nodes in use, and nodes that fit into the allocated memory.
+        self.size = self.capacity = 0
 
     def resize(self, capacity: int) -> None:
         """Allocate at least `capacity` nodes, and never fewer than exist."""
         layers, heads, width = self._shape
+        shape = (heads, max(capacity, self.size), width)
+        # If memory runs out on the way, later layers keep their old size, and the smallest layer decides.
+        self.capacity = min(self.capacity, shape[1])
         if not self.size:
             # Free the old memory first: both may not fit.
-            self._store = []
-        shape = (heads, max(capacity, self.size), width)
-        if not self._store:
+            self._store, self.capacity = [], 0
             self._store = [self._like.new_empty(shape) for _ in range(layers)]
-            return
-        for layer in range(layers):
+        for layer in range(layers if self.size else 0):
             # Layer by layer, so that at most one layer exists twice.
             resized = self._like.new_empty(shape)
             resized[:, : self.size] = self._store[layer][:, : self.size]
             self._store[layer] = resized
+        self.capacity = shape[1]
 
     def reserve(self, count: int) -> int:
         """Reserve the next `count` nodes, doubling the memory if needed; return the number of the first."""
@@ -96,15 +92,17 @@ class NodeCache:
         self.size += count
         return first
 
-    def write(self, layer: int, first: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store keys and values (P, D) of the nodes from number `first` on."""
-        _, heads, width = self._shape
-        here = self._store[layer][:, first : first + len(keys)]
-        here[..., : width // 2] = keys.view(len(keys), heads, -1).transpose(0, 1)
-        here[..., width // 2 :] = values.view(len(values), heads, -1).transpose(0, 1)
+    def extend(
+        self, layer: int, first: int, *, newest: tuple[torch.Tensor, torch.Tensor], nodes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store the newest keys and values (P, D) from node `first` on; return those at `nodes` (P, T).
 
-    def read(self, layer: int, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values (heads, P, T, head width) at the nodes (P, T)."""
+        What is returned has the shape (heads, P, T, head width).
+        """
+        _, heads, width = self._shape
+        here = self._store[layer][:, first : first + len(newest[0])]
+        for part, columns in zip(newest, (slice(width // 2), slice(width // 2, width)), strict=True):
+            here[..., columns] = part.view(len(part), heads, -1).transpose(0, 1)
         rows = self._store[layer].index_select(1, nodes.reshape(-1))
         keys, values = rows.view(rows.shape[0], *nodes.shape, rows.shape[2]).chunk(2, dim=3)
         return keys, values
@@ -134,12 +132,11 @@ class SelfAttention(Block):
         are the nodes of each row's positions, padding where `is_hidden` (P, T) is set.
         """
         queries, keys, values = self.queries_keys_values(self.ln_1(x)).chunk(3, dim=-1)
-        cache.write(layer, first, keys, values)
-        past_keys, past_values = cache.read(layer, nodes)
+        past_keys, past_values = cache.extend(layer, first, newest=(keys, values), nodes=nodes)
         queries = queries.reshape(len(x), self.num_heads, 1, -1).transpose(0, 1)
         hidden = None if is_hidden is None else is_hidden[None, :, None, :]
         mixed = attend(queries, past_keys, past_values, hidden)
-        return self.finish(x, mixed[:, :, 0].transpose(0, 1).reshape(len(x), -1))
+        return self.finish(self, x, mixed[:, :, 0].transpose(0, 1).reshape(len(x), -1))
 
 
 class CrossAttention(Block):
@@ -149,7 +146,8 @@ class CrossAttention(Block):
         super().__init__(block, finish=finish)
         weight, bias, width = block.attn.in_proj_weight, block.attn.in_proj_bias, block.attn.embed_dim
         self.ln_1_kv = block.ln_1_kv
-        self._queries = self.linear(weight[:width], None if bias is None else bias[:width])
+        # Of the block's input after `ln_1`, (P, D) to (P, D).
+        self.queries = self.linear(weight[:width], None if bias is None else bias[:width])
         self._keys_values = self.linear(weight[width:], None if bias is None else bias[width:])
 
     def keys_values(self, image_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -157,11 +155,6 @@ class CrossAttention(Block):
         both = self._keys_values(self.ln_1_kv(image_tokens))
         keys, values = both.view(*both.shape[:2], 2, self.num_heads, -1).permute(2, 0, 3, 1, 4).contiguous()
         return keys, values
-
-    def queries(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the queries (P, D) of the block's input (P, D)."""
-        queries: torch.Tensor = self._queries(self.ln_1(x))
-        return queries
 
     def step(
         self,
@@ -188,7 +181,7 @@ class CrossAttention(Block):
         padded[slots] = queries
         grouped = padded.view(num_crops, rows_a_crop, num_heads, head_width).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(grouped, keys, values).transpose(1, 2).reshape(padded.shape)
-        return self.finish(x, mixed[slots])
+        return self.finish(self, x, mixed[slots])
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,17 +257,18 @@ class CachedCocaTowers:
 
     def bytes_after(self, level: PrefixLevel, num_steps: int) -> int:
         """Return the size of the caches in bytes after `num_steps` more levels as wide as `level`."""
-        prefixes = self._text_cache.size + num_steps * level.num_prefixes
-        pairs = self._pair_cache.size + num_steps * level.num_pairs
+        prefixes = self._text_cache.size + num_steps * len(level.tokens)
+        pairs = self._pair_cache.size + num_steps * len(level.pair_prefix)
         return prefixes * self._prefix_bytes + pairs * self.pair_bytes
 
-    def make_room(self, level: PrefixLevel, num_steps: int, budget_bytes: int) -> None:
+    def make_room(self, level: PrefixLevel, num_steps: int, budget_bytes: int) -> int:
         """Allocate memory for `num_steps` more levels as wide as `level` in one step, instead of by doubling.
 
-        If the caches would then exceed `budget_bytes`, memory of earlier images is freed.
+        If the caches would then exceed `budget_bytes`, memory of earlier images is freed. Returns the bytes that the
+        caches have allocated.
         """
-        prefixes = self._text_cache.size + num_steps * level.num_prefixes
-        pairs = self._pair_cache.size + num_steps * level.num_pairs
+        prefixes = self._text_cache.size + num_steps * len(level.tokens)
+        pairs = self._pair_cache.size + num_steps * len(level.pair_prefix)
         needed = ((self._text_cache, prefixes), (self._first_cache, prefixes), (self._pair_cache, pairs))
         most_prefixes = max(prefixes, self._text_cache.capacity)
         most_pairs = max(pairs, self._pair_cache.capacity)
@@ -282,36 +276,29 @@ class CachedCocaTowers:
         for cache, count in needed:
             if count > cache.capacity or (is_too_much and count < cache.capacity):
                 cache.resize(count)
-
-    @property
-    def allocated_bytes(self) -> int:
-        """Bytes that the caches have allocated."""
         return self._text_cache.capacity * self._prefix_bytes + self._pair_cache.capacity * self.pair_bytes
 
     def step(self, level: PrefixLevel, before: CacheIndex | None) -> tuple[torch.Tensor, CacheIndex]:
         """Return the last hidden states (P, D) of the level's pairs, ready for the vocabulary, and its cache index."""
         cache_index = self._extend_index(level, before)
-        first, queries = self._states_of_prefixes(cache_index)
-        hidden = first.new_empty(level.num_pairs, first.shape[1])
-        for rows in self._parts(level.num_pairs, cache_index.pairs.shape[1]):
-            hidden[rows] = self._states_of_pairs(level, cache_index, rows, first, queries)
-        return hidden, cache_index
-
-    def _states_of_prefixes(self, cache_index: CacheIndex) -> tuple[torch.Tensor, torch.Tensor]:
-        """The part without images: states (U, D) after the decoder's first self-attention, and their queries."""
+        # The part without images: states (U, D) after the decoder's first self-attention, and their queries.
         text, all_states, all_queries = self._text, [], []
         for rows in self._parts(len(cache_index.prefixes), cache_index.prefixes.shape[1]):
             nodes, first = cache_index.prefixes[rows], cache_index.first_prefix + rows.start
             is_hidden = None if cache_index.is_padding is None else cache_index.is_padding[rows]
-            tokens = self._index(cache_index.tokens[rows])
+            tokens = to_device(cache_index.tokens[rows], self._device)
             x: torch.Tensor = text.token_embedding(tokens) + text.positional_embedding[nodes.shape[1] - 1]
             for layer, block in enumerate(self._text_layers):
                 x = block.step(x, self._text_cache, layer=layer, first=first, nodes=nodes, is_hidden=is_hidden)
             # With a CLS token (every CoCa has one), the tower returns tokens before its last norm.
             states = self._layers[0].step(x, self._first_cache, layer=0, first=first, nodes=nodes)
             all_states.append(states)
-            all_queries.append(self._cross[0].queries(states))
-        return torch.cat(all_states), torch.cat(all_queries)
+            all_queries.append(self._cross[0].queries(self._cross[0].ln_1(states)))
+        first_states, queries = torch.cat(all_states), torch.cat(all_queries)
+        hidden = first_states.new_empty(len(level.pair_prefix), first_states.shape[1])
+        for rows in self._parts(len(hidden), cache_index.pairs.shape[1]):
+            hidden[rows] = self._states_of_pairs(level, cache_index, rows, first_states, queries)
+        return hidden, cache_index
 
     def _states_of_pairs(
         self, level: PrefixLevel, cache_index: CacheIndex, rows: slice, first: torch.Tensor, queries: torch.Tensor
@@ -323,15 +310,16 @@ class CachedCocaTowers:
         # Pairs are ordered by crop.
         counts = np.bincount(crops, minlength=present.stop - present.start)
         rows_a_crop = int(counts.max())
-        slots = self._index(crops * rows_a_crop + np.arange(len(crops)) - (np.cumsum(counts) - counts)[crops])
+        numbers = crops * rows_a_crop + np.arange(len(crops)) - (np.cumsum(counts) - counts)[crops]
+        slots, prefix = (to_device(each, self._device) for each in (numbers, level.pair_prefix[rows]))
         image = [(keys[present], values[present]) for keys, values in self._image]
-        prefix = self._index(level.pair_prefix[rows])
         x = self._cross[0].step(
             first[prefix], queries[prefix], keys_values=image[0], slots=slots, rows_a_crop=rows_a_crop
         )
         for layer, (block, cross) in enumerate(zip(self._layers[1:], self._cross[1:], strict=True)):
             x = block.step(x, self._pair_cache, layer=layer, first=node, nodes=cache_index.pairs[rows])
-            x = cross.step(x, cross.queries(x), keys_values=image[layer + 1], slots=slots, rows_a_crop=rows_a_crop)
+            asked = cross.queries(cross.ln_1(x))
+            x = cross.step(x, asked, keys_values=image[layer + 1], slots=slots, rows_a_crop=rows_a_crop)
         return self._ln_final(x)  # type: ignore[no-any-return]
 
     def _parts(self, num_rows: int, num_positions: int) -> Iterator[slice]:
@@ -343,34 +331,32 @@ class CachedCocaTowers:
         for first in range(0, num_rows, num_together):
             yield slice(first, min(first + num_together, num_rows))
 
-    def _index(self, values: Ints | Bools) -> torch.Tensor:
-        return to_device(values, self._device)
-
     def _extend_index(self, level: PrefixLevel, before: CacheIndex | None) -> CacheIndex:
         """Reserve the nodes of a level, and return its index.
 
         open_clip's padding mask is built as if the CLS token came first, but it comes last: a token `pad_id` hides the
         position after it. With `correct_cls_mask` it hides its own.
         """
-        first_prefix = self._text_cache.reserve(level.num_prefixes)
-        self._first_cache.reserve(level.num_prefixes)
-        first_pair = self._pair_cache.reserve(level.num_pairs)
-        prefixes = torch.arange(first_prefix, first_prefix + level.num_prefixes, device=self._device)[:, None]
-        pairs = torch.arange(first_pair, first_pair + level.num_pairs, device=self._device)[:, None]
+        num_prefixes, num_pairs, device = len(level.tokens), len(level.pair_prefix), self._device
+        first_prefix = self._text_cache.reserve(num_prefixes)
+        self._first_cache.reserve(num_prefixes)
+        first_pair = self._pair_cache.reserve(num_pairs)
+        prefixes = torch.arange(first_prefix, first_prefix + num_prefixes, device=device)[:, None]
+        pairs = torch.arange(first_pair, first_pair + num_pairs, device=device)[:, None]
         if before is None:
             return CacheIndex(first_prefix, first_pair, prefixes, pairs, None, level.tokens)
-        parents = self._index(level.parents)
+        parents, pair_parents = (to_device(each, device) for each in (level.parents, level.pair_parent))
         masked_tokens = level.tokens if self._text.correct_cls_mask else before.tokens[level.parents]
         is_newest, is_padding = masked_tokens == self._text.pad_id, None
         if before.is_padding is not None:
-            is_padding = torch.cat((before.is_padding[parents], self._index(is_newest[:, None])), dim=1)
+            is_padding = torch.cat((before.is_padding[parents], to_device(is_newest[:, None], device)), dim=1)
         elif is_newest.any():
-            is_padding = F.pad(self._index(is_newest[:, None]), (before.prefixes.shape[1], 0))
+            is_padding = F.pad(to_device(is_newest[:, None], device), (before.prefixes.shape[1], 0))
         return CacheIndex(
             first_prefix,
             first_pair,
             torch.cat((before.prefixes[parents], prefixes), dim=1),
-            torch.cat((before.pairs[self._index(level.pair_parent)], pairs), dim=1),
+            torch.cat((before.pairs[pair_parents], pairs), dim=1),
             is_padding,
             level.tokens,
         )

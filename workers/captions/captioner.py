@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -335,16 +336,17 @@ class CocaCaptioner:
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `expressions` set, unscored, on every image that is not quarantined."""
         most_masks = self._crops_together // len(self._scales)
-        with prefetched_pixels([image for image in shard.images if _has_masks(image)], self._device) as decode:
+        with_masks = [image for image in shard.images if image.masks and not image.failure]
+        with prefetched_pixels(with_masks, self._device) as decode:
             return apply_to_groups(
                 shard,
                 STAGE_CAPTION,
-                lambda images: self._caption(images, decode),
+                partial(self._caption, decode=decode),
                 fits=lambda images: sum(len(image.masks) for image in images) <= most_masks,
             )
 
     def _caption(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
-        with_masks = [image for image in images if _has_masks(image)]
+        with_masks = [image for image in images if image.masks]
         crops = [self.image_crops(image, decode(image)) for image in with_masks]
         encoded = self._engine.encode(crops) if crops else []
         captions = self._engine.generate_together(crops, encoded) if crops else []
@@ -372,7 +374,3 @@ class CocaCaptioner:
     def _to_text(self, tokens: Sequence[int]) -> str:
         # A SOT token inside a caption would appear as text.
         return str(self._tokenizer.decode([token for token in tokens if token != self._tokenizer.sot_token_id]))
-
-
-def _has_masks(image: ShardImage) -> bool:
-    return not image.failure and bool(image.masks)

@@ -131,16 +131,6 @@ class PrefixLevel:
     pair_parent: Ints
     pair_of: Ints
 
-    @property
-    def num_pairs(self) -> int:
-        """Number of pairs P."""
-        return len(self.pair_prefix)
-
-    @property
-    def num_prefixes(self) -> int:
-        """Number of unique prefixes U."""
-        return len(self.tokens)
-
 
 def extend(before: PrefixLevel | None, parents: Ints, tokens: Ints, needs: Bools) -> PrefixLevel:
     """Return the next level, one token further.

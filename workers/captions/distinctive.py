@@ -249,13 +249,23 @@ class Sampler:
         top_k, top_p, uniform = (
             to_device(column[row], device) for column in (self._top_k, self._top_p, self._uniform[:, prefix_length])
         )
-        top = self._vocabulary.top_logits(own, is_eos_allowed=is_eos_allowed).rows(line)
+        top = self._vocabulary.top_logits(own, is_eos_allowed=is_eos_allowed)
+        top = TopLogits(top.logits[line], top.ids[line], top.log_total[line], top.max_outside[line])
         num_kept = count_kept(top.logits, top.log_total, top_k, top_p)
-        width, is_settled, is_finite = to_host(
+        most_kept, is_settled, is_finite = to_host(
             num_kept.max(), top.contains_kept_set(num_kept), all_finite(top.log_total, others)
         )
         check_finite(is_finite)
-        tokens, log_probs = self._draw(uniform, top, num_kept, others[line], width=int(width))
+        # Drawn from the top logits; valid for rows whose kept set they contain.
+        width = int(most_kept)
+        ids, logits = top.ids[:, :width], top.logits[:, :width]
+        is_kept = torch.arange(width, device=device) < num_kept[:, None]
+        # In token-id order, as the draw needs; tokens that are not kept go to the end, with weight 0.
+        order = ids.masked_fill(~is_kept, self._vocabulary.size).argsort(dim=1)
+        ids, logits, is_kept = ids.gather(1, order), logits.gather(1, order), is_kept.gather(1, order)
+        contrast = self._vocabulary.logits_at(others[line], ids)
+        column, log_probs = self._draw_column(uniform, logits, contrast, is_kept=is_kept, is_eos=ids == self._eos)
+        tokens = ids.gather(1, column)[:, 0]
         unsettled = np.flatnonzero(~is_settled)
         for first in range(0, len(unsettled), _ROWS_A_SORT):
             part = to_device(unsettled[first : first + _ROWS_A_SORT], device)
@@ -267,19 +277,6 @@ class Sampler:
             )
         drawn, of_drawn = to_host(tokens, log_probs)
         return drawn, of_drawn
-
-    def _draw(
-        self, uniform: torch.Tensor, top: TopLogits, num_kept: torch.Tensor, others: torch.Tensor, *, width: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw from the top logits, `width` at most; valid for rows whose kept set they contain."""
-        ids, logits = top.ids[:, :width], top.logits[:, :width]
-        is_kept = torch.arange(width, device=ids.device) < num_kept[:, None]
-        # In token-id order, as the draw needs; tokens that are not kept go to the end, with weight 0.
-        order = ids.masked_fill(~is_kept, self._vocabulary.size).argsort(dim=1)
-        ids, logits, is_kept = ids.gather(1, order), logits.gather(1, order), is_kept.gather(1, order)
-        contrast = self._vocabulary.logits_at(others, ids)
-        column, log_probs = self._draw_column(uniform, logits, contrast, is_kept=is_kept, is_eos=ids == self._eos)
-        return ids.gather(1, column)[:, 0], log_probs
 
     def _draw_from_all(
         self,

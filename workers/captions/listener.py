@@ -131,7 +131,7 @@ class TeacherForcing:
         """Score one more token; return the texts that go on."""
         active, length = branch.active, branch.length
         hidden, cache_index = self._towers.step(next_level, branch.cache_index)
-        self.num_computed += next_level.num_pairs
+        self.num_computed += len(next_level.pair_prefix)
         self._add(active, next_level, hidden, self._texts.tokens[active, length])
         goes_on = self._texts.lengths[active] > length + 1
         return _Branch(active[goes_on], next_level.row_prefix[goes_on], next_level, cache_index, length + 1)

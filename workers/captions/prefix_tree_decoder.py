@@ -165,11 +165,11 @@ class PrefixTreeDecoding:
                     self._descend(part, level, cache_index, length=length)
                     self._towers.rewind(mark)
                 return
-            self._towers.make_room(next_level, self._config.max_length - length, self._budget_bytes)
+            held_bytes = self._towers.make_room(next_level, self._config.max_length - length, self._budget_bytes)
             # A pair that rows share counts once for each of them.
             self.counts.num_asked += int(needs.sum())
-            self.counts.num_computed += next_level.num_pairs
-            self.counts.peak_cache_bytes = max(self.counts.peak_cache_bytes, self._towers.allocated_bytes)
+            self.counts.num_computed += len(next_level.pair_prefix)
+            self.counts.peak_cache_bytes = max(self.counts.peak_cache_bytes, held_bytes)
             hidden, cache_index = self._towers.step(next_level, cache_index)
             prefixes, is_open = next_level.row_prefix[: len(active.rows)], np.zeros(len(active.rows), dtype=np.bool_)
             beams = self._advance_beams(active, next_level, hidden, length >= self._config.min_length)

@@ -73,10 +73,6 @@ class TopLogits:
     log_total: torch.Tensor
     max_outside: torch.Tensor
 
-    def rows(self, index: torch.Tensor) -> TopLogits:
-        """Return the top logits of the rows in `index`, (R',) int64."""
-        return TopLogits(self.logits[index], self.ids[index], self.log_total[index], self.max_outside[index])
-
     def contains_kept_set(self, num_kept: torch.Tensor) -> torch.Tensor:
         """Return (R,) bool: whether the first `num_kept` tokens are certain to be the kept set."""
         last = self.logits.gather(1, (num_kept - 1)[:, None])[:, 0]

@@ -138,7 +138,7 @@ class TreeBlock(Block):
             mixed[:, nodes] = F.scaled_dot_product_attention(queries[:, nodes, None], keys, values, attn_mask=is_seen)[
                 :, :, 0
             ]
-        return self.finish(x, mixed.transpose(0, 1).reshape(x.shape))
+        return self.finish(self, x, mixed.transpose(0, 1).reshape(x.shape))
 
 
 class TextTower:
