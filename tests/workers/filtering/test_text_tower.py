@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.filtering import clip_embedder as text_tower
-from pseudoris.workers.filtering.clip_embedder import TextTower, cut_into_tiles, tokens_of
+from pseudoris.workers.filtering.clip_embedder import TextTower, cut_into_tiles
 
 SMALL = {
     "embed_dim": 32,
@@ -34,8 +34,9 @@ def build_tower(dtype=torch.float32, **text_cfg):
 def embed(tower, contexts):
     """Return the tower's embeddings of all texts, over as many tiles as they need."""
     found = torch.zeros(len(contexts), 32)
+    texts = [row[: row.index(max(row)) + 1] for row in contexts.tolist()]
     with torch.inference_mode():
-        for tile in cut_into_tiles(tokens_of(contexts), NODES):
+        for tile in cut_into_tiles(texts, NODES):
             found[torch.from_numpy(tile.texts)] = tower.encode_tile(tile)
     return found
 
