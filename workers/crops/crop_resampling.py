@@ -120,7 +120,14 @@ class CropAccumulator:
 
     def add(self, image: TiledImage, tiles: Sequence[CropTile]) -> None:
         """Compute the outputs of `tiles`, in one batch."""
-        y, x = (self._taps(tiles, axis) for axis in (1, 0))
+        boxes = np.array([tile.box for tile in tiles])
+        sides = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+        spans, size = (boxes[:, [1, 3]], boxes[:, [0, 2]]), self._size
+        wanted = (np.array([tile.rows for tile in tiles]), np.array([tile.columns for tile in tiles]))
+        y, x = (
+            axis_taps(along, sides, outputs, size=size, has_antialiasing=self._has_antialiasing)
+            for along, outputs in zip(spans, wanted, strict=True)
+        )
         is_live: list[bool] = np.logical_and(y.count.any(axis=1), x.count.any(axis=1)).tolist()
         if not all(is_live):
             # Leave out tiles that see only padding.
@@ -135,12 +142,6 @@ class CropAccumulator:
         bands = to_device(crops[plan.band_tile] * self._num_bands + plan.band, sums.device)
         # The tiles of one crop do not overlap: each is zero where the others are not.
         self._bands.index_add_(0, bands, sums.view(len(bands), self._size, -1))
-
-    def _taps(self, tiles: Sequence[CropTile], axis: int) -> AxisTaps:
-        spans = np.array([tile.box for tile in tiles])[:, [axis, axis + 2]]
-        sides = np.array([tile.side for tile in tiles])
-        wanted = np.array([tile.rows if axis else tile.columns for tile in tiles])
-        return axis_taps(spans, sides, wanted, size=self._size, has_antialiasing=self._has_antialiasing)
 
     def scaled(self, gain: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         """Return (C, 3, size, size) float32: the sums times `gain` plus `offset`, both (3,)."""
@@ -199,8 +200,10 @@ class _Plan:
             np.minimum.at(hull[:, 0], window, spans[:, 0])
             np.maximum.at(hull[:, 1], window, spans[:, 1])
             hulls.append(hull)
+        num_rows, num_strips = (hull[:, 1] - hull[:, 0] for hull in hulls)
+        starts = np.cumsum(num_rows * num_strips) - num_rows * num_strips
         return cls(
-            Windows.of(hulls[0], hulls[1], kinds[kinds[:, 0] == 1, 1]),
+            Windows(hulls[0], hulls[1], kinds[kinds[:, 0] == 1, 1], num_rows, num_strips, starts),
             window,
             strips,
             segmented_arange(num_bands) + first_band[band_tile],

@@ -52,11 +52,6 @@ class CropTile:
     rows: Span
     columns: Span
 
-    @property
-    def side(self) -> int:
-        """Side of the padded square in pixels."""
-        return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
-
 
 def tile_batches(tiles: list[CropTile], *, size: int, max_bytes: int) -> Iterator[list[CropTile]]:
     """Yield the tiles in order, in batches of at most about `max_bytes` each; large tiles are divided.
@@ -78,13 +73,15 @@ def tile_batches(tiles: list[CropTile], *, size: int, max_bytes: int) -> Iterato
 
 def tile_bytes(tile: CropTile, *, size: int) -> int:
     """Return approximately how many bytes a tile takes while it is computed, without its result."""
-    scale = tile.side / size
+    # The side of the padded square.
+    side = max(tile.box[2] - tile.box[0], tile.box[3] - tile.box[1])
+    scale = side / size
     # An upper bound of the pixels that the outputs read along each axis.
     height, width = (
         min(tile.box[axis + 2] - tile.box[axis], int((end - begin) * scale + 2 * max(scale, 1.0)) + 1)
         for axis, (begin, end) in ((1, tile.rows), (0, tile.columns))
     )
-    num_rows = min(tile.rows[1] - tile.rows[0], height * size // tile.side + 2) + BAND_ROWS
+    num_rows = min(tile.rows[1] - tile.rows[0], height * size // side + 2) + BAND_ROWS
     num_columns = tile.columns[1] - tile.columns[0]
     # The pixels, and a masked copy; then rows of outputs, in two orders.
     pixels = 2 * (height + num_rows) * (width + STRIP_PX)
@@ -126,13 +123,6 @@ class Windows:
     num_rows: Ints
     num_strips: Ints
     starts: Ints
-
-    @classmethod
-    def of(cls, rows: Ints, strips: Ints, masks: Ints) -> Windows:
-        """Return the windows with what follows from their rows and strips."""
-        num_rows, num_strips = rows[:, 1] - rows[:, 0], strips[:, 1] - strips[:, 0]
-        sizes = num_rows * num_strips
-        return cls(rows, strips, masks, num_rows, num_strips, np.cumsum(sizes) - sizes)
 
 
 class TiledImage:

@@ -125,21 +125,17 @@ def grow_box(box: tuple[int, int, int, int], *, scale: float, image_size: tuple[
         scale: Factor on width and height, at least 1.
         image_size: (height, width) in pixels.
     """
-    factor = Fraction(str(scale))
-    height, width = image_size
-    x0, x1 = _grow_interval(box[0], box[2], factor, width)
-    y0, y1 = _grow_interval(box[1], box[3], factor, height)
+    numerator, denominator = Fraction(str(scale)).as_integer_ratio()
+    grown = []
+    for start, end, limit in ((box[0], box[2], image_size[1]), (box[1], box[3], image_size[0])):
+        # start' = (start + end) / 2 - factor * (end - start) / 2, over the common denominator.
+        twice_centre, span = (start + end) * denominator, (end - start) * numerator
+        low = (twice_centre - span) // (2 * denominator)
+        high = -((-twice_centre - span) // (2 * denominator))
+        low = min(max(low, 0), limit - 1)
+        grown.append((low, min(max(high, low + 1), limit)))
+    (x0, x1), (y0, y1) = grown
     return x0, y0, x1, y1
-
-
-def _grow_interval(start: int, end: int, factor: Fraction, limit: int) -> tuple[int, int]:
-    # start' = (start + end) / 2 - factor * (end - start) / 2, over the common denominator.
-    numerator, denominator = factor.as_integer_ratio()
-    twice_centre, span = (start + end) * denominator, (end - start) * numerator
-    low = (twice_centre - span) // (2 * denominator)
-    high = -((-twice_centre - span) // (2 * denominator))
-    low = min(max(low, 0), limit - 1)
-    return low, min(max(high, low + 1), limit)
 
 
 Decode = Callable[[ShardImage], NDArray[np.uint8]]
@@ -160,20 +156,17 @@ def prefetched_pixels(images: Sequence[ShardImage], device: torch.device) -> Ite
     if device.type == "cpu":
         yield decode_image
         return
-    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
-        yield _Prefetcher(images, pool)
+    next_of = {image.position: after for image, after in pairwise(images)}
+    pending: dict[int, Future[NDArray[np.uint8]]] = {}
 
-
-class _Prefetcher:
-    def __init__(self, images: Sequence[ShardImage], pool: ThreadPoolExecutor) -> None:
-        self._next = {image.position: after for image, after in pairwise(images)}
-        self._pool = pool
-        self._pending: dict[int, Future[NDArray[np.uint8]]] = {}
-
-    def __call__(self, image: ShardImage) -> NDArray[np.uint8]:
-        pending = self._pending.pop(image.position, None)
-        pixels = decode_image(image) if pending is None else pending.result()
-        after = self._next.get(image.position)
+    def decode(image: ShardImage) -> NDArray[np.uint8]:
+        started = pending.pop(image.position, None)
+        pixels = decode_image(image) if started is None else started.result()
+        after = next_of.get(image.position)
         if after is not None:
-            self._pending = {after.position: self._pool.submit(decode_image, after)}
+            pending.clear()
+            pending[after.position] = pool.submit(decode_image, after)
         return pixels
+
+    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
+        yield decode

@@ -178,12 +178,6 @@ class TextTower:
         return F.normalize(pooled.float(), dim=-1)[ends]
 
 
-def tokens_of(contexts: torch.Tensor) -> list[list[int]]:
-    """Return the tokens of each of (T, context) int64 up to EOS, which has the highest id, as open_clip finds it."""
-    ends = contexts.argmax(dim=1).tolist()
-    return [row[: end + 1] for row, end in zip(contexts.tolist(), ends, strict=True)]
-
-
 def _by_length(tile: TextTile, device: torch.device) -> list[_NodesOfLength]:
     rounded = tile.depths // _LENGTH_STEP
     starts = np.flatnonzero(np.diff(rounded, prepend=-1))
@@ -334,7 +328,10 @@ class ClipEmbedder:
             embedded = embed_in_tiles([contexts], self._encode_contexts, tile=num_texts, of="filter texts")
             return torch.from_numpy(to_host(embedded)[0])
         parts, numbers = [], []
-        for tile in cut_into_tiles(tokens_of(contexts), num_nodes):
+        # Up to EOS, which has the highest id, as open_clip finds it.
+        ends = contexts.argmax(dim=1).tolist()
+        tokens = [row[: end + 1] for row, end in zip(contexts.tolist(), ends, strict=True)]
+        for tile in cut_into_tiles(tokens, num_nodes):
             record(BATCH_FILL, tile.num_used / num_nodes, of="filter texts")
             parts.append(self._text.encode_tile(tile))
             numbers.append(torch.from_numpy(tile.texts))

@@ -18,7 +18,7 @@ A table of hand-checked expressions in the tests lists the known errors of the r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -46,6 +46,12 @@ _CLITIC = "'s"
 _NO_THINGS = lexicon.PICTURES | lexicon.PLACES | lexicon.COLOURS | lexicon.NUMERALS
 _OF_OTHERS = lexicon.QUANTITIES | lexicon.PARTS
 _NOT_SEEN = lexicon.DETERMINERS | lexicon.PLACES | lexicon.NUMERALS
+# Words that can be neither a noun nor a word before one.
+_CLOSED = (_PUNCTUATION | lexicon.DETERMINERS | lexicon.PREPOSITIONS | lexicon.RELATIVES | lexicon.CONJUNCTIONS) | (
+    lexicon.AUXILIARIES | lexicon.PERSONAL_PRONOUNS | lexicon.EMPTY_PRONOUNS
+)
+# Words before which no article can stand.
+_WITHOUT_ARTICLE = lexicon.DETERMINERS | lexicon.PLURAL_NUMERALS | {"one"}
 
 
 @dataclass(slots=True)
@@ -115,11 +121,6 @@ def tokenise(text: str) -> list[str]:
     return words
 
 
-def is_determiner(word: str) -> bool:
-    """Return whether no article can stand before the word."""
-    return word in lexicon.DETERMINERS or word in lexicon.PLURAL_NUMERALS or word == "one"
-
-
 def read_chunk(words: list[str], start: int) -> Chunk:
     """Return the noun phrase that starts at `start`; it may have no noun, or no words at all."""
     chunk = Chunk(end=len(words))
@@ -129,7 +130,7 @@ def read_chunk(words: list[str], start: int) -> Chunk:
             chunk.modifiers, chunk.nouns = [*chunk.modifiers, *chunk.nouns], []
         elif not chunk.nouns and _modifies(words, i, chunk):
             chunk.modifiers.append(i)
-        elif _is_closed(words, i) or (_ends(words, i, chunk) if chunk.nouns else _is_leading_verb(words, i, chunk)):
+        elif words[i] in _CLOSED or (_ends(words, i, chunk) if chunk.nouns else _is_leading_verb(words, i, chunk)):
             chunk.end = i
             break
         elif chunk.nouns and _describes(words[i]):
@@ -166,7 +167,7 @@ def _is_leading_verb(words: list[str], i: int, chunk: Chunk) -> bool:
     if chunk.modifiers:
         return False
     if words[i] in lexicon.VERBS:
-        return is_determiner(_at(words, i + 1))
+        return _at(words, i + 1) in _WITHOUT_ARTICLE
     # "what looks like a fox"
     return i > 0 and words[i - 1] in lexicon.RELATIVES and _is_finite_verb(words[i], is_plural=False)
 
@@ -199,34 +200,21 @@ def _ends(words: list[str], i: int, chunk: Chunk) -> bool:
         return True
     if _describes(word):
         return last in lexicon.KNOWN_NOUNS or not noun_follows(words, i + 1)
-    return _is_finite_verb(word, is_plural=_is_plural(words, chunk))
+    counts = lexicon.PLURAL_DETERMINERS | lexicon.PLURAL_NUMERALS
+    is_plural = last in lexicon.IRREGULAR_PLURALS or (last.endswith("s") and not last.endswith(("ss", "us")))
+    return _is_finite_verb(word, is_plural=is_plural or any(words[at] in counts for at in chunk.modifiers))
 
 
 def noun_follows(words: list[str], i: int) -> bool:
     """Return whether there is a noun at i, or after adjectives that start at i."""
     for j in range(i, len(words)):
-        if _is_closed(words, j) and words[j] not in lexicon.CONJUNCTIONS:
+        if words[j] in _CLOSED and words[j] not in lexicon.CONJUNCTIONS:
             return False
         if words[j] in lexicon.ADJECTIVES_OR_NOUNS:
             return True
         if not _describes(words[j]) and not _is_progressive(words[j]) and words[j] not in lexicon.CONJUNCTIONS:
             return words[j] not in lexicon.DETERMINERS
     return False
-
-
-def _is_closed(words: list[str], i: int) -> bool:
-    """Whether word i can be neither a noun nor a word before one."""
-    word = words[i]
-    return (
-        word in _PUNCTUATION
-        or word in lexicon.DETERMINERS
-        or word in lexicon.PREPOSITIONS
-        or word in lexicon.RELATIVES
-        or word in lexicon.CONJUNCTIONS
-        or word in lexicon.AUXILIARIES
-        or word in lexicon.PERSONAL_PRONOUNS
-        or word in lexicon.EMPTY_PRONOUNS
-    )
 
 
 def _describes(word: str) -> bool:
@@ -265,14 +253,6 @@ def _is_finite_verb(word: str, *, is_plural: bool) -> bool:
     return word in lexicon.THIRD_PERSON or (word.endswith("s") and word[:-1] in lexicon.VERBS)
 
 
-def _is_plural(words: list[str], chunk: Chunk) -> bool:
-    last = words[chunk.nouns[-1]]
-    if last in lexicon.IRREGULAR_PLURALS or (last.endswith("s") and not last.endswith(("ss", "us"))):
-        return True
-    counts = lexicon.PLURAL_DETERMINERS | lexicon.PLURAL_NUMERALS
-    return any(words[i] in counts for i in chunk.modifiers)
-
-
 def _at(words: list[str], i: int) -> str:
     return words[i] if i < len(words) else ""
 
@@ -294,17 +274,17 @@ def noun_finder(config: FilterConfig) -> NounFinder:
     return SpacyNouns(config, head_of_parse if config.nouns == "spacy" else first_child_head)
 
 
-def noun_prompt(text: str, noun: str | None, *, has_article: Callable[[str], bool] = is_determiner) -> str:
+def noun_prompt(text: str, noun: str | None, *, has_article: Set[str] = _WITHOUT_ARTICLE) -> str:
     """Return the prompt for the masked crop: "a photo of a {noun}", without a second article.
 
     Args:
         text: The expression; used instead of the noun if `noun` is None.
         noun: The head noun, singular or plural as in the expression ("a photo of a dogs", like the authors' scripts).
-        has_article: Whether the first word takes the place of the article.
+        has_article: First words that take the place of the article.
     """
     named = noun if noun is not None else text
     first = named.split(maxsplit=1)[0] if named else ""
-    return f"a photo of {named}" if has_article(first) else f"a photo of a {named}"
+    return f"a photo of {named}" if first in has_article else f"a photo of a {named}"
 
 
 def prompt_builder(config: FilterConfig) -> Callable[[str, str | None], str]:
@@ -313,7 +293,7 @@ def prompt_builder(config: FilterConfig) -> Callable[[str, str | None], str]:
     So under it "two dogs", where no noun is found, becomes "a photo of a two dogs".
     """
     if config.nouns == "spacy_first_child":
-        return partial(noun_prompt, has_article=ARTICLES.__contains__)
+        return partial(noun_prompt, has_article=ARTICLES)
     return noun_prompt
 
 

@@ -30,7 +30,7 @@ from pseudoris.schemas.fitted import ConfidenceConfig, Floats, Rated, confidence
 from pseudoris.schemas.keep_rule import KeepRule, keeps
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
-from pseudoris.workers.crops.crops import Decode, make_crops, prefetched_pixels
+from pseudoris.workers.crops.crops import make_crops, prefetched_pixels
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
@@ -155,17 +155,38 @@ class ClipScorer:
         """Embed each crop once; return the images, some now quarantined, and vectors by image id."""
         images: list[ShardImage] = []
         counts: dict[str, int] = {}
+        made: list[torch.Tensor] = []
+        sound = [image for image in shard.images if not image.failure]
+        scored = [image for image in sound if any(_is_candidate(each) for each in image.expressions)]
 
-        def pieces(decode: Decode) -> Iterator[torch.Tensor]:
+        def cut(image: ShardImage) -> ShardImage:
+            crops = make_crops(
+                decode(image),
+                [mask.box_xyxy_px for mask in image.masks],
+                runs=[decode_runs(mask.rle_counts) for mask in image.masks],
+                scales=(self._config.context_scale, None),
+                crop_format=self._embedder.crop_format,
+                device=self._embedder.device,
+            )
+            # (2N, 3, S, S): the N context crops, then the N masked ones.
+            made.append(crops.flatten(0, 1))
+            return image
+
+        def pieces() -> Iterator[torch.Tensor]:
+            positions = {image.position for image in scored}
             for image in shard.images:
-                checked, crops = self._cut(shard, image, decode)
+                if image.position not in positions:
+                    images.append(image)
+                    continue
+                # Inside the image boundary crops are cut. The model runs outside: its errors blame no image.
+                (checked,) = apply_to_images(shard.with_images((image,)), STAGE_FILTER, cut).images
                 images.append(checked)
-                if crops is not None:
+                if not checked.failure:
                     counts[image.image_id] = len(image.masks)
-                    yield crops
+                    yield made.pop()
 
-        with prefetched_pixels([image for image in shard.images if _is_scored(image)], self._embedder.device) as decode:
-            embedded = self._embedder.embed_crops(pieces(decode))
+        with prefetched_pixels(scored, self._embedder.device) as decode:
+            embedded = self._embedder.embed_crops(pieces())
         vectors: dict[str, _Vectors] = {}
         start = 0
         for image_id, num_masks in counts.items():
@@ -173,27 +194,6 @@ class ClipScorer:
             vectors[image_id] = embedded[start:middle], embedded[middle:end]
             start = end
         return tuple(images), vectors
-
-    def _cut(self, shard: Shard, image: ShardImage, decode: Decode) -> tuple[ShardImage, torch.Tensor | None]:
-        """Cut one image's crops inside the image boundary. The model runs outside: its errors blame no image."""
-        made: list[torch.Tensor] = []
-
-        def work(image: ShardImage) -> ShardImage:
-            if _is_scored(image):
-                crops = make_crops(
-                    decode(image),
-                    [mask.box_xyxy_px for mask in image.masks],
-                    runs=[decode_runs(mask.rle_counts) for mask in image.masks],
-                    scales=(self._config.context_scale, None),
-                    crop_format=self._embedder.crop_format,
-                    device=self._embedder.device,
-                )
-                # (2N, 3, S, S): the N context crops, then the N masked ones.
-                made[:] = [crops.flatten(0, 1)]
-            return image
-
-        (checked,) = apply_to_images(shard.with_images((image,)), STAGE_FILTER, work).images
-        return checked, made[0] if made and not checked.failure else None
 
     def _scored(
         self,
@@ -244,10 +244,6 @@ class ClipScorer:
             for row, e in enumerate(candidates)
         )
         return replace(image, expressions=tuple(next(scored) if _is_candidate(e) else e for e in image.expressions))
-
-
-def _is_scored(image: ShardImage) -> bool:
-    return not image.failure and any(_is_candidate(expression) for expression in image.expressions)
 
 
 def _is_candidate(expression: ExpressionRecord) -> bool:

@@ -71,7 +71,8 @@ class MaskCandidates:
 
     def take(self, rows: torch.Tensor) -> MaskCandidates:
         """Return the mask candidates at `rows` (indices in a new order, or a bool mask)."""
-        rows = set_rows(rows) if rows.dtype == torch.bool else rows
+        # An index of bools selects the same, but the CPU waits for a GPU at each use of it.
+        rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
         return MaskCandidates(
             self.size, self.bits[rows], self.boxes_px[rows], self.predicted_iou[rows], self.stability[rows]
         )
@@ -125,19 +126,11 @@ def measure(logits: torch.Tensor, predicted_iou: torch.Tensor, config: MasksConf
     )
     stability = intersections / unions
     if config.stability_score_thresh > 0:
-        rows = set_rows(stability >= config.stability_score_thresh)
+        rows = (stability >= config.stability_score_thresh).nonzero()[:, 0]
         logits, predicted_iou, stability = logits[rows], predicted_iou[rows], stability[rows]
     masks = logits > MASK_THRESHOLD
     height, width = masks.shape[-2:]
     return MaskCandidates((height, width), pack_bits(masks), inclusive_boxes(masks), predicted_iou, stability)
-
-
-def set_rows(flags: torch.Tensor) -> torch.Tensor:
-    """Return the rows, ascending int64, whose flag (N,) is set.
-
-    An index of bools selects the same, but the CPU waits for a GPU at each use of it.
-    """
-    return flags.nonzero()[:, 0]
 
 
 def inclusive_boxes(masks: torch.Tensor) -> torch.Tensor:

@@ -70,7 +70,7 @@ class CrossAttention:
         """Return the tokens' attention to one image for all prompts, given by its keys and values."""
         scores = torch.bmm(self._heads_first(self._q(placed)), keys)
         taken = torch.bmm(_softmax(scores, 2), values.transpose(1, 2))
-        read: torch.Tensor = self._out(self._joined(taken, len(placed)))
+        read: torch.Tensor = self._out(taken.transpose(0, 1).reshape(len(placed), -1, self._heads * self._width))
         return read
 
     def read(self, placed: torch.Tensor, image: torch.Tensor, position_keys: torch.Tensor) -> torch.Tensor:
@@ -78,8 +78,8 @@ class CrossAttention:
         scores = self._scores(self._heads_first(self._q(placed)), self._k_by_head, image, position_keys)
         mixed = torch.bmm(_softmax(scores, 2), image)
         mixed = mixed.view(len(image), self._heads, -1, image.shape[2]).transpose(0, 1).flatten(1, 2)
-        taken = self._joined(torch.bmm(mixed, self._v_by_head.transpose(1, 2)), len(placed))
-        read: torch.Tensor = self._out(taken + self._v.bias)
+        taken = torch.bmm(mixed, self._v_by_head.transpose(1, 2)).transpose(0, 1)
+        read: torch.Tensor = self._out(taken.reshape(len(placed), -1, self._heads * self._width) + self._v.bias)
         return read
 
     def attention_of_shared(self, placed: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
@@ -117,10 +117,6 @@ class CrossAttention:
     def _heads_first(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return tokens (n, T, H·d) as (H, n·T, d)."""
         return tokens.reshape(-1, self._heads, self._width).transpose(0, 1).contiguous()
-
-    def _joined(self, by_head: torch.Tensor, num_prompts: int) -> torch.Tensor:
-        """Return (H, n·T, d) as (n, T, H·d)."""
-        return by_head.transpose(0, 1).reshape(num_prompts, -1, self._heads * self._width)
 
     def _prompts_first(self, by_head: torch.Tensor, num_prompts: int) -> torch.Tensor:
         """Return (H, n·T, X) as (n, H·T, X)."""

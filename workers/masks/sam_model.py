@@ -122,16 +122,13 @@ def crop_boxes(size: tuple[int, int], config: MasksConfig) -> list[tuple[Box, in
     for layer in range(1, config.crop_n_layers + 1):
         num_crops = 2**layer
         overlap = int(config.crop_overlap_ratio * min(height, width) * (2 / num_crops))
-        x_spans = _spans(width, num_crops, overlap)
-        y_spans = _spans(height, num_crops, overlap)
-        crops.extend(((x0, y0, x1, y1), layer) for (x0, x1), (y0, y1) in product(x_spans, y_spans))
+        spans = []
+        for length in (width, height):
+            span = math.ceil((overlap * (num_crops - 1) + length) / num_crops)
+            starts = [(span - overlap) * number for number in range(num_crops)]
+            spans.append([(start, min(start + span, length)) for start in starts if start < length])
+        crops.extend(((x0, y0, x1, y1), layer) for (x0, x1), (y0, y1) in product(*spans))
     return crops
-
-
-def _spans(length: int, num_crops: int, overlap: int) -> list[tuple[int, int]]:
-    span = math.ceil((overlap * (num_crops - 1) + length) / num_crops)
-    starts = [(span - overlap) * number for number in range(num_crops)]
-    return [(start, min(start + span, length)) for start in starts if start < length]
 
 
 def resized_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
