@@ -10,8 +10,7 @@ import pillow_heif
 import pytest
 from PIL import Image
 
-from pseudoris.images.pillow_formats import import_plugins
-from pseudoris.images.pixels import decode_upright, turn_upright, upright_size
+from pseudoris.images.pixels import decode_upright, import_plugins, turn_upright, upright_size
 from pseudoris.images.prover import Prover
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, ImageError

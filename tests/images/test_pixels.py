@@ -13,10 +13,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from pseudoris.images.pixels import decode_proven, decode_upright, exif_orientation, upright_size
+from pseudoris.images.pixels import (
+    allowed_formats,
+    decode_proven,
+    decode_upright,
+    exif_orientation,
+    explain_missing,
+    import_plugins,
+    loaded_plugins,
+    upright_size,
+)
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.tables import FAILURE_REASONS
+from pseudoris.schemas.untrusted import IMAGE_FORMATS
 from tests.builders import images as build
 from tests.builders.hostile_plugin import hostile
 
@@ -209,3 +219,22 @@ def test_a_pngs_orientation_is_found_on_both_sides_of_its_pixels_without_decodin
     assert set(decoded) <= {(1, 1)}
     assert upright_size(build.png_of_header_only(2**28, 2**20)) == (2**20, 2**28)
     assert set(decoded) <= {(1, 1)}
+
+
+def test_formats_that_run_other_programs_are_not_on_the_list():
+    Image.init()
+    import_plugins(["tests.builders.hostile_plugin"])
+    assert "EPS" in Image.OPEN
+    assert "EPS" not in allowed_formats(("tests.builders.hostile_plugin",))
+
+
+def test_a_plugin_adds_its_format_where_it_is_imported_and_named():
+    import_plugins(["tests.builders.hostile_plugin"])
+    assert "HOSTILE" in allowed_formats(("tests.builders.hostile_plugin",))
+    assert allowed_formats(()) == IMAGE_FORMATS
+
+
+def test_naming_a_plugin_imports_nothing():
+    assert allowed_formats(("a_strangers_module",)) == IMAGE_FORMATS
+    assert loaded_plugins(("a_strangers_module", "tests.builders.hostile_plugin")) == ("tests.builders.hostile_plugin",)
+    assert "--plugin a_strangers_module" in explain_missing(("a_strangers_module",))

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoris.workers.counter_rng import (
-    DrawKey,
     draw_below,
     draw_texts,
     draw_texts_by_weight,
@@ -128,7 +127,7 @@ def test_by_weight_neither_the_order_of_rows_nor_the_scale_of_weights_matters_an
     assert changed == {0}
 
 
-KEY = DrawKey(seed=0, image_id="2c26b46b68ffc68f", mask_index=3, crop="masked", rule="top_k=5")
+KEY = (0, "2c26b46b68ffc68f", 3, "masked", "top_k=5")
 
 
 def test_a_key_gives_the_draws_that_it_always_gave():
@@ -137,5 +136,5 @@ def test_a_key_gives_the_draws_that_it_always_gave():
 
 
 def test_a_draw_depends_neither_on_its_neighbours_nor_on_how_many_follow():
-    other = DrawKey(5, "aa", 0, "masked", "top_k=5")
+    other = (5, "aa", 0, "masked", "top_k=5")
     assert np.array_equal(draws([other, KEY], 30)[1, :9], draws([KEY], 9)[0])

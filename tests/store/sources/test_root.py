@@ -28,7 +28,7 @@ def failing(number):
 
 
 def test_another_version_of_what_was_listed_ends_the_listing(root, tmp_path):
-    (listed,) = root.walk(ALL_FILES.may_descend)
+    (listed,) = root.storage.walk(ALL_FILES.may_descend)
     with root.open_listed(listed, window_bytes=0) as stream:
         assert stream.read() == b"first"
     (tmp_path / "a.jpg").write_bytes(b"second")
@@ -50,7 +50,7 @@ def test_another_version_of_what_was_listed_ends_the_listing(root, tmp_path):
 def test_a_tar_that_cannot_be_opened_is_named_with_its_remedy(root, tmp_path, monkeypatch):
     (tmp_path / "self.tar").symlink_to("self.tar")
     (tmp_path / "lost.tar").symlink_to("nowhere.tar")
-    listed = {file.path: file for file in root.walk(ALL_FILES.may_descend)}
+    listed = {file.path: file for file in root.storage.walk(ALL_FILES.may_descend)}
     monkeypatch.setattr(LocalStorage, "open", failing(errno.EACCES))
     for path, problem in {
         "self.tar": r"self\.tar cannot be opened \(its link leads to itself, .*remove it from SOURCE",
