@@ -19,6 +19,7 @@ from open_clip.tokenizer import SimpleTokenizer
 
 from benchmarks.measurement import Row, median_seconds, options, peak_rss_bytes, report
 from benchmarks.operation_counts import sampling_operations
+from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.uris import BUILTIN_PREFIX
@@ -28,8 +29,7 @@ from pseudoris.workers.captions.captioner import CachedEngine
 from pseudoris.workers.captions.decoding_rules import ImageCrops, configured_rules
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.checkpoints.openclip import load_coca
-from pseudoris.workers.counter_rng import DrawKey, draws
-from pseudoris.workers.crops.crops import decode_image
+from pseudoris.workers.counter_rng import draws
 from pseudoris.workers.device import prepare_device
 from recipes.scene_shards import scene_image, scene_shard
 
@@ -86,8 +86,8 @@ class AuthorsLoop:
 
     def _rows(self, image: ImageCrops, kind: str) -> _Rows:
         rules = [rule for rule in configured_rules(self._config) if rule.name != "beam"]
-        pairs = [(mask, rule) for mask in range(image.num_masks) for rule in rules]
-        keys = [DrawKey(self._seed, image.image_id, image.mask_indices[p], kind, d.label) for p, d in pairs]
+        pairs = [(mask, rule) for mask in range(len(image.mask_indices)) for rule in rules]
+        keys = [(self._seed, image.image_id, image.mask_indices[p], kind, d.label) for p, d in pairs]
         return _Rows(
             target=torch.tensor([mask for mask, _ in pairs], device=self._device),
             top_k=torch.tensor([rule.top_k or 0 for _, rule in pairs], device=self._device),
@@ -245,7 +245,7 @@ def crops_for(config: RunConfig, num_masks: int, size: int) -> ImageCrops:
     shard = scene_shard([scene_image(scene)], with_true_masks=True)
     image = replace(shard.images[0], masks=shard.images[0].masks[:num_masks])
     captioner = CocaCaptioner(one_crop_kind(config.captions), config.compute)
-    return captioner.image_crops(image, decode_image(image))
+    return captioner.image_crops(image, decode_proven(image.data))
 
 
 def noise_crops(num_masks: int, size: int, *, seed: int = 0) -> ImageCrops:

@@ -229,7 +229,7 @@ class AuthorsChain:
     def _beams(self, crops: ImageCrops, kind: int) -> list[GeneratedCaption]:
         """Return the captions by beam search, all beams of all groups, as open_clip runs it: a crop at a time."""
         captions = []
-        for number in range(crops.num_masks):
+        for number in range(len(crops.mask_indices)):
             tokens = self._model(crops.pixels[kind, number : number + 1])["image_embs"]
 
             def score(prefixes: Sequence[Sequence[int]], tokens: torch.Tensor = tokens) -> torch.Tensor:
@@ -241,7 +241,7 @@ class AuthorsChain:
 
     def _samples(self, crops: ImageCrops, kind: int) -> list[GeneratedCaption]:
         rules = [rule for rule in configured_rules(self._captions) if rule.name != "beam"]
-        rows = [(number, rule) for number in range(crops.num_masks) for rule in rules]
+        rows = [(number, rule) for number in range(len(crops.mask_indices)) for rule in rules]
         sampled = self._loop.sample(crops, kind)
         return [
             GeneratedCaption(number, crops.kinds[kind], rule, tokens, 0.0)

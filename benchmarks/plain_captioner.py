@@ -19,7 +19,7 @@ from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops, configured_rules
 from pseudoris.workers.captions.distinctive import OTHERS_TEMPERATURE
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
-from pseudoris.workers.counter_rng import DrawKey, draws
+from pseudoris.workers.counter_rng import draws
 
 Hypotheses = list[tuple[float, tuple[int, ...], float]]
 Score = Callable[[Sequence[Sequence[int]]], torch.Tensor]
@@ -120,11 +120,13 @@ class ReferenceEngine:
             features, tokens = encoded["image_features"], encoded["image_embs"]
             similarity = F.normalize(features.to(score_dtype(features.dtype)), dim=-1)
             cosines = (similarity @ similarity.t()).double().cpu().numpy()
-            for number in range(image.num_masks):
+            for number in range(len(image.mask_indices)):
                 table[number, kind] = [self._beam(tokens, number, kind)]
             for caption in self._samples(image, kind, tokens, cosines):
                 table[caption.mask_number, kind].append(caption)
-        return [caption for mask in range(image.num_masks) for kind in image.kinds for caption in table[mask, kind]]
+        return [
+            caption for mask in range(len(image.mask_indices)) for kind in image.kinds for caption in table[mask, kind]
+        ]
 
     def logits(self, image_tokens: torch.Tensor, prefixes: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return the next-token logits (B, V) of B prefixes of one length under B crops' tokens (B, T, D)."""
@@ -152,7 +154,7 @@ class ReferenceEngine:
     ) -> list[GeneratedCaption]:
         rules = [rule for rule in configured_rules(self._config) if rule.name != "beam"]
         rows = [(mask, rule) for mask in range(len(cosines)) for rule in rules]
-        keys = [DrawKey(self._seed, image.image_id, image.mask_indices[mask], kind, d.label) for mask, d in rows]
+        keys = [(self._seed, image.image_id, image.mask_indices[mask], kind, d.label) for mask, d in rows]
         uniform = draws(keys, self._config.max_length)
         prefixes = [[self._special.sot] for _ in rows]
         log_probs = [0.0] * len(rows)

@@ -67,7 +67,7 @@ def write_pages(
 
     Images of the audit's verdicts, and those of `besides`, ids of images or pairs, are shown whatever the sample is.
     """
-    from pseudoris.images.pillow_formats import explain_missing
+    from pseudoris.images.pixels import explain_missing
     from pseudoris.viewer.gallery_page import check_destination, write_gallery
     from pseudoris.viewer.gallery_sample import gallery_from_run
     from pseudoris.viewer.quality import quality_of_run

@@ -148,7 +148,7 @@ def load_plugins(plugins: Iterable[str] | None) -> None:
     """Import the decoder plug-ins that `--plugin` names."""
     if plugins:
         # Here: without a plug-in, commands such as `--help` need not import Pillow.
-        from pseudoris.images.pillow_formats import import_plugins
+        from pseudoris.images.pixels import import_plugins
 
         import_plugins(tuple(plugins))
 

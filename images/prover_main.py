@@ -34,8 +34,7 @@ from PIL import Image
 
 from pseudoris.images.child_process import reserve_stdout
 from pseudoris.images.perceptual_hash import perceptual_hash, require_imagehash
-from pseudoris.images.pillow_formats import import_plugins
-from pseudoris.images.pixels import decode_with_note
+from pseudoris.images.pixels import decode_with_note, import_plugins
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.untrusted import parse_json
 

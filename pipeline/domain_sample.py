@@ -25,8 +25,7 @@ from functools import partial
 from typing import Final
 
 from pseudoris.images.child_process import reserve_stdout, start_child
-from pseudoris.images.pillow_formats import import_plugins
-from pseudoris.images.pixels import decode_upright
+from pseudoris.images.pixels import decode_upright, import_plugins
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
 from pseudoris.schemas.ids import sha256_hex

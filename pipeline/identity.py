@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import entry_points, packages_distributions
 from typing import Final
 
 import ray
 
-from pseudoris.images.pillow_formats import import_plugins
+from pseudoris.images.pixels import import_plugins
 from pseudoris.pipeline.cluster import joins_cluster, task_result
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError, gather
@@ -108,27 +108,21 @@ def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES, *,
     digests = (partial(stage.weights_digest, config) for stage in stages)
     *digest_of, device = gather(*digests, partial(device_kind, config.compute) if sees_device else str)
     weights = dict(zip((stage.name for stage in stages), digest_of, strict=True))
-    _check_fitted(config, weights)
+    fitted = config.filtering.fitted
+    if fitted is not None and (config.filtering.confidence is not None or config.composing is not None):
+        other = [name for name, digest in fitted.values.models.items() if weights.get(name, digest) != digest]
+        if other:
+            raise ConfigError(
+                f"filtering.fitted.uri={fitted.uri} was fitted with other models than this run has "
+                f"({', '.join(other)}): name a file that was fitted with them (`pseudoris calibrate`, "
+                "docs/listener.md), or set filtering.fitted=null and leave composing out"
+            )
     return Identity(
         method=config.method(),
         weights=weights,
         device_kind=device,
         versions=package_versions((*PACKAGES, *_further_packages(config))),
     )
-
-
-def _check_fitted(config: RunConfig, weights: Mapping[str, str]) -> None:
-    """Refuse values that were fitted with other weights than those of this run's stages."""
-    fitted = config.filtering.fitted
-    if fitted is None or (config.filtering.confidence is None and config.composing is None):
-        return
-    other = [name for name, digest in fitted.values.models.items() if weights.get(name, digest) != digest]
-    if other:
-        raise ConfigError(
-            f"filtering.fitted.uri={fitted.uri} was fitted with other models than this run has ({', '.join(other)}): "
-            "name a file that was fitted with them (`pseudoris calibrate`, docs/listener.md), or set filtering.fitted="
-            "null and leave composing out"
-        )
 
 
 def announce_endpoint(config: RunConfig) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from pseudoris.images.pillow_formats import import_plugins
+from pseudoris.images.pixels import import_plugins
 from pseudoris.pipeline.cluster import living_nodes
 from pseudoris.pipeline.identity import check_process
 from pseudoris.pipeline.meters import StageMeter, stamp_enqueue_time

@@ -224,37 +224,25 @@ class RunConfig(FrozenModel):
         return tree
 
     @model_validator(mode="after")
-    def _gpus_match_device(self) -> Self:
-        pools = self.model_pools()
-        if self.compute.device == "cuda":
-            without = [name for name, pool in pools.items() if pool.num_gpus == 0]
-            if without:
-                raise ValueError(
-                    f"compute.device=cuda, but placement.{without[0]}.num_gpus=0: set it above 0, or compute.device=cpu"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _a_listener_is_there_where_one_is_read(self) -> Self:
-        if self.captions.listening is not None:
-            return self
-        confidence = self.filtering.confidence
-        if confidence is not None and confidence.needs_listener:
+    def _fits_together(self) -> Self:
+        without = [name for name, pool in self.model_pools().items() if pool.num_gpus == 0]
+        if self.compute.device == "cuda" and without:
+            raise ValueError(
+                f"compute.device=cuda, but placement.{without[0]}.num_gpus=0: set it above 0, or compute.device=cpu"
+            )
+        confidence, posterior = self.filtering.confidence, self.filtering.posterior
+        is_deaf = self.captions.listening is None
+        if is_deaf and confidence is not None and confidence.needs_listener:
             raise ValueError(
                 "filtering.fitted has weights for a listener's scores, but captions.listening is not set: set it, or "
                 "name a file that was fitted without a listener"
             )
-        posterior = self.filtering.posterior
-        if self.composing is not None and posterior is not None and posterior.counts == "probability":
+        if is_deaf and self.composing is not None and posterior is not None and posterior.counts == "probability":
             raise ValueError(
                 "composing with a posterior that counts probabilities needs a listener, but captions.listening is not "
                 "set: set it, or name a file of filtering.fitted that was fitted for draws"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _a_composer_has_weights(self) -> Self:
-        if self.composing is not None and self.filtering.posterior is None:
+        if self.composing is not None and posterior is None:
             raise ValueError(
                 "composing needs a posterior that was fitted for these models: name a file that has one by "
                 "filtering.fitted.uri (docs/composing.md), or leave composing out"

@@ -188,7 +188,7 @@ def keeps(rule: KeepRule, scores: Mapping[str, Floats], masks: npt.ArrayLike) ->
 
 def keeps_lone(lone_masks: LoneMasks, scores: Mapping[str, Floats], masks: npt.ArrayLike) -> Flags:
     """Return (T,) bool: whether the candidate is a lone mask's, and kept; the arguments are those of `keeps`."""
-    kept = is_lone(scores["distinctiveness"])
+    kept = np.isnan(scores["distinctiveness"])
     rows = np.flatnonzero(kept)
     found = {name: scores[name][rows] for name in ("correctness", "count")}
     draws = lone_draws(

@@ -35,11 +35,11 @@ def to_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
             for field in kind.fields
         ]
         return pa.StructArray.from_arrays(columns, fields=kind.fields, mask=pa.array(is_null, pa.bool_()))
-    if _is_list(kind) and pa.types.is_struct(kind.value_type):
+    is_large = pa.types.is_large_list(kind)
+    if (is_large or pa.types.is_list(kind)) and pa.types.is_struct(kind.value_type):
         lists = [value or () for value in values]
         ends = accumulate(map(len, lists), initial=0)
         records = to_array(list(chain.from_iterable(lists)), kind.value_type)
-        is_large = pa.types.is_large_list(kind)
         offsets = pa.array(ends, pa.int64() if is_large else pa.int32())
         return (pa.LargeListArray if is_large else pa.ListArray).from_arrays(offsets, records, type=kind)
     return pa.array(values, kind)
@@ -59,15 +59,11 @@ def from_array(array: pa.Array, name: str, classes: Mapping[str, type]) -> list[
         values = [from_array(columns[field.name], field.name, classes) for field in fields(record)]
         is_valid = array.is_valid().to_pylist()
         return [record(*row) if valid else None for valid, row in zip(is_valid, zip(*values, strict=True), strict=True)]
-    if _is_list(array.type):
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         items = iter(from_array(array.flatten(), name, classes))
         return [tuple(islice(items, length or 0)) for length in pc.list_value_length(array).to_pylist()]
     values_: list[Any] = array.to_pylist()
     return values_
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 # The type of each field of a record, by its name: that of the tables' column, where one has it.

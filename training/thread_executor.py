@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from pseudoris.images.pillow_formats import import_plugins
+from pseudoris.images.pixels import import_plugins
 from pseudoris.images.prover import Prover
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader

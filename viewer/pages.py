@@ -20,7 +20,7 @@ from urllib.parse import unquote
 import jinja2
 from markupsafe import Markup
 
-from pseudoris.images.pillow_formats import loaded_plugins
+from pseudoris.images.pixels import loaded_plugins
 from pseudoris.images.prover import PictureForm, Prover
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.stage_settings import ImagesConfig

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -29,23 +28,9 @@ _SECOND_FACTOR: Final = 0x94D049BB133111EB
 _MAX_WORD: Final = 2**64 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class DrawKey:
-    """Key of a sequence of draws; equal keys give equal draws on every machine.
-
-    Attributes:
-        seed: The run's seed.
-        image_id: The image's id.
-        mask_index: The mask's index in the proposer's order.
-        crop: Name of the crop kind (`masked`, `context_1.2`).
-        rule: Label of the decoding rule (`top_k=5`, `top_p=0.4`).
-    """
-
-    seed: int
-    image_id: str
-    mask_index: int
-    crop: str
-    rule: str
+# Seed of the run, id of the image, index of the mask in the proposer's order, name of the crop kind (`context_1.2`),
+# label of the decoding rule (`top_k=5`). Equal keys give equal draws on every machine.
+DrawKey = tuple[int, str, int, str, str]
 
 
 def draws(keys: Sequence[DrawKey], num_steps: int) -> NDArray[np.float64]:
@@ -55,16 +40,12 @@ def draws(keys: Sequence[DrawKey], num_steps: int) -> NDArray[np.float64]:
     BLAKE2b over the key and the number of the block of eight steps.
     """
     num_blocks = -(-num_steps // _DRAWS_A_BLOCK)
-    digests = b"".join(_block(key, block) for key in keys for block in range(num_blocks))
+    # Unit separators, so that two different keys never join to the same text.
+    texts = ("\x1f".join(map(str, (*key, block))) for key in keys for block in range(num_blocks))
+    digests = b"".join(hashlib.blake2b(text.encode("utf-8"), digest_size=64).digest() for text in texts)
     words = np.frombuffer(digests, dtype="<u8").reshape(len(keys), num_blocks * _DRAWS_A_BLOCK)
     uniform = (words >> np.uint64(64 - _MANTISSA_BITS)).astype(np.float64) * 2.0**-_MANTISSA_BITS
     return uniform[:, :num_steps]
-
-
-def _block(key: DrawKey, block: int) -> bytes:
-    # Unit separators, so that two different keys never join to the same text.
-    text = "\x1f".join((str(key.seed), key.image_id, str(key.mask_index), key.crop, key.rule, str(block)))
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=64).digest()
 
 
 def key_of(*words: str | int) -> int:

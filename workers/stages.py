@@ -271,24 +271,19 @@ def device_kind(compute: ComputeConfig) -> str:
 
         prepare_device(compute)
         return torch.cuda.get_device_name()
-    return f"cpu {platform.machine()} {_vector_capability()}"
-
-
-def _vector_capability() -> str:
-    """Return torch's name of the vector instructions that it uses: its own answer where torch is loaded.
-
-    The process that starts a run does not use torch, which takes seconds to load. On x86-64 Linux it applies torch's
-    rule (aten/src/ATen/native/DispatchStub.cpp); the processes that compute compare the answer with torch's own.
-    """
-    has_rule = sys.platform == "linux" and platform.machine() == "x86_64" and "ATEN_CPU_CAPABILITY" not in os.environ
+    # The process that starts a run does not use torch, which takes seconds to load. On x86-64 Linux it applies torch's
+    # rule for the vector instructions that it uses (aten/src/ATen/native/DispatchStub.cpp); the processes that compute
+    # compare the answer with torch's own.
+    machine = platform.machine()
+    has_rule = sys.platform == "linux" and machine == "x86_64" and "ATEN_CPU_CAPABILITY" not in os.environ
     if "torch" in sys.modules or not has_rule:
         import torch
 
-        return torch.backends.cpu.get_cpu_capability()
+        return f"cpu {machine} {torch.backends.cpu.get_cpu_capability()}"
     flags = _cpu_flags()
     if {"avx512vl", "avx512bw", "avx512dq", "fma"} <= flags:
-        return "AVX512"
-    return "AVX2" if {"avx2", "fma"} <= flags else "DEFAULT"
+        return f"cpu {machine} AVX512"
+    return f"cpu {machine} {'AVX2' if {'avx2', 'fma'} <= flags else 'DEFAULT'}"
 
 
 def _cpu_flags() -> set[str]:

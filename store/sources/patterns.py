@@ -133,17 +133,11 @@ def _fits(path: tuple[str, ...], parts: tuple[str, ...], *, is_folder: bool) -> 
         return bool(parts) if is_folder else all(part == "**" for part in parts)
     if not parts:
         return False
-    rest_fits = not _is_hidden(path[0]) if parts[0] == "**" else _name_fits(path[0], parts[0])
-    if parts[0] != "**":
-        return rest_fits and _fits(path[1:], parts[1:], is_folder=is_folder)
-    here = _fits(path, parts[1:], is_folder=is_folder)
-    return here or (rest_fits and _fits(path[1:], parts, is_folder=is_folder))
-
-
-def _name_fits(name: str, part: str) -> bool:
-    return (part.startswith(".") or not _is_hidden(name)) and fnmatchcase(name, part)
-
-
-def _is_hidden(name: str) -> bool:
+    name, part = path[0], parts[0]
     # In a bucket, `.` and `..` are names like any other: keys that a program joined from paths have them.
-    return name.startswith(".") and name not in (".", "..")
+    is_shown = not name.startswith(".") or name in (".", "..")
+    if part != "**":
+        has_name = (is_shown or part.startswith(".")) and fnmatchcase(name, part)
+        return has_name and _fits(path[1:], parts[1:], is_folder=is_folder)
+    here = _fits(path, parts[1:], is_folder=is_folder)
+    return here or (is_shown and _fits(path[1:], parts, is_folder=is_folder))

@@ -64,7 +64,7 @@ def read_or_refused(root: SourceRoot, entries: Sequence[PlanEntry], config: RunC
     """
     groups = [list(group) for _, group in itertools.groupby(entries, key=lambda entry: file_path(entry.key))]
     read = functools.partial(_read_group, root, config=config)
-    num_readers = min(root.max_readers, len(groups))
+    num_readers = min(root.storage.max_readers, len(groups))
     if num_readers < 2:
         yield from itertools.chain.from_iterable(map(read, groups))
         return

@@ -136,9 +136,13 @@ def read_shard(
     started = time.perf_counter()
     root = open_root(source, config.source, config.placement.storage)
     readings = {reading.position: reading for reading in read_or_refused(root, entries, config)}
-    missing = [entry for entry in entries if _reason(readings[entry.position]) == "missing"]
+    reasons = {
+        at: reading.outcome.reason for at, reading in readings.items() if isinstance(reading.outcome, ImageError)
+    }
+    missing = [entry for entry in entries if reasons.get(entry.position) == "missing"]
     readings |= {reading.position: reading for reading in read_or_refused(root, missing, config)}
-    is_lost = any(_reason(reading) in ("missing", "unreadable") for reading in readings.values())
+    failed = (reading.outcome for reading in readings.values() if isinstance(reading.outcome, ImageError))
+    is_lost = any(error.reason in ("missing", "unreadable") for error in failed)
     # Otherwise a disk that is no longer mounted would quarantine every image.
     if is_lost and root.kind("") != "folder":
         raise TransientError(f"SOURCE is gone: {root.describe()}. Restore it, then run the same command again")
@@ -146,10 +150,6 @@ def read_shard(
     images = tuple(_prove(entry, outcomes[entry.position], prover, exclusions) for entry in entries)
     shard = Shard(entries[0].shard, generation, images)
     return shard.with_seconds(STAGE_READ, time.perf_counter() - started)
-
-
-def _reason(reading: Reading) -> str | None:
-    return reading.outcome.reason if isinstance(reading.outcome, ImageError) else None
 
 
 def _prove(entry: PlanEntry, outcome: Outcome, prover: Prover, exclusions: ExclusionMatcher | None) -> ShardImage:

@@ -21,8 +21,6 @@ from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, Tran
 from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.files.storage import (
     Kind,
-    Mark,
-    MayDescend,
     Storage,
     StoredFile,
     listing_errors,
@@ -44,11 +42,6 @@ class SourceRoot:
     storage: Storage
 
     @property
-    def max_readers(self) -> int:
-        """How many files to read at once."""
-        return self.storage.max_readers
-
-    @property
     def store(self) -> str:
         """Name of the kind of store: objects of one kind are read with the same credentials."""
         protocol, separator, _ = self.storage.uri().partition("://")
@@ -62,12 +55,6 @@ class SourceRoot:
         """Return what stands at `path`."""
         with listing_errors("look at", self.describe(path), faults=self.storage.faults):
             return self.storage.kind(path)
-
-    def walk(
-        self, may_descend: MayDescend, exclude: str | None = None, mark: Mark | None = None
-    ) -> Iterator[StoredFile]:
-        """Yield the files below the root in the order of their keys; the arguments are those of `Storage.walk`."""
-        yield from self.storage.walk(may_descend, exclude, mark)
 
     def read(self, path: str) -> bytes:
         """Return a whole file, before a run starts. Raises: FileNotFoundError: there is none."""

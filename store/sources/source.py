@@ -164,7 +164,7 @@ class Source:
                 yield StoredFile(path, None)
 
     def _globbed_files(self, pattern: GlobPattern) -> Iterator[tuple[StoredFile, bool]]:
-        for file in self.root.walk(pattern.may_descend, self.exclude, Mark(HEADER_NAME, self._is_run)):
+        for file in self.root.storage.walk(pattern.may_descend, self.exclude, Mark(HEADER_NAME, self._is_run)):
             if pattern.matches(tuple(file.path.split("/"))):
                 yield file, False
 

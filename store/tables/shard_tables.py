@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.schemas.shard import ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.schemas.shard_blocks import to_array
 from pseudoris.schemas.tables import (
     EXPRESSIONS,
@@ -24,8 +24,6 @@ from pseudoris.schemas.tables import (
 )
 from pseudoris.store.tables.judged_expressions import num_kept_lone
 from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, parquet_bytes
-
-_Record = TypeVar("_Record")
 
 # All are columns.
 _EXPRESSION_FIELDS: Final = tuple(field.name for field in fields(ExpressionRecord))
@@ -46,13 +44,36 @@ def shard_tables(shard: Shard, *, embed_images: bool) -> dict[str, pa.Table]:
         embed_images: Whether the images table holds the encoded bytes (null for quarantined images).
     """
     images = shard.images
-    columns = {
-        IMAGES: _images(images, embed_images=embed_images),
-        MASKS: _masks([(image.image_id, mask) for image in images for mask in image.masks]),
-        EXPRESSIONS: _expressions([(image.image_id, each) for image in images for each in image.expressions]),
-        FAILURES: _failures([(image.image_id, image.failure) for image in images if image.failure]),
+    masks = [mask for image in images for mask in image.masks]
+    expressions = [each for image in images for each in image.expressions]
+    firsts = [each.samples[0] if each.samples else None for each in expressions]
+    of_first = ("decoder", "top_k", "top_p", "crop", "log_prob")
+    columns: dict[str, dict[str, Sequence[Any]]] = {
+        IMAGES: {
+            **_columns(images, ("image_id", "key", "height", "width", "sha256", "note")),
+            "status": [status_of(image) for image in images],
+            "bytes": [image.data if embed_images and image.failure is None else None for image in images],
+        },
+        MASKS: {
+            "image_id": [image.image_id for image in images for _ in image.masks],
+            **_columns(masks, ("mask_id", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior")),
+            "segmentation": [_Segmentation(mask.rle_size, mask.rle_counts) for mask in masks],
+        },
+        EXPRESSIONS: {
+            "image_id": [image.image_id for image in images for _ in image.expressions],
+            **_columns(expressions, _EXPRESSION_FIELDS),
+            **{name: [getattr(first, name, None) for first in firsts] for name in of_first},
+            "count": [len(each.samples) for each in expressions],
+        },
+        FAILURES: {
+            "image_id": [image.image_id for image in images if image.failure],
+            **_columns([image.failure for image in images if image.failure], ("stage", "reason", "message")),
+        },
     }
-    return {name: _table(columns[name], schema) for name, schema in SCHEMAS.items()}
+    return {
+        name: pa.Table.from_arrays([to_array(columns[name][field.name], field.type) for field in schema], schema=schema)
+        for name, schema in SCHEMAS.items()
+    }
 
 
 def table_bytes(table: pa.Table) -> bytes:
@@ -84,48 +105,5 @@ def status_of(image: ShardImage) -> str:
     return STATUS_ANNOTATED if image.masks else STATUS_EMPTY
 
 
-def _table(columns: Mapping[str, Sequence[Any]], schema: pa.Schema) -> pa.Table:
-    arrays = [to_array(columns[field.name], field.type) for field in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _images(images: Sequence[ShardImage], *, embed_images: bool) -> dict[str, Sequence[Any]]:
-    return {
-        **_columns(images, ("image_id", "key", "height", "width", "sha256", "note")),
-        "status": [status_of(image) for image in images],
-        "bytes": [image.data if embed_images and image.failure is None else None for image in images],
-    }
-
-
-def _masks(masks: Sequence[tuple[str, MaskRecord]]) -> dict[str, Sequence[Any]]:
-    ids, records = _unzipped(masks)
-    return {
-        "image_id": ids,
-        **_columns(records, ("mask_id", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior")),
-        "segmentation": [_Segmentation(mask.rle_size, mask.rle_counts) for mask in records],
-    }
-
-
-def _expressions(expressions: Sequence[tuple[str, ExpressionRecord]]) -> dict[str, Sequence[Any]]:
-    ids, records = _unzipped(expressions)
-    firsts = [each.samples[0] if each.samples else None for each in records]
-    of_first = ("decoder", "top_k", "top_p", "crop", "log_prob")
-    return {
-        "image_id": ids,
-        **_columns(records, _EXPRESSION_FIELDS),
-        **{name: [getattr(first, name, None) for first in firsts] for name in of_first},
-        "count": [len(each.samples) for each in records],
-    }
-
-
-def _failures(failures: Sequence[tuple[str, Failure]]) -> dict[str, Sequence[Any]]:
-    ids, records = _unzipped(failures)
-    return {"image_id": ids, **_columns(records, ("stage", "reason", "message"))}
-
-
 def _columns(records: Sequence[Any], names: Sequence[str]) -> dict[str, Sequence[Any]]:
     return {name: [getattr(record, name) for record in records] for name in names}
-
-
-def _unzipped(pairs: Sequence[tuple[str, _Record]]) -> tuple[list[str], list[_Record]]:
-    return [image_id for image_id, _ in pairs], [record for _, record in pairs]

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from pseudoris.images.pillow_formats import import_plugins, loaded_plugins
-from pseudoris.images.pixels import decode_upright, is_plain_jpeg
+from pseudoris.images.pixels import decode_upright, import_plugins, is_plain_jpeg, loaded_plugins
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.store.location import RunLocation

@@ -178,7 +178,7 @@ def _locate(given: str, config: RunConfig) -> tuple[SourceRoot, str]:
 
 
 def _refs_in(folder: SourceRoot, split_by: str | None) -> str:
-    found = [file.path for file in folder.walk(lambda _: False) if _REFS_NAME.match(file.path)]
+    found = [file.path for file in folder.storage.walk(lambda _: False) if _REFS_NAME.match(file.path)]
     wanted = found if split_by is None else [name for name in found if name == f"refs({split_by}).p"]
     if len(wanted) == 1:
         return wanted[0]

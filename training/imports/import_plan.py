@@ -129,7 +129,7 @@ def _listed(request: ImportRequest, source: Source, humans: Mapping[str, HumanIm
 
     is_found = False
     # In a bucket a look is a request, nearly all of it waiting.
-    for item in map_in_threads(look, humans.items(), root.max_readers):
+    for item in map_in_threads(look, humans.items(), root.storage.max_readers):
         is_found = is_found or item.size_bytes is not None
         yield item
     if not is_found:

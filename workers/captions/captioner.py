@@ -29,7 +29,7 @@ from pseudoris.workers.captions.distinctive import Others, SamplerRows, choose_o
 from pseudoris.workers.captions.prefix_tree_decoder import DecodingCounts, PrefixTreeDecoding, prefix_budget
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, score_dtype
 from pseudoris.workers.checkpoints.openclip import byte_pair_encoder, load_coca
-from pseudoris.workers.counter_rng import DrawKey, draws
+from pseudoris.workers.counter_rng import draws
 from pseudoris.workers.crops.crops import CropFormat, Decode, make_crops, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.faults.quarantine import apply_to_groups
@@ -172,7 +172,7 @@ class CachedEngine:
             first, unique_crop_of = find_unique_crops(flat)
             pixels.append(flat[first])
             firsts.append(len(first))
-            unique_crops_of.append(unique_crop_of.reshape(len(image.kinds), image.num_masks))
+            unique_crops_of.append(unique_crop_of.reshape(len(image.kinds), len(image.mask_indices)))
         encoded = encode_crops(self._model, torch.cat(pixels), is_compiled=self._is_compiled)
         embeddings, tokens = (torch.split(part, firsts) for part in encoded)
         return [EncodedImage(*parts) for parts in zip(embeddings, tokens, unique_crops_of, strict=True)]
@@ -202,7 +202,7 @@ class CachedEngine:
         embeddings = [encoded[image].embeddings_of(kind) for image, kind in crop_sets]
         others = [choose_others(part @ part.t(), self._config.sampling) for part in embeddings]
         keys = [
-            DrawKey(self._seed, images[image].image_id, mask_index, images[image].kinds[kind], rule.label)
+            (self._seed, images[image].image_id, mask_index, images[image].kinds[kind], rule.label)
             for image, kind in crop_sets
             for mask_index in images[image].mask_indices
             for rule in self._samplers
@@ -247,7 +247,7 @@ class CachedEngine:
             image = images[image_number]
             kind, part = image.kinds[kind_number], []
             # The others are named where they were chosen among more.
-            named = chosen.indices.tolist() if chosen.how == "nearest" else [[]] * image.num_masks
+            named = chosen.indices.tolist() if chosen.how == "nearest" else [[]] * len(image.mask_indices)
             for number, named_of in enumerate(named):
                 other_masks = tuple(image.mask_indices[other] for other in named_of)
                 best = decoding.searches[crop].result()

@@ -72,11 +72,6 @@ class ImageCrops:
     mask_indices: tuple[int, ...]
     pixels: torch.Tensor
 
-    @property
-    def num_masks(self) -> int:
-        """Number of masks N."""
-        return len(self.mask_indices)
-
 
 @dataclass(frozen=True, slots=True)
 class GeneratedCaption:

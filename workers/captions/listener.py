@@ -242,15 +242,16 @@ class Listener:
         embeddings = encoded.embeddings_of(kinds[0])
         limit = SamplingConfig(max_others=self._listening.max_others, above_max_others="nearest")
         (others,) = to_host(choose_others(embeddings @ embeddings.t(), limit).indices)
-        asked = np.eye(crops.num_masks, dtype=np.bool_)
-        asked[np.arange(crops.num_masks)[:, None], others] = True
+        num_masks = len(crops.mask_indices)
+        asked = np.eye(num_masks, dtype=np.bool_)
+        asked[np.arange(num_masks)[:, None], others] = True
         tokens = TokenRows.of(
             [self._encode(text) for text in texts],
             eos=self._engine.special.eos,
             max_prefix_length=self._engine.towers.max_prefix_length,
         )
         of_kinds = replace(encoded, unique_crop_of=encoded.unique_crop_of[kinds])
-        return _Image(of_kinds, tokens, targets, asked, np.zeros((len(texts), crops.num_masks)))
+        return _Image(of_kinds, tokens, targets, asked, np.zeros((len(texts), num_masks)))
 
     def _read(self, image: _Image, crop_sets: Sequence[CropSet]) -> None:
         """Add the log-probabilities under the crops of some kinds to the image's sums."""

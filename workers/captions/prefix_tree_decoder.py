@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -224,7 +225,15 @@ class PrefixTreeDecoding:
         prefixes = level.row_prefix[len(active.rows) :].reshape(-1, num_beams)
         unique_crops = self._unique_crop_of[[beams.crop for beams in active.beams]]
         pairs = level.pair_of[prefixes, unique_crops[:, None]].reshape(-1)
-        table = self._best_tokens(hidden[to_device(pairs, hidden.device)], is_eos_allowed)
+        # Scores, log-probabilities and ids of the best tokens of each beam, as many as a search considers.
+        hidden, is_certain = hidden[to_device(pairs, hidden.device)], False
+        wanted = min(2 * num_beams, self._vocabulary.size)
+        top = self._vocabulary.top_logits(hidden, is_eos_allowed=is_eos_allowed)
+        if top.logits.shape[1] >= wanted:
+            *table, is_certain = self._read(top, wanted)
+        if not is_certain:
+            top = self._vocabulary.sorted_logits(hidden, is_eos_allowed=is_eos_allowed)
+            *table, _ = self._read(top, wanted)
         advanced = []
         for index, beams in enumerate(active.beams):
             first = index * num_beams
@@ -239,18 +248,8 @@ class PrefixTreeDecoding:
                 advanced.append(ActiveBeams(beams.crop, beams.search, tuple(prefixes[index][origins].tolist())))
         return tuple(advanced)
 
-    def _best_tokens(self, hidden: torch.Tensor, is_eos_allowed: bool) -> tuple[np.ndarray, ...]:
-        """Scores, log-probabilities and ids of the best tokens of each beam, as many as a search considers."""
-        wanted = min(2 * self._num_beams, self._vocabulary.size)
-        top = self._vocabulary.top_logits(hidden, is_eos_allowed=is_eos_allowed)
-        if top.logits.shape[1] >= wanted:
-            *table, is_certain = self._read(top, wanted)
-            if is_certain:
-                return tuple(table)
-        return self._read(self._vocabulary.sorted_logits(hidden, is_eos_allowed=is_eos_allowed), wanted)[:3]
-
-    def _read(self, top: TopLogits, wanted: int) -> tuple[np.ndarray, ...]:
-        """The first `wanted` columns, as `_best_tokens` returns them, and whether no other token is as likely."""
+    def _read(self, top: TopLogits, wanted: int) -> tuple[Any, ...]:
+        """Scores, log-probabilities and ids of the first `wanted` tokens, and whether no other token is as likely."""
         logits = top.logits[:, :wanted].double()
         log_probs = logits - top.log_total.double()[:, None]
         scores = log_probs if self._config.beam.beam_score == "logprob" else logits

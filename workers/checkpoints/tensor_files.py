@@ -12,7 +12,7 @@ import io
 import os
 import pickle
 import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
@@ -66,7 +66,14 @@ def load_into(module: nn.Module, weights: WeightsConfig) -> str:
     digest = verified_digest(weights, path)
     state = expand_vocabulary(_read_state(path, weights), where=weights.uri)
     own = module.state_dict()
-    state = _renamed(state, own.keys())
+    # A trainer's prefix is on every tensor, and the module has no such part.
+    if all(key.startswith("model.") for key in state) and not any(key.startswith("model.") for key in own):
+        state = {key.removeprefix("model."): value for key, value in state.items()}
+    # A CLIP's text tower for CoCa and custom-text models, which keep it under `text`: renamed as open_clip does.
+    if "positional_embedding" in state and "positional_embedding" not in own and "text.positional_embedding" in own:
+        parts = ("text_projection", "positional_embedding", "token_embedding", "transformer", "ln_final", "attn_mask")
+        state = {f"text.{key}" if key.startswith(parts) else key: value for key, value in state.items()}
+    state = {key: value for key, value in state.items() if key in own or key not in _COMPUTED}
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     if missing or extra or shapes:
@@ -94,18 +101,6 @@ def _read_state(path: Path, weights: WeightsConfig) -> dict[str, torch.Tensor]:
     ):
         raise ConfigError(f"weights '{weights.uri}' are not a table of tensors: give a state dict")
     return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def _renamed(state: dict[str, torch.Tensor], own: Set[str]) -> dict[str, torch.Tensor]:
-    """Rename a file's tensors to a module's `own` names: without a trainer's prefix, and as open_clip does."""
-    # A trainer's prefix is on every tensor, and the module has no such part.
-    if all(key.startswith("model.") for key in state) and not any(key.startswith("model.") for key in own):
-        state = {key.removeprefix("model."): value for key, value in state.items()}
-    # A CLIP's text tower for CoCa and custom-text models, which keep it under `text`.
-    if "positional_embedding" in state and "positional_embedding" not in own and "text.positional_embedding" in own:
-        parts = ("text_projection", "positional_embedding", "token_embedding", "transformer", "ln_final", "attn_mask")
-        state = {f"text.{key}" if key.startswith(parts) else key: value for key, value in state.items()}
-    return {key: value for key, value in state.items() if key in own or key not in _COMPUTED}
 
 
 def load_tensors(file: Path | IO[bytes]) -> Any:

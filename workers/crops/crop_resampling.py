@@ -137,7 +137,11 @@ class CropAccumulator:
             return
         plan = _Plan.of(tiles, y, x, strip_px=image.strip_px)
         rows = plan.sum_rows(image.table(plan.windows), y)
-        sums = plan.sum_columns(rows, x)
+        # (G · S, 3 · BAND_ROWS): each output column of each band.
+        begin = (np.cumsum(plan.band_strips) - plan.band_strips - plan.strips[plan.band_tile, 0]) * plan.strip_px
+        first, count, start = (values[plan.band_tile] for values in (x.first, x.count, x.start))
+        first = (first + begin[:, None]).ravel()
+        sums = weighted_sums(rows, first, count=count.ravel(), start=start.ravel(), weights=x.weights)
         crops = np.array([tile.crop for tile in tiles])
         bands = to_device(crops[plan.band_tile] * self._num_bands + plan.band, sums.device)
         # The tiles of one crop do not overlap: each is zero where the others are not.
@@ -230,11 +234,3 @@ class _Plan:
         )
         columns = sums.view(len(tile), BAND_ROWS, self.strip_px * 3).transpose(1, 2)
         return columns.reshape(len(tile) * self.strip_px, 3 * BAND_ROWS)
-
-    def sum_columns(self, rows: torch.Tensor, x: AxisTaps) -> torch.Tensor:
-        """Return (G · S, 3 · BAND_ROWS): each output column of each band."""
-        begin = (np.cumsum(self.band_strips) - self.band_strips - self.strips[self.band_tile, 0]) * self.strip_px
-        first, count, start = (values[self.band_tile] for values in (x.first, x.count, x.start))
-        return weighted_sums(
-            rows, (first + begin[:, None]).ravel(), count=count.ravel(), start=start.ravel(), weights=x.weights
-        )

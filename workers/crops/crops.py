@@ -141,31 +141,27 @@ def grow_box(box: tuple[int, int, int, int], *, scale: float, image_size: tuple[
 Decode = Callable[[ShardImage], NDArray[np.uint8]]
 
 
-def decode_image(image: ShardImage) -> NDArray[np.uint8]:
-    """Return the pixels (H, W, 3) uint8 RGB of an image that the prover has decoded; raises like `decode_proven`."""
-    return decode_proven(image.data)
-
-
 @contextmanager
 def prefetched_pixels(images: Sequence[ShardImage], device: torch.device) -> Iterator[Decode]:
     """Yield a function that returns the pixels of one of `images` and starts decoding the next one in a thread.
 
-    On a CPU nothing is prefetched, because decoding would take cores from the models. If an image fails to decode, the
-    function raises when that image is requested, like `decode_image`. A second request decodes it again.
+    Pixels are (H, W, 3) uint8 RGB. On a CPU nothing is prefetched, because decoding would take cores from the models.
+    If an image fails to decode, the function raises when that image is requested, like `decode_proven`. A second
+    request decodes it again.
     """
     if device.type == "cpu":
-        yield decode_image
+        yield lambda image: decode_proven(image.data)
         return
     next_of = {image.position: after for image, after in pairwise(images)}
     pending: dict[int, Future[NDArray[np.uint8]]] = {}
 
     def decode(image: ShardImage) -> NDArray[np.uint8]:
         started = pending.pop(image.position, None)
-        pixels = decode_image(image) if started is None else started.result()
+        pixels = decode_proven(image.data) if started is None else started.result()
         after = next_of.get(image.position)
         if after is not None:
             pending.clear()
-            pending[after.position] = pool.submit(decode_image, after)
+            pending[after.position] = pool.submit(decode_proven, after.data)
         return pixels
 
     with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from pseudoris.images.child_process import reserve_stdout
-from pseudoris.images.pillow_formats import import_plugins
+from pseudoris.images.pixels import import_plugins
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import PseudorisError
 from pseudoris.schemas.shard import Shard

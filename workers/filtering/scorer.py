@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -142,12 +143,7 @@ class ClipScorer:
         texts = list(dict.fromkeys(text for caption in captions for text in (caption, prompts[caption])))
         rows = {text: row for row, text in enumerate(texts)}
         embedded = self._embedder.embed_texts(texts)
-
-        def score(image: ShardImage) -> ShardImage:
-            if image.image_id not in vectors:
-                return image
-            return self._scored(image, vectors[image.image_id], nouns=nouns, prompts=prompts, texts=embedded, rows=rows)
-
+        score = partial(self._scored, vectors=vectors, nouns=nouns, prompts=prompts, texts=embedded, rows=rows)
         scored = apply_to_images(shard.with_images(images), STAGE_FILTER, score).images
         return shard.with_images(scored).with_seconds(STAGE_FILTER, time.perf_counter() - started)
 
@@ -198,13 +194,15 @@ class ClipScorer:
     def _scored(
         self,
         image: ShardImage,
-        vectors: _Vectors,
         *,
+        vectors: Mapping[str, _Vectors],
         nouns: Mapping[str, str | None],
         prompts: Mapping[str, str],
         texts: torch.Tensor,
         rows: Mapping[str, int],
     ) -> ShardImage:
+        if image.image_id not in vectors:
+            return image
         index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
         candidates = [e for e in image.expressions if _is_candidate(e)]
         captions = [rows[e.text] for e in candidates]
@@ -212,7 +210,7 @@ class ClipScorer:
         # Twins (`masks.prior.duplicates=keep`) score exactly alike, whatever rows of a product they are computed in.
         first_of: dict[str, int] = {}
         firsts = [first_of.setdefault(mask.rle_counts, number) for number, mask in enumerate(image.masks)]
-        context, masked = vectors
+        context, masked = vectors[image.image_id]
         scores = score_candidates(
             (context @ texts[captions].T)[firsts],
             (masked @ texts[asked].T)[firsts],

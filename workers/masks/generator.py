@@ -65,10 +65,6 @@ class MaskCandidates:
     predicted_iou: torch.Tensor
     stability: torch.Tensor
 
-    def __len__(self) -> int:
-        """Return the number of mask candidates."""
-        return len(self.boxes_px)
-
     def take(self, rows: torch.Tensor) -> MaskCandidates:
         """Return the mask candidates at `rows` (indices in a new order, or a bool mask)."""
         # An index of bools selects the same, but the CPU waits for a GPU at each use of it.
@@ -98,8 +94,8 @@ class MaskCandidates:
         If there are no mask candidates, yield one empty part.
         """
         step = max(1, _CHUNK_PIXELS // (size[0] * size[1]))
-        for first in range(0, max(1, len(self)), step):
-            yield self.take(torch.arange(first, min(first + step, len(self)), device=self.bits.device))
+        for first in range(0, max(1, len(self.bits)), step):
+            yield self.take(torch.arange(first, min(first + step, len(self.bits)), device=self.bits.device))
 
 
 def concatenate(parts: Sequence[MaskCandidates]) -> MaskCandidates:
@@ -201,7 +197,7 @@ class MaskGenerator:
         if len(crops) > 1:
             # NMS between crops: masks of smaller crops win.
             areas = torch.tensor([(x1 - x0) * (y1 - y0) for (x0, y0, x1, y1), _ in crops])
-            scores = (1 / areas).repeat_interleave(torch.tensor([len(part) for part in parts]))
+            scores = (1 / areas).repeat_interleave(torch.tensor([len(part.bits) for part in parts]))
             boxes = found.boxes_px.float()
             found = found.take(nms(boxes, to_device(scores, boxes.device), self._config.crop_nms_thresh))
         if self._config.min_mask_region_area > 0:
@@ -239,7 +235,7 @@ class MaskGenerator:
         columns = to_host(found.bits, found.boxes_px, found.predicted_iou, found.stability)
         found = MaskCandidates(found.size, *map(torch.from_numpy, columns))
         parts, is_unchanged = [], []
-        for row in range(len(found)):
+        for row in range(len(found.bits)):
             one = found.take(torch.tensor([row]))
             mask = unpack_bits(one.bits, one.size)[0].numpy()
             mask, has_changed = remove_small_regions(mask, self._config.min_mask_region_area)
@@ -263,24 +259,21 @@ def remove_small_regions(mask: Mask, min_area_px: int) -> tuple[Mask, bool]:
         mask: (H, W) bool; not changed.
         min_area_px: Regions of at least this many pixels stay.
     """
-    labels, sizes = _regions(~mask)
+    # Labels are 0 outside and 1, 2 and so on for the regions.
+    labels, _ = ndimage.label(~mask, structure=_EIGHT_NEIGHBOURS)
+    sizes = np.bincount(labels.ravel())[1:]
     is_small = sizes < min_area_px
     has_filled = bool(is_small.any())
     if has_filled:
         mask = np.concatenate([[True], is_small])[labels]
-    labels, sizes = _regions(mask)
+    labels, _ = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
+    sizes = np.bincount(labels.ravel())[1:]
     is_large = sizes >= min_area_px
     if is_large.all():
         return mask, has_filled
     if not is_large.any():
         is_large[np.argmax(sizes)] = True
     return np.concatenate([[False], is_large])[labels], True
-
-
-def _regions(mask: Mask) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return labels (H, W), 0 outside the mask, and the pixels of the regions 1, 2 and so on."""
-    labels, _ = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
-    return labels, np.bincount(labels.ravel())[1:]
 
 
 def encode_proposals(found: MaskCandidates) -> Proposals:

@@ -83,14 +83,17 @@ class CrossAttention:
         return read
 
     def attention_of_shared(self, placed: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-        """Return the weights (n, H·T, L) with which one image, given by its queries, attends to the tokens."""
-        scores = torch.bmm(self._heads_first(self._k(placed)), queries)
-        return self._over_tokens(self._prompts_first(scores, len(placed)))
+        """Return the weights (n, H·T, L) with which one image, given by its queries, attends to the tokens.
+
+        They sum to 1 over the tokens of each head and pixel.
+        """
+        scores = self._prompts_first(torch.bmm(self._heads_first(self._k(placed)), queries), len(placed))
+        return _softmax(scores.view(len(scores), self._heads, -1, scores.shape[2]), 2).flatten(1, 2)
 
     def attention_of(self, placed: torch.Tensor, image: torch.Tensor, position_queries: torch.Tensor) -> torch.Tensor:
         """Return the weights (n, H·T, L) with which images (n, L, C) attend to the tokens."""
-        offered = self._heads_first(self._k(placed))
-        return self._over_tokens(self._scores(offered, self._q_by_head, image, position_queries))
+        scores = self._scores(self._heads_first(self._k(placed)), self._q_by_head, image, position_queries)
+        return _softmax(scores.view(len(scores), self._heads, -1, scores.shape[2]), 2).flatten(1, 2)
 
     def token_outputs(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return what each token contributes to pixels that attend to it, (n, H·T, C), after the output projection.
@@ -108,11 +111,6 @@ class CrossAttention:
         absorbed = self._prompts_first(torch.bmm(by_head * self._scale, weight), len(image))
         scores = self._prompts_first(torch.bmm(by_head, position), len(image))
         return scores.baddbmm_(absorbed, image.transpose(1, 2))
-
-    def _over_tokens(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return scores (n, H·T, L) as attention that sums to 1 over the tokens of each head and pixel."""
-        by_head = scores.view(len(scores), self._heads, -1, scores.shape[2])
-        return _softmax(by_head, 2).flatten(1, 2)
 
     def _heads_first(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return tokens (n, T, H·d) as (H, n·T, d)."""
@@ -324,8 +322,11 @@ class Upscaling:
         """Share the weights, which must not change afterwards."""
         first, norm, self._activate, second, self._activate_again = decoder.output_upscaling
         self._norm_weight, self._norm_bias, self._norm_eps = norm.weight, norm.bias, norm.eps
-        self._first, self._first_bias = _as_linear(first.weight, first.bias)
-        self._second, self._second_bias = _as_linear(second.weight, second.bias)
+        # As weight (4·out, in) and bias (4·out,) of a 2 × 2 transposed convolution of stride 2, channels innermost.
+        self._first, self._second = (
+            each.weight.detach().permute(2, 3, 1, 0).flatten(0, 2).contiguous() for each in (first, second)
+        )
+        self._first_bias, self._second_bias = (each.bias.detach().repeat(4) for each in (first, second))
 
     def __call__(self, image: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Return logits (n, M, 4h, 4w) from square images (n, h·w, C) and mask weights (n, M, C / 8)."""
@@ -345,8 +346,3 @@ class Upscaling:
         # Row and column of the token, then within it those of the first convolution, then those of the second.
         logits = torch.cat(parts, dim=1).view(num_prompts, side, side, 2, 2, 2, 2, -1)
         return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(num_prompts, -1, 4 * side, 4 * side)
-
-
-def _as_linear(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a 2 × 2 transposed convolution of stride 2 as weight (4·out, in) and bias (4·out,), channels innermost."""
-    return weight.detach().permute(2, 3, 1, 0).flatten(0, 2).contiguous(), bias.detach().repeat(4)

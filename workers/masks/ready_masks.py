@@ -25,12 +25,12 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
+from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError, gather
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.schemas.untrusted import parse_json
-from pseudoris.workers.crops.crops import decode_image
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.locations import filesystem_at, open_at
@@ -97,7 +97,7 @@ class ReadyProposer:
         return apply_to_images(shard, STAGE_PROPOSE, self._propose)
 
     def _propose(self, image: ShardImage) -> ShardImage:
-        pixels = decode_image(image)
+        pixels = decode_proven(image.data)
         proposals = self._masks.proposals(image.key, (pixels.shape[0], pixels.shape[1]))
         kept = self._prior(image, pixels, proposals)
         return replace(image, masks=mask_records(image.image_id, proposals, kept))

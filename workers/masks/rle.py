@@ -88,19 +88,18 @@ def boxes(counts: Sequence[str], size: tuple[int, int]) -> list[Box]:
     return [(x, y, x + width, y + height) for x, y, width, height in rows.tolist()]
 
 
-def ious(counts: Sequence[str], others: Sequence[str], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Return the IoU of every mask with every other one, (N, M) float64 in [0, 1]; empty masks give 0."""
-    return _overlaps(counts, others, size, is_share=False)
-
-
 def shares_inside(counts: Sequence[str], others: Sequence[str], size: tuple[int, int]) -> NDArray[np.float64]:
     """Return the share of mask n that is inside other m, (N, M) float64 in [0, 1]: |n ∩ m| / |n|."""
-    return _overlaps(counts, others, size, is_share=True)
+    return ious(counts, others, size, is_share=True)
 
 
-def _overlaps(
-    counts: Sequence[str], others: Sequence[str], size: tuple[int, int], *, is_share: bool
+def ious(
+    counts: Sequence[str], others: Sequence[str], size: tuple[int, int], *, is_share: bool = False
 ) -> NDArray[np.float64]:
+    """Return the IoU of every mask with every other one, (N, M) float64 in [0, 1]; empty masks give 0.
+
+    With `is_share` it is the share of `shares_inside`.
+    """
     if not counts or not others:
         return np.zeros((len(counts), len(others)))
     # For a "crowd" COCO divides the intersection only by the first mask's area.

@@ -11,8 +11,7 @@ from typing import Final
 import numpy as np
 import pyarrow.compute as pc
 
-from pseudoris.images.pillow_formats import import_plugins
-from pseudoris.images.pixels import decode_upright
+from pseudoris.images.pixels import decode_upright, import_plugins
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import PlanEntry, Receipt
 from pseudoris.schemas.shard import ExpressionRecord, Failure, Shard, ShardImage
