@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Final
 
 from pseudoris.schemas.config import RunConfig
@@ -19,7 +19,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.sources.image_tables import RowImage, read_rows
 from pseudoris.store.sources.root import SourceRoot, resolve_uri
-from pseudoris.store.sources.source import open_recorded_root
+from pseudoris.store.sources.source import open_recorded_root, open_root
 
 _MISSING: Final = ImageError("missing", "the image was planned but is not there")
 _NO_BUCKET: Final = ImageError("missing", "there is no bucket of this name, in this region, at this endpoint")
@@ -206,29 +206,51 @@ def as_annotated(outcome: Outcome, sha256: str) -> Outcome:
 
 
 class PlannedImages:
-    """Reads images of a run again from its SOURCE; keeps the root, and the plan of the last shard."""
+    """Reads images of a run again from its SOURCE; keeps the root, and the plan of the last shard. It pickles."""
 
-    def __init__(self, location: RunLocation, header: RunHeader) -> None:
+    def __init__(
+        self, location: RunLocation, header: RunHeader, *, source: str | None = None, is_random_access: bool = False
+    ) -> None:
+        """Wire it; `source` says where the images are now, and random access keeps the plans of all shards."""
         self._location = location
         self._header = header
+        self._source = source
+        self._is_random_access = is_random_access
+        self._plans: dict[int, dict[str, PlanEntry]] = {}
         self._root: SourceRoot | None = None
-        self._shard = -1
-        self._entries: dict[str, PlanEntry] = {}
 
     def __call__(self, shard: int, key: str) -> bytes:
-        """Return the encoded bytes of the image `key` of `shard`.
-
-        Raises:
-            ImageError: It is missing, changed since the plan or too large.
-            ConfigError: SOURCE itself no longer exists.
-        """
-        config = self._header.config
-        if self._root is None:
-            self._root = open_recorded_root(self._header.source, config.source, config.placement.storage)
-        if shard != self._shard:
-            entries = read_shard_plan(self._location, self._header, shard)
-            self._shard, self._entries = shard, {entry.key: entry for entry in entries}
-        ((_, outcome),) = read_entries(self._root, [self._entries[key]], config)
+        """Return the encoded bytes of the image `key` of `shard`; raises its ImageError, and as `read`."""
+        ((_, outcome),) = self.read(shard, [key])
         if isinstance(outcome, ImageError):
             raise outcome
         return outcome
+
+    def read(self, shard: int, keys: Collection[str]) -> Iterator[tuple[str, Outcome]]:
+        """Yield key and outcome of each image, in the order of the plan; neighbours in a file are read together.
+
+        An image that is missing, changed since the plan or too large is an outcome.
+
+        Raises:
+            ConfigError: SOURCE itself no longer exists.
+        """
+        plan, config = self._plan(shard), self._header.config
+        entries = sorted((plan[key] for key in keys), key=lambda entry: entry.position)
+        if self._root is None:
+            opened = open_recorded_root if self._source is None else open_root
+            self._root = opened(self._source or self._header.source, config.source, config.placement.storage)
+        keys_by_position = {entry.position: entry.key for entry in entries}
+        for position, outcome in read_entries(self._root, entries, config):
+            yield keys_by_position[position], outcome
+
+    def _plan(self, shard: int) -> dict[str, PlanEntry]:
+        plan = self._plans.get(shard)
+        if plan is None:
+            entries = read_shard_plan(self._location, self._header, shard)
+            if self._source is not None:
+                # A copy has other times and etags; its sha256 decides whether it is the same image.
+                entries = [replace(entry, etag=None, mtime_ns=None) for entry in entries]
+            plan = {entry.key: entry for entry in entries}
+            # Put in place whole: a thread that reads ahead may ask for another shard's at any line.
+            self._plans = {**self._plans, shard: plan} if self._is_random_access else {shard: plan}
+        return plan

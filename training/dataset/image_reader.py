@@ -6,7 +6,7 @@ A common photograph is decoded directly into a tensor: the same pixels for a thi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,12 +17,9 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from pseudoris.images.pixels import decode_upright, import_plugins, is_plain_jpeg, loaded_plugins
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.schemas.run_records import PlanEntry, RunHeader
+from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.sources.planned_images import Outcome, as_annotated, read_entries
-from pseudoris.store.sources.root import SourceRoot
-from pseudoris.store.sources.source import open_recorded_root, open_root
+from pseudoris.store.sources.planned_images import Outcome, PlannedImages, as_annotated
 
 if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig
@@ -70,25 +67,27 @@ class ImageBytes:
             endpoint_url: The S3 store of the images, if the run names none.
             is_random_access: Read images of SOURCE one by one, when they are decoded, and keep the plans of all shards.
         """
-        self._location = location
-        self._header = header
         moved = source.get(header.source) if isinstance(source, Mapping) else source
+        config = header.config
+        if endpoint_url is not None and config.source.endpoint_url is None:
+            own = config.source.model_copy(update={"endpoint_url": endpoint_url})
+            config = config.model_copy(update={"source": own})
         self._source = moved or header.source
-        self._is_moved = moved is not None
-        self._config = header.config
-        if endpoint_url is not None and self._config.source.endpoint_url is None:
-            own = self._config.source.model_copy(update={"endpoint_url": endpoint_url})
-            self._config = self._config.model_copy(update={"source": own})
+        self._config = config
         self._is_random_access = is_random_access
+        self._planned = PlannedImages(
+            location,
+            header.model_copy(update={"config": config}),
+            source=moved,
+            is_random_access=is_random_access,
+        )
         # What the user has imported here, a spawned worker of a loader imports too.
-        self._plugins = loaded_plugins(header.config.images.decoder_plugins)
-        self._plans: dict[int, dict[str, PlanEntry]] = {}
-        self._root: SourceRoot | None = None
+        self._plugins = loaded_plugins(config.images.decoder_plugins)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of the images table that `of_shard` needs."""
-        return (*_COLUMNS, "bytes") if self._header.config.shards.embed_images else _COLUMNS
+        return (*_COLUMNS, "bytes") if self._config.shards.embed_images else _COLUMNS
 
     def of_shard(self, shard: int, rows: pa.Table) -> ShardImages:
         """Return the encoded images of `rows` of a shard's images table, with `columns`."""
@@ -97,10 +96,9 @@ class ImageBytes:
         sizes = list(zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True))
         images = ShardImages(shard, keys, rows["sha256"].to_pylist(), sizes, found)
         places = [] if self._is_random_access else [at for at, data in enumerate(found) if data is None]
-        if places:
-            outcomes = self._from_source(shard, [keys[at] for at in places])
-            for at, outcome in zip(places, outcomes, strict=True):
-                images.outcomes[at] = as_annotated(outcome, images.sha256[at])
+        outcomes = self._from_source(shard, [keys[at] for at in places]) if places else {}
+        for at in places:
+            images.outcomes[at] = as_annotated(outcomes[keys[at]], images.sha256[at])
         return images
 
     def decode(self, images: ShardImages, at: int) -> Tensor:
@@ -112,8 +110,8 @@ class ImageBytes:
         """
         outcome = images.outcomes[at]
         if outcome is None:
-            outcome = self._from_source(images.shard, [images.keys[at]])[0]
-            outcome = as_annotated(outcome, images.sha256[at])
+            key = images.keys[at]
+            outcome = as_annotated(self._from_source(images.shard, [key])[key], images.sha256[at])
         if isinstance(outcome, ImageError):
             raise outcome
         import_plugins(self._plugins)
@@ -135,30 +133,11 @@ class ImageBytes:
             f"back, {_MOVED}, or leave its masks out (on_bad_image='skip')."
         )
 
-    def _from_source(self, shard: int, keys: Sequence[str]) -> list[Outcome]:
-        """Return the outcome of each key; neighbours in a file are read together."""
-        plan = self._plan(shard)
-        entries = sorted((plan[key] for key in keys), key=lambda entry: entry.position)
-        if self._root is None:
-            opened = open_root if self._is_moved else open_recorded_root
-            try:
-                self._root = opened(self._source, self._config.source, self._config.placement.storage)
-            except ConfigError as error:
-                raise ConfigError(f"{error} If the images were moved, {_MOVED}.") from None
-        outcomes = dict(read_entries(self._root, entries, self._config))
-        return [outcomes[plan[key].position] for key in keys]
-
-    def _plan(self, shard: int) -> dict[str, PlanEntry]:
-        plan = self._plans.get(shard)
-        if plan is None:
-            entries = read_shard_plan(self._location, self._header, shard)
-            if self._is_moved:
-                # A copy has other times and etags; its sha256 decides whether it is the same image.
-                entries = [replace(entry, etag=None, mtime_ns=None) for entry in entries]
-            plan = {entry.key: entry for entry in entries}
-            # Put in place whole: the thread that reads ahead may ask for another shard's at any line.
-            self._plans = {**self._plans, shard: plan} if self._is_random_access else {shard: plan}
-        return plan
+    def _from_source(self, shard: int, keys: Sequence[str]) -> dict[str, Outcome]:
+        try:
+            return dict(self._planned.read(shard, keys))
+        except ConfigError as error:
+            raise ConfigError(f"{error} If the images were moved, {_MOVED}.") from None
 
 
 def decode_plain_jpeg(data: bytes, limits: ImagesConfig) -> Tensor | None:

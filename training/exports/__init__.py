@@ -1,14 +1,35 @@
-"""Exports a finished run to the formats of other tools. Each format is a module, found by its name."""
+"""Exports a finished run to the formats of other tools.
 
-from pseudoris.training.exports.export_job import ExportFormat
-from pseudoris.training.exports.export_request import EXPORTS, export_request, find_export
-from pseudoris.training.exports.protocol import (
+A new format is a module of this package with an `ExportFormat`, and its name in `EXPORTS`. Invalid combinations of
+options are rejected before anything is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Final
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.exclusions.exclusion_rules import Exclusions
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.manifest import LatestReceipts
+from pseudoris.training.exports.coco_export import COCO
+from pseudoris.training.exports.cris import CRIS, LMDB
+from pseudoris.training.exports.export_job import (
     WRITING,
+    ExportFormat,
     ExportOptions,
     ExportReport,
     ExportRequest,
     HumanAnnotation,
 )
+from pseudoris.training.exports.huggingface import HF
+from pseudoris.training.exports.merged_parquet import PARQUET
+from pseudoris.training.exports.pseudo_ris_csv import PSEUDO_RIS_CSV
+from pseudoris.training.exports.refer import REFER
+from pseudoris.training.exports.sa1b import SA1B
+from pseudoris.training.exports.webdataset import WEBDATASET
 
 __all__ = [
     "EXPORTS",
@@ -21,3 +42,64 @@ __all__ = [
     "export_request",
     "find_export",
 ]
+
+EXPORTS: Final[dict[str, ExportFormat]] = {
+    each.name: each for each in (PARQUET, REFER, CRIS, LMDB, COCO, SA1B, WEBDATASET, HF, PSEUDO_RIS_CSV)
+}
+_FLAGS: Final = {"human": "--merge-human"}
+
+
+def find_export(name: str) -> ExportFormat:
+    """Return the format of a name."""
+    if name not in EXPORTS:
+        raise ConfigError(f"There is no export format {name!r}. Give --format {' or '.join(EXPORTS)}.")
+    return EXPORTS[name]
+
+
+def export_request(
+    out: str,
+    destination: str,
+    export_format: str,
+    options: ExportOptions,
+    *,
+    source: str | None = None,
+    is_partial: bool = False,
+    is_overwriting: bool = False,
+    exclusions: Exclusions = (),
+) -> ExportRequest:
+    """Return what `find_export(export_format).write` needs; nothing is written.
+
+    Args:
+        out: Folder or url of the run.
+        destination: Empty folder or url that gets the export.
+        export_format: A name of `EXPORTS`.
+        options: Only those that the format reads may differ from their defaults.
+        source: Where the run's images are now, if they have moved.
+        is_partial: Export the committed shards of an unfinished run.
+        is_overwriting: Replace an existing export at the destination.
+        exclusions: Images to leave out.
+    """
+    _check_options(find_export(export_format), options)
+    run, target = RunLocation.open_to_read(out), RunLocation.open(destination)
+    header = require_header(run)
+    if target.root == run.root or target.root.startswith(f"{run.root}/"):
+        raise ConfigError(f"DEST {destination!r} is inside the run. Name a place outside it.")
+    receipts = LatestReceipts.listed(run)
+    if not receipts:
+        raise ConfigError("The run has no committed shard yet, so there is nothing to export.")
+    if len(receipts) < header.num_shards and not is_partial:
+        raise ConfigError(
+            f"{len(receipts):,} of {header.num_shards:,} shards are committed. Finish the run with the same `annotate` "
+            "command, or export the committed shards with --partial."
+        )
+    return ExportRequest(run, header, receipts, target, options, is_overwriting, source, exclusions)
+
+
+def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:
+    """Refuse an option that the format does not read."""
+    for option in fields(options):
+        name = option.name
+        if name not in chosen.reads and getattr(options, name) != option.default:
+            flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+            known = ", ".join(each.name for each in EXPORTS.values() if name in each.reads)
+            raise ConfigError(f"--format {chosen.name} does not use {flag}, which belongs to {known}. Leave it out.")

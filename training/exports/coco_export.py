@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ReadMask
 from pseudoris.training.exports.image_files import CATEGORY, CATEGORY_ID, box_xywh, rle_of
 from pseudoris.training.exports.output_files import (
     JsonArray,
@@ -31,7 +31,6 @@ from pseudoris.training.exports.output_files import (
     json_arrays,
     new_file,
 )
-from pseudoris.training.exports.protocol import ExportReport
 from pseudoris.training.exports.selected_rows import TextRule
 
 _IMAGES_FOLDER: Final = "images"

@@ -29,10 +29,9 @@ from typing import Any, Final
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ReadMask
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
 from pseudoris.training.exports.output_files import ManyFiles, broken, iter_json_list, json_list, new_file
-from pseudoris.training.exports.protocol import ExportReport
 from pseudoris.training.exports.selected_rows import TextRule
 from pseudoris.training.untrusted_pickle import load_plain
 

@@ -16,28 +16,38 @@ from typing import Any, Final
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports.protocol import ExportRequest
 
 EXPORT_NAME: Final = "_export.json"
 # Above what `ManyFiles` writes at the same time.
 _MAX_GAP: Final = 64
 
 
-def claim_destination(request: ExportRequest, export_format: str, folders: Sequence[str]) -> None:
+def claim_destination(
+    destination: RunLocation,
+    export_format: str,
+    folders: Sequence[str],
+    *,
+    numbered: Callable[[int], str] | None = None,
+    is_overwriting: bool,
+) -> None:
     """Empty the folders of an earlier export of the format, and mark the destination as begun.
 
     Args:
-        request: Its destination must be empty, or hold an export of the same format: one that was killed, or with
+        destination: It must be empty, or hold an export of the same format: one that was killed, or with
             `is_overwriting` a whole one.
         export_format: Name of the format.
         folders: Every folder that it writes files into, the destination itself excluded. Files in folders below them
             are not looked at.
+        numbered: Gives the path of a numbered folder by its number, from 0; None if there are none.
+        is_overwriting: Whether a whole export is replaced.
     """
-    destination = request.destination
-    earlier = _earlier(request, export_format)
-    for folder in ("", *folders):
+    num_numbered = 0 if numbered is None else _num_folders(destination, numbered)
+    earlier = _earlier(destination, export_format, is_overwriting=is_overwriting)
+    last = [numbered(num_numbered - 1)] if numbered is not None and num_numbered and not earlier else []
+    for folder in ("", *folders, *last):
         for file in destination.list(folder):
             path = f"{folder}/{file.name}" if folder else file.name
+            # Before the destination is marked as ours: a second try must not take foreign files for its own.
             if not earlier:
                 raise ConfigError(
                     f"{destination.uri(path)} is not a file of an export and would be mixed with its files. Name an "
@@ -50,54 +60,21 @@ def claim_destination(request: ExportRequest, export_format: str, folders: Seque
         destination.delete_temporary("", *folders)
         for upload in list(destination.list_uploads()):
             destination.abort_upload(upload)
-    _mark(request, {"format": export_format, "state": "begun"})
-
-
-def claim_numbered_destination(
-    request: ExportRequest, export_format: str, folders: Sequence[str], numbered: Callable[[int], str]
-) -> None:
-    """Do what `claim_destination` does, for numbered folders too: `numbered` gives a path by its number, from 0."""
-    destination = request.destination
-    is_earlier = destination.exists(EXPORT_NAME)
-    num_folders = _num_folders(destination, numbered)
-    # Before the destination is marked as ours: a second try must not take foreign files for its own.
-    if num_folders and not is_earlier:
-        raise ConfigError(
-            f"{destination.uri(numbered(num_folders - 1))} has files that are not of an export and would be mixed "
-            "with its files. Name an empty place."
-        )
-    claim_destination(request, export_format, folders)
+    mark(destination, {"format": export_format, "state": "begun"})
     # Beyond the last whole file there may be one that was begun, which no listing shows.
-    for number in reversed(range(num_folders + _MAX_GAP if is_earlier else 0)):
-        folder = numbered(number)
+    for folder in map(numbered, reversed(range(num_numbered + _MAX_GAP))) if numbered is not None and earlier else ():
         for file in list(destination.list(folder)):
             destination.delete(f"{folder}/{file.name}")
         destination.delete_temporary(folder)
 
 
-def mark_whole(request: ExportRequest, export_format: str, facts: Mapping[str, Any]) -> None:
-    """Mark the export as whole, with facts about it for later readers (JSON values)."""
-    tree = {
-        "format": export_format,
-        "state": "whole",
-        "source": request.header.source,
-        "num_images": request.num_images,
-        **facts,
-    }
-    _mark(request, tree)
+def mark(destination: RunLocation, record: Mapping[str, Any]) -> None:
+    """Write the record of the export: its format, its state, and facts about it for later readers (JSON values)."""
+    destination.replace(EXPORT_NAME, printable_json(record, indent=2).encode() + b"\n")
 
 
-def nothing_left(request: ExportRequest, dropped: Mapping[str, int]) -> ConfigError:
-    """Return the error of an export that would hold nothing, with what was left out and why."""
-    left_out = (
-        "; ".join(f"{num:,} {reason}" for reason, num in dropped.items() if num) or "the run has no image with a mask"
-    )
-    return ConfigError(f"Nothing of {request.run.root} is left to export: {left_out}")
-
-
-def _earlier(request: ExportRequest, export_format: str) -> bool:
+def _earlier(destination: RunLocation, export_format: str, *, is_overwriting: bool) -> bool:
     """Return whether there is an export that may be replaced; raise if it may not."""
-    destination = request.destination
     if not destination.exists(EXPORT_NAME):
         return False
     try:
@@ -109,13 +86,9 @@ def _earlier(request: ExportRequest, export_format: str) -> bool:
         ) from None
     if other != export_format:
         raise ConfigError(f"{destination.root} has an export of format {other}. Name another place for this one.")
-    if state == "whole" and not request.is_overwriting:
+    if state == "whole" and not is_overwriting:
         raise ConfigError(f"{destination.root} already has an export. Name another place, or give --overwrite.")
     return True
-
-
-def _mark(request: ExportRequest, tree: Mapping[str, Any]) -> None:
-    request.destination.replace(EXPORT_NAME, printable_json(tree, indent=2).encode() + b"\n")
 
 
 def _num_folders(destination: RunLocation, numbered: Callable[[int], str]) -> int:

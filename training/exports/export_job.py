@@ -1,4 +1,4 @@
-"""What all formats share: a line of the table of formats, and the job that a format's writer works on.
+"""What all formats share: the request of an export, a line of the table of formats, the job of a writer, its report.
 
 A writer takes images from its job, writes them, says of each mask that it wrote it, and gives back what it reads of
 them; the job counts, compares, and marks the export as whole.
@@ -10,25 +10,148 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol
 
-from pseudoris.schemas.errors import ImageError
-from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
-from pseudoris.training.exports.destination import (
-    claim_destination,
-    claim_numbered_destination,
-    mark_whole,
-    nothing_left,
-)
+from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.run_records import Receipt, RunHeader
+from pseudoris.store.exclusions.exclusion_rules import Exclusions
+from pseudoris.store.location import RunLocation
+from pseudoris.store.sources.planned_images import PlannedImages
+from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask, iter_annotations
+from pseudoris.training.exports.destination import claim_destination, mark
 from pseudoris.training.exports.image_files import ImageFile, image_file_of
 from pseudoris.training.exports.output_files import Fingerprint
-from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
-from pseudoris.training.exports.selected_rows import UNREADABLE, TextRule
+from pseudoris.training.exports.selected_rows import UNREADABLE, ExcludedImages, Selection, TextRule, with_source_bytes
 
 logger = logging.getLogger(__name__)
 
 # A mask that was read back, as `Fingerprint.add` takes it: file of its image, (height, width), encoding, texts.
 ReadMask = tuple[str, tuple[int, int], str, Sequence[str]]
-_PROGRESS_EVERY = 100
+_PROGRESS_EVERY: Final = 100
+
+
+WRITING: Final = "writing"
+CHECKING: Final = "reading back"
+_BYTES_PER_MB: Final = 10**6
+
+
+class OnProgress(Protocol):
+    """Receives the progress of an export."""
+
+    def __call__(self, done: int, total: int, /, stage: str = WRITING) -> None:
+        """Take how much of a stage is done, and the total: rows, images or masks."""
+
+
+@dataclass(frozen=True, slots=True)
+class HumanAnnotation:
+    """A REFER dataset whose human references join an export.
+
+    Attributes:
+        refs: Local path of its `refs(<splitBy>).p`.
+        instances: Local path of its `instances.json`.
+        splits: Which references: those of these splits.
+        images: Local folder of its images, to be copied into the export; None leaves them where they are.
+    """
+
+    refs: str
+    instances: str
+    splits: tuple[str, ...] = ("val", "test", "testA", "testB")
+    images: str | None = None
+
+
+def _option(default: Any, text: str, **bounds: float) -> Any:
+    return field(default=default, metadata={"help": text, **bounds})
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """Options of formats, with their help and bounds as the command line gives them; `ExportFormat.reads` names whose.
+
+    Attributes:
+        human: Human annotation to merge; None for none.
+    """
+
+    max_tokens: int | None = _option(
+        None,
+        "Leave out expressions with more CLIP tokens, start and end included. 0 keeps all. Default: the limit of the "
+        "format's trainers.",
+        min=0,
+    )
+    dataset: str | None = _option(None, "Dataset name that the trainer asks for.")
+    split: str = _option("train", "Name of the split that the run is written as.")
+    split_by: str = _option("pseudo", "refer: name in the brackets of refs(<split-by>).p.")
+    human: HumanAnnotation | None = None
+    target_mb: float = _option(
+        256, "Size of a file in MB (parquet, hf, webdataset). 128 to 512 suits most readers.", min=1, max=4_096
+    )
+    distinctive_only: bool = _option(
+        False,
+        "pseudo-ris-csv: leave out masks without a candidate above tau. Of such a mask the authors' trainer draws any "
+        "candidate.",
+    )
+
+    @property
+    def target_bytes(self) -> int:
+        """Size that files should have, where the format has files of a free size."""
+        return int(self.target_mb * _BYTES_PER_MB)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What to export, and where to.
+
+    Attributes:
+        run: Where the run lives.
+        header: Its header.
+        receipts: The latest receipts, ordered by shard; the parts that they name are the run.
+        destination: Where the export goes; another place than the run.
+        options: Of the format.
+        is_overwriting: Whether an existing export is replaced.
+        source: Where the images are now, if they are not embedded; None uses the header's SOURCE.
+        exclusions: Images to leave out, with all that belongs to them.
+    """
+
+    run: RunLocation
+    header: RunHeader
+    receipts: Sequence[Receipt]
+    destination: RunLocation
+    options: ExportOptions = field(default_factory=ExportOptions)
+    is_overwriting: bool = False
+    source: str | None = None
+    exclusions: Exclusions = ()
+
+    @property
+    def num_images(self) -> int:
+        """Images of the run that are not quarantined."""
+        return sum(receipt.counts.annotated + receipt.counts.empty for receipt in self.receipts)
+
+    @property
+    def excluded_images(self) -> ExcludedImages:
+        """What finds the images to leave out."""
+        planned = PlannedImages(self.run, self.header, source=self.source)
+        return ExcludedImages(planned, self.run, self.header, self.exclusions)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """The contents of a written export, after reading it back.
+
+    Attributes:
+        rows: By table or split.
+        files: How many, by the same names.
+        size_bytes: Size of all files together.
+        dropped: How many items were left out, by a phrase that names them and the reason; nothing is dropped in
+            silence.
+        notes: Sentences that the user needs to put the export to use.
+        checked: Checks that passed when the export was read back, a phrase each.
+    """
+
+    rows: Mapping[str, int]
+    files: Mapping[str, int]
+    size_bytes: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    checked: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,32 +210,54 @@ class ExportJob:
 
     def claim(self, *folders: str, numbered: Callable[[int], str] | None = None) -> None:
         """Empty the destination's folders of an earlier export, and mark it as begun; see `claim_destination`."""
-        if numbered is None:
-            claim_destination(self.request, self._name, folders)
-        else:
-            claim_numbered_destination(self.request, self._name, folders, numbered)
+        request = self.request
+        claim_destination(
+            self.destination, self._name, folders, numbered=numbered, is_overwriting=request.is_overwriting
+        )
 
     def images(self) -> Iterator[tuple[AnnotatedImage, ImageFile]]:
-        """Yield each image with its masks and its file; one that does not decode is left out.
+        """Yield each image with the masks and expressions that the rule takes and its file, in plan order.
+
+        One that is missing, changed or does not decode is left out. Memory is bounded by one shard, with its encoded
+        images.
 
         Raises:
-            ConfigError: Nothing of the run is left.
+            ConfigError: Nothing of the run is left; a part, or SOURCE as a whole, is missing.
         """
-        limits = self.request.header.config.images
-        for image in self.request.annotations(
-            self.dropped, rule=self.rule, with_bytes=True, on_progress=self.on_progress
-        ):
-            try:
-                image_file = image_file_of(image, limits)
-            except ImageError as error:
-                logger.warning("%s is left out: %s", image.key, error)
-                self.dropped[UNREADABLE] += 1
-                continue
-            self.num_images += 1
-            self.num_encoded_anew += image_file.is_encoded_anew
-            yield image, image_file
+        request, rule = self.request, self.rule
+        take, excluded = Selection(rule, self.dropped), request.excluded_images
+        planned = PlannedImages(request.run, request.header, source=request.source)
+        num_done = 0
+        for receipt in request.receipts:
+            left_out = excluded.of_shard(receipt)
+            self.dropped.update(left_out.values())
+            options = {"kept_only": rule.is_kept_only, "with_bytes": True, "with_samples": rule.with_samples}
+            annotated = iter_annotations(request.run, [receipt], **options)
+            # Filtered before their bytes are read: images without a remaining mask are not read.
+            wanted = [found for each in annotated if each.image_id not in left_out and (found := take.image(each))]
+            num_done += receipt.counts.annotated + receipt.counts.empty
+            for number, image in enumerate(
+                with_source_bytes(planned, wanted, self.dropped), num_done - len(wanted) + 1
+            ):
+                yield from self._with_file(image)
+                self.on_progress(number, request.num_images)
+            self.on_progress(num_done, request.num_images)
         if not self.num_images:
-            raise nothing_left(self.request, self.dropped)
+            reasons = "; ".join(f"{num:,} {reason}" for reason, num in self.dropped.items() if num)
+            raise ConfigError(
+                f"Nothing of {request.run.root} is left to export: {reasons or 'the run has no image with a mask'}"
+            )
+
+    def _with_file(self, image: AnnotatedImage) -> Iterator[tuple[AnnotatedImage, ImageFile]]:
+        try:
+            image_file = image_file_of(image, self.request.header.config.images)
+        except ImageError as error:
+            logger.warning("%s is left out: %s", image.key, error)
+            self.dropped[UNREADABLE] += 1
+            return
+        self.num_images += 1
+        self.num_encoded_anew += image_file.is_encoded_anew
+        yield image, image_file
 
     def add(self, name: str, mask: AnnotatedMask, counts: str | None = None) -> list[str]:
         """Count a mask as written, and return its texts; `counts` is the encoding of its pixels, if those are kept."""
@@ -150,5 +295,14 @@ class ExportJob:
         **facts: str,
     ) -> ExportReport:
         """Mark the export as whole, with `facts` about it beside its rows, and return its report."""
-        mark_whole(self.request, self._name, {**facts, "rows": dict(rows), "dropped": dict(self.dropped)})
+        record = {
+            "format": self._name,
+            "state": "whole",
+            "source": self.request.header.source,
+            "num_images": self.request.num_images,
+            **facts,
+            "rows": dict(rows),
+            "dropped": dict(self.dropped),
+        }
+        mark(self.destination, record)
         return ExportReport(rows, files, size_bytes, self.dropped, notes, checked)

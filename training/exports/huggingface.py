@@ -22,10 +22,9 @@ from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.parquet_files import open_parquet, open_writer
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest, ReadMask
 from pseudoris.training.exports.image_files import box_xywh, counts_of_png, mask_png
 from pseudoris.training.exports.output_files import broken, check_texts, new_file
-from pseudoris.training.exports.protocol import ExportReport, ExportRequest
 
 _DATA_FOLDER: Final = "data"
 _CARD_NAME: Final = "README.md"

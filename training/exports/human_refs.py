@@ -15,8 +15,8 @@ from pseudoris.schemas.shard import is_blank
 from pseudoris.schemas.untrusted import parse_json, read_regular
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusion, name_value
 from pseudoris.store.files.storage import storage_errors
+from pseudoris.training.exports.export_job import HumanAnnotation
 from pseudoris.training.exports.image_files import CATEGORY_ID
-from pseudoris.training.exports.protocol import HumanAnnotation
 from pseudoris.training.untrusted_pickle import read_refs
 from pseudoris.workers.masks.rle import compressed_counts
 

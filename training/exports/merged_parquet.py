@@ -25,9 +25,8 @@ from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet, open_writer
 from pseudoris.training.exports.destination import EXPORT_NAME
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest
 from pseudoris.training.exports.output_files import new_file
-from pseudoris.training.exports.protocol import ExportReport, ExportRequest
 
 if TYPE_CHECKING:
     from pseudoris.store.location import RunLocation
@@ -92,7 +91,7 @@ class _LeftOut:
 
     @classmethod
     def of(cls, request: ExportRequest) -> Self:
-        images = request.excluded_images()
+        images = request.excluded_images
         found = [pair for receipt in request.receipts for pair in images.of_shard(receipt).items()] if images else []
         return cls(pa.array([each for each, _ in found], pa.string()), Counter(phrase for _, phrase in found))
 

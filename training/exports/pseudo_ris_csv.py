@@ -27,10 +27,9 @@ from pseudoris.schemas.keep_rule import is_lone
 from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedExpression, AnnotatedMask
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ReadMask
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
 from pseudoris.training.exports.output_files import ManyFiles, broken, check_texts, new_file, read_ahead
-from pseudoris.training.exports.protocol import ExportReport
 from pseudoris.training.exports.selected_rows import TextRule, is_distinctive
 from pseudoris.workers.captions.decoding_rules import configured_rules
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedMask
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ReadMask
 from pseudoris.training.exports.human_refs import HumanRefs, RecordIds, counts_of, read_human
 from pseudoris.training.exports.image_files import CATEGORY, box_xywh, rle_of
 from pseudoris.training.exports.output_files import (
@@ -30,7 +30,6 @@ from pseudoris.training.exports.output_files import (
     json_arrays,
     new_file,
 )
-from pseudoris.training.exports.protocol import ExportReport
 from pseudoris.training.exports.selected_rows import TextRule
 from pseudoris.training.untrusted_pickle import load_plain
 

@@ -14,7 +14,7 @@ from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ReadMask
 from pseudoris.training.exports.image_files import box_xywh, rle_of
 from pseudoris.training.exports.output_files import (
     ManyFiles,
@@ -24,7 +24,6 @@ from pseudoris.training.exports.output_files import (
     check_texts,
     read_ahead,
 )
-from pseudoris.training.exports.protocol import ExportReport
 from pseudoris.training.exports.selected_rows import TextRule
 
 # SA-1B itself has about eleven thousand; file systems and listings slow down far above.

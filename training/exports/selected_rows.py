@@ -20,9 +20,7 @@ from pseudoris.schemas.shard import is_blank
 from pseudoris.schemas.tables import IMAGES, STATUS_QUARANTINED
 from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher, Exclusions, beyond, planned_rules
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.sources.planned_images import Outcome, as_annotated, read_entries
-from pseudoris.store.sources.source import open_recorded_root, open_root
+from pseudoris.store.sources.planned_images import PlannedImages, as_annotated
 from pseudoris.store.tables.annotations import AnnotatedExpression, AnnotatedImage, AnnotatedMask
 from pseudoris.store.tables.committed_tables import read_table
 
@@ -144,12 +142,7 @@ def is_distinctive(expressions: Sequence[AnnotatedExpression], tau: float) -> bo
 
 
 def with_source_bytes(
-    run: RunLocation,
-    header: RunHeader,
-    images: Sequence[AnnotatedImage],
-    dropped: Counter[str],
-    *,
-    source: str | None = None,
+    planned: PlannedImages, images: Sequence[AnnotatedImage], dropped: Counter[str]
 ) -> Iterator[AnnotatedImage]:
     """Yield a shard's images with their encoded bytes; one that is missing or changed is left out and counted.
 
@@ -157,28 +150,17 @@ def with_source_bytes(
     that are not embedded are read as annotation reads them: neighbours in a tar together, objects of a bucket at once.
 
     Args:
-        run: Where the run lives.
-        header: Its header.
+        planned: The run's images, in its SOURCE or where they are now.
         images: Images of one shard, in plan order; with `data` if the run embeds it.
         dropped: Gains the number of images left out.
-        source: Where the images are now; None uses the header's SOURCE.
 
     Raises:
         ConfigError: SOURCE itself does not exist any more, or cannot be read.
     """
-    outcomes: Iterator[Outcome] = iter(())
-    if absent := [image for image in images if image.data is None]:
-        wanted = {image.key for image in absent}
-        entries = [entry for entry in read_shard_plan(run, header, absent[0].shard) if entry.key in wanted]
-        if source is not None:
-            # A copy has other times and etags; its sha256 decides whether it is the same image.
-            entries = [replace(entry, etag=None, mtime_ns=None) for entry in entries]
-        config = header.config
-        opened = open_recorded_root if source is None else open_root
-        root = opened(source or header.source, config.source, config.placement.storage)
-        outcomes = (outcome for _, outcome in read_entries(root, entries, config))
+    absent = {image.key for image in images if image.data is None}
+    outcomes = planned.read(images[0].shard, absent) if absent else iter(())
     for image in images:
-        data = as_annotated(next(outcomes) if image.data is None else image.data, image.sha256)
+        data = as_annotated(next(outcomes)[1] if image.data is None else image.data, image.sha256)
         if isinstance(data, ImageError):
             logger.warning("%s is left out: %s", image.key, data)
             dropped[UNREADABLE] += 1
@@ -193,11 +175,8 @@ _COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256")
 class ExcludedImages:
     """Finds the images of a shard that rules exclude. Rules that the run was planned with are done already."""
 
-    def __init__(
-        self, run: RunLocation, header: RunHeader, exclusions: Exclusions, *, source: str | None = None
-    ) -> None:
-        """Wire it; `source` says where the images are now, None uses the header's SOURCE."""
-        self._run, self._header, self._source = run, header, source
+    def __init__(self, planned: PlannedImages, run: RunLocation, header: RunHeader, exclusions: Exclusions) -> None:
+        self._planned, self._run, self._header = planned, run, header
         self._rules = beyond(exclusions, planned_rules(header))
         self._matcher = ExclusionMatcher(self._rules)
 
@@ -228,7 +207,7 @@ class ExcludedImages:
 
     def _by_hash(self, images: Sequence[AnnotatedImage]) -> Iterator[tuple[str, str]]:
         unchecked = {image.image_id for image in images}
-        for image in with_source_bytes(self._run, self._header, images, Counter(), source=self._source):
+        for image in with_source_bytes(self._planned, images, Counter()):
             try:
                 phash = perceptual_hash(decode_upright(image.data or b"", self._header.config.images))
             except ImageError:

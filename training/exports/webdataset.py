@@ -22,10 +22,9 @@ from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ReadMask
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ReadMask
 from pseudoris.training.exports.image_files import box_xywh, rle_of
 from pseudoris.training.exports.output_files import broken, check_mask, check_texts, new_file
-from pseudoris.training.exports.protocol import ExportReport
 
 _INDEX_NAME: Final = "index.json"
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE

@@ -11,52 +11,46 @@ from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.destination import (
     EXPORT_NAME,
     claim_destination,
-    claim_numbered_destination,
-    mark_whole,
+    mark,
 )
-from tests.training.exports.builders import request_for, stored
+from tests.training.exports.builders import stored
 
 FOLDERS = ("anns/x", "masks")
 
 
-@pytest.fixture
-def request_at(built_run, place):
-    return lambda **options: request_for(built_run, place, **options)
-
-
-def test_an_export_of_another_format_is_never_replaced(request_at, place):
-    claim_destination(request_at(), "refer", ())
-    mark_whole(request_at(), "refer", {})
+def test_an_export_of_another_format_is_never_replaced(place):
+    claim_destination(place, "refer", (), is_overwriting=False)
+    mark(place, {"format": "refer", "state": "whole"})
     with pytest.raises(ConfigError, match="has an export of format refer"):
-        claim_destination(request_at(is_overwriting=True), "cris", FOLDERS)
+        claim_destination(place, "cris", FOLDERS, is_overwriting=True)
 
 
 @pytest.mark.parametrize("record", [b"{", b"[]", b'{"state": "whole"}'])
-def test_a_record_that_says_nothing_is_told(request_at, place, record):
+def test_a_record_that_says_nothing_is_told(place, record):
     place.replace(EXPORT_NAME, record)
     with pytest.raises(ConfigError, match=r"is not a record of an export\. Delete it"):
-        claim_destination(request_at(is_overwriting=True), "cris", FOLDERS)
+        claim_destination(place, "cris", FOLDERS, is_overwriting=True)
 
 
-def test_what_a_killed_export_had_half_written_is_deleted(request_at, place):
-    claim_destination(request_at(), "cris", FOLDERS)
+def test_what_a_killed_export_had_half_written_is_deleted(place):
+    claim_destination(place, "cris", FOLDERS, is_overwriting=False)
     left = [place.temporary_path(path) for path in ("masks/1.png", "large.lmdb")]
     for path in left:
         path.write_bytes(b"half")
-    claim_destination(request_at(), "cris", FOLDERS)
+    claim_destination(place, "cris", FOLDERS, is_overwriting=False)
     assert not any(path.exists() for path in left)
 
 
 @pytest.mark.slow
-def test_uploads_that_a_killed_export_left_in_a_bucket_are_given_up(built_run, s3_server, s3_bucket):
+def test_uploads_that_a_killed_export_left_in_a_bucket_are_given_up(s3_server, s3_bucket):
     place = RunLocation.open(f"s3://{s3_bucket}/place", s3_server.endpoint_url)
     client = s3_server.client()
     for key in ("place/large.lmdb", "another/large.lmdb"):
         client.create_multipart_upload(Bucket=s3_bucket, Key=key)
-    claim_destination(request_for(built_run, place), "cris", FOLDERS)
+    claim_destination(place, "cris", FOLDERS, is_overwriting=False)
     # Nothing of an export stood there: what was begun may be anyone's.
     assert len(list(place.list_uploads())) == 1
-    claim_destination(request_for(built_run, place), "cris", FOLDERS)
+    claim_destination(place, "cris", FOLDERS, is_overwriting=False)
     assert list(place.list_uploads()) == []
     assert [each["Key"] for each in client.list_multipart_uploads(Bucket=s3_bucket)["Uploads"]] == [
         "another/large.lmdb"
@@ -78,15 +72,15 @@ def begun(location: RunLocation) -> None:
 
 @given(last=st.integers(0, 150), gap=st.sets(st.integers(0, 63)))
 @settings(max_examples=8)
-def test_all_folders_are_emptied_whatever_gaps_there_are_near_the_end(last, gap, built_run, tmp_path_factory):
+def test_all_folders_are_emptied_whatever_gaps_there_are_near_the_end(last, gap, tmp_path_factory):
     location = RunLocation.open(str(tmp_path_factory.mktemp("numbered")))
     fill(location, (number for number in range(last + 1) if number == last or last - number not in gap))
     begun(location)
-    claim_numbered_destination(request_for(built_run, location), "numbered", (), folder)
+    claim_destination(location, "numbered", (), numbered=folder, is_overwriting=False)
     assert list(stored(location.root)) == [EXPORT_NAME]
 
 
-def test_emptying_goes_from_the_last_to_the_first_so_that_it_may_be_killed(built_run, place, monkeypatch):
+def test_emptying_goes_from_the_last_to_the_first_so_that_it_may_be_killed(place, monkeypatch):
     fill(place, range(200))
     begun(place)
     real, deleted = RunLocation.delete, []
@@ -99,18 +93,18 @@ def test_emptying_goes_from_the_last_to_the_first_so_that_it_may_be_killed(built
 
     monkeypatch.setattr(RunLocation, "delete", dying)
     with pytest.raises(KeyboardInterrupt):
-        claim_numbered_destination(request_for(built_run, place), "numbered", (), folder)
+        claim_destination(place, "numbered", (), numbered=folder, is_overwriting=False)
     assert deleted[0] == "folder-199/a.png"
     monkeypatch.undo()
-    claim_numbered_destination(request_for(built_run, place), "numbered", (), folder)
+    claim_destination(place, "numbered", (), numbered=folder, is_overwriting=False)
     assert list(stored(place.root)) == [EXPORT_NAME]
 
 
-def test_what_a_killed_export_had_begun_to_write_is_deleted_too(built_run, place):
+def test_what_a_killed_export_had_begun_to_write_is_deleted_too(place):
     fill(place, [0, 1])
     begun(place)
     for number in (1, 2):
         path = place.temporary_path(f"{folder(number)}/a.png")
         path.write_bytes(b"half")
-    claim_numbered_destination(request_for(built_run, place), "numbered", (), folder)
+    claim_destination(place, "numbered", (), numbered=folder, is_overwriting=False)
     assert list(stored(place.root)) == [EXPORT_NAME]

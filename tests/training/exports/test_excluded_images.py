@@ -14,6 +14,7 @@ from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, as_section, exclusion, name_value
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts
+from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.training.exports import EXPORTS, ExportRequest, find_export
 from pseudoris.training.exports.selected_rows import UNCHECKED, ExcludedImages
 from tests.builders import images as build
@@ -25,8 +26,12 @@ LOOKS = exclusion("phash", "bench", ["00" * 8], settings={"max_distance": 8})
 LEFT_OUT = {"images excluded by held-out.txt (names)": 2, "images excluded by bench.csv (sha256)": 1}
 
 
-def excluded(run, exclusions: Exclusions, **values) -> dict[str, str]:
-    images = ExcludedImages(run.location, run.header, exclusions, **values)
+def excluding(run, header, exclusions: Exclusions) -> ExcludedImages:
+    return ExcludedImages(PlannedImages(run.location, header), run.location, header, exclusions)
+
+
+def excluded(run, exclusions: Exclusions) -> dict[str, str]:
+    images = excluding(run, run.header, exclusions)
     return {
         each: phrase for receipt in latest_receipts(run.location) for each, phrase in images.of_shard(receipt).items()
     }
@@ -76,5 +81,5 @@ def test_copies_are_found_by_look_and_what_cannot_be_compared_is_left_out(tmp_pa
 def test_rules_that_the_run_was_planned_with_cost_nothing_more(built_run):
     part = PartRecord(name="g0001/exclusions-00000000.parquet", rows=1, size_bytes=1, sha256="00" * 32)
     header = built_run.header.model_copy(update={"exclusions": as_section(LOOKS, part)})
-    assert not ExcludedImages(built_run.location, header, LOOKS)
-    assert ExcludedImages(built_run.location, header, LOOKS + NAMES)
+    assert not excluding(built_run, header, LOOKS)
+    assert excluding(built_run, header, LOOKS + NAMES)

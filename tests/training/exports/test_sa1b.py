@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedMask
-from pseudoris.training.exports import ExportRequest, sa1b
+from pseudoris.training.exports import export_job, sa1b
 from tests.training.exports.builders import build_run, export, jpeg, stored
 from tests.training.exports.readers_sa1b import read_sa1b
 
@@ -92,14 +92,14 @@ def test_the_point_lies_within_any_mask(pixels):
 
 def test_masks_of_a_prior_have_no_score_and_the_report_says_how_many(place, tmp_path, monkeypatch):
     run = build_run(RunLocation.open(str(tmp_path / "run")), ((path_key("a.jpg"), jpeg(), (("the red half",),)),))
-    real = ExportRequest.annotations
+    real = export_job.iter_annotations
 
     def unscored(*arguments, **options):
         for image in real(*arguments, **options):
             masks = tuple(replace(mask, predicted_iou=None, stability_score=None) for mask in image.masks)
             yield replace(image, masks=masks)
 
-    monkeypatch.setattr(ExportRequest, "annotations", unscored)
+    monkeypatch.setattr(export_job, "iter_annotations", unscored)
     report = export("sa1b", run, place)
     ((_, _, [(annotation, _)]),) = read_sa1b(Path(place.root))
     assert annotation["predicted_iou"] is None

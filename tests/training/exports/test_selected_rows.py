@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from dataclasses import replace
 
 import open_clip
 import pytest
 
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables import annotations as tables
-from pseudoris.training.exports import protocol, selected_rows
+from pseudoris.training.exports import export_job, selected_rows
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob
 from pseudoris.training.exports.selected_rows import UNREADABLE, TextRule
 from tests.training.exports.builders import LONG_TEXT, PICTURES, build_run, jpeg, request_for
 
 
-def wanted(run, place, rule=TextRule(), **options):  # noqa: B008
-    dropped = Counter()
-    return list(request_for(run, place).annotations(dropped, rule=rule, **options)), dropped
+def wanted(run, place, rule=TextRule(), on_progress=lambda done, total: None, **request):  # noqa: B008
+    job = ExportJob(
+        ExportFormat("any", "", frozenset(), None, rule), replace(request_for(run, place), **request), on_progress
+    )
+    return [image for image, _ in job.images()], job.dropped
 
 
 def test_images_come_in_plan_order_with_their_kept_expressions(built_run, place):
@@ -27,7 +30,6 @@ def test_images_come_in_plan_order_with_their_kept_expressions(built_run, place)
     assert [image.image_id for image in images] == list(built_run.with_texts())
     for image, masks in zip(images, built_run.with_texts().values(), strict=True):
         assert [tuple(each.text for each in mask.expressions) for mask in image.masks] == [m.texts for m in masks]
-        assert image.data is None
     # The empty image, and the one of whose candidates none was kept; the quarantined one is the run's own affair.
     assert dropped == {
         selected_rows.WITHOUT_EXPRESSION: 2,
@@ -57,21 +59,20 @@ def test_a_text_as_long_as_the_limit_stays(built_run, place):
 
 def test_progress_ends_with_all_images_whether_or_not_they_were_left_out(built_run, place):
     seen = []
-    request = request_for(built_run, place)
-    list(request.annotations(Counter(), rule=TextRule(), on_progress=lambda done, total: seen.append((done, total))))
+    wanted(built_run, place, on_progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (len(PICTURES) + 1,) * 2
     assert seen == sorted(seen)
 
 
 def changed_tables(monkeypatch, change):
     """Read tables as a run of another kind, an import or a later one, holds them."""
-    real = protocol.iter_annotations
+    real = export_job.iter_annotations
 
     def read(*arguments, **options):
         for image in real(*arguments, **options):
             yield replace(image, masks=tuple(change(mask) for mask in image.masks))
 
-    monkeypatch.setattr(protocol, "iter_annotations", read)
+    monkeypatch.setattr(export_job, "iter_annotations", read)
 
 
 def test_an_expression_of_several_masks_is_left_out_and_counted_once(built_run, place, monkeypatch):
@@ -90,7 +91,7 @@ def test_an_expression_of_several_masks_is_left_out_and_counted_once(built_run, 
 
 
 def test_an_expression_of_no_mask_is_left_out_and_counted(built_run, place, monkeypatch):
-    real = protocol.iter_annotations
+    real = export_job.iter_annotations
 
     def read(*arguments, **options):
         for image in real(*arguments, **options):
@@ -98,7 +99,7 @@ def test_an_expression_of_no_mask_is_left_out_and_counted(built_run, place, monk
             yield replace(image, untargeted=tuple(nothing))
 
     expected, _ = wanted(built_run, place)
-    monkeypatch.setattr(protocol, "iter_annotations", read)
+    monkeypatch.setattr(export_job, "iter_annotations", read)
     images, dropped = wanted(built_run, place)
     assert images == expected
     assert dropped[selected_rows.NO_TARGET] == sum(
@@ -113,11 +114,9 @@ def test_texts_without_a_letter_and_masks_without_a_pixel_are_left_out(built_run
         return replace(mask, expressions=tuple(replace(each, text="\u200b ") for each in mask.expressions))
 
     changed_tables(monkeypatch, hollow)
-    images, dropped = wanted(built_run, place)
-    assert images == []
-    assert dropped[selected_rows.WITHOUT_PIXELS] == 2
     num_texts = sum(len(mask.texts) for image in built_run.truth[1:] for mask in image.masks)
-    assert dropped[selected_rows.WITHOUT_TEXT] == num_texts
+    with pytest.raises(ConfigError, match=f"2 masks without a pixel.*{num_texts} expressions without"):
+        wanted(built_run, place)
 
 
 def test_capitals_become_small_only_where_asked_and_spaces_around_always_go(built_run, place, monkeypatch):
@@ -142,7 +141,7 @@ def source_run(tmp_path):
 
 def test_bytes_that_are_not_embedded_are_read_from_source(source_run, place):
     run, _ = source_run
-    images, dropped = wanted(run, place, with_bytes=True)
+    images, dropped = wanted(run, place)
     assert [image.data for image in images] == [jpeg()] * 4
     assert dropped[UNREADABLE] == 0
 
@@ -153,9 +152,7 @@ def test_images_that_have_moved_are_read_where_they_lie_now(source_run, place, t
     for path in (tmp_path / "moved").iterdir():
         os.utime(path, (1, 1))
     (tmp_path / "moved/third.jpg").write_bytes(jpeg(3))
-    dropped = Counter()
-    request = replace(request_for(run, place), source=str(tmp_path / "moved"))
-    images = list(request.annotations(dropped, rule=TextRule(), with_bytes=True))
+    images, dropped = wanted(run, place, source=str(tmp_path / "moved"))
     assert [(image.key, image.data) for image in images] == [
         (name, jpeg()) for name in ("first.jpg", "second.jpg", "fourth.jpg")
     ]
@@ -167,7 +164,7 @@ def test_images_that_are_gone_or_changed_in_source_are_left_out_and_counted(sour
     (source / "second.jpg").unlink()
     (source / "fourth.jpg").write_bytes(jpeg()[:-1] + b"x")
     with caplog.at_level("WARNING", logger="pseudoris.training"):
-        images, dropped = wanted(run, place, with_bytes=True)
+        images, dropped = wanted(run, place)
     assert [image.key for image in images] == ["first.jpg", "third.jpg"]
     assert dropped[UNREADABLE] == 2
     assert "second.jpg is left out" in caplog.text
@@ -178,7 +175,7 @@ def test_other_bytes_of_the_planned_size_and_time_are_not_taken_for_the_image(so
     stat = (source / "first.jpg").stat()
     (source / "first.jpg").write_bytes(jpeg()[:-1] + b"x")
     os.utime(source / "first.jpg", ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    images, dropped = wanted(run, place, with_bytes=True)
+    images, dropped = wanted(run, place)
     assert "first.jpg" not in [image.key for image in images]
     assert dropped[UNREADABLE] == 1
 
@@ -186,6 +183,6 @@ def test_other_bytes_of_the_planned_size_and_time_are_not_taken_for_the_image(so
 def test_what_no_mask_is_left_of_is_not_read(source_run, place):
     run, source = source_run
     (source / "second.jpg").unlink()
-    images, dropped = wanted(run, place, TextRule(refused=("second",)), with_bytes=True)
+    images, dropped = wanted(run, place, TextRule(refused=("second",)))
     assert len(images) == 3
     assert dropped[UNREADABLE] == 0

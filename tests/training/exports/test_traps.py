@@ -12,8 +12,7 @@ import pytest
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports import protocol, selected_rows
-from pseudoris.training.exports.export_request import EXPORTS
+from pseudoris.training.exports import EXPORTS, export_job, selected_rows
 from tests.training.exports.builders import LONG_TEXT, PICTURES, UPRIGHT, TrueMask, export, stored
 from tests.training.exports.loading import LOADERS, WITH_BARE_MASKS, WITH_CANDIDATES, LoadedMask
 
@@ -57,7 +56,7 @@ def test_the_round_trip_keeps_masks_to_the_pixel_texts_and_counts(loaded, built_
 
 @pytest.mark.parametrize("name", ["cris", "lmdb", "refer"])
 def test_trap_texts_reach_trainers_stripped_in_small_letters_and_never_empty(name, built_run, place, monkeypatch):
-    real = protocol.iter_annotations
+    real = export_job.iter_annotations
 
     # As later tables or another tool's may hold them: ours are clean from the start.
     def shouted(*arguments, **options):
@@ -65,7 +64,7 @@ def test_trap_texts_reach_trainers_stripped_in_small_letters_and_never_empty(nam
             masks = [replace(mask, expressions=tuple(_shouted(mask.expressions))) for mask in image.masks]
             yield replace(image, masks=tuple(masks))
 
-    monkeypatch.setattr(protocol, "iter_annotations", shouted)
+    monkeypatch.setattr(export_job, "iter_annotations", shouted)
     report = export(name, built_run, place, max_tokens=0)
     masks = LOADERS[name](Path(place.root))
     texts = Counter(text for mask in masks for text in mask.texts)

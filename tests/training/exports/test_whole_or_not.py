@@ -9,8 +9,9 @@ import pytest
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports import ExportRequest, find_export
+from pseudoris.training.exports import find_export
 from pseudoris.training.exports.destination import EXPORT_NAME
+from pseudoris.training.exports.export_job import ExportJob
 from tests.builders.memory import least_peak_bytes
 from tests.training.exports.builders import PICTURES, build_run, export, jpeg, request_for, stored
 from tests.training.exports.loading import LOADERS
@@ -37,15 +38,15 @@ def contents(root: Path | str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_killed_export_is_no_whole_one_and_the_same_call_finishes_it(name, built_run, place, tmp_path, monkeypatch):
-    real = ExportRequest.annotations
+    real = ExportJob.images
 
-    def dying(self, *arguments, **options):
-        for number, image in enumerate(real(self, *arguments, **options)):
+    def dying(self):
+        for number, image in enumerate(real(self)):
             if number == 3:
                 raise KeyboardInterrupt
             yield image
 
-    monkeypatch.setattr(ExportRequest, "annotations", dying)
+    monkeypatch.setattr(ExportJob, "images", dying)
     with pytest.raises(KeyboardInterrupt):
         export(name, built_run, place)
     assert b'"begun"' in place.read_bytes(EXPORT_NAME)

@@ -18,6 +18,7 @@ from pseudoris.schemas.shard import ExpressionRecord, Failure, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.planned_run import Parent, plan_as_parent
+from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import iter_table, read_table
 from pseudoris.training.exports.selected_rows import with_source_bytes
@@ -107,7 +108,9 @@ def _shard(
     location, header = parent.location, parent.header
     is_embedded = header.config.shards.embed_images
     annotated = list(iter_annotations(location, [receipt], kept_only=True, with_bytes=is_embedded))
-    readable = {each.image_id: each for each in with_source_bytes(location, header, annotated, Counter())}
+    readable = {
+        each.image_id: each for each in with_source_bytes(PlannedImages(location, header), annotated, Counter())
+    }
     failures = {
         row["image_id"]: Failure(row["stage"], row["reason"], row["message"])
         for row in read_table(location, FAILURES, receipts=[receipt]).to_pylist()
