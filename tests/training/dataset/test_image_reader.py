@@ -17,8 +17,8 @@ from PIL import Image
 from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.run_records import PlanEntry
-from pseudoris.training.dataset import image_reader
-from pseudoris.training.dataset.image_reader import ImageBytes, decode_plain_jpeg
+from pseudoris.store.sources import planned_images
+from pseudoris.training.dataset.image_reader import decode_plain_jpeg
 from tests.builders import images as build
 from tests.training.dataset.builders import build_run
 
@@ -41,8 +41,8 @@ def test_two_threads_that_read_two_shards_do_not_take_each_others_plans(tmp_path
     def plan(location, header, shard):
         return [PlanEntry(shard, 0, "0" * 16, f"{shard}.png", 1, None, None)]
 
-    monkeypatch.setattr(image_reader, "read_shard_plan", plan)
-    encoded = ImageBytes(run.location, run.header, is_random_access=is_random_access)
+    monkeypatch.setattr(planned_images, "read_shard_plan", plan)
+    encoded = planned_images.PlannedImages(run.location, run.header, is_random_access=is_random_access)
 
     def look(shards):
         sys.settrace(give_way)
