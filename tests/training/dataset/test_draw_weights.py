@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import CaptionSample
 from pseudoris.store.location import RunLocation
 from pseudoris.training.dataset import (
@@ -17,7 +16,6 @@ from pseudoris.training.dataset import (
     JoinedDataset,
     MixedDataset,
     RisDataset,
-    RisIterableDataset,
     SampleSpec,
 )
 from pseudoris.training.dataset.shard_reader import FULL_WEIGHT, OpenedRun
@@ -54,7 +52,6 @@ LONE = [
 BETTER_HALF = {"best": 3, "middle": 1}
 FALLBACK = {"a thing": 6, "a dot": 3}
 PASSING = {"the red circle": 5, "a circle in red": 2}
-AUTHORS = SampleSpec(draw="pseudo_ris")
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +97,6 @@ def test_each_text_is_drawn_as_often_as_its_weight_says(run):
     assert set(found) == {*PASSING, *FALLBACK, *BETTER_HALF}
 
 
-def test_by_default_each_kept_text_is_drawn_alike_and_masks_without_one_are_left_out(run):
-    assert SampleSpec().draw == "distinct"
-    spec = SampleSpec(parts=("text",), expressions_per_mask=None)
-    assert texts(RisDataset(run.location, spec)) == [*PASSING, "best", "worst", "middle", "nothing"]
-
-
 @pytest.mark.parametrize(
     ("where", "expected"),
     [
@@ -140,23 +131,6 @@ def test_a_humans_and_a_composers_text_weigh_one_and_a_wrong_label_nothing(tmp_p
     ]
     run = build_run(tmp_path, num_shards=1, per_shard=1, rows=lambda number: rows)
     assert weights(run, draw="pseudo_ris") == [{"by hand": 1, "composed": 1, "drawn": 4}, {"rejected": 4}]
-
-
-def test_the_same_text_is_drawn_again_as_draws_are_independent(run):
-    spec = SampleSpec(parts=("text", "scores"), draw="pseudo_ris", expressions_per_mask=3)
-    samples = [sample for epoch in range(40) for sample in _epoch(RisDataset(run.location, spec), epoch)]
-    numbers = Counter(len(set(sample["expressions"])) for sample in samples)
-    assert set(numbers) == {1, 2}
-    assert all(sample["scores"]["correctness"].shape == (3,) for sample in samples)
-
-
-def test_a_state_of_another_draw_is_refused(run):
-    assert RisDataset(run.location).describe()["where"]["lone"] == "keep"
-    for kind in (RisDataset, RisIterableDataset):
-        ours, theirs = kind(run.location), kind(run.location, AUTHORS)
-        for one, other in ((ours, theirs), (theirs, ours)):
-            with pytest.raises(ConfigError, match=r"draw: .* saved, .* now"):
-                one.load_state_dict(other.state_dict())
 
 
 WEIGHTED = SampleSpec(parts=("text",), draw="weighted", where=ExpressionFilter(is_kept_only=False))
@@ -200,8 +174,3 @@ def test_the_best_weight_of_a_mask_is_known_and_other_draws_and_humans_have_one(
     human = RisDataset(build_run(tmp_path, num_shards=1, prefix="human-").location, SampleSpec(parts=("text",)))
     mixed = MixedDataset(JoinedDataset([dataset, plain]), human, fraction=0.25)
     assert mixed.best_weights() == pytest.approx([0.9, 0.5, 1.0, 1.0, 1.0], abs=1e-6)
-
-
-def _epoch(dataset: RisDataset, epoch: int) -> list:
-    dataset.set_epoch(epoch)
-    return list(dataset)

@@ -8,7 +8,6 @@ import pytest
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.dataset import ExpressionFilter, RisDataset, RisIterableDataset, SampleSpec, StreamOrder
-from pseudoris.workers.checkpoints.openclip import num_clip_tokens
 from tests.training.dataset.builders import build_run
 
 SCORED = [
@@ -30,21 +29,6 @@ def run(tmp_path):
 def texts(run, where):
     spec = SampleSpec(parts=("text",), where=where, expressions_per_mask=None)
     return {text for sample in RisIterableDataset(run.location, spec) for text in sample["expressions"]}
-
-
-def test_a_rivals_rejected_expressions_are_taken_where_a_trainer_asks_for_them_and_never_by_default(tmp_path):
-    rows = [
-        (0, "a circle", {"distinctiveness": 0.7, "kept": False}),
-        (0, "a red circle", {"distinctiveness": 0.95, "kept": False}),
-        (0, "the red circle", {"distinctiveness": 1.4}),
-        (1, "a person's", {"distinctiveness": None, "source": "human", "samples": (), "correctness": None}),
-        (1, "a large circle", {"distinctiveness": 1.2}),
-    ]
-    run = build_run(tmp_path, num_shards=1, per_shard=1, rows=lambda number: rows)
-    # As docs/composing.md has it.
-    negatives = ExpressionFilter(is_kept_only=False, bounds={"distinctiveness": (None, 0.8)}, sources={"model"})
-    assert texts(run, negatives) == {"a circle"}
-    assert texts(run, ExpressionFilter()) == {"the red circle", "a person's", "a large circle"}
 
 
 ALL = {text for _, text, _ in (*SCORED, *LONE)}
@@ -87,13 +71,6 @@ def test_a_pseudo_label_passes_every_tau_as_it_was_kept(tmp_path):
     for where in ({}, {"tau": 1.2}, {"tau": -math.inf}, {"lone": "drop"}):
         assert texts(run, ExpressionFilter(**where)) == {"the star"}
     assert texts(run, ExpressionFilter(is_kept_only=False)) == {"the star", "a context"}
-
-
-def test_clip_tokens_count_start_and_end_as_clip_itself_does():
-    from open_clip import get_tokenizer
-
-    tokens = get_tokenizer("RN50")([text for _, text, _ in SCORED])
-    assert [num_clip_tokens(text) for _, text, _ in SCORED] == (tokens != 0).sum(1).tolist()
 
 
 @pytest.mark.parametrize(

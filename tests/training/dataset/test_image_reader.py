@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -23,7 +21,6 @@ from tests.builders import images as build
 from tests.training.dataset.builders import build_run
 
 LIMITS = ImagesConfig()
-PHOTOS = Path(__file__).parents[4] / "shared" / "assets" / "photos"
 
 
 def give_way(frame, event, argument):
@@ -104,14 +101,3 @@ def test_limits_hold():
     assert decode_plain_jpeg(data, ImagesConfig(max_pixels=30 * 40 - 1)) is None
     assert decode_plain_jpeg(data, ImagesConfig(max_bytes=len(data) - 1)) is None
     assert decode_plain_jpeg(data, ImagesConfig(max_pixels=30 * 40, max_bytes=len(data))) is not None
-
-
-@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the test photographs are absent: shared/assets beside the clone")
-def test_photographs():
-    paths = sorted(PHOTOS.glob("*.jpg"))
-    assert paths
-    for path in paths:
-        data = path.read_bytes()
-        pixels = decode_plain_jpeg(data, LIMITS)
-        assert pixels is not None, path.name
-        assert np.array_equal(pixels, upright(data)), path.name

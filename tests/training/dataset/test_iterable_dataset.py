@@ -249,15 +249,6 @@ def test_a_growing_run_does_not_shift_until_it_is_refreshed(tmp_path):
     assert len(dataset) == len(ids(dataset)) == 24
 
 
-def test_masks_that_a_bound_on_masks_leaves_out_give_no_sample(tmp_path):
-    run = build_run(tmp_path)
-    everything = RisDataset(run.location)
-    areas = sorted({int(sample["mask"].sum()) for sample in (everything[at] for at in range(len(everything)))})
-    where = ExpressionFilter(bounds={"area_px": (areas[-1] + 1, None)})
-    dataset = RisIterableDataset(run.location, SampleSpec(where=where))
-    assert (ids(dataset), dataset.count()) == ([], 0)
-
-
 def test_expressions_of_several_masks_or_none_are_passed_over(tmp_path):
     several = {"target_mask_ids": ("a", "b")}
     rows = [(0, "one", {}), (1, "both", several), (1, "no one", {"target_mask_ids": ()})]
@@ -307,18 +298,6 @@ def test_an_order_that_makes_no_sense_is_refused(run, options, message):
 def test_a_spec_that_makes_no_sense_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         SampleSpec(**options)
-
-
-def test_ranks_of_a_larger_group_share_without_being_told(run, monkeypatch):
-    store = torch.distributed.HashStore()
-    monkeypatch.setattr("torch.distributed.distributed_c10d._get_default_store", lambda: store)
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    found = []
-    for rank in range(2):
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        found += ids(RisIterableDataset(run.location))
-    assert sorted(found) == sorted(plain_samples(run.location))
 
 
 def test_what_a_transform_returns_is_yielded_whatever_it_is(run):

@@ -17,7 +17,6 @@ from pseudoris.training.dataset import (
     RisDataset,
     RisIterableDataset,
     SampleSpec,
-    Snapshot,
     StreamOrder,
     collate_lists,
 )
@@ -25,8 +24,6 @@ from pseudoris.training.dataset.mixed_dataset import choose_fraction
 from tests.training.dataset.builders import build_run
 
 TEXT = SampleSpec(parts=("text",))
-MODELS = [(0, "by a model", {})]
-HUMANS = [(0, "by hand", {"source": "human", "samples": (), "distinctiveness": None, "correctness": None})]
 
 
 @pytest.fixture
@@ -152,19 +149,6 @@ NOTHING = SampleSpec(parts=("text",), where=ExpressionFilter(words=(99, None)))
 def test_a_stream_of_a_machine_that_gives_nothing_is_refused(run, human):
     with pytest.raises(ConfigError, match="The pseudo-labelled run gives no samples"):
         MixedIterableDataset(RisIterableDataset(run.location, NOTHING), human)
-
-
-def test_a_stream_whose_machine_gave_nothing_at_the_saved_snapshot_is_refused(human, tmp_path):
-    run = build_run(tmp_path, is_committed=False, num_shards=2, rows=lambda number: HUMANS if number < 4 else MODELS)
-    spec = SampleSpec(parts=("text",), where=ExpressionFilter(sources=frozenset({"model"})))
-    run.commit(0)
-    small = Snapshot.take(run.location)
-    run.commit(1)
-    stream = MixedIterableDataset(RisIterableDataset(run.location, spec), human)
-    state = stream.state_dict()
-    state["dataset"]["snapshot"]["pseudo"] = small.state()
-    with pytest.raises(ConfigError, match="The pseudo-labelled run gives no samples"):
-        stream.load_state_dict(state)
 
 
 def test_what_stands_in_for_a_bad_image_is_a_chosen_mask_too(run, tmp_path):

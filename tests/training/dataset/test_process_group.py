@@ -8,7 +8,7 @@ import multiprocessing
 import pytest
 import torch
 
-from pseudoris.training.dataset import RisDataset, RisIterableDataset, SampleSpec, Snapshot, StreamOrder
+from pseudoris.training.dataset import RisDataset, RisIterableDataset, SampleSpec, StreamOrder
 from tests.training.dataset.builders import build_run
 
 TEXT = SampleSpec(parts=("text",))
@@ -71,22 +71,3 @@ def test_a_dataset_that_one_rank_makes_alone_waits_for_nobody(tmp_path):
         return len(RisDataset(run.location, TEXT)) if rank == 1 else None
 
     assert in_two_processes(tmp_path, of_rank) == [None, 24]
-
-
-def test_a_turn_is_agreed_on_once_and_another_anew(tmp_path):
-    run = build_run(tmp_path, is_committed=False)
-    run.commit(0)
-
-    def of_rank(rank):
-        sizes = []
-        for turn in ("epoch 1", "epoch 2"):
-            if rank == 1:
-                torch.distributed.barrier()
-            sizes.append(len(Snapshot.shared(run.location, turn)))
-            if rank == 0:
-                run.commit(1 if turn == "epoch 1" else 2)
-                torch.distributed.barrier()
-            torch.distributed.barrier()
-        return [*sizes, len(Snapshot.take(run.location))]
-
-    assert in_two_processes(tmp_path, of_rank) == [[1, 2, 3], [1, 2, 3]]

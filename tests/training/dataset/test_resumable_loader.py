@@ -146,18 +146,6 @@ def test_a_state_that_was_loaded_is_saved_again_before_the_first_sample_and_afte
     assert head + facts(loader) == facts(open_loader(run)) == head + tail
 
 
-def test_a_state_saved_after_a_refresh_is_the_beginning_of_the_larger_run(tmp_path):
-    run = build_run(tmp_path, is_committed=False)
-    run.commit(0)
-    loader, other = open_loader(run), open_loader(run)
-    list(loader)
-    run.commit(1, 2)
-    loader.dataset.refresh()
-    other.load_state_dict(json.loads(json.dumps(loader.state_dict())))
-    assert facts(other) == facts(open_loader(run))
-    assert sum(map(len, facts(loader))) == 24
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("num_before", [0, 1, 99])
 def test_workers_that_live_on_go_on_where_a_state_was_saved(run, num_before):

@@ -31,7 +31,7 @@ from pseudoris.synthworld.grammar import (
     parse_reference,
 )
 from pseudoris.synthworld.oracle import ROW_MARGIN_PX, along, referents, row_of
-from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Split, make_scene
+from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.training.dataset import (
     RisDataset,
     RisIterableDataset,
@@ -39,9 +39,8 @@ from pseudoris.training.dataset import (
 )
 from pseudoris.training.dataset.rewording import drawn_forms, forms_of
 from pseudoris.workers import english
-from pseudoris.workers.composing.likelihood import SIDES, MaskPosition, inside_third
+from pseudoris.workers.composing.likelihood import SIDES
 from recipes.scene_texts import realise, to_text
-from recipes.simulated_expressions import first_voice_expressions
 from tests.training.dataset.builders import build_run
 
 SCENES = [make_scene(Split.DEVELOPMENT, position) for position in range(20)]
@@ -129,15 +128,6 @@ def test_a_side_means_the_one_object_of_its_third_unless_another_lies_at_the_bor
     assert all(referents(form, scene) == near for form in forms_of(caption) if is_side(caption, form))
 
 
-@settings(max_examples=10)
-@given(scenes, st.data())
-def test_forms_of_what_a_person_says_mean_the_same_object(scene, data):
-    number = data.draw(st.integers(0, len(scene.objects) - 1))
-    for each in first_voice_expressions(scene, number):
-        assert_sound(each.text)
-        assert {referents(form, scene) for form in forms_of(each.text)} == {frozenset({number})}
-
-
 @settings(max_examples=30)
 @given(nouns, nouns, st.sampled_from(SIDES), st.integers(2, 4))
 def test_forms_of_what_is_composed_mean_what_it_means(noun, anchor, side, number):
@@ -149,21 +139,6 @@ def test_forms_of_what_is_composed_mean_what_it_means(noun, anchor, side, number
     for text in filter(None, texts):
         assert_sound(text)
         assert all(means_the_same(text, form) for form in forms_of(text))
-
-
-@settings(max_examples=30)
-@given(scenes, st.data(), st.sampled_from(SIDES))
-def test_forms_of_a_composed_side_mean_the_same_object(scene, data, side):
-    number = data.draw(st.integers(0, len(scene.objects) - 1))
-    noun = Description(scene.objects[number].attributes.category)
-    row = row_of(noun, scene)
-    positions = {
-        at: MaskPosition(*(each / SCENE_SIZE_PX for each in item.centre_xy_px), 1.0) for at, item in row.items()
-    }
-    inside = {at: inside_third(side, each) for at, each in positions.items()}
-    if inside.pop(number) > 0.98 and max(inside.values(), default=0.0) < 0.02:
-        text = english.at_side(side, english.noun_phrase(realise(noun), noun.category))
-        assert {referents(form, scene) for form in forms_of(text)} == {frozenset({number})}
 
 
 @settings(max_examples=30)

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.training.dataset import RisIterableDataset, SampleSpec, Snapshot
@@ -50,13 +49,6 @@ def test_without_a_manifest_the_receipts_are_pinned(growing):
     assert shards(Snapshot.of_receipts(growing.location)) == [0, 1, 2]
 
 
-def test_a_manifest_and_the_receipts_it_holds_have_one_digest(growing):
-    growing.commit()
-    write_manifest(growing.location)
-    manifest, receipts = Snapshot.take(growing.location), Snapshot.of_receipts(growing.location)
-    assert (manifest.manifest, receipts.manifest, manifest.digest) == (1, None, receipts.digest)
-
-
 def test_a_retried_shard_gives_another_snapshot_while_the_old_one_still_reads(growing):
     growing.commit()
     old = Snapshot.of_receipts(growing.location)
@@ -66,16 +58,6 @@ def test_a_retried_shard_gives_another_snapshot_while_the_old_one_still_reads(gr
     assert new.digest != old.digest
     again = Snapshot.from_state(growing.location, old.state())
     assert again.table["generation"].to_pylist() == [0, 0, 0]
-
-
-def test_parts_that_a_retry_and_gc_took_away_say_what_to_do(growing):
-    receipts = growing.commit()
-    name = receipts[1].parts["expressions"].name
-    dataset = RisIterableDataset(growing.location, TEXT)
-    growing.location.delete(f"expressions/{name}")
-    remedy = r"take a new snapshot of the run \(refresh\(\) of the dataset, or .*\. Otherwise run `pseudoris verify`"
-    with pytest.raises(ConfigError, match=remedy):
-        list(dataset)
 
 
 def test_a_retry_that_ended_before_its_manifest_is_read_from_its_receipts(growing):
@@ -109,21 +91,6 @@ def test_a_snapshot_with_retried_shards_is_pinned_as_it_was(growing):
     again = Snapshot.from_state(growing.location, state)
     assert (again.digest, again.table["generation"].to_pylist()) == (snapshot.digest, [0, 1])
     assert again.state() == state
-
-
-def test_the_receipts_are_listed_once_and_only_retried_ones_are_read(growing, monkeypatch):
-    growing.commit(0, 1)
-    write_manifest(growing.location)
-    growing.commit(1, generation=1)
-    growing.commit(2)
-    listed, read = [], []
-    real_list, real_read = RunLocation.list, RunLocation.read_bytes
-    monkeypatch.setattr(RunLocation, "list", lambda self, folder: listed.append(folder) or real_list(self, folder))
-    monkeypatch.setattr(RunLocation, "read_bytes", lambda self, path: read.append(path) or real_read(self, path))
-    Snapshot.take(growing.location)
-    # The headers are read for the manifest and for the retried receipts: both must name one of them.
-    assert sorted(listed) == ["_manifest", "_plan", "_plan", "_receipts"]
-    assert read == ["_run.json", "_run.json", "_receipts/shard-00000001.g1.json"]
 
 
 def test_the_state_of_another_run_is_refused(growing, tmp_path):

@@ -69,15 +69,6 @@ def test_dropping_gives_ranks_as_many_repeats_none_and_drops_fewer_than_there_ar
     assert {sum(map(len, of_rank)) for of_rank in ranks} == {samples_per_rank(int(counts.sum()), sizes[0], "drop")}
 
 
-def test_a_shard_at_a_border_is_read_by_both_sides_of_it():
-    order, counts = np.arange(3), np.array([2, 4, 2])
-    halves = [equal_slices(order, counts, Stream(rank, 2), "drop") for rank in range(2)]
-    assert [[(part.row, part.start, part.stop) for part in half] for half in halves] == [
-        [(0, 0, 2), (1, 0, 2)],
-        [(1, 2, 4), (2, 0, 2)],
-    ]
-
-
 @dataclass(frozen=True)
 class Image:
     number: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
 
 import pytest
 
@@ -67,13 +66,6 @@ def test_a_dataset_of_its_own_does_not_stand_for_those_beside_it(tmp_path):
     write(tmp_path / "data" / "refcoco", "unc", refs(testA=[2]))
     assert excluded(tmp_path / "data" / "own", [1, 2]) == [1]
     assert excluded(tmp_path / "data" / "refcoco", [1, 2]) == [2]
-
-
-def test_a_relative_path_finds_the_datasets_beside_it(tmp_path, monkeypatch):
-    write(tmp_path / "refcoco", "unc", refs(testA=[1]))
-    write(tmp_path / "refcocog", "umd", refs(test=[2]))
-    monkeypatch.chdir(tmp_path / "refcoco")
-    assert excluded(Path(), [1, 2]) == [1, 2]
 
 
 def test_every_split_but_train_is_excluded_and_recorded(tmp_path):

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
-from pycocotools.cocoeval import COCOeval
 from torchvision.datasets import CocoCaptions, CocoDetection
 
 from pseudoris.schemas.errors import ConfigError
@@ -51,20 +50,6 @@ def test_no_mask_is_a_crowd_so_that_detectron_trains_on_every_one(root, built_ru
     due = [mask.pixels for image in built_run.truth for mask in image.masks]
     assert len(masks) == len(due)
     assert all(map(np.array_equal, masks, due))
-
-
-def test_the_evaluation_of_pycocotools_gives_the_masks_against_themselves_a_one(root):
-    truth = open_coco(root / "annotations" / "instances_train.json")
-    results = [
-        {key: each[key] for key in ("image_id", "category_id", "segmentation")} | {"score": 1 / (number + 1)}
-        for number, each in enumerate(instances_of(root)["annotations"])
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, truth.loadRes(results), "segm")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    assert evaluation.stats[0] == pytest.approx(1.0)
 
 
 def test_torchvision_reads_images_instances_and_captions(root):

@@ -86,15 +86,6 @@ def test_a_name_that_would_lead_out_of_its_folder_is_refused(option, built_run, 
         export("cris", built_run, place, **{option: "../x"})
 
 
-def test_the_command_that_the_user_runs_next_names_the_files(exported):
-    root, report = exported
-    (command,) = [note for note in report.notes if "folder2lmdb" in note]
-    anns, images, masks = re.search(r"-j (\S+) -i (\S+) -m (\S+) -o lmdb/refcoco", command).groups()
-    assert (root / anns).is_file()
-    assert (root / images).is_dir()
-    assert (root / masks).is_dir()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cris", "lmdb"])
 def test_memory_follows_the_shard_and_not_the_run(name, tmp_path, monkeypatch):

@@ -28,16 +28,6 @@ def root(built_run, place) -> Path:
     return Path(place.root)
 
 
-def test_images_and_masks_are_image_features_and_texts_are_lists(root):
-    datasets = pytest.importorskip("datasets")
-    features = open_folder(root).features
-    assert features["image"] == datasets.Image()
-    mask = features["masks"].feature
-    assert mask["mask"] == datasets.Image()
-    assert mask["expressions"].feature == datasets.Value("string")
-    assert mask["bbox"].feature == datasets.Value("int32")
-
-
 def test_the_folder_opens_without_a_network(root, monkeypatch):
     def refused(*arguments, **options):
         raise AssertionError("the network was asked")
@@ -61,15 +51,6 @@ def test_a_row_decodes_to_an_image_and_masks_of_its_size(root, built_run):
             box = [x, y, int(columns_set.max()) + 1 - x, int(rows_set.max()) + 1 - y]
             assert (mask["bbox"], mask["area"]) == (box, int(true.pixels.sum()))
             assert len(mask["distinctiveness"]) == len(mask["expressions"])
-
-
-def test_it_streams_and_takes_columns(root, built_run):
-    datasets = pytest.importorskip("datasets")
-    (stream,) = datasets.load_dataset(str(root), streaming=True).values()
-    first = next(iter(stream))
-    assert first["masks"][0]["mask"].size == first["image"].size
-    keys = [row["key"] for row in stream.select_columns(["key"])]
-    assert keys == [image.key for image in built_run.truth if image.image_id in built_run.with_texts()]
 
 
 def test_files_end_at_the_target_size_and_read_as_one_split(built_run, place):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoris.schemas.errors import TransientError
-from pseudoris.training.exports.output_files import iter_json_arrays, iter_json_list, json_arrays, json_list
+from pseudoris.training.exports.output_files import iter_json_arrays, json_arrays
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**64) + 1, 2**64 - 1) | st.text(max_size=10),
@@ -35,18 +35,6 @@ def test_any_elements_read_back_here_and_anywhere(tmp_path_factory, elements):
     assert [each.name for each in path.parent.iterdir()] == ["x.json"]
 
 
-@pytest.mark.slow
-@given(st.lists(VALUES, max_size=6))
-def test_any_list_reads_back_here_and_anywhere(tmp_path_factory, elements):
-    path = tmp_path_factory.mktemp("json") / "x.json"
-    with json_list(path) as array:
-        for element in elements:
-            array.append(element)
-    assert json.loads(path.read_text()) == elements
-    with path.open("rb") as file:
-        assert list(iter_json_list(file, "x")) == elements
-
-
 def test_trap_a_numpy_number_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(TypeError, match="int64"), json_arrays(tmp_path / "x.json", ["a"]) as arrays:
         arrays["a"].append({"id": np.int64(1)})
@@ -64,16 +52,3 @@ def test_trap_a_numpy_number_is_refused_and_leaves_no_file(tmp_path):
 def test_a_file_cut_short_is_told(text, message):
     with pytest.raises(TransientError, match=f"x.json {message}"):
         list(iter_json_arrays(io.BytesIO(text), "x.json"))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (b"{}\n", "does not begin as a list"),
-        (b"[\n1\n", "ends before its last bracket"),
-        (b"[\n1x\n]", "is not readable JSON"),
-    ],
-)
-def test_a_list_cut_short_is_told(text, message):
-    with pytest.raises(TransientError, match=f"x.json {message}"):
-        list(iter_json_list(io.BytesIO(text), "x.json"))

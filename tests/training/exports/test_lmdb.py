@@ -73,15 +73,6 @@ def test_without_its_package_the_format_says_what_to_install(built_run, place, m
     assert not Path(place.root).exists()
 
 
-def test_many_transactions_hold_what_one_does(exported, built_run, place, monkeypatch):
-    monkeypatch.setattr(cris, "_COMMIT_BYTES", 1_000)
-    report = export("lmdb", built_run, place)
-    one, many = (opened(root, report.rows["records of train"]) for root in (exported[0], Path(place.root)))
-    assert [one[at] for at in range(len(one))] == [many[at] for at in range(len(many))]
-    one.close()
-    many.close()
-
-
 def test_a_file_that_does_not_read_back_never_gets_its_name(built_run, place, monkeypatch):
     class Forgetting(cris.RecordWriter):
         def put(self, record):

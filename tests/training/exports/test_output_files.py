@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import tracemalloc
 import uuid
 from pathlib import Path
@@ -130,22 +129,6 @@ def test_what_failed_in_the_background_is_raised(destination, monkeypatch, name)
     failing(monkeypatch, name)
     with pytest.raises(TransientError, match=f"cannot write a/.*{name}"):
         write_all(destination)
-
-
-def test_after_an_error_of_the_block_nothing_else_is_begun(destination, monkeypatch):
-    go, begun = threading.Event(), []
-    monkeypatch.setattr(RunLocation, "replace", lambda self, path, data: (begun.append(path), go.wait(10)))
-
-    def interrupted():
-        with ManyFiles(destination) as files:
-            for number in range(30):
-                files.write("a", f"{number}.txt", b"x")
-            go.set()
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert len(begun) <= 30
 
 
 def test_what_waits_is_bounded_in_bytes(tmp_path, monkeypatch):

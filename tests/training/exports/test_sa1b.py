@@ -54,29 +54,12 @@ def test_image_and_json_stand_beside_each_other_under_one_name(root, built_run):
     assert len(stored(root)) == 2 * len(built_run.truth) + 1
 
 
-def test_a_mask_is_a_bare_encoding_with_text_for_counts_and_its_box_is_x_y_width_height(root):
-    for _, image, of_image in read_sa1b(root):
-        for annotation, mask in of_image:
-            assert isinstance(annotation["segmentation"]["counts"], str)
-            assert annotation["segmentation"]["size"] == [image["height"], image["width"]]
-            assert annotation["bbox"] == coco.toBbox(annotation["segmentation"]).tolist()
-            assert annotation["area"] == mask.sum()
-
-
 def test_masks_without_an_expression_are_masks_all_the_same(root, built_run):
     found = [mask for _, _, of_image in read_sa1b(root) for _, mask in of_image]
     due = [mask.pixels for image in built_run.truth for mask in image.masks]
     assert len(found) == len(due)
     assert all(map(np.array_equal, found, due))
     assert [] in [annotation["expressions"] for _, _, each in read_sa1b(root) for annotation, _ in each]
-
-
-def test_the_prompt_is_a_pixel_of_the_mask_and_the_crop_the_whole_image(root):
-    for _, image, of_image in read_sa1b(root):
-        for annotation, mask in of_image:
-            ((x, y),) = annotation["point_coords"]
-            assert mask[int(y), int(x)]
-            assert annotation["crop_box"] == [0, 0, image["width"], image["height"]]
 
 
 def annotated_mask(pixels: np.ndarray) -> AnnotatedMask:

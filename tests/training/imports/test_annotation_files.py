@@ -88,16 +88,6 @@ def test_all_from_and_into_a_bucket_has_the_bytes_of_an_import_between_disks(tmp
     assert read_table(location, "images")["key"].to_pylist() == read_table(on_disk, "images")["key"].to_pylist()
 
 
-@pytest.mark.long
-def test_a_changed_annotation_in_the_bucket_is_refused(tmp_path, s3_server, s3_bucket):
-    annotation, images = write_small_refer(tmp_path, num_images=2)
-    location = RunLocation.open(f"s3://{s3_bucket}/out", s3_server.endpoint_url)
-    words = (f"source.endpoint_url={s3_server.endpoint_url}",)
-    import_small(annotation, images, location, *words)
-    with pytest.raises(ConfigError, match=r"import\.splits"):
-        import_small(annotation, images, location, *words, splits=("val",))
-
-
 def read_references(refs, *, images=IMAGES, objects=OBJECTS, splits=("train",), protocol=2):
     data = pickle.dumps(refs, protocol)
     return read_refer(data, document(images, objects), refs_name="refs(unc).p", splits=splits)

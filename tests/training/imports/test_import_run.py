@@ -103,17 +103,6 @@ def test_a_humans_expressions_have_no_draws_and_no_scores_are_kept_and_weigh_one
         assert (row["kept"], row["weight"]) == (True, 1.0)
 
 
-@pytest.mark.slow
-def test_the_header_says_that_a_human_made_it_and_of_which_files(dataset, imported, location):
-    annotation, images = dataset
-    imported(annotation, images, splits=("val", "train"))
-    header = require_header(location)
-    assert (header.origin, header.parent, header.source) == ("import", None, str(images))
-    assert header.identity.weights == {}
-    assert header.identity.method["import"]["splits"] == ["train", "val"]
-    assert set(header.identity.method["import"]["files"]) == {"refs(unc).p", "instances.json"}
-
-
 def test_its_data_card_says_that_no_model_made_it_and_which_files_people_s_annotation_came_from(finished):
     location, _, _ = finished
     assert "import" in (card := location.read_bytes("DATACARD.md").decode())
