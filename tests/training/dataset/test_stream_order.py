@@ -13,7 +13,6 @@ from pseudoris.training.dataset.stream_order import (
     Stream,
     StreamOrder,
     equal_slices,
-    in_order,
     interleaved,
     samples_per_rank,
     whole_shards,
@@ -105,13 +104,6 @@ def test_every_mask_comes_once_from_no_more_images_than_the_buffer_holds(images,
             left.add(each.item.number)
     assert sorted(pairs(drawn)) == [(image.number, mask) for image in images for mask in range(image.num_masks)]
     assert pairs(interleaved(images, order, key)) == pairs(drawn)
-
-
-@given(IMAGES)
-def test_without_a_buffer_masks_keep_their_order(images):
-    found = list(in_order(images))
-    assert pairs(found) == [(image.number, mask) for image in images for mask in range(image.num_masks)]
-    assert [each.is_last for each in found] == [mask + 1 == i.num_masks for i in images for mask in range(i.num_masks)]
 
 
 def test_masks_of_one_image_are_spread_over_the_buffer():

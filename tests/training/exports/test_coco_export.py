@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
 from torchvision.datasets import CocoCaptions, CocoDetection
 
 from pseudoris.schemas.errors import ConfigError
@@ -22,16 +21,6 @@ from tests.training.exports.readers_coco import detectron_instances, open_coco, 
 def root(built_run, place) -> Path:
     export("coco", built_run, place)
     return Path(place.root)
-
-
-def instances_of(root: Path) -> dict:
-    return json.loads((root / "annotations" / "instances_train.json").read_text("utf-8"))
-
-
-def test_boxes_are_x_y_width_height_and_areas_are_pixels(root):
-    for annotation in instances_of(root)["annotations"]:
-        assert annotation["bbox"] == coco_mask.toBbox(annotation["segmentation"]).tolist()
-        assert annotation["area"] == coco_mask.area(annotation["segmentation"])
 
 
 def test_a_mask_without_a_kept_expression_is_an_instance_without_a_caption(root, built_run):

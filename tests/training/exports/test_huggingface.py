@@ -6,7 +6,6 @@ import socket
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -61,14 +60,6 @@ def test_files_end_at_the_target_size_and_read_as_one_split(built_run, place):
     assert report.files["validation"] == len(names) > 1
     assert open_folder(root).num_rows == report.rows["validation"]
     assert open_folder(root).split == "validation"
-
-
-def test_row_groups_are_bounded_so_that_a_reader_holds_one(built_run, place, monkeypatch):
-    monkeypatch.setattr(huggingface, "_MAX_GROUP_ROWS", 2)
-    export("hf", built_run, place)
-    metadata = pq.read_metadata(Path(place.root) / "data" / "train-00000.parquet")
-    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [2, 2, 2, 1]
-    assert open_folder(Path(place.root)).num_rows == 7
 
 
 def test_the_card_tells_the_hub_what_it_is_and_leaves_the_licence_open(built_run, place):

@@ -168,16 +168,6 @@ def test_a_humans_expression_has_no_score_and_is_always_drawn(run_location, plac
     assert any("no score" in note for note in report.notes)
 
 
-def test_masks_are_numbered_without_a_gap_in_a_folder_an_image(built_run, place):
-    dataset = exported(built_run, place)
-    rows = [dataset[at] for at in range(len(dataset))]
-    for number in {row.img_id for row in rows}:
-        of_image = [row for row in rows if row.img_id == number]
-        assert [row.seg_id for row in of_image] == list(range(len(of_image)))
-        folder = Path(place.root) / "datasets" / "pseudo_masks" / "cutler_sam" / str(number)
-        assert len(list(folder.iterdir())) == len(of_image)
-
-
 def test_the_report_tells_what_the_trainer_must_be_told(built_run, place):
     report = export("pseudo-ris-csv", built_run, place)
     (note,) = report.notes

@@ -19,39 +19,11 @@ from pseudoris.training.exports import export_job, sa1b
 from tests.training.exports.builders import build_run, export, jpeg, stored
 from tests.training.exports.readers_sa1b import read_sa1b
 
-# As the format's description lists them.
-IMAGE_FIELDS = {"image_id", "width", "height", "file_name"}
-ANNOTATION_FIELDS = {
-    "id",
-    "segmentation",
-    "bbox",
-    "area",
-    "predicted_iou",
-    "stability_score",
-    "crop_box",
-    "point_coords",
-}
-
 
 @pytest.fixture
 def root(built_run, place) -> Path:
     export("sa1b", built_run, place)
     return Path(place.root)
-
-
-def test_every_field_of_the_format_is_there_and_ours_are_beside_them(root):
-    for _, image, of_image in read_sa1b(root):
-        assert set(image) == IMAGE_FIELDS | {"source_image_id"}
-        for annotation, _ in of_image:
-            assert set(annotation) == ANNOTATION_FIELDS | {"expressions"}
-
-
-def test_image_and_json_stand_beside_each_other_under_one_name(root, built_run):
-    for path, image, _ in read_sa1b(root):
-        assert path.is_file()
-        assert path.stem == f"sa_{image['image_id']}"
-        assert path.with_suffix(".json").is_file()
-    assert len(stored(root)) == 2 * len(built_run.truth) + 1
 
 
 def test_masks_without_an_expression_are_masks_all_the_same(root, built_run):

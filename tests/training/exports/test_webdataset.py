@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -36,17 +34,6 @@ def test_the_package_decodes_images_and_json_by_their_extensions(root):
     assert decoded
 
 
-def test_a_sample_is_an_image_and_a_json_side_by_side_under_the_images_id(root):
-    with tarfile.open(tars(root)[0]) as tar:
-        names = tar.getnames()
-    assert len(names) == len(set(names))
-    for image, record in zip(names[::2], names[1::2], strict=True):
-        assert Path(image).stem == Path(record).stem
-        # The package cuts a key at the first dot: the id has none.
-        assert Path(image).stem.isalnum()
-        assert (Path(image).suffix in (".jpg", ".png"), Path(record).suffix) == (True, ".json")
-
-
 def test_tars_stay_below_the_target_size_and_the_index_adds_up(built_run, place):
     report = export("webdataset", built_run, place, target_bytes=SMALL)
     root = Path(place.root)
@@ -64,15 +51,3 @@ def test_tars_stay_below_the_target_size_and_the_index_adds_up(built_run, place)
 def test_a_sample_larger_than_the_target_has_a_tar_of_its_own(built_run, place):
     report = export("webdataset", built_run, place, target_bytes=1)
     assert report.files["samples"] == report.rows["samples"] == len(built_run.with_texts())
-
-
-def test_the_index_is_what_wids_calls_a_shard_index(root):
-    tree = json.loads((root / "index.json").read_text())
-    assert (tree["__kind__"], tree["wids_version"]) == ("wids-shard-index-v1", 1)
-    for shard in tree["shardlist"]:
-        assert {key: type(value) for key, value in shard.items()} == {
-            "url": str,
-            "md5sum": str,
-            "nsamples": int,
-            "filesize": int,
-        }
