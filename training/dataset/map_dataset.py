@@ -278,7 +278,7 @@ class JoinedDataset(MapDataset):
     The same image in two runs gives items from each: with other masks, other expressions, or both.
     """
 
-    def __init__(self, runs: Sequence[RisDataset]) -> None:
+    def __init__(self, runs: Sequence[MapDataset]) -> None:
         """Join datasets, at least one."""
         if not runs:
             raise ConfigError("There is no run to join. Give at least one.")

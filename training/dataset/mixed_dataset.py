@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.dataset.iterable_dataset import RisIterableDataset
-from pseudoris.training.dataset.map_dataset import Decoded, JoinedDataset, MapDataset, RisDataset
+from pseudoris.training.dataset.map_dataset import Decoded, JoinedDataset, RisDataset
 from pseudoris.training.dataset.stream_order import Stream
 from pseudoris.training.dataset.streamed_dataset import Position, StreamedDataset
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
@@ -34,7 +34,7 @@ def choose_fraction(mask_ids: Sequence[str], fraction: float, seed: int) -> NDAr
     return np.array(sorted(chosen), np.int64)
 
 
-class MixedDataset(MapDataset):
+class MixedDataset(JoinedDataset):
     """All masks of a machine's run, and a fraction of a human's, map-style.
 
     Items 0 ... len(pseudo)-1 are the machine's, the others human. Shuffle and split it with torch's samplers
@@ -61,9 +61,8 @@ class MixedDataset(MapDataset):
                 epoch, each time with another draw of expressions. None takes each chosen mask once.
             seed: Seed of the choice.
         """
-        self._pseudo = pseudo
-        self._human = human
-        self._seed = seed
+        super().__init__([pseudo, human])
+        self._pseudo, self._human, self._seed = pseudo, human, seed
         self._chosen = choose_fraction(human.mask_ids(), fraction, seed)
         _check_share(human_share, len(self._chosen))
         share = human_share
@@ -71,21 +70,6 @@ class MixedDataset(MapDataset):
         self.num_human = len(self._chosen) if share is None else round(len(pseudo) * share / (1 - share))
         # The most recent epoch, by its number.
         self._shuffled: tuple[int, NDArray[np.int64]] | None = None
-
-    @property
-    def epoch(self) -> int:
-        """Which draws are given."""
-        return self._human.epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the draws of both, and the order in which human masks repeat."""
-        self._pseudo.set_epoch(epoch)
-        self._human.set_epoch(epoch)
-
-    @property
-    def num_skipped(self) -> int:
-        """How often another mask was returned, of both."""
-        return self._pseudo.num_skipped + self._human.num_skipped
 
     def __len__(self) -> int:
         """Return the items of an epoch."""

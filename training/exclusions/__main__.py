@@ -30,9 +30,8 @@ def main() -> int:
     except PseudorisError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    columns = {
-        name: pa.array([getattr(each, name) for each in images], pa.string()) for name in ("key", "sha256", "phash")
-    }
+    names = ("key", "sha256", "phash")
+    columns = {name: pa.array([each[at] for each in images], pa.string()) for at, name in enumerate(names)}
     write = pyarrow.csv.write_csv if arguments.table.suffix == ".csv" else pyarrow.parquet.write_table
     write(pa.table(columns), str(arguments.table))
     sys.stdout.write(f"{len(images):,} images: {arguments.table}\n")

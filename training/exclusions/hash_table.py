@@ -6,7 +6,6 @@ import itertools
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -102,15 +101,6 @@ def _hashes(path: Path, column: str, found: Iterable[pa.Scalar]) -> set[str]:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class HashedImage:
-    """An image's key relative to its folder, the sha256 of its bytes, and its hash; None if it does not decode."""
-
-    key: str
-    sha256: str
-    phash: str | None
-
-
 def read_image_folder(folder: Path, max_distance: int) -> Exclusions:
     """Return two rules: by sha256, and by perceptual hash.
 
@@ -118,10 +108,7 @@ def read_image_folder(folder: Path, max_distance: int) -> Exclusions:
         ConfigError: It holds no image that can be read, or the package imagehash is missing.
     """
     images = list(hash_images(folder))
-    values = {
-        "sha256": {image.sha256 for image in images},
-        "phash": {image.phash for image in images if image.phash is not None},
-    }
+    values = {"sha256": {sha256 for _, sha256, _ in images}, "phash": {phash for *_, phash in images if phash}}
     if not images:
         raise ConfigError(
             f"--exclude {folder}: none of its images can be read. Give the folder of a benchmark's images."
@@ -129,8 +116,10 @@ def read_image_folder(folder: Path, max_distance: int) -> Exclusions:
     return hash_rules(folder.resolve().name, values, max_distance)
 
 
-def hash_images(folder: Path) -> Iterator[HashedImage]:
-    """Yield the images of a folder in the order of their keys; those that cannot be read are logged and left out.
+def hash_images(folder: Path) -> Iterator[tuple[str, str, str | None]]:
+    """Yield key, sha256 and perceptual hash of the images of a folder, in the order of their keys.
+
+    Those that cannot be read are logged and left out; of those that do not decode the hash is None.
 
     Raises:
         ConfigError: It does not exist or holds no image, or the package imagehash is missing.
@@ -152,4 +141,4 @@ def hash_images(folder: Path) -> Iterator[HashedImage]:
                 except ImageError as error:
                     logger.warning("%s is excluded by its sha256 alone, it does not decode: %s", keys[position], error)
                     phash = None
-                yield HashedImage(keys[position], sha256_hex(outcome), phash)
+                yield keys[position], sha256_hex(outcome), phash

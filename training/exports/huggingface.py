@@ -17,13 +17,12 @@ from typing import Any, Final
 import pyarrow as pa
 import yaml
 
-from pseudoris.images.pixels import upright_size
-from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.parquet_files import open_parquet, open_writer
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest, ReadMask
-from pseudoris.training.exports.image_files import box_xywh, counts_of_png, mask_png
+from pseudoris.training.exports.image_files import box_xywh, check_size, counts_of_png, mask_png
 from pseudoris.training.exports.output_files import broken, check_texts, new_file
 
 _DATA_FOLDER: Final = "data"
@@ -198,14 +197,7 @@ def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
 
 def _masks_of(row: Mapping[str, Any], where: str) -> Iterator[ReadMask]:
     size = (row["height"], row["width"])
-    try:
-        image_size = upright_size(row["image"]["bytes"])
-    except ImageError as error:
-        raise broken(where, f"image {row['image_id']} cannot be read ({error})") from error
-    if image_size != size:
-        raise broken(
-            where, f"image {row['image_id']} has the size {image_size}, but its row says {size} (height, width)"
-        )
+    check_size(row["image"]["bytes"], size, f"{where}, image {row['image_id']}")
     for mask in row["masks"]:
         place = f"{where}, mask {mask['mask_id']}"
         mask_size, counts = counts_of_png(mask["mask"]["bytes"], place)

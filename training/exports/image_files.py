@@ -12,11 +12,12 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from pseudoris.images.pixels import common_suffix, decode_upright
+from pseudoris.images.pixels import common_suffix, decode_upright, upright_size
 from pseudoris.schemas.config import ImagesConfig
-from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.errors import ImageError, TransientError
 from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
+from pseudoris.training.exports.output_files import broken
 
 # For images that are encoded again: chroma is not subsampled, and the added noise is smaller than that of scaling for a
 # network.
@@ -76,6 +77,16 @@ def key_name(key: str) -> str:
     """Return the last name in a key, decoded, as it is in SOURCE: for comparison, never for a path."""
     last = re.split(r"[/!]", key)[-1]
     return unquote_to_bytes(last).decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
+
+
+def check_size(data: bytes, size: tuple[int, int], where: str) -> None:
+    """Raise a TransientError unless an encoded image reads, and has this upright (height, width); `where` names it."""
+    try:
+        found = upright_size(data)
+    except ImageError as error:
+        raise broken(where, f"its image cannot be read ({error})") from error
+    if found != size:
+        raise broken(where, f"its image has the size {found}, its record says {size} (height, width)")
 
 
 # A run has no classes, but readers require every annotation to have one from `categories`.

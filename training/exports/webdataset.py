@@ -17,13 +17,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Final, cast
 
-from pseudoris.images.pixels import upright_size
-from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ReadMask
-from pseudoris.training.exports.image_files import box_xywh, rle_of
+from pseudoris.training.exports.image_files import box_xywh, check_size, rle_of
 from pseudoris.training.exports.output_files import broken, check_mask, check_texts, new_file
 
 _INDEX_NAME: Final = "index.json"
@@ -213,12 +211,7 @@ def _samples(stream: _DigestingReader, where: str) -> Iterator[tuple[str, bytes,
 
 def _masks_of(key: str, image: bytes, record: Mapping[str, Any], where: str) -> Iterator[ReadMask]:
     size = (record["height"], record["width"])
-    try:
-        image_size = upright_size(image)
-    except ImageError as error:
-        raise broken(where, f"the image of sample {key} cannot be read ({error})") from error
-    if image_size != size:
-        raise broken(where, f"the image of sample {key} has the size {image_size}, its masks {size} (height, width)")
+    check_size(image, size, f"{where}, sample {key}")
     for mask in record["masks"]:
         place = f"{where}, mask {mask['mask_id']}"
         texts = check_texts([expression["text"] for expression in mask["expressions"]], place)

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
@@ -29,8 +29,10 @@ from pseudoris.training.imports.human_annotation import (
     read_json,
     shown,
 )
-from pseudoris.training.imports.import_plan import ImportRequest
 from pseudoris.training.untrusted_pickle import load_plain
+
+if TYPE_CHECKING:
+    from pseudoris.training.imports.import_run import ImportRequest
 
 INSTANCES_NAME: Final = "instances.json"
 # A sentence, unchecked, and the split of its reference.

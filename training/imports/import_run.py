@@ -1,22 +1,96 @@
-"""An import from its files to a finished run."""
+"""An import: its request, its frozen plan of the annotated images in their folder, and the way to a finished run.
+
+`ImportRequest.identity` is the part of a request that decides the tables' bytes.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final, Literal
 
-from pseudoris.schemas.run_records import PlanEntry
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.run_records import Identity, PlanEntry
 from pseudoris.schemas.shard import Shard
-from pseudoris.store.exclusions.exclusion_rules import planned_rules
+from pseudoris.store.exclusions.exclusion_rules import Exclusions, planned_rules
 from pseudoris.store.exclusions.stored_exclusions import content_matcher
+from pseudoris.store.files.key_order import path_key
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
+from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, package_versions, plan_or_continue
+from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.proven_shard import read_shard
+from pseudoris.store.threads import map_in_threads
 from pseudoris.training.imports.annotation_files import read_annotation
-from pseudoris.training.imports.human_annotation import STAGE_IMPORT, HumanImage, annotate_image
-from pseudoris.training.imports.import_plan import ImportRequest, open_images, plan_import
+from pseudoris.training.imports.human_annotation import (
+    STAGE_IMPORT,
+    Annotation,
+    HumanImage,
+    Orientation,
+    annotate_image,
+    relative_path,
+)
 from pseudoris.training.thread_executor import OnProgress, WrittenRun, proving, write_run
+
+Format = Literal["refer", "coco", "phrasecut"]
+
+# What reads, draws and writes: another version may give other bytes.
+_PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
+# The parts of a configuration that an import reads; the models' are not among them.
+_SECTIONS: Final = ("images", "shards")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """One import.
+
+    Attributes:
+        annotation: File or url of COCO JSON, of a pickle of references or of PhraseCut's tasks; of REFER and PhraseCut
+            also their folder.
+        images: Folder or url that file names are relative to; with it, keys and ids are those of a run over it.
+        config: Only its limits of images, size of shards, storage and endpoint are read.
+        format: `refer`, `coco` or `phrasecut`.
+        splits: REFER, and PhraseCut if `annotation` is a folder: what to import into one run; `train` if empty.
+        split_by: REFER only, if `annotation` is a folder: which `refs(<split_by>).p`; None if there is only one.
+        captions: COCO only: file or url of captions by instance; None for none.
+        prefix: Folder below `images` that the file names start in, "" for `images` itself.
+        orientation: What masks and sizes refer to.
+        num_workers: Shards at work at a time; decides no byte.
+        exclusions: Images to leave out; of an existing run they must be the same, or none.
+    """
+
+    annotation: str
+    images: str
+    config: RunConfig
+    format: Format
+    splits: tuple[str, ...] = ()
+    split_by: str | None = None
+    captions: str | None = None
+    prefix: str = ""
+    orientation: Orientation = "upright"
+    num_workers: int = 1
+    exclusions: Exclusions = ()
+
+    @property
+    def chosen_splits(self) -> tuple[str, ...]:
+        """What to import: `splits`, or `train` if it is empty."""
+        return self.splits or ("train",)
+
+    def identity(self, digests: Mapping[str, str]) -> Identity:
+        """Return what must be equal for two calls to belong to one run; `digests` are the annotation's, by file."""
+        method: dict[str, Any] = {name: getattr(self.config, name).model_dump(mode="json") for name in _SECTIONS}
+        method["import"] = {
+            "format": self.format,
+            "files": dict(digests),
+            "prefix": self.prefix,
+            "orientation": self.orientation,
+            **({"splits": sorted(set(self.chosen_splits))} if self.format == "refer" else {}),
+        }
+        # No model computes; boxes and runs are whole numbers on every machine.
+        return Identity(method=method, weights={}, device_kind="none", versions=package_versions(_PACKAGES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +120,13 @@ def import_annotation(
     Raises:
         ConfigError: The user must fix something; or the run there is another one.
     """
-    source = open_images(request, location.root)
+    source = _open_images(request, location.root)
     annotation = read_annotation(request)
     # A list, for several threads add to it.
     num_without_pixels: list[int] = []
     location.probe()
     with RunLock.held(location, on_wait=on_wait) as lock:
-        run, humans = plan_import(request, annotation, source, location)
+        run, humans = _plan(request, annotation, source, location)
         exclusions = content_matcher(location, run.header)
         has_hash = exclusions is not None and exclusions.has_hashes
         with proving(request.config.images, request.num_workers, has_hash=has_hash) as provers:
@@ -93,3 +167,67 @@ def _annotated(shard: Shard, humans: Mapping[str, HumanImage], request: ImportRe
         images.append(done)
     seconds = time.perf_counter() - started
     return shard.with_images(tuple(images)).with_seconds(STAGE_IMPORT, seconds), num_without_pixels
+
+
+def _open_images(request: ImportRequest, out: str) -> Source:
+    """Return the folder of images; `out`, the root of the run, must not contain it."""
+    source = open_source(request.images, request.config.source, exclude=out, limits=request.config.placement.storage)
+    if source.named or source.patterns:
+        raise ConfigError(
+            f"IMAGES {request.images!r} is not a folder. Name the folder that the file names are relative to. Images "
+            "in tars or tables cannot be imported."
+        )
+    return source
+
+
+def _plan(
+    request: ImportRequest, annotation: Annotation, source: Source, location: RunLocation
+) -> tuple[PlannedRun, dict[str, HumanImage]]:
+    """Return the plan in `location`, and what its images are annotated with, by id; write it first if there is none.
+
+    An image that is not there, where others are, is planned all the same, and quarantined when it is read.
+
+    Raises:
+        ConfigError: There is nothing to import, no image is there, or the run there has another annotation, origin or
+            folder of images.
+    """
+    below = _prefix(request.prefix)
+    keyed = {path_key(f"{below}{human.path}"): human for human in annotation.images}
+    humans = dict(sorted(keyed.items()))
+    if not humans:
+        raise ConfigError(f"ANNOTATION {request.annotation!r} lists no images, so there is nothing to import.")
+    identity = request.identity(annotation.digests)
+    allow_mixed = request.config.placement.allow_mixed
+    wanted = RunRequest(
+        "import", source.name, identity, request.config, allow_mixed=allow_mixed, exclusions=request.exclusions
+    )
+    run = plan_or_continue(location, wanted, lambda: _listed(request, source, humans))
+    return run, {image_id(key): human for key, human in humans.items()}
+
+
+def _listed(request: ImportRequest, source: Source, humans: Mapping[str, HumanImage]) -> Iterator[SourceItem]:
+    """Yield the planned files; where none is there, the folder is another one than the annotation speaks of."""
+    prefix, root = _prefix(request.prefix), source.root
+
+    def look(pair: tuple[str, HumanImage]) -> SourceItem:
+        key, human = pair
+        try:
+            found = root.stat(f"{prefix}{human.path}")
+        except FileNotFoundError:
+            return SourceItem(key)
+        return SourceItem(key, found.size_bytes, etag=found.etag, mtime_ns=found.mtime_ns)
+
+    is_found = False
+    # In a bucket a look is a request, nearly all of it waiting.
+    for item in map_in_threads(look, humans.items(), root.storage.max_readers):
+        is_found = is_found or item.size_bytes is not None
+        yield item
+    if not is_found:
+        raise ConfigError(
+            f"None of the {len(humans):,} files of ANNOTATION is below IMAGES {request.images!r}. The first one is "
+            f"{prefix}{next(iter(humans.values())).path}. See --prefix."
+        )
+
+
+def _prefix(prefix: str) -> str:
+    return f"{relative_path(prefix, where='--prefix')}/" if prefix else ""
