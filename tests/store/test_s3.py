@@ -103,15 +103,6 @@ def test_a_resume_lists_receipts_by_pages_and_reads_the_manifest_alone(bucket_ru
     assert proxy.counts["HeadObject"] == 0
 
 
-def test_a_commit_asks_as_little_as_its_parts_need(bucket_run, proxy):
-    header = start_run(bucket_run)
-    proxy.reset_counts()
-    commit(bucket_run, header, 0)
-    written = {"PutObject": 5, "HeadObject": proxy.counts["HeadObject"], "GetObject": proxy.counts["GetObject"]}
-    assert proxy.counts == written
-    assert proxy.counts["HeadObject"] <= 5
-
-
 @pytest.mark.long
 def test_gc_gives_up_old_uploads_and_leaves_young_ones(bucket_run, proxy):
     start_run(bucket_run)
@@ -144,13 +135,6 @@ def test_gc_leaves_the_uploads_of_others_below_its_prefix(bucket_run, s3_server)
     assert run_gc(bucket_run, now_s=time.time() + 10 * TEMPORARY_AGE_S).num_uploads == 0
     left = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
     assert sorted(each["Key"] for each in left) == sorted(keys)
-
-
-@pytest.mark.slow
-def test_uploads_of_another_run_are_not_listed(bucket_run, proxy):
-    uploads_after_a_failed_put(bucket_run, proxy)
-    other = RunLocation.open(bucket_run.root + "-2", proxy.endpoint_url)
-    assert list(other.list_uploads()) == []
 
 
 def test_the_environment_names_the_endpoint_where_no_configuration_does(bucket_run, s3_server, proxy, monkeypatch):

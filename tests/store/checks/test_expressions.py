@@ -159,10 +159,7 @@ CORRUPTIONS = {
         setting(0, distinctiveness=0.8),
         "expression_kept: an expression of distinctiveness 0.9 is not kept, but one of 0.8 is",
     ),
-    "an author whom nobody knows": (
-        setting(0, source="robot"),
-        "expression_source: row 0: source is none of model",
-    ),
+    "an author whom nobody knows": (setting(0, source="robot"), "expression_source: row 0: source is none of model"),
     "a model's expression without draws or scores": (
         lambda rows: rows[4].update({**AS_HUMANS, "source": "model"}),
         "expression_count: row 4: count is not the number of draws",
@@ -198,15 +195,20 @@ def test_a_recipes_expressions_are_as_bare_as_humans_and_kept_or_not():
     )
 
 
-def test_the_draws_of_the_rows_behind_a_humans_are_compared_each_with_its_own():
-    def edit(rows):
-        rows[1].update(AS_HUMANS)
-        rows[2].update(log_prob=-1.0)
-
-    assert "expression_draw: row 2: log_prob" in found_in(edit)
-
-
 DRAWN = [{"crop": "masked", "decoder": "beam", "log_prob": -1.0, "others": "none", "num_others": 0, "other_masks": []}]
+
+
+DRAWN_ALONE = {
+    **{
+        "crop": "masked",
+        "decoder": "masked",
+        "top_k": 5,
+        "top_p": 0.5,
+        "log_prob": 0.5,
+        "rival_mask_id": mask_id(FIRST, 1),
+    },
+    **dict.fromkeys(("uniqueness", "correctness", "distinctiveness"), 0.5),
+}
 
 
 @pytest.mark.parametrize(
@@ -214,13 +216,7 @@ DRAWN = [{"crop": "masked", "decoder": "beam", "log_prob": -1.0, "others": "none
     [
         ({"samples": DRAWN, "count": 1}, "expression_human: row 1: a human's expression has draws"),
         ({"count": 1}, "expression_count: row 1"),
-        *(({name: "masked"}, f"{name} of a human's expression is not null") for name in ("crop", "decoder")),
-        *(({name: 5}, f"{name} of a human's expression is not null") for name in ("top_k",)),
-        *(
-            ({name: 0.5}, f"{name} of a human's expression is not null")
-            for name in ("top_p", "log_prob", "uniqueness", "correctness", "distinctiveness")
-        ),
-        ({"rival_mask_id": mask_id(FIRST, 1)}, "rival_mask_id of a human's expression is not null"),
+        *(({name: value}, f"{name} of a human's expression is not null") for name, value in DRAWN_ALONE.items()),
         ({"kept": False}, "expression_human: row 1: a human's expression is not kept"),
         ({"weight": 0.5}, "expression_human: row 1: a human's expression has a weight other than 1"),
         ({"weight": math.nan}, "weight is not finite"),
@@ -276,18 +272,9 @@ AS_COMPOSED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("kind", "targets"),
-    [
-        ("attribute", [mask_id(FIRST, 0)]),
-        ("position", [mask_id(FIRST, 0)]),
-        ("relation", [mask_id(FIRST, 1)]),
-        ("group", [mask_id(FIRST, 0), mask_id(FIRST, 1)]),
-        ("none", []),
-    ],
-)
-def test_composed_expressions_are_sound_without_draws_and_whatever_the_rule(kind, targets):
-    composed = {**AS_COMPOSED, "kind": kind, "target_mask_ids": targets}
+@pytest.mark.parametrize(("kind", "num"), {"attribute": 1, "position": 1, "relation": 1, "group": 2, "none": 0}.items())
+def test_composed_expressions_are_sound_without_draws_and_whatever_the_rule(kind, num):
+    composed = {**AS_COMPOSED, "kind": kind, "target_mask_ids": [mask_id(FIRST, n) for n in range(num)]}
     assert found_in(setting(1, **composed)) == ""
     assert "row 1" not in found_in(setting(1, **composed), KeepRule(tau=99.0))
 
@@ -295,16 +282,9 @@ def test_composed_expressions_are_sound_without_draws_and_whatever_the_rule(kind
 @pytest.mark.parametrize(
     "values",
     [
-        {"kept": False},
-        {"correctness": 0.5},
-        {"rank": 1},
-        {"confidence": 1.5},
-        {"confidence": None},
-        {"count": 1},
-        {"weight": 0.5},
+        *({name: value} for name, value in {"kept": False, "correctness": 0.5, "rank": 1, "count": 1}.items()),
+        *({"confidence": 1.5}, {"confidence": None}, {"weight": 0.5}, {"kind": "group"}, {"kind": "none"}),
         {"kind": "attribute", "target_mask_ids": []},
-        {"kind": "group"},
-        {"kind": "none"},
         {"target_mask_ids": []},
         {"kind": "relation", "target_mask_ids": [mask_id(FIRST, 0), mask_id(FIRST, 1)]},
     ],

@@ -10,7 +10,6 @@ from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusion, exclusions_of
 from pseudoris.store.exclusions.stored_exclusions import content_matcher, exclusion_notices, stored_exclusions
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.data_card import write_datacard
 from pseudoris.store.runs.extension import extend_plan, extension_notices
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import iter_plan
@@ -56,22 +55,6 @@ def test_images_excluded_by_name_are_not_planned_and_the_header_counts_them(disk
     )
 
 
-def test_a_run_that_excludes_nothing_has_no_such_section(disk):
-    header = plan(disk, ())
-    assert header.exclusions is None
-    assert content_matcher(disk, header) is None
-    assert not list(disk.list("_plan"))
-
-
-def test_a_repeated_image_is_excluded_once_and_a_limit_counts_what_is_planned(disk):
-    listing = [each for item in items(4) for each in (item, item)]
-    request = RunRequest("import", "/photos", make_identity(), CONFIG, exclusions=NAMES)
-    header = plan_or_continue(disk, request, lambda: listing, limit=2).header
-    assert planned_keys(disk) == ["0.png", "2.png"]
-    assert header.num_images == 2
-    assert counts(disk) == [1]
-
-
 def test_the_values_stand_beside_the_plan_so_a_later_session_needs_no_file(disk):
     header = plan(disk, NAMES + DIGESTS)
     stored = stored_exclusions(disk, require_header(disk))
@@ -97,12 +80,6 @@ def test_a_session_with_other_exclusions_is_refused_by_name(disk, other):
         plan(disk, other)
 
 
-def test_the_same_rules_in_another_order_from_moved_files_are_accepted(disk):
-    header = plan(disk, NAMES + DIGESTS)
-    moved = exclusion("names", "moved.txt", ["not-there.png", "3.png", "1.png"])
-    assert plan(disk, DIGESTS + moved) == header
-
-
 def test_an_extension_applies_the_runs_rules_and_counts_the_whole_listing(disk):
     plan(disk, NAMES + DIGESTS, count=2)
     assert counts(disk) == [1, None]
@@ -111,11 +88,6 @@ def test_an_extension_applies_the_runs_rules_and_counts_the_whole_listing(disk):
     assert header == require_header(disk)
     assert counts(disk) == [2, None]
     assert "2 of the listed images are excluded" in extension_notices(tally)[1]
-
-
-def test_a_listing_of_which_nothing_is_left_is_refused(disk):
-    with pytest.raises(ConfigError, match=r"all 2 listed images are left out by --exclude all.txt"):
-        plan(disk, exclusion("names", "all.txt", ["0.png", "1.png"]), count=2)
 
 
 def test_only_the_named_images_are_planned_and_names_that_source_lacks_are_counted(disk):
@@ -129,30 +101,6 @@ def test_only_the_named_images_are_planned_and_names_that_source_lacks_are_count
     assert "held-out.txt excludes 1 of the listed images" in second
 
 
-def test_an_extension_takes_the_named_images_alone_and_counts_the_missing_ones_again(disk):
-    plan(disk, ONLY, count=2)
-    assert exclusions_of(require_header(disk)).rules[0].num_absent == 4
-    extend_plan(disk, require_header(disk), items(6))
-    assert planned_keys(disk) == ["1.png", "2.png", "5.png"]
-    assert exclusions_of(require_header(disk)).rules[0].num_absent == 2
-
-
-@pytest.mark.parametrize("other", [NAMES, exclusion("only", "train.txt", ["1.png"])])
-def test_a_session_that_takes_other_images_is_refused_by_name(disk, other):
-    plan(disk, ONLY)
-    with pytest.raises(ConfigError, match=r"--only train\.txt: only, 5 values, sha256 [0-9a-f]{16} in the run, absent"):
-        plan(disk, other)
-
-
-def test_notices_say_how_many_and_warn_of_a_rule_that_excludes_none(disk):
-    none = exclusion("names", "other.txt", ["elsewhere.png"])
-    header = plan(disk, NAMES + none + DIGESTS)
-    first, second, third = exclusion_notices(header, is_new=True, is_given=True)
-    assert "held-out.txt excludes 2 of the listed images" in first
-    assert "other.txt excludes none" in second
-    assert "images whose sha256 is among its 1 are quarantined as excluded" in third
-
-
 def test_a_damaged_or_missing_list_is_told_and_verify_finds_it(disk):
     header = plan(disk, DIGESTS)
     path = f"_plan/{exclusions_of(header).part.name}"
@@ -161,13 +109,3 @@ def test_a_damaged_or_missing_list_is_told_and_verify_finds_it(disk):
     disk.delete(path)
     with pytest.raises(ConfigError, match=r"it is missing\. Restore the file from a copy"):
         stored_exclusions(disk, header)
-
-
-def test_the_data_card_lists_each_rule(disk):
-    plan(disk, NAMES + DIGESTS)
-    write_datacard(disk)
-    card = disk.read_bytes("DATACARD.md").decode()
-    assert "## Excluded images" in card
-    assert f"| `names` | `held-out.txt` | – | 3 | `{NAMES[0].values_sha256}` | 2 |" in card
-    assert f"| `sha256` | `bench.parquet` | – | 1 | `{DIGESTS[0].values_sha256}` | 0 |" in card
-    assert f"File `held-out.txt`: sha256 `{'ab' * 32}`." in card

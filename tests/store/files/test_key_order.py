@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import tempfile
 import tracemalloc
 
@@ -63,16 +62,6 @@ def spilled(tmp_path, monkeypatch):
     """The folder that runs are spilled to."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
-
-
-def test_more_runs_than_are_merged_at_once_are_merged_before(spilled):
-    numbers = list(range(20_000))
-    random.Random(3).shuffle(numbers)
-    records = sorted_externally(((number,) for number in numbers), max_in_memory=200)
-    assert next(records) == (0,)
-    (folder,) = spilled.iterdir()
-    assert len(list(folder.iterdir())) <= key_order._MAX_RUNS
-    assert [number for (number,) in records] == list(range(1, 20_000))
 
 
 def peak_bytes(num_records: int) -> int:

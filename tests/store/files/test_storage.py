@@ -13,7 +13,7 @@ import pytest
 
 from pseudoris.schemas.errors import ImageError
 from pseudoris.store.files.key_order import path_key
-from pseudoris.store.files.storage import ChangedError, StoredFile
+from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.files.storage_at import storage_at
 from pseudoris.store.sources.patterns import ALL_FILES
 from tests.store.conftest import IMPATIENT
@@ -181,12 +181,6 @@ def test_a_storage_travels_by_pickle(storage):
     there = pickle.loads(pickle.dumps(storage))
     assert there.read("a") == b"1"
     assert there.uri("a") == storage.uri("a")
-
-
-def test_a_storage_says_how_it_is_read(storage):
-    assert storage.max_readers >= 1
-    assert OSError in storage.faults or Exception in storage.faults
-    assert not issubclass(ChangedError, OSError), "a changed file is an answer, and no fault"
 
 
 def test_a_disk_loads_no_client_of_buckets_or_of_the_web(tmp_path):

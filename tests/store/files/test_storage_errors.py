@@ -9,9 +9,19 @@ import re
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError, NoCredentialsError, ParamValidationError
 
 from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
-from pseudoris.store.files.storage import VERDICTS, listing_errors, storage_errors, transient_faults
+from pseudoris.store.files.s3_requests import explained
+from pseudoris.store.files.storage import (
+    VERDICTS,
+    ChangedError,
+    NoBucketError,
+    listing_errors,
+    storage_errors,
+    transient_faults,
+    verdict_of,
+)
 
 DOCS = Path(__file__).parents[3] / "docs" / "reliability.md"
 # The errors by number of the table in the docs, and the verdict of each row.
@@ -88,16 +98,6 @@ def test_an_error_while_an_image_is_read_means_what_the_docs_say(name, verdict):
     assert getattr(caught.value, "reason", verdict) == verdict
 
 
-def test_a_refusal_keeps_its_verdict_on_its_way_through_ray():
-    error = pickle.loads(pickle.dumps(RefusedError("no", ImageError("missing", "no bucket"), any_store=True)))
-    assert (str(error), error.failure.reason, error.failure.message, error.any_store) == (
-        "no",
-        "missing",
-        "no bucket",
-        True,
-    )
-
-
 @pytest.mark.parametrize("raise_inside", [raise_in_a_run, raise_in_a_listing])
 def test_the_text_of_a_client_is_not_repeated(raise_inside):
     with pytest.raises(TransientError, match="RuntimeError") as caught:
@@ -109,3 +109,63 @@ def test_the_text_of_a_client_is_not_repeated(raise_inside):
 def test_a_fault_of_our_own_code_on_a_disk_is_not_hidden(raise_inside):
     with pytest.raises(ZeroDivisionError, match="ours"):
         raise_inside(ZeroDivisionError("ours"))
+
+
+def test_a_refusal_keeps_its_verdict_on_its_way_through_ray():
+    error = pickle.loads(pickle.dumps(RefusedError("no", ImageError("missing", "no bucket"), any_store=True)))
+    assert (str(error), error.failure.reason, error.failure.message, error.any_store) == (
+        "no",
+        "missing",
+        "no bucket",
+        True,
+    )
+
+
+def answered(status: int, code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "verdict"),
+    [
+        *((404, "NoSuchKey", "missing"), (400, "KeyTooLongError", "unreadable")),
+        *((403, code, "denied") for code in ("AccessDenied", "403")),
+        *((403, code, "store") for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed")),
+        (400, "InvalidToken", "store"),
+    ],
+)
+def test_an_answer_has_the_verdict_of_the_docs(status, code, verdict):
+    error = explained(answered(status, code), "read", "s3://b/x.png")
+    assert isinstance(error, OSError)
+    assert verdict_of(error) == verdict
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (404, "NoSuchBucket"),
+        (400, "InvalidBucketName"),
+        (301, "PermanentRedirect"),
+        (400, "AuthorizationHeaderMalformed"),
+    ],
+)
+def test_a_bucket_that_is_not_there_is_the_users_to_mend(status, code):
+    error = explained(answered(status, code), "read", "s3://b/x.png")
+    assert isinstance(error, NoBucketError)
+    assert "name" in str(error)
+    assert "endpoint" in str(error)
+
+
+def test_a_name_that_no_bucket_can_have_is_told_from_missing_credentials():
+    assert type(explained(ParamValidationError(report="Bucket"), "read", "s3://b c/x.png")) is NoBucketError
+    assert type(explained(NoCredentialsError(), "read", "s3://b/x.png")) is ConfigError
+
+
+def test_another_version_is_an_answer():
+    assert isinstance(explained(answered(412, "PreconditionFailed"), "read", "s3://b/x.png"), ChangedError)
+
+
+def test_credentials_that_are_refused_are_named_with_a_remedy_before_a_run():
+    error = explained(answered(403, "InvalidAccessKeyId"), "read", "s3://b/x.png")
+    assert isinstance(error, PermissionError)
+    assert error.errno == errno.EKEYREJECTED

@@ -11,7 +11,7 @@ import yaml
 from datasets import load_dataset
 
 from pseudoris.schemas.config_layers import config_hash, load_config
-from pseudoris.schemas.run_records import DomainRecord, Identity, ParentRun
+from pseudoris.schemas.run_records import DomainRecord, Identity
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import (
@@ -148,14 +148,6 @@ def test_as_a_readme_it_tells_hugging_face_which_files_are_which_table(tmp_path)
     }
 
 
-@pytest.mark.parametrize(
-    ("expressions", "category"),
-    [(0, "n<1K"), (999, "n<1K"), (1_000, "1K<n<10K"), (10**6, "1M<n<10M"), (5 * 10**9, "1B<n<10B")],
-)
-def test_the_size_category_is_by_expressions(expressions, category, tmp_path):
-    assert front_matter(text_of(header_of(tmp_path), expressions=expressions))["size_categories"] == [category]
-
-
 METHOD, BUILTIN = "No human has checked the masks", "The weights shipped with pseudoris were trained only on synthetic"
 
 
@@ -198,16 +190,6 @@ def test_each_model_and_file_that_was_used_has_its_lines(tmp_path, settings, lin
     assert [line for line in lines if f"\n{line}" not in text] == []
 
 
-def test_ready_masks_are_no_sam_s_and_a_digest_of_two_files_is_not_told_as_that_of_one(tmp_path):
-    text = text_of(header_of(tmp_path, *READY)).partition("## How to cite")[0]
-    assert not re.search("sam|vit_h|a{64}", text.partition("## How it was made")[2])
-    assert "coca" not in text_of(header_of(tmp_path / "blip", "captions.engine=blip")).partition("## How to cite")[0]
-    (sam,) = re.findall(r"^\| mask proposal \| `sam`.*$", text_of(header_of(tmp_path / "prior", *PRIOR)), re.MULTILINE)
-    assert sam.endswith("| – |")
-    demanded = text_of(header_of(tmp_path / "again", *PRIOR, f"masks.weights.sha256={'f' * 64}"))
-    assert f"| `{'f' * 64}` |" in demanded
-
-
 def test_an_import_names_no_model_and_no_bias_of_one(tmp_path):
     files = {"instances.json": "d" * 64, "refs(unc).p": "e" * 64}
     method = {"import": {"format": "refer", "files": files, "splits": ["train", "val"], "orientation": "stored"}}
@@ -224,18 +206,6 @@ def test_an_import_names_no_model_and_no_bias_of_one(tmp_path):
     assert "synthetic" not in front_matter(text)["tags"]
     assert METHOD not in text
     assert "distinctiveness >" not in text
-
-
-def test_a_refilter_names_its_parent_and_its_whole_rule(tmp_path):
-    parent = ParentRun(
-        location="s3://bucket/run", created_utc="2026-01-01T00:00:00+00:00", manifest=7, manifest_sha256="d" * 64
-    )
-    header = header_of(tmp_path, "filtering.keep=[count >= 2]", origin="refilter", parent=parent)
-    text = text_of(header)
-    assert "| started | 2026-01-01T00:00:00+00:00 by `pseudoris refilter` |" in text
-    assert "the run at `s3://bucket/run`" in text
-    assert f"number 7, sha256 `{'d' * 64}`" in text
-    assert "An expression is kept if it has distinctiveness > 1 and count >= 2." in text
 
 
 def test_names_from_outside_are_neither_markup_nor_lines(tmp_path):

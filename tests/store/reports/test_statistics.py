@@ -29,15 +29,6 @@ def rows(run):
     return read_table(run, EXPRESSIONS).to_pylist()
 
 
-def test_masks_an_image_count_empty_images_and_not_quarantined_ones(run):
-    found = run_statistics(run).masks_an_image
-    masks = Counter(read_table(run, MASKS)["image_id"].to_pylist())
-    per_image = [*masks.values(), *[0] * 6]
-    assert found.num_values == len(per_image) == 24
-    assert found.mean == pytest.approx(np.mean(per_image))
-    assert [found.quantile(share) for share in (0, 0.5, 1)] == [0, 1, 3]
-
-
 def test_kept_a_mask_counts_masks_without_any(run, rows):
     found = run_statistics(run).kept_a_mask
     kept = Counter(mask for row in rows if row["kept"] for mask in row["target_mask_ids"])
@@ -45,13 +36,6 @@ def test_kept_a_mask_counts_masks_without_any(run, rows):
     assert found.num_values == len(per_mask)
     assert found.mean == pytest.approx(np.mean(per_mask))
     assert found.quantile(1) == max(per_mask)
-
-
-def test_words_are_counted_in_kept_expressions(run, rows):
-    found = run_statistics(run).words
-    lengths = [len(row["text"].split()) for row in rows if row["kept"]]
-    assert found.num_values == len(lengths)
-    assert found.mean == pytest.approx(np.mean(lengths))
 
 
 @pytest.mark.parametrize("name", ["uniqueness", "correctness", "distinctiveness", "log_prob", "count"])
@@ -88,15 +72,6 @@ def test_the_most_frequent_expressions_are_kept_ones(run, rows):
     assert found.top_error == 0
 
 
-def test_a_sample_looks_into_so_many_shards_and_totals_are_of_all(run, rows):
-    seen = []
-    found = run_statistics(run, sample=2, on_progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 2), (2, 2)]
-    assert found.num_shards_read == 2
-    assert found.totals.expressions == len(rows)
-    assert 0 < found.scores["count"].num_values < len(rows)
-
-
 def test_a_growing_run_and_one_without_a_commit_have_figures(tmp_path):
     location = RunLocation.open(str(tmp_path / "run"))
     commit_scored(location, begin(location), 2)
@@ -130,13 +105,6 @@ def test_a_quantile_is_numpys_up_to_four_digits(parts, share):
     assert near
     assert got == pytest.approx(due, rel=5.1e-4) or abs(np.mean(np.array(values) <= due) - share) < 1e-9
     assert distribution.mean == pytest.approx(np.mean(values), rel=1e-9, abs=1e-6)
-
-
-def test_whole_numbers_are_exact_and_undefined_values_are_passed_over():
-    distribution = Distribution()
-    distribution.add([0, 3, 9_999, float("nan"), 7])
-    assert [distribution.quantile(share) for share in (0, 0.5, 1)] == [0, 3, 9_999]
-    assert distribution.num_values == 4
 
 
 @given(parts=st.lists(WORDS, max_size=8), capacity=st.integers(2, 12))

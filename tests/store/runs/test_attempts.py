@@ -30,14 +30,6 @@ def deaths(location, shard=7, *, pool="fused", session="one", living=(HERE, THER
     return read_attempts(location, shard, 0).num_deaths(pool=pool, session_nonce=session, living_nodes=living)
 
 
-def test_an_attempt_sees_those_before_it_and_not_itself(location):
-    first, before = begin(location)
-    assert (before.begun, before.ended) == (frozenset(), frozenset())
-    second, before = begin(location)
-    assert before.begun == {first}
-    assert first != second
-
-
 def test_an_attempt_that_has_ended_is_no_death(location):
     attempt, _ = begin(location)
     assert deaths(location) == 1
@@ -52,13 +44,6 @@ def test_deaths_with_their_node_with_their_driver_or_in_another_pool_blame_nobod
     assert deaths(location, session="two") == 0
     assert deaths(location, pool="caption") == 0
     assert deaths(location, shard=8) == 0
-
-
-def test_another_generation_and_another_shard_have_attempts_of_their_own(location):
-    own, _ = begin(location, 7, 1)
-    for shard, generation in [(7, 0), (7, 10), (70, 1), (100_000_007, 1)]:
-        begin(location, shard, generation)
-    assert read_attempts(location, 7, 1).begun == {own}
 
 
 def test_attempts_are_counted_by_pool_over_all_sessions_of_the_run(location):
@@ -81,11 +66,3 @@ def test_what_a_receipt_has_made_void_is_named_and_what_is_in_flight_is_not(loca
     assert len(attempts_of(location, [(7, 0)])) == 2
     assert len(attempts_of(location, [(7, 1)])) == 3
     assert attempts_of(location, []) == []
-
-
-def test_strange_files_are_no_attempts(location, tmp_path):
-    (tmp_path / "_attempts").mkdir()
-    (tmp_path / "_attempts" / "notes.txt").write_text("mine")
-    (tmp_path / "_attempts" / "shard-7.begun").write_text("")
-    assert parse_attempts(location) == (frozenset(), frozenset())
-    assert attempts_of(location, [(7, 9)]) == []

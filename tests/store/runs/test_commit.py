@@ -114,12 +114,6 @@ def test_a_refusal_of_ones_own_receipt_is_a_win(location, monkeypatch):
     assert commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True).is_winner
 
 
-def test_a_refusal_without_a_receipt_is_tried_again(location, monkeypatch):
-    monkeypatch.setattr(RunLocation, "create_once", lambda self, path, data: False)
-    with pytest.raises(TransientError, match="exists already, but cannot be read back"):
-        commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True)
-
-
 def test_of_many_writers_of_different_bytes_one_wins_and_its_parts_stand(disk):
     candidates = [make_shard(ENTRIES), other_shard()] * 4
     with ThreadPoolExecutor(8) as pool:
@@ -145,3 +139,9 @@ def test_a_block_that_is_not_exactly_the_plans_shard_is_refused(location, ids, d
         commit_shard(location, make_shard(ENTRIES), planned_ids=ids, embed_images=True)
     assert names(location) == []
     assert list_receipts(location) == {}
+
+
+def test_a_refusal_without_a_receipt_is_tried_again(location, monkeypatch):
+    monkeypatch.setattr(RunLocation, "create_once", lambda self, path, data: False)
+    with pytest.raises(TransientError, match="exists already, but cannot be read back"):
+        commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True)

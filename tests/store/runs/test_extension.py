@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import DomainRecord, Identity, RunHeader
+from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.extension import ExtensionTally, extend_plan, new_entries
@@ -59,14 +58,6 @@ def test_new_keys_get_shards_of_their_own_after_the_plans(location):
     assert header.plan_parts[-1].name.startswith("g0002/part-00000002-")
 
 
-def test_of_all_samples_of_source_the_one_farthest_outside_stands(location):
-    inside, outside = (DomainRecord(num_sampled=16, num_outside=num, max_score=2.5, median_score=1.0) for num in (1, 9))
-    header = plan(location, items(1))
-    for number, found in enumerate((inside, outside, None, inside), start=2):
-        header, _ = extend_plan(location, header, items(*range(1, number + 1)), domain=found)
-    assert header.domain == read_header(location).domain == outside
-
-
 @pytest.mark.parametrize("change", [{"etag": "b"}, {"size_bytes": 11}, {"mtime_ns": 5, "etag": "a"}])
 def test_a_known_key_that_changed_is_reported_and_left_alone(location, change):
     first = plan(location, items(*range(10)))
@@ -74,29 +65,6 @@ def test_a_known_key_that_changed_is_reported_and_left_alone(location, change):
     assert header == first
     assert (tally.num_known, tally.num_changed) == (3, 7)
     assert tally.changed == [each.key for each in items(2, 3, 4, 5, 6)]
-
-
-def test_vanished_keys_are_reported_and_left_alone(location):
-    first = plan(location, items(*range(10)))
-    header, tally = extend_plan(location, first, items(4, 5))
-    assert header == first
-    assert (tally.num_vanished, tally.num_known) == (8, 2)
-    assert tally.vanished == [each.key for each in items(0, 1, 2, 3, 6)]
-
-
-def test_a_key_listed_twice_is_planned_once_and_a_known_one_counted_once(location):
-    first = plan(location, items(1))
-    header, tally = extend_plan(location, first, items(1, 1, 2, 2, 2))
-    assert (tally.num_known, tally.num_new, tally.num_repeated) == (1, 1, 2)
-    assert header.num_repeated == 2
-
-
-def test_a_limit_bounds_what_is_new_and_the_rest_comes_with_the_next_one(location):
-    header = plan(location, items(2, 9))
-    header, tally = extend_plan(location, header, items(*range(10)), limit=3)
-    assert (tally.num_new, tally.num_known, tally.num_vanished) == (3, 2, 0)
-    header, tally = extend_plan(location, header, items(*range(10)))
-    assert (tally.num_new, header.num_images) == (5, 10)
 
 
 def test_killed_halfway_it_has_changed_nothing_and_the_next_one_reuses_what_it_wrote(location, monkeypatch):
@@ -169,20 +137,6 @@ def test_a_real_source_that_grew_is_planned_as_if_it_had_been_whole(location, tm
     for _, entries in iter_plan(location, header):
         # A shard holds one tar's images, or one row group's, or plain files.
         assert len({(each.key.partition("!")[0] if "!" in each.key else "", each.row_group) for each in entries}) == 1
-
-
-def test_a_tar_that_was_rewritten_gives_its_new_members_and_reports_the_others(location, tmp_path):
-    source = tmp_path / "in"
-    source.mkdir()
-    tar = source / "a.tar"
-    tar.write_bytes(tar_bytes([("1.png", png()), ("2.png", png()), ("3.png", png())]))
-    os.utime(tar, (1, 1))
-    config = stub_config().source
-    before = plan(location, open_source(str(source), config).list())
-    tar.write_bytes(tar_bytes([("0.png", png()), ("1.png", png()), ("3.png", png())]))
-    _, tally = extend_plan(location, before, open_source(str(source), config).list())
-    assert (tally.num_new, tally.num_changed, tally.num_vanished) == (1, 2, 1)
-    assert (tally.changed, tally.vanished) == (["a.tar!1.png", "a.tar!3.png"], ["a.tar!2.png"])
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import HEADER_NAME, RECORDS_VERSION, PlanExtension
+from pseudoris.schemas.run_records import HEADER_NAME, PlanExtension
 from pseudoris.store.runs.header import (
     check_identity,
     check_origin,
@@ -14,12 +14,7 @@ from pseudoris.store.runs.header import (
     require_header,
 )
 from pseudoris.store.runs.plan import iter_plan, read_shard_plan, write_plan
-from tests.builders.seals import edit_sealed, sealed_json
 from tests.store.builders import make_entries, make_identity, start_run
-
-
-def edit(location, **changes) -> None:
-    edit_sealed(location, HEADER_NAME, lambda tree: tree.update(changes))
 
 
 def test_the_first_header_stands(location):
@@ -29,21 +24,6 @@ def test_the_first_header_stands(location):
     assert read_header(location) == first
 
 
-def test_another_identity_is_refused_with_every_differing_field(location):
-    other = make_identity(device_kind="NVIDIA H200", weights={"propose": "b" * 64})
-    with pytest.raises(ConfigError, match="another identity") as caught:
-        check_identity(start_run(location), other)
-    assert "device_kind: 'cpu' in the run, 'NVIDIA H200' now" in str(caught.value)
-    assert "weights.propose" in str(caught.value)
-    assert "name another output" in str(caught.value)
-
-
-def test_the_refusal_of_a_run_of_another_version_names_the_version_that_can_finish_it(location):
-    header = start_run(location, identity=make_identity(versions={"pseudoris": "0.1.0"}))
-    with pytest.raises(ConfigError, match=r"started with, finish it with pseudoris 0\.1\.0, or name another output"):
-        check_identity(header, make_identity(versions={"pseudoris": "0.2.0"}))
-
-
 def test_a_run_that_another_command_made_is_refused(location):
     header = start_run(location)
     check_origin(location, header, "annotate")
@@ -51,23 +31,11 @@ def test_a_run_that_another_command_made_is_refused(location):
         check_origin(location, header, "import")
 
 
-def test_a_header_with_strange_fields_is_refused_with_their_names(location):
-    start_run(location)
-    edit(location, num_shards=-1, extra=1)
-    with pytest.raises(ConfigError, match="is not a valid header, see extra, num_shards"):
-        read_header(location)
-
-
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b"null"])
 def test_a_file_that_is_no_header_is_refused(location, data):
     location.replace(HEADER_NAME, data)
     with pytest.raises(ConfigError, match="is not the header of a run"):
         read_header(location)
-
-
-def test_where_a_header_is_required_its_absence_says_how_to_start_a_run(location):
-    with pytest.raises(ConfigError, match=r"there is no run at .*pseudoris annotate SOURCE OUT"):
-        require_header(location)
 
 
 def test_other_devices_and_versions_can_be_accepted_and_are_named(location):
@@ -121,11 +89,4 @@ def test_a_lost_extension_is_told(location):
     create_extension(location, extension(location, 3, first_shard=5))
     location.delete(extension_path(2))
     with pytest.raises(ConfigError, match=r"holds the extensions \[3\] of the plan"):
-        read_header(location)
-
-
-def test_an_extension_that_was_edited_is_refused_by_its_name(location):
-    start_run(location)
-    location.replace(extension_path(2), sealed_json({"version": RECORDS_VERSION, "number": 2}))
-    with pytest.raises(ConfigError, match=r"g0002\.json is not a valid header, see created_utc"):
         read_header(location)

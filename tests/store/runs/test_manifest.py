@@ -1,20 +1,22 @@
 from __future__ import annotations
 
 import logging
+import tracemalloc
 
+import numpy as np
 import pytest
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.store.runs import manifest
 from pseudoris.store.runs import manifest as manifest_module
 from pseudoris.store.runs.commit import Provenance
 from pseudoris.store.runs.manifest import (
+    LatestReceipts,
     cached_receipts,
     iter_manifest,
-    read_manifest,
     write_manifest,
 )
-from pseudoris.store.runs.receipts import latest_receipts, receipt_path
-from tests.store.builders import commit, start_run
+from pseudoris.store.runs.receipts import receipt_path
+from tests.store.builders import commit, make_entries, start_run
 
 
 @pytest.fixture
@@ -23,33 +25,12 @@ def run(location):
     return location, header, commit(location, header, 0, 2)
 
 
-def test_snapshots_are_numbered_and_the_latest_counts(run):
-    location, header, receipts = run
-    write_manifest(location)
-    more = commit(location, header, 1)
-    assert write_manifest(location) == "_manifest/0002.parquet"
-    assert list(iter_manifest(location)) == [receipts[0], *more, receipts[1]]
-
-
 def test_a_number_that_another_writer_took_is_passed_over(run, monkeypatch):
     location, _, _ = run
     location.replace("_manifest/0001.parquet", b"another writer's")
     monkeypatch.setattr(manifest_module, "latest_snapshot", lambda location: None)
     assert write_manifest(location) == "_manifest/0002.parquet"
     assert location.read_bytes("_manifest/0001.parquet") == b"another writer's"
-
-
-def test_receipts_that_the_snapshot_has_are_not_read_again(run, monkeypatch):
-    location, header, _ = run
-    write_manifest(location)
-    commit(location, header, 1)
-    read = []
-    original = manifest_module.read_receipts
-    monkeypatch.setattr(
-        manifest_module, "read_receipts", lambda place, commits: (read.extend(commits), original(place, commits))[1]
-    )
-    assert [receipt.shard for receipt in cached_receipts(location)] == [0, 1, 2]
-    assert read == [(1, 0)]
 
 
 def test_a_receipt_that_was_written_again_is_read_anew(run):
@@ -71,15 +52,6 @@ def test_a_snapshot_that_does_not_read_is_passed_over_with_a_warning(run, data, 
     with caplog.at_level(logging.WARNING):
         assert list(cached_receipts(location)) == receipts
     assert "Cannot use the manifest" in caplog.text
-
-
-def test_a_snapshot_may_be_made_of_the_one_before_and_of_what_it_lacks(run):
-    location, header, _ = run
-    write_manifest(location)
-    commit(location, header, 1)
-    write_manifest(location, cached_receipts(location))
-    assert list(iter_manifest(location)) == list(latest_receipts(location))
-    assert len(list(iter_manifest(location))) == 3
 
 
 def test_a_snapshot_damaged_in_its_midst_gives_what_came_before_and_receipts_the_rest(run, monkeypatch, caplog):
@@ -104,11 +76,56 @@ def test_a_snapshot_without_one_of_its_columns_is_passed_over(run, name, caplog)
     assert "Cannot use the manifest" in caplog.text
 
 
-def test_a_snapshot_that_does_not_stand_or_read_is_named(run):
-    location, _, _ = run
-    path = write_manifest(location)
-    with pytest.raises(ConfigError, match=r"0999.parquet does not exist: the run has the snapshots \[1\]"):
-        read_manifest(location, 999)
-    location.replace(path, b"PAR1 no more PAR1")
-    with pytest.raises(TransientError, match="cannot be read as Parquet"):
-        read_manifest(location, 1)
+@pytest.fixture
+def nine(location):
+    """Return the location, its header, and what stands: shards 1, 3, 4 and 7 of nine, 3 in its second generation."""
+    header = start_run(location, make_entries(num_shards=9, per_shard=2))
+    receipts = commit(location, header, 1, 3, 4, 7)
+    receipts[1] = commit(location, header, 3, generation=1)[0]
+    return location, header, receipts
+
+
+@pytest.mark.parametrize("has_manifest", [False, True])
+def test_every_pass_gives_all_that_stood_when_they_were_listed(nine, has_manifest):
+    location, header, receipts = nine
+    if has_manifest:
+        write_manifest(location)
+    found = LatestReceipts.listed(location)
+    assert list(found) == receipts
+    commit(location, header, 0)
+    commit(location, header, 7, generation=1)
+    if has_manifest:
+        write_manifest(location)
+    assert list(found) == receipts
+    assert len(found) == 4
+    assert [each.generation for each in LatestReceipts.listed(location)] == [0, 0, 1, 0, 1]
+
+
+def test_one_is_found_by_its_place_and_by_its_shard(nine):
+    location, _, receipts = nine
+    found = LatestReceipts.listed(location)
+    assert [found[place] for place in range(-4, 4)] == receipts + receipts
+    assert [found.of_shard(shard) for shard in (1, 3, 4, 7)] == receipts
+    for shard in (-1, 0, 2, 8):
+        with pytest.raises(KeyError, match=str(shard)):
+            found.of_shard(shard)
+    with pytest.raises(IndexError):
+        found[4]
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(-1, None)], ids=["all", "the last"])
+def test_a_pass_over_many_holds_a_few(disk, monkeypatch, part):
+    monkeypatch.setattr(manifest, "_ROWS_AT_ONCE", 50)
+    num_shards = 1_500
+    receipt = commit(disk, start_run(disk), 0)[0]
+    write_manifest(disk, (receipt.model_copy(update={"shard": shard}) for shard in range(num_shards)))
+    shards = np.arange(num_shards)
+    found = LatestReceipts(disk, shards, np.zeros_like(shards, np.int32))[part]
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in found) == len(shards[part])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # All of them together take 9 MB.
+    assert peak < 2 * 2**20

@@ -11,23 +11,10 @@ from pseudoris.store.runs.pending_work import (
     PendingWork,
     SetAside,
     ignore,
-    missing_shards,
-    parse_reasons,
     quarantined_shards,
 )
 from pseudoris.store.runs.receipts import latest_receipts
 from tests.store.builders import commit, make_entries, start_run
-
-
-def test_a_shard_without_a_receipt_is_missing(disk):
-    header = start_run(disk, make_entries(4))
-    assert missing_shards(header, {0: 0, 2: 3}) == PendingWork([1, 3])
-    assert missing_shards(header, dict.fromkeys(range(4), 0)).shards == []
-
-
-def test_shards_that_were_tried_before_come_last(disk):
-    header = start_run(disk, make_entries(5))
-    assert missing_shards(header, {2: 0}, tried={0, 3}).shards == [1, 4, 0, 3]
 
 
 def test_shards_with_an_image_in_quarantine_are_retried_from_the_generation_that_stands(disk):
@@ -46,16 +33,6 @@ def test_excluded_images_are_not_retried(disk):
     assert quarantined_shards([receipt.model_copy(update={"counts": counts})], None) == PendingWork([])
 
 
-@pytest.mark.parametrize("words", [None, ["missing"], ["missing", " decoder_timeout"]])
-def test_reasons_are_read_from_a_list_of_codes(words):
-    assert parse_reasons(words) == (None if words is None else {word.strip() for word in words})
-
-
-def test_an_unknown_reason_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'mising' is not a quarantine reason: the reasons are missing, changed"):
-        parse_reasons(["mising"])
-
-
 def fault(shard: int, message: str = "", *, is_config: bool = False, is_proven: bool = False) -> ShardFault:
     return ShardFault(shard, message or f"fault of shard {shard}", is_config, is_proven)
 
@@ -71,14 +48,6 @@ def test_the_third_failure_without_a_commit_stops_the_run_also_at_its_start():
         "3 shards (4, 5, 6) failed, and none was committed between them\n"
         "  shard 4: fault of shard 4\n  shard 5: fault of shard 5\n  shard 6: fault of shard 6"
     )
-
-
-def test_one_message_for_every_shard_is_the_run_s_own_error():
-    aside = SetAside(ignore)
-    aside.add(fault(0, "no such engine", is_config=True))
-    aside.add(fault(1, "no such engine", is_config=True))
-    with pytest.raises(ConfigError, match=r"^no such engine$"):
-        aside.add(fault(2, "no such engine", is_config=True))
 
 
 def test_a_commit_between_failures_keeps_the_run_going():
@@ -111,14 +80,3 @@ def test_the_end_asks_for_a_correction_or_for_another_try(is_config, error):
     aside.add(fault(7, is_config=is_config))
     with pytest.raises(error, match=r"^not committed: shard 7\. All other shards are\. "):
         aside.check()
-
-
-def test_a_run_of_one_shard_that_fails_says_what_failed():
-    aside = SetAside(ignore)
-    aside.add(fault(0, "the memory is full: lower shards.max_images", is_config=True))
-    with pytest.raises(ConfigError, match=r"^the memory is full: lower shards\.max_images$"):
-        aside.check()
-
-
-def test_a_session_without_a_fault_ends_as_it_did():
-    SetAside(ignore).check()

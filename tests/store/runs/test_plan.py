@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +13,6 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.run_records import HEADER_NAME, Identity
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import plan as plan_module
-from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.plan import (
     PlanTally,
     assign_shards,
@@ -43,36 +41,10 @@ def test_what_was_planned_is_read_back_shard_by_shard(location, small_parts):
         assert read_shard_plan(location, header, shard) == entries[shard * 3 : shard * 3 + 3]
 
 
-def test_equal_entries_give_equal_parts_and_a_second_writing_touches_nothing(disk):
-    first = write_plan(disk, make_entries())
-    path = Path(disk.uri(f"_plan/{first.parts[0].name}"))
-    before = path.stat()
-    assert write_plan(disk, iter(make_entries())) == first
-    assert [file.name for file in disk.list("_plan/g0001")] == [path.name]
-    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-
-
-def test_an_extension_starts_above_zero_in_a_folder_of_its_own(location):
-    extension = make_entries(num_shards=2, per_shard=2, first_shard=3)
-    summary = write_plan(location, extension, generation=2)
-    assert summary.parts[0].name.startswith("g0002/part-00000003-")
-    header = start_run(location, make_entries(num_shards=3))
-    whole = header.model_copy(update={"plan_parts": (*header.plan_parts, *summary.parts)})
-    assert read_shard_plan(location, whole, 4) == extension[2:]
-
-
 def test_a_gap_between_shards_is_refused(disk):
     entries = [*make_entries(num_shards=1), *make_entries(num_shards=1, first_shard=2)]
     with pytest.raises(ValueError, match="expected shard 1, got 2"):
         write_plan(disk, entries)
-
-
-def test_a_plan_is_streamed_as_it_is_read_whole(location, small_parts):
-    header = start_run(location, make_entries(num_shards=7, per_shard=3))
-    assert len(header.plan_parts) > 1
-    assert list(stream_plan(location, header.plan_parts)) == list(iter_plan(location, header))
-    assert next(stream_plan(location, header.plan_parts[1:]))[0] > 0
-    assert list(stream_plan(location, ())) == []
 
 
 @pytest.mark.parametrize("shard", [-1, 3, 1000])
@@ -117,13 +89,6 @@ def test_a_missing_or_cut_part_is_refused(location):
         list(iter_plan(location, header))
 
 
-def test_a_header_that_names_a_strange_part_is_refused(location):
-    header = start_run(location)
-    part = header.plan_parts[0].model_copy(update={"name": "../../etc/passwd"})
-    with pytest.raises(ConfigError, match="names a plan part"):
-        read_shard_plan(location, header.model_copy(update={"plan_parts": (part,)}), 0)
-
-
 IDENTITY = Identity(method={}, weights={}, device_kind="cpu", versions={})
 
 
@@ -153,11 +118,6 @@ def test_a_repeated_key_is_planned_once_and_counted():
     assert tally == PlanTally(num_images=3, num_shards=1, num_repeated=2, size_bytes=30, max_shard_bytes=30)
 
 
-def test_a_listing_out_of_order_is_refused_for_its_repeats_could_not_be_told():
-    with pytest.raises(ValueError, match="out of order: 'a' comes after 'b'"):
-        list(assign_shards([item("a"), item("b"), item("a")], ShardsConfig()))
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 50), max_size=40),
@@ -178,37 +138,9 @@ def test_every_image_is_planned_once_in_order_and_within_the_bounds(sizes, max_i
         assert len({member.boundary for member in members}) == 1
 
 
-def test_the_largest_shard_is_told_and_rows_count_with_their_mean():
-    tally = PlanTally()
-    items = [
-        SourceItem("a.jpg", size_bytes=70),
-        *(SourceItem(f"t#{n}", row=n, boundary="t", mean_bytes=40) for n in range(3)),
-    ]
-    entries = list(assign_shards(items, ShardsConfig(max_images=10, max_bytes=100), tally=tally))
-    assert [entry.shard for entry in entries] == [0, 1, 1, 2]
-    assert (tally.max_shard_bytes, tally.size_bytes) == (80, 190)
-
-
 def plan(location, listing, **values):
     config = stub_config("shards.max_images=2")
     return plan_run(location, listing, **{"source": "in", "identity": IDENTITY, "config": config, **values})
-
-
-def test_the_header_counts_what_the_plan_holds(tmp_path):
-    location = RunLocation.open(str(tmp_path / "out"))
-    header = plan(location, [item("000.jpg"), *items(5)])
-    assert (header.num_images, header.num_repeated, header.num_shards) == (5, 1, 3)
-    assert header == read_header(location)
-    assert [[entry.key for entry in entries] for _, entries in iter_plan(location, header)] == [
-        ["000.jpg", "001.jpg"],
-        ["002.jpg", "003.jpg"],
-        ["004.jpg"],
-    ]
-
-
-def test_a_limit_plans_the_first_images_of_the_listing(tmp_path):
-    header = plan(RunLocation.open(str(tmp_path)), items(5), limit=3)
-    assert (header.num_images, header.num_shards) == (3, 2)
 
 
 def test_no_header_stands_while_the_plan_is_being_written(tmp_path):

@@ -9,7 +9,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import iter_plan
-from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions, plan_as_parent, plan_or_continue
+from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_as_parent, plan_or_continue
 from pseudoris.store.sources import SourceItem
 from tests.builders.scored_runs import begin, scored_run
 from tests.builders.seals import edit_sealed
@@ -109,9 +109,3 @@ def test_a_run_in_its_parents_folder_or_around_it_is_refused(parent):
     for place in (f"{parent.location.root}/new", parent.location.root.rpartition("/")[0]):
         with pytest.raises(ConfigError, match="name another output"):
             Parent.open(parent.location, RunLocation.open(place))
-
-
-def test_a_package_that_is_not_installed_is_absent():
-    versions = package_versions(["pyarrow", "no-such-package"])
-    assert versions["no-such-package"] == "absent"
-    assert versions["pyarrow"] != "absent"

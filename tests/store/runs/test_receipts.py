@@ -11,8 +11,6 @@ from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.runs.header import sealed
 from pseudoris.store.runs.receipts import (
-    RunTotals,
-    Totals,
     latest_receipts,
     list_receipts,
     read_receipt,
@@ -89,25 +87,3 @@ def receipt(shard: int = 0, reasons: dict[str, int] | None = None, kept_lone: in
         reasons=reasons or {},
     )
     return Receipt(shard=shard, generation=0, parts=dict.fromkeys(SCHEMAS, part), counts=counts, seconds=seconds)
-
-
-def test_receipts_add_up():
-    totals = Totals()
-    totals.add(receipt(0, {"corrupt": 1}, read=0.5, propose=2.0))
-    totals.add(receipt(1, {"missing": 2, "corrupt": 2}, read=0.25))
-    assert totals.sum() == RunTotals(
-        shards=2,
-        images=11,
-        annotated=4,
-        empty=2,
-        quarantined=5,
-        masks=8,
-        samples=12,
-        expressions=10,
-        kept=4,
-        kept_lone=2,
-        output_bytes=80,
-        reasons={"corrupt": 3, "missing": 2},
-        seconds={"read": 0.75, "propose": 2.0},
-    )
-    assert list(totals.sum().reasons) == ["corrupt", "missing"]

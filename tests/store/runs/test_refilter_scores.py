@@ -53,22 +53,6 @@ def annotate(location: RunLocation, *settings: str) -> RunLocation:
 
 
 @pytest.mark.slow
-def test_a_rule_applied_afterwards_gives_the_bytes_of_the_stage_that_had_it(tmp_path):
-    loose, strict, new = (RunLocation.open(str(tmp_path / name)) for name in ("loose", "strict", "new"))
-    annotate(loose, "filtering.tau=0")
-    table = read_table(loose, EXPRESSIONS)
-    distinctiveness = sorted(table["distinctiveness"].drop_null().to_pylist())
-    # Both bounds are values that occur: equal is not above.
-    tau, bound = distinctiveness[len(distinctiveness) // 3], sorted(table["correctness"].to_pylist())[5]
-    annotate(strict, f"filtering.tau={tau!r}", f"filtering.keep=['correctness > {bound!r}', 'count >= 2']")
-    conditions = [KeepCondition.model_validate(text) for text in (f"correctness > {bound!r}", "count >= 2")]
-    summary = refilter(loose, new, RuleChange(tau, conditions))
-    assert 0 < summary.totals.kept < summary.num_kept_before == table.num_rows
-    for name in SCHEMAS:
-        assert _parts(new, name) == _parts(strict, name)
-
-
-@pytest.mark.slow
 def test_a_bound_on_confidence_and_rank_afterwards_gives_the_same_bytes_and_verify_recomputes_both(tmp_path):
     loose, strict, new = (RunLocation.open(str(tmp_path / name)) for name in ("loose", "strict", "new"))
     annotate(loose, "filtering.tau=0", *LISTENING)

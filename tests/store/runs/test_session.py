@@ -17,7 +17,7 @@ from pseudoris.store.runs.commit import Provenance, commit_retry, commit_shard, 
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import RunLock, TakenOverError
 from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest, manifest_numbers
-from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, missing_shards, quarantined_shards
+from pseudoris.store.runs.pending_work import Notice, PendingWork, missing_shards, quarantined_shards
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts, read_receipt
 from pseudoris.store.runs.session import RunSession
@@ -241,36 +241,6 @@ def test_a_session_whose_run_was_taken_over_ends_at_the_next_commit(run, monkeyp
 
 
 @pytest.mark.slow
-def test_snapshots_on_the_way_hold_what_is_committed_then_and_the_last_one_all(run, monkeypatch):
-    monkeypatch.setattr(sessions, "COMMITS_PER_MANIFEST", 2)
-    sizes = []
-    written = sessions.write_manifest
-
-    def record(location, receipts):
-        path = written(location, receipts)
-        sizes.append(len(list(iter_manifest(location))))
-        return path
-
-    monkeypatch.setattr(sessions, "write_manifest", record)
-    execute(run, committing(run))
-    assert sizes == [2, 4, 5]
-
-
-def test_a_card_that_a_person_edited_stays_and_they_are_told(run):
-    execute(run, committing(run))
-    run.replace("DATACARD.md", b"mine")
-    events = []
-    execute(run, never, events.append)
-    assert is_generated(run.read_bytes("DATACARD.generated.md"))
-    assert run.read_bytes("DATACARD.md") == b"mine"
-    (notice,) = events
-    assert isinstance(notice, Notice)
-    assert notice.text == (
-        "DATACARD.md was edited by hand, so it is not changed. The new card is DATACARD.generated.md"
-    )
-
-
-@pytest.mark.slow
 def test_a_retry_takes_the_place_of_the_receipts_before_it(run):
     first = execute(run, committing(run))
     before = list(iter_manifest(run))
@@ -293,31 +263,6 @@ def test_a_retry_that_changes_nothing_leaves_its_receipts_standing(run):
     outcome = execute(run, recovering(run, "corrupt"), events.append, reasons=frozenset({"corrupt"}))
     assert all(event.receipt == event.replaced for event in events)
     assert (len(events), outcome.totals) == (NUM_SHARDS, first.totals)
-
-
-def test_a_late_writers_commit_is_no_part_of_what_the_session_retries(run):
-    header = require_header(run)
-    commit(run, header, 0, 1)
-    with session_of(run) as session:
-        commit(run, header, 2)
-        assert [receipt.shard for receipt in session.receipts()] == [0, 1]
-        assert (session.latest, session.num_images) == ({0: 0, 1: 0}, 8)
-
-
-def test_a_retry_interrupted_counts_the_generations_that_were_committed_unseen(run):
-    execute(run, committing(run))
-
-    def executor(pending):
-        receipts = recovering(run, None)(pending)
-        next(receipts)
-        yield next(receipts)
-        raise KeyboardInterrupt
-
-    events = []
-    outcome = execute(run, executor, events.append, reasons=frozenset({"corrupt"}))
-    assert [(event.receipt.shard, event.replaced.generation) for event in events] == [(1, 0), (0, 0)]
-    assert all(isinstance(event, Committed) for event in events)
-    assert (outcome.totals.quarantined, outcome.totals.retried) == (NUM_SHARDS - 2, 2)
 
 
 def test_a_shard_that_another_driver_committed_meanwhile_counts_once(run):

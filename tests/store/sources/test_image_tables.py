@@ -14,7 +14,7 @@ import pytest
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.store.sources import open_source
-from pseudoris.store.sources.image_tables import ImageColumn, RowImage, find_column, read_rows
+from pseudoris.store.sources.image_tables import RowImage, read_rows
 from tests.builders.sources import parquet_bytes
 
 AUTO = SourceConfig()
@@ -35,15 +35,6 @@ def test_rows_are_listed_by_number_and_bounded_by_their_row_group(tmp_path):
     assert items[0].size_bytes is None
 
 
-def test_structs_of_bytes_and_path_are_read_as_hugging_face_writes_them():
-    data = parquet_bytes({"image": [{"bytes": b"x", "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, None]})
-    assert rows_of(data, 0, [0, 1, 2]) == {
-        0: RowImage(b"x", "a.jpg"),
-        1: RowImage(None, "b.jpg"),
-        2: RowImage(None, None),
-    }
-
-
 @pytest.mark.parametrize("index", [pa.int8(), pa.int32()], ids=str)
 @pytest.mark.parametrize(
     ("kind", "column", "field"), [(pa.string(), "url", "uri"), (pa.binary(), "bytes", "data")], ids=["text", "bytes"]
@@ -54,19 +45,6 @@ def test_a_column_of_categories_is_one_of_their_values(index, kind, column, fiel
     data = parquet_bytes({column: categories})
     assert pa.types.is_dictionary(pq.read_schema(io.BytesIO(data)).field(0).type)
     assert [getattr(image, field) for image in rows_of(data, 0, range(4)).values()] == values
-
-
-@pytest.mark.parametrize(
-    ("fields", "column"),
-    [
-        ([("path", pa.string()), ("bytes", pa.binary())], ImageColumn("bytes", "bytes")),
-        ([("image", pa.large_binary()), ("bytes", pa.int64())], ImageColumn("image", "bytes")),
-        ([("image", pa.string()), ("url", pa.string()), ("path", pa.string())], ImageColumn("url", "uri")),
-        ([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))], ImageColumn("image", "struct")),
-    ],
-)
-def test_the_first_fitting_column_counts_bytes_before_uris(fields, column):
-    assert find_column(pa.schema(fields), AUTO, "t.parquet") == column
 
 
 def test_a_table_without_a_column_of_images_says_what_it_has(tmp_path):
@@ -83,16 +61,6 @@ def test_a_damaged_row_group_is_no_error_of_storage():
     with pytest.raises(ImageError, match="row group of the Parquet file cannot be decoded") as caught:
         rows_of(bytes(data), 0, [3])
     assert caught.value.reason == "corrupt"
-
-
-def test_an_error_of_the_disk_passes_as_what_it_is():
-    class FailingDisk(io.BytesIO):
-        def read(self, *args):
-            raise OSError(5, "Input/output error")
-
-    disk = FailingDisk(parquet_bytes({"bytes": [b"x"]}))
-    with pytest.raises(OSError, match="Input/output error"):
-        list(read_rows(disk, 0, rows=[0], config=AUTO, max_bytes=1, table="t"))
 
 
 def texts(*rows):
@@ -168,16 +136,6 @@ def test_a_page_that_unpacks_to_a_bomb_is_never_unpacked(column):
     assert int(grown_kib) * 1024 < len(BOMB) // 8
 
 
-def test_the_fields_beside_an_image_are_not_decoded():
-    rows = [{"bytes": b"x", "path": None, "other": "y" * 100}] * 3
-    data = bytearray(parquet_bytes({"image": rows}))
-    other = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(2)
-    assert other.path_in_schema == "image.other"
-    start = other.dictionary_page_offset
-    data[start : start + other.total_compressed_size] = b"\xff" * other.total_compressed_size
-    assert rows_of(bytes(data), 0, [0, 1, 2]) == dict.fromkeys(range(3), RowImage(b"x", None))
-
-
 def zigzag(number: int) -> bytes:
     """Return a number below 8,192 as two bytes of a Thrift footer."""
     coded = number << 1 if number >= 0 else (-number << 1) - 1
@@ -222,14 +180,3 @@ def test_an_image_that_is_too_large_costs_no_other_image(kind):
     assert (found[0], found[2]) == (RowImage(b"x" * 10, None), RowImage(b"z", None))
     assert isinstance(found[1], ImageError)
     assert (found[1].reason, str(found[1])[:41]) == ("too_many_bytes", "11 bytes; images.max_bytes allows 10: rai")
-
-
-def test_rows_are_listed_with_the_mean_size_of_their_group_and_uris_with_none(tmp_path):
-    (tmp_path / "t.parquet").write_bytes(
-        parquet_bytes({"bytes": [random.randbytes(100_000), random.randbytes(300_000)]}, rows_per_group=2)
-    )
-    (tmp_path / "u.parquet").write_bytes(parquet_bytes({"url": ["a.jpg", "b.jpg"]}))
-    items = list(open_source(str(tmp_path), SourceConfig()).list())
-    assert [item.size_bytes for item in items] == [None] * 4
-    assert all(200_000 <= item.expected_bytes < 210_000 for item in items[:2])
-    assert [item.expected_bytes for item in items[2:]] == [0, 0]

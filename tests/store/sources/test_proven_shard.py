@@ -137,20 +137,6 @@ def test_a_file_that_vanishes_is_missing_and_the_rest_is_read(tmp_path, read):
     assert shard.images[1].sha256 is None
 
 
-def test_a_file_that_is_back_for_the_second_look_is_read(tmp_path, read, monkeypatch):
-    (tmp_path / "a.png").write_bytes(build.png())
-    stat, looks = LocalStorage.stat, []
-
-    def flickering(self, path):
-        looks.append(path)
-        if len(looks) == 1:
-            raise FileNotFoundError(path)
-        return stat(self, path)
-
-    shard = read(tmp_path, meanwhile=lambda: monkeypatch.setattr(LocalStorage, "stat", flickering))
-    assert only_reason(shard) is None
-
-
 def test_a_file_of_another_time_is_changed_though_its_size_is_the_same(tmp_path, read):
     path = tmp_path / "a.png"
     path.write_bytes(build.png())
@@ -172,19 +158,6 @@ def test_a_file_of_another_size_is_changed_though_its_time_is_the_same(tmp_path,
         os.utime(path, ns=(planned.st_atime_ns, planned.st_mtime_ns))
 
     assert only_reason(read(tmp_path, grows)) == "changed"
-
-
-def test_a_file_that_changes_while_it_is_read_is_changed(tmp_path, read, monkeypatch):
-    path = tmp_path / "a.png"
-    path.write_bytes(build.png())
-    opens = LocalStorage.open
-
-    def open_and_touch(self, name):
-        stream = opens(self, name)
-        os.utime(path, ns=(0, 0))
-        return stream
-
-    assert only_reason(read(tmp_path, lambda: monkeypatch.setattr(LocalStorage, "open", open_and_touch))) == "changed"
 
 
 def test_a_source_that_is_gone_quarantines_nothing(tmp_path, read, monkeypatch):
@@ -209,14 +182,6 @@ def test_a_fault_of_the_storage_is_never_a_quarantine(tmp_path, read, monkeypatc
     monkeypatch.setattr("pseudoris.store.sources.proven_shard.AGAIN_AFTER_S", 0.0)
     with pytest.raises(TransientError, match=os.strerror(number)):
         read(tmp_path, lambda: monkeypatch.setattr(LocalStorage, "open", fails))
-
-
-def test_members_of_a_tar_are_read_where_they_stand(tmp_path, read):
-    members = [(f"{n}.png", build.png(n, 5)) for n in range(1, 4)]
-    (tmp_path / "a.tar").write_bytes(tar_bytes([*members, ("bad.jpg", b"no"), ("../up.png", members[0][1])]))
-    shard = read(tmp_path)
-    assert [image.data for image in shard.images[:3]] == [data for _, data in members]
-    assert list(reasons(shard).values()) == [None, None, None, "not_an_image", None]
 
 
 def test_a_tar_that_ends_before_a_member_is_changed(tmp_path, read):

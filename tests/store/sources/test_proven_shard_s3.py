@@ -62,23 +62,6 @@ def test_an_image_is_one_request(read, proxy):
     assert proxy.counts == {"GetObject": 20, "ListObjectsV2": 1}
 
 
-def test_dots_in_the_place_of_a_folder_are_names_like_any_other(read):
-    wanted = {key: png(seed=n) for n, key in enumerate(["../up.png", "./here.png", "a/../b/./c.png", "b/c.png"])}
-    shard = read(wanted)
-    assert {image.key: image.data for image in shard.images} == wanted
-
-
-@pytest.mark.slow
-def test_members_of_a_tar_are_a_request_a_span(read, proxy):
-    noise = os.urandom(300_000)
-    members = [
-        (f"{n:02d}{ending}", data) for n in range(12) for ending, data in ((".png", png(seed=n)), (".txt", noise))
-    ]
-    shard = read({"a.tar": tar_bytes(members)})
-    assert [image.data for image in shard.images] == [data for name, data in members if name.endswith(".png")]
-    assert proxy.counts["GetObject"] == 1
-
-
 @pytest.mark.slow
 def test_a_row_group_is_read_by_windows(read, proxy):
     rows = [png(seed=n) for n in range(30)]
@@ -99,18 +82,6 @@ def test_what_changed_or_vanished_is_told_without_a_second_look_at_the_others(re
     assert reasons(shard) == [None, "changed", "missing", None, None]
     # The missing one is asked for twice.
     assert proxy.counts["GetObject"] == 6
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["a.tar", "t.parquet"])
-def test_a_shard_of_a_file_that_was_written_anew_is_changed(read, name):
-    def content(seed: int) -> bytes:
-        rows = [png(seed=seed + n) for n in range(3)]
-        members = [(f"{n}.png", row) for n, row in enumerate(rows)]
-        return tar_bytes(members) if name == "a.tar" else parquet_bytes({"bytes": rows})
-
-    shard = read({name: content(0)}, lambda put, _: put({name: content(50)}))
-    assert reasons(shard) == ["changed"] * 3
 
 
 @pytest.mark.slow

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -120,12 +115,6 @@ def test_credentials_that_expire_within_a_shard_quarantine_nothing(tmp_path, loc
         read(tmp_path)
 
 
-def test_a_shard_that_is_refused_as_a_whole_is_denied_if_another_shard_is_given(tmp_path, locks):
-    fill(tmp_path, "a.png", "b.png", "c.png")
-    locks.names = {"a.png", "b.png"}
-    assert reasons(read(tmp_path, last=2)) == {"a.png": "denied", "b.png": "denied"}
-
-
 def test_paths_that_cannot_be_followed_are_unreadable_and_cost_no_wait(tmp_path, pauses):
     fill(tmp_path, "a.png")
     (tmp_path / "long.png").symlink_to("x" * 300)
@@ -138,54 +127,6 @@ def test_paths_that_cannot_be_followed_are_unreadable_and_cost_no_wait(tmp_path,
     }
     assert "its link leads to itself" in shard.images[2].failure.message
     assert pauses == []
-
-
-# Run as a user whom the system refuses: root is refused nothing.
-UNPRIVILEGED = """
-import json, os, sys
-from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.shard import Proof
-from pseudoris.store.sources import open_source, proven_shard
-from pseudoris.store.sources.proven_shard import read_shard
-from tests.builders.sources import plan_of
-source, run = sys.argv[1], load_config("tiny")
-class Believing:
-    def prove(self, data):
-        return Proof((1, 1))
-if os.getuid() == 0:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-proven_shard.AGAIN_AFTER_S = 0.1
-entries = plan_of(open_source(source, run.source).list())
-images = read_shard(source, run, entries, prover=Believing()).images
-print(json.dumps({image.key: image.failure and image.failure.reason for image in images}))
-"""
-
-
-@pytest.mark.slow
-def test_what_the_system_refuses_an_unprivileged_user_is_denied():
-    # Not below `tmp_path`, which no other user may enter.
-    folder = Path(tempfile.mkdtemp())
-    try:
-        folder.chmod(0o755)
-        fill(folder, "a.png", "b.png", "c.png", "shut/d.png")
-        (folder / "b.png").chmod(0)
-        # Its names can be listed, but nothing in it can be looked at.
-        (folder / "shut").chmod(0o444)
-        done = subprocess.run(
-            [sys.executable, "-c", UNPRIVILEGED, str(folder)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            cwd=Path(__file__).parents[3],
-        )
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout) == {"a.png": None, "b.png": "denied", "c.png": None, "shut/d.png": "denied"}
-    finally:
-        (folder / "shut").chmod(0o755)
-        shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -285,12 +226,6 @@ def test_web_servers_that_are_down_or_break_off_cost_their_rows(tmp_path, web):
     assert list(reasons(read(table_of(tmp_path, *rows))).values()) == [None, "denied", "missing", "denied"]
 
 
-def test_a_web_of_which_nothing_answers_is_this_machines_network(tmp_path, web):
-    rows = [f"https://{host}.example/x.png" for host in ("dead", "cut")]
-    with pytest.raises(TransientError, match=REFUSED_BY_ALL):
-        read(table_of(tmp_path, *rows))
-
-
 def test_missing_credentials_cost_the_one_row_that_needs_them_and_stop_a_table_of_such(tmp_path, monkeypatch, bucket):
     uri, configuration, _ = bucket
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -304,3 +239,9 @@ def test_missing_credentials_cost_the_one_row_that_needs_them_and_stop_a_table_o
     with pytest.raises(TransientError, match=r"NoCredentialsError.*refused twice"):
         read(table_of(tmp_path, f"{uri}/a.png", f"{uri}/b.png", f"{uri}/c.png"), configuration)
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_shard_that_is_refused_as_a_whole_is_denied_if_another_shard_is_given(tmp_path, locks):
+    fill(tmp_path, "a.png", "b.png", "c.png")
+    locks.names = {"a.png", "b.png"}
+    assert reasons(read(tmp_path, last=2)) == {"a.png": "denied", "b.png": "denied"}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections import Counter
 
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.tables import EXPRESSIONS, IMAGES
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts, part_path
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.store.tables.run_reader import Run
+from pseudoris.store.tables.run_reader import COLUMNS, Run, draw_rows, sample_expressions
 from tests.builders.scored_runs import begin, commit_scored, scored_run
 
 
@@ -65,3 +68,65 @@ def test_a_pipe_in_the_place_of_a_part_is_refused_by_name(tmp_path):
     os.mkfifo(part)
     with pytest.raises(ConfigError, match=rf"{part.name} is a pipe"):
         Run(location).images()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    location = RunLocation.open(str(tmp_path_factory.mktemp("sampled") / "run"))
+    scored_run(location, num_shards=8, has_humans=True)
+    return location
+
+
+def identity_of(row) -> tuple:
+    return row["image_id"], *row["target_mask_ids"], row["text"]
+
+
+@pytest.mark.parametrize("kept_only", [True, False])
+def test_rows_are_those_of_the_table_in_its_order_and_none_twice(run, kept_only):
+    whole = read_table(run, EXPRESSIONS)
+    whole = whole.filter(whole["kept"]) if kept_only else whole
+    order = {identity_of(row): number for number, row in enumerate(whole.to_pylist())}
+    rows = sample_expressions(run, 25, columns=whole.schema.names, kept_only=kept_only).to_pylist()
+    places = [order[identity_of(row)] for row in rows]
+    assert places == sorted(set(places))
+    assert len(places) == 25
+    assert all(whole.slice(place, 1).to_pylist() == [row] for place, row in zip(places, rows, strict=True))
+
+
+def test_columns_of_image_and_mask_are_those_of_the_rows_own(run):
+    columns = ["text", "key", "width", "mask_id", "segmentation", "area_px", "target_mask_ids", "image_id"]
+    table = sample_expressions(run, 10**9, columns=columns, kept_only=False)
+    assert table.schema.names == columns
+    keys = {row["image_id"]: row["key"] for row in read_table(run, IMAGES).to_pylist()}
+    masks = {row["mask_id"]: row for row in read_table(run, MASKS).to_pylist()}
+    kinds = Counter()
+    for row in table.to_pylist():
+        kinds[len(row["target_mask_ids"])] += 1
+        assert row["key"] == keys[row["image_id"]]
+        if len(row["target_mask_ids"]) == 1:
+            mask = masks[row["target_mask_ids"][0]]
+            assert {name: row[name] for name in ("mask_id", "segmentation", "area_px")} == {
+                name: mask[name] for name in ("mask_id", "segmentation", "area_px")
+            }
+        else:
+            assert row["mask_id"] is row["segmentation"] is None
+    assert set(kinds) == {1, 2}
+
+
+@pytest.mark.parametrize("columns", [["text", "bytes"], ["nonsense"], []])
+def test_a_column_that_is_none_is_refused_with_those_that_are(run, columns):
+    with pytest.raises(ConfigError, match=f"there is no column .* give some of {', '.join(COLUMNS[:3])}"):
+        sample_expressions(run, 2, columns=columns)
+
+
+@given(counts=st.lists(st.integers(0, 30), max_size=12), size=st.integers(1, 80), seed=st.integers(0, 5))
+def test_every_stretch_gives_one_row(counts, size, seed):
+    drawn = draw_rows(counts, size, seed)
+    starts = [sum(counts[:shard]) for shard in range(len(counts))]
+    assert all(0 <= row < counts[shard] for shard, rows in drawn.items() for row in rows)
+    places = [starts[shard] + row for shard, rows in drawn.items() for row in rows]
+    total = sum(counts)
+    num_rows = min(size, total)
+    assert len(places) == num_rows
+    for number, place in enumerate(places):
+        assert number * total // num_rows <= place < (number + 1) * total // num_rows
