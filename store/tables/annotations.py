@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow.compute as pc
 
 from pseudoris.schemas.ids import mask_index
 from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
@@ -18,55 +19,18 @@ from pseudoris.store.tables.committed_tables import read_table
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256")
 
 
-@dataclass(frozen=True, slots=True)
-class AnnotatedExpression:
-    """A candidate expression. `tables.EXPRESSIONS_SCHEMA` documents each field; `samples` only where they were read."""
-
-    target_mask_ids: tuple[str, ...]
-    text: str
-    kind: str
-    head_noun: str | None
-    source: str
-    decoder: str | None
-    top_k: int | None
-    top_p: float | None
-    crop: str | None
-    count: int
-    log_prob: float | None
-    uniqueness: float | None
-    correctness: float | None
-    distinctiveness: float | None
-    rival_mask_id: str | None
-    kept: bool
-    weight: float
-    samples: tuple[Mapping[str, Any], ...] = ()
+# What readers use of an expression; the other fields of a record keep their defaults.
+_EXPRESSION_COLUMNS: Final = (
+    *("image_id", "target_mask_ids", "text", "kind", "head_noun", "source", "kept", "weight"),
+    *("uniqueness", "correctness", "distinctiveness"),
+)
 
 
 @dataclass(frozen=True, slots=True)
-class AnnotatedMask:
-    """A mask and the expressions that refer to it, in the tables' order.
+class AnnotatedMask(MaskRecord):
+    """A mask and the expressions that refer to it, in the tables' order."""
 
-    Attributes:
-        mask_id: Image id and index in the proposer's order.
-        rle_size: (height, width) of the upright image.
-        rle_counts: COCO compressed run-length encoding.
-        box_xyxy_px: Tight box; x1 and y1 are exclusive.
-    """
-
-    mask_id: str
-    rle_size: tuple[int, int]
-    rle_counts: str
-    box_xyxy_px: tuple[int, int, int, int]
-    area_px: int
-    predicted_iou: float | None
-    stability_score: float | None
-    prior: str
-    expressions: tuple[AnnotatedExpression, ...] = ()
-
-    @property
-    def index(self) -> int:
-        """Position in the proposer's order."""
-        return mask_index(self.mask_id)
+    expressions: tuple[ExpressionRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +54,7 @@ class AnnotatedImage:
     sha256: str
     data: bytes | None
     masks: tuple[AnnotatedMask, ...]
-    untargeted: tuple[AnnotatedExpression, ...] = ()
+    untargeted: tuple[ExpressionRecord, ...] = ()
 
 
 def iter_annotations(
@@ -111,17 +75,21 @@ def iter_annotations(
         with_samples: Read every draw of each expression too.
     """
     columns = (*_IMAGE_COLUMNS, "bytes") if with_bytes else _IMAGE_COLUMNS
-    names = [each.name for each in fields(AnnotatedExpression) if with_samples or each.name != "samples"]
+    names = (*_EXPRESSION_COLUMNS, "samples") if with_samples else _EXPRESSION_COLUMNS
     for receipt in receipts:
         images = read_table(location, IMAGES, columns, [receipt])
         masks = _by_image(read_table(location, MASKS, receipts=[receipt]).to_pylist())
-        table = read_table(location, EXPRESSIONS, ["image_id", *names], [receipt])
+        table = read_table(location, EXPRESSIONS, names, [receipt])
         if kept_only:
             table = table.filter(table["kept"])
         expressions = _by_image(table.to_pylist())
         for row in images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED)).to_pylist():
             image = row["image_id"]
             said = [_expression(each) for each in expressions[image]]
+            of_mask: defaultdict[str, list[ExpressionRecord]] = defaultdict(list)
+            for each in said:
+                for mask_id in each.target_mask_ids:
+                    of_mask[mask_id].append(each)
             yield AnnotatedImage(
                 shard=receipt.shard,
                 image_id=image,
@@ -130,7 +98,7 @@ def iter_annotations(
                 width=row["width"],
                 sha256=row["sha256"],
                 data=row.get("bytes"),
-                masks=tuple(_masks(masks[image], said)),
+                masks=tuple(_mask(each, of_mask[each["mask_id"]]) for each in masks[image]),
                 untargeted=tuple(each for each in said if not each.target_mask_ids),
             )
 
@@ -142,24 +110,19 @@ def _by_image(rows: list[dict[str, Any]]) -> defaultdict[str, list[dict[str, Any
     return found
 
 
-def _expression(row: dict[str, Any]) -> AnnotatedExpression:
+def _expression(row: dict[str, Any]) -> ExpressionRecord:
     targets = tuple(row.pop("target_mask_ids"))
-    source = row.pop("source")
-    samples = tuple(row.pop("samples", ()))
-    return AnnotatedExpression(target_mask_ids=targets, source=source, samples=samples, **row)
+    samples = (CaptionSample(**{**each, "other_masks": tuple(each["other_masks"])}) for each in row.pop("samples", ()))
+    return ExpressionRecord(target_mask_ids=targets, samples=tuple(samples), **row)
 
 
-def _masks(masks: list[dict[str, Any]], expressions: list[AnnotatedExpression]) -> Iterator[AnnotatedMask]:
-    of_mask: defaultdict[str, list[AnnotatedExpression]] = defaultdict(list)
-    for expression in expressions:
-        for mask_id in expression.target_mask_ids:
-            of_mask[mask_id].append(expression)
-    for row in masks:
-        segmentation, box = row.pop("segmentation"), row.pop("box_xyxy_px")
-        yield AnnotatedMask(
-            **row,
-            rle_size=tuple(segmentation["size"]),
-            rle_counts=segmentation["counts"],
-            box_xyxy_px=tuple(box),
-            expressions=tuple(of_mask[row["mask_id"]]),
-        )
+def _mask(row: dict[str, Any], expressions: Sequence[ExpressionRecord]) -> AnnotatedMask:
+    segmentation, box = row.pop("segmentation"), row.pop("box_xyxy_px")
+    return AnnotatedMask(
+        **row,
+        index=mask_index(row["mask_id"]),
+        rle_size=tuple(segmentation["size"]),
+        rle_counts=segmentation["counts"],
+        box_xyxy_px=tuple(box),
+        expressions=tuple(expressions),
+    )

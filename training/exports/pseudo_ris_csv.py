@@ -24,9 +24,9 @@ import numpy as np
 
 from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.schemas.keep_rule import is_lone
-from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
+from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL, CaptionSample, ExpressionRecord
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.annotations import AnnotatedExpression, AnnotatedMask
+from pseudoris.store.tables.annotations import AnnotatedMask
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ReadMask
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
 from pseudoris.training.exports.output_files import ManyFiles, broken, check_texts, new_file, read_ahead
@@ -147,9 +147,7 @@ def draw_places(config: CaptionsConfig) -> dict[Draw, int]:
     return {(crop, rule.name, rule.top_k, rule.top_p): place for place, (crop, rule) in enumerate(draws)}
 
 
-def captions_of(
-    expressions: Sequence[AnnotatedExpression], places: Mapping[Draw, int]
-) -> tuple[list[str], list[float]]:
+def captions_of(expressions: Sequence[ExpressionRecord], places: Mapping[Draw, int]) -> tuple[list[str], list[float]]:
     """Return a mask's captions and their `doc`, plain values that their own text evaluates to.
 
     A caption is repeated as often as it was drawn, because the trainer draws evenly from the list, each time in the
@@ -168,17 +166,17 @@ def captions_of(
     return (texts, doc) if len(texts) > 1 else (texts * 2, doc * 2)
 
 
-def _draw(sample: Mapping[str, Any]) -> Draw:
-    return sample["crop"], sample["decoder"], sample["top_k"], sample["top_p"]
+def _draw(sample: CaptionSample) -> Draw:
+    return sample.crop, sample.decoder, sample.top_k, sample.top_p
 
 
-def is_alone(expressions: Sequence[AnnotatedExpression]) -> bool:
+def is_alone(expressions: Sequence[ExpressionRecord]) -> bool:
     """Return whether a mask was scored without a rival: a model's expressions, none of them with a distinctiveness."""
     ratios = [each.distinctiveness for each in expressions if each.source == SOURCE_MODEL]
     return bool(ratios) and bool(is_lone(np.array(ratios, np.float64)).all())
 
 
-def _doc(expression: AnnotatedExpression, is_alone: bool) -> float:
+def _doc(expression: ExpressionRecord, is_alone: bool) -> float:
     if expression.source != SOURCE_MODEL:
         return DOC_OF_HUMANS
     score = expression.correctness if is_alone else expression.distinctiveness

@@ -16,12 +16,12 @@ from pseudoris.images.perceptual_hash import perceptual_hash
 from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.run_records import Receipt, RunHeader
-from pseudoris.schemas.shard import is_blank
+from pseudoris.schemas.shard import ExpressionRecord, is_blank
 from pseudoris.schemas.tables import IMAGES, STATUS_QUARANTINED
 from pseudoris.store.exclusions.exclusion_rules import ExclusionMatcher, Exclusions, beyond, planned_rules
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.planned_images import PlannedImages, as_annotated
-from pseudoris.store.tables.annotations import AnnotatedExpression, AnnotatedImage, AnnotatedMask
+from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
 from pseudoris.store.tables.committed_tables import read_table
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Selection:
             return _BARE_IMAGES.format("expression above tau")
         return WITHOUT_KEPT if self._rule.is_kept_only else _BARE_IMAGES.format("expression")
 
-    def _expression(self, expression: AnnotatedExpression, mask_id: str) -> AnnotatedExpression | None:
+    def _expression(self, expression: ExpressionRecord, mask_id: str) -> ExpressionRecord | None:
         text = expression.text.strip()
         text = text.lower() if self._rule.is_lower_case else text
         reason = self._refusal(expression, text)
@@ -122,7 +122,7 @@ class Selection:
             self._dropped[reason] += 1
         return None
 
-    def _refusal(self, expression: AnnotatedExpression, text: str) -> str | None:
+    def _refusal(self, expression: ExpressionRecord, text: str) -> str | None:
         if len(expression.target_mask_ids) > 1:
             return SEVERAL_TARGETS
         if is_blank(text):
@@ -136,7 +136,7 @@ class Selection:
         return None
 
 
-def is_distinctive(expressions: Sequence[AnnotatedExpression], tau: float) -> bool:
+def is_distinctive(expressions: Sequence[ExpressionRecord], tau: float) -> bool:
     """Return whether one of a mask's expressions is above tau; one without a distinctiveness counts as above."""
     return any(each.distinctiveness is None or each.distinctiveness > tau for each in expressions)
 

@@ -36,7 +36,7 @@ def test_masks_without_an_expression_are_masks_all_the_same(root, built_run):
 
 def annotated_mask(pixels: np.ndarray) -> AnnotatedMask:
     counts = coco.encode(np.asfortranarray(pixels, dtype=np.uint8))["counts"].decode("ascii")
-    return AnnotatedMask("m-0000", pixels.shape, counts, (0, 0, 1, 1), int(pixels.sum()), None, None, "none")
+    return AnnotatedMask("m-0000", 0, pixels.shape, counts, (0, 0, 1, 1), int(pixels.sum()))
 
 
 @given(np_st.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))).filter(np.any))
