@@ -86,19 +86,14 @@ class ShardFault:
 
 @dataclass(frozen=True, slots=True)
 class MaskRecord:
-    """One mask of an image, in the upright image's pixels.
+    """One mask of an image, in the upright image's pixels. `tables.MASKS_SCHEMA` documents the fields that it has.
 
     Attributes:
-        mask_id: `<image id>-<index>`.
         index: Position in the proposer's order, from 0.
         rle_size: (height, width) of the upright image.
         rle_counts: COCO compressed run-length encoding, ASCII.
-        box_xyxy_px: Tight box (x0, y0, x1, y1), x1 and y1 exclusive; (0, 0, 0, 0) never occurs.
-        area_px: Number of pixels in the mask, at least 1.
-        predicted_iou: The proposer's estimate of the mask's IoU; None if it gives none.
-        stability_score: IoU of the mask under a shifted logit threshold, in [0, 1]; None where unknown.
-        prior: Where the mask came from: `none`, the instance prior's name and row (`table:17`), or `human` and the id
-            of the imported annotation (`human:431`).
+        box_xyxy_px: (0, 0, 0, 0) never occurs.
+        area_px: At least 1.
     """
 
     mask_id: str
@@ -143,28 +138,13 @@ class CaptionSample:
 class ExpressionRecord:
     """An expression, kept or not; equal captions of one mask are one record with several samples.
 
+    `tables.EXPRESSIONS_SCHEMA` documents the fields, which are columns; null is None.
+
     Attributes:
-        target_mask_ids: The masks it refers to: one; several of a `group`, none of kind `none`.
-        text: Lower-cased, stripped, without a trailing full stop; never empty.
-        kind: `attribute`, `position`, `relation`, `group` or `none`.
-        samples: Every draw that gave this text, in the order crop, decoder; at least one if drawn, else none.
-        head_noun: Head of the expression's first noun phrase; None if the rules found none.
-        uniqueness: Method page section 4; None for a mask alone in its image.
-        correctness: CLIP cosine of the masked crop with "a photo of a {head noun}".
-        distinctiveness: Method page section 4; None for a mask alone in its image.
-        rival_mask_id: The other mask that scores highest under c·m; None for a mask alone in its image.
-        caption_score: log p(t | crop i), teacher-forced, of the target's own crop; None without a listener.
-        listener: The target's share of p(t | crop k) over the masks k; None without a listener.
-        truth: `caption_score` per token; None without a listener.
-        confidence: Probability that it is right; None if nothing was fitted.
-        rank: Its rank by confidence, from 1, among the expressions drawn for its mask; None without a confidence, and
-            if composed.
-        kept: Whether distinctiveness > tau and `filtering.keep` holds; an undefined score passes (a mask alone in its
-            image).
-        weight: Weight of the pair for a trainer: by a fitted line the probability that it is right, else 1.0.
-        source: `model`; `human` if imported; `composer`, whose expressions are kept and have no other score; or
-            `recipe`, a pseudo-label of PPT, kept or not.
-        split: Of an imported expression, such as `testA`; None where the annotation has no splits.
+        samples: In the order crop, decoder; at least one if drawn, else none.
+        uniqueness: Method page section 4, as distinctiveness.
+        weight: By a fitted line the probability that it is right, else 1.0.
+        source: A composer's expressions are kept and have no score but a confidence; a recipe's are kept or not.
     """
 
     target_mask_ids: tuple[str, ...]
@@ -189,19 +169,14 @@ class ExpressionRecord:
 
 @dataclass(frozen=True, slots=True)
 class ShardImage:
-    """One planned input image on its way through the stages.
+    """One planned input image on its way through the stages. `tables.IMAGES_SCHEMA` documents the fields that it has.
 
     Attributes:
         position: Position in the shard's plan, from 0.
-        image_id: 16 hex digits.
-        key: Percent-encoded key relative to SOURCE.
         data: Encoded bytes as read; b"" once quarantined.
-        sha256: Hex digest of the bytes as read; None if they could not be read.
-        height: Upright height in pixels (after EXIF orientation); None until the image is proven to decode.
-        width: Upright width in pixels; None until then.
-        note: What is wrong with its file, although it is read; None if nothing is.
+        height: Upright, in pixels (after EXIF orientation), as the width; None until the image is proven to decode.
         failure: Set when the image is quarantined; later stages pass it through unchanged.
-        masks: Masks in the proposer's order.
+        masks: In the proposer's order.
         expressions: Candidates, ordered by mask, then first sample.
     """
 

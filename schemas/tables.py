@@ -66,10 +66,7 @@ def _list(kind: pa.DataType) -> pa.DataType:
 
 
 _SEGMENTATION = pa.struct(
-    [
-        pa.field("size", _list(pa.int32()), nullable=False),
-        pa.field("counts", pa.string(), nullable=False),
-    ]
+    [pa.field("size", _list(pa.int32()), nullable=False), pa.field("counts", pa.string(), nullable=False)]
 )
 _SAMPLE = pa.struct(
     [
@@ -157,12 +154,7 @@ EXPRESSIONS_SCHEMA: Final = _schema(
             nullable=True,
         ),
         _field("samples", _list(_SAMPLE), "Every draw that gave this text, including the first."),
-        _field(
-            "uniqueness",
-            pa.float64(),
-            "c(i,t) / max c(k,t) over other masks; null if it is alone.",
-            nullable=True,
-        ),
+        _field("uniqueness", pa.float64(), "c(i,t) / max c(k,t) over other masks; null if it is alone.", nullable=True),
         _field("correctness", pa.float64(), "Cosine of masked crop and `a photo of a {head noun}`.", nullable=True),
         _field(
             "distinctiveness",
@@ -170,12 +162,7 @@ EXPRESSIONS_SCHEMA: Final = _schema(
             "c·m over the highest c·m of other masks; null if it is alone.",
             nullable=True,
         ),
-        _field(
-            "rival_mask_id",
-            pa.string(),
-            "Other mask with the highest c·m; null if it is alone.",
-            nullable=True,
-        ),
+        _field("rival_mask_id", pa.string(), "Other mask with the highest c·m; null if it is alone.", nullable=True),
         _field(
             "caption_score",
             pa.float64(),
@@ -188,12 +175,7 @@ EXPRESSIONS_SCHEMA: Final = _schema(
             "Softmax at the target of log p(t | crop k) over the masks k; 0 if truth was too low to score.",
             nullable=True,
         ),
-        _field(
-            "truth",
-            pa.float64(),
-            "caption_score per token, the end token included.",
-            nullable=True,
-        ),
+        _field("truth", pa.float64(), "caption_score per token, the end token included.", nullable=True),
         _field(
             "confidence",
             pa.float64(),
@@ -201,10 +183,7 @@ EXPRESSIONS_SCHEMA: Final = _schema(
             nullable=True,
         ),
         _field(
-            "rank",
-            pa.int32(),
-            "Rank by confidence among the drawn texts of its mask, from 1; or null.",
-            nullable=True,
+            "rank", pa.int32(), "Rank by confidence among the drawn texts of its mask, from 1; or null.", nullable=True
         ),
         _field(
             "kept",

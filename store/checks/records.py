@@ -7,17 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import (
-    HEADER_NAME,
-    MANIFEST_FOLDER,
-    PLAN_FOLDER,
-    RECEIPTS_FOLDER,
-    Receipt,
-    RunHeader,
-)
+from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt, RunHeader
 from pseudoris.store.checks.content import Problem
 from pseudoris.store.exclusions.exclusion_rules import exclusions_of
-from pseudoris.store.exclusions.stored_exclusions import stored_exclusions
 from pseudoris.store.files.storage import printable
 from pseudoris.store.location import PROBE_NAME, RunLocation
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, CITATION_NAME, is_generated
@@ -58,15 +50,6 @@ def refuse_blocked_extensions(location: RunLocation) -> None:
             raise ConfigError(
                 f"{location.uri(f'{PLAN_FOLDER}/{name}')} is {what}, not a header of the plan: restore the file"
             )
-
-
-def exclusion_problems(location: RunLocation, header: RunHeader) -> list[Problem]:
-    """Return a problem if the list of excluded images is missing or was changed."""
-    try:
-        stored_exclusions(location, header)
-    except ConfigError as error:
-        return [Problem(None, "exclusions", str(error))]
-    return []
 
 
 def blocked_receipts(location: RunLocation) -> dict[int, Problem]:

@@ -25,12 +25,7 @@ from pseudoris.store.tables.parquet_files import open_parquet
 
 
 def verify_shard(
-    location: RunLocation,
-    receipt: Receipt,
-    planned: list[PlanEntry] | None,
-    *,
-    quick: bool,
-    rule: KeepRule = SOME_TAU,
+    location: RunLocation, receipt: Receipt, planned: list[PlanEntry] | None, *, quick: bool, rule: KeepRule = SOME_TAU
 ) -> list[Problem]:
     """Return the problems of a committed shard. Only its own files are read.
 

@@ -19,12 +19,12 @@ from pseudoris.store.checks.records import (
     Manifests,
     blocked_receipts,
     card_notices,
-    exclusion_problems,
     junk_notices,
     refuse_blocked_extensions,
     replaced_receipt_problems,
 )
 from pseudoris.store.checks.shard_parts import verify_shard
+from pseudoris.store.exclusions.stored_exclusions import stored_exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import NamedParts, stray_files
 from pseudoris.store.runs.header import header_digests, require_header
@@ -291,7 +291,10 @@ def verify_run(
     refuse_blocked_extensions(location)
     committed = list_receipts(location)
     walk = VerifyWalk(location, header, committed, chosen=spread_evenly(list(committed), sample))
-    walk.add(exclusion_problems(location, header))
+    try:
+        stored_exclusions(location, header)
+    except ConfigError as error:
+        walk.add([Problem(None, "exclusions", str(error))])
     for problems in check(location, _visited(walk, location, header, progress), quick):
         walk.add(problems)
     return walk.report(root, () if quick else walk.strays(), () if quick else junk_notices(location, header))

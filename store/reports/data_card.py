@@ -232,15 +232,12 @@ def _share(share: JudgedShare) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _UsedModel:
-    """A model or file that a run used: weights, ready masks, instances.
+    """A model or file that a run used (`thing`: weights, masks, instances), and what the card says of it.
 
     Attributes:
         title: What it was used for.
-        engine: The engine that read it.
-        architecture: Empty if it is not known.
-        thing: What was read: `weights`, `masks` or `instances`.
         uri: Where it was read; None if only the engine knows.
-        digest: Digest from the identity or the configuration, as text for the card; None if there is none.
+        digest: As text for the card; None if neither the identity nor the configuration has one.
         known: Which statements of the template apply to it; empty for the user's own files.
     """
 

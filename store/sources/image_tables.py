@@ -16,6 +16,7 @@ from pseudoris.store.files.key_order import path_key, row_key
 from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.root import SourceRoot
+from pseudoris.store.tables.parquet_files import is_damage
 
 # Bounds what is decoded at once: a kilobyte can hold an image of gigabytes, named by every row. For images a row at a
 # time costs nothing; rows of uris come by the million, of which most are passed over (3 us each alone, 0.5 in eights).
@@ -74,7 +75,7 @@ def count_rows(
             # Over all columns: with a damaged footer, pyarrow's view of a single column crashes the process.
             groups = [(int(group.num_rows), int(group.total_byte_size)) for group in found]
         except Exception as error:  # a hostile footer; other errors are raised again
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise
             shown = " ".join(str(error).split())[:_SHOWN_LETTERS]
             raise ConfigError(
@@ -189,20 +190,11 @@ def read_rows(
             if row > last:
                 return
     except Exception as error:  # hostile pages; other errors are raised again
-        if not _is_damage(error):
+        if not is_damage(error):
             raise
         raise ImageError(
             "corrupt", f"its row group of the Parquet file cannot be decoded ({type(error).__name__})"
         ) from error
-
-
-def _is_damage(error: Exception) -> bool:
-    """Return whether pyarrow raises this error for a damaged file."""
-    if isinstance(error, MemoryError):
-        return False  # Arrow's own is an ArrowException too
-    # Arrow reports damage as bare OSErrors too; one from the storage has a number, or a type of its own.
-    is_bare = type(error) is OSError and error.errno is None
-    return is_bare or isinstance(error, pa.ArrowException | UnicodeDecodeError)
 
 
 def _row_image(value: pa.Scalar, column: ImageColumn, max_bytes: int) -> RowImage | ImageError:

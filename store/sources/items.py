@@ -13,16 +13,11 @@ from pseudoris.schemas.untrusted import HEIF_EXTENSIONS, HEIF_PLUGIN
 
 @dataclass(frozen=True, slots=True)
 class SourceItem:
-    """One listed input image.
+    """One listed input image; `tables.PLAN_SCHEMA` documents the fields that the plan has too. Null is None.
 
     Attributes:
         key: Percent-encoded, relative to SOURCE's root: `a/b.jpg`, `tar!member`, `file#row`.
-        size_bytes: Size of the encoded image; None for Parquet rows and broken links.
-        etag: Etag of the object that holds it; None on disk.
-        mtime_ns: Modification time of the file that holds it; None on object stores.
-        offset_bytes: Offset of a member's data in its tar; None for other images.
-        row_group: Row group in its Parquet file; None for other images.
-        row: Row in its Parquet file, from 0; None for other images.
+        size_bytes: None for Parquet rows and broken links.
         boundary: A shard only holds items with the same boundary: a tar's key, or a Parquet file's key and row group;
             None for plain files.
         mean_bytes: Mean bytes of a row of its row group, by the footer; None for uris and other images.

@@ -35,12 +35,9 @@ class AnnotatedMask(MaskRecord):
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedImage:
-    """A committed image that was not quarantined.
+    """A committed image that was not quarantined. `tables.IMAGES_SCHEMA` documents the fields that it has.
 
     Attributes:
-        key: Percent-encoded key relative to SOURCE.
-        height: Upright height in pixels, as the width.
-        sha256: Digest of the encoded bytes.
         data: The encoded bytes; None unless the run embeds them and `with_bytes` was set.
         masks: In the proposer's order; none in an empty image.
         untargeted: Expressions that refer to no mask.

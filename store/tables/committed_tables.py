@@ -13,21 +13,25 @@ import pyarrow as pa
 import pyarrow.acero as acero
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import ConfigError, TransientError, refuse_other_version
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import SCHEMAS, TABLES_VERSION
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import latest_receipts, part_path
+from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.tables.parquet_files import damaged, open_parquet
 
 
+@dataclass(frozen=True, slots=True)
+class RowFilter:
+    """Which rows to keep: a `pyarrow.dataset` expression (null counts as false), and the columns that it uses."""
+
+    expression: pc.Expression
+    columns: tuple[str, ...]
+
+
 def iter_table(
-    location: RunLocation,
-    table: str,
-    columns: Sequence[str] | None = None,
-    receipts: Iterable[Receipt] | None = None,
+    location: RunLocation, table: str, columns: Sequence[str] | None = None, receipts: Iterable[Receipt] | None = None
 ) -> Iterator[pa.Table]:
     """Yield a table shard by shard. At most one part is in memory.
 
@@ -42,43 +46,38 @@ def iter_table(
         ConfigError: A part is missing, or another version of the package wrote it.
         TransientError: A part cannot be read.
     """
-    schema = chosen_schema(table, columns)
+    names = chosen_schema(table, columns).names
     for receipt in latest_receipts(location) if receipts is None else receipts:
-        path = part_path(table, receipt.parts[table])
-        try:
-            with location.open_input(path) as file:
-                yield read_part(file, schema, location.uri(path))
-        except FileNotFoundError:
-            raise ConfigError(
-                f"{location.uri(path)} is missing, although the receipt of shard {receipt.shard} names it: "
-                "run `pseudoris verify` to find all damage"
-            ) from None
+        yield read_selected(location, table, receipt.parts[table].name, names)
 
 
 def read_table(
-    location: RunLocation,
-    table: str,
-    columns: Sequence[str] | None = None,
-    receipts: Iterable[Receipt] | None = None,
+    location: RunLocation, table: str, columns: Sequence[str] | None = None, receipts: Iterable[Receipt] | None = None
 ) -> pa.Table:
     """Return all that `iter_table` yields as one table in memory; it is empty if nothing is committed."""
     schema = chosen_schema(table, columns)
     return pa.concat_tables([schema.empty_table(), *iter_table(location, table, columns, receipts)])
 
 
-def read_part(file: BinaryIO, schema: pa.Schema, name: str) -> pa.Table:
-    """Return the columns of `schema` from a part, cast to that schema; raises like `iter_table`, showing `name`."""
-    parquet = _open_part(file, name)
+def read_part(file: BinaryIO, schema: pa.Schema, name: str, keep: RowFilter | None = None) -> pa.Table:
+    """Return the columns of `schema` from a part, cast to that schema; raises like `iter_table`, showing `name`.
+
+    Row groups in which `keep` can accept no row, by their statistics, are left out.
+    """
+    parquet = open_parquet(file, name)
+    metadata = parquet.schema_arrow.metadata or {}
+    refuse_other_version(name, int(metadata.get(b"pseudoris.version", b"0")), TABLES_VERSION)
+    groups = list(range(parquet.num_row_groups))
     try:
-        return _read_groups(parquet, range(parquet.num_row_groups), schema)
+        if keep is not None:
+            fragment = ds.ParquetFileFormat().make_fragment(pa.PythonFile(_Borrowed(file), mode="r"))
+            groups = [group.id for group in fragment.subset(filter=keep.expression, schema=schema).row_groups]
+        if not groups:
+            return schema.empty_table()
+        found = parquet.read_row_groups(groups, columns=schema.names, use_threads=False)
+        return pa.table([found[field.name].cast(field.type) for field in schema], schema=schema)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise TransientError(damaged(name, error)) from error
-
-
-def _read_groups(parquet: pq.ParquetFile, groups: Sequence[int], schema: pa.Schema) -> pa.Table:
-    """Return some row groups, cast to the schema; KeyError if the part lacks a column."""
-    found = parquet.read_row_groups(list(groups), columns=schema.names, use_threads=False)
-    return pa.table([found[field.name].cast(field.type) for field in schema], schema=schema)
 
 
 def chosen_schema(table: str, columns: Sequence[str] | None) -> pa.Schema:
@@ -93,47 +92,25 @@ def chosen_schema(table: str, columns: Sequence[str] | None) -> pa.Schema:
     return pa.schema([schema.field(name) for name in names], metadata=schema.metadata)
 
 
-def _open_part(file: BinaryIO, name: str) -> pq.ParquetFile:
-    """Open a part, unless another version of the package wrote it."""
-    parquet = open_parquet(file, name)
-    metadata = parquet.schema_arrow.metadata or {}
-    refuse_other_version(name, int(metadata.get(b"pseudoris.version", b"0")), TABLES_VERSION)
-    return parquet
-
-
-@dataclass(frozen=True, slots=True)
-class RowFilter:
-    """Which rows to keep: a `pyarrow.dataset` expression (null counts as false), and the columns that it uses."""
-
-    expression: pc.Expression
-    columns: tuple[str, ...]
-
-
 def read_selected(
     location: RunLocation, table: str, name: str, columns: Sequence[str], keep: RowFilter | None = None
 ) -> pa.Table:
     """Return the columns of the rows that `keep` accepts, in the order of the part `name`; raises like `iter_table`.
 
-    Reads the footer, then the chosen columns and those of the filter. Row groups that the statistics rule out are
-    skipped.
+    Reads the footer, then the chosen columns and those of the filter, of row groups that may hold such a row.
     """
     wanted = list(dict.fromkeys((*columns, *(keep.columns if keep else ()))))
-    schema = chosen_schema(table, wanted)
     path = f"{table}/{name}"
     uri = location.uri(path)
     try:
         with location.open_input(path) as file:
-            parquet = _open_part(file, uri)
-            groups = _row_groups(file, parquet, schema, keep)
-            found = _read_groups(parquet, groups, schema) if groups else schema.empty_table()
+            found = read_part(file, chosen_schema(table, wanted), uri, keep)
     except FileNotFoundError:
         raise ConfigError(
             f"{uri} is missing, although a receipt names it. If `annotate --retry-failed` has replaced the shard, take "
             "a new snapshot of the run (refresh() of the dataset, or Snapshot.shared with another turn). Otherwise "
             "run `pseudoris verify` to find all damage"
         ) from None
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise TransientError(damaged(uri, error)) from error
     if keep is not None:
         # Not `Table.filter`, which has threads of its own (see `parquet_files`).
         source = acero.Declaration("table_source", acero.TableSourceNodeOptions(found))
@@ -142,22 +119,12 @@ def read_selected(
     return found.select(list(columns))
 
 
-def _row_groups(file: BinaryIO, parquet: pq.ParquetFile, schema: pa.Schema, keep: RowFilter | None) -> list[int]:
-    """Return the row groups that may hold a row to keep, judged by their statistics."""
-    everything = list(range(parquet.num_row_groups))
-    if keep is None:
-        return everything
-    fragment = ds.ParquetFileFormat().make_fragment(pa.PythonFile(_Borrowed(file), mode="r"))
-    return [group.id for group in fragment.subset(filter=keep.expression, schema=schema).row_groups]
-
-
 class _Borrowed:
     """A file whose `close` does nothing, because Arrow closes every file that it is given."""
 
     closed = False
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
         self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
     def close(self) -> None:

@@ -17,8 +17,6 @@ from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL
 
 # The tau of a plug-in engine may be unknown. The table still shows whether one bound explains what was kept.
 SOME_TAU: Final = KeepRule(tau=None)
-# The scorer of this package. It keeps what is above `filtering.tau`.
-_OWN_SCORER: Final = "clip"
 
 
 def rule_of(header: RunHeader) -> KeepRule:
@@ -26,8 +24,7 @@ def rule_of(header: RunHeader) -> KeepRule:
 
     Only a refilter's rule has a tau. A filter stage may be a plug-in with another bound, so its tau is not checked.
     """
-    filtering = header.config.filtering
-    return _rule(filtering, has_tau=header.origin == "refilter")
+    return _rule(header.config.filtering, has_tau=header.origin == "refilter")
 
 
 def stated_rule(header: RunHeader) -> KeepRule | None:
@@ -38,7 +35,7 @@ def stated_rule(header: RunHeader) -> KeepRule | None:
     if header.origin in ("import", "ppt"):
         return None
     filtering = header.config.filtering
-    return _rule(filtering, has_tau=header.origin == "refilter" or filtering.engine == _OWN_SCORER)
+    return _rule(filtering, has_tau=header.origin == "refilter" or filtering.engine == "clip")
 
 
 def _rule(filtering: FilterConfig, *, has_tau: bool) -> KeepRule:

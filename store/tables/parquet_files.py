@@ -67,15 +67,19 @@ def open_parquet(file: BinaryIO, name: str, footer: pq.FileMetaData | None = Non
     """
     try:
         return pq.ParquetFile(file, metadata=footer, page_checksum_verification=True, pre_buffer=False)
-    except MemoryError:
-        raise
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise TransientError(damaged(name, error)) from error
-    except OSError as error:
-        # Arrow also reports damage as a plain OSError. An error of the storage has an errno, or is a subclass.
-        if type(error) is not OSError or error.errno is not None:
+    except Exception as error:  # a hostile footer; other errors are raised again
+        if not is_damage(error):
             raise
         raise TransientError(damaged(name, error)) from error
+
+
+def is_damage(error: Exception) -> bool:
+    """Return whether pyarrow raises this error for a damaged file."""
+    if isinstance(error, MemoryError):
+        return False  # Arrow's own is an ArrowException too
+    # Arrow reports damage as bare OSErrors too; one from the storage has a number, or a type of its own.
+    is_bare = type(error) is OSError and error.errno is None
+    return is_bare or isinstance(error, pa.ArrowException | UnicodeDecodeError)
 
 
 def damaged(name: str, error: Exception) -> str:

@@ -38,15 +38,7 @@ def sample_expressions(
     kept_only: bool = True,
     receipts: Iterable[Receipt] | None = None,
 ) -> pa.Table:
-    """Return `size` expressions in plan order: one is drawn from each of `size` equal stretches of the run.
-
-    Args:
-        location: The run's folder; the run need not be finished.
-        size: Number of rows; fewer if the run has fewer.
-        columns: Some of `COLUMNS`, in the order of the result.
-        seed: The same committed run and seed give the same rows.
-        kept_only: True draws from kept expressions, False from all candidates.
-        receipts: Draw from these shards; None means the latest receipt of each shard, ordered by shard.
+    """Return expressions drawn as `Run.sample` says, from the shards of `receipts`; None means all that are committed.
 
     Raises:
         ConfigError: A column does not exist or is given twice, or a part is missing or too short.
@@ -186,13 +178,14 @@ class Run:
     def sample(
         self, num_rows: int = 20, *, columns: Sequence[str] = SAMPLE_COLUMNS, seed: int = 0, kept_only: bool = True
     ) -> pa.Table:
-        """Return expressions drawn evenly over the run, with columns of their image and their mask.
+        """Return expressions in plan order, one drawn from each of `num_rows` equal stretches of the run.
 
         Args:
             num_rows: Number of rows; fewer if the run has fewer.
-            columns: Any column of the expressions table; `key`, `height`, `width`, `sha256` of the image; `mask_id`,
-                `segmentation`, `box_xyxy_px`, `area_px`, `predicted_iou`, `stability_score`, `prior` of the mask.
-            seed: The same run and seed give the same rows.
+            columns: In the order of the result. Any column of the expressions table; `key`, `height`, `width`, `sha256`
+                of the image; `mask_id`, `segmentation`, `box_xyxy_px`, `area_px`, `predicted_iou`, `stability_score`,
+                `prior` of the mask.
+            seed: The same committed run and seed give the same rows.
             kept_only: True draws from kept expressions, False from all candidates.
 
         Raises:
@@ -228,9 +221,6 @@ class Run:
         return totals.sum(), parts
 
 
-_READ_ONLY: Final = "this filesystem is read-only: it does not change the files of a run"
-
-
 def arrow_filesystem(location: RunLocation) -> fs.FileSystem:
     """Return a filesystem that reads paths of the form `location.uri(path)`. On a disk it is pyarrow's own, faster one.
 
@@ -252,15 +242,12 @@ class _RunFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
         return hash(self._location.root)
 
     def get_type_name(self) -> str:
-        """Name the type of this filesystem."""
         return "pseudoris"
 
     def normalize_path(self, path: str) -> str:
-        """Return the path unchanged: it is absolute already."""
         return path
 
     def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
-        """Return kind and size of each file."""
         sizes = [self._location.size(self._relative(path)) for path in paths]
         return [
             fs.FileInfo(path, fs.FileType.NotFound if size is None else fs.FileType.File, size=size)
@@ -268,18 +255,16 @@ class _RunFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
         ]
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        """Return the file opened for random access."""
         return pa.PythonFile(self._location.open_input(self._relative(path)), mode="r")
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
-        """Return the file opened for reading from the start."""
         return self.open_input_file(path)
 
     def _relative(self, path: str) -> str:
         return path.removeprefix(self._location.uri("x").removesuffix("x"))
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise NotImplementedError(_READ_ONLY)
+        raise NotImplementedError("this filesystem is read-only: it does not change the files of a run")
 
     get_file_info_selector = create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = _refuse
     delete_file = move = copy_file = open_output_stream = open_append_stream = _refuse
