@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -292,7 +292,10 @@ def _word_shares(rated: Rated) -> dict[str, Floats]:
     of a mask's captions have is wrong more often than one that all of them have.
     """
     found = {name: np.full(len(rated.groups), np.nan) for name in ("vote", "consensus", "relative_truth")}
-    for rows in _rows_of_groups(rated.groups):
+    of_group: defaultdict[str, list[int]] = defaultdict(list)
+    for row, group in enumerate(rated.groups):
+        of_group[group].append(row)
+    for rows in of_group.values():
         words = [frozenset(rated.texts[row].split()) for row in rows]
         truth, score = rated.scores["truth"][rows], rated.scores["caption_score"][rows]
         found["vote"][rows] = _least_shares(words, rated.scores["count"][rows])
@@ -309,13 +312,6 @@ def _least_shares(words: Sequence[frozenset[str]], weights: Floats) -> Floats:
     least = np.array([min((totals[word] for word in said), default=0.0) for said in words], np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.clip(np.log(least / weights.sum()), _MIN_LOG_SHARE, 0.0))
-
-
-def _rows_of_groups(groups: Sequence[str]) -> Iterator[list[int]]:
-    rows: defaultdict[str, list[int]] = defaultdict(list)
-    for row, group in enumerate(groups):
-        rows[group].append(row)
-    yield from rows.values()
 
 
 def _log_ratio(ratio: Floats, lone_log_ratio: float) -> Floats:

@@ -60,22 +60,12 @@ def lone_draws(
     return kept
 
 
-ScoreColumn = Literal[
-    "uniqueness",
-    "correctness",
-    "distinctiveness",
-    "log_prob",
-    "count",
-    "caption_score",
-    "listener",
-    "truth",
-    "confidence",
-    "rank",
-]
+# Null for drawn candidates unless `captions.listening` and `filtering.fitted` are set.
+ListenerColumn = Literal["caption_score", "listener", "truth", "confidence", "rank"]
+ScoreColumn = Literal["uniqueness", "correctness", "distinctiveness", "log_prob", "count", ListenerColumn]
 Comparison = Literal[">", ">=", "<", "<="]
 SCORE_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(ScoreColumn)
-# Columns among these that are null for drawn candidates unless `captions.listening` and `filtering.fitted` are set.
-LISTENER_COLUMNS: Final[tuple[ScoreColumn, ...]] = ("caption_score", "listener", "truth", "confidence", "rank")
+LISTENER_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(ListenerColumn)
 
 Flags = npt.NDArray[np.bool_]
 

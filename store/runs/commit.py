@@ -190,20 +190,11 @@ def commit_retry(
     embed_images: bool,
     provenance: Provenance = NOWHERE,
 ) -> CommitOutcome:
-    """Commit a retry on top of the previous generation; if no row changes, write nothing.
+    """Commit a retry on top of the previous generation; if no row changes, write nothing and return its receipt.
 
-    Rows of the other images stay the same, and rows of the retried images are placed in plan order. Safe to repeat, to
-    kill, and to run twice at once, like `pseudoris.store.runs.commit.commit_shard`.
-
-    Args:
-        location: The run's folder.
-        shard: Only the retried images, after the last stage; its generation is the one to write.
-        planned_ids: The plan's image ids of the whole shard, in order.
-        embed_images: Whether encoded images are written into the images table.
-        provenance: How the retry was computed, for the receipt.
-
-    Returns:
-        The receipt of the new generation, or of the previous one if the retry changed nothing.
+    `shard` holds only the retried images, after the last stage; its generation is the one to write. `planned_ids` are
+    those of the whole shard, in order. Rows of the other images stay the same, and rows of the retried images are
+    placed in plan order. Safe to repeat, to kill, and to run twice at once, like `commit_shard`.
 
     Raises:
         ValueError: An image was not in quarantine: the engine returned a block that was not requested.

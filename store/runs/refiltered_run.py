@@ -103,20 +103,12 @@ def refilter(
     """Write a copy of the run at `parent` to `target` with another rule of what is kept; or continue such a copy.
 
     If it is killed, the same call continues. The tables equal those of a run that was annotated with that rule, even
-    if two processes refilter at the same time.
-
-    Args:
-        parent: A complete run; it is only read.
-        target: An empty folder, or one that an earlier call started to write.
-        change: The new rule.
-        num_threads: Shards processed at once, each held in memory.
-        allow_mixed: Continue with other versions of the writing packages than the run started with.
-        on_progress: Called after each commit.
-        on_notice: Called with notices for the user: who holds the new run, before a wait; a data card that was edited.
+    if two processes refilter at the same time. `parent` is complete and only read. `num_threads` shards are in memory
+    at once. `allow_mixed` goes on with other versions of the writing packages. `on_notice` is told who holds the new
+    run, before a wait, and of a data card that was edited.
 
     Raises:
-        ConfigError: The parent is not complete; the target holds another run, or one with another parent or rule; or
-            the rule would change nothing.
+        ConfigError: The parent is not complete; the target holds another run, parent or rule; or nothing would change.
         TransientError: Storage failed; the same call continues.
     """
     source = Parent.open(parent, target)
@@ -132,13 +124,7 @@ def refilter(
 
     with RunLock.held(target, on_wait=on_notice) as lock:
         planned = plan_as_parent(
-            target,
-            source,
-            origin=ORIGIN,
-            identity=identity,
-            config=config,
-            allow_mixed=allow_mixed,
-            audit=change.audit,
+            target, source, origin=ORIGIN, identity=identity, config=config, allow_mixed=allow_mixed, audit=change.audit
         )
         session = RunSession(target, lock, on_event=tell)
         on_progress(len(session.latest), planned.header.num_shards)

@@ -57,7 +57,9 @@ def settle_refusals(
     num_known = Counter(reading.store for reading in readings.values())
     if refused:
         wanted = {readings[entry.position].store for entry in refused}
-        for entry in chain(_one_of_each_store(entries, readings), others):
+        # The first entry of each store that gave one; a table's rows may be in several.
+        given = [entry for entry in reversed(entries) if isinstance(readings[entry.position].outcome, bytes)]
+        for entry in chain({readings[entry.position].store: entry for entry in given}.values(), others):
             (witness,) = read_or_refused(root, [entry], config)
             num_known[witness.store] += 1
             if isinstance(witness.outcome, bytes):
@@ -69,16 +71,6 @@ def settle_refusals(
 
 def _refused(entries: Sequence[PlanEntry], readings: Mapping[int, Reading]) -> list[PlanEntry]:
     return [entry for entry in entries if isinstance(readings[entry.position].outcome, RefusedError)]
-
-
-def _one_of_each_store(entries: Sequence[PlanEntry], readings: Mapping[int, Reading]) -> list[PlanEntry]:
-    """Return an entry of each store that gave one; a table's rows may be in several."""
-    first: dict[str, PlanEntry] = {}
-    for entry in entries:
-        reading = readings[entry.position]
-        if isinstance(reading.outcome, bytes):
-            first.setdefault(reading.store, entry)
-    return list(first.values())
 
 
 def _verdict(reading: Reading, giving: Set[str], num_known: Mapping[str, int]) -> Outcome:

@@ -11,7 +11,7 @@ import posixpath
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 from urllib.parse import urlsplit
@@ -218,18 +218,13 @@ def _refuse_inner_host(uri: str) -> None:
         host = ""
     if not _HOST.fullmatch(host):
         raise ImageError("refused_uri", "the uri names no valid host: letters, digits, `.`, `-`, `_`, or an IP address")
-    address = _ip_address(host)
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+    if address is None:
+        # Resolvers also read `127.1`, `0x7f000001` and `2130706433`.
+        with suppress(OSError):
+            address = ipaddress.IPv4Address(socket.inet_aton(host))
+    address = getattr(address, "ipv4_mapped", None) or address
     if host == "localhost" or host.endswith(".localhost") or (address is not None and not address.is_global):
         raise ImageError("refused_uri", "the uri names a host of this machine or of a private network")
-
-
-def _ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        try:
-            # Resolvers also read `127.1`, `0x7f000001` and `2130706433`.
-            return ipaddress.IPv4Address(socket.inet_aton(host))
-        except OSError:
-            return None
-    return getattr(address, "ipv4_mapped", None) or address

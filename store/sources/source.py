@@ -308,12 +308,12 @@ def _missing(source: str, name: str) -> ConfigError:
 
 
 def _format_of(path: str, config: SourceConfig, *, is_named: bool) -> Format | None:
-    name = path.lower()
+    endings: dict[Format, tuple[str, ...]] = {
+        "webdataset": (".tar",),
+        "parquet": (".parquet",),
+        "files": config.extensions,
+    }
+    fits = [format_ for format_ in endings if path.lower().endswith(endings[format_])]
     if config.format != "auto":
-        wanted = {"files": config.extensions, "webdataset": (".tar",), "parquet": (".parquet",)}[config.format]
-        return config.format if is_named or name.endswith(wanted) else None
-    if name.endswith(".tar"):
-        return "webdataset"
-    if name.endswith(".parquet"):
-        return "parquet"
-    return "files" if is_named or name.endswith(config.extensions) else None
+        return config.format if is_named or config.format in fits else None
+    return fits[0] if fits else "files" if is_named else None
