@@ -24,10 +24,9 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
 from pseudoris.schemas.untrusted import open_regular, parse_json
-from pseudoris.training.chooser.chooser_config import CandidatesConfig, RefinementConfig
+from pseudoris.training.chooser.chooser_config import ChooserConfig
 from pseudoris.training.chooser.mask_refinement import views_of
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers, Placement
-from pseudoris.training.learning.training_config import TowersConfig
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
@@ -125,16 +124,9 @@ class CandidateStore:
         refinement: What is seen of outlines; None for nothing.
     """
 
-    def __init__(
-        self,
-        config: CandidatesConfig,
-        towers_config: TowersConfig,
-        towers: FrozenTowers,
-        refinement: RefinementConfig | None = None,
-    ) -> None:
-        """Open the folder; models are loaded when the first image needs them. `towers_config` is that of `towers`."""
-        self.towers = towers
-        self.run = config.run_config()
+    def __init__(self, config: ChooserConfig, towers: FrozenTowers) -> None:
+        """Open the folder; models are loaded when the first image needs them. `towers` are those of `config`."""
+        self.towers, self.run = towers, config.candidates.run_config()
         if self.run.masks.engine != "sam":
             raise ConfigError(
                 f"candidates: masks.engine is {self.run.masks.engine!r}, but the student proposes masks for new "
@@ -142,14 +134,15 @@ class CandidateStore:
             )
         method = self.run.method()
         crops = {name: method["filtering"].get(name) for name in _OF_CROPS}
-        said = [_VERSION, method["masks"], method["compute"], crops, towers_config.architecture, towers_config.layers]
-        weights = [sam_digest(self.run.masks), clip_digest(self.run.filtering), weights_digest(towers_config.weights)]
-        self.refinement = refinement if refinement is not None and refinement.is_on else None
+        said = [_VERSION, method["masks"], method["compute"], crops, config.towers.architecture, config.towers.layers]
+        weights = [sam_digest(self.run.masks), clip_digest(self.run.filtering), weights_digest(config.towers.weights)]
+        self.refinement = config.refinement if config.refinement.is_on else None
         views = [] if self.refinement is None else [[self.refinement.size, self.refinement.context]]
         self.digest = sha256_hex(json.dumps([said, weights, *views], sort_keys=True).encode())
-        self._folder = None if config.cache is None else config.cache / self.digest[:16]
+        cache = config.candidates.cache
+        self._folder = None if cache is None else cache / self.digest[:16]
         # Without a folder there is no other place: all are kept.
-        max_bytes = sys.maxsize if self._folder is None else config.memory_bytes
+        max_bytes = sys.maxsize if self._folder is None else config.candidates.memory_bytes
         self._held = FeatureCache[Candidates](max_bytes, lambda found: found.nbytes)
 
     @cached_property
@@ -171,7 +164,6 @@ class CandidateStore:
         return found
 
     def __getitem__(self, image_key: str) -> Candidates:
-        """Return the candidates of an image that was prepared."""
         found = self.held(image_key)
         if found is None:
             raise KeyError(f"the candidates of image {image_key} were not prepared")
@@ -193,24 +185,12 @@ class CandidateStore:
         masks = propose_masks(self._proposer, pixels)
         counts = tuple(mask.rle_counts for mask in masks)
         views = None if self.refinement is None else views_of(image, counts, size, self.refinement)
-        crops, pooled = self._crops(pixels, masks), self._pooled(image, counts, size)
-        return Candidates.of(size, counts, crops=crops, pooled=pooled, views=views)
-
-    def _crops(self, pixels: NDArray[np.uint8], masks: Sequence[MaskRecord]) -> torch.Tensor:
-        """Embeddings (N, 2, D): context crops and masked ones."""
-        if not masks:
-            return torch.zeros(0, 2, 0, dtype=torch.float16)
-        scales = (self.run.filtering.context_scale, None)
-        crops = make_crops(
-            pixels,
-            [mask.box_xyxy_px for mask in masks],
-            runs=[decode_runs(mask.rle_counts) for mask in masks],
-            scales=scales,
-            crop_format=self.clip.crop_format,
-            device=self.clip.device,
-        )
-        seen = self.clip.embed_crops([crops.flatten(0, 1)]).view(len(scales), len(masks), -1)
-        return seen.transpose(0, 1).contiguous().half()
+        crops = torch.zeros(0, 2, 0, dtype=torch.float16)
+        if masks:
+            # Context crops and masked ones.
+            seen = embedded_masks(self.clip, pixels, masks, (self.run.filtering.context_scale, None))
+            crops = seen.transpose(0, 1).contiguous().half()
+        return Candidates.of(size, counts, crops=crops, pooled=self._pooled(image, counts, size), views=views)
 
     def _pooled(self, image: torch.Tensor, counts: Sequence[str], size: tuple[int, int]) -> torch.Tensor:
         """Patches (N, C) under each mask; the nearest patch where a mask is smaller than any."""
@@ -226,6 +206,21 @@ class CandidateStore:
         weights = shares.flatten(1)
         weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
         return (weights @ patches.flatten(1).T).half()
+
+
+def embedded_masks(
+    clip: ClipEmbedder, pixels: NDArray[np.uint8], masks: Sequence[MaskRecord], scales: Sequence[float | None]
+) -> torch.Tensor:
+    """Return embeddings (K, N, D) of crops at K scales, as `make_crops` has them, of an image's N masks."""
+    crops = make_crops(
+        pixels,
+        [mask.box_xyxy_px for mask in masks],
+        runs=[decode_runs(mask.rle_counts) for mask in masks],
+        scales=scales,
+        crop_format=clip.crop_format,
+        device=clip.device,
+    )
+    return clip.embed_crops([crops.flatten(0, 1)]).view(len(scales), len(masks), -1)
 
 
 def propose_masks(proposer: SamProposer, pixels: NDArray[np.uint8]) -> tuple[MaskRecord, ...]:

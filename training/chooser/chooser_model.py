@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pseudoris.training.chooser.candidate_masks import GEOMETRY_WIDTH, PAIR_WIDTH
-from pseudoris.training.chooser.chooser_config import ModelConfig, RefinementConfig
+from pseudoris.training.chooser.chooser_config import ChooserConfig, ModelConfig
 from pseudoris.training.chooser.mask_refinement import MaskRefiner
 from pseudoris.training.learning.frozen_towers import TowerTexts, TowerWidths
 from pseudoris.training.learning.token_layers import Perceptron, ProductAttention, WordReader
@@ -117,17 +117,10 @@ class ChooserLayer(ProductAttention):
 class Chooser(nn.Module):
     """All layers that are trained; the frozen towers are not part of it."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        widths: TowerWidths,
-        *,
-        crop_width: int,
-        num_cosines: int,
-        refinement: RefinementConfig | None = None,
-    ) -> None:
+    def __init__(self, settings: ChooserConfig, widths: TowerWidths, *, crop_width: int, num_cosines: int) -> None:
         """Draw fresh weights from torch's generator; `crop_width` is K · D, `num_cosines` S of `ChooserInput`."""
         super().__init__()
+        config, refinement = settings.model, settings.refinement
         self.masks = MaskReader(crop_width, widths.patch, config.width)
         code_width, num_heads = config.word_code_width, config.num_heads
         self.words = WordReader(
@@ -138,15 +131,11 @@ class Chooser(nn.Module):
         self.score = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, 1, bias=False))
         # An untrained chooser answers as CLIP does.
         self.trusted = nn.Parameter(torch.ones(num_cosines))
-        self.refiner = MaskRefiner(refinement.width) if refinement is not None and refinement.is_on else None
+        self.refiner = MaskRefiner(refinement.width) if refinement.is_on else None
 
     def forward(self, given: ChooserInput) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return logits (T, N) of the masks, -inf where there is none, and logits (R, S, S) of the views' outlines."""
         drawn = None if self.refiner is None or given.views is None else self.refiner(given.views)
-        return self.scores(given), drawn
-
-    def scores(self, given: ChooserInput) -> torch.Tensor:
-        """Return logits (T, N) of the masks; -inf where there is none."""
         owners, texts = given.owners, given.texts
         words = self.words(texts)
         masks = self.masks(given)[owners] + self.of_cosines(given.cosines)
@@ -154,4 +143,4 @@ class Chooser(nn.Module):
         for layer in self.layers:
             masks = layer(masks, words, texts.is_word, pairs=pairs, is_mask=is_mask)
         logits: torch.Tensor = self.score(masks)[..., 0] + given.cosines @ self.trusted
-        return logits.masked_fill(~is_mask, float("-inf"))
+        return logits.masked_fill(~is_mask, float("-inf")), drawn

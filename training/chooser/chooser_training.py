@@ -21,7 +21,6 @@ from pseudoris.training.chooser.chooser_config import ChooserConfig
 from pseudoris.training.chooser.chooser_model import Chooser, ChooserInput
 from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_loss, redrawn, view_boxes
 from pseudoris.training.chooser.question_dataset import QuestionBatch, QuestionDataset, collate_questions
-from pseudoris.training.dataset import MapDataset
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import TRAININGS_VERSION, Trained
@@ -74,9 +73,7 @@ class ChooserLearner:
         self, config: ChooserConfig, store: CandidateStore, held_out: HeldOutExpressions | None = None
     ) -> None:
         """Draw fresh weights from the seed of the training alone, not from torch's global generator."""
-        self.store = store
-        self.held_out = held_out
-        self._config = config
+        self.store, self.towers, self.held_out, self._config = store, store.towers, held_out, config
         filtering = store.run.filtering
         self._noun, self._prompt = noun_finder(filtering), prompt_builder(filtering)
         self._sentences = FeatureCache[torch.Tensor](_TEXT_BYTES, lambda seen: seen.nbytes)
@@ -84,27 +81,8 @@ class ChooserLearner:
         width = self._embedded(["a"]).shape[-1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
-            self.module = Chooser(
-                config.model,
-                self.towers.widths,
-                crop_width=2 * width,
-                num_cosines=2 * self._num_texts,
-                refinement=config.refinement,
-            )
-
-    @property
-    def towers(self) -> FrozenTowers:
-        """The frozen towers, which the store shares."""
-        return self.store.towers
-
-    def dataset(
-        self,
-        targets: MapDataset,
-        images: MapDataset,
-        on_image: Callable[[int, int], None] = lambda done, total: None,
-    ) -> QuestionDataset:
-        """Return the questions of two datasets of the same items; see `QuestionDataset`."""
-        return QuestionDataset(targets, images, store=self.store, config=self._config, on_image=on_image)
+            num_cosines = 2 * self._num_texts
+            self.module = Chooser(config, self.towers.widths, crop_width=2 * width, num_cosines=num_cosines)
 
     def losses(self, module: nn.Module, batch: QuestionBatch) -> Mapping[str, torch.Tensor]:
         """Return the losses of a batch: softmax of scores against that of IoUs, and outlines against theirs."""
@@ -112,7 +90,8 @@ class ChooserLearner:
             # Every mask of the batch was skipped: a gradient of zero. Other ranks wait for this one's forward pass.
             logits, change = module(self._nothing())
             return {"loss": 0 * (logits.sum() + (0 if change is None else change.sum()))}
-        given = self._input(batch.images, batch.texts, batch.owners)
+        found = [mirrored(self.store[key]) if is_mirrored else self.store[key] for key, is_mirrored in batch.images]
+        given = self._input(found, batch.texts, batch.owners)
         taught = batch.outlines.to(self.towers.device)
         given.views = taught[:, :-1]
         logits, change = module(given)
@@ -151,7 +130,7 @@ class ChooserLearner:
         parts = []
         for first in range(0, len(texts), _TEXTS_A_PASS):
             some = list(texts[first : first + _TEXTS_A_PASS])
-            given = self._input([(image_key, False)], some, torch.zeros(len(some), dtype=torch.int64))
+            given = self._input([candidates], some, torch.zeros(len(some), dtype=torch.int64))
             parts.append(asked(given)[0].float().softmax(-1).cpu())
         probabilities, masks = torch.cat(parts), candidates.decoded()
         return Choice(probabilities, masks, self._redrawn(candidates, masks, probabilities))
@@ -173,22 +152,13 @@ class ChooserLearner:
 
     def _nothing(self) -> ChooserInput:
         """An image of one mask of which nothing is known, and an expression."""
-        given = ChooserInput(
-            crops=torch.zeros(1, 1, 2 * self._embedded(["a"]).shape[-1]),
-            pooled=torch.zeros(1, 1, self.towers.widths.patch),
-            geometry=torch.zeros(1, 1, GEOMETRY_WIDTH),
-            pairs=torch.zeros(1, 1, 1, PAIR_WIDTH),
-            is_mask=torch.ones(1, 1, dtype=torch.bool),
-            owners=torch.zeros(1, dtype=torch.int64),
-            texts=self.towers.encode_texts(["a"]),
-            cosines=torch.zeros(1, 1, 2 * self._num_texts),
-        )
-        given = _moved(given, self.towers.device)
+        seen = torch.zeros(1, 2, self._embedded(["a"]).shape[-1]), torch.zeros(1, self.towers.widths.patch)
+        mask = Candidates((1, 1), ("",), *seen, torch.zeros(1, GEOMETRY_WIDTH), torch.zeros(1, 1, PAIR_WIDTH))
+        given = self._input([mask], ["a"], torch.zeros(1, dtype=torch.int64))
         given.views = NO_OUTLINES[:, :-1].to(self.towers.device)
         return given
 
-    def _input(self, images: Sequence[tuple[str, bool]], texts: Sequence[str], owners: torch.Tensor) -> ChooserInput:
-        found = [mirrored(self.store[key]) if is_mirrored else self.store[key] for key, is_mirrored in images]
+    def _input(self, found: Sequence[Candidates], texts: Sequence[str], owners: torch.Tensor) -> ChooserInput:
         crops = pad_sequence([each.crops for each in found], batch_first=True).float()
         num_masks = crops.shape[1]
         pairs = crops.new_zeros(len(found), num_masks, num_masks, found[0].pairs.shape[-1])
@@ -206,7 +176,10 @@ class ChooserLearner:
             texts=self.towers.encode_texts(texts),
             cosines=self._cosines(crops, is_mask, texts, owners),
         )
-        return _moved(given, self.towers.device)
+        # Texts are there already.
+        for name in ("crops", "pooled", "geometry", "pairs", "is_mask", "owners", "cosines"):
+            setattr(given, name, getattr(given, name).to(self.towers.device))
+        return given
 
     def _cosines(
         self, crops: torch.Tensor, is_mask: torch.Tensor, texts: Sequence[str], owners: torch.Tensor
@@ -226,13 +199,6 @@ class ChooserLearner:
             lambda texts: (row.clone() for row in self.store.clip.embed_texts(texts)),
         )
         return torch.stack(found).view(len(texts), self._num_texts, -1)
-
-
-def _moved(given: ChooserInput, device: torch.device) -> ChooserInput:
-    # Texts are there already.
-    for name in ("crops", "pooled", "geometry", "pairs", "is_mask", "owners", "cosines"):
-        setattr(given, name, getattr(given, name).to(device))
-    return given
 
 
 def mirrored(found: Candidates) -> Candidates:
@@ -308,8 +274,8 @@ def train_student(
         seed=config.training.seed,
         snapshots=None if saved is None else saved.get("snapshots"),
     )
-    learner = _chooser(config, towers, held_out)
-    data = learner.dataset(targets, images, on_image)
+    learner = ChooserLearner(config, CandidateStore(config, towers), held_out)
+    data = QuestionDataset(targets, images, store=learner.store, config=config, on_image=on_image)
     feed = open_feed(data, collate_questions, config.data, fabric, targets=targets, seed=config.training.seed)
     if request.num_epochs is not None:
         training = config.training.with_steps(request.num_epochs * feed.num_batches())
@@ -330,16 +296,12 @@ def train_student(
     return learner, trainer.fit(learner, feed)
 
 
-def _chooser(config: ChooserConfig, towers: FrozenTowers, held_out: HeldOutExpressions | None = None) -> ChooserLearner:
-    return ChooserLearner(config, CandidateStore(config.candidates, config.towers, towers, config.refinement), held_out)
-
-
 def load_student(path: Path, device: str = "cpu", *, cache: Path | None = None) -> ChooserLearner:
     """Return the chooser of a training's folder, or of its checkpoint, in eval mode; `cache` as `candidates.cache`."""
     trained = Trained.read(path, CHOOSER, ChooserConfig, command="pseudoris train student")
     config = trained.config.with_cache(cache)
     trained.require_weights("CLIP", config.towers.weights, "towers_sha256")
-    learner = _chooser(config, FrozenTowers(config.towers, torch.device(device)))
+    learner = ChooserLearner(config, CandidateStore(config, FrozenTowers(config.towers, torch.device(device))))
     if learner.store.digest != trained.settings.get("candidates"):
         raise ConfigError(
             f"{trained.file} chose among masks of the preset {config.candidates.preset!r} as it was then. Its settings "

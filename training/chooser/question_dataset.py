@@ -66,7 +66,6 @@ class QuestionBatch:
     outlines: torch.Tensor
 
     def __len__(self) -> int:
-        """Return the number of questions."""
         return len(self.texts)
 
 
@@ -111,7 +110,7 @@ class QuestionDataset(Dataset[list[Question]]):
         """
         self._targets, self._images, self._store = targets, images, store
         self._min_iou, self._seed, self._epoch = config.target.min_iou, config.training.seed, 0
-        self._mirror = None if config.mirrored_words is None else Mirror(config.mirrored_words)
+        self._mirrored_words = config.mirrored_words
         self._refinement = store.refinement
         self._num_human = targets.num_human if isinstance(targets, MixedDataset) else 0
         self._compared: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor | None]] = {}
@@ -123,7 +122,6 @@ class QuestionDataset(Dataset[list[Question]]):
             on_image(done, len(missing))
 
     def __len__(self) -> int:
-        """Return the number of masks."""
         return len(self._targets)
 
     def set_epoch(self, epoch: int) -> None:
@@ -138,11 +136,9 @@ class QuestionDataset(Dataset[list[Question]]):
         return self._keys
 
     def __getitem__(self, index: int) -> list[Question]:
-        """Return the questions of a mask."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[list[Question]]:
-        """Return the questions of the masks of a batch."""
         samples = self._targets.__getitems__(indices)
         return [self._questions(at, sample) for at, sample in zip(indices, samples, strict=True)]
 
@@ -151,9 +147,11 @@ class QuestionDataset(Dataset[list[Question]]):
         (ious, outline), texts = self._compare(key, sample["mask"]), sample["expressions"]
         if not len(ious) or float(ious.max()) < self._min_iou:
             return []
-        mirror = self._mirror if self._is_mirrored(key) else None
+        words = self._mirrored_words
+        if draw_below(key_of("mirror", self._seed, self._epoch, key), 0, 2) == 0:
+            words = None
         questions = [
-            Question(key, text if mirror is None else mirror(text), ious, mirror is not None, weight)
+            Question(key, text if words is None else mirrored_text(text, words), ious, words is not None, weight)
             for text, weight in zip(texts, loss_weights(sample), strict=True)
         ]
         is_taught = outline is not None and self._is_taught(index, sample["mask_id"])
@@ -161,7 +159,7 @@ class QuestionDataset(Dataset[list[Question]]):
         if outline is None or views is None:
             return questions
         seen = torch.cat([views[int(ious.argmax())], outline[None]])
-        return [replace(questions[0], outline=seen if mirror is None else seen.flip(-1)), *questions[1:]]
+        return [replace(questions[0], outline=seen if words is None else seen.flip(-1)), *questions[1:]]
 
     def _compare(self, key: str, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return a mask's IoU with every candidate, and its outline in the view of the best, (S, S) uint8."""
@@ -186,17 +184,8 @@ class QuestionDataset(Dataset[list[Question]]):
         share = 0.0 if self._refinement is None else self._refinement.share
         return draw_below(key_of("outline", self._seed, self._epoch, mask_id), 0, 2**20) < share * 2**20
 
-    def _is_mirrored(self, key: str) -> bool:
-        return self._mirror is not None and draw_below(key_of("mirror", self._seed, self._epoch, key), 0, 2) == 1
 
-
-class Mirror:
-    """Says of a mirrored image what a text says of the image."""
-
-    def __init__(self, words: Mapping[str, str]) -> None:
-        """Take words that change places, one way or both."""
-        self._words = {**{there: here for here, there in words.items()}, **words}
-
-    def __call__(self, text: str) -> str:
-        """Return the text with its words exchanged."""
-        return _WORD.sub(lambda found: self._words.get(found[0], found[0]), text)
+def mirrored_text(text: str, words: Mapping[str, str]) -> str:
+    """Return what a text says of a mirrored image, where `words` change places, one way or both."""
+    both = {**{there: here for here, there in words.items()}, **words}
+    return _WORD.sub(lambda found: both.get(found[0], found[0]), text)

@@ -15,11 +15,10 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
-from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import MaskRecord, clean_text
 from pseudoris.schemas.untrusted import parse_json, read_regular
 from pseudoris.store.files.key_order import path_key
-from pseudoris.training.chooser.candidate_masks import propose_masks
+from pseudoris.training.chooser.candidate_masks import embedded_masks, propose_masks
 from pseudoris.training.chooser.chooser_training import CHOOSER, load_student
 from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions, ImageQuestion
 from pseudoris.training.imports.human_annotation import is_utf8
@@ -28,7 +27,6 @@ from pseudoris.training.ppt.ppt_learner import LEARNER as PPT
 from pseudoris.training.ppt.ppt_learner import load_ppt
 from pseudoris.training.ppt.recipes.grounding import Grounder
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig, load_recipe_config
-from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.filtering.head_nouns import noun_phrases
 from pseudoris.workers.masks import SamProposer, rle
@@ -83,22 +81,11 @@ class ClipChoice:
     def scores(self, question: ImageQuestion, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the score of each text with each mask of the image, (T, N); it has at least one."""
         if question.image_id not in self._seen:
+            seen = embedded_masks(self._embedder, _pixels(question), self._proposals(question), _SCALES)
             # The sum over crops of a mask's embeddings, (N, D).
-            self._seen = {question.image_id: self._embedded(question)}
+            self._seen = {question.image_id: seen.sum(0)}
         asked = self._embedder.embed_texts([self._asked(text) for text in texts])
         return np.asarray((asked @ self._seen[question.image_id].T).cpu().numpy(), np.float32)
-
-    def _embedded(self, question: ImageQuestion) -> torch.Tensor:
-        masks = self._proposals(question)
-        crops = make_crops(
-            _pixels(question),
-            [mask.box_xyxy_px for mask in masks],
-            runs=[decode_runs(mask.rle_counts) for mask in masks],
-            scales=_SCALES,
-            crop_format=self._embedder.crop_format,
-            device=self._embedder.device,
-        )
-        return self._embedder.embed_crops([crops.flatten(0, 1)]).view(len(_SCALES), len(masks), -1).sum(0)
 
 
 class ClipAndSam:
@@ -113,11 +100,6 @@ class ClipAndSam:
         found = {each.phrase: torch.from_numpy(each.mask) for each in self._grounder(_pixels(question), texts)}
         empty = torch.zeros(question.image.shape[1:], dtype=torch.bool)
         return torch.stack([found.get(text, empty) for text in question.texts])
-
-
-def first_noun_phrase(text: str) -> str:
-    """Return the words of an expression's first noun phrase; all of it where the rules find none."""
-    return next(iter(noun_phrases(text)), text)
 
 
 def chosen_masks(masks: Sequence[MaskRecord], choices: Sequence[int]) -> torch.Tensor:
@@ -253,6 +235,10 @@ def open_answerer(
         if model == CLIP_AND_SAM:
             return ClipAndSam(load_recipe_config(preset, None, assignments))
         config = load_config(preset, None, assignments)
+
+        def first_noun_phrase(text: str) -> str:
+            return next(iter(noun_phrases(text)), text)
+
         return ClipChoice(SamProposals(config), config, asked=first_noun_phrase if model == NOUN else str)
     if preset is not None or assignments:
         raise ConfigError(f"--preset and --set belong to {', '.join(ZERO_SHOT)}. Leave them out: {model} has its own.")

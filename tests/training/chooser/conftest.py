@@ -39,7 +39,7 @@ def towers(cache) -> FrozenTowers:
 
 @pytest.fixture
 def store(config, towers) -> CandidateStore:
-    return CandidateStore(config.candidates, config.towers, towers)
+    return CandidateStore(config, towers)
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def test_what_the_folder_keeps_is_what_is_made_anew(tmp_path, pixels, towers):
     config = small_config(tmp_path)
 
     def opened() -> CandidateStore:
-        return CandidateStore(config.candidates, config.towers, towers)
+        return CandidateStore(config, towers)
 
     made = opened().of("a", pixels)
     kept = opened().held("a")
@@ -81,7 +81,7 @@ def test_what_the_folder_keeps_is_what_is_made_anew(tmp_path, pixels, towers):
 )
 def test_candidates_of_other_settings_are_never_taken(tmp_path, towers, word):
     first, other = small_config(tmp_path), small_config(tmp_path, [word])
-    digests = {CandidateStore(each.candidates, each.towers, towers).digest for each in (first, other)}
+    digests = {CandidateStore(each, towers).digest for each in (first, other)}
     assert len(digests) == 2
 
 
@@ -89,7 +89,7 @@ def test_candidates_of_other_settings_are_never_taken(tmp_path, towers, word):
 @pytest.mark.parametrize("ending", ["safetensors", "{pid}.unfinished"])
 def test_what_others_planted_in_the_cache_is_named_and_not_written_through(tmp_path, towers, kind, ending):
     config = small_config(tmp_path / "cache")
-    store = CandidateStore(config.candidates, config.towers, towers)
+    store = CandidateStore(config, towers)
     mine = tmp_path / "mine"
     mine.write_bytes(b"mine")
     image = sha256_hex(b"plain")
@@ -105,6 +105,7 @@ def test_what_others_planted_in_the_cache_is_named_and_not_written_through(tmp_p
 
 
 def test_masks_that_no_sam_proposes_are_refused(config, store):
-    ready = config.candidates.model_copy(update={"assignments": ("masks.engine=ready",)})
+    candidates = config.candidates.model_copy(update={"assignments": ("masks.engine=ready",)})
+    ready = config.model_copy(update={"candidates": candidates})
     with pytest.raises(ConfigError, match=r"masks\.engine is 'ready'.*Give masks\.engine=sam"):
-        CandidateStore(ready, config.towers, store.towers)
+        CandidateStore(ready, store.towers)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pseudoris.training.chooser.chooser_training import ChooserLearner, choice_loss
-from pseudoris.training.chooser.question_dataset import Mirror, Question, collate_questions
+from pseudoris.training.chooser.question_dataset import Question, collate_questions, mirrored_text
 
 TEXTS = ["the red circle", "the leftmost square on the top", "a star"]
 
@@ -37,7 +37,7 @@ def test_images_with_more_masks_beside_it_change_no_answer(learner, store, pixel
         return collate_questions([[Question(key, "the red circle", torch.ones(1), False)] for key in keys])
 
     alone, beside = (
-        (learner.module(learner._input(each.images, each.texts, each.owners))[0][0])
+        learner.module(learner._input([store[key] for key, _ in each.images], each.texts, each.owners))[0][0]
         for each in (batch(few), batch(few, many))
     )
     num = len(store[few].counts)
@@ -66,6 +66,6 @@ def test_the_loss_is_least_where_scores_follow_the_ious():
 
 
 def test_a_mirror_exchanges_words_and_nothing_within_words():
-    mirror = Mirror({"left": "right"})
-    assert mirror("the left one, right of the leftover") == "the right one, left of the leftover"
-    assert mirror(mirror(TEXTS[1])) == TEXTS[1]
+    found = mirrored_text("the left one, right of the leftover", {"left": "right"})
+    assert found == "the right one, left of the leftover"
+    assert mirrored_text(found, {"left": "right"}) == "the left one, right of the leftover"

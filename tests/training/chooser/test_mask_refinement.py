@@ -17,7 +17,7 @@ from pseudoris.training.chooser.mask_refinement import (
     view_boxes,
     views_of,
 )
-from pseudoris.training.chooser.question_dataset import collate_questions
+from pseudoris.training.chooser.question_dataset import QuestionDataset, collate_questions
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.training_data import open_runs
@@ -66,17 +66,14 @@ def test_an_outline_is_seen_in_the_frame_of_another_mask_and_drawn_back(top, lef
 
 def test_candidates_are_kept_with_their_views_apart_from_those_without(tmp_path, towers, pixels):
     config = small_config(tmp_path, ON)
-    store = CandidateStore(config.candidates, config.towers, towers, config.refinement)
+    store = CandidateStore(config, towers)
     found = store.of("scene", pixels)
     assert found.views is not None
     assert found.views.shape == (len(found.counts), 4, 16, 16)
-    again = CandidateStore(config.candidates, config.towers, towers, config.refinement)["scene"]
+    again = CandidateStore(config, towers)["scene"]
     assert again.views is not None
     assert torch.equal(again.views, found.views)
-    plain = CandidateStore(config.candidates, config.towers, towers)
-    assert plain.held("scene") is None
-    off = small_config(tmp_path)
-    assert CandidateStore(config.candidates, config.towers, towers, off.refinement).digest == plain.digest
+    assert CandidateStore(small_config(tmp_path), towers).held("scene") is None
 
 
 @pytest.mark.slow
@@ -101,10 +98,10 @@ def test_a_training_with_a_refinement_is_read_back_and_redraws_what_it_chooses(t
 @pytest.mark.slow
 def test_losses_of_parts_of_a_batch_add_up_to_those_of_the_whole(cache, run, towers):
     config = small_config(cache, [*ON[:-1], "refinement.share=0.5", "mirrored_words=null", "model.dropout=0"])
-    store = CandidateStore(config.candidates, config.towers, towers, config.refinement)
+    store = CandidateStore(config, towers)
     learner = ChooserLearner(config, store)
     targets, images, _ = open_runs([run], None, config.data, seed=0)
-    data = learner.dataset(targets, images)
+    data = QuestionDataset(targets, images, store=learner.store, config=config)
     groups = data.__getitems__(range(len(data)))
     parts = [collate_questions(each) for each in (groups, groups[::3], [g for n, g in enumerate(groups) if n % 3])]
     whole, *shares = (learner.losses(learner.module, each)["loss"] * len(each) for each in parts)
@@ -115,9 +112,9 @@ def test_losses_of_parts_of_a_batch_add_up_to_those_of_the_whole(cache, run, tow
 @pytest.mark.slow
 def test_where_people_are_mixed_in_it_learns_from_their_outlines_alone(cache, run, towers):
     config = small_config(cache, ON)
-    learner = ChooserLearner(config, CandidateStore(config.candidates, config.towers, towers, config.refinement))
+    learner = ChooserLearner(config, CandidateStore(config, towers))
     targets, images, _ = open_runs([run], run, config.data, seed=0)
-    groups = learner.dataset(targets, images).__getitems__(range(len(targets)))
+    groups = QuestionDataset(targets, images, store=learner.store, config=config).__getitems__(range(len(targets)))
     is_taught = [any(each.outline is not None for each in group) for group in groups]
     assert not any(is_taught[: len(groups) // 2])
     assert any(is_taught[len(groups) // 2 :])
@@ -125,7 +122,7 @@ def test_where_people_are_mixed_in_it_learns_from_their_outlines_alone(cache, ru
 
 def test_a_batch_without_questions_gives_every_parameter_a_gradient_of_zero(config, towers):
     config = config.model_copy(update={"refinement": RefinementConfig(is_on=True, size=16, width=4)})
-    learner = ChooserLearner(config, CandidateStore(config.candidates, config.towers, towers, config.refinement))
+    learner = ChooserLearner(config, CandidateStore(config, towers))
     learner.losses(learner.module, collate_questions([[]]))["loss"].backward()
     for name, each in learner.module.named_parameters():
         assert each.grad is not None, name
