@@ -40,7 +40,7 @@ def objects(
     CLIP and SAM find the mask.
     """
     # Only here: other commands need not wait for what this one imports.
-    from pseudoris.training.ppt.recipes.d_sem import make_objects
+    from pseudoris.training.ppt.recipes.grounded_runs import make_objects
 
     def on_note(text: str) -> None:
         report("note", text, "yellow")
@@ -80,7 +80,7 @@ def pairs(
 
     If one mask fits a text, this pair is kept (H_sem). If several fit, no pair is kept (H_ref).
     """
-    from pseudoris.training.ppt.recipes.h_pairs import pair_masks
+    from pseudoris.training.ppt.recipes.grounded_runs import pair_masks
 
     _run("H", out, preset, config_file, assignments or [], partial(pair_masks, run))
 

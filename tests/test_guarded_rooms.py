@@ -41,7 +41,7 @@ ALLOWED = {
         "(resources.files(package) / 'presets' / f'{preset}.yaml').read_text",
     ): "presets of the package",
     ("training/ppt/point_generator.py", "self.read_text"): "a layer",
-    ("training/ppt/recipes/d_sem.py", "names.read_bytes"): "a table that the user names, or a pipe of the shell",
+    ("training/ppt/recipes/grounded_runs.py", "names.read_bytes"): "a table that the user names, or a pipe",
     ("viewer/pages.py", "template.read_text"): "templates of the package",
     ("workers/checkpoints/openclip.py", "path.read_text"): "a model config that the user names, of bounded size",
     ("workers/checkpoints/openclip.py", "text.read_text"): "a model config of open_clip's package",

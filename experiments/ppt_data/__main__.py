@@ -23,8 +23,7 @@ from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.ppt.pairs import LabelFrame, PairDataset, PairSpec
 from pseudoris.training.ppt.recipes.d_ref import compose_objects
-from pseudoris.training.ppt.recipes.d_sem import make_objects
-from pseudoris.training.ppt.recipes.h_pairs import pair_masks
+from pseudoris.training.ppt.recipes.grounded_runs import make_objects, pair_masks
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 from recipes.object_centric import write_object_centric
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
-from pseudoris.schemas.config import RunConfig, WeightsConfig
+from pseudoris.schemas.config import RunConfig
 from pseudoris.training.learning.clip_features import (
     ImageFeatures,
     class_response_maps,
@@ -35,70 +35,6 @@ FloatArray = NDArray[np.float32]
 _TEXTS_A_TILE: Final = 8
 # A text takes 2 kB of a ViT-B: a run's hundred thousand.
 _TEXT_BYTES: Final = 2**28
-
-
-class ResponseMaps:
-    """A frozen CLIP that maps where an image responds to a text."""
-
-    def __init__(
-        self, config: GroundingConfig, architecture: str, weights: WeightsConfig, device: torch.device
-    ) -> None:
-        """Load it; `architecture` and `weights` as of `filtering`."""
-        self._config, self._device = config, device
-        self._model, self._tokenise = frozen_clip(architecture, weights, setting="filtering.architecture")
-        self._model.to(device)
-        self._format = crop_format(self._model, weights)
-        self._texts = FeatureCache[torch.Tensor](_TEXT_BYTES, lambda embedding: embedding.nbytes)
-
-    @torch.inference_mode()
-    def __call__(self, image: NDArray[np.uint8], phrases: Sequence[str], redundant: Sequence[str] = ()) -> FloatArray:
-        """Return the responses (P, H, W) float32 in [0, 1] of an image to phrases, each over its own range.
-
-        Args:
-            image: (H, W, 3) uint8 RGB, upright. The tower sees it stretched to its square, so that its grid and the
-                image share one frame in [0, 1].
-            phrases: P of them.
-            redundant: What else such images show, for feature surgery.
-        """
-        planes = self._normalised(image)
-        if self._config.surgery_blocks:
-            seen = surgery_map(self._model, planes, num_blocks=self._config.surgery_blocks)
-        else:
-            seen = read_images(self._model, planes)
-        maps = [self._map(seen, phrase, redundant) for phrase in phrases]
-        if not maps:
-            return np.zeros((0, *image.shape[:2]), np.float32)
-        full = F.interpolate(torch.stack(maps, 1), image.shape[:2], mode="bicubic", align_corners=False)[0]
-        return as_shares(full.float().cpu().numpy())
-
-    def _map(self, seen: ImageFeatures, phrase: str, redundant: Sequence[str]) -> torch.Tensor:
-        """The response to a phrase, (1, h, w)."""
-        if not self._config.is_feature_surgery:
-            return response_map(seen.dense, self._embed([phrase]))
-        classes = list(dict.fromkeys([phrase, *redundant]))
-        if len(classes) == 1:
-            return response_map(seen.dense, self._embed([phrase]), redundant=self._embed([""]))
-        return class_response_maps(seen.dense, seen.embedding, self._embed(classes))[:, 0]
-
-    def _normalised(self, image: NDArray[np.uint8]) -> torch.Tensor:
-        planes = torch.from_numpy(np.array(image)).to(self._device).permute(2, 0, 1)[None].float() / 255
-        side = self._format.size
-        planes = F.interpolate(planes, (side, side), mode="bilinear", align_corners=False, antialias=True)
-        mean, std = (
-            torch.tensor(each, device=self._device).view(1, 3, 1, 1) for each in (self._format.mean, self._format.std)
-        )
-        return (planes - mean) / std
-
-    def _embed(self, texts: Sequence[str]) -> torch.Tensor:
-        """The texts in the joint space (T, D); each is read once."""
-
-        def read(some: Sequence[str]) -> Iterator[torch.Tensor]:
-            tokens = self._tokenise([prompted(text, self._config.prompt) for text in some])
-            tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(some)))
-            # Each by itself: a row of a batch would keep the whole batch in memory.
-            yield from (row.clone() for row in read_texts(self._model, tile.to(self._device)).embedding[: len(some)])
-
-        return torch.stack(self._texts.read(texts, read, tile=_TEXTS_A_TILE))
 
 
 def prompted(phrase: str, prompt: str) -> str:
@@ -207,41 +143,83 @@ class GroundedMask:
 
 
 class Grounder:
-    """The frozen CLIP, followed by the frozen SAM."""
+    """A frozen CLIP that maps where an image responds to a text, followed by a frozen SAM that makes masks of that."""
 
     def __init__(self, config: GroundingConfig, run: RunConfig) -> None:
         """Load both, as `RecipeConfig.run` names them."""
-        device = prepare_device(run.compute)
-        self._responses = ResponseMaps(config, run.filtering.architecture, run.filtering.weights, device)
-        self._prompter = ResponsePrompter(config, run.masks.architecture, run.masks.weights, device)
+        self._config, self._device = config, prepare_device(run.compute)
+        clip, sam = run.filtering, run.masks
+        self._model, self._tokenise = frozen_clip(clip.architecture, clip.weights, setting="filtering.architecture")
+        self._model.to(self._device)
+        self._format = crop_format(self._model, clip.weights)
+        self._texts = FeatureCache[torch.Tensor](_TEXT_BYTES, lambda embedding: embedding.nbytes)
+        self._sam = load_sam(sam.architecture, sam.weights).to(self._device).requires_grad_(False)
 
     def __call__(
         self, image: NDArray[np.uint8], phrases: Sequence[str], redundant: Sequence[str] = (), peaks: Peaks = HIGHEST
     ) -> list[GroundedMask]:
         """Return a mask for each peak of each phrase, in order, without those for which SAM answers with no pixel.
 
-        See `ResponseMaps` for the image, the phrases (noun phrases or names of classes) and what is redundant.
+        See `responses` for the image, the phrases (noun phrases or names of classes) and what is redundant.
         """
         if not phrases:
             return []
-        shares = self._responses(image, phrases, redundant)
-        answers = self._prompter(image, shares, peaks)
+        answers = self.answers(image, self.responses(image, phrases, redundant), peaks)
         pairs = zip(phrases, answers, strict=True)
         return [GroundedMask(phrase, *each) for phrase, found in pairs for each in found if each[0].any()]
 
+    @torch.inference_mode()
+    def responses(self, image: NDArray[np.uint8], phrases: Sequence[str], redundant: Sequence[str] = ()) -> FloatArray:
+        """Return the responses (P, H, W) float32 in [0, 1] of an image to phrases, each over its own range.
 
-class ResponsePrompter:
-    """A frozen SAM that makes a mask of where an image answers a text."""
+        Args:
+            image: (H, W, 3) uint8 RGB, upright. The tower sees it stretched to its square, so that its grid and the
+                image share one frame in [0, 1].
+            phrases: P of them.
+            redundant: What else such images show, for feature surgery.
+        """
+        planes = self._normalised(image)
+        if self._config.surgery_blocks:
+            seen = surgery_map(self._model, planes, num_blocks=self._config.surgery_blocks)
+        else:
+            seen = read_images(self._model, planes)
+        maps = [self._map(seen, phrase, redundant) for phrase in phrases]
+        if not maps:
+            return np.zeros((0, *image.shape[:2]), np.float32)
+        full = F.interpolate(torch.stack(maps, 1), image.shape[:2], mode="bicubic", align_corners=False)[0]
+        return as_shares(full.float().cpu().numpy())
 
-    def __init__(
-        self, config: GroundingConfig, architecture: str, weights: WeightsConfig, device: torch.device
-    ) -> None:
-        """Load it."""
-        self._config, self._device = config, device
-        self._sam = load_sam(architecture, weights).to(device).requires_grad_(False)
+    def _map(self, seen: ImageFeatures, phrase: str, redundant: Sequence[str]) -> torch.Tensor:
+        """The response to a phrase, (1, h, w)."""
+        if not self._config.is_feature_surgery:
+            return response_map(seen.dense, self._embed([phrase]))
+        classes = list(dict.fromkeys([phrase, *redundant]))
+        if len(classes) == 1:
+            return response_map(seen.dense, self._embed([phrase]), redundant=self._embed([""]))
+        return class_response_maps(seen.dense, seen.embedding, self._embed(classes))[:, 0]
+
+    def _normalised(self, image: NDArray[np.uint8]) -> torch.Tensor:
+        planes = torch.from_numpy(np.array(image)).to(self._device).permute(2, 0, 1)[None].float() / 255
+        side = self._format.size
+        planes = F.interpolate(planes, (side, side), mode="bilinear", align_corners=False, antialias=True)
+        mean, std = (
+            torch.tensor(each, device=self._device).view(1, 3, 1, 1) for each in (self._format.mean, self._format.std)
+        )
+        return (planes - mean) / std
+
+    def _embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """The texts in the joint space (T, D); each is read once."""
+
+        def read(some: Sequence[str]) -> Iterator[torch.Tensor]:
+            tokens = self._tokenise([prompted(text, self._config.prompt) for text in some])
+            tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(some)))
+            # Each by itself: a row of a batch would keep the whole batch in memory.
+            yield from (row.clone() for row in read_texts(self._model, tile.to(self._device)).embedding[: len(some)])
+
+        return torch.stack(self._texts.read(texts, read, tile=_TEXTS_A_TILE))
 
     @torch.inference_mode()
-    def __call__(
+    def answers(
         self, image: NDArray[np.uint8], shares: FloatArray, peaks: Peaks = HIGHEST
     ) -> list[list[tuple[NDArray[np.bool_], float, float]]]:
         """Return for each peak of each response (P, H, W) to an image (H, W, 3) the fields of a `GroundedMask`."""

@@ -16,7 +16,6 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.ppt.recipes.grounding import (
     Grounder,
     Peaks,
-    ResponsePrompter,
     as_shares,
     parted,
     prompted,
@@ -63,10 +62,7 @@ def test_in_paper_a_response_is_clip_surgerys_in_six_blocks_with_its_feature_sur
     path.write_text(json.dumps({**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "layers": 8}}), encoding="utf-8")
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     run = load_config("tiny", None, [f"filtering.architecture={path}", "filtering.weights.uri=random:1"])
-    grounder, seen = Grounder(load_recipe_config("paper").grounding, run), []
-    # What it prompts SAM with.
-    grounder._prompter = lambda image, shares, peaks: seen.append(shares) or [[]]
-    grounder(image, ["red star"], redundant)
+    found = Grounder(load_recipe_config("paper").grounding, run).responses(image, ["red star"], redundant)
 
     model = load_clip(str(path), weights).requires_grad_(False)
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
@@ -87,7 +83,7 @@ def test_in_paper_a_response_is_clip_surgerys_in_six_blocks_with_its_feature_sur
     else:
         response = patches @ (texts[0] - texts[1])
     whole = F.interpolate(response.view(1, 1, 4, 4), (32, 32), mode="bicubic")[0]
-    np.testing.assert_allclose(seen[0], as_shares(whole.numpy()), atol=1e-3)
+    np.testing.assert_allclose(found, as_shares(whole.numpy()), atol=1e-3)
 
 
 def test_responses_are_shares_of_their_own_range_and_a_flat_one_is_zero() -> None:
@@ -158,14 +154,13 @@ def test_two_objects_that_answer_alike_are_two_masks() -> None:
     from pseudoris.synthworld.scenes import Split, make_scene
 
     torch.set_num_threads(1)
-    masks = load_config("tiny").masks
-    prompter = ResponsePrompter(GroundingConfig(), masks.architecture, masks.weights, torch.device("cpu"))
+    grounder = Grounder(GroundingConfig(), load_recipe_config("tiny").run)
     rendered = render(make_scene(Split.TEST, 0))
     first, second = sorted(rendered.masks, key=lambda mask: -mask.sum())[:2]
     coarse = resize_for_sam(np.repeat((first | second)[..., None], 3, 2).astype(np.uint8) * 255, 16)
     share = resize_for_sam(coarse, 192)[..., 0].astype(np.float32) / 255
 
-    (found,) = prompter(rendered.image, share[None], Peaks(2, 0.8))
+    (found,) = grounder.answers(rendered.image, share[None], Peaks(2, 0.8))
 
     ious = [max((mask & truth).sum() / (mask | truth).sum() for mask, _, _ in found) for truth in (first, second)]
     assert len(found) == 2

@@ -7,9 +7,9 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
-from pseudoris.training.ppt.recipes import h_pairs
+from pseudoris.training.ppt.recipes import grounded_runs
+from pseudoris.training.ppt.recipes.grounded_runs import frequent_nouns, merged, pair_masks
 from pseudoris.training.ppt.recipes.grounding import GroundedMask
-from pseudoris.training.ppt.recipes.h_pairs import frequent_nouns, merged, pair_masks
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 from tests.training.dataset.builders import build_run
 
@@ -78,7 +78,7 @@ class _KnownPlaces:
 @pytest.fixture
 def paired(tmp_path, monkeypatch):
     """The image of a run whose texts are `SAID`, with its pseudo-masks."""
-    monkeypatch.setattr(h_pairs, "Grounder", _KnownPlaces)
+    monkeypatch.setattr(grounded_runs, "Grounder", _KnownPlaces)
     rows = [(0, text, {}) for text in SAID]
     source = build_run(tmp_path / "said", num_shards=1, per_shard=1, rows=lambda number: rows).location
     write_manifest(source)
