@@ -25,8 +25,17 @@ from pseudoris.schemas.shard import SOURCE_COMPOSER, ShardImage
 from pseudoris.schemas.stage_settings import ComposedKind
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene
-from pseudoris.training.calibration.confidence_fit import CLIP, EVERYTHING, LISTENER, VOTE, Bounds
-from pseudoris.training.calibration.labelled_images import JUDGED_COLUMNS, AlwaysKept, JudgedImage, judge_image
+from pseudoris.training.calibration.confidence_fit import (
+    CLIP,
+    EVERYTHING,
+    JUDGED_COLUMNS,
+    LISTENER,
+    VOTE,
+    AlwaysKept,
+    Bounds,
+    JudgedImage,
+    judge_image,
+)
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
 from pseudoris.training.evaluation.human_truth import HumanImageTruth
 from pseudoris.training.evaluation.truth import judge, match_image

@@ -30,13 +30,13 @@ from pseudoris.synthworld.scenes import Scene
 from pseudoris.training.calibration.confidence_fit import (
     NO_LABELS,
     Calibration,
+    JudgedImage,
     calibrate,
     choose,
     fit,
     reached,
     without_labels,
 )
-from pseudoris.training.calibration.labelled_images import JudgedImage
 from pseudoris.training.evaluation.bootstrap import Sums
 from pseudoris.workers.composing.composer import Composer
 

@@ -20,8 +20,7 @@ from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.ppt.curriculum import SourceRuns
 from pseudoris.training.ppt.ppt_config import CurriculumConfig, PhaseConfig, Source
 from pseudoris.training.ppt.recipes.d_ref import compose_objects
-from pseudoris.training.ppt.recipes.d_sem import make_objects
-from pseudoris.training.ppt.recipes.h_pairs import pair_masks
+from pseudoris.training.ppt.recipes.grounded_runs import make_objects, pair_masks
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 from recipes.object_centric import write_object_centric
 

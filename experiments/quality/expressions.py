@@ -18,8 +18,7 @@ from pseudoris.schemas.keep_rule import Flags
 from pseudoris.store.runs.header import require_header
 from pseudoris.synthworld.scenes import Split
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
-from pseudoris.training.calibration.confidence_fit import fit_pair_weight
-from pseudoris.training.calibration.labelled_images import judged_images
+from pseudoris.training.calibration.confidence_fit import fit_pair_weight, judged_images
 
 NUM_SCENES, QUICK_SCENES = 300, 20
 # The last was written after every choice but those of the best preset's captioner and bounds, made without it.

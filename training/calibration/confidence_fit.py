@@ -1,27 +1,40 @@
-"""Logistic weights, and bounds on confidence and rank, from images that a truth has judged."""
+"""Logistic weights, and bounds on confidence and rank, from images that a truth has judged.
+
+The images are read from a run's tables alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any, Final
 
 import numpy as np
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import (
+    CONFIDENCE_COLUMNS,
     ConfidenceConfig,
     Floats,
     PairWeightConfig,
+    Rated,
     WeightLine,
     confidence_of,
+    features,
     log_odds,
     ranks,
 )
 from pseudoris.schemas.keep_rule import Flags
+from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.store.location import RunLocation
-from pseudoris.training.calibration.labelled_images import LONE_LOG_RATIO, JudgedImage, judged_images
-from pseudoris.training.evaluation.truth import Truth
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.training.evaluation.bootstrap import Sums
+from pseudoris.training.evaluation.human_truth import HumanImageTruth
+from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, read_shard
+from pseudoris.training.evaluation.truth import CandidateTable, ImageTruth, Ints, Truth, judge, match_image
 
 # Against weights without bound; in units of standardised features.
 _RIDGE: Final = 1e-3
@@ -44,7 +57,121 @@ _GRID: Final = tuple(float(value) for value in np.round(np.arange(0.0, 0.985, 0.
 _RANKS: Final = (1, 2, 3, 4, 5, 6, 8, 1000)
 # Used if the number of right candidates of a mask is unknown.
 NO_LABEL_RANK: Final = 3
-_FIELDS: Final = {"accuracy": "accuracy", "yield": "distinct", "coverage": "coverage"}
+Columns = Mapping[str, Sequence[Any]]
+# A ratio of 1: the caption of a mask alone in its image fits as well as one that fits its best rival.
+LONE_LOG_RATIO: Final = 0.0
+# What `judge_image` reads of the expressions table, beside what a `CandidateTable` holds.
+JUDGED_COLUMNS: Final = ("source", "confidence", *CONFIDENCE_COLUMNS)
+
+
+@dataclass(frozen=True, eq=False)
+class AlwaysKept:
+    """Expressions of one mask each that are kept at any bounds: a composer's, or a human's.
+
+    Attributes:
+        is_right: (K,) bool.
+        targets: (K,) int64, the mask's object; -1 where that is none.
+        confidence: (K,) float64, by the composer; NaN without one, as a human's.
+        pairs: K mask ids and texts; empty if not known.
+    """
+
+    is_right: Flags
+    targets: Ints
+    confidence: Floats
+    pairs: Sequence[tuple[str, str]] = ()
+
+
+NOTHING_KEPT = AlwaysKept(np.zeros(0, np.bool_), np.zeros(0, np.int64), np.zeros(0))
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedImage:
+    """One image's T candidates.
+
+    Attributes:
+        rated: As the filter stage has them; groups are mask ids.
+        is_right: (T,) bool, refers to its mask's object and to nothing else.
+        targets: (T,) int64, its mask's object; -1 where that is none.
+        num_masks: Masks of the image.
+        num_visible: Objects of the truth with a pixel.
+        beside: Expressions that are always kept.
+    """
+
+    rated: Rated
+    is_right: Flags
+    targets: Ints
+    num_masks: int
+    num_visible: int
+    beside: AlwaysKept = field(default=NOTHING_KEPT)
+
+    @cached_property
+    def features(self) -> dict[str, Floats]:
+        """What weights are multiplied with, (T,) float64 by name; computed once for all that is tried."""
+        return features(self.rated, LONE_LOG_RATIO)
+
+    def sums(self, keep: Flags) -> Sums:
+        """Return numerator and denominator of accuracy, yield and coverage, for `keep` (T,) bool and `beside`."""
+        right = keep & self.is_right
+        kept = float(keep.sum() + len(self.beside.is_right))
+        covered = np.concatenate([self.targets[right], self.beside.targets[self.beside.is_right]])
+        return {
+            "accuracy": (float(right.sum() + self.beside.is_right.sum()), kept),
+            "yield": (kept, self.num_masks),
+            "coverage": (float(len(np.unique(covered))), self.num_visible),
+        }
+
+
+def judged_images(location: RunLocation, truth: Truth | None, *, max_images: int | None = None) -> list[JudgedImage]:
+    """Return the committed images of a truth, in plan order, with all candidates judged; all of them without.
+
+    The run need not be finished, and at most `max_images` are read. Objects that were not annotated do not count as
+    objects. Without a truth there is no object, and nothing is right.
+    """
+    require_header(location)
+    found = list(islice(_iter_judged(location, truth), max_images))
+    if not any(len(image.is_right) for image in found):
+        known = (
+            ""
+            if truth is None
+            else f" that the truth ({truth.title}) knows. Image keys, relative to SOURCE, must be equal"
+        )
+        raise ConfigError(f"{location.root} holds no committed image with candidates{known}")
+    return found
+
+
+def judge_image(truth: ImageTruth, candidates: CandidateTable, columns: Columns) -> JudgedImage:
+    """Return an image judged; `columns` are `JUDGED_COLUMNS` of the same rows, None if undefined."""
+    matched = match_image(truth, candidates)
+    verdicts = judge(truth, candidates, matched.object_of_mask)
+    drawn = np.array([source in (None, SOURCE_MODEL) for source in columns["source"]], np.bool_)
+    beside = ~drawn & verdicts.is_single & candidates.is_kept
+    # None, where there is nothing to compare with, becomes NaN.
+    scores = {name: np.array(columns[name], np.float64)[drawn] for name in CONFIDENCE_COLUMNS}
+    chosen = np.flatnonzero(drawn).tolist()
+    return JudgedImage(
+        rated=Rated([candidates.targets[row][0] for row in chosen], [candidates.texts[row] for row in chosen], scores),
+        is_right=verdicts.is_right[drawn],
+        targets=verdicts.target[drawn],
+        num_masks=len(candidates.mask_ids),
+        num_visible=int(matched.is_visible.sum()),
+        beside=AlwaysKept(
+            verdicts.is_right[beside],
+            verdicts.target[beside],
+            np.array(columns["confidence"], np.float64)[beside],
+            [(candidates.targets[row][0], candidates.texts[row]) for row in np.flatnonzero(beside).tolist()],
+        ),
+    )
+
+
+def _iter_judged(location: RunLocation, truth: Truth | None) -> Iterator[JudgedImage]:
+    for receipt in cached_receipts(location):
+        for image in read_shard(location, receipt, *dict.fromkeys((*CANDIDATE_COLUMNS, *JUDGED_COLUMNS))):
+            if image.is_quarantined:
+                continue
+            known = HumanImageTruth(image.size, [], []) if truth is None else image.known_to(truth)
+            if known is not None:
+                columns = {name: image.expressions[name].to_pylist() for name in JUDGED_COLUMNS}
+                yield judge_image(known, image.candidates, columns)
 
 
 def logistic_regression(table: Floats, right: Floats) -> tuple[float, Floats]:
@@ -73,12 +200,12 @@ def fit_pair_weight(images: Sequence[JudgedImage], config: ConfidenceConfig) -> 
 
     `config` says how confidence follows from the scores of what was drawn. A composed expression has its own.
     """
-    none = np.zeros(0)
-    drawn = np.concatenate([none, *(confidence_of(image.features, config) for image in images)])
-    drawn_right = np.concatenate([none, *(image.is_right for image in images)])
-    composed = np.concatenate([none, *(image.beside.confidence for image in images)])
-    composed_right = np.concatenate([none, *(image.beside.is_right for image in images)])
-    lines = fit_line(drawn, drawn_right), fit_line(composed, composed_right)
+    drawn = _joined(confidence_of(image.features, config) for image in images)
+    composed = _joined(image.beside.confidence for image in images)
+    lines = (
+        fit_line(drawn, _joined(image.is_right for image in images)),
+        fit_line(composed, _joined(image.beside.is_right for image in images)),
+    )
     return None if lines == (None, None) else PairWeightConfig(drawn=lines[0], composed=lines[1])
 
 
@@ -127,7 +254,8 @@ class BoundsFigures:
 
     def as_json(self) -> dict[str, float]:
         """Return the figures, the yield by its name in the tables."""
-        return {name: round(getattr(self, field), 4) for name, field in _FIELDS.items()}
+        found = {"accuracy": self.accuracy, "yield": self.distinct, "coverage": self.coverage}
+        return {name: round(value, 4) for name, value in found.items()}
 
 
 @dataclass(frozen=True)
@@ -183,7 +311,7 @@ def fit(images: Sequence[JudgedImage], names: Sequence[str]) -> ConfidenceConfig
         ValueError: No candidate is right, or all are: there is nothing to separate.
     """
     table = _feature_table(images, names)
-    right = np.concatenate([np.zeros(0), *(image.is_right for image in images)])
+    right = _joined(image.is_right for image in images)
     if len(np.unique(right)) < 2:
         raise ValueError(f"{int(right.sum())} of {len(right)} candidates are right. Fitting needs right and wrong ones")
     bias, slopes = logistic_regression(table, right)
@@ -193,8 +321,8 @@ def fit(images: Sequence[JudgedImage], names: Sequence[str]) -> ConfidenceConfig
 def reached(images: Sequence[JudgedImage], config: ConfidenceConfig) -> list[BoundsFigures]:
     """Return what each pair of bounds reaches on `images`."""
     ranked = [_ranked(image, config) for image in images]
-    confidence, rank = (np.concatenate([np.zeros(0), *(each[part] for each in ranked)]) for part in (0, 1))
-    right = np.concatenate([np.zeros(0, np.bool_), *(image.is_right for image in images)])
+    confidence, rank = (_joined(each[part] for each in ranked) for part in (0, 1))
+    right = _joined(image.is_right for image in images).astype(np.bool_)
     objects, is_beside, said, said_right = _objects(images)
     masks, visible = sum(image.num_masks for image in images), sum(image.num_visible for image in images)
     found = []
@@ -238,6 +366,10 @@ def without_labels(images: Sequence[JudgedImage], names: Sequence[str], *, wante
     return Calibration(weights, min(options, key=lambda each: abs(each.distinct - wanted_yield)), len(images))
 
 
+def _joined(parts: Iterable[np.ndarray]) -> Floats:
+    return np.concatenate([np.zeros(0), *parts])
+
+
 def _feature_table(images: Sequence[JudgedImage], names: Sequence[str]) -> Floats:
     """Return the features of all candidates, (T, names) float64."""
     parts = [np.stack([image.features[name] for name in names], axis=1) for image in images]
@@ -245,13 +377,11 @@ def _feature_table(images: Sequence[JudgedImage], names: Sequence[str]) -> Float
 
 
 def _rounded_weights(names: Sequence[str], slopes: Floats, bias: float) -> ConfidenceConfig:
-    """Return weights of the named features, rounded as a person writes them."""
     rounded = {name: round(float(slope), _DIGITS) for name, slope in zip(names, slopes, strict=True)}
     return ConfidenceConfig(bias=round(bias, _DIGITS), lone_log_ratio=LONE_LOG_RATIO, **rounded)
 
 
 def _ranked(image: JudgedImage, config: ConfidenceConfig) -> tuple[Floats, Floats]:
-    """Confidence and rank of each candidate, (T,) float64."""
     confidence = confidence_of(image.features, config)
     return confidence, ranks(confidence, image.rated.groups)
 

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.listener.judged_scenes import COMPOSERS
 from experiments.listener.listener_gain import AIMS, RULES, gain_report
-from pseudoris.training.calibration.labelled_images import NOTHING_KEPT
+from pseudoris.training.calibration.confidence_fit import NOTHING_KEPT
 from tests.experiments.listener.test_label_budget import drawn
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated
-from pseudoris.training.calibration.labelled_images import JudgedImage
+from pseudoris.training.calibration.confidence_fit import JudgedImage
 
 NUM_CANDIDATES = 12
 

@@ -14,14 +14,15 @@ from pseudoris.training.calibration.confidence_fit import (
     EVERYTHING,
     NO_LABELS,
     NO_LABELS_VOTE,
+    AlwaysKept,
     calibrate,
     calibrated_run,
     choose,
     fit,
+    judged_images,
     reached,
     without_labels,
 )
-from pseudoris.training.calibration.labelled_images import AlwaysKept, judged_images
 from tests.builders.scene_runs import quarantined, said, scene_run, scored, truth_bytes
 from tests.builders.scene_runs import scenes as drawn_scenes
 from tests.training.calibration.builders import scene

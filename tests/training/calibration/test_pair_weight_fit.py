@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from pseudoris.schemas.fitted import line_weights, log_odds, logistic
-from pseudoris.training.calibration.confidence_fit import EVERYTHING, calibrate, fit_line, fit_pair_weight
-from pseudoris.training.calibration.labelled_images import AlwaysKept
+from pseudoris.training.calibration.confidence_fit import EVERYTHING, AlwaysKept, calibrate, fit_line, fit_pair_weight
 from tests.training.calibration.builders import scene
 
 
