@@ -32,14 +32,8 @@ from pseudoris.training.evaluation.run_evaluation import (
 )
 
 MARKDOWN_NAME: Final = "evaluation.md"
-
-
 HTML_NAME: Final = "evaluation.html"
-
-
 JSON_NAME: Final = "evaluation.json"
-
-
 _MARKUP: Final = re.compile(r"([\\`*_{}\[\]|#!~])")
 
 
@@ -117,15 +111,9 @@ def render_page(template: str, *, img_src: str | None = None, **values: Any) -> 
     style = files("pseudoris.training.evaluation").joinpath("templates", "evaluation.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     images = "" if img_src is None else f" img-src {img_src};"
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            style=Markup(style),  # our own file, not data
-            policy=f"default-src 'none';{images} style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
-            **values,
-        )
-    )
+    policy = f"default-src 'none';{images} style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    # The style is our own file, not data.
+    return _environment().get_template(template).render(style=Markup(style), policy=policy, **values)
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -165,8 +153,7 @@ def interval_text(estimate: Estimate, digits: int, *, sign: str = "") -> str:
 
 def figure_text(estimate: Estimate, digits: int, *, sign: str = "") -> str:
     """Return a figure and its interval for a person."""
-    texts = (value_text(estimate, digits, sign=sign), interval_text(estimate, digits, sign=sign))
-    return " ".join(filter(None, texts))
+    return f"{value_text(estimate, digits, sign=sign)} {interval_text(estimate, digits, sign=sign)}".rstrip()
 
 
 def image_lines(found: Evaluation) -> dict[str, str]:

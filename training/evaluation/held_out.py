@@ -30,15 +30,9 @@ _COLUMNS: Final = ("text", "target_mask_ids", "kind", "kept", "split")
 
 @dataclass(frozen=True, slots=True)
 class ImageQuestion:
-    """Expressions of one image and the masks they refer to.
+    """T expressions of one image (3, H, W) uint8, and the masks (T, H, W) bool they refer to.
 
-    Attributes:
-        image_id: In its run.
-        image: (3, H, W) uint8.
-        texts: (T).
-        masks: (T, H, W) bool.
-        mask_ids: (T), of each expression's first mask.
-        image_key: Identifies the image among those of all runs.
+    `mask_ids` (T) are those of each expression's first mask; `image_key` identifies the image among those of all runs.
     """
 
     image_id: str
@@ -54,20 +48,14 @@ class Answerer(Protocol):
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:
         """Return a mask for each expression, (T, H, W) bool, without using the masks of the question."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class AskedImage:
-    """An image and the T expressions that are asked of it.
+    """An image of `size` (H, W), upright, and the T expressions that are asked of it.
 
     Attributes:
-        image_id: Its id.
-        key: Its key in SOURCE.
-        size: (H, W) upright.
-        texts: (T).
         targets: (T), ids of the masks of each: none, one or several.
-        kinds: (T), as in the expressions table.
         splits: (T), "" where the run has none.
         counts: COCO compressed RLE by mask id.
         encoded: Its shard's encoded images, and its position there.
@@ -110,14 +98,10 @@ class HeldOutExpressions:
         has_groups: bool = False,
         reads_images: bool = True,
     ) -> None:
-        """Open a run.
+        """Open a run (folder or url); `moved` as `SampleSpec.source`.
 
-        Args:
-            run: Its folder or url.
-            moved: As `SampleSpec.source`.
-            splits: Expressions of which splits; all by default.
-            has_groups: Whether expressions of several masks, and of none, are asked too.
-            reads_images: Whether a question has its image.
+        Expressions of `splits` are asked, all by default; with `has_groups` those of several masks, and of none, too.
+        With `reads_images` a question has its image.
         """
         opened = OpenedRun.open(run, SampleSpec(parts=("image",), source=moved), is_random_access=True)
         if opened.images is None:
@@ -147,11 +131,9 @@ class HeldOutExpressions:
             raise ConfigError(f"No expression of {self.root} is kept, so there is nothing to ask.")
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.images)
 
     def __iter__(self) -> Iterator[ImageQuestion]:
-        """Yield the question of each image."""
         return map(self.question, self.images)
 
     def question(self, image: AskedImage) -> ImageQuestion:
@@ -206,26 +188,22 @@ def evaluate(
     for image in held_out.images[rank::world_size]:
         question = held_out.question(image)
         on_image(meter.add(answerer.answer(question), question.masks))
-    return meter if fabric is None or world_size == 1 else _gathered(meter, fabric)
+    if fabric is None or world_size == 1:
+        return meter
+    own = torch.from_numpy(meter.rows())
+    counts = of_all_ranks(torch.tensor([len(own)]), fabric).flatten().tolist()
+    padded = torch.zeros(max(counts), 4, dtype=torch.int64)
+    padded[: len(own)] = own
+    whole = SegmentationMeter()
+    for count, rows in zip(counts, of_all_ranks(padded, fabric).cpu().numpy(), strict=True):
+        whole.add_rows(np.asarray(rows[:count], np.int64))
+    return whole
 
 
 def named_figures(figures: SegmentationFigures) -> dict[str, float]:
     """Return the figures that a training logs, by name."""
     named = {"miou": figures.miou, "oiou": figures.oiou}
     return named | {f"p{round(100 * at)}": value for at, value in figures.precision.items()}
-
-
-def _gathered(meter: SegmentationMeter, fabric: Fabric) -> SegmentationMeter:
-    """Return one meter of all ranks, by rank."""
-    own = torch.from_numpy(meter.rows())
-    counts = of_all_ranks(torch.tensor([len(own)]), fabric).flatten().tolist()
-    padded = torch.zeros(max(counts), 4, dtype=torch.int64)
-    padded[: len(own)] = own
-    together = of_all_ranks(padded, fabric).cpu().numpy()
-    whole = SegmentationMeter()
-    for count, rows in zip(counts, together, strict=True):
-        whole.add_rows(np.asarray(rows[:count], np.int64))
-    return whole
 
 
 def of_all_ranks(values: torch.Tensor, fabric: Fabric) -> torch.Tensor:

@@ -87,14 +87,8 @@ class ModelEvaluation:
             }
             for part in self.parts
         ]
-        named = {
-            "model": self.model,
-            "truth": self.truth,
-            "images": self.num_images,
-            "resamples": self.resamples,
-            **self.settings,
-        }
-        tree: dict[str, Any] = without_nan({**named, "notes": list(self.notes), "parts": parts})
+        named = {"model": self.model, "truth": self.truth, "images": self.num_images, "resamples": self.resamples}
+        tree: dict[str, Any] = without_nan({**named, **self.settings, "notes": list(self.notes), "parts": parts})
         return tree
 
 
@@ -146,7 +140,6 @@ def evaluate_model(
 
 
 def _sums(image: AskedImage, meter: SegmentationMeter) -> dict[str, tuple[float, float]]:
-    """Numerator and denominator of each figure of each part that the image's expressions are in."""
     rows = meter.rows()
     splits, kinds = np.array(image.splits), np.array(image.kinds)
     found: dict[str, tuple[float, float]] = {}

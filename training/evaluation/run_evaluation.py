@@ -95,18 +95,10 @@ class Part:
 
 @dataclass(slots=True)
 class ImageCounts:
-    """Which images the figures are of, counted as they come.
+    """Which images the figures are of, counted as they come from the `shards_read` of the committed `shards`.
 
-    Attributes:
-        judged: Images that run and truth share, those that the run quarantined included: their objects are missed.
-        judged_quarantined: How many of these it quarantined.
-        unknown: Images of the run that are not in the truth, without quarantined ones; no figure counts them.
-        unknown_key: The key of the first of them.
-        quarantined: All that the run quarantined in the shards that were read.
-        in_truth: Images that are in the truth.
-        in_plan: Images that the run has planned.
-        shards_read: Shards whose tables were read.
-        shards: Shards that are committed.
+    `judged` are those that run and truth share, with those that the run quarantined: their objects are missed.
+    `unknown` ones are not in the truth and in no figure, without quarantined ones; `unknown_key` is the first of them.
     """
 
     judged: int = 0
@@ -135,22 +127,15 @@ class Evaluation:
     """A run compared with a truth.
 
     Attributes:
-        run: Folder or url of the run.
-        truth: `Truth.title`.
-        notes: Notes for a reader.
-        images: Which images count.
-        objects: Visible objects of the truth in them.
-        masks: Masks in them.
-        draws: Candidates drawn in them; a human's row counts as one.
-        kept: Expressions kept in them.
+        objects: Visible objects of the truth in the judged images; `masks`, `draws` (a human's row counts as one) and
+            `kept` expressions likewise.
         sets: By set of expressions (`SETS`), then by figure (`FIGURES`).
         mask_quality: By figure (`MASK_FIGURES`).
         difficulty: Kept expressions by how many other objects share the target's category.
         groups: Kept expressions by group of the target; empty where the truth has no groups.
         kinds: Kept expressions by kind; empty if there is only one kind.
         differences: By pair of `STEPS`, `kept − all`, then by figure.
-        resamples: Resamplings of the images behind each interval.
-        seed: Seed of the resampling.
+        resamples: Resamplings of the images behind each interval, drawn by `seed`.
     """
 
     run: str
@@ -240,8 +225,9 @@ def evaluate_run(
     if not committed:
         raise ConfigError(f"{location.root} has no committed shard yet. Wait for the first (see `pseudoris status`).")
     chosen = spread_evenly(committed, sample)
-    in_truth, in_plan = truth.num_images, header.num_images
-    counts = ImageCounts(in_truth=in_truth, in_plan=in_plan, shards_read=len(chosen), shards=len(committed))
+    counts = ImageCounts(
+        in_truth=truth.num_images, in_plan=header.num_images, shards_read=len(chosen), shards=len(committed)
+    )
     num_not_judged = 0
 
     def sums() -> Iterator[Sums]:
@@ -261,17 +247,14 @@ def evaluate_run(
 
     bootstrap = ImageBootstrap(sums(), seed=seed)
     if not counts.judged:
-        raise ConfigError(_no_common(location.root, truth, counts.unknown_key))
+        key = counts.unknown_key
+        of_run = f"an image of the run is {key!r}" if key else "the run quarantined all it read"
+        of_truth = f"one of the truth is {truth.example_key!r}" if truth.example_key else "the truth has none"
+        raise ConfigError(
+            f"{location.root} and the truth ({truth.title}) have no image in common: {of_run}, {of_truth}. Image keys "
+            "are relative to SOURCE and must be equal. Annotate and import the same folder of images, or name another "
+            "--truth."
+        )
     left_out = f"{num_not_judged:,} kept expressions of kind {' or '.join(truth.unjudged_kinds)} are left out"
     notes = [f"{left_out} of all figures: this truth cannot judge them."] if num_not_judged else []
     return summarise(bootstrap, counts, truth, run=location.root, notes=notes)
-
-
-def _no_common(root: str, truth: Truth, unknown_key: str | None) -> str:
-    of_run = f"an image of the run is {unknown_key!r}" if unknown_key else "the run quarantined all it read"
-    of_truth = f"one of the truth is {truth.example_key!r}" if truth.example_key else "the truth has none"
-    return (
-        f"{root} and the truth ({truth.title}) have no image in common: {of_run}, {of_truth}. Image keys are "
-        "relative to SOURCE and must be equal. Annotate and import the same folder of images, or name another "
-        "--truth."
-    )

@@ -30,12 +30,12 @@ Clip: TypeAlias = CLIP | CustomTextCLIP
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """The features of B images on the image tower's grid of h × w patches.
+    """The features of B images on the image tower's grid of h × w patches; not normalised.
 
     Attributes:
         stages: Per requested layer, in that order, the block's output (B, C, h, w).
-        dense: (B, D, h, w), each patch projected into the joint space as if it were the pooled token; not normalised.
-        embedding: (B, D), open_clip's `encode_image`; not normalised.
+        dense: (B, D, h, w), each patch projected into the joint space as if it were the pooled token.
+        embedding: (B, D), open_clip's `encode_image`.
     """
 
     stages: tuple[torch.Tensor, ...]
@@ -45,12 +45,10 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """The features of T texts of L tokens.
+    """The features of T texts of L tokens: words (T, L, C), the last layer after `ln_final`, before pooling.
 
-    Attributes:
-        words: (T, L, C), the last layer normalised by `ln_final`, before pooling.
-        is_word: (T, L) bool, true from the start token to the end token; padding is false.
-        embedding: (T, D), open_clip's `encode_text`; not normalised.
+    `is_word` (T, L) bool is true from the start token to the end token, `embedding` (T, D) is open_clip's
+    `encode_text`, not normalised.
     """
 
     words: torch.Tensor
@@ -117,12 +115,10 @@ def read_texts(model: Clip, tokens: torch.Tensor) -> TextFeatures:
 def response_map(
     dense: torch.Tensor, embedding: torch.Tensor, *, redundant: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the response (B, h, w) of each patch to a text: the cosine of both in the joint space.
+    """Return the response (B, h, w) of each patch of `dense` (B, D, h, w) to a text: their cosine in the joint space.
 
-    Args:
-        dense: (B, D, h, w), from `read_images`.
-        embedding: (B, D) one text per image, or (1, D) one text for all.
-        redundant: (1, D), a text that says nothing about this one. The response to it is subtracted.
+    `embedding` is (B, D), one text per image, or (1, D), one for all. The response to `redundant` (1, D), a text that
+    says nothing about this one, is subtracted.
 
     Source: CLIP Surgery (Li et al. 2023, arXiv 2304.05653), section 3.3, feature surgery for one text, whose redundant
     text is the empty prompt.
@@ -139,10 +135,7 @@ def class_response_maps(dense: torch.Tensor, pooled: torch.Tensor, classes: torc
     Before the mean is taken, classes are weighted by how much the whole image looks like them, so that a class that is
     there does not count for the others.
 
-    Args:
-        dense: (B, D, h, w), from `read_images` or `surgery_map`.
-        pooled: (B, D), the embedding of each image.
-        classes: (K, D), the embeddings of the classes' texts.
+    Patches `dense` are (B, D, h, w), `pooled` (B, D) the images' embeddings, `classes` (K, D) those of the texts.
 
     Source: CLIP Surgery (Li et al. 2023, arXiv 2304.05653), section 3.3, feature surgery for several texts: weights
     are softmax(2 · cosine) over the classes, divided by their mean.
@@ -155,13 +148,7 @@ def class_response_maps(dense: torch.Tensor, pooled: torch.Tensor, classes: torc
 
 
 def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> ImageFeatures:
-    """Return `read_images` of no stage, with the patches of the second path.
-
-    Args:
-        model: Its image tower must be a plain ViT.
-        images: (B, 3, S, S) float, normalised.
-        num_blocks: Number of the last blocks with the second path, at least one.
-    """
+    """Return `read_images` of no stage, with the patches of the second path in the last `num_blocks`, at least one."""
     visual = vision_tower(model)
     blocks = visual.transformer.resblocks
     if not 1 <= num_blocks < len(blocks):

@@ -9,6 +9,7 @@ from typing import Final, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.transforms.v2.functional import resize
 
 from pseudoris.schemas.config import WeightsConfig
@@ -37,7 +38,6 @@ class FeatureCache(Generic[Value]):
     """
 
     def __init__(self, max_bytes: int, size_of: Callable[[Value], int]) -> None:
-        """Begin empty; `max_bytes` limits all values together, `size_of` tells the bytes of one."""
         self._max_bytes, self._size_of = max_bytes, size_of
         self._num_bytes = 0
         # A dict is in the order of insertion: the most recently used one is last.
@@ -80,15 +80,9 @@ class FeatureCache(Generic[Value]):
 
 @dataclass(frozen=True, slots=True)
 class TowerWidths:
-    """The sizes that a module on top is built for.
+    """The sizes that a module on top is built for: of the square image in pixels, its patches a side, and channels.
 
-    Attributes:
-        image_size: Side of the square image in pixels.
-        grid: Patches a side.
-        image: Channels of a stage.
-        text: Channels of a word.
-        joint: Channels of the joint space.
-        num_stages: Stages of an image.
+    `image` are those of a stage, `text` of a word, `joint` of the joint space.
     """
 
     image_size: int
@@ -107,12 +101,7 @@ class TowerWidths:
 # Not frozen, these two: Fabric replaces the tensors in a module's input.
 @dataclass(slots=True)
 class TowerImages:
-    """The towers' features of B images, float32.
-
-    Attributes:
-        stages: (B, S, C, h, w).
-        dense: (B, D, h, w), patches in the joint space.
-    """
+    """The towers' features of B images, float32: stages (B, S, C, h, w), patches in the joint space (B, D, h, w)."""
 
     stages: torch.Tensor
     dense: torch.Tensor
@@ -120,13 +109,10 @@ class TowerImages:
 
 @dataclass(slots=True)
 class TowerTexts:
-    """The towers' features of T texts, cut to the longest, L tokens.
+    """The towers' features of T texts, cut to the longest, L tokens: words (T, L, C) float32.
 
-    Attributes:
-        words: (T, L, C) float32.
-        is_word: (T, L) bool, start and end included.
-        tokens: (T, L) int64, CLIP's BPE.
-        embedding: (T, D) float32, of the sentence in the joint space.
+    `is_word` (T, L) bool includes start and end, `tokens` (T, L) int64 are CLIP's BPE, and `embedding` (T, D) float32
+    is that of the sentence in the joint space.
     """
 
     words: torch.Tensor
@@ -137,15 +123,7 @@ class TowerTexts:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The position of an image of H × W in the square: scaled to fit, in the middle, as CRIS does.
-
-    Attributes:
-        size: (H, W) of the image in pixels.
-        inner: (h, w) that it is scaled to.
-        top: Rows above it.
-        left: Columns left of it.
-        side: Side of the square.
-    """
+    """The position of an image of `size` (H, W) in a square: scaled to `inner` (h, w), in the middle, as CRIS does."""
 
     size: tuple[int, int]
     inner: tuple[int, int]
@@ -163,18 +141,17 @@ class Placement:
     def image(self, image: torch.Tensor, fill: tuple[float, ...]) -> torch.Tensor:
         """Return an image (3, H, W) uint8 in its square (3, S, S) uint8; `fill` in [0, 1] is the value around it."""
         colour = torch.tensor([round(255 * each) for each in fill], dtype=torch.uint8)
-        square = colour[:, None, None].repeat(1, self.side, self.side)
-        scaled = image if self.inner == self.size else resize(image, list(self.inner), antialias=True)
-        square[:, self.top : self.top + self.inner[0], self.left : self.left + self.inner[1]] = scaled
-        return square
+        return self._placed(image, colour[:, None, None].repeat(1, self.side, self.side))
 
     def mask(self, mask: torch.Tensor, mask_size: int) -> torch.Tensor:
         """Return which share of each pixel of a smaller square a mask (H, W) bool covers, (m, m) float32."""
-        share = mask[None].float()
-        scaled = share if self.inner == self.size else resize(share, list(self.inner), antialias=True)
-        square = torch.zeros(1, self.side, self.side)
-        square[:, self.top : self.top + self.inner[0], self.left : self.left + self.inner[1]] = scaled
+        square = self._placed(mask[None].float(), torch.zeros(1, self.side, self.side))
         return F.adaptive_avg_pool2d(square, mask_size)[0]
+
+    def _placed(self, planes: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
+        scaled = planes if self.inner == self.size else resize(planes, list(self.inner), antialias=True)
+        square[:, self.top : self.top + self.inner[0], self.left : self.left + self.inner[1]] = scaled
+        return square
 
 
 def frozen_clip(architecture: str, weights: WeightsConfig, *, setting: str) -> tuple[Clip, ClipTokenizer]:
@@ -190,14 +167,9 @@ def frozen_clip(architecture: str, weights: WeightsConfig, *, setting: str) -> t
 
 
 class FrozenTowers:
-    """A frozen CLIP; it caches features of texts.
+    """A frozen CLIP; it caches features of texts. `image_format` is what the image tower takes.
 
     Features of images are rounded to float16, in which a learner may keep them.
-
-    Attributes:
-        device: Where the towers compute.
-        image_format: What the image tower takes.
-        widths: The sizes that a module on top is built for.
     """
 
     def __init__(
@@ -230,8 +202,8 @@ class FrozenTowers:
 
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return pixels (B, 3, S, S) uint8 as the image tower takes them, float32."""
-        both = self.image_format.mean, self.image_format.std
-        mean, std = (to_device(torch.tensor(each), pixels.device).view(3, 1, 1) for each in both)
+        form = self.image_format
+        mean, std = (to_device(torch.tensor(each), pixels.device).view(3, 1, 1) for each in (form.mean, form.std))
         return (pixels.float() / 255 - mean) / std
 
     def read_images(self, pixels: torch.Tensor) -> TowerImages:
@@ -242,7 +214,12 @@ class FrozenTowers:
 
     def encode_texts(self, texts: Sequence[str]) -> TowerTexts:
         """Return the features of texts; text beyond the tower's context is cut off."""
-        return _padded(self._texts.read(texts, self._read_texts, tile=_TEXTS_A_TILE), self.device)
+        rows = self._texts.read(texts, self._read_texts, tile=_TEXTS_A_TILE)
+        tokens, words = (pad_sequence([row[part] for row in rows], batch_first=True) for part in (0, 1))
+        lengths = torch.tensor([len(row[0]) for row in rows])
+        is_word = torch.arange(tokens.shape[1]) < lengths[:, None]
+        embedding = torch.stack([row[2] for row in rows])
+        return TowerTexts(*(to_device(each, self.device) for each in (words, is_word, tokens, embedding)))
 
     def _read_tile(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tile = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, _IMAGES_A_TILE - len(pixels)))
@@ -262,15 +239,3 @@ class FrozenTowers:
         lengths, words, embedding = map(torch.from_numpy, read)
         for at, length in enumerate(lengths.tolist()[: len(texts)]):
             yield tokens[at, :length].clone(), words[at, :length].clone(), embedding[at].clone()
-
-
-def _padded(rows: Sequence[_Text], device: torch.device) -> TowerTexts:
-    length = max(len(tokens) for tokens, _, _ in rows)
-    tokens = torch.zeros(len(rows), length, dtype=torch.int64)
-    words = torch.zeros(len(rows), length, rows[0][1].shape[1])
-    is_word = torch.zeros(len(rows), length, dtype=torch.bool)
-    for at, (own, features, _) in enumerate(rows):
-        tokens[at, : len(own)], words[at, : len(own)], is_word[at, : len(own)] = own, features, True
-    embedding = torch.stack([each for _, _, each in rows])
-    moved = (to_device(each, device) for each in (words, is_word, tokens, embedding))
-    return TowerTexts(*moved)

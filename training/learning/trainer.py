@@ -30,7 +30,6 @@ class Learner(Protocol):
     @property
     def module(self) -> nn.Module:
         """What is trained. Parameters that need no gradient are neither optimised nor saved."""
-        ...
 
     def losses(self, module: nn.Module, batch: Any) -> Mapping[str, torch.Tensor]:
         """Return `loss`, which is minimised, and other scalars, which are logged.
@@ -40,11 +39,9 @@ class Learner(Protocol):
                 frozen dataclass, because Fabric replaces the tensors in it.
             batch: A batch of the feed, on the CPU. `loss` is a mean over its items, of which it has `len(batch)`.
         """
-        ...
 
     def validate(self, module: nn.Module, fabric: Fabric) -> Mapping[str, float]:
         """Return figures of held-out data; called on every rank, in eval mode, without gradients."""
-        ...
 
 
 class Feed(Protocol):
@@ -52,7 +49,6 @@ class Feed(Protocol):
 
     def batches(self, first: int) -> Iterator[Any]:
         """Yield batch `first`, `first` + 1, … of this rank, without end."""
-        ...
 
 
 def rate_at(step: int, config: TrainingConfig) -> float:

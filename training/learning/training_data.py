@@ -149,21 +149,15 @@ def _open(run: str, spec: SampleSpec, snapshots: Snapshots | None, taken: Snapsh
 class EpochDataset(Protocol):
     """A map-style dataset whose items have epochs."""
 
-    def __len__(self) -> int:
-        """Return the number of items."""
-        ...
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Any:
-        """Return an item."""
-        ...
+    def __getitem__(self, index: int) -> Any: ...
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's items."""
-        ...
 
     def image_keys(self) -> list[str]:
         """Return the image of every item of the epoch."""
-        ...
 
 
 class ResumableFeed:
