@@ -44,11 +44,9 @@ GEOMETRY_WIDTH, PAIR_WIDTH = 7, 8
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The N masks of an image; N may be 0.
+    """The N masks, COCO compressed RLE, of an upright image of `size` (H, W); N may be 0.
 
     Attributes:
-        size: (H, W) of the upright image.
-        counts: (N) COCO compressed RLE.
         crops: (N, K, D) float16, normalised embeddings of each kind of crop by the filter's CLIP.
         pooled: (N, C) float16, the towers' patches averaged under each mask: their stages, then the joint space.
         geometry: (N, 7) float32, see `mask_geometry`.
@@ -117,11 +115,8 @@ def pair_geometry(geometry: torch.Tensor, counts: Sequence[str], size: tuple[int
 class CandidateStore:
     """Candidates by image: in memory, in a folder, or proposed now.
 
-    Attributes:
-        towers: Frozen; patches are theirs.
-        run: The configuration of a run with the same masks.
-        digest: Of all that decides the candidates and their features.
-        refinement: What is seen of outlines; None for nothing.
+    `run` is the configuration of a run with the same masks, `digest` that of all that decides the candidates and their
+    features, `refinement` what is seen of outlines, None for nothing.
     """
 
     def __init__(self, config: ChooserConfig, towers: FrozenTowers) -> None:
@@ -156,12 +151,16 @@ class CandidateStore:
 
     def held(self, image_key: str) -> Candidates | None:
         """Return an image's candidates from memory or the folder; None if they are in neither."""
-        found = self._held.get(image_key)
-        if found is None and self._folder is not None:
-            found = _read(_path(self._folder, image_key), self.digest)
+        found, path = self._held.get(image_key), self._path(image_key)
+        if found is None and path is not None:
+            found = _read(path, self.digest)
             if found is not None:
                 self._held.put(image_key, found)
         return found
+
+    def _path(self, image_key: str) -> Path | None:
+        name = sha256_hex(image_key.encode())
+        return None if self._folder is None else self._folder / name[:2] / f"{name}.safetensors"
 
     def __getitem__(self, image_key: str) -> Candidates:
         found = self.held(image_key)
@@ -175,8 +174,8 @@ class CandidateStore:
         if held is None:
             held = self._made(image)
             self._held.put(image_key, held)
-            if self._folder is not None:
-                _write(_path(self._folder, image_key), held, self.digest)
+            if (path := self._path(image_key)) is not None:
+                _write(path, held, self.digest)
         return held
 
     def _made(self, image: torch.Tensor) -> Candidates:
@@ -236,11 +235,6 @@ def propose_masks(proposer: SamProposer, pixels: NDArray[np.uint8]) -> tuple[Mas
     if done.failure is not None:
         raise ConfigError(f"no masks can be proposed for an image: {done.failure.message}")
     return done.masks
-
-
-def _path(folder: Path, image_key: str) -> Path:
-    name = sha256_hex(image_key.encode())
-    return folder / name[:2] / f"{name}.safetensors"
 
 
 def _write(path: Path, found: Candidates, digest: str) -> None:

@@ -20,18 +20,14 @@ from pseudoris.training.learning.token_layers import Perceptron, ProductAttentio
 
 @dataclass(slots=True)
 class ChooserInput:
-    """What a forward pass takes: U images of up to N masks, and T expressions of them.
+    """What a forward pass takes: U images of up to N masks, as `Candidates` has them, and T expressions of them.
 
     Not frozen: Fabric replaces its tensors, for precision and device.
 
     Attributes:
-        crops: (U, N, K · D) float32, embeddings of each mask's crops.
-        pooled: (U, N, C) float32.
-        geometry: (U, N, 7) float32.
-        pairs: (U, N, N, 8) float32.
+        crops: (U, N, K · D) float32; `pooled` (U, N, C), `geometry` (U, N, 7) and `pairs` (U, N, N, 8) likewise.
         is_mask: (U, N) bool; the others are padding.
         owners: (T,) int64, the image of each expression.
-        texts: The towers' features of the expressions.
         cosines: (T, N, S) float32: of CLIP, centred over the masks of an image.
         views: (R, 4, S, S) uint8, of masks to redraw; None without a refinement.
     """

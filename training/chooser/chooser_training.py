@@ -42,12 +42,10 @@ CHOOSER: Final = "chooser"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An answer to T expressions of an image of N candidates.
+    """An answer to T expressions of an image of N candidates, masks (N, H, W) bool.
 
-    Attributes:
-        probabilities: (T, N) float32, of each candidate to be what is meant; they add up to 1.
-        masks: (N, H, W) bool.
-        redrawn: Of the masks chosen those that a refinement has drawn anew, by number, (H, W) bool.
+    `probabilities` (T, N) float32 of each candidate to be what is meant add up to 1; `redrawn` are those of the masks
+    chosen that a refinement has drawn anew, by number, (H, W) bool.
     """
 
     probabilities: torch.Tensor
@@ -64,10 +62,7 @@ class Choice:
 
 
 class ChooserLearner:
-    """A chooser on top of its frozen models.
-
-    `held_out` is asked at each validation; None for none.
-    """
+    """A chooser on top of its frozen models; `held_out` is asked at each validation, None for none."""
 
     def __init__(
         self, config: ChooserConfig, store: CandidateStore, held_out: HeldOutExpressions | None = None
@@ -144,11 +139,8 @@ class ChooserLearner:
         numbers = sorted(set(probabilities.argmax(1).tolist()))
         changes = refiner(candidates.views[numbers].to(self.towers.device)).float().cpu()
         counts = [candidates.counts[number] for number in numbers]
-        boxes = view_boxes(counts, candidates.size, self._config.refinement.context)
-        return {
-            number: redrawn(change, box, masks[number])
-            for number, change, box in zip(numbers, changes, boxes, strict=True)
-        }
+        drawn = zip(numbers, changes, view_boxes(counts, candidates.size, self._config.refinement.context), strict=True)
+        return {number: redrawn(change, box, masks[number]) for number, change, box in drawn}
 
     def _nothing(self) -> ChooserInput:
         """An image of one mask of which nothing is known, and an expression."""
@@ -236,9 +228,8 @@ def choice_loss(
 class StudentRequest:
     """One training to run.
 
-    `val` is a run or import whose kept expressions are evaluated at each validation, `human` an import to mix in by
-    `data.human_fraction` and `data.human_share`. `num_epochs` passes over the masks take the place of the settings'
-    number of steps.
+    `val` is a run or import whose kept expressions are evaluated at each validation, `human` an import to mix in.
+    `num_epochs` passes over the masks take the place of the settings' number of steps.
     """
 
     config: ChooserConfig
@@ -267,16 +258,11 @@ def train_student(
     config, saved = request.config, folder.settings()
     towers = FrozenTowers(config.towers, fabric.device)
     held_out = None if request.val is None else HeldOutExpressions(request.val, config.data.moved)
-    targets, images, snapshots = open_runs(
-        request.runs,
-        request.human,
-        config.data,
-        seed=config.training.seed,
-        snapshots=None if saved is None else saved.get("snapshots"),
-    )
+    earlier, seed = None if saved is None else saved.get("snapshots"), config.training.seed
+    targets, images, snapshots = open_runs(request.runs, request.human, config.data, seed=seed, snapshots=earlier)
     learner = ChooserLearner(config, CandidateStore(config, towers), held_out)
     data = QuestionDataset(targets, images, store=learner.store, config=config, on_image=on_image)
-    feed = open_feed(data, collate_questions, config.data, fabric, targets=targets, seed=config.training.seed)
+    feed = open_feed(data, collate_questions, config.data, fabric, targets=targets, seed=seed)
     if request.num_epochs is not None:
         training = config.training.with_steps(request.num_epochs * feed.num_batches())
         config = config.model_copy(update={"training": training})

@@ -24,17 +24,14 @@ _WORD = re.compile(r"[a-z]+")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """An expression of an image.
+    """An expression of an image, both as seen in a mirror where `is_mirrored`; `weight` says how much its loss counts.
 
     Attributes:
         image_key: Identifies its image among those of all runs.
-        text: Mirrored where the image is.
         ious: (N,) float32, of each candidate with the mask that was meant.
-        is_mirrored: Whether the image is taken as seen in a mirror.
-        weight: How much its loss counts.
-        outline: (5, S, S) uint8, the view of the best candidate, and of that view the share that the meant mask covers;
-            mirrored where the image is. None where there is no refinement, where no candidate resembles the mask, where
-            the draw left the mask out, or where an earlier question has it.
+        outline: (5, S, S) uint8, the view of the best candidate, and of that view the share that the meant mask covers.
+            None where there is no refinement, where no candidate resembles the mask, where the draw left the mask out,
+            or where an earlier question has it.
     """
 
     image_key: str
@@ -47,14 +44,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class QuestionBatch:
-    """Questions about some images.
+    """T questions, with `weights` (T,) float32, about U images, each by its key and whether it is mirrored.
 
     Attributes:
-        images: (U) key and whether mirrored, each once.
         owners: (T,) int64, the image of each question.
-        texts: (T).
         ious: (T, N) float32, 0 where an image has fewer candidates.
-        weights: (T,) float32.
         outlines: (R, 5, S, S) uint8, of the masks that a refinement learns from.
     """
 
@@ -102,11 +96,9 @@ class QuestionDataset(Dataset[list[Question]]):
         config: ChooserConfig,
         on_image: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        """Take two datasets of the same items.
+        """Take two datasets of the same items: `targets` with masks, texts and weights, and their `images`.
 
-        `targets` have the parts `mask` and `text`, and `scores` where weights multiply losses; `images` the part
-        `image`. `on_image` is called after each image whose candidates were not at hand: how many are done, of how
-        many.
+        `on_image` is called after each image whose candidates were not at hand: how many are done, of how many.
         """
         self._targets, self._images, self._store = targets, images, store
         self._min_iou, self._seed, self._epoch = config.target.min_iou, config.training.seed, 0

@@ -8,8 +8,9 @@ stay undecided below it are ours.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,16 +31,12 @@ from pseudoris.training.ppt.ppt_learner import PointLearner
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One stretch of training on fixed data.
+    """One stretch of training of a phase on fixed data.
 
     Attributes:
         name: Name of its folder, in order: `03-ris_joint`, `04-refinement-1`.
-        phase: Name of its phase.
-        sources: The joined data sets.
         is_selecting: Whether Select comes first.
         is_last: Whether the phase ends with it, and is validated then.
-        num_steps: Optimiser steps.
-        steps_before: Steps of all earlier rounds.
         epochs_before: Epochs begun in earlier rounds: draws of points and flips continue from there.
     """
 
@@ -60,10 +57,7 @@ def plan_rounds(
 ) -> list[Round]:
     """Return the rounds of a curriculum; a phase without a source left is refused.
 
-    Args:
-        config: The phases.
-        num_pairs: Pairs of each source; a missing or empty source is left out of every phase.
-        num_batches: Batches that the feed makes in an epoch of sources.
+    A source without pairs is left out of every phase; `num_batches` says how many batches an epoch of sources has.
     """
     given = {source for source, count in num_pairs.items() if count}
     rounds: list[Round] = []
@@ -94,12 +88,14 @@ def plan_rounds(
 
 def describe(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> list[tuple[str, str, int, int]]:
     """Return for each phase its name, its data, the pairs of an epoch and its steps."""
-    told: dict[str, tuple[str, int, int]] = {}
+    steps = Counter[str]()
     for each in rounds:
-        steps = told[each.phase][2] if each.phase in told else 0
-        pairs = sum(num_pairs[source] for source in each.sources)
-        told[each.phase] = (" ∪ ".join(each.sources), pairs, steps + each.num_steps)
-    return [(name, *facts) for name, facts in told.items()]
+        steps[each.phase] += each.num_steps
+    return [
+        (each.phase, " ∪ ".join(each.sources), sum(num_pairs[source] for source in each.sources), steps[each.phase])
+        for each in rounds
+        if each.is_last
+    ]
 
 
 # By option, the command of `pseudoris ppt` whose runs it takes.
@@ -150,21 +146,22 @@ def open_sources(
     if not any(getattr(runs, name) for name in runs.__slots__):
         raise ConfigError("There is nothing to train on. Give --d-sem, --d-ref, --h or --annotated.")
     data = config.data
-    spec = PairSpec(
-        num_points=config.generator.num_points,
-        frame=frame,
-        seed=config.training.seed,
-        is_flipping=data.is_flipping,
-        on_bad_image=data.on_bad_image,
-        source=data.moved,
-        max_memory_bytes=data.max_memory_bytes,
-        # With more labels than queries, the matching leaves out the costliest labels. One of them may be the referent.
-        max_pseudo_masks=min(data.max_candidates, config.generator.num_queries),
-    )
 
     def opened(names: Sequence[str], which: Which, *, is_empty_allowed: bool = False) -> list[PairDataset]:
-        own = replace(spec, which=which, is_empty_allowed=is_empty_allowed)
-        return [PairDataset(run, own, snapshot=snapshots[run]) for run in names]
+        spec = PairSpec(
+            num_points=config.generator.num_points,
+            frame=frame,
+            which=which,
+            seed=config.training.seed,
+            is_flipping=data.is_flipping,
+            # With more labels than queries, the matching leaves out the costliest. One of them may be the referent.
+            max_pseudo_masks=min(data.max_candidates, config.generator.num_queries),
+            is_empty_allowed=is_empty_allowed,
+            on_bad_image=data.on_bad_image,
+            source=data.moved,
+            max_memory_bytes=data.max_memory_bytes,
+        )
+        return [PairDataset(run, spec, snapshot=snapshots[run]) for run in names]
 
     parts: dict[Source, list[PairDataset]] = {
         "d_sem": opened(runs.d_sem, "decided"),
