@@ -44,15 +44,9 @@ class CrossAttentionLayer(nn.Module):
         context_position: torch.Tensor | None = None,
         is_token: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the queries (B, Q, d), updated from the context (B, L, d).
-
-        Positions, (B, Q, d) or (Q, d) and (L, d), are added where queries and keys are compared, not to values;
-        `is_token` (B, L) is True where the context has a token.
-        """
-        read = self.attention(
-            queries, context, is_word=is_token, position=query_position, read_position=context_position
-        )
-        fed: torch.Tensor = self.feed_forward(read)
+        """Return the queries (B, Q, d), updated from the context (B, L, d); see `CrossAttention`."""
+        at = {"position": query_position, "read_position": context_position}
+        fed: torch.Tensor = self.feed_forward(self.attention(queries, context, is_word=is_token, **at))
         return fed
 
 
@@ -263,14 +257,13 @@ def _perceptron(width: int, outputs: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class PointPrompts:
-    """What the queries predict (equation 2).
+    """What the queries predict (equation 2), float32.
 
     Attributes:
-        points_xy: (B, K, M, 2) float32 in [0, 1], x then y, of the upright image's width and height.
-        label_logits: (B, K, M) float32, above 0 for a positive point: the r of the paper before its sigmoid.
-        confidence_logits: (B, K) float32, of being the referent: the c of the paper before its sigmoid.
-        attention_log_shares: (B, K, h·w) float32, the logarithm of each patch's share in a query's attention; None of
-            prompts whose queries have no such attention.
+        points_xy: (B, K, M, 2) in [0, 1], x then y, of the upright image's width and height.
+        label_logits: (B, K, M), above 0 for a positive point: the r of the paper before its sigmoid.
+        confidence_logits: (B, K), of being the referent: the c of the paper before its sigmoid.
+        attention_log_shares: (B, K, h·w), the logarithm of each patch's share in a query's attention, if it has one.
     """
 
     points_xy: torch.Tensor

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from lightning_fabric import Fabric
@@ -17,7 +17,7 @@ from torch import nn
 from torchvision.transforms.v2.functional import resize
 
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
-from pseudoris.training.learning.checkpoint_folder import TRAININGS_VERSION, Trained
+from pseudoris.training.learning.checkpoint_folder import Trained
 from pseudoris.training.learning.clip_features import response_map
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.learning.mask_overlay import draw_overlay, enlargement
@@ -31,7 +31,6 @@ from pseudoris.training.ppt.ppt_model import (
     PointPrompting,
 )
 from pseudoris.training.ppt.recipes.grounding import prompted
-from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.device import to_device
 from pseudoris.workers.masks.sam_model import EncodedCrop, encode_crops, load_sam, upsample
 
@@ -58,7 +57,6 @@ class FrozenEncoders:
     """
 
     def __init__(self, config: PptConfig, device: torch.device | str = "cpu") -> None:
-        """Load both."""
         self.device, self._prompt = torch.device(device), config.clip.prompt
         named = ("clip.architecture", "generator.image_blocks")
         self._towers = FrozenTowers(config.towers(), self.device, settings=named)
@@ -79,13 +77,7 @@ class FrozenEncoders:
     def encode(
         self, image_keys: Sequence[str], images: Sequence[torch.Tensor | None], texts: Sequence[str]
     ) -> FrozenFeatures:
-        """Return the features of B pairs.
-
-        Args:
-            image_keys: (B,); one key is one image.
-            images: (B,) of (3, H, W) uint8 RGB, upright; None if its features are cached.
-            texts: (B,).
-        """
+        """Return the features of B pairs; one key is one image (3, H, W) uint8 RGB, upright, or None if it is held."""
         # Cached features must not depend on the caller: Select calls in half precision, a step in full precision.
         with torch.autocast(self.device.type, enabled=False):
             seen = self._encode_images(dict(zip(image_keys, images, strict=True)))
@@ -107,7 +99,6 @@ class FrozenEncoders:
         return upsample(mask_logits, EncodedCrop(mask_logits, size, input_size), self.frame.image_size)
 
     def _encode_images(self, images: dict[str, torch.Tensor | None]) -> dict[str, _EncodedImage]:
-        """Return the features of images, cached or computed."""
         seen = {key: self._kept[key] for key in images if key in self._kept}
         missing = {key: image for key, image in images.items() if key not in seen and image is not None}
         if missing:
@@ -149,11 +140,8 @@ _TEXTS_A_PASS = 32
 class PointAnswer:
     """The most confident query of each of T expressions of one image, on the CPU.
 
-    Attributes:
-        logits: (T, H, W) float32, above 0 is inside; on the image's pixels.
-        points_xy: (T, M, 2) float32 in [0, 1] of the image.
-        is_positive: (T, M) bool.
-        confidences: (T,) float32 in [0, 1].
+    Mask logits (T, H, W) float32 on the image's pixels, above 0 inside; points (T, M, 2) float32 in [0, 1] of it;
+    `is_positive` (T, M) bool; confidences (T,) float32 in [0, 1].
     """
 
     logits: torch.Tensor
@@ -204,24 +192,11 @@ class PointLearner:
             features = self.encoders.encode([image_key] * len(some), [image] * len(some), some)
             found = self.module.referent(features)
             width, height = (int(side) for side in features.sam.input_sizes[0].tolist())
-            logits = self.encoders.on_image(found.mask_logits.float(), size, (height, width)).cpu()
-            prompts = found.prompts
-            is_positive = prompts.label_logits.cpu() > 0
-            confidences = prompts.confidence_logits.sigmoid().cpu()
-            parts.append(PointAnswer(logits, prompts.points_xy.cpu(), is_positive, confidences))
-        return PointAnswer(
-            *(
-                torch.cat([getattr(part, name) for part in parts])
-                for name in ("logits", "points_xy", "is_positive", "confidences")
-            )
-        )
-
-
-def settings_of(config: PptConfig, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides weights and figures, and enough to build the model again; `data`: the inputs, as JSON."""
-    digests = {"clip": weights_digest(config.clip.weights), "sam": weights_digest(config.sam.weights)}
-    made = {"version": TRAININGS_VERSION, "learner": LEARNER}
-    return {**made, "config": config.decisive(), "sha256": digests, **data}
+            logits = self.encoders.on_image(found.mask_logits.float(), size, (height, width))
+            confidences = found.prompts.confidence_logits.sigmoid()
+            said = (logits, found.prompts.points_xy, found.prompts.label_logits > 0, confidences)
+            parts.append([each.cpu() for each in said])
+        return PointAnswer(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def load_ppt(path: Path, device: str = "cpu") -> PointLearner:

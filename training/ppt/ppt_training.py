@@ -20,7 +20,7 @@ from lightning_fabric import Fabric
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import FitSummary, ResumableFeed, StepReport, Trainer, TrainingFolder
-from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME
+from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TRAININGS_VERSION
 from pseudoris.training.learning.trainer import begin_together, load_trained
 from pseudoris.training.ppt.curriculum import (
     Round,
@@ -34,7 +34,8 @@ from pseudoris.training.ppt.curriculum import (
 )
 from pseudoris.training.ppt.pairs import PairDataset, PromptedPairs, collate
 from pseudoris.training.ppt.ppt_config import PairsDataConfig, PptConfig, Source
-from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner, settings_of
+from pseudoris.training.ppt.ppt_learner import LEARNER, FrozenEncoders, PointLearner
+from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.counter_rng import key_of
 
 logger = logging.getLogger(__name__)
@@ -44,9 +45,8 @@ logger = logging.getLogger(__name__)
 class PptRequest:
     """One training to run, into a local folder.
 
-    Attributes:
-        val: A run or import whose kept expressions are asked at the end of each phase; None for none. A resume may name
-            another: it asks phases that are done again.
+    `val` is a run or import whose kept expressions are asked at the end of each phase, None for none. A resume may name
+    another: it asks phases that are done again.
     """
 
     config: PptConfig
@@ -75,10 +75,8 @@ class PptSummary:
 class Reports:
     """Callbacks of a training, called on the first process alone.
 
-    Attributes:
-        on_plan: The rounds and the pairs of each source, before the first step.
-        on_step: See `Trainer`; steps count over all rounds.
-        on_select: The round, how many pairs have a referent now, and how many pairs there are.
+    `on_plan` gets the rounds and the pairs of each source, before the first step, `on_select` the round, how many pairs
+    have a referent now, of how many. Steps count over all rounds.
     """
 
     on_plan: Callable[[Sequence[Round], dict[Source, int]], None] = lambda rounds, pairs: None
@@ -95,16 +93,19 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
     folder = TrainingFolder(request.out)
     folder.refuse_another(is_resuming=request.is_resuming)
     encoders = FrozenEncoders(request.config, fabric.device)
-    saved = folder.settings() or {}
-    snapshots = request.runs.snapshots(saved.get("snapshots"))
+    snapshots = request.runs.snapshots((folder.settings() or {}).get("snapshots"))
     sources = open_sources(request.runs, request.config, encoders.frame, snapshots)
-    data_read = {
+    config, data = request.config, request.config.data
+    # What decides weights and figures, and enough to build the model again.
+    settings = {
+        "version": TRAININGS_VERSION,
+        "learner": LEARNER,
+        "config": config.decisive(),
+        "sha256": {"clip": weights_digest(config.clip.weights), "sam": weights_digest(config.sam.weights)},
         "runs": request.runs.roots(),
         "snapshots": {RunLocation.open(run).root: each.state() for run, each in snapshots.items()},
     }
-    settings = settings_of(request.config, data_read)
     num_pairs = {source: sum(map(len, parts)) for source, parts in sources.items()}
-    data = request.config.data
 
     def num_batches(names: Sequence[Source]) -> int:
         return _feed(PromptedPairs(_joined(sources, names)), data, fabric, seed=0).num_batches()
@@ -235,7 +236,6 @@ def _joined(parts: Mapping[Source, Sequence[PairDataset]], names: Sequence[Sourc
 
 
 def _feed(pairs: PromptedPairs, config: PairsDataConfig, fabric: Fabric, *, seed: int) -> ResumableFeed:
-    """The batches of this rank."""
     return ResumableFeed(
         pairs,
         collate,

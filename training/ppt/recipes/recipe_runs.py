@@ -33,18 +33,14 @@ STAGE_RECIPE: Final = "recipe"
 # What reads, draws and writes, and what computes: another version may give other bytes.
 _PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
 _MODEL_PACKAGES: Final = ("torch", "torchvision", "open_clip_torch", "segment-anything")
-_SECTIONS: Final = ("images", "shards")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One recipe on its way into a run.
+    """One recipe, `objects`, `compose` or `pairs`, on its way into a run.
 
-    Attributes:
-        name: `objects`, `compose` or `pairs`; `prior` of its masks.
-        config: All its settings.
-        settings: What decides the tables' bytes, of `config` and of its input, as JSON.
-        has_models: Whether CLIP and SAM are read.
+    `settings` is what decides the tables' bytes, of `config` and of its input, as JSON; `has_models` whether CLIP and
+    SAM are read.
     """
 
     name: str
@@ -55,7 +51,7 @@ class Recipe:
     def identity(self) -> Identity:
         """Return what must be equal for two calls to belong to one run."""
         run = self.config.run
-        sections = (*_SECTIONS, "compute") if self.has_models else _SECTIONS
+        sections = ("images", "shards", "compute") if self.has_models else ("images", "shards")
         method: dict[str, Any] = {name: getattr(run, name).model_dump(mode="json") for name in sections}
         method |= {"recipe": self.name, self.name: dict(self.settings)}
         if not self.has_models:
@@ -84,9 +80,9 @@ class Recipe:
 def mask_records(
     image_id: str, masks: Sequence[NDArray[np.bool_]], recipe: str, predicted_ious: Sequence[float] = ()
 ) -> tuple[MaskRecord, ...]:
-    """Return the masks of an image, numbered in their order; `prior` names the recipe.
+    """Return the masks (H, W) bool of an image, of at least one pixel each, numbered in their order.
 
-    Masks are (H, W) bool, of at least one pixel; SAM's estimates of their IoUs stand beside those that SAM made.
+    `prior` names the recipe; SAM's estimates of their IoUs stand beside those that SAM made.
     """
     if not masks:
         return ()
