@@ -24,8 +24,6 @@ PLAIN = st.recursive(
     max_leaves=20,
 )
 REF = {"ref_id": 1, "ann_id": 2, "image_id": 3, "category_id": 4, "split": "val", "sentences": [{"sent": "é"}]}
-# What Python 2 wrote for [{'split': 'val'}] with protocol 2: texts are bytes there, opcode U.
-PYTHON_2 = b"\x80\x02]q\x00}q\x01U\x05splitq\x02U\x03valq\x03sa."
 
 
 class Runs:
@@ -148,10 +146,6 @@ def test_references_read_as_they_were_written(tmp_path, protocol):
     path = tmp_path / "refs(unc).p"
     path.write_bytes(pickle.dumps([REF, REF], protocol=protocol))
     assert read_refs(path) == [REF, REF]
-
-
-def test_a_pickle_of_python_2_reads():
-    assert load_plain(PYTHON_2, "x") == [{"split": "val"}]
 
 
 @pytest.mark.parametrize(

@@ -24,22 +24,6 @@ def masks(*boxes: tuple[int, int, int, int]) -> torch.Tensor:
     return found
 
 
-def test_the_geometry_of_a_mask_is_in_shares_of_its_image():
-    counts = rle.encode(masks((0, 0, 20, 10), (20, 10, 40, 20)))
-    geometry = mask_geometry(counts, (20, 40))
-    assert geometry[:, :3].tolist() == [[-0.5, -0.5, 0.25], [0.5, 0.5, 0.25]]
-    torch.testing.assert_close(geometry[0, 3:], geometry[1, 3:])
-
-
-def test_a_pair_says_where_the_second_lies_and_which_is_inside_which():
-    counts = rle.encode(masks((0, 0, 20, 20), (5, 5, 10, 10), (30, 0, 40, 20)))
-    pairs = pair_geometry(mask_geometry(counts, (20, 40)), counts, (20, 40))
-    assert pairs[0, 2, 0] == -pairs[2, 0, 0] == 1.25
-    assert pairs[1, 0, 6:].tolist() == [1.0, 25 / 400]
-    assert pairs[0, 1, 6:].tolist() == [25 / 400, 1.0]
-    assert pairs.diagonal()[:6].abs().max() == 0
-
-
 def test_a_mirrored_image_is_what_is_computed_of_mirrored_masks(store, pixels):
     candidates = store.of("scene", pixels)
     flipped = rle.encode(candidates.decoded().flip(2))

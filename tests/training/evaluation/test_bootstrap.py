@@ -25,11 +25,6 @@ def test_a_figure_that_nothing_counted_is_not_a_number():
         assert all(np.isnan(value) for value in (estimate.value, estimate.low, estimate.high))
 
 
-def test_without_an_image_there_is_no_figure():
-    bootstrap = ImageBootstrap([])
-    assert (bootstrap.names, bootstrap.num_images, bootstrap.total("a")) == ([], 0, (0.0, 0.0))
-
-
 def test_blocks_change_nothing(monkeypatch):
     sums = images(np.random.default_rng(2).integers(0, 10, size=37))
     whole = ImageBootstrap(sums)

@@ -161,13 +161,6 @@ def test_what_sentences_of_one_object_cannot_judge_is_left_out_and_counted(human
     assert not any("left out" in note for note in whole.notes)
 
 
-def test_the_humans_own_sentences_are_right_by_themselves(human, imported):
-    found = evaluate_run(place(imported, "truth"), human)
-    assert found.sets["kept"]["accuracy"].value == found.sets["all"]["accuracy"].value == 1.0
-    assert found.mask_quality["recall_75"].value == 1.0
-    assert found.draws == found.kept == 6
-
-
 def test_an_image_whose_annotation_is_quarantined_has_no_truth(tmp_path):
     images = write_images(tmp_path / "images", "a.png", "b.png")
     objects = [object_row(1, 1, CAT), object_row(2, 2, CAT)]

@@ -49,15 +49,6 @@ def test_another_setting_is_named_on_a_resume(tmp_path):
         folder.begin({"config": {"seed": 2}, "runs": ["a"]})
 
 
-def test_a_folder_with_a_training_is_refused_unless_it_is_resumed(tmp_path):
-    folder = TrainingFolder(tmp_path)
-    folder.refuse_another(is_resuming=False)
-    folder.begin({})
-    folder.refuse_another(is_resuming=True)
-    with pytest.raises(ConfigError, match="--resume"):
-        folder.refuse_another(is_resuming=False)
-
-
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"PK\x03\x04 torn"])
 def test_a_damaged_checkpoint_is_a_mistake_with_a_name(tmp_path, content):
     path = tmp_path / "checkpoint.pt"

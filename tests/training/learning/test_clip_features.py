@@ -5,17 +5,13 @@ The towers of a CLIP as features: equal to open_clip's own forward, for the ship
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning.clip_features import (
-    class_response_maps,
     read_images,
     read_texts,
-    response_map,
     surgery_map,
-    value_attention,
     vision_tower,
 )
 from pseudoris.workers.checkpoints.openclip import ClipTokenizer, build_clip, build_from_config, load_clip
@@ -30,33 +26,6 @@ def model():
 @pytest.fixture(scope="module")
 def images(model):
     return torch.randn(2, 3, *model.visual.image_size, generator=torch.Generator().manual_seed(0))
-
-
-def test_values_attend_to_values(model) -> None:
-    attention = model.visual.transformer.resblocks[0].attn
-    tokens = torch.randn(2, 5, attention.embed_dim, generator=torch.Generator().manual_seed(1))
-    width, heads = attention.embed_dim, attention.num_heads
-    values = tokens @ attention.in_proj_weight[2 * width :].T + attention.in_proj_bias[2 * width :]
-    parts = []
-    for head in values.split(width // heads, -1):
-        scores = head @ head.transpose(1, 2) * (width // heads) ** -0.5
-        parts.append(scores.softmax(-1) @ head)
-
-    assert torch.allclose(value_attention(attention, tokens), attention.out_proj(torch.cat(parts, -1)), atol=1e-5)
-
-
-def test_the_second_path_adds_the_last_blocks_attention_alone(model, images) -> None:
-    visual = model.visual
-    number = len(visual.transformer.resblocks) - 1
-    before = visual.forward_intermediates(images, indices=[number - 1], output_fmt="NLC", output_extra_tokens=True)
-    tokens = torch.cat([before["image_intermediates_prefix"][0], before["image_intermediates"][0]], 1)
-    last = visual.transformer.resblocks[number]
-    expected = visual.ln_post((tokens + value_attention(last.attn, last.ln_1(tokens)))[:, 1:]) @ visual.proj
-
-    found = surgery_map(model, images, num_blocks=1).dense
-
-    assert found.shape == read_images(model, images).dense.shape
-    assert torch.allclose(found.flatten(2).transpose(1, 2), expected, atol=1e-5)
 
 
 def test_more_blocks_than_there_are_before_the_first_are_refused(model, images) -> None:
@@ -142,16 +111,6 @@ def test_words_run_from_the_start_to_the_end_token(read):
     assert torch.equal(said.is_word, tokens != 0)
 
 
-def test_a_response_is_the_cosine_less_that_of_a_redundant_text(read):
-    _, _, _, seen, said = read
-    plain = response_map(seen.dense, said.embedding)
-    whole = F.cosine_similarity(seen.dense, said.embedding[:, :, None, None], dim=1)
-    assert torch.allclose(plain, whole, atol=1e-5)
-    redundant = said.embedding[:1]
-    less = plain - response_map(seen.dense, redundant)
-    assert torch.allclose(response_map(seen.dense, said.embedding, redundant=redundant), less, atol=1e-5)
-
-
 def test_a_tower_without_patches_in_the_joint_space_is_refused():
     config = {**CUSTOM, "vision_cfg": {**CUSTOM["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2}}
     with pytest.raises(ConfigError, match="a ViT with an attention pooler"):
@@ -163,16 +122,3 @@ def test_a_tower_without_patches_in_the_joint_space_is_refused():
 def test_a_layer_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match="blocks 0 to 2"):
         read_images(build_from_config(CUSTOM), torch.zeros(1, 3, 32, 32), layers=(3,))
-
-
-def test_responses_to_classes_are_those_of_clip_surgerys_formula():
-    generator = torch.Generator().manual_seed(0)
-    dense, pooled, texts = (torch.randn(*size, generator=generator) for size in ((2, 16, 3, 4), (2, 16), (5, 16)))
-    found = class_response_maps(dense, pooled, texts)
-    for image in range(2):
-        tokens = F.normalize(torch.cat([pooled[image][None], dense[image].flatten(1).T]), dim=-1)
-        classes = F.normalize(texts, dim=-1)
-        weights = (2 * tokens[0] @ classes.T).softmax(-1)
-        products = tokens[:, None] * classes[None] * (weights / weights.mean())[None, :, None]
-        plain = (products - products.mean(1, keepdim=True)).sum(-1)[1:]
-        assert (found[image].flatten(1).T - plain).abs().max() < 1e-6

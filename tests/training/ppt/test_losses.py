@@ -47,15 +47,6 @@ def test_the_assignment_is_the_cheapest_of_all(seed: int, count: int) -> None:
     assert len(set(pairs.queries.tolist())) == count
 
 
-def test_padding_is_never_answered_for() -> None:
-    # The padded label would be the cheapest.
-    cost = torch.tensor([[[5.0, 0.0], [6.0, 0.0]]])
-
-    pairs = assign(cost, (1,))
-
-    assert (pairs.rows.tolist(), pairs.queries.tolist(), pairs.labels.tolist()) == ([0], [0], [0])
-
-
 def test_more_labels_than_queries_leave_the_dearest_out() -> None:
     pairs = assign(torch.tensor([[[3.0, 1.0, 2.0]]]), (3,))
 

@@ -46,17 +46,6 @@ def test_decided_and_undecided_pairs_can_be_read_apart(run, which, texts) -> Non
     assert {pairs[at].text for at in range(len(pairs))} == texts
 
 
-def test_draws_repeat_within_an_epoch_and_differ_between_epochs_and_seeds(run) -> None:
-    pairs, again = PairDataset(run, SPEC), PairDataset(run, SPEC)
-    other = PairDataset(run, replace(SPEC, seed=1))
-    first = pairs[0].labels.points_xy
-
-    assert torch.equal(first, again[0].labels.points_xy)
-    assert not torch.equal(first, other[0].labels.points_xy)
-    pairs.set_epoch(1)
-    assert not torch.equal(first, pairs[0].labels.points_xy)
-
-
 def test_a_flip_mirrors_masks_and_points_and_spares_texts_that_name_a_side(run) -> None:
     # A cell a pixel of the images, 12 x 20: the masks say exactly what a point lies on.
     spec = replace(SPEC, num_points=64, frame=LabelFrame(20, 20))

@@ -7,7 +7,7 @@ from segment_anything.modeling import Sam
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.ppt.point_generator import EncodedImages, PointPrompts
 from pseudoris.training.ppt.ppt_config import load_ppt_config
-from pseudoris.training.ppt.ppt_model import PointMaskDecoder, prompt_embeddings
+from pseudoris.training.ppt.ppt_model import PointMaskDecoder
 from pseudoris.workers.masks.sam_model import load_sam
 
 
@@ -21,15 +21,6 @@ def sam() -> Sam:
 def points() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return torch.rand(3, 5, 2, generator=generator), torch.randn(3, 5, generator=generator)
-
-
-def test_the_embeddings_are_those_of_sams_prompt_encoder(sam: Sam, points: tuple[torch.Tensor, torch.Tensor]) -> None:
-    xy, logits = points[0] * 192, points[1]
-
-    ours = prompt_embeddings(sam.prompt_encoder, xy, logits)
-
-    theirs, _ = sam.prompt_encoder(points=(xy, (logits > 0).long()), boxes=None, masks=None)
-    assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_the_masks_are_those_of_sam_image_by_image(sam: Sam, points: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -38,19 +38,6 @@ def test_below_the_threshold_all_stay_undecided_and_none_is_deleted() -> None:
     assert select(pseudo_masks, _columns((2, 6))[0], min_iou=0.75).tolist() == [0.0, 1.0, 0.0]
 
 
-def test_of_equal_pseudo_masks_the_first_is_chosen_and_an_empty_prediction_chooses_none() -> None:
-    pseudo_masks = _columns((0, 4), (0, 4))
-
-    assert select(pseudo_masks, pseudo_masks[1], min_iou=1.0).tolist() == [1.0, 0.0]
-    assert select(pseudo_masks, torch.zeros(2, 8, dtype=torch.bool), min_iou=0.01).tolist() == [0.0, 0.0]
-
-
-def test_shares_of_cells_count_from_a_half_on() -> None:
-    shares = torch.tensor([[[0.5, 0.4, 0.0]], [[0.0, 0.0, 1.0]]])
-
-    assert select(shares, torch.tensor([[True, False, False]]), min_iou=1.0).tolist() == [1.0, 0.0]
-
-
 @pytest.mark.parametrize("is_whole", [True, False])
 def test_a_pair_whose_image_is_gone_stays_undecided(tmp_path, is_whole) -> None:
     rows = [(at, "the star left of the cup", UNDECIDED) for at in (0, 1)]

@@ -32,12 +32,6 @@ def test_masks_that_overlap_by_seven_tenths_are_one_pseudo_mask_and_by_less_are_
     assert len(merged([whole, _found("shape", 0, 69, 0.4)], 0.7)) == 2
 
 
-def test_of_near_equal_masks_the_one_that_agrees_best_stays_and_of_ties_the_first() -> None:
-    found = [_found("star", 0, 100, 0.4), _found("shape", 0, 90, 0.6), _found("thing", 0, 95, 0.6)]
-
-    assert merged(found, 0.7) == [found[1]]
-
-
 def test_pseudo_masks_come_in_the_order_of_their_phrases_and_no_chain_of_masks_is_one() -> None:
     # IoUs: 17/20 of the first two, 15/19 of the last two, and 15/22 of the first and the last.
     ends, middle = [_found("star", 0, 20, 0.6), _found("cup", 5, 22, 0.4)], _found("shape", 3, 20, 0.5)

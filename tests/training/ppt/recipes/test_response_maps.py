@@ -18,7 +18,6 @@ from pseudoris.training.ppt.recipes.grounding import (
     Peaks,
     as_shares,
     parted,
-    prompted,
     response_points,
 )
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig, load_recipe_config
@@ -30,11 +29,6 @@ SHARE = np.zeros((8, 8), np.float32)
 SHARE[1:4, 1:4] = 0.9
 SHARE[2, 2] = 1.0
 SHARE[6:, :] = 0.5
-
-
-def test_a_phrase_is_read_without_its_article() -> None:
-    assert prompted("the red star", "a photo of a {}") == "a photo of a red star"
-    assert prompted("the", "a photo of a {}") == "a photo of a the"
 
 
 def _patches_of_surgery(model, planes: torch.Tensor, num_blocks: int) -> torch.Tensor:
@@ -86,12 +80,6 @@ def test_in_paper_a_response_is_clip_surgerys_in_six_blocks_with_its_feature_sur
     np.testing.assert_allclose(found, as_shares(whole.numpy()), atol=1e-3)
 
 
-def test_responses_are_shares_of_their_own_range_and_a_flat_one_is_zero() -> None:
-    maps = np.stack([np.array([[1.0, 3.0]]), np.array([[2.0, 2.0]])]).astype(np.float32)
-
-    assert as_shares(maps).tolist() == [[[0.0, 1.0]], [[0.0, 0.0]]]
-
-
 def test_the_first_point_is_the_peak_and_the_others_spread_over_high_and_low_responses() -> None:
     xy, labels = response_points(SHARE, 3, high=0.8, low=0.2)
 
@@ -119,16 +107,6 @@ def test_a_response_is_parted_between_its_peaks_the_highest_first() -> None:
     assert [np.unravel_index(part.argmax(), part.shape) for part in parts] == [(10, 38), (10, 10)]
     assert np.array_equal(np.sum(parts, 0), share)
     assert not np.logical_and(*(part > 0 for part in parts)).any()
-
-
-def test_a_flank_of_one_object_is_not_where_another_one_is_prompted() -> None:
-    # A ridge of the higher object ends nearer to the lower one's peak than to its own.
-    share = _bumps(64, (10, 50, 1.0), (14, 8, 0.9))
-    share[10, 22:51] = np.linspace(0.92, 1.0, 29)
-
-    parts = parted(share, Peaks(2, 0.8, 0.16))
-
-    assert [np.unravel_index(part.argmax(), part.shape) for part in parts] == [(10, 50), (14, 8)]
 
 
 @given(
