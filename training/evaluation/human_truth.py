@@ -57,10 +57,7 @@ class SceneFile(Protocol):
 
 
 def open_truth(
-    name: str,
-    header: RunHeader,
-    scenes: SceneFile,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    name: str, header: RunHeader, scenes: SceneFile, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Truth:
     """Return the truth that `--truth` names.
 

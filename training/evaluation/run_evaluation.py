@@ -14,16 +14,7 @@ from pseudoris.store.runs.receipts import list_receipts, spread_evenly
 from pseudoris.store.threads import map_in_threads
 from pseudoris.training.evaluation.bootstrap import UNDEFINED, Estimate, ImageBootstrap, Sums, without_nan
 from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, RunImage, read_shard
-from pseudoris.training.evaluation.truth import (
-    ALL,
-    DIFFICULTIES,
-    KEPT,
-    KINDS,
-    SAMPLING,
-    SETS,
-    Truth,
-    count_image,
-)
+from pseudoris.training.evaluation.truth import ALL, DIFFICULTIES, KEPT, KINDS, SAMPLING, SETS, Truth, count_image
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,10 +159,7 @@ def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> ImageF
     first = len(blocks) - num_blocks
     # The input of a block is the output of the one before.
     out = visual.forward_intermediates(
-        images,
-        indices=list(range(first - 1, len(blocks) - 1)),
-        output_fmt="NLC",
-        output_extra_tokens=True,
+        images, indices=list(range(first - 1, len(blocks) - 1)), output_fmt="NLC", output_extra_tokens=True
     )
     both = zip(out["image_intermediates_prefix"], out["image_intermediates"], strict=True)
     inputs = [torch.cat(each, 1) for each in both]

@@ -92,11 +92,7 @@ class Perceptron(nn.Module):
         super().__init__()
         hidden = round(ratio * width)
         self.layers = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, width),
-            nn.Dropout(dropout),
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width), nn.Dropout(dropout)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -51,9 +51,7 @@ class Round:
 
 
 def plan_rounds(
-    config: CurriculumConfig,
-    num_pairs: dict[Source, int],
-    num_batches: Callable[[Sequence[Source]], int],
+    config: CurriculumConfig, num_pairs: dict[Source, int], num_batches: Callable[[Sequence[Source]], int]
 ) -> list[Round]:
     """Return the rounds of a curriculum; a phase without a source left is refused.
 

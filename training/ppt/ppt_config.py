@@ -273,9 +273,7 @@ class PptConfig(FrozenModel):
     def towers(self) -> TowersConfig:
         """Return the CLIP as towers."""
         return TowersConfig(
-            architecture=self.clip.architecture,
-            weights=self.clip.weights,
-            layers=self.generator.image_blocks,
+            architecture=self.clip.architecture, weights=self.clip.weights, layers=self.generator.image_blocks
         )
 
     def decisive(self) -> dict[str, Any]:

@@ -25,11 +25,7 @@ from pseudoris.training.learning.trainer import load_trained
 from pseudoris.training.ppt.pairs import LabelFrame, PairBatch
 from pseudoris.training.ppt.point_generator import EncodedImages, FrozenFeatures, PointGenerator
 from pseudoris.training.ppt.ppt_config import PptConfig
-from pseudoris.training.ppt.ppt_model import (
-    LabelledFeatures,
-    PointMaskDecoder,
-    PointPrompting,
-)
+from pseudoris.training.ppt.ppt_model import LabelledFeatures, PointMaskDecoder, PointPrompting
 from pseudoris.training.ppt.recipes.grounding import prompted
 from pseudoris.workers.device import to_device
 from pseudoris.workers.masks.sam_model import EncodedCrop, encode_crops, load_sam, upsample

@@ -54,10 +54,12 @@ def mask_losses(logits: torch.Tensor, masks: torch.Tensor, weights: ObjectiveCon
     """
     # Sums of ten thousand cells nearly cancel: in half precision a cross-entropy could be below 0.
     with torch.autocast(logits.device.type, enabled=False):
-        flat, target = logits.float().flatten(2), masks.float().flatten(2)
+        logits, target = logits.float(), masks.float().flatten(2)
+        flat = logits.flatten(2)
         # For each cell: log(1 + exp(x)) − x·ŝ.
         cross_entropies = (F.softplus(flat).sum(-1, keepdim=True) - flat @ target.transpose(1, 2)) / flat.shape[-1]
-        share = flat.sigmoid()
+        # Not of `flat`: gradients would add up in another order, and trainings end in other bits.
+        share = logits.sigmoid().flatten(2)
         overlap, both = share @ target.transpose(1, 2), share.sum(-1)[:, :, None] + target.sum(-1)[:, None]
         return weights.dice * (1 - (2 * overlap + 1) / (both + 1)) + weights.mask_cross_entropy * cross_entropies
 

@@ -182,12 +182,7 @@ def _labelled(
 
 
 def pair_masks(
-    source: str,
-    location: RunLocation,
-    config: RecipeConfig,
-    *,
-    on_progress: OnProgress,
-    on_wait: Callable[[str], None],
+    source: str, location: RunLocation, config: RecipeConfig, *, on_progress: OnProgress, on_wait: Callable[[str], None]
 ) -> WrittenRun:
     """Write H: the pseudo-masks of each kept text, from CLIP's response and SAM's masks for each of its noun phrases.
 
