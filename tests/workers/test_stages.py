@@ -11,30 +11,26 @@ from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
 
-FINDERS = [
-    (stages.find_proposer, "masks", SamProposer),
-    (stages.find_captioner, "captions", CocaCaptioner),
-    (stages.find_scorer, "filtering", ClipScorer),
-]
+EACH = pytest.mark.parametrize("stage", stages.STAGES, ids=lambda stage: stage.name)
 
 
-@pytest.mark.parametrize(("find", "section", "expected"), FINDERS)
-def test_the_presets_engines_are_found_by_their_entry_points(find, section, expected):
-    assert find(getattr(load_config("paper"), section)) is expected
+def test_the_presets_engines_are_found_by_their_entry_points():
+    found = [stage.engine(load_config("paper")) for stage in stages.STAGES]
+    assert found == [SamProposer, CocaCaptioner, ClipScorer]
 
 
 @pytest.mark.usefixtures("stub_engines")
-@pytest.mark.parametrize(("find", "section", "_expected"), FINDERS)
-def test_a_plug_in_package_is_found_without_a_change_here(find, section, _expected):
-    config = load_config("tiny", assignments=[f"{section}.engine=stub"])
-    assert find(getattr(config, section)).__module__ == "stub_engines"
+@EACH
+def test_a_plug_in_package_is_found_without_a_change_here(stage):
+    config = load_config("tiny", assignments=[f"{stage.section}.engine=stub"])
+    assert stage.engine(config).__module__ == "stub_engines"
 
 
-@pytest.mark.parametrize(("find", "section", "_expected"), FINDERS)
-def test_an_unknown_engine_is_refused_with_the_known_ones(find, section, _expected):
-    config = load_config("tiny", assignments=[f"{section}.engine=blip"])
-    with pytest.raises(ConfigError, match=rf"{section}.engine='blip'.*known: "):
-        find(getattr(config, section))
+@EACH
+def test_an_unknown_engine_is_refused_with_the_known_ones(stage):
+    config = load_config("tiny", assignments=[f"{stage.section}.engine=blip"])
+    with pytest.raises(ConfigError, match=rf"{stage.section}.engine='blip'.*known: "):
+        stage.engine(config)
 
 
 @pytest.mark.parametrize(
@@ -51,4 +47,4 @@ def test_a_plug_in_that_imports_an_old_name_is_told_the_new_one(line, new_name, 
     monkeypatch.setattr(stages, "entry_points", lambda group: [entry])
     config = load_config("tiny", assignments=["masks.engine=old"])
     with pytest.raises(ConfigError, match=rf"masks.engine='old': old_plug_in:Engine cannot be imported: .*{new_name}"):
-        stages.find_proposer(config.masks)
+        stages.STAGES[0].engine(config)
