@@ -41,7 +41,7 @@ from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 from pseudoris.workers.filtering.scorer import score_candidates
-from pseudoris.workers.stages import find_captioner, find_scorer
+from pseudoris.workers.stages import STAGES
 from recipes.scene_shards import scene_image, scene_shard
 
 SCENES_A_SHARD = 16
@@ -69,12 +69,12 @@ def measure(
         caption_repeats: Of captioning.
         captions_of: Whose captions are drawn; None for those of `config` itself.
     """
-    scorer = find_scorer(config.filtering)(config.filtering, config.compute)
+    scorer = STAGES[2].engine(config)(config.filtering, config.compute)
     plain = PlainFilter(config)
     shard = build_shard(num_images, max_masks)
     caption: Callable[[Shard], Shard]
     if captions_of is None:
-        caption = find_captioner(config.captions)(config.captions, config.compute)
+        caption = STAGES[1].engine(config)(config.captions, config.compute)
     else:
         caption = forced(config, captions_of.captions, draw(captions_of, shard))
     captioned = caption(shard)
@@ -100,8 +100,8 @@ def measure(
 
 def compare_kept(config: RunConfig, *, num_images: int, max_masks: int) -> Iterator[dict[str, Any]]:
     """Yield after each shard how the filter agrees with one that shares no work, over all scenes so far."""
-    caption = find_captioner(config.captions)(config.captions, config.compute)
-    score, plain = find_scorer(config.filtering)(config.filtering, config.compute), PlainFilter(config)
+    caption = STAGES[1].engine(config)(config.captions, config.compute)
+    score, plain = STAGES[2].engine(config)(config.filtering, config.compute), PlainFilter(config)
     rule = KeepRule(config.filtering.tau, config.filtering.keep, lone_masks=config.filtering.lone_masks)
     kept = kept_in_one = num_candidates = 0
     difference = 0.0

@@ -14,16 +14,16 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.stages import find_captioner, find_proposer, find_scorer
+from pseudoris.workers.stages import STAGES
 from recipes.scene_shards import scene_image, scene_shard
 
 
 def measure(config: RunConfig, *, num_images: int, repeats: int) -> list[Row]:
     """Return a row a stage: median seconds for a shard of `num_images` scenes, fed with the stage before."""
     stages: dict[str, Callable[[Shard], Shard]] = {
-        "propose": find_proposer(config.masks)(config.masks, config.compute),
-        "caption": find_captioner(config.captions)(config.captions, config.compute),
-        "filter": find_scorer(config.filtering)(config.filtering, config.compute),
+        "propose": STAGES[0].engine(config)(config.masks, config.compute),
+        "caption": STAGES[1].engine(config)(config.captions, config.compute),
+        "filter": STAGES[2].engine(config)(config.filtering, config.compute),
     }
     shard = scene_shard([scene_image(make_scene(Split.DEMO, position)) for position in range(num_images)])
     rows = []

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, MasksConfig, PriorConfig, RunConfig
 from pseudoris.schemas.errors import ConfigError, gather
@@ -91,37 +91,6 @@ class Scorer(Protocol):
         """Return the sha256 of the weights that `config` names, without loading the model."""
 
 
-def find_proposer(config: MasksConfig) -> type[Proposer]:
-    """Return the proposer class that `masks.engine` names. Raises: ConfigError: none has that name."""
-    return cast(type[Proposer], _find("pseudoris.proposers", config.engine, "masks.engine"))
-
-
-def find_captioner(config: CaptionsConfig) -> type[Captioner]:
-    """Return the captioner class that `captions.engine` names. Raises: ConfigError: none has that name."""
-    return cast(type[Captioner], _find("pseudoris.captioners", config.engine, "captions.engine"))
-
-
-def find_scorer(config: FilterConfig) -> type[Scorer]:
-    """Return the scorer class that `filtering.engine` names. Raises: ConfigError: none has that name."""
-    return cast(type[Scorer], _find("pseudoris.scorers", config.engine, "filtering.engine"))
-
-
-def _find(group: str, name: str, setting: str) -> Any:
-    entry = _entry(group, name, setting)
-    try:
-        return entry.load()
-    except ImportError as error:
-        raise ConfigError(f"{setting}={name!r}: {entry.value} cannot be imported: {error}") from error
-
-
-def _entry(group: str, name: str, setting: str) -> EntryPoint:
-    found = {entry.name: entry for entry in entry_points(group=group)}
-    if name not in found:
-        known = ", ".join(sorted(found)) or "none; is the package installed?"
-        raise ConfigError(f"{setting}={name!r}: no such engine in the entry points {group!r} (known: {known})")
-    return found[name]
-
-
 @dataclass(frozen=True, slots=True)
 class StageKind:
     """A stage: its name, its section of the config, and the entry points of its engines."""
@@ -134,11 +103,34 @@ class StageKind:
         """Return the stage's section of the config."""
         return getattr(config, self.section)
 
+    def entry(self, config: RunConfig) -> EntryPoint:
+        """Return the entry point of the stage's engine. Raises: ConfigError: None has its name."""
+        name, found = self.settings(config).engine, {entry.name: entry for entry in entry_points(group=self.group)}
+        if name in found:
+            return found[name]
+        known = ", ".join(sorted(found)) or "none; is the package installed?"
+        raise ConfigError(
+            f"{self.section}.engine={name!r}: no such engine in the entry points {self.group!r} (known: {known})"
+        )
+
+    def engine(self, config: RunConfig) -> Any:
+        """Return the class of the stage's engine: a `Proposer`, `Captioner` or `Scorer`.
+
+        Raises:
+            ConfigError: No entry point has its name, or it cannot be imported.
+        """
+        entry = self.entry(config)
+        try:
+            return entry.load()
+        except ImportError as error:
+            raise ConfigError(
+                f"{self.section}.engine={entry.name!r}: {entry.value} cannot be imported: {error}"
+            ) from error
+
     def build(self, config: RunConfig) -> Stage:
         """Return the stage with its model loaded. Raises: ConfigError: It cannot be loaded."""
         started = time.perf_counter()
-        settings = self.settings(config)
-        stage: Stage = _find(self.group, settings.engine, f"{self.section}.engine")(settings, config.compute)
+        stage: Stage = self.engine(config)(self.settings(config), config.compute)
         if self.name == STAGE_FILTER and config.composing is not None:
             # Imported here, because readers and committers import this module too, and the composer imports torch and
             # all models.
@@ -150,11 +142,9 @@ class StageKind:
 
     def weights_digest(self, config: RunConfig) -> str:
         """Return the sha256 of the stage's weights. Raises: ConfigError: They are missing, or not the expected ones."""
-        settings = self.settings(config)
-        named = self.group, settings.engine, f"{self.section}.engine"
-        digest = DIGESTS.get(_entry(*named).value) or _find(*named).weights_digest
+        digest = DIGESTS.get(self.entry(config).value) or self.engine(config).weights_digest
         try:
-            return str(digest(settings))
+            return str(digest(self.settings(config)))
         except MissingWeightsError as error:
             raise error.of_preset(config.preset) from error
 

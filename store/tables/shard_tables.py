@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
+from pseudoris.schemas.shard import ExpressionRecord, Shard
 from pseudoris.schemas.shard_blocks import to_array
 from pseudoris.schemas.tables import (
     EXPRESSIONS,
@@ -51,7 +51,10 @@ def shard_tables(shard: Shard, *, embed_images: bool) -> dict[str, pa.Table]:
     columns: dict[str, dict[str, Sequence[Any]]] = {
         IMAGES: {
             **_columns(images, ("image_id", "key", "height", "width", "sha256", "note")),
-            "status": [status_of(image) for image in images],
+            "status": [
+                STATUS_QUARANTINED if image.failure else STATUS_ANNOTATED if image.masks else STATUS_EMPTY
+                for image in images
+            ],
             "bytes": [image.data if embed_images and image.failure is None else None for image in images],
         },
         MASKS: {
@@ -96,13 +99,6 @@ def table_counts(tables: Mapping[str, pa.Table]) -> dict[str, Any]:
         "kept_lone": num_kept_lone(expressions),
         "reasons": dict(sorted(Counter(tables[FAILURES]["reason"].to_pylist()).items())),
     }
-
-
-def status_of(image: ShardImage) -> str:
-    """Return the status of the image: quarantined, annotated or empty."""
-    if image.failure is not None:
-        return STATUS_QUARANTINED
-    return STATUS_ANNOTATED if image.masks else STATUS_EMPTY
 
 
 def _columns(records: Sequence[Any], names: Sequence[str]) -> dict[str, Sequence[Any]]:

@@ -177,23 +177,14 @@ class BeamExtension:
 
 
 @dataclass(frozen=True, slots=True)
-class Hypothesis:
-    """A finished caption.
+class Beam:
+    """An unfinished caption, or a finished one.
 
     Attributes:
-        score: Sum divided by length^penalty.
-        tokens: Without SOT and EOS.
+        score: Sum of logits or log-probabilities; of a finished caption divided by length^penalty.
         log_prob: Sum of natural log-probabilities, including EOS if it was emitted.
+        tokens: Without SOT and EOS.
     """
-
-    score: float
-    tokens: tuple[int, ...]
-    log_prob: float
-
-
-@dataclass(slots=True)
-class Beam:
-    """An unfinished caption: its sums, and its tokens without SOT."""
 
     score: float
     log_prob: float = 0.0
@@ -209,7 +200,7 @@ class BeamSearch:
     length_penalty: float
     counts_eos: bool = True
     beams: list[Beam] = field(init=False)
-    finished: list[Hypothesis] = field(init=False, default_factory=list)
+    finished: list[Beam] = field(init=False, default_factory=list)
     is_done: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -236,7 +227,7 @@ class BeamSearch:
         self.beams = [Beam(c.score, c.log_prob, (*self.beams[c.beam].tokens, c.token)) for c in chosen]
         return [extension.beam for extension in chosen]
 
-    def result(self) -> Hypothesis:
+    def result(self) -> Beam:
         """Return the best caption. An unfinished beam counts too, without EOS."""
         if not self.is_done:
             for beam in self.beams:
@@ -247,6 +238,6 @@ class BeamSearch:
     def _finish(self, score: float, tokens: tuple[int, ...], log_prob: float, length: int) -> None:
         mean = score / math.pow(length, self.length_penalty)
         if len(self.finished) < self.num_beams or any(mean > each.score for each in self.finished):
-            self.finished.append(Hypothesis(mean, tokens, log_prob))
+            self.finished.append(Beam(mean, log_prob, tokens))
             if len(self.finished) > self.num_beams:
                 del self.finished[min(range(len(self.finished)), key=lambda index: self.finished[index].score)]
