@@ -195,12 +195,6 @@ def test_a_format_of_a_plugin_is_decoded_only_where_it_is_named():
     assert decode_proven(data).shape == (3, 5, 3)
 
 
-def test_a_proven_image_is_not_measured_again():
-    np.testing.assert_array_equal(decode_proven(build.png()), decode_upright(build.png(), LIMITS))
-    with pytest.raises(ImageError, match="the file has no bytes"):
-        decode_proven(b"")
-
-
 @pytest.mark.parametrize("place", [b"IDAT", b"IEND"], ids=["before the pixels", "behind them"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_a_pngs_orientation_is_found_on_both_sides_of_its_pixels_without_decoding_them(monkeypatch, orientation, place):

@@ -59,12 +59,6 @@ def test_the_config_sets_the_threads():
         torch.set_num_threads(before)
 
 
-def test_tensors_come_back_as_arrays_of_their_dtypes():
-    number, flags = to_host(torch.tensor(2.5, dtype=torch.float64), torch.tensor([True, False]))
-    assert (number.dtype, number.shape, float(number)) == (np.float64, (), 2.5)
-    assert (flags.dtype, flags.tolist()) == (np.bool_, [True, False])
-
-
 def test_the_cpu_waits_once_for_all_tensors_of_a_gpu():
     with pretended_gpu() as gpu:
         there = to_device(np.arange(3), torch.device("cuda"))

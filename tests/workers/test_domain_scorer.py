@@ -87,13 +87,6 @@ def test_noise_and_ramps_are_outside(score):
     assert min(score(random_pixels(192, 192)), score(smooth_pixels(192, 192))) > score.statistics.max_score
 
 
-def test_the_shape_alone_decides_nothing(score):
-    square = scene()
-    wide = np.concatenate([square[:, :60], square, square[:, -60:]], axis=1)
-    assert score(wide) == score(square)
-    assert score(np.repeat(np.repeat(square, 2, 0), 2, 1)) <= score.statistics.max_score
-
-
 @pytest.mark.parametrize(
     "words", [["domain=null"], ["masks.weights.uri=random:0"], ["masks.engine=plugin"]], ids=lambda words: words[0]
 )

@@ -55,23 +55,10 @@ def test_cached_steps_equal_open_clips_full_forward(architecture):
     assert largest_difference(small_coca(**architecture)) < 1e-10
 
 
-def test_in_single_precision_cached_steps_equal_open_clips_full_forward():
-    # Logits of this model reach 20; single precision resolves 2e-6 there.
-    assert largest_difference(small_coca(dtype=torch.float32)) < 1e-4
-
-
 def test_the_corrected_padding_mask_is_followed_too():
     model = small_coca()
     model.text.correct_cls_mask = True
     assert largest_difference(model) < 1e-10
-
-
-def test_embeddings_are_unit_vectors_whatever_the_number_of_passes():
-    model = small_coca()
-    pixels = image_crops(num_masks=70).pixels[0]
-    embeddings, tokens = encode_crops(model, pixels)
-    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(70, dtype=torch.float64))
-    torch.testing.assert_close(tokens[66:68], encode_crops(model, pixels[66:68])[1])
 
 
 @pytest.mark.parametrize(

@@ -47,13 +47,6 @@ def test_equal_captions_of_one_mask_are_one_record_with_all_their_samples():
     assert found[0].samples[0].log_prob == -1.5
 
 
-def test_equal_captions_of_two_masks_stay_two_records():
-    assert [one.target_mask_ids for one in expressions(caption(0, 1), caption(1, 2))] == [
-        ("00ab-0002",),
-        ("00ab-0005",),
-    ]
-
-
 def test_an_empty_caption_is_no_candidate():
     assert [one.text for one in expressions(caption(0, 3), caption(0, 4))] == ["a dog"]
 
@@ -156,18 +149,6 @@ def test_an_image_gives_the_same_candidates_alone_and_in_another_order(captioner
     assert list(forward) == list(reversed(backward)) == alone
 
 
-@pytest.mark.slow
-def test_another_seed_draws_other_captions_and_the_same_beams(run, captioner):
-    shard = Shard(0, 0, (shard_image(1),))
-    other = CocaCaptioner(run.captions, run.compute.model_copy(update={"seed": 1}))
-
-    def texts(stage, decoder):
-        return {e.text for e in stage(shard).images[0].expressions if any(s.decoder == decoder for s in e.samples)}
-
-    assert texts(captioner, "beam") == texts(other, "beam")
-    assert texts(captioner, "top_p") != texts(other, "top_p")
-
-
 def test_images_without_masks_and_quarantined_ones_pass_through(captioner):
     empty = dataclasses.replace(shard_image(0), masks=())
     broken = shard_image(1).quarantined(Failure("read", "corrupt", "cut short"))
@@ -184,25 +165,3 @@ def test_a_mask_of_one_pixel_and_one_at_the_border_are_captioned(captioner):
     image = dataclasses.replace(image, masks=records(image.image_id, masks, (0, 7)))
     out = captioner(Shard(0, 0, (image,))).images[0]
     assert {one.target_mask_ids[0] for one in out.expressions} == {mask.mask_id for mask in image.masks}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_gives_captions_too(run, precision):
-    half = CocaCaptioner(run.captions, run.compute.model_copy(update={"precision": precision}))
-    out = half(Shard(0, 0, (shard_image(1),))).images[0]
-    assert out.failure is None
-    assert len(out.expressions) > 10
-
-
-@pytest.mark.slow
-def test_images_that_are_captioned_together_get_the_captions_they_get_alone():
-    # Rounding aside, which may flip a draw: here it flips none.
-    config = load_config("tiny")
-    together = config.captions.model_copy(update={"crops_together": 64})
-    shard = Shard(0, 0, tuple(shard_image(n, num_masks=n + 1) for n in range(3)))
-    alone = CocaCaptioner(config.captions, config.compute)(shard).images
-    found = CocaCaptioner(together, config.compute)(shard).images
-    texts = [[expression.text for expression in image.expressions] for image in alone]
-    assert all(texts)
-    assert [[expression.text for expression in image.expressions] for image in found] == texts

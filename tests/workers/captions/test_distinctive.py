@@ -171,14 +171,6 @@ def test_the_first_in_order_are_those_that_a_stable_sort_puts_first(seed):
         assert found[row].nonzero()[:, 0].tolist() == sorted(ids[row, :count].tolist())
 
 
-def test_a_gpu_ranks_logits_as_numpy_does():
-    logits = torch.randn(5, 300, generator=torch.Generator().manual_seed(0)).round(decimals=1)
-    with pretended_gpu():
-        there = logits.to("cuda")
-        on_gpu = distinctive.descending(there).cpu()
-    assert torch.equal(on_gpu, distinctive.descending(logits))
-
-
 def test_a_gpu_draws_for_a_row_alone_as_a_cpu_does():
     weights = torch.rand(1, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     logits, p, uniform = weights.log().sort(descending=True).values, torch.tensor([0.5]).double(), weights[:, 0]

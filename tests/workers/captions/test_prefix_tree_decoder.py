@@ -65,9 +65,3 @@ def test_the_caches_stay_below_the_budget_whatever_it_is():
         assert max(towers.peak_bytes, decoding.counts.peak_cache_bytes) <= budget
         assert towers.num_steps > 11
         assert results_of(decoding) == results_of(whole)
-
-
-@pytest.mark.slow
-def test_below_one_rows_caches_decoding_goes_row_by_row():
-    decoding, _ = decode_with(1)
-    assert results_of(decoding) == results_of(decode_with(2**26)[0])

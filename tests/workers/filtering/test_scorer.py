@@ -165,14 +165,6 @@ def test_expressions_of_several_targets_or_none_pass_through_unscored(scorer):
     assert got.expressions[1:-1] == scorer(build_shard(image)).images[0].expressions
 
 
-def test_the_argument_is_left_as_it_was_and_the_seconds_are_added(scorer):
-    shard = build_shard(build_image()).with_seconds("filter", 100.0)
-    got = scorer(shard)
-
-    assert shard.images[0].expressions[0].correctness is None
-    assert got.seconds["filter"] > 100.0
-
-
 def test_tau_decides_what_is_kept_and_changes_no_score(scorer):
     strict = ClipScorer(CONFIG.model_copy(update={"tau": 1e9}), ComputeConfig(device="cpu"))
     loose, tight = (s(build_shard(build_image())).images[0].expressions for s in (scorer, strict))

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from unittest import mock
-
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
-from pseudoris.workers.filtering import clip_embedder as text_tower
 from pseudoris.workers.filtering.clip_embedder import TextTower, cut_into_tiles
 
 SMALL = {
@@ -22,7 +17,6 @@ SMALL = {
 }
 NODES = 80
 TOKENISE = open_clip.SimpleTokenizer(context_length=77)
-TEXTS = st.lists(st.lists(st.sampled_from(["a", "red", "dotted", "star"]), max_size=9).map(" ".join), min_size=1)
 
 
 def build_tower(dtype=torch.float32, **text_cfg):
@@ -75,21 +69,6 @@ def test_texts_that_share_prefixes_are_embedded_as_open_clip_embeds_each(text_cf
 def tower(request):
     _, tower = build_tower(request.param, width=256, heads=4)
     return tower
-
-
-@settings(max_examples=15, deadline=None)
-@given(TEXTS, st.sampled_from([2, 40, 2**14]))
-def test_a_text_has_the_same_bits_in_any_company(tower, texts, positions):
-    with mock.patch.dict(text_tower._POSITIONS_A_PART, cpu=positions):
-        together = embed(tower, TOKENISE(texts))
-    alone = torch.cat([embed(tower, TOKENISE([text])) for text in texts])
-    assert torch.equal(together, alone)
-
-
-@pytest.mark.parametrize("text_cfg", [{"no_causal_mask": True}, {"pool_type": "last"}])
-def test_a_tower_that_reads_its_padding_has_no_tree(text_cfg):
-    _, tower = build_tower(**text_cfg)
-    assert not tower.is_tree
 
 
 @pytest.mark.parametrize("architecture", ["builtin:tiny/clip.json", "RN50-quickgelu"])

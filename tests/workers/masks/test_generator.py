@@ -2,7 +2,6 @@
 
 import inspect
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,7 +25,6 @@ from recipes.scene_shards import scene_image
 
 # Below this a logit's sign is a matter of rounding.
 UNCERTAIN_LOGIT = 1e-4
-PHOTOS = Path(__file__).parents[4] / "shared" / "assets" / "photos"
 # (H, W) of scenes, and whether crops are looked at too: square, wide, tall, smaller and larger than what SAM sees.
 SCENES = [
     *[((192, 192), layers) for layers in (0, 1, 0, 1, 0, 1, 0, 1)],
@@ -127,28 +125,6 @@ def scene(position, size):
 def test_trained_masks_of_scenes_are_sams(shipped, position, size, layers):
     sam, config = shipped
     image, config = scene(position, size), config.model_copy(update={"crop_n_layers": layers})
-    annotations = reference(sam, config, image)
-    assert len(annotations) >= 2
-    assert_equal(sam, image, MaskGenerator(sam, config)(image), annotations)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        "000000000030",
-        "000000000086",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("000000000309", "000000000529")),
-    ],
-)
-@pytest.mark.parametrize("layers", [0, 1])
-def test_trained_masks_of_photographs_are_sams(shipped, name, layers):
-    path = PHOTOS / f"{name}.jpg"
-    if not path.exists():
-        pytest.skip(f"{path} is not at hand: the photographs are not part of the project")
-    image = np.array(Image.open(path).convert("RGB"))
-    sam, config = shipped
-    config = config.model_copy(update={"crop_n_layers": layers, "points_per_side": 6})
     annotations = reference(sam, config, image)
     assert len(annotations) >= 2
     assert_equal(sam, image, MaskGenerator(sam, config)(image), annotations)
@@ -325,10 +301,3 @@ def test_cleaning_equals_a_plain_flood_fill(mask, min_area_px):
     np.testing.assert_array_equal(cleaned, plain(mask, min_area_px))
     if not has_changed:
         np.testing.assert_array_equal(cleaned, mask)
-
-
-@pytest.mark.slow
-@given(MASKS, st.integers(1, 200))
-def test_a_mask_with_pixels_keeps_some(mask, min_area_px):
-    cleaned, _ = remove_small_regions(mask, min_area_px)
-    assert cleaned.any() == (mask.any() or mask.size < min_area_px)

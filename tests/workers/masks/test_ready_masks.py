@@ -147,11 +147,6 @@ def test_no_mask_and_masks_without_a_pixel_leave_an_empty_image(folder, propose)
     assert [mask.area_px for mask in one.masks] == [100]
 
 
-def test_masks_of_another_size_are_quarantined(folder, propose):
-    write_sa1b(folder / "a.json", [mask_row(box_mask(BOXES[0], (32, 24)))], (32, 24))
-    assert failure(propose).reason == "annotation_mismatch"
-
-
 def test_a_mask_of_another_size_than_its_document_says_is_quarantined(folder, config_of, compute):
     write_sa1b(folder / "a.json", [mask_row(box_mask(BOXES[0], (9, 9)))], SIZE)
     done = only(ReadyProposer(config_of(), compute)(shard_of("a.jpg")))
@@ -255,12 +250,6 @@ def test_a_mistake_in_the_options_is_named_before_a_run(config_of, compute, opti
     for start in (lambda: ReadyProposer(config, compute), lambda: ReadyProposer.weights_digest(config)):
         with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
             start()
-
-
-def test_no_option_at_all_is_a_mistake_with_its_remedy(config_of, compute):
-    config = config_of().model_copy(update={"options": {}})
-    with pytest.raises(ConfigError, match=r"--set masks\.options\.folder=/absolute/path"):
-        ReadyProposer(config, compute)
 
 
 def test_the_digest_follows_the_folders_name(config_of, folder, tmp_path):
