@@ -3,7 +3,7 @@
 `pipeline` builds them and asks for their digests; `doctor` and `weights` check them; `training` takes digests and the
 kind of device.
 
-A model is replaced by a plug-in: a class that follows one of the three protocols below, found by its entry point.
+A model is replaced by a plug-in: a class that follows the protocol `Engine` below, found by its entry point.
 
 A plug-in package declares, for instance
 
@@ -49,45 +49,22 @@ STAGE_CAPTION = "caption"
 STAGE_FILTER = "filter"
 
 
-class Proposer(Protocol):
-    """Images in, masks out. The constructor loads the model; a call never changes its argument."""
+class Engine(Protocol):
+    """The model of a stage, from its section of the config (`masks`, `captions`, `filtering`).
 
-    def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
+    A proposer takes images and sets `masks`. A captioner takes masks and sets `expressions`, unscored, with equal texts
+    of one mask merged. A scorer sets the scores and `kept` of every expression. A call never changes its argument, and
+    quarantined images pass unchanged.
+    """
+
+    def __init__(self, config: Any, compute: ComputeConfig) -> None:
         """Load the model, or raise `ConfigError` with the remedy."""
 
     def __call__(self, shard: Shard) -> Shard:
-        """Return the shard with `masks` set on every image that is not quarantined."""
+        """Return the shard after the stage."""
 
     @classmethod
-    def weights_digest(cls, config: MasksConfig) -> str:
-        """Return the sha256 of the weights that `config` names, without loading the model."""
-
-
-class Captioner(Protocol):
-    """Masks in, candidate expressions out."""
-
-    def __init__(self, config: CaptionsConfig, compute: ComputeConfig) -> None:
-        """Load the model, or raise `ConfigError` with the remedy."""
-
-    def __call__(self, shard: Shard) -> Shard:
-        """Return the shard with `expressions` set, unscored, equal texts of one mask merged."""
-
-    @classmethod
-    def weights_digest(cls, config: CaptionsConfig) -> str:
-        """Return the sha256 of the weights that `config` names, without loading the model."""
-
-
-class Scorer(Protocol):
-    """Candidate expressions in, the same expressions with scores and `kept` out."""
-
-    def __init__(self, config: FilterConfig, compute: ComputeConfig) -> None:
-        """Load the model, or raise `ConfigError` with the remedy."""
-
-    def __call__(self, shard: Shard) -> Shard:
-        """Return the shard with every expression scored."""
-
-    @classmethod
-    def weights_digest(cls, config: FilterConfig) -> str:
+    def weights_digest(cls, config: Any) -> str:
         """Return the sha256 of the weights that `config` names, without loading the model."""
 
 
@@ -114,7 +91,7 @@ class StageKind:
         )
 
     def engine(self, config: RunConfig) -> Any:
-        """Return the class of the stage's engine: a `Proposer`, `Captioner` or `Scorer`.
+        """Return the class of the stage's engine, an `Engine`.
 
         Raises:
             ConfigError: No entry point has its name, or it cannot be imported.

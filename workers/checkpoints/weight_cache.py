@@ -62,39 +62,28 @@ class PublishedFile:
     sha256: str | None = None
 
 
-def _sam(name: str, sha256: str, size_bytes: int | None = None) -> PublishedFile:
-    """Source: the download links and the licence in segment-anything's README."""
-    return PublishedFile(
-        names=(name,),
-        source=f"https://dl.fbaipublicfiles.com/segment_anything/{name}",
-        licence="Apache-2.0",
-        size_bytes=size_bytes,
-        sha256=sha256,
-    )
-
-
 _AUTHORS_COCA: Final = "laion_cc3m/checkpoints/epoch_1.pt"
 # Source: HF_WEIGHTS_NAME and HF_SAFE_WEIGHTS_NAME of open_clip.constants.
 _DEFAULT_NAME: Final = "open_clip_pytorch_model.bin"
 _DEFAULT_SAFE_NAME: Final = "open_clip_model.safetensors"
+# Source: the download links in segment-anything's README, with the licence of all three.
+_SAM_FILES: Final[Mapping[str, tuple[str, int | None]]] = {
+    "sam_vit_h_4b8939.pth": ("a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879),
+    "sam_vit_l_0b3195.pth": ("3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", None),
+    "sam_vit_b_01ec64.pth": ("ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383),
+}
 # By the path below `checkpoints/`.
 _CHECKPOINTS: Final[Mapping[str, PublishedFile]] = {
-    each.names[0]: each
-    for each in (
-        _sam(
-            "sam_vit_h_4b8939.pth",
-            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-            2_564_550_879,
-        ),
-        _sam("sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
-        _sam("sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383),
-        PublishedFile(
-            names=(f"pseudo-ris/{_AUTHORS_COCA}",),
-            source=HubSource(
-                "SeonghoonYu/pseudo-ris", (_AUTHORS_COCA,), revision="8f39ff9f8a9f9f3fab0ff8cb9db7f377d23c8a07"
-            ),
-        ),
-    )
+    f"pseudo-ris/{_AUTHORS_COCA}": PublishedFile(
+        (f"pseudo-ris/{_AUTHORS_COCA}",),
+        HubSource("SeonghoonYu/pseudo-ris", (_AUTHORS_COCA,), revision="8f39ff9f8a9f9f3fab0ff8cb9db7f377d23c8a07"),
+    ),
+    **{
+        name: PublishedFile(
+            (name,), f"https://dl.fbaipublicfiles.com/segment_anything/{name}", "Apache-2.0", size_bytes, sha256
+        )
+        for name, (sha256, size_bytes) in _SAM_FILES.items()
+    },
 }
 # The repositories of the presets' tags by open_clip's table. Importing open_clip to ask it takes seconds.
 TAG_REPOS: Final[Mapping[str, str]] = {
@@ -123,8 +112,7 @@ def published_file(weights: WeightsConfig) -> PublishedFile | None:
     """
     if weights.uri.startswith(OPEN_CLIP_PREFIX):
         return _open_clip_file(weights)
-    name = checkpoint_name(weights.uri)
-    return None if name is None else _CHECKPOINTS.get(name)
+    return next(map(_CHECKPOINTS.get, _checkpoint_names(weights.uri)), None)
 
 
 def cached_names(weights: WeightsConfig) -> tuple[str, ...]:
@@ -134,18 +122,15 @@ def cached_names(weights: WeightsConfig) -> tuple[str, ...]:
         ConfigError: open_clip knows no such tag.
     """
     published = published_file(weights)
-    if published is not None:
-        return published.names
-    name = checkpoint_name(weights.uri)
-    return () if name is None else (name,)
+    return _checkpoint_names(weights.uri) if published is None else published.names
 
 
-def checkpoint_name(uri: str) -> str | None:
-    """Return what follows `checkpoints/` in a relative path; None for any other uri, and for one that leads out."""
+def _checkpoint_names(uri: str) -> tuple[str, ...]:
+    """Return what follows `checkpoints/` in a relative path; nothing for any other uri, and for one that leads out."""
     path = PurePosixPath(uri)
     if "://" in uri or path.parts[:1] != (CHECKPOINTS_FOLDER,) or len(path.parts) == 1 or ".." in path.parts:
-        return None
-    return str(path.relative_to(CHECKPOINTS_FOLDER))
+        return ()
+    return (str(path.relative_to(CHECKPOINTS_FOLDER)),)
 
 
 def split_tag(weights: WeightsConfig) -> tuple[str, str]:
@@ -164,7 +149,18 @@ def split_tag(weights: WeightsConfig) -> tuple[str, str]:
 def _open_clip_file(weights: WeightsConfig) -> PublishedFile:
     """The hub's file of a tag, chosen as open_clip does: safetensors, if the repository has it, before a pickle."""
     known = TAG_REPOS.get(weights.uri.removeprefix(OPEN_CLIP_PREFIX))
-    repo, filename = (known, _DEFAULT_NAME) if known else _hub_place(weights)
+    repo, filename = known or "", _DEFAULT_NAME
+    if known is None:
+        # By open_clip's table.
+        from open_clip.pretrained import get_pretrained_cfg
+
+        repo, _, named = get_pretrained_cfg(*split_tag(weights)).get("hf_hub", "").rpartition("/")
+        filename = named or _DEFAULT_NAME
+    if not repo:
+        raise ConfigError(
+            f"weights '{weights.uri}': open_clip names no repository of the hub for this tag. Download the file, and "
+            "set the stage's weights.uri, such as captions.weights.uri, to its path"
+        )
     stem, _, ending = filename.rpartition(".")
     safe = _DEFAULT_SAFE_NAME if filename == _DEFAULT_NAME else f"{stem}.safetensors"
     filenames = (safe, filename) if ending in {"bin", "pth"} else (filename,)
@@ -173,20 +169,6 @@ def _open_clip_file(weights: WeightsConfig) -> PublishedFile:
         source=HubSource(repo, filenames),
         licence=_HUB_LICENCES.get(repo, SEE_SOURCE),
     )
-
-
-def _hub_place(weights: WeightsConfig) -> tuple[str, str]:
-    """Repository and file of a tag, by open_clip's table."""
-    from open_clip.pretrained import get_pretrained_cfg
-
-    place: str = get_pretrained_cfg(*split_tag(weights)).get("hf_hub", "")
-    repo, _, filename = place.rpartition("/")
-    if not repo:
-        raise ConfigError(
-            f"weights '{weights.uri}': open_clip names no repository of the hub for this tag. Download the file, and "
-            "set the stage's weights.uri, such as captions.weights.uri, to its path"
-        )
-    return repo, filename or _DEFAULT_NAME
 
 
 FOLDER_VARIABLE: Final = "PSEUDORIS_WEIGHTS"
@@ -275,7 +257,8 @@ class WeightCache:
         """
         path = self.path(PINS_NAME)
         try:
-            tree: dict[str, Any] = parse_json(_read(path))
+            with open_regular(path) as file:
+                tree: dict[str, Any] = parse_json(file.read())
             return {name: Pin(**pin) for name, pin in tree.items()}
         except FileNotFoundError:
             return {}
@@ -339,8 +322,3 @@ def user_cache() -> WeightCache:
     except RuntimeError:
         raise ConfigError(f"this user has no home folder: set {FOLDER_VARIABLE} to a folder for weights") from None
     return WeightCache(base / "pseudoris" / "weights", is_named=False)
-
-
-def _read(path: Path) -> str:
-    with open_regular(path, "r") as file:
-        return str(file.read())

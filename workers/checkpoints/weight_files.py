@@ -26,7 +26,6 @@ from pseudoris.workers.checkpoints.weight_cache import (
     RANDOM_PREFIX,
     SEE_SOURCE,
     HubSource,
-    Pin,
     PublishedFile,
     WeightCache,
     cached_names,
@@ -180,9 +179,7 @@ def found_file(weights: WeightsConfig) -> Path | None:
     path = Path(weights.uri)
     if not weights.uri.startswith(OPEN_CLIP_PREFIX) and path.is_file():
         return path
-    names = cached_names(weights)
-    in_cache = (user_cache().path(name) for name in names)
-    cached = next((each for each in in_cache if each.is_file()), None)
+    cached = next(filter(Path.is_file, map(user_cache().path, cached_names(weights))), None)
     published = published_file(weights)
     if cached is not None or published is None or not isinstance(published.source, HubSource):
         return cached
@@ -295,7 +292,8 @@ def weight_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | No
     if weights.uri.startswith(RANDOM_PREFIX):
         return weights.uri, dict(zip(keys, ("–", "–", "–", "drawn at random: untrained"), strict=True)), None
     found = _found(weights)
-    published, pin = published_file(weights), _pin(weights)
+    published, pins = published_file(weights), map(user_cache().pin, cached_names(weights))
+    pin = next(filter(None, pins), None)
     size = found.stat().st_size if found else (published.size_bytes if published else None) or (pin and pin.size_bytes)
     sha256 = weights.sha256 or (published.sha256 if published else None) or (pin.sha256 if pin else None)
     shown_size, name = f"{size:,} bytes" if size else _UNKNOWN, weights.uri
@@ -340,8 +338,3 @@ def check_weights(weights: WeightsConfig, preset: str = "") -> tuple[bool, str]:
 
 def _found(weights: WeightsConfig) -> Path | None:
     return local_file(weights) if is_shipped(weights) else found_file(weights)
-
-
-def _pin(weights: WeightsConfig) -> Pin | None:
-    pins = (user_cache().pin(name) for name in cached_names(weights))
-    return next((pin for pin in pins if pin is not None), None)
