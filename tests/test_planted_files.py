@@ -20,7 +20,7 @@ from pseudoris.workers.checkpoints.download import RemoteFile, download
 from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, PublishedFile, WeightCache
 from pseudoris.workers.checkpoints.weight_fetch import fetch
 from pseudoris.workers.locations import open_location
-from pseudoris.workers.masks.ready_masks import ReadyMasks
+from pseudoris.workers.masks.ready_masks import ReadyMasks, ReadyOptions
 from tests.builders.audits import VerdictFile, small_audit
 from tests.builders.command import pseudoris_here
 from tests.builders.weight_server import serving_weights
@@ -219,4 +219,4 @@ def test_a_pipe_in_the_place_of_a_file_is_named(tmp_path, name, read):
 def test_a_pipe_among_ready_masks_costs_its_image_alone(tmp_path):
     os.mkfifo(tmp_path / "a.json")
     with pytest.raises(ImageError, match=r"a\.json is not a file"):
-        ReadyMasks(str(tmp_path), max_bytes=10, max_masks=1).proposals("a.jpg", (4, 4))
+        ReadyMasks(ReadyOptions(folder=str(tmp_path), max_bytes=10, max_masks=1)).proposals("a.jpg", (4, 4))
