@@ -159,25 +159,6 @@ class ListenerScores:
     truth: Floats
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
-    """One image's candidates, and the masks to compare each one with.
-
-    Attributes:
-        encoded: Its crops of the kinds that the listener uses.
-        texts: R candidates.
-        targets: (R,) numbers of their masks.
-        asked: (N, N) bool, the masks whose crops score a candidate of each mask, including its own.
-        sums: (R, N) float64, log-probabilities summed over the kinds so far.
-    """
-
-    encoded: EncodedImage
-    texts: TokenRows
-    targets: Ints
-    asked: Bools
-    sums: Floats
-
-
 class Listener:
     """Scores the candidates of images under the crops that their captioner has encoded."""
 
@@ -222,55 +203,48 @@ class Listener:
             targets: (R,) int64, numbers of the texts' masks.
             texts: R candidates.
         """
-        image = self._image(crops, encoded, targets, texts)
-        bytes_a_crop = self._engine.towers.image_bytes(1, encoded.tokens.shape[1])
-        for crop_sets in crop_batches(
-            [image.encoded], bytes_a_crop=bytes_a_crop, budget_bytes=self._config.cache_bytes // 2
-        ):
-            self._read(image, crop_sets)
-        scores = image.sums / len(self._listening.crops)
-        rows = np.arange(len(scores))
-        own = scores[rows, targets]
-        truth = own / image.texts.lengths
-        odds = np.where(image.asked[targets], scores, -np.inf)
-        odds -= odds.max(axis=1, keepdims=True)
-        share = np.exp(odds[rows, targets]) / np.exp(odds).sum(axis=1)
-        return ListenerScores(own, share, truth)
-
-    def _image(self, crops: ImageCrops, encoded: EncodedImage, targets: Ints, texts: Sequence[str]) -> _Image:
         kinds = [crops.kinds.index(kind) for kind in self._listening.crops]
         embeddings = encoded.embeddings_of(kinds[0])
         limit = SamplingConfig(max_others=self._listening.max_others, above_max_others="nearest")
         (others,) = to_host(choose_others(embeddings @ embeddings.t(), limit).indices)
         num_masks = len(crops.mask_indices)
+        # (N, N): the masks whose crops score a candidate of each mask, including its own.
         asked = np.eye(num_masks, dtype=np.bool_)
         asked[np.arange(num_masks)[:, None], others] = True
-        tokens = TokenRows.of(
+        rows = TokenRows.of(
             [self._encode(text) for text in texts],
             eos=self._engine.special.eos,
             max_prefix_length=self._engine.towers.max_prefix_length,
         )
         of_kinds = replace(encoded, unique_crop_of=encoded.unique_crop_of[kinds])
-        return _Image(of_kinds, tokens, targets, asked, np.zeros((len(texts), num_masks)))
+        sums = np.zeros((len(texts), num_masks))
+        bytes_a_crop = self._engine.towers.image_bytes(1, encoded.tokens.shape[1])
+        for crop_sets in crop_batches(
+            [of_kinds], bytes_a_crop=bytes_a_crop, budget_bytes=self._config.cache_bytes // 2
+        ):
+            self._add(sums, of_kinds, crop_sets, texts=rows, asked=asked[targets])
+        scores = sums / len(kinds)
+        at = np.arange(len(scores))
+        own = scores[at, targets]
+        odds = np.where(asked[targets], scores, -np.inf)
+        odds -= odds.max(axis=1, keepdims=True)
+        share = np.exp(odds[at, targets]) / np.exp(odds).sum(axis=1)
+        return ListenerScores(own, share, own / rows.lengths)
 
-    def _read(self, image: _Image, crop_sets: Sequence[CropSet]) -> None:
-        """Add the log-probabilities under the crops of some kinds to the image's sums."""
+    def _add(
+        self, sums: Floats, encoded: EncodedImage, crop_sets: Sequence[CropSet], *, texts: TokenRows, asked: Bools
+    ) -> None:
+        """Add to `sums` (R, N) the log-probabilities of R texts under the crops of some kinds of the masks `asked`."""
         engine = self._engine
-        unique_crop_of, image_tokens = gather([image.encoded], crop_sets)
+        unique_crop_of, image_tokens = gather([encoded], crop_sets)
         unique_crop_of = unique_crop_of.reshape(len(crop_sets), -1)
         engine.towers.set_image_tokens(image_tokens)
         budget = prefix_budget(self._config, image_bytes=engine.towers.image_bytes(*image_tokens.shape[:2]))
         forcing = TeacherForcing(engine.towers, engine.vocabulary, engine.special, budget_bytes=budget)
-        log_probs = forcing.read(image.texts, _asked(image, unique_crop_of, num_unique_crops=len(image_tokens)))
+        shows = np.zeros((sums.shape[1], len(image_tokens)), np.bool_)
+        for unique_crops_of_kind in unique_crop_of:
+            shows[np.arange(len(shows)), unique_crops_of_kind] = True
+        log_probs = forcing.read(texts, (asked @ shows) > 0)
         self.num_computed += forcing.num_computed
         for unique_crops_of_kind in unique_crop_of:
-            image.sums[:] += log_probs[:, unique_crops_of_kind]
-
-
-def _asked(image: _Image, unique_crop_of: Ints, *, num_unique_crops: int) -> Bools:
-    """Return (R, P) bool: the unique crops to score each candidate under."""
-    num_masks = unique_crop_of.shape[1]
-    shows = np.zeros((num_masks, num_unique_crops), np.bool_)
-    for unique_crops_of_kind in unique_crop_of:
-        shows[np.arange(num_masks), unique_crops_of_kind] = True
-    return np.asarray(((image.asked @ shows) > 0)[image.targets])
+            sums += log_probs[:, unique_crops_of_kind]

@@ -165,7 +165,21 @@ class TextTower:
         device = model.positional_embedding.device
         tokens, depths, ends = (to_device(column, device) for column in (tile.tokens, tile.depths, tile.ends))
         hidden = model.token_embedding(tokens).to(dtype) + model.positional_embedding[depths].to(dtype)
-        lengths = _by_length(tile, device)
+        # Neighbouring nodes whose prefixes have the same rounded length attend together.
+        lengths = []
+        rounded = tile.depths // _LENGTH_STEP
+        starts = np.flatnonzero(np.diff(rounded, prepend=-1))
+        for start, end in zip(starts, [*starts[1:], len(rounded)], strict=True):
+            length = int(rounded[start] + 1) * _LENGTH_STEP
+            paths = np.zeros((end - start, length), dtype=np.int64)
+            known = tile.paths[start:end, :length]
+            paths[:, : known.shape[1]] = known
+            is_seen = np.arange(length) <= tile.depths[start:end, None]
+            step = max(1, _POSITIONS_A_PART[device.type] // length)
+            for first in range(0, end - start, step):
+                part = slice(first, min(first + step, end - start))
+                nodes = slice(start + part.start, start + part.stop)
+                lengths.append((nodes, to_device(paths[part].ravel(), device), to_device(is_seen[part, None], device)))
         for block in self._blocks:
             hidden = block(hidden, lengths)
         # Of all nodes, because rounding depends on the number of rows.
@@ -176,29 +190,6 @@ class TextTower:
         elif projection is not None:
             pooled = pooled @ projection
         return F.normalize(pooled.float(), dim=-1)[ends]
-
-
-def _by_length(tile: TextTile, device: torch.device) -> list[_NodesOfLength]:
-    rounded = tile.depths // _LENGTH_STEP
-    starts = np.flatnonzero(np.diff(rounded, prepend=-1))
-    found = []
-    for start, end in zip(starts, [*starts[1:], len(rounded)], strict=True):
-        length = int(rounded[start] + 1) * _LENGTH_STEP
-        paths = np.zeros((end - start, length), dtype=np.int64)
-        known = tile.paths[start:end, :length]
-        paths[:, : known.shape[1]] = known
-        is_seen = np.arange(length) <= tile.depths[start:end, None]
-        step = max(1, _POSITIONS_A_PART[device.type] // length)
-        for first in range(0, end - start, step):
-            part = slice(first, min(first + step, end - start))
-            found.append(
-                (
-                    slice(start + part.start, start + part.stop),
-                    to_device(paths[part].ravel(), device),
-                    to_device(is_seen[part, None], device),
-                )
-            )
-    return found
 
 
 # Crops whose feature maps stay in a CPU's cache from one layer to the next. Measured on two threads of an AMD EPYC with

@@ -75,7 +75,7 @@ class ReadyProposer:
         Raises:
             ConfigError: The folder or the prior's file is missing, or an option is not known.
         """
-        self._masks = _open(config)
+        self._masks = ReadyMasks(_options(config))
         self._prior = build_prior(config, prepare_device(compute))
 
     @classmethod
@@ -88,7 +88,7 @@ class ReadyProposer:
             ConfigError: The folder or the prior is missing (the message names both if both are), or an option is not
                 known.
         """
-        _, prior = gather(partial(_open, config), partial(prior_digest, config.prior))
+        _, prior = gather(lambda: ReadyMasks(_options(config)), partial(prior_digest, config.prior))
         named = f"ready {_options(config).folder.rstrip('/')} {prior or ''}"
         return hashlib.sha256(named.encode()).hexdigest()
 
@@ -101,11 +101,6 @@ class ReadyProposer:
         proposals = self._masks.proposals(image.key, (pixels.shape[0], pixels.shape[1]))
         kept = self._prior(image, pixels, proposals)
         return replace(image, masks=mask_records(image.image_id, proposals, kept))
-
-
-def _open(config: MasksConfig) -> ReadyMasks:
-    options = _options(config)
-    return ReadyMasks(options.folder, max_bytes=options.max_bytes, max_masks=options.max_masks)
 
 
 def _options(config: MasksConfig) -> ReadyOptions:
@@ -122,19 +117,9 @@ def _options(config: MasksConfig) -> ReadyOptions:
 class ReadyMasks:
     """A folder of SA-1B JSON on a disk or in a bucket."""
 
-    def __init__(self, folder: str, *, max_bytes: int, max_masks: int) -> None:
-        """Check that the folder exists. No file is opened.
-
-        Args:
-            folder: Absolute path or fsspec url.
-            max_bytes: Largest size of a file; a larger one counts as damaged.
-            max_masks: Most masks of an image; each is compared with each other.
-
-        Raises:
-            ConfigError: There is no such folder, or it cannot be reached.
-        """
-        self._max_bytes = max_bytes
-        self._max_masks = max_masks
+    def __init__(self, options: ReadyOptions) -> None:
+        """Check that the folder exists; no file is opened. Raises: ConfigError: It does not, or cannot be reached."""
+        self._options, folder = options, options.folder
         try:
             self._files, root = filesystem_at(folder)
             is_there = self._files.isdir(root)
@@ -161,8 +146,8 @@ class ReadyMasks:
         # Messages must be UTF-8.
         name = path.encode("utf-8", "backslashreplace").decode()
         rows = _rows(self._read(path, name), name, size)
-        if len(rows) > self._max_masks:
-            raise _damaged(f"{name} holds {len(rows):,} masks, masks.options.max_masks allows {self._max_masks:,}")
+        if len(rows) > (most := self._options.max_masks):
+            raise _damaged(f"{name} holds {len(rows):,} masks, masks.options.max_masks allows {most:,}")
         counts = [_counts(row, size, f"{name}: mask {number}") for number, row in enumerate(rows)]
         scores = [
             [_score(row, field, f"{name}: mask {number}") for field in _SCORES] for number, row in enumerate(rows)
@@ -176,7 +161,7 @@ class ReadyMasks:
     def _read(self, path: str, name: str) -> bytes:
         try:
             with open_at(self._files, f"{self._root}/{path}") as file:
-                data: bytes = file.read(self._max_bytes + 1)
+                data: bytes = file.read(self._options.max_bytes + 1)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise ImageError("annotation_missing", f"masks.options.folder holds no {name}") from None
         except ConfigError:
@@ -185,8 +170,8 @@ class ReadyMasks:
             raise
         except Exception as error:  # an error of the storage, of any type, is never the image's fault
             raise TransientError(f"cannot read {self._root}/{name}: {type(error).__name__}: {error}") from error
-        if len(data) > self._max_bytes:
-            raise _damaged(f"{name} is larger than masks.options.max_bytes = {self._max_bytes:,}")
+        if len(data) > self._options.max_bytes:
+            raise _damaged(f"{name} is larger than masks.options.max_bytes = {self._options.max_bytes:,}")
         return data
 
 
