@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pseudoris.cli import options
 from pseudoris.cli.console import stdout
@@ -23,24 +22,8 @@ if TYPE_CHECKING:
 
 # A label in the header; no setting of a model is read.
 _PRESET = "import"
-_JSON = ".json"
-
-
-class Format(StrEnum):
-    """What the annotation is."""
-
-    REFER = "refer"
-    COCO = "coco"
-    PHRASECUT = "phrasecut"
-
-
-class Orientation(StrEnum):
-    """What its masks refer to."""
-
-    UPRIGHT = "upright"
-    STORED = "stored"
-
-
+Format = Literal["refer", "coco", "phrasecut"]
+Orientation = Literal["upright", "stored"]
 Annotation = Annotated[
     str,
     argument(
@@ -77,7 +60,7 @@ def import_annotation(
     split_by: Annotated[str | None, option("--split-by", "refer: which refs(…).p to read: unc, google or umd.")] = None,
     captions: Captions = None,
     prefix: Annotated[str, option("--prefix", "Subfolder of IMAGES that the file names are relative to.")] = "",
-    orientation: OrientationOption = Orientation.UPRIGHT,
+    orientation: OrientationOption = "upright",
     embed_images: options.EmbedImages = False,
     shard_size: Annotated[int | None, option("Images per shard (same as --set shards.max_images=…).")] = None,
     assignments: Assignments = None,
@@ -90,7 +73,7 @@ def import_annotation(
 
     Its expressions have `source` = human.
     """
-    chosen = _format(annotation, annotation_format)
+    chosen = annotation_format or ("coco" if annotation.lower().endswith(".json") else "refer")
     # No model is loaded. The preset's shards are small for its models' sake; here a shard takes seconds.
     bounds = [f"shards.{name}={getattr(ShardsConfig(), name)}" for name in ("max_images", "max_bytes")]
     short = {"shards.max_images": shard_size, "shards.embed_images": embed_images, "placement.allow_mixed": allow_mixed}
@@ -103,33 +86,27 @@ def import_annotation(
         annotation,
         images,
         config,
-        chosen.value,
+        chosen,
         splits=tuple(split or ()),
         split_by=split_by,
         captions=captions,
         prefix=prefix,
-        orientation="stored" if orientation == Orientation.STORED else "upright",
+        orientation=orientation,
         num_workers=workers or len(os.sched_getaffinity(0)),
         exclusions=options.read_exclude(exclude, exclude_distance),
     )
     _run(request, RunLocation.open(out, config.source.endpoint_url, config.placement.storage))
 
 
-def _format(annotation: str, given: Format | None) -> Format:
-    if given is not None:
-        return given
-    return Format.COCO if annotation.lower().endswith(_JSON) else Format.REFER
-
-
 def _check_options(chosen: Format, *, has_split: bool, has_split_by: bool, has_captions: bool) -> None:
     """Refuse what belongs to another format."""
-    if chosen == Format.COCO and (has_split or has_split_by):
+    if chosen == "coco" and (has_split or has_split_by):
         raise ConfigError(
             "--split and --split-by need --format refer (--split also phrasecut). A COCO JSON file is one split."
         )
-    if chosen == Format.PHRASECUT and has_split_by:
+    if chosen == "phrasecut" and has_split_by:
         raise ConfigError("--split-by needs --format refer. PhraseCut is split in one way.")
-    if chosen != Format.COCO and has_captions:
+    if chosen != "coco" and has_captions:
         raise ConfigError("--captions needs --format coco. The other formats have their sentences in their own files.")
 
 

@@ -51,7 +51,7 @@ from pseudoris.store.runs.pending_work import (
 from pseudoris.store.runs.plan import PlanTally, assign_shards, iter_plan
 from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
 from pseudoris.store.runs.receipts import Totals
-from pseudoris.store.runs.session import RunSession, SessionOutcome, trim_memory
+from pseudoris.store.runs.session import RunSession, trim_memory
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.workers.stages import STAGES
 
@@ -212,7 +212,19 @@ def _execute(
         planned = Planned(num_images, session.num_images, num_shards, len(session.latest), actors)
     on_event(planned)
     outcome = session.execute(pending, ray_executor(job, actors, interrupts))
-    return _summary(job, outcome, events.retried if options.is_retry else None)
+    return RunSummary(
+        out=job.location.root,
+        totals=outcome.totals,
+        num_planned_images=job.header.num_images,
+        num_planned_shards=job.header.num_shards,
+        num_shards_before=outcome.num_shards_before,
+        num_images_now=events.retried.num_images if options.is_retry else outcome.num_images_now,
+        wall_s=outcome.wall_s,
+        tables=table_globs(job.location.uri),
+        interrupted=outcome.is_interrupted,
+        retry=events.retried if options.is_retry else None,
+        domain=job.header.domain,
+    )
 
 
 class _MeteredEvents:
@@ -233,22 +245,6 @@ class _MeteredEvents:
             self._on_event(event)
         if isinstance(event, Committed):
             self._meter.count_commit(event.receipt)
-
-
-def _summary(job: Job, outcome: SessionOutcome, retry: RetryTally | None) -> RunSummary:
-    return RunSummary(
-        out=job.location.root,
-        totals=outcome.totals,
-        num_planned_images=job.header.num_images,
-        num_planned_shards=job.header.num_shards,
-        num_shards_before=outcome.num_shards_before,
-        num_images_now=outcome.num_images_now if retry is None else retry.num_images,
-        wall_s=outcome.wall_s,
-        tables=table_globs(job.location.uri),
-        interrupted=outcome.is_interrupted,
-        retry=retry,
-        domain=job.header.domain,
-    )
 
 
 def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | None = None) -> RunPlan:

@@ -242,20 +242,15 @@ def _check_answers(named: str) -> None:
     if not host or not port.isdecimal():
         return
     try:
-        _connect(host, int(port))
+        try:
+            _greet(host, int(port))
+        except OSError:
+            # Ray treats a loopback address as this node's own address, and may listen only there.
+            if host not in _LOOPBACK:
+                raise
+            _greet(ray.util.get_node_ip_address(), int(port))  # type: ignore[no-untyped-call]  # Ray's own
     except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigError(_no_cluster(named, error)) from error
-
-
-def _connect(host: str, port: int) -> None:
-    try:
-        _greet(host, port)
-    except OSError:
-        # Ray treats a loopback address as this node's own address, and may listen only there.
-        if host not in _LOOPBACK:
-            raise
-        own = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray's own
-        _greet(own, port)
 
 
 def _greet(host: str, port: int) -> None:

@@ -38,7 +38,6 @@ from pseudoris.store.sources import SourceItem
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE
 
-DEFAULT_SAMPLE: Final = 200
 # Enough shards for resampling and for every actor of a small cluster; each shard still fills a few tiles of a batch.
 NUM_SHARDS: Final = 16
 
@@ -89,7 +88,7 @@ def estimate(
     source: str,
     config: RunConfig,
     *,
-    size: int = DEFAULT_SAMPLE,
+    size: int,
     num_gpus: float | None = None,
     scratch: str | None = None,
     exclusions: Exclusions = (),

@@ -27,7 +27,7 @@ from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.shard_blocks import FAULT, block_to_shard, shard_to_block
 from pseudoris.store.exclusions.stored_exclusions import content_matcher
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.attempts import AttemptHistory, clear_attempts, read_attempts
+from pseudoris.store.runs.attempts import clear_attempts, read_attempts
 from pseudoris.store.runs.commit import Provenance, commit_retry, commit_shard, quarantined_ids
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import read_receipt
@@ -282,33 +282,26 @@ def _commit(job: Job, shard: Shard) -> Receipt | ShardFault:
     history = read_attempts(job.location, shard.shard, shard.generation)
     mixed = _checked_packages(job)
     try:
-        receipt = _existing_receipt(job, shard) if shard.is_committed else _new_receipt(job, shard, mixed, history)
+        if shard.is_committed:
+            receipt = read_receipt(job.location, shard.shard, shard.generation)
+        else:
+            shard = on_this_node(shard).with_mixed(mixed)
+            commit = commit_shard if shard.generation == 0 else commit_retry
+            receipt = commit(
+                job.location,
+                shard,
+                planned_ids=shard.planned_ids,
+                embed_images=job.config.shards.embed_images,
+                provenance=Provenance(history.begun_by_pool(), shard.degraded, shard.mixed, job.header.sha256),
+            ).receipt
+        if receipt is None:
+            raise TransientError(
+                f"the receipt of shard {shard.shard}, generation {shard.generation}, was deleted during the run. "
+                "Run the same command again"
+            )
     except PseudorisError as error:
         return commit_fault(job, shard.shard, error)
     clear_attempts(job.location, history)
-    return receipt
-
-
-def _new_receipt(job: Job, shard: Shard, mixed: tuple[str, ...], history: AttemptHistory) -> Receipt:
-    shard = on_this_node(shard).with_mixed(mixed)
-    commit = commit_shard if shard.generation == 0 else commit_retry
-    outcome = commit(
-        job.location,
-        shard,
-        planned_ids=shard.planned_ids,
-        embed_images=job.config.shards.embed_images,
-        provenance=Provenance(history.begun_by_pool(), shard.degraded, shard.mixed, job.header.sha256),
-    )
-    return outcome.receipt
-
-
-def _existing_receipt(job: Job, shard: Shard) -> Receipt:
-    receipt = read_receipt(job.location, shard.shard, shard.generation)
-    if receipt is None:
-        raise TransientError(
-            f"the receipt of shard {shard.shard}, generation {shard.generation}, was deleted during the run. "
-            "Run the same command again"
-        )
     return receipt
 
 
