@@ -14,8 +14,6 @@ import pytest
 import torch
 from pycocotools import mask as coco
 
-from experiments.segmenter.predictions import prediction_lines
-from experiments.segmenter.segmenter_training import load_segmenter, train_segmenter
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import ExpressionRecord, ShardImage
 from pseudoris.store.location import RunLocation
@@ -37,7 +35,6 @@ from tests.builders.human import (
 )
 from tests.builders.imports import import_small
 from tests.builders.scene_runs import scene_run, scenes
-from tests.experiments.segmenter.builders import small_config
 from tests.training.ppt.builders import small_config as small_ppt
 from tests.training.ppt.builders import small_runs
 
@@ -221,26 +218,15 @@ def test_a_text_of_several_masks_asks_for_their_union_and_one_of_none_for_nothin
 
 
 @pytest.mark.slow
-def test_a_segmenters_predictions_and_ppt_have_the_figures_of_their_own_validation(tmp_path):
+def test_ppt_has_the_figures_of_its_own_validation_and_an_unfinished_training_is_noted(tmp_path):
     runs = small_runs(tmp_path / "runs")
     val = runs.d_sem[0]
-    config = small_config(tmp_path)
-    train_segmenter(config, [val], tmp_path / "segmenter", open_fabric(config.training))
-    learner = load_segmenter(tmp_path / "segmenter")
-    answers = tmp_path / "answers.jsonl"
-    answers.write_text("\n".join(prediction_lines(learner, HeldOutExpressions(val))), encoding="utf-8")
     ppt = small_ppt(tmp_path, ["curriculum.epochs_factor=0.01"])
     train_ppt(PptRequest(ppt, runs, tmp_path / "ppt"), open_fabric(ppt.training))
-    for model, asked in (
-        (answers, load_segmenter(tmp_path / "segmenter")),
-        (tmp_path / "ppt", load_ppt(tmp_path / "ppt")),
-    ):
-        (part, *_) = tree("--model", model, "--truth", val)["parts"]
-        wanted = named_figures(evaluate(asked, HeldOutExpressions(val)).figures())
-        named = {"oiou": "oiou", "miou": "miou", "p50": "p@0.5", "p90": "p@0.9"}
-        assert {key: part[ours]["value"] for key, ours in named.items()} == pytest.approx(
-            {key: wanted[key] for key in named}
-        )
+    (part, *_) = tree("--model", tmp_path / "ppt", "--truth", val)["parts"]
+    wanted = named_figures(evaluate(load_ppt(tmp_path / "ppt"), HeldOutExpressions(val)).figures())
+    for ours, key in {"oiou": "oiou", "miou": "miou", "p@0.5": "p50", "p@0.9": "p90"}.items():
+        assert part[ours]["value"] == pytest.approx(wanted[key])
     (tmp_path / "ppt" / "summary.json").unlink(missing_ok=True)
     (note,) = tree("--model", tmp_path / "ppt", "--truth", val)["notes"]
     assert note == f"The training in {tmp_path / 'ppt'} is not finished: this is its last checkpoint."

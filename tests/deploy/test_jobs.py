@@ -15,18 +15,11 @@ from pseudoris.store.runs.lock import LOCK_FOLDER
 from tests.builders.command import pseudoris, wait_for
 from tests.builders.head import ROOT, Head, running_head
 from tests.builders.runs import SMALL, STUBS, part_digests, write_source
-from tests.builders.wheel import build_wheel
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
 NUM_SHARDS = 6
 INTERRUPTED = 130
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """What `make wheel` writes, and the only package that the jobs bring."""
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")

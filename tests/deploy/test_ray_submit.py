@@ -19,7 +19,6 @@ import yaml
 from tests.builders.command import pseudoris, wait_for
 from tests.builders.head import RAY, ROOT, end_all_with, free_ports, head_ports, is_listening, ray_from, start_arguments
 from tests.builders.runs import SMALL, STUBS, write_source
-from tests.builders.wheel import build_wheel
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
@@ -53,12 +52,12 @@ class Launcher:
 
 
 @pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
+def launcher(wheel: Path) -> Iterator[Launcher]:
     folder = Path(tempfile.mkdtemp(prefix="ps-", dir="/tmp"))
     token = secrets.token_hex(16)
     try:
         (folder / "dist").mkdir()
-        shutil.copy(build_wheel(folder / "build"), folder / "dist")
+        shutil.copy(wheel, folder / "dist")
         (port,) = free_ports(1)
         with _sshd(folder, port):
             yield _launcher(folder, port, token)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.builders.images import png
 from tests.builders.runs import SMALL, STUBS
-from tests.builders.wheel import ROOMS, ROOT, build_wheel, make_environment
+from tests.builders.wheel import ROOMS, ROOT, make_environment
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 DECOYS = ("training/__init__.py", "training/dataset.py", "workers/__init__.py", "deploy/__init__.py")
@@ -48,11 +48,6 @@ batches = list(DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=pseud
 print(sum(len(batch["expressions"]) for batch in batches), pseudoris.__file__)
 assert pseudoris.open_run("out").masks().count_rows() > 0 and pseudoris.verify("out").is_clean
 """
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def test_the_wheel_holds_every_module_and_nothing_beside_the_package(wheel):

@@ -22,6 +22,12 @@ from pseudoris.pipeline.cluster import RAY_SETTINGS, connected, node_resources, 
 from pseudoris.schemas.errors import ConfigError, TransientError
 
 
+def start_is(monkeypatch, init):
+    """Let this process have no Ray, and `init` take the place of a start."""
+    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.init", init)
+
+
 @pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265"])
 def test_a_client_address_in_the_environment_is_refused_as_well(address, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
@@ -59,8 +65,7 @@ def test_a_ray_that_is_started_has_our_settings_unless_told_otherwise(monkeypatc
         assert [os.environ[name] for name in limits] == ["45", "45"]
         raise ConnectionError("no Ray")
 
-    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
-    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.init", init)
+    start_is(monkeypatch, init)
     with pytest.raises(ConfigError), connected("local", 45):
         pass
     assert found == [used]
@@ -70,8 +75,7 @@ def test_a_ray_that_does_not_come_up_in_time_is_worth_another_try_with_a_higher_
     def times_out(**options):
         raise Exception("The current node timed out during startup.")
 
-    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
-    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.init", times_out)
+    start_is(monkeypatch, times_out)
     told = r"Ray did not start: The current node timed out.*placement\.start_timeout_s=…; it is 45 s"
     with pytest.raises(TransientError, match=told), connected("local", 45):
         pass
@@ -153,10 +157,7 @@ def closed_port() -> int:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "no-such-host.invalid"])
 @pytest.mark.parametrize("is_in_environment", [False, True])
 def test_an_address_that_nothing_answers_is_refused_in_seconds(host, is_in_environment, monkeypatch):
-    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
-    monkeypatch.setattr(
-        "pseudoris.pipeline.cluster.ray.init", lambda **options: pytest.fail("Ray would try for minutes")
-    )
+    start_is(monkeypatch, lambda **options: pytest.fail("Ray would try for minutes"))
     named = f"{host}:{closed_port()}"
     if is_in_environment:
         monkeypatch.setenv("RAY_ADDRESS", named)
@@ -188,10 +189,7 @@ def listening(answer: bytes) -> Iterator[str]:
     ("answer", "said"), [(b"", "timed out"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is not a Ray cluster")]
 )
 def test_a_listener_that_is_no_ray_is_refused_in_seconds(answer, said, monkeypatch):
-    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
-    monkeypatch.setattr(
-        "pseudoris.pipeline.cluster.ray.init", lambda **options: pytest.fail("Ray would try for minutes")
-    )
+    start_is(monkeypatch, lambda **options: pytest.fail("Ray would try for minutes"))
     started = time.monotonic()
     with listening(answer) as address:
         refused = pytest.raises(ConfigError, match=f"no Ray cluster at address '{re.escape(address)}': .*{said}")
@@ -207,8 +205,7 @@ def test_joining_what_answers_and_is_no_ray_ends_with_ctrl_c(monkeypatch):
         signal.raise_signal(signal.SIGINT)
         pytest.fail("went on")
 
-    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
-    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.init", waits)
+    start_is(monkeypatch, waits)
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # A shell's background jobs, the tests perhaps among them, ignore it.
     before_int = signal.signal(signal.SIGINT, signal.default_int_handler)
