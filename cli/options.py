@@ -179,13 +179,9 @@ def local_folder(audit: str) -> Path:
 
 
 def training_folder(out: str, runs: Iterable[str]) -> Path:
-    """Return the local folder that `--out` of a training names.
-
-    Args:
-        out: As it was given: a `Path` of a url has lost a slash, and is a folder like any other.
-        runs: All that the training reads, folders or urls.
-    """
+    """Return the local folder that `--out` of a training names; it lies in none of the `runs` that it reads."""
     if "://" in out:
+        # A `Path` of a url has lost a slash, and is a folder like any other.
         raise ConfigError(f"--out {out!r} is a url. Give a local folder, and copy it when the training has ended.")
     folder = Path(out)
     # Absolute first: a location expands a leading `~`, a folder of a training does not.

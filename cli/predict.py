@@ -42,6 +42,7 @@ def predict(
     _check_pictures(image, out, mask_out)
     # Only here: other commands need not wait for what these import.
     from PIL import Image as Pictures
+    from torchvision.ops import masks_to_boxes
 
     pixels, image_id = _read(image)
     answer = _answered(model, image_id, pixels, expression)
@@ -52,7 +53,8 @@ def predict(
     table = facts_table(printable(expression))
     if mask.any():
         table.add_row("pixels", f"{int(mask.sum()):,} of {mask.numel():,}, {float(mask.float().mean()):.1%}")
-        table.add_row("box", ", ".join(map(str, _box(mask))) + "  (x0, y0, x1, y1)")
+        x0, y0, x1, y1 = masks_to_boxes(mask[None])[0].int().tolist()
+        table.add_row("box", f"{x0}, {y0}, {x1 + 1}, {y1 + 1}  (x0, y0, x1, y1)")
         table.add_row("certainty", answer.certainty)
     else:
         table.add_row("nothing found", "the mask is empty")
@@ -163,9 +165,3 @@ def _save(picture: Image, path: Path) -> None:
         picture.save(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error.strerror or error})") from error
-
-
-def _box(mask: torch.Tensor) -> tuple[int, int, int, int]:
-    """Return the tight box of a mask that is not empty."""
-    rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -70,7 +70,10 @@ def status(
         states = _states(StatusReader(location), every_s if watch else None)
         if as_json:
             for found in states:
-                _echo_json(found)
+                fields = dataclasses.asdict(found)
+                names = {"num_done": "shards", "num_images_done": "images", "size_bytes": "output_bytes"}
+                renamed = {name: fields.pop(field) for name, field in names.items()}
+                echo_json({"is_complete": found.is_complete, **renamed, **fields, "eta_s": found.eta_s})
             return
         with Live(console=stdout, auto_refresh=False) as live:
             for found in states:
@@ -137,13 +140,6 @@ def _left(found: RunStatus) -> str:
         return images
     once = "" if found.driver.state == DRIVER_ALIVE else " after the run is started again"
     return f"{images}, about {format_seconds(found.eta_s)}{once}"
-
-
-def _echo_json(found: RunStatus) -> None:
-    fields = dataclasses.asdict(found)
-    names = {"num_done": "shards", "num_images_done": "images", "size_bytes": "output_bytes"}
-    renamed = {name: fields.pop(field) for name, field in names.items()}
-    echo_json({"is_complete": found.is_complete, **renamed, **fields, "eta_s": found.eta_s})
 
 
 def verify(

@@ -66,7 +66,10 @@ MACHINES: Final = (
 
 def dashboard() -> dict[str, Any]:
     """Return the dashboard as Grafana imports it."""
-    groups = {group: [panel_of(metric) for metric in METRICS if metric.group == group] for group in _groups()}
+    groups: dict[str, list[Panel]] = {}
+    for metric in METRICS:
+        groups.setdefault(metric.group, []).append(panel_of(metric))
+    source = {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus", "refresh": 1}
     return {
         "uid": "pseudoris",
         "title": "pseudoris",
@@ -76,7 +79,7 @@ def dashboard() -> dict[str, Any]:
         "editable": True,
         "refresh": "30s",
         "time": {"from": "now-3h", "to": "now"},
-        "templating": {"list": [_datasource_variable(), _run_variable()]},
+        "templating": {"list": [source, _run_variable()]},
         "panels": list(_laid_out({**groups, "Machines": list(MACHINES)})),
     }
 
@@ -105,20 +108,9 @@ def to_json() -> str:
     return json.dumps(dashboard(), indent=2) + "\n"
 
 
-def _groups() -> list[str]:
-    return list(dict.fromkeys(metric.group for metric in METRICS))
-
-
-def _chosen(series: str) -> str:
-    return f'{series}{{{RUN_TAG}=~"$run"}}'
-
-
-def _by(tags: Sequence[str]) -> str:
-    return f" by ({', '.join(tags)})" if tags else ""
-
-
-def _rate(series: str, by: Sequence[str]) -> str:
-    return f"sum{_by(by)} (rate({_chosen(series)}[$__rate_interval]))"
+def _rate(series: str, tags: Sequence[str]) -> str:
+    by = f" by ({', '.join(tags)})" if tags else ""
+    return f'sum{by} (rate({series}{{{RUN_TAG}=~"$run"}}[$__rate_interval]))'
 
 
 def _laid_out(groups: dict[str, list[Panel]]) -> Iterator[dict[str, Any]]:
@@ -156,10 +148,6 @@ def _graph(panel: Panel, number: int, position: dict[str, int]) -> dict[str, Any
             for place, (query, legend) in enumerate(panel.queries)
         ],
     }
-
-
-def _datasource_variable() -> dict[str, Any]:
-    return {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus", "refresh": 1}
 
 
 def _run_variable() -> dict[str, Any]:

@@ -57,13 +57,9 @@ def sampled(
 ) -> Iterator[Callable[[], DomainRecord | None]]:
     """Let a child process judge a sample of `source` during the block.
 
-    Yields a function that waits for the answer: None if no sample was asked or can be decoded, or if an image killed
-    the child. It raises ConfigError if the preset's statistics or weights are missing or damaged.
-
-    Args:
-        config: The configuration of this session; without `domain` no sample is asked.
-        source: SOURCE.
-        exclusions: Of the run; None asks no sample.
+    Yields a function that waits for the answer: None if no sample was asked (the preset has no `domain`, or
+    `exclusions`, those of the run, is None) or can be decoded, or if an image killed the child. It raises ConfigError
+    if the preset's statistics or weights are missing or damaged.
     """
     if config.domain is None or exclusions is None:
         yield lambda: None
@@ -117,10 +113,7 @@ def main() -> None:
 def judge_sample(config: RunConfig, source: Source, exclusions: Exclusions) -> DomainRecord | None:
     """Return what a sample of `source` says; None if the preset has no score, or no image of the sample can be decoded.
 
-    Args:
-        config: The configuration of the session.
-        source: SOURCE.
-        exclusions: Of the run; rules by perceptual hash are ignored.
+    Of the run's `exclusions` rules by perceptual hash are ignored.
     """
     score = load_scorer(config)
     if score is None:

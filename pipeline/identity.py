@@ -52,17 +52,9 @@ def identity_before_ray(
 ) -> Identity | None:
     """Accept what can be known of a run before Ray starts: its settings, and on this machine its packages and weights.
 
-    If the work is done by a cluster that exists already, only the settings are compared: weights, packages and devices
-    are those of its nodes.
-
-    Args:
-        config: The configuration of this session.
-        header: Of the run in OUT; None if there is none.
-        source: Its `Source.name` now.
-        location: OUT; a refusal says whether anything of the run there is worth keeping.
-
-    Returns:
-        The identity of this machine; None if an existing cluster, or a GPU, does the work.
+    Returns the identity of this machine; None if a cluster that exists already, or a GPU, does the work. Then only the
+    settings are compared with `header`, that of the run in OUT if there is one: weights, packages and devices are those
+    of the nodes. `source` is `Source.name` now.
     """
     here, needs_cluster = None, config.compute.device == "cuda"
     if joins_cluster(config.placement.address):
@@ -84,6 +76,7 @@ def identity_before_ray(
                 totals.add(receipt)
             if not totals.sum().is_fruitless:
                 raise
+            # Nothing of it is worth keeping.
             remedy = f"That run annotated no image: delete {location.root} to begin anew there"
             raise ConfigError(f"{error}\n{remedy}") from error
     return here
