@@ -302,8 +302,11 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
         logger.warning(
             "Joined the Ray cluster that runs on this machine. Use --address local to start one for this run alone"
         )
-    if is_joined:
-        _tell_if_busy()
+    free = ray.available_resources().get("CPU", 0.0) if is_joined else 1.0  # type: ignore[no-untyped-call]  # Ray's own
+    if free < 1:
+        existing = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]  # Ray's own
+        remedy = "Work waits for a free CPU; `ray status` shows what is in use"
+        logger.warning("The Ray cluster has %g of its %g CPUs free. %s", free, existing, remedy)
     return is_joined
 
 
@@ -324,17 +327,6 @@ def _start_error(error: Exception, address: str, start_timeout_s: int) -> Pseudo
         f"Ray did not start: {error} The machine may be busy or short of memory: check what else runs on it, or raise "
         f"the time limit (--set placement.start_timeout_s=…; it is {start_timeout_s} s)"
     )
-
-
-def _tell_if_busy() -> None:
-    free = ray.available_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]  # Ray's own
-    existing = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]  # Ray's own
-    if free < 1:
-        logger.warning(
-            "The Ray cluster has %g of its %g CPUs free. Work waits for a free CPU; `ray status` shows what is in use",
-            free,
-            existing,
-        )
 
 
 @contextmanager

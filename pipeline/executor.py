@@ -219,11 +219,8 @@ class WindowRule:
     def size(self, num_pending: int, last: WindowTimes | None = None) -> int:
         """Return how many of `num_pending` shards come next, at least one.
 
-        A remainder is spread over the windows that follow, so that no window holds only a few shards.
-
-        Args:
-            num_pending: At least one.
-            last: The previous execution; None for the first.
+        A remainder is spread over the windows that follow, so that no window holds only a few shards. `last` is the
+        previous execution, None for the first.
         """
         if last is None:
             return num_pending if num_pending <= self.max_shards else self.min_shards
@@ -255,13 +252,8 @@ def run_shards(
 ) -> Generator[Outcome]:
     """Yield the receipt of each of `shards` as its commit lands, or why it is set aside; only the windows are in order.
 
-    Closing the iterator, or an exception in its consumer, ends the execution; committed shards are kept.
-
-    Args:
-        job: The run.
-        shards: Numbers of uncommitted shards of the plan, in the order in which they should begin.
-        actors: Planned actors by pool name, from `resources.plan_actors`.
-        rule: How many shards go into one execution.
+    `shards` begin in their order, on the `actors` by pool name that `resources.plan_actors` planned. Closing the
+    iterator, or an exception in its consumer, ends the execution; committed shards are kept.
 
     Raises:
         PseudorisError: A worker raised it; `TransientError` also if Ray itself failed.

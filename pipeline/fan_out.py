@@ -45,9 +45,7 @@ _Bundle = tuple[_Files, "ray.ObjectRef[_Indices] | None"]
 def list_on_cluster(source: Source, pool: TaskPoolConfig) -> Iterator[SourceItem]:
     """Yield the items of `source.list()` in the same order, and count `source.left_out`; tasks index tars and tables.
 
-    Args:
-        source: SOURCE; every node must reach it, as it must to read the images.
-        pool: The resources of a task: the pool of reading.
+    A task has the resources of `pool`, that of reading. Every node must reach SOURCE, as it must to read the images.
     """
     is_empty = True
     for files, index in _indexed(source, pool):
@@ -104,11 +102,7 @@ _CHECKS_IN_FLIGHT: Final = 256
 
 
 def checking_on_cluster(pool: TaskPoolConfig) -> CheckShards:
-    """Return a check for `verify_run` that runs in Ray tasks; this process must be connected to Ray.
-
-    Args:
-        pool: The resources of a task: the pool of reading.
-    """
+    """Return a check for `verify_run` that runs in Ray tasks of `pool`; this process must be connected to Ray."""
     task = ray.remote(_check).options(num_cpus=pool.num_cpus, resources=dict(pool.resources))
 
     def check(location: RunLocation, shards: Iterator[ShardToCheck], quick: bool) -> Iterator[list[Problem]]:

@@ -36,14 +36,9 @@ def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict
 
     First every pool gets one actor, next to one read and one commit task. Then the pools grow in turn, the
     smallest first, up to `max_actors` or the resources of the nodes, with another read and commit task for each
-    `ACTORS_PER_READER` actors.
+    `ACTORS_PER_READER` actors. A minimum that can never be scheduled is a ConfigError.
 
-    Args:
-        nodes: Ray's resources of each living node, such as `{"CPU": 8.0, "GPU": 1.0}`.
-        config: Its `placement` and device.
-
-    Raises:
-        ConfigError: The minimum can never be scheduled.
+    `nodes` are Ray's resources of each living node, such as `{"CPU": 8.0, "GPU": 1.0}`.
     """
     pools = config.model_pools()
     free = [_units(node) for node in nodes]
@@ -85,19 +80,11 @@ def num_committers(actors: Mapping[str, int], config: RunConfig) -> int:
 def check_object_store(
     nodes: Sequence[Mapping[str, float]], config: RunConfig, actors: Mapping[str, int], max_shard_bytes: int
 ) -> None:
-    """Accept a plan whose shards in flight fit into the object store, so that nothing spills to disk.
+    """Accept a plan whose shards in flight fit into the object store, so that nothing spills to disk; else ConfigError.
 
     Shards in flight are those being read and those passed to actors. Ray Data gives a dataset half of the store and
-    makes readers wait if that is full. If even the shards in flight do not fit, waiting does not help.
-
-    Args:
-        nodes: Ray's resources of each living node, `object_store_memory` in bytes among them.
-        config: Its `placement` and `shards`.
-        actors: Planned actors by pool name.
-        max_shard_bytes: Encoded bytes of the plan's largest shard.
-
-    Raises:
-        ConfigError: They do not fit.
+    makes readers wait if that is full. If even the shards in flight do not fit, waiting does not help. The plan's
+    largest shard has `max_shard_bytes` encoded bytes.
     """
     stores = [int(node["object_store_memory"]) for node in nodes if node.get("object_store_memory")]
     # An image above its own limit has a shard of its own, and is not read.
