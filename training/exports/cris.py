@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from hashlib import sha256
+from hashlib import file_digest
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +31,7 @@ from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ReadMask
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
-from pseudoris.training.exports.output_files import ManyFiles, broken, iter_json_list, json_list, new_file
+from pseudoris.training.exports.output_files import ManyFiles, broken, iter_json_arrays, json_list, new_file
 from pseudoris.training.exports.selected_rows import TextRule
 from pseudoris.training.untrusted_pickle import load_plain
 
@@ -146,7 +146,7 @@ def _length_notes(dataset: str, split: str, num_records: int) -> list[str]:
 def _read_folders(destination: RunLocation, anns: str, masks: str) -> Iterator[ReadMask]:
     segment_id = -1
     with destination.open_input(anns) as file, ThreadPoolExecutor(_READERS, thread_name_prefix="check") as pool:
-        records = iter_json_list(file, destination.uri(anns))
+        records = (record for _, record in iter_json_arrays(file, destination.uri(anns)))
 
         def read(record: dict[str, Any]) -> tuple[tuple[int, int], str]:
             path = f"{masks}/{record['segment_id']}.png"
@@ -169,7 +169,6 @@ _LENGTH: Final = b"__len__"
 _MAP_BYTES: Final = 2**41
 # What one transaction holds in memory.
 _COMMIT_BYTES: Final = 64 * 2**20
-_CHUNK_BYTES: Final = 16 * 2**20
 # The split whose masks the trainers take from the LMDB alone.
 _TRAIN: Final = "train"
 
@@ -327,11 +326,9 @@ def _loads(value: bytes | None, name: str) -> Any:
 
 def _check_copy(destination: RunLocation, path: str, due: str) -> None:
     """Raise unless the destination holds the same bytes as the local file that was read back."""
-    digest = sha256()
     with destination.open_input(path) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    if digest.hexdigest() != due:
+        digest = file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # a BinaryIO serves
+    if digest != due:
         raise TransientError(
             f"{destination.uri(path)} differs from the file that was sent. Run the same command again."
         )

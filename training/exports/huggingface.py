@@ -18,7 +18,6 @@ import pyarrow as pa
 import yaml
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.parquet_files import open_parquet, open_writer
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest, ReadMask
@@ -220,78 +219,15 @@ _SIZES: Final = (
 )
 _ABOVE: Final = "100M<n<1B"
 
+# By whether people wrote them.
 _TITLE: Final = {
-    "models": "Referring expressions for masks, made by models",
-    "people": "Referring expressions for masks, written by people",
+    False: "Referring expressions for masks, made by models",
+    True: "Referring expressions for masks, written by people",
 }
-_INTRO: Final = {
-    "models": "No human has seen them: pseudoris made them after Pseudo-RIS (Yu, Seo and Son, ECCV 2024). Of the "
-    "captions that a model wrote for each mask, this data set holds those whose distinctiveness, judged by another "
-    "model, is above a threshold.",
-    "people": "They come from a data set of human annotation. pseudoris converted it.",
-}
-_MAKING: Final = """\
-## How it was made
-
-| stage | engine | weights (sha256) |
-| --- | --- | --- |
-{stages}
-
-An expression is kept if its distinctiveness is above {tau}, or if its mask is alone in its image.
-
-## What to know before use
-
-- Expressions repeat what the captioner has learnt, including its mistakes and its prejudices about people.
-- A mask may be a part of an object, or of several; an expression may fit another object that no mask shows.
-- Distinctiveness compares only the masks of the image, and a model judges it.
-
-"""
-_TEXT: Final = """\
-# {title}
-
-Each row is an image with its masks, and each mask has referring expressions: short phrases that fit it and nothing \
-else in the image. {intro}
-
-```python
-from datasets import load_dataset
-
-rows = load_dataset("path/to/this/folder", split="{split}")
-row = rows[0]
-row["image"]  # PIL image, upright
-for mask in row["masks"]:
-    mask["mask"]  # PIL image of the same size, 255 inside and 0 outside
-    mask["expressions"]  # list of texts
-```
-
-| | |
-| --- | --- |
-{counts}
-
-## Fields
-
-| field | meaning |
-| --- | --- |
-| `image_id` | first 64 bits of the sha256 of the key |
-| `key` | percent-encoded path of the image in its source |
-| `height`, `width` | of the upright image, in pixels |
-| `image` | the image; encoded again as JPEG if readers differ about it (EXIF orientation, transparency, 16 bits) |
-| `masks[].mask_id` | image id and index in the proposer's order |
-| `masks[].mask` | 8-bit PNG of the image's size, 255 inside and 0 outside |
-| `masks[].bbox` | tight box [x, y, width, height], in pixels |
-| `masks[].area` | number of pixels |
-| `masks[].predicted_iou`, `masks[].stability_score` | the proposer's scores; null if a prior gave the mask |
-| `masks[].expressions` | the kept expressions |
-| `masks[].distinctiveness` | one score per expression; null if the mask is alone in its image |
-
-{making}## Licence
-
-To be filled in by the publisher: the licence of the images, and whether the licences of the models or of the human \
-annotation allow the use that you offer. The head of this file says `unknown` until then.
-"""
 
 
 def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: Mapping[str, int]) -> str:
-    """Return the text of README.md.
+    """Return the text of README.md, out of `templates/dataset_card.md.j2`.
 
     It does not name where the images came from: a path or a bucket's name is private.
 
@@ -306,17 +242,28 @@ def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: M
         counts["quarantined images"] = num_quarantined
     counts |= {f"left out: {reason}": number for reason, number in dropped.items()}
     header = request.header
-    makers = "people" if header.origin == "import" else "models"
-    making = _MAKING.format(stages="\n".join(_stages(header)), tau=header.config.filtering.tau)
-    text = _TEXT.format(
-        title=_TITLE[makers],
-        intro=_INTRO[makers],
-        split=split,
-        counts="\n".join(f"| {name} | {number:,} |" for name, number in counts.items()),
-        making=making if makers == "models" else "",
+    config, weights = header.config, header.identity.weights
+    engines = {"propose": config.masks.engine, "caption": config.captions.engine, "filter": config.filtering.engine}
+    title = _TITLE[header.origin == "import"]
+    # Imported here: only this format writes a page.
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pseudoris.training.exports"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        keep_trailing_newline=True,
     )
-    meta = head(split, rows[split], title=_TITLE[makers])
-    return f"---\n{yaml.safe_dump(meta, sort_keys=False)}---\n\n{text}"
+    return environment.get_template("dataset_card.md.j2").render(
+        head=yaml.safe_dump(head(split, rows[split], title=title), sort_keys=False),
+        title=title,
+        is_human=header.origin == "import",
+        split=split,
+        counts=counts,
+        stages=[(stage, engine, weights.get(stage, "none")) for stage, engine in engines.items()],
+        tau=config.filtering.tau,
+    )
 
 
 def head(split: str, num_images: int, *, title: str) -> dict[str, Any]:
@@ -332,10 +279,3 @@ def head(split: str, num_images: int, *, title: str) -> dict[str, Any]:
             {"config_name": "default", "data_files": [{"split": split, "path": f"data/{split}-*.parquet"}]},
         ],
     }
-
-
-def _stages(header: RunHeader) -> list[str]:
-    config = header.config
-    engines = {"propose": config.masks.engine, "caption": config.captions.engine, "filter": config.filtering.engine}
-    weights = header.identity.weights
-    return [f"| {stage} | {engine} | {weights.get(stage, 'none')} |" for stage, engine in engines.items()]

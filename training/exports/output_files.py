@@ -219,8 +219,8 @@ def read_ahead(destination: RunLocation, paths: Iterable[str]) -> Iterator[tuple
     yield from map_in_threads(read, paths, _READERS)
 
 
-_OPENS: Final = re.compile(rb'^(?:\{|\], )("(?:[^"\\]|\\.)*"): \[$')
-_CLOSES: Final = b"]}"
+_OPENS: Final = re.compile(rb'^(?:(?:\{|\], )("(?:[^"\\]|\\.)*"): )?\[$')
+_CLOSES: Final = (b"]}", b"]")
 
 
 class JsonArray:
@@ -262,32 +262,25 @@ def json_arrays(path: Path, names: Sequence[str]) -> Iterator[dict[str, JsonArra
                 file.seek(0)
                 shutil.copyfileobj(file, whole, 2**20)
                 whole.write(b"\n")
-            whole.write(_CLOSES + b"\n")
-
-
-def iter_json_list(file: BinaryIO, name: str) -> Iterator[Any]:
-    """Yield the elements of a file of `json_list`; arguments and errors as of `iter_json_arrays`."""
-    if file.readline().strip() != b"[":
-        raise TransientError(f"{name} does not begin as a list. Run the same command again.")
-    for line in map(bytes.rstrip, file):
-        if line == b"]":
-            return
-        if line:
-            yield _element(line, name)
-    raise TransientError(f"{name} ends before its last bracket. Run the same command again.")
+            whole.write(b"]}\n")
 
 
 def iter_json_arrays(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield (array's name, element) of a file of `json_arrays`, in its order; `name` is the file's, for errors."""
+    """Yield (array's name, element) of a file of `json_arrays`, in its order, or ("", element) of one of `json_list`.
+
+    `name` is the file's, for errors.
+    """
     array: str | None = None
     for line in map(bytes.rstrip, file):
         opens = _OPENS.match(line)
         if opens:
-            array = _element(opens[1], name)
-        elif line == _CLOSES:
+            array = "" if opens[1] is None else _element(opens[1], name)
+        elif line in _CLOSES:
             return
+        elif array is None:
+            raise TransientError(f"{name} does not begin as a list. Run the same command again.")
         elif line:
-            yield array or "", _element(line, name)
+            yield array, _element(line, name)
     raise TransientError(f"{name} ends before its last bracket. Run the same command again.")
 
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports import cris
 from tests.builders.memory import least_peak_bytes
 from tests.training.exports.builders import build_run, export, jpeg
 from tests.training.exports.readers_cris import folder2records
@@ -70,10 +69,7 @@ def test_a_name_that_would_lead_out_of_its_folder_is_refused(option, built_run, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cris", "lmdb"])
-def test_memory_follows_the_shard_and_not_the_run(name, tmp_path, monkeypatch):
-    # In which an LMDB is compared with what was sent.
-    monkeypatch.setattr(cris, "_CHUNK_BYTES", 2**16)
-
+def test_memory_follows_the_shard_and_not_the_run(name, tmp_path):
     def peak_bytes(num_images: int) -> int:
         # What follows the end of a JPEG is nobody's pixels.
         large = jpeg() + bytes(50_000)
