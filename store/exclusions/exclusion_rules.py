@@ -310,15 +310,10 @@ class ExclusionMatcher:
         return bool(self._hashes)
 
     def matched(self, key: str) -> tuple[int | None, list[int]]:
-        """Return the number of the first rule by name that excludes an image or None, and what names it of `only`.
+        """Return the number of the first rule by name that excludes a key or None, and what names it of `only`.
 
-        Values of `only` are numbered in their order.
-
-        A listed name is that of the file; a listed path must be the end of the key's path, by whole folders. Rows of a
-        table have no name.
-
-        Args:
-            key: Percent-encoded key relative to SOURCE.
+        Values of `only` are numbered in their order. A listed name is that of the file; a listed path must be the end
+        of the key's path, by whole folders. Rows of a table have no name.
         """
         named = [(number, index.numbers(key)) for number, index in self._only]
         missed = [number for number, found in named if not found]

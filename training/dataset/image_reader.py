@@ -57,15 +57,10 @@ class ImageBytes:
         endpoint_url: str | None = None,
         is_random_access: bool = False,
     ) -> None:
-        """Wire it.
+        """Wire it; `source` says where the images are now, or maps the header's SOURCE to that place.
 
-        Args:
-            location: Where the run lives.
-            header: Its header: whether it embeds images, SOURCE, and the limits of decoding.
-            source: Where the images are now, or a mapping from the header's SOURCE to that place; None uses the
-                header's SOURCE.
-            endpoint_url: The S3 store of the images, if the run names none.
-            is_random_access: Read images of SOURCE one by one, when they are decoded, and keep the plans of all shards.
+        `endpoint_url` is the S3 store of the images, if the run names none. With random access, images of SOURCE are
+        read one by one, as they are decoded, and the plans of all shards are kept.
         """
         moved = source.get(header.source) if isinstance(source, Mapping) else source
         config = header.config

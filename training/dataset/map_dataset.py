@@ -158,12 +158,8 @@ class RisDataset(MapDataset):
     def draw(self, index: int, epoch: int, decoded: Decoded, *, among: NDArray[np.int64] | None = None) -> Any:
         """Return the sample of a mask with the expressions of an epoch; raises as `[]` does.
 
-        Args:
-            index: Index of the mask.
-            epoch: Which draw.
-            decoded: Images that were decoded; read from, and added to.
-            among: The masks that may replace one whose image cannot be used, (C,) ascending, `index` among them; all by
-                default.
+        `among` are the masks that may replace one whose image cannot be used, (C,) ascending, `index` among them; all
+        by default.
         """
         self._concat.of(index, noun="mask")
         first = index % len(self) if among is None else int(np.searchsorted(among, index % len(self)))

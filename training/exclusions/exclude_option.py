@@ -41,12 +41,10 @@ logger = logging.getLogger(__name__)
 
 
 def read_exclusions(values: Sequence[str], max_distance: int | None = None, only: Sequence[str] = ()) -> Exclusions:
-    """Return the rule of `--only` and the rules of all values of `--exclude`, in their order, each once.
+    """Return the rule of `--only` and the rules of all values of `--exclude`, local paths, in their order, each once.
 
-    Args:
-        values: Local paths.
-        max_distance: Most bits in which the perceptual hashes of two copies differ; None is `DEFAULT_MAX_DISTANCE`.
-        only: Local paths of `--only`. The images that they name together are taken, all others left out.
+    The images that the paths of `only` name together are taken, all others left out. `max_distance` is the most bits in
+    which the perceptual hashes of two copies differ; None is `DEFAULT_MAX_DISTANCE`.
 
     Raises:
         ConfigError: A value is none of the kinds, a file is not as it should be, or a package is missing.
@@ -175,10 +173,7 @@ def _files_below(place: Path) -> list[Path]:
 
 
 def read_refer_folder(folder: Path) -> Exclusions:
-    """Return one rule: the images of all splits but `train`, of all files of references.
-
-    Args:
-        folder: Of one dataset, or the folder of several.
+    """Return one rule: the images of all splits but `train`, of all files of references of one dataset or of several.
 
     Raises:
         ConfigError: A file is none of REFER's, or no file has a reference of another split.
@@ -205,10 +200,7 @@ def read_refer_folder(folder: Path) -> Exclusions:
 
 
 def read_train_images(path: Path) -> Exclusions:
-    """Return one rule `only`: the images of the split `train` of one file of references.
-
-    Args:
-        path: The file, or a folder that has no other.
+    """Return one rule `only`: the images of the split `train` of one file of references, or of the one in a folder.
 
     Raises:
         ConfigError: It is none of REFER's, there are several, or it has no reference of `train`.

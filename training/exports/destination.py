@@ -32,14 +32,9 @@ def claim_destination(
 ) -> None:
     """Empty the folders of an earlier export of the format, and mark the destination as begun.
 
-    Args:
-        destination: It must be empty, or hold an export of the same format: one that was killed, or with
-            `is_overwriting` a whole one.
-        export_format: Name of the format.
-        folders: Every folder that it writes files into, the destination itself excluded. Files in folders below them
-            are not looked at.
-        numbered: Gives the path of a numbered folder by its number, from 0; None if there are none.
-        is_overwriting: Whether a whole export is replaced.
+    The destination must be empty, or hold an export of the same format: one that was killed, or, to overwrite, a whole
+    one. `folders` are all that it writes files into, itself excluded (files in folders below them are not looked at);
+    `numbered` gives the path of a numbered folder by its number, from 0.
     """
     num_numbered = 0 if numbered is None else _num_folders(destination, numbered)
     earlier = _earlier(destination, export_format, is_overwriting=is_overwriting)

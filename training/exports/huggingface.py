@@ -227,15 +227,9 @@ _TITLE: Final = {
 
 
 def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: Mapping[str, int]) -> str:
-    """Return the text of README.md, out of `templates/dataset_card.md.j2`.
+    """Return README.md, out of `templates/dataset_card.md.j2`; `rows` has the images under the split's name.
 
     It does not name where the images came from: a path or a bucket's name is private.
-
-    Args:
-        request: The request of the export.
-        split: Name of the one split; `rows` has its number of images by this name.
-        rows: Counts by name.
-        dropped: Counts of what was left out, by reason.
     """
     counts = {"images": rows[split], **{name: number for name, number in rows.items() if name != split}}
     if num_quarantined := sum(receipt.counts.quarantined for receipt in request.receipts):

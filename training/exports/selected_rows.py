@@ -144,18 +144,11 @@ def is_distinctive(expressions: Sequence[ExpressionRecord], tau: float) -> bool:
 def with_source_bytes(
     planned: PlannedImages, images: Sequence[AnnotatedImage], dropped: Counter[str]
 ) -> Iterator[AnnotatedImage]:
-    """Yield a shard's images with their encoded bytes; one that is missing or changed is left out and counted.
+    """Yield a shard's images, in plan order, with their encoded bytes; one that is missing or changed is left out.
 
-    This is not an error: of millions of files some are always missing, and the rest of the run is still valid. Images
-    that are not embedded are read as annotation reads them: neighbours in a tar together, objects of a bucket at once.
-
-    Args:
-        planned: The run's images, in its SOURCE or where they are now.
-        images: Images of one shard, in plan order; with `data` if the run embeds it.
-        dropped: Gains the number of images left out.
-
-    Raises:
-        ConfigError: SOURCE itself does not exist any more, or cannot be read.
+    It is counted in `dropped`, and no error: of millions of files some are always missing, and the rest of the run is
+    still valid. Images that are not embedded are read as annotation reads them: neighbours in a tar together, objects
+    of a bucket at once. A SOURCE that does not exist any more, or cannot be read, is a ConfigError.
     """
     absent = {image.key for image in images if image.data is None}
     outcomes = planned.read(images[0].shard, absent) if absent else iter(())

@@ -44,13 +44,7 @@ _REFS_NAME: Final = re.compile(r"^refs\((.+)\)\.p$")
 
 
 def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequence[str]) -> Annotation:
-    """Return the objects of the references of `splits`, and their images.
-
-    Args:
-        refs: The pickle of references, whole.
-        instances: The document of instances, whole.
-        refs_name: The pickle's name, for messages and digests.
-        splits: Which references: `train`, `val`, `test`, `testA`, `testB`.
+    """Return the objects of the references of `splits`, and their images, out of the whole pickle and instances.
 
     Raises:
         ConfigError: A file is not of the format, they do not belong together, or a split has no reference.
@@ -205,13 +199,10 @@ _MIN_POINTS: Final = 3
 
 
 def read_phrasecut(files: Mapping[str, bytes]) -> Annotation:
-    """Return the phrases of files of tasks. Equal instances of an image are one mask, whichever phrases name them.
+    """Return the phrases of files of tasks, by name: a phrase's split is in its file's.
 
-    Args:
-        files: The documents by their names, whole; the split of a phrase is in its file's name.
-
-    Raises:
-        ConfigError: A file is not one of PhraseCut's. The message names the task.
+    Equal instances of an image are one mask, whichever phrases name them. A file that is not PhraseCut's is a
+    ConfigError, which names the task.
     """
     left_out = Counter[str]()
     masks: defaultdict[str, dict[str, HumanMask]] = defaultdict(dict)

@@ -33,13 +33,8 @@ _MAX_SIDE_PX: Final = 2**20
 def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_name: str = "") -> Annotation:
     """Return the content of a COCO JSON document: all of its images, also those without an object.
 
-    Expressions cannot refer to crowd regions: they are left out and counted.
-
-    Args:
-        data: The document, whole.
-        name: Its file's name, for messages and digests.
-        captions: The whole document of captions by instance; None if there is none.
-        captions_name: Its file's name.
+    Expressions cannot refer to crowd regions: they are left out and counted. `data` is the document, whole, and
+    `captions` that of captions by instance, if there is one; the names are for messages and digests.
 
     Raises:
         ConfigError: It is not a COCO JSON, or a caption is not a text or belongs to no object.
@@ -88,14 +83,7 @@ def _captions(row: Mapping[str, Any], where: str) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class AnnotationEntry:
-    """A row of `annotations`.
-
-    Attributes:
-        annotation_id: Unique in the file.
-        path: Path of its image.
-        index: Its place among all rows of its image, from 0.
-        row: The row as in the file.
-    """
+    """A row of `annotations` as in the file, its unique id, the path of its image, and its place there, from 0."""
 
     annotation_id: int
     path: str
@@ -119,11 +107,7 @@ class CocoTables:
 
 
 def read_coco_tables(data: bytes, where: str) -> CocoTables:
-    """Return the tables of a COCO JSON document; of a REFER dataset's `instances.json` too.
-
-    Args:
-        data: The document, whole.
-        where: Its file, for messages.
+    """Return the tables of a COCO JSON document, whole; of a REFER dataset's `instances.json` too.
 
     Raises:
         ConfigError: It is none, an id is missing or repeated, or a path leads out of the folder of images.

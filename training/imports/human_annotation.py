@@ -183,13 +183,8 @@ def annotate_image(
 ) -> ShardImage:
     """Return the image with the human's masks and expressions; quarantined if they do not fit the image.
 
-    A mask without a pixel and its expressions are left out, as a proposer leaves them out.
-
-    Args:
-        image: As it was read: proven, or quarantined, in which case it stays quarantined.
-        human: Its annotation.
-        orientation: What the annotation refers to. `stored` masks are turned by the image's EXIF orientation.
-        limits: The decoder's plug-ins are read.
+    A mask without a pixel and its expressions are left out, as a proposer leaves them out. `stored` masks are turned by
+    the image's EXIF orientation. An image that was quarantined as it was read stays so.
     """
     if image.failure or image.height is None or image.width is None:
         return image

@@ -111,11 +111,7 @@ def import_annotation(
 ) -> ImportSummary:
     """Import a human's annotation into the run at `location`, or continue an import of the same.
 
-    Args:
-        request: What, and from where.
-        location: A new run, or one that the same request began.
-        on_progress: Called after each commit.
-        on_wait: Called with the holder of the run, before a wait.
+    `on_progress` is called after each commit, `on_wait` with the holder of the run before a wait.
 
     Raises:
         ConfigError: The user must fix something; or the run there is another one.
