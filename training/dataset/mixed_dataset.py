@@ -165,17 +165,14 @@ class MixedIterableDataset(StreamedDataset):
             )
         return num_human / (num_human + num_pseudo)
 
-    def _human_limit(self) -> int:
-        # Which of the numbers below `_PROBABILITY_STEPS` mean human: not all, or the epoch would never end.
-        return min(round(self.human_share * _PROBABILITY_STEPS), _PROBABILITY_STEPS - 1)
-
     def _samples(self, stream: Stream, epoch: int, position: Position) -> Iterator[tuple[Any, Position]]:
         machine = self._pseudo._samples(stream, epoch, position.get("pseudo", {}))
         reached = position.get("pseudo", {})
         num_human, num_drawn = position.get("human", 0), position.get("drawn", 0)
         key = key_of("mix", self._seed, epoch, stream.worker, stream.num_workers)
         own = self._own_humans(stream, epoch)
-        limit = self._human_limit()
+        # Which of the numbers below `_PROBABILITY_STEPS` mean human: not all, or the epoch would never end.
+        limit = min(round(self.human_share * _PROBABILITY_STEPS), _PROBABILITY_STEPS - 1)
         while True:
             if draw_below(key, num_drawn, _PROBABILITY_STEPS) < limit:
                 lap, at = divmod(num_human, len(own))

@@ -24,14 +24,11 @@ WITHOUT_TEXT: Final = "human sentences without a text"
 WITHOUT_SENTENCE: Final = "human references without a sentence"
 
 
-@dataclass(frozen=True, slots=True)
-class RecordIds:
+class RecordIds(defaultdict[str, Iterator[int]]):
     """The next id of each kind: from 1, in the order of the plan, the run's before a human's."""
 
-    image: Iterator[int] = field(default_factory=lambda: count(1))
-    annotation: Iterator[int] = field(default_factory=lambda: count(1))
-    ref: Iterator[int] = field(default_factory=lambda: count(1))
-    sentence: Iterator[int] = field(default_factory=lambda: count(1))
+    def __init__(self) -> None:
+        super().__init__(lambda: count(1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class HumanRefs:
             by_annotation[ref["ann_id"]].append(ref)
         for old, refs in by_annotation.items():
             found = self.annotations[old]
-            annotation = {**found, "id": next(numbers.annotation), "image_id": image_ids[found["image_id"]]}
+            annotation = {**found, "id": next(numbers["annotation"]), "image_id": image_ids[found["image_id"]]}
             yield annotation, [_renumbered(ref, annotation, numbers) for ref in refs]
 
     def image_bytes(self, file_name: str) -> bytes:
@@ -210,13 +207,13 @@ def _renumbered(ref: Mapping[str, Any], annotation: Mapping[str, Any], numbers: 
             **each,
             "raw": each["raw"] if _is_text(each.get("raw")) else each["sent"],
             "tokens": each.get("tokens") or str(each["sent"]).split(),
-            "sent_id": next(numbers.sentence),
+            "sent_id": next(numbers["sentence"]),
         }
         for each in ref["sentences"]
     ]
     return {
         **ref,
-        "ref_id": next(numbers.ref),
+        "ref_id": next(numbers["ref"]),
         "ann_id": annotation["id"],
         "image_id": annotation["image_id"],
         "sent_ids": [sentence["sent_id"] for sentence in sentences],

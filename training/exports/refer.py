@@ -114,7 +114,7 @@ class _Writer:
         arrays["categories"].append({**CATEGORY, "id": self._category_id})
         for image, image_file in self._job.images():
             files.write(IMAGES_FOLDER, image_file.name, image_file.data)
-            image_id, size = next(self._numbers.image), (int(image.height), int(image.width))
+            image_id, size = next(self._numbers["image"]), (int(image.height), int(image.width))
             arrays["images"].append({"id": image_id, "file_name": image_file.name, "height": size[0], "width": size[1]})
             for mask in image.masks:
                 annotation = self._annotation(mask, image_id)
@@ -126,7 +126,7 @@ class _Writer:
 
     def _annotation(self, mask: AnnotatedMask, image_id: int) -> dict[str, Any]:
         return {
-            "id": next(self._numbers.annotation),
+            "id": next(self._numbers["annotation"]),
             "image_id": image_id,
             "category_id": self._category_id,
             "bbox": box_xywh(mask),
@@ -140,11 +140,11 @@ class _Writer:
     def _ref(self, mask: AnnotatedMask, annotation: dict[str, Any], file_name: str) -> dict[str, Any]:
         """Return an element of the refs file; both `sent` and `raw` hold the text: trainers read one or the other."""
         sentences = [
-            {"sent_id": next(self._numbers.sentence), "sent": text, "raw": text, "tokens": text.split()}
+            {"sent_id": next(self._numbers["sentence"]), "sent": text, "raw": text, "tokens": text.split()}
             for text in (expression.text for expression in mask.expressions)
         ]
         return {
-            "ref_id": next(self._numbers.ref),
+            "ref_id": next(self._numbers["ref"]),
             "ann_id": annotation["id"],
             "image_id": annotation["image_id"],
             "category_id": annotation["category_id"],
@@ -158,7 +158,7 @@ class _Writer:
         """Add the human's, numbered on."""
         for category in self._human.categories:
             arrays["categories"].append(category)
-        image_ids = {old: next(self._numbers.image) for old in self._human.images}
+        image_ids = {old: next(self._numbers["image"]) for old in self._human.images}
         for old, image in self._human.images.items():
             arrays["images"].append({**image, "id": image_ids[old]})
             if self._human.folder is not None:
