@@ -25,16 +25,6 @@ def test_both_sides_draw_the_same_captions():
     assert len(set(theirs)) > 5
 
 
-@pytest.mark.slow
-def test_a_row_beyond_the_timed_masks_is_scaled_by_operations_and_says_so():
-    config = load_config("tiny")
-    timed, counted = captioner.measure(config, masks=[2, 3], steps=[4], timed_masks=2, repeats=1)
-    assert "COUNTED" in counted.note
-    assert "COUNTED" not in timed.note
-    # Three rows of targets instead of two, each under three crops instead of two.
-    assert 1.5 < counted.baseline_s / timed.baseline_s < 3
-
-
 @pytest.mark.long
 def test_the_command_line_writes_rows_with_the_promised_keys(tmp_path):
     path = tmp_path / "rows.json"

@@ -14,7 +14,6 @@ import pytest
 
 from benchmarks.fleet import DriverQueue, Fleet, simulate
 from benchmarks.scale import plugin_environment, stand_in_config, write_tables
-from pseudoris.pipeline.executor import WindowRule
 
 CALM = {"node_losses_per_h": 0.0, "driver_deaths_per_h": 0.0}
 
@@ -34,26 +33,6 @@ def test_without_faults_a_run_is_its_start_and_its_shards(gpus):
     assert spent.work == pytest.approx(400 * 100.0)
     assert spent.idle == pytest.approx(60.0 * gpus, rel=1e-3)
     assert spent.control_share == pytest.approx(spent.idle / (spent.idle + spent.work), rel=1e-6)
-
-
-def test_shards_that_do_not_come_out_even_leave_gpus_waiting_for_the_last():
-    spent = simulate(fleet(num_shards=401, **CALM), seed=0)
-    assert spent.hours * 3600 == pytest.approx(60.0 + 101 * 100.0, rel=1e-6)
-    assert spent.drains == pytest.approx(3 * 100.0, rel=1e-3)
-
-
-def test_what_a_gpu_waits_between_two_shards_is_the_queues():
-    spent = simulate(fleet(cycle_s=110.0, **CALM), seed=0)
-    assert spent.queue == pytest.approx(400 * 10.0, rel=1e-6)
-    assert spent.hours * 3600 == pytest.approx(60.0 + 100 * 110.0, rel=1e-6)
-
-
-def test_each_window_pays_for_the_pools_once():
-    rule = WindowRule(max_shards=100, min_shards=100, num_starts=1)
-    spent = simulate(fleet(rule=rule, **CALM), seed=0)
-    assert spent.num_windows == 4
-    assert spent.starts == pytest.approx(4 * 4 * 60.0)
-    assert spent.hours * 3600 == pytest.approx(4 * (60.0 + 25 * 100.0), rel=1e-6)
 
 
 @pytest.mark.long
@@ -83,11 +62,6 @@ def test_losses_come_as_often_as_they_should_and_everything_is_accounted_for():
     clock = sum(8 * run.hours * 3600 for run in runs)
     away = sum(run.num_node_losses for run in runs) * 300.0
     assert sum(map(everything, runs)) == pytest.approx(clock - away, rel=0.005)
-
-
-def test_equal_seeds_are_equal_runs_and_others_are_not():
-    assert simulate(fleet(node_losses_per_h=1.0), 3) == simulate(fleet(node_losses_per_h=1.0), 3)
-    assert simulate(fleet(node_losses_per_h=1.0), 3) != simulate(fleet(node_losses_per_h=1.0), 4)
 
 
 @pytest.mark.parametrize(

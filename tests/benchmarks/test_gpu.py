@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
 from pseudoris.schemas.config_layers import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -41,11 +40,3 @@ def test_it_runs_on_a_cpu_without_ray_or_pyarrow_and_writes_the_devices_name(tmp
     assert load_config("tiny", tmp_path / "tiny.yaml").compute.precision == "bfloat16"
     for row in rows:
         assert row["case"] in done.stdout
-
-
-def test_scenes_get_as_many_masks_as_asked_for():
-    shard = gpu.scenes_with(11, 2)
-    assert [len(image.masks) for image in shard.images] == [11, 11]
-    for image in shard.images:
-        assert [mask.index for mask in image.masks] == list(range(11))
-        assert len({mask.mask_id for mask in image.masks}) == 11

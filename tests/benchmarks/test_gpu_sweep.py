@@ -6,7 +6,7 @@ import torch
 from benchmarks import gpu_sweep
 from benchmarks.gpu import scenes_with
 from benchmarks.gpu_report import Bench, Report
-from benchmarks.gpu_sweep import Sweep, nested
+from benchmarks.gpu_sweep import Sweep
 from pseudoris.schemas.config_layers import load_config
 
 CANDIDATES = {
@@ -49,28 +49,6 @@ def test_the_fastest_values_are_recommended_in_a_file_that_a_run_reads(monkeypat
     assert "0.9 s an image; 2 s with the settings of tiny" in text
 
 
-def test_the_presets_value_stays_where_another_is_hardly_faster(monkeypatch, sweep):
-    timed(monkeypatch, {("masks.points_per_batch", 256): 0.98})
-    sweep.run(CANDIDATES, has_compilation=False)
-    assert sweep.chosen == {}
-
-
-def test_the_presets_own_value_is_not_timed_again(monkeypatch, sweep):
-    tried = timed(monkeypatch, {})
-    sweep.run({"masks": CANDIDATES["masks"]}, has_compilation=False)
-    assert tried == [
-        ("masks", {}),
-        ("masks", {"masks.points_per_batch": 64}),
-        ("masks", {"masks.points_per_batch": 256}),
-    ]
-
-
-def test_a_setting_is_tried_with_those_found_before_it(monkeypatch, sweep):
-    tried = timed(monkeypatch, {("captions.cache_bytes", 2**30): 0.5})
-    sweep.run(CANDIDATES, has_compilation=False)
-    assert tried[-1] == ("captions", {"captions.cache_bytes": 2**30, "captions.crops_together": 32})
-
-
 @pytest.mark.parametrize(("compiled_s", "is_kept"), [(0.8, True), (0.99, False)])
 def test_compilation_is_recommended_where_all_stages_together_gain(monkeypatch, sweep, tmp_path, compiled_s, is_kept):
     timed(monkeypatch, {("compute.is_compiled", True): compiled_s})
@@ -101,7 +79,3 @@ def test_a_value_that_runs_out_of_memory_is_not_recommended(monkeypatch, sweep, 
     sweep.run({"masks": {"masks.points_per_batch": (256,)}}, has_compilation=False)
     assert sweep.chosen == {}
     assert "masks.points_per_batch=256: OutOfMemoryError: CUDA out of memory" in capsys.readouterr().out
-
-
-def test_dotted_keys_become_a_tree():
-    assert nested({"a.b.c": 1, "a.b.d": 2, "e": 3}) == {"a": {"b": {"c": 1, "d": 2}}, "e": 3}

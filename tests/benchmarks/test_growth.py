@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 
 from benchmarks import growth
-from benchmarks.growth import Curve, exponent, plot, shard_of
+from benchmarks.growth import Curve, exponent, plot
 from benchmarks.growth import _curve_of as curve_of
 from benchmarks.process_watch import Sample, Usage, Watched
 
@@ -17,18 +17,6 @@ from benchmarks.process_watch import Sample, Usage, Watched
 def test_the_exponent_of_a_power_is_found_whatever_the_small_sizes_cost(power):
     sizes = (1, 2, 4, 8, 16, 32)
     assert exponent(sizes, [100.0, 100.0, 100.0, *(3 * size**power for size in sizes[3:])]) == pytest.approx(power)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("part", "size"), [("masks", 1), ("masks", 120), ("image size", 384), ("shard size", 3)])
-def test_a_point_has_the_size_that_it_says(part, size):
-    shard = shard_of(part, size)
-    found = {
-        "masks": len(shard.images[0].masks),
-        "image size": shard.images[0].height,
-        "shard size": len(shard.images),
-    }
-    assert found[part] == size
 
 
 def test_a_run_is_halved_from_its_end_and_has_the_highest_memory_and_all_cpu_seconds_until_then():

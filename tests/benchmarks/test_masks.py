@@ -31,14 +31,6 @@ def test_different_masks_are_not_timed(sides, monkeypatch):
         sides.agree()
 
 
-@pytest.mark.parametrize("side", ["meta", "ours"])
-def test_the_encoder_is_timed_apart(sides, side):
-    timing = sides.run(side)
-    assert timing.encoder_s > 0
-    assert timing.rest_s > 0
-    assert timing.peak_rss_bytes > 2**20
-
-
 @pytest.mark.long
 def test_the_command_line_writes_rows_with_the_promised_keys(tmp_path):
     path = tmp_path / "rows.json"

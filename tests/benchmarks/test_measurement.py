@@ -18,21 +18,6 @@ def test_the_median_ignores_warm_ups_and_one_outlier(monkeypatch):
     assert len(calls) == 5
 
 
-def test_repeats_end_once_their_time_is_up_but_one_is_timed(monkeypatch):
-    clock = iter(range(100))
-    monkeypatch.setattr(measurement.time, "perf_counter", lambda: next(clock))
-    calls = []
-    measurement.median_seconds(lambda: calls.append(1), repeats=9, warm_ups=1, limit_s=2)
-    assert len(calls) == 3
-    measurement.median_seconds(lambda: calls.append(1), repeats=9, warm_ups=1, limit_s=0)
-    assert len(calls) == 5
-
-
-def test_a_ratio_above_one_means_ours_is_faster():
-    assert measurement.Row("a", 6.0, 2.0, 0).ratio == 3.0
-    assert measurement.Row("a", None, 2.0, 0).ratio is None
-
-
 def test_the_json_is_a_list_of_rows_with_their_ratio(tmp_path, capsys):
     path = tmp_path / "rows.json"
     measurement.report("title", [measurement.Row("case", 3.0, 1.0, 2**20)], path)

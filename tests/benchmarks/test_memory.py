@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.memory import _driver_row, plot, show_difference
+from benchmarks.memory import _driver_row
 from benchmarks.process_watch import Sample, Usage, Watched
 
 MB = 1_000_000
@@ -27,11 +27,3 @@ def test_growth_is_the_slope_after_the_warm_up_and_what_is_taken_once_stands_apa
     assert found["growth_bytes_per_1000_shards"] == pytest.approx(5 * MB, rel=1e-6)
     assert found["warm_up_bytes"] == pytest.approx(30 * MB, rel=0.01)
     assert found["peak_bytes"] == 130 * MB + 5_000 * 99
-
-
-@pytest.mark.parametrize(("a_shard", "verdict"), [(8_900.0, "within 2"), (9_100.0, "ABOVE 2")])
-def test_the_difference_to_bare_ray_data_is_judged(a_shard, verdict, capsys):
-    rows = [row("driver", once=0, a_shard=a_shard), row("bare Ray Data", once=30 * MB, a_shard=7_000.0)]
-    show_difference(*rows)
-    assert verdict in capsys.readouterr().out
-    assert plot(rows).count("<polyline") == 2

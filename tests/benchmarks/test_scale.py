@@ -2,12 +2,11 @@
 
 import json
 
-import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import scale
 from benchmarks.process_watch import Sample, Usage, Watched
-from benchmarks.scale import cost_of, write_tables
+from benchmarks.scale import cost_of
 
 
 def watched(commits, *, rss, cpu_s) -> Watched:
@@ -63,15 +62,3 @@ def test_a_small_run_commits_every_row_and_its_figures_are_of_the_order_they_sho
     for side in ("", "bare_"):
         assert 50e6 < row[f"{side}driver_start_rss_bytes"] <= row[f"{side}driver_peak_rss_bytes"] < 2e9
     assert list(tmp_path.iterdir()) == [path]
-
-
-def group_sizes(file):
-    return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-
-
-def test_tables_hold_all_rows_in_row_groups_of_one_shard(tmp_path, monkeypatch):
-    monkeypatch.setattr(scale, "_MAX_GROUPS", 3)
-    files = sorted(write_tables(tmp_path / "in", rows=25, group_rows=4).iterdir())
-    sizes = [group_sizes(pq.ParquetFile(file)) for file in files]
-    assert sizes == [[4, 4, 4], [4, 4, 4], [1]]
-    assert len({row for file in files for row in pq.read_table(file)["bytes"].to_pylist()}) == 25

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -105,14 +104,6 @@ def judge(out: Path, rater: str, verdict: str, share: slice = slice(None)) -> No
 
 def page_of(out: Path) -> str:
     return write_results(out, StepLog(out / "steps").records()).read_text(encoding="utf-8")
-
-
-def test_before_a_verdict_the_page_has_no_accuracy_and_says_so(out):
-    page = page_of(out)
-    assert "Not judged yet" in page
-    assert "95 % interval" not in page
-    assert "<figure" not in page
-    assert json.loads((out / "photographs.json").read_text(encoding="utf-8"))["accuracy"]["estimate"] is None
 
 
 @pytest.mark.slow
@@ -267,22 +258,3 @@ def test_a_sample_of_tars_tables_and_files_becomes_files_named_by_image_id(tmp_p
     copies = {path.name: path.read_bytes() for path in (out / "sample").iterdir()}
     assert copies == {f"{image_id(key)}{ending}": data for key, ending in keys.items()}
     assert read_record(out, "sample") == {"listed": 5, "drawn": 5, "unread": {"gone.png": "missing"}}
-
-
-@pytest.mark.slow
-def test_long_names_and_names_that_are_not_utf_8_are_copied_each_and_none_twice(tmp_path):
-    (tmp_path / ("ж" * 60)).mkdir()
-    names = [f"{'ж' * 60}/a.png", os.fsdecode(b"\xfe.png"), os.fsdecode(b"\xff.png")]
-    for name in names:
-        (tmp_path / name).write_bytes(picture())
-    (tmp_path / os.fsdecode(b"\xfd.png")).symlink_to("nowhere.png")
-    (tmp_path / os.fsdecode(b"\xfc.png")).symlink_to("nowhere.png")
-    out = tmp_path / "out"
-    out.mkdir()
-    for _ in range(2):
-        copy_sample(f"{tmp_path}/**/*.png", out, load_config("tiny"), size=10)
-        assert len(list((out / "sample").iterdir())) == len(names)
-        unread = {"%FC.png": "missing", "%FD.png": "missing"}
-        assert read_record(out, "sample") == {"listed": 5, "drawn": 5, "unread": unread}
-        # A copy of a sample that was stopped.
-        (out / "sample" / "other.png").touch()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,8 +14,7 @@ from PIL import Image
 
 from examples.ppt.__main__ import main
 from examples.ppt.query_points import all_queries
-from examples.ppt.steps import ABLATION, TABLES, Inputs, datasets, plan
-from examples.results_table import PUBLISHED
+from examples.ppt.steps import TABLES, Inputs, datasets, plan
 from experiments.ppt.ablation_rows import PAPER
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.ppt.ppt_config import load_ppt_config
@@ -130,38 +128,6 @@ def test_a_plan_reads_what_it_wrote_before_and_has_every_step_once(tmp_path, com
         )
         assert all(any(read.startswith(before) for before in made) for read in places if read != wrote), step
         made += [wrote] if wrote else []
-
-
-def test_the_rows_of_table_3_are_their_data_and_phases(tmp_path):
-    refer = small_refer(tmp_path / "refer", "train", "val")
-    inputs = Inputs(refer, tmp_path, tmp_path, tmp_path / "out", training=("curriculum.epochs_factor=0.5",))
-    steps = {step.name: step.words for step in plan(inputs, "ablation", list(ABLATION), datasets(inputs, "ablation"))}
-    models = [steps[f"evaluate {row} refcoco val"][2] for row in ABLATION]
-    assert [model.removeprefix(f"{inputs.out}/models/refcoco/") for model in models] == [
-        *("clip+sam", "plain", "full/01-semantic", "full/03-ris_joint", "full"),
-        *("no-curriculum", "no-augmented", "no-free", "no-objects"),
-    ]
-    given = {
-        name: [word for word in steps[f"train {name} refcoco"] if word in ("--d-sem", "--d-ref", "--h")]
-        for name in ("full", "plain", "no-augmented", "no-free", "no-objects")
-    }
-    assert given == {
-        "full": ["--d-sem", "--d-ref", "--h"],
-        "plain": ["--h"],
-        "no-augmented": ["--d-sem", "--h"],
-        "no-free": ["--d-ref", "--h"],
-        "no-objects": ["--h"],
-    }
-    words = [word.removeprefix("--set=") for word in steps["train no-curriculum refcoco"] if word.startswith("--set=")]
-    curriculum = load_ppt_config("tiny", None, words).curriculum
-    assert [(phase.name, phase.epochs, phase.is_selecting) for phase in curriculum.phases] == [("all", 50, False)]
-    assert curriculum.epochs_factor == 0.5
-
-
-def test_published_figures_of_table_3_are_those_of_the_ablation_in_miniature():
-    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))["tables"]
-    (figures,) = [each["figures"] for each in published if each["table"] == "ppt-ablation"]
-    assert figures["miou"]["refcoco/val"] == {row: miou for row, (_, miou) in PAPER.items()}
 
 
 @pytest.mark.parametrize(

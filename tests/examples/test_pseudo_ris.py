@@ -9,17 +9,14 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 import typer
 
 from examples.pseudo_ris.__main__ import main
-from examples.pseudo_ris.curve import draw_curve
 from examples.pseudo_ris.inputs import write_phrasecut, write_share
 from examples.pseudo_ris.steps import ANNOTATIONS, LEARNERS, TABLES, Benchmark, plan, truths
 from examples.refer_splits import find_datasets
-from examples.results_table import Measured
 from examples.step_log import StepRecord
 from experiments.segmenter.segmenter_config import load_segmenter_config
 from pseudoris.schemas.config_layers import load_config
@@ -224,37 +221,6 @@ def test_a_share_has_a_reference_and_lies_in_a_larger_one(tmp_path):
     ]
     assert [len(found) for found in shares] == [1, 5, 10]
     assert shares[0] < shares[1] < shares[2] == set(range(10))
-
-
-def test_a_changed_source_is_another_input_so_that_its_finished_import_is_refused(tmp_path):
-    refer, out = small_refer(tmp_path / "refer", "train", "train", "val"), tmp_path / "out"
-    phrasecut = _phrasecut(tmp_path)
-
-    def write() -> tuple[Path, Path]:
-        return write_share(refer / "refcoco+", 1.0, out / "human"), write_phrasecut(phrasecut, refer, out / "phrasecut")
-
-    share, phrases = write()
-    assert (share, phrases) == write()
-    small_refer(refer, "train", "val")
-    (phrasecut / "refer_test.json").write_text("[]")
-    other_share, other_phrases = write()
-    assert [len(read_refs(each / "refs(unc).p")) for each in (share, other_share)] == [2, 1]
-    assert [len(json.loads((each / "refer_unseen.json").read_text())) for each in (phrases, other_phrases)] == [1, 0]
-
-
-def test_the_curves_are_a_point_for_each_share_with_and_without_our_annotation(tmp_path):
-    figures = {"num_expressions": 1, "miou": {"value": 0.5, "low": 0.4, "high": 0.6}}
-    unknown = {"num_expressions": 0, "miou": dict.fromkeys(("value", "low", "high"))}
-    rows = ("main", "human-0.05", "human-1", "semi-0.05", "semi-1")
-    measured = [Measured(row, row, split, figures) for split in ("refcoco/val", "refcoco+/val") for row in rows]
-    draw_curve(tmp_path / "semi.svg", [*measured, Measured("semi-0.5", "semi-0.5", "refcoco/val", unknown)])
-    found = [each for each in ElementTree.parse(tmp_path / "semi.svg").iter() if each.tag.endswith("polyline")]
-    points = [[float(point.split(",")[0]) for point in each.attrib["points"].split()] for each in found]
-    assert [len(each) for each in points] == [3, 2] * 2
-    # Ours at no share, 5 % and 100 %; human annotation alone at 5 % and 100 %.
-    assert points[0] == sorted(points[0])
-    assert points[0][1:] == points[1]
-    assert ["stroke-dasharray" in each.attrib for each in found] == [False, True] * 2
 
 
 def test_phrases_are_unseen_whose_category_no_instances_file_names(tmp_path):

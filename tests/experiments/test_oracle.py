@@ -97,12 +97,6 @@ def test_coverage_counts_objects_with_a_right_expression():
     assert count_scene(TRUTH, image).sums["coverage_filtered"] == (1.0, 3.0)
 
 
-def test_held_out_pairs_are_counted_apart():
-    counts = count_scene(TRUTH, annotated((0, "an orange circle", {}), (1, "a blue circle", {}))).sums
-    total = counts.get("accuracy_filtered_seen", (0, 0))[1] + counts.get("accuracy_filtered_held_out", (0, 0))[1]
-    assert total == counts["accuracy_filtered"][1] == 2.0
-
-
 @pytest.mark.slow
 def test_the_command_measures_real_scenes_and_writes_every_figure(tmp_path):
     app = typer.Typer()

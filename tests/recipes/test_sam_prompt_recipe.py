@@ -15,7 +15,6 @@ from recipes.sam_recipe import (
     points_in_box,
     predict_single,
     prompt_losses,
-    train_sam_prompts,
 )
 from recipes.scene_shards import RenderedScenes, rendered_scenes
 
@@ -54,50 +53,3 @@ def test_the_shipped_weights_answer_several_points_with_the_object(scenes: Rende
 
     # 0.85 of 150 development scenes; the ordinary weights, whose single mask was never trained, reach 0.23.
     assert np.mean(reached) > 0.7
-
-
-@pytest.mark.slow
-def test_an_interrupted_training_ends_as_one_that_was_not(scenes: RenderedScenes, tmp_path_factory) -> None:
-    recipe = PromptRecipe(
-        steps=4, num_scenes=8, images_a_step=2, prompts_an_image=2, max_points=3, loss_size=32, checkpoint_every=2
-    )
-
-    def trained(name: str, steps: int) -> dict[str, torch.Tensor]:
-        folder = tmp_path_factory.getbasetemp() / name
-        folder.mkdir(exist_ok=True)
-        sam = load_sam(MASKS.architecture, MASKS.weights)
-        # The rate's schedule is that of the whole training: an interruption is a run that does not come further.
-        cut = _Interrupted(recipe, steps)
-        return cut.train(sam, scenes, folder / "checkpoint.pt")
-
-    whole = trained("whole", 4)
-    trained("cut", 2)
-    resumed = trained("cut", 4)
-
-    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
-
-
-class _Interrupted:
-    """Ends a training after some steps, as a kill between two checkpoints does."""
-
-    def __init__(self, recipe: PromptRecipe, steps: int) -> None:
-        self.recipe, self.steps = recipe, steps
-
-    def train(self, sam, scenes, checkpoint) -> dict[str, torch.Tensor]:
-        import recipes.sam_recipe as module
-
-        drawn = module.draw_prompts
-        calls = iter(range(self.steps))
-
-        def draw(*arguments):
-            if next(calls, None) is None:
-                raise KeyboardInterrupt
-            return drawn(*arguments)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "draw_prompts", draw)
-            try:
-                sam = train_sam_prompts(sam, scenes, self.recipe, seed=0, checkpoint=checkpoint)
-            except KeyboardInterrupt:
-                assert self.steps < self.recipe.steps
-        return sam.state_dict()

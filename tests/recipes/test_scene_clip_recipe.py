@@ -1,8 +1,5 @@
 """The scene CLIP's training: what captions tell of scenes, what windows teach, and a start and a restart that hold."""
 
-from dataclasses import replace
-from itertools import count
-
 import numpy as np
 import pytest
 import torch
@@ -22,17 +19,14 @@ from recipes.caption_vocabulary import expression_vocabulary, word_ids
 from recipes.scene_clip_recipe import (
     SHIFT_PX,
     SceneClipTrainee,
-    SceneRecipe,
     draw_scenes,
     patches_at,
     patches_near,
     start_from_sam,
-    train_scene_clip,
 )
 from recipes.scene_shards import rendered_scenes
 
 VOCABULARY = expression_vocabulary()
-SHORT = SceneRecipe(steps=4, scenes_a_step=3, checkpoint_every=2)
 
 
 @pytest.fixture(scope="module")
@@ -137,28 +131,3 @@ def test_it_starts_from_its_teachers_text_tower_with_words_of_its_own(start):
     rows = trainee.model.token_embedding.weight.detach()
     left, right = (rows[VOCABULARY.ids.index(word_ids(word)[0])] for word in ("left", "right"))
     assert float(F.cosine_similarity(left, right, dim=0)) < 0.5
-
-
-@pytest.mark.slow
-def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path, data, start):
-    torch.set_num_threads(1)
-    whole = train_scene_clip(VOCABULARY, data, SHORT, seed=1, checkpoint=tmp_path / "whole.pt", start=start)
-    half = replace(SHORT, checkpoint_every=3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recipes.scene_clip_recipe.draw_scenes", _failing_at(4))
-        with pytest.raises(KeyboardInterrupt):
-            train_scene_clip(VOCABULARY, data, half, seed=1, checkpoint=tmp_path / "half.pt", start=start)
-    again = train_scene_clip(VOCABULARY, data, half, seed=1, checkpoint=tmp_path / "half.pt", start=start)
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[name]), name
-
-
-def _failing_at(call):
-    calls = count(1)
-
-    def draw(*arguments):
-        if next(calls) == call:
-            raise KeyboardInterrupt
-        return draw_scenes(*arguments)
-
-    return draw

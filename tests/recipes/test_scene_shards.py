@@ -2,7 +2,6 @@ import numpy as np
 
 from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.config import ImagesConfig
-from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.masks import rle
@@ -22,8 +21,3 @@ def test_true_masks_stand_in_the_scenes_order():
     assert [mask.area_px for mask in row.masks] == image.masks.sum(axis=(1, 2)).tolist()
     ys, xs = np.nonzero(image.masks[0])
     assert row.masks[0].box_xyxy_px == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
-
-
-def test_a_shard_of_scenes_travels_as_a_block():
-    shard = scene_shard([scene_image(make_scene(Split.TEST, p)) for p in range(2)], with_true_masks=True)
-    assert block_to_shard(shard_to_block(shard)) == shard

@@ -9,7 +9,6 @@ import pytest
 from experiments.quality.annotated_scenes import (
     DISTINCTIVE,
     NUCLEUS,
-    PAPER,
     SHIPPED,
     SceneSet,
     annotate,
@@ -51,22 +50,6 @@ def test_a_cached_annotation_is_the_stages_own(options, shard, setting):
     fresh = CocaCaptioner(config.captions, config.compute)(SamProposer(config.masks, config.compute)(shard))
     fresh = ClipScorer(config.filtering, config.compute)(fresh)
     assert cached(options, setting) == tuple(replace(image, data=b"") for image in fresh.images)
-
-
-def test_both_bounds_score_the_same_candidates_and_the_shipped_one_is_the_presets_rule(options):
-    for paper, shipped in zip(cached(options, DISTINCTIVE, PAPER), cached(options, DISTINCTIVE), strict=True):
-        assert [each.text for each in paper.expressions] == [each.text for each in shipped.expressions]
-        assert [each.correctness for each in paper.expressions] != [each.correctness for each in shipped.expressions]
-        assert min(each.correctness for each in shipped.expressions) == pytest.approx(0.62)
-
-
-def test_the_samplers_of_the_nucleus_differ_by_the_contrast_alone(options):
-    for own, contrasted in zip(cached(options, NUCLEUS), cached(options, DISTINCTIVE), strict=True):
-        assert own.masks == contrasted.masks
-        beams = [{e.text for e in Draws(("beam",)).of(image).expressions} for image in (own, contrasted)]
-        assert beams[0] == beams[1]
-        assert {sample.others for each in own.expressions for sample in each.samples} == {"none"}
-        assert [e.text for e in own.expressions] != [e.text for e in contrasted.expressions]
 
 
 def test_leaving_draws_out_gives_what_fewer_samplers_and_crops_would_have_drawn(options, shard):

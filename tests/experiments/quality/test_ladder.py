@@ -14,15 +14,12 @@ from experiments.quality import ladder
 from experiments.quality.annotated_scenes import PAPER, SHIPPED, SceneSet
 from experiments.quality.ladder import (
     REASONS,
-    Above,
-    AnyOf,
     Draws,
     Everything,
     ScoreTable,
     System,
     Thresholds,
     count_system,
-    on_true_masks,
 )
 from experiments.quality.parts import Options
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
@@ -81,18 +78,6 @@ def test_each_wrong_expression_has_one_reason():
     assert found["yield"] == (6.0, 4.0)
 
 
-def test_right_and_wrong_add_up_for_any_threshold():
-    for threshold in (0.0, 0.95, 1.15, 1.6, 9.0):
-        found = figures(System("some", "", Above("distinctiveness", threshold)))
-        right, total = found["accuracy"]
-        assert right + sum(found[f"wrong.{reason}"][0] for reason in REASONS) == total
-        assert total == 1 + sum(score > threshold for score in (1.5, 0.9, 1.2, 1.1, 2.0))
-
-
-def test_a_mask_without_a_score_keeps_what_it_has():
-    assert texts(System("s", "", Above("distinctiveness", 9.0))) == ["a star"]
-
-
 def test_a_system_of_some_draws_does_not_know_the_others_candidates():
     assert texts(System("s", "", draws=Draws(("beam",)))) == ["a circle", "a star"]
     assert texts(System("s", "", draws=Draws(crops=("masked",)))) == ["the orange circle", "a green circle", "a star"]
@@ -100,15 +85,6 @@ def test_a_system_of_some_draws_does_not_know_the_others_candidates():
     assert texts(System("s", "", draws=samplers)) == ["a circle", "circle circle", "a star"]
     said = System("s", "", draws=Draws(("top_k",))).said(IMAGE)
     assert [each.samples for each in said.expressions] == [(TOP_K,), (TOP_K,)]
-
-
-def test_any_of_a_masks_candidates_are_so_many_and_the_same_every_time():
-    one, two = AnyOf(1)(IMAGE), AnyOf(2)(IMAGE)
-    assert one.sum() == 4
-    assert two.sum() == 6
-    assert (one <= two).all()
-    assert (AnyOf(1)(IMAGE) == one).all()
-    assert len({tuple(AnyOf(1, seed)(IMAGE).tolist()) for seed in range(12)}) > 1
 
 
 @given(
@@ -154,10 +130,3 @@ def test_single_scores_keep_as_many_as_the_whole_rule_does(thresholds, bound, ta
         single = systems[f"{bound}-{column}"]
         assert (single.rule.column, single.bound) == (column, bound)
         assert TABLE.yield_above(column, single.rule.threshold) == pytest.approx(wanted)
-
-
-def test_on_the_truths_masks_nothing_but_the_masks_differs(thresholds):
-    systems = ladder.ladder(thresholds[0])
-    for before, after in zip(systems, on_true_masks(systems), strict=True):
-        assert after.setting.has_true_masks
-        assert after.on(before.setting) == before

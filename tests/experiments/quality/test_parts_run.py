@@ -51,18 +51,3 @@ def test_the_ladder_stands_on_the_same_scenes_and_filters_keep_less_than_all(res
     assert found["taus"] == {PAPER: 1.0, SHIPPED: DISTINCTIVE.config().filtering.tau}
     assert found["curves"].keys() == {name for name, *_ in CURVES}
     assert found["true_masks"]["settings"]["distinctive-truth-masks:masks.recall_75"]["value"] == 1.0
-
-
-def test_sweeps_hold_every_value_and_meet_the_ablations_setting_where_they_cross(results):
-    found = results["sweeps"]
-    assert [row["label"] for row in found["others"]] == ["0", "0.5", "1", "1, by similarity"]
-    whole = found["others"][2]
-    assert whole["shipped"] == next(row for row in found["crops"] if row["label"] == "all four")["shipped"]
-    assert whole["shipped"] == next(row for row in found["samplers"] if row["label"] == "10")["shipped"]
-    assert whole["shipped"] == next(
-        {name: each for name, each in row.items() if name != "tau"}
-        for row in found["tau"][SHIPPED]
-        if row["tau"] == 1.35
-    )
-    yields = [row["yield"]["value"] for row in found["tau"][PAPER]]
-    assert yields == sorted(yields, reverse=True)

@@ -13,20 +13,11 @@ from experiments.quality.student_arms import (
     answered,
     is_decided,
     said_difference,
-    seeded,
     train_arms,
 )
 from pseudoris.synthworld.scenes import Split
 
 ARM = Arm(runs=("out/pseudo",))
-
-
-def test_every_seed_is_an_arm_of_its_own_and_a_trial_has_one(tmp_path: Path) -> None:
-    whole = seeded(Options(tmp_path), ARM)
-    quick = seeded(Options(tmp_path, is_quick=True), ARM)
-
-    assert [arm.seed for arm in whole] == [0, 1, 2, 3, 4]
-    assert len({arm.digest() for arm in [*whole, *quick]}) == 6
 
 
 @pytest.mark.parametrize(

@@ -39,26 +39,6 @@ def test_an_expression_is_answered_alike_alone_and_among_others(learner):
     assert not torch.allclose(together[0], together[1], atol=1e-3)
 
 
-def test_features_do_not_depend_on_whether_they_are_kept(tmp_path):
-    image, other = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    configs = [small_config(tmp_path, [f"towers.cache_bytes={size}"]) for size in (10**9, 0)]
-    kept, unkept = (SegmenterLearner(config, FrozenTowers(config.towers)) for config in configs)
-    for learner in (kept, unkept):
-        learner.module.eval()
-    first, again, fresh = (each.logits("a", image, TEXTS) for each in (kept, kept, unkept))
-    assert torch.equal(first, again)
-    assert torch.equal(first, fresh)
-    # By its key: what is kept is not read again, and without room nothing is kept.
-    stale, new = (each.encoded(["a"], other[None]).stages for each in (kept, unkept))
-    assert not torch.equal(stale, new)
-
-
-def test_towers_never_learn_and_are_no_part_of_the_module(learner):
-    names = [name for name, _ in learner.module.named_parameters()]
-    assert all(each.requires_grad for each in learner.module.parameters())
-    assert not any("visual" in name or "transformer" in name for name in names)
-
-
 def test_no_two_tokens_of_the_vocabulary_share_a_code():
     codes = word_codes(torch.arange(49408), 64)
     assert set(codes.unique().tolist()) == {-1.0, 1.0}

@@ -10,7 +10,6 @@ from lightning_fabric import Fabric
 
 from experiments.segmenter import segmenter_training
 from experiments.segmenter.segmenter_config import SegmenterConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
 from tests.experiments.segmenter.builders import small_config
@@ -71,33 +70,6 @@ def test_killed_in_mid_epoch_and_resumed_is_as_if_nothing_had_happened(tmp_path,
 
 
 @pytest.mark.slow
-def test_images_that_were_moved_are_trained_on_and_asked_about_where_they_lie_now(tmp_path):
-    built = build_run(tmp_path / "run", is_embedding=False)
-    run = built.location.root
-    request = Request(small_config(tmp_path), [run], tmp_path / "before", val=run)
-    _, before = train(request)
-    moved = built.source.rename(tmp_path / "elsewhere")
-
-    with pytest.raises(ConfigError, match=r"data\.moved=\{OLD: NEW\}"):
-        train(replace(request, out=tmp_path / "lost"))
-    config = small_config(tmp_path, [f"data.moved={json.dumps({str(built.source): str(moved)})}"])
-    _, after = train(replace(request, config=config, out=tmp_path / "after"))
-
-    assert after.figures == before.figures
-    assert_equal_weights(request.out, tmp_path / "after")
-
-
-@pytest.mark.slow
-def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path, request_):
-    train(request_)
-    train(replace(request_, out=tmp_path / "same"))
-    assert_equal_weights(request_.out, tmp_path / "same")
-    other = small_config(tmp_path, ["training.seed=1"])
-    train(replace(request_, config=other, out=tmp_path / "other"))
-    assert not torch.equal(*(weights(folder)["decoder.kernel.weight"] for folder in (request_.out, tmp_path / "other")))
-
-
-@pytest.mark.slow
 def test_a_training_learns_the_masks_that_it_is_shown(tmp_path, run):
     config = small_config(tmp_path, ["training.peak_rate=0.01", "model.dropout=0.0", "training.log_every=1"], steps=80)
     losses = []
@@ -110,28 +82,6 @@ def test_a_training_learns_the_masks_that_it_is_shown(tmp_path, run):
     saved = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert saved["figures"]["miou"] == summary.figures["miou"]
     assert list((tmp_path / "out").glob("events.out.tfevents.*"))
-
-
-@pytest.mark.slow
-def test_half_precision_trains_too(tmp_path, run):
-    config = small_config(tmp_path, ["training.precision=bf16-mixed"], steps=4)
-    _, summary = train(Request(config, [run], tmp_path / "out", val=run))
-    assert 0 <= summary.figures["miou"] <= 1
-
-
-@pytest.mark.slow
-def test_a_folder_with_a_training_is_not_written_over(request_):
-    train(request_)
-    with pytest.raises(ConfigError, match="Continue it with --resume, or name another --out"):
-        train(request_)
-
-
-@pytest.mark.slow
-def test_another_setting_is_refused_by_name_on_a_resume(tmp_path, request_):
-    train(request_)
-    other = replace(request_, config=small_config(tmp_path, ["model.dropout=0.3"]), is_resuming=True)
-    with pytest.raises(ConfigError, match=r"config.model.dropout: 0.1 then, 0.3 now"):
-        train(other)
 
 
 def test_several_runs_and_a_humans_share_are_one_training_set(tmp_path, run):

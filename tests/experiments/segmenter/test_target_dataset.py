@@ -8,7 +8,7 @@ import torch
 from experiments.segmenter.segmenter_learner import SegmenterLearner, TargetDataset, collate, on_image
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning.frozen_towers import FrozenTowers, Placement
-from pseudoris.training.learning.training_data import DataConfig, open_runs
+from pseudoris.training.learning.training_data import open_runs
 from pseudoris.workers.crops.crops import CropFormat
 from tests.experiments.segmenter.builders import small_config
 from tests.training.dataset.builders import build_run
@@ -54,42 +54,6 @@ def test_an_image_is_seen_although_another_of_its_id_was_seen_before(tmp_path):
     assert torch.equal(first, second)
 
 
-def test_the_authors_draw_is_the_default_and_kept_expressions_alone_are_a_setting(tmp_path):
-    config = small_config(tmp_path)
-    kept = config.data.model_copy(update={"draw": "distinct"})
-    assert (config.data.spec(3).draw, config.data.spec(3).lone_masks) == ("pseudo_ris", "better_half")
-    assert (kept.spec(3).draw, kept.spec(3).lone_masks) == ("distinct", "keep")
-    # A training resumes only if these are equal.
-    before = config.decisive()["data"]
-    after = config.model_copy(update={"data": kept}).decisive()["data"]
-    assert before == {**after, "draw": "pseudo_ris"}
-    assert config.decisive() == small_config(tmp_path, ["data.draw=pseudo_ris"]).decisive()
-
-
-def test_rewording_is_a_setting_and_the_default_changes_no_training(tmp_path):
-    config = small_config(tmp_path)
-    said = config.data.model_copy(update={"rewording": True})
-    assert (config.data.spec(3).rewording, said.spec(3).rewording) == (False, True)
-    before = config.decisive()["data"]
-    assert before["rewording"] is False
-    assert config.model_copy(update={"data": said}).decisive()["data"] == {**before, "rewording": True}
-
-
-def test_excluded_images_are_not_learnt_from_and_without_any_no_training_changes(tmp_path):
-    config = small_config(tmp_path)
-    one, other = two_runs(tmp_path)
-    known = sorted(set(open_runs([one], None, config.data, seed=0)[1].image_digests()))
-    table = tmp_path / "seen.csv"
-    table.write_text("\n".join(["sha256", *known[:3]]) + "\n", encoding="utf-8")
-    data = config.data.model_copy(update={"exclude": (str(table),)})
-    targets, images, _ = open_runs([one, other], None, data, seed=0)
-    assert set(known[3:]) >= set(images.image_digests()) > set()
-    assert len(targets) == len(images)
-    before, after = (config.model_copy(update={"data": each}).decisive()["data"] for each in (config.data, data))
-    assert before["exclude"] == []
-    assert after == {**before, "exclude": data.spec(0).as_json()["exclude"]}
-
-
 @pytest.mark.parametrize(
     ("weighting", "draw", "parts"),
     [
@@ -105,12 +69,6 @@ def test_weights_may_be_a_draw_or_a_loss_and_the_default_changes_no_training(tmp
     assert (data.spec(3).draw, data.spec(3).parts) == (draw, parts)
     described = config.model_copy(update={"data": data}).decisive()["data"]
     assert described == {**config.decisive()["data"], "weighting": weighting, "draw": draw}
-
-
-@pytest.mark.parametrize("draw", ["distinct", "pseudo_ris"])
-def test_two_draws_at_once_are_refused(draw):
-    with pytest.raises(ValueError, match=f"weighting=both and draw={draw} exclude each other"):
-        DataConfig(weighting="both", draw=draw)
 
 
 def test_a_target_has_the_weight_of_its_expression_where_losses_are_weighed(tmp_path):
