@@ -42,19 +42,11 @@ def pseudo_ris(table: str, made: Miniature, *words: str) -> subprocess.Completed
 
 
 @pytest.mark.ray
-def test_a_model_of_one_annotation_is_asked_phrasecut_and_the_same_command_goes_on(tmp_path):
+def test_a_model_of_one_annotation_is_asked_phrasecut(tmp_path):
     made = write_miniature(tmp_path, num_train=4, num_held_out=2)
     given = (*TRAINING, "--phrasecut", str(made.phrasecut), "--row", "main")
-    # The training cannot begin: what stood before is kept.
-    model = tmp_path / "out" / "models" / "main"
-    model.parent.mkdir(parents=True)
-    model.write_text("no folder")
-    broken = pseudo_ris("phrasecut", made, *given)
-    assert (broken.returncode, broken.stderr.count("Traceback")) == (2, 0), broken.stderr
-    model.unlink()
     shown = pseudo_ris("phrasecut", made, *given)
     assert shown.returncode == 0, shown.stdout + shown.stderr
-    assert shown.stderr.count("finished before") == 2
     page = (tmp_path / "out" / "phrasecut.md").read_text(encoding="utf-8")
     asked = {line[1]: int(line[2]) for line in page_rows(page)}
     tasks = json.loads((made.phrasecut / "refer_test.json").read_text())
@@ -64,9 +56,6 @@ def test_a_model_of_one_annotation_is_asked_phrasecut_and_the_same_command_goes_
     assert all(0 <= float(line[4]) <= 100 and line[-1] == "–" for line in page_rows(page))
     header = json.loads((tmp_path / "out" / "runs" / "main" / "_run.json").read_text(encoding="utf-8"))
     assert (header["num_images"], header["exclusions"]["rules"][0]["kind"]) == (4, "only")
-    other = pseudo_ris("phrasecut", made, *given, "--set", "filtering.tau=2")
-    assert other.returncode == 2
-    assert "the step 'annotate main' is finished, with less; now it has --set=filtering.tau=2. Give" in other.stderr
 
 
 @pytest.mark.ray
