@@ -257,7 +257,6 @@ def _num_candidates(shard: Shard) -> int:
 
 
 def _proposals(annotations: list[dict[str, Any]], size: tuple[int, int]) -> Proposals:
-    """Return Meta's masks as the reduction takes them."""
     counts = codes(annotations)
     return Proposals(
         size=size,

@@ -47,20 +47,8 @@ WIDTH: Final = 640
 _JPEG_QUALITY: Final = 90
 _LMDB_BYTES: Final = 2**36
 _WORDS: Final = (
-    "red",
-    "small",
-    "left",
-    "dog",
-    "on",
-    "the",
-    "table",
-    "with",
-    "a",
-    "round",
-    "shirt",
-    "man",
-    "blue",
-    "car",
+    *("red", "small", "left", "dog", "on", "the", "table"),
+    *("with", "a", "round", "shirt", "man", "blue", "car"),
 )
 
 

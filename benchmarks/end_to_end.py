@@ -200,7 +200,6 @@ def agreement(theirs: Chained, ours: Chained) -> str:
 
 
 def _draws(shard: Shard) -> dict[tuple[object, ...], str]:
-    """Return the text of each draw."""
     return {
         (*expression.target_mask_ids, sample.crop, sample.decoder, sample.top_k, sample.top_p): expression.text
         for image in shard.images

@@ -199,8 +199,6 @@ def simulate(fleet: Fleet, seed: int) -> Spent:
 
 @dataclass(slots=True)
 class _Run:
-    """The state of a run: since when each GPU has been at work on its shards without an interruption."""
-
     fleet: Fleet
     draws: np.random.Generator
     spent: Spent = field(default_factory=Spent)

@@ -39,20 +39,8 @@ HEIGHT, WIDTH = 240, 320
 _IMAGE: Final = "0" * 16
 VIEWPORT: Final = {"width": 1440, "height": 900}
 _WORDS: Final = (
-    "red",
-    "blue",
-    "small",
-    "large",
-    "striped",
-    "dog",
-    "cat",
-    "boat",
-    "left",
-    "right",
-    "hat",
-    "with",
-    "near",
-    "a",
+    *("red", "blue", "small", "large", "striped", "dog", "cat"),
+    *("boat", "left", "right", "hat", "with", "near", "a"),
 )
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 

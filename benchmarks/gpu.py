@@ -193,7 +193,6 @@ def _measure_preset(config: RunConfig, given: argparse.Namespace, bench: Bench, 
 
 
 def _sweep(preset: str, words: Sequence[str], given: argparse.Namespace, bench: Bench, report: Report) -> None:
-    """Write the settings under which a preset is fastest."""
     shard = scenes_with(given.masks, given.sweep_images)
     sweep = Sweep(preset, words, bench, report, shard=shard, kept_share=given.kept)
     found = sweep.run(LITTLE if given.tiny else CANDIDATES, has_compilation=not given.tiny)

@@ -176,7 +176,6 @@ def _mosaic(side: int) -> SceneImage:
 
 
 def _enlarged(side_px: int) -> SceneImage:
-    """Return a scene as a picture of `side_px` pixels a side, without masks."""
     scene = make_scene(Split.DEMO, 0)
     picture = Image.fromarray(render(scene).image).resize((side_px, side_px), Image.Resampling.BICUBIC)
     return SceneImage(scene, np.zeros((0, side_px, side_px), dtype=bool), encode_png(np.asarray(picture)))

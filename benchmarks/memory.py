@@ -111,7 +111,6 @@ def _warm(curve: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
 
 
 def _slope(curve: Sequence[tuple[float, int]]) -> float:
-    """Return the bytes a shard, or an image, of the straight line through the points."""
     return statistics.linear_regression([at for at, _ in curve], [size for _, size in curve]).slope
 
 

@@ -238,8 +238,6 @@ def _autocast(autocast: type[torch.autocast], device_type: str, **settings: Any)
 
 
 class _Stream:
-    """The GPU's only stream."""
-
     def __init__(self, gpu: PretendedGpu) -> None:
         self._gpu = gpu
 

@@ -110,8 +110,6 @@ def _read(number: int) -> list[pa.Table]:
 
 
 class _Passes:
-    """Hands a block on."""
-
     def __call__(self, block: pa.Table) -> pa.Table:
         return block
 

@@ -175,7 +175,6 @@ def _listener_rows(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) ->
 
 
 def _training_row(gpu: PretendedGpu) -> SyncRow:
-    """Return the row of a step of PPT, its images and texts cached."""
     # Imported here: a machine without a trainer lacks Fabric.
     from pseudoris.training.learning.trainer import Trainer, make_optimiser
     from pseudoris.training.ppt.ppt_config import load_ppt_config

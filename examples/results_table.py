@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from examples.step_log import StepRecord
+from experiments.quality.markdown_cells import markdown_table
 from pseudoris.training.metrics import PRECISION_AT
 
 PUBLISHED: Final = Path(__file__).with_name("published.json")
@@ -83,7 +84,7 @@ def as_markdown(
     parts = [
         f"# {title}",
         *notes,
-        as_table(["row", "split", "expressions", *titles], lines),
+        markdown_table(["row", "split", "expressions", *titles], lines),
         f"Percent. Published figures: {sources}; – where they could not be had (`examples/{PUBLISHED.name}`).",
         *after,
         costs_table(steps),
@@ -95,13 +96,7 @@ def costs_table(steps: Sequence[StepRecord]) -> str:
     """Return what each step cost, and all together."""
     total = StepRecord("together", sum(s.seconds for s in steps), max((s.peak_bytes for s in steps), default=0))
     costs = ([s.name, f"{s.seconds / 3600:.2f}", f"{s.peak_bytes / _GIGABYTE:.1f}"] for s in (*steps, total))
-    return as_table(["step", "hours", "peak private memory, GB"], costs)
-
-
-def as_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table, its first column aligned to the left."""
-    rule = ["---", *("--:" for _ in header[1:])]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+    return markdown_table(["step", "hours", "peak private memory, GB"], costs)
 
 
 def _others(measured: Sequence[Measured], published: Sequence[Mapping[str, Any]]) -> Iterator[Measured]:

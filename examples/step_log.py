@@ -140,8 +140,6 @@ def _record(path: Path) -> StepRecord:
 
 
 class _MemoryWatch(threading.Thread):
-    """Samples the private memory of this process and of all below it."""
-
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self._has_ended = threading.Event()

@@ -115,7 +115,6 @@ def main(
 
 
 def _table(report: dict[str, object]) -> Table:
-    """The printed table."""
     table = Table(title=f"score of the domain, {report['split']} scenes; inside: at most {report['max_score']}")
     for name in ("images", "inside", "share", *(f"p{share:g}" for share in _PERCENTILES)):
         table.add_column(name, justify="left" if name == "images" else "right")

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Final
 
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from experiments.process_pool import run_jobs
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
@@ -79,26 +78,22 @@ class EvaluationOptions:
     taus: tuple[float, ...] = ()
 
 
-def evaluate(config: RunConfig, options: EvaluationOptions, *, console: Console) -> list[SceneSums]:
-    """Return numerator and denominator of each figure, scene by scene, in the split's order; progress on `console`."""
+def evaluate(config: RunConfig, options: EvaluationOptions) -> list[SceneSums]:
+    """Return numerator and denominator of each figure, scene by scene, in the split's order."""
     starts = range(0, options.num_scenes, _CHUNK)
     chunks = [range(start, min(start + _CHUNK, options.num_scenes)) for start in starts]
-    config_json = config.model_dump_json()
-    with ProcessPoolExecutor(options.processes) as pool:
-        jobs = [pool.submit(_evaluate_chunk, config_json, chunk, options) for chunk in chunks]
-        shown = track(jobs, description="scenes, by tens", console=console)
-        return [counts for job in shown for counts in job.result()]
+    evaluate_chunk = partial(_evaluate_chunk, config.model_dump_json(), options)
+    found = run_jobs(evaluate_chunk, chunks, options.processes, shown="scenes, by tens")
+    return [counts for chunk in found for counts in chunk]
 
 
-def _evaluate_chunk(config_json: str, positions: range, options: EvaluationOptions) -> list[SceneSums]:
-    """Counts of a few scenes; runs in a child process."""
+def _evaluate_chunk(config_json: str, options: EvaluationOptions, positions: range) -> list[SceneSums]:
     images = [scene_image(make_scene(options.split, position, seed=options.seed)) for position in positions]
     return _annotator(config_json).evaluate(images, options.taus)
 
 
 @lru_cache(maxsize=1)
 def _annotator(config_json: str) -> Annotator:
-    """The models of a configuration, loaded once a process."""
     return Annotator(RunConfig.model_validate_json(config_json))
 
 
@@ -128,7 +123,6 @@ class Annotator:
 
 
 def _scene_counts(images: Sequence[SceneImage], scored: Shard, nucleus: Shard, taus: Sequence[float]) -> list[Counts]:
-    """Counts of each scene of a scored shard and its nucleus twin."""
     result = []
     for truth, image, plain in zip(images, scored.images, nucleus.images, strict=True):
         counts = count_scene(truth, image)
@@ -196,7 +190,6 @@ def figures(bootstrap: ImageBootstrap) -> dict[str, float | list[float]]:
 
 
 def _add(report: dict[str, float | list[float]], name: str, estimate: Estimate) -> None:
-    """One figure and its interval."""
     report[name] = estimate.value
     report[f"{name}_interval"] = [estimate.low, estimate.high]
 
@@ -235,7 +228,7 @@ def main(
     """Print how accurate the annotation of fresh scenes is."""
     config = load_config("tiny", None, settings or [])
     options = EvaluationOptions(split=split, num_scenes=scenes, processes=processes, taus=tuple(taus or ()))
-    bootstrap = ImageBootstrap(evaluate(config, options, console=Console(stderr=True)))
+    bootstrap = ImageBootstrap(evaluate(config, options))
     Console(width=120).print(report_table(bootstrap, options))
     if json_path is not None:
         json_path.write_text(json.dumps(figures(bootstrap), indent=2) + "\n", encoding="utf-8")

@@ -131,7 +131,6 @@ def main(
 
 
 def _table(bootstrap: ImageBootstrap, title: str) -> Table:
-    """The printed table."""
     table = Table(title=title)
     table.add_column("figure")
     table.add_column("share", justify="right")
@@ -144,7 +143,6 @@ def _table(bootstrap: ImageBootstrap, title: str) -> Table:
 
 
 def _figures(bootstrap: ImageBootstrap, scenes: int, split: Split) -> dict[str, object]:
-    """The figures as JSON values."""
     report: dict[str, object] = {"scenes": scenes, "split": str(split)}
     for name in bootstrap.names:
         estimate = bootstrap.ratio(name)

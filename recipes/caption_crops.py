@@ -145,7 +145,6 @@ def cut_crops(
 
 
 def _cut_chunk(images: np.ndarray, tasks: Sequence[CropTask], first_scene: int) -> np.ndarray:
-    """Crops of a few scenes; runs in a child process with one thread."""
     torch.set_num_threads(1)
     return np.stack([cut_pair(images[task.scene - first_scene], task) for task in tasks])
 
@@ -198,7 +197,6 @@ class CaptionSampler:
 
 
 def _scene_bounds(scenes: np.ndarray) -> list[tuple[int, int]]:
-    """First and last-plus-one row of each scene."""
     starts = np.flatnonzero(np.diff(scenes, prepend=-1))
     return list(zip(starts.tolist(), [*starts[1:].tolist(), len(scenes)], strict=True))
 

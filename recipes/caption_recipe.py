@@ -130,7 +130,6 @@ def pointing_loss(scores: torch.Tensor, own: torch.Tensor, is_open: torch.Tensor
 
 
 def _cross_entropy(logits: torch.Tensor, fits: torch.Tensor) -> torch.Tensor:
-    """Mean negative log-probability of the positives of each row."""
     kept = torch.where(fits, logits.log_softmax(-1), torch.zeros_like(logits))
     return -(kept.sum(-1) / fits.sum(-1).clamp(min=1)).mean()
 

@@ -26,7 +26,6 @@ MAX_TOKENS = 16
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> object:
-    """open_clip's BPE tokenizer."""
     return get_tokenizer("ViT-B-32")
 
 
@@ -62,7 +61,6 @@ class CompactVocabulary:
         return rows
 
     def _position(self, token_id: int, caption: str) -> int:
-        """The compact token of an id."""
         try:
             return self.ids.index(token_id)
         except ValueError as error:
@@ -87,5 +85,4 @@ def expression_vocabulary() -> CompactVocabulary:
 
 
 def _vocabulary(words: tuple[str, ...]) -> CompactVocabulary:
-    """The tokens of some words, with padding, start and end."""
     return CompactVocabulary(tuple(sorted({PAD, START, END, *(i for word in words for i in word_ids(word))})))

@@ -144,7 +144,6 @@ def losses(
 
 @torch.no_grad()
 def _reached_iou(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """IoU (B, P, 3) of the masks at full resolution, 0 on the background."""
     return _iou(_resized(logits, truth.shape[-1]) > 0, truth[:, :, None])
 
 

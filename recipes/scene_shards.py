@@ -103,7 +103,6 @@ class RenderedScenes:
 
 
 def _render_chunk(split: Split, positions: range, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and owners of a few scenes; runs in a child process."""
     images = np.empty((len(positions), SCENE_SIZE_PX, SCENE_SIZE_PX, 3), dtype=np.uint8)
     owners = np.full(images.shape[:3], NOBODY, dtype=np.uint8)
     for row, position in enumerate(positions):

@@ -68,7 +68,6 @@ def to_text(reference: Reference, *, article: str = "the") -> str:
 
 
 def _words(reference: Reference) -> tuple[str, ...]:
-    """The words after the article."""
     if isinstance(reference, Extreme):
         if reference.number is None:
             return (reference.word, *words_of(reference.noun))
@@ -86,7 +85,6 @@ def _relation(relation: Relation | None) -> tuple[str, ...]:
 
 
 def _plural(noun: Description) -> tuple[str, ...]:
-    """The words of several such objects."""
     words = list(words_of(replace(noun, part=None, position=None)))
     words[-1] = PLURALS[noun.category]
     if noun.part is not None:

@@ -117,7 +117,6 @@ def with_card_rows(text: str, files: list[Path]) -> str:
 
 
 def _card_row(file: Path) -> str:
-    """The table's row of a weights file."""
     tensors = load_file(file)
     parameters = sum(tensor.numel() for name, tensor in tensors.items() if name != TOKEN_IDS)
     size = file.stat().st_size

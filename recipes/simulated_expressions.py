@@ -97,7 +97,6 @@ def _article(reference: Reference, rng: np.random.Generator) -> str:
 
 
 def _shares(weights: Sequence[float]) -> np.ndarray:
-    """Weights as probabilities."""
     values = np.array(weights, dtype=np.float64)
     return np.asarray(values / values.sum())
 
@@ -163,12 +162,10 @@ def _thirds(noun: Description, row: Mapping[int, SceneObject]) -> Iterator[Refer
 
 
 def _coordinate(position: str, item: SceneObject) -> float:
-    """The coordinate that decides whether an object is at a position."""
     return item.centre_xy_px[0 if position in ("left", "right") else 1]
 
 
 def _rows(noun: Description, row: Mapping[int, SceneObject]) -> Iterator[tuple[str, Reference]]:
-    """Ends of a row, with and without its number, and ordinals."""
     if len(row) < 2:
         return
     number = _NUMBER_WORDS.get(len(row)) if len(row) <= _MAX_COUNTED else None

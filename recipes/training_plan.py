@@ -220,7 +220,6 @@ def _finish(plan: TrainingPlan, name: str, kind: type[CaptionTrainee], recipe: C
 
 
 def _ship(plan: TrainingPlan, name: str, module: nn.Module, vocabulary: CompactVocabulary | None = None) -> None:
-    """Write the weights of a finished model."""
     digest = write_weights(plan.weights(name), shipped_state(module.state_dict(), vocabulary))
     logger.info("%s: sha256 %s", name, digest)
 

@@ -84,7 +84,6 @@ def write_results(out: Path, steps: Sequence[StepRecord]) -> Path:
 
 
 def _tables(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return the tables of the page: names and values by heading."""
     machine, sample, speed = found["machine"], found["sample"], found["images_per_s"]
     gpu = machine["gpu_peak_bytes"]
     return {

@@ -21,8 +21,9 @@ import typer
 
 from examples.ppt.query_points import draw_queries
 from examples.ppt.steps import FULL, TABLES, TITLES, Dataset, Inputs, datasets, plan
-from examples.results_table import as_markdown, as_table, costs_table, read_measured
+from examples.results_table import as_markdown, costs_table, read_measured
 from examples.step_log import named_rows, run_steps, weight_notes, write_page
+from experiments.quality.markdown_cells import markdown_table
 
 _COLUMNS: Final = ("oiou", "miou", "p@0.3", "p@0.5", "p@0.7")
 _NOTES: Final = {
@@ -85,7 +86,7 @@ def _figure(inputs: Inputs, dataset: Dataset, count: int) -> str:
         "confidence: green discs with a plus are points inside, red ones with a minus outside, the tinted area is "
         "SAM's mask of them. The paper's own pictures are other ones.",
         "![The points of every query](figure.png)",
-        as_table(["expression", "queries", "confidence", "IoU", "best query's IoU"], told),
+        markdown_table(["expression", "queries", "confidence", "IoU", "best query's IoU"], told),
     ]
     return "\n\n".join(parts)
 

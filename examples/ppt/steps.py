@@ -187,7 +187,6 @@ def _row(inputs: Inputs, dataset: Dataset, name: str, row: Row, *, is_evaluated:
 
 
 def _untrained(inputs: Inputs, model: str) -> tuple[str, ...]:
-    """The options of a model without training."""
     if model == CLIP_AND_SAM:
         return ("--preset", inputs.preset, *set_words(*inputs.settings))
     settings = [word for word in inputs.settings if not word.startswith(_OF_RECIPES)]

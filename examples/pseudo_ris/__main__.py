@@ -18,10 +18,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from examples.pseudo_ris.curve import draw_curve
-from examples.pseudo_ris.steps import LEARNERS, PHRASECUT, TABLES, Benchmark, plan, truths
-from examples.results_table import as_markdown, read_measured
+from examples.pseudo_ris.steps import LEARNERS, PHRASECUT, SHARES, TABLES, Benchmark, plan, truths
+from examples.results_table import Measured, as_markdown, read_measured
 from examples.step_log import Step, named_rows, run_steps, weight_notes, write_page
+from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart, stack
 
 
 def main(
@@ -62,6 +62,25 @@ def _page(benchmark: Benchmark, table: str, named: Sequence[str] | None) -> str:
         after += _exports(steps)
     notes = [*weight_notes(steps), *TABLES[table].notes]
     return as_markdown(TABLES[table].title, table, measured, records, notes=notes, after=after)
+
+
+def draw_curve(path: Path, measured: Sequence[Measured]) -> None:
+    """Write figure 4 of the paper, a chart a split: mIoU over the share of human references, with ours and without."""
+    shares = (0.0, *SHARES)
+    labels = [(float(at), f"{share:.0%}") for at, share in enumerate(shares)]
+    along = Axis("share of RefCOCO+'s human references", -0.3, len(SHARES) + 0.3, labels)
+    splits: dict[str, dict[bool, list[tuple[float, ...]]]] = {}
+    for each in measured:
+        learner, miou = LEARNERS[each.row], each.figures["miou"]
+        if miou["value"] is not None:
+            point = (shares.index(learner.human), *(100 * miou[key] for key in ("value", "low", "high")))
+            splits.setdefault(each.split, {False: [], True: []})[learner.annotation is None].append(point)
+    charts = []
+    for split, points in splits.items():
+        lines = [Line("ours and human", sorted(points[False])), Line("human alone", sorted(points[True]), True)]
+        mious = [miou for line in lines for point in line.points for miou in point[1:]]
+        charts.append(line_chart(split, along, axis_of("mIoU, %", mious), lines))
+    path.write_text(stack(charts), encoding="utf-8")
 
 
 def _exports(steps: Sequence[Step]) -> Iterator[str]:

@@ -17,8 +17,8 @@ import typer
 from experiments.audits.page import BEGIN, END, as_markdown, coverage_chart
 from experiments.audits.populations import POPULATIONS
 from experiments.audits.simulated_audits import ACCURACIES, NUM_AUDITS, Job, failures, search, simulate
-from experiments.ppt.ablation_table import put_into
 from experiments.process_pool import run_jobs
+from experiments.quality.markdown_cells import put_into
 
 _WHOLE_ONLY = tuple(Path(__file__).parents[2] / name for name in ("docs", "experiments/results"))
 

@@ -60,8 +60,6 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """The pairs of one audit: (n,) each."""
-
     rows: Ints
     weights: Floats
     strata: Ints

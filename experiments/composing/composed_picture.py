@@ -72,7 +72,6 @@ def _panel(scene: Scene, image: ShardImage) -> Image.Image:
 
 
 def _numbered(scene: Scene, image: ShardImage) -> Image.Image:
-    """A scene, enlarged, with each mask's outline and its number on it."""
     pixels = render(scene).image
     masks = rle.decode([mask.rle_counts for mask in image.masks], pixels.shape[:2])
     pixels = np.repeat(np.repeat(pixels, _ZOOM, 0), _ZOOM, 1)

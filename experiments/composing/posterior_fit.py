@@ -124,7 +124,6 @@ def _fit_nouns(masks: Sequence[_Mask]) -> list[float]:
 
 
 def _fit_words(masks: Sequence[_Mask]) -> list[float]:
-    """A logistic regression over all words drawn for objects."""
     known = KNOWN
     rows, right = [], []
     for mask in masks:
@@ -138,7 +137,6 @@ def _fit_words(masks: Sequence[_Mask]) -> list[float]:
 
 
 def _fit_objects(masks: Sequence[_Mask]) -> list[float]:
-    """A logistic regression over all masks."""
     known, scores = KNOWN, np.stack([mask.scores for mask in masks])
     slopes = (known.object_predicted_iou, known.object_stability, known.object_overlap)
     return _logistic(scores, np.array([mask.truth is not None for mask in masks]), (known.object_bias, *slopes))

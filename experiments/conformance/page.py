@@ -220,7 +220,6 @@ def _verdict(element: Element, said: Mapping[str, str]) -> str:
 
 
 def _change(arm: Arm, found: Difference | None) -> str:
-    """What an arm changes, for the cell of an element."""
     if found is None:
         return f"*{NOT_MEASURED}*: {arm.title}."
     accuracy, yield_ = _figures(found)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,26 +89,18 @@ class SceneRows(JudgedImage):
         return self if name is None else replace(self, beside=self.composed[name])
 
 
-@dataclass(frozen=True)
-class _JudgementJob:
-    options: Options
-    scenes: SceneSet
-    chunk: range
-    setting: Setting
-
-
 def collect(options: Options, scenes: SceneSet, setting: Setting) -> list[SceneRows]:
     """Return each scene's candidates under a setting that has the shipped bound; annotates what is missing."""
     annotate(options, scenes, (setting,))
-    jobs = [_JudgementJob(options, scenes, chunk, setting) for chunk in scenes.chunks]
-    chunks = run_jobs(_judge_chunk, jobs, options.processes, shown=f"judging {scenes.world} {scenes.split} scenes")
+    judge_chunk = partial(_judge_chunk, options.out, scenes, setting)
+    shown = f"judging {scenes.world} {scenes.split} scenes"
+    chunks = run_jobs(judge_chunk, scenes.chunks, options.processes, shown=shown)
     return [rows for chunk in chunks for rows in chunk]
 
 
-def _judge_chunk(job: _JudgementJob) -> list[SceneRows]:
-    """Judge one chunk; runs in a child process."""
-    images = annotated_chunk(job.options.out, job.scenes, job.chunk, job.setting, SHIPPED)
-    return [scene_rows(job.scenes.scene(at), image) for at, image in zip(job.chunk, images, strict=True)]
+def _judge_chunk(out: Path, scenes: SceneSet, setting: Setting, chunk: range) -> list[SceneRows]:
+    images = annotated_chunk(out, scenes, chunk, setting, SHIPPED)
+    return [scene_rows(scenes.scene(at), image) for at, image in zip(chunk, images, strict=True)]
 
 
 def scene_rows(scene: Scene, image: ShardImage) -> SceneRows:
@@ -145,7 +138,6 @@ def composed_alone(scene: Scene, image: ShardImage, composer: Composer) -> Sums:
 def _composed(
     image: ShardImage, truth: SceneImageTruth, object_of_mask: Mapping[str, int], composer: Composer
 ) -> AlwaysKept:
-    """Return what a composer says of an annotated image, whose masks are matched to objects."""
     said = composer(image).expressions
     alone = tuple(each for each in said if each.source == SOURCE_COMPOSER and len(each.target_mask_ids) == 1)
     candidates = candidates_of(replace(image, expressions=alone), lambda expression: True)

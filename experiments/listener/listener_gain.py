@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -167,30 +169,17 @@ def _fitted_composer(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> C
     return Composer(shipped.config, posterior)
 
 
-@dataclass(frozen=True)
-class _CompositionJob:
-    options: Options
-    scenes: SceneSet
-    chunk: range
-    composers: tuple[Composer, ...]
-
-
 def _composed_figures(options: Options, scenes: SceneSet, composers: tuple[Composer, ...]) -> list[list[float]]:
-    """By composer, accuracy, yield and coverage on scenes that are annotated."""
-    jobs = [_CompositionJob(options, scenes, chunk, composers) for chunk in scenes.chunks]
+    compose_chunk = partial(_compose_chunk, options.out, scenes, composers)
     shown = f"composing on {scenes.world} {scenes.split} scenes"
-    chunks = run_jobs(_compose_chunk, jobs, options.processes, shown=shown)
+    chunks = run_jobs(compose_chunk, scenes.chunks, options.processes, shown=shown)
     return [figures_of([sums for chunk in chunks for sums in chunk[place]]) for place in range(len(composers))]
 
 
-def _compose_chunk(job: _CompositionJob) -> list[list[Sums]]:
-    """Count what each composer says of a chunk; runs in a child process."""
-    images = annotated_chunk(job.options.out, job.scenes, job.chunk, LISTENED, SHIPPED)
-    scenes = [job.scenes.scene(at) for at in job.chunk]
-    return [
-        [composed_alone(scene, image, composer) for scene, image in zip(scenes, images, strict=True)]
-        for composer in job.composers
-    ]
+def _compose_chunk(out: Path, scenes: SceneSet, composers: tuple[Composer, ...], chunk: range) -> list[list[Sums]]:
+    images = annotated_chunk(out, scenes, chunk, LISTENED, SHIPPED)
+    pairs = list(zip(map(scenes.scene, chunk), images, strict=True))
+    return [[composed_alone(scene, image, composer) for scene, image in pairs] for composer in composers]
 
 
 # Coverage aimed at on development scenes, with a yield of at least so many expressions a mask.
@@ -265,7 +254,6 @@ def gain_report(development: Sequence[SceneRows], asked: Mapping[str, Sequence[S
 
 
 def _figures(scenes: Sequence[SceneRows], rules: Mapping[str, Rule]) -> dict[str, Any]:
-    """The figures of some scenes under each rule, and the paired differences between rules."""
     found = bootstrap(scenes, load_config("tiny").filtering.tau, rules)
     steps = (*((name, "preset") for name in rules), ("all", "paper"), *_STEPS)
     return {

@@ -27,9 +27,9 @@ from rich.console import Console
 
 from experiments.ppt.ablation_jobs import RECORDS, job_names, jobs_of, measure
 from experiments.ppt.ablation_rows import QUICK, TRAININGS, WHOLE, make_runs
-from experiments.ppt.ablation_table import as_json, as_markdown, put_into
-from experiments.ppt.ablation_trials import trials
+from experiments.ppt.ablation_table import BEGIN, END, as_json, as_markdown, trials
 from experiments.process_pool import run_jobs
+from experiments.quality.markdown_cells import put_into
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 
@@ -76,12 +76,11 @@ def main(
     result = as_json(run_jobs(measure, wanted, processes or len(os.sched_getaffinity(0)), shown="jobs"), sizes)
     if sizes == WHOLE:
         result["trials"] = trials()
-    (folder / "ppt.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if json_path is not None:
-        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for path in filter(None, (folder / "ppt.json", json_path)):
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     table = as_markdown(result)
     if page is not None:
-        put_into(page, table)
+        put_into(page, table, marks=(BEGIN, END))
     typer.echo(table)
     per_step = result["cpu_s"] / max(result["steps"], 1)
     typer.echo(
@@ -96,7 +95,6 @@ def _refuse_unknown(only: Sequence[str], names: Sequence[str]) -> None:
 
 
 def _of_paper() -> set[str]:
-    """The names of all trainings that the rows of the paper's table need."""
     return {"floor", *(each.name for each in TRAININGS if each.is_paper)}
 
 

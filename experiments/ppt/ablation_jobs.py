@@ -88,7 +88,6 @@ def _hits(made: AblationRuns) -> list[list[bool]]:
 
 
 def _choice(chosen: Sequence[int], hits: Sequence[Sequence[bool]]) -> tuple[float, float]:
-    """The share of pairs that have a referent, and of these the share that have the right one."""
     judged = [(at, each) for at, each in zip(chosen, hits, strict=True) if each]
     decided = [each[at] for at, each in judged if at >= 0]
     return len(decided) / len(judged), float(np.mean(decided)) if decided else 0.0

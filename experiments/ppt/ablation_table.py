@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Final
 
-from experiments.ppt.ablation_intervals import PairedSeedBootstrap
-from experiments.ppt.ablation_jobs import mean_select
-from experiments.ppt.ablation_rows import BESIDE, ORDER, PAPER, Sizes
-from pseudoris.schemas.errors import ConfigError
+from experiments.ppt.ablation_jobs import RECORDS, jobs_of, mean_select, measure
+from experiments.ppt.ablation_rows import BESIDE, ORDER, PAPER, TRAININGS, WHOLE, Sizes
+from experiments.quality.seed_bootstrap import PairedSeedBootstrap
 from pseudoris.training.evaluation.bootstrap import Estimate
 from pseudoris.training.ppt.point_generator import PointGenerator
 from pseudoris.training.ppt.ppt_config import load_ppt_config
@@ -50,13 +49,13 @@ def as_json(done: Sequence[Mapping[str, Any]], sizes: Sizes) -> dict[str, Any]:
         {row: [each["iou_sums"] for each in own] for row, own in seeds.items()}, num_expressions
     )
     ablation = [
-        {"row": row, "name": name, **_summary(seeds[row], drawn.miou(row)), "training_steps": steps[row]}
+        {"row": row, "name": name, **_summary(seeds[row], drawn.mean(row)), "training_steps": steps[row]}
         | {"paper_miou": paper}
         for row, (name, paper) in PAPER.items()
         if row in seeds
     ]
     beside = [
-        {"row": row, "name": name, **_summary(seeds[row], drawn.miou(row)), "training_steps": steps[row]}
+        {"row": row, "name": name, **_summary(seeds[row], drawn.mean(row)), "training_steps": steps[row]}
         for row, name in BESIDE.items()
         if row in seeds
     ]
@@ -145,7 +144,6 @@ def _verdict(row: str, baseline: str, steps: Sequence[Mapping[str, Any]]) -> str
 
 
 def _select_lines(found: Mapping[str, Any] | None) -> list[str]:
-    """How often Select is right, where it was measured."""
     if found is None:
         return []
     rounds = found["rounds"]
@@ -168,11 +166,40 @@ def _line(number: str, row: Mapping[str, Any], paper: str) -> str:
     return f"| {number} | {row['name']} | {row['seeds']} | {shares} | {mean} ({low} to {high}) | {paper} |"
 
 
-def put_into(page: Path, table: str, *, marks: tuple[str, str] = (BEGIN, END)) -> None:
-    """Replace the table of a page, between its two marks."""
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(marks[0])
-    _, end, after = rest.partition(marks[1])
-    if not begin or not end:
-        raise ConfigError(f"{page} has no marks {' … '.join(marks)} for the table: put them where it shall stand")
-    page.write_text(f"{before}{begin}\n\n{table}\n\n{end}{after}", encoding="utf-8")
+TRIALS: Final[dict[str, Sizes]] = {
+    "crowded": replace(WHOLE, world="crowded"),
+    "twice as long": replace(WHOLE, epochs_factor=2 * WHOLE.epochs_factor),
+    # As its prediction says (experiments/predictions.md). Nothing draws this world any more: its records stay.
+    "touching": replace(WHOLE, world="touching", epochs_factor=0.1),
+}
+
+
+def trials(records: Path = RECORDS) -> list[dict[str, Any]]:
+    """Return of each trial its name, the rows that it measured and the steps of the paper's order between them.
+
+    A trial without a training is left out. Of the trainings that there are, the seeds count that each of them has.
+    """
+    found = []
+    for name, sizes in TRIALS.items():
+        done = _done(sizes, records)
+        if done:
+            result = as_json(done, sizes)
+            found.append({"name": name, **{part: result[part] for part in ("ablation", "order")}})
+    return found
+
+
+def _done(sizes: Sizes, records: Path) -> list[dict[str, Any]]:
+    """The records of the paper's rows; none where nothing was trained."""
+    papers = {each.name for each in TRAININGS if each.is_paper}
+    jobs = [job for job in jobs_of(sizes, Path(), records, is_pseudo=False) if job.is_finished]
+    seeds: defaultdict[str, set[int]] = defaultdict(set)
+    for job in jobs:
+        if job.name in papers:
+            seeds[job.name].add(job.seed)
+    if not seeds:
+        return []
+    # Row 1 trains nothing: its record of any length stands for all.
+    usual = jobs_of(replace(sizes, epochs_factor=WHOLE.epochs_factor), Path(), records, is_pseudo=False)
+    floors = [job for job in (*jobs, *usual) if job.name == "floor" and job.is_finished]
+    shared = set.intersection(*seeds.values())
+    return [measure(job) for job in (*(job for job in jobs if job.name in papers and job.seed in shared), *floors[:1])]

@@ -72,7 +72,6 @@ def _chosen(parts: list[Part], only: list[str] | None) -> list[Part]:
 
 
 def _kept(parts: list[Part], folder: Path, *, is_quick: bool) -> dict[str, Record]:
-    """The last records of the parts: those that are not run again keep their place on the page."""
     found = {part.name: read_record(record_path(folder, part.name)) for part in parts}
     return {name: record for name, record in found.items() if record and record.fingerprint.get("quick") == is_quick}
 

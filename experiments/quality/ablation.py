@@ -33,28 +33,16 @@ from pseudoris.training.evaluation.bootstrap import ImageBootstrap
 from pseudoris.training.evaluation.truth import DIFFICULTIES
 
 FIGURES: Final = (
-    "accuracy",
-    "yield",
-    "coverage",
-    "accuracy_on_objects",
-    "attribute_precision",
-    "attribute_recall",
-    "words",
+    *("accuracy", "yield", "coverage", "accuracy_on_objects"),
+    *("attribute_precision", "attribute_recall", "words"),
 )
+_SINGLE: Final = ("uniqueness", "correctness")
 # (more, less): paired differences of the ladder.
 STEPS: Final = (
     ("nucleus", "beam"),
     ("distinctive", "nucleus"),
-    *(
-        (f"{bound}-{column}", "candidates")
-        for bound in BOUNDS
-        for column in ("uniqueness", "correctness", "distinctiveness")
-    ),
-    *(
-        (f"{bound}-distinctiveness", f"{bound}-{column}")
-        for bound in BOUNDS
-        for column in ("uniqueness", "correctness")
-    ),
+    *((f"{bound}-{column}", "candidates") for bound in BOUNDS for column in (*_SINGLE, "distinctiveness")),
+    *((f"{bound}-distinctiveness", f"{bound}-{column}") for bound in BOUNDS for column in _SINGLE),
     ("shipped-distinctiveness", "paper-distinctiveness"),
 )
 # Told apart by difficulty: what a filter keeps of easy objects and of hard ones may change what all of it comes to.
@@ -74,10 +62,8 @@ def run(options: Options) -> Result:
     bootstrap = ImageBootstrap(counted, seed=options.seed)
     return {
         "scenes": {
-            "development": development.count,
-            "test": test.count,
-            "second": other.count,
-            "true_masks": true.count,
+            **{"development": development.count, "test": test.count},
+            **{"second": other.count, "true_masks": true.count},
         },
         "resamples": bootstrap.num_resamples,
         "taus": thresholds.taus,

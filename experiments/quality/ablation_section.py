@@ -117,7 +117,6 @@ def _differences(differences: Mapping[str, Any]) -> str:
 
 
 def _step_title(name: str) -> str:
-    """`paper-uniqueness - candidates` as people write it."""
     return name.replace(" - ", " − ").replace("-", " ")
 
 
@@ -211,7 +210,6 @@ def _filter_plot(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def _points(points: Sequence[Mapping[str, Any]]) -> list[tuple[float, ...]]:
-    """(yield, accuracy, low, high) where anything was kept."""
     return [
         whisker(point["yield"]["value"], point["accuracy"])
         for point in points
@@ -246,7 +244,6 @@ def verdict(difference: dict[str, Any]) -> str:
 
 
 def _words(result: Result) -> dict[str, Callable[..., str | bool]]:
-    """What the text may ask for."""
     systems, steps = result["test"]["systems"], result["test"]["differences"]
     groups = systems["shipped-distinctiveness"]["groups"]
 
@@ -275,7 +272,6 @@ def _words(result: Result) -> dict[str, Callable[..., str | bool]]:
 
 
 def _a_mask(system: dict[str, Any], share: dict[str, float]) -> str:
-    """A share of what a system keeps, as a number a mask."""
     return f"{share['value'] * system['yield']['value']:.2f}"
 
 

@@ -136,8 +136,6 @@ def annotated_chunk(out: Path, scenes: SceneSet, chunk: range, setting: Setting,
 
 @dataclass(frozen=True)
 class _AnnotationJob:
-    """The annotation of a chunk of scenes under several settings."""
-
     out: Path
     scenes: SceneSet
     chunk: range
@@ -166,7 +164,6 @@ class _AnnotationJob:
 
 
 def _annotate_chunk(job: _AnnotationJob) -> None:
-    """Annotate one chunk; runs in a child process."""
     images = [scene_image(job.scenes.scene(position)) for position in job.chunk]
     for setting in job.settings:
         if job.is_done(setting):

@@ -121,7 +121,6 @@ def section(result: Result) -> str:
 
 
 def _parts(result: Result) -> Iterator[str]:
-    """What each part of the probability is worth."""
     yield "The same without one of its parts, weights and bounds as they are; the difference is paired over scenes."
     rows = [
         [
@@ -160,7 +159,6 @@ def _of_kind(found: Mapping[str, Any], kind: str) -> tuple[str, str]:
 
 
 def _settings(options: Options) -> Mapping[str, Any]:
-    """Return what composes."""
     return {"composers": [digest_of(settings_of(COMPOSING))]}
 
 

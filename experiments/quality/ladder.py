@@ -9,7 +9,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -315,33 +315,25 @@ def count_systems(options: Options, scenes: SceneSet, systems: Sequence[System])
     """Return each scene's sums, by `<system>/<figure>` and `<setting>:<figure>`; annotates what is missing."""
     settings = tuple(dict.fromkeys(system.setting for system in systems))
     annotate(options, scenes, settings)
-    jobs = [_CountJob(options.out, scenes, chunk, tuple(systems)) for chunk in scenes.chunks]
-    chunks = run_jobs(_count_chunk, jobs, options.processes, shown=f"counting {scenes.world} {scenes.split} scenes")
+    count_chunk = partial(_count_chunk, options.out, scenes, tuple(systems))
+    shown = f"counting {scenes.world} {scenes.split} scenes"
+    chunks = run_jobs(count_chunk, scenes.chunks, options.processes, shown=shown)
     return [sums for chunk in chunks for sums in chunk]
 
 
-@dataclass(frozen=True)
-class _CountJob:
-    out: Path
-    scenes: SceneSet
-    chunk: range
-    systems: tuple[System, ...]
-
-
-def _count_chunk(job: _CountJob) -> list[Sums]:
-    """Count one chunk; runs in a child process."""
-    truths = [SceneImageTruth(job.scenes.scene(position)) for position in job.chunk]
+def _count_chunk(out: Path, scenes: SceneSet, systems: tuple[System, ...], chunk: range) -> list[Sums]:
+    truths = [SceneImageTruth(scenes.scene(position)) for position in chunk]
     counts = [Counts() for _ in truths]
     by_file: dict[tuple[Setting, str], list[System]] = defaultdict(list)
-    for system in job.systems:
+    for system in systems:
         by_file[system.setting, system.bound].append(system)
     seen: set[str] = set()
-    for (setting, bound), systems in by_file.items():
-        images = annotated_chunk(job.out, job.scenes, job.chunk, setting, bound)
+    for (setting, bound), own in by_file.items():
+        images = annotated_chunk(out, scenes, chunk, setting, bound)
         for truth, image, found in zip(truths, images, counts, strict=True):
             if setting.name not in seen:
                 found.merge(_setting_sums(truth, image, setting.name))
-            for system in systems:
+            for system in own:
                 found.merge(count_system(truth, image, system))
         seen.add(setting.name)
     return [found.sums for found in counts]

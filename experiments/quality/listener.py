@@ -13,14 +13,7 @@ from benchmarks.measurement import digest_of
 from experiments.listener.judged_scenes import COMPOSERS, settings_of
 from experiments.listener.listener_gain import COMPARED, measure
 from experiments.quality.annotated_scenes import SceneSet
-from experiments.quality.markdown_cells import (
-    TRIPLE,
-    cell,
-    markdown_table,
-    triple,
-    triple_of_means,
-    value,
-)
+from experiments.quality.markdown_cells import TRIPLE, cell, markdown_table, triple, triple_of_means, value
 from experiments.quality.parts import Options, Part, Result
 from pseudoris.synthworld.scenes import Split
 
@@ -107,7 +100,6 @@ def _three(judged: Mapping[str, Any], name: str) -> str:
 
 
 def _readings(result: Result) -> Iterator[str]:
-    """Yield the points of a list that says what the tables come to."""
     last = result["aims"][-1]
     for name in ("all+weighing composer", "clip+vote+weighing draws"):
         yield (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.evaluation.bootstrap import Estimate
 
 TRIPLE: Final = ("accuracy", "yield", "coverage")
@@ -69,3 +71,13 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table whose first column is of words and the others of figures."""
     lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def put_into(page: Path, table: str, *, marks: tuple[str, str]) -> None:
+    """Replace the table of a page, between its two marks."""
+    text = page.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    if not begin or not end:
+        raise ConfigError(f"{page} has no marks {' … '.join(marks)} for the table: put them where it shall stand")
+    page.write_text(f"{before}{begin}\n\n{table}\n\n{end}{after}", encoding="utf-8")

@@ -148,7 +148,6 @@ def frame(results: Mapping[str, Result]) -> tuple[str, str]:
 
 
 def _values(parts: dict[str, Result | None]) -> dict[str, Any]:
-    """What the texts may ask for."""
     ablation, listening, students = (parts[name] or {} for name in ("ablation", "listening", "students"))
 
     def rule(coverage: float, name: str, world: str = "test") -> Mapping[str, Any]:

@@ -12,8 +12,17 @@ from typing import Any, Final, Literal
 from experiments.quality.markdown_cells import cell, markdown_table
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.scene_runs import SceneRun, pseudo_run, training_scenes, true_run
-from experiments.quality.student_arms import Answered, Arm, by_kind, num_steps, said_difference, seeded, train_arms
-from experiments.quality.students import NUM_FRESH, NUM_SCENES, QUICK_FRESH, QUICK_SCENES, UNFILTERED
+from experiments.quality.student_arms import (
+    Answered,
+    Arm,
+    by_kind,
+    num_steps,
+    paper_steps,
+    said_difference,
+    seeded,
+    train_arms,
+)
+from experiments.quality.students import NUM_FRESH, NUM_SCENES, QUICK_FRESH, QUICK_SCENES
 from pseudoris.synthworld.scenes import Split
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
@@ -37,13 +46,10 @@ _DIFFERENCES: Final = (
 def run(options: Options) -> Result:
     """Train every arm of both learners, and ask all the same fresh scenes."""
     scenes = training_scenes(options.scenes(NUM_SCENES, QUICK_SCENES))
-    pseudo = (pseudo_run(options, scenes),)
-    arms = {
-        "naive": Arm(pseudo, assignments=(UNFILTERED, 'data.decoders=["beam"]')),
-        "distinctive": Arm(pseudo, assignments=(UNFILTERED,)),
-        "filtered_distinct": Arm(pseudo),
-        "filtered_pseudo_ris": Arm(pseudo, assignments=("data.draw=pseudo_ris",)),
-    }
+    steps = paper_steps(pseudo_run(options, scenes))
+    distinct = steps.pop("filtered")
+    drawn = replace(distinct, assignments=("data.draw=pseudo_ris",))
+    arms = {**steps, "filtered_distinct": distinct, "filtered_pseudo_ris": drawn}
     groups = {
         f"{kind}/{name}": seeded(options, replace(arm, kind=kind)) for kind in _KINDS for name, arm in arms.items()
     }

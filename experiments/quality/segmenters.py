@@ -13,11 +13,12 @@ from experiments.quality.student_arms import (
     Arm,
     mean_and_deviation,
     num_steps,
+    paper_steps,
     said_difference,
     seeded,
     train_arms,
 )
-from experiments.quality.students import NUM_SCENES, QUICK_SCENES, UNFILTERED
+from experiments.quality.students import NUM_SCENES, QUICK_SCENES
 from pseudoris.synthworld.scenes import Split
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
@@ -35,13 +36,8 @@ _FIGURES: Final = {"miou": "mIoU", "oiou": "oIoU", "p30": "P@0.3", "p50": "P@0.5
 def run(options: Options) -> Result:
     """Train on each, and ask all the same."""
     scenes = training_scenes(options.scenes(NUM_SCENES, QUICK_SCENES))
-    pseudo = (pseudo_run(options, scenes),)
-    arms = {
-        "naive": segmenter(*pseudo, assignments=(UNFILTERED, 'data.decoders=["beam"]')),
-        "distinctive": segmenter(*pseudo, assignments=(UNFILTERED,)),
-        "filtered": segmenter(*pseudo),
-        "truth": segmenter(true_run(options, scenes)),
-    }
+    arms = paper_steps(pseudo_run(options, scenes), kind="segmenter")
+    arms["truth"] = segmenter(true_run(options, scenes))
     groups = {name: seeded(options, arm, num_seeds=NUM_SEEDS) for name, arm in arms.items()}
     found = train_arms(options, groups, test_run(options), shown="segmenters of each step")
     return {
@@ -53,9 +49,9 @@ def run(options: Options) -> Result:
     }
 
 
-def segmenter(run: str, *, human: str | None = None, assignments: tuple[str, ...] = ()) -> Arm:
+def segmenter(run: str) -> Arm:
     """Return the arm of a segmenter on a run."""
-    return Arm((run,), human=human, assignments=assignments, kind="segmenter")
+    return Arm((run,), kind="segmenter")
 
 
 def test_run(options: Options) -> str:

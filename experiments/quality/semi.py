@@ -10,15 +10,7 @@ from experiments.quality.markdown_cells import as_json, cell, markdown_table, va
 from experiments.quality.parts import Options, Part, Result, plot_name
 from experiments.quality.scene_runs import training_scenes, true_run
 from experiments.quality.student_arms import Arm, by_kind, num_steps, seeded, train_arms
-from experiments.quality.students import (
-    NUM_FRESH,
-    NUM_SCENES,
-    QUICK_FRESH,
-    QUICK_SCENES,
-    best_arm,
-    fresh_run,
-    settings,
-)
+from experiments.quality.students import NUM_FRESH, NUM_SCENES, QUICK_FRESH, QUICK_SCENES, best_arm, fresh_run, settings
 from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart, whisker
 
 SHARES: Final = (0.0, 0.05, 0.1, 1.0)

@@ -36,6 +36,8 @@ from pseudoris.workers.checkpoints.weight_files import weights_digest
 NUM_STEPS: Final = 300
 QUICK_STEPS: Final = 60
 NUM_SEEDS: Final = 5
+# Every draw of the captioner, whether the filter kept it or not.
+UNFILTERED: Final = "data.is_kept_only=false"
 # Of an arm that says how expressions are drawn.
 _DRAW_WORDS: Final = ("data.draw=", "data.weighting=draw", "data.weighting=both")
 
@@ -76,8 +78,6 @@ class Arm:
 
 @dataclass(frozen=True)
 class _ArmJob:
-    """An arm, where its training lies, and the run whose expressions it is asked."""
-
     arm: Arm
     folder: Path
     val: str
@@ -216,6 +216,15 @@ def summarise(seeds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     }
 
 
+def paper_steps(*runs: str, kind: Literal["chooser", "segmenter"] = "chooser") -> dict[str, Arm]:
+    """Return the arms of the paper's steps on an annotation: naive captions, distinctive ones, filtered ones."""
+    return {
+        "naive": Arm(runs, assignments=(UNFILTERED, 'data.decoders=["beam"]'), kind=kind),
+        "distinctive": Arm(runs, assignments=(UNFILTERED,), kind=kind),
+        "filtered": Arm(runs, kind=kind),
+    }
+
+
 def num_steps(options: Options) -> int:
     """Return the optimiser steps of a training."""
     return options.pick(NUM_STEPS, QUICK_STEPS)
@@ -242,7 +251,6 @@ def _train_and_ask(job: _ArmJob) -> None:
 
 
 def _trained(job: _ArmJob) -> ChooserLearner | SegmenterLearner:
-    """The student of an arm; an interrupted training goes on."""
     folder, human, config, cache = job.folder, job.arm.human, job.arm.config(), _cache(job.folder)
     if (folder / SUMMARY_NAME).exists():
         return load_student(folder, cache=cache) if isinstance(config, ChooserConfig) else load_segmenter(folder)

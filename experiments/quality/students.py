@@ -35,6 +35,7 @@ from experiments.quality.student_arms import (
     answers_of,
     by_kind,
     num_steps,
+    paper_steps,
     said_difference,
     seeded,
     train_arms,
@@ -56,8 +57,6 @@ FIRST_FRESH, NUM_FRESH, QUICK_FRESH = 40_000, 300, 20
 _RANDOM_SEEDS: Final = 5
 # How much below the best score a mask may lie and still be the noun; chosen on development scenes.
 _PLACE_MARGIN: Final = 0.4
-# Every draw of the captioner, whether the filter kept it or not.
-UNFILTERED: Final = "data.is_kept_only=false"
 # The listener and the composer: what is most often right (a file of examples/), and what trains best (a
 # preset). The second, and that texts are said in other words, were chosen on development scenes.
 LISTENER_COMPOSER, BEST_PRESET = "listener-composer.yaml", "tiny-composed"
@@ -131,14 +130,11 @@ def run(options: Options) -> Result:
 def arms(options: Options) -> dict[str, Arm]:
     """Return what is trained, one arm of each."""
     scenes = training_scenes(options.scenes(NUM_SCENES, QUICK_SCENES))
-    pseudo = (pseudo_run(options, scenes),)
     probable = (pseudo_run(options, scenes, example=LISTENER_COMPOSER),)
     best = best_arm(options, scenes)
     simulated = (true_run(options, scenes),)
     return {
-        "naive": Arm(pseudo, assignments=(UNFILTERED, 'data.decoders=["beam"]')),
-        "distinctive": Arm(pseudo, assignments=(UNFILTERED,)),
-        "filtered": Arm(pseudo),
+        **paper_steps(pseudo_run(options, scenes)),
         "probability": Arm(probable),
         "reworded": Arm(probable, assignments=REWORDED),
         "more": Arm(
@@ -242,7 +238,6 @@ def _introduction(result: Result) -> str:
 
 
 def _readings(result: Result) -> list[str]:
-    """Return what the table says, each a point of a list."""
     steps = result["differences"]
     names = {"distinctive": "distinctive on naive", "filtered": "filter on distinctive"}
     order = "; ".join(f"{title} {said_difference(steps[name])}" for name, title in names.items())

@@ -84,8 +84,6 @@ def stack(charts: Sequence[str]) -> str:
 
 
 class _Frame:
-    """A pair of axes on the page."""
-
     def __init__(self, x: Axis, y: Axis) -> None:
         self._x, self._y = x, y
 

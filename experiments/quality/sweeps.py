@@ -130,7 +130,6 @@ def _masks() -> list[Point]:
 
 
 def _systems(sweep: str, point: Point) -> list[System]:
-    """What is drawn, and what each rule keeps of it."""
     name = f"{sweep}-{point.label}"
     tau = filters(point.setting.config())[SHIPPED].tau
     kept = {PAPER: PAPER_TAU, SHIPPED: tau}

@@ -245,7 +245,6 @@ def _end_slots(reference: Extreme) -> Slots:
 
 
 def _place_slots(reference: NamedObject, wording: Wording) -> Slots:
-    """The third of the picture, or the relation with its anchor."""
     if reference.noun.position is not None:
         side = reference.noun.position
         return {"spot": SPOTS[side], "short_spot": SHORT_SPOTS[side], "zone": ZONES[side]}
@@ -267,12 +266,10 @@ def _joined(noun: Description, head: str, wording: Wording) -> str:
 
 
 def _adjectives(noun: Description, wording: Wording) -> list[str]:
-    """The stated words before the category."""
     return [wording(word) for word in (noun.size, noun.pattern, noun.colour) if word is not None]
 
 
 def _held(noun: Description, wording: Wording) -> list[str]:
-    """The words for the part, if it is stated."""
     return [] if noun.part is None else ["with", "a", wording(noun.part)]
 
 

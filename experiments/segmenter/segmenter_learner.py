@@ -266,8 +266,6 @@ class SegmenterLearner:
 
 
 class _Answering:
-    """Answers with a module that the trainer has wrapped."""
-
     def __init__(self, learner: SegmenterLearner, module: nn.Module) -> None:
         self._learner, self._module = learner, module
 

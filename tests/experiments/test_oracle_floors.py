@@ -1,7 +1,6 @@
 """What the shipped weights must reach; the table of the model card is the same measurement on more scenes."""
 
 import pytest
-from rich.console import Console
 
 from experiments.oracle import EvaluationOptions, evaluate
 from pseudoris.schemas.config_layers import load_config
@@ -12,7 +11,7 @@ from pseudoris.training.evaluation.bootstrap import ImageBootstrap
 @pytest.fixture(scope="module")
 def bootstrap():
     options = EvaluationOptions(split=Split.TEST, num_scenes=60)
-    return ImageBootstrap(evaluate(load_config("tiny"), options, console=Console(quiet=True)))
+    return ImageBootstrap(evaluate(load_config("tiny"), options))
 
 
 # The weights seldom change, and the measurement takes most of a minute.

@@ -7,7 +7,8 @@ import pytest
 
 from experiments.ppt.ablation_jobs import config_of, jobs_of, student_config
 from experiments.ppt.ablation_rows import BESIDE, ORDER, PAPER, QUICK, TRAININGS, WHOLE, AblationRuns
-from experiments.ppt.ablation_table import BEGIN, END, as_json, as_markdown, put_into
+from experiments.ppt.ablation_table import BEGIN, END, as_json, as_markdown
+from experiments.quality.markdown_cells import put_into
 from experiments.segmenter.segmenter_config import load_segmenter_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.ppt.curriculum import plan_rounds
@@ -103,7 +104,7 @@ def test_the_result_has_means_and_intervals_and_stands_in_the_page_between_its_m
     assert json.loads(json.dumps(result)) == result
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    put_into(page, as_markdown(result))
+    put_into(page, as_markdown(result), marks=(BEGIN, END))
     text = page.read_text()
     assert "old" not in text
     assert "| 5 | 4 + Domain Refine (Full) | 3 | 70.0 | 60.0 | 40.0 | 50.0 (40.0 to 60.0) | 46.76 |" in text
@@ -113,7 +114,7 @@ def test_the_result_has_means_and_intervals_and_stands_in_the_page_between_its_m
     assert "| right, % of these | 60.0 |" in text
     page.write_text("no marks")
     with pytest.raises(ConfigError, match="has no marks"):
-        put_into(page, "x")
+        put_into(page, "x", marks=(BEGIN, END))
 
 
 def test_a_step_of_the_papers_order_holds_where_its_interval_leaves_out_nothing() -> None:

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 from experiments.ppt.ablation_jobs import jobs_of
-from experiments.ppt.ablation_table import BEGIN, END, as_markdown
-from experiments.ppt.ablation_trials import TRIALS, trials
+from experiments.ppt.ablation_table import BEGIN, END, TRIALS, as_markdown, trials
 
 DOCS = Path(__file__).parents[3] / "docs"
 TOUCHING = TRIALS["touching"]
