@@ -56,14 +56,14 @@ def test_speed_and_what_is_left_follow_the_times_of_the_receipts(disk):
         path = f"_receipts/shard-{shard:08d}.g0.json"
         os.utime(disk.uri(path), (1_000 + 3.5 * shard,) * 2)
     lock = RunLock.acquire(disk)
-    status = run_status(disk, now_s=1_014.0)
+    status = StatusReader(disk).read(now_s=1_014.0)
     assert status.rates.overall == pytest.approx(4 / 3.5)
     assert status.rates.now == pytest.approx(4 / 3.5)
     assert status.eta_s == pytest.approx(20 / (4 / 3.5))
     lock.release()
     # Nobody works on it: what is left takes as long as it took overall, from the next start on.
-    assert run_status(disk, now_s=1_014.0).rates.now is None
-    assert run_status(disk, now_s=9e9).eta_s == pytest.approx(20 / (4 / 3.5))
+    assert StatusReader(disk).read(now_s=1_014.0).rates.now is None
+    assert StatusReader(disk).read(now_s=9e9).eta_s == pytest.approx(20 / (4 / 3.5))
 
 
 def test_a_driver_of_another_machine_is_alive_while_its_claim_is_young_or_moves(location, monkeypatch):

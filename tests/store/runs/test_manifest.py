@@ -12,7 +12,6 @@ from pseudoris.store.runs.commit import Provenance
 from pseudoris.store.runs.manifest import (
     LatestReceipts,
     cached_receipts,
-    iter_manifest,
     write_manifest,
 )
 from pseudoris.store.runs.receipts import receipt_path
@@ -52,19 +51,6 @@ def test_a_snapshot_that_does_not_read_is_passed_over_with_a_warning(run, data, 
     with caplog.at_level(logging.WARNING):
         assert list(cached_receipts(location)) == receipts
     assert "Cannot use the manifest" in caplog.text
-
-
-def test_a_snapshot_damaged_in_its_midst_gives_what_came_before_and_receipts_the_rest(run, monkeypatch, caplog):
-    def damaged_after_one(location):
-        yield receipts[0]
-        raise OSError("a page's checksum")
-
-    location, _, receipts = run
-    monkeypatch.setattr(manifest_module, "_snapshot", damaged_after_one)
-    with caplog.at_level(logging.WARNING):
-        assert list(cached_receipts(location)) == receipts
-    assert "Cannot use the manifest" in caplog.text
-    assert list(iter_manifest(location)) == receipts[:1]
 
 
 @pytest.mark.parametrize("name", [b"generation", b"masks_part_name", b"reasons"])

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from pseudoris.schemas.errors import TransientError
-from pseudoris.schemas.shard import Shard, ShardFault
+from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
@@ -165,24 +165,6 @@ def test_an_interrupt_ends_a_session_cleanly_and_counts_what_was_committed_unsee
     assert parts(run) == parts(undisturbed)
 
 
-def test_an_interrupt_between_two_commits_closes_the_executor(run):
-    is_closed = []
-
-    def executor(pending):
-        try:
-            yield from committing(run)(pending)
-        finally:
-            is_closed.append(True)
-
-    def stop(event):
-        if event.receipt.shard == 1:
-            raise KeyboardInterrupt
-
-    assert execute(run, executor, stop).totals.shards == 2
-    assert is_closed == [True]
-    assert list(list_receipts(run)) == [0, 1]
-
-
 def test_shards_that_come_back_without_a_commit_are_an_error(run):
     def executor(pending):
         yield from committing(run)(PendingWork(pending.shards[:3]))
@@ -190,39 +172,6 @@ def test_shards_that_come_back_without_a_commit_are_an_error(run):
     with pytest.raises(TransientError, match=r"^2 shards were not committed; run the same command again to continue$"):
         execute(run, executor)
     assert not run.exists("DATACARD.md")
-
-
-def setting_aside(location, faults):
-    """Return an executor that commits every shard but those of `faults`."""
-
-    def executor(pending):
-        header = require_header(location)
-        for shard in pending.shards:
-            if shard in faults:
-                yield faults[shard]
-            else:
-                yield from commit(location, header, shard)
-
-    return executor
-
-
-def test_a_shard_that_fails_alone_is_set_aside_and_the_same_command_tries_only_that_one(run, undisturbed):
-    fault = ShardFault(0, "cannot read a.png: Input/output error; fix this", is_config=False)
-    events = []
-    with pytest.raises(TransientError) as ended:
-        execute(run, setting_aside(run, {0: fault}), events.append)
-    assert str(ended.value) == (
-        "not committed: shard 0. All other shards are. Correct this, then run the same command again: it computes only "
-        "what is left\n  shard 0: cannot read a.png: Input/output error; fix this"
-    )
-    assert events[0] == Notice(
-        "shard 0 is set aside, the others go on: cannot read a.png: Input/output error; fix this"
-    )
-    assert list(list_receipts(run)) == [1, 2, 3, 4]
-    assert not run.exists("DATACARD.md")
-    assert execute(run, committing(run)).num_shards_before == 4
-    assert parts(run) == parts(undisturbed)
-    assert verify_run(run).is_clean
 
 
 def test_a_session_whose_run_was_taken_over_ends_at_the_next_commit(run, monkeypatch):

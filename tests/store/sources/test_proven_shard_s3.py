@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from pseudoris.schemas.config import SourceConfig, StorageConfig
@@ -60,17 +58,6 @@ def test_an_image_is_one_request(read, proxy):
     assert [image.data for image in read(wanted).images] == list(wanted.values())
     # The listing is the look whether SOURCE is still there: once a shard.
     assert proxy.counts == {"GetObject": 20, "ListObjectsV2": 1}
-
-
-@pytest.mark.slow
-def test_a_row_group_is_read_by_windows(read, proxy):
-    rows = [png(seed=n) for n in range(30)]
-    data = parquet_bytes({"bytes": rows, "other": [os.urandom(100_000) for _ in rows]}, rows_per_group=30)
-    shard = read({"t.parquet": data})
-    assert [image.data for image in shard.images] == rows
-    assert proxy.counts["GetObject"] <= 2
-    # The footer, and a window that begins with the column.
-    assert proxy.bytes_out["GetObject"] <= len(data) + 64 * 2**10
 
 
 def test_what_changed_or_vanished_is_told_without_a_second_look_at_the_others(read, proxy):

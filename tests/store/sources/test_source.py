@@ -87,13 +87,6 @@ def test_a_source_that_is_a_link_to_nothing_is_the_users_to_mend(tmp_path, targe
         open_source(str(tmp_path / "self.jpg"), AUTO)
 
 
-def test_a_link_back_to_a_folder_above_ends_nothing_and_lists_nothing(tmp_path):
-    fill(tmp_path, "a/x.jpg")
-    (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
-    (tmp_path / "b").symlink_to(tmp_path / "a", target_is_directory=True)
-    assert keys(tmp_path) == ["a/x.jpg", "b/x.jpg"]
-
-
 def test_a_pipe_is_no_image(tmp_path):
     fill(tmp_path, "a.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -229,3 +222,10 @@ def test_a_table_of_bytes_beside_a_tar_of_its_name_is_another_source(tmp_path):
     (tmp_path / "a.tar").write_bytes(tar_bytes([("0.png", png())]))
     (tmp_path / "a.parquet").write_bytes(parquet_bytes({"bytes": [png()]}))
     assert keys(tmp_path) == ["a.parquet#0", "a.tar!0.png"]
+
+
+def test_a_link_back_to_a_folder_above_ends_nothing_and_lists_nothing(tmp_path):
+    fill(tmp_path, "a/x.jpg")
+    (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "b").symlink_to(tmp_path / "a", target_is_directory=True)
+    assert keys(tmp_path) == ["a/x.jpg", "b/x.jpg"]

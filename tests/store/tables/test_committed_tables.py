@@ -7,7 +7,6 @@ import random
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 
 from pseudoris.schemas.errors import ConfigError, TransientError
@@ -62,27 +61,6 @@ def test_rows_that_the_filter_keeps_come_with_the_columns_asked_for(part):
     assert found.equals(whole.filter(whole["kept"]).select(["text", "image_id"]))
     assert 0 < found.num_rows < whole.num_rows
     assert read_selected(location, EXPRESSIONS, name, SCHEMAS[EXPRESSIONS].names).equals(whole)
-
-
-def test_row_groups_that_statistics_rule_out_are_not_read(part, monkeypatch):
-    location, name = part
-    whole = read_table(location, EXPRESSIONS)
-    ordered = whole.take(pc.sort_indices(whole["text"]))
-    location.replace(f"{EXPRESSIONS}/{name}", parquet_bytes([ordered.slice(at, 1) for at in range(4)], whole.schema))
-    read = []
-    real = pq.ParquetFile.read_row_groups
-    monkeypatch.setattr(
-        pq.ParquetFile,
-        "read_row_groups",
-        lambda self, groups, **rest: read.append(groups) or real(self, groups, **rest),
-    )
-    last = ordered["text"][3].as_py()
-    found = read_selected(location, EXPRESSIONS, name, ("text",), RowFilter(pc.field("text") >= last, ("text",)))
-    assert found["text"].to_pylist() == [text for text in ordered["text"][:4].to_pylist() if text >= last]
-    assert read == [[at for at in range(4) if ordered["text"][at].as_py() >= last]]
-    read.clear()
-    assert not read_selected(location, EXPRESSIONS, name, ("text",), RowFilter(pc.field("text") > "~", ("text",)))
-    assert read == []
 
 
 def test_a_missing_part_a_damaged_one_and_an_unknown_column_are_named(part):
