@@ -225,7 +225,7 @@ class StageMeter(Meter):
             self.record(BUSY_SECONDS, self._idle_since - started, {"pool": self._pool})
 
     def _take(self, collected: measures.Measures) -> None:
-        for (name, of), values in collected.values.items():
+        for (name, of), values in collected.items():
             if name == measures.CACHE_BYTES:
                 self.record(CACHE_BYTES, max(values))
             elif name == measures.LOAD_SECONDS:

@@ -78,7 +78,11 @@ def preset_layers(preset: str) -> list[Layer]:
     Raises:
         ConfigError: There is no such preset.
     """
-    tree = dict(_read_preset(preset))
+    if preset not in preset_names():
+        near = difflib.get_close_matches(preset, preset_names(), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(preset_names())}{hint}")
+    tree = dict(_preset_tree(preset))
     below = preset_layers(tree.pop("extends")) if "extends" in tree else []
     return [*below, Layer(f"preset {preset}", {**tree, "preset": preset})]
 
@@ -193,11 +197,7 @@ def _text_keys(model: type[BaseModel] = RunConfig, section: str = "") -> frozens
 
 
 @cache
-def _read_preset(preset: str) -> Mapping[str, Any]:
-    if preset not in preset_names():
-        near = difflib.get_close_matches(preset, preset_names(), n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(preset_names())}{hint}")
+def _preset_tree(preset: str) -> Mapping[str, Any]:
     text = (resources.files("pseudoris.schemas") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
     return dict(yaml.safe_load(text))
 

@@ -13,9 +13,7 @@ class AuditRecord(FrozenModel):
     """The audit of a `refilter --accuracy`, the section `audits` of the header.
 
     Attributes:
-        draw: Digest of the draw.
         run_root: Root digest of the run that was drawn from.
-        raters: Number of raters.
         verdicts: Verdicts on pairs that the chosen rule keeps.
         target: Accuracy that was asked for.
         rule: The bound that was chosen, in words.
@@ -47,11 +45,8 @@ class CitedAudit(SealedRecord):
     """What the data card says of an audit of the run: `_audit.json`, beside the header.
 
     Attributes:
-        draw: Digest of the draw.
         run_root: Root digest of the run when it was cited.
-        raters: Number of raters.
         num_judged: Drawn pairs with a verdict.
-        num_drawn: Pairs drawn.
         accuracy: Share of right pairs among the kept.
         undecided: Verdicts `cannot_say` that `accuracy` leaves out.
         worst, best: The share if all of these were wrong, or right.

@@ -16,30 +16,17 @@ PART_NAME: Final = re.compile(r"shard-(\d{8,})\.g(\d+)-([0-9a-f]{8})\.parquet")
 
 
 def image_id(key: str) -> str:
-    """Return the id of an image: the first 64 bits of sha256 of its key, as 16 lower-case hex digits.
-
-    Args:
-        key: The percent-encoded key relative to SOURCE (`folder/a.jpg`, `tar!member`, `file#row`).
-    """
+    """Return the id of an image: the first 64 bits of sha256 of its key, as 16 lower-case hex digits."""
     return hashlib.sha256(key.encode("utf-8")).hexdigest()[:IMAGE_ID_HEX_DIGITS]
 
 
 def mask_id(image: str, index: int) -> str:
-    """Return the id of a mask: its image's id and its index in the proposer's order, `<image id>-0007`.
-
-    Args:
-        image: An image id.
-        index: Position of the mask in the proposer's output, from 0.
-    """
+    """Return the id of a mask: its image's id and its index in the proposer's order from 0, `<image id>-0007`."""
     return f"{image}-{index:04d}"
 
 
 def mask_index(mask: str) -> int:
-    """Return a mask's index in the proposer's order, read from its id.
-
-    Raises:
-        ValueError: It is not a mask id.
-    """
+    """Return a mask's index in the proposer's order, read from its id; ValueError if it is none."""
     return int(mask.rpartition("-")[2])
 
 
@@ -49,12 +36,7 @@ def sha256_hex(data: bytes) -> str:
 
 
 def shard_name(shard: int, generation: int) -> str:
-    """Return the stem of all files of one generation of a shard, `shard-00000042.g0`.
-
-    Args:
-        shard: The shard's number in the plan, from 0.
-        generation: 0 for the first run, raised by `--retry-failed`.
-    """
+    """Return the stem of all files of one generation of a shard, `shard-00000042.g0`; `--retry-failed` raises it."""
     return f"shard-{shard:08d}.g{generation}"
 
 

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Final
 
 # Share of a forward pass's rows that are not padding, in (0, 1]; `of` is what the rows are.
@@ -22,15 +21,8 @@ CACHE_BYTES: Final = "cache_bytes"
 STORAGE_RETRIES: Final = "storage_retries"
 
 
-@dataclass(slots=True)
-class Measures:
-    """The values recorded inside a `collecting` block.
-
-    Attributes:
-        values: In order of recording, by name and by what they are of ("" if not given).
-    """
-
-    values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+# Recorded inside a `collecting` block: values in their order, by name and by what they are of ("" if not given).
+Measures = dict[tuple[str, str], list[float]]
 
 
 _counts: dict[str, int] = {}
@@ -43,13 +35,13 @@ def record(name: str, value: float, *, of: str = "") -> None:
     """Add a value to this context's collector; do nothing if there is none."""
     measures = _collecting.get()
     if measures is not None:
-        measures.values.setdefault((name, of), []).append(value)
+        measures.setdefault((name, of), []).append(value)
 
 
 @contextmanager
 def collecting() -> Iterator[Measures]:
     """Collect what this thread records inside the block. A nested block collects its own values only."""
-    measures = Measures()
+    measures: Measures = {}
     token = _collecting.set(measures)
     try:
         yield measures

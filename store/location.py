@@ -31,6 +31,8 @@ _NEEDED: Final = "commits would not be safe. Use a store with conditional writes
 class RunLocation:
     """The output of a run; every path is relative to it, with `/`. Can be pickled, so that it can be sent to workers.
 
+    `Storage` documents the operations that it has too.
+
     It may come from others: on a disk, links below it are refused, for reading and for writing.
 
     Each operation raises `ConfigError` if the user must correct something (disk full, read-only, no rights), and
@@ -104,10 +106,7 @@ class RunLocation:
             return self._storage.read(path)
 
     def open_input(self, path: str) -> BinaryIO:
-        """Return the file opened for reading, seekable, so that a range of it can be read.
-
-        FileNotFoundError if there is none.
-        """
+        """Return the file opened for reading, seekable; FileNotFoundError if there is none."""
         with storage_errors("open", self.uri(path)):
             file = self._storage.open(path, window_bytes=_WINDOW_BYTES)
             # Check now that it exists, also in a bucket; the response brings its size and its tail.
@@ -116,10 +115,7 @@ class RunLocation:
             return file
 
     def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
-        """Yield the files directly in `folder`, in no order; nothing if the folder does not exist.
-
-        With `name_prefix` only those whose names begin with it: a bucket then lists no others.
-        """
+        """Yield the files directly in `folder`, in no order; nothing if the folder does not exist."""
         with storage_errors("list", self.uri(folder)):
             yield from self._storage.list(folder, name_prefix=name_prefix)
 
@@ -138,10 +134,7 @@ class RunLocation:
             yield from self._storage.list_temporary(folder)
 
     def delete_temporary(self, *folders: str) -> None:
-        """Delete what killed writers left unfinished directly in `folders`; a living `replace` writes its file again.
-
-        For places that `gc` does not visit: it is for runs.
-        """
+        """Delete what killed writers left in `folders`, where `gc` does not go; a living one writes its file again."""
         for folder in folders:
             for name, _ in list(self.list_temporary(folder)):
                 self.delete(f"{folder}/{name}" if folder else name)

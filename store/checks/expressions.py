@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -119,7 +118,7 @@ def _findings(table: pa.Table, masks: pa.Table, rule: KeepRule) -> Iterator[Find
     yield from _reference_problems(table, image_of)
     yield from _text_problems(table)
     known = pc.is_in(table["source"], value_set=pa.array(SOURCES, pa.string()))
-    yield "expression_source", _at(~_numpy(known), f"source is none of {', '.join(SOURCES)}")
+    yield "expression_source", _at(~np.asarray(known), f"source is none of {', '.join(SOURCES)}")
     authors = (SOURCE_HUMAN, SOURCE_COMPOSER, SOURCE_RECIPE)
     is_human, is_composed, is_recipe = (is_from(table, source) for source in authors)
     is_undrawn = is_human | is_composed | is_recipe
@@ -130,7 +129,7 @@ def _findings(table: pa.Table, masks: pa.Table, rule: KeepRule) -> Iterator[Find
     yield from _undrawn_problems(table, is_recipe, "recipe", "a recipe's expression", is_kept=False)
     yield from _composed_problems(table, is_composed)
     if rule.pair_weight is not None:
-        differs = np.abs(_numpy(table["weight"]) - weights_by(rule.pair_weight, table)) > _WEIGHT_TOLERANCE
+        differs = np.abs(np.asarray(table["weight"]) - weights_by(rule.pair_weight, table)) > _WEIGHT_TOLERANCE
         unlike = "weight is not what filtering.fitted gives for the confidence"
         yield "expression_weight", _at(differs, unlike)
     # Scores of groups and of no-target expressions have another meaning.
@@ -170,8 +169,8 @@ def _text_problems(table: pa.Table) -> Iterator[Finding]:
 def _draw_problems(table: pa.Table, is_undrawn: Flags) -> Iterator[Finding]:
     """Check `count` against the draws, and the flat columns of drawn expressions against the first draw."""
     samples = table["samples"].combine_chunks()
-    num_samples = _numpy(pc.list_value_length(samples))
-    wrong = (_numpy(table["count"]) != num_samples) | (~is_undrawn & (num_samples < 1))
+    num_samples = np.asarray(pc.list_value_length(samples))
+    wrong = (np.asarray(table["count"]) != num_samples) | (~is_undrawn & (num_samples < 1))
     yield "expression_count", _at(wrong, "count is not the number of draws")
     is_drawn = num_samples >= 1
     if not is_drawn.any() or (~is_drawn & ~is_undrawn).any():
@@ -183,7 +182,7 @@ def _draw_problems(table: pa.Table, is_undrawn: Flags) -> Iterator[Finding]:
         is_equal = pc.fill_null(pc.equal(drawn, flat), fill_value=False)
         is_both_null = pc.and_(pc.is_null(drawn), pc.is_null(flat))
         differs = np.zeros(len(is_drawn), bool)
-        differs[is_drawn] = ~_numpy(pc.or_(is_equal, is_both_null))
+        differs[is_drawn] = ~np.asarray(pc.or_(is_equal, is_both_null))
         yield "expression_draw", _at(differs, f"{name} is not that of the first draw")
 
 
@@ -199,12 +198,12 @@ def _undrawn_problems(
 ) -> Iterator[Finding]:
     """Check that undrawn expressions have no draws, no scores, weight 1 unless weighed, and are kept if `is_kept`."""
     what = f"expression_{name}"
-    num_samples = _numpy(pc.list_value_length(table["samples"]))
+    num_samples = np.asarray(pc.list_value_length(table["samples"]))
     yield what, _at(is_meant & (num_samples > 0), f"{who} has draws")
     for column in null:
-        is_set = _numpy(pc.is_valid(table[column]))
+        is_set = np.asarray(pc.is_valid(table[column]))
         yield what, _at(is_meant & is_set, f"{column} of {who} is not null")
-    kept, weight = _numpy(table["kept"]), _numpy(table["weight"])
+    kept, weight = np.asarray(table["kept"]), np.asarray(table["weight"])
     yield what, _at(is_meant & ~kept & is_kept, f"{who} is not kept")
     is_wrong = is_meant & (weight != _WEIGHT_OF_UNDRAWN) & (not is_weighed)
     yield what, _at(is_wrong, f"{who} has a weight other than 1")
@@ -213,10 +212,10 @@ def _undrawn_problems(
 def _score_problems(table: pa.Table, is_single: Flags, is_alone: Flags) -> Iterator[Finding]:
     for name in (*_SCORES, *_HEARD, "confidence", "log_prob", "weight"):
         values = table[name]
-        is_bad = _numpy(pc.fill_null(pc.invert(pc.is_finite(values)), fill_value=False))
+        is_bad = np.asarray(pc.fill_null(pc.invert(pc.is_finite(values)), fill_value=False))
         yield "expression_score", _at(is_bad, f"{name} is not finite")
     for name in ("uniqueness", "distinctiveness", "rival_mask_id"):
-        is_null = _numpy(pc.is_null(table[name]))
+        is_null = np.asarray(pc.is_null(table[name]))
         wrong = is_single & (is_null != is_alone)
         yield "expression_score", _at(wrong, f"{name} must be null exactly if the mask is the only one of its image")
 
@@ -251,10 +250,3 @@ def _kept_problems(table: pa.Table, is_alone: Flags, rule: KeepRule) -> Iterator
 def _at(is_wrong: Flags, rule: str) -> Iterator[str]:
     rows = np.flatnonzero(is_wrong)
     return (f"row {row}: {rule}" for row in rows)
-
-
-def _numpy(column: Any) -> npt.NDArray[Any]:
-    array: npt.NDArray[Any] = (
-        column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
-    )
-    return array

@@ -28,10 +28,8 @@ _MIN_PAUSE_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Images a second.
+    """Images a second: `now` over the last `window_s`, `overall` over the `active_s` without `num_pauses` pauses.
 
-    `now` is over the last `window_s`, `overall` over the `active_s` in which the run worked, without `num_pauses`
-    pauses.
     None where nothing was committed.
     """
 
@@ -138,9 +136,9 @@ class RunStatus(RunTotals):
         return (self.num_images - self.images) / rate if rate else None
 
 
-def run_status(location: RunLocation, *, now_s: float | None = None) -> RunStatus:
+def run_status(location: RunLocation) -> RunStatus:
     """Return the status of the run; reads the latest manifest and the receipts that it lacks."""
-    return StatusReader(location).read(now_s=now_s)
+    return StatusReader(location).read()
 
 
 class StatusReader:

@@ -103,9 +103,6 @@ class GlobPattern:
     """A glob over paths below a root: `*`, `?`, `[…]` within a name, `**` over any number of folders.
 
     It matches files, not folders, and a hidden name only if its own part begins with a dot.
-
-    Attributes:
-        parts: The pattern, split at `/`.
     """
 
     parts: tuple[str, ...]

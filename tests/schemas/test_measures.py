@@ -16,7 +16,7 @@ def test_a_threads_values_in_a_block_are_collected_by_name_and_by_what_they_are_
         thread.start()
         thread.join()
     record(BATCH_FILL, 1.0, of="crops")
-    assert measures.values == {(BATCH_FILL, "crops"): [1.0, 0.5], (BATCH_FILL, "texts"): [0.25]}
+    assert measures == {(BATCH_FILL, "crops"): [1.0, 0.5], (BATCH_FILL, "texts"): [0.25]}
 
 
 def test_counts_come_from_every_thread_and_are_taken_once():

@@ -225,8 +225,8 @@ def test_the_peak_of_the_caches_and_the_fill_of_passes_are_recorded():
     engine = CachedEngine(small_coca(), SPECIAL, captions_config(), seed=3)
     with collecting() as measures:
         engine.generate(image_crops(num_masks=2))
-    assert max(measures.values[CACHE_BYTES, ""]) == engine.counts.peak_cache_bytes > 0
-    assert all(0 < fill <= 1 for fill in measures.values[BATCH_FILL, "caption crops"])
+    assert max(measures[CACHE_BYTES, ""]) == engine.counts.peak_cache_bytes > 0
+    assert all(0 < fill <= 1 for fill in measures[BATCH_FILL, "caption crops"])
 
 
 def test_an_architecture_with_too_few_positions_is_refused_with_the_remedy():

@@ -76,7 +76,7 @@ def test_shared_prefixes_are_computed_once_and_how_full_the_tiles_are_is_recorde
     with collecting() as measures:
         embedder.embed_texts(["a red circle", "a red star", "a red circle"])
     # Start, a, red; circle and star; the end of each text.
-    assert measures.values == {(BATCH_FILL, "filter texts"): [7 / nodes]}
+    assert measures == {(BATCH_FILL, "filter texts"): [7 / nodes]}
 
 
 SMALL = {
