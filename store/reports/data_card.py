@@ -14,9 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
-
-import yaml
+from typing import TYPE_CHECKING, Final
 
 from pseudoris.schemas.config import FilterConfig, MasksConfig
 from pseudoris.schemas.errors import ConfigError
@@ -163,7 +161,8 @@ def card_text(
         totals=totals,
         tables_sha256=tables_sha256,
         root_sha256=root_sha256,
-        front_matter=_front_matter(header, totals.expressions),
+        tables=sorted(SCHEMAS, key=lambda name: name != EXPRESSIONS),
+        size_category=_SIZES[sum(totals.expressions >= 10**power for power in range(3, 12))],
         annotation=annotation,
         files=annotation.get("files", {}),
         cited=cited,
@@ -193,28 +192,6 @@ def _template() -> jinja2.Template:
     )
     environment.filters |= {"code": _code, "count": "{:,}".format, "share": _share}
     return environment.get_template("data_card.md.j2")
-
-
-def _front_matter(header: RunHeader, num_expressions: int) -> str:
-    is_human = header.origin == "import"
-    tree: dict[str, Any] = {
-        "pretty_name": "to be filled in",
-        "license": "unknown",
-        "language": ["en"],
-        "annotations_creators": ["found" if is_human else "machine-generated"],
-        "task_categories": ["image-segmentation"],
-        "size_categories": [_SIZES[sum(num_expressions >= 10**power for power in range(3, 12))]],
-        "tags": ["referring-image-segmentation", "pseudoris", *([] if is_human else ["synthetic"])],
-        "configs": [
-            {
-                "config_name": name,
-                "data_files": f"{name}/*.parquet",
-                **({"default": True} if name == EXPRESSIONS else {}),
-            }
-            for name in sorted(SCHEMAS, key=lambda name: name != EXPRESSIONS)
-        ],
-    }
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def _code(text: str) -> str:
