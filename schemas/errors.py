@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import chain
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -41,21 +42,11 @@ def refuse_other_version(name: str, found: object, known: int, *, again: str = "
 
 
 class MissingPartsError(ConfigError):
-    """Several parts that a run needs are missing; the message names each with the command or key that provides it.
+    """Several parts that a run needs are missing; its arguments name each with the command or key that provides it."""
 
-    Attributes:
-        parts: A message for each part.
-    """
-
-    def __init__(self, parts: Sequence[str]) -> None:
-        """Keep the parts, each once."""
-        self.parts = tuple(dict.fromkeys(parts))
-        lines = "\n".join(f"  {number}. {part}" for number, part in enumerate(self.parts, start=1))
-        super().__init__(f"{len(self.parts)} parts that this run needs are missing:\n{lines}")
-
-    def __reduce__(self) -> tuple[type[MissingPartsError], tuple[tuple[str, ...]]]:
-        """Return what pickle needs. By default pickle rebuilds an exception from its message alone."""
-        return type(self), (self.parts,)
+    def __str__(self) -> str:
+        lines = "\n".join(f"  {number}. {part}" for number, part in enumerate(self.args, start=1))
+        return f"{len(self.args)} parts that this run needs are missing:\n{lines}"
 
 
 def gather(*reads: Callable[[], T]) -> list[T]:
@@ -75,7 +66,8 @@ def gather(*reads: Callable[[], T]) -> list[T]:
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        raise MissingPartsError([part for each in errors for part in getattr(each, "parts", (str(each),))])
+        parts = (each.args if isinstance(each, MissingPartsError) else (str(each),) for each in errors)
+        raise MissingPartsError(*dict.fromkeys(chain.from_iterable(parts)))
     return found
 
 

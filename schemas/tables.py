@@ -54,6 +54,10 @@ def _field(name: str, kind: pa.DataType, doc: str, *, nullable: bool = False) ->
     return pa.field(name, kind, nullable=nullable, metadata={"doc": doc})
 
 
+def _null(name: str, kind: pa.DataType, doc: str) -> pa.Field:
+    return _field(name, kind, doc, nullable=True)
+
+
 def _schema(table: str, fields: list[pa.Field], doc: str) -> pa.Schema:
     metadata = {"pseudoris.table": table, "pseudoris.version": str(TABLES_VERSION), "doc": doc}
     return pa.schema(fields, metadata=metadata)
@@ -86,16 +90,12 @@ IMAGES_SCHEMA: Final = _schema(
     [
         _field("image_id", pa.string(), "First 64 bits of the key's sha256, 16 hex digits."),
         _field("key", pa.string(), "Percent-encoded key relative to SOURCE (`a/b.jpg`, `tar!member`, `file#row`)."),
-        _field("height", pa.int32(), "Upright height in pixels; null if quarantined before decoding.", nullable=True),
-        _field("width", pa.int32(), "Upright width in pixels; null if quarantined before decoding.", nullable=True),
+        _null("height", pa.int32(), "Upright height in pixels; null if quarantined before decoding."),
+        _null("width", pa.int32(), "Upright width in pixels; null if quarantined before decoding."),
         _field("status", pa.string(), "`annotated`, `empty` (no mask survived) or `quarantined` (see failures)."),
-        _field("sha256", pa.string(), "sha256 of the encoded bytes; null if they could not be read.", nullable=True),
-        _field(
-            "note", pa.string(), "What is wrong with the file of an image that is read nevertheless.", nullable=True
-        ),
-        _field(
-            "bytes", pa.large_binary(), "The encoded image if shards.embed_images is set, else null.", nullable=True
-        ),
+        _null("sha256", pa.string(), "sha256 of the encoded bytes; null if they could not be read."),
+        _null("note", pa.string(), "What is wrong with the file of an image that is read nevertheless."),
+        _null("bytes", pa.large_binary(), "The encoded image if shards.embed_images is set, else null."),
     ],
     "One row per input image, in plan order.",
 )
@@ -108,8 +108,8 @@ MASKS_SCHEMA: Final = _schema(
         _field("segmentation", _SEGMENTATION, "COCO compressed RLE, size = [upright height, upright width]."),
         _field("box_xyxy_px", _list(pa.int32()), "Tight box [x0, y0, x1, y1] in upright pixels, x1, y1 exclusive."),
         _field("area_px", pa.int64(), "Number of pixels."),
-        _field("predicted_iou", pa.float64(), "The proposer's estimate of the mask's IoU.", nullable=True),
-        _field("stability_score", pa.float64(), "IoU between the mask at logit thresholds ± offset.", nullable=True),
+        _null("predicted_iou", pa.float64(), "The proposer's estimate of the mask's IoU."),
+        _null("stability_score", pa.float64(), "IoU between the mask at logit thresholds ± offset."),
         _field(
             "prior",
             pa.string(),
@@ -131,60 +131,48 @@ EXPRESSIONS_SCHEMA: Final = _schema(
         ),
         _field("text", pa.string(), "The expression: lower case, stripped, no trailing full stop, never empty."),
         _field("kind", pa.string(), "`attribute`; composed: `position`, `relation`, `group`, `none`."),
-        _field("head_noun", pa.string(), "Head of the first noun phrase; null if none was found.", nullable=True),
+        _null("head_noun", pa.string(), "Head of the first noun phrase; null if none was found."),
         _field(
             "source",
             pa.string(),
             "`model`, `human` (imported), `composer` or `recipe` (PPT); null in tables of version 1 means `model`.",
         ),
-        _field(
+        _null(
             "decoder",
             pa.string(),
             "Decoding rule of the first draw of this text: `beam`, `top_k` or `top_p`; null without draws.",
-            nullable=True,
         ),
-        _field("top_k", pa.int32(), "The k of that draw, if `top_k`.", nullable=True),
-        _field("top_p", pa.float64(), "The p of that draw, if `top_p`.", nullable=True),
-        _field("crop", pa.string(), "Crop kind of that draw: `masked` or `context_<scale>`.", nullable=True),
+        _null("top_k", pa.int32(), "The k of that draw, if `top_k`."),
+        _null("top_p", pa.float64(), "The p of that draw, if `top_p`."),
+        _null("crop", pa.string(), "Crop kind of that draw: `masked` or `context_<scale>`."),
         _field("count", pa.int32(), "Number of draws of this mask that gave this text; 0 if it was not drawn."),
-        _field(
+        _null(
             "log_prob",
             pa.float64(),
             "Sum of the natural log-probabilities of that draw's tokens under the sampling distribution.",
-            nullable=True,
         ),
         _field("samples", _list(_SAMPLE), "Every draw that gave this text, including the first."),
-        _field("uniqueness", pa.float64(), "c(i,t) / max c(k,t) over other masks; null if it is alone.", nullable=True),
-        _field("correctness", pa.float64(), "Cosine of masked crop and `a photo of a {head noun}`.", nullable=True),
-        _field(
-            "distinctiveness",
-            pa.float64(),
-            "c·m over the highest c·m of other masks; null if it is alone.",
-            nullable=True,
-        ),
-        _field("rival_mask_id", pa.string(), "Other mask with the highest c·m; null if it is alone.", nullable=True),
-        _field(
+        _null("uniqueness", pa.float64(), "c(i,t) / max c(k,t) over other masks; null if it is alone."),
+        _null("correctness", pa.float64(), "Cosine of masked crop and `a photo of a {head noun}`."),
+        _null("distinctiveness", pa.float64(), "c·m over the highest c·m of other masks; null if it is alone."),
+        _null("rival_mask_id", pa.string(), "Other mask with the highest c·m; null if it is alone."),
+        _null(
             "caption_score",
             pa.float64(),
             "log p(t | crop i), teacher-forced under the full softmax; null without `captions.listening`.",
-            nullable=True,
         ),
-        _field(
+        _null(
             "listener",
             pa.float64(),
             "Softmax at the target of log p(t | crop k) over the masks k; 0 if truth was too low to score.",
-            nullable=True,
         ),
-        _field("truth", pa.float64(), "caption_score per token, the end token included.", nullable=True),
-        _field(
+        _null("truth", pa.float64(), "caption_score per token, the end token included."),
+        _null(
             "confidence",
             pa.float64(),
             "Probability that it is right, by `filtering.confidence` or `composing.posterior`; else null.",
-            nullable=True,
         ),
-        _field(
-            "rank", pa.int32(), "Rank by confidence among the drawn texts of its mask, from 1; or null.", nullable=True
-        ),
+        _null("rank", pa.int32(), "Rank by confidence among the drawn texts of its mask, from 1; or null."),
         _field(
             "kept",
             pa.bool_(),
@@ -192,7 +180,7 @@ EXPRESSIONS_SCHEMA: Final = _schema(
             "except a recipe's: true for the referent (c = 1), else false (c = 0).",
         ),
         _field("weight", pa.float64(), "Weight of the pair for a trainer."),
-        _field("split", pa.string(), "Split of an imported expression, such as `testA`; else null.", nullable=True),
+        _null("split", pa.string(), "Split of an imported expression, such as `testA`; else null."),
     ],
     "One row per candidate expression, kept or not, ordered by image, mask, first draw.",
 )
@@ -222,12 +210,12 @@ PLAN_SCHEMA: Final = _schema(
         _field("position", pa.int32(), "Position in the shard, from 0."),
         _field("image_id", pa.string(), "First 64 bits of the key's sha256, 16 hex digits."),
         _field("key", pa.string(), "Percent-encoded key relative to SOURCE."),
-        _field("size_bytes", pa.int64(), "Listed size of the encoded image; null if not listed.", nullable=True),
-        _field("etag", pa.string(), "Listed etag of its object; null on disk.", nullable=True),
-        _field("mtime_ns", pa.int64(), "Modification time of its file; null on S3.", nullable=True),
-        _field("offset_bytes", pa.int64(), "Where the member's data starts in its tar; null otherwise.", nullable=True),
-        _field("row_group", pa.int32(), "Row group of its Parquet file; null otherwise.", nullable=True),
-        _field("row", pa.int64(), "Row of its Parquet file; null otherwise.", nullable=True),
+        _null("size_bytes", pa.int64(), "Listed size of the encoded image; null if not listed."),
+        _null("etag", pa.string(), "Listed etag of its object; null on disk."),
+        _null("mtime_ns", pa.int64(), "Modification time of its file; null on S3."),
+        _null("offset_bytes", pa.int64(), "Where the member's data starts in its tar; null otherwise."),
+        _null("row_group", pa.int32(), "Row group of its Parquet file; null otherwise."),
+        _null("row", pa.int64(), "Row of its Parquet file; null otherwise."),
     ],
     "The frozen listing: one row per input image, ordered by shard, then position.",
 )

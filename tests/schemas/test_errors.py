@@ -14,7 +14,7 @@ def test_an_image_error_survives_pickling_with_its_reason():
 
 def refuse(*parts):
     def read():
-        raise ConfigError(*parts) if len(parts) == 1 else MissingPartsError(parts)
+        raise ConfigError(*parts) if len(parts) == 1 else MissingPartsError(*parts)
 
     return read
 
