@@ -51,12 +51,9 @@ def preset_names() -> list[str]:
 
 
 def load_config(preset: str = "tiny", path: str | Path | None = None, assignments: Sequence[str] = ()) -> RunConfig:
-    """Return the resolved configuration: `assignments` over the YAML at `path` over the preset.
+    """Return the resolved configuration: `assignments` over the YAML at `path` over the shipped preset.
 
-    Args:
-        preset: Name of a shipped preset.
-        path: YAML file with a part of the tree.
-        assignments: `masks.points_per_side=16` words; the right-hand side is YAML, but a text stands for itself.
+    An assignment is `masks.points_per_side=16`; the right-hand side is YAML, but a text stands for itself.
 
     Raises:
         ConfigError: An unknown preset, file, key or value; the message suggests the nearest known name.
@@ -73,11 +70,7 @@ class Layer:
 
 
 def preset_layers(preset: str) -> list[Layer]:
-    """Return the preset's YAML, after that of the preset that it extends.
-
-    Raises:
-        ConfigError: There is no such preset.
-    """
+    """Return the preset's YAML, after that of the preset that it extends; ConfigError if there is no such preset."""
     if preset not in preset_names():
         near = difflib.get_close_matches(preset, preset_names(), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -109,11 +102,7 @@ def laid(layers: Iterable[Layer]) -> dict[str, Any]:
 
 
 def lay_over(tree: Mapping[str, Any], path: Path | None = None, assignments: Sequence[str] = ()) -> dict[str, Any]:
-    """Return a tree with the YAML at `path` and `key=value` words laid over it, the words last.
-
-    Raises:
-        ConfigError: As `own_layers`.
-    """
+    """Return a tree with the YAML at `path` and `key=value` words laid over it, words last; raises as `own_layers`."""
     return laid([Layer("", tree), *own_layers(path, assignments)])
 
 
@@ -133,11 +122,7 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
 
 
 def validate_as(model: type[_Model], tree: Mapping[str, Any]) -> _Model:
-    """Return `tree` as the given model of a configuration.
-
-    Raises:
-        ConfigError: As `validate`.
-    """
+    """Return `tree` as the given model of a configuration; raises as `validate`."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -330,13 +315,7 @@ def _reasons(model: type[BaseModel]) -> Mapping[str, str]:
 def shown_config(layers: Sequence[Layer]) -> str:
     """Return a configuration as YAML that `--config` takes: each key with where it was set, and its reason.
 
-    What a section holds that is off is a comment.
-
-    Args:
-        layers: What was laid over the defaults, in order.
-
-    Raises:
-        ConfigError: They make no valid configuration.
+    What a section holds that is off is a comment. Layers that make no valid configuration raise a ConfigError.
     """
     tree = validate(laid(layers)).model_dump(mode="json")
     lines = []

@@ -21,17 +21,7 @@ class ConfigError(PseudorisError):
 
 
 def refuse_other_version(name: str, found: object, known: int, *, again: str = "annotate again") -> None:
-    """Refuse what another version of the package wrote; this one reads the present version alone.
-
-    Args:
-        name: Path or url of what was read.
-        found: The version that it names.
-        known: The version that is read.
-        again: How to make it anew.
-
-    Raises:
-        ConfigError: `found` is not `known`.
-    """
+    """Raise a `ConfigError` if `name` is of a version `found` that is not `known`; `again` says how to make it anew."""
     if found == known:
         return
     anew = f"{again}, or " if isinstance(found, int) and found < known else ""

@@ -68,11 +68,7 @@ class CitedAudit(SealedRecord):
 
 
 def audit_of(header: RunHeader) -> AuditRecord | None:
-    """Return the audit of a run's header; None if no audit chose its rule.
-
-    Raises:
-        ConfigError: Another version of the package wrote it.
-    """
+    """Return the audit of a run's header, None if none chose its rule; ConfigError if another version wrote it."""
     try:
         return None if header.audits is None else AuditRecord.model_validate(header.audits)
     except ValidationError as error:

@@ -136,11 +136,7 @@ class KeepRule:
 
 
 def parse_conditions(words: Iterable[str]) -> tuple[KeepCondition, ...]:
-    """Return conditions from words such as "correctness > 0.2".
-
-    Raises:
-        ConfigError: A word is not a condition.
-    """
+    """Return conditions from words such as "correctness > 0.2"; ConfigError if one is not a condition."""
     try:
         return tuple(KeepCondition.model_validate(word) for word in words)
     except ValidationError as error:

@@ -48,10 +48,7 @@ def to_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 def from_array(array: pa.Array, name: str, classes: Mapping[str, type]) -> list[Any]:
     """Return the values that `to_array` was given; a list becomes a tuple, a null list an empty one.
 
-    Args:
-        array: The column or field `name`.
-        name: Decides the class of the records, in lists too.
-        classes: A dataclass for each name whose type has a struct.
+    `classes` has the dataclass of the records of each column or field `name` whose type has a struct, in lists too.
     """
     if pa.types.is_struct(array.type):
         columns = dict(zip(array.type.names, array.flatten(), strict=True))

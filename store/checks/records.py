@@ -40,11 +40,7 @@ _RECORDS: Final[Mapping[str, Callable[[str], bool]]] = {
 
 
 def refuse_blocked_extensions(location: RunLocation) -> None:
-    """Accept a run if nothing is in the place of an extension's header: the plan would end before it.
-
-    Raises:
-        ConfigError: There is a folder, a pipe or the like.
-    """
+    """Raise a ConfigError if a folder, a pipe or the like is in an extension's place: the plan would end there."""
     for name, what in location.list_obstacles(PLAN_FOLDER):
         if is_extension_name(name):
             raise ConfigError(
@@ -67,10 +63,7 @@ def replaced_receipt_problems(
 ) -> Iterator[Problem]:
     """Yield the problems of receipts that later generations of their shards replaced. They stay, as the run's history.
 
-    Args:
-        location: The run's folder.
-        latest: The latest generation by shard.
-        known: `header_digests` of the run.
+    `latest` has the latest generation by shard, `known` the `header_digests` of the run.
     """
     replaced = sorted(
         (shard, generation)

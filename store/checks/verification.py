@@ -45,8 +45,7 @@ class OutsideBytes:
     """Shards whose bytes may differ from those of another run, for one reason. This is allowed: they are not damaged.
 
     Attributes:
-        what: `degraded` or `mixed`.
-        detail: The setting and its lowered value, or the difference from the run's identity.
+        what: `degraded`, with the setting and its lowered value in `detail`, or `mixed`, with the difference.
         shards: (first, last) of each range of consecutive shards, ascending.
     """
 
@@ -67,8 +66,7 @@ class VerifyReport:
     Attributes:
         num_images: Planned images.
         num_accounted: Images that the receipts of planned shards count: annotated + empty + quarantined.
-        num_shards: Planned shards; `num_checked` of them had their parts checked.
-        outside: Shards that were allowed to give other bytes. They are not problems.
+        num_checked: Of the planned shards, how many had their parts checked.
         root: The run's root digest over the shards committed so far; None if a receipt cannot be used.
         notices: What a person may have changed, and files among the records that no reader uses. They are not problems.
     """

@@ -139,13 +139,8 @@ def card_text(
 ) -> str:
     """Return the card without its final digest line: Markdown with the front matter of Hugging Face.
 
-    Args:
-        header: With all extensions of the plan.
-        totals: Sums over the latest receipts.
-        tables_sha256: Digest over the digests of all parts, ordered by shard and table.
-        root_sha256: Root digest of the run.
-        excluded: Images quarantined as excluded, by their message.
-        cited: The audit of the run that the card cites.
+    `header` has all extensions of the plan, `totals` sum the latest receipts. `tables_sha256` is over the digests of
+    all parts, ordered by shard and table. `excluded` counts images quarantined as excluded, by their message.
     """
     exclusions, annotation = exclusions_of(header), header.identity.method.get("import")
     annotation = dict(annotation) if isinstance(annotation, dict) else {}

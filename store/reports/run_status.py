@@ -159,8 +159,7 @@ class StatusReader:
     def read(self, *, now_s: float | None = None) -> RunStatus:
         """Return the run's present status; costs a listing of the receipts, and reads the new ones.
 
-        Raises:
-            ConfigError: No run was started there, or its records cannot be used.
+        ConfigError: no run was started there, or its records cannot be used.
         """
         now_s = time.time() if now_s is None else now_s
         # Read again each time: the plan may have been extended.

@@ -191,11 +191,7 @@ def run_statistics(
 ) -> RunStatistics:
     """Return statistics of the committed shards; memory is bounded by a few shards, whatever the run's size.
 
-    Args:
-        location: The run's folder, finished or not.
-        sample: How many shards' tables to read, spread evenly; None for all.
-        num_top: How many of the most frequent expressions to return.
-        on_progress: Called after each shard.
+    The run may be unfinished. The tables of `sample` shards are read, spread evenly; of all if it is None.
     """
     header = require_header(location)
     chosen = spread_evenly(list(list_receipts(location)), sample)

@@ -77,12 +77,9 @@ class SourceRoot:
 
     @contextmanager
     def open_version(self, path: str, expected: StoredFile, *, window_bytes: int = 0) -> Iterator[BinaryIO]:
-        """Open the expected version of a file for a block.
+        """Open a file for a block, of the etag, time and size of `expected`; None is not checked.
 
-        Args:
-            path: Of the file.
-            expected: Etag, time and size that it must have; None is not checked.
-            window_bytes: Smallest number of bytes to fetch at once: for many small reads that are close together.
+        At least `window_bytes` are fetched at once: for many small reads that are close together.
 
         Raises:
             ImageError: `changed`, at the latest at the end of the block: what was read must not be used; `unreadable`.

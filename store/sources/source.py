@@ -89,11 +89,7 @@ class Source:
         )
 
     def check_not_empty(self) -> None:
-        """Check that at least one file may hold images; tars and tables are not opened.
-
-        Raises:
-            ConfigError: There is none, or a named file is missing.
-        """
+        """Raise a ConfigError if no file may hold images, or a named one is missing; tars and tables are not opened."""
         if next(self.files(), None) is None:
             raise self.lists_nothing()
 
@@ -118,11 +114,7 @@ class Source:
                 )
 
     def items(self, file: StoredFile, format_: Format) -> Iterator[SourceItem]:
-        """Yield the images of one of the files.
-
-        Raises:
-            ConfigError: It is a tar or a table that cannot be listed.
-        """
+        """Yield the images of one of the files; ConfigError if it is a tar or a table that cannot be listed."""
         if format_ == "webdataset":
             yield from list_members(self.root, file, self.config, self.left_out)
         elif format_ == "files":

@@ -33,13 +33,9 @@ class RowFilter:
 def iter_table(
     location: RunLocation, table: str, columns: Sequence[str] | None = None, receipts: Iterable[Receipt] | None = None
 ) -> Iterator[pa.Table]:
-    """Yield a table shard by shard. At most one part is in memory.
+    """Yield a table of `tables.SCHEMAS` shard by shard, with `columns` in their order. At most one part is in memory.
 
-    Args:
-        location: The run's folder.
-        table: A name of `tables.SCHEMAS`.
-        columns: Column names, in the order of the result; None means all.
-        receipts: The shards to read; None means the latest receipt of each shard, ordered by shard.
+    Without `receipts`, of the latest receipt of each shard, ordered by shard.
 
     Raises:
         ValueError: There is no such table or column.

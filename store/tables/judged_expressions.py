@@ -58,11 +58,7 @@ def num_kept_lone(table: pa.Table) -> int:
 
 
 def passes(rule: KeepRule, table: pa.Table) -> Flags:
-    """Return (rows,) bool: whether `rule` keeps each row that is `judged`; False for the others.
-
-    Raises:
-        ValueError: The rule has no tau.
-    """
+    """Return (rows,) bool: whether `rule`, which has a tau, keeps each row that is `judged`; False for the others."""
     rows = np.flatnonzero(judged(table))
     passing = np.zeros(table.num_rows, np.bool_)
     scores = {name: values[rows] for name, values in scores_of(table).items()}
