@@ -307,7 +307,6 @@ def _grey_16_to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _header_orientation(image: Image.Image, data: bytes) -> int:
-    """Return the EXIF orientation of an image that is not decoded."""
     if image.format != "PNG" or "exif" in image.info:
         return _orientation(image)
     # It may follow the pixels, and Pillow decodes them to find it: a kilobyte could unpack to gigabytes.

@@ -280,7 +280,6 @@ class NumpyEncoder:
         return self._linear(mixed.swapaxes(1, 2).reshape(batch, height, width, channels), f"{place}attn.proj.")
 
     def _relative(self, name: str, size: int) -> Floats:
-        """Return the position vectors (query, key, C) along one axis."""
         places = np.arange(size)
         vectors: Floats = self._tensors[name][places[:, None] - places[None, :] + size - 1]
         return vectors

@@ -290,7 +290,6 @@ def group(number: int, phrase: NounPhrase) -> str:
 
 
 def _plural(phrase: NounPhrase) -> str:
-    """The phrase for several objects: the head in the plural, everything else unchanged."""
     words = phrase.text.split()
     begin = _find_noun(phrase.noun, words)
     if begin is None:
@@ -301,7 +300,6 @@ def _plural(phrase: NounPhrase) -> str:
 
 
 def _find_noun(noun: str, words: list[str]) -> int | None:
-    """Index of the first word of a noun; a noun may have several words."""
     head = noun.split()
     return next((n for n in range(len(words)) if words[n : n + len(head)] == head), None)
 

@@ -209,7 +209,6 @@ def prior_digest(config: PriorConfig) -> str | None:
 
 
 def _combined(*parts: Callable[[], str | None]) -> str:
-    """Return the digest of the first part, combined with that of each other part that has one."""
     digests = [str(digest) for digest in gather(*parts) if digest is not None]
     return reduce(lambda before, digest: hashlib.sha256(f"{before} {digest}".encode()).hexdigest(), digests)
 

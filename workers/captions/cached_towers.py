@@ -303,7 +303,6 @@ class CachedCocaTowers:
     def _states_of_pairs(
         self, level: PrefixLevel, cache_index: CacheIndex, rows: slice, first: torch.Tensor, queries: torch.Tensor
     ) -> torch.Tensor:
-        """The hidden states of some pairs, through all layers, ready for the vocabulary."""
         crops, node = level.pair_crop[rows], cache_index.first_pair + rows.start
         present = slice(int(crops[0]), int(crops[-1]) + 1)
         crops = crops - present.start
@@ -363,7 +362,6 @@ class CachedCocaTowers:
 
 
 def _checked_text(text: torch.nn.Module) -> TextTransformer:
-    """Return the text tower; raise if it is not causal or has unknown blocks."""
     if not isinstance(text, TextTransformer):
         wrong = (
             f"is a {type(text).__name__}; cached decoding knows open_clip's TextTransformer: "

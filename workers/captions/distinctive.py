@@ -121,7 +121,6 @@ def count_top_p(ranked: torch.Tensor, log_total: torch.Tensor, p: torch.Tensor) 
 
 
 def _cumulated(rows: torch.Tensor) -> torch.Tensor:
-    """Return the cumulative sums along each row of (R, K) float64."""
     if rows.device.type == "cuda" and len(rows) == 1:
         # A GPU adds up one row alone in blocks, in an order that timing decides: the last bits differ between calls.
         return rows.expand(2, -1).cumsum(dim=1)[:1]

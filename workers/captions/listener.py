@@ -110,7 +110,6 @@ class TeacherForcing:
         return self._sums
 
     def _descend(self, branch: _Branch) -> None:
-        """Score a branch to its end."""
         texts = self._texts
         while len(branch.active):
             active, length = branch.active, branch.length
@@ -128,7 +127,6 @@ class TeacherForcing:
             branch = self._step(branch, next_level)
 
     def _step(self, branch: _Branch, next_level: PrefixLevel) -> _Branch:
-        """Score one more token; return the texts that go on."""
         active, length = branch.active, branch.length
         hidden, cache_index = self._towers.step(next_level, branch.cache_index)
         self.num_computed += len(next_level.pair_prefix)

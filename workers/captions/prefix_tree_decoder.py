@@ -145,7 +145,6 @@ class PrefixTreeDecoding:
     def _descend(
         self, active: ActiveRows, level: PrefixLevel | None, cache_index: CacheIndex | None, *, length: int
     ) -> None:
-        """Decode `active` from prefixes of `length` tokens to the end."""
         while (num_searches := len(active.rows) + len(active.beams)) and length < self._config.max_length:
             # Sampling rows first, then every beam of every search.
             extended = [

@@ -62,7 +62,6 @@ def read_model_config(architecture: str) -> dict[str, Any]:
 
 
 def _parse(text: str, architecture: str) -> dict[str, Any]:
-    """Reads a config, with the file named in the error."""
     try:
         config = parse_json(text)
     except ValueError as error:
@@ -81,7 +80,6 @@ def _parse(text: str, architecture: str) -> dict[str, Any]:
 
 
 def _numbers(tree: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in a config, with its dotted key."""
     if isinstance(tree, dict):
         for name, value in tree.items():
             yield from _numbers(value, f"{key}.{name}" if key else name)

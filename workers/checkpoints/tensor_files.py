@@ -150,7 +150,6 @@ def _explained(error: Exception) -> str:
 
 
 def _token_dimension(name: str) -> int | None:
-    """Which dimension of a table counts tokens; None for every other tensor."""
     return next((dim for ending, dim in _TOKEN_DIMENSION.items() if name.endswith(ending)), None)
 
 

@@ -290,7 +290,6 @@ class WeightCache:
             partial.replace(path)
 
     def _check_owner(self) -> None:
-        """Refuse a folder in which another user could replace weights."""
         if self.is_named:
             return
         try:

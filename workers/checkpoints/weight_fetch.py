@@ -211,7 +211,6 @@ def copies_elsewhere(weights: WeightsConfig, cache: WeightCache) -> list[tuple[s
 
 
 def _copied(copy: Path, name: str, cache: WeightCache, pin: Pin) -> Path:
-    """Copies a file that was found right, and records what it is."""
     target = cache.make_folder(name)
     with cache.lock(name):
         partial = target.with_name(f"{target.name}.copy")

@@ -86,7 +86,6 @@ def source_url(published: PublishedFile) -> str:
 
 
 def _command(weights: WeightsConfig, preset: str) -> str:
-    """The command of this package that gets the weights, empty if none does."""
     if weights.uri.startswith(BUILTIN_PREFIX):
         return "reinstall the package, or train them in a clone: make weights"
     if published_file(weights) is None:
@@ -103,7 +102,6 @@ def _command(weights: WeightsConfig, preset: str) -> str:
 
 
 def _by_hand(weights: WeightsConfig, cache: WeightCache | None = None) -> str:
-    """Where a published file is, and where it belongs."""
     published = published_file(weights)
     if published is None:
         return ""
@@ -227,7 +225,6 @@ def _url_copy(weights: WeightsConfig, version: str) -> Path:
 
 
 def _fetch(weights: WeightsConfig, target: Path) -> None:
-    """Writes the whole remote file to `target`, or nothing."""
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as out:
         partial = Path(out.name)
         try:

@@ -108,7 +108,6 @@ def first_child_head(parsed: Any) -> str | None:
 
 
 def _root(parsed: Any) -> Any:
-    """Return the first token that is its own head; None for an empty text."""
     return next((token for token in parsed if token.head == token), None)
 
 

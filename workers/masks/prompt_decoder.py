@@ -274,7 +274,6 @@ class SamPromptDecoder:
     def _decode(
         self, tokens: torch.Tensor, prompt: torch.Tensor, shared: SharedImage, min_predicted_iou: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits and predicted IoU of some prompts, given their tokens after the first layer."""
         first, *others = self._layers
         attention = first.write_image.attention_of_shared(tokens + prompt, shared.queries)
         image = first.update_image(shared.tokens.repeat(len(tokens), 1, 1), attention, tokens)
