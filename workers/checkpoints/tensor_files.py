@@ -130,12 +130,8 @@ def load_tensors(file: Path | IO[bytes]) -> Any:
 class _BoundedFile(io.BufferedReader):
     """A file that reads at most its own size at once: a read takes its memory before it knows whether bytes exist."""
 
-    def __init__(self, raw: io.RawIOBase) -> None:
-        super().__init__(raw)
-        self._size_bytes = os.fstat(raw.fileno()).st_size
-
     def read(self, size: int | None = -1, /) -> bytes:
-        return super().read(size if size is None else min(size, self._size_bytes))
+        return super().read(size if size is None else min(size, os.fstat(self.fileno()).st_size))
 
 
 def _explained(error: Exception) -> str:

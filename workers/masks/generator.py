@@ -200,9 +200,22 @@ class MaskGenerator:
             scores = (1 / areas).repeat_interleave(torch.tensor([len(part.bits) for part in parts]))
             boxes = found.boxes_px.float()
             found = found.take(nms(boxes, to_device(scores, boxes.device), self._config.crop_nms_thresh))
-        if self._config.min_mask_region_area > 0:
-            found = self._without_speckle(found)
-        return encode_proposals(found)
+        if not self._config.min_mask_region_area or not len(found.bits):
+            return encode_proposals(found)
+        # Holes and islands go, then the doubles that result, on the CPU, where scipy labels regions; unchanged masks
+        # win.
+        columns = to_host(found.bits, found.boxes_px, found.predicted_iou, found.stability)
+        found = MaskCandidates(found.size, *map(torch.from_numpy, columns))
+        parts, is_unchanged = [], []
+        for row in range(len(found.bits)):
+            one = found.take(torch.tensor([row]))
+            mask = unpack_bits(one.bits, one.size)[0].numpy()
+            mask, has_changed = remove_small_regions(mask, self._config.min_mask_region_area)
+            parts.append(one.with_masks(torch.from_numpy(mask)[None]) if has_changed else one)
+            is_unchanged.append(not has_changed)
+        found, scores = concatenate(parts), torch.tensor(is_unchanged).float()
+        threshold = max(self._config.box_nms_thresh, self._config.crop_nms_thresh)
+        return encode_proposals(found.take(nms(found.boxes_px.float(), scores, threshold)))
 
     def _process_crop(
         self, crop: sam_model.EncodedCrop, grid: PointGrid, box: Box, size: tuple[int, int]
@@ -228,25 +241,6 @@ class MaskGenerator:
         found = found.take(~(is_at_edge & ~is_at_border).any(dim=1))
         found = found.take(nms(found.boxes_px.float(), found.predicted_iou, self._config.box_nms_thresh))
         return found.placed(box, size)
-
-    def _without_speckle(self, found: MaskCandidates) -> MaskCandidates:
-        """Remove holes and islands, then the doubles that result, on the CPU; unchanged masks win."""
-        # scipy labels regions there.
-        columns = to_host(found.bits, found.boxes_px, found.predicted_iou, found.stability)
-        found = MaskCandidates(found.size, *map(torch.from_numpy, columns))
-        parts, is_unchanged = [], []
-        for row in range(len(found.bits)):
-            one = found.take(torch.tensor([row]))
-            mask = unpack_bits(one.bits, one.size)[0].numpy()
-            mask, has_changed = remove_small_regions(mask, self._config.min_mask_region_area)
-            parts.append(one.with_masks(torch.from_numpy(mask)[None]) if has_changed else one)
-            is_unchanged.append(not has_changed)
-        if not parts:
-            return found
-        found = concatenate(parts)
-        scores = torch.tensor(is_unchanged).float()
-        threshold = max(self._config.box_nms_thresh, self._config.crop_nms_thresh)
-        return found.take(nms(found.boxes_px.float(), scores, threshold))
 
 
 def remove_small_regions(mask: Mask, min_area_px: int) -> tuple[Mask, bool]:
