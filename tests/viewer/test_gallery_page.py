@@ -4,9 +4,11 @@ import base64
 import functools
 import gc
 import hashlib
+import io
 import itertools
 import json
 import re
+import resource
 from collections import Counter
 from html.parser import HTMLParser
 from urllib.parse import quote
@@ -14,6 +16,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import printable, visible
@@ -195,6 +198,12 @@ def test_images_are_read_one_after_another_and_not_held(destination):
     assert max(alive[2:]) <= alive[1] + 1
 
 
+def opened(data):
+    image = Image.open(io.BytesIO(data))
+    assert image.format == "WEBP"
+    return image
+
+
 @functools.cache
 def prover():
     return page_prover(THUMBNAIL).__enter__()
@@ -206,6 +215,21 @@ def thumbnail(data):
 
 def test_a_bomb_in_the_run_of_a_stranger_is_not_opened():
     assert thumbnail(png_of_header_only(30_000, 30_000)) is None
+
+
+def saved(image, image_format="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+@pytest.mark.slow
+def test_a_small_file_of_many_pixels_costs_the_process_of_the_command_no_memory():
+    # 420 KB that took 1.7 GB: it is decoded, or killed by its limit, elsewhere.
+    data = saved(Image.new("LA", (9_000, 9_000), (7, 200)))
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert opened(thumbnail(data)).size == (800, 800)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 50_000
 
 
 @pytest.mark.parametrize("indices", [(7, 8), (7, 8, 9, 10, 11, 12), (100, 101)])
