@@ -6,9 +6,9 @@ target. `SegmentationFigures` defines the figures and names the source of each d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -45,16 +45,6 @@ class SegmentationFigures:
     precision: Mapping[float, float]
     no_target_accuracy: float
     target_accuracy: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the figures as JSON has them; nan becomes null."""
-        precision = {f"p@{at}": value for at, value in self.precision.items()}
-        named = {"oiou": self.oiou, "miou": self.miou, **precision}
-        named |= {"no_target_accuracy": self.no_target_accuracy, "target_accuracy": self.target_accuracy}
-        return {
-            "num_expressions": self.num_expressions,
-            **{name: None if np.isnan(value) else value for name, value in named.items()},
-        }
 
 
 class SegmentationMeter:
@@ -99,38 +89,30 @@ class SegmentationMeter:
         """Return intersection, union, predicted and target pixels of each expression, (T, 4) int64, as they came."""
         return np.concatenate(self._rows) if self._rows else np.zeros((0, 4), np.int64)
 
-    def ious(self) -> NDArray[np.float64]:
-        """Return the IoU of each expression, (T,) float64, as they came: for bootstraps and paired differences."""
-        return _ious(self.rows())
-
-    def figures(self, precision_at: Sequence[float] = PRECISION_AT) -> SegmentationFigures:
+    def figures(self) -> SegmentationFigures:
         """Return the figures over all that was counted."""
         rows = self.rows()
-        sums = figure_sums(rows, precision_at)
+        sums = figure_sums(rows)
         shares = {name: part / whole if whole else float("nan") for name, (part, whole) in sums.items()}
         return SegmentationFigures(
             num_expressions=len(rows),
             oiou=NOTHING_ASKED_OIOU if len(rows) and not rows[:, 1].any() else shares["oiou"],
             miou=shares["miou"],
-            precision={at: shares[f"p@{at}"] for at in precision_at},
+            precision={at: shares[f"p@{at}"] for at in PRECISION_AT},
             no_target_accuracy=shares["no_target_accuracy"],
             target_accuracy=shares["target_accuracy"],
         )
 
 
-def figure_sums(
-    rows: NDArray[np.int64], precision_at: Sequence[float] = PRECISION_AT
-) -> dict[str, tuple[float, float]]:
-    """Return numerator and denominator of each figure of `SegmentationFigures.as_json`, which add up over images.
+def figure_sums(rows: NDArray[np.int64]) -> dict[str, tuple[float, float]]:
+    """Return numerator and denominator of each figure, by name, which add up over images.
 
-    Args:
-        rows: Counts of T expressions, as `SegmentationMeter.rows` has them.
-        precision_at: Thresholds of `precision`.
+    They are `oiou`, `miou`, `p@0.3` and on, `no_target_accuracy`, `target_accuracy`, of `SegmentationMeter.rows`.
     """
     count, ious = float(len(rows)), _ious(rows)
     is_empty, has_target = rows[:, 2] == 0, rows[:, 3] > 0
     found = {"oiou": (float(rows[:, 0].sum()), float(rows[:, 1].sum())), "miou": (float(ious.sum()), count)}
-    found |= {f"p@{at}": (float((ious > at).sum()), count) for at in precision_at}
+    found |= {f"p@{at}": (float((ious > at).sum()), count) for at in PRECISION_AT}
     found["no_target_accuracy"] = (float(is_empty[~has_target].sum()), float((~has_target).sum()))
     found["target_accuracy"] = (float((~is_empty[has_target]).sum()), float(has_target.sum()))
     return found

@@ -45,7 +45,6 @@ def test_hand_values():
     assert figures.precision == pytest.approx({0.3: 2 / 3, 0.5: 1 / 3, 0.6: 1 / 3, 0.7: 1 / 3, 0.8: 1 / 3, 0.9: 1 / 3})
     assert figures.target_accuracy == 1.0
     assert math.isnan(figures.no_target_accuracy)
-    assert figures.as_json()["no_target_accuracy"] is None
 
 
 def test_an_expression_without_a_target_wants_an_empty_mask():
@@ -77,8 +76,9 @@ def test_figures_are_those_of_the_plain_definition_in_any_parts(count, seed):
         parts.add_rows(part.rows())
     expected = plain_figures(list(zip(guess, truth, strict=True)))
     for meter in (whole, parts):
-        found = meter.figures().as_json()
-        assert {name: found[name] for name in expected} == pytest.approx(expected)
+        found = meter.figures()
+        named = {"oiou": found.oiou, "miou": found.miou, **{f"p@{at}": each for at, each in found.precision.items()}}
+        assert named == pytest.approx(expected)
     assert len(parts) == count
 
 

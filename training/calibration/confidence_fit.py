@@ -130,11 +130,7 @@ def judged_images(location: RunLocation, truth: Truth | None, *, max_images: int
     require_header(location)
     found = list(islice(_iter_judged(location, truth), max_images))
     if not any(len(image.is_right) for image in found):
-        known = (
-            ""
-            if truth is None
-            else f" that the truth ({truth.title}) knows. Image keys, relative to SOURCE, must be equal"
-        )
+        known = f" that the truth ({truth.title}) knows. Image keys, relative to SOURCE, must be equal" if truth else ""
         raise ConfigError(f"{location.root} holds no committed image with candidates{known}")
     return found
 
@@ -371,7 +367,6 @@ def _joined(parts: Iterable[np.ndarray]) -> Floats:
 
 
 def _feature_table(images: Sequence[JudgedImage], names: Sequence[str]) -> Floats:
-    """Return the features of all candidates, (T, names) float64."""
     parts = [np.stack([image.features[name] for name in names], axis=1) for image in images]
     return np.concatenate([np.zeros((0, len(names))), *parts])
 

@@ -157,17 +157,13 @@ class QuestionDataset(Dataset[list[Question]]):
         """Return a mask's IoU with every candidate, and its outline in the view of the best, (S, S) uint8."""
         named = key, sha256_hex(mask.numpy().tobytes())
         if named not in self._compared:
-            ious = torch.from_numpy(self._store[key].ious(mask[None])[0]).float()
-            self._compared[named] = ious, self._outline(key, mask, ious)
+            found, config, outline = self._store[key], self._refinement, None
+            ious = torch.from_numpy(found.ious(mask[None])[0]).float()
+            if config is not None and len(ious) and float(ious.max()) >= config.min_iou:
+                (box,) = view_boxes([found.counts[int(ious.argmax())]], found.size, config.context)
+                outline = outline_of(mask, box, config.size)
+            self._compared[named] = ious, outline
         return self._compared[named]
-
-    def _outline(self, key: str, mask: torch.Tensor, ious: torch.Tensor) -> torch.Tensor | None:
-        config = self._refinement
-        if config is None or not len(ious) or float(ious.max()) < config.min_iou:
-            return None
-        found = self._store[key]
-        (box,) = view_boxes([found.counts[int(ious.argmax())]], found.size, config.context)
-        return outline_of(mask, box, config.size)
 
     def _is_taught(self, index: int, mask_id: str) -> bool:
         """Whether the refinement learns from a mask in this epoch: where human ones are mixed in, from all of those."""

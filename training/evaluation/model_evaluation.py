@@ -22,7 +22,7 @@ from pseudoris.training.learning.mask_overlay import draw_masks
 from pseudoris.training.metrics import NOTHING_ASKED_OIOU, PRECISION_AT, SegmentationMeter, figure_sums
 from pseudoris.workers.masks import rle
 
-# By their names in JSON, those of `SegmentationFigures.as_json`.
+# By their names in JSON, those of `figure_sums`.
 FIGURE_TITLES: Final[Mapping[str, str]] = {
     "oiou": "oIoU",
     "miou": "mIoU",

@@ -117,7 +117,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = load_tensors(path)
     except FileNotFoundError:
-        raise _no_checkpoint(path) from None
+        folder = path.parent
+        if path.name != CHECKPOINT_NAME or not TrainingFolder(folder).is_begun:
+            raise ConfigError(f"There is no checkpoint at {path}. Give the --out of `pseudoris train`.") from None
+        # A curriculum's rounds have checkpoints of their own, before one of them is done.
+        rounds = sorted(each.parent for each in folder.glob(f"*/{CHECKPOINT_NAME}"))
+        meanwhile = f" Or give {rounds[-1]}, an unfinished round." if rounds else ""
+        raise ConfigError(
+            f"The training in {folder} has no checkpoint yet (for PPT: no finished round). Continue it: the same "
+            f"`pseudoris train` with --resume.{meanwhile}"
+        ) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a checkpoint of a training: {error}. Give another file.") from error
     if not isinstance(state, dict) or not isinstance(state.get("module"), dict):
@@ -180,19 +189,6 @@ class Trained(Generic[ConfigT]):
             )
 
 
-def _no_checkpoint(path: Path) -> ConfigError:
-    folder = path.parent
-    if path.name != CHECKPOINT_NAME or not TrainingFolder(folder).is_begun:
-        return ConfigError(f"There is no checkpoint at {path}. Give the --out of `pseudoris train`.")
-    # A curriculum's rounds have checkpoints of their own, before one of them is done.
-    rounds = sorted(each.parent for each in folder.glob(f"*/{CHECKPOINT_NAME}"))
-    meanwhile = f" Or give {rounds[-1]}, an unfinished round." if rounds else ""
-    return ConfigError(
-        f"The training in {folder} has no checkpoint yet (for PPT: no finished round). Continue it: the same "
-        f"`pseudoris train` with --resume.{meanwhile}"
-    )
-
-
 def _check_version(path: Path, settings: Any) -> None:
     found = settings.get("version", 1) if isinstance(settings, dict) else None
     refuse_other_version(str(path), found, TRAININGS_VERSION, again="train again")
@@ -206,7 +202,6 @@ def _parsed(text: str, path: Path) -> Any:
 
 
 def _differences(saved: Any, given: Any, key: str = "") -> list[str]:
-    """Return a line for each value that differs, by its dotted key."""
     if isinstance(saved, dict) and isinstance(given, dict):
         names = dict.fromkeys([*saved, *given])
         return [

@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer, VisionTransformer
-from torch import nn
 
 from pseudoris.schemas.errors import ConfigError
 
@@ -165,17 +164,13 @@ def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> ImageF
     inputs = [torch.cat(each, 1) for each in both]
     path = inputs[0]
     for block, tokens in zip(blocks[first:], inputs, strict=True):
-        path = path + block.ls_1(value_attention(block.attn, block.ln_1(tokens)))
+        # Values attend to values, by their own weights.
+        attention, width = block.attn, tokens.shape[-1]
+        weight, bias = attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
+        values = F.linear(block.ln_1(tokens), weight, bias).view(*tokens.shape[:2], attention.num_heads, -1)
+        values = values.transpose(1, 2)
+        read = F.scaled_dot_product_attention(values, values, values)
+        path = path + block.ls_1(attention.out_proj(read.transpose(1, 2).flatten(2)))
     dense = visual.ln_post(path[:, 1:]) @ visual.proj
     grid: tuple[int, int] = visual.grid_size
     return ImageFeatures((), dense.transpose(1, 2).reshape(len(dense), -1, *grid), out["image_features"])
-
-
-def value_attention(attention: nn.MultiheadAttention, tokens: torch.Tensor) -> torch.Tensor:
-    """Return v-v self-attention (B, L, C) of tokens (B, L, C): values attend to values, by their own weights."""
-    width, heads = tokens.shape[-1], attention.num_heads
-    weight, bias = attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
-    values = F.linear(tokens, weight, bias).view(*tokens.shape[:2], heads, -1).transpose(1, 2)
-    read = F.scaled_dot_product_attention(values, values, values)
-    out: torch.Tensor = attention.out_proj(read.transpose(1, 2).flatten(2))
-    return out

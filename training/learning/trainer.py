@@ -132,6 +132,7 @@ class Trainer:
     begin_with: Mapping[str, Any] | None = None
     steps_before: int = 0
     _validation_s: float = field(default=0.0, init=False)
+    _writer: SummaryWriter | None = field(default=None, init=False)
 
     def fit(self, learner: Learner, feed: Feed) -> FitSummary:
         """Train to the last step from the folder's checkpoint, or from the beginning where there is none."""
@@ -141,15 +142,15 @@ class Trainer:
         optimiser = make_optimiser(learner.module, self.config)
         first = self._restore(learner.module, optimiser)
         module, wrapped = self.fabric.setup(learner.module, optimiser)
-        is_first = self.fabric.is_global_zero
-        # `purge_step` drops the logs of steps that are done again.
-        writer = SummaryWriter(str(self.folder.path), purge_step=self.steps_before + first) if is_first else None
+        if self.fabric.is_global_zero:
+            # `purge_step` drops the logs of steps that are done again.
+            self._writer = SummaryWriter(str(self.folder.path), purge_step=self.steps_before + first)
         try:
-            self._run(learner, feed, module=module, optimiser=wrapped, first=first, writer=writer)
-            figures = self._validate(learner, module, self.config.num_steps, writer)
+            self._run(learner, feed, module, wrapped, first)
+            figures = self._validate(learner, module, self.config.num_steps)
         finally:
-            if writer is not None:
-                writer.close()
+            if self._writer is not None:
+                self._writer.close()
         summary = FitSummary(
             figures=figures,
             num_steps=self.config.num_steps,
@@ -158,20 +159,11 @@ class Trainer:
             validation_s=self._validation_s,
             num_parameters=sum(each.numel() for each in learner.module.parameters() if each.requires_grad),
         )
-        if is_first:
+        if self.fabric.is_global_zero:
             self.folder.write_json(SUMMARY_NAME, {name: getattr(summary, name) for name in summary.__slots__})
         return summary
 
-    def _run(
-        self,
-        learner: Learner,
-        feed: Feed,
-        *,
-        module: nn.Module,
-        optimiser: Any,
-        first: int,
-        writer: SummaryWriter | None,
-    ) -> None:
+    def _run(self, learner: Learner, feed: Feed, module: nn.Module, optimiser: Any, first: int) -> None:
         config = self.config
         # Since the last report; not every step has every value.
         seen: defaultdict[str, list[float]] = defaultdict(list)
@@ -181,14 +173,14 @@ class Trainer:
             for name, value in self._step(learner, module, optimiser, batch, step).items():
                 seen[name].append(value)
             done = step + 1
-            if writer is not None and (done % config.log_every == 0 or done == config.num_steps):
-                self._log(writer, done, {f"train/{name}": fmean(values) for name, values in seen.items()})
+            if self._writer is not None and (done % config.log_every == 0 or done == config.num_steps):
+                self._log(done, {f"train/{name}": fmean(values) for name, values in seen.items()})
                 seen.clear()
-                writer.add_scalar("train/rate", rate_at(step, config), self.steps_before + done)
+                self._writer.add_scalar("train/rate", rate_at(step, config), self.steps_before + done)
             if done % config.checkpoint_every == 0 or done == config.num_steps:
                 self._save(learner.module, optimiser, done)
             if config.validate_every and done % config.validate_every == 0 and done < config.num_steps:
-                self._validate(learner, module, done, writer)
+                self._validate(learner, module, done)
 
     def _step(self, learner: Learner, module: nn.Module, optimiser: Any, batch: Any, step: int) -> dict[str, float]:
         # Drop-out draws from here on: by the step's number, so that a resume draws the same.
@@ -228,22 +220,21 @@ class Trainer:
                 "again in another --out."
             )
 
-    def _validate(
-        self, learner: Learner, module: nn.Module, done: int, writer: SummaryWriter | None
-    ) -> Mapping[str, float]:
+    def _validate(self, learner: Learner, module: nn.Module, done: int) -> Mapping[str, float]:
         started = time.monotonic()
         module.eval()
         with torch.no_grad():
             figures = learner.validate(module, self.fabric)
         module.train()
         self._validation_s += time.monotonic() - started
-        if writer is not None:
-            self._log(writer, done, {f"val/{name}": value for name, value in figures.items()})
+        self._log(done, {f"val/{name}": value for name, value in figures.items()})
         return figures
 
-    def _log(self, writer: SummaryWriter, done: int, values: Mapping[str, float]) -> None:
+    def _log(self, done: int, values: Mapping[str, float]) -> None:
+        if self._writer is None:
+            return
         for name, value in values.items():
-            writer.add_scalar(name, value, self.steps_before + done)
+            self._writer.add_scalar(name, value, self.steps_before + done)
         self.on_step(StepReport(done, self.config.num_steps, values))
 
     def _save(self, module: nn.Module, optimiser: Any, done: int) -> None:

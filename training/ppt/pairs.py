@@ -219,7 +219,6 @@ class PairDataset(Dataset[Pair]):
             )
 
     def __len__(self) -> int:
-        """Return the number of pairs."""
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Pair:
@@ -345,7 +344,6 @@ class PromptedPairs(Dataset[Pair]):
         self.set_epoch(0)
 
     def __len__(self) -> int:
-        """Return the number of pairs."""
         return len(self._concat)
 
     def set_epoch(self, epoch: int) -> None:
@@ -363,11 +361,10 @@ class PromptedPairs(Dataset[Pair]):
         return self._shared.num_skipped
 
     def __getitem__(self, index: int) -> Pair:
-        """Return a pair; the next usable one in its place with `on_bad_image="skip"`."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Pair]:
-        """Return the pairs of a batch, as `[]` does; an image is decoded at most once."""
+        """Return pairs, the next usable ones with `on_bad_image="skip"`; an image is decoded at most once."""
         seen: _Seen = {}
         return [self._usable(index, seen) for index in indices]
 

@@ -219,10 +219,7 @@ class PointHead(nn.Module):
     def forward(
         self, queries: torch.Tensor, references: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return x, y in [0, 1], (B, K, M, 2), and the logits of labels (B, K, M), of queries (B, K, d).
-
-        References (B, K, 2) in [0, 1] are what the points spread around; None as in the paper.
-        """
+        """Return x, y in [0, 1], (B, K, M, 2), and logits of labels, of queries (B, K, d) and references (B, K, 2)."""
         places, labels = self.layers(queries).unflatten(-1, (self._num_points, 3)).split((2, 1), -1)
         if references is not None:
             places = references.logit(eps=1e-4)[:, :, None] + places
@@ -249,7 +246,6 @@ class ScoreHead(nn.Module):
 
 
 def _perceptron(width: int, outputs: int) -> nn.Sequential:
-    """An independent head of two hidden layers."""
     return nn.Sequential(
         nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs)
     )
