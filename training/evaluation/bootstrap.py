@@ -36,10 +36,20 @@ class ImageBootstrap:
 
     def __init__(self, images: Iterable[Sums], *, seed: int = 0, num_resamples: int = RESAMPLES) -> None:
         """Take numerator and denominator by figure of each image; what an image does not name counts as 0 by 0."""
-        self._columns, table = _gather(images)
-        self.num_images = len(table)
-        self.num_resamples = num_resamples
-        self.seed = seed
+        # The column of each figure; `table` then has the sums (images, 2 · figures).
+        self._columns: dict[str, int] = {}
+        rows: list[Floats] = []
+        for sums in images:
+            for name in sums:
+                self._columns.setdefault(name, len(self._columns))
+            # As an array at once: as dicts the sums of 100,000 images would take a gigabyte.
+            row = np.zeros((len(self._columns), 2))
+            row[[self._columns[name] for name in sums]] = list(sums.values()) or np.zeros((0, 2))
+            rows.append(row.reshape(-1))
+        table = np.zeros((len(rows), 2 * len(self._columns)))
+        for place, values in enumerate(rows):
+            table[place, : len(values)] = values
+        self.num_images, self.num_resamples, self.seed = len(table), num_resamples, seed
         self._totals = table.sum(0).reshape(-1, 2)
         self._values = _ratios(self._totals)
         self._resampled = _ratios(np.concatenate([*_resampled_sums(table, seed, num_resamples)]))
@@ -64,23 +74,6 @@ class ImageBootstrap:
         """Return the sums behind a figure, over all images; 0 by 0 where no image named it."""
         column = self._columns.get(name)
         return (0.0, 0.0) if column is None else (float(self._totals[column, 0]), float(self._totals[column, 1]))
-
-
-def _gather(images: Iterable[Sums]) -> tuple[dict[str, int], Floats]:
-    """Return the column of each figure, and the sums (images, 2 · figures) float64."""
-    columns: dict[str, int] = {}
-    rows: list[Floats] = []
-    for sums in images:
-        for name in sums:
-            columns.setdefault(name, len(columns))
-        # As an array at once: as dicts the sums of 100,000 images would take a gigabyte.
-        row = np.zeros((len(columns), 2))
-        row[[columns[name] for name in sums]] = list(sums.values()) or np.zeros((0, 2))
-        rows.append(row.reshape(-1))
-    table = np.zeros((len(rows), 2 * len(columns)))
-    for place, values in enumerate(rows):
-        table[place, : len(values)] = values
-    return columns, table
 
 
 def _resampled_sums(table: Floats, seed: int, num_resamples: int) -> Iterator[Floats]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import Receipt, RunHeader
+from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header, require_header
@@ -59,13 +59,10 @@ class SceneFile(Protocol):
 def open_truth(
     name: str, header: RunHeader, scenes: SceneFile, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Truth:
-    """Return the truth that `--truth` names.
+    """Return the truth that `--truth` names: `synthworld`, `synthworld:FILE`, or the location of an import.
 
-    Args:
-        name: `synthworld`, `synthworld:FILE`, or the location of an import.
-        header: The header of the evaluated run; the synthetic world's truth is next to its SOURCE.
-        scenes: Reads the synthetic world's truth.
-        on_progress: Called with the number of shards of an import that are read, and the total.
+    `header` is that of the evaluated run: the synthetic world's truth, which `scenes` reads, is next to its SOURCE.
+    `on_progress` gets the number of shards of an import that are read, and the total.
     """
     kind, colon, file = name.partition(":")
     if kind == SYNTHWORLD:
@@ -88,8 +85,7 @@ def open_truth(
 
 def beside(source: str, file_name: str) -> str:
     """Return the address of a file next to the folder of images of a SOURCE."""
-    parent = source.rstrip("/").rpartition("/")[0]
-    return f"{parent}/{file_name}"
+    return f"{source.rstrip('/').rpartition('/')[0]}/{file_name}"
 
 
 def _scene_truth(address: str, scenes: SceneFile, header: RunHeader | None) -> Truth:
@@ -139,23 +135,22 @@ class HumanTruth:
                 "committed. Finish it with the same `pseudoris import` command."
             )
 
-        def read(receipt: Receipt) -> ShardTables:
-            return read_shard(location, receipt, "target_mask_ids", "text")
-
         shards: list[ShardTables] = []
-        for tables in map_in_threads(read, latest_receipts(location), _THREADS):
+        for tables in map_in_threads(
+            lambda receipt: read_shard(location, receipt, "target_mask_ids", "text"),
+            latest_receipts(location),
+            _THREADS,
+        ):
             shards.append(tables)
             on_progress(len(shards), header.num_shards)
         has_sentences = any(tables.expressions.num_rows for tables in shards)
         notes = (APPROXIMATION, UNANNOTATED, ALIKE) if has_sentences else (WITHOUT_SENTENCE,)
         title = f"human annotation, {location.root}"
         places = {
-            image: (shard, number)
+            row["image_id"]: (shard, number)
             for shard, tables in enumerate(shards)
-            for number, (image, status) in enumerate(
-                zip(tables.images["image_id"].to_pylist(), tables.images["status"].to_pylist(), strict=True)
-            )
-            if status != STATUS_QUARANTINED
+            for number, row in enumerate(tables.images.select(["image_id", "status"]).to_pylist())
+            if row["status"] != STATUS_QUARANTINED
         }
         return cls(title, notes, shards, places, judges_texts=has_sentences)
 
@@ -226,7 +221,6 @@ class SentenceJudge:
     """
 
     def __init__(self, sentences: Sequence[Sequence[str]]) -> None:
-        """Take the sentences of each object; an object may have none."""
         self._num_objects = len(sentences)
         said = [(number, Counter(words_of(text))) for number, texts in enumerate(sentences) for text in texts]
         self._objects = np.array([number for number, _ in said], dtype=np.int64)

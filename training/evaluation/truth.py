@@ -116,16 +116,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CandidateTable:
-    """An annotated image in columns: its M masks, and the R rows of its candidates.
+    """An annotated image of `size` (H, W), upright: its M masks, COCO compressed RLE, and the R rows of its candidates.
 
     Attributes:
-        size: (H, W) of the upright image, in pixels.
-        mask_ids: M.
-        mask_counts: COCO compressed RLE of each mask.
-        texts: R.
         targets: Ids of the masks that each text is to refer to.
         draws: (R, 4) int64, draws by `DECODERS`, then by any other decoder; none of a human's row.
-        is_kept: (R,) bool.
         kinds: R of `KINDS`; empty where all are `attribute`.
         sources: R, the `source` of each in the tables; empty if the tables lack it: then all kinds except `attribute`
             were composed.
@@ -169,12 +164,10 @@ class CandidateTable:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatchedMasks:
-    """Which mask is which object, one-to-one.
+    """Which mask is which object, one-to-one, by mask id; masks without an object are left out.
 
-    Attributes:
-        object_of_mask: By mask id; masks without an object are not in it.
-        reached: (N,) float64, the IoU of each object's mask; 0 if it has no mask.
-        is_visible: (N,) bool, whether the object has a pixel.
+    `reached` (N,) float64 is the IoU of each object's mask, 0 without one; `is_visible` (N,) bool says which objects
+    have a pixel.
     """
 
     object_of_mask: Mapping[str, int]
@@ -219,14 +212,11 @@ def count_image(truth: ImageTruth, candidates: CandidateTable) -> Counts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verdicts:
-    """The truth's verdicts on R rows.
+    """The truth's verdicts on R rows: whether each is right, has one target, and how many words, between blanks.
 
     Attributes:
-        is_right: (R,) bool.
         target: (R,) int64, the object that the one target is; -1 where it is none, or where there is not one target.
-        is_single: (R,) bool, whether there is one target.
         attributes: (R, 3) int64, stated, stated and true, true of the target; 0 if the target is not an object.
-        words: (R,) int64, between blanks.
     """
 
     is_right: Bools

@@ -80,11 +80,6 @@ class DataConfig(FrozenModel):
         """Whether weights decide how often masks and expressions come."""
         return self.weighting in ("draw", "both")
 
-    @property
-    def has_weighted_loss(self) -> bool:
-        """Whether weights multiply losses."""
-        return self.weighting in ("loss", "both")
-
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
         tree, spec = self.model_dump(mode="json", exclude={"num_workers", "moved"}), self.spec(seed=0)
@@ -101,7 +96,8 @@ class DataConfig(FrozenModel):
             words=(None, self.max_words),
         )
         return SampleSpec(
-            parts=("mask", "text", "scores") if self.has_weighted_loss else ("mask", "text"),
+            # Where weights multiply losses.
+            parts=("mask", "text", "scores") if self.weighting in ("loss", "both") else ("mask", "text"),
             where=where,
             draw=self.draw or ("weighted" if self.draws_by_weight else "pseudo_ris"),
             expressions_per_mask=self.expressions_per_mask,
@@ -122,28 +118,27 @@ def open_runs(
     spec = data.spec(seed)
     taken: Snapshots = {}
 
+    def of_run(run: str, spec: SampleSpec) -> RisDataset:
+        location = RunLocation.open(run)
+        state = (snapshots or taken).get(location.root)
+        if snapshots is not None and state is None:
+            raise ConfigError(f"The training did not read {location.root} before. Resume it with the same runs.")
+        snapshot = None if state is None else Snapshot.from_state(location, state)
+        dataset = RisDataset(location, spec, snapshot=snapshot)
+        taken[location.root] = dataset.snapshot.state()
+        return dataset
+
     def opened(spec: SampleSpec) -> MapDataset:
-        datasets = [_open(run, spec, snapshots, taken) for run in runs]
+        datasets = [of_run(run, spec) for run in runs]
         own = datasets[0] if len(datasets) == 1 else JoinedDataset(datasets)
         if human is None:
             return own
         # A human's expressions were never judged: they pass all conditions on scores.
         plain = replace(spec.where, is_kept_only=True, tau=None, lone="keep", decoders=None)
-        annotation = _open(human, replace(spec, where=plain, draw="distinct"), snapshots, taken)
+        annotation = of_run(human, replace(spec, where=plain, draw="distinct"))
         return MixedDataset(own, annotation, fraction=data.human_fraction, human_share=data.human_share, seed=seed)
 
     return opened(spec), opened(replace(spec, parts=("image",))), taken
-
-
-def _open(run: str, spec: SampleSpec, snapshots: Snapshots | None, taken: Snapshots) -> RisDataset:
-    location = RunLocation.open(run)
-    state = (snapshots or taken).get(location.root)
-    if snapshots is not None and state is None:
-        raise ConfigError(f"The training did not read {location.root} before. Resume it with the same runs.")
-    snapshot = None if state is None else Snapshot.from_state(location, state)
-    dataset = RisDataset(location, spec, snapshot=snapshot)
-    taken[location.root] = dataset.snapshot.state()
-    return dataset
 
 
 class EpochDataset(Protocol):
@@ -163,9 +158,8 @@ class EpochDataset(Protocol):
 class ResumableFeed:
     """Batches of units, a unit being a few masks of one image: features of an image are then computed once.
 
-    An epoch holds every item once, each image's masks in units of at most `masks_per_unit`; with `chances` each item
-    with its probability. The last batch of an epoch is filled up with its first units, so that all batches and ranks
-    are even.
+    An epoch holds every item once, each image's masks in units of at most `masks_per_unit`. The last batch of an epoch
+    is filled up with its first units, so that all batches and ranks are even.
     """
 
     def __init__(
@@ -181,10 +175,9 @@ class ResumableFeed:
         num_workers: int = 0,
         chances: Sequence[float] | None = None,
     ) -> None:
-        """Take a dataset.
+        """Take a dataset; `units_per_batch` counts the units of all ranks, whose number then changes no batch.
 
-        `units_per_batch` counts the units of all ranks together, so that the number of ranks does not change the
-        batches. `chances` (N,) is the probability that an epoch has an item; None takes all.
+        `chances` (N,) is the probability that an epoch has an item; None takes all.
         """
         if units_per_batch % world_size:
             raise ConfigError(

@@ -102,13 +102,10 @@ _RECIPES: Final[Mapping[str, str]] = {"d_sem": "objects", "d_ref": "compose", "h
 
 @dataclass(frozen=True, slots=True)
 class SourceRuns:
-    """Runs, as folders or urls, any of them several.
+    """Runs, as folders or urls, any of them several, by the command that writes them.
 
     Attributes:
-        d_sem: Written by `ppt objects`.
-        d_ref: Written by `ppt compose`.
-        h: Written by `ppt pairs`. Texts with a referent are H_sem. Texts with several pseudo-masks and no referent are
-            H_ref.
+        h: Texts with a referent are H_sem. Texts with several pseudo-masks and no referent are H_ref.
         annotated: Any other run: of the pipeline, refiltered, imported. Its kept texts join H_sem, with the masks that
             texts were rejected for as contexts; texts without a kept row are not read.
     """
@@ -194,10 +191,8 @@ def select(pseudo_masks: torch.Tensor, prediction: torch.Tensor, *, min_iou: flo
 
     The pseudo-referent has the highest IoU with the prediction; the first of equal ones. The others are kept as
     contexts, from which the referent must differ. Ours: if none reaches `min_iou`, all stay 0, and the pair is
-    undecided until another round. With `min_iou` 0 every pair is decided.
-
-    Pseudo-masks are (E, h, w) shares in [0, 1], where 0.5 or more counts; the prediction is (h, w) bool, the mask of
-    the most confident query; `min_iou` is inclusive.
+    undecided until another round. Pseudo-masks are (E, h, w) shares in [0, 1], where 0.5 or more counts; the prediction
+    is (h, w) bool.
     """
     chosen = torch.zeros(len(pseudo_masks))
     masks, predicted = (pseudo_masks >= 0.5).flatten(1), prediction.flatten()
@@ -215,9 +210,7 @@ def select_referents(
 ) -> list[int]:
     """Return the index of each pair's referent among its pseudo-masks, -1 for none; the same on every rank.
 
-    With `on_bad_image="skip"`, a pair whose image cannot be used has none.
-
-    The learner sees each pair of `parts` (H_ref of each run) unmirrored; the ranks of `fabric` share the pairs.
+    With `on_bad_image="skip"`, a pair whose image cannot be used has none. The learner sees each pair unmirrored.
     """
     learner.module.eval()
     pairs = PromptedPairs([part.unflipped() for part in parts], is_held=learner.encoders.holds)

@@ -62,7 +62,7 @@ class PointGeneratorConfig(FrozenModel):
     word_code_width: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _divides(self) -> Self:
+    def _fits(self) -> Self:
         if self.width % (4 * self.num_heads):
             raise ValueError(
                 f"width {self.width} is not a multiple of 4 times num_heads {self.num_heads}. Heads share the width, "
@@ -70,10 +70,6 @@ class PointGeneratorConfig(FrozenModel):
             )
         if not self.image_blocks or list(self.image_blocks) != sorted(set(self.image_blocks)):
             raise ValueError(f"image_blocks {self.image_blocks} must be one or more blocks in ascending order")
-        return self
-
-    @model_validator(mode="after")
-    def _has_gains_only_with_attention(self) -> Self:
         if self.point_head == "regression" and (self.response_gain or self.anchor_gain):
             raise ValueError(
                 f"point_head regression has no attention to patches, but response_gain is {self.response_gain} and "
@@ -241,7 +237,7 @@ class PptConfig(FrozenModel):
     )
 
     @model_validator(mode="after")
-    def _splits_evenly(self) -> Self:
+    def _agrees(self) -> Self:
         units, devices = self.data.pairs_per_batch // self.data.pairs_per_image, self.training.num_devices
         if units % devices:
             raise ValueError(
@@ -249,20 +245,12 @@ class PptConfig(FrozenModel):
                 f"{self.data.pairs_per_image} cannot be split over training.num_devices {devices}. Make the number "
                 "of groups a multiple of num_devices."
             )
-        return self
-
-    @model_validator(mode="after")
-    def _asks_for_attention_that_exists(self) -> Self:
         if self.objective.look and self.generator.point_head == "regression":
             raise ValueError(
                 f"objective.look {self.objective.look} compares the attention to patches with pseudo-masks, but "
                 "generator.point_head regression has none. Set objective.look to 0, or generator.point_head to "
                 "patch_attention."
             )
-        return self
-
-    @model_validator(mode="after")
-    def _lasts_as_its_curriculum(self) -> Self:
         if "num_steps" in self.training.model_fields_set:
             raise ValueError(
                 f"training.num_steps={self.training.num_steps} would be ignored. PPT trains for the epochs of its "

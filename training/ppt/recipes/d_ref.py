@@ -71,10 +71,9 @@ def mosaic(
 
     The pieces come row by row, as many as the layout (rows, columns) has cells; `side` is in pixels.
     """
-    canvas = _canvas(pieces, side)
+    canvas, (rows, columns) = _canvas(pieces, side), layout
     masks: list[Mask] = []
     texts: list[tuple[str, ...]] = []
-    rows, columns = layout
     for number, piece in enumerate(pieces):
         row, column = divmod(number, columns)
         cell = side // columns, side // rows

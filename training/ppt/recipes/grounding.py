@@ -76,12 +76,9 @@ def response_points(
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """Which peaks of a response count as separate places.
+    """Which peaks of a response count as separate places: at most `count`, of `min_share` of the response's range on.
 
-    Attributes:
-        count: At most so many; 1 asks for the highest response alone.
-        min_share: From this share of the response's range on.
-        radius: Higher than everything so far away along rows and columns, a share of the longer side.
+    A peak is higher than everything within `radius` along rows and columns, a share of the longer side.
     """
 
     count: int = 1
@@ -172,11 +169,8 @@ class Grounder:
     def responses(self, image: NDArray[np.uint8], phrases: Sequence[str], redundant: Sequence[str] = ()) -> FloatArray:
         """Return the responses (P, H, W) float32 in [0, 1] of an image to phrases, each over its own range.
 
-        Args:
-            image: (H, W, 3) uint8 RGB, upright. The tower sees it stretched to its square, so that its grid and the
-                image share one frame in [0, 1].
-            phrases: P of them.
-            redundant: What else such images show, for feature surgery.
+        The image is (H, W, 3) uint8 RGB, upright. The tower sees it stretched to its square, so that its grid and the
+        image share one frame in [0, 1]. `redundant` is what else such images show, for feature surgery.
         """
         planes = self._normalised(image)
         if self._config.surgery_blocks:
@@ -190,7 +184,6 @@ class Grounder:
         return as_shares(full.float().cpu().numpy())
 
     def _map(self, seen: ImageFeatures, phrase: str, redundant: Sequence[str]) -> torch.Tensor:
-        """The response to a phrase, (1, h, w)."""
         if not self._config.is_feature_surgery:
             return response_map(seen.dense, self._embed([phrase]))
         classes = list(dict.fromkeys([phrase, *redundant]))
@@ -245,11 +238,9 @@ class Grounder:
         """Logits (K, H, W) at the image's size and predicted IoUs (K,): three masks for a peak, one for points."""
         height, width = crop.size
         points = to_input_frame(xy / np.array([width, height]), crop)
-        prompt = (
-            torch.from_numpy(points).float()[None].to(self._device),
-            torch.from_numpy(labels)[None].to(self._device),
-        )
-        sparse, dense = self._sam.prompt_encoder(points=prompt, boxes=None, masks=None)
+        prompt = torch.from_numpy(points).float(), torch.from_numpy(labels)
+        given = tuple(each[None].to(self._device) for each in prompt)
+        sparse, dense = self._sam.prompt_encoder(points=given, boxes=None, masks=None)
         logits, scores = self._sam.mask_decoder(
             image_embeddings=crop.embedding[None],
             image_pe=self._sam.prompt_encoder.get_dense_pe(),
