@@ -14,8 +14,6 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.store.location import RunLocation
 from tests.builders.command import invoke
-from tests.builders.human import write_small_refer
-from tests.builders.imports import import_small
 from tests.builders.scene_runs import quarantined, said, scene_run, scenes, scored, truth_bytes
 
 KNOWN = scenes(5)
@@ -65,21 +63,6 @@ def test_json_is_one_object_and_the_report_is_written(demo, tmp_path):
         "evaluation.md",
     ]
     assert json.loads((tmp_path / "report" / "evaluation.json").read_text()) == tree
-
-
-@pytest.mark.slow
-def test_an_import_is_a_truth_and_the_notes_say_what_it_cannot(tmp_path):
-    annotation, images = write_small_refer(tmp_path)
-    out = RunLocation.open(str(tmp_path / "human"))
-    import_small(annotation, images, out, splits=("train", "val"))
-    shown = evaluated(tmp_path / "human", "--truth", tmp_path / "human", columns=400)
-    assert "Texts are judged approximately" in shown
-    assert "attribute recall" in shown
-    assert "–" in shown
-    tree = json.loads(evaluated(tmp_path / "human", "--truth", tmp_path / "human", "--json"))
-    assert tree["sets"]["kept"]["attribute_recall"]["value"] is None
-    # "the one on the left" is said of both objects of each image, and so of neither.
-    assert tree["sets"]["kept"]["accuracy"]["value"] == 0.5
 
 
 def fails(*arguments: object) -> str:

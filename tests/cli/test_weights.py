@@ -70,19 +70,6 @@ def test_list_tells_name_licence_size_digest_and_source_of_all_presets(cache):
         assert words in shown.stdout
 
 
-@pytest.mark.slow
-def test_get_puts_the_files_of_a_preset_where_all_commands_look(server, cache):
-    server.faults = [("cut", 1_000)]
-    shown = pseudoris_here("weights", "get", "base")
-    assert shown.returncode == 0, shown.stderr
-    for name, content in FILES.items():
-        assert (cache / name).read_bytes() == content
-        assert str(cache / name) in shown.stdout
-    checked = pseudoris_here("weights", "check", "base")
-    assert checked.returncode == 0
-    assert checked.stdout.count("as it must be") == 3
-
-
 def test_get_to_a_folder_fills_a_cache_for_another_machine(server, cache, tmp_path, monkeypatch):
     pseudoris_here("weights", "get", "base")
     asked = len(server.requests)

@@ -32,14 +32,6 @@ def test_the_truth_names_every_file(tmp_path):
     ]
 
 
-def test_the_scenes_decode_and_come_in_three_formats(tmp_path):
-    images = write_demo(tmp_path, num_scenes=9)
-    scenes = [path for path in images.iterdir() if path.name.startswith("scene")]
-    assert {path.suffix for path in scenes} == {".png", ".jpg", ".webp"}
-    for path in scenes:
-        assert decode_upright(path.read_bytes(), ImagesConfig()).shape == (192, 192, 3)
-
-
 @pytest.mark.parametrize("name", sorted(broken_files()))
 def test_the_broken_files_are_broken(name):
     with pytest.raises(ImageError):
