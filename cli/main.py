@@ -52,7 +52,7 @@ class HelpPage(TyperGroup):
     """The root command, with a help page of its own; commands below it keep Typer's.
 
     Typer reads help texts as Rich markup, which would take "[class name]" for a style and drop it: every text below
-    the root is escaped. Markup mode None would do without, and without the choices and the colours too.
+    the root is escaped. Markup mode None needs no escaping, but prints neither choices nor colours.
     """
 
     def __init__(self, **attributes: Any) -> None:

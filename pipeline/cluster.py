@@ -22,6 +22,8 @@ from pseudoris.pipeline.interrupts import handlers_kept, signals_deferred
 from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
 from pseudoris.schemas.uris import secret_in
 
+logger = logging.getLogger(__name__)
+
 # Ray Data appends advice on its own settings to the message of every exception that passes through it.
 _ADVICE: Final = "\nFailed to apply UDF transform after "
 
@@ -88,8 +90,6 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         # Not __context__: an error that was handled on the way did not cause this one.
         pending += [link.__cause__, cause if isinstance(cause, BaseException) else None]
 
-
-logger = logging.getLogger(__name__)
 
 RAY_ADDRESS = "RAY_ADDRESS"
 RAY_TMPDIR = "RAY_TMPDIR"

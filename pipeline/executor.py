@@ -37,6 +37,8 @@ from pseudoris.store.runs.pending_work import PendingWork
 from pseudoris.store.runs.session import Executor, Outcome
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
 
+logger = logging.getLogger(__name__)
+
 MAX_INIT_DEATHS: Final = 8
 
 
@@ -161,9 +163,6 @@ def configure_ray_data() -> None:
     context.print_on_execution_start = False
     # Otherwise every task starts a thread, and waits for its end, to look at its memory: nothing here reads that.
     context.memory_usage_poll_interval_s = None
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)

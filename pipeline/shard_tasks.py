@@ -35,6 +35,8 @@ from pseudoris.store.sources.planned_images import read_or_refused
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.source import open_root
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
@@ -72,8 +74,6 @@ class Job:
     session_nonce: str = field(default_factory=lambda: secrets.token_hex(6), kw_only=True)
     retry: Retry | None = field(default=None, kw_only=True)
 
-
-logger = logging.getLogger(__name__)
 
 # What reading may raise for a damaged plan or input.
 INPUT_ERRORS: Final = (PseudorisError, OSError, ValueError, TypeError)

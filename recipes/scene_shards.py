@@ -21,6 +21,8 @@ from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, Split, make_scene
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.workers.masks import rle
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class SceneImage:
@@ -84,7 +86,6 @@ def _true_records(identity: str, masks: np.ndarray) -> tuple[MaskRecord, ...]:
     )
 
 
-logger = logging.getLogger(__name__)
 NOBODY = 255
 _CHUNK = 100
 

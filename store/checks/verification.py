@@ -39,6 +39,8 @@ from pseudoris.store.runs.receipts import (
 )
 from pseudoris.store.tables.judged_expressions import SOME_TAU, rule_of
 
+__all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
+
 
 @dataclass(frozen=True, slots=True)
 class OutsideBytes:
@@ -232,8 +234,6 @@ def _ranges(shards: Iterable[int]) -> Iterator[tuple[int, int]]:
         numbers = [shard for _, shard in run]
         yield numbers[0], numbers[-1]
 
-
-__all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
 
 # Most planned images to hold while the receipts of their shards are read; half a kilobyte each.
 _IMAGES_AT_ONCE: Final = 65_536

@@ -28,6 +28,8 @@ from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.store.location import RunLocation
 
+logger = logging.getLogger(__name__)
+
 # The maximum on Linux; macOS and others are far below.
 _MAX_PID: Final = 2**22
 
@@ -67,8 +69,6 @@ def claim_from_bytes(data: bytes) -> Claim | None:
     # For 0 and below, the system would check groups of processes, our own among them.
     return claim if is_typed and 0 < claim.pid <= _MAX_PID else None
 
-
-logger = logging.getLogger(__name__)
 
 LOCK_FOLDER: Final = "_lock"
 # Four heartbeats fit into the watch time: one heartbeat delayed by a slow bucket does not lose the lock.

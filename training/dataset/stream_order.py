@@ -16,6 +16,8 @@ from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.training.dataset.shard_reader import OpenedRun, ShardContent, ShardIndex
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
+logger = logging.getLogger(__name__)
+
 # How ranks with different numbers of samples are treated.
 Uneven = Literal["keep", "drop", "pad"]
 
@@ -119,9 +121,6 @@ def equal_slices(
         slices.append(ShardSlice(int(order[at]), begin - first, end - first))
         start += end - begin
     return slices
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)

@@ -25,6 +25,8 @@ from pseudoris.store.runs.plan import assign_shards
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.sources.source import open_source
 
+logger = logging.getLogger(__name__)
+
 TABLE_SUFFIXES: Final = frozenset({".parquet", ".csv"})
 COLUMNS: Final = ("sha256", "phash")
 _MEANING: Final = {
@@ -96,9 +98,6 @@ def _hashes(path: Path, column: str, found: Iterable[pa.Scalar]) -> set[str]:
             )
         values.add(text)
     return values
-
-
-logger = logging.getLogger(__name__)
 
 
 def read_image_folder(folder: Path, max_distance: int) -> Exclusions:

@@ -149,15 +149,6 @@ def _token_dimension(name: str) -> int | None:
     return next((dim for ending, dim in _TOKEN_DIMENSION.items() if name.endswith(ending)), None)
 
 
-def compact_vocabulary(state: Mapping[str, torch.Tensor], token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return a full state with its token tables reduced to `token_ids` (V,) int64, and with these ids added."""
-    compact = {TOKEN_IDS: token_ids.clone()}
-    for name, tensor in state.items():
-        dimension = _token_dimension(name)
-        compact[name] = tensor if dimension is None else tensor.index_select(dimension, token_ids).contiguous()
-    return compact
-
-
 def expand_vocabulary(state: Mapping[str, torch.Tensor], *, where: str) -> dict[str, torch.Tensor]:
     """Return the state in float32 with full token tables, zeros where the file has no row.
 

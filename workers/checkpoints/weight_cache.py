@@ -20,6 +20,8 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import open_regular, parse_json
 from pseudoris.schemas.uris import named_path
 
+logger = logging.getLogger(__name__)
+
 OPEN_CLIP_PREFIX: Final = "open_clip:"
 RANDOM_PREFIX: Final = "random:"
 # A relative path below this folder is also looked for in the cache of weights.
@@ -175,7 +177,6 @@ FOLDER_VARIABLE: Final = "PSEUDORIS_WEIGHTS"
 PINS_NAME: Final = "pins.json"
 _LOCKS_FOLDER: Final = ".locks"
 _NAME_ANOTHER: Final = f"Set {FOLDER_VARIABLE} to a folder that you can write to"
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
