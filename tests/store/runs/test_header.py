@@ -14,6 +14,7 @@ from pseudoris.store.runs.header import (
     require_header,
 )
 from pseudoris.store.runs.plan import iter_plan, read_shard_plan, write_plan
+from tests.builders.seals import edit_sealed
 from tests.store.builders import make_entries, make_identity, start_run
 
 
@@ -29,6 +30,13 @@ def test_a_run_that_another_command_made_is_refused(location):
     check_origin(location, header, "annotate")
     with pytest.raises(ConfigError, match=r"`pseudoris annotate`\. `import` cannot continue it"):
         check_origin(location, header, "import")
+
+
+def test_a_header_with_strange_fields_is_refused_with_their_names(location):
+    start_run(location)
+    edit_sealed(location, HEADER_NAME, lambda tree: tree.update(num_shards=-1, extra=1))
+    with pytest.raises(ConfigError, match=r"is not a valid header, see extra, num_shards: .*name another output"):
+        read_header(location)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b"null"])

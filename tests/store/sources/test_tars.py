@@ -31,6 +31,12 @@ def test_members_come_in_the_order_of_the_tar_with_the_place_of_their_bytes(tmp_
     assert {item.mtime_ns for item in items} == {path.stat().st_mtime_ns}
 
 
+def test_a_member_whose_name_would_escape_is_only_a_key(tmp_path):
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar_bytes([("../../up.jpg", b"x"), ("/etc/abs.jpg", b"x")]))
+    assert [item.key for item in listed(path)] == ["a.tar!../../up.jpg", "a.tar!/etc/abs.jpg"]
+
+
 def test_a_member_name_that_is_not_utf8_is_kept_by_its_bytes(tmp_path):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
