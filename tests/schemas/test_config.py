@@ -28,13 +28,6 @@ def test_the_method_leaves_out_placement_endpoint_payer_and_preset():
     assert load_config("tiny", assignments=["source.requester_pays=true"]).method() == method
 
 
-def test_the_time_limit_of_rays_start_has_bounds_and_is_no_part_of_the_method():
-    assert load_config("tiny", assignments=["placement.start_timeout_s=60"]).method() == load_config("tiny").method()
-    for beyond in (29, 3601):
-        with pytest.raises(ValidationError, match="start_timeout_s"):
-            config.PlacementConfig(start_timeout_s=beyond)
-
-
 @pytest.mark.parametrize(
     "assignment", ["source.format=parquet", "source.bytes_columns=[jpeg]", "source.uri_root=/images"]
 )

@@ -25,7 +25,6 @@ from pseudoris.schemas.fitted import (
     logistic,
     ranks,
 )
-from pseudoris.schemas.stage_settings import ComposingConfig
 from tests.builders.fitted import POSTERIOR, fitted, fitted_file
 
 CONFIDENCE = {"log_uniqueness": 1.0}
@@ -84,12 +83,6 @@ def test_a_strangers_header_opens_no_file():
         FittedConfig.model_validate({"uri": str(fitted_file(confidence=CONFIDENCE)), "sha256": "0" * 64})
 
 
-def test_a_file_that_is_not_yaml_is_refused(tmp_path):
-    (tmp_path / "x.yaml").write_bytes(b"\xff{")
-    with pytest.raises(ConfigError, match="is not YAML: `pseudoris calibrate --to` writes such a file"):
-        load_config("tiny", None, [f"filtering.fitted.uri={tmp_path / 'x.yaml'}"])
-
-
 def test_composing_needs_a_posterior_and_one_of_probabilities_a_listener():
     assert load_config("tiny", None, ["composing={}"]).filtering.posterior.counts == "draws"
     for preset, words in (("base", ()), ("tiny", ("filtering.fitted=null",))):
@@ -99,12 +92,6 @@ def test_composing_needs_a_posterior_and_one_of_probabilities_a_listener():
     with pytest.raises(ConfigError, match=r"counts probabilities needs a listener, but captions\.listening"):
         load_config("tiny", None, counting)
     assert load_config("tiny", None, [*counting, "captions.listening={}"]).composing is not None
-
-
-def test_of_the_composers_kinds_the_order_says_nothing_and_further_ones_need_as_much_as_the_first():
-    assert ComposingConfig(kinds=("relation", "position", "relation")) == ComposingConfig()
-    with pytest.raises(ValidationError, match=r"min_further 0\.3 is below min_first 0\.95"):
-        ComposingConfig(min_first=0.95, min_further=0.3)
 
 
 WEIGHTS = ConfidenceConfig(bias=-1.0, listener=0.5, truth=2.0, relative_truth=1.0, log_uniqueness=3.0, correctness=0.7)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.header_sections import AuditRecord, audit_of
-from pseudoris.schemas.run_records import DomainRecord, Identity, PartRecord, Receipt, ShardCounts
+from pseudoris.schemas.run_records import Identity, PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
 from tests.builders.scored_runs import begin
@@ -63,16 +63,3 @@ def test_a_header_gives_its_audit_back_and_refuses_what_a_later_version_wrote(tm
     assert audit_of(header.model_copy(update={"audits": section})) == RECORD
     with pytest.raises(ConfigError, match="see novel: use the version"):
         audit_of(header.model_copy(update={"audits": {**section, "novel": 1}}))
-
-
-def record(num_outside, **changes):
-    return DomainRecord(num_sampled=16, num_outside=num_outside, max_score=2.5, median_score=5.61, **changes)
-
-
-def test_the_warning_says_how_many_of_how_many_and_how_far():
-    assert record(0).warning is None
-    assert [record(number).is_mostly_outside for number in (8, 9)] == [False, True]
-    assert record(2).warning.startswith("Some of these images are not for the preset: 2 of 16 sampled images")
-    text = record(16, is_accepted=True).warning
-    for words in ("Do not trust", "16 of 16 sampled images", "above 2.5", "median is 5.61", "--accept-domain"):
-        assert words in text

@@ -69,9 +69,3 @@ def test_a_bomb_in_a_block_is_refused_as_well():
 def test_a_key_of_many_names_is_refused():
     with pytest.raises(ConfigError, match="a key has at most 64 names"):
         load_config("tiny", None, [".".join("a" * 2_000) + "=1"])
-
-
-def test_aliases_and_merges_of_a_usual_size_are_read():
-    text = "base: &base {x: 1, y: [1, 2]}\none: {<<: *base, y: 3}\ntwo: *base"
-    assert parse_yaml(text) == yaml.safe_load(text)
-    assert parse_yaml("") is None

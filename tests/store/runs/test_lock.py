@@ -148,10 +148,7 @@ def claim_of_this_machine(**changes) -> bytes:
 
 
 STRANGE_CLAIMS = {
-    "nothing": b"",
-    "a list": b"[]",
-    "no owner's": b'{"owner": 1}',
-    "deep": b"[" * 100_000,
+    **{"nothing": b"", "a list": b"[]", "no owner's": b'{"owner": 1}', "deep": b"[" * 100_000},
     "a word for a process": claim_of_this_machine(pid="12"),
     "a fraction for a process": claim_of_this_machine(pid=1.5),
     "a truth for a process": claim_of_this_machine(pid=True),
