@@ -161,9 +161,6 @@ def keeps(rule: KeepRule, scores: Mapping[str, Floats], masks: npt.ArrayLike) ->
         scores: By column, (T,) float64, NaN where undefined; `distinctiveness`, `correctness`, `count`, and the columns
             that the conditions name.
         masks: (T,), the mask that each candidate refers to: ids or numbers.
-
-    Raises:
-        ValueError: The rule has no tau.
     """
     if rule.tau is None:
         raise ValueError(f"cannot tell what is kept by a rule without tau: {rule}")

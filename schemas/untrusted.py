@@ -33,18 +33,13 @@ def open_regular(path: Path, mode: Literal["r", "w", "x"]) -> TextIO: ...
 def open_regular(path: Path, mode: str = "rb") -> IO[Any]:
     """Return a file opened as the builtin `open` does; text is UTF-8.
 
-    Raises:
-        ConfigError: It is a link, or neither a file nor a folder, or it has a second name and would be written.
+    ConfigError: it is a link, or neither a file nor a folder, or it has a second name and would be written.
     """
     return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=_open)
 
 
 def refuse_links(folder: Path, path: str) -> None:
-    """Check that no part of `path` below `folder` is a link; what does not exist is none.
-
-    Raises:
-        ConfigError: One is.
-    """
+    """Raise a ConfigError if a part of `path` below `folder` is a link; what does not exist is none."""
     for place in (folder / path, *(folder / path).parents):
         if place == folder:
             return

@@ -122,11 +122,7 @@ def rows_of(file: StoredFile, groups: Sequence[RowGroup]) -> Iterator[SourceItem
 
 
 def find_column(schema: pa.Schema, config: SourceConfig, table: str) -> ImageColumn:
-    """Return the first of the config's columns that the schema has with a suitable type; bytes before uris.
-
-    Raises:
-        ConfigError: There is none.
-    """
+    """Return the first of the config's columns that the schema has of a suitable type; ConfigError if there is none."""
     found = _image_column(schema, config)
     if found is not None:
         return found

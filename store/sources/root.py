@@ -69,10 +69,8 @@ class SourceRoot:
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
         """Open a file for reading in a block. Raises like `open_version`, but `changed`."""
-        with (
-            transient_faults("read", self.describe(path), faults=self.storage.faults),
-            self.storage.open(path) as stream,
-        ):
+        faults = transient_faults("read", self.describe(path), faults=self.storage.faults)
+        with faults, self.storage.open(path) as stream:
             yield stream
 
     @contextmanager
@@ -86,10 +84,8 @@ class SourceRoot:
             FileNotFoundError: There is none.
             RefusedError: Access is denied.
         """
-        with (
-            transient_faults("read", self.describe(path), faults=self.storage.faults),
-            self.storage.open_version(path, expected, window_bytes=window_bytes) as stream,
-        ):
+        faults = transient_faults("read", self.describe(path), faults=self.storage.faults)
+        with faults, self.storage.open_version(path, expected, window_bytes=window_bytes) as stream:
             yield stream
 
     @contextmanager

@@ -32,8 +32,8 @@ def list_members(
 ) -> Iterator[SourceItem]:
     """Yield the tar's image members in the tar's order, which is the order of reading them.
 
-    Images are regular members whose extension is listed and whose own name is not hidden; links, devices and sparse
-    members are skipped. A member's name is part of a key and never used as a path: `../x.jpg` is allowed.
+    Links, devices, sparse members and hidden names are skipped. A member's name is part of a key and never used as a
+    path: `../x.jpg` is allowed.
 
     From a tar in a bucket only the headers are fetched: a window of 32 KiB each, or one for several small members.
 
