@@ -28,11 +28,6 @@ def build_wheel(folder: Path) -> Path:
     return wheel
 
 
-def install_wheel(wheel: Path, target: Path) -> None:
-    """Put the wheel's packages into a folder for `PYTHONPATH`."""
-    _pip("install", "--no-deps", "--no-index", "--target", str(target), str(wheel))
-
-
 def make_environment(folder: Path, wheel: Path, *paths: Path) -> Path:
     """Make a virtual environment with the wheel, and return its interpreter.
 

@@ -127,18 +127,6 @@ def test_what_files_hold_is_escaped_and_only_pictures_in_the_page_are_allowed(ou
     assert "default-src &#39;none&#39;; img-src data:; " in policy
 
 
-def test_figures_of_a_gpu_are_shown_and_what_was_not_measured_too(out):
-    row = {"case": "masks, base", "baseline_s": None, "ours_s": 0.25, "ratio": None, "utilisation": 0.5, "num_waits": 3}
-    row |= {"peak_bytes": 3 * 2**30, "peak_rss_bytes": 2**30, "rate": 4.0, "device": "GPU X", "note": "images/s"}
-    write_record(out, "benchmark", {"not_measured": "captions, base (out of memory)", "rows": [row]})
-    write_record(out, "machine", {"cores": 2, "memory_bytes": 2**34, "gpu_peak_bytes": 5 * 2**30})
-    page = page_of(out)
-    assert "Not measured: captions, base (out of memory)" in page
-    assert "masks, base, GPU X" in page
-    for value in ("0.250", "4.00", "3.0 GiB", "5.0 GiB"):
-        assert f'<td class="number">{value}</td>' in page
-
-
 @pytest.mark.slow
 def test_a_benchmark_that_fails_leaves_its_reason_and_no_figure(tmp_path, monkeypatch):
     # Here only: in the benchmark's own process there is none.

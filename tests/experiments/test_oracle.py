@@ -11,7 +11,6 @@ from experiments.oracle import (
     HEADLINE,
     TRUTH_SUFFIX,
     count_at,
-    count_nucleus,
     count_scene,
     main,
 )
@@ -54,23 +53,6 @@ def test_true_masks_reach_full_recall():
     assert counts["proposals_per_object"] == (3.0, 3.0)
 
 
-def test_a_missing_mask_costs_recall_and_a_foreign_one_is_no_object():
-    row = annotated()
-    other = scene_shard([scene_image(Scene(0, 1, (item("square", "red", 96.0),)))], with_true_masks=True).images[0]
-    foreign = replace(other.masks[0], mask_id="foreign")
-    sums = count_scene(TRUTH, replace(row, masks=(row.masks[0], row.masks[1], foreign))).sums
-    assert sums["mask_recall_75"] == (2.0, 3.0)
-
-
-def test_each_draw_counts_for_its_decoder():
-    two = (sample("beam"), sample("top_k"), sample("top_p"))
-    image = annotated((0, "an orange circle", {"samples": two}), (1, "a photo of a circle", {}))
-    counts = count_scene(TRUTH, image).sums
-    assert counts["accuracy_beam"] == (1.0, 1.0)
-    assert counts["accuracy_distinctive"] == (2.0, 3.0)
-    assert count_nucleus(TRUTH, image).sums == {"accuracy_nucleus": (2.0, 3.0)}
-
-
 @pytest.mark.parametrize("text", ["a circle", "a blue circle", "an orange", "a green circle"])
 def test_ambiguous_untrue_and_unparsable_captions_are_wrong(text):
     assert count_scene(TRUTH, annotated((0, text, {}))).sums["accuracy_filtered"] == (0.0, 1.0)
@@ -90,11 +72,6 @@ def test_only_what_is_kept_counts_and_a_threshold_may_be_moved():
         "accuracy_filtered@1.2": (2.0, 2.0),
         "yield_filtered@1.2": (2.0, 3.0),
     }
-
-
-def test_coverage_counts_objects_with_a_right_expression():
-    image = annotated((0, "an orange circle", {}), (0, "the orange circle", {}), (1, "a circle", {}))
-    assert count_scene(TRUTH, image).sums["coverage_filtered"] == (1.0, 3.0)
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from experiments.composing.composed_figures import AFTER, BEFORE, COMPOSED, COMPOSING, as_tree, measure
-from experiments.composing.composed_picture import label_of
 from pseudoris.schemas.shard import SOURCE_COMPOSER, CaptionSample, ExpressionRecord
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scenes import Scene, SceneObject
@@ -101,12 +100,6 @@ def test_each_kind_counts_apart_and_an_absence_is_right_where_nothing_fits(measu
     assert {kind: measured.counts[kind] for kind in counts} == counts
 
 
-def test_the_record_holds_value_low_and_high(measured):
-    tree = as_tree(measured)
-    assert tree["estimates"][f"{BEFORE}.accuracy"].keys() == {"value", "low", "high"}
-    assert tree["counts"]["objects"] == 3
-
-
 def test_what_is_said_to_be_so_likely_is_counted_by_bins_and_only_where_it_is_said(image, measured):
     assert measured.reliability == {}
     ids = [mask.mask_id for mask in image.masks]
@@ -122,8 +115,3 @@ def test_what_is_said_to_be_so_likely_is_counted_by_bins_and_only_where_it_is_sa
     found = measure([SCENE], [image], lambda given: replace(given, expressions=(*rows, group)))
     assert found.reliability == {0.9: (2, 1), 0.97: (1, 1)}
     assert as_tree(found)["reliability"][0] == {"from": 0.9, "number": 2, "right": 1}
-
-
-@pytest.mark.parametrize(("numbers", "label"), [([9, 1, 2, 6, 8], "1, 2, 6, 8, 9"), ([3], "3"), ([], "none")])
-def test_the_picture_names_every_mask_that_is_meant(numbers, label):
-    assert label_of(numbers) == label

@@ -2,9 +2,7 @@
 
 from dataclasses import replace
 
-import pytest
-
-from experiments.composing.posterior_fit import KNOWN, fitted_weights
+from experiments.composing.posterior_fit import fitted_weights
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.synthworld.attributes import Attributes
@@ -72,20 +70,3 @@ def test_a_part_of_an_object_is_learnt_to_be_none():
     part = replace(first, mask_id=mask_id(whole.image_id, 9), index=9)
     found = fitted_weights([SCENE] * 4, [replace(whole, masks=(*whole.masks, part))] * 4, "draws")
     assert found.object_overlap < -1.0
-
-
-@pytest.mark.parametrize("counts", ["draws", "probability"])
-def test_what_no_scene_says_is_as_of_tiny(counts):
-    said = [(number, f"a {colour} {noun}", noun, 5) for number, (noun, colour) in TRUE.items()]
-    said += [(0, "a blue moon", "moon", 2)]
-    heard = image(*said, correctness={True: 0.8, False: 0.3})
-    heard = replace(heard, expressions=tuple(replace(each, caption_score=-1.0) for each in heard.expressions))
-    found = fitted_weights([SCENE] * 4, [heard] * 4, counts)
-    assert (found.counts, found.unseen) == (counts, 0.07)
-
-
-def test_where_each_mask_is_an_object_the_known_weights_stand():
-    said = [(number, f"a {colour} {noun}", noun, 5) for number, (noun, colour) in TRUE.items()]
-    said += [(0, "a blue moon", "moon", 2)]
-    found = fitted_weights([SCENE], [image(*said, correctness={True: 0.8, False: 0.3})], "draws")
-    assert (found.object_bias, found.object_overlap) == (KNOWN.object_bias, KNOWN.object_overlap)

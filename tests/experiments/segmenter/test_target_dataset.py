@@ -54,23 +54,6 @@ def test_an_image_is_seen_although_another_of_its_id_was_seen_before(tmp_path):
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize(
-    ("weighting", "draw", "parts"),
-    [
-        ("none", "pseudo_ris", ("mask", "text")),
-        ("loss", "pseudo_ris", ("mask", "text", "scores")),
-        ("draw", "weighted", ("mask", "text")),
-        ("both", "weighted", ("mask", "text", "scores")),
-    ],
-)
-def test_weights_may_be_a_draw_or_a_loss_and_the_default_changes_no_training(tmp_path, weighting, draw, parts):
-    config = small_config(tmp_path)
-    data = config.data.model_copy(update={"weighting": weighting})
-    assert (data.spec(3).draw, data.spec(3).parts) == (draw, parts)
-    described = config.model_copy(update={"data": data}).decisive()["data"]
-    assert described == {**config.decisive()["data"], "weighting": weighting, "draw": draw}
-
-
 def test_a_target_has_the_weight_of_its_expression_where_losses_are_weighed(tmp_path):
     config = small_config(tmp_path)
     rows = [(0, "a text", {"weight": 0.25})]
@@ -103,9 +86,3 @@ def test_an_image_is_scaled_to_fit_and_framed():
     assert (placement.inner, placement.top, placement.left) == ((20, 40), 10, 0)
     assert square[:, 0, 0].tolist() == [0, 128, 255]
     assert (square[:, 10:30] == 200).all()
-
-
-def test_a_smaller_mask_holds_shares_of_its_pixels():
-    mask = torch.zeros(4, 4, dtype=torch.bool)
-    mask[0, 0] = mask[2:, 2:] = True
-    assert Placement.of((4, 4), 4).mask(mask, 2).tolist() == [[0.25, 0.0], [0.0, 1.0]]
