@@ -3,10 +3,8 @@
 import json
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.synthworld.attributes import CATEGORIES, is_held_out
 from pseudoris.synthworld.renderer import render
 from recipes.object_centric import object_centric_scene, read_true_masks, write_object_centric
@@ -36,8 +34,3 @@ def test_files_lie_by_category_and_the_truth_fits_them(tmp_path) -> None:
         assert np.asarray(Image.open(images / name)).shape[:2] == mask.shape
         assert truth[name]["object"]["attributes"]["category"] == name.partition("/")[0]
         assert 0.02 < mask.mean() < 0.4
-
-
-def test_a_world_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match="There is no world 'mars'"):
-        object_centric_scene(0, world="mars")
