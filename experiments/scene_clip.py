@@ -76,17 +76,12 @@ class Pointer:
         """Return the responses (T, H, W) float32 of an image (H, W, 3) uint8 RGB to T captions, at its own size."""
         mean, std = torch.tensor(OPENAI_DATASET_MEAN), torch.tensor(OPENAI_DATASET_STD)
         pixels = ((torch.from_numpy(np.array(image)).float() / 255 - mean) / std).permute(2, 0, 1)
-        texts = self._embed(captions)
         with torch.inference_mode():
+            texts = read_texts(self._model, self._tokenise(captions)).embedding
             dense = read_images(self._model, pixels[None]).dense
             response = response_map(dense.expand(len(texts), -1, -1, -1), texts)
             grown = F.interpolate(response[:, None], size=image.shape[:2], mode="bicubic", align_corners=False)
         return np.asarray(grown[:, 0])
-
-    def _embed(self, captions: list[str]) -> torch.Tensor:
-        """Embeddings (T, D)."""
-        with torch.inference_mode():
-            return read_texts(self._model, self._tokenise(captions)).embedding
 
 
 def point_at(pointer: Pointer, scene: Scene, painted: RenderedScene | None = None) -> Sums:

@@ -16,13 +16,11 @@ import torch
 import typer
 from pycocotools import mask as coco
 
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, Attributes, is_held_out
 from pseudoris.synthworld.demo import IMAGE_FOLDER, TRUTH_FILE, write_unless_equal
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject, generator, reach_of
-from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
 from pseudoris.workers.masks import rle
 from recipes.scene_shards import encode_png
 
@@ -35,15 +33,11 @@ _OFF_CENTRE_PX: Final = 14.0
 _WITH_PART_SHARE: Final = 0.4
 
 
-def object_centric_scene(position: int, *, seed: int = 0, world: str = DEFAULT_WORLD) -> Scene:
+def object_centric_scene(position: int, *, seed: int = 0) -> Scene:
     """Return the scene at `position`: one object about the middle, of the categories in turn.
 
     It never shows a held-out pair of category and colour: learners train on it.
-
-    Raises:
-        ConfigError: The world is unknown.
     """
-    world_named(world)
     rng = generator(seed, _FIRST_INDEX + position, stream=_LAYOUT_STREAM)
     category = CATEGORIES[position % len(CATEGORIES)]
     colours = [colour for colour in COLOURS if not is_held_out(category, colour)]
@@ -55,7 +49,7 @@ def object_centric_scene(position: int, *, seed: int = 0, world: str = DEFAULT_W
         part=PARTS[int(rng.integers(len(PARTS)))] if rng.random() < _WITH_PART_SHARE else None,
     )
     item = _placed(rng, attributes)
-    return Scene(seed, _FIRST_INDEX + position, (item,), world)
+    return Scene(seed, _FIRST_INDEX + position, (item,))
 
 
 def _placed(rng: np.random.Generator, attributes: Attributes) -> SceneObject:
@@ -70,17 +64,14 @@ def _placed(rng: np.random.Generator, attributes: Attributes) -> SceneObject:
     return SceneObject(attributes, (x, y), radius, float(rng.uniform(-12.0, 12.0)), (tint[0], tint[1], tint[2]))
 
 
-def write_object_centric(folder: Path, *, num_images: int, seed: int = 0, world: str = DEFAULT_WORLD) -> Path:
+def write_object_centric(folder: Path, *, num_images: int, seed: int = 0) -> Path:
     """Writes `images/<category>/` and `truth.json` into a folder; returns the folder of images.
 
     Existing files with the same bytes are not rewritten.
-
-    Raises:
-        ConfigError: The world is unknown.
     """
     truth: dict[str, object] = {}
     for position in range(num_images):
-        scene = object_centric_scene(position, seed=seed, world=world)
+        scene = object_centric_scene(position, seed=seed)
         rendered = render(scene)
         name = f"{scene.objects[0].attributes.category}/{position:05d}.png"
         path = folder / IMAGE_FOLDER / name
@@ -107,13 +98,9 @@ def main(
         int, typer.Option(min=1, max=1_000_000, help="Number of images. The categories take turns.")
     ] = 600,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other images of the same kind.")] = 0,
-    world: Annotated[str, typer.Option(help=f"World of the images (their look): {', '.join(WORLDS)}.")] = DEFAULT_WORLD,
 ) -> None:
     """Writes object-centric images."""
-    try:
-        typer.echo(write_object_centric(folder, num_images=images, seed=seed, world=world))
-    except ConfigError as error:
-        raise typer.BadParameter(str(error), param_hint="--world") from error
+    typer.echo(write_object_centric(folder, num_images=images, seed=seed))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def scene_shard(images: Sequence[SceneImage], *, number: int = 0, with_true_masks: bool = False) -> Shard:
+def scene_shard(images: Sequence[SceneImage], *, with_true_masks: bool = False) -> Shard:
     """Return a shard of scenes, proven, and with the truth's masks where asked, in the scene's order."""
     rows = []
     for position, item in enumerate(images):
@@ -71,7 +71,7 @@ def scene_shard(images: Sequence[SceneImage], *, number: int = 0, with_true_mask
                 masks=masks,
             )
         )
-    return Shard(number, 0, tuple(rows))
+    return Shard(0, 0, tuple(rows))
 
 
 def _true_records(identity: str, masks: np.ndarray) -> tuple[MaskRecord, ...]:

@@ -31,16 +31,12 @@ def coverage_chart(rows: Sequence[Row]) -> str:
         ("5 % wrong verdicts, corrected", "audit, corrected", 0.05),
     ):
         found.append(ChartRow(title, Interval(None, 0.0, 1.0), is_heading=True))
-        found += [_chart_row(row) for row in _chosen(rows, design=design, rater_error=error, question="accuracy")]
+        for row in _chosen(rows, design=design, rater_error=error, question="accuracy"):
+            share, audits = row["interval_coverage"], row["audits"]
+            interval = Interval(share, *exact_share(share * audits, audits))
+            found.append(ChartRow(f"{row['population']}, {row['accuracy']:.2f}", interval))
     title = "Share of simulated audits whose 95 % interval holds the truth"
     return interval_chart(found, title=title, low=_LEAST_SHOWN)
-
-
-def _chart_row(row: Row) -> ChartRow:
-    share, audits = row["interval_coverage"], row["audits"]
-    return ChartRow(
-        f"{row['population']}, {row['accuracy']:.2f}", Interval(share, *exact_share(share * audits, audits))
-    )
 
 
 def _chosen(rows: Sequence[Row], **values: object) -> list[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -94,31 +93,19 @@ def make_population(kind: PopulationKind, accuracy: float, seed: int) -> PairPop
     likely += _normal(rng, _PAIR, len(mask))
     score = kind.information * likely + rng.normal(size=len(mask))
     is_kept = score > np.quantile(score, 1 - _KEPT_SHARE)
-    place_errors: Callable[..., Flags] = _least_likely if kind.error_share is None else _lowest
-    is_right = place_errors(rng, kind, likely=likely, score=score, is_kept=is_kept, accuracy=accuracy)
+    if kind.error_share is None:
+        ordered = np.sort(likely[is_kept])
+        is_right = np.asarray(likely >= ordered[round((1 - accuracy) * len(ordered))])
+    else:
+        kept = np.flatnonzero(is_kept)
+        kept = kept[np.argsort(score[kept])]
+        is_right = likely > 0
+        is_right[kept] = True
+        lowest = kept[: round(kind.error_share * len(kept))]
+        is_right[rng.permutation(lowest)[: round((1 - accuracy) * len(kept))]] = False
     # More varied than Poisson: some images are crowded.
     missed = rng.poisson(0.15 * masks_of * rng.gamma(1.0, 1.0, kind.num_images))
     return PairPopulation(image, mask, score, is_kept, is_right, len(image_of_mask), missed)
-
-
-def _least_likely(
-    rng: np.random.Generator, kind: PopulationKind, *, likely: Floats, score: Floats, is_kept: Flags, accuracy: float
-) -> Flags:
-    del rng, kind, score
-    ordered = np.sort(likely[is_kept])
-    return np.asarray(likely >= ordered[round((1 - accuracy) * len(ordered))])
-
-
-def _lowest(
-    rng: np.random.Generator, kind: PopulationKind, *, likely: Floats, score: Floats, is_kept: Flags, accuracy: float
-) -> Flags:
-    kept = np.flatnonzero(is_kept)
-    kept = kept[np.argsort(score[kept])]
-    is_right = likely > 0
-    is_right[kept] = True
-    lowest = kept[: round((kind.error_share or 1.0) * len(kept))]
-    is_right[rng.permutation(lowest)[: round((1 - accuracy) * len(kept))]] = False
-    return is_right
 
 
 def _normal(rng: np.random.Generator, variance: float, size: int) -> Floats:

@@ -5,7 +5,6 @@ Candidates that `--cache` lacks are made; `--cache quality-out` takes those of `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -64,7 +63,8 @@ def _panel(scene: Scene, image: ShardImage) -> Image.Image:
     object_of = match_image(truth, candidates_of(image, lambda each: each.kept)).object_of_mask
     for number, each in enumerate(found):
         top = shown.height + _MARGIN_PX + 4 + number * _LINE_PX
-        draw.text((_MARGIN_PX, top), label_of([numbers[mask] for mask in each.target_mask_ids]), fill=_INK, font=font)
+        meant = ", ".join(map(str, sorted(numbers[mask] for mask in each.target_mask_ids))) or "none"
+        draw.text((_MARGIN_PX, top), meant, fill=_INK, font=font)
         is_right = truth.referents(each.text) == frozenset(object_of.get(mask, -1) for mask in each.target_mask_ids)
         left, colour = _MARGIN_PX + _TEXT_LEFT_PX, _INK if is_right else _WRONG
         draw.text((left, top), _label(each, is_right=is_right), fill=colour, font=font)
@@ -89,11 +89,6 @@ def _numbered(scene: Scene, image: ShardImage) -> Image.Image:
 def _label(expression: ExpressionRecord, *, is_right: bool) -> str:
     sure = "" if expression.confidence is None else f"{expression.confidence:.2f}  "
     return f"{sure}{expression.text}{'' if is_right else '  (wrong)'}"
-
-
-def label_of(numbers: Sequence[int]) -> str:
-    """Return the masks that an expression means, all of them by their numbers, or `none`."""
-    return ", ".join(map(str, sorted(numbers))) or "none"
 
 
 def _label_place(mask: NDArray[np.bool_]) -> tuple[int, int]:

@@ -57,8 +57,8 @@ class ArmCounter:
         with changed_crops(arm.fault):
             shard = with_short_boxes(proposed) if arm.fault == "short_boxes" else proposed
             own = (str(config.compute.seed), config.captions.model_dump_json(), str(arm.fault))
-            captioned = self._once((*key, *own), lambda: _captioner(_json(config))(shard))
-            return _scorer(_json(config))(captioned)
+            captioned = self._once((*key, *own), lambda: _captioner(config.model_dump_json())(shard))
+            return _scorer(config.model_dump_json())(captioned)
 
     def _once(self, key: tuple[str, ...], compute: Callable[[], Shard]) -> Shard:
         if key not in self._shards:
@@ -83,13 +83,10 @@ def _proposed(config: RunConfig, images: Sequence[SceneImage], fault: Fault | No
     propose = SamProposer(config.masks, config.compute)
     if fault != "bgr":
         return propose(shard)
-    swapped = [replace(image, data=encode_png(_exchanged(image.data))) for image in shard.images]
+    exchanged = [np.ascontiguousarray(decode_proven(image.data)[..., ::-1]) for image in shard.images]
+    swapped = [replace(image, data=encode_png(data)) for image, data in zip(shard.images, exchanged, strict=True)]
     seen = propose(shard.with_images(tuple(swapped)))
     return shard.with_images(tuple(replace(a, masks=b.masks) for a, b in zip(shard.images, seen.images, strict=True)))
-
-
-def _exchanged(data: bytes) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(decode_proven(data)[..., ::-1])
 
 
 def with_short_boxes(shard: Shard) -> Shard:
@@ -150,10 +147,6 @@ def _shares(weights: NDArray[np.generic]) -> NDArray[np.float64]:
     numbers = np.asarray(weights, np.float64)
     shares: NDArray[np.float64] = numbers / max(numbers.sum(), 1)
     return shares
-
-
-def _json(config: RunConfig) -> str:
-    return config.model_dump_json()
 
 
 # The models of the present arm and of the one before.

@@ -124,7 +124,9 @@ def render(record: Mapping[str, ArmCounts] | None = None) -> str:
     counted = read_record() if record is None else record
     found = {arm.name: difference(counted, arm) for arm in ARMS if arm.name != arm.against}
     said = {name: _change(ARMS_BY_NAME[name], change) for name, change in found.items()}
-    parts = [_HEAD.format(num_scenes=NUM_SCENES, counts=_counts())]
+    verdicts = Counter(element.verdict for element in elements())
+    counts = f"The page has {verdicts['exact']} exact and {verdicts['declared']} declared rows."
+    parts = [_HEAD.format(num_scenes=NUM_SCENES, counts=counts)]
     parts += [_section(section, said) for section in SECTIONS]
     parts.append(_arms(found))
     return "\n".join(parts)
@@ -155,16 +157,6 @@ def _loaded(family: str, preset: str) -> Any:
     return _LOADERS[family](preset)
 
 
-def _presets(path: str) -> tuple[str, ...]:
-    """The presets beside `paper` that have a setting."""
-    return ("tiny",) if ":" in path else ("base", "tiny")
-
-
-def _counts() -> str:
-    found = Counter(element.verdict for element in elements())
-    return f"The page has {found['exact']} exact and {found['declared']} declared rows."
-
-
 def _section(section: Section, said: Mapping[str, str]) -> str:
     rows = [_row(element, said) for element in section.elements]
     head = ["element", "the paper or script", "`paper`", section.other_presets, "verdict"]
@@ -191,7 +183,9 @@ def _other_presets(element: Element) -> str:
     paper = _values("paper", element)
     if not paper:
         return element.others or _SAME
-    others = {preset: _values(preset, element) for preset in _presets(next(iter(element.settings)))}
+    # A training and its recipes have no `base`.
+    presets = ("tiny",) if ":" in next(iter(element.settings)) else ("base", "tiny")
+    others = {preset: _values(preset, element) for preset in presets}
     told = {preset: values for preset, values in others.items() if values != paper}
     if not told:
         return _SAME
@@ -234,16 +228,15 @@ def _arms(found: Mapping[str, Difference | None]) -> str:
     rows = []
     for name, change in found.items():
         arm = ARMS_BY_NAME[name]
-        cells = [NOT_MEASURED, "", ""] if change is None else [*_figures(change), _masks(change)]
+        cells = (
+            [NOT_MEASURED, "", ""]
+            if change is None
+            else [*_figures(change), ", ".join(f"{each:,}" for each in change.num_masks)]
+        )
         settings = "<br>".join(f"`{word}`" for word in arm.assignments)
         rows.append([arm.title, settings, ARMS_BY_NAME[arm.against].title, *cells])
     head = ["arm", "settings", "compared with", "accuracy", "yield", "masks, of the other"]
     return f"## What differences change\n\n{_ARMS}\n" + _table([head, *rows])
-
-
-def _masks(found: Difference) -> str:
-    own, other = found.num_masks
-    return f"{own:,}, {other:,}"
 
 
 def _table(rows: list[list[str]]) -> str:

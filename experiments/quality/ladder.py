@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -256,15 +256,12 @@ def _square_row(thresholds: Thresholds, name: str, setting: Setting) -> list[Sys
 def curves(thresholds: Thresholds) -> list[System]:
     """Return each filter at several yields, its thresholds those of the development scenes."""
     return [
-        _at_yield(f"curve-{name}-{wanted:g}", column, table.threshold_at(column, wanted), setting, bound)
+        System(f"curve-{name}-{wanted:g}", f"{column} > {at:.3g}", Above(column, at), setting, bound)
         for name, setting, column, bound in CURVES
         for table in (thresholds.table(setting, bound),)
         for wanted in CURVE_YIELDS
+        for at in (table.threshold_at(column, wanted),)
     ]
-
-
-def _at_yield(name: str, column: Column, at: float, setting: Setting, bound: str) -> System:
-    return System(name, f"{column} > {at:.3g}", Above(column, at), setting, bound)
 
 
 def on_true_masks(systems: Sequence[System]) -> list[System]:
@@ -302,13 +299,10 @@ def score_table(options: Options, scenes: SceneSet, setting: Setting, bound: str
     """Return the scores of the candidates of some draws; annotates what is missing."""
     annotate(options, scenes, (setting,))
     names: tuple[Column, ...] = ("uniqueness", "correctness", "distinctiveness")
-    images = [draws.of(image) for image in _images(options.out, scenes, setting, bound)]
+    chunks = (annotated_chunk(options.out, scenes, chunk, setting, bound) for chunk in scenes.chunks)
+    images = [draws.of(image) for chunk in chunks for image in chunk]
     columns = {name: np.concatenate([scores(image, name) for image in images]) for name in names}
     return ScoreTable(columns, sum(len(image.masks) for image in images))
-
-
-def _images(out: Path, scenes: SceneSet, setting: Setting, bound: str) -> Iterable[ShardImage]:
-    return (image for chunk in scenes.chunks for image in annotated_chunk(out, scenes, chunk, setting, bound))
 
 
 def count_systems(options: Options, scenes: SceneSet, systems: Sequence[System]) -> list[Sums]:

@@ -72,9 +72,18 @@ class Point:
 def run(options: Options) -> Result:
     """Measure all sweeps."""
     scenes = SceneSet(Split.DEVELOPMENT, options.scenes(60, 20))
-    sweeps = {"samplers": _samplers(), "crops": _crops(), "others": _others(), "masks": _masks()}
+    masks = [
+        Point("reduced (shipped)"),
+        Point("not reduced", _UNREDUCED),
+        Point("the truth's", DISTINCTIVE.on_true_masks()),
+    ]
+    sweeps = {"samplers": _samplers(), "crops": _crops(), "others": _others(), "masks": masks}
     systems = [system for name, points in sweeps.items() for point in points for system in _systems(name, point)]
-    systems += [system for tau in TAUS for system in _at_tau(tau)]
+    systems += [
+        System(f"tau-{bound}-{tau:g}", f"{tau:g}", Above("distinctiveness", tau), bound=bound)
+        for tau in TAUS
+        for bound in (PAPER, SHIPPED)
+    ]
     bootstrap = ImageBootstrap(count_systems(options, scenes, systems), seed=options.seed)
     return {
         "scenes": scenes.count,
@@ -121,14 +130,6 @@ def _others() -> list[Point]:
     return [*(Point(f"{share:g}", points[share]) for share in sorted(points)), Point("1, by similarity", similar)]
 
 
-def _masks() -> list[Point]:
-    return [
-        Point("reduced (shipped)"),
-        Point("not reduced", _UNREDUCED),
-        Point("the truth's", DISTINCTIVE.on_true_masks()),
-    ]
-
-
 def _systems(sweep: str, point: Point) -> list[System]:
     name = f"{sweep}-{point.label}"
     tau = filters(point.setting.config())[SHIPPED].tau
@@ -139,13 +140,6 @@ def _systems(sweep: str, point: Point) -> list[System]:
             System(f"{name}-{bound}", point.label, Above("distinctiveness", at), point.setting, bound, point.draws)
             for bound, at in kept.items()
         ),
-    ]
-
-
-def _at_tau(tau: float) -> list[System]:
-    return [
-        System(f"tau-{bound}-{tau:g}", f"{tau:g}", Above("distinctiveness", tau), bound=bound)
-        for bound in (PAPER, SHIPPED)
     ]
 
 
