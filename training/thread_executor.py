@@ -33,13 +33,7 @@ MakeShard = Callable[[Sequence[PlanEntry]], Shard]
 
 @dataclass(frozen=True, slots=True)
 class WrittenRun:
-    """The state of a run after a call.
-
-    Attributes:
-        header: Header of the run.
-        totals: Over all of its shards.
-        num_shards_before: Committed by earlier calls.
-    """
+    """The state of a run after a call: totals over all of its shards, of which earlier calls committed some."""
 
     header: RunHeader
     totals: RunTotals
@@ -55,19 +49,9 @@ def write_run(
     on_progress: OnProgress,
     num_workers: int = 1,
 ) -> WrittenRun:
-    """Make and commit the missing shards of a run, and finish it; the same call continues where one ended.
+    """Make and commit the missing shards of a run, `num_workers` at a time, and finish it; `lock` is held on it.
 
-    Args:
-        location: Location of the run.
-        planned: Its plan.
-        make: Makes a shard.
-        lock: Held on it.
-        on_progress: Called after each commit.
-        num_workers: Shards at work at a time; decides no byte.
-
-    Raises:
-        ConfigError: The user must fix something.
-        TransientError: Storage failed; the same call continues.
+    The same call continues where one ended, also after storage failed. `on_progress` is called after each commit.
     """
     header = planned.header
 
@@ -117,10 +101,8 @@ def thread_executor(location: RunLocation, planned: PlannedRun, make: MakeShard,
 def proving(limits: ImagesConfig, count: int, *, has_hash: bool = False) -> Iterator[queue.SimpleQueue[Prover]]:
     """Give one prover a worker; each has a child process of its own, and serves one thread at a time.
 
-    Args:
-        limits: The user's own; this process decodes with the same plug-ins afterwards, so it imports them too.
-        count: Of workers.
-        has_hash: Whether they also compute perceptual hashes.
+    This process imports the plug-ins of `limits` too, as it decodes with them afterwards; with `has_hash` perceptual
+    hashes are computed.
     """
     import_plugins(limits.decoder_plugins)
     provers: queue.SimpleQueue[Prover] = queue.SimpleQueue()

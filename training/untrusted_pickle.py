@@ -25,11 +25,7 @@ def read_refs(path: Path) -> list[dict[str, Any]]:
     """Return the references of a refs file, all in memory; each has the keys that REFER asks for.
 
     Files of Python 2 can be read too. A pickle that names a function or a class, a numpy number among them, is refused:
-    it could call any function as it loads.
-
-    Raises:
-        ConfigError: The file does not exist, or is not a list of references.
-        TransientError: Storage failed.
+    it could call any function as it loads. ConfigError says so, or that there is no file or no list of references.
     """
     try:
         with storage_errors("read", str(path)):
@@ -57,13 +53,7 @@ def load_plain(data: bytes, where: str, *, with_bytes: bool = False) -> Any:
     Keys are texts and whole numbers have 64 bits, so that no choice of keys makes a dict slow. Strings of Python 2 are
     read as UTF-8, those that are not UTF-8 as latin-1.
 
-    Args:
-        data: The pickle, whole.
-        where: Its file, for messages.
-        with_bytes: Allow bytes as well.
-
-    Raises:
-        ConfigError: It holds anything else, numpy's numbers among it, or is damaged.
+    A ConfigError names the file, `where`, if it holds anything else (bytes too, unless `with_bytes`), or is damaged.
     """
     built, words = _Built(len(data)), [""]
     try:

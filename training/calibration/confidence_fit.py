@@ -270,11 +270,7 @@ class Calibration:
 def calibrate(
     images: Sequence[JudgedImage], names: Sequence[str], *, coverage: float, least_yield: float
 ) -> Calibration:
-    """Return weights of the named features, and the most accurate bounds that reach a coverage and a yield.
-
-    Raises:
-        ValueError: No candidate is right, or all are: there is nothing to separate.
-    """
+    """Return weights of the named features, and the most accurate bounds that reach both; errors as of `fit`."""
     weights = fit(images, names)
     chosen = choose(reached(images, weights), coverage=coverage, least_yield=least_yield)
     return Calibration(weights, chosen, len(images), fit_pair_weight(images, weights))

@@ -250,8 +250,8 @@ def train_student(
 ) -> tuple[ChooserLearner, FitSummary]:
     """Train, or continue the training in the folder; return the learner and its summary.
 
-    All processes of `fabric`, which is from `open_fabric`, make this call. `on_image` is called while masks of images
-    that are not in the cache are proposed: how many are done, of how many.
+    All processes of `fabric` make this call. `on_image` tells of how many images that are not in the cache masks are
+    proposed, of how many.
     """
     folder = TrainingFolder(request.out)
     folder.refuse_another(is_resuming=request.is_resuming)

@@ -69,15 +69,9 @@ class RunImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardTables:
-    """The tables of a shard, in memory; rows of one image are consecutive.
+    """The tables of a shard of the run at `root`, in memory: N images in plan order; rows of one are consecutive.
 
-    Attributes:
-        root: Of its run.
-        images: `_IMAGE_COLUMNS`, N rows in plan order.
-        masks: `_MASK_COLUMNS`.
-        expressions: The requested columns.
-        mask_starts: (N + 1,) int64: image n has the masks from `mask_starts[n]` to `mask_starts[n + 1]`.
-        expression_starts: Likewise.
+    Image n has the masks from `mask_starts[n]` to `mask_starts[n + 1]`, (N + 1,) int64; expressions likewise.
     """
 
     root: str

@@ -120,8 +120,7 @@ class Trainer:
 
     `settings` is what the checkpoint records about itself, as JSON: enough to build the module again. `on_step` is
     called every `log_every` steps and after each validation, on the first process alone. `begin_with` is a checkpoint
-    of an earlier training, whose weights and optimiser are the start of this one; `steps_before` are its steps: curves
-    continue where they end, and drop-out draws differ.
+    of an earlier training to start from; `steps_before` are its steps: curves continue there, drop-out draws differ.
     """
 
     fabric: Fabric

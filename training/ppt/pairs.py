@@ -266,12 +266,10 @@ class PairDataset(Dataset[Pair]):
     def selected(self, chosen: Sequence[int]) -> PairDataset:
         """Return the same pairs with other referents, -1 for none, a pair each; this data set does not change."""
         other = copy(self)
-        other._rows = []
-        for row, at in zip(self._rows, chosen, strict=True):
-            confidences = np.zeros_like(row.confidences)
-            if at >= 0:
-                confidences[at] = 1.0
-            other._rows.append(replace(row, confidences=confidences))
+        other._rows = [
+            replace(row, confidences=(np.arange(len(row.confidences)) == at).astype(np.float32))
+            for row, at in zip(self._rows, chosen, strict=True)
+        ]
         return other
 
     def unflipped(self) -> PairDataset:
