@@ -28,14 +28,6 @@ def test_an_image_that_is_held_is_not_read_again(tmp_path) -> None:
     assert [each.image for each in _pairs(run, is_held=lambda key: True).__getitems__([0, 1])] == [None, None]
 
 
-def test_an_image_that_is_gone_is_named(tmp_path) -> None:
-    run = _run(tmp_path)
-    (run.source / "s0-1.png").unlink()
-
-    with pytest.raises(ConfigError, match=r"image s0-1.png of .* cannot be used \(missing: .*on_bad_image='skip'"):
-        _pairs(run).__getitems__([0, 1])
-
-
 def test_the_next_pair_stands_in_for_one_whose_image_is_gone_and_is_counted(tmp_path) -> None:
     run = _run(tmp_path)
     (run.source / "s0-1.png").unlink()
