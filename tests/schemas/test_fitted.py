@@ -83,6 +83,27 @@ def test_a_strangers_header_opens_no_file():
         FittedConfig.model_validate({"uri": str(fitted_file(confidence=CONFIDENCE)), "sha256": "0" * 64})
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("secret " * 60_000, "holds a str, no keys such as `confidence:`"),
+        ("", "holds a NoneType, no keys"),
+        ("{", "is not YAML"),
+        (f"models: {'secret ' * 60_000}", r"values\.models: .*\(got '(secret ){14}s…\)"),
+        ("{confidence: {bais: 1}}", r"values\.confidence\.bais: unknown key"),
+    ],
+    ids=["text", "nothing", "not YAML", "a long value", "another key"],
+)
+def test_a_file_of_something_else_is_named_with_the_remedy_and_not_repeated(tmp_path, text, message):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"{message}.*`pseudoris calibrate --to` writes such a file") as raised:
+        load_config("tiny", None, [f"filtering.fitted.uri={tmp_path / 'x.yaml'}"])
+    told = str(raised.value)
+    assert str(tmp_path / "x.yaml") in told
+    assert len(told) < 600
+    assert "did you mean" not in told
+
+
 def test_composing_needs_a_posterior_and_one_of_probabilities_a_listener():
     assert load_config("tiny", None, ["composing={}"]).filtering.posterior.counts == "draws"
     for preset, words in (("base", ()), ("tiny", ("filtering.fitted=null",))):

@@ -169,7 +169,9 @@ def test_readers_take_the_receipts_where_the_manifest_was_changed_and_a_dataset_
     path.write_bytes(data)
     assert Run(location).counts == before
     assert "Cannot use the manifest" in caplog.text
-    with pytest.raises(PseudorisError, match=r"0002\.parquet was changed after it was written: delete it"):
+    with pytest.raises(
+        PseudorisError, match=r"0002\.parquet was changed after it was written: delete it, unless a child run"
+    ):
         Snapshot.take(location)
 
 

@@ -6,12 +6,16 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.runs import manifest
 from pseudoris.store.runs import manifest as manifest_module
 from pseudoris.store.runs.commit import Provenance
 from pseudoris.store.runs.manifest import (
+    MANIFEST_SCHEMA,
     LatestReceipts,
     cached_receipts,
+    read_manifest,
+    read_snapshot,
     write_manifest,
 )
 from pseudoris.store.runs.receipts import receipt_path
@@ -51,6 +55,18 @@ def test_a_snapshot_that_does_not_read_is_passed_over_with_a_warning(run, data, 
     with caplog.at_level(logging.WARNING):
         assert list(cached_receipts(location)) == receipts
     assert "Cannot use the manifest" in caplog.text
+
+
+def test_an_intact_snapshot_of_another_version_is_refused_by_it_and_passed_over(run, monkeypatch, caplog):
+    location, _, receipts = run
+    later = MANIFEST_SCHEMA.with_metadata({b"pseudoris.manifest_version": b"5"})
+    monkeypatch.setattr(manifest_module, "MANIFEST_SCHEMA", later)
+    write_manifest(location)
+    for read in (lambda: read_manifest(location, 1), lambda: list(read_snapshot(location, 1))):
+        with pytest.raises(ConfigError, match=r"0001\.parquet is of version 5, .* version 4 alone: use the pseudoris"):
+            read()
+    assert list(cached_receipts(location)) == receipts
+    assert "is of version 5" in caplog.text
 
 
 @pytest.mark.parametrize("name", [b"generation", b"masks_part_name", b"reasons"])
