@@ -118,15 +118,16 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     # secret is left to the model, which refuses it without repeating it.
     if fitted and isinstance(uri, str) and secret_in(uri) is None:
         tree = merge(tree, {"filtering": {"fitted": {**fitted, **read_fitted(uri, fitted.get("sha256"))}}})
+        return validate_as(RunConfig, tree, fitted=uri)
     return validate_as(RunConfig, tree)
 
 
-def validate_as(model: type[_Model], tree: Mapping[str, Any]) -> _Model:
-    """Return `tree` as the given model of a configuration; raises as `validate`."""
+def validate_as(model: type[_Model], tree: Mapping[str, Any], *, fitted: str = "") -> _Model:
+    """Return `tree` as the given model of a configuration; raises as `validate`, and names the file `fitted`."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(item, model) for item in error.errors(include_url=False)]
+        lines = [_explain(item, model, fitted) for item in error.errors(include_url=False)]
         raise ConfigError("the configuration is not valid:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
 
@@ -220,8 +221,7 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
     try:
         value = text.strip() if is_literal else parse_yaml(text)
     except yaml.YAMLError as error:
-        shown = text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS]}…"
-        raise ConfigError(f"--set {key}: the value {shown!r} cannot be read as YAML: {error}") from error
+        raise ConfigError(f"--set {key}: the value {_cut(text)!r} cannot be read as YAML: {error}") from error
     if len(names) > MAX_LEVELS:
         raise ConfigError(f"--set {key[:_SHOWN_LETTERS]}…: a key has at most {MAX_LEVELS} names")
     tree: Any = value
@@ -230,23 +230,36 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
     return dict(tree)
 
 
-def _explain(item: Mapping[str, Any], model: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in item["loc"])
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS]}…"
+
+
+def _explain(item: Mapping[str, Any], model: type[BaseModel], fitted: str) -> str:
+    key, given = _cut(".".join(str(part) for part in item["loc"])), item["input"]
+    in_file = bool(fitted) and item["loc"][:3] == ("filtering", "fitted", "values")
+    remedy = f" (in {fitted}: `pseudoris calibrate --to` writes such a file)" if in_file else ""
     if item["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        names = [each.key for each in settings(model)]
-        # The known keys that end as it does, else the most similar one, else a slip in the last name.
-        near = [name for name in names if f".{name}".endswith(f".{_MOVED.get(key, key)}")]
-        near = near or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-        last = key.rpartition(".")[2]
-        near = near or [
-            name for name in names if difflib.get_close_matches(last, [name.rpartition(".")[2]], cutoff=0.8)
-        ]
-        return f"{key}: unknown key" + (f"; did you mean {' or '.join(near[:_SHOWN_KEYS])}?" if near else "")
+        near = [] if in_file else _near(key, given, [each.key for each in settings(model)])
+        return f"{key}: unknown key" + (f"; did you mean {' or '.join(near[:_SHOWN_KEYS])}?" if near else remedy)
     if item["type"] == "missing":
-        return f"{key}: missing"
-    given = item["input"]
-    shown = "" if isinstance(given, Mapping) else f" (got {given!r})"
-    return f"{key or 'config'}: {item['msg'].removeprefix('Value error, ')}{shown}"
+        return f"{key}: missing{remedy}"
+    if item["loc"][-1:] == ("architecture",) and isinstance(given, Mapping) and given:
+        # Its numbers were keys once.
+        gone = _cut(", ".join(f"{key}.{name}" for name in given))
+        return f"{gone}: unknown key; {key} is a name or the path of a JSON file that holds such numbers"
+    shown = "" if isinstance(given, Mapping) else f" (got {_cut(repr(given))})"
+    return f"{key or 'config'}: {item['msg'].removeprefix('Value error, ')}{shown}{remedy}"
+
+
+def _near(key: str, given: Any, names: Sequence[str]) -> list[str]:
+    """Return the known keys that end as `key` does, else the most similar one, else those with a slip in their last."""
+    section, _, last = key.rpartition(".")
+    if key in _MOVED:
+        leaves = [f"{section}.{leaf}" for leaf in given] if isinstance(given, Mapping) and given else [""]
+        return list(dict.fromkeys(leaf if leaf in names else _MOVED[key] for leaf in leaves))
+    near = [name for name in names if f".{name}".endswith(f".{key}")]
+    near = near or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    return near or [name for name in names if difflib.get_close_matches(last, [name.rpartition(".")[2]], cutoff=0.8)]
 
 
 # A field of a model in source code.

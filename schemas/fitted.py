@@ -152,7 +152,7 @@ def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
     """Return the tree of a `FittedConfig`, not validated: the file's digest and values.
 
     Raises:
-        ConfigError: The file cannot be read, is not YAML, or has another digest than `sha256`.
+        ConfigError: The file cannot be read, is not YAML, holds no keys, or has another digest than `sha256`.
     """
     path = resources.files("pseudoris.schemas") / "presets" / uri.removeprefix(BUILTIN_PREFIX)
     try:
@@ -169,11 +169,13 @@ def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
             "out to accept any"
         )
     try:
-        return {"uri": uri, "sha256": digest, "values": parse_yaml(data.decode())}
+        values = parse_yaml(data.decode())
+        fault = "" if isinstance(values, dict) else f"holds a {type(values).__name__}, no keys such as `confidence:`"
     except (UnicodeDecodeError, yaml.YAMLError):
-        raise ConfigError(
-            f"filtering.fitted: {uri} is not YAML: `pseudoris calibrate --to` writes such a file"
-        ) from None
+        fault = "is not YAML"
+    if fault:
+        raise ConfigError(f"filtering.fitted: {uri} {fault}: `pseudoris calibrate --to` writes such a file")
+    return {"uri": uri, "sha256": digest, "values": values}
 
 
 Floats = npt.NDArray[np.float64]
