@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.errors import ConfigError, TransientError, refuse_other_version
 from pseudoris.schemas.run_records import MANIFEST_FOLDER, PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.untrusted import parse_json
@@ -39,11 +39,14 @@ _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.
 _ROWS_AT_ONCE: Final = 200
 _ROWS_A_GROUP: Final = 1_000
 _BLOCK_BYTES: Final = 8 * 2**20
-_UNUSABLE: Final = (TransientError, FileNotFoundError, OSError, ValueError)
-_CHANGED: Final = "was changed after it was written: delete it, the receipts hold all that it holds"
+_UNUSABLE: Final = (ConfigError, TransientError, FileNotFoundError, OSError, ValueError)
+_CHANGED: Final = (
+    "was changed after it was written: delete it, unless a child run or a saved training pins it (then restore it from "
+    "a copy): the receipts hold all that it holds"
+)
 _PASSED_OVER: Final = "Cannot use the manifest. Reading the receipts instead: %s"
 _VERSION_KEY: Final = b"pseudoris.manifest_version"
-_VERSION: Final = b"4"
+_VERSION: Final = 4
 
 MANIFEST_SCHEMA: Final = pa.schema(
     [
@@ -66,7 +69,7 @@ MANIFEST_SCHEMA: Final = pa.schema(
             for name, kind in _PART_TYPES.items()
         ),
     ],
-    metadata={_VERSION_KEY: _VERSION},
+    metadata={_VERSION_KEY: str(_VERSION)},
 )
 
 
@@ -116,7 +119,7 @@ def read_manifest(location: RunLocation, number: int, columns: Sequence[str] | N
         columns: Columns of `MANIFEST_SCHEMA`, in the order wanted; all by default.
 
     Raises:
-        ConfigError: There is no such snapshot.
+        ConfigError: There is no such snapshot, or it is of another version.
         TransientError: Storage failed, or the snapshot cannot be read.
     """
     uri = location.uri(snapshot_path(number))
@@ -163,6 +166,7 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
 
     Raises:
         FileNotFoundError: There is no such snapshot.
+        ConfigError: It is of another version.
         TransientError: It cannot be read, or storage failed.
     """
     uri = location.uri(snapshot_path(number))
@@ -262,14 +266,17 @@ def _ignoring_damage(receipts: Iterator[Receipt]) -> Iterator[Receipt]:
 
 @contextmanager
 def _opened(location: RunLocation, number: int) -> Iterator[pq.ParquetFile]:
-    """Open a snapshot. Raises TransientError if it has changed since it was written, or is of another version."""
+    """Open a snapshot. Raises TransientError if it has changed since, ConfigError if it is of another version."""
     uri = location.uri(snapshot_path(number))
     with location.open_input(snapshot_path(number)) as file:
         intact = is_intact(file)
         if intact is False:
             raise TransientError(f"{uri} {_CHANGED}")
         parquet = open_parquet(file, uri)
-        if intact is None or (parquet.schema_arrow.metadata or {}).get(_VERSION_KEY) != _VERSION:
+        found = (parquet.schema_arrow.metadata or {}).get(_VERSION_KEY, b"")[:9].decode("utf-8", "replace")
+        again = "start the run's command again, which writes another"
+        refuse_other_version(uri, int(found) if found.isdecimal() else found or None, _VERSION, again=again)
+        if intact is None:
             raise TransientError(f"{uri} {_CHANGED}")
         yield parquet
 
