@@ -52,7 +52,7 @@ def test_what_is_transparent_is_laid_on_white(prover):
 def test_a_truncated_photograph_is_no_half_image(prover):
     data = heic(PIXELS)
     for end in (20, len(data) // 2, len(data) - 10):
-        with pytest.raises(ImageError) as caught:
+        with pytest.raises(ImageError, match=r"header is|stopped before|no decoder recognises") as caught:
             prover.prove(data[:end])
         assert caught.value.reason in ("corrupt", "not_an_image")
 

@@ -66,7 +66,10 @@ def test_a_ray_that_is_started_has_our_settings_unless_told_otherwise(monkeypatc
         raise ConnectionError("no Ray")
 
     start_is(monkeypatch, init)
-    with pytest.raises(ConfigError), connected("local", 45):
+    with (
+        pytest.raises(ConfigError, match=r"no Ray cluster at address 'local': no Ray\. Start one \(ray start --head\)"),
+        connected("local", 45),
+    ):
         pass
     assert found == [used]
 

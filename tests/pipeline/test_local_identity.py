@@ -72,7 +72,9 @@ def test_a_run_begun_with_another_shard_size_and_source_names_all_that_differs(c
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "b.png").write_bytes(png())
     measured["weights"] = {"propose": "b" * 64}
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(
+        ConfigError, match=r"(?s)shards\.max_images: .*Use the settings that the run was started with"
+    ) as refused:
         command(str(tmp_path / "other"), out, load_config("tiny", None, ["shards.max_images=3", "compute.seed=9"]))
     text = str(refused.value)
     for words in ("shards.max_images: ", "compute.seed: ", "weights.propose: ", f"SOURCE: '{tmp_path}/in' in the run"):
@@ -256,7 +258,7 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 def test_a_run_that_was_filtered_anew_is_not_annotated_further(runs, options):
     parent, child = runs
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(ConfigError, match="`annotate` cannot continue it: name another output") as refusal:
         check_options(child, options)
     assert str(refusal.value) == (
         f"{child.root} holds a run of `pseudoris refilter` from {parent.root}. `annotate` cannot continue it: name "

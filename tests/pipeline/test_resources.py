@@ -19,7 +19,9 @@ def config(*assignments: str) -> RunConfig:
 
 
 def test_actors_that_leave_reading_nothing_are_refused_with_what_is_asked_and_what_exists():
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(
+        ConfigError, match=r"(?s)placement\.fused: 1 x CPU 2.*--set placement\.fused\.num_cpus"
+    ) as refusal:
         plan_actors([{"CPU": 2.0}], config("fused.num_cpus=2"))
     text = str(refusal.value)
     assert "placement.fused: 1 x CPU 2" in text

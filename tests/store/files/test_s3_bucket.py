@@ -178,7 +178,7 @@ def test_a_read_of_another_version_is_changed(bucket):
     bucket.put("key", b"one")
     etag = bucket.head("key").etag
     bucket.put("key", b"two")
-    with pytest.raises(ChangedError):
+    with pytest.raises(ChangedError, match="key"):
         bucket.get("key", etag=etag)
 
 
@@ -226,7 +226,7 @@ def test_a_failed_upload_is_aborted_and_one_that_cannot_be_is_left_for_gc(bucket
 
 def test_a_refusal_is_not_asked_again(bucket, proxy):
     proxy.set_faults([Fault("denied")])
-    with pytest.raises(PermissionError):
+    with pytest.raises(PermissionError, match="AccessDenied"):
         bucket.put("key", b"")
     assert proxy.counts["PutObject"] == 1
 

@@ -60,7 +60,7 @@ def test_other_devices_and_versions_can_be_accepted_and_are_named(location):
 def test_other_weights_or_another_method_are_never_accepted(location):
     header = start_run(location)
     other = make_identity(device_kind="NVIDIA H200", weights={"propose": "b" * 64})
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(ConfigError, match=r"weights\.propose: .*\n.*or name another output$") as refusal:
         check_identity(header, other, allow_mixed=True)
     assert "weights.propose" in str(refusal.value)
     assert "device_kind" not in str(refusal.value)

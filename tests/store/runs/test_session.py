@@ -183,7 +183,7 @@ def test_a_session_whose_run_was_taken_over_ends_at_the_next_commit(run, monkeyp
             raise TakenOverError("another driver holds the run")
 
     monkeypatch.setattr(RunLock, "check", check)
-    with pytest.raises(TakenOverError):
+    with pytest.raises(TakenOverError, match="another driver holds the run"):
         execute(run, committing(run))
     assert list(list_receipts(run)) == [0, 1]
     assert manifest_numbers(run) == []

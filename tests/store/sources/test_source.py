@@ -126,7 +126,7 @@ def test_a_path_that_does_not_exist_is_the_users_to_mend(tmp_path, missing):
 )
 def test_a_missing_path_is_told_the_nearest_name_that_exists(tmp_path, missing, hint):
     fill(tmp_path, "images/deeper/a.jpg")
-    with pytest.raises(ConfigError) as found:
+    with pytest.raises(ConfigError, match="does not exist") as found:
         open_source(f"{tmp_path}/{missing}", AUTO)
     wanted = hint.format(tmp_path).replace(f"{tmp_path}/im*", f"'{tmp_path}/im*'")
     assert str(found.value) == f"SOURCE '{tmp_path}/{missing}' does not exist.\n{wanted}"

@@ -87,7 +87,7 @@ def test_without_both_lines_the_reader_fails(exported, lines, error):
 def test_published_cris_reads_what_its_own_tool_writes_of_the_cris_export_with_the_same_lines(built_run, place):
     report = export("cris", built_run, place)
     path = folder2lmdb(Path(place.root), "refcoco", "train")
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="has no attribute 'deserialize'"):
         pasted().RefDataset(str(path), "", "refcoco", "train", "train")[0]
     dataset = pasted(READER, length_line(report)).RefDataset(str(path), "", "refcoco", "train", "train")
     assert all(text for _, text, _ in (dataset[at] for at in range(len(dataset))))

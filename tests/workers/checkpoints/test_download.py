@@ -99,7 +99,7 @@ def test_a_part_that_is_longer_than_the_file_is_thrown_away(server, target, size
 def test_a_file_that_changed_after_the_break_is_not_mixed_with_its_part(server, target):
     server.files[PATH] = (b"an older version" * SIZE)[:SIZE]
     server.faults = [("cut", 100_000), *[("status", 503)] * 6]
-    with pytest.raises(TransientError):
+    with pytest.raises(TransientError, match="503"):
         fetched(server, target)
     server.files[PATH] = CONTENT
     fetched(server, target)

@@ -72,6 +72,6 @@ def test_an_image_that_fails_raises_where_it_is_asked_for_and_again_when_asked_a
     with prefetched_pixels(shard, CUDA) as decode:
         decode(good)
         for _ in range(2):
-            with pytest.raises(ImageError):
+            with pytest.raises(ImageError, match="no decoder recognises the bytes"):
                 decode(broken)
         assert decode(last).shape == (4, 5, 3)

@@ -129,7 +129,7 @@ def test_of_a_group_only_the_image_at_fault_is_quarantined(error):
 
 @pytest.mark.parametrize("error", [MemoryError("host"), TransientError("bucket"), RuntimeError("CUDA error")])
 def test_what_is_never_an_images_fault_passes_through_a_group(error):
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error), match=str(error)):
         apply_to_groups(shard_of("a", "bad"), "caption", remembering([], bad="bad", error=error), fits=at_most(2))
 
 

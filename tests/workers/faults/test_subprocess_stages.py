@@ -23,7 +23,7 @@ def test_a_child_gives_what_the_process_itself_gives_and_serves_many_shards(tmp_
 @pytest.mark.slow
 def test_a_childs_death_names_the_stage_and_the_signal_and_the_next_call_has_another(tmp_path):
     with SubprocessStages(ALL, faulty_config(tmp_path, kills_on="bad", kills_with=int(signal.SIGSEGV))) as child:
-        with pytest.raises(ChildDiedError) as death:
+        with pytest.raises(ChildDiedError, match="in stage propose with status -11") as death:
             child(shard_of("bad"))
         assert (death.value.stage, death.value.status) == ("propose", -signal.SIGSEGV)
         assert not death.value.is_external_signal
