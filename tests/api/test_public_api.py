@@ -139,8 +139,8 @@ def test_annotate_and_export_take_one_path_to_exclude_or_several(tmp_path, monke
     pseudoris.annotate("in", "out", exclude=str(names))
     pseudoris.annotate("in", "out", exclude=[str(names), str(table)], exclude_distance=3)
     pseudoris.annotate("in", "out")
-    assert [[rule.kind for rule in each.exclusions.rules] for each in seen] == [["names"], ["names", "phash"], []]
-    assert seen[1].exclusions.rules[1].settings == {"max_distance": 3}
+    assert [[rule.kind for rule in each.exclusions] for each in seen] == [["names"], ["names", "phash"], []]
+    assert seen[1].exclusions[1].settings == {"max_distance": 3}
     out = str(tmp_path / "out")
     scored_run(RunLocation.open(out))
     keys = pseudoris.open_run(out).images().to_table(columns=["key"])["key"].to_pylist()

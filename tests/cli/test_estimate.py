@@ -63,7 +63,7 @@ def test_options_reach_the_sample_and_json_is_one_object(monkeypatch, tmp_path):
 
     def run_sample(source, config, *, size, num_gpus, scratch, exclusions, on_progress):
         asked.update(source=source, points=config.masks.points_per_side, size=size, num_gpus=num_gpus, scratch=scratch)
-        asked["excluded"] = [sorted(values) for values in exclusions.values]
+        asked["excluded"] = [sorted(rule.values) for rule in exclusions]
         on_progress(1, 2)
         return found()
 

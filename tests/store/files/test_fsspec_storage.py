@@ -38,7 +38,7 @@ class Bucket(AbstractFileSystem):
 
 def test_denied_access_is_the_users_to_mend_before_a_run_and_transient_in_its_midst():
     root = SourceRoot(FsspecStorage(Bucket(PermissionError("no")), "b/set"))
-    for before in (lambda: root.kind(""), lambda: list(root.walk(ALL_FILES.may_descend))):
+    for before in (lambda: root.kind(""), lambda: list(root.storage.walk(ALL_FILES.may_descend))):
         with pytest.raises(ConfigError, match="access to bucket://b/set is denied: grant these credentials"):
             before()
     with pytest.raises(TransientError, match=r"cannot look at bucket://b/set/a\.jpg: PermissionError"):
