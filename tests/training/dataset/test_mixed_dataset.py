@@ -17,6 +17,7 @@ from pseudoris.training.dataset import (
     RisDataset,
     RisIterableDataset,
     SampleSpec,
+    Snapshot,
     StreamOrder,
     collate_lists,
 )
@@ -149,6 +150,22 @@ NOTHING = SampleSpec(parts=("text",), where=ExpressionFilter(words=(99, None)))
 def test_a_stream_of_a_machine_that_gives_nothing_is_refused(run, human):
     with pytest.raises(ConfigError, match="The pseudo-labelled run gives no samples"):
         MixedIterableDataset(RisIterableDataset(run.location, NOTHING), human)
+
+
+def test_a_stream_whose_machine_gave_nothing_at_the_saved_snapshot_is_refused(human, tmp_path):
+    by_hand = {"source": "human", "samples": (), "distinctiveness": None, "correctness": None}
+    run = build_run(
+        tmp_path, is_committed=False, num_shards=2, rows=lambda number: [(0, "a star", by_hand if number < 4 else {})]
+    )
+    spec = SampleSpec(parts=("text",), where=ExpressionFilter(sources=frozenset({"model"})))
+    run.commit(0)
+    small = Snapshot.take(run.location)
+    run.commit(1)
+    stream = MixedIterableDataset(RisIterableDataset(run.location, spec), human)
+    state = stream.state_dict()
+    state["dataset"]["snapshot"]["pseudo"] = small.state()
+    with pytest.raises(ConfigError, match="The pseudo-labelled run gives no samples"):
+        stream.load_state_dict(state)
 
 
 def test_what_stands_in_for_a_bad_image_is_a_chosen_mask_too(run, tmp_path):

@@ -108,6 +108,18 @@ def test_a_growing_run_is_resumed_on_the_manifest_that_was_begun(tmp_path):
     assert head + facts(second) == due
 
 
+def test_a_state_saved_after_a_refresh_is_the_beginning_of_the_larger_run(tmp_path):
+    run = build_run(tmp_path, is_committed=False)
+    run.commit(0)
+    loader, other = open_loader(run), open_loader(run)
+    list(loader)
+    run.commit(1, 2)
+    loader.dataset.refresh()
+    other.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    assert facts(other) == facts(open_loader(run))
+    assert sum(map(len, facts(loader))) == 24
+
+
 @pytest.mark.slow
 def test_the_epoch_after_a_resumed_one_begins_at_its_beginning(run):
     for num_workers in (0, 2):
@@ -182,6 +194,7 @@ def test_workers_that_live_on_see_a_refresh(tmp_path):
     ("options", "message"),
     [
         ({"spec": SampleSpec(parts=("text",), seed=1)}, "seed: 0 saved, 1 now"),
+        ({"spec": SampleSpec(parts=("text",), draw="pseudo_ris")}, "draw: .* saved, .* now"),
         ({"spec": SampleSpec(parts=("text",), where=ExpressionFilter(words=(2, 3)))}, "where: .* saved, .* now"),
         ({"order": StreamOrder(buffer_images=4)}, "buffer_images: 3 saved, 4 now"),
         ({"order": StreamOrder(buffer_images=3, rank=1, world_size=2)}, "rank: 0 saved, 1 now; world_size: 1 saved"),

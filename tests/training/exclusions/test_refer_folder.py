@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_all_held_out_splits_of_all_files_are_excluded_and_train_is_not(tmp_path
     assert rule.settings == {"splits": ["val", "test", "testA", "testB"]}
 
 
-def test_of_a_folder_of_datasets_the_union_of_all_is_excluded(tmp_path):
+def test_of_a_folder_of_datasets_the_union_of_all_is_excluded(tmp_path, monkeypatch):
     write(tmp_path / "data" / "refcoco", "unc", refs(train=[1], testA=[2]))
     write(tmp_path / "data" / "refcoco+", "unc", refs(train=[2], testB=[1]))
     assert excluded(tmp_path / "data", [1, 2, 3]) == [1, 2]
@@ -59,6 +60,8 @@ def test_of_a_folder_of_datasets_the_union_of_all_is_excluded(tmp_path):
         assert excluded(folder, [1, 2, 3]) == [1, 2]
         assert read_refer_folder(folder)[0].datasets == ["refcoco", "refcoco+"]
     assert len(refer_files(tmp_path / "data")) == 2
+    monkeypatch.chdir(tmp_path / "data" / "refcoco")
+    assert excluded(Path(), [1, 2, 3]) == [1, 2]
 
 
 def test_a_dataset_of_its_own_does_not_stand_for_those_beside_it(tmp_path):

@@ -52,6 +52,9 @@ def test_trap_the_hard_coded_length_is_printed_as_the_table_of_the_trainer_wants
     root, report = exported
     (number,) = re.findall(r"info\['refcoco'\]\['train'\] = (\d+)\.", " ".join(report.notes))
     assert int(number) == len(records_of(root)) == report.rows["records of train"]
+    (command,) = [note for note in report.notes if "folder2lmdb" in note]
+    places = re.search(r"-j (\S+) -i (\S+) -m (\S+) -o lmdb/refcoco", command).groups()
+    assert all((root / place).exists() for place in places)
 
 
 def test_trap_a_name_that_the_trainers_table_does_not_know_is_told(built_run, place):

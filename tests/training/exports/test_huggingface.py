@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -50,6 +51,14 @@ def test_a_row_decodes_to_an_image_and_masks_of_its_size(root, built_run):
             box = [x, y, int(columns_set.max()) + 1 - x, int(rows_set.max()) + 1 - y]
             assert (mask["bbox"], mask["area"]) == (box, int(true.pixels.sum()))
             assert len(mask["distinctiveness"]) == len(mask["expressions"])
+
+
+def test_row_groups_are_bounded_so_that_a_reader_holds_one(built_run, place, monkeypatch):
+    monkeypatch.setattr(huggingface, "_MAX_GROUP_ROWS", 2)
+    export("hf", built_run, place)
+    metadata = pq.read_metadata(Path(place.root) / "data" / "train-00000.parquet")
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [2, 2, 2, 1]
+    assert open_folder(Path(place.root)).num_rows == 7
 
 
 def test_files_end_at_the_target_size_and_read_as_one_split(built_run, place):

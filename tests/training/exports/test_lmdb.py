@@ -56,6 +56,15 @@ def test_the_records_are_those_that_the_trainers_tool_makes_of_the_cris_export(e
     dataset.close()
 
 
+def test_many_transactions_hold_what_one_does(exported, built_run, place, monkeypatch):
+    monkeypatch.setattr(cris, "_COMMIT_BYTES", 1_000)
+    report = export("lmdb", built_run, place)
+    one, many = (opened(root, report.rows["records of train"]) for root in (exported[0], Path(place.root)))
+    assert [one[at] for at in range(len(one))] == [many[at] for at in range(len(many))]
+    one.close()
+    many.close()
+
+
 def test_other_splits_than_train_keep_their_masks_beside_them(built_run, place):
     report = export("lmdb", built_run, place, split="val")
     root = Path(place.root)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
@@ -15,6 +17,10 @@ from pseudoris.store.location import RunLocation
 from pseudoris.training.exports import EXPORTS, export_job, selected_rows
 from tests.training.exports.builders import LONG_TEXT, PICTURES, UPRIGHT, TrueMask, export, stored
 from tests.training.exports.loading import LOADERS, WITH_BARE_MASKS, WITH_CANDIDATES, LoadedMask
+from tests.training.exports.readers_coco import read_instances
+from tests.training.exports.readers_refer import Refer
+from tests.training.exports.readers_sa1b import read_sa1b
+from tests.training.exports.readers_webdataset import read_samples
 
 # The texts that a format leaves out whatever its limit; LISA's loader refuses what it joins texts with.
 REFUSED = {"refer": "||"}
@@ -52,6 +58,24 @@ def test_the_round_trip_keeps_masks_to_the_pixel_texts_and_counts(loaded, built_
         for mask, true in zip(found, expected[image], strict=True):
             assert np.array_equal(mask.mask, true.pixels)
             assert mask.texts == true.texts
+
+
+@pytest.mark.parametrize("name", ["coco", "refer", "sa1b", "webdataset"])
+def test_boxes_are_x_y_width_height_and_areas_pixels_of_their_masks(name, built_run, place):
+    export(name, built_run, place)
+    root = Path(place.root)
+    found = {
+        "coco": lambda: [each for _, each, _, _ in read_instances(root)],
+        "refer": lambda: [*Refer(root).anns.values()],
+        "sa1b": lambda: [each for _, _, of_image in read_sa1b(root) for each, _ in of_image],
+        "webdataset": lambda: [mask for sample in read_samples(root) for mask in json.loads(sample["json"])["masks"]],
+    }[name]()
+    assert found
+    for each in found:
+        # REFER's loader wants a list.
+        code = each["segmentation"][0] if name == "refer" else each["segmentation"]
+        assert isinstance(code["counts"], str)
+        assert [*each["bbox"], each["area"]] == [*coco.toBbox(code).tolist(), coco.area(code)]
 
 
 @pytest.mark.parametrize("name", ["cris", "lmdb", "refer"])

@@ -57,6 +57,13 @@ def test_an_epoch_holds_every_mask_once_but_for_what_fills_its_last_batch():
     assert max(counts.values()) == 2
 
 
+def test_a_batch_holds_few_images_and_few_masks_of_each():
+    for batch in taken(feed(), 0, 8):
+        # Two units of one image may meet.
+        assert len({mask.partition("-")[0] for mask, _ in batch}) <= 2
+        assert len(batch) <= 6
+
+
 @pytest.mark.parametrize("first", [1, 3, 4, 9])
 def test_batch_number_n_is_the_same_from_wherever_one_begins(first):
     assert taken(feed(), first, 6) == taken(feed(), 0, first + 6)[first:]
