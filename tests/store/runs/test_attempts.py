@@ -46,6 +46,16 @@ def test_deaths_with_their_node_with_their_driver_or_in_another_pool_blame_nobod
     assert deaths(location, shard=8) == 0
 
 
+def test_strange_files_and_attempts_of_another_generation_or_shard_are_none_of_its_own(location):
+    own, _ = begin(location, 7, 1)
+    for shard, generation in [(7, 0), (7, 10), (70, 1), (100_000_007, 1)]:
+        begin(location, shard, generation)
+    for name in ("notes.txt", "shard-7.begun"):
+        location.replace(f"_attempts/{name}", b"mine")
+    assert read_attempts(location, 7, 1).begun == {own}
+    assert not {"_attempts/notes.txt", "_attempts/shard-7.begun"} & set(attempts_of(location, [(7, 9), (70, 9)]))
+
+
 def test_attempts_are_counted_by_pool_over_all_sessions_of_the_run(location):
     for pool, session in [("propose", "one"), ("propose", "two"), ("caption", "two")]:
         begin(location, pool=pool, session=session)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,24 @@ def test_a_known_key_that_changed_is_reported_and_left_alone(location, change):
     assert header == first
     assert (tally.num_known, tally.num_changed) == (3, 7)
     assert tally.changed == [each.key for each in items(2, 3, 4, 5, 6)]
+
+
+def test_vanished_keys_are_reported_and_left_alone_and_a_repeated_one_counts_once(location):
+    first = plan(location, items(*range(10)))
+    header, tally = extend_plan(location, first, items(4, 5))
+    assert header == first
+    assert (tally.num_vanished, tally.num_known) == (8, 2)
+    assert tally.vanished == [each.key for each in items(0, 1, 2, 3, 6)]
+    header, tally = extend_plan(location, first, items(1, 1, 20, 20, 20))
+    assert (tally.num_known, tally.num_new, tally.num_repeated, header.num_repeated) == (1, 1, 2, 2)
+
+
+def test_a_limit_bounds_what_is_new_and_the_rest_comes_with_the_next_one(location):
+    header = plan(location, items(2, 9))
+    header, tally = extend_plan(location, header, items(*range(10)), limit=3)
+    assert (tally.num_new, tally.num_known, tally.num_vanished) == (3, 2, 0)
+    header, tally = extend_plan(location, header, items(*range(10)))
+    assert (tally.num_new, header.num_images) == (5, 10)
 
 
 def test_killed_halfway_it_has_changed_nothing_and_the_next_one_reuses_what_it_wrote(location, monkeypatch):
@@ -137,6 +156,17 @@ def test_a_real_source_that_grew_is_planned_as_if_it_had_been_whole(location, tm
     for _, entries in iter_plan(location, header):
         # A shard holds one tar's images, or one row group's, or plain files.
         assert len({(each.key.partition("!")[0] if "!" in each.key else "", each.row_group) for each in entries}) == 1
+
+
+def test_a_tar_that_was_rewritten_gives_its_new_members_and_reports_the_others(location, tmp_path):
+    tar, config = tmp_path / "a.tar", stub_config().source
+    tar.write_bytes(tar_bytes([("1.png", png()), ("2.png", png()), ("3.png", png())]))
+    os.utime(tar, (1, 1))
+    before = plan(location, open_source(str(tar), config).list())
+    tar.write_bytes(tar_bytes([("0.png", png()), ("1.png", png()), ("3.png", png())]))
+    _, tally = extend_plan(location, before, open_source(str(tar), config).list())
+    assert (tally.num_new, tally.num_changed, tally.num_vanished) == (1, 2, 1)
+    assert (tally.changed, tally.vanished) == (["a.tar!1.png", "a.tar!3.png"], ["a.tar!2.png"])
 
 
 @pytest.mark.slow

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.attempts import begin_attempt
 from pseudoris.store.runs.garbage import TEMPORARY_AGE_S, remove_run, run_gc
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import write_manifest
@@ -54,6 +56,15 @@ def test_what_may_be_in_the_making_or_is_not_ours_is_left_alone(run, name):
     location.replace(f"masks/{name}", b"x")
     assert run_gc(location).deleted == ()
     assert location.exists(f"masks/{name}")
+
+
+def test_records_of_attempts_go_with_the_commit_and_those_in_flight_stay(run):
+    location = run[0]
+    done, _ = begin_attempt(location, 1, 0, pool="fused", session_nonce="one", node="n")
+    flying, _ = begin_attempt(location, 2, 0, pool="fused", session_nonce="one", node="n")
+    assert run_gc(location).abandoned == (done.path("begun"),)
+    assert location.exists(flying.path("begun"))
+    assert not location.exists(done.path("begun"))
 
 
 def test_old_leavings_of_killed_writers_go_and_young_ones_stay(disk):
@@ -169,6 +180,14 @@ def test_a_receipt_whose_named_part_is_not_there_costs_no_other_part(run):
         location.replace(f"masks/{name}", b"12345")
     location.delete(part_path("masks", receipts[1].parts["masks"]))
     assert run_gc(location).deleted == ()
+
+
+def test_a_header_that_names_a_plan_outside_the_run_is_refused(run):
+    location, _, _ = run
+    elsewhere = "../../plan/part-00000000-00000000.parquet"
+    edit_sealed(location, HEADER_NAME, lambda tree: tree["plan_parts"][0].update(name=elsewhere))
+    with pytest.raises(ConfigError, match="is not a valid header, see plan_parts"):
+        run_gc(location)
 
 
 def test_links_folders_and_strange_names_are_not_ours_to_delete(disk, tmp_path):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import HEADER_NAME, PlanExtension
+from pseudoris.schemas.run_records import HEADER_NAME, RECORDS_VERSION, PlanExtension
 from pseudoris.store.runs.header import (
     check_identity,
     check_origin,
@@ -14,7 +14,7 @@ from pseudoris.store.runs.header import (
     require_header,
 )
 from pseudoris.store.runs.plan import iter_plan, read_shard_plan, write_plan
-from tests.builders.seals import edit_sealed
+from tests.builders.seals import edit_sealed, sealed_json
 from tests.store.builders import make_entries, make_identity, start_run
 
 
@@ -23,6 +23,15 @@ def test_the_first_header_stands(location):
     late = first.model_copy(update={"source": "elsewhere/"})
     assert create_header(location, late) == first
     assert read_header(location) == first
+
+
+def test_another_identity_is_refused_with_every_differing_field_and_the_version_that_can_finish_it(location):
+    header = start_run(location, identity=make_identity(versions={"pseudoris": "0.1.0"}))
+    other = make_identity(device_kind="NVIDIA H200", weights={"propose": "b" * 64}, versions={"pseudoris": "0.2.0"})
+    with pytest.raises(ConfigError, match="another identity") as caught:
+        check_identity(header, other)
+    said = ("device_kind: 'cpu' in the run, 'NVIDIA H200' now", "weights.propose", "finish it with pseudoris 0.1.0")
+    assert [words for words in (*said, "name another output") if words not in str(caught.value)] == []
 
 
 def test_a_run_that_another_command_made_is_refused(location):
@@ -97,4 +106,11 @@ def test_a_lost_extension_is_told(location):
     create_extension(location, extension(location, 3, first_shard=5))
     location.delete(extension_path(2))
     with pytest.raises(ConfigError, match=r"holds the extensions \[3\] of the plan"):
+        read_header(location)
+
+
+def test_an_extension_that_was_edited_is_refused_by_its_name(location):
+    start_run(location)
+    location.replace(extension_path(2), sealed_json({"version": RECORDS_VERSION, "number": 2}))
+    with pytest.raises(ConfigError, match=r"g0002\.json is not a valid header, see created_utc"):
         read_header(location)

@@ -14,6 +14,7 @@ from pseudoris.store.runs.manifest import (
     MANIFEST_SCHEMA,
     LatestReceipts,
     cached_receipts,
+    iter_manifest,
     read_manifest,
     read_snapshot,
     write_manifest,
@@ -67,6 +68,19 @@ def test_an_intact_snapshot_of_another_version_is_refused_by_it_and_passed_over(
             read()
     assert list(cached_receipts(location)) == receipts
     assert "is of version 5" in caplog.text
+
+
+def test_a_snapshot_damaged_in_its_midst_gives_what_came_before_and_receipts_the_rest(run, monkeypatch, caplog):
+    def damaged_after_one(location):
+        yield receipts[0]
+        raise OSError("a page's checksum")
+
+    location, _, receipts = run
+    monkeypatch.setattr(manifest_module, "_snapshot", damaged_after_one)
+    with caplog.at_level(logging.WARNING):
+        assert list(cached_receipts(location)) == receipts
+    assert "Cannot use the manifest" in caplog.text
+    assert list(iter_manifest(location)) == receipts[:1]
 
 
 @pytest.mark.parametrize("name", [b"generation", b"masks_part_name", b"reasons"])

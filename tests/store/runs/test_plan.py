@@ -138,6 +138,15 @@ def test_every_image_is_planned_once_in_order_and_within_the_bounds(sizes, max_i
         assert len({member.boundary for member in members}) == 1
 
 
+def test_the_largest_shard_is_told_and_rows_count_with_their_mean():
+    tally = PlanTally()
+    rows = [SourceItem(f"t#{n}", row=n, boundary="t", mean_bytes=40) for n in range(3)]
+    listing = [SourceItem("a.jpg", size_bytes=70), *rows]
+    entries = list(assign_shards(listing, ShardsConfig(max_images=10, max_bytes=100), tally=tally))
+    assert [entry.shard for entry in entries] == [0, 1, 1, 2]
+    assert (tally.max_shard_bytes, tally.size_bytes) == (80, 190)
+
+
 def plan(location, listing, **values):
     config = stub_config("shards.max_images=2")
     return plan_run(location, listing, **{"source": "in", "identity": IDENTITY, "config": config, **values})

@@ -7,6 +7,7 @@ import shutil
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -14,14 +15,16 @@ from hypothesis import strategies as st
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.fitted import PairWeightConfig, WeightLine, line_weights
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.checks.expressions import expression_problems
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import read_header, require_header
+from pseudoris.store.runs.header import read_header, require_header, sealed
 from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest
+from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, receipt_path
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter, refiltered
 from pseudoris.store.tables.committed_tables import read_table
@@ -29,7 +32,7 @@ from pseudoris.store.tables.shard_tables import shard_tables
 from tests.builders.fault_proxy import Fault
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run, scored_shard
 from tests.builders.seals import without_digests
-from tests.store.builders import make_entries
+from tests.store.builders import extend_run, make_entries
 
 HIGHER = RuleChange(tau=1.2)
 
@@ -181,6 +184,28 @@ def test_another_rule_on_the_same_output_is_refused_by_name(parent, target):
     assert files_of(target) == before
 
 
+def test_conditions_that_are_not_given_stay_and_an_empty_list_takes_them_away(disk, new, tmp_path):
+    scored_run(disk, "filtering.keep=['count >= 2']")
+    assert refilter(disk, new, HIGHER).rule == KeepRule(1.2, (condition("count >= 2"),))
+    bare = RunLocation.open(str(tmp_path / "bare"))
+    assert refilter(disk, bare, RuleChange(keep=())).rule == KeepRule(1.0)
+    assert read_header(bare).identity.method["filtering"]["keep"] == []
+
+
+def test_drawn_and_composed_weights_follow_their_lines_and_a_humans_is_one(disk):
+    scored_run(disk, has_humans=True)
+    table = read_table(disk, EXPRESSIONS)
+    rows = table.to_pylist()
+    for number, row in enumerate(rows):
+        if row["source"] == "model" and len(row["target_mask_ids"]) == 1:
+            row.update(confidence=0.8, source="composer" if number % 2 else "model")
+    lines = {"model": WeightLine(bias=1.0), "composer": WeightLine(bias=-1.0)}
+    rule = KeepRule(1.0, pair_weight=PairWeightConfig(drawn=lines["model"], composed=lines["composer"]))
+    for row in refiltered(pa.Table.from_pylist(rows, schema=table.schema), rule).to_pylist():
+        line = lines.get(row["source"]) if row["confidence"] is not None else None
+        assert row["weight"] == (line_weights(line, np.array([0.8]))[0] if line else 1.0)
+
+
 def test_what_would_change_nothing_is_refused(on_disk, new):
     with pytest.raises(
         ConfigError, match=r"keeps distinctiveness > 1: give another --tau, --keep, --lone-masks or --weights"
@@ -214,6 +239,33 @@ def test_a_run_that_is_not_complete_is_no_parent(disk, new):
     assert refilter(disk, new, HIGHER).totals.shards == 4
 
 
+def test_a_retried_parent_is_taken_as_it_stands(disk, new, tmp_path):
+    header = scored_run(disk)
+    commit_scored(disk, header, 2, generation=1)
+    finish(disk)
+    refilter(disk, new, HIGHER)
+    assert list_receipts(new) == dict.fromkeys(range(4), 0)
+    anew = RunLocation.open(str(tmp_path / "anew"))
+    scored_run(anew, "filtering.tau=1.2")
+    assert files_of(new) == files_of(anew)
+    assert require_header(new).parent.manifest == 2
+
+
+def test_an_extended_parent_gives_its_whole_plan(disk, new):
+    header = scored_run(disk)
+    header = extend_run(disk, header, make_entries(2, 5, first_shard=4))
+    with pytest.raises(ConfigError, match="is not complete, 4 of 6 shards"):
+        refilter(disk, new, HIGHER)
+    for shard in (4, 5):
+        commit_scored(disk, header, shard)
+    finish(disk)
+    assert refilter(disk, new, HIGHER).totals.shards == 6
+    report = verify_run(new)
+    assert report.is_clean
+    assert report.num_images == 30
+    assert list(iter_plan(new, require_header(new))) == list(iter_plan(disk, header))
+
+
 @pytest.mark.slow
 def test_a_parent_that_moves_on_meanwhile_is_read_as_it_was(disk, new, tmp_path):
     header = scored_run(disk)
@@ -231,6 +283,21 @@ def test_a_parent_that_moves_on_meanwhile_is_read_as_it_was(disk, new, tmp_path)
     # Generation 0 of that shard was collected.
     with pytest.raises(ConfigError, match="is missing: it was deleted, or a retry of quarantined images replaced it"):
         refilter(disk, new, HIGHER)
+
+
+@pytest.mark.slow
+def test_a_parent_that_was_moved_is_still_the_parent_and_another_run_is_not(on_disk, new, tmp_path):
+    refilter(on_disk, new, HIGHER)
+    Path(new.uri(receipt_path(1, 0))).unlink()
+    moved = RunLocation.open(str(tmp_path / "moved"))
+    Path(on_disk.root).rename(moved.root)
+    assert refilter(moved, new, HIGHER).num_shards_before == 3
+    other = RunLocation.open(str(tmp_path / "other"))
+    scored_run(other, num_shards=5)
+    with pytest.raises(
+        ConfigError, match=r"was made from the run .* has sha256 \w{64} in the first, \w{64} in the second"
+    ):
+        refilter(other, new, HIGHER)
 
 
 def test_what_a_human_wrote_stays_kept_and_groups_stay_as_they_are(disk, new):
@@ -257,6 +324,18 @@ def test_a_damaged_part_of_the_parent_is_told_and_never_copied(on_disk, new):
     with pytest.raises(ConfigError, match=r"is damaged: run `pseudoris verify"):
         refilter(on_disk, new, HIGHER)
     assert 0 not in list_receipts(new)
+
+
+def test_shards_outside_promise_two_stay_outside(disk, new):
+    header = begin(disk, num_shards=1)
+    receipt = commit_scored(disk, header, 0)
+    told = receipt.model_copy(update={"degraded": {"captions.cache_bytes": 1}, "mixed": ("device_kind: a, b",)})
+    disk.replace(receipt_path(0, 0), sealed(told)[1])
+    finish(disk)
+    refilter(disk, new, HIGHER)
+    (ours,) = latest_receipts(new)
+    assert (ours.degraded, ours.mixed) == (told.degraded, told.mixed)
+    assert (ours.seconds, ours.nodes, ours.attempts) == ({}, (), {})
 
 
 @pytest.mark.slow

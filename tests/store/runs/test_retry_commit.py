@@ -42,6 +42,14 @@ def rows(location: RunLocation, table: str) -> list[dict]:
     return read_table(location, table).to_pylist()
 
 
+def test_the_quarantined_images_are_known_by_reason(run):
+    location, _, failed = run
+    receipt = read_receipt(location, 0, 0)
+    assert quarantined_ids(location, receipt) == {entry.image_id for entry in failed}
+    assert quarantined_ids(location, receipt, frozenset({"missing"})) == set()
+    assert len(quarantined_ids(location, receipt, frozenset({"missing", "corrupt"}))) == 2
+
+
 def test_the_other_images_rows_stay_as_they_were_and_the_retried_stand_in_plan_order(run):
     location, entries, failed = run
     before = {table: rows(location, table) for table in SCHEMAS}
@@ -86,6 +94,16 @@ def test_some_of_the_quarantined_images_can_be_retried_and_the_rest_later(run):
     assert (receipt.generation, receipt.counts.quarantined) == (2, 0)
     run_gc(location)
     assert verify_run(location).is_clean
+
+
+def test_the_receipt_carries_what_both_generations_took(run):
+    provenance = Provenance(attempts={"fused": 3}, degraded={"x": 1}, mixed=("device_kind: …", "versions.x: …"))
+    receipt = retry(run, [annotated, annotated], provenance=provenance).receipt
+    assert receipt.seconds == {"propose": 2.5, "caption": 2.0, "read": 0.5}
+    assert receipt.nodes == ("node-a", "node-b")
+    assert (receipt.attempts, receipt.num_repeats) == ({"fused": 4}, 3)
+    assert receipt.mixed == ("versions.x: …", "device_kind: …")
+    assert receipt.degraded == {"x": 1}
 
 
 def test_a_late_writer_gets_the_generation_that_stands_even_when_its_base_was_collected(run):

@@ -214,6 +214,15 @@ def test_a_retry_that_changes_nothing_leaves_its_receipts_standing(run):
     assert (len(events), outcome.totals) == (NUM_SHARDS, first.totals)
 
 
+def test_a_late_writers_commit_is_no_part_of_what_the_session_retries(run):
+    header = require_header(run)
+    commit(run, header, 0, 1)
+    with session_of(run) as session:
+        commit(run, header, 2)
+        assert [receipt.shard for receipt in session.receipts()] == [0, 1]
+        assert (session.latest, session.num_images) == ({0: 0, 1: 0}, 8)
+
+
 def test_a_shard_that_another_driver_committed_meanwhile_counts_once(run):
     def executor(pending):
         header = require_header(run)
