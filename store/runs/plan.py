@@ -164,14 +164,8 @@ def _shard_tables(entries: Iterable[PlanEntry]) -> Iterator[tuple[int, pa.Table]
             if entry.position != position:
                 raise ValueError(f"shard {shard}: expected position {position}, got {entry.position} ({entry.key})")
         # Column by column: `asdict` deep-copies every value, which takes two thirds of the time for 100 million rows.
-        columns = [[getattr(entry, name) for entry in rows] for name in PLAN_SCHEMA.names]
-        yield (
-            shard,
-            pa.Table.from_arrays(
-                [pa.array(values, field.type) for values, field in zip(columns, PLAN_SCHEMA, strict=True)],
-                schema=PLAN_SCHEMA,
-            ),
-        )
+        columns = [pa.array([getattr(entry, field.name) for entry in rows], field.type) for field in PLAN_SCHEMA]
+        yield shard, pa.Table.from_arrays(columns, schema=PLAN_SCHEMA)
         due = shard + 1
 
 

@@ -41,6 +41,8 @@ from pseudoris.workers.masks.sam_model import resized_size
 logger = logging.getLogger(__name__)
 # Images of a batch by key, mirrored where their pairs are; None where one cannot be used.
 _Seen = dict[str, torch.Tensor | None]
+# Of `PseudoLabels`, in its order.
+_TENSORS: Final = ("masks", "points_xy", "labels", "confidences")
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,8 @@ class PseudoLabelBatch(PseudoLabels):
 
     def to(self, device: torch.device) -> PseudoLabelBatch:
         """Return the batch with its tensors on a device."""
-        tensors = (self.masks, self.points_xy, self.labels, self.confidences)
-        masks, points_xy, labels, confidences = (to_device(each, device) for each in tensors)
-        return PseudoLabelBatch(masks, points_xy, labels, confidences, self.counts)
+        moved = {name: to_device(getattr(self, name), device) for name in _TENSORS}
+        return PseudoLabelBatch(**moved, counts=self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +88,8 @@ class LabelFrame:
 
 def collate_labels(pairs: Sequence[PseudoLabels]) -> PseudoLabelBatch:
     """Return the labels of B pairs, padded with zeros to the largest E."""
-    names = ("masks", "points_xy", "labels", "confidences")
-    padded = (pad_sequence([getattr(pair, name) for pair in pairs], batch_first=True) for name in names)
-    masks, points_xy, labels, confidences = padded
-    return PseudoLabelBatch(masks, points_xy, labels, confidences, tuple(len(pair.confidences) for pair in pairs))
+    padded = {name: pad_sequence([getattr(pair, name) for pair in pairs], batch_first=True) for name in _TENSORS}
+    return PseudoLabelBatch(**padded, counts=tuple(len(pair.confidences) for pair in pairs))
 
 
 def points_in_box(

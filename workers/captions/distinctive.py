@@ -268,14 +268,11 @@ class Sampler:
         unsettled = np.flatnonzero(~is_settled)
         for first in range(0, len(unsettled), _ROWS_A_SORT):
             part = to_device(unsettled[first : first + _ROWS_A_SORT], device)
-            tokens[part], log_probs[part] = self._draw_from_all(
-                (top_k[part], top_p[part], uniform[part]),
-                own[line[part]],
-                others[line[part]],
-                is_eos_allowed=is_eos_allowed,
-            )
-        drawn, of_drawn = to_host(tokens, log_probs)
-        return drawn, of_drawn
+            step = (top_k[part], top_p[part], uniform[part])
+            drawn = self._draw_from_all(step, own[line[part]], others[line[part]], is_eos_allowed=is_eos_allowed)
+            tokens[part], log_probs[part] = drawn
+        on_host, of_host = to_host(tokens, log_probs)
+        return on_host, of_host
 
     def _draw_from_all(
         self,

@@ -205,15 +205,13 @@ class ClipScorer:
             return image
         index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
         candidates = [e for e in image.expressions if _is_candidate(e)]
-        captions = [rows[e.text] for e in candidates]
-        asked = [rows[prompts[e.text]] for e in candidates]
         # Twins (`masks.prior.duplicates=keep`) score exactly alike, whatever rows of a product they are computed in.
         first_of: dict[str, int] = {}
         firsts = [first_of.setdefault(mask.rle_counts, number) for number, mask in enumerate(image.masks)]
         context, masked = vectors[image.image_id]
         scores = score_candidates(
-            (context @ texts[captions].T)[firsts],
-            (masked @ texts[asked].T)[firsts],
+            (context @ texts[[rows[e.text] for e in candidates]].T)[firsts],
+            (masked @ texts[[rows[prompts[e.text]] for e in candidates]].T)[firsts],
             targets=[index_of[e.target_mask_ids[0]] for e in candidates],
             min_cosine=self._config.min_cosine,
         )
