@@ -52,6 +52,11 @@ def test_a_place_without_a_secret_passes_unchanged(uri):
     assert refuse_secrets(uri) == uri
 
 
+def test_a_command_with_a_secret_is_told_by_the_uris_scheme_alone():
+    with pytest.raises(ConfigError, match=r"^a https:// uri holds credentials before an @"):
+        refuse_secrets("curl -H 'Key: hunter2' https://user:hunter2@host/x")
+
+
 def test_secrets_of_a_tree_are_told_by_their_keys():
     tree = {"a": {"b": ["s3://bucket", "s3://AKIA:hunter2@bucket"]}, "c": 3, "d": "https://host/x?sig=hunter2"}
     lines = list(secrets_in(tree))

@@ -195,6 +195,14 @@ def test_a_recipes_expressions_are_as_bare_as_humans_and_kept_or_not():
     )
 
 
+def test_the_draws_of_the_rows_behind_a_humans_are_compared_each_with_its_own():
+    def edit(rows):
+        rows[1].update(AS_HUMANS)
+        rows[2].update(log_prob=-1.0)
+
+    assert "expression_draw: row 2: log_prob" in found_in(edit)
+
+
 DRAWN = [{"crop": "masked", "decoder": "beam", "log_prob": -1.0, "others": "none", "num_others": 0, "other_masks": []}]
 
 

@@ -116,6 +116,16 @@ def test_a_part_that_is_no_parquet_is_found(run):
     assert whats(problems) == ["part_unreadable"]
 
 
+def test_columns_of_other_types_are_found(run):
+    location, receipt, planned = run
+    masks = read_table(location, "masks", receipts=[receipt])
+    at = masks.schema.get_field_index("box_xyxy_px")
+    other = masks.set_column(at, "box_xyxy_px", pa.array(["box"] * masks.num_rows))
+    data = parquet_bytes([other], other.schema)
+    problems = verify_shard(location, forged(location, receipt, "masks", data), planned, quick=False)
+    assert whats(problems) == ["part_unreadable"]
+
+
 def test_what_the_rows_say_is_checked_unless_it_shall_be_quick(run):
     location, receipt, planned = run
     rows = read_table(location, "masks", receipts=[receipt]).to_pylist()

@@ -68,6 +68,14 @@ def test_a_receipt_without_a_plan_is_found(run):
     assert "shard 9 has a receipt, but is not in the plan" in report.problems[0].detail
 
 
+def test_a_receipt_that_cannot_be_used_is_a_problem_and_not_the_end(run):
+    location, _, _ = run
+    location.replace(receipt_path(2, 0), b"{}")
+    report = verify_run(location)
+    assert whats(report) == ["receipt"]
+    assert report.num_accounted == 16
+
+
 def test_a_receipt_that_accounts_for_another_number_of_images_is_found(run):
     location, _, receipts = run
     counts = receipts[0].counts.model_copy(update={"images": 5, "empty": 2})
@@ -143,6 +151,13 @@ def test_a_part_that_no_receipt_names_is_a_problem_of_a_run_that_has_ended(run, 
         assert verify_run(location).is_clean
     (problem,) = verify_run(location).problems
     assert (problem.what, problem.detail.partition(" is in no receipt")[0]) == ("stray_file", stray)
+
+
+def test_parts_that_wait_for_gc_are_no_problem_of_a_run_that_goes_on(run):
+    location, header, _ = run
+    write_manifest(location)
+    commit(location, header, 1, generation=1)
+    assert verify_run(location).is_clean
 
 
 @pytest.mark.parametrize("name", ["shard-00000009.g0-00000000.parquet", f"shard-{'9' * 30}.g0-00000000.parquet"])

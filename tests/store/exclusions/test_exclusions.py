@@ -7,6 +7,7 @@ import pickle
 import pytest
 
 from pseudoris.schemas.errors import ImageError
+from pseudoris.schemas.ids import image_id
 from pseudoris.store.exclusions.exclusion_rules import (
     ExclusionMatcher,
     Exclusions,
@@ -68,6 +69,12 @@ def test_a_listed_name_is_the_files_and_a_listed_path_the_end_of_the_keys():
     assert matcher.matched("more/dogs/1.jpg")[0] == 0
     for other in ("cats/1.jpg", "1.jpg", "hotdogs/1.jpg", path_key("not a cat.jpg"), "cat.jpg", "a%20cat.jpg/x.png"):
         assert matcher.matched(other)[0] is None
+
+
+def test_a_file_of_an_export_excludes_the_image_that_it_came_from():
+    matcher = ExclusionMatcher(names(f"holiday_{image_id('b/holiday.jpg')}.jpg"))
+    assert matcher.matched("b/holiday.jpg")[0] == 0
+    assert matcher.matched("c/holiday.jpg")[0] is None
 
 
 def test_only_excludes_what_it_does_not_name_and_says_which_of_its_values_name_an_image():

@@ -10,6 +10,7 @@ from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusion, exclusions_of
 from pseudoris.store.exclusions.stored_exclusions import content_matcher, exclusion_notices, stored_exclusions
 from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.data_card import write_datacard
 from pseudoris.store.runs.extension import extend_plan, extension_notices
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import iter_plan
@@ -55,6 +56,15 @@ def test_images_excluded_by_name_are_not_planned_and_the_header_counts_them(disk
     )
 
 
+def test_a_repeated_image_is_excluded_once_and_a_limit_counts_what_is_planned(disk):
+    listing = [each for item in items(4) for each in (item, item)]
+    request = RunRequest("import", "/photos", make_identity(), CONFIG, exclusions=NAMES)
+    header = plan_or_continue(disk, request, lambda: listing, limit=2).header
+    assert planned_keys(disk) == ["0.png", "2.png"]
+    assert header.num_images == 2
+    assert counts(disk) == [1]
+
+
 def test_the_values_stand_beside_the_plan_so_a_later_session_needs_no_file(disk):
     header = plan(disk, NAMES + DIGESTS)
     stored = stored_exclusions(disk, require_header(disk))
@@ -80,6 +90,12 @@ def test_a_session_with_other_exclusions_is_refused_by_name(disk, other):
         plan(disk, other)
 
 
+def test_the_same_rules_in_another_order_from_moved_files_are_accepted(disk):
+    header = plan(disk, NAMES + DIGESTS)
+    moved = exclusion("names", "moved.txt", ["not-there.png", "3.png", "1.png"])
+    assert plan(disk, DIGESTS + moved) == header
+
+
 def test_an_extension_applies_the_runs_rules_and_counts_the_whole_listing(disk):
     plan(disk, NAMES + DIGESTS, count=2)
     assert counts(disk) == [1, None]
@@ -101,6 +117,20 @@ def test_only_the_named_images_are_planned_and_names_that_source_lacks_are_count
     assert "held-out.txt excludes 1 of the listed images" in second
 
 
+def test_an_extension_takes_the_named_images_alone_and_counts_the_missing_ones_again(disk):
+    plan(disk, ONLY, count=2)
+    assert exclusions_of(require_header(disk)).rules[0].num_absent == 4
+    extend_plan(disk, require_header(disk), items(6))
+    assert planned_keys(disk) == ["1.png", "2.png", "5.png"]
+    assert exclusions_of(require_header(disk)).rules[0].num_absent == 2
+
+
+def test_a_rule_that_excludes_none_is_warned_of(disk):
+    header = plan(disk, exclusion("names", "other.txt", ["elsewhere.png"]))
+    (notice,) = exclusion_notices(header, is_new=True, is_given=True)
+    assert "other.txt excludes none" in notice
+
+
 def test_a_damaged_or_missing_list_is_told_and_verify_finds_it(disk):
     header = plan(disk, DIGESTS)
     path = f"_plan/{exclusions_of(header).part.name}"
@@ -109,3 +139,12 @@ def test_a_damaged_or_missing_list_is_told_and_verify_finds_it(disk):
     disk.delete(path)
     with pytest.raises(ConfigError, match=r"it is missing\. Restore the file from a copy"):
         stored_exclusions(disk, header)
+
+
+def test_the_data_card_lists_each_rule_and_its_files(disk):
+    plan(disk, NAMES + DIGESTS)
+    write_datacard(disk)
+    card = disk.read_bytes("DATACARD.md").decode()
+    for name, rule in (("held-out.txt", "`names`"), ("bench.parquet", "`sha256`")):
+        assert f"| {rule} | `{name}` |" in card.partition("## Excluded images")[2]
+    assert f"File `held-out.txt`: sha256 `{'ab' * 32}`." in card

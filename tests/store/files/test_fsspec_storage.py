@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -34,6 +35,29 @@ class Bucket(AbstractFileSystem):
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         raise self.error
+
+
+class Versions(Bucket):
+    """A store that answers as S3 does: quoted etags, an empty object for the folder itself, or a time alone."""
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[dict[str, Any]]:
+        modified = {"size": 1, "LastModified": datetime(2026, 1, 2, tzinfo=UTC)}
+        found = {
+            "": {"size": 0},
+            "c.jpg": {"size": 2, "ETag": '"abc"'},
+            "a.jpg": modified,
+            "b.jpg": {"etag": "d", "size": 3},
+        }
+        return [{"name": f"b/set/{name}", "type": "file", **entry} for name, entry in found.items()]
+
+
+def test_objects_come_in_the_order_of_their_keys_with_the_versions_that_plans_hold():
+    files = list(FsspecStorage(Versions(OSError()), "b/set/").walk(ALL_FILES.may_descend))
+    assert [(file.path, file.etag) for file in files] == [
+        ("a.jpg", "modified-1767312000.0"),
+        ("b.jpg", "d"),
+        ("c.jpg", "abc"),
+    ]
 
 
 def test_denied_access_is_the_users_to_mend_before_a_run_and_transient_in_its_midst():

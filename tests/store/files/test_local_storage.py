@@ -159,6 +159,21 @@ def test_a_moved_file_is_synced_before_it_has_its_name_and_its_folder_after(file
     assert synced == [(local, False), (tmp_path / "exports", True)]
 
 
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [("list", ("a", "b")), ("list_temporary", (".tmp-1-00112233445566aa", ".tmp-1-00112233445566bb"))],
+)
+def test_a_file_that_vanishes_while_its_folder_is_listed_is_passed_over(tmp_path, method, names):
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    listing = getattr(LocalStorage(tmp_path), method)("")
+    next(listing)
+    # What was scanned already is gone when it is looked at, as the temporary file of a living writer is.
+    for name in names:
+        (tmp_path / name).unlink()
+    assert list(listing) == []
+
+
 def test_an_older_version_of_equal_size_is_changed(files, tmp_path):
     files.put("a", b"new")
     expected = files.stat("a")

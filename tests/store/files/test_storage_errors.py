@@ -169,3 +169,12 @@ def test_credentials_that_are_refused_are_named_with_a_remedy_before_a_run():
     error = explained(answered(403, "InvalidAccessKeyId"), "read", "s3://b/x.png")
     assert isinstance(error, PermissionError)
     assert error.errno == errno.EKEYREJECTED
+
+
+@pytest.mark.parametrize(("header", "said"), [("x-amz-sdk-a", ", header x-amz-sdk-a"), ("a secret: hunter2", "")])
+def test_a_request_that_the_store_does_not_implement_names_the_header_but_no_other_text_of_its_answer(header, said):
+    refused = answered(501, "NotImplemented")
+    refused.response["Error"] |= {"Header": header, "Message": "secret"}
+    text = str(explained(refused, "write", "s3://b/x.png"))
+    assert f"NotImplemented (HTTP 501{said})" in text
+    assert "secret" not in text

@@ -14,7 +14,7 @@ import pytest
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.store.sources import open_source
-from pseudoris.store.sources.image_tables import RowImage, read_rows
+from pseudoris.store.sources.image_tables import ImageColumn, RowImage, find_column, read_rows
 from tests.builders.sources import parquet_bytes
 
 AUTO = SourceConfig()
@@ -47,6 +47,18 @@ def test_a_column_of_categories_is_one_of_their_values(index, kind, column, fiel
     assert [getattr(image, field) for image in rows_of(data, 0, range(4)).values()] == values
 
 
+@pytest.mark.parametrize(
+    ("fields", "column"),
+    [
+        ({"path": pa.string(), "bytes": pa.binary()}, ImageColumn("bytes", "bytes")),
+        ({"image": pa.large_binary(), "bytes": pa.int64()}, ImageColumn("image", "bytes")),
+        (dict.fromkeys(("image", "url", "path"), pa.string()), ImageColumn("url", "uri")),
+    ],
+)
+def test_the_first_fitting_column_counts_bytes_before_uris(fields, column):
+    assert find_column(pa.schema(fields.items()), AUTO, "t.parquet") == column
+
+
 def test_a_table_without_a_column_of_images_says_what_it_has(tmp_path):
     path = tmp_path / "t.parquet"
     path.write_bytes(parquet_bytes({"picture": [b"x"]}))
@@ -61,6 +73,16 @@ def test_a_damaged_row_group_is_no_error_of_storage():
     with pytest.raises(ImageError, match="row group of the Parquet file cannot be decoded") as caught:
         rows_of(bytes(data), 0, [3])
     assert caught.value.reason == "corrupt"
+
+
+def test_an_error_of_the_disk_passes_as_what_it_is():
+    class FailingDisk(io.BytesIO):
+        def read(self, *args):
+            raise OSError(5, "Input/output error")
+
+    disk = FailingDisk(parquet_bytes({"bytes": [b"x"]}))
+    with pytest.raises(OSError, match="Input/output error"):
+        list(read_rows(disk, 0, rows=[0], config=AUTO, max_bytes=1, table="t"))
 
 
 def texts(*rows):
@@ -180,3 +202,12 @@ def test_an_image_that_is_too_large_costs_no_other_image(kind):
     assert (found[0], found[2]) == (RowImage(b"x" * 10, None), RowImage(b"z", None))
     assert isinstance(found[1], ImageError)
     assert (found[1].reason, str(found[1])[:41]) == ("too_many_bytes", "11 bytes; images.max_bytes allows 10: rai")
+
+
+def test_rows_are_listed_with_the_mean_size_of_their_group_and_uris_with_none(tmp_path):
+    images = [random.randbytes(100_000), random.randbytes(300_000)]
+    (tmp_path / "t.parquet").write_bytes(parquet_bytes({"bytes": images}, rows_per_group=2))
+    (tmp_path / "u.parquet").write_bytes(parquet_bytes({"url": ["a.jpg"]}))
+    first, second, uri = (item.expected_bytes for item in open_source(str(tmp_path), SourceConfig()).list())
+    assert 200_000 <= first == second < 210_000
+    assert uri == 0

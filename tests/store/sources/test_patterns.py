@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pseudoris.images.prover import Prover
+from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.files.storage_at import storage_at
@@ -126,6 +127,12 @@ def test_a_leading_folder_that_exists_is_literal_and_the_pattern_follows_it(plac
     write(place, {"run[1]/a.png": RIGHT, "run[1]/b.txt": b"", "run1/a.png": WRONG})
     assert images_of(f"{place}/run[1]/*.png", prover) == [RIGHT]
     assert images_of(f"{place}/run[1]/{{a,z*}}.png", prover) == [RIGHT]
+
+
+def test_a_word_of_braces_that_exists_is_literal(place):
+    write(place, {"a[1].png": RIGHT, "a1.png": WRONG, "b1.png": WRONG})
+    listed = open_source(f"{place}/{{a[1],b[1]}}.png", SourceConfig()).list()
+    assert [item.key for item in listed] == ["a%5B1%5D.png", "b1.png"]
 
 
 def test_a_tilde_is_the_home_folder_unless_such_a_name_exists(tmp_path, monkeypatch):

@@ -137,6 +137,20 @@ def test_a_file_that_vanishes_is_missing_and_the_rest_is_read(tmp_path, read):
     assert shard.images[1].sha256 is None
 
 
+def test_a_file_that_is_back_for_the_second_look_is_read(tmp_path, read, monkeypatch):
+    (tmp_path / "a.png").write_bytes(build.png())
+    stat, looks = LocalStorage.stat, []
+
+    def flickering(self, path):
+        looks.append(path)
+        if len(looks) == 1:
+            raise FileNotFoundError(path)
+        return stat(self, path)
+
+    shard = read(tmp_path, meanwhile=lambda: monkeypatch.setattr(LocalStorage, "stat", flickering))
+    assert only_reason(shard) is None
+
+
 def test_a_file_of_another_time_is_changed_though_its_size_is_the_same(tmp_path, read):
     path = tmp_path / "a.png"
     path.write_bytes(build.png())

@@ -60,6 +60,12 @@ def test_an_image_is_one_request(read, proxy):
     assert proxy.counts == {"GetObject": 20, "ListObjectsV2": 1}
 
 
+def test_dots_in_the_place_of_a_folder_are_names_like_any_other(read):
+    wanted = {key: png(seed=n) for n, key in enumerate(["../up.png", "./here.png", "a/../b/./c.png", "b/c.png"])}
+    shard = read(wanted)
+    assert {image.key: image.data for image in shard.images} == wanted
+
+
 def test_what_changed_or_vanished_is_told_without_a_second_look_at_the_others(read, proxy):
     def meanwhile(put, delete):
         put({"01.png": png(seed=77)})
@@ -69,6 +75,17 @@ def test_what_changed_or_vanished_is_told_without_a_second_look_at_the_others(re
     assert reasons(shard) == [None, "changed", "missing", None, None]
     # The missing one is asked for twice.
     assert proxy.counts["GetObject"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a.tar", "t.parquet"])
+def test_a_shard_of_a_file_that_was_written_anew_is_changed(read, name):
+    def content(seed: int) -> bytes:
+        rows = [png(seed=seed + n) for n in range(3)]
+        members = [(f"{n}.png", row) for n, row in enumerate(rows)]
+        return tar_bytes(members) if name == "a.tar" else parquet_bytes({"bytes": rows})
+
+    assert reasons(read({name: content(0)}, lambda put, _: put({name: content(50)}))) == ["changed"] * 3
 
 
 @pytest.mark.slow

@@ -226,6 +226,12 @@ def test_web_servers_that_are_down_or_break_off_cost_their_rows(tmp_path, web):
     assert list(reasons(read(table_of(tmp_path, *rows))).values()) == [None, "denied", "missing", "denied"]
 
 
+def test_a_web_of_which_nothing_answers_is_this_machines_network(tmp_path, web):
+    rows = [f"https://{host}.example/x.png" for host in ("dead", "cut")]
+    with pytest.raises(TransientError, match=REFUSED_BY_ALL):
+        read(table_of(tmp_path, *rows))
+
+
 def test_missing_credentials_cost_the_one_row_that_needs_them_and_stop_a_table_of_such(tmp_path, monkeypatch, bucket):
     uri, configuration, _ = bucket
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -69,6 +69,11 @@ def test_hidden_names_are_not_listed_unless_spelled_out(tmp_path):
     assert keys(tmp_path / ".*.jpg") == ["._a.jpg", ".b.jpg"]
 
 
+def test_overlapping_selections_list_a_file_twice_and_next_to_itself(tmp_path):
+    fill(tmp_path, "a1.jpg", "a2.jpg", "b2.jpg")
+    assert keys(tmp_path / "{a*,*2,a1}.jpg") == ["a1.jpg", "a1.jpg", "a2.jpg", "a2.jpg", "b2.jpg"]
+
+
 def test_a_link_to_a_file_is_an_image_and_one_to_nowhere_is_planned(tmp_path):
     fill(tmp_path, "real/a.jpg")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "real" / "a.jpg")
@@ -78,6 +83,15 @@ def test_a_link_to_a_file_is_an_image_and_one_to_nowhere_is_planned(tmp_path):
     assert sorted(items) == ["link.jpg", "lost.jpg", "real/a.jpg", "self.jpg"]
     assert items["link.jpg"].size_bytes == 1
     assert items["lost.jpg"].size_bytes is None
+
+
+def test_a_link_to_nowhere_that_may_be_a_folder_is_told(tmp_path, caplog):
+    fill(tmp_path, "a.jpg", "notes.txt")
+    (tmp_path / "more").symlink_to(tmp_path / "unmounted")
+    assert keys(tmp_path) == ["a.jpg"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Left out {tmp_path}/more: it cannot be looked at. If it is a link to a folder, repair it and run again."
+    ]
 
 
 @pytest.mark.parametrize("target", ["self.jpg", "x" * 300], ids=["itself", "300 letters"])
@@ -196,6 +210,14 @@ def test_what_is_left_out_is_counted_by_extension_with_the_remedies(tmp_path):
         "to list files of any name",
     ]
     assert "pip install 'pseudoris[heif]'" in remedies[0]
+
+
+def test_files_with_a_million_extensions_are_counted_in_bounded_memory(tmp_path):
+    fill(tmp_path, "a.jpg", *(f"b.{number}" for number in range(1_000)))
+    source = open_source(str(tmp_path), AUTO)
+    assert len(list(source.list())) == 1
+    assert source.left_out.extensions.total() == 1_000
+    assert len(source.left_out.extensions) < 300
 
 
 def test_the_tables_that_img2dataset_writes_beside_its_tars_are_labels_and_each_image_is_planned_once(tmp_path):

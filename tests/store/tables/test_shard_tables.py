@@ -13,6 +13,7 @@ from pseudoris.schemas.run_records import ShardCounts
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.tables import FAILURE_REASONS, SCHEMAS
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
+from tests.store.builders import make_entries, make_shard
 
 # A table is a small part of what an example costs: a few dozen of them cover the shapes there are.
 settings.register_profile("tables", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -105,3 +106,10 @@ def test_equal_content_gives_equal_bytes_however_it_is_chunked(shard, cuts):
         rebuilt = [read(table_bytes(piece)) for piece in pieces]
         assert table_bytes(pa.concat_tables([*pieces, table.slice(0, 0)])) == table_bytes(table)
         assert table_bytes(pa.concat_tables([*rebuilt, table.slice(0, 0)])) == table_bytes(table)
+
+
+def test_bytes_are_embedded_on_request_and_never_for_a_quarantined_image():
+    shard = make_shard(make_entries(num_shards=1, per_shard=4))
+    assert shard_tables(shard, embed_images=False)["images"]["bytes"].null_count == 4
+    embedded = shard_tables(shard, embed_images=True)["images"]["bytes"].to_pylist()
+    assert [data is None for data in embedded] == [False, False, False, True]
