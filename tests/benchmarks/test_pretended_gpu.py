@@ -1,5 +1,6 @@
 """The pretended GPU waits where a real one does, and refuses what it refuses."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -43,6 +44,12 @@ READS = {
     "a copy to the GPU that blocks": lambda x: torch.ones(2).pin_memory().to(x.device),
     "a tensor of values": lambda x: torch.tensor([1, 2], device=x.device),
 }
+
+
+@pytest.mark.parametrize("read", [lambda x: x.numpy(), np.asarray])
+def test_numpy_cannot_read_it(numbers, read):
+    with pytest.raises(TypeError, match="Copy it to host memory first"):
+        read(numbers)
 
 
 @pytest.mark.parametrize("work", READS.values(), ids=READS)

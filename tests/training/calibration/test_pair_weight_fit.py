@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from pseudoris.schemas.fitted import line_weights, log_odds, logistic
-from pseudoris.training.calibration.confidence_fit import fit_line
+from pseudoris.training.calibration.confidence_fit import EVERYTHING, AlwaysKept, calibrate, fit_line, fit_pair_weight
+from tests.training.calibration.builders import scene
 
 
 def drawn(size: int, bias: float, slope: float, seed: int):
@@ -35,3 +38,19 @@ def test_few_verdicts_and_unknown_confidences_give_no_line():
     assert fit_line(confidence, np.r_[np.zeros(4), np.ones(96)]) is None
     assert fit_line(np.full(100, np.nan), right) is None
     assert fit_line(np.r_[confidence, np.nan], np.r_[right, 1.0]) == fit_line(confidence, right)
+
+
+def test_a_calibration_holds_a_line_for_each_kind():
+    confidence, is_right = drawn(40 * 6, 1.0, 0.7, seed=5)
+    scenes = []
+    for seed in range(40):
+        at, names = slice(6 * seed, 6 * seed + 6), [(f"{seed}-0", f"composed {n}") for n in range(6)]
+        beside = AlwaysKept(is_right[at].astype(bool), np.arange(6), confidence[at], names)
+        scenes.append(replace(scene(seed), beside=beside))
+    found = calibrate(scenes, EVERYTHING, coverage=0.5, least_yield=1.0)
+    assert found.pair_weight == fit_pair_weight(scenes, found.weights)
+    # The weights were fitted to the same verdicts: their line is hardly one.
+    assert found.pair_weight.drawn.slope == pytest.approx(1, abs=0.05)
+    assert found.pair_weight.composed.slope == pytest.approx(0.7, abs=0.25)
+    silent = [replace(each, beside=scene(0).beside) for each in scenes]
+    assert fit_pair_weight(silent, found.weights).composed is None

@@ -24,6 +24,16 @@ def masks(*boxes: tuple[int, int, int, int]) -> torch.Tensor:
     return found
 
 
+def test_the_geometry_of_masks_and_pairs_is_in_shares_of_their_image():
+    counts = rle.encode(masks((0, 0, 20, 20), (5, 5, 10, 10), (30, 0, 40, 20)))
+    geometry = mask_geometry(counts, (20, 40))
+    assert geometry[:, :3].tolist() == [[-0.5, 0.0, 0.5], [-0.625, -0.25, 0.03125], [0.75, 0.0, 0.25]]
+    pairs = pair_geometry(geometry, counts, (20, 40))
+    assert pairs[0, 2, 0] == -pairs[2, 0, 0] == 1.25
+    assert pairs[1, 0, 6:].tolist() == [1.0, 25 / 400]
+    assert pairs[0, 1, 6:].tolist() == [25 / 400, 1.0]
+
+
 def test_a_mirrored_image_is_what_is_computed_of_mirrored_masks(store, pixels):
     candidates = store.of("scene", pixels)
     flipped = rle.encode(candidates.decoded().flip(2))

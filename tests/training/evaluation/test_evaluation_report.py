@@ -13,6 +13,7 @@ import pytest
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.training.evaluation import as_tree, evaluate_run, write_report
+from pseudoris.training.evaluation.bootstrap import UNDEFINED
 from pseudoris.training.evaluation.evaluation_report import (
     HTML_NAME,
     JSON_NAME,
@@ -51,6 +52,13 @@ def test_three_files_hold_the_same_figures(found, tmp_path):
                 assert interval_text(found.sets[name][figure], about.digits) in text
         assert "not in the truth, such as scene-004.png" in text
         assert "held out of training" in text
+
+
+def test_json_has_null_for_what_nothing_was_counted_of(found, tmp_path):
+    sets = {**found.sets, "beam": dict.fromkeys(FIGURES, UNDEFINED)}
+    write_report(replace(found, sets=sets), RunLocation.open(str(tmp_path)))
+    tree = json.loads((tmp_path / JSON_NAME).read_text(), parse_constant=pytest.fail)
+    assert tree["sets"]["beam"]["accuracy"] == {"value": None, "low": None, "high": None}
 
 
 def test_names_from_outside_are_no_markup(found):

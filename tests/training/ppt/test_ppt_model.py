@@ -28,6 +28,7 @@ from pseudoris.training.ppt.ppt_model import (
     PointPrompting,
     assign,
     matching_cost,
+    on_patches,
 )
 from pseudoris.workers.masks.sam_model import load_sam
 
@@ -178,6 +179,17 @@ def test_peaks_are_the_highest_answers_that_lie_apart(response: np.ndarray, coun
             is_left = (away > radius).all(0)
             assert is_left[tuple(place)]
             assert row[tuple(place)] == row[is_left].max()
+
+
+def test_masks_of_sams_square_are_found_on_the_patches_of_the_stretched_image() -> None:
+    # An image twice as wide as high: the upper half of SAM's square. Its right half is the object.
+    masks = torch.zeros(1, 1, 64, 64)
+    masks[0, 0, :32, 32:] = 1.0
+
+    shares = on_patches(masks, torch.tensor([[1.0, 0.5]]), 4, 4).unflatten(-1, (4, 4))[0, 0]
+
+    assert (shares[1:3, 2:] > 0.9).all()
+    assert (shares[:, :2] < 0.1).all()
 
 
 def test_what_lies_in_padding_counts_for_nothing(monkeypatch) -> None:

@@ -36,6 +36,9 @@ def test_below_the_threshold_all_stay_undecided_and_none_is_deleted() -> None:
 
     assert select(pseudo_masks, _columns((2, 6))[0], min_iou=0.76).tolist() == [0.0, 0.0, 0.0]
     assert select(pseudo_masks, _columns((2, 6))[0], min_iou=0.75).tolist() == [0.0, 1.0, 0.0]
+    assert select(pseudo_masks, torch.zeros(2, 8, dtype=torch.bool), min_iou=0.01).tolist() == [0.0, 0.0, 0.0]
+    # Of equal ones the first.
+    assert select(_columns((0, 4), (0, 4)), _columns((0, 4))[0], min_iou=1.0).tolist() == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("is_whole", [True, False])

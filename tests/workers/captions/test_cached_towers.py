@@ -92,3 +92,10 @@ def test_on_a_gpu_attention_is_what_it_is_on_a_cpu(is_hiding):
     is_hidden = (torch.arange(9) == 3).expand(300, 9)[None, :, None] if is_hiding else None
     on_gpu = attend(q.cuda(), k.cuda(), v.cuda(), None if is_hidden is None else is_hidden.cuda())
     torch.testing.assert_close(on_gpu.cpu(), attend(q, k, v, is_hidden), rtol=1e-4, atol=1e-4)
+
+
+def test_crops_of_more_than_a_pass_keep_their_own_embeddings():
+    model, pixels = small_coca(), image_crops(num_masks=70).pixels[0]
+    embeddings, tokens = encode_crops(model, pixels)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(70, dtype=torch.float64))
+    torch.testing.assert_close(tokens[66:68], encode_crops(model, pixels[66:68])[1])

@@ -47,6 +47,11 @@ def test_equal_captions_of_one_mask_are_one_record_with_all_their_samples():
     assert found[0].samples[0].log_prob == -1.5
 
 
+def test_equal_captions_of_two_masks_stay_two_records():
+    found = expressions(caption(0, 1), caption(1, 2))
+    assert [one.target_mask_ids for one in found] == [("00ab-0002",), ("00ab-0005",)]
+
+
 def test_an_empty_caption_is_no_candidate():
     assert [one.text for one in expressions(caption(0, 3), caption(0, 4))] == ["a dog"]
 
@@ -165,3 +170,34 @@ def test_a_mask_of_one_pixel_and_one_at_the_border_are_captioned(captioner):
     image = dataclasses.replace(image, masks=records(image.image_id, masks, (0, 7)))
     out = captioner(Shard(0, 0, (image,))).images[0]
     assert {one.target_mask_ids[0] for one in out.expressions} == {mask.mask_id for mask in image.masks}
+
+
+@pytest.mark.slow
+def test_another_seed_draws_other_captions_and_the_same_beams(run, captioner):
+    shard = Shard(0, 0, (shard_image(1),))
+    other = CocaCaptioner(run.captions, run.compute.model_copy(update={"seed": 1}))
+
+    def texts(stage, decoder):
+        return {e.text for e in stage(shard).images[0].expressions if any(s.decoder == decoder for s in e.samples)}
+
+    assert texts(captioner, "beam") == texts(other, "beam")
+    assert texts(captioner, "top_p") != texts(other, "top_p")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_gives_captions_too(run, precision):
+    half = CocaCaptioner(run.captions, run.compute.model_copy(update={"precision": precision}))
+    out = half(Shard(0, 0, (shard_image(1),))).images[0]
+    assert out.failure is None
+    assert len(out.expressions) > 10
+
+
+@pytest.mark.slow
+def test_images_that_are_captioned_together_get_the_captions_they_get_alone(run, captioner):
+    # Rounding aside, which may flip a draw: here it flips none.
+    together = CocaCaptioner(run.captions.model_copy(update={"crops_together": 64}), run.compute)
+    shard = Shard(0, 0, tuple(shard_image(n, num_masks=n + 1) for n in range(3)))
+    alone, found = ([[e.text for e in image.expressions] for image in s(shard).images] for s in (captioner, together))
+    assert all(alone)
+    assert found == alone

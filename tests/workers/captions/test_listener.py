@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.stage_settings import ListeningConfig
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
@@ -152,3 +153,9 @@ def test_a_text_longer_than_the_context_is_cut_and_ends_there():
     model, crops = small_coca(), image_crops(num_masks=1).pixels[0]
     sums = read(forcing_of(model, crops), [long], 1)
     assert sums[0, 0] == pytest.approx(plain_sum(model, crops[0], [7] * (CONTEXT_LENGTH - 1)), abs=1e-9)
+
+
+def test_scores_beyond_the_precision_are_the_images_fault():
+    model, crops = small_coca(), image_crops(num_masks=1).pixels[0]
+    with pytest.raises(ImageError, match="beyond the range of its precision"):
+        read(forcing_of(model, crops * torch.nan), [[7, 8]], 1)

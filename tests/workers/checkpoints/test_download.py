@@ -66,6 +66,12 @@ def test_what_another_process_left_is_continued(server, target):
     assert ranges(server)[-1] == "bytes=70000-"
 
 
+def test_a_server_that_is_busy_is_asked_again(server, target):
+    server.faults = [("status", 503), ("status", 429), ("status", 500)]
+    fetched(server, target)
+    assert target.read_bytes() == CONTENT
+
+
 def test_a_server_that_stays_busy_is_given_up(server, target):
     server.faults = [("status", 503)] * 100
     with pytest.raises(TransientError, match="the server answers 503 Service Unavailable"):

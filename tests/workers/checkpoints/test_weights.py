@@ -72,6 +72,14 @@ def test_a_file_of_another_digest_is_refused(tmp_path, linear):
         load_into(linear, weights)
 
 
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_a_damaged_file_is_refused(tmp_path, linear, name):
+    weights = written(tmp_path / name, linear)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:60])
+    with pytest.raises(ConfigError, match="cannot be read as tensors"):
+        load_into(linear, weights)
+
+
 def test_weights_of_another_architecture_are_refused_with_the_tensors_named(tmp_path, linear):
     weights = written(tmp_path / "w.safetensors", linear)
     with pytest.raises(ConfigError, match=r"1 of another shape \['weight'\]"):

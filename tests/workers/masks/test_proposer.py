@@ -59,6 +59,11 @@ def test_a_broken_image_is_quarantined_and_the_rest_goes_on(proposer_of, draw_im
     assert fine.masks
 
 
+def test_an_image_where_nothing_survives_has_no_masks_and_no_failure(proposer_of, draw_image, shard_of):
+    (done,) = proposer_of(pred_iou_thresh=9.0)(shard_of(draw_image(50, 50))).images
+    assert (done.masks, done.failure) == ((), None)
+
+
 def test_the_digest_covers_the_priors_file_too(masks_config, tmp_path):
     path = tmp_path / "t.parquet"
     path.write_bytes(b"one")

@@ -239,6 +239,7 @@ def test_a_folder_in_a_store_is_one_too(config_of, compute):
     [
         ({"folder": "masks"}, "folder 'masks' is relative: give an absolute path"),
         ({"folder": ""}, "masks.options is not valid for masks.engine=ready"),
+        ({"folder": None}, "--set masks.options.folder=/absolute/path"),
         ({"fold": "/x"}, "fold: Extra inputs"),
         ({"max_masks": 0}, "max_masks: Input should be greater"),
         ({"folder": "/nowhere/masks"}, "masks.options.folder=/nowhere/masks is not a folder"),

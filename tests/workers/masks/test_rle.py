@@ -114,3 +114,8 @@ def test_a_foreign_string_is_valid_only_if_its_runs_fill_the_image(text, size):
     if rle.is_valid(text, size):
         decoded = rle.decode([text], size)[0]
         assert coco.area({"size": list(size), "counts": text.encode()}) == decoded.sum()
+
+
+@pytest.mark.parametrize("text", ["", "é", "4\n", "o", "ooooooooooooooo0", "N9", "98"])
+def test_a_damaged_string_is_not_valid(text):
+    assert not rle.is_valid(text, (3, 3))

@@ -38,6 +38,9 @@ def test_pseudo_masks_come_in_the_order_of_their_phrases_and_no_chain_of_masks_i
 
     assert merged([ends[1], middle, ends[0]], 0.7) == [ends[1], ends[0]]
     assert merged([ends[0], middle, ends[1]], 0.7) == [ends[0], ends[1]]
+    # Of near-equal masks that agree alike the first stays.
+    found = [_found("star", 0, 100, 0.4), _found("shape", 0, 90, 0.6), _found("thing", 0, 95, 0.6)]
+    assert merged(found, 0.7) == [found[1]]
 
 
 # Where an image shows a phrase, as columns of its mask; the crab is nowhere.

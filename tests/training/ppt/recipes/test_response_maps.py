@@ -18,6 +18,7 @@ from pseudoris.training.ppt.recipes.grounding import (
     Peaks,
     as_shares,
     parted,
+    prompted,
     response_points,
 )
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig, load_recipe_config
@@ -78,6 +79,13 @@ def test_in_paper_a_response_is_clip_surgerys_in_six_blocks_with_its_feature_sur
         response = patches @ (texts[0] - texts[1])
     whole = F.interpolate(response.view(1, 1, 4, 4), (32, 32), mode="bicubic")[0]
     np.testing.assert_allclose(found, as_shares(whole.numpy()), atol=1e-3)
+
+
+def test_a_phrase_is_read_without_its_article_and_a_flat_response_is_zero() -> None:
+    assert prompted("the red star", "a photo of a {}") == "a photo of a red star"
+    assert prompted("the", "a photo of a {}") == "a photo of a the"
+    maps = np.array([[[1.0, 3.0]], [[2.0, 2.0]]], np.float32)
+    assert as_shares(maps).tolist() == [[[0.0, 1.0]], [[0.0, 0.0]]]
 
 
 def test_the_first_point_is_the_peak_and_the_others_spread_over_high_and_low_responses() -> None:
