@@ -99,6 +99,10 @@ def test_a_prior_reads_the_upright_instances_above_the_score(place):
     for key in ("a.png", "more/b.png"):
         (counts,) = table.instances("0" * 16, key, SIZE).counts
         np.testing.assert_array_equal(rle.decode([counts], SIZE), expected)
+    (place / "names.txt").write_text("b.png\nc.png\n")
+    done = write(place, "--names", "names.txt", "--min-score", "0.4")
+    assert done.stdout == "2 instances of 1 images: instances.parquet\n", done.stderr
+    assert read_instance_table(str(place / "instances.parquet"), 0.5).instances("0" * 16, "a.png", SIZE).rows == ()
 
 
 @pytest.mark.slow

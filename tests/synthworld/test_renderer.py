@@ -1,6 +1,22 @@
+import hashlib
+
+import pytest
+
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
+
+GOLDEN = [
+    (Split.TRAIN, 0, "b8671adfc89347c1"),
+    (Split.TEST, 3, "897911659e51e32c"),
+    (Split.DEMO, 11, "1d0796a85e3431e0"),
+]
+
+
+@pytest.mark.parametrize(("split", "position", "digest"), GOLDEN)
+def test_pixels_and_masks_are_the_published_ones(split, position, digest):
+    rendered = render(make_scene(split, position))
+    assert hashlib.sha256(rendered.image.tobytes() + rendered.masks.tobytes()).hexdigest()[:16] == digest
 
 
 def test_masks_are_disjoint_and_visible():

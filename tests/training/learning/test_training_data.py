@@ -8,7 +8,8 @@ import torch
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning import ResumableFeed
-from pseudoris.training.learning.training_data import weighted_mean
+from pseudoris.training.learning.training_data import DataConfig, open_runs, weighted_mean
+from tests.training.dataset.builders import build_run
 
 
 class Items:
@@ -93,6 +94,44 @@ def test_items_come_as_often_as_their_chances_say_and_the_same_again():
     assert sum(counts[item] for item in range(40)) / (40 * 60) == pytest.approx(0.25, abs=0.04)
     assert len({counts[item] for item in range(40)}) > 3
     assert taken(thinned, 5, 9) == taken(feed(items, units=4, chances=chances), 0, 14)[5:]
+
+
+def test_excluded_images_are_not_learnt_from_nor_a_humans_and_the_settings_say_so(tmp_path):
+    run, human = (
+        build_run(tmp_path / name, num_shards=1, per_shard=4, prefix=name).location.root for name in ("run", "human")
+    )
+    known = {
+        digest for each in (run, human) for digest in open_runs([each], None, DataConfig(), seed=0)[1].image_digests()
+    }
+    table = tmp_path / "seen.csv"
+    table.write_text("\n".join(["sha256", *sorted(known)[:3]]) + "\n", encoding="utf-8")
+    data = DataConfig(exclude=(str(table),))
+    targets, images, _ = open_runs([run], human, data, seed=0)
+    assert len(targets) == len(images)
+    assert set(images.image_digests()) == set(sorted(known)[3:])
+    # A training resumes only if these are equal.
+    assert data.decisive() == {**DataConfig().decisive(), "exclude": data.spec(0).as_json()["exclude"]}
+    assert DataConfig().decisive()["exclude"] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "draw", "parts"),
+    [
+        ({}, "pseudo_ris", ("mask", "text")),
+        ({"draw": "distinct"}, "distinct", ("mask", "text")),
+        ({"weighting": "loss"}, "pseudo_ris", ("mask", "text", "scores")),
+        ({"weighting": "draw"}, "weighted", ("mask", "text")),
+        ({"weighting": "both"}, "weighted", ("mask", "text", "scores")),
+        ({"rewording": True}, "pseudo_ris", ("mask", "text")),
+    ],
+)
+def test_a_draw_and_weights_are_settings_that_a_training_resumes_with(settings, draw, parts):
+    data = DataConfig(**settings)
+    spec = data.spec(3)
+    assert (spec.draw, spec.parts, spec.seed, spec.rewording) == (draw, parts, 3, data.rewording)
+    assert data.decisive() == {**DataConfig().decisive(), **settings, "draw": draw}
+    with pytest.raises(ValueError, match=r"weighting=both and draw=.* exclude each other"):
+        DataConfig(weighting="both", draw="pseudo_ris")
 
 
 def test_losses_count_by_their_weights_whatever_the_scale():
