@@ -1,4 +1,4 @@
-"""`pseudoris estimate`: what of it is shown; the sample itself is `tests/pipeline/test_sample_run.py`."""
+"""`pseudoris estimate`: what of it is shown; the sample itself is `tests/pipeline/test_sample_estimate.py`."""
 
 import dataclasses
 import io

@@ -1,15 +1,26 @@
 """Engines are found by entry point: ours, and a plug-in that this repository does not know."""
 
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 
 import pytest
+import torch
 
+from pseudoris.schemas.config import ComputeConfig, PriorConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers import stages
+from pseudoris.workers import stages as module
 from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
+from pseudoris.workers.stages import clip_digest, coca_digest, device_kind, prior_digest, sam_digest
 
 EACH = pytest.mark.parametrize("stage", stages.STAGES, ids=lambda stage: stage.name)
 
@@ -48,3 +59,94 @@ def test_a_plug_in_that_imports_an_old_name_is_told_the_new_one(line, new_name, 
     config = load_config("tiny", assignments=["masks.engine=old"])
     with pytest.raises(ConfigError, match=rf"masks.engine='old': old_plug_in:Engine cannot be imported: .*{new_name}"):
         stages.STAGES[0].engine(config)
+
+
+ASKED = """
+import sys
+from pseudoris.schemas.config import ComputeConfig
+from pseudoris.workers.stages import device_kind
+print(device_kind(ComputeConfig(device="cpu")), "torch" in sys.modules)
+"""
+
+
+def test_the_device_kind_of_a_cpu_names_its_vector_capability():
+    assert device_kind(ComputeConfig(device="cpu")).endswith(torch.backends.cpu.get_cpu_capability())
+
+
+def _asked(**environment):
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what the CPU can")
+def test_a_process_without_torch_gives_torchs_answer_and_does_not_load_it():
+    assert _asked() == f"{device_kind(ComputeConfig(device='cpu'))} False"
+
+
+@pytest.mark.slow
+def test_a_capability_that_the_user_sets_is_asked_of_torch():
+    assert _asked(ATEN_CPU_CAPABILITY="default").endswith("DEFAULT True")
+
+
+@pytest.mark.parametrize(
+    ("flags", "capability"),
+    [
+        ({"avx2", "fma", "avx512f", "avx512vl", "avx512bw", "avx512dq"}, "AVX512"),
+        ({"avx2", "fma", "avx512f"}, "AVX2"),
+        ({"avx2"}, "DEFAULT"),
+    ],
+)
+def test_without_torch_its_rule_is_applied_to_what_the_cpu_can(monkeypatch, flags, capability):
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    monkeypatch.setattr(module.sys, "platform", "linux")
+    monkeypatch.setattr(module.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(module, "_cpu_flags", lambda: flags)
+    assert device_kind(ComputeConfig(device="cpu")) == f"cpu x86_64 {capability}"
+
+
+def test_the_digests_of_tiny_take_neither_torch_nor_open_clip():
+    code = """if True:
+    import sys
+    from pseudoris.schemas.config_layers import load_config
+    from pseudoris.workers.stages import STAGES
+    config = load_config("tiny")
+    print([len(stage.weights_digest(config)) for stage in STAGES])
+    print([name for name in ("torch", "open_clip", "torchvision", "ray") if name in sys.modules])"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[64, 64, 64]", "[]"]
+
+
+def test_the_digest_of_a_prior_is_that_of_its_file(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_bytes(b"{}")
+    assert prior_digest(PriorConfig(kind="table", path=str(path))) == hashlib.sha256(b"{}").hexdigest()
+    assert prior_digest(PriorConfig()) is None
+    with pytest.raises(ConfigError, match=r"nowhere\.json cannot be read"):
+        prior_digest(PriorConfig(kind="table", path=str(tmp_path / "nowhere.json")))
+
+
+def test_an_architecture_from_a_file_counts_with_each_of_its_numbers(tmp_path):
+    masks = load_config("tiny").masks
+    path = tmp_path / "sam.json"
+    digests = {sam_digest(masks)}
+    for window_size in (14, 7):
+        path.write_text(sam_architecture("tiny").model_copy(update={"window_size": window_size}).model_dump_json())
+        digests.add(sam_digest(masks.model_copy(update={"architecture": str(path)})))
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize(("digest", "section"), [(coca_digest, "captions"), (clip_digest, "filtering")])
+def test_a_model_config_from_a_file_counts_with_its_content(tmp_path, digest, section):
+    stage = getattr(load_config("tiny"), section)
+    path = tmp_path / "model.json"
+    from_file = stage.model_copy(update={"architecture": str(path)})
+    with pytest.raises(ConfigError, match=r"model\.json' cannot be read \(No such file or directory\)"):
+        digest(from_file)
+    digests = {digest(stage)}
+    for content in ("{}", "[]"):
+        path.write_text(content)
+        digests.add(digest(from_file))
+    assert len(digests) == 3

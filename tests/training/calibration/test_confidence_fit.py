@@ -1,12 +1,14 @@
 """Fitted weights tell right from wrong, bounds keep what they promise, and runs are judged from their tables."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated
+from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated, line_weights, log_odds, logistic
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scene_truth import SceneTruth
@@ -19,6 +21,8 @@ from pseudoris.training.calibration.confidence_fit import (
     calibrated_run,
     choose,
     fit,
+    fit_line,
+    fit_pair_weight,
     judged_images,
     reached,
     without_labels,
@@ -152,3 +156,47 @@ def test_a_run_without_candidates_is_refused_without_a_truth_too(tmp_path):
     location = written(tmp_path / "run", quarantined)
     with pytest.raises(ConfigError, match=r"no committed image with candidates$"):
         calibrated_run(location, None, coverage=0.5, least_yield=1.0)
+
+
+def drawn(size: int, bias: float, slope: float, seed: int):
+    """Return confidences, and whether each is right, with a probability that is a line in their log-odds."""
+    draw = np.random.default_rng(seed)
+    confidence = draw.uniform(0.02, 0.99, size)
+    return confidence, (draw.random(size) < logistic(bias + slope * log_odds(confidence))).astype(np.float64)
+
+
+@pytest.mark.parametrize(("bias", "slope"), [(0.0, 1.0), (1.2, 0.8), (-1.0, 0.5), (0.5, 2.0)])
+def test_weights_are_the_shares_that_are_right_whatever_confidence_was(bias, slope):
+    line = fit_line(*drawn(20_000, bias, slope, seed=1))
+    assert line is not None
+    assert line.slope == pytest.approx(slope, abs=0.08)
+    confidence, right = drawn(60_000, bias, slope, seed=2)
+    weights = line_weights(line, confidence)
+    for low in np.arange(0, 1, 0.1):
+        inside = (weights >= low) & (weights < low + 0.1)
+        if inside.sum() > 1000:
+            assert weights[inside].mean() == pytest.approx(right[inside].mean(), abs=0.03)
+
+
+def test_few_verdicts_and_unknown_confidences_give_no_line():
+    confidence, right = drawn(100, 0.0, 1.0, seed=3)
+    assert fit_line(confidence, np.ones(100)) is None
+    assert fit_line(confidence, np.r_[np.zeros(4), np.ones(96)]) is None
+    assert fit_line(np.full(100, np.nan), right) is None
+    assert fit_line(np.r_[confidence, np.nan], np.r_[right, 1.0]) == fit_line(confidence, right)
+
+
+def test_a_calibration_holds_a_line_for_each_kind():
+    confidence, is_right = drawn(40 * 6, 1.0, 0.7, seed=5)
+    scenes = []
+    for seed in range(40):
+        at, names = slice(6 * seed, 6 * seed + 6), [(f"{seed}-0", f"composed {n}") for n in range(6)]
+        beside = AlwaysKept(is_right[at].astype(bool), np.arange(6), confidence[at], names)
+        scenes.append(replace(scene(seed), beside=beside))
+    found = calibrate(scenes, EVERYTHING, coverage=0.5, least_yield=1.0)
+    assert found.pair_weight == fit_pair_weight(scenes, found.weights)
+    # The weights were fitted to the same verdicts: their line is hardly one.
+    assert found.pair_weight.drawn.slope == pytest.approx(1, abs=0.05)
+    assert found.pair_weight.composed.slope == pytest.approx(0.7, abs=0.25)
+    silent = [replace(each, beside=scene(0).beside) for each in scenes]
+    assert fit_pair_weight(silent, found.weights).composed is None

@@ -1,5 +1,7 @@
 """Runs as pairs: pseudo-masks and confidences of the rows, points of the masks, flips of both."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.ppt.pairs import LabelFrame, PairDataset, PairSpec, PseudoLabels, masks_in_frame, points_in_box
-from tests.training.dataset.builders import build_run
+from pseudoris.training.ppt.pairs import (
+    LabelFrame,
+    PairDataset,
+    PairSpec,
+    PromptedPairs,
+    PseudoLabels,
+    masks_in_frame,
+    points_in_box,
+)
+from tests.training.dataset.builders import BuiltRun, build_run
+from tests.training.ppt.builders import RECIPE
 
-RECIPE = {"source": "recipe", "samples": (), "uniqueness": None, "correctness": None, "distinctiveness": None}
 ROWS = [
     (0, "the star on top", {**RECIPE, "kept": False, "rival_mask_id": None}),
     (1, "the star on top", {**RECIPE, "rival_mask_id": None}),
@@ -152,3 +162,43 @@ def test_a_mask_lies_in_the_decoders_frame_as_its_image_does() -> None:
     assert found.shape == (1, 32, 32)
     assert (found[0, :16, :16] == 1).all()
     assert found.sum() == 16 * 16
+
+
+PROMPTED = PairSpec(num_points=3, frame=LabelFrame(64, 16), is_flipping=False)
+
+
+def _run(folder, **options) -> BuiltRun:
+    rows = [(0, "a star", {**RECIPE, "rival_mask_id": None})]
+    return build_run(folder, num_shards=1, per_shard=3, is_embedding=False, rows=lambda number: rows, **options)
+
+
+def _pairs(run, spec=PROMPTED, **options) -> PromptedPairs:
+    return PromptedPairs([PairDataset(run.location, spec)], **options)
+
+
+def test_an_image_that_is_held_is_not_read_again(tmp_path) -> None:
+    run = _run(tmp_path)
+    (run.source / "s0-1.png").unlink()
+
+    assert [each.image for each in _pairs(run, is_held=lambda key: True).__getitems__([0, 1])] == [None, None]
+
+
+def test_the_next_pair_stands_in_for_one_whose_image_is_gone_and_is_counted(tmp_path) -> None:
+    run = _run(tmp_path)
+    (run.source / "s0-1.png").unlink()
+    pairs = _pairs(run, replace(PROMPTED, on_bad_image="skip"))
+
+    keys = [each.image_key for each in pairs.__getitems__([0, 1, 2])]
+
+    assert keys[1] == keys[2] != keys[0]
+    assert pairs.num_skipped == 1
+    assert [each is None for each in pairs.drawn([0, 1, 2])] == [False, True, False]
+
+
+def test_pairs_without_a_usable_image_are_refused(tmp_path) -> None:
+    run = _run(tmp_path)
+    for path in run.source.iterdir():
+        path.unlink()
+
+    with pytest.raises(ConfigError, match="No image of the 3 pairs can be used"):
+        _pairs(run, replace(PROMPTED, on_bad_image="skip"))[0]

@@ -1,15 +1,22 @@
+"""Tokens against open_clip's own tokenizer."""
+
+from __future__ import annotations
+
 import json
 
 import numpy as np
+import open_clip
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pseudoris.schemas.config import ComputeConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.workers.captions import CocaCaptioner
-from pseudoris.workers.checkpoints.openclip import build_clip, build_coca, read_model_config
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer, build_clip, build_coca, read_model_config
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.masks import rle
 
@@ -105,3 +112,29 @@ def test_a_config_that_is_none_or_absurd_is_refused_before_memory_is_taken(tmp_p
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         build_clip(str(path))
+
+
+CONTEXT = 12
+OURS, THEIRS = ClipTokenizer(CONTEXT), open_clip.SimpleTokenizer(context_length=CONTEXT)
+
+
+@given(st.lists(st.text(alphabet=st.sampled_from("abcdeiorst  '&;<>.-é1A\n"), max_size=30), min_size=1, max_size=4))
+def test_any_texts_have_open_clips_tokens(texts):
+    assert torch.equal(OURS(texts), THEIRS(texts))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "a photo of a red fire truck",
+        "the dog's tail",
+        "r &amp; b",
+        "<end_of_text>",
+        "two-tone",
+        "very " * 40,
+    ],
+)
+def test_known_hard_texts_have_open_clips_tokens(text):
+    assert torch.equal(OURS([text]), THEIRS([text]))

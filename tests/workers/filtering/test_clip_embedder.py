@@ -1,3 +1,5 @@
+"""A residual image tower computes the same without its norms, with one pooled output, in either layout."""
+
 from __future__ import annotations
 
 import copy
@@ -6,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from open_clip.modified_resnet import ModifiedResNet
+from torch import nn
 
 from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
@@ -13,7 +17,13 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, collecting
 from pseudoris.workers.checkpoints.openclip import build_from_config
 from pseudoris.workers.filtering import clip_embedder
-from pseudoris.workers.filtering.clip_embedder import ClipEmbedder, embed_in_tiles
+from pseudoris.workers.filtering.clip_embedder import (
+    AttentionPool,
+    ClipEmbedder,
+    embed_in_tiles,
+    memory_format,
+    simplify_tower,
+)
 
 TINY = FilterConfig(architecture="builtin:tiny/clip.json", weights=WeightsConfig(uri="random:3"), batch_size=8)
 
@@ -153,3 +163,42 @@ def test_a_text_tower_with_a_tokenizer_of_its_own_is_refused():
 
     with pytest.raises(ConfigError, match=r"tokenizer 'roberta-base'.*choose another architecture"):
         ClipEmbedder(config, ComputeConfig(device="cpu"))
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def tower():
+    torch.manual_seed(0)
+    tower = ModifiedResNet((1, 2, 1, 1), output_dim=16, heads=4, image_size=64, width=8).eval().requires_grad_(False)
+    for module in tower.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.weight, module.bias, module.running_mean, module.running_var):
+                values.uniform_(0.5, 1.5)
+    return tower
+
+
+def test_a_simplified_tower_embeds_as_before(tower):
+    crops = torch.rand(3, 3, 64, 64)
+    expected = tower(crops)
+    simplify_tower(tower)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in tower.modules())
+    assert isinstance(tower.attnpool, AttentionPool)
+    torch.testing.assert_close(tower(crops), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_layout_changes_nothing_but_time(tower):
+    crops = torch.rand(3, 3, 64, 64)
+    expected = tower(crops)
+    layout = memory_format(tower, CPU)
+    assert layout is torch.channels_last
+    found = tower.to(memory_format=layout)(crops.to(memory_format=layout))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_another_tower_stays_as_it_is():
+    tower = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    simplify_tower(tower)
+    assert isinstance(tower[1], nn.BatchNorm2d)
+    assert memory_format(tower, CPU) is torch.contiguous_format

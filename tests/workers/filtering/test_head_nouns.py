@@ -5,6 +5,8 @@ those that failed at first sight and led to a better rule, `miss` what the rules
 right answer as the expected value.
 """
 
+from __future__ import annotations
+
 import csv
 import re
 import sys
@@ -19,7 +21,7 @@ from pseudoris.schemas.config import FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
 from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description
-from pseudoris.workers.filtering.head_nouns import head_noun, noun_finder, noun_prompt
+from pseudoris.workers.filtering.head_nouns import head_noun, noun_finder, noun_phrases, noun_prompt
 from recipes.scene_texts import realise
 
 
@@ -112,3 +114,25 @@ def test_any_text_has_a_head_of_its_own_words_or_none(text):
     head = head_noun(text)
 
     assert head is None or (head.strip() == head and head != "")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the small red circle to the left of the blue star", ["small red circle", "blue star"]),
+        ("a photo of a red circle with a hat", ["red circle", "hat"]),
+        ("the leftmost of the two dotted circles", ["dotted circles"]),
+        ("the second star from the left", ["star"]),
+        ("the star in the middle", ["star"]),
+        ("the cup above the star", ["cup", "star"]),
+        ("the star left of the star", ["star"]),
+        ("a brown dog near the man", ["brown dog", "man"]),
+        ("a pair of shoes on the floor", ["shoes", "floor"]),
+        ("person riding a horse", ["person", "horse"]),
+        ("man in green", ["man"]),
+        ("the left one", []),
+        ("the red", []),
+    ],
+)
+def test_phrases_keep_what_is_seen_of_the_thing_and_lose_its_surroundings(text, expected) -> None:
+    assert noun_phrases(text) == expected
