@@ -21,6 +21,7 @@ from pseudoris.cli.main import main
 from pseudoris.store.location import RunLocation
 from tests.builders.command import pseudoris_here
 from tests.store.builders import commit, start_run
+from tests.viewer.builders import annotated, write_run
 
 HOSTILE = "a\x1b]0;owned\x07\x9b31m\u202egnp\u2066.\x7f"
 # What Rich itself sends to a terminal: colours, and movements of the cursor.
@@ -109,8 +110,8 @@ def test_no_console_passes_on_a_control_character(shown):
 
 @pytest.mark.parametrize("command", ["status", "stats", "verify", "sample", "sample --json", "stats --json"])
 def test_a_hostile_run_does_not_steer_the_terminal(tmp_path, command):
-    location = RunLocation.open(str(tmp_path / "run"))
-    commit(location, start_run(location, source=HOSTILE), 0, 1, 2)
+    said = [(0, HOSTILE, 1.5, None)]
+    location = write_run(tmp_path / "run", ("a.png", lambda entry: annotated(entry, 1, said)), source=HOSTILE)
     name, *options = command.split()
     shown = pseudoris_here(name, location.root, *options)
     assert shown.returncode == 0
