@@ -44,6 +44,8 @@ from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.tables.run_reader import Run
+from pseudoris.training.exports.export_job import HumanAnnotation
+from pseudoris.training.exports.human_refs import RecordIds, read_human
 from pseudoris.training.imports.annotation_files import read_refer
 from pseudoris.training.imports.coco_annotation import read_coco
 from pseudoris.training.imports.human_annotation import Annotation, annotate_image
@@ -275,6 +277,26 @@ def prepare_refer(folder: Path) -> Read:
     return read
 
 
+def prepare_human(name: str) -> Callable[[Path], Read]:
+    """Return what reads the references that join an export, after the file `name` of two sound ones was replaced."""
+
+    def prepare(folder: Path) -> Read:
+        (folder / "refs.p").write_bytes(_pickled(refer_trees()[0]))
+        (folder / "instances.json").write_bytes(_written(coco_trees()[0]))
+        human = HumanAnnotation(str(folder / "refs.p"), str(folder / "instances.json"), splits=SPLITS)
+
+        def read(data: bytes) -> None:
+            (folder / name).write_bytes(data)
+            found = read_human(human)
+            assert found.free_category_id not in [each["id"] for each in found.categories]
+            assert found.exclusions
+            list(found.renumbered(RecordIds(), {old: n for n, old in enumerate(found.images)}))
+
+        return read
+
+    return prepare
+
+
 # A run of someone else.
 
 
@@ -484,6 +506,14 @@ TARGETS = {
     "refer": Target(
         lambda: [pickle.dumps(each, n) for each in refer_trees() for n in (0, 2, 4)],
         prepare_refer,
+        of_trees(refer_trees(), _pickled),
+    ),
+    "human": Target(
+        lambda: [_written(coco_trees()[0])], prepare_human("instances.json"), of_trees(coco_trees()[:1], _written)
+    ),
+    "human refs": Target(
+        lambda: [_pickled(each) for each in refer_trees()[:1]],
+        prepare_human("refs.p"),
         of_trees(refer_trees(), _pickled),
     ),
     "header": _json_of("_run.json"),

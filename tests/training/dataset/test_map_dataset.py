@@ -104,6 +104,9 @@ def test_a_state_brings_its_snapshot_and_epoch_along(tmp_path):
     assert [grown[at] for at in range(8)] == [dataset[at] for at in range(8)]
     with pytest.raises(ConfigError, match="seed: 0 saved, 1 now"):
         RisDataset(run.location, SampleSpec(seed=1)).load_state_dict(state)
+    for version in (None, 9):
+        with pytest.raises(ConfigError, match=rf"the state of the dataset is of version {version}, .* version 2 alone"):
+            grown.load_state_dict({**state, "version": version})
     assert len(RisDataset(run.location, snapshot=Snapshot.from_state(run.location, state["dataset"]["snapshot"]))) == 8
 
 

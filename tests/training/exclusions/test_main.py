@@ -11,6 +11,17 @@ from pseudoris.training.exclusions.hash_table import read_hash_table, read_image
 from tests.builders.human import write_images
 
 
+def test_a_table_in_a_missing_folder_is_refused_before_any_image_is_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path / "no images"), str(tmp_path / "none" / "t.csv")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert f"there is no folder {tmp_path / 'none'}: make it" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["x", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert "writes the table of hashes that `--exclude` reads" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["bench.parquet", "bench.csv"])
 def test_the_table_of_a_folder_excludes_what_the_folder_does(tmp_path, monkeypatch, capsys, name):

@@ -98,6 +98,17 @@ def test_two_references_of_one_mask_share_it_under_its_new_number(write):
         ),
         (None, {"images": []}, r"names 1 image\(s\)"),
         (None, {"images": [5, {}, {"id": [7]}]}, r"names 1 image\(s\)"),
+        (
+            [ref(8, "val", "a"), {**ref(9, "val", "a"), "ann_id": "x"}],
+            {},
+            r"names 2 annotation\(s\).*the first with id 8",
+        ),
+        (
+            None,
+            {"categories": [{"name": "person"}]},
+            r"instances.json: category \{'name': 'person'\} has no number as id",
+        ),
+        (None, {"categories": [[5]]}, r"instances.json: category \[5\] has no number as id"),
         (None, {"categories": 5}, r"is not an instances.json with images, annotations and categories"),
         *(
             (
@@ -105,7 +116,7 @@ def test_two_references_of_one_mask_share_it_under_its_new_number(write):
                 {"images": [{"id": 7, "file_name": name, "height": 1, "width": 1}]},
                 rf"names the image '{re.escape(name.encode('unicode_escape').decode())}'. A file name without folders",
             )
-            for name in ("../../x.jpg", "train\\x.jpg")
+            for name in ("../../x.jpg", "train\\x.jpg", "\ud800.jpg")
         ),
         (
             None,
@@ -113,6 +124,12 @@ def test_two_references_of_one_mask_share_it_under_its_new_number(write):
             r"annotation 2 has no mask",
         ),
         (None, {"images": [{"id": 7, "file_name": "x.jpg"}]}, r"image 7 \(x.jpg\) does not say its height and width"),
+        # pycocotools ended the process.
+        (
+            None,
+            {"images": [{"id": 7, "file_name": "x.jpg", "height": 9, "width": 2**63 - 1}]},
+            r"image 7 \(x.jpg\) does not say its height and width, of 1 to 65,535 pixels each",
+        ),
         (
             None,
             {"annotations": [annotated({"size": [10, 10], "counts": [5, 96]})]},
@@ -129,7 +146,12 @@ def test_two_references_of_one_mask_share_it_under_its_new_number(write):
         (
             None,
             {"annotations": [{**annotated([[0, 0, 9, 0, 9, 9]]), "image_id": 8}]},
-            r"another image than its reference",
+            r"is of image 8, another image than its reference",
+        ),
+        (
+            None,
+            {"annotations": [{**annotated([]), "image_id": [7] * 999}]},
+            r"is of image \[7, 7.{95}, another image",
         ),
         ([{**ref(2, "val"), "sentences": [{"raw": "A b."}]}], {}, r"reference 2 has a sentence without `sent`"),
     ],
