@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,11 @@ from pseudoris.workers.masks.rle import compressed_counts
 
 WITHOUT_TEXT: Final = "human sentences without a text"
 WITHOUT_SENTENCE: Final = "human references without a sentence"
+
+# A JPEG's longest. COCO's masks have 32 bits for their pixels, and pycocotools ends the process where it lacks memory.
+_MAX_SIDE_PX: Final = 65_535
+# No file can be named with them.
+_UNWRITABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
 class RecordIds(defaultdict[str, Iterator[int]]):
@@ -117,6 +123,13 @@ def read_human(human: HumanAnnotation | None) -> HumanRefs:
     _check_found(human, image_ids - images.keys(), "image")
     _check_found(human, annotation_ids - annotations.keys(), "annotation")
     _check_images(human, images)
+    for category in tree["categories"]:
+        try:
+            int(category["id"])
+        except (LookupError, TypeError, ValueError, OverflowError):
+            raise ConfigError(
+                f"{human.instances}: category {category!r:.100} has no number as id. Give it one, or leave it out."
+            ) from None
     annotations = {key: _checked(human, each, images) for key, each in annotations.items()}
     folder = None if human.images is None else Path(human.images)
     return HumanRefs(refs, images, annotations, tree["categories"], folder, dropped)
@@ -152,21 +165,26 @@ def _named(rows: Sequence[Any], ids: Container[Any]) -> dict[int, Any]:
     return {row["id"]: row for row in found if row["id"] in ids}
 
 
-def _check_found(human: HumanAnnotation, missing: set[int], kind: str) -> None:
+def _check_found(human: HumanAnnotation, missing: set[int | str], kind: str) -> None:
     if missing:
         raise ConfigError(
             f"{human.refs} names {len(missing):,} {kind}(s) that are not in {human.instances}, the first with id "
-            f"{min(missing)}. Give the two files of one dataset."
+            f"{min(missing, key=lambda each: (isinstance(each, str), each))}. Give the two files of one dataset."
         )
 
 
 def _check_images(human: HumanAnnotation, images: Mapping[int, Mapping[str, Any]]) -> None:
     for image in images.values():
         name = str(image.get("file_name", ""))
-        if name != PureWindowsPath(name).name or name in ("", ".", ".."):
-            raise ConfigError(f"{human.instances} names the image {name!r}. A file name without folders is needed.")
-        if not all(type(image.get(side)) is int and image[side] > 0 for side in ("height", "width")):
-            raise ConfigError(f"{human.instances}: image {image['id']} ({name}) does not say its height and width")
+        if name != PureWindowsPath(name).name or name in ("", ".", "..") or _UNWRITABLE.search(name):
+            raise ConfigError(
+                f"{human.instances} names the image {name!r:.100}. A file name without folders, in UTF-8, is needed."
+            )
+        if not all(type(image.get(side)) is int and 0 < image[side] <= _MAX_SIDE_PX for side in ("height", "width")):
+            raise ConfigError(
+                f"{human.instances}: image {image['id']} ({name:.100}) does not say its height and width, of 1 to "
+                f"{_MAX_SIDE_PX:,} pixels each. Correct the file."
+            )
 
 
 def _checked(
@@ -174,9 +192,12 @@ def _checked(
 ) -> Mapping[str, Any]:
     """The annotation with its mask in a form that REFER's loader decodes: polygons, or a compressed RLE in a list."""
     where = f"{human.instances}: annotation {annotation['id']}"
-    image = images.get(annotation.get("image_id", -1))
+    named = annotation.get("image_id", -1)
+    image = None if isinstance(named, list | dict) else images.get(named)
     if image is None:
-        raise ConfigError(f"{where} belongs to another image than its reference. Give the two files of one dataset.")
+        raise ConfigError(
+            f"{where} is of image {named!r:.100}, another image than its reference. Give the two files of one dataset."
+        )
     segmentation = annotation.get("segmentation")
     size = (image["height"], image["width"])
     try:
