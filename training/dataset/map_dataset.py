@@ -18,7 +18,7 @@ from pseudoris.training.dataset.sample_builder import build_sample
 from pseudoris.training.dataset.samples import SampleSpec, Transform
 from pseudoris.training.dataset.shard_reader import FULL_WEIGHT, OpenedRun
 from pseudoris.training.dataset.snapshot import Snapshot
-from pseudoris.training.dataset.streamed_dataset import refuse_another
+from pseudoris.training.dataset.streamed_dataset import STATE_VERSION, refuse_another
 
 DEFAULT_MAX_MEMORY_BYTES: Final = 4 * 2**30
 
@@ -216,16 +216,16 @@ class RisDataset(MapDataset):
 
     def state_dict(self) -> dict[str, Any]:
         """Return, as JSON, the epoch and what decides the samples; the sampler keeps the position in an epoch."""
-        return {"epoch": self.epoch, "dataset": self.describe()}
+        return {"version": STATE_VERSION, "epoch": self.epoch, "dataset": self.describe()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Read the snapshot of a saved state, and choose its epoch.
 
         Raises:
-            ConfigError: It was saved with another spec, or the run does not hold its snapshot any more.
+            ConfigError: It is of another version, was saved with another spec, or the run holds its snapshot no more.
         """
         own, saved = self.describe(), state["dataset"]
-        refuse_another(own, saved, "other samples")
+        refuse_another(own, state, "other samples")
         if own["snapshot"]["digest"] != saved["snapshot"]["digest"]:
             location = self._run.location
             self._read(location, self._run.spec, Snapshot.from_state(location, saved["snapshot"]))

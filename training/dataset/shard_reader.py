@@ -270,7 +270,7 @@ class OpenedRun:
     def index(self, row: int, *, with_sizes: bool = True) -> ShardIndex:
         """Return the index of the shard in a row of the snapshot: ids alone, and the images' sizes.
 
-        A part that is missing, damaged or of a later version of the package is an error, as of `content`.
+        A part that is missing, damaged or of another version of the package is an error, as of `content`.
         """
         parts = self.snapshot.parts(row)
         index, _ = self._indexed(parts, (), [])

@@ -140,11 +140,8 @@ class StreamedDataset(IterableDataset[Any]):
             ConfigError: It was saved by another dataset, by other settings, or on another rank; the difference is
                 named.
         """
-        found = state.get("version")
-        refuse_other_version("the state of the dataset", found, STATE_VERSION, again="begin the epoch again")
         own = {"rank": self.rank, "world_size": self.world_size, **self._fingerprint()}
-        saved = {"rank": state["rank"], "world_size": state["world_size"], **state["dataset"]}
-        refuse_another(own, saved, "another sequence of samples")
+        refuse_another(own, state, "another sequence of samples")
         self._pin(state["dataset"])
         self.set_epoch(state["epoch"])
         self._loaded = state
@@ -176,8 +173,11 @@ class StreamedDataset(IterableDataset[Any]):
         """Read the snapshot of a saved fingerprint from now on."""
 
 
-def refuse_another(own: Mapping[str, Any], saved: Mapping[str, Any], what: str) -> None:
-    """Raise what a saved description of a dataset differs in; its snapshot may, for a state brings its own."""
+def refuse_another(own: Mapping[str, Any], state: Mapping[str, Any], what: str) -> None:
+    """Raise if a saved state differs in its version or its dataset; its snapshot may, for a state brings its own."""
+    found = state.get("version")
+    refuse_other_version("the state of the dataset", found, STATE_VERSION, again="begin the epoch again")
+    saved = {**{name: state[name] for name in ("rank", "world_size") if name in state}, **state["dataset"]}
     names = [name for name in dict.fromkeys((*own, *saved)) if name != "snapshot"]
     differing = [name for name in names if own.get(name) != saved.get(name)]
     if differing:
