@@ -175,7 +175,7 @@ def open_run(out: str) -> Run:
         The run: its header, counts and tables.
 
     Raises:
-        ConfigError: There is no run at `out`, or a later version of the package wrote it.
+        ConfigError: There is no run at `out`, or another version of the package wrote it.
         TransientError: Storage failed.
     """
     from pseudoris.store.location import RunLocation

@@ -19,12 +19,14 @@ from pseudoris.training.exclusions.hash_table import TABLE_SUFFIXES, hash_images
 
 def main() -> int:
     """Write the table; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m pseudoris.training.exclusions", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pseudoris.training.exclusions", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of images; tars and Parquet in it are read too")
     parser.add_argument("table", type=Path, help="the file to write, .parquet or .csv")
     arguments = parser.parse_args()
     if arguments.table.suffix not in TABLE_SUFFIXES:
         parser.error(f"{arguments.table} must end in .parquet or .csv")
+    if not arguments.table.parent.is_dir():
+        parser.error(f"there is no folder {arguments.table.parent}: make it, or name another for the table")
     try:
         images = list(hash_images(arguments.folder))
     except PseudorisError as error:
