@@ -212,6 +212,20 @@ def test_a_share_has_a_reference_and_lies_in_a_larger_one(tmp_path):
     assert shares[0] < shares[1] < shares[2] == set(range(10))
 
 
+def test_a_changed_source_is_another_input_so_that_its_finished_import_is_refused(tmp_path):
+    refer, out = small_refer(tmp_path / "refer", "train", "train", "val"), tmp_path / "out"
+    phrasecut = _phrasecut(tmp_path)
+
+    def write() -> tuple[Path, Path]:
+        return write_share(refer / "refcoco+", 1.0, out / "human"), write_phrasecut(phrasecut, refer, out / "phrasecut")
+
+    before = write()
+    assert before == write()
+    small_refer(refer, "train", "val")
+    (phrasecut / "refer_test.json").write_text("[]")
+    assert not {*before} & {*write()}
+
+
 def test_phrases_are_unseen_whose_category_no_instances_file_names(tmp_path):
     refer = small_refer(tmp_path / "refer", "train")
     folder = write_phrasecut(_phrasecut(tmp_path), refer, tmp_path / "out")

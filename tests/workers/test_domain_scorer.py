@@ -89,6 +89,13 @@ def test_scenes_of_every_world_are_inside(score, world):
     assert score(scene(world)) <= score.statistics.max_score
 
 
+def test_the_shape_alone_decides_nothing(score):
+    square = scene()
+    wide = np.concatenate([square[:, :60], square, square[:, -60:]], axis=1)
+    assert score(wide) == score(square)
+    assert score(np.repeat(np.repeat(square, 2, 0), 2, 1)) <= score.statistics.max_score
+
+
 def test_noise_and_ramps_are_outside(score):
     assert min(score(random_pixels(192, 192)), score(smooth_pixels(192, 192))) > score.statistics.max_score
 
