@@ -213,8 +213,23 @@ def joins_cluster(address: str) -> bool:
     """Return whether a connection to `address` would use a cluster that exists already."""
     if ray.is_initialized() or named_cluster(address) is not None:
         return True
-    # Where `auto` finds a cluster of this machine. Ray has no public name for it.
-    return address != "local" and ray._private.utils.read_ray_address() is not None
+    recorded = _recorded_cluster()
+    return address != "local" and recorded is not None and not _is_gone(recorded)
+
+
+def _recorded_cluster() -> str | None:
+    """Return where `auto` finds a cluster of this machine. Ray has no public name for it."""
+    recorded: str | None = ray._private.utils.read_ray_address()
+    return recorded
+
+
+def _is_gone(recorded: str) -> bool:
+    """Return whether nothing answers at the address that Ray has on record: a Ray that was killed leaves it there."""
+    try:
+        _check_answers(recorded)
+    except ConfigError:
+        return True
+    return False
 
 
 def _refuse_client(address: str) -> None:
@@ -288,6 +303,9 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": folder}
     elif address != "auto":
         options |= {"address": address}
+    elif named is None and (recorded := _recorded_cluster()) is not None and _is_gone(recorded):
+        # Ray itself would try for a quarter of an hour to join it.
+        options |= {"address": "local"}
     try:
         # An interrupted start would leave Ray's processes behind, so signals wait. Joining starts no process, and may
         # wait for minutes if another service answers there, so signals act at once.

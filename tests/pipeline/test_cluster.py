@@ -18,7 +18,7 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, NodeDiedError, RayTaskError
 
-from pseudoris.pipeline.cluster import RAY_SETTINGS, connected, node_resources, original_error
+from pseudoris.pipeline.cluster import RAY_SETTINGS, connected, joins_cluster, node_resources, original_error
 from pseudoris.schemas.errors import ConfigError, TransientError
 
 
@@ -151,6 +151,10 @@ def test_a_cluster_that_goes_away_is_worth_another_try(monkeypatch):
         raise ray.exceptions.RayError("The actor never ran")
 
 
+# The frame with which a server of HTTP/2 answers, as Ray's gRPC is.
+HTTP2_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+
+
 def closed_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -188,6 +192,26 @@ def listening(answer: bytes) -> Iterator[str]:
         thread.join(timeout=10)
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_cluster_on_record_is_joined_only_if_it_answers(is_there, tmp_path, monkeypatch):
+    asked = []
+
+    def init(**options):
+        asked.append(options.get("address", "auto"))
+        raise ConnectionError("no Ray")
+
+    start_is(monkeypatch, init)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with listening(HTTP2_SETTINGS) as address:
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address if is_there else f"127.0.0.1:{closed_port()}")
+        assert joins_cluster("auto") is is_there
+        with pytest.raises(ConfigError, match="no Ray"), connected("auto"):
+            pass
+    assert asked == ["auto" if is_there else "local"]
+
+
 @pytest.mark.parametrize(
     ("answer", "said"), [(b"", "timed out"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is not a Ray cluster")]
 )
@@ -213,8 +237,8 @@ def test_joining_what_answers_and_is_no_ray_ends_with_ctrl_c(monkeypatch):
     # A shell's background jobs, the tests perhaps among them, ignore it.
     before_int = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        # SETTINGS of HTTP/2, as a Ray that then hangs.
-        with listening(b"\0\0\0\4\0\0\0\0\0") as address, pytest.raises(KeyboardInterrupt), connected(address):
+        # As a Ray that then hangs.
+        with listening(HTTP2_SETTINGS) as address, pytest.raises(KeyboardInterrupt), connected(address):
             pass
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
