@@ -75,9 +75,12 @@ def status(
                 renamed = {name: fields.pop(field) for name, field in names.items()}
                 echo_json({"is_complete": found.is_complete, **renamed, **fields, "eta_s": found.eta_s})
             return
+        if not watch:
+            stdout.print(status_view(out, next(states)))
+            return
         with Live(console=stdout, auto_refresh=False) as live:
             for found in states:
-                live.update(status_view(out, found), refresh=watch)
+                live.update(status_view(out, found), refresh=True)
     except KeyboardInterrupt:
         # The last view stays on the screen. The run goes on: this only looked.
         if not watch:

@@ -34,7 +34,7 @@ _SHOWN_LETTERS: Final = 100
 
 # What stood in a preset before it had a file of its own.
 _MOVED: Final = dict.fromkeys(
-    ("filtering.confidence", "filtering.pair_weight", "composing.posterior"), "filtering.fitted"
+    ("filtering.confidence", "filtering.pair_weight", "composing.posterior"), "filtering.fitted.uri"
 )
 
 # Of keys that may be meant.
@@ -255,8 +255,9 @@ def _near(key: str, given: Any, names: Sequence[str]) -> list[str]:
     """Return the known keys that end as `key` does, else the most similar one, else those with a slip in their last."""
     section, _, last = key.rpartition(".")
     if key in _MOVED:
-        leaves = [f"{section}.{leaf}" for leaf in given] if isinstance(given, Mapping) and given else [""]
-        return list(dict.fromkeys(leaf if leaf in names else _MOVED[key] for leaf in leaves))
+        # Some settings of the posterior are the composer's now.
+        leaves = given if key == "composing.posterior" and isinstance(given, Mapping) and given else [""]
+        return list(dict.fromkeys(moved if (moved := f"{section}.{leaf}") in names else _MOVED[key] for leaf in leaves))
     near = [name for name in names if f".{name}".endswith(f".{key}")]
     near = near or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     return near or [name for name in names if difflib.get_close_matches(last, [name.rpartition(".")[2]], cutoff=0.8)]

@@ -34,11 +34,14 @@ def write_demo(folder: Path, *, num_scenes: int = 64, seed: int = 0, world: str 
     Existing files with the same bytes are not rewritten, so a second call changes nothing.
 
     Raises:
-        ConfigError: The world is unknown.
+        ConfigError: The world is unknown, or the folder cannot be made.
     """
     world_named(world)
     images = folder / IMAGE_FOLDER
-    images.mkdir(parents=True, exist_ok=True)
+    try:
+        images.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{images} cannot be made: {error.strerror}. Name another folder") from error
     truth: dict[str, object] = {}
     for position in range(num_scenes):
         scene = make_scene(Split.DEMO, position, seed=seed, world=world)
@@ -108,7 +111,7 @@ def main(
     try:
         typer.echo(write_demo(folder, num_scenes=scenes, world=world))
     except ConfigError as error:
-        raise typer.BadParameter(str(error), param_hint="--world") from error
+        raise typer.BadParameter(str(error)) from error
 
 
 if __name__ == "__main__":

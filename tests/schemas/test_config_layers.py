@@ -48,12 +48,13 @@ def test_assignments_win_over_yaml_and_yaml_over_the_preset(tmp_path):
         # Of a section that may be None.
         ("max_per_form", "composing.max_per_form"),
         # Keys that left for the file.
-        ("filtering.confidence", "filtering.fitted"),
-        ("composing.posterior", "filtering.fitted"),
+        ("filtering.confidence", "filtering.fitted.uri"),
+        ("composing.posterior", "filtering.fitted.uri"),
         # Some of their leaves stayed settings, by another name.
         ("composing.posterior.min_first", "composing.min_first"),
-        ("composing.posterior.noun_share", "filtering.fitted"),
-        ("filtering.confidence.truth", "filtering.fitted"),
+        ("composing.posterior.noun_share", "filtering.fitted.uri"),
+        ("filtering.confidence.truth", "filtering.fitted.uri"),
+        ("filtering.confidence.weights", "filtering.fitted.uri"),
         # A key that only the composer by shares read.
         ("composing.max_per_mas", "composing.max_per_mask"),
     ],

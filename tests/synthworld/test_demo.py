@@ -4,7 +4,7 @@ import pytest
 
 from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.config import ImagesConfig
-from pseudoris.schemas.errors import ImageError
+from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.synthworld.demo import broken_files, write_demo
 from pseudoris.synthworld.scenes import Split, make_scene
 
@@ -20,6 +20,12 @@ def test_the_demo_set_is_the_same_every_time_and_left_alone_the_second(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in images.iterdir()} == stamps
     write_demo(tmp_path / "two", num_scenes=10)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/demo/images cannot be made: Not a directory\. Name another folder"):
+        write_demo(tmp_path / "file" / "demo", num_scenes=1)
 
 
 def test_the_truth_names_every_file(tmp_path):
