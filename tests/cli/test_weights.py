@@ -141,14 +141,7 @@ def test_workers_of_a_local_run_find_checkpoints_in_the_cache_from_another_folde
     (tmp_path / "elsewhere").mkdir()
     shown = pseudoris(
         *("annotate", str(source), str(tmp_path / "out"), "--address", "local"),
-        *(
-            "--set",
-            "masks.weights.uri=checkpoints/mine.safetensors",
-            "--set",
-            "masks.points_per_side=4",
-            "--limit",
-            "1",
-        ),
+        *("--set", "masks.weights.uri=checkpoints/mine.safetensors", "--set", "masks.points_per_side=4"),
         cwd=tmp_path / "elsewhere",
     )
     assert shown.returncode == 0, shown.stderr
