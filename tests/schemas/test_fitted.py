@@ -70,7 +70,7 @@ def test_values_are_part_of_the_method_and_are_not_read_again():
         ("filtering.fitted={uri: 'builtin:none.yaml'}", r"uri 'builtin:none.yaml' cannot be read"),
         ("filtering.fitted={uri: x, values: {}}", "filtering.fitted.sha256: missing"),
         (f"filtering.fitted.sha256={'0' * 64}", f"has the sha256 .*, expected {'0' * 64}: restore the file"),
-        ("filtering.pair_weight={drawn: {}}", r"filtering.pair_weight: unknown key; did you mean filtering.fitted\?"),
+        ("filtering.pair_weight={drawn: {}}", r"pair_weight: unknown key; did you mean filtering\.fitted\.uri\?"),
     ],
 )
 def test_what_cannot_be_is_refused(word, message):

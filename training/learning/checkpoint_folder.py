@@ -47,16 +47,9 @@ class TrainingFolder:
         return (self.path / CONFIG_NAME).exists()
 
     def refuse_another(self, *, is_resuming: bool) -> None:
-        """Make the folder; ConfigError if it cannot be made, or has a training and none is to be resumed."""
-        self._make()
+        """Raise ConfigError if the folder has a training, and none is to be resumed."""
         if not is_resuming and self.is_begun:
             raise ConfigError(f"{self.path} already has a training. Continue it with --resume, or name another --out.")
-
-    def _make(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{self.path} cannot be used: {error}. Name another folder.") from error
 
     def settings(self) -> dict[str, Any] | None:
         """Return the settings of the training in this folder, as given to `begin`; None if it has none."""
@@ -72,8 +65,8 @@ class TrainingFolder:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Write the settings of a new training, or compare them with those of a resumed one."""
-        self._make()
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             text = read_regular(self.path / CONFIG_NAME).decode()
         except FileNotFoundError:
             self.write_json(CONFIG_NAME, settings)

@@ -41,12 +41,6 @@ def test_a_kill_while_a_summary_is_written_leaves_none_of_it(tmp_path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
-def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"file/out cannot be used: .*Not a directory.*Name another folder"):
-        TrainingFolder(tmp_path / "file" / "out").refuse_another(is_resuming=False)
-
-
 def test_another_setting_is_named_on_a_resume(tmp_path):
     folder = TrainingFolder(tmp_path)
     folder.begin({"config": {"seed": 1, "old": 2}, "runs": ["a"]})
