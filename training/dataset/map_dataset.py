@@ -224,8 +224,9 @@ class RisDataset(MapDataset):
         Raises:
             ConfigError: It is of another version, was saved with another spec, or the run holds its snapshot no more.
         """
-        own, saved = self.describe(), state["dataset"]
+        own = self.describe()
         refuse_another(own, state, "other samples")
+        saved = state["dataset"]
         if own["snapshot"]["digest"] != saved["snapshot"]["digest"]:
             location = self._run.location
             self._read(location, self._run.spec, Snapshot.from_state(location, saved["snapshot"]))

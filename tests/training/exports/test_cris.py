@@ -12,7 +12,7 @@ from PIL import Image
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from tests.builders.memory import least_peak_bytes
+from tests.builders.memory import TRIES, least_peak_bytes
 from tests.training.exports.builders import build_run, export, jpeg
 from tests.training.exports.readers_cris import folder2records
 
@@ -80,7 +80,7 @@ def test_memory_follows_the_shard_and_not_the_run(name, tmp_path):
         run = build_run(RunLocation.open(str(tmp_path / f"run-{num_images}")), pictures, per_shard=10)
         # What a first export loads stays.
         export(name, run, RunLocation.open(str(tmp_path / "warm")), is_overwriting=True)
-        places = [RunLocation.open(str(tmp_path / f"export-{num_images}-{number}")) for number in range(3)]
+        places = [RunLocation.open(str(tmp_path / f"export-{num_images}-{number}")) for number in range(TRIES)]
         return least_peak_bytes(lambda number: export(name, run, places[number]))
 
     # Both have as many files on their way as may be. Their images are 3 MB apart.

@@ -12,7 +12,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.training.exports import find_export
 from pseudoris.training.exports.destination import EXPORT_NAME
 from pseudoris.training.exports.export_job import ExportJob
-from tests.builders.memory import least_peak_bytes
+from tests.builders.memory import TRIES, least_peak_bytes
 from tests.training.exports.builders import PICTURES, build_run, export, jpeg, request_for, stored
 from tests.training.exports.loading import LOADERS
 
@@ -100,7 +100,7 @@ def test_memory_does_not_follow_the_run(name, tmp_path):
         texts = (("the red half",), ("the blue half",))
         pictures = tuple((path_key(f"{number:04d}.jpg"), data, texts) for number in range(num_images))
         run = build_run(RunLocation.open(str(tmp_path / f"run-{num_images}")), pictures, per_shard=5)
-        places = [RunLocation.open(str(tmp_path / f"export-{num_images}-{number}")) for number in range(3)]
+        places = [RunLocation.open(str(tmp_path / f"export-{num_images}-{number}")) for number in range(TRIES)]
         # With its receipts, which every export is given as a list.
         requests = [request_for(run, place, target_bytes=300_000) for place in places]
         return least_peak_bytes(lambda number: find_export(name).write(requests[number], lambda *_, **__: None))
