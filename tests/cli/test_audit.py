@@ -40,7 +40,17 @@ def test_draw_says_which_questions_it_will_answer_how_precisely(out, tmp_path):
     assert "accuracy of the kept" in printed
     assert "missed objects an image" in printed
     assert "masks with a right expression" in printed
-    assert AuditFolder.open(tmp_path / "audit").draw.run.location == out
+    audit = AuditFolder.open(tmp_path / "audit")
+    assert audit.draw.run.location == out
+    # Without a verdict there is no figure to show: what to do first is said instead.
+    printed = ran("report", tmp_path / "audit")
+    assert "no verdict yet" in printed
+    assert "audit page" in printed
+    assert "audit add" in printed
+    assert "accuracy of the kept" not in printed
+    # Of masks not more are foretold than the run keeps something of.
+    foretold = ran("draw", out, tmp_path / "all", "-n", 5_000)
+    assert f" {audit.draw.population.masks_with_kept} masks of kept pairs" in foretold
 
 
 def test_report_prints_figures_with_intervals_and_what_they_lack(out, tmp_path):

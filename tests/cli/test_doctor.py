@@ -4,9 +4,11 @@ import pytest
 
 from pseudoris.cli.doctor import run_checks
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.demo import write_demo
 from tests.builders.command import pseudoris
 from tests.builders.images import png
+from tests.builders.scored_runs import scored_run
 
 
 @pytest.mark.slow
@@ -40,6 +42,18 @@ def test_the_check_of_source_counts_what_would_not_be_listed(tmp_path):
     ]
     assert check.is_ok
     assert "The first are a.png\nnot listed: 2 .heic, 1 without an extension\nto read HEIC files: pip" in check.detail
+
+
+def test_an_output_with_a_run_of_other_settings_is_off(tmp_path):
+    scored_run(RunLocation.open(str(tmp_path)))
+    same = load_config("tiny", assignments=["filtering.tau=1.0"])
+    for config, is_ok in ((same, True), (load_config("tiny-composed"), False)):
+        (check,) = [each for each in run_checks(config, source=None, out=str(tmp_path)) if each.name == "output"]
+        assert check.is_ok == is_ok, check.detail
+    assert "preset: 'tiny' in the run, 'tiny-composed' now" in check.detail
+    assert "continues a run of these settings" in next(
+        each.detail for each in run_checks(same, source=None, out=str(tmp_path)) if each.name == "output"
+    )
 
 
 @pytest.mark.slow

@@ -57,6 +57,13 @@ def test_each_figure_is_shown_with_its_interval_and_unit():
         assert line in shown
 
 
+def test_too_few_images_give_figures_and_no_interval():
+    shown = lines(found(num_sampled=3, num_sample_shards=3, hours=Interval(1.34, 0.2, 3.5e3)))
+    assert "hours 1.34 on 4 GPUs" in shown
+    assert "quarantined 1.5%" in shown
+    assert shown[-1].startswith("Only 3 images were measured: too few for intervals, which take 16. Raise --sample")
+
+
 def test_options_reach_the_sample_and_json_is_one_object(monkeypatch, tmp_path):
     asked = {}
     (tmp_path / "names.txt").write_text("a.png\n")

@@ -46,6 +46,8 @@ def test_a_new_run_is_written_and_summed_up(out, tmp_path):
         (["--keep", "corectness > 0.2"], "such as 'correctness > 0.2': did you mean correctness?"),
         (["--keep", "count > many"], "--keep: Input should be a valid number"),
         (["--keep", "count > 1", "--keep", "none"], "--keep: 'none' is not a condition"),
+        (["--keep", "confidence > 0.9"], " has no confidence: 'confidence > 0.9' would keep all. Bound uniqueness,"),
+        (["--keep", "listener > 0"], "has no listener: 'listener > 0' would keep all. Bound uniqueness,"),
     ],
 )
 def test_mistakes_say_what_is_allowed(out, tmp_path, arguments, message):

@@ -68,7 +68,9 @@ def test_watch_ends_when_the_run_is_complete(tmp_path):
     lines = shown(str(tmp_path), "--watch", "--every", "0.5", "--json").splitlines()
     worker.join()
     assert [json.loads(line)["is_complete"] for line in (lines[0], lines[-1])] == [False, True]
-    assert "complete" in shown(str(tmp_path), "--watch")
+    last = shown(str(tmp_path), "--watch")
+    assert "complete" in last
+    assert last.endswith("\n")
 
 
 @pytest.mark.slow

@@ -75,6 +75,12 @@ def test_a_training_without_a_checkpoint_yet_is_told_from_no_training(tmp_path):
         load_checkpoint(path)
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/out cannot be made: Not a directory\. Name another folder"):
+        TrainingFolder(tmp_path / "file" / "out").begin({"learner": "ppt"})
+
+
 @pytest.mark.parametrize(("learner", "load"), [("chooser", load_student), ("ppt", load_ppt)])
 def test_a_checkpoint_that_names_its_learner_alone_is_refused(tmp_path, learner, load):
     TrainingFolder(tmp_path).save(
