@@ -248,7 +248,9 @@ def expected_precision(record: DrawRecord) -> Iterator[tuple[str, ...]]:
     for accuracy in _ACCURACIES if kept else ():
         yield share("accuracy of the kept", accuracy, kept, "kept pairs")
     if kept and has_kept:
-        yield share("masks with a right expression", 0.9, kept, "masks of kept pairs", has_kept)
+        # Several pairs may be of one mask.
+        masks = min(kept, record.population.masks_with_kept)
+        yield share("masks with a right expression", 0.9, masks, "masks of kept pairs", has_kept)
     if unkept:
         yield share("right pairs that are not kept", 0.5, unkept, "pairs not kept")
     for mean in _MEANS if images else ():

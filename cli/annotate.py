@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -183,8 +184,18 @@ def estimate(
         stdout.print(estimate_view(found))
 
 
+# Of images: below it a few odd ones decide, and an interval would go from nothing to a thousand times the figure.
+_LEAST_SAMPLE = 16
+
+
 def estimate_view(found: Estimate) -> RenderableType:
     """Return the estimate as a table, each figure with its interval."""
+    has_intervals = found.num_sampled >= _LEAST_SAMPLE
+
+    def span(interval: Interval, write: Callable[[float], str]) -> str:
+        value, low, high = (write(each) for each in (interval.value, interval.low, interval.high))
+        return f"{value} ({low} to {high})" if has_intervals else value
+
     table = facts_table(f"{found.source}: estimate")
     table.add_row("images", f"{found.num_images:,} in {found.num_shards:,} shards")
     if found.num_excluded:
@@ -192,20 +203,21 @@ def estimate_view(found: Estimate) -> RenderableType:
     table.add_row(
         "sample", f"{found.num_sampled:,} images in {found.num_sample_shards:,} shards, on {found.device_kind}"
     )
-    table.add_row("speed", f"{_span(found.images_per_s, '{:.3g}')} images/s per {found.unit}, once models are loaded")
+    table.add_row(
+        "speed", f"{span(found.images_per_s, '{:.3g}'.format)} images/s per {found.unit}, once models are loaded"
+    )
     table.add_row("models", f"{format_seconds(found.load_s)} per actor to load the models, not included in the speed")
     units = f"{found.num_units:g} {found.unit}{'' if found.num_units == 1 else 's'}"
-    table.add_row("hours", f"{_span(found.hours, '{:.3g}')} on {units}")
-    table.add_row(f"{found.unit} hours", _span(found.unit_hours, "{:.3g}"))
-    low, high = format_bytes(found.output_bytes.low), format_bytes(found.output_bytes.high)
-    table.add_row("output", f"{format_bytes(found.output_bytes.value)} ({low} to {high})")
-    table.add_row("quarantined", _span(found.quarantined, "{:.1%}"))
+    table.add_row("hours", f"{span(found.hours, '{:.3g}'.format)} on {units}")
+    table.add_row(f"{found.unit} hours", span(found.unit_hours, "{:.3g}".format))
+    table.add_row("output", span(found.output_bytes, format_bytes))
+    table.add_row("quarantined", span(found.quarantined, "{:.1%}".format))
     seconds = ", ".join(f"{stage} {value:.3f}" for stage, value in found.stage_seconds.items())
     table.add_row("seconds per image", seconds)
     note = "In brackets: 95 % bootstrap intervals over the sample's shards."
+    if not has_intervals:
+        note = (
+            f"Only {found.num_sampled} images were measured: too few for intervals, which take {_LEAST_SAMPLE}. "
+            "Raise --sample, or give a SOURCE with more images."
+        )
     return Group(*domain_lines(found.domain), table, note)
-
-
-def _span(interval: Interval, pattern: str) -> str:
-    value, low, high = (pattern.format(each) for each in (interval.value, interval.low, interval.high))
-    return f"{value} ({low} to {high})"

@@ -85,7 +85,7 @@ def page(
     report("page", destination.uri(INDEX_NAME), "green")
     report("note", "Open it in a browser and judge. Whoever can open it sees its pictures and texts.", "dim")
     report("note", "Answers stay in the rater's browser until they are downloaded.", "dim")
-    report("then", command("audit", "add", audit, "NAME.jsonl"), "dim")
+    report("then", _adding(audit), "dim")
 
 
 @app.command("add")
@@ -140,6 +140,9 @@ def audit_report(
         options.write_text(plot, report_chart(figures), option="--plot")
     if as_json:
         echo_json(figures.as_json())
+    elif not any(each.verdicts or each.missed for each in answers):
+        stdout.print(f"{audit}: {figures.num_drawn:,} pairs to judge, and no verdict yet", soft_wrap=True)
+        stdout.print(path_lines("next", {**_judging(audit), "then": _adding(audit)}), soft_wrap=True)
     else:
         print_report(folder, figures)
         for each in answers:
@@ -184,9 +187,15 @@ def _print_draw(audit: str, found: Draw) -> None:
         report("note", f"No pair is drawn of {names}: {number:,} pairs that the audit says nothing about.", "yellow")
     if not record.run.is_complete:
         report("note", "The run is not finished. The audit speaks about the committed shards only.", "yellow")
-    judge = command("audit", "page", audit, "--to", f"{audit.rstrip('/')}-page")
-    then = {"judge": judge, "figures": command("audit", "report", audit)}
-    stdout.print(path_lines("next", then), soft_wrap=True)
+    stdout.print(path_lines("next", {**_judging(audit), "figures": command("audit", "report", audit)}), soft_wrap=True)
+
+
+def _judging(audit: str) -> dict[str, str]:
+    return {"judge": command("audit", "page", audit, "--to", f"{audit.rstrip('/')}-page")}
+
+
+def _adding(audit: str) -> str:
+    return command("audit", "add", audit, "NAME.jsonl")
 
 
 def _report_missing(pictures: Sequence[str]) -> None:

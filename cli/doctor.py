@@ -233,8 +233,15 @@ def _domain(source: str, config: RunConfig, out: str | None) -> str:
 
 def _output(out: str, config: RunConfig) -> str:
     from pseudoris.store.location import RunLocation
+    from pseudoris.store.runs.header import check_identity, check_origin, read_header
 
     location = RunLocation.open(options.writable_out(out), config.source.endpoint_url, config.placement.storage)
+    header = read_header(location)
+    if header is not None:
+        check_origin(location, header, "annotate")
+        # Weights and the device have checks of their own: here the settings are compared.
+        now = header.identity.model_copy(update={"method": config.method()})
+        check_identity(header, now, preset=config.preset)
     folder = Path(location.root)
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     location.probe()
@@ -242,11 +249,14 @@ def _output(out: str, config: RunConfig) -> str:
     while folder != existing and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
         folder = folder.parent
+    found = f"{location.root} can be written"
+    if header is not None:
+        found += " and continues a run of these settings"
     if "://" in location.root:
-        return f"{location.root} can be written, and refuses to create a file twice"
+        return f"{found}, and refuses to create a file twice"
     free = shutil.disk_usage(existing).free
     if free < _MIN_FREE_DISK_BYTES:
         raise ConfigError(
             f"{existing} has {format_bytes(free)} free. A run needs {format_bytes(_MIN_FREE_DISK_BYTES)}."
         )
-    return f"{location.root} can be written, {format_bytes(free)} free"
+    return f"{found}, {format_bytes(free)} free"

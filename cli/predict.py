@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pseudoris.cli.console import facts_table, report, stdout
 from pseudoris.cli.options import argument, check_file, option
-from pseudoris.schemas.config import ImagesConfig
+from pseudoris.schemas.config import ImagesConfig, WeightsConfig
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import clean_text
@@ -46,6 +47,9 @@ def predict(
 
     pixels, image_id = _read(image)
     answer = _answered(model, image_id, pixels, expression)
+    if answer.is_unknown:
+        told = f"Do not trust this mask: {image.name} is unlike the images that the model's SAM knows."
+        report("warning", told, "bold yellow")
     mask = answer.mask
     _save(answer.picture, out)
     if mask_out is not None:
@@ -66,12 +70,16 @@ def predict(
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a learner says: a mask (H, W) bool, how sure it is, its picture, and rows of its own for the table."""
+    """What a learner says: a mask (H, W) bool, how sure it is, its picture, and rows of its own for the table.
+
+    `is_unknown` tells that its SAM does not know such images.
+    """
 
     mask: torch.Tensor
     certainty: str
     picture: Image
-    facts: Sequence[tuple[str, str]] = ()
+    facts: Sequence[tuple[str, str]]
+    is_unknown: bool
 
 
 def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str) -> _Answer:
@@ -85,10 +93,13 @@ def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str)
 
     file, _, settings = read_settings(model)
     if settings.get("learner") == PPT:
-        return _of_points(load_ppt(model).predict(image_id, pixels, [expression]), pixels, expression)
+        found = load_ppt(model).predict(image_id, pixels, [expression])
+        is_unknown = _is_unknown(pixels, WeightsConfig.model_validate(settings["config"]["sam"]["weights"]))
+        return _of_points(found, pixels, expression, is_unknown=is_unknown)
     if settings.get("learner") != CHOOSER:
         raise ConfigError(f"{file} is not a checkpoint of a known model. Give the --out of `pseudoris train`.")
-    choice = load_student(model).choose(image_id, pixels, [expression])
+    student = load_student(model)
+    choice = student.choose(image_id, pixels, [expression])
     mask, num_masks = choice.chosen[0], len(choice.masks)
     certainty = f"{float(choice.probabilities[0].max()):.2f}, probability of this mask" if num_masks else ""
     facts = [("chosen among", f"{num_masks} masks that SAM proposes")]
@@ -97,10 +108,21 @@ def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str)
         facts.append(
             ("outline", f"redrawn: IoU {iou_table(mask[None].numpy(), before[None].numpy()).item():.2f} with SAM's")
         )
-    return _Answer(mask, certainty, draw_overlay(pixels, mask, expression), facts)
+    is_unknown = _is_unknown(pixels, student.store.run.masks.weights)
+    return _Answer(mask, certainty, draw_overlay(pixels, mask, expression), facts, is_unknown)
 
 
-def _of_points(answer: PointAnswer, pixels: torch.Tensor, expression: str) -> _Answer:
+def _is_unknown(pixels: torch.Tensor, sam: WeightsConfig) -> bool:
+    """Return whether an image (3, H, W) uint8 lies outside of what a SAM knows; False for one that was not measured."""
+    from pseudoris.workers.domain_scorer import load_scorer
+
+    # The one preset with statistics of a domain; they count for its own SAM alone.
+    run = load_config("tiny")
+    score = load_scorer(run.model_copy(update={"masks": run.masks.model_copy(update={"weights": sam})}))
+    return score is not None and score(pixels.permute(1, 2, 0).numpy()) > score.statistics.max_score
+
+
+def _of_points(answer: PointAnswer, pixels: torch.Tensor, expression: str, *, is_unknown: bool) -> _Answer:
     from pseudoris.training.ppt.ppt_learner import draw_answer
 
     size = (pixels.shape[2], pixels.shape[1])
@@ -115,7 +137,7 @@ def _of_points(answer: PointAnswer, pixels: torch.Tensor, expression: str) -> _A
     logits = answer.logits[0]
     mask = logits > 0
     inside = f"{float(logits.sigmoid()[mask].mean()) if mask.any() else 0:.2f}, mean probability inside"
-    return _Answer(mask, inside, draw_answer(pixels, answer, expression), facts)
+    return _Answer(mask, inside, draw_answer(pixels, answer, expression), facts, is_unknown)
 
 
 def _read(path: Path) -> tuple[torch.Tensor, str]:

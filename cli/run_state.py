@@ -78,9 +78,10 @@ def status(
         if not watch:
             stdout.print(status_view(out, next(states)))
             return
+        # The empty line: where no terminal is, Rich ends the last view without a line feed.
         with Live(console=stdout, auto_refresh=False) as live:
             for found in states:
-                live.update(status_view(out, found), refresh=True)
+                live.update(Group(status_view(out, found), ""), refresh=True)
     except KeyboardInterrupt:
         # The last view stays on the screen. The run goes on: this only looked.
         if not watch:

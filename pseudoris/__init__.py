@@ -238,9 +238,11 @@ def refilter(
     from pseudoris.store.location import RunLocation
     from pseudoris.store.runs.refiltered_run import RuleChange
     from pseudoris.store.runs.refiltered_run import refilter as refilter_run
+    from pseudoris.store.tables.judged_expressions import check_scored
 
-    change = RuleChange(tau, None if keep is None else parse_conditions(_listed(keep)), lone_masks)
-    return refilter_run(RunLocation.open(out), RunLocation.open(new), change, allow_mixed=allow_mixed)
+    parent, conditions = RunLocation.open(out), None if keep is None else parse_conditions(_listed(keep))
+    check_scored(parent, conditions or ())
+    return refilter_run(parent, RunLocation.open(new), RuleChange(tau, conditions, lone_masks), allow_mixed=allow_mixed)
 
 
 def export(

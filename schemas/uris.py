@@ -55,6 +55,14 @@ def named_path(path: str | Path) -> Path:
     return named.absolute()
 
 
+def make_folder(path: Path) -> None:
+    """Make a local folder that the user names, with its parents; nothing to do if it is there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be made: {error.strerror or error}. Name another folder") from error
+
+
 def refuse_secrets(uri: str) -> str:
     """Return `uri` unchanged if it holds no secret.
 

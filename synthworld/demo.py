@@ -18,6 +18,7 @@ import typer
 from PIL import Image
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.uris import make_folder
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
@@ -38,10 +39,7 @@ def write_demo(folder: Path, *, num_scenes: int = 64, seed: int = 0, world: str 
     """
     world_named(world)
     images = folder / IMAGE_FOLDER
-    try:
-        images.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{images} cannot be made: {error.strerror}. Name another folder") from error
+    make_folder(images)
     truth: dict[str, object] = {}
     for position in range(num_scenes):
         scene = make_scene(Split.DEMO, position, seed=seed, world=world)

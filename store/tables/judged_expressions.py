@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -10,10 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.config import FilterConfig
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats, PairWeightConfig, line_weights
-from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, KeepRule, keeps
+from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, KeepCondition, KeepRule, keeps
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
 
 # The tau of a plug-in engine may be unknown. The table still shows whether one bound explains what was kept.
 SOME_TAU: Final = KeepRule(tau=None)
@@ -41,6 +45,24 @@ def stated_rule(header: RunHeader) -> KeepRule | None:
 def _rule(filtering: FilterConfig, *, has_tau: bool) -> KeepRule:
     tau = filtering.tau if has_tau else None
     return KeepRule(tau, filtering.keep, filtering.confidence, filtering.lone_masks, filtering.pair_weight)
+
+
+def check_scored(location: RunLocation, conditions: Sequence[KeepCondition]) -> None:
+    """Refuse conditions on a score that the run there never computed: an undefined score passes every bound."""
+    if not conditions:
+        return
+    config, lacking = require_header(location).config, dict[str, str]()
+    if config.filtering.confidence is None:
+        lacking |= dict.fromkeys(("confidence", "rank"), "filtering.fitted")
+    if config.captions.listening is None:
+        lacking |= dict.fromkeys(("caption_score", "listener", "truth"), "captions.listening")
+    for condition in conditions:
+        if setting := lacking.get(condition.column):
+            others = ", ".join(name for name in SCORE_COLUMNS if name not in lacking)
+            raise ConfigError(
+                f"{location.root} has no {condition.column}: '{condition}' would keep all. Bound {others}, or annotate "
+                f"with {setting} (as the preset tiny-composed has it)"
+            )
 
 
 def judged(table: pa.Table) -> Flags:

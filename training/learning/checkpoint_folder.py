@@ -23,6 +23,7 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError, refuse_other_version
 from pseudoris.schemas.untrusted import open_regular, parse_json, read_regular
+from pseudoris.schemas.uris import make_folder
 from pseudoris.workers.checkpoints.tensor_files import load_tensors
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
@@ -65,8 +66,8 @@ class TrainingFolder:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Write the settings of a new training, or compare them with those of a resumed one."""
+        make_folder(self.path)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             text = read_regular(self.path / CONFIG_NAME).decode()
         except FileNotFoundError:
             self.write_json(CONFIG_NAME, settings)
