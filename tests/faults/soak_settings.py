@@ -21,15 +21,21 @@ from tests.faults.harness import NODES, Driver, LocalCluster, local_cluster, sta
 DRIZZLE: Final = (Fault("slow_down", rate=0.01),)
 SMALL_SHM: Final = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"'
 _FAKETIME: Final = tuple(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-# libfaketime 0.9.10 breaks a sleep until a moment of the monotonic clock, which is Python's `time.sleep`: EINVAL.
-_SLEEP_SOURCE: Final = """
+# libfaketime 0.9.10 breaks two calls on the monotonic clock, though it is told to leave that clock alone. A sleep until
+# a moment, which is Python's `time.sleep`, returns EINVAL. A timer set to a moment long past, which is how Ray's event
+# loop says "now", fires only once the machine has been up for as long as the clock went back: the driver stands still.
+_MONOTONIC_SOURCE: Final = """
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 int clock_nanosleep(clockid_t clock, int flags, const struct timespec *until, struct timespec *left) {
   return syscall(SYS_clock_nanosleep, clock, flags, until, left) ? errno : 0;
+}
+int timerfd_settime(int timer, int flags, const struct itimerspec *value, struct itimerspec *old) {
+  return syscall(SYS_timerfd_settime, timer, flags, value, old);
 }
 """
 
@@ -92,12 +98,12 @@ def on_clock(source: Path, folder: Path, server: S3Server, seed: int) -> Iterato
     """The same, and all processes of the cluster and the driver ask libfaketime for the time of day."""
     clock = folder / "clock"
     clock.write_text("+0")
-    sleep = folder / "sleep.so"
-    compiler = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(sleep)]
-    subprocess.run(compiler, input=_SLEEP_SOURCE, text=True, check=True)
+    monotonic = folder / "monotonic.so"
+    compiler = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(monotonic)]
+    subprocess.run(compiler, input=_MONOTONIC_SOURCE, text=True, check=True)
     with pytest.MonkeyPatch.context() as patch:
         environment = {
-            "LD_PRELOAD": f"{sleep} {_FAKETIME[0]}",
+            "LD_PRELOAD": f"{monotonic} {_FAKETIME[0]}",
             "FAKETIME_TIMESTAMP_FILE": str(clock),
             "FAKETIME_NO_CACHE": "1",
             # A monotonic clock does not jump, wherever the time of day goes.
