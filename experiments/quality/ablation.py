@@ -5,10 +5,9 @@ Thresholds are chosen on development scenes. Test scenes are counted once, under
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from experiments.quality.ablation_section import plots, section
 from experiments.quality.annotated_scenes import DISTINCTIVE, SceneSet
 from experiments.quality.ladder import (
     BOUNDS,
@@ -25,8 +24,10 @@ from experiments.quality.ladder import (
     on_true_masks,
     square,
 )
-from experiments.quality.markdown_cells import as_json
+from experiments.quality.markdown_cells import as_json, is_above_zero, is_below_zero, is_reversed_beside
+from experiments.quality.page import template
 from experiments.quality.parts import Options, Part, Result
+from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart, whisker
 from pseudoris.synthworld.scene_truth import HELD_OUT, SEEN
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap
@@ -47,6 +48,24 @@ STEPS: Final = (
 )
 # Told apart by difficulty: what a filter keeps of easy objects and of hard ones may change what all of it comes to.
 BY_DIFFICULTY: Final = tuple((f"{bound}-distinctiveness", f"{bound}-uniqueness") for bound in BOUNDS)
+_CURVE_TITLES: Final = {
+    "uniqueness-paper": "uniqueness alone, bound 1e-4",
+    "uniqueness-shipped": "uniqueness alone, shipped bound",
+    "correctness": "correctness alone",
+    "distinctiveness-paper": "distinctiveness, bound 1e-4",
+    "distinctiveness-shipped": "distinctiveness, shipped bound",
+    "nucleus-distinctiveness-shipped": "… of nucleus candidates",
+}
+_DIFFICULTY_TITLES: Final = {"0": "none other", "1": "1", "2": "2", "3+": "3 or more"}
+# In the plot; the table has all.
+_SHOWN: Final = (
+    "beam",
+    "nucleus",
+    "distinctive",
+    "shipped-uniqueness",
+    "shipped-correctness",
+    "shipped-distinctiveness",
+)
 
 
 def run(options: Options) -> Result:
@@ -157,4 +176,65 @@ def _between(
     return {name: as_json(bootstrap.difference(f"here {name}", f"there {name}")) for name in names}
 
 
-PART: Final = Part("ablation", run, section, plots, is_appendix=True)
+def plots(result: Result) -> Mapping[str, str]:
+    """Return the part's plots."""
+    return {"filters": _filter_plot(result["curves"]), "difficulty": _difficulty_plot(result["test"]["systems"])}
+
+
+def _filter_plot(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    lines = [
+        Line(_CURVE_TITLES[name], _points(points), is_dashed=name.startswith("nucleus"))
+        for name, points in curves.items()
+    ]
+    heights = [point[1] for line in lines for point in line.points]
+    widths = [point[0] for line in lines for point in line.points]
+    x = axis_of("distinct kept expressions a mask (yield)", widths, start=0.0)
+    return line_chart("Filters at every yield, test scenes", x, axis_of("referring accuracy", heights), lines)
+
+
+def _points(points: Sequence[Mapping[str, Any]]) -> list[tuple[float, ...]]:
+    return [
+        whisker(point["yield"]["value"], point["accuracy"])
+        for point in points
+        if point["accuracy"]["value"] is not None
+    ]
+
+
+def _difficulty_plot(systems: Mapping[str, Any]) -> str:
+    parts = DIFFICULTIES[:-1]
+    lines = []
+    for name in _SHOWN:
+        known = [(float(place), systems[name]["difficulty"].get(part)) for place, part in enumerate(parts)]
+        points = [whisker(at, each) for at, each in known if each]
+        lines.append(Line(step_title(name), points))
+    labels = [(float(place), _DIFFICULTY_TITLES[part]) for place, part in enumerate(parts)]
+    x = Axis("other objects of the same category in the scene", -0.3, len(parts) - 0.7, labels)
+    return line_chart("Referring accuracy by difficulty", x, Axis("referring accuracy", 0.0, 1.0), lines)
+
+
+def verdict(difference: dict[str, Any]) -> str:
+    """Return whether a claimed order holds: the interval lies above zero, below it, or on both sides."""
+    if difference["low"] is None:
+        return "–"
+    if is_above_zero(difference):
+        return "holds"
+    return "is reversed" if is_below_zero(difference) else "undecided"
+
+
+def step_title(name: str) -> str:
+    """Return the name of a system, or of a difference of two, as the tables have it."""
+    return name.replace(" - ", " − ").replace("-", " ")
+
+
+def easy_share(system: Mapping[str, Any]) -> str:
+    """Return, of what is kept of objects, the share of those without another of their category."""
+    counts = {part: each["expressions"] for part, each in system["difficulty"].items() if part != "no object"}
+    total = sum(counts.values())
+    return f"{100 * counts.get('0', 0) / total:.0f} %" if total else "–"
+
+
+_WORDS: Final = {
+    "difficulties": _DIFFICULTY_TITLES,
+    **{each.__name__: each for each in (step_title, verdict, easy_share, is_reversed_beside)},
+}
+PART: Final = Part("ablation", run, template("ablation", lambda _: _WORDS), plots, is_appendix=True)

@@ -9,7 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.quality.markdown_cells import as_json, cell, markdown_table
+from experiments.quality.markdown_cells import as_json
+from experiments.quality.page import template
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.scene_runs import SceneRun, judged_run, judged_sets, pseudo_run
 from experiments.quality.students import BEST_PRESET, FIRST_FRESH, LISTENER_COMPOSER, methods
@@ -51,35 +52,6 @@ def run(options: Options) -> Result:
     }
     configurations[_SHIPPED] = {DEFAULT_WORLD: _figures(pseudo_run(options, _fresh(count)))}
     return {"scenes": count, "configurations": configurations}
-
-
-def section(result: Result) -> str:
-    """Return the part's Markdown."""
-    rows = [
-        [f"`{name}`", f"`{world}`", *(cell(found[_KEPT][figure]) for figure in _FIGURES), *_limits(found)]
-        for name, worlds in result["configurations"].items()
-        for world, found in worlds.items()
-    ]
-    text = (
-        f"{result['scenes']} fresh scenes of each world: no setting was chosen on them. The generator of the fourth "
-        "was written after every choice but those of the captioner and the bounds of `tiny-composed`, which were made "
-        "without it. `listener-composer.yaml` has the same parts and the captioner of `tiny`. Annotated by `pseudoris "
-        "annotate`, judged by `pseudoris evaluate`. The coverage of all draws leaves out what is composed. The last "
-        f"column is the widest coverage at an accuracy of {_AIM:g} and a yield of {_LEAST_YIELD:g}, by two bounds on "
-        "the probability that an expression is right (of the surest one of a mask, of its others), fitted to and "
-        "measured on these very scenes: rather too high for what any audit could reach; *none* where no bounds have "
-        "both."
-    )
-    header = [
-        "configuration",
-        "world",
-        "accuracy",
-        "yield a mask",
-        "coverage",
-        "coverage of all draws",
-        f"coverage at {_AIM:g}",
-    ]
-    return "\n\n".join(["## Expressions on fresh scenes", text, markdown_table(header, rows)])
 
 
 def headline(result: Result) -> Mapping[str, Any]:
@@ -190,12 +162,10 @@ class _Ranked:
         return max(found, key=lambda each: each["coverage"], default=None)
 
 
-def _limits(found: Mapping[str, Any]) -> tuple[str, str]:
-    """What no filter passes, and what a bound leaves."""
-    left = "–"
-    if "bounded" in found:
-        left = "none" if found["bounded"] is None else f"{found['bounded']['coverage']:.3f}"
-    return cell(found[_ALL]["coverage"]), left
-
-
-PART = Part("expressions", run, section, headline=headline, settings=settings)
+PART = Part(
+    "expressions",
+    run,
+    template("expressions", lambda _: {"aim": _AIM, "least_yield": _LEAST_YIELD}),
+    headline=headline,
+    settings=settings,
+)

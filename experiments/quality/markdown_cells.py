@@ -67,6 +67,28 @@ def is_reversed_beside(parts: Mapping[str, Figure]) -> bool:
     return bool(beside) and all(is_below_zero(difference) for difference in beside)
 
 
+def is_decided(difference: Mapping[str, Any]) -> bool:
+    """Return whether a difference is clear of zero: over scenes, and of one sign in every seed."""
+    seeds = difference["seeds"]
+    if is_above_zero(difference):
+        return all(seed > 0 for seed in seeds)
+    return is_below_zero(difference) and all(seed < 0 for seed in seeds)
+
+
+def said_difference(difference: Mapping[str, Any]) -> str:
+    """Return a difference as a sentence has it: interval over scenes, range over seeds, and whether it is decided."""
+    seeds = difference["seeds"]
+    spread = f", {min(seeds):+.3f} to {max(seeds):+.3f} by seed" if len(seeds) > 1 else ", one seed"
+    return f"{cell(difference, sign='+')}{spread}{'' if is_decided(difference) else ': not told apart'}"
+
+
+def mean_and_deviation(figures: Mapping[str, Any], name: str = "miou") -> str:
+    """Return a figure as it stands in a table; of one seed, which has no deviation, the value alone."""
+    figure = figures[name]
+    mean = f"{figure['mean']:.3f}"
+    return mean if len(figure["values"]) == 1 else f"{mean} ± {figure['std']:.3f}"
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table whose first column is of words and the others of figures."""
     lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]

@@ -1,13 +1,14 @@
 """docs/quality.md, its appendix, docs/quality.json and the plots beside them, from the parts' records.
 
-The texts above and below the parts are templates, `texts/*.md.j2`.
+All texts are templates, `texts/*.md.j2`: those above and below the parts, and a section for each part.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +17,11 @@ import jinja2
 from experiments.quality.markdown_cells import (
     TRIPLE,
     cell,
+    is_above_zero,
     is_reversed_beside,
-    markdown_table,
+    mean_and_deviation,
+    percent,
+    said_difference,
     triple,
     triple_of_means,
     value,
@@ -27,10 +31,6 @@ from experiments.quality.parts import Options, Part, Record, Result, WholeRun, f
 PAGE, APPENDIX, DATA = "quality.md", "quality-appendix.md", "quality.json"
 # Above a section whose record no run of today would take again.
 STALE: Final = "*These figures were measured with other weights or settings than the code has now.*"
-# Of all parts from an empty folder, on two cores that nobody else uses.
-LIMIT_MINUTES: Final = 90
-# The parts of one run add up to what the command takes, give or take so much.
-_SLACK_S: Final = 30.0
 # Aimed at: accuracy, yield, coverage, of one rule.
 _GOAL: Final = (0.95, 2.0, 0.8)
 _RULE: Final = "all+weighing composer"
@@ -79,7 +79,8 @@ def markdown(known: Sequence[tuple[Part, Record]], options: Options) -> str:
 def appendix(known: Sequence[tuple[Part, Record]], options: Options, whole: WholeRun | None = None) -> str:
     """Return the page of the other parts, and of what all of them take."""
     sections = [_section(part, record, options) for part, record in known if part.is_appendix]
-    return "\n\n".join([render("appendix", {}), *sections, runtime(known, whole)]) + "\n"
+    took = {"records": [record for _, record in known], "whole": whole}
+    return "\n\n".join([render("appendix", {}), *sections, render("runtime", took)]) + "\n"
 
 
 def _section(part: Part, record: Record, options: Options) -> str:
@@ -102,31 +103,9 @@ def tree(
     return {**headlines, **said, "seconds": took, "records": dict(links)}
 
 
-def runtime(known: Sequence[tuple[Part, Record]], whole: WholeRun | None = None) -> str:
-    """Return the section on what the parts take."""
-    rows = [[part.name, _minutes(record.seconds), _minutes(record.cpu_seconds)] for part, record in known]
-    total = [sum(record.seconds for _, record in known), sum(record.cpu_seconds for _, record in known)]
-    rows.append(["**all**", *(_minutes(each) for each in total)])
-    text = (
-        "Measured on a machine of two cores that others may have shared: wall minutes say how long it took there, CPU "
-        "minutes how much was computed. Parts run one after another, each in two processes of one thread; one "
-        "that found scenes annotated by an earlier run took less than it would from nothing."
-    )
-    if whole is not None:
-        text += (
-            f" One command from an empty folder took {_minutes(whole.seconds)} minutes ({whole.machine}), "
-            f"{_minutes(whole.cpu_seconds)} of CPU; {LIMIT_MINUTES} minutes of two cores are the limit, which "
-            + ("it kept." if whole.seconds <= 60 * LIMIT_MINUTES else "it did not keep there.")
-        )
-        if total[0] > whole.seconds + _SLACK_S:
-            text += f" Parts that were measured anew since then take longer: all of them together {_minutes(total[0])}."
-    quick = " These are of `--quick`." if any(record.fingerprint.get("quick") for _, record in known) else ""
-    table = markdown_table(["part", "wall minutes", "CPU minutes"], rows)
-    return f"## What it takes\n\n{text}{quick}\n\n{table}"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f}"
+def template(name: str, values: Callable[[Result], Mapping[str, Any]] = lambda result: {}) -> Callable[[Result], str]:
+    """Return what makes a part's section: `texts/<name>.md.j2` of its result, and of what `values` makes of that."""
+    return lambda result: render(name, {**result, **values(result)})
 
 
 def render(name: str, values: Mapping[str, Any]) -> str:
@@ -135,10 +114,22 @@ def render(name: str, values: Mapping[str, Any]) -> str:
     Raises:
         jinja2.UndefinedError: It asks for something that is not in `values`.
     """
-    loader = jinja2.PackageLoader("experiments.quality", "texts")
+    return _texts().get_template(f"{name}.md.j2").render(values).strip()
+
+
+@cache
+def _texts() -> jinja2.Environment:
     # Markdown of our own figures: nothing of a user's stands in it.
-    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, autoescape=False)
-    return environment.get_template(f"{name}.md.j2").render(values).strip()
+    texts = jinja2.Environment(
+        loader=jinja2.PackageLoader("experiments.quality", "texts"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    cells = (cell, value, percent, triple, triple_of_means, said_difference, mean_and_deviation, is_above_zero)
+    texts.globals |= {each.__name__: each for each in (*cells, plot_name)}
+    return texts
 
 
 def frame(results: Mapping[str, Result]) -> tuple[str, str]:
@@ -162,8 +153,6 @@ def _values(parts: dict[str, Result | None]) -> dict[str, Any]:
         **parts,
         "rule": rule,
         "miou": miou,
-        "three": triple,
-        "whole": cell,
         "gap": lambda name: cell(ablation["default_minus_second"][f"{name}/accuracy"]),
         "is_uniqueness_better": bool(ablation)
         and is_reversed_beside(ablation["test"]["by_difficulty"]["shipped-distinctiveness - shipped-uniqueness"]),

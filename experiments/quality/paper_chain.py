@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, Literal
 
-from experiments.quality.markdown_cells import cell, markdown_table
+from experiments.quality.page import template
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.scene_runs import SceneRun, pseudo_run, training_scenes, true_run
 from experiments.quality.student_arms import (
@@ -18,7 +18,6 @@ from experiments.quality.student_arms import (
     by_kind,
     num_steps,
     paper_steps,
-    said_difference,
     seeded,
     train_arms,
 )
@@ -29,12 +28,6 @@ from pseudoris.workers.checkpoints.weight_files import weights_digest
 # Nothing else asks scenes from here on.
 FIRST_FRESH: Final = 50_000
 _KINDS: Final[tuple[Literal["chooser", "segmenter"], ...]] = ("chooser", "segmenter")
-_TITLES: Final = {
-    "naive": "naive captions (beam search)",
-    "distinctive": "+ distinctive sampling",
-    "filtered_distinct": "+ filter, kept captions alone (`draw=distinct`)",
-    "filtered_pseudo_ris": "+ filter, the authors' draw (`draw=pseudo_ris`)",
-}
 _DIFFERENCES: Final = (
     ("filtered_pseudo_ris", "distinctive"),
     ("filtered_pseudo_ris", "filtered_distinct"),
@@ -69,29 +62,6 @@ def _differences(found: Answered, kind: str) -> dict[str, Any]:
     return {f"{more} - {less}": found.difference(f"{kind}/{more}", f"{kind}/{less}") for more, less in _DIFFERENCES}
 
 
-def section(result: Result) -> str:
-    """Return the part's Markdown."""
-    rows = [
-        [title, *(cell(result["arms"][f"{kind}/{name}"]["all"]) for kind in _KINDS)] for name, title in _TITLES.items()
-    ]
-    said = [
-        f"- {_TITLES[more].removeprefix('+ ')}, over {_TITLES[less].removeprefix('+ ')}: "
-        + "; ".join(f"{kind} {said_difference(result['differences'][kind][f'{more} - {less}'])}" for kind in _KINDS)
-        + "."
-        for more, less in _DIFFERENCES
-    ]
-    text = (
-        f"The steps of the paper on {result['scenes']} scenes, asked about {result['test_scenes']} fresh ones, mIoU; "
-        f"means over {result['seeds']} seeds, 95 % intervals over scenes and seeds. The authors' loader draws any "
-        "caption of a mask where none passes τ, weighs a text by how often it was drawn, and halves those of a mask "
-        "alone in its image; `distinct` draws kept texts alone, each alike, and leaves a mask without one out. Rows "
-        "without the filter draw `distinct`: the filter with the authors' draw differs from them in both. [What each "
-        "outcome means](../experiments/predictions.md) was written first."
-    )
-    table = markdown_table(["learnt from", *_KINDS], rows)
-    return "\n\n".join(["## The paper's chain, trained as the paper trains", text, table, "\n".join(said)])
-
-
 def headline(result: Result) -> Mapping[str, Any]:
     """Return `paper_chain`: mean and interval of mIoU by learner and arm."""
     return {"paper_chain": {name: figures["all"] for name, figures in result["arms"].items()}}
@@ -108,4 +78,4 @@ def settings(options: Options) -> Mapping[str, Any]:
     }
 
 
-PART = Part("paper_chain", run, section, headline=headline, settings=settings)
+PART = Part("paper_chain", run, template("paper_chain"), headline=headline, settings=settings)

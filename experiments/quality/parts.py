@@ -1,6 +1,7 @@
 """A part of docs/quality.md or of its appendix, and how it runs: its result is a JSON file, which later runs reuse.
 
-To add a part: a module here that ends in `PART = Part(…)`, and its name in `MODULES`, in the order of the page.
+To add a part: a module here that ends in `PART = Part(…)`, its text `texts/<part>.md.j2`, and the module's name in
+`MODULES`, in the order of the page.
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ class Part:
     Attributes:
         name: On the command line and in file names.
         run: Measures; returns JSON values alone.
-        section: From a result to Markdown, its first line a heading of the second level. Plots are linked by
-            `plot_name`.
+        section: From a result to Markdown, its first line a heading of the second level: `page.template`. Plots are
+            linked by `plot_name`.
         plots: From a result to SVG texts by short name.
         headline: From a result to what stands at the top of docs/quality.json.
         settings: What its result depends on beside the options and the method of `tiny`, as JSON.

@@ -6,31 +6,17 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Final
 
-from experiments.quality.markdown_cells import markdown_table
+from experiments.quality.page import template
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.scene_runs import SceneRun, pseudo_run, training_scenes, true_run
-from experiments.quality.student_arms import (
-    Arm,
-    mean_and_deviation,
-    num_steps,
-    paper_steps,
-    said_difference,
-    seeded,
-    train_arms,
-)
+from experiments.quality.student_arms import Arm, num_steps, paper_steps, seeded, train_arms
 from experiments.quality.students import NUM_SCENES, QUICK_SCENES
 from pseudoris.synthworld.scenes import Split
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
 NUM_TEST, QUICK_TEST = 150, 20
 NUM_SEEDS: Final = 3
-_TITLES: Final = {
-    "naive": "naive captions (beam search)",
-    "distinctive": "+ distinctive sampling",
-    "filtered": "+ filter",
-    "truth": "simulated annotators' masks and expressions",
-}
-_FIGURES: Final = {"miou": "mIoU", "oiou": "oIoU", "p30": "P@0.3", "p50": "P@0.5", "p70": "P@0.7", "p90": "P@0.9"}
+_STEPS: Final = ("naive", "distinctive", "filtered", "truth")
 
 
 def run(options: Options) -> Result:
@@ -45,7 +31,7 @@ def run(options: Options) -> Result:
         "test_scenes": options.scenes(NUM_TEST, QUICK_TEST),
         "seeds": len(groups["truth"]),
         "arms": found.figures,
-        "differences": {more: found.difference(more, less) for less, more in pairwise(_TITLES)},
+        "differences": {more: found.difference(more, less) for less, more in pairwise(_STEPS)},
     }
 
 
@@ -59,19 +45,6 @@ def test_run(options: Options) -> str:
     return true_run(options, SceneRun(Split.TEST, options.scenes(NUM_TEST, QUICK_TEST)))
 
 
-def section(result: Result) -> str:
-    """Return the part's Markdown."""
-    arms, steps = result["arms"], result["differences"]
-    rows = [[title, *(mean_and_deviation(arms[name], each) for each in _FIGURES)] for name, title in _TITLES.items()]
-    said = "; ".join(f"{_TITLES[name]} {said_difference(steps[name])}" for name in ("distinctive", "filtered"))
-    text = (
-        f"A student that draws masks of its own (`experiments.segmenter`), on {result['scenes']} scenes, asked about "
-        f"{result['test_scenes']} test scenes; mean ± standard deviation of {result['seeds']} seeds. Steps, paired "
-        f"over scenes: {said}."
-    )
-    return "\n\n".join(["## A student that draws", text, markdown_table(["learnt from", *_FIGURES.values()], rows)])
-
-
 def settings(options: Options) -> Mapping[str, Any]:
     """Return what figures of segmenters depend on beside the method: their frozen towers, and how much they see."""
     return {
@@ -82,4 +55,4 @@ def settings(options: Options) -> Mapping[str, Any]:
     }
 
 
-PART = Part("segmenters", run, section, settings=settings, is_appendix=True)
+PART = Part("segmenters", run, template("segmenters"), settings=settings, is_appendix=True)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from experiments.quality.markdown_cells import as_json, cell, markdown_table, value
-from experiments.quality.parts import Options, Part, Result, plot_name
+from experiments.quality.markdown_cells import as_json
+from experiments.quality.page import template
+from experiments.quality.parts import Options, Part, Result
 from experiments.quality.scene_runs import training_scenes, true_run
 from experiments.quality.student_arms import Arm, by_kind, num_steps, seeded, train_arms
 from experiments.quality.students import NUM_FRESH, NUM_SCENES, QUICK_FRESH, QUICK_SCENES, best_arm, fresh_run, settings
@@ -60,38 +61,6 @@ def _alone(share: float) -> str:
     return f"alone {share}"
 
 
-def section(result: Result) -> str:
-    """Return the part's Markdown."""
-    rows = [
-        [
-            f"{100 * point['share']:g} %",
-            f"{point['annotated']}",
-            cell(point["alone"]["all"]) if point["alone"] else "–",
-            cell(point["mixed"]["all"]),
-            value(point["mixed"]["relation"]),
-            cell(point["mixed_minus_simulated_people"], sign="+"),
-        ]
-        for point in result["points"]
-    ]
-    seeds = "one seed" if result["seeds"] == 1 else f"means of {result['seeds']} seeds"
-    intro = (
-        f"{result['scenes']} training scenes, all annotated by `tiny-composed`, said in other words; of a share of "
-        "them a student sees the true masks and the simulated annotators' expressions too. mIoU on the "
-        f"{result['test_scenes']} fresh scenes, {seeds} of {result['steps']} steps each, intervals over scenes and "
-        "seeds."
-    )
-    header = [
-        "by simulated annotators",
-        "scenes",
-        "simulated annotators alone",
-        "beside the machine's",
-        "relation",
-        "beside the machine's − all by simulated annotators",
-    ]
-    plot = f"![mIoU]({plot_name('semi', 'miou')})"
-    return "\n\n".join(["## Few annotations", intro, markdown_table(header, rows), plot])
-
-
 def plots(result: Result) -> Mapping[str, str]:
     """Return the curve."""
     points = result["points"]
@@ -109,4 +78,4 @@ def plots(result: Result) -> Mapping[str, str]:
     return {"miou": line_chart("mIoU over annotation", along, axis_of("mIoU", heights), lines)}
 
 
-PART = Part("semi", run, section, plots, settings=settings)
+PART = Part("semi", run, template("semi"), plots, settings=settings)

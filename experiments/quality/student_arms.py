@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measurement import digest_of
 from experiments.process_pool import run_jobs
-from experiments.quality.markdown_cells import as_json, cell, is_above_zero, is_below_zero
+from experiments.quality.markdown_cells import as_json
 from experiments.quality.parts import Options
 from experiments.quality.scene_runs import ALL_KINDS, KINDS, read_kinds
 from experiments.quality.seed_bootstrap import SeedBootstrap
@@ -174,21 +174,6 @@ def by_kind(found: Answered, group: str) -> dict[str, dict[str, float | None]]:
     return {kind: as_json(found.bootstrap(kind).mean(group)) for kind in ("all", *KINDS)}
 
 
-def is_decided(difference: Mapping[str, Any]) -> bool:
-    """Return whether a difference is clear of zero: over scenes, and of one sign in every seed."""
-    seeds = difference["seeds"]
-    if is_above_zero(difference):
-        return all(seed > 0 for seed in seeds)
-    return is_below_zero(difference) and all(seed < 0 for seed in seeds)
-
-
-def said_difference(difference: Mapping[str, Any]) -> str:
-    """Return a difference as a sentence has it: interval over scenes, range over seeds, and whether it is decided."""
-    seeds = difference["seeds"]
-    spread = f", {min(seeds):+.3f} to {max(seeds):+.3f} by seed" if len(seeds) > 1 else ", one seed"
-    return f"{cell(difference, sign='+')}{spread}{'' if is_decided(difference) else ': not told apart'}"
-
-
 def train_arms(options: Options, arms: Mapping[str, Sequence[Arm]], val: str, *, shown: str) -> Answered:
     """Return what each named group of arms, the seeds of one, answers to a run's expressions.
 
@@ -235,13 +220,6 @@ def seeded(options: Options, arm: Arm, *, num_seeds: int = NUM_SEEDS) -> list[Ar
     steps = f"training.num_steps={num_steps(options)}"
     count = 1 if options.is_quick else num_seeds
     return [replace(arm, assignments=(*arm.assignments, steps), seed=options.seed + number) for number in range(count)]
-
-
-def mean_and_deviation(figures: Mapping[str, Any], name: str = "miou") -> str:
-    """Return a figure as it stands in a table; of one seed, which has no deviation, the value alone."""
-    figure = figures[name]
-    mean = f"{figure['mean']:.3f}"
-    return mean if len(figure["values"]) == 1 else f"{mean} ± {figure['std']:.3f}"
 
 
 def _train_and_ask(job: _ArmJob) -> None:

@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import torch
 
-from experiments.quality.markdown_cells import as_json, cell, markdown_table
-from experiments.quality.parts import Options, Part, Result, plot_name
+from experiments.quality.markdown_cells import as_json
+from experiments.quality.page import template
+from experiments.quality.parts import Options, Part, Result
 from experiments.quality.scene_runs import (
     EXAMPLES,
     KINDS,
@@ -36,7 +37,6 @@ from experiments.quality.student_arms import (
     by_kind,
     num_steps,
     paper_steps,
-    said_difference,
     seeded,
     train_arms,
 )
@@ -72,24 +72,6 @@ _FEWER_SEEDS: Final = {
 _SECOND_VOICE: Final = ("filtered", "best", "simulated_people")
 # Without what is hand-written knowledge of English.
 _WITHOUT_HAND: Final = ("model.has_head_noun=false", "mirrored_words=null")
-_TITLES: Final = {
-    "random": "no training: a random mask of SAM's",
-    "zero_shot_sentence": "no training: CLIP's choice by the sentence",
-    "zero_shot": "no training: CLIP's choice by the head noun and its attributes",
-    "zero_shot_places": "… and hand-written rules of places",
-    "naive": "naive captions (beam search)",
-    "distinctive": "+ distinctive sampling",
-    "filtered": "+ filter",
-    "probability": "+ listener and composer",
-    "reworded": "… said in other words",
-    "more": "… and the composer says more",
-    "best": "… of a captioner trained for longer (`tiny-composed`)",
-    "simulated_people": "simulated annotators' masks and expressions",
-    "best_plain": "the best, without head nouns and mirrors",
-    "simulated_people_plain": "simulated annotators', without head nouns and mirrors",
-    "ceiling": "the best of SAM's masks",
-}
-_FIGURES: Final = {"oiou": "oIoU", "p50": "P@0.5", "p70": "P@0.7"}
 # The paper's order, and what comes after it.
 _STEPS: Final = (*("naive", "distinctive", "filtered", "probability", "reworded", "more", "best", "simulated_people"),)
 # What these learn from, as an evaluation names it; the others learn from what is kept.
@@ -186,26 +168,6 @@ def untrained(run: str) -> Answered:
     return answered({name: [answers_of(each, questions, kinds) for each in group] for name, group in asked.items()})
 
 
-def section(result: Result) -> str:
-    """Return the part's Markdown."""
-    found, kinds = result["arms"], result["kinds"]
-    rows = [
-        [
-            title,
-            str(len(found[name]["miou"]["values"])),
-            cell(kinds[name]["all"]),
-            *(f"{kinds[name][kind]['value']:.3f}" for kind in KINDS),
-            *(f"{found[name][figure]['mean']:.3f}" for figure in _FIGURES),
-            cell(result["second_voice"].get(name, {}).get("all")),
-        ]
-        for name, title in _TITLES.items()
-    ]
-    header = ["learnt from", "seeds", "mIoU", *KINDS, *_FIGURES.values(), "mIoU, second voice"]
-    plot = f"![mIoU over accuracy × coverage]({plot_name('students', 'annotation')})"
-    blocks = [_introduction(result), markdown_table(header, rows), "\n".join(_readings(result)), plot]
-    return "\n\n".join(["## What a student learns", *blocks])
-
-
 def plots(result: Result) -> Mapping[str, str]:
     """Return mIoU over what the annotation is worth by itself, a point an arm."""
     said = {name: figures["accuracy"] * figures["coverage"] for name, figures in result["annotation"].items()}
@@ -223,45 +185,6 @@ def headline(result: Result) -> Mapping[str, Any]:
     kinds = result["kinds"]
     named = {"mean": "value", "low": "low", "high": "high"}
     return {"students": {name: {to: kinds[name]["all"][key] for to, key in named.items()} for name in _HEADLINE}}
-
-
-def _introduction(result: Result) -> str:
-    return (
-        f"A [student](student.md) that chooses among SAM's masks learns from {result['scenes']} scenes of its "
-        "captioner's world, which no model of `tiny` has seen. It is asked what simulated annotators say of the "
-        f"objects of {result['test_scenes']} fresh scenes: no choice was made on them. All draw with "
-        "`draw=distinct`. Means over seeds of equally "
-        "long trainings; in brackets 95 % intervals over scenes and seeds. `attribute`, `position` and `relation` are "
-        "questions by words alone, by a place, by another object. The second voice asks for the same objects in "
-        "other words, half of which the students never saw."
-    )
-
-
-def _readings(result: Result) -> list[str]:
-    steps = result["differences"]
-    names = {"distinctive": "distinctive on naive", "filtered": "filter on distinctive"}
-    order = "; ".join(f"{title} {said_difference(steps[name])}" for name, title in names.items())
-    trained = said_difference(steps["filtered - zero_shot"])
-    shares = ", ".join(f"{kind} {cell(result['share'][kind], 2)}" for kind in KINDS)
-    return [
-        f"- The paper's order, paired over scenes: {order}; the filtered student on no training {trained}.",
-        f"- Beyond the paper: with the listener and the composer {cell(result['kinds']['probability']['all'])}; the "
-        f"same said in other words {said_difference(steps['reworded'])}; a composer that says more "
-        f"{said_difference(steps['more'])}; a captioner that was trained for longer {said_difference(steps['best'])}; "
-        f"the simulated annotation in place of all {said_difference(steps['simulated_people'])}.",
-        f"- Of the way from CLIP's choice by the head noun to the simulated annotation, the best goes "
-        f"**{cell(result['share']['all'], 2)}** ({shares}).",
-        f"- In the second voice, by kind: {'; '.join(_second_voice(result))}.",
-        f"- Rules of places written by hand, for this grammar, bring the choice without training to "
-        f"{cell(result['kinds']['zero_shot_places']['all'])}.",
-    ]
-
-
-def _second_voice(result: Result) -> list[str]:
-    return [
-        f"{_TITLES[name]} " + ", ".join(f"{kind} {found[kind]['value']:.3f}" for kind in KINDS)
-        for name, found in result["second_voice"].items()
-    ]
 
 
 def settings(options: Options) -> Mapping[str, Any]:
@@ -285,4 +208,4 @@ def methods() -> dict[str, str]:
     return {name: config_hash(config)[:16] for name, config in found.items()}
 
 
-PART = Part("students", run, section, plots, headline=headline, settings=settings)
+PART = Part("students", run, template("students"), plots, headline=headline, settings=settings)

@@ -21,8 +21,9 @@ from experiments.quality.annotated_scenes import (
     filters,
 )
 from experiments.quality.ladder import ALL_DRAWS, Above, Draws, Everything, System, count_systems
-from experiments.quality.markdown_cells import as_json, cell, markdown_table, value
-from experiments.quality.parts import Options, Part, Result, plot_name
+from experiments.quality.markdown_cells import as_json
+from experiments.quality.page import template
+from experiments.quality.parts import Options, Part, Result
 from experiments.quality.svg_chart import Line, axis_of, line_chart, whisker
 from pseudoris.schemas.config import SamplingConfig
 from pseudoris.schemas.shard import CROP_MASKED, crop_context
@@ -45,17 +46,6 @@ _UNREDUCED: Final = Setting(
     "unreduced",
     ("masks.reduction={mask_nms_iou: 1.0, min_area: 0.0, max_area: 1.0, min_inside: 1.0, max_part_area: 0.0}",),
 )
-_SWEEPS: Final = {
-    "samplers": ("Number of candidates", "samplers a crop", "Samplers on each of the four crops, beside the beam."),
-    "crops": ("Crop kinds", "crops", "Which crops are captioned; the filter always looks at its own two."),
-    "others": (
-        "Share of others",
-        "share",
-        "`captions.sampling.others_weight`: 0 is the target's own distribution, 1 the paper's contrast. *By "
-        "similarity*: other masks count by how alike their crops are (`others_weighting=similar`), not by their mean.",
-    ),
-    "masks": ("Masks", "masks", "SAM's masks with and without `masks.reduction`, and the truth's."),
-}
 # Fewer tell no accuracy.
 _MIN_EXPRESSIONS: Final = 30
 
@@ -159,19 +149,6 @@ def _figures(bootstrap: ImageBootstrap, system: str) -> dict[str, Any]:
     return found | {"expressions": round(bootstrap.total(f"{system}/accuracy")[1])}
 
 
-def section(result: Result) -> str:
-    """Return the part's Markdown."""
-    intro = (
-        f"{result['scenes']} development scenes, one setting moved at a time. *Drawn*: all distinct candidates. "
-        "*Paper* and *shipped*: what distinctiveness keeps of them under the two rules of the ablation. *Right a mask* "
-        f"is accuracy times yield. A dash: fewer than {_MIN_EXPRESSIONS} expressions."
-    )
-    parts = ["## Sweeps", intro, "### τ", _taus(result["tau"]), f"![tau]({plot_name('sweeps', 'tau')})"]
-    for name, (title, column, text) in _SWEEPS.items():
-        parts += [f"### {title}", text, _table(column, result[name], with_masks=name == "masks")]
-    return "\n\n".join(parts)
-
-
 def plots(result: Result) -> Mapping[str, str]:
     """Return the part's plots."""
     lines = []
@@ -186,34 +163,6 @@ def plots(result: Result) -> Mapping[str, str]:
     return {"tau": chart}
 
 
-def _taus(taus: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    rows = [
-        [f"{one['tau']:g}", *_three(one), *_three(other)]
-        for one, other in zip(taus["paper"], taus["shipped"], strict=True)
-    ]
-    header = ["τ", "accuracy, bound 1e-4", "yield", "coverage", "accuracy, shipped bound", "yield", "coverage"]
-    return markdown_table(header, rows)
-
-
-def _three(figures: Mapping[str, Any]) -> list[str]:
-    """Accuracy, yield and coverage; of too few expressions there is no accuracy to speak of."""
-    accuracy = cell(figures["accuracy"]) if figures["expressions"] >= _MIN_EXPRESSIONS else "–"
-    return [accuracy, value(figures["yield"], 2), value(figures["coverage"])]
-
-
-def _table(column: str, rows: Sequence[Mapping[str, Any]], *, with_masks: bool) -> str:
-    header = [column, "accuracy drawn", "distinct a mask", "paper: accuracy", "yield", "coverage"]
-    header += ["shipped: accuracy", "yield", "coverage", "right a mask"]
-    header += ["recall at IoU 0.75", "masks that are objects"] if with_masks else []
-    cells = []
-    for row in rows:
-        drawn, shipped = row["drawn"], row["shipped"]
-        right = (shipped["accuracy"]["value"] or 0.0) * (shipped["yield"]["value"] or 0.0)
-        line = [row["label"], value(drawn["accuracy"]), value(drawn["yield"], 1)]
-        line += [*_three(row["paper"]), *_three(shipped), f"{right:.2f}"]
-        line += [value(row["masks"]["recall_75"]), value(row["masks"]["objects"])] if with_masks else []
-        cells.append(line)
-    return markdown_table(header, cells)
-
-
-PART: Final = Part("sweeps", run, section, plots, is_appendix=True)
+PART: Final = Part(
+    "sweeps", run, template("sweeps", lambda _: {"min_expressions": _MIN_EXPRESSIONS}), plots, is_appendix=True
+)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from experiments.quality import __main__ as command
 from experiments.quality import page
-from experiments.quality.ablation_section import verdict
+from experiments.quality.ablation import verdict
 from experiments.quality.parts import (
     RECORDS,
     Options,

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from experiments.quality.markdown_cells import is_decided, said_difference
 from experiments.quality.parts import Options
 from experiments.quality.scene_runs import ALL_KINDS, SceneRun, imported_scenes
 from experiments.quality.student_arms import (
     Answered,
     Arm,
     answered,
-    is_decided,
-    said_difference,
     train_arms,
 )
 from pseudoris.synthworld.scenes import Split
