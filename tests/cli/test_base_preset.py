@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.workers.checkpoints.openclip import build_clip, build_coca
+from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.masks.sam_model import build_sam
 from tests.builders.command import pseudoris
@@ -23,8 +23,8 @@ def checkpoints(tmp_path_factory):
     config = load_config("base")
     builders = {
         "masks": lambda: build_sam(sam_architecture(config.masks.architecture)),
-        "captions": lambda: build_coca(config.captions.architecture),
-        "filtering": lambda: build_clip(config.filtering.architecture),
+        "captions": lambda: build_from_config(read_model_config(config.captions.architecture)),
+        "filtering": lambda: build_from_config(read_model_config(config.filtering.architecture)),
     }
     for section, build in builders.items():
         torch.manual_seed(0)

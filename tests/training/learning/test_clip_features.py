@@ -14,13 +14,13 @@ from pseudoris.training.learning.clip_features import (
     surgery_map,
     vision_tower,
 )
-from pseudoris.workers.checkpoints.openclip import ClipTokenizer, build_clip, build_from_config, load_clip
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer, build_from_config, load_clip, read_model_config
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return build_clip("builtin:tiny/scene_clip.json").requires_grad_(False)
+    return build_from_config(read_model_config("builtin:tiny/scene_clip.json")).requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,14 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from pseudoris.images.pixels import decode_proven
+from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id, mask_id
 from pseudoris.schemas.shard import Failure, MaskRecord, Shard, ShardImage
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions.captioner import to_expressions
 from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption
-from pseudoris.workers.checkpoints.openclip import build_clip
+from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.crops.crops import grow_box
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.masks import rle
@@ -141,7 +142,8 @@ def test_both_models_see_colours_normalised_by_clips_mean_and_deviation(captione
     seen = -torch.tensor(OPENAI_DATASET_MEAN) / torch.tensor(OPENAI_DATASET_STD)
     # The middle of the tightest crop without a mask.
     torch.testing.assert_close(black[1, 0, :, 48, 48], seen, rtol=0, atol=1e-5)
-    clip = crop_format(build_clip("builtin:tiny/clip.json"), load_config("paper").filtering.weights)
+    clip = load_clip("builtin:tiny/clip.json", WeightsConfig(uri="random:0"))
+    clip = crop_format(clip, load_config("paper").filtering.weights)
     assert (clip.mean, clip.std) == (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 
 

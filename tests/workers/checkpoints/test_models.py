@@ -9,7 +9,7 @@ from segment_anything import sam_model_registry
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.openclip import build_coca, load_clip, load_coca
+from pseudoris.workers.checkpoints.openclip import build_from_config, load_clip, load_coca, read_model_config
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.masks.sam_model import build_sam, load_sam
@@ -122,7 +122,7 @@ def test_in_paper_the_authors_captioner_is_read_as_their_trainer_wrote_it(tmp_pa
     architecture.write_text(json.dumps(SMALL_COCA))
     trained = load_coca(str(architecture), WeightsConfig(uri="random:5"))
     with torch.device("meta"):
-        authors = build_coca(paper.architecture)
+        authors = build_from_config(read_model_config(paper.architecture))
     assert kinds_of(trained.state_dict()) == kinds_of(authors.state_dict())
     # open_clip's trainer: the model under DistributedDataParallel beside its optimiser and the scaler.
     optimiser = torch.optim.AdamW(trained.parameters())

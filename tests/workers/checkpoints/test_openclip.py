@@ -16,9 +16,11 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.workers.captions import CocaCaptioner
-from pseudoris.workers.checkpoints.openclip import ClipTokenizer, build_clip, build_coca, read_model_config
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer, build_from_config, load_clip, load_coca, read_model_config
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.masks import rle
+
+DRAWN = WeightsConfig(uri="random:0")
 
 
 def with_few_weights(settings, path, *, width, layers):
@@ -51,17 +53,18 @@ def test_both_models_of_paper_see_224_pixels(tmp_path):
 
 def test_every_weight_of_a_fresh_captioner_is_drawn():
     torch.manual_seed(1)
-    projection = build_coca("builtin:tiny/coca.json").text_decoder.text_projection
+    config = read_model_config("builtin:tiny/coca.json")
+    projection = build_from_config(config).text_decoder.text_projection
     assert projection.isfinite().all()
     assert projection.std().item() == pytest.approx(128**-0.5, rel=0.05)
     torch.manual_seed(1)
-    assert torch.equal(projection, build_coca("builtin:tiny/coca.json").text_decoder.text_projection)
+    assert torch.equal(projection, build_from_config(config).text_decoder.text_projection)
 
 
 def test_a_model_config_may_be_a_file(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(read_model_config("builtin:tiny/clip.json")))
-    assert build_clip(str(path)).visual.image_size == (96, 96)
+    assert load_clip(str(path), DRAWN).visual.image_size == (96, 96)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +89,9 @@ def test_a_damaged_config_is_refused(tmp_path, text, message):
 
 def test_a_captioner_needs_a_decoder_and_a_scorer_none():
     with pytest.raises(ConfigError, match="a captioner must be a CoCa"):
-        build_coca("builtin:tiny/clip.json")
+        load_coca("builtin:tiny/clip.json", DRAWN)
     with pytest.raises(ConfigError, match="a scorer must be a CLIP"):
-        build_clip("builtin:tiny/coca.json")
+        load_clip("builtin:tiny/coca.json", DRAWN)
 
 
 SOUND = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
@@ -111,7 +114,7 @@ def test_a_config_that_is_none_or_absurd_is_refused_before_memory_is_taken(tmp_p
     path = tmp_path / "mine.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        build_clip(str(path))
+        load_clip(str(path), DRAWN)
 
 
 CONTEXT = 12
