@@ -154,7 +154,7 @@ class AuthorsChain:
                 masks = mask_records(image.image_id, found, self._prior(image, pixels, found))
             proposed = handed_over(replace(image, masks=masks), image, self._max_masks)
             captions = self._captioned(proposed, pixels, kinds, clock) if proposed.masks else []
-            expressions = to_expressions(captions, proposed.masks, self._text)
+            expressions = to_expressions(captions, proposed.masks, self._tokenizer)
             proposals.append(found.counts)
             lengths += [len(caption.tokens) for caption in captions if caption.rule.name != "beam"]
             images.append(replace(proposed, expressions=expressions))
@@ -247,9 +247,6 @@ class AuthorsChain:
             GeneratedCaption(number, crops.kinds[kind], rule, tokens, 0.0)
             for (number, rule), tokens in zip(rows, sampled, strict=True)
         ]
-
-    def _text(self, tokens: Sequence[int]) -> str:
-        return str(self._tokenizer.decode([token for token in tokens if token != self._special.sot]))
 
 
 def _num_candidates(shard: Shard) -> int:

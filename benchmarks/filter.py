@@ -39,7 +39,7 @@ from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.filtering.clip_embedder import crop_format
-from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
+from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
 from pseudoris.workers.filtering.scorer import score_candidates
 from pseudoris.workers.stages import STAGES
 from recipes.scene_shards import scene_image, scene_shard
@@ -165,7 +165,8 @@ class PlainFilter:
         self._model = load_clip(config.filtering.architecture, config.filtering.weights)
         self._format = crop_format(self._model, config.filtering.weights)
         self._tokenise = open_clip.SimpleTokenizer(context_length=int(self._model.context_length))
-        self._find_noun, self._prompt = noun_finder(config.filtering), prompt_builder(config.filtering)
+        self._find_noun = noun_finder(config.filtering)
+        self._prompt = partial(noun_prompt, nouns=config.filtering.nouns)
 
     @torch.inference_mode()
     def __call__(self, shard: Shard, *, is_pairwise: bool = False) -> Shard:

@@ -325,8 +325,8 @@ def fitted_text(found: Calibration, header: RunHeader) -> str:
     tree["confidence"] = found.weights.model_dump(exclude_defaults=True)
     if found.pair_weight is not None:
         tree["pair_weight"] = found.pair_weight.model_dump(exclude_none=True)
-    if header.config.filtering.posterior is not None:
-        tree["posterior"] = header.config.filtering.posterior.model_dump()
+    if header.config.filtering.fitted_values.posterior is not None:
+        tree["posterior"] = header.config.filtering.fitted_values.posterior.model_dump()
     return yaml.safe_dump(tree, sort_keys=False)
 
 

@@ -102,7 +102,7 @@ def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES, *,
     *digest_of, device = gather(*digests, partial(device_kind, config.compute) if sees_device else str)
     weights = dict(zip((stage.name for stage in stages), digest_of, strict=True))
     fitted = config.filtering.fitted
-    if fitted is not None and (config.filtering.confidence is not None or config.composing is not None):
+    if fitted is not None and (config.filtering.fitted_values.confidence is not None or config.composing is not None):
         other = [name for name, digest in fitted.values.models.items() if weights.get(name, digest) != digest]
         if other:
             raise ConfigError(

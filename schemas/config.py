@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from pseudoris.schemas.fitted import ConfidenceConfig, FittedConfig, PairWeightConfig, PosteriorConfig
+from pseudoris.schemas.fitted import FittedConfig, FittedValues
 from pseudoris.schemas.frozen import FrozenModel, NonNegative
 from pseudoris.schemas.keep_rule import KeepCondition, LoneMasks
 from pseudoris.schemas.stage_settings import BeamConfig as BeamConfig
@@ -105,6 +105,9 @@ class PlacementConfig(FrozenModel):
     accept_domain: bool = False
 
 
+NounRule = Literal["rules", "spacy", "spacy_first_child"]
+
+
 class FilterConfig(FrozenModel):
     """Distinctiveness-based filtering (paper section 3.3; method page section 4)."""
 
@@ -130,7 +133,7 @@ class FilterConfig(FrozenModel):
     # rules: ours, without a parser. spacy: spaCy's small English pipeline; pictures and quantities are skipped.
     # spacy_first_child: the authors' rule on `spacy_model`: the noun chunk of the parse's root, else of its first
     # child, else the whole caption.
-    nouns: Literal["rules", "spacy", "spacy_first_child"] = "rules"
+    nouns: NounRule = "rules"
     # Of `spacy_first_child`: an installed pipeline, or the path of one's folder.
     spacy_model: str = Field(default="en_core_web_lg", min_length=1)
     # Crops in a forward pass, on a CPU at most 8; of texts, 16 prefixes for each. The last batch is padded to its size,
@@ -150,19 +153,9 @@ class FilterConfig(FrozenModel):
         return tuple(sorted(set(keep), key=str))
 
     @property
-    def confidence(self) -> ConfidenceConfig | None:
-        """The weights that give the columns `confidence` and `rank`."""
-        return None if self.fitted is None else self.fitted.values.confidence
-
-    @property
-    def pair_weight(self) -> PairWeightConfig | None:
-        """The lines that give the column `weight`."""
-        return None if self.fitted is None else self.fitted.values.pair_weight
-
-    @property
-    def posterior(self) -> PosteriorConfig | None:
-        """The weights of the composer."""
-        return None if self.fitted is None else self.fitted.values.posterior
+    def fitted_values(self) -> FittedValues:
+        """What the file of `fitted` holds; without one, nothing is fitted."""
+        return FittedValues() if self.fitted is None else self.fitted.values
 
 
 class ComputeConfig(FrozenModel):
@@ -230,7 +223,7 @@ class RunConfig(FrozenModel):
             raise ValueError(
                 f"compute.device=cuda, but placement.{without[0]}.num_gpus=0: set it above 0, or compute.device=cpu"
             )
-        confidence, posterior = self.filtering.confidence, self.filtering.posterior
+        confidence, posterior = self.filtering.fitted_values.confidence, self.filtering.fitted_values.posterior
         is_deaf = self.captions.listening is None
         if is_deaf and confidence is not None and confidence.needs_listener:
             raise ValueError(

@@ -106,7 +106,7 @@ class _Ranked:
     def of(cls, run_folder: str) -> _Ranked:
         """Fit lines from confidence to the probability, of drawn and of composed expressions, to the run's truth."""
         location, truth = judged_run(run_folder)
-        confidence = require_header(location).config.filtering.confidence
+        confidence = require_header(location).config.filtering.fitted_values.confidence
         images = judged_images(location, truth)
         lines = None if confidence is None else fit_pair_weight(images, confidence)
         if confidence is None or lines is None:

@@ -260,9 +260,6 @@ class _NameIndex:
             if match := _EXPORTED_NAME.fullmatch(value):
                 self._image_ids.setdefault(match[1], number)
 
-    def __bool__(self) -> bool:
-        return bool(self._names or self._coco_ids)
-
     def numbers(self, key: str) -> list[int]:
         """Return the numbers of the values that name a key."""
         folders = key_path(key).split("/")
@@ -274,9 +271,15 @@ class _NameIndex:
 
 
 class ExclusionMatcher:
-    """Finds the first rule that excludes an image: by its key, by its content, or by both as a run's table has them."""
+    """Finds the first rule that excludes an image: by its key, by its content, or by both as a run's table has them.
+
+    Attributes:
+        has_names: Whether a rule acts on the plan.
+        has_hashes: Whether it needs the perceptual hash of an image.
+    """
 
     def __init__(self, rules: Exclusions) -> None:
+        self.has_names = any(rule.is_by_name for rule in rules)
         numbered = list(enumerate(rules))
         self._rules = rules
         self._listed = _NameIndex(
@@ -298,16 +301,7 @@ class ExclusionMatcher:
             for number, rule in numbered
             if rule.kind == "phash"
         ]
-
-    @property
-    def has_names(self) -> bool:
-        """Whether a rule acts on the plan."""
-        return bool(self._listed or self._only)
-
-    @property
-    def has_hashes(self) -> bool:
-        """Whether it needs the perceptual hash of an image."""
-        return bool(self._hashes)
+        self.has_hashes = bool(self._hashes)
 
     def matched(self, key: str) -> tuple[int | None, list[int]]:
         """Return the number of the first rule by name that excludes a key or None, and what names it of `only`.

@@ -162,7 +162,7 @@ def writer_versions() -> dict[str, str]:
 
 def _executor(parent: Parent, target: RunLocation, planned: PlannedRun, num_threads: int) -> Executor:
     """Return an executor that commits the parent's shards under the new rule: several at once, in plan order."""
-    rule, before = rule_of(planned.header), parent.header.config.filtering.pair_weight
+    rule, before = rule_of(planned.header), parent.header.config.filtering.fitted_values.pair_weight
     # Weights by the same rule are copied: another machine's would differ in the last digit.
     rule = replace(rule, pair_weight=None) if rule.pair_weight == before else rule
     commit = _Commit(parent, target, rule, planned.mixed, planned.header.sha256)

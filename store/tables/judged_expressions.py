@@ -44,7 +44,13 @@ def stated_rule(header: RunHeader) -> KeepRule | None:
 
 def _rule(filtering: FilterConfig, *, has_tau: bool) -> KeepRule:
     tau = filtering.tau if has_tau else None
-    return KeepRule(tau, filtering.keep, filtering.confidence, filtering.lone_masks, filtering.pair_weight)
+    return KeepRule(
+        tau,
+        filtering.keep,
+        filtering.fitted_values.confidence,
+        filtering.lone_masks,
+        filtering.fitted_values.pair_weight,
+    )
 
 
 def check_scored(location: RunLocation, conditions: Sequence[KeepCondition]) -> None:

@@ -111,13 +111,13 @@ def test_the_settings_are_laid_over_a_preset_and_name_what_was_fitted(demo_calib
     config = load_config("tiny", file, ["captions.listening={}", "composing={}"])
     assert config.filtering.fitted.sha256 == sha256_hex(fitted.read_bytes())
     # A run without a composer has its preset's posterior all the same.
-    assert config.filtering.posterior == load_config("tiny").filtering.posterior
-    assert config.filtering.confidence is not None
-    assert config.filtering.confidence.needs_listener
+    assert config.filtering.fitted_values.posterior == load_config("tiny").filtering.fitted_values.posterior
+    assert config.filtering.fitted_values.confidence is not None
+    assert config.filtering.fitted_values.confidence.needs_listener
     assert config.filtering.tau == 0.0
     assert config.filtering.keep[0].column == "confidence"
     assert ("; accuracy" in found.output) == bool(truth)
-    lines = config.filtering.pair_weight
+    lines = config.filtering.fitted_values.pair_weight
     assert (lines is not None and lines.drawn is not None and lines.composed is None) == bool(truth)
     assert "on these 8 images, it keeps" in found.output
     shown = invoke("calibrate", demo_calibrate / "run", *truth, "--yield", 1).stdout

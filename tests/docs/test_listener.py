@@ -23,8 +23,8 @@ EXAMPLES, DOCS = ROOT / "examples", ROOT / "docs"
 def test_the_configurations_load_over_the_preset(name, listens, composes):
     config = load_config("tiny", EXAMPLES / name)
     assert (config.captions.listening is not None) == listens
-    assert config.filtering.confidence is not None
-    assert config.filtering.confidence.needs_listener == listens
+    assert config.filtering.fitted_values.confidence is not None
+    assert config.filtering.fitted_values.confidence.needs_listener == listens
     assert config.filtering.keep[0].column == "confidence"
     assert (config.composing is not None) == composes
     plain, tree = load_config("tiny").method(), config.method()
@@ -57,7 +57,7 @@ def test_the_best_preset_is_the_example_with_weights_of_its_own_and_more_to_say(
 
 def test_both_listeners_have_the_weights_and_bounds_that_the_record_has():
     record = read_record(record_path(RECORDS, "listening")).result
-    posterior = load_config("tiny", EXAMPLES / "listener-composer.yaml").filtering.posterior
+    posterior = load_config("tiny", EXAMPLES / "listener-composer.yaml").filtering.fitted_values.posterior
     fitted = record["composer_weights"][-1]
     assert fitted["scenes"] == record["scenes"]["development"]
     assert {name: getattr(posterior, name) for name in fitted["weights"]} == fitted["weights"]
@@ -65,6 +65,6 @@ def test_both_listeners_have_the_weights_and_bounds_that_the_record_has():
         config = load_config("tiny", EXAMPLES / f"{name}.yaml").filtering
         # The record is older than the key: of its 700 scenes none has a mask that is alone (counted with `tiny`).
         expected = {**record["weights"]["all"], "lone_log_ratio": 0.0}
-        assert config.confidence.model_dump(exclude_defaults=True) == expected
+        assert config.fitted_values.confidence.model_dump(exclude_defaults=True) == expected
         (bounds,) = (aim["bounds"][rule] for aim in record["aims"] if aim["coverage"] == coverage)
         assert [str(each) for each in config.keep] == Bounds(bounds["min_confidence"], bounds["max_rank"]).conditions()

@@ -47,7 +47,7 @@ def test_values_are_part_of_the_method_and_are_not_read_again():
     plain, weighed = (
         load_config("tiny", None, [fitted(confidence=CONFIDENCE, **lines)]) for lines in ({}, {"pair_weight": DRAWN})
     )
-    assert plain.filtering.pair_weight is None
+    assert plain.filtering.fitted_values.pair_weight is None
     assert weighed.method()["filtering"]["fitted"]["values"]["pair_weight"]["drawn"] == DRAWN["drawn"]
     assert config_hash(plain) != config_hash(weighed)
     fitted_file(confidence=CONFIDENCE, pair_weight=DRAWN).unlink()
@@ -105,7 +105,7 @@ def test_a_file_of_something_else_is_named_with_the_remedy_and_not_repeated(tmp_
 
 
 def test_composing_needs_a_posterior_and_one_of_probabilities_a_listener():
-    assert load_config("tiny", None, ["composing={}"]).filtering.posterior.counts == "draws"
+    assert load_config("tiny", None, ["composing={}"]).filtering.fitted_values.posterior.counts == "draws"
     for preset, words in (("base", ()), ("tiny", ("filtering.fitted=null",))):
         with pytest.raises(ConfigError, match=r"composing needs a posterior .* by filtering\.fitted\.uri"):
             load_config(preset, None, ["composing={}", *words])

@@ -72,7 +72,8 @@ def test_all_conditions_hold_and_none_ask_nothing():
     assert meets(both, scores, 3).tolist() == [False, False, True]
     paper = load_config("paper")
     assert meets(paper.filtering.keep, {}, 3).tolist() == [True, True, True]
-    others = (paper.filtering.confidence, paper.filtering.pair_weight, paper.captions.listening, paper.composing)
+    fitted = paper.filtering.fitted_values
+    others = (fitted.confidence, fitted.pair_weight, paper.captions.listening, paper.composing)
     assert others == (None, None, None, None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,7 @@ from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained
 from pseudoris.training.learning.training_data import open_feed, open_runs, weighted_mean
 from pseudoris.workers.checkpoints.weight_files import weights_digest
-from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
+from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
 
 # Expressions of one image that are answered at once; an image with more takes several passes.
 _TEXTS_A_PASS = 64
@@ -70,7 +71,7 @@ class ChooserLearner:
         """Draw fresh weights from the seed of the training alone, not from torch's global generator."""
         self.store, self.towers, self.held_out, self._config = store, store.towers, held_out, config
         filtering = store.run.filtering
-        self._noun, self._prompt = noun_finder(filtering), prompt_builder(filtering)
+        self._noun, self._prompt = noun_finder(filtering), partial(noun_prompt, nouns=filtering.nouns)
         self._sentences = FeatureCache[torch.Tensor](_TEXT_BYTES, lambda seen: seen.nbytes)
         self._num_texts = 2 if config.model.has_head_noun else 1
         width = self._embedded(["a"]).shape[-1]

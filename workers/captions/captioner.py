@@ -6,7 +6,7 @@ may share a tree, which changes the last bits of the results. So the shard alone
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from open_clip.coca_model import CoCa
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.tokenizer import SimpleTokenizer
 
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.schemas.errors import ConfigError
@@ -265,18 +266,20 @@ class CachedEngine:
 
 
 def to_expressions(
-    captions: Iterable[GeneratedCaption], masks: Sequence[MaskRecord], to_text: Callable[[Sequence[int]], str]
+    captions: Iterable[GeneratedCaption], masks: Sequence[MaskRecord], tokenizer: SimpleTokenizer
 ) -> tuple[ExpressionRecord, ...]:
     """Return an image's candidates: cleaned captions, with equal texts of one mask merged and empty texts left out.
 
     Args:
         captions: In the order mask, crop kind, rule. Candidates are ordered by their first caption.
         masks: Of the image.
-        to_text: From token ids without SOT and EOS to text.
+        tokenizer: Of the captions.
     """
     samples: dict[tuple[int, str], list[CaptionSample]] = {}
     for caption in captions:
-        text = clean_text(to_text(caption.tokens))
+        # A SOT token inside a caption would appear as text.
+        tokens = [token for token in caption.tokens if token != tokenizer.sot_token_id]
+        text = clean_text(str(tokenizer.decode(tokens)))
         if text:
             rule = caption.rule
             sample = CaptionSample(
@@ -352,7 +355,7 @@ class CocaCaptioner:
         captions = self._engine.generate_together(crops, encoded) if crops else []
         expressions = {}
         for image, image_crops, image_encoded, found in zip(with_masks, crops, encoded, captions, strict=True):
-            candidates = to_expressions(found, image.masks, self._to_text)
+            candidates = to_expressions(found, image.masks, self._tokenizer)
             if self._listener:
                 candidates = self._listener.listen(image_crops, image_encoded, image.masks, candidates)
             expressions[image.position] = candidates
@@ -370,7 +373,3 @@ class CocaCaptioner:
         )
         indices = tuple(mask.index for mask in image.masks)
         return ImageCrops(image.image_id, tuple(self._scales), indices, crops.to(self._dtype))
-
-    def _to_text(self, tokens: Sequence[int]) -> str:
-        # A SOT token inside a caption would appear as text.
-        return str(self._tokenizer.decode([token for token in tokens if token != self._tokenizer.sot_token_id]))

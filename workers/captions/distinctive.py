@@ -213,15 +213,14 @@ class SamplerRows:
     uniform: NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
 class Sampler:
-    """Draws the next tokens of rows of one prefix length."""
+    """Draws the next tokens of rows of one prefix length; `temperature` is `SamplingConfig.temperature`."""
 
-    def __init__(self, rows: SamplerRows, vocabulary: Vocabulary, *, eos: int, temperature: float) -> None:
-        """Keep the rows; `temperature` is `SamplingConfig.temperature`."""
-        self._vocabulary, self._eos, self._temperature = vocabulary, eos, temperature
-        self._top_k = torch.from_numpy(rows.top_k)
-        self._top_p = torch.from_numpy(rows.top_p)
-        self._uniform = torch.from_numpy(rows.uniform)
+    rows: SamplerRows
+    vocabulary: Vocabulary
+    eos: int
+    temperature: float
 
     def next_tokens(
         self,
@@ -244,11 +243,11 @@ class Sampler:
             is_eos_allowed: Whether a caption may end here.
         """
         device = own.device
-        line, row = to_device(own_of, device), torch.from_numpy(rows)
+        line, fixed = to_device(own_of, device), self.rows
         top_k, top_p, uniform = (
-            to_device(column[row], device) for column in (self._top_k, self._top_p, self._uniform[:, prefix_length])
+            to_device(column[rows], device) for column in (fixed.top_k, fixed.top_p, fixed.uniform[:, prefix_length])
         )
-        top = self._vocabulary.top_logits(own, is_eos_allowed=is_eos_allowed)
+        top = self.vocabulary.top_logits(own, is_eos_allowed=is_eos_allowed)
         top = TopLogits(top.logits[line], top.ids[line], top.log_total[line], top.max_outside[line])
         num_kept = count_kept(top.logits, top.log_total, top_k, top_p)
         most_kept, is_settled, is_finite = to_host(
@@ -260,10 +259,10 @@ class Sampler:
         ids, logits = top.ids[:, :width], top.logits[:, :width]
         is_kept = torch.arange(width, device=device) < num_kept[:, None]
         # In token-id order, as the draw needs; tokens that are not kept go to the end, with weight 0.
-        order = ids.masked_fill(~is_kept, self._vocabulary.size).argsort(dim=1)
+        order = ids.masked_fill(~is_kept, self.vocabulary.size).argsort(dim=1)
         ids, logits, is_kept = ids.gather(1, order), logits.gather(1, order), is_kept.gather(1, order)
-        contrast = self._vocabulary.logits_at(others[line], ids)
-        column, log_probs = self._draw_column(uniform, logits, contrast, is_kept=is_kept, is_eos=ids == self._eos)
+        contrast = self.vocabulary.logits_at(others[line], ids)
+        column, log_probs = self._draw_column(uniform, logits, contrast, is_kept=is_kept, is_eos=ids == self.eos)
         tokens = ids.gather(1, column)[:, 0]
         unsettled = np.flatnonzero(~is_settled)
         for first in range(0, len(unsettled), _ROWS_A_SORT):
@@ -284,11 +283,11 @@ class Sampler:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw from the whole vocabulary, for kept sets wider than the top logits: top-p on a flat distribution."""
         top_k, top_p, uniform = step
-        logits, log_total = self._vocabulary.all_logits(own, is_eos_allowed=is_eos_allowed)
+        logits, log_total = self.vocabulary.all_logits(own, is_eos_allowed=is_eos_allowed)
         ranked = descending(logits)
         is_kept = kept_tokens(logits, ranked, count_kept(ranked, log_total, top_k, top_p))
-        contrast, _ = self._vocabulary.all_logits(others, is_eos_allowed=True)
-        is_eos = (torch.arange(self._vocabulary.size, device=logits.device) == self._eos).expand(len(logits), -1)
+        contrast, _ = self.vocabulary.all_logits(others, is_eos_allowed=True)
+        is_eos = (torch.arange(self.vocabulary.size, device=logits.device) == self.eos).expand(len(logits), -1)
         column, log_probs = self._draw_column(uniform, logits, contrast, is_kept=is_kept, is_eos=is_eos)
         return column[:, 0], log_probs
 
@@ -302,6 +301,6 @@ class Sampler:
         is_eos: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the drawn column (r, 1) of logits (r, K) in token-id order, and its log-probability (r,)."""
-        weights = distinctive_weights(own, others, is_kept=is_kept, is_eos=is_eos, temperature=self._temperature)
+        weights = distinctive_weights(own, others, is_kept=is_kept, is_eos=is_eos, temperature=self.temperature)
         column = draw(weights, uniform)[:, None]
         return column, (weights.gather(1, column)[:, 0] / weights.sum(dim=1)).log()

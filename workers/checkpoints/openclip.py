@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import open_clip
 import torch
@@ -111,54 +112,32 @@ def build_from_config(config: dict[str, Any]) -> nn.Module:
     return model.eval()
 
 
-def build_coca(architecture: str) -> CoCa:
-    """Return a CoCa with fresh weights.
-
-    Raises:
-        ConfigError: unknown architecture, or one without a text decoder.
-    """
-    config = read_model_config(architecture)
-    if "multimodal_cfg" not in config:
-        raise ConfigError(f"architecture '{architecture}' has no multimodal_cfg: a captioner must be a CoCa")
-    model = build_from_config(config)
-    if not isinstance(model, CoCa):
-        raise ConfigError(
-            f"architecture '{architecture}' builds {type(model).__name__}, but a captioner must be a CoCa"
-        )
-    return model
-
-
-def build_clip(architecture: str) -> CLIP | CustomTextCLIP:
-    """Return a CLIP with fresh weights.
-
-    Raises:
-        ConfigError: unknown architecture, or one with a text decoder.
-    """
-    config = read_model_config(architecture)
-    model = build_from_config(config)
-    if not isinstance(model, CLIP | CustomTextCLIP):
-        raise ConfigError(f"architecture '{architecture}' builds {type(model).__name__}, but a scorer must be a CLIP")
-    return model
-
-
 def load_coca(architecture: str, weights: WeightsConfig) -> CoCa:
     """Return a CoCa in eval mode, float32, on the CPU; `architecture` as in `captions.architecture`.
 
     Raises:
-        ConfigError: unknown architecture, or weights missing, damaged, or of another architecture.
+        ConfigError: The architecture is unknown or has no text decoder; weights are missing, damaged, or of another
+            architecture.
     """
-    check_activation(architecture, read_model_config(architecture), weights)
-    return loaded(lambda: build_coca(architecture), weights)
+    config = read_model_config(architecture)
+    if "multimodal_cfg" not in config:
+        raise ConfigError(f"architecture '{architecture}' has no multimodal_cfg: a captioner must be a CoCa")
+    check_activation(architecture, config, weights)
+    return cast("CoCa", loaded(partial(build_from_config, config), weights))
 
 
 def load_clip(architecture: str, weights: WeightsConfig) -> CLIP | CustomTextCLIP:
     """Return a CLIP in eval mode, float32, on the CPU; `architecture` as in `filtering.architecture`.
 
     Raises:
-        ConfigError: unknown architecture, or weights missing, damaged, or of another architecture.
+        ConfigError: The architecture is unknown or has a text decoder; weights are missing, damaged, or of another
+            architecture.
     """
-    check_activation(architecture, read_model_config(architecture), weights)
-    return loaded(lambda: build_clip(architecture), weights)
+    config = read_model_config(architecture)
+    if "multimodal_cfg" in config:
+        raise ConfigError(f"architecture '{architecture}' has multimodal_cfg, but a scorer must be a CLIP")
+    check_activation(architecture, config, weights)
+    return cast("CLIP | CustomTextCLIP", loaded(partial(build_from_config, config), weights))
 
 
 def check_activation(architecture: str, model_config: dict[str, object], weights: WeightsConfig) -> None:

@@ -145,10 +145,6 @@ def _explained(error: Exception) -> str:
     )
 
 
-def _token_dimension(name: str) -> int | None:
-    return next((dim for ending, dim in _TOKEN_DIMENSION.items() if name.endswith(ending)), None)
-
-
 def expand_vocabulary(state: Mapping[str, torch.Tensor], *, where: str) -> dict[str, torch.Tensor]:
     """Return the state in float32 with full token tables, zeros where the file has no row.
 
@@ -169,7 +165,7 @@ def expand_vocabulary(state: Mapping[str, torch.Tensor], *, where: str) -> dict[
     if ids.ndim != 1 or len(set(ids.tolist())) != len(ids) or not bool(((ids >= 0) & (ids < FULL_VOCABULARY)).all()):
         raise ConfigError(f"weights '{where}': token_ids must be distinct numbers in [0, {FULL_VOCABULARY})")
     for name, tensor in full.items():
-        dimension = _token_dimension(name)
+        dimension = next((dim for ending, dim in _TOKEN_DIMENSION.items() if name.endswith(ending)), None)
         if dimension is None:
             continue
         if tensor.shape[dimension] != len(ids):

@@ -244,10 +244,10 @@ def _record(composed: ComposedExpression, image: ShardImage) -> ExpressionRecord
 
 def composer_of(config: RunConfig) -> Composer:
     """Return the composer of a run that composes."""
-    filtering, lines = config.filtering, config.filtering.pair_weight
-    if config.composing is None or filtering.posterior is None:
+    filtering, lines = config.filtering, config.filtering.fitted_values.pair_weight
+    if config.composing is None or filtering.fitted_values.posterior is None:
         raise ValueError("composing, or the posterior that it needs, is not set")
-    return Composer(config.composing, filtering.posterior, None if lines is None else lines.composed)
+    return Composer(config.composing, filtering.fitted_values.posterior, None if lines is None else lines.composed)
 
 
 class ComposingStage:

@@ -18,11 +18,10 @@ A table of hand-checked expressions in the tests lists the known errors of the r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
-from pseudoris.schemas.config import FilterConfig
+from pseudoris.schemas.config import FilterConfig, NounRule
 from pseudoris.workers import english as lexicon
 from pseudoris.workers.english import (
     ARTICLES,
@@ -274,27 +273,19 @@ def noun_finder(config: FilterConfig) -> NounFinder:
     return SpacyNouns(config, head_of_parse if config.nouns == "spacy" else first_child_head)
 
 
-def noun_prompt(text: str, noun: str | None, *, has_article: Set[str] = _WITHOUT_ARTICLE) -> str:
+def noun_prompt(text: str, noun: str | None, *, nouns: NounRule = "rules") -> str:
     """Return the prompt for the masked crop: "a photo of a {noun}", without a second article.
 
     Args:
         text: The expression; used instead of the noun if `noun` is None.
         noun: The head noun, singular or plural as in the expression ("a photo of a dogs", like the authors' scripts).
-        has_article: First words that take the place of the article.
+        nouns: As `filtering.nouns`. The authors' rule knows the articles "a", "an" and "the" alone: "two dogs", where
+            it finds no noun, becomes "a photo of a two dogs".
     """
     named = noun if noun is not None else text
     first = named.split(maxsplit=1)[0] if named else ""
-    return f"a photo of {named}" if first in has_article else f"a photo of a {named}"
-
-
-def prompt_builder(config: FilterConfig) -> Callable[[str, str | None], str]:
-    """Return `noun_prompt` as `filtering.nouns` asks: the authors' rule knows "a", "an" and "the" alone.
-
-    So under it "two dogs", where no noun is found, becomes "a photo of a two dogs".
-    """
-    if config.nouns == "spacy_first_child":
-        return partial(noun_prompt, has_article=ARTICLES)
-    return noun_prompt
+    has_article = first in (ARTICLES if nouns == "spacy_first_child" else _WITHOUT_ARTICLE)
+    return f"a photo of {named}" if has_article else f"a photo of a {named}"
 
 
 def head_noun(text: str) -> str | None:

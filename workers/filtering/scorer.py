@@ -34,7 +34,7 @@ from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.workers.crops.crops import make_crops, prefetched_pixels
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
-from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
+from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
 from pseudoris.workers.stages import STAGE_FILTER, clip_digest
 
 
@@ -118,9 +118,10 @@ class ClipScorer:
             ConfigError: A weight, a GPU or the spaCy extra is missing.
         """
         self._config = config
-        self._weight_line = None if config.pair_weight is None else config.pair_weight.drawn
+        self._confidence, lines = config.fitted_values.confidence, config.fitted_values.pair_weight
+        self._weight_line = None if lines is None else lines.drawn
         self._find_noun = noun_finder(config)
-        self._prompt = prompt_builder(config)
+        self._prompt = partial(noun_prompt, nouns=config.nouns)
         self._embedder = ClipEmbedder(config, compute)
 
     @classmethod
@@ -215,7 +216,7 @@ class ClipScorer:
             targets=[index_of[e.target_mask_ids[0]] for e in candidates],
             min_cosine=self._config.min_cosine,
         )
-        columns = _columns(candidates, scores, self._config.confidence)
+        columns = _columns(candidates, scores, self._confidence)
         rule = KeepRule(self._config.tau, self._config.keep, lone_masks=self._config.lone_masks)
         kept = keeps(rule, columns, [e.target_mask_ids[0] for e in candidates])
         weights = line_weights(self._weight_line, columns["confidence"]).tolist()

@@ -75,41 +75,42 @@ class CrossAttention:
 
     def read(self, placed: torch.Tensor, image: torch.Tensor, position_keys: torch.Tensor) -> torch.Tensor:
         """Return the tokens' attention to images (n, L, C), one per prompt, whose positions have these keys."""
-        scores = self._scores(self._heads_first(self._q(placed)), self._k_by_head, image, position_keys)
+        scores = self._scores(self._heads_first(self._q(placed)), self._k_by_head, image, position_keys, len(image))
         mixed = torch.bmm(_softmax(scores, 2), image)
         mixed = mixed.view(len(image), self._heads, -1, image.shape[2]).transpose(0, 1).flatten(1, 2)
         taken = torch.bmm(mixed, self._v_by_head.transpose(1, 2)).transpose(0, 1)
         read: torch.Tensor = self._out(taken.reshape(len(placed), -1, self._heads * self._width) + self._v.bias)
         return read
 
-    def attention_of_shared(self, placed: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-        """Return the weights (n, H·T, L) with which one image, given by its queries, attends to the tokens.
+    def write(
+        self, image: torch.Tensor, tokens: torch.Tensor, placed: torch.Tensor, queries: torch.Tensor, *, is_shared: bool
+    ) -> torch.Tensor:
+        """Return images (n, L, C), one per prompt, plus what they take from the tokens; `image` is overwritten.
 
-        They sum to 1 over the tokens of each head and pixel.
+        `queries` are those of the positions; of an image that is the same for all prompts, its own.
         """
-        scores = self._prompts_first(torch.bmm(self._heads_first(self._k(placed)), queries), len(placed))
-        return _softmax(scores.view(len(scores), self._heads, -1, scores.shape[2]), 2).flatten(1, 2)
-
-    def attention_of(self, placed: torch.Tensor, image: torch.Tensor, position_queries: torch.Tensor) -> torch.Tensor:
-        """Return the weights (n, H·T, L) with which images (n, L, C) attend to the tokens."""
-        scores = self._scores(self._heads_first(self._k(placed)), self._q_by_head, image, position_queries)
-        return _softmax(scores.view(len(scores), self._heads, -1, scores.shape[2]), 2).flatten(1, 2)
-
-    def token_outputs(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return what each token contributes to pixels that attend to it, (n, H·T, C), after the output projection.
-
-        The projection's bias is split among the heads, because in each head a pixel's attention sums to 1.
-        """
-        values = self._heads_first(self._v(tokens))
-        outputs = torch.bmm(values, self._out_by_head) + self._out.bias / self._heads
-        return self._prompts_first(outputs, len(tokens))
+        by_head = self._heads_first(self._k(placed))
+        scores = self._scores(by_head, self._q_by_head, None if is_shared else image, queries, len(image))
+        # They sum to 1 over the tokens of each head and pixel.
+        attention = _softmax(scores.view(len(scores), self._heads, -1, scores.shape[2]), 2).flatten(1, 2)
+        # What each token contributes to a pixel, after the output projection. The projection's bias is split among the
+        # heads, because in each head a pixel's attention sums to 1.
+        outputs = torch.bmm(self._heads_first(self._v(tokens)), self._out_by_head) + self._out.bias / self._heads
+        return image.baddbmm_(attention.transpose(1, 2), self._prompts_first(outputs, len(tokens)))
 
     def _scores(
-        self, by_head: torch.Tensor, weight: torch.Tensor, image: torch.Tensor, position: torch.Tensor
+        self,
+        by_head: torch.Tensor,
+        weight: torch.Tensor,
+        image: torch.Tensor | None,
+        position: torch.Tensor,
+        num_prompts: int,
     ) -> torch.Tensor:
-        """Return tokens (H, n·T, d) times the projections of image and position, (n, H·T, L)."""
-        absorbed = self._prompts_first(torch.bmm(by_head * self._scale, weight), len(image))
-        scores = self._prompts_first(torch.bmm(by_head, position), len(image))
+        """Return tokens (H, n·T, d) times the projections of image, if any, and position, (n, H·T, L)."""
+        scores = self._prompts_first(torch.bmm(by_head, position), num_prompts)
+        if image is None:
+            return scores
+        absorbed = self._prompts_first(torch.bmm(by_head * self._scale, weight), num_prompts)
         return scores.baddbmm_(absorbed, image.transpose(1, 2))
 
     def _heads_first(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -184,9 +185,15 @@ class _Layer:
         normed: torch.Tensor = self.block.norm3(tokens + self.block.mlp(tokens))
         return normed
 
-    def update_image(self, image: torch.Tensor, attention: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Return images (n, L, C) after their attention (n, H·T, L) to the tokens; `image` is overwritten."""
-        taken = image.baddbmm_(attention.transpose(1, 2), self.write_image.token_outputs(tokens))
+    def update_image(
+        self, image: torch.Tensor, tokens: torch.Tensor, prompt: torch.Tensor, shared: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return images (n, L, C) after their attention to the tokens; `image` is overwritten.
+
+        `shared` are the queries of an image that is still the same for all prompts.
+        """
+        queries = self.position_queries if shared is None else shared
+        taken = self.write_image.write(image, tokens, tokens + prompt, queries, is_shared=shared is not None)
         normed: torch.Tensor = self.block.norm4(taken)
         return normed
 
@@ -275,14 +282,12 @@ class SamPromptDecoder:
         self, tokens: torch.Tensor, prompt: torch.Tensor, shared: SharedImage, min_predicted_iou: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         first, *others = self._layers
-        attention = first.write_image.attention_of_shared(tokens + prompt, shared.queries)
-        image = first.update_image(shared.tokens.repeat(len(tokens), 1, 1), attention, tokens)
+        image = first.update_image(shared.tokens.repeat(len(tokens), 1, 1), tokens, prompt, shared.queries)
         for layer in others:
             tokens = layer.attend_to_tokens(tokens, prompt)
             taken = layer.read_image.read(tokens + prompt, image, layer.position_keys)
             tokens = layer.update_tokens(tokens, taken)
-            attention = layer.write_image.attention_of(tokens + prompt, image, layer.position_queries)
-            image = layer.update_image(image, attention, tokens)
+            image = layer.update_image(image, tokens, prompt)
         predicted_iou = self._heads.iou_prediction_head(self._finish(tokens, prompt, image, slice(0, 1))[:, 0])
         predicted_iou = predicted_iou[:, _FIRST_MULTIMASK:]
         is_kept = predicted_iou > min_predicted_iou if min_predicted_iou > 0 else torch.ones_like(predicted_iou).bool()

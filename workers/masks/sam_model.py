@@ -156,12 +156,6 @@ class EncodedCrop:
     input_size: tuple[int, int]
 
 
-def resize_for_sam(pixels: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
-    """Return the crop (H, W, 3) uint8 resized bilinearly by Pillow, as in the training of SAM's published weights."""
-    height, width = resized_size((pixels.shape[0], pixels.shape[1]), long_side)
-    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
-
-
 def encode_crops(sam: Sam, crops: Sequence[NDArray[np.uint8]], dtype: torch.dtype) -> Iterator[EncodedCrop]:
     """Yield the encodings of crops (H, W, 3) uint8 RGB in order; the image encoder computes in `dtype`.
 
@@ -175,7 +169,12 @@ def encode_crops(sam: Sam, crops: Sequence[NDArray[np.uint8]], dtype: torch.dtyp
     step = max(1, _ENCODER_BYTES[sam.device.type] // (2 * 4 * num_heads * (height * width) ** 2))
     for first in range(0, len(crops), step):
         several = crops[first : first + step]
-        resized = [resize_for_sam(pixels, encoder.img_size) for pixels in several]
+        # Bilinearly by Pillow, as in the training of SAM's published weights.
+        sizes = [resized_size((pixels.shape[0], pixels.shape[1]), encoder.img_size) for pixels in several]
+        resized = [
+            np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+            for pixels, (height, width) in zip(several, sizes, strict=True)
+        ]
         planes = [sam.preprocess(to_device(one, sam.device).permute(2, 0, 1)) for one in resized]
         # SAM makes an index of relative positions in every block; on its device, it is not copied there.
         with sam.device, torch.autocast(sam.device.type, dtype=dtype, enabled=dtype != torch.float32):

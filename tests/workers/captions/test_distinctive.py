@@ -210,7 +210,7 @@ def sampler(*, top_k, top_p, uniform, vocabulary=IDENTITY, temperature=1.0):
 def next_tokens(drawn_by, own, others=None, **changes):
     own = torch.tensor(np.array(own), dtype=torch.float64)
     others = torch.zeros_like(own) if others is None else torch.tensor(np.array(others), dtype=torch.float64)
-    number = len(drawn_by._top_k)
+    number = len(drawn_by.rows.top_k)
     arguments = {"own": own, "others": others, "prefix_length": 1, "is_eos_allowed": True, **changes}
     tokens, log_probs = drawn_by.next_tokens(np.arange(number), np.zeros(number, dtype=np.int64), **arguments)
     return tokens.tolist(), np.exp(log_probs)

@@ -11,7 +11,7 @@ from pseudoris.schemas.config import FilterConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.filtering import ClipScorer
-from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
+from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
 from pseudoris.workers.filtering.spacy_nouns import check_spacy, head_of_parse
 
 spacy = pytest.importorskip("spacy", reason="the spacy extra is not installed: pip install 'spacy>=3.8,<4'")
@@ -142,7 +142,7 @@ def config(pipeline, **changes):
 )
 def test_in_paper_the_prompt_names_what_the_pipeline_finds_else_the_whole_caption(pipeline, text, prompt):
     settings = config(pipeline)
-    assert prompt_builder(settings)(text, noun_finder(settings)(text)) == prompt
+    assert noun_prompt(text, noun_finder(settings)(text), nouns=settings.nouns) == prompt
 
 
 def test_the_pipelines_files_are_part_of_the_identity(pipeline):

@@ -177,7 +177,7 @@ def test_the_weight_is_the_probability_that_its_line_makes_of_confidence():
     weighing = {"confidence": {"correctness": 2.0}, "pair_weight": {"drawn": {"bias": -1.0, "slope": 0.5}}}
     config = FilterConfig.model_validate({**CONFIG.model_dump(), "fitted": read_fitted(str(fitted_file(**weighing)))})
     (image,) = ClipScorer(config, ComputeConfig(device="cpu"))(build_shard(build_image())).images
-    line = config.pair_weight.drawn
+    line = config.fitted_values.pair_weight.drawn
     due = line_weights(line, np.array([each.confidence for each in image.expressions]))
     assert [each.weight for each in image.expressions] == due.tolist()
     assert all(0 < each.weight < 1 for each in image.expressions)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from PIL import Image
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
@@ -23,7 +24,6 @@ from pseudoris.training.ppt.recipes.grounding import (
 )
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig, load_recipe_config
 from pseudoris.workers.checkpoints.openclip import ClipTokenizer, load_clip
-from pseudoris.workers.masks.sam_model import resize_for_sam
 from tests.training.small_clip import CLIP
 
 SHARE = np.zeros((8, 8), np.float32)
@@ -143,8 +143,8 @@ def test_two_objects_that_answer_alike_are_two_masks() -> None:
     grounder = Grounder(GroundingConfig(), load_recipe_config("tiny").run)
     rendered = render(make_scene(Split.TEST, 0))
     first, second = sorted(rendered.masks, key=lambda mask: -mask.sum())[:2]
-    coarse = resize_for_sam(np.repeat((first | second)[..., None], 3, 2).astype(np.uint8) * 255, 16)
-    share = resize_for_sam(coarse, 192)[..., 0].astype(np.float32) / 255
+    both, bilinear = Image.fromarray((first | second).astype(np.uint8) * 255), Image.Resampling.BILINEAR
+    share = np.asarray(both.resize((16, 16), bilinear).resize((192, 192), bilinear), np.float32) / 255
 
     (found,) = grounder.answers(rendered.image, share[None], Peaks(2, 0.8))
 
