@@ -140,7 +140,7 @@ def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Pat
     with bar(columns=columns, amount=_amount, console=stdout, is_transient=False) as show:
 
         def on_progress(done: int, total: int | None) -> None:
-            show(done, total, published.names[0])
+            show(done, total, published.name)
 
         try:
             path = fetch(published, cache, copies=copies_elsewhere(weights, cache), on_progress=on_progress)

@@ -166,7 +166,7 @@ def test_a_planted_link_does_not_redirect_the_record_of_digests(tmp_path):
     plant(tmp_path / "cache" / f"{PINS_NAME}.part", "link", tmp_path / "outside")
     before = content(tmp_path / "outside")
     cache.add_pin("x.pth", Pin("0" * 64, 3))
-    assert cache.pinned_sha256("x.pth") == "0" * 64
+    assert cache.pins()["x.pth"].sha256 == "0" * 64
     assert content(tmp_path / "outside") == before
 
 
@@ -176,7 +176,7 @@ def test_a_planted_copy_of_weights_is_refused(tmp_path, kind):
     plant(tmp_path / "cache" / "x.pth.copy", kind, tmp_path / "outside")
     before = content(tmp_path / "outside")
     (tmp_path / "mine.pth").write_bytes(b"weights")
-    published = PublishedFile(("x.pth",), "http://127.0.0.1:9/x.pth", sha256=hashlib.sha256(b"weights").hexdigest())
+    published = PublishedFile({"x.pth": "http://127.0.0.1:9/x.pth"}, sha256=hashlib.sha256(b"weights").hexdigest())
     with pytest.raises(ConfigError, match=r"x\.pth\.copy is a (link|pipe)"):
         fetch(published, WeightCache(tmp_path / "cache", is_named=True), copies=[("x.pth", tmp_path / "mine.pth")])
     assert content(tmp_path / "outside") == before

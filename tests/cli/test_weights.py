@@ -38,9 +38,8 @@ def server(cache, monkeypatch):
     with serving_weights() as server:
         use_as_hub(server, monkeypatch)
         published = weight_cache.published_file(WeightsConfig(uri=f"checkpoints/{SAM_NAME}"))
-        sam = replace(
-            published, source=f"{server.url}/{SAM_NAME}", size_bytes=len(SAM), sha256=hashlib.sha256(SAM).hexdigest()
-        )
+        files = {SAM_NAME: f"{server.url}/{SAM_NAME}"}
+        sam = replace(published, files=files, size_bytes=len(SAM), sha256=hashlib.sha256(SAM).hexdigest())
         monkeypatch.setattr(weight_cache, "_CHECKPOINTS", {SAM_NAME: sam})
         server.files = {f"/{name}": content for name, content in FILES.items()}
         yield server

@@ -27,22 +27,6 @@ RANDOM_PREFIX: Final = "random:"
 # A relative path below this folder is also looked for in the cache of weights.
 CHECKPOINTS_FOLDER: Final = "checkpoints"
 SEE_SOURCE: Final = "see the source"
-_MAIN: Final = "main"
-
-
-@dataclass(frozen=True, slots=True)
-class HubSource:
-    """A file in a repository of the Hugging Face hub.
-
-    Attributes:
-        repo: `owner/name`.
-        filenames: The file's name; of several, the first that the repository has.
-        revision: Branch, or commit.
-    """
-
-    repo: str
-    filenames: tuple[str, ...]
-    revision: str = _MAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +34,30 @@ class PublishedFile:
     """A weights file that somebody else publishes.
 
     Attributes:
-        names: Its path relative to the cache; of several, the first that exists is used.
-        source: A url, or a file of the hub.
+        files: Its url, or its name in `repo`, by its path relative to the cache; of several, the first that exists is
+            used.
+        repo: `owner/name` on the Hugging Face hub; empty for a url.
+        revision: Branch, or commit, of `repo`.
         licence: Of the weights.
         size_bytes: None if not known before it is fetched.
         sha256: None if not known before it is fetched.
     """
 
-    names: tuple[str, ...]
-    source: str | HubSource
+    files: Mapping[str, str]
+    repo: str = ""
+    revision: str = "main"
     licence: str = SEE_SOURCE
     size_bytes: int | None = None
     sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The first of its paths relative to the cache."""
+        return next(iter(self.files))
+
+    def name_at(self, path: Path) -> str:
+        """Return which of its paths relative to the cache a file found at `path` has; by default the first."""
+        return next((name for name in self.files if Path(name).name == path.name), self.name)
 
 
 _AUTHORS_COCA: Final = "laion_cc3m/checkpoints/epoch_1.pt"
@@ -77,12 +73,16 @@ _SAM_FILES: Final[Mapping[str, tuple[str, int | None]]] = {
 # By the path below `checkpoints/`.
 _CHECKPOINTS: Final[Mapping[str, PublishedFile]] = {
     f"pseudo-ris/{_AUTHORS_COCA}": PublishedFile(
-        (f"pseudo-ris/{_AUTHORS_COCA}",),
-        HubSource("SeonghoonYu/pseudo-ris", (_AUTHORS_COCA,), revision="8f39ff9f8a9f9f3fab0ff8cb9db7f377d23c8a07"),
+        {f"pseudo-ris/{_AUTHORS_COCA}": _AUTHORS_COCA},
+        "SeonghoonYu/pseudo-ris",
+        revision="8f39ff9f8a9f9f3fab0ff8cb9db7f377d23c8a07",
     ),
     **{
         name: PublishedFile(
-            (name,), f"https://dl.fbaipublicfiles.com/segment_anything/{name}", "Apache-2.0", size_bytes, sha256
+            {name: f"https://dl.fbaipublicfiles.com/segment_anything/{name}"},
+            licence="Apache-2.0",
+            size_bytes=size_bytes,
+            sha256=sha256,
         )
         for name, (sha256, size_bytes) in _SAM_FILES.items()
     },
@@ -124,7 +124,7 @@ def cached_names(weights: WeightsConfig) -> tuple[str, ...]:
         ConfigError: open_clip knows no such tag.
     """
     published = published_file(weights)
-    return _checkpoint_names(weights.uri) if published is None else published.names
+    return _checkpoint_names(weights.uri) if published is None else tuple(published.files)
 
 
 def _checkpoint_names(uri: str) -> tuple[str, ...]:
@@ -167,9 +167,7 @@ def _open_clip_file(weights: WeightsConfig) -> PublishedFile:
     safe = _DEFAULT_SAFE_NAME if filename == _DEFAULT_NAME else f"{stem}.safetensors"
     filenames = (safe, filename) if ending in {"bin", "pth"} else (filename,)
     return PublishedFile(
-        names=tuple(f"{repo}/{each}" for each in filenames),
-        source=HubSource(repo, filenames),
-        licence=_HUB_LICENCES.get(repo, SEE_SOURCE),
+        {f"{repo}/{each}": each for each in filenames}, repo, licence=_HUB_LICENCES.get(repo, SEE_SOURCE)
     )
 
 
@@ -198,6 +196,8 @@ class Pin:
 class WeightCache:
     """A folder of weights.
 
+    Its methods raise a `ConfigError` if other users may write to it, or it cannot be written or its record not read.
+
     Attributes:
         folder: Absolute; need not exist.
         is_named: Whether the user named it. Then others may be allowed to write to it: a shared folder of a team.
@@ -207,20 +207,12 @@ class WeightCache:
     is_named: bool
 
     def path(self, name: str) -> Path:
-        """Return where the file of that name lies, or would lie.
-
-        Raises:
-            ConfigError: Other users may write to the cache.
-        """
+        """Return where the file of that name lies, or would lie."""
         self._check_owner()
         return self.folder / name
 
     def make_folder(self, name: str) -> Path:
-        """Return `path(name)`, in a folder that exists.
-
-        Raises:
-            ConfigError: Other users may write to the cache, or it cannot be created.
-        """
+        """Return `path(name)`, in a folder that exists."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = self.path(name)
@@ -231,11 +223,7 @@ class WeightCache:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold a file's lock for the block; another process that writes the file waits, and then finds it.
-
-        Raises:
-            ConfigError: The cache cannot be written.
-        """
+        """Hold a file's lock for the block; another process that writes the file waits, and then finds it."""
         path = self.make_folder(f"{_LOCKS_FOLDER}/{name.replace('/', '--')}.lock")
         lock = FileLock(path)
         try:
@@ -251,11 +239,7 @@ class WeightCache:
             lock.release()
 
     def pins(self) -> Mapping[str, Pin]:
-        """Return what was recorded of fetched files, by name.
-
-        Raises:
-            ConfigError: The record cannot be read.
-        """
+        """Return what was recorded of fetched files, by name."""
         path = self.path(PINS_NAME)
         try:
             with open_regular(path) as file:
@@ -274,10 +258,10 @@ class WeightCache:
         found = self.pins().get(name)
         return found if found is not None or self == user_cache() else user_cache().pins().get(name)
 
-    def pinned_sha256(self, name: str) -> str | None:
-        """Return the digest of `pin`."""
-        pin = self.pin(name)
-        return None if pin is None else pin.sha256
+    def known_sha256(self, published: PublishedFile, name: str) -> str | None:
+        """Return the digest of a published file under one of its names: as published, else as it was first fetched."""
+        pin = None if published.sha256 else self.pin(name)
+        return published.sha256 if pin is None else pin.sha256
 
     def add_pin(self, name: str, pin: Pin) -> None:
         """Record what a file is; a file that is recorded keeps its record."""

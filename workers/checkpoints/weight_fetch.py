@@ -30,7 +30,6 @@ from pseudoris.schemas.untrusted import file_sha256, open_linked, open_regular
 from pseudoris.workers.checkpoints.download import OnProgress, RemoteFile, download
 from pseudoris.workers.checkpoints.weight_cache import (
     PINS_NAME,
-    HubSource,
     Pin,
     PublishedFile,
     WeightCache,
@@ -92,8 +91,8 @@ def ask_early(weights: Iterable[WeightsConfig]) -> None:
         list(pool.map(unreachable_reason, {source_url(each) for each in missing if each is not None}))
 
 
-def remote_file(source: HubSource) -> tuple[int, RemoteFile, str]:
-    """Ask the hub for a file: which of its names exists (as an index), what and where it is, and the commit.
+def remote_file(published: PublishedFile) -> tuple[str, RemoteFile, str]:
+    """Ask the hub for a file: its name in the cache, of those that exist, what and where it is, and the commit.
 
     Raises:
         ConfigError: The hub has no such file, or gives it only to those who are logged in.
@@ -105,28 +104,29 @@ def remote_file(source: HubSource) -> tuple[int, RemoteFile, str]:
         wait=wait_exponential_jitter(initial=1, max=10),
         reraise=True,
     )
-    for index, filename in enumerate(source.filenames):
-        url = hf_hub_url(source.repo, filename, revision=source.revision)
+    repo = published.repo
+    for name, filename in published.files.items():
+        url = hf_hub_url(repo, filename, revision=published.revision)
         try:
             found = retrying(get_hf_file_metadata, url, timeout=_HUB_TIMEOUT_S)
         except EntryNotFoundError:
             continue
         except (httpx2.HTTPError, OfflineModeIsEnabled) as error:
-            summary = f"the hub does not give {source.repo}/{filename}: {str(error).splitlines()[0]}"
+            summary = f"the hub does not give {repo}/{filename}: {str(error).splitlines()[0]}"
             if _is_transient(error):
                 raise TransientError(summary) from error
             raise ConfigError(f"{summary}. If the repository asks for consent, log in with `hf auth login`") from error
         sha256 = found.etag if found.etag and _SHA256.fullmatch(found.etag) else None
         # By the commit, so that no other version is put behind a part of this one.
-        pinned = hf_hub_url(source.repo, filename, revision=found.commit_hash)
-        return index, RemoteFile(pinned, sha256, found.size, build_hf_headers()), found.commit_hash or ""
-    raise ConfigError(f"the hub's repository {source.repo} has none of the files {', '.join(source.filenames)}")
+        pinned = hf_hub_url(repo, filename, revision=found.commit_hash)
+        return name, RemoteFile(pinned, sha256, found.size, build_hf_headers()), found.commit_hash or ""
+    raise ConfigError(f"the hub's repository {repo} has none of the files {', '.join(published.files.values())}")
 
 
-def hub_cached_file(source: HubSource) -> Path | None:
+def hub_cached_file(published: PublishedFile) -> Path | None:
     """Return the file in the cache of the hub's own library, None if it is not there."""
-    for filename in source.filenames:
-        found = try_to_load_from_cache(source.repo, filename, revision=source.revision)
+    for filename in published.files.values():
+        found = try_to_load_from_cache(published.repo, filename, revision=published.revision)
         if isinstance(found, str):
             return Path(found)
     return None
@@ -163,22 +163,21 @@ def fetch(
         TransientError: The download broke off again and again; another call continues it.
     """
     unproved = None
-    for name in published.names:
+    for name in published.files:
         path = cache.path(name)
         if path.is_file():
-            known = published.sha256 or cache.pinned_sha256(name)
+            known = cache.known_sha256(published, name)
             if known is not None and file_sha256(path) == known:
                 return path
             unproved = path if known is None else None
     for name, copy in copies:
         # The hub's library files a copy under its digest.
         blob = copy.resolve().name
-        known = published.sha256 or cache.pinned_sha256(name) or (blob if _SHA256.fullmatch(blob) else None)
+        known = cache.known_sha256(published, name) or (blob if _SHA256.fullmatch(blob) else None)
         if known is not None and file_sha256(copy) == known:
             return _copied(copy, name, cache, Pin(known, copy.stat().st_size))
-    is_of_hub = isinstance(published.source, HubSource)
-    origin = constants.ENDPOINT if is_of_hub else source_url(published)
-    is_offline = is_of_hub and constants.is_offline_mode()
+    origin = constants.ENDPOINT if published.repo else source_url(published)
+    is_offline = published.repo and constants.is_offline_mode()
     reason = "HF_HUB_OFFLINE is set" if is_offline else unreachable_reason(origin)
     if reason is None:
         name, remote, commit = _remote(published, cache)
@@ -202,9 +201,8 @@ def copies_elsewhere(weights: WeightsConfig, cache: WeightCache) -> list[tuple[s
     names = cached_names(weights)
     places = [(name, user_cache().path(name)) for name in names]
     places += [(names[0], Path(weights.uri))] if names else []
-    published, hub_copy = published_file(weights), None
-    if published is not None and isinstance(published.source, HubSource):
-        hub_copy = hub_cached_file(published.source)
+    published = published_file(weights)
+    hub_copy = hub_cached_file(published) if published is not None and published.repo else None
     if hub_copy is not None:
         places += [(name, hub_copy) for name in names if Path(name).name == hub_copy.name]
     return [(name, path) for name, path in places if path.is_file() and path != cache.path(name)]
@@ -227,22 +225,20 @@ def _copied(copy: Path, name: str, cache: WeightCache, pin: Pin) -> Path:
 
 def _remote(published: PublishedFile, cache: WeightCache) -> tuple[str, RemoteFile, str]:
     """Return a file's name in the cache, what to ask its server for, and its commit."""
-    if not isinstance(published.source, HubSource):
-        (name,) = published.names
-        remote = RemoteFile(published.source, published.sha256, published.size_bytes)
-        return name, remote, ""
-    names, source = published.names, published.source
-    pinned = next((name for name in names if cache.pin(name)), None)
+    if not published.repo:
+        ((name, url),) = published.files.items()
+        return name, RemoteFile(url, published.sha256, published.size_bytes), ""
+    pinned = next((name for name in published.files if cache.pin(name)), None)
     pin = cache.pin(pinned) if pinned else None
     if pinned and pin:
         # The same file of the same commit, whatever was published since.
-        filename = source.filenames[names.index(pinned)]
-        names, source = (pinned,), replace(source, filenames=(filename,), revision=pin.revision or source.revision)
-    index, remote, commit = remote_file(source)
+        only = {pinned: published.files[pinned]}
+        published = replace(published, files=only, revision=pin.revision or published.revision)
+    name, remote, commit = remote_file(published)
     if pin and remote.sha256 not in (None, pin.sha256):
         raise ConfigError(
             f"{remote.url} has sha256 {remote.sha256} now; at its first use it had {pin.sha256}, which "
             f"{cache.path(PINS_NAME)} records. To take the new file, remove {pinned} from that record; a run that "
             "used the first one cannot be continued with it"
         )
-    return names[index], replace(remote, sha256=remote.sha256 or (pin.sha256 if pin else None)), commit
+    return name, replace(remote, sha256=remote.sha256 or (pin.sha256 if pin else None)), commit

@@ -25,7 +25,6 @@ from pseudoris.workers.checkpoints.weight_cache import (
     OPEN_CLIP_PREFIX,
     RANDOM_PREFIX,
     SEE_SOURCE,
-    HubSource,
     PublishedFile,
     WeightCache,
     cached_names,
@@ -76,13 +75,13 @@ def unreachable(weights: WeightsConfig, why: str, cache: WeightCache) -> str:
 
 def source_url(published: PublishedFile) -> str:
     """Return the url from which a person can download the file."""
-    if not isinstance(published.source, HubSource):
-        return published.source
+    first = published.files[published.name]
+    if not published.repo:
+        return first
     # Imported here: it loads a client of the web, which only a missing file needs.
     from huggingface_hub import hf_hub_url
 
-    source = published.source
-    return hf_hub_url(source.repo, source.filenames[0], revision=source.revision)
+    return hf_hub_url(published.repo, first, revision=published.revision)
 
 
 def _command(weights: WeightsConfig, preset: str) -> str:
@@ -105,13 +104,13 @@ def _by_hand(weights: WeightsConfig, cache: WeightCache | None = None) -> str:
     published = published_file(weights)
     if published is None:
         return ""
-    target = (cache or user_cache()).path(published.names[0])
+    target = (cache or user_cache()).path(published.name)
     facts = [f"{published.size_bytes:,} bytes"] if published.size_bytes else []
     facts += [f"sha256 {published.sha256}"] if published.sha256 else []
     known = f" ({', '.join(facts)})" if facts else ""
     or_else = ""
-    if len(published.names) > 1 and isinstance(published.source, HubSource):
-        other = published.source.filenames[-1]
+    if len(published.files) > 1:
+        *_, other = published.files.values()
         or_else = f"; if the repository has no such file, take {other} instead, and keep its name"
     return f". By hand: download {source_url(published)} and put it at {target}{known}{or_else}"
 
@@ -179,12 +178,12 @@ def found_file(weights: WeightsConfig) -> Path | None:
         return path
     cached = next(filter(Path.is_file, map(user_cache().path, cached_names(weights))), None)
     published = published_file(weights)
-    if cached is not None or published is None or not isinstance(published.source, HubSource):
+    if cached is not None or published is None or not published.repo:
         return cached
     # The hub's own library may have it.
     from pseudoris.workers.checkpoints.weight_fetch import hub_cached_file
 
-    return hub_cached_file(published.source)
+    return hub_cached_file(published)
 
 
 def weights_digest(weights: WeightsConfig) -> str:
@@ -264,8 +263,7 @@ def expected_sha256(weights: WeightsConfig, path: Path) -> str | None:
     published = published_file(weights)
     if published is None:
         return None
-    name = next((each for each in published.names if each.endswith(path.name)), published.names[0])
-    return published.sha256 or user_cache().pinned_sha256(name)
+    return user_cache().known_sha256(published, published.name_at(path))
 
 
 MODEL_CARD: Final = "tiny/MODEL_CARD.md"
@@ -300,7 +298,7 @@ def weight_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | No
     elif published is None:
         facts = (SEE_SOURCE, shown_size, sha256 or "not given", "your own file")
     else:
-        name = next((each for each in published.names if found and Path(each).name == found.name), published.names[0])
+        name = published.name_at(found) if found else published.name
         facts = (published.licence, shown_size, sha256 or _UNKNOWN, source_url(published))
     return name, dict(zip(keys, facts, strict=True)), found
 

@@ -6,7 +6,7 @@ from open_clip.pretrained import get_pretrained_cfg
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.weight_cache import TAG_REPOS, HubSource, published_file
+from pseudoris.workers.checkpoints.weight_cache import TAG_REPOS, published_file
 
 
 @pytest.mark.parametrize("tag", TAG_REPOS)
@@ -17,7 +17,8 @@ def test_the_repositories_of_tags_are_those_of_open_clip(tag):
 
 def test_a_tag_has_open_clip_s_file_names_in_its_order():
     known = published_file(WeightsConfig(uri="open_clip:RN50-quickgelu/openai"))
-    assert known.source == HubSource("timm/resnet50_clip.openai", (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME))
+    assert (known.repo, known.revision) == ("timm/resnet50_clip.openai", "main")
+    assert tuple(known.files.values()) == (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
     assert known.licence == "MIT"
 
 

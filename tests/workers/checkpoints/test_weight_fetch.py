@@ -13,14 +13,14 @@ import huggingface_hub.constants
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.weight_cache import HubSource, Pin, PublishedFile, WeightCache
+from pseudoris.workers.checkpoints.weight_cache import Pin, PublishedFile, WeightCache
 from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch, unreachable_reason
 from tests.builders.weight_server import COMMIT, serving_weights, use_as_hub
 
 CONTENT = random.Random(1).randbytes(100_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 SAFE, PICKLED = "owner/repo/model.safetensors", "owner/repo/model.bin"
-HUB_FILE = PublishedFile((SAFE, PICKLED), HubSource("owner/repo", ("model.safetensors", "model.bin")))
+HUB_FILE = PublishedFile({SAFE: "model.safetensors", PICKLED: "model.bin"}, "owner/repo")
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_file_put_there_by_hand_is_compared_with_the_hub_s_record_when_it_can_
 def test_a_right_copy_is_taken_instead_of_a_download(cache, tmp_path):
     copy = tmp_path / "copy.pth"
     copy.write_bytes(CONTENT)
-    published = PublishedFile(("sam.pth",), "http://127.0.0.1:9/sam.pth", sha256=SHA256)
+    published = PublishedFile({"sam.pth": "http://127.0.0.1:9/sam.pth"}, sha256=SHA256)
     assert fetch(published, cache, copies=[("sam.pth", copy)]).read_bytes() == CONTENT
 
 
@@ -119,14 +119,14 @@ def test_what_the_hub_s_own_library_has_filed_needs_no_network(cache, tmp_path, 
 
 def test_a_wrong_copy_is_not_taken(cache, tmp_path):
     (tmp_path / "copy.pth").write_bytes(b"other")
-    published = PublishedFile(("sam.pth",), "http://127.0.0.1:9/sam.pth", sha256=SHA256)
+    published = PublishedFile({"sam.pth": "http://127.0.0.1:9/sam.pth"}, sha256=SHA256)
     with pytest.raises(UnreachableError, match=r"127\.0\.0\.1 cannot be reached \("):
         fetch(published, cache, copies=[("sam.pth", tmp_path / "copy.pth")])
 
 
 def test_two_who_fetch_the_same_file_download_it_once(server, cache):
     server.files["/sam.pth"] = CONTENT
-    published = PublishedFile(("sam.pth",), f"{server.url}/sam.pth", sha256=SHA256, size_bytes=len(CONTENT))
+    published = PublishedFile({"sam.pth": f"{server.url}/sam.pth"}, sha256=SHA256, size_bytes=len(CONTENT))
     threads = [threading.Thread(target=fetch, args=(published, cache)) for _ in range(4)]
     for thread in threads:
         thread.start()
