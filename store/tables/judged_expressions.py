@@ -44,13 +44,8 @@ def stated_rule(header: RunHeader) -> KeepRule | None:
 
 def _rule(filtering: FilterConfig, *, has_tau: bool) -> KeepRule:
     tau = filtering.tau if has_tau else None
-    return KeepRule(
-        tau,
-        filtering.keep,
-        filtering.fitted_values.confidence,
-        filtering.lone_masks,
-        filtering.fitted_values.pair_weight,
-    )
+    fitted = filtering.fitted_values
+    return KeepRule(tau, filtering.keep, fitted.confidence, filtering.lone_masks, fitted.pair_weight)
 
 
 def check_scored(location: RunLocation, conditions: Sequence[KeepCondition]) -> None:
@@ -58,7 +53,7 @@ def check_scored(location: RunLocation, conditions: Sequence[KeepCondition]) -> 
     if not conditions:
         return
     config, lacking = require_header(location).config, dict[str, str]()
-    if config.filtering.confidence is None:
+    if config.filtering.fitted_values.confidence is None:
         lacking |= dict.fromkeys(("confidence", "rank"), "filtering.fitted")
     if config.captions.listening is None:
         lacking |= dict.fromkeys(("caption_score", "listener", "truth"), "captions.listening")
