@@ -90,7 +90,7 @@ def test_weights_come_from_a_file_that_was_fitted_with_the_runs_confidence(tmp_p
     invoke("refilter", out, tmp_path / "new", "--weights", file)
     # The new run holds the values, and needs the file no more.
     file.unlink()
-    found = require_header(RunLocation.open(str(tmp_path / "new"))).config.filtering
+    found = require_header(RunLocation.open(str(tmp_path / "new"))).config.filtering.fitted_values
     assert found.pair_weight.drawn.bias == 1.5
 
 
