@@ -25,6 +25,7 @@ from experiments.conformance.arms import (
     difference,
     read_record,
 )
+from experiments.quality import markdown_cells
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.training.evaluation.evaluation_report import figure_text
@@ -40,31 +41,6 @@ _LOADERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "ppt": load_ppt_config,
     "recipes": load_recipe_config,
 }
-
-_HEAD: Final = """\
-# Conformance
-
-What the papers and the authors' scripts say, element by element, and what this code does. A test compares the page with
-the code; `python -m experiments.conformance` writes it.
-
-- **exact**: the preset `paper` does the same. The test that is named fails if it departs.
-- **declared**: ours is another, on purpose. The row says why, and what it changes.
-
-Values of settings are read from the presets. What a difference changes is measured with `tiny`: the arm differs in this
-element alone from the arm that it is compared with, over the same {num_scenes} test scenes. Accuracy is the share of
-kept expressions that are right, yield the kept expressions a mask; 95 % intervals, by resampling scenes.
-[All arms](#what-differences-change) are listed at the end.
-
-{counts}
-
-The scripts of the Pseudo-RIS authors: *masks* is `generate_masks/cutler_sam_masks.py`, *captions*
-`generate_pseudo_supervision/distinctive_caption_generation.py`, *CoCa* `coca_model.py` of their open_clip, *nouns*
-`my_utils/noun_extraction.py`, *loader* `my_utils/pseudo_datasets.py`. Sections (§) and equations are the papers'.
-"""
-_ARMS: Final = """\
-`python -m experiments.conformance measure` counts them, and `experiments/results/conformance.json` holds the counts.
-An arm with few masks says little: hardly any mask of `tiny`'s SAM is as stable as `paper` asks.
-"""
 
 
 @dataclass(frozen=True)
@@ -124,12 +100,18 @@ def render(record: Mapping[str, ArmCounts] | None = None) -> str:
     counted = read_record() if record is None else record
     found = {arm.name: difference(counted, arm) for arm in ARMS if arm.name != arm.against}
     said = {name: _change(ARMS_BY_NAME[name], change) for name, change in found.items()}
-    verdicts = Counter(element.verdict for element in elements())
-    counts = f"The page has {verdicts['exact']} exact and {verdicts['declared']} declared rows."
-    parts = [_HEAD.format(num_scenes=NUM_SCENES, counts=counts)]
-    parts += [_section(section, said) for section in SECTIONS]
-    parts.append(_arms(found))
-    return "\n".join(parts)
+    values = {
+        "num_scenes": NUM_SCENES,
+        "verdicts": Counter(element.verdict for element in elements()),
+        "sections": SECTIONS,
+        "cells_of": lambda element: _row(element, said),
+        "found": found,
+        "arms": ARMS_BY_NAME,
+        "code": lambda words: "<br>".join(f"`{word}`" for word in words),
+        "figures": lambda change: [*_figures(change), ", ".join(f"{each:,}" for each in change.num_masks)],
+        "not_measured": NOT_MEASURED,
+    }
+    return markdown_cells.render("conformance/page", values) + "\n"
 
 
 def elements() -> Iterator[Element]:
@@ -155,12 +137,6 @@ def value_at(preset: str, path: str) -> Any:
 @cache
 def _loaded(family: str, preset: str) -> Any:
     return _LOADERS[family](preset)
-
-
-def _section(section: Section, said: Mapping[str, str]) -> str:
-    rows = [_row(element, said) for element in section.elements]
-    head = ["element", "the paper or script", "`paper`", section.other_presets, "verdict"]
-    return f"## {section.title}\n\n" + _table([head, *rows])
 
 
 def _row(element: Element, said: Mapping[str, str]) -> list[str]:
@@ -222,24 +198,3 @@ def _change(arm: Arm, found: Difference | None) -> str:
 
 def _figures(found: Difference) -> list[str]:
     return [figure_text(each, 3, sign="+") for each in (found.accuracy, found.yield_)]
-
-
-def _arms(found: Mapping[str, Difference | None]) -> str:
-    rows = []
-    for name, change in found.items():
-        arm = ARMS_BY_NAME[name]
-        cells = (
-            [NOT_MEASURED, "", ""]
-            if change is None
-            else [*_figures(change), ", ".join(f"{each:,}" for each in change.num_masks)]
-        )
-        settings = "<br>".join(f"`{word}`" for word in arm.assignments)
-        rows.append([arm.title, settings, ARMS_BY_NAME[arm.against].title, *cells])
-    head = ["arm", "settings", "compared with", "accuracy", "yield", "masks, of the other"]
-    return f"## What differences change\n\n{_ARMS}\n" + _table([head, *rows])
-
-
-def _table(rows: list[list[str]]) -> str:
-    head, *others = rows
-    lines = [head, ["---"] * len(head), *others]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from experiments.ppt.ablation_jobs import RECORDS, jobs_of, mean_select, measure
 from experiments.ppt.ablation_rows import BESIDE, ORDER, PAPER, TRAININGS, WHOLE, Sizes
+from experiments.quality.markdown_cells import render
 from experiments.quality.seed_bootstrap import PairedSeedBootstrap
 from pseudoris.training.evaluation.bootstrap import Estimate
 from pseudoris.training.ppt.point_generator import PointGenerator
@@ -18,8 +19,6 @@ from pseudoris.training.ppt.ppt_config import load_ppt_config
 
 BEGIN: Final = "<!-- ablation: written by `python -m experiments.ppt` -->"
 END: Final = "<!-- end of ablation -->"
-_SHOWN: Final = ("p30", "p50", "p70")
-_UNMEASURED: Final = "not measured"
 # Source: CLIP ViT-B/16: 768 channels a patch, 512 a word.
 _PAPER_WIDTHS: Final = (768, 512)
 
@@ -104,66 +103,18 @@ def _step(row: str, baseline: str, drawn: PairedSeedBootstrap) -> dict[str, Any]
 
 def as_markdown(result: Mapping[str, Any]) -> str:
     """Return the tables, the paper's mIoU beside each row."""
-    head = [
-        "| | | seeds | P@0.3 | P@0.5 | P@0.7 | mIoU (95 % interval) | the paper's mIoU |",
-        "| --- | --- | --: | --: | --: | --: | --: | --: |",
-    ]
-    rows = [_line(row["row"], row, f"{row['paper_miou']:.2f}") for row in result["ablation"]]
-    rows += [_line("", row, "") for row in result["beside"]]
-    return "\n".join([*head, *rows, *_order_lines(result), *_select_lines(result.get("select"))])
-
-
-def _order_lines(result: Mapping[str, Any]) -> list[str]:
-    """The steps of the paper's order, a column for what was measured here and one for each trial beside it."""
-    if not result["order"]:
-        return []
     columns = [{**result, "name": result["sizes"]["world"]}, *result.get("trials", ())]
-    heads: list[str] = []
-    ends: dict[str, list[str]] = {"1": [], "5": []}
-    for column in columns:
-        rows = {row["row"]: row for row in column["ablation"]}
-        num_seeds = max(row["seeds"] for row in rows.values())
-        heads.append(f"{column['name']}, {num_seeds} seed{'s' if num_seeds > 1 else ''}")
-        for row, cells in ends.items():
-            cells.append(f"{100 * rows[row]['miou_mean']:.1f}" if row in rows else _UNMEASURED)
-    lines = [f"| rows | the paper's | {' | '.join(heads)} |", f"| --- | --: | {' | '.join(['---'] * len(heads))} |"]
-    lines += [f"| mIoU of {row} | {PAPER[row][1]:.2f} | {' | '.join(cells)} |" for row, cells in ends.items()]
-    for row, baseline in ORDER:
-        verdicts = [_verdict(row, baseline, column["order"]) for column in columns]
-        paper = PAPER[row][1] - PAPER[baseline][1]
-        lines.append(f"| {row} − {baseline} | {paper:+.2f} | {' | '.join(verdicts)} |")
-    return ["", *lines]
-
-
-def _verdict(row: str, baseline: str, steps: Sequence[Mapping[str, Any]]) -> str:
-    for step in steps:
-        if (step["row"], step["baseline"]) == (row, baseline):
-            found, low, high = (f"{100 * step[name]:+.1f}" for name in ("difference", "low", "high"))
-            return f"{step['verdict']}: {found} ({low} to {high})"
-    return _UNMEASURED
-
-
-def _select_lines(found: Mapping[str, Any] | None) -> list[str]:
-    if found is None:
-        return []
-    rounds = found["rounds"]
-    decided, right = (" | ".join(f"{100 * each[name]:.1f}" for each in rounds) for name in ("decided", "right"))
-    return [
-        "",
-        f"Select in the rounds of 4 and 5, means over their seeds, of {found['pairs']:,} pairs of H_ref; "
-        f"{100 * found['reachable']:.1f} % of them have the referent among their pseudo-masks:",
-        "",
-        f"| before round | {' | '.join(each['name'] for each in rounds)} |",
-        f"| --- | {' | '.join(['--:'] * len(rounds))} |",
-        f"| decided, % of pairs | {decided} |",
-        f"| right, % of these | {right} |",
+    told = [
+        {
+            "name": column["name"],
+            "rows": {row["row"]: row for row in column["ablation"]},
+            "seeds": max(row["seeds"] for row in column["ablation"]),
+            "steps": {(step["row"], step["baseline"]): step for step in column["order"]},
+        }
+        for column in columns
     ]
-
-
-def _line(number: str, row: Mapping[str, Any], paper: str) -> str:
-    shares = " | ".join(f"{100 * row[name]:.1f}" for name in _SHOWN)
-    mean, low, high = (f"{100 * row[f'miou_{name}']:.1f}" for name in ("mean", "low", "high"))
-    return f"| {number} | {row['name']} | {row['seeds']} | {shares} | {mean} ({low} to {high}) | {paper} |"
+    shared = {"select": result.get("select"), "columns": told, "paper": PAPER, "paper_order": ORDER}
+    return render("ppt/tables", {**result, **shared})
 
 
 TRIALS: Final[dict[str, Sizes]] = {

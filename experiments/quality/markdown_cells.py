@@ -1,11 +1,14 @@
-"""Figures as JSON values, and as cells of Markdown tables."""
+"""Figures as JSON values, as cells of Markdown tables, and in the texts that hold them: templates beside the code."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
+
+import jinja2
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.evaluation.bootstrap import Estimate
@@ -103,3 +106,29 @@ def put_into(page: Path, table: str, *, marks: tuple[str, str]) -> None:
     if not begin or not end:
         raise ConfigError(f"{page} has no marks {' … '.join(marks)} for the table: put them where it shall stand")
     page.write_text(f"{before}{begin}\n\n{table}\n\n{end}{after}", encoding="utf-8")
+
+
+def plot_name(part: str, name: str) -> str:
+    """Return the file name of a part's plot, beside the page."""
+    return f"quality-{part}-{name}.svg"
+
+
+def render(name: str, values: Mapping[str, Any]) -> str:
+    """Return a text with its figures: the template `experiments/<name>.md.j2`, which knows the cells of this module.
+
+    Raises:
+        jinja2.UndefinedError: It asks for something that is not in `values`.
+    """
+    return _texts().get_template(f"{name}.md.j2").render(values).strip()
+
+
+@cache
+def _texts() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(Path(__file__).parents[1])
+    # Markdown of our own figures: nothing of a user's stands in it.
+    texts = jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
+    )
+    cells = (cell, value, percent, triple, triple_of_means, said_difference, mean_and_deviation, is_above_zero)
+    texts.globals |= {each.__name__: each for each in (*cells, plot_name)}
+    return texts

@@ -8,25 +8,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
-
-import jinja2
 
 from experiments.quality.markdown_cells import (
     TRIPLE,
     cell,
-    is_above_zero,
     is_reversed_beside,
-    mean_and_deviation,
-    percent,
-    said_difference,
-    triple,
+    plot_name,
+    render,
     triple_of_means,
     value,
 )
-from experiments.quality.parts import Options, Part, Record, Result, WholeRun, fingerprint, plot_name, record_path
+from experiments.quality.parts import Options, Part, Record, Result, WholeRun, fingerprint, record_path
 
 PAGE, APPENDIX, DATA = "quality.md", "quality-appendix.md", "quality.json"
 # Above a section whose record no run of today would take again.
@@ -80,7 +74,7 @@ def appendix(known: Sequence[tuple[Part, Record]], options: Options, whole: Whol
     """Return the page of the other parts, and of what all of them take."""
     sections = [_section(part, record, options) for part, record in known if part.is_appendix]
     took = {"records": [record for _, record in known], "whole": whole}
-    return "\n\n".join([render("appendix", {}), *sections, render("runtime", took)]) + "\n"
+    return "\n\n".join([render("quality/texts/appendix", {}), *sections, render("quality/texts/runtime", took)]) + "\n"
 
 
 def _section(part: Part, record: Record, options: Options) -> str:
@@ -105,37 +99,13 @@ def tree(
 
 def template(name: str, values: Callable[[Result], Mapping[str, Any]] = lambda result: {}) -> Callable[[Result], str]:
     """Return what makes a part's section: `texts/<name>.md.j2` of its result, and of what `values` makes of that."""
-    return lambda result: render(name, {**result, **values(result)})
-
-
-def render(name: str, values: Mapping[str, Any]) -> str:
-    """Return a text with its figures.
-
-    Raises:
-        jinja2.UndefinedError: It asks for something that is not in `values`.
-    """
-    return _texts().get_template(f"{name}.md.j2").render(values).strip()
-
-
-@cache
-def _texts() -> jinja2.Environment:
-    # Markdown of our own figures: nothing of a user's stands in it.
-    texts = jinja2.Environment(
-        loader=jinja2.PackageLoader("experiments.quality", "texts"),
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    cells = (cell, value, percent, triple, triple_of_means, said_difference, mean_and_deviation, is_above_zero)
-    texts.globals |= {each.__name__: each for each in (*cells, plot_name)}
-    return texts
+    return lambda result: render(f"quality/texts/{name}", {**result, **values(result)})
 
 
 def frame(results: Mapping[str, Result]) -> tuple[str, str]:
     """Return what stands above all parts and below them; what speaks of a part is left out where it has no result."""
     values = _values({name: results.get(name) for name in ("expressions", "ablation", "listening", "students")})
-    return render("head", values), render("tail", values)
+    return render("quality/texts/head", values), render("quality/texts/tail", values)
 
 
 def _values(parts: dict[str, Result | None]) -> dict[str, Any]:

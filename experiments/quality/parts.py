@@ -144,11 +144,6 @@ def load_parts() -> list[Part]:
     return parts
 
 
-def plot_name(part: str, name: str) -> str:
-    """Return the file name of a part's plot, beside the page."""
-    return f"quality-{part}-{name}.svg"
-
-
 def run_part(part: Part, options: Options) -> Record:
     """Return a part's record, out of OUT where it stands, else measured and written there."""
     path = record_path(options.out, part.name)

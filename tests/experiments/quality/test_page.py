@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 from experiments.quality import __main__ as command
 from experiments.quality import page
 from experiments.quality.ablation import verdict
+from experiments.quality.markdown_cells import plot_name
 from experiments.quality.parts import (
     RECORDS,
     Options,
     Part,
     load_parts,
-    plot_name,
     read_record,
     read_whole,
     record_path,
