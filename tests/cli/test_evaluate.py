@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,9 @@ import pytest
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.store.location import RunLocation
 from tests.builders.command import invoke
-from tests.builders.scene_runs import quarantined, said, scene_run, scenes, scored, truth_bytes
+from tests.builders.scene_runs import quarantined, scene_run, scenes, scored, truth_bytes
 
 KNOWN = scenes(5)
 
@@ -91,16 +89,6 @@ def demo_calibrate(tmp_path_factory):
     scene_run(RunLocation.open(str(folder / "run")), KNOWN_CALIBRATE, source=str(folder / "images"), change=scored)
     (folder / "truth.json").write_bytes(truth_bytes(dict(KNOWN_CALIBRATE)))
     return folder
-
-
-def composed(image, *, a_mask):
-    """Return the image with so many expressions that a composer said of each of its masks."""
-    told = [
-        replace(said(mask.mask_id, f"the leftmost thing {n}"), samples=(), source=SOURCE_COMPOSER, kind="position")
-        for mask in image.masks
-        for n in range(a_mask)
-    ]
-    return replace(image, expressions=(*image.expressions, *told))
 
 
 @pytest.mark.parametrize("truth", [(), ("--truth", "synthworld", "--coverage", 0.1)])

@@ -5,17 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import Provenance, commit_shard
-from pseudoris.store.runs.plan import read_shard_plan
 from tests.builders.command import invoke
-from tests.builders.scored_runs import begin, scored_run, scored_shard
+from tests.builders.scored_runs import scored_run
 from tests.store.builders import commit, start_run
 
 
@@ -89,27 +86,6 @@ def test_mistakes_say_what_is_allowed(out, tmp_path):
     ]:
         with pytest.raises(ConfigError, match=message):
             printed("sample", *arguments)
-
-
-def test_words_of_strangers_do_not_rule_the_terminal(tmp_path):
-    location = RunLocation.open(str(tmp_path / "run"))
-    header = begin(location, num_shards=1, per_shard=1)
-    entries = read_shard_plan(location, header, 0)
-    shard = scored_shard(header.config, entries)
-    (image,) = shard.images
-    rude = tuple(
-        replace(each, text=f"a\x1b[2Jcircle :smile: {n}", kept=True) for n, each in enumerate(image.expressions[:1])
-    )
-    commit_shard(
-        location,
-        shard.with_images((replace(image, expressions=rude),)),
-        planned_ids=[entry.image_id for entry in entries],
-        embed_images=False,
-        provenance=Provenance(header_sha256=header.sha256),
-    )
-    shown = printed("sample", location.root, "--columns", "text")
-    assert "\x1b" not in shown
-    assert r"a\x1b[2Jcircle :smile: 0" in shown
 
 
 @pytest.fixture

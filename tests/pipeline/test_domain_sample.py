@@ -1,13 +1,10 @@
 """A sample of SOURCE is asked whether the preset's models know such images."""
 
 import io
-import shutil
 import tarfile
-from pathlib import Path
 
 import pytest
 
-from pseudoris.pipeline import domain_sample
 from pseudoris.pipeline.domain_sample import NUM_SAMPLED, accepted_domain, judge_sample, sample_items
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
@@ -19,7 +16,6 @@ from tests.builders.images import png
 
 TINY = load_config("tiny")
 ACCEPTING = load_config("tiny", None, ["placement.accept_domain=true"])
-PHOTOS = Path(__file__).parents[3] / "shared" / "assets" / "photos"
 
 
 def opened(folder):
@@ -62,26 +58,9 @@ def test_a_scene_is_inside_and_what_is_broken_is_left_out(folder):
     assert found.median_score < found.max_score
 
 
-@pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"the test photographs are absent: {PHOTOS.name} beside the clone")
-def test_photographs_are_outside(folder, monkeypatch):
-    # On busy cores the threads of one product wait for each other, for seconds; the child of a run has one.
-    monkeypatch.setattr(domain_sample, "_PATIENCE_S", 600.0)
-    for photo in sorted(PHOTOS.iterdir())[:2]:
-        shutil.copy(photo, folder)
-    found = judge_sample(TINY, opened(folder), ())
-    assert (found.num_sampled, found.num_outside) == (2, 2)
-
-
 def test_statistics_that_are_missing_are_told(folder):
     with pytest.raises(ConfigError, match=r"weights 'gone\.safetensors' are not available"):
         judge_sample(load_config("tiny", None, ["domain.weights.uri=gone.safetensors"]), opened(folder), ())
-
-
-def test_where_most_is_outside_the_start_is_refused_with_both_remedies():
-    with pytest.raises(ConfigError, match=r"16 of 16 sampled images.*--preset base.*--accept-domain") as refused:
-        accepted_domain(record(16), TINY)
-    for words in ("'tiny'", "16 of 16 sampled images", "above 2.5", "--preset base", "--accept-domain"):
-        assert words in str(refused.value)
 
 
 def test_where_most_is_outside_and_accepted_the_run_goes_on_with_a_notice():

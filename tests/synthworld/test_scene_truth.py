@@ -33,14 +33,6 @@ def test_a_scene_has_the_masks_that_are_painted():
     assert rle.areas(SceneImageTruth(scene, given).masks, truth.size).tolist() == [0]
 
 
-def test_referents_are_the_oracles():
-    truth = SceneImageTruth(SCENE)
-    assert truth.referents("a circle") == {0, 1}
-    assert truth.referents("the blue circle") == {1}
-    assert truth.referents("a green circle") == frozenset()
-    assert truth.referents("circle circle") is None
-
-
 @pytest.mark.parametrize(
     ("text", "number", "counts"),
     [
