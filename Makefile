@@ -1,6 +1,6 @@
 # Relative paths only, so that a folder with a space in its name works. Every target makes .venv if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-all coverage soak mutants lint format bench quality conformance weights docs dashboard wheel clean
+.PHONY: help install demo check test test-all coverage soak mutants lint format bench quality conformance weights docs wheel clean
 SHELL := /bin/bash
 # The first of the supported versions that this machine has.
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13; do type $$each && break; done &>/dev/null; echo $$each)
@@ -74,9 +74,6 @@ weights: $(STAMP) ## Train the tiny models again (two and a half hours on 2 core
 docs: $(STAMP) ## Regenerate docs/schema.md and docs/settings.md from schemas/
 	$(RUN) -m tests.docs.pages tables > docs/schema.md
 	$(RUN) -m tests.docs.pages settings > docs/settings.md
-
-dashboard: $(STAMP) ## Regenerate the Grafana dashboard from the metrics
-	$(RUN) -m pseudoris.deploy.dashboard > deploy/dashboards/pseudoris.json
 
 wheel: $(STAMP) ## Build the package that clusters install, into dist/
 	rm -rf build dist/pseudoris-*.whl

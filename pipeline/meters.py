@@ -11,8 +11,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 from ray.util import metrics as ray_metrics
@@ -22,8 +21,6 @@ from pseudoris.schemas.run_records import Receipt
 
 logger = logging.getLogger(__name__)
 
-Group = Literal["Throughput", "Outcomes", "Stages"]
-
 # The prefix that Ray adds to each name.
 RAY_PREFIX: Final = "ray_"
 RUN_TAG: Final = "run"
@@ -32,24 +29,19 @@ _SECONDS: Final = (0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0)
 _SHARES: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(NamedTuple):
     """One metric, a counter or a histogram.
 
     Attributes:
         name: The name given to Ray; `series` has the names in Prometheus.
-        unit: `images`, `seconds`, `bytes`, `share` …; it sets the unit of a panel's axis.
         description: What it counts, and when.
-        group: Row of the dashboard.
         tags: Label keys, besides `run`, which every metric has.
         boundaries: Upper bounds of a histogram's buckets; a metric without them is a counter. Ray counts each value as
             the middle of its bucket, so a mean is only as exact as the buckets are narrow.
     """
 
     name: str
-    unit: str
     description: str
-    group: Group
     tags: tuple[str, ...] = ()
     boundaries: tuple[float, ...] = ()
 
@@ -60,82 +52,55 @@ class Metric:
         return (f"{base}_bucket", f"{base}_sum", f"{base}_count") if self.boundaries else (f"{base}_total",)
 
 
-# Each metric stands once: Ray's instruments and the Grafana dashboard are both built from these.
+# Each metric stands once: Ray's instruments are built from these, and a test compares the Grafana dashboard with them.
 METRICS: Final = (
     IMAGES := Metric(
         "pseudoris_images",
-        "images",
         "Images of committed shards, by outcome; quarantined images by reason.",
-        "Outcomes",
         ("outcome", "reason"),
     ),
-    MASKS := Metric("pseudoris_masks", "masks", "Masks of committed shards.", "Throughput"),
+    MASKS := Metric("pseudoris_masks", "Masks of committed shards."),
     CANDIDATES := Metric(
-        "pseudoris_candidates",
-        "expressions",
-        "Candidate expressions of committed shards; equal captions of a mask count once.",
-        "Throughput",
+        "pseudoris_candidates", "Candidate expressions of committed shards; equal captions of a mask count once."
     ),
-    KEPT := Metric("pseudoris_kept", "expressions", "Candidates that passed the filter.", "Throughput"),
-    SHARDS := Metric("pseudoris_shards", "shards", "Shards whose commit reached the driver.", "Throughput"),
+    KEPT := Metric("pseudoris_kept", "Candidates that passed the filter."),
+    SHARDS := Metric("pseudoris_shards", "Shards whose commit reached the driver."),
     REPEATS := Metric(
-        "pseudoris_repeats",
-        "attempts",
-        "Attempts that a pool repeated on a shard after the loss of a process, node or driver.",
-        "Outcomes",
+        "pseudoris_repeats", "Attempts that a pool repeated on a shard after the loss of a process, node or driver."
     ),
-    STORAGE_RETRIES := Metric(
-        "pseudoris_storage_retries", "requests", "Storage requests that were retried, by step.", "Outcomes", ("step",)
-    ),
+    STORAGE_RETRIES := Metric("pseudoris_storage_retries", "Storage requests that were retried, by step.", ("step",)),
     # Not a histogram: Ray sums one by the middles of its buckets, and a stage's share of the time should be exact.
     STAGE_SECONDS := Metric(
         "pseudoris_stage_seconds",
-        "seconds",
         "Seconds that stages worked on committed shards. Its rate is the number of busy processes of a stage.",
-        "Stages",
         ("stage",),
     ),
     LOAD_SECONDS := Metric(
-        "pseudoris_load_seconds",
-        "seconds",
-        "Seconds that an actor took to load a stage's model.",
-        "Stages",
-        ("stage",),
-        _SECONDS,
+        "pseudoris_load_seconds", "Seconds that an actor took to load a stage's model.", ("stage",), _SECONDS
     ),
     BATCH_FILL := Metric(
         "pseudoris_batch_fill",
-        "share",
         "Share of a forward pass's rows that are not padding, by kind of row.",
-        "Stages",
         ("of",),
         _SHARES,
     ),
     QUEUE_WAIT_SECONDS := Metric(
         "pseudoris_queue_wait_seconds",
-        "seconds",
         "Seconds from the end of a shard's last step to the start of a pool's work on it. clocks=one: both times were "
         "read on one node. clocks=two: on two nodes, whose clocks may differ; a negative difference counts as 0.",
-        "Stages",
         ("pool", "clocks"),
         _SECONDS,
     ),
-    BUSY_SECONDS := Metric(
-        "pseudoris_busy_seconds", "seconds", "Seconds that actors of a pool worked on shards.", "Stages", ("pool",)
-    ),
+    BUSY_SECONDS := Metric("pseudoris_busy_seconds", "Seconds that actors of a pool worked on shards.", ("pool",)),
     IDLE_SECONDS := Metric(
         "pseudoris_idle_seconds",
-        "seconds",
         "Seconds that actors of a pool waited for their next shard, after their models were loaded.",
-        "Stages",
         ("pool",),
     ),
     # Not a gauge: Ray drops a gauge a few seconds after its process ends, or earlier.
     CACHE_BYTES := Metric(
         "pseudoris_cache_bytes",
-        "bytes",
         "Peak bytes of a captioner's keys and values during a shard.",
-        "Stages",
         boundaries=tuple(2.0**exponent for exponent in range(12, 38, 2)),
     ),
 )
