@@ -41,12 +41,27 @@ def test_a_kill_while_a_summary_is_written_leaves_none_of_it(tmp_path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work_and_none_is_made(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    for place in ("file", "lost"):
+        with pytest.raises(ConfigError, match=rf"out cannot be used: .*{place} is no folder .*Name another --out"):
+            TrainingFolder(tmp_path / place / "in" / "out").refuse_another(is_resuming=False)
+    out = TrainingFolder(tmp_path / "new" / "out")
+    out.refuse_another(is_resuming=False)
+    # Root may write anywhere: a folder of another user is played.
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(ConfigError, match=r"new/out cannot be used: .* is no folder that you may write"):
+        out.refuse_another(is_resuming=True)
+    assert not (tmp_path / "new").exists()
+
+
 def test_another_setting_is_named_on_a_resume(tmp_path):
-    folder = TrainingFolder(tmp_path)
-    folder.begin({"config": {"seed": 1, "old": 2}, "runs": ["a"]})
-    folder.begin({"config": {"seed": 1, "old": 2}, "runs": ("a",)})
+    folder, version = TrainingFolder(tmp_path), {"version": TRAININGS_VERSION}
+    folder.begin({**version, "config": {"seed": 1, "old": 2}, "runs": ["a"]})
+    folder.begin({**version, "config": {"seed": 1, "old": 2}, "runs": ("a",)})
     with pytest.raises(ConfigError, match=r"(?s)config.seed: 1 then, 2 now.*config.old: 2 then, None now"):
-        folder.begin({"config": {"seed": 2}, "runs": ["a"]})
+        folder.begin({**version, "config": {"seed": 2}, "runs": ["a"]})
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"PK\x03\x04 torn"])

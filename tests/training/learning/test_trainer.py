@@ -14,6 +14,7 @@ from torch import nn
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning import Trainer, TrainingConfig, TrainingFolder
+from pseudoris.training.learning.checkpoint_folder import TRAININGS_VERSION
 from pseudoris.training.learning.trainer import make_optimiser, rate_at
 
 
@@ -76,7 +77,7 @@ class Elsewhere(Fabric):
 def trainer(folder: Path, fabric: Fabric | None = None, **settings) -> Trainer:
     config = TrainingConfig(**{"num_steps": 4, "num_warmup_steps": 0, **settings})
     own = TrainingFolder(folder)
-    own.begin({})
+    own.begin({"version": TRAININGS_VERSION})
     return Trainer(fabric or Fabric(accelerator="cpu", devices=1), config, own, settings="{}")
 
 
