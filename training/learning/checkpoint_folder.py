@@ -48,9 +48,15 @@ class TrainingFolder:
         return (self.path / CONFIG_NAME).exists()
 
     def refuse_another(self, *, is_resuming: bool) -> None:
-        """Raise ConfigError if the folder has a training, and none is to be resumed."""
+        """Raise ConfigError if the folder has a training that is not to be resumed, or cannot be written; make nothing."""
         if not is_resuming and self.is_begun:
             raise ConfigError(f"{self.path} already has a training. Continue it with --resume, or name another --out.")
+        path = self.path.absolute()
+        place = next(each for each in (path, *path.parents) if os.path.lexists(each))
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"{self.path} cannot be used: {place} is no folder that you may write to. Name another --out."
+            )
 
     def settings(self) -> dict[str, Any] | None:
         """Return the settings of the training in this folder, as given to `begin`; None if it has none."""
@@ -58,23 +64,20 @@ class TrainingFolder:
             return None
         path = self.path / CONFIG_NAME
         try:
-            found: dict[str, Any] = _parsed(read_regular(path).decode(), path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}. Name another folder.") from error
+            found: dict[str, Any] = parse_json(read_regular(path))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be read as JSON: {error}. Name another --out.") from error
         _check_version(path, found)
         return found
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Write the settings of a new training, or compare them with those of a resumed one."""
-        make_folder(self.path)
-        try:
-            text = read_regular(self.path / CONFIG_NAME).decode()
-        except FileNotFoundError:
+        saved = self.settings()
+        if saved is None:
+            make_folder(self.path)
             self.write_json(CONFIG_NAME, settings)
             return
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{self.path} cannot be used: {error}. Name another folder.") from error
-        differing = list(_differences(_parsed(text, self.path / CONFIG_NAME), parse_json(json.dumps(settings))))
+        differing = _differences(saved, parse_json(json.dumps(settings)))
         if differing:
             lines = "\n".join(f"  {line}" for line in differing)
             raise ConfigError(
@@ -193,13 +196,6 @@ class Trained(Generic[ConfigT]):
 def _check_version(path: Path, settings: Any) -> None:
     found = settings.get("version", 1) if isinstance(settings, dict) else None
     refuse_other_version(str(path), found, TRAININGS_VERSION, again="train again")
-
-
-def _parsed(text: str, path: Path) -> Any:
-    try:
-        return parse_json(text)
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}). Name another --out.") from error
 
 
 def _differences(saved: Any, given: Any, key: str = "") -> list[str]:
