@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -46,40 +45,51 @@ class ConcatIndex:
 
 
 class MapDataset(Dataset[Any]):
-    """Masks by number, in epochs that differ in the expressions that are drawn: one run, several, or a mix."""
+    """Masks by number, in epochs that differ in the expressions that are drawn: one run, several, or a mix.
+
+    What stands here is that of several, one after the other; `RisDataset` is one.
+    """
+
+    def __init__(self, parts: Sequence[MapDataset]) -> None:
+        """Take at least one part."""
+        self._parts = list(parts)
+        self._concat = ConcatIndex([len(part) for part in parts])
 
     @property
-    @abstractmethod
     def epoch(self) -> int:
         """Which draw of expressions is given."""
+        return self._parts[0].epoch
 
-    @abstractmethod
     def set_epoch(self, epoch: int) -> None:
         """Choose the draw of expressions; persistent workers see it too. A sampler has its own epoch."""
+        for part in self._parts:
+            part.set_epoch(epoch)
 
     @property
-    @abstractmethod
     def num_skipped(self) -> int:
         """How often another mask was returned because the image of the requested one cannot be used."""
+        return sum(part.num_skipped for part in self._parts)
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Return the number of masks."""
+        return len(self._concat)
 
-    @abstractmethod
     def draw(self, index: int, epoch: int, decoded: Decoded) -> Any:
         """Return the sample of a mask with the expressions of an epoch; `decoded` is read from, and added to."""
+        part, at = self._concat.of(index, noun="mask")
+        return self._parts[part].draw(at, epoch, decoded)
 
-    @abstractmethod
     def mask_ids(self) -> list[str]:
         """Return the id of every item's mask, in order; a mask of two runs comes twice."""
+        return [mask for part in self._parts for mask in part.mask_ids()]
 
-    @abstractmethod
     def best_weights(self) -> NDArray[np.float64]:
         """Return the largest `weight` of each item's expressions, (N,) float64; 1 for other draws than `weighted`."""
+        return np.concatenate([part.best_weights() for part in self._parts])
 
-    @abstractmethod
     def image_digests(self) -> list[str]:
         """Return for every item the sha256 of its image's bytes, as annotated: ids are unique only within one run."""
+        return [digest for part in self._parts for digest in part.image_digests()]
 
     def __getitem__(self, index: int) -> Any:
         """Return a sample, or the transform's result.
@@ -150,10 +160,6 @@ class RisDataset(MapDataset):
     def num_skipped(self) -> int:
         """How often another mask was returned."""
         return self._shared.num_skipped
-
-    def __len__(self) -> int:
-        """Return the number of masks."""
-        return len(self._concat)
 
     def draw(self, index: int, epoch: int, decoded: Decoded, *, among: NDArray[np.int64] | None = None) -> Any:
         """Return the sample of a mask with the expressions of an epoch; raises as `[]` does.
@@ -279,41 +285,4 @@ class JoinedDataset(MapDataset):
         """Join datasets, at least one."""
         if not runs:
             raise ConfigError("There is no run to join. Give at least one.")
-        self._runs = list(runs)
-        self._concat = ConcatIndex([len(run) for run in self._runs])
-
-    @property
-    def epoch(self) -> int:
-        """Which draw of expressions is given."""
-        return self._runs[0].epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the draw of expressions."""
-        for run in self._runs:
-            run.set_epoch(epoch)
-
-    @property
-    def num_skipped(self) -> int:
-        """How often another mask was returned."""
-        return sum(run.num_skipped for run in self._runs)
-
-    def __len__(self) -> int:
-        """Return the number of masks."""
-        return len(self._concat)
-
-    def draw(self, index: int, epoch: int, decoded: Decoded) -> Any:
-        """Return the sample of a mask of the run that contains the index; raises as that run does."""
-        run, at = self._concat.of(index, noun="mask")
-        return self._runs[run].draw(at, epoch, decoded)
-
-    def mask_ids(self) -> list[str]:
-        """Return the id of every mask, in order."""
-        return [mask for run in self._runs for mask in run.mask_ids()]
-
-    def best_weights(self) -> NDArray[np.float64]:
-        """Return the largest weight of each mask's expressions."""
-        return np.concatenate([run.best_weights() for run in self._runs])
-
-    def image_digests(self) -> list[str]:
-        """Return for every mask the sha256 of its image."""
-        return [digest for run in self._runs for digest in run.image_digests()]
+        super().__init__(runs)
