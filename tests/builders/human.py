@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
+from pseudoris.training.imports.human_annotation import HumanImage, HumanMask
 from tests.builders.images import png
 
 HEIGHT, WIDTH = 24, 32
@@ -42,6 +43,12 @@ def runs(mask: np.ndarray) -> dict[str, Any]:
     edges = np.flatnonzero(np.diff(flat))
     counts = np.diff(np.concatenate([[0], edges])).tolist()
     return {"size": list(mask.shape), "counts": [0, *counts[1:]] if flat[1] else counts}
+
+
+def texts_of(image: HumanImage, mask: HumanMask) -> tuple[str, ...]:
+    """Return what is said of one mask of an image alone."""
+    said = tuple(each.text for each in image.phrases if each.targets == (mask.index,))
+    return said or getattr(mask, "texts", ())
 
 
 def image_row(number: int, file_name: str, **changes: Any) -> dict[str, Any]:

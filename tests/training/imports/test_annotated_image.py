@@ -13,7 +13,7 @@ from pseudoris.images.pixels import decode_upright
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import Failure, ShardImage
-from pseudoris.training.imports.human_annotation import HumanImage, HumanMask, annotate_image
+from pseudoris.training.imports.human_annotation import HumanImage, HumanMask, HumanPhrase, annotate_image
 from tests.builders.human import box_mask, polygon, rle, runs
 from tests.builders.images import oriented, smooth_pixels
 
@@ -29,8 +29,8 @@ def picture(orientation: int = 1, image_format: str = "PNG") -> ShardImage:
     return ShardImage(0, image_id("a.png"), "a.png", data, "0" * 64, height, width)
 
 
-def human(segmentation, size=STORED, **values) -> HumanImage:
-    return HumanImage("a.png", size, (HumanMask(3, 431, segmentation, ("a box",), **values),))
+def human(segmentation, size=STORED) -> HumanImage:
+    return HumanImage("a.png", size, (HumanMask(3, 431, segmentation),), (HumanPhrase((3,), "a box"),))
 
 
 def annotated(image: ShardImage, what: HumanImage, orientation="upright") -> ShardImage:

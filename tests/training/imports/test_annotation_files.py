@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import pytest
 
@@ -13,7 +14,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.training.imports import ImportRequest
 from pseudoris.training.imports.annotation_files import read_annotation, read_refer
-from tests.builders.human import document, image_row, object_row, reference, write_small_refer
+from tests.builders.human import document, image_row, object_row, reference, texts_of, write_small_refer
 from tests.builders.imports import import_small
 from tests.builders.runs import part_digests
 
@@ -36,7 +37,7 @@ def test_of_several_files_of_references_one_is_chosen(dataset):
     (dataset / "refs(google).p").write_bytes((dataset / "refs(unc).p").read_bytes())
     with pytest.raises(
         ConfigError,
-        match=r"refs\(google\)\.p, refs\(unc\)\.p\. Choose one: give the name in its brackets as --split-by",
+        match=r"has refs\(google\)\.p, refs\(unc\)\.p\. Choose one: give the name in its brackets as --split-by",
     ):
         read(dataset)
     assert set(read(dataset, split_by="google").digests) == {"refs(google).p", "instances.json"}
@@ -49,7 +50,11 @@ def test_of_several_files_of_references_one_is_chosen(dataset):
 def test_what_is_missing_is_named(dataset, tmp_path):
     with pytest.raises(ConfigError, match="nowhere' does not exist"):
         read(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="has these files of references: none"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"ANNOTATION {re.escape(str(tmp_path))} has no refs\(<splitBy>\)\.p, which a REFER dataset has beside "
+        r"instances\.json\. Name the folder that holds it; .* the \.json file itself; .* --format phrasecut",
+    ):
         read(tmp_path)
     with pytest.raises(ConfigError, match=r"is a folder\. Name the COCO JSON file in it"):
         read(dataset, annotation_format="coco")
@@ -94,7 +99,9 @@ def read_references(refs, *, images=IMAGES, objects=OBJECTS, splits=("train",), 
 
 
 def texts(annotation) -> dict[tuple[str, int], tuple[str, ...]]:
-    return {(image.path, mask.annotation_id): mask.texts for image in annotation.images for mask in image.masks}
+    return {
+        (image.path, mask.annotation_id): texts_of(image, mask) for image in annotation.images for mask in image.masks
+    }
 
 
 def test_the_objects_of_a_split_are_read_with_what_is_said_of_them():

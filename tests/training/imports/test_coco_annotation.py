@@ -8,7 +8,7 @@ import pytest
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.imports.coco_annotation import read_coco
-from tests.builders.human import document, image_row, object_row
+from tests.builders.human import document, image_row, object_row, texts_of
 
 IMAGES = [image_row(1, "a.png"), image_row("two", "sub/b.png")]
 
@@ -27,11 +27,11 @@ def test_all_images_and_their_objects_are_read_with_captions_where_they_have_som
     )
     first, second = found.images
     assert (first.path, second.path) == ("a.png", "sub/b.png")
-    assert [(mask.index, mask.annotation_id, mask.texts) for mask in first.masks] == [
+    assert [(mask.index, mask.annotation_id, texts_of(first, mask)) for mask in first.masks] == [
         (0, 5, ()),
         (1, 7, ("left dog", "the dog", "dog")),
     ]
-    assert second.masks[0].texts == ("a cat",)
+    assert texts_of(second, second.masks[0]) == ("a cat",)
 
 
 def captions(*pairs) -> bytes:
