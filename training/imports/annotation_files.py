@@ -55,10 +55,19 @@ def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequenc
         sentences[annotation_id] += said
     left_out = Counter({"objects without a reference in these splits": len(tables.annotations) - len(sentences)})
     masks: defaultdict[str, list[HumanMask]] = defaultdict(list)
+    phrases: defaultdict[str, list[HumanPhrase]] = defaultdict(list)
     for entry in tables.annotations:
-        if entry.annotation_id in sentences:
-            masks[entry.path].append(_mask(entry, sentences[entry.annotation_id], left_out, refs_name))
-    images = tuple(HumanImage(path, tables.sizes[path], tuple(found)) for path, found in masks.items())
+        said = sentences.get(entry.annotation_id)
+        if said is not None:
+            where = f"{refs_name}: a sentence of annotation {entry.annotation_id}"
+            texts = clean_texts((sentence for sentence, _ in said), left_out, where=where)
+            # A text of two splits, which no dataset has, counts in the first.
+            splits = {clean_text(sentence): split for sentence, split in reversed(said)}
+            masks[entry.path].append(entry.mask)
+            phrases[entry.path] += (HumanPhrase((entry.index,), text, splits[text]) for text in texts)
+    images = tuple(
+        HumanImage(path, tables.sizes[path], tuple(found), tuple(phrases[path])) for path, found in masks.items()
+    )
     digests = {refs_name: sha256_hex(refs), INSTANCES_NAME: sha256_hex(instances)}
     return Annotation(images, digests, +left_out)
 
@@ -106,14 +115,6 @@ def _sentences(ref: Mapping[str, Any], where: str) -> list[Any]:
     if not isinstance(sentences, list | tuple) or not all(isinstance(each, dict) for each in sentences):
         raise ConfigError(f"{where} has the sentences {shown(sentences)}. A list of dicts with `sent` is needed.")
     return [each["sent"] if "sent" in each else each.get("raw") for each in sentences]
-
-
-def _mask(entry: AnnotationEntry, said: Sequence[_Said], left_out: Counter[str], name: str) -> HumanMask:
-    where = f"{name}: a sentence of annotation {entry.annotation_id}"
-    texts = clean_texts((sentence for sentence, _ in said), left_out, where=where)
-    # A text of two splits, which no dataset has, counts in the first.
-    splits = {clean_text(sentence): split for sentence, split in reversed(said)}
-    return HumanMask(entry.index, entry.annotation_id, entry.row.get("segmentation"), texts, splits)
 
 
 def read_annotation(request: ImportRequest) -> Annotation:
@@ -178,10 +179,13 @@ def _refs_in(folder: SourceRoot, split_by: str | None) -> str:
     wanted = found if split_by is None else [name for name in found if name == f"refs({split_by}).p"]
     if len(wanted) == 1:
         return wanted[0]
-    there = ", ".join(found) or "none"
+    if found:
+        raise ConfigError(
+            f"{folder.describe()} has {', '.join(found)}. Choose one: give the name in its brackets as --split-by."
+        )
     raise ConfigError(
-        f"{folder.describe()} has these files of references: {there}. Choose one: give the name in its brackets as "
-        "--split-by. For COCO JSON, name the file itself."
+        f"ANNOTATION {folder.describe()} has no refs(<splitBy>).p, which a REFER dataset has beside {INSTANCES_NAME}. "
+        "Name the folder that holds it; for COCO JSON the .json file itself; for PhraseCut give --format phrasecut."
     )
 
 

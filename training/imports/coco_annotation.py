@@ -20,6 +20,7 @@ from pseudoris.training.imports.human_annotation import (
     Annotation,
     HumanImage,
     HumanMask,
+    HumanPhrase,
     clean_texts,
     read_json,
     relative_path,
@@ -47,15 +48,18 @@ def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_na
         digests[f"{captions_name} (captions)"] = sha256_hex(captions)
         said = _by_instance(captions, captions_name, {entry.annotation_id for entry in tables.annotations})
     masks: defaultdict[str, list[HumanMask]] = defaultdict(list)
+    phrases: defaultdict[str, list[HumanPhrase]] = defaultdict(list)
     for entry in tables.annotations:
         if entry.row.get("iscrowd"):
             left_out["crowd regions"] += 1
             continue
         where = f"{name}: annotation {entry.annotation_id}"
         every = [*_captions(entry.row, where), *said.get(entry.annotation_id, ())]
-        texts = clean_texts(every, left_out, where=where)
-        masks[entry.path].append(HumanMask(entry.index, entry.annotation_id, entry.row.get("segmentation"), texts))
-    images = tuple(HumanImage(path, size, tuple(masks.get(path, ()))) for path, size in tables.sizes.items())
+        masks[entry.path].append(entry.mask)
+        phrases[entry.path] += (HumanPhrase((entry.index,), text) for text in clean_texts(every, left_out, where=where))
+    images = tuple(
+        HumanImage(path, size, tuple(masks[path]), tuple(phrases[path])) for path, size in tables.sizes.items()
+    )
     return Annotation(images, digests, +left_out)
 
 
@@ -89,6 +93,11 @@ class AnnotationEntry:
     path: str
     index: int
     row: Mapping[str, Any]
+
+    @property
+    def mask(self) -> HumanMask:
+        """The object of the row."""
+        return HumanMask(self.index, self.annotation_id, self.row.get("segmentation"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Final, Literal
 
@@ -36,24 +36,20 @@ class HumanMask:
             chosen splits.
         annotation_id: Its id in the file.
         segmentation: In any of COCO's forms, unchecked.
-        texts: Its expressions, in order: clean, distinct, none empty.
-        splits: The split of each text; empty where the annotation has none.
     """
 
     index: int
     annotation_id: int
     segmentation: Any
-    texts: tuple[str, ...] = ()
-    splits: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class HumanPhrase:
-    """An expression that refers to several objects together, or to one.
+    """An expression that refers to one object, or to several together.
 
     Attributes:
         targets: Indexes of its masks, ascending; at least one.
-        text: Clean, as those of `HumanMask`.
+        text: As the tables write it, not empty, once for the same masks.
         split: Its split; None where the annotation has none.
     """
 
@@ -70,7 +66,7 @@ class HumanImage:
         path: Relative to the folder of images, with `/`; never leads out of it.
         size: (H, W) in pixels as the file states them; None if it does not.
         masks: By index.
-        phrases: Expressions besides those of the masks.
+        phrases: Expressions, in the order of their rows.
     """
 
     path: str
@@ -200,10 +196,7 @@ def annotate_image(
     return replace(
         image,
         masks=tuple(_record(image.image_id, upright, *each) for each in kept),
-        expressions=(
-            *(each for mask, _, _ in kept for each in _expressions(image.image_id, mask)),
-            *_of_phrases(image.image_id, human.phrases, {mask.index for mask, _, _ in kept}),
-        ),
+        expressions=tuple(_expressions(image.image_id, human.phrases, {mask.index for mask, _, _ in kept})),
     )
 
 
@@ -253,13 +246,7 @@ def _record(image_id: str, size: _Size, mask: HumanMask, counts: str, summary: R
     )
 
 
-def _expressions(image_id: str, mask: HumanMask) -> Iterator[ExpressionRecord]:
-    target = (mask_id(image_id, mask.index),)
-    for text in mask.texts:
-        yield ExpressionRecord(target, text, samples=(), kept=True, source=SOURCE_HUMAN, split=mask.splits.get(text))
-
-
-def _of_phrases(image_id: str, phrases: Sequence[HumanPhrase], kept: Container[int]) -> Iterator[ExpressionRecord]:
+def _expressions(image_id: str, phrases: Sequence[HumanPhrase], kept: Container[int]) -> Iterator[ExpressionRecord]:
     for phrase in phrases:
         targets = tuple(mask_id(image_id, index) for index in phrase.targets if index in kept)
         if targets:

@@ -48,7 +48,7 @@ class TrainingFolder:
         return (self.path / CONFIG_NAME).exists()
 
     def refuse_another(self, *, is_resuming: bool) -> None:
-        """Raise ConfigError if the folder has a training that is not to be resumed, or cannot be written; make nothing."""
+        """Raise ConfigError if it has a training that is not to be resumed, or cannot be written; nothing is made."""
         if not is_resuming and self.is_begun:
             raise ConfigError(f"{self.path} already has a training. Continue it with --resume, or name another --out.")
         path = self.path.absolute()
