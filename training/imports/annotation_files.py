@@ -62,9 +62,9 @@ def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequenc
             where = f"{refs_name}: a sentence of annotation {entry.annotation_id}"
             texts = clean_texts((sentence for sentence, _ in said), left_out, where=where)
             # A text of two splits, which no dataset has, counts in the first.
-            splits = {clean_text(sentence): split for sentence, split in reversed(said)}
+            split_of = {clean_text(sentence): split for sentence, split in reversed(said)}
             masks[entry.path].append(entry.mask)
-            phrases[entry.path] += (HumanPhrase((entry.index,), text, splits[text]) for text in texts)
+            phrases[entry.path] += (HumanPhrase((entry.index,), text, split_of[text]) for text in texts)
     images = tuple(
         HumanImage(path, tables.sizes[path], tuple(found), tuple(phrases[path])) for path, found in masks.items()
     )
