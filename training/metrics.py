@@ -78,7 +78,7 @@ class SegmentationMeter:
         counts = [(guess & truth).sum(1), (guess | truth).sum(1), guess.sum(1), truth.sum(1)]
         rows = torch.stack(counts, 1).cpu().numpy().astype(np.int64)
         self._rows.append(rows)
-        return _ious(rows)
+        return ious_of(rows)
 
     def add_rows(self, rows: NDArray[np.int64]) -> None:
         """Add the counts of another meter, such as another rank's, (T, 4) int64."""
@@ -104,12 +104,36 @@ class SegmentationMeter:
         )
 
 
+def pixel_counts(predicted: torch.Tensor, target: torch.Tensor) -> NDArray[np.int64]:
+    """Return intersection, union, predicted and target pixels of each expression, (T, 4) int64.
+
+    Masks are (T, H, W) bool, or (H, W) of one, upright image pixels; a target is all False where an expression has
+    none. Others are a ValueError.
+    """
+    if predicted.dtype != torch.bool or target.dtype != torch.bool:
+        raise ValueError(f"The masks are {predicted.dtype} and {target.dtype}. Threshold them to bool first.")
+    if predicted.shape != target.shape or predicted.ndim not in (2, 3):
+        raise ValueError(
+            f"The prediction has shape {tuple(predicted.shape)}, the target {tuple(target.shape)}. Both must be "
+            "(T, H, W) or (H, W), in pixels of the image."
+        )
+    guess, truth = (mask.reshape(-1, mask.shape[-2] * mask.shape[-1]) for mask in (predicted, target))
+    counts = [(guess & truth).sum(1), (guess | truth).sum(1), guess.sum(1), truth.sum(1)]
+    return torch.stack(counts, 1).cpu().numpy().astype(np.int64)
+
+
+def ious_of(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the IoU of each expression, (T,); 1 where nothing is predicted and nothing wanted."""
+    intersection, union = rows[:, 0].astype(np.float64), rows[:, 1].astype(np.float64)
+    return np.where(union > 0, intersection / np.maximum(union, 1), 1.0)
+
+
 def figure_sums(rows: NDArray[np.int64]) -> dict[str, tuple[float, float]]:
     """Return numerator and denominator of each figure, by name, which add up over images.
 
-    They are `oiou`, `miou`, `p@0.3` and on, `no_target_accuracy`, `target_accuracy`, of `SegmentationMeter.rows`.
+    They are `oiou`, `miou`, `p@0.3` and on, `no_target_accuracy`, `target_accuracy`, of `pixel_counts`.
     """
-    count, ious = float(len(rows)), _ious(rows)
+    count, ious = float(len(rows)), ious_of(rows)
     is_empty, has_target = rows[:, 2] == 0, rows[:, 3] > 0
     found = {"oiou": (float(rows[:, 0].sum()), float(rows[:, 1].sum())), "miou": (float(ious.sum()), count)}
     found |= {f"p@{at}": (float((ious > at).sum()), count) for at in PRECISION_AT}
@@ -118,6 +142,22 @@ def figure_sums(rows: NDArray[np.int64]) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _ious(rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    intersection, union = rows[:, 0].astype(np.float64), rows[:, 1].astype(np.float64)
-    return np.where(union > 0, intersection / np.maximum(union, 1), 1.0)
+def figures_of(rows: NDArray[np.int64]) -> dict[str, float]:
+    """Return how well predicted masks fit, by the names of `figure_sums`: shares, nan where nothing was counted.
+
+    An expression without a target (gRefCOCO) has IoU 1 where the prediction is empty too, else 0. The target of a group
+    expression is the union of its masks.
+
+    oiou    Overall IoU: the sum of intersections over the sum of unions, so that large objects count most (LAVT, CRIS:
+            "overall IoU"; GRES: cIoU).
+    miou    Mean over expressions of each one's IoU (with expressions without a target among them GRES's gIoU).
+    p@X     The share of expressions with IoU > X, as CRIS and ETRIS count it; LAVT counts >=, which differs only where
+            an IoU meets X exactly.
+    no_target_accuracy, target_accuracy
+            The share of the expressions without a target that an empty mask answered (GRES: N-acc.), and of those with
+            one that were not (GRES: T-acc.).
+    """
+    figures = {name: part / whole if whole else float("nan") for name, (part, whole) in figure_sums(rows).items()}
+    if len(rows) and not rows[:, 1].any():
+        figures["oiou"] = NOTHING_ASKED_OIOU
+    return figures

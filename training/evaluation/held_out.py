@@ -22,7 +22,14 @@ from pseudoris.training.dataset import SampleSpec
 from pseudoris.training.dataset.image_reader import ShardImages
 from pseudoris.training.dataset.shard_reader import OpenedRun
 from pseudoris.training.evaluation.run_images import read_shard
-from pseudoris.training.metrics import SegmentationFigures, SegmentationMeter
+from pseudoris.training.metrics import (
+    PRECISION_AT,
+    SegmentationFigures,
+    SegmentationMeter,
+    figures_of,
+    ious_of,
+    pixel_counts,
+)
 from pseudoris.workers.masks import rle
 
 _COLUMNS: Final = ("text", "target_mask_ids", "kind", "kept", "split")
@@ -204,6 +211,39 @@ def named_figures(figures: SegmentationFigures) -> dict[str, float]:
     """Return the figures that a training logs, by name."""
     named = {"miou": figures.miou, "oiou": figures.oiou}
     return named | {f"p{round(100 * at)}": value for at, value in figures.precision.items()}
+
+
+def held_out_figures(
+    answer: Callable[[ImageQuestion], torch.Tensor],
+    held_out: HeldOutExpressions,
+    fabric: Fabric | None = None,
+    *,
+    on_image: Callable[[NDArray[np.float64]], None] = lambda ious: None,
+) -> dict[str, float]:
+    """Return the figures that a training logs, by name, of answers to all held-out expressions.
+
+    The images are split over the ranks of `fabric`; each rank gets the same figures. `on_image` is called for each
+    image of this process, in order, with the IoU (T,) of its expressions.
+    """
+    rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
+    parts = [np.zeros((0, 4), np.int64)]
+    for image in held_out.images[rank::world_size]:
+        question = held_out.question(image)
+        parts.append(pixel_counts(answer(question), question.masks))
+        on_image(ious_of(parts[-1]))
+    rows = np.concatenate(parts)
+    if fabric is not None and world_size > 1:
+        counts = of_all_ranks(torch.tensor([len(rows)]), fabric).flatten().tolist()
+        padded = torch.zeros(max(counts), 4, dtype=torch.int64)
+        padded[: len(rows)] = torch.from_numpy(rows)
+        gathered = of_all_ranks(padded, fabric).cpu().numpy()
+        rows = np.concatenate([each[:count] for count, each in zip(counts, gathered, strict=True)])
+    found = figures_of(rows)
+    return {
+        "miou": found["miou"],
+        "oiou": found["oiou"],
+        **{f"p{round(100 * at)}": found[f"p@{at}"] for at in PRECISION_AT},
+    }
 
 
 def of_all_ranks(values: torch.Tensor, fabric: Fabric) -> torch.Tensor:
