@@ -57,12 +57,12 @@ def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequenc
     masks: defaultdict[str, list[HumanMask]] = defaultdict(list)
     phrases: defaultdict[str, list[HumanPhrase]] = defaultdict(list)
     for entry in tables.annotations:
-        said = sentences.get(entry.annotation_id)
-        if said is not None:
+        own = sentences.get(entry.annotation_id)
+        if own is not None:
             where = f"{refs_name}: a sentence of annotation {entry.annotation_id}"
-            texts = clean_texts((sentence for sentence, _ in said), left_out, where=where)
+            texts = clean_texts((sentence for sentence, _ in own), left_out, where=where)
             # A text of two splits, which no dataset has, counts in the first.
-            split_of = {clean_text(sentence): split for sentence, split in reversed(said)}
+            split_of = {clean_text(sentence): split for sentence, split in reversed(own)}
             masks[entry.path].append(entry.mask)
             phrases[entry.path] += (HumanPhrase((entry.index,), text, split_of[text]) for text in texts)
     images = tuple(
