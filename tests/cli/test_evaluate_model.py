@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import ExpressionRecord, ShardImage
 from pseudoris.store.location import RunLocation
-from pseudoris.training.evaluation.held_out import HeldOutExpressions, evaluate, named_figures
+from pseudoris.training.evaluation.held_out import HeldOutExpressions, held_out_figures
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.ppt.ppt_learner import load_ppt
 from pseudoris.training.ppt.ppt_training import PptRequest, train_ppt
@@ -224,7 +224,7 @@ def test_ppt_has_the_figures_of_its_own_validation_and_an_unfinished_training_is
     ppt = small_ppt(tmp_path, ["curriculum.epochs_factor=0.01"])
     train_ppt(PptRequest(ppt, runs, tmp_path / "ppt"), open_fabric(ppt.training))
     (part, *_) = tree("--model", tmp_path / "ppt", "--truth", val)["parts"]
-    wanted = named_figures(evaluate(load_ppt(tmp_path / "ppt"), HeldOutExpressions(val)).figures())
+    wanted = held_out_figures(load_ppt(tmp_path / "ppt").answer, HeldOutExpressions(val))
     for ours, key in {"oiou": "oiou", "miou": "miou", "p@0.5": "p50", "p@0.9": "p90"}.items():
         assert part[ours]["value"] == pytest.approx(wanted[key])
     (tmp_path / "ppt" / "summary.json").unlink(missing_ok=True)

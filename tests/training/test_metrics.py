@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.training.metrics import SegmentationMeter
+from pseudoris.training.metrics import figures_of, ious_of, pixel_counts
 
 
 def row(*pixels: int, width: int = 10) -> torch.Tensor:
@@ -34,52 +34,42 @@ def plain_figures(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float
 
 
 def test_hand_values():
-    meter = SegmentationMeter()
     # IoU 2/4, 1/1 and 0/2: one on a threshold, which does not pass it.
-    assert meter.add(row(0, 1, 2), row(1, 2, 3)).tolist() == [0.5]
-    meter.add(torch.stack([row(5), row(0)]), torch.stack([row(5), row(9)]))
-    figures = meter.figures()
-    assert figures.num_expressions == 3
-    assert figures.oiou == pytest.approx(3 / 7)
-    assert figures.miou == pytest.approx(0.5)
-    assert figures.precision == pytest.approx({0.3: 2 / 3, 0.5: 1 / 3, 0.6: 1 / 3, 0.7: 1 / 3, 0.8: 1 / 3, 0.9: 1 / 3})
-    assert figures.target_accuracy == 1.0
-    assert math.isnan(figures.no_target_accuracy)
+    rows = np.concatenate(
+        [
+            pixel_counts(row(0, 1, 2), row(1, 2, 3)),
+            pixel_counts(torch.stack([row(5), row(0)]), torch.stack([row(5), row(9)])),
+        ]
+    )
+    assert ious_of(rows).tolist() == [0.5, 1.0, 0.0]
+    figures = figures_of(rows)
+    assert math.isnan(figures.pop("no_target_accuracy"))
+    precision = {"p@0.3": 2 / 3, "p@0.5": 1 / 3, "p@0.6": 1 / 3, "p@0.7": 1 / 3, "p@0.8": 1 / 3, "p@0.9": 1 / 3}
+    assert figures == pytest.approx({"oiou": 3 / 7, "miou": 0.5, **precision, "target_accuracy": 1.0})
 
 
 def test_an_expression_without_a_target_wants_an_empty_mask():
-    meter = SegmentationMeter()
-    for guess, truth in ((row(), row()), (row(1, 2), row()), (row(), row(3)), (row(4), row(4))):
-        meter.add(guess, truth)
-    figures = meter.figures()
-    assert (figures.no_target_accuracy, figures.target_accuracy) == (0.5, 0.5)
-    assert figures.miou == pytest.approx((1 + 0 + 0 + 1) / 4)
-    assert figures.oiou == pytest.approx(1 / 4)
+    pairs = ((row(), row()), (row(1, 2), row()), (row(), row(3)), (row(4), row(4)))
+    figures = figures_of(np.concatenate([pixel_counts(guess, truth) for guess, truth in pairs]))
+    assert (figures["no_target_accuracy"], figures["target_accuracy"]) == (0.5, 0.5)
+    assert figures["miou"] == pytest.approx((1 + 0 + 0 + 1) / 4)
+    assert figures["oiou"] == pytest.approx(1 / 4)
 
 
 def test_nothing_counted_is_no_figure():
-    figures = SegmentationMeter().figures()
-    assert figures.num_expressions == 0
-    assert math.isnan(figures.oiou)
-    assert math.isnan(figures.miou)
+    assert all(map(math.isnan, figures_of(np.zeros((0, 4), np.int64)).values()))
 
 
 @given(st.integers(1, 6), st.integers(0, 2**32 - 1))
 def test_figures_are_those_of_the_plain_definition_in_any_parts(count, seed):
     rng = np.random.default_rng(seed)
     guess, truth = rng.random((2, count, 3, 4)) < rng.random((2, count, 1, 1))
-    whole, parts = SegmentationMeter(), SegmentationMeter()
-    whole.add(torch.from_numpy(guess), torch.from_numpy(truth))
-    for at in rng.permutation(count):
-        part = SegmentationMeter()
-        part.add(torch.from_numpy(guess[at]), torch.from_numpy(truth[at]))
-        parts.add_rows(part.rows())
+    whole = pixel_counts(torch.from_numpy(guess), torch.from_numpy(truth))
+    parts = [pixel_counts(torch.from_numpy(guess[at]), torch.from_numpy(truth[at])) for at in rng.permutation(count)]
     expected = plain_figures(list(zip(guess, truth, strict=True)))
-    for meter in (whole, parts):
-        found = meter.figures()
-        named = {"oiou": found.oiou, "miou": found.miou, **{f"p@{at}": each for at, each in found.precision.items()}}
-        assert named == pytest.approx(expected)
-    assert len(parts) == count
+    for rows in (whole, np.concatenate(parts)):
+        found = figures_of(rows)
+        assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -91,4 +81,4 @@ def test_figures_are_those_of_the_plain_definition_in_any_parts(count, seed):
 )
 def test_masks_that_cannot_be_compared_are_refused(guess, truth, message):
     with pytest.raises(ValueError, match=message):
-        SegmentationMeter().add(guess, truth)
+        pixel_counts(guess, truth)

@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.evaluation.held_out import HeldOutExpressions, evaluate, named_figures
+from pseudoris.training.evaluation.held_out import HeldOutExpressions, held_out_figures
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
 from pseudoris.training.learning.trainer import make_optimiser
@@ -245,7 +245,7 @@ def test_a_resume_with_another_val_asks_each_phase_anew_and_trains_nothing(tmp_p
     assert (other.num_steps_now, list(other.phases)) == (0, list(summary.phases))
     held_out = HeldOutExpressions(runs.d_ref[0])
     for name, phase in zip(("01-semantic", "04-refinement-2"), ("semantic", "refinement"), strict=True):
-        asked = named_figures(evaluate(load_ppt(again.out / name), held_out).figures())
+        asked = held_out_figures(load_ppt(again.out / name).answer, held_out)
         assert other.phases[phase] == pytest.approx(asked)
         assert other.phases[phase] != summary.phases[phase]
     assert_equal_weights(request.out, again.out)
