@@ -10,7 +10,7 @@ from PIL import Image
 
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion
 from pseudoris.training.learning.mask_overlay import draw_overlay
-from pseudoris.training.metrics import SegmentationMeter
+from pseudoris.training.metrics import ious_of, pixel_counts
 from pseudoris.training.ppt.ppt_learner import PointAnswer, PointLearner, draw_answer, load_ppt
 from pseudoris.training.ppt.recipes.recipe_texts import names_a_side
 
@@ -34,7 +34,7 @@ def draw_queries(path: Path, model: Path, truth: str, split: str, *, count: int)
         place = next((at for at, text in enumerate(question.texts) if names_a_side(text)), 0)
         text, mask = question.texts[place], question.masks[place]
         answers = all_queries(learner, question, text)
-        ious = SegmentationMeter().add(answers.logits > 0, mask.expand(len(answers.logits), -1, -1))
+        ious = ious_of(pixel_counts(answers.logits > 0, mask.expand(len(answers.logits), -1, -1)))
         named = [f"answer to: {text}", *(f"query {at}" for at in range(2, len(ious) + 1))]
         drawn = [draw_answer(question.image, _only(answers, at), title) for at, title in enumerate(named)]
         lines.append([draw_overlay(question.image, mask, f"truth of: {text}"), *drawn])

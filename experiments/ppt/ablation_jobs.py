@@ -22,7 +22,7 @@ from experiments.segmenter.segmenter_config import SegmenterConfig, load_segment
 from experiments.segmenter.segmenter_training import train_segmenter
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.answerers import ClipAndSam
-from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions, evaluate, named_figures
+from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions, held_out_figures
 from pseudoris.training.learning import TrainingFolder, open_fabric
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, load_checkpoint
 from pseudoris.training.learning.trainer import load_trained
@@ -169,8 +169,8 @@ def measure(job: AblationJob) -> dict[str, Any]:
     """Return the record of a job, measured unless it stands.
 
     Returns:
-        figures: By row, what `named_figures` names, and of each image the sum of its IoUs and its expressions. steps,
-        cpu_s, wall_s: Of this call, an interrupted one's not counted. select: Of the whole curriculum, see
+        figures: By row, what `held_out_figures` returns, and of each image the sum of its IoUs and its expressions.
+        steps, cpu_s, wall_s: Of this call, an interrupted one's not counted. select: Of the whole curriculum, see
         `select_figures`.
     """
     if job.is_finished:
@@ -229,7 +229,7 @@ def _trained(job: AblationJob, runs: AblationRuns) -> dict[str, Any]:
 def _asked(answerer: Answerer, held_out: HeldOutExpressions) -> dict[str, Any]:
     """The figures of an answerer, and the sum of IoUs and the number of expressions of each image, in order."""
     ious: list[NDArray[np.float64]] = []
-    named: dict[str, Any] = named_figures(evaluate(answerer, held_out, on_image=ious.append).figures())
+    named = held_out_figures(answerer.answer, held_out, on_image=ious.append)
     sums = [round(float(each.sum()), 4) for each in ious]
     return {**named, "iou_sums": sums, "num_expressions": [len(each) for each in ious]}
 

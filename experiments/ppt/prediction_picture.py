@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pseudoris.synthworld.attributes import CATEGORIES
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion
-from pseudoris.training.metrics import SegmentationMeter
+from pseudoris.training.metrics import ious_of, pixel_counts
 from pseudoris.training.ppt.ppt_learner import PointLearner, draw_answer, load_ppt
 from pseudoris.training.ppt.recipes.recipe_texts import names_a_side
 
@@ -74,7 +74,7 @@ def _category(text: str) -> str:
 def _panel(learner: PointLearner, question: ImageQuestion, place: int) -> Image.Image:
     text, truth = question.texts[place], question.masks[place]
     answer = learner.predict(question.image_id, question.image, [text])
-    iou = float(SegmentationMeter().add(answer.logits[0] > 0, truth)[0])
+    iou = float(ious_of(pixel_counts(answer.logits[0] > 0, truth))[0])
     typer.echo(f"{iou:.2f}  {float(answer.confidences[0]):.2f}  {text}")
     shown = draw_answer(question.image, answer, text, truth)
     shown = shown.resize((_WIDTH_PX, round(shown.height * _WIDTH_PX / shown.width)), Image.Resampling.LANCZOS)

@@ -27,7 +27,7 @@ from experiments.segmenter.segmenter_training import load_segmenter, train_segme
 from pseudoris.schemas.config_layers import config_hash
 from pseudoris.training.chooser.chooser_config import ChooserConfig, load_chooser_config
 from pseudoris.training.chooser.chooser_training import ChooserLearner, StudentRequest, load_student, train_student
-from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions, ImageQuestion, evaluate, named_figures
+from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions, ImageQuestion, held_out_figures
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, SUMMARY_NAME, TrainingFolder
 from pseudoris.workers.checkpoints.weight_files import weights_digest
@@ -144,12 +144,12 @@ def answers_of(
     """Return what an answerer gives to all expressions of a run, as JSON; their kinds are what `read_kinds` returns.
 
     Returns:
-        figures: What `named_figures` names. scenes: For each of `ALL_KINDS`, sum of IoU and number of expressions by
-        scene.
+        figures: What `held_out_figures` returns. scenes: For each of `ALL_KINDS`, sum of IoU and number of expressions
+        by scene.
     """
     ious: list[NDArray[np.float64]] = []
     asked = _KindsOfQuestions(answerer, kinds_said)
-    figures = named_figures(evaluate(asked, questions, on_image=ious.append).figures())
+    figures = held_out_figures(asked.answer, questions, on_image=ious.append)
     scenes: dict[str, list[tuple[float, int]]] = {kind: [] for kind in ALL_KINDS}
     for own, kinds in zip(ious, asked.found, strict=True):
         for kind in ALL_KINDS:

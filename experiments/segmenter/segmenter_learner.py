@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from experiments.segmenter.segmenter_config import LossConfig, SegmenterConfig
 from experiments.segmenter.segmenter_model import Segmenter, SegmenterInput
 from pseudoris.training.dataset import MapDataset
-from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
+from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, held_out_figures
 from pseudoris.training.learning.frozen_towers import FrozenTowers, Placement, TowerImages
 from pseudoris.training.learning.training_data import loss_weights, weighted_mean
 from pseudoris.workers.crops.crops import CropFormat
@@ -203,7 +203,11 @@ class SegmenterLearner:
         """Return the figures of the held-out expressions."""
         if self.held_out is None:
             return {}
-        return named_figures(evaluate(_Answering(self, module), self.held_out, fabric).figures())
+        return held_out_figures(
+            lambda question: self.logits(question.image_key, question.image, question.texts, module) > 0,
+            self.held_out,
+            fabric,
+        )
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:
         """Return a mask for each expression, (T, H, W) bool."""
@@ -263,14 +267,6 @@ class SegmenterLearner:
                     self._features[image_keys[at]] = own
         stages, dense = (torch.stack(each) for each in zip(*(found[key] for key in image_keys), strict=True))
         return TowerImages(stages.to(self.towers.device).float(), dense.to(self.towers.device).float())
-
-
-class _Answering:
-    def __init__(self, learner: SegmenterLearner, module: nn.Module) -> None:
-        self._learner, self._module = learner, module
-
-    def answer(self, question: ImageQuestion) -> torch.Tensor:
-        return self._learner.logits(question.image_key, question.image, question.texts, self._module) > 0
 
 
 def on_image(logits: torch.Tensor, placement: Placement) -> torch.Tensor:

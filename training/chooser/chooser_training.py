@@ -22,7 +22,7 @@ from pseudoris.training.chooser.chooser_config import ChooserConfig
 from pseudoris.training.chooser.chooser_model import Chooser, ChooserInput
 from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_loss, redrawn, view_boxes
 from pseudoris.training.chooser.question_dataset import QuestionBatch, QuestionDataset, collate_questions
-from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
+from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, held_out_figures
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import TRAININGS_VERSION, Trained
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
@@ -104,11 +104,11 @@ class ChooserLearner:
         """Return the figures of the held-out expressions."""
         if self.held_out is None:
             return {}
-        return named_figures(evaluate(_Answering(self, module), self.held_out, fabric).figures())
+        return held_out_figures(partial(self.answer, module=module), self.held_out, fabric)
 
-    def answer(self, question: ImageQuestion) -> torch.Tensor:
-        """Return a mask for each expression, (T, H, W) bool."""
-        return self.choose(question.image_key, question.image, question.texts).chosen
+    def answer(self, question: ImageQuestion, *, module: nn.Module | None = None) -> torch.Tensor:
+        """Return a mask for each expression, (T, H, W) bool; `module` as of `choose`."""
+        return self.choose(question.image_key, question.image, question.texts, module).chosen
 
     @torch.no_grad()
     def choose(
@@ -200,16 +200,6 @@ def mirrored(found: Candidates) -> Candidates:
     geometry[:, 0] *= -1
     pairs[..., [0, 2]] *= -1
     return replace(found, geometry=geometry, pairs=pairs)
-
-
-class _Answering:
-    """Answers with a module that the trainer has wrapped."""
-
-    def __init__(self, learner: ChooserLearner, module: nn.Module) -> None:
-        self._learner, self._module = learner, module
-
-    def answer(self, question: ImageQuestion) -> torch.Tensor:
-        return self._learner.choose(question.image_key, question.image, question.texts, self._module).chosen
 
 
 def choice_loss(

@@ -22,14 +22,7 @@ from pseudoris.training.dataset import SampleSpec
 from pseudoris.training.dataset.image_reader import ShardImages
 from pseudoris.training.dataset.shard_reader import OpenedRun
 from pseudoris.training.evaluation.run_images import read_shard
-from pseudoris.training.metrics import (
-    PRECISION_AT,
-    SegmentationFigures,
-    SegmentationMeter,
-    figures_of,
-    ious_of,
-    pixel_counts,
-)
+from pseudoris.training.metrics import PRECISION_AT, figures_of, ious_of, pixel_counts
 from pseudoris.workers.masks import rle
 
 _COLUMNS: Final = ("text", "target_mask_ids", "kind", "kept", "split")
@@ -176,41 +169,6 @@ class HeldOutExpressions:
                 yield AskedImage(
                     image.image_id, image.key, image.size, texts, targets, kinds, of_split, counts, (encoded, number)
                 )
-
-
-def evaluate(
-    answerer: Answerer,
-    held_out: HeldOutExpressions,
-    fabric: Fabric | None = None,
-    *,
-    on_image: Callable[[NDArray[np.float64]], None] = lambda ious: None,
-) -> SegmentationMeter:
-    """Return the meter of an answerer on all held-out expressions, which are split over the ranks of `fabric`.
-
-    Each rank gets the same meter. `on_image` is called for each image of this process, in order, with the IoU (T,) of
-    its expressions.
-    """
-    rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
-    meter = SegmentationMeter()
-    for image in held_out.images[rank::world_size]:
-        question = held_out.question(image)
-        on_image(meter.add(answerer.answer(question), question.masks))
-    if fabric is None or world_size == 1:
-        return meter
-    own = torch.from_numpy(meter.rows())
-    counts = of_all_ranks(torch.tensor([len(own)]), fabric).flatten().tolist()
-    padded = torch.zeros(max(counts), 4, dtype=torch.int64)
-    padded[: len(own)] = own
-    whole = SegmentationMeter()
-    for count, rows in zip(counts, of_all_ranks(padded, fabric).cpu().numpy(), strict=True):
-        whole.add_rows(np.asarray(rows[:count], np.int64))
-    return whole
-
-
-def named_figures(figures: SegmentationFigures) -> dict[str, float]:
-    """Return the figures that a training logs, by name."""
-    named = {"miou": figures.miou, "oiou": figures.oiou}
-    return named | {f"p{round(100 * at)}": value for at, value in figures.precision.items()}
 
 
 def held_out_figures(

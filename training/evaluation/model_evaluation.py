@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from pseudoris.schemas.ids import sha256_hex
@@ -19,7 +20,7 @@ from pseudoris.training.evaluation.bootstrap import UNDEFINED, Estimate, ImageBo
 from pseudoris.training.evaluation.evaluation_report import HTML_NAME, JSON_NAME, render_page
 from pseudoris.training.evaluation.held_out import Answerer, AskedImage, HeldOutExpressions
 from pseudoris.training.learning.mask_overlay import draw_masks
-from pseudoris.training.metrics import NOTHING_ASKED_OIOU, PRECISION_AT, SegmentationMeter, figure_sums
+from pseudoris.training.metrics import NOTHING_ASKED_OIOU, PRECISION_AT, figure_sums, ious_of, pixel_counts
 from pseudoris.workers.masks import rle
 
 # By their names in JSON, those of `figure_sums`.
@@ -113,12 +114,12 @@ def evaluate_model(
     def sums() -> Iterator[Sums]:
         for number, image in enumerate(questions.images, start=1):
             question = questions.question(image)
-            meter = SegmentationMeter()
             answer = answerer.answer(question)
-            ious = meter.add(answer, question.masks)
+            rows = pixel_counts(answer, question.masks)
+            ious = ious_of(rows)
             for found, row in ((lowest, int(ious.argmin())), (highest, int(ious.argmax()))):
                 found.append(ShownAnswer(image, row, rle.encode(answer[row : row + 1])[0], float(ious[row])))
-            yield _sums(image, meter)
+            yield _sums(image, rows)
             on_progress(number, len(questions))
 
     bootstrap = ImageBootstrap(sums())
@@ -139,8 +140,7 @@ def evaluate_model(
     )
 
 
-def _sums(image: AskedImage, meter: SegmentationMeter) -> dict[str, tuple[float, float]]:
-    rows = meter.rows()
+def _sums(image: AskedImage, rows: NDArray[np.int64]) -> dict[str, tuple[float, float]]:
     splits, kinds = np.array(image.splits), np.array(image.kinds)
     found: dict[str, tuple[float, float]] = {}
     for split in (ALL, *sorted(set(image.splits))):

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 from torchvision.transforms.v2.functional import resize
 
-from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, evaluate, named_figures
+from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, held_out_figures
 from pseudoris.training.learning.checkpoint_folder import Trained
 from pseudoris.training.learning.clip_features import response_map
 from pseudoris.training.learning.frozen_towers import FrozenTowers
@@ -171,7 +171,7 @@ class PointLearner:
         # The own module, which `module` is wrapped around: only its referent is needed, and there is no other entry
         # point for it.
         with fabric.autocast():
-            return named_figures(evaluate(self, self.held_out, fabric).figures())
+            return held_out_figures(self.answer, self.held_out, fabric)
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:
         """Return a mask for each expression, (T, H, W) bool."""
