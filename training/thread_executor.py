@@ -21,7 +21,7 @@ from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, Ru
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import PlannedRun
 from pseudoris.store.runs.receipts import RunTotals
-from pseudoris.store.runs.session import Executor, RunSession
+from pseudoris.store.runs.session import RunSession
 
 logger = logging.getLogger(__name__)
 
@@ -61,26 +61,14 @@ def write_run(
         elif isinstance(event, Notice):
             logger.warning(event.text)
 
-    session = RunSession(location, lock, on_event=tell)
-    on_progress(session.num_images, header.num_images)
-    executor = thread_executor(location, planned, make, num_workers)
-    outcome = session.execute(missing_shards(header, session.latest), executor)
-    if outcome.is_interrupted:
-        raise KeyboardInterrupt
-    return WrittenRun(header, outcome.totals, outcome.num_shards_before)
-
-
-def thread_executor(location: RunLocation, planned: PlannedRun, make: MakeShard, num_workers: int) -> Executor:
-    """Return what makes and commits shards in `num_workers` threads, and yields receipts as they are committed."""
-
     def commit(number: int) -> Receipt:
-        entries = read_shard_plan(location, planned.header, number)
+        entries = read_shard_plan(location, header, number)
         outcome = commit_shard(
             location,
             make(entries),
             planned_ids=[entry.image_id for entry in entries],
-            embed_images=planned.header.config.shards.embed_images,
-            provenance=Provenance(mixed=planned.mixed, header_sha256=planned.header.sha256),
+            embed_images=header.config.shards.embed_images,
+            provenance=Provenance(mixed=planned.mixed, header_sha256=header.sha256),
         )
         return outcome.receipt
 
@@ -94,7 +82,12 @@ def thread_executor(location: RunLocation, planned: PlannedRun, make: MakeShard,
                 # On the way out: pending work is not started.
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    return execute
+    session = RunSession(location, lock, on_event=tell)
+    on_progress(session.num_images, header.num_images)
+    outcome = session.execute(missing_shards(header, session.latest), execute)
+    if outcome.is_interrupted:
+        raise KeyboardInterrupt
+    return WrittenRun(header, outcome.totals, outcome.num_shards_before)
 
 
 @contextmanager

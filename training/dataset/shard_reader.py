@@ -252,11 +252,7 @@ class OpenedRun:
         endpoint_url: str | None = None,
         is_random_access: bool = False,
     ) -> Self:
-        """Open a run; the arguments are those of `RisDataset` and `ImageBytes`.
-
-        Raises:
-            ConfigError: There is no run, nothing of it is committed yet, or `spec.exclude` needs the images' pixels.
-        """
+        """Open a run; the arguments are those of `RisDataset` and `ImageBytes`."""
         location = run if isinstance(run, RunLocation) else RunLocation.open(run, endpoint_url)
         header = require_header(location)
         chosen = Snapshot.shared(location) if snapshot is None else snapshot

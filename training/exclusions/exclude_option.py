@@ -45,9 +45,6 @@ def read_exclusions(values: Sequence[str], max_distance: int | None = None, only
 
     The images that the paths of `only` name together are taken, all others left out. `max_distance` is the most bits in
     which the perceptual hashes of two copies differ; None is `DEFAULT_MAX_DISTANCE`.
-
-    Raises:
-        ConfigError: A value is none of the kinds, a file is not as it should be, or a package is missing.
     """
     distance = DEFAULT_MAX_DISTANCE if max_distance is None else max_distance
     # Of two unrelated images half of the bits differ.
@@ -71,7 +68,7 @@ def read_exclusions(values: Sequence[str], max_distance: int | None = None, only
 
 
 def as_exclusions(exclude: Exclusions | str | Sequence[str]) -> Exclusions:
-    """Return what an argument `exclude` of the Python API names, paths or rules; raises as `read_exclusions`."""
+    """Return what an argument `exclude` of the Python API names, paths or rules."""
     given = [exclude] if isinstance(exclude, str) else exclude
     paths = [each for each in given if isinstance(each, str)]
     return tuple(each for each in given if isinstance(each, ExclusionRule)) + (read_exclusions(paths) if paths else ())
@@ -117,11 +114,7 @@ _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
 
 
 def read_name_list(path: Path) -> Exclusions:
-    """Return one rule: the names and ids of the lines. Empty lines and lines that begin with # are left out.
-
-    Raises:
-        ConfigError: A line is no name, or there is none. The message names the line.
-    """
+    """Return one rule: the names and ids of the lines. Empty lines and lines that begin with # are left out."""
     with storage_errors("read", str(path)):
         data = read_regular(path)
     values = set[str]()
@@ -173,11 +166,7 @@ def _files_below(place: Path) -> list[Path]:
 
 
 def read_refer_folder(folder: Path) -> Exclusions:
-    """Return one rule: the images of all splits but `train`, of all files of references of one dataset or of several.
-
-    Raises:
-        ConfigError: A file is none of REFER's, or no file has a reference of another split.
-    """
+    """Return one rule: the images of all splits but `train`, of all references of one dataset or of several."""
     values: set[str] = set()
     digests: dict[str, str] = {}
     splits: set[str] = set()
@@ -200,11 +189,7 @@ def read_refer_folder(folder: Path) -> Exclusions:
 
 
 def read_train_images(path: Path) -> Exclusions:
-    """Return one rule `only`: the images of the split `train` of one file of references, or of the one in a folder.
-
-    Raises:
-        ConfigError: It is none of REFER's, there are several, or it has no reference of `train`.
-    """
+    """Return one rule `only`: the images of the split `train` of one file of references, or of the one in a folder."""
     files = [path.resolve()] if path.is_file() else _files_below(path.resolve())
     if len(files) != 1:
         found = ", ".join(str(each.relative_to(path.resolve())) for each in files) or "no refs(…).p"

@@ -36,12 +36,7 @@ _MEANING: Final = {
 
 
 def read_hash_table(path: Path, max_distance: int) -> Exclusions:
-    """Return a rule for each of the two columns that the table has; an empty value of one column is left out.
-
-    Raises:
-        ConfigError: It is no such table, has no such column or one twice, or a value is not a hash. The message names
-            the row.
-    """
+    """Return a rule for each of the two columns that the table has; an empty value of one column is left out."""
     where = f"--exclude {path}"
     with storage_errors("read", str(path)):
         data = read_regular(path)
@@ -101,11 +96,7 @@ def _hashes(path: Path, column: str, found: Iterable[pa.Scalar]) -> set[str]:
 
 
 def read_image_folder(folder: Path, max_distance: int) -> Exclusions:
-    """Return two rules: by sha256, and by perceptual hash.
-
-    Raises:
-        ConfigError: It holds no image that can be read, or the package imagehash is missing.
-    """
+    """Return two rules: by sha256, and by perceptual hash."""
     images = list(hash_images(folder))
     values = {"sha256": {sha256 for _, sha256, _ in images}, "phash": {phash for *_, phash in images if phash}}
     if not images:
@@ -119,9 +110,6 @@ def hash_images(folder: Path) -> Iterator[tuple[str, str, str | None]]:
     """Yield key, sha256 and perceptual hash of the images of a folder, in the order of their keys.
 
     Those that cannot be read are logged and left out; of those that do not decode the hash is None.
-
-    Raises:
-        ConfigError: It does not exist or holds no image, or the package imagehash is missing.
     """
     require_imagehash()
     config = load_config("tiny")

@@ -44,11 +44,7 @@ _REFS_NAME: Final = re.compile(r"^refs\((.+)\)\.p$")
 
 
 def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequence[str]) -> Annotation:
-    """Return the objects of the references of `splits`, and their images, out of the whole pickle and instances.
-
-    Raises:
-        ConfigError: A file is not of the format, they do not belong together, or a split has no reference.
-    """
+    """Return the objects of the references of `splits`, and their images, out of the whole pickle and instances."""
     tables = read_coco_tables(instances, INSTANCES_NAME)
     sentences: defaultdict[int, list[_Said]] = defaultdict(list)
     for annotation_id, said in _chosen(load_plain(refs, refs_name), tables, refs_name, splits):

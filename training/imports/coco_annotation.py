@@ -36,9 +36,6 @@ def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_na
 
     Expressions cannot refer to crowd regions: they are left out and counted. `data` is the document, whole, and
     `captions` that of captions by instance, if there is one; the names are for messages and digests.
-
-    Raises:
-        ConfigError: It is not a COCO JSON, or a caption is not a text or belongs to no object.
     """
     tables = read_coco_tables(data, name)
     left_out = Counter({"images listed twice": len(tables.paths) - len(tables.sizes)})
@@ -116,11 +113,7 @@ class CocoTables:
 
 
 def read_coco_tables(data: bytes, where: str) -> CocoTables:
-    """Return the tables of a COCO JSON document, whole; of a REFER dataset's `instances.json` too.
-
-    Raises:
-        ConfigError: It is none, an id is missing or repeated, or a path leads out of the folder of images.
-    """
+    """Return the tables of a COCO JSON document, whole; of a REFER dataset's `instances.json` too."""
     document = read_lists(data, where, ("images", "annotations"))
     sizes: dict[str, tuple[int, int] | None] = {}
     paths: dict[int | str, str] = {}

@@ -91,11 +91,7 @@ class Annotation:
 
 
 def relative_path(file_name: Any, *, where: str) -> str:
-    """Return the path of an image's file, relative to the folder of images.
-
-    Raises:
-        ConfigError: It is not a path, or it leads outside: an annotation is an untrusted file.
-    """
+    """Return the path of an image below the folder of images; one that leads out is refused: the file is untrusted."""
     if not isinstance(file_name, str) or not file_name:
         raise ConfigError(f"{where} has the file_name {shown(file_name)}. The path of an image is needed.")
     secret = secret_in(file_name)
@@ -128,11 +124,7 @@ def read_json(data: bytes, where: str) -> Any:
 
 
 def clean_texts(texts: Iterable[Any], left_out: Counter[str], *, where: str) -> tuple[str, ...]:
-    """Return texts as the tables write them, each once, in order; empty and repeated ones are counted.
-
-    Raises:
-        ConfigError: One is not a text, or cannot be written as UTF-8.
-    """
+    """Return texts as the tables write them, each once, in order; empty and repeated ones are counted."""
     found: dict[str, None] = {}
     for text in texts:
         if not isinstance(text, str) or not is_utf8(text):

@@ -112,9 +112,6 @@ def import_annotation(
     """Import a human's annotation into the run at `location`, or continue an import of the same.
 
     `on_progress` is called after each commit, `on_wait` with the holder of the run before a wait.
-
-    Raises:
-        ConfigError: The user must fix something; or the run there is another one.
     """
     source = _open_images(request, location.root)
     annotation = read_annotation(request)
@@ -182,10 +179,6 @@ def _plan(
     """Return the plan in `location`, and what its images are annotated with, by id; write it first if there is none.
 
     An image that is not there, where others are, is planned all the same, and quarantined when it is read.
-
-    Raises:
-        ConfigError: There is nothing to import, no image is there, or the run there has another annotation, origin or
-            folder of images.
     """
     below = _prefix(request.prefix)
     keyed = {path_key(f"{below}{human.path}"): human for human in annotation.images}
