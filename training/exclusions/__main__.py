@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from pseudoris.schemas.errors import PseudorisError
-from pseudoris.training.exclusions.hash_table import TABLE_SUFFIXES, hash_images
+from pseudoris.training.exclusions.exclude_option import TABLE_SUFFIXES, hash_images
 
 
 def main() -> int:

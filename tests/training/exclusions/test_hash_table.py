@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.exclusions.hash_table import read_hash_table
+from pseudoris.training.exclusions.exclude_option import read_hash_table
 
 SHA, PHASH = "ab" * 32, "1234567812345678"
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from pseudoris.training.exclusions.__main__ import main
-from pseudoris.training.exclusions.hash_table import read_hash_table, read_image_folder
+from pseudoris.training.exclusions.exclude_option import read_hash_table, read_image_folder
 from tests.builders.human import write_images
 
 
