@@ -12,9 +12,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
@@ -22,10 +24,21 @@ from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.synthworld.worlds import WORLDS
 from pseudoris.workers.checkpoints.weight_files import weights_digest
-from pseudoris.workers.domain_scorer import DomainStatistics, Floats, fit_statistics, image_embedding, load_encoder
+from pseudoris.workers.domain_scorer import (
+    ENCODER_KEY,
+    NEIGHBOUR,
+    DomainStatistics,
+    Floats,
+    image_embedding,
+    load_encoder,
+    near_distances,
+)
 
 logger = logging.getLogger(__name__)
 
+# Added to the covariance's diagonal, as a share of its mean: directions in which known images hardly vary would decide
+# alone.
+_RIDGE: Final = 1e-2
 _KNOWN_WORLDS: Final = ("default", "second")
 # Scenes of a task: seconds of work.
 _CHUNK: Final = 50
@@ -71,3 +84,26 @@ def scene_embeddings(sam: Path, split: Split, world: str, positions: range, *, s
     encoder = load_encoder(load_config("tiny").masks.architecture, WeightsConfig(uri=str(sam)))
     scenes = (make_scene(split, position, seed=seed, world=world) for position in positions)
     return np.stack([image_embedding(encoder, render(scene).image) for scene in scenes])
+
+
+def fit_statistics(embeddings: Floats, encoder_sha256: str) -> DomainStatistics:
+    """Return the statistics of known images' embeddings (N, C), N well above C; every score is inside yet."""
+    covariance = np.cov(embeddings.astype(np.float64), rowvar=False)
+    covariance += _RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    whitening = np.linalg.cholesky(np.linalg.inv(covariance))
+    known = embeddings @ whitening
+    # One neighbour further: the nearest of a known image is itself.
+    whitening /= np.median(near_distances(known, known, NEIGHBOUR + 1))
+    return DomainStatistics(
+        whitening.astype(np.float32), (embeddings @ whitening).astype(np.float16), float("inf"), encoder_sha256
+    )
+
+
+def write_statistics(path: Path, statistics: DomainStatistics) -> None:
+    """Write the file that a preset ships."""
+    tensors: dict[str, NDArray[Any]] = {
+        "whitening": statistics.whitening,
+        "known": statistics.known,
+        "max_score": np.array([statistics.max_score], np.float32),
+    }
+    save_file(tensors, path, metadata={ENCODER_KEY: statistics.encoder_sha256})

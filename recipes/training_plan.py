@@ -15,12 +15,11 @@ from pseudoris.schemas.config import MasksConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
 from pseudoris.workers.checkpoints.openclip import load_clip
-from pseudoris.workers.domain_scorer import write_statistics
 from pseudoris.workers.masks.sam_model import load_sam
 from recipes.caption_crops import CaptionSampler, TrainingCrops, cut_crops, proposed_tasks, truth_tasks
 from recipes.caption_recipe import CaptionRecipe, CaptionTrainee, ClipTrainee, CocaTrainee, LongerRecipe, train_captions
 from recipes.caption_vocabulary import CompactVocabulary, caption_vocabulary, expression_vocabulary
-from recipes.domain_recipe import DomainRecipe, measure_domain
+from recipes.domain_recipe import DomainRecipe, measure_domain, write_statistics
 from recipes.sam_recipe import PromptRecipe, SamRecipe, train_sam, train_sam_prompts
 from recipes.scene_clip_recipe import SceneRecipe, train_scene_clip
 from recipes.scene_shards import RenderedScenes, rendered_scenes

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
@@ -29,16 +28,13 @@ from pseudoris.workers.checkpoints.sam_architectures import SamArchitecture, sam
 from pseudoris.workers.checkpoints.weight_files import local_file, random_seed, verified_digest
 
 # The only entry of the file's metadata: safetensors writes several in any order, and the file's bytes are digested.
-_ENCODER: Final = "encoder_sha256"
+ENCODER_KEY: Final = "encoder_sha256"
 # Engines whose images the preset's models see: ready masks are captioned by its other models. Of a plug-in's models
 # nothing is known.
 _READY: Final = "ready"
 _ENGINES: Final = ("sam", _READY)
-# Added to the covariance's diagonal, as a share of its mean: directions in which known images hardly vary would decide
-# alone.
-_RIDGE: Final = 1e-2
 # The third: a few known images that are themselves odd do not make a neighbourhood.
-_NEIGHBOUR: Final = 3
+NEIGHBOUR: Final = 3
 
 
 @dataclass(frozen=True)
@@ -59,40 +55,17 @@ class DomainStatistics:
 
     def score(self, embedding: Floats) -> float:
         """Return the distance of an embedding (C,) to the third nearest of the known images."""
-        return float(_near_distances(embedding[None] @ self.whitening, self.known, _NEIGHBOUR)[0])
+        return float(near_distances(embedding[None] @ self.whitening, self.known, NEIGHBOUR)[0])
 
 
-def fit_statistics(embeddings: Floats, encoder_sha256: str) -> DomainStatistics:
-    """Return the statistics of known images' embeddings (N, C), N well above C; every score is inside yet."""
-    covariance = np.cov(embeddings.astype(np.float64), rowvar=False)
-    covariance += _RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-    whitening = np.linalg.cholesky(np.linalg.inv(covariance))
-    known = embeddings @ whitening
-    # One neighbour further: the nearest of a known image is itself.
-    whitening /= np.median(_near_distances(known, known, _NEIGHBOUR + 1))
-    return DomainStatistics(
-        whitening.astype(np.float32), (embeddings @ whitening).astype(np.float16), float("inf"), encoder_sha256
-    )
-
-
-def _near_distances(points: Floats, known: NDArray[np.floating], neighbour: int) -> Floats:
+def near_distances(points: Floats, known: NDArray[np.floating], neighbour: int) -> Floats:
     """Return (P,), the distance of each point (P, C) to the nearest, second, … `neighbour`th of the known (N, C)."""
     near = [np.partition(np.linalg.norm(known - point, axis=1), neighbour - 1)[neighbour - 1] for point in points]
     return np.array(near, np.float32)
 
 
-def write_statistics(path: Path, statistics: DomainStatistics) -> None:
-    """Write the file that a preset ships."""
-    tensors: dict[str, NDArray[Any]] = {
-        "whitening": statistics.whitening,
-        "known": statistics.known,
-        "max_score": np.array([statistics.max_score], np.float32),
-    }
-    save_file(tensors, path, metadata={_ENCODER: statistics.encoder_sha256})
-
-
 def read_statistics(weights: WeightsConfig) -> DomainStatistics:
-    """Return the statistics of a file that `write_statistics` wrote.
+    """Return the statistics of a file that `recipes.domain_recipe.write_statistics` wrote.
 
     Raises:
         ConfigError: The file is missing, has another digest, or is no such file.
@@ -102,7 +75,7 @@ def read_statistics(weights: WeightsConfig) -> DomainStatistics:
     try:
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in ("whitening", "known", "max_score")}
-            encoder = (file.metadata() or {})[_ENCODER]
+            encoder = (file.metadata() or {})[ENCODER_KEY]
     except (SafetensorError, KeyError, OSError) as error:
         raise ConfigError(f"domain.weights.uri '{weights.uri}' holds no statistics of a domain: {error}") from error
     return DomainStatistics(tensors["whitening"], tensors["known"], round(float(tensors["max_score"][0]), 4), encoder)

@@ -21,12 +21,11 @@ from pseudoris.workers.checkpoints.sam_architectures import SAM_ARCHITECTURES
 from pseudoris.workers.domain_scorer import (
     DomainStatistics,
     NumpyEncoder,
-    fit_statistics,
     load_scorer,
     read_statistics,
-    write_statistics,
 )
 from pseudoris.workers.masks.sam_model import build_sam
+from recipes.domain_recipe import fit_statistics, write_statistics
 from tests.builders.images import random_pixels, smooth_pixels
 
 TINY = load_config("tiny")
