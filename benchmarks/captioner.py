@@ -190,7 +190,7 @@ def _measure(
     image = crops_for(config, num_masks, model.visual.image_size[0])
     engine = CachedEngine(model, special, captions, seed=config.compute.seed)
     ours = [caption.tokens for caption in engine.generate(image) if caption.rule.name != "beam"]
-    share = engine.counts.num_computed / engine.counts.num_asked
+    share = engine.towers.num_pairs / engine.towers.num_asked
     ours_s = median_seconds(lambda: engine.generate(image), repeats=repeats, warm_ups=0)
     operations = sampling_operations(model, [len(tokens) for tokens in ours], captions, num_masks=num_masks)
     note = f"{11 * num_masks / ours_s:.1f} captions/s, beams too; the tree leaves {share:.0%} of the pairs"

@@ -234,6 +234,9 @@ class CachedCocaTowers:
         # Bytes of one (prefix, crop) in the caches.
         self.pair_bytes = self._pair_cache.node_bytes
         self._image: list[tuple[torch.Tensor, torch.Tensor]] = []
+        # For benchmarks: pairs (prefix, crop) computed so far, and those that rows of the captioner read. Without a
+        # tree all of these would be computed.
+        self.num_pairs = self.num_asked = 0
 
     def image_bytes(self, num_crops: int, num_tokens: int) -> int:
         """Return the bytes of the cross-attention keys and values of crops with `num_tokens` image tokens."""
@@ -280,6 +283,7 @@ class CachedCocaTowers:
 
     def step(self, level: PrefixLevel, before: CacheIndex | None) -> tuple[torch.Tensor, CacheIndex]:
         """Return the last hidden states (P, D) of the level's pairs, ready for the vocabulary, and its cache index."""
+        self.num_pairs += len(level.pair_prefix)
         cache_index = self._extend_index(level, before)
         # The part without images: states (U, D) after the decoder's first self-attention, and their queries.
         text, all_states, all_queries = self._text, [], []

@@ -27,7 +27,7 @@ from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord,
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops, Ints, configured_rules
 from pseudoris.workers.captions.distinctive import Others, SamplerRows, choose_others, join_others
-from pseudoris.workers.captions.prefix_tree_decoder import DecodingCounts, PrefixTreeDecoding, prefix_budget
+from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding, prefix_budget
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, score_dtype
 from pseudoris.workers.checkpoints.openclip import byte_pair_encoder, load_coca
 from pseudoris.workers.counter_rng import draws
@@ -149,8 +149,6 @@ class CachedEngine:
         if is_compiled:
             compile_tower(model.visual)
         self.towers = CachedCocaTowers(model, is_compiled=is_compiled)
-        # Counts over all images so far. For benchmarks.
-        self.counts = DecodingCounts()
         self._samplers = [rule for rule in configured_rules(config) if rule.name != "beam"]
         self.vocabulary = Vocabulary(model.text_decoder.text_projection.detach(), special.eos)
         positions = self.towers.max_prefix_length
@@ -228,11 +226,7 @@ class CachedEngine:
             unique_crop_of=unique_crop_of,
         )
         decoding.run()
-        counts, found = self.counts, decoding.counts
-        counts.num_asked += found.num_asked
-        counts.num_computed += found.num_computed
-        counts.peak_cache_bytes = max(counts.peak_cache_bytes, found.peak_cache_bytes + image_bytes)
-        record(CACHE_BYTES, found.peak_cache_bytes + image_bytes)
+        record(CACHE_BYTES, decoding.peak_cache_bytes + image_bytes)
         return self._collect(images, crop_sets, decoding, others)
 
     def _collect(
@@ -329,7 +323,7 @@ class CocaCaptioner:
     @property
     def num_pairs(self) -> int:
         """Number of (prefix, crop) pairs computed so far, including the listener's. For benchmarks."""
-        return self._engine.counts.num_computed + (self._listener.num_computed if self._listener else 0)
+        return self._engine.towers.num_pairs
 
     @classmethod
     def weights_digest(cls, config: CaptionsConfig) -> str:

@@ -87,8 +87,6 @@ class TeacherForcing:
         """Keep the towers. The caches of prefixes stay below `budget_bytes`."""
         self._towers, self._vocabulary, self._sot = towers, vocabulary, special.sot
         self._budget_bytes = budget_bytes
-        # Pairs (prefix, unique crop) computed so far. For benchmarks.
-        self.num_computed = 0
 
     @torch.inference_mode()
     def read(self, texts: TokenRows, asked: Bools) -> Floats:
@@ -129,7 +127,6 @@ class TeacherForcing:
     def _step(self, branch: _Branch, next_level: PrefixLevel) -> _Branch:
         active, length = branch.active, branch.length
         hidden, cache_index = self._towers.step(next_level, branch.cache_index)
-        self.num_computed += len(next_level.pair_prefix)
         self._add(active, next_level, hidden, self._texts.tokens[active, length])
         goes_on = self._texts.lengths[active] > length + 1
         return _Branch(active[goes_on], next_level.row_prefix[goes_on], next_level, cache_index, length + 1)
@@ -169,8 +166,6 @@ class Listener:
     ) -> None:
         """Share the engine's towers and caches; `encode` returns a text's token ids without SOT and EOS."""
         self._engine, self._config, self._listening, self._encode = engine, config, listening, encode
-        # Pairs (prefix, unique crop) computed so far. For benchmarks.
-        self.num_computed = 0
 
     def listen(
         self,
@@ -243,6 +238,5 @@ class Listener:
         for unique_crops_of_kind in unique_crop_of:
             shows[np.arange(len(shows)), unique_crops_of_kind] = True
         log_probs = forcing.read(texts, (asked @ shows) > 0)
-        self.num_computed += forcing.num_computed
         for unique_crops_of_kind in unique_crop_of:
             sums += log_probs[:, unique_crops_of_kind]

@@ -27,22 +27,6 @@ def prefix_budget(config: CaptionsConfig, *, image_bytes: int) -> int:
     return max(config.cache_bytes * 7 // 8 - image_bytes, config.cache_bytes // 8)
 
 
-@dataclass(slots=True)
-class DecodingCounts:
-    """What decoding has computed, over all levels.
-
-    Attributes:
-        num_asked: Pairs (prefix, crop) that the rows read. Without a tree all of them would be computed.
-        num_computed: Pairs that were computed.
-        peak_cache_bytes: The most bytes that the caches held. An engine's counts include the keys and values of the
-            image tokens, one tree's counts do not.
-    """
-
-    num_asked: int = 0
-    num_computed: int = 0
-    peak_cache_bytes: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class ActiveBeams:
     """The beam search of one crop, with the prefix of each beam's parent in the previous level."""
@@ -122,7 +106,8 @@ class PrefixTreeDecoding:
         self._sampler = Sampler(rows, vocabulary, eos=special.eos, temperature=config.sampling.temperature)
         self._tokens = np.full((len(rows.target), config.max_length), special.eos, dtype=np.int64)
         self._log_probs = np.zeros(len(rows.target))
-        self.counts = DecodingCounts()
+        # The most bytes that the caches of prefixes held.
+        self.peak_cache_bytes = 0
         self.searches = [
             BeamSearch(self._num_beams, special.eos, config.beam.length_penalty, config.beam.counts_eos)
             for _ in range(num_crops)
@@ -167,9 +152,8 @@ class PrefixTreeDecoding:
                 return
             held_bytes = self._towers.make_room(next_level, self._config.max_length - length, self._budget_bytes)
             # A pair that rows share counts once for each of them.
-            self.counts.num_asked += int(needs.sum())
-            self.counts.num_computed += len(next_level.pair_prefix)
-            self.counts.peak_cache_bytes = max(self.counts.peak_cache_bytes, held_bytes)
+            self._towers.num_asked += int(needs.sum())
+            self.peak_cache_bytes = max(self.peak_cache_bytes, held_bytes)
             hidden, cache_index = self._towers.step(next_level, cache_index)
             prefixes, is_open = next_level.row_prefix[: len(active.rows)], np.zeros(len(active.rows), dtype=np.bool_)
             beams = self._advance_beams(active, next_level, hidden, length >= self._config.min_length)

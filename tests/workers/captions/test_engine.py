@@ -225,7 +225,8 @@ def test_the_peak_of_the_caches_and_the_fill_of_passes_are_recorded():
     engine = CachedEngine(small_coca(), SPECIAL, captions_config(), seed=3)
     with collecting() as measures:
         engine.generate(image_crops(num_masks=2))
-    assert max(measures[CACHE_BYTES, ""]) == engine.counts.peak_cache_bytes > 0
+    # At least the keys and values of the image tokens of the one tree, and some of prefixes.
+    assert min(measures[CACHE_BYTES, ""]) > engine.towers.image_bytes(2, 1) > 0
     assert all(0 < fill <= 1 for fill in measures[BATCH_FILL, "caption crops"])
 
 
