@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from pseudoris.pipeline.sample_estimate import About, Estimate, draw_sample, estimate, summarise, unit_seconds
+from pseudoris.pipeline.sample_estimate import Estimate, draw_sample, estimate, summarise, unit_seconds
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
@@ -119,7 +119,6 @@ def summed(receipts, config=None, *, actors=None, num_gpus=None, num_images=1_00
         PlanTally(num_images, num_shards),
         receipts,
         config or stub_config(),
-        About("in", "cpu", load_s=3.0),
         actors=actors or {"fused": 2},
         num_gpus=num_gpus,
     )
@@ -133,7 +132,7 @@ def test_equal_shards_give_exact_figures():
     assert found.hours.value == pytest.approx(found.unit_hours.value / 2)
     assert found.output_bytes.value == pytest.approx(1_000_000 * 400 + 4_000 * FIXED_BYTES)
     assert found.quarantined.value == pytest.approx(0.1)
-    assert (found.unit, found.num_units, found.load_s) == ("CPU actor", 2.0, 3.0)
+    assert (found.unit, found.num_units) == ("CPU actor", 2.0)
     assert found.stage_seconds["read"] == pytest.approx(10.0)
 
 
