@@ -21,11 +21,10 @@ from pseudoris.cli.console import (
     stdout,
 )
 from pseudoris.cli.options import option
-from pseudoris.cli.progress import INTERRUPTED, bar, run_progress
+from pseudoris.cli.progress import INTERRUPTED, bar, resumable, run_progress
 from pseudoris.cli.summaries import plan_view, summary_view
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.errors import TransientError
 from pseudoris.store.runs.pending_work import Planned, RunEvent
 
 if TYPE_CHECKING:
@@ -94,26 +93,15 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
     """Run to the end or to an interrupt, with a bar and a summary; return the exit code."""
     from pseudoris.pipeline.annotation import annotate as run_pipeline
 
-    is_planned = False
-    try:
-        with run_progress() as show:
+    # An interrupt comes through it after the last shard alone: before, the run ends cleanly and returns its summary.
+    with resumable(out) as planned, run_progress() as show:
 
-            def tell(event: RunEvent) -> None:
-                nonlocal is_planned
-                is_planned = is_planned or isinstance(event, Planned)
-                show(event)
+        def tell(event: RunEvent) -> None:
+            if isinstance(event, Planned):
+                planned.set()
+            show(event)
 
-            summary = run_pipeline(source, out, config, options=run_options, on_event=tell)
-    except KeyboardInterrupt:
-        if not is_planned:
-            raise
-        # After the last shard; while shards are processed the run ends cleanly and returns its summary.
-        report_stopped(f"no committed shard in {out} is lost")
-        return INTERRUPTED
-    except TransientError as error:
-        if is_planned:
-            raise TransientError(f"{error}\nNo committed shard in {out} is lost.") from error
-        raise
+        summary = run_pipeline(source, out, config, options=run_options, on_event=tell)
     if summary.interrupted and not summary.totals.shards:
         report_stopped("interrupted before the first shard was committed")
         return INTERRUPTED

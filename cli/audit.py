@@ -13,8 +13,6 @@ from pseudoris.cli.console import columns_table, command, echo_json, facts_table
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import RunHeader
-from pseudoris.store.files.storage_at import local_path
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.sources.planned_images import PlannedImages
@@ -57,7 +55,7 @@ def draw(
             header,
             folder,
             chosen,
-            load_bytes=PlannedImages(location, header if source is None else _moved(header, source)),
+            load_bytes=PlannedImages(location, header, source=source),
             on_shard=show,
         )
     _print_draw(audit, found)
@@ -149,11 +147,6 @@ def audit_report(
             _tell_changed(each)
     if is_cited:
         cite(folder, figures)
-
-
-def _moved(header: RunHeader, source: str) -> RunHeader:
-    folder = local_path(source)
-    return header.model_copy(update={"source": source if folder is None else str(folder)})
 
 
 def _tell_changed(answers: RaterAnswers) -> None:

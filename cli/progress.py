@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Event
 from typing import Final, TypeVar
 
 import typer
@@ -24,6 +25,7 @@ from rich.progress import (
 from rich.text import Text
 
 from pseudoris.cli.console import report, report_stopped, stderr, stdout
+from pseudoris.schemas.errors import TransientError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, Planned, Retried, RunEvent, Step
 
@@ -193,6 +195,23 @@ def actors_text(by_pool: Mapping[str, int]) -> str:
     return f"{', '.join(before)} and {last} actors" if before else f"{last} actors"
 
 
+@contextmanager
+def resumable(out: str) -> Iterator[Event]:
+    """Say that nothing is lost where an interrupt or a failure ends the block, once it has set that a plan stands."""
+    planned = Event()
+    try:
+        yield planned
+    except KeyboardInterrupt:
+        if not planned.is_set():
+            raise
+        report_stopped(f"no committed shard in {out} is lost")
+        raise typer.Exit(INTERRUPTED) from None
+    except TransientError as error:
+        if not planned.is_set():
+            raise
+        raise TransientError(f"{error}\nNo committed shard in {out} is lost.") from error
+
+
 def write_with_bar(location: RunLocation, write: Callable[..., WrittenT], *, before: str, during: str) -> WrittenT:
     """Return the result of `write`, with a progress bar; after an interrupt, report that nothing is lost.
 
@@ -204,18 +223,10 @@ def write_with_bar(location: RunLocation, write: Callable[..., WrittenT], *, bef
         before: Text beside the bar until the first report.
         during: Text beside the bar from then on.
     """
-    is_planned = False
-    try:
-        with bar(before) as show:
+    with resumable(location.root) as planned, bar(before) as show:
 
-            def on_progress(done: int, total: int) -> None:
-                nonlocal is_planned
-                is_planned = True
-                show(done, total, during)
+        def on_progress(done: int, total: int) -> None:
+            planned.set()
+            show(done, total, during)
 
-            return write(on_progress=on_progress, on_wait=lambda text: report("note", text, "yellow"))
-    except KeyboardInterrupt:
-        if not is_planned:
-            raise
-        report_stopped(f"no committed shard in {location.root} is lost")
-        raise typer.Exit(INTERRUPTED) from None
+        return write(on_progress=on_progress, on_wait=lambda text: report("note", text, "yellow"))

@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from rich.console import Group, RenderableType
@@ -62,12 +61,22 @@ def stats(
 
 def stats_view(out: str, found: RunStatistics) -> RenderableType:
     """Return the figures as tables."""
-    parts: list[RenderableType] = [
-        *domain_lines(found.domain),
-        _counts_view(out, found),
-        "",
-        _distributions_view(found),
-    ]
+    totals = found.totals
+    counts = facts_table(f"{out}: {totals.images:,} of {found.num_planned_images:,} images committed")
+    counts.add_row("", counts_text(totals))
+    counts.add_row("masks", f"{totals.masks:,}")
+    share = f" ({totals.kept / totals.expressions:.1%})" if totals.expressions else ""
+    kept = kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
+    counts.add_row("kept expressions", f"{kept}{share}")
+    counts.add_row("size", format_bytes(totals.output_bytes))
+    counts.add_row("below", f"from the tables of {found.num_shards_read:,} of {totals.shards:,} shards")
+    names = ("", "mean", *(_QUANTILE_NAMES.get(share, f"{share:.0%}") for share in QUANTILES))
+    spreads = columns_table(names, title="distributions")
+    spreads.columns[0].no_wrap = True
+    for name, distribution in _distributions(found).items():
+        values = (distribution.mean, *(distribution.quantile(share) for share in QUANTILES))
+        spreads.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
+    parts: list[RenderableType] = [*domain_lines(found.domain), counts, "", spreads]
     for name, groups in found.groups.items():
         table = columns_table(("", GROUPS[name], "kept", "share"), title=f"by {name}")
         for value, count in groups.items():
@@ -80,30 +89,6 @@ def stats_view(out: str, found: RunStatistics) -> RenderableType:
             table.add_row(text, f"{times:,}")
         parts += ["", table]
     return Group(*parts)
-
-
-def _counts_view(out: str, found: RunStatistics) -> Table:
-    totals = found.totals
-    table = facts_table(f"{out}: {totals.images:,} of {found.num_planned_images:,} images committed")
-    table.add_row("", counts_text(totals))
-    table.add_row("masks", f"{totals.masks:,}")
-    share = f" ({totals.kept / totals.expressions:.1%})" if totals.expressions else ""
-    kept = kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
-    table.add_row("kept expressions", f"{kept}{share}")
-    table.add_row("size", format_bytes(totals.output_bytes))
-    table.add_row("below", f"from the tables of {found.num_shards_read:,} of {totals.shards:,} shards")
-    return table
-
-
-def _distributions_view(found: RunStatistics) -> Table:
-    table = columns_table(
-        ("", "mean", *(_QUANTILE_NAMES.get(share, f"{share:.0%}") for share in QUANTILES)), title="distributions"
-    )
-    table.columns[0].no_wrap = True
-    for name, distribution in _distributions(found).items():
-        values = (distribution.mean, *(distribution.quantile(share) for share in QUANTILES))
-        table.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
-    return table
 
 
 def _distributions(found: RunStatistics) -> dict[str, Distribution]:
@@ -224,9 +209,10 @@ def parts(
     """
     location = RunLocation.open_to_read(out)
     require_header(location)
-    tables = _tables(table)
+    if table not in (*SCHEMAS, ALL_TABLES):
+        raise ConfigError(f"There is no table {table!r}. Give --table {', '.join(SCHEMAS)}, or {ALL_TABLES}.")
     for receipt in latest_receipts(location):
-        for name in tables:
+        for name in SCHEMAS if table == ALL_TABLES else (table,):
             part = receipt.parts[name]
             uri = location.uri(part_path(name, part))
             if not as_json:
@@ -234,11 +220,3 @@ def parts(
                 continue
             place = {"path": uri, "table": name, "shard": receipt.shard, "generation": receipt.generation}
             echo_json({**place, **part.model_dump(exclude={"name"})})
-
-
-def _tables(table: str) -> Sequence[str]:
-    if table == ALL_TABLES:
-        return tuple(SCHEMAS)
-    if table not in SCHEMAS:
-        raise ConfigError(f"There is no table {table!r}. Give --table {', '.join(SCHEMAS)}, or {ALL_TABLES}.")
-    return (table,)

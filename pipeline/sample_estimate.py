@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -125,8 +125,9 @@ def estimate(
         small, name = config.model_copy(update={"shards": shards}), start.listing.name
         header = plan_run(location, sample.items, source=name, identity=identity, config=small, exclusions=exclusions)
         load_s, receipts = _run(Job(name, location, header, small), actors, on_progress)
-    about = About(name, identity.device_kind, load_s, domain, excluded.total)
-    return summarise(sample.tally, receipts, config, about, actors=actors, num_gpus=num_gpus)
+    figures = summarise(sample.tally, receipts, config, actors=actors, num_gpus=num_gpus)
+    kind, num_excluded = identity.device_kind, excluded.total
+    return replace(figures, source=name, device_kind=kind, load_s=load_s, domain=domain, num_excluded=num_excluded)
 
 
 def _run(job: Job, actors: Mapping[str, int], on_progress: OnProgress) -> tuple[float, list[Receipt]]:
@@ -171,9 +172,12 @@ class Interval:
     high: float
 
 
-@dataclass(frozen=True, slots=True)
-class About:
-    """What an estimate knows beside the receipts of its sample.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What annotating the whole of SOURCE would cost.
+
+    The intervals come from resampling the sample's shards. They cover the differences between images. They do not cover
+    the differences between machines, between times of day, or between the sample's small shards and the run's shards.
 
     Attributes:
         source: SOURCE, a local one as an absolute path.
@@ -182,23 +186,6 @@ class About:
             processes, weights, compilation. Paid once per actor; not included in the other figures.
         domain: Whether the models know such images, by a sample; None if it was not asked.
         num_excluded: Listed images that exclusions by name leave out; `num_images` does not count them.
-    """
-
-    source: str
-    device_kind: str
-    load_s: float
-    domain: DomainRecord | None = None
-    num_excluded: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate(About):
-    """What annotating the whole of SOURCE would cost.
-
-    The intervals come from resampling the sample's shards. They cover the differences between images. They do not cover
-    the differences between machines, between times of day, or between the sample's small shards and the run's shards.
-
-    Attributes:
         num_images: Images of SOURCE; repeated keys count once.
         num_shards: Shards that a run would plan.
         num_sampled: Images of the sample.
@@ -216,6 +203,11 @@ class Estimate(About):
         stage_seconds: Seconds per image, by stage.
     """
 
+    source: str = ""
+    device_kind: str = ""
+    load_s: float = 0.0
+    domain: DomainRecord | None = None
+    num_excluded: int = 0
     num_images: int
     num_shards: int
     num_sampled: int
@@ -235,12 +227,11 @@ def summarise(
     whole: PlanTally,
     receipts: list[Receipt],
     config: RunConfig,
-    about: About,
     *,
     actors: Mapping[str, int],
     num_gpus: float | None,
 ) -> Estimate:
-    """Return the estimate for the `whole` listing from the receipts of a sample."""
+    """Return the figures for the `whole` listing from the receipts of a sample, and nothing of how it was run."""
     # An actor's first shard warms caches and kernels: left out where enough others remain.
     first = max(actors.values())
     warm = receipts[first:] if len(receipts) >= 4 * first else receipts
@@ -261,7 +252,6 @@ def summarise(
     stages = dict.fromkeys(itertools.chain.from_iterable(receipt.seconds for receipt in receipts))
     num_sampled, size = int(images.sum()), _ratio(bytes_, images, draws, whole.num_images)
     return Estimate(
-        **{each.name: getattr(about, each.name) for each in fields(about)},
         num_images=whole.num_images,
         num_shards=whole.num_shards,
         num_sampled=num_sampled,
