@@ -214,7 +214,14 @@ def joins_cluster(address: str) -> bool:
     if ray.is_initialized() or named_cluster(address) is not None:
         return True
     recorded = _recorded_cluster()
-    return address != "local" and recorded is not None and not _is_gone(recorded)
+    if address == "local" or recorded is None:
+        return False
+    _gone[recorded] = _is_gone(recorded)
+    return not _gone[recorded]
+
+
+# What `joins_cluster` has found, for the start that follows: a machine that hears nothing costs seconds each time.
+_gone: Final[dict[str, bool]] = {}
 
 
 def _recorded_cluster() -> str | None:
@@ -303,9 +310,10 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": folder}
     elif address != "auto":
         options |= {"address": address}
-    elif named is None and (recorded := _recorded_cluster()) is not None and _is_gone(recorded):
-        # Ray itself would try for a quarter of an hour to join it.
-        options |= {"address": "local"}
+    elif named is None and (recorded := _recorded_cluster()) is not None:
+        is_gone = _gone.pop(recorded) if recorded in _gone else _is_gone(recorded)
+        # Ray itself would try for a quarter of an hour to join one that is gone.
+        options |= {"address": "local"} if is_gone else {}
     try:
         # An interrupted start would leave Ray's processes behind, so signals wait. Joining starts no process, and may
         # wait for minutes if another service answers there, so signals act at once.
