@@ -24,6 +24,10 @@ from tests.builders.s3 import ENVIRONMENT, FORBIDDEN, S3Server, serving_s3
 if TYPE_CHECKING:
     from tests.builders.command import TinyRun
 
+# As the Makefile: containers often forbid bytecode, and every process would then compile and rewrite all modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Idle threads of one process must not spin on the cores of another: read by libgomp when torch loads it. With two
 # processes on two cores, the engines' tests took twice the CPU time otherwise.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
