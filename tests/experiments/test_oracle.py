@@ -17,7 +17,6 @@ from experiments.oracle import (
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scenes import Scene, SceneObject
-from pseudoris.training.evaluation.bootstrap import ImageBootstrap
 from recipes.scene_shards import scene_image, scene_shard
 
 
@@ -87,8 +86,3 @@ def test_the_command_measures_real_scenes_and_writes_every_figure(tmp_path):
     assert report["seconds_per_image"] > 0
     assert report["yield_filtered@1.5"] <= report["yield_filtered"]
     assert "1 development scenes" in outcome.output
-
-
-def bootstrap():
-    scene = {name + suffix: (3.0, 4.0) for name in HEADLINE for suffix in ("", TRUTH_SUFFIX)}
-    return ImageBootstrap([scene | {"accuracy_beam": (1.0, 4.0), "seconds_per_image": (0.5, 1.0)}] * 3)

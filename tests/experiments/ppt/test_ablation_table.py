@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.ppt.ablation_jobs import config_of, jobs_of, student_config
-from experiments.ppt.ablation_rows import BESIDE, ORDER, PAPER, QUICK, TRAININGS, WHOLE, AblationRuns
+from experiments.ppt.ablation_rows import BESIDE, PAPER, QUICK, TRAININGS, WHOLE, AblationRuns
 from experiments.ppt.ablation_table import BEGIN, END, as_json, as_markdown
 from experiments.quality.markdown_cells import put_into
 from experiments.segmenter.segmenter_config import load_segmenter_config
@@ -115,28 +115,3 @@ def test_the_result_has_means_and_intervals_and_stands_in_the_page_between_its_m
     page.write_text("no marks")
     with pytest.raises(ConfigError, match="has no marks"):
         put_into(page, "x", marks=(BEGIN, END))
-
-
-def test_a_step_of_the_papers_order_holds_where_its_interval_leaves_out_nothing() -> None:
-    mious = {"1": [0.3] * 3, "2": [0.4, 0.5, 0.6], "3": [0.35, 0.55, 0.6], "4": [0.2] * 3, "5": [0.2, 0.3, 0.3]}
-    done = [
-        {"seed": seed, "figures": {row: asked(each[seed]) for row, each in mious.items()}, "cpu_s": 1.0, "steps": 1}
-        for seed in range(3)
-    ]
-
-    result = as_json(done, QUICK)
-
-    steps = {(each["row"], each["baseline"]): each for each in result["order"]}
-    assert list(steps) == list(ORDER[:4])
-    assert {pair: each["verdict"] for pair, each in steps.items()} == {
-        ("2", "1"): "holds",
-        ("3", "2"): "not told apart",
-        ("4", "3"): "reversed",
-        ("5", "4"): "not told apart",
-    }
-    assert steps["2", "1"]["paper_difference"] == 7.73
-    told = as_markdown(result).splitlines()
-    assert "| rows | the paper's | default, 3 seeds |" in told
-    assert "| mIoU of 5 | 46.76 | 26.7 |" in told
-    assert "| 4 − 3 | +5.23 | reversed: -30.0 (-40.0 to -15.0) |" in told
-    assert "| 5 − 9 | +12.29 | not measured |" in told
