@@ -135,11 +135,8 @@ def _view(destination: str, report: ExportReport, request: ExportRequest) -> Tab
     for name in report.files.keys() - report.rows.keys():
         table.add_row(f"files, {name}", f"{report.files[name]:,}")
     table.add_row("size", format_bytes(report.size_bytes))
-    for title, lines in (("left out", _left_out(report)), ("checked", report.checked)):
+    left_out = [f"{num:,} {reason}" for reason, num in report.dropped.items() if num]
+    for title, lines in (("left out", left_out), ("checked", report.checked)):
         if lines:
             table.add_row(title, escape("\n".join(lines)))
     return table
-
-
-def _left_out(report: ExportReport) -> list[str]:
-    return [f"{num:,} {reason}" for reason, num in report.dropped.items() if num]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pseudoris.cli import options
 from pseudoris.cli.console import stdout
@@ -16,9 +15,6 @@ from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-
-if TYPE_CHECKING:
-    from pseudoris.training.imports import ImportRequest, ImportSummary
 
 # A label in the header; no setting of a model is read.
 _PRESET = "import"
@@ -81,6 +77,7 @@ def import_annotation(
     config = config.model_copy(update={"preset": _PRESET})
     _check_options(chosen, has_split=bool(split), has_split_by=bool(split_by), has_captions=bool(captions))
     from pseudoris.training.imports import ImportRequest
+    from pseudoris.training.imports import import_annotation as import_into
 
     request = ImportRequest(
         annotation,
@@ -95,7 +92,15 @@ def import_annotation(
         num_workers=workers or len(os.sched_getaffinity(0)),
         exclusions=options.read_exclude(exclude, exclude_distance),
     )
-    _run(request, RunLocation.open(out, config.source.endpoint_url, config.placement.storage))
+    location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
+    summary = write_with_bar(
+        location, partial(import_into, request, location), before="reading the annotation", during="importing images"
+    )
+    left_out = [f"{count:,} {what}" for what, count in summary.left_out.items()]
+    if summary.num_without_pixels:
+        left_out.insert(0, f"{summary.num_without_pixels:,} masks without pixels (in this call)")
+    texts = [("expressions", f"{summary.totals.expressions:,}, all kept")]
+    stdout.print(written_view(location, summary, "imported", texts=texts, left_out=left_out), soft_wrap=True)
 
 
 def _check_options(chosen: Format, *, has_split: bool, has_split_by: bool, has_captions: bool) -> None:
@@ -108,21 +113,3 @@ def _check_options(chosen: Format, *, has_split: bool, has_split_by: bool, has_c
         raise ConfigError("--split-by needs --format refer. PhraseCut is split in one way.")
     if chosen != "coco" and has_captions:
         raise ConfigError("--captions needs --format coco. The other formats have their sentences in their own files.")
-
-
-def _run(request: ImportRequest, location: RunLocation) -> None:
-    from pseudoris.training.imports import import_annotation as import_into
-
-    summary = write_with_bar(
-        location, partial(import_into, request, location), before="reading the annotation", during="importing images"
-    )
-    texts = [("expressions", f"{summary.totals.expressions:,}, all kept")]
-    view = written_view(location, summary, "imported", texts=texts, left_out=tuple(_left_out(summary)))
-    stdout.print(view, soft_wrap=True)
-
-
-def _left_out(summary: ImportSummary) -> Iterator[str]:
-    if summary.num_without_pixels:
-        yield f"{summary.num_without_pixels:,} masks without pixels (in this call)"
-    for what, count in summary.left_out.items():
-        yield f"{count:,} {what}"

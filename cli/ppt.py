@@ -89,19 +89,15 @@ def _run(
     title: str, out: str, preset: str, config_file: Path | None, settings: list[str], recipe: Callable[..., WrittenRun]
 ) -> None:
     from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
+    from pseudoris.training.ppt.recipes.recipe_runs import count_pairs
 
     config = load_recipe_config(preset, config_file, settings)
     location = RunLocation.open(out, config.run.source.endpoint_url, config.run.placement.storage)
     written = write_with_bar(location, partial(recipe, location, config), before="planning", during="images")
-    words = ("with masks", "without")
-    stdout.print(written_view(location, written, title, texts=_texts(written, location), words=words), soft_wrap=True)
-
-
-def _texts(written: WrittenRun, location: RunLocation) -> list[tuple[str, str]]:
-    from pseudoris.training.ppt.recipes.recipe_runs import count_pairs
-
     pairs = count_pairs(location)
-    return [
+    texts = [
         ("texts", f"{pairs.decided:,} with a referent, {pairs.undecided:,} undecided"),
         ("pseudo-masks", f"{written.totals.expressions:,}, {pairs.a_text:.2f} per text"),
     ]
+    words = ("with masks", "without")
+    stdout.print(written_view(location, written, title, texts=texts, words=words), soft_wrap=True)

@@ -16,7 +16,6 @@ from typing import Annotated
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 
 from pseudoris.cli import options
 from pseudoris.cli.console import (
@@ -43,7 +42,7 @@ from pseudoris.store.checks.verification import (
 )
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import DRIVER_ALIVE, DRIVER_SILENT, RunStatus, StatusReader
-from pseudoris.store.runs.garbage import GcReport, run_gc
+from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import read_header, require_header
 
 DEFAULT_EVERY_S = 5.0
@@ -240,11 +239,7 @@ def gc(
     if dry_run:
         for path in report.deleted:
             echo(location.uri(path))
-    stdout.print(_garbage_view(out, report, is_dry=dry_run))
-
-
-def _garbage_view(out: str, report: GcReport, *, is_dry: bool) -> Table:
-    what = "would be deleted (dry run)" if is_dry else "deleted"
+    what = "would be deleted (dry run)" if dry_run else "deleted"
     table = facts_table(f"{out}: {len(report.deleted):,} files {what}")
     table.add_row("lost", f"{len(report.lost):,} parts of shards that another process committed first")
     table.add_row("superseded", f"{len(report.superseded):,} parts that a retry replaced")
@@ -252,4 +247,4 @@ def _garbage_view(out: str, report: GcReport, *, is_dry: bool) -> Table:
     if report.num_uploads:
         table.add_row("uploads", f"{report.num_uploads:,} unfinished uploads of killed processes")
     table.add_row("freed", format_bytes(report.freed_bytes))
-    return table
+    stdout.print(table)

@@ -310,29 +310,25 @@ class _SourceImages:
 
     def load(self, shard: int, key: str, sha256: str) -> bytes | None:
         self._num_asked += 1
-        data = None if self._is_gone else self._loaded(shard, key, sha256)
-        self._num_blank += data is None
-        return data
-
-    def finish(self) -> None:
-        if self._num_blank > _MAX_WARNINGS or (self._is_gone and self._num_blank > 1):
-            logger.warning("%d of %d images are not shown", self._num_blank, self._num_asked)
-
-    def _loaded(self, shard: int, key: str, sha256: str) -> bytes | None:
         try:
-            data = as_annotated(self._load_bytes(shard, key), sha256)
-            if isinstance(data, ImageError):
+            if not self._is_gone:
+                data = as_annotated(self._load_bytes(shard, key), sha256)
+                if isinstance(data, bytes):
+                    return data
                 raise data
         except (OSError, ImageError) as error:
             level = logging.WARNING if self._num_blank < _MAX_WARNINGS else logging.DEBUG
             logger.log(level, "The gallery does not show image %s: %s", key, error)
-            return None
         except (ConfigError, TransientError) as error:
             # Not this picture's fault. A bucket that does not answer was retried already.
             self._is_gone = True
             logger.warning("SOURCE cannot be read. No image after %s is tried: %s", key, error)
-            return None
-        return data
+        self._num_blank += 1
+        return None
+
+    def finish(self) -> None:
+        if self._num_blank > _MAX_WARNINGS or (self._is_gone and self._num_blank > 1):
+            logger.warning("%d of %d images are not shown", self._num_blank, self._num_asked)
 
 
 def _iter_quarantined(location: RunLocation, shards: CommittedShards) -> Iterator[QuarantinedImage]:

@@ -170,22 +170,16 @@ def _simplified(loop: Points) -> Points:
         first, last = pending.pop()
         if last - first < 2:
             continue
-        distances = _distances(closed[first + 1 : last], closed[first], closed[last])
+        (x, y), offset = closed[last] - closed[first], closed[first + 1 : last] - closed[first]
+        # From the line through both ends; where they are one point, from that.
+        across = offset[:, 0] * y - offset[:, 1] * x
+        distances = np.abs(across) / np.hypot(x, y) if x or y else np.hypot(*offset.T)
         worst = int(distances.argmax())
         if distances[worst] > _TOLERANCE_PX:
             middle = first + 1 + worst
             keep[middle] = True
             pending += [(first, middle), (middle, last)]
     return np.asarray(closed[:-1][keep[:-1]])
-
-
-def _distances(points: Points, start: Points, end: Points) -> Points:
-    """Distance of each point from the segment's line, or from its start where the segment has no length."""
-    direction, offset = end - start, points - start
-    length = float(np.hypot(*direction))
-    if length == 0.0:
-        return np.asarray(np.hypot(offset[:, 0], offset[:, 1]))
-    return np.asarray(np.abs(offset[:, 0] * direction[1] - offset[:, 1] * direction[0]) / length)
 
 
 def _resized(mask: Bools) -> Bools:
