@@ -267,31 +267,25 @@ def calibrate(
         raise ConfigError(f"--coverage {coverage:g} needs --truth. Give --truth, or leave --coverage out.")
     if to is not None:
         check_file(to)
+    # Only here: other commands need not wait for what this one imports.
+    from pseudoris.synthworld.scene_truth import SceneTruth
+    from pseudoris.training.calibration import calibrated_run
+    from pseudoris.training.evaluation.human_truth import open_truth
+
     aim = DEFAULT_COVERAGE if coverage is None else coverage
     location = RunLocation.open_to_read(out)
-    found = _fitted(location, truth, coverage=aim, least_yield=least_yield, images=images)
-    text = fitted_text(found, require_header(location))
+    header = require_header(location)
+    with bar() as show:
+        reading = show.named("reading the truth")
+        known = None if truth is None else open_truth(truth, header, SceneTruth, reading)
+        found = calibrated_run(location, known, coverage=aim, least_yield=least_yield, max_images=images)
+    text = fitted_text(found, header)
     if to is None:
         echo(f"# --to FILE writes this:\n{text}---\n# and these settings name it:")
     else:
         options.write_text(to, text, option="--to")
     echo(settings_text(found, to), nl=False)
     _report_fit(found, aim if truth is not None else None, least_yield)
-
-
-def _fitted(
-    location: RunLocation, truth: str | None, *, coverage: float, least_yield: float, images: int | None
-) -> Calibration:
-    # Only here: other commands need not wait for what this one imports.
-    from pseudoris.synthworld.scene_truth import SceneTruth
-    from pseudoris.training.calibration import calibrated_run
-    from pseudoris.training.evaluation.human_truth import open_truth
-
-    header = require_header(location)
-    with bar() as show:
-        reading = show.named("reading the truth")
-        known = None if truth is None else open_truth(truth, header, SceneTruth, reading)
-        return calibrated_run(location, known, coverage=coverage, least_yield=least_yield, max_images=images)
 
 
 def _report_fit(found: Calibration, coverage: float | None, least_yield: float) -> None:

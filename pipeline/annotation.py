@@ -332,17 +332,14 @@ def _estimate(location: RunLocation, tally: PlanTally, config: RunConfig) -> tup
     if done.images:
         basis = f"from the {done.images} images committed so far, {done.output_bytes // done.images} bytes each"
         return done.output_bytes * tally.num_images // done.images, basis, done.shards
-    per_mask = BYTES_PER_MASK + draws_per_mask(config) * BYTES_PER_DRAW
+    captions = config.captions
+    # Of a mask, in each kind of crop: one beam, and the samples.
+    draws = 1 + len(captions.sampling.top_k) + len(captions.sampling.top_p)
+    draws *= len(captions.context_scales) + captions.has_masked_crop
+    per_mask = BYTES_PER_MASK + draws * BYTES_PER_DRAW
     tables = tally.num_shards * BYTES_PER_SHARD
     tables += tally.num_images * (BYTES_PER_IMAGE + ASSUMED_MASKS_PER_IMAGE * per_mask)
     basis = f"assuming {ASSUMED_MASKS_PER_IMAGE} masks per image, {per_mask:,} bytes per mask as on the bundled scenes"
     if config.shards.embed_images:
         return tables + tally.size_bytes, f"{basis}, plus the embedded images", 0
     return tables, basis, 0
-
-
-def draws_per_mask(config: RunConfig) -> int:
-    """Return how many captions are drawn per mask: one beam and the samples, for each crop kind."""
-    captions = config.captions
-    crops = len(captions.context_scales) + captions.has_masked_crop
-    return crops * (1 + len(captions.sampling.top_k) + len(captions.sampling.top_p))

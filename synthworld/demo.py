@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -27,6 +26,11 @@ TRUTH_FILE = "truth.json"
 IMAGE_FOLDER = "images"
 # Every eighth scene is a JPEG and every ninth a WebP: the rest, PNG, is what the tiny models were trained on.
 _JPEG_EVERY, _WEBP_EVERY = 8, 9
+_FORMATS: dict[str, dict[str, Any]] = {
+    ".jpg": {"format": "JPEG", "quality": 95},
+    ".webp": {"format": "WEBP", "lossless": True},
+    ".png": {"format": "PNG"},
+}
 
 
 def write_demo(folder: Path, *, num_scenes: int = 64, seed: int = 0, world: str = DEFAULT_WORLD) -> Path:
@@ -64,14 +68,13 @@ def broken_files() -> dict[str, bytes]:
     """Return files that cannot be annotated, by name: cut off, empty, text, damaged, and without a picture."""
     pixels = render(make_scene(Split.DEMO, 999, seed=0)).image
     jpeg, png = _encode(pixels, ".jpg"), _encode(pixels, ".png")
-    makers: dict[str, Callable[[], bytes]] = {
-        "broken-truncated.jpg": lambda: jpeg[: len(jpeg) // 2],
-        "broken-zero-bytes.jpg": lambda: b"",
-        "broken-text.jpg": lambda: b"This is a shopping list, not a picture: apples, pears, plums.\n",
-        "broken-header-only.png": lambda: png[:40],
-        "broken-scrambled.png": lambda: png[:60] + bytes(reversed(png[60:])),
+    return {
+        "broken-truncated.jpg": jpeg[: len(jpeg) // 2],
+        "broken-zero-bytes.jpg": b"",
+        "broken-text.jpg": b"This is a shopping list, not a picture: apples, pears, plums.\n",
+        "broken-header-only.png": png[:40],
+        "broken-scrambled.png": png[:60] + bytes(reversed(png[60:])),
     }
-    return {name: make() for name, make in makers.items()}
 
 
 def _suffix(position: int) -> str:
@@ -82,13 +85,7 @@ def _suffix(position: int) -> str:
 
 def _encode(pixels: np.ndarray, suffix: str) -> bytes:
     buffer = io.BytesIO()
-    picture = Image.fromarray(pixels)
-    if suffix == ".jpg":
-        picture.save(buffer, format="JPEG", quality=95)
-    elif suffix == ".webp":
-        picture.save(buffer, format="WEBP", lossless=True)
-    else:
-        picture.save(buffer, format="PNG")
+    Image.fromarray(pixels).save(buffer, **_FORMATS[suffix])
     return buffer.getvalue()
 
 
