@@ -10,14 +10,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
-from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, ShardImage
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import Provenance, commit_shard
-from pseudoris.store.runs.header import create_header
-from pseudoris.store.runs.plan import read_shard_plan, write_plan
 from pseudoris.synthworld.attributes import COLOURS
 from pseudoris.synthworld.demo import scene_truth
 from pseudoris.synthworld.grammar import Description
@@ -25,7 +21,7 @@ from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.workers.masks import rle
 from recipes.scene_texts import realise
-from tests.store.builders import make_identity
+from tests.store.builders import commit_images, start_run
 
 DRAWS = (("beam", None, None), ("top_k", 5, None), ("top_p", None, 0.4), ("top_p", None, 0.8))
 # What becomes of an image of a scene; the default annotates it.
@@ -56,29 +52,9 @@ def scene_run(
     entries = [
         PlanEntry(at // per_shard, at % per_shard, image_id(key), key, 100, None, 5) for at, key in enumerate(keys)
     ]
-    plan = write_plan(location, entries)
-    config = load_config("tiny")
-    header = create_header(
-        location,
-        RunHeader(
-            source=source,
-            created_utc="2026-01-01T00:00:00Z",
-            plan_parts=plan.parts,
-            num_images=plan.num_images,
-            num_repeated=0,
-            num_shards=plan.num_shards,
-            identity=make_identity(),
-            config=config,
-            config_sha256=config_hash(config),
-        ),
-    )
+    header = start_run(location, entries, source=source)
     for number in range(header.num_shards) if committed is None else committed:
-        rows = read_shard_plan(location, header, number)
-        images = tuple(change(annotated(entry, known[entry.key])) for entry in rows)
-        shard = Shard(number, 0, images, {}, ())
-        ids = [entry.image_id for entry in rows]
-        provenance = Provenance(header_sha256=header.sha256)
-        commit_shard(location, shard, planned_ids=ids, embed_images=False, provenance=provenance)
+        commit_images(location, header, lambda entry: change(annotated(entry, known[entry.key])), number)
     return header
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -120,6 +120,24 @@ def make_shard(entries: list[PlanEntry], generation: int = 0) -> Shard:
     kinds = (annotated, lambda entry: annotated(entry, 1), empty, quarantined)
     images = tuple(kinds[n % len(kinds)](entry) for n, entry in enumerate(entries))
     return Shard(entries[0].shard, generation, images, {"propose": 1.5, "caption": 2.0}, ("node-a",))
+
+
+def commit_images(
+    location: RunLocation,
+    header: RunHeader,
+    image_of: Callable[[PlanEntry], ShardImage],
+    *shards: int,
+    generation: int = 0,
+    embed_images: bool = False,
+) -> list[Receipt]:
+    """Commit shards, all by default, of the images that `image_of` makes of the plan's entries."""
+    receipts = []
+    for number in shards or range(header.num_shards):
+        entries = read_shard_plan(location, header, number)
+        shard, ids = Shard(number, generation, tuple(map(image_of, entries))), [entry.image_id for entry in entries]
+        options = {"embed_images": embed_images, "provenance": Provenance(header_sha256=header.sha256)}
+        receipts.append(commit_shard(location, shard, planned_ids=ids, **options).receipt)
+    return receipts
 
 
 def commit(

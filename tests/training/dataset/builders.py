@@ -7,16 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.ids import image_id, sha256_hex
-from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
-from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
+from pseudoris.schemas.run_records import PlanEntry, Receipt
+from pseudoris.schemas.shard import ExpressionRecord, ShardImage
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import Provenance, commit_shard
-from pseudoris.store.runs.header import create_header
-from pseudoris.store.runs.plan import read_shard_plan, write_plan
 from tests.builders.images import png
-from tests.store.builders import HEIGHT, WIDTH, make_expression, make_identity, make_mask
+from tests.store.builders import (
+    HEIGHT,
+    WIDTH,
+    commit_images,
+    empty,
+    make_expression,
+    make_identity,
+    make_mask,
+    start_run,
+)
 
 # (mask index, text, fields that differ)
 Row = tuple[int, str, dict[str, object]]
@@ -36,17 +41,8 @@ def make_image(entry: PlanEntry, number: int, rows: Sequence[Row]) -> ShardImage
     for mask, text, fields in rows:
         rival = masks[(mask + 1) % num_masks].mask_id if num_masks > 1 else None
         expressions.append(replace(make_expression(masks[mask].mask_id, text, rival=rival), **fields))
-    return ShardImage(
-        entry.position,
-        entry.image_id,
-        entry.key,
-        data,
-        sha256=sha256_hex(data),
-        height=HEIGHT,
-        width=WIDTH,
-        masks=masks,
-        expressions=tuple(expressions),
-    )
+    facts = {"data": data, "sha256": sha256_hex(data), "masks": masks}
+    return replace(empty(entry), **facts, expressions=tuple(expressions))
 
 
 class BuiltRun:
@@ -76,42 +72,23 @@ class BuiltRun:
             entry = PlanEntry(shard, position, image_id(key), key, facts.st_size, None, facts.st_mtime_ns)
             entries.append(entry)
         self._numbers = {key: number for number, key in enumerate(keys)}
-        config = load_config("tiny", None, [f"shards.embed_images={json.dumps(is_embedding)}"])
-        plan = write_plan(location, entries)
-        identity = make_identity()
-        header = RunHeader(
+        identity = make_identity() if recipe is None else make_identity(method={"recipe": recipe})
+        self.header = start_run(
+            location,
+            entries,
+            f"shards.embed_images={json.dumps(is_embedding)}",
             origin="annotate" if recipe is None else "ppt",
             source=str(source),
-            created_utc="2026-01-01T00:00:00Z",
-            plan_parts=plan.parts,
-            num_images=plan.num_images,
-            num_repeated=0,
-            num_shards=plan.num_shards,
-            identity=identity if recipe is None else identity.model_copy(update={"method": {"recipe": recipe}}),
-            config=config,
-            config_sha256=config_hash(config),
+            identity=identity,
         )
-        self.header = create_header(location, header)
 
     def image(self, entry: PlanEntry) -> ShardImage:
         number = self._numbers[entry.key]
         return make_image(entry, number, self._rows(number))
 
     def commit(self, *shards: int, generation: int = 0) -> list[Receipt]:
-        receipts = []
-        for number in shards or range(self.header.num_shards):
-            entries = read_shard_plan(self.location, self.header, number)
-            shard = Shard(number, generation, tuple(map(self.image, entries)))
-            ids = [entry.image_id for entry in entries]
-            outcome = commit_shard(
-                self.location,
-                shard,
-                planned_ids=ids,
-                embed_images=self._is_embedding,
-                provenance=Provenance(header_sha256=self.header.sha256),
-            )
-            receipts.append(outcome.receipt)
-        return receipts
+        options = {"generation": generation, "embed_images": self._is_embedding}
+        return commit_images(self.location, self.header, self.image, *shards, **options)
 
 
 def build_run(folder: Path, *, is_committed: bool = True, **options: object) -> BuiltRun:

@@ -13,15 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
-from pseudoris.schemas.run_records import PlanEntry, RunHeader
-from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
+from pseudoris.schemas.ids import image_id, mask_id
+from pseudoris.schemas.run_records import PlanEntry
+from pseudoris.schemas.shard import MaskRecord
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import Provenance, commit_shard
-from pseudoris.store.runs.header import create_header
-from pseudoris.store.runs.plan import read_shard_plan, write_plan
 from pseudoris.training.evaluation import HumanTruth, evaluate_run
 from pseudoris.training.evaluation.evaluation_report import figure_text, part_titles
 from pseudoris.training.evaluation.human_truth import APPROXIMATION, WITHOUT_SENTENCE, SentenceJudge, words_of
@@ -39,7 +35,7 @@ from tests.builders.human import (
 )
 from tests.builders.imports import import_small
 from tests.builders.scene_runs import said
-from tests.store.builders import make_identity
+from tests.store.builders import commit_images, empty, start_run
 
 CAT, DOG, CUP = (2, 2, 12, 12), (14, 2, 26, 10), (4, 14, 20, 22)
 
@@ -74,12 +70,10 @@ def place(tmp_path, name):
 def model_run(location, *images, kinds=MappingProxyType({})):
     """Write a run of (key, boxes, {mask: texts}); every text is drawn once by top-p and kept; `kinds` by text."""
     entries = [PlanEntry(0, n, image_id(key), key, 9, None, 5) for n, (key, _, _) in enumerate(images)]
-    plan, config = write_plan(location, entries), load_config("tiny")
-    facts = {"num_images": plan.num_images, "num_repeated": 0, "num_shards": 1, "plan_parts": plan.parts}
-    known = {"identity": make_identity(), "config": config, "config_sha256": config_hash(config)}
-    header = create_header(location, RunHeader(source="images", created_utc="2026-01-01T00:00:00Z", **facts, **known))
-    rows = []
-    for entry, (_, boxes, texts) in zip(read_shard_plan(location, header, 0), images, strict=True):
+    given = {key: (boxes, texts) for key, boxes, texts in images}
+
+    def image(entry):
+        boxes, texts = given[entry.key]
         masks = []
         for n, box in enumerate(boxes):
             mask = box_mask(box)
@@ -91,16 +85,9 @@ def model_run(location, *images, kinds=MappingProxyType({})):
             for n, each in texts.items()
             for text in each
         )
-        facts = {"sha256": sha256_hex(b"x"), "height": HEIGHT, "width": WIDTH}
-        rows.append(
-            ShardImage(
-                entry.position, entry.image_id, entry.key, b"x", **facts, masks=tuple(masks), expressions=expressions
-            )
-        )
-    shard = Shard(0, 0, tuple(rows))
-    provenance = Provenance(header_sha256=header.sha256)
-    ids = [entry.image_id for entry in entries]
-    commit_shard(location, shard, planned_ids=ids, embed_images=False, provenance=provenance)
+        return replace(empty(entry), height=HEIGHT, width=WIDTH, masks=tuple(masks), expressions=expressions)
+
+    commit_images(location, start_run(location, entries), image)
     return location
 
 

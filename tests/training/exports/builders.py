@@ -13,13 +13,12 @@ from pycocotools import mask as coco
 
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
-from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.schemas.shard import ShardImage
 from pseudoris.store.files.key_order import member_key, path_key, row_key
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.training.exports import ExportOptions, ExportReport, ExportRequest, find_export
-from tests.store.builders import HEIGHT, WIDTH, empty, make_expression, make_mask, quarantined, start_run
+from tests.store.builders import HEIGHT, WIDTH, commit_images, empty, make_expression, make_mask, quarantined, start_run
 
 EXIF_ORIENTATION = 0x0112
 LONG_TEXT = "a very small and rather round red thing that lies to the left of all of the other things over there"
@@ -120,16 +119,9 @@ def build_run(
         PlanEntry(at // per_shard, at % per_shard, image_id(key), key, *stats.get(key, (100, None, 5)))
         for at, key in enumerate(keys)
     ]
-    header = start_run(location, entries)
-    if source is not None:
-        header = header.model_copy(update={"source": str(source)})
-    images = [_image(entry, data.get(entry.key), dict((k, t) for k, _, t in pictures)) for entry in entries]
-    for number in sorted({entry.shard for entry in entries}):
-        members = [n for n, entry in enumerate(entries) if entry.shard == number]
-        shard = Shard(number, 0, tuple(images[n] for n in members))
-        ids = [entries[n].image_id for n in members]
-        provenance = Provenance(header_sha256=header.sha256)
-        commit_shard(location, shard, planned_ids=ids, embed_images=embed, provenance=provenance)
+    header = start_run(location, entries, **({} if source is None else {"source": str(source)}))
+    texts = {key: texts for key, _, texts in pictures}
+    commit_images(location, header, lambda entry: _image(entry, data.get(entry.key), texts), embed_images=embed)
     truth = tuple(TrueImage(key, tuple(_true_masks(key, texts))) for key, _, texts in pictures)
     return BuiltRun(location, header, truth)
 

@@ -9,10 +9,9 @@ import pytest
 
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
-from pseudoris.schemas.shard import CaptionSample, Shard
+from pseudoris.schemas.shard import CaptionSample
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import Provenance, commit_shard
-from tests.store.builders import empty, make_expression, make_mask, start_run
+from tests.store.builders import commit_images, empty, make_expression, make_mask, start_run
 from tests.training.exports.builders import BuiltRun, export, jpeg, stored
 from tests.training.exports.readers_pseudo_ris import PseudoDataset
 
@@ -31,9 +30,10 @@ HOSTILE = (
 def committed(location: RunLocation, *images) -> BuiltRun:
     """Commit images of (texts and options of each expression) of each mask, as one shard."""
     entries = [PlanEntry(0, n, image_id(f"{n}.jpg"), f"{n}.jpg", 100, None, 5) for n in range(len(images))]
-    header = start_run(location, entries)
-    data, shard_images = jpeg(), []
-    for entry, masks in zip(entries, images, strict=True):
+    header, data = start_run(location, entries), jpeg()
+
+    def image(entry):
+        masks = images[entry.position]
         records = [make_mask(entry.image_id, n, (3 + n, 2, 9 + n, 7)) for n in range(len(masks))]
         expressions = [
             replace(
@@ -44,11 +44,9 @@ def committed(location: RunLocation, *images) -> BuiltRun:
             for text, times, options in of_mask
         ]
         whole = replace(empty(entry), data=data, sha256=sha256_hex(data), masks=tuple(records))
-        shard_images.append(replace(whole, expressions=tuple(expressions)))
-    ids = [entry.image_id for entry in entries]
-    provenance = Provenance(header_sha256=header.sha256)
-    shard = Shard(0, 0, tuple(shard_images))
-    commit_shard(location, shard, planned_ids=ids, embed_images=True, provenance=provenance)
+        return replace(whole, expressions=tuple(expressions))
+
+    commit_images(location, header, image, embed_images=True)
     return BuiltRun(location, header, ())
 
 
