@@ -4,59 +4,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoris.synthworld.attributes import (
-    CATEGORIES,
-    COLOURS,
-    EXTREMES,
-    NUMBERS,
-    ORDINALS,
-    PARTS,
-    PATTERNS,
-    RELATIONS,
-    SIZES,
     Attributes,
 )
 from pseudoris.synthworld.grammar import (
-    OPENINGS,
-    POSITIONS,
     Description,
-    Extreme,
     Group,
     NamedObject,
-    Ordinal,
-    Relation,
     parse_reference,
 )
 from pseudoris.workers.filtering.head_nouns import head_noun
 from recipes.scene_texts import noisy_caption, realise, to_text
+from tests.builders.references import openings, placed, related
+
+references = st.one_of(st.builds(NamedObject, placed), related)
 
 
-def maybe(values):
-    return st.none() | st.sampled_from(sorted(values))
-
-
-nouns = st.builds(
-    Description,
-    category=st.sampled_from(CATEGORIES),
-    colour=maybe(COLOURS),
-    pattern=maybe(PATTERNS),
-    size=maybe(SIZES),
-    part=maybe(PARTS),
-)
-placed = st.tuples(nouns, maybe(POSITIONS)).map(lambda pair: Description(**{**pair[0].__dict__, "position": pair[1]}))
-relations = st.builds(Relation, st.sampled_from(sorted(RELATIONS)), nouns)
-ends = st.sampled_from([word for words in EXTREMES.values() for word in words])
-group_words = st.sampled_from(["", "all", "both", *NUMBERS])
-references = st.one_of(
-    st.builds(NamedObject, placed),
-    st.builds(NamedObject, nouns, relations),
-    st.builds(Extreme, nouns, ends, maybe(NUMBERS)),
-    st.builds(Ordinal, nouns, st.sampled_from(ORDINALS), st.sampled_from(sorted(POSITIONS))),
-    st.builds(Group, placed, group_words),
-    st.builds(Group, nouns, group_words, relations),
-)
-
-
-@given(references, st.sampled_from(["", "the"]), st.sampled_from(["", *OPENINGS]))
+@given(references, st.sampled_from(["", "the"]), openings)
 def test_what_is_said_is_what_is_read(reference, article, opening):
     text = f"{opening} {to_text(reference, article=article)}".strip()
     # "the two fish", "all crosses with a tail": only "fish" alone is the same word for one and for several.
@@ -66,7 +29,7 @@ def test_what_is_said_is_what_is_read(reference, article, opening):
         assert parse_reference(text) == reference
 
 
-@given(placed, st.sampled_from(["", *OPENINGS]), st.booleans())
+@given(placed, openings, st.booleans())
 def test_captions_mean_what_they_meant(description, opening, is_definite):
     caption = realise(description, opening=opening, is_definite=is_definite)
     assert parse_reference(caption) == NamedObject(description)
@@ -79,7 +42,7 @@ def test_every_noisy_caption_is_of_the_grammar_and_long_enough_to_end():
     assert all(isinstance(parse_reference(each), NamedObject) and len(each.split()) >= 4 for each in captions)
 
 
-@given(placed, st.sampled_from(["", *OPENINGS]), st.booleans())
+@given(placed, openings, st.booleans())
 def test_the_head_noun_rules_of_the_filter_find_the_category(description, opening, is_definite):
     assert head_noun(realise(description, opening=opening, is_definite=is_definite)) == description.category
 

@@ -9,25 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pseudoris.synthworld.attributes import (
-    CATEGORIES,
-    COLOURS,
-    EXTREMES,
-    NUMBERS,
-    ORDINALS,
-    PARTS,
-    PATTERNS,
     RELATIONS,
-    SIZES,
 )
 from pseudoris.synthworld.grammar import (
-    OPENINGS,
-    POSITIONS,
     Description,
     Extreme,
-    Group,
-    NamedObject,
-    Ordinal,
-    Relation,
     parse_reference,
 )
 from pseudoris.synthworld.oracle import ROW_MARGIN_PX, along, referents, row_of
@@ -41,34 +27,12 @@ from pseudoris.training.dataset.rewording import drawn_forms, forms_of
 from pseudoris.workers import english
 from pseudoris.workers.composing.likelihood import SIDES
 from recipes.scene_texts import realise, to_text
+from tests.builders.references import nouns, openings, placed, related
 from tests.training.dataset.builders import build_run
 
 SCENES = [make_scene(Split.DEVELOPMENT, position) for position in range(20)]
 
 
-def maybe(values):
-    return st.none() | st.sampled_from(sorted(values))
-
-
-nouns = st.builds(
-    Description,
-    category=st.sampled_from(CATEGORIES),
-    colour=maybe(COLOURS),
-    pattern=maybe(PATTERNS),
-    size=maybe(SIZES),
-    part=maybe(PARTS),
-)
-placed = st.builds(lambda noun, position: replace(noun, position=position), nouns, maybe(POSITIONS))
-relations = st.builds(Relation, st.sampled_from(["above", "below", "left of", "to the right of"]), nouns)
-group_words = st.sampled_from(["", "all", "both", *NUMBERS])
-references = st.one_of(
-    st.builds(NamedObject, nouns, relations),
-    st.builds(Extreme, nouns, st.sampled_from([word for words in EXTREMES.values() for word in words]), maybe(NUMBERS)),
-    st.builds(Ordinal, nouns, st.sampled_from(ORDINALS), st.sampled_from(sorted(POSITIONS))),
-    st.builds(Group, placed, group_words),
-    st.builds(Group, nouns, group_words, relations),
-)
-openings = st.sampled_from(["", *OPENINGS])
 scenes = st.sampled_from(SCENES)
 
 
@@ -105,7 +69,7 @@ def test_forms_of_a_caption_mean_what_it_means(caption):
 
 
 @settings(max_examples=30)
-@given(references, st.sampled_from(["", "the"]), openings)
+@given(related, st.sampled_from(["", "the"]), openings)
 def test_forms_of_a_reference_mean_what_it_means(reference, article, opening):
     text = f"{opening} {to_text(reference, article=article)}".strip()
     assert_sound(text)
