@@ -1,4 +1,4 @@
-"""What a training left in its folder."""
+"""What a training left in its folder, and what ends it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from pathlib import Path
 import torch
 
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
+
+
+class KilledError(Exception):
+    """What ends a training in its middle."""
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

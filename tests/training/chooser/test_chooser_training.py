@@ -10,12 +10,8 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.chooser.chooser_training import ChooserLearner, StudentRequest, load_student, train_student
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, held_out_figures
 from pseudoris.training.learning import open_fabric
-from tests.training.checkpoints import assert_equal_weights
+from tests.training.checkpoints import KilledError, assert_equal_weights
 from tests.training.chooser.builders import small_config
-
-
-class KilledError(Exception):
-    """What ends a training in its middle."""
 
 
 def train(request, *, until: int | None = None):

@@ -238,17 +238,6 @@ def test_images_that_were_moved_are_read_where_they_lie_now(tmp_path):
         list(RisIterableDataset(run.location, SampleSpec(source=str(moved))))
 
 
-def test_a_growing_run_does_not_shift_until_it_is_refreshed(tmp_path):
-    run = build_run(tmp_path, is_committed=False)
-    run.commit(0)
-    dataset = RisIterableDataset(run.location, SampleSpec(parts=("text",)), order=StreamOrder(uneven="drop"))
-    first = ids(dataset)
-    run.commit(1, 2)
-    assert ids(dataset) == first
-    dataset.refresh()
-    assert len(dataset) == len(ids(dataset)) == 24
-
-
 def test_expressions_of_several_masks_or_none_are_passed_over(tmp_path):
     several = {"target_mask_ids": ("a", "b")}
     rows = [(0, "one", {}), (1, "both", several), (1, "no one", {"target_mask_ids": ()})]

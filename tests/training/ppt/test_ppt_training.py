@@ -20,16 +20,12 @@ from pseudoris.training.ppt.curriculum import SourceRuns
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner, load_ppt
 from pseudoris.training.ppt.ppt_training import PptRequest, Reports, train_ppt
-from tests.training.checkpoints import assert_equal_weights
+from tests.training.checkpoints import KilledError, assert_equal_weights
 from tests.training.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE, small_config, small_runs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROUNDS = ["01-semantic", "02-ris_augmented", "03-ris_joint", "04-refinement-1", "04-refinement-2"]
-
-
-class KilledError(Exception):
-    """What ends a training in its middle."""
 
 
 @pytest.fixture(scope="module")
