@@ -112,8 +112,8 @@ def read_shard(location: RunLocation, receipt: Receipt, *expression_columns: str
     masks = read_table(location, MASKS, _MASK_COLUMNS, [receipt])
     expressions = read_table(location, EXPRESSIONS, ("image_id", *expression_columns), [receipt])
     where = f"shard {receipt.shard} of {location.root}"
-    masks, mask_starts = _by_image(masks, images["image_id"], f"the masks of {where}")
-    expressions, starts = _by_image(expressions, images["image_id"], f"the expressions of {where}")
+    mask_starts = _starts(masks, images["image_id"], f"the masks of {where}")
+    starts = _starts(expressions, images["image_id"], f"the expressions of {where}")
     return ShardTables(location.root, images, masks, expressions, mask_starts, starts)
 
 
@@ -128,14 +128,10 @@ def _draws(samples: pa.ChunkedArray) -> Ints:
     return flat.astype(np.int64).reshape(-1, width)
 
 
-def _by_image(table: pa.Table, image_ids: pa.ChunkedArray, what: str) -> tuple[pa.Table, Ints]:
-    """Return the table ordered by image as `image_ids` are, and where each image's rows start, (N + 1,) int64."""
+def _starts(table: pa.Table, image_ids: pa.ChunkedArray, what: str) -> Ints:
+    """Return where each image's rows start, (N + 1,) int64; rows come by image, in the order of `image_ids`."""
     places = pc.index_in(table["image_id"], value_set=pa.concat_arrays([pa.array([], pa.string()), *image_ids.chunks]))
-    if places.null_count:
-        raise ConfigError(f"{what} name an image that is not in the shard. Run `pseudoris verify`.")
-    numbers = places.to_numpy().astype(np.int64)
-    # They are written in order already.
-    if len(numbers) and (np.diff(numbers) < 0).any():
-        table = table.take(np.argsort(numbers, kind="stable"))
-    starts = np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=len(image_ids)))])
-    return table, starts.astype(np.int64)
+    numbers = pc.fill_null(places, -1).to_numpy().astype(np.int64)
+    if (np.diff(numbers, prepend=0) < 0).any():
+        raise ConfigError(f"{what} are not those of its images, in their order. Run `pseudoris verify`.")
+    return np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=len(image_ids)))]).astype(np.int64)
