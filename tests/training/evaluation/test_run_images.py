@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.tables.committed_tables import read_table
@@ -20,18 +21,15 @@ def images(location):
     return [each for receipt in receipts for each in read_shard(location, receipt, *CANDIDATE_COLUMNS)]
 
 
-def test_rows_that_lie_in_another_order_are_found_all_the_same(location, monkeypatch):
-    due = images(location)
-    monkeypatch.setattr(
-        "pseudoris.training.evaluation.run_images.read_table",
-        lambda *arguments: (table := read_table(*arguments)).take(np.arange(len(table))[::-1]),
-    )
-    backwards = {each.key: each for each in images(location)}
-    for each in due:
-        if not each.is_quarantined:
-            found = backwards[each.key].candidates
-            assert found.texts == each.candidates.texts[::-1]
-            assert found.mask_counts == each.candidates.mask_counts[::-1]
+@pytest.mark.parametrize("table", ["masks", "expressions"])
+def test_rows_in_another_order_than_their_images_are_refused(location, monkeypatch, table):
+    def read(*arguments):
+        found = read_table(*arguments)
+        return found.take(np.arange(len(found))[::-1]) if arguments[1] == table else found
+
+    monkeypatch.setattr("pseudoris.training.evaluation.run_images.read_table", read)
+    with pytest.raises(ConfigError, match=rf"the {table} of shard 0 .* not those of its images, in their order"):
+        images(location)
 
 
 def test_a_decoder_of_a_plug_in_counts_beside_the_known_ones(tmp_path):
