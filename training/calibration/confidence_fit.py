@@ -139,7 +139,7 @@ def judge_image(truth: ImageTruth, candidates: CandidateTable, columns: Columns)
     """Return an image judged; `columns` are `JUDGED_COLUMNS` of the same rows, None if undefined."""
     matched = match_image(truth, candidates)
     verdicts = judge(truth, candidates, matched.object_of_mask)
-    drawn = np.array([source in (None, SOURCE_MODEL) for source in columns["source"]], np.bool_)
+    drawn = np.array([source == SOURCE_MODEL for source in columns["source"]], np.bool_)
     beside = ~drawn & verdicts.is_single & candidates.is_kept
     # None, where there is nothing to compare with, becomes NaN.
     scores = {name: np.array(columns[name], np.float64)[drawn] for name in CONFIDENCE_COLUMNS}

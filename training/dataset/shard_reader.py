@@ -50,7 +50,7 @@ def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64
     """
     distinctiveness, correctness = (floats_of(candidates[name]) for name in ("distinctiveness", "correctness"))
     # What was not drawn, as a human's expression, has a count of 0.
-    counts = np.maximum(pc.fill_null(candidates["count"], 0).to_numpy().astype(np.int64), 1)
+    counts = np.maximum(candidates["count"].to_numpy().astype(np.int64), 1)
     # Above tau or without a distinctiveness; without a tau, what the run kept, or everything.
     if spec.where.tau is not None:
         is_passing = ~(distinctiveness <= spec.where.tau)
@@ -62,7 +62,7 @@ def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64
         num_passing = np.bincount(masks, weights=is_passing)
         is_passing |= num_passing[masks] == 0
     most = counts.copy()
-    is_from_model = pc.equal(pc.fill_null(candidates["source"], SOURCE_MODEL), SOURCE_MODEL).to_numpy()
+    is_from_model = pc.equal(candidates["source"], SOURCE_MODEL).to_numpy()
     rows = np.flatnonzero(is_lone(distinctiveness) & is_from_model)
     most[rows] = lone_draws(spec.lone_masks, masks=masks[rows], correctness=correctness[rows], counts=counts[rows])
     units = most if spec.draw == "pseudo_ris" else np.minimum(most, 1)
@@ -195,7 +195,7 @@ def _content(index: ShardIndex, masks: pa.Table | None, images: ShardImages | No
     content = ShardContent(
         index,
         texts=table["text"].to_pylist() if is_shown else (),
-        sources=pc.fill_null(table["source"], SOURCE_MODEL).to_pylist() if is_shown else (),
+        sources=table["source"].to_pylist() if is_shown else (),
         scores={name: table[name].to_numpy().astype(np.float32) for name in SCORES if name in table.column_names},
         draw_weights=table[_WEIGHT].to_numpy() if _WEIGHT in table.column_names else None,
         images=images,

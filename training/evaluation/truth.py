@@ -121,9 +121,8 @@ class CandidateTable:
     Attributes:
         targets: Ids of the masks that each text is to refer to.
         draws: (R, 4) int64, draws by `DECODERS`, then by any other decoder; none of a human's row.
-        kinds: R of `KINDS`; empty where all are `attribute`.
-        sources: R, the `source` of each in the tables; empty if the tables lack it: then all kinds except `attribute`
-            were composed.
+        kinds: R of `KINDS`.
+        sources: R, the `source` of each in the tables.
     """
 
     size: tuple[int, int]
@@ -133,8 +132,8 @@ class CandidateTable:
     targets: Sequence[Sequence[str]]
     draws: Ints
     is_kept: Bools
-    kinds: Sequence[str] = ()
-    sources: Sequence[str | None] = ()
+    kinds: Sequence[str]
+    sources: Sequence[str]
 
     def without(self, kinds: Sequence[str]) -> CandidateTable:
         """Return them without the rows of some kinds."""
@@ -148,16 +147,14 @@ class CandidateTable:
             draws=self.draws[rows],
             is_kept=self.is_kept[rows],
             kinds=[self.kinds[row] for row in rows],
-            sources=[self.sources[row] for row in rows if self.sources],
+            sources=[self.sources[row] for row in rows],
         )
 
     def weights(self) -> Floats:
         """Return how often each row counts in each of `SETS`, (R, 6) float64."""
         beam, top_k, top_p, _ = self.draws.T
         # What a human wrote was not drawn, and is a candidate all the same; what was composed is none.
-        by_kind = [kind != KINDS[0] for kind in self.kinds] or [False] * len(self.texts)
-        by_source = [source == SOURCE_COMPOSER for source in self.sources]
-        is_composed = np.array(by_source or by_kind, dtype=np.bool_)
+        is_composed = np.array([source == SOURCE_COMPOSER for source in self.sources], dtype=np.bool_)
         every = np.maximum(self.draws.sum(1), ~is_composed)
         return np.stack([beam, top_k, top_p, top_k + top_p, every, self.is_kept], axis=1).astype(np.float64)
 
@@ -203,7 +200,7 @@ def count_image(truth: ImageTruth, candidates: CandidateTable) -> Counts:
     verdicts = judge(truth, candidates, matched.object_of_mask)
     _count_sets(counts, verdicts, candidates.weights(), num_masks, num_visible)
     _count_kept(counts, truth, verdicts, candidates.is_kept)
-    kinds = np.array(candidates.kinds or [KINDS[0]] * len(candidates.texts), dtype=np.str_)
+    kinds = np.array(candidates.kinds, dtype=np.str_)
     for kind in np.unique(kinds[candidates.is_kept]).tolist():
         rows = candidates.is_kept & (kinds == kind)
         counts.add(f"kind.{kind}", float(verdicts.is_right[rows].sum()), float(rows.sum()))

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pyarrow.compute as pc
 
 from pseudoris.images.pixels import decode_upright, import_plugins
 from pseudoris.schemas.errors import ConfigError
@@ -214,7 +213,7 @@ def frequent_nouns(location: RunLocation, count: int) -> list[str]:
     """Return the most frequent head nouns of a run's kept texts, ties by the alphabet; a run without any is refused."""
     texts: Counter[str] = Counter()
     for table in iter_table(location, EXPRESSIONS, ["text", "kept"]):
-        texts.update(table["text"].filter(pc.fill_null(table["kept"], fill_value=False)).to_pylist())
+        texts.update(table["text"].filter(table["kept"]).to_pylist())
     if not texts:
         raise ConfigError(f"{location.root} has no kept expressions, so there is nothing to do.")
     nouns: Counter[str] = Counter()
