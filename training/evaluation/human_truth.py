@@ -194,6 +194,10 @@ class HumanImageTruth:
     def _nouns(self) -> list[frozenset[str]]:
         return [frozenset(filter(None, map(head_noun, texts))) for texts in self.sentences]
 
+    def scores(self, text: str) -> npt.NDArray[np.float64]:
+        """Return the F1 of a text with each object's best sentence, (N,) float64 in [0, 1]."""
+        return self._judge.scores(text)
+
     def referents(self, text: str) -> frozenset[int] | None:
         """Return the one object that a text agrees with most; None if no single object is best."""
         found = self._judge.referent(text)
