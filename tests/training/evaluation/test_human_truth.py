@@ -20,7 +20,7 @@ from pseudoris.schemas.shard import MaskRecord
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation import HumanTruth, evaluate_run
 from pseudoris.training.evaluation.evaluation_report import figure_text, part_titles
-from pseudoris.training.evaluation.human_truth import APPROXIMATION, WITHOUT_SENTENCE, SentenceJudge, words_of
+from pseudoris.training.evaluation.human_truth import APPROXIMATION, WITHOUT_SENTENCE, HumanImageTruth, words_of
 from tests.builders.human import (
     HEIGHT,
     WIDTH,
@@ -204,9 +204,9 @@ def plain_f1(text, sentence):
 
 @given(st.lists(st.lists(TEXT, max_size=3), max_size=5), TEXT)
 def test_scores_are_the_best_f1_of_each_object_and_the_referent_the_only_best(sentences, text):
-    judge = SentenceJudge(sentences)
+    truth = HumanImageTruth((1, 1), [], sentences)
     due = [max((plain_f1(text, each) for each in texts), default=0.0) for texts in sentences]
-    assert judge.scores(text).tolist() == pytest.approx(due)
+    assert truth.scores(text).tolist() == pytest.approx(due)
     best = max(due, default=0.0)
     only = [number for number, score in enumerate(due) if np.isclose(score, best)]
-    assert judge.referent(text) == (only[0] if best > 0 and len(only) == 1 else None)
+    assert truth.referents(text) == (frozenset(only) if best > 0 and len(only) == 1 else None)
