@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Protocol, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
@@ -24,8 +23,9 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header, require_header
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts
 from pseudoris.store.threads import map_in_threads
+from pseudoris.training.evaluation.bootstrap import Floats
 from pseudoris.training.evaluation.run_images import ShardTables, read_shard
-from pseudoris.training.evaluation.truth import Truth
+from pseudoris.training.evaluation.truth import Ints, Truth
 from pseudoris.workers.filtering.head_nouns import head_noun
 
 SYNTHWORLD: Final = "synthworld"
@@ -180,28 +180,49 @@ class HumanTruth:
 
 @dataclass(frozen=True, eq=False)
 class HumanImageTruth:
-    """The objects of one image and the human expressions of each; fulfils `ImageTruth`."""
+    """The objects of one image and the human expressions of each; fulfils `ImageTruth`.
+
+    A text refers to the object with the nearest sentence, by token F1: 2 · words in common / (words of the text + words
+    of the sentence), words counted as often as they occur.
+    """
 
     size: tuple[int, int]
     masks: list[str]
     sentences: list[list[str]]
 
     @cached_property
-    def _judge(self) -> SentenceJudge:
-        return SentenceJudge(self.sentences)
+    def _words(self) -> tuple[Ints, Ints, dict[str, Ints]]:
+        """Of S sentences the object (S,), the number of words (S,), and by word how often each has it (S,)."""
+        said = [(number, Counter(words_of(text))) for number, texts in enumerate(self.sentences) for text in texts]
+        times: defaultdict[str, Ints] = defaultdict(lambda: np.zeros(len(said), dtype=np.int64))
+        for place, (_, counts) in enumerate(said):
+            for word, count in counts.items():
+                times[word][place] = count
+        numbers = np.array([(number, counts.total()) for number, counts in said], dtype=np.int64).reshape(-1, 2)
+        return numbers[:, 0], numbers[:, 1], dict(times)
 
     @cached_property
     def _nouns(self) -> list[frozenset[str]]:
         return [frozenset(filter(None, map(head_noun, texts))) for texts in self.sentences]
 
-    def scores(self, text: str) -> npt.NDArray[np.float64]:
+    def scores(self, text: str) -> Floats:
         """Return the F1 of a text with each object's best sentence, (N,) float64 in [0, 1]."""
-        return self._judge.scores(text)
+        best, counts = np.zeros(len(self.sentences)), Counter(words_of(text))
+        objects, lengths, times = self._words
+        common = np.zeros(len(objects), dtype=np.int64)
+        for word, count in counts.items():
+            if word in times:
+                common += np.minimum(times[word], count)
+        # One where both are empty: nothing is in common then either.
+        np.maximum.at(best, objects, 2 * common / np.maximum(lengths + counts.total(), 1))
+        return best
 
     def referents(self, text: str) -> frozenset[int] | None:
-        """Return the one object that a text agrees with most; None if no single object is best."""
-        found = self._judge.referent(text)
-        return None if found is None else frozenset((found,))
+        """Return the one object that a text agrees with most; None if it agrees with none, or equally with several."""
+        scores = self.scores(text)
+        # Equal fractions of whole numbers are equal floats: a tie is found as one.
+        nearest = np.flatnonzero(scores == scores.max(initial=0.0)).tolist()
+        return frozenset(nearest) if len(nearest) == 1 and scores[nearest[0]] > 0 else None
 
     def attributes(self, text: str, number: int) -> tuple[int, int, int] | None:
         """Return None: attributes are not annotated."""
@@ -215,45 +236,6 @@ class HumanImageTruth:
     def group(self, number: int) -> str | None:
         """Return None: there are no groups."""
         return None
-
-
-class SentenceJudge:
-    """The sentences of the objects of one image; a text refers to the object with the most similar sentence.
-
-    Nearest by token F1: 2 · words in common / (words of the text + words of the sentence), words counted as often as
-    they occur.
-    """
-
-    def __init__(self, sentences: Sequence[Sequence[str]]) -> None:
-        self._num_objects = len(sentences)
-        said = [(number, Counter(words_of(text))) for number, texts in enumerate(sentences) for text in texts]
-        self._objects = np.array([number for number, _ in said], dtype=np.int64)
-        self._lengths = np.array([counts.total() for _, counts in said], dtype=np.int64)
-        times: defaultdict[str, npt.NDArray[np.int64]] = defaultdict(lambda: np.zeros(len(said), dtype=np.int64))
-        for place, (_, counts) in enumerate(said):
-            for word, count in counts.items():
-                times[word][place] = count
-        self._times = dict(times)
-
-    def scores(self, text: str) -> npt.NDArray[np.float64]:
-        """Return the F1 of a text with each object's best sentence, (N,) float64 in [0, 1]."""
-        best = np.zeros(self._num_objects)
-        counts = Counter(words_of(text))
-        common = np.zeros(len(self._objects), dtype=np.int64)
-        for word, count in counts.items():
-            if word in self._times:
-                common += np.minimum(self._times[word], count)
-        # One where both are empty: nothing is in common then either.
-        lengths = np.maximum(self._lengths + counts.total(), 1)
-        np.maximum.at(best, self._objects, 2 * common / lengths)
-        return best
-
-    def referent(self, text: str) -> int | None:
-        """Return the object that a text agrees with most; None if it agrees with none, or equally with several."""
-        scores = self.scores(text)
-        # Equal fractions of whole numbers are equal floats: a tie is found as one.
-        nearest = np.flatnonzero(scores == scores.max(initial=0.0))
-        return int(nearest[0]) if len(nearest) == 1 and scores[nearest[0]] > 0 else None
 
 
 def words_of(text: str) -> list[str]:
