@@ -6,9 +6,8 @@ The store's own client retries requests. For S3 `s3_requests` does.
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self, cast
@@ -24,10 +23,9 @@ from pseudoris.store.files.storage import (
     ListedFile,
     Mark,
     MayDescend,
+    Storage,
     StoredFile,
     UnansweredError,
-    Upload,
-    checked_twice,
     listing_errors,
     storage_errors,
 )
@@ -38,18 +36,12 @@ _TIMES: Final = ("LastModified", "mtime", "modified", "updated", "last_modified"
 _VERSION_TIMES: Final = ("LastModified", "mtime", "modified", "updated", "created")
 
 
-class FsspecStorage:
+class FsspecStorage(Storage):
     """A prefix in an object store, as `Storage` describes it.
 
-    A put is atomic on object stores: a reader sees the old object or the new one, never part of one.
-
-    Attributes:
-        faults: All exceptions, because the clients below fsspec have no common base class for lost connections.
-        max_readers: Number of objects that are worth reading in parallel.
+    A put is atomic on object stores: a reader sees the old object or the new one, never part of one. The client manages
+    its uploads.
     """
-
-    faults: tuple[type[Exception], ...] = (Exception,)
-    max_readers: int = 8
 
     def __init__(self, filesystem: fsspec.AbstractFileSystem, root: str) -> None:
         """Set the prefix `root`, in the form that the file system uses."""
@@ -58,11 +50,9 @@ class FsspecStorage:
 
     @classmethod
     def at(cls, uri: str, limits: StorageConfig) -> Self:
-        """Return the storage at `uri`. No request is made yet.
+        """Return the storage at `uri`, of a folder or a file. No request is made yet.
 
-        Args:
-            uri: Of a folder or a file.
-            limits: Timeouts of a web server. Clients of other stores have their own.
+        `limits` are the timeouts of a web server. Clients of other stores have their own.
 
         Raises:
             ConfigError: The protocol is unknown, or its package is missing.
@@ -103,45 +93,24 @@ class FsspecStorage:
             raise FileNotFoundError(path)
         return StoredFile(path, found["size"], etag=_version(found))
 
-    def read(self, path: str) -> bytes:
-        """Return the whole object."""
-        with self.open(path) as file:
-            return file.read()
-
     def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
         """Return the object opened for ranged reading, with the client's own block size."""
         with _web_refusals(), _client_errors():
             return cast("BinaryIO", self._filesystem.open(self._at(path), "rb"))
 
-    def open_version(
-        self, path: str, expected: StoredFile, *, window_bytes: int = 0
-    ) -> AbstractContextManager[BinaryIO]:
-        """Open the expected version. It is checked before and after the block."""
-        return checked_twice(self, path, expected)
-
     def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
         """Yield the objects directly below `folder`, in any order; nothing if there are none."""
-        try:
-            entries = self._ls(self._at(folder))
-        except FileNotFoundError:
-            return
-        for entry in entries:
-            name = entry["name"].rpartition("/")[2]
-            if entry["type"] == "file" and name.startswith(name_prefix):
-                yield ListedFile(name, int(entry["size"]), _modified_s(entry))
-
-    def obstacle(self, path: str) -> None:
-        """Return None: a store holds only objects."""
+        with suppress(FileNotFoundError):
+            for name, entry in self._below(folder):
+                if entry["type"] == "file" and name.startswith(name_prefix):
+                    yield ListedFile(name, int(entry["size"]), _modified_s(entry))
 
     def list_obstacles(self, folder: str) -> Iterator[tuple[str, str]]:
         """Yield the names of the folders directly below `folder`."""
-        try:
-            entries = self._ls(self._at(folder))
-        except FileNotFoundError:
-            return
-        for entry in entries:
-            if entry["type"] == "directory":
-                yield entry["name"].rstrip("/").rpartition("/")[2], "a folder"
+        with suppress(FileNotFoundError):
+            for name, entry in self._below(folder):
+                if entry["type"] == "directory":
+                    yield name, "a folder"
 
     def walk(
         self, may_descend: MayDescend, exclude: str | None = None, mark: Mark | None = None
@@ -149,17 +118,6 @@ class FsspecStorage:
         """Yield the objects in the order of their keys; memory grows with the largest single folder."""
         shut = None if exclude is None else self._filesystem._strip_protocol(exclude).rstrip("/")
         yield from self._walk((), may_descend, shut, mark)
-
-    def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:
-        """Yield nothing: an unfinished put leaves no object."""
-        yield from ()
-
-    def list_uploads(self, paths: re.Pattern[str]) -> Iterator[Upload]:
-        """Yield nothing: the client manages its uploads."""
-        yield from ()
-
-    def abort_upload(self, upload: Upload) -> None:
-        """Do nothing: the client manages its uploads."""
 
     def create_once(self, path: str, data: bytes) -> bool:
         """Create the object if there is none; return False if it exists.
@@ -184,45 +142,38 @@ class FsspecStorage:
         with _client_errors():
             self._filesystem.put_file(str(local), self._at(path))
 
-    def temporary_path(self, path: str) -> Path | None:
-        """Return None: `put_file` copies."""
-        return None
-
     def delete(self, path: str) -> None:
         """Delete the object if it exists."""
-        try:
-            with _client_errors():
-                self._filesystem.rm_file(self._at(path))
-        except FileNotFoundError:
-            return
+        with suppress(FileNotFoundError), _client_errors():
+            self._filesystem.rm_file(self._at(path))
 
     def _walk(
         self, parts: tuple[str, ...], may_descend: MayDescend, shut: str | None, mark: Mark | None
     ) -> Iterator[StoredFile]:
-        folder = self._at("/".join(parts))
-        with listing_errors("list", self.uri("/".join(parts)), faults=self.faults):
-            entries = self._ls(folder)
-        named = [(entry["name"].rstrip("/").rpartition("/")[2], entry) for entry in entries]
-        if mark is not None and parts and mark.name in dict(named) and mark.closes("/".join(parts)):
+        folder = "/".join(parts)
+        with listing_errors("list", self.uri(folder), faults=self.faults):
+            named = self._below(folder)
+        if mark is not None and parts and mark.name in dict(named) and mark.closes(folder):
             return
         for name, entry in sorted(named, key=_order):
             path = (*parts, name)
-            full = entry["name"].rstrip("/")
-            # Consoles create an empty object for the folder itself.
-            if full == folder or not name:
-                continue
             if entry["type"] == "file":
                 yield StoredFile("/".join(path), entry["size"], etag=_version(entry))
-            elif full != shut and may_descend(path):
+            elif entry["name"].rstrip("/") != shut and may_descend(path):
                 yield from self._walk(path, may_descend, shut, mark)
 
     def _info(self, path: str) -> Mapping[str, Any]:
         with _client_errors():
             return cast("Mapping[str, Any]", self._filesystem.info(self._at(path)))
 
-    def _ls(self, folder: str) -> Sequence[Mapping[str, Any]]:
+    def _below(self, folder: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return name and entry of each object and folder directly below `folder`."""
+        at = self._at(folder)
         with _client_errors():
-            return cast("Sequence[Mapping[str, Any]]", self._filesystem.ls(folder, detail=True))
+            entries = self._filesystem.ls(at, detail=True)
+        named = ((entry["name"].rstrip("/"), entry) for entry in entries)
+        # Consoles create an empty object for the folder itself.
+        return [(full.rpartition("/")[2], entry) for full, entry in named if full not in ("", at)]
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root

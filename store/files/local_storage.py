@@ -13,10 +13,10 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import BinaryIO, ClassVar, Final, TypeVar
 
 from pseudoris.schemas.untrusted import open_regular, refuse_links
 from pseudoris.store.files.key_order import path_key, sorted_externally
@@ -25,9 +25,8 @@ from pseudoris.store.files.storage import (
     ListedFile,
     Mark,
     MayDescend,
+    Storage,
     StoredFile,
-    Upload,
-    checked_twice,
     listing_errors,
     printable,
     verdict_of,
@@ -52,7 +51,7 @@ _Entry = tuple[str, str, int | None, int | None, _Identity | None]
 
 
 @dataclass(frozen=True, slots=True)
-class LocalStorage:
+class LocalStorage(Storage):
     """A folder on disk, as `Storage` describes it.
 
     Links to files and folders are followed, except a link to a folder that contains the link. Pipes, sockets and
@@ -62,14 +61,14 @@ class LocalStorage:
         root: Absolute path.
         follows_links: False for a folder that others may have written: a link below the root is then a `ConfigError`,
             and an obstacle in listings.
-        faults: Exceptions that a disk may raise.
         max_readers: 1, because many shards are read in parallel and threads do not hide a disk's latency.
     """
 
+    faults: ClassVar[tuple[type[Exception], ...]] = (OSError,)
+    max_readers: ClassVar[int] = 1
+
     root: Path
     follows_links: bool = True
-    faults: tuple[type[Exception], ...] = (OSError,)
-    max_readers: int = 1
 
     def uri(self, path: str = "") -> str:
         """Return the absolute path."""
@@ -90,22 +89,11 @@ class LocalStorage:
             raise FileNotFoundError(f"{printable(self.uri(path))} is not a regular file")
         return StoredFile(path, found.st_size, mtime_ns=found.st_mtime_ns)
 
-    def read(self, path: str) -> bytes:
-        """Return the whole file."""
-        with self.open(path) as file:
-            return file.read()
-
     def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
         """Return the file opened for reading. A pipe is refused, because opening it would block."""
         if self.kind(path) != "folder":  # opening a folder raises a clear error
             self.stat(path)
         return self._at(path).open("rb") if self.follows_links else open_regular(self._at(path))
-
-    def open_version(
-        self, path: str, expected: StoredFile, *, window_bytes: int = 0
-    ) -> AbstractContextManager[BinaryIO]:
-        """Open the expected version. It is checked before and after, because a disk has no conditional reads."""
-        return checked_twice(self, path, expected)
 
     def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
         """Yield the finished files directly in `folder`, in any order; nothing if it does not exist."""
@@ -145,13 +133,6 @@ class LocalStorage:
             is_ours = _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
             if is_ours and (found := _stat(entry)):
                 yield entry.name, found.st_mtime
-
-    def list_uploads(self, paths: re.Pattern[str]) -> Iterator[Upload]:
-        """Yield nothing: a disk has no uploads."""
-        yield from ()
-
-    def abort_upload(self, upload: Upload) -> None:
-        """Do nothing: a disk has no uploads."""
 
     def create_once(self, path: str, data: bytes) -> bool:
         """Create the file with `data`, synced. If it exists, return False and change nothing."""

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import lru_cache
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from pseudoris.store.files.key_order import path_key, sorted_externally
-from pseudoris.store.files.s3_bucket import Page, S3Bucket, StoredObject
+from pseudoris.store.files.s3_requests import Page, S3Requests
 from pseudoris.store.files.storage import Mark, MayDescend, StoredFile
 
 # Number of prefixes that are listed in parallel.
@@ -20,6 +20,8 @@ _SPLIT_LEVELS: Final = 3
 _MAX_MARKS: Final = 256
 # Most keys in one page of a listing.
 _PAGE: Final = 1_000
+# Classes whose objects cannot be read before they are restored.
+_ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 # Sorts after every name in a folder.
 _LAST: Final = "\U0010ffff"
 
@@ -28,7 +30,7 @@ _Record = tuple[str, str, int, str, bool]
 
 
 def walk_bucket(
-    bucket: S3Bucket, prefix: str, may_descend: MayDescend, exclude: str | None, mark: Mark | None = None
+    bucket: S3Requests, prefix: str, may_descend: MayDescend, exclude: str | None, mark: Mark | None = None
 ) -> Iterator[StoredFile]:
     """Yield the objects below a prefix in the order of their keys, after all are listed.
 
@@ -62,38 +64,38 @@ def _noting(records: Iterator[_Record], name: str, folders: list[str]) -> Iterat
         yield record
 
 
-def _records(bucket: S3Bucket, prefix: str, may_descend: MayDescend, exclude: str | None) -> Iterator[_Record]:
+def _records(bucket: S3Requests, prefix: str, may_descend: MayDescend, exclude: str | None) -> Iterator[_Record]:
     """Yield the records of wanted objects in any order: first level by level, then ranges of keys in parallel."""
     base = f"{prefix}/" if prefix else ""
-    is_open = _cached_gate(bucket.uri(base), may_descend, exclude)
+    is_open = _cached_gate(bucket.address(base), may_descend, exclude)
     folders, level, is_whole = [""], 0, True
     # If only some folders of a level are kept, the next level would be incomplete.
     while folders and is_whole and level < _SPLIT_LEVELS and len(folders) < _LISTERS:
         inner = _Marks()
         for page in _in_parallel(iter([bucket.pages(base + each, delimiter="/") for each in folders])):
-            inner.add(each[len(base) :] for each in page.prefixes if is_open(each[len(base) :]))
-            yield from _wanted(page.objects, base, is_open)
+            inner.add(each[len(base) :] for each in page[1] if is_open(each[len(base) :]))
+            yield from _wanted(page[0], base, is_open)
         folders, level, is_whole = inner.sorted(), level + 1, inner.is_whole
     stops = [*folders[1:], None][: len(folders)]
     ranges = (_between(bucket, base, start, stop, is_open) for start, stop in zip(folders, stops, strict=True))
     for page in _in_parallel(ranges):
         # Objects above this level are listed already.
-        deep = [each for each in page.objects if each.key.count("/", len(base)) >= level]
+        deep = [each for each in page[0] if each["Key"].count("/", len(base)) >= level]
         yield from _wanted(deep, base, is_open)
 
 
 def _between(
-    bucket: S3Bucket, base: str, start: str, stop: str | None, is_open: Callable[[str], bool]
+    bucket: S3Requests, base: str, start: str, stop: str | None, is_open: Callable[[str], bool]
 ) -> Iterator[Page]:
     """Yield the pages of keys from folder `start` up to folder `stop`, and skip folders that may not be listed."""
     after = base + start
     while True:
-        for page in bucket.pages(base, start_after=after):
-            objects = [each for each in page.objects if stop is None or each.key < base + stop]
-            yield Page(tuple(objects), ())
-            if len(objects) < len(page.objects):
+        for listed, _ in bucket.pages(base, start_after=after):
+            objects = [each for each in listed if stop is None or each["Key"] < base + stop]
+            yield objects, []
+            if len(objects) < len(listed):
                 return
-            shut = _outermost_shut(objects[-1].key[len(base) :], is_open) if len(objects) == _PAGE else None
+            shut = _outermost_shut(objects[-1]["Key"][len(base) :], is_open) if len(objects) == _PAGE else None
             if shut is not None:
                 after = f"{base}{shut}{_LAST}"
                 break
@@ -153,13 +155,13 @@ def _in_parallel(listings: Iterator[Iterator[Page]]) -> Iterator[Page]:
                     yield page
 
 
-def _wanted(objects: Iterable[StoredObject], base: str, is_open: Callable[[str], bool]) -> Iterator[_Record]:
+def _wanted(objects: Iterable[dict[str, Any]], base: str, is_open: Callable[[str], bool]) -> Iterator[_Record]:
     for each in objects:
-        path = each.key[len(base) :]
+        path = each["Key"][len(base) :]
         folder, _, name = path.rpartition("/")
         # Consoles create an empty object for a folder itself.
         if name and is_open(f"{folder}/" if folder else ""):
-            yield path_key(path), path, each.size_bytes, each.etag, each.is_archived
+            yield path_key(path), path, each["Size"], each["ETag"].strip('"'), each.get("StorageClass") in _ARCHIVES
 
 
 def _cached_gate(base_uri: str, may_descend: MayDescend, exclude: str | None) -> Callable[[str], bool]:

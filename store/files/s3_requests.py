@@ -11,14 +11,13 @@ import logging
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
 import botocore.exceptions as boto
 import fsspec
-from botocore.exceptions import ClientError, IncompleteReadError, NoCredentialsError
 from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
@@ -63,6 +62,10 @@ _TO_MEND: Final = (
     boto.ParamValidationError,
     boto.NoRegionError,
 )
+
+# A page of a listing, one request: at most 1,000 objects as the store describes them (`Key`, `Size`, `ETag` in quotes,
+# `LastModified`, `StorageClass`), and the common prefixes.
+Page = tuple[list[dict[str, Any]], list[str]]
 
 
 def status_of(error: BaseException) -> int:
@@ -155,6 +158,15 @@ _ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 @dataclass(frozen=True, slots=True)
+class Fetched:
+    """The requested bytes of an object, and the size and etag of the whole object."""
+
+    data: bytes
+    size_bytes: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
 class S3Requests:
     """Sends requests to one bucket. Can be pickled; each process connects when it sends its first request.
 
@@ -177,24 +189,21 @@ class S3Requests:
             if secret is not None:
                 raise ConfigError(f"{name}: {secret}")
 
-    def uri(self, key: str) -> str:
+    def address(self, key: str) -> str:
         """Return `s3://bucket/key`."""
         return f"s3://{self.name}/{key}"
 
     def request(self, action: str, key: str, method: str, **arguments: Any) -> Any:
-        """Return the answer to a request that may be sent any number of times.
+        """Return the answer of a method of botocore's client, such as `head_object`; it may be sent often.
 
-        Args:
-            action: A verb such as `read`, for messages.
-            key: Key of the object, or prefix of several objects, for messages.
-            method: A method of botocore's client, such as `head_object`.
-            **arguments: Arguments of the method; the bucket's name is added.
+        `action`, a verb such as `read`, and `key`, of an object or a prefix of several, are for messages. The bucket's
+        name is added to the arguments.
         """
         return self.with_retries(action, key, lambda: self.send(lambda: self.call(method, **arguments)))
 
     def with_retries(self, action: str, key: str, attempt: Callable[[], Any]) -> Any:
         """Return what `attempt` returns; it is called again for up to `patience_s` while that may help."""
-        uri, patience_s = self.uri(key), self.limits.patience_s
+        uri, patience_s = self.address(key), self.limits.patience_s
         try:
             return self.retrying(action, key, is_transient)(attempt)
         except Exception as error:
@@ -214,7 +223,7 @@ class S3Requests:
             stop=stop_before_delay(self.limits.patience_s),
             wait=wait_random_exponential(multiplier=_FIRST_PAUSE_S, max=_LONGEST_PAUSE_S),
             retry=retry_if_exception(is_worth),
-            before_sleep=lambda state: _log_retry(state, action, self.uri(key)),
+            before_sleep=lambda state: _log_retry(state, action, self.address(key)),
             reraise=True,
         )
 
@@ -223,7 +232,7 @@ class S3Requests:
         for pause_s in _CREDENTIAL_PAUSES_S:
             try:
                 return self._synced(request)
-            except NoCredentialsError:
+            except boto.NoCredentialsError:
                 # A node that just started may not have its role's credentials yet; a client made without them never
                 # asks again.
                 type(self._filesystem()).clear_instance_cache()
@@ -238,6 +247,55 @@ class S3Requests:
         if self.requester_pays:
             arguments["RequestPayer"] = "requester"
         return await getattr(client, method)(Bucket=self.name, **arguments)
+
+    def get(self, key: str, *, etag: str | None = None, start: int = 0, length: int | None = None) -> Fetched:
+        """Return bytes of the object, from one request unless it breaks; fewer if the object ends earlier.
+
+        With an etag, an interrupted body is continued, not fetched again.
+
+        Args:
+            key: Of the object.
+            etag: The version that must be read; `ChangedError` if it has another.
+            start: First byte; negative counts from the end, and `length` is then not used.
+            length: How many bytes; to the end by default.
+        """
+        received = bytearray()
+
+        async def attempt() -> Fetched:
+            if etag is None or start < 0:
+                # Without a version, the two halves might be of two objects.
+                received.clear()
+            first = start + len(received)
+            arguments = {"Key": key, **_range(first, None if length is None else start + length)}
+            if etag is not None:
+                arguments["IfMatch"] = f'"{etag}"'
+            try:
+                answer = await self.call("get_object", **arguments)
+            except boto.ClientError as error:
+                if status_of(error) != 416:
+                    raise
+                # Past the end of the object. Stores report its size in different ways here.
+                return Fetched(bytes(received), max(start, 0) + len(received), etag or "")
+            if first > 0 and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
+                raise OSError(errno.ENOTSUP, "the store does not support range requests", self.address(key))
+            await _receive(answer, received)
+            return Fetched(bytes(received), _whole_size(answer), answer["ETag"].strip('"'))
+
+        fetched: Fetched = self.with_retries("read", key, lambda: self.send(attempt))
+        return fetched
+
+    def pages(self, prefix: str, *, delimiter: str = "", start_after: str = "") -> Iterator[Page]:
+        """Yield the objects below a prefix whose keys come after `start_after`, in the order of their keys' bytes.
+
+        Keys that contain the `delimiter` after the prefix are grouped into the prefixes of a page.
+        """
+        where = {"Prefix": prefix, "Delimiter": delimiter, **({"StartAfter": start_after} if start_after else {})}
+        while True:
+            answer = self.request("list", prefix, "list_objects_v2", **where)
+            yield answer.get("Contents", []), [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
+            if not answer.get("IsTruncated"):
+                return
+            where["ContinuationToken"] = answer["NextContinuationToken"]
 
     def _synced(self, request: Callable[[], Awaitable[Any]]) -> Any:
         # The limit also applies to a body that arrives slowly, where no single read times out.
@@ -263,66 +321,25 @@ class S3Requests:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """The requested bytes of an object, and the size and etag of the whole object."""
+async def _receive(answer: dict[str, Any], received: bytearray) -> None:
+    due, got = int(answer["ContentLength"]), 0
+    body = answer["Body"]
+    try:
+        async for chunk in body.iter_chunks(_BODY_CHUNK_BYTES):
+            received += chunk
+            got += len(chunk)
+    finally:
+        body.close()
+    if got != due:
+        raise boto.IncompleteReadError(actual_bytes=got, expected_bytes=due)
 
-    data: bytes
-    size_bytes: int
-    etag: str
 
-
-class Download:
-    """A read of an object; with an etag, each attempt continues where the last one stopped."""
-
-    def __init__(self, requests: S3Requests, key: str, *, etag: str | None, start: int, length: int | None) -> None:
-        """Takes the arguments of `S3Bucket.get`."""
-        self._requests = requests
-        self._key = key
-        self._etag = etag
-        self._start = start
-        self._length = length
-        self._received = bytearray()
-
-    async def attempt(self) -> Fetched:
-        """Return all requested bytes; raises what the client raises."""
-        if self._etag is None or self._start < 0:
-            # Without a version, the two halves might be of two objects.
-            self._received.clear()
-        first = self._start + len(self._received)
-        arguments = {"Key": self._key, **self._range(first)}
-        if self._etag is not None:
-            arguments["IfMatch"] = f'"{self._etag}"'
-        try:
-            answer = await self._requests.call("get_object", **arguments)
-        except ClientError as error:
-            if status_of(error) != 416:
-                raise
-            # Past the end of the object. Stores report its size in different ways here.
-            return Fetched(bytes(self._received), max(self._start, 0) + len(self._received), self._etag or "")
-        if first > 0 and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
-            raise OSError(errno.ENOTSUP, "the store does not support range requests", self._requests.uri(self._key))
-        await self._receive(answer)
-        return Fetched(bytes(self._received), _whole_size(answer), answer["ETag"].strip('"'))
-
-    async def _receive(self, answer: dict[str, Any]) -> None:
-        due, got = int(answer["ContentLength"]), 0
-        body = answer["Body"]
-        try:
-            async for chunk in body.iter_chunks(_BODY_CHUNK_BYTES):
-                self._received += chunk
-                got += len(chunk)
-        finally:
-            body.close()
-        if got != due:
-            raise IncompleteReadError(actual_bytes=got, expected_bytes=due)
-
-    def _range(self, first: int) -> dict[str, str]:
-        if first < 0:
-            return {"Range": f"bytes={first}"}
-        if self._length is not None:
-            return {"Range": f"bytes={first}-{self._start + self._length - 1}"}
-        return {"Range": f"bytes={first}-"} if first else {}
+def _range(first: int, end: int | None) -> dict[str, str]:
+    if first < 0:
+        return {"Range": f"bytes={first}"}
+    if end is not None:
+        return {"Range": f"bytes={first}-{end - 1}"}
+    return {"Range": f"bytes={first}-"} if first else {}
 
 
 def _whole_size(answer: dict[str, Any]) -> int:

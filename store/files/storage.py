@@ -12,10 +12,10 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, Protocol
+from typing import BinaryIO, ClassVar, Final, Literal, Protocol
 
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, RefusedError, TransientError
 
@@ -102,18 +102,16 @@ class Storage(Protocol):
 
     A write is durable and atomic: a reader sees the old file or the new one, even if the writer is killed.
 
+    What has a body here is what an object store does that holds only objects, and no unfinished ones.
+
     Attributes:
-        faults: Exceptions that it may raise if the storage fails.
+        faults: Exceptions that it may raise if the storage fails. All by default: the clients of object stores have no
+            common base class for lost connections.
         max_readers: Number of files that are worth reading in parallel.
     """
 
-    @property
-    def faults(self) -> tuple[type[Exception], ...]:
-        """Exception types."""
-
-    @property
-    def max_readers(self) -> int:
-        """At least 1."""
+    faults: ClassVar[tuple[type[Exception], ...]] = (Exception,)
+    max_readers: ClassVar[int] = 8
 
     def uri(self, path: str = "") -> str:
         """Return the full path or uri, as pyarrow, DuckDB and the like accept it."""
@@ -126,6 +124,8 @@ class Storage(Protocol):
 
     def read(self, path: str) -> bytes:
         """Return the whole file. Raises: FileNotFoundError: There is no file."""
+        with self.open(path) as file:
+            return file.read()
 
     def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
         """Return the file opened for reading, seekable. At least `window_bytes` are fetched at once.
@@ -134,15 +134,19 @@ class Storage(Protocol):
             FileNotFoundError: There is no file. A bucket may raise this only at the first read or seek.
         """
 
-    def open_version(
-        self, path: str, expected: StoredFile, *, window_bytes: int = 0
-    ) -> AbstractContextManager[BinaryIO]:
+    @contextmanager
+    def open_version(self, path: str, expected: StoredFile, *, window_bytes: int = 0) -> Iterator[BinaryIO]:
         """Open a file for a block, of the etag, time and size of `expected`; those that are None may be any.
 
         Raises:
             ImageError: `changed`, when the block ends or earlier. Do not use what was read.
             FileNotFoundError: There is no file.
         """
+        # Checked before and after, for a storage without conditional reads.
+        refuse_change(self.stat(path), expected)
+        with self.open(path) as stream:
+            yield stream
+        refuse_change(self.stat(path), expected)
 
     def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
         """Yield the finished files directly in `folder` whose names begin with `name_prefix`, in any order.
@@ -152,6 +156,7 @@ class Storage(Protocol):
 
     def obstacle(self, path: str) -> str | None:
         """Return what is at `path` if it is not a file, such as `a folder`; None for a file, or for nothing."""
+        return None
 
     def list_obstacles(self, folder: str) -> Iterator[tuple[str, str]]:
         """Yield name and kind (`a folder`) of what is directly in `folder` and not a file."""
@@ -170,12 +175,15 @@ class Storage(Protocol):
 
     def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:
         """Yield name and modification time (epoch seconds) of files that killed writers left in `folder` on a disk."""
+        yield from ()
 
     def list_uploads(self, paths: re.Pattern[str]) -> Iterator[Upload]:
         """Yield the incomplete multipart uploads of files whose whole path matches `paths`."""
+        yield from ()
 
     def abort_upload(self, upload: Upload) -> None:
         """Abort the upload and free its storage. If it is gone, do nothing."""
+        return
 
     def create_once(self, path: str, data: bytes) -> bool:
         """Create the file with `data`. Of several callers one gets True; the others change nothing."""
@@ -188,6 +196,7 @@ class Storage(Protocol):
 
     def temporary_path(self, path: str) -> Path | None:
         """Return a new local path from which `put_file` moves a file to `path`; None if `put_file` copies."""
+        return None
 
     def delete(self, path: str) -> None:
         """Delete the file if it exists."""
@@ -207,55 +216,21 @@ def refuse_change(found: StoredFile, expected: StoredFile) -> None:
         raise ImageError("changed", "the size differs from the plan")
 
 
-@contextmanager
-def checked_twice(storage: Storage, path: str, expected: StoredFile) -> Iterator[BinaryIO]:
-    """Open a file for a block. Check its version before and after, for storages without conditional reads."""
-    refuse_change(storage.stat(path), expected)
-    with storage.open(path) as stream:
-        yield stream
-    refuse_change(storage.stat(path), expected)
-
-
 # What an error says while an input image is read. A reason code quarantines that image: `missing` after a second look,
 # `denied` if the store gives another image at the same time. `store` never does.
 Verdict = Literal["missing", "unreadable", "denied", "store"]
 
 # docs/reliability.md has the same table. Numbers that are not here are the store's.
 VERDICTS: Final[dict[int, Verdict]] = {
-    errno.ENOENT: "missing",
-    errno.ENOTDIR: "missing",
-    errno.EISDIR: "missing",
-    errno.ELOOP: "unreadable",
-    errno.ENAMETOOLONG: "unreadable",
-    errno.EILSEQ: "unreadable",
-    errno.EOVERFLOW: "unreadable",
-    errno.EACCES: "denied",
-    errno.EPERM: "denied",
-    errno.ENOKEY: "denied",
-    errno.EKEYREJECTED: "store",
-    errno.EKEYEXPIRED: "store",
-    errno.EKEYREVOKED: "store",
-    errno.EIO: "store",
-    errno.ENOSPC: "store",
-    errno.EDQUOT: "store",
-    errno.EROFS: "store",
-    errno.ENXIO: "store",
-    errno.ENODEV: "store",
-    errno.ESTALE: "store",
-    errno.EUCLEAN: "store",
-    errno.ETIMEDOUT: "store",
-    errno.ENETDOWN: "store",
-    errno.ENETUNREACH: "store",
-    errno.EHOSTDOWN: "store",
-    errno.EHOSTUNREACH: "store",
-    errno.ENOTCONN: "store",
-    errno.ECONNREFUSED: "store",
-    errno.ECONNRESET: "store",
-    errno.EREMOTEIO: "store",
-    errno.ENOMEM: "store",
-    errno.EMFILE: "store",
-    errno.ENFILE: "store",
-    errno.EINVAL: "store",
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR), "missing"),
+    **dict.fromkeys((errno.ELOOP, errno.ENAMETOOLONG, errno.EILSEQ, errno.EOVERFLOW), "unreadable"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.ENOKEY), "denied"),
+    **dict.fromkeys((errno.EKEYREJECTED, errno.EKEYEXPIRED, errno.EKEYREVOKED, errno.EINVAL), "store"),
+    **dict.fromkeys((errno.EIO, errno.EREMOTEIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS), "store"),
+    **dict.fromkeys((errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EUCLEAN), "store"),
+    **dict.fromkeys((errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN), "store"),
+    **dict.fromkeys((errno.EHOSTUNREACH, errno.ENOTCONN, errno.ECONNREFUSED, errno.ECONNRESET), "store"),
+    **dict.fromkeys((errno.ENOMEM, errno.EMFILE, errno.ENFILE), "store"),
 }
 # Written to the failures table, so not by `os.strerror`, which may speak another language on another machine.
 _UNREADABLE: Final[dict[int, str]] = {

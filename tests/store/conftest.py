@@ -8,7 +8,7 @@ import pytest
 from pseudoris.images.prover import Prover
 from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.files import s3_bucket as s3_bucket_module
+from pseudoris.store.files import s3_storage
 from pseudoris.store.location import RunLocation
 from tests.builders.fault_proxy import injecting
 
@@ -18,7 +18,7 @@ IMPATIENT = StorageConfig(read_timeout_s=2.0, patience_s=30.0)
 
 @pytest.fixture(autouse=True)
 def small_uploads(monkeypatch):
-    monkeypatch.setattr(s3_bucket_module, "MULTIPART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(s3_storage, "MULTIPART_BYTES", 5 * 2**20)
 
 
 # The modules that say what a location promises also ask it of a real server; for the others that would be minutes.

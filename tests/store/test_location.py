@@ -36,7 +36,7 @@ def test_a_command_that_reads_is_told_of_a_dead_store_within_ten_seconds(
         RunLocation.open_to_read("s3://bucket/run")
     assert time.monotonic() - began_s < 10
     # A run has its long patience.
-    assert RunLocation.open("s3://bucket/run")._storage.bucket.limits.patience_s == 300
+    assert RunLocation.open("s3://bucket/run")._storage.limits.patience_s == 300
 
 
 def test_of_sixteen_threads_exactly_one_creates_each_key_and_its_content_stands(disk):

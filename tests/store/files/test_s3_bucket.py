@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,12 +11,13 @@ import pytest
 from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.files import s3_requests
-from pseudoris.store.files.s3_bucket import S3Bucket
-from pseudoris.store.files.s3_requests import ChangedError
+from pseudoris.store.files.s3_storage import S3Storage
+from pseudoris.store.files.storage import ChangedError
 from tests.builders.fault_proxy import Fault, injecting
 
 PART = 5 * 2**20
 LIMITS = StorageConfig(read_timeout_s=2.0, patience_s=30.0)
+ANY = re.compile(".*")
 SMALL, LARGE = b"a receipt", os.urandom(2 * PART + 7)
 # Each as it may meet a creation: not carried out, carried out and not answered, and answered wrongly.
 FAULTS = (
@@ -41,7 +43,7 @@ def proxy(s3_server):
 def bucket(proxy, s3_bucket):
     proxy.set_faults([])
     proxy.reset_counts()
-    return S3Bucket(s3_bucket, proxy.endpoint_url, LIMITS)
+    return S3Storage(s3_bucket, proxy.endpoint_url, LIMITS)
 
 
 @pytest.mark.slow
@@ -57,27 +59,27 @@ def bucket(proxy, s3_bucket):
 )
 def test_a_creation_that_meets_a_fault_is_won_once_and_stands_whole(bucket, proxy, kind, data, operation):
     proxy.set_faults([Fault(kind, times=1, operation=operation)])
-    assert bucket.create("key", data) is True
+    assert bucket.create_once("key", data) is True
     assert proxy.hits[kind] == 1
     assert bucket.get("key").data == data
-    assert bucket.create("key", b"another's") is False
+    assert bucket.create_once("key", b"another's") is False
     assert bucket.get("key").data == data
 
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 def test_a_second_creation_is_refused_whatever_its_size(bucket, data):
-    assert bucket.create("key", b"first")
-    assert bucket.create("key", data) is False
+    assert bucket.create_once("key", b"first")
+    assert bucket.create_once("key", data) is False
     assert bucket.get("key").data == b"first"
-    assert list(bucket.uploads("")) == []
+    assert list(bucket.list_uploads(ANY)) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["conflict_done", "reset_done", "hang_done", "doubled"])
 def test_the_same_bytes_of_another_writer_are_not_taken_for_ones_own(bucket, proxy, kind):
-    assert bucket.create("key", SMALL) is True
+    assert bucket.create_once("key", SMALL) is True
     proxy.set_faults([Fault(kind, times=1, operation="PutObject")])
-    assert bucket.create("key", SMALL) is False
+    assert bucket.create_once("key", SMALL) is False
 
 
 @pytest.mark.parametrize("operation", ["PutObject", "UploadPart", "CompleteMultipartUpload"])
@@ -88,11 +90,11 @@ def test_a_file_that_meets_a_fault_on_its_way_stands_whole(bucket, proxy, tmp_pa
     bucket.put_file("key", tmp_path / "file")
     assert sum(proxy.hits.values()) == 1
     assert bucket.get("key").data == data
-    assert list(bucket.uploads("")) == []
+    assert list(bucket.list_uploads(ANY)) == []
 
 
 def test_a_file_of_more_than_ten_thousand_parts_goes_in_larger_ones(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr("pseudoris.store.files.s3_bucket._MAX_PARTS", 2)
+    monkeypatch.setattr("pseudoris.store.files.s3_storage._MAX_PARTS", 2)
     (tmp_path / "file").write_bytes(LARGE)
     bucket.put_file("key", tmp_path / "file")
     assert bucket.get("key").data == LARGE
@@ -104,19 +106,19 @@ def test_a_large_put_that_meets_a_fault_stands_whole_and_leaves_no_upload(bucket
     proxy.set_faults([Fault(kind, times=1, operation="CompleteMultipartUpload")])
     bucket.put("key", LARGE)
     assert bucket.get("key").data == LARGE
-    assert list(bucket.uploads("")) == []
+    assert list(bucket.list_uploads(ANY)) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload"])
 def test_an_upload_that_gc_took_for_abandoned_is_begun_again(bucket, proxy, operation):
     proxy.set_faults([Fault("no_such_upload", times=1, operation=operation)])
-    assert bucket.create("key", LARGE) is True
+    assert bucket.create_once("key", LARGE) is True
     assert bucket.get("key").data == LARGE
     proxy.set_faults([Fault("no_such_upload", operation=operation)])
     with pytest.raises(OSError, match="its upload was aborted 3 times"):
         bucket.put("key", LARGE)
-    assert list(bucket.uploads("")) == []
+    assert list(bucket.list_uploads(ANY)) == []
 
 
 def test_of_sixteen_threads_exactly_one_creates_a_key_while_a_third_of_requests_fail(bucket, proxy):
@@ -124,7 +126,7 @@ def test_of_sixteen_threads_exactly_one_creates_a_key_while_a_third_of_requests_
         [Fault(kind, rate=0.08) for kind in ("slow_down", "conflict_done", "reset", "reset_done", "doubled")]
     )
     with ThreadPoolExecutor(16) as pool:
-        won = list(pool.map(lambda author: bucket.create("key", f"author {author}".encode()), range(16)))
+        won = list(pool.map(lambda author: bucket.create_once("key", f"author {author}".encode()), range(16)))
     assert won.count(True) == 1
     assert bucket.get("key").data == f"author {won.index(True)}".encode()
     assert sum(proxy.hits.values()) > 0
@@ -158,14 +160,14 @@ def test_a_body_shorter_than_it_was_announced_is_read_again(monkeypatch, s3_cred
         headers = {"ContentLength": 9, "ETag": '"a"', "ResponseMetadata": {"HTTPStatusCode": 200}}
         return {"Body": Body(bodies.pop(0)), **headers}
 
-    monkeypatch.setattr(S3Bucket, "call", answer)
-    assert S3Bucket("bucket", None, LIMITS).get("key").data == b"the whole"
+    monkeypatch.setattr(S3Storage, "call", answer)
+    assert S3Storage("bucket", None, LIMITS).get("key").data == b"the whole"
 
 
 @pytest.mark.slow
 def test_a_read_of_one_version_goes_on_where_it_broke_off(bucket, proxy):
     bucket.put("key", LARGE)
-    etag = bucket.head("key").etag
+    etag = bucket.stat("key").etag
     proxy.reset_counts()
     proxy.set_faults([Fault("cut_body", times=1, operation="GetObject")])
     assert bucket.get("key", etag=etag).data == LARGE
@@ -176,7 +178,7 @@ def test_a_read_of_one_version_goes_on_where_it_broke_off(bucket, proxy):
 
 def test_a_read_of_another_version_is_changed(bucket):
     bucket.put("key", b"one")
-    etag = bucket.head("key").etag
+    etag = bucket.stat("key").etag
     bucket.put("key", b"two")
     with pytest.raises(ChangedError, match="key"):
         bucket.get("key", etag=etag)
@@ -203,25 +205,25 @@ def test_patience_ends_and_says_so(bucket, proxy, kind):
     bucket.put("key", LARGE)
     proxy.set_faults([Fault(kind, seconds=60)])
     with pytest.raises(TransientError, match=r"cannot read s3://.*/key: .*retried for 1\.5 s"):
-        S3Bucket(bucket.name, proxy.endpoint_url, limits).get("key")
+        S3Storage(bucket.name, proxy.endpoint_url, limits).get("key")
 
 
 @pytest.mark.slow
 def test_a_failed_upload_is_aborted_and_one_that_cannot_be_is_left_for_gc(bucket, proxy):
     limits = LIMITS.model_copy(update={"patience_s": 1.5})
-    hasty = S3Bucket(bucket.name, proxy.endpoint_url, limits)
+    hasty = S3Storage(bucket.name, proxy.endpoint_url, limits)
     proxy.set_faults([Fault("slow_down", operation="UploadPart")])
     with pytest.raises(TransientError, match="cannot write"):
         hasty.put("key", LARGE)
-    assert list(bucket.uploads("")) == []
+    assert list(bucket.list_uploads(ANY)) == []
     proxy.set_faults([Fault("slow_down", operation="UploadPart|AbortMultipartUpload")])
     with pytest.raises(TransientError, match="cannot write"):
         hasty.put("key", LARGE)
     proxy.set_faults([])
-    (upload,) = bucket.uploads("")
-    bucket.abort(upload)
-    bucket.abort(upload)
-    assert list(bucket.uploads("")) == []
+    (upload,) = bucket.list_uploads(ANY)
+    bucket.abort_upload(upload)
+    bucket.abort_upload(upload)
+    assert list(bucket.list_uploads(ANY)) == []
 
 
 def test_a_refusal_is_not_asked_again(bucket, proxy):
@@ -232,7 +234,7 @@ def test_a_refusal_is_not_asked_again(bucket, proxy):
 
 
 def test_a_bucket_that_is_not_there_is_told(bucket):
-    lost = S3Bucket("no-such-bucket", bucket.endpoint_url, LIMITS)
+    lost = S3Storage("no-such-bucket", bucket.endpoint_url, LIMITS)
     for ask in (lambda: lost.put("key", b""), lambda: lost.get("key"), lambda: list(lost.pages(""))):
         with pytest.raises(ConfigError, match=r"no such bucket\. Create it, or check its name and the endpoint"):
             ask()
@@ -247,7 +249,7 @@ def test_missing_credentials_are_told_without_any_request(bucket, proxy, monkeyp
     limits = LIMITS.model_copy(update={"read_timeout_s": 1.9})
     proxy.reset_counts()
     with pytest.raises(ConfigError, match=r"NoCredentialsError\. Provide credentials"):
-        S3Bucket(bucket.name, proxy.endpoint_url, limits).get("key")
+        S3Storage(bucket.name, proxy.endpoint_url, limits).get("key")
     assert not proxy.counts
 
 
@@ -259,7 +261,7 @@ def test_credentials_that_come_a_moment_later_are_found(bucket, proxy, monkeypat
         monkeypatch.delenv(name)
     monkeypatch.setattr(s3_requests.time, "sleep", lambda _: [monkeypatch.setenv(*each) for each in given.items()])
     limits = LIMITS.model_copy(update={"read_timeout_s": 1.8})
-    assert S3Bucket(bucket.name, proxy.endpoint_url, limits).get("key").data == b"1"
+    assert S3Storage(bucket.name, proxy.endpoint_url, limits).get("key").data == b"1"
 
 
 @pytest.mark.long
@@ -269,7 +271,7 @@ def test_a_listing_takes_one_request_a_thousand_keys_and_holds_each_once(bucket,
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: client.put_object(Bucket=bucket.name, Key=name), names))
     # A busy test machine must not make it ask twice.
-    patient = S3Bucket(bucket.name, proxy.endpoint_url, StorageConfig())
+    patient = S3Storage(bucket.name, proxy.endpoint_url, StorageConfig())
     pages = list(patient.pages("set/"))
-    assert [each.key for page in pages for each in page.objects] == names
+    assert [each["Key"] for objects, _ in pages for each in objects] == names
     assert proxy.counts["ListObjectsV2"] == len(pages) == 2

@@ -14,7 +14,6 @@ from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.files import key_order, s3_listing
 from pseudoris.store.files.key_order import path_key
-from pseudoris.store.files.s3_bucket import Page, S3Bucket, StoredObject
 from pseudoris.store.files.s3_storage import S3Storage
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern
@@ -27,7 +26,7 @@ LIMITS = StorageConfig(read_timeout_s=20, patience_s=60)
 
 @pytest.fixture
 def bucket(proxy, s3_bucket):
-    return S3Bucket(s3_bucket, proxy.endpoint_url, LIMITS)
+    return S3Storage(s3_bucket, proxy.endpoint_url, LIMITS, prefix="set")
 
 
 @pytest.fixture
@@ -42,8 +41,8 @@ def put(s3_server, s3_bucket):
     return put_all
 
 
-def listed(bucket, prefix="set", pattern=ALL_FILES) -> list[str]:
-    walk = S3Storage(bucket, prefix).walk(pattern.may_descend)
+def listed(bucket, pattern=ALL_FILES) -> list[str]:
+    walk = s3_listing.walk_bucket(bucket, "set", pattern.may_descend, None)
     return [file.path for file in walk if pattern.matches(tuple(file.path.split("/")))]
 
 
@@ -85,7 +84,7 @@ class Pages:
         self._page = page
         self.num_pages = 0
 
-    def uri(self, key: str) -> str:
+    def address(self, key: str) -> str:
         return f"s3://bucket/{key}"
 
     def pages(self, prefix, *, delimiter="", start_after=""):
@@ -100,9 +99,9 @@ class Pages:
         for start in range(0, max(len(rows), 1), self._page):
             self.num_pages += 1
             some = rows[start : start + self._page]
-            yield Page(
-                tuple(StoredObject(key, 1, "e", 0.0) for key, is_folder in some if not is_folder),
-                tuple(key for key, is_folder in some if is_folder),
+            yield (
+                [{"Key": key, "Size": 1, "ETag": '"e"'} for key, is_folder in some if not is_folder],
+                [key for key, is_folder in some if is_folder],
             )
 
 
@@ -141,13 +140,13 @@ class Endless:
     def __init__(self, num_objects: int) -> None:
         self._num_objects = num_objects
 
-    def uri(self, key: str) -> str:
+    def address(self, key: str) -> str:
         return f"s3://bucket/{key}"
 
     def pages(self, prefix, *, delimiter="", start_after=""):
         folders = [f"set/folder {number}/" for number in range(10)]
         if delimiter and prefix == "set/":
-            yield Page((), tuple(folders))
+            yield [], folders
             return
         # Each folder's own pages, whether its level or its range is asked for.
         (folder,) = [each for each in folders if (prefix if delimiter else start_after) == each]
@@ -155,17 +154,16 @@ class Endless:
             return
         for start in range(0, self._num_objects // 10, 1_000):
             keys = (f"{folder}{number:07d}.jpg" for number in range(start, start + 1_000))
-            yield Page(tuple(StoredObject(key, 5, "d41d8cd98f00b204e9800998ecf8427e", 0.0) for key in keys), ())
+            yield [{"Key": key, "Size": 5, "ETag": '"d41d8cd98f00b204e9800998ecf8427e"'} for key in keys], []
 
 
 @pytest.mark.long
 def test_listing_sixty_thousand_objects_holds_a_part_of_them(monkeypatch):
     monkeypatch.setattr(key_order, "MAX_IN_MEMORY", 3_000)
-    storage = S3Storage(Endless(60_000), "set")
     tracemalloc.start()
     try:
         count, last = 0, ""
-        for file in storage.walk(ALL_FILES.may_descend):
+        for file in s3_listing.walk_bucket(Endless(60_000), "set", ALL_FILES.may_descend, None):
             assert path_key(file.path) > last
             count, last = count + 1, path_key(file.path)
         peak_bytes = tracemalloc.get_traced_memory()[1]
@@ -178,20 +176,19 @@ def test_listing_sixty_thousand_objects_holds_a_part_of_them(monkeypatch):
 
 def test_what_stands_at_a_path_takes_a_request_or_two(bucket, put, proxy):
     put({"set/a/b.jpg": b"1"})
-    storage = S3Storage(bucket, "set")
-    assert [storage.kind(path) for path in ("", "a", "a/b.jpg", "nothing")] == ["folder", "folder", "file", None]
+    assert [bucket.kind(path) for path in ("", "a", "a/b.jpg", "nothing")] == ["folder", "folder", "file", None]
     assert proxy.counts == {"ListObjectsV2": 4, "HeadObject": 2}
 
 
 def test_a_bucket_that_is_not_there_or_denied_is_told_before_a_run(bucket, proxy):
-    lost = S3Bucket("no-such-bucket", bucket.endpoint_url, LIMITS)
+    lost = S3Storage("no-such-bucket", bucket.endpoint_url, LIMITS)
     with pytest.raises(ConfigError, match="no such bucket"):
         source(lost)
     proxy.set_faults([Fault("denied")])
     with pytest.raises(ConfigError, match=r"access to s3://.*/set is denied: grant these credentials"):
         source(bucket)
     with pytest.raises(TransientError, match="cannot look at"):
-        SourceRoot(S3Storage(bucket, "set")).stat("a.jpg")
+        SourceRoot(bucket).stat("a.jpg")
 
 
 @pytest.mark.slow
@@ -227,7 +224,7 @@ def test_a_tar_that_changes_while_it_is_listed_ends_the_listing(bucket, put):
 def test_a_reader_is_a_file_as_the_standard_library_expects(bucket, put):
     data = bytes(range(256)) * 50
     put({"set/a": data})
-    with S3Storage(bucket, "set").open("a") as file, io.BufferedReader(file) as buffered:
+    with bucket.open("a") as file, io.BufferedReader(file) as buffered:
         buffered.seek(-100, io.SEEK_END)
         assert buffered.read() == data[-100:]
         buffered.seek(1_000)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoris.schemas.errors import TransientError
-from pseudoris.store.files import s3_bucket as s3_bucket_module
+from pseudoris.store.files import s3_storage
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports import output_files
 from pseudoris.training.exports.output_files import ManyFiles, iter_json_arrays, json_arrays, new_file, read_ahead
@@ -24,7 +24,7 @@ PART = 5 * 2**20
 
 @pytest.fixture(autouse=True)
 def small_uploads(monkeypatch):
-    monkeypatch.setattr(s3_bucket_module, "MULTIPART_BYTES", PART)
+    monkeypatch.setattr(s3_storage, "MULTIPART_BYTES", PART)
 
 
 @pytest.fixture(params=["disk", "objects", "s3"])
