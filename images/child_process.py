@@ -1,4 +1,4 @@
-"""Starts child processes that may die, and keeps their answers apart from what libraries print."""
+"""Starts and ends child processes that may die, and keeps their answers apart from what libraries print."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import BinaryIO, Final
 
 # Signals from outside, because the machine is short of memory or shuts down. No image causes them.
@@ -35,6 +36,26 @@ def start_child(
         # Only the parent handles Ctrl-C; the child ends with its standard input.
         start_new_session=True,
     )
+
+
+def end_child(child: subprocess.Popen[bytes], *, timeout_s: float, is_hung: bool = False) -> int:
+    """Close the child's pipes and reap it; return its exit status, a signal as a negative number.
+
+    It is killed if it `is_hung`, or does not end within `timeout_s`.
+    """
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            # Data that a dead child did not take stays in the buffer, and closing tries to send it again.
+            with suppress(BrokenPipeError):
+                stream.close()
+    if is_hung:
+        child.kill()
+    try:
+        # A child whose pipe has closed is already ending, and its own status tells why.
+        return child.wait(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()
 
 
 def is_external_signal(status: int) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from pseudoris.images.child_process import is_external_signal, start_child
+from pseudoris.images.child_process import end_child, is_external_signal, start_child
 from pseudoris.images.perceptual_hash import HASH_HEX_DIGITS
 from pseudoris.images.pixels import NOTE_NO_END_MARKER
 from pseudoris.images.prover_main import LENGTH, WITH_HASH
@@ -222,21 +222,8 @@ class Prover:
         return self._child
 
     def _end_child(self, *, is_hung: bool = False) -> int:
-        """End and reap the child; return its exit status, a signal as a negative number."""
-        if self._child is None:
-            return 0
         child, self._child = self._child, None
-        for stream in (child.stdin, child.stdout):
-            if stream is not None:
-                stream.close()
-        if is_hung:
-            child.kill()
-        try:
-            # A child whose pipe has closed is already ending, and its own status tells why.
-            return child.wait(timeout=_END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            return child.wait()
+        return 0 if child is None else end_child(child, timeout_s=_END_TIMEOUT_S, is_hung=is_hung)
 
 
 def _start(limits: ImagesConfig, *, has_hash: bool, form: PictureForm | None) -> subprocess.Popen[bytes]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pickle
 import subprocess
-from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any, Final, Self, cast
 
-from pseudoris.images.child_process import is_external_signal, start_child
+from pseudoris.images.child_process import end_child, is_external_signal, start_child
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import BrokenDeviceError, NoSubprocessError, TransientError
 from pseudoris.schemas.shard import Shard
@@ -58,8 +57,7 @@ class SubprocessStages:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._child is not None:
-            self._reap()
+        self._reap()
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard after the stages.
@@ -107,20 +105,8 @@ class SubprocessStages:
         return self._child
 
     def _reap(self) -> int:
-        """End and reap the child; return its exit status, a signal as a negative number."""
-        if self._child is None:
-            return 0
         child, self._child = self._child, None
-        for stream in (child.stdin, child.stdout):
-            if stream is not None:
-                # Data that a dead child did not take stays in the buffer, and closing tries to send it again.
-                with suppress(BrokenPipeError):
-                    stream.close()
-        try:
-            return child.wait(timeout=_END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            return child.wait()
+        return 0 if child is None else end_child(child, timeout_s=_END_TIMEOUT_S)
 
 
 def _send(child: subprocess.Popen[bytes], shard: Shard) -> None:
