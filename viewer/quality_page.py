@@ -164,13 +164,22 @@ def _decoder_name(decoder: str, setting: float | None) -> str:
 
 
 def _growth_chart(quality: RunQuality) -> Markup | None:
-    lines = [
-        Line(name, tuple((float(x), float(y)) for x, y in growth.points))
-        for name, growth in (("all candidates", quality.all_words), ("kept", quality.kept_words))
-    ]
-    if len(lines[0].points) < 2:
+    """Return the distinct words of all candidates and of kept ones, as lines over the number of expressions read."""
+    lines = {"all candidates": quality.all_words.points, "kept": quality.kept_words.points}
+    ends = [points[-1] for points in lines.values()]
+    right, top = max(x for x, _ in ends), nice_ceiling(max(y for _, y in ends))
+    if not right:
         return None
-    return line_chart(lines, title="distinct words, by number of expressions read", x_label="expressions")
+    drawn = []
+    for number, (name, points) in enumerate(lines.items()):
+        data = "L".join(f"{100 * x / right:.3f} {HEIGHT_PX * (1 - y / top):.2f}" for x, y in points)
+        drawn.append(element("path", element("title", name), class_=f"line line-{number}", d=f"M{data}"))
+    # Stretched, so that its coordinates across are per cent as well.
+    size = {"viewBox": f"0 0 100 {HEIGHT_PX}", "preserveAspectRatio": "none", "width": "100%", "height": HEIGHT_PX}
+    plot = element("svg", *drawn, **size, overflow="visible")
+    ticks = [(x / right, f"{x:,.0f}") for x in nice_ticks(right) if x < 0.85 * right]
+    title = "distinct words, by number of expressions read"
+    return _chart(title, _grid(top), plot, _labels([*ticks, (1.0, "expressions")]))
 
 
 def _common(counts: Mapping[str, int]) -> list[tuple[str, int, float, float]]:
@@ -197,13 +206,6 @@ class Bar(NamedTuple):
     hint: str
 
 
-class Line(NamedTuple):
-    """One line of a line chart: points (x, y), x ascending."""
-
-    name: str
-    points: tuple[tuple[float, float], ...]
-
-
 class Marker(NamedTuple):
     """An upright line in a histogram, at a share of its width in [0, 1]."""
 
@@ -221,21 +223,6 @@ def histogram(bars: Sequence[Bar], *, title: str, labels: Iterable[Label] = (), 
     width = 100 / max(1, len(bars))
     drawn = [_bar(bar, width * place, width=width, top=top) for place, bar in enumerate(bars)]
     return _chart(title, _grid(top), *drawn, "" if marker is None else _marker(marker), _labels(labels))
-
-
-def line_chart(lines: Sequence[Line], *, title: str, x_label: str) -> Markup:
-    """Return lines over one pair of axes that begin at 0; `x_label` is written at the end of the lower one."""
-    right = max((x for line in lines for x, _ in line.points), default=0.0) or 1.0
-    top = nice_ceiling(max((y for line in lines for _, y in line.points), default=0))
-    drawn = []
-    for number, line in enumerate(lines):
-        data = "L".join(f"{100 * x / right:.3f} {HEIGHT_PX * (1 - y / top):.2f}" for x, y in line.points)
-        drawn.append(element("path", element("title", line.name), class_=f"line line-{number}", d=f"M{data}"))
-    # Stretched, so that its coordinates across are per cent as well.
-    size = {"viewBox": f"0 0 100 {HEIGHT_PX}", "preserveAspectRatio": "none", "width": "100%", "height": HEIGHT_PX}
-    plot = element("svg", *drawn, **size, overflow="visible")
-    ticks = [(x / right, f"{x:,.0f}") for x in nice_ticks(right) if x < 0.85 * right]
-    return _chart(title, _grid(top), plot, _labels([*ticks, (1.0, x_label)]))
 
 
 def share_bar(share: float) -> Markup:
