@@ -77,12 +77,6 @@ def test_any_first_part_of_the_order_holds_its_share_of_every_stratum(run, tmp_p
     assert (np.abs(np.bincount(strata[:20], minlength=len(counts)) - counts / 2) <= 1).all()
 
 
-def test_a_run_smaller_than_the_sample_is_judged_whole(run, tmp_path):
-    found, audit = drawn(run, tmp_path, DrawOptions(num_pairs=5_000))
-    assert pc.min(audit.pairs["inclusion"]).as_py() == 1
-    assert audit.pairs.num_rows == found.record.population.pairs
-
-
 def test_an_audit_is_not_drawn_into_a_folder_of_other_files(run, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"holds other files, such as 'notes.txt'. Name a new folder"):
