@@ -15,7 +15,7 @@ from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.instances import (
     load_detector,
 )
-from pseudoris.workers.masks.proposals import build_prior, reduce_proposals
+from pseudoris.workers.masks.proposals import build_prior
 from pseudoris.workers.stages import prior_digest
 
 CPU = torch.device("cpu")
@@ -37,14 +37,6 @@ def pixels(draw_image):
 @pytest.fixture
 def proposals(sam, masks_config, pixels):
     return MaskGenerator(sam, masks_config())(pixels)
-
-
-def test_none_reduces_by_rules(masks_config, pixels, proposals):
-    config = masks_config()
-    prior = build_prior(config, CPU)
-    kept = prior(IMAGE, pixels, proposals)
-    assert 0 < len(kept) < len(proposals)
-    assert kept == reduce_proposals(proposals, config.reduction)
 
 
 def test_table_names_the_row_that_chose_a_mask(masks_config, table, pixels, proposals):

@@ -5,7 +5,6 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,13 +99,6 @@ def test_nothing_on_either_side_gives_nothing(proposals, instances):
     assert match(proposals_of(*proposals), instances_of(*instances)) == []
 
 
-def test_a_box_is_filled():
-    mask = np.zeros(SIZE, dtype=bool)
-    mask[3:7, 2:5] = True
-    np.testing.assert_array_equal(rle.decode([encode_box((2, 3, 5, 7), SIZE)], SIZE)[0], mask)
-    assert torch.from_numpy(mask).sum() == 12
-
-
 TABLE_SIZE = (4, 4)
 IMAGE_ID = "00000000000000aa"
 
@@ -117,10 +109,6 @@ def table_of(*names):
 
 def rows(table, key, image_id=IMAGE_ID):
     return table.instances(image_id, key, TABLE_SIZE).rows
-
-
-def test_an_image_is_found_by_its_id():
-    assert rows(table_of("x.jpg", IMAGE_ID), "folder/a.jpg") == (1,)
 
 
 @pytest.mark.parametrize("name", ["sch%C3%B6n/a%20b.jpg", "schön/a b.jpg", "a b.jpg", "a%20b.jpg"])
@@ -161,21 +149,6 @@ def test_an_image_without_rows_has_no_instances_and_is_named_once(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "image b.jpg has no row in prior.path=t.parquet, so it gets no mask (logged once)"
     ]
-
-
-def box(x0, y0, x1, y1):
-    mask = np.zeros((20, 20), dtype=bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
-
-
-def test_two_masks_of_one_object_cannot_both_be_right():
-    assert match_masks(np.array([[0.9], [0.8]])) == {0: 0}
-
-
-def test_pairs_below_the_bound_do_not_push_good_pairs_aside():
-    # The largest total IoU without the bound would be 0.49 + 0.49.
-    assert match_masks(np.array([[0.9, 0.49], [0.49, 0.0]])) == {0: 0}
 
 
 @st.composite
