@@ -26,8 +26,7 @@ ON_S3 = ("test_location", "test_commit", "test_run_reader")
 # What these find in a run's files does not depend on where the files are.
 ON_DISK = (
     *("test_verification", "test_shard_parts", "test_records", "test_data_card", "test_run_status", "test_header"),
-    *("test_plan", "test_extension", "test_receipts", "test_latest_receipts", "test_attempts"),
-    *("test_annotations", "test_committed_tables"),
+    *("test_plan", "test_extension", "test_receipts", "test_attempts", "test_committed_tables"),
 )
 
 

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import multiprocessing
 import socket
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -49,31 +48,12 @@ def test_of_sixteen_threads_exactly_one_creates_each_key_and_its_content_stands(
     assert list(disk.list_temporary("_receipts")) == []
 
 
-@pytest.mark.slow
-def test_of_several_processes_exactly_one_creates_each_key(disk):
-    authors = [str(n) for n in range(4)]
-    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
-        won = list(pool.map(create_keys, [disk.root] * 4, authors, [40] * 4))
-    assert sorted(key for keys in won for key in keys) == list(range(40))
-
-
 def test_a_part_of_equal_size_is_left_alone_and_another_size_is_replaced(location):
     location.put_part("masks/a", b"abc")
     location.put_part("masks/a", b"xyz")
     assert location.read_bytes("masks/a") == b"abc"
     location.put_part("masks/a", b"longer")
     assert location.read_bytes("masks/a") == b"longer"
-
-
-@pytest.mark.parametrize("size_bytes", [0, 3, 11 * 2**20])
-def test_a_file_of_the_disk_takes_the_place_of_what_stands_there(location, tmp_path, size_bytes):
-    location.replace("exports/large", b"former")
-    local = location.temporary_path("exports/large") or tmp_path / "local"
-    data = b"0123456789abcdef" * (size_bytes // 16) + b"x" * (size_bytes % 16)
-    local.write_bytes(data)
-    location.replace_by("exports/large", local)
-    assert location.read_bytes("exports/large") == data
-    assert [file.name for file in location.list("exports")] == ["large"]
 
 
 def test_the_storage_tells_its_time_and_keeps_nothing(location):

@@ -67,12 +67,14 @@ def test_a_second_put_replaces_and_a_second_creation_does_not(storage):
 
 
 @pytest.mark.parametrize("size_bytes", [0, 3, 6 * 2**20])
-def test_a_file_of_this_disk_is_put_whole(storage, tmp_path, size_bytes):
+def test_a_file_of_this_disk_is_put_whole_in_the_place_of_another(storage, tmp_path, size_bytes):
+    storage.put("exports/large", b"former")
     local = storage.temporary_path("exports/large") or tmp_path / "local"
     local.write_bytes(b"x" * size_bytes)
     storage.put_file("exports/large", local)
     assert storage.stat("exports/large").size_bytes == size_bytes
     assert storage.read("exports/large") == b"x" * size_bytes
+    assert [file.name for file in storage.list("exports")] == ["large"]
 
 
 def test_a_listing_holds_the_files_of_one_folder_and_not_of_those_below(storage):

@@ -40,17 +40,6 @@ def test_the_head_is_the_root_of_the_chunk_that_holds_the_sentences_root():
     assert head_of_parse(doc) == "man"
 
 
-def test_under_a_verb_it_is_the_root_of_its_first_childs_chunk():
-    doc = parsed(
-        ("two", "NUM", 1, "nummod"),
-        ("Dogs", "NOUN", 2, "nsubj"),
-        ("run", "VERB", 2, "ROOT"),
-        ("!", "PUNCT", 2, "punct"),
-    )
-
-    assert head_of_parse(doc) == "dogs"
-
-
 def test_pictures_and_quantities_are_passed_over():
     doc = parsed(
         ("photo", "NOUN", 0, "ROOT"),

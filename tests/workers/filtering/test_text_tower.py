@@ -65,12 +65,6 @@ def test_texts_that_share_prefixes_are_embedded_as_open_clip_embeds_each(text_cf
     torch.testing.assert_close(embed(tower, contexts), expected, rtol=0, atol=tolerance)
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def tower(request):
-    _, tower = build_tower(request.param, width=256, heads=4)
-    return tower
-
-
 @pytest.mark.parametrize("architecture", ["builtin:tiny/clip.json", "RN50-quickgelu"])
 def test_the_presets_towers_have_a_tree(architecture):
     with torch.device("meta"):
