@@ -12,7 +12,6 @@ import pytest
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
-from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.tables.committed_tables import RowFilter, read_selected, read_table
 from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
 from pseudoris.store.tables.shard_tables import shard_tables
@@ -39,16 +38,6 @@ def test_what_no_receipt_names_is_not_read(committed):
     before = read_table(committed, "masks")
     committed.replace("masks/shard-00000001.g0-00000000.parquet", b"in the making")
     assert read_table(committed, "masks").equals(before)
-
-
-def test_a_damaged_part_is_told(location):
-    receipt = commit(location, start_run(location), 0)[0]
-    path = part_path("masks", receipt.parts["masks"])
-    data = bytearray(location.read_bytes(path))
-    data[30:38] = b"damaged!"
-    location.replace(path, bytes(data))
-    with pytest.raises(TransientError, match="the file is damaged"):
-        read_table(location, "masks")
 
 
 KEPT = RowFilter(pc.field("kept"), ("kept",))
