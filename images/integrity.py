@@ -152,7 +152,12 @@ def check_integrity(data: bytes, image: Image.Image) -> None:
         Exception: Of many types, if the file is damaged otherwise.
     """
     if image.format == "PNG":
-        _check_png(data)
+        kind = b""
+        for kind, chunk in png_chunks(data):
+            if not kind[0] & _ANCILLARY and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
+                raise ImageError("corrupt", "the PNG is cut short or damaged: a chunk does not match its checksum")
+        if kind != b"IEND":
+            raise ImageError("corrupt", "the PNG is cut short: it lacks its end chunk")
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(data, image.tag_v2)
 
@@ -172,15 +177,6 @@ def png_chunks(png: bytes) -> Iterator[tuple[bytes, memoryview]]:
         yield kind, view[at:end]
         at = end
     raise ImageError("corrupt", f"the PNG has more than {_MAX_CHUNKS:,} chunks")
-
-
-def _check_png(data: bytes) -> None:
-    kind = b""
-    for kind, chunk in png_chunks(data):
-        if not kind[0] & _ANCILLARY and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
-            raise ImageError("corrupt", "the PNG is cut short or damaged: a chunk does not match its checksum")
-    if kind != b"IEND":
-        raise ImageError("corrupt", "the PNG is cut short: it lacks its end chunk")
 
 
 def _check_tiff(data: bytes, tags: Any) -> None:

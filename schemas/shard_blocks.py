@@ -130,18 +130,15 @@ def _records(shard: Shard) -> pa.RecordBatch:
     """Return a row an image, in plan order; for a shard without images one row with null image columns."""
     images = shard.images
     num_others = max(len(images) - 1, 0)
+    values = {name: getattr(shard, name) for name in _SHARD_COLUMNS}
+    # Arrow builds a map from pairs.
+    first = {name: list(value.items()) if isinstance(value, Mapping) else value for name, value in values.items()}
     columns: dict[str, Sequence[Any]] = {
-        **{name: [_of_shard(shard, name)] + [None] * num_others for name in _SHARD_COLUMNS},
+        **{name: [value] + [None] * num_others for name, value in first.items()},
         **{name: [getattr(image, name) for image in images] or [None] for name in _IMAGE_COLUMNS},
     }
     arrays = [to_array(columns[field.name], field.type) for field in _RECORDS_SCHEMA]
     return pa.RecordBatch.from_arrays(arrays, schema=_RECORDS_SCHEMA)
-
-
-def _of_shard(shard: Shard, name: str) -> Any:
-    value = getattr(shard, name)
-    # Arrow builds a map from pairs.
-    return list(value.items()) if isinstance(value, Mapping) else value
 
 
 def _values(records: pa.RecordBatch, name: str) -> list[Any]:

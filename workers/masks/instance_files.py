@@ -64,7 +64,13 @@ def _from_parquet(data: bytes, path: str, min_score: float) -> InstanceTable:
         raise ConfigError(f"prior.path={path} has the column {repeated} more than once: keep one of them")
     name_column = _first_column(table, _NAME_COLUMNS, path)
     _first_column(table, _MASK_COLUMNS, path)
-    rows = _rows_above(table, min_score, path)
+    rows = pa.array(range(table.num_rows), pa.int64())
+    if "score" in table.column_names:
+        try:
+            scores = pc.fill_null(table["score"].cast(pa.float64()), 1.0)
+        except pa.ArrowException as error:
+            raise ConfigError(f"prior.path={path}: score is {table['score'].type}, but must be a number") from error
+        rows = rows.filter(pc.greater_equal(scores, min_score))
     try:
         names = table[name_column].cast(pa.string()).take(rows).to_pylist()
     except pa.ArrowException as error:
@@ -87,17 +93,6 @@ def _first_column(table: pa.Table, wanted: tuple[str, ...], path: str) -> str:
         if name in table.column_names:
             return name
     raise ConfigError(f"prior.path={path} has none of the columns {', '.join(wanted)}: it needs one of them")
-
-
-def _rows_above(table: pa.Table, min_score: float, path: str) -> pa.Array:
-    rows = pa.array(range(table.num_rows), pa.int64())
-    if "score" not in table.column_names:
-        return rows
-    try:
-        scores = pc.fill_null(table["score"].cast(pa.float64()), 1.0)
-    except pa.ArrowException as error:
-        raise ConfigError(f"prior.path={path}: score is {table['score'].type}, but must be a number") from error
-    return rows.filter(pc.greater_equal(scores, min_score))
 
 
 def read_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
@@ -169,17 +164,14 @@ def _compressed(segmentation: Any, image: Entry, upright: tuple[int, int], where
         return None
     in_image = [image.get("height"), image.get("width")]
     size: Any = segmentation.get("size") if isinstance(segmentation, dict) else in_image
-    if not _is_whole_numbers(size) or len(size) != 2:
+    is_size = isinstance(size, list) and all(isinstance(side, int) and 0 <= side < 2**31 for side in size)
+    if not is_size or len(size) != 2:
         raise ConfigError(f"{where}: the segmentation needs a size [height, width], got {size!r}")
     check_size(size, upright, where=where)
     try:
         return {"size": size, "counts": compressed_counts(segmentation, upright)}
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
-
-
-def _is_whole_numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(value, int) and 0 <= value < 2**31 for value in values)
 
 
 def _to_xyxy(bbox: Any, where: str) -> list[float] | None:

@@ -166,7 +166,7 @@ def _of_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> str:
         return counts.decode("ascii", "replace")
     if isinstance(counts, str):
         return counts
-    if not isinstance(counts, list) or not _are_runs(counts):
+    if not isinstance(counts, list) or not all(isinstance(run, int) and 0 <= run < 2**31 for run in counts):
         raise ValueError(_UNKNOWN_FORM)
     if sum(counts) != size[0] * size[1]:
         raise ValueError(f"the runs cover {sum(counts)} pixels, the image has {size[0]} x {size[1]}")
@@ -205,10 +205,6 @@ def _clipped(polygon: list[float], size: tuple[int, int]) -> list[float]:
             points = kept
     # COCO would read two points as a box, and fails without any.
     return [value for point in points for value in point] if len(points) >= 3 else [0.0] * 6
-
-
-def _are_runs(counts: list[Any]) -> bool:
-    return all(isinstance(run, int) and 0 <= run < 2**31 for run in counts)
 
 
 def _shown(value: Any) -> str:
