@@ -13,8 +13,8 @@ A plug-in package declares, for instance
 and a run selects it with `--set captions.engine=blip`. Its own settings are in `captions.options`. It does its work on
 an image through `pseudoris.workers.faults.quarantine.apply_to_images`, which quarantines an image on which it raises.
 
-The digests of what our engines load are here, because importing an engine loads torch and open_clip, which takes
-seconds; and the kind of device, the only one that may load torch.
+The digests of what our engines load are here, with the errors of `Engine.weights_digest`: importing an engine loads
+torch and open_clip, which takes seconds. So is the kind of device, which alone may load torch.
 """
 
 from __future__ import annotations
@@ -55,10 +55,13 @@ class Engine(Protocol):
     A proposer takes images and sets `masks`. A captioner takes masks and sets `expressions`, unscored, with equal texts
     of one mask merged. A scorer sets the scores and `kept` of every expression. A call never changes its argument, and
     quarantined images pass unchanged.
+
+    Loading and the digest raise a `ConfigError` with the remedy if weights, another file, a package or a GPU is missing
+    or does not fit the rest of `config`; the digest's names all that are missing.
     """
 
     def __init__(self, config: Any, compute: ComputeConfig) -> None:
-        """Load the model, or raise `ConfigError` with the remedy."""
+        """Load the model."""
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard after the stage."""
@@ -144,11 +147,7 @@ def stages_named(names: tuple[str, ...]) -> tuple[StageKind, ...]:
 
 
 def sam_digest(config: MasksConfig) -> str:
-    """Return the sha256 of SAM's weights, combined with those of an instance prior and of an architecture from a file.
-
-    Raises:
-        ConfigError: The weights, the prior or the architecture are missing; the message names all that are.
-    """
+    """Return the sha256 of SAM's weights, with those of an instance prior and of an architecture from a file."""
     return _combined(
         partial(weights_digest, config.weights),
         partial(prior_digest, config.prior),
@@ -157,20 +156,12 @@ def sam_digest(config: MasksConfig) -> str:
 
 
 def coca_digest(config: CaptionsConfig) -> str:
-    """Return the sha256 of CoCa's weights, combined with that of a model config from a file.
-
-    Raises:
-        ConfigError: The weights or the file are missing; the message names all that are.
-    """
+    """Return the sha256 of CoCa's weights, with that of a model config from a file."""
     return _combined(partial(weights_digest, config.weights), partial(_model_config_digest, config.architecture))
 
 
 def clip_digest(config: FilterConfig) -> str:
-    """Return the sha256 of CLIP's weights, combined with those of a spaCy pipeline and of a model config from a file.
-
-    Raises:
-        ConfigError: The weights, spaCy, its pipeline or the file are missing; the message names all that are.
-    """
+    """Return the sha256 of CLIP's weights, with those of a spaCy pipeline and of a model config from a file."""
     parts: list[Callable[[], str | None]] = [partial(weights_digest, config.weights)]
     if config.nouns != "rules":
         # Imported here: most runs find nouns by rules.
@@ -193,11 +184,7 @@ def _model_config_digest(architecture: str) -> str | None:
 
 
 def prior_digest(config: PriorConfig) -> str | None:
-    """Return the sha256 of the prior's file, or None for `none`.
-
-    Raises:
-        ConfigError: The prior's kind is `unset`, or its file cannot be read.
-    """
+    """Return the sha256 of the prior's file, or None for `none`; an unset kind is an error."""
     config.check_is_set()
     if config.kind == "none" or config.path is None:
         return None

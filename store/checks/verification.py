@@ -151,7 +151,9 @@ class VerifyWalk:
         if entries is not None and receipt.counts.images != len(entries):
             detail = f"the receipt accounts for {receipt.counts.images} images, the plan has {len(entries)}"
             self._problems.append(Problem(shard, "ids", detail))
-        self._note_outside(receipt)
+        reasons = [("degraded", f"{name}: {value!r}") for name, value in receipt.degraded.items()]
+        for reason in (*reasons, *(("mixed", line) for line in receipt.mixed)):
+            self._outside.setdefault(reason, []).append(shard)
         for status in self._status:
             self._status[status] += getattr(receipt.counts, status)
         if shard not in self._chosen:
@@ -177,11 +179,6 @@ class VerifyWalk:
         # In an incomplete run, a part may belong to a shard in progress, or to one whose receipt cannot be read.
         is_whole = self._num_read == self.num_shards == len(self._committed)
         yield from stray_files(self._location, self._named, self._committed, is_whole=is_whole)
-
-    def _note_outside(self, receipt: Receipt) -> None:
-        reasons = [("degraded", f"{name}: {value!r}") for name, value in receipt.degraded.items()]
-        for reason in (*reasons, *(("mixed", line) for line in receipt.mixed)):
-            self._outside.setdefault(reason, []).append(receipt.shard)
 
     def report(self, expected_root: str | None, strays: Iterable[str], junk: Iterable[str]) -> VerifyReport:
         """Return the report. Adds the problems that show only at the end, and the first few of `strays` and `junk`."""

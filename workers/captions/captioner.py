@@ -297,12 +297,7 @@ class CocaCaptioner:
     """Captions every mask by beam search and distinctive sampling (paper section 3.2; method page section 3)."""
 
     def __init__(self, config: CaptionsConfig, compute: ComputeConfig) -> None:
-        """Load CoCa and its tokenizer.
-
-        Raises:
-            ConfigError: Weights are missing, damaged or for another architecture; the architecture cannot be decoded,
-                or has too few positions for `max_length`; there is no GPU.
-        """
+        """Load CoCa and its tokenizer."""
         device, dtype = prepare_device(compute), compute_dtype(compute)
         model = load_coca(config.architecture, config.weights).requires_grad_(False).to(device, dtype)
         self._tokenizer = byte_pair_encoder()

@@ -112,11 +112,7 @@ class ClipScorer:
     """
 
     def __init__(self, config: FilterConfig, compute: ComputeConfig) -> None:
-        """Load CLIP and the noun finder.
-
-        Raises:
-            ConfigError: A weight, a GPU or the spaCy extra is missing.
-        """
+        """Load CLIP and the noun finder."""
         self._config = config
         self._confidence, lines = config.fitted_values.confidence, config.fitted_values.pair_weight
         self._weight_line = None if lines is None else lines.drawn
@@ -126,11 +122,7 @@ class ClipScorer:
 
     @classmethod
     def weights_digest(cls, config: FilterConfig) -> str:
-        """Return the sha256 of CLIP's weights; with a spaCy pipeline of choice, the sha256 of both digests.
-
-        Raises:
-            ConfigError: The weights, spaCy or its pipeline are missing; the message names all that are.
-        """
+        """Return the sha256 of CLIP's weights; with a spaCy pipeline of choice, the sha256 of both digests."""
         return clip_digest(config)
 
     def __call__(self, shard: Shard) -> Shard:

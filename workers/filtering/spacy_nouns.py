@@ -40,13 +40,20 @@ def check_spacy(config: FilterConfig) -> str:
 
 
 def pipeline_digest(config: FilterConfig) -> str | None:
-    """Return the sha256 of the pipeline's files if it is a setting, else None; not for `rules`.
+    """Return the sha256 of the pipeline's files and their names if it is a setting, else None; not for `rules`.
 
     Raises:
         ConfigError: spaCy or the pipeline is not installed.
     """
     check_spacy(config)
-    return _folder_digest(_folder(config)) if config.nouns == "spacy_first_child" else None
+    if config.nouns != "spacy_first_child":
+        return None
+    total, folder = hashlib.sha256(), _folder(config)
+    for path in sorted(folder.rglob("*")):
+        # Without what Python compiles beside them.
+        if path.is_file() and "__pycache__" not in path.parts:
+            total.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())
+    return total.hexdigest()
 
 
 class SpacyNouns:
@@ -146,12 +153,3 @@ def _folder(config: FilterConfig) -> Path:
     if not folder.is_dir():
         raise _no_model(config)
     return folder
-
-
-def _folder_digest(folder: Path) -> str:
-    """Return the sha256 of a folder's files and their names below it, without what Python compiles beside them."""
-    total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            total.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())
-    return total.hexdigest()

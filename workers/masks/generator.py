@@ -298,12 +298,7 @@ class SamProposer:
     """
 
     def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
-        """Load SAM and the instance prior.
-
-        Raises:
-            ConfigError: Weights or the prior's file are missing, damaged or for another architecture; there is no GPU;
-                a crop layer has no points.
-        """
+        """Load SAM and the instance prior."""
         self._device = device = prepare_device(compute)
         sam = load_sam(config.architecture, config.weights).to(device)
         if compute.is_compiled:
@@ -313,11 +308,7 @@ class SamProposer:
 
     @classmethod
     def weights_digest(cls, config: MasksConfig) -> str:
-        """Return the sha256 of the weights; with an instance prior, the sha256 of both files' digests.
-
-        Raises:
-            ConfigError: The weights or the prior are missing; the message names both if both are.
-        """
+        """Return the sha256 of the weights; with an instance prior, the sha256 of both files' digests."""
         return sam_digest(config)
 
     def __call__(self, shard: Shard) -> Shard:

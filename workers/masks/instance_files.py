@@ -101,21 +101,6 @@ def read_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
     Raises:
         ConfigError: It is not JSON or not a COCO document, or an annotation names no image.
     """
-    document = _document(data, path)
-    annotations = document["annotations"]
-    images = _images(document["images"], path)
-    names = list(_names(annotations, images, path, min_score))
-
-    def encode_row(row: int, size: tuple[int, int]) -> str:
-        where = f"prior.path={path}: annotation {row}"
-        annotation = annotations[row]
-        segmentation = _compressed(annotation.get("segmentation"), images[annotation["image_id"]], size, where)
-        return encode_instance(segmentation, _to_xyxy(annotation.get("bbox"), where), size, where=where)
-
-    return InstanceTable(names, encode_row, path=path)
-
-
-def _document(data: bytes, path: str) -> dict[str, Any]:
     try:
         document = parse_json(data)
     except ValueError as error:
@@ -128,7 +113,17 @@ def _document(data: bytes, path: str) -> dict[str, Any]:
     for name in ("images", "annotations"):
         if not isinstance(document[name], list):
             raise ConfigError(f"prior.path={path}: {name} is a list, got {type(document[name]).__name__}")
-    return document
+    annotations = document["annotations"]
+    images = _images(document["images"], path)
+    names = list(_names(annotations, images, path, min_score))
+
+    def encode_row(row: int, size: tuple[int, int]) -> str:
+        where = f"prior.path={path}: annotation {row}"
+        annotation = annotations[row]
+        segmentation = _compressed(annotation.get("segmentation"), images[annotation["image_id"]], size, where)
+        return encode_instance(segmentation, _to_xyxy(annotation.get("bbox"), where), size, where=where)
+
+    return InstanceTable(names, encode_row, path=path)
 
 
 def _images(entries: list[Any], path: str) -> dict[int | str, Entry]:

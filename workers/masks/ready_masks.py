@@ -70,11 +70,7 @@ class ReadyProposer:
     """
 
     def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
-        """Find the folder, and load the instance prior.
-
-        Raises:
-            ConfigError: The folder or the prior's file is missing, or an option is not known.
-        """
+        """Find the folder, and load the instance prior."""
         self._masks = ReadyMasks(_options(config))
         self._prior = build_prior(config, prepare_device(compute))
 
@@ -83,10 +79,6 @@ class ReadyProposer:
         """Return a digest of the folder's name and, if there is one, of the prior's file.
 
         The files in the folder are not hashed, because that may take a day. They must not change during a run.
-
-        Raises:
-            ConfigError: The folder or the prior is missing (the message names both if both are), or an option is not
-                known.
         """
         _, prior = gather(lambda: ReadyMasks(_options(config)), partial(prior_digest, config.prior))
         named = f"ready {_options(config).folder.rstrip('/')} {prior or ''}"
