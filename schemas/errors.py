@@ -16,7 +16,8 @@ class PseudorisError(Exception):
 class ConfigError(PseudorisError):
     """A mistake that the user can fix: a setting, a path, a weights file, a run with another identity.
 
-    Raised before any accelerator is taken. The command line prints the message without a traceback.
+    Raised before any accelerator is taken. The command line prints the message without a traceback. Whatever reads what
+    a user gave may raise it: docstrings name it only where a caller tells it from another error.
     """
 
 

@@ -65,11 +65,7 @@ def near_distances(points: Floats, known: NDArray[np.floating], neighbour: int) 
 
 
 def read_statistics(weights: WeightsConfig) -> DomainStatistics:
-    """Return the statistics of a file that `recipes.domain_recipe.write_statistics` wrote.
-
-    Raises:
-        ConfigError: The file is missing, has another digest, or is no such file.
-    """
+    """Return the statistics of a file that `recipes.domain_recipe.write_statistics` wrote."""
     path = local_file(weights)
     verified_digest(weights, path)
     try:
@@ -97,9 +93,6 @@ def load_scorer(config: RunConfig) -> DomainScorer | None:
     """Return the scorer of a run; None if its preset has none, or if its SAM is absent or not the one measured.
 
     The SAM is that of `masks.weights`.
-
-    Raises:
-        ConfigError: A file is missing, has another digest, or does not fit the architecture.
     """
     if config.domain is None or config.masks.engine not in _ENGINES or random_seed(config.masks.weights) is not None:
         return None
@@ -117,11 +110,7 @@ def load_scorer(config: RunConfig) -> DomainScorer | None:
 
 
 def load_encoder(architecture: str, weights: WeightsConfig) -> NumpyEncoder:
-    """Return the image encoder of a SAM.
-
-    Raises:
-        ConfigError: The weights are missing, no safetensors, or of another architecture.
-    """
+    """Return the image encoder of a SAM."""
     path = local_file(weights)
     try:
         return NumpyEncoder(sam_architecture(architecture), load_file(path))

@@ -84,7 +84,7 @@ class StageKind:
         return getattr(config, self.section)
 
     def entry(self, config: RunConfig) -> EntryPoint:
-        """Return the entry point of the stage's engine. Raises: ConfigError: None has its name."""
+        """Return the entry point of the stage's engine."""
         name, found = self.settings(config).engine, {entry.name: entry for entry in entry_points(group=self.group)}
         if name in found:
             return found[name]
@@ -94,11 +94,7 @@ class StageKind:
         )
 
     def engine(self, config: RunConfig) -> Any:
-        """Return the class of the stage's engine, an `Engine`.
-
-        Raises:
-            ConfigError: No entry point has its name, or it cannot be imported.
-        """
+        """Return the class of the stage's engine, an `Engine`."""
         entry = self.entry(config)
         try:
             return entry.load()
@@ -108,7 +104,7 @@ class StageKind:
             ) from error
 
     def build(self, config: RunConfig) -> Stage:
-        """Return the stage with its model loaded. Raises: ConfigError: It cannot be loaded."""
+        """Return the stage with its model loaded."""
         started = time.perf_counter()
         stage: Stage = self.engine(config)(self.settings(config), config.compute)
         if self.name == STAGE_FILTER and config.composing is not None:
@@ -121,7 +117,7 @@ class StageKind:
         return stage
 
     def weights_digest(self, config: RunConfig) -> str:
-        """Return the sha256 of the stage's weights. Raises: ConfigError: They are missing, or not the expected ones."""
+        """Return the sha256 of the stage's weights."""
         digest = DIGESTS.get(self.entry(config).value) or self.engine(config).weights_digest
         try:
             return str(digest(self.settings(config)))
@@ -209,11 +205,7 @@ DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
 
 
 def device_kind(compute: ComputeConfig) -> str:
-    """Return the GPU's name, the CPU's architecture and vector capability, or `none` if no engine needs torch.
-
-    Raises:
-        ConfigError: compute.device=cuda, but torch sees no GPU.
-    """
+    """Return the GPU's name, the CPU's architecture and vector capability, or `none` if no engine needs torch."""
     if compute.device == "none":
         return "none"
     if compute.device == "cuda":

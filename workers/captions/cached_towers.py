@@ -209,11 +209,7 @@ class CachedCocaTowers:
     """CoCa's text tower and multimodal decoder over the levels of one prefix tree."""
 
     def __init__(self, model: CoCa, *, is_compiled: bool = False) -> None:
-        """Share the weights of `model`, in eval mode on its device; what follows a block's heads may be compiled.
-
-        Raises:
-            ConfigError: The text tower cannot be decoded token by token.
-        """
+        """Share the weights of `model`, in eval mode on its device; what follows a block's heads may be compiled."""
         self._text = text = _checked_text(model.text)
         # The longest prefix, SOT included, that the model has positions for.
         self.max_prefix_length = int(text.context_length)

@@ -137,11 +137,7 @@ class CachedEngine:
     def __init__(
         self, model: CoCa, special: SpecialTokens, config: CaptionsConfig, *, seed: int, is_compiled: bool = False
     ) -> None:
-        """Wrap a model in eval mode, on its device and in its dtype; `is_compiled` as in the configuration.
-
-        Raises:
-            ConfigError: The architecture cannot be decoded, or has too few positions.
-        """
+        """Wrap a model in eval mode, on its device and in its dtype; `is_compiled` as in the configuration."""
         self._model, self._config, self._seed = model, config, seed
         # The listener uses the same towers, caches and vocabulary.
         self.special = special

@@ -31,11 +31,7 @@ _MAX_NUMBER = 2**20
 
 
 def read_model_config(architecture: str) -> dict[str, Any]:
-    """Return an open_clip model config, by registry name, JSON file, or `builtin:` file of this package.
-
-    Raises:
-        ConfigError: `architecture` is none of the three.
-    """
+    """Return an open_clip model config, by registry name, JSON file, or `builtin:` file of this package."""
     if architecture.startswith(BUILTIN_PREFIX):
         text = files("pseudoris.workers.checkpoints").joinpath(architecture.removeprefix(BUILTIN_PREFIX))
         if not text.is_file():
@@ -113,12 +109,7 @@ def build_from_config(config: dict[str, Any]) -> nn.Module:
 
 
 def load_coca(architecture: str, weights: WeightsConfig) -> CoCa:
-    """Return a CoCa in eval mode, float32, on the CPU; `architecture` as in `captions.architecture`.
-
-    Raises:
-        ConfigError: The architecture is unknown or has no text decoder; weights are missing, damaged, or of another
-            architecture.
-    """
+    """Return a CoCa in eval mode, float32, on the CPU; `architecture` as in `captions.architecture`."""
     config = read_model_config(architecture)
     if "multimodal_cfg" not in config:
         raise ConfigError(f"architecture '{architecture}' has no multimodal_cfg: a captioner must be a CoCa")
@@ -127,12 +118,7 @@ def load_coca(architecture: str, weights: WeightsConfig) -> CoCa:
 
 
 def load_clip(architecture: str, weights: WeightsConfig) -> CLIP | CustomTextCLIP:
-    """Return a CLIP in eval mode, float32, on the CPU; `architecture` as in `filtering.architecture`.
-
-    Raises:
-        ConfigError: The architecture is unknown or has a text decoder; weights are missing, damaged, or of another
-            architecture.
-    """
+    """Return a CLIP in eval mode, float32, on the CPU; `architecture` as in `filtering.architecture`."""
     config = read_model_config(architecture)
     if "multimodal_cfg" in config:
         raise ConfigError(f"architecture '{architecture}' has multimodal_cfg, but a scorer must be a CLIP")
@@ -141,11 +127,7 @@ def load_clip(architecture: str, weights: WeightsConfig) -> CLIP | CustomTextCLI
 
 
 def check_activation(architecture: str, model_config: dict[str, object], weights: WeightsConfig) -> None:
-    """Reject a hub tag if it and the architecture differ in QuickGELU: it would load, and give wrong results.
-
-    Raises:
-        ConfigError: They differ; the message names the right architecture.
-    """
+    """Reject a hub tag if it and the architecture differ in QuickGELU: it would load, and give wrong results."""
     if not weights.uri.startswith(OPEN_CLIP_PREFIX):
         return
     name, tag = split_tag(weights)

@@ -78,11 +78,7 @@ SAM_ARCHITECTURES: Final[Mapping[str, SamArchitecture]] = {
 
 
 def sam_architecture(name: str) -> SamArchitecture:
-    """Return the numbers of an architecture, by its name or from a JSON file with the fields of `SamArchitecture`.
-
-    Raises:
-        ConfigError: No architecture has the name; the file cannot be read, or its numbers do not fit together.
-    """
+    """Return the numbers of an architecture, by its name or from a JSON file with the fields of `SamArchitecture`."""
     if name in SAM_ARCHITECTURES:
         return SAM_ARCHITECTURES[name]
     if not name.endswith(".json"):
@@ -104,10 +100,6 @@ def sam_architecture(name: str) -> SamArchitecture:
 
 
 def architecture_digest(name: str) -> str | None:
-    """Return the sha256 of an architecture's numbers, or None for one of ours, whose name says them.
-
-    Raises:
-        ConfigError: As `sam_architecture`.
-    """
+    """Return the sha256 of an architecture's numbers, or None for one of ours, whose name says them."""
     numbers = sam_architecture(name)
     return None if name in SAM_ARCHITECTURES else hashlib.sha256(numbers.model_dump_json().encode()).hexdigest()

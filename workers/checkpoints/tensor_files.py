@@ -57,11 +57,7 @@ def loaded(build: Callable[[], ModuleT], weights: WeightsConfig) -> ModuleT:
 
 
 def load_into(module: nn.Module, weights: WeightsConfig) -> str:
-    """Load a weights file into a module and return the file's sha256. The tensors of both must match exactly.
-
-    Raises:
-        ConfigError: The file is missing, unreadable, has another digest, or is for another architecture.
-    """
+    """Load a weights file into a module and return the file's sha256. The tensors of both must match exactly."""
     path = local_file(weights)
     digest = verified_digest(weights, path)
     state = expand_vocabulary(_read_state(path, weights), where=weights.uri)
@@ -149,9 +145,6 @@ def expand_vocabulary(state: Mapping[str, torch.Tensor], *, where: str) -> dict[
     """Return the state in float32 with full token tables, zeros where the file has no row.
 
     A state without `token_ids` is returned unchanged, except that half-precision tensors become float32.
-
-    Raises:
-        ConfigError: An id is outside the vocabulary or repeated, or a table does not have one row per id.
     """
     # Half-precision tensors are widened; integers and wider floats stay as they are.
     full = {

@@ -108,9 +108,6 @@ def published_file(weights: WeightsConfig) -> PublishedFile | None:
     """Return what is known of the published file behind the weights; None if nothing is.
 
     Nothing is known of a path or url of the user's own, of shipped files and of `random:<seed>`.
-
-    Raises:
-        ConfigError: open_clip knows no such tag.
     """
     if weights.uri.startswith(OPEN_CLIP_PREFIX):
         return _open_clip_file(weights)
@@ -118,11 +115,7 @@ def published_file(weights: WeightsConfig) -> PublishedFile | None:
 
 
 def cached_names(weights: WeightsConfig) -> tuple[str, ...]:
-    """Return the paths, relative to the cache, at which the weights may lie there; the first that exists is used.
-
-    Raises:
-        ConfigError: open_clip knows no such tag.
-    """
+    """Return the paths, relative to the cache, at which the weights may lie there; the first that exists is used."""
     published = published_file(weights)
     return _checkpoint_names(weights.uri) if published is None else tuple(published.files)
 
@@ -136,7 +129,7 @@ def _checkpoint_names(uri: str) -> tuple[str, ...]:
 
 
 def split_tag(weights: WeightsConfig) -> tuple[str, str]:
-    """Return model name and tag of `open_clip:<model>/<tag>`. Raises: ConfigError: open_clip knows no such tag."""
+    """Return model name and tag of `open_clip:<model>/<tag>`."""
     # Imported here: it takes seconds, which only a hub tag needs.
     from open_clip.pretrained import is_pretrained_cfg, list_pretrained_tags_by_model
 
@@ -290,11 +283,7 @@ class WeightCache:
 
 
 def user_cache() -> WeightCache:
-    """Return the cache of this process: the folder that `PSEUDORIS_WEIGHTS` names, else the user's own.
-
-    Raises:
-        ConfigError: The variable is not set, and the user has no home.
-    """
+    """Return the cache of this process: the folder that `PSEUDORIS_WEIGHTS` names, else the user's own."""
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
         return WeightCache(named_path(named), is_named=True)

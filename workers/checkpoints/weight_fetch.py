@@ -81,11 +81,7 @@ def _unreachable(origin: str, now: int) -> str | None:
 
 
 def ask_early(weights: Iterable[WeightsConfig]) -> None:
-    """Ask the servers of all files that are missing here, at the same time: `fetch` then knows their answers.
-
-    Raises:
-        ConfigError: open_clip knows no such tag, or the cache cannot be read.
-    """
+    """Ask the servers of all files that are missing here, at the same time: `fetch` then knows their answers."""
     missing = (published_file(each) for each in weights if found_file(each) is None)
     with ThreadPoolExecutor() as pool:
         list(pool.map(unreachable_reason, {source_url(each) for each in missing if each is not None}))

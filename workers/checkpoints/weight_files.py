@@ -116,11 +116,7 @@ def _by_hand(weights: WeightsConfig, cache: WeightCache | None = None) -> str:
 
 
 def random_seed(weights: WeightsConfig) -> int | None:
-    """Return the seed of `random:<seed>`, else None.
-
-    Raises:
-        ConfigError: No whole number follows the prefix.
-    """
+    """Return the seed of `random:<seed>`, else None."""
     if not weights.uri.startswith(RANDOM_PREFIX):
         return None
     text = weights.uri.removeprefix(RANDOM_PREFIX)
@@ -164,11 +160,7 @@ def local_file(weights: WeightsConfig) -> Path:
 
 
 def found_file(weights: WeightsConfig) -> Path | None:
-    """Return the file of a path, url or hub tag that this machine has, None if it has none. Nothing is downloaded.
-
-    Raises:
-        ConfigError: open_clip knows no such tag, or other users may write to the cache.
-    """
+    """Return the file of a path, url or hub tag that this machine has, None if it has none. Nothing is downloaded."""
     if "://" in weights.uri:
         # Without a digest, only the store knows which version of the file is the present one.
         copy = _url_copy(weights, weights.sha256) if weights.sha256 else None
@@ -187,11 +179,7 @@ def found_file(weights: WeightsConfig) -> Path | None:
 
 
 def weights_digest(weights: WeightsConfig) -> str:
-    """Return the sha256 of a weights file, or of the uri itself for `random:<seed>`, as 64 hex digits.
-
-    Raises:
-        ConfigError: The file is missing, or its digest is not `sha256`.
-    """
+    """Return the sha256 of a weights file, or of the uri itself for `random:<seed>`, as 64 hex digits."""
     if random_seed(weights) is not None:
         return hashlib.sha256(weights.uri.encode()).hexdigest()
     return verified_digest(weights, local_file(weights))
@@ -237,7 +225,7 @@ def _fetch(weights: WeightsConfig, target: Path) -> None:
 
 
 def verified_digest(weights: WeightsConfig, path: Path) -> str:
-    """Return the sha256 of a file that `local_file` returned. Raises: ConfigError: It is not the expected one."""
+    """Return the sha256 of a file that `local_file` returned, after comparing it with the one that it must have."""
     found = file_sha256(path)
     if weights.sha256 is not None and found != weights.sha256:
         raise ConfigError(
@@ -279,9 +267,6 @@ def weight_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | No
     """Return what is known of a weights file without a network: its name, facts to show, and where it lies here.
 
     The name is its path relative to the cache, or the configured uri. The facts are licence, size, sha256 and source.
-
-    Raises:
-        ConfigError: open_clip knows no such tag, or the cache cannot be read.
     """
     keys = ("licence", "size", "sha256", "source")
     if weights.uri.startswith(RANDOM_PREFIX):
@@ -308,9 +293,6 @@ def check_weights(weights: WeightsConfig, preset: str = "") -> tuple[bool, str]:
 
     The network is not asked. A person's own file in the working folder under a published file's name is used by a run,
     and told here. `preset` is the preset that is checked, if it is one.
-
-    Raises:
-        ConfigError: The cache cannot be read.
     """
     if weights.uri.startswith(RANDOM_PREFIX):
         return True, "drawn at random"

@@ -366,11 +366,7 @@ def embed_in_tiles(
 
 
 def crop_format(model: open_clip.CLIP | open_clip.CustomTextCLIP, weights: WeightsConfig) -> CropFormat:
-    """Return the image tower's input: its size, and the mean and std that its weights were trained with.
-
-    Raises:
-        ConfigError: The tower's input is not square.
-    """
+    """Return the image tower's input: its size, and the mean and std that its weights were trained with."""
     size = model.visual.image_size
     height, width = size if isinstance(size, tuple) else (size, size)
     if height != width:

@@ -260,11 +260,7 @@ NounFinder = Callable[[str], str | None]
 
 
 def noun_finder(config: FilterConfig) -> NounFinder:
-    """Return the function that `filtering.nouns` names. It maps an expression to its head noun, or to None.
-
-    Raises:
-        ConfigError: spaCy or its language model is not installed.
-    """
+    """Return the function that `filtering.nouns` names. It maps an expression to its head noun, or to None."""
     if config.nouns == "rules":
         return head_noun
     # Imported here: most runs find nouns by rules.

@@ -23,11 +23,7 @@ SPACY_MODEL: Final = "en_core_web_sm"
 
 
 def check_spacy(config: FilterConfig) -> str:
-    """Return the versions of spaCy and its pipeline without loading them; loading takes seconds.
-
-    Raises:
-        ConfigError: One of them is not installed; the message is the command that installs them.
-    """
+    """Return the versions of spaCy and its pipeline without loading them; loading takes seconds."""
     if find_spec("spacy") is None:
         raise ConfigError(f"filtering.nouns={config.nouns}, but spaCy is not installed. Run: {_install(config)}")
     model = _model(config)
@@ -40,11 +36,7 @@ def check_spacy(config: FilterConfig) -> str:
 
 
 def pipeline_digest(config: FilterConfig) -> str | None:
-    """Return the sha256 of the pipeline's files and their names if it is a setting, else None; not for `rules`.
-
-    Raises:
-        ConfigError: spaCy or the pipeline is not installed.
-    """
+    """Return the sha256 of the pipeline's files and their names if it is a setting, else None; not for `rules`."""
     check_spacy(config)
     if config.nouns != "spacy_first_child":
         return None
@@ -60,12 +52,7 @@ class SpacyNouns:
     """Expression → head noun, by a rule on its parse."""
 
     def __init__(self, config: FilterConfig, rule: Callable[[Any], str | None]) -> None:
-        """Load the parser; `rule` takes a parsed `spacy.tokens.Doc`.
-
-        Raises:
-            ConfigError: spaCy or its pipeline is not installed, or the pipeline has no parser; the message is the
-                command that installs them.
-        """
+        """Load the parser; `rule` takes a parsed `spacy.tokens.Doc`."""
         check_spacy(config)
         import spacy
 

@@ -171,11 +171,7 @@ class MaskGenerator:
     """A callable image -> `Proposals` over one SAM."""
 
     def __init__(self, sam: Sam, config: MasksConfig, *, dtype: torch.dtype = torch.float32) -> None:
-        """Keep the model, which is in eval mode on its device; encoder and transformer compute in `dtype`.
-
-        Raises:
-            ConfigError: A crop layer would have no points.
-        """
+        """Keep the model, which is in eval mode on its device; encoder and transformer compute in `dtype`."""
         self._sam = sam
         self._config = config
         self._dtype = dtype

@@ -42,11 +42,7 @@ _MASK_COLUMNS = ("segmentation", "box_xyxy_px")
 
 
 def read_instance_table(path: str, min_score: float) -> InstanceTable:
-    """Return the instances of a Parquet or COCO JSON file whose score is at least `min_score`.
-
-    Raises:
-        ConfigError: The file cannot be read or lacks what it needs.
-    """
+    """Return the instances of a Parquet or COCO JSON file whose score is at least `min_score`."""
     try:
         with open_location(path) as file:
             data = file.read()
@@ -96,11 +92,7 @@ def _first_column(table: pa.Table, wanted: tuple[str, ...], path: str) -> str:
 
 
 def read_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
-    """Return the instances of a COCO JSON document whose score is at least `min_score`.
-
-    Raises:
-        ConfigError: It is not JSON or not a COCO document, or an annotation names no image.
-    """
+    """Return the instances of a COCO JSON document whose score is at least `min_score`."""
     try:
         document = parse_json(data)
     except ValueError as error:

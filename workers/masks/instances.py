@@ -254,9 +254,6 @@ def load_detector(path: str) -> nn.Module:
     """Return the Mask R-CNN (ResNet-50 FPN, torchvision's v1 or v2) with the state dict at `path`.
 
     The version and the number of classes are read from the tensors.
-
-    Raises:
-        ConfigError: The file cannot be read or is for another architecture.
     """
     # Imported here: most runs have no detector.
     from torchvision.models import detection

@@ -94,11 +94,7 @@ InstancePrior = Callable[[ShardImage, NDArray[np.uint8], Proposals], list[Kept]]
 
 
 def build_prior(config: MasksConfig, device: torch.device) -> InstancePrior:
-    """Return the prior that `masks.prior` names; `none` is the reduction by rules.
-
-    Raises:
-        ConfigError: Its kind is `unset`, or its file is missing or malformed.
-    """
+    """Return the prior that `masks.prior` names; `none` is the reduction by rules."""
     prior = config.prior
     prior.check_is_set()
     if prior.path is None or prior.kind == "none":

@@ -110,7 +110,7 @@ class ReadyMasks:
     """A folder of SA-1B JSON on a disk or in a bucket."""
 
     def __init__(self, options: ReadyOptions) -> None:
-        """Check that the folder exists; no file is opened. Raises: ConfigError: It does not, or cannot be reached."""
+        """Check that the folder exists; no file is opened."""
         self._options, folder = options, options.folder
         try:
             self._files, root = filesystem_at(folder)

@@ -71,11 +71,7 @@ def build_sam(architecture: SamArchitecture) -> Sam:
 
 
 def load_sam(architecture: str, weights: WeightsConfig) -> Sam:
-    """Return a Sam in eval mode, float32, on the CPU, of the architecture that a config names.
-
-    Raises:
-        ConfigError: No such architecture; weights missing, damaged, or of another one.
-    """
+    """Return a Sam in eval mode, float32, on the CPU, of the architecture that a config names."""
     numbers = sam_architecture(architecture)
     return loaded(lambda: build_sam(numbers), weights)
 
@@ -88,11 +84,7 @@ _ENCODER_BYTES = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
 
 
 def layer_grids(config: MasksConfig) -> tuple[PointGrid, ...]:
-    """Return one point grid for the whole image and one for each layer of crops, in the frame of a crop.
-
-    Raises:
-        ConfigError: With the downscale factor a layer would have no points.
-    """
+    """Return one point grid for the whole image and one for each layer of crops, in the frame of a crop."""
     factor = config.crop_n_points_downscale_factor
     sides = [int(config.points_per_side / factor**layer) for layer in range(config.crop_n_layers + 1)]
     if 0 in sides:
