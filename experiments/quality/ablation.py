@@ -30,7 +30,7 @@ from experiments.quality.parts import Options, Part, Result
 from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart, whisker
 from pseudoris.synthworld.scene_truth import HELD_OUT, SEEN
 from pseudoris.synthworld.scenes import Split
-from pseudoris.training.evaluation.bootstrap import ImageBootstrap
+from pseudoris.training.evaluation.bootstrap import RESAMPLES, ImageBootstrap
 from pseudoris.training.evaluation.truth import DIFFICULTIES
 
 FIGURES: Final = (
@@ -84,7 +84,7 @@ def run(options: Options) -> Result:
             **{"development": development.count, "test": test.count},
             **{"second": other.count, "true_masks": true.count},
         },
-        "resamples": bootstrap.num_resamples,
+        "resamples": RESAMPLES,
         "taus": thresholds.taus,
         "shipped_min_cosine": DISTINCTIVE.config().filtering.min_cosine,
         "equal_yield": EQUAL_YIELD,

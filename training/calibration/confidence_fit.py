@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 import numpy as np
@@ -128,7 +128,16 @@ def judged_images(location: RunLocation, truth: Truth | None, *, max_images: int
     objects. Without a truth there is no object, and nothing is right.
     """
     require_header(location)
-    found = list(islice(_iter_judged(location, truth), max_images))
+    columns = tuple(dict.fromkeys((*CANDIDATE_COLUMNS, *JUDGED_COLUMNS)))
+
+    def judged() -> Iterator[JudgedImage]:
+        for image in chain.from_iterable(read_shard(location, each, *columns) for each in cached_receipts(location)):
+            known = HumanImageTruth(image.size, [], []) if truth is None else image.known_to(truth)
+            if known is not None and not image.is_quarantined:
+                told = {name: image.expressions[name].to_pylist() for name in JUDGED_COLUMNS}
+                yield judge_image(known, image.candidates, told)
+
+    found = list(islice(judged(), max_images))
     if not any(len(image.is_right) for image in found):
         known = f" that the truth ({truth.title}) knows. Image keys, relative to SOURCE, must be equal" if truth else ""
         raise ConfigError(f"{location.root} holds no committed image with candidates{known}")
@@ -157,17 +166,6 @@ def judge_image(truth: ImageTruth, candidates: CandidateTable, columns: Columns)
             [(candidates.targets[row][0], candidates.texts[row]) for row in np.flatnonzero(beside).tolist()],
         ),
     )
-
-
-def _iter_judged(location: RunLocation, truth: Truth | None) -> Iterator[JudgedImage]:
-    for receipt in cached_receipts(location):
-        for image in read_shard(location, receipt, *dict.fromkeys((*CANDIDATE_COLUMNS, *JUDGED_COLUMNS))):
-            if image.is_quarantined:
-                continue
-            known = HumanImageTruth(image.size, [], []) if truth is None else image.known_to(truth)
-            if known is not None:
-                columns = {name: image.expressions[name].to_pylist() for name in JUDGED_COLUMNS}
-                yield judge_image(known, image.candidates, columns)
 
 
 def logistic_regression(table: Floats, right: Floats) -> tuple[float, Floats]:

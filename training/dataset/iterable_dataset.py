@@ -100,7 +100,8 @@ class RisIterableDataset(StreamedDataset):
             # found.
             snapshot = Snapshot.shared(self._run.location, f"{self._turn} after {self._run.snapshot.digest}")
         self._reopen(snapshot)
-        self.begin_anew()
+        self.forget_state()
+        self.num_replaced += 1
         return self._run.snapshot
 
     def count(self) -> int:

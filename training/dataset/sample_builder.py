@@ -39,7 +39,14 @@ def build_sample(
         sample["box_xyxy_px"] = torch.from_numpy(content.boxes_xyxy_px[mask].copy())
     if not spec.has_expressions:
         return sample
-    rows = _drawn_rows(spec, content, mask, epoch)
+    first, end = index.first_rows[mask : mask + 2].tolist()
+    said, count, by = content.texts[first:end], spec.expressions_per_mask, {"seed": spec.seed, "epoch": epoch}
+    if spec.draw == "distinct" or content.draw_weights is None:
+        drawn = draw_texts(said, count, **by, mask_id=sample["mask_id"])
+    else:
+        draw = draw_texts_by_weight if spec.draw == "weighted" else draw_weighted_texts
+        drawn = draw(said, content.draw_weights[first:end].tolist(), count, **by, mask_id=sample["mask_id"])
+    rows = [first + at for at in drawn]
     if "text" in parts:
         texts, sources = [content.texts[row] for row in rows], [content.sources[row] for row in rows]
         sample["expressions"], sample["sources"] = texts, sources
@@ -51,19 +58,6 @@ def build_sample(
     if "scores" in parts:
         sample["scores"] = {name: torch.from_numpy(column[rows]) for name, column in content.scores.items()}
     return sample
-
-
-def _drawn_rows(spec: SampleSpec, content: ShardContent, mask: int, epoch: int) -> list[int]:
-    """Return which of the shard's expressions are drawn of a mask."""
-    first, end = content.index.first_rows[mask : mask + 2].tolist()
-    texts, count, mask_id = content.texts[first:end], spec.expressions_per_mask, content.index.mask_ids[mask]
-    if spec.draw == "distinct" or content.draw_weights is None:
-        drawn = draw_texts(texts, count, seed=spec.seed, epoch=epoch, mask_id=mask_id)
-    else:
-        weights = content.draw_weights[first:end].tolist()
-        draw = draw_texts_by_weight if spec.draw == "weighted" else draw_weighted_texts
-        drawn = draw(texts, weights, count, seed=spec.seed, epoch=epoch, mask_id=mask_id)
-    return [first + at for at in drawn]
 
 
 def decode_mask(counts: str, height: int, width: int) -> Tensor:

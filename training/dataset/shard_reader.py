@@ -162,15 +162,6 @@ def _numbered(column: pa.ChunkedArray | pa.Array) -> tuple[Int64Array, list[str]
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
 
 
-def _with_masks(index: ShardIndex, masks: pa.Table) -> ShardIndex:
-    """Return the index without the masks that `masks` does not hold."""
-    kept = pc.is_in(pa.array(index.mask_ids, pa.string()), value_set=masks["mask_id"].combine_chunks())
-    num_rows = np.diff(index.first_rows)
-    return _index(
-        index.parts, index.expressions.filter(pa.array(np.repeat(kept.to_numpy(zero_copy_only=False), num_rows)))
-    )
-
-
 def _with_sizes(index: ShardIndex, images: pa.Table) -> ShardIndex:
     rows = _rows_of(index.image_ids, images, "image_id", index.parts)
     sizes = np.stack([rows[name].to_numpy().astype(np.int64) for name in ("height", "width")], axis=1)
@@ -261,7 +252,14 @@ class OpenedRun:
             images = ImageBytes(
                 location, header, source=spec.source, endpoint_url=endpoint_url, is_random_access=is_random_access
             )
-        return cls(location, header, chosen, spec, images, _excluded(header, spec))
+        # Rules that the run was planned with have left nothing to exclude.
+        left = beyond(spec.exclusions, planned_rules(header))
+        if looks := [rule.name for rule in left if rule.kind == "phash"]:
+            raise ConfigError(
+                f"exclude: {looks[0]} has perceptual hashes, but a dataset compares names and sha256 alone. Use "
+                "`pseudoris export --exclude` or `pseudoris annotate --exclude`, or give a table with sha256 alone."
+            )
+        return cls(location, header, chosen, spec, images, ExclusionMatcher(left) if left else None)
 
     def index(self, row: int, *, with_sizes: bool = True) -> ShardIndex:
         """Return the index of the shard in a row of the snapshot: ids alone, and the images' sizes.
@@ -297,7 +295,11 @@ class OpenedRun:
         if not index.num_masks or not (of_masks or has_bounds):
             return index, None
         masks = self._read(parts, MASKS, ("mask_id", *of_masks))
-        return _with_masks(index, masks) if has_bounds else index, masks
+        if has_bounds:
+            kept = pc.is_in(pa.array(index.mask_ids, pa.string()), value_set=masks["mask_id"].combine_chunks())
+            of_row = np.repeat(kept.to_numpy(zero_copy_only=False), np.diff(index.first_rows))
+            index = _index(parts, index.expressions.filter(pa.array(of_row)))
+        return index, masks
 
     def _read_index(self, parts: ShardParts, columns: Sequence[str]) -> ShardIndex:
         where, is_judged_by_mask = self.spec.where, self.spec.is_judged_by_mask
@@ -336,15 +338,3 @@ class OpenedRun:
         with ThreadPoolExecutor(_COUNTERS) as pool:
             counts = pool.map(lambda row: self.index(row, with_sizes=False).num_masks, range(len(self.snapshot)))
             return np.fromiter(counts, np.int64, len(self.snapshot))
-
-
-def _excluded(header: RunHeader, spec: SampleSpec) -> ExclusionMatcher | None:
-    """The matcher of the rules that the run was not planned with; None without one."""
-    left = beyond(spec.exclusions, planned_rules(header))
-    for rule in left:
-        if rule.kind == "phash":
-            raise ConfigError(
-                f"exclude: {rule.name} has perceptual hashes, but a dataset compares names and sha256 alone. Use "
-                "`pseudoris export --exclude` or `pseudoris annotate --exclude`, or give a table with sha256 alone."
-            )
-    return ExclusionMatcher(left) if left else None

@@ -151,11 +151,6 @@ class StreamedDataset(IterableDataset[Any]):
         """Let the next iteration begin at its epoch's beginning."""
         self._loaded = None
 
-    def begin_anew(self) -> None:
-        """Start the next iteration at the beginning of its epoch, because the data to read was replaced."""
-        self.forget_state()
-        self.num_replaced += 1
-
     def stream_lengths(self, num_streams: int) -> Sequence[int]:
         """Return the samples of an epoch by stream of this rank; a TypeError if they are not known."""
         raise TypeError(f"The number of samples in an epoch of a {type(self).__name__} is not known.")

@@ -34,7 +34,7 @@ class ImageBootstrap:
     Memory: the sums of all images, 16 bytes an image and figure, twice while they are gathered; and 64 MB.
     """
 
-    def __init__(self, images: Iterable[Sums], *, seed: int = 0, num_resamples: int = RESAMPLES) -> None:
+    def __init__(self, images: Iterable[Sums], *, seed: int = 0) -> None:
         """Take numerator and denominator by figure of each image; what an image does not name counts as 0 by 0."""
         # The column of each figure; `table` then has the sums (images, 2 · figures).
         self._columns: dict[str, int] = {}
@@ -49,10 +49,10 @@ class ImageBootstrap:
         table = np.zeros((len(rows), 2 * len(self._columns)))
         for place, values in enumerate(rows):
             table[place, : len(values)] = values
-        self.num_images, self.num_resamples, self.seed = len(table), num_resamples, seed
+        self.num_images, self.seed = len(table), seed
         self._totals = table.sum(0).reshape(-1, 2)
         self._values = _ratios(self._totals)
-        self._resampled = _ratios(np.concatenate([*_resampled_sums(table, seed, num_resamples)]))
+        self._resampled = _ratios(np.concatenate([*_resampled_sums(table, seed)]))
 
     @property
     def names(self) -> list[str]:
@@ -76,16 +76,16 @@ class ImageBootstrap:
         return (0.0, 0.0) if column is None else (float(self._totals[column, 0]), float(self._totals[column, 1]))
 
 
-def _resampled_sums(table: Floats, seed: int, num_resamples: int) -> Iterator[Floats]:
+def _resampled_sums(table: Floats, seed: int) -> Iterator[Floats]:
     """Yield the sums of a few resamples at a time, (B, figures, 2) float64."""
     num_images, width = table.shape
     if not num_images:
-        yield np.zeros((num_resamples, width // 2, 2))
+        yield np.zeros((RESAMPLES, width // 2, 2))
         return
     rng = np.random.default_rng(seed)
     block = max(1, _MAX_DRAWS // num_images)
-    for start in range(0, num_resamples, block):
-        count = min(block, num_resamples - start)
+    for start in range(0, RESAMPLES, block):
+        count = min(block, RESAMPLES - start)
         draws = rng.integers(num_images, size=(count, num_images)) + np.arange(count)[:, None] * num_images
         # How often each image was drawn: a product of matrices then, and no copy of the table a resample.
         times = np.bincount(draws.reshape(-1), minlength=count * num_images).reshape(count, num_images)

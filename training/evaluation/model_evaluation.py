@@ -16,7 +16,7 @@ from PIL import Image
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.untrusted import printable_json
 from pseudoris.store.location import RunLocation
-from pseudoris.training.evaluation.bootstrap import UNDEFINED, Estimate, ImageBootstrap, Sums, without_nan
+from pseudoris.training.evaluation.bootstrap import RESAMPLES, UNDEFINED, Estimate, ImageBootstrap, Sums, without_nan
 from pseudoris.training.evaluation.evaluation_report import HTML_NAME, JSON_NAME, render_page
 from pseudoris.training.evaluation.held_out import Answerer, AskedImage, HeldOutExpressions
 from pseudoris.training.learning.mask_overlay import draw_masks
@@ -132,7 +132,7 @@ def evaluate_model(
         truth=questions.root,
         num_images=len(questions),
         parts=[part for part in parts if part.num_expressions],
-        resamples=bootstrap.num_resamples,
+        resamples=RESAMPLES,
         worst=sorted(lowest, key=lambda each: (each.iou, _order(each)))[:_NUM_SHOWN],
         best=sorted(highest, key=lambda each: (-each.iou, _order(each)))[:_NUM_SHOWN],
         notes=[*questions.notes, *notes],

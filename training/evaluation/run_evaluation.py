@@ -12,7 +12,7 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import list_receipts, spread_evenly
 from pseudoris.store.threads import map_in_threads
-from pseudoris.training.evaluation.bootstrap import UNDEFINED, Estimate, ImageBootstrap, Sums, without_nan
+from pseudoris.training.evaluation.bootstrap import RESAMPLES, UNDEFINED, Estimate, ImageBootstrap, Sums, without_nan
 from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, RunImage, read_shard
 from pseudoris.training.evaluation.truth import ALL, DIFFICULTIES, KEPT, KINDS, SAMPLING, SETS, Truth, count_image
 
@@ -188,7 +188,7 @@ def summarise(
             f"{SET_TITLES[more]} − {SET_TITLES[less]}": {each: difference(more, less, each) for each in FIGURES}
             for more, less in STEPS
         },
-        resamples=bootstrap.num_resamples,
+        resamples=RESAMPLES,
         seed=bootstrap.seed,
     )
 

@@ -199,7 +199,15 @@ def count_image(truth: ImageTruth, candidates: CandidateTable) -> Counts:
     counts.add("masks.objects", len(matched.object_of_mask), num_masks)
     verdicts = judge(truth, candidates, matched.object_of_mask)
     _count_sets(counts, verdicts, candidates.weights(), num_masks, num_visible)
-    _count_kept(counts, truth, verdicts, candidates.is_kept)
+    # Kept expressions of one target, by how hard it is to tell apart and by its group.
+    is_counted = candidates.is_kept & verdicts.is_single
+    for number in np.unique(verdicts.target[is_counted]).tolist():
+        rows = is_counted & (verdicts.target == number)
+        is_object, counted = number != _NO_OBJECT, (float(verdicts.is_right[rows].sum()), float(rows.sum()))
+        alike = min(truth.num_alike(number), _HARDEST) if is_object else -1
+        counts.add(f"difficulty.{DIFFICULTIES[alike]}", *counted)
+        if is_object and (group := truth.group(number)) is not None:
+            counts.add(f"group.{group}", *counted)
     kinds = np.array(candidates.kinds, dtype=np.str_)
     for kind in np.unique(kinds[candidates.is_kept]).tolist():
         rows = candidates.is_kept & (kinds == kind)
@@ -267,18 +275,3 @@ def _count_sets(counts: Counts, verdicts: Verdicts, weights: Floats, num_masks: 
         }
         for figure, (numerator, denominator) in figures.items():
             counts.add(f"{name}.{figure}", float(numerator), float(denominator))
-
-
-def _count_kept(counts: Counts, truth: ImageTruth, verdicts: Verdicts, is_kept: Bools) -> None:
-    """Count the kept expressions of one target by how hard it is to tell apart, and by its group."""
-    is_counted = is_kept & verdicts.is_single
-    for number in np.unique(verdicts.target[is_counted]).tolist():
-        rows = is_counted & (verdicts.target == number)
-        right, total = float(verdicts.is_right[rows].sum()), float(rows.sum())
-        if number == _NO_OBJECT:
-            counts.add(f"difficulty.{DIFFICULTIES[-1]}", right, total)
-            continue
-        counts.add(f"difficulty.{DIFFICULTIES[min(truth.num_alike(number), _HARDEST)]}", right, total)
-        group = truth.group(number)
-        if group is not None:
-            counts.add(f"group.{group}", right, total)

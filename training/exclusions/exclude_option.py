@@ -63,7 +63,12 @@ def read_exclusions(values: Sequence[str], max_distance: int | None = None, only
         raise ConfigError(
             f"--exclude-distance {distance} is not possible: give 0 (equal hashes) to {HASH_BITS // 2 - 1}"
         )
-    read = (_read_only(only), *(_read(value, distance) for value in values))
+    taken: Exclusions = ()
+    if wanted := [rule for value in dict.fromkeys(only) for rule in _read_wanted(value)]:
+        files = {name: digest for rule in wanted for name, digest in rule.files.items()}
+        every = frozenset[str]().union(*(rule.values for rule in wanted))
+        taken = exclusion("only", ", ".join(rule.name for rule in wanted), every, files=files)
+    read = (taken, *(_read(value, distance) for value in values))
     found = beyond((rule for rules in read for rule in rules), ())
     if any(rule.kind == "phash" for rule in found):
         require_imagehash()
@@ -83,15 +88,6 @@ def as_exclusions(exclude: Exclusions | str | Sequence[str]) -> Exclusions:
     given = [exclude] if isinstance(exclude, str) else exclude
     paths = [each for each in given if isinstance(each, str)]
     return tuple(each for each in given if isinstance(each, ExclusionRule)) + (read_exclusions(paths) if paths else ())
-
-
-def _read_only(values: Sequence[str]) -> Exclusions:
-    rules = [rule for value in dict.fromkeys(values) for rule in _read_wanted(value)]
-    if not rules:
-        return ()
-    files = {name: digest for rule in rules for name, digest in rule.files.items()}
-    wanted = frozenset[str]().union(*(rule.values for rule in rules))
-    return exclusion("only", ", ".join(rule.name for rule in rules), wanted, files=files)
 
 
 def _read_wanted(value: str) -> Exclusions:

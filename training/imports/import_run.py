@@ -113,7 +113,13 @@ def import_annotation(
 
     `on_progress` is called after each commit, `on_wait` with the holder of the run before a wait.
     """
-    source = _open_images(request, location.root)
+    config = request.config
+    source = open_source(request.images, config.source, exclude=location.root, limits=config.placement.storage)
+    if source.named or source.patterns:
+        raise ConfigError(
+            f"IMAGES {request.images!r} is not a folder. Name the folder that the file names are relative to. Images "
+            "in tars or tables cannot be imported."
+        )
     annotation = read_annotation(request)
     # A list, for several threads add to it.
     num_without_pixels: list[int] = []
@@ -122,12 +128,12 @@ def import_annotation(
         run, humans = _plan(request, annotation, source, location)
         exclusions = content_matcher(location, run.header)
         has_hash = exclusions is not None and exclusions.has_hashes
-        with proving(request.config.images, request.num_workers, has_hash=has_hash) as provers:
+        with proving(config.images, request.num_workers, has_hash=has_hash) as provers:
 
             def make(entries: Sequence[PlanEntry]) -> Shard:
                 prover = provers.get()
                 try:
-                    read = read_shard(run.header.source, request.config, entries, prover=prover, exclusions=exclusions)
+                    read = read_shard(run.header.source, config, entries, prover=prover, exclusions=exclusions)
                 finally:
                     provers.put(prover)
                 shard, number = _annotated(read, humans, request)
@@ -160,17 +166,6 @@ def _annotated(shard: Shard, humans: Mapping[str, HumanImage], request: ImportRe
         images.append(done)
     seconds = time.perf_counter() - started
     return shard.with_images(tuple(images)).with_seconds(STAGE_IMPORT, seconds), num_without_pixels
-
-
-def _open_images(request: ImportRequest, out: str) -> Source:
-    """Return the folder of images; `out`, the root of the run, must not contain it."""
-    source = open_source(request.images, request.config.source, exclude=out, limits=request.config.placement.storage)
-    if source.named or source.patterns:
-        raise ConfigError(
-            f"IMAGES {request.images!r} is not a folder. Name the folder that the file names are relative to. Images "
-            "in tars or tables cannot be imported."
-        )
-    return source
 
 
 def _plan(
