@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import logging
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -61,6 +63,7 @@ SLOW_S = 1.0
 REPORTED_S = 5 * SLOW_S
 UNBOUND = {"ray", "slow", "browser", "long"}
 _seconds: Counter[str] = Counter()
+_numbers = itertools.count()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -208,11 +211,14 @@ def ray_session(stub_engines: None, s3_credentials: None) -> Iterator[str]:
 
 
 @pytest.fixture
-def tmp_path(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+def tmp_path(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """Return a folder of the test whose name a pattern, a url or a shell would read as something else."""
+    # pytest's own looks through the folders of all tests before for a number that is free.
+    name = re.sub(r"\W", "_", request.node.name)[:26]
+    folder = tmp_path_factory.mktemp(f"{name}{next(_numbers)}", numbered=False)
     if request.node.get_closest_marker("ray") is not None:
         # They write paths into YAML and shell words by hand; their shared run lies in such a folder.
-        return tmp_path
-    folder = tmp_path / "a [1] {b,c} é%20*"
+        return folder
+    folder /= "a [1] {b,c} é%20*"
     folder.mkdir()
     return folder
