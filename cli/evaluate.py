@@ -228,33 +228,35 @@ def _cell(estimate: Estimate, digits: int) -> str:
     return f"{value}\n{estimate.low:.{fewer}f}–{estimate.high:.{fewer}f}"
 
 
+_FitTruth = Annotated[
+    str | None,
+    option(
+        "As in `pseudoris evaluate`: synthworld, or the OUT of `pseudoris import`. Without it no labels are used: all "
+        "scores weigh the same, and --yield sets the bound.",
+        metavar="TRUTH",
+    ),
+]
+_Coverage = Annotated[
+    float | None,
+    option(
+        f"Smallest share of the truth's objects to cover, {DEFAULT_COVERAGE} by default. Needs --truth.", min=0, max=1
+    ),
+]
+_LeastYield = Annotated[
+    float,
+    option(
+        "--yield",
+        "Smallest number of kept expressions per mask, composed ones included. Without --truth: the number to aim for.",
+        min=0,
+    ),
+]
+
+
 def calibrate(
     out: options.Out,
-    truth: Annotated[
-        str | None,
-        option(
-            "As in `pseudoris evaluate`: synthworld, or the OUT of `pseudoris import`. Without it no labels "
-            "are used: all scores weigh the same, and --yield sets the bound.",
-            metavar="TRUTH",
-        ),
-    ] = None,
-    coverage: Annotated[
-        float | None,
-        option(
-            f"Smallest share of the truth's objects to cover, {DEFAULT_COVERAGE} by default. Needs --truth.",
-            min=0,
-            max=1,
-        ),
-    ] = None,
-    least_yield: Annotated[
-        float,
-        option(
-            "--yield",
-            "Smallest number of kept expressions per mask, composed ones included. Without --truth: the number "
-            "to aim for.",
-            min=0,
-        ),
-    ] = 2.0,
+    truth: _FitTruth = None,
+    coverage: _Coverage = None,
+    least_yield: _LeastYield = 2.0,
     images: Annotated[int | None, option("Use the first N images; all by default.", min=1)] = None,
     to: Annotated[Path | None, option("Write what was fitted to this file, and print settings that name it.")] = None,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Literal
 
@@ -11,7 +12,7 @@ from pseudoris.cli.console import stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.cli.summaries import written_view
-from pseudoris.schemas.config import ShardsConfig
+from pseudoris.schemas.config import RunConfig, ShardsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
@@ -43,17 +44,20 @@ AllowMixed = Annotated[
 ]
 
 
+_Format = Annotated[Format | None, option("--format", "Format of ANNOTATION. Default: from its name (.json is coco).")]
+_Split = Annotated[
+    list[str] | None, option("--split", "refer, phrasecut: split to import; can be repeated.  [default: train]")
+]
+_SplitBy = Annotated[str | None, option("--split-by", "refer: which refs(…).p to read: unc, google or umd.")]
+
+
 def import_annotation(
     annotation: Annotation,
     images: Images,
     out: options.ConfiguredOut,
-    annotation_format: Annotated[
-        Format | None, option("--format", "Format of ANNOTATION. Default: from its name (.json is coco).")
-    ] = None,
-    split: Annotated[
-        list[str] | None, option("--split", "refer, phrasecut: split to import; can be repeated.  [default: train]")
-    ] = None,
-    split_by: Annotated[str | None, option("--split-by", "refer: which refs(…).p to read: unc, google or umd.")] = None,
+    annotation_format: _Format = None,
+    split: _Split = None,
+    split_by: _SplitBy = None,
     captions: Captions = None,
     prefix: Annotated[str, option("--prefix", "Subfolder of IMAGES that the file names are relative to.")] = "",
     orientation: OrientationOption = "upright",
@@ -70,16 +74,12 @@ def import_annotation(
     Its expressions have `source` = human.
     """
     chosen = annotation_format or ("coco" if annotation.lower().endswith(".json") else "refer")
-    # No model is loaded. The preset's shards are small for its models' sake; here a shard takes seconds.
-    bounds = [f"shards.{name}={getattr(ShardsConfig(), name)}" for name in ("max_images", "max_bytes")]
     short = {"shards.max_images": shard_size, "shards.embed_images": embed_images, "placement.allow_mixed": allow_mixed}
-    config = load_config("tiny", None, [*bounds, *options.words(assignments, short)])
-    config = config.model_copy(update={"preset": _PRESET})
+    config = _config_of(options.words(assignments, short))
     _check_options(chosen, has_split=bool(split), has_split_by=bool(split_by), has_captions=bool(captions))
-    from pseudoris.training.imports import ImportRequest
-    from pseudoris.training.imports import import_annotation as import_into
+    from pseudoris.training import imports
 
-    request = ImportRequest(
+    request = imports.ImportRequest(
         annotation,
         images,
         config,
@@ -93,14 +93,18 @@ def import_annotation(
         exclusions=options.read_exclude(exclude, exclude_distance),
     )
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
-    summary = write_with_bar(
-        location, partial(import_into, request, location), before="reading the annotation", during="importing images"
-    )
-    left_out = [f"{count:,} {what}" for what, count in summary.left_out.items()]
-    if summary.num_without_pixels:
-        left_out.insert(0, f"{summary.num_without_pixels:,} masks without pixels (in this call)")
+    work = partial(imports.import_annotation, request, location)
+    summary = write_with_bar(location, work, before="reading the annotation", during="importing images")
+    hollow = {"masks without pixels (in this call)": summary.num_without_pixels} if summary.num_without_pixels else {}
+    left_out = [f"{count:,} {what}" for what, count in (*hollow.items(), *summary.left_out.items())]
     texts = [("expressions", f"{summary.totals.expressions:,}, all kept")]
     stdout.print(written_view(location, summary, "imported", texts=texts, left_out=left_out), soft_wrap=True)
+
+
+def _config_of(words: Sequence[str]) -> RunConfig:
+    # No model is loaded. The preset's shards are small for its models' sake; here a shard takes seconds.
+    bounds = [f"shards.{name}={getattr(ShardsConfig(), name)}" for name in ("max_images", "max_bytes")]
+    return load_config("tiny", None, [*bounds, *words]).model_copy(update={"preset": _PRESET})
 
 
 def _check_options(chosen: Format, *, has_split: bool, has_split_by: bool, has_captions: bool) -> None:

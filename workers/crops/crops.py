@@ -84,20 +84,7 @@ def make_crops(
     for number, mask in enumerate(runs):
         if (found := int(mask.sum())) != height * width:
             raise ValueError(f"mask {number} has {found:,} pixels, the image {height * width:,}")
-    whole = (0, crop_format.size)
-    # Mask by mask, because the crop kinds of a mask read the same pixels.
-    tiles = [
-        CropTile(
-            crop=kind * len(boxes) + mask,
-            mask=mask,
-            is_masked=scale is None,
-            box=grow_box(box, scale=scale or 1.0, image_size=(height, width)),
-            rows=whole,
-            columns=whole,
-        )
-        for mask, box in enumerate(boxes)
-        for kind, scale in enumerate(scales)
-    ]
+    tiles = _whole_crops(boxes, scales, (height, width), crop_format.size)
     image = TiledImage(pixels, runs, fill_rgb=FILL_RGB, device=device)
     sums = CropAccumulator(len(tiles), crop_format.size, device, has_antialiasing=crop_format.has_antialiasing)
     for batch in tile_batches(tiles, size=crop_format.size, max_bytes=max_bytes):
@@ -105,6 +92,25 @@ def make_crops(
     fill, mean, std = (to_device(torch.tensor(rgb), device) for rgb in (FILL_RGB, crop_format.mean, crop_format.std))
     crops = sums.scaled(1 / (255 * std), (fill / 255 - mean) / std)
     return crops.view(len(scales), len(boxes), *crops.shape[1:])
+
+
+def _whole_crops(
+    boxes: Sequence[Box], scales: Sequence[float | None], image_size: tuple[int, int], size: int
+) -> list[CropTile]:
+    """Return each crop as one tile, mask by mask, because the crop kinds of a mask read the same pixels."""
+    whole = (0, size)
+    return [
+        CropTile(
+            crop=kind * len(boxes) + mask,
+            mask=mask,
+            is_masked=scale is None,
+            box=grow_box(box, scale=scale or 1.0, image_size=image_size),
+            rows=whole,
+            columns=whole,
+        )
+        for mask, box in enumerate(boxes)
+        for kind, scale in enumerate(scales)
+    ]
 
 
 def grow_box(box: tuple[int, int, int, int], *, scale: float, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
