@@ -116,8 +116,11 @@ def _is_unknown(pixels: torch.Tensor, sam: WeightsConfig) -> bool:
     """Return whether an image (3, H, W) uint8 lies outside of what a SAM knows; False for one that was not measured."""
     from pseudoris.workers.domain_scorer import load_scorer
 
-    # The one preset with statistics of a domain; they count for its own SAM alone.
+    # The one preset with statistics of a domain; they count for its own SAM alone. Another file is not digested: it may
+    # have gigabytes.
     run = load_config("tiny")
+    if sam.uri != run.masks.weights.uri:
+        return False
     score = load_scorer(run.model_copy(update={"masks": run.masks.model_copy(update={"weights": sam})}))
     return score is not None and score(pixels.permute(1, 2, 0).numpy()) > score.statistics.max_score
 

@@ -21,7 +21,6 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.refiltered_run import DEFAULT_THREADS, RefilterSummary, RuleChange
 from pseudoris.store.runs.refiltered_run import refilter as run_refilter
-from pseudoris.store.tables.judged_expressions import check_scored
 
 NO_CONDITION = "none"
 
@@ -77,7 +76,6 @@ def refilter(
     """Write a new run with another keep rule, from the stored scores. No model runs."""
     parent, target = RunLocation.open(out), RunLocation.open(new)
     conditions = None if keep is None else () if keep == [NO_CONDITION] else parse_conditions(keep)
-    check_scored(parent, conditions or ())
     change = RuleChange(tau, conditions, lone_masks)
     if accuracy is not None or audit is not None:
         change = _audited(parent, change, accuracy, audit)

@@ -1,7 +1,8 @@
 """Checks the pages of Parquet files that may come from strangers: a kilobyte may unpack to gigabytes.
 
 A footer may claim any size for a column. Only the header before each page decides how much is unpacked. So the headers
-are read here before they reach Arrow; no byte is read twice.
+are read here before they reach Arrow; no byte is read twice. Sources, priors, exclusions and predictions that
+are tables are opened through it.
 """
 
 from __future__ import annotations

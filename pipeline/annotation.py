@@ -53,6 +53,7 @@ from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
 from pseudoris.store.runs.receipts import Totals
 from pseudoris.store.runs.session import RunSession, trim_memory
 from pseudoris.store.sources import Source, SourceItem, open_source
+from pseudoris.store.tables.judged_expressions import check_scored
 from pseudoris.workers.stages import STAGES
 
 # Source: measured, all four tables, on the demonstration run (69 images, 321 masks, 14,124 draws, `tiny`): the bytes of
@@ -89,6 +90,7 @@ def opened(
     """Open SOURCE and OUT for `annotate`, its dry run or an estimate; the sample is judged during the block."""
     on_event(Step("opening SOURCE and OUT"))
     header = check_options(location, options)
+    check_scored(config, config.filtering.keep, location.root)
     listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)
     on_event(Step("checking weights and packages"))
     if header is None:

@@ -238,10 +238,8 @@ def refilter(
     from pseudoris.store.location import RunLocation
     from pseudoris.store.runs.refiltered_run import RuleChange
     from pseudoris.store.runs.refiltered_run import refilter as refilter_run
-    from pseudoris.store.tables.judged_expressions import check_scored
 
     parent, conditions = RunLocation.open(out), None if keep is None else parse_conditions(_listed(keep))
-    check_scored(parent, conditions or ())
     return refilter_run(parent, RunLocation.open(new), RuleChange(tau, conditions, lone_masks), allow_mixed=allow_mixed)
 
 

@@ -1,4 +1,4 @@
-"""Errors by cause: the user corrects, the image is quarantined with the message in its row, or work is retried."""
+"""The errors of every room, by who must act: the user, nobody (the image is quarantined), or another attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What audits say of a run: the section `audits` of its header, and `_audit.json` beside it."""
+"""What audits showed of a run: `cli/audit_report` and `refilter` write it, header and data card hold it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's records on storage: the header `_run.json`, the rows of the plan, and the receipts of its shards."""
+"""What `store/runs` writes beside the tables and every reader parses: header, rows of the plan, receipts of shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds secrets in uris and settings, which would reach files and logs; `named_path` resolves a user's path."""
+"""What a user names: paths are resolved, folders made, and uris and settings with secrets refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads and writes files below one folder, on disk or in a bucket: a run, an export, a gallery or an audit."""
+"""One folder on a disk or in a bucket, by which every room reads and writes runs, exports, galleries and audits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work on many files at once: threads hide the latency of a disk or a bucket, with bounded memory."""
+"""Work on many files at once, in order and bounded memory: refilter, statistics, imports, exports and evaluation."""
 
 from __future__ import annotations
 

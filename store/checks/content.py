@@ -1,4 +1,4 @@
-"""Checks of a shard's tables, as pure functions. Each returns the problems that it finds."""
+"""What `verify` asks of a shard's tables: pure functions that return the problems that they find."""
 
 from __future__ import annotations
 

@@ -33,7 +33,15 @@ from pseudoris.store.runs.planned_run import Parent, PlannedRun, package_version
 from pseudoris.store.runs.receipts import RunTotals, part_path
 from pseudoris.store.runs.session import Executor, RunSession
 from pseudoris.store.tables.committed_tables import read_part
-from pseudoris.store.tables.judged_expressions import flags_of, judged, num_kept_lone, passes, rule_of, weights_by
+from pseudoris.store.tables.judged_expressions import (
+    check_scored,
+    flags_of,
+    judged,
+    num_kept_lone,
+    passes,
+    rule_of,
+    weights_by,
+)
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.store.threads import map_in_threads
 
@@ -112,6 +120,7 @@ def refilter(
         TransientError: Storage failed; the same call continues.
     """
     source = Parent.open(parent, target)
+    check_scored(source.header.config, change.keep or (), parent.root)
     config = _changed(source.header.config, change)
     identity = _identity(source.header, config)
     target.probe()

@@ -10,14 +10,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.schemas.config import FilterConfig
+from pseudoris.schemas.config import FilterConfig, RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import Floats, PairWeightConfig, line_weights
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, KeepCondition, KeepRule, keeps
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL
-from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
 
 # The tau of a plug-in engine may be unknown. The table still shows whether one bound explains what was kept.
 SOME_TAU: Final = KeepRule(tau=None)
@@ -48,21 +46,22 @@ def _rule(filtering: FilterConfig, *, has_tau: bool) -> KeepRule:
     return KeepRule(tau, filtering.keep, fitted.confidence, filtering.lone_masks, fitted.pair_weight)
 
 
-def check_scored(location: RunLocation, conditions: Sequence[KeepCondition]) -> None:
-    """Refuse conditions on a score that the run there never computed: an undefined score passes every bound."""
-    if not conditions:
-        return
-    config, lacking = require_header(location).config, dict[str, str]()
-    if config.filtering.fitted_values.confidence is None:
-        lacking |= dict.fromkeys(("confidence", "rank"), "filtering.fitted")
-    if config.captions.listening is None:
+def check_scored(config: RunConfig, conditions: Sequence[KeepCondition], where: str) -> None:
+    """Refuse conditions on a score that no stage of a run computes: an undefined score passes every bound.
+
+    Engines of a plug-in may compute any. `where` names the run in the error.
+    """
+    lacking = dict[str, str]()
+    if config.filtering.engine == "clip" and config.filtering.fitted_values.confidence is None:
+        lacking |= dict.fromkeys(("confidence", "rank"), "a confidence in the file of filtering.fitted")
+    if config.captions.engine == "coca" and config.captions.listening is None:
         lacking |= dict.fromkeys(("caption_score", "listener", "truth"), "captions.listening")
     for condition in conditions:
         if setting := lacking.get(condition.column):
             others = ", ".join(name for name in SCORE_COLUMNS if name not in lacking)
             raise ConfigError(
-                f"{location.root} has no {condition.column}: '{condition}' would keep all. Bound {others}, or annotate "
-                f"with {setting} (as the preset tiny-composed has it)"
+                f"{where} has no {condition.column}: '{condition}' would keep all. Bound {others}, or annotate with "
+                f"{setting}, as the preset tiny-composed has it"
             )
 
 

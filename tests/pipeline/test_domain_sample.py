@@ -63,6 +63,13 @@ def test_statistics_that_are_missing_are_told(folder):
         judge_sample(load_config("tiny", None, ["domain.weights.uri=gone.safetensors"]), opened(folder), ())
 
 
+def test_where_most_is_outside_the_start_is_refused_with_both_remedies():
+    with pytest.raises(ConfigError, match=r"16 of 16 sampled images.*--preset base.*--accept-domain") as refused:
+        accepted_domain(record(16), TINY)
+    for words in ("'tiny'", "16 of 16 sampled images", "above 2.5", "--preset base", "--accept-domain"):
+        assert words in str(refused.value)
+
+
 def test_where_most_is_outside_and_accepted_the_run_goes_on_with_a_notice():
     told = []
     found = accepted_domain(record(16), ACCEPTING, told.append)

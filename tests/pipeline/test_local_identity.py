@@ -12,16 +12,18 @@ import pytest
 from pseudoris.pipeline import annotation, identity, sample_estimate
 from pseudoris.pipeline.domain_sample import sampled
 from pseudoris.pipeline.identity import identity_before_ray, measure_identity
-from pseudoris.pipeline.run_contract import RunOptions, sampled_without
+from pseudoris.pipeline.run_contract import RunOptions, check_options, sampled_without
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import DomainRecord
 from pseudoris.store.exclusions.exclusion_rules import exclusion
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import read_header
+from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.sources import open_source
 from tests.builders.command import pseudoris
 from tests.builders.images import png
+from tests.builders.scored_runs import scored_run
 from tests.builders.sources import parquet_bytes, tar_bytes
 from tests.store.builders import make_entries, make_identity, start_run
 
@@ -241,8 +243,40 @@ def test_unknown_images_are_refused_before_ray(command, source, tmp_path):
     assert not list(tmp_path.glob("out/_plan/g0002*"))
 
 
+OPTIONS = {"anew": RunOptions(), "--extend": RunOptions(is_extension=True), "--retry-failed": RunOptions(is_retry=True)}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("starts")
+    parent, child = RunLocation.open(str(folder / "parent")), RunLocation.open(str(folder / "child"))
+    scored_run(parent, num_shards=1)
+    refilter(parent, child, RuleChange(tau=1.2))
+    return parent, child
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+def test_a_run_that_was_filtered_anew_is_not_annotated_further(runs, options):
+    parent, child = runs
+    with pytest.raises(ConfigError, match="`annotate` cannot continue it: name another output") as refusal:
+        check_options(child, options)
+    assert str(refusal.value) == (
+        f"{child.root} holds a run of `pseudoris refilter` from {parent.root}. `annotate` cannot continue it: name "
+        f"another output; to compute images again, use {parent.root}"
+    )
+
+
 def test_an_unset_prior_is_refused_even_if_a_cluster_does_the_work(monkeypatch, source, tmp_path):
     monkeypatch.setattr(identity, "joins_cluster", lambda address: True)
     unset, location = load_config("tiny", None, ["masks.prior.kind=unset"]), RunLocation.open(str(tmp_path / "out"))
     with pytest.raises(ConfigError, match=r"masks\.prior\.kind is unset"):
         identity_before_ray(unset, None, source, location=location)
+
+
+def test_a_bound_on_a_score_that_no_stage_computes_is_refused_before_anything_is_read(tmp_path):
+    config, out = load_config("tiny", None, ["filtering.keep=[confidence > 0.9]"]), RunLocation.open(str(tmp_path))
+    with (
+        pytest.raises(ConfigError, match=r"has no confidence: 'confidence > 0\.9' would keep all.*tiny-composed"),
+        annotation.opened("nowhere", out, config, RunOptions()),
+    ):
+        pass

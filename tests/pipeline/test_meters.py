@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pseudoris.pipeline import meters
 from pseudoris.pipeline.meters import METRICS, Meter, StageMeter, stamp_enqueue_time, task_meter
 from pseudoris.schemas.measures import (
+    BATCH_FILL,
     CACHE_BYTES,
     LOAD_SECONDS,
     STORAGE_RETRIES,
@@ -140,6 +141,23 @@ def rows(monkeypatch):
 
 
 BLOCK = stamp_enqueue_time(pa.table({"shard": [1]}))
+
+
+def test_what_stages_record_is_taken_after_loading_and_after_each_shard(rows):
+    meter = StageMeter("/out", "fused")
+    with meter.loading():
+        record(LOAD_SECONDS, 2.5, of="caption")
+    with meter.at_work(BLOCK, nodes=("a",), on_node="a"):
+        record(BATCH_FILL, 0.5, of="caption crops")
+        record(CACHE_BYTES, 10)
+        record(CACHE_BYTES, 30)
+    assert ("load_seconds", 2.5, {"stage": "caption"}) in rows
+    assert ("batch_fill", 0.5, {"of": "caption crops"}) in rows
+    assert ("cache_bytes", 30, {}) in rows
+    assert {row[0]: row[2] for row in rows if row[0].endswith(("busy_seconds", "idle_seconds"))} == {
+        "busy_seconds": {"pool": "fused"},
+        "idle_seconds": {"pool": "fused"},
+    }
 
 
 def test_requests_tried_again_are_recorded_once_with_the_step_that_asked(rows):

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import multiprocessing
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 
@@ -46,6 +47,14 @@ def test_of_sixteen_threads_exactly_one_creates_each_key_and_its_content_stands(
     for author, keys in won.items():
         assert all(disk.read_bytes(f"_receipts/{key}") == author.encode() for key in keys)
     assert list(disk.list_temporary("_receipts")) == []
+
+
+@pytest.mark.slow
+def test_of_several_processes_exactly_one_creates_each_key(disk):
+    authors = [str(n) for n in range(4)]
+    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+        won = list(pool.map(create_keys, [disk.root] * 4, authors, [40] * 4))
+    assert sorted(key for keys in won for key in keys) == list(range(40))
 
 
 def test_a_part_of_equal_size_is_left_alone_and_another_size_is_replaced(location):

@@ -1,7 +1,8 @@
 """The chooser: from what is known of an image's masks, and words, to a score of each mask for each expression.
 
 Masks read the words, then one another: which one is "left", or "the largest", or lies beside "the red square", is a
-question about the others too. What depends on the image alone is computed once for all of its expressions.
+question about the others too. What depends on the image alone is computed once for all of its expressions. The names
+of its parameters are the keys of checkpoints, and must not change.
 """
 
 from __future__ import annotations

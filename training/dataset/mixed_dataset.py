@@ -1,4 +1,7 @@
-"""Machine-made and human annotation in one dataset: the semi-supervised setting of the paper (its Figure 4)."""
+"""Machine-made and human annotation in one dataset: the semi-supervised setting of the paper (its Figure 4).
+
+For trainings of users, and for `train student` with human annotation.
+"""
 
 from __future__ import annotations
 
