@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,9 +29,11 @@ from typing import Any, Final
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ReadMask
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
-from pseudoris.training.exports.output_files import ManyFiles, broken, iter_json_arrays, json_list, new_file
+from pseudoris.training.exports.output_files import ManyFiles, iter_json_arrays, json_list, new_file
+from pseudoris.training.exports.read_back import Content, broken
+from pseudoris.training.exports.record import ExportExpression, ExportImage, ExportMask
 from pseudoris.training.exports.selected_rows import TextRule
 from pseudoris.training.untrusted_pickle import load_plain
 
@@ -59,27 +61,23 @@ def _write_folders(job: ExportJob) -> ExportReport:
     destination, anns, masks = job.destination, f"anns/{dataset}/{split}.json", f"masks/{dataset}"
     job.claim(f"anns/{dataset}", masks, _IMAGES_FOLDER)
     with ManyFiles(destination) as files, new_file(destination, anns) as path, json_list(path) as records:
-        for image, image_file in job.images():
-            files.write(_IMAGES_FOLDER, image_file.name, image_file.data)
-            for mask in image.masks:
-                png, counts = mask_png(mask)
-                num_texts_before = job.written.num_texts
-                texts = job.add(image_file.name, mask, counts)
-                segment_id = _segment_id(job)
+        for image in job.images():
+            files.write(_IMAGES_FOLDER, image.name, image.data)
+            for mask, said in image.masks_with_texts():
+                segment_id, png = _add(job, image, mask, said)
                 files.write(masks, f"{segment_id}.png", png)
                 records.append(
                     {
-                        "bbox": [int(edge) for edge in mask.box_xyxy_px],
+                        "bbox": mask.box_xyxy,
                         "cat": _CATEGORY_INDEX,
                         "segment_id": segment_id,
-                        "img_name": image_file.name,
+                        "img_name": image.name,
                         # Read by Pseudo-RIS alone.
-                        "img_id": job.num_images,
+                        "img_id": image.number,
                         "sentences": [
-                            {"idx": index, "sent_id": num_texts_before + index + 1, "sent": text}
-                            for index, text in enumerate(texts)
+                            {"idx": index, "sent_id": each.number, "sent": each.text} for index, each in enumerate(said)
                         ],
-                        "sentences_num": len(texts),
+                        "sentences_num": len(said),
                     }
                 )
     files.check()
@@ -123,9 +121,11 @@ def _checked_names(job: ExportJob) -> tuple[str, str]:
     return dataset, split
 
 
-def _segment_id(job: ExportJob) -> int:
-    """Return the id of the mask that was added last."""
-    return _FIRST_SEGMENT_ID + job.written.num_masks - 1
+def _add(job: ExportJob, image: ExportImage, mask: ExportMask, said: Sequence[ExportExpression]) -> tuple[int, bytes]:
+    """Count a mask as written; return its segment id and its PNG."""
+    png, counts = mask_png(mask)
+    job.add(Content.of_mask(image.name, image.size, counts, [each.text for each in said]))
+    return _FIRST_SEGMENT_ID + mask.number - 1, png
 
 
 def _length_notes(dataset: str, split: str, num_records: int) -> list[str]:
@@ -143,7 +143,7 @@ def _length_notes(dataset: str, split: str, num_records: int) -> list[str]:
     return notes
 
 
-def _read_folders(destination: RunLocation, anns: str, masks: str) -> Iterator[ReadMask]:
+def _read_folders(destination: RunLocation, anns: str, masks: str) -> Iterator[Content]:
     segment_id = -1
     with destination.open_input(anns) as file, ThreadPoolExecutor(_READERS, thread_name_prefix="check") as pool:
         records = (record for _, record in iter_json_arrays(file, destination.uri(anns)))
@@ -158,7 +158,7 @@ def _read_folders(destination: RunLocation, anns: str, masks: str) -> Iterator[R
                 if record["segment_id"] <= segment_id or record["sentences_num"] != len(texts) or not texts:
                     raise broken(destination.uri(anns), f"segment {record['segment_id']}")
                 segment_id = record["segment_id"]
-                yield record["img_name"], size, counts, texts
+                yield Content.of_mask(record["img_name"], size, counts, texts)
 
 
 # Python 3.4 and later read it.
@@ -181,24 +181,24 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
     job.claim(f"lmdb/{dataset}", masks)
     with ManyFiles(destination) as files, new_file(destination, path) as local:
         with _writing_records(local) as records:
-            for image, image_file in job.images():
-                for mask in image.masks:
-                    png, counts = mask_png(mask)
-                    sents = job.add(image_file.name, mask, counts)
-                    record = {
-                        "img": image_file.data,
-                        "mask": png,
-                        "cat": _CATEGORY_INDEX,
-                        "seg_id": _segment_id(job),
-                        "img_name": image_file.name,
-                        # Read by Pseudo-RIS alone.
-                        "img_id": job.num_images,
-                        "num_sents": len(sents),
-                        "sents": sents,
-                    }
-                    records.put(record)
+            for image in job.images():
+                for mask, said in image.masks_with_texts():
+                    segment_id, png = _add(job, image, mask, said)
+                    records.put(
+                        {
+                            "img": image.data,
+                            "mask": png,
+                            "cat": _CATEGORY_INDEX,
+                            "seg_id": segment_id,
+                            "img_name": image.name,
+                            # Read by Pseudo-RIS alone.
+                            "img_id": image.number,
+                            "num_sents": len(said),
+                            "sents": [each.text for each in said],
+                        }
+                    )
                     if split != _TRAIN:
-                        files.write(masks, f"{record['seg_id']}.png", png)
+                        files.write(masks, f"{segment_id}.png", png)
         job.check(_read_records(local, destination.uri(path)), destination.uri(path))
         size_bytes, digest = local.stat().st_size, file_sha256(local)
     files.check()
@@ -297,7 +297,7 @@ def _writing_records(path: Path) -> Iterator[RecordWriter]:
         ) from error
 
 
-def _read_records(path: Path, name: str) -> Iterator[ReadMask]:
+def _read_records(path: Path, name: str) -> Iterator[Content]:
     """Read a file of this disk, opened as the trainers open it; `name` is for errors."""
     lmdb = _require_lmdb()
     options = {"subdir": False, "readonly": True, "lock": False, "readahead": False, "map_size": _MAP_BYTES}
@@ -314,7 +314,8 @@ def _read_records(path: Path, name: str) -> Iterator[ReadMask]:
             if not has_texts or type(record["seg_id"]) is not int or record["seg_id"] <= seg_id or not record["img"]:
                 raise broken(name, f"record {number}")
             seg_id = record["seg_id"]
-            yield record["img_name"], *counts_of_png(record["mask"], f"{name}, record {number}"), record["sents"]
+            read = counts_of_png(record["mask"], f"{name}, record {number}")
+            yield Content.of_mask(record["img_name"], *read, record["sents"])
 
 
 def _loads(value: bytes | None, name: str) -> Any:

@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any, Final, Protocol
 
 from pseudoris.schemas.errors import ConfigError, ImageError
@@ -17,16 +18,15 @@ from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.planned_images import PlannedImages
-from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask, iter_annotations
+from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.training.exports.destination import claim_destination, mark
-from pseudoris.training.exports.image_files import ImageFile, image_file_of
-from pseudoris.training.exports.output_files import Fingerprint
+from pseudoris.training.exports.image_files import image_file_of
+from pseudoris.training.exports.read_back import Content, Fingerprint
+from pseudoris.training.exports.record import ExportExpression, ExportImage, ExportMask
 from pseudoris.training.exports.selected_rows import UNREADABLE, ExcludedImages, Selection, TextRule, with_source_bytes
 
 logger = logging.getLogger(__name__)
 
-# A mask that was read back, as `Fingerprint.add` takes it: file of its image, (height, width), encoding, texts.
-ReadMask = tuple[str, tuple[int, int], str, Sequence[str]]
 _PROGRESS_EVERY: Final = 100
 
 
@@ -188,7 +188,7 @@ class ExportJob:
     Attributes:
         rule: Which masks and texts: what the format takes, within what the user asks for.
         dropped: What was left out, by reason.
-        written: The masks that were added.
+        written: What was added.
         num_images: Images that `images` yielded.
         num_encoded_anew: How many of them differ from the bytes that the run annotated.
     """
@@ -201,6 +201,7 @@ class ExportJob:
         self.written = Fingerprint()
         self.num_images = 0
         self.num_encoded_anew = 0
+        self._mask_numbers, self._text_numbers = count(1), count(1)
         self._name, takes, limit = export_format.name, export_format.takes, request.options.max_tokens
         self.rule = replace(
             takes,
@@ -215,8 +216,8 @@ class ExportJob:
             self.destination, self._name, folders, numbered=numbered, is_overwriting=request.is_overwriting
         )
 
-    def images(self) -> Iterator[tuple[AnnotatedImage, ImageFile]]:
-        """Yield each image with the masks and expressions that the rule takes and its file, in plan order.
+    def images(self) -> Iterator[ExportImage]:
+        """Yield each image with its file and the masks and expressions that the rule takes, in plan order.
 
         One that is missing, changed or does not decode is left out. Memory is bounded by one shard, with its encoded
         images.
@@ -248,7 +249,7 @@ class ExportJob:
                 f"Nothing of {request.run.root} is left to export: {reasons or 'the run has no image with a mask'}"
             )
 
-    def _with_file(self, image: AnnotatedImage) -> Iterator[tuple[AnnotatedImage, ImageFile]]:
+    def _with_file(self, image: AnnotatedImage) -> Iterator[ExportImage]:
         try:
             image_file = image_file_of(image, self.request.header.config.images)
         except ImageError as error:
@@ -257,21 +258,34 @@ class ExportJob:
             return
         self.num_images += 1
         self.num_encoded_anew += image_file.is_encoded_anew
-        yield image, image_file
+        places = {mask.mask_id: place for place, mask in enumerate(image.masks)}
+        said = [each for mask in image.masks for each in mask.expressions if each.target_mask_ids[0] == mask.mask_id]
+        yield ExportImage(
+            self.num_images,
+            image.image_id,
+            image.key,
+            image_file.name,
+            image_file.data,
+            (int(image.height), int(image.width)),
+            tuple(ExportMask(next(self._mask_numbers), mask) for mask in image.masks),
+            tuple(
+                ExportExpression(next(self._text_numbers), each, tuple(places[mask] for mask in each.target_mask_ids))
+                for each in (*said, *image.untargeted)
+            ),
+        )
 
-    def add(self, name: str, mask: AnnotatedMask, counts: str | None = None) -> list[str]:
-        """Count a mask as written, and return its texts; `counts` is the encoding of its pixels, if those are kept."""
-        texts = [expression.text for expression in mask.expressions]
-        self.written.add(name, mask.rle_size, counts or mask.rle_counts, texts)
-        return texts
+    def add(self, content: Content) -> None:
+        """Count what a format keeps of an image, or of one of its masks, as written."""
+        self.written.add(content)
 
-    def check(self, masks: Iterable[ReadMask], where: str) -> None:
+    def check(self, contents: Iterable[Content], where: str) -> None:
         """Compare what is read back with what was added: masks, texts, and their order."""
-        found = Fingerprint()
-        for mask in masks:
-            found.add(*mask)
-            if found.num_masks % _PROGRESS_EVERY == 0:
+        found, due = Fingerprint(), _PROGRESS_EVERY
+        for content in contents:
+            found.add(content)
+            if found.num_masks >= due:
                 self.on_progress(found.num_masks, self.written.num_masks, CHECKING)
+                due = found.num_masks + _PROGRESS_EVERY
         self.on_progress(found.num_masks, self.written.num_masks, CHECKING)
         self.written.check_equals(found, where)
 

@@ -20,9 +20,10 @@ import yaml
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.parquet_files import open_parquet, open_writer
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest, ReadMask
-from pseudoris.training.exports.image_files import box_xywh, check_size, counts_of_png, mask_png
-from pseudoris.training.exports.output_files import broken, check_texts, new_file
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest
+from pseudoris.training.exports.image_files import check_size, counts_of_png, mask_png
+from pseudoris.training.exports.output_files import new_file
+from pseudoris.training.exports.read_back import Content, broken, check_texts
 
 _DATA_FOLDER: Final = "data"
 _CARD_NAME: Final = "README.md"
@@ -143,33 +144,33 @@ def _row_groups(job: ExportJob, schema: pa.Schema) -> Iterator[pa.Table]:
 
 
 def _new_rows(job: ExportJob) -> Iterator[dict[str, Any]]:
-    for image, image_file in job.images():
-        masks = []
-        for mask in image.masks:
-            png, counts = mask_png(mask)
-            masks.append(
-                {
-                    "mask_id": mask.mask_id,
-                    "mask": {"bytes": png, "path": f"{mask.mask_id}.png"},
-                    "bbox": box_xywh(mask),
-                    "area": mask.area_px,
-                    "predicted_iou": mask.predicted_iou,
-                    "stability_score": mask.stability_score,
-                    "expressions": job.add(image.image_id, mask, counts),
-                    "distinctiveness": [expression.distinctiveness for expression in mask.expressions],
-                }
-            )
+    for image in job.images():
+        files = [mask_png(mask) for mask in image.masks]
+        job.add(image.content(image.image_id, (counts for _, counts in files)))
+        masks = [
+            {
+                "mask_id": mask.record.mask_id,
+                "mask": {"bytes": png, "path": f"{mask.record.mask_id}.png"},
+                "bbox": mask.box_xywh,
+                "area": mask.area,
+                "predicted_iou": mask.record.predicted_iou,
+                "stability_score": mask.record.stability_score,
+                "expressions": [each.text for each in said],
+                "distinctiveness": [each.record.distinctiveness for each in said],
+            }
+            for (mask, said), (png, _) in zip(image.masks_with_texts(), files, strict=True)
+        ]
         yield {
             "image_id": image.image_id,
             "key": image.key,
-            "height": image.height,
-            "width": image.width,
-            "image": {"bytes": image_file.data, "path": image_file.name},
+            "height": image.size[0],
+            "width": image.size[1],
+            "image": {"bytes": image.data, "path": image.name},
             "masks": masks,
         }
 
 
-def _read_back(destination: RunLocation, paths: Sequence[str]) -> Iterator[ReadMask]:
+def _read_back(destination: RunLocation, paths: Sequence[str]) -> Iterator[Content]:
     """Read every row: images by their headers, masks by their pixels."""
     for path in paths:
         where, image_ids = destination.uri(path), set[str]()
@@ -177,7 +178,7 @@ def _read_back(destination: RunLocation, paths: Sequence[str]) -> Iterator[ReadM
             if row["image_id"] in image_ids:
                 raise broken(where, f"image {row['image_id']} has two rows")
             image_ids.add(row["image_id"])
-            yield from _masks_of(row, where)
+            yield _content_of(row, where)
 
 
 def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
@@ -194,18 +195,21 @@ def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
 
 
-def _masks_of(row: Mapping[str, Any], where: str) -> Iterator[ReadMask]:
+def _content_of(row: Mapping[str, Any], where: str) -> Content:
     size = (row["height"], row["width"])
     check_size(row["image"]["bytes"], size, f"{where}, image {row['image_id']}")
-    for mask in row["masks"]:
+    encodings, texts = [], []
+    for at, mask in enumerate(row["masks"]):
         place = f"{where}, mask {mask['mask_id']}"
         mask_size, counts = counts_of_png(mask["mask"]["bytes"], place)
         if mask_size != size:
             raise broken(place, f"it has the size {mask_size}, its image {size} (height, width)")
-        texts = check_texts(mask["expressions"], place)
-        if not texts or len(texts) != len(mask["distinctiveness"]):
+        of_mask = check_texts(mask["expressions"], place)
+        if not of_mask or len(of_mask) != len(mask["distinctiveness"]):
             raise broken(place, "it has no expression, or not one score per expression")
-        yield row["image_id"], size, counts, texts
+        encodings.append(counts)
+        texts += [(text, (at,)) for text in of_mask]
+    return Content(row["image_id"], size, tuple(encodings), tuple(texts))
 
 
 # As the hub names sizes; there is no category above it.

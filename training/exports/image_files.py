@@ -16,8 +16,9 @@ from pseudoris.images.pixels import common_suffix, decode_upright, upright_size
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ImageError, TransientError
 from pseudoris.schemas.run_lengths import summarise_rle
-from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
-from pseudoris.training.exports.output_files import broken
+from pseudoris.store.tables.annotations import AnnotatedImage
+from pseudoris.training.exports.read_back import broken
+from pseudoris.training.exports.record import ExportMask
 
 # For images that are encoded again: chroma is not subsampled, and the added noise is smaller than that of scaling for a
 # network.
@@ -94,26 +95,14 @@ CATEGORY_ID: Final = 1
 CATEGORY: Final[dict[str, Any]] = {"id": CATEGORY_ID, "name": "object", "supercategory": "object"}
 
 
-def rle_of(mask: AnnotatedMask) -> dict[str, Any]:
-    """Return the compressed encoding as JSON holds it, {"size": [height, width], "counts": str}."""
-    return {"size": [int(side) for side in mask.rle_size], "counts": mask.rle_counts}
-
-
-def box_xywh(mask: AnnotatedMask) -> list[int]:
-    """Return the tight box [x, y, width, height] in upright pixels, plain ints."""
-    x0, y0, x1, y1 = (int(edge) for edge in mask.box_xyxy_px)
-    return [x0, y0, x1 - x0, y1 - y0]
-
-
-def mask_png(mask: AnnotatedMask) -> tuple[bytes, str]:
+def mask_png(mask: ExportMask) -> tuple[bytes, str]:
     """Return a mask as PNG, 8 bits, one channel, 0 or 255, of the upright image's size; and its canonical encoding.
 
     The encoding is the one that pycocotools gives for the pixels, as `counts_of_png` returns it: a run whose masks
     were imported may hold another one of the same pixels.
     """
-    height, width = mask.rle_size
-    summarise_rle(height, width, mask.rle_counts)  # pycocotools would read past its buffers
-    pixels = coco.decode(rle_of(mask))
+    summarise_rle(*mask.record.rle_size, mask.record.rle_counts)  # pycocotools would read past its buffers
+    pixels = coco.decode(mask.rle)
     encoded = io.BytesIO()
     # What a mask is made of packs well at any level: the lowest is four times as fast.
     Image.fromarray(pixels * np.uint8(255)).save(encoded, "PNG", compress_level=1)

@@ -1,4 +1,4 @@
-"""Files of an export: written in parts, many at once, as JSON arrays, and compared with what came back."""
+"""Files of an export: written in parts, many at once, or as JSON arrays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
@@ -17,93 +17,11 @@ from types import TracebackType
 from typing import IO, Any, BinaryIO, Final, Self
 
 from pseudoris.schemas.errors import TransientError
-from pseudoris.schemas.run_lengths import summarise_rle
-from pseudoris.schemas.shard import is_blank
 from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import RunLocation
 from pseudoris.store.threads import map_in_threads
-
-
-class Fingerprint:
-    """A digest that grows with every mask; equal ones mean equal masks, texts and order."""
-
-    def __init__(self) -> None:
-        self._digest = sha256()
-        self.num_masks = 0
-        self.num_texts = 0
-
-    def add(self, name: str, size: Sequence[int], counts: str, texts: Sequence[str]) -> None:
-        """Add a mask: its image's file, (height, width), canonical COCO encoding, and texts.
-
-        Canonical is what pycocotools gives for the pixels, where the format holds pixels.
-        """
-        self._digest.update(json.dumps([name, *map(int, size), counts, list(texts)]).encode())
-        self.num_masks += 1
-        self.num_texts += len(texts)
-
-    def check_equals(self, read: Fingerprint, where: str) -> None:
-        """Raise a TransientError that names the place where something that was read back differs."""
-        due, found = (self.num_masks, self.num_texts), (read.num_masks, read.num_texts)
-        if due != found:
-            raise TransientError(
-                f"{where} reads back as {found[0]:,} masks with {found[1]:,} expressions, but {due[0]:,} with "
-                f"{due[1]:,} were written. Run the same command again."
-            )
-        if self._digest.digest() != read._digest.digest():
-            raise TransientError(f"{where} reads back differently. Run the same command again.")
-
-
-def check_mask(annotation: Mapping[str, Any], size: tuple[int, int], where: str) -> str:
-    """Return the `counts` of a COCO-like annotation once its runs fill the image and agree with its box and area.
-
-    It has `segmentation` (a bare compressed RLE), `bbox` [x, y, width, height] and `area`; `size` is (height, width) of
-    its image, and `where` names it in a TransientError.
-    """
-    segmentation = annotation["segmentation"]
-    if not isinstance(segmentation, dict) or not isinstance(segmentation.get("counts"), str):
-        raise broken(where, "its mask is not a compressed run-length encoding")
-    if tuple(segmentation["size"]) != size:
-        raise broken(where, f"its mask has the size {segmentation['size']}, its image {list(size)} (height, width)")
-    counts: str = segmentation["counts"]
-    try:
-        found = summarise_rle(*size, counts)
-    except ValueError as error:
-        raise broken(where, f"its mask does not decode ({error})") from error
-    x0, y0, x1, y1 = found.box_xyxy_px
-    if not found.area_px:
-        raise broken(where, "its mask has no pixel")
-    if list(annotation["bbox"]) != [x0, y0, x1 - x0, y1 - y0] or annotation["area"] != found.area_px:
-        raise broken(where, "its box or area differs from its mask's")
-    return counts
-
-
-def check_texts(texts: Sequence[Any], where: str) -> list[str]:
-    """Return the expressions after a check that each is a text and not empty."""
-    if not all(isinstance(text, str) and not is_blank(text) for text in texts):
-        raise broken(where, "an expression is empty or not a text")
-    return list(texts)
-
-
-class RisingIds:
-    """Ids of which each is a whole number above the one before: so they are unique, and memory holds one of them."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-        self._last = 0
-
-    def check(self, number: Any) -> int:
-        """Return the id, an int above the last one."""
-        if type(number) is not int or number <= self._last:
-            raise broken(self._where, f"id {number!r} follows {self._last}: ids must be rising whole numbers")
-        self._last = number
-        return number
-
-
-def broken(where: str, what: str) -> TransientError:
-    """Return the error of something that does not read back as it was written."""
-    return TransientError(f"{where} reads back differently: {what}. Run the same command again.")
-
+from pseudoris.training.exports.read_back import broken
 
 _WRITERS: Final = 8
 # In a bucket a small file is nearly all waiting; twice as many are held in memory.
@@ -221,6 +139,7 @@ def read_ahead(destination: RunLocation, paths: Iterable[str]) -> Iterator[tuple
 
 _OPENS: Final = re.compile(rb'^(?:(?:\{|\], )("(?:[^"\\]|\\.)*"): )?\[$')
 _CLOSES: Final = (b"]}", b"]")
+IMAGES_ARRAY: Final = "images"
 
 
 class JsonArray:
@@ -282,6 +201,46 @@ def iter_json_arrays(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
         elif line:
             yield array, _element(line, name)
     raise TransientError(f"{name} ends before its last bracket. Run the same command again.")
+
+
+def read_array(destination: RunLocation, path: str, name: str) -> Iterator[Any]:
+    """Yield the elements of one array of a file of `json_arrays`.
+
+    Behind the images, which come first, nothing is looked for. Any other array is read to the file's end, so that a
+    file cut short is found.
+    """
+    with destination.open_input(path) as file:
+        for array, element in iter_json_arrays(file, destination.uri(path)):
+            if array == name:
+                yield element
+            elif name == IMAGES_ARRAY:
+                return
+
+
+class ByImage:
+    """Records that stand in the order of their images, given out image by image; memory holds one image's.
+
+    Attributes:
+        where: Names their file in errors.
+    """
+
+    def __init__(self, records: Iterator[Any], where: str) -> None:
+        self._records = records
+        self.where = where
+        self._next = next(records, None)
+
+    def take(self, image_id: int) -> list[Any]:
+        """Return the records of an image; it may have none."""
+        found = []
+        while self._next is not None and self._next["image_id"] == image_id:
+            found.append(self._next)
+            self._next = next(self._records, None)
+        return found
+
+    def check_end(self) -> None:
+        """Raise where records of no image, or of an earlier one, are left."""
+        if self._next is not None:
+            raise broken(self.where, f"record {self._next['id']} belongs to no image, or stands out of order")
 
 
 def _element(line: bytes, name: str) -> Any:

@@ -26,10 +26,11 @@ from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.schemas.keep_rule import is_lone
 from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL, CaptionSample, ExpressionRecord
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.annotations import AnnotatedMask
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ReadMask
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
-from pseudoris.training.exports.output_files import ManyFiles, broken, check_texts, new_file, read_ahead
+from pseudoris.training.exports.output_files import ManyFiles, new_file, read_ahead
+from pseudoris.training.exports.read_back import Content, broken, check_texts
+from pseudoris.training.exports.record import ExportImage
 from pseudoris.training.exports.selected_rows import TextRule, is_distinctive
 from pseudoris.workers.captions.decoding_rules import configured_rules
 
@@ -58,9 +59,9 @@ def _write(job: ExportJob) -> ExportReport:
         # The line's end is fixed: the csv module's own is Windows'.
         rows_file = csv.writer(file, lineterminator="\n")
         rows_file.writerow(COLUMNS)
-        for image, image_file in job.images():
-            image_files.write(IMAGES_FOLDER, image_file.name, image_file.data)
-            rows_file.writerows(writer.rows(image_file.name, image.masks))
+        for image in job.images():
+            image_files.write(IMAGES_FOLDER, image.name, image.data)
+            rows_file.writerows(writer.rows(image))
     image_files.check()
     job.check(_read_back(destination, csv_path), destination.uri(csv_path))
     num_masks = job.written.num_masks
@@ -101,23 +102,23 @@ class _Writer:
         self._draws = draw_places(job.request.header.config.captions)
         self.size_bytes = 0
 
-    def rows(self, img_name: str, masks: Sequence[AnnotatedMask]) -> list[tuple[Any, ...]]:
-        """Write the masks of the job's present image, and return their rows."""
+    def rows(self, image: ExportImage) -> list[tuple[Any, ...]]:
+        """Write the masks of an image, and return their rows."""
         rows: list[tuple[Any, ...]] = []
-        img_id, written = self._job.num_images, self._job.written
+        img_id = image.number
         # What is written is remembered by folder: an image's own object is forgotten with the image.
         with ManyFiles(self._job.destination) as files:
             # Numbered without a gap, even if images were left out: the authors' script counts the files of the folder.
-            for seg_id, mask in enumerate(masks):
+            for seg_id, (mask, said) in enumerate(image.masks_with_texts()):
                 data, counts = mask_png(mask)
                 files.write(_masks_folder(img_id - 1), f"{seg_id}.png", data)
-                captions, doc = captions_of(mask.expressions, self._draws)
-                one_mask = int(is_alone(mask.expressions))
-                self._num_unfiltered += not is_distinctive(mask.expressions, self._tau)
-                self._num_human += any(each.source == SOURCE_HUMAN for each in mask.expressions)
-                ids = (written.num_masks, img_name, img_id, seg_id)
-                rows.append((*ids, len(captions), repr(captions), repr(doc), one_mask))
-                written.add(f"{img_id}/{seg_id}", mask.rle_size, counts, captions)
+                expressions = [each.record for each in said]
+                captions, doc = captions_of(expressions, self._draws)
+                self._num_unfiltered += not is_distinctive(expressions, self._tau)
+                self._num_human += any(each.source == SOURCE_HUMAN for each in expressions)
+                ids = (mask.number - 1, image.name, img_id, seg_id)
+                rows.append((*ids, len(captions), repr(captions), repr(doc), int(is_alone(expressions))))
+                self._job.add(Content.of_mask(f"{img_id}/{seg_id}", image.size, counts, captions))
         files.check()
         self.size_bytes += files.size_bytes
         return rows
@@ -184,7 +185,7 @@ def _doc(expression: ExpressionRecord, is_alone: bool) -> float:
     return float(score or 0.0)
 
 
-def _read_back(destination: RunLocation, csv_path: str) -> Iterator[ReadMask]:
+def _read_back(destination: RunLocation, csv_path: str) -> Iterator[Content]:
     """Read every row and the mask that it names."""
     where = destination.uri(csv_path)
     with destination.open_input(csv_path) as again, destination.open_input(csv_path) as file:
@@ -196,7 +197,8 @@ def _read_back(destination: RunLocation, csv_path: str) -> Iterator[ReadMask]:
             if int(row["index"]) != index or ids <= last:
                 raise broken(place, f"image {ids[0]}, segment {ids[1]} is out of order or appears twice")
             last = ids
-            yield f"{ids[0]}/{ids[1]}", *counts_of_png(data, destination.uri(path)), _captions(row, place)
+            mask = counts_of_png(data, destination.uri(path))
+            yield Content.of_mask(f"{ids[0]}/{ids[1]}", *mask, _captions(row, place))
 
 
 def _rows(file: Any) -> Iterator[dict[str, str]]:

@@ -17,19 +17,18 @@ from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.annotations import AnnotatedMask
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ReadMask
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.human_refs import HumanRefs, RecordIds, counts_of, read_human
-from pseudoris.training.exports.image_files import CATEGORY, box_xywh, rle_of
+from pseudoris.training.exports.image_files import CATEGORY
 from pseudoris.training.exports.output_files import (
     JsonArray,
     ManyFiles,
-    broken,
-    check_texts,
     iter_json_arrays,
     json_arrays,
     new_file,
 )
+from pseudoris.training.exports.read_back import Content, broken, check_texts
+from pseudoris.training.exports.record import ExportExpression, ExportMask
 from pseudoris.training.exports.selected_rows import TextRule
 from pseudoris.training.untrusted_pickle import load_plain
 
@@ -112,36 +111,36 @@ class _Writer:
     def add_run(self, files: ManyFiles, arrays: dict[str, JsonArray]) -> None:
         """Add the run's images, masks and expressions."""
         arrays["categories"].append({**CATEGORY, "id": self._category_id})
-        for image, image_file in self._job.images():
-            files.write(IMAGES_FOLDER, image_file.name, image_file.data)
-            image_id, size = next(self._numbers["image"]), (int(image.height), int(image.width))
-            arrays["images"].append({"id": image_id, "file_name": image_file.name, "height": size[0], "width": size[1]})
-            for mask in image.masks:
+        for image in self._job.images():
+            files.write(IMAGES_FOLDER, image.name, image.data)
+            image_id, (height, width) = next(self._numbers["image"]), image.size
+            arrays["images"].append({"id": image_id, "file_name": image.name, "height": height, "width": width})
+            for mask, said in image.masks_with_texts():
                 annotation = self._annotation(mask, image_id)
-                ref = self._ref(mask, annotation, image_file.name)
-                self._add(arrays, annotation, [ref], file_name=image_file.name, size=size)
+                ref = self._ref(said, annotation, image.name)
+                self._add(arrays, annotation, [ref], file_name=image.name, size=image.size)
         dropped = self._job.dropped
         for shown in self._human.exclusions:
             dropped[SHOWN_TO_HUMANS] += dropped.pop(shown.dropped_phrase, 0)
 
-    def _annotation(self, mask: AnnotatedMask, image_id: int) -> dict[str, Any]:
+    def _annotation(self, mask: ExportMask, image_id: int) -> dict[str, Any]:
         return {
             "id": next(self._numbers["annotation"]),
             "image_id": image_id,
             "category_id": self._category_id,
-            "bbox": box_xywh(mask),
-            "area": int(mask.area_px),
+            "bbox": mask.box_xywh,
+            "area": mask.area,
             # In a list: REFER checks the first element to distinguish an encoding from polygons, and fails on a bare
             # dict.
-            "segmentation": [rle_of(mask)],
+            "segmentation": [mask.rle],
             "iscrowd": 0,
         }
 
-    def _ref(self, mask: AnnotatedMask, annotation: dict[str, Any], file_name: str) -> dict[str, Any]:
+    def _ref(self, said: Sequence[ExportExpression], annotation: dict[str, Any], file_name: str) -> dict[str, Any]:
         """Return an element of the refs file; both `sent` and `raw` hold the text: trainers read one or the other."""
         sentences = [
             {"sent_id": next(self._numbers["sentence"]), "sent": text, "raw": text, "tokens": text.split()}
-            for text in (expression.text for expression in mask.expressions)
+            for text in (each.text for each in said)
         ]
         return {
             "ref_id": next(self._numbers["ref"]),
@@ -180,7 +179,7 @@ class _Writer:
     ) -> None:
         arrays["annotations"].append(annotation)
         self.refs += refs
-        self._job.written.add(file_name, size, _canonical(annotation), _texts(refs))
+        self._job.add(Content.of_mask(file_name, size, _canonical(annotation), _texts(refs)))
 
 
 def _checked_dataset(job: ExportJob) -> str:
@@ -229,7 +228,7 @@ def _texts(refs: Iterable[Mapping[str, Any]]) -> list[str]:
     return [sentence["sent"] for ref in refs for sentence in ref["sentences"]]
 
 
-def _read_back(destination: RunLocation, refs_path: str, instances_path: str) -> Iterator[ReadMask]:
+def _read_back(destination: RunLocation, refs_path: str, instances_path: str) -> Iterator[Content]:
     """Read references and instances; the references, all in memory, as a trainer holds them."""
     where = destination.uri(refs_path)
     by_annotation: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
@@ -246,7 +245,8 @@ def _read_back(destination: RunLocation, refs_path: str, instances_path: str) ->
             elif name == "annotations":
                 refs = by_annotation.pop(element["id"], [])
                 image = _image_of(element, refs, images, uri)
-                yield image["file_name"], (image["height"], image["width"]), _canonical(element), _texts(refs)
+                size = (image["height"], image["width"])
+                yield Content.of_mask(image["file_name"], size, _canonical(element), _texts(refs))
     if by_annotation:
         raise broken(where, f"{len(by_annotation)} references name masks that are not in {uri}")
     if len({image["file_name"] for image in images.values()}) != len(images):

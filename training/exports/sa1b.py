@@ -10,20 +10,12 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ReadMask
-from pseudoris.training.exports.image_files import box_xywh, rle_of
-from pseudoris.training.exports.output_files import (
-    ManyFiles,
-    RisingIds,
-    broken,
-    check_mask,
-    check_texts,
-    read_ahead,
-)
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
+from pseudoris.training.exports.output_files import ManyFiles, read_ahead
+from pseudoris.training.exports.read_back import Content, RisingIds, broken, check_mask, check_texts
+from pseudoris.training.exports.record import ExportImage
 from pseudoris.training.exports.selected_rows import TextRule
 
 # SA-1B itself has about eleven thousand; file systems and listings slow down far above.
@@ -35,24 +27,16 @@ def _write(job: ExportJob) -> ExportReport:
     job.claim(numbered=_folder_name)
     num_unscored = 0
     with ManyFiles(job.destination) as files:
-        for image, image_file in job.images():
+        for image in job.images():
             # As in SA-1B the name is the id: what key the image has is found by `source_image_id`.
-            stem = f"sa_{job.num_images}"
-            file_name = f"{stem}{PurePosixPath(image_file.name).suffix}"
-            folder = _folder_name((job.num_images - 1) // IMAGES_A_FOLDER)
-            num_unscored += sum(None in (mask.predicted_iou, mask.stability_score) for mask in image.masks)
-            record = {
-                "image": {
-                    "image_id": job.num_images,
-                    "width": int(image.width),
-                    "height": int(image.height),
-                    "file_name": file_name,
-                    "source_image_id": image.image_id,
-                },
-                "annotations": [_annotation(job, image, mask, file_name) for mask in image.masks],
-            }
-            files.write(folder, file_name, image_file.data)
-            files.write(folder, f"{stem}.json", printable_json(record).encode())
+            stem = f"sa_{image.number}"
+            name = f"{stem}{PurePosixPath(image.name).suffix}"
+            folder = _folder_name((image.number - 1) // IMAGES_A_FOLDER)
+            files.write(folder, name, image.data)
+            files.write(folder, f"{stem}.json", printable_json(_record(image, name)).encode())
+            scores = [(mask.record.predicted_iou, mask.record.stability_score) for mask in image.masks]
+            num_unscored += sum(None in pair for pair in scores)
+            job.add(image.content(name))
     files.check()
     job.check(_read_back(job.destination, job.num_images), job.destination.root)
     notes = ["The tables have no prompts. point_coords is a pixel of the mask, and crop_box is the whole image."]
@@ -84,36 +68,34 @@ def _folder_name(number: int) -> str:
     return f"sa_{number:06d}"
 
 
-def _annotation(job: ExportJob, image: AnnotatedImage, mask: AnnotatedMask, file_name: str) -> dict[str, Any]:
-    texts = job.add(file_name, mask)
+def _record(image: ExportImage, name: str) -> dict[str, Any]:
+    height, width = image.size
     return {
-        "id": job.written.num_masks,
-        "segmentation": rle_of(mask),
-        "bbox": box_xywh(mask),
-        "area": int(mask.area_px),
-        "predicted_iou": mask.predicted_iou,
-        "stability_score": mask.stability_score,
-        "crop_box": [0, 0, int(image.width), int(image.height)],
-        "point_coords": [point_within(mask)],
-        "expressions": texts,
+        "image": {
+            "image_id": image.number,
+            "width": width,
+            "height": height,
+            "file_name": name,
+            "source_image_id": image.image_id,
+        },
+        "annotations": [
+            {
+                "id": mask.number,
+                "segmentation": mask.rle,
+                "bbox": mask.box_xywh,
+                "area": mask.area,
+                "predicted_iou": mask.record.predicted_iou,
+                "stability_score": mask.record.stability_score,
+                "crop_box": [0, 0, width, height],
+                "point_coords": [mask.point_within()],
+                "expressions": [each.text for each in said],
+            }
+            for mask, said in image.masks_with_texts()
+        ],
     }
 
 
-def point_within(mask: AnnotatedMask) -> list[float]:
-    """Return a pixel [x, y] of a mask with pixels: the middle of its longest run, away from the edge where it can be.
-
-    Raises:
-        ValueError: The encoding does not read.
-    """
-    runs = decode_runs(mask.rle_counts)
-    ends = runs.cumsum()
-    longest = 2 * int(runs[1::2].argmax()) + 1
-    # Runs go down the columns. A run that reaches the end of a column continues at the top of the next.
-    x, y = divmod(int(ends[longest] - (runs[longest] + 1) // 2), mask.rle_size[0])
-    return [float(x), float(y)]
-
-
-def _read_back(destination: RunLocation, num_images: int) -> Iterator[ReadMask]:
+def _read_back(destination: RunLocation, num_images: int) -> Iterator[Content]:
     ids = RisingIds(destination.root)
     paths = (f"{_folder_name(n // IMAGES_A_FOLDER)}/sa_{n + 1}.json" for n in range(num_images))
     for number, (path, data) in enumerate(read_ahead(destination, paths), 1):
@@ -126,7 +108,9 @@ def _read_back(destination: RunLocation, num_images: int) -> Iterator[ReadMask]:
         if image["image_id"] != number:
             raise broken(where, f"it belongs to image {image['image_id']}")
         size = (image["height"], image["width"])
-        for annotation in annotations:
+        encodings, texts = [], []
+        for at, annotation in enumerate(annotations):
             place = f"{where}, annotation {ids.check(annotation['id'])}"
-            counts = check_mask(annotation, size, place)
-            yield image["file_name"], size, counts, check_texts(annotation["expressions"], place)
+            encodings.append(check_mask(annotation, size, place))
+            texts += [(text, (at,)) for text in check_texts(annotation["expressions"], place)]
+        yield Content(image["file_name"], size, tuple(encodings), tuple(texts))

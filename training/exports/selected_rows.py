@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ WITHOUT_TEXT: Final = "expressions without a text"
 SEVERAL_TARGETS: Final = "expressions that refer to several masks"
 NO_TARGET: Final = "expressions that refer to no mask"
 WITHOUT_PIXELS: Final = "masks without a pixel"
+WITHOUT_PIXELS_OF_ONE: Final = "expressions of several masks, one without a pixel"
 WITHOUT_EXPRESSION: Final = "masks without an expression"
 NOT_DISTINCTIVE: Final = "masks without an expression above tau"
 WITHOUT_MASK: Final = "images without a mask"
@@ -52,6 +53,8 @@ class TextRule:
             image, a human's expression); None needs no such expression.
         keeps_bare_masks: Whether masks stay also without an expression.
         with_samples: Whether expressions come with every draw.
+        with_groups: Whether expressions that refer to several masks are taken.
+        with_none: Whether expressions that refer to no mask are taken.
     """
 
     max_tokens: int | None = None
@@ -61,14 +64,16 @@ class TextRule:
     mask_tau: float | None = None
     keeps_bare_masks: bool = False
     with_samples: bool = False
+    with_groups: bool = False
+    with_none: bool = False
 
 
 class Selection:
     """Leaves out the rows that a rule excludes, and counts them by reason.
 
     An image without a mask is left out: it may still show objects. So is an expression that refers to several masks or
-    to none: formats with one mask a reference cannot hold it. A mask that lost its last expression counts under both;
-    masks that never had a kept one count as masks alone.
+    to none, unless the format can hold it. A mask that lost its last expression counts under both; masks that never had
+    a kept one count as masks alone.
     """
 
     def __init__(self, rule: TextRule, dropped: Counter[str]) -> None:
@@ -82,20 +87,19 @@ class Selection:
 
     def image(self, image: AnnotatedImage) -> AnnotatedImage | None:
         """Return the image with its remaining rows, None if there are none."""
-        masks = tuple(mask for mask in map(self._mask, image.masks) if mask is not None)
-        if image.untargeted:
-            self._dropped[NO_TARGET] += len(image.untargeted)
+        with_pixels = [mask for mask in image.masks if mask.area_px > 0]
+        if num_without := len(image.masks) - len(with_pixels):
+            self._dropped[WITHOUT_PIXELS] += num_without
+        left = {mask.mask_id for mask in with_pixels}
+        masks = tuple(mask for each in with_pixels if (mask := self._mask(each, left)))
+        untargeted = tuple(each for said in image.untargeted if (each := self._expression(said, "", left)))
         if not masks:
             self._dropped[self._reason_without_masks() if image.masks else WITHOUT_MASK] += 1
             return None
-        return replace(image, masks=masks, untargeted=())
+        return replace(image, masks=masks, untargeted=untargeted)
 
-    def _mask(self, mask: AnnotatedMask) -> AnnotatedMask | None:
-        if mask.area_px < 1:
-            self._dropped[WITHOUT_PIXELS] += 1
-            return None
-        left = (self._expression(each, mask.mask_id) for each in mask.expressions)
-        expressions = tuple(each for each in left if each is not None)
+    def _mask(self, mask: AnnotatedMask, left: Container[str]) -> AnnotatedMask | None:
+        expressions = tuple(each for said in mask.expressions if (each := self._expression(said, mask.mask_id, left)))
         if not expressions and not self._rule.keeps_bare_masks:
             self._dropped[WITHOUT_EXPRESSION] += 1
             return None
@@ -111,20 +115,25 @@ class Selection:
             return _BARE_IMAGES.format("expression above tau")
         return WITHOUT_KEPT if self._rule.is_kept_only else _BARE_IMAGES.format("expression")
 
-    def _expression(self, expression: ExpressionRecord, mask_id: str) -> ExpressionRecord | None:
+    def _expression(self, expression: ExpressionRecord, mask_id: str, left: Container[str]) -> ExpressionRecord | None:
         text = expression.text.strip()
         text = text.lower() if self._rule.is_lower_case else text
-        reason = self._refusal(expression, text)
+        reason = self._refusal(expression, text, left)
         if reason is None:
             return replace(expression, text=text)
         # Each of several targets lists it, but it is one expression.
-        if expression.target_mask_ids[0] == mask_id:
+        if mask_id in ("", *expression.target_mask_ids[:1]):
             self._dropped[reason] += 1
         return None
 
-    def _refusal(self, expression: ExpressionRecord, text: str) -> str | None:
-        if len(expression.target_mask_ids) > 1:
+    def _refusal(self, expression: ExpressionRecord, text: str, left: Container[str]) -> str | None:
+        targets = expression.target_mask_ids
+        if not targets and not self._rule.with_none:
+            return NO_TARGET
+        if len(targets) > 1 and not self._rule.with_groups:
             return SEVERAL_TARGETS
+        if not all(each in left for each in targets):
+            return WITHOUT_PIXELS_OF_ONE
         if is_blank(text):
             return WITHOUT_TEXT
         for each in self._rule.refused:

@@ -13,16 +13,17 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Final, cast
 
 from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
-from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ReadMask
-from pseudoris.training.exports.image_files import box_xywh, check_size, rle_of
-from pseudoris.training.exports.output_files import broken, check_mask, check_texts, new_file
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
+from pseudoris.training.exports.image_files import check_size
+from pseudoris.training.exports.output_files import new_file
+from pseudoris.training.exports.read_back import Content, broken, check_mask, check_texts
+from pseudoris.training.exports.record import ExportExpression, ExportImage, ExportMask
 
 _INDEX_NAME: Final = "index.json"
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
@@ -84,45 +85,34 @@ def _tars(job: ExportJob) -> Iterator[dict[str, Any]]:
 
 def _new_samples(job: ExportJob) -> Iterator[dict[str, bytes]]:
     """Yield the files of each sample by their names."""
-    for image, image_file in job.images():
-        for mask in image.masks:
-            job.add(image.image_id, mask)
+    for image in job.images():
+        job.add(image.content(image.image_id))
         yield {
-            f"{image.image_id}{PurePosixPath(image_file.name).suffix}": image_file.data,
+            f"{image.image_id}{PurePosixPath(image.name).suffix}": image.data,
             f"{image.image_id}.json": printable_json(_sample_record(image)).encode(),
         }
 
 
-def _sample_record(image: AnnotatedImage) -> dict[str, Any]:
+def _sample_record(image: ExportImage) -> dict[str, Any]:
     return {
         "image_id": image.image_id,
         "key": image.key,
-        "height": int(image.height),
-        "width": int(image.width),
-        "masks": [_mask_record(mask) for mask in image.masks],
+        "height": image.size[0],
+        "width": image.size[1],
+        "masks": [_mask_record(mask, said) for mask, said in image.masks_with_texts()],
     }
 
 
-def _mask_record(mask: AnnotatedMask) -> dict[str, Any]:
-    expressions = [
-        {
-            "text": expression.text,
-            "head_noun": expression.head_noun,
-            "uniqueness": expression.uniqueness,
-            "correctness": expression.correctness,
-            "distinctiveness": expression.distinctiveness,
-            "weight": expression.weight,
-        }
-        for expression in mask.expressions
-    ]
+def _mask_record(mask: ExportMask, said: Sequence[ExportExpression]) -> dict[str, Any]:
+    scores = ("head_noun", "uniqueness", "correctness", "distinctiveness", "weight")
     return {
-        "mask_id": mask.mask_id,
-        "segmentation": rle_of(mask),
-        "bbox": box_xywh(mask),
-        "area": int(mask.area_px),
-        "predicted_iou": mask.predicted_iou,
-        "stability_score": mask.stability_score,
-        "expressions": expressions,
+        "mask_id": mask.record.mask_id,
+        "segmentation": mask.rle,
+        "bbox": mask.box_xywh,
+        "area": mask.area,
+        "predicted_iou": mask.record.predicted_iou,
+        "stability_score": mask.record.stability_score,
+        "expressions": [{"text": each.text, **{name: getattr(each.record, name) for name in scores}} for each in said],
     }
 
 
@@ -138,7 +128,7 @@ def _size_in_tar(sample: dict[str, bytes]) -> int:
     return sum(_BLOCK_BYTES + -(-len(data) // _BLOCK_BYTES) * _BLOCK_BYTES for data in sample.values())
 
 
-def _read_back(destination: RunLocation) -> Iterator[ReadMask]:
+def _read_back(destination: RunLocation) -> Iterator[Content]:
     """Read the tars that the index names, and compare them with it."""
     try:
         tars = {
@@ -156,7 +146,7 @@ def _read_back(destination: RunLocation) -> Iterator[ReadMask]:
                 if key in keys or record["image_id"] != key:
                     raise broken(where, f"sample {key} appears twice, or has the masks of another image")
                 keys.add(key)
-                yield from _masks_of(key, image, record, where)
+                yield _content_of(key, image, record, where)
             stream.drain()
         if (len(keys), stream.size_bytes, stream.md5) != written:
             raise broken(where, "its samples, size or digest differ from the index")
@@ -209,12 +199,15 @@ def _samples(stream: _DigestingReader, where: str) -> Iterator[tuple[str, bytes,
         raise broken(where, str(error)) from error
 
 
-def _masks_of(key: str, image: bytes, record: Mapping[str, Any], where: str) -> Iterator[ReadMask]:
+def _content_of(key: str, image: bytes, record: Mapping[str, Any], where: str) -> Content:
     size = (record["height"], record["width"])
     check_size(image, size, f"{where}, sample {key}")
-    for mask in record["masks"]:
+    encodings, texts = [], []
+    for at, mask in enumerate(record["masks"]):
         place = f"{where}, mask {mask['mask_id']}"
-        texts = check_texts([expression["text"] for expression in mask["expressions"]], place)
-        if not texts:
+        of_mask = check_texts([expression["text"] for expression in mask["expressions"]], place)
+        if not of_mask:
             raise broken(place, "it has no expression")
-        yield key, size, check_mask(mask, size, place), texts
+        encodings.append(check_mask(mask, size, place))
+        texts += [(text, (at,)) for text in of_mask]
+    return Content(key, size, tuple(encodings), tuple(texts))

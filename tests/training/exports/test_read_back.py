@@ -17,7 +17,7 @@ from PIL import Image
 
 from pseudoris.schemas.errors import TransientError
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports.output_files import check_mask
+from pseudoris.training.exports.read_back import check_mask
 from tests.store.builders import HEIGHT, WIDTH, make_mask
 from tests.training.exports.builders import UPRIGHT, export
 

@@ -7,14 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as np_st
-from pycocotools import mask as coco
 
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.annotations import AnnotatedMask
 from pseudoris.training.exports import export_job, sa1b
 from tests.training.exports.builders import build_run, export, jpeg, stored
 from tests.training.exports.readers_sa1b import read_sa1b
@@ -32,17 +27,6 @@ def test_masks_without_an_expression_are_masks_all_the_same(root, built_run):
     assert len(found) == len(due)
     assert all(map(np.array_equal, found, due))
     assert [] in [annotation["expressions"] for _, _, each in read_sa1b(root) for annotation, _ in each]
-
-
-def annotated_mask(pixels: np.ndarray) -> AnnotatedMask:
-    counts = coco.encode(np.asfortranarray(pixels, dtype=np.uint8))["counts"].decode("ascii")
-    return AnnotatedMask("m-0000", 0, pixels.shape, counts, (0, 0, 1, 1), int(pixels.sum()))
-
-
-@given(np_st.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))).filter(np.any))
-def test_the_point_lies_within_any_mask(pixels):
-    x, y = sa1b.point_within(annotated_mask(pixels))
-    assert pixels[int(y), int(x)]
 
 
 def test_masks_of_a_prior_have_no_score_and_the_report_says_how_many(place, tmp_path, monkeypatch):

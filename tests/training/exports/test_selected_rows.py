@@ -22,14 +22,19 @@ def wanted(run, place, rule=TextRule(), on_progress=lambda done, total: None, **
     job = ExportJob(
         ExportFormat("any", "", frozenset(), None, rule), replace(request_for(run, place), **request), on_progress
     )
-    return [image for image, _ in job.images()], job.dropped
+    return list(job.images()), job.dropped
+
+
+def texts_of(image):
+    """Return by mask the texts that refer to it alone."""
+    return [[each.text for each in said] for _, said in image.masks_with_texts()]
 
 
 def test_images_come_in_plan_order_with_their_kept_expressions(built_run, place):
     images, dropped = wanted(built_run, place)
     assert [image.image_id for image in images] == list(built_run.with_texts())
     for image, masks in zip(images, built_run.with_texts().values(), strict=True):
-        assert [tuple(each.text for each in mask.expressions) for mask in image.masks] == [m.texts for m in masks]
+        assert texts_of(image) == [list(mask.texts) for mask in masks]
     # The empty image, and the one of whose candidates none was kept; the quarantined one is the run's own affair.
     assert dropped == {
         selected_rows.WITHOUT_EXPRESSION: 2,
@@ -64,22 +69,43 @@ def changed_tables(monkeypatch, change):
     monkeypatch.setattr(export_job, "iter_annotations", read)
 
 
-def test_an_expression_of_several_masks_is_left_out_and_counted_once(built_run, place, monkeypatch):
-    # A group of the image's first two masks, named by both, as `iter_annotations` gives it.
-    def grouped(mask: tables.AnnotatedMask):
-        image = mask.mask_id.rpartition("-")[0]
-        if image != image_id(PICTURES[0][0]):
-            return mask
-        group = replace(mask.expressions[0], text="both of them", target_mask_ids=(f"{image}-0000", f"{image}-0001"))
-        return replace(mask, expressions=(*mask.expressions, group))
+FIRST = image_id(PICTURES[0][0])
 
+
+def grouped(mask: tables.AnnotatedMask):
+    """Add a group of the image's first two masks, named by both, as `iter_annotations` gives it."""
+    if not mask.mask_id.startswith(FIRST):
+        return mask
+    group = replace(mask.expressions[0], text="both of them", target_mask_ids=(f"{FIRST}-0000", f"{FIRST}-0001"))
+    return replace(mask, expressions=(*mask.expressions, group))
+
+
+def test_an_expression_of_several_masks_comes_once_where_it_is_taken_and_is_counted_once_where_not(
+    built_run, place, monkeypatch
+):
     changed_tables(monkeypatch, grouped)
     images, dropped = wanted(built_run, place)
     assert dropped[selected_rows.SEVERAL_TARGETS] == 1
-    assert [len(mask.expressions) for mask in images[0].masks] == [2, 1]
+    assert [len(texts) for texts in texts_of(images[0])] == [2, 1]
+    images, dropped = wanted(built_run, place, TextRule(with_groups=True))
+    assert selected_rows.SEVERAL_TARGETS not in dropped
+    assert [each.targets for each in images[0].expressions if each.text == "both of them"] == [(0, 1)]
+    assert [each.number for image in images for each in image.expressions] == [
+        *range(1, 1 + sum(len(image.expressions) for image in images))
+    ]
 
 
-def test_an_expression_of_no_mask_is_left_out_and_counted(built_run, place, monkeypatch):
+def test_an_expression_of_several_masks_goes_with_a_mask_that_has_no_pixel(built_run, place, monkeypatch):
+    def hollow(mask: tables.AnnotatedMask):
+        return replace(grouped(mask), area_px=0 if mask.mask_id == f"{FIRST}-0001" else mask.area_px)
+
+    changed_tables(monkeypatch, hollow)
+    images, dropped = wanted(built_run, place, TextRule(with_groups=True))
+    assert dropped[selected_rows.WITHOUT_PIXELS_OF_ONE] == dropped[selected_rows.WITHOUT_PIXELS] == 1
+    assert [each.targets for each in images[0].expressions] == [(0,), (0,)]
+
+
+def test_an_expression_of_no_mask_stands_last_where_it_is_taken_and_is_counted_where_not(built_run, place, monkeypatch):
     real = export_job.iter_annotations
 
     def read(*arguments, **options):
@@ -91,9 +117,12 @@ def test_an_expression_of_no_mask_is_left_out_and_counted(built_run, place, monk
     monkeypatch.setattr(export_job, "iter_annotations", read)
     images, dropped = wanted(built_run, place)
     assert images == expected
-    assert dropped[selected_rows.NO_TARGET] == sum(
-        bool(mask.texts) for image in built_run.truth for mask in image.masks
-    )
+    num_none = sum(bool(mask.texts) for image in built_run.truth for mask in image.masks)
+    assert dropped[selected_rows.NO_TARGET] == num_none
+    images, dropped = wanted(built_run, place, TextRule(with_none=True))
+    assert selected_rows.NO_TARGET not in dropped
+    assert sum(each.targets == () for image in images for each in image.expressions) == num_none
+    assert all(each.targets for image in images for each in image.expressions[: -len(image.masks)])
 
 
 def test_texts_without_a_letter_and_masks_without_a_pixel_are_left_out(built_run, place, monkeypatch):
@@ -116,7 +145,7 @@ def test_capitals_become_small_only_where_asked_and_spaces_around_always_go(buil
     changed_tables(monkeypatch, capital)
     for rule, due in ((TextRule(), "THE RED HALF"), (TextRule(is_lower_case=True), "the red half")):
         images, _ = wanted(built_run, place, rule)
-        assert images[0].masks[0].expressions[0].text == due
+        assert images[0].expressions[0].text == due
 
 
 @pytest.fixture

@@ -1,0 +1,116 @@
+"""A mask as polygons that fill to exactly its pixels, holes and separate parts included.
+
+Fillers disagree on what a point is. pycocotools fills the area between pixel *corners*; OpenCV's `fillPoly` connects
+pixel *centres* and draws the outline. A polygon of one kind, given to the other filler, moves every border. Both fill
+by the even-odd rule: a line that is walked there and back cancels, so one polygon holds rings that lie apart.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+Point = tuple[int, int]
+# Where its bridge ends, and its points, from the bridge's start back to it.
+_Hole = tuple[Point, list[Point]]
+
+
+def corner_polygon(pixels: NDArray[np.bool_]) -> list[Point]:
+    """Return one polygon (x, y) of pixel corners, which pycocotools fills to the mask.
+
+    Args:
+        pixels: (height, width), bool; at least one is set.
+
+    Returns:
+        At least four points; fewer would be a box to pycocotools.
+    """
+    rings = _rings(np.pad(pixels, 1))
+    start = rings[0][0]
+    # From the end of each further ring back to the start: there the next begins.
+    return [*rings[0], *(point for ring in rings[1:] for point in (start, *ring, ring[0]))]
+
+
+def centre_polygons(pixels: NDArray[np.bool_]) -> list[list[Point]]:
+    """Return a polygon (x, y) of pixel centres a part, which `cv2.fillPoly` with `cv2.polylines` fills to the mask.
+
+    From a hole's leftmost point a bridge leads left, over pixels of the mask, to the border that it meets first.
+
+    Args:
+        pixels: (height, width), bool; at least one is set.
+    """
+    inside = np.pad(pixels, 1)
+    rings = _rings(inside)
+    owners = {
+        (x, y): number
+        for number, ring in enumerate(rings)
+        for (x, y0), (_, y1) in _edges(ring)
+        for y in range(min(y0, y1), max(y0, y1))
+    }
+    holes: defaultdict[int, list[_Hole]] = defaultdict(list)
+    polygons = []
+    # A bridge ends at a ring that reaches further left, so each ring is whole before it joins another.
+    for number in sorted(range(len(rings)), key=lambda each: min(rings[each]), reverse=True):
+        x, y = min(rings[number])
+        points = _centres(rings[number], inside, holes.pop(number, []))
+        if not inside[y + 1, x]:
+            polygons.append(points)
+            continue
+        end = x - int(np.argmin(inside[y + 1, x::-1]))
+        first = points.index((x - 1, y))
+        holes[owners[end, y]].append(((end, y), [*points[first:], *points[:first], points[first]]))
+    return polygons
+
+
+def _rings(inside: NDArray[np.bool_]) -> list[list[Point]]:
+    """Return the borders of a mask as rings of corners (x, y), each first along a row, then along a column.
+
+    `inside` has the mask's pixels, and one of background on each side.
+    """
+    changes = inside[:-1] ^ inside[1:]
+    is_corner = changes[:, :-1] ^ changes[:, 1:]
+    # Where two pixels of the mask touch at a corner alone, two borders turn.
+    is_double = changes[:, :-1] & changes[:, 1:] & (inside[:-1, :-1] ^ inside[:-1, 1:])
+    rows, columns = np.nonzero(is_corner | is_double)
+    counts = 1 + is_double[rows, columns]
+    rows, columns = rows.repeat(counts), columns.repeat(counts)
+    # Along a row a border runs from the first corner to the second, from the third to the fourth; so along a column.
+    down = np.lexsort((rows, columns))
+    below = np.empty_like(down)
+    below[down[0::2]], below[down[1::2]] = down[1::2], down[0::2]
+    points, below = list(zip(columns.tolist(), rows.tolist(), strict=True)), below.tolist()
+    rings, is_left = [], [True] * len(points)
+    for first in range(0, len(points), 2):
+        ring, corner = [], first
+        while is_left[corner]:
+            along = corner ^ 1
+            is_left[corner] = is_left[along] = False
+            ring += [points[corner], points[along]]
+            corner = below[along]
+        if ring:
+            rings.append(ring)
+    return rings
+
+
+def _edges(ring: Sequence[Point]) -> Iterator[tuple[Point, Point]]:
+    """Yield the edges along columns."""
+    yield from zip(ring[1::2], [*ring[2::2], ring[0]], strict=True)
+
+
+def _centres(ring: Sequence[Point], inside: NDArray[np.bool_], holes: Sequence[_Hole]) -> list[Point]:
+    """Return the centres of the mask's pixels along a ring, with the holes whose bridges end there."""
+    centres: list[Point] = []
+    for (x0, y), (x, y0), (_, y1) in zip(ring[0::2], ring[1::2], [*ring[2::2], ring[0]], strict=True):
+        row = y if inside[y + 1, min(x0, x) + 1] else y - 1
+        centres += [(x0, row), (x - 1, row)] if x0 < x else [(x0 - 1, row), (x, row)]
+        column = x if inside[min(y0, y1) + 1, x + 1] else x - 1
+        first, last = (y0, y1 - 1) if y0 < y1 else (y0 - 1, y1)
+        centres.append((column, first))
+        ending = [hole for hole in holes if hole[0][0] == x and min(first, last) <= hole[0][1] <= max(first, last)]
+        for end, points in sorted(ending, key=lambda hole: hole[0][1], reverse=first > last):
+            centres += [end, *points, end]
+        centres.append((column, last))
+    return [point for point, _ in groupby(centres)]

@@ -1,0 +1,131 @@
+"""What every format writes: an image with its masks and, beside them, its expressions, numbered over the whole export.
+
+Expressions stand beside the masks, not inside them: one may refer to several masks, or to none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pseudoris.schemas.run_lengths import decode_runs
+from pseudoris.schemas.shard import ExpressionRecord, MaskRecord
+from pseudoris.training.exports.read_back import Content
+from pseudoris.workers.masks.rle import decode
+
+
+@dataclass(frozen=True, slots=True)
+class ExportMask:
+    """A mask.
+
+    Attributes:
+        number: From 1, rising over the export.
+        record: As the tables hold it; its encoding is the truth, from which all other forms are made.
+    """
+
+    number: int
+    record: MaskRecord
+
+    @property
+    def box_xywh(self) -> list[int]:
+        """The tight box [x, y, width, height] in upright pixels, plain ints."""
+        x0, y0, x1, y1 = self.box_xyxy
+        return [x0, y0, x1 - x0, y1 - y0]
+
+    @property
+    def box_xyxy(self) -> list[int]:
+        """The tight box [x0, y0, x1, y1] in upright pixels, x1 and y1 exclusive, plain ints."""
+        return [int(edge) for edge in self.record.box_xyxy_px]
+
+    @property
+    def area(self) -> int:
+        """Number of pixels, a plain int."""
+        return int(self.record.area_px)
+
+    @property
+    def rle(self) -> dict[str, Any]:
+        """The compressed encoding as JSON holds it, {"size": [height, width], "counts": str}."""
+        return {"size": [int(side) for side in self.record.rle_size], "counts": self.record.rle_counts}
+
+    @property
+    def uncompressed_rle(self) -> dict[str, Any]:
+        """The encoding with its runs as a list of plain ints."""
+        return {**self.rle, "counts": decode_runs(self.record.rle_counts).tolist()}
+
+    def pixels(self) -> NDArray[np.bool_]:
+        """Return the mask, (height, width) bool."""
+        return decode([self.record.rle_counts], self.record.rle_size).reshape(self.record.rle_size)
+
+    def point_within(self) -> list[float]:
+        """Return a pixel [x, y] of the mask: the middle of its longest run, away from the edge where it can be.
+
+        Raises:
+            ValueError: The encoding does not read.
+        """
+        runs = decode_runs(self.record.rle_counts)
+        ends = runs.cumsum()
+        longest = 2 * int(runs[1::2].argmax()) + 1
+        # Runs go down the columns. A run that reaches the end of a column continues at the top of the next.
+        x, y = divmod(int(ends[longest] - (runs[longest] + 1) // 2), self.record.rle_size[0])
+        return [float(x), float(y)]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportExpression:
+    """An expression.
+
+    Attributes:
+        number: From 1, rising over the export.
+        record: As the tables hold it, its text in the form that the format takes.
+        targets: Places of its masks among those of the image; () where it was verified that none fits.
+    """
+
+    number: int
+    record: ExpressionRecord
+    targets: tuple[int, ...]
+
+    @property
+    def text(self) -> str:
+        """Its text."""
+        return self.record.text
+
+
+@dataclass(frozen=True, slots=True)
+class ExportImage:
+    """An image with what a format takes of it.
+
+    Attributes:
+        number: From 1, rising over the export.
+        key: In SOURCE; untrusted.
+        name: File name, unique in the export, of ASCII letters, digits and `._-`.
+        data: The file's bytes; it is upright.
+        size: (height, width), plain ints.
+        masks: In the proposer's order.
+        expressions: In the order of their first targets; those of no mask stand last.
+    """
+
+    number: int
+    image_id: str
+    key: str
+    name: str
+    data: bytes
+    size: tuple[int, int]
+    masks: tuple[ExportMask, ...]
+    expressions: tuple[ExportExpression, ...]
+
+    def masks_with_texts(self) -> list[tuple[ExportMask, list[ExportExpression]]]:
+        """Return each mask with the expressions that refer to it alone."""
+        found: list[tuple[ExportMask, list[ExportExpression]]] = [(mask, []) for mask in self.masks]
+        for each in self.expressions:
+            if len(each.targets) == 1:
+                found[each.targets[0]][1].append(each)
+        return found
+
+    def content(self, name: str, masks: Iterable[Any] | None = None) -> Content:
+        """Return what a format keeps that has all expressions, and all masks in the tables' form or its own."""
+        kept = (mask.record.rle_counts for mask in self.masks) if masks is None else masks
+        return Content(name, self.size, tuple(kept), tuple((each.text, each.targets) for each in self.expressions))
