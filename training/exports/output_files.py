@@ -145,13 +145,14 @@ IMAGES_ARRAY: Final = "images"
 class JsonArray:
     """One array of the object."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], separator: bytes = b",\n") -> None:
         self._file = file
+        self._separator = separator
         self.num_elements = 0
 
     def append(self, element: Any) -> None:
         """Add an element: all values that `json` writes by itself; numpy's numbers raise TypeError."""
-        self._file.write(b",\n" if self.num_elements else b"")
+        self._file.write(self._separator if self.num_elements else b"")
         self._file.write(printable_json(element, separators=(",", ":")).encode())
         self.num_elements += 1
 
@@ -163,6 +164,14 @@ def json_list(path: Path) -> Iterator[JsonArray]:
         file.write(b"[\n")
         yield JsonArray(file)
         file.write(b"\n]\n")
+
+
+@contextmanager
+def json_lines(path: Path) -> Iterator[JsonArray]:
+    """Write a file of a JSON value a line to `path`."""
+    with path.open("wb") as file:
+        yield JsonArray(file, b"\n")
+        file.write(b"\n")
 
 
 @contextmanager
@@ -215,6 +224,19 @@ def read_array(destination: RunLocation, path: str, name: str) -> Iterator[Any]:
                 yield element
             elif name == IMAGES_ARRAY:
                 return
+
+
+def read_records(destination: RunLocation, path: str) -> Iterator[Any]:
+    """Yield the elements of a file of `json_list`, or of one of `json_lines`, whose name then ends in `.jsonl`."""
+    uri = destination.uri(path)
+    with destination.open_input(path) as file:
+        if not path.endswith(".jsonl"):
+            yield from (element for _, element in iter_json_arrays(file, uri))
+            return
+        for line in file:
+            if not line.endswith(b"\n"):
+                raise TransientError(f"{uri} ends in the middle of a line. Run the same command again.")
+            yield _element(line, uri)
 
 
 class ByImage:

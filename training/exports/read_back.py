@@ -11,6 +11,7 @@ from typing import Any
 from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.schemas.shard import is_blank
+from pseudoris.workers.masks.rle import MaskSizeError, compressed_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,16 @@ class Content:
     def of_mask(cls, name: str, size: tuple[int, int], mask: Any, texts: Sequence[str]) -> Content:
         """Return the content of a format that has a record a mask."""
         return cls(name, size, (mask,), tuple((text, (0,)) for text in texts))
+
+    @classmethod
+    def of_pairs(cls, name: str, size: tuple[int, int], masks: Sequence[Any], texts: Sequence[str]) -> Content:
+        """Return the content of a format that has a mask for each expression."""
+        return cls(name, size, tuple(masks), tuple((text, (place,)) for place, text in enumerate(texts)))
+
+    @classmethod
+    def of_expression(cls, name: str, size: tuple[int, int], targets: Sequence[Any], text: str) -> Content:
+        """Return the content of a format that has a record an expression, with its targets in the format's form."""
+        return cls(name, size, tuple(targets), ((text, tuple(range(len(targets)))),))
 
 
 class Fingerprint:
@@ -62,20 +73,22 @@ class Fingerprint:
             raise TransientError(f"{where} reads back differently. Run the same command again.")
 
 
-def check_mask(annotation: Mapping[str, Any], size: tuple[int, int], where: str) -> str:
+def check_mask(annotation: Mapping[str, Any], size: tuple[int, int], where: str, *, is_polygon: bool = False) -> str:
     """Return the `counts` of a COCO-like annotation once its runs fill the image and agree with its box and area.
 
-    It has `segmentation` (a bare compressed RLE), `bbox` [x, y, width, height] and `area`; `size` is (height, width) of
-    its image, and `where` names it in a TransientError.
+    It has `segmentation` (a bare compressed RLE, or one polygon in a list), `bbox` [x, y, width, height] and `area`;
+    `size` is (height, width) of its image, and `where` names it in a TransientError.
     """
     segmentation = annotation["segmentation"]
-    if not isinstance(segmentation, dict) or not isinstance(segmentation.get("counts"), str):
-        raise broken(where, "its mask is not a compressed run-length encoding")
-    if tuple(segmentation["size"]) != size:
-        raise broken(where, f"its mask has the size {segmentation['size']}, its image {list(size)} (height, width)")
-    counts: str = segmentation["counts"]
+    if isinstance(segmentation, list) != is_polygon or not (
+        is_polygon or (isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str))
+    ):
+        raise broken(where, f"its mask is not {'one polygon' if is_polygon else 'a compressed run-length encoding'}")
     try:
+        counts = str(compressed_counts(segmentation, size))
         found = summarise_rle(*size, counts)
+    except MaskSizeError as error:
+        raise broken(where, f"its mask has the size of another image: {error}") from error
     except ValueError as error:
         raise broken(where, f"its mask does not decode ({error})") from error
     x0, y0, x1, y1 = found.box_xyxy_px

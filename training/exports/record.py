@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco
 
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord
+from pseudoris.training.exports.polygons import corner_polygon
 from pseudoris.training.exports.read_back import Content
 from pseudoris.workers.masks.rle import decode
 
@@ -51,14 +53,15 @@ class ExportMask:
         """The compressed encoding as JSON holds it, {"size": [height, width], "counts": str}."""
         return {"size": [int(side) for side in self.record.rle_size], "counts": self.record.rle_counts}
 
-    @property
-    def uncompressed_rle(self) -> dict[str, Any]:
-        """The encoding with its runs as a list of plain ints."""
-        return {**self.rle, "counts": decode_runs(self.record.rle_counts).tolist()}
-
     def pixels(self) -> NDArray[np.bool_]:
         """Return the mask, (height, width) bool."""
         return decode([self.record.rle_counts], self.record.rle_size).reshape(self.record.rle_size)
+
+    def corner_polygon(self) -> tuple[list[int], str]:
+        """Return one polygon [x0, y0, x1, y1, …] that pycocotools fills to the mask, and the pixels' own encoding."""
+        pixels = self.pixels()
+        points = [edge for point in corner_polygon(pixels) for edge in point]
+        return points, str(coco.encode(np.asfortranarray(pixels, np.uint8))["counts"], "ascii")
 
     def point_within(self) -> list[float]:
         """Return a pixel [x, y] of the mask: the middle of its longest run, away from the edge where it can be.
@@ -124,6 +127,13 @@ class ExportImage:
             if len(each.targets) == 1:
                 found[each.targets[0]][1].append(each)
         return found
+
+    def united(self, said: ExportExpression) -> str:
+        """Return the compressed encoding of all targets of an expression together; it has one at least."""
+        if len(said.targets) == 1:
+            return self.masks[said.targets[0]].record.rle_counts
+        merged = coco.merge([self.masks[place].rle for place in said.targets])
+        return str(merged["counts"], "ascii")
 
     def content(self, name: str, masks: Iterable[Any] | None = None) -> Content:
         """Return what a format keeps that has all expressions, and all masks in the tables' form or its own."""

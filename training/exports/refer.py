@@ -35,7 +35,7 @@ from pseudoris.training.untrusted_pickle import load_plain
 IMAGES_FOLDER: Final = "images/mscoco/images/train2014"
 # REFER ends the process for any other. (`refclef` keeps its images elsewhere.)
 _DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
-_SPLITS: Final = ("train", "val", "test", "testA", "testB")
+SPLITS: Final = ("train", "val", "test", "testA", "testB")
 # LAVT documents Python 3.7, which reads none above 4; 2 serves the original REFER's Python 2 as well.
 _PICKLE_PROTOCOL: Final = 2
 _MAX_PICKLE_PROTOCOL: Final = 4
@@ -86,7 +86,7 @@ def _write(job: ExportJob) -> ExportReport:
 REFER: Final = ExportFormat(
     "refer",
     "REFER's refs(…).p and instances.json, for LAVT, LISA, and CRIS's data_process",
-    reads=frozenset({"max_tokens", "dataset", "split", "split_by", "human"}),
+    reads=frozenset({"max_tokens", "dataset", "split", "split_by", "human", "masks"}),
     # LISA joins texts with it, and refuses one that holds it.
     takes=TextRule(is_lower_case=True, refused=("||",)),
     writer=_write,
@@ -132,16 +132,13 @@ class _Writer:
             "area": mask.area,
             # In a list: REFER checks the first element to distinguish an encoding from polygons, and fails on a bare
             # dict.
-            "segmentation": [mask.rle],
+            "segmentation": [mask.corner_polygon()[0] if self._job.options.masks == "polygon" else mask.rle],
             "iscrowd": 0,
         }
 
     def _ref(self, said: Sequence[ExportExpression], annotation: dict[str, Any], file_name: str) -> dict[str, Any]:
-        """Return an element of the refs file; both `sent` and `raw` hold the text: trainers read one or the other."""
-        sentences = [
-            {"sent_id": next(self._numbers["sentence"]), "sent": text, "raw": text, "tokens": text.split()}
-            for text in (each.text for each in said)
-        ]
+        """Return an element of the refs file."""
+        sentences = [{**sentence_of(each), "sent_id": next(self._numbers["sentence"])} for each in said]
         return {
             "ref_id": next(self._numbers["ref"]),
             "ann_id": annotation["id"],
@@ -182,6 +179,11 @@ class _Writer:
         self._job.add(Content.of_mask(file_name, size, _canonical(annotation), _texts(refs)))
 
 
+def sentence_of(said: ExportExpression) -> dict[str, Any]:
+    """Return an expression as a sentence; both `sent` and `raw` hold the text: trainers read one or the other."""
+    return {"sent_id": said.number, "sent": said.text, "raw": said.text, "tokens": said.text.split()}
+
+
 def _checked_dataset(job: ExportJob) -> str:
     options = job.options
     dataset = options.dataset or _DATASETS[0]
@@ -190,8 +192,10 @@ def _checked_dataset(job: ExportJob) -> str:
             f"--dataset {dataset!r} is not known to REFER. Choose from {', '.join(_DATASETS)}, and tell exports apart "
             "by --split-by."
         )
-    if options.split not in _SPLITS:
-        raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(_SPLITS)}.")
+    if options.masks not in ("rle", "polygon"):
+        raise ConfigError(f"--masks {options.masks!r} is neither rle nor polygon.")
+    if options.split not in SPLITS:
+        raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(SPLITS)}.")
     if not _SPLIT_BY.fullmatch(options.split_by):
         raise ConfigError(f"--split-by {options.split_by!r} becomes a file name. Use only letters, digits, _, + and -.")
     return dataset
