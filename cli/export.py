@@ -74,6 +74,12 @@ def export(
     merge_images: _MergeImages = None,
     target_mb: Annotated[int, _option("target_mb")] = int(DEFAULTS.target_mb),
     distinctive_only: Annotated[bool, _option("distinctive_only")] = False,
+    masks: Annotated[str, _option("masks")] = DEFAULTS.masks,
+    layout: Annotated[str, _option("layout")] = DEFAULTS.layout,
+    coordinates: Annotated[str, _option("coordinates")] = DEFAULTS.coordinates,
+    resize_factor: Annotated[int | None, _option("resize_factor")] = None,
+    min_pixels: Annotated[int | None, _option("min_pixels")] = None,
+    max_pixels: Annotated[int | None, _option("max_pixels")] = None,
     source: options.MovedSource = None,
     partial: Annotated[bool, option("--partial", "Export the committed shards of an unfinished run.")] = False,
     overwrite: Annotated[bool, option("--overwrite", "Replace an earlier export in DEST.")] = False,
@@ -84,11 +90,15 @@ def export(
     """Write a finished run in another format, and read it back to check it."""
     options.load_plugins(plugins)
     human = _human(merge_human, merge_split_by, merge_splits, merge_images)
+    chosen = ExportOptions(
+        *(max_tokens, dataset, split, split_by, human, target_mb, distinctive_only),
+        *(masks, layout, coordinates, resize_factor, min_pixels, max_pixels),
+    )
     request = export_request(
         out,
         destination,
         export_format,
-        ExportOptions(max_tokens, dataset, split, split_by, human, target_mb, distinctive_only),
+        chosen,
         source=source,
         is_partial=partial,
         is_overwriting=overwrite,

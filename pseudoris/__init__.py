@@ -255,6 +255,12 @@ def export(
     human: HumanAnnotation | None = None,
     target_mb: float = 256,
     distinctive_only: bool = False,
+    masks: str = "rle",
+    layout: str = "masks",
+    coordinates: str = "norm1000",
+    resize_factor: int | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
     source: str | None = None,
     partial: bool = False,
     overwrite: bool = False,
@@ -274,6 +280,12 @@ def export(
         human: For `refer`: a REFER dataset whose human references join.
         target_mb: Size of a file, for formats with files of a free size.
         distinctive_only: For `pseudo-ris-csv`: leave out masks without a candidate above tau.
+        masks: For `refer`: form of the masks, `rle` or `polygon`.
+        layout: For `hf`: `masks` or `objects`.
+        coordinates: For `llamafactory` and `qwen`: frame of the boxes, `norm1000`, `real` or `resized`.
+        resize_factor: For `resized`: multiple of the sides that the trainer resizes to.
+        min_pixels: For `resized`: smallest area that the trainer is given.
+        max_pixels: For `resized`: largest area that the trainer is given.
         source: Where the run's images are now, if they have moved.
         partial: Export what is committed of an unfinished run.
         overwrite: Replace an existing export at `destination`.
@@ -289,7 +301,10 @@ def export(
     """
     from pseudoris.training.exports import ExportOptions, export_request, find_export
 
-    options = ExportOptions(max_tokens, dataset, split, split_by, human, target_mb, distinctive_only)
+    options = ExportOptions(
+        *(max_tokens, dataset, split, split_by, human, target_mb, distinctive_only),
+        *(masks, layout, coordinates, resize_factor, min_pixels, max_pixels),
+    )
     flags, excluded = {"is_partial": partial, "is_overwriting": overwrite}, _exclusions(exclude, exclude_distance)
     request = export_request(out, destination, export_format, options, source=source, exclusions=excluded, **flags)
     return find_export(export_format).write(request, lambda done, total, /, stage="": None)

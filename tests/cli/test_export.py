@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
+from typer.main import get_command
 
+import pseudoris
+from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
+from pseudoris.training.exports import EXPORTS, ExportOptions
 from tests.builders.command import invoke, pseudoris_here
 from tests.store.builders import commit, start_run
 from tests.training.exports.builders import build_run, jpeg
@@ -79,7 +86,11 @@ def human(tmp_path):
     return tmp_path / "human"
 
 
-@pytest.mark.parametrize("name", ["refer", "cris", "lmdb"])
+# Above the picture's area, so that it grows.
+RESIZED = ("--coordinates", "resized", "--resize-factor", "28", "--min-pixels", "3136", "--max-pixels", "100000")
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTS.keys() - {"parquet", "pseudo-ris-csv"}))
 def test_each_format_says_what_it_wrote_left_out_and_checked(pictures, tmp_path, name):
     result = invoke("export", pictures, tmp_path / "export", "--format", name)
     # Lines break where the console ends.
@@ -87,8 +98,46 @@ def test_each_format_says_what_it_wrote_left_out_and_checked(pictures, tmp_path,
     assert "written, and checked by reading it back" in output
     assert "quarantined images 1 " in output
     assert "1 images without a mask" in output
-    assert "2 images whose masks have no kept expression" in output
-    assert "equal the run's" in output
+    assert "images whose masks have no kept expression" in output or EXPORTS[name].takes.keeps_bare_masks
+    assert "every mask and expression, and their order, equal the run's" in output
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [("llamafactory", ("image_min_pixels", "image_max_pixels")), ("qwen", ("--min_pixels", "--max_pixels"))],
+)
+def test_boxes_of_the_trainers_own_resizing_are_printed_with_the_limits_that_they_need(pictures, tmp_path, name, flags):
+    result = invoke("export", pictures, tmp_path / "export", "--format", name, *RESIZED)
+    assert f"{flags[0]}=3136 and {flags[1]}=100000" in " ".join(result.output.split())
+    result = invoke("export", pictures, tmp_path / "norm", "--format", name)
+    assert "in thousandths of the image's sides" in " ".join(result.output.split())
+
+
+def test_each_option_of_a_format_has_a_flag_and_an_argument_of_the_api():
+    names = {field.name for field in fields(ExportOptions)} - {"human"}
+    command = get_command(app).commands["export"]
+    assert names <= {each.name for each in command.params}
+    parameters = signature(pseudoris.export).parameters
+    assert {name: parameters[name].default for name in names} == {
+        name: getattr(ExportOptions(), name) for name in names
+    }
+    for each in command.params:
+        if each.name in names - {"dataset"}:
+            assert each.default == getattr(ExportOptions(), each.name), each.name
+
+
+def test_an_option_changes_what_is_written(pictures, tmp_path):
+    def written(*arguments):
+        place = tmp_path / "-".join(arguments).replace("--", "")
+        invoke("export", pictures, place, *arguments)
+        return {path.relative_to(place): path.read_bytes() for path in place.rglob("*.json*") if path.name[0] != "_"}
+
+    for name in ("llamafactory", "qwen"):
+        found = [written("--format", name, *each) for each in ((), ("--coordinates", "real"), RESIZED)]
+        assert found[0] != found[1] != found[2] != found[0]
+    assert written("--format", "refer") != written("--format", "refer", "--masks", "polygon")
+    invoke("export", pictures, tmp_path / "objects", "--format", "hf", "--layout", "objects")
+    assert "objects" in pq.read_schema(tmp_path / "objects/data/train-00000.parquet").names
 
 
 @pytest.mark.parametrize(
@@ -100,6 +149,16 @@ def test_each_format_says_what_it_wrote_left_out_and_checked(pictures, tmp_path,
             ("--format", "refer", "--distinctive-only"),
             "does not use --distinctive-only, which belongs to pseudo-ris-csv",
         ),
+        (("--format", "coco", "--masks", "polygon"), "does not use --masks, which belongs to refer"),
+        (("--format", "refer", "--masks", "bitmap"), "--masks 'bitmap' is neither rle nor polygon"),
+        (("--format", "hf", "--layout", "rows"), "--layout 'rows' is not masks or objects"),
+        (("--format", "ms-swift", "--coordinates", "real"), "which belongs to llamafactory, qwen"),
+        (("--format", "qwen", "--coordinates", "relative"), "'relative' is not norm1000, real or resized"),
+        (("--format", "qwen", "--min-pixels", "3136"), "--min-pixels and --max-pixels belong to --coordinates resized"),
+        (("--format", "llamafactory", *RESIZED[:4]), "needs --resize-factor .* --min-pixels and --max-pixels"),
+        (("--format", "qwen", *RESIZED, "--max-pixels", "3000"), "--coordinates resized needs .*--max-pixels"),
+        (("--format", "reasonseg", "--dataset", "../x"), "--dataset '../x' becomes a file name"),
+        (("--format", "grefcoco", "--split", "dev"), "--split 'dev' is not a split of gRefCOCO"),
         (("--format", "refer", "--merge-images", "x"), "need --merge-human FOLDER"),
         (("--format", "refer", "--merge-human", "nowhere"), r"must have one refs\(…\)\.p\. Found none"),
     ],

@@ -14,7 +14,7 @@ from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import LatestReceipts
-from pseudoris.training.exports.coco_export import COCO
+from pseudoris.training.exports.coco_export import COCO, GREFCOCO, SAM3
 from pseudoris.training.exports.conversations import FACTORY, QWEN, SWIFT
 from pseudoris.training.exports.cris import CRIS, LMDB
 from pseudoris.training.exports.export_job import (
@@ -25,15 +25,13 @@ from pseudoris.training.exports.export_job import (
     ExportRequest,
     HumanAnnotation,
 )
-from pseudoris.training.exports.grefcoco import GREFCOCO
-from pseudoris.training.exports.grounding_lines import ODVG
 from pseudoris.training.exports.huggingface import HF
+from pseudoris.training.exports.json_pairs import REASONSEG, SA1B
+from pseudoris.training.exports.label_studio import LABEL_STUDIO
 from pseudoris.training.exports.merged_parquet import PARQUET
 from pseudoris.training.exports.pseudo_ris_csv import PSEUDO_RIS_CSV
+from pseudoris.training.exports.record_lists import ODVG, SA2VA
 from pseudoris.training.exports.refer import REFER
-from pseudoris.training.exports.sa1b import SA1B
-from pseudoris.training.exports.sa2va import SA2VA
-from pseudoris.training.exports.sam3 import SAM3
 from pseudoris.training.exports.webdataset import WEBDATASET
 
 __all__ = [
@@ -52,7 +50,7 @@ EXPORTS: Final[dict[str, ExportFormat]] = {
     each.name: each
     for each in (
         *(PARQUET, REFER, CRIS, LMDB, COCO, SA1B, WEBDATASET, HF, PSEUDO_RIS_CSV),
-        *(SWIFT, FACTORY, QWEN, SAM3, ODVG, SA2VA, GREFCOCO),
+        *(SWIFT, FACTORY, QWEN, SAM3, ODVG, SA2VA, GREFCOCO, REASONSEG, LABEL_STUDIO),
     )
 }
 _FLAGS: Final = {"human": "--merge-human"}

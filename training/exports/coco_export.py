@@ -1,17 +1,25 @@
-"""COCO: masks as instances, expressions as captions.
+"""COCO, and two layouts that are COCO with the expressions elsewhere: SAM 3's and gRefCOCO's.
 
-DEST/annotations/instances_<split>.json       images, every mask, one category
-DEST/annotations/captions_<split>.json        the same images, every kept expression with its mask
-DEST/images/<file_name>                       the images, upright
+coco      DEST/annotations/instances_<split>.json        images, every mask with its expressions, one category
+          DEST/annotations/captions_<split>.json         the same images, every expression with its mask
+          DEST/images/<file_name>                        the images, upright
+sam3      DEST/annotations.json                          an annotation a target of an expression, a category a text
+          DEST/images/<file_name>
+          DEST/per_image_queries.py                      the loader class that asks each image for its own expressions
+grefcoco  DEST/grefcoco/grefs(unc).json                  a reference a set of masks, with its expressions
+          DEST/grefcoco/instances.json                   images, masks as one polygon each, one category
+          DEST/images/mscoco/images/train2014/<file_name>
 
-Both JSON files are in one order. They are read back side by side, so memory holds one image's masks.
+Files are in one order and are read back side by side, so memory holds one image's masks. Sources: facebookresearch/sam3
+99d02f2, sam3/train/data/{coco_json_loaders,sam3_image_dataset}.py; henghuiding/ReLA 3ca9551, gres_model/data;
+LeapLabTHU/GSVA 618dc79, data/refer_seg_dataset.py; voxel51/fiftyone 1.22.1, fiftyone/utils/coco.py.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from itertools import zip_longest
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count, zip_longest
+from pkgutil import get_data
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
@@ -22,118 +30,295 @@ from pseudoris.training.exports.output_files import (
     IMAGES_ARRAY,
     ByImage,
     JsonArray,
-    ManyFiles,
-    json_arrays,
-    new_file,
+    json_list,
     read_array,
+    read_records,
 )
 from pseudoris.training.exports.read_back import Content, RisingIds, broken, check_mask, check_texts
-from pseudoris.training.exports.record import ExportImage
+from pseudoris.training.exports.record import ExportExpression, ExportImage, ExportMask
 from pseudoris.training.exports.selected_rows import TextRule
 
-_IMAGES_FOLDER: Final = "images"
-_ANNOTATIONS_FOLDER: Final = "annotations"
-_ANNOTATIONS: Final = "annotations"
-_SPLIT: Final = re.compile(r"[A-Za-z0-9_-]+")
+ANNOTATIONS: Final = "annotations"
+IMAGES_FOLDER: Final = "images"
+# Where REFER's and gRefCOCO's loaders look.
+REFER_IMAGES_FOLDER: Final = "images/mscoco/images/train2014"
+REFER_SPLITS: Final = ("train", "val", "test", "testA", "testB")
 
 
-def _write(job: ExportJob) -> ExportReport:
-    """Write images and both files an image at a time, then read the files back side by side."""
-    split, destination = job.options.split, job.destination
-    if not _SPLIT.fullmatch(split):
-        raise ConfigError(f"--split {split!r} becomes part of file names. Use only letters, digits, _ and -.")
-    job.claim(_ANNOTATIONS_FOLDER, _IMAGES_FOLDER)
-    paths = [f"{_ANNOTATIONS_FOLDER}/{kind}_{split}.json" for kind in ("instances", "captions")]
+def image_record(number: int, image: ExportImage) -> dict[str, Any]:
+    """Return an image as an element of `images`."""
+    return {"id": number, "file_name": image.name, "height": image.size[0], "width": image.size[1]}
+
+
+def annotation_of(image: ExportImage, mask: ExportMask, segmentation: Any, **changes: Any) -> dict[str, Any]:
+    """Return a mask as an element of `annotations`, with changed or further keys."""
+    return {
+        "id": mask.number,
+        "image_id": image.number,
+        "category_id": CATEGORY_ID,
+        "segmentation": segmentation,
+        "area": mask.area,
+        "bbox": mask.box_xywh,
+        # 0, although COCO itself writes encodings for crowds alone: pycocotools goes by the segmentation's form, while
+        # detectron2 and mmdetection train on no crowd and the evaluation counts none.
+        "iscrowd": 0,
+        **changes,
+    }
+
+
+def read_instances(
+    destination: RunLocation, path: str, *, is_polygon: bool = False
+) -> Iterator[tuple[Mapping[str, Any], dict[int, Mapping[str, Any]], tuple[str, ...]]]:
+    """Yield each image, its annotations by id, and their encodings, once ids rise and masks fit boxes and areas."""
+    where = destination.uri(path)
+    annotations = ByImage(read_array(destination, path, ANNOTATIONS), where)
+    image_ids, ids = RisingIds(where), RisingIds(where)
+    for image in read_array(destination, path, IMAGES_ARRAY):
+        of_image = {ids.check(each["id"]): each for each in annotations.take(image_ids.check(image["id"]))}
+        size = (image["height"], image["width"])
+        yield (
+            image,
+            of_image,
+            tuple(
+                check_mask(each, size, f"{where}, annotation {number}", is_polygon=is_polygon)
+                for number, each in of_image.items()
+            ),
+        )
+    annotations.check_end()
+
+
+def _content(image: Mapping[str, Any], masks: Sequence[str], said: Iterable[tuple[str, tuple[int, ...]]]) -> Content:
+    return Content(image["file_name"], (image["height"], image["width"]), tuple(masks), tuple(said))
+
+
+def _write_coco(job: ExportJob) -> ExportReport:
+    _, split = job.names("coco")
+    job.claim(ANNOTATIONS, IMAGES_FOLDER)
+    paths = [f"{ANNOTATIONS}/{kind}_{split}.json" for kind in ("instances", "captions")]
     with (
-        ManyFiles(destination) as files,
-        new_file(destination, paths[0]) as instances_file,
-        new_file(destination, paths[1]) as captions_file,
-        json_arrays(instances_file, (IMAGES_ARRAY, _ANNOTATIONS, "categories")) as instances,
-        json_arrays(captions_file, (IMAGES_ARRAY, _ANNOTATIONS)) as captions,
+        job.files() as files,
+        job.arrays(paths[0], IMAGES_ARRAY, ANNOTATIONS, "categories") as instances,
+        job.arrays(paths[1], IMAGES_ARRAY, ANNOTATIONS) as captions,
     ):
         instances["categories"].append(CATEGORY)
         for image in job.images():
-            files.write(_IMAGES_FOLDER, image.name, image.data)
-            _add(image, instances, captions)
+            files.write(IMAGES_FOLDER, image.name, image.data)
+            instances[IMAGES_ARRAY].append(image_record(image.number, image))
+            captions[IMAGES_ARRAY].append(image_record(image.number, image))
+            for mask, said in image.masks_with_texts():
+                # Bare, with text for counts: COCO's own readers distinguish it from polygons because it is not a list.
+                # FiftyOne reads no captions, and keeps the keys of an annotation.
+                keys = {"mask_id": mask.record.mask_id, "expressions": [each.text for each in said]}
+                instances[ANNOTATIONS].append(annotation_of(image, mask, mask.rle, **keys))
+                for each in said:
+                    ids = {"id": each.number, "image_id": image.number, "instance_id": mask.number}
+                    captions[ANNOTATIONS].append({**ids, "caption": each.text})
             job.add(image.content(image.name))
-    files.check()
-    job.check(_read_back(destination, *paths), destination.uri(paths[0]))
+    job.check(_read_coco(job.destination, *paths), job.destination.uri(paths[0]))
     return job.report(
         {"images": job.num_images, "instances": job.written.num_masks, "captions": job.written.num_texts},
-        {"images": files.num_files, "instances": 1, "captions": 1},
-        files.size_bytes + job.sizes(*paths),
+        {"images": job.num_files, "instances": 1, "captions": 1},
         notes=(
             'Masks are run-length encodings: detectron2 wants INPUT.MASK_FORMAT = "bitmask" for them.',
             "Each caption belongs to one mask: its instance_id is the id of the annotation of that mask.",
         ),
-        checked=(
-            "every mask decodes to its image's size, box and area; all masks and expressions equal the run's",
-            "ids are unique plain ints; no caption is empty; every image file exists",
-        ),
+        checked="every mask decodes to its image's size, box and area; ids are unique plain ints",
     )
 
 
 # Every mask with pixels, also one without a kept expression: as instances they are just as valid.
 COCO: Final = ExportFormat(
     "coco",
-    "instances and captions JSON with the images: pycocotools, detectron2, mmdetection",
+    "instances and captions: pycocotools, detectron2, mmdetection, FiftyOne",
     reads=frozenset({"max_tokens", "split"}),
     takes=TextRule(keeps_bare_masks=True),
-    writer=_write,
+    writer=_write_coco,
 )
 
 
-def _add(image: ExportImage, instances: dict[str, JsonArray], captions: dict[str, JsonArray]) -> None:
-    record = {"id": image.number, "file_name": image.name, "height": image.size[0], "width": image.size[1]}
-    instances[IMAGES_ARRAY].append(record)
-    captions[IMAGES_ARRAY].append(record)
-    for mask in image.masks:
-        instances[_ANNOTATIONS].append(
-            {
-                "id": mask.number,
-                "image_id": image.number,
-                "category_id": CATEGORY_ID,
-                # Bare, with text for counts: COCO's own readers distinguish it from polygons because it is not a list.
-                "segmentation": mask.rle,
-                "area": mask.area,
-                "bbox": mask.box_xywh,
-                # 0, although COCO itself writes encodings for crowds alone: pycocotools goes by the segmentation's
-                # form, while detectron2 and mmdetection train on no crowd and the evaluation counts none.
-                "iscrowd": 0,
-                "mask_id": mask.record.mask_id,
-            }
-        )
-    for said in image.expressions:
-        instance_id = image.masks[said.targets[0]].number
-        captions[_ANNOTATIONS].append(
-            {"id": said.number, "image_id": image.number, "instance_id": instance_id, "caption": said.text}
-        )
-
-
-def _read_back(destination: RunLocation, instances: str, captions: str) -> Iterator[Content]:
-    where = destination.uri(instances)
-    masks = ByImage(read_array(destination, instances, _ANNOTATIONS), where)
-    texts = ByImage(read_array(destination, captions, _ANNOTATIONS), destination.uri(captions))
-    image_ids, mask_ids, text_ids = RisingIds(where), RisingIds(where), RisingIds(destination.uri(captions))
-    both = (read_array(destination, path, IMAGES_ARRAY) for path in (instances, captions))
-    for image, same in zip_longest(*both):
-        if image is None or image != same:
-            raise broken(where, f"its images and those of the captions differ at {image or same}")
-        number, size = image_ids.check(image["id"]), (image["height"], image["width"])
-        of_image = {mask_ids.check(each["id"]): each for each in masks.take(number)}
-        encodings = [check_mask(each, size, f"{where}, annotation {key}") for key, each in of_image.items()]
-        said = texts.take(number)
-        for each in said:
-            text_ids.check(each["id"])
-        yield Content(image["file_name"], size, tuple(encodings), _targets(said, list(of_image), texts.where))
-    masks.check_end()
+def _read_coco(destination: RunLocation, instances: str, captions: str) -> Iterator[Content]:
+    texts = ByImage(read_array(destination, captions, ANNOTATIONS), destination.uri(captions))
+    ids = RisingIds(texts.where)
+    pairs = zip_longest(read_instances(destination, instances), read_array(destination, captions, IMAGES_ARRAY))
+    for found, same in pairs:
+        if found is None or found[0] != same:
+            where = destination.uri(instances)
+            raise broken(where, f"its images and those of the captions differ at {found[0] if found else same}")
+        image, masks, encodings = found
+        places = {number: place for place, number in enumerate(masks)}
+        said: list[tuple[str, tuple[int, ...]]] = []
+        expressions: list[list[str]] = [[] for _ in masks]
+        for each in texts.take(image["id"]):
+            place = f"{texts.where}, caption {ids.check(each['id'])}"
+            if each["instance_id"] not in places:
+                raise broken(place, "it belongs to a mask of another image, or to none")
+            (text,) = check_texts([each["caption"]], place)
+            said.append((text, (places[each["instance_id"]],)))
+            expressions[said[-1][1][0]].append(text)
+        if [each["expressions"] for each in masks.values()] != expressions:
+            raise broken(f"{destination.uri(instances)}, image {image['id']}", "its expressions are not its captions")
+        yield _content(image, encodings, said)
     texts.check_end()
 
 
-def _targets(said: list[Mapping[str, Any]], masks: list[int], where: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Return the captions of an image, each with the place of its mask."""
-    strangers = [each["id"] for each in said if each["instance_id"] not in masks]
-    if strangers:
-        raise broken(where, f"caption {strangers[0]} belongs to a mask of another image, or to none")
-    texts = check_texts([each["caption"] for each in said], where)
-    return tuple((text, (masks.index(each["instance_id"]),)) for text, each in zip(texts, said, strict=True))
+_SAM3_PATH: Final = "annotations.json"
+_LOADER: Final = "per_image_queries.py"
+
+
+def _write_sam3(job: ExportJob) -> ExportReport:
+    """Write image by image. Memory holds every distinct text, as the trainer does."""
+    job.claim(IMAGES_FOLDER)
+    texts: dict[str, int] = {}
+    with job.files() as files, job.arrays(_SAM3_PATH, IMAGES_ARRAY, ANNOTATIONS, "categories") as arrays:
+        for image in job.images():
+            files.write(IMAGES_FOLDER, image.name, image.data)
+            job.add(_add_queries(image, arrays, texts))
+    job.add_file(_LOADER, get_data(__package__, f"templates/{_LOADER}.j2") or b"")
+    job.check(_read_sam3(job.destination, list(texts)), job.destination.uri(_SAM3_PATH))
+    return job.report(
+        {"images": job.num_images, "queries": len(texts), "annotations": job.written.num_masks},
+        {"images": job.num_files, "queries": 1},
+        notes=(
+            f"In the training's config give ann_file {_SAM3_PATH}, img_folder images, and as coco_json_loader "
+            f"per_image_queries.PerImageQueries with _partial_: true, with this folder on PYTHONPATH. By itself the "
+            "loader asks every text of every image, and refuses images of more than 81.",
+            "The published config stops after 100 images (limit_ids) and trains without masks (enable_segmentation).",
+        ),
+        checked="every mask decodes to its image's size, box and area; ids are unique plain ints",
+    )
+
+
+SAM3: Final = ExportFormat(
+    "sam3",
+    "COCO with an expression a category, and its loader class, for SAM 3's fine-tuning",
+    reads=frozenset({"max_tokens"}),
+    # The model's texts have 32 tokens.
+    takes=TextRule(max_tokens=32, with_groups=True, with_none=True),
+    writer=_write_sam3,
+)
+
+
+def _add_queries(image: ExportImage, arrays: dict[str, JsonArray], texts: dict[str, int]) -> Content:
+    """Add an image, its annotations, and its texts, numbered from 1; return what is kept of it.
+
+    SAM 3 takes every query as exhaustive: a text has the targets of all expressions that have it.
+    """
+    targets: dict[str, list[int]] = {}
+    for each in image.expressions:
+        found = targets.setdefault(each.text, [])
+        found += [place for place in each.targets if place not in found]
+    masks: list[str] = []
+    said = []
+    for text, places in targets.items():
+        if text not in texts:
+            texts[text] = len(texts) + 1
+            arrays["categories"].append({"id": texts[text], "name": text})
+        said.append((text, tuple(range(len(masks), len(masks) + len(places)))))
+        for mask in (image.masks[place] for place in places):
+            masks.append(mask.record.rle_counts)
+            keys = {"id": arrays[ANNOTATIONS].num_elements + 1, "category_id": texts[text]}
+            arrays[ANNOTATIONS].append(annotation_of(image, mask, mask.rle, **keys))
+    negative = [texts[text] for text, places in targets.items() if not places]
+    arrays[IMAGES_ARRAY].append({**image_record(image.number, image), "negative_category_ids": negative})
+    return Content(image.name, image.size, tuple(masks), tuple(said))
+
+
+def _read_sam3(destination: RunLocation, texts: list[str]) -> Iterator[Content]:
+    if [each["name"] for each in read_array(destination, _SAM3_PATH, "categories")] != texts:
+        raise broken(destination.uri(_SAM3_PATH), "its categories are others than the texts")
+    for image, of_image, encodings in read_instances(destination, _SAM3_PATH):
+        places: dict[int, tuple[int, ...]] = {}
+        for place, each in enumerate(of_image.values()):
+            places[each["category_id"]] = (*places.get(each["category_id"], ()), place)
+        places.update((number, ()) for number in image["negative_category_ids"])
+        yield _content(image, encodings, ((texts[number - 1], found) for number, found in places.items()))
+
+
+_REFS: Final = "grefcoco/grefs(unc).json"
+_INSTANCES: Final = "grefcoco/instances.json"
+# What a reference of no mask has for ids.
+_NONE: Final = -1
+
+
+def _write_grefcoco(job: ExportJob) -> ExportReport:
+    if job.options.split not in REFER_SPLITS:
+        raise ConfigError(
+            f"--split {job.options.split!r} is not a split of gRefCOCO. Choose from {', '.join(REFER_SPLITS)}."
+        )
+    job.claim("grefcoco", REFER_IMAGES_FOLDER)
+    ref_ids = count(1)
+    with (
+        job.files() as files,
+        job.new_file(_REFS) as refs_file,
+        json_list(refs_file) as refs,
+        job.arrays(_INSTANCES, IMAGES_ARRAY, ANNOTATIONS, "categories") as instances,
+    ):
+        instances["categories"].append(CATEGORY)
+        for image in job.images():
+            files.write(REFER_IMAGES_FOLDER, image.name, image.data)
+            instances[IMAGES_ARRAY].append(image_record(image.number, image))
+            polygons = [mask.corner_polygon() for mask in image.masks]
+            for mask, (polygon, _) in zip(image.masks, polygons, strict=True):
+                instances[ANNOTATIONS].append(annotation_of(image, mask, [polygon]))
+            for ref in _references(image, ref_ids, job.options.split):
+                refs.append(ref)
+            job.add(image.content(image.name, (counts for _, counts in polygons)))
+    job.check(_read_grefcoco(job.destination), job.destination.uri(_REFS))
+    return job.report(
+        {"images": job.num_images, "references": refs.num_elements, "expressions": job.written.num_texts},
+        {"images": job.num_files, "references": 1},
+        notes=(
+            "GSVA, EVF-SAM and PixelLM read this folder as refer_seg. For ReLA link images/train2014 to "
+            f"{REFER_IMAGES_FOLDER}; for GLaMM link Refer_Segm/coco_2014/train2014.",
+            "A trainer that evaluates asks for the splits val, testA and testB too, and stops without them.",
+        ),
+        checked="every polygon fills to its mask, with its box and area; ids are plain ints",
+    )
+
+
+GREFCOCO: Final = ExportFormat(
+    "grefcoco",
+    "references of one mask, of several and of none, as gRefCOCO has them",
+    reads=frozenset({"max_tokens", "split"}),
+    # GSVA and GLaMM join texts with it, and refuse one that holds it.
+    takes=TextRule(is_lower_case=True, refused=("||",), with_groups=True, with_none=True),
+    writer=_write_grefcoco,
+)
+
+
+def sentence_of(said: ExportExpression) -> dict[str, Any]:
+    """Return an expression as REFER's sentence; `sent` and `raw` hold the text: trainers read one or the other."""
+    return {"sent_id": said.number, "sent": said.text, "raw": said.text, "tokens": said.text.split()}
+
+
+def _references(image: ExportImage, ref_ids: Iterator[int], split: str) -> Iterator[dict[str, Any]]:
+    """Yield the image's references: expressions of the same masks are one."""
+    for targets, said in image.by_targets().items():
+        sentences = [sentence_of(each) for each in said]
+        yield {
+            "ref_id": next(ref_ids),
+            "ann_id": [image.masks[place].number for place in targets] or [_NONE],
+            "image_id": image.number,
+            "category_id": [CATEGORY_ID] * len(targets) or [_NONE],
+            "split": split,
+            "sent_ids": [sentence["sent_id"] for sentence in sentences],
+            "file_name": image.name,
+            "sentences": sentences,
+        }
+
+
+def _read_grefcoco(destination: RunLocation) -> Iterator[Content]:
+    refs = ByImage(read_records(destination, _REFS), destination.uri(_REFS))
+    ids = RisingIds(refs.where)
+    for image, masks, encodings in read_instances(destination, _INSTANCES, is_polygon=True):
+        said: list[tuple[int, str, tuple[int, ...]]] = []
+        for ref in refs.take(image["id"]):
+            place = f"{refs.where}, reference {ids.check(ref['ref_id'])}"
+            if ref["ann_id"] != [_NONE] and not set(ref["ann_id"]) <= masks.keys():
+                raise broken(place, "it names a mask that is not of its image")
+            targets = tuple(list(masks).index(number) for number in ref["ann_id"] if number != _NONE)
+            texts = check_texts([each["sent"] for each in ref["sentences"]], place)
+            said += [(number, text, targets) for number, text in zip(ref["sent_ids"], texts, strict=True)]
+        # As they were numbered: expressions of the same masks need not stand together.
+        yield _content(image, encodings, ((text, found) for _, text, found in sorted(said)))
+    refs.check_end()

@@ -7,10 +7,13 @@ them; the job counts, compares, and marks the export as whole.
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pseudoris.schemas.errors import ConfigError, ImageError
@@ -21,6 +24,7 @@ from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.training.exports.destination import claim_destination, mark
 from pseudoris.training.exports.image_files import image_file_of
+from pseudoris.training.exports.output_files import JsonArray, ManyFiles, json_arrays, new_file
 from pseudoris.training.exports.read_back import Content, Fingerprint
 from pseudoris.training.exports.record import ExportExpression, ExportImage, ExportMask
 from pseudoris.training.exports.selected_rows import UNREADABLE, ExcludedImages, Selection, TextRule, with_source_bytes
@@ -28,11 +32,13 @@ from pseudoris.training.exports.selected_rows import UNREADABLE, ExcludedImages,
 logger = logging.getLogger(__name__)
 
 _PROGRESS_EVERY: Final = 100
-
-
 WRITING: Final = "writing"
 CHECKING: Final = "reading back"
+_NAME: Final = re.compile(r"[A-Za-z0-9_+-]+")
 _BYTES_PER_MB: Final = 10**6
+_CHECKED: Final = (
+    "every mask and expression, and their order, equal the run's; no expression is empty; every image file exists"
+)
 
 
 class OnProgress(Protocol):
@@ -92,6 +98,7 @@ class ExportOptions:
     masks: str = _option(
         "rle", "refer: form of the masks: rle, or polygon (one each, which pycocotools fills exactly)."
     )
+    layout: str = _option("masks", "hf: masks (a list of structs), or objects (a struct of lists, as detectors read).")
     coordinates: str = _option("norm1000", "llamafactory, qwen: frame of the boxes: norm1000, real, or resized.")
     resize_factor: int | None = _option(None, "--coordinates resized: multiple of the sides, 28 or 32.", min=1)
     min_pixels: int | None = _option(None, "--coordinates resized: smallest area that the trainer is given.", min=1)
@@ -197,7 +204,8 @@ class ExportJob:
         dropped: What was left out, by reason.
         written: What was added.
         num_images: Images that `images` yielded.
-        num_encoded_anew: How many of them differ from the bytes that the run annotated.
+        num_files: Files that were written by `files`.
+        size_bytes: Of all files that were written.
     """
 
     def __init__(self, export_format: ExportFormat, request: ExportRequest, on_progress: OnProgress) -> None:
@@ -206,8 +214,7 @@ class ExportJob:
         self.on_progress = on_progress
         self.dropped: Counter[str] = Counter()
         self.written = Fingerprint()
-        self.num_images = 0
-        self.num_encoded_anew = 0
+        self.num_images = self.num_files = self.size_bytes = self._num_encoded_anew = 0
         self._mask_numbers, self._text_numbers = count(1), count(1)
         self._name, takes, limit = export_format.name, export_format.takes, request.options.max_tokens
         self.rule = replace(
@@ -216,12 +223,47 @@ class ExportJob:
             mask_tau=request.header.config.filtering.tau if self.options.distinctive_only else None,
         )
 
+    def names(self, default: str) -> tuple[str, str]:
+        """Return dataset and split, both fit to be the name of a file; `default` is the format's own dataset."""
+        dataset, split = self.options.dataset or default, self.options.split
+        for option, name in (("--dataset", dataset), ("--split", split)):
+            if not _NAME.fullmatch(name):
+                raise ConfigError(f"{option} {name!r} becomes a file name. Use only letters, digits, _, + and -.")
+        return dataset, split
+
     def claim(self, *folders: str, numbered: Callable[[int], str] | None = None) -> None:
         """Empty the destination's folders of an earlier export, and mark it as begun; see `claim_destination`."""
         request = self.request
         claim_destination(
             self.destination, self._name, folders, numbered=numbered, is_overwriting=request.is_overwriting
         )
+
+    @contextmanager
+    def files(self) -> Iterator[ManyFiles]:
+        """Write many small files; when the block ends each is there, and no other."""
+        with ManyFiles(self.destination) as files:
+            yield files
+        files.check()
+        self.num_files += files.num_files
+        self.size_bytes += files.size_bytes
+
+    @contextmanager
+    def new_file(self, path: str) -> Iterator[Path]:
+        """Give a path on this disk for one large file; see `new_file`."""
+        with new_file(self.destination, path) as local:
+            yield local
+            self.size_bytes += local.stat().st_size
+
+    @contextmanager
+    def arrays(self, path: str, *names: str) -> Iterator[dict[str, JsonArray]]:
+        """Write a file of an object of arrays; see `json_arrays`."""
+        with self.new_file(path) as local, json_arrays(local, names) as arrays:
+            yield arrays
+
+    def add_file(self, path: str, data: bytes) -> None:
+        """Write one small file."""
+        self.destination.replace(path, data)
+        self.size_bytes += len(data)
 
     def images(self) -> Iterator[ExportImage]:
         """Yield each image with its file and the masks and expressions that the rule takes, in plan order.
@@ -264,7 +306,7 @@ class ExportJob:
             self.dropped[UNREADABLE] += 1
             return
         self.num_images += 1
-        self.num_encoded_anew += image_file.is_encoded_anew
+        self._num_encoded_anew += image_file.is_encoded_anew
         places = {mask.mask_id: place for place, mask in enumerate(image.masks)}
         said = [each for mask in image.masks for each in mask.expressions if each.target_mask_ids[0] == mask.mask_id]
         yield ExportImage(
@@ -296,26 +338,21 @@ class ExportJob:
         self.on_progress(found.num_masks, self.written.num_masks, CHECKING)
         self.written.check_equals(found, where)
 
-    def sizes(self, *paths: str) -> int:
-        """Return the bytes of written files together."""
-        return sum(self.destination.size(path) or 0 for path in paths)
-
-    def encoded_anew_notes(self) -> list[str]:
-        """Return the note on images that no longer have the bytes that were annotated, if there are any."""
-        number = self.num_encoded_anew
-        return [f"{number:,} image(s) were encoded again, upright and with three channels."] if number else []
-
     def report(
         self,
         rows: Mapping[str, int],
         files: Mapping[str, int],
-        size_bytes: int,
         *,
         notes: Sequence[str] = (),
-        checked: Sequence[str],
+        checked: str = "",
         **facts: str,
     ) -> ExportReport:
-        """Mark the export as whole, with `facts` about it beside its rows, and return its report."""
+        """Mark the export as whole, with `facts` about it beside its rows, and return its report.
+
+        `checked` is what was compared beyond the masks, the expressions and the files.
+        """
+        if number := self._num_encoded_anew:
+            notes = [*notes, f"{number:,} image(s) were encoded again, upright and with three channels."]
         record = {
             "format": self._name,
             "state": "whole",
@@ -326,4 +363,4 @@ class ExportJob:
             "dropped": dict(self.dropped),
         }
         mark(self.destination, record)
-        return ExportReport(rows, files, size_bytes, self.dropped, notes, checked)
+        return ExportReport(rows, files, self.size_bytes, self.dropped, notes, tuple(filter(None, (_CHECKED, checked))))

@@ -31,10 +31,10 @@ _UNWRITABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
 class RecordIds(defaultdict[str, Iterator[int]]):
-    """The next id of each kind: from 1, in the order of the plan, the run's before a human's."""
+    """The next id of each kind, from 1 or after the last of the run's."""
 
-    def __init__(self) -> None:
-        super().__init__(lambda: count(1))
+    def __init__(self, **last: int) -> None:
+        super().__init__(lambda: count(1), {kind: count(number + 1) for kind, number in last.items()})
 
 
 @dataclass(frozen=True, slots=True)

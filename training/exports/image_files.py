@@ -10,15 +10,13 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco
 
 from pseudoris.images.pixels import common_suffix, decode_upright, upright_size
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ImageError, TransientError
-from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.store.tables.annotations import AnnotatedImage
 from pseudoris.training.exports.read_back import broken
-from pseudoris.training.exports.record import ExportMask
+from pseudoris.training.exports.record import ExportMask, canonical_counts
 
 # For images that are encoded again: chroma is not subsampled, and the added noise is smaller than that of scaling for a
 # network.
@@ -96,17 +94,11 @@ CATEGORY: Final[dict[str, Any]] = {"id": CATEGORY_ID, "name": "object", "superca
 
 
 def mask_png(mask: ExportMask) -> tuple[bytes, str]:
-    """Return a mask as PNG, 8 bits, one channel, 0 or 255, of the upright image's size; and its canonical encoding.
-
-    The encoding is the one that pycocotools gives for the pixels, as `counts_of_png` returns it: a run whose masks
-    were imported may hold another one of the same pixels.
-    """
-    summarise_rle(*mask.record.rle_size, mask.record.rle_counts)  # pycocotools would read past its buffers
-    pixels = coco.decode(mask.rle)
-    encoded = io.BytesIO()
+    """Return a mask as PNG, 8 bits, one channel, 0 or 255, of the upright image's size; and its canonical encoding."""
+    pixels, encoded = mask.pixels(), io.BytesIO()
     # What a mask is made of packs well at any level: the lowest is four times as fast.
     Image.fromarray(pixels * np.uint8(255)).save(encoded, "PNG", compress_level=1)
-    return encoded.getvalue(), coco.encode(pixels)["counts"].decode("ascii")
+    return encoded.getvalue(), canonical_counts(pixels)
 
 
 def counts_of_png(data: bytes, name: str) -> tuple[tuple[int, int], str]:
@@ -119,4 +111,4 @@ def counts_of_png(data: bytes, name: str) -> tuple[tuple[int, int], str]:
     if mode != "L" or not np.isin(pixels, (0, 255)).all():
         raise TransientError(f"{name} is not a one-channel mask of 0 and 255. Run the same command again.")
     height, width = pixels.shape
-    return (height, width), coco.encode(np.asfortranarray(pixels // 255))["counts"].decode("ascii")
+    return (height, width), canonical_counts(pixels > 0)

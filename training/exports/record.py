@@ -13,11 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from pseudoris.schemas.run_lengths import decode_runs
+from pseudoris.schemas.run_lengths import decode_runs, summarise_rle
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord
 from pseudoris.training.exports.polygons import corner_polygon
 from pseudoris.training.exports.read_back import Content
 from pseudoris.workers.masks.rle import decode
+
+
+def canonical_counts(pixels: NDArray[np.bool_]) -> str:
+    """Return the compressed encoding that pycocotools gives for a mask (height, width); an import may hold another."""
+    return str(coco.encode(np.asfortranarray(pixels, np.uint8))["counts"], "ascii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +59,14 @@ class ExportMask:
         return {"size": [int(side) for side in self.record.rle_size], "counts": self.record.rle_counts}
 
     def pixels(self) -> NDArray[np.bool_]:
-        """Return the mask, (height, width) bool."""
+        """Return the mask, (height, width) bool; a ValueError where its encoding does not fill its size."""
+        summarise_rle(*self.record.rle_size, self.record.rle_counts)  # pycocotools would read past its buffers
         return decode([self.record.rle_counts], self.record.rle_size).reshape(self.record.rle_size)
 
     def corner_polygon(self) -> tuple[list[int], str]:
         """Return one polygon [x0, y0, x1, y1, …] that pycocotools fills to the mask, and the pixels' own encoding."""
         pixels = self.pixels()
-        points = [edge for point in corner_polygon(pixels) for edge in point]
-        return points, str(coco.encode(np.asfortranarray(pixels, np.uint8))["counts"], "ascii")
+        return [edge for point in corner_polygon(pixels) for edge in point], canonical_counts(pixels)
 
     def point_within(self) -> list[float]:
         """Return a pixel [x, y] of the mask: the middle of its longest run, away from the edge where it can be.
@@ -126,6 +131,13 @@ class ExportImage:
         for each in self.expressions:
             if len(each.targets) == 1:
                 found[each.targets[0]][1].append(each)
+        return found
+
+    def by_targets(self) -> dict[tuple[int, ...], list[ExportExpression]]:
+        """Return the expressions by the set of masks that they refer to, in the order of the first of each."""
+        found: dict[tuple[int, ...], list[ExportExpression]] = {}
+        for each in self.expressions:
+            found.setdefault(each.targets, []).append(each)
         return found
 
     def united(self, said: ExportExpression) -> str:

@@ -1,19 +1,27 @@
-"""What the formats share that are a folder of images and one list of records, a record an expression or an image.
+"""Formats that are a folder of images and one list of records, a record an expression or an image; and what they share.
 
-A format says which records an image gives, with what each keeps, and what a record that was read keeps.
+odvg      DEST/annotations.jsonl     {"filename", "height", "width", "grounding": {"caption", "regions"}}
+sa2va     DEST/annotations.json      [{"image", "mask": [[uncompressed RLE], …], "text": […]}, …]
+both      DEST/images/<file_name>    the images, upright
+
+Sources: mmdet 3.3.0, datasets/odvg.py, which reads no masks; bytedance/Sa2VA 9832e1a,
+projects/sa2va/datasets/sa2va_data_finetune.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
 
-from pseudoris.training.exports.export_job import ExportJob, ExportReport
-from pseudoris.training.exports.output_files import ManyFiles, json_lines, json_list, new_file, read_records
+from pseudoris.schemas.run_lengths import decode_runs
+from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
+from pseudoris.training.exports.output_files import json_lines, json_list, read_records
 from pseudoris.training.exports.read_back import Content, broken
 from pseudoris.training.exports.record import ExportImage
+from pseudoris.training.exports.selected_rows import TextRule
+from pseudoris.workers.masks.rle import compressed_counts
 
-IMAGES_FOLDER = "images"
+IMAGES_FOLDER: Final = "images"
 
 
 def write_records(
@@ -27,6 +35,8 @@ def write_records(
 ) -> ExportReport:
     """Write images and records as they come, and read the records back.
 
+    A format says which records an image gives, with what each keeps, and what a record that was read keeps.
+
     Args:
         job: The export.
         path: Of the list; a record a line if it ends in `.jsonl`.
@@ -38,15 +48,14 @@ def write_records(
     destination = job.destination
     job.claim(*{file.rpartition("/")[0] for file in (path, *(others or ()))} - {""}, IMAGES_FOLDER)
     written = json_lines if path.endswith(".jsonl") else json_list
-    with ManyFiles(destination) as files, new_file(destination, path) as local, written(local) as records:
+    with job.files() as files, job.new_file(path) as local, written(local) as records:
         for image in job.images():
             files.write(IMAGES_FOLDER, image.name, image.data)
             for record, kept in records_of(image):
                 records.append(record)
                 job.add(kept)
-    files.check()
     for file, data in (others or {}).items():
-        destination.replace(file, data)
+        job.add_file(file, data)
 
     def contents() -> Iterable[Content]:
         for number, record in enumerate(read_records(destination, path), 1):
@@ -58,8 +67,90 @@ def write_records(
     job.check(contents(), destination.uri(path))
     return job.report(
         {"images": job.num_images, "records": records.num_elements, "expressions": job.written.num_texts},
-        {"images": files.num_files, "records": 1},
-        files.size_bytes + job.sizes(path, *(others or ())),
-        notes=(*notes, *job.encoded_anew_notes()),
-        checked=("every record reads back with its image, its targets and its expressions; every image file exists",),
+        {"images": job.num_files, "records": 1},
+        notes=notes,
+        checked="every record reads back with its image, its targets and its expressions",
     )
+
+
+def _write_odvg(job: ExportJob) -> ExportReport:
+    notes = (
+        'Give the trainer ann_file="annotations.jsonl" and data_prefix=dict(img="images/"), and no label_map_file.',
+        "Boxes alone: masks are left out. An expression of no object has no region.",
+    )
+    return write_records(job, "annotations.jsonl", _odvg_records, _read_odvg, notes=notes)
+
+
+ODVG: Final = ExportFormat(
+    "odvg",
+    "a line an expression with its boxes, for MM-Grounding-DINO",
+    reads=frozenset({"max_tokens"}),
+    # The loader makes captions small, and the model reads 256 tokens.
+    takes=TextRule(is_lower_case=True, with_groups=True, with_none=True),
+    writer=_write_odvg,
+)
+
+
+def _odvg_records(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content]]:
+    for said in image.expressions:
+        boxes = [image.masks[place].box_xyxy for place in said.targets]
+        # A region has one phrase, which is the whole caption, and one box or more.
+        region = {"phrase": said.text, "bbox": boxes, "tokens_positive": [[0, len(said.text)]]}
+        record = {
+            "filename": image.name,
+            "height": image.size[0],
+            "width": image.size[1],
+            "grounding": {"caption": said.text, "regions": [region] if boxes else []},
+        }
+        yield record, Content.of_expression(image.name, image.size, boxes, said.text)
+
+
+def _read_odvg(record: dict[str, Any]) -> Content:
+    grounding = record["grounding"]
+    text, regions = grounding["caption"], grounding["regions"]
+    if any((region["phrase"], region["tokens_positive"]) != (text, [[0, len(text)]]) for region in regions):
+        raise ValueError("a region has another phrase than its caption")
+    boxes = [box for region in regions for box in region["bbox"]]
+    return Content.of_expression(record["filename"], (record["height"], record["width"]), boxes, text)
+
+
+# Each text of a record becomes a mask of the image's size and a turn of the conversation.
+_TEXTS_A_RECORD: Final = 6
+
+
+def _write_sa2va(job: ExportJob) -> ExportReport:
+    notes = (
+        "In the trainer's config set data_root to this folder, and repeats to 1: the published one repeats each record "
+        "100 times.",
+        f"At most {_TEXTS_A_RECORD} expressions a record; an image of more has several. The masks of an expression's "
+        "targets are united.",
+    )
+    return write_records(job, "annotations.json", _sa2va_records, _read_sa2va, notes=notes)
+
+
+SA2VA: Final = ExportFormat(
+    "sa2va",
+    "an image with a few expressions and a mask for each, for Sa2VA's fine-tuning",
+    reads=frozenset({"max_tokens"}),
+    takes=TextRule(refused=("<image>", "[SEG]"), with_groups=True),
+    writer=_write_sa2va,
+)
+
+
+def _sa2va_records(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content]]:
+    for first in range(0, len(image.expressions), _TEXTS_A_RECORD):
+        said = image.expressions[first : first + _TEXTS_A_RECORD]
+        counts, texts = [image.united(each) for each in said], [each.text for each in said]
+        # In a list each: the loader refuses a compressed encoding, and adds the parts of a list.
+        masks = [[{"size": list(image.size), "counts": decode_runs(each).tolist()}] for each in counts]
+        kept = Content.of_pairs(image.name, image.size, counts, texts)
+        yield {"image": image.name, "mask": masks, "text": texts}, kept
+
+
+def _read_sa2va(record: dict[str, Any]) -> Content:
+    masks, texts = record["mask"], record["text"]
+    height, width = masks[0][0]["size"]
+    if len(masks) != len(texts):
+        raise ValueError("it has not one mask for each text")
+    counts = [compressed_counts(each, (height, width)) for each in masks]
+    return Content.of_pairs(record["image"], (height, width), counts, texts)

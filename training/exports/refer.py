@@ -13,34 +13,35 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
+from pseudoris.training.exports.coco_export import (
+    ANNOTATIONS,
+    REFER_SPLITS,
+    annotation_of,
+    image_record,
+    sentence_of,
+)
+from pseudoris.training.exports.coco_export import REFER_IMAGES_FOLDER as IMAGES_FOLDER
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.human_refs import HumanRefs, RecordIds, counts_of, read_human
 from pseudoris.training.exports.image_files import CATEGORY
-from pseudoris.training.exports.output_files import (
-    JsonArray,
-    ManyFiles,
-    iter_json_arrays,
-    json_arrays,
-    new_file,
-)
+from pseudoris.training.exports.output_files import IMAGES_ARRAY, JsonArray, ManyFiles, iter_json_arrays
 from pseudoris.training.exports.read_back import Content, broken, check_texts
-from pseudoris.training.exports.record import ExportExpression, ExportMask
 from pseudoris.training.exports.selected_rows import TextRule
 from pseudoris.training.untrusted_pickle import load_plain
 
-IMAGES_FOLDER: Final = "images/mscoco/images/train2014"
 # REFER ends the process for any other. (`refclef` keeps its images elsewhere.)
 _DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
-SPLITS: Final = ("train", "val", "test", "testA", "testB")
 # LAVT documents Python 3.7, which reads none above 4; 2 serves the original REFER's Python 2 as well.
 _PICKLE_PROTOCOL: Final = 2
 _MAX_PICKLE_PROTOCOL: Final = 4
+_ANNOTATION_KEYS: Final = ("id", "image_id", "category_id", "bbox", "area", "segmentation", "iscrowd")
 SHOWN_TO_HUMANS: Final = "images that the merged human references show too"
 _SPLIT_BY: Final = re.compile(r"[A-Za-z0-9_+-]+")
+_Refs: TypeAlias = list[dict[str, Any]]
 
 
 def _write(job: ExportJob) -> ExportReport:
@@ -53,32 +54,24 @@ def _write(job: ExportJob) -> ExportReport:
     job.request = replace(job.request, exclusions=job.request.exclusions + human.exclusions)
     job.claim(dataset, IMAGES_FOLDER)
     instances_path, refs_path = f"{dataset}/instances.json", f"{dataset}/refs({job.options.split_by}).p"
-    writer = _Writer(job, human)
-    with (
-        ManyFiles(destination) as files,
-        new_file(destination, instances_path) as path,
-        json_arrays(path, ("images", "annotations", "categories")) as arrays,
-    ):
-        writer.add_run(files, arrays)
-        writer.add_human(files, arrays)
-    with new_file(destination, refs_path) as path, path.open("wb") as file:
-        pickle.dump(writer.refs, file, protocol=_PICKLE_PROTOCOL)
-    splits = Counter(ref["split"] for ref in writer.refs)
+    refs: _Refs = []
+    job.dropped.update(human.dropped)
+    with job.files() as files, job.arrays(instances_path, IMAGES_ARRAY, ANNOTATIONS, "categories") as arrays:
+        _add_run(job, human, refs, files, arrays)
+        _add_human(job, human, refs, files, arrays)
+    with job.new_file(refs_path) as path, path.open("wb") as file:
+        pickle.dump(refs, file, protocol=_PICKLE_PROTOCOL)
+    splits = Counter(ref["split"] for ref in refs)
     # Let go before they are read back: memory holds them once.
-    writer.refs.clear()
-    files.check()
+    refs.clear()
     job.check(_read_back(destination, refs_path, instances_path), destination.root)
     by_split = {f"references of {split}": num for split, num in splits.items()}
     return job.report(
         {"images": job.num_images + len(human.images), **by_split, "expressions": job.written.num_texts},
-        {"images": files.num_files, dataset: 2},
-        files.size_bytes + job.sizes(refs_path, instances_path),
+        {"images": job.num_files, dataset: 2},
         notes=_notes(job, dataset, human),
-        checked=(
-            "every reference finds its mask and its image; all masks and expressions equal the run's",
-            f"ids are unique plain ints; pickle protocol {_PICKLE_PROTOCOL}",
-            "every image file exists",
-        ),
+        checked="every reference finds its mask and its image; ids are unique plain ints; pickle protocol "
+        f"{_PICKLE_PROTOCOL}",
         dataset=dataset,
     )
 
@@ -93,95 +86,59 @@ REFER: Final = ExportFormat(
 )
 
 
-class _Writer:
-    """Images and masks on their way into the files, references gathered.
+def _add_run(job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, arrays: dict[str, JsonArray]) -> None:
+    """Add the run's images, masks and expressions.
 
     Records hold only plain Python values. `loadRefs` and similar loaders test `type(x) == int`, so a numpy number would
     give None there, and a pickle with a numpy number needs a matching version of numpy.
     """
-
-    def __init__(self, job: ExportJob, human: HumanRefs) -> None:
-        self._job = job
-        self._human = human
-        self._numbers = RecordIds()
-        self._category_id = human.free_category_id
-        self.refs: list[dict[str, Any]] = []
-        job.dropped.update(human.dropped)
-
-    def add_run(self, files: ManyFiles, arrays: dict[str, JsonArray]) -> None:
-        """Add the run's images, masks and expressions."""
-        arrays["categories"].append({**CATEGORY, "id": self._category_id})
-        for image in self._job.images():
-            files.write(IMAGES_FOLDER, image.name, image.data)
-            image_id, (height, width) = next(self._numbers["image"]), image.size
-            arrays["images"].append({"id": image_id, "file_name": image.name, "height": height, "width": width})
-            for mask, said in image.masks_with_texts():
-                annotation = self._annotation(mask, image_id)
-                ref = self._ref(said, annotation, image.name)
-                self._add(arrays, annotation, [ref], file_name=image.name, size=image.size)
-        dropped = self._job.dropped
-        for shown in self._human.exclusions:
-            dropped[SHOWN_TO_HUMANS] += dropped.pop(shown.dropped_phrase, 0)
-
-    def _annotation(self, mask: ExportMask, image_id: int) -> dict[str, Any]:
-        return {
-            "id": next(self._numbers["annotation"]),
-            "image_id": image_id,
-            "category_id": self._category_id,
-            "bbox": mask.box_xywh,
-            "area": mask.area,
+    category_id = human.free_category_id
+    arrays["categories"].append({**CATEGORY, "id": category_id})
+    for image in job.images():
+        files.write(IMAGES_FOLDER, image.name, image.data)
+        arrays[IMAGES_ARRAY].append(image_record(image.number, image))
+        for mask, said in image.masks_with_texts():
             # In a list: REFER checks the first element to distinguish an encoding from polygons, and fails on a bare
             # dict.
-            "segmentation": [mask.corner_polygon()[0] if self._job.options.masks == "polygon" else mask.rle],
-            "iscrowd": 0,
-        }
-
-    def _ref(self, said: Sequence[ExportExpression], annotation: dict[str, Any], file_name: str) -> dict[str, Any]:
-        """Return an element of the refs file."""
-        sentences = [{**sentence_of(each), "sent_id": next(self._numbers["sentence"])} for each in said]
-        return {
-            "ref_id": next(self._numbers["ref"]),
-            "ann_id": annotation["id"],
-            "image_id": annotation["image_id"],
-            "category_id": annotation["category_id"],
-            "split": self._job.options.split,
-            "sent_ids": [sentence["sent_id"] for sentence in sentences],
-            "sentences": sentences,
-            "file_name": file_name,
-        }
-
-    def add_human(self, files: ManyFiles, arrays: dict[str, JsonArray]) -> None:
-        """Add the human's, numbered on."""
-        for category in self._human.categories:
-            arrays["categories"].append(category)
-        image_ids = {old: next(self._numbers["image"]) for old in self._human.images}
-        for old, image in self._human.images.items():
-            arrays["images"].append({**image, "id": image_ids[old]})
-            if self._human.folder is not None:
-                files.write(IMAGES_FOLDER, image["file_name"], self._human.image_bytes(image["file_name"]))
-        names = {image_ids[old]: image for old, image in self._human.images.items()}
-        for annotation, refs in self._human.renumbered(self._numbers, image_ids):
-            image = names[annotation["image_id"]]
-            size = (image["height"], image["width"])
-            self._add(arrays, annotation, refs, file_name=image["file_name"], size=size)
-
-    def _add(
-        self,
-        arrays: dict[str, JsonArray],
-        annotation: dict[str, Any],
-        refs: list[dict[str, Any]],
-        *,
-        file_name: str,
-        size: tuple[int, int],
-    ) -> None:
-        arrays["annotations"].append(annotation)
-        self.refs += refs
-        self._job.add(Content.of_mask(file_name, size, _canonical(annotation), _texts(refs)))
+            code = [mask.corner_polygon()[0] if job.options.masks == "polygon" else mask.rle]
+            record = annotation_of(image, mask, code, category_id=category_id)
+            annotation = {key: record[key] for key in _ANNOTATION_KEYS}
+            sentences = [sentence_of(each) for each in said]
+            refs.append(
+                {
+                    "ref_id": mask.number,
+                    "ann_id": mask.number,
+                    "image_id": image.number,
+                    "category_id": category_id,
+                    "split": job.options.split,
+                    "sent_ids": [sentence["sent_id"] for sentence in sentences],
+                    "sentences": sentences,
+                    "file_name": image.name,
+                }
+            )
+            arrays[ANNOTATIONS].append(annotation)
+            job.add(Content.of_mask(image.name, image.size, _canonical(annotation), _texts(refs[-1:])))
+    for shown in human.exclusions:
+        job.dropped[SHOWN_TO_HUMANS] += job.dropped.pop(shown.dropped_phrase, 0)
 
 
-def sentence_of(said: ExportExpression) -> dict[str, Any]:
-    """Return an expression as a sentence; both `sent` and `raw` hold the text: trainers read one or the other."""
-    return {"sent_id": said.number, "sent": said.text, "raw": said.text, "tokens": said.text.split()}
+def _add_human(job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, arrays: dict[str, JsonArray]) -> None:
+    """Add the human's, numbered on."""
+    for category in human.categories:
+        arrays["categories"].append(category)
+    num_masks, num_texts = job.written.num_masks, job.written.num_texts
+    numbers = RecordIds(annotation=num_masks, ref=num_masks, sentence=num_texts)
+    images = dict(enumerate(human.images.values(), job.num_images + 1))
+    for number, image in images.items():
+        arrays[IMAGES_ARRAY].append({**image, "id": number})
+        if human.folder is not None:
+            files.write(IMAGES_FOLDER, image["file_name"], human.image_bytes(image["file_name"]))
+    for annotation, found in human.renumbered(numbers, dict(zip(human.images, images, strict=True))):
+        image = images[annotation["image_id"]]
+        arrays[ANNOTATIONS].append(annotation)
+        refs += found
+        size = (image["height"], image["width"])
+        job.add(Content.of_mask(image["file_name"], size, _canonical(annotation), _texts(found)))
 
 
 def _checked_dataset(job: ExportJob) -> str:
@@ -194,8 +151,8 @@ def _checked_dataset(job: ExportJob) -> str:
         )
     if options.masks not in ("rle", "polygon"):
         raise ConfigError(f"--masks {options.masks!r} is neither rle nor polygon.")
-    if options.split not in SPLITS:
-        raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(SPLITS)}.")
+    if options.split not in REFER_SPLITS:
+        raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(REFER_SPLITS)}.")
     if not _SPLIT_BY.fullmatch(options.split_by):
         raise ConfigError(f"--split-by {options.split_by!r} becomes a file name. Use only letters, digits, _, + and -.")
     return dataset
@@ -220,7 +177,7 @@ def _notes(job: ExportJob, dataset: str, human: HumanRefs) -> list[str]:
             f"The {len(human.images):,} images of the human references were not copied. Put them into "
             f"{IMAGES_FOLDER}, or give --merge-images."
         )
-    return [*notes, *job.encoded_anew_notes()]
+    return notes
 
 
 def _canonical(annotation: Mapping[str, Any]) -> str:

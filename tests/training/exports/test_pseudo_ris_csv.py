@@ -168,7 +168,8 @@ def test_a_humans_expression_has_no_score_and_is_always_drawn(run_location, plac
 
 def test_the_report_tells_what_the_trainer_must_be_told(built_run, place):
     report = export("pseudo-ris-csv", built_run, place)
-    (note,) = report.notes
+    note, encoded = report.notes
+    assert encoded == "3 image(s) were encoded again, upright and with three channels."
     assert "doc_mode=True, doc_value=1.35" in note
     assert report.rows["rows"] == len(PseudoDataset(Path(place.root)))
     assert report.size_bytes == sum(

@@ -10,7 +10,7 @@ import pytest
 
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports import export_job, sa1b
+from pseudoris.training.exports import export_job, json_pairs
 from tests.training.exports.builders import build_run, export, jpeg, stored
 from tests.training.exports.readers_sa1b import read_sa1b
 
@@ -46,7 +46,7 @@ def test_masks_of_a_prior_have_no_score_and_the_report_says_how_many(place, tmp_
 
 
 def test_folders_are_filled_one_after_the_other(built_run, place, tmp_path, monkeypatch):
-    monkeypatch.setattr(sa1b, "IMAGES_A_FOLDER", 3)
+    monkeypatch.setattr(json_pairs, "IMAGES_A_FOLDER", 3)
     export("sa1b", built_run, place)
     folders = {Path(path).parts[0]: 0 for path in stored(place.root) if "/" in path}
     assert sorted(folders) == ["sa_000000", "sa_000001", "sa_000002"]
