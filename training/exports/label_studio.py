@@ -130,7 +130,7 @@ def _read(task: dict[str, Any]) -> Content:
     size = (0, 0)
     for region in prediction["result"]:
         size, value = (region["original_height"], region["original_width"]), region["value"]
-        if region["type"] == "brushlabels":
+        if region["from_name"] == "mask":
             places[region["id"]] = (len(counts),)
             counts.append(canonical_counts(pixels_of_strokes(value["rle"], size)))
         else:

@@ -262,7 +262,9 @@ class ByImage:
     def check_end(self) -> None:
         """Raise where records of no image, or of an earlier one, are left."""
         if self._next is not None:
-            raise broken(self.where, f"record {self._next['id']} belongs to no image, or stands out of order")
+            raise broken(
+                self.where, f"a record of image {self._next['image_id']} belongs to no image, or is out of order"
+            )
 
 
 def _element(line: bytes, name: str) -> Any:

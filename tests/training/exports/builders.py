@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from pseudoris.schemas.ids import image_id, sha256_hex
+from pseudoris.schemas.run_lengths import summarise_rle
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
-from pseudoris.schemas.shard import ShardImage
+from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.store.files.key_order import member_key, path_key, row_key
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts
@@ -102,6 +104,7 @@ def build_run(
     embed: bool = True,
     source: Path | None = None,
     per_shard: int = 3,
+    more: Callable[[str, Sequence[MaskRecord]], Iterable[ExpressionRecord]] = lambda key, masks: (),
 ) -> BuiltRun:
     """Commit a run of the pictures, an empty and a quarantined image.
 
@@ -111,6 +114,7 @@ def build_run(
         embed: Whether the tables hold the encoded images.
         source: Folder to write the encoded images into, as its plan lists them; for keys that are plain paths.
         per_shard: Images of a shard.
+        more: Gives an image's further expressions, of several masks or of none, from its key and its masks.
     """
     keys = [*(key for key, _, _ in pictures), EMPTY_KEY, QUARANTINED_KEY]
     data = {key: content for key, content, _ in pictures}
@@ -121,9 +125,81 @@ def build_run(
     ]
     header = start_run(location, entries, **({} if source is None else {"source": str(source)}))
     texts = {key: texts for key, _, texts in pictures}
-    commit_images(location, header, lambda entry: _image(entry, data.get(entry.key), texts), embed_images=embed)
+
+    def image(entry: PlanEntry) -> ShardImage:
+        made = _image(entry, data.get(entry.key), texts)
+        return replace(made, expressions=(*made.expressions, *more(made.key, made.masks)))
+
+    commit_images(location, header, image, embed_images=embed)
     truth = tuple(TrueImage(key, tuple(_true_masks(key, texts))) for key, _, texts in pictures)
     return BuiltRun(location, header, truth)
+
+
+# What may refer to several masks or to none: an image's masks, the texts of each, then texts with their masks.
+SEVERAL: tuple[ImageFile, ...] = (
+    (
+        path_key("a/three.jpg"),
+        jpeg(),
+        (("the left thing", "a thing"), ("a thing", 'the "middle" thing'), ("ünder it",)),
+    ),
+    (
+        path_key("a/group.png"),
+        png(),
+        (
+            (),
+            ("a <image> of it", "the cup<|im_end|>", "to the [SEG] right"),
+        ),
+    ),
+    (path_key("b/one.jpg"), jpeg(6), (("a thing", "left || right"),)),
+)
+GROUPS = {
+    "a/three.jpg": (("both things", (0, 1)), ("all of them", (2, 0, 1)), ("a green fork", ())),
+    "a/group.png": (("the pair", (0, 1)),),
+    "b/one.jpg": (("the left thing", ()), ("no <bbox> here", ())),
+}
+
+
+def build_run_of_several(location: RunLocation, **options) -> BuiltRun:
+    """Commit a run with expressions of several masks and of none."""
+
+    def more(key: str, masks: Sequence[MaskRecord]) -> Iterable[ExpressionRecord]:
+        for text, places in GROUPS.get(key, ()):
+            said = make_expression("", text)
+            yield replace(said, target_mask_ids=tuple(masks[place].mask_id for place in places))
+
+    return build_run(location, SEVERAL, more=more, **options)
+
+
+@dataclass(frozen=True)
+class TrueExpression:
+    """An expression of the run of several, with its masks (H, W) bool in its order."""
+
+    image_id: str
+    text: str
+    masks: tuple[np.ndarray, ...]
+
+    @property
+    def boxes(self) -> list[list[int]]:
+        """Of the masks, [x0, y0, x1, y1], exclusive."""
+        found = [(np.flatnonzero(each.any(0)), np.flatnonzero(each.any(1))) for each in self.masks]
+        return [[int(x[0]), int(y[0]), int(x[-1]) + 1, int(y[-1]) + 1] for x, y in found]
+
+    @property
+    def union(self) -> np.ndarray:
+        return np.logical_or.reduce(self.masks)
+
+
+def true_expressions(run: BuiltRun) -> list[TrueExpression]:
+    """Return all of them, an image's of one mask first."""
+    found = []
+    for image in run.truth:
+        pixels = [mask.pixels for mask in image.masks]
+        found += [TrueExpression(image.image_id, text, (mask.pixels,)) for mask in image.masks for text in mask.texts]
+        found += [
+            TrueExpression(image.image_id, text, tuple(pixels[place] for place in places))
+            for text, places in GROUPS.get(image.key, ())
+        ]
+    return found
 
 
 def _write(path: Path, data: bytes) -> tuple[int, None, int]:
@@ -133,7 +209,15 @@ def _write(path: Path, data: bytes) -> tuple[int, None, int]:
 
 
 def _records(key: str, texts: tuple[tuple[str, ...], ...]):
-    return [make_mask(image_id(key), n, (3 + n, 2, 9 + n, 7 + n)) for n in range(len(texts))]
+    """Return masks that overlap, each without its first pixel; a third has a hole and lies in two parts."""
+    masks = [make_mask(image_id(key), n, (3 + n, 2, 9 + n, 7 + n)) for n in range(len(texts))]
+    for mask in masks[2:]:
+        pixels = coco.decode({"size": [HEIGHT, WIDTH], "counts": mask.rle_counts})
+        pixels[4, 7:9], pixels[10, 3] = 0, 1
+        counts = coco.encode(np.asfortranarray(pixels))["counts"].decode()
+        found = summarise_rle(HEIGHT, WIDTH, counts)
+        masks[mask.index] = replace(mask, rle_counts=counts, area_px=found.area_px, box_xyxy_px=found.box_xyxy_px)
+    return masks
 
 
 def _image(entry: PlanEntry, data: bytes | None, texts_of: dict[str, tuple[tuple[str, ...], ...]]) -> ShardImage:

@@ -41,6 +41,24 @@ def test_no_mask_is_a_crowd_so_that_detectron_trains_on_every_one(root, built_ru
     assert all(map(np.array_equal, masks, due))
 
 
+def test_fiftyone_which_reads_no_captions_finds_the_expressions_of_each_mask(root, built_run):
+    """`COCODetectionDatasetImporter` (fiftyone 1.22.1, utils/coco.py) makes a field of every other key."""
+    known = {"id", "image_id", "category_id", "segmentation", "area", "bbox", "iscrowd"}
+    tree = json.loads((root / "annotations" / "instances_train.json").read_text("utf-8"))
+    fields = [{key: value for key, value in each.items() if key not in known} for each in tree["annotations"]]
+    # Keys that its labels have themselves stop it.
+    assert not {key for each in fields for key in each} & {
+        "label",
+        "mask",
+        "bounding_box",
+        "confidence",
+        "index",
+        "score",
+    }
+    due = [list(mask.texts) for image in built_run.truth for mask in image.masks]
+    assert [each["expressions"] for each in fields] == due
+
+
 def test_torchvision_reads_images_instances_and_captions(root):
     with contextlib.redirect_stdout(io.StringIO()):
         detection = CocoDetection(str(root / "images"), str(root / "annotations" / "instances_train.json"))

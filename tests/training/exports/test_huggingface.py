@@ -53,6 +53,29 @@ def test_a_row_decodes_to_an_image_and_masks_of_its_size(root, built_run):
             assert len(mask["distinctiveness"]) == len(mask["expressions"])
 
 
+def test_objects_are_a_dict_of_lists_as_the_detection_example_of_transformers_reads_them(built_run, place):
+    """examples/pytorch/object-detection/run_object_detection.py (01080c6): `image_id` an int, boxes x, y, w, h."""
+    export("hf", built_run, place, layout="objects")
+    rows = open_folder(Path(place.root))
+    found = rows.features["objects"]
+    category = getattr(found["category"], "feature", found["category"])
+    assert getattr(category, "names", None) == ["object"]
+    due = built_run.with_texts()
+    assert [row["source_image_id"] for row in rows] == list(due)
+    numbers = [number for row in rows for number in row["objects"]["id"]]
+    assert numbers == [*range(1, 1 + len(numbers))]
+    for number, row in enumerate(rows, 1):
+        objects, masks = row["objects"], due[row["source_image_id"]]
+        assert row["image_id"] == number
+        assert {len(values) for values in objects.values()} == {len(masks)}
+        assert objects["category"] == [0] * len(masks)
+        assert objects["area"] == [int(mask.pixels.sum()) for mask in masks]
+        assert objects["expressions"] == [list(mask.texts) for mask in masks]
+        for picture, (x, y, width, height), mask in zip(objects["mask"], objects["bbox"], masks, strict=True):
+            assert np.array_equal(np.asarray(picture), np.where(mask.pixels, 255, 0))
+            assert mask.pixels[y : y + height, x : x + width].sum() == mask.pixels.sum()
+
+
 def test_row_groups_are_bounded_so_that_a_reader_holds_one(built_run, place, monkeypatch):
     monkeypatch.setattr(huggingface, "_MAX_GROUP_ROWS", 2)
     export("hf", built_run, place)

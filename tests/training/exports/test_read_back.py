@@ -25,6 +25,9 @@ Damage = Callable[[RunLocation], None]
 COCO_INSTANCES, COCO_CAPTIONS = "annotations/instances_train.json", "annotations/captions_train.json"
 PSEUDO_CSV = "pseudo_supervision/cutler_sam/distinctive_captions_cc3m.csv"
 TAR, ROWS, RECORD = "data-000000.tar", "data/train-00000.parquet", "sa_000000/sa_1.json"
+LIST, LINES, TASKS = "annotations.json", "annotations.jsonl", "tasks.json"
+GREFS, GREF_INSTANCES = "grefcoco/grefs(unc).json", "grefcoco/instances.json"
+REASON = "reason_seg/ReasonSeg/train/000000001.json"
 REFS, REFER_INSTANCES = "refcoco/refs(pseudo).p", "refcoco/instances.json"
 
 
@@ -118,6 +121,29 @@ def another_pixel(place: RunLocation) -> None:
     place.replace(path, buffer.getvalue())
 
 
+def record_of(path: str, change: Callable[[dict], object], number: int = 0) -> Damage:
+    """Change a record of a list, or of a file of a record a line, in place."""
+
+    def damage(place: RunLocation) -> None:
+        before = place.read_bytes(path).decode()
+        marks = ("", "\n", "\n") if path.endswith(".jsonl") else ("[\n", ",\n", "\n]\n")
+        rows = [json.loads(line.removesuffix(",")) for line in before.splitlines() if line not in ("[", "]")]
+        change(rows[number])
+        place.replace(path, (marks[0] + marks[1].join(map(json.dumps, rows)) + marks[2]).encode())
+
+    return damage
+
+
+def first_region(change: Callable[[dict], object]) -> Damage:
+    """Change the first region of the first of Label Studio's tasks."""
+    return record_of(TASKS, lambda task: change(task["predictions"][0]["result"][0]))
+
+
+def stroke(place: int, value: int) -> Damage:
+    """Change a byte of its brush strokes: the seventh is of a length, the eighth of a value."""
+    return first_region(lambda region: region["value"]["rle"].__setitem__(place, value))
+
+
 WIDE = UPRIGHT.shape[1::-1]
 # (format, what is damaged, the damage, what is told of it).
 DAMAGE: list[tuple[str, str, Damage, str]] = [
@@ -133,6 +159,18 @@ DAMAGE: list[tuple[str, str, Damage, str]] = [
     ("coco", "another expression", text(COCO_INSTANCES, "the red half", "the red calf"), "its expressions are not"),
     ("cris", "another pixel", another_pixel, "reads back differently"),
     ("cris", "another text", text("anns/refcoco/train.json", "the red half", "the red calf"), "differently"),
+    ("grefcoco", "a mask of another image", text(GREFS, '"ann_id":[1]', '"ann_id":[3]'), "that is not of its image"),
+    ("grefcoco", "an empty text", text(GREFS, '"sent":"the red half"', '"sent":" "'), "empty"),
+    ("grefcoco", "no mask", text(GREFS, '"ann_id":[1]', '"ann_id":[-1]'), "differently"),
+    (
+        "grefcoco",
+        "another corner",
+        text(GREF_INSTANCES, '"segmentation":[[4,2,9,2', '"segmentation":[[4,2,8,2'),
+        "box or",
+    ),
+    ("grefcoco", "a bare encoding", text(GREF_INSTANCES, '"segmentation":[[', '"segmentation":["",['), "again"),
+    ("grefcoco", "a reference twice", text(GREFS, '"ref_id":2', '"ref_id":1'), "rising"),
+    ("grefcoco", "a reference of no image", text(GREFS, '"image_id":1', '"image_id":9'), "out of order"),
     ("hf", "a mask of another size", first_row(mask_of(255, (3, 3))), "it has the size"),
     ("hf", "a mask with other values", first_row(mask_of(128, WIDE)), "0 and 255"),
     ("hf", "another mask", first_row(mask_of(255, WIDE)), "differently"),
@@ -141,6 +179,25 @@ DAMAGE: list[tuple[str, str, Damage, str]] = [
     ("hf", "an image that does not read", first_row(lambda row: row["image"].update(bytes=b"none")), "cannot be read"),
     ("hf", "another size of the image", first_row(lambda row: row.update(height=20, width=12)), "has the size"),
     ("hf", "a file cut short", whole(ROWS, lambda data: data[:-100]), "train-00000"),
+    ("label-studio", "another stroke", stroke(7, 7), "differently"),
+    ("label-studio", "another size", first_region(lambda region: region.update(original_width=9)), "have the size"),
+    ("label-studio", "other values", stroke(8, 64), "other values than 0 and 255"),
+    ("label-studio", "another text", text(TASKS, "the red half", "the red calf"), "differently"),
+    ("label-studio", "a region without a mask", text(TASKS, '"from_name":"mask"', '"from_name":"text"'), "differently"),
+    (
+        "llamafactory",
+        "another label",
+        text(LIST, '\\"label\\": \\"the red', '\\"label\\": \\"a red'),
+        "than its question",
+    ),
+    ("llamafactory", "another box", text(LIST, "[150, 167,", "[150, 168,"), "differently"),
+    ("llamafactory", "a record less", whole(LIST, lambda data: b"[\n" + data.partition(b",\n")[2]), "again"),
+    ("ms-swift", "a placeholder less", text(LINES, "<bbox>", ""), "placeholder for each box"),
+    ("ms-swift", "another box", text(LINES, "[[3,2,9,7]]", "[[3,2,9,6]]"), "differently"),
+    ("ms-swift", "half a line", whole(LINES, lambda data: data[:-9]), "middle of a line"),
+    ("odvg", "another phrase", text(LINES, '"phrase":"the red', '"phrase":"a red'), "another phrase"),
+    ("odvg", "another span", text(LINES, '"tokens_positive":[[0,', '"tokens_positive":[[1,'), "another phrase"),
+    ("odvg", "another box", text(LINES, "[[3,2,9,7]]", "[[3,2,9,6]]"), "differently"),
     ("pseudo-ris-csv", "an empty caption", text(PSEUDO_CSV, "'the red half'", "''"), "empty"),
     ("pseudo-ris-csv", "one score less", text(PSEUDO_CSV, "[0.5, ", "["), "lengths"),
     ("pseudo-ris-csv", "a score that is no number", text(PSEUDO_CSV, "[0.5, ", "[None, "), "finite"),
@@ -153,6 +210,17 @@ DAMAGE: list[tuple[str, str, Damage, str]] = [
         lambda place: place.delete("datasets/pseudo_masks/cutler_sam/2/0.png"),
         r"cutler_sam/2/0\.png reads back differently: it is missing",
     ),
+    ("qwen", "another box", text(LIST, "[150, 167,", "[150, 168,"), "differently"),
+    (
+        "qwen",
+        "an answer that is no list",
+        record_of(LIST, lambda row: row["conversations"][1].update(value="no")),
+        "again",
+    ),
+    ("reasonseg", "another point", text(REASON, "[4, 2]", "[4, 3]"), "differently"),
+    ("reasonseg", "an empty text", text(REASON, '"the red half"', '" "'), "empty"),
+    ("reasonseg", "not the JSON", whole(REASON, lambda _: b"{"), "not the JSON of an image"),
+    ("reasonseg", "a missing JSON", lambda place: place.delete(REASON), "it is missing"),
     ("refer", "a sentence's id", refs(lambda held: held[0]["sent_ids"].pop()), "sent_ids and sentences of reference 1"),
     (
         "refer",
@@ -165,6 +233,13 @@ DAMAGE: list[tuple[str, str, Damage, str]] = [
     ("sa1b", "another mask", tree(RECORD, lambda held: held["annotations"].reverse()), "rising"),
     ("sa1b", "a missing mask", tree(RECORD, lambda held: held["annotations"].pop()), "masks with"),
     ("sa1b", "a missing JSON", lambda place: place.delete("sa_000000/sa_2.json"), r"sa_2\.json .*: it is missing"),
+    ("sa2va", "a run less", record_of(LIST, lambda row: row["mask"][0][0]["counts"].pop()), "record 1 .*differently"),
+    ("sa2va", "a compressed encoding", record_of(LIST, lambda row: row["mask"][0].append(1)), "again"),
+    ("sa2va", "a text less", record_of(LIST, lambda row: row["text"].pop()), "one mask for each text"),
+    ("sam3", "another category", text(LIST, '"name":"the red half"', '"name":"the red calf"'), "others than the texts"),
+    ("sam3", "a mask of another text", text(LIST, '"category_id":1,', '"category_id":2,'), "12 masks with 10"),
+    ("sam3", "a negative", text(LIST, '"negative_category_ids":[]', '"negative_category_ids":[9]'), "again"),
+    ("sam3", "another box", text(LIST, '"bbox":[3,2,', '"bbox":[3,3,'), "box or area"),
     ("webdataset", "a tar cut short", whole(TAR, lambda data: data[:1_500]), "again"),
     ("webdataset", "a byte", whole(TAR, lambda data: data[:700] + bytes([data[700] ^ 1]) + data[701:]), "again"),
     ("webdataset", "a sample twice", entries(lambda found: found[:2] + found), "appears twice"),
@@ -204,6 +279,22 @@ def test_what_does_not_read_back_is_told_and_the_same_call_finishes_it(
     assert json.loads(place.read_bytes("_export.json"))["state"] == "begun"
     export(name, built_run, place)
     assert json.loads(place.read_bytes("_export.json"))["state"] == "whole"
+
+
+def test_objects_of_the_other_layout_are_read_back_too(built_run, place, monkeypatch):
+    real = RunLocation.open_input
+    damage = first_row(lambda row: row["objects"]["expressions"].__setitem__(0, ["another text"]))
+
+    def damaged(self, path):
+        if self.root != place.root:
+            return real(self, path)
+        monkeypatch.setattr(RunLocation, "open_input", real)
+        damage(place)
+        return real(self, path)
+
+    monkeypatch.setattr(RunLocation, "open_input", damaged)
+    with pytest.raises(TransientError, match="reads back"):
+        export("hf", built_run, place, layout="objects")
 
 
 SOUND = {

@@ -9,17 +9,19 @@ import pytest
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports import find_export
+from pseudoris.training.exports import EXPORTS, find_export
 from pseudoris.training.exports.destination import EXPORT_NAME
 from pseudoris.training.exports.export_job import ExportJob
 from tests.builders.memory import TRIES, least_peak_bytes
 from tests.training.exports.builders import PICTURES, build_run, export, jpeg, request_for, stored
-from tests.training.exports.loading import LOADERS
 
-FORMATS = sorted(LOADERS)
+FORMATS = sorted(EXPORTS.keys() - {"parquet"})
 # Not `refer`, whose references stand in memory as in its loaders, nor `cris` and `lmdb`, whose check takes more masks
 # at a time than these small runs have.
-STREAMED = ("coco", "hf", "pseudo-ris-csv", "sa1b", "webdataset")
+STREAMED = (
+    *("coco", "hf", "pseudo-ris-csv", "sa1b", "webdataset", "ms-swift", "llamafactory", "qwen", "odvg", "sa2va"),
+    *("grefcoco", "reasonseg", "label-studio"),
+)
 # A folder of each format, and what a person may have put there.
 STRANGERS = {
     "refer": "refcoco/notes.txt",
@@ -29,6 +31,11 @@ STRANGERS = {
     "webdataset": "data-000000.tar",
     "hf": "data/train-00000.parquet",
     "pseudo-ris-csv": "datasets/pseudo_masks/cutler_sam/1/0.png",
+    "ms-swift": "annotations.jsonl",
+    "sam3": "images/mine.jpg",
+    "grefcoco": "grefcoco/instances.json",
+    "reasonseg": "reason_seg/ReasonSeg/train/mine.jpg",
+    "label-studio": "images/mine.jpg",
 }
 
 
