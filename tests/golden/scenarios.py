@@ -65,8 +65,9 @@ def run_digests(name: str, out: Path) -> Digests:
 
 
 def folder_digest(folder: Path) -> str:
-    """Return the digest of all files below a folder, but of the record of the export, which names the run."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "_export.json")
+    """Return the digest of all files below a folder, but of the export's records, which name the run and its time."""
+    records = ("_export.json", "croissant.json")
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in records)
     return digest_of({path.relative_to(folder).as_posix(): path.read_bytes() for path in files})
 
 

@@ -26,7 +26,6 @@ from types import ModuleType
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
@@ -182,8 +181,7 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
                     if split != _TRAIN:
                         files.write(masks, f"{segment_id}.png", png)
         job.check(_read_records(local, destination.uri(path)), destination.uri(path))
-        digest = file_sha256(local)
-    _check_copy(destination, path, digest)
+    _check_copy(destination, path, job.single_files[path])
     num_records = job.written.num_masks
     report = job.report(
         {f"records of {split}": num_records, "expressions": job.written.num_texts},

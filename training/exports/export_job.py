@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Receipt, RunHeader
+from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
+from pseudoris.training.exports.croissant import CROISSANT_NAME, Tables, croissant
 from pseudoris.training.exports.destination import claim_destination, mark
 from pseudoris.training.exports.image_files import image_file_of
 from pseudoris.training.exports.output_files import JsonArray, ManyFiles, json_arrays, new_file
@@ -153,7 +156,7 @@ class ExportReport:
     Attributes:
         rows: By table or split.
         files: How many, by the same names.
-        size_bytes: Size of all files together.
+        size_bytes: Size of all files together, without `croissant.json` and `_export.json`.
         dropped: How many items were left out, by a phrase that names them and the reason; nothing is dropped in
             silence.
         notes: Sentences that the user needs to put the export to use.
@@ -206,6 +209,8 @@ class ExportJob:
         num_images: Images that `images` yielded.
         num_files: Files that were written by `files`.
         size_bytes: Of all files that were written.
+        single_files: sha256 by path of those that were not written by `files`.
+        patterns: Of the paths of those that were.
     """
 
     def __init__(self, export_format: ExportFormat, request: ExportRequest, on_progress: OnProgress) -> None:
@@ -215,6 +220,8 @@ class ExportJob:
         self.dropped: Counter[str] = Counter()
         self.written = Fingerprint()
         self.num_images = self.num_files = self.size_bytes = self._num_encoded_anew = 0
+        self.single_files: dict[str, str] = {}
+        self.patterns: set[str] = set()
         self._mask_numbers, self._text_numbers = count(1), count(1)
         self._name, takes, limit = export_format.name, export_format.takes, request.options.max_tokens
         self.rule = replace(
@@ -244,6 +251,7 @@ class ExportJob:
         with ManyFiles(self.destination) as files:
             yield files
         files.check()
+        self.patterns |= files.patterns
         self.num_files += files.num_files
         self.size_bytes += files.size_bytes
 
@@ -253,6 +261,8 @@ class ExportJob:
         with new_file(self.destination, path) as local:
             yield local
             self.size_bytes += local.stat().st_size
+            # While its bytes are still in memory: nothing is read again for its description.
+            self.single_files[path] = file_sha256(local)
 
     @contextmanager
     def arrays(self, path: str, *names: str) -> Iterator[dict[str, JsonArray]]:
@@ -264,6 +274,7 @@ class ExportJob:
         """Write one small file."""
         self.destination.replace(path, data)
         self.size_bytes += len(data)
+        self.single_files[path] = sha256_hex(data)
 
     def images(self) -> Iterator[ExportImage]:
         """Yield each image with its file and the masks and expressions that the rule takes, in plan order.
@@ -338,6 +349,11 @@ class ExportJob:
         self.on_progress(found.num_masks, self.written.num_masks, CHECKING)
         self.written.check_equals(found, where)
 
+    def describe(self, rows: Mapping[str, int], dropped: Mapping[str, int], tables: Tables) -> None:
+        """Write `croissant.json`; `tables` are the record sets of the Parquet files that were written."""
+        found = croissant(self._name, self, rows, dropped, tables)
+        self.destination.replace(CROISSANT_NAME, found)
+
     def report(
         self,
         rows: Mapping[str, int],
@@ -345,12 +361,14 @@ class ExportJob:
         *,
         notes: Sequence[str] = (),
         checked: str = "",
+        tables: Tables | None = None,
         **facts: str,
     ) -> ExportReport:
-        """Mark the export as whole, with `facts` about it beside its rows, and return its report.
+        """Describe the export, mark it as whole, with `facts` about it beside its rows, and return its report.
 
         `checked` is what was compared beyond the masks, the expressions and the files.
         """
+        self.describe(rows, self.dropped, tables or {})
         if number := self._num_encoded_anew:
             notes = [*notes, f"{number:,} image(s) were encoded again, upright and with three channels."]
         record = {

@@ -20,6 +20,7 @@ import yaml
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.parquet_files import open_parquet, open_writer
+from pseudoris.training.exports.croissant import CROISSANT_NAME
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest
 from pseudoris.training.exports.image_files import CATEGORY, check_size, counts_of_png, mask_png
 from pseudoris.training.exports.read_back import Content, broken, check_texts
@@ -78,7 +79,8 @@ def _write(job: ExportJob) -> ExportReport:
     return job.report(
         rows,
         {split: len(paths)},
-        notes=(f"Fill in the licence of the images in {_CARD_NAME} before you publish.",),
+        notes=(f"Fill in the licence of the images in {_CARD_NAME} and {CROISSANT_NAME} before you publish.",),
+        tables={"default": (f"{_DATA_FOLDER}/{split}-*.parquet", arrow_schema(job.options.layout))},
         checked="every image has the size of its masks; image ids are unique in their file",
     )
 

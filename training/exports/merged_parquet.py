@@ -1,6 +1,6 @@
 """Merges a run's parts into a few large Parquet files per table, for readers that are slow with many small ones.
 
-    DEST/expressions/part-00000.parquet … DEST/_export.json, written last
+    DEST/expressions/part-00000.parquet … DEST/croissant.json, DEST/_export.json, written last
 
 Rows are in the order of the plan. The same run gives the same bytes: they depend only on the rows and the writer's
 settings.
@@ -21,12 +21,11 @@ import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.tables import IMAGES, MASKS, SCHEMAS
-from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet, open_writer
+from pseudoris.training.exports.croissant import CROISSANT_NAME
 from pseudoris.training.exports.destination import EXPORT_NAME
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest
-from pseudoris.training.exports.output_files import new_file
 
 if TYPE_CHECKING:
     from pseudoris.store.location import RunLocation
@@ -47,18 +46,20 @@ def _write(job: ExportJob) -> ExportReport:
     left_out = _LeftOut.of(request)
     for table in SCHEMAS:
         written[table] = []
-        for file in _write_table(request, table, left_out):
+        for file in _write_table(job, table, left_out):
             written[table].append(file)
             num_done += file.rows
             job.on_progress(num_done, num_rows)
     _remove_others(request.destination, written)
     for table, files in written.items():
         _check_table(request, table, files, num_left_out=left_out.rows[table])
+    rows = {table: sum(file.rows for file in files) for table, files in written.items()}
+    job.describe(rows, left_out.images, {table: (f"{table}/*.parquet", schema) for table, schema in SCHEMAS.items()})
     request.destination.replace(EXPORT_NAME, _description(request, written, left_out))
     return ExportReport(
-        rows={table: sum(file.rows for file in files) for table, files in written.items()},
+        rows=rows,
         files={table: len(files) for table, files in written.items()},
-        size_bytes=sum(file.size_bytes for files in written.values() for file in files),
+        size_bytes=job.size_bytes,
         dropped=left_out.images,
         checked=("every file reads back as written: its bytes, and the ids of its rows in order",),
     )
@@ -120,35 +121,45 @@ class _Ids:
 def _make_room(request: ExportRequest) -> None:
     """Accept the destination where it holds nothing, or what an earlier export left."""
     destination = request.destination
-    if destination.exists(EXPORT_NAME) and not request.is_overwriting:
+    has_export = destination.exists(EXPORT_NAME)
+    if has_export and not request.is_overwriting:
         raise ConfigError(f"{destination.root} already has an export. Name another place, or give --overwrite.")
     for table in SCHEMAS:
-        unexpected = [file.name for file in destination.list(table) if not _FILE_NAME.match(file.name)]
-        if unexpected:
+        names = [file.name for file in destination.list(table)]
+        if unexpected := [name for name in names if not _FILE_NAME.match(name)]:
             raise ConfigError(
                 f"{destination.uri(f'{table}/{unexpected[0]}')} is not a file of an export, but a glob over the "
                 "folder would read it too. Name an empty place."
             )
+        has_export |= bool(names)
+    if not has_export and destination.exists(CROISSANT_NAME):
+        raise ConfigError(
+            f"{destination.uri(CROISSANT_NAME)} is not a file of an export, but would be replaced. Name an empty place."
+        )
     # From here on the export is not whole, and must not look so.
-    destination.delete(EXPORT_NAME)
+    for name in (EXPORT_NAME, CROISSANT_NAME):
+        destination.delete(name)
 
 
-def _write_table(request: ExportRequest, table: str, left_out: _LeftOut) -> Iterator[_WrittenFile]:
+def _write_table(job: ExportJob, table: str, left_out: _LeftOut) -> Iterator[_WrittenFile]:
     """Write one file after the other; a file ends with the row group that takes it to the target size."""
-    groups = _row_groups(request, table, left_out)
+    groups = _row_groups(job.request, table, left_out)
     number = 0
     group = next(groups, None)
     while group is not None or number == 0:
         name = f"part-{number:05d}.parquet"
-        with new_file(request.destination, f"{table}/{name}") as path:
-            ids = _Ids()
-            with path.open("wb") as sink, open_writer(sink, SCHEMAS[table]) as writer:
-                while group is not None and sink.tell() < request.options.target_bytes:
-                    writer.write_table(group, row_group_size=max(group.num_rows, 1))
-                    ids.add(group[_id_column(table)])
-                    group = next(groups, None)
-            file = _WrittenFile(name, ids.rows, path.stat().st_size, file_sha256(path), ids.digest.hexdigest())
-        yield file
+        ids, num_bytes = _Ids(), job.size_bytes
+        with (
+            job.new_file(f"{table}/{name}") as path,
+            path.open("wb") as sink,
+            open_writer(sink, SCHEMAS[table]) as writer,
+        ):
+            while group is not None and sink.tell() < job.options.target_bytes:
+                writer.write_table(group, row_group_size=max(group.num_rows, 1))
+                ids.add(group[_id_column(table)])
+                group = next(groups, None)
+        sha256 = job.single_files[f"{table}/{name}"]
+        yield _WrittenFile(name, ids.rows, job.size_bytes - num_bytes, sha256, ids.digest.hexdigest())
         number += 1
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 from types import TracebackType
 from typing import IO, Any, BinaryIO, Final, Self
@@ -60,6 +60,8 @@ def new_file(destination: RunLocation, path: str) -> Iterator[Path]:
 _MAX_PENDING: Final = 32
 _MAX_PENDING_BYTES: Final = 128 * 2**20
 _MODULUS: Final = 2**128
+# The number in the name of a folder, such as `sa_000017` or `17`.
+_NUMBERED: Final = re.compile(r"(?<=_)\d+(?![^/])|(?<![^/])\d+(?![^/])")
 
 
 class ManyFiles:
@@ -71,6 +73,8 @@ class ManyFiles:
         self._pending: deque[tuple[Future[None], int]] = deque()
         self._pending_bytes = 0
         self._sums: dict[str, int] = {}
+        # Of the paths, `*` for a file's name and for a folder's number: few, however many the files.
+        self.patterns: set[str] = set()
         self.num_files = 0
         self.size_bytes = 0
 
@@ -84,6 +88,7 @@ class ManyFiles:
         self._pending.append((future, len(data)))
         self._pending_bytes += len(data)
         self._sums[folder] = (self._sums.get(folder, 0) + _digest(name, len(data))) % _MODULUS
+        self.patterns.add(f"{_NUMBERED.sub('*', folder)}/*{PurePosixPath(name).suffix}".removeprefix("/"))
         self.num_files += 1
         self.size_bytes += len(data)
 

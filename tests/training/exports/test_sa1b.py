@@ -56,4 +56,6 @@ def test_folders_are_filled_one_after_the_other(built_run, place, tmp_path, monk
     # Replaced by one of fewer folders: of the others nothing is left.
     one = build_run(RunLocation.open(str(tmp_path / "one")), ((path_key("a.jpg"), jpeg(), (("the red half",),)),))
     export("sa1b", one, place, is_overwriting=True)
-    assert sorted(stored(place.root)) == ["_export.json", "sa_000000/sa_1.jpg", "sa_000000/sa_1.json"]
+    assert sorted(stored(place.root)) == [
+        *("_export.json", "croissant.json", "sa_000000/sa_1.jpg", "sa_000000/sa_1.json")
+    ]
