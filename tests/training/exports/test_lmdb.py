@@ -105,7 +105,13 @@ def test_a_wrong_length_is_told(built_run, place, monkeypatch):
 
 
 def test_a_copy_that_differs_is_told(built_run, place, monkeypatch):
-    monkeypatch.setattr(cris, "file_sha256", lambda local: "0" * 64)
+    real = RunLocation.replace_by
+
+    def damaged(self, path, local):
+        real(self, path, local)
+        self.replace(path, self.read_bytes(path) + b"x")
+
+    monkeypatch.setattr(RunLocation, "replace_by", damaged)
     with pytest.raises(TransientError, match="differs from the file that was sent"):
         export("lmdb", built_run, place)
 
