@@ -34,6 +34,7 @@ from pseudoris.training.exports.output_files import (
     read_array,
     read_records,
 )
+from pseudoris.training.exports.polygons import ResizedPolygons
 from pseudoris.training.exports.read_back import Content, RisingIds, broken, check_mask, check_texts
 from pseudoris.training.exports.record import ExportExpression, ExportImage, ExportMask
 from pseudoris.training.exports.selected_rows import TextRule
@@ -246,7 +247,7 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
             f"--split {job.options.split!r} is not a split of gRefCOCO. Choose from {', '.join(REFER_SPLITS)}."
         )
     job.claim("grefcoco", REFER_IMAGES_FOLDER)
-    ref_ids = count(1)
+    ref_ids, resized = count(1), ResizedPolygons()
     with (
         job.files() as files,
         job.new_file(_REFS) as refs_file,
@@ -260,8 +261,12 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
             polygons = [mask.corner_polygon() for mask in image.masks]
             for mask, (polygon, _) in zip(image.masks, polygons, strict=True):
                 instances[ANNOTATIONS].append(annotation_of(image, mask, [polygon]))
-            for ref in _references(image, ref_ids, job.options.split):
-                refs.append(ref)
+                resized.add(polygon, mask.pixels())
+            # Expressions of the same masks are one reference.
+            for targets, said in image.by_targets().items():
+                ids = [image.masks[place].number for place in targets] or [_NONE]
+                categories = [CATEGORY_ID] * len(targets) or [_NONE]
+                refs.append(ref_of(image, said, job.options.split, next(ref_ids), ids, categories))
             job.add(image.content(image.name, (counts for _, counts in polygons)))
     job.check(_read_grefcoco(job.destination), job.destination.uri(_REFS))
     return job.report(
@@ -271,6 +276,7 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
             "GSVA, EVF-SAM and PixelLM read this folder as refer_seg. For ReLA link images/train2014 to "
             f"{REFER_IMAGES_FOLDER}; for GLaMM link Refer_Segm/coco_2014/train2014.",
             "A trainer that evaluates asks for the splits val, testA and testB too, and stops without them.",
+            resized.note(),
         ),
         checked="every polygon fills to its mask, with its box and area; ids are plain ints",
     )
@@ -286,25 +292,22 @@ GREFCOCO: Final = ExportFormat(
 )
 
 
-def sentence_of(said: ExportExpression) -> dict[str, Any]:
-    """Return an expression as REFER's sentence; `sent` and `raw` hold the text: trainers read one or the other."""
-    return {"sent_id": said.number, "sent": said.text, "raw": said.text, "tokens": said.text.split()}
-
-
-def _references(image: ExportImage, ref_ids: Iterator[int], split: str) -> Iterator[dict[str, Any]]:
-    """Yield the image's references: expressions of the same masks are one."""
-    for targets, said in image.by_targets().items():
-        sentences = [sentence_of(each) for each in said]
-        yield {
-            "ref_id": next(ref_ids),
-            "ann_id": [image.masks[place].number for place in targets] or [_NONE],
-            "image_id": image.number,
-            "category_id": [CATEGORY_ID] * len(targets) or [_NONE],
-            "split": split,
-            "sent_ids": [sentence["sent_id"] for sentence in sentences],
-            "file_name": image.name,
-            "sentences": sentences,
-        }
+def ref_of(
+    image: ExportImage, said: Sequence[ExportExpression], split: str, ref_id: int, ann_id: Any, category_id: Any
+) -> dict[str, Any]:
+    """Return expressions as a reference; `sent` and `raw` hold the text: trainers read one or the other."""
+    return {
+        "ref_id": ref_id,
+        "ann_id": ann_id,
+        "image_id": image.number,
+        "category_id": category_id,
+        "split": split,
+        "sent_ids": [each.number for each in said],
+        "sentences": [
+            {"sent_id": each.number, "sent": each.text, "raw": each.text, "tokens": each.text.split()} for each in said
+        ],
+        "file_name": image.name,
+    }
 
 
 def _read_grefcoco(destination: RunLocation) -> Iterator[Content]:

@@ -22,13 +22,14 @@ from pseudoris.training.exports.coco_export import (
     REFER_SPLITS,
     annotation_of,
     image_record,
-    sentence_of,
+    ref_of,
 )
 from pseudoris.training.exports.coco_export import REFER_IMAGES_FOLDER as IMAGES_FOLDER
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.human_refs import HumanRefs, RecordIds, counts_of, read_human
 from pseudoris.training.exports.image_files import CATEGORY
 from pseudoris.training.exports.output_files import IMAGES_ARRAY, JsonArray, ManyFiles, iter_json_arrays
+from pseudoris.training.exports.polygons import ResizedPolygons
 from pseudoris.training.exports.read_back import Content, broken, check_texts
 from pseudoris.training.exports.selected_rows import TextRule
 from pseudoris.training.untrusted_pickle import load_plain
@@ -57,7 +58,7 @@ def _write(job: ExportJob) -> ExportReport:
     refs: _Refs = []
     job.dropped.update(human.dropped)
     with job.files() as files, job.arrays(instances_path, IMAGES_ARRAY, ANNOTATIONS, "categories") as arrays:
-        _add_run(job, human, refs, files, arrays)
+        notes = _add_run(job, human, refs, files, arrays)
         _add_human(job, human, refs, files, arrays)
     with job.new_file(refs_path) as path, path.open("wb") as file:
         pickle.dump(refs, file, protocol=_PICKLE_PROTOCOL)
@@ -69,7 +70,7 @@ def _write(job: ExportJob) -> ExportReport:
     return job.report(
         {"images": job.num_images + len(human.images), **by_split, "expressions": job.written.num_texts},
         {"images": job.num_files, dataset: 2},
-        notes=_notes(job, dataset, human),
+        notes=[*_notes(job, dataset, human), *notes],
         checked="every reference finds its mask and its image; ids are unique plain ints; pickle protocol "
         f"{_PICKLE_PROTOCOL}",
         dataset=dataset,
@@ -86,13 +87,15 @@ REFER: Final = ExportFormat(
 )
 
 
-def _add_run(job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, arrays: dict[str, JsonArray]) -> None:
-    """Add the run's images, masks and expressions.
+def _add_run(
+    job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, arrays: dict[str, JsonArray]
+) -> list[str]:
+    """Add the run's images, masks and expressions; return the notes on its polygons.
 
     Records hold only plain Python values. `loadRefs` and similar loaders test `type(x) == int`, so a numpy number would
     give None there, and a pickle with a numpy number needs a matching version of numpy.
     """
-    category_id = human.free_category_id
+    category_id, resized = human.free_category_id, ResizedPolygons()
     arrays["categories"].append({**CATEGORY, "id": category_id})
     for image in job.images():
         files.write(IMAGES_FOLDER, image.name, image.data)
@@ -100,26 +103,18 @@ def _add_run(job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, ar
         for mask, said in image.masks_with_texts():
             # In a list: REFER checks the first element to distinguish an encoding from polygons, and fails on a bare
             # dict.
-            code = [mask.corner_polygon()[0] if job.options.masks == "polygon" else mask.rle]
-            record = annotation_of(image, mask, code, category_id=category_id)
+            code: Any = mask.rle
+            if job.options.masks == "polygon":
+                code, _ = mask.corner_polygon()
+                resized.add(code, mask.pixels())
+            record = annotation_of(image, mask, [code], category_id=category_id)
             annotation = {key: record[key] for key in _ANNOTATION_KEYS}
-            sentences = [sentence_of(each) for each in said]
-            refs.append(
-                {
-                    "ref_id": mask.number,
-                    "ann_id": mask.number,
-                    "image_id": image.number,
-                    "category_id": category_id,
-                    "split": job.options.split,
-                    "sent_ids": [sentence["sent_id"] for sentence in sentences],
-                    "sentences": sentences,
-                    "file_name": image.name,
-                }
-            )
+            refs.append(ref_of(image, said, job.options.split, mask.number, mask.number, category_id))
             arrays[ANNOTATIONS].append(annotation)
             job.add(Content.of_mask(image.name, image.size, _canonical(annotation), _texts(refs[-1:])))
     for shown in human.exclusions:
         job.dropped[SHOWN_TO_HUMANS] += job.dropped.pop(shown.dropped_phrase, 0)
+    return [resized.note()] if job.options.masks == "polygon" else []
 
 
 def _add_human(job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, arrays: dict[str, JsonArray]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco
 
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports import EXPORTS
@@ -216,6 +217,33 @@ def test_grefcocos_references_have_their_masks_in_order_or_none(exported, run_of
     due = taken(run_of_several, "grefcoco")
     assert found == Counter((each.image_id, each.text, str([*map(np.packbits, each.masks)])) for each in due)
     assert report.rows["expressions"] == len(due)
+
+
+def test_what_relas_resizing_makes_of_the_polygons_is_told(exported, run_of_several):
+    """Its mapper (gres_model/data/dataset_mappers/refcoco_mapper.py) scales the points to 480 x 480, then fills."""
+    root, report = exported("grefcoco")
+    ious = []
+    pixels = [mask.pixels for image in run_of_several.truth for mask in image.masks if mask.pixels.any()]
+    for each in json.loads((root / "grefcoco/instances.json").read_text())["annotations"]:
+        scaled = (np.reshape(each["segmentation"][0], (-1, 2)) * (480 / WIDTH, 480 / HEIGHT)).ravel().tolist()
+        found = coco.decode(coco.merge(coco.frPyObjects([scaled], 480, 480))) == 1
+        box = each["bbox"]
+        (mask,) = [one for one in pixels if matches(one, box, each["area"])][:1]
+        due = np.asarray(Image.fromarray(mask).resize((480, 480), Image.Resampling.NEAREST))
+        ious.append((found & due).sum() / (found | due).sum())
+    (note,) = [note for note in report.notes if note.startswith("ReLA resizes polygons to 480 x 480")]
+    assert f"Of {len(ious)} masks" in note
+    assert f"mean IoU of {np.mean(ious):.4f}" in note
+    assert f"the worst has {min(ious):.4f}." in note
+    _, report = exported("refer", masks="polygon")
+    assert any(note.startswith("ReLA resizes polygons") for note in report.notes)
+    _, report = exported("refer")
+    assert not any("ReLA" in note for note in report.notes)
+
+
+def matches(pixels: np.ndarray, box: list[int], area: int) -> bool:
+    x, y, width, height = box
+    return int(pixels.sum()) == area == int(pixels[y : y + height, x : x + width].sum())
 
 
 @pytest.mark.parametrize(("name", "read"), [("sa2va", read_sa2va), ("reasonseg", read_reasonseg)])
