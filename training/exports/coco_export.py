@@ -128,13 +128,9 @@ def _write_coco(job: ExportJob) -> ExportReport:
 
 
 # Every mask with pixels, also one without a kept expression: as instances they are just as valid.
-COCO: Final = ExportFormat(
-    "coco",
-    "instances and captions: pycocotools, detectron2, mmdetection, FiftyOne",
-    reads=frozenset({"max_tokens", "split"}),
-    takes=TextRule(keeps_bare_masks=True),
-    writer=_write_coco,
-)
+_COCO_TAKES: Final = TextRule(keeps_bare_masks=True)
+_COCO_SUMMARY: Final = "instances and captions: pycocotools, detectron2, mmdetection, FiftyOne"
+COCO: Final = ExportFormat("coco", _COCO_SUMMARY, _write_coco, _COCO_TAKES, ("max_tokens", "split"))
 
 
 def _read_coco(destination: RunLocation, instances: str, captions: str) -> Iterator[Content]:
@@ -189,14 +185,10 @@ def _write_sam3(job: ExportJob) -> ExportReport:
     )
 
 
-SAM3: Final = ExportFormat(
-    "sam3",
-    "COCO with an expression a category, and its loader class, for SAM 3's fine-tuning",
-    reads=frozenset({"max_tokens"}),
-    # The model's texts have 32 tokens.
-    takes=TextRule(max_tokens=32, with_groups=True, with_none=True),
-    writer=_write_sam3,
-)
+# The model's texts have 32 tokens.
+_SAM3_TAKES: Final = TextRule(max_tokens=32, with_groups=True, with_none=True)
+_SAM3_SUMMARY: Final = "COCO with an expression a category, and its loader class, for SAM 3's fine-tuning"
+SAM3: Final = ExportFormat("sam3", _SAM3_SUMMARY, _write_sam3, _SAM3_TAKES)
 
 
 def _add_queries(image: ExportImage, arrays: dict[str, JsonArray], texts: dict[str, int]) -> Content:
@@ -282,14 +274,10 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
     )
 
 
-GREFCOCO: Final = ExportFormat(
-    "grefcoco",
-    "references of one mask, of several and of none, as gRefCOCO has them",
-    reads=frozenset({"max_tokens", "split"}),
-    # GSVA and GLaMM join texts with it, and refuse one that holds it.
-    takes=TextRule(is_lower_case=True, refused=("||",), with_groups=True, with_none=True),
-    writer=_write_grefcoco,
-)
+# GSVA and GLaMM join texts with it, and refuse one that holds it.
+_GREFCOCO_TAKES: Final = TextRule(is_lower_case=True, refused=("||",), with_groups=True, with_none=True)
+_GREFCOCO_SUMMARY: Final = "references of one mask, of several and of none, as gRefCOCO has them"
+GREFCOCO: Final = ExportFormat("grefcoco", _GREFCOCO_SUMMARY, _write_grefcoco, _GREFCOCO_TAKES, ("max_tokens", "split"))
 
 
 def ref_of(

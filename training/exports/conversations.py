@@ -200,11 +200,9 @@ def _write_qwen(job: ExportJob) -> ExportReport:
     return write_records(job, path, partial(_records, frame, _qwen_record), _read, notes=notes)
 
 
-_READS: Final = frozenset({"max_tokens", "coordinates", "resize_factor", "min_pixels", "max_pixels"})
-SWIFT: Final = ExportFormat(
-    "ms-swift", "questions with boxes as answers, for ms-swift", frozenset({"max_tokens"}), _write_swift, _TAKES
-)
+_READS: Final = ("max_tokens", "coordinates", "resize_factor", "min_pixels", "max_pixels")
+SWIFT: Final = ExportFormat("ms-swift", "questions with boxes as answers, for ms-swift", _write_swift, _TAKES)
 FACTORY: Final = ExportFormat(
-    "llamafactory", "the same for LLaMA-Factory", _READS | {"dataset"}, _write_factory, _TAKES
+    "llamafactory", "the same for LLaMA-Factory", _write_factory, _TAKES, (*_READS, "dataset")
 )
-QWEN: Final = ExportFormat("qwen", "the same for Qwen's own finetuning script", _READS, _write_qwen, _TAKES)
+QWEN: Final = ExportFormat("qwen", "the same for Qwen's own finetuning script", _write_qwen, _TAKES, _READS)

@@ -39,7 +39,7 @@ from pseudoris.training.untrusted_pickle import load_plain
 _KNOWN_DATASETS: Final = ("refcoco", "refcoco+", "refcocog_u", "refcocog_g")
 # Both cut at 17 CLIP tokens, start and end included (`word_len`).
 _TAKES: Final = TextRule(max_tokens=17, is_lower_case=True)
-_READS: Final = frozenset({"max_tokens", "dataset", "split"})
+_READS: Final = ("max_tokens", "dataset", "split")
 _IMAGES_FOLDER: Final = "images/train2014"
 # Above every segment id of the human data sets (their ref_ids, below 150,000): the trainers look for human masks of
 # val and test in the same folder.
@@ -93,13 +93,8 @@ def _write_folders(job: ExportJob) -> ExportReport:
     )
 
 
-CRIS: Final = ExportFormat(
-    "cris",
-    "anns JSON and mask PNGs, from which folder2lmdb of CRIS and ETRIS makes an LMDB",
-    reads=_READS,
-    takes=_TAKES,
-    writer=_write_folders,
-)
+_CRIS_SUMMARY: Final = "anns JSON and mask PNGs, from which folder2lmdb of CRIS and ETRIS makes an LMDB"
+CRIS: Final = ExportFormat("cris", _CRIS_SUMMARY, _write_folders, _TAKES, _READS)
 
 
 def _add(job: ExportJob, image: ExportImage, mask: ExportMask, said: Sequence[ExportExpression]) -> tuple[int, bytes]:
@@ -198,13 +193,8 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
 
 
 # Each record holds its whole image, as the trainers expect: an image of twenty masks is stored twenty times.
-LMDB: Final = ExportFormat(
-    "lmdb",
-    "the LMDB of CRIS and ETRIS, with pickles: their reader needs two lines changed",
-    reads=_READS,
-    takes=_TAKES,
-    writer=_write_lmdb,
-)
+_LMDB_SUMMARY: Final = "the LMDB of CRIS and ETRIS, with pickles: their reader needs two lines changed"
+LMDB: Final = ExportFormat("lmdb", _LMDB_SUMMARY, _write_lmdb, _TAKES, _READS)
 
 
 def _require_lmdb() -> ModuleType:

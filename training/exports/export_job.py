@@ -178,16 +178,16 @@ class ExportFormat:
     Attributes:
         name: As `--format` has it, and the record of the export.
         summary: One line for the help.
-        reads: Names of the fields of `ExportOptions` that it reads.
         writer: Writes an export, reads it back, and reports.
         takes: Which masks and texts; `max_tokens` is what its trainers cut at, where the user names no limit.
+        reads: Names of the fields of `ExportOptions` that it reads.
     """
 
     name: str
     summary: str
-    reads: frozenset[str]
     writer: Callable[[ExportJob], ExportReport]
     takes: TextRule = field(default_factory=TextRule)
+    reads: tuple[str, ...] = ("max_tokens",)
 
     def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
         """Write the export, read it back, and return what it holds.

@@ -85,12 +85,8 @@ def _write(job: ExportJob) -> ExportReport:
     )
 
 
-HF: Final = ExportFormat(
-    "hf",
-    "a folder for datasets.load_dataset: images and masks as image features, and a card",
-    reads=frozenset({"max_tokens", "split", "target_mb", "layout"}),
-    writer=_write,
-)
+_SUMMARY: Final = "a folder for datasets.load_dataset: images and masks as image features, and a card"
+HF: Final = ExportFormat("hf", _SUMMARY, _write, reads=("max_tokens", "split", "target_mb", "layout"))
 
 
 def arrow_schema(layout: str) -> pa.Schema:

@@ -57,13 +57,8 @@ def _write_sa1b(job: ExportJob) -> ExportReport:
 
 
 # Every mask with pixels, also one without a kept expression: SA-1B has no expressions.
-SA1B: Final = ExportFormat(
-    "sa1b",
-    "each image with one JSON of its masks, as SA-1B has them",
-    reads=frozenset({"max_tokens"}),
-    takes=TextRule(keeps_bare_masks=True),
-    writer=_write_sa1b,
-)
+_SA1B_TAKES: Final = TextRule(keeps_bare_masks=True)
+SA1B: Final = ExportFormat("sa1b", "each image with one JSON of its masks, as SA-1B has them", _write_sa1b, _SA1B_TAKES)
 
 
 def _folder_name(number: int) -> str:
@@ -166,13 +161,10 @@ def _write_reasonseg(job: ExportJob) -> ExportReport:
     )
 
 
-REASONSEG: Final = ExportFormat(
-    "reasonseg",
-    "an image and a JSON for each set of masks, as LISA's ReasonSeg has them",
-    reads=frozenset({"max_tokens", "dataset", "split"}),
-    takes=TextRule(refused=("<image>", "[SEG]"), with_groups=True),
-    writer=_write_reasonseg,
-)
+_REASON_TAKES: Final = TextRule(refused=("<image>", "[SEG]"), with_groups=True)
+_REASON_SUMMARY: Final = "an image and a JSON for each set of masks, as LISA's ReasonSeg has them"
+_REASON_READS: Final = ("max_tokens", "dataset", "split")
+REASONSEG: Final = ExportFormat("reasonseg", _REASON_SUMMARY, _write_reasonseg, _REASON_TAKES, _REASON_READS)
 
 
 def _read_reasonseg(destination: RunLocation, folder: str, num_records: int) -> Iterator[Content]:

@@ -88,13 +88,9 @@ def _write(job: ExportJob) -> ExportReport:
     return write_records(job, "tasks.json", _tasks, _read, notes=notes, others={"config.xml": _CONFIG.encode()})
 
 
-LABEL_STUDIO: Final = ExportFormat(
-    "label-studio",
-    "tasks with the masks as brush strokes and their expressions, for Label Studio",
-    reads=frozenset({"max_tokens"}),
-    takes=TextRule(keeps_bare_masks=True, with_none=True),
-    writer=_write,
-)
+_TAKES: Final = TextRule(keeps_bare_masks=True, with_none=True)
+_SUMMARY: Final = "tasks with the masks as brush strokes and their expressions, for Label Studio"
+LABEL_STUDIO: Final = ExportFormat("label-studio", _SUMMARY, _write, _TAKES)
 
 
 def _tasks(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content]]:

@@ -67,7 +67,7 @@ def _write(job: ExportJob) -> ExportReport:
 
 # The tables as they are, in files of `target_bytes`; a table's last file may be smaller.
 PARQUET: Final = ExportFormat(
-    "parquet", "the four tables, merged into files of a set size", reads=frozenset({"target_mb"}), writer=_write
+    "parquet", "the four tables, merged into files of a set size", _write, reads=("target_mb",)
 )
 
 

@@ -72,13 +72,9 @@ def _write(job: ExportJob) -> ExportReport:
     )
 
 
-PSEUDO_RIS_CSV: Final = ExportFormat(
-    "pseudo-ris-csv",
-    "the Pseudo-RIS authors' CSV with mask PNGs: all candidates with their scores",
-    reads=frozenset({"max_tokens", "distinctive_only"}),
-    takes=TextRule(is_kept_only=False, with_samples=True),
-    writer=_write,
-)
+_TAKES: Final = TextRule(is_kept_only=False, with_samples=True)
+_SUMMARY: Final = "the Pseudo-RIS authors' CSV with mask PNGs: all candidates with their scores"
+PSEUDO_RIS_CSV: Final = ExportFormat("pseudo-ris-csv", _SUMMARY, _write, _TAKES, ("max_tokens", "distinctive_only"))
 
 
 def _masks_folder(number: int) -> str:

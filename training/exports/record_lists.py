@@ -81,13 +81,10 @@ def _write_odvg(job: ExportJob) -> ExportReport:
     return write_records(job, "annotations.jsonl", _odvg_records, _read_odvg, notes=notes)
 
 
+# The loader makes captions small, and the model reads 256 tokens.
+_ODVG_TAKES: Final = TextRule(is_lower_case=True, with_groups=True, with_none=True)
 ODVG: Final = ExportFormat(
-    "odvg",
-    "a line an expression with its boxes, for MM-Grounding-DINO",
-    reads=frozenset({"max_tokens"}),
-    # The loader makes captions small, and the model reads 256 tokens.
-    takes=TextRule(is_lower_case=True, with_groups=True, with_none=True),
-    writer=_write_odvg,
+    "odvg", "a line an expression with its boxes, for MM-Grounding-DINO", _write_odvg, _ODVG_TAKES
 )
 
 
@@ -128,13 +125,9 @@ def _write_sa2va(job: ExportJob) -> ExportReport:
     return write_records(job, "annotations.json", _sa2va_records, _read_sa2va, notes=notes)
 
 
-SA2VA: Final = ExportFormat(
-    "sa2va",
-    "an image with a few expressions and a mask for each, for Sa2VA's fine-tuning",
-    reads=frozenset({"max_tokens"}),
-    takes=TextRule(refused=("<image>", "[SEG]"), with_groups=True),
-    writer=_write_sa2va,
-)
+_SA2VA_TAKES: Final = TextRule(refused=("<image>", "[SEG]"), with_groups=True)
+_SA2VA_SUMMARY: Final = "an image with a few expressions and a mask for each, for Sa2VA's fine-tuning"
+SA2VA: Final = ExportFormat("sa2va", _SA2VA_SUMMARY, _write_sa2va, _SA2VA_TAKES)
 
 
 def _sa2va_records(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content]]:

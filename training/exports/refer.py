@@ -77,14 +77,11 @@ def _write(job: ExportJob) -> ExportReport:
     )
 
 
-REFER: Final = ExportFormat(
-    "refer",
-    "REFER's refs(…).p and instances.json, for LAVT, LISA, and CRIS's data_process",
-    reads=frozenset({"max_tokens", "dataset", "split", "split_by", "human", "masks"}),
-    # LISA joins texts with it, and refuses one that holds it.
-    takes=TextRule(is_lower_case=True, refused=("||",)),
-    writer=_write,
-)
+# LISA joins texts with it, and refuses one that holds it.
+_TAKES: Final = TextRule(is_lower_case=True, refused=("||",))
+_READS: Final = ("max_tokens", "dataset", "split", "split_by", "human", "masks")
+_SUMMARY: Final = "REFER's refs(…).p and instances.json, for LAVT, LISA, and CRIS's data_process"
+REFER: Final = ExportFormat("refer", _SUMMARY, _write, _TAKES, _READS)
 
 
 def _add_run(

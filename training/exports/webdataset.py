@@ -46,12 +46,8 @@ def _write(job: ExportJob) -> ExportReport:
     )
 
 
-WEBDATASET: Final = ExportFormat(
-    "webdataset",
-    "tars with an index, one sample per image, for webdataset and wids",
-    reads=frozenset({"max_tokens", "target_mb"}),
-    writer=_write,
-)
+_SUMMARY: Final = "tars with an index, one sample per image, for webdataset and wids"
+WEBDATASET: Final = ExportFormat("webdataset", _SUMMARY, _write, reads=("max_tokens", "target_mb"))
 
 
 def _tars(job: ExportJob) -> Iterator[dict[str, Any]]:

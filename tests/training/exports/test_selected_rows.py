@@ -19,9 +19,7 @@ from tests.training.exports.builders import PICTURES, build_run, jpeg, request_f
 
 
 def wanted(run, place, rule=TextRule(), on_progress=lambda done, total: None, **request):  # noqa: B008
-    job = ExportJob(
-        ExportFormat("any", "", frozenset(), None, rule), replace(request_for(run, place), **request), on_progress
-    )
+    job = ExportJob(ExportFormat("any", "", None, rule), replace(request_for(run, place), **request), on_progress)
     return list(job.images()), job.dropped
 
 
