@@ -16,6 +16,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import DomainRecord
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports import EXPORTS, HumanAnnotation
+from pseudoris.training.exports.export_job import ExportJob
 from pseudoris.training.exports.output_files import ManyFiles
 from tests.training.exports.builders import BuiltRun, export, stored
 
@@ -220,3 +221,15 @@ def test_a_killed_export_of_tables_is_finished_over_its_own_description(built_ru
     place.replace("croissant.json", b"of the killed one")
     export("parquet", built_run, place)
     assert described(place)["name"] == "pseudoris-parquet"
+
+
+def test_tables_that_are_being_replaced_have_no_description_of_the_old_ones(built_run, place, monkeypatch):
+    export("parquet", built_run, place)
+
+    def dying(self, path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ExportJob, "new_file", dying)
+    with pytest.raises(KeyboardInterrupt):
+        export("parquet", built_run, place, is_overwriting=True)
+    assert not place.exists("croissant.json")

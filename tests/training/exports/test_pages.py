@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pseudoris.store.location import RunLocation
+from pseudoris.training.exports import EXPORTS
 from tests.training.exports.builders import export
 from tests.training.exports.readers_cris import folder2lmdb
 
@@ -105,3 +106,32 @@ def test_the_snippets_of_the_other_formats_read_the_export(built_run, place, nam
     exec(compile(snippets("exports-formats.md")[number].replace("DEST", place.root), name, "exec"), names)
     found = [*names["samples"]] if name == "webdataset" else names["rows"]
     assert len(found) == next(iter(report.rows.values()))
+
+
+def format_rows() -> dict[str, list[str]]:
+    """Return the cells of the page's table of formats, by format."""
+    text = (DOCS / "exports.md").read_text(encoding="utf-8")
+    rows = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in re.findall(r"^\| .*", text, re.MULTILINE)]
+    return {name[1]: row for row in rows if len(row) >= 5 and (name := re.match(r"\[?`([\w-]+)`", row[0]))}
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_the_table_of_formats_says_what_each_leaves_out(name):
+    if name == "parquet":
+        # It copies the tables.
+        assert format_rows()[name][3:] == ["yes", "yes", "nothing"]
+        return
+    takes, (_, _, _, several, none, *rest) = EXPORTS[name].takes, format_rows()[name]
+    left_out = rest[0].replace("\\", "") if rest else ""
+    assert (several in ("yes", "as one mask"), none == "yes") == (takes.with_groups, takes.with_none)
+    assert re.findall(r"\d+", left_out) == ([] if takes.max_tokens is None else [str(takes.max_tokens)])
+    assert "placeholder" in left_out or all(f"`{each}`" in left_out for each in takes.refused)
+    assert bool(takes.refused) == ("texts with" in left_out)
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTS.keys() - {"parquet"}))
+def test_every_format_of_the_table_has_its_part_of_a_page(name):
+    page, anchor = re.search(r"\]\((.*)#(.*)\)", format_rows()[name][0]).groups()
+    text = (DOCS / (page or "exports.md")).read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.*)", text, re.MULTILINE)
+    assert anchor in [re.sub(r"[^a-z0-9 -]", "", each.lower()).replace(" ", "-") for each in headings]
