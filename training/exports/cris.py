@@ -15,12 +15,9 @@ pickles after a change of one line. The constants are the numbers and names in t
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import file_digest
-from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -29,7 +26,7 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
-from pseudoris.training.exports.output_files import iter_json_arrays, json_list
+from pseudoris.training.exports.output_files import ManyFiles, json_list, read_ahead, read_records
 from pseudoris.training.exports.read_back import Content, broken
 from pseudoris.training.exports.record import ExportExpression, ExportImage, ExportMask
 from pseudoris.training.exports.selected_rows import TextRule
@@ -46,9 +43,6 @@ _IMAGES_FOLDER: Final = "images/train2014"
 _FIRST_SEGMENT_ID: Final = 1_000_000
 # Index of the 80 classes of COCO; no loss reads it, and a run has no classes.
 _CATEGORY_INDEX: Final = 0
-# Read back at once: on a bucket each is a request.
-_READERS: Final = 16
-_BATCH: Final = 256
 
 
 def _write_folders(job: ExportJob) -> ExportReport:
@@ -57,25 +51,23 @@ def _write_folders(job: ExportJob) -> ExportReport:
     destination, anns, masks = job.destination, f"anns/{dataset}/{split}.json", f"masks/{dataset}"
     job.claim(f"anns/{dataset}", masks, _IMAGES_FOLDER)
     with job.files() as files, job.new_file(anns) as path, json_list(path) as records:
-        for image in job.images():
-            files.write(_IMAGES_FOLDER, image.name, image.data)
-            for mask, said in image.masks_with_texts():
-                segment_id, png = _add(job, image, mask, said)
-                files.write(masks, f"{segment_id}.png", png)
-                records.append(
-                    {
-                        "bbox": mask.box_xyxy,
-                        "cat": _CATEGORY_INDEX,
-                        "segment_id": segment_id,
-                        "img_name": image.name,
-                        # Read by Pseudo-RIS alone.
-                        "img_id": image.number,
-                        "sentences": [
-                            {"idx": index, "sent_id": each.number, "sent": each.text} for index, each in enumerate(said)
-                        ],
-                        "sentences_num": len(said),
-                    }
-                )
+        for image, mask, said, segment_id, png in _new_masks(job):
+            if mask is image.masks[0]:
+                files.write(_IMAGES_FOLDER, image.name, image.data)
+            files.write(masks, f"{segment_id}.png", png)
+            sentences = [{"idx": index, "sent_id": each.number, "sent": each.text} for index, each in enumerate(said)]
+            records.append(
+                {
+                    "bbox": mask.box_xyxy,
+                    "cat": _CATEGORY_INDEX,
+                    "segment_id": segment_id,
+                    "img_name": image.name,
+                    # Read by Pseudo-RIS alone.
+                    "img_id": image.number,
+                    "sentences": sentences,
+                    "sentences_num": len(said),
+                }
+            )
     job.check(_read_folders(destination, anns, masks), destination.uri(anns))
     num_masks = job.written.num_masks
     return job.report(
@@ -97,11 +89,15 @@ _CRIS_SUMMARY: Final = "anns JSON and mask PNGs, from which folder2lmdb of CRIS 
 CRIS: Final = ExportFormat("cris", _CRIS_SUMMARY, _write_folders, _TAKES, _READS)
 
 
-def _add(job: ExportJob, image: ExportImage, mask: ExportMask, said: Sequence[ExportExpression]) -> tuple[int, bytes]:
-    """Count a mask as written; return its segment id and its PNG."""
-    png, counts = mask_png(mask)
-    job.add(Content.of_mask(image.name, image.size, counts, [each.text for each in said]))
-    return _FIRST_SEGMENT_ID + mask.number - 1, png
+def _new_masks(
+    job: ExportJob,
+) -> Iterator[tuple[ExportImage, ExportMask, Sequence[ExportExpression], int, bytes]]:
+    """Yield each mask with its image, its expressions, its segment id and its PNG; it counts as written."""
+    for image in job.images():
+        for mask, said in image.masks_with_texts():
+            png, counts = mask_png(mask)
+            job.add(Content.of_mask(image.name, image.size, counts, [each.text for each in said]))
+            yield image, mask, said, _FIRST_SEGMENT_ID + mask.number - 1, png
 
 
 def _length_notes(dataset: str, split: str, num_records: int) -> list[str]:
@@ -120,21 +116,14 @@ def _length_notes(dataset: str, split: str, num_records: int) -> list[str]:
 
 
 def _read_folders(destination: RunLocation, anns: str, masks: str) -> Iterator[Content]:
-    segment_id = -1
-    with destination.open_input(anns) as file, ThreadPoolExecutor(_READERS, thread_name_prefix="check") as pool:
-        records = (record for _, record in iter_json_arrays(file, destination.uri(anns)))
-
-        def read(record: dict[str, Any]) -> tuple[tuple[int, int], str]:
-            path = f"{masks}/{record['segment_id']}.png"
-            return counts_of_png(destination.read_bytes(path), destination.uri(path))
-
-        while batch := list(islice(records, _BATCH)):
-            for record, (size, counts) in zip(batch, pool.map(read, batch), strict=True):
-                texts = [each["sent"] for each in record["sentences"]]
-                if record["segment_id"] <= segment_id or record["sentences_num"] != len(texts) or not texts:
-                    raise broken(destination.uri(anns), f"segment {record['segment_id']}")
-                segment_id = record["segment_id"]
-                yield Content.of_mask(record["img_name"], size, counts, texts)
+    segment_id, where = -1, destination.uri(anns)
+    paths = (f"{masks}/{record['segment_id']}.png" for record in read_records(destination, anns))
+    for record, (path, data) in zip(read_records(destination, anns), read_ahead(destination, paths), strict=True):
+        texts = [each["sent"] for each in record["sentences"]]
+        if record["segment_id"] <= segment_id or record["sentences_num"] != len(texts) or not texts:
+            raise broken(where, f"segment {record['segment_id']}")
+        segment_id = record["segment_id"]
+        yield Content.of_mask(record["img_name"], *counts_of_png(data, destination.uri(path)), texts)
 
 
 # Python 3.4 and later read it.
@@ -155,26 +144,25 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
     dataset, split = job.names(_KNOWN_DATASETS[0])
     destination, path, masks = job.destination, f"lmdb/{dataset}/{split}.lmdb", f"masks/{dataset}"
     job.claim(f"lmdb/{dataset}", masks)
+
+    def records(files: ManyFiles) -> Iterator[dict[str, Any]]:
+        for image, _, said, segment_id, png in _new_masks(job):
+            if split != _TRAIN:
+                files.write(masks, f"{segment_id}.png", png)
+            yield {
+                "img": image.data,
+                "mask": png,
+                "cat": _CATEGORY_INDEX,
+                "seg_id": segment_id,
+                "img_name": image.name,
+                # Read by Pseudo-RIS alone.
+                "img_id": image.number,
+                "num_sents": len(said),
+                "sents": [each.text for each in said],
+            }
+
     with job.files() as files, job.new_file(path) as local:
-        with _writing_records(local) as records:
-            for image in job.images():
-                for mask, said in image.masks_with_texts():
-                    segment_id, png = _add(job, image, mask, said)
-                    records.put(
-                        {
-                            "img": image.data,
-                            "mask": png,
-                            "cat": _CATEGORY_INDEX,
-                            "seg_id": segment_id,
-                            "img_name": image.name,
-                            # Read by Pseudo-RIS alone.
-                            "img_id": image.number,
-                            "num_sents": len(said),
-                            "sents": [each.text for each in said],
-                        }
-                    )
-                    if split != _TRAIN:
-                        files.write(masks, f"{segment_id}.png", png)
+        _fill(local, records(files))
         job.check(_read_records(local, destination.uri(path)), destination.uri(path))
     _check_copy(destination, path, job.single_files[path])
     num_records = job.written.num_masks
@@ -206,42 +194,10 @@ def _require_lmdb() -> ModuleType:
     return module
 
 
-class RecordWriter:
-    """Puts records under the keys "0", "1" and so on."""
+def _fill(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write records of plain values to a new LMDB file of this disk, then their keys and their number.
 
-    def __init__(self, environment: Any) -> None:
-        self._environment = environment
-        self._transaction = environment.begin(write=True)
-        self._pending_bytes = 0
-        self.num_records = 0
-
-    def put(self, record: Mapping[str, Any]) -> None:
-        """Add a record of plain values."""
-        self._put(str(self.num_records).encode("ascii"), pickle.dumps(record, protocol=_PICKLE_PROTOCOL))
-        self.num_records += 1
-
-    def finish(self) -> None:
-        """Add keys and length.
-
-        Memory holds all keys for a moment, some 60 bytes a record, as in the trainers' loaders.
-        """
-        keys = [str(number).encode("ascii") for number in range(self.num_records)]
-        self._put(_KEYS, pickle.dumps(keys, protocol=_PICKLE_PROTOCOL))
-        self._put(_LENGTH, pickle.dumps(self.num_records, protocol=_PICKLE_PROTOCOL))
-        self._transaction.commit()
-
-    def _put(self, key: bytes, value: bytes) -> None:
-        self._transaction.put(key, value)
-        self._pending_bytes += len(value)
-        if self._pending_bytes >= _COMMIT_BYTES:
-            self._transaction.commit()
-            self._transaction = self._environment.begin(write=True)
-            self._pending_bytes = 0
-
-
-@contextmanager
-def _writing_records(path: Path) -> Iterator[RecordWriter]:
-    """Write a new LMDB file to `path` of this disk; after the block it holds keys and length too.
+    Memory holds all keys for a moment, some 60 bytes a record, as in the trainers' loaders.
 
     Raises:
         ConfigError: The package is missing, or the disk does not take the file.
@@ -249,11 +205,20 @@ def _writing_records(path: Path) -> Iterator[RecordWriter]:
     lmdb = _require_lmdb()
     # One process writes, and syncs once, at the end: no lock file, and nothing to recover to before that.
     options = {"subdir": False, "map_size": _MAP_BYTES, "lock": False, "sync": False, "metasync": False}
+    num_records = pending_bytes = 0
     try:
         with lmdb.open(str(path), **options) as environment:
-            writer = RecordWriter(environment)
-            yield writer
-            writer.finish()
+            transaction = environment.begin(write=True)
+            for record in records:
+                value = pickle.dumps(record, protocol=_PICKLE_PROTOCOL)
+                transaction.put(b"%d" % num_records, value)
+                num_records, pending_bytes = num_records + 1, pending_bytes + len(value)
+                if pending_bytes >= _COMMIT_BYTES:
+                    transaction.commit()
+                    transaction, pending_bytes = environment.begin(write=True), 0
+            for key, found in ((_KEYS, [b"%d" % number for number in range(num_records)]), (_LENGTH, num_records)):
+                transaction.put(key, pickle.dumps(found, protocol=_PICKLE_PROTOCOL))
+            transaction.commit()
             environment.sync(True)
     except lmdb.Error as error:
         raise ConfigError(

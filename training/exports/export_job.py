@@ -16,6 +16,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import pyarrow as pa
+
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Receipt, RunHeader
@@ -24,6 +26,7 @@ from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
+from pseudoris.store.tables.parquet_files import open_writer
 from pseudoris.training.exports.croissant import CROISSANT_NAME, Tables, croissant
 from pseudoris.training.exports.destination import claim_destination, mark
 from pseudoris.training.exports.image_files import image_file_of
@@ -269,6 +272,19 @@ class ExportJob:
         """Write a file of an object of arrays; see `json_arrays`."""
         with self.new_file(path) as local, json_arrays(local, names) as arrays:
             yield arrays
+
+    def parquet_files(self, stem: str, schema: pa.Schema, groups: Iterator[pa.Table]) -> Iterator[tuple[str, int, int]]:
+        """Write tables, a row group each, into files of `target_bytes`, one at least; yield path, rows and bytes."""
+        group, number = next(groups, None), 0
+        while group is not None or number == 0:
+            path, num_rows, size_bytes = f"{stem}-{number:05d}.parquet", 0, self.size_bytes
+            with self.new_file(path) as local, local.open("wb") as sink, open_writer(sink, schema) as writer:
+                while group is not None and sink.tell() < self.options.target_bytes:
+                    writer.write_table(group, row_group_size=max(group.num_rows, 1))
+                    num_rows += group.num_rows
+                    group = next(groups, None)
+            yield path, num_rows, self.size_bytes - size_bytes
+            number += 1
 
     def add_file(self, path: str, data: bytes) -> None:
         """Write one small file."""

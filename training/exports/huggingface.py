@@ -19,7 +19,7 @@ import yaml
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.store.tables.parquet_files import open_parquet, open_writer
+from pseudoris.store.tables.parquet_files import open_parquet
 from pseudoris.training.exports.croissant import CROISSANT_NAME
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest
 from pseudoris.training.exports.image_files import CATEGORY, check_size, counts_of_png, mask_png
@@ -71,7 +71,8 @@ def _write(job: ExportJob) -> ExportReport:
     if job.options.layout not in FEATURES:
         raise ConfigError(f"--layout {job.options.layout!r} is not {' or '.join(FEATURES)}.")
     job.claim(_DATA_FOLDER)
-    paths = list(_files(job))
+    schema = arrow_schema(job.options.layout)
+    paths = [path for path, *_ in job.parquet_files(f"{_DATA_FOLDER}/{split}", schema, _row_groups(job, schema))]
     job.check(_read_back(destination, paths), destination.root)
     rows = {split: job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts}
     text = card(job.request, split, rows, job.dropped).encode()
@@ -80,7 +81,7 @@ def _write(job: ExportJob) -> ExportReport:
         rows,
         {split: len(paths)},
         notes=(f"Fill in the licence of the images in {_CARD_NAME} and {CROISSANT_NAME} before you publish.",),
-        tables={"default": (f"{_DATA_FOLDER}/{split}-*.parquet", arrow_schema(job.options.layout))},
+        tables={"default": (f"{_DATA_FOLDER}/{split}-*.parquet", schema)},
         checked="every image has the size of its masks; image ids are unique in their file",
     )
 
@@ -105,26 +106,6 @@ def _arrow_type(feature: Any) -> pa.DataType:
         # A class is a number.
         return _VALUES[feature.get("dtype", "int64")]
     return pa.struct([(name, _arrow_type(inner)) for name, inner in feature.items()])
-
-
-def _files(job: ExportJob) -> Iterator[str]:
-    """Write files of `target_bytes`, the last may be smaller; each is in place when its path is yielded."""
-    schema = arrow_schema(job.options.layout)
-    groups = _row_groups(job, schema)
-    group = next(groups, None)
-    number = 0
-    while group is not None:
-        path = f"{_DATA_FOLDER}/{job.options.split}-{number:05d}.parquet"
-        with (
-            job.new_file(path) as local,
-            local.open("wb") as sink,
-            open_writer(sink, schema) as writer,
-        ):
-            while group is not None and sink.tell() < job.options.target_bytes:
-                writer.write_table(group, row_group_size=group.num_rows)
-                group = next(groups, None)
-        yield path
-        number += 1
 
 
 def _row_groups(job: ExportJob, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -223,17 +204,8 @@ def _content_of(row: Mapping[str, Any], where: str) -> Content:
     return Content(row.get("source_image_id", row["image_id"]), size, tuple(encodings), tuple(texts))
 
 
-# As the hub names sizes; there is no category above it.
-_SIZES: Final = (
-    (10**3, "n<1K"),
-    (10**4, "1K<n<10K"),
-    (10**5, "10K<n<100K"),
-    (10**6, "100K<n<1M"),
-    (10**7, "1M<n<10M"),
-    (10**8, "10M<n<100M"),
-)
-_ABOVE: Final = "100M<n<1B"
-
+# As the hub names sizes, each ten times the last; there is no category above the last.
+_SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 # By whether people wrote them.
 _TITLE: Final = {
     False: "Referring expressions for masks, made by models",
@@ -283,7 +255,7 @@ def head(split: str, num_images: int, *, title: str) -> dict[str, Any]:
         "language": ["en"],
         "task_categories": ["image-segmentation"],
         "tags": ["referring-image-segmentation", "synthetic", "pseudoris"],
-        "size_categories": [next((name for limit, name in _SIZES if num_images < limit), _ABOVE)],
+        "size_categories": [_SIZES[min(max(len(str(num_images)) - 3, 0), len(_SIZES) - 1)]],
         "configs": [
             {"config_name": "default", "data_files": [{"split": split, "path": f"data/{split}-*.parquet"}]},
         ],

@@ -1,6 +1,6 @@
 """Merges a run's parts into a few large Parquet files per table, for readers that are slow with many small ones.
 
-    DEST/expressions/part-00000.parquet … DEST/croissant.json, DEST/_export.json, written last
+    DEST/expressions/part-00000.parquet … DEST/croissant.json
 
 Rows are in the order of the plan. The same run gives the same bytes: they depend only on the rows and the writer's
 settings.
@@ -10,54 +10,48 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from typing import Any, Final, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.tables import IMAGES, MASKS, SCHEMAS
+from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.tables import MASKS, SCHEMAS
 from pseudoris.store.tables.committed_tables import iter_table
-from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet, open_writer
-from pseudoris.training.exports.croissant import CROISSANT_NAME
+from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet
 from pseudoris.training.exports.destination import EXPORT_NAME
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest
 
-if TYPE_CHECKING:
-    from pseudoris.store.location import RunLocation
-
 # In memory, before encoding: what one row group, and so a reader of it, holds at once.
 _ROW_GROUP_BYTES: Final = 64 * 2**20
-_FILE_NAME: Final = re.compile(r"^part-\d{5}\.parquet$")
-_ID_COLUMNS: Final = {IMAGES: "image_id", MASKS: "mask_id"}
 
 
 def _write(job: ExportJob) -> ExportReport:
-    """Write the files one after the other, each whole or not at all; then read all of them back."""
+    """Write the files of a table one after the other, each whole or not at all; then read all of them back."""
     request = job.request
-    _make_room(request)
+    job.claim(*SCHEMAS)
     num_rows = sum(part.rows for receipt in request.receipts for part in receipt.parts.values())
-    num_done = 0
-    written: dict[str, list[_WrittenFile]] = {}
-    left_out = _LeftOut.of(request)
+    num_done, left_out = 0, _LeftOut.of(request)
+    written: dict[str, list[dict[str, Any]]] = {}
     for table in SCHEMAS:
-        written[table] = []
-        for file in _write_table(job, table, left_out):
-            written[table].append(file)
-            num_done += file.rows
+        written[table], ids = [], _Ids(table)
+        groups = _row_groups(request, ids, left_out)
+        for path, rows, size_bytes in job.parquet_files(f"{table}/part", SCHEMAS[table], groups):
+            facts = {"rows": rows, "size_bytes": size_bytes, "sha256": job.single_files[path]}
+            written[table].append({"name": path.removeprefix(f"{table}/"), **facts})
+            num_done += rows
             job.on_progress(num_done, num_rows)
-    _remove_others(request.destination, written)
-    for table, files in written.items():
-        _check_table(request, table, files, num_left_out=left_out.rows[table])
-    rows = {table: sum(file.rows for file in files) for table, files in written.items()}
-    job.describe(rows, left_out.images, {table: (f"{table}/*.parquet", schema) for table, schema in SCHEMAS.items()})
+        _check_table(request, written[table], ids, num_left_out=left_out.rows[table])
+    num_written = {table: sum(file["rows"] for file in files) for table, files in written.items()}
+    job.describe(
+        num_written, left_out.images, {table: (f"{table}/*.parquet", schema) for table, schema in SCHEMAS.items()}
+    )
     request.destination.replace(EXPORT_NAME, _description(request, written, left_out))
     return ExportReport(
-        rows=rows,
+        rows=num_written,
         files={table: len(files) for table, files in written.items()},
         size_bytes=job.size_bytes,
         dropped=left_out.images,
@@ -69,17 +63,6 @@ def _write(job: ExportJob) -> ExportReport:
 PARQUET: Final = ExportFormat(
     "parquet", "the four tables, merged into files of a set size", _write, reads=("target_mb",)
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _WrittenFile:
-    """A written file, and the digest of its rows' ids in their order."""
-
-    name: str
-    rows: int
-    size_bytes: int
-    sha256: str
-    ids_sha256: str
 
 
 @dataclass(slots=True)
@@ -107,67 +90,29 @@ class _LeftOut:
 
 @dataclass(slots=True)
 class _Ids:
-    """Number and digest of a stream of ids."""
+    """Number and digest of a table's ids."""
 
+    table: str
     rows: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
-    def add(self, column: pa.ChunkedArray) -> None:
+    @property
+    def column(self) -> str:
+        return {MASKS: "mask_id"}.get(self.table, "image_id")
+
+    def add(self, rows: pa.Table) -> None:
+        column = rows[self.column]
         self.rows += len(column)
         # Ids have a fixed alphabet without a comma.
         self.digest.update(",".join(map(str, column.to_pylist())).encode() + b",")
 
 
-def _make_room(request: ExportRequest) -> None:
-    """Accept the destination where it holds nothing, or what an earlier export left."""
-    destination = request.destination
-    has_export = destination.exists(EXPORT_NAME)
-    if has_export and not request.is_overwriting:
-        raise ConfigError(f"{destination.root} already has an export. Name another place, or give --overwrite.")
-    for table in SCHEMAS:
-        names = [file.name for file in destination.list(table)]
-        if unexpected := [name for name in names if not _FILE_NAME.match(name)]:
-            raise ConfigError(
-                f"{destination.uri(f'{table}/{unexpected[0]}')} is not a file of an export, but a glob over the "
-                "folder would read it too. Name an empty place."
-            )
-        has_export |= bool(names)
-    if not has_export and destination.exists(CROISSANT_NAME):
-        raise ConfigError(
-            f"{destination.uri(CROISSANT_NAME)} is not a file of an export, but would be replaced. Name an empty place."
-        )
-    # From here on the export is not whole, and must not look so.
-    for name in (EXPORT_NAME, CROISSANT_NAME):
-        destination.delete(name)
-
-
-def _write_table(job: ExportJob, table: str, left_out: _LeftOut) -> Iterator[_WrittenFile]:
-    """Write one file after the other; a file ends with the row group that takes it to the target size."""
-    groups = _row_groups(job.request, table, left_out)
-    number = 0
-    group = next(groups, None)
-    while group is not None or number == 0:
-        name = f"part-{number:05d}.parquet"
-        ids, num_bytes = _Ids(), job.size_bytes
-        with (
-            job.new_file(f"{table}/{name}") as path,
-            path.open("wb") as sink,
-            open_writer(sink, SCHEMAS[table]) as writer,
-        ):
-            while group is not None and sink.tell() < job.options.target_bytes:
-                writer.write_table(group, row_group_size=max(group.num_rows, 1))
-                ids.add(group[_id_column(table)])
-                group = next(groups, None)
-        sha256 = job.single_files[f"{table}/{name}"]
-        yield _WrittenFile(name, ids.rows, job.size_bytes - num_bytes, sha256, ids.digest.hexdigest())
-        number += 1
-
-
-def _row_groups(request: ExportRequest, table: str, left_out: _LeftOut) -> Iterator[pa.Table]:
+def _row_groups(request: ExportRequest, ids: _Ids, left_out: _LeftOut) -> Iterator[pa.Table]:
     """Yield the table's rows in tables of one chunk a column, each a row group: whole parts, up to two bounds."""
     held: list[pa.Table] = []
     num_rows = num_bytes = 0
-    for part in _parts(request, table, left_out):
+    for part in _parts(request, ids.table, left_out):
+        ids.add(part)
         if held and (num_rows + part.num_rows > ROW_GROUP_SIZE or num_bytes + part.nbytes > _ROW_GROUP_BYTES):
             yield pa.concat_tables(held).combine_chunks()
             held, num_rows, num_bytes = [], 0, 0
@@ -188,50 +133,27 @@ def _parts(request: ExportRequest, table: str, left_out: _LeftOut) -> Iterator[p
             yield part.slice(start, ROW_GROUP_SIZE).combine_chunks()
 
 
-def _remove_others(destination: RunLocation, written: dict[str, list[_WrittenFile]]) -> None:
-    """Delete what an earlier export wrote beyond this one's files."""
-    for table, files in written.items():
-        names = {file.name for file in files}
-        for found in list(destination.list(table)):
-            if _FILE_NAME.match(found.name) and found.name not in names:
-                destination.delete(f"{table}/{found.name}")
-
-
-def _check_table(request: ExportRequest, table: str, files: Sequence[_WrittenFile], *, num_left_out: int) -> None:
+def _check_table(request: ExportRequest, files: Sequence[dict[str, Any]], due: _Ids, *, num_left_out: int) -> None:
     """Read the table back: the same bytes, which hold as many rows as the receipts name, with the same ids in order."""
-    due = sum(receipt.parts[table].rows for receipt in request.receipts) - num_left_out
-    found = 0
+    table, ids = due.table, _Ids(due.table)
     for file in files:
-        path = f"{table}/{file.name}"
-        ids = _Ids()
+        path = f"{table}/{file['name']}"
         uri = request.destination.uri(path)
         with request.destination.open_input(path) as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # a BinaryIO serves
+            if digest != file["sha256"]:
+                raise TransientError(f"{uri} reads back differently. Run the same command again.")
             parquet = open_parquet(stream, uri)
-            column = _id_column(table)
             for group in range(parquet.num_row_groups):
-                ids.add(parquet.read_row_group(group, columns=[column], use_threads=False)[column])
-        found += ids.rows
-        if (digest, ids.rows, ids.digest.hexdigest()) != (file.sha256, file.rows, file.ids_sha256):
-            raise TransientError(f"{uri} reads back differently. Run the same command again.")
-    if found != due:
-        raise TransientError(
-            f"{request.destination.uri(table)} has {found} rows, but the receipts name {due}. Run `pseudoris verify`."
-        )
+                ids.add(parquet.read_row_group(group, columns=[ids.column], use_threads=False))
+    uri = request.destination.uri(table)
+    if ids.digest.digest() != due.digest.digest():
+        raise TransientError(f"{uri} reads back differently. Run the same command again.")
+    if ids.rows != (named := sum(receipt.parts[table].rows for receipt in request.receipts) - num_left_out):
+        raise TransientError(f"{uri} has {ids.rows} rows, but the receipts name {named}. Run `pseudoris verify`.")
 
 
-def _id_column(table: str) -> str:
-    return _ID_COLUMNS.get(table, "image_id")
-
-
-def _description(request: ExportRequest, written: dict[str, list[_WrittenFile]], left_out: _LeftOut) -> bytes:
-    tables = {
-        table: [
-            {"name": file.name, "rows": file.rows, "size_bytes": file.size_bytes, "sha256": file.sha256}
-            for file in files
-        ]
-        for table, files in written.items()
-    }
+def _description(request: ExportRequest, tables: dict[str, list[dict[str, Any]]], left_out: _LeftOut) -> bytes:
     generations = sum(receipt.generation > 0 for receipt in request.receipts)
     tree = {
         "format": "parquet",

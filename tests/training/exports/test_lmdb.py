@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import pickletools
 import sys
 from pathlib import Path
@@ -83,23 +84,28 @@ def test_without_its_package_the_format_says_what_to_install(built_run, place, m
 
 
 def test_a_file_that_does_not_read_back_never_gets_its_name(built_run, place, monkeypatch):
-    class Forgetting(cris.RecordWriter):
-        def put(self, record):
-            super().put({**record, "sents": record["sents"][:1], "num_sents": 1})
+    real = cris._fill
 
-    monkeypatch.setattr(cris, "RecordWriter", Forgetting)
+    def forgetting(path, records):
+        real(path, ({**record, "sents": record["sents"][:1], "num_sents": 1} for record in records))
+
+    monkeypatch.setattr(cris, "_fill", forgetting)
     with pytest.raises(TransientError, match="reads back as"):
         export("lmdb", built_run, place)
     assert set(stored(place.root)) == {"_export.json"}
 
 
 def test_a_wrong_length_is_told(built_run, place, monkeypatch):
-    class Miscounting(cris.RecordWriter):
-        def finish(self):
-            self.num_records -= 1
-            super().finish()
+    real = cris._fill
 
-    monkeypatch.setattr(cris, "RecordWriter", Miscounting)
+    def miscounting(path, records):
+        real(path, records)
+        with lmdb.open(str(path), subdir=False, lock=False) as environment, environment.begin(write=True) as writing:
+            keys = pickle.loads(writing.get(b"__keys__"))
+            writing.put(b"__keys__", pickle.dumps(keys[:-1]))
+            writing.put(b"__len__", pickle.dumps(len(keys) - 1))
+
+    monkeypatch.setattr(cris, "_fill", miscounting)
     with pytest.raises(TransientError, match="__len__ is"):
         export("lmdb", built_run, place)
 

@@ -108,7 +108,7 @@ def test_a_killed_export_leaves_no_half_file_and_the_same_call_finishes_it(run, 
         write(run, place, target_bytes=4_000)
     left = contents(place)
     assert left
-    assert not place.exists("_export.json")
+    assert json.loads(place.read_bytes("_export.json"))["state"] == "begun"
     assert left == {path: contents(whole)[path] for path in left}
     assert not list(Path(place.root).rglob(".tmp-*"))
     monkeypatch.undo()
@@ -144,17 +144,18 @@ def with_another_box(masks):
 
 @pytest.mark.parametrize("change", [without_a_row, with_another_box])
 def test_what_does_not_read_back_is_told(run, destination, monkeypatch, change):
-    real = merged_parquet._remove_others
+    real = merged_parquet._check_table
 
-    def damage(place, written):
-        real(place, written)
-        (masks,) = merged(place, "masks")
-        place.replace("masks/part-00000.parquet", table_bytes(change(masks)))
+    def damaged(request, files, ids, **options):
+        if ids.table == "masks":
+            (masks,) = merged(destination, "masks")
+            destination.replace("masks/part-00000.parquet", table_bytes(change(masks)))
+        real(request, files, ids, **options)
 
-    monkeypatch.setattr(merged_parquet, "_remove_others", damage)
+    monkeypatch.setattr(merged_parquet, "_check_table", damaged)
     with pytest.raises(TransientError, match="reads back differently"):
         write(run, destination)
-    assert not destination.exists("_export.json")
+    assert json.loads(destination.read_bytes("_export.json"))["state"] == "begun"
 
 
 def test_a_run_without_a_mask_still_has_a_file_of_each_table(location, destination):
