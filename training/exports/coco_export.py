@@ -30,7 +30,6 @@ from pseudoris.training.exports.output_files import (
     IMAGES_ARRAY,
     ByImage,
     JsonArray,
-    json_list,
     read_array,
     read_records,
 )
@@ -242,8 +241,7 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
     ref_ids, resized = count(1), ResizedPolygons()
     with (
         job.files() as files,
-        job.new_file(_REFS) as refs_file,
-        json_list(refs_file) as refs,
+        job.records(_REFS) as refs,
         job.arrays(_INSTANCES, IMAGES_ARRAY, ANNOTATIONS, "categories") as instances,
     ):
         instances["categories"].append(CATEGORY)

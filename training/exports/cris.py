@@ -26,7 +26,7 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
-from pseudoris.training.exports.output_files import ManyFiles, json_list, read_ahead, read_records
+from pseudoris.training.exports.output_files import ManyFiles, read_ahead, read_records
 from pseudoris.training.exports.read_back import Content, broken
 from pseudoris.training.exports.record import ExportExpression, ExportImage, ExportMask
 from pseudoris.training.exports.selected_rows import TextRule
@@ -50,7 +50,7 @@ def _write_folders(job: ExportJob) -> ExportReport:
     dataset, split = job.names(_KNOWN_DATASETS[0])
     destination, anns, masks = job.destination, f"anns/{dataset}/{split}.json", f"masks/{dataset}"
     job.claim(f"anns/{dataset}", masks, _IMAGES_FOLDER)
-    with job.files() as files, job.new_file(anns) as path, json_list(path) as records:
+    with job.files() as files, job.records(anns) as records:
         for image, mask, said, segment_id, png in _new_masks(job):
             if mask is image.masks[0]:
                 files.write(_IMAGES_FOLDER, image.name, image.data)

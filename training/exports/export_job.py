@@ -30,7 +30,7 @@ from pseudoris.store.tables.parquet_files import open_writer
 from pseudoris.training.exports.croissant import CROISSANT_NAME, Tables, croissant
 from pseudoris.training.exports.destination import claim_destination, mark
 from pseudoris.training.exports.image_files import image_file_of
-from pseudoris.training.exports.output_files import JsonArray, ManyFiles, json_arrays, new_file
+from pseudoris.training.exports.output_files import JsonArray, ManyFiles, json_arrays, json_list, new_file
 from pseudoris.training.exports.read_back import Content, Fingerprint
 from pseudoris.training.exports.record import ExportExpression, ExportImage, ExportMask
 from pseudoris.training.exports.selected_rows import UNREADABLE, ExcludedImages, Selection, TextRule, with_source_bytes
@@ -272,6 +272,12 @@ class ExportJob:
         """Write a file of an object of arrays; see `json_arrays`."""
         with self.new_file(path) as local, json_arrays(local, names) as arrays:
             yield arrays
+
+    @contextmanager
+    def records(self, path: str) -> Iterator[JsonArray]:
+        """Write a file of one array, or, if its name ends in `.jsonl`, of a JSON value a line; see `json_list`."""
+        with self.new_file(path) as local, json_list(local, is_lines=path.endswith(".jsonl")) as records:
+            yield records
 
     def parquet_files(self, stem: str, schema: pa.Schema, groups: Iterator[pa.Table]) -> Iterator[tuple[str, int, int]]:
         """Write tables, a row group each, into files of `target_bytes`, one at least; yield path, rows and bytes."""

@@ -82,7 +82,7 @@ def _write(job: ExportJob) -> ExportReport:
         {split: len(paths)},
         notes=(f"Fill in the licence of the images in {_CARD_NAME} and {CROISSANT_NAME} before you publish.",),
         tables={"default": (f"{_DATA_FOLDER}/{split}-*.parquet", schema)},
-        checked="every image has the size of its masks; image ids are unique in their file",
+        checked="every image has the size of its masks",
     )
 
 
@@ -133,10 +133,7 @@ def _new_rows(job: ExportJob) -> Iterator[tuple[dict[str, Any], int]]:
                 "category": 0,
                 "mask_id": mask.record.mask_id,
                 "mask": {"bytes": png, "path": f"{mask.record.mask_id}.png"},
-                "bbox": mask.box_xywh,
-                "area": mask.area,
-                "predicted_iou": mask.record.predicted_iou,
-                "stability_score": mask.record.stability_score,
+                **mask.measures,
                 "expressions": [each.text for each in said],
                 "distinctiveness": [each.record.distinctiveness for each in said],
             }
@@ -160,12 +157,7 @@ def _new_rows(job: ExportJob) -> Iterator[tuple[dict[str, Any], int]]:
 def _read_back(destination: RunLocation, paths: Sequence[str]) -> Iterator[Content]:
     """Read every row: images by their headers, masks by their pixels."""
     for path in paths:
-        where, image_ids = destination.uri(path), set[str]()
-        for row in _rows(destination, path):
-            if row["image_id"] in image_ids:
-                raise broken(where, f"image {row['image_id']} has two rows")
-            image_ids.add(row["image_id"])
-            yield _content_of(row, where)
+        yield from (_content_of(row, destination.uri(path)) for row in _rows(destination, path))
 
 
 def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
@@ -185,13 +177,9 @@ def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
 def _content_of(row: Mapping[str, Any], where: str) -> Content:
     size = (row["height"], row["width"])
     check_size(row["image"]["bytes"], size, f"{where}, image {row['image_id']}")
-    encodings, texts, objects = [], [], row.get("objects")
-    masks = (
-        row["masks"]
-        if objects is None
-        else [dict(zip(objects, values, strict=True)) for values in zip(*objects.values(), strict=True)]
-    )
-    for at, mask in enumerate(masks):
+    found, objects = [], row.get("objects", {})
+    structs = (dict(zip(objects, values, strict=True)) for values in zip(*objects.values(), strict=True))
+    for mask in structs if objects else row["masks"]:
         place = f"{where}, mask {mask['mask_id']}"
         mask_size, counts = counts_of_png(mask["mask"]["bytes"], place)
         if mask_size != size:
@@ -199,18 +187,13 @@ def _content_of(row: Mapping[str, Any], where: str) -> Content:
         of_mask = check_texts(mask["expressions"], place)
         if not of_mask or len(of_mask) != len(mask["distinctiveness"]):
             raise broken(place, "it has no expression, or not one score per expression")
-        encodings.append(counts)
-        texts += [(text, (at,)) for text in of_mask]
-    return Content(row.get("source_image_id", row["image_id"]), size, tuple(encodings), tuple(texts))
+        found.append((counts, of_mask))
+    return Content.of_masks(row.get("source_image_id", row["image_id"]), size, found)
 
 
 # As the hub names sizes, each ten times the last; there is no category above the last.
 _SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
-# By whether people wrote them.
-_TITLE: Final = {
-    False: "Referring expressions for masks, made by models",
-    True: "Referring expressions for masks, written by people",
-}
+_TITLE: Final = "Referring expressions for masks, "
 
 
 def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: Mapping[str, int]) -> str:
@@ -225,7 +208,7 @@ def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: M
     header = request.header
     config, weights = header.config, header.identity.weights
     engines = {"propose": config.masks.engine, "caption": config.captions.engine, "filter": config.filtering.engine}
-    title = _TITLE[header.origin == "import"]
+    title = _TITLE + ("written by people" if header.origin == "import" else "made by models")
     # Imported here: only this format writes a page.
     import jinja2
 

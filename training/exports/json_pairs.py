@@ -79,10 +79,7 @@ def _record(image: ExportImage, name: str) -> dict[str, Any]:
             {
                 "id": mask.number,
                 "segmentation": mask.rle,
-                "bbox": mask.box_xywh,
-                "area": mask.area,
-                "predicted_iou": mask.record.predicted_iou,
-                "stability_score": mask.record.stability_score,
+                **mask.measures,
                 "crop_box": [0, 0, width, height],
                 "point_coords": [mask.point_within()],
                 "expressions": [each.text for each in said],
@@ -100,12 +97,11 @@ def _read_sa1b(destination: RunLocation, num_images: int) -> Iterator[Content]:
         if image["image_id"] != number:
             raise broken(where, f"it belongs to image {image['image_id']}")
         size = (image["height"], image["width"])
-        encodings, texts = [], []
-        for at, annotation in enumerate(annotations):
+        masks = []
+        for annotation in annotations:
             place = f"{where}, annotation {ids.check(annotation['id'])}"
-            encodings.append(check_mask(annotation, size, place))
-            texts += [(text, (at,)) for text in check_texts(annotation["expressions"], place)]
-        yield Content(image["file_name"], size, tuple(encodings), tuple(texts))
+            masks.append((check_mask(annotation, size, place), check_texts(annotation["expressions"], place)))
+        yield Content.of_masks(image["file_name"], size, masks)
 
 
 def _read_trees(destination: RunLocation, paths: Iterable[str], *keys: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -163,20 +163,13 @@ class JsonArray:
 
 
 @contextmanager
-def json_list(path: Path) -> Iterator[JsonArray]:
-    """Write one array, which is the whole file, to `path`."""
+def json_list(path: Path, *, is_lines: bool = False) -> Iterator[JsonArray]:
+    """Write one array, which is the whole file, to `path`; or a file of a JSON value a line."""
+    begins, separator, ends = (b"", b"\n", b"\n") if is_lines else (b"[\n", b",\n", b"\n]\n")
     with path.open("wb") as file:
-        file.write(b"[\n")
-        yield JsonArray(file)
-        file.write(b"\n]\n")
-
-
-@contextmanager
-def json_lines(path: Path) -> Iterator[JsonArray]:
-    """Write a file of a JSON value a line to `path`."""
-    with path.open("wb") as file:
-        yield JsonArray(file, b"\n")
-        file.write(b"\n")
+        file.write(begins)
+        yield JsonArray(file, separator)
+        file.write(ends)
 
 
 @contextmanager
@@ -232,7 +225,7 @@ def read_array(destination: RunLocation, path: str, name: str) -> Iterator[Any]:
 
 
 def read_records(destination: RunLocation, path: str) -> Iterator[Any]:
-    """Yield the elements of a file of `json_list`, or of one of `json_lines`, whose name then ends in `.jsonl`."""
+    """Yield the elements of a file of `json_list`, or of one of lines, whose name ends in `.jsonl`."""
     uri = destination.uri(path)
     with destination.open_input(path) as file:
         if not path.endswith(".jsonl"):

@@ -16,6 +16,7 @@ import csv
 import io
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any, Final, TypeAlias
@@ -50,7 +51,7 @@ def _write(job: ExportJob) -> ExportReport:
     """Write images, masks and the CSV, then read CSV and masks back."""
     destination, csv_path = job.destination, f"{CSV_FOLDER}/{CSV_NAME}"
     job.claim(CSV_FOLDER, IMAGES_FOLDER, numbered=_masks_folder)
-    writer = _Writer(job)
+    draws, seen = draw_places(job.request.header.config.captions), Counter[str]()
     with (
         job.new_file(csv_path) as path,
         path.open("w", encoding="utf-8", newline="") as file,
@@ -61,13 +62,13 @@ def _write(job: ExportJob) -> ExportReport:
         rows_file.writerow(COLUMNS)
         for image in job.images():
             image_files.write(IMAGES_FOLDER, image.name, image.data)
-            rows_file.writerows(writer.rows(image))
+            rows_file.writerows(_write_masks(job, image, draws, seen))
     job.check(_read_back(destination, csv_path), destination.uri(csv_path))
     num_masks = job.written.num_masks
     return job.report(
         {"images": job.num_images, "rows": num_masks, "captions": job.written.num_texts},
         {"images": job.num_images, "rows": 1, "masks": num_masks},
-        notes=writer.notes(),
+        notes=_notes(job, seen),
         checked="every row evaluates to captions and as many scores; image and segment ids are unique",
     )
 
@@ -82,49 +83,38 @@ def _masks_folder(number: int) -> str:
     return f"{MASKS_FOLDER}/{number + 1}"
 
 
-class _Writer:
-    """Writes the masks of one image after the other, and makes their rows."""
+def _write_masks(job: ExportJob, image: ExportImage, draws: Mapping[Draw, int], seen: Counter[str]) -> Iterator[Any]:
+    """Write the masks of an image, and yield their rows."""
+    tau, img_id = job.request.header.config.filtering.tau, image.number
+    # What is written is remembered by folder: an image's own object is forgotten with the image.
+    with job.files() as files:
+        # Numbered without a gap, even if images were left out: the authors' script counts the files of the folder.
+        for seg_id, (mask, said) in enumerate(image.masks_with_texts()):
+            data, counts = mask_png(mask)
+            files.write(_masks_folder(img_id - 1), f"{seg_id}.png", data)
+            expressions = [each.record for each in said]
+            captions, doc = captions_of(expressions, draws)
+            seen["unfiltered"] += not is_distinctive(expressions, tau)
+            seen["human"] += any(each.source == SOURCE_HUMAN for each in expressions)
+            job.add(Content.of_mask(f"{img_id}/{seg_id}", image.size, counts, captions))
+            ids = (mask.number - 1, image.name, img_id, seg_id)
+            yield (*ids, len(captions), repr(captions), repr(doc), int(is_alone(expressions)))
 
-    def __init__(self, job: ExportJob) -> None:
-        self._job = job
-        self._num_human = 0
-        self._num_unfiltered = 0
-        self._tau = job.request.header.config.filtering.tau
-        self._draws = draw_places(job.request.header.config.captions)
 
-    def rows(self, image: ExportImage) -> list[tuple[Any, ...]]:
-        """Write the masks of an image, and return their rows."""
-        rows: list[tuple[Any, ...]] = []
-        img_id = image.number
-        # What is written is remembered by folder: an image's own object is forgotten with the image.
-        with self._job.files() as files:
-            # Numbered without a gap, even if images were left out: the authors' script counts the files of the folder.
-            for seg_id, (mask, said) in enumerate(image.masks_with_texts()):
-                data, counts = mask_png(mask)
-                files.write(_masks_folder(img_id - 1), f"{seg_id}.png", data)
-                expressions = [each.record for each in said]
-                captions, doc = captions_of(expressions, self._draws)
-                self._num_unfiltered += not is_distinctive(expressions, self._tau)
-                self._num_human += any(each.source == SOURCE_HUMAN for each in expressions)
-                ids = (mask.number - 1, image.name, img_id, seg_id)
-                rows.append((*ids, len(captions), repr(captions), repr(doc), int(is_alone(expressions))))
-                self._job.add(Content.of_mask(f"{img_id}/{seg_id}", image.size, counts, captions))
-        return rows
-
-    def notes(self) -> list[str]:
-        """Return the settings that the trainer needs, as notes for the user."""
-        notes = [
-            f"Give the trainer doc_mode=True, doc_value={self._tau!r} (the run's tau), image_dir={IMAGES_FOLDER} and "
-            f"mask_dir={MASKS_FOLDER}."
-        ]
-        if self._num_unfiltered:
-            notes.append(
-                f"{self._num_unfiltered:,} of {self._job.written.num_masks:,} rows have no caption above doc_value: "
-                "the trainer draws any caption of theirs. --distinctive-only leaves such masks out."
-            )
-        if self._num_human:
-            notes.append(f"Human expressions have no score: for {self._num_human:,} masks doc is {DOC_OF_HUMANS}.")
-        return notes
+def _notes(job: ExportJob, seen: Counter[str]) -> list[str]:
+    """Return the settings that the trainer needs, as notes for the user."""
+    notes = [
+        f"Give the trainer doc_mode=True, doc_value={job.request.header.config.filtering.tau!r} (the run's tau), "
+        f"image_dir={IMAGES_FOLDER} and mask_dir={MASKS_FOLDER}."
+    ]
+    if seen["unfiltered"]:
+        notes.append(
+            f"{seen['unfiltered']:,} of {job.written.num_masks:,} rows have no caption above doc_value: the trainer "
+            "draws any caption of theirs. --distinctive-only leaves such masks out."
+        )
+    if seen["human"]:
+        notes.append(f"Human expressions have no score: for {seen['human']:,} masks doc is {DOC_OF_HUMANS}.")
+    return notes
 
 
 def draw_places(config: CaptionsConfig) -> dict[Draw, int]:

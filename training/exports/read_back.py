@@ -33,12 +33,18 @@ class Content:
     @classmethod
     def of_mask(cls, name: str, size: tuple[int, int], mask: Any, texts: Sequence[str]) -> Content:
         """Return the content of a format that has a record a mask."""
-        return cls(name, size, (mask,), tuple((text, (0,)) for text in texts))
+        return cls.of_masks(name, size, [(mask, texts)])
+
+    @classmethod
+    def of_masks(cls, name: str, size: tuple[int, int], masks: Sequence[tuple[Any, Sequence[str]]]) -> Content:
+        """Return the content of a format whose masks have texts."""
+        texts = tuple((text, (place,)) for place, (_, said) in enumerate(masks) for text in said)
+        return cls(name, size, tuple(mask for mask, _ in masks), texts)
 
     @classmethod
     def of_pairs(cls, name: str, size: tuple[int, int], masks: Sequence[Any], texts: Sequence[str]) -> Content:
         """Return the content of a format that has a mask for each expression."""
-        return cls(name, size, tuple(masks), tuple((text, (place,)) for place, text in enumerate(texts)))
+        return cls.of_masks(name, size, [(mask, [text]) for mask, text in zip(masks, texts, strict=True)])
 
     @classmethod
     def of_expression(cls, name: str, size: tuple[int, int], targets: Sequence[Any], text: str) -> Content:

@@ -58,6 +58,12 @@ class ExportMask:
         """The compressed encoding as JSON holds it, {"size": [height, width], "counts": str}."""
         return {"size": [int(side) for side in self.record.rle_size], "counts": self.record.rle_counts}
 
+    @property
+    def measures(self) -> dict[str, Any]:
+        """`bbox`, `area` and the proposer's scores, null for a mask of a prior."""
+        scores = {"predicted_iou": self.record.predicted_iou, "stability_score": self.record.stability_score}
+        return {"bbox": self.box_xywh, "area": self.area, **scores}
+
     def pixels(self) -> NDArray[np.bool_]:
         """Return the mask, (height, width) bool; a ValueError where its encoding does not fill its size."""
         summarise_rle(*self.record.rle_size, self.record.rle_counts)  # pycocotools would read past its buffers

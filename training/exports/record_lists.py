@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
-from pseudoris.training.exports.output_files import json_lines, json_list, read_records
+from pseudoris.training.exports.output_files import read_records
 from pseudoris.training.exports.read_back import Content, broken
 from pseudoris.training.exports.record import ExportImage
 from pseudoris.training.exports.selected_rows import TextRule
@@ -47,8 +47,7 @@ def write_records(
     """
     destination = job.destination
     job.claim(*{file.rpartition("/")[0] for file in (path, *(others or ()))} - {""}, IMAGES_FOLDER)
-    written = json_lines if path.endswith(".jsonl") else json_list
-    with job.files() as files, job.new_file(path) as local, written(local) as records:
+    with job.files() as files, job.records(path) as records:
         for image in job.images():
             files.write(IMAGES_FOLDER, image.name, image.data)
             for record, kept in records_of(image):

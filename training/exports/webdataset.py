@@ -63,7 +63,11 @@ def _tars(job: ExportJob) -> Iterator[dict[str, Any]]:
             with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
                 room = job.options.target_bytes - _END_BYTES
                 while sample is not None and (not num_samples or tar.offset + _size_in_tar(sample) <= room):
-                    _add(tar, sample)
+                    for entry_name, data in sample.items():
+                        # As it is made, an entry has no time, no owner and mode 644: equal samples give equal bytes.
+                        entry = tarfile.TarInfo(entry_name)
+                        entry.size = len(data)
+                        tar.addfile(entry, io.BytesIO(data))
                     num_samples += 1
                     sample = next(samples, None)
             with path.open("rb") as whole:
@@ -84,13 +88,8 @@ def _new_samples(job: ExportJob) -> Iterator[dict[str, bytes]]:
 
 
 def _sample_record(image: ExportImage) -> dict[str, Any]:
-    return {
-        "image_id": image.image_id,
-        "key": image.key,
-        "height": image.size[0],
-        "width": image.size[1],
-        "masks": [_mask_record(mask, said) for mask, said in image.masks_with_texts()],
-    }
+    (height, width), masks = image.size, [_mask_record(mask, said) for mask, said in image.masks_with_texts()]
+    return {"image_id": image.image_id, "key": image.key, "height": height, "width": width, "masks": masks}
 
 
 def _mask_record(mask: ExportMask, said: Sequence[ExportExpression]) -> dict[str, Any]:
@@ -98,20 +97,9 @@ def _mask_record(mask: ExportMask, said: Sequence[ExportExpression]) -> dict[str
     return {
         "mask_id": mask.record.mask_id,
         "segmentation": mask.rle,
-        "bbox": mask.box_xywh,
-        "area": mask.area,
-        "predicted_iou": mask.record.predicted_iou,
-        "stability_score": mask.record.stability_score,
+        **mask.measures,
         "expressions": [{"text": each.text, **{name: getattr(each.record, name) for name in scores}} for each in said],
     }
-
-
-def _add(tar: tarfile.TarFile, sample: dict[str, bytes]) -> None:
-    for name, data in sample.items():
-        # As it is made, an entry has no time, no owner and mode 644: equal samples give equal bytes.
-        entry = tarfile.TarInfo(name)
-        entry.size = len(data)
-        tar.addfile(entry, io.BytesIO(data))
 
 
 def _size_in_tar(sample: dict[str, bytes]) -> int:
@@ -192,12 +180,11 @@ def _samples(stream: _DigestingReader, where: str) -> Iterator[tuple[str, bytes,
 def _content_of(key: str, image: bytes, record: Mapping[str, Any], where: str) -> Content:
     size = (record["height"], record["width"])
     check_size(image, size, f"{where}, sample {key}")
-    encodings, texts = [], []
-    for at, mask in enumerate(record["masks"]):
+    masks = []
+    for mask in record["masks"]:
         place = f"{where}, mask {mask['mask_id']}"
         of_mask = check_texts([expression["text"] for expression in mask["expressions"]], place)
         if not of_mask:
             raise broken(place, "it has no expression")
-        encodings.append(check_mask(mask, size, place))
-        texts += [(text, (at,)) for text in of_mask]
-    return Content(key, size, tuple(encodings), tuple(texts))
+        masks.append((check_mask(mask, size, place), of_mask))
+    return Content.of_masks(key, size, masks)
