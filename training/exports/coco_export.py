@@ -34,8 +34,16 @@ from pseudoris.training.exports.output_files import (
     read_records,
 )
 from pseudoris.training.exports.polygons import ResizedPolygons
-from pseudoris.training.exports.read_back import Content, RisingIds, broken, check_mask, check_texts
-from pseudoris.training.exports.record import ExportExpression, ExportImage, ExportMask
+from pseudoris.training.exports.record import (
+    Content,
+    ExportExpression,
+    ExportImage,
+    ExportMask,
+    RisingIds,
+    broken,
+    check_mask,
+    check_texts,
+)
 from pseudoris.training.exports.selected_rows import TextRule
 
 ANNOTATIONS: Final = "annotations"

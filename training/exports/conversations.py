@@ -20,8 +20,7 @@ from typing import Any, Final
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportOptions, ExportReport
-from pseudoris.training.exports.read_back import Content
-from pseudoris.training.exports.record import ExportImage
+from pseudoris.training.exports.record import Content, ExportImage
 from pseudoris.training.exports.record_lists import IMAGES_FOLDER, write_records
 from pseudoris.training.exports.selected_rows import TextRule
 
@@ -104,37 +103,25 @@ def _answer(text: str, boxes: Sequence[list[int]]) -> str:
     return json.dumps([{"bbox_2d": box, "label": text} for box in boxes], ensure_ascii=False)
 
 
+def _messages(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"<image>{question}"}, {"role": "assistant", "content": answer}]
+
+
 def _swift_record(path: str, text: str, boxes: list[list[int]]) -> dict[str, Any]:
     # The loader replaces each placeholder by the next of its list, within the JSON of the answer too.
     answer = ", ".join(['{"bbox_2d": <bbox>, "label": "<ref-object>"}'] * len(boxes))
-    return {
-        "messages": [
-            {"role": "user", "content": f"<image>{_question('<ref-object>')}"},
-            {"role": "assistant", "content": f"[{answer}]"},
-        ],
-        "images": [path],
-        "objects": {"ref": [text, *[json.dumps(text, ensure_ascii=False)[1:-1]] * len(boxes)], "bbox": boxes},
-    }
+    refs = [text, *[json.dumps(text, ensure_ascii=False)[1:-1]] * len(boxes)]
+    messages = _messages(_question("<ref-object>"), f"[{answer}]")
+    return {"messages": messages, "images": [path], "objects": {"ref": refs, "bbox": boxes}}
 
 
 def _factory_record(path: str, text: str, boxes: list[list[int]]) -> dict[str, Any]:
-    return {
-        "messages": [
-            {"role": "user", "content": f"<image>{_question(text)}"},
-            {"role": "assistant", "content": _answer(text, boxes)},
-        ],
-        "images": [path],
-    }
+    return {"messages": _messages(_question(text), _answer(text, boxes)), "images": [path]}
 
 
 def _qwen_record(path: str, text: str, boxes: list[list[int]]) -> dict[str, Any]:
-    return {
-        "image": path,
-        "conversations": [
-            {"from": "human", "value": f"<image>\n{_question(text)}"},
-            {"from": "gpt", "value": _answer(text, boxes)},
-        ],
-    }
+    question = {"from": "human", "value": f"<image>\n{_question(text)}"}
+    return {"image": path, "conversations": [question, {"from": "gpt", "value": _answer(text, boxes)}]}
 
 
 def _read(record: Mapping[str, Any]) -> Content:

@@ -27,8 +27,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
 from pseudoris.training.exports.output_files import ManyFiles, read_ahead, read_records
-from pseudoris.training.exports.read_back import Content, broken
-from pseudoris.training.exports.record import ExportExpression, ExportImage, ExportMask
+from pseudoris.training.exports.record import Content, ExportExpression, ExportImage, ExportMask, broken
 from pseudoris.training.exports.selected_rows import TextRule
 from pseudoris.training.untrusted_pickle import load_plain
 

@@ -31,8 +31,7 @@ from pseudoris.training.exports.croissant import CROISSANT_NAME, Tables, croissa
 from pseudoris.training.exports.destination import claim_destination, mark
 from pseudoris.training.exports.image_files import image_file_of
 from pseudoris.training.exports.output_files import JsonArray, ManyFiles, json_arrays, json_list, new_file
-from pseudoris.training.exports.read_back import Content, Fingerprint
-from pseudoris.training.exports.record import ExportExpression, ExportImage, ExportMask
+from pseudoris.training.exports.record import Content, ExportExpression, ExportImage, ExportMask, Fingerprint
 from pseudoris.training.exports.selected_rows import UNREADABLE, ExcludedImages, Selection, TextRule, with_source_bytes
 
 logger = logging.getLogger(__name__)

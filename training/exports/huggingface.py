@@ -23,7 +23,7 @@ from pseudoris.store.tables.parquet_files import open_parquet
 from pseudoris.training.exports.croissant import CROISSANT_NAME
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest
 from pseudoris.training.exports.image_files import CATEGORY, check_size, counts_of_png, mask_png
-from pseudoris.training.exports.read_back import Content, broken, check_texts
+from pseudoris.training.exports.record import Content, broken, check_texts
 
 _DATA_FOLDER: Final = "data"
 _CARD_NAME: Final = "README.md"

@@ -15,8 +15,7 @@ from pseudoris.images.pixels import common_suffix, decode_upright, upright_size
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ImageError, TransientError
 from pseudoris.store.tables.annotations import AnnotatedImage
-from pseudoris.training.exports.read_back import broken
-from pseudoris.training.exports.record import ExportMask, canonical_counts
+from pseudoris.training.exports.record import ExportMask, broken, canonical_counts
 
 # For images that are encoded again: chroma is not subsampled, and the added noise is smaller than that of scaling for a
 # network.

@@ -21,8 +21,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.output_files import read_ahead
 from pseudoris.training.exports.polygons import centre_polygons
-from pseudoris.training.exports.read_back import Content, RisingIds, broken, check_mask, check_texts
-from pseudoris.training.exports.record import ExportImage
+from pseudoris.training.exports.record import Content, ExportImage, RisingIds, broken, check_mask, check_texts
 from pseudoris.training.exports.selected_rows import TextRule
 
 # SA-1B itself has about eleven thousand; file systems and listings slow down far above.

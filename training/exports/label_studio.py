@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
-from pseudoris.training.exports.read_back import Content
-from pseudoris.training.exports.record import ExportImage, canonical_counts
+from pseudoris.training.exports.record import Content, ExportImage, canonical_counts
 from pseudoris.training.exports.record_lists import IMAGES_FOLDER, write_records
 from pseudoris.training.exports.selected_rows import TextRule
 

@@ -21,7 +21,7 @@ from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.location import RunLocation
 from pseudoris.store.threads import map_in_threads
-from pseudoris.training.exports.read_back import broken
+from pseudoris.training.exports.record import broken
 
 _WRITERS: Final = 8
 # In a bucket a small file is nearly all waiting; twice as many are held in memory.

@@ -30,8 +30,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
 from pseudoris.training.exports.output_files import read_ahead
-from pseudoris.training.exports.read_back import Content, broken, check_texts
-from pseudoris.training.exports.record import ExportImage
+from pseudoris.training.exports.record import Content, ExportImage, broken, check_texts
 from pseudoris.training.exports.selected_rows import TextRule, is_distinctive
 from pseudoris.workers.captions.decoding_rules import configured_rules
 

@@ -16,8 +16,7 @@ from typing import Any, Final
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.output_files import read_records
-from pseudoris.training.exports.read_back import Content, broken
-from pseudoris.training.exports.record import ExportImage
+from pseudoris.training.exports.record import Content, ExportImage, broken
 from pseudoris.training.exports.selected_rows import TextRule
 from pseudoris.workers.masks.rle import compressed_counts
 

@@ -11,8 +11,9 @@ import json
 import pickle
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
 from pseudoris.schemas.errors import ConfigError
@@ -30,7 +31,7 @@ from pseudoris.training.exports.human_refs import HumanRefs, RecordIds, counts_o
 from pseudoris.training.exports.image_files import CATEGORY
 from pseudoris.training.exports.output_files import IMAGES_ARRAY, JsonArray, ManyFiles, iter_json_arrays
 from pseudoris.training.exports.polygons import ResizedPolygons
-from pseudoris.training.exports.read_back import Content, broken, check_texts
+from pseudoris.training.exports.record import Content, broken
 from pseudoris.training.exports.selected_rows import TextRule
 from pseudoris.training.untrusted_pickle import load_plain
 
@@ -38,7 +39,6 @@ from pseudoris.training.untrusted_pickle import load_plain
 _DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
 # LAVT documents Python 3.7, which reads none above 4; 2 serves the original REFER's Python 2 as well.
 _PICKLE_PROTOCOL: Final = 2
-_MAX_PICKLE_PROTOCOL: Final = 4
 _ANNOTATION_KEYS: Final = ("id", "image_id", "category_id", "bbox", "area", "segmentation", "iscrowd")
 SHOWN_TO_HUMANS: Final = "images that the merged human references show too"
 _SPLIT_BY: Final = re.compile(r"[A-Za-z0-9_+-]+")
@@ -62,10 +62,10 @@ def _write(job: ExportJob) -> ExportReport:
         _add_human(job, human, refs, files, arrays)
     with job.new_file(refs_path) as path, path.open("wb") as file:
         pickle.dump(refs, file, protocol=_PICKLE_PROTOCOL)
-    splits = Counter(ref["split"] for ref in refs)
+    splits, digest = Counter(ref["split"] for ref in refs), _digest(refs)
     # Let go before they are read back: memory holds them once.
     refs.clear()
-    job.check(_read_back(destination, refs_path, instances_path), destination.root)
+    job.check(_read_back(destination, refs_path, instances_path, digest), destination.root)
     by_split = {f"references of {split}": num for split, num in splits.items()}
     return job.report(
         {"images": job.num_images + len(human.images), **by_split, "expressions": job.written.num_texts},
@@ -181,21 +181,20 @@ def _texts(refs: Iterable[Mapping[str, Any]]) -> list[str]:
     return [sentence["sent"] for ref in refs for sentence in ref["sentences"]]
 
 
-def _read_back(destination: RunLocation, refs_path: str, instances_path: str) -> Iterator[Content]:
+def _read_back(destination: RunLocation, refs_path: str, instances_path: str, due: str) -> Iterator[Content]:
     """Read references and instances; the references, all in memory, as a trainer holds them."""
-    where = destination.uri(refs_path)
+    where, uri = destination.uri(refs_path), destination.uri(instances_path)
     by_annotation: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for ref in _checked_refs(destination.read_bytes(refs_path), where):
+    for ref in _read_refs(destination.read_bytes(refs_path), where, due):
         by_annotation[ref["ann_id"]].append(ref)
     images: dict[int, Mapping[str, Any]] = {}
-    uri = destination.uri(instances_path)
     with destination.open_input(instances_path) as file:
         for name, element in iter_json_arrays(file, uri):
-            if name == "images":
+            if name == IMAGES_ARRAY:
                 if element["id"] in images:
                     raise broken(uri, f"two images have the id {element['id']}")
                 images[element["id"]] = element
-            elif name == "annotations":
+            elif name == ANNOTATIONS:
                 refs = by_annotation.pop(element["id"], [])
                 image = _image_of(element, refs, images, uri)
                 size = (image["height"], image["width"])
@@ -206,31 +205,25 @@ def _read_back(destination: RunLocation, refs_path: str, instances_path: str) ->
         raise broken(uri, "two images share a file")
 
 
-def _checked_refs(data: bytes, where: str) -> Sequence[Mapping[str, Any]]:
+def _digest(refs: _Refs) -> str:
+    digest = sha256()
+    for ref in refs:
+        # Refuses numbers that are not plain.
+        digest.update(json.dumps(ref, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _read_refs(data: bytes, where: str, due: str) -> _Refs:
+    """Return the references, once they are those that were written, in a pickle that every trainer reads."""
     # Protocols from 2 on begin with their number; older ones are read everywhere.
-    if data[:1] == b"\x80" and data[1] > _MAX_PICKLE_PROTOCOL:
+    if data[:1] == b"\x80" and data[1] > _PICKLE_PROTOCOL:
         raise broken(where, f"it has pickle protocol {data[1]}, which the trainers' Python cannot read")
     try:
-        refs: list[dict[str, Any]] = load_plain(data, where)
+        refs: _Refs = load_plain(data, where)
     except ConfigError as error:
         raise broken(where, str(error)) from error
-    ref_ids, sentence_ids = set[int](), set[int]()
-    num_sentences = 0
-    for ref in refs:
-        place = f"{where}, reference {ref['ref_id']}"
-        texts = [sentence[key] for sentence in ref["sentences"] for key in ("sent", "raw")]
-        ids = [ref["ref_id"], ref["ann_id"], ref["image_id"], ref["category_id"], *ref["sent_ids"]]
-        if not check_texts(texts, place):
-            raise broken(place, "it has no text")
-        if not all(type(each) is int for each in ids):
-            raise broken(place, "it has an id that is not a plain int")
-        if ref["sent_ids"] != [sentence["sent_id"] for sentence in ref["sentences"]]:
-            raise broken(where, f"sent_ids and sentences of reference {ref['ref_id']} differ")
-        ref_ids.add(ref["ref_id"])
-        sentence_ids.update(ref["sent_ids"])
-        num_sentences += len(ref["sent_ids"])
-    if (len(ref_ids), len(sentence_ids)) != (len(refs), num_sentences):
-        raise broken(where, "two references, or two sentences, share an id")
+    if _digest(refs) != due:
+        raise broken(where, "its references are not those that were written")
     return refs
 
 

@@ -21,8 +21,15 @@ from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.image_files import check_size
-from pseudoris.training.exports.read_back import Content, broken, check_mask, check_texts
-from pseudoris.training.exports.record import ExportExpression, ExportImage, ExportMask
+from pseudoris.training.exports.record import (
+    Content,
+    ExportExpression,
+    ExportImage,
+    ExportMask,
+    broken,
+    check_mask,
+    check_texts,
+)
 
 _INDEX_NAME: Final = "index.json"
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pseudoris.schemas.errors import TransientError
 from pseudoris.store.location import RunLocation
-from pseudoris.training.exports.read_back import check_mask
+from pseudoris.training.exports.record import check_mask
 from tests.store.builders import HEIGHT, WIDTH, make_mask
 from tests.training.exports.builders import UPRIGHT, export
 
@@ -221,7 +221,7 @@ DAMAGE: list[tuple[str, str, Damage, str]] = [
     ("reasonseg", "an empty text", text(REASON, '"the red half"', '" "'), "empty"),
     ("reasonseg", "not the JSON", whole(REASON, lambda _: b"{"), "not the JSON of an image"),
     ("reasonseg", "a missing JSON", lambda place: place.delete(REASON), "it is missing"),
-    ("refer", "a sentence's id", refs(lambda held: held[0]["sent_ids"].pop()), "sent_ids and sentences of reference 1"),
+    ("refer", "a sentence's id", refs(lambda held: held[0]["sent_ids"].pop()), "its references are not those"),
     (
         "refer",
         "a mask that does not decode",
