@@ -139,7 +139,7 @@ def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[st
     yield "dataAnnotationProtocol", list(_protocol(request))
     yield "machineAnnotationTools", [text for text, _ in tools]
     yield "annotationsPerItem", f"Counted while it was written: {counts[0]}"
-    yield "dataUseCases", use if header.origin == "import" else f"{use}. Not for tests: no person checked it"
+    yield "dataUseCases", use if header.origin == "import" else f"{use}. Not for tests with texts of models"
     yield "dataBiases", tools and "Expressions repeat what the models learnt, also mistakes and prejudice. Not measured"
     yield "dataLimitations", list(filter(None, dict.fromkeys([warning, *(known for _, known in tools)])))
     yield "personalSensitiveInformation", f"Not looked for; names of files come from those of the images: {_TO_FILL}"
@@ -154,7 +154,7 @@ def _tools(header: RunHeader) -> Iterator[tuple[str, str]]:
         engine, known = stage if settings is None else settings.engine, ""
         if settings is not None and engine in _OWN_ENGINES:
             known = _KNOWN_WEIGHTS.get(settings.weights.uri.partition(":")[0], "")
-        yield f"{stage}: {engine}, weights sha256 {digest} (identity of the run)", known
+        yield f"{stage}: {engine}, {digest} (its digest in the identity of the run)", known
 
 
 def _protocol(request: ExportRequest) -> Iterator[str]:

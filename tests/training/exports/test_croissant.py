@@ -133,7 +133,9 @@ def test_it_names_engines_and_digests_but_never_where_images_or_weights_were(bui
     run = with_header(with_filter(built_run, weights=weights), source="/srv/customer/photos")
     export("coco", run, place)
     assert b"customer" not in place.read_bytes("croissant.json")
-    assert claims(place, "machineAnnotationTools") == f"filter: clip, weights sha256 {'b' * 64} (identity of the run)"
+    assert claims(place, "machineAnnotationTools") == (
+        f"filter: clip, {'b' * 64} (its digest in the identity of the run)"
+    )
     assert "meaningless" not in claims(place, "dataLimitations")
     assert "Synthetic: " in claims(place, "dataAnnotationProtocol")
     assert "distinctiveness > 1.35" in claims(place, "dataAnnotationProtocol")
