@@ -23,7 +23,6 @@ from pseudoris.training.exports.export_job import (
     ExportOptions,
     ExportReport,
     ExportRequest,
-    HumanAnnotation,
 )
 from pseudoris.training.exports.huggingface import HF
 from pseudoris.training.exports.json_pairs import REASONSEG, SA1B
@@ -33,6 +32,7 @@ from pseudoris.training.exports.pseudo_ris_csv import PSEUDO_RIS_CSV
 from pseudoris.training.exports.record_lists import ODVG, SA2VA
 from pseudoris.training.exports.refer import REFER
 from pseudoris.training.exports.webdataset import WEBDATASET
+from pseudoris.training.human_refs import HumanAnnotation
 
 __all__ = [
     "EXPORTS",

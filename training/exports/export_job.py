@@ -33,6 +33,7 @@ from pseudoris.training.exports.image_files import image_file_of
 from pseudoris.training.exports.output_files import JsonArray, ManyFiles, json_arrays, json_list, new_file
 from pseudoris.training.exports.record import Content, ExportExpression, ExportImage, ExportMask, Fingerprint
 from pseudoris.training.exports.selected_rows import UNREADABLE, ExcludedImages, Selection, TextRule, with_source_bytes
+from pseudoris.training.human_refs import HumanAnnotation
 
 logger = logging.getLogger(__name__)
 
@@ -51,23 +52,6 @@ class OnProgress(Protocol):
 
     def __call__(self, done: int, total: int, /, stage: str = WRITING) -> None:
         """Take how much of a stage is done, and the total: rows, images or masks."""
-
-
-@dataclass(frozen=True, slots=True)
-class HumanAnnotation:
-    """A REFER dataset whose human references join an export.
-
-    Attributes:
-        refs: Local path of its `refs(<splitBy>).p`.
-        instances: Local path of its `instances.json`.
-        splits: Which references: those of these splits.
-        images: Local folder of its images, to be copied into the export; None leaves them where they are.
-    """
-
-    refs: str
-    instances: str
-    splits: tuple[str, ...] = ("val", "test", "testA", "testB")
-    images: str | None = None
 
 
 def _option(default: Any, text: str, **bounds: float) -> Any:

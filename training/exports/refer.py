@@ -27,12 +27,12 @@ from pseudoris.training.exports.coco_export import (
 )
 from pseudoris.training.exports.coco_export import REFER_IMAGES_FOLDER as IMAGES_FOLDER
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
-from pseudoris.training.exports.human_refs import HumanRefs, RecordIds, counts_of, read_human
 from pseudoris.training.exports.image_files import CATEGORY
 from pseudoris.training.exports.output_files import IMAGES_ARRAY, JsonArray, ManyFiles, iter_json_arrays
 from pseudoris.training.exports.polygons import ResizedPolygons
 from pseudoris.training.exports.record import Content, broken
 from pseudoris.training.exports.selected_rows import TextRule
+from pseudoris.training.human_refs import HumanRefs, RecordIds, counts_of, read_human
 from pseudoris.training.untrusted_pickle import load_plain
 
 # REFER ends the process for any other. (`refclef` keeps its images elsewhere.)

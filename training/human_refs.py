@@ -16,8 +16,6 @@ from pseudoris.schemas.shard import is_blank
 from pseudoris.schemas.untrusted import parse_json, read_regular
 from pseudoris.store.exclusions.exclusion_rules import Exclusions, exclusion, name_value
 from pseudoris.store.files.storage import storage_errors
-from pseudoris.training.exports.export_job import HumanAnnotation
-from pseudoris.training.exports.image_files import CATEGORY_ID
 from pseudoris.training.untrusted_pickle import read_refs
 from pseudoris.workers.masks.rle import compressed_counts
 
@@ -28,6 +26,23 @@ WITHOUT_SENTENCE: Final = "human references without a sentence"
 _MAX_SIDE_PX: Final = 65_535
 # No file can be named with them.
 _UNWRITABLE: Final = re.compile("[\0\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class HumanAnnotation:
+    """A REFER dataset whose human references join an export.
+
+    Attributes:
+        refs: Local path of its `refs(<splitBy>).p`.
+        instances: Local path of its `instances.json`.
+        splits: Which references: those of these splits.
+        images: Local folder of its images, to be copied into the export; None leaves them where they are.
+    """
+
+    refs: str
+    instances: str
+    splits: tuple[str, ...] = ("val", "test", "testA", "testB")
+    images: str | None = None
 
 
 class RecordIds(defaultdict[str, Iterator[int]]):
@@ -60,7 +75,7 @@ class HumanRefs:
     @property
     def free_category_id(self) -> int:
         """An id that no category of theirs has."""
-        return max((int(category["id"]) for category in self.categories), default=CATEGORY_ID - 1) + 1
+        return max((int(category["id"]) for category in self.categories), default=0) + 1
 
     @property
     def exclusions(self) -> Exclusions:

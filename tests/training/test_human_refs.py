@@ -16,7 +16,7 @@ from pycocotools import mask as coco
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.exports import HumanAnnotation
-from pseudoris.training.exports.human_refs import WITHOUT_SENTENCE, WITHOUT_TEXT, RecordIds, read_human
+from pseudoris.training.human_refs import WITHOUT_SENTENCE, WITHOUT_TEXT, RecordIds, read_human
 
 
 def ref(number: int, split: str, *texts: str) -> dict[str, Any]:
