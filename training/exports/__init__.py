@@ -26,10 +26,9 @@ from pseudoris.training.exports.export_job import (
 )
 from pseudoris.training.exports.huggingface import HF
 from pseudoris.training.exports.json_pairs import REASONSEG, SA1B
-from pseudoris.training.exports.label_studio import LABEL_STUDIO
 from pseudoris.training.exports.merged_parquet import PARQUET
 from pseudoris.training.exports.pseudo_ris_csv import PSEUDO_RIS_CSV
-from pseudoris.training.exports.record_lists import ODVG, SA2VA
+from pseudoris.training.exports.record_lists import LABEL_STUDIO, ODVG, SA2VA
 from pseudoris.training.exports.refer import REFER
 from pseudoris.training.exports.webdataset import WEBDATASET
 from pseudoris.training.human_refs import HumanAnnotation

@@ -22,6 +22,10 @@ from itertools import count, zip_longest
 from pkgutil import get_data
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
@@ -33,7 +37,6 @@ from pseudoris.training.exports.output_files import (
     read_array,
     read_records,
 )
-from pseudoris.training.exports.polygons import ResizedPolygons
 from pseudoris.training.exports.record import (
     Content,
     ExportExpression,
@@ -72,6 +75,37 @@ def annotation_of(image: ExportImage, mask: ExportMask, segmentation: Any, **cha
         "iscrowd": 0,
         **changes,
     }
+
+
+class ResizedPolygons:
+    """How well polygons of corners fill once a loader has resized them, by the first masks of an export.
+
+    Source: henghuiding/ReLA 3ca9551, gres_model/data/dataset_mappers/refcoco_mapper.py; configs/referring_R50.yaml.
+    """
+
+    _SIDE_PX: Final = 480
+    _MAX_MASKS: Final = 10_000
+
+    def __init__(self) -> None:
+        self._ious: list[float] = []
+
+    def add(self, polygon: Sequence[int], pixels: NDArray[np.bool_]) -> None:
+        """Compare a polygon [x0, y0, …] that was resized and filled with its mask (height, width) that was resized."""
+        if len(self._ious) < self._MAX_MASKS:
+            side, scales = self._SIDE_PX, self._SIDE_PX / np.array(pixels.shape[::-1])
+            filled = coco.frPyObjects([(np.reshape(polygon, (-1, 2)) * scales).ravel().tolist()], side, side)
+            # The pixel of the mask under the centre of each of the resized one.
+            rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in pixels.shape)
+            due = coco.encode(np.asfortranarray(pixels[np.ix_(rows, columns)], np.uint8))
+            self._ious.append(float(coco.iou(filled, [due], [0])[0, 0]))
+
+    def note(self) -> str:
+        """Return mean and worst for the user."""
+        return (
+            f"ReLA resizes polygons to {self._SIDE_PX} x {self._SIDE_PX} before it fills them. Of {len(self._ious):,} "
+            f"masks what it fills has a mean IoU of {np.mean(self._ious):.4f} with the resized mask; the worst has "
+            f"{min(self._ious):.4f}."
+        )
 
 
 def read_instances(

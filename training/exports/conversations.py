@@ -124,20 +124,30 @@ def _qwen_record(path: str, text: str, boxes: list[list[int]]) -> dict[str, Any]
     return {"image": path, "conversations": [question, {"from": "gpt", "value": _answer(text, boxes)}]}
 
 
-def _read(record: Mapping[str, Any]) -> Content:
-    """Return what a record of any of the three keeps."""
+def _read(wrap: _Wrap, record: Mapping[str, Any]) -> Content:
+    """Return what a record keeps, once it is what such a text and such boxes are wrapped into."""
+    path = record["images"][0] if "images" in record else record["image"]
     if "objects" in record:
         text, boxes = record["objects"]["ref"][0], record["objects"]["bbox"]
-        if record != _swift_record(record["images"][0], text, boxes):
-            raise ValueError("its messages do not have a placeholder for each box")
-        return Content.of_expression(record["images"][0], _NO_SIZE, boxes, text)
-    turns = [turn.get("content") or turn["value"] for turn in record.get("messages") or record["conversations"]]
-    text = turns[0].removeprefix("<image>").strip().removeprefix(_QUESTION[0]).removesuffix(_QUESTION[1])
-    objects = parse_json(turns[1].encode())
-    if any(each["label"] != text for each in objects):
-        raise ValueError("its answer has another expression than its question")
-    path = record["images"][0] if "images" in record else record["image"]
-    return Content.of_expression(path, _NO_SIZE, [each["bbox_2d"] for each in objects], text)
+    else:
+        turns = [turn.get("content") or turn["value"] for turn in record.get("messages") or record["conversations"]]
+        text = turns[0].removeprefix("<image>").strip().removeprefix(_QUESTION[0]).removesuffix(_QUESTION[1])
+        boxes = [each["bbox_2d"] for each in parse_json(turns[1].encode())]
+    if record != wrap(path, text, boxes):
+        raise ValueError("its turns do not have its text and its boxes")
+    return Content.of_expression(path, _NO_SIZE, boxes, text)
+
+
+def _write(
+    job: ExportJob,
+    path: str,
+    frame: _Frame,
+    wrap: _Wrap,
+    notes: Sequence[str],
+    others: dict[str, bytes] | None = None,
+) -> ExportReport:
+    records_of, read = partial(_records, frame, wrap), partial(_read, wrap)
+    return write_records(job, path, records_of, read, notes=notes, others=others)
 
 
 def _coordinates_note(options: ExportOptions, flags: tuple[str, str]) -> str:
@@ -158,9 +168,7 @@ def _write_swift(job: ExportJob) -> ExportReport:
         "Boxes are in pixels: the template scales them. For the JSON style of Qwen's cookbook set "
         "QWENVL_BBOX_FORMAT=new.",
     )
-    return write_records(
-        job, "annotations.jsonl", partial(_records, lambda size: size, _swift_record), _read, notes=notes
-    )
+    return _write(job, "annotations.jsonl", lambda size: size, _swift_record, notes)
 
 
 def _write_factory(job: ExportJob) -> ExportReport:
@@ -174,7 +182,7 @@ def _write_factory(job: ExportJob) -> ExportReport:
         _coordinates_note(job.options, ("image_min_pixels", "image_max_pixels")),
     )
     others = {"dataset_info.json": json.dumps(registry, indent=2).encode() + b"\n"}
-    return write_records(job, path, partial(_records, frame, _factory_record), _read, notes=notes, others=others)
+    return _write(job, path, frame, _factory_record, notes, others)
 
 
 def _write_qwen(job: ExportJob) -> ExportReport:
@@ -184,7 +192,7 @@ def _write_qwen(job: ExportJob) -> ExportReport:
         "this folder. Set model_max_length: the default of 512 cuts what one image needs.",
         _coordinates_note(job.options, ("--min_pixels", "--max_pixels")),
     )
-    return write_records(job, path, partial(_records, frame, _qwen_record), _read, notes=notes)
+    return _write(job, path, frame, _qwen_record, notes)
 
 
 _READS: Final = ("max_tokens", "coordinates", "resize_factor", "min_pixels", "max_pixels")

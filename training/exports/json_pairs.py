@@ -20,9 +20,9 @@ from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.output_files import read_ahead
-from pseudoris.training.exports.polygons import centre_polygons
 from pseudoris.training.exports.record import Content, ExportImage, RisingIds, broken, check_mask, check_texts
 from pseudoris.training.exports.selected_rows import TextRule
+from pseudoris.workers.masks.polygons import centre_polygons
 
 # SA-1B itself has about eleven thousand; file systems and listings slow down far above.
 IMAGES_A_FOLDER: Final = 10_000

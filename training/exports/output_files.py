@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
-from types import TracebackType
 from typing import IO, Any, BinaryIO, Final, Self
 
 from pseudoris.schemas.errors import TransientError
@@ -114,9 +113,7 @@ class ManyFiles:
         """Return this."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Wait for the files that are on their way; after an error of the block no other is begun."""
         try:
             if kind is None:

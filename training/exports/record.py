@@ -19,7 +19,7 @@ from pycocotools import mask as coco
 from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.run_lengths import decode_runs, summarise_rle
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, is_blank
-from pseudoris.training.exports.polygons import corner_polygon
+from pseudoris.workers.masks.polygons import corner_polygon
 from pseudoris.workers.masks.rle import MaskSizeError, compressed_counts, decode
 
 

@@ -21,6 +21,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.coco_export import (
     ANNOTATIONS,
     REFER_SPLITS,
+    ResizedPolygons,
     annotation_of,
     image_record,
     ref_of,
@@ -29,7 +30,6 @@ from pseudoris.training.exports.coco_export import REFER_IMAGES_FOLDER as IMAGES
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.image_files import CATEGORY
 from pseudoris.training.exports.output_files import IMAGES_ARRAY, JsonArray, ManyFiles, iter_json_arrays
-from pseudoris.training.exports.polygons import ResizedPolygons
 from pseudoris.training.exports.record import Content, broken
 from pseudoris.training.exports.selected_rows import TextRule
 from pseudoris.training.human_refs import HumanRefs, RecordIds, counts_of, read_human

@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports import EXPORTS
 from pseudoris.training.exports.conversations import factory_size, resized_size
-from pseudoris.training.exports.label_studio import brush_strokes, pixels_of_strokes
+from pseudoris.training.exports.record_lists import brush_strokes, pixels_of_strokes
 from tests.training.exports.builders import (
     GROUPS,
     HEIGHT,

@@ -11,8 +11,8 @@ from pycocotools import mask as coco
 from scipy.ndimage import gaussian_filter
 
 from pseudoris.schemas.shard import MaskRecord
-from pseudoris.training.exports.polygons import centre_polygons, corner_polygon
 from pseudoris.training.exports.record import ExportMask
+from pseudoris.workers.masks.polygons import centre_polygons, corner_polygon
 
 cv2 = pytest.importorskip("cv2", reason="opencv fills the polygons of pixel centres")
 ANY_MASK = np_st.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))).filter(np.any)

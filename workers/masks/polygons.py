@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 
 Point = tuple[int, int]
 # Where its bridge ends, and its points, from the bridge's start back to it.
@@ -68,37 +66,6 @@ def centre_polygons(pixels: NDArray[np.bool_]) -> list[list[Point]]:
         first = points.index((x - 1, y))
         holes[owners[end, y]].append(((end, y), [*points[first:], *points[:first], points[first]]))
     return polygons
-
-
-class ResizedPolygons:
-    """How well polygons of corners fill once a loader has resized them, by the first masks of an export.
-
-    Source: henghuiding/ReLA 3ca9551, gres_model/data/dataset_mappers/refcoco_mapper.py; configs/referring_R50.yaml.
-    """
-
-    _SIDE_PX: Final = 480
-    _MAX_MASKS: Final = 10_000
-
-    def __init__(self) -> None:
-        self._ious: list[float] = []
-
-    def add(self, polygon: Sequence[int], pixels: NDArray[np.bool_]) -> None:
-        """Compare a polygon [x0, y0, …] that was resized and filled with its mask (height, width) that was resized."""
-        if len(self._ious) < self._MAX_MASKS:
-            side, scales = self._SIDE_PX, self._SIDE_PX / np.array(pixels.shape[::-1])
-            filled = coco.frPyObjects([(np.reshape(polygon, (-1, 2)) * scales).ravel().tolist()], side, side)
-            # The pixel of the mask under the centre of each of the resized one.
-            rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in pixels.shape)
-            due = coco.encode(np.asfortranarray(pixels[np.ix_(rows, columns)], np.uint8))
-            self._ious.append(float(coco.iou(filled, [due], [0])[0, 0]))
-
-    def note(self) -> str:
-        """Return mean and worst for the user."""
-        return (
-            f"ReLA resizes polygons to {self._SIDE_PX} x {self._SIDE_PX} before it fills them. Of {len(self._ious):,} "
-            f"masks what it fills has a mean IoU of {np.mean(self._ious):.4f} with the resized mask; the worst has "
-            f"{min(self._ious):.4f}."
-        )
 
 
 def _rings(inside: NDArray[np.bool_]) -> list[list[Point]]:
