@@ -48,6 +48,7 @@ _MEDIA_TYPES: Final = {
     **{".json": "application/json", ".jsonl": "application/jsonlines"},
     **{".parquet": "application/x-parquet", ".tar": "application/x-tar"},
 }
+_IS_OF: Final = {"Boolean": pa.types.is_boolean, "Integer": pa.types.is_integer, "Float": pa.types.is_floating}
 # Engines that read `weights.uri`, and what is known of weights by the scheme of that uri.
 _OWN_ENGINES: Final = frozenset({"sam", "coca", "clip"})
 _KNOWN_WEIGHTS: Final = {
@@ -58,24 +59,21 @@ _KNOWN_WEIGHTS: Final = {
 _TO_FILL: Final = "to be filled in by the publisher"
 
 
-def croissant(name: str, job: ExportJob, rows: Mapping[str, int], dropped: Mapping[str, int], tables: Tables) -> bytes:
-    """Return the description of an export of the format `name`, with all that was written."""
-    sets = job.patterns | {path for path, _ in tables.values()}
+def describe(job: ExportJob, rows: Mapping[str, int], dropped: Mapping[str, int], tables: Tables) -> None:
+    """Write the description of all that the job wrote; `tables` are the Parquet files of which rows can be read."""
+    sets = sorted(job.patterns | {path for path, _ in tables.values()})
     tree = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"],
-        "name": f"pseudoris-{name}",
-        "description": f"Images with masks, and expressions that refer to masks, as pseudoris writes them ({name}).",
+        "name": f"pseudoris-{job.name}",
+        "description": f"Images with masks, and expressions that refer to them, written by pseudoris ({job.name}).",
         "license": "unknown",
         "dateCreated": job.request.header.created_utc,
         **{f"rai:{key}": value for key, value in _claims(job.request, rows, dropped) if value},
         "distribution": [
-            *(
-                _file("FileObject", each) | {"contentUrl": each, "sha256": sha}
-                for each, sha in job.single_files.items()
-            ),
-            *(_file("FileSet", each) | {"includes": each} for each in sorted(sets)),
+            *(_file("FileObject", path, contentUrl=path, sha256=sha) for path, sha in job.single_files.items()),
+            *(_file("FileSet", pattern, includes=pattern) for pattern in sets),
         ],
         "recordSet": [
             {
@@ -86,12 +84,12 @@ def croissant(name: str, job: ExportJob, rows: Mapping[str, int], dropped: Mappi
             for table, (path, schema) in tables.items()
         ],
     }
-    return printable_json(tree, indent=2).encode() + b"\n"
+    job.destination.replace(CROISSANT_NAME, printable_json(tree, indent=2).encode() + b"\n")
 
 
-def _file(kind: str, path: str) -> dict[str, str]:
+def _file(kind: str, path: str, **further: str) -> dict[str, str]:
     media_type = _MEDIA_TYPES.get(PurePosixPath(path).suffix, "application/octet-stream")
-    return {"@type": f"cr:{kind}", "@id": path, "encodingFormat": media_type}
+    return {"@type": f"cr:{kind}", "@id": path, "encodingFormat": media_type, **further}
 
 
 def _field(name: str, column: pa.Field, path: str, source: str, *steps: str) -> dict[str, Any]:
@@ -114,16 +112,9 @@ def _field(name: str, column: pa.Field, path: str, source: str, *steps: str) -> 
         field |= {"repeated": True} if "*" in "".join(steps) else {}
     transform = {"transform": [{"jsonPath": step} for step in steps]} if steps else {}
     found = {"fileSet": {"@id": path}, "extract": {"column": source}, **transform}
-    return field | {"dataType": "sc:ImageObject" if is_image else _value_type(kind), "source": found}
-
-
-def _value_type(kind: pa.DataType) -> str:
-    if pa.types.is_boolean(kind):
-        return "sc:Boolean"
-    if pa.types.is_integer(kind):
-        return "sc:Integer"
-    # Bytes too: those of the tables may be of a kind that no reader of images knows.
-    return "sc:Float" if pa.types.is_floating(kind) else "sc:Text"
+    # Bytes too are text: those of the tables may be of a kind that no reader of images knows.
+    value = "ImageObject" if is_image else next((name for name, is_of in _IS_OF.items() if is_of(kind)), "Text")
+    return field | {"dataType": f"sc:{value}", "source": found}
 
 
 def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[str, int]) -> Iterator[tuple[str, Any]]:

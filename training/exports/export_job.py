@@ -27,7 +27,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.parquet_files import open_writer
-from pseudoris.training.exports.croissant import CROISSANT_NAME, Tables, croissant
+from pseudoris.training.exports.croissant import Tables, describe
 from pseudoris.training.exports.destination import claim_destination, mark
 from pseudoris.training.exports.image_files import image_file_of
 from pseudoris.training.exports.output_files import JsonArray, ManyFiles, json_arrays, json_list, new_file
@@ -189,6 +189,7 @@ class ExportJob:
     """One export on its way.
 
     Attributes:
+        name: Of the format.
         rule: Which masks and texts: what the format takes, within what the user asks for.
         dropped: What was left out, by reason.
         written: What was added.
@@ -209,7 +210,7 @@ class ExportJob:
         self.single_files: dict[str, str] = {}
         self.patterns: set[str] = set()
         self._mask_numbers, self._text_numbers = count(1), count(1)
-        self._name, takes, limit = export_format.name, export_format.takes, request.options.max_tokens
+        self.name, takes, limit = export_format.name, export_format.takes, request.options.max_tokens
         self.rule = replace(
             takes,
             max_tokens=takes.max_tokens if limit is None else limit or None,
@@ -228,7 +229,7 @@ class ExportJob:
         """Empty the destination's folders of an earlier export, and mark it as begun; see `claim_destination`."""
         request = self.request
         claim_destination(
-            self.destination, self._name, folders, numbered=numbered, is_overwriting=request.is_overwriting
+            self.destination, self.name, folders, numbered=numbered, is_overwriting=request.is_overwriting
         )
 
     @contextmanager
@@ -354,11 +355,6 @@ class ExportJob:
         self.on_progress(found.num_masks, self.written.num_masks, CHECKING)
         self.written.check_equals(found, where)
 
-    def describe(self, rows: Mapping[str, int], dropped: Mapping[str, int], tables: Tables) -> None:
-        """Write `croissant.json`; `tables` are the record sets of the Parquet files that were written."""
-        found = croissant(self._name, self, rows, dropped, tables)
-        self.destination.replace(CROISSANT_NAME, found)
-
     def report(
         self,
         rows: Mapping[str, int],
@@ -373,11 +369,11 @@ class ExportJob:
 
         `checked` is what was compared beyond the masks, the expressions and the files.
         """
-        self.describe(rows, self.dropped, tables or {})
+        describe(self, rows, self.dropped, tables or {})
         if number := self._num_encoded_anew:
             notes = [*notes, f"{number:,} image(s) were encoded again, upright and with three channels."]
         record = {
-            "format": self._name,
+            "format": self.name,
             "state": "whole",
             "source": self.request.header.source,
             "num_images": self.request.num_images,

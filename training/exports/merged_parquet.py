@@ -22,6 +22,7 @@ from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.tables import MASKS, SCHEMAS
 from pseudoris.store.tables.committed_tables import iter_table
 from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet
+from pseudoris.training.exports.croissant import describe
 from pseudoris.training.exports.destination import EXPORT_NAME
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest
 
@@ -46,9 +47,8 @@ def _write(job: ExportJob) -> ExportReport:
             job.on_progress(num_done, num_rows)
         _check_table(request, written[table], ids, num_left_out=left_out.rows[table])
     num_written = {table: sum(file["rows"] for file in files) for table, files in written.items()}
-    job.describe(
-        num_written, left_out.images, {table: (f"{table}/*.parquet", schema) for table, schema in SCHEMAS.items()}
-    )
+    tables = {table: (f"{table}/*.parquet", schema) for table, schema in SCHEMAS.items()}
+    describe(job, num_written, left_out.images, tables)
     request.destination.replace(EXPORT_NAME, _description(request, written, left_out))
     return ExportReport(
         rows=num_written,
