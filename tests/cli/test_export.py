@@ -158,6 +158,7 @@ def test_an_option_changes_what_is_written(pictures, tmp_path):
         (("--format", "llamafactory", *RESIZED[:4]), "needs --resize-factor .* --min-pixels and --max-pixels"),
         (("--format", "qwen", *RESIZED, "--max-pixels", "3000"), "--coordinates resized needs .*--max-pixels"),
         (("--format", "reasonseg", "--dataset", "../x"), "--dataset '../x' becomes a file name"),
+        (("--format", "reasonseg", "--split", "train_2"), "--split 'train_2': LISA takes _ for the border"),
         (("--format", "grefcoco", "--split", "dev"), "--split 'dev' is not a split of gRefCOCO"),
         (("--format", "refer", "--merge-images", "x"), "need --merge-human FOLDER"),
         (("--format", "refer", "--merge-human", "nowhere"), r"must have one refs\(…\)\.p\. Found none"),

@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
@@ -125,6 +126,8 @@ _NO_SIZE: Final = (0, 0)
 def _write_reasonseg(job: ExportJob) -> ExportReport:
     """Write a copy of the image and a JSON for each set of masks, then read every JSON back."""
     dataset, split = job.names("ReasonSeg")
+    if "_" in split:
+        raise ConfigError(f"--split {split!r}: LISA takes _ for the border of two splits. Give a name without it.")
     folder, explanatory = f"{_REASON_FOLDER}/{dataset}/{split}", f"{_REASON_FOLDER}/{dataset}/explanatory"
     job.claim(folder, explanatory)
     numbers = count(1)
