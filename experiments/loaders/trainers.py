@@ -132,8 +132,7 @@ def odvg(root: Path, export: Path) -> Iterator[Seen]:
         yield Seen(Path(each["img_path"]).name, each["text"], boxes=boxes)
 
 
-# Of the sample of EVF-SAM, which lacks the conversation that LISA's holds.
-_LENGTH_OF_EVF: Final = 7
+_HOLD_IMAGES: Final = ("refer_seg_data", "refer_segm_data", "reason_seg_data")
 _TRAIN: Final = "images/mscoco/images/train2014"
 
 
@@ -211,32 +210,37 @@ def rela(root: Path, export: Path, *, dataset: str) -> Iterator[Seen]:
         yield Seen(Path(each["file_name"]).name, each["sentence"]["raw"], united)
 
 
-def lisa_family(root: Path, export: Path, *, module: str, **data: Any) -> Iterator[Seen]:
-    """Give all texts of all images of a data set of LISA or its children, which draws images and texts at random."""
-    bare(root, "data", "utils", "model", "model.llava")
+def lisa_family(
+    root: Path, export: Path, *, module: str, at: tuple[int, int], name: str = "ReferSegDataset", **data: Any
+) -> Iterator[Seen]:
+    """Give all texts of all images of a data set of LISA or its children, which draws images and texts at random.
+
+    `at` are the places of the masks and of the texts in a sample.
+    """
+    bare(root, "data", "utils", "model", "model.llava", "dataset", "dataset.utils", "dataset.segm_datasets", "tools")
     stub(*_DRAWING, "transformers", "utils.dataset")
     stub("utils.utils", ANSWER_LIST=["[SEG]"], SHORT_QUESTION_LIST=["{class_name}"], LONG_QUESTION_LIST=["{sent}"])
     # It resizes images, and no masks.
     side = type("ResizeLongestSide", (), {"__init__": lambda *_: None, "apply_image": lambda _, image: image})
-    stub("model.segment_anything", "model.segment_anything.utils.transforms", ResizeLongestSide=side)
+    stub("model.segment_anything", "model.SAM.utils.transforms", ResizeLongestSide=side)
+    stub("model.segment_anything.utils.transforms", ResizeLongestSide=side)
     base = export.with_name(f"{export.name}-base")
-    base.mkdir(exist_ok=True)
-    (base / "refer_seg").unlink(missing_ok=True)
-    (base / "refer_seg").symlink_to(export)
-    if "refer" in module:
-        dataset = load(module).ReferSegDataset(str(base), **data, num_classes_per_sample=10**6)
-        [only] = dataset.refer_seg_data.values()
-        images = [Path(each["file_name"]).name for each in only["images"]]
-    else:
-        # Its images are copies: one for each set of masks.
-        dataset = load(module).ReasonSegDataset(str(export), **data, num_classes_per_sample=10**6)
-        images = [json.loads(Path(each).read_text())["source_image_id"] for each in dataset.reason_seg_data[1]]
-    for number, image in enumerate(images):
+    links = {"refer_seg": export, "reason_seg": export / "reason_seg", "Refer_Segm/grefcoco": export / "grefcoco"}
+    for place, target in {**links, "Refer_Segm/coco_2014/train2014": export / _TRAIN}.items():
+        (base / place).parent.mkdir(parents=True, exist_ok=True)
+        (base / place).unlink(missing_ok=True)
+        (base / place).symlink_to(target)
+    dataset = getattr(load(module), name)(str(base), **data, num_classes_per_sample=10**6)
+    [held] = (vars(dataset)[each] for each in _HOLD_IMAGES if each in vars(dataset))
+    for number in range(len(held[0] if isinstance(held, tuple) else next(iter(held.values()))["images"])):
         # Of data sets, of which there is one; or of an image.
         vars(random)["randint"] = partial(_drawn, number)
         sample = dataset[number]
-        masks, texts = (sample[3], sample[6]) if len(sample) == _LENGTH_OF_EVF else (sample[4], sample[8])
-        yield from (Seen(image, text, mask == 1) for text, mask in zip(texts, masks.numpy(), strict=True))
+        beside = Path(sample[0]).with_suffix(".json")
+        # ReasonSeg's images are copies: one for each set of masks.
+        image = json.loads(beside.read_text())["source_image_id"] if beside.exists() else Path(sample[0]).name
+        texts = np.ravel(sample[at[1]]).tolist()
+        yield from (Seen(image, text, mask == 1) for text, mask in zip(texts, sample[at[0]].numpy(), strict=True))
 
 
 def _drawn(number: int, _low: int, high: int) -> int:
