@@ -117,7 +117,7 @@ class CaptionSample:
         top_k: The k of a `top_k` draw, else None.
         top_p: The p of a `top_p` draw, else None.
         log_prob: Sum of the natural log-probabilities of the tokens under the distribution drawn from
-            (for a beam: under the full softmax of its own crop).
+            (for a beam: under the full softmax of its own crop). None if the captioner gives no probabilities.
         others: Which other masks the draw was contrasted with: `none` (not distinctive), `all`, `nearest`,
             `no_contrast` (a mask alone, or too many masks). Up to version 0.2 the last was called `own`.
         num_others: How many other masks were averaged; 0 if none.
@@ -128,7 +128,7 @@ class CaptionSample:
     decoder: str
     top_k: int | None
     top_p: float | None
-    log_prob: float
+    log_prob: float | None
     others: str = "none"
     num_others: int = 0
     other_masks: tuple[int, ...] = ()

@@ -10,7 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
-TABLES_VERSION: Final = 4
+TABLES_VERSION: Final = 5
 
 IMAGES: Final = "images"
 MASKS: Final = "masks"
@@ -78,24 +78,37 @@ _SAMPLE = pa.struct(
         pa.field("decoder", pa.string(), nullable=False),
         pa.field("top_k", pa.int32()),
         pa.field("top_p", pa.float64()),
-        pa.field("log_prob", pa.float64(), nullable=False),
+        pa.field("log_prob", pa.float64()),
         pa.field("others", pa.string(), nullable=False),
         pa.field("num_others", pa.int32(), nullable=False),
         pa.field("other_masks", _list(pa.int32()), nullable=False),
     ]
 )
 
+# Reserved for a second opinion: a model that chooses, among the masks of an image, the one that a text refers to. A
+# stage that fills them does not change the tables' version.
+GROUNDING_COLUMNS: Final[dict[str, tuple[pa.DataType, str]]] = {
+    "grounding_choice": (pa.float64(), "1 if a second model chooses the target for the text, 0 if another mask."),
+    "grounding_share": (pa.float64(), "The second model's probability of the target among the masks."),
+    "grounding_rival": (pa.string(), "The other mask that the second model finds most likely."),
+}
+_RESERVED: Final = "Reserved: null without a second model."
+
 IMAGES_SCHEMA: Final = _schema(
     IMAGES,
     [
-        _field("image_id", pa.string(), "First 64 bits of the key's sha256, 16 hex digits."),
-        _field("key", pa.string(), "Percent-encoded key relative to SOURCE (`a/b.jpg`, `tar!member`, `file#row`)."),
-        _null("height", pa.int32(), "Upright height in pixels; null if quarantined before decoding."),
-        _null("width", pa.int32(), "Upright width in pixels; null if quarantined before decoding."),
-        _field("status", pa.string(), "`annotated`, `empty` (no mask survived) or `quarantined` (see failures)."),
-        _null("sha256", pa.string(), "sha256 of the encoded bytes; null if they could not be read."),
-        _null("note", pa.string(), "What is wrong with the file of an image that is read nevertheless."),
-        _null("bytes", pa.large_binary(), "The encoded image if shards.embed_images is set, else null."),
+        _field("image_id", pa.string(), "The first 64 bits of the sha256 of the key, as 16 hex digits."),
+        _field(
+            "key", pa.string(), "The image's name below SOURCE, percent-encoded: `a/b.jpg`, `tar!member` or `file#row`."
+        ),
+        _null("height", pa.int32(), "Height of the upright image in pixels. Null if it was not decoded."),
+        _null("width", pa.int32(), "Width of the upright image in pixels. Null if it was not decoded."),
+        _field(
+            "status", pa.string(), "`annotated`, `empty` (no mask was kept) or `quarantined` (see the failures table)."
+        ),
+        _null("sha256", pa.string(), "The sha256 of the encoded bytes. Null if they could not be read."),
+        _null("note", pa.string(), "A fault of the file that does not prevent decoding. Null if there is none."),
+        _null("bytes", pa.large_binary(), "The encoded image if `shards.embed_images` is set, else null."),
     ],
     "One row per input image, in plan order.",
 )
@@ -104,17 +117,23 @@ MASKS_SCHEMA: Final = _schema(
     MASKS,
     [
         _field("image_id", pa.string(), "The image that holds the mask."),
-        _field("mask_id", pa.string(), "Image id and index in the proposer's order, `<image id>-0007`."),
-        _field("segmentation", _SEGMENTATION, "COCO compressed RLE, size = [upright height, upright width]."),
-        _field("box_xyxy_px", _list(pa.int32()), "Tight box [x0, y0, x1, y1] in upright pixels, x1, y1 exclusive."),
-        _field("area_px", pa.int64(), "Number of pixels."),
+        _field(
+            "mask_id", pa.string(), "The image id and the mask's number in the proposer's order: `<image id>-0007`."
+        ),
+        _field("segmentation", _SEGMENTATION, "COCO compressed RLE; `size` is [height, width] of the upright image."),
+        _field(
+            "box_xyxy_px",
+            _list(pa.int32()),
+            "Tight box [x0, y0, x1, y1] in pixels of the upright image; x1 and y1 are exclusive.",
+        ),
+        _field("area_px", pa.int64(), "Number of pixels of the mask."),
         _null("predicted_iou", pa.float64(), "The proposer's estimate of the mask's IoU."),
-        _null("stability_score", pa.float64(), "IoU between the mask at logit thresholds ± offset."),
+        _null("stability_score", pa.float64(), "IoU of the masks at a raised and at a lowered logit threshold."),
         _field(
             "prior",
             pa.string(),
-            "`none`, the instance prior and row that chose it (`table:17`), a human's annotation (`human:431`), or "
-            "the recipe of PPT that made it (`recipe:objects`).",
+            "Why the mask was chosen: `none` (no prior), a row of the instance prior (`table:17`), a human annotation "
+            "(`human:431`), or a recipe of PPT (`recipe:objects`).",
         ),
     ],
     "One row per mask, ordered by image in plan order, then by mask id.",
@@ -123,75 +142,93 @@ MASKS_SCHEMA: Final = _schema(
 EXPRESSIONS_SCHEMA: Final = _schema(
     EXPRESSIONS,
     [
-        _field("image_id", pa.string(), "The image that the expression is about."),
+        _field("image_id", pa.string(), "The image that the text describes."),
         _field(
             "target_mask_ids",
             _list(pa.string()),
-            "The masks that it refers to: one; several if `group`, none if `none`.",
+            "The masks that the text refers to: one; several if `kind` is `group`; empty if it is `none`.",
         ),
         _field("text", pa.string(), "The expression: lower case, stripped, no trailing full stop, never empty."),
-        _field("kind", pa.string(), "`attribute`; composed: `position`, `relation`, `group`, `none`."),
-        _null("head_noun", pa.string(), "Head of the first noun phrase; null if none was found."),
+        _field("kind", pa.string(), "`attribute`, or, if composed, also `position`, `relation`, `group` or `none`."),
+        _null("head_noun", pa.string(), "Head noun of the first noun phrase. Null if there is none."),
         _field(
             "source",
             pa.string(),
-            "`model`, `human` (imported), `composer` or `recipe` (PPT); null in tables of version 1 means `model`.",
+            "What wrote the text: `model` (the captioner), `human` (imported), `composer` or `recipe` (PPT).",
         ),
         _null(
             "decoder",
             pa.string(),
-            "Decoding rule of the first draw of this text: `beam`, `top_k` or `top_p`; null without draws.",
+            "Decoding rule of the first draw of this text: `beam`, `top_k` or `top_p`. Null if it was not drawn.",
         ),
-        _null("top_k", pa.int32(), "The k of that draw, if `top_k`."),
-        _null("top_p", pa.float64(), "The p of that draw, if `top_p`."),
-        _null("crop", pa.string(), "Crop kind of that draw: `masked` or `context_<scale>`."),
-        _field("count", pa.int32(), "Number of draws of this mask that gave this text; 0 if it was not drawn."),
+        _null("top_k", pa.int32(), "The k of the first draw if its rule is `top_k`, else null."),
+        _null("top_p", pa.float64(), "The p of the first draw if its rule is `top_p`, else null."),
+        _null("crop", pa.string(), "Crop of the first draw: `masked` or `context_<scale>`."),
+        _field("count", pa.int32(), "How many draws of this mask gave this text. 0 if it was not drawn."),
         _null(
             "log_prob",
             pa.float64(),
-            "Sum of the natural log-probabilities of that draw's tokens under the sampling distribution.",
+            "Sum of the natural log-probabilities of the first draw's tokens under the distribution that it was drawn "
+            "from. Null if it was not drawn, or if the captioner gives no probabilities.",
         ),
-        _field("samples", _list(_SAMPLE), "Every draw that gave this text, including the first."),
-        _null("uniqueness", pa.float64(), "c(i,t) / max c(k,t) over other masks; null if it is alone."),
-        _null("correctness", pa.float64(), "Cosine of masked crop and `a photo of a {head noun}`."),
-        _null("distinctiveness", pa.float64(), "c·m over the highest c·m of other masks; null if it is alone."),
-        _null("rival_mask_id", pa.string(), "Other mask with the highest c·m; null if it is alone."),
+        _field("samples", _list(_SAMPLE), "All draws that gave this text, the first one included."),
+        _null(
+            "uniqueness",
+            pa.float64(),
+            "c(i, t) / the largest c(k, t) of the other masks k. Null if the image has one mask.",
+        ),
+        _null("correctness", pa.float64(), "Cosine of the masked crop and the text `a photo of a {head noun}`."),
+        _null(
+            "distinctiveness", pa.float64(), "c·m / the largest c·m of the other masks. Null if the image has one mask."
+        ),
+        _null(
+            "rival_mask_id",
+            pa.string(),
+            "The other mask with the largest c·m. Null if the image has one mask. For a composed `none`: the mask that "
+            "the text describes but for one word (near absence), or null if nothing in the image is similar (easy).",
+        ),
         _null(
             "caption_score",
             pa.float64(),
-            "log p(t | crop i), teacher-forced under the full softmax; null without `captions.listening`.",
+            "log p(t | crop i), teacher-forced under the full softmax. Null if `captions.listening` is not set.",
         ),
         _null(
             "listener",
             pa.float64(),
-            "Softmax at the target of log p(t | crop k) over the masks k; 0 if truth was too low to score.",
+            "Softmax over the masks k of log p(t | crop k), at the target. 0 if `truth` was too low to score.",
         ),
-        _null("truth", pa.float64(), "caption_score per token, the end token included."),
+        _null("truth", pa.float64(), "`caption_score` divided by the number of tokens, the end token included."),
         _null(
             "confidence",
             pa.float64(),
-            "Probability that it is right, by `filtering.confidence` or `composing.posterior`; else null.",
+            "Estimated probability that the text is right, by the fitted `confidence` or, if composed, the fitted "
+            "`posterior`. Null without fitted values.",
         ),
-        _null("rank", pa.int32(), "Rank by confidence among the drawn texts of its mask, from 1; or null."),
+        _null("rank", pa.int32(), "Rank by confidence among the drawn texts of the mask, from 1. Null without one."),
+        *(_null(name, kind, f"{doc} {_RESERVED}") for name, (kind, doc) in GROUNDING_COLUMNS.items()),
         _field(
             "kept",
             pa.bool_(),
-            "True if distinctiveness > tau and `filtering.keep` holds; null scores pass. Always true if not drawn, "
-            "except a recipe's: true for the referent (c = 1), else false (c = 0).",
+            "True if distinctiveness > tau and all of `filtering.keep` hold; a null score passes. Always true for "
+            "`human` and `composer`. For `recipe`: true if the mask is the referent.",
         ),
-        _field("weight", pa.float64(), "Weight of the pair for a trainer."),
-        _null("split", pa.string(), "Split of an imported expression, such as `testA`; else null."),
+        _field("weight", pa.float64(), "Weight of this pair of mask and text in training."),
+        _null("split", pa.string(), "Split of an imported text, such as `testA`, else null."),
     ],
-    "One row per candidate expression, kept or not, ordered by image, mask, first draw.",
+    "One row per expression, kept or not, ordered by image, mask, then first draw; composed ones last.",
 )
 
 FAILURES_SCHEMA: Final = _schema(
     FAILURES,
     [
         _field("image_id", pa.string(), "The quarantined image."),
-        _field("stage", pa.string(), "Where it failed: `read`, `propose`, `caption`, `filter`, `import` or `recipe`."),
-        _field("reason", pa.string(), "Reason code, stable across versions."),
-        _field("message", pa.string(), "One sentence that explains the failure; equal for equal images."),
+        _field(
+            "stage", pa.string(), "The stage that failed: `read`, `propose`, `caption`, `filter`, `import` or `recipe`."
+        ),
+        _field("reason", pa.string(), "Reason code. Codes do not change between versions."),
+        _field(
+            "message", pa.string(), "One sentence that explains the failure. The same image gives the same sentence."
+        ),
     ],
     "One row per quarantined image.",
 )
@@ -208,14 +245,14 @@ PLAN_SCHEMA: Final = _schema(
     [
         _field("shard", pa.int64(), "Number of the shard, from 0."),
         _field("position", pa.int32(), "Position in the shard, from 0."),
-        _field("image_id", pa.string(), "First 64 bits of the key's sha256, 16 hex digits."),
-        _field("key", pa.string(), "Percent-encoded key relative to SOURCE."),
-        _null("size_bytes", pa.int64(), "Listed size of the encoded image; null if not listed."),
-        _null("etag", pa.string(), "Listed etag of its object; null on disk."),
-        _null("mtime_ns", pa.int64(), "Modification time of its file; null on S3."),
-        _null("offset_bytes", pa.int64(), "Where the member's data starts in its tar; null otherwise."),
-        _null("row_group", pa.int32(), "Row group of its Parquet file; null otherwise."),
-        _null("row", pa.int64(), "Row of its Parquet file; null otherwise."),
+        _field("image_id", pa.string(), "The first 64 bits of the sha256 of the key, as 16 hex digits."),
+        _field("key", pa.string(), "The image's name below SOURCE, percent-encoded."),
+        _null("size_bytes", pa.int64(), "Size of the encoded image as listed. Null if it was not listed."),
+        _null("etag", pa.string(), "ETag of the object as listed. Null for files on disk."),
+        _null("mtime_ns", pa.int64(), "Modification time of the file in nanoseconds. Null on S3."),
+        _null("offset_bytes", pa.int64(), "Byte offset of the member's data in its tar. Null if it is in no tar."),
+        _null("row_group", pa.int32(), "Row group in its Parquet file. Null if it is in none."),
+        _null("row", pa.int64(), "Row in its Parquet file. Null if it is in none."),
     ],
-    "The frozen listing: one row per input image, ordered by shard, then position.",
+    "The plan of the run: one row per input image, ordered by shard, then position.",
 )

@@ -40,7 +40,8 @@ _FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
 # Null if the captioner did not draw the expression.
 _NULL_OF_UNDRAWN: Final = (*_FIRST_DRAW, *_SCORES, *_HEARD, *_CONFIDENCE, "rival_mask_id")
 # The composer sets its own confidence.
-_NULL_OF_COMPOSED: Final = tuple(name for name in _NULL_OF_UNDRAWN if name != "confidence")
+_NULL_OF_COMPOSED: Final = tuple(name for name in _NULL_OF_UNDRAWN if name not in ("confidence", "rival_mask_id"))
+_GROUNDING_SHARES: Final = ("grounding_choice", "grounding_share")
 _WEIGHT_OF_UNDRAWN: Final = 1.0
 # Another machine may round to the other side.
 _WEIGHT_TOLERANCE: Final = 1.5 * 10**-WEIGHT_DIGITS
@@ -60,6 +61,8 @@ def _composed_problems(table: pa.Table, is_composed: Flags) -> Iterator[Finding]
                 f"kinds {known} refer to 1, 1, 1, at least 2 and 0 masks"
             )
     yield "expression_composed", details
+    has_rival = is_composed & (np.array(numbers) > 0) & np.asarray(pc.is_valid(table["rival_mask_id"]))
+    yield "expression_composed", _at(has_rival, "rival_mask_id of a composed expression with a target is not null")
     confidence = pc.fill_null(table["confidence"], np.nan).to_numpy()
     is_wrong = is_composed & ~((confidence >= 0) & (confidence <= 1))
     found = (f"row {row}: the confidence {confidence[row]:g} is not in [0, 1]" for row in np.flatnonzero(is_wrong))
@@ -141,15 +144,18 @@ def _findings(table: pa.Table, masks: pa.Table, rule: KeepRule) -> Iterator[Find
 
 
 def _reference_problems(table: pa.Table, image_of: dict[str, str]) -> Iterator[Finding]:
-    """Check that an expression refers to masks of its own image, and that its rival is another mask of that image."""
+    """Check that an expression refers to masks of its own image, and that its rivals are other masks of that image."""
     targets, rivals = [], []
-    columns = (table[name].to_pylist() for name in ("image_id", "target_mask_ids", "rival_mask_id"))
-    for row, (image, target_ids, rival) in enumerate(zip(*columns, strict=True)):
+    columns = (table[name].to_pylist() for name in ("image_id", "target_mask_ids", "rival_mask_id", "grounding_rival"))
+    for row, (image, target_ids, *others) in enumerate(zip(*columns, strict=True)):
         unknown = [mask for mask in target_ids if image_of.get(mask) != image]
         if unknown:
             targets.append(f"row {row}: image {image} has no mask {unknown[0]}")
-        if rival is not None and (image_of.get(rival) != image or rival in target_ids):
-            rivals.append(f"row {row}: the rival {rival} of {target_ids} is not another mask of image {image}")
+        rivals += [
+            f"row {row}: the rival {rival} of {target_ids} is not another mask of image {image}"
+            for rival in others
+            if rival is not None and (image_of.get(rival) != image or rival in target_ids)
+        ]
     yield "expression_target", targets
     yield "expression_rival", rivals
 
@@ -214,6 +220,10 @@ def _score_problems(table: pa.Table, is_single: Flags, is_alone: Flags) -> Itera
         values = table[name]
         is_bad = np.asarray(pc.fill_null(pc.invert(pc.is_finite(values)), fill_value=False))
         yield "expression_score", _at(is_bad, f"{name} is not finite")
+    for name in _GROUNDING_SHARES:
+        is_inside = pc.and_(pc.greater_equal(table[name], 0), pc.less_equal(table[name], 1))
+        is_outside = ~np.asarray(pc.fill_null(is_inside, fill_value=True))
+        yield "expression_score", _at(is_outside, f"{name} is not in [0, 1]")
     for name in ("uniqueness", "distinctiveness", "rival_mask_id"):
         is_null = np.asarray(pc.is_null(table[name]))
         wrong = is_single & (is_null != is_alone)

@@ -15,6 +15,12 @@ def test_every_column_carries_its_documentation_and_every_table_its_version(sche
     assert schema.metadata[b"pseudoris.version"] == str(tables.TABLES_VERSION).encode()
 
 
+def test_columns_of_a_second_opinion_and_the_log_probability_of_a_draw_may_be_null():
+    expressions = tables.EXPRESSIONS_SCHEMA
+    assert [expressions.field(name).nullable for name in tables.GROUNDING_COLUMNS] == [True] * 3
+    assert expressions.field("samples").type.value_type.field("log_prob").nullable
+
+
 def test_the_plans_columns_are_the_plan_entrys_fields():
     assert tables.PLAN_SCHEMA.names == [field.name for field in fields(PlanEntry)]
 

@@ -164,12 +164,37 @@ CORRUPTIONS = {
         lambda rows: rows[4].update({**AS_HUMANS, "source": "model"}),
         "expression_count: row 4: count is not the number of draws",
     ),
+    "a second opinion's share above 1": (
+        setting(0, grounding_share=1.5),
+        r"expression_score: row 0: grounding_share is not in \[0, 1\]",
+    ),
+    "a second opinion's choice that is no number": (
+        setting(0, grounding_choice=math.nan),
+        "grounding_choice is not in",
+    ),
+    "a second opinion's rival that is the target": (
+        setting(1, grounding_rival=mask_id(FIRST, 0)),
+        "expression_rival: row 1",
+    ),
     "kept at exactly the others' score": (setting(0, distinctiveness=0.9), "expression_kept"),
 }
 
 
 def test_sound_expressions_have_no_problem():
     assert found_in(lambda rows: None) == ""
+
+
+def test_a_second_opinion_is_sound_where_it_stands():
+    opinion = {"grounding_choice": 0.0, "grounding_share": 0.25, "grounding_rival": mask_id(FIRST, 1)}
+    assert found_in(setting(0, **opinion)) == ""
+
+
+def test_a_draw_may_have_no_probability_and_then_the_row_has_none():
+    def edit(rows):
+        rows[0]["samples"][0]["log_prob"] = rows[0]["log_prob"] = None
+
+    assert found_in(edit) == ""
+    assert "expression_draw: row 0: log_prob" in found_in(setting(0, log_prob=None))
 
 
 def test_a_group_has_several_targets_and_scores_of_its_own():
@@ -285,6 +310,13 @@ def test_composed_expressions_are_sound_without_draws_and_whatever_the_rule(kind
     composed = {**AS_COMPOSED, "kind": kind, "target_mask_ids": [mask_id(FIRST, n) for n in range(num)]}
     assert found_in(setting(1, **composed)) == ""
     assert "row 1" not in found_in(setting(1, **composed), KeepRule(tau=99.0))
+
+
+def test_of_composed_expressions_a_near_absence_alone_names_a_rival():
+    rival = {**AS_COMPOSED, "rival_mask_id": mask_id(FIRST, 1)}
+    assert found_in(setting(1, **{**rival, "kind": "none", "target_mask_ids": []})) == ""
+    found = found_in(setting(1, **{**rival, "target_mask_ids": [mask_id(FIRST, 0)]}))
+    assert found == "expression_composed: row 1: rival_mask_id of a composed expression with a target is not null"
 
 
 @pytest.mark.parametrize(
