@@ -260,8 +260,7 @@ class RunConfig(FrozenModel):
 
     def method(self) -> dict[str, Any]:
         """Return the part of the tree that decides the tables' bytes, as plain JSON values."""
-        # Where the bucket is and who pays, not what is in it: the same bucket may have another address later.
-        return self.model_dump(
-            mode="json",
-            exclude={"preset": True, "placement": True, "domain": True, "source": {"endpoint_url", "requester_pays"}},
-        )
+        # Where the bucket is and who pays, not what is in it: the same bucket may have another address later. Of a text
+        # bank its digest, not thousands of texts.
+        left_out: Any = {"source": {"endpoint_url", "requester_pays"}, "composing": {"bank": {"values"}}}
+        return self.model_dump(mode="json", exclude={"preset": True, "placement": True, "domain": True, **left_out})

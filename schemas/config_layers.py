@@ -24,6 +24,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import read_fitted
+from pseudoris.schemas.text_bank import read_bank
 from pseudoris.schemas.uris import secret_in, secrets_in
 from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
 
@@ -112,14 +113,26 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: With one line for each mistake: the key, the value given, what is allowed, the nearest known key.
     """
-    fitted = tree["filtering"].get("fitted") if isinstance(tree.get("filtering"), Mapping) else None
-    uri = fitted.get("uri") if isinstance(fitted, Mapping) and "values" not in fitted else None
-    # Here, not in the model: a run's header, which is a stranger's, never names a file that is opened. A uri with a
-    # secret is left to the model, which refuses it without repeating it.
-    if fitted and isinstance(uri, str) and secret_in(uri) is None:
+    bank, _ = _named_file(tree, "composing", "bank")
+    if bank:
+        tree = merge(tree, {"composing": {"bank": {**bank, **read_bank(bank["uri"], bank.get("sha256"))}}})
+    fitted, uri = _named_file(tree, "filtering", "fitted")
+    if fitted:
         tree = merge(tree, {"filtering": {"fitted": {**fitted, **read_fitted(uri, fitted.get("sha256"))}}})
-        return validate_as(RunConfig, tree, fitted=uri)
-    return validate_as(RunConfig, tree)
+    return validate_as(RunConfig, tree, fitted=uri)
+
+
+def _named_file(tree: Mapping[str, Any], section: str, name: str) -> tuple[Mapping[str, Any], str]:
+    """Return a part of the tree whose `uri` names a file that was not read yet, and the uri; else nothing.
+
+    Files are read here, not in the model: a run's header, which is a stranger's, never names a file that is opened. A
+    uri with a secret is left to the model, which refuses it without repeating it.
+    """
+    part = tree[section].get(name) if isinstance(tree.get(section), Mapping) else None
+    uri = part.get("uri") if isinstance(part, Mapping) and "values" not in part else None
+    if isinstance(part, Mapping) and isinstance(uri, str) and secret_in(uri) is None:
+        return part, uri
+    return {}, ""
 
 
 def validate_as(model: type[_Model], tree: Mapping[str, Any], *, fitted: str = "") -> _Model:

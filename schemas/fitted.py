@@ -154,20 +154,8 @@ def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
     Raises:
         ConfigError: The file cannot be read, is not YAML, holds no keys, or has another digest than `sha256`.
     """
-    path = resources.files("pseudoris.schemas") / "presets" / uri.removeprefix(BUILTIN_PREFIX)
-    try:
-        with open_linked(Path(str(path) if uri.startswith(BUILTIN_PREFIX) else uri)) as file:
-            data = file.read(MAX_LETTERS + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        remedy = "name one that is shipped or a local path; `pseudoris calibrate --to` writes one"
-        raise ConfigError(f"filtering.fitted: uri {uri!r} cannot be read ({reason}): {remedy}") from None
-    digest = hashlib.sha256(data).hexdigest()
-    if sha256 not in (None, digest):
-        raise ConfigError(
-            f"filtering.fitted: {uri} has the sha256 {digest}, expected {sha256}: restore the file, or leave sha256 "
-            "out to accept any"
-        )
+    remedy = "name one that is shipped or a local path; `pseudoris calibrate --to` writes one"
+    data, digest = read_named("filtering.fitted", uri, sha256, remedy)
     try:
         values = parse_yaml(data.decode())
         fault = "" if isinstance(values, dict) else f"holds a {type(values).__name__}, no keys such as `confidence:`"
@@ -176,6 +164,28 @@ def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
     if fault:
         raise ConfigError(f"filtering.fitted: {uri} {fault}: `pseudoris calibrate --to` writes such a file")
     return {"uri": uri, "sha256": digest, "values": values}
+
+
+def read_named(key: str, uri: str, sha256: object, remedy: str) -> tuple[bytes, str]:
+    """Return the content and digest of a file that a setting names: a local path, or `builtin:<file>`.
+
+    Raises:
+        ConfigError: It cannot be read, which `remedy` ends, or has another digest than `sha256`; `key` is named.
+    """
+    path = resources.files("pseudoris.schemas") / "presets" / uri.removeprefix(BUILTIN_PREFIX)
+    try:
+        with open_linked(Path(str(path) if uri.startswith(BUILTIN_PREFIX) else uri)) as file:
+            data = file.read(MAX_LETTERS + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{key}: uri {uri!r} cannot be read ({reason}): {remedy}") from None
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 not in (None, digest):
+        raise ConfigError(
+            f"{key}: {uri} has the sha256 {digest}, expected {sha256}: restore the file, or leave sha256 out to accept "
+            "any"
+        )
+    return data, digest
 
 
 Floats = npt.NDArray[np.float64]

@@ -10,6 +10,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.schemas.shard import CROP_MASKED, crop_context
+from pseudoris.schemas.text_bank import TextBankConfig
 from pseudoris.schemas.untrusted import EXTENSIONS
 
 
@@ -302,6 +303,9 @@ class ComposingConfig(FrozenModel):
     min_further: UnitInterval = 0.9
     # Expressions of one mask in one form: words alone, an end of a row, a side, a rank, a relation.
     max_per_form: int = Field(default=2, ge=1)
+    # Texts of what may be absent, for easy absences: up to two an image, which share no word with what was drawn for
+    # it. The seed and the image's id decide which. None: only near absences, which differ in a word from what is true.
+    bank: TextBankConfig | None = None
 
     @field_validator("kinds")
     @classmethod

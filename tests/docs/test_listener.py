@@ -51,6 +51,8 @@ def test_the_best_preset_is_the_example_with_weights_of_its_own_and_more_to_say(
         "composing.max_per_mask",
         "composing.max_per_form",
         "composing.min_first",
+        "composing.kinds",
+        "composing.bank",
     }
     assert {name for name, value in preset.items() if not isinstance(value, dict) and value != example[name]} == set()
 

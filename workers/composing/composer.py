@@ -6,8 +6,8 @@ The result depends on masks, candidates and scores, never on `kept`: another kee
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -21,14 +21,19 @@ from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, Shard, Sh
 from pseudoris.schemas.stage_settings import ComposedKind, ComposingConfig
 from pseudoris.workers import english
 from pseudoris.workers.composing.likelihood import IS_MEMBER, SIDES, Likelihood, likelihood_of
+from pseudoris.workers.counter_rng import key_of, permutation
 from pseudoris.workers.english import NounPhrase
 from pseudoris.workers.faults.quarantine import apply_to_images
+from pseudoris.workers.filtering.head_nouns import head_noun
 from pseudoris.workers.stages import STAGE_FILTER
 
 FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
-# Groups, and no-target expressions, of one image: more would be said of few masks.
+# Groups of one image, and easy absences: more groups would be said of few masks, and easy absences teach little.
 _MAX_PER_IMAGE: Final = 2
+# Of a mask's near absences, and of the bank's texts, this many are tried: the cost of a crowded image stays bounded.
+_MAX_TRIES: Final = 16
+_GAP: Final = "_"
 # At most "the left of the three", because a longer row too often has a missed or a doubled mask.
 _MAX_COUNTED: Final = 3
 
@@ -41,6 +46,7 @@ class ComposedExpression:
         targets: Numbers of its masks; empty for a no-target expression.
         noun: Its head noun.
         confidence: The probability that it is right.
+        rival: Of a near absence: the number of the mask that it describes but for one word. Else None.
     """
 
     text: str
@@ -48,6 +54,7 @@ class ComposedExpression:
     targets: tuple[int, ...]
     noun: str
     confidence: float
+    rival: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,32 +112,79 @@ def ranked_groups(view: Likelihood) -> Iterator[ComposedExpression]:
         right = float(np.exp(log_right + view.log_unseen(phrase, len(masks))))
         if masks not in found or right > found[masks].confidence:
             found[masks] = ComposedExpression(text, "group", masks, phrase.noun, right)
-    yield from _sure_enough(view, found.values())
+    likeliest_first = sorted(found.values(), key=lambda each: -each.confidence)
+    yield from (each for each in likeliest_first if each.confidence > view.config.min_further)
 
 
-def ranked_absences(view: Likelihood) -> Iterator[ComposedExpression]:
-    """Yield no-target expressions above `min_further`, the likeliest first: one mask's words with another's noun.
+def near_absences(view: Likelihood, keys: Sequence[int]) -> Iterator[ComposedExpression]:
+    """Yield at most one no-target expression a mask, above `min_further`: what is true of the mask, but for one word.
 
-    "The red circle" in an image of a red star and a blue circle: the hardest negative for a trainer.
+    "The red circle" in an image of a red star and a blue circle, or "the blue star" there: a trainer that looks for one
+    of the words finds a mask, and is wrong. `keys` (one a mask) decide which of a mask's expressions are tried first.
     """
-    nouns = dict.fromkeys(phrases[0].noun for phrases in view.phrases if phrases)
-    said = dict.fromkeys(phrase for phrases in view.phrases for phrase in phrases if phrase.words)
-    found: dict[str, ComposedExpression] = {}
-    for noun, phrase in ((noun, phrase) for phrase in said for noun in nouns if noun != phrase.noun):
-        words = [noun if word == phrase.noun else word for word in phrase.text.split()]
-        swapped = english.noun_phrase(" ".join(words), noun)
-        text = None if swapped is None else english.definite(swapped)
-        if swapped is None or text is None or text in found:
-            continue
-        log_right = np.log1p(-view.rivals(swapped)).sum() + view.log_unseen(swapped)
-        found[text] = ComposedExpression(text, "none", (), noun, float(np.exp(log_right)))
-    yield from _sure_enough(view, found.values())
+    said: set[str] = set()
+    slots = _slots(phrase for phrases in view.phrases for phrase in phrases)
+    for mask, (phrases, key) in enumerate(zip(view.phrases, keys, strict=True)):
+        swaps = [(phrase, *swap) for phrase in phrases for swap in _swaps(view, phrase, slots)]
+        for place in permutation(key, len(swaps))[:_MAX_TRIES].tolist():
+            phrase, old, new = swaps[place]
+            words = [new if word == old else word for word in phrase.text.split()]
+            noun = new if old == phrase.noun else phrase.noun
+            found = _absence(view, english.noun_phrase(" ".join(words), noun))
+            if found is not None and found.text not in said:
+                said.add(found.text)
+                yield replace(found, rival=mask)
+                break
 
 
-def _sure_enough(view: Likelihood, said: Iterable[ComposedExpression]) -> Iterator[ComposedExpression]:
-    # No mask needs these as its first expression, so the stricter bound applies.
-    likeliest_first = sorted(said, key=lambda each: -each.confidence)
-    return (each for each in likeliest_first if each.confidence > view.config.min_further)
+def _slots(phrases: Iterable[NounPhrase]) -> Mapping[str, Sequence[str]]:
+    """Return the words that stand in one place of likely phrases: "small _ #" has red and blue; "_" has all nouns."""
+    found: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for phrase in phrases:
+        found[_GAP][phrase.noun] = None
+        for word in sorted(phrase.words):
+            found[_slot(phrase, word)][word] = None
+    return {slot: tuple(words) for slot, words in found.items()}
+
+
+def _slot(phrase: NounPhrase, word: str) -> str:
+    return " ".join({word: _GAP, phrase.noun: "#"}.get(each, each) for each in phrase.text.split())
+
+
+def _swaps(view: Likelihood, phrase: NounPhrase, slots: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+    """Yield a word of a phrase, and one in its place that contradicts it: another noun, or a word that replaces it.
+
+    The word stands so in a likely phrase of the image: "red" in place of "small" is said, "hat" in its place is not.
+    """
+    if phrase.words:
+        yield from ((phrase.noun, noun) for noun in slots[_GAP] if noun != phrase.noun)
+    for word in sorted(phrase.words):
+        instead = view.posterior.replaced_by.get(word, frozenset())
+        yield from ((word, other) for other in slots[_slot(phrase, word)] if other in instead)
+
+
+def easy_absences(view: Likelihood, bank: Sequence[NounPhrase], key: int) -> Iterator[ComposedExpression]:
+    """Yield phrases of a bank above `min_further` that share no word with what was drawn for the image's masks.
+
+    `key` decides their order.
+    """
+    drawn = {word for each in view.posterior.evidence for name in (*each.nouns, *each.words) for word in name.split()}
+    unlike = (
+        phrase
+        for phrase in (bank[place] for place in permutation(key, len(bank)).tolist())
+        if drawn.isdisjoint((*phrase.noun.split(), *phrase.words))
+    )
+    found = (_absence(view, phrase) for phrase in islice(unlike, _MAX_TRIES))
+    yield from (each for each in found if each is not None)
+
+
+def _absence(view: Likelihood, phrase: NounPhrase | None) -> ComposedExpression | None:
+    if phrase is None:
+        return None
+    right = float(np.exp(np.log1p(-view.rivals(phrase)).sum() + view.log_unseen(phrase)))
+    if right <= view.config.min_further:
+        return None
+    return ComposedExpression(english.definite(phrase), "none", (), phrase.noun, right)
 
 
 def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
@@ -196,9 +250,17 @@ def _relations(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_For
 class Composer:
     """Composes expressions image by image. The same image gives the same expressions."""
 
-    def __init__(self, config: ComposingConfig, posterior: PosteriorConfig, line: WeightLine | None = None) -> None:
-        """Take the settings, the weights, and the line from confidence to weight; None: every weight is 1."""
-        self.config, self.posterior, self._line = config, posterior, line
+    def __init__(
+        self, config: ComposingConfig, posterior: PosteriorConfig, line: WeightLine | None = None, *, seed: int = 0
+    ) -> None:
+        """Take the settings, the weights, and the line from confidence to weight; None: every weight is 1.
+
+        `seed` and the image's id decide which absences are drawn.
+        """
+        self.config, self.posterior, self._line, self._seed = config, posterior, line, seed
+        texts = () if config.bank is None else config.bank.values.texts
+        phrases = (english.noun_phrase(text, head_noun(text)) for text in texts)
+        self._bank = tuple(phrase for phrase in phrases if phrase is not None)
 
     def __call__(self, image: ShardImage) -> ShardImage:
         """Return the image with composed expressions added last: those of one mask, then of several, then of none.
@@ -226,7 +288,10 @@ class Composer:
         if "group" in self.config.kinds:
             yield from islice(ranked_groups(view), _MAX_PER_IMAGE)
         if "none" in self.config.kinds:
-            yield from islice(ranked_absences(view), _MAX_PER_IMAGE)
+            # Of the image alone, never of its neighbours in a shard: another division of the images changes nothing.
+            yield from near_absences(view, [key_of(self._seed, mask.mask_id) for mask in image.masks])
+            bank_key = key_of(self._seed, image.image_id)
+            yield from islice(easy_absences(view, self._bank, bank_key), _MAX_PER_IMAGE)
 
 
 def _record(composed: ComposedExpression, image: ShardImage) -> ExpressionRecord:
@@ -236,6 +301,7 @@ def _record(composed: ComposedExpression, image: ShardImage) -> ExpressionRecord
         samples=(),
         kind=composed.kind,
         head_noun=composed.noun,
+        rival_mask_id=None if composed.rival is None else image.masks[composed.rival].mask_id,
         confidence=composed.confidence,
         kept=True,
         source=SOURCE_COMPOSER,
@@ -247,7 +313,8 @@ def composer_of(config: RunConfig) -> Composer:
     filtering, lines = config.filtering, config.filtering.fitted_values.pair_weight
     if config.composing is None or filtering.fitted_values.posterior is None:
         raise ValueError("composing, or the posterior that it needs, is not set")
-    return Composer(config.composing, filtering.fitted_values.posterior, None if lines is None else lines.composed)
+    line = None if lines is None else lines.composed
+    return Composer(config.composing, filtering.fitted_values.posterior, line, seed=config.compute.seed)
 
 
 class ComposingStage:

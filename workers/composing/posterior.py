@@ -163,7 +163,7 @@ class Posterior:
     @cached_property
     def words(self) -> Sequence[Mapping[str, float]]:
         """By mask, the probability of each word drawn for it."""
-        return [words_of(each, self._replaced_by, self.config) for each in self.evidence]
+        return [words_of(each, self.replaced_by, self.config) for each in self.evidence]
 
     def noun(self, mask: int) -> str | None:
         """Return a mask's likeliest noun, the first of equals; None without draws."""
@@ -177,7 +177,8 @@ class Posterior:
         return self._fits[phrase]
 
     @cached_property
-    def _replaced_by(self) -> Mapping[str, frozenset[str]]:
+    def replaced_by(self) -> Mapping[str, frozenset[str]]:
+        """By word, the words that replace it in the captions of the image, as of `substitutes`."""
         return substitutes(phrase for each in self.evidence for phrase in each.phrases)
 
     def _of_mask(self, phrase: NounPhrase, mask: int) -> float:
@@ -190,7 +191,7 @@ class Posterior:
         said = self.words[mask]
         if word in said:
             return said[word]
-        is_replaced = any(other in said for other in self._replaced_by.get(word, ()))
+        is_replaced = any(other in said for other in self.replaced_by.get(word, ()))
         return _UNSAID_WORD if is_replaced else _SILENT_WORD
 
 

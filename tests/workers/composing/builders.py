@@ -52,10 +52,12 @@ def make_image(*masks: tuple[tuple[int, int], Mapping[str, int]], correctness: f
 
 
 def composer(**settings: object) -> Composer:
-    """Return a composer with some settings, and some weights under `posterior`, by the names of either."""
+    """Return a composer with some settings and a seed, and some weights under `posterior`, by the names of each."""
+    seed = int(str(settings.pop("seed", 0)))
     weights = dict(settings.pop("posterior", {}))
     bounds = {name: weights.pop(name) for name in list(weights) if name in ComposingConfig.model_fields}
-    return Composer(ComposingConfig.model_validate({**settings, **bounds}), POSTERIOR.model_copy(update=weights))
+    config = ComposingConfig.model_validate({**settings, **bounds})
+    return Composer(config, POSTERIOR.model_copy(update=weights), seed=seed)
 
 
 def composed(image: ShardImage, **settings: object) -> list[ExpressionRecord]:

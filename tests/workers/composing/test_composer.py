@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
@@ -17,7 +18,7 @@ from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.stages import stages_named
 from recipes.scene_shards import scene_image, scene_shard
-from tests.workers.composing.builders import composed, make_image, texts
+from tests.workers.composing.builders import IMAGE_ID, composed, make_image, texts
 
 CIRCLE, STAR = {"a photo of a circle": 40}, {"a photo of a star": 40}
 DOTTED = {"a photo of a dotted circle": 30, "an image of a circle": 10}
@@ -33,12 +34,61 @@ def test_a_relation_tells_apart_what_its_anchor_does():
     assert not any(" above " in text for image in (near, two_stars) for text in texts(image, kinds=["relation"]))
 
 
-def test_an_image_has_at_most_two_groups_and_two_absences():
-    red, blue = {"a red circle": 20, "a circle": 5}, {"a blue star": 20, "a star": 5}
-    image = make_image(((20, 30), red), ((80, 30), red), ((50, 70), blue), ((50, 90), blue))
-    lenient = {"min_first": 0.3, "min_further": 0.3, "unseen": 0.0}
-    kinds = [each.kind for each in composed(image, kinds=["group", "none"], posterior=lenient)]
+RED, BLUE = {"a red circle": 20, "a circle": 5}, {"a blue star": 20, "a star": 5}
+FOUR = make_image(((20, 30), RED), ((80, 30), RED), ((50, 70), BLUE), ((50, 90), BLUE))
+LENIENT = {"min_first": 0.3, "min_further": 0.3, "unseen": 0.0}
+
+
+def bank(*texts: str) -> dict:
+    return {"uri": "texts.txt", "sha256": "0" * 64, "values": {"texts": texts}}
+
+
+def absences(image, *texts: str, **settings):
+    settings |= {"bank": bank(*texts)} if texts else {}
+    found = composed(image, kinds=["none"], posterior=LENIENT, **settings)
+    return {each.text: each.rival_mask_id for each in found}
+
+
+def test_an_image_has_at_most_two_groups_and_a_mask_at_most_one_near_absence():
+    kinds = [each.kind for each in composed(FOUR, kinds=["group", "none"], posterior=LENIENT)]
+    # Of a red circle and a blue star two words can change, and no absence is said twice.
     assert kinds == ["group"] * 2 + ["none"] * 2
+
+
+def test_a_near_absence_differs_in_a_word_from_what_is_true_of_its_rival():
+    near = absences(FOUR)
+    words = {mask_id(IMAGE_ID, n): {"red", "circle"} if n < 2 else {"blue", "star"} for n in range(4)}
+    assert near.keys() <= {"the red star", "the blue circle"}
+    assert {len(words[rival] & set(text.split())) for text, rival in near.items()} == {1}
+
+
+def test_a_word_changes_for_one_that_stands_in_its_place_and_for_no_other():
+    red = {"a small red circle": 20, "a red circle": 20, "a circle": 5}
+    hat = {"a blue circle with a hat": 20, "a blue circle": 20, "a circle": 5}
+    star = {"a small blue star": 20, "a blue star": 20, "a star": 5}
+    image = make_image(((20, 30), red), ((80, 30), hat), ((50, 80), star))
+    found = [pair for seed in range(30) for pair in absences(image, seed=seed).items()]
+    assert ("the small blue circle", mask_id(IMAGE_ID, 0)) in found
+    # "Small" and "hat" replace each other beside "circle", in different places: "the hat red circle" is wrong.
+    small = {"a small blue circle": 20, "a blue circle": 20, "a circle": 5}
+    image = make_image(((20, 30), red), ((80, 30), hat), ((50, 80), small))
+    found += [pair for seed in range(30) for pair in absences(image, seed=seed).items()]
+    assert all(("hat" in text.split()) == text.endswith("with a hat") for text, _ in found)
+
+
+def test_an_easy_absence_shares_no_word_with_what_was_drawn_and_has_no_rival():
+    texts = ("the boat", "the red boat", "the circle", "the small key", "the boat is blue")
+    easy = {text for text, rival in absences(FOUR, *texts).items() if rival is None}
+    assert easy == {"the boat", "the small key"}
+
+
+def test_the_seed_and_the_images_id_alone_decide_which_absences_are_said():
+    texts = tuple(f"the {word}" for word in ("boat", "key", "tree", "house", "moon", "ring", "drop", "heart"))
+    easy = [absences(FOUR, *texts, seed=seed).keys() for seed in range(8)]
+    assert len({tuple(each) for each in easy}) > 1
+    assert absences(FOUR, *texts, seed=3) == absences(replace(FOUR, position=9), *texts, seed=3)
+    other = replace(FOUR, image_id="f" * 16)
+    assert any(absences(other, *texts, seed=n).keys() != easy[n] for n in range(8))
 
 
 def test_what_is_kept_changes_nothing():

@@ -51,7 +51,8 @@ def test_every_expression_says_how_likely_it_is_and_is_otherwise_as_any_composed
         assert (each.source, each.kept, each.weight, each.samples) == (SOURCE_COMPOSER, True, 1.0, ())
         assert each.confidence is not None
         assert 0.63 < each.confidence < 1.0
-        assert (each.uniqueness, each.listener, each.rank, each.rival_mask_id) == (None,) * 4
+        assert (each.uniqueness, each.listener, each.rank) == (None,) * 3
+        assert each.rival_mask_id is None or each.kind == "none"
 
 
 def test_the_first_of_a_mask_needs_less_than_a_further_one():
