@@ -305,7 +305,8 @@ class ComposingConfig(FrozenModel):
     max_per_form: int = Field(default=2, ge=1)
     # Texts of what may be absent, for easy absences: up to two an image, which share no word with what was drawn for
     # it. The seed and the image's id decide which. None: only near absences, which differ in a word from what is true.
-    bank: TextBankConfig | None = None
+    # A method without a bank keeps its hash.
+    bank: TextBankConfig | None = Field(default=None, exclude_if=lambda bank: bank is None)
 
     @field_validator("kinds")
     @classmethod

@@ -13,7 +13,7 @@ from experiments.quality.markdown_cells import as_json
 from experiments.quality.page import template
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.scene_runs import SceneRun, judged_run, judged_sets, pseudo_run
-from experiments.quality.students import BEST_PRESET, FIRST_FRESH, LISTENER_COMPOSER, methods
+from experiments.quality.students import BEST_PRESET, FIRST_FRESH, LISTENER_COMPOSER, OF_ONE_MASK, methods
 from pseudoris.schemas.fitted import Floats, confidence_of, line_weights, ranks
 from pseudoris.schemas.keep_rule import Flags
 from pseudoris.store.runs.header import require_header
@@ -38,7 +38,10 @@ def run(options: Options) -> Result:
     """Annotate fresh scenes of every world as a user does, and judge them."""
     count = options.scenes(NUM_SCENES, QUICK_SCENES)
     runs = {
-        BEST_PRESET: {world: pseudo_run(options, _fresh(count, world), preset=BEST_PRESET) for world in WORLDS},
+        BEST_PRESET: {
+            world: pseudo_run(options, _fresh(count, world), preset=BEST_PRESET, composing=OF_ONE_MASK)
+            for world in WORLDS
+        },
         LISTENER_COMPOSER: {
             world: pseudo_run(options, _fresh(count, world), example=LISTENER_COMPOSER) for world in WORLDS
         },
