@@ -43,6 +43,14 @@ def _option(name: str, **shown: Any) -> Any:
     return typer.Option(f"--{name.replace('_', '-')}", **declared, **shown)
 
 
+_MergeHuman = Annotated[
+    Path | None,
+    option(
+        "--merge-human",
+        "refer: folder of a human REFER dataset (refs(…).p and instances.json). Adds its val and test splits.",
+        metavar="FOLDER",
+    ),
+]
 _MergeSplits = Annotated[str, option("--merge-splits", "Splits to add from --merge-human, separated by commas.")]
 _MergeSplitBy = Annotated[
     str | None, option("--merge-split-by", "The refs(…).p of --merge-human to use, if it has several.")
@@ -61,14 +69,7 @@ def export(
     dataset: Annotated[str | None, _option("dataset", show_default="the format's")] = None,
     split: Annotated[str, _option("split")] = DEFAULTS.split,
     split_by: Annotated[str, _option("split_by")] = DEFAULTS.split_by,
-    merge_human: Annotated[
-        Path | None,
-        option(
-            "--merge-human",
-            "refer: folder of a human REFER dataset (refs(…).p and instances.json). Adds its val and test splits.",
-            metavar="FOLDER",
-        ),
-    ] = None,
+    merge_human: _MergeHuman = None,
     merge_splits: _MergeSplits = DEFAULT_MERGED_SPLITS,
     merge_split_by: _MergeSplitBy = None,
     merge_images: _MergeImages = None,
@@ -94,16 +95,9 @@ def export(
         *(max_tokens, dataset, split, split_by, human, target_mb, distinctive_only),
         *(masks, layout, coordinates, resize_factor, min_pixels, max_pixels),
     )
-    request = export_request(
-        out,
-        destination,
-        export_format,
-        chosen,
-        source=source,
-        is_partial=partial,
-        is_overwriting=overwrite,
-        exclusions=options.read_exclude(exclude, exclude_distance),
-    )
+    flags = {"is_partial": partial, "is_overwriting": overwrite}
+    excluded = options.read_exclude(exclude, exclude_distance)
+    request = export_request(out, destination, export_format, chosen, source=source, exclusions=excluded, **flags)
     with bar(WRITING) as show:
         report = find_export(export_format).write(
             request, lambda done, total, /, stage=WRITING: show(done, total, stage)

@@ -138,13 +138,18 @@ class FittedValues:
         return self
 
 
-class FittedConfig(FrozenModel):
-    """A file of fitted values, and what it held when the config was resolved. Making one opens no file."""
+class NamedFile(FrozenModel):
+    """A file that a setting names; what it held when the config was resolved stands beside it. Opens no file."""
 
     # A local path, or `builtin:<file>` for one that is shipped beside the presets.
     uri: str = Field(min_length=1)
     # Of the file: another one is refused. If it is not given, it is filled in.
     sha256: Sha256
+
+
+class FittedConfig(NamedFile):
+    """A file of fitted values."""
+
     values: FittedValues
 
 

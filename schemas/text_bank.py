@@ -12,8 +12,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.fitted import Sha256, read_named
-from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.fitted import NamedFile, read_named
 from pseudoris.schemas.shard import clean_text
 
 # Texts of a bank stand in the header of every run, which each command parses.
@@ -32,13 +31,9 @@ class TextBank:
     texts: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=MAX_TEXTS)]
 
 
-class TextBankConfig(FrozenModel):
-    """A file of texts, and what it held when the config was resolved. Making one opens no file."""
+class TextBankConfig(NamedFile):
+    """A file of texts. Its digest is part of the run's identity."""
 
-    # A local path, or `builtin:<file>` for one that is shipped beside the presets.
-    uri: str = Field(min_length=1)
-    # Of the file, and part of the run's identity: another one is refused. If it is not given, it is filled in.
-    sha256: Sha256
     values: TextBank
 
 

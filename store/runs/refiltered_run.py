@@ -120,8 +120,7 @@ def refilter(
         TransientError: Storage failed; the same call continues.
     """
     source = Parent.open(parent, target)
-    check_scored(source.header.config, change.keep or (), parent.root)
-    config = _changed(source.header.config, change)
+    config = _changed(parent, source.header.config, change)
     identity = _identity(source.header, config)
     target.probe()
 
@@ -208,7 +207,8 @@ class _Commit:
         return commit_parts(self.target, contents, receipt).receipt
 
 
-def _changed(config: RunConfig, change: RuleChange) -> RunConfig:
+def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunConfig:
+    check_scored(config, change.keep or (), parent.root)
     before = config.filtering
     tau = before.tau if change.tau is None else change.tau
     keep = before.keep if change.keep is None else tuple(change.keep)
