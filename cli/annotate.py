@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +25,7 @@ from pseudoris.cli.progress import INTERRUPTED, bar, resumable, run_progress
 from pseudoris.cli.summaries import plan_view, summary_view
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.runs.pending_work import Planned, RunEvent
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ def annotate(
     exclude_distance: options.ExcludeDistance = None,
     only: options.Only = None,
     accept_domain: options.AcceptDomain = False,
+    masks_from: Annotated[
+        str | None,
+        option("--masks-from", "A finished run of SOURCE: take its masks, compute captions anew.", metavar="RUN"),
+    ] = None,
     dry_run: Annotated[bool, option("--dry-run", "Print the plan and stop.")] = False,
 ) -> None:
     """Annotate the images of SOURCE into OUT. Run the same command again to continue.
@@ -73,8 +78,12 @@ def annotate(
         "placement.allow_mixed": allow_mixed,
         "placement.allow_degraded": allow_degraded,
         "placement.accept_domain": accept_domain,
+        "placement.masks_from": masks_from,
     }
-    config = load_config(preset, config_file, options.words(assignments, short))
+    words = options.words(assignments, short)
+    if masks_from is not None:
+        refuse_parents_settings(words)
+    config = load_config(preset, config_file, words)
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
     from pseudoris.pipeline.run_contract import RunOptions
     from pseudoris.store.runs.pending_work import parse_reasons
@@ -87,6 +96,12 @@ def annotate(
     from pseudoris.pipeline.annotation import dry_run as preview
 
     stdout.print(plan_view(preview(source, out, config, options=run_options)))
+
+
+def refuse_parents_settings(words: Iterable[str]) -> None:
+    """Refuse settings that a run takes from the one that `--masks-from` names."""
+    if taken := [word for word in words if word.startswith(("masks.", "images.", "shards."))]:
+        raise ConfigError(f"{taken[0]}: with --masks-from it is as in that run. Leave it out")
 
 
 def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | None = None) -> int:

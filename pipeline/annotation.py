@@ -26,6 +26,7 @@ from pseudoris.pipeline.run_contract import (
     table_globs,
 )
 from pseudoris.pipeline.shard_tasks import Job, Retry
+from pseudoris.pipeline.stored_masks import StoredMasks, masks_parent, plan_with_masks, stored_digests, with_masks_of
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import DomainRecord, Identity, RunHeader
 from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, exclusion_notices, nothing_is_left
@@ -49,12 +50,12 @@ from pseudoris.store.runs.pending_work import (
     quarantined_shards,
 )
 from pseudoris.store.runs.plan import PlanTally, assign_shards, iter_plan
-from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
+from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_or_continue
 from pseudoris.store.runs.receipts import Totals
 from pseudoris.store.runs.session import RunSession, trim_memory
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.tables.judged_expressions import check_scored
-from pseudoris.workers.stages import STAGES
+from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, StageKind
 
 # Source: measured, all four tables, on the demonstration run (69 images, 321 masks, 14,124 draws, `tiny`): the bytes of
 # a shard's footers and column docs, and the compressed bytes of each row.
@@ -75,12 +76,20 @@ class Opened:
         header: Of the run in OUT; None if there is none.
         here: The identity of this machine; None if an existing cluster, or a GPU, does the work.
         domain_found: Waits for what a child process finds in a sample of SOURCE.
+        config: Of this session; with a `parent`, its settings of masks, SOURCE, images and shards.
+        parent: The run that the masks are taken from; None if they are proposed.
     """
 
     listing: Source
     header: RunHeader | None
     here: Identity | None
     domain_found: Callable[[], DomainRecord | None]
+    config: RunConfig
+    parent: Parent | None
+
+    def identity(self) -> Identity:
+        """Return the identity, which a node of the cluster measures if this machine does not do the work."""
+        return self.here or identity_on_cluster(self.config, stored_digests(self.parent))
 
 
 @contextmanager
@@ -93,11 +102,17 @@ def opened(
     check_scored(config, config.filtering.keep, location.root)
     listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)
     on_event(Step("checking weights and packages"))
-    if header is None:
+    parent = masks_parent(config, location, header, options)
+    if parent is not None:
+        config = with_masks_of(parent, config, listing.name)
+    elif header is None:
         listing.check_not_empty()
-    with sampled(config, listing, sampled_without(location, header, options)) as domain_found:
-        here = identity_before_ray(config, header, listing.name, location=location)
-        yield Opened(listing, header, here, domain_found)
+    # With a parent no image is planned that it did not plan.
+    left_out = sampled_without(location, header, options) if parent is None else None
+    with sampled(config, listing, left_out) as domain_found:
+        stored = stored_digests(parent)
+        here = identity_before_ray(config, header, listing.name, location=location, stored=stored)
+        yield Opened(listing, header, here, domain_found, config, parent)
 
 
 def annotate(
@@ -117,6 +132,7 @@ def annotate(
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
     with interruptible() as interrupts, ExitStack() as stack:
         start = stack.enter_context(opened(source, location, config, options, on_event))
+        config = start.config
         # Seconds, which the sample takes too: so it is not among the imports above.
         importlib.import_module("pseudoris.pipeline.executor")
         location.probe()
@@ -131,22 +147,37 @@ def annotate(
         actors = plan_actors(node_resources(), config)
         on_event(Step("checking the device"))
         # Before the listing, which may take an hour: missing weights on a node are reported first.
-        identity = start.here or identity_on_cluster(config)
+        identity = start.identity()
         domain = accepted_domain(start.domain_found(), config, lambda text: on_event(Notice(text)))
         # Of a new run not before: if its images are refused, it leaves nothing in OUT.
         lock = lock or locks.enter_context(held)
         on_event(Step("listing and planning"))
+        header, masks = _planned_run(start, location, identity, options, on_event=on_event, domain=domain)
         listing = start.listing
-        header = plan_or_resume(listing, location, config, identity, options=options, domain=domain, on_event=on_event)
         left_out = tuple(listing.left_out.notices())
         for text in left_out:
             on_event(Notice(text))
         trim_memory()
         check_object_store(node_resources(), config, actors, header.max_shard_bytes)
         interrupts.check()
-        job = Job(listing.name, location, header, config, may_grow=may_grow)
+        job = Job(listing.name, location, header, config, may_grow=may_grow, masks=masks)
         summary = _execute(job, actors, options, lock=lock, on_event=on_event, interrupts=interrupts)
         return replace(summary, left_out=left_out)
+
+
+def _planned_run(
+    start: Opened,
+    location: RunLocation,
+    identity: Identity,
+    options: RunOptions,
+    *,
+    on_event: OnEvent,
+    domain: DomainRecord | None,
+) -> tuple[RunHeader, StoredMasks | None]:
+    if start.parent is not None:
+        return plan_with_masks(start.parent, location, start.config, identity, on_event=on_event)
+    listing, config = start.listing, start.config
+    return plan_or_resume(listing, location, config, identity, options=options, domain=domain, on_event=on_event), None
 
 
 def plan_or_resume(
@@ -170,8 +201,8 @@ def plan_or_resume(
     )
     planned = plan_or_continue(location, request, lambda: list_on_cluster(source, pool), limit=options.limit)
     header = planned.header
-    if planned.mixed:
-        on_event(Notice(f"not byte-reproducible (accepted by --allow-mixed): {'; '.join(planned.mixed)}"))
+    for text in planned.notices():
+        on_event(Notice(text))
     for text in exclusion_notices(header, is_new=planned.is_new, is_given=bool(exclusions)):
         on_event(Notice(text))
     if planned.is_new:
@@ -260,18 +291,23 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
     options = options or RunOptions()
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
     with opened(source, location, config, options) as start:
-        domain = accepted_domain(start.domain_found(), config)
-    listing, header = start.listing, start.header
+        domain = accepted_domain(start.domain_found(), start.config)
+    config, listing, header = start.config, start.listing, start.header
     has_gpus = any(pool.num_gpus for pool in config.model_pools().values())
     needs_ray = start.here is None or listing.root.store != "disk" or has_gpus
     with connected(config.placement.address, config.placement.start_timeout_s) if needs_ray else nullcontext():
         actors = plan_actors(node_resources() if needs_ray else [lone_node()], config)
-        identity = start.here or identity_on_cluster(config)
+        identity = start.identity()
         if header is not None:
             check_identity(header, identity, preset=config.preset, allow_mixed=config.placement.allow_mixed)
         items = list_on_cluster(listing, config.placement.read) if needs_ray else listing.list()
         excluded = ExcludedItems(options.exclusions)
-        tally = _listed(items, config, options.limit, excluded) if header is None else _planned(location, header)
+        if start.parent is not None:
+            tally = _planned(start.parent.location, start.parent.header)
+        elif header is None:
+            tally = _listed(items, config, options.limit, excluded)
+        else:
+            tally = _planned(location, header)
         if excluded.total and not tally.num_images:
             raise nothing_is_left(options.exclusions, excluded)
         extension = _extended(tally, items, location, header, options)
@@ -286,7 +322,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         num_shards_done=num_done,
         input_bytes=tally.size_bytes,
         actors=actors,
-        weights={stage.name: (stage.settings(config).weights.uri, identity.weights[stage.name]) for stage in STAGES},
+        weights={stage.name: (_origin(stage, config), identity.weights[stage.name]) for stage in STAGES},
         device_kind=identity.device_kind,
         output_bytes=output_bytes,
         output_basis=basis,
@@ -296,6 +332,13 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         domain=domain,
         left_out=(*(excluded.notices() if header is None else ()), *listing.left_out.notices()),
     )
+
+
+def _origin(stage: StageKind, config: RunConfig) -> str:
+    """Return where the weights of a stage come from, or the run that its results are taken from."""
+    if stage.name == STAGE_PROPOSE and config.placement.masks_from is not None:
+        return f"masks of {config.placement.masks_from}"
+    return str(stage.settings(config).weights.uri)
 
 
 def _listed(items: Iterator[SourceItem], config: RunConfig, limit: int | None, excluded: ExcludedItems) -> PlanTally:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import entry_points, packages_distributions
 from typing import Final
@@ -48,7 +48,12 @@ _ENDPOINT_MARK: Final = "PSEUDORIS_ANNOUNCED_ENDPOINT"
 
 
 def identity_before_ray(
-    config: RunConfig, header: RunHeader | None, source: str, *, location: RunLocation
+    config: RunConfig,
+    header: RunHeader | None,
+    source: str,
+    *,
+    location: RunLocation,
+    stored: Mapping[str, str] | None = None,
 ) -> Identity | None:
     """Accept what can be known of a run before Ray starts: its settings, and on this machine its packages and weights.
 
@@ -62,7 +67,7 @@ def identity_before_ray(
     else:
         import_plugins(config.images.decoder_plugins)
         # Only a process of Ray holds a GPU.
-        measured = measure_identity(config, sees_device=not needs_cluster)
+        measured = measure_identity(config, sees_device=not needs_cluster, stored=stored)
         here = None if needs_cluster else measured
     if header is not None:
         known = header.identity if here is None else here
@@ -82,25 +87,38 @@ def identity_before_ray(
     return here
 
 
-def identity_on_cluster(config: RunConfig) -> Identity:
-    """Return the identity, measured on a node that could run the first model pool."""
+def identity_on_cluster(config: RunConfig, stored: Mapping[str, str] | None = None) -> Identity:
+    """Return the identity, measured on a node that could run the first model pool; `stored` as there."""
     pool = next(iter(config.model_pools().values()))
-    measure = ray.remote(measure_identity).options(
+    measure = ray.remote(_measured).options(
         num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, resources=dict(pool.resources), max_retries=1
     )
-    return task_result(measure.remote(config))
+    return task_result(measure.remote(config, stored))
 
 
-def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES, *, sees_device: bool = True) -> Identity:
+def _measured(config: RunConfig, stored: Mapping[str, str] | None) -> Identity:
+    return measure_identity(config, stored=stored)
+
+
+def measure_identity(
+    config: RunConfig,
+    stages: Sequence[StageKind] = STAGES,
+    *,
+    sees_device: bool = True,
+    stored: Mapping[str, str] | None = None,
+) -> Identity:
     """Return the identity of a run of `config` in this process, with the weights of `stages`.
 
-    Without `sees_device` its device stays empty.
+    Without `sees_device` its device stays empty. `stored` has the digests of stages whose results are taken from
+    another run.
     """
     # Every process that loads weights calls this first.
     announce_endpoint(config)
+    stored = stored or {}
+    stages = [stage for stage in stages if stage.name not in stored]
     digests = (partial(stage.weights_digest, config) for stage in stages)
     *digest_of, device = gather(*digests, partial(device_kind, config.compute) if sees_device else str)
-    weights = dict(zip((stage.name for stage in stages), digest_of, strict=True))
+    weights = {**stored, **dict(zip((stage.name for stage in stages), digest_of, strict=True))}
     fitted = config.filtering.fitted
     if fitted is not None and (config.filtering.fitted_values.confidence is not None or config.composing is not None):
         other = [name for name, digest in fitted.values.models.items() if weights.get(name, digest) != digest]

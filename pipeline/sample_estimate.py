@@ -19,7 +19,6 @@ from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.domain_sample import accepted_domain
 from pseudoris.pipeline.executor import run_shards
 from pseudoris.pipeline.fan_out import list_on_cluster
-from pseudoris.pipeline.identity import identity_on_cluster
 from pseudoris.pipeline.resources import plan_actors
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.pipeline.shard_tasks import Job
@@ -105,6 +104,8 @@ def estimate(
     if num_gpus is not None and (device := config.compute.device) != "cuda":
         text = f"--gpus says how many GPUs the run would have, but compute.device is {device}: leave --gpus out"
         raise ConfigError(text)
+    if config.placement.masks_from is not None:
+        raise ConfigError("an estimate proposes its own masks: leave placement.masks_from out")
     with ExitStack() as stack:
         location = stack.enter_context(_temporary_output(scratch, config))
         with opened(source, location, config, RunOptions(exclusions=exclusions)) as start:
@@ -114,7 +115,7 @@ def estimate(
         if scratch is None and len(nodes) > 1:
             raise ConfigError(_NO_REACH.format(num_nodes=len(nodes)))
         actors = plan_actors(nodes, config)
-        identity = start.here or identity_on_cluster(config)
+        identity = start.identity()
         excluded = ExcludedItems(exclusions)
         items = excluded.kept(list_on_cluster(start.listing, config.placement.read))
         sample = draw_sample(items, config, size=size, seed=config.compute.seed)

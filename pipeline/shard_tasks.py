@@ -20,6 +20,7 @@ import ray
 from pseudoris.images.prover import shared_prover
 from pseudoris.pipeline.identity import check_packages
 from pseudoris.pipeline.meters import stamp_enqueue_time, task_meter
+from pseudoris.pipeline.stored_masks import StoredMasks
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, TransientError
 from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
@@ -64,6 +65,7 @@ class Job:
         may_grow: Whether nodes may join the cluster during the run.
         session_nonce: Identifies this session. Attempts of other sessions count against no image.
         retry: None if shards are computed for the first time.
+        masks: The run that the masks are taken from; None if they are proposed.
     """
 
     source: str
@@ -73,6 +75,7 @@ class Job:
     may_grow: bool = field(default=False, kw_only=True)
     session_nonce: str = field(default_factory=lambda: secrets.token_hex(6), kw_only=True)
     retry: Retry | None = field(default=None, kw_only=True)
+    masks: StoredMasks | None = field(default=None, kw_only=True)
 
 
 # What reading may raise for a damaged plan or input.
@@ -275,6 +278,8 @@ def _read(job: Job, shard: int) -> Shard:
             others=_others(job, shard, work),
             exclusions=exclusions,
         )
+    if job.masks is not None:
+        shard_read = job.masks.onto(shard_read)
     return replace(shard_read, planned_ids=tuple(entry.image_id for entry in work.planned))
 
 

@@ -21,7 +21,7 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.runs.attempts import begin_attempt, end_attempt
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
-from pseudoris.workers.stages import POOL_STAGES, STAGES, stages_named
+from pseudoris.workers.stages import STAGES, stages_named, stages_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class StageActor:
 
     def __init__(self, job: Job, pool: str) -> None:
         """Load the models of the stages of `pool`, and check that this process has the run's identity."""
-        names = POOL_STAGES[pool]
+        names = stages_of(pool, job.config)
         self._job = job
         self._pool = pool
         self._stages: FaultTolerantStages | None = None

@@ -103,6 +103,9 @@ class PlacementConfig(FrozenModel):
     # Go on although most of a sample of SOURCE is unlike what the models know (`domain`). The run then says so wherever
     # it shows figures.
     accept_domain: bool = False
+    # A finished run of the same SOURCE: its masks, and its settings of masks, images and shards, are taken as they are,
+    # and only captions and scores are computed (`annotate --masks-from`).
+    masks_from: str | None = Field(default=None, min_length=1, exclude_if=lambda run: run is None)
 
 
 NounRule = Literal["rules", "spacy", "spacy_first_child"]
@@ -256,7 +259,8 @@ class RunConfig(FrozenModel):
         """Return the pools that hold models in the placement's mode, by their names in the config."""
         if self.placement.mode == "fused":
             return {"fused": self.placement.fused}
-        return {name: getattr(self.placement, name) for name in ("propose", "caption", "filter")}
+        names = ("propose", "caption", "filter") if self.placement.masks_from is None else ("caption", "filter")
+        return {name: getattr(self.placement, name) for name in names}
 
     def method(self) -> dict[str, Any]:
         """Return the part of the tree that decides the tables' bytes, as plain JSON values."""

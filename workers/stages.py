@@ -137,6 +137,12 @@ POOL_STAGES: Final = {
 }
 
 
+def stages_of(pool: str, config: RunConfig) -> tuple[str, ...]:
+    """Return the stages that actors of `pool` hold: without the proposer, if the masks come from another run."""
+    is_stored = config.placement.masks_from is not None
+    return tuple(name for name in POOL_STAGES[pool] if not (is_stored and name == STAGE_PROPOSE))
+
+
 def stages_named(names: tuple[str, ...]) -> tuple[StageKind, ...]:
     """Return the stages of `names` in stage order."""
     return tuple(kind for kind in STAGES if kind.name in names)

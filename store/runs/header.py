@@ -182,7 +182,7 @@ def check_identity(
         if source is not None:
             check_source(header, source)
         return acceptable
-    if source is not None and _place(header.source) != _place(source):
+    if source is not None and not is_same_source(header, source):
         refused.append(f"SOURCE: {header.source!r} in the run, {source!r} now")
     remedies = ["Use the settings that the run was started with"]
     version = header.identity.versions.get("pseudoris")
@@ -227,11 +227,16 @@ def check_source(header: RunHeader, source: str) -> None:
     Raises:
         ConfigError: The run was planned from another SOURCE.
     """
-    if _place(header.source) != _place(source):
+    if not is_same_source(header, source):
         raise ConfigError(
             f"this output was planned from SOURCE {header.source!r}, but SOURCE is {source!r} now. Give the first one "
             "to continue, or name another output"
         )
+
+
+def is_same_source(header: RunHeader, source: str) -> bool:
+    """Return whether `source`, a `Source.name`, is the place that the run was planned from."""
+    return _place(header.source) == _place(source)
 
 
 def _extended(location: RunLocation, header: RunHeader) -> RunHeader:

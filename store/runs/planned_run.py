@@ -191,6 +191,11 @@ class PlannedRun:
     mixed: tuple[str, ...]
     is_new: bool
 
+    def notices(self) -> Iterator[str]:
+        """Yield what a user must know of the run before work begins, a sentence each."""
+        if self.mixed:
+            yield f"not byte-reproducible (accepted by --allow-mixed): {'; '.join(self.mixed)}"
+
     @property
     def parent(self) -> ParentRun:
         """The parent run as it was when this run started; only for a run that is made from another one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -95,7 +95,10 @@ def iter_annotations(
                 width=row["width"],
                 sha256=row["sha256"],
                 data=row.get("bytes"),
-                masks=tuple(_mask(each, of_mask[each["mask_id"]]) for each in masks[image]),
+                masks=tuple(
+                    AnnotatedMask(**mask_fields(each), expressions=tuple(of_mask[each["mask_id"]]))
+                    for each in masks[image]
+                ),
                 untargeted=tuple(each for each in said if not each.target_mask_ids),
             )
 
@@ -113,13 +116,13 @@ def _expression(row: dict[str, Any]) -> ExpressionRecord:
     return ExpressionRecord(target_mask_ids=targets, samples=tuple(samples), **row)
 
 
-def _mask(row: dict[str, Any], expressions: Sequence[ExpressionRecord]) -> AnnotatedMask:
-    segmentation, box = row.pop("segmentation"), row.pop("box_xyxy_px")
-    return AnnotatedMask(
-        **row,
-        index=mask_index(row["mask_id"]),
-        rle_size=tuple(segmentation["size"]),
-        rle_counts=segmentation["counts"],
-        box_xyxy_px=tuple(box),
-        expressions=tuple(expressions),
-    )
+def mask_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `MaskRecord` from a row of the masks table without its `image_id`."""
+    segmentation = row["segmentation"]
+    return {
+        **{name: value for name, value in row.items() if name != "segmentation"},
+        "index": mask_index(row["mask_id"]),
+        "rle_size": tuple(segmentation["size"]),
+        "rle_counts": segmentation["counts"],
+        "box_xyxy_px": tuple(row["box_xyxy_px"]),
+    }

@@ -43,7 +43,7 @@ def measured(monkeypatch):
     """Measure the identity of the run, with the method of the configuration; ask no sample."""
     answer = {}
 
-    def measure(config, *, sees_device):
+    def measure(config, *, sees_device, stored):
         return HERE.model_copy(update={"method": config.method(), "device_kind": "another", **answer})
 
     monkeypatch.setattr(identity, "measure_identity", measure)

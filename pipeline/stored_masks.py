@@ -1,0 +1,178 @@
+"""Masks of a finished run under new captions: `annotate --masks-from RUN`.
+
+The new run has the parent's plan, shard by shard, and its settings of masks, images, shards and SOURCE. So its tables
+equal, byte for byte, those of a run from scratch that proposes the same masks. Each image is read again. One whose
+bytes have changed is quarantined, and one that the parent quarantined keeps its reason: there are no masks for it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import Any, Final, Self
+
+from pseudoris.pipeline.run_contract import RunOptions
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import validate_as
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import Identity, ParentRun, Receipt, RunHeader
+from pseudoris.schemas.shard import Failure, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.tables import FAILURES, IMAGES, MASKS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import is_same_source
+from pseudoris.store.runs.pending_work import Notice, OnEvent
+from pseudoris.store.runs.planned_run import Parent, plan_as_parent
+from pseudoris.store.runs.receipts import part_path, read_receipt
+from pseudoris.store.sources.proven_shard import STAGE_READ
+from pseudoris.store.tables.annotations import mask_fields
+from pseudoris.store.tables.committed_tables import chosen_schema, read_part
+from pseudoris.workers.stages import STAGE_PROPOSE
+
+# What made masks by a proposer that the header describes; the other origins hold masks of people and recipes.
+_ORIGINS: Final = ("annotate", "refilter")
+# The sections of the configuration that the parent decides.
+_SECTIONS: Final = ("masks", "source", "images", "shards")
+
+
+def masks_parent(
+    config: RunConfig, location: RunLocation, header: RunHeader | None, options: RunOptions
+) -> Parent | None:
+    """Return the run that `placement.masks_from` names, for the run at `location`; None if masks are proposed.
+
+    Args:
+        config: Of this session.
+        location: OUT.
+        header: Of the run in OUT, if there is one.
+        options: Of this session.
+
+    Raises:
+        ConfigError: The run in OUT was started the other way, RUN has no masks of a proposer, or `options` would
+            change the plan, which is the parent's.
+    """
+    given = config.placement.masks_from
+    if given is None:
+        if header is not None and header.parent is not None:
+            raise ConfigError(
+                f"{location.root} takes its masks from {header.parent.location}: add --masks-from "
+                f"{header.parent.location} to continue it, or name another output"
+            )
+        return None
+    if header is not None and header.parent is None:
+        raise ConfigError(
+            f"{location.root} holds a run that proposes its own masks: leave --masks-from out to continue it, or name "
+            "another output"
+        )
+    if options.limit is not None or options.is_extension or options.exclusions:
+        raise ConfigError(
+            "--masks-from takes the images of its run as they were planned: leave out --limit, --extend, --exclude and "
+            "--only"
+        )
+    endpoint, storage = config.source.endpoint_url, config.placement.storage
+    parent = Parent.open(RunLocation.open(given, endpoint, storage), location)
+    if parent.header.origin not in _ORIGINS:
+        raise ConfigError(
+            f"--masks-from {given} is a run of `pseudoris {parent.header.origin}`, whose masks no proposer made: give "
+            f"one of {' or '.join(_ORIGINS)}"
+        )
+    return parent
+
+
+def with_masks_of(parent: Parent, config: RunConfig, source: str) -> RunConfig:
+    """Return `config` with the parent's settings of masks, SOURCE, images and shards.
+
+    Raises:
+        ConfigError: `source`, a `Source.name`, is not that of the parent, or the rest of `config` does not fit.
+    """
+    before = parent.header
+    if not is_same_source(before, source):
+        raise ConfigError(
+            f"--masks-from {parent.location.root} holds masks of the images in {before.source!r}, but SOURCE is "
+            f"{source!r}: give the first one"
+        )
+    tree, held = config.model_dump(), before.config.model_dump()
+    return validate_as(RunConfig, {**tree, **{name: held[name] for name in _SECTIONS}})
+
+
+def plan_with_masks(
+    parent: Parent, location: RunLocation, config: RunConfig, identity: Identity, *, on_event: OnEvent
+) -> tuple[RunHeader, StoredMasks]:
+    """Return the header of the run at `location`, which has the parent's plan, and the parent's masks.
+
+    Raises:
+        ConfigError: The parent is not complete, or the run at `location` has another parent or identity.
+    """
+    mixed = config.placement.allow_mixed
+    planned = plan_as_parent(location, parent, origin="annotate", identity=identity, config=config, allow_mixed=mixed)
+    for text in planned.notices():
+        on_event(Notice(text))
+    return planned.header, StoredMasks.pinned(parent, planned.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMasks:
+    """The masks of a pinned parent, as the workers of a run see them.
+
+    Attributes:
+        parent: The run that holds them; it is only read.
+        retried: By shard, the generation that is read; 0 for all others.
+    """
+
+    parent: Parent
+    retried: Mapping[int, int]
+
+    @classmethod
+    def pinned(cls, parent: Parent, pin: ParentRun) -> Self:
+        """Return the masks that the parent had when the run started; a later retry of it changes nothing.
+
+        Raises:
+            TransientError: Storage failed, or the parent's manifest cannot be read.
+        """
+        return cls(parent, {each.shard: each.generation for each in parent.receipts(pin) if each.generation})
+
+    def onto(self, shard: Shard) -> Shard:
+        """Return the shard as it was read, with the parent's masks.
+
+        Raises:
+            ConfigError: The parent's receipt or a part of it is missing or damaged.
+        """
+        location, generation = self.parent.location, self.retried.get(shard.shard, 0)
+        receipt = read_receipt(location, shard.shard, generation)
+        if receipt is None:
+            raise ConfigError(
+                f"the receipt of shard {shard.shard}, generation {generation}, is gone from {location.root}: run "
+                f"`pseudoris verify {location.root}` to find all damage"
+            )
+        images, failures = self._rows(receipt, IMAGES), self._rows(receipt, FAILURES)
+        masks = self._rows(receipt, MASKS)
+        return shard.with_images(tuple(_masked(image, images, failures, masks) for image in shard.images))
+
+    def _rows(self, receipt: Receipt, table: str) -> Mapping[str, list[dict[str, Any]]]:
+        part = receipt.parts[table]
+        name = self.parent.location.uri(part_path(table, part))
+        # Not an image's bytes: SOURCE gives them.
+        schema = chosen_schema(table, ("image_id", "sha256") if table == IMAGES else None)
+        found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in read_part(BytesIO(self.parent.read_part(table, part)), schema, name).to_pylist():
+            found[row.pop("image_id")].append(row)
+        return found
+
+
+_Rows = Mapping[str, list[dict[str, Any]]]
+
+
+def _masked(image: ShardImage, images: _Rows, failures: _Rows, masks: _Rows) -> ShardImage:
+    if image.failure is not None:
+        return image
+    if failed := failures[image.image_id]:
+        before = failed[0]
+        return image.quarantined(Failure(before["stage"], before["reason"], before["message"]))
+    if images[image.image_id][0]["sha256"] != image.sha256:
+        return image.quarantined(Failure(STAGE_READ, "changed", "the bytes have changed since its masks were proposed"))
+    return replace(image, masks=tuple(MaskRecord(**mask_fields(row)) for row in masks[image.image_id]))
+
+
+def stored_digests(parent: Parent | None) -> dict[str, str]:
+    """Return the digest of what proposed the parent's masks, by stage; {} without a parent."""
+    return {} if parent is None else {STAGE_PROPOSE: parent.header.identity.weights[STAGE_PROPOSE]}
