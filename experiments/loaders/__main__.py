@@ -14,8 +14,9 @@ from typing import Annotated
 
 import typer
 
-from experiments.loaders.record import PAGE, RECORD, cells_of, measured, read_record, read_trainers, with_table
-from experiments.loaders.truth import finished_run
+from experiments.loaders.record import MARKS, PAGE, RECORD, cells_of, measured, read_record, read_trainers, table_of
+from experiments.loaders.truth import make_run
+from experiments.quality.markdown_cells import put_into
 
 app = typer.Typer(add_completion=False)
 
@@ -36,20 +37,19 @@ def loaders(
         typer.echo("skipped: no loader runs without the FOLDER of their snapshots")
     else:
         work.mkdir(parents=True, exist_ok=True)
-        finished_run(work / "demo")
+        make_run(work / "demo")
         for name in only or trainers:
             # A process each: modules of different trainers have the same name, and stubs are not for others.
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 row = pool.submit(measured, trainers[name], folder.resolve(), work.resolve()).result()
-            typer.echo(
-                f"{name}: {', '.join(cells_of(row['figures'])) if row['figures'] else 'skipped: ' + row['problem']}"
-            )
+            said = ", ".join(cells_of(row["figures"])) if row["figures"] else f"skipped: {row['problem']}"
+            typer.echo(f"{name}: {said}")
             # A loader that does not run leaves what it gave before.
             if row["figures"] or not rows.get(name, {}).get("figures"):
                 rows[name] = row
             lines = (f"{json.dumps(each)}: {json.dumps(rows[each])}" for each in trainers if each in rows)
             record.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    page.write_text(with_table(page.read_text(encoding="utf-8"), rows), encoding="utf-8")
+    put_into(page, table_of(rows), marks=MARKS)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from experiments.loaders import trainers
-from experiments.loaders.snapshots import MissingSnapshotError, root_of
+from experiments.loaders.snapshots import root_of
 from experiments.loaders.truth import KINDS, figures_of
 from pseudoris.store.location import RunLocation
 
 _ROOT: Final = Path(__file__).parents[2]
 RECORD: Final = _ROOT / "experiments/results/loaders.json"
 PAGE: Final = _ROOT / "docs/exports.md"
-BEGIN: Final = "<!-- python -m experiments.loaders -->"
-END: Final = "<!-- end of the loaders -->"
+MARKS: Final = ("<!-- python -m experiments.loaders -->", "<!-- end of the loaders -->")
 _HEAD: Final = ("trainer", "code", "`pseudoris export OUT DEST`", *KINDS, "pixels", "what is lost")
 
 # Of a trainer: `figures`, those of `figures_of`, None where it did not run; `problem`, why it did not; `dropped`, what
@@ -50,8 +49,6 @@ def measured(trainer: Mapping[str, str], folder: Path, work: Path) -> Row:
         arguments = json.loads(trainer["arguments"])
         seen = getattr(trainers, trainer["loader"])(root_of(folder, trainer["code"]), export, **arguments)
         return row | {"figures": figures_of(RunLocation.open_to_read(str(run)), seen)}
-    except (MissingSnapshotError, ImportError) as error:
-        return row | {"problem": str(error)}
     except Exception as error:
         # Whatever a loader raises on an export is what there is to know of it.
         logging.getLogger(__name__).exception("%s does not read %s", trainer["trainer"], export)
@@ -64,16 +61,11 @@ def read_record(path: Path = RECORD) -> dict[str, Row]:
     return found
 
 
-def with_table(page: str, rows: Mapping[str, Row]) -> str:
-    """Return the page with the table of the rows between its two marks."""
-    before, found, rest = page.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not (found and ended):
-        raise ValueError(f"the page lacks the line {BEGIN} or {END}: add both where the table is to stand")
+def table_of(rows: Mapping[str, Row]) -> str:
+    """Return the table of the rows, in the trainers' order."""
     lines = [_HEAD, ("---", "---", "---", *["--:"] * 4, "---")]
     lines += [_line(trainer, rows[name]) for name, trainer in read_trainers().items() if name in rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _line(trainer: Mapping[str, str], row: Row) -> tuple[str, ...]:

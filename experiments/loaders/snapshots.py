@@ -10,7 +10,8 @@ import __future__
 import ast
 import subprocess
 import sys
-from importlib import import_module, metadata
+from importlib import metadata
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -18,35 +19,27 @@ from unittest.mock import MagicMock
 
 
 class MissingSnapshotError(Exception):
-    """The folder lacks a snapshot or a package, or has another commit or version of it."""
+    """A repository or a package is not there, or another commit or version of it is."""
 
 
 def root_of(folder: Path, source: str) -> Path:
-    """Return the folder of a source, such as `owner/name commit` or `package version`.
-
-    A repository is a git work tree `owner+name`; of one that is too large `owner+name@commit` may hold the files that
-    are read. A package is an unpacked wheel `package-version`, or is installed.
-    """
+    """Return the folder of a source: of `owner/name commit` its work tree in `folder`, of a package what holds it."""
     name, version = source.split()
-    tree = folder / name.replace("/", "+")
-    for part in (tree.with_name(f"{tree.name}@{version}"), tree.with_name(f"{tree.name}-{version}")):
-        if part.is_dir():
-            return part
     if "/" in name:
-        command = ["git", "-C", str(tree), "rev-parse", "HEAD"]
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout if tree.is_dir() else "none"
+        tree, command = folder / name.replace("/", "+"), ("git", "rev-parse", "HEAD")
+        found = subprocess.check_output(command, cwd=tree, text=True).strip() if tree.is_dir() else "none"
     else:
-        found = next((each.version for each in metadata.distributions(name=name)), "none")
+        package = next(iter(metadata.distributions(name=name)), None)
+        tree, found = (Path(str(package.locate_file(""))), package.version) if package else (folder, "none")
     if not found.startswith(version):
-        raise MissingSnapshotError(f"{tree} or the environment has {found.strip()} of {name}, not {version}")
+        raise MissingSnapshotError(f"{tree} has {found} of {name}, not {version}")
     return tree
 
 
 def stub(*names: str, **members: Any) -> None:
     """Put a module of mocks in the place of each name, and of its parents that are not there."""
     for name in names:
-        parts = name.split(".")
-        for whole in (".".join(parts[: end + 1]) for end in range(len(parts))):
+        for whole in accumulate(name.split("."), "{}.{}".format):
             if whole not in sys.modules:
                 module: Any = ModuleType(whole)
                 module.__path__, module.__getattr__ = [], _mocked
@@ -69,11 +62,6 @@ def bare(root: Path, *names: str) -> None:
         package: Any = ModuleType(name)
         package.__path__ = [str(root.joinpath(*name.split(".")))]
         sys.modules[name] = package
-
-
-def load(name: str) -> Any:
-    """Import a module."""
-    return import_module(name)
 
 
 def take(path: Path, *names: str, **world: Any) -> SimpleNamespace:

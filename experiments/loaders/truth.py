@@ -23,10 +23,7 @@ from pseudoris.workers.masks.rle import decode
 
 NUM_SCENES: Final = 64
 KINDS: Final = ("one", "several", "none")
-_SETTINGS: Final = (
-    *("--preset", "tiny-composed", "--set", "composing.kinds=[attribute, position, relation, group, none]"),
-    *("--set", "shards.embed_images=true", "--set", "placement.address=local"),
-)
+_SETTINGS: Final = ("--preset", "tiny-composed", "--address", "local", "--set", "shards.embed_images=true")
 
 
 @dataclass(frozen=True)
@@ -114,9 +111,9 @@ def _said(image: AnnotatedImage) -> Iterator[tuple[str, _Said]]:
         yield each.text.strip().lower(), _Said(kind, np.asarray(masks[targets].any(axis=0)), boxes)
 
 
-def finished_run(folder: Path) -> RunLocation:
-    """Return a run of the demo's scenes with expressions of one mask, of several and of none; it is made once."""
-    images, run = folder / "images", folder / "run"
+def make_run(folder: Path) -> None:
+    """Annotate scenes of the demo by the preset `tiny-composed` into `folder/run`; what is done is not done again."""
+    images, command = folder / "images", [sys.executable, "-m", "pseudoris", "annotate"]
     if not images.exists():
         write_demo(folder, num_scenes=NUM_SCENES)
         for number, path in enumerate(sorted(images.glob("scene-*"))):
@@ -124,6 +121,4 @@ def finished_run(folder: Path) -> RunLocation:
             with Image.open(path) as scene:
                 cut = scene.crop((0, 0, scene.width - 32 * (number % 2), scene.height - 32 * (1 - number % 2)))
             cut.save(path, quality=95)
-    if not (run / "_manifest").is_dir():
-        subprocess.run([sys.executable, "-m", "pseudoris", "annotate", str(images), str(run), *_SETTINGS], check=True)
-    return RunLocation.open_to_read(str(run))
+    subprocess.run([*command, str(images), str(folder / "run"), *_SETTINGS], check=True)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from experiments.loaders.__main__ import app
-from experiments.loaders.record import PAGE, RECORD, read_record, read_trainers, with_table
+from experiments.loaders.record import PAGE, RECORD, read_record, read_trainers, table_of
 from experiments.loaders.snapshots import MissingSnapshotError, root_of, stub, take
 from experiments.loaders.truth import Seen, figures_of
 from pseudoris.store.location import RunLocation
@@ -33,7 +33,7 @@ def seen(run) -> list[Seen]:
 
 def test_the_page_shows_the_record_of_every_trainer() -> None:
     page, rows, trainers = PAGE.read_text(encoding="utf-8"), read_record(), read_trainers()
-    assert with_table(page, rows) == page
+    assert table_of(rows) in page
     assert {name: (row["source"], row["command"]) for name, row in rows.items()} == {
         name: (each["code"], each["command"]) for name, each in trainers.items()
     }
