@@ -269,28 +269,9 @@ def export(
 ) -> ExportReport:
     """Write the run at `out` in another format, and read it back.
 
-    Args:
-        out: Folder or url of the run.
-        destination: Empty folder or url that gets the export.
-        export_format: As `pseudoris export --format`: parquet, refer, cris, lmdb, coco, sa1b, webdataset, hf, …
-        max_tokens: Leave out longer expressions, in CLIP tokens; 0 keeps all, None is the format's own limit.
-        dataset: Name under which the trainer asks for it; None is the format's own.
-        split: Split that the run becomes.
-        split_by: For `refer`: who split it, as in `refs(<split_by>).p`.
-        human: For `refer`: a REFER dataset whose human references join.
-        target_mb: Size of a file, for formats with files of a free size.
-        distinctive_only: For `pseudo-ris-csv`: leave out masks without a candidate above tau.
-        masks: For `refer`: form of the masks, `rle` or `polygon`.
-        layout: For `hf`: `masks` or `objects`.
-        coordinates: For `llamafactory` and `qwen`: frame of the boxes, `norm1000`, `real` or `resized`.
-        resize_factor: For `resized`: multiple of the sides that the trainer resizes to.
-        min_pixels: For `resized`: smallest area that the trainer is given.
-        max_pixels: For `resized`: largest area that the trainer is given.
-        source: Where the run's images are now, if they have moved.
-        partial: Export what is committed of an unfinished run.
-        overwrite: Replace an existing export at `destination`.
-        exclude: Images to leave out, as `pseudoris export --exclude`: a path, or several.
-        exclude_distance: As `--exclude-distance`.
+    `destination` is an empty folder or url, `export_format` a name as of `pseudoris export --format`: parquet, refer, …
+    From `max_tokens` to `max_pixels` they are the fields of `pseudoris.training.exports.ExportOptions`. What `source`,
+    `partial`, `overwrite`, `exclude` (a path, or several) and `exclude_distance` do, the command's help says.
 
     Returns:
         What was written.

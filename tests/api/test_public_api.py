@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from importlib.metadata import version
 from typing import get_args
 
@@ -14,6 +16,7 @@ import pytest
 import pseudoris
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scene_truth import SceneTruth
+from pseudoris.training.exports import ExportOptions
 from tests.builders.runs import stub_config, write_source
 from tests.builders.scene_runs import scene_run, scenes, truth_bytes
 from tests.builders.scored_runs import scored_run
@@ -48,8 +51,17 @@ def test_every_name_is_there_and_documented():
 @pytest.mark.parametrize("name", ["annotate", "open_run", "verify", "refilter", "export", "evaluate"])
 def test_a_function_says_what_it_returns_and_when_it_raises(name):
     page = inspect.getdoc(getattr(pseudoris, name))
-    assert all(f"\n{part}:\n" in page for part in ("Args", "Returns", "Raises"))
+    assert all(f"\n{part}:\n" in page for part in ("Returns", "Raises"))
     assert all(f"\n    {error}: " in page for error in ("ConfigError", "TransientError"))
+
+
+@pytest.mark.parametrize("name", ["annotate", "open_run", "verify", "refilter", "export", "evaluate"])
+def test_a_function_names_its_arguments(name):
+    arguments = inspect.signature(getattr(pseudoris, name)).parameters
+    of_class = {each.name: each.default for each in fields(ExportOptions)} if name == "export" else {}
+    assert {each: arguments[each].default for each in of_class} == of_class
+    page = inspect.getdoc(getattr(pseudoris, name))
+    assert not [each for each in arguments.keys() - of_class.keys() if not re.search(rf"\b{each}\b", page)]
 
 
 def test_the_types_of_what_it_takes_and_calls_back_are_there():
