@@ -13,12 +13,12 @@ from pseudoris.store.exclusions.exclusion_rules import exclusions_of
 from pseudoris.store.files.storage import printable
 from pseudoris.store.location import PROBE_NAME, RunLocation
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, CITATION_NAME, is_generated
-from pseudoris.store.runs.attempts import ATTEMPTS_FOLDER, is_attempt_name
+from pseudoris.store.runs.attempts import ATTEMPT_NAME, ATTEMPTS_FOLDER
 from pseudoris.store.runs.garbage import is_driven, list_unfinished
-from pseudoris.store.runs.header import is_extension_name
-from pseudoris.store.runs.lock import LOCK_FOLDER, is_claim_name
+from pseudoris.store.runs.header import EXTENSION_NAME
+from pseudoris.store.runs.lock import CLAIM_NAME, LOCK_FOLDER
 from pseudoris.store.runs.manifest import (
-    is_snapshot_name,
+    SNAPSHOT_NAME,
     manifest_numbers,
     read_snapshot,
     snapshot_damage,
@@ -29,20 +29,20 @@ from pseudoris.store.runs.receipts import commit_of_name, foreign_receipt, list_
 _PLAN_GENERATION: Final = re.compile(r"g\d{4}")
 _TOP_NAMES: Final = frozenset({HEADER_NAME, CARD_NAME, BESIDE_NAME, CITATION_NAME})
 # Of each folder of records: whether a run writes a file of this name there.
-_RECORDS: Final[Mapping[str, Callable[[str], bool]]] = {
-    "": lambda name: name in _TOP_NAMES or PROBE_NAME.fullmatch(name) is not None,
-    RECEIPTS_FOLDER: lambda name: commit_of_name(name) is not None,
-    MANIFEST_FOLDER: is_snapshot_name,
-    PLAN_FOLDER: is_extension_name,
-    ATTEMPTS_FOLDER: is_attempt_name,
-    LOCK_FOLDER: is_claim_name,
+_RECORDS: Final[Mapping[str, Callable[[str], object]]] = {
+    "": lambda name: name in _TOP_NAMES or PROBE_NAME.fullmatch(name),
+    RECEIPTS_FOLDER: commit_of_name,
+    MANIFEST_FOLDER: SNAPSHOT_NAME.match,
+    PLAN_FOLDER: EXTENSION_NAME.match,
+    ATTEMPTS_FOLDER: ATTEMPT_NAME.match,
+    LOCK_FOLDER: CLAIM_NAME.match,
 }
 
 
 def refuse_blocked_extensions(location: RunLocation) -> None:
     """Raise a ConfigError if a folder, a pipe or the like is in an extension's place: the plan would end there."""
     for name, what in location.list_obstacles(PLAN_FOLDER):
-        if is_extension_name(name):
+        if EXTENSION_NAME.match(name):
             raise ConfigError(
                 f"{location.uri(f'{PLAN_FOLDER}/{name}')} is {what}, not a header of the plan: restore the file"
             )
@@ -84,7 +84,7 @@ class Manifests:
         self.problems = [
             Problem(None, "manifest", f"{MANIFEST_FOLDER}/{name} is {what}, not a manifest: move it out")
             for name, what in location.list_obstacles(MANIFEST_FOLDER)
-            if is_snapshot_name(name)
+            if SNAPSHOT_NAME.match(name)
         ]
         self._rows: Iterator[Receipt] = iter(())
         for number in manifest_numbers(location):

@@ -22,7 +22,7 @@ from pseudoris.schemas.ids import shard_name
 from pseudoris.store.location import RunLocation
 
 ATTEMPTS_FOLDER: Final = "_attempts"
-_NAME: Final = re.compile(r"^shard-(\d{8,})\.g(\d+)~([^~]+)~([^~]+)~([^~]+)~([^~.]+)\.(begun|ended)$")
+ATTEMPT_NAME: Final = re.compile(r"^shard-(\d{8,})\.g(\d+)~([^~]+)~([^~]+)~([^~]+)~([^~.]+)\.(begun|ended)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +126,9 @@ def attempts_of(location: RunLocation, committed: Iterable[tuple[int, int]]) -> 
     return [path for attempt, _, path in _list(location) if attempt.generation <= latest.get(attempt.shard, -1)]
 
 
-def is_attempt_name(name: str) -> bool:
-    """Return whether a file of this name in `_attempts/` is a record of an attempt."""
-    return _NAME.match(name) is not None
-
-
 def _list(location: RunLocation, name_prefix: str = "") -> Iterable[tuple[Attempt, str, str]]:
     for file in location.list(ATTEMPTS_FOLDER, name_prefix=name_prefix):
-        match = _NAME.match(file.name)
+        match = ATTEMPT_NAME.match(file.name)
         if match:
             shard, generation, *words, event = match.groups()
             yield Attempt(int(shard), int(generation), *words), event, f"{ATTEMPTS_FOLDER}/{file.name}"

@@ -75,7 +75,7 @@ def check_record(data: bytes, uri: str, *, remedy: str, again: str = "annotate a
         raise ConfigError(f"{uri} was changed after it was written: its sha256 is missing or misplaced. {remedy}")
 
 
-_EXTENSION_NAME: Final = re.compile(r"^g(\d{4})\.json$")
+EXTENSION_NAME: Final = re.compile(r"^g(\d{4})\.json$")
 _SUMMED: Final = ("num_images", "num_repeated", "num_shards")
 _Header = TypeVar("_Header", RunHeader, PlanExtension)
 # Another preset differs in dozens.
@@ -108,11 +108,6 @@ def create_extension(location: RunLocation, extension: PlanExtension) -> RunHead
 def extension_path(number: int) -> str:
     """Return the path of the header of the plan's generation `number`, `_plan/g0002.json`."""
     return f"{PLAN_FOLDER}/g{number:04d}.json"
-
-
-def is_extension_name(name: str) -> bool:
-    """Return whether a file of this name in `_plan/` would be the header of an extension."""
-    return _EXTENSION_NAME.match(name) is not None
 
 
 def read_header(location: RunLocation) -> RunHeader | None:
@@ -274,7 +269,7 @@ def _read_first(location: RunLocation) -> RunHeader | None:
 
 def _extensions(location: RunLocation) -> Iterator[PlanExtension]:
     """Yield the extensions of the plan in their order."""
-    matches = (_EXTENSION_NAME.match(file.name) for file in location.list(PLAN_FOLDER))
+    matches = (EXTENSION_NAME.match(file.name) for file in location.list(PLAN_FOLDER))
     numbers = sorted(int(match[1]) for match in matches if match)
     if numbers != list(range(2, 2 + len(numbers))):
         raise ConfigError(

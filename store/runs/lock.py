@@ -76,7 +76,7 @@ HEARTBEAT_S: Final = 15.0
 WATCH_S: Final = 60.0
 _POLL_S: Final = 2.0
 _RELEASE_S: Final = 30.0
-_NAME: Final = re.compile(r"^claim-(\d{8,})\.json$")
+CLAIM_NAME: Final = re.compile(r"^claim-(\d{8,})\.json$")
 
 
 class TakenOverError(ConfigError):
@@ -232,7 +232,7 @@ class Holder:
 
 def current_holder(location: RunLocation) -> Holder | None:
     """Return the holder of the run, None if it never had one. Writes nothing and does not wait."""
-    claims = [(int(match[1]), file) for file in location.list(LOCK_FOLDER) if (match := _NAME.match(file.name))]
+    claims = [(int(match[1]), file) for file in location.list(LOCK_FOLDER) if (match := CLAIM_NAME.match(file.name))]
     if not claims:
         return None
     number, file = max(claims, key=lambda claim: claim[0])
@@ -242,11 +242,6 @@ def current_holder(location: RunLocation) -> Holder | None:
     is_gone = _is_gone(claim)
     is_here = not is_gone and claim.host == _host()
     return Holder(_name(claim), (claim.owner, claim.counter), is_gone, is_here, file.modified_s)
-
-
-def is_claim_name(name: str) -> bool:
-    """Return whether a file of this name in `_lock/` is a claim on the run."""
-    return _NAME.match(name) is not None
 
 
 def _watch(
@@ -270,7 +265,7 @@ def _watch(
 
 
 def _highest(location: RunLocation) -> tuple[int, Claim | None]:
-    numbers = [int(match[1]) for file in location.list(LOCK_FOLDER) if (match := _NAME.match(file.name))]
+    numbers = [int(match[1]) for file in location.list(LOCK_FOLDER) if (match := CLAIM_NAME.match(file.name))]
     number = max(numbers, default=0)
     return number, _read(location, number) if number else None
 
@@ -286,7 +281,7 @@ def _read(location: RunLocation, number: int) -> Claim | None:
 def _tidy(location: RunLocation, number: int) -> None:
     """Delete the claims below `number`: they are replaced."""
     for file in list(location.list(LOCK_FOLDER)):
-        match = _NAME.match(file.name)
+        match = CLAIM_NAME.match(file.name)
         if match and int(match[1]) < number:
             location.delete(f"{LOCK_FOLDER}/{file.name}")
 

@@ -30,7 +30,7 @@ from pseudoris.store.tables.parquet_files import damaged, is_intact, open_parque
 
 logger = logging.getLogger(__name__)
 
-_NAME: Final = re.compile(r"^(\d{4,})\.parquet$")
+SNAPSHOT_NAME: Final = re.compile(r"^(\d{4,})\.parquet$")
 _COUNTS: Final = tuple(name for name in ShardCounts.model_fields if name != "reasons")
 _DIGESTS: Final = ("header_sha256", "sha256")
 _COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed", *_DIGESTS}
@@ -104,7 +104,7 @@ def iter_manifest(location: RunLocation) -> Iterator[Receipt]:
 
 def manifest_numbers(location: RunLocation) -> list[int]:
     """Return the numbers of the existing snapshots, ascending; empty if the run has not written one yet."""
-    matches = (_NAME.match(file.name) for file in location.list(MANIFEST_FOLDER))
+    matches = (SNAPSHOT_NAME.match(file.name) for file in location.list(MANIFEST_FOLDER))
     return sorted(int(match[1]) for match in matches if match)
 
 
@@ -177,11 +177,6 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
         except (LookupError, TypeError, ValueError) as error:
             # A column has another name or type, or a page is damaged.
             raise TransientError(damaged(uri, error)) from error
-
-
-def is_snapshot_name(name: str) -> bool:
-    """Return whether a file of this name in `_manifest/` would be a snapshot."""
-    return _NAME.match(name) is not None
 
 
 def snapshot_path(number: int) -> str:
