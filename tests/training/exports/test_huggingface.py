@@ -54,7 +54,7 @@ def test_a_row_decodes_to_an_image_and_masks_of_its_size(root, built_run):
 
 
 def test_objects_are_a_dict_of_lists_as_the_detection_example_of_transformers_reads_them(built_run, place):
-    """examples/pytorch/object-detection/run_object_detection.py (01080c6): `image_id` an int, boxes x, y, w, h."""
+    """examples/pytorch/object-detection/run_object_detection.py (3a275d3): `image_id` an int, boxes x, y, w, h."""
     export("hf", built_run, place, layout="objects")
     rows = open_folder(Path(place.root))
     found = rows.features["objects"]
