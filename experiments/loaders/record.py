@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from experiments.loaders import trainers
-from experiments.loaders.snapshots import root_of
+from experiments.loaders.snapshots import MissingSnapshotError, root_of
 from experiments.loaders.truth import KINDS, figures_of
 from pseudoris.store.location import RunLocation
 
@@ -51,7 +51,8 @@ def measured(trainer: Mapping[str, str], folder: Path, work: Path) -> Row:
         return row | {"figures": figures_of(RunLocation.open_to_read(str(run)), seen)}
     except Exception as error:
         # Whatever a loader raises on an export is what there is to know of it.
-        logging.getLogger(__name__).exception("%s does not read %s", trainer["trainer"], export)
+        if not isinstance(error, MissingSnapshotError | ImportError):
+            logging.getLogger(__name__).exception("%s does not read %s", trainer["trainer"], export)
         return row | {"problem": f"{type(error).__name__}: {error}"}
 
 

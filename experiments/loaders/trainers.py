@@ -245,8 +245,7 @@ def detris(root: Path, export: Path) -> Iterator[Seen]:
 
     `serialize`, which pyarrow has lost since, is pickle: it takes records into the LMDB, and back as they were.
     """
-    packed = {"serialize": lambda value: SimpleNamespace(to_buffer=lambda: pickle.dumps(value))}
-    stub("pyarrow", **packed, deserialize=pickle.loads)
+    stub("pyarrow", serialize=lambda it: SimpleNamespace(to_buffer=lambda: pickle.dumps(it)), deserialize=pickle.loads)
     bare(root, "tools", "utils")
     images, masks, made = export / "images/train2014", export / "masks/refcoco", export.with_name("detris-lmdb")
     made.mkdir(exist_ok=True)
