@@ -10,16 +10,18 @@ the last to the first, so that this also holds if the emptying is killed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import parse_json, printable_json
 from pseudoris.store.location import RunLocation
+from pseudoris.store.threads import map_in_threads
 
 EXPORT_NAME: Final = "_export.json"
 # Above what `ManyFiles` writes at the same time.
 _MAX_GAP: Final = 64
+_DELETED_AT_ONCE: Final = 8
 
 
 def claim_destination(
@@ -40,16 +42,14 @@ def claim_destination(
     earlier = _earlier(destination, export_format, is_overwriting=is_overwriting)
     last = [numbered(num_numbered - 1)] if numbered is not None and num_numbered and not earlier else []
     for folder in ("", *folders, *last):
-        for file in destination.list(folder):
-            path = f"{folder}/{file.name}" if folder else file.name
-            # Before the destination is marked as ours: a second try must not take foreign files for its own.
-            if not earlier:
-                raise ConfigError(
-                    f"{destination.uri(path)} is not a file of an export and would be mixed with its files. Name an "
-                    "empty place."
-                )
-            if path != EXPORT_NAME:
-                destination.delete(path)
+        if earlier:
+            _empty(destination, folder)
+        # Before the destination is marked as ours: a second try must not take foreign files for its own.
+        elif path := next(_files(destination, folder), None):
+            raise ConfigError(
+                f"{destination.uri(path)} is not a file of an export and would be mixed with its files. Name an "
+                "empty place."
+            )
     if earlier:
         # What a killed export had begun: it may be many gigabytes, and no listing shows it.
         destination.delete_temporary("", *folders)
@@ -58,9 +58,20 @@ def claim_destination(
     mark(destination, {"format": export_format, "state": "begun"})
     # Beyond the last whole file there may be one that was begun, which no listing shows.
     for folder in map(numbered, reversed(range(num_numbered + _MAX_GAP))) if numbered is not None and earlier else ():
-        for file in list(destination.list(folder)):
-            destination.delete(f"{folder}/{file.name}")
+        _empty(destination, folder)
         destination.delete_temporary(folder)
+
+
+def _files(destination: RunLocation, folder: str) -> Iterator[str]:
+    """Yield the paths of a folder's files, without the record of the export."""
+    paths = (f"{folder}/{file.name}" if folder else file.name for file in destination.list(folder))
+    return (path for path in paths if path != EXPORT_NAME)
+
+
+def _empty(destination: RunLocation, folder: str) -> None:
+    # Many at once: in a bucket a deletion is all waiting, and there may be a file for each of a million images.
+    for _ in map_in_threads(destination.delete, _files(destination, folder), _DELETED_AT_ONCE):
+        pass
 
 
 def mark(destination: RunLocation, record: Mapping[str, Any]) -> None:

@@ -294,7 +294,8 @@ class ExportJob:
         request, rule = self.request, self.rule
         take, excluded = Selection(rule, self.dropped), request.excluded_images
         planned = PlannedImages(request.run, request.header, source=request.source)
-        num_done = 0
+        # Once: it reads every receipt.
+        num_done, total = 0, request.num_images
         for receipt in request.receipts:
             left_out = excluded.of_shard(receipt)
             self.dropped.update(left_out.values())
@@ -307,8 +308,8 @@ class ExportJob:
                 with_source_bytes(planned, wanted, self.dropped), num_done - len(wanted) + 1
             ):
                 yield from self._with_file(image)
-                self.on_progress(number, request.num_images)
-            self.on_progress(num_done, request.num_images)
+                self.on_progress(number, total)
+            self.on_progress(num_done, total)
         if not self.num_images:
             reasons = "; ".join(f"{num:,} {reason}" for reason, num in self.dropped.items() if num)
             raise ConfigError(

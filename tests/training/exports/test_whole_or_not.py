@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,26 @@ def test_an_image_file_that_went_missing_meanwhile_is_told(name, built_run, plac
     monkeypatch.setattr(RunLocation, "list", without_one)
     with pytest.raises(TransientError, match="does not have exactly the files that were written"):
         export(name, built_run, place)
+
+
+def test_how_often_the_receipts_are_read_does_not_follow_the_images(tmp_path):
+    # A pass reads the receipts of all shards: one an image is the square of the run.
+    class Counted(list):
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return super().__iter__()
+
+    def passes(num_images: int) -> int:
+        pictures = tuple((path_key(f"{number:04d}.jpg"), jpeg(), (("the red half",),)) for number in range(num_images))
+        run = build_run(RunLocation.open(str(tmp_path / f"run-{num_images}")), pictures)
+        request = request_for(run, RunLocation.open(str(tmp_path / f"export-{num_images}")))
+        receipts = Counted(request.receipts)
+        find_export("coco").write(replace(request, receipts=receipts), lambda *_, **__: None)
+        return receipts.passes
+
+    assert passes(20) == passes(2) > 0
 
 
 @pytest.mark.long
