@@ -159,7 +159,7 @@ class ExportReport:
 
 @dataclass(frozen=True, slots=True)
 class ExportFormat:
-    """One format. A killed export leaves no half file under a final name; the same call again finishes it.
+    """One format. A killed export leaves no half file under a final name; the same call writes all of it anew.
 
     Attributes:
         name: As `--format` has it, and the record of the export.
@@ -272,6 +272,8 @@ class ExportJob:
                 while group is not None and sink.tell() < self.options.target_bytes:
                     writer.write_table(group, row_group_size=max(group.num_rows, 1))
                     num_rows += group.num_rows
+                    # Let go before the next is collected.
+                    group = None
                     group = next(groups, None)
             yield path, num_rows, self.size_bytes - size_bytes
             number += 1

@@ -114,13 +114,20 @@ def _row_groups(request: ExportRequest, ids: _Ids, left_out: _LeftOut) -> Iterat
     for part in _parts(request, ids.table, left_out):
         ids.add(part)
         if held and (num_rows + part.num_rows > ROW_GROUP_SIZE or num_bytes + part.nbytes > _ROW_GROUP_BYTES):
-            yield pa.concat_tables(held).combine_chunks()
-            held, num_rows, num_bytes = [], 0, 0
+            yield _taken(held)
+            num_rows = num_bytes = 0
         held.append(part)
         num_rows += part.num_rows
         num_bytes += part.nbytes
     if held:
-        yield pa.concat_tables(held).combine_chunks()
+        yield _taken(held)
+
+
+def _taken(held: list[pa.Table]) -> pa.Table:
+    """Return tables as one, and let go of them: memory holds a row group once."""
+    whole = pa.concat_tables(held).combine_chunks()
+    held.clear()
+    return whole
 
 
 def _parts(request: ExportRequest, table: str, left_out: _LeftOut) -> Iterator[pa.Table]:
