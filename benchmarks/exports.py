@@ -1,22 +1,28 @@
 """Measures every export format over runs of two sizes: seconds, and the peak of memory, which must not grow.
 
-    python -m benchmarks.exports [--images 1000 4000] [--formats NAME…] [--to FOLDER] [--json FILE]
+    python -m benchmarks.exports [--images 1000 4000] [--formats NAME…] [--killed] [--to FOLDER] [--json FILE]
 
-The runs are written by hand: small images, two masks each, and two expressions a mask, embedded. Each export is a
-process of its own that also reads back what it wrote. What grows by design is named: refer and lmdb hold what their
-trainers hold, all references and all keys; sam3 all distinct texts, of which these runs have few.
+The runs are written by hand: small images, two masks each, and two expressions a mask, embedded; FOLDER keeps them.
+Each export is a process of its own that also reads back what it wrote. What grows by design is named: refer and lmdb
+hold what their trainers hold, all references and all keys; sam3 all distinct texts, of which these runs have few.
+
+With `--killed` each goes into a bucket of a server on this machine: once undisturbed, and once killed (SIGKILL) when
+half of the images are written, and given again. The objects of both must be equal.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +30,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from benchmarks.measurement import machine, options, peak_rss_bytes, print_table, write_json
+from benchmarks.measurement import cpu_seconds, machine, options, peak_rss_bytes, print_table, write_json
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
@@ -32,12 +38,14 @@ from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardIm
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.manifest import write_manifest
-from pseudoris.training.exports import EXPORTS, ExportOptions, export_request, find_export
+from pseudoris.training.exports import EXPORTS, WRITING, ExportOptions, export_request, find_export
 
 _SIZE: Final = (48, 64)
 _SHARD_IMAGES: Final = 256
 # Different pictures; the others repeat them under names of their own.
 _PICTURES: Final = 64
+_HALF: Final = "half"
+_FILE_MB: Final = 8
 _TEXTS: Final = ("the left thing", "the thing on the right", "a round shape", "what is behind it")
 
 
@@ -94,47 +102,127 @@ def _image(entry: PlanEntry, data: bytes, masks: Sequence[tuple[str, tuple[int, 
 
 
 def export_once(run: str, to: str, name: str) -> dict[str, Any]:
-    """Export in this process; return seconds, the peak of memory, and what was written."""
-    began, before = time.monotonic(), peak_rss_bytes()
-    report = find_export(name).write(
-        export_request(run, to, name, ExportOptions()), lambda done, total, /, stage="": None
+    """Export in this process; return seconds, the peak of memory, and what was written. Half of it is told at once."""
+    began, cpu_before, before = time.monotonic(), cpu_seconds(), peak_rss_bytes()
+    chosen, is_told = find_export(name), False
+
+    def on_progress(done: int, total: int, /, stage: str = WRITING) -> None:
+        nonlocal is_told
+        if stage == WRITING and 2 * done >= total and not is_told:
+            is_told = True
+            print(_HALF, flush=True)
+
+    # Into a bucket several files, so that a killed process leaves some.
+    has_files = to.startswith("s3:") and "target_mb" in chosen.reads
+    report = chosen.write(
+        export_request(run, to, name, ExportOptions(target_mb=_FILE_MB) if has_files else ExportOptions()), on_progress
     )
-    seconds = time.monotonic() - began
-    return {"seconds": seconds, "imported_bytes": before, "peak_bytes": peak_rss_bytes(), "bytes": report.size_bytes}
+    return {
+        "seconds": time.monotonic() - began,
+        "cpu_s": cpu_seconds() - cpu_before,
+        "imported_bytes": before,
+        "peak_bytes": peak_rss_bytes(),
+        "bytes": report.size_bytes,
+    }
 
 
-def measure(counts: Sequence[int], names: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield a row a format and number of images."""
-    for num_images in counts:
-        run = folder / f"run-{num_images}"
-        write_run(run, num_images)
-        for name in names:
-            to = folder / f"{name}-{num_images}"
-            words = [sys.executable, "-m", "benchmarks.exports", str(run), str(to), name]
-            done = subprocess.run(words, check=True, capture_output=True, text=True)
-            yield {"format": name, "images": num_images, **json.loads(done.stdout.splitlines()[-1])}
-            shutil.rmtree(to)
+def _words(run: Path, to: str, name: str) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.exports", str(run), to, name]
+
+
+def _exported(run: Path, to: str, name: str) -> dict[str, Any]:
+    """Export in a process of its own."""
+    done = subprocess.run(_words(run, to, name), check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure(run: Path, name: str) -> dict[str, Any]:
+    """Export beside the run; return what `export_once` does."""
+    to = run.with_name(f"{name}-of-{run.name}")
+    found = _exported(run, str(to), name)
+    shutil.rmtree(to)
+    return found
+
+
+def measure_killed(run: Path, name: str) -> dict[str, Any]:
+    """Export into a bucket undisturbed, and killed and again; return both, and the digests of all objects."""
+    from tests.builders.s3 import ENVIRONMENT, serving_s3
+
+    # A server each: it holds its objects in memory.
+    with serving_s3() as server:
+        os.environ.update(ENVIRONMENT, AWS_ENDPOINT_URL=server.endpoint_url)
+        bucket = server.new_bucket()
+        whole = _exported(run, f"s3://{bucket}/whole", name)
+        with subprocess.Popen(_words(run, f"s3://{bucket}/killed", name), stdout=subprocess.PIPE, text=True) as process:
+            is_half = process.stdout is not None and process.stdout.readline().strip() == _HALF
+            process.kill()
+        if not is_half:
+            raise RuntimeError(f"the export {name} ended before half of it was written")
+        left, _ = _objects(server.client(), bucket, "killed/")
+        again = _exported(run, f"s3://{bucket}/killed", name)
+        (objects, digest), (_, found) = (_objects(server.client(), bucket, each) for each in ("whole/", "killed/"))
+    if found != digest:
+        raise RuntimeError(f"the export {name} has other objects after a kill than undisturbed")
+    return {"whole": whole, "again": again, "objects": objects, "objects_at_kill": left, "sha256": digest}
+
+
+def _objects(client: Any, bucket: str, prefix: str) -> tuple[int, str]:
+    """Return how many objects there are, and a digest of keys, sizes and etags, which are digests of their bytes."""
+    digest, number = sha256(), 0
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for each in page.get("Contents", ()):
+            number += 1
+            digest.update(f"{each['Key'].removeprefix(prefix)} {each['Size']} {each['ETag']}\n".encode())
+    return number, digest.hexdigest()
+
+
+def _cells(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    return {
+        "format": name,
+        "CPU s a thousand": ", ".join(f"{1e3 * row['cpu_s'] / row['images']:.2f}" for row in rows),
+        "MiB": ", ".join(f"{row['bytes'] / 2**20:,.0f}" for row in rows),
+        "peak MiB": ", ".join(f"{row['peak_bytes'] / 2**20:,.0f}" for row in rows),
+        "bytes an image more": f"{_growth(rows[0], rows[-1]):,.0f}",
+    }
+
+
+def _growth(small: dict[str, Any], large: dict[str, Any]) -> float:
+    """Return by how many bytes an image the peak grew."""
+    more_bytes, more_images = (int(large[name]) - int(small[name]) for name in ("peak_bytes", "images"))
+    return more_bytes / max(more_images, 1)
+
+
+def _cells_of_killed(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    return {
+        "format": name,
+        "images": ", ".join(f"{row['images']:,}" for row in rows),
+        "objects": ", ".join(f"{row['objects']:,}" for row in rows),
+        "at the kill": ", ".join(f"{row['objects_at_kill']:,}" for row in rows),
+        "CPU s undisturbed": ", ".join(f"{row['whole']['cpu_s']:.1f}" for row in rows),
+        "CPU s of the second command": ", ".join(f"{row['again']['cpu_s']:.1f}" for row in rows),
+        "peak MiB": ", ".join(f"{row['again']['peak_bytes'] / 2**20:,.0f}" for row in rows),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, print the table, write the JSON."""
     given = options(__doc__, arguments)
     names = given.formats or list(EXPORTS)
-    with tempfile.TemporaryDirectory(dir=given.to) as folder:
-        rows = list(measure(given.images, names, Path(folder)))
-    by_name = {name: [row for row in rows if row["format"] == name] for name in names}
-    cells = [
-        {
-            "format": name,
-            "ms an image": ", ".join(f"{1e3 * row['seconds'] / row['images']:.2f}" for row in found),
-            "MiB": ", ".join(f"{row['bytes'] / 2**20:,.0f}" for row in found),
-            "peak MiB": ", ".join(f"{row['peak_bytes'] / 2**20:,.0f}" for row in found),
-            "grows by": f"{found[-1]['peak_bytes'] / found[0]['peak_bytes']:.2f} x",
-        }
-        for name, found in by_name.items()
-    ]
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        folder = Path(given.to or stack.enter_context(tempfile.TemporaryDirectory()))
+        for num_images in given.images:
+            run = folder / f"run-{num_images}"
+            if not run.exists():
+                write_run(run, num_images)
+            for name in names:
+                found = measure_killed(run, name) if given.killed else measure(run, name)
+                rows.append({"format": name, "images": num_images, **found})
+                write_json(rows, given.json)
+    of_format = _cells_of_killed if given.killed else _cells
+    cells = [of_format(name, [row for row in rows if row["format"] == name]) for name in names]
     print_table(f"{', '.join(f'{each:,}' for each in given.images)} images ({machine()})", cells)
-    write_json(rows, given.json)
 
 
 if __name__ == "__main__":
