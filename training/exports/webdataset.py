@@ -75,6 +75,8 @@ def _tars(job: ExportJob) -> Iterator[dict[str, Any]]:
                         entry = tarfile.TarInfo(entry_name)
                         entry.size = len(data)
                         tar.addfile(entry, io.BytesIO(data))
+                    # Otherwise the tar would keep all entries that were written.
+                    tar.members = []  # type: ignore[attr-defined]
                     num_samples += 1
                     sample = next(samples, None)
             with path.open("rb") as whole:
