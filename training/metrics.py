@@ -46,12 +46,13 @@ def ious_of(rows: NDArray[np.int64]) -> NDArray[np.float64]:
 def figure_sums(rows: NDArray[np.int64]) -> dict[str, tuple[float, float]]:
     """Return numerator and denominator of each figure, by name, which add up over images.
 
-    They are `oiou`, `miou`, `p@0.3` and on, `no_target_accuracy`, `target_accuracy`, of `pixel_counts`.
+    They are `oiou`, `giou`, `miou`, `p@0.3` and on, `no_target_accuracy`, `target_accuracy`, of `pixel_counts`.
     """
-    count, ious = float(len(rows)), ious_of(rows)
     is_empty, has_target = rows[:, 2] == 0, rows[:, 3] > 0
-    found = {"oiou": (float(rows[:, 0].sum()), float(rows[:, 1].sum())), "miou": (float(ious.sum()), count)}
-    found |= {f"p@{at}": (float((ious > at).sum()), count) for at in PRECISION_AT}
+    every, ious = ious_of(rows), ious_of(rows[has_target])
+    found = {"oiou": (float(rows[:, 0].sum()), float(rows[:, 1].sum())), "giou": (float(every.sum()), float(len(rows)))}
+    found["miou"] = float(ious.sum()), float(len(ious))
+    found |= {f"p@{at}": (float((ious > at).sum()), float(len(ious))) for at in PRECISION_AT}
     found["no_target_accuracy"] = (float(is_empty[~has_target].sum()), float((~has_target).sum()))
     found["target_accuracy"] = (float((~is_empty[has_target]).sum()), float(has_target.sum()))
     return found
@@ -65,12 +66,18 @@ def figures_of(rows: NDArray[np.int64]) -> dict[str, float]:
 
     oiou    Overall IoU: the sum of intersections over the sum of unions, so that large objects count most (LAVT, CRIS:
             "overall IoU"; GRES: cIoU).
-    miou    Mean over expressions of each one's IoU (with expressions without a target among them GRES's gIoU).
-    p@X     The share of expressions with IoU > X, as CRIS and ETRIS count it; LAVT counts >=, which differs only where
-            an IoU meets X exactly.
+    giou    Mean over all expressions of each one's IoU, those without a target among them (GRES: gIoU). Where all have
+            a target, it is miou.
+    miou    Mean of the IoU over the expressions with a target.
+    p@X     The share of the expressions with a target whose IoU is > X, as CRIS and ETRIS count it; LAVT and GRES count
+            >=, which differs only where an IoU meets X exactly.
     no_target_accuracy, target_accuracy
             The share of the expressions without a target that an empty mask answered (GRES: N-acc.), and of those with
             one that were not (GRES: T-acc.).
+
+    Source of GRES's: Liu, Ding, Jiang, "GRES: Generalized Referring Expression Segmentation" (CVPR 2023), section 3;
+    henghuiding/ReLA, `gres_model/evaluation/refer_evaluation.py`, 1e6e889. ReLA asks a head of its own whether there is
+    a target; here an empty mask is that answer.
     """
     figures = {name: part / whole if whole else float("nan") for name, (part, whole) in figure_sums(rows).items()}
     if len(rows) and not rows[:, 1].any():

@@ -207,8 +207,11 @@ def test_a_text_of_several_masks_asks_for_their_union_and_one_of_none_for_nothin
     union = coco.decode([{"size": each["size"], "counts": each["counts"].encode()} for each in masks]).any(2)
     rows = [{"image": key, "text": text, "segmentation": rle(union)} for text in ("both", "neither")]
     found = tree("--model", lines(tmp_path / "mine.jsonl", *rows), "--truth", run.root)
+    # gIoU counts the expressions of no mask too, mIoU those of masks alone.
+    gious = {part["kind"]: part["giou"]["value"] for part in found["parts"] if "giou" in part}
     mious = {part["kind"]: part["miou"]["value"] for part in found["parts"]}
-    assert mious == {"all": 0.5, "group": 1.0, "none": 0.0}
+    assert gious == {"all": 0.5, "none": 0.0}
+    assert mious == {"all": 1.0, "group": 1.0, "none": None}
     assert (found["parts"][0]["no_target_accuracy"]["value"], found["parts"][0]["target_accuracy"]["value"]) == (0, 1)
     missing = tree("--model", lines(tmp_path / "one.jsonl", rows[0]), "--truth", run.root)
     assert missing["parts"][0]["miou"]["value"] == 0.5, "a text without a target that was not answered is wrong too"

@@ -20,16 +20,19 @@ def row(*pixels: int, width: int = 10) -> torch.Tensor:
 
 def plain_figures(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
     """The definitions, pixel by pixel."""
-    ious, intersections, unions = [], 0, 0
+    ious, every, intersections, unions = [], [], 0, 0
     for guess, truth in pairs:
         inter = sum(1 for a, b in zip(guess.flat, truth.flat, strict=True) if a and b)
         union = sum(1 for a, b in zip(guess.flat, truth.flat, strict=True) if a or b)
         intersections, unions = intersections + inter, unions + union
-        ious.append(1.0 if union == 0 else inter / union)
+        every.append(1.0 if union == 0 else inter / union)
+        if truth.any():
+            ious.append(every[-1])
+    better = {f"p@{at}": sum(iou > at for iou in ious) for at in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)}
     return {
         "oiou": intersections / unions if unions else 1.0,
-        "miou": sum(ious) / len(ious),
-        **{f"p@{at}": sum(iou > at for iou in ious) / len(ious) for at in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)},
+        "giou": sum(every) / len(every),
+        **{name: each / len(ious) if ious else math.nan for name, each in {"miou": sum(ious), **better}.items()},
     }
 
 
@@ -45,14 +48,15 @@ def test_hand_values():
     figures = figures_of(rows)
     assert math.isnan(figures.pop("no_target_accuracy"))
     precision = {"p@0.3": 2 / 3, "p@0.5": 1 / 3, "p@0.6": 1 / 3, "p@0.7": 1 / 3, "p@0.8": 1 / 3, "p@0.9": 1 / 3}
-    assert figures == pytest.approx({"oiou": 3 / 7, "miou": 0.5, **precision, "target_accuracy": 1.0})
+    assert figures == pytest.approx({"oiou": 3 / 7, "giou": 0.5, "miou": 0.5, **precision, "target_accuracy": 1.0})
 
 
 def test_an_expression_without_a_target_wants_an_empty_mask():
     pairs = ((row(), row()), (row(1, 2), row()), (row(), row(3)), (row(4), row(4)))
     figures = figures_of(np.concatenate([pixel_counts(guess, truth) for guess, truth in pairs]))
     assert (figures["no_target_accuracy"], figures["target_accuracy"]) == (0.5, 0.5)
-    assert figures["miou"] == pytest.approx((1 + 0 + 0 + 1) / 4)
+    assert figures["giou"] == pytest.approx((1 + 0 + 0 + 1) / 4)
+    assert figures["miou"] == figures["p@0.9"] == pytest.approx((0 + 1) / 2)
     assert figures["oiou"] == pytest.approx(1 / 4)
 
 
@@ -69,7 +73,7 @@ def test_figures_are_those_of_the_plain_definition_in_any_parts(count, seed):
     expected = plain_figures(list(zip(guess, truth, strict=True)))
     for rows in (whole, np.concatenate(parts)):
         found = figures_of(rows)
-        assert {name: found[name] for name in expected} == pytest.approx(expected)
+        assert {name: found[name] for name in expected} == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.dataset.sample_builder import build_sample
 from pseudoris.training.dataset.samples import SampleSpec, Transform
-from pseudoris.training.dataset.shard_reader import Int64Array, OpenedRun
+from pseudoris.training.dataset.shard_index import Int64Array
+from pseudoris.training.dataset.shard_reader import OpenedRun
 from pseudoris.training.dataset.snapshot import Snapshot
 from pseudoris.training.dataset.stream_order import (
     DrawnMask,

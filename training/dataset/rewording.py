@@ -118,15 +118,19 @@ _OTHER_THINGS: Final = frozenset(
 )
 
 
-def drawn_forms(texts: Sequence[str], sources: Sequence[str], *, seed: int, epoch: int, mask_id: str) -> list[str]:
+def drawn_forms(
+    texts: Sequence[str], sources: Sequence[str], *, seed: int, epoch: int, mask_id: str, is_absent: bool = False
+) -> list[str]:
     """Return a form of each text that an epoch draws of a mask, each of its forms equally likely.
 
     The draw follows from (seed, epoch, mask id, text), and of a text that comes again from how often it came before. A
-    human's texts are returned as they are.
+    human's texts are returned as they are; so are those of absent objects that end in a side: where no star is on the
+    left, one in the middle may be the left star.
     """
     said = list(texts)
     for at, (text, source) in enumerate(zip(texts, sources, strict=True)):
-        forms = (text,) if source == SOURCE_HUMAN else forms_of(text)
+        is_kept = source == SOURCE_HUMAN or (is_absent and text.endswith(tuple(_SIDES)))
+        forms = (text,) if is_kept else forms_of(text)
         if len(forms) > 1:
             key = key_of("form", seed, epoch, mask_id, text)
             said[at] = forms[draw_below(key, texts[:at].count(text), len(forms))]

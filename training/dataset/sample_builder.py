@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ def build_sample(
     """
     index, parts = content.index, spec.parts
     sample = RisSample(image_id=index.image_ids[image], mask_id=index.mask_ids[mask])
+    if index.targets is not None:
+        sample["num_masks"] = len(index.targets[mask])
     if pixels is not None and content.images is not None:
         sample["key"] = content.images.keys[image]
         sample["image"] = pixels
@@ -34,12 +38,16 @@ def build_sample(
                 f"mask {index.mask_ids[mask]} has {height} x {width} pixels, its image "
                 f"{tuple(pixels.shape[1:])}. Run `pseudoris verify` to find all damage."
             )
-        sample["mask"] = decode_mask(content.counts[mask], height, width)
+        sample["mask"] = decode_union(content.counts_of(mask), height, width)
     if "box" in parts:
         sample["box_xyxy_px"] = torch.from_numpy(content.boxes_xyxy_px[mask].copy())
-    if not spec.has_expressions:
-        return sample
-    first, end = index.first_rows[mask : mask + 2].tolist()
+    if spec.has_expressions:
+        _add_expressions(sample, spec, content, mask, epoch)
+    return sample
+
+
+def _add_expressions(sample: RisSample, spec: SampleSpec, content: ShardContent, mask: int, epoch: int) -> None:
+    first, end = content.index.first_rows[mask : mask + 2].tolist()
     said, count, by = content.texts[first:end], spec.expressions_per_mask, {"seed": spec.seed, "epoch": epoch}
     if spec.draw == "distinct" or content.draw_weights is None:
         drawn = draw_texts(said, count, **by, mask_id=sample["mask_id"])
@@ -47,17 +55,27 @@ def build_sample(
         draw = draw_texts_by_weight if spec.draw == "weighted" else draw_weighted_texts
         drawn = draw(said, content.draw_weights[first:end].tolist(), count, **by, mask_id=sample["mask_id"])
     rows = [first + at for at in drawn]
-    if "text" in parts:
+    if "text" in spec.parts:
         texts, sources = [content.texts[row] for row in rows], [content.sources[row] for row in rows]
         sample["expressions"], sample["sources"] = texts, sources
         if spec.rewording:
-            said = drawn_forms(texts, sources, seed=spec.seed, epoch=epoch, mask_id=sample["mask_id"])
+            is_absent = sample.get("num_masks") == 0
+            said = drawn_forms(texts, sources, **by, mask_id=sample["mask_id"], is_absent=is_absent)
             pairs = zip(texts, said, sources, strict=True)
             sample["sources"] = [source if row == form else SOURCE_REWORDED for row, form, source in pairs]
             sample["expressions"], sample["row_texts"] = said, texts
-    if "scores" in parts:
+    if "scores" in spec.parts:
         sample["scores"] = {name: torch.from_numpy(column[rows]) for name, column in content.scores.items()}
-    return sample
+
+
+def decode_union(counts: Sequence[str], height: int, width: int) -> Tensor:
+    """Return the union of encodings as `decode_mask` does of one; all False of none."""
+    if len(counts) == 1:
+        return decode_mask(counts[0], height, width)
+    found = torch.zeros(height, width, dtype=torch.bool)
+    for each in counts:
+        found |= decode_mask(each, height, width)
+    return found
 
 
 def decode_mask(counts: str, height: int, width: int) -> Tensor:

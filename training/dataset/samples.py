@@ -198,19 +198,21 @@ SCORES: Final = ("uniqueness", "correctness", "distinctiveness", "log_prob", "we
 
 
 class RisSample(TypedDict, total=False):
-    """One mask of one image and K expressions that refer to it; H x W is the upright image.
+    """One mask of one image and K expressions that refer to it (or several masks, or none); H x W is the upright image.
 
     A key is present if its part was requested; `image_id` and `mask_id` always are. All values except texts are
     tensors, so that `torch.utils.data.default_collate` stacks samples that a transform has brought to one size.
 
     Attributes:
         image_id: 16 hex digits.
-        mask_id: Image id and index of the mask.
+        mask_id: Image id and index of the mask. Of several masks, their ids with `+` between them; of none, the image
+            id and `none-0`, `none-1`, ….
         key: Key of the image, percent-encoded, relative to SOURCE. Part `image`.
         image: (3, H, W) uint8, RGB in [0, 255], turned upright by EXIF. Part `image`.
-        mask: (H, W) bool. Part `mask`.
-        box_xyxy_px: (4,) int64, tight box x0, y0, x1, y1 in pixels of the upright image, x1 and y1 exclusive. Part
-            `box`.
+        num_masks: How many masks the expressions refer to: 0, 1 or more. Only with `SampleSpec.groups` or `none`.
+        mask: (H, W) bool, the union if there are several, all False if there is none. Part `mask`.
+        box_xyxy_px: (4,) int64, tight box x0, y0, x1, y1 in pixels of the upright image, x1 and y1 exclusive; of
+            several masks the one around all, of none four zeros. Part `box`.
         expressions: K texts. Part `text`.
         sources: Who wrote each, `model`, `human`, `composer` or `recipe`; `reworded` if it is not the text of its row.
             Part `text`.
@@ -221,6 +223,7 @@ class RisSample(TypedDict, total=False):
 
     image_id: str
     mask_id: str
+    num_masks: int
     key: str
     image: Tensor
     mask: Tensor
@@ -239,7 +242,7 @@ class SampleSpec:
     """Which samples a run gives, and their contents.
 
     A sample is a mask with at least one expression after `where`. Expressions for several masks, or for none, are
-    skipped.
+    skipped unless `groups` and `none` ask for them; a run without such expressions is then refused.
 
     Attributes:
         parts: Some of `PARTS`; others are not read. `("text",)` reads only a few columns of the expressions.
@@ -254,6 +257,11 @@ class SampleSpec:
             repeated, so that K is the same for all. None gives all that can be drawn, in the tables' order.
         rewording: Whether each drawn expression is said in one of the forms that mean the same
             (`pseudoris.training.dataset.rewording.forms_of`); a human's stay as they are. `where` judges the rows.
+        groups: Whether several masks that an expression refers to together are a sample too, with their union.
+        none: The share of samples, in [0, 1), that are expressions of no mask in their image, with an empty mask. Each
+            shard has it for itself, as closely as whole samples allow, if it has such an expression. Their number is
+            the same in every epoch. Each takes part of its image's expressions, so that an epoch repeats none before
+            all that its images have are used. Bounds on masks do not apply to them.
         seed: Seed of draws and shuffles.
         on_bad_image: If an image is missing from SOURCE or differs from the annotated one: `raise`, or `skip` its
             masks, which `num_skipped` counts.
@@ -268,6 +276,8 @@ class SampleSpec:
     draw: Draw = "distinct"
     expressions_per_mask: int | None = 1
     rewording: bool = False
+    groups: bool = False
+    none: float = 0.0
     seed: int = 0
     on_bad_image: Literal["raise", "skip"] = "raise"
     source: str | Mapping[str, str] | None = None
@@ -281,6 +291,8 @@ class SampleSpec:
             raise ConfigError(f"draw is {self.draw!r}: give one of {', '.join(DRAWS)}")
         if self.expressions_per_mask is not None and self.expressions_per_mask < 1:
             raise ConfigError(f"expressions_per_mask is {self.expressions_per_mask}: give 1 or more, or None for all")
+        if not 0 <= self.none < 1:
+            raise ConfigError(f"none is {self.none}. Give a share of the samples, at least 0 and below 1.")
         if self.on_bad_image not in ("raise", "skip"):
             raise ConfigError(f"on_bad_image is {self.on_bad_image!r}: give 'raise' or 'skip'")
         # Read once: copies of the spec, in loader workers too, hold the rules.
@@ -295,6 +307,11 @@ class SampleSpec:
     def has_expressions(self) -> bool:
         """Whether a sample contains anything of its expressions."""
         return "text" in self.parts or "scores" in self.parts
+
+    @property
+    def is_one_mask_each(self) -> bool:
+        """Whether every sample is one mask."""
+        return not self.groups and not self.none
 
     @property
     def lone_masks(self) -> LoneMasks:
@@ -315,6 +332,9 @@ class SampleSpec:
             "where": {**self.where.as_json(), "lone": self.lone_masks},
             "exclude": sorted(rule.identity for rule in self.exclusions),
             "rewording": self.rewording,
+            # Left out where they are off: states of earlier versions, which had neither, still fit.
+            **({"groups": True} if self.groups else {}),
+            **({"none": self.none} if self.none else {}),
         }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Final, Self
 
 import numpy as np
@@ -27,6 +28,16 @@ from pseudoris.store.tables.committed_tables import read_selected
 from pseudoris.store.tables.judged_expressions import floats_of
 from pseudoris.training.dataset.image_reader import ImageBytes, ShardImages
 from pseudoris.training.dataset.samples import SCORES, SampleSpec
+from pseudoris.training.dataset.shard_index import (
+    Int64Array,
+    ShardIndex,
+    are_known,
+    has_served_targets,
+    index_of,
+    numbered,
+    target_names,
+    with_share_of_none,
+)
 from pseudoris.training.dataset.snapshot import ShardParts, Snapshot
 
 # What `draw_weights` reads of the expressions table.
@@ -71,38 +82,9 @@ def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64
     return np.where(is_passing, units, 0)
 
 
-Int64Array = NDArray[np.int64]
-
+_SIZE_COLUMNS: Final = ("image_id", "height", "width")
 # A column of the index's expressions, if `SampleSpec.is_judged_by_mask`.
 _WEIGHT = "draw_weight"
-
-
-@dataclass(frozen=True, slots=True)
-class ShardIndex:
-    """The masks of a shard that have an expression left, in the order of the tables, by image.
-
-    Attributes:
-        parts: The shard.
-        mask_ids: (M,).
-        image_ids: (I,), of the images that have such a mask.
-        first_masks: (I+1,) int64, where the masks of each image begin.
-        first_rows: (M+1,) int64, where the expressions of each mask begin, in `expressions`.
-        expressions: The expressions, ordered by mask; the requested columns.
-        image_sizes_px: (I, 2) int64, upright height and width; None if no image is requested.
-    """
-
-    parts: ShardParts
-    mask_ids: Sequence[str]
-    image_ids: Sequence[str]
-    first_masks: Int64Array
-    first_rows: Int64Array
-    expressions: pa.Table
-    image_sizes_px: Int64Array | None = None
-
-    @property
-    def num_masks(self) -> int:
-        """M."""
-        return len(self.mask_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +93,8 @@ class ShardContent:
 
     Attributes:
         index: The shard's index.
-        counts: COCO run-length encodings, (M,); empty if masks were not requested.
+        first_targets: (M+1,) int64, where the encodings of each begin; None if each is one mask.
+        counts: COCO run-length encodings, (M,), or as `first_targets` says; empty if masks were not requested.
         rle_sizes: (M, 2) int64, height and width.
         boxes_xyxy_px: (M, 4) int64.
         texts: (E,).
@@ -122,6 +105,7 @@ class ShardContent:
     """
 
     index: ShardIndex
+    first_targets: Int64Array | None = None
     counts: Sequence[str] = ()
     rle_sizes: Int64Array = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     boxes_xyxy_px: Int64Array = field(default_factory=lambda: np.zeros((0, 4), np.int64))
@@ -131,41 +115,18 @@ class ShardContent:
     draw_weights: Int64Array | None = None
     images: ShardImages | None = None
 
-
-def _index(parts: ShardParts, table: pa.Table) -> ShardIndex:
-    """Return the index of expressions that refer to one mask each."""
-    table = table.combine_chunks()
-    of_mask, mask_ids = _numbered(pc.list_flatten(table["target_mask_ids"]))
-    # Rows are ordered by mask as they are written; nothing here relies on it.
-    order = np.argsort(of_mask, kind="stable")
-    first_rows = np.concatenate(([0], np.cumsum(np.bincount(of_mask, minlength=len(mask_ids)))))
-    of_image, image_ids = _numbered(table["image_id"].take(order[first_rows[:-1]]))
-    by_image = np.argsort(of_image, kind="stable")
-    if (by_image != np.arange(len(by_image))).any():
-        raise ConfigError(
-            f"The expressions of shard {parts.shard} are not ordered by image, so pseudoris did not write them."
-        )
-    return ShardIndex(
-        parts,
-        mask_ids,
-        image_ids,
-        np.concatenate(([0], np.cumsum(np.bincount(of_image, minlength=len(image_ids))))),
-        first_rows,
-        table.take(order),
-    )
+    def counts_of(self, mask: int) -> Sequence[str]:
+        """Return the encodings of one of the M: of each of its masks."""
+        if self.first_targets is None:
+            return self.counts[mask : mask + 1]
+        first, end = self.first_targets[mask : mask + 2].tolist()
+        return self.counts[first:end]
 
 
-def _numbered(column: pa.ChunkedArray | pa.Array) -> tuple[Int64Array, list[str]]:
-    """Return the values' numbers by first appearance, and the values by number."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    encoded = array.dictionary_encode()
-    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
-
-
-def _with_sizes(index: ShardIndex, images: pa.Table) -> ShardIndex:
+def _sizes(index: ShardIndex, images: pa.Table) -> Int64Array:
+    """Return height and width of the index's images, (I, 2)."""
     rows = _rows_of(index.image_ids, images, "image_id", index.parts)
-    sizes = np.stack([rows[name].to_numpy().astype(np.int64) for name in ("height", "width")], axis=1)
-    return replace(index, image_sizes_px=sizes)
+    return np.stack([rows[name].to_numpy().astype(np.int64) for name in ("height", "width")], axis=1)
 
 
 def _rows_of(ids: Sequence[str], table: pa.Table, column: str, parts: ShardParts) -> pa.Table:
@@ -180,7 +141,9 @@ def _rows_of(ids: Sequence[str], table: pa.Table, column: str, parts: ShardParts
     return table.take(at)
 
 
-def _content(index: ShardIndex, masks: pa.Table | None, images: ShardImages | None) -> ShardContent:
+def _content(
+    index: ShardIndex, masks: pa.Table | None, images: ShardImages | None, image_sizes: Int64Array | None
+) -> ShardContent:
     table = index.expressions
     is_shown = "source" in table.column_names
     content = ShardContent(
@@ -193,14 +156,37 @@ def _content(index: ShardIndex, masks: pa.Table | None, images: ShardImages | No
     )
     if masks is None:
         return content
-    rows = _rows_of(index.mask_ids, masks, "mask_id", index.parts).combine_chunks()
+    if index.targets is not None:
+        content = replace(content, first_targets=np.concatenate(([0], np.cumsum(index.num_targets()))))
+    ids = index.mask_ids if index.targets is None else [each for targets in index.targets for each in targets]
+    rows = _rows_of(ids, masks, "mask_id", index.parts).combine_chunks()
     if "segmentation" in rows.column_names:
         segmentation = rows["segmentation"].combine_chunks()
         counts = pc.struct_field(segmentation, "counts").to_pylist()
         content = replace(content, counts=counts, rle_sizes=_fixed(pc.struct_field(segmentation, "size"), 2))
     if "box_xyxy_px" in rows.column_names:
         content = replace(content, boxes_xyxy_px=_fixed(rows["box_xyxy_px"], 4))
-    return content
+    if content.first_targets is None or image_sizes is None:
+        return content
+    return _joined(content, content.first_targets, image_sizes)
+
+
+def _joined(content: ShardContent, first_targets: Int64Array, image_sizes: Int64Array) -> ShardContent:
+    """Return the content with one size and one box for all masks of each sample; sizes of none are their image's."""
+    index, found = content.index, content
+    if len(content.counts):
+        sizes = np.repeat(image_sizes, np.diff(index.first_masks), axis=0)
+        is_some = np.diff(first_targets) > 0
+        sizes[is_some] = content.rle_sizes[first_targets[:-1][is_some]]
+        found = replace(found, rle_sizes=sizes)
+    if len(content.boxes_xyxy_px):
+        boxes = np.zeros((index.num_masks, 4), np.int64)
+        for at, (first, end) in enumerate(pairwise(first_targets.tolist())):
+            own = content.boxes_xyxy_px[first:end]
+            if len(own):
+                boxes[at] = (*own[:, :2].min(0), *own[:, 2:].max(0))
+        found = replace(found, boxes_xyxy_px=boxes)
+    return found
 
 
 def _fixed(lists: pa.ChunkedArray | pa.Array, width: int) -> Int64Array:
@@ -259,7 +245,30 @@ class OpenedRun:
                 f"exclude: {looks[0]} has perceptual hashes, but a dataset compares names and sha256 alone. Use "
                 "`pseudoris export --exclude` or `pseudoris annotate --exclude`, or give a table with sha256 alone."
             )
-        return cls(location, header, chosen, spec, images, ExclusionMatcher(left) if left else None)
+        opened = cls(location, header, chosen, spec, images, ExclusionMatcher(left) if left else None)
+        for name, noun in opened.lacking().items():
+            raise ConfigError(
+                f"{name}={getattr(spec, name)}, but the run at {location.root} has no expression of {noun} that passes "
+                f"the filter. Leave {name} out, or compose such expressions (docs/composing.md)."
+            )
+        return opened
+
+    def lacking(self) -> dict[str, str]:
+        """Return which of `groups` and `none` the spec asks for in vain, each with what it needs; reads until found."""
+        spec = self.spec
+        wanted = {"groups": "several masks"} if spec.groups else {}
+        wanted |= {"none": "no mask"} if spec.none else {}
+        for row in range(len(self.snapshot)):
+            if not wanted:
+                break
+            # Before the share is taken: of a small shard it may be nothing.
+            num_targets = self._read_index(self.snapshot.parts(row), ()).num_targets()
+            wanted = {
+                name: noun
+                for name, noun in wanted.items()
+                if not (num_targets > 1 if name == "groups" else num_targets == 0).any()
+            }
+        return wanted
 
     def index(self, row: int, *, with_sizes: bool = True) -> ShardIndex:
         """Return the index of the shard in a row of the snapshot: ids alone, and the images' sizes.
@@ -270,7 +279,7 @@ class OpenedRun:
         index, _ = self._indexed(parts, (), [])
         if self.images is None or not with_sizes or not index.num_masks:
             return index
-        return _with_sizes(index, self._read(parts, IMAGES, ("image_id", "height", "width")))
+        return replace(index, image_sizes_px=_sizes(index, self._read(parts, IMAGES, _SIZE_COLUMNS)))
 
     def content(self, row: int) -> ShardContent:
         """Return all requested parts of the shard in a row of the snapshot."""
@@ -280,12 +289,15 @@ class OpenedRun:
         index, masks = self._indexed(parts, columns, [of_masks[part] for part in of_masks if part in spec.parts])
         if not index.num_masks:
             return ShardContent(index)
-        images = None
+        images, sizes = None, None
         if self.images is not None:
             table = self._read(parts, IMAGES, self.images.columns)
-            index = _with_sizes(index, table)
+            sizes = _sizes(index, table)
+            index = replace(index, image_sizes_px=sizes)
             images = self.images.of_shard(parts.shard, _rows_of(index.image_ids, table, "image_id", parts))
-        return _content(index, masks, images)
+        elif index.targets is not None:
+            sizes = _sizes(index, self._read(parts, IMAGES, _SIZE_COLUMNS))
+        return _content(index, masks, images, sizes)
 
     def _indexed(
         self, parts: ShardParts, columns: Sequence[str], of_masks: Sequence[str]
@@ -293,13 +305,13 @@ class OpenedRun:
         """Return the index with columns of the expressions, and the masks with columns of theirs, if they are read."""
         index, has_bounds = self._read_index(parts, columns), self.spec.where.mask_rows() is not None
         if not index.num_masks or not (of_masks or has_bounds):
-            return index, None
+            return with_share_of_none(index, self.spec), None
         masks = self._read(parts, MASKS, ("mask_id", *of_masks))
         if has_bounds:
-            kept = pc.is_in(pa.array(index.mask_ids, pa.string()), value_set=masks["mask_id"].combine_chunks())
-            of_row = np.repeat(kept.to_numpy(zero_copy_only=False), np.diff(index.first_rows))
-            index = _index(parts, index.expressions.filter(pa.array(of_row)))
-        return index, masks
+            kept = are_known(index, masks["mask_id"].combine_chunks())
+            of_row = np.repeat(kept, np.diff(index.first_rows))
+            index = index_of(parts, index.expressions.filter(pa.array(of_row)), self.spec)
+        return with_share_of_none(index, self.spec), masks
 
     def _read_index(self, parts: ShardParts, columns: Sequence[str]) -> ShardIndex:
         where, is_judged_by_mask = self.spec.where, self.spec.is_judged_by_mask
@@ -308,7 +320,7 @@ class OpenedRun:
         read = dict.fromkeys((*wanted, *(WEIGHT_COLUMNS if is_judged_by_mask else ())))
         rows = where.candidate_rows() if is_judged_by_mask else where.expression_rows()
         table = read_selected(self.location, EXPRESSIONS, parts.names[EXPRESSIONS], list(read), rows)
-        table = table.filter(pc.equal(pc.list_value_length(table["target_mask_ids"]), 1))
+        table = table.filter(has_served_targets(table, self.spec))
         if self.excluded is not None and table.num_rows:
             images = self._read(parts, IMAGES, ("image_id", "key", "sha256")).to_pylist()
             ids = [each["image_id"] for each in images if self.excluded.of_recorded(each["key"], each["sha256"])]
@@ -317,10 +329,10 @@ class OpenedRun:
         table = table if fits is None else table.filter(fits)
         if is_judged_by_mask:
             # The requested columns, and the weight, of the candidates that may be drawn.
-            of_mask, _ = _numbered(pc.list_flatten(table["target_mask_ids"]))
+            of_mask, _ = numbered(target_names(table, self.spec))
             weights = pa.array(draw_weights(self.spec, table, of_mask))
             table = table.select(list(wanted)).append_column(_WEIGHT, weights).filter(pc.greater(weights, 0))
-        return _index(parts, table)
+        return index_of(parts, table, self.spec)
 
     def _read(self, parts: ShardParts, table: str, columns: Sequence[str]) -> pa.Table:
         keep = self.spec.where.mask_rows() if table == MASKS else None

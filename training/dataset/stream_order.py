@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.training.dataset.shard_reader import OpenedRun, ShardContent, ShardIndex
+from pseudoris.training.dataset.shard_index import ShardIndex
+from pseudoris.training.dataset.shard_reader import OpenedRun, ShardContent
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
 logger = logging.getLogger(__name__)

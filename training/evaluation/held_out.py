@@ -180,6 +180,8 @@ def held_out_figures(
 ) -> dict[str, float]:
     """Return the figures that a training logs, by name, of answers to all held-out expressions.
 
+    Where some have no target, GRES's figures are among them (`figures_of`): `giou`, `n_acc` and `t_acc`.
+
     The images are split over the ranks of `fabric`; each rank gets the same figures. `on_image` is called for each
     image of this process, in order, with the IoU (T,) of its expressions.
     """
@@ -197,10 +199,13 @@ def held_out_figures(
         gathered = of_all_ranks(padded, fabric).cpu().numpy()
         rows = np.concatenate([each[:count] for count, each in zip(counts, gathered, strict=True)])
     found = figures_of(rows)
+    names = {"giou": "giou", "n_acc": "no_target_accuracy", "t_acc": "target_accuracy"}
+    has_absent = bool(len(rows)) and not rows[:, 3].all()
     return {
         "miou": found["miou"],
         "oiou": found["oiou"],
         **{f"p{round(100 * at)}": found[f"p@{at}"] for at in PRECISION_AT},
+        **({name: found[each] for name, each in names.items()} if has_absent else {}),
     }
 
 

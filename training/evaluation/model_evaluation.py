@@ -29,7 +29,11 @@ FIGURE_TITLES: Final[Mapping[str, str]] = {
     "miou": "mIoU",
     **{f"p@{at}": f"P@{at}" for at in PRECISION_AT},
 }
-NO_TARGET_TITLES: Final[Mapping[str, str]] = {"no_target_accuracy": "N-acc.", "target_accuracy": "T-acc."}
+NO_TARGET_TITLES: Final[Mapping[str, str]] = {
+    "giou": "gIoU",
+    "no_target_accuracy": "N-acc.",
+    "target_accuracy": "T-acc.",
+}
 ALL: Final = "all"
 # Pictures of the page: so many of the worst answers, and of the best.
 _NUM_SHOWN: Final = 12
@@ -153,7 +157,7 @@ def _sums(image: AskedImage, rows: NDArray[np.int64]) -> dict[str, tuple[float, 
 
 
 def _part(bootstrap: ImageBootstrap, split: str, kind: str) -> PartFigures:
-    count = int(bootstrap.total(_name(split, kind, "miou"))[1])
+    count = int(bootstrap.total(_name(split, kind, "giou"))[1])
     has_no_targets = bootstrap.total(_name(split, kind, "no_target_accuracy"))[1] > 0
     names = (*FIGURE_TITLES, *(NO_TARGET_TITLES if has_no_targets else ())) if count else ()
     figures = {name: bootstrap.ratio(_name(split, kind, name)) for name in names}

@@ -23,8 +23,8 @@ from tests.store.builders import (
     start_run,
 )
 
-# (mask index, text, fields that differ)
-Row = tuple[int, str, dict[str, object]]
+# (mask index, or those of several masks or of none, text, fields that differ)
+Row = tuple[int | tuple[int, ...], str, dict[str, object]]
 
 
 def default_rows(number: int) -> list[Row]:
@@ -33,14 +33,26 @@ def default_rows(number: int) -> list[Row]:
     return [*kept, (1, "not kept", {"distinctiveness": 0.5, "kept": False})]
 
 
+def composed_rows(number: int, *, num_none: int = 3) -> list[Row]:
+    """Those rows, one of both masks, and some of none, as the composer writes them."""
+    composed = {"source": "composer", "samples": (), "uniqueness": None, "correctness": None, "distinctiveness": None}
+    composed |= {"rival_mask_id": None, "head_noun": None}
+    both = ((0, 1), f"the two of {number}", {**composed, "kind": "group"})
+    none = [((), f"none {at} of {number}", {**composed, "kind": "none"}) for at in range(num_none)]
+    return [*default_rows(number), both, *none]
+
+
 def make_image(entry: PlanEntry, number: int, rows: Sequence[Row]) -> ShardImage:
     data = png(height=HEIGHT, width=WIDTH, seed=number)
-    num_masks = max((mask for mask, _, _ in rows), default=-1) + 1
+    indices = [(mask,) if isinstance(mask, int) else mask for mask, _, _ in rows]
+    num_masks = max((each for of_row in indices for each in of_row), default=-1) + 1
     masks = tuple(make_mask(entry.image_id, at, (3 + at, 2, 9 + at, 7)) for at in range(num_masks))
     expressions: list[ExpressionRecord] = []
-    for mask, text, fields in rows:
-        rival = masks[(mask + 1) % num_masks].mask_id if num_masks > 1 else None
-        expressions.append(replace(make_expression(masks[mask].mask_id, text, rival=rival), **fields))
+    for of_row, (_, text, fields) in zip(indices, rows, strict=True):
+        targets = tuple(masks[each].mask_id for each in of_row)
+        rival = masks[(of_row[0] + 1) % num_masks].mask_id if len(of_row) == 1 and num_masks > 1 else None
+        expression = replace(make_expression("", text, rival=rival), target_mask_ids=targets)
+        expressions.append(replace(expression, **fields))
     facts = {"data": data, "sha256": sha256_hex(data), "masks": masks}
     return replace(empty(entry), **facts, expressions=tuple(expressions))
 
