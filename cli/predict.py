@@ -61,7 +61,7 @@ def predict(
         table.add_row("box", f"{x0}, {y0}, {x1 + 1}, {y1 + 1}  (x0, y0, x1, y1)")
         table.add_row("certainty", answer.certainty)
     else:
-        table.add_row("nothing found", "the mask is empty")
+        table.add_row("nothing found", answer.absence or "the mask is empty")
     for name, value in answer.facts:
         table.add_row(name, value)
     stdout.print(table)
@@ -72,7 +72,7 @@ def predict(
 class _Answer:
     """What a learner says: a mask (H, W) bool, how sure it is, its picture, and rows of its own for the table.
 
-    `is_unknown` tells that its SAM does not know such images.
+    `is_unknown` tells that its SAM does not know such images, `absence` why the mask is empty where it is on purpose.
     """
 
     mask: torch.Tensor
@@ -80,6 +80,7 @@ class _Answer:
     picture: Image
     facts: Sequence[tuple[str, str]]
     is_unknown: bool
+    absence: str = ""
 
 
 def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str) -> _Answer:
@@ -100,16 +101,23 @@ def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str)
         raise ConfigError(f"{file} is not a checkpoint of a known model. Give the --out of `pseudoris train`.")
     student = load_student(model)
     choice = student.choose(image_id, pixels, [expression])
-    mask, num_masks = choice.chosen[0], len(choice.masks)
+    mask, num_masks, absence = choice.chosen[0], len(choice.masks), ""
     certainty = f"{float(choice.probabilities[0].max()):.2f}, probability of this mask" if num_masks else ""
     facts = [("chosen among", f"{num_masks} masks that SAM proposes")]
-    if choice.redrawn:
-        before = choice.masks[choice.probabilities[0].argmax()]
+    if choice.none is not None:
+        bound = "if likelier than every mask" if choice.min_none is None else f"from {choice.min_none:.2f} on"
+        share = f"{float(choice.none[0]):.2f}, probability that no mask is meant; the answer {bound}"
+        if choice.is_absent[0]:
+            absence = f"not here: {share}"
+        else:
+            facts.append(("not here", share))
+    if choice.redrawn and mask.any():
+        before = choice.masks[choice.numbers[0]].any(0)
         facts.append(
             ("outline", f"redrawn: IoU {iou_table(mask[None].numpy(), before[None].numpy()).item():.2f} with SAM's")
         )
     is_unknown = _is_unknown(pixels, student.store.run.masks.weights)
-    return _Answer(mask, certainty, draw_overlay(pixels, mask, expression), facts, is_unknown)
+    return _Answer(mask, certainty, draw_overlay(pixels, mask, expression), facts, is_unknown, absence)
 
 
 def _is_unknown(pixels: torch.Tensor, sam: WeightsConfig) -> bool:

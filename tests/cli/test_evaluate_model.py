@@ -214,7 +214,7 @@ def test_a_text_of_several_masks_asks_for_their_union_and_one_of_none_for_nothin
     assert mious == {"all": 1.0, "group": 1.0, "none": None}
     assert (found["parts"][0]["no_target_accuracy"]["value"], found["parts"][0]["target_accuracy"]["value"]) == (0, 1)
     missing = tree("--model", lines(tmp_path / "one.jsonl", rows[0]), "--truth", run.root)
-    assert missing["parts"][0]["miou"]["value"] == 0.5, "a text without a target that was not answered is wrong too"
+    assert missing["parts"][0]["giou"]["value"] == 0.5, "a text without a target that was not answered is wrong too"
     rows[1]["segmentation"] = None
     right = tree("--model", lines(tmp_path / "right.jsonl", *rows), "--truth", run.root)
     assert {part["kind"]: part["oiou"]["value"] for part in right["parts"]} == {"all": 1.0, "group": 1.0, "none": 1.0}

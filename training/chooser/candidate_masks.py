@@ -38,6 +38,9 @@ _VERSION: Final = 2
 # Settings of the filter that decide a crop's embedding.
 _OF_CROPS: Final = ("architecture", "context_scale", "has_antialiasing", "batch_size")
 _META: Final = "candidates"
+# Of a candidate that is one of several masks meant, so much lies in their union, and less than so much of it, or of
+# another one taken, in both.
+_MEMBER_INSIDE, _MEMBER_APART = 0.8, 0.5
 # Width of `Candidates.geometry` and `Candidates.pairs`.
 GEOMETRY_WIDTH, PAIR_WIDTH = 7, 8
 
@@ -77,6 +80,26 @@ class Candidates:
     def ious(self, masks: torch.Tensor) -> NDArray[np.float64]:
         """Return the IoU of masks (M, H, W) bool with every candidate, (M, N)."""
         return rle.ious(rle.encode(masks), self.counts, self.size)
+
+    def member_ious(self, union: torch.Tensor, num_masks: int) -> NDArray[np.float64]:
+        """Return each candidate's IoU with the most like of those that make up a union (H, W) bool of masks, (N,).
+
+        These are the largest that lie in it and apart from one another, at most `num_masks`; times the IoU of what they
+        make up. 0 of all if there are none.
+        """
+        counts, taken = list(self.counts), list[int]()
+        inside = rle.shares_inside(counts, rle.encode(union[None]), self.size)[:, 0] if counts else np.zeros(0)
+        areas, shares = rle.areas(counts, self.size), rle.shares_inside(counts, counts, self.size)
+        for at in np.argsort(-areas, kind="stable").tolist():
+            is_apart = all(max(shares[at, other], shares[other, at]) < _MEMBER_APART for other in taken)
+            if len(taken) < num_masks and inside[at] >= _MEMBER_INSIDE and is_apart:
+                taken.append(at)
+        if not taken:
+            return np.zeros(len(counts))
+        members = [counts[at] for at in taken]
+        made = torch.from_numpy(rle.decode(members, self.size).any(0))
+        whole = rle.ious(rle.encode(made[None]), rle.encode(union[None]), self.size)[0, 0]
+        return np.asarray(rle.ious(counts, members, self.size).max(1) * whole)
 
     def decoded(self) -> torch.Tensor:
         """Return the masks, (N, H, W) bool."""

@@ -96,6 +96,11 @@ class ChooserConfig(FrozenModel):
     mirrored_words: dict[str, str] | None = None
     training: TrainingConfig = TrainingConfig()
 
+    @property
+    def answers_none(self) -> bool:
+        """Whether "none of these" is an answer beside the masks: where expressions of none are learnt from."""
+        return self.data.none > 0
+
     def with_cache(self, cache: Path | None) -> ChooserConfig:
         """Return the settings with another `candidates.cache`."""
         return self.model_copy(update={"candidates": self.candidates.model_copy(update={"cache": cache})})

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from pseudoris.training.chooser.candidate_masks import GEOMETRY_WIDTH, PAIR_WIDTH
@@ -114,6 +115,8 @@ class ChooserLayer(ProductAttention):
 class Chooser(nn.Module):
     """All layers that are trained; the frozen towers are not part of it."""
 
+    min_none: torch.Tensor
+
     def __init__(self, settings: ChooserConfig, widths: TowerWidths, *, crop_width: int, num_cosines: int) -> None:
         """Draw fresh weights from torch's generator; `crop_width` is K · D, `num_cosines` S of `ChooserInput`."""
         super().__init__()
@@ -129,15 +132,28 @@ class Chooser(nn.Module):
         # An untrained chooser answers as CLIP does.
         self.trusted = nn.Parameter(torch.ones(num_cosines))
         self.refiner = MaskRefiner(refinement.width) if refinement.is_on else None
+        # The answer "none of these": one more mask, of which nothing is known. Last, so that the other weights of a
+        # seed are those of a chooser without it.
+        self.none = nn.Parameter(0.02 * torch.randn(config.width)) if settings.answers_none else None
+        if settings.answers_none:
+            # From which probability on it is the answer; nan until that is chosen on development scenes.
+            self.register_buffer("min_none", torch.tensor(float("nan")))
 
     def forward(self, given: ChooserInput) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return logits (T, N) of the masks, -inf where there is none, and logits (R, S, S) of the views' outlines."""
+        """Return logits (T, N) of the masks, -inf where there is none, and logits (R, S, S) of the views' outlines.
+
+        With the answer "none of these", logits are (T, 1 + N), and its own come first.
+        """
         drawn = None if self.refiner is None or given.views is None else self.refiner(given.views)
         owners, texts = given.owners, given.texts
         words = self.words(texts)
         masks = self.masks(given)[owners] + self.of_cosines(given.cosines)
-        pairs, is_mask = given.pairs[owners], given.is_mask[owners]
+        pairs, is_mask, cosines = given.pairs[owners], given.is_mask[owners], given.cosines
+        if self.none is not None:
+            masks = torch.cat([self.none.expand(len(masks), 1, -1), masks], 1)
+            pairs, is_mask = F.pad(pairs, (0, 0, 1, 0, 1, 0)), F.pad(is_mask, (1, 0), value=True)
+            cosines = F.pad(cosines, (0, 0, 1, 0))
         for layer in self.layers:
             masks = layer(masks, words, texts.is_word, pairs=pairs, is_mask=is_mask)
-        logits: torch.Tensor = self.score(masks)[..., 0] + given.cosines @ self.trusted
+        logits: torch.Tensor = self.score(masks)[..., 0] + cosines @ self.trusted
         return logits.masked_fill(~is_mask, float("-inf")), drawn

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
@@ -24,10 +26,11 @@ from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_loss
 from pseudoris.training.chooser.question_dataset import QuestionBatch, QuestionDataset, collate_questions
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, held_out_figures
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
-from pseudoris.training.learning.checkpoint_folder import TRAININGS_VERSION, Trained
+from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TRAININGS_VERSION, Trained
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
-from pseudoris.training.learning.trainer import begin_together, load_trained
+from pseudoris.training.learning.trainer import begin_together, load_trained, trained_state
 from pseudoris.training.learning.training_data import open_feed, open_runs, weighted_mean
+from pseudoris.training.metrics import ious_of, pixel_counts
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
 
@@ -37,6 +40,9 @@ _TEXTS_A_PASS = 64
 _TEXT_BYTES = 2**27
 # Cosines of a CLIP lie within a few tenths of one another.
 _COSINE_SCALE = 10.0
+# Where several masks are learnt from, the answer is each mask that has so much of the likeliest one's probability and,
+# of the smaller of the two, shares less than so much with each that is chosen already.
+_COMPANION_SHARE, _COMPANION_APART = 0.5, 0.5
 # What a training calls itself in its checkpoint.
 CHOOSER: Final = "chooser"
 
@@ -45,21 +51,64 @@ CHOOSER: Final = "chooser"
 class Choice:
     """An answer to T expressions of an image of N candidates, masks (N, H, W) bool.
 
-    `probabilities` (T, N) float32 of each candidate to be what is meant add up to 1; `redrawn` are those of the masks
-    chosen that a refinement has drawn anew, by number, (H, W) bool.
+    Attributes:
+        probabilities: (T, N) float32, of each candidate to be what is meant; with that of `none` they add up to 1.
+        redrawn: The masks chosen that a refinement has drawn anew, by number, (H, W) bool.
+        none: (T,) float32, the probability that no mask is meant; None of a student that never learnt that.
+        min_none: From which on that is the answer; None: where it is likelier than every mask.
+        is_of_several: Whether masks that are nearly as likely as the likeliest one, and apart from it, are chosen too.
     """
 
     probabilities: torch.Tensor
     masks: torch.Tensor
     redrawn: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    none: torch.Tensor | None = None
+    min_none: float | None = None
+    is_of_several: bool = False
+
+    @property
+    def is_absent(self) -> torch.Tensor:
+        """Whether the answer is that no mask is meant, (T,) bool."""
+        if self.none is None:
+            return torch.zeros(len(self.probabilities), dtype=torch.bool)
+        if self.min_none is not None:
+            return self.none >= self.min_none
+        return self.none > F.pad(self.probabilities, (1, 0)).amax(1)
+
+    @property
+    def numbers(self) -> list[list[int]]:
+        """The candidates chosen, by expression, whether or not `is_absent`; none where there are no candidates."""
+        if not len(self.masks):
+            return [[] for _ in self.probabilities]
+        if not self.is_of_several:
+            return [[number] for number in self.probabilities.argmax(1).tolist()]
+        return [self._several(own) for own in self.probabilities]
+
+    @property
+    def likeliest(self) -> torch.Tensor:
+        """The masks chosen, whether or not `is_absent`, (T, H, W) bool; empty where there are no candidates."""
+        chosen = self.masks.new_zeros(len(self.probabilities), *self.masks.shape[1:])
+        for mask, numbers in zip(chosen, self.numbers, strict=True):
+            for number in numbers:
+                mask |= self.redrawn.get(number, self.masks[number])
+        return chosen
 
     @property
     def chosen(self) -> torch.Tensor:
-        """The masks chosen, (T, H, W) bool; empty where there are no candidates."""
-        if not len(self.masks):
-            return self.masks.new_zeros(len(self.probabilities), *self.masks.shape[1:])
-        numbers = self.probabilities.argmax(1).tolist()
-        return torch.stack([self.redrawn.get(number, self.masks[number]) for number in numbers])
+        """The answers, (T, H, W) bool; empty where there are no candidates, and where no mask is meant."""
+        return self.likeliest & ~self.is_absent[:, None, None]
+
+    def _several(self, own: torch.Tensor) -> list[int]:
+        numbers: list[int] = []
+        for number in own.argsort(descending=True).tolist():
+            if own[number] < _COMPANION_SHARE * own.max():
+                break
+            mask = self.masks[number]
+            overlaps = ((mask & self.masks[each]).sum() for each in numbers)
+            sizes = (min(mask.sum(), self.masks[each].sum()) for each in numbers)
+            if all(overlap < _COMPANION_APART * size for overlap, size in zip(overlaps, sizes, strict=True)):
+                numbers.append(number)
+        return numbers
 
 
 class ChooserLearner:
@@ -121,23 +170,34 @@ class ChooserLearner:
         """
         asked = self.module.eval() if module is None else module
         candidates = self.store.of(image_key, image)
+        answers_none = self._config.answers_none
         if not candidates.counts:
-            return Choice(torch.zeros(len(texts), 0), torch.zeros(0, *candidates.size, dtype=torch.bool))
+            nothing = torch.zeros(0, *candidates.size, dtype=torch.bool)
+            return Choice(torch.zeros(len(texts), 0), nothing, none=torch.ones(len(texts)) if answers_none else None)
         parts = []
         for first in range(0, len(texts), _TEXTS_A_PASS):
             some = list(texts[first : first + _TEXTS_A_PASS])
             given = self._input([candidates], some, torch.zeros(len(some), dtype=torch.int64))
             parts.append(asked(given)[0].float().softmax(-1).cpu())
-        probabilities, masks = torch.cat(parts), candidates.decoded()
-        return Choice(probabilities, masks, self._redrawn(candidates, masks, probabilities))
+        found = torch.cat(parts)
+        choice = Choice(found[:, int(answers_none) :], candidates.decoded(), is_of_several=self._config.data.groups)
+        if answers_none:
+            choice = replace(choice, none=found[:, 0], min_none=self.min_none)
+        return replace(choice, redrawn=self._redrawn(candidates, choice))
 
-    def _redrawn(
-        self, candidates: Candidates, masks: torch.Tensor, probabilities: torch.Tensor
-    ) -> dict[int, torch.Tensor]:
-        refiner = self.module.refiner
+    @property
+    def min_none(self) -> float | None:
+        """From which probability on no mask is the answer; None if that was not chosen, or is no answer."""
+        if not self._config.answers_none:
+            return None
+        found = float(self.module.min_none)
+        return None if math.isnan(found) else found
+
+    def _redrawn(self, candidates: Candidates, choice: Choice) -> dict[int, torch.Tensor]:
+        refiner, masks = self.module.refiner, choice.masks
         if refiner is None or candidates.views is None:
             return {}
-        numbers = sorted(set(probabilities.argmax(1).tolist()))
+        numbers = sorted({number for numbers in choice.numbers for number in numbers})
         changes = refiner(candidates.views[numbers].to(self.towers.device)).float().cpu()
         counts = [candidates.counts[number] for number in numbers]
         drawn = zip(numbers, changes, view_boxes(counts, candidates.size, self._config.refinement.context), strict=True)
@@ -248,7 +308,10 @@ def train_student(
     folder.refuse_another(is_resuming=request.is_resuming)
     config, saved = request.config, folder.settings()
     towers = FrozenTowers(config.towers, fabric.device)
-    held_out = None if request.val is None else HeldOutExpressions(request.val, config.data.moved)
+    held_out = None
+    if request.val is not None:
+        has_groups = config.data.groups or config.answers_none
+        held_out = HeldOutExpressions(request.val, config.data.moved, has_groups=has_groups)
     earlier, seed = None if saved is None else saved.get("snapshots"), config.training.seed
     targets, images, snapshots = open_runs(request.runs, request.human, config.data, seed=seed, snapshots=earlier)
     learner = ChooserLearner(config, CandidateStore(config, towers), held_out)
@@ -270,7 +333,48 @@ def train_student(
     }
     begin_together(folder, settings, fabric)
     trainer = Trainer(fabric, config.training, folder, settings=json.dumps(settings), on_step=on_step)
-    return learner, trainer.fit(learner, feed)
+    summary = trainer.fit(learner, feed)
+    if config.answers_none and held_out is not None and fabric.is_global_zero:
+        summary = _with_least_none(learner, held_out, folder, summary)
+    return learner, summary
+
+
+def _with_least_none(
+    learner: ChooserLearner, held_out: HeldOutExpressions, folder: TrainingFolder, summary: FitSummary
+) -> FitSummary:
+    """Choose on development scenes when no mask is the answer, store it, and return the figures with it."""
+    least = least_none(learner.choose, held_out)
+    checkpoint = folder.load()
+    if least is None or checkpoint is None:
+        return summary
+    learner.module.min_none.fill_(least)
+    folder.save({**checkpoint, "module": trained_state(learner.module)})
+    found = replace(summary, figures=held_out_figures(learner.answer, held_out))
+    folder.write_json(SUMMARY_NAME, {name: getattr(found, name) for name in found.__slots__})
+    return found
+
+
+def least_none(choose: Callable[..., Choice], held_out: HeldOutExpressions) -> float | None:
+    """Return the probability from which on "none of these" is to be the answer; None if every expression has a target.
+
+    With it the mean IoU over all held-out expressions is highest, GRES's gIoU (`pseudoris.training.metrics`).
+    """
+    parts = []
+    for question in held_out:
+        choice = choose(question.image_key, question.image, question.texts)
+        rows = pixel_counts(choice.likeliest, question.masks)
+        none = np.zeros(len(rows)) if choice.none is None else choice.none.double().numpy()
+        parts.append(np.stack([none, np.where(rows[:, 3] > 0, -ious_of(rows), 1.0)], 1))
+    # Of each expression, what is gained by that answer.
+    none, gained = np.concatenate(parts).T
+    if not (gained == 1).any():
+        return None
+    order = np.argsort(-none, kind="stable")
+    none, gained = none[order], np.concatenate(([0.0], np.cumsum(gained[order])))
+    # Between two neighbours, where they differ; or above all, or below.
+    bounds = np.concatenate(([1.0 + none[0]], none, [0.0]))
+    middles = (bounds[:-1] + bounds[1:]) / 2
+    return float(middles[np.where(bounds[:-1] > bounds[1:], gained, -np.inf).argmax()])
 
 
 def load_student(path: Path, device: str = "cpu", *, cache: Path | None = None) -> ChooserLearner:

@@ -28,7 +28,8 @@ class Question:
 
     Attributes:
         image_key: Identifies its image among those of all runs.
-        ious: (N,) float32, of each candidate with the mask that was meant.
+        ious: (N,) float32, of each candidate with the mask that was meant, or with the most like of several. Where
+            "none of these" is an answer, (1 + N): its own comes first, 1 if no mask was meant.
         outline: (5, S, S) uint8, the view of the best candidate, and of that view the share that the meant mask covers.
             None where there is no refinement, where no candidate resembles the mask, where the draw left the mask out,
             or where an earlier question has it.
@@ -48,7 +49,7 @@ class QuestionBatch:
 
     Attributes:
         owners: (T,) int64, the image of each question.
-        ious: (T, N) float32, 0 where an image has fewer candidates.
+        ious: (T, N) or (T, 1 + N) float32, 0 where an image has fewer candidates.
         outlines: (R, 5, S, S) uint8, of the masks that a refinement learns from.
     """
 
@@ -103,7 +104,7 @@ class QuestionDataset(Dataset[list[Question]]):
         self._targets, self._images, self._store = targets, images, store
         self._min_iou, self._seed, self._epoch = config.target.min_iou, config.training.seed, 0
         self._mirrored_words = config.mirrored_words
-        self._refinement = store.refinement
+        self._refinement, self._answers_none = store.refinement, config.answers_none
         self._num_human = targets.num_human if isinstance(targets, MixedDataset) else 0
         self._compared: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._keys = images.image_digests()
@@ -136,14 +137,16 @@ class QuestionDataset(Dataset[list[Question]]):
 
     def _questions(self, index: int, sample: Any) -> list[Question]:
         key = self._keys[index]
-        (ious, outline), texts = self._compare(key, sample["mask"]), sample["expressions"]
-        if not len(ious) or float(ious.max()) < self._min_iou:
+        num_masks, texts = sample.get("num_masks", 1), sample["expressions"]
+        ious, outline = self._compare(key, sample["mask"], num_masks)
+        if not len(ious) or (num_masks and float(ious.max()) < self._min_iou):
             return []
+        answers = torch.cat([torch.tensor([float(not num_masks)]), ious]) if self._answers_none else ious
         words = self._mirrored_words
         if draw_below(key_of("mirror", self._seed, self._epoch, key), 0, 2) == 0:
             words = None
         questions = [
-            Question(key, text if words is None else mirrored_text(text, words), ious, words is not None, weight)
+            Question(key, text if words is None else mirrored_text(text, words), answers, words is not None, weight)
             for text, weight in zip(texts, loss_weights(sample), strict=True)
         ]
         is_taught = outline is not None and self._is_taught(index, sample["mask_id"])
@@ -153,12 +156,19 @@ class QuestionDataset(Dataset[list[Question]]):
         seen = torch.cat([views[int(ious.argmax())], outline[None]])
         return [replace(questions[0], outline=seen if words is None else seen.flip(-1)), *questions[1:]]
 
-    def _compare(self, key: str, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return a mask's IoU with every candidate, and its outline in the view of the best, (S, S) uint8."""
+    def _compare(self, key: str, mask: torch.Tensor, num_masks: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return a mask's IoU with every candidate, and its outline in the view of the best, (S, S) uint8.
+
+        Of the union of several masks it is the IoU with the most like of the candidates that make it up, and there is
+        no outline.
+        """
         named = key, sha256_hex(mask.numpy().tobytes())
         if named not in self._compared:
             found, config, outline = self._store[key], self._refinement, None
-            ious = torch.from_numpy(found.ious(mask[None])[0]).float()
+            if num_masks > 1:
+                ious, config = torch.from_numpy(found.member_ious(mask, num_masks)).float(), None
+            else:
+                ious = torch.from_numpy(found.ious(mask[None])[0]).float()
             if config is not None and len(ious) and float(ious.max()) >= config.min_iou:
                 (box,) = view_boxes([found.counts[int(ious.argmax())]], found.size, config.context)
                 outline = outline_of(mask, box, config.size)

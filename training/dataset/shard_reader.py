@@ -350,3 +350,13 @@ class OpenedRun:
         with ThreadPoolExecutor(_COUNTERS) as pool:
             counts = pool.map(lambda row: self.index(row, with_sizes=False).num_masks, range(len(self.snapshot)))
             return np.fromiter(counts, np.int64, len(self.snapshot))
+
+
+def served_by(location: RunLocation, spec: SampleSpec, snapshot: Snapshot | None) -> SampleSpec:
+    """Return a spec without `groups` and `none` if the run has no such expressions, where `open` refuses it."""
+    if spec.is_one_mask_each:
+        return spec
+    plain = replace(spec, groups=False, none=0.0)
+    opened = OpenedRun.open(location, replace(plain, parts=("text",)), snapshot)
+    lacking = replace(opened, spec=spec).lacking()
+    return replace(spec, **{name: getattr(plain, name) for name in lacking})

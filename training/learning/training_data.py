@@ -27,6 +27,7 @@ from pseudoris.training.dataset import (
     SampleSpec,
     Snapshot,
 )
+from pseudoris.training.dataset.shard_reader import served_by
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
 
 # As `Snapshot.state` gives it, by the run's place.
@@ -62,6 +63,11 @@ class DataConfig(FrozenModel):
     expressions_per_mask: int = Field(default=1, ge=1)
     # Whether expressions are said in other words that mean the same, others each epoch; a human's never are.
     rewording: bool = False
+    # Whether several masks that an expression means together are learnt from too, and which share of the masks of an
+    # epoch are expressions of no mask in their image: from these a student learns to answer "not here". A human import
+    # that is mixed in gives what it has of both.
+    groups: bool = False
+    none: float = Field(default=0.0, ge=0, lt=1)
     # Images that are not trained on, human ones neither: what `--exclude` takes. See docs/exclusions.md.
     exclude: tuple[str, ...] = ()
     # If human annotation is given: the share of its masks that is used, and its share of an epoch's items (None: each
@@ -83,6 +89,8 @@ class DataConfig(FrozenModel):
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
         tree, spec = self.model_dump(mode="json", exclude={"num_workers", "moved"}), self.spec(seed=0)
+        # Where these are off, the settings are those of a training from before they existed.
+        tree = {name: value for name, value in tree.items() if value or name not in ("groups", "none")}
         # The rules of `exclude` are what the files say, wherever they lie.
         return {**tree, "draw": spec.draw, "exclude": spec.as_json()["exclude"]}
 
@@ -102,6 +110,8 @@ class DataConfig(FrozenModel):
             draw=self.draw or ("weighted" if self.draws_by_weight else "pseudo_ris"),
             expressions_per_mask=self.expressions_per_mask,
             rewording=self.rewording,
+            groups=self.groups,
+            none=self.none,
             exclude=self.exclude,
             seed=seed,
             source=self.moved,
@@ -118,13 +128,14 @@ def open_runs(
     spec = data.spec(seed)
     taken: Snapshots = {}
 
-    def of_run(run: str, spec: SampleSpec) -> RisDataset:
+    def of_run(run: str, spec: SampleSpec, *, is_human: bool = False) -> RisDataset:
         location = RunLocation.open(run)
         state = (snapshots or taken).get(location.root)
         if snapshots is not None and state is None:
             raise ConfigError(f"The training did not read {location.root} before. Resume it with the same runs.")
         snapshot = None if state is None else Snapshot.from_state(location, state)
-        dataset = RisDataset(location, spec, snapshot=snapshot)
+        own = served_by(location, spec, snapshot) if is_human else spec
+        dataset = RisDataset(location, own, snapshot=snapshot)
         taken[location.root] = dataset.snapshot.state()
         return dataset
 
@@ -135,7 +146,7 @@ def open_runs(
             return own
         # A human's expressions were never judged: they pass all conditions on scores.
         plain = replace(spec.where, is_kept_only=True, tau=None, lone="keep", decoders=None)
-        annotation = of_run(human, replace(spec, where=plain, draw="distinct"))
+        annotation = of_run(human, replace(spec, where=plain, draw="distinct"), is_human=True)
         return MixedDataset(own, annotation, fraction=data.human_fraction, human_share=data.human_share, seed=seed)
 
     return opened(spec), opened(replace(spec, parts=("image",))), taken
