@@ -19,14 +19,14 @@ from pseudoris.store.location import RunLocation
 
 # A label in the header; no setting of a model is read.
 _PRESET = "import"
-Format = Literal["refer", "coco", "phrasecut"]
+Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg"]
 Orientation = Literal["upright", "stored"]
 Annotation = Annotated[
     str,
     argument(
         "ANNOTATION",
-        "Path or url of a COCO JSON file, of a REFER dataset's folder or its refs(…).p, or of PhraseCut's folder "
-        "or its refer_….json.",
+        "Path or url of a COCO JSON file, of a REFER dataset's folder or its refs(…).p, of gRefCOCO's folder or its "
+        "grefs(…).json, of PhraseCut's folder or its refer_….json, or of ReasonSeg's folder.",
     ),
 ]
 Images = Annotated[str, argument("IMAGES", "Folder or url of the images. File names in ANNOTATION are relative to it.")]
@@ -44,11 +44,14 @@ AllowMixed = Annotated[
 ]
 
 
-_Format = Annotated[Format | None, option("--format", "Format of ANNOTATION. Default: from its name (.json is coco).")]
-_Split = Annotated[
-    list[str] | None, option("--split", "refer, phrasecut: split to import; can be repeated.  [default: train]")
+_Format = Annotated[
+    Format | None,
+    option("--format", "Format of ANNOTATION. Default: from its name (grefs(…).json is grefcoco, other .json coco)."),
 ]
-_SplitBy = Annotated[str | None, option("--split-by", "refer: which refs(…).p to read: unc, google or umd.")]
+_Split = Annotated[
+    list[str] | None, option("--split", "all but coco: split to import; can be repeated.  [default: train]")
+]
+_SplitBy = Annotated[str | None, option("--split-by", "refer, grefcoco: which refs(…) to read: unc, google or umd.")]
 
 
 def import_annotation(
@@ -69,11 +72,11 @@ def import_annotation(
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,
 ) -> None:
-    """Import human annotation (REFER, COCO, PhraseCut) as a run with the same tables.
+    """Import human annotation (REFER, gRefCOCO, COCO, PhraseCut, ReasonSeg) as a run with the same tables.
 
     Its expressions have `source` = human.
     """
-    chosen = annotation_format or ("coco" if annotation.lower().endswith(".json") else "refer")
+    chosen = annotation_format or _format_of(annotation)
     short = {"shards.max_images": shard_size, "shards.embed_images": embed_images, "placement.allow_mixed": allow_mixed}
     config = _config_of(options.words(assignments, short))
     _check_options(chosen, has_split=bool(split), has_split_by=bool(split_by), has_captions=bool(captions))
@@ -107,13 +110,21 @@ def _config_of(words: Sequence[str]) -> RunConfig:
     return load_config("tiny", None, [*bounds, *words]).model_copy(update={"preset": _PRESET})
 
 
+def _format_of(annotation: str) -> Format:
+    name = annotation.rpartition("/")[2].lower()
+    if name.startswith("grefs(") and name.endswith(".json"):
+        return "grefcoco"
+    return "coco" if name.endswith(".json") else "refer"
+
+
 def _check_options(chosen: Format, *, has_split: bool, has_split_by: bool, has_captions: bool) -> None:
     """Refuse what belongs to another format."""
     if chosen == "coco" and (has_split or has_split_by):
         raise ConfigError(
-            "--split and --split-by need --format refer (--split also phrasecut). A COCO JSON file is one split."
+            "--split and --split-by need --format refer or grefcoco (--split also phrasecut or reasonseg). A COCO JSON "
+            "file is one split."
         )
-    if chosen == "phrasecut" and has_split_by:
-        raise ConfigError("--split-by needs --format refer. PhraseCut is split in one way.")
+    if chosen in ("phrasecut", "reasonseg") and has_split_by:
+        raise ConfigError(f"--split-by needs --format refer or grefcoco. A {chosen} dataset is split in one way.")
     if chosen != "coco" and has_captions:
         raise ConfigError("--captions needs --format coco. The other formats have their sentences in their own files.")

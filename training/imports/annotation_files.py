@@ -1,8 +1,11 @@
-"""Finds and reads the annotation that `import_run` turns into a run: COCO's JSON, REFER, or PhraseCut.
+"""Finds and reads the annotation that `import_run` turns into a run: COCO's JSON, REFER and its kin, or PhraseCut.
 
 REFER, which RefCOCO and its kin have, is `refs(<splitBy>).p`, a pickle, next to `instances.json`. `sent` of a sentence
 is read, which most trainers use, or `raw` if it is missing. Only objects with a reference in the requested splits are
 read. The pickle's file names are ignored, as usual for this format.
+
+gRefCOCO has `grefs(<splitBy>).json` in its place, whose `ann_id` is a list: of several, or -1 alone for none.
+ReasonSeg's files are read by `reason_annotation`.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import clean_text
 from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.sources.root import SourceRoot, root_at
-from pseudoris.training.imports.coco_annotation import AnnotationEntry, CocoTables, read_coco, read_coco_tables
+from pseudoris.store.threads import map_in_threads
+from pseudoris.training.imports.coco_annotation import CocoTables, read_coco, read_coco_tables
 from pseudoris.training.imports.human_annotation import (
     Annotation,
     HumanImage,
@@ -29,6 +33,7 @@ from pseudoris.training.imports.human_annotation import (
     read_json,
     shown,
 )
+from pseudoris.training.imports.reason_annotation import read_reason
 from pseudoris.training.untrusted_pickle import load_plain
 
 if TYPE_CHECKING:
@@ -41,14 +46,18 @@ _PICKLE: Final = ".p"
 _REFER: Final = f"A REFER dataset has refs(<splitBy>).p beside {INSTANCES_NAME}."
 _PHRASECUT: Final = "PhraseCut has refer_train.json, refer_val.json, refer_test.json and refer_miniv.json."
 _REFS_NAME: Final = re.compile(r"^refs\((.+)\)\.p$")
+_GREF: Final = f"gRefCOCO has grefs(<splitBy>).json beside {INSTANCES_NAME}."
+_GREFS_NAME: Final = re.compile(r"^grefs\((.+)\)\.json$")
+# What gRefCOCO names where an expression refers to no object.
+_NO_OBJECT: Final = -1
 
 
 def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequence[str]) -> Annotation:
     """Return the objects of the references of `splits`, and their images, out of the whole pickle and instances."""
     tables = read_coco_tables(instances, INSTANCES_NAME)
     sentences: defaultdict[int, list[_Said]] = defaultdict(list)
-    for annotation_id, said in _chosen(load_plain(refs, refs_name), tables, refs_name, splits):
-        sentences[annotation_id] += said
+    for where, ref in _chosen(load_plain(refs, refs_name), refs_name, splits):
+        sentences[_annotation_of(ref, tables, where)] += [(each, ref["split"]) for each in _sentences(ref, where)]
     left_out = Counter({"objects without a reference in these splits": len(tables.annotations) - len(sentences)})
     masks: defaultdict[str, list[HumanMask]] = defaultdict(list)
     phrases: defaultdict[str, list[HumanPhrase]] = defaultdict(list)
@@ -68,11 +77,43 @@ def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequenc
     return Annotation(images, digests, +left_out)
 
 
-def _chosen(refs: Any, tables: CocoTables, name: str, splits: Sequence[str]) -> Iterator[tuple[int, list[_Said]]]:
-    """Yield annotation id and sentences of each reference of the splits."""
+def read_gref(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequence[str]) -> Annotation:
+    """Return the objects of gRefCOCO's references of `splits`, and what is said of several of them, or of none.
+
+    Source: henghuiding/ReLA, `gres_model/data/datasets/grefer.py` and `grefcoco.py`, 3ca9551.
+    """
+    tables = read_coco_tables(instances, INSTANCES_NAME)
+    by_id = {entry.annotation_id: entry for entry in tables.annotations}
+    left_out, said = Counter[str](), defaultdict[str, dict[HumanPhrase, None]](dict)
+    named: set[int] = set()
+    for where, ref in _chosen(read_json(refs, refs_name), refs_name, splits):
+        ids = ref.get("ann_id")
+        if not isinstance(ids, list) or not ids:
+            raise ConfigError(f"{where} has the ann_id {shown(ids)}. A list of ids is needed, [-1] for no object.")
+        own = [] if ids == [_NO_OBJECT] else [_annotation_of({**ref, "ann_id": each}, tables, where) for each in ids]
+        named.update(own)
+        path = _path_of(ref, tables, where)
+        targets = tuple(sorted({by_id[each].index for each in own}))
+        for text in clean_texts(_sentences(ref, where), left_out, where=where):
+            phrase = HumanPhrase(targets, text, ref["split"])
+            left_out["repeated expressions of the same objects"] += phrase in said[path]
+            said[path][phrase] = None
+    left_out["objects without a reference in these splits"] = len(by_id) - len(named)
+    masks: defaultdict[str, list[HumanMask]] = defaultdict(list)
+    for entry in tables.annotations:
+        if entry.annotation_id in named:
+            masks[entry.path].append(entry.mask)
+    images = tuple(
+        HumanImage(path, tables.sizes[path], tuple(masks[path]), tuple(said[path])) for path in sorted({*masks, *said})
+    )
+    digests = {refs_name: sha256_hex(refs), INSTANCES_NAME: sha256_hex(instances)}
+    return Annotation(images, digests, +left_out)
+
+
+def _chosen(refs: Any, name: str, splits: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the references of the splits, each after what it is called in messages."""
     if not isinstance(refs, list):
         raise ConfigError(f"{name} has {shown(refs)}. A list of references is needed.")
-    known = {entry.annotation_id: entry for entry in tables.annotations}
     found: Counter[str] = Counter()
     for place, ref in enumerate(refs):
         where = f"{name}: reference {place}"
@@ -80,8 +121,7 @@ def _chosen(refs: Any, tables: CocoTables, name: str, splits: Sequence[str]) -> 
             raise ConfigError(f"{where} has no split. It needs train, val, test, testA or testB.")
         found[ref["split"]] += 1
         if ref["split"] in splits:
-            said = [(sentence, ref["split"]) for sentence in _sentences(ref, where)]
-            yield _annotation_of(ref, known, tables, where), said
+            yield where, ref
     absent = [split for split in splits if not found[split]]
     if absent:
         there = ", ".join(f"{split} ({count:,})" for split, count in sorted(found.items())) or "none"
@@ -90,20 +130,30 @@ def _chosen(refs: Any, tables: CocoTables, name: str, splits: Sequence[str]) -> 
         )
 
 
-def _annotation_of(ref: Mapping[str, Any], known: Mapping[int, AnnotationEntry], tables: CocoTables, where: str) -> int:
-    annotation_id, image_id = ref.get("ann_id"), ref.get("image_id")
+def _annotation_of(ref: Mapping[str, Any], tables: CocoTables, where: str) -> int:
+    annotation_id, known = ref.get("ann_id"), tables.path_of_annotation
     if not isinstance(annotation_id, int) or annotation_id not in known:
         raise ConfigError(
             f"{where} names ann_id {shown(annotation_id)}, which is not in {INSTANCES_NAME}. The two files must "
             "belong to one dataset."
         )
-    path = tables.paths.get(image_id) if isinstance(image_id, int | str) else None
-    if path != known[annotation_id].path:
+    if _path_of(ref, tables, where) != known[annotation_id]:
         raise ConfigError(
-            f"{where} names image_id {shown(image_id)}, but its annotation {annotation_id} belongs to another image. "
-            "The two files must belong to one dataset."
+            f"{where} names image_id {shown(ref.get('image_id'))}, but its annotation {annotation_id} belongs to "
+            "another image. The two files must belong to one dataset."
         )
     return annotation_id
+
+
+def _path_of(ref: Mapping[str, Any], tables: CocoTables, where: str) -> str:
+    image_id = ref.get("image_id")
+    path = tables.paths.get(image_id) if isinstance(image_id, int | str) else None
+    if path is None:
+        raise ConfigError(
+            f"{where} names image_id {shown(image_id)}, which is not in {INSTANCES_NAME}. The two files must belong to "
+            "one dataset."
+        )
+    return path
 
 
 def _sentences(ref: Mapping[str, Any], where: str) -> list[Any]:
@@ -135,19 +185,32 @@ def read_annotation(request: ImportRequest) -> Annotation:
             )
         names = [name] if name else [FILE_NAME.format(split=split) for split in splits]
         return read_phrasecut({each: _read(folder, each, _PHRASECUT) for each in names})
+    if request.format == "reasonseg":
+        if name:
+            raise ConfigError(
+                f"ANNOTATION {request.annotation!r} is a file. Give ReasonSeg's folder, which has {splits[0]}/."
+            )
+        return read_reason(_reason_files(folder, splits))
     if name and request.split_by is not None:
         raise ConfigError(
             f"ANNOTATION {request.annotation!r} is a file, and --split-by chooses a file of a folder. Leave "
             "--split-by out."
         )
-    if name and not name.lower().endswith(_PICKLE):
+    is_gref = request.format == "grefcoco"
+    if name and not name.lower().endswith(".json" if is_gref else _PICKLE):
+        wanted = (
+            "gRefCOCO's folder, nor its grefs(…).json"
+            if is_gref
+            else f"the folder of a REFER dataset, nor its refs(…){_PICKLE}"
+        )
         raise ConfigError(
-            f"ANNOTATION {request.annotation!r} is neither the folder of a REFER dataset, nor its refs(…){_PICKLE}, "
+            f"ANNOTATION {request.annotation!r} is neither {wanted}, "
             "nor a COCO .json file. Name one of these, or give --format coco."
         )
-    refs_name = name or _refs_in(folder, request.split_by)
-    instances = _read(folder, INSTANCES_NAME)
-    return read_refer(_read(folder, refs_name), instances, refs_name=refs_name, splits=splits)
+    refs_name = name or _refs_in(folder, request.split_by, is_gref=is_gref)
+    instances = _read(folder, INSTANCES_NAME, _GREF if is_gref else _REFER)
+    read = read_gref if is_gref else read_refer
+    return read(_read(folder, refs_name), instances, refs_name=refs_name, splits=splits)
 
 
 def _read_named(given: str, config: RunConfig) -> tuple[bytes, str]:
@@ -170,19 +233,37 @@ def _locate(given: str, config: RunConfig) -> tuple[SourceRoot, str]:
     return root_at(folder or ("/" if given.startswith("/") else "."), config.source, config.placement.storage), name
 
 
-def _refs_in(folder: SourceRoot, split_by: str | None) -> str:
-    found = [file.path for file in folder.storage.walk(lambda _: False) if _REFS_NAME.match(file.path)]
-    wanted = found if split_by is None else [name for name in found if name == f"refs({split_by}).p"]
+def _refs_in(folder: SourceRoot, split_by: str | None, *, is_gref: bool) -> str:
+    pattern, form = (_GREFS_NAME, "grefs({}).json") if is_gref else (_REFS_NAME, "refs({}).p")
+    found = [file.path for file in folder.storage.walk(lambda _: False) if pattern.match(file.path)]
+    wanted = found if split_by is None else [name for name in found if name == form.format(split_by)]
     if len(wanted) == 1:
         return wanted[0]
     if found:
         raise ConfigError(
             f"{folder.describe()} has {', '.join(found)}. Choose one: give the name in its brackets as --split-by."
         )
+    dataset = "gRefCOCO" if is_gref else "a REFER dataset"
     raise ConfigError(
-        f"ANNOTATION {folder.describe()} has no refs(<splitBy>).p, which a REFER dataset has beside {INSTANCES_NAME}. "
-        "Name the folder that holds it; for COCO JSON the .json file itself; for PhraseCut give --format phrasecut."
+        f"ANNOTATION {folder.describe()} has no {form.format('<splitBy>')}, which {dataset} has beside "
+        f"{INSTANCES_NAME}. Name the folder that holds it; for COCO JSON the .json file itself; for other datasets give "
+        "--format phrasecut, grefcoco or reasonseg."
     )
+
+
+def _reason_files(folder: SourceRoot, splits: Sequence[str]) -> dict[str, bytes]:
+    """Return ReasonSeg's JSON files of some splits, by path below the folder."""
+    paths = [file.path for file in folder.storage.walk(lambda parts: len(parts) == 1 and parts[0] in splits)]
+    chosen = [
+        path for path in paths if path.endswith(".json") and path.partition("/")[0] in splits and path.count("/") == 1
+    ]
+    for split in splits:
+        if not any(path.startswith(f"{split}/") for path in chosen):
+            raise ConfigError(
+                f"{folder.describe()} has no {split}/*.json. ReasonSeg's folder has train, val and test, each with its "
+                "images and their JSON files."
+            )
+    return dict(zip(chosen, map_in_threads(folder.read, chosen, folder.storage.max_readers), strict=True))
 
 
 def _read(folder: SourceRoot, name: str, layout: str = _REFER) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PureWindowsPath
 from typing import Any, Final
 
@@ -97,7 +98,7 @@ class AnnotationEntry:
         return HumanMask(self.index, self.annotation_id, self.row.get("segmentation"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CocoTables:
     """The two tables of COCO JSON.
 
@@ -110,6 +111,11 @@ class CocoTables:
     sizes: Mapping[str, tuple[int, int] | None]
     paths: Mapping[int | str, str]
     annotations: Sequence[AnnotationEntry]
+
+    @cached_property
+    def path_of_annotation(self) -> Mapping[int, str]:
+        """The path of the image of each annotation, by id."""
+        return {entry.annotation_id: entry.path for entry in self.annotations}
 
 
 def read_coco_tables(data: bytes, where: str) -> CocoTables:

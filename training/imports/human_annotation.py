@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from pycocotools import mask as coco
@@ -27,6 +27,14 @@ _MAX_NAME_BYTES: Final = 255
 _SHOWN_LETTERS: Final = 100
 
 
+@runtime_checkable
+class Painted(Protocol):
+    """A mask that is painted once the size of its image is known."""
+
+    def counts(self, size: tuple[int, int]) -> str:
+        """Return COCO compressed RLE in an image of size (H, W)."""
+
+
 @dataclass(frozen=True, slots=True)
 class HumanMask:
     """One annotated object.
@@ -35,7 +43,7 @@ class HumanMask:
         index: Its position among all annotations of its image, in the file's order, so that ids do not depend on the
             chosen splits.
         annotation_id: Its id in the file.
-        segmentation: In any of COCO's forms, unchecked.
+        segmentation: In any of COCO's forms, unchecked; or what has its `counts` in an image of a size.
     """
 
     index: int
@@ -45,10 +53,10 @@ class HumanMask:
 
 @dataclass(frozen=True, slots=True)
 class HumanPhrase:
-    """An expression that refers to one object, or to several together.
+    """An expression that refers to one object, to several together, or to nothing in its image.
 
     Attributes:
-        targets: Indexes of its masks, ascending; at least one.
+        targets: Indexes of its masks, ascending; none if it refers to nothing.
         text: As the tables write it, not empty, once for the same masks.
         split: Its split; None where the annotation has none.
     """
@@ -209,7 +217,8 @@ def _check_size(human: HumanImage, size: _Size, orientation: Orientation) -> Non
 def _shape(mask: HumanMask, size: _Size, turn: int) -> tuple[str, RleSummary]:
     where = f"annotation {mask.annotation_id}"
     try:
-        counts = compressed_counts(mask.segmentation, size)
+        is_painted = isinstance(mask.segmentation, Painted)
+        counts = mask.segmentation.counts(size) if is_painted else compressed_counts(mask.segmentation, size)
         if counts is None:
             return "", RleSummary(0, (0, 0, 0, 0))
         # Untrusted runs: pycocotools could write past its memory.
@@ -241,8 +250,9 @@ def _record(image_id: str, size: _Size, mask: HumanMask, counts: str, summary: R
 def _expressions(image_id: str, phrases: Sequence[HumanPhrase], kept: Container[int]) -> Iterator[ExpressionRecord]:
     for phrase in phrases:
         targets = tuple(mask_id(image_id, index) for index in phrase.targets if index in kept)
-        if targets:
-            kind = "group" if len(targets) > 1 else "attribute"
+        # One whose masks have no pixel says nothing; that is not an expression of none.
+        if targets or not phrase.targets:
+            kind = ("none", "attribute", "group")[min(len(targets), 2)]
             yield ExpressionRecord(
                 targets, phrase.text, samples=(), kind=kind, kept=True, source=SOURCE_HUMAN, split=phrase.split
             )

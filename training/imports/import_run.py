@@ -35,7 +35,9 @@ from pseudoris.training.imports.human_annotation import (
 )
 from pseudoris.training.thread_executor import OnProgress, WrittenRun, proving, write_run
 
-Format = Literal["refer", "coco", "phrasecut"]
+Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg"]
+# Of whose files the splits choose a part; of the others they choose the files.
+_SPLIT_INSIDE: Final = ("refer", "grefcoco")
 
 # What reads, draws and writes: another version may give other bytes.
 _PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
@@ -48,13 +50,15 @@ class ImportRequest:
     """One import.
 
     Attributes:
-        annotation: File or url of COCO JSON, of a pickle of references or of PhraseCut's tasks; of REFER and PhraseCut
-            also their folder.
+        annotation: File or url of COCO JSON, of references (a pickle, or gRefCOCO's JSON) or of PhraseCut's tasks; of
+            REFER, gRefCOCO and PhraseCut also their folder, of ReasonSeg that alone.
         images: Folder or url that file names are relative to; with it, keys and ids are those of a run over it.
         config: Only its limits of images, size of shards, storage and endpoint are read.
-        format: `refer`, `coco` or `phrasecut`.
-        splits: REFER, and PhraseCut if `annotation` is a folder: what to import into one run; `train` if empty.
-        split_by: REFER only, if `annotation` is a folder: which `refs(<split_by>).p`; None if there is only one.
+        format: One of `Format`.
+        splits: REFER, gRefCOCO, ReasonSeg, and PhraseCut if `annotation` is a folder: what to import into one run;
+            `train` if empty.
+        split_by: REFER and gRefCOCO only, if `annotation` is a folder: which `refs(<split_by>).p` or
+            `grefs(<split_by>).json`; None if there is only one.
         captions: COCO only: file or url of captions by instance; None for none.
         prefix: Folder below `images` that the file names start in, "" for `images` itself.
         orientation: What masks and sizes refer to.
@@ -87,7 +91,7 @@ class ImportRequest:
             "files": dict(digests),
             "prefix": self.prefix,
             "orientation": self.orientation,
-            **({"splits": sorted(set(self.chosen_splits))} if self.format == "refer" else {}),
+            **({"splits": sorted(set(self.chosen_splits))} if self.format in _SPLIT_INSIDE else {}),
         }
         # No model computes; boxes and runs are whole numbers on every machine.
         return Identity(method=method, weights={}, device_kind="none", versions=package_versions(_PACKAGES))

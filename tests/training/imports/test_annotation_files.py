@@ -53,7 +53,7 @@ def test_what_is_missing_is_named(dataset, tmp_path):
     with pytest.raises(
         ConfigError,
         match=rf"ANNOTATION {re.escape(str(tmp_path))} has no refs\(<splitBy>\)\.p, which a REFER dataset has beside "
-        r"instances\.json\. Name the folder that holds it; .* the \.json file itself; .* --format phrasecut",
+        r"instances\.json\. Name the folder that holds it; .* the \.json file itself; .* --format phrasecut, grefcoco or reasonseg",
     ):
         read(tmp_path)
     with pytest.raises(ConfigError, match=r"is a folder\. Name the COCO JSON file in it"):
