@@ -85,7 +85,12 @@ def ppt(
 def student(
     runs: Annotated[list[str], argument("RUN...", "Folders or urls of runs or imports.")],
     out: Annotated[str, option("--out", "Local folder for the checkpoint, logs and summary.")],
-    val: Annotated[str | None, option("--val", "Run or import to evaluate the model on at the end.")] = None,
+    val: Annotated[
+        str | None,
+        option(
+            "--val", 'Run or import to evaluate the model on at the end, and, with data.none, to choose "not here".'
+        ),
+    ] = None,
     human: Annotated[
         str | None,
         option("--human", "Import of human annotation to mix in; see data.human_fraction and data.human_share."),
@@ -220,4 +225,5 @@ def _figure_title(name: str) -> str:
     """Return a figure's name as papers write it: mIoU, oIoU, P@0.5."""
     if name.startswith("p") and name[1:].isdigit():
         return f"P@{int(name[1:]) / 100:.1f}"
-    return {"miou": "mIoU", "oiou": "oIoU"}.get(name, name)
+    titles = {"miou": "mIoU", "oiou": "oIoU", "giou": "gIoU", "n_acc": "N-acc.", "t_acc": "T-acc."}
+    return titles.get(name, name)

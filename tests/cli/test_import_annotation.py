@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pyarrow.dataset as ds
@@ -14,7 +15,7 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.receipts import list_receipts
 from recipes.object_centric import write_object_centric
 from tests.builders.command import invoke, pseudoris_here, start_pseudoris, wait_for
-from tests.builders.human import write_small_refer
+from tests.builders.human import document, image_row, object_row, reference, write_images, write_small_refer
 
 
 @pytest.fixture
@@ -49,6 +50,34 @@ def test_verify_status_export_gallery_and_parts_take_the_run_as_any_other(datase
     invoke("gallery", out)
     assert "the one on the left" in (out / "gallery" / "index.html").read_text()
     invoke("gc", out)
+
+
+@pytest.mark.slow
+def test_grefcoco_is_known_by_its_name_and_none_shows_in_the_gallery(tmp_path):
+    images = write_images(tmp_path / "images", "a.png")
+    objects = [object_row(1, 1), object_row(2, 1, (15, 10, 25, 20))]
+    (tmp_path / "instances.json").write_bytes(document([image_row(1, "a.png")], objects))
+    refs = [reference(1, [1, 2], 1, "both"), reference(2, [-1], 1, "the green fork")]
+    (tmp_path / "grefs(unc).json").write_text(json.dumps(refs))
+    out = tmp_path / "out"
+    assert "2, all kept" in invoke("import", tmp_path / "grefs(unc).json", images, out).output
+    assert "no problem found in any shard" in invoke("verify", out).output
+    invoke("gallery", out)
+    assert "the green fork" in (out / "gallery" / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_reasonseg_is_one_folder_of_images_and_files(tmp_path):
+    write_images(tmp_path / "images" / "val", "a.jpg")
+    shapes = [{"label": "target", "points": [[4, 3], [11, 3], [11, 8]]}]
+    file = tmp_path / "images" / "val" / "a.json"
+    file.write_text(json.dumps({"text": ["what one drinks from"], "is_sentence": True, "shapes": shapes}))
+    words = ("import", str(tmp_path / "images"), str(tmp_path / "images"), str(tmp_path / "out"))
+    words += ("--format", "reasonseg", "--split", "val")
+    assert "1, all kept" in invoke(*words).output
+    refused = pseudoris_here(*words, "--split-by", "unc", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "A reasonseg dataset is split in one way" in refused.stderr
 
 
 @pytest.mark.parametrize(

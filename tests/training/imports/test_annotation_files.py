@@ -53,7 +53,8 @@ def test_what_is_missing_is_named(dataset, tmp_path):
     with pytest.raises(
         ConfigError,
         match=rf"ANNOTATION {re.escape(str(tmp_path))} has no refs\(<splitBy>\)\.p, which a REFER dataset has beside "
-        r"instances\.json\. Name the folder that holds it; .* the \.json file itself; .* --format phrasecut, grefcoco or reasonseg",
+        r"instances\.json\. Name the folder that holds it; .* the \.json file itself; .* "
+        r"--format phrasecut, grefcoco or reasonseg",
     ):
         read(tmp_path)
     with pytest.raises(ConfigError, match=r"is a folder\. Name the COCO JSON file in it"):
@@ -159,7 +160,7 @@ def test_masks_stand_in_the_order_of_the_instances_whatever_the_order_of_referen
         ([reference(1, "70", 7, "x")], "names ann_id '70', which"),
         ([reference(1, [70], 7, "x")], "names ann_id a list, which"),
         ([reference(1, 70, 8, "x")], "names image_id 8, but its annotation 70 belongs to another image"),
-        ([reference(1, 70, [7], "x")], "names image_id a list, but its annotation"),
+        ([reference(1, 70, [7], "x")], "names image_id a list, which is not in instances"),
         ([reference(1, 70, 7, sentences="the cat")], "has the sentences 'the cat'. A list of dicts"),
         ([reference(1, 70, 7, sentences=["the cat"])], "has the sentences a list"),
         (
