@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -36,7 +37,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.scene_truth import SceneImageTruth
-from pseudoris.synthworld.scenes import Scene, Split
+from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, Split
 from pseudoris.training.chooser.chooser_config import load_chooser_config
 from pseudoris.training.chooser.chooser_training import StudentRequest, load_student, train_student
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap
@@ -45,12 +46,12 @@ from pseudoris.training.imports import ImportRequest, import_annotation
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TrainingFolder
 from pseudoris.training.metrics import figure_sums, pixel_counts
+from pseudoris.workers.masks import rle
 
 KINDS: Final = 'composing.kinds=["attribute","position","relation","group","none"]'
 # Of a student's settings.
 ARMS: Final = {
     "one mask each": (),
-    "none 0.2": ("data.none=0.2",),
     "groups, none 0.2": ("data.groups=true", "data.none=0.2"),
 }
 FIGURES: Final = {"giou": "gIoU", "no_target_accuracy": "N-acc.", "target_accuracy": "T-acc.", "miou": "mIoU"}
@@ -111,9 +112,6 @@ def _refs(scenes: Sequence[Scene], rows: Sequence[dict[str, Any]]) -> Iterator[d
 
 
 def _has_pixels(counts: str) -> bool:
-    from pseudoris.synthworld.scenes import SCENE_SIZE_PX
-    from pseudoris.workers.masks import rle
-
     return bool(rle.areas([counts], (SCENE_SIZE_PX, SCENE_SIZE_PX))[0])
 
 
@@ -144,26 +142,27 @@ def main(
     run = pseudo_run(Options(out), training_scenes(train), preset="tiny-composed", composing=KINDS)
     val = grefs_run(out / "dev", SceneRun(Split.DEVELOPMENT, dev))
     asked = HeldOutExpressions(grefs_run(out / "test", SceneRun(Split.TEST, test)), has_groups=True)
-    cache, found = out / "candidates", dict[str, Any]()
-    for name, words in ARMS.items():
-        answers, least = [], []
-        for seed in range(seeds):
-            student = out / f"student-{name.replace(' ', '-').replace(',', '')}-{seed}"
-            given = [f"training.seed={seed}", f"training.num_steps={steps}", f"candidates.cache={cache}", *words]
-            config = load_chooser_config("tiny", None, ["data.rewording=true", *given])
-            if not (student / SUMMARY_NAME).exists():
-                request = StudentRequest(config, [run], student, val=val, is_resuming=TrainingFolder(student).is_begun)
-                train_student(request, open_fabric(config.training))
-            answers.append(answered(student, asked, cache))
-            least.append(load_student(student, cache=cache).min_none)
-        found[name] = {**figures(answers), "min_none": least}
-        typer.echo(f"{name}: " + ", ".join(f"{FIGURES[each]} {found[name][each]['value']:.3f}" for each in FIGURES))
     num_none = sum(not targets for image in asked.images for targets in image.targets)
-    num_all = sum(len(image.texts) for image in asked.images)
-    settings = {"train": train, "dev": dev, "test": test, "seeds": seeds, "steps": steps}
-    questions = {"expressions": num_all, "of none": num_none}
-    record = {**settings, **questions, "arms": found}
-    (out / "absences.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    questions = {"expressions": sum(len(image.texts) for image in asked.images), "of none": num_none}
+    settings = {"train": train, "dev": dev, "test": test, "steps": steps, **questions}
+    cache = out / "candidates"
+    answers: dict[str, list[list[NDArray[np.int64]]]] = {name: [] for name in ARMS}
+    least: dict[str, list[float | None]] = {name: [] for name in ARMS}
+    for seed, (name, words) in product(range(seeds), ARMS.items()):
+        student = out / f"student-{name.replace(' ', '-').replace(',', '')}-{seed}"
+        given = [f"training.seed={seed}", f"training.num_steps={steps}", f"candidates.cache={cache}", *words]
+        config = load_chooser_config("tiny", None, ["data.rewording=true", *given])
+        if not (student / SUMMARY_NAME).exists():
+            request = StudentRequest(config, [run], student, val=val, is_resuming=TrainingFolder(student).is_begun)
+            train_student(request, open_fabric(config.training))
+        answers[name].append(answered(student, asked, cache))
+        least[name].append(load_student(student, cache=cache).min_none)
+        found = {each: {**figures(of), "min_none": least[each]} for each, of in answers.items() if of}
+        for each, of in found.items():
+            typer.echo(f"{each}: " + ", ".join(f"{title} {of[key]['value']:.3f}" for key, title in FIGURES.items()))
+        # After each training: what is there may be read.
+        record = {**settings, "seeds": seed + 1, "arms": found}
+        (out / "absences.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

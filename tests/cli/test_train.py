@@ -8,10 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from experiments.absences import grefs_run
+from experiments.quality.scene_runs import SceneRun
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
+from pseudoris.synthworld.scenes import Split
+from pseudoris.training.learning import TrainingFolder
 from tests.builders.command import invoke
 from tests.builders.human import write_small_refer
 from tests.builders.images import png
@@ -28,6 +33,35 @@ def trained(tmp_path_factory):
     words = [each for word in chooser_words(folder / "candidates") for each in ("--set", word)]
     arguments = ["train", "student", run, "--val", run, "--out", folder / "out", "--epochs", "6", "--seed", "2", *words]
     return folder, arguments, invoke(*arguments)
+
+
+@pytest.mark.slow
+def test_a_student_says_not_here_from_its_threshold_on(tmp_path):
+    run = grefs_run(tmp_path, SceneRun(Split.TRAIN, 2))
+    words = [each for word in chooser_words(tmp_path / "candidates") for each in ("--set", word)]
+    student, image = TrainingFolder(tmp_path / "out"), next((tmp_path / "images").iterdir())
+    given = ("--steps", "4", "--set", "data.none=0.3", "--set", "data.draw=distinct", *words)
+    result = invoke("train", "student", run, "--val", run, "--out", student.path, *given)
+    for figure in ("mIoU", "gIoU", "N-acc.", "T-acc."):
+        assert figure in result.output
+
+    def predicted(least):
+        state = student.load()
+        student.save({**state, "module": {**state["module"], "min_none": torch.tensor(least)}})
+        mask = tmp_path / "mask.png"
+        arguments = (image, "the star", "--model", student.path, "--out", tmp_path / "seen.png", "--mask", mask)
+        told = " ".join(invoke("predict", *arguments).output.split())
+        with Image.open(mask) as alone:
+            return told, np.asarray(alone).any()
+
+    told, is_found = predicted(0.0)
+    assert not is_found
+    assert "nothing found not here" in told
+    assert "the answer from 0.00 on" in told
+    told, is_found = predicted(1.5)
+    assert is_found
+    assert "nothing found" not in told
+    assert "the answer from 1.50 on" in told
 
 
 def test_a_training_ends_with_its_figures_and_the_next_command(trained):
