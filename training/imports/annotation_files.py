@@ -246,7 +246,7 @@ def _refs_in(folder: SourceRoot, split_by: str | None, *, is_gref: bool) -> str:
     dataset = "gRefCOCO" if is_gref else "a REFER dataset"
     raise ConfigError(
         f"ANNOTATION {folder.describe()} has no {form.format('<splitBy>')}, which {dataset} has beside "
-        f"{INSTANCES_NAME}. Name the folder that holds it; for COCO JSON the .json file itself; for other datasets give "
+        f"{INSTANCES_NAME}. Name the folder that holds it; for COCO JSON the .json file itself; for others give "
         "--format phrasecut, grefcoco or reasonseg."
     )
 
