@@ -46,9 +46,10 @@ from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.tables.run_reader import Run
 from pseudoris.training.exports.export_job import HumanAnnotation
 from pseudoris.training.human_refs import RecordIds, read_human
-from pseudoris.training.imports.annotation_files import read_refer
+from pseudoris.training.imports.annotation_files import read_gref, read_refer
 from pseudoris.training.imports.coco_annotation import read_coco
 from pseudoris.training.imports.human_annotation import Annotation, annotate_image
+from pseudoris.training.imports.reason_annotation import read_reason
 from tests.builders.human import box_mask, document, image_row, object_row, reference, rle, runs
 from tests.builders.images import animation, encode, jpeg, oriented, png, png_16_bit, png_with, smooth_pixels
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
@@ -273,6 +274,38 @@ def prepare_refer(folder: Path) -> Read:
 
     def read(data: bytes) -> None:
         _annotated(read_refer(data, instances, refs_name="refs(unc).p", splits=SPLITS))
+
+    return read
+
+
+def gref_trees() -> list[Any]:
+    """Return sound references of gRefCOCO: of one object, of both, of none."""
+    ids = ([1], [2, 1], [-1])
+    return [[reference(n, each, 1, f"thing {n}", split=SPLITS[n % 2]) for n, each in enumerate(ids)]]
+
+
+def prepare_gref(folder: Path) -> Read:
+    """Return what reads gRefCOCO's references beside a sound `instances.json`, and lays the masks on an image."""
+    instances = _written(coco_trees()[0])
+
+    def read(data: bytes) -> None:
+        _annotated(read_gref(data, instances, refs_name="grefs(unc).json", splits=SPLITS))
+
+    return read
+
+
+def reason_trees() -> list[Any]:
+    """Return sound files of ReasonSeg."""
+    labels = ("target", "ignore", "flag")
+    shapes = [{"label": each, "points": [[4, 3], [12.5, 3], [12, 9 + n]]} for n, each in enumerate(labels)]
+    return [{"text": ["what one drinks from"], "is_sentence": True, "shapes": each} for each in (shapes, [])]
+
+
+def prepare_reason(folder: Path) -> Read:
+    """Return what reads a file of ReasonSeg, and paints its mask on an image."""
+
+    def read(data: bytes) -> None:
+        _annotated(read_reason({"train/a.json": data}))
 
     return read
 
@@ -507,6 +540,10 @@ TARGETS = {
         lambda: [pickle.dumps(each, n) for each in refer_trees() for n in (0, 2, 4)],
         prepare_refer,
         of_trees(refer_trees(), _pickled),
+    ),
+    "gref": Target(lambda: [_written(each) for each in gref_trees()], prepare_gref, of_trees(gref_trees(), _written)),
+    "reason": Target(
+        lambda: [_written(each) for each in reason_trees()], prepare_reason, of_trees(reason_trees(), _written)
     ),
     "human": Target(
         lambda: [_written(coco_trees()[0])], prepare_human("instances.json"), of_trees(coco_trees()[:1], _written)

@@ -88,7 +88,11 @@ def _draw(into: NDArray[np.bool_], start: tuple[int, int], end: tuple[int, int])
     (x0, y0), (x1, y1) = (start, end) if start[0] <= end[0] else (end, start)
     across, down = x1 - x0, abs(y1 - y0)
     longer, shorter = max(across, down), min(across, down)
-    major = np.arange(longer + 1)
+    # Only the steps over the image: a file may name points far away, and many.
+    start_at, side = (
+        (y0 if y1 >= y0 else into.shape[0] - 1 - y0, into.shape[0]) if down > across else (x0, into.shape[1])
+    )
+    major = np.arange(max(0, -start_at), min(longer, side - 1 - start_at) + 1)
     minor = (2 * shorter * major + max(longer - 1, 0)) // max(2 * longer, 1)
     right, below = (minor, major) if down > across else (major, minor)
     columns, rows = x0 + right, y0 + (below if y1 >= y0 else -below)
