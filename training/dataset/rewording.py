@@ -27,6 +27,7 @@ from itertools import pairwise
 from typing import Final
 
 from pseudoris.schemas.shard import SOURCE_HUMAN
+from pseudoris.training.dataset.absent_places import placed_absence
 from pseudoris.workers import english as lexicon
 from pseudoris.workers.counter_rng import draw_below, key_of
 from pseudoris.workers.filtering.head_nouns import head_noun
@@ -119,21 +120,32 @@ _OTHER_THINGS: Final = frozenset(
 
 
 def drawn_forms(
-    texts: Sequence[str], sources: Sequence[str], *, seed: int, epoch: int, mask_id: str, is_absent: bool = False
+    texts: Sequence[str],
+    sources: Sequence[str],
+    *,
+    seed: int,
+    epoch: int,
+    mask_id: str,
+    absent_beside: Sequence[str] | None = None,
 ) -> list[str]:
     """Return a form of each text that an epoch draws of a mask, each of its forms equally likely.
 
     The draw follows from (seed, epoch, mask id, text), and of a text that comes again from how often it came before. A
-    human's texts are returned as they are; so are those of absent objects that end in a side: where no star is on the
-    left, one in the middle may be the left star.
+    human's texts are returned as they are. Of what is absent, beside other texts of its image, half gets a place first
+    (`placed_absence`). An absence that has a side stays: where no star is on the left, one in the middle may be the
+    left star.
     """
     said = list(texts)
     for at, (text, source) in enumerate(zip(texts, sources, strict=True)):
-        is_kept = source == SOURCE_HUMAN or (is_absent and text.endswith(tuple(_SIDES)))
-        forms = (text,) if is_kept else forms_of(text)
+        if source == SOURCE_HUMAN or (absent_beside is not None and text.endswith(tuple(_SIDES))):
+            continue
+        turn, key = texts[:at].count(text), key_of("form", seed, epoch, mask_id, text)
+        if absent_beside is not None:
+            placing = key_of("place", seed, epoch, mask_id, text)
+            text = said[at] = placed_absence(text, absent_beside, key=placing, turn=turn)
+        forms = forms_of(text)
         if len(forms) > 1:
-            key = key_of("form", seed, epoch, mask_id, text)
-            said[at] = forms[draw_below(key, texts[:at].count(text), len(forms))]
+            said[at] = forms[draw_below(key, turn, len(forms))]
     return said
 
 

@@ -42,11 +42,13 @@ def build_sample(
     if "box" in parts:
         sample["box_xyxy_px"] = torch.from_numpy(content.boxes_xyxy_px[mask].copy())
     if spec.has_expressions:
-        _add_expressions(sample, spec, content, mask, epoch)
+        _add_expressions(sample, spec, content, image, mask, epoch)
     return sample
 
 
-def _add_expressions(sample: RisSample, spec: SampleSpec, content: ShardContent, mask: int, epoch: int) -> None:
+def _add_expressions(
+    sample: RisSample, spec: SampleSpec, content: ShardContent, image: int, mask: int, epoch: int
+) -> None:
     first, end = content.index.first_rows[mask : mask + 2].tolist()
     said, count, by = content.texts[first:end], spec.expressions_per_mask, {"seed": spec.seed, "epoch": epoch}
     if spec.draw == "distinct" or content.draw_weights is None:
@@ -59,13 +61,22 @@ def _add_expressions(sample: RisSample, spec: SampleSpec, content: ShardContent,
         texts, sources = [content.texts[row] for row in rows], [content.sources[row] for row in rows]
         sample["expressions"], sample["sources"] = texts, sources
         if spec.rewording:
-            is_absent = sample.get("num_masks") == 0
-            said = drawn_forms(texts, sources, **by, mask_id=sample["mask_id"], is_absent=is_absent)
+            beside = _texts_beside(content, image) if sample.get("num_masks") == 0 else None
+            said = drawn_forms(texts, sources, **by, mask_id=sample["mask_id"], absent_beside=beside)
             pairs = zip(texts, said, sources, strict=True)
             sample["sources"] = [source if row == form else SOURCE_REWORDED for row, form, source in pairs]
             sample["expressions"], sample["row_texts"] = said, texts
     if "scores" in spec.parts:
         sample["scores"] = {name: torch.from_numpy(column[rows]) for name, column in content.scores.items()}
+
+
+def _texts_beside(content: ShardContent, image: int) -> Sequence[str]:
+    """Return the texts of an image's masks; those of none come last, and are no part."""
+    index = content.index
+    first, end = index.first_masks[image : image + 2].tolist()
+    while end > first and index.targets is not None and not index.targets[end - 1]:
+        end -= 1
+    return content.texts[index.first_rows[first] : index.first_rows[end]]
 
 
 def decode_union(counts: Sequence[str], height: int, width: int) -> Tensor:

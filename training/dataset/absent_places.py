@@ -1,0 +1,69 @@
+"""Absences with a place: what is nowhere in an image is not "on the left" either, nor "above the star".
+
+The composer's absences are words alone, its other expressions have places and relations too. Who learns from both as
+they are learns that a text with a place is of something. So half of the drawn absences get a place here. Each rule
+gives a text that means nothing wherever the absence itself does, in every picture, and whatever the anchor means:
+
+    side        the red circle on the left
+    end         the leftmost red circle
+    rank        the second red circle from the left, the left of the two red circles
+    relation    the red circle above the star
+    anchor      the star above the red circle
+
+A text that is no noun phrase of the templates (`pseudoris.workers.english.noun_phrase`), or has a place, stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, get_args
+
+from pseudoris.workers import english
+from pseudoris.workers.counter_rng import draw_below
+from pseudoris.workers.filtering.head_nouns import head_noun
+
+_SIDES: Final[tuple[english.Side, ...]] = get_args(english.Side)
+_FORMS: Final = ("side", "end", "rank", "relation", "anchor")
+# A half stays as it is: other expressions have a place about as often.
+_NUM_PLAIN: Final = len(_FORMS)
+# Of the other texts so many are tried; most have a place.
+_NUM_TRIED: Final = 6
+# Draws of one text use so many numbers of a key.
+_NUMBERS_A_DRAW: Final = 3 + _NUM_TRIED
+
+
+def placed_absence(text: str, others: Sequence[str], *, key: int, turn: int) -> str:
+    """Return an absence with a place, or as it is, as draw `turn` of a key says.
+
+    `others` are texts of the same image, one of which, where it is a noun phrase without a place, is the other side of
+    a relation.
+    """
+    first = turn * _NUMBERS_A_DRAW
+    form = draw_below(key, first, len(_FORMS) + _NUM_PLAIN)
+    phrase = _phrase(text)
+    if form >= len(_FORMS) or phrase is None:
+        return text
+    side, rank = _SIDES[draw_below(key, first + 1, len(_SIDES))], 1 + draw_below(key, first + 2, 3)
+    numbers = range(first + 3, first + _NUMBERS_A_DRAW) if others else ()
+    tried = (_phrase(others[draw_below(key, number, len(others))]) for number in numbers)
+    return _said(_FORMS[form], phrase, side, rank, next(filter(None, tried), None)) or text
+
+
+def _said(
+    form: str, phrase: english.NounPhrase, side: english.Side, rank: int, other: english.NounPhrase | None
+) -> str | None:
+    if form == "side":
+        return english.at_side(side, phrase)
+    if form == "end":
+        return english.extreme(side, phrase)
+    if form == "rank":
+        return english.extreme_of(side, 2, phrase) if rank == 1 else english.ordinal(side, rank, phrase)
+    if other is None:
+        return None
+    return english.related(side, phrase, other) if form == "relation" else english.related(side, other, phrase)
+
+
+def _phrase(text: str) -> english.NounPhrase | None:
+    """Return the noun phrase of a text without a place; of a second one, after "above the", there is none."""
+    found = english.noun_phrase(text, head_noun(text))
+    return None if found is None or "the" in found.text.split() else found
