@@ -31,6 +31,7 @@ class ChooserInput:
         is_mask: (U, N) bool; the others are padding.
         owners: (T,) int64, the image of each expression.
         cosines: (T, N, S) float32: of CLIP, centred over the masks of an image.
+        levels: (T, 2 · S) float32: of CLIP's cosines as they are, the highest and the mean over the masks of an image.
         views: (R, 4, S, S) uint8, of masks to redraw; None without a refinement.
     """
 
@@ -42,6 +43,7 @@ class ChooserInput:
     owners: torch.Tensor
     texts: TowerTexts
     cosines: torch.Tensor
+    levels: torch.Tensor
     views: torch.Tensor | None = None
 
 
@@ -132,10 +134,14 @@ class Chooser(nn.Module):
         # An untrained chooser answers as CLIP does.
         self.trusted = nn.Parameter(torch.ones(num_cosines))
         self.refiner = MaskRefiner(refinement.width) if refinement.is_on else None
-        # The answer "none of these": one more mask, of which nothing is known. Last, so that the other weights of a
-        # seed are those of a chooser without it.
+        # The answer "none of these": one more mask, of which is known how well the best one fits, and all do. Last, so
+        # that the other weights of a seed are those of a chooser without it.
         self.none = nn.Parameter(0.02 * torch.randn(config.width)) if settings.answers_none else None
         if settings.answers_none:
+            self.of_levels = nn.Linear(2 * num_cosines, config.width, bias=False)
+            # From nothing: cosines of another CLIP may all lie far from 0.
+            nn.init.zeros_(self.of_levels.weight)
+            self.trusted_levels = nn.Parameter(torch.zeros(2 * num_cosines))
             # From which probability on it is the answer; nan until that is chosen on development scenes.
             self.register_buffer("min_none", torch.tensor(float("nan")))
 
@@ -150,10 +156,13 @@ class Chooser(nn.Module):
         masks = self.masks(given)[owners] + self.of_cosines(given.cosines)
         pairs, is_mask, cosines = given.pairs[owners], given.is_mask[owners], given.cosines
         if self.none is not None:
-            masks = torch.cat([self.none.expand(len(masks), 1, -1), masks], 1)
+            none = self.none + self.of_levels(given.levels)
+            masks = torch.cat([none[:, None], masks], 1)
             pairs, is_mask = F.pad(pairs, (0, 0, 1, 0, 1, 0)), F.pad(is_mask, (1, 0), value=True)
             cosines = F.pad(cosines, (0, 0, 1, 0))
         for layer in self.layers:
             masks = layer(masks, words, texts.is_word, pairs=pairs, is_mask=is_mask)
         logits: torch.Tensor = self.score(masks)[..., 0] + cosines @ self.trusted
+        if self.none is not None:
+            logits = logits + F.pad((given.levels @ self.trusted_levels)[:, None], (0, logits.shape[1] - 1))
         return logits.masked_fill(~is_mask, float("-inf")), drawn

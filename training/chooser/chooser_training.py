@@ -219,6 +219,7 @@ class ChooserLearner:
             own[: len(each.pairs), : len(each.pairs)] = each.pairs
         counts = torch.tensor([len(each.counts) for each in found])
         is_mask = torch.arange(num_masks) < counts[:, None]
+        cosines, levels = self._cosines(crops, is_mask, texts, owners)
         given = ChooserInput(
             crops=crops.flatten(2),
             pooled=pad_sequence([each.pooled for each in found], batch_first=True).float(),
@@ -227,21 +228,27 @@ class ChooserLearner:
             is_mask=is_mask,
             owners=owners,
             texts=self.towers.encode_texts(texts),
-            cosines=self._cosines(crops, is_mask, texts, owners),
+            cosines=cosines,
+            levels=levels,
         )
         # Texts are there already.
-        for name in ("crops", "pooled", "geometry", "pairs", "is_mask", "owners", "cosines"):
+        for name in ("crops", "pooled", "geometry", "pairs", "is_mask", "owners", "cosines", "levels"):
             setattr(given, name, getattr(given, name).to(self.towers.device))
         return given
 
     def _cosines(
         self, crops: torch.Tensor, is_mask: torch.Tensor, texts: Sequence[str], owners: torch.Tensor
-    ) -> torch.Tensor:
-        """CLIP's cosines (T, N, S) of texts with crops, less their mean over an image's masks, about 1 in spread."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """CLIP's cosines (T, N, S) of texts with crops, less their mean over an image's masks, about 1 in spread.
+
+        And what that leaves out: the highest and the mean (T, 2 · S), in the same scale.
+        """
         cosines = torch.einsum("tnkd,tqd->tnkq", crops[owners], self._embedded(texts)).flatten(2)
         own = is_mask[owners][..., None]
-        centred = cosines - (cosines * own).sum(1, keepdim=True) / own.sum(1, keepdim=True)
-        return centred * own * _COSINE_SCALE
+        mean = (cosines * own).sum(1, keepdim=True) / own.sum(1, keepdim=True)
+        highest = cosines.masked_fill(~own, -1).amax(1)
+        levels = torch.cat([highest, mean[:, 0]], 1) * _COSINE_SCALE
+        return (cosines - mean) * own * _COSINE_SCALE, levels
 
     def _embedded(self, texts: Sequence[str]) -> torch.Tensor:
         """Embeddings (T, Q, D) of each sentence, and of the prompt of its head noun."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,7 +61,7 @@ def candidates(*masks: torch.Tensor) -> Candidates:
 def test_where_no_expressions_of_none_are_learnt_a_chooser_is_what_it_was(cache, config, store, none_learner):
     plain = ChooserLearner(config, store).module.state_dict()
     other = none_learner.module.state_dict()
-    assert other.keys() - plain.keys() == {"none", "min_none"}
+    assert other.keys() - plain.keys() == {"none", "min_none", "of_levels.weight", "trusted_levels"}
     assert all(torch.equal(value, other[name]) for name, value in plain.items())
     assert not {"groups", "none"} & config.decisive()["data"].keys()
     assert small_config(cache, NONE).decisive()["data"]["none"] == 0.3
@@ -73,6 +74,27 @@ def test_none_and_the_masks_share_one_probability(none_learner, pixels):
     assert choice.min_none is None
     nothing = none_learner.choose("plain", torch.full((3, 48, 64), 200, dtype=torch.uint8), ["a star"])
     assert nothing.is_absent.all()
+
+
+def test_none_is_asked_how_well_the_masks_fit_and_not_only_which_fits_best(none_learner, pixels):
+    candidates, texts = none_learner.store.of("scene", pixels), ["the red circle", "a purple fork"]
+    # Cosines below those of the padding, 0.
+    other = replace(
+        candidates, crops=-candidates.crops[:1], pooled=candidates.pooled[:1], geometry=candidates.geometry[:1]
+    )
+    both = [candidates, replace(other, counts=candidates.counts[:1], pairs=candidates.pairs[:1, :1])]
+    assert len(candidates.counts) > 1
+    given = none_learner._input(both, texts * 2, torch.tensor([0, 0, 1, 1]))
+    cosines = torch.einsum("nkd,tqd->tnkq", candidates.crops.float(), none_learner._embedded(texts)).flatten(2)
+    expected = 10 * torch.cat([cosines.amax(1), cosines.mean(1)], 1)
+    torch.testing.assert_close(given.levels[:2], expected)
+    # Of one mask, padded to the number of the other image's, both are its own.
+    torch.testing.assert_close(given.levels[2:], -10 * torch.cat([cosines[:, 0], cosines[:, 0]], 1))
+    before = none_learner.choose("scene", pixels, texts).none
+    with torch.no_grad():
+        none_learner.module.trusted_levels.fill_(-0.1)
+    change = none_learner.choose("scene", pixels, texts).none.logit() - before.logit()
+    torch.testing.assert_close(change, -0.1 * expected.sum(1), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("least", "is_absent"), [(0.3, [True, True]), (0.5, [False, True]), (1.1, [False, False])])
