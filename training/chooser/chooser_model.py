@@ -118,6 +118,7 @@ class Chooser(nn.Module):
     """All layers that are trained; the frozen towers are not part of it."""
 
     min_none: torch.Tensor
+    trusted_levels: torch.Tensor
 
     def __init__(self, settings: ChooserConfig, widths: TowerWidths, *, crop_width: int, num_cosines: int) -> None:
         """Draw fresh weights from torch's generator; `crop_width` is K · D, `num_cosines` S of `ChooserInput`."""
@@ -134,14 +135,12 @@ class Chooser(nn.Module):
         # An untrained chooser answers as CLIP does.
         self.trusted = nn.Parameter(torch.ones(num_cosines))
         self.refiner = MaskRefiner(refinement.width) if refinement.is_on else None
-        # The answer "none of these": one more mask, of which is known how well the best one fits, and all do. Last, so
-        # that the other weights of a seed are those of a chooser without it.
+        # The answer "none of these": one more mask, of which nothing is known. Last, so that the other weights of a
+        # seed are those of a chooser without it.
         self.none = nn.Parameter(0.02 * torch.randn(config.width)) if settings.answers_none else None
         if settings.answers_none:
-            self.of_levels = nn.Linear(2 * num_cosines, config.width, bias=False)
-            # From nothing: cosines of another CLIP may all lie far from 0.
-            nn.init.zeros_(self.of_levels.weight)
-            self.trusted_levels = nn.Parameter(torch.zeros(2 * num_cosines))
+            # What the levels of the cosines, and a constant, add to its score; 0 until fitted to development scenes.
+            self.register_buffer("trusted_levels", torch.zeros(2 * num_cosines + 1))
             # From which probability on it is the answer; nan until that is chosen on development scenes.
             self.register_buffer("min_none", torch.tensor(float("nan")))
 
@@ -156,13 +155,13 @@ class Chooser(nn.Module):
         masks = self.masks(given)[owners] + self.of_cosines(given.cosines)
         pairs, is_mask, cosines = given.pairs[owners], given.is_mask[owners], given.cosines
         if self.none is not None:
-            none = self.none + self.of_levels(given.levels)
-            masks = torch.cat([none[:, None], masks], 1)
+            masks = torch.cat([self.none.expand(len(masks), 1, -1), masks], 1)
             pairs, is_mask = F.pad(pairs, (0, 0, 1, 0, 1, 0)), F.pad(is_mask, (1, 0), value=True)
             cosines = F.pad(cosines, (0, 0, 1, 0))
         for layer in self.layers:
             masks = layer(masks, words, texts.is_word, pairs=pairs, is_mask=is_mask)
         logits: torch.Tensor = self.score(masks)[..., 0] + cosines @ self.trusted
         if self.none is not None:
-            logits = logits + F.pad((given.levels @ self.trusted_levels)[:, None], (0, logits.shape[1] - 1))
+            shift = F.pad(given.levels, (0, 1), value=1.0) @ self.trusted_levels
+            logits = logits + F.pad(shift[:, None], (0, logits.shape[1] - 1))
         return logits.masked_fill(~is_mask, float("-inf")), drawn

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
@@ -20,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.chooser.candidate_masks import GEOMETRY_WIDTH, PAIR_WIDTH, Candidates, CandidateStore
+from pseudoris.training.chooser.choices import Choice, least_none, trusted_levels
 from pseudoris.training.chooser.chooser_config import ChooserConfig
 from pseudoris.training.chooser.chooser_model import Chooser, ChooserInput
 from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_loss, redrawn, view_boxes
@@ -30,7 +30,6 @@ from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TRAINING
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained, trained_state
 from pseudoris.training.learning.training_data import open_feed, open_runs, weighted_mean
-from pseudoris.training.metrics import ious_of, pixel_counts
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
 
@@ -40,75 +39,8 @@ _TEXTS_A_PASS = 64
 _TEXT_BYTES = 2**27
 # Cosines of a CLIP lie within a few tenths of one another.
 _COSINE_SCALE = 10.0
-# Where several masks are learnt from, the answer is each mask that has so much of the likeliest one's probability and,
-# of the smaller of the two, shares less than so much with each that is chosen already.
-_COMPANION_SHARE, _COMPANION_APART = 0.5, 0.5
 # What a training calls itself in its checkpoint.
 CHOOSER: Final = "chooser"
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """An answer to T expressions of an image of N candidates, masks (N, H, W) bool.
-
-    Attributes:
-        probabilities: (T, N) float32, of each candidate to be what is meant; with that of `none` they add up to 1.
-        redrawn: The masks chosen that a refinement has drawn anew, by number, (H, W) bool.
-        none: (T,) float32, the probability that no mask is meant; None of a student that never learnt that.
-        min_none: From which on that is the answer; None: where it is likelier than every mask.
-        is_of_several: Whether masks that are nearly as likely as the likeliest one, and apart from it, are chosen too.
-    """
-
-    probabilities: torch.Tensor
-    masks: torch.Tensor
-    redrawn: Mapping[int, torch.Tensor] = field(default_factory=dict)
-    none: torch.Tensor | None = None
-    min_none: float | None = None
-    is_of_several: bool = False
-
-    @property
-    def is_absent(self) -> torch.Tensor:
-        """Whether the answer is that no mask is meant, (T,) bool."""
-        if self.none is None:
-            return torch.zeros(len(self.probabilities), dtype=torch.bool)
-        if self.min_none is not None:
-            return self.none >= self.min_none
-        return self.none > F.pad(self.probabilities, (1, 0)).amax(1)
-
-    @property
-    def numbers(self) -> list[list[int]]:
-        """The candidates chosen, by expression, whether or not `is_absent`; none where there are no candidates."""
-        if not len(self.masks):
-            return [[] for _ in self.probabilities]
-        if not self.is_of_several:
-            return [[number] for number in self.probabilities.argmax(1).tolist()]
-        return [self._several(own) for own in self.probabilities]
-
-    @property
-    def likeliest(self) -> torch.Tensor:
-        """The masks chosen, whether or not `is_absent`, (T, H, W) bool; empty where there are no candidates."""
-        chosen = self.masks.new_zeros(len(self.probabilities), *self.masks.shape[1:])
-        for mask, numbers in zip(chosen, self.numbers, strict=True):
-            for number in numbers:
-                mask |= self.redrawn.get(number, self.masks[number])
-        return chosen
-
-    @property
-    def chosen(self) -> torch.Tensor:
-        """The answers, (T, H, W) bool; empty where there are no candidates, and where no mask is meant."""
-        return self.likeliest & ~self.is_absent[:, None, None]
-
-    def _several(self, own: torch.Tensor) -> list[int]:
-        numbers: list[int] = []
-        for number in own.argsort(descending=True).tolist():
-            if own[number] < _COMPANION_SHARE * own.max():
-                break
-            mask = self.masks[number]
-            overlaps = ((mask & self.masks[each]).sum() for each in numbers)
-            sizes = (min(mask.sum(), self.masks[each].sum()) for each in numbers)
-            if all(overlap < _COMPANION_APART * size for overlap, size in zip(overlaps, sizes, strict=True)):
-                numbers.append(number)
-        return numbers
 
 
 class ChooserLearner:
@@ -178,11 +110,11 @@ class ChooserLearner:
         for first in range(0, len(texts), _TEXTS_A_PASS):
             some = list(texts[first : first + _TEXTS_A_PASS])
             given = self._input([candidates], some, torch.zeros(len(some), dtype=torch.int64))
-            parts.append(asked(given)[0].float().softmax(-1).cpu())
-        found = torch.cat(parts)
+            parts.append((asked(given)[0].float().softmax(-1).cpu(), given.levels.cpu()))
+        found, levels = (torch.cat(each) for each in zip(*parts, strict=True))
         choice = Choice(found[:, int(answers_none) :], candidates.decoded(), is_of_several=self._config.data.groups)
         if answers_none:
-            choice = replace(choice, none=found[:, 0], min_none=self.min_none)
+            choice = replace(choice, none=found[:, 0], min_none=self.min_none, levels=levels)
         return replace(choice, redrawn=self._redrawn(candidates, choice))
 
     @property
@@ -349,39 +281,18 @@ def train_student(
 def _with_least_none(
     learner: ChooserLearner, held_out: HeldOutExpressions, folder: TrainingFolder, summary: FitSummary
 ) -> FitSummary:
-    """Choose on development scenes when no mask is the answer, store it, and return the figures with it."""
-    least = least_none(learner.choose, held_out)
-    checkpoint = folder.load()
-    if least is None or checkpoint is None:
+    """Fit on development scenes when no mask is the answer, store it, and return the figures with it."""
+    trusted, checkpoint = trusted_levels(learner.choose, held_out), folder.load()
+    if trusted is None or checkpoint is None:
         return summary
-    learner.module.min_none.fill_(least)
+    learner.module.trusted_levels.copy_(trusted)
+    least = least_none(learner.choose, held_out)
+    if least is not None:
+        learner.module.min_none.fill_(least)
     folder.save({**checkpoint, "module": trained_state(learner.module)})
     found = replace(summary, figures=held_out_figures(learner.answer, held_out))
     folder.write_json(SUMMARY_NAME, {name: getattr(found, name) for name in found.__slots__})
     return found
-
-
-def least_none(choose: Callable[..., Choice], held_out: HeldOutExpressions) -> float | None:
-    """Return the probability from which on "none of these" is to be the answer; None if every expression has a target.
-
-    With it the mean IoU over all held-out expressions is highest, GRES's gIoU (`pseudoris.training.metrics`).
-    """
-    parts = []
-    for question in held_out:
-        choice = choose(question.image_key, question.image, question.texts)
-        rows = pixel_counts(choice.likeliest, question.masks)
-        none = np.zeros(len(rows)) if choice.none is None else choice.none.double().numpy()
-        parts.append(np.stack([none, np.where(rows[:, 3] > 0, -ious_of(rows), 1.0)], 1))
-    # Of each expression, what is gained by that answer.
-    none, gained = np.concatenate(parts).T
-    if not (gained == 1).any():
-        return None
-    order = np.argsort(-none, kind="stable")
-    none, gained = none[order], np.concatenate(([0.0], np.cumsum(gained[order])))
-    # Between two neighbours, where they differ; or above all, or below.
-    bounds = np.concatenate(([1.0 + none[0]], none, [0.0]))
-    middles = (bounds[:-1] + bounds[1:]) / 2
-    return float(middles[np.where(bounds[:-1] > bounds[1:], gained, -np.inf).argmax()])
 
 
 def load_student(path: Path, device: str = "cpu", *, cache: Path | None = None) -> ChooserLearner:

@@ -1,7 +1,7 @@
 """Other words for the same thing: the forms of an English expression, and the draw of one of them.
 
 Captions say "a photo of a small red star", and people say "the small red star". A form never has more words than its
-text. The rules:
+text, but for half of the absences, which get a place (`absent_places`). The rules:
 
     opening    "a photo of", "there is" and the like are left out
     article    "a" and "an" become "the"; any article before the first noun phrase is left out

@@ -15,11 +15,10 @@ from experiments.absences import grefs_run
 from experiments.quality.scene_runs import SceneRun
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.chooser.candidate_masks import Candidates, CandidateStore
+from pseudoris.training.chooser.choices import Choice, least_none, trusted_levels
 from pseudoris.training.chooser.chooser_training import (
-    Choice,
     ChooserLearner,
     StudentRequest,
-    least_none,
     load_student,
     train_student,
 )
@@ -61,7 +60,7 @@ def candidates(*masks: torch.Tensor) -> Candidates:
 def test_where_no_expressions_of_none_are_learnt_a_chooser_is_what_it_was(cache, config, store, none_learner):
     plain = ChooserLearner(config, store).module.state_dict()
     other = none_learner.module.state_dict()
-    assert other.keys() - plain.keys() == {"none", "min_none", "of_levels.weight", "trusted_levels"}
+    assert other.keys() - plain.keys() == {"none", "min_none", "trusted_levels"}
     assert all(torch.equal(value, other[name]) for name, value in plain.items())
     assert not {"groups", "none"} & config.decisive()["data"].keys()
     assert small_config(cache, NONE).decisive()["data"]["none"] == 0.3
@@ -94,7 +93,7 @@ def test_none_is_asked_how_well_the_masks_fit_and_not_only_which_fits_best(none_
     with torch.no_grad():
         none_learner.module.trusted_levels.fill_(-0.1)
     change = none_learner.choose("scene", pixels, texts).none.logit() - before.logit()
-    torch.testing.assert_close(change, -0.1 * expected.sum(1), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(change, -0.1 * (expected.sum(1) + 1), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("least", "is_absent"), [(0.3, [True, True]), (0.5, [False, True]), (1.1, [False, False])])
@@ -184,6 +183,45 @@ def test_the_threshold_has_the_highest_giou(rows):
     assert giou(rows, least) == pytest.approx(best)
 
 
+def levels_and_choices(rows):
+    """Return questions and a `choose` that answers each with a probability of none, and two levels."""
+    mask, answers, questions = square(2, 5)[None], {}, []
+    for number, (none, has_target, levels) in enumerate(rows):
+        target = mask if has_target else torch.zeros_like(mask)
+        questions.append(SimpleNamespace(image_key=str(number), image=None, texts=["x"], masks=target))
+        none, levels = torch.tensor([none]), torch.tensor([levels])
+        answers[str(number)] = Choice(1 - none[:, None], mask, none=none, levels=levels)
+    return lambda key, image, texts: answers[key], questions
+
+
+def leaning(*, count=200):
+    """The logit of none leans to the truth; the first level, about 6, is lower where there is no target."""
+    for number in range(count):
+        has_target, place = number % 3 > 0, (number * 7 % 20 - 10) / 5
+        logit = torch.tensor(place + (0.3 if has_target else 1.0))
+        yield logit.sigmoid().item(), has_target, [6.0 + has_target + place / 5, 4.0 + number * 11 % 13 / 13]
+
+
+def test_levels_are_trusted_as_far_as_they_tell_absences_on_development_scenes():
+    rows = list(leaning())
+    found = trusted_levels(*levels_and_choices(rows))
+    first, second, constant = found.tolist()
+    assert first < -0.5
+    assert abs(second) < 0.2 * abs(first)
+    # On average nothing is added.
+    assert first * np.mean([row[2][0] for row in rows]) + second * np.mean([row[2][1] for row in rows]) == (
+        pytest.approx(-constant, rel=1e-4)
+    )
+
+
+def test_levels_count_for_nothing_where_the_answer_itself_says_nothing_or_nothing_is_absent():
+    wrong = [(0.6 if has_target else 0.4, has_target, levels) for _, has_target, levels in leaning()]
+    assert trusted_levels(*levels_and_choices(wrong)).tolist() == [0, 0, 0]
+    there = [row for row in leaning() if row[1]]
+    assert trusted_levels(*levels_and_choices(there)) is None
+    assert trusted_levels(*levels_and_choices([row for row in leaning() if not row[1]])) is None
+
+
 @pytest.mark.slow
 def test_a_student_learns_not_here_and_stores_when_it_says_so(tmp_path, cache, grefs):
     words = [*NONE, "training.peak_rate=0.003", "mirrored_words=null", "data.draw=distinct"]
@@ -194,6 +232,8 @@ def test_a_student_learns_not_here_and_stores_when_it_says_so(tmp_path, cache, g
     assert learner.min_none is not None
     student = load_student(request.out)
     assert student.min_none == pytest.approx(learner.min_none)
+    assert student.module.trusted_levels.any()
+    assert torch.equal(student.module.trusted_levels, learner.module.trusted_levels)
     asked = HeldOutExpressions(grefs, has_groups=True)
     assert held_out_figures(student.answer, asked) == pytest.approx(summary.figures)
 
