@@ -52,7 +52,7 @@ from pseudoris.training.metrics import figure_sums, pixel_counts
 from pseudoris.workers.masks import rle
 
 # Of scenes that no model and no rule of absences was made on.
-FIRST_DEV, FIRST_TEST = 2300, 50_000
+FIRST_DEV, FIRST_TEST = 2300, 120_000
 # Of a student's settings.
 ARMS: Final = {
     "one mask each": (),
