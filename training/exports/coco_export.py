@@ -307,15 +307,16 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
         notes=(
             "GSVA, EVF-SAM and PixelLM read this folder as refer_seg. For ReLA link images/train2014 to "
             f"{REFER_IMAGES_FOLDER}; for GLaMM link Refer_Segm/coco_2014/train2014.",
-            "A trainer that evaluates asks for the splits val, testA and testB too, and stops without them.",
+            "ReLA cuts texts at 20 BERT tokens. A trainer that evaluates asks for the splits val, testA and testB too, "
+            "and stops without them.",
             resized.note(),
         ),
         checked="every polygon fills to its mask, with its box and area; ids are plain ints",
     )
 
 
-# GSVA and GLaMM join texts with it, and refuse one that holds it.
-_GREFCOCO_TAKES: Final = TextRule(is_lower_case=True, refused=("||",), with_groups=True, with_none=True)
+# GSVA and GLaMM join texts with the first, and put an image in place of the second.
+_GREFCOCO_TAKES: Final = TextRule(is_lower_case=True, refused=("||", "<image>"), with_groups=True, with_none=True)
 _GREFCOCO_SUMMARY: Final = "references of one mask, of several and of none, as gRefCOCO has them"
 GREFCOCO: Final = ExportFormat("grefcoco", _GREFCOCO_SUMMARY, _write_grefcoco, _GREFCOCO_TAKES, ("max_tokens", "split"))
 

@@ -25,9 +25,9 @@ from pseudoris.training.exports.record_lists import IMAGES_FOLDER, write_records
 from pseudoris.training.exports.selected_rows import TextRule
 
 # What the trainers replace in texts, or read as a token of their own.
-_TAKES: Final = TextRule(
-    refused=("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>", "<|"), with_groups=True, with_none=True
-)
+_REFUSED: Final = ("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>", "<start-image>", "<cot-process>", "<|")
+# Above this ratio of an image's sides Qwen's processors raise, and LLaMA-Factory resizes by a rule of its own.
+_TAKES: Final = TextRule(refused=_REFUSED, with_groups=True, with_none=True, max_side_ratio=200)
 _QUESTION: Final = ("Locate ", ", and list the box of everything that it refers to.")
 _NORM: Final = 1000
 # A record does not say how large its image is.
@@ -71,8 +71,9 @@ def factory_size(size: Size, factor: int, limits: Size) -> Size:
 
 def _frame(options: ExportOptions, resized: Callable[[Size, int, Size], Size]) -> _Frame:
     """Return the frame that `--coordinates` names; a ConfigError without the limits that it needs."""
+    coordinates = options.coordinates or "norm1000"
     factor, lowest, highest = options.resize_factor, options.min_pixels, options.max_pixels
-    if options.coordinates == "resized":
+    if coordinates == "resized":
         if factor is None or lowest is None or highest is None or lowest > highest:
             raise ConfigError(
                 "--coordinates resized needs --resize-factor (28 for Qwen2.5-VL), --min-pixels and --max-pixels, those "
@@ -81,9 +82,9 @@ def _frame(options: ExportOptions, resized: Callable[[Size, int, Size], Size]) -
         return lambda size: resized(size, factor, (lowest, highest))
     if (factor, lowest, highest) != (None, None, None):
         raise ConfigError("--resize-factor, --min-pixels and --max-pixels belong to --coordinates resized.")
-    if options.coordinates not in ("norm1000", "real"):
-        raise ConfigError(f"--coordinates {options.coordinates!r} is not norm1000, real or resized.")
-    return (lambda size: size) if options.coordinates == "real" else (lambda size: (_NORM, _NORM))
+    if coordinates not in ("norm1000", "real"):
+        raise ConfigError(f"--coordinates {coordinates!r} is not norm1000, real or resized.")
+    return (lambda size: size) if coordinates == "real" else (lambda size: (_NORM, _NORM))
 
 
 def _records(frame: _Frame, wrap: _Wrap, image: ExportImage) -> Iterator[tuple[dict[str, Any], Content]]:
@@ -151,7 +152,7 @@ def _write(
 
 
 def _coordinates_note(options: ExportOptions, flags: tuple[str, str]) -> str:
-    if options.coordinates == "norm1000":
+    if options.coordinates in (None, "norm1000"):
         return "Boxes are in thousandths of the image's sides, as Qwen2-VL, Qwen3-VL and InternVL have them."
     if options.coordinates == "real":
         return "Boxes are in pixels of the image as it is: the trainer must not resize it."
@@ -174,11 +175,14 @@ def _write_swift(job: ExportJob) -> ExportReport:
 def _write_factory(job: ExportJob) -> ExportReport:
     frame, path = _frame(job.options, factory_size), "annotations.json"
     name = job.options.dataset or "pseudoris"
+    if "," in name or not name.strip():
+        raise ConfigError(f"--dataset {name!r} cannot be a dataset's name: LLaMA-Factory splits names at commas.")
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
     columns = {"messages": "messages", "images": "images"}
     registry = {name: {"file_name": path, "formatting": "sharegpt", "columns": columns, "tags": tags}}
     notes = (
-        f"Give the trainer dataset_dir: this folder, and dataset: {name}. Texts are cut at cutoff_len.",
+        f"Give the trainer dataset_dir: this folder, and dataset: {name}. It cuts a text with its image at cutoff_len, "
+        "2,048 tokens by default.",
         _coordinates_note(job.options, ("image_min_pixels", "image_max_pixels")),
     )
     others = {"dataset_info.json": json.dumps(registry, indent=2).encode() + b"\n"}

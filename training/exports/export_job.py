@@ -84,11 +84,14 @@ class ExportOptions:
         "pseudo-ris-csv: leave out masks without a candidate above tau. Of such a mask the authors' trainer draws any "
         "candidate.",
     )
-    masks: str = _option(
-        "rle", "refer: form of the masks: rle, or polygon (one each, which pycocotools fills exactly)."
+    # None where a format has a default, so that a value for another format is refused even if it equals that.
+    masks: str | None = _option(
+        None, "refer: form of the masks: rle, or polygon (one each, which pycocotools fills exactly)."
     )
-    layout: str = _option("masks", "hf: masks (a list of structs), or objects (a struct of lists, as detectors read).")
-    coordinates: str = _option("norm1000", "llamafactory, qwen: frame of the boxes: norm1000, real, or resized.")
+    layout: str | None = _option(
+        None, "hf: masks (a list of structs), or objects (a struct of lists, as detectors read)."
+    )
+    coordinates: str | None = _option(None, "llamafactory, qwen: frame of the boxes: norm1000, real, or resized.")
     resize_factor: int | None = _option(None, "--coordinates resized: multiple of the sides, 28 or 32.", min=1)
     min_pixels: int | None = _option(None, "--coordinates resized: smallest area that the trainer is given.", min=1)
     max_pixels: int | None = _option(None, "--coordinates resized: largest area that the trainer is given.", min=1)

@@ -66,12 +66,13 @@ FEATURES: Final[dict[str, dict[str, Any]]] = {
 def _write(job: ExportJob) -> ExportReport:
     """Write one file after the other and then the card; read every row back."""
     split, destination = job.options.split, job.destination
+    layout = job.options.layout or "masks"
     if not _SPLIT.fullmatch(split):
         raise ConfigError(f"--split {split!r}: `datasets` allows only letters, digits and _ in the name of a split.")
-    if job.options.layout not in FEATURES:
-        raise ConfigError(f"--layout {job.options.layout!r} is not {' or '.join(FEATURES)}.")
+    if layout not in FEATURES:
+        raise ConfigError(f"--layout {layout!r} is not {' or '.join(FEATURES)}.")
     job.claim(_DATA_FOLDER)
-    schema = arrow_schema(job.options.layout)
+    schema = arrow_schema(layout)
     paths = [path for path, *_ in job.parquet_files(f"{_DATA_FOLDER}/{split}", schema, _row_groups(job, schema))]
     job.check(_read_back(destination, paths), destination.root)
     rows = {split: job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts}
@@ -139,7 +140,7 @@ def _new_rows(job: ExportJob) -> Iterator[tuple[dict[str, Any], int]]:
             }
             for (mask, said), (png, _) in zip(image.masks_with_texts(), files, strict=True)
         ]
-        is_of_masks = job.options.layout == "masks"
+        is_of_masks = job.options.layout in (None, "masks")
         # Arrow takes what the schema has.
         row = {
             "image_id": image.image_id if is_of_masks else image.number,

@@ -79,7 +79,7 @@ def write_records(
 def _write_odvg(job: ExportJob) -> ExportReport:
     notes = (
         'Give the trainer ann_file="annotations.jsonl" and data_prefix=dict(img="images/"), and no label_map_file.',
-        "Boxes alone: masks are left out. An expression of no object has no region.",
+        "Boxes alone: masks are left out. An expression of no object has no region. The model reads 256 tokens.",
     )
     return write_records(job, "annotations.jsonl", _odvg_records, _read_odvg, notes=notes)
 
@@ -123,7 +123,7 @@ def _write_sa2va(job: ExportJob) -> ExportReport:
         "In the trainer's config set data_root to this folder, and repeats to 1: the published one repeats each record "
         "100 times.",
         f"At most {_TEXTS_A_RECORD} expressions a record; an image of more has several. The masks of an expression's "
-        "targets are united.",
+        "targets are united. The published max_length is 8,192 tokens.",
     )
     return write_records(job, "annotations.json", _sa2va_records, _read_sa2va, notes=notes)
 

@@ -77,8 +77,8 @@ def _write(job: ExportJob) -> ExportReport:
     )
 
 
-# LISA joins texts with it, and refuses one that holds it.
-_TAKES: Final = TextRule(is_lower_case=True, refused=("||",))
+# LISA joins texts with the first, and puts an image in place of the second.
+_TAKES: Final = TextRule(is_lower_case=True, refused=("||", "<image>"))
 _READS: Final = ("max_tokens", "dataset", "split", "split_by", "human", "masks")
 _SUMMARY: Final = "REFER's refs(…).p and instances.json, for LAVT, LISA, and CRIS's data_process"
 REFER: Final = ExportFormat("refer", _SUMMARY, _write, _TAKES, _READS)
@@ -141,7 +141,7 @@ def _checked_dataset(job: ExportJob) -> str:
             f"--dataset {dataset!r} is not known to REFER. Choose from {', '.join(_DATASETS)}, and tell exports apart "
             "by --split-by."
         )
-    if options.masks not in ("rle", "polygon"):
+    if options.masks not in (None, "rle", "polygon"):
         raise ConfigError(f"--masks {options.masks!r} is neither rle nor polygon.")
     if options.split not in REFER_SPLITS:
         raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(REFER_SPLITS)}.")

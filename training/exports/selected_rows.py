@@ -34,6 +34,7 @@ WITHOUT_PIXELS_OF_ONE: Final = "expressions of several masks, one without a pixe
 WITHOUT_EXPRESSION: Final = "masks without an expression"
 NOT_DISTINCTIVE: Final = "masks without an expression above tau"
 WITHOUT_MASK: Final = "images without a mask"
+NONE_ALONE: Final = "expressions that refer to no mask, of images without another"
 # What is said of an image that has masks, none of which is left.
 _BARE_IMAGES: Final = "images whose masks have no {}"
 WITHOUT_KEPT: Final = _BARE_IMAGES.format("kept expression")
@@ -55,6 +56,7 @@ class TextRule:
         with_samples: Whether expressions come with every draw.
         with_groups: Whether expressions that refer to several masks are taken.
         with_none: Whether expressions that refer to no mask are taken.
+        max_side_ratio: The most that one side of an image is of the other; None for no limit.
     """
 
     max_tokens: int | None = None
@@ -66,6 +68,7 @@ class TextRule:
     with_samples: bool = False
     with_groups: bool = False
     with_none: bool = False
+    max_side_ratio: int | None = None
 
 
 class Selection:
@@ -87,12 +90,19 @@ class Selection:
 
     def image(self, image: AnnotatedImage) -> AnnotatedImage | None:
         """Return the image with its remaining rows, None if there are none."""
+        ratio = image.height / image.width
         with_pixels = [mask for mask in image.masks if mask.area_px > 0]
         if num_without := len(image.masks) - len(with_pixels):
             self._dropped[WITHOUT_PIXELS] += num_without
         left = {mask.mask_id for mask in with_pixels}
         masks = tuple(mask for each in with_pixels if (mask := self._mask(each, left)))
         untargeted = tuple(each for said in image.untargeted if (each := self._expression(said, "", left)))
+        if self._rule.max_side_ratio is not None and max(ratio, 1 / ratio) > self._rule.max_side_ratio:
+            self._dropped[f"images with a side above {self._rule.max_side_ratio} times the other"] += 1
+            return None
+        if not masks and untargeted:
+            # Loaders ask an image with a target first; one with absences alone stops some of them.
+            self._dropped[NONE_ALONE] += len(untargeted)
         if not masks:
             self._dropped[self._reason_without_masks() if image.masks else WITHOUT_MASK] += 1
             return None

@@ -38,7 +38,7 @@ CONVERSED = ("<image>", "<bbox>", "<|")
 REFUSED = {
     **dict.fromkeys(("ms-swift", "llamafactory", "qwen"), CONVERSED),
     **dict.fromkeys(("sa2va", "reasonseg"), ("<image>", "[SEG]")),
-    "grefcoco": ("||",),
+    "grefcoco": ("||", "<image>"),
 }
 Normed = Callable[[list[int]], list[int]]
 

@@ -123,6 +123,33 @@ def test_an_expression_of_no_mask_stands_last_where_it_is_taken_and_is_counted_w
     assert all(each.targets for image in images for each in image.expressions[: -len(image.masks)])
 
 
+def test_expressions_of_no_mask_are_counted_where_their_image_has_no_other(built_run, place, monkeypatch):
+    real = export_job.iter_annotations
+
+    def read(*arguments, **options):
+        for image in real(*arguments, **options):
+            said = [each for mask in image.masks for each in mask.expressions][:1]
+            yield replace(image, masks=(), untargeted=tuple(replace(each, target_mask_ids=()) for each in said))
+
+    expected = sum(any(mask.texts for mask in image.masks) for image in built_run.truth)
+    monkeypatch.setattr(export_job, "iter_annotations", read)
+    with pytest.raises(ConfigError, match=f"{expected} {selected_rows.NONE_ALONE}"):
+        wanted(built_run, place, TextRule(with_none=True))
+
+
+def test_an_image_that_a_trainer_cannot_resize_is_left_out_and_counted(built_run, place, monkeypatch):
+    real, (first, *others) = export_job.iter_annotations, wanted(built_run, place)[0]
+
+    def read(*arguments, **options):
+        for image in real(*arguments, **options):
+            yield replace(image, height=1, width=201) if image.image_id == first.image_id else image
+
+    monkeypatch.setattr(export_job, "iter_annotations", read)
+    images, dropped = wanted(built_run, place, TextRule(max_side_ratio=200))
+    assert [image.image_id for image in images] == [image.image_id for image in others]
+    assert dropped["images with a side above 200 times the other"] == 1
+
+
 def test_texts_without_a_letter_and_masks_without_a_pixel_are_left_out(built_run, place, monkeypatch):
     def hollow(mask: tables.AnnotatedMask):
         if mask.mask_id.startswith(image_id(PICTURES[0][0])):
