@@ -94,18 +94,15 @@ def export_request(
     if not receipts:
         raise ConfigError("The run has no committed shard yet, so there is nothing to export.")
     if len(receipts) < header.num_shards and not is_partial:
-        raise ConfigError(
-            f"{len(receipts):,} of {header.num_shards:,} shards are committed. Finish the run with the same `annotate` "
-            "command, or export the committed shards with --partial."
-        )
+        done = f"{len(receipts):,} of {header.num_shards:,} shards are committed"
+        raise ConfigError(f"{done}. Finish the run, or export the committed shards with --partial.")
     return ExportRequest(run, header, receipts, target, options, is_overwriting, source, exclusions)
 
 
 def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:
     """Refuse an option that the format does not read."""
-    for option in fields(options):
-        name = option.name
-        if name not in chosen.reads and getattr(options, name) != option.default:
+    for name, default in ((option.name, option.default) for option in fields(options)):
+        if name not in chosen.reads and getattr(options, name) != default:
             flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
             known = ", ".join(each.name for each in EXPORTS.values() if name in each.reads)
             raise ConfigError(f"--format {chosen.name} does not use {flag}, which belongs to {known}. Leave it out.")

@@ -4,7 +4,6 @@ coco      DEST/annotations/instances_<split>.json        images, every mask with
           DEST/annotations/captions_<split>.json         the same images, every expression with its mask
           DEST/images/<file_name>                        the images, upright
 sam3      DEST/annotations.json                          an annotation a target of an expression, a category a text
-          DEST/images/<file_name>
           DEST/per_image_queries.py                      the loader class that asks each image for its own expressions
 grefcoco  DEST/grefcoco/grefs(unc).json                  a reference a set of masks, with its expressions
           DEST/grefcoco/instances.json                   images, masks as one polygon each, one category

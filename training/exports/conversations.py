@@ -178,15 +178,14 @@ def _write_factory(job: ExportJob) -> ExportReport:
     if "," in name or not name.strip():
         raise ConfigError(f"--dataset {name!r} cannot be a dataset's name: LLaMA-Factory splits names at commas.")
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
-    columns = {"messages": "messages", "images": "images"}
-    registry = {name: {"file_name": path, "formatting": "sharegpt", "columns": columns, "tags": tags}}
+    said = {"columns": {"messages": "messages", "images": "images"}, "tags": tags}
+    registry = {name: {"file_name": path, "formatting": "sharegpt", **said}}
     notes = (
-        f"Give the trainer dataset_dir: this folder, and dataset: {name}. It cuts a text with its image at cutoff_len, "
-        "2,048 tokens by default.",
+        f"Give the trainer dataset_dir: this folder, and dataset: {name}. Its default cutoff_len is 2,048 tokens.",
         _coordinates_note(job.options, ("image_min_pixels", "image_max_pixels")),
     )
-    others = {"dataset_info.json": json.dumps(registry, indent=2).encode() + b"\n"}
-    return _write(job, path, frame, _factory_record, notes, others)
+    registered = {"dataset_info.json": json.dumps(registry, indent=2).encode() + b"\n"}
+    return _write(job, path, frame, _factory_record, notes, registered)
 
 
 def _write_qwen(job: ExportJob) -> ExportReport:

@@ -8,8 +8,7 @@
 
 `cris` is the safest target: their tools serialise. The LMDB holds records under "0" … "N-1", their keys under
 `__keys__`, and N under `__len__`. Values are pickles. ETRIS reads with `pyarrow.deserialize`, which pyarrow 13 removed;
-CRIS as published writes pickles and reads with pyarrow. Current libraries can write neither form. Both trainers read
-pickles after a change of one line. The constants are the numbers and names in the trainers' code.
+CRIS as published writes pickles and reads with pyarrow. Both trainers read pickles after a change of one line.
 """
 
 from __future__ import annotations

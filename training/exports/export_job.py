@@ -84,7 +84,6 @@ class ExportOptions:
         "pseudo-ris-csv: leave out masks without a candidate above tau. Of such a mask the authors' trainer draws any "
         "candidate.",
     )
-    # None where a format has a default, so that a value for another format is refused even if it equals that.
     masks: str | None = _option(
         None, "refer: form of the masks: rle, or polygon (one each, which pycocotools fills exactly)."
     )

@@ -65,8 +65,7 @@ FEATURES: Final[dict[str, dict[str, Any]]] = {
 
 def _write(job: ExportJob) -> ExportReport:
     """Write one file after the other and then the card; read every row back."""
-    split, destination = job.options.split, job.destination
-    layout = job.options.layout or "masks"
+    split, layout, destination = job.options.split, job.options.layout or "masks", job.destination
     if not _SPLIT.fullmatch(split):
         raise ConfigError(f"--split {split!r}: `datasets` allows only letters, digits and _ in the name of a split.")
     if layout not in FEATURES:

@@ -90,20 +90,19 @@ class Selection:
 
     def image(self, image: AnnotatedImage) -> AnnotatedImage | None:
         """Return the image with its remaining rows, None if there are none."""
-        ratio = image.height / image.width
         with_pixels = [mask for mask in image.masks if mask.area_px > 0]
         if num_without := len(image.masks) - len(with_pixels):
             self._dropped[WITHOUT_PIXELS] += num_without
         left = {mask.mask_id for mask in with_pixels}
         masks = tuple(mask for each in with_pixels if (mask := self._mask(each, left)))
         untargeted = tuple(each for said in image.untargeted if (each := self._expression(said, "", left)))
-        if self._rule.max_side_ratio is not None and max(ratio, 1 / ratio) > self._rule.max_side_ratio:
-            self._dropped[f"images with a side above {self._rule.max_side_ratio} times the other"] += 1
+        most, sides = self._rule.max_side_ratio, sorted((image.height, image.width))
+        if most is not None and sides[1] > most * sides[0]:
+            self._dropped[f"images with a side above {most} times the other"] += 1
             return None
-        if not masks and untargeted:
-            # Loaders ask an image with a target first; one with absences alone stops some of them.
-            self._dropped[NONE_ALONE] += len(untargeted)
         if not masks:
+            # Loaders ask an image with a target first; one with absences alone stops some of them.
+            self._dropped.update([NONE_ALONE] * len(untargeted))
             self._dropped[self._reason_without_masks() if image.masks else WITHOUT_MASK] += 1
             return None
         return replace(image, masks=masks, untargeted=untargeted)
