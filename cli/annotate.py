@@ -35,6 +35,17 @@ if TYPE_CHECKING:
 INCOMPLETE = 3
 FRUITLESS = 1
 
+ShardSize = Annotated[
+    int | None, option("Images per shard (same as --set shards.max_images=…). A run keeps its first value.")
+]
+AllowMixed = Annotated[bool, option("--allow-mixed", "Continue with another kind of device or other package versions.")]
+AllowDegraded = Annotated[
+    bool, option("--allow-degraded", "Use smaller batches for a shard that has run out of memory twice.")
+]
+MasksFrom = Annotated[
+    str | None,
+    option("--masks-from", "A finished run of SOURCE: take its masks, compute captions anew.", metavar="RUN"),
+]
 RetryReasons = Annotated[str | None, option("With --retry-failed: only these reasons, e.g. missing,decoder_timeout.")]
 
 
@@ -44,28 +55,19 @@ def annotate(
     preset: options.Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
-    shard_size: Annotated[
-        int | None, option("Images per shard (same as --set shards.max_images=…). A run keeps its first value.")
-    ] = None,
+    shard_size: ShardSize = None,
     address: options.Address = None,
     limit: Annotated[int | None, option("Annotate the first N images only.", min=1)] = None,
     extend: Annotated[bool, option("--extend", "List SOURCE again and add its new images to the run.")] = False,
     retry_failed: Annotated[bool, option("--retry-failed", "Compute only the quarantined images again.")] = False,
     retry_reasons: RetryReasons = None,
-    allow_mixed: Annotated[
-        bool, option("--allow-mixed", "Continue with another kind of device or other package versions.")
-    ] = False,
-    allow_degraded: Annotated[
-        bool, option("--allow-degraded", "Use smaller batches for a shard that has run out of memory twice.")
-    ] = False,
+    allow_mixed: AllowMixed = False,
+    allow_degraded: AllowDegraded = False,
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,
     only: options.Only = None,
     accept_domain: options.AcceptDomain = False,
-    masks_from: Annotated[
-        str | None,
-        option("--masks-from", "A finished run of SOURCE: take its masks, compute captions anew.", metavar="RUN"),
-    ] = None,
+    masks_from: MasksFrom = None,
     dry_run: Annotated[bool, option("--dry-run", "Print the plan and stop.")] = False,
 ) -> None:
     """Annotate the images of SOURCE into OUT. Run the same command again to continue.

@@ -72,9 +72,9 @@ def import_annotation(
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,
 ) -> None:
-    """Import human annotation (REFER, gRefCOCO, COCO, PhraseCut, ReasonSeg) as a run with the same tables.
+    """Import human annotation (REFER, COCO and others) as a run with the same tables.
 
-    Its expressions have `source` = human.
+    The formats are REFER, gRefCOCO, COCO, PhraseCut and ReasonSeg. Its expressions have `source` = human.
     """
     chosen = annotation_format or _format_of(annotation)
     short = {"shards.max_images": shard_size, "shards.embed_images": embed_images, "placement.allow_mixed": allow_mixed}

@@ -302,12 +302,10 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
             check_identity(header, identity, preset=config.preset, allow_mixed=config.placement.allow_mixed)
         items = list_on_cluster(listing, config.placement.read) if needs_ray else listing.list()
         excluded = ExcludedItems(options.exclusions)
-        if start.parent is not None:
-            tally = _planned(start.parent.location, start.parent.header)
-        elif header is None:
-            tally = _listed(items, config, options.limit, excluded)
+        if planned := _plan_of(start, location):
+            tally = _planned(*planned)
         else:
-            tally = _planned(location, header)
+            tally = _listed(items, config, options.limit, excluded)
         if excluded.total and not tally.num_images:
             raise nothing_is_left(options.exclusions, excluded)
         extension = _extended(tally, items, location, header, options)
@@ -361,6 +359,13 @@ def _extended(
     tally.num_shards += found.num_shards
     tally.size_bytes += found.size_bytes
     return found
+
+
+def _plan_of(start: Opened, location: RunLocation) -> tuple[RunLocation, RunHeader] | None:
+    """Return the run whose plan a session follows: the parent's, else that in OUT; None if SOURCE is listed."""
+    if start.parent is not None:
+        return start.parent.location, start.parent.header
+    return None if start.header is None else (location, start.header)
 
 
 def _planned(location: RunLocation, header: RunHeader) -> PlanTally:
