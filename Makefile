@@ -22,7 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@# Metadata of an earlier install in the working directory would win over the new one.
 	@rm -rf pseudoris.egg-info
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@# Of pip's hundreds of lines those that say why it takes minutes.
+	set -o pipefail; $(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' \
+		| sed -unE 's/^ *(Downloading .* MB\)|Installing collected packages).*/  \1/p'
 	@touch $(STAMP)
 
 install: $(STAMP) ## Make .venv and install the pinned dependencies

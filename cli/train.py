@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console, RenderableType
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from pseudoris.training.ppt.ppt_training import PptSummary
 
 _Runs = list[str] | None
+# What `Choice.is_absent` does without a threshold.
+_NOT_FITTED: Final = (
+    'Without --val no threshold for "not here" is fitted: predict says it only if it is likelier than every mask. '
+    "Give --val a run of development images with absences."
+)
 Seed = Annotated[int | None, option("Same as --set training.seed=….", min=0)]
 Resume = Annotated[bool, option("--resume", "Continue the training in --out; start one if there is none.")]
 
@@ -120,6 +125,8 @@ def student(
     if steps is not None:
         config = config.model_copy(update={"training": config.training.with_steps(steps)})
     fabric = open_fabric(config.training)
+    if config.answers_none and val is None and fabric.is_global_zero:
+        report("note", _NOT_FITTED, "yellow")
 
     def train(shown: TrainingBar) -> RenderableType:
         request = StudentRequest(config, runs, folder, val=val, human=human, num_epochs=epochs, is_resuming=resume)

@@ -17,7 +17,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.learning import TrainingFolder
-from tests.builders.command import invoke
+from tests.builders.command import invoke, pseudoris_here
 from tests.builders.human import write_small_refer
 from tests.builders.images import png
 from tests.store.builders import start_run
@@ -62,6 +62,16 @@ def test_a_student_says_not_here_from_its_threshold_on(tmp_path):
     assert is_found
     assert "nothing found" not in told
     assert "the answer from 1.50 on" in told
+
+
+@pytest.mark.parametrize(("is_given", "none"), [(False, 0.3), (True, 0.3), (False, 0.0)])
+def test_a_student_of_absences_without_development_images_is_told_before_it_trains(tmp_path, is_given, none):
+    # Nothing is there to read: it is told before the run is opened.
+    run = str(tmp_path / "run")
+    given = ["--out", str(tmp_path / "out"), "--set", f"data.none={none}", *(["--val", run] if is_given else [])]
+    result = pseudoris_here("train", "student", run, *given)
+    assert "there is no run at" in result.stderr
+    assert ("Without --val no threshold" in result.stderr) == (none > 0 and not is_given)
 
 
 def test_a_training_ends_with_its_figures_and_the_next_command(trained):

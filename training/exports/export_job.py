@@ -28,7 +28,7 @@ from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.parquet_files import open_writer
 from pseudoris.training.exports.croissant import Tables, describe
-from pseudoris.training.exports.destination import claim_destination, mark
+from pseudoris.training.exports.destination import EXPORT_NAME, claim_destination, mark
 from pseudoris.training.exports.image_files import image_file_of
 from pseudoris.training.exports.output_files import JsonArray, ManyFiles, json_arrays, json_list, new_file
 from pseudoris.training.exports.record import Content, ExportExpression, ExportImage, ExportMask, Fingerprint
@@ -316,6 +316,8 @@ class ExportJob:
             self.on_progress(num_done, total)
         if not self.num_images:
             reasons = "; ".join(f"{num:,} {reason}" for reason, num in self.dropped.items() if num)
+            # No file stands beside it; another format may take the place.
+            self.destination.delete(EXPORT_NAME)
             raise ConfigError(
                 f"Nothing of {request.run.root} is left to export: {reasons or 'the run has no image with a mask'}"
             )

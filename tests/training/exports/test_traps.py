@@ -171,3 +171,4 @@ def test_an_export_to_a_bucket_holds_the_files_of_one_to_a_disk(name, built_run,
 def test_a_run_without_a_mask_left_is_refused_with_the_reasons(name, built_run, place):
     with pytest.raises(ConfigError, match=r"left to export: .* more than 2 CLIP tokens"):
         export(name, built_run, place, max_tokens=2)
+    assert not stored(place.root)
