@@ -26,6 +26,7 @@ PARTS: Final[dict[str, list[str]]] = {
     "caption_memory": ["--preset", "tiny", "--masks", "10", "--budget-mib", "256"],
     "filter": [],
     "listener_cost": ["--scenes", "12"],
+    "paper_cost": [],
     "roofline": [],
     "profile": ["--preset", "tiny"],
     "gpu": ["--device", "cpu", "--tiny"],
