@@ -29,7 +29,7 @@ from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks.generator import MaskGenerator
-from pseudoris.workers.masks.sam_model import load_sam
+from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
 
 Candidates = Mapping[str, Mapping[str, Sequence[int]]]
 
@@ -166,7 +166,7 @@ class Sweep:
         if config.compute.is_compiled:
             compile_tower(sam.image_encoder)
         masks = config.masks.model_copy(update=self._thresholds)
-        generate = MaskGenerator(sam, masks, dtype=compute_dtype(config.compute))
+        generate = MaskGenerator(PromptableSam(sam, dtype=compute_dtype(config.compute)), masks)
         images = scene_pixels(len(self.shard.images))
         return lambda: [generate(image) for image in images]
 

@@ -24,7 +24,7 @@ from pseudoris.workers.checkpoints.weight_files import random_seed
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.generator import MaskGenerator
-from pseudoris.workers.masks.sam_model import load_sam
+from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
 from recipes.scene_shards import scene_image
 
 # Coarse: in the precision of the configuration; autocast: Meta's models under it, as people speed them up.
@@ -110,8 +110,8 @@ class Sides:
         self._generate: dict[Side, Callable[[NDArray[np.uint8]], Any]] = {
             "meta": meta.generate,
             "meta, autocast": autocast.generate,
-            "ours": MaskGenerator(self._sam, masks),
-            "ours, coarse": MaskGenerator(self._sam, masks, dtype=self._dtype),
+            "ours": MaskGenerator(PromptableSam(self._sam), masks),
+            "ours, coarse": MaskGenerator(PromptableSam(self._sam, dtype=self._dtype), masks),
         }
 
     def run(self, side: Side) -> Timing:
@@ -172,7 +172,7 @@ class Sides:
             "points_per_side": min(_RANDOM_POINTS, masks.points_per_side),
         }
         with _PredictedIous(self._sam) as predicted:
-            found = MaskGenerator(self._sam, masks.model_copy(update=all_pass))(self._images[0])
+            found = MaskGenerator(PromptableSam(self._sam), masks.model_copy(update=all_pass))(self._images[0])
         return {
             "pred_iou_thresh": float(torch.cat(predicted.values).quantile(1 - kept_share)),
             "stability_score_offset": _RANDOM_OFFSET,

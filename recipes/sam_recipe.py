@@ -169,7 +169,7 @@ def _resized(logits: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def train_sam(
-    architecture: str,
+    architecture: str | None,
     data: RenderedScenes,
     recipe: SamRecipe,
     *,

@@ -133,8 +133,8 @@ class MasksConfig(FrozenModel):
     # sam, or a plug-in of the entry points `pseudoris.proposers`.
     engine: str = "sam"
     # vit_b, vit_l and vit_h are segment_anything's; tiny is ours. Or the path of a `.json` file with the numbers that
-    # `pseudoris.workers.checkpoints.sam_architectures` names.
-    architecture: str = Field(min_length=1)
+    # `pseudoris.workers.checkpoints.sam_architectures` names. None for an engine whose weights say it.
+    architecture: str | None = Field(default=None, min_length=1, exclude_if=lambda name: name is None)
     weights: WeightsConfig
     # Prompts: a grid of so many by so many points on each crop.
     points_per_side: int = Field(default=32, ge=1)
@@ -163,6 +163,12 @@ class MasksConfig(FrozenModel):
     prior: PriorConfig = PriorConfig()
     # Settings of a plug-in engine.
     options: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_architecture(self) -> Self:
+        if self.engine == "sam" and self.architecture is None:
+            raise ValueError("engine=sam needs masks.architecture: vit_b, vit_l, vit_h or tiny, or a file of numbers")
+        return self
 
 
 class ListeningConfig(FrozenModel):

@@ -109,7 +109,7 @@ def load_scorer(config: RunConfig) -> DomainScorer | None:
     return DomainScorer(load_encoder(config.masks.architecture, config.masks.weights), statistics)
 
 
-def load_encoder(architecture: str, weights: WeightsConfig) -> NumpyEncoder:
+def load_encoder(architecture: str | None, weights: WeightsConfig) -> NumpyEncoder:
     """Return the image encoder of a SAM."""
     path = local_file(weights)
     try:

@@ -195,3 +195,10 @@ def test_each_key_says_who_set_it(tmp_path):
     assert start["points_per_side:"].startswith("preset tiny. ")
     assert start["start_timeout_s:"].startswith("default. ")
     assert yaml.safe_load("\n".join(lines))["masks"]["points_per_batch"] == 7
+
+
+def test_only_an_engine_that_needs_an_architecture_has_one():
+    with pytest.raises(ConfigError, match=r"engine=sam needs masks.architecture: vit_b"):
+        load_config("tiny", assignments=["masks.architecture=null"])
+    other = load_config("tiny", assignments=["masks.architecture=null", "masks.engine=ready"])
+    assert "architecture" not in other.method()["masks"]

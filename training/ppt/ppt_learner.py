@@ -28,7 +28,8 @@ from pseudoris.training.ppt.ppt_config import PptConfig
 from pseudoris.training.ppt.ppt_model import LabelledFeatures, PointMaskDecoder, PointPrompting
 from pseudoris.training.ppt.recipes.grounding import prompted
 from pseudoris.workers.device import to_device
-from pseudoris.workers.masks.sam_model import EncodedCrop, encode_crops, load_sam, upsample
+from pseudoris.workers.masks.promptable import EncodedCrop
+from pseudoris.workers.masks.sam_model import encode_crops, load_sam, upsample
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class FrozenEncoders:
 
     def on_image(self, mask_logits: torch.Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> torch.Tensor:
         """Return mask logits (T, h, w) on the pixels of an image of `size` (H, W), (T, H, W) float32."""
-        return upsample(mask_logits, EncodedCrop(mask_logits, size, input_size), self.frame.image_size)
+        return upsample(mask_logits, EncodedCrop((mask_logits,), size, input_size), self.frame.image_size)
 
     def _encode_images(self, images: dict[str, torch.Tensor | None]) -> dict[str, _EncodedImage]:
         seen = {key: self._kept[key] for key in images if key in self._kept}

@@ -77,8 +77,10 @@ SAM_ARCHITECTURES: Final[Mapping[str, SamArchitecture]] = {
 }
 
 
-def sam_architecture(name: str) -> SamArchitecture:
+def sam_architecture(name: str | None) -> SamArchitecture:
     """Return the numbers of an architecture, by its name or from a JSON file with the fields of `SamArchitecture`."""
+    if name is None:
+        raise ConfigError(f"masks.architecture is not set: choose from {', '.join(SAM_ARCHITECTURES)}")
     if name in SAM_ARCHITECTURES:
         return SAM_ARCHITECTURES[name]
     if not name.endswith(".json"):
@@ -99,7 +101,7 @@ def sam_architecture(name: str) -> SamArchitecture:
         raise ConfigError(f"SAM architecture {name!r}: {where}: {item['msg'].removeprefix('Value error, ')}") from None
 
 
-def architecture_digest(name: str) -> str | None:
+def architecture_digest(name: str | None) -> str | None:
     """Return the sha256 of an architecture's numbers, or None for one of ours, whose name says them."""
     numbers = sam_architecture(name)
     return None if name in SAM_ARCHITECTURES else hashlib.sha256(numbers.model_dump_json().encode()).hexdigest()

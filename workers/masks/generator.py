@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
-from segment_anything.modeling import Sam
 from torchvision.ops import nms
 
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
@@ -30,10 +29,17 @@ from pseudoris.workers.crops.crops import prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.forward_passes import compile_tower
-from pseudoris.workers.masks import rle, sam_model
-from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
+from pseudoris.workers.masks import rle
+from pseudoris.workers.masks.promptable import (
+    EncodedCrop,
+    PointGrid,
+    PromptableModel,
+    crop_boxes,
+    layer_grids,
+    to_input_frame,
+)
 from pseudoris.workers.masks.proposals import Proposals, build_prior, mask_records
-from pseudoris.workers.masks.sam_model import PointGrid, crop_boxes, layer_grids, load_sam
+from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
 from pseudoris.workers.stages import STAGE_PROPOSE, sam_digest
 
 MASK_THRESHOLD = 0.0
@@ -168,14 +174,10 @@ Mask = NDArray[np.bool_]
 
 
 class MaskGenerator:
-    """A callable image -> `Proposals` over one SAM."""
+    """A callable image -> `Proposals` over one promptable model."""
 
-    def __init__(self, sam: Sam, config: MasksConfig, *, dtype: torch.dtype = torch.float32) -> None:
-        """Keep the model, which is in eval mode on its device; encoder and transformer compute in `dtype`."""
-        self._sam = sam
-        self._config = config
-        self._dtype = dtype
-        self._decode = SamPromptDecoder(sam, dtype=dtype)
+    def __init__(self, model: PromptableModel, config: MasksConfig) -> None:
+        self._model, self._config = model, config
         self._grids = layer_grids(config)
 
     @torch.inference_mode()
@@ -184,7 +186,7 @@ class MaskGenerator:
         size = (image.shape[0], image.shape[1])
         crops = crop_boxes(size, self._config)
         pixels = [np.ascontiguousarray(image[y0:y1, x0:x1]) for (x0, y0, x1, y1), _ in crops]
-        encoded = sam_model.encode_crops(self._sam, pixels, self._dtype)
+        encoded = self._model.encode(pixels)
         parts = [
             self._process_crop(crop, self._grids[layer], box, size)
             for crop, (box, layer) in zip(encoded, crops, strict=True)
@@ -213,19 +215,17 @@ class MaskGenerator:
         threshold = max(self._config.box_nms_thresh, self._config.crop_nms_thresh)
         return encode_proposals(found.take(nms(found.boxes_px.float(), scores, threshold)))
 
-    def _process_crop(
-        self, crop: sam_model.EncodedCrop, grid: PointGrid, box: Box, size: tuple[int, int]
-    ) -> MaskCandidates:
+    def _process_crop(self, crop: EncodedCrop, grid: PointGrid, box: Box, size: tuple[int, int]) -> MaskCandidates:
         """Return the mask candidates of one crop after its NMS, in the frame of the image (H, W)."""
-        image = self._decode.share(crop.embedding)
-        device, side = crop.embedding.device, self._sam.image_encoder.img_size
-        step = max(1, _UPSAMPLE_BYTES[device.type] // (4 * max(side**2, crop.size[0] * crop.size[1])))
+        image = self._model.share(crop)
+        device = crop.embedding.device
+        step = max(1, _UPSAMPLE_BYTES[device.type] // (4 * max(self._model.side**2, crop.size[0] * crop.size[1])))
         parts = []
-        points = to_device(sam_model.to_input_frame(grid, crop), device)
+        points = to_device(to_input_frame(grid, crop), device)
         for some in torch.split(points, self._config.points_per_batch):
-            low, predicted_iou = self._decode(image, some, min_predicted_iou=self._config.pred_iou_thresh)
+            low, predicted_iou = self._model.decode(image, some, min_predicted_iou=self._config.pred_iou_thresh)
             for few, iou in zip(torch.split(low, step), torch.split(predicted_iou, step), strict=True):
-                parts.append(measure(sam_model.upsample(few, crop, side), iou, self._config))
+                parts.append(measure(self._model.upsample(few, crop), iou, self._config))
         found = concatenate(parts)
         # Masks that end at a crop's edge inside the image are cut off.
         x0, y0, _, _ = box
@@ -299,7 +299,7 @@ class SamProposer:
         sam = load_sam(config.architecture, config.weights).to(device)
         if compute.is_compiled:
             compile_tower(sam.image_encoder)
-        self._generate = MaskGenerator(sam, config, dtype=compute_dtype(compute))
+        self._generate = MaskGenerator(PromptableSam(sam, dtype=compute_dtype(compute)), config)
         self._prior = build_prior(config, device)
 
     @classmethod

@@ -1,16 +1,13 @@
-"""SAM built and loaded, and its frames: point grids, overlapping crops, and the way from a crop to its input and back.
+"""SAM built and loaded, and the way from a crop to its input and back.
 
 The modules are `segment_anything`'s, from an architecture given as numbers.
-Source: segment-anything 1.0, utils/amg.py, utils/transforms.py and modeling/sam.py.
+Source: segment-anything 1.0, utils/transforms.py and modeling/sam.py.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import product
 
 import numpy as np
 import torch
@@ -19,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
-from pseudoris.schemas.config import MasksConfig, WeightsConfig
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.shard import Box
+from pseudoris.schemas.config import WeightsConfig
 from pseudoris.workers.checkpoints.sam_architectures import SamArchitecture, sam_architecture
 from pseudoris.workers.checkpoints.tensor_files import loaded
 from pseudoris.workers.device import to_device
+from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder, SharedImage
+from pseudoris.workers.masks.promptable import EncodedCrop
 
 # Source: segment-anything 1.0, build_sam.py: for RGB in [0, 255].
 _PIXEL_MEAN, _PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -70,57 +67,15 @@ def build_sam(architecture: SamArchitecture) -> Sam:
     return Sam(encoder, prompts, decoder, pixel_mean=list(_PIXEL_MEAN), pixel_std=list(_PIXEL_STD)).eval()
 
 
-def load_sam(architecture: str, weights: WeightsConfig) -> Sam:
+def load_sam(architecture: str | None, weights: WeightsConfig) -> Sam:
     """Return a Sam in eval mode, float32, on the CPU, of the architecture that a config names."""
     numbers = sam_architecture(architecture)
     return loaded(lambda: build_sam(numbers), weights)
 
 
-PointGrid = NDArray[np.float64]
-
 # Bytes of the attention maps of the crops that are encoded at once; a single crop may take more. Not a setting, because
 # it decides the last bits of the results.
 _ENCODER_BYTES = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
-
-
-def layer_grids(config: MasksConfig) -> tuple[PointGrid, ...]:
-    """Return one point grid for the whole image and one for each layer of crops, in the frame of a crop."""
-    factor = config.crop_n_points_downscale_factor
-    sides = [int(config.points_per_side / factor**layer) for layer in range(config.crop_n_layers + 1)]
-    if 0 in sides:
-        raise ConfigError(
-            f"masks.crop_n_points_downscale_factor={factor} leaves crop layer {sides.index(0)} without points "
-            f"(masks.points_per_side={config.points_per_side}): lower the factor or masks.crop_n_layers"
-        )
-    grids = []
-    for points_per_side in sides:
-        # The centres of a square grid's cells, (points², 2) float64 as x, y in (0, 1), row by row.
-        half = 1 / (2 * points_per_side)
-        side = np.linspace(half, 1 - half, points_per_side)
-        grids.append(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))
-    return tuple(grids)
-
-
-def crop_boxes(size: tuple[int, int], config: MasksConfig) -> list[tuple[Box, int]]:
-    """Return the crops of an image (H, W) with their layers: the whole image, then layer by layer, column by column.
-
-    Layer l has (2^l)² crops. In an image of a few pixels some crops have no pixels; they are left out.
-
-    Returns:
-        Pairs of a box (x0, y0, x1, y1) in pixels, x1 and y1 exclusive, and its layer.
-    """
-    height, width = size
-    crops: list[tuple[Box, int]] = [((0, 0, width, height), 0)]
-    for layer in range(1, config.crop_n_layers + 1):
-        num_crops = 2**layer
-        overlap = int(config.crop_overlap_ratio * min(height, width) * (2 / num_crops))
-        spans = []
-        for length in (width, height):
-            span = math.ceil((overlap * (num_crops - 1) + length) / num_crops)
-            starts = [(span - overlap) * number for number in range(num_crops)]
-            spans.append([(start, min(start + span, length)) for start in starts if start < length])
-        crops.extend(((x0, y0, x1, y1), layer) for (x0, x1), (y0, y1) in product(*spans))
-    return crops
 
 
 def resized_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
@@ -131,21 +86,6 @@ def resized_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
     height, width = size
     scale = long_side * 1.0 / max(height, width)
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
-@dataclass(frozen=True)
-class EncodedCrop:
-    """A crop as input of the mask decoder.
-
-    Attributes:
-        embedding: (C, h, w) float32.
-        size: (H, W) of the crop in pixels.
-        input_size: (H, W) of the encoder's input, without padding.
-    """
-
-    embedding: torch.Tensor
-    size: tuple[int, int]
-    input_size: tuple[int, int]
 
 
 def encode_crops(sam: Sam, crops: Sequence[NDArray[np.uint8]], dtype: torch.dtype) -> Iterator[EncodedCrop]:
@@ -172,16 +112,7 @@ def encode_crops(sam: Sam, crops: Sequence[NDArray[np.uint8]], dtype: torch.dtyp
         with sam.device, torch.autocast(sam.device.type, dtype=dtype, enabled=dtype != torch.float32):
             embeddings = encoder(torch.stack(planes))
         for pixels, one, embedding in zip(several, resized, embeddings.float(), strict=True):
-            yield EncodedCrop(embedding, (pixels.shape[0], pixels.shape[1]), (one.shape[0], one.shape[1]))
-
-
-def to_input_frame(points_xy: NDArray[np.float64], crop: EncodedCrop) -> NDArray[np.float64]:
-    """Return points (P, 2) of the unit square in pixels of the encoder's input."""
-    (height, width), (input_height, input_width) = crop.size, crop.input_size
-    # In SAM's order of operations: another order rounds differently.
-    in_crop = points_xy * np.array([width, height])
-    in_input: NDArray[np.float64] = in_crop * np.array([input_width / width, input_height / height])
-    return in_input
+            yield EncodedCrop((embedding,), (pixels.shape[0], pixels.shape[1]), (one.shape[0], one.shape[1]))
 
 
 def upsample(logits: torch.Tensor, crop: EncodedCrop, input_side: int) -> torch.Tensor:
@@ -196,3 +127,30 @@ def upsample(logits: torch.Tensor, crop: EncodedCrop, input_side: int) -> torch.
     if crop.input_size != crop.size:
         upsampled = F.interpolate(upsampled, crop.size, mode="bilinear", align_corners=False)
     return upsampled[:, 0]
+
+
+class PromptableSam:
+    """A `PromptableModel` over a Sam in eval mode on its device; encoder and transformer compute in `dtype`."""
+
+    def __init__(self, sam: Sam, *, dtype: torch.dtype = torch.float32) -> None:
+        self._sam, self._dtype = sam, dtype
+        self._decode = SamPromptDecoder(sam, dtype=dtype)
+        self.side: int = sam.image_encoder.img_size
+
+    def encode(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[EncodedCrop]:
+        """Yield the encodings of the crops; crops padded to SAM's square are encoded together."""
+        return encode_crops(self._sam, crops, self._dtype)
+
+    def share(self, crop: EncodedCrop) -> SharedImage:
+        """Return the projections that all prompts on a crop share."""
+        return self._decode.share(crop.embedding)
+
+    def decode(
+        self, shared: SharedImage, points_xy: torch.Tensor, *, min_predicted_iou: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return three masks a point; those below the threshold are never upscaled."""
+        return self._decode(shared, points_xy, min_predicted_iou=min_predicted_iou)
+
+    def upsample(self, logits: torch.Tensor, crop: EncodedCrop) -> torch.Tensor:
+        """Return the logits at the crop's size, by SAM's two steps."""
+        return upsample(logits, crop, self.side)

@@ -20,7 +20,7 @@ from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.masks import generator as generator_module
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.generator import MaskGenerator, remove_small_regions
-from pseudoris.workers.masks.sam_model import load_sam
+from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
 from recipes.scene_shards import scene_image
 
 # Below this a logit's sign is a matter of rounding.
@@ -50,7 +50,7 @@ SHARED = (
 
 def reference(sam, config, image):
     settings = {name: getattr(config, name) for name in SHARED}
-    return SamAutomaticMaskGenerator(sam, **settings).generate(image)
+    return SamAutomaticMaskGenerator(PromptableSam(sam), **settings).generate(image)
 
 
 def assert_sams_default_in_paper(*names):
@@ -94,7 +94,7 @@ def test_masks_order_boxes_and_codes_are_sams(sam, masks_config, draw_image, siz
     image, config = draw_image(*size), masks_config()
     annotations = reference(sam, config, image)
     assert len(annotations) >= 10
-    assert_equal(sam, image, MaskGenerator(sam, config)(image), annotations)
+    assert_equal(sam, image, MaskGenerator(PromptableSam(sam), config)(image), annotations)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_trained_masks_of_scenes_are_sams(shipped, position, size, layers):
     image, config = scene(position, size), config.model_copy(update={"crop_n_layers": layers})
     annotations = reference(sam, config, image)
     assert len(annotations) >= 2
-    assert_equal(sam, image, MaskGenerator(sam, config)(image), annotations)
+    assert_equal(sam, image, MaskGenerator(PromptableSam(sam), config)(image), annotations)
 
 
 @pytest.mark.long
@@ -145,8 +145,8 @@ def test_in_another_dtype_or_shape_masks_match_and_are_about_as_many(shipped, dt
     config = load_config("tiny").masks.model_copy(update={"min_mask_region_area": 0})
     # Every shape, and two of the square ones.
     images = [scene(at, size) for at, (size, _) in enumerate(SCENES) if at >= 6]
-    plain = MaskGenerator(sam, config)
-    other = MaskGenerator(sam, config.model_copy(update=overrides), dtype=dtype)
+    plain = MaskGenerator(PromptableSam(sam), config)
+    other = MaskGenerator(PromptableSam(sam, dtype=dtype), config.model_copy(update=overrides))
     pairs = [(plain(image), other(image)) for image in images]
     ious = [rle.ious(one.counts, another.counts, one.size).max(axis=1) for one, another in pairs if len(one)]
     assert np.concatenate(ious).mean() >= 0.99
@@ -164,7 +164,7 @@ def test_crop_layers_are_sams(sam, masks_config, draw_image, size, layers, downs
     crops = {tuple(annotation["crop_box"]) for annotation in annotations}
     assert len(annotations) >= 30
     assert len(crops) > 2, "masks of several crops survive, so both the edge filter and the NMS across them count"
-    assert_equal(sam, image, MaskGenerator(sam, config)(image), annotations)
+    assert_equal(sam, image, MaskGenerator(PromptableSam(sam), config)(image), annotations)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_each_threshold_is_sams(sam, masks_config, draw_image, name, bound):
     assert load_config("paper").masks.pred_iou_thresh == 0.5
     assert_sams_default_in_paper("stability_score_thresh", "stability_score_offset")
     image = draw_image(90, 120, seed=5)
-    every = MaskGenerator(sam, masks_config())(image)
+    every = MaskGenerator(PromptableSam(sam), masks_config())(image)
     if isinstance(bound, str):
         # Exactly the score of a mask, of those that rounding leaves alone.
         theirs = {each[SCORES[bound]] for each in reference(sam, masks_config(), image)}
@@ -190,7 +190,7 @@ def test_each_threshold_is_sams(sam, masks_config, draw_image, name, bound):
     config = masks_config(**{name: bound})
     annotations = reference(sam, config, image)
     assert 0 < len(annotations) < len(every), "the threshold drops some, not all"
-    assert_equal(sam, image, MaskGenerator(sam, config)(image), annotations)
+    assert_equal(sam, image, MaskGenerator(PromptableSam(sam), config)(image), annotations)
 
 
 def components(mask, connectivity):
@@ -206,9 +206,9 @@ def test_small_regions_are_removed_as_sam_does(sam, masks_config, draw_image, mo
     # High enough for changed masks, and for doubles that the second NMS finds among them.
     config = masks_config(min_mask_region_area=60, crop_nms_thresh=0.6, box_nms_thresh=0.6)
     annotations = reference(sam, config, image)
-    ours = MaskGenerator(sam, config)(image)
+    ours = MaskGenerator(PromptableSam(sam), config)(image)
     left = config.model_copy(update={"min_mask_region_area": load_config("paper").masks.min_mask_region_area})
-    plain = MaskGenerator(sam, left)(image)
+    plain = MaskGenerator(PromptableSam(sam), left)(image)
     assert len(annotations) >= 10
     assert set(ours.counts) - set(plain.counts), "at least one mask was changed"
     assert_equal(sam, image, ours, annotations)
@@ -218,14 +218,14 @@ def test_small_regions_are_removed_as_sam_does(sam, masks_config, draw_image, mo
 def test_masks_of_a_photograph_are_unpacked_one_at_a_time(sam, masks_config, draw_image, monkeypatch):
     config = masks_config(min_mask_region_area=60, crop_n_layers=1)
     image = draw_image(70, 150)
-    whole = MaskGenerator(sam, config)(image)
+    whole = MaskGenerator(PromptableSam(sam), config)(image)
     unpacked = []
     unpack = generator_module.unpack_bits
     monkeypatch.setattr(generator_module, "_CHUNK_PIXELS", 1)
     monkeypatch.setattr(
         generator_module, "unpack_bits", lambda bits, size: unpacked.append(len(bits)) or unpack(bits, size)
     )
-    in_chunks = MaskGenerator(sam, config)(image)
+    in_chunks = MaskGenerator(PromptableSam(sam), config)(image)
     assert set(unpacked) == {1}
     assert (in_chunks.counts, in_chunks.boxes_px) == (whole.counts, whole.boxes_px)
 
@@ -234,7 +234,7 @@ def test_masks_of_a_photograph_are_unpacked_one_at_a_time(sam, masks_config, dra
 @pytest.mark.parametrize("layers", [0, 1])
 def test_an_image_of_any_shape_gives_masks_of_its_size(sam, masks_config, draw_image, size, layers):
     config = masks_config(crop_n_layers=layers, pred_iou_thresh=-9, stability_score_thresh=0.01)
-    proposals = MaskGenerator(sam, config)(draw_image(*size))
+    proposals = MaskGenerator(PromptableSam(sam), config)(draw_image(*size))
     assert proposals.size == size
     assert len(proposals) > 0
     masks = rle.decode(proposals.counts, size)
@@ -246,7 +246,7 @@ def test_an_image_of_any_shape_gives_masks_of_its_size(sam, masks_config, draw_i
 @pytest.mark.parametrize("min_mask_region_area", [0, 5])
 def test_an_image_where_nothing_survives_gives_no_masks(sam, masks_config, draw_image, overrides, min_mask_region_area):
     config = masks_config(**overrides, min_mask_region_area=min_mask_region_area, crop_n_layers=1)
-    proposals = MaskGenerator(sam, config)(draw_image(40, 50))
+    proposals = MaskGenerator(PromptableSam(sam), config)(draw_image(40, 50))
     assert len(proposals) == 0
     assert proposals.boxes_px == ()
     assert proposals.areas_px.shape == proposals.predicted_iou.shape == proposals.stability.shape == (0,)
@@ -255,7 +255,7 @@ def test_an_image_where_nothing_survives_gives_no_masks(sam, masks_config, draw_
 def test_empty_masks_are_left_out_where_no_stability_is_asked_for(sam, masks_config, draw_image):
     config = masks_config(pred_iou_thresh=0.0, stability_score_thresh=0.0, box_nms_thresh=1.0)
     with torch.inference_mode():
-        proposals = MaskGenerator(sam, config)(draw_image(64, 64))
+        proposals = MaskGenerator(PromptableSam(sam), config)(draw_image(64, 64))
     assert len(proposals) > 100
     assert proposals.areas_px.min() >= 1
 

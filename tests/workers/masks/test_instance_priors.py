@@ -16,6 +16,7 @@ from pseudoris.workers.masks.instances import (
     load_detector,
 )
 from pseudoris.workers.masks.proposals import build_prior
+from pseudoris.workers.masks.sam_model import PromptableSam
 from pseudoris.workers.stages import prior_digest
 
 CPU = torch.device("cpu")
@@ -36,7 +37,7 @@ def pixels(draw_image):
 
 @pytest.fixture
 def proposals(sam, masks_config, pixels):
-    return MaskGenerator(sam, masks_config())(pixels)
+    return MaskGenerator(PromptableSam(sam), masks_config())(pixels)
 
 
 def test_table_names_the_row_that_chose_a_mask(masks_config, table, pixels, proposals):

@@ -6,6 +6,7 @@ import pytest
 from pseudoris.schemas.config import PriorConfig, ReductionConfig
 from pseudoris.workers.masks import SamProposer, rle
 from pseudoris.workers.masks.generator import MaskGenerator
+from pseudoris.workers.masks.sam_model import PromptableSam
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def proposer_of(masks_config, compute):
 def test_masks_are_records_of_the_reduced_proposals(proposer_of, masks_config, sam, draw_image, shard_of):
     image = draw_image(60, 90)
     (done,) = proposer_of()(shard_of(image)).images
-    proposals = MaskGenerator(sam, masks_config())(image)
+    proposals = MaskGenerator(PromptableSam(sam), masks_config())(image)
     assert 2 <= len(done.masks) < len(proposals)
     for mask in done.masks:
         assert mask.mask_id == f"{done.image_id}-{mask.index:04d}"

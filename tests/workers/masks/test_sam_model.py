@@ -9,7 +9,8 @@ from segment_anything.utils.transforms import ResizeLongestSide
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.masks import sam_model
-from pseudoris.workers.masks.sam_model import crop_boxes, layer_grids, resized_size
+from pseudoris.workers.masks.promptable import crop_boxes, layer_grids
+from pseudoris.workers.masks.sam_model import resized_size
 
 
 def test_a_layer_without_points_is_refused(masks_config):

@@ -26,7 +26,8 @@ from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.english import DETERMINERS
 from pseudoris.workers.filtering.clip_embedder import crop_format
-from pseudoris.workers.masks.sam_model import EncodedCrop, encode_crops, load_sam, to_input_frame, upsample
+from pseudoris.workers.masks.promptable import EncodedCrop, to_input_frame
+from pseudoris.workers.masks.sam_model import encode_crops, load_sam, upsample
 
 FloatArray = NDArray[np.float32]
 
