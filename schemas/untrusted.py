@@ -127,19 +127,23 @@ _MANY_DIGITS: Final = re.compile("[0-9]{19}")
 _MANY_DIGITS_UTF8: Final = re.compile(b"[0-9]{19}")
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Return the values of a JSON text.
+def parse_json(text: str | bytes, *, takes_large: bool = False) -> Any:
+    """Return the values of a JSON text. If it `takes_large`, a whole number beyond 64 bits is a float.
 
     Raises:
         ValueError: It is not JSON, not UTF-8, nests deeper than the parser can go (hundreds of levels), or has a whole
-            number beyond 64 bits.
+            number beyond 64 bits which it does not take.
     """
     may_have = _MANY_DIGITS.search(text) if isinstance(text, str) else _MANY_DIGITS_UTF8.search(text)
     try:
         # A function for each number makes it slow.
-        return json.loads(text, parse_int=_whole) if may_have else json.loads(text)
+        return json.loads(text, parse_int=_float if takes_large else _whole) if may_have else json.loads(text)
     except RecursionError:
         raise ValueError("its values are nested too deeply") from None
+
+
+def _float(digits: str) -> int | float:
+    return int(digits) if len(digits) < 19 else float(digits)
 
 
 def _whole(digits: str) -> int:

@@ -17,3 +17,7 @@ def test_whole_numbers_of_64_bits_are_read(value):
 def test_larger_numbers_of_which_any_many_can_have_one_hash_are_refused(digits, encode):
     with pytest.raises(ValueError, match=r"more than 64 bits|Exceeds the limit"):
         parse_json(encode(f'{{"id": {digits}}}'))
+
+
+def test_large_whole_numbers_of_a_json_are_floats_where_they_are_taken():
+    assert parse_json(f'{{"a": 1{"0" * 30}, "b": {2**60}}}', takes_large=True) == {"a": 1e30, "b": 2**60}

@@ -1,0 +1,153 @@
+"""A model folder is named by path or commit, found whole or refused, and known by the digests of its parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+from huggingface_hub import constants
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.model_folder import ModelFolder, names_folder
+from pseudoris.workers.checkpoints.weight_cache import Pin, WeightCache
+from tests.builders.model_folders import save_llava
+
+COMMIT = "c0ffee" + "0" * 34
+NAME = f"owner/model@{COMMIT}"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return save_llava(tmp_path_factory.mktemp("saved"), shard="20KB")
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return WeightCache(tmp_path / "cache", is_named=True)
+
+
+def change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_each_part_has_a_digest_that_only_its_own_files_change(folder):
+    before = ModelFolder.open(str(folder))
+    assert before.digests.keys() == {"weights", "config", "tokenizer", "chat_template", "processor"}
+    assert len(before.files["weights"]) == 3
+    (folder / "README.md").write_text("of no part")
+    (folder / "code.py").write_text("of no part")
+    assert ModelFolder.open(str(folder)).sha256 == before.sha256
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    after = ModelFolder.open(str(folder))
+    assert {part for part in after.digests if after.digests[part] != before.digests[part]} == {"chat_template"}
+    assert after.sha256 != before.sha256
+
+
+def test_loaders_see_the_digested_files_alone(folder):
+    (folder / "code.py").write_text("of no part")
+    opened = ModelFolder.open(str(folder))
+    with opened.view() as view:
+        assert sorted(each.name for each in view.iterdir()) == sorted(
+            name for names in opened.files.values() for name in names
+        )
+        assert (view / "config.json").read_bytes() == (folder / "config.json").read_bytes()
+
+
+def test_a_commit_is_found_in_the_cache_and_then_in_that_of_the_hub_s_library(saved, cache, tmp_path):
+    snapshot = tmp_path / "hub" / "models--owner--model" / "snapshots" / COMMIT
+    shutil.copytree(saved, snapshot)
+    assert ModelFolder.open(NAME).path == snapshot
+    shutil.copytree(saved, cache.path(NAME))
+    assert ModelFolder.open(NAME).path == cache.path(NAME)
+    assert ModelFolder.open(NAME).sha256 == ModelFolder.open(str(saved)).sha256
+
+
+def test_a_file_that_is_not_the_one_downloaded_is_refused(saved, cache):
+    shutil.copytree(saved, cache.path(NAME))
+    cache.add_pin(f"{NAME}/config.json", Pin("0" * 64, 10))
+    with pytest.raises(ConfigError, match=rf"config\.json has sha256 .* but {'0' * 64} was downloaded.*weights get"):
+        _ = ModelFolder.open(NAME).sha256
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("owner/model@main", "'main' is not a commit, .*huggingface.co/owner/model/commits/main"),
+        ("owner/model@c0ffee", "'c0ffee' is not a commit"),
+        (NAME, f"is not on this machine. To get it: pseudoris weights get {NAME}"),
+        ("owner/model", "no such folder. Give the path of a saved model, or OWNER/NAME@COMMIT"),
+    ],
+)
+def test_a_name_that_is_no_folder_is_refused_with_the_remedy(cache, uri, message):
+    with pytest.raises(ConfigError, match=message):
+        ModelFolder.open(uri)
+
+
+def test_files_and_hub_tags_are_no_folders(folder):
+    assert names_folder(str(folder))
+    assert names_folder("owner/model@main")
+    for uri in ("checkpoints/sam.pth", "builtin:tiny/sam.safetensors", "open_clip:RN50/openai", "s3://me@host/a"):
+        assert not names_folder(uri)
+
+
+SHARD = "model-00002-of-00003.safetensors"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def replace_by_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def grow(path):
+    with path.open("ab") as file:
+        file.truncate(2**27 + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "message"),
+    [
+        (SHARD, lambda path: path.unlink(), f"lacks 1 of its files with weights: {SHARD}"),
+        (SHARD, cut, r"has [\d,]+ bytes, [\d,]+ by its header: get it again"),
+        (SHARD, lambda path: path.write_bytes(b""), "is not safetensors"),
+        (SHARD, lambda path: path.write_bytes(b"\xff" * 100), "is not safetensors .its header is longer than the file"),
+        (SHARD, replace_by_pipe, "a pipe or a device"),
+        ("model.safetensors.index.json", lambda path: path.unlink(), "lacks 1 of its files with weights: model.safete"),
+        (
+            "model.safetensors.index.json",
+            lambda path: change(path, weight_map={"a": "../other/model.safetensors"}),
+            "does not name plain .safetensors files",
+        ),
+        ("config.json", lambda path: path.unlink(), "has no config.json with a model_type"),
+        ("config.json", lambda path: path.write_text("[]"), "has no config.json with a model_type"),
+        ("config.json", lambda path: path.write_text("{"), "config.json is not JSON"),
+        ("config.json", lambda path: change(path, text_config={"auto_map": {"AutoModel": "code.Model"}}), "auto_map"),
+        ("tokenizer_config.json", lambda path: change(path, auto_map={"AutoTokenizer": "code.T"}), "never run"),
+        ("tokenizer.json", grow, r"has 134,217,729 bytes, at most 134,217,728 are read"),
+        ("adapter_config.json", lambda path: path.write_text("{}"), "holds an adapter"),
+    ],
+)
+def test_a_folder_that_is_not_whole_or_not_safe_is_refused_by_the_file_s_name(folder, name, harm, message):
+    harm(folder / name)
+    with pytest.raises(ConfigError, match=message):
+        ModelFolder.open(str(folder))
+
+
+def test_pickled_weights_are_refused_by_name(folder):
+    for path in folder.glob("model*"):
+        path.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"PK")
+    with pytest.raises(ConfigError, match=r"It has pickles \(pytorch_model\.bin\), which are not loaded"):
+        ModelFolder.open(str(folder))

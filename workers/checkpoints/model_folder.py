@@ -1,0 +1,254 @@
+"""A model folder of `transformers`, at a local path or as MODEL@COMMIT in a cache: its files, config and digests.
+
+Engines, `weights` and the identity of a run ask here. Needs neither torch nor transformers. A folder may come from a
+stranger: only files of known names are used; pickles, and a folder that brings its own code, are refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+from huggingface_hub import try_to_load_from_cache
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.untrusted import file_sha256, open_linked, parse_json
+from pseudoris.workers.checkpoints.weight_cache import WeightCache, user_cache
+
+CONFIG_NAME: Final = "config.json"
+INDEX_NAME: Final = "model.safetensors.index.json"
+SINGLE_NAME: Final = "model.safetensors"
+# Read beside the weights, by the part of the identity that their digests make. Source: the names under which
+# `save_pretrained` of transformers 5.24 writes, and under which older versions wrote.
+NAMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "config": (CONFIG_NAME, "generation_config.json", INDEX_NAME),
+    "tokenizer": (
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+        *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    ),
+    "chat_template": ("chat_template.jinja", "chat_template.json"),
+    "processor": ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
+}
+# The largest known tokenizer.json has 33 MB, the largest shard on the hub 50 GB.
+_MAX_FILE_BYTES: Final = 2**27
+_MAX_SHARD_BYTES: Final = 2**38
+# Source: the format's limit, in the README of safetensors.
+_MAX_HEADER_BYTES: Final = 100_000_000
+_NUM_SHOWN: Final = 4
+_SHARD_NAME: Final = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
+_HUB_NAME: Final = re.compile(r"(\w[\w.-]*/\w[\w.-]*)@([^/]+)", re.ASCII)
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def names_folder(uri: str) -> bool:
+    """Return whether a weights uri names a model folder: MODEL@COMMIT, or a folder that exists."""
+    return _HUB_NAME.fullmatch(uri) is not None or Path(uri).is_dir()
+
+
+def hub_model(uri: str) -> tuple[str, str] | None:
+    """Return repository and commit of MODEL@COMMIT; None for anything else.
+
+    Raises:
+        ConfigError: What follows `@` is not a commit.
+    """
+    found = _HUB_NAME.fullmatch(uri)
+    if found is None or (not _COMMIT.fullmatch(found[2]) and Path(uri).is_dir()):
+        return None
+    if not _COMMIT.fullmatch(found[2]):
+        raise ConfigError(
+            f"model '{uri}': '{found[2]}' is not a commit, and a branch or tag may name other files tomorrow. Give the "
+            f"40 hex digits of one of https://huggingface.co/{found[1]}/commits/main"
+        )
+    return found[1], found[2]
+
+
+def shard_names(index: Any, uri: str) -> tuple[str, ...]:
+    """Return the shards that the content of a `model.safetensors.index.json` names, sorted."""
+    named = index.get("weight_map") if isinstance(index, dict) else None
+    names = {str(name) for name in named.values()} if isinstance(named, dict) else set()
+    if not names or not all(map(_SHARD_NAME.fullmatch, names)):
+        raise ConfigError(f"model '{uri}': {INDEX_NAME} does not name plain .safetensors files: save the model again")
+    return tuple(sorted(names))
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder whose files are whole; made by `open`.
+
+    Attributes:
+        uri: As the user names it.
+        path: Where it lies.
+        files: Names by part: `weights`, and the parts of `NAMES` of which the folder has a file.
+        config: The content of `config.json`.
+        num_parameters: Elements of all tensors.
+        recorded: sha256 by name, where the download recorded it.
+    """
+
+    uri: str
+    path: Path
+    files: Mapping[str, tuple[str, ...]]
+    config: Mapping[str, Any]
+    num_parameters: int
+    recorded: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(cls, uri: str, cache: WeightCache | None = None) -> ModelFolder:
+        """Return the folder at a local path, or of MODEL@COMMIT in `cache` or in the cache of the hub's own library.
+
+        Nothing is downloaded. Shards are checked for their length, not yet for their digests.
+
+        Raises:
+            ConfigError: There is no such folder; a file is missing, cut, too large or no file; it brings its own code;
+                or its weights are not safetensors.
+        """
+        path, recorded = _located(uri, cache or user_cache())
+        present = {entry.name for entry in path.iterdir()}
+        files = {part: tuple(name for name in names if name in present) for part, names in NAMES.items()}
+        contents = {name: _content(path / name, uri) for names in files.values() for name in names}
+        config = contents.get(CONFIG_NAME)
+        if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+            raise ConfigError(f"model '{uri}': {path} has no {CONFIG_NAME} with a model_type: name a saved model")
+        if "adapter_config.json" in present:
+            raise ConfigError(f"model '{uri}': {path} holds an adapter: merge it into the model, and save that")
+        # transformers takes the single file if there are both.
+        is_sharded = INDEX_NAME in contents and SINGLE_NAME not in present
+        shards = shard_names(contents[INDEX_NAME], uri) if is_sharded else (SINGLE_NAME,)
+        if absent := [name for name in shards if name not in present]:
+            pickles = sorted(name for name in present if name.endswith((".bin", ".pth", ".pt")))
+            why = (
+                f" It has pickles ({pickles[0]}), which are not loaded: use a commit with safetensors"
+                if pickles
+                else ""
+            )
+            shown = ", ".join(absent[:_NUM_SHOWN])
+            raise ConfigError(f"model '{uri}': {path} lacks {len(absent)} of its files with weights: {shown}.{why}")
+        num_parameters = sum(_num_elements(path / name, uri) for name in shards)
+        parts = {"weights": shards, **{part: names for part, names in files.items() if names}}
+        return cls(uri, path, parts, config, num_parameters, recorded)
+
+    @functools.cached_property
+    def digests(self) -> Mapping[str, str]:
+        """By part, the sha256 over the names and sha256 of its files.
+
+        Raises:
+            ConfigError: A file is not the one that was downloaded.
+        """
+        return {part: _over({name: self._digest(name) for name in names}) for part, names in self.files.items()}
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the whole folder."""
+        return _over(self.digests)
+
+    @contextmanager
+    def view(self) -> Iterator[Path]:
+        """Give a folder that shows `files` alone, for the block: no loader finds a file that has no digest."""
+        with tempfile.TemporaryDirectory(prefix="pseudoris-model-") as view:
+            for name in (name for names in self.files.values() for name in names):
+                (Path(view) / name).symlink_to((self.path / name).resolve())
+            yield Path(view)
+
+    def _digest(self, name: str) -> str:
+        path = self.path / name
+        found, recorded = _cached_sha256(path, *_stamp(path)), self.recorded.get(name, path.resolve().name)
+        if _SHA256.fullmatch(recorded) and recorded != found:
+            raise ConfigError(
+                f"model '{self.uri}': {path} has sha256 {found}, but {recorded} was downloaded. Delete that file, and "
+                f"get it again: pseudoris weights get {self.uri}"
+            )
+        return found
+
+
+def _located(uri: str, cache: WeightCache) -> tuple[Path, dict[str, str]]:
+    """Return the folder of a model, and the sha256 that were recorded of its files by name."""
+    model = hub_model(uri)
+    if model is None:
+        if Path(uri).is_dir():
+            return Path(uri), {}
+        raise ConfigError(f"model '{uri}': no such folder. Give the path of a saved model, or OWNER/NAME@COMMIT")
+    # It is fetched last.
+    if (cache.path(uri) / CONFIG_NAME).exists():
+        pins = {name: pin.sha256 for name, pin in cache.pins().items() if name.startswith(f"{uri}/")}
+        return cache.path(uri), {name.removeprefix(f"{uri}/"): sha256 for name, sha256 in pins.items()}
+    of_hub = try_to_load_from_cache(model[0], CONFIG_NAME, revision=model[1])
+    if isinstance(of_hub, str):
+        return Path(of_hub).parent, {}
+    raise ConfigError(f"model '{uri}' is not on this machine. To get it: pseudoris weights get {uri}")
+
+
+def _content(path: Path, uri: str) -> Any:
+    """Return what a JSON file holds, None for another file; refuse what is no file, too large, or names code."""
+    with open_linked(path) as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        if size_bytes > _MAX_FILE_BYTES:
+            raise ConfigError(f"model '{uri}': {path} has {size_bytes:,} bytes, at most {_MAX_FILE_BYTES:,} are read")
+        if path.suffix != ".json":
+            return None
+        try:
+            # transformers writes 10^30 for a tokenizer without a limit.
+            tree = parse_json(file.read(), takes_large=True)
+        except ValueError as error:
+            raise ConfigError(f"model '{uri}': {path} is not JSON ({error}): get it again") from error
+    if path.name != "tokenizer.json" and _has_key(tree, "auto_map"):
+        raise ConfigError(
+            f"model '{uri}': {path} has an auto_map, which names code that comes with the model. Such code is never "
+            "run. If transformers itself has the class, remove the entry in a copy of the folder"
+        )
+    return tree
+
+
+def _has_key(tree: Any, key: str) -> bool:
+    """Whether any mapping in it has the key; not recursive, as it may be nested deeper than Python goes."""
+    left = [tree]
+    while left:
+        each = left.pop()
+        if isinstance(each, dict):
+            if key in each:
+                return True
+            left += each.values()
+        elif isinstance(each, list):
+            left += each
+    return False
+
+
+def _num_elements(path: Path, uri: str) -> int:
+    """Return the elements of the tensors in a shard by its header, which must account for every byte of the file."""
+    with open_linked(path) as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        num_header = int.from_bytes(file.read(8), "little")
+        try:
+            if not 0 < num_header <= min(_MAX_HEADER_BYTES, size_bytes - 8):
+                raise ValueError("its header is longer than the file")
+            tensors = {name: each for name, each in parse_json(file.read(num_header)).items() if name != "__metadata__"}
+            end = 8 + num_header + max(int(each["data_offsets"][1]) for each in tensors.values())
+            num_elements = sum(prod(map(int, each["shape"])) for each in tensors.values())
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ConfigError(f"model '{uri}': {path} is not safetensors ({error}): get it again") from error
+    if end != size_bytes or size_bytes > _MAX_SHARD_BYTES:
+        raise ConfigError(f"model '{uri}': {path} has {size_bytes:,} bytes, {end:,} by its header: get it again")
+    return num_elements
+
+
+def _over(digests: Mapping[str, str]) -> str:
+    return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=256)
+def _cached_sha256(path: Path, *_: int) -> str:
+    """The sha256 of a file of one stamp: a run asks twice, and shards have gigabytes."""
+    return file_sha256(path)
