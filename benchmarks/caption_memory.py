@@ -21,7 +21,7 @@ from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.measures import CACHE_BYTES, collecting
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
-from pseudoris.workers.captions.captioner import CachedEngine
+from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
 from pseudoris.workers.checkpoints.openclip import build_from_config, load_coca, read_model_config
 from pseudoris.workers.device import prepare_device
@@ -41,7 +41,7 @@ def measure(config: RunConfig, *, num_masks: int, num_kinds: int, num_steps: int
     model = load_coca(captions.architecture, captions.weights).requires_grad_(False)
     crops = [noise_crops(num_masks, model.visual.image_size[0], seed=kind) for kind in range(num_kinds)]
     image = replace(crops[0], kinds=tuple(captions.crop_kinds()), pixels=torch.cat([one.pixels for one in crops]))
-    engine = CachedEngine(model, special_tokens(model), captions, seed=config.compute.seed)
+    engine = coca_engine(model, special_tokens(model), captions, seed=config.compute.seed)
     before: list[int] = []
 
     def begin_again(*_: object) -> None:
@@ -74,7 +74,7 @@ def planned(captions: CaptionsConfig, *, num_masks: int, dtype: torch.dtype) -> 
         raise TypeError(f"{captions.architecture} builds {type(model).__name__}, not CoCa")
     towers = CachedCocaTowers(model)
     tokens = int(model.visual.attn_pool.query.shape[0]) - 1
-    image = towers.image_bytes(num_masks, tokens)
+    image = towers.image_bytes([torch.empty(tokens, device="meta")] * num_masks)
     left = prefix_budget(captions, image_bytes=image)
     return (
         f"{captions.architecture}, {num_masks} masks, {dtype}: image keys and values {image / _MIB:.0f} MiB a crop "

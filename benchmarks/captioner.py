@@ -25,7 +25,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner, distinctive
-from pseudoris.workers.captions.captioner import CachedEngine
+from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.captions.decoding_rules import ImageCrops, configured_rules
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.checkpoints.openclip import load_coca
@@ -188,7 +188,7 @@ def _measure(
 ) -> tuple[Row, Timed | None]:
     captions, special = config.captions, special_tokens(model)
     image = crops_for(config, num_masks, model.visual.image_size[0])
-    engine = CachedEngine(model, special, captions, seed=config.compute.seed)
+    engine = coca_engine(model, special, captions, seed=config.compute.seed)
     ours = [caption.tokens for caption in engine.generate(image) if caption.rule.name != "beam"]
     share = engine.towers.num_pairs / engine.towers.num_asked
     ours_s = median_seconds(lambda: engine.generate(image), repeats=repeats, warm_ups=0)

@@ -44,7 +44,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.captions.captioner import CachedEngine
+from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering import ClipScorer
 from recipes.scene_shards import scene_image, scene_shard
@@ -69,7 +69,7 @@ def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_ste
     # A model of its own: the engine may compile parts of its.
     plain = load_sure_coca(captions.architecture, captions.weights).to(device, dtype)
     authors = AuthorsLoop(plain, special, one_kind, seed=seed)
-    engine = CachedEngine(model, special, one_kind, seed=seed, is_compiled=config.compute.is_compiled)
+    engine = coca_engine(model, special, one_kind, seed=seed, is_compiled=config.compute.is_compiled)
     theirs = authors.sample(image, 0)
     ours = [caption.tokens for caption in engine.generate(image) if caption.rule.name != "beam"]
     num_equal = sum(one == other for one, other in zip(theirs, ours, strict=True))
@@ -81,7 +81,7 @@ def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_ste
     yield bench.row(case, partial(engine.generate, image), done=len(ours), baseline_s=baseline_s, note=note)
     # Its caches would count as the next row's.
     del engine, authors, plain
-    whole = CachedEngine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
+    whole = coca_engine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
     kinds = tuple(captions.crop_kinds())
     full = replace(image, kinds=kinds, pixels=image.pixels.expand(len(kinds), -1, -1, -1, -1).clone())
     # Crops of one mask differ by kind, as those of small masks do.

@@ -15,7 +15,7 @@ from benchmarks.mask_sides import scene_pixels
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions import captioner as captioner_module
-from pseudoris.workers.captions.captioner import CachedEngine
+from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.checkpoints.openclip import load_clip, load_coca
 from pseudoris.workers.checkpoints.weight_files import random_seed
@@ -35,7 +35,7 @@ _CHECKED_TEXTS = ["a dog", "a photo of a dog", "a photo of the brown dog on the 
 _MAX_DIFFERENCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
 
 
-def load_sure_coca(architecture: str, weights: WeightsConfig) -> CoCa:
+def load_sure_coca(architecture: str | None, weights: WeightsConfig) -> CoCa:
     """Return a CoCa whose random weights are as sure of the next token as trained ones; trained ones stay.
 
     Else all 49,408 tokens are nearly alike likely: every nucleus is wider than the likeliest 64, and each prefix of its
@@ -63,7 +63,7 @@ def check_captions(config: RunConfig) -> None:
     image = on_device(noise_crops(CHECKED_MASKS, model.visual.image_size[0]), device, torch.float64)
     special, seed = special_tokens(model), config.compute.seed
     theirs = AuthorsLoop(plain, special, captions, seed=seed).sample(image, 0)
-    engine = CachedEngine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
+    engine = coca_engine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
     ours = [caption.tokens for caption in engine.generate(image) if caption.rule.name != "beam"]
     differing = [number for number, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1]]
     if differing:

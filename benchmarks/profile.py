@@ -19,7 +19,7 @@ from benchmarks.mask_sides import Sides
 from benchmarks.measurement import machine, options, random_weights, write_json
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.workers.captions.captioner import CachedEngine
+from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.device import prepare_device
 
@@ -62,7 +62,7 @@ def measure(config: RunConfig, *, num_masks: int, num_steps: int) -> dict[str, d
     image = crops_for(config, num_masks, model.visual.image_size[0])
     special, seed = special_tokens(model), config.compute.seed
     authors = AuthorsLoop(model, special, captions, seed=seed)
-    engine = CachedEngine(model, special, captions, seed=seed)
+    engine = coca_engine(model, special, captions, seed=seed)
     sides = Sides(config, num_images=1, kept_share=0.4, is_remembering=True)
     sides.agree()
     case = f"{num_masks} masks, 1 crop kind, {num_steps} steps"

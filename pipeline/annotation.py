@@ -383,8 +383,8 @@ def _estimate(location: RunLocation, tally: PlanTally, config: RunConfig) -> tup
         basis = f"from the {done.images} images committed so far, {done.output_bytes // done.images} bytes each"
         return done.output_bytes * tally.num_images // done.images, basis, done.shards
     captions = config.captions
-    # Of a mask, in each kind of crop: one beam, and the samples.
-    draws = 1 + len(captions.sampling.top_k) + len(captions.sampling.top_p)
+    # Of a mask, in each kind of crop: a beam if there are any, and the samples.
+    draws = bool(captions.beam.num_beams) + len(captions.sampling.top_k) + len(captions.sampling.top_p)
     draws *= len(captions.context_scales) + captions.has_masked_crop
     per_mask = BYTES_PER_MASK + draws * BYTES_PER_DRAW
     tables = tally.num_shards * BYTES_PER_SHARD

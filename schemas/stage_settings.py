@@ -185,8 +185,8 @@ class ListeningConfig(FrozenModel):
 class BeamConfig(FrozenModel):
     """Group beam search as open_clip does it: groups without a diversity term, so one group is computed."""
 
-    # Captions that are kept at each step, of all groups together.
-    num_beams: int = Field(default=6, ge=1)
+    # Captions that are kept at each step, of all groups together. 0: no beam search.
+    num_beams: int = Field(default=6, ge=0)
     # Groups of the search; all but the first repeat it.
     num_groups: int = Field(default=3, ge=1)
     # logit (the authors' setting) sums raw logits; logprob sums log-probabilities.
@@ -236,8 +236,9 @@ class CaptionsConfig(FrozenModel):
 
     # coca, or a plug-in of the entry points `pseudoris.captioners`.
     engine: str = "coca"
-    # A model name from open_clip's registry, the path of a JSON model config, or `builtin:<file>`.
-    architecture: str
+    # A model name from open_clip's registry, the path of a JSON model config, or `builtin:<file>`. None for an engine
+    # whose weights say it.
+    architecture: str | None = Field(default=None, exclude_if=lambda name: name is None)
     weights: WeightsConfig
     # Whether the mask's box is captioned with everything else in it painted over.
     has_masked_crop: bool = True
@@ -266,6 +267,8 @@ class CaptionsConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _has_crops(self) -> Self:
+        if self.engine == "coca" and self.architecture is None:
+            raise ValueError("engine=coca needs captions.architecture, such as coca_ViT-L-14")
         if not self.has_masked_crop and not self.context_scales:
             raise ValueError("captions need at least one crop kind: set has_masked_crop=true or give context_scales")
         if self.min_length > self.max_length:

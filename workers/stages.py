@@ -173,9 +173,9 @@ def clip_digest(config: FilterConfig) -> str:
     return _combined(*parts, partial(_model_config_digest, config.architecture))
 
 
-def _model_config_digest(architecture: str) -> str | None:
+def _model_config_digest(architecture: str | None) -> str | None:
     """Return the sha256 of the user's own file with a model config; None for a name or a file of ours."""
-    if architecture.startswith(BUILTIN_PREFIX) or not architecture.endswith(".json"):
+    if architecture is None or architecture.startswith(BUILTIN_PREFIX) or not architecture.endswith(".json"):
         return None
     try:
         return file_sha256(Path(architecture))

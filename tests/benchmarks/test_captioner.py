@@ -7,7 +7,7 @@ import pytest
 from benchmarks import captioner
 from benchmarks.captioner import AuthorsLoop
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.workers.captions.captioner import CachedEngine
+from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.checkpoints.openclip import load_coca
 
 
@@ -20,7 +20,7 @@ def test_both_sides_draw_the_same_captions():
     image = captioner.noise_crops(3, model.visual.image_size[0])
     image = replace(image, pixels=image.pixels.double())
     theirs = AuthorsLoop(model, special, config, seed=0).sample(image, 0)
-    captions = CachedEngine(model, special, config, seed=0).generate(image)
+    captions = coca_engine(model, special, config, seed=0).generate(image)
     assert [caption.tokens for caption in captions if caption.rule.name != "beam"] == theirs
     assert len(set(theirs)) > 5
 

@@ -197,8 +197,15 @@ def test_each_key_says_who_set_it(tmp_path):
     assert yaml.safe_load("\n".join(lines))["masks"]["points_per_batch"] == 7
 
 
-def test_only_an_engine_that_needs_an_architecture_has_one():
-    with pytest.raises(ConfigError, match=r"engine=sam needs masks.architecture: vit_b"):
-        load_config("tiny", assignments=["masks.architecture=null"])
-    other = load_config("tiny", assignments=["masks.architecture=null", "masks.engine=ready"])
-    assert "architecture" not in other.method()["masks"]
+@pytest.mark.parametrize(
+    ("section", "said", "other"),
+    [
+        ("masks", r"engine=sam needs masks.architecture: vit_b", "ready"),
+        ("captions", r"engine=coca needs captions.architecture, such as coca_ViT-L-14", "vlm"),
+    ],
+)
+def test_only_an_engine_that_needs_an_architecture_has_one(section, said, other):
+    with pytest.raises(ConfigError, match=said):
+        load_config("tiny", assignments=[f"{section}.architecture=null"])
+    config = load_config("tiny", assignments=[f"{section}.architecture=null", f"{section}.engine={other}"])
+    assert "architecture" not in config.method()[section]

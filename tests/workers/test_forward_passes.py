@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pseudoris.workers.captions.captioner import CachedEngine
+from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.forward_passes import bucket, compile_rows, linear
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 
@@ -54,8 +54,8 @@ def test_a_compiled_engine_draws_the_same_captions():
     torch.compiler.reset()
     config = captions_config(max_length=6)
     image = image_crops(num_masks=3)
-    plain = CachedEngine(small_coca(), SPECIAL, config, seed=0).generate(image)
-    compiled = CachedEngine(small_coca(), SPECIAL, config, seed=0, is_compiled=True).generate(image)
+    plain = coca_engine(small_coca(), SPECIAL, config, seed=0).generate(image)
+    compiled = coca_engine(small_coca(), SPECIAL, config, seed=0, is_compiled=True).generate(image)
     assert [caption.tokens for caption in compiled] == [caption.tokens for caption in plain]
 
 

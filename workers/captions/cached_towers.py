@@ -8,7 +8,7 @@ The result equals open_clip's full forward up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -206,12 +206,11 @@ class CacheIndex:
 
 
 class CachedCocaTowers:
-    """CoCa's text tower and multimodal decoder over the levels of one prefix tree."""
+    """CoCa's text tower and multimodal decoder, as `Towers`; an encoding is a crop's image tokens (T, D)."""
 
     def __init__(self, model: CoCa, *, is_compiled: bool = False) -> None:
         """Share the weights of `model`, in eval mode on its device; what follows a block's heads may be compiled."""
         self._text = text = _checked_text(model.text)
-        # The longest prefix, SOT included, that the model has positions for.
         self.max_prefix_length = int(text.context_length)
         finish = compile_rows(finish_block) if is_compiled else finish_block
         decoder = model.text_decoder
@@ -230,42 +229,37 @@ class CachedCocaTowers:
         # Bytes of one (prefix, crop) in the caches.
         self.pair_bytes = self._pair_cache.node_bytes
         self._image: list[tuple[torch.Tensor, torch.Tensor]] = []
-        # For benchmarks: pairs (prefix, crop) computed so far, and those that rows of the captioner read. Without a
-        # tree all of these would be computed.
         self.num_pairs = self.num_asked = 0
 
-    def image_bytes(self, num_crops: int, num_tokens: int) -> int:
-        """Return the bytes of the cross-attention keys and values of crops with `num_tokens` image tokens."""
-        return num_crops * num_tokens * 2 * len(self._cross) * self._width * self._itemsize
+    def image_bytes(self, encodings: Sequence[torch.Tensor]) -> int:
+        """Return the bytes of the cross-attention keys and values."""
+        return len(encodings) * len(encodings[0]) * 2 * len(self._cross) * self._width * self._itemsize
 
-    def set_image_tokens(self, image_tokens: torch.Tensor) -> None:
-        """Drop all prefixes, and attend to the image tokens (C, T, D) from now on."""
+    def attend_to(self, encodings: Sequence[torch.Tensor]) -> None:
+        """Compute the cross-attention keys and values."""
         self.rewind((0, 0))
         # Free the earlier images' tokens first: both may not fit in memory.
         self._image = []
+        image_tokens = torch.stack(tuple(encodings))
         self._image = [block.keys_values(image_tokens) for block in self._cross]
 
     def mark(self) -> tuple[int, int]:
-        """Return how full the caches are, for `rewind`."""
+        """Return the sizes of the caches of prefixes and pairs."""
         return self._text_cache.size, self._pair_cache.size
 
     def rewind(self, mark: tuple[int, int]) -> None:
-        """Free everything cached since `mark`."""
+        """Free the end of the stacks."""
         self._text_cache.size = self._first_cache.size = mark[0]
         self._pair_cache.size = mark[1]
 
     def bytes_after(self, level: PrefixLevel, num_steps: int) -> int:
-        """Return the size of the caches in bytes after `num_steps` more levels as wide as `level`."""
+        """Count the nodes of prefixes and pairs."""
         prefixes = self._text_cache.size + num_steps * len(level.tokens)
         pairs = self._pair_cache.size + num_steps * len(level.pair_prefix)
         return prefixes * self._prefix_bytes + pairs * self.pair_bytes
 
     def make_room(self, level: PrefixLevel, num_steps: int, budget_bytes: int) -> int:
-        """Allocate memory for `num_steps` more levels as wide as `level` in one step, instead of by doubling.
-
-        If the caches would then exceed `budget_bytes`, memory of earlier images is freed. Returns the bytes that the
-        caches have allocated.
-        """
+        """Allocate in one step, instead of by doubling; what may be freed is memory of earlier images."""
         prefixes = self._text_cache.size + num_steps * len(level.tokens)
         pairs = self._pair_cache.size + num_steps * len(level.pair_prefix)
         needed = ((self._text_cache, prefixes), (self._first_cache, prefixes), (self._pair_cache, pairs))
@@ -278,7 +272,7 @@ class CachedCocaTowers:
         return self._text_cache.capacity * self._prefix_bytes + self._pair_cache.capacity * self.pair_bytes
 
     def step(self, level: PrefixLevel, before: CacheIndex | None) -> tuple[torch.Tensor, CacheIndex]:
-        """Return the last hidden states (P, D) of the level's pairs, ready for the vocabulary, and its cache index."""
+        """Compute the newest position of the level's prefixes, then of its pairs."""
         self.num_pairs += len(level.pair_prefix)
         cache_index = self._extend_index(level, before)
         # The part without images: states (U, D) after the decoder's first self-attention, and their queries.

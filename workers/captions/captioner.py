@@ -6,10 +6,11 @@ may share a tree, which changes the last bits of the results. So the shard alone
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,14 @@ from pseudoris.schemas.measures import BATCH_FILL, CACHE_BYTES, record
 from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage, clean_text
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
-from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops, Ints, configured_rules
+from pseudoris.workers.captions.decoding_rules import (
+    DecodingRule,
+    GeneratedCaption,
+    ImageCrops,
+    Ints,
+    Towers,
+    configured_rules,
+)
 from pseudoris.workers.captions.distinctive import Others, SamplerRows, choose_others, join_others
 from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding, prefix_budget
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, score_dtype
@@ -47,12 +55,12 @@ class EncodedImage:
 
     Attributes:
         embeddings: (U, E) float32 or float64 vectors, whose products are the similarities s_ij.
-        tokens: (U, T, D) in the model's dtype; the decoder attends to them.
+        tokens: U encodings, to which the towers attend (`Encode`).
         unique_crop_of: (K, N) the unique crop of each kind and mask.
     """
 
     embeddings: torch.Tensor
-    tokens: torch.Tensor
+    tokens: Any
     unique_crop_of: Ints
 
     def embeddings_of(self, kind: int) -> torch.Tensor:
@@ -62,6 +70,8 @@ class EncodedImage:
 
 # The crops of one kind of one image, both given by number. All the others of a crop are in its set.
 CropSet = tuple[int, int]
+# Of crops (C, 3, S, S): their embeddings (C, E), and C encodings, which can be indexed and sliced.
+Encode = Callable[[torch.Tensor], tuple[torch.Tensor, Any]]
 
 
 def encode_crops(model: CoCa, crops: torch.Tensor, *, is_compiled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,16 +105,18 @@ def find_unique_crops(crops: torch.Tensor) -> tuple[torch.Tensor, Ints]:
     return new, to_host(unique_crop_of)[0]
 
 
-def crop_batches(images: Sequence[EncodedImage], *, bytes_a_crop: int, budget_bytes: int) -> Iterator[list[CropSet]]:
+def crop_batches(
+    images: Sequence[EncodedImage], image_bytes: Callable[[Sequence[Any]], int], *, budget_bytes: int
+) -> Iterator[list[CropSet]]:
     """Yield the crop sets that are decoded together, in order: as many as fit into the budget, at least one.
 
     Args:
         images: The images to decode.
-        bytes_a_crop: Bytes of the cross-attention keys and values of one crop.
+        image_bytes: As of `Towers`.
         budget_bytes: Bound on the bytes of all crops together.
     """
     together: list[CropSet] = []
-    filled = 0
+    filled, bytes_a_crop = 0, max(image_bytes([each]) for image in images for each in image.tokens)
     for number, image in enumerate(images):
         num_kinds, num_masks = image.unique_crop_of.shape
         for kind in range(num_kinds):
@@ -117,36 +129,41 @@ def crop_batches(images: Sequence[EncodedImage], *, bytes_a_crop: int, budget_by
         yield together
 
 
-def gather(images: Sequence[EncodedImage], crop_sets: Sequence[CropSet]) -> tuple[Ints, torch.Tensor]:
-    """Return the unique crop of each crop of the sets (C,), and the image tokens of the unique crops (U, T, D)."""
+def gather(images: Sequence[EncodedImage], crop_sets: Sequence[CropSet]) -> tuple[Ints, list[Any]]:
+    """Return the unique crop of each crop of the sets (C,), and the U encodings of the unique crops."""
     unique_crop_of: list[Ints] = []
-    tokens: list[torch.Tensor] = []
+    tokens: list[Any] = []
     first = 0
     for number, group in groupby(crop_sets, key=lambda crop_set: crop_set[0]):
         image = images[number]
         used, unique_crop = np.unique(image.unique_crop_of[[kind for _, kind in group]], return_inverse=True)
         unique_crop_of.append(first + unique_crop.reshape(-1))
-        tokens.append(image.tokens[to_device(used, image.tokens.device)])
+        tokens += [image.tokens[crop] for crop in used]
         first += len(used)
-    return np.concatenate(unique_crop_of), torch.cat(tokens)
+    return np.concatenate(unique_crop_of), tokens
 
 
 class CachedEngine:
     """Distinctive caption sampling and beam search that compute nothing twice (method page section 3)."""
 
     def __init__(
-        self, model: CoCa, special: SpecialTokens, config: CaptionsConfig, *, seed: int, is_compiled: bool = False
+        self,
+        towers: Towers,
+        encode: Encode,
+        projection: torch.Tensor,
+        *,
+        special: SpecialTokens,
+        config: CaptionsConfig,
+        seed: int,
     ) -> None:
-        """Wrap a model in eval mode, on its device and in its dtype; `is_compiled` as in the configuration."""
-        self._model, self._config, self._seed = model, config, seed
+        """Decode with the towers and the vocabulary's `projection` (D, V) what `encode` has encoded."""
+        self._encode, self._config, self._seed = encode, config, seed
         # The listener uses the same towers, caches and vocabulary.
-        self.special = special
-        self._is_compiled = is_compiled
-        if is_compiled:
-            compile_tower(model.visual)
-        self.towers = CachedCocaTowers(model, is_compiled=is_compiled)
+        self.towers, self.special = towers, special
         self._samplers = [rule for rule in configured_rules(config) if rule.name != "beam"]
-        self.vocabulary = Vocabulary(model.text_decoder.text_projection.detach(), special.eos)
+        self.vocabulary = Vocabulary(
+            projection, special.eos, further_eos=special.further_eos, forbidden=special.forbidden
+        )
         positions = self.towers.max_prefix_length
         if config.max_length - 1 > positions:
             raise ConfigError(
@@ -168,9 +185,12 @@ class CachedEngine:
             pixels.append(flat[first])
             firsts.append(len(first))
             unique_crops_of.append(unique_crop_of.reshape(len(image.kinds), len(image.mask_indices)))
-        encoded = encode_crops(self._model, torch.cat(pixels), is_compiled=self._is_compiled)
-        embeddings, tokens = (torch.split(part, firsts) for part in encoded)
-        return [EncodedImage(*parts) for parts in zip(embeddings, tokens, unique_crops_of, strict=True)]
+        embeddings, tokens = self._encode(torch.cat(pixels))
+        ends = np.cumsum(firsts).tolist()
+        return [
+            EncodedImage(embeddings[end - count : end], tokens[end - count : end], unique_crop_of)
+            for count, end, unique_crop_of in zip(firsts, ends, unique_crops_of, strict=True)
+        ]
 
     @torch.inference_mode()
     def generate_together(
@@ -183,8 +203,7 @@ class CachedEngine:
         """
         encoded = self.encode(images) if encoded is None else encoded
         captions: list[list[GeneratedCaption]] = [[] for _ in images]
-        bytes_a_crop = self.towers.image_bytes(1, encoded[0].tokens.shape[1])
-        for crop_sets in crop_batches(encoded, bytes_a_crop=bytes_a_crop, budget_bytes=self._config.cache_bytes // 2):
+        for crop_sets in crop_batches(encoded, self.towers.image_bytes, budget_bytes=self._config.cache_bytes // 2):
             for (image, _), part in zip(crop_sets, self._decode(images, encoded, crop_sets), strict=True):
                 captions[image] += part
         # Stable: the captions of a mask keep the order of crop kinds and rules.
@@ -209,8 +228,8 @@ class CachedEngine:
             top_p=np.tile(np.array([rule.top_p or 1.0 for rule in self._samplers], dtype=np.float64), num_crops),
             uniform=draws(keys, self._config.max_length),
         )
-        image_bytes = self.towers.image_bytes(*tokens.shape[:2])
-        self.towers.set_image_tokens(tokens)
+        image_bytes = self.towers.image_bytes(tokens)
+        self.towers.attend_to(tokens)
         decoding = PrefixTreeDecoding(
             self.towers,
             self.vocabulary,
@@ -241,8 +260,9 @@ class CachedEngine:
             named = chosen.indices.tolist() if chosen.how == "nearest" else [[]] * len(image.mask_indices)
             for number, named_of in enumerate(named):
                 other_masks = tuple(image.mask_indices[other] for other in named_of)
-                best = decoding.searches[crop].result()
-                part.append(GeneratedCaption(number, kind, DecodingRule("beam"), best.tokens, best.log_prob))
+                if self._config.beam.num_beams:
+                    best = decoding.searches[crop].result()
+                    part.append(GeneratedCaption(number, kind, DecodingRule("beam"), best.tokens, best.log_prob))
                 for row, rule in enumerate(self._samplers, start=crop * len(self._samplers)):
                     tokens, log_prob = decoding.sampled(row)
                     part.append(
@@ -253,6 +273,18 @@ class CachedEngine:
                 crop += 1
             captions.append(part)
         return captions
+
+
+def coca_engine(
+    model: CoCa, special: SpecialTokens, config: CaptionsConfig, *, seed: int, is_compiled: bool = False
+) -> CachedEngine:
+    """Return the engine of a CoCa in eval mode, on its device, in its dtype; `is_compiled` as in the configuration."""
+    if is_compiled:
+        compile_tower(model.visual)
+    towers = CachedCocaTowers(model, is_compiled=is_compiled)
+    encode = partial(encode_crops, model, is_compiled=is_compiled)
+    projection = model.text_decoder.text_projection.detach()
+    return CachedEngine(towers, encode, projection, special=special, config=config, seed=seed)
 
 
 def to_expressions(
@@ -298,7 +330,7 @@ class CocaCaptioner:
         model = load_coca(config.architecture, config.weights).requires_grad_(False).to(device, dtype)
         self._tokenizer = byte_pair_encoder()
         special = SpecialTokens(self._tokenizer.sot_token_id, self._tokenizer.eot_token_id, model.text.pad_id)
-        self._engine = CachedEngine(model, special, config, seed=compute.seed, is_compiled=compute.is_compiled)
+        self._engine = coca_engine(model, special, config, seed=compute.seed, is_compiled=compute.is_compiled)
         self._listener = None
         if config.listening:
             # Imported here: most runs do not listen.

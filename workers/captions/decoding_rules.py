@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ def configured_rules(config: CaptionsConfig) -> tuple[DecodingRule, ...]:
     """Return the rules in the order of the tables: beam, top-k ascending, top-p ascending."""
     sampling = config.sampling
     return (
-        DecodingRule("beam"),
+        *((DecodingRule("beam"),) if config.beam.num_beams else ()),
         *(DecodingRule("top_k", top_k=k) for k in sorted(sampling.top_k)),
         *(DecodingRule("top_p", top_p=p) for p in sorted(sampling.top_p)),
     )
@@ -155,6 +155,47 @@ def extend(before: PrefixLevel | None, parents: Ints, tokens: Ints, needs: Bools
     )
 
 
+class Towers(Protocol):
+    """A captioner's decoder over the levels of one prefix tree, with caches. Encodings are what its image tower made.
+
+    Attributes:
+        max_prefix_length: The longest prefix, SOT included, that the model has positions for.
+        num_pairs: Pairs (prefix, crop) computed so far. For benchmarks, as the next.
+        num_asked: Pairs that rows of the captioner read. Without a tree all of these would be computed.
+    """
+
+    max_prefix_length: int
+    num_pairs: int
+    num_asked: int
+
+    def image_bytes(self, encodings: Sequence[Any]) -> int:
+        """Return the bytes that the crops of these encodings, at least one, take while they are attended to."""
+
+    def attend_to(self, encodings: Sequence[Any]) -> None:
+        """Drop all prefixes, and attend to the crops of these encodings from now on."""
+
+    def mark(self) -> Any:
+        """Return how full the caches are, for `rewind`."""
+
+    def rewind(self, mark: Any) -> None:
+        """Free everything cached since `mark`."""
+
+    def bytes_after(self, level: PrefixLevel, num_steps: int) -> int:
+        """Return the size of the caches in bytes after `num_steps` more levels as wide as `level`."""
+
+    def make_room(self, level: PrefixLevel, num_steps: int, budget_bytes: int) -> int:
+        """Allocate memory for `num_steps` more levels as wide as `level`, and free what then exceeds `budget_bytes`.
+
+        Returns the bytes that the caches have allocated.
+        """
+
+    def step(self, level: PrefixLevel, before: Any) -> tuple[torch.Tensor, Any]:
+        """Return the last hidden states (P, D) of the level's pairs, ready for the vocabulary, and its cache index.
+
+        `before` is the cache index of the previous level, None at the root.
+        """
+
+
 # transformers starts all beams except the first with this score, so that the first step extends only one beam.
 _INACTIVE = -1e9
 
@@ -211,9 +252,9 @@ class BeamSearch:
 
         Args:
             extensions: At least the best 2 · num_beams over all beams, in any order: enough to fill the beams if half
-                of them end.
+                of them end. With E tokens that end a caption, the best (1 + E) · num_beams.
         """
-        best = sorted(extensions, key=lambda c: (-c.score, c.beam, c.token))[: 2 * self.num_beams]
+        best = sorted(extensions, key=lambda c: (-c.score, c.beam, c.token))
         length = len(self.beams[0].tokens) + 2  # SOT, and the token about to be appended
         unfinished = [extension for extension in best if extension.token != self.eos]
         for extension in best[: self.num_beams]:

@@ -219,7 +219,6 @@ class Sampler:
 
     rows: SamplerRows
     vocabulary: Vocabulary
-    eos: int
     temperature: float
 
     def next_tokens(
@@ -262,7 +261,9 @@ class Sampler:
         order = ids.masked_fill(~is_kept, self.vocabulary.size).argsort(dim=1)
         ids, logits, is_kept = ids.gather(1, order), logits.gather(1, order), is_kept.gather(1, order)
         contrast = self.vocabulary.logits_at(others[line], ids)
-        column, log_probs = self._draw_column(uniform, logits, contrast, is_kept=is_kept, is_eos=ids == self.eos)
+        column, log_probs = self._draw_column(
+            uniform, logits, contrast, is_kept=is_kept, is_eos=self.vocabulary.is_eos(ids)
+        )
         tokens = ids.gather(1, column)[:, 0]
         unsettled = np.flatnonzero(~is_settled)
         for first in range(0, len(unsettled), _ROWS_A_SORT):
@@ -287,7 +288,7 @@ class Sampler:
         ranked = descending(logits)
         is_kept = kept_tokens(logits, ranked, count_kept(ranked, log_total, top_k, top_p))
         contrast, _ = self.vocabulary.all_logits(others, is_eos_allowed=True)
-        is_eos = (torch.arange(self.vocabulary.size, device=logits.device) == self.eos).expand(len(logits), -1)
+        is_eos = self.vocabulary.is_eos(torch.arange(self.vocabulary.size, device=logits.device)).expand_as(logits)
         column, log_probs = self._draw_column(uniform, logits, contrast, is_kept=is_kept, is_eos=is_eos)
         return column[:, 0], log_probs
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 from pseudoris.schemas.config import CaptionsConfig, SamplingConfig
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord
 from pseudoris.schemas.stage_settings import ListeningConfig
-from pseudoris.workers.captions.cached_towers import CachedCocaTowers, CacheIndex
 from pseudoris.workers.captions.captioner import CachedEngine, CropSet, EncodedImage, crop_batches, gather
-from pseudoris.workers.captions.decoding_rules import Bools, ImageCrops, Ints, PrefixLevel, extend
+from pseudoris.workers.captions.decoding_rules import Bools, ImageCrops, Ints, PrefixLevel, Towers, extend
 from pseudoris.workers.captions.distinctive import choose_others
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, all_finite, check_finite
@@ -74,16 +73,14 @@ class _Branch:
     active: Ints
     parents: Ints
     level: PrefixLevel | None = None
-    cache_index: CacheIndex | None = None
+    cache_index: Any = None
     length: int = 0
 
 
 class TeacherForcing:
     """Scores texts with towers that attend to the unique crops."""
 
-    def __init__(
-        self, towers: CachedCocaTowers, vocabulary: Vocabulary, special: SpecialTokens, *, budget_bytes: int
-    ) -> None:
+    def __init__(self, towers: Towers, vocabulary: Vocabulary, special: SpecialTokens, *, budget_bytes: int) -> None:
         """Keep the towers. The caches of prefixes stay below `budget_bytes`."""
         self._towers, self._vocabulary, self._sot = towers, vocabulary, special.sot
         self._budget_bytes = budget_bytes
@@ -211,9 +208,8 @@ class Listener:
         )
         of_kinds = replace(encoded, unique_crop_of=encoded.unique_crop_of[kinds])
         sums = np.zeros((len(texts), num_masks))
-        bytes_a_crop = self._engine.towers.image_bytes(1, encoded.tokens.shape[1])
         for crop_sets in crop_batches(
-            [of_kinds], bytes_a_crop=bytes_a_crop, budget_bytes=self._config.cache_bytes // 2
+            [of_kinds], self._engine.towers.image_bytes, budget_bytes=self._config.cache_bytes // 2
         ):
             self._add(sums, of_kinds, crop_sets, texts=rows, asked=asked[targets])
         scores = sums / len(kinds)
@@ -229,12 +225,12 @@ class Listener:
     ) -> None:
         """Add to `sums` (R, N) the log-probabilities of R texts under the crops of some kinds of the masks `asked`."""
         engine = self._engine
-        unique_crop_of, image_tokens = gather([encoded], crop_sets)
+        unique_crop_of, encodings = gather([encoded], crop_sets)
         unique_crop_of = unique_crop_of.reshape(len(crop_sets), -1)
-        engine.towers.set_image_tokens(image_tokens)
-        budget = prefix_budget(self._config, image_bytes=engine.towers.image_bytes(*image_tokens.shape[:2]))
+        engine.towers.attend_to(encodings)
+        budget = prefix_budget(self._config, image_bytes=engine.towers.image_bytes(encodings))
         forcing = TeacherForcing(engine.towers, engine.vocabulary, engine.special, budget_bytes=budget)
-        shows = np.zeros((sums.shape[1], len(image_tokens)), np.bool_)
+        shows = np.zeros((sums.shape[1], len(encodings)), np.bool_)
         for unique_crops_of_kind in unique_crop_of:
             shows[np.arange(len(shows)), unique_crops_of_kind] = True
         log_probs = forcing.read(texts, (asked @ shows) > 0)

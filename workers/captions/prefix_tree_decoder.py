@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from pseudoris.schemas.config import CaptionsConfig
-from pseudoris.workers.captions.cached_towers import CachedCocaTowers, CacheIndex
-from pseudoris.workers.captions.decoding_rules import BeamExtension, BeamSearch, Ints, PrefixLevel, extend
+from pseudoris.workers.captions.decoding_rules import BeamExtension, BeamSearch, Ints, PrefixLevel, Towers, extend
 from pseudoris.workers.captions.distinctive import Others, Sampler, SamplerRows
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
@@ -72,7 +71,7 @@ class PrefixTreeDecoding:
 
     def __init__(
         self,
-        towers: CachedCocaTowers,
+        towers: Towers,
         vocabulary: Vocabulary,
         *,
         others: Others,
@@ -85,7 +84,7 @@ class PrefixTreeDecoding:
         """Prepare the decoding.
 
         Args:
-            towers: They attend to the unique crops (`CachedCocaTowers.set_image_tokens`).
+            towers: They attend to the unique crops.
             vocabulary: Of the model.
             others: Of the C crops, as numbers among them.
             rows: The sampling rows.
@@ -103,9 +102,10 @@ class PrefixTreeDecoding:
         self._needs_own = np.eye(num_unique_crops, dtype=np.bool_)[unique_crop_of]
         self._needs_all = self._needs_own.copy()
         self._needs_all[np.arange(num_crops)[:, None], unique_crop_of[self._members]] = True
-        self._sampler = Sampler(rows, vocabulary, eos=special.eos, temperature=config.sampling.temperature)
+        self._sampler = Sampler(rows, vocabulary, temperature=config.sampling.temperature)
         self._tokens = np.full((len(rows.target), config.max_length), special.eos, dtype=np.int64)
         self._log_probs = np.zeros(len(rows.target))
+        self._eos = [special.eos, *special.further_eos]
         # The most bytes that the caches of prefixes held.
         self.peak_cache_bytes = 0
         self.searches = [
@@ -123,13 +123,11 @@ class PrefixTreeDecoding:
         num_rows = len(self._target)
         zeros = np.zeros(num_rows, dtype=np.int64)
         root = (0,) * self._num_beams
-        beams = tuple(ActiveBeams(crop, search, root) for crop, search in enumerate(self.searches))
+        beams = tuple(ActiveBeams(crop, search, root) for crop, search in enumerate(self.searches) if root)
         active = ActiveRows(np.arange(num_rows), self._target, zeros, zeros + self._special.sot, beams)
         self._descend(active, None, None, length=1)
 
-    def _descend(
-        self, active: ActiveRows, level: PrefixLevel | None, cache_index: CacheIndex | None, *, length: int
-    ) -> None:
+    def _descend(self, active: ActiveRows, level: PrefixLevel | None, cache_index: Any, *, length: int) -> None:
         while (num_searches := len(active.rows) + len(active.beams)) and length < self._config.max_length:
             # Sampling rows first, then every beam of every search.
             extended = [
@@ -193,8 +191,8 @@ class PrefixTreeDecoding:
             prefix_length=length,
             is_eos_allowed=length >= self._config.min_length,
         )
-        if self._config.sampling.pad_ends_caption:
-            tokens = np.where(tokens == self._special.pad, self._special.eos, tokens)
+        ends = [*self._eos, self._special.pad] if self._config.sampling.pad_ends_caption else self._eos
+        tokens = np.where(np.isin(tokens, ends), self._special.eos, tokens)
         self._tokens[active.rows, length - 1] = tokens
         self._log_probs[active.rows] += log_probs
         return tokens
@@ -210,7 +208,7 @@ class PrefixTreeDecoding:
         pairs = level.pair_of[prefixes, unique_crops[:, None]].reshape(-1)
         # Scores, log-probabilities and ids of the best tokens of each beam, as many as a search considers.
         hidden, is_certain = hidden[to_device(pairs, hidden.device)], False
-        wanted = min(2 * num_beams, self._vocabulary.size)
+        wanted = min((1 + len(self._eos)) * num_beams, self._vocabulary.size)
         top = self._vocabulary.top_logits(hidden, is_eos_allowed=is_eos_allowed)
         if top.logits.shape[1] >= wanted:
             *table, is_certain = self._read(top, wanted)
@@ -237,6 +235,8 @@ class PrefixTreeDecoding:
         log_probs = logits - top.log_total.double()[:, None]
         scores = log_probs if self._config.beam.beam_score == "logprob" else logits
         is_certain = top.contains_kept_set(torch.full_like(top.ids[:, 0], wanted)).all()
-        *table, is_finite = to_host(scores, log_probs, top.ids[:, :wanted], is_certain, all_finite(top.log_total))
+        *table, ids, is_sure, is_finite = to_host(
+            scores, log_probs, top.ids[:, :wanted], is_certain, all_finite(top.log_total)
+        )
         check_finite(is_finite)
-        return tuple(table)
+        return *table, np.where(np.isin(ids, self._eos), self._special.eos, ids), is_sure

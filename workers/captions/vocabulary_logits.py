@@ -8,6 +8,7 @@ listed one by one only for the rare row whose kept set reaches logit 0.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +28,21 @@ _GATHERED_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """The token ids of start of text, end of text, and padding."""
+    """Token ids.
+
+    Attributes:
+        sot: Start of text.
+        eos: End of text.
+        pad: Padding.
+        further_eos: Other tokens that end a caption; results say `eos` instead.
+        forbidden: Tokens that are never drawn, such as placeholders of an image.
+    """
 
     sot: int
     eos: int
     pad: int
+    further_eos: tuple[int, ...] = ()
+    forbidden: tuple[int, ...] = ()
 
 
 def score_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -85,10 +96,12 @@ class TopLogits:
 class Vocabulary:
     """Projects hidden states (R, D) to logits, only as many as decoding needs."""
 
-    def __init__(self, projection: torch.Tensor, eos: int) -> None:
-        """Keep the live columns of `projection` (D, V); the token `eos` is always live."""
+    def __init__(
+        self, projection: torch.Tensor, eos: int, *, further_eos: Sequence[int] = (), forbidden: Sequence[int] = ()
+    ) -> None:
+        """Keep the live columns of `projection` (D, V); tokens as of `SpecialTokens`, which are always live."""
         is_live = (projection != 0).any(dim=0)
-        is_live[eos] = True
+        is_live[[eos, *further_eos, *forbidden]] = True
         self._live = is_live.nonzero()[:, 0]
         # At least float32: in half precision scores would tie, and the contrast is a difference of two scores.
         self._rows = projection.t()[self._live].to(score_dtype(projection.dtype)).contiguous()
@@ -99,7 +112,13 @@ class Vocabulary:
         self._row_of[self._live] = torch.arange(len(self._live), device=projection.device)
         # Number of tokens, dead ones included.
         self.size = len(self._row_of)
-        self._eos_column = int(self._row_of[eos])
+        self._eos = torch.tensor([eos, *further_eos], device=projection.device)
+        self._eos_columns = self._row_of[self._eos]
+        self._forbidden_columns = self._row_of[list(forbidden)]
+
+    def is_eos(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return which tokens `ids`, of any shape, end a caption, bool."""
+        return torch.isin(ids, self._eos)
 
     def top_logits(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> TopLogits:
         """Return the likeliest tokens of hidden states (R, D)."""
@@ -148,8 +167,10 @@ class Vocabulary:
 
     def _scores(self, hidden: torch.Tensor, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
         scores: torch.Tensor = self._linear(hidden.to(self._rows.dtype))
+        if len(self._forbidden_columns):
+            scores[:, self._forbidden_columns] = -torch.inf
         if not is_eos_allowed:
-            scores[:, self._eos_column] = -torch.inf
+            scores[:, self._eos_columns] = -torch.inf
         log_total = scores.logsumexp(dim=1)
         if self._num_dead:
             log_total = torch.logaddexp(log_total, torch.full_like(log_total, math.log(self._num_dead)))

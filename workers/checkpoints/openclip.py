@@ -30,8 +30,10 @@ _MAX_FILE_BYTES = 2**20
 _MAX_NUMBER = 2**20
 
 
-def read_model_config(architecture: str) -> dict[str, Any]:
+def read_model_config(architecture: str | None) -> dict[str, Any]:
     """Return an open_clip model config, by registry name, JSON file, or `builtin:` file of this package."""
+    if architecture is None:
+        raise ConfigError("no architecture is set: give the name of one, such as coca_ViT-L-14")
     if architecture.startswith(BUILTIN_PREFIX):
         text = files("pseudoris.workers.checkpoints").joinpath(architecture.removeprefix(BUILTIN_PREFIX))
         if not text.is_file():
@@ -108,7 +110,7 @@ def build_from_config(config: dict[str, Any]) -> nn.Module:
     return model.eval()
 
 
-def load_coca(architecture: str, weights: WeightsConfig) -> CoCa:
+def load_coca(architecture: str | None, weights: WeightsConfig) -> CoCa:
     """Return a CoCa in eval mode, float32, on the CPU; `architecture` as in `captions.architecture`."""
     config = read_model_config(architecture)
     if "multimodal_cfg" not in config:
@@ -126,14 +128,14 @@ def load_clip(architecture: str, weights: WeightsConfig) -> CLIP | CustomTextCLI
     return cast("CLIP | CustomTextCLIP", loaded(partial(build_from_config, config), weights))
 
 
-def check_activation(architecture: str, model_config: dict[str, object], weights: WeightsConfig) -> None:
+def check_activation(architecture: str | None, model_config: dict[str, object], weights: WeightsConfig) -> None:
     """Reject a hub tag if it and the architecture differ in QuickGELU: it would load, and give wrong results."""
     if not weights.uri.startswith(OPEN_CLIP_PREFIX):
         return
     name, tag = split_tag(weights)
     wanted = bool((get_pretrained_cfg(name, tag) or {}).get("quick_gelu", False))
     if wanted != bool(model_config.get("quick_gelu", False)):
-        remedy = f"{architecture}-quickgelu" if wanted else architecture.removesuffix("-quickgelu")
+        remedy = f"{architecture}-quickgelu" if wanted else str(architecture).removesuffix("-quickgelu")
         raise ConfigError(
             f"weights '{weights.uri}' were trained {'with' if wanted else 'without'} QuickGELU, and architecture "
             f"'{architecture}' is {'without' if wanted else 'with'} it: set architecture to '{remedy}'"

@@ -19,7 +19,7 @@ def largest_difference(model):
     """Return the largest difference of logits to open_clip's forward, over prefixes of every length."""
     _, crop_tokens = encode_crops(model, image_crops(num_masks=3, dtype=next(model.parameters()).dtype).pixels[0])
     decoder = CachedCocaTowers(model)
-    decoder.set_image_tokens(crop_tokens)
+    decoder.attend_to(crop_tokens)
     plain = ReferenceEngine(model, SPECIAL, None, seed=0)
     needs = np.ones((len(TOKENS), 3), dtype=np.bool_)
     needs[1] = [True, False, False]

@@ -204,7 +204,7 @@ def sampler(*, top_k, top_p, uniform, vocabulary=IDENTITY, temperature=1.0):
         top_p=np.array(top_p),
         uniform=np.tile(np.array(uniform)[:, None], (1, 6)),
     )
-    return Sampler(rows, vocabulary, eos=EOS, temperature=temperature)
+    return Sampler(rows, vocabulary, temperature=temperature)
 
 
 def next_tokens(drawn_by, own, others=None, **changes):
@@ -222,6 +222,17 @@ def test_a_forbidden_eos_is_gone_before_the_set_is_formed():
     assert tokens == [0]
     # Tokens 1 and 3 tie for the second place: the set has three.
     np.testing.assert_allclose(found, 0.5)
+
+
+def test_each_eos_keeps_its_own_probability_and_a_forbidden_token_is_gone_before_the_set_is_formed():
+    ends = Vocabulary(torch.eye(5, dtype=torch.float64), EOS, further_eos=(1,), forbidden=(3,))
+    own, others = [np.log([0.1, 0.3, 0.2, 0.3, 0.1])], [[0.0, 9.0, 9.0, 0.0, 0.0]]
+    drawn_by = sampler(top_k=[5] * 4, top_p=[1.0] * 4, uniform=[0.1, 0.4, 0.7, 0.99], vocabulary=ends)
+    tokens, found = next_tokens(drawn_by, own, others)
+    # Of the target alone, over four tokens: 3/7 and 2/7. The contrast leaves a half for each of the two words.
+    assert tokens == [0, 1, 2, 4]
+    np.testing.assert_allclose(found, np.array([1 / 2, 3 / 7, 2 / 7, 1 / 2]) / (12 / 7), rtol=1e-3)
+    assert next_tokens(drawn_by, own, others, is_eos_allowed=False)[0] == [0, 0, 4, 4]
 
 
 def test_a_nucleus_wider_than_the_head_is_drawn_from_the_whole_vocabulary():

@@ -11,7 +11,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, CACHE_BYTES, collecting
 from pseudoris.workers.captions import captioner as captioner_module
-from pseudoris.workers.captions.captioner import CachedEngine, find_unique_crops
+from pseudoris.workers.captions.captioner import coca_engine, find_unique_crops
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 
 
@@ -32,7 +32,7 @@ def assert_equal(captions, expected):
 
 
 def assert_engines_agree(image, model=None, **changes):
-    captions = captions_of(CachedEngine, image, model, **changes)
+    captions = captions_of(coca_engine, image, model, **changes)
     assert_equal(captions, captions_of(ReferenceEngine, image, model, **changes))
     return captions
 
@@ -65,8 +65,8 @@ def test_at_31_masks_the_tokens_are_those_of_the_plain_definition(preset, counts
     captions = assert_engines_agree(image_crops(num_masks=31), model, **settings)
     assert counted(captions) == {counts}
     # 30 masks are not more than 30.
-    assert counted(captions_of(CachedEngine, image_crops(num_masks=30), model, **settings)) == {("all", 29)}
-    assert counted(captions_of(CachedEngine, image_crops(num_masks=1), model, **settings)) == {("no_contrast", 0)}
+    assert counted(captions_of(coca_engine, image_crops(num_masks=30), model, **settings)) == {("all", 29)}
+    assert counted(captions_of(coca_engine, image_crops(num_masks=1), model, **settings)) == {("no_contrast", 0)}
 
 
 @pytest.mark.parametrize(("eos_bonus", "drawn", "searched"), [(60.0, 4, 4), (-60.0, 28, 29)])
@@ -106,7 +106,7 @@ def test_in_paper_the_best_beam_has_the_highest_sum_of_raw_logits():
         [caption.tokens for caption in found if caption.rule.name == "beam"]
         for found in (
             assert_engines_agree(image, beam=beam, **lengths),
-            captions_of(CachedEngine, image, beam={**beam, "beam_score": "logprob"}, **lengths),
+            captions_of(coca_engine, image, beam={**beam, "beam_score": "logprob"}, **lengths),
         )
     ]
     assert beams[0] != beams[1], "the seed tells the two scores not apart"
@@ -116,7 +116,7 @@ def test_others_weigh_by_the_cosine_of_open_clips_embeddings_also_below_zero(mon
     image, model, chosen, choose = image_crops(num_masks=4), small_coca(), [], captioner_module.choose_others
     monkeypatch.setattr(captioner_module, "choose_others", lambda *given: chosen.append(choose(*given)) or chosen[-1])
 
-    captions_of(CachedEngine, image, model, max_length=5)
+    captions_of(coca_engine, image, model, max_length=5)
 
     embeddings = model.encode_image(image.pixels[0], normalize=False)
     assert (embeddings.norm(dim=1) - 1).abs().min() > 0.1
@@ -131,7 +131,7 @@ def test_in_paper_a_drawn_token_0_ends_a_caption_as_the_plain_definition_ends_it
     model.text_decoder.text_projection[:, SPECIAL.pad] += 9.0 / 16
     settings = {"max_length": 8, "min_length": 5}
     rules = {"top_k": (13,), "top_p": (0.8,)}
-    free = captions_of(CachedEngine, image, model, sampling=rules, **settings)
+    free = captions_of(coca_engine, image, model, sampling=rules, **settings)
     drawn = [caption for caption in free if caption.rule.name != "beam" and SPECIAL.pad in caption.tokens]
     assert drawn, "no caption draws token 0: the seed shows nothing"
     paper = {"pad_ends_caption": load_config("paper").captions.sampling.pad_ends_caption}
@@ -140,6 +140,24 @@ def test_in_paper_a_drawn_token_0_ends_a_caption_as_the_plain_definition_ends_it
         # The same draws up to there, also below the least length; the token itself is no word. Beams go on.
         end = before.tokens.index(SPECIAL.pad) if before in drawn else len(before.tokens)
         assert after.tokens == before.tokens[:end]
+
+
+def test_no_rule_draws_a_forbidden_token_or_a_second_eos_and_captions_end_at_any():
+    image, settings = image_crops(num_masks=3), {"max_length": 8, "min_length": 2}
+    config = captions_config(**settings)
+    free = coca_engine(small_coca(), SPECIAL, config, seed=3).generate(image)
+    drawn = [token for caption in free for token in caption.tokens]
+    ends, forbidden = drawn[0], next(token for token in drawn if token != drawn[0])
+    special = dataclasses.replace(SPECIAL, further_eos=(ends,), forbidden=(forbidden,))
+    found = coca_engine(small_coca(), special, config, seed=3).generate(image)
+    assert not {ends, forbidden} & {token for caption in found for token in caption.tokens}
+    assert sum(len(each.tokens) for each in found) < sum(len(each.tokens) for each in free)
+
+
+def test_without_beams_the_draws_are_the_same():
+    image, settings = image_crops(num_masks=3, num_kinds=2), {"max_length": 7, "sampling": {"top_p": (0.8,)}}
+    drawn = [caption for caption in captions_of(coca_engine, image, **settings) if caption.rule.name != "beam"]
+    assert_equal(captions_of(coca_engine, image, beam={"num_beams": 0}, **settings), drawn)
 
 
 @pytest.mark.slow
@@ -159,9 +177,9 @@ def test_a_vocabulary_with_dead_tokens_is_sampled_as_if_they_were_multiplied(num
 def test_in_single_precision_the_engine_draws_what_double_precision_draws():
     # Near ties aside: the share that rounding flips is below one in a hundred.
     model, image = small_coca(), image_crops(num_masks=5, num_kinds=2)
-    double = captions_of(CachedEngine, image, model)
+    double = captions_of(coca_engine, image, model)
     single = captions_of(
-        CachedEngine, image_crops(num_masks=5, num_kinds=2, dtype=torch.float32), small_coca(dtype=torch.float32)
+        coca_engine, image_crops(num_masks=5, num_kinds=2, dtype=torch.float32), small_coca(dtype=torch.float32)
     )
     different = sum(one.tokens != other.tokens for one, other in zip(single, double, strict=True))
     assert different <= len(double) // 100
@@ -175,7 +193,7 @@ def test_images_that_come_together_keep_to_their_own_others():
         for num_masks in (1, 5, 3)
     ]
     config = captions_config(sampling={"max_others": 2}, max_length=7)
-    together = CachedEngine(small_coca(), SPECIAL, config, seed=3).generate_together(images)
+    together = coca_engine(small_coca(), SPECIAL, config, seed=3).generate_together(images)
     plain = ReferenceEngine(small_coca(), SPECIAL, config, seed=3)
     for captions, image in zip(together, images, strict=True):
         assert_equal(captions, plain.generate(image))
@@ -195,11 +213,11 @@ def test_the_nearest_others_are_named_by_their_indices():
     beam, *sampled = captions[:11]
     assert beam.other_masks == ()
     assert {caption.other_masks for caption in sampled} <= {(2, 3), (2, 7), (3, 7)}
-    assert not any(caption.other_masks for caption in captions_of(CachedEngine, image, max_length=5))
+    assert not any(caption.other_masks for caption in captions_of(coca_engine, image, max_length=5))
 
 
 def test_an_image_gives_the_same_captions_after_any_other():
-    engine = CachedEngine(small_coca(dtype=torch.float32), SPECIAL, captions_config(), seed=3)
+    engine = coca_engine(small_coca(dtype=torch.float32), SPECIAL, captions_config(), seed=3)
     image = image_crops(num_masks=4, dtype=torch.float32)
     alone = engine.generate(image)
     engine.generate(image_crops(num_masks=6, seed=9, dtype=torch.float32, image_id="ffff"))
@@ -209,30 +227,28 @@ def test_an_image_gives_the_same_captions_after_any_other():
 def test_draws_are_keyed_by_the_masks_index_and_not_by_its_place():
     image = image_crops(num_masks=2)
     moved = dataclasses.replace(image, mask_indices=(0, 5))
-    before, after = captions_of(CachedEngine, image), captions_of(CachedEngine, moved)
+    before, after = captions_of(coca_engine, image), captions_of(coca_engine, moved)
     assert [caption.tokens for caption in before[:11]] == [caption.tokens for caption in after[:11]]
     assert [caption.tokens for caption in before[11:]] != [caption.tokens for caption in after[11:]]
 
 
 def test_a_small_budget_splits_the_tree_and_changes_no_caption():
     image = image_crops(num_masks=9, num_kinds=2)
-    assert_equal(
-        captions_of(CachedEngine, image, cache_bytes=2**20), captions_of(CachedEngine, image, cache_bytes=2**26)
-    )
+    assert_equal(captions_of(coca_engine, image, cache_bytes=2**20), captions_of(coca_engine, image, cache_bytes=2**26))
 
 
 def test_the_peak_of_the_caches_and_the_fill_of_passes_are_recorded():
-    engine = CachedEngine(small_coca(), SPECIAL, captions_config(), seed=3)
+    engine = coca_engine(small_coca(), SPECIAL, captions_config(), seed=3)
     with collecting() as measures:
         engine.generate(image_crops(num_masks=2))
     # At least the keys and values of the image tokens of the one tree, and some of prefixes.
-    assert min(measures[CACHE_BYTES, ""]) > engine.towers.image_bytes(2, 1) > 0
+    assert min(measures[CACHE_BYTES, ""]) > engine.towers.image_bytes([torch.empty(1, 16)] * 2) > 0
     assert all(0 < fill <= 1 for fill in measures[BATCH_FILL, "caption crops"])
 
 
 def test_an_architecture_with_too_few_positions_is_refused_with_the_remedy():
     with pytest.raises(ConfigError, match=r"set captions\.max_length=13"):
-        CachedEngine(small_coca(), SPECIAL, captions_config(max_length=14), seed=0)
+        coca_engine(small_coca(), SPECIAL, captions_config(max_length=14), seed=0)
 
 
 def test_crops_of_equal_sums_are_not_taken_for_equal():

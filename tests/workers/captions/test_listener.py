@@ -12,7 +12,7 @@ from pseudoris.schemas.stage_settings import ListeningConfig
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
-from pseudoris.workers.captions.captioner import CachedEngine, encode_crops
+from pseudoris.workers.captions.captioner import coca_engine, encode_crops
 from pseudoris.workers.captions.listener import Listener, TeacherForcing, TokenRows
 from pseudoris.workers.captions.vocabulary_logits import Vocabulary
 from recipes.scene_shards import scene_image, scene_shard
@@ -31,7 +31,7 @@ def heard_scores(image, *, model=None, **changes):
     listening = ListeningConfig(**{"crops": ("masked",), **changes})
     model = model or small_coca()
     config = captions_config()
-    engine = CachedEngine(model, SPECIAL, config, seed=0)
+    engine = coca_engine(model, SPECIAL, config, seed=0)
     listener = Listener(engine, config, listening, encode)
     return listener.scores(image, engine.encode([image])[0], TARGETS, TEXTS)
 
@@ -110,7 +110,7 @@ EVERYTHING = 2**30
 
 def forcing_of(model, crops, *, budget_bytes=EVERYTHING):
     decoder = CachedCocaTowers(model)
-    decoder.set_image_tokens(encode_crops(model, crops)[1])
+    decoder.attend_to(encode_crops(model, crops)[1])
     vocabulary = Vocabulary(model.text_decoder.text_projection.detach(), SPECIAL.eos)
     return TeacherForcing(decoder, vocabulary, SPECIAL, budget_bytes=budget_bytes)
 

@@ -28,7 +28,7 @@ def decode_with(budget_bytes, *, num_masks=5):
     with torch.inference_mode():
         embeddings, tokens = encode_crops(model, image_crops(num_masks=num_masks).pixels[0])
         towers = MeasuredTowers(model)
-        towers.set_image_tokens(tokens)
+        towers.attend_to(tokens)
         rows = SamplerRows(
             target=np.repeat(np.arange(num_masks), 4),
             top_k=np.tile(np.array([5, 9, 0, 0]), num_masks),
