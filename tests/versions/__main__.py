@@ -1,0 +1,97 @@
+"""Records the runs that every later version must read: one finished, and one whose driver was killed half-way.
+
+    python -m tests.versions FOLDER [--force]
+
+Run it once at each release. FOLDER, named by the version, takes `images`, `config.yaml` with every setting written out,
+and the runs `finished` and `half`. Their source is a bucket of a server that the tests start, so that no path and no
+time of a file is in the header. The runs need the weights that the package ships: if a later version replaces these,
+keep the present ones beside the images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import yaml
+from PIL import Image
+
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.synthworld.demo import write_demo
+from tests.builders.s3 import ENVIRONMENT, S3Server, serving_s3
+from tests.faults.trials import start
+from tests.golden.scenarios import PINNED, run
+
+ROOT: Final = Path(__file__).parent
+PRESET: Final = "tiny-composed"
+NUM_SCENES: Final = 6
+BUCKET: Final = "versions"
+SOURCE: Final = f"s3://{BUCKET}/images"
+
+
+def put_images(folder: Path, server: S3Server) -> None:
+    """Put the images of a folder into `SOURCE`; the etag of an object is the digest of its bytes."""
+    client = server.client()
+    client.create_bucket(Bucket=BUCKET)
+    for path in sorted(folder.iterdir()):
+        client.put_object(Bucket=BUCKET, Key=f"images/{path.name}", Body=path.read_bytes())
+
+
+def annotation(out: str, *words: str) -> tuple[str, ...]:
+    """Return the words that annotate `SOURCE` into `out`, a folder beside the settings."""
+    return ("annotate", SOURCE, out, "--config", "config.yaml", *words)
+
+
+def record(folder: Path) -> None:
+    """Write the images, the settings and both runs."""
+    _write_images(folder / "images")
+    settings = load_config(PRESET, None, ["shards.max_images=2"]).model_dump(mode="json")
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, width=120), encoding="utf-8")
+    with serving_s3() as server:
+        os.environ.update({**ENVIRONMENT, "AWS_ENDPOINT_URL": server.endpoint_url})
+        put_images(folder / "images", server)
+        run(annotation("finished", "--address", "local"), folder)
+        half = folder / "half"
+        driver = start(annotation("half", "--address", "local"), folder, variables=PINNED)
+        while driver.poll() is None and not any((half / "_receipts").glob("*.json")):
+            time.sleep(0.02)
+        os.killpg(driver.pid, signal.SIGKILL)
+        said = driver.communicate()[0]
+    if driver.returncode != -signal.SIGKILL:
+        raise RuntimeError(f"the driver ended before it was killed:\n{said}")
+    for each in ("finished", "half"):
+        # They name this machine, and a later driver would watch a dead one's claim for a minute.
+        shutil.rmtree(folder / each / "_lock")
+
+
+def _write_images(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as drawn:
+        images = write_demo(Path(drawn), num_scenes=NUM_SCENES, seed=5)
+        for path in sorted(images.glob("scene-*.png")):
+            data = io.BytesIO()
+            Image.open(path).save(data, "JPEG", quality=90)
+            (folder / f"{path.stem}.jpg").write_bytes(data.getvalue())
+    (folder / "not-an-image.jpg").write_text("This file says that it is a JPEG.\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Record into a new folder."""
+    parser = argparse.ArgumentParser(prog="python -m tests.versions", description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--force", action="store_true", help="replace what is there")
+    asked = parser.parse_args()
+    if asked.force:
+        shutil.rmtree(asked.folder, ignore_errors=True)
+    record(asked.folder.resolve())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Runs of every version since 0.5.0: this one opens, verifies, exports, refilters and resumes them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+
+from pseudoris import RisDataset, SampleSpec
+from tests.builders.command import pseudoris_here
+from tests.versions.__main__ import annotation, put_images
+
+VERSIONS = sorted(path.parent for path in Path(__file__).parent.glob("*/config.yaml"))
+
+
+@pytest.fixture(params=VERSIONS, ids=lambda folder: folder.name)
+def kept(request, tmp_path, s3_server, monkeypatch):
+    folder = shutil.copytree(request.param, tmp_path / request.param.name)
+    put_images(folder / "images", s3_server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
+    return folder
+
+
+def rows(run: Path, table: str) -> list[dict[str, object]]:
+    return ds.dataset(run / table).to_table().to_pylist()
+
+
+def parts(run: Path) -> dict[str, bytes]:
+    return {path.relative_to(run).as_posix(): path.read_bytes() for path in run.glob("*/*.parquet")}
+
+
+def says(*words: str, at: Path, code: int = 0) -> str:
+    ended = pseudoris_here(*words, cwd=at)
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def test_there_is_a_run_of_each_release():
+    assert [folder.name for folder in VERSIONS] == ["0.5.0"]
+
+
+def test_it_is_whole(kept):
+    says("verify", "finished", at=kept)
+
+
+def test_its_half_is_opened(kept):
+    assert "shards 1 to 3 have no receipt" in says("verify", "half", at=kept, code=1)
+
+
+def test_its_samples_are_read(kept):
+    samples = RisDataset(str(kept / "finished"), SampleSpec(groups=True, none=0.2))
+    assert len(samples)
+    assert samples[0]["image"].ndim == 3
+
+
+def test_it_is_exported(kept):
+    says("export", "finished", "coco", "--format", "coco", at=kept)
+    written = json.loads((next((kept / "coco" / "annotations").glob("*.json"))).read_text(encoding="utf-8"))
+    assert len(written["annotations"]) == len(rows(kept / "finished", "masks"))
+
+
+def test_it_is_refiltered(kept):
+    says("refilter", "finished", "stricter", "--tau", "2", at=kept)
+    says("verify", "stricter", at=kept)
+    assert any(row["kept"] for row in rows(kept / "stricter", "expressions"))
+
+
+@pytest.mark.ray
+def test_its_half_is_resumed(kept, ray_session, s3_server):
+    before = parts(kept / "half")
+    endpoint = f"source.endpoint_url={s3_server.endpoint_url}"
+    says(*annotation("half", "--allow-mixed", "--set", endpoint), at=kept)
+    says("verify", "half", at=kept)
+    after = parts(kept / "half")
+    assert before.items() <= after.items()
+    assert len(before) < len(after)
+    for table in ("images", "failures"):
+        names = [[row["image_id"] for row in rows(kept / run, table)] for run in ("half", "finished")]
+        assert sorted(names[0]) == sorted(names[1])
