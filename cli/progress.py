@@ -52,7 +52,7 @@ class Bar:
             self._last = tenth
             self._say(f"{self._text}: {self._amount(done, total)}")
 
-    def named(self, text: str) -> Callable[[int, int], None]:
+    def named(self, text: str) -> Callable[[int, int | None], None]:
         """Return a callback that shows progress below this text."""
         return lambda done, total: self(done, total, text)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +17,7 @@ from pseudoris.cli import options
 from pseudoris.cli.annotate import INCOMPLETE
 from pseudoris.cli.console import format_bytes, path_lines, report, stdout
 from pseudoris.cli.options import argument, option
-from pseudoris.cli.progress import bar
+from pseudoris.cli.progress import Bar, bar
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config, preset_names
 from pseudoris.schemas.errors import ConfigError, TransientError, gather
@@ -29,7 +31,10 @@ app = typer.Typer(no_args_is_help=True, help="List, download and check the weigh
 
 Preset = Annotated[
     str,
-    argument("PRESET", "A preset, such as base or paper; or a weights uri, such as open_clip:RN50-quickgelu/openai."),
+    argument(
+        "PRESET",
+        "A preset, such as base or paper; or weights, such as open_clip:RN50-quickgelu/openai or OWNER/NAME@COMMIT.",
+    ),
 ]
 
 
@@ -108,13 +113,15 @@ def _weights_of(preset: str, config_file: Path | None, assignments: list[str] | 
     from pseudoris.workers.stages import STAGES
 
     config = load_config(preset, config_file, assignments or ())
-    return {stage.name: stage.settings(config).weights for stage in STAGES}
+    found = {stage.name: stage.settings(config).weights for stage in STAGES}
+    return {name: weights for name, weights in found.items() if weights is not None}
 
 
 def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Path | str:
-    """Return where a file of weights lies, or why it needs no place."""
+    """Return where a file or folder of weights lies, or why it needs no place."""
+    from pseudoris.workers.checkpoints.model_folder import ModelFolder, hub_model, names_folder
     from pseudoris.workers.checkpoints.weight_cache import published_file
-    from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, copies_elsewhere, fetch
+    from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, copies_elsewhere, fetch, fetch_folder
     from pseudoris.workers.checkpoints.weight_files import (
         is_shipped,
         local_file,
@@ -123,13 +130,32 @@ def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Pat
         weights_digest,
     )
 
-    published = published_file(weights)
+    is_folder, published = names_folder(weights.uri), published_file(weights)
+    if is_folder and hub_model(weights.uri) is not None:
+        with _progress() as show:
+            fetch_folder(weights.uri, cache, on_progress=show.named)
+        return ModelFolder.open(weights.uri, cache).path
     if published is None:
-        weights_digest(weights)
+        if not is_folder:
+            weights_digest(weights)
         if is_shipped(weights):
             return f"{weights.uri} (nothing to download)"
-        path = local_file(weights)
+        path = ModelFolder.open(weights.uri).path if is_folder else local_file(weights)
         return f"{path} (your own file: carry it yourself)" if is_carried else path
+    with _progress() as show:
+        on_progress = show.named(published.name)
+        try:
+            path = fetch(published, cache, copies=copies_elsewhere(weights, cache), on_progress=on_progress)
+        except UnreachableError as error:
+            raise ConfigError(unreachable(weights, str(error), cache)) from error
+    if weights.sha256 is not None:
+        verified_digest(weights, path)
+    return path
+
+
+@contextmanager
+def _progress() -> Iterator[Bar]:
+    """Give a bar of bytes."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -138,17 +164,7 @@ def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Pat
         TimeRemainingColumn(),
     )
     with bar(columns=columns, amount=_amount, console=stdout, is_transient=False) as show:
-
-        def on_progress(done: int, total: int | None) -> None:
-            show(done, total, published.name)
-
-        try:
-            path = fetch(published, cache, copies=copies_elsewhere(weights, cache), on_progress=on_progress)
-        except UnreachableError as error:
-            raise ConfigError(unreachable(weights, str(error), cache)) from error
-    if weights.sha256 is not None:
-        verified_digest(weights, path)
-    return path
+        yield show
 
 
 def _amount(done: int, total: int) -> str:

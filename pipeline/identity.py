@@ -68,6 +68,8 @@ def identity_before_ray(
         import_plugins(config.images.decoder_plugins)
         # Only a process of Ray holds a GPU.
         measured = measure_identity(config, sees_device=not needs_cluster, stored=stored)
+        if config.compute.device == "cpu":
+            _check_memory(config)
         here = None if needs_cluster else measured
     if header is not None:
         known = header.identity if here is None else here
@@ -85,6 +87,18 @@ def identity_before_ray(
             remedy = f"That run annotated no image: delete {location.root} to begin anew there"
             raise ConfigError(f"{error}\n{remedy}") from error
     return here
+
+
+def _check_memory(config: RunConfig) -> None:
+    """Refuse a model folder that this machine's memory cannot hold; on a GPU the process that loads it does."""
+    for folder in filter(None, (stage.folder(config) for stage in STAGES)):
+        # Imported here: only such a run loads torch before Ray starts.
+        import torch
+
+        from pseudoris.workers.checkpoints.hf_models import check_fits
+        from pseudoris.workers.device import compute_dtype
+
+        check_fits(folder, torch.device("cpu"), compute_dtype(config.compute))
 
 
 def identity_on_cluster(config: RunConfig, stored: Mapping[str, str] | None = None) -> Identity:
@@ -128,11 +142,13 @@ def measure_identity(
                 f"({', '.join(other)}): name a file that was fitted with them (`pseudoris calibrate`, "
                 "docs/listener.md), or set filtering.fitted=null and leave composing out"
             )
+    folders = {stage.name: folder.identity for stage in stages if (folder := stage.folder(config)) is not None}
     return Identity(
         method=config.method(),
         weights=weights,
         device_kind=device,
         versions=package_versions((*PACKAGES, *_further_packages(config))),
+        folders=folders,
     )
 
 
@@ -163,10 +179,12 @@ def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageK
     Raises:
         ConfigError: They differ, or some are missing here; the message names each one.
     """
-    held = {stage.name: identity.weights[stage.name] for stage in stages}
+    names = {stage.name for stage in stages}
+    held = {name: digest for name, digest in identity.weights.items() if name in names}
+    folders = {name: parts for name, parts in identity.folders.items() if name in names}
     # The method is taken from the run. What is checked is what this process has itself.
     here = measure_identity(config, stages).model_copy(update={"method": identity.method})
-    return _check(identity.model_copy(update={"weights": held}), here, config)
+    return _check(identity.model_copy(update={"weights": held, "folders": folders}), here, config)
 
 
 def check_packages(identity: Identity, config: RunConfig) -> tuple[str, ...]:
@@ -202,6 +220,8 @@ def _further_packages(config: RunConfig) -> list[str]:
 
         names.add(SPACY_MODEL)
     for stage in STAGES:
+        if (folder := stage.folder(config)) is not None:
+            names.update(folder.packages)
         for entry in entry_points(group=stage.group, name=stage.settings(config).engine):
             if entry.dist is not None and entry.dist.name not in PACKAGES:
                 names.add(entry.dist.name)

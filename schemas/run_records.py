@@ -106,12 +106,15 @@ class Identity(FrozenModel):
         weights: sha256 by stage (`propose`, `caption`, `filter`).
         device_kind: Name of the GPU, or `cpu` with its vector capability; `none` if no model computes, as in an import.
         versions: Version by package, of the packages that compute and write.
+        folders: Of stages whose weights are a model folder: sha256 by its parts (`weights`, `tokenizer`, ...), and
+            `attention`, the implementation.
     """
 
     method: dict[str, JsonValue]
     weights: dict[str, str]
     device_kind: str
     versions: dict[str, str]
+    folders: dict[str, dict[str, str]] = Field(default={}, exclude_if=lambda folders: not folders)
 
     def differences(self, other: Identity) -> list[str]:
         """Return one line for each field that differs, `compute.seed: 0 in the run, 1 now`; empty if equal."""
@@ -129,7 +132,8 @@ class Identity(FrozenModel):
 
     def method_differences(self, other: Identity) -> list[str]:
         """Return the lines of `differences` that no option accepts: method and weights."""
-        return self.differences(self.model_copy(update={"method": other.method, "weights": other.weights}))
+        held = {"method": other.method, "weights": other.weights, "folders": other.folders}
+        return self.differences(self.model_copy(update=held))
 
 
 class ParentRun(FrozenModel):

@@ -19,7 +19,17 @@ OPENERS = {
     *("shutil.copy", "shutil.move", "torch.load", "torch.save", "np.load", "np.save", "np.savez", "pq.read_table"),
 }
 # What opens within a run's storage, or is no file.
-HOLDERS = {"location", "destination", "RunLocation", "OpenedRun", "AuditFolder", "Parent", "cls", "fsspec"}
+HOLDERS = {
+    "location",
+    "destination",
+    "RunLocation",
+    "OpenedRun",
+    "AuditFolder",
+    "Parent",
+    "ModelFolder",
+    "cls",
+    "fsspec",
+}
 NEW_FILE = "a new name of this process, given by `new_file`"
 ALLOWED = {
     ("audit/audit_folder.py", "os.open"): "the audit's folder itself, to lock it",

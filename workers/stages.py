@@ -37,6 +37,7 @@ from pseudoris.schemas.measures import LOAD_SECONDS, record
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.schemas.uris import BUILTIN_PREFIX
+from pseudoris.workers.checkpoints.model_folder import ModelFolder, names_folder
 from pseudoris.workers.checkpoints.sam_architectures import architecture_digest
 from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, weights_digest
 from pseudoris.workers.locations import open_location
@@ -123,6 +124,12 @@ class StageKind:
             return str(digest(self.settings(config)))
         except MissingWeightsError as error:
             raise error.of_preset(config.preset) from error
+
+    def folder(self, config: RunConfig) -> ModelFolder | None:
+        """Return the model folder that the stage's engine reads; None if it reads none, or is not one of ours."""
+        weights = getattr(self.settings(config), "weights", None)
+        is_ours = self.entry(config).value in DIGESTS
+        return ModelFolder.open(weights.uri) if is_ours and weights is not None and names_folder(weights.uri) else None
 
 
 STAGES: Final = (

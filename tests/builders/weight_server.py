@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -27,11 +28,20 @@ class WeightServer:
         self.faults: list[tuple[str, int]] = []
         self.ignores_ranges = False
         self.is_version_sent = True
+        # What the hub answers to anything about a repository: its code for it, and its message.
+        self.refusals: dict[str, tuple[int, str, str]] = {}
         # What was asked with GET: path, Range and If-Range.
         self.requests: list[tuple[str, str | None, str | None]] = []
 
     def find(self, path: str) -> bytes | None:
+        listed = re.match(r"/api/models/([^/]+/[^/]+)/revision/", path)
+        if listed:
+            names = [name.removeprefix(f"/{listed[1]}/") for name in self.files if name.startswith(f"/{listed[1]}/")]
+            return json.dumps({"id": listed[1], "siblings": [{"rfilename": name} for name in names]}).encode()
         return self.files.get(re.sub(r"/resolve/[^/]+/", "/", path))
+
+    def refusal(self, path: str) -> tuple[int, str, str] | None:
+        return next((refusal for repo, refusal in self.refusals.items() if f"/{repo}/" in path), None)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -40,6 +50,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         if self.weights.faults[:1] == [("circle", 0)]:
             self._redirect_to_itself()
+            return
+        if self._is_refused_by_hub():
             return
         content = self.weights.find(self.path)
         self.send_response(404 if content is None else 200)
@@ -55,7 +67,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.weights.faults[:1] == [("circle", 0)]:
             self._redirect_to_itself()
             return
-        fault, number = self.weights.faults.pop(0) if self.weights.faults else ("", 0)
+        if self._is_refused_by_hub():
+            return
+        is_asked = self.path.startswith("/api/")
+        fault, number = self.weights.faults.pop(0) if self.weights.faults and not is_asked else ("", 0)
         content = self.weights.find(self.path)
         if fault == "status" or content is None:
             self._refuse(number or 404)
@@ -75,6 +90,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._describe(content, len(content) - start)
         self.end_headers()
         self.wfile.write(content[start : start + number] if fault == "cut" else content[start:])
+
+    def _is_refused_by_hub(self) -> bool:
+        refusal = self.weights.refusal(self.path)
+        if refusal is not None:
+            self.send_response(refusal[0])
+            self.send_header("X-Error-Code", refusal[1])
+            self.send_header("X-Error-Message", refusal[2])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        return refusal is not None
 
     def _redirect_to_itself(self) -> None:
         self.send_response(302)

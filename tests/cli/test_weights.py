@@ -13,8 +13,10 @@ from huggingface_hub import constants
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.workers.checkpoints import weight_cache, weight_fetch
+from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from tests.builders.command import pseudoris, pseudoris_here
-from tests.builders.weight_server import serving_weights, use_as_hub
+from tests.builders.model_folders import save_llava
+from tests.builders.weight_server import COMMIT, serving_weights, use_as_hub
 
 SAM, COCA, CLIP = b"sam" * 1_000, b"coca" * 1_000, b"clip" * 1_000
 SAM_NAME = "sam_vit_b_01ec64.pth"
@@ -124,6 +126,46 @@ def test_check_tells_what_is_missing_and_what_is_wrong(server, cache):
     assert propose.startswith("off  propose   weights 'checkpoints/sam_vit_b_01ec64.pth' are not available")
     assert f"expected {hashlib.sha256(COCA).hexdigest()}: it is not the published file; get it again" in caption
     assert scored.startswith("ok ")
+
+
+MODEL = f"owner/model@{COMMIT}"
+
+
+def test_a_model_folder_is_got_checked_and_listed_by_its_commit(server, cache, tmp_path):
+    saved = save_llava(tmp_path / "saved", shard="20KB")
+    server.files |= {f"/owner/model/{path.name}": path.read_bytes() for path in saved.iterdir()}
+    missing = pseudoris_here("weights", "check", MODEL)
+    assert missing.returncode == 1
+    assert f"is not on this machine. To get it: pseudoris weights get {MODEL}" in missing.stdout
+    got = pseudoris_here("weights", "get", MODEL)
+    assert (got.returncode, str(cache / MODEL) in got.stdout) == (0, True)
+    checked, own = pseudoris_here("weights", "check", MODEL), pseudoris_here("weights", "check", str(saved))
+    digest = ModelFolder.open(str(saved)).sha256
+    assert f"{cache / MODEL}  sha256 {digest}, as it must be" in checked.stdout
+    assert f"{saved}  sha256 {digest}, no digest to compare it with" in own.stdout
+    shown = pseudoris_here("weights", "list", MODEL).stdout
+    assert f"https://huggingface.co/owner/model/tree/{COMMIT}" in shown
+    assert "bytes in 10 files" in shown
+    (cache / MODEL / "tokenizer.json").write_text("{}")
+    assert "but" in pseudoris_here("weights", "check", MODEL).stdout
+
+
+@pytest.mark.parametrize("command", ["get", "check", "list"])
+def test_a_branch_of_a_model_is_refused_with_the_remedy(server, command):
+    shown = pseudoris_here("weights", command, "owner/model@main")
+    assert shown.returncode == (1 if command == "check" else 2)
+    assert "'main' is not a commit" in shown.stdout + shown.stderr
+    assert not server.requests
+
+
+def test_a_gated_model_tells_what_the_gate_says(server):
+    server.refusals["owner/model"] = (403, "GatedRepo", "Access to model owner/model is restricted.")
+    shown = pseudoris_here("weights", "get", MODEL)
+    assert shown.returncode == 2
+    assert (
+        "Access to model owner/model is restricted. Ask for access on https://huggingface.co/owner/model"
+        in shown.stderr
+    )
 
 
 @pytest.mark.ray

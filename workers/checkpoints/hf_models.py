@@ -7,32 +7,15 @@ Nothing is downloaded, and no code of a model is run. `model_skeleton` and `chec
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import psutil
 import torch
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.model_folder import ModelFolder
+from pseudoris.workers.checkpoints.model_folder import ATTENTION, ModelFolder, check_installed
 
-# Flash attention takes no mask of four dimensions, which the tree of prefixes needs; eager is slower.
-ATTENTION: Final = "sdpa"
-# Source: the first version with the argument `cache`.
-_FIRST_VERSION: Final = (5, 24)
 _NUM_SHOWN: Final = 4
-
-
-def check_installed() -> None:
-    """Raise a ConfigError with the remedy unless a known version of `transformers` is installed; imports nothing."""
-    remedy = "install it: pip install 'pseudoris[hf]'"
-    try:
-        found = version("transformers")
-    except PackageNotFoundError:
-        raise ConfigError(f"a model folder needs transformers, which is not installed; {remedy}") from None
-    numbers = tuple(int(number) for number in found.split(".")[:2])
-    if not _FIRST_VERSION <= numbers < (_FIRST_VERSION[0] + 1,):
-        raise ConfigError(f"transformers {found} is installed, and a model folder needs 5.24 or a later 5; {remedy}")
 
 
 def model_skeleton(folder: ModelFolder, class_name: str) -> Any:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -44,6 +45,10 @@ _MAX_SHARD_BYTES: Final = 2**38
 # Source: the format's limit, in the README of safetensors.
 _MAX_HEADER_BYTES: Final = 100_000_000
 _NUM_SHOWN: Final = 4
+# Flash attention takes no mask of four dimensions, which the tree of prefixes needs; eager is slower.
+ATTENTION: Final = "sdpa"
+# Source: the first version with the argument `cache`.
+_FIRST_VERSION: Final = (5, 24)
 _SHARD_NAME: Final = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
 _HUB_NAME: Final = re.compile(r"(\w[\w.-]*/\w[\w.-]*)@([^/]+)", re.ASCII)
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -70,6 +75,18 @@ def hub_model(uri: str) -> tuple[str, str] | None:
             f"40 hex digits of one of https://huggingface.co/{found[1]}/commits/main"
         )
     return found[1], found[2]
+
+
+def check_installed() -> None:
+    """Raise a ConfigError with the remedy unless a known version of `transformers` is installed; imports nothing."""
+    remedy = "install it: pip install 'pseudoris[hf]'"
+    try:
+        found = metadata.version("transformers")
+    except metadata.PackageNotFoundError:
+        raise ConfigError(f"a model folder needs transformers, which is not installed; {remedy}") from None
+    numbers = tuple(int(number) for number in found.split(".")[:2])
+    if not _FIRST_VERSION <= numbers < (_FIRST_VERSION[0] + 1,):
+        raise ConfigError(f"transformers {found} is installed, and a model folder needs 5.24 or a later 5; {remedy}")
 
 
 def shard_names(index: Any, uri: str) -> tuple[str, ...]:
@@ -149,6 +166,16 @@ class ModelFolder:
     def sha256(self) -> str:
         """The digest of the whole folder."""
         return _over(self.digests)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a run's identity says of it beside its digest and the versions of `packages`: digests, and attention."""
+        return {**self.digests, "attention": ATTENTION}
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The distributions that compute it, beside those of every run."""
+        return ("transformers", "tokenizers", *(("timm",) if "timm_wrapper" in str(self.config) else ()))
 
     @contextmanager
     def view(self) -> Iterator[Path]:

@@ -11,23 +11,38 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx2
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils._headers import build_hf_headers
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_exponential_jitter
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.untrusted import file_sha256, open_linked, open_regular
+from pseudoris.schemas.untrusted import file_sha256, open_linked, open_regular, parse_json, read_regular
 from pseudoris.workers.checkpoints.download import OnProgress, RemoteFile, download
+from pseudoris.workers.checkpoints.model_folder import (
+    CONFIG_NAME,
+    INDEX_NAME,
+    NAMES,
+    SINGLE_NAME,
+    hub_model,
+    shard_names,
+)
 from pseudoris.workers.checkpoints.weight_cache import (
     PINS_NAME,
     Pin,
@@ -47,6 +62,7 @@ _HUB_ATTEMPTS: Final = 5
 _SERVER_ERRORS: Final = frozenset({408, 429, *range(500, 600)})
 # The etag of a large file of the hub is its sha256; that of a small one is another hash.
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+T = TypeVar("T")
 
 
 def unreachable_reason(url: str) -> str | None:
@@ -94,29 +110,45 @@ def remote_file(published: PublishedFile) -> tuple[str, RemoteFile, str]:
         ConfigError: The hub has no such file, or gives it only to those who are logged in.
         TransientError: The hub does not answer.
     """
+    repo = published.repo
+    for name, filename in published.files.items():
+        url = hf_hub_url(repo, filename, revision=published.revision)
+        try:
+            found = _asked(f"{repo}/{filename}", repo, partial(get_hf_file_metadata, url, timeout=_HUB_TIMEOUT_S))
+        except EntryNotFoundError:
+            continue
+        sha256 = found.etag if found.etag and _SHA256.fullmatch(found.etag) else None
+        # By the commit, so that no other version is put behind a part of this one.
+        pinned = hf_hub_url(repo, filename, revision=found.commit_hash)
+        return name, RemoteFile(pinned, sha256, found.size, build_hf_headers()), found.commit_hash or ""
+    raise ConfigError(f"the hub's repository {repo} has none of the files {', '.join(published.files.values())}")
+
+
+def _asked(what: str, repo: str, ask: Callable[[], T]) -> T:
+    """Return the hub's answer; `what` is asked for, of `repo`. Raises as `remote_file`, with the hub's own message."""
     retrying = Retrying(
         retry=retry_if_exception(_is_transient),
         stop=stop_after_attempt(_HUB_ATTEMPTS),
         wait=wait_exponential_jitter(initial=1, max=10),
         reraise=True,
     )
-    repo = published.repo
-    for name, filename in published.files.items():
-        url = hf_hub_url(repo, filename, revision=published.revision)
-        try:
-            found = retrying(get_hf_file_metadata, url, timeout=_HUB_TIMEOUT_S)
-        except EntryNotFoundError:
-            continue
-        except (httpx2.HTTPError, OfflineModeIsEnabled) as error:
-            summary = f"the hub does not give {repo}/{filename}: {str(error).splitlines()[0]}"
-            if _is_transient(error):
-                raise TransientError(summary) from error
-            raise ConfigError(f"{summary}. If the repository asks for consent, log in with `hf auth login`") from error
-        sha256 = found.etag if found.etag and _SHA256.fullmatch(found.etag) else None
-        # By the commit, so that no other version is put behind a part of this one.
-        pinned = hf_hub_url(repo, filename, revision=found.commit_hash)
-        return name, RemoteFile(pinned, sha256, found.size, build_hf_headers()), found.commit_hash or ""
-    raise ConfigError(f"the hub's repository {repo} has none of the files {', '.join(published.files.values())}")
+    try:
+        return retrying(ask)
+    except EntryNotFoundError:
+        raise
+    except (httpx2.HTTPError, OfflineModeIsEnabled) as error:
+        said = getattr(error, "server_message", None) or ""
+        summary = f"the hub does not give {what}: {' '.join([str(error).splitlines()[0], said]).strip()}"
+        if _is_transient(error):
+            raise TransientError(summary) from error
+        page = f"https://huggingface.co/{repo}"
+        if isinstance(error, GatedRepoError):
+            remedy = f"Ask for access on {page}, log in with `hf auth login`, and run the command again"
+        elif isinstance(error, RevisionNotFoundError):
+            remedy = f"There is no such commit, or no longer: take one of {page}/commits/main"
+        else:
+            remedy = "If the repository asks for consent, log in with `hf auth login`"
+        raise ConfigError(f"{summary.removesuffix('.')}. {remedy}") from error
 
 
 def hub_cached_file(published: PublishedFile) -> Path | None:
@@ -172,9 +204,7 @@ def fetch(
         known = cache.known_sha256(published, name) or (blob if _SHA256.fullmatch(blob) else None)
         if known is not None and file_sha256(copy) == known:
             return _copied(copy, name, cache, Pin(known, copy.stat().st_size))
-    origin = constants.ENDPOINT if published.repo else source_url(published)
-    is_offline = published.repo and constants.is_offline_mode()
-    reason = "HF_HUB_OFFLINE is set" if is_offline else unreachable_reason(origin)
+    reason = _unreachable_hub() if published.repo else unreachable_reason(source_url(published))
     if reason is None:
         name, remote, commit = _remote(published, cache)
         target = cache.make_folder(name)
@@ -187,6 +217,50 @@ def fetch(
     if unproved is not None:
         return unproved
     raise UnreachableError(f"{httpx2.URL(source_url(published)).host} cannot be reached ({reason})")
+
+
+def _unreachable_hub() -> str | None:
+    return "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else unreachable_reason(constants.ENDPOINT)
+
+
+def fetch_folder(
+    uri: str, cache: WeightCache, *, on_progress: Callable[[str], OnProgress] = lambda _: lambda *_: None
+) -> Path:
+    """Return the folder of MODEL@COMMIT in `cache`, after downloading those of its files that are missing or changed.
+
+    `on_progress` gives, by a file's name in the cache, what is told of its download. `config.json` comes last: a folder
+    with it is whole.
+
+    Raises:
+        UnreachableError, ConfigError, TransientError: As `fetch`; or the repository has no such commit, is gated, or
+            has no weights as safetensors.
+    """
+    repo, commit = hub_model(uri) or ("", "")
+
+    def get(name: str) -> Path:
+        published = PublishedFile({f"{uri}/{name}": name}, repo, revision=commit)
+        places = (user_cache().path(published.name), hub_cached_file(published))
+        copies = [(published.name, copy) for copy in places if copy is not None and copy.is_file()]
+        return fetch(published, cache, copies=copies, on_progress=on_progress(published.name))
+
+    # Whole: then nothing is asked unless a file was changed.
+    pins = {**user_cache().pins(), **cache.pins()}
+    names = [name.removeprefix(f"{uri}/") for name in pins if name.startswith(f"{uri}/")]
+    if CONFIG_NAME not in names:
+        if reason := _unreachable_hub():
+            raise UnreachableError(f"{httpx2.URL(constants.ENDPOINT).host} cannot be reached ({reason})")
+        ask = partial(HfApi().model_info, repo, revision=commit, timeout=_HUB_TIMEOUT_S)
+        present = {each.rfilename for each in _asked(f"model '{uri}'", repo, ask).siblings or ()}
+        names = [name for part in NAMES.values() for name in part if name in present]
+        if SINGLE_NAME in present:
+            names.append(SINGLE_NAME)
+        elif INDEX_NAME in present:
+            names += shard_names(parse_json(read_regular(get(INDEX_NAME))), uri)
+        else:
+            raise ConfigError(f"model '{uri}' has no weights as safetensors, and pickles are not loaded: take another")
+    for name in sorted(names, key=lambda name: (name == CONFIG_NAME, name)):
+        get(name)
+    return cache.path(uri)
 
 
 def copies_elsewhere(weights: WeightsConfig, cache: WeightCache) -> list[tuple[str, Path]]:

@@ -21,6 +21,7 @@ from pseudoris.schemas.config_layers import load_config, preset_names
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.schemas.uris import BUILTIN_PREFIX
+from pseudoris.workers.checkpoints.model_folder import ModelFolder, check_installed, hub_model, names_folder
 from pseudoris.workers.checkpoints.weight_cache import (
     OPEN_CLIP_PREFIX,
     RANDOM_PREFIX,
@@ -142,6 +143,8 @@ def local_file(weights: WeightsConfig) -> Path:
             return path
     if "://" in weights.uri:
         return _remote_file(weights)
+    if names_folder(weights.uri):
+        raise ConfigError(f"weights '{weights.uri}' are a model folder, and this engine reads one file: name a file")
     found = found_file(weights)
     if found is not None:
         return found
@@ -183,6 +186,22 @@ def weights_digest(weights: WeightsConfig) -> str:
     if random_seed(weights) is not None:
         return hashlib.sha256(weights.uri.encode()).hexdigest()
     return verified_digest(weights, local_file(weights))
+
+
+def folder_digest(weights: WeightsConfig) -> str:
+    """Return the sha256 of the model folder that the weights name, for the digest of an engine that reads folders.
+
+    Raises:
+        ConfigError: As `ModelFolder.open`; it has another digest; or there is no transformers to open it.
+    """
+    check_installed()
+    found = ModelFolder.open(weights.uri).sha256
+    if weights.sha256 not in (None, found):
+        raise ConfigError(
+            f"model '{weights.uri}' has sha256 {found}, expected {weights.sha256}: the folder was changed or is of "
+            "another commit; get it again, or remove weights.sha256"
+        )
+    return found
 
 
 def _remote_file(weights: WeightsConfig) -> Path:
@@ -271,6 +290,8 @@ def weight_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | No
     keys = ("licence", "size", "sha256", "source")
     if weights.uri.startswith(RANDOM_PREFIX):
         return weights.uri, dict(zip(keys, ("–", "–", "–", "drawn at random: untrained"), strict=True)), None
+    if names_folder(weights.uri):
+        return _folder_facts(weights)
     found = _found(weights)
     published, pins = published_file(weights), map(user_cache().pin, cached_names(weights))
     pin = next(filter(None, pins), None)
@@ -288,6 +309,22 @@ def weight_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | No
     return name, dict(zip(keys, facts, strict=True)), found
 
 
+def _folder_facts(weights: WeightsConfig) -> tuple[str, dict[str, str], Path | None]:
+    model, found, size = hub_model(weights.uri), None, _UNKNOWN
+    try:
+        folder = ModelFolder.open(weights.uri)
+    except ConfigError:
+        # Missing, or not whole: `weights get` and `weights check` say which.
+        pass
+    else:
+        found = folder.path
+        names = [name for names in folder.files.values() for name in names]
+        size = f"{sum((found / name).stat().st_size for name in names):,} bytes in {len(names)} files"
+    source = f"https://huggingface.co/{model[0]}/tree/{model[1]}" if model else "your own folder"
+    facts = {"licence": SEE_SOURCE, "size": size, "sha256": weights.sha256 or "see weights check", "source": source}
+    return weights.uri, facts, found
+
+
 def check_weights(weights: WeightsConfig, preset: str = "") -> tuple[bool, str]:
     """Return whether the file is here and has the digest that it must have, and what was found or must be done.
 
@@ -297,6 +334,10 @@ def check_weights(weights: WeightsConfig, preset: str = "") -> tuple[bool, str]:
     if weights.uri.startswith(RANDOM_PREFIX):
         return True, "drawn at random"
     try:
+        if names_folder(weights.uri):
+            folder = ModelFolder.open(weights.uri)
+            is_known = "as it must be" if folder.recorded or weights.sha256 else "no digest to compare it with"
+            return True, f"{folder.path}  sha256 {folder_digest(weights)}, {is_known}"
         found = _found(weights)
     except ConfigError as error:
         return False, str(error)

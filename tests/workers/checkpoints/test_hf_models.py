@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints import hf_models
 from pseudoris.workers.checkpoints.hf_models import (
     check_fits,
-    check_installed,
     check_vocabulary,
     load_model,
     load_processor,
@@ -105,15 +103,3 @@ def test_weights_that_are_larger_than_the_free_memory_are_refused_with_both(fold
     ):
         check_fits(folder, **CPU)
     check_fits(folder, torch.device("cpu"), torch.bfloat16)
-
-
-@pytest.mark.parametrize("installed", [None, "4.57.1", "5.23.2", "6.0.0"])
-def test_without_a_known_version_of_the_extra_the_remedy_is_told(monkeypatch, installed):
-    def version(name):
-        if installed is None:
-            raise hf_models.PackageNotFoundError(name)
-        return installed
-
-    monkeypatch.setattr(hf_models, "version", version)
-    with pytest.raises(ConfigError, match=r"pip install 'pseudoris\[hf\]'"):
-        check_installed()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from importlib import metadata
 
 import pytest
 from huggingface_hub import constants
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.model_folder import ModelFolder, names_folder
+from pseudoris.workers.checkpoints.model_folder import ModelFolder, check_installed, names_folder
 from pseudoris.workers.checkpoints.weight_cache import Pin, WeightCache
 from tests.builders.model_folders import save_llava
 
@@ -151,3 +152,15 @@ def test_pickled_weights_are_refused_by_name(folder):
     (folder / "pytorch_model.bin").write_bytes(b"PK")
     with pytest.raises(ConfigError, match=r"It has pickles \(pytorch_model\.bin\), which are not loaded"):
         ModelFolder.open(str(folder))
+
+
+@pytest.mark.parametrize("installed", [None, "4.57.1", "5.23.2", "6.0.0"])
+def test_without_a_known_version_of_the_extra_the_remedy_is_told(monkeypatch, installed):
+    def version(name):
+        if installed is None:
+            raise metadata.PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(metadata, "version", version)
+    with pytest.raises(ConfigError, match=r"pip install 'pseudoris\[hf\]'"):
+        check_installed()

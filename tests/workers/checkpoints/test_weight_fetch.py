@@ -13,8 +13,10 @@ import huggingface_hub.constants
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from pseudoris.workers.checkpoints.weight_cache import Pin, PublishedFile, WeightCache
-from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch, unreachable_reason
+from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch, fetch_folder, unreachable_reason
+from tests.builders.model_folders import save_llava
 from tests.builders.weight_server import COMMIT, serving_weights, use_as_hub
 
 CONTENT = random.Random(1).randbytes(100_000)
@@ -162,3 +164,65 @@ def test_a_server_that_never_answers_is_told_in_time(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         reason = unreachable_reason(f"http://127.0.0.1:{silent.getsockname()[1]}/file")
     assert reason is not None
+
+
+MODEL = f"owner/model@{COMMIT}"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return save_llava(tmp_path_factory.mktemp("saved"), shard="20KB")
+
+
+@pytest.fixture
+def hub(server, saved):
+    server.files = {f"/owner/model/{path.name}": path.read_bytes() for path in saved.iterdir()}
+    server.files |= {"/owner/model/README.md": b"words", "/owner/model/pytorch_model.bin": b"PK"}
+    return server
+
+
+def test_of_a_model_the_files_that_are_read_are_fetched_by_commit_and_its_config_last(hub, cache, saved):
+    assert fetch_folder(MODEL, cache) == cache.path(MODEL)
+    assert {path.name for path in cache.path(MODEL).iterdir()} == {path.name for path in saved.iterdir()}
+    assert gets(hub)[-1] == f"/owner/model/resolve/{COMMIT}/config.json"
+    assert ModelFolder.open(MODEL).sha256 == ModelFolder.open(str(saved)).sha256
+
+
+def test_what_broke_off_is_continued_and_a_whole_model_asks_nothing(hub, cache, saved):
+    hub.faults = [("", 0), ("", 0), ("status", 403)]
+    with pytest.raises(ConfigError, match="the server answers 403"):
+        fetch_folder(MODEL, cache)
+    with pytest.raises(ConfigError, match="is not on this machine"):
+        ModelFolder.open(MODEL)
+    fetch_folder(MODEL, cache)
+    # The third alone was asked for twice.
+    assert len(gets(hub)) == len(list(saved.iterdir())) + 1
+    asked = len(hub.requests)
+    fetch_folder(MODEL, cache)
+    assert len(hub.requests) == asked
+
+
+def test_a_changed_file_of_a_model_is_fetched_again(hub, cache, saved):
+    (fetch_folder(MODEL, cache) / "tokenizer.json").write_bytes(b"{}")
+    fetch_folder(MODEL, cache)
+    assert (cache.path(MODEL) / "tokenizer.json").read_bytes() == (saved / "tokenizer.json").read_bytes()
+
+
+def test_a_gated_model_tells_the_gate_s_message_and_what_to_do(hub, cache):
+    hub.refusals["owner/model"] = (403, "GatedRepo", "Access to model owner/model is restricted.")
+    with pytest.raises(
+        ConfigError, match=r"owner/model is restricted\. Ask for access on https://\S+/owner/model, log in"
+    ):
+        fetch_folder(MODEL, cache)
+
+
+def test_a_commit_that_is_gone_is_refused_by_name(hub, cache):
+    hub.refusals["owner/model"] = (404, "RevisionNotFound", f"Invalid rev id: {COMMIT}")
+    with pytest.raises(ConfigError, match=rf"model '{MODEL}': .*Invalid rev id.* no such commit, .*/commits/main"):
+        fetch_folder(MODEL, cache)
+
+
+def test_a_model_without_safetensors_is_refused(hub, cache):
+    hub.files = {name: content for name, content in hub.files.items() if "safetensors" not in name}
+    with pytest.raises(ConfigError, match="has no weights as safetensors, and pickles are not loaded"):
+        fetch_folder(MODEL, cache)
