@@ -157,7 +157,7 @@ def stages_named(names: tuple[str, ...]) -> tuple[StageKind, ...]:
 
 def sam_digest(config: MasksConfig) -> str:
     """Return the sha256 of SAM's weights, with those of an instance prior and of an architecture from a file."""
-    return _combined(
+    return combined(
         partial(weights_digest, config.weights),
         partial(prior_digest, config.prior),
         partial(architecture_digest, config.architecture),
@@ -166,7 +166,7 @@ def sam_digest(config: MasksConfig) -> str:
 
 def coca_digest(config: CaptionsConfig) -> str:
     """Return the sha256 of CoCa's weights, with that of a model config from a file."""
-    return _combined(partial(weights_digest, config.weights), partial(_model_config_digest, config.architecture))
+    return combined(partial(weights_digest, config.weights), partial(_model_config_digest, config.architecture))
 
 
 def clip_digest(config: FilterConfig) -> str:
@@ -177,7 +177,7 @@ def clip_digest(config: FilterConfig) -> str:
         from pseudoris.workers.filtering.spacy_nouns import pipeline_digest
 
         parts.append(partial(pipeline_digest, config))
-    return _combined(*parts, partial(_model_config_digest, config.architecture))
+    return combined(*parts, partial(_model_config_digest, config.architecture))
 
 
 def _model_config_digest(architecture: str | None) -> str | None:
@@ -204,7 +204,8 @@ def prior_digest(config: PriorConfig) -> str | None:
         raise ConfigError(f"prior.path={config.path} cannot be read: {error}") from error
 
 
-def _combined(*parts: Callable[[], str | None]) -> str:
+def combined(*parts: Callable[[], str | None]) -> str:
+    """Return one digest over those that are not None; errors of all parts are raised together."""
     digests = [str(digest) for digest in gather(*parts) if digest is not None]
     return reduce(lambda before, digest: hashlib.sha256(f"{before} {digest}".encode()).hexdigest(), digests)
 

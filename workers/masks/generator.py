@@ -13,7 +13,7 @@ Source: Kirillov et al., Segment Anything, appendix B; segment-anything 1.0, aut
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,6 +135,19 @@ def measure(logits: torch.Tensor, predicted_iou: torch.Tensor, config: MasksConf
     return MaskCandidates((height, width), pack_bits(masks), inclusive_boxes(masks), predicted_iou, stability)
 
 
+def measured(
+    low: torch.Tensor,
+    predicted_iou: torch.Tensor,
+    upsample: Callable[[torch.Tensor], torch.Tensor],
+    num_pixels: int,
+    config: MasksConfig,
+) -> Iterator[MaskCandidates]:
+    """Yield what `measure` makes of low-resolution logits, of as many at once as fit at `num_pixels` a mask."""
+    step = max(1, _UPSAMPLE_BYTES[low.device.type] // (4 * num_pixels))
+    for few, iou in zip(torch.split(low, step), torch.split(predicted_iou, step), strict=True):
+        yield measure(upsample(few), iou, config)
+
+
 def inclusive_boxes(masks: torch.Tensor) -> torch.Tensor:
     """Return SAM's boxes of masks (N, H, W) bool: (N, 4) int64 x0, y0, x1, y1, x1 and y1 INCLUSIVE, 0 if empty.
 
@@ -200,32 +213,20 @@ class MaskGenerator:
             found = found.take(nms(boxes, to_device(scores, boxes.device), self._config.crop_nms_thresh))
         if not self._config.min_mask_region_area or not len(found.bits):
             return encode_proposals(found)
-        # Holes and islands go, then the doubles that result, on the CPU, where scipy labels regions; unchanged masks
-        # win.
-        columns = to_host(found.bits, found.boxes_px, found.predicted_iou, found.stability)
-        found = MaskCandidates(found.size, *map(torch.from_numpy, columns))
-        parts, is_unchanged = [], []
-        for row in range(len(found.bits)):
-            one = found.take(torch.tensor([row]))
-            mask = unpack_bits(one.bits, one.size)[0].numpy()
-            mask, has_changed = remove_small_regions(mask, self._config.min_mask_region_area)
-            parts.append(one.with_masks(torch.from_numpy(mask)[None]) if has_changed else one)
-            is_unchanged.append(not has_changed)
-        found, scores = concatenate(parts), torch.tensor(is_unchanged).float()
+        # Holes and islands go, then the doubles that result; unchanged masks win.
+        found, is_unchanged = without_small_regions(found, self._config.min_mask_region_area)
         threshold = max(self._config.box_nms_thresh, self._config.crop_nms_thresh)
-        return encode_proposals(found.take(nms(found.boxes_px.float(), scores, threshold)))
+        return encode_proposals(found.take(nms(found.boxes_px.float(), is_unchanged.float(), threshold)))
 
     def _process_crop(self, crop: EncodedCrop, grid: PointGrid, box: Box, size: tuple[int, int]) -> MaskCandidates:
         """Return the mask candidates of one crop after its NMS, in the frame of the image (H, W)."""
-        image = self._model.share(crop)
-        device = crop.embedding.device
-        step = max(1, _UPSAMPLE_BYTES[device.type] // (4 * max(self._model.side**2, crop.size[0] * crop.size[1])))
-        parts = []
+        image, device = self._model.share(crop), crop.embedding.device
+        num_pixels = max(self._model.side**2, crop.size[0] * crop.size[1])
+        parts: list[MaskCandidates] = []
         points = to_device(to_input_frame(grid, crop), device)
         for some in torch.split(points, self._config.points_per_batch):
             low, predicted_iou = self._model.decode(image, some, min_predicted_iou=self._config.pred_iou_thresh)
-            for few, iou in zip(torch.split(low, step), torch.split(predicted_iou, step), strict=True):
-                parts.append(measure(self._model.upsample(few, crop), iou, self._config))
+            parts += measured(low, predicted_iou, lambda few: self._model.upsample(few, crop), num_pixels, self._config)
         found = concatenate(parts)
         # Masks that end at a crop's edge inside the image are cut off.
         x0, y0, _, _ = box
@@ -237,6 +238,20 @@ class MaskGenerator:
         found = found.take(~(is_at_edge & ~is_at_border).any(dim=1))
         found = found.take(nms(found.boxes_px.float(), found.predicted_iou, self._config.box_nms_thresh))
         return found.placed(box, size)
+
+
+def without_small_regions(found: MaskCandidates, min_area_px: int) -> tuple[MaskCandidates, torch.Tensor]:
+    """Return at least one mask candidate each without small regions, on the CPU, and which are unchanged, (N,) bool."""
+    # scipy labels regions.
+    columns = to_host(found.bits, found.boxes_px, found.predicted_iou, found.stability)
+    found = MaskCandidates(found.size, *map(torch.from_numpy, columns))
+    parts, is_unchanged = [], []
+    for row in range(len(found.bits)):
+        one = found.take(torch.tensor([row]))
+        mask, has_changed = remove_small_regions(unpack_bits(one.bits, one.size)[0].numpy(), min_area_px)
+        parts.append(one.with_masks(torch.from_numpy(mask)[None]) if has_changed else one)
+        is_unchanged.append(not has_changed)
+    return concatenate(parts), torch.tensor(is_unchanged)
 
 
 def remove_small_regions(mask: Mask, min_area_px: int) -> tuple[Mask, bool]:
@@ -294,13 +309,16 @@ class SamProposer:
     """
 
     def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
-        """Load SAM and the instance prior."""
-        self._device = device = prepare_device(compute)
-        sam = load_sam(config.architecture, config.weights).to(device)
+        """Load the model and the instance prior."""
+        self._device = prepare_device(compute)
+        self._generate = MaskGenerator(self._load(config, compute), config)
+        self._prior = build_prior(config, self._device)
+
+    def _load(self, config: MasksConfig, compute: ComputeConfig) -> PromptableModel:
+        sam = load_sam(config.architecture, config.weights).to(self._device)
         if compute.is_compiled:
             compile_tower(sam.image_encoder)
-        self._generate = MaskGenerator(PromptableSam(sam, dtype=compute_dtype(compute)), config)
-        self._prior = build_prior(config, device)
+        return PromptableSam(sam, dtype=compute_dtype(compute))
 
     @classmethod
     def weights_digest(cls, config: MasksConfig) -> str:

@@ -69,23 +69,28 @@ def reduce_proposals(proposals: Proposals, config: ReductionConfig) -> list[Kept
     """
     shares = proposals.areas_px / (proposals.size[0] * proposals.size[1])
     rows = np.flatnonzero((shares >= config.min_area) & (shares <= config.max_area))
+    rows = without_doubles(proposals, rows, config.mask_nms_iou)
+    rows = rows[np.argsort(-proposals.areas_px[rows], kind="stable")]
+    areas, counts = proposals.areas_px[rows], [proposals.counts[row] for row in rows]
+    inside = rle.shares_inside(counts, counts, proposals.size)
+    is_part = (inside >= config.min_inside) & (areas[:, None] <= config.max_part_area * areas[None, :])
+    kept: list[int] = []
+    for number in range(len(rows)):
+        if not is_part[number, kept].any():
+            kept.append(number)
+    return [Kept(int(row)) for row in np.sort(rows[kept])]
+
+
+def without_doubles(proposals: Proposals, rows: NDArray[np.intp], max_iou: float) -> NDArray[np.intp]:
+    """Return the proposals of `rows` whose IoU with each better one that is kept is at most `max_iou`, best first."""
     rows = rows[np.argsort(-proposals.predicted_iou[rows], kind="stable")]
     counts = [proposals.counts[row] for row in rows]
     ious = rle.ious(counts, counts, proposals.size)
     kept: list[int] = []
     for number in range(len(rows)):
-        if not kept or ious[number, kept].max() <= config.mask_nms_iou:
+        if not kept or ious[number, kept].max() <= max_iou:
             kept.append(number)
-    rows = rows[kept]
-    rows = rows[np.argsort(-proposals.areas_px[rows], kind="stable")]
-    areas, counts = proposals.areas_px[rows], [proposals.counts[row] for row in rows]
-    inside = rle.shares_inside(counts, counts, proposals.size)
-    is_part = (inside >= config.min_inside) & (areas[:, None] <= config.max_part_area * areas[None, :])
-    kept = []
-    for number in range(len(rows)):
-        if not is_part[number, kept].any():
-            kept.append(number)
-    return [Kept(int(row)) for row in np.sort(rows[kept])]
+    return rows[kept]
 
 
 # Chooses which of an image's proposals are objects: from its id and key, from its pixels (H, W, 3) uint8 RGB, upright,

@@ -50,7 +50,7 @@ SHARED = (
 
 def reference(sam, config, image):
     settings = {name: getattr(config, name) for name in SHARED}
-    return SamAutomaticMaskGenerator(PromptableSam(sam), **settings).generate(image)
+    return SamAutomaticMaskGenerator(sam, **settings).generate(image)
 
 
 def assert_sams_default_in_paper(*names):

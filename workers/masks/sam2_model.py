@@ -1,0 +1,164 @@
+"""The first stage by a later SAM of `transformers` that answers points: SAM 2, EdgeTAM, or the tracker of SAM 3.
+
+Their classes have one interface. The weights are a model folder; its image processor is not read.
+Source: transformers 5.24, models/sam2/modeling_sam2.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torchvision.transforms.v2 import functional as transforms
+
+from pseudoris.schemas.config import ComputeConfig, MasksConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.hf_models import load_model, model_skeleton
+from pseudoris.workers.checkpoints.model_folder import ModelFolder
+from pseudoris.workers.device import compute_dtype, to_device
+from pseudoris.workers.forward_passes import compile_tower
+from pseudoris.workers.masks.generator import SamProposer
+from pseudoris.workers.masks.promptable import EncodedCrop
+from pseudoris.workers.stages import combined, prior_digest
+
+# The class that an engine opens, by the `model_type` of a folder. A folder of a video model has the image model in it.
+_CLASSES: Final = {
+    "sam2": {
+        "sam2": "Sam2Model",
+        "sam2_video": "Sam2Model",
+        "edgetam": "EdgeTamModel",
+        "edgetam_video": "EdgeTamModel",
+    },
+    "sam3": {
+        "sam3_tracker": "Sam3TrackerModel",
+        "sam3_tracker_video": "Sam3TrackerModel",
+        "sam3_video": "Sam3TrackerModel",
+    },
+    "sam3_concepts": {"sam3": "Sam3Model", "sam3_video": "Sam3Model"},
+}
+# Mean and standard deviation of the input's channels. Source: the defaults of Sam2ImageProcessor, which EdgeTAM takes
+# too, and of Sam3ImageProcessor; for RGB in [0, 255].
+_SAM2_FORMAT: Final = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+_SAM3_FORMAT: Final = ((127.5,) * 3, (127.5,) * 3)
+
+
+def opened(config: MasksConfig) -> tuple[ModelFolder, str]:
+    """Return the model folder of `masks.weights` and the class that `masks.engine` opens it with.
+
+    Raises:
+        ConfigError: There is no such folder, it is another kind of model, or not the one of `masks.weights.sha256`.
+    """
+    folder = ModelFolder.open(config.weights.uri)
+    known, found = _CLASSES[config.engine], folder.config["model_type"]
+    if found not in known:
+        others = [name for name, types in _CLASSES.items() if found in types]
+        hint = f": --set masks.engine={others[0]}" if others else ""
+        raise ConfigError(
+            f"masks.engine={config.engine} opens a model of type {', '.join(known)}, and '{folder.uri}' is of type "
+            f"{found}{hint}"
+        )
+    return folder, known[found]
+
+
+def folder_digest(config: MasksConfig) -> str:
+    """Return the sha256 of the model folder, with that of an instance prior, once `transformers` knows the model."""
+
+    def of_folder() -> str:
+        folder, class_name = opened(config)
+        model_skeleton(folder, class_name)
+        if config.weights.sha256 not in (None, folder.sha256):
+            raise ConfigError(
+                f"model '{folder.uri}' has sha256 {folder.sha256}, and masks.weights.sha256 says "
+                f"{config.weights.sha256}: the folder was changed, or name the digest of this one"
+            )
+        return folder.sha256
+
+    return combined(of_folder, lambda: prior_digest(config.prior))
+
+
+def model_input(pixels: NDArray[np.uint8], side: int, *, is_sam3: bool, device: torch.device) -> torch.Tensor:
+    """Return an image (H, W, 3) uint8 RGB as input (1, 3, side, side) float32: stretched, without padding.
+
+    Resized as bytes on the CPU, with antialiasing: equal on every device, and to the image processors' torchvision
+    backend.
+    """
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)
+    planes = transforms.resize(planes, [side, side], antialias=True)
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (_SAM3_FORMAT if is_sam3 else _SAM2_FORMAT))
+    return to_device((planes.float() - mean) / std, device)[None]
+
+
+class PromptableSam2:
+    """A `PromptableModel` over a model of transformers in eval mode, float32, on its device."""
+
+    def __init__(self, model: Any, *, dtype: torch.dtype = torch.float32) -> None:
+        """Keep a Sam2Model, EdgeTamModel or Sam3TrackerModel; encoder and mask decoder compute in `dtype`."""
+        self._model, self._dtype = model, dtype
+        self.side: int = model.prompt_encoder.input_image_size
+        self._is_sam3 = model.config.model_type.startswith("sam3")
+
+    def _in_dtype(self) -> torch.autocast:
+        return torch.autocast(self._model.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32)
+
+    def encode(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[EncodedCrop]:
+        """Yield the encodings of the crops, one by one: levels (C, h, w) float32."""
+        for pixels in crops:
+            planes = model_input(pixels, self.side, is_sam3=self._is_sam3, device=self._model.device)
+            with self._in_dtype():
+                levels = self._model.get_image_embeddings(planes)
+            size = (pixels.shape[0], pixels.shape[1])
+            yield EncodedCrop(tuple(level[0].float() for level in levels), size, (self.side, self.side))
+
+    def share(self, crop: EncodedCrop) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return the levels as a batch of one, and the places of the coarsest one's cells."""
+        return [level[None] for level in crop.levels], self._model.get_image_wide_positional_embeddings()
+
+    def decode(
+        self, shared: tuple[list[torch.Tensor], torch.Tensor], points_xy: torch.Tensor, *, min_predicted_iou: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return three masks a point. The decoder makes all of them before one is dropped."""
+        levels, place = shared
+        points = points_xy.float()[None, :, None]
+        labels = torch.ones(points.shape[:3], dtype=torch.int, device=points.device)
+        # In float32: coordinates become phases of hundreds of radians.
+        sparse, dense = self._model.prompt_encoder(
+            input_points=points, input_labels=labels, input_boxes=None, input_masks=None
+        )
+        with self._in_dtype():
+            low, predicted_iou, *_ = self._model.mask_decoder(
+                image_embeddings=levels[-1],
+                image_positional_embeddings=place,
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=True,
+                high_resolution_features=levels[:-1],
+            )
+        low, predicted_iou = low[0].flatten(0, 1), predicted_iou[0].flatten().float()
+        if min_predicted_iou > 0:
+            rows = (predicted_iou > min_predicted_iou).nonzero()[:, 0]
+            low, predicted_iou = low[rows], predicted_iou[rows]
+        return low.float(), predicted_iou
+
+    def upsample(self, logits: torch.Tensor, crop: EncodedCrop) -> torch.Tensor:
+        """Return the logits at the crop's size, in one step."""
+        return F.interpolate(logits[:, None], crop.size, mode="bilinear", align_corners=False)[:, 0]
+
+
+class Sam2Proposer(SamProposer):
+    """Proposes masks from a grid of points, as `SamProposer` does, with SAM 2, EdgeTAM or SAM 3's tracker."""
+
+    def _load(self, config: MasksConfig, compute: ComputeConfig) -> PromptableSam2:
+        folder, class_name = opened(config)
+        model = load_model(folder, class_name, device=self._device, dtype=torch.float32)
+        if compute.is_compiled:
+            compile_tower(model.vision_encoder)
+        return PromptableSam2(model, dtype=compute_dtype(compute))
+
+    @classmethod
+    def weights_digest(cls, config: MasksConfig) -> str:
+        """Return the sha256 of the model folder; with an instance prior, the sha256 of both digests."""
+        return folder_digest(config)
