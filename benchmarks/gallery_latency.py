@@ -23,7 +23,7 @@ from pycocotools import mask as coco
 
 from benchmarks.measurement import Row, options, peak_rss_bytes, report
 from pseudoris.schemas.ids import image_id, mask_id
-from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, KeepRule
+from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, KeepRule
 from pseudoris.store.location import RunLocation
 from pseudoris.viewer.gallery_page import write_gallery
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, GallerySummary
@@ -120,7 +120,7 @@ def _expression(mask: int, generator: np.random.Generator) -> TableRow:
     draw = {"crop": "context_1.2", "decoder": "top_p", "top_k": None, "top_p": 0.4, "log_prob": -4.5, "others": "all"}
     return {
         **{"text": text, "head_noun": text.split()[-1], "count": 2, "kept": d > 1.0, "weight": 1.0, "source": "model"},
-        **{"uniqueness": d, "correctness": 0.3, "distinctiveness": d, **dict.fromkeys(LISTENER_COLUMNS)},
+        **{"uniqueness": d, "correctness": 0.3, "distinctiveness": d, **dict.fromkeys(OPTIONAL_COLUMNS)},
         **{"target_mask_ids": [mask_id(_IMAGE, mask)], "rival_mask_id": mask_id(_IMAGE, (mask + 1) % NUM_MASKS)},
         **{"samples": [{**draw, "num_others": NUM_MASKS - 1, "other_masks": []}] * 2, "judged": True, "unmet": []},
     }

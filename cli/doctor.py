@@ -168,7 +168,7 @@ def _memory() -> str:
 
 def _weights(config: RunConfig) -> Iterator[Check]:
     from pseudoris.pipeline.identity import announce_endpoint
-    from pseudoris.workers.stages import STAGES
+    from pseudoris.workers.stages import STAGES, with_check
 
     announce_endpoint(config)
     # The prior and the noun parser have lines of their own.
@@ -178,7 +178,7 @@ def _weights(config: RunConfig) -> Iterator[Check]:
             "filtering": config.filtering.model_copy(update={"nouns": "rules"}),
         }
     )
-    for stage in STAGES:
+    for stage in with_check(STAGES, config):
         yield _attempt(f"weights: {stage.name}", functools.partial(_digest, stage, alone))
 
 

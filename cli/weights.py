@@ -110,10 +110,10 @@ def _weights_of(preset: str, config_file: Path | None, assignments: list[str] | 
         if config_file is not None or assignments:
             raise ConfigError(f"{preset!r} is a weights uri: --config and --set need a preset")
         return {"weights": WeightsConfig(uri=preset)}
-    from pseudoris.workers.stages import STAGES
+    from pseudoris.workers.stages import STAGES, with_check
 
     config = load_config(preset, config_file, assignments or ())
-    found = {stage.name: stage.settings(config).weights for stage in STAGES}
+    found = {stage.name: stage.settings(config).weights for stage in with_check(STAGES, config)}
     return {name: weights for name, weights in found.items() if weights is not None}
 
 

@@ -55,7 +55,7 @@ from pseudoris.store.runs.receipts import Totals
 from pseudoris.store.runs.session import RunSession, trim_memory
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.tables.judged_expressions import check_scored
-from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, StageKind
+from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, StageKind, with_check
 
 # Source: measured, all four tables, on the demonstration run (69 images, 321 masks, 14,124 draws, `tiny`): the bytes of
 # a shard's footers and column docs, and the compressed bytes of each row.
@@ -320,7 +320,9 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         num_shards_done=num_done,
         input_bytes=tally.size_bytes,
         actors=actors,
-        weights={stage.name: (_origin(stage, config), identity.weights[stage.name]) for stage in STAGES},
+        weights={
+            stage.name: (_origin(stage, config), identity.weights[stage.name]) for stage in with_check(STAGES, config)
+        },
         device_kind=identity.device_kind,
         output_bytes=output_bytes,
         output_basis=basis,

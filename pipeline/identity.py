@@ -24,7 +24,15 @@ from pseudoris.store.runs.header import check_identity
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.store.runs.receipts import Totals
-from pseudoris.workers.stages import STAGES, StageKind, device_kind
+from pseudoris.workers.stages import (
+    NAME_CHECK,
+    STAGE_CAPTION,
+    STAGE_FILTER,
+    STAGES,
+    StageKind,
+    device_kind,
+    with_check,
+)
 
 # The packages that compute and write: another version may give other bytes.
 PACKAGES: Final = (
@@ -91,7 +99,7 @@ def identity_before_ray(
 
 def _check_memory(config: RunConfig) -> None:
     """Refuse a model folder that this machine's memory cannot hold; on a GPU the process that loads it does."""
-    for folder in filter(None, (stage.folder(config) for stage in STAGES)):
+    for folder in filter(None, (stage.folder(config) for stage in with_check(STAGES, config))):
         # Imported here: only such a run loads torch before Ray starts.
         import torch
 
@@ -129,10 +137,11 @@ def measure_identity(
     # Every process that loads weights calls this first.
     announce_endpoint(config)
     stored = stored or {}
-    stages = [stage for stage in stages if stage.name not in stored]
+    stages = [stage for stage in with_check(stages, config) if stage.name not in stored]
     digests = (partial(stage.weights_digest, config) for stage in stages)
     *digest_of, device = gather(*digests, partial(device_kind, config.compute) if sees_device else str)
     weights = {**stored, **dict(zip((stage.name for stage in stages), digest_of, strict=True))}
+    _check_is_another(weights)
     fitted = config.filtering.fitted
     if fitted is not None and (config.filtering.fitted_values.confidence is not None or config.composing is not None):
         other = [name for name, digest in fitted.values.models.items() if weights.get(name, digest) != digest]
@@ -150,6 +159,16 @@ def measure_identity(
         versions=package_versions((*PACKAGES, *_further_packages(config))),
         folders=folders,
     )
+
+
+def _check_is_another(weights: Mapping[str, str]) -> None:
+    """Refuse a second opinion by the model that wrote or scored the captions; `weights` are digests by stage."""
+    for stage, section in ((STAGE_CAPTION, "captions"), (STAGE_FILTER, "filtering")):
+        if weights.get(NAME_CHECK) is not None and weights[NAME_CHECK] == weights.get(stage):
+            raise ConfigError(
+                f"grounding_check.weights are those of {section} (sha256 {weights[stage][:12]}…): a model cannot check "
+                "its own work. Name another model, or leave grounding_check out"
+            )
 
 
 def announce_endpoint(config: RunConfig) -> None:
@@ -179,7 +198,7 @@ def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageK
     Raises:
         ConfigError: They differ, or some are missing here; the message names each one.
     """
-    names = {stage.name for stage in stages}
+    names = {stage.name for stage in with_check(stages, config)}
     held = {name: digest for name, digest in identity.weights.items() if name in names}
     folders = {name: parts for name, parts in identity.folders.items() if name in names}
     # The method is taken from the run. What is checked is what this process has itself.
@@ -219,7 +238,7 @@ def _further_packages(config: RunConfig) -> list[str]:
         from pseudoris.workers.filtering.spacy_nouns import SPACY_MODEL
 
         names.add(SPACY_MODEL)
-    for stage in STAGES:
+    for stage in with_check(STAGES, config):
         if (folder := stage.folder(config)) is not None:
             names.update(folder.packages)
         for entry in entry_points(group=stage.group, name=stage.settings(config).engine):

@@ -3,7 +3,8 @@
 Each section has its own module and can be imported from here. This module joins the sections and checks across them.
 
 For a resume there are two groups of settings. *Method* (`source`, `images`, `masks`, `captions`, `filtering`,
-`composing`, `compute`, `shards`) decides the bytes of the tables and is part of the run's identity: it must not change.
+`composing`, `grounding_check`, `compute`, `shards`) decides the bytes of the tables and is part of the run's identity:
+it must not change.
 *Placement* (`placement`, `source.endpoint_url` and `source.requester_pays`) says where the work happens: it may change
 between two sessions of one run. `domain` is neither: it is asked once, before a run is planned.
 """
@@ -21,6 +22,7 @@ from pseudoris.schemas.stage_settings import BeamConfig as BeamConfig
 from pseudoris.schemas.stage_settings import CaptionsConfig as CaptionsConfig
 from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.schemas.stage_settings import DomainConfig as DomainConfig
+from pseudoris.schemas.stage_settings import GroundingCheckConfig as GroundingCheckConfig
 from pseudoris.schemas.stage_settings import ImagesConfig as ImagesConfig
 from pseudoris.schemas.stage_settings import MasksConfig as MasksConfig
 from pseudoris.schemas.stage_settings import PriorConfig as PriorConfig
@@ -204,6 +206,8 @@ class RunConfig(FrozenModel):
     filtering: FilterConfig
     # None: nothing is composed.
     composing: ComposingConfig | None = None
+    # None: no second opinion; the columns `grounding_*` are null. A method without one keeps its hash.
+    grounding_check: GroundingCheckConfig | None = Field(default=None, exclude_if=lambda check: check is None)
     # None: images are not asked whether the models know their kind.
     domain: DomainConfig | None = None
     compute: ComputeConfig = ComputeConfig()
@@ -232,6 +236,11 @@ class RunConfig(FrozenModel):
             raise ValueError(
                 "filtering.fitted has weights for a listener's scores, but captions.listening is not set: set it, or "
                 "name a file that was fitted without a listener"
+            )
+        if self.grounding_check is None and confidence is not None and confidence.grounding:
+            raise ValueError(
+                "filtering.fitted has a weight for a second opinion, but grounding_check is not set: set it, or name a "
+                "file that was fitted without one"
             )
         if is_deaf and self.composing is not None and posterior is not None and posterior.counts == "probability":
             raise ValueError(

@@ -52,6 +52,8 @@ class ConfidenceConfig(FrozenModel):
     correctness: _Weight = 0.0
     log_count: _Weight = 0.0
     num_words: _Weight = 0.0
+    # It needs `grounding_check`. Left out of a run's header where it is 0, so that older runs keep their hash.
+    grounding: _Weight = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
     # What a caption of a mask alone in its image has in place of log uniqueness and log distinctiveness, which compare
     # with a rival. 0 is neither for nor against it; 1 is the best possible.
     lone_log_ratio: float = Field(default=1.0, ge=-1, le=1)
@@ -226,7 +228,7 @@ def line_weights(line: WeightLine | None, confidence: Floats) -> Floats:
 # The table's columns that `features` reads.
 CONFIDENCE_COLUMNS: Final = (
     *("caption_score", "listener", "truth"),
-    *("uniqueness", "distinctiveness", "correctness", "count"),
+    *("uniqueness", "distinctiveness", "correctness", "count", "grounding_share"),
 )
 # Scores are cut here, because beyond it they tell no more: 0.999 for the listener, a ratio of e for CLIP, a word in one
 # of 400 candidates.
@@ -253,8 +255,8 @@ class Rated:
 def features(rated: Rated, lone_log_ratio: float) -> dict[str, Floats]:
     """Return the feature that each weight of `ConfidenceConfig` multiplies, (T,) float64 by the weight's name.
 
-    NaN if a score that the feature reads is missing because there is no listener. If there are no other masks, a ratio
-    to them is undefined; `lone_log_ratio` stands for its logarithm.
+    NaN if a score that the feature reads is missing because there is no listener or no second opinion. If there are no
+    other masks, a ratio to them is undefined; `lone_log_ratio` stands for its logarithm.
     """
     scores = rated.scores
     shares = _word_shares(rated)
@@ -264,6 +266,7 @@ def features(rated: Rated, lone_log_ratio: float) -> dict[str, Floats]:
         "relative_truth": shares["relative_truth"],
         "consensus": shares["consensus"],
         "vote": shares["vote"],
+        "grounding": np.clip(log_odds(scores["grounding_share"]), -_MAX_LOG_ODDS, _MAX_LOG_ODDS),
         "log_uniqueness": _log_ratio(scores["uniqueness"], lone_log_ratio),
         "log_distinctiveness": _log_ratio(scores["distinctiveness"], lone_log_ratio),
         "correctness": scores["correctness"],

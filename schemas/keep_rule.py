@@ -60,12 +60,14 @@ def lone_draws(
     return kept
 
 
-# Null for drawn candidates unless `captions.listening` and `filtering.fitted` are set.
-ListenerColumn = Literal["caption_score", "listener", "truth", "confidence", "rank"]
-ScoreColumn = Literal["uniqueness", "correctness", "distinctiveness", "log_prob", "count", ListenerColumn]
+# Null for drawn candidates unless `captions.listening`, `filtering.fitted` and `grounding_check` are set.
+OptionalColumn = Literal[
+    "caption_score", "listener", "truth", "confidence", "rank", "grounding_choice", "grounding_share"
+]
+ScoreColumn = Literal["uniqueness", "correctness", "distinctiveness", "log_prob", "count", OptionalColumn]
 Comparison = Literal[">", ">=", "<", "<="]
 SCORE_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(ScoreColumn)
-LISTENER_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(ListenerColumn)
+OPTIONAL_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(OptionalColumn)
 
 Flags = npt.NDArray[np.bool_]
 

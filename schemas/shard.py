@@ -161,6 +161,9 @@ class ExpressionRecord:
     truth: float | None = None
     confidence: float | None = None
     rank: int | None = None
+    grounding_choice: float | None = None
+    grounding_share: float | None = None
+    grounding_rival: str | None = None
     kept: bool = False
     weight: float = 1.0
     source: str = SOURCE_MODEL

@@ -332,6 +332,31 @@ class ComposingConfig(FrozenModel):
         return self
 
 
+class GroundingCheckConfig(FrozenModel):
+    """A second opinion: another model chooses, among the masks of the image, the one that each caption refers to.
+
+    It is asked in the filter stage, before the scorer decides what is kept, so that `filtering.keep` may bound
+    `grounding_choice` and `grounding_share`. Its weights must be neither the captioner's nor the scorer's.
+    """
+
+    # clip, or a plug-in of the entry points `pseudoris.checks`.
+    engine: str = "clip"
+    # Of the engine clip: as `filtering.architecture`.
+    architecture: str | None = Field(default=None, min_length=1)
+    weights: WeightsConfig
+    # Of the engine clip: cosines are divided by it before the softmax that gives the shares. CLIPs are trained at 0.01.
+    # Raised, shares are more alike.
+    temperature: float = Field(default=0.01, gt=0)
+    # Settings of a plug-in engine.
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_architecture(self) -> Self:
+        if self.engine == "clip" and self.architecture is None:
+            raise ValueError("the engine clip needs an architecture: a model name of open_clip's, or a JSON file")
+        return self
+
+
 class DomainConfig(FrozenModel):
     """How far an image may lie from what the preset's models know. Asked of a sample, before images are planned.
 

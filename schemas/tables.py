@@ -85,8 +85,8 @@ _SAMPLE = pa.struct(
     ]
 )
 
-# Reserved for a second opinion: a model that chooses, among the masks of an image, the one that a text refers to. A
-# stage that fills them does not change the tables' version.
+# Of a second opinion (`grounding_check`): a model that chooses, among the masks of an image, the one that a text refers
+# to. They were reserved before a stage filled them, and the doc strings are part of the tables' bytes.
 GROUNDING_COLUMNS: Final[dict[str, tuple[pa.DataType, str]]] = {
     "grounding_choice": (pa.float64(), "1 if a second model chooses the target for the text, 0 if another mask."),
     "grounding_share": (pa.float64(), "The second model's probability of the target among the masks."),

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from pseudoris.images.prover import PictureForm, Prover
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import mask_index, sha256_hex
-from pseudoris.schemas.keep_rule import LISTENER_COLUMNS
+from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.location import RunLocation
@@ -215,7 +215,7 @@ def _expression_record(row: Row, order_of: Mapping[int, int]) -> dict[str, Any]:
         "kept": row["kept"],
         "weight": _rounded(row["weight"]),
         # Absent where they are null, as in most runs.
-        **{name: value for name in LISTENER_COLUMNS if (value := _rounded(row[name])) is not None},
+        **{name: value for name in OPTIONAL_COLUMNS if (value := _rounded(row[name])) is not None},
         "draws": [_draw_record(draw, order_of) for draw in row["samples"] or ()],
     }
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, KeepCondition, KeepRule, meets
+from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, KeepCondition, KeepRule, meets
 from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
@@ -45,7 +45,7 @@ _MAX_WARNINGS: Final = 3
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256", "bytes")
 _EXPRESSION_COLUMNS: Final = (
     *("image_id", "target_mask_ids", "rival_mask_id", "samples", "log_prob", "text", "head_noun", "count"),
-    *("uniqueness", "correctness", "distinctiveness", "kept", "weight", "source", *LISTENER_COLUMNS),
+    *("uniqueness", "correctness", "distinctiveness", "kept", "weight", "source", *OPTIONAL_COLUMNS),
 )
 
 

@@ -24,14 +24,22 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, MasksConfig, PriorConfig, RunConfig
+from pseudoris.schemas.config import (
+    CaptionsConfig,
+    ComputeConfig,
+    FilterConfig,
+    GroundingCheckConfig,
+    MasksConfig,
+    PriorConfig,
+    RunConfig,
+)
 from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.schemas.measures import LOAD_SECONDS, record
 from pseudoris.schemas.shard import Shard
@@ -48,14 +56,17 @@ Stage = Callable[[Shard], Shard]
 STAGE_PROPOSE = "propose"
 STAGE_CAPTION = "caption"
 STAGE_FILTER = "filter"
+# No stage of its own: the filter stage asks it before its scorer, whose rule may bound what it says.
+NAME_CHECK = "check"
 
 
 class Engine(Protocol):
     """The model of a stage, from its section of the config (`masks`, `captions`, `filtering`).
 
     A proposer takes images and sets `masks`. A captioner takes masks and sets `expressions`, unscored, with equal texts
-    of one mask merged. A scorer sets the scores and `kept` of every expression. A call never changes its argument, and
-    quarantined images pass unchanged.
+    of one mask merged. A scorer sets the scores and `kept` of every expression. A check (`grounding_check`) takes
+    unscored expressions and sets the fields `grounding_*` of those of one mask; an image on which it fails is
+    quarantined by the stage `filter`. A call never changes its argument, and quarantined images pass unchanged.
 
     Loading and the digest raise a `ConfigError` with the remedy if weights, another file, a package or a GPU is missing
     or does not fit the rest of `config`; the digest's names all that are missing.
@@ -108,6 +119,8 @@ class StageKind:
         """Return the stage with its model loaded."""
         started = time.perf_counter()
         stage: Stage = self.engine(config)(self.settings(config), config.compute)
+        if self.name == STAGE_FILTER and config.grounding_check is not None:
+            stage = partial(_one_after_another, CHECK.build(config), stage)
         if self.name == STAGE_FILTER and config.composing is not None:
             # Imported here, because readers and committers import this module too, and the composer imports torch and
             # all models.
@@ -137,6 +150,7 @@ STAGES: Final = (
     StageKind(STAGE_CAPTION, "captions", "pseudoris.captioners"),
     StageKind(STAGE_FILTER, "filtering", "pseudoris.scorers"),
 )
+CHECK: Final = StageKind(NAME_CHECK, "grounding_check", "pseudoris.checks")
 # For each pool of `placement`, the stages that its actors hold.
 POOL_STAGES: Final = {
     "fused": (STAGE_PROPOSE, STAGE_CAPTION, STAGE_FILTER),
@@ -148,6 +162,16 @@ def stages_of(pool: str, config: RunConfig) -> tuple[str, ...]:
     """Return the stages that actors of `pool` hold: without the proposer, if the masks come from another run."""
     is_stored = config.placement.masks_from is not None
     return tuple(name for name in POOL_STAGES[pool] if not (is_stored and name == STAGE_PROPOSE))
+
+
+def _one_after_another(first: Stage, then: Stage, shard: Shard) -> Shard:
+    return then(first(shard))
+
+
+def with_check(kinds: Sequence[StageKind], config: RunConfig) -> tuple[StageKind, ...]:
+    """Return `kinds`, and after them the second opinion if the filter stage is among them and asks for one."""
+    asks = config.grounding_check is not None and any(kind.name == STAGE_FILTER for kind in kinds)
+    return (*kinds, CHECK) if asks else tuple(kinds)
 
 
 def stages_named(names: tuple[str, ...]) -> tuple[StageKind, ...]:
@@ -178,6 +202,11 @@ def clip_digest(config: FilterConfig) -> str:
 
         parts.append(partial(pipeline_digest, config))
     return combined(*parts, partial(_model_config_digest, config.architecture))
+
+
+def check_digest(config: GroundingCheckConfig) -> str:
+    """Return the sha256 of the weights of another CLIP, with that of a model config from a file."""
+    return combined(partial(weights_digest, config.weights), partial(_model_config_digest, config.architecture))
 
 
 def _model_config_digest(architecture: str | None) -> str | None:
@@ -215,6 +244,7 @@ DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
     "pseudoris.workers.masks:SamProposer": sam_digest,
     "pseudoris.workers.captions:CocaCaptioner": coca_digest,
     "pseudoris.workers.filtering:ClipScorer": clip_digest,
+    "pseudoris.workers.filtering:ClipCheck": check_digest,
 }
 
 

@@ -48,6 +48,7 @@ _STAGES: Final = {
     "propose": ("masks", "mask proposal"),
     "caption": ("captions", "captions"),
     "filter": ("filtering", "scores and filter"),
+    "check": ("grounding_check", "second opinion"),
 }
 # Engines of this package that read `weights.uri`. What other engines read is not known here.
 _OWN: Final = frozenset({"sam", "coca", "clip"})

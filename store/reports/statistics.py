@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, SCORE_COLUMNS
+from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, SCORE_COLUMNS
 from pseudoris.schemas.run_records import DomainRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.location import RunLocation
@@ -226,7 +226,7 @@ def run_statistics(
         name: dict(sorted(counts.items(), key=lambda item: (-item[1].counted, item[0])))
         for name, counts in groups.items()
     }
-    found.scores = {k: v for k, v in found.scores.items() if v.num_values or k not in LISTENER_COLUMNS}
+    found.scores = {k: v for k, v in found.scores.items() if v.num_values or k not in OPTIONAL_COLUMNS}
     return found
 
 

@@ -53,15 +53,18 @@ def check_scored(config: RunConfig, conditions: Sequence[KeepCondition], where: 
     """
     lacking = dict[str, str]()
     if config.filtering.engine == "clip" and config.filtering.fitted_values.confidence is None:
-        lacking |= dict.fromkeys(("confidence", "rank"), "a confidence in the file of filtering.fitted")
+        remedy = "a confidence in the file of filtering.fitted, as the preset tiny-composed has it"
+        lacking |= dict.fromkeys(("confidence", "rank"), remedy)
     if config.captions.engine == "coca" and config.captions.listening is None:
         lacking |= dict.fromkeys(("caption_score", "listener", "truth"), "captions.listening")
+    if config.grounding_check is None:
+        lacking |= dict.fromkeys(("grounding_choice", "grounding_share"), "grounding_check")
     for condition in conditions:
         if setting := lacking.get(condition.column):
             others = ", ".join(name for name in SCORE_COLUMNS if name not in lacking)
             raise ConfigError(
                 f"{where} has no {condition.column}: '{condition}' would keep all. Bound {others}, or annotate with "
-                f"{setting}, as the preset tiny-composed has it"
+                f"{setting}"
             )
 
 

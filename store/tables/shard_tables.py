@@ -15,7 +15,6 @@ from pseudoris.schemas.shard_blocks import to_array
 from pseudoris.schemas.tables import (
     EXPRESSIONS,
     FAILURES,
-    GROUNDING_COLUMNS,
     IMAGES,
     MASKS,
     SCHEMAS,
@@ -68,8 +67,6 @@ def shard_tables(shard: Shard, *, embed_images: bool) -> dict[str, pa.Table]:
             **_columns(expressions, _EXPRESSION_FIELDS),
             **{name: [getattr(first, name, None) for first in firsts] for name in of_first},
             "count": [len(each.samples) for each in expressions],
-            # Reserved: no stage fills them yet.
-            **dict.fromkeys(GROUNDING_COLUMNS, [None] * len(expressions)),
         },
         FAILURES: {
             "image_id": [image.image_id for image in images if image.failure],

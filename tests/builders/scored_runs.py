@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.keep_rule import LISTENER_COLUMNS
+from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS
 from pseudoris.schemas.run_records import Identity, PlanEntry, Receipt, RunHeader
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Shard, ShardImage
 from pseudoris.store.location import RunLocation
@@ -73,7 +73,7 @@ def keeps(config: RunConfig, expression: ExpressionRecord) -> bool:
         "distinctiveness": expression.distinctiveness,
         "count": len(expression.samples),
         "log_prob": first,
-        **{name: getattr(expression, name) for name in LISTENER_COLUMNS},
+        **{name: getattr(expression, name) for name in OPTIONAL_COLUMNS},
     }
     if expression.distinctiveness is None and filtering.lone_masks == "drop":
         return False

@@ -207,3 +207,19 @@ def test_logistic_is_the_inverse_of_the_log_odds_with_finite_ends_and_what_is_un
     assert np.isfinite(log_odds(np.array([0.0, 1.0]))).all()
     assert logistic(np.array([-900.0, 900.0])).tolist() == [0.0, 1.0]
     assert np.isnan(logistic(log_odds(np.array([np.nan])))).all()
+
+
+def test_the_share_of_a_second_opinion_is_a_feature_that_is_left_out_of_a_header_without_weight():
+    columns = {name: np.full(3, np.nan) for name in CONFIDENCE_COLUMNS}
+    rated = Rated(["a", "a", "b"], ["a circle"] * 3, {**columns, "grounding_share": np.array([0.2, 0.9, 1.0])})
+    found = confidences(rated, ConfidenceConfig(grounding=1.0))
+    assert found == pytest.approx([0.2, 0.9, logistic(np.array([7.0]))[0]])
+    assert "grounding" not in ConfidenceConfig(vote=1.0).model_dump()
+    assert ConfidenceConfig.model_validate(ConfidenceConfig(grounding=0.5).model_dump()).grounding == 0.5
+
+
+def test_a_weight_of_a_second_opinion_needs_one():
+    word = fitted(confidence={"grounding": 1.0})
+    with pytest.raises(ConfigError, match="has a weight for a second opinion, but grounding_check is not set"):
+        load_config("tiny", None, [word])
+    load_config("tiny", None, [word, "grounding_check={architecture: RN50, weights: {uri: 'random:1'}}"])

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
-from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, KeepRule
+from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, KeepRule
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard
 from pseudoris.store.location import RunLocation
@@ -46,7 +46,7 @@ def make_draw(**changes):
 
 def make_expression(text="the red circle", *, targets=(0,), rival_index=1, **changes):
     """Return a row of the table of expressions, as a gallery reads it."""
-    scores = {"distinctiveness": 1.2, "uniqueness": 1.1, "correctness": 0.25, **dict.fromkeys(LISTENER_COLUMNS)}
+    scores = {"distinctiveness": 1.2, "uniqueness": 1.1, "correctness": 0.25, **dict.fromkeys(OPTIONAL_COLUMNS)}
     fields = {"head_noun": "circle", "count": 1, "weight": 1.0, "kept": True, "source": "model", "judged": True}
     masks = {"target_mask_ids": [target_id(index) for index in targets], "rival_mask_id": target_id(rival_index)}
     return {"text": text, **scores, **fields, **masks, "unmet": [], "samples": [make_draw()], **changes}

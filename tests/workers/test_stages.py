@@ -18,7 +18,7 @@ from pseudoris.workers import stages
 from pseudoris.workers import stages as module
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
-from pseudoris.workers.filtering import ClipScorer
+from pseudoris.workers.filtering import ClipCheck, ClipScorer
 from pseudoris.workers.masks import SamProposer
 from pseudoris.workers.stages import clip_digest, coca_digest, device_kind, prior_digest, sam_digest
 
@@ -28,6 +28,16 @@ EACH = pytest.mark.parametrize("stage", stages.STAGES, ids=lambda stage: stage.n
 def test_the_presets_engines_are_found_by_their_entry_points():
     found = [stage.engine(load_config("paper")) for stage in stages.STAGES]
     assert found == [SamProposer, CocaCaptioner, ClipScorer]
+
+
+def test_a_second_opinion_is_found_and_loaded_with_the_filter_alone():
+    check = "grounding_check={architecture: 'builtin:tiny/clip.json', weights: {uri: 'random:1'}}"
+    config, without = load_config("tiny", None, [check]), load_config("tiny")
+    assert stages.CHECK.engine(config) is ClipCheck
+    *_, caption, filtering = stages.STAGES
+    assert stages.with_check([caption, filtering], config) == (caption, filtering, stages.CHECK)
+    assert stages.with_check([caption], config) == (caption,)
+    assert stages.with_check([filtering], without) == (filtering,)
 
 
 @pytest.mark.usefixtures("stub_engines")

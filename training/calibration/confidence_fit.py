@@ -49,6 +49,8 @@ CLIP: Final = ("log_uniqueness", "log_distinctiveness", "correctness", "log_coun
 VOTE: Final = (*CLIP, "vote")
 LISTENER: Final = ("listener", "truth", "relative_truth")
 EVERYTHING: Final = (*VOTE, *LISTENER, "consensus")
+# What needs `grounding_check`.
+CHECKED: Final = ("grounding",)
 # For any models, higher values of these are better: no labels are needed.
 NO_LABELS_VOTE: Final = ("log_uniqueness", "correctness", "vote")
 NO_LABELS: Final = (*NO_LABELS_VOTE, "listener", "truth")
@@ -277,19 +279,24 @@ def calibrate(
 def calibrated_run(
     location: RunLocation, truth: Truth | None, *, coverage: float, least_yield: float, max_images: int | None = None
 ) -> Calibration:
-    """Return weights and bounds for the models of a run, including the listener's scores if the run has them.
+    """Return weights and bounds for the models of a run, with the listener's and the check's scores if it has them.
 
     Without a truth no label is used, and only the yield that is reached is known. `coverage` and `least_yield` are the
     least that are aimed at; without a truth, about `least_yield` expressions a mask are kept. `max_images` limits how
     many first images are read.
     """
     images = judged_images(location, truth, max_images=max_images)
-    # Whether all candidates have a listener's scores.
-    is_heard = not any(np.isnan(image.rated.scores["truth"]).any() for image in images)
+    # Whether all candidates have a listener's scores, and a second opinion's.
+    is_heard, is_checked = (
+        not any(np.isnan(image.rated.scores[name]).any() for image in images) for name in ("truth", "grounding_share")
+    )
+    checked = CHECKED if is_checked else ()
     if truth is None:
-        return without_labels(images, NO_LABELS if is_heard else NO_LABELS_VOTE, wanted_yield=least_yield)
+        names = (*(NO_LABELS if is_heard else NO_LABELS_VOTE), *checked)
+        return without_labels(images, names, wanted_yield=least_yield)
+    names = (*(EVERYTHING if is_heard else VOTE), *checked)
     try:
-        return calibrate(images, EVERYTHING if is_heard else VOTE, coverage=coverage, least_yield=least_yield)
+        return calibrate(images, names, coverage=coverage, least_yield=least_yield)
     except ValueError as error:
         raise ConfigError(f"{location.root} against the truth ({truth.title}): {error}. Use more images.") from error
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from torch import Tensor
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, LONE_MASKS, LoneMasks
+from pseudoris.schemas.keep_rule import LONE_MASKS, OPTIONAL_COLUMNS, LoneMasks
 from pseudoris.schemas.shard import SOURCE_MODEL, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
@@ -30,7 +30,7 @@ Bounds = tuple[float | None, float | None]
 # is.
 EXPRESSION_NUMBERS: Final = (
     *("uniqueness", "correctness", "distinctiveness", "log_prob", "weight", "count"),
-    *LISTENER_COLUMNS,
+    *OPTIONAL_COLUMNS,
 )
 MASK_NUMBERS: Final = ("predicted_iou", "stability_score", "area_px")
 

@@ -1,7 +1,7 @@
 // The order of images, and of the expressions of a mask.
 
 // What a run may have of each expression; those that it lacks are not offered.
-const SCORES = ["confidence", "rank", "distinctiveness", "uniqueness", "correctness", "listener", "caption_score", "truth", "count", "weight", "words"];
+const SCORES = ["confidence", "rank", "distinctiveness", "uniqueness", "correctness", "listener", "caption_score", "truth", "grounding_share", "count", "weight", "words"];
 const ORDERS = { highest: 1, lowest: -1 };
 const sorting = { score: null, order: "highest" };
 

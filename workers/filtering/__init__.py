@@ -1,11 +1,12 @@
-"""Distinctiveness-based filtering: head nouns, CLIP scores, and the choice of the candidates to keep."""
+"""Distinctiveness-based filtering: head nouns, CLIP scores, a second opinion, and the choice of what to keep."""
 
 from typing import TYPE_CHECKING
 
 from pseudoris.schemas import lazy_names
 
 if TYPE_CHECKING:
+    from pseudoris.workers.filtering.clip_check import ClipCheck
     from pseudoris.workers.filtering.scorer import ClipScorer
 
-__all__ = ["ClipScorer"]
-__getattr__ = lazy_names(__name__, {"ClipScorer": "scorer"})
+__all__ = ["ClipCheck", "ClipScorer"]
+__getattr__ = lazy_names(__name__, {"ClipCheck": "clip_check", "ClipScorer": "scorer"})

@@ -96,12 +96,59 @@ def score_candidates(
     )
 
 
-# Set by the caption stage if a listener is configured.
-_HEARD: Final = ("caption_score", "listener", "truth")
+# Set before the scorer, if a listener and a second opinion are configured.
+_SET_BEFORE: Final = ("caption_score", "listener", "truth", "grounding_choice", "grounding_share")
 
 
 # Embeddings of one image's context crops and masked crops, (N, D) float32 each, normalised.
-_Vectors = tuple[torch.Tensor, torch.Tensor]
+Vectors = tuple[torch.Tensor, torch.Tensor]
+
+
+def embed_crops(
+    shard: Shard, embedder: ClipEmbedder, context_scale: float
+) -> tuple[tuple[ShardImage, ...], dict[str, Vectors]]:
+    """Embed the crops of images with candidates; return all images, some now quarantined, and vectors by image id."""
+    images: list[ShardImage] = []
+    counts: dict[str, int] = {}
+    made: list[torch.Tensor] = []
+    sound = [image for image in shard.images if not image.failure]
+    scored = [image for image in sound if any(is_candidate(each) for each in image.expressions)]
+
+    def cut(image: ShardImage) -> ShardImage:
+        crops = make_crops(
+            decode(image),
+            [mask.box_xyxy_px for mask in image.masks],
+            runs=[decode_runs(mask.rle_counts) for mask in image.masks],
+            scales=(context_scale, None),
+            crop_format=embedder.crop_format,
+            device=embedder.device,
+        )
+        # (2N, 3, S, S): the N context crops, then the N masked ones.
+        made.append(crops.flatten(0, 1))
+        return image
+
+    def pieces() -> Iterator[torch.Tensor]:
+        positions = {image.position for image in scored}
+        for image in shard.images:
+            if image.position not in positions:
+                images.append(image)
+                continue
+            # Inside the image boundary crops are cut. The model runs outside: its errors blame no image.
+            (checked,) = apply_to_images(shard.with_images((image,)), STAGE_FILTER, cut).images
+            images.append(checked)
+            if not checked.failure:
+                counts[image.image_id] = len(image.masks)
+                yield made.pop()
+
+    with prefetched_pixels(scored, embedder.device) as decode:
+        embedded = embedder.embed_crops(pieces())
+    vectors: dict[str, Vectors] = {}
+    start = 0
+    for image_id, num_masks in counts.items():
+        middle, end = start + num_masks, start + 2 * num_masks
+        vectors[image_id] = embedded[start:middle], embedded[middle:end]
+        start = end
+    return tuple(images), vectors
 
 
 class ClipScorer:
@@ -128,8 +175,8 @@ class ClipScorer:
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with every candidate of one target scored; see `apply_to_images` for errors."""
         started = time.perf_counter()
-        images, vectors = self._embed_crops(shard)
-        captions = dict.fromkeys(each.text for image in images for each in image.expressions if _is_candidate(each))
+        images, vectors = embed_crops(shard, self._embedder, self._config.context_scale)
+        captions = dict.fromkeys(each.text for image in images for each in image.expressions if is_candidate(each))
         nouns = {text: self._find_noun(text) for text in captions}
         prompts = {text: self._prompt(text, noun) for text, noun in nouns.items()}
         # Captions and prompts, each once.
@@ -140,55 +187,11 @@ class ClipScorer:
         scored = apply_to_images(shard.with_images(images), STAGE_FILTER, score).images
         return shard.with_images(scored).with_seconds(STAGE_FILTER, time.perf_counter() - started)
 
-    def _embed_crops(self, shard: Shard) -> tuple[tuple[ShardImage, ...], dict[str, _Vectors]]:
-        """Embed each crop once; return the images, some now quarantined, and vectors by image id."""
-        images: list[ShardImage] = []
-        counts: dict[str, int] = {}
-        made: list[torch.Tensor] = []
-        sound = [image for image in shard.images if not image.failure]
-        scored = [image for image in sound if any(_is_candidate(each) for each in image.expressions)]
-
-        def cut(image: ShardImage) -> ShardImage:
-            crops = make_crops(
-                decode(image),
-                [mask.box_xyxy_px for mask in image.masks],
-                runs=[decode_runs(mask.rle_counts) for mask in image.masks],
-                scales=(self._config.context_scale, None),
-                crop_format=self._embedder.crop_format,
-                device=self._embedder.device,
-            )
-            # (2N, 3, S, S): the N context crops, then the N masked ones.
-            made.append(crops.flatten(0, 1))
-            return image
-
-        def pieces() -> Iterator[torch.Tensor]:
-            positions = {image.position for image in scored}
-            for image in shard.images:
-                if image.position not in positions:
-                    images.append(image)
-                    continue
-                # Inside the image boundary crops are cut. The model runs outside: its errors blame no image.
-                (checked,) = apply_to_images(shard.with_images((image,)), STAGE_FILTER, cut).images
-                images.append(checked)
-                if not checked.failure:
-                    counts[image.image_id] = len(image.masks)
-                    yield made.pop()
-
-        with prefetched_pixels(scored, self._embedder.device) as decode:
-            embedded = self._embedder.embed_crops(pieces())
-        vectors: dict[str, _Vectors] = {}
-        start = 0
-        for image_id, num_masks in counts.items():
-            middle, end = start + num_masks, start + 2 * num_masks
-            vectors[image_id] = embedded[start:middle], embedded[middle:end]
-            start = end
-        return tuple(images), vectors
-
     def _scored(
         self,
         image: ShardImage,
         *,
-        vectors: Mapping[str, _Vectors],
+        vectors: Mapping[str, Vectors],
         nouns: Mapping[str, str | None],
         prompts: Mapping[str, str],
         texts: torch.Tensor,
@@ -197,7 +200,7 @@ class ClipScorer:
         if image.image_id not in vectors:
             return image
         index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
-        candidates = [e for e in image.expressions if _is_candidate(e)]
+        candidates = [e for e in image.expressions if is_candidate(e)]
         # Twins (`masks.prior.duplicates=keep`) score exactly alike, whatever rows of a product they are computed in.
         first_of: dict[str, int] = {}
         firsts = [first_of.setdefault(mask.rle_counts, number) for number, mask in enumerate(image.masks)]
@@ -232,10 +235,11 @@ class ClipScorer:
             )
             for row, e in enumerate(candidates)
         )
-        return replace(image, expressions=tuple(next(scored) if _is_candidate(e) else e for e in image.expressions))
+        return replace(image, expressions=tuple(next(scored) if is_candidate(e) else e for e in image.expressions))
 
 
-def _is_candidate(expression: ExpressionRecord) -> bool:
+def is_candidate(expression: ExpressionRecord) -> bool:
+    """Return whether an expression is scored: it refers to one mask."""
     return len(expression.target_mask_ids) == 1
 
 
@@ -250,7 +254,7 @@ def _columns(
         "distinctiveness": undefined if scores.distinctiveness is None else scores.distinctiveness,
         "log_prob": np.array([e.samples[0].log_prob if e.samples else np.nan for e in candidates], np.float64),
         "count": np.array([len(e.samples) for e in candidates], np.float64),
-        **{name: np.array([getattr(e, name) for e in candidates], np.float64) for name in _HEARD},
+        **{name: np.array([getattr(e, name) for e in candidates], np.float64) for name in _SET_BEFORE},
     }
     groups = [e.target_mask_ids[0] for e in candidates]
     rated = Rated(groups, [e.text for e in candidates], columns)

@@ -36,7 +36,7 @@ def test_each_candidate_has_its_scores_whether_it_is_right_and_what_it_was_said_
     rows = scene_rows(
         SCENE,
         annotated(
-            (2, "a star", {**scores, "distinctiveness": 1.4, "samples": (DRAW, DRAW)}),
+            (2, "a star", {**scores, "distinctiveness": 1.4, "grounding_share": 0.8, "samples": (DRAW, DRAW)}),
             (0, "a circle", {"kept": True}),
         ),
     )
@@ -46,9 +46,10 @@ def test_each_candidate_has_its_scores_whether_it_is_right_and_what_it_was_said_
         **scores,
         "distinctiveness": 1.4,
         "count": 2.0,
+        "grounding_share": 0.8,
     }
     # What was not scored, as of a lone mask, is NaN and no zero; draws are counted of any.
-    assert np.isnan([rows.rated.scores[name][1] for name in CONFIDENCE_COLUMNS[:-1] if name not in HEARD]).all()
+    assert np.isnan([rows.rated.scores[name][1] for name in CONFIDENCE_COLUMNS if name not in (*HEARD, "count")]).all()
     assert rows.rated.scores["count"][1] == 1.0
     assert rows.is_right.tolist() == [True, False]
     assert rows.targets.tolist() == [2, 0]

@@ -1,0 +1,86 @@
+"""`grounding_check` as a user meets it: from `annotate` to `verify`, in keep rules, and what is refused before Ray."""
+
+from __future__ import annotations
+
+import pytest
+
+from pseudoris.pipeline import annotation, identity
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.committed_tables import read_table
+from tests.builders.command import OPTIONS, invoke, pseudoris_here
+from tests.builders.images import png
+from tests.builders.runs import part_digests
+
+CHECK = "grounding_check={{architecture: 'builtin:tiny/clip.json', weights: {{uri: '{}'}}, temperature: 0.1}}"
+ANOTHER = ("--set", CHECK.format("random:7"))
+SHARE = "grounding_share > 0.3"
+
+
+def rows_of(out):
+    return read_table(RunLocation.open(str(out)), "expressions").to_pylist()
+
+
+@pytest.mark.ray
+def test_a_run_is_checked_verified_and_filtered_by_the_second_opinion(tiny_run, ray_session, tmp_path):
+    checked, bounded, again = (tmp_path / name for name in ("checked", "bounded", "again"))
+    source = str(tiny_run.source)
+    for out, words in ((checked, ()), (bounded, ("--set", f"filtering.keep=['{SHARE}']"))):
+        done = pseudoris_here("annotate", source, str(out), *OPTIONS, *ANOTHER, *words)
+        assert done.returncode == 0, done.stderr
+    # Nothing but the second opinion differs from a run without one.
+    before, now = rows_of(tiny_run.out), rows_of(checked)
+    shares = [row["grounding_share"] for row in now]
+    assert len({round(share, 6) for share in shares}) > 10
+    for row in now:
+        assert row["grounding_choice"] in (0.0, 1.0)
+        row.update(grounding_choice=None, grounding_share=None, grounding_rival=None)
+    assert now == before
+
+    assert pseudoris_here("refilter", str(checked), str(again), "--keep", SHARE).returncode == 0
+    assert part_digests(again) == part_digests(bounded)
+    kept = [row["grounding_share"] for row in rows_of(again) if row["kept"]]
+    assert kept
+    assert min(kept) > 0.3
+    for out in (checked, bounded, again):
+        assert pseudoris_here("verify", str(out)).returncode == 0
+    assert "second opinion" in (checked / "DATACARD.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            (CHECK.format("builtin:tiny/coca.safetensors"),),
+            r"grounding_check\.weights are those of captions .*own work",
+        ),
+        ((CHECK.format("builtin:tiny/clip.safetensors"),), r"grounding_check\.weights are those of filtering"),
+        ((CHECK.format("none.pt"),), "none.pt"),
+        (
+            (f"filtering.keep=['{SHARE}']",),
+            r"has no grounding_share: .* would keep all.*annotate with grounding_check$",
+        ),
+        (("grounding_check={weights: {uri: 'random:7'}}",), "the engine clip needs an architecture"),
+        (
+            ("grounding_check={engine: oracle, weights: {uri: 'random:7'}}",),
+            r"grounding_check\.engine='oracle': no such engine in the entry points 'pseudoris\.checks' \(known: clip",
+        ),
+    ],
+)
+def test_what_cannot_be_a_second_opinion_is_refused_before_ray(monkeypatch, tmp_path, words, message):
+    # Whether or not other tests of this process have a Ray.
+    monkeypatch.setattr(identity, "joins_cluster", lambda address: False)
+    monkeypatch.setattr(annotation, "connected", lambda *_: pytest.fail("Ray was started"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(png())
+    settings = [word for each in words for word in ("--set", each)]
+    with pytest.raises(ConfigError, match=message):
+        invoke("annotate", tmp_path / "in", tmp_path / "out", "--address", "local", *settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_method_without_a_second_opinion_says_nothing_of_it():
+    assert "grounding_check" not in load_config("tiny").method()
+    method = load_config("tiny", None, [ANOTHER[1]]).method()
+    assert method["grounding_check"]["temperature"] == 0.1

@@ -1,0 +1,121 @@
+"""A second opinion by another CLIP: which mask of the image does each caption refer to?
+
+The filter stage asks it before the scorer (`grounding_check`). For the masks k of an image and a caption t
+
+    score(k, t) = (cos(context crop k, t) + cos(masked crop k, t)) / 2
+    share(k, t) = softmax over k of score(k, t) / temperature
+
+It says whether the caption's own mask has the highest score, its share, and the other mask with the highest score. The
+crops are those of the scorer at its defaults. A mask that is alone in its image has the share 1 and no rival.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pseudoris.schemas.config import ComputeConfig, FilterConfig, GroundingCheckConfig
+from pseudoris.schemas.fitted import Floats
+from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
+from pseudoris.workers.faults.quarantine import apply_to_images
+from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
+from pseudoris.workers.filtering.scorer import Vectors, embed_crops, is_candidate
+from pseudoris.workers.stages import STAGE_FILTER, check_digest
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What a model says of T captions of one image.
+
+    Attributes:
+        is_target: (T,) bool, no other mask has a higher score.
+        share: (T,) float64 in [0, 1], the target's probability among the masks.
+        rival: (T,) int64, the other mask with the highest score, the first of equals; None if the image has one mask.
+    """
+
+    is_target: npt.NDArray[np.bool_]
+    share: Floats
+    rival: npt.NDArray[np.int64] | None
+
+    def onto(self, image: ShardImage) -> ShardImage:
+        """Return the image with its T candidates told, in order."""
+        rows = count()
+
+        def told(expression: ExpressionRecord) -> ExpressionRecord:
+            row = next(rows)
+            return replace(
+                expression,
+                grounding_choice=float(self.is_target[row]),
+                grounding_share=float(self.share[row]),
+                grounding_rival=None if self.rival is None else image.masks[int(self.rival[row])].mask_id,
+            )
+
+        return replace(image, expressions=tuple(told(e) if is_candidate(e) else e for e in image.expressions))
+
+
+def choices(logits: npt.ArrayLike, targets: npt.ArrayLike) -> Choices:
+    """Return what logits (N, T) of N masks say of T captions, whose masks are `targets` (T,) int.
+
+    Raises:
+        ValueError: A logit is not finite: the weights or the crop hold NaN.
+    """
+    table, target = np.asarray(logits, np.float64), np.asarray(targets, np.int64)
+    if not np.isfinite(table).all():
+        raise ValueError("a logit is not finite: the weights or the crop hold NaN")
+    own = np.arange(len(target))
+    likely = np.exp(table - table.max(axis=0))
+    share = likely[target, own] / likely.sum(axis=0)
+    if len(table) == 1:
+        return Choices(np.ones(len(target), np.bool_), share, rival=None)
+    others = table.copy()
+    others[target, own] = -np.inf
+    return Choices(table[target, own] >= others.max(axis=0), share, rival=others.argmax(axis=0))
+
+
+class ClipCheck:
+    """Sets choice, share and rival of every expression of one mask."""
+
+    def __init__(self, config: GroundingCheckConfig, compute: ComputeConfig) -> None:
+        """Load CLIP."""
+        scorer = FilterConfig(architecture=config.architecture or "", weights=config.weights)
+        self._temperature = config.temperature
+        self._context_scale = scorer.context_scale
+        self._embedder = ClipEmbedder(scorer, compute)
+
+    @classmethod
+    def weights_digest(cls, config: GroundingCheckConfig) -> str:
+        """Return the sha256 of CLIP's weights."""
+        return check_digest(config)
+
+    def __call__(self, shard: Shard) -> Shard:
+        """Return the shard with every candidate of one mask told; see `apply_to_images` for errors."""
+        started = time.perf_counter()
+        images, vectors = embed_crops(shard, self._embedder, self._context_scale)
+        texts = list(dict.fromkeys(each.text for image in images for each in image.expressions if is_candidate(each)))
+        rows = {text: row for row, text in enumerate(texts)}
+        embedded = self._embedder.embed_texts(texts)
+        told = partial(self._told, vectors=vectors, texts=embedded, rows=rows)
+        shard = apply_to_images(shard.with_images(images), STAGE_FILTER, told)
+        return shard.with_seconds(STAGE_FILTER, time.perf_counter() - started)
+
+    def _told(
+        self, image: ShardImage, *, vectors: Mapping[str, Vectors], texts: torch.Tensor, rows: Mapping[str, int]
+    ) -> ShardImage:
+        if image.image_id not in vectors:
+            return image
+        index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
+        candidates = [each for each in image.expressions if is_candidate(each)]
+        # Twins (`masks.prior.duplicates=keep`) score exactly alike, whatever rows of a product they are computed in.
+        first_of: dict[str, int] = {}
+        firsts = [first_of.setdefault(mask.rle_counts, number) for number, mask in enumerate(image.masks)]
+        context, masked = vectors[image.image_id]
+        cosines = (context + masked) @ texts[[rows[each.text] for each in candidates]].T / 2
+        targets = [index_of[each.target_mask_ids[0]] for each in candidates]
+        return choices(cosines[firsts] / self._temperature, targets).onto(image)
