@@ -4,6 +4,7 @@
 | --- | --- |
 | `python -m recipes` | the tiny models, trained from scratch |
 | `python -m recipes.shipped_weights OUT` | their files in the package, with digests in presets and model card |
+| `python -m recipes.llava_recipe OUT` | a tiny vision-language model, as a model folder; needs `pseudoris[hf]` |
 | `python -m recipes.object_centric FOLDER` | images of one object each, which `pseudoris ppt objects` reads |
 
 `simulated_expressions` says what an annotator would say of the objects of a scene.
