@@ -93,6 +93,13 @@ def test_a_name_that_is_no_folder_is_refused_with_the_remedy(cache, uri, message
         ModelFolder.open(uri)
 
 
+def test_a_local_folder_may_be_called_like_a_branch(folder, monkeypatch):
+    (folder.parent / "models").mkdir()
+    folder.rename(folder.parent / "models" / "llava@v2")
+    monkeypatch.chdir(folder.parent)
+    assert ModelFolder.open("models/llava@v2").config["model_type"] == "llava"
+
+
 def test_files_and_hub_tags_are_no_folders(folder):
     assert names_folder(str(folder))
     assert names_folder("owner/model@main")
