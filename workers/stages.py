@@ -141,7 +141,7 @@ class StageKind:
     def folder(self, config: RunConfig) -> ModelFolder | None:
         """Return the model folder that the stage's engine reads; None if it reads none, or is not one of ours."""
         weights = getattr(self.settings(config), "weights", None)
-        is_ours = self.entry(config).value in DIGESTS
+        is_ours = self.entry(config).value.startswith("pseudoris.")
         return ModelFolder.open(weights.uri) if is_ours and weights is not None and names_folder(weights.uri) else None
 
 

@@ -25,12 +25,11 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.location import RunLocation
-from pseudoris.workers import stages
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
-from pseudoris.workers.checkpoints.weight_files import folder_digest, weights_digest
+from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.stages import STAGES
 from tests.builders.head import ROOT
-from tests.builders.model_folders import save_llava
+from tests.builders.promptable_models import save_model
 from tests.builders.runs import stub_config
 
 HERE = ("masks.weights.uri=here", "compute.device=cpu")
@@ -99,10 +98,11 @@ def test_with_allow_mixed_a_process_of_another_device_or_version_is_accepted_and
 
 
 @pytest.fixture
-def of_folder(tmp_path, monkeypatch, stub_engines):
+def of_folder(tmp_path, stub_engines):
     """The configuration of a run whose proposer reads a model folder."""
-    monkeypatch.setitem(stages.DIGESTS, "stub_engines:StubProposer", lambda config: folder_digest(config.weights))
-    return stub_config(f"masks.weights.uri={save_llava(tmp_path / 'model')}", "compute.device=cpu")
+    (save_model(tmp_path / "model", "Sam2Model") / "generation_config.json").write_text("{}")
+    folder = (f"masks.weights.uri={tmp_path / 'model'}", "masks.engine=sam2", "masks.architecture=null")
+    return stub_config(*folder, "compute.device=cpu")
 
 
 def test_of_a_model_folder_it_has_the_digest_of_each_part_its_attention_and_versions(of_folder, measured, tmp_path):
@@ -111,10 +111,10 @@ def test_of_a_model_folder_it_has_the_digest_of_each_part_its_attention_and_vers
     assert found.folders == {"propose": {**folder.digests, "attention": "sdpa"}}
     assert found.versions.keys() - measured.versions.keys() == {"transformers", "tokenizers"}
     assert "folders" not in measured.model_dump()
-    (tmp_path / "model" / "chat_template.jinja").write_text("another")
-    with pytest.raises(ConfigError, match=r"folders\.propose\.chat_template: '.*' in the run, '.*' now") as refusal:
+    (tmp_path / "model" / "generation_config.json").write_text('{"top_k": 3}')
+    with pytest.raises(ConfigError, match=r"folders\.propose\.config: '.*' in the run, '.*' now") as refusal:
         check_process(found, of_folder, STAGES)
-    assert "tokenizer:" not in str(refusal.value)
+    assert "propose.weights:" not in str(refusal.value)
     check_process(found, of_folder, [stage for stage in STAGES if stage.name == "caption"])
 
 
@@ -122,13 +122,15 @@ def test_a_model_folder_that_memory_cannot_hold_is_refused_before_ray(of_folder,
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     monkeypatch.setattr(identity, "joins_cluster", lambda address: False)
     with pytest.raises(
-        ConfigError, match=r"its 13,840 parameters take 55,360 bytes in torch.float32, and cpu has 1,000"
+        ConfigError, match=r"its [\d,]+ parameters take [\d,]+ bytes in torch.float32, and cpu has 1,000"
     ):
         identity_before_ray(of_folder, None, "", location=RunLocation.open(str(tmp_path)))
 
 
 def test_a_file_s_engine_refuses_a_model_folder(of_folder):
-    config = of_folder.model_copy(update={"masks": of_folder.masks.model_copy(update={"engine": "sam"})})
+    config = of_folder.model_copy(
+        update={"masks": of_folder.masks.model_copy(update={"engine": "sam", "architecture": "tiny"})}
+    )
     with pytest.raises(ConfigError, match="are a model folder, and this engine reads one file"):
         measure_identity(config)
 
