@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.tokenizer import SimpleTokenizer
 
 from benchmarks.captioner import AuthorsLoop, special_tokens
 from benchmarks.crops import Case, in_float32, one_by_one
@@ -29,7 +28,7 @@ from benchmarks.plain_captioner import ReferenceEngine, group_beam_search
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.shard import Shard, ShardImage
-from pseudoris.workers.captions.captioner import to_expressions
+from pseudoris.workers.captions.captioner import coca_text, to_expressions
 from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops, configured_rules
 from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.crops.crops import CropFormat
@@ -137,7 +136,7 @@ class AuthorsChain:
         self._generate = Sides(config, num_images=1, kept_share=kept_share, is_remembering=False).generator("meta")
         self._prior = build_prior(config.masks, device)
         self._model = load_coca(config.captions.architecture, config.captions.weights).requires_grad_(False)
-        self._special, self._tokenizer = special_tokens(self._model), SimpleTokenizer()
+        self._special = special_tokens(self._model)
         self._loop = AuthorsLoop(self._model, self._special, config.captions, seed=config.compute.seed)
         self._reference = ReferenceEngine(self._model, self._special, config.captions, seed=config.compute.seed)
         self._format = CropFormat(self._model.visual.image_size[0], OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
@@ -154,7 +153,7 @@ class AuthorsChain:
                 masks = mask_records(image.image_id, found, self._prior(image, pixels, found))
             proposed = handed_over(replace(image, masks=masks), image, self._max_masks)
             captions = self._captioned(proposed, pixels, kinds, clock) if proposed.masks else []
-            expressions = to_expressions(captions, proposed.masks, self._tokenizer)
+            expressions = to_expressions(captions, proposed.masks, coca_text)
             proposals.append(found.counts)
             lengths += [len(caption.tokens) for caption in captions if caption.rule.name != "beam"]
             images.append(replace(proposed, expressions=expressions))

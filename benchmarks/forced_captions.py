@@ -18,7 +18,7 @@ import torch
 
 from pseudoris.schemas.config import CaptionsConfig, RunConfig
 from pseudoris.schemas.shard import Shard
-from pseudoris.workers.captions import CocaCaptioner, captioner, prefix_tree_decoder
+from pseudoris.workers.captions import CocaCaptioner, engine, prefix_tree_decoder
 from pseudoris.workers.captions.decoding_rules import BeamExtension, BeamSearch, Ints, PrefixLevel
 from pseudoris.workers.captions.distinctive import Sampler
 from pseudoris.workers.captions.prefix_tree_decoder import ActiveRows, PrefixTreeDecoding
@@ -68,7 +68,7 @@ def _decoding(kind: type[_NotedDecoding | _ForcedDecoding], drawn: DrawnCaptions
         decoding.follow(drawn, named["rows"].uniform)
         return decoding
 
-    with mock.patch.object(captioner, "PrefixTreeDecoding", begin):
+    with mock.patch.object(engine, "PrefixTreeDecoding", begin):
         yield
 
 

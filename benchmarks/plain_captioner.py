@@ -41,7 +41,7 @@ def group_beam_search(score: Score, config: CaptionsConfig, special: SpecialToke
     while length < config.max_length and not all(group.is_done for group in groups):
         logits = score([prefix for group in groups for prefix in group.prefixes])
         if length < config.min_length:
-            logits[:, special.eos] = -torch.inf
+            logits[:, [special.eos, *special.further_eos]] = -torch.inf
         for index, group in enumerate(groups):
             if not group.is_done:
                 group.process(logits[index * width : (index + 1) * width], length + 1)
@@ -55,7 +55,7 @@ class _Group:
     """The beams of one group, and their finished hypotheses."""
 
     def __init__(self, width: int, config: CaptionsConfig, special: SpecialTokens) -> None:
-        self.width, self.eos = width, special.eos
+        self.width, self.ends = width, (special.eos, *special.further_eos)
         self.beam = config.beam
         self.prefixes = [(special.sot,)] * width
         self.scores = torch.tensor([0.0] + [-1e9] * (width - 1), dtype=torch.float64)
@@ -67,12 +67,12 @@ class _Group:
         log_softmax = logits.log_softmax(dim=1)
         steps = logits if self.beam.beam_score == "logit" else log_softmax
         totals = (steps + self.scores[:, None].to(steps.device)).flatten()
-        best = totals.topk(2 * self.width)
+        best = totals.topk((1 + len(self.ends)) * self.width)
         prefixes, scores, log_probs = [], [], []
         for rank, (total, position) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
             beam, token = divmod(position, logits.shape[1])
             log_prob = self.log_probs[beam] + float(log_softmax[beam, token])
-            if token != self.eos:
+            if token not in self.ends:
                 prefixes.append((*self.prefixes[beam], token))
                 scores.append(total)
                 log_probs.append(log_prob)
@@ -110,6 +110,7 @@ class ReferenceEngine:
         """Wrap a model in eval mode; `rows_a_pass` (prefix, crop) pairs go through it at a time."""
         self._model, self._special, self._config = model, special, config
         self._seed, self._rows_a_pass = seed, rows_a_pass
+        self._ends = [special.eos, *special.further_eos]
 
     @torch.inference_mode()
     def generate(self, image: ImageCrops) -> list[GeneratedCaption]:
@@ -121,7 +122,7 @@ class ReferenceEngine:
             similarity = F.normalize(features.to(score_dtype(features.dtype)), dim=-1)
             cosines = (similarity @ similarity.t()).double().cpu().numpy()
             for number in range(len(image.mask_indices)):
-                table[number, kind] = [self._beam(tokens, number, kind)]
+                table[number, kind] = [self._beam(tokens, number, kind)] if self._config.beam.num_beams else []
             for caption in self._samples(image, kind, tokens, cosines):
                 table[caption.mask_number, kind].append(caption)
         return [
@@ -144,7 +145,9 @@ class ReferenceEngine:
         crop = image_tokens[number]
 
         def score(prefixes: Sequence[Sequence[int]]) -> torch.Tensor:
-            return self.logits(crop.expand(len(prefixes), *crop.shape), prefixes).double()
+            logits = self.logits(crop.expand(len(prefixes), *crop.shape), prefixes).double()
+            logits[:, list(self._special.forbidden)] = -torch.inf
+            return logits
 
         tokens, log_prob = group_beam_search(score, self._config, self._special)
         return GeneratedCaption(number, kind, DecodingRule("beam"), tokens, log_prob)
@@ -175,7 +178,7 @@ class ReferenceEngine:
                 )
                 log_probs[row] += log_prob
                 is_pad = token == self._special.pad and self._config.sampling.pad_ends_caption
-                if token != self._special.eos and not is_pad:
+                if token not in self._ends and not is_pad:
                     prefixes[row].append(token)
                     is_live.append(row)
             active = is_live
@@ -219,14 +222,16 @@ class ReferenceEngine:
         logits = self.logits(image_tokens[crops], [prefix] * len(crops)).double().cpu().numpy()
         own = logits[0]
         if len(prefix) < self._config.min_length:
-            own[self._special.eos] = -np.inf
+            own[self._ends] = -np.inf
+        own[list(self._special.forbidden)] = -np.inf
         kept = _kept(own, rule)
         temperature = self._config.sampling.temperature
         weights = self._weights(cosines[others]) * cosines[others]
         contrast = own - self._config.sampling.others_weight * (weights @ logits[1:])
         own_q = _softmax(own[kept] / temperature)
         q = _softmax(contrast[kept] / temperature)
-        q[kept == self._special.eos] = own_q[kept == self._special.eos]
+        is_eos = np.isin(kept, self._ends)
+        q[is_eos] = own_q[is_eos]
         if q.sum() == 0:
             q = own_q
         drawn = int(np.searchsorted(np.cumsum(q), u * q.sum(), side="right"))

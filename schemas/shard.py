@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 Box = tuple[int, int, int, int]
 
 CROP_MASKED: Final = "masked"
+CROP_MARKED: Final = "marked"
 
 # What wrote an expression.
 SOURCE_MODEL: Final = "model"
@@ -112,7 +113,7 @@ class CaptionSample:
     """One draw of the captioner: the decoder, the crop, and the probability of the caption.
 
     Attributes:
-        crop: `masked`, or `context_<scale>` (`context_1.2`).
+        crop: `masked`, `context_<scale>` (`context_1.2`), or `marked`: the whole image with the mask outlined.
         decoder: `beam`, `top_k` or `top_p`.
         top_k: The k of a `top_k` draw, else None.
         top_p: The p of a `top_p` draw, else None.

@@ -234,7 +234,8 @@ class SamplingConfig(FrozenModel):
 class CaptionsConfig(FrozenModel):
     """Candidate captions for each mask: crops, beam search and sampling."""
 
-    # coca, or a plug-in of the entry points `pseudoris.captioners`.
+    # coca; vlm, a vision-language model of one's own (docs/vlm.md); or a plug-in of the entry points
+    # `pseudoris.captioners`.
     engine: str = "coca"
     # A model name from open_clip's registry, the path of a JSON model config, or `builtin:<file>`. None for an engine
     # whose weights say it.
@@ -262,7 +263,7 @@ class CaptionsConfig(FrozenModel):
     crops_together: int = Field(default=1, ge=1)
     # None: no listener; the columns `caption_score`, `listener` and `truth` are null.
     listening: ListeningConfig | None = None
-    # Settings of a plug-in engine.
+    # Settings of another engine: those of vlm are in docs/vlm.md.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")

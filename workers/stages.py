@@ -68,6 +68,8 @@ class Engine(Protocol):
     unscored expressions and sets the fields `grounding_*` of those of one mask; an image on which it fails is
     quarantined by the stage `filter`. A call never changes its argument, and quarantined images pass unchanged.
 
+    An engine that reads other sections too has a class method `of_run`, which loads the model from the whole config.
+
     Loading and the digest raise a `ConfigError` with the remedy if weights, another file, a package or a GPU is missing
     or does not fit the rest of `config`; the digest's names all that are missing.
     """
@@ -118,7 +120,10 @@ class StageKind:
     def build(self, config: RunConfig) -> Stage:
         """Return the stage with its model loaded."""
         started = time.perf_counter()
-        stage: Stage = self.engine(config)(self.settings(config), config.compute)
+        engine = self.engine(config)
+        stage: Stage = (
+            engine.of_run(config) if hasattr(engine, "of_run") else engine(self.settings(config), config.compute)
+        )
         if self.name == STAGE_FILTER and config.grounding_check is not None:
             stage = partial(_one_after_another, CHECK.build(config), stage)
         if self.name == STAGE_FILTER and config.composing is not None:
@@ -193,6 +198,14 @@ def coca_digest(config: CaptionsConfig) -> str:
     return combined(partial(weights_digest, config.weights), partial(_model_config_digest, config.architecture))
 
 
+def vlm_digest(config: CaptionsConfig) -> str:
+    """Return the sha256 of a vision-language model's folder, after all that is refused is refused."""
+    # Imported here: it loads transformers.
+    from pseudoris.workers.captions.vlm_loading import folder_digest
+
+    return folder_digest(config)
+
+
 def clip_digest(config: FilterConfig) -> str:
     """Return the sha256 of CLIP's weights, with those of a spaCy pipeline and of a model config from a file."""
     parts: list[Callable[[], str | None]] = [partial(weights_digest, config.weights)]
@@ -243,6 +256,7 @@ def combined(*parts: Callable[[], str | None]) -> str:
 DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
     "pseudoris.workers.masks:SamProposer": sam_digest,
     "pseudoris.workers.captions:CocaCaptioner": coca_digest,
+    "pseudoris.workers.captions:VlmCaptioner": vlm_digest,
     "pseudoris.workers.filtering:ClipScorer": clip_digest,
     "pseudoris.workers.filtering:ClipCheck": check_digest,
 }

@@ -6,6 +6,7 @@ from pseudoris.schemas import lazy_names
 
 if TYPE_CHECKING:
     from pseudoris.workers.captions.captioner import CocaCaptioner
+    from pseudoris.workers.captions.vlm_captioner import VlmCaptioner
 
-__all__ = ["CocaCaptioner"]
-__getattr__ = lazy_names(__name__, {"CocaCaptioner": "captioner"})
+__all__ = ["CocaCaptioner", "VlmCaptioner"]
+__getattr__ = lazy_names(__name__, {"CocaCaptioner": "captioner", "VlmCaptioner": "vlm_captioner"})

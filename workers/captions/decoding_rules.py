@@ -65,12 +65,15 @@ class ImageCrops:
         kinds: Names of the K crop kinds, in the order of the tables.
         mask_indices: `MaskRecord.index` of the N masks, part of the key of random draws; the reduction leaves gaps.
         pixels: (K, N, 3, S, S) float, normalised for the model, on its device and in its dtype.
+        embeddings: (N, E) float, normalised, of the masks, whose products are the similarities s_ij for every kind;
+            None: s_ij is by the crops' own embeddings.
     """
 
     image_id: str
     kinds: tuple[str, ...]
     mask_indices: tuple[int, ...]
     pixels: torch.Tensor
+    embeddings: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from pseudoris.schemas.config import CaptionsConfig, SamplingConfig
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord
 from pseudoris.schemas.stage_settings import ListeningConfig
-from pseudoris.workers.captions.captioner import CachedEngine, CropSet, EncodedImage, crop_batches, gather
 from pseudoris.workers.captions.decoding_rules import Bools, ImageCrops, Ints, PrefixLevel, Towers, extend
 from pseudoris.workers.captions.distinctive import choose_others
+from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage, crop_batches, gather
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host

@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, binary_erosion
 
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.shard import Box, ShardImage
@@ -136,6 +137,20 @@ def grow_box(box: tuple[int, int, int, int], *, scale: float, image_size: tuple[
         grown.append((low, min(max(high, low + 1), limit)))
     (x0, x1), (y0, y1) = grown
     return x0, y0, x1, y1
+
+
+# The outline of a mask, and its share of the longer side of the image.
+_OUTLINE_RGB: Final = (255, 0, 0)
+_OUTLINE: Final = 1 / 200
+
+
+def outlined(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return an image (H, W, 3) RGB with a red line around a mask (H, W), outside of it where there is room."""
+    width = max(1, round(max(mask.shape) * _OUTLINE))
+    grown = binary_dilation(mask, iterations=width)
+    # A mask of the whole image has no outside.
+    line = (grown & ~mask) if not grown.all() else mask & ~binary_erosion(mask, iterations=width)
+    return np.where(line[..., None], np.array(_OUTLINE_RGB, dtype=np.uint8), pixels)
 
 
 Decode = Callable[[ShardImage], NDArray[np.uint8]]

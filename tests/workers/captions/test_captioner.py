@@ -3,7 +3,6 @@
 import dataclasses
 from collections import Counter
 from itertools import product
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +25,6 @@ from tests.builders.crops import plain_crop
 from tests.builders.images import encode
 
 WORDS = {1: "A Red circle . ", 2: "a red circle ", 3: " . ", 4: "a dog "}
-TOKENIZER = SimpleNamespace(sot_token_id=0, decode=lambda tokens: WORDS[tokens[0]])
 MASKS = [MaskRecord(f"00ab-000{n}", n, (4, 4), "", (0, 0, 1, 1), 1) for n in (2, 5)]
 
 
@@ -35,7 +33,7 @@ def caption(mask_number, token, *, crop="masked", rule=None, **changes):
 
 
 def expressions(*captions):
-    return to_expressions(captions, MASKS, TOKENIZER)
+    return to_expressions(captions, MASKS, lambda tokens: WORDS[tokens[0]])
 
 
 def test_equal_captions_of_one_mask_are_one_record_with_all_their_samples():

@@ -10,13 +10,14 @@ from benchmarks.plain_captioner import ReferenceEngine
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, CACHE_BYTES, collecting
-from pseudoris.workers.captions import captioner as captioner_module
-from pseudoris.workers.captions.captioner import coca_engine, find_unique_crops
+from pseudoris.workers.captions import engine as engine_module
+from pseudoris.workers.captions.captioner import coca_engine
+from pseudoris.workers.captions.engine import find_unique_crops
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 
 
-def captions_of(engine, image, model=None, *, seed=3, **changes):
-    return engine(model or small_coca(), SPECIAL, captions_config(**changes), seed=seed).generate(image)
+def captions_of(engine, image, model=None, *, seed=3, special=SPECIAL, **changes):
+    return engine(model or small_coca(), special, captions_config(**changes), seed=seed).generate(image)
 
 
 def assert_equal(captions, expected):
@@ -113,8 +114,8 @@ def test_in_paper_the_best_beam_has_the_highest_sum_of_raw_logits():
 
 
 def test_others_weigh_by_the_cosine_of_open_clips_embeddings_also_below_zero(monkeypatch):
-    image, model, chosen, choose = image_crops(num_masks=4), small_coca(), [], captioner_module.choose_others
-    monkeypatch.setattr(captioner_module, "choose_others", lambda *given: chosen.append(choose(*given)) or chosen[-1])
+    image, model, chosen, choose = image_crops(num_masks=4), small_coca(), [], engine_module.choose_others
+    monkeypatch.setattr(engine_module, "choose_others", lambda *given: chosen.append(choose(*given)) or chosen[-1])
 
     captions_of(coca_engine, image, model, max_length=5)
 
@@ -144,12 +145,11 @@ def test_in_paper_a_drawn_token_0_ends_a_caption_as_the_plain_definition_ends_it
 
 def test_no_rule_draws_a_forbidden_token_or_a_second_eos_and_captions_end_at_any():
     image, settings = image_crops(num_masks=3), {"max_length": 8, "min_length": 2}
-    config = captions_config(**settings)
-    free = coca_engine(small_coca(), SPECIAL, config, seed=3).generate(image)
+    free = captions_of(coca_engine, image, **settings)
     drawn = [token for caption in free for token in caption.tokens]
     ends, forbidden = drawn[0], next(token for token in drawn if token != drawn[0])
     special = dataclasses.replace(SPECIAL, further_eos=(ends,), forbidden=(forbidden,))
-    found = coca_engine(small_coca(), special, config, seed=3).generate(image)
+    found = assert_engines_agree(image, special=special, **settings)
     assert not {ends, forbidden} & {token for caption in found for token in caption.tokens}
     assert sum(len(each.tokens) for each in found) < sum(len(each.tokens) for each in free)
 

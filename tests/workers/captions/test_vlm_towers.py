@@ -1,0 +1,119 @@
+"""The tree of prefixes over vision-language models against whole sequences: token for token, in double precision."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.captions.decoding_rules import ImageCrops
+from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.captions.listener import TeacherForcing, TokenRows
+from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions
+from pseudoris.workers.captions.vlm_towers import VlmTowers
+from tests.builders.coca import captions_config
+from tests.builders.plain_vlm import PlainVlm
+from tests.builders.vlms import CLASSES, small_vlm
+
+SIZES = ((28, 28), (56, 42), (90, 40), (30, 84))
+RULES = {"top_k": (3, 9), "top_p": (0.5, 0.9)}
+
+
+def uneven_inputs(vlm, crop):
+    """Return the prompt about a crop that is stretched to a size of its own, so that crops differ in image tokens."""
+    size = SIZES[int(crop[0, 0, 0] * 1000) % len(SIZES)]
+    return vlm.inputs((F.interpolate(crop[None], size)[0] * 255).to(torch.uint8))
+
+
+def crops_of(num_masks, *, num_kinds=1, seed=0):
+    pixels = torch.rand(num_kinds, num_masks, 3, 7, 7, generator=torch.Generator().manual_seed(seed))
+    return ImageCrops("00ab", ("masked", "context_1.2")[:num_kinds], tuple(range(num_masks)), pixels)
+
+
+def built(name, **config):
+    """Return the engine and the plain definition of a small model, with its special tokens and prompts."""
+    model, processor = small_vlm(name)
+    vlm = Vlm(model, processor, VlmOptions(prompt="say", crop_size=28))
+    sample = vlm.inputs(torch.zeros(3, 28, 28, dtype=torch.uint8))
+    special, inputs_of = vlm.special_tokens(sample), partial(uneven_inputs, vlm)
+    config = captions_config(
+        **{"max_length": 9, "min_length": 3, "beam": {"num_beams": 0}, "sampling": RULES, **config}
+    )
+    engine = CachedEngine(
+        VlmTowers(model, sample),
+        lambda crops: (torch.ones(len(crops), 1, dtype=torch.float64), [inputs_of(crop) for crop in crops]),
+        model.get_output_embeddings().weight.t(),
+        special=special,
+        config=config,
+        seed=3,
+    )
+    return engine, PlainVlm(model, inputs_of, special, config, seed=3)
+
+
+def assert_same(found, due):
+    assert [(each.tokens, each.others, each.num_others) for each in found] == [
+        (each.tokens, each.others, each.num_others) for each in due
+    ]
+    assert [each.log_prob for each in found] == pytest.approx([each.log_prob for each in due], abs=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_masks", [1, 2, 5])
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_class_draws_the_tokens_of_its_own_whole_sequences(name, num_masks):
+    engine, plain = built(name)
+    image = crops_of(num_masks)
+    found = engine.generate(image)
+    assert_same(found, plain.generate(image))
+    assert len(found) == 4 * num_masks
+    lengths = {each["input_ids"].shape[1] for each in engine.encode([image])[0].tokens}
+    assert len(lengths) > 1 or num_masks < 5 or name in ("llava", "gemma3"), "all crops have as many image tokens"
+
+
+def test_two_kinds_nearest_others_and_beams_over_a_window_shorter_than_the_prompt():
+    image = crops_of(4, num_kinds=2)
+    sampling = {"top_k": (3,), "top_p": (0.9,), "max_others": 2}
+    engine, plain = built("gemma3", sampling=sampling, beam={"num_beams": 2, "num_groups": 1}, max_length=6)
+    assert_same(engine.generate(image), plain.generate(image))
+
+
+def test_a_small_budget_splits_the_tree_and_changes_no_caption():
+    image = crops_of(5)
+    engine, _ = built("qwen2_5_vl")
+    whole = engine.generate(image)
+    narrow, _ = built("qwen2_5_vl", cache_bytes=2**20)
+    narrow.towers.node_bytes *= 2**10
+    assert_same(narrow.generate(image), whole)
+    assert narrow.towers.num_pairs > engine.towers.num_pairs
+
+
+def test_a_text_is_as_likely_as_the_models_own_forward_says():
+    engine, plain = built("qwen3_vl")
+    image = crops_of(3)
+    encoded = engine.encode([image])[0]
+    texts = [[7, 8, 9], [7, 8], [], [40]]
+    rows = TokenRows.of(texts, eos=engine.special.eos, max_prefix_length=30)
+    with torch.inference_mode():
+        engine.towers.attend_to(encoded.tokens)
+        forcing = TeacherForcing(engine.towers, engine.vocabulary, engine.special, budget_bytes=2**30)
+        sums = forcing.read(rows, np.ones((4, 3), bool))
+        plain._encode(image.pixels[0])
+        allowed = torch.ones(engine.vocabulary.size, dtype=torch.bool)
+        allowed[list(engine.special.forbidden)] = False
+        for row, text in enumerate(texts):
+            for crop in range(3):
+                due = 0.0
+                for place, token in enumerate([*text, engine.special.eos]):
+                    logits = plain.logits(torch.tensor([crop]), [[0, *text[:place]]])[0]
+                    due += float(logits.masked_fill(~allowed, -torch.inf).log_softmax(dim=0)[token])
+                assert sums[row, crop] == pytest.approx(due, abs=1e-9)
+
+
+def test_a_model_whose_logits_are_more_than_its_head_is_refused_by_name():
+    model, processor = small_vlm("llava")
+    sample = Vlm(model, processor, VlmOptions(crop_size=28)).inputs(torch.zeros(3, 28, 28, dtype=torch.uint8))
+    model.lm_head.register_forward_hook(lambda module, given, logits: 30.0 * torch.tanh(logits / 30.0))
+    with pytest.raises(ConfigError, match=r"LlavaForConditionalGeneration cannot be decoded over a tree of prefixes"):
+        VlmTowers(model, sample)

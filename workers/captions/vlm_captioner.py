@@ -1,0 +1,149 @@
+"""The second stage with a vision-language model of one's own: any `AutoModelForImageTextToText` that can be asked.
+
+The engine, the samplers, the contrast and the listener are CoCa's. What differs: a crop goes to the model's own
+processor with a prompt, the answer is stripped of what is no caption, and s_ij comes from the run's filter.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, RunConfig
+from pseudoris.schemas.run_lengths import decode_runs
+from pseudoris.schemas.shard import CROP_MARKED, ExpressionRecord, Shard, ShardImage
+from pseudoris.workers.captions.captioner import TreeCaptioner
+from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
+from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.captions.vlm_loading import Vlm, folder_digest, load_vlm
+from pseudoris.workers.captions.vlm_texts import spoken_part
+from pseudoris.workers.captions.vlm_towers import Inputs, VlmTowers
+from pseudoris.workers.captions.vocabulary_logits import score_dtype
+from pseudoris.workers.checkpoints.openclip import num_clip_tokens, read_model_config
+from pseudoris.workers.crops.crops import CropFormat, make_crops, outlined
+from pseudoris.workers.device import compute_dtype, prepare_device
+from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
+
+logger = logging.getLogger(__name__)
+
+# Of the original CLIPs.
+_CONTEXT_LENGTH = 77
+
+
+def vlm_engine(vlm: Vlm, config: CaptionsConfig, *, seed: int) -> CachedEngine:
+    """Return the engine of a model in eval mode, on its device and in its dtype; s_ij is 1 unless crops say another.
+
+    Raises:
+        ConfigError: The model cannot be decoded over a tree of prefixes.
+    """
+    size = vlm.options.crop_size
+    sample = vlm.inputs(torch.zeros(3, size, size, dtype=torch.uint8))
+    head = vlm.model.get_output_embeddings().weight.detach()
+
+    def encode(crops: torch.Tensor) -> tuple[torch.Tensor, list[Inputs]]:
+        pixels = (crops * 255).round().clamp(0, 255).to(torch.uint8)
+        alike = torch.ones(len(crops), 1, device=crops.device, dtype=score_dtype(head.dtype))
+        return alike, [vlm.inputs(crop) for crop in pixels]
+
+    special, towers = vlm.special_tokens(sample), VlmTowers(vlm.model, sample)
+    return CachedEngine(towers, encode, head.t(), special=special, config=config, seed=seed)
+
+
+class VlmCaptioner(TreeCaptioner):
+    """Captions by a vision-language model."""
+
+    def __init__(self, config: CaptionsConfig, compute: ComputeConfig, filtering: FilterConfig | None = None) -> None:
+        """Load the model; `filtering` is the run's, whose CLIP says how similar masks are. Without it s_ij is 1."""
+        device, dtype = prepare_device(compute), compute_dtype(compute)
+        vlm = load_vlm(config, device, dtype)
+        tokenizer, self._options = vlm.processor.tokenizer, vlm.options
+        engine = vlm_engine(vlm, config, seed=compute.seed)
+        plain = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        super().__init__(
+            engine,
+            config,
+            CropFormat(vlm.options.crop_size, *plain, config.has_antialiasing),
+            device=device,
+            # Pixels, from which the processor makes the model's input.
+            dtype=torch.float32,
+            text_of=lambda tokens: spoken_part(str(tokenizer.decode(tokens, skip_special_tokens=True))),
+            encode=lambda text: [int(token) for token in tokenizer.encode(text, add_special_tokens=False)],
+        )
+        if vlm.options.has_marked_crop:
+            self._scales = {**self._scales, CROP_MARKED: None}
+        self._context_length, self._clip = _CONTEXT_LENGTH, None
+        if filtering is not None and filtering.engine == "clip":
+            text = read_model_config(filtering.architecture)["text_cfg"]
+            self._context_length = int(text.get("context_length", _CONTEXT_LENGTH))
+            if vlm.options.similarity == "clip":
+                self._clip, self._context_scale = ClipEmbedder(filtering, compute), filtering.context_scale
+        self._num_long: dict[int, int] = {}
+
+    @classmethod
+    def of_run(cls, config: RunConfig) -> Self:
+        """Load the model of a run, and the CLIP of its filter if the similarities are by it."""
+        return cls(config.captions, config.compute, config.filtering)
+
+    @classmethod
+    def weights_digest(cls, config: CaptionsConfig) -> str:
+        """Return the sha256 of the model folder, without loading the model."""
+        return folder_digest(config)
+
+    def __call__(self, shard: Shard) -> Shard:
+        """As of `TreeCaptioner`; counts the draws that are too long for the run's filter, and are no candidates."""
+        self._num_long.clear()
+        done = super().__call__(shard)
+        number = sum(self._num_long.get(image.position, 0) for image in done.images if not image.failure)
+        if number:
+            logger.info("Shard %d: left out %d draws that are too long for the filter.", shard.shard, number)
+        return done
+
+    def candidates(self, image: ShardImage, captions: Sequence[GeneratedCaption]) -> tuple[ExpressionRecord, ...]:
+        """Return the candidates of an image; CLIP would score only the start of a longer text."""
+        found = super().candidates(image, captions)
+        is_short = [num_clip_tokens(each.text) <= self._context_length for each in found]
+        of_long = (each for each, short in zip(found, is_short, strict=True) if not short)
+        self._num_long[image.position] = sum(len(each.samples) for each in of_long)
+        return tuple(each for each, short in zip(found, is_short, strict=True) if short)
+
+    def image_crops(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ImageCrops:
+        """As of `TreeCaptioner`, with the marked crops and with embeddings of the masks, if they are asked for."""
+        scales = {kind: scale for kind, scale in self._scales.items() if kind != CROP_MARKED}
+        runs = [decode_runs(mask.rle_counts) for mask in image.masks]
+        boxes = [mask.box_xyxy_px for mask in image.masks]
+
+        def crops_of(crop_format: CropFormat, kinds: Sequence[float | None]) -> torch.Tensor:
+            return make_crops(pixels, boxes, runs=runs, scales=kinds, crop_format=crop_format, device=self._device)
+
+        crops = crops_of(self._format, tuple(scales.values()))
+        if CROP_MARKED in self._scales:
+            crops = torch.cat((crops, self._marked(pixels, runs)[None]))
+        embeddings = None
+        if self._clip is not None:
+            (context,) = crops_of(self._clip.crop_format, (self._context_scale,))
+            embeddings = self._clip.embed_crops([context]).to(self._device)
+        indices = tuple(mask.index for mask in image.masks)
+        return ImageCrops(image.image_id, tuple(self._scales), indices, crops, embeddings)
+
+    def _marked(self, pixels: NDArray[np.uint8], runs: Sequence[NDArray[np.int64]]) -> torch.Tensor:
+        """Return the whole image as a crop (N, 3, S, S), each mask outlined in its own."""
+        height, width = pixels.shape[:2]
+        found = []
+        for counts in runs:
+            flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+            marked = outlined(pixels, flat.reshape(width, height).T)
+            whole = make_crops(
+                marked,
+                [(0, 0, width, height)],
+                runs=[counts],
+                scales=(1.0,),
+                crop_format=self._format,
+                device=self._device,
+            )
+            found.append(whole[0, 0])
+        return torch.stack(found)

@@ -1,0 +1,166 @@
+"""A vision-language model of `transformers` as captioner: its settings, what is refused, its prompt, special tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from pydantic import Field, JsonValue
+
+from pseudoris.schemas.config import CaptionsConfig
+from pseudoris.schemas.config_layers import validate_as
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.workers.captions.vlm_towers import FULL, SLIDING, Inputs, layer_kinds
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
+from pseudoris.workers.checkpoints.hf_models import check_vocabulary, load_model, load_processor, model_skeleton
+from pseudoris.workers.checkpoints.model_folder import ModelFolder
+
+_CLASS: Final = "AutoModelForImageTextToText"
+# What makes logits more than the product of the last hidden state and the head, by the value that leaves it out.
+_OF_LOGITS: Final = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
+
+
+class VlmOptions(FrozenModel):
+    """`captions.options` of the engine `vlm`."""
+
+    # What the model is asked of each crop. A list of properties makes it talk; one phrase is what a candidate is.
+    prompt: str = Field(default="Describe the object in a few words, as one phrase without a verb.", min_length=1)
+    # Side of a crop in pixels; the model's own processor then makes its input of it.
+    crop_size: int = Field(default=448, ge=16, le=4096)
+    # Options of that processor, such as {do_image_splitting: false}: what cuts a crop into tiles costs a prompt each.
+    processor: dict[str, JsonValue] = Field(default_factory=dict)
+    # Whether each mask is also captioned on the whole image, outlined: one more crop kind, `marked`.
+    has_marked_crop: bool = False
+    # How similar two masks are, which weighs the contrast. clip: the cosine of their context crops under the run's
+    # filter. one: all alike.
+    similarity: Literal["clip", "one"] = "clip"
+
+    @classmethod
+    def of(cls, config: CaptionsConfig) -> VlmOptions:
+        """Return the options of a configuration; a ConfigError names a key that is wrong."""
+        try:
+            return validate_as(cls, config.options)
+        except ConfigError as error:
+            raise ConfigError(f"captions.options of the engine vlm: {error}") from None
+
+
+def folder_digest(config: CaptionsConfig) -> str:
+    """Return the sha256 of the model folder that `config` names, after all that is refused is refused by name."""
+    options, folder = VlmOptions.of(config), ModelFolder.open(config.weights.uri)
+    if config.weights.sha256 not in (None, folder.sha256):
+        raise ConfigError(
+            f"model '{folder.uri}' has the sha256 {folder.sha256}, expected {config.weights.sha256}: get the files "
+            "again, or set captions.weights.sha256=null to accept any"
+        )
+    model, processor = model_skeleton(folder, _CLASS), load_processor(folder)
+    check_vocabulary(folder, model, processor)
+    check_vlm(model, processor)
+    Vlm(model, processor, options).inputs(torch.zeros(3, options.crop_size, options.crop_size, dtype=torch.uint8))
+    return folder.sha256
+
+
+def load_vlm(config: CaptionsConfig, device: torch.device, dtype: torch.dtype) -> Vlm:
+    """Return the model of a configuration, in eval mode on `device`; errors as of `folder_digest`."""
+    folder = ModelFolder.open(config.weights.uri)
+    model, processor = load_model(folder, _CLASS, device=device, dtype=dtype), load_processor(folder)
+    check_vlm(model, processor)
+    return Vlm(model, processor, VlmOptions.of(config))
+
+
+def check_vlm(model: Any, processor: Any) -> None:
+    """Refuse a model or skeleton that cannot be captioned with.
+
+    Raises:
+        ConfigError: It names the class and the reason.
+    """
+    text, head = model.config.get_text_config(), model.get_output_embeddings()
+    kinds = [kind for kind in layer_kinds(model) if kind not in (FULL, SLIDING)]
+    own = [name for name, unset in _OF_LOGITS.items() if getattr(text, name, None) not in (None, unset)]
+    wrong = ""
+    if model.config.is_encoder_decoder:
+        wrong = "is an encoder-decoder, whose prompt is no prefix of the caption"
+    elif kinds or model._is_stateful:
+        wrong = (
+            f"has layers of kind {', '.join(kinds) or 'running state'}, and a tree of prefixes needs full or sliding "
+            "attention, which keeps every token"
+        )
+    elif "image" not in model.input_modalities:
+        wrong = "takes no image"
+    elif not getattr(processor, "chat_template", None):
+        wrong = "has no chat template, so how to ask it is not known"
+    elif head is None:
+        wrong = "gives no logits of tokens"
+    elif own or getattr(head, "bias", None) is not None:
+        wrong = f"has {own[0] if own else 'a bias in its head'}, so that its logits are not linear in hidden states"
+    if wrong:
+        raise ConfigError(
+            f"captions: {type(model).__name__} {wrong}: choose a decoder with attention over text and image, such as "
+            "LLaVA, SmolVLM, Qwen3-VL, Gemma 3 or InternVL (docs/vlm.md)"
+        )
+
+
+@dataclass(frozen=True)
+class Vlm:
+    """A model, or its skeleton, with its processor."""
+
+    model: Any
+    processor: Any
+    options: VlmOptions
+
+    def inputs(self, crop: torch.Tensor) -> Inputs:
+        """Return the prompt about a crop (3, S, S) uint8, RGB: a batch of one, on the CPU.
+
+        Raises:
+            ConfigError: The processor does not take the prompt or an option.
+        """
+        from PIL import Image
+
+        image = Image.fromarray(crop.permute(1, 2, 0).cpu().numpy())
+        content = [{"type": "image", "image": image}, {"type": "text", "text": self.options.prompt}]
+        try:
+            found: Mapping[str, Any] = self.processor.apply_chat_template(
+                [[{"role": "user", "content": content}]],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs=dict(self.options.processor),
+            )
+        except (ValueError, TypeError, LookupError, AttributeError, ImportError, StrictDataclassError) as error:
+            raise ConfigError(
+                f"captions: {type(self.processor).__name__} cannot make a prompt "
+                f"({type(error).__name__}: {str(error).partition(chr(10))[0]}): "
+                "correct captions.options.processor, or choose another model"
+            ) from error
+        return {name: part for name, part in found.items() if isinstance(part, torch.Tensor)}
+
+    def special_tokens(self, sample: Inputs) -> SpecialTokens:
+        """Return the token ids: the root is the last of the prompt `sample`, and any line's end ends a caption."""
+        tokenizer, config = self.processor.tokenizer, self.model.config
+        named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        vocabulary, size = tokenizer.get_vocab(), self.model.get_output_embeddings().weight.shape[0]
+        ends = [*(named if isinstance(named, list | tuple) else [named]), tokenizer.eos_token_id]
+        ends = [int(token) for token in ends if token is not None and token < size]
+        if not ends:
+            raise ConfigError(f"captions: {type(self.model).__name__} names no token of its own that ends a text")
+        # As byte-level tokenizers write it, as others do, and as a byte of its own.
+        lines = [number for token, number in vocabulary.items() if "Ċ" in token or "\n" in token or token == "<0x0A>"]
+        ends += sorted(number for number in lines if "\n" in tokenizer.decode([number]))
+        special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        special |= set(tokenizer.all_special_ids)
+        of_config = (getattr(config, name, None) for name in ("image_token_id", "video_token_id", "audio_token_id"))
+        special |= {number for number in of_config if number is not None}
+        # Heads are padded to a round size.
+        special |= set(range(size)) - set(vocabulary.values())
+        ends = list(dict.fromkeys(ends))
+        return SpecialTokens(
+            sot=int(sample["input_ids"][0, -1]),
+            eos=ends[0],
+            pad=-1,
+            further_eos=tuple(ends[1:]),
+            forbidden=tuple(sorted(number for number in special - set(ends) if number < size)),
+        )

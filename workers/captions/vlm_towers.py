@@ -1,0 +1,225 @@
+"""A vision-language model's decoder over the levels of a prefix tree: one batch row a crop, the tree as its columns.
+
+The prompt of each crop, without its last token, is computed once, and its keys and values become the row's first
+columns. The last prompt token is equal for all crops: it is the tree's root, as SOT is CoCa's. A level appends its
+pairs (prefix, crop) as columns of their crop's row, and the mask lets each see the prompt and its own ancestors. So no
+cache is copied when a prefix forks. The result equals the model's own forward of whole sequences up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel
+from pseudoris.workers.captions.vocabulary_logits import score_dtype
+from pseudoris.workers.device import to_device
+
+FULL: Final = "full_attention"
+SLIDING: Final = "sliding_attention"
+# Of a processor's output, what has a column for each token of the prompt.
+_BY_TOKEN: Final = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+# Largest difference to the model's own logits, as a share of the largest logit. Half precision rounds each layer.
+_TOLERANCES: Final = {torch.float64: 1e-9, torch.float32: 1e-3}
+_HALF_TOLERANCE: Final = 0.1
+
+# The processor's output for one crop: a batch of one prompt.
+Inputs = Mapping[str, torch.Tensor]
+
+
+def layer_kinds(model: Any) -> tuple[str, ...]:
+    """Return the kinds of the text model's attention layers, sorted, each once."""
+    text = model.config.get_text_config()
+    named = getattr(text, "layer_types", None)
+    window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+    return tuple(sorted(set(named))) if named else ((SLIDING,) if window else (FULL,))
+
+
+class VlmTowers:
+    """The `Towers` of a model of `AutoModelForImageTextToText`; an encoding is the processor's output for a crop.
+
+    The vision tower and the prompt are computed when a crop is attended to, one crop at a time, so that a crop's keys
+    do not depend on the other crops.
+    """
+
+    def __init__(self, model: Any, sample: Inputs) -> None:
+        """Check on the prompt `sample` that the tree gives the logits of the model's own forward.
+
+        Raises:
+            ConfigError: They differ: the model computes with something that the tree does not know.
+        """
+        self._base, self._device, self._dtype = model.base_model, model.device, model.dtype
+        text = model.config.get_text_config()
+        self._kinds, self._window = layer_kinds(model), int(getattr(text, "sliding_window", None) or 0)
+        self._root = int(sample["input_ids"][0, -1])
+        # The prompt's last token is the first of a prefix.
+        self.max_prefix_length = int(text.max_position_embeddings) - sample["input_ids"].shape[1] + 1
+        self.num_pairs = self.num_asked = 0
+        # Bytes of a column of one crop.
+        self.node_bytes = 0
+        try:
+            with torch.inference_mode():
+                self._check(model, sample)
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+            raise ConfigError(
+                f"captions: {type(model).__name__} cannot be decoded over a tree of prefixes "
+                f"({type(error).__name__}: {error}): choose another model (docs/vlm.md)"
+            ) from error
+
+    def image_bytes(self, encodings: Sequence[Inputs]) -> int:
+        """Return the bytes of the prompts' keys and values, padded to the longest."""
+        return len(encodings) * (max(each["input_ids"].shape[1] for each in encodings) - 1) * self.node_bytes
+
+    def attend_to(self, encodings: Sequence[Inputs]) -> None:
+        """Compute the prompts."""
+        # Free the earlier crops' first: both may not fit in memory.
+        self._cache = self._new_cache()
+        filled = [self._prefill(each) for each in encodings]
+        lengths = [cache.get_seq_length() for cache, _ in filled]
+        longest, self._num_crops = max(lengths), len(filled)
+        for layer in range(len(filled[0][0].layers)):
+            of_layer = [(each.keys, each.values) for each in (cache.layers[layer] for cache, _ in filled)]
+            keys, values = (
+                torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[2])) for part in parts])
+                for parts in zip(*of_layer, strict=True)
+            )
+            self._cache.update(keys, values, layer)
+            # The padded copy replaces it.
+            for cache, _ in filled:
+                cache.layers[layer].keys = cache.layers[layer].values = None
+        numbers = torch.arange(longest, device=self._device)
+        lengths_of = torch.tensor(lengths, device=self._device)[:, None]
+        # (C, L): the columns of each prompt, and their distance to the column after it.
+        self._is_prompt, self._distance = numbers < lengths_of, lengths_of - numbers
+        self._positions = torch.tensor([position for _, position in filled], device=self._device)
+
+    def mark(self) -> int:
+        """Return the number of columns."""
+        return int(self._cache.get_seq_length())
+
+    def rewind(self, mark: int) -> None:
+        """Remove the columns at the end."""
+        if (num_removed := self.mark() - mark) > 0:
+            # transformers takes the number to remove with a minus.
+            self._cache.crop(-num_removed)
+
+    def bytes_after(self, level: PrefixLevel, num_steps: int) -> int:
+        """Count columns: as many as the crop with the most pairs needs, in each row."""
+        columns = self.mark() - self._is_prompt.shape[1] + num_steps * int(np.bincount(level.pair_crop).max())
+        return columns * self._num_crops * self.node_bytes
+
+    def make_room(self, level: PrefixLevel, num_steps: int, budget_bytes: int) -> int:
+        """Allocate nothing: a step makes its own room."""
+        return self.bytes_after(level, 1)
+
+    def step(self, level: PrefixLevel, before: Ints | None) -> tuple[torch.Tensor, Ints]:
+        """Append the level's columns; the index is (P, t) int64, the columns of each pair's ancestors and its own."""
+        crops = level.pair_crop
+        self.num_pairs += len(crops)
+        counts = np.bincount(crops, minlength=self._num_crops)
+        numbers = np.arange(len(crops)) - (np.cumsum(counts) - counts)[crops]
+        own = (self.mark() + numbers)[:, None]
+        paths = own if before is None else np.concatenate((before[level.pair_parent], own), axis=1)
+        # Rows with fewer pairs are filled up with the root, which nothing sees.
+        tokens = np.full((self._num_crops, int(counts.max())), self._root, dtype=np.int64)
+        tokens[crops, numbers] = level.tokens[level.pair_prefix]
+        depth = paths.shape[1] - 1
+        ids, crop, number, path = (to_device(each, self._device) for each in (tokens, crops, numbers, paths))
+        output = self._base(
+            input_ids=ids,
+            attention_mask=self._masks(crop, number, path, width=tokens.shape[1]),
+            position_ids=(self._positions[:, None] + depth).expand(ids.shape),
+            cache=self._cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state[crop, number], paths
+
+    def _masks(self, crop: torch.Tensor, number: torch.Tensor, path: torch.Tensor, *, width: int) -> Any:
+        """Return the additive mask (C, 1, G, T) of the columns that each new one sees, by kind if layers slide."""
+        masks, depth = {}, path.shape[1] - 1
+        for kind in self._kinds:
+            prompt, ancestors = self._is_prompt, path
+            if kind == SLIDING:
+                # A column sees those that are less than a window before it, itself included.
+                prompt = prompt & (self._distance + depth < self._window)
+                ancestors = path[:, -self._window :]
+            sees = torch.zeros(self._num_crops, width, self.mark() + width, dtype=torch.bool, device=self._device)
+            sees[:, :, : prompt.shape[1]] = prompt[:, None]
+            sees[crop[:, None], number[:, None], ancestors] = True
+            # A row that sees nothing would be NaN: what fills up rows sees itself.
+            own = torch.arange(width, device=self._device)
+            sees[:, own, self.mark() + own] = True
+            hidden = torch.finfo(self._dtype).min
+            masks[kind] = torch.zeros(sees.shape, dtype=self._dtype, device=self._device).masked_fill(~sees, hidden)[
+                :, None
+            ]
+        return masks if SLIDING in masks and len(masks) > 1 else next(iter(masks.values()))
+
+    def _prefill(self, inputs: Inputs) -> tuple[Any, int]:
+        """Compute a prompt without its last token; return its cache, and the position of the token after it."""
+        # Models with positions in several dimensions keep the last image's offset, and would apply it to this one.
+        if hasattr(self._base, "rope_deltas"):
+            self._base.rope_deltas = None
+        cut = {name: part[:, :-1] if name in _BY_TOKEN else part for name, part in self._placed(inputs).items()}
+        cache = self._new_cache()
+        self._base(**cut, cache=cache, use_cache=True)
+        offset = getattr(self._base, "rope_deltas", None)
+        return cache, cut["input_ids"].shape[1] + (0 if offset is None else int(offset))
+
+    def _placed(self, inputs: Inputs) -> dict[str, torch.Tensor]:
+        return {
+            name: part.to(self._device, self._dtype if part.is_floating_point() else part.dtype)
+            for name, part in inputs.items()
+        }
+
+    def _new_cache(self) -> Any:
+        # Without the config: with it, layers that slide would forget columns that other paths still see.
+        from transformers import DynamicCache
+
+        return DynamicCache()
+
+    def _check(self, model: Any, sample: Inputs) -> None:
+        self._cache, _ = self._prefill(sample)
+        self.node_bytes = sum(each.keys.nbytes + each.values.nbytes for each in self._cache.layers) // self.mark()
+        self.attend_to([sample])
+        head, length = model.get_output_embeddings().weight, sample["input_ids"].shape[1]
+        level, paths, newest = _chain(self._root, is_root=True), None, self._root
+        whole = self._placed(sample)
+        for _ in range(3):
+            hidden, paths = self.step(level, paths)
+            found = hidden.to(score_dtype(hidden.dtype)) @ head.to(score_dtype(hidden.dtype)).t()
+            if hasattr(self._base, "rope_deltas"):
+                self._base.rope_deltas = None
+            due = model(**whole, use_cache=False).logits[:, -1].to(found.dtype)
+            apart = float((found - due).abs().max() / due.abs().max())
+            if not apart <= _TOLERANCES.get(self._dtype, _HALF_TOLERANCE):
+                raise ConfigError(
+                    f"captions: {type(model).__name__} cannot be decoded over a tree of prefixes: {length} tokens and "
+                    f"its logits differ from those of its own forward by {apart:.2g} of the largest. Its attention or "
+                    "its head is of a kind that is not known here: choose another model"
+                )
+            newest = int(found.argmax())
+            level = _chain(newest, is_root=False)
+            whole = {name: _longer(part, newest, name) for name, part in whole.items()}
+            length += 1
+
+
+def _chain(token: int, *, is_root: bool) -> PrefixLevel:
+    """Return a level of one prefix and one crop."""
+    one = np.zeros(1, dtype=np.int64)
+    return PrefixLevel(one + token, one, one, one, one, one[:0] if is_root else one, one[:, None])
+
+
+def _longer(part: torch.Tensor, token: int, name: str) -> torch.Tensor:
+    """Return a processor's output with one more token of text."""
+    if name not in _BY_TOKEN:
+        return part
+    value = {"input_ids": token, "attention_mask": 1}.get(name, 0)
+    return F.pad(part, (0, 1), value=value)
