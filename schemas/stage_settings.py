@@ -18,7 +18,8 @@ class WeightsConfig(FrozenModel):
     """Where a model's weights come from."""
 
     # A local path, an fsspec url, `builtin:<file>` for weights shipped in the package, `open_clip:<model>/<tag>` for a
-    # hub tag, or `random:<seed>` for untrained weights.
+    # hub tag, or `random:<seed>` for untrained weights. Engines that read models of transformers take a model folder:
+    # its path, or `OWNER/NAME@COMMIT`. Its sha256 is the one that `pseudoris weights check` shows.
     uri: str = Field(min_length=1)
     # Expected digest. A file with another digest is rejected before anything runs. None accepts any file.
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
