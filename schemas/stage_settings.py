@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.schemas.shard import CROP_MASKED, crop_context
 from pseudoris.schemas.text_bank import TextBankConfig
 from pseudoris.schemas.untrusted import EXTENSIONS
+
+Options = TypeVar("Options", bound=FrozenModel)
 
 
 class WeightsConfig(FrozenModel):
@@ -170,6 +172,18 @@ class MasksConfig(FrozenModel):
         if self.engine == "sam" and self.architecture is None:
             raise ValueError("engine=sam needs masks.architecture: vit_b, vit_l, vit_h or tiny, or a file of numbers")
         return self
+
+    def options_as(self, model: type[Options], example: str) -> Options:
+        """Return `options` as an engine declares them; `example` is the remedy if they are not valid."""
+        try:
+            return model.model_validate(self.options)
+        except ValidationError as error:
+            first, *_ = names = list(model.model_fields)
+            lines = [f"{'.'.join(map(str, item['loc'])) or first}: {item['msg']}" for item in error.errors()]
+            raise ConfigError(
+                f"masks.options is not valid for masks.engine={self.engine}: {'; '.join(lines)}. It takes "
+                f"{', '.join(names)}: {example}"
+            ) from None
 
 
 class ListeningConfig(FrozenModel):

@@ -52,6 +52,8 @@ _STAGES: Final = {
 }
 # Engines of this package that read `weights.uri`. What other engines read is not known here.
 _OWN: Final = frozenset({"sam", "coca", "clip"})
+# Those of them that read a model folder, which says its own architecture.
+_OF_FOLDERS: Final = frozenset({"sam2", "sam3", "sam3_concepts"})
 
 
 def write_datacard(location: RunLocation) -> str:
@@ -234,7 +236,7 @@ def _used_models(header: RunHeader) -> Iterator[_UsedModel]:
             yield _UsedModel(title, engine, "masks", uri=str(settings.options.get("folder", "")))
             yield from others
             continue
-        if settings is None or engine not in _OWN:
+        if settings is None or engine not in _OWN | _OF_FOLDERS:
             yield _UsedModel(title, engine, digest=f"`{digest}`, as given by the engine")
             continue
         uri, own = settings.weights.uri, f"`{digest}`"
@@ -242,8 +244,9 @@ def _used_models(header: RunHeader) -> Iterator[_UsedModel]:
             # The identity has one digest of both; the digest of a single one is known if the configuration gives it.
             own = f"`{settings.weights.sha256}`" if settings.weights.sha256 else ""
         scheme = uri.partition(":")[0]
-        known = scheme if scheme in ("builtin", "random") else engine
-        yield _UsedModel(title, engine, "weights", settings.architecture, uri, own or None, known)
+        known = "" if engine in _OF_FOLDERS else scheme if scheme in ("builtin", "random") else engine
+        architecture = "" if engine in _OF_FOLDERS else settings.architecture
+        yield _UsedModel(title, engine, "weights", architecture, uri, own or None, known)
         for other in others:
             yield other
             files = "files" if isinstance(settings, MasksConfig) else "models"

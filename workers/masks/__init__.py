@@ -5,11 +5,16 @@ from typing import TYPE_CHECKING
 from pseudoris.schemas import lazy_names
 
 if TYPE_CHECKING:
+    from pseudoris.workers.masks.concept_proposer import ConceptProposer
     from pseudoris.workers.masks.generator import SamProposer
     from pseudoris.workers.masks.ready_masks import ReadyProposer
     from pseudoris.workers.masks.sam2_model import Sam2Proposer
 
-__all__ = ["ReadyProposer", "Sam2Proposer", "SamProposer"]
-__getattr__ = lazy_names(
-    __name__, {"ReadyProposer": "ready_masks", "Sam2Proposer": "sam2_model", "SamProposer": "generator"}
-)
+__all__ = ["ConceptProposer", "ReadyProposer", "Sam2Proposer", "SamProposer"]
+_MODULES = {
+    "ConceptProposer": "concept_proposer",
+    "ReadyProposer": "ready_masks",
+    "Sam2Proposer": "sam2_model",
+    "SamProposer": "generator",
+}
+__getattr__ = lazy_names(__name__, _MODULES)

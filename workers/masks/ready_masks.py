@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
@@ -96,14 +96,7 @@ class ReadyProposer:
 
 
 def _options(config: MasksConfig) -> ReadyOptions:
-    try:
-        return ReadyOptions.model_validate(config.options)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc'])) or 'folder'}: {item['msg']}" for item in error.errors()]
-        raise ConfigError(
-            f"masks.options is not valid for masks.engine=ready: {'; '.join(lines)}. It takes "
-            f"{', '.join(ReadyOptions.model_fields)}: --set masks.options.folder=/absolute/path"
-        ) from None
+    return config.options_as(ReadyOptions, "--set masks.options.folder=/absolute/path")
 
 
 class ReadyMasks:

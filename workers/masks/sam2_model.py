@@ -7,6 +7,7 @@ Source: transformers 5.24, models/sam2/modeling_sam2.py.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.hf_models import load_model, model_skeleton
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
+from pseudoris.workers.checkpoints.weight_files import folder_digest
 from pseudoris.workers.device import compute_dtype, to_device
 from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks.generator import SamProposer
@@ -50,7 +52,7 @@ def opened(config: MasksConfig) -> tuple[ModelFolder, str]:
     """Return the model folder of `masks.weights` and the class that `masks.engine` opens it with.
 
     Raises:
-        ConfigError: There is no such folder, it is another kind of model, or not the one of `masks.weights.sha256`.
+        ConfigError: There is no such folder, or it is another kind of model.
     """
     folder = ModelFolder.open(config.weights.uri)
     known, found = _CLASSES[config.engine], folder.config["model_type"]
@@ -64,20 +66,18 @@ def opened(config: MasksConfig) -> tuple[ModelFolder, str]:
     return folder, known[found]
 
 
-def folder_digest(config: MasksConfig) -> str:
-    """Return the sha256 of the model folder, with that of an instance prior, once `transformers` knows the model."""
+def sam2_digest(config: MasksConfig) -> str:
+    """Return the sha256 of the model folder, with that of an instance prior, if `transformers` knows the model."""
 
-    def of_folder() -> str:
-        folder, class_name = opened(config)
-        model_skeleton(folder, class_name)
-        if config.weights.sha256 not in (None, folder.sha256):
-            raise ConfigError(
-                f"model '{folder.uri}' has sha256 {folder.sha256}, and masks.weights.sha256 says "
-                f"{config.weights.sha256}: the folder was changed, or name the digest of this one"
-            )
-        return folder.sha256
+    def is_known() -> None:
+        model_skeleton(*opened(config))
 
-    return combined(of_folder, lambda: prior_digest(config.prior))
+    return combined(partial(folder_digest, config.weights), is_known, partial(prior_digest, config.prior))
+
+
+def in_dtype(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return the context in which a float32 model computes in `dtype`."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def model_input(pixels: NDArray[np.uint8], side: int, *, is_sam3: bool, device: torch.device) -> torch.Tensor:
@@ -101,14 +101,11 @@ class PromptableSam2:
         self.side: int = model.prompt_encoder.input_image_size
         self._is_sam3 = model.config.model_type.startswith("sam3")
 
-    def _in_dtype(self) -> torch.autocast:
-        return torch.autocast(self._model.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32)
-
     def encode(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[EncodedCrop]:
         """Yield the encodings of the crops, one by one: levels (C, h, w) float32."""
         for pixels in crops:
             planes = model_input(pixels, self.side, is_sam3=self._is_sam3, device=self._model.device)
-            with self._in_dtype():
+            with in_dtype(self._model.device, self._dtype):
                 levels = self._model.get_image_embeddings(planes)
             size = (pixels.shape[0], pixels.shape[1])
             yield EncodedCrop(tuple(level[0].float() for level in levels), size, (self.side, self.side))
@@ -128,7 +125,7 @@ class PromptableSam2:
         sparse, dense = self._model.prompt_encoder(
             input_points=points, input_labels=labels, input_boxes=None, input_masks=None
         )
-        with self._in_dtype():
+        with in_dtype(self._model.device, self._dtype):
             low, predicted_iou, *_ = self._model.mask_decoder(
                 image_embeddings=levels[-1],
                 image_positional_embeddings=place,
@@ -161,4 +158,4 @@ class Sam2Proposer(SamProposer):
     @classmethod
     def weights_digest(cls, config: MasksConfig) -> str:
         """Return the sha256 of the model folder; with an instance prior, the sha256 of both digests."""
-        return folder_digest(config)
+        return sam2_digest(config)

@@ -1,0 +1,183 @@
+"""The first stage by SAM 3's detector: the masks of the objects that a list of concepts names, such as `red car`.
+
+An image is encoded once, a concept once a run, and some concepts are asked together. Several may find one object: of
+masks that overlap, the one with the highest score stays. Reduction by rules and instance priors are for masks of which
+nothing is known, so they do not apply.
+Source: Carion et al., SAM 3: Segment Anything with Concepts; transformers 5.24, models/sam3/modeling_sam3.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from pseudoris.schemas.config import ComputeConfig, MasksConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.shard import ShardImage
+from pseudoris.workers.checkpoints.hf_models import load_model
+from pseudoris.workers.checkpoints.openclip import ClipTokenizer
+from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
+from pseudoris.workers.forward_passes import compile_tower
+from pseudoris.workers.masks.generator import (
+    MaskCandidates,
+    SamProposer,
+    concatenate,
+    encode_proposals,
+    measured,
+    without_small_regions,
+)
+from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, without_doubles
+from pseudoris.workers.masks.sam2_model import in_dtype, model_input, opened, sam2_digest
+
+# Source: SAM 3's text encoder, CLIP's tokens.
+_CONTEXT_LENGTH: Final = 32
+
+
+class ConceptOptions(FrozenModel):
+    """`masks.options` of the engine `sam3_concepts`."""
+
+    # Noun phrases. A mask's `prior` names its concept by the number in this list, from 0: `concept:3`.
+    concepts: tuple[str, ...] = Field(min_length=1)
+    # Concepts that are asked together. Memory grows with it; part of the identity, because rounding depends on it.
+    concepts_per_batch: int = Field(default=8, ge=1)
+
+    @field_validator("concepts")
+    @classmethod
+    def _can_be_asked(cls, concepts: tuple[str, ...]) -> tuple[str, ...]:
+        if empty := [number for number, concept in enumerate(concepts) if not concept.strip()]:
+            raise ValueError(f"concept {empty[0]} is empty: leave it out")
+        if twice := [concept for concept in concepts if concepts.count(concept) > 1]:
+            raise ValueError(f"'{twice[0]}' is in the list twice: name it once")
+        return concepts
+
+
+def concept_options(config: MasksConfig) -> ConceptOptions:
+    """Return the options of `masks.engine=sam3_concepts`.
+
+    Raises:
+        ConfigError: There are no concepts, one is too long for SAM 3, or an instance prior is set.
+    """
+    options = config.options_as(ConceptOptions, "--set 'masks.options.concepts=[dog, red car]'")
+    count = ClipTokenizer(_CONTEXT_LENGTH).num_tokens
+    if long := [(concept, count(concept)) for concept in options.concepts if count(concept) > _CONTEXT_LENGTH]:
+        concept, num_tokens = long[0]
+        raise ConfigError(
+            f"masks.options.concepts: '{concept}' takes {num_tokens} tokens, and SAM 3 reads at most "
+            f"{_CONTEXT_LENGTH}: name it in fewer words"
+        )
+    if config.prior.kind != "none":
+        raise ConfigError(
+            f"masks.prior.kind={config.prior.kind}: with masks.engine=sam3_concepts the concepts say what the objects "
+            "are. Set masks.prior.kind=none"
+        )
+    return options
+
+
+class ConceptDetector:
+    """A callable image -> all masks of the concepts, with their concepts' numbers, over one Sam3Model."""
+
+    def __init__(self, model: Any, config: MasksConfig, *, dtype: torch.dtype = torch.float32) -> None:
+        """Keep the model, which is in eval mode, float32, on its device; it computes in `dtype`."""
+        self._model, self._dtype, self._config = model, dtype, config
+        options = concept_options(config)
+        self._step = options.concepts_per_batch
+        self.side = int(model.config.image_size)
+        tokenise, device = ClipTokenizer(_CONTEXT_LENGTH), model.device
+        lengths = torch.tensor([tokenise.num_tokens(concept) for concept in options.concepts])
+        # Without it, padding would take part.
+        self._is_token = (torch.arange(_CONTEXT_LENGTH) < lengths[:, None]).long().to(device)
+        with torch.inference_mode(), in_dtype(device, dtype):
+            tokens = tokenise(options.concepts).to(device)
+            self._texts = model.get_text_features(input_ids=tokens, attention_mask=self._is_token).pooler_output
+
+    @torch.inference_mode()
+    def __call__(self, image: NDArray[np.uint8]) -> tuple[Proposals, NDArray[np.int64]]:
+        """Return the masks of an upright image (H, W, 3) uint8 RGB, N >= 0, by concept, and each one's concept (N,).
+
+        The field `predicted_iou` is the score of the concept: masks have one above `pred_iou_thresh`.
+        """
+        size, device = (image.shape[0], image.shape[1]), self._model.device
+        with in_dtype(device, self._dtype):
+            seen = self._model.get_vision_features(model_input(image, self.side, is_sam3=True, device=device))
+        # Those of too low a stability are dropped below, with their concepts.
+        config = self._config.model_copy(update={"stability_score_thresh": 0.0})
+        parts: list[MaskCandidates] = []
+        concepts: list[NDArray[np.intp]] = []
+        for first in range(0, len(self._is_token), self._step):
+            low, score, of_batch = self._asked(seen, slice(first, first + self._step))
+            concepts.append(first + of_batch)
+            parts += measured(low, score, partial(_upsample, size=size), size[0] * size[1], config)
+        found, numbers = concatenate(parts), torch.from_numpy(np.concatenate(concepts))
+        is_kept = found.bits.any(dim=1)
+        if self._config.stability_score_thresh > 0:
+            is_kept &= found.stability >= self._config.stability_score_thresh
+        (kept,) = to_host(is_kept)
+        rows = torch.from_numpy(np.flatnonzero(kept))
+        found, numbers = found.take(to_device(rows, found.bits.device)), numbers[rows]
+        if self._config.min_mask_region_area and len(found.bits):
+            found, _ = without_small_regions(found, self._config.min_mask_region_area)
+        return encode_proposals(found), numbers.numpy()
+
+    def _asked(self, seen: Any, some: slice) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.intp]]:
+        """Return low-resolution logits, scores and concepts of the masks that some concepts find, by concept."""
+        is_token = self._is_token[some]
+        levels, places = (
+            tuple(each.expand(len(is_token), -1, -1, -1) for each in levels)
+            for levels in (seen.fpn_hidden_states, seen.fpn_position_encoding)
+        )
+        with in_dtype(self._model.device, self._dtype):
+            found = self._model(
+                vision_embeds=type(seen)(fpn_hidden_states=levels, fpn_position_encoding=places),
+                text_embeds=SimpleNamespace(pooler_output=self._texts[some]),
+                attention_mask=is_token,
+            )
+        scores = found.pred_logits.float().sigmoid() * found.presence_logits.float().sigmoid()
+        # Before upsampling: each concept has 200 masks, and few are of anything.
+        (is_found,) = to_host(scores > self._config.pred_iou_thresh)
+        concepts, queries = np.nonzero(is_found)
+        at = tuple(to_device(each, scores.device) for each in (concepts, queries))
+        return found.pred_masks[at].float(), scores[at], concepts
+
+
+def _upsample(low: torch.Tensor, *, size: tuple[int, int]) -> torch.Tensor:
+    return F.interpolate(low[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+class ConceptProposer(SamProposer):
+    """Proposes the masks of the concepts in `masks.options.concepts`.
+
+    A mask's index, and so its id, is its position among all masks of all concepts before doubles go.
+    """
+
+    def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
+        """Load the model, and encode the concepts."""
+        self._device = prepare_device(compute)
+        folder, class_name = opened(config)
+        model = load_model(folder, class_name, device=self._device, dtype=torch.float32)
+        if compute.is_compiled:
+            compile_tower(model.vision_encoder)
+        self._detect = ConceptDetector(model, config, dtype=compute_dtype(compute))
+        self._max_iou = config.reduction.mask_nms_iou
+
+    @classmethod
+    def weights_digest(cls, config: MasksConfig) -> str:
+        """Return the sha256 of the model folder."""
+        concept_options(config)
+        return sam2_digest(config)
+
+    def _propose(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
+        proposals, concepts = self._detect(pixels)
+        rows = np.sort(without_doubles(proposals, np.arange(len(proposals)), self._max_iou))
+        # A score says that the concept is there, not how well the mask fits.
+        unknown = replace(proposals, predicted_iou=np.full(len(proposals), np.nan))
+        kept = [Kept(int(row), prior=f"concept:{concepts[row]}") for row in rows]
+        return replace(image, masks=mask_records(image.image_id, unknown, kept))
