@@ -26,7 +26,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.location import RunLocation
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
-from pseudoris.workers.checkpoints.weight_files import weights_digest
+from pseudoris.workers.checkpoints.weight_files import folder_digest, weights_digest
 from pseudoris.workers.stages import STAGES
 from tests.builders.head import ROOT
 from tests.builders.promptable_models import save_model
@@ -125,6 +125,13 @@ def test_a_model_folder_that_memory_cannot_hold_is_refused_before_ray(of_folder,
         ConfigError, match=r"its [\d,]+ parameters take [\d,]+ bytes in torch.float32, and cpu has 1,000"
     ):
         identity_before_ray(of_folder, None, "", location=RunLocation.open(str(tmp_path)))
+
+
+def test_a_model_folder_of_another_digest_is_refused(tmp_path):
+    folder = ModelFolder.open(str(save_model(tmp_path / "model", "Sam2Model")))
+    assert folder_digest(WeightsConfig(uri=folder.uri, sha256=folder.sha256)) == folder.sha256
+    with pytest.raises(ConfigError, match=f"has sha256 {folder.sha256}, expected {'0' * 64}: the folder was changed"):
+        folder_digest(WeightsConfig(uri=folder.uri, sha256="0" * 64))
 
 
 def test_a_file_s_engine_refuses_a_model_folder(of_folder):

@@ -16,6 +16,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.workers.captions.vlm_towers import FULL, SLIDING, Inputs, layer_kinds
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
+from pseudoris.workers.checkpoints import weight_files
 from pseudoris.workers.checkpoints.hf_models import check_vocabulary, load_model, load_processor, model_skeleton
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 
@@ -50,17 +51,13 @@ class VlmOptions(FrozenModel):
 
 def folder_digest(config: CaptionsConfig) -> str:
     """Return the sha256 of the model folder that `config` names, after all that is refused is refused by name."""
-    options, folder = VlmOptions.of(config), ModelFolder.open(config.weights.uri)
-    if config.weights.sha256 not in (None, folder.sha256):
-        raise ConfigError(
-            f"model '{folder.uri}' has the sha256 {folder.sha256}, expected {config.weights.sha256}: get the files "
-            "again, or set captions.weights.sha256=null to accept any"
-        )
+    options, digest = VlmOptions.of(config), weight_files.folder_digest(config.weights)
+    folder = ModelFolder.open(config.weights.uri)
     model, processor = model_skeleton(folder, _CLASS), load_processor(folder)
     check_vocabulary(folder, model, processor)
     check_vlm(model, processor)
     Vlm(model, processor, options).inputs(torch.zeros(3, options.crop_size, options.crop_size, dtype=torch.uint8))
-    return folder.sha256
+    return digest
 
 
 def load_vlm(config: CaptionsConfig, device: torch.device, dtype: torch.dtype) -> Vlm:
