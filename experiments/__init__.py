@@ -12,6 +12,7 @@
 | `python -m experiments.ppt.prediction_picture FILE` | draws docs/ppt-predict.jpg |
 | `python -m experiments.audits` | simulated audits: coverage and width of the intervals, the tables of docs/audit.md |
 | `python -m experiments.ppt_data FOLDER` | PPT's pseudo-labels against the truth, with a contact sheet |
+| `python -m experiments.vlm_contrast OUT` | distinctive minus own sampling of the tiny LLaVA, for docs/vlm.md |
 | `python -m experiments.loaders FOLDER` | what other projects' loaders give of exports: the table of docs/exports.md |
 
 `listener/` has no command: it measures the part `listening` of the quality page.
