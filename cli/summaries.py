@@ -29,6 +29,8 @@ def totals_rows(totals: RunTotals, num_images: int) -> Iterator[tuple[str, str]]
     yield "images", f"{totals.images:,} of {num_images:,}: {counts_text(totals)}"
     yield "masks", f"{totals.masks:,}"
     yield "candidates", f"{totals.samples:,} drawn, {totals.expressions:,} distinct"
+    if totals.long_texts:
+        yield "left out", f"{totals.long_texts:,} draws, longer than the filter reads"
     yield "kept expressions", kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
     yield "seconds per stage", ", ".join(f"{stage} {value:.1f}" for stage, value in totals.seconds.items()) or "–"
     yield "output", format_bytes(totals.output_bytes)

@@ -272,6 +272,7 @@ class Receipt(SealedRecord):
             as `captions.cache_bytes`: value. Its bytes may differ from those of other runs.
         mixed: With `--allow-mixed`, how the machine that computed the shard differed from the run's identity, a line
             for each field. Its bytes may differ from those of other runs.
+        long_texts: Draws that are no candidates, because their texts are longer than the filter reads.
         header_sha256: `sha256` of the run's header when it was committed, which is that of the last extension of the
             plan.
     """
@@ -285,6 +286,7 @@ class Receipt(SealedRecord):
     nodes: tuple[str, ...] = ()
     degraded: dict[str, JsonValue] = Field(default_factory=dict)
     mixed: tuple[str, ...] = ()
+    long_texts: int = Field(default=0, ge=0, exclude_if=lambda number: not number)
     header_sha256: Sha256 | None = None
 
     @property

@@ -214,6 +214,7 @@ class Shard:
         degraded: Settings that were lowered for it, for the receipt; empty without `placement.allow_degraded`.
         mixed: With `placement.allow_mixed`, how the processes that worked on it differ from the run's identity, a line
             for each field, for the receipt.
+        long_texts: Draws that are no candidates, because their texts are longer than the filter reads, for the receipt.
         is_committed: Whether its receipt existed before any work. The shard then has no images and passes every stage.
         planned_ids: All image ids of the shard in the plan, in order; the commit checks `images` against them. In a
             retry `images` has only some of them. Empty in a committed shard, and if there is no plan.
@@ -227,6 +228,7 @@ class Shard:
     nodes: tuple[str, ...] = ()
     degraded: Mapping[str, int] = field(default_factory=dict)
     mixed: tuple[str, ...] = ()
+    long_texts: int = 0
     is_committed: bool = False
     planned_ids: tuple[str, ...] = ()
     fault: ShardFault | None = None

@@ -70,6 +70,7 @@ _TYPES: Final[dict[str, pa.DataType]] = {
     **dict.fromkeys(("is_config", "is_proven", "is_committed"), pa.bool_()),
     **dict.fromkeys(("planned_ids", "nodes", "mixed"), pa.list_(pa.string())),
     "generation": pa.int32(),
+    "long_texts": pa.int64(),
     "seconds": pa.map_(pa.string(), pa.float64()),
     "degraded": pa.map_(pa.string(), pa.int64()),
 }

@@ -162,6 +162,7 @@ def make_receipt(
         attempts=dict(provenance.attempts),
         degraded=dict(provenance.degraded),
         mixed=provenance.mixed,
+        long_texts=shard.long_texts,
         header_sha256=provenance.header_sha256,
         nodes=shard.nodes,
     )
@@ -225,6 +226,7 @@ def commit_retry(
         shard,
         seconds={name: base.seconds.get(name, 0.0) + shard.seconds.get(name, 0.0) for name in _names(base, shard)},
         nodes=tuple(dict.fromkeys((*base.nodes, *shard.nodes))),
+        long_texts=base.long_texts + shard.long_texts,
     )
     counts = ShardCounts(**table_counts(merged))
     return commit_parts(location, contents, make_receipt(worked, contents, counts, _together(base, provenance)))

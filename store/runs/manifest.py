@@ -68,6 +68,8 @@ MANIFEST_SCHEMA: Final = pa.schema(
             for table in SCHEMAS
             for name, kind in _PART_TYPES.items()
         ),
+        # Runs before 0.5 lack it.
+        pa.field("long_texts", pa.int64()),
     ],
     metadata={_VERSION_KEY: str(_VERSION)},
 )
@@ -278,6 +280,7 @@ def _opened(location: RunLocation, number: int) -> Iterator[pq.ParquetFile]:
 
 def _row(receipt: Receipt) -> dict[str, Any]:
     row: dict[str, Any] = receipt.model_dump(include=_COPIED)
+    row["long_texts"] = receipt.long_texts
     row["degraded"] = json.dumps(receipt.degraded, sort_keys=True)
     row |= receipt.counts.model_dump()
     for table, part in receipt.parts.items():
@@ -298,6 +301,7 @@ def _receipt(row: dict[str, Any]) -> Receipt:
         nodes=tuple(row["nodes"]),
         degraded=parse_json(row["degraded"]),
         mixed=tuple(row["mixed"]),
+        long_texts=row.get("long_texts") or 0,
         **{name: row[name] for name in _DIGESTS},
     )
 

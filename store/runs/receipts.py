@@ -184,6 +184,7 @@ class RunTotals:
         retried: Shards whose latest generation is a retry of quarantined images.
         degraded: Shards for which settings were lowered.
         mixed: Shards computed under another identity than the run's.
+        long_texts: Draws whose texts are longer than the filter reads; no candidates.
         seconds: Wall seconds of the stages by name, summed over shards and so over actors.
     """
 
@@ -202,6 +203,7 @@ class RunTotals:
     retried: int = 0
     degraded: int = 0
     mixed: int = 0
+    long_texts: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -231,7 +233,7 @@ class Totals:
         counts = receipt.counts.model_dump(exclude={"reasons"})
         size = sum(part.size_bytes for part in receipt.parts.values())
         outside = {"repeats": receipt.num_repeats, "degraded": bool(receipt.degraded), "mixed": bool(receipt.mixed)}
-        retried = {"retried": receipt.generation > 0}
+        retried = {"retried": receipt.generation > 0, "long_texts": receipt.long_texts}
         whole = {"shards": 1, "output_bytes": size, **retried, **outside, **counts}
         self._counts.update({name: sign * value for name, value in whole.items()})
         self._reasons.update({reason: sign * count for reason, count in receipt.counts.reasons.items()})

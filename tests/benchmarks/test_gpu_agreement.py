@@ -41,7 +41,7 @@ def test_a_filter_that_embeds_otherwise_is_not_timed(monkeypatch, name):
 def test_an_encoder_that_encodes_otherwise_in_the_recommended_precision_is_not_timed(monkeypatch):
     def other_in_half(sam, pixels, dtype):
         (found,) = sam_model.encode_crops(sam, pixels, dtype)
-        yield found if dtype == torch.float32 else replace(found, embedding=2 * found.embedding)
+        yield found if dtype == torch.float32 else replace(found, levels=tuple(2 * each for each in found.levels))
 
     monkeypatch.setattr(gpu_agreement, "compile_tower", lambda tower: None)
     gpu_agreement.check_compiled_encoder(HALF)

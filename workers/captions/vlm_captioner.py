@@ -6,8 +6,8 @@ processor with a prompt, the answer is stripped of what is no caption, and s_ij 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -28,8 +28,6 @@ from pseudoris.workers.checkpoints.openclip import num_clip_tokens, read_model_c
 from pseudoris.workers.crops.crops import CropFormat, make_crops, outlined
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
-
-logger = logging.getLogger(__name__)
 
 # Of the original CLIPs.
 _CONTEXT_LENGTH = 77
@@ -99,9 +97,7 @@ class VlmCaptioner(TreeCaptioner):
         self._num_long.clear()
         done = super().__call__(shard)
         number = sum(self._num_long.get(image.position, 0) for image in done.images if not image.failure)
-        if number:
-            logger.info("Shard %d: left out %d draws that are too long for the filter.", shard.shard, number)
-        return done
+        return replace(done, long_texts=number)
 
     def candidates(self, image: ShardImage, captions: Sequence[GeneratedCaption]) -> tuple[ExpressionRecord, ...]:
         """Return the candidates of an image; CLIP would score only the start of a longer text."""
