@@ -14,7 +14,12 @@ app = typer.Typer(help="Show the settings of a preset.", no_args_is_help=True)
 
 @app.command()
 def show(
-    preset: Annotated[str, typer.Argument(metavar="[PRESET]", help="tiny, tiny-composed, base or paper.")] = "tiny",
+    preset: Annotated[
+        str,
+        typer.Argument(
+            metavar="[PRESET]", help="tiny, tiny-composed, base, paper, or open (never run with trained weights)."
+        ),
+    ] = "tiny",
     config: options.ConfigFile = None,
     assignments: options.Assignments = None,
 ) -> None:

@@ -62,7 +62,11 @@ ConfiguredOut = Annotated[
 ]
 Audit = Annotated[str, argument("AUDIT", "Local folder of the audit.")]
 Preset = Annotated[
-    str, option("--preset", "Named configuration: tiny or tiny-composed (embedded models, CPU), base, or paper.")
+    str,
+    option(
+        "--preset",
+        "Settings by name: tiny, tiny-composed (own models, CPU), base, paper, open (never run with trained weights).",
+    ),
 ]
 ConfigFile = Annotated[Path | None, option("--config", "YAML file that overrides the preset.")]
 

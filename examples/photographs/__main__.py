@@ -43,7 +43,7 @@ _MEBIBYTE: Final = 2**20
 def main(
     source: Annotated[str, typer.Argument(help="Photographs: what `pseudoris annotate` takes.")],
     out: Annotated[Path, typer.Argument(help="Folder for everything that is written.")],
-    preset: Annotated[str, typer.Option(help="base, paper or tiny.")] = "base",
+    preset: Annotated[str, typer.Option(help="base, paper, tiny, or open (never run with trained weights).")] = "base",
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the annotation.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Number of images, drawn uniformly.")] = 200,
     pairs: Annotated[int, typer.Option(min=2, help="Number of pairs to judge.")] = 200,
@@ -61,7 +61,7 @@ def main(
         log.step("weights", lambda: _get_weights(preset, given))
         log.step("sample", lambda: copy_sample(source, out, config, size=images))
         log.step("annotate", lambda: _annotate(out, ["--preset", preset, *given]))
-        log.step("benchmark", lambda: measure_gpu(out, preset))
+        log.step("benchmark", lambda: measure_gpu(out, preset, config))
         log.step("audit", lambda: _audit(out, pairs))
         judged.mkdir(exist_ok=True)
         if files := sorted(judged.glob("*.jsonl")):
@@ -162,13 +162,15 @@ def watched_gpus() -> Iterator[list[int]]:
             used_mib += [int(line) for line in samples if line.strip().isdigit()]
 
 
-def measure_gpu(out: Path, preset: str) -> None:
+def measure_gpu(out: Path, preset: str, config: RunConfig) -> None:
     """Keep the rows of `benchmarks.gpu`, and why some or all are missing."""
     # Imported here: its memory would count as the annotation's.
     import torch
 
     note = "no GPU on this machine"
-    if torch.cuda.is_available():
+    if (config.masks.engine, config.captions.engine) != ("sam", "coca"):
+        note = "it measures the engines sam and coca alone"
+    elif torch.cuda.is_available():
         command = [sys.executable, "-m", "benchmarks.gpu", "--presets", preset, "--json", str(record_path(out, "rows"))]
         ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         # What fails is told on the page. It does not stop the audit.
