@@ -23,6 +23,7 @@ PARTS: Final[dict[str, list[str]]] = {
     "masks": [],
     "crops": [],
     "captioner": [],
+    "vlm_captioner": ["--masks", "4", "--repeats", "1"],
     "caption_memory": ["--preset", "tiny", "--masks", "10", "--budget-mib", "256"],
     "filter": [],
     "listener_cost": ["--scenes", "12"],

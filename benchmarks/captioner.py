@@ -57,6 +57,7 @@ class AuthorsLoop:
     def __init__(self, model: CoCa, special: SpecialTokens, config: CaptionsConfig, *, seed: int) -> None:
         self._model, self._special, self._config, self._seed = model, special, config, seed
         self._device = model.text_decoder.text_projection.device
+        self._ends = [special.eos, *special.further_eos]
 
     @torch.inference_mode()
     def sample(self, image: ImageCrops, kind: int) -> list[tuple[int, ...]]:
@@ -74,7 +75,7 @@ class AuthorsLoop:
             own, mean = self._logits(encoded["image_embs"], prefixes, live, others)
             tokens = self._draw(own, mean, live, length)
             prefixes = torch.cat([prefixes, tokens[:, None]], dim=1)
-            goes_on = tokens != self._special.eos
+            goes_on = ~torch.isin(tokens, torch.tensor(self._ends, device=self._device))
             for row, prefix in zip(alive[~goes_on].tolist(), prefixes[~goes_on].tolist(), strict=True):
                 captions[row] = tuple(prefix[1:-1])
             alive, prefixes = alive[goes_on], prefixes[goes_on]
@@ -116,13 +117,13 @@ class AuthorsLoop:
 
     def _draw(self, own: torch.Tensor, mean: torch.Tensor, live: _Rows, length: int) -> torch.Tensor:
         if length < self._config.min_length:
-            own[:, self._special.eos] = -torch.inf
+            own[:, self._ends] = -torch.inf
         is_kept = torch.zeros_like(own, dtype=torch.bool)
         has_k = live.top_k > 0
         is_kept[has_k] = _top_k_sets(own[has_k], live.top_k[has_k])
         is_kept[~has_k] = _top_p_sets(own[~has_k], live.top_p[~has_k])
         is_eos = torch.zeros_like(is_kept)
-        is_eos[:, self._special.eos] = True
+        is_eos[:, self._ends] = True
         weights = distinctive.distinctive_weights(
             own, mean, is_kept=is_kept, is_eos=is_eos, temperature=self._config.sampling.temperature
         )

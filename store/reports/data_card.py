@@ -53,7 +53,7 @@ _STAGES: Final = {
 # Engines of this package that read `weights.uri`. What other engines read is not known here.
 _OWN: Final = frozenset({"sam", "coca", "clip"})
 # Those of them that read a model folder, which says its own architecture.
-_OF_FOLDERS: Final = frozenset({"sam2", "sam3", "sam3_concepts"})
+_OF_FOLDERS: Final = frozenset({"sam2", "sam3", "sam3_concepts", "vlm"})
 
 
 def write_datacard(location: RunLocation) -> str:

@@ -101,8 +101,8 @@ def _gemma3() -> tuple[Any, Any]:
             vocab_size=len(tokenizer),
             head_dim=8,
             query_pre_attn_scalar=8,
-            # Shorter than the prompt.
-            sliding_window=8,
+            # Shorter than the prompt, and than a caption.
+            sliding_window=5,
             layer_types=["sliding_attention", "full_attention"],
         ),
         vision_config=hf.SiglipVisionConfig(**_VISION),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.captions.decoding_rules import ImageCrops
+from pseudoris.workers.captions.decoding_rules import ImageCrops, extend
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.listener import TeacherForcing, TokenRows
 from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions
@@ -87,6 +87,20 @@ def test_a_small_budget_splits_the_tree_and_changes_no_caption():
     narrow.towers.node_bytes *= 2**10
     assert_same(narrow.generate(image), whole)
     assert narrow.towers.num_pairs > engine.towers.num_pairs
+
+
+def test_what_is_rewound_is_freed():
+    engine, _ = built("llava")
+    towers, root = engine.towers, np.zeros(2, dtype=np.int64)
+    with torch.inference_mode():
+        towers.attend_to(engine.encode([crops_of(2)])[0].tokens)
+        level = extend(None, root, root + engine.special.sot, np.eye(2, dtype=bool))
+        mark, before = towers.mark(), towers.bytes_after(level, 0)
+        first, _ = towers.step(level, None)
+        assert towers.bytes_after(level, 0) == before + 2 * towers.node_bytes
+        towers.rewind(mark)
+        assert towers.bytes_after(level, 0) == before == 0
+        torch.testing.assert_close(towers.step(level, None)[0], first, rtol=0, atol=0)
 
 
 def test_a_text_is_as_likely_as_the_models_own_forward_says():
