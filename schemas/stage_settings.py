@@ -133,7 +133,8 @@ class PriorConfig(FrozenModel):
 class MasksConfig(FrozenModel):
     """Mask proposal. Names and defaults are SAM's own, except `pred_iou_thresh` (the paper: 0.5)."""
 
-    # sam, or a plug-in of the entry points `pseudoris.proposers`.
+    # sam; sam2, sam3 or sam3_concepts, which open a model folder; ready (docs/masks.md); or a plug-in of the entry
+    # points `pseudoris.proposers`.
     engine: str = "sam"
     # vit_b, vit_l and vit_h are segment_anything's; tiny is ours. Or the path of a `.json` file with the numbers that
     # `pseudoris.workers.checkpoints.sam_architectures` names. None for an engine whose weights say it.
@@ -144,7 +145,7 @@ class MasksConfig(FrozenModel):
     # Prompts in a forward pass of the mask decoder. Part of the identity, because rounding depends on the batch's
     # shape.
     points_per_batch: int = Field(default=64, ge=1)
-    # A mask is kept if SAM's own estimate of its IoU is above this.
+    # A mask is kept if the model's own estimate of its IoU is above this; of sam3_concepts, its score.
     pred_iou_thresh: float = 0.5
     # A mask is kept if its stability is at least this: the IoU of the masks above a higher and a lower logit.
     stability_score_thresh: float = 0.95
@@ -164,7 +165,7 @@ class MasksConfig(FrozenModel):
     min_mask_region_area: int = Field(default=0, ge=0)
     reduction: ReductionConfig = ReductionConfig()
     prior: PriorConfig = PriorConfig()
-    # Settings of a plug-in engine.
+    # Settings of another engine: those of ready and sam3_concepts are in docs/masks.md.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
