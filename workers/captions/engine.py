@@ -117,6 +117,16 @@ def gather(images: Sequence[EncodedImage], crop_sets: Sequence[CropSet]) -> tupl
     return np.concatenate(unique_crop_of), tokens
 
 
+def check_length(config: CaptionsConfig, positions: int) -> None:
+    """Refuse captions that need more positions than the model has, the start of text included."""
+    if config.max_length - 1 > positions:
+        raise ConfigError(
+            f"captions.max_length={config.max_length} needs {config.max_length - 1} positions, but "
+            f"{config.architecture or config.weights.uri} has {positions}: --set captions.max_length={positions + 1} "
+            "or less"
+        )
+
+
 class CachedEngine:
     """Distinctive caption sampling and beam search that compute nothing twice (method page section 3)."""
 
@@ -138,12 +148,7 @@ class CachedEngine:
         self.vocabulary = Vocabulary(
             projection, special.eos, further_eos=special.further_eos, forbidden=special.forbidden
         )
-        positions = self.towers.max_prefix_length
-        if config.max_length - 1 > positions:
-            raise ConfigError(
-                f"captions.max_length={config.max_length} needs {config.max_length - 1} positions, "
-                f"but {config.architecture} has {positions}: --set captions.max_length={positions + 1} or less"
-            )
+        check_length(config, towers.max_prefix_length)
 
     def generate(self, image: ImageCrops) -> list[GeneratedCaption]:
         """Return one caption per mask, crop kind and rule, in this order."""

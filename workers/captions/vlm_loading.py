@@ -14,7 +14,8 @@ from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel
-from pseudoris.workers.captions.vlm_towers import FULL, SLIDING, Inputs, layer_kinds
+from pseudoris.workers.captions.engine import check_length
+from pseudoris.workers.captions.vlm_towers import FULL, SLIDING, Inputs, layer_kinds, longest_prefix
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints import weight_files
 from pseudoris.workers.checkpoints.hf_models import check_vocabulary, load_model, load_processor, model_skeleton
@@ -56,7 +57,8 @@ def folder_digest(config: CaptionsConfig) -> str:
     model, processor = model_skeleton(folder, _CLASS), load_processor(folder)
     check_vocabulary(folder, model, processor)
     check_vlm(model, processor)
-    Vlm(model, processor, options).inputs(torch.zeros(3, options.crop_size, options.crop_size, dtype=torch.uint8))
+    blank = torch.zeros(3, options.crop_size, options.crop_size, dtype=torch.uint8)
+    check_length(config, longest_prefix(model, Vlm(model, processor, options).inputs(blank)))
     return digest
 
 

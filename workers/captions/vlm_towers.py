@@ -43,6 +43,11 @@ def layer_kinds(model: Any) -> tuple[str, ...]:
     return tuple(sorted(set(named))) if named else ((SLIDING,) if window else (FULL,))
 
 
+def longest_prefix(model: Any, sample: Inputs) -> int:
+    """Return how many tokens a model has positions for from the prompt's last token on, which is a prefix's first."""
+    return int(model.config.get_text_config().max_position_embeddings) - sample["input_ids"].shape[1] + 1
+
+
 class VlmTowers:
     """The `Towers` of a model of `AutoModelForImageTextToText`; an encoding is the processor's output for a crop.
 
@@ -56,11 +61,10 @@ class VlmTowers:
             ConfigError: They differ: the model computes with something that the tree does not know.
         """
         self._base, self._device, self._dtype = model.base_model, model.device, model.dtype
-        text = model.config.get_text_config()
-        self._kinds, self._window = layer_kinds(model), int(getattr(text, "sliding_window", None) or 0)
+        window = getattr(model.config.get_text_config(), "sliding_window", None)
+        self._kinds, self._window = layer_kinds(model), int(window or 0)
         self._root = int(sample["input_ids"][0, -1])
-        # The prompt's last token is the first of a prefix.
-        self.max_prefix_length = int(text.max_position_embeddings) - sample["input_ids"].shape[1] + 1
+        self.max_prefix_length = longest_prefix(model, sample)
         self.num_pairs = self.num_asked = 0
         # Bytes of a column of one crop.
         self.node_bytes = 0

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
 from pseudoris.workers.captions import VlmCaptioner
 from pseudoris.workers.crops.crops import outlined
@@ -86,6 +87,12 @@ def test_a_text_longer_than_the_filters_context_is_no_candidate(folder):
     captioner = VlmCaptioner(config.captions, config.compute)
     # CLIP's own context is longer than that of tiny.
     assert captioner(shard_of(num_masks=1)).images[0].expressions
+
+
+def test_captions_longer_than_the_models_positions_are_refused_before_anything_is_loaded(folder):
+    config = run_config(folder, "captions.max_length=300")
+    with pytest.raises(ConfigError, match=r"needs 299 positions, but .*llava has 222: --set captions.max_length=223"):
+        STAGES[1].weights_digest(config)
 
 
 def test_a_marked_crop_shows_the_whole_image_with_one_mask_outlined(folder):
