@@ -4,7 +4,7 @@ The model is the tiny LLaVA of `recipes.llava_recipe`, the captioner is `vlm`. I
 distribution, and with the other masks' subtracted, over the same rules and the same random numbers. Two definitions of
 the similarity s_ij are compared, the scorer's cosine and 1, each with several weights. Development scenes choose the
 weight of each and between the two; test scenes, of which nothing else here uses any, are asked once, with what was
-chosen. Captions are judged by the truth, on the truth's masks and on SAM's. Both steps write into OUT.json; that of the
+chosen and with the paper's weight. Captions are judged by the truth, on the truth's masks and on SAM's. Both steps write into OUT.json; that of the
 whole is kept as experiments/results/vlm-contrast.json.
 """
 
@@ -41,7 +41,7 @@ from recipes.scene_shards import SceneImage, scene_image, scene_shard
 # Of scenes that no model was trained on and no other choice was made on.
 FIRST_SCENE: Final = {Split.DEVELOPMENT: 140_000, Split.TEST: 150_000}
 SIMILARITIES: Final = ("clip", "one")
-WEIGHTS: Final = (0.25, 0.5, 0.75, 1.0, 1.5)
+WEIGHTS: Final = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 # The first one chooses.
 MASKS: Final = {"sam": "SAM's masks", "truth": "the truth's masks"}
 # The first one chooses.
@@ -89,6 +89,8 @@ class Arm:
 
 
 OWN: Final = Arm()
+# The weight of the paper and of every preset, which no choice made.
+PAPER: Final = [Arm(similarity, 1.0) for similarity in SIMILARITIES]
 
 
 class Annotator:
@@ -198,10 +200,14 @@ def main(
     console.print(table(record["development"], f"{record['development scenes']} development scenes"))
     if on_dev:
         return
-    arms = [OWN, *chosen(record["development"])]
+    best = chosen(record["development"])
+    arms = list(dict.fromkeys((OWN, *best, *PAPER)))
     bootstrap = evaluate(arms, Split.TEST, test, processes)
     record |= {"test scenes": test, "test": report(bootstrap, arms)}
-    record["first chosen minus second"] = {masks: asdict(_gain(bootstrap, arms[1], arms[2], masks)) for masks in MASKS}
+    record["differences"] = {
+        f"{one.name} minus {other.name}": {masks: asdict(_gain(bootstrap, one, other, masks)) for masks in MASKS}
+        for one, other in (best, PAPER)
+    }
     _write(out, record)
     console.print(table(record["test"], f"{test} test scenes, 95 % intervals over scenes"))
 
