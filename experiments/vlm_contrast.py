@@ -4,8 +4,8 @@ The model is the tiny LLaVA of `recipes.llava_recipe`, the captioner is `vlm`. I
 distribution, and with the other masks' subtracted, over the same rules and the same random numbers. Two definitions of
 the similarity s_ij are compared, the scorer's cosine and 1, each with several weights. Development scenes choose the
 weight of each and between the two; test scenes, of which nothing else here uses any, are asked once, with what was
-chosen and with the paper's weight. Captions are judged by the truth, on the truth's masks and on SAM's. Both steps write into OUT.json; that of the
-whole is kept as experiments/results/vlm-contrast.json.
+chosen and with the paper's weight. Captions are judged by the truth, on the truth's masks and on SAM's. Both steps
+write into OUT.json; that of the whole is kept as experiments/results/vlm-contrast.json.
 """
 
 from __future__ import annotations

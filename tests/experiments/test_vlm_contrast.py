@@ -1,7 +1,13 @@
-"""What the experiment asks the captioner for, and what it chooses."""
+"""What the experiment asks the captioner for, what it chooses, and that its record follows from its own figures."""
 
-from experiments.vlm_contrast import OWN, SIMILARITIES, WEIGHTS, Arm, chosen
+import json
+from pathlib import Path
 
+import experiments
+from experiments.vlm_contrast import OWN, PAPER, SIMILARITIES, WEIGHTS, Arm, chosen
+
+RESULT = Path(experiments.__file__).parent / "results" / "vlm-contrast.json"
+PAGE = Path(experiments.__file__).parents[1] / "docs" / "vlm.md"
 ALL = [Arm(similarity, weight) for similarity in SIMILARITIES for weight in WEIGHTS]
 
 
@@ -21,3 +27,15 @@ def test_each_similarity_gets_the_weight_that_is_best_on_sams_masks_and_the_best
     values |= {Arm(SIMILARITIES[0], WEIGHTS[1]).name: 0.6, Arm(SIMILARITIES[1], WEIGHTS[2]).name: 0.7}
     figures = {name: {"sam": {"sampling.accuracy": {"value": value}}} for name, value in values.items()}
     assert chosen(figures) == [Arm(SIMILARITIES[1], WEIGHTS[2]), Arm(SIMILARITIES[0], WEIGHTS[1])]
+
+
+def test_the_record_was_measured_with_what_its_development_scenes_chose_and_is_what_the_page_shows():
+    record = json.loads(RESULT.read_text(encoding="utf-8"))
+    best = chosen(record["development"])
+    assert record["chosen"] == [arm.name for arm in best]
+    assert list(record["test"]) == [arm.name for arm in (OWN, *best, *PAPER)]
+    page = PAGE.read_text(encoding="utf-8")
+    for by_masks in record["test"].values():
+        for figures in by_masks.values():
+            estimate = figures["sampling.accuracy"]
+            assert f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]" in page
