@@ -167,10 +167,11 @@ class Vocabulary:
 
     def _scores(self, hidden: torch.Tensor, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
         scores: torch.Tensor = self._linear(hidden.to(self._rows.dtype))
+        # Not by an assignment, for which a GPU waits.
         if len(self._forbidden_columns):
-            scores[:, self._forbidden_columns] = -torch.inf
+            scores.index_fill_(1, self._forbidden_columns, -torch.inf)
         if not is_eos_allowed:
-            scores[:, self._eos_columns] = -torch.inf
+            scores.index_fill_(1, self._eos_columns, -torch.inf)
         log_total = scores.logsumexp(dim=1)
         if self._num_dead:
             log_total = torch.logaddexp(log_total, torch.full_like(log_total, math.log(self._num_dead)))
