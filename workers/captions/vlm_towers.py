@@ -101,8 +101,7 @@ class VlmTowers:
                 stack[some, :, : part.shape[2]] = part
         for layer, (keys, values) in enumerate(zip(stacks[::2], stacks[1::2], strict=True)):
             self._cache.update(keys, values, layer)
-        numbers = torch.arange(longest, device=self._device)
-        lengths_of = torch.tensor(lengths, device=self._device)[:, None]
+        numbers, lengths_of = np.arange(longest), np.array(lengths)[:, None]
         # (C, L): the columns of each prompt, and their distance to the column after it.
         self._is_prompt, self._distance = numbers < lengths_of, lengths_of - numbers
 
@@ -118,7 +117,7 @@ class VlmTowers:
 
     def bytes_after(self, level: PrefixLevel, num_steps: int) -> int:
         """Count columns: as many as the crop with the most pairs needs, in each row."""
-        columns = self.mark() - self._is_prompt.shape[1] + num_steps * int(np.bincount(level.pair_crop).max())
+        columns: int = self.mark() - self._is_prompt.shape[1] + num_steps * int(np.bincount(level.pair_crop).max())
         return columns * self._num_crops * self.node_bytes
 
     def make_room(self, level: PrefixLevel, num_steps: int, budget_bytes: int) -> int:
@@ -137,35 +136,34 @@ class VlmTowers:
         tokens = np.full((self._num_crops, int(counts.max())), self._root, dtype=np.int64)
         tokens[crops, numbers] = level.tokens[level.pair_prefix]
         depth = paths.shape[1] - 1
-        ids, crop, number, path = (to_device(each, self._device) for each in (tokens, crops, numbers, paths))
+        ids, crop, number = (to_device(each, self._device) for each in (tokens, crops, numbers))
         output = self._base(
             input_ids=ids,
-            attention_mask=self._masks(crop, number, path, width=tokens.shape[1]),
+            attention_mask=self._masks(crops, numbers, paths, width=tokens.shape[1]),
             position_ids=(self._positions[:, None] + depth).expand(ids.shape),
             cache=self._cache,
             use_cache=True,
         )
         return output.last_hidden_state[crop, number], paths
 
-    def _masks(self, crop: torch.Tensor, number: torch.Tensor, path: torch.Tensor, *, width: int) -> Any:
+    def _masks(self, crops: Ints, numbers: Ints, paths: Ints, *, width: int) -> Any:
         """Return the additive mask (C, 1, G, T) of the columns that each new one sees, by kind if layers slide."""
-        masks, depth = {}, path.shape[1] - 1
+        masks, depth, own = {}, paths.shape[1] - 1, np.arange(width)
         for kind in self._kinds:
-            prompt, ancestors = self._is_prompt, path
+            prompt, ancestors = self._is_prompt, paths
             if kind == SLIDING:
                 # A column sees those that are less than a window before it, itself included.
                 prompt = prompt & (self._distance + depth < self._window)
-                ancestors = path[:, -self._window :]
-            sees = torch.zeros(self._num_crops, width, self.mark() + width, dtype=torch.bool, device=self._device)
+                ancestors = paths[:, -self._window :]
+            # In host memory: a GPU would be waited for at each assignment.
+            sees = np.zeros((self._num_crops, width, self.mark() + width), dtype=np.bool_)
             sees[:, :, : prompt.shape[1]] = prompt[:, None]
-            sees[crop[:, None], number[:, None], ancestors] = True
+            sees[crops[:, None], numbers[:, None], ancestors] = True
             # A row that sees nothing would be NaN: what fills up rows sees itself.
-            own = torch.arange(width, device=self._device)
             sees[:, own, self.mark() + own] = True
-            hidden = torch.finfo(self._dtype).min
-            masks[kind] = torch.zeros(sees.shape, dtype=self._dtype, device=self._device).masked_fill(~sees, hidden)[
-                :, None
-            ]
+            is_hidden = ~to_device(sees[:, None], self._device)
+            zeros = torch.zeros(is_hidden.shape, dtype=self._dtype, device=self._device)
+            masks[kind] = zeros.masked_fill(is_hidden, torch.finfo(self._dtype).min)
         return masks if SLIDING in masks and len(masks) > 1 else next(iter(masks.values()))
 
     def _prefill(self, prompts: Sequence[Inputs]) -> tuple[Any, torch.Tensor]:
