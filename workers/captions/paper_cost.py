@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pseudoris.schemas.config import CaptionsConfig
+from pseudoris.workers.captions.vlm_loading import VlmOptions
 
 # Bytes of a weight, and of a key's or value's number, in bfloat16.
 _BYTES: Final = 2
@@ -162,11 +163,13 @@ def configured_work(captions: CaptionsConfig, num_masks: int) -> Work:
     others = num_masks - 1 if sampling.is_distinctive else 0
     if others > sampling.max_others:
         others = sampling.max_others if sampling.above_max_others == "nearest" else 0
+    options = VlmOptions.of(captions)
     return Work(
         num_masks=num_masks,
-        num_kinds=len(captions.crop_kinds()),
+        num_kinds=len(captions.crop_kinds()) + options.has_marked_crop,
         num_draws=len(sampling.top_k) + len(sampling.top_p),
         num_others=others,
+        crop_px=options.crop_size,
     )
 
 

@@ -91,6 +91,10 @@ def check_vlm(model: Any, processor: Any) -> None:
         wrong = "takes no image"
     elif not getattr(processor, "chat_template", None):
         wrong = "has no chat template, so how to ask it is not known"
+    elif "strftime_now" in str(processor.chat_template):
+        wrong = (
+            "has a chat template that says the day's date, so that captions change overnight (write one into a copy)"
+        )
     elif head is None:
         wrong = "gives no logits of tokens"
     elif own or getattr(head, "bias", None) is not None:
@@ -100,6 +104,14 @@ def check_vlm(model: Any, processor: Any) -> None:
             f"captions: {type(model).__name__} {wrong}: choose a decoder with attention over text and image, such as "
             "LLaVA, SmolVLM, Qwen3-VL, Gemma 3 or InternVL (docs/vlm.md)"
         )
+
+
+def _processor_options(processor: Any) -> set[str]:
+    """Return the options that a processor and its parts declare. Source: ProcessorMixin of transformers 5.24."""
+    kinds = processor.valid_processor_kwargs.__annotations__
+    parts = (getattr(processor, name, None) for name in ("tokenizer", "image_processor", "video_processor"))
+    declared = (*kinds.values(), *(getattr(part, "valid_kwargs", None) for part in parts))
+    return {*kinds, *(name for each in declared for name in getattr(each, "__annotations__", ()))}
 
 
 @dataclass(frozen=True)
@@ -118,6 +130,11 @@ class Vlm:
         """
         from PIL import Image
 
+        if unknown := self.options.processor.keys() - _processor_options(self.processor):
+            raise ConfigError(
+                f"captions.options.processor has {', '.join(sorted(unknown))}, which {type(self.processor).__name__} "
+                "would ignore: correct its name, or leave it out"
+            )
         image = Image.fromarray(crop.permute(1, 2, 0).cpu().numpy())
         content = [{"type": "image", "image": image}, {"type": "text", "text": self.options.prompt}]
         try:

@@ -84,18 +84,19 @@ def test_arithmetic_takes_as_long_as_its_operations_and_a_lone_draw_as_reading_t
 @pytest.mark.parametrize(
     ("changes", "num_masks", "expected"),
     [
-        ([], 8, 7),
-        (["max_others=6"], 30, 6),
-        (["max_others=6", "above_max_others=no_contrast"], 30, 0),
-        (["is_distinctive=false"], 8, 0),
+        (["sampling.max_others=30"], 8, {"num_others": 7}),
+        ([], 30, {"num_others": 6}),
+        (["sampling.above_max_others=no_contrast"], 30, {"num_others": 0}),
+        (["sampling.is_distinctive=false"], 8, {"num_others": 0}),
+        (["options={crop_size: 224, has_marked_crop: true}"], 8, {"num_others": 6, "crop_px": 224, "num_kinds": 3}),
     ],
 )
 def test_the_work_is_that_of_the_configuration(changes, num_masks, expected):
-    captions = load_config("base", assignments=[f"captions.sampling.{word}" for word in changes]).captions
-    work = configured_work(captions, num_masks)
-    assert dataclasses.asdict(work) == {
+    captions = load_config("open", assignments=[f"captions.{word}" for word in changes]).captions
+    assert dataclasses.asdict(configured_work(captions, num_masks)) == {
         **dataclasses.asdict(Work(num_masks=num_masks)),
-        "num_kinds": 4,
+        "num_kinds": 2,
         "num_draws": 10,
-        "num_others": expected,
+        "crop_px": 448,
+        **expected,
     }

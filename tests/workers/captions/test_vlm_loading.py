@@ -7,6 +7,15 @@ from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions, check_vlm, f
 from pseudoris.workers.captions.vlm_texts import spoken_part
 from tests.builders.vlms import small_vlm
 
+# As docs/vlm.md names them.
+OF_ONE_TILE = {
+    "smolvlm": {"do_image_splitting": False},
+    "internvl": {"crop_to_patches": False},
+    "gemma3": {"do_pan_and_scan": False},
+    "qwen3_vl": {"min_pixels": 784, "max_pixels": 784},
+    "qwen2_5_vl": {"min_pixels": 784, "max_pixels": 784},
+}
+
 
 def built(name="llava", **options):
     model, processor = small_vlm(name)
@@ -45,6 +54,10 @@ def test_a_class_that_a_tree_of_prefixes_does_not_fit_is_refused_by_name(config,
     ("change", "said"),
     [
         (lambda vlm: setattr(vlm.processor, "chat_template", None), "has no chat template"),
+        (
+            lambda vlm: setattr(vlm.processor, "chat_template", "{{ strftime_now('%Y-%m-%d') }}"),
+            "has a chat template that says the day's date",
+        ),
         (lambda vlm: setattr(vlm.model, "input_modalities", ("text",)), "takes no image"),
         (
             lambda vlm: vlm.model.lm_head.register_parameter("bias", torch.nn.Parameter(torch.ones(1))),
@@ -110,6 +123,13 @@ def test_an_option_that_is_wrong_is_refused_by_name(options, said):
     words = ["captions.engine=vlm", "captions.architecture=null", f"captions.options={options}"]
     with pytest.raises(ConfigError, match=f"(?s){said}"):
         folder_digest(load_config("tiny", assignments=words).captions)
+
+
+def test_an_option_that_the_processor_would_ignore_is_refused():
+    with pytest.raises(ConfigError, match=r"processor has do_image_spliting, which SmolVLMProcessor would ignore"):
+        sample_of(built("smolvlm", processor={"do_image_spliting": False}))
+    for name, option in OF_ONE_TILE.items():
+        assert sample_of(built(name, processor=option))["input_ids"].shape[0] == 1
 
 
 def test_a_prompt_that_the_processor_cannot_make_is_refused():
