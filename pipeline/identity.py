@@ -24,6 +24,7 @@ from pseudoris.store.runs.header import check_identity
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.store.runs.receipts import Totals
+from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.stages import (
     NAME_CHECK,
     STAGE_CAPTION,
@@ -31,6 +32,7 @@ from pseudoris.workers.stages import (
     STAGES,
     StageKind,
     device_kind,
+    stages_named,
     with_check,
 )
 
@@ -141,7 +143,7 @@ def measure_identity(
     digests = (partial(stage.weights_digest, config) for stage in stages)
     *digest_of, device = gather(*digests, partial(device_kind, config.compute) if sees_device else str)
     weights = {**stored, **dict(zip((stage.name for stage in stages), digest_of, strict=True))}
-    _check_is_another(weights)
+    _check_is_another(config, weights)
     fitted = config.filtering.fitted
     if fitted is not None and (config.filtering.fitted_values.confidence is not None or config.composing is not None):
         other = [name for name, digest in fitted.values.models.items() if weights.get(name, digest) != digest]
@@ -161,13 +163,20 @@ def measure_identity(
     )
 
 
-def _check_is_another(weights: Mapping[str, str]) -> None:
+def _check_is_another(config: RunConfig, weights: Mapping[str, str]) -> None:
     """Refuse a second opinion by the model that wrote or scored the captions; `weights` are digests by stage."""
+    check = config.grounding_check
     for stage, section in ((STAGE_CAPTION, "captions"), (STAGE_FILTER, "filtering")):
-        if weights.get(NAME_CHECK) is not None and weights[NAME_CHECK] == weights.get(stage):
+        if check is None or not {stage, NAME_CHECK} <= weights.keys():
+            continue
+        other, is_same = getattr(config, section), weights[NAME_CHECK] == weights[stage]
+        if {check.engine, other.engine} <= {"clip", "coca"}:
+            # A stage's digest may also be over a noun parser or a model config.
+            is_same = weights_digest(check.weights) == weights_digest(other.weights)
+        if is_same:
             raise ConfigError(
-                f"grounding_check.weights are those of {section} (sha256 {weights[stage][:12]}…): a model cannot check "
-                "its own work. Name another model, or leave grounding_check out"
+                f"grounding_check.weights are those of {section} (sha256 {weights[NAME_CHECK][:12]}…): a model cannot "
+                "check its own work. Name another model, or leave grounding_check out"
             )
 
 
@@ -203,7 +212,16 @@ def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageK
     folders = {name: parts for name, parts in identity.folders.items() if name in names}
     # The method is taken from the run. What is checked is what this process has itself.
     here = measure_identity(config, stages).model_copy(update={"method": identity.method})
+    if STAGE_CAPTION in names and STAGE_FILTER not in names and _asks_the_filter(config):
+        (scorer,) = stages_named((STAGE_FILTER,))
+        held[STAGE_FILTER] = identity.weights[STAGE_FILTER]
+        here = here.model_copy(update={"weights": {**here.weights, STAGE_FILTER: scorer.weights_digest(config)}})
     return _check(identity.model_copy(update={"weights": held, "folders": folders}), here, config)
+
+
+def _asks_the_filter(config: RunConfig) -> bool:
+    """Whether the captioner loads the filter's CLIP too, for the similarity of masks."""
+    return config.captions.engine == "vlm" and config.captions.options.get("similarity", "clip") == "clip"
 
 
 def check_packages(identity: Identity, config: RunConfig) -> tuple[str, ...]:

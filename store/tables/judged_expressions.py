@@ -55,7 +55,7 @@ def check_scored(config: RunConfig, conditions: Sequence[KeepCondition], where: 
     if config.filtering.engine == "clip" and config.filtering.fitted_values.confidence is None:
         remedy = "a confidence in the file of filtering.fitted, as the preset tiny-composed has it"
         lacking |= dict.fromkeys(("confidence", "rank"), remedy)
-    if config.captions.engine == "coca" and config.captions.listening is None:
+    if config.captions.engine in ("coca", "vlm") and config.captions.listening is None:
         lacking |= dict.fromkeys(("caption_score", "listener", "truth"), "captions.listening")
     if config.grounding_check is None:
         lacking |= dict.fromkeys(("grounding_choice", "grounding_share"), "grounding_check")

@@ -10,11 +10,13 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.command import OPTIONS, invoke, pseudoris_here
+from tests.builders.head import ROOT
 from tests.builders.images import png
 from tests.builders.runs import part_digests
 
 CHECK = "grounding_check={{architecture: 'builtin:tiny/clip.json', weights: {{uri: '{}'}}, temperature: 0.1}}"
 ANOTHER = ("--set", CHECK.format("random:7"))
+MODEL_CONFIG = ROOT / "workers" / "checkpoints" / "tiny" / "clip.json"
 SHARE = "grounding_share > 0.3"
 
 
@@ -56,6 +58,11 @@ def test_a_run_is_checked_verified_and_filtered_by_the_second_opinion(tiny_run, 
             r"grounding_check\.weights are those of captions .*own work",
         ),
         ((CHECK.format("builtin:tiny/clip.safetensors"),), r"grounding_check\.weights are those of filtering"),
+        # The scorer's digest is then over both files.
+        (
+            (CHECK.format("builtin:tiny/clip.safetensors"), f"filtering.architecture={MODEL_CONFIG}"),
+            r"grounding_check\.weights are those of filtering",
+        ),
         ((CHECK.format("none.pt"),), "none.pt"),
         (
             (f"filtering.keep=['{SHARE}']",),

@@ -67,11 +67,14 @@ def test_a_run_is_whole_and_names_its_model(ray_session, tmp_path, class_name, e
         ("Sam3TrackerModel", "sam2", "is of type sam3_tracker: --set masks.engine=sam3"),
         ("Sam3TrackerModel", "sam3_concepts", "is of type sam3_tracker: --set masks.engine=sam3"),
         ("Sam2Model", "sam", "are a model folder, and this engine reads one file"),
+        ("Sam3TrackerModel", "sam3", "takes no masks.options, and here are concepts: leave them out"),
     ],
 )
 def test_the_wrong_engine_is_refused_before_a_run_begins(tmp_path, class_name, engine, message):
     source, folder = write_source(tmp_path / "in", num_images=2), save_model(tmp_path / "model", class_name)
     words = _words(source, tmp_path / "out", folder, engine)
+    if engine == "sam3":
+        words = (*words, "--set", "masks.options.concepts=[dog]")
     if engine == "sam":
         words = (*words, "--set", "masks.architecture=vit_b")
     done = pseudoris_here(*words)

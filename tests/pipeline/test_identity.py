@@ -21,6 +21,7 @@ from pseudoris.pipeline.identity import (
     measure_identity,
 )
 from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Identity
@@ -28,6 +29,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from pseudoris.workers.checkpoints.weight_files import folder_digest, weights_digest
 from pseudoris.workers.stages import STAGES
+from recipes.llava_recipe import FOLDER
 from tests.builders.head import ROOT
 from tests.builders.promptable_models import save_model
 from tests.builders.runs import stub_config
@@ -116,6 +118,19 @@ def test_of_a_model_folder_it_has_the_digest_of_each_part_its_attention_and_vers
         check_process(found, of_folder, STAGES)
     assert "propose.weights:" not in str(refusal.value)
     check_process(found, of_folder, [stage for stage in STAGES if stage.name == "caption"])
+
+
+@pytest.mark.slow
+def test_a_captioner_that_asks_the_filters_clip_how_alike_masks_are_checks_its_weights_too():
+    words = ("captions.engine=vlm", "captions.architecture=null", f"captions.weights.uri={FOLDER}")
+    config = load_config("tiny", None, [*words, "captions.options={crop_size: 48}"])
+    found, captioner = measure_identity(config), [stage for stage in STAGES if stage.name == "caption"]
+    check_process(found, config, captioner)
+    other = found.model_copy(update={"weights": {**found.weights, "filter": "0" * 64}})
+    with pytest.raises(ConfigError, match=r"weights\.filter: '0{64}' in the run"):
+        check_process(other, config, captioner)
+    alike = load_config("tiny", None, [*words, "captions.options={crop_size: 48, similarity: one}"])
+    check_process(other.model_copy(update={"method": alike.method()}), alike, captioner)
 
 
 def test_a_model_folder_that_memory_cannot_hold_is_refused_before_ray(of_folder, monkeypatch, tmp_path):

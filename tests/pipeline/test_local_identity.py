@@ -273,10 +273,23 @@ def test_an_unset_prior_is_refused_even_if_a_cluster_does_the_work(monkeypatch, 
         identity_before_ray(unset, None, source, location=location)
 
 
-def test_a_bound_on_a_score_that_no_stage_computes_is_refused_before_anything_is_read(tmp_path):
-    config, out = load_config("tiny", None, ["filtering.keep=[confidence > 0.9]"]), RunLocation.open(str(tmp_path))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["filtering.keep=[confidence > 0.9]"],
+            r"has no confidence: 'confidence > 0\.9' would keep all.*tiny-composed",
+        ),
+        (
+            ["filtering.keep=[truth > 0.1]", "captions.engine=vlm"],
+            r"has no truth: 'truth > 0\.1' would keep all.*annotate with captions\.listening",
+        ),
+    ],
+)
+def test_a_bound_on_a_score_that_no_stage_computes_is_refused_before_anything_is_read(tmp_path, settings, message):
+    config, out = load_config("tiny", None, settings), RunLocation.open(str(tmp_path))
     with (
-        pytest.raises(ConfigError, match=r"has no confidence: 'confidence > 0\.9' would keep all.*tiny-composed"),
+        pytest.raises(ConfigError, match=message),
         annotation.opened("nowhere", out, config, RunOptions()),
     ):
         pass

@@ -158,4 +158,9 @@ class Sam2Proposer(SamProposer):
     @classmethod
     def weights_digest(cls, config: MasksConfig) -> str:
         """Return the sha256 of the model folder; with an instance prior, the sha256 of both digests."""
+        if config.options:
+            raise ConfigError(
+                f"masks.engine={config.engine} takes no masks.options, and here are {', '.join(config.options)}: leave "
+                "them out. Concepts are for masks.engine=sam3_concepts"
+            )
         return sam2_digest(config)
