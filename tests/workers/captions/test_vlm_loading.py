@@ -12,8 +12,8 @@ OF_ONE_TILE = {
     "smolvlm": {"do_image_splitting": False},
     "internvl": {"crop_to_patches": False},
     "gemma3": {"do_pan_and_scan": False},
-    "qwen3_vl": {"min_pixels": 784, "max_pixels": 784},
-    "qwen2_5_vl": {"min_pixels": 784, "max_pixels": 784},
+    "qwen3_vl": {"size": {"shortest_edge": 784, "longest_edge": 784}},
+    "qwen2_5_vl": {"size": {"shortest_edge": 784, "longest_edge": 784}},
 }
 
 
