@@ -30,6 +30,7 @@ NO_ROWS = {
         "*.weights.how_to_get",
     ),
     "whether a run begins, never what it holds": ("domain",),
+    "a second opinion, which the paper has not and no preset asks": ("grounding_check",),
     "the digest that a file of weights must have": ("*.weights.sha256",),
     "what follows from SAM's architecture on the page: its published weights": (
         *(f"{at}.weights.uri" for at in ("masks", "ppt:sam", "recipes:run.masks")),
