@@ -54,6 +54,9 @@ Version {TABLES_VERSION}. Boxes and masks refer to the **upright** image: EXIF o
 measured. Ids are strings: `image_id` is the first 64 bits of the sha256 of the image's key, `mask_id` adds the mask's
 index. Join `masks` and `expressions` on `image_id`, and a mask to its expressions by `target_mask_ids`.
 
+A mask of the engine `sam3_concepts` has no predicted IoU; its `prior` is `concept:N`, the number of the phrase in
+`masks.options.concepts` of the run's header. The crop `marked` of `vlm` is the whole image, the mask outlined.
+
 The meanings are stored in the tables and change with their version alone. What a column calls `filtering.confidence`
 and `composing.posterior` stands in the file of `filtering.fitted.uri`.
 """

@@ -152,6 +152,11 @@ class Vlm:
                 f"({type(error).__name__}: {str(error).partition(chr(10))[0]}): "
                 "correct captions.options.processor, or choose another model"
             ) from error
+        if self.processor.tokenizer.decode(found["input_ids"][0]).rstrip().endswith("<think>"):
+            raise ConfigError(
+                f"captions: the chat template of {type(self.model).__name__} opens a thought, which would be the "
+                "caption: choose the model's version that answers at once"
+            )
         return {name: part for name, part in found.items() if isinstance(part, torch.Tensor)}
 
     def special_tokens(self, sample: Inputs) -> SpecialTokens:

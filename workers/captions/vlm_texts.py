@@ -8,11 +8,11 @@ from typing import Final
 # Openings that name the picture or answer the user, not the object. Tried again after each cut: "Sure! Here is a short
 # phrase: ...". Articles that follow stay.
 _OPENINGS: Final = (
-    r"(?:sure|certainly|of course|okay|ok)[,!.:]*",
+    r"(?:sure|certainly|of course|okay|ok)[,!.:]+",
     r"(?:here is|here's) (?:a|the|your|one)(?: \w+){0,3} ?(?:caption|description|phrase|answer)(?: of [^:]{1,40})?:",
     r"(?:a |the |short )*(?:caption|description|phrase|answer|output)[^:]{0,30}:",
-    r"(?:in|on) (?:the|this) (?:image|picture|photo|photograph|crop)s?,? ?"
-    r"(?:there (?:is|are)|we (?:can )?see|you (?:can )?see|one (?:can )?sees?|is|are)?",
+    r"(?:in|on) (?:the|this) (?:image|picture|photo|photograph|crop)s?"
+    r"(?:,? (?:there (?:is|are)|we (?:can )?see|you (?:can )?see|one (?:can )?sees?|is|are)|,)",
     r"(?:the|this|an?) (?:main |central |provided |given |cropped )*(?:image|picture|photo|photograph|crop) "
     r"(?:shows?|depicts?|features?|contains?|displays?|presents?|captures?|portrays?|is of|is a (?:photo|picture) of)",
     r"(?:the|this) (?:main |marked |outlined |highlighted |central |pictured )*(?:object|subject|item|thing)"

@@ -86,6 +86,13 @@ def test_captions_end_at_any_eos_or_line_and_hold_no_special_token():
     assert tokenizer.decode([special.sot]) == ":"
 
 
+def test_a_template_that_opens_a_thought_is_refused():
+    vlm = built()
+    vlm.processor.chat_template += "{{ ' <think>' }}"
+    with pytest.raises(ConfigError, match="opens a thought, which would be the caption"):
+        vlm.inputs(torch.zeros(3, 28, 28, dtype=torch.uint8))
+
+
 @pytest.mark.parametrize(
     ("answer", "caption"),
     [
@@ -100,6 +107,8 @@ def test_captions_end_at_any_eos_or_line_and_hold_no_special_token():
         ("- the left zebra", "the left zebra"),
         ("This is a bus", "a bus"),
         ("It's a bus", "a bus"),
+        ("ok sign on a wall", "ok sign on a wall"),
+        ("in the picture frame, a dog", "in the picture frame, a dog"),
         ("a photo of the image on a wall", "a photo of the image on a wall"),
         ("island with palms", "island with palms"),
         ("object on the left", "object on the left"),
