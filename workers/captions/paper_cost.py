@@ -106,6 +106,8 @@ PUBLISHED: Final = (
         vision_inner=4304,
     ),
 )
+# As the captioner `vlm` has it.
+CROP_PX: Final = 448
 # Masks of an image: few, and the paper's limit.
 NUM_MASKS: Final = (8, 30)
 
@@ -132,7 +134,7 @@ class Work:
     num_kinds: int = 2
     num_draws: int = 10
     num_others: int = 0
-    crop_px: int = 512
+    crop_px: int = CROP_PX
     prompt_tokens: int = 24
     caption_tokens: int = 12
     computed_share: float = 0.6

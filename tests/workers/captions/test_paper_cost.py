@@ -61,7 +61,7 @@ def test_a_shape_has_the_matrices_of_its_class_and_the_published_number_of_param
 
 
 def test_tokens_and_cache_are_the_prompts_and_the_shared_columns():
-    work = Work(num_masks=8, num_kinds=1, num_draws=10, num_others=7, prompt_tokens=44)
+    work = Work(num_masks=8, num_kinds=1, num_draws=10, num_others=7, crop_px=512, prompt_tokens=44)
     found = paper_cost(PUBLISHED[1], work)
     # A crop of 512 px is 32 x 32 patches, 16 x 16 tokens.
     assert found.tokens == 8 * (256 + 44) + round(0.6 * 8 * 10 * 12 * 8)
@@ -79,6 +79,12 @@ def test_arithmetic_takes_as_long_as_its_operations_and_a_lone_draw_as_reading_t
     weights = 2 * (shape.layer_weights + shape.vocabulary * shape.hidden)
     assert lone.gpu_s == pytest.approx(prompt_only.gpu_s, rel=1e-2)
     assert lone.gpu_s > 12 * weights / 3.35e12
+
+
+def test_crops_and_marked_ones_are_those_of_the_engines_options():
+    words = ["captions.engine=vlm", "captions.options={crop_size: 224, has_marked_crop: true}"]
+    work = configured_work(load_config("base", assignments=words).captions, 2)
+    assert (work.crop_px, work.num_kinds) == (224, 5)
 
 
 @pytest.mark.parametrize(
