@@ -222,6 +222,14 @@ def check_digest(config: GroundingCheckConfig) -> str:
     return combined(partial(weights_digest, config.weights), partial(_model_config_digest, config.architecture))
 
 
+def vlm_check_digest(config: GroundingCheckConfig) -> str:
+    """Return the sha256 of the model folder of a vision-language model that checks."""
+    # Imported here: only a run with this engine loads torch and transformers before Ray starts.
+    from pseudoris.workers.filtering.vlm_check import VlmCheck
+
+    return VlmCheck.weights_digest(config)
+
+
 def _model_config_digest(architecture: str | None) -> str | None:
     """Return the sha256 of the user's own file with a model config; None for a name or a file of ours."""
     if architecture is None or architecture.startswith(BUILTIN_PREFIX) or not architecture.endswith(".json"):
@@ -259,6 +267,7 @@ DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
     "pseudoris.workers.captions:VlmCaptioner": vlm_digest,
     "pseudoris.workers.filtering:ClipScorer": clip_digest,
     "pseudoris.workers.filtering:ClipCheck": check_digest,
+    "pseudoris.workers.filtering:VlmCheck": vlm_check_digest,
 }
 
 

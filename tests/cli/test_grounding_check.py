@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pseudoris.pipeline import annotation, identity
@@ -85,6 +87,15 @@ def test_what_cannot_be_a_second_opinion_is_refused_before_ray(monkeypatch, tmp_
     with pytest.raises(ConfigError, match=message):
         invoke("annotate", tmp_path / "in", tmp_path / "out", "--address", "local", *settings)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_vision_language_model_without_letters_is_refused_before_ray(monkeypatch, tmp_path):
+    monkeypatch.setattr(identity, "joins_cluster", lambda address: False)
+    folder = Path(__file__).parents[2] / "recipes" / "tiny_llava"
+    (tmp_path / "a.png").write_bytes(png())
+    words = ("--set", f"grounding_check={{engine: vlm, weights: {{uri: '{folder}'}}}}")
+    with pytest.raises(ConfigError, match="no token of its own for the letter B"):
+        invoke("annotate", tmp_path, tmp_path / "out", "--address", "local", *words)
 
 
 def test_a_method_without_a_second_opinion_says_nothing_of_it():

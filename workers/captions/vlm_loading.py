@@ -10,7 +10,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, JsonValue
 
-from pseudoris.schemas.config import CaptionsConfig
+from pseudoris.schemas.config import CaptionsConfig, WeightsConfig
 from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel
@@ -52,22 +52,33 @@ class VlmOptions(FrozenModel):
 
 def folder_digest(config: CaptionsConfig) -> str:
     """Return the sha256 of the model folder that `config` names, after all that is refused is refused by name."""
-    options, digest = VlmOptions.of(config), weight_files.folder_digest(config.weights)
-    folder = ModelFolder.open(config.weights.uri)
+    digest, longest = checked_folder(config.weights, VlmOptions.of(config))
+    check_length(config, longest)
+    return digest
+
+
+def checked_folder(weights: WeightsConfig, options: VlmOptions) -> tuple[str, int]:
+    """Return the sha256 of a model folder, and how many tokens may follow its prompt; raises as `folder_digest`."""
+    digest = weight_files.folder_digest(weights)
+    folder = ModelFolder.open(weights.uri)
     model, processor = model_skeleton(folder, _CLASS), load_processor(folder)
     check_vocabulary(folder, model, processor)
     check_vlm(model, processor)
     blank = torch.zeros(3, options.crop_size, options.crop_size, dtype=torch.uint8)
-    check_length(config, longest_prefix(model, Vlm(model, processor, options).inputs(blank)))
-    return digest
+    return digest, longest_prefix(model, Vlm(model, processor, options).inputs(blank))
 
 
 def load_vlm(config: CaptionsConfig, device: torch.device, dtype: torch.dtype) -> Vlm:
     """Return the model of a configuration, in eval mode on `device`; errors as of `folder_digest`."""
-    folder = ModelFolder.open(config.weights.uri)
+    return load_folder(config.weights, VlmOptions.of(config), device, dtype)
+
+
+def load_folder(weights: WeightsConfig, options: VlmOptions, device: torch.device, dtype: torch.dtype) -> Vlm:
+    """Return the model of a folder, as `load_vlm`."""
+    folder = ModelFolder.open(weights.uri)
     model, processor = load_model(folder, _CLASS, device=device, dtype=dtype), load_processor(folder)
     check_vlm(model, processor)
-    return Vlm(model, processor, VlmOptions.of(config))
+    return Vlm(model, processor, options)
 
 
 def check_vlm(model: Any, processor: Any) -> None:

@@ -48,6 +48,11 @@ def longest_prefix(model: Any, sample: Inputs) -> int:
     return int(model.config.get_text_config().max_position_embeddings) - sample["input_ids"].shape[1] + 1
 
 
+def shortened(inputs: Inputs, length: int) -> dict[str, torch.Tensor]:
+    """Return a processor's output with the first `length` tokens of its prompt, behind all of the image's."""
+    return {name: part[:, :length] if name in _BY_TOKEN else part for name, part in inputs.items()}
+
+
 class VlmTowers:
     """The `Towers` of a model of `AutoModelForImageTextToText`; an encoding is the processor's output for a crop.
 
@@ -172,7 +177,7 @@ class VlmTowers:
         if hasattr(self._base, "rope_deltas"):
             self._base.rope_deltas = None
         batch = self._placed({name: torch.cat([each[name] for each in prompts]) for name in prompts[0]})
-        cut = {name: part[:, :-1] if name in _BY_TOKEN else part for name, part in batch.items()}
+        cut = shortened(batch, batch["input_ids"].shape[1] - 1)
         cache, ids = self._new_cache(), cut["input_ids"]
         positions = torch.full((len(ids),), ids.shape[1], device=self._device)
         self._base(**cut, cache=cache, use_cache=True)

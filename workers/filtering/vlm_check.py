@@ -1,0 +1,266 @@
+"""A second opinion by a vision-language model: which lettered mask of the image does each caption refer to?
+
+The whole image is shown with every mask outlined and lettered, and the model is asked for the letter of a caption. It
+generates nothing: the logits of the letters, at the place where the answer begins, are its opinion. Two letterings are
+averaged, because models prefer some letters. More masks than letters take several images.
+
+The image and the start of the question are computed once. Each caption is a branch behind them, as a prefix of a
+caption is in the captioner's tree (`vlm_towers`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from string import ascii_uppercase
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from pydantic import Field, JsonValue
+from scipy.ndimage import distance_transform_edt
+
+from pseudoris.schemas.config import ComputeConfig, GroundingCheckConfig
+from pseudoris.schemas.config_layers import validate_as
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.fitted import Floats
+from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel, extend
+from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions, checked_folder, load_folder
+from pseudoris.workers.captions.vlm_towers import Inputs, VlmTowers, shortened
+from pseudoris.workers.captions.vocabulary_logits import score_dtype
+from pseudoris.workers.checkpoints.hf_models import load_processor
+from pseudoris.workers.checkpoints.model_folder import ModelFolder
+from pseudoris.workers.crops.crops import outlined, prefetched_pixels
+from pseudoris.workers.device import compute_dtype, prepare_device, to_host
+from pseudoris.workers.faults.quarantine import apply_to_images
+from pseudoris.workers.filtering.clip_check import choices
+from pseudoris.workers.filtering.scorer import is_candidate
+from pseudoris.workers.masks import rle
+from pseudoris.workers.stages import STAGE_FILTER
+
+# Each letter is one token in the vocabularies of all models tried; numbers above 9 are not.
+LETTERS: Final = ascii_uppercase
+_NUM_LETTERINGS: Final = 2
+_QUESTION: Final = (
+    "Regions of the image are outlined, each with a letter on it. Which region is meant by the words below? Answer "
+    "with its letter alone.\n{text}"
+)
+# Bounds the cached columns: each caption of them has one for each of its tokens, in every image.
+TEXTS_TOGETHER: Final = 64
+# Of the longer side of an image.
+_LETTER_SIZE: Final = 0.04
+_MIN_LETTER_PX: Final = 10
+
+
+def question(text: str) -> str:
+    """Return what is asked of a marked image about a caption."""
+    return _QUESTION.format(text=text)
+
+
+class VlmCheckOptions(FrozenModel):
+    """`grounding_check.options` of the engine `vlm`."""
+
+    # Longer side in pixels to which an image is reduced before it is marked.
+    max_size: int = Field(default=1024, ge=28, le=8192)
+    # As of the captioner `vlm`.
+    processor: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+def lettered(pixels: NDArray[np.uint8], masks: NDArray[np.bool_], letters: str) -> NDArray[np.uint8]:
+    """Return an image (H, W, 3) RGB with masks (N, H, W) outlined, each with its letter where it is widest."""
+    for mask in masks:
+        pixels = outlined(pixels, mask)
+    image = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(max(_MIN_LETTER_PX, _LETTER_SIZE * max(pixels.shape)))
+    for mask, letter in zip(masks, letters, strict=True):
+        y, x = np.unravel_index(distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1].argmax(), mask.shape)
+        draw.rectangle(draw.textbbox((x, y), letter, font, anchor="mm"), fill=(0, 0, 0))
+        draw.text((x, y), letter, (255, 255, 255), font, anchor="mm")
+    return np.asarray(image)
+
+
+def letterings(num_masks: int) -> list[list[Ints]]:
+    """Return by image the mask of each letter, in two letterings: in no image has a mask the same letter twice."""
+    groups = np.split(np.arange(num_masks), range(len(LETTERS), num_masks, len(LETTERS)))
+    return [
+        [np.roll(group, -(turn * len(group) // _NUM_LETTERINGS)) for turn in range(_NUM_LETTERINGS)] for group in groups
+    ]
+
+
+class VlmCheck:
+    """Sets choice, share and rival of every expression of one mask."""
+
+    def __init__(self, config: GroundingCheckConfig, compute: ComputeConfig) -> None:
+        """Load the model."""
+        options = _options(config)
+        self._max_size = options.max_size
+        self._device = prepare_device(compute)
+        self._asker = Asker(load_folder(config.weights, _as_vlm(options), self._device, compute_dtype(compute)))
+
+    @classmethod
+    def weights_digest(cls, config: GroundingCheckConfig) -> str:
+        """Return the sha256 of the model folder, after all that is refused is refused by name."""
+        letter_tokens(load_processor(ModelFolder.open(config.weights.uri)).tokenizer)
+        return checked_folder(config.weights, _as_vlm(_options(config)))[0]
+
+    def __call__(self, shard: Shard) -> Shard:
+        """Return the shard with every candidate of one mask told; see `apply_to_images` for errors."""
+        started = time.perf_counter()
+        asked = [each for each in shard.images if not each.failure and any(map(is_candidate, each.expressions))]
+        with prefetched_pixels(asked, self._device) as decode:
+            done = apply_to_images(
+                shard,
+                STAGE_FILTER,
+                lambda image: self._told(image, decode(image)) if any(map(is_candidate, image.expressions)) else image,
+            )
+        return done.with_seconds(STAGE_FILTER, time.perf_counter() - started)
+
+    def _told(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
+        candidates = [each for each in image.expressions if is_candidate(each)]
+        index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
+        targets = [index_of[each.target_mask_ids[0]] for each in candidates]
+        texts = list(dict.fromkeys(each.text for each in candidates))
+        masks = rle.decode([mask.rle_counts for mask in image.masks], pixels.shape[:2])
+        shares = self._asker.shares(*reduced(pixels, masks, self._max_size), texts)
+        rows = {text: row for row, text in enumerate(texts)}
+        with np.errstate(divide="ignore"):
+            logits = np.maximum(np.log(shares), np.finfo(np.float64).min / 2)
+        return choices(logits[:, [rows[each.text] for each in candidates]], targets).onto(image)
+
+
+def _options(config: GroundingCheckConfig) -> VlmCheckOptions:
+    try:
+        return validate_as(VlmCheckOptions, config.options)
+    except ConfigError as error:
+        raise ConfigError(f"grounding_check.options of the engine vlm: {error}") from None
+
+
+def _as_vlm(options: VlmCheckOptions) -> VlmOptions:
+    return VlmOptions(prompt=_QUESTION, processor=options.processor)
+
+
+def reduced(
+    pixels: NDArray[np.uint8], masks: NDArray[np.bool_], max_size: int
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return an image and its masks (N, H, W), reduced until the longer side has at most `max_size` pixels."""
+    scale = max_size / max(pixels.shape[:2])
+    if scale >= 1:
+        return pixels, masks
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    small = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
+    rows, columns = (np.arange(new) * old // new for new, old in zip((height, width), pixels.shape[:2], strict=True))
+    return small, masks[:, rows[:, None], columns]
+
+
+def letter_tokens(tokenizer: Any) -> list[int]:
+    """Return the token of each letter; `ConfigError` if one has none of its own."""
+    tokens = [tokenizer.encode(letter, add_special_tokens=False) for letter in LETTERS]
+    unknown = tokenizer.unk_token_id
+    wrong = [letter for letter, token in zip(LETTERS, tokens, strict=True) if len(token) != 1 or token[0] == unknown]
+    if wrong:
+        raise ConfigError(
+            f"grounding_check: the tokenizer of the model has no token of its own for the letter {wrong[0]}, so it "
+            "cannot answer by letters: choose another model"
+        )
+    return [int(token) for (token,) in tokens]
+
+
+class Asker:
+    """Asks a model for the letters of captions."""
+
+    def __init__(self, vlm: Vlm) -> None:
+        """Find the letters among the model's tokens; `ConfigError` if one has none of its own."""
+        self._vlm, self._tokenizer = vlm, vlm.processor.tokenizer
+        head = vlm.model.get_output_embeddings().weight.detach()
+        self._letters = head[letter_tokens(self._tokenizer)].to(score_dtype(head.dtype)).t()
+        self._special = sorted(self._tokenizer.get_added_vocab(), key=len, reverse=True)
+        sample = self._asked(np.zeros((28, 28, 3), np.uint8), "a thing")
+        self._towers = VlmTowers(vlm.model, sample)
+
+    @torch.inference_mode()
+    def shares(self, pixels: NDArray[np.uint8], masks: NDArray[np.bool_], texts: Sequence[str]) -> Floats:
+        """Return the share of each mask for each text, (N, T) float64; they sum to 1 over the masks.
+
+        Args:
+            pixels: (H, W, 3) uint8, RGB.
+            masks: (N, H, W).
+            texts: T captions.
+        """
+        orders = letterings(len(masks))
+        flat = [order for group in orders for order in group]
+        pictures = [lettered(pixels, masks[order], LETTERS[: len(order)]) for order in flat]
+        logits = self._logits(pictures, [self._plain(text) for text in texts])
+        found = np.zeros((_NUM_LETTERINGS, len(masks), len(texts)))
+        for turn in range(_NUM_LETTERINGS):
+            for place, order in enumerate(flat):
+                if place % _NUM_LETTERINGS == turn:
+                    found[turn, order] = logits[place, :, : len(order)].T
+        likely = np.exp(found - found.max(axis=1, keepdims=True))
+        return np.asarray((likely / likely.sum(axis=1, keepdims=True)).mean(axis=0))
+
+    def _plain(self, text: str) -> str:
+        # A caption must not act as a marker of the template.
+        for token in self._special:
+            text = text.replace(token, " ")
+        return text
+
+    def _asked(self, pixels: NDArray[np.uint8], text: str) -> Inputs:
+        vlm = replace(self._vlm, options=self._vlm.options.model_copy(update={"prompt": question(text)}))
+        return vlm.inputs(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
+
+    def _tail(self, text: str) -> list[int]:
+        """Return the tokens of a question behind its last special one, such as the image's, with what follows it."""
+        asked = question(text)
+        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked}]}
+        whole = str(self._vlm.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False))
+        before, found, after = whole.rpartition(asked)
+        start = max((before.rfind(token) + len(token) for token in self._special if token in before), default=0)
+        if not found or not start:
+            raise ConfigError("grounding_check: the chat template changes the question: choose another model")
+        return [int(each) for each in self._tokenizer.encode(before[start:] + found + after, add_special_tokens=False)]
+
+    def _logits(self, pictures: Sequence[NDArray[np.uint8]], texts: Sequence[str]) -> Floats:
+        """Return the letters' logits (C, T, 26) float64 of C pictures and T texts."""
+        tails = [self._tail(text) for text in texts]
+        # All texts begin alike.
+        num_shared = next((at for at, each in enumerate(zip(*tails, strict=False)) if len(set(each)) > 1), 0)
+        num_shared = num_shared or min(map(len, tails))
+        prompts = []
+        for picture in pictures:
+            whole = self._asked(picture, texts[0])
+            tokens = whole["input_ids"][0].tolist()
+            if tokens[-len(tails[0]) :] != tails[0]:
+                raise ConfigError("grounding_check: the processor changes the question: choose another model")
+            prompts.append(shortened(whole, len(tokens) - len(tails[0]) + num_shared))
+        self._towers.attend_to(prompts)
+        found = np.empty((len(pictures), len(texts), len(LETTERS)))
+        root = tails[0][num_shared - 1]
+        for start in range(0, len(texts), TEXTS_TOGETHER):
+            part = slice(start, start + TEXTS_TOGETHER)
+            mark = self._towers.mark()
+            found[:, part] = self._branches(root, [tail[num_shared:] for tail in tails[part]], len(pictures))
+            self._towers.rewind(mark)
+        return found
+
+    def _branches(self, root: int, branches: Sequence[Sequence[int]], num_pictures: int) -> Floats:
+        """Return the letters' logits (C, T, 26) behind each branch of tokens; an empty one ends at the root."""
+        found = np.empty((num_pictures, len(branches), len(LETTERS)))
+        rows = np.arange(len(branches))
+        level: PrefixLevel | None = None
+        parents, tokens, paths = np.zeros(len(rows), np.int64), np.full(len(rows), root), None
+        for depth in range(max(map(len, branches)) + 1):
+            level = extend(level, parents, tokens, np.ones((len(rows), num_pictures), np.bool_))
+            hidden, paths = self._towers.step(level, paths)
+            logits = to_host(hidden.to(self._letters.dtype) @ self._letters)[0]
+            is_last = np.array([len(branches[row]) == depth for row in rows.tolist()])
+            ends = level.pair_of[level.row_prefix[is_last]]
+            found[:, rows[is_last]] = logits[ends].transpose(1, 0, 2)
+            parents, rows = level.row_prefix[~is_last], rows[~is_last]
+            tokens = np.array([branches[row][depth] for row in rows.tolist()], np.int64)
+        return found
