@@ -142,7 +142,7 @@ POSITION_STD = 0.4
 MIN_COSINE = 0.05
 MAX_SCALE = 25.0
 # Of an image tower, what comes before pooling.
-_TRUNK = ("conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer")
+TRUNK = ("conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer")
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class ClipTrainee(CaptionTrainee):
         """Copies the captioner's image trunk and word head; pooling and projection stay fresh."""
         state = torch.load(coca_checkpoint, weights_only=True)["model"]
         own = self.model.visual.state_dict()
-        trunk = {name: state[f"model.visual.{name}"] for name in own if name.startswith(_TRUNK)}
+        trunk = {name: state[f"model.visual.{name}"] for name in own if name.startswith(TRUNK)}
         self.model.visual.load_state_dict(trunk, strict=False)
         self.words.load_state_dict({k: state[f"words.{k}"] for k in self.words.state_dict()})
 
