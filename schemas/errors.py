@@ -44,7 +44,7 @@ def gather(*reads: Callable[[], T]) -> list[T]:
     """Return what each of `reads` returns.
 
     Raises:
-        ConfigError: Of the one that raised it, if it is the only one.
+        ConfigError: Of the one that raised it, if it is the only one, or if all lack the same.
         MissingPartsError: Several raised a `ConfigError`: what any of them lacks.
     """
     found: list[T] = []
@@ -54,11 +54,12 @@ def gather(*reads: Callable[[], T]) -> list[T]:
             found.append(read())
         except ConfigError as error:
             errors.append(error)
-    if len(errors) == 1:
+    parts = (each.args if isinstance(each, MissingPartsError) else (str(each),) for each in errors)
+    distinct = dict.fromkeys(chain.from_iterable(parts))
+    if len(errors) == 1 or len(distinct) == 1:
         raise errors[0]
     if errors:
-        parts = (each.args if isinstance(each, MissingPartsError) else (str(each),) for each in errors)
-        raise MissingPartsError(*dict.fromkeys(chain.from_iterable(parts)))
+        raise MissingPartsError(*distinct)
     return found
 
 

@@ -22,6 +22,8 @@ def refuse(*parts):
 def test_one_missing_part_is_told_as_it_is():
     with pytest.raises(ConfigError, match=r"^no prior$"):
         gather(lambda: 1, refuse("no prior"), lambda: 2)
+    with pytest.raises(ConfigError, match=r"^no prior$"):
+        gather(refuse("no prior"), refuse("no prior"))
 
 
 def test_missing_parts_are_told_all_at_once_each_of_them_once():

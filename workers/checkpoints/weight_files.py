@@ -65,7 +65,8 @@ class MissingWeightsError(ConfigError):
 def missing(weights: WeightsConfig, why: str, preset: str = "") -> str:
     """Return the message for weights that are missing, on one line: urls and commands in it can be copied."""
     remedies = [_command(weights, preset), weights.how_to_get]
-    shown = "; or: ".join(filter(None, remedies)) or "put the file there, or set weights.uri to its path"
+    by_user = "put the file there, or set weights.uri to its path, or to OWNER/NAME@COMMIT for a model of the hub"
+    shown = "; or: ".join(filter(None, remedies)) or by_user
     return f"weights '{weights.uri}' are not available: {why}. To get them: {shown}{_by_hand(weights)}"
 
 
