@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from pseudoris.pipeline import annotation, identity
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.command import OPTIONS, invoke, pseudoris_here
 from tests.builders.head import ROOT
 from tests.builders.images import png
-from tests.builders.runs import part_digests
+from tests.builders.runs import STUBS, part_digests, write_source
+from tests.builders.vlms import small_vlm
 
 CHECK = "grounding_check={{architecture: 'builtin:tiny/clip.json', weights: {{uri: '{}'}}, temperature: 0.1}}"
 ANOTHER = ("--set", CHECK.format("random:7"))
@@ -50,6 +53,23 @@ def test_a_run_is_checked_verified_and_filtered_by_the_second_opinion(tiny_run, 
     for out in (checked, bounded, again):
         assert pseudoris_here("verify", str(out)).returncode == 0
     assert "second opinion" in (checked / "DATACARD.md").read_text()
+
+
+@pytest.mark.ray
+def test_a_vision_language_model_checks_a_run_and_its_folder_is_in_the_identity(ray_session, tmp_path):
+    folder, source, out = (tmp_path / name for name in ("model", "in", "out"))
+    for part in small_vlm("llava", dtype=torch.float32):
+        part.save_pretrained(folder)
+    write_source(source, num_images=4)
+    settings = (*STUBS[:3], f"grounding_check={{engine: vlm, weights: {{uri: '{folder}'}}}}")
+    words = [word for each in settings for word in ("--set", each)]
+    done = pseudoris_here("annotate", str(source), str(out), *OPTIONS, *words)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(out)
+    assert len({row["grounding_share"] for row in rows}) > 5
+    assert {row["grounding_choice"] for row in rows} == {0.0, 1.0}
+    assert require_header(RunLocation.open(str(out))).identity.folders["check"]
+    assert pseudoris_here("verify", str(out)).returncode == 0
 
 
 @pytest.mark.parametrize(
