@@ -320,9 +320,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         num_shards_done=num_done,
         input_bytes=tally.size_bytes,
         actors=actors,
-        weights={
-            stage.name: (_origin(stage, config), identity.weights[stage.name]) for stage in with_check(STAGES, config)
-        },
+        weights={of.name: (_origin(of, config), identity.weights[of.name]) for of in with_check(STAGES, config)},
         device_kind=identity.device_kind,
         output_bytes=output_bytes,
         output_basis=basis,

@@ -260,10 +260,8 @@ class Sampler:
         # In token-id order, as the draw needs; tokens that are not kept go to the end, with weight 0.
         order = ids.masked_fill(~is_kept, self.vocabulary.size).argsort(dim=1)
         ids, logits, is_kept = ids.gather(1, order), logits.gather(1, order), is_kept.gather(1, order)
-        contrast = self.vocabulary.logits_at(others[line], ids)
-        column, log_probs = self._draw_column(
-            uniform, logits, contrast, is_kept=is_kept, is_eos=self.vocabulary.is_eos(ids)
-        )
+        contrast, is_eos = self.vocabulary.logits_at(others[line], ids), self.vocabulary.is_eos(ids)
+        column, log_probs = self._draw_column(uniform, logits, contrast, is_kept=is_kept, is_eos=is_eos)
         tokens = ids.gather(1, column)[:, 0]
         unsettled = np.flatnonzero(~is_settled)
         for first in range(0, len(unsettled), _ROWS_A_SORT):
