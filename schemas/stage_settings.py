@@ -356,7 +356,8 @@ class GroundingCheckConfig(FrozenModel):
     `grounding_choice` and `grounding_share`. Its weights must be neither the captioner's nor the scorer's.
     """
 
-    # clip, or a plug-in of the entry points `pseudoris.checks`.
+    # clip; vlm, a vision-language model that reads lettered marks; or a plug-in of the entry points `pseudoris.checks`
+    # (docs/second-opinion.md).
     engine: str = "clip"
     # Of the engine clip: as `filtering.architecture`.
     architecture: str | None = Field(default=None, min_length=1)
@@ -364,7 +365,7 @@ class GroundingCheckConfig(FrozenModel):
     # Of the engine clip: cosines are divided by it before the softmax that gives the shares. CLIPs are trained at 0.01.
     # Raised, shares are more alike.
     temperature: float = Field(default=0.01, gt=0)
-    # Settings of a plug-in engine.
+    # Settings of another engine: those of vlm are in docs/second-opinion.md.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
