@@ -77,8 +77,8 @@ def test_an_interrupt_during_imports_ends_in_one_line(out, words, module, expect
         module, number, *words.replace("OUT", out).replace("IN ", f"{Path(out).parent}/in ").split()
     )
     assert code == 130
-    # A bar may be on the screen, or its title, which a slow machine shows again.
-    assert re.fullmatch(rf"(reading the runs\n)*\n*{expected}", said), said
+    # A bar may be on the screen, or its title.
+    assert re.fullmatch(rf"(reading the runs\n)?\n*{expected}", said), said
 
 
 @pytest.mark.ray
