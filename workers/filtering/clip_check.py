@@ -26,7 +26,7 @@ from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
-from pseudoris.workers.filtering.scorer import Vectors, embed_crops, is_candidate
+from pseudoris.workers.filtering.scorer import Vectors, embed_crops, first_twins, is_candidate
 from pseudoris.workers.stages import STAGE_FILTER, check_digest
 
 
@@ -112,10 +112,7 @@ class ClipCheck:
             return image
         index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
         candidates = [each for each in image.expressions if is_candidate(each)]
-        # Twins (`masks.prior.duplicates=keep`) score exactly alike, whatever rows of a product they are computed in.
-        first_of: dict[str, int] = {}
-        firsts = [first_of.setdefault(mask.rle_counts, number) for number, mask in enumerate(image.masks)]
         context, masked = vectors[image.image_id]
         cosines = (context + masked) @ texts[[rows[each.text] for each in candidates]].T / 2
         targets = [index_of[each.target_mask_ids[0]] for each in candidates]
-        return choices(cosines[firsts] / self._temperature, targets).onto(image)
+        return choices(cosines[first_twins(image)] / self._temperature, targets).onto(image)

@@ -151,6 +151,15 @@ def embed_crops(
     return tuple(images), vectors
 
 
+def first_twins(image: ShardImage) -> list[int]:
+    """Return for each mask the number of the first with the same pixels, whose scores it takes.
+
+    So twins (`masks.prior.duplicates=keep`) score exactly alike, whatever rows of a product they are computed in.
+    """
+    first_of: dict[str, int] = {}
+    return [first_of.setdefault(mask.rle_counts, number) for number, mask in enumerate(image.masks)]
+
+
 class ClipScorer:
     """Sets head noun, uniqueness, correctness, distinctiveness, rival, confidence, rank, weight and `kept`.
 
@@ -201,9 +210,7 @@ class ClipScorer:
             return image
         index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
         candidates = [e for e in image.expressions if is_candidate(e)]
-        # Twins (`masks.prior.duplicates=keep`) score exactly alike, whatever rows of a product they are computed in.
-        first_of: dict[str, int] = {}
-        firsts = [first_of.setdefault(mask.rle_counts, number) for number, mask in enumerate(image.masks)]
+        firsts = first_twins(image)
         context, masked = vectors[image.image_id]
         scores = score_candidates(
             (context @ texts[[rows[e.text] for e in candidates]].T)[firsts],

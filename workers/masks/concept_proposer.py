@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
@@ -23,10 +22,8 @@ from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.workers.checkpoints.hf_models import load_model
 from pseudoris.workers.checkpoints.openclip import ClipTokenizer
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
-from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks.generator import (
     MaskCandidates,
     SamProposer,
@@ -36,7 +33,7 @@ from pseudoris.workers.masks.generator import (
     without_small_regions,
 )
 from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, without_doubles
-from pseudoris.workers.masks.sam2_model import in_dtype, model_input, opened, sam2_digest
+from pseudoris.workers.masks.sam2_model import in_dtype, loaded, model_input, sam2_digest, upsample
 
 # Source: SAM 3's text encoder, CLIP's tokens.
 _CONTEXT_LENGTH: Final = 32
@@ -115,7 +112,7 @@ class ConceptDetector:
         for first in range(0, len(self._is_token), self._step):
             low, score, of_batch = self._asked(seen, slice(first, first + self._step))
             concepts.append(first + of_batch)
-            parts += measured(low, score, partial(_upsample, size=size), size[0] * size[1], config)
+            parts += measured(low, score, partial(upsample, size=size), size[0] * size[1], config)
         found, numbers = concatenate(parts), torch.from_numpy(np.concatenate(concepts))
         is_kept = found.bits.any(dim=1)
         if self._config.stability_score_thresh > 0:
@@ -148,10 +145,6 @@ class ConceptDetector:
         return found.pred_masks[at].float(), scores[at], concepts
 
 
-def _upsample(low: torch.Tensor, *, size: tuple[int, int]) -> torch.Tensor:
-    return F.interpolate(low[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-
-
 class ConceptProposer(SamProposer):
     """Proposes the masks of the concepts in `masks.options.concepts`.
 
@@ -161,10 +154,7 @@ class ConceptProposer(SamProposer):
     def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
         """Load the model, and encode the concepts."""
         self._device = prepare_device(compute)
-        folder, class_name = opened(config)
-        model = load_model(folder, class_name, device=self._device, dtype=torch.float32)
-        if compute.is_compiled:
-            compile_tower(model.vision_encoder)
+        model = loaded(config, compute, self._device)
         self._detect = ConceptDetector(model, config, dtype=compute_dtype(compute))
         self._max_iou = config.reduction.mask_nms_iou
 

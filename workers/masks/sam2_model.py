@@ -92,6 +92,20 @@ def model_input(pixels: NDArray[np.uint8], side: int, *, is_sam3: bool, device: 
     return to_device((planes.float() - mean) / std, device)[None]
 
 
+def loaded(config: MasksConfig, compute: ComputeConfig, device: torch.device) -> Any:
+    """Return the model of `masks.weights`, float32, on `device`; errors as of `opened` and `load_model`."""
+    folder, class_name = opened(config)
+    model = load_model(folder, class_name, device=device, dtype=torch.float32)
+    if compute.is_compiled:
+        compile_tower(model.vision_encoder)
+    return model
+
+
+def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Return mask logits (N, h, w) at `size` (H, W), in one step."""
+    return F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
 class PromptableSam2:
     """A `PromptableModel` over a model of transformers in eval mode, float32, on its device."""
 
@@ -142,18 +156,14 @@ class PromptableSam2:
 
     def upsample(self, logits: torch.Tensor, crop: EncodedCrop) -> torch.Tensor:
         """Return the logits at the crop's size, in one step."""
-        return F.interpolate(logits[:, None], crop.size, mode="bilinear", align_corners=False)[:, 0]
+        return upsample(logits, crop.size)
 
 
 class Sam2Proposer(SamProposer):
     """Proposes masks from a grid of points, as `SamProposer` does, with SAM 2, EdgeTAM or SAM 3's tracker."""
 
     def _load(self, config: MasksConfig, compute: ComputeConfig) -> PromptableSam2:
-        folder, class_name = opened(config)
-        model = load_model(folder, class_name, device=self._device, dtype=torch.float32)
-        if compute.is_compiled:
-            compile_tower(model.vision_encoder)
-        return PromptableSam2(model, dtype=compute_dtype(compute))
+        return PromptableSam2(loaded(config, compute, self._device), dtype=compute_dtype(compute))
 
     @classmethod
     def weights_digest(cls, config: MasksConfig) -> str:
