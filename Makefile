@@ -63,19 +63,19 @@ format: $(STAMP) ## Format and sort imports
 bench: $(STAMP) ## Every benchmark on the embedded models; JSON in bench-out/
 	$(RUN) -m benchmarks
 
-quality: $(STAMP) ## Measure every figure of docs/quality.md again (QUALITY_ARGS=--quick for a trial)
+quality: $(STAMP) ## Measure every figure of docs/records/quality.md again (QUALITY_ARGS=--quick for a trial)
 	$(RUN) -m experiments.quality $(QUALITY_ARGS)
 
-conformance: $(STAMP) ## Write docs/conformance.md, after measuring what it lacks
+conformance: $(STAMP) ## Write docs/records/conformance.md, after measuring what it lacks
 	$(RUN) -m experiments.conformance measure
 	$(RUN) -m experiments.conformance
 
 weights: $(STAMP) ## Train the tiny models again (two and a half hours on 2 cores that others shared)
 	$(RUN) -m recipes
 
-docs: $(STAMP) ## Regenerate docs/schema.md and docs/settings.md from schemas/
-	$(RUN) -m tests.docs.pages tables > docs/schema.md
-	$(RUN) -m tests.docs.pages settings > docs/settings.md
+docs: $(STAMP) ## Regenerate docs/reference/schema.md and docs/reference/settings.md from schemas/
+	$(RUN) -m tests.docs.pages tables > docs/reference/schema.md
+	$(RUN) -m tests.docs.pages settings > docs/reference/settings.md
 
 wheel: $(STAMP) ## Build the package that clusters install, into dist/
 	rm -rf build dist/pseudoris-*.whl

@@ -21,6 +21,6 @@
 | `python -m benchmarks.dataset` | a run as a torch dataset, against CRIS's files and LMDB |
 | `python -m benchmarks.gallery_latency` | how fast the gallery's page answers |
 
-Records are in `benchmarks/results/`, the tables in docs/performance.md and docs/scale.md. Quality is measured in
+Records are in `benchmarks/results/`, the tables in docs/records/performance.md and scale.md. Quality is measured in
 `experiments/`.
 """

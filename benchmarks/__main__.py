@@ -2,8 +2,8 @@
 
     python -m benchmarks [--folder bench-out]
 
-Each runs in a process of its own, because a process's peak memory never falls. For larger models docs/performance.md
-has the commands; they take an hour on a CPU.
+Each runs in a process of its own, because a process's peak memory never falls. For larger models
+docs/records/performance.md has the commands; they take an hour on a CPU.
 """
 
 from __future__ import annotations

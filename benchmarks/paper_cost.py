@@ -2,7 +2,7 @@
 
     python -m benchmarks.paper_cost [--json FILE]
 
-The assumptions are those of `pseudoris.workers.captions.paper_cost`; docs/scale.md explains them.
+The assumptions are those of `pseudoris.workers.captions.paper_cost`; docs/records/scale.md explains them.
 """
 
 from __future__ import annotations

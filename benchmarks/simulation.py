@@ -30,7 +30,7 @@ from experiments.quality.svg_chart import Axis, Line, line_chart, stack
 # Percent, of the plot's logarithmic axis.
 _TICKS: Final = (0.1, 0.3, 1, 2, 10, 30, 100)
 _RESULTS: Final = Path(__file__).parent / "results" / "scale.json"
-# Of a core: what a driver uses that waits (docs/scale.md).
+# Of a core: what a driver uses that waits (docs/records/scale.md).
 IDLE_SHARE: Final = 0.04
 SHARD_IMAGES: Final = (16, 32, 64, 128, 256, 512, 1024, 2048)
 # Finished work that a lost node holds, in shards: with pools of 0.4, 0.5 and 0.1 of a GPU in turn the three shards at

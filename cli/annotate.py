@@ -216,7 +216,9 @@ def show_paper_costs(config: RunConfig, *, as_json: bool) -> None:
     for name, work, cost in costs:
         counts = (str(work.num_masks), str(work.num_others), f"{cost.tokens:,}", f"{cost.gpu_s:.2f}")
         table.add_row(name, *counts, format_bytes(cost.cache_bytes), format_bytes(cost.weight_bytes))
-    note = "By arithmetic from published shapes, for an H100 at 30 % of its peak: docs/scale.md. Nothing was run."
+    note = (
+        "By arithmetic from published shapes, for an H100 at 30 % of its peak: docs/records/scale.md. Nothing was run."
+    )
     stdout.print(Group(table, note))
 
 

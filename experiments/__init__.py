@@ -2,18 +2,18 @@
 
 | command | measures |
 | --- | --- |
-| `python -m experiments.quality` | every figure of docs/quality.md, and writes the page from `experiments/results/` |
+| `python -m experiments.quality` | every figure of docs/records/quality.md, and the page from `experiments/results/` |
 | `python -m experiments.oracle` | masks and captions on fresh scenes: the model card's figures |
 | `python -m experiments.scene_clip` | where the scene CLIP points: the model card's figures |
 | `python -m experiments.composing.posterior_fit` | fits the weights of the composer's posterior on development scenes |
-| `python -m experiments.composing.composed_picture FILE` | draws docs/composing.png |
+| `python -m experiments.composing.composed_picture FILE` | draws docs/guides/composing.png |
 | `python -m experiments.quality.scene_runs OUT` | writes scenes as a run, as simulated annotators describe them |
-| `python -m experiments.ppt` | PPT's ablation in miniature: docs/ppt.json and the table of docs/ppt.md |
-| `python -m experiments.ppt.prediction_picture FILE` | draws docs/ppt-predict.jpg |
-| `python -m experiments.audits` | simulated audits: coverage and width of the intervals, the tables of docs/audit.md |
+| `python -m experiments.ppt` | PPT's ablation in miniature: docs/records/ppt.json and the table of ppt.md |
+| `python -m experiments.ppt.prediction_picture FILE` | draws docs/records/ppt-predict.jpg |
+| `python -m experiments.audits` | simulated audits: coverage and width of intervals; tables of docs/guides/audit.md |
 | `python -m experiments.ppt_data FOLDER` | PPT's pseudo-labels against the truth, with a contact sheet |
-| `python -m experiments.vlm_contrast OUT` | distinctive minus own sampling of the tiny LLaVA, for docs/vlm.md |
-| `python -m experiments.loaders FOLDER` | what other projects' loaders give of exports: the table of docs/exports.md |
+| `python -m experiments.vlm_contrast OUT` | distinctive minus own sampling of the tiny LLaVA, for docs/guides/vlm.md |
+| `python -m experiments.loaders FOLDER` | other projects' loaders read the exports: a table of docs/guides/exports.md |
 
 `listener/` has no command: it measures the part `listening` of the quality page.
 """

@@ -1,6 +1,6 @@
-"""The worked example of docs/method.md: tables and figure, computed by the captioner's and the filter's functions.
+"""The worked example of docs/records/method.md: tables and figure, by the captioner's and the filter's functions.
 
-python -m experiments.method_example > docs/method.svg
+python -m experiments.method_example > docs/records/method.svg
 """
 
 from __future__ import annotations

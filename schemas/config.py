@@ -250,7 +250,7 @@ class RunConfig(FrozenModel):
         if self.composing is not None and posterior is None:
             raise ValueError(
                 "composing needs a posterior that was fitted for these models: name a file that has one by "
-                "filtering.fitted.uri (docs/composing.md), or leave composing out"
+                "filtering.fitted.uri (docs/guides/composing.md), or leave composing out"
             )
         return self
 

@@ -37,7 +37,7 @@ class ConfidenceConfig(FrozenModel):
     """Weights of a logistic regression from a candidate's scores to the probability that it is right.
 
     `pseudoris.schemas.fitted.features` defines what each weight multiplies. Fitted weights are valid only for the
-    models that they were fitted with. For other models fit them with `pseudoris calibrate` (`docs/listener.md`).
+    models that they were fitted with. For other models fit them with `pseudoris calibrate` (`docs/guides/listener.md`).
     """
 
     bias: _Weight = 0.0

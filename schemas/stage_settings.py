@@ -95,7 +95,7 @@ class ReductionConfig(FrozenModel):
 class PriorConfig(FrozenModel):
     """An instance detector's opinion of what the objects are (the paper: CutLER, score > 0.5)."""
 
-    # unset: not decided yet. A run is refused before it starts, with both ways to decide (`docs/priors.md`).
+    # unset: not decided yet. A run is refused before it starts, with both ways to decide (`docs/guides/priors.md`).
     kind: Literal["none", "table", "torchvision", "unset"] = "none"
     # table: Parquet, or COCO JSON; torchvision: a local checkpoint.
     path: str | None = None
@@ -125,16 +125,16 @@ class PriorConfig(FrozenModel):
         if self.kind == "unset":
             raise ConfigError(
                 "masks.prior.kind is unset: say what the objects are. Make a table of instances with a detector (the "
-                "paper: CutLER; docs/priors.md has the recipe) and give it by --set masks.prior.kind=table --set "
-                "masks.prior.path=FILE, or reduce SAM's masks by rules: --set masks.prior.kind=none"
+                "paper: CutLER; docs/guides/priors.md has the recipe) and give it by --set masks.prior.kind=table "
+                "--set masks.prior.path=FILE, or reduce SAM's masks by rules: --set masks.prior.kind=none"
             )
 
 
 class MasksConfig(FrozenModel):
     """Mask proposal. Names and defaults are SAM's own, except `pred_iou_thresh` (the paper: 0.5)."""
 
-    # sam; sam2, sam3 or sam3_concepts, which open a model folder; ready (docs/masks.md); or a plug-in of the entry
-    # points `pseudoris.proposers`.
+    # sam; sam2, sam3 or sam3_concepts, which open a model folder; ready (docs/guides/masks.md); or a plug-in of the
+    # entry points `pseudoris.proposers`.
     engine: str = "sam"
     # vit_b, vit_l and vit_h are segment_anything's; tiny is ours. Or the path of a `.json` file with the numbers that
     # `pseudoris.workers.checkpoints.sam_architectures` names. None for an engine whose weights say it.
@@ -165,7 +165,7 @@ class MasksConfig(FrozenModel):
     min_mask_region_area: int = Field(default=0, ge=0)
     reduction: ReductionConfig = ReductionConfig()
     prior: PriorConfig = PriorConfig()
-    # Settings of another engine: those of ready and sam3_concepts are in docs/masks.md.
+    # Settings of another engine: those of ready and sam3_concepts are in docs/guides/masks.md.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -250,7 +250,7 @@ class SamplingConfig(FrozenModel):
 class CaptionsConfig(FrozenModel):
     """Candidate captions for each mask: crops, beam search and sampling."""
 
-    # coca; vlm, a vision-language model of one's own (docs/vlm.md); or a plug-in of the entry points
+    # coca; vlm, a vision-language model of one's own (docs/guides/vlm.md); or a plug-in of the entry points
     # `pseudoris.captioners`.
     engine: str = "coca"
     # A model name from open_clip's registry, the path of a JSON model config, or `builtin:<file>`. None for an engine
@@ -279,7 +279,7 @@ class CaptionsConfig(FrozenModel):
     crops_together: int = Field(default=1, ge=1)
     # None: no listener; the columns `caption_score`, `listener` and `truth` are null.
     listening: ListeningConfig | None = None
-    # Settings of another engine: those of vlm are in docs/vlm.md.
+    # Settings of another engine: those of vlm are in docs/guides/vlm.md.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -315,7 +315,7 @@ class ComposingConfig(FrozenModel):
     """What is composed, and how sure the composer must be. The composer runs after the filter stage and loads no model.
 
     It needs a posterior that was fitted for the run's models, in the file of `filtering.fitted`. The defaults were
-    chosen on development scenes (docs/composing.md).
+    chosen on development scenes (docs/guides/composing.md).
     """
 
     # `group` refers to several masks, `none` to no mask: some trainers cannot read these. `attribute` is a phrase
@@ -357,7 +357,7 @@ class GroundingCheckConfig(FrozenModel):
     """
 
     # clip; vlm, a vision-language model that reads lettered marks; or a plug-in of the entry points `pseudoris.checks`
-    # (docs/second-opinion.md).
+    # (docs/guides/second-opinion.md).
     engine: str = "clip"
     # Of the engine clip: as `filtering.architecture`.
     architecture: str | None = Field(default=None, min_length=1)
@@ -365,7 +365,7 @@ class GroundingCheckConfig(FrozenModel):
     # Of the engine clip: cosines are divided by it before the softmax that gives the shares. CLIPs are trained at 0.01.
     # Raised, shares are more alike.
     temperature: float = Field(default=0.01, gt=0)
-    # Settings of another engine: those of vlm are in docs/second-opinion.md.
+    # Settings of another engine: those of vlm are in docs/guides/second-opinion.md.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -34,7 +34,7 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "refused_uri": "The table's uri leaves its root, carries a secret, or names a place that is not allowed.",
     "not_an_image": "No decoder recognises the bytes.",
     "corrupt": "A decoder recognises the format but cannot decode the whole file.",
-    "unsupported_pixels": "The samples have a layout that is not read; the message names it (docs/layouts.md).",
+    "unsupported_pixels": "The samples have a layout that is not read; the message names it (layouts.md).",
     "decoder_killed": "Decoding crashed its process twice.",
     "decoder_timeout": "Decoding took longer than images.decoder_timeout_s twice.",
     "prior_mismatch": "The masks of the instance prior have another size than the upright image.",

@@ -1,4 +1,4 @@
-"""Draw composed expressions over their scenes: `python -m experiments.composing.composed_picture docs/composing.png`.
+"""Draw composed expressions over scenes: `python -m experiments.composing.composed_picture docs/guides/composing.png`.
 
 Candidates that `--cache` lacks are made; `--cache quality-out` takes those of `python -m experiments.quality`.
 """

@@ -1,6 +1,6 @@
 """Write the page of conformance, or measure what its declared elements change.
 
-python -m experiments.conformance                  writes docs/conformance.md
+python -m experiments.conformance                  writes docs/records/conformance.md
 python -m experiments.conformance measure          counts the scenes that no arm has counted yet
 """
 
@@ -32,7 +32,7 @@ app = typer.Typer(add_completion=False)
 
 @app.callback(invoke_without_command=True)
 def write(context: typer.Context) -> None:
-    """Write docs/conformance.md."""
+    """Write docs/records/conformance.md."""
     if context.invoked_subcommand is None:
         PAGE.write_text(render(), encoding="utf-8")
         typer.echo(PAGE)

@@ -32,7 +32,7 @@ from pseudoris.training.evaluation.evaluation_report import figure_text
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "conformance.md"
+PAGE: Final = Path(__file__).parents[2] / "docs" / "records" / "conformance.md"
 NOT_MEASURED: Final = "not yet measured"
 _SAME: Final = "the same"
 # By the prefix of a path.
@@ -184,7 +184,7 @@ def _verdict(element: Element, said: Mapping[str, str]) -> str:
     changes = [said[name] for name in element.arms]
     if element.verdict == "exact":
         path, _, test = element.proof.partition("::")
-        return "<br>".join([f"exact: [{test}](../{path})", *changes])
+        return "<br>".join([f"exact: [{test}](../../{path})", *changes])
     parts = [f"**declared**: {element.reason}.", *changes]
     return "<br>".join([*parts, f"Not measured: {element.unmeasured}."] if element.unmeasured else parts)
 

@@ -1,6 +1,6 @@
 """PPT's ablation in miniature: the nine rows of the paper's Table 3 on held-out synthetic scenes, and seven more.
 
-    python -m experiments.ppt [--out bench-out/ppt] [--quick] [--json docs/ppt.json] [--page docs/ppt.md]
+    python -m experiments.ppt [--out bench-out/ppt] [--quick] [--json docs/records/ppt.json] [--page FILE]
 
 Each finished job leaves a record in `experiments/results/ppt`, and is not measured again. An interrupted training
 continues if OUT is still there. So the whole can run in pieces, in the background:

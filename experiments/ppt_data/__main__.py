@@ -1,6 +1,6 @@
 """Makes PPT's four data sets on the synthetic world, compares them with the truth, and draws some pairs.
 
-    python -m experiments.ppt_data FOLDER [--objects 200] [--scenes 100] [--json FILE] [--sheet docs/ppt-data.png]
+    python -m experiments.ppt_data FOLDER [--objects 200] [--scenes 100] [--json FILE] [--sheet FILE]
 
 What FOLDER already holds is reused.
 """

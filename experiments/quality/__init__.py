@@ -1,1 +1,1 @@
-"""Every figure of docs/quality.md: the quality of the annotation and what a student learns; one module a part."""
+"""Every figure of docs/records/quality.md: the annotation and what a student learns; one module a part."""

@@ -30,20 +30,20 @@ from experiments.quality.parts import (
     write_whole,
 )
 
-_DOCS = Path(__file__).parents[2] / "docs"
+_DOCS = Path(__file__).parents[2] / "docs" / "records"
 
 
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer scenes and steps; the page goes to OUT.")] = False,
     only: Annotated[list[str] | None, typer.Option("--only", help="A part to run; may be repeated.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of results and of what is used again.")] = Path("quality-out"),
-    docs: Annotated[Path | None, typer.Option(help="Where the page goes: docs/, of a trial OUT.")] = None,
+    docs: Annotated[Path | None, typer.Option(help="Where the page goes: docs/records, of a trial OUT.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Of one thread each.")] = 2,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     max_scenes: Annotated[int | None, typer.Option(min=1, help="No set of scenes is larger: a shorter run.")] = None,
     report_only: Annotated[bool, typer.Option("--report-only", help="Measure nothing; write the page anew.")] = False,
 ) -> None:
-    """Run the parts, and write docs/quality.md from their results."""
+    """Run the parts, and write docs/records/quality.md from their results."""
     options = Options(out, is_quick=quick, processes=processes, seed=seed, max_scenes=max_scenes)
     parts = load_parts()
     kept_in = RECORDS if options.is_whole else out

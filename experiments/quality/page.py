@@ -1,4 +1,4 @@
-"""docs/quality.md, its appendix, docs/quality.json and the plots beside them, from the parts' records.
+"""docs/records/quality.md, its appendix, docs/records/quality.json and the plots beside them, from the parts' records.
 
 All texts are templates, `texts/*.md.j2`: those above and below the parts, and a section for each part.
 """

@@ -1,4 +1,4 @@
-"""A part of docs/quality.md or of its appendix, and how it runs: its result is a JSON file, which later runs reuse.
+"""A part of docs/records/quality.md or of its appendix, and how it runs: its result is JSON, which later runs reuse.
 
 To add a part: a module here that ends in `PART = Part(…)`, its text `texts/<part>.md.j2`, and the module's name in
 `MODULES`, in the order of the page.
@@ -90,9 +90,9 @@ class Part:
         section: From a result to Markdown, its first line a heading of the second level: `page.template`. Plots are
             linked by `plot_name`.
         plots: From a result to SVG texts by short name.
-        headline: From a result to what stands at the top of docs/quality.json.
+        headline: From a result to what stands at the top of docs/records/quality.json.
         settings: What its result depends on beside the options and the method of `tiny`, as JSON.
-        is_appendix: Whether its section stands in docs/quality-appendix.md.
+        is_appendix: Whether its section stands in docs/records/quality-appendix.md.
     """
 
     name: str

@@ -78,7 +78,7 @@ _WITHOUT_HAND: Final = ("model.has_head_noun=false", "mirrored_words=null")
 _STEPS: Final = (*("naive", "distinctive", "filtered", "probability", "reworded", "more", "best", "simulated_people"),)
 # What these learn from, as an evaluation names it; the others learn from what is kept.
 _LEARNT_SETS: Final = {"naive": "beam", "distinctive": "all"}
-# docs/quality.json says mean and interval of these at its top.
+# docs/records/quality.json says mean and interval of these at its top.
 _HEADLINE: Final = (
     *("zero_shot", "zero_shot_sentence", "zero_shot_places", "naive", "distinctive", "filtered"),
     *("probability", "reworded", "more", "best", "simulated_people", "ceiling"),
@@ -175,7 +175,7 @@ def plots(result: Result) -> Mapping[str, str]:
     said = {name: figures["accuracy"] * figures["coverage"] for name, figures in result["annotation"].items()}
     whole = {name: result["kinds"][name]["all"] for name in said}
     points = {name: whisker(at, whole[name]) for name, at in said.items()}
-    # By their names in docs/quality.json: the titles of the table do not fit.
+    # By their names in docs/records/quality.json: the titles of the table do not fit.
     lines = [Line(name.replace("simulated_people", "simulated annotators"), [point]) for name, point in points.items()]
     along = axis_of("accuracy × coverage of the annotation", list(said.values()))
     up = axis_of("mIoU of the student", [value for point in points.values() for value in point[1:]])

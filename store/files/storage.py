@@ -94,7 +94,7 @@ class ArchivedError(OSError):
 
 
 class UnansweredError(PermissionError):
-    """A web server that gives no answer; an image that it should give counts as refused (docs/reliability.md)."""
+    """A web server that gives no answer; its image counts as refused (docs/records/reliability.md)."""
 
 
 class Storage(Protocol):
@@ -220,7 +220,7 @@ def refuse_change(found: StoredFile, expected: StoredFile) -> None:
 # `denied` if the store gives another image at the same time. `store` never does.
 Verdict = Literal["missing", "unreadable", "denied", "store"]
 
-# docs/reliability.md has the same table. Numbers that are not here are the store's.
+# docs/records/reliability.md has the same table. Numbers that are not here are the store's.
 VERDICTS: Final[dict[int, Verdict]] = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR), "missing"),
     **dict.fromkeys((errno.ELOOP, errno.ENAMETOOLONG, errno.EILSEQ, errno.EOVERFLOW), "unreadable"),

@@ -50,12 +50,12 @@ def undisturbed(head: Head, wheel: Path, source: Path):
 
 
 def submit(head: Head, wheel: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Submit a job that brings the wheel, as docs/cluster.md has it."""
+    """Submit a job that brings the wheel, as docs/guides/cluster.md has it."""
     return head.ray("job", "submit", "--runtime-env-json", json.dumps({"py_modules": [str(wheel)]}), *words)
 
 
 def command(source: Path, out: Path, *, sleep_s: float = 0.0) -> list[str]:
-    """The entry script as docs/cluster.md has it, `sleep_s` of work an image."""
+    """The entry script as docs/guides/cluster.md has it, `sleep_s` of work an image."""
     assignments = (*STUBS, *SMALL, f"masks.options={{sleep_s: {sleep_s}}}")
     settings = [word for each in assignments for word in ("--set", each)]
     return ["python", "-m", "pseudoris.deploy.job_entry", str(source), str(out), *settings]

@@ -1,4 +1,4 @@
-"""`ray_cluster.yaml`: what Ray accepts, and what docs/cluster.md says of it."""
+"""`ray_cluster.yaml`: what Ray accepts, and what docs/guides/cluster.md says of it."""
 
 from __future__ import annotations
 

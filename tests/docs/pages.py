@@ -1,4 +1,4 @@
-"""Writes docs/settings.md and docs/schema.md from the settings' comments and the metadata of the tables' columns.
+"""Writes docs/reference/settings.md from the settings' comments, and schema.md from the tables.
 
 python -m tests.docs.pages tables
 """
@@ -25,7 +25,7 @@ defaults, preset, `--config FILE`, `--set KEY=VALUE`. A preset is named where it
 
 
 def settings_page() -> str:
-    """Return docs/settings.md: a section of the configuration a table, a line a key."""
+    """Return docs/reference/settings.md: a section of the configuration a table, a line a key."""
     presets = {name: load_config(name).model_dump(mode="json") for name in preset_names()}
     lines = [_HEAD, *_TABLE]
     for each in settings():

@@ -1,4 +1,4 @@
-"""Draws the rooms of the house and who imports whom, from the imports themselves, as docs/rooms.svg.
+"""Draws the rooms of the house and who imports whom, from the imports themselves, as docs/records/rooms.svg.
 
 python -m tests.docs.rooms
 """
@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from pseudoris.store.reports.svg import element, svg_file
 
-DRAWING = Path(__file__).parents[2] / "docs" / "rooms.svg"
+DRAWING = Path(__file__).parents[2] / "docs" / "records" / "rooms.svg"
 _PACKAGE = "pseudoris"
 _WIDTH, _MARGIN, _BOX_WIDTH, _BOX_HEIGHT, _FLOOR_HEIGHT = 960, 10, 222, 62, 104
 _NAMES_A_LINE = 40
@@ -47,7 +47,7 @@ def imports_of_rooms() -> dict[str, set[str]]:
 
 def parts_of(room: str) -> list[str]:
     """Return the packages in a room."""
-    folder = DRAWING.parents[1] / room.removeprefix(f"{_PACKAGE}.")
+    folder = DRAWING.parents[2] / room.removeprefix(f"{_PACKAGE}.")
     return [] if room == _PACKAGE else sorted(each.parent.name for each in folder.glob("*/__init__.py"))
 
 

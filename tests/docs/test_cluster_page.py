@@ -1,4 +1,4 @@
-"""docs/cluster.md: the blocks that one machine can run, as they stand, on a cluster that asks for a token."""
+"""docs/guides/cluster.md: the blocks that one machine can run, as they stand, on a cluster that asks for a token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.builders.runs import SMALL, STUBS, write_source
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
-PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "cluster.md").read_text(encoding="utf-8")
 SETTINGS = " ".join(f"--set {each}" for each in (*STUBS, *SMALL))
 # A shell's first line, as the page has it.
 TOKEN = "export RAY_AUTH_MODE=token\n"

@@ -1,4 +1,4 @@
-"""The worked example of docs/method.md: what the functions compute, and what a reader computes by hand."""
+"""The worked example of docs/records/method.md: what the functions compute, and what a reader computes by hand."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_page_shows_the_tables_and_the_figure_that_the_functions_compute() -> None:
-    page = (DOCS / "method.md").read_text(encoding="utf-8")
+    page = (DOCS / "records" / "method.md").read_text(encoding="utf-8")
     assert token_table() in page
     assert score_table() in page
-    assert (DOCS / "method.svg").read_text(encoding="utf-8") == figure()
+    assert (DOCS / "records" / "method.svg").read_text(encoding="utf-8") == figure()
 
 
 def test_the_step_is_the_formula_of_the_page() -> None:

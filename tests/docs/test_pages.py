@@ -7,12 +7,12 @@ from tests.docs.pages import settings_page, tables_page
 
 
 def test_the_page_in_docs_is_up_to_date():
-    page = Path(__file__).parents[2] / "docs" / "settings.md"
+    page = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
     assert page.read_text(encoding="utf-8") == settings_page(), "run `make docs`"
 
 
 def test_the_page_of_tables_is_up_to_date():
-    page = Path(__file__).parents[2] / "docs" / "schema.md"
+    page = Path(__file__).parents[2] / "docs" / "reference" / "schema.md"
     assert page.read_text(encoding="utf-8") == tables_page(), "run `make docs`"
 
 

@@ -1,4 +1,4 @@
-"""The recipes of `docs/priors.md` write files that a prior reads."""
+"""The recipes of `docs/guides/priors.md` write files that a prior reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instance_files import read_instance_table
 
-PAGE = (Path(__file__).parents[2] / "docs" / "priors.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "priors.md").read_text(encoding="utf-8")
 DETECT, WRITE_TABLE, WRAP_RESULTS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 SIZE = (12, 20)
 

@@ -1,4 +1,4 @@
-"""Every snippet of docs/sql.md, run as it stands in a folder where the run lies in `out`, and in a bucket `bucket`."""
+"""Every snippet of docs/guides/sql.md, run in a folder where the run lies in `out`, and in a bucket `bucket`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.scored_runs import scored_run
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "sql.md"
+PAGE = ROOT / "docs" / "guides" / "sql.md"
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

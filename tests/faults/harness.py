@@ -186,7 +186,7 @@ def prove(out: str | Path, undisturbed: str | Path, *, fault: str, how: str, tri
     Args:
         out: The run that was disturbed and has ended.
         undisturbed: The same run, left alone.
-        fault: What happened, for the table of docs/reliability.md.
+        fault: What happened, for the table of docs/records/reliability.md.
         how: How it was made to happen.
         tries: How often, in this run.
     """

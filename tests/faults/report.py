@@ -1,4 +1,4 @@
-"""The tables of docs/reliability.md, from the trials that fault tests and soaks have recorded.
+"""The tables of docs/records/reliability.md, from the trials that fault tests and soaks have recorded.
 
 PSEUDORIS_RELIABILITY=trials.jsonl make test-all PYTEST_ARGS=tests/faults
 python -m tests.faults.report trials.jsonl

@@ -3,7 +3,7 @@
 Each command runs once undisturbed, which measures it. Then SIGKILL meets its whole process group N times, at moments
 spread over that time: a fifth of them before its first write, the others after it. The same command is given again, and
 what it leaves is compared with what the undisturbed one left. `single_trials.py` tries what needs no second start.
-Each trial adds a line to the record, from which docs/reliability.md has its table.
+Each trial adds a line to the record, from which docs/records/reliability.md has its table.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ LIMITS = ImagesConfig()
 # The stand-in of a sandbox's own tools may come first on the path; it passes these calls on.
 CONVERT = shutil.which("magick") or shutil.which("convert")
 
-PAGE = Path(__file__).parents[2] / "docs" / "layouts.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "layouts.md"
 SHOWN = ("-colorspace", "sRGB", "-background", "white", "-flatten", "-depth", "8", "rgb:-")
 
 

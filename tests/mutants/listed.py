@@ -4,7 +4,7 @@
       tests/training/test_metrics.py::test_hand_values:
         an IoU at the threshold passes: {old: "_mean(ious > at)", new: "_mean(ious >= at)"}
 
-They break the exact rows of docs/conformance.md, the commit path, and the guards of SECURITY.md and of the audit.
+They break the exact rows of docs/records/conformance.md, the commit path, and the guards of SECURITY.md and the audit.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ class OpenedRun:
         for name, noun in opened.lacking().items():
             raise ConfigError(
                 f"{name}={getattr(spec, name)}, but the run at {location.root} has no expression of {noun} that passes "
-                f"the filter. Leave {name} out, or compose such expressions (docs/composing.md)."
+                f"the filter. Leave {name} out, or compose such expressions (docs/guides/composing.md)."
             )
         return opened
 

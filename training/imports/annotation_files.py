@@ -166,7 +166,7 @@ def _sentences(ref: Mapping[str, Any], where: str) -> list[Any]:
 def read_annotation(request: ImportRequest) -> Annotation:
     """Return the content of the annotation's files.
 
-    They are read into memory whole, and take about eight times their size there (measured: docs/imports.md).
+    They are read into memory whole, and take about eight times their size there (measured: docs/guides/imports.md).
 
     Raises:
         ConfigError: A file is missing, damaged, hostile or of another format.

@@ -52,7 +52,7 @@ class DataConfig(FrozenModel):
     decoders: tuple[str, ...] | None = None
     max_words: int | None = Field(default=None, ge=1)
     # See `pseudoris.training.dataset.SampleSpec`. None: as the Pseudo-RIS authors' loader (`pseudo_ris`), or by weight
-    # where `weighting` says so. `distinct` never learns what the filter rejected, and measured worse: docs/quality.md.
+    # where `weighting` says so. `distinct` never learns what the filter rejected: worse in docs/records/quality.md.
     draw: Draw | None = None
     # What the column `weight` does (of a fitted file; without it every weight is 1, and nothing changes). loss:
     # multiplies the loss of an expression. draw: draws expressions in proportion to it (`draw=weighted`), and takes a
@@ -68,7 +68,7 @@ class DataConfig(FrozenModel):
     # that is mixed in gives what it has of both.
     groups: bool = False
     none: float = Field(default=0.0, ge=0, lt=1)
-    # Images that are not trained on, human ones neither: what `--exclude` takes. See docs/exclusions.md.
+    # Images that are not trained on, human ones neither: what `--exclude` takes. See docs/guides/exclusions.md.
     exclude: tuple[str, ...] = ()
     # If human annotation is given: the share of its masks that is used, and its share of an epoch's items (None: each
     # once).

@@ -1,7 +1,7 @@
 """What captioning an image by a vision-language model costs, on paper: tokens, GPU seconds and memory, without a GPU.
 
 `pseudoris estimate` without SOURCE and `benchmarks.paper_cost` print it. It is arithmetic from a model's published
-shape and no measurement: docs/scale.md has the assumptions, and what is left out.
+shape and no measurement: docs/records/scale.md has the assumptions, and what is left out.
 """
 
 from __future__ import annotations

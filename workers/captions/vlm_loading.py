@@ -113,7 +113,7 @@ def check_vlm(model: Any, processor: Any) -> None:
     if wrong:
         raise ConfigError(
             f"captions: {type(model).__name__} {wrong}: choose a decoder with attention over text and image, such as "
-            "LLaVA, SmolVLM, Qwen3-VL, Gemma 3 or InternVL (docs/vlm.md)"
+            "LLaVA, SmolVLM, Qwen3-VL, Gemma 3 or InternVL (docs/guides/vlm.md)"
         )
 
 

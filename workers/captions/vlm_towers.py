@@ -81,7 +81,7 @@ class VlmTowers:
         except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
             raise ConfigError(
                 f"captions: {type(model).__name__} cannot be decoded over a tree of prefixes "
-                f"({type(error).__name__}: {error}): choose another model (docs/vlm.md)"
+                f"({type(error).__name__}: {error}): choose another model (docs/guides/vlm.md)"
             ) from error
 
     def image_bytes(self, encodings: Sequence[Inputs]) -> int:

@@ -42,7 +42,7 @@ def test_the_seeds_count_that_every_training_has(tmp_path) -> None:
 
 
 def test_the_page_says_what_the_records_say() -> None:
-    result = json.loads((DOCS / "ppt.json").read_text(encoding="utf-8"))
+    result = json.loads((DOCS / "records" / "ppt.json").read_text(encoding="utf-8"))
     assert result["trials"] == json.loads(json.dumps(trials()))
-    page = (DOCS / "ppt.md").read_text(encoding="utf-8")
+    page = (DOCS / "records" / "ppt.md").read_text(encoding="utf-8")
     assert page.partition(BEGIN)[2].partition(END)[0].strip() == as_markdown(result)

@@ -45,7 +45,9 @@ def test_a_name_of_no_training_is_refused_with_those_that_there_are(tmp_path, wo
     ],
     ids=str,
 )
-@pytest.mark.parametrize(("option", "path"), [("json_path", DOCS / "ppt.json"), ("page", DOCS / "ppt.md")])
+@pytest.mark.parametrize(
+    ("option", "path"), [("json_path", DOCS / "records" / "ppt.json"), ("page", DOCS / "records" / "ppt.md")]
+)
 def test_a_trial_or_a_part_leaves_docs_alone(tmp_path, monkeypatch, words, option, path) -> None:
     # However the path is written.
     monkeypatch.chdir(DOCS / "..")
@@ -65,6 +67,11 @@ def test_a_trial_may_write_elsewhere_and_the_whole_into_docs(tmp_path, monkeypat
 
     monkeypatch.setattr("experiments.ppt.__main__.make_runs", make_runs)
     with pytest.raises(BegunError):
-        main(tmp_path / "out", is_quick=True, json_path=tmp_path / "docs" / "ppt.json")
+        main(tmp_path / "out", is_quick=True, json_path=tmp_path / "docs" / "records" / "ppt.json")
     with pytest.raises(BegunError):
-        main(tmp_path / "out", json_path=DOCS / "ppt.json", page=DOCS / "ppt.md", epochs_factor=WHOLE.epochs_factor)
+        main(
+            tmp_path / "out",
+            json_path=DOCS / "records" / "ppt.json",
+            page=DOCS / "records" / "ppt.md",
+            epochs_factor=WHOLE.epochs_factor,
+        )

@@ -28,7 +28,7 @@ from experiments.quality.parts import (
 from experiments.quality.svg_chart import Axis, Line, line_chart
 
 CALLS = []
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[3] / "docs" / "records"
 
 
 def part(name, value=1.0):

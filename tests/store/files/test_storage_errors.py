@@ -23,7 +23,7 @@ from pseudoris.store.files.storage import (
     verdict_of,
 )
 
-DOCS = Path(__file__).parents[3] / "docs" / "reliability.md"
+DOCS = Path(__file__).parents[3] / "docs" / "records" / "reliability.md"
 # The errors by number of the table in the docs, and the verdict of each row.
 ROWS = [
     (name, verdict)

@@ -57,7 +57,7 @@ HUMAN = {"by hand", "by hand alone"}
         ({"decoders": frozenset({"top_k"})}, ALL),
         ({"sources": frozenset({"human"})}, ALL - HUMAN),
         ({"sources": frozenset({"model"})}, {"a circle", *HUMAN}),
-        # The negatives of docs/composing.md.
+        # The negatives of docs/guides/composing.md.
         ({"is_kept_only": False, "bounds": {"distinctiveness": (None, 1.0)}, "sources": {"model"}}, ALL - {"a circle"}),
         ({"max_clip_tokens": 5}, ALL - {"the red circle", "by hand", "the only one", "by hand alone"}),
     ],

@@ -1,4 +1,4 @@
-"""Every snippet of docs/training.md runs, one after the other, as a reader would paste them."""
+"""Every snippet of docs/guides/training.md runs, one after the other, as a reader would paste them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from pseudoris.training.dataset import PARTS, RisSample
 from tests.training.dataset.builders import build_run
 
-PAGE = Path(__file__).parents[3] / "docs" / "training.md"
+PAGE = Path(__file__).parents[3] / "docs" / "guides" / "training.md"
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions, check_vlm, f
 from pseudoris.workers.captions.vlm_texts import spoken_part
 from tests.builders.vlms import small_vlm
 
-# As docs/vlm.md names them.
+# As docs/guides/vlm.md names them.
 OF_ONE_TILE = {
     "smolvlm": {"do_image_splitting": False},
     "internvl": {"crop_to_patches": False},

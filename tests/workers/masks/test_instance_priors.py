@@ -65,7 +65,9 @@ def test_torchvision_names_the_detection_that_chose_a_mask(masks_config, pixels,
 def test_a_prior_that_is_unset_is_refused_with_both_ways_to_decide(masks_config):
     unset = PriorConfig(kind="unset")
     for start in (lambda: build_prior(masks_config(prior=unset), CPU), lambda: prior_digest(unset)):
-        with pytest.raises(ConfigError, match=r"docs/priors\.md .* masks\.prior\.path=FILE.* masks\.prior\.kind=none"):
+        with pytest.raises(
+            ConfigError, match=r"docs/guides/priors\.md .* masks\.prior\.path=FILE.* masks\.prior\.kind=none"
+        ):
             start()
 
 
