@@ -1,6 +1,6 @@
 # Relative paths only, so that a folder with a space in its name works. Every target makes .venv if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-all coverage soak mutants lint format bench quality conformance weights docs wheel clean
+.PHONY: help install demo check test test-all coverage soak mutants lint format bench quality conformance weights docs site wheel clean
 SHELL := /bin/bash
 # The first of the supported versions that this machine has.
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13; do type $$each && break; done &>/dev/null; echo $$each)
@@ -77,9 +77,13 @@ docs: $(STAMP) ## Regenerate docs/reference/schema.md and docs/reference/setting
 	$(RUN) -m tests.docs.pages tables > docs/reference/schema.md
 	$(RUN) -m tests.docs.pages settings > docs/reference/settings.md
 
+site: $(STAMP) ## Build the documentation site into site/; a warning fails (FORGE=URL of the repository, for links to its files)
+	rm -rf site
+	FORGE="$(FORGE)" $(RUN) -m sphinx --fail-on-warning --keep-going --quiet -c docs/site docs site
+
 wheel: $(STAMP) ## Build the package that clusters install, into dist/
 	rm -rf build dist/pseudoris-*.whl
 	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 clean: ## Remove what the targets made, but not .venv
-	rm -rf build dist demo-out bench-out .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist site demo-out bench-out .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,116 @@
+"""Settings of the documentation site, which `make site` builds from the Markdown of docs/.
+
+The pages stay plain Markdown, which a forge shows as well. So the navigation, links to files of the repository and
+llms.txt are made here, while the site is built.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+from sphinx.application import Sphinx
+
+ROOT: Final = Path(__file__).parents[2]
+DOCS: Final = ROOT / "docs"
+# Order of the pages behind each door. A page that is not named here comes after those, by its name.
+DOORS: Final = {
+    "start": "install demo photographs cluster",
+    "guides": (
+        "annotate sources weights priors masks vlm gallery judging audit filtering calibration listener second-opinion "
+        "composing reuse exclusions exports training student evaluation imports mixing corrections sql resume "
+        "cluster troubleshooting sizing compared"
+    ),
+    "reference": "cli settings schema api messages formats layouts stability glossary",
+    "records": "method conformance quality performance scale reliability ppt faults architecture",
+}
+_PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+# Where the repository can be looked at, such as https://forge.example/team/pseudoris. Without it a link to a file of
+# the repository becomes the file's name.
+FORGE: Final = os.environ.get("FORGE") or _PROJECT.get("urls", {}).get("Repository", "")
+_LINK: Final = re.compile(r"(?<!!)\[([^\]]*)\]\((\.\./[^)#\s]*)(#[^)\s]*)?\)")
+
+project = "pseudoris"
+author = "The pseudoris authors"
+copyright = author
+version = release = _PROJECT["version"]
+root_doc = "index"
+exclude_patterns = ["site"]
+extensions = ["myst_parser"]
+myst_heading_anchors = 4
+# Info strings of fences hold a second word, `run`, which only the tests read.
+nitpicky = True
+html_theme = "furo"
+html_title = f"pseudoris {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+# `_sources/` then holds the Markdown under its own names, for llms.txt.
+html_sourcelink_suffix = ""
+html_copy_source = True
+
+
+def pages(door: str) -> list[str]:
+    """Return the names of the pages behind a door, `start/install`, in the order of the navigation."""
+    order = DOORS[door].split()
+    found = {path.stem for path in (DOCS / door).glob("*.md")}
+    return [
+        f"{door}/{name}"
+        for name in (*dict.fromkeys(each for each in order if each in found), *sorted(found - {*order}))
+    ]
+
+
+def _read(app: Sphinx, name: str, source: list[str]) -> None:
+    source[0] = _LINK.sub(lambda link: _target(name, link), source[0])
+    if name == root_doc:
+        for door in DOORS:
+            listed = "\n".join(pages(door))
+            source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {door.capitalize()}\n\n{listed}\n```\n"
+
+
+def _target(name: str, link: re.Match[str]) -> str:
+    """Return a link that leaves docs/ as one to the forge, and one to README.md as one to the first page."""
+    text, path, anchor = link[1], link[2], link[3] or ""
+    target = posixpath.normpath(posixpath.join("docs", posixpath.dirname(name), path))
+    if target.startswith("docs/"):
+        return link[0]
+    if target == "README.md":
+        up = posixpath.relpath("index.md", posixpath.dirname(name) or ".")
+        return f"[{text}]({up})"
+    if not (ROOT / target).exists():
+        raise FileNotFoundError(f"docs/{name}.md links to {path}, which the repository does not have")
+    return f"[{text}]({FORGE}/blob/main/{target}{anchor})" if FORGE else f"{text} (`{target}`)"
+
+
+def _write_llms(app: Sphinx, error: Exception | None) -> None:
+    if error or app.builder.name != "html":
+        return
+    lines = ["# pseudoris", "", f"> {_PROJECT['description']}"]
+    for door in DOORS:
+        lines += ["", f"## {door.capitalize()}", ""]
+        for name in pages(door):
+            lines.append(f"- [{_title(name)}](_sources/{name}.md): {_first_sentence(name)}")
+    (Path(app.outdir) / "llms.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _title(name: str) -> str:
+    text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    return text.partition("# ")[2].partition("\n")[0].replace("`", "")
+
+
+def _first_sentence(name: str) -> str:
+    """Return the first sentence of a page's first paragraph, without markup."""
+    blocks = re.split(r"\n\s*\n", (DOCS / f"{name}.md").read_text(encoding="utf-8"))
+    paragraph = next((each for each in blocks if not re.match(r"\s*(#|<|\||!|```|-)", each)), "")
+    plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)|[*`]", lambda each: each[1] or "", " ".join(paragraph.split()))
+    return re.split(r"(?<=[.:])\s", plain)[0].rstrip(":.") + "."
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Add what the pages themselves do not say."""
+    app.connect("source-read", _read)
+    app.connect("build-finished", _write_llms)
+    return {"parallel_read_safe": True}
