@@ -1,16 +1,16 @@
 """`refilter`: makes another run from the stored scores of a complete run; it uses no model and reads no image.
 
 The plan and the tables of images, masks and failures equal the parent's, byte for byte. In the expressions table the
-column `kept` is computed again, and `weight` if its rule changes. Each shard is committed like any other: parts first,
-then the receipt, created once.
+column `kept` is computed again, and `weight` if its rule changes.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -22,16 +22,12 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.schemas.header_sections import AuditRecord
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule, LoneMasks
-from pseudoris.schemas.run_records import Identity, Receipt, RunHeader
-from pseudoris.schemas.shard import Shard
-from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, SCHEMAS
+from pseudoris.schemas.run_records import Identity, Receipt, RunHeader, ShardCounts
+from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import Provenance, commit_parts, make_receipt
-from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, RunEvent, missing_shards
-from pseudoris.store.runs.planned_run import Parent, PlannedRun, package_versions, plan_as_parent
+from pseudoris.store.runs.derived_run import DEFAULT_THREADS, Derivation, OnProgress, derive_run
+from pseudoris.store.runs.planned_run import Parent, package_versions
 from pseudoris.store.runs.receipts import RunTotals, part_path
-from pseudoris.store.runs.session import Executor, RunSession
 from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.judged_expressions import (
     check_scored,
@@ -43,18 +39,12 @@ from pseudoris.store.tables.judged_expressions import (
     weights_by,
 )
 from pseudoris.store.tables.shard_tables import table_bytes
-from pseudoris.store.threads import map_in_threads
 
 logger = logging.getLogger(__name__)
 
 ORIGIN: Final = "refilter"
-# Each thread holds the tables of one shard; with embedded images these are `shards.max_bytes` or more.
-DEFAULT_THREADS: Final = 4
 # The packages that write the new tables; the rest of the identity is that of the run that computed the scores.
 _WRITERS: Final = ("pseudoris", "pyarrow")
-
-# Shards committed so far, shards in all.
-OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,24 +112,15 @@ def refilter(
     source = Parent.open(parent, target)
     config = _changed(parent, source.header.config, change)
     identity = _identity(source.header, config)
-    target.probe()
-
-    def tell(event: RunEvent) -> None:
-        if isinstance(event, Committed):
-            on_progress(len(session.latest), planned.header.num_shards)
-        elif isinstance(event, Notice):
-            on_notice(event.text)
-
-    with RunLock.held(target, on_wait=on_notice) as lock:
-        planned = plan_as_parent(
-            target, source, origin=ORIGIN, identity=identity, config=config, allow_mixed=allow_mixed, audit=change.audit
-        )
-        session = RunSession(target, lock, on_event=tell)
-        on_progress(len(session.latest), planned.header.num_shards)
-        pending = missing_shards(planned.header, session.latest)
-        outcome = session.execute(pending, _executor(source, target, planned, num_threads))
-    if outcome.is_interrupted:
-        raise KeyboardInterrupt
+    derivation = Derivation(source, ORIGIN, identity, config, partial(_rewritten, source), change.audit)
+    planned, outcome = derive_run(
+        target,
+        derivation,
+        num_threads=num_threads,
+        allow_mixed=allow_mixed,
+        on_progress=on_progress,
+        on_notice=on_notice,
+    )
     return RefilterSummary(
         out=target.root,
         rule=rule_of(planned.header),
@@ -168,43 +149,17 @@ def writer_versions() -> dict[str, str]:
     return package_versions(_WRITERS)
 
 
-def _executor(parent: Parent, target: RunLocation, planned: PlannedRun, num_threads: int) -> Executor:
-    """Return an executor that commits the parent's shards under the new rule: several at once, in plan order."""
-    rule, before = rule_of(planned.header), parent.header.config.filtering.fitted_values.pair_weight
+def _rewritten(
+    parent: Parent, header: RunHeader, before: Receipt, contents: dict[str, bytes]
+) -> tuple[Mapping[str, bytes], ShardCounts]:
+    """Return a shard of the parent under the rule of the new run's `header`."""
+    rule, fitted = rule_of(header), parent.header.config.filtering.fitted_values
     # Weights by the same rule are copied: another machine's would differ in the last digit.
-    rule = replace(rule, pair_weight=None) if rule.pair_weight == before else rule
-    commit = _Commit(parent, target, rule, planned.mixed, planned.header.sha256)
-
-    def execute(pending: PendingWork) -> Generator[Receipt]:
-        lacking = frozenset(pending.shards)
-        before = (receipt for receipt in parent.receipts(planned.parent) if receipt.shard in lacking)
-        yield from map_in_threads(commit, before, num_threads)
-
-    return execute
-
-
-@dataclass(frozen=True, slots=True)
-class _Commit:
-    """Commits the shard of one of the parent's receipts; returns the new run's receipt."""
-
-    parent: Parent
-    target: RunLocation
-    rule: KeepRule
-    accepted: tuple[str, ...]
-    header_sha256: str | None
-
-    def __call__(self, before: Receipt) -> Receipt:
-        contents = {table: self.parent.read_part(table, before.parts[table]) for table in SCHEMAS}
-        name = self.parent.location.uri(part_path(EXPRESSIONS, before.parts[EXPRESSIONS]))
-        table = refiltered(read_part(io.BytesIO(contents[EXPRESSIONS]), EXPRESSIONS_SCHEMA, name), self.rule)
-        contents[EXPRESSIONS] = table_bytes(table)
-        kept = {"kept": int(flags_of(table["kept"]).sum()), "kept_lone": num_kept_lone(table)}
-        counts = before.counts.model_copy(update=kept)
-        # No seconds and no nodes: no stage has worked on it, so equal commits differ in digests alone.
-        mixed = tuple(dict.fromkeys((*before.mixed, *self.accepted)))
-        provenance = Provenance(degraded=before.degraded, mixed=mixed, header_sha256=self.header_sha256)
-        receipt = make_receipt(Shard(before.shard, 0, ()), contents, counts, provenance)
-        return commit_parts(self.target, contents, receipt).receipt
+    rule = replace(rule, pair_weight=None) if rule.pair_weight == fitted.pair_weight else rule
+    name = parent.location.uri(part_path(EXPRESSIONS, before.parts[EXPRESSIONS]))
+    table = refiltered(read_part(io.BytesIO(contents[EXPRESSIONS]), EXPRESSIONS_SCHEMA, name), rule)
+    kept = {"kept": int(flags_of(table["kept"]).sum()), "kept_lone": num_kept_lone(table)}
+    return {**contents, EXPRESSIONS: table_bytes(table)}, before.counts.model_copy(update=kept)
 
 
 def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunConfig:

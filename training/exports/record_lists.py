@@ -7,7 +7,7 @@ label-studio  DEST/tasks.json        a task an image, for people to correct: a r
 all       DEST/images/<file_name>    the images, upright
 
 Sources: mmdet 3.3.0, datasets/odvg.py, which reads no masks; bytedance/Sa2VA 9832e1a,
-projects/sa2va/datasets/sa2va_data_finetune.py; label-studio-sdk 2.1.2, converter/brush.py and label_interface.
+projects/sa2va/datasets/sa2va_data_finetune.py; label-studio-sdk 2.1.2, label_interface.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pseudoris.schemas.run_lengths import decode_runs
+from pseudoris.training.brush_strokes import brush_strokes, values_of_strokes
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.output_files import read_records
 from pseudoris.training.exports.record import Content, ExportImage, broken, canonical_counts
@@ -160,53 +161,14 @@ _CONFIG: Final = """<View>
 </View>
 """
 _URL: Final = f"/data/local-files/?d={IMAGES_FOLDER}/"
-# Red, green, blue and opacity.
-_CHANNELS: Final = 4
-# The number of values and the bits of one, less 1; then the bits of each kind of length, less 1.
-_HEAD_BITS: Final = 32 + 5
-_LENGTH_BITS: Final = (3, 4, 8, 16)
-_VALUE_BITS: Final = 8
-
-
-def brush_strokes(pixels: NDArray[np.bool_]) -> list[int]:
-    """Return a mask (height, width) as the brush's bytes, each 0 to 255.
-
-    The image's bytes RGBA row by row, all 0 or 255, in runs: a bit 1, two bits for the kind of length, the length less
-    1, the value.
-    """
-    flat = pixels.ravel()
-    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size) * _CHANNELS
-    bits = [f"{flat.size * _CHANNELS:032b}{_VALUE_BITS - 1:05b}", *(f"{each - 1:04b}" for each in _LENGTH_BITS)]
-    start = 0
-    for end in ends.tolist():
-        value = f"{255 * int(flat[start // _CHANNELS]):08b}"
-        while start < end:
-            length = min(end - start, 2 ** _LENGTH_BITS[-1])
-            kind = next(at for at, size in enumerate(_LENGTH_BITS) if length <= 2**size)
-            bits.append(f"1{kind:02b}{length - 1:0{_LENGTH_BITS[kind]}b}{value}")
-            start += length
-    whole = "".join(bits)
-    # Filled up to whole bytes, and a byte more where none is missing.
-    whole += "0" * (8 - len(whole) % 8)
-    return list(int(whole, 2).to_bytes(len(whole) // 8, "big"))
 
 
 def pixels_of_strokes(strokes: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Return the mask of what `brush_strokes` gives; a ValueError where the bytes are none of an image of that size."""
-    bits = "".join(f"{each:08b}" for each in strokes)
-    values = np.zeros(size[0] * size[1] * _CHANNELS, np.uint8)
-    if int(bits[:32], 2) != values.size:
-        raise ValueError(f"the strokes do not have the size {size} (height, width)")
-    start, at = 0, _HEAD_BITS + 4 * len(_LENGTH_BITS)
-    while start < values.size:
-        length_end = at + 3 + _LENGTH_BITS[int(bits[at + 1 : at + 3], 2)]
-        end = start + int(bits[at + 3 : length_end], 2) + 1
-        values[start:end] = int(bits[length_end : length_end + _VALUE_BITS], 2)
-        start, at = end, length_end + _VALUE_BITS
-    pixels = values.reshape(*size, _CHANNELS)
-    if not (pixels == 255 * (pixels[..., :1] > 0)).all():
+    values = values_of_strokes(strokes, size)
+    if not (values == 255 * (values[..., :1] > 0)).all():
         raise ValueError("the strokes have other values than 0 and 255")
-    return np.asarray(pixels[..., 0] > 0)
+    return np.asarray(values[..., 0] > 0)
 
 
 def _write_label_studio(job: ExportJob) -> ExportReport:
