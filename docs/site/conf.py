@@ -22,11 +22,14 @@ DOORS: Final = {
     "start": "install demo photographs cluster",
     "guides": (
         "annotate sources weights priors masks vlm gallery judging audit filtering calibration listener second-opinion "
-        "composing reuse exclusions exports training student evaluation imports mixing corrections sql resume "
+        "composing reuse exclusions exports export-ris training loading rewording imports mixing ready-masks "
+        "corrections student ppt evaluation model-evaluation sql resume "
         "cluster troubleshooting sizing compared"
     ),
     "reference": "cli settings schema api messages formats layouts stability glossary",
-    "records": "method conformance quality performance scale reliability ppt faults architecture",
+    "records": (
+        "method conformance quality performance scale reliability exports students ppt exclusions faults architecture"
+    ),
 }
 _PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Where the repository can be looked at, such as https://forge.example/team/pseudoris. Without it a link to a file of

@@ -1,7 +1,7 @@
 """Run the loaders of other projects' trainers on exports, and write what they gave.
 
 python -m experiments.loaders FOLDER       runs each loader whose snapshot lies in FOLDER, then writes the table
-python -m experiments.loaders              writes the table of docs/guides/exports.md from the record
+python -m experiments.loaders              writes the table of docs/records/exports.md from the record
 """
 
 from __future__ import annotations
