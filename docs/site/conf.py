@@ -21,7 +21,7 @@ DOCS: Final = ROOT / "docs"
 DOORS: Final = {
     "start": "install demo photographs cluster",
     "guides": (
-        "annotate sources weights priors masks vlm gallery judging audit filtering calibration listener second-opinion "
+        "annotate sources weights priors plugins masks vlm second-opinion gallery audit judging listener "
         "composing reuse exclusions exports export-ris training loading rewording imports mixing ready-masks "
         "corrections student ppt evaluation model-evaluation sql resume "
         "cluster troubleshooting sizing compared"

@@ -7,7 +7,7 @@ import experiments
 from experiments.vlm_contrast import OWN, PAPER, SIMILARITIES, WEIGHTS, Arm, chosen
 
 RESULT = Path(experiments.__file__).parent / "results" / "vlm-contrast.json"
-PAGE = Path(experiments.__file__).parents[1] / "docs" / "guides" / "vlm.md"
+PAGE = Path(experiments.__file__).parents[1] / "docs" / "records" / "engines.md"
 ALL = [Arm(similarity, weight) for similarity in SIMILARITIES for weight in WEIGHTS]
 
 
