@@ -1,6 +1,6 @@
 # Relative paths only, so that a folder with a space in its name works. Every target makes .venv if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-all coverage soak mutants lint format bench quality conformance weights docs site wheel clean
+.PHONY: help install demo check test test-all coverage soak mutants lint format bench quality conformance weights docs site wheel release clean
 SHELL := /bin/bash
 # The first of the supported versions that this machine has.
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13; do type $$each && break; done &>/dev/null; echo $$each)
@@ -84,6 +84,10 @@ site: $(STAMP) ## Build the documentation site into site/; a warning fails (FORG
 wheel: $(STAMP) ## Build the package that clusters install, into dist/
 	rm -rf build dist/pseudoris-*.whl
 	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+release: $(STAMP) ## Build wheel and sdist, what a release publishes, into dist/
+	rm -rf build dist
+	$(RUN) -m build --outdir dist .
 
 clean: ## Remove what the targets made, but not .venv
 	rm -rf build dist site demo-out bench-out .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
