@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HASH_HEX_DIGITS: Final = 16
 HASH_BITS: Final = 64
 # Of the copies that were encoded again or resized 99.9 % are within 6 bits, of those cropped by 2 % a side 85 %. Of 2
-# million pairs of different scenes 3 are within 4 bits, 4 within 6, 20 within 8. Source: docs/guides/exclusions.md.
+# million pairs of different scenes 3 are within 4 bits, 4 within 6, 20 within 8. Source: docs/records/exclusions.md.
 DEFAULT_MAX_DISTANCE: Final = 6
 _INSTALL: Final = "pip install 'pseudoris[exclude]'"
 
