@@ -76,6 +76,7 @@ def check_record(data: bytes, uri: str, *, remedy: str, again: str = "annotate a
 
 
 EXTENSION_NAME: Final = re.compile(r"^g(\d{4})\.json$")
+_HUB_COMMIT: Final = re.compile(r"^(hf://datasets/[^/@]+/[^/@]+)@[0-9a-f]{40}")
 _SUMMED: Final = ("num_images", "num_repeated", "num_shards")
 _Header = TypeVar("_Header", RunHeader, PlanExtension)
 # Another preset differs in dozens.
@@ -232,6 +233,12 @@ def check_source(header: RunHeader, source: str) -> None:
 def is_same_source(header: RunHeader, source: str) -> bool:
     """Return whether `source`, a `Source.name`, is the place that the run was planned from."""
     return _place(header.source) == _place(source)
+
+
+def planned_source(header: RunHeader, source: str) -> str:
+    """Return the SOURCE of the run if `source` is its dataset on the Hub, named without a revision; else `source`."""
+    is_same = _HUB_COMMIT.sub(r"\1", header.source) == source.rstrip("/") != header.source
+    return header.source if is_same else source
 
 
 def _extended(location: RunLocation, header: RunHeader) -> RunHeader:

@@ -21,7 +21,7 @@ from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import Mark, StoredFile
-from pseudoris.store.files.storage_at import LOCAL_PROTOCOLS, local_path
+from pseudoris.store.files.storage_at import LOCAL_PROTOCOLS, local_path, pinned
 from pseudoris.store.sources.image_tables import RowGroup, count_rows, rows_of
 from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, is_glob, split_root
@@ -38,6 +38,8 @@ Format = Literal["files", "webdataset", "parquet", "beside_tar"]
 _RUN_FOLDERS: Final = frozenset({*SCHEMAS, "_plan", "_receipts", "_manifest"})
 # Runs that were skipped in this process: a SOURCE may be listed more than once.
 _TOLD: Final[set[str]] = set()
+# A row's uri names no commit, so rows may not lead to the Hub.
+_RECORDED_SCHEMES: Final = REMOTE_SCHEMES | {"hf"}
 # A folder of images may hold millions of names.
 _MAX_COMPARED: Final = 10_000
 
@@ -47,7 +49,8 @@ class Source:
     """A SOURCE that exists; `list` yields its images.
 
     Attributes:
-        name: SOURCE; a local one as an absolute path, so that it is the same from every folder and process.
+        name: SOURCE; a local one as an absolute path, so that it is the same from every folder and process, one on the
+            Hub with its commit.
         named: Paths below the root that SOURCE names.
         patterns: Globs below the root. Without a name and a glob everything below the root belongs to SOURCE.
         exclude: Full path or uri of a folder that is never listed: the run's output.
@@ -181,7 +184,8 @@ def open_source(
     folder, and each word that braces expand to.
 
     Args:
-        source: A folder, file, fsspec url, glob, or any of them with braces (`train-{000..123}.tar`).
+        source: A folder, file, fsspec url, glob, or any of them with braces (`train-{000..123}.tar`). Of a dataset on
+            the Hub the present commit is read.
         config: How it is read.
         exclude: OUT, which may be below SOURCE.
         limits: Time-outs and patience of an S3 store.
@@ -189,7 +193,7 @@ def open_source(
     Raises:
         ConfigError: It does not exist, contains a secret, is a run, or is inside OUT.
     """
-    source = absolute_source(refuse_secrets(source))
+    source = pinned(absolute_source(refuse_secrets(source)), limits)
     root, rest, is_pattern = _split(source, config, limits)
     if not rest and _holds_run(root, ""):
         raise ConfigError(
@@ -238,10 +242,10 @@ def open_recorded_root(source: str, config: SourceConfig, limits: StorageConfig 
         TransientError: The store does not answer within ten seconds.
     """
     protocol, separator, rest = source.partition("://")
-    if separator and (protocol not in {*LOCAL_PROTOCOLS, *REMOTE_SCHEMES} or "::" in source or "://" in rest):
+    if separator and (protocol not in {*LOCAL_PROTOCOLS, *_RECORDED_SCHEMES} or "::" in source or "://" in rest):
         raise ConfigError(
             f"the run's header names SOURCE {source!r}. A header may name a local path, or a url of "
-            f"{', '.join(sorted(REMOTE_SCHEMES))}; name the place yourself where the command takes it (--source)"
+            f"{', '.join(sorted(_RECORDED_SCHEMES))}; name the place yourself where the command takes it (--source)"
         )
     _check_answers(source, config, limits or StorageConfig())
     return open_root(source, config, limits)

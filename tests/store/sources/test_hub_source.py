@@ -1,0 +1,158 @@
+"""A dataset of the Hub as SOURCE: its forms, its pinned commit, its versions, and what the Hub refuses."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+
+import pytest
+from huggingface_hub import constants
+
+from pseudoris.schemas.config import SourceConfig, StorageConfig
+from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import planned_source
+from pseudoris.store.sources.proven_shard import open_root
+from pseudoris.store.sources.source import open_source
+from tests.builders.hub import TOKEN, serving_hub
+from tests.builders.images import png
+from tests.builders.sources import parquet_bytes, tar_bytes
+from tests.store.builders import start_run
+
+FILES = {f"photos/{number}.png": png(seed=number) for number in range(8)} | {
+    "photos/a b#é%20.png": png(seed=9),
+    "tars/t.tar": tar_bytes([("in tar.png", png(seed=10))]),
+    "tables/t.parquet": parquet_bytes({"image": [{"bytes": png(seed=11), "path": "r.png"}]}),
+    "README.md": b"# photographs",
+}
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with serving_hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        hub.add("me/photos", FILES)
+        yield hub
+
+
+def opened(uri, **options):
+    return open_source(uri, SourceConfig(), limits=StorageConfig(patience_s=1, read_timeout_s=5), **options)
+
+
+def keys(uri) -> list[str]:
+    return [item.key for item in opened(uri).list()]
+
+
+@pytest.mark.parametrize(
+    ("uri", "found"),
+    [
+        ("hf://datasets/me/photos", len(FILES) - 1),
+        ("hf://datasets/me/photos/photos", 9),
+        ("hf://datasets/me/photos/photos/3.png", ["3.png"]),
+        ("hf://datasets/me/photos@main/photos/[01].png", ["0.png", "1.png"]),
+        ("hf://datasets/me/photos/photos/{2,5}.png", ["2.png", "5.png"]),
+        ("hf://datasets/me/photos/tars/t.tar", ["t.tar!in%20tar.png"]),
+        ("hf://datasets/me/photos/tables", ["t.parquet!0"]),
+    ],
+)
+def test_folders_files_globs_tars_and_tables_are_listed_page_by_page(hub, uri, found):
+    listed = keys(uri)
+    assert len(listed) == found if isinstance(found, int) else [key.replace("#", "!") for key in listed] == found
+
+
+def test_every_image_is_read_with_its_bytes_by_one_request_without_a_token_for_the_store(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    source = opened("hf://datasets/me/photos/photos")
+    listed = [file for file, _ in source.files()]
+    root = pickle.loads(pickle.dumps(open_root(source.name, SourceConfig())))
+    assert TOKEN.encode() not in pickle.dumps(root)
+    hub.requests.clear()
+    for file in listed:
+        with root.open_version(file.path, file) as stream:
+            assert stream.read() == FILES[f"photos/{file.path}"]
+    asked = hub.sent("GET", "/resolve/")
+    assert len(asked) == len(listed) == len(hub.requests) / 2
+    assert {has_token for _, path, has_token in hub.requests if path.startswith("/cdn/")} == {False}
+
+
+def test_a_later_commit_changes_nothing_for_the_run_that_named_a_branch(hub):
+    source = opened("hf://datasets/me/photos/photos/3.png")
+    planned = next(source.files())[0]
+    dataset = hub.add("me/photos", {"photos/3.png": png(seed=99)})
+    assert source.name == f"hf://datasets/me/photos@{dataset.sha(1)}/photos/3.png"
+    with open_root(source.name, SourceConfig()).open_version("3.png", planned) as stream:
+        assert stream.read() == FILES["photos/3.png"]
+    moved = open_root(opened("hf://datasets/me/photos/photos/3.png").name, SourceConfig())
+    with pytest.raises(ImageError, match="the etag differs"), moved.open_version("3.png", planned) as stream:
+        stream.read()
+
+
+@pytest.fixture
+def built_header(tmp_path):
+    return start_run(RunLocation.open(str(tmp_path / "run")))
+
+
+@pytest.mark.parametrize(
+    ("given", "planned"),
+    [
+        ("hf://datasets/me/photos/a", "hf://datasets/me/photos@{sha}/a"),
+        ("hf://datasets/me/photos@main/a", None),
+        ("hf://datasets/me/photos/b", None),
+        ("/photos", None),
+    ],
+)
+def test_a_resume_that_names_no_revision_goes_on_with_the_commit_of_the_run(built_header, given, planned):
+    sha = "0" * 39 + "f"
+    header = built_header.model_copy(update={"source": f"hf://datasets/me/photos@{sha}/a"})
+    assert planned_source(header, given) == (planned or given).format(sha=sha)
+
+
+REFUSED = {
+    "hf://datasets/me/none": "shows no dataset me/none to you. Check the name; if it is private, run `hf auth login`",
+    "hf://datasets/me/private/a": "shows no dataset me/private to you",
+    "hf://datasets/me/gated": "@main asks for consent: give it on http://[^ ]+/datasets/me/gated, then run `hf auth",
+    "hf://datasets/me/photos@v9/a": "has no revision 'v9'",
+    "hf://datasets/me/photos/none": "does not exist",
+    "hf://datasets/photos": "is not the url of a dataset: give hf://datasets/OWNER/NAME",
+    "hf://me/model": "is not the url of a dataset",
+    "hf://datasets/me/photos/../..": "is not the url of a dataset",
+}
+
+
+@pytest.mark.parametrize("uri", REFUSED)
+def test_what_the_hub_does_not_give_is_refused_with_the_remedy(hub, uri):
+    hub.add("me/private", FILES, is_private=True)
+    hub.add("me/gated", FILES, is_gated=True)
+    hub.failures = [("me/gated/revision", 401, {"X-Error-Code": "GatedRepo"})]
+    with pytest.raises(ConfigError, match=REFUSED[uri]):
+        keys(uri)
+
+
+def test_a_private_dataset_opens_with_the_token(hub, monkeypatch):
+    hub.add("me/private", FILES, is_private=True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert len(keys("hf://datasets/me/private/photos")) == 9
+
+
+@pytest.mark.slow
+def test_a_hub_that_is_busy_is_asked_again_and_one_that_is_down_never_costs_an_image(hub, monkeypatch, caplog):
+    hub.failures = [("/tree/", 429, {"Retry-After": "0"}), ("/tree/", 503, {})]
+    assert len(keys("hf://datasets/me/photos/photos")) == 9
+    source = opened("hf://datasets/me/photos/photos")
+    file = next(source.files())[0]
+    for status, error in ((503, TransientError), (401, RefusedError)):
+        hub.failures = [("/cdn/", status, {})] * 3
+        place = r"cannot read hf://datasets/me/photos@[0-9a-f]{40}/photos/0.png: the Hub"
+        with pytest.raises(error, match=place), source.root.open_version(file.path, file) as stream:
+            stream.read()
+    assert "secret" not in caplog.text
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(TransientError, match=r"cannot open hf://datasets/me/photos@main: the Hub cannot be reached"):
+        opened("hf://datasets/me/photos")
+
+
+def test_nothing_is_written_to_a_dataset(hub, caplog):
+    caplog.set_level(logging.CRITICAL)
+    with pytest.raises(ConfigError, match=r"cannot be written: hf:// is only read.* --push OWNER/NAME"):
+        RunLocation.open("hf://datasets/me/photos/out").probe()
