@@ -73,9 +73,8 @@ conformance: $(STAMP) ## Write docs/records/conformance.md, after measuring what
 weights: $(STAMP) ## Train the tiny models again (two and a half hours on 2 cores that others shared)
 	$(RUN) -m recipes
 
-docs: $(STAMP) ## Regenerate docs/reference/schema.md and docs/reference/settings.md from schemas/
-	$(RUN) -m tests.docs.pages tables > docs/reference/schema.md
-	$(RUN) -m tests.docs.pages settings > docs/reference/settings.md
+docs: $(STAMP) ## Regenerate the pages of docs/reference that come from the code
+	$(RUN) -m tests.docs.pages
 
 site: $(STAMP) ## Build the documentation site into site/; a warning fails (FORGE=URL of the repository, for links to its files)
 	rm -rf site

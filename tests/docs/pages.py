@@ -1,18 +1,21 @@
-"""Writes docs/reference/settings.md from the settings' comments, and schema.md from the tables.
+"""Writes the generated pages of docs/reference: `python -m tests.docs.pages`, which `make docs` calls.
 
-python -m tests.docs.pages tables
+Settings come from their comments, tables from their schemas, the others from modules beside this one.
 """
 
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
 from pseudoris.schemas.config_layers import load_config, preset_names, settings
-from pseudoris.schemas.tables import FAILURE_REASONS, PLAN_SCHEMA, SCHEMAS, TABLES_VERSION
+from pseudoris.schemas.tables import PLAN_SCHEMA, SCHEMAS, TABLES_VERSION
+from tests.docs.api_page import api_page
+from tests.docs.cli_pages import cli_page, messages_page
 
 _TABLE: Final = ("| key | default | presets | |", "| --- | --- | --- | --- |")
 _HEAD: Final = """# Settings
@@ -63,12 +66,11 @@ and `composing.posterior` stands in the file of `filtering.fitted.uri`.
 
 
 def tables_page() -> str:
-    """Return the page as Markdown: a section a table, a line a column, then the reason codes."""
+    """Return the page as Markdown: a section a table, a line a column."""
     sections = [_TABLES_HEAD]
     sections += [_table_section(f"{name}/*.parquet", schema) for name, schema in SCHEMAS.items()]
     sections.append(_table_section("_plan/g0001/part-*.parquet", PLAN_SCHEMA))
-    reasons = "\n".join(f"| `{code}` | {meaning} |" for code, meaning in FAILURE_REASONS.items())
-    sections.append(f"## Reason codes of `failures`\n\n| reason | meaning |\n| --- | --- |\n{reasons}\n")
+    sections.append("The reason codes of `failures` stand in [messages](messages.md#why-an-image-is-in-quarantine).\n")
     return "\n".join(sections)
 
 
@@ -91,5 +93,15 @@ def _type_name(kind: pa.DataType) -> str:
     return str(kind)
 
 
+REFERENCE: Final = Path(__file__).parents[2] / "docs" / "reference"
+PAGES: Final[dict[str, Callable[[], str]]] = {
+    "api.md": api_page,
+    "cli.md": cli_page,
+    "messages.md": messages_page,
+    "schema.md": tables_page,
+    "settings.md": settings_page,
+}
+
 if __name__ == "__main__":
-    sys.stdout.write({"tables": tables_page, "settings": settings_page}[sys.argv[1]]())
+    for name, written in PAGES.items():
+        (REFERENCE / name).write_text(written(), encoding="utf-8")

@@ -15,6 +15,8 @@ _WORD = re.compile(r"people|person|human|annotator", re.IGNORECASE)
 _TOKEN = re.compile(r"\w*[^\W\d]\w*(?:['’-]\w+)*")
 # A paragraph, an item of a list or a row of a table.
 _BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[|#<]|[-*] |\d+\. ))")
+# Generated from signatures and options: they name arguments, and state no figure.
+_OF_CODE = {"docs/reference/api.md", "docs/reference/cli.md"}
 # Words of its block on each side.
 _CONTEXT = 3
 _CLASSES = {"real", "simulated", "other"}
@@ -29,7 +31,7 @@ other: a word of a caption, a category or a name.
 def hits(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield file and phrase of each word for people, as `grep -riE` finds them in README.md and docs."""
     for path in [folder / "README.md", *sorted((folder / "docs").rglob("*"))]:
-        if not path.is_file():
+        if not path.is_file() or path.relative_to(folder).as_posix() in _OF_CODE:
             continue
         try:
             text = path.read_text(encoding="utf-8")

@@ -103,7 +103,7 @@ def test_the_snippets_of_the_other_formats_read_the_export(built_run, place, nam
     monkeypatch.setenv("HF_DATASETS_CACHE", f"{place.root} cache")
     report = export(name, built_run, place)
     names = {}
-    exec(compile(snippets("reference/exports-formats.md")[number].replace("DEST", place.root), name, "exec"), names)
+    exec(compile(snippets("reference/formats.md")[number].replace("DEST", place.root), name, "exec"), names)
     found = [*names["samples"]] if name == "webdataset" else names["rows"]
     assert len(found) == next(iter(report.rows.values()))
 
