@@ -10,7 +10,7 @@
 | `python -m experiments.quality.scene_runs OUT` | writes scenes as a run, as simulated annotators describe them |
 | `python -m experiments.ppt` | PPT's ablation in miniature: docs/records/ppt.json and the table of ppt.md |
 | `python -m experiments.ppt.prediction_picture FILE` | draws docs/records/ppt-predict.jpg |
-| `python -m experiments.audits` | simulated audits: coverage and width of intervals; tables of docs/guides/audit.md |
+| `python -m experiments.audits` | simulated audits: coverage and width of intervals; tables of docs/records/audits.md |
 | `python -m experiments.ppt_data FOLDER` | PPT's pseudo-labels against the truth, with a contact sheet |
 | `python -m experiments.vlm_contrast OUT` | distinctive minus own draws, tiny LLaVA: docs/records/engines.md |
 | `python -m experiments.loaders FOLDER` | others' loaders read the exports: a table of docs/records/exports.md |

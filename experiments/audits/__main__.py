@@ -1,6 +1,6 @@
 """Simulate audits whose truth is known, and say whether their intervals hold it.
 
-    python -m experiments.audits [--json FILE] [--page docs/guides/audit.md] [--plot docs/guides/audit.svg]
+    python -m experiments.audits [--json FILE] [--page docs/records/audits.md] [--plot docs/records/audits.svg]
 
 Two thousand audits of each of twelve populations take eight minutes of one core. `--audits 100` is a trial,
 which writes nothing into docs or results. It ends with 1 if an interval misses what is promised.

@@ -58,9 +58,9 @@ def test_the_record_keeps_every_promise():
 
 
 def test_the_page_has_the_tables_of_the_record():
-    text = (ROOT / "docs/guides/audit.md").read_text()
+    text = (ROOT / "docs/records/audits.md").read_text()
     assert f"{BEGIN}\n\n{as_markdown(RECORD)}\n\n{END}" in text
-    assert (ROOT / "docs/guides/audit.svg").read_text() == coverage_chart(RECORD)
+    assert (ROOT / "docs/records/audits.svg").read_text() == coverage_chart(RECORD)
 
 
 def test_an_interval_that_misses_its_coverage_or_width_is_named():
