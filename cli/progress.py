@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from html import escape
 from threading import Event
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import typer
 from rich.console import Console
@@ -26,8 +27,10 @@ from rich.text import Text
 
 from pseudoris.cli.console import report, report_stopped, stderr, stdout
 from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.untrusted import printable
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, Planned, Retried, RunEvent, Step
+from pseudoris.store.tables.run_image import notebook_display
 
 INTERRUPTED: Final = 130
 WrittenT = TypeVar("WrittenT")
@@ -168,6 +171,34 @@ class RunProgress:
     def _advance(self, num_images: int, text: str) -> None:
         self._done += num_images
         self._show(self._done, self._total, text)
+
+
+class _NotebookBar(Bar):
+    """A bar that a notebook draws without widgets, and keeps with the cell's output."""
+
+    def __init__(self, display: Callable[..., Any]) -> None:
+        self._text, self._handle = "", display({"text/plain": "starting"}, raw=True, display_id=True)
+
+    def __call__(self, done: int, total: int | None, text: str | None = None) -> None:
+        self._text = self._text if text is None else text
+        plain = f"{self._text}: {done:,} of {total or 0:,} images"
+        html = f'<progress value="{done}" max="{total or 1}"></progress> {escape(printable(plain))}'
+        self._handle.update({"text/plain": plain, "text/html": html}, raw=True)
+
+    def describe(self, text: str) -> None:
+        self._handle.update({"text/plain": text}, raw=True)
+
+    def restart(self, done: int) -> None:
+        """Nothing to do: it has no clock."""
+
+    def print(self, text: str | Text) -> None:
+        stdout.print(text)
+
+
+def notebook_progress() -> OnEvent:
+    """Return a callback that shows a run's events as a bar in a notebook, and nothing elsewhere."""
+    display = notebook_display()
+    return (lambda event: None) if display is None else RunProgress(_NotebookBar(display)).on_event
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def annotate(
     exclude: str | Sequence[str] = (),
     exclude_distance: int | None = None,
     only: str | Sequence[str] = (),
-    on_event: Callable[[RunEvent], None] = lambda event: None,
+    on_event: Callable[[RunEvent], None] | None = None,
 ) -> RunSummary:
     """Annotate the images of `source` into the run at `out`; the same call again continues.
 
@@ -143,7 +143,7 @@ def annotate(
         exclude_distance: As `--exclude-distance`.
         only: The images to take, all others are left out, as `pseudoris annotate --only`: a path, or several.
         on_event: Called with each step of the start (`Step`), the plan (`Planned`), each commit (`Committed`), each
-            retried shard (`Retried`), and each `Notice`.
+            retried shard (`Retried`), and each `Notice`. None shows a bar in a notebook, and nothing elsewhere.
 
     Returns:
         The state of the run: `is_complete` if every shard is committed, `interrupted` if Ctrl-C ended the call.
@@ -153,6 +153,7 @@ def annotate(
             preset does not know such images (`placement.accept_domain` goes on all the same).
         TransientError: Storage or the cluster failed; the same call continues.
     """
+    from pseudoris.cli.progress import notebook_progress
     from pseudoris.pipeline.annotation import annotate as run_pipeline
     from pseudoris.pipeline.run_contract import RunOptions
     from pseudoris.schemas.config_layers import load_config
@@ -162,17 +163,18 @@ def annotate(
     reasons = parse_reasons(_listed(retry_reasons) or None)
     exclusions = _exclusions(exclude, exclude_distance, only)
     options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=exclusions)
-    return run_pipeline(source, out, settings, options=options, on_event=on_event)
+    return run_pipeline(source, out, settings, options=options, on_event=on_event or notebook_progress())
 
 
-def open_run(out: str) -> Run:
+def open_run(out: str, *, source: str | None = None) -> Run:
     """Open the run at `out`, finished or not.
 
     Args:
         out: Folder or url of the run.
+        source: Where its images are now, if they were moved.
 
     Returns:
-        The run: its header, counts and tables.
+        The run: its header, counts, tables and images.
 
     Raises:
         ConfigError: There is no run at `out`, or another version of the package wrote it.
@@ -181,7 +183,7 @@ def open_run(out: str) -> Run:
     from pseudoris.store.location import RunLocation
     from pseudoris.store.tables.run_reader import Run
 
-    return Run(RunLocation.open(out))
+    return Run(RunLocation.open(out), source=source)
 
 
 def verify(out: str, *, quick: bool = False, sample: int | None = None, root: str | None = None) -> VerifyReport:

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import operator
 import random
+import sys
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from importlib.util import find_spec
 from itertools import accumulate
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.run_records import PartRecord, Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import LatestReceipts, cached_receipts
 from pseudoris.store.runs.receipts import RunTotals, Totals, part_path, read_receipts
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.sources.planned_images import PlannedImages, as_annotated
+from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
+from pseudoris.store.tables.committed_tables import RowFilter, read_selected, read_table
+from pseudoris.store.tables.run_image import RunImage, html_text
+
+if TYPE_CHECKING:
+    import pandas
 
 # Columns beside those of the expressions table: of the row's image, and of its mask if it refers to exactly one.
 _OF_IMAGE: Final = ("key", "height", "width", "sha256")
@@ -125,12 +135,15 @@ def _field(name: str) -> pa.Field:
     return field.with_type(pa.struct([inner.with_nullable(True) for inner in field.type]))
 
 
+# That a notebook shows of a run.
+_NUM_SHOWN: Final = 3
 SAMPLE_COLUMNS: Final = ("key", "text", "distinctiveness", "correctness", "mask_id", "segmentation")
 
 
 class Run:
     """A snapshot of a run, finished or not, taken when it is opened. Nothing is written.
 
+    `run[i]` is the i-th image that is not quarantined, in plan order, and `len(run)` how many there are.
     All tables of one `Run` show the same commits. To see later commits, open the run again. Files that no receipt names
     are never read, so you can read a run while it grows, and before `gc`.
 
@@ -139,15 +152,71 @@ class Run:
         header: What the run was planned with: SOURCE, configuration, identity, numbers of images and shards.
     """
 
-    def __init__(self, location: RunLocation) -> None:
-        """Open the run at `location` with one listing; ConfigError if none was started there. No part is read."""
+    def __init__(self, location: RunLocation, *, source: str | None = None) -> None:
+        """Open the run at `location` with one listing; ConfigError if none was started there. No part is read.
+
+        `source` says where the images are now.
+        """
         self.out = location.root
         self.header: RunHeader = require_header(location)
         self._location = location
         self._receipts = LatestReceipts.listed(location)
+        # A notebook does not wait minutes for a bucket that is gone.
+        placement = self.header.config.placement
+        placement = placement.model_copy(update={"storage": placement.storage.hasty()})
+        config = self.header.config.model_copy(update={"placement": placement})
+        header = self.header.model_copy(update={"config": config})
+        self._pictures = PlannedImages(location, header, source=source)
+        # The shard of the last image by its place, and its images.
+        self._last: tuple[int, list[RunImage]] = (-1, [])
 
     def __repr__(self) -> str:
         return f"Run({self.out!r}, {len(self._receipts)} of {self.header.num_shards} shards)"
+
+    def __len__(self) -> int:
+        """Return the number of committed images that are not quarantined."""
+        return (self._contents[2] or [0])[-1]
+
+    def __getitem__(self, index: int) -> RunImage:
+        """Return an image; negative indices count from the end. Reads one shard, and keeps it for the next image."""
+        place, size = operator.index(index), len(self)
+        if not -size <= place < size:
+            raise IndexError(f"there is no image {place}: {self.out} has {size} that are not quarantined")
+        place %= size
+        ends = self._contents[2]
+        at = bisect_right(ends, place)
+        if self._last[0] != at:
+            receipt, plugins = self._receipts[at], self.header.config.images.decoder_plugins
+            found = iter_annotations(self._location, [receipt])
+            self._last = (at, [RunImage(each, partial(self._load, receipt, each), plugins) for each in found])
+        # Counted from the end of the shard.
+        return self._last[1][place - ends[at]]
+
+    def _load(self, receipt: Receipt, image: AnnotatedImage) -> bytes:
+        """Return the encoded bytes of an image of a shard, from its table if they are embedded."""
+        keep = RowFilter(ds.field("image_id") == image.image_id, ("image_id",))
+        found = read_selected(self._location, IMAGES, receipt.parts[IMAGES].name, ("bytes",), keep)["bytes"].to_pylist()
+        outcome = found[0] or as_annotated(self._pictures(receipt.shard, image.key), image.sha256)
+        if isinstance(outcome, ImageError):
+            raise outcome
+        return bytes(outcome)
+
+    def _repr_html_(self) -> str:
+        counts = self.counts
+        facts = (
+            f"{self!r} of {self.header.source}",
+            f"{counts.annotated:,} images annotated, {counts.empty:,} empty, {counts.quarantined:,} quarantined",
+            f"{counts.masks:,} masks, {counts.kept:,} of {counts.expressions:,} expressions kept",
+        )
+        pictures = (self[at]._repr_html_(200, with_texts=False) for at in range(min(_NUM_SHOWN, len(self))))
+        return f"<div>{''.join(f'{html_text(fact)}<br>' for fact in facts)}{''.join(pictures)}</div>"
+
+    def to_pandas(self, *, columns: Sequence[str] = SAMPLE_COLUMNS, kept_only: bool = True) -> pandas.DataFrame:
+        """Return the expressions as a pandas DataFrame, a row each, in plan order; arguments as of `sample`."""
+        if find_spec("pandas") is None:
+            raise ConfigError("to_pandas() needs pandas: run `pip install pandas`")
+        frame: pandas.DataFrame = self.sample(sys.maxsize, columns=columns, kept_only=kept_only).to_pandas()
+        return frame
 
     @property
     def is_complete(self) -> bool:
@@ -210,15 +279,16 @@ class Run:
         )
 
     @cached_property
-    def _contents(self) -> tuple[RunTotals, Mapping[str, list[PartRecord]]]:
-        """Sums and parts by table, in the order of the plan, from one pass over the receipts."""
-        totals = Totals()
+    def _contents(self) -> tuple[RunTotals, Mapping[str, list[PartRecord]], list[int]]:
+        """Sums, parts by table, and images not quarantined up to each shard, from one pass over the receipts."""
+        totals, shown = Totals(), []
         parts: dict[str, list[PartRecord]] = {table: [] for table in SCHEMAS}
         for receipt in self._receipts:
             totals.add(receipt)
+            shown.append(receipt.counts.annotated + receipt.counts.empty)
             for table in SCHEMAS:
                 parts[table].append(receipt.parts[table])
-        return totals.sum(), parts
+        return totals.sum(), parts, list(accumulate(shown))
 
 
 def arrow_filesystem(location: RunLocation) -> fs.FileSystem:

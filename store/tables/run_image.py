@@ -1,0 +1,170 @@
+"""One image of a run for Python and notebooks: its pixels, masks as numpy, expressions, and a drawing of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import sys
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from html import escape
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import unquote
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont
+
+from pseudoris.images.pixels import decode_upright, loaded_plugins
+from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
+from pseudoris.schemas.run_lengths import decode_image_runs
+from pseudoris.schemas.stage_settings import ImagesConfig
+from pseudoris.schemas.untrusted import printable
+
+if TYPE_CHECKING:
+    from pseudoris.store.tables.annotations import AnnotatedImage
+
+# Neighbours in the list of masks get hues that differ: the golden angle.
+_HUE_STEP: Final = 137.508
+_BLANK_GREY: Final = 221
+_CELL: Final = 'style="text-align:left"'
+
+
+class ImageExpression(NamedTuple):
+    """A candidate of a `RunImage`; `masks` are positions in its `masks`. A missing score is None."""
+
+    text: str
+    kept: bool
+    masks: tuple[int, ...]
+    distinctiveness: float | None
+    correctness: float | None
+
+
+class RunImage:
+    """An image of a run; in a notebook it draws itself.
+
+    Attributes:
+        image_id: As in the tables.
+        key: Name relative to SOURCE, percent-encoded as in the tables.
+        height: Upright height in pixels.
+        width: Upright width in pixels.
+    """
+
+    def __init__(self, record: AnnotatedImage, load: Callable[[], bytes], plugins: Sequence[str]) -> None:
+        """Wire it; `load` reads the encoded bytes, and `plugins` are the run's decoders."""
+        self.image_id, self.key, self.height, self.width = record.image_id, record.key, record.height, record.width
+        self._record, self._load, self._plugins = record, load, plugins
+
+    def __repr__(self) -> str:
+        return f"RunImage({self.key!r}, {self.width} x {self.height}, {len(self._record.masks)} masks)"
+
+    @cached_property
+    def expressions(self) -> tuple[ImageExpression, ...]:
+        """All candidates by mask, and last those that refer to nothing; `kept` says which the run keeps."""
+        places = {mask.mask_id: place for place, mask in enumerate(self._record.masks)}
+        # One that refers to several masks stands at each of them.
+        said = dict.fromkeys(each for mask in self._record.masks for each in mask.expressions)
+        return tuple(
+            ImageExpression(
+                *(each.text, each.kept, tuple(places[mask] for mask in each.target_mask_ids if mask in places)),
+                *(each.distinctiveness, each.correctness),
+            )
+            for each in (*said, *self._record.untargeted)
+        )
+
+    @cached_property
+    def masks(self) -> npt.NDArray[np.bool_]:
+        """(N, H, W) bool in upright image pixels, in the order of the table; ConfigError if one is damaged."""
+        masks = np.zeros((len(self._record.masks), self.height, self.width), np.bool_)
+        for mask, record in zip(masks, self._record.masks, strict=True):
+            try:
+                runs, _ = decode_image_runs(self.height, self.width, record.rle_counts)
+            except ValueError as error:
+                raise ConfigError(f"a mask of image {self.key} is damaged: {error}. Run `pseudoris verify`") from None
+            mask[:] = np.repeat(np.arange(runs.size) % 2 == 1, runs).reshape(self.width, self.height).T
+        return masks
+
+    @cached_property
+    def image(self) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB, upright.
+
+        Raises:
+            ConfigError: The image cannot be read, or is not the one that was annotated.
+            TransientError: Storage failed.
+        """
+        try:
+            pixels = decode_upright(self._load(), ImagesConfig(decoder_plugins=loaded_plugins(self._plugins)))
+            if pixels.shape[:2] != (self.height, self.width):
+                raise ImageError("changed", "its size differs from the annotated one")
+            return pixels
+        except (ImageError, OSError, ConfigError) as error:
+            moved = "If the images were moved, say where they are: open_run(out, source=NEW)"
+            raise ConfigError(f"image {self.key} cannot be read: {error}. {moved}") from None
+
+    def picture(self, max_side_px: int = 640) -> Image.Image:
+        """Return the image with its masks drawn and numbered; raises like `image`."""
+        return self._drawn(self.image, max_side_px)
+
+    def show(self) -> None:
+        """Display the image, its masks and kept expressions: in the notebook, else as a window of the system."""
+        if (display := notebook_display()) is not None:
+            display(self)
+        else:
+            self.picture().show()
+
+    def _drawn(self, pixels: npt.NDArray[np.uint8], max_side_px: int) -> Image.Image:
+        scale = min(1.0, max_side_px / max(self.height, self.width))
+        size = (max(1, round(self.width * scale)), max(1, round(self.height * scale)))
+        canvas = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BOX), np.float32)
+        labels = []
+        for number, mask in enumerate(self.masks):
+            small = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
+            inside, core = np.asarray(small) > 0, np.asarray(small.filter(ImageFilter.MinFilter(5))) > 0
+            colour = np.array(ImageColor.getrgb(_colour(number)), np.float32)
+            canvas[inside] += 0.35 * (colour - canvas[inside])
+            canvas[inside & ~core] = colour
+            if inside.any():
+                # The mask's own pixel nearest to its centre: the centre of a ring is not in it.
+                points = np.argwhere(inside)
+                labels.append((number, points[((points - points.mean(axis=0)) ** 2).sum(axis=1).argmin()]))
+        picture = Image.fromarray(canvas.astype(np.uint8))
+        draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
+        for number, (y, x) in labels:
+            draw.text((x, y), str(number), "white", font, "mm", stroke_width=2, stroke_fill="black")
+        return picture
+
+    def _repr_html_(self, max_side_px: int = 480, *, with_texts: bool = True) -> str:
+        note = ""
+        try:
+            picture = self.picture(max_side_px)
+        except PseudorisError as error:
+            note = f"<br>{html_text(error)}"
+            picture = self._drawn(np.full((self.height, self.width, 3), _BLANK_GREY, np.uint8), max_side_px)
+        picture.save(data := io.BytesIO(), "JPEG", quality=85)
+        source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+        name = f"{html_text(unquote(self.key))}, {self.width} × {self.height}, {len(self._record.masks)} masks"
+        head = f'<img src="{source}" alt="{name}"><figcaption>{name}{note}</figcaption>'
+        kept = [each for each in self.expressions if each.kept] if with_texts else []
+        marks = [" ".join(f'<b style="color:{_colour(mask)}">{mask}</b>' for mask in each.masks) for each in kept]
+        rows = "".join(
+            f"<tr><td>{mark or '–'}</td><td {_CELL}>{html_text(each.text)}</td></tr>"
+            for mark, each in zip(marks, kept, strict=True)
+        )
+        rest = f"<p>{len(kept)} of {len(self.expressions)} candidates are kept.</p>" if with_texts else ""
+        return f'<figure style="display:inline-block;margin:0 8px 8px 0">{head}<table>{rows}</table>{rest}</figure>'
+
+
+def notebook_display() -> Callable[..., Any] | None:
+    """Return IPython's `display` if this process is a notebook's kernel, else None."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython and ipython.get_ipython()
+    return ipython.display.display if ipython is not None and hasattr(shell, "kernel") else None
+
+
+def _colour(number: int) -> str:
+    return f"hsl({round(number * _HUE_STEP) % 360}, 85%, 55%)"
+
+
+def html_text(value: object) -> str:
+    """Return text for a page: escaped, its control characters spelled."""
+    return escape(printable(str(value)))
