@@ -21,10 +21,9 @@ DOCS: Final = ROOT / "docs"
 DOORS: Final = {
     "start": "install demo photographs cluster",
     "guides": (
-        "annotate sources weights priors plugins masks vlm second-opinion gallery audit judging listener "
-        "composing reuse exclusions exports export-ris training loading rewording imports mixing ready-masks "
-        "corrections student ppt evaluation model-evaluation sql resume "
-        "cluster troubleshooting sizing compared"
+        "annotate sources hub weights priors ready-masks gallery judging audit evaluation reuse listener "
+        "second-opinion composing exclusions exports export-ris training loading rewording student imports "
+        "mixing corrections sql resume cluster sizing troubleshooting plugins masks vlm compared"
     ),
     "reference": "cli settings schema api messages formats layouts stability glossary",
     "records": (
