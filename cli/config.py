@@ -1,15 +1,39 @@
-"""`pseudoris config show`: every setting with its value, where it was set, and its reason."""
+"""`pseudoris config` and `init`: every setting with its reason, a file to begin with, and what two runs differ in."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from pseudoris.cli import options
 from pseudoris.cli.console import echo
+from pseudoris.schemas.errors import ConfigError
 
-app = typer.Typer(help="Show the settings of a preset.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+app = typer.Typer(help="Show the settings of a preset, compare two, or print their schema.", no_args_is_help=True)
+
+DIFFERENT: Final = 1
+SCHEMA_NAME: Final = "run.schema.json"
+# What users change most.
+_COMMON: Final = (
+    *("images.decoder_plugins", "masks.weights.uri", "masks.points_per_side", "masks.pred_iou_thresh"),
+    *("captions.weights.uri", "filtering.weights.uri", "filtering.tau", "filtering.keep"),
+    *("compute.device", "compute.precision", "compute.threads", "compute.seed"),
+    *("shards.max_images", "shards.embed_images", "placement.address", "placement.fused.num_gpus"),
+)
+_HEAD: Final = """\
+# yaml-language-server: $schema={schema}
+# Settings laid over the preset {preset}. SOURCE is a folder or url of images, OUT an empty folder or url:
+#   pseudoris annotate SOURCE OUT --preset {preset} --config {name}
+# Remove the first # of a setting, and of the sections above it, to change it. Here are those that are changed most;
+# `pseudoris config show {preset}` prints all.
+"""
 
 
 @app.command()
@@ -33,6 +57,93 @@ def show(
     echo(shown_config([*preset_layers(preset), *own_layers(config, assignments or ())]), nl=False)
 
 
-@app.callback()
-def _group() -> None:
-    """Show the settings of a preset."""
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a file for --config, for editors and checks."""
+    echo(schema_text(), nl=False)
+
+
+_SIDE: Final = "A preset, a YAML file for --config, or a run."
+
+
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help=_SIDE)],
+    after: Annotated[str, typer.Argument(metavar="B", help=_SIDE)],
+    preset: options.Preset = "tiny",
+) -> None:
+    """Print each key that differs, with its value in A and in B.
+
+    --preset is what YAML files are laid over. The exit code is 1 if a key differs.
+    """
+    from pseudoris.schemas.config_layers import settings
+
+    first, second = (_settings_of(each, preset) for each in (before, after))
+    # The preset's name is a label that no code reads.
+    keys = [each for each in settings() if each.section is None and each.key != "preset"]
+    pairs = [(each.key, each.value(first), each.value(second)) for each in keys]
+    differing = [pair for pair in pairs if pair[1] != pair[2]]
+    for key, old, new in differing:
+        echo(f"{key}: {_json(old)} -> {_json(new)}")
+    if differing:
+        raise typer.Exit(DIFFERENT)
+
+
+def init(
+    path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The file to write.")] = Path("run.yaml"),
+    preset: options.Preset = "tiny",
+) -> None:
+    """Write a commented settings file for `annotate --config`.
+
+    Its schema for editors is written beside it. An existing file is never replaced.
+    """
+    text = "".join(f"{line}\n" for line in _starting_lines(preset))
+    schema_path = path.with_name(SCHEMA_NAME)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(_HEAD.format(schema=SCHEMA_NAME, preset=preset, name=path.name) + text)
+        if not schema_path.exists():
+            schema_path.write_text(schema_text(), encoding="utf-8")
+    except FileExistsError:
+        raise ConfigError(f"{path} exists: give another PATH, or remove it") from None
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error}") from error
+    echo(f"wrote {path} and {schema_path}")
+
+
+def _starting_lines(preset: str) -> Iterator[str]:
+    from pseudoris.schemas.config_layers import load_config, settings
+
+    tree = load_config(preset).model_dump(mode="json")
+    for each in settings():
+        start = "#" + "  " * (len(each.path) - 1)
+        if each.key in _COMMON:
+            yield from (f"{start}# {line}" for line in textwrap.wrap(each.reason, 100))
+            yield f"{start}{each.path[-1]}: {json.dumps(each.value(tree), ensure_ascii=False)}"
+        elif any(key.startswith(f"{each.key}.") for key in _COMMON):
+            yield f"{start}{each.path[-1]}:"
+
+
+def _settings_of(word: str, preset: str) -> dict[str, Any]:
+    from pseudoris.schemas.config_layers import load_config, preset_names
+    from pseudoris.store.location import RunLocation
+    from pseudoris.store.runs.header import require_header
+
+    if word in preset_names():
+        return load_config(word).model_dump(mode="json")
+    if Path(word).suffix in (".yaml", ".yml"):
+        return load_config(preset, word).model_dump(mode="json")
+    if "://" not in word and not Path(word).exists():
+        raise ConfigError(f"{word!r} is no preset ({', '.join(preset_names())}), no .yaml file, and no run")
+    return require_header(RunLocation.open_to_read(word)).config.model_dump(mode="json")
+
+
+def _json(value: Any) -> str:
+    return textwrap.shorten(json.dumps(value, ensure_ascii=False), 100, placeholder=" …")
+
+
+def schema_text() -> str:
+    """Return what `config schema` prints."""
+    from pseudoris.schemas.config_layers import config_schema
+
+    return json.dumps(config_schema(), indent=1, ensure_ascii=False) + "\n"

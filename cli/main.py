@@ -81,11 +81,8 @@ class HelpPage(TyperGroup):
             page.add_column(min_width=width)
         for row in self._rows():
             page.add_row(*row)
-        options = Table.grid(padding=(0, 2, 0, 0))
-        for parameter in self.get_params(ctx):
-            names, text = parameter.get_help_record(ctx) or ("", "")
-            # Typer says more of completion than fits a line.
-            options.add_row(names, text.partition(",")[0].rstrip(".") + ".")
+        records = [parameter.get_help_record(ctx) for parameter in self.get_params(ctx)]
+        options = f"Options: {', '.join(names for names, _ in filter(None, records))}"
         with stdout.capture() as captured:
             stdout.print(self.get_usage(ctx), self.help, page, options, EXIT_CODES, sep="\n")
         # Typer ends it with a line of its own.
@@ -151,6 +148,7 @@ _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
         "doctor": doctor.doctor,
         "weights": weights.app,
         "estimate": annotate.estimate,
+        "init": config.init,
         "config": config.app,
     },
     "Run": {"annotate": annotate.annotate, "status": run_state.status, "verify": run_state.verify, "gc": run_state.gc},

@@ -363,3 +363,19 @@ def _holds(tree: Any, path: Sequence[str]) -> bool:
             return False
         tree = tree[name]
     return True
+
+
+def config_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a file for `--config`, which may set any keys, with each key's reason."""
+    schema = RunConfig.model_json_schema()
+    parts = schema["$defs"]
+    # As a file writes it.
+    parts["KeepCondition"] = {"type": "string", "description": "Such as `correctness > 0.2`."}
+    homes: dict[tuple[str, ...], dict[str, Any]] = {(): schema}
+    for each in settings():
+        homes[each.path[:-1]]["properties"][each.path[-1]]["description"] = each.reason
+        if each.section is not None:
+            homes[each.path] = parts[each.section.__name__]
+    for part in (schema, *parts.values()):
+        part.pop("required", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

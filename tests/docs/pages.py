@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from pseudoris.cli.config import schema_text
 from pseudoris.schemas.config_layers import load_config, preset_names, settings
 from pseudoris.schemas.tables import PLAN_SCHEMA, SCHEMAS, TABLES_VERSION
 from tests.docs.api_page import api_page
@@ -98,6 +99,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "api.md": api_page,
     "cli.md": cli_page,
     "messages.md": messages_page,
+    "run.schema.json": schema_text,
     "schema.md": tables_page,
     "settings.md": settings_page,
 }
