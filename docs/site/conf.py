@@ -16,7 +16,6 @@ from typing import Any, Final
 from sphinx.application import Sphinx
 
 ROOT: Final = Path(__file__).parents[2]
-DOCS: Final = ROOT / "docs"
 # Order of the pages behind each door. A page that is not named here comes after those, by its name.
 DOORS: Final = {
     "start": "install demo photographs cluster",
@@ -55,10 +54,10 @@ html_sourcelink_suffix = ""
 html_copy_source = True
 
 
-def pages(door: str) -> list[str]:
+def pages(docs: Path, door: str) -> list[str]:
     """Return the names of the pages behind a door, `start/install`, in the order of the navigation."""
     order = DOORS[door].split()
-    found = {path.stem for path in (DOCS / door).glob("*.md")}
+    found = {path.stem for path in (docs / door).glob("*.md")}
     return [
         f"{door}/{name}"
         for name in (*dict.fromkeys(each for each in order if each in found), *sorted(found - {*order}))
@@ -69,7 +68,7 @@ def _read(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = _LINK.sub(lambda link: _target(name, link), source[0])
     if name == root_doc:
         for door in DOORS:
-            listed = "\n".join(pages(door))
+            listed = "\n".join(pages(Path(app.srcdir), door))
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {door.capitalize()}\n\n{listed}\n```\n"
 
 
@@ -90,22 +89,25 @@ def _target(name: str, link: re.Match[str]) -> str:
 def _write_llms(app: Sphinx, error: Exception | None) -> None:
     if error or app.builder.name != "html":
         return
+    docs = Path(app.srcdir)
     lines = ["# pseudoris", "", f"> {_PROJECT['description']}"]
     for door in DOORS:
         lines += ["", f"## {door.capitalize()}", ""]
-        for name in pages(door):
-            lines.append(f"- [{_title(name)}](_sources/{name}.md): {_first_sentence(name)}")
+        for name in pages(docs, door):
+            lines.append(
+                f"- [{_title(docs / f'{name}.md')}](_sources/{name}.md): {_first_sentence(docs / f'{name}.md')}"
+            )
     (Path(app.outdir) / "llms.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _title(name: str) -> str:
-    text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+def _title(page: Path) -> str:
+    text = page.read_text(encoding="utf-8")
     return text.partition("# ")[2].partition("\n")[0].replace("`", "")
 
 
-def _first_sentence(name: str) -> str:
+def _first_sentence(page: Path) -> str:
     """Return the first sentence of a page's first paragraph, without markup."""
-    blocks = re.split(r"\n\s*\n", (DOCS / f"{name}.md").read_text(encoding="utf-8"))
+    blocks = re.split(r"\n\s*\n", page.read_text(encoding="utf-8"))
     paragraph = next((each for each in blocks if not re.match(r"\s*(#|<|\||!|```|-)", each)), "")
     plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)|[*`]", lambda each: each[1] or "", " ".join(paragraph.split()))
     return re.split(r"(?<=[.:])\s", plain)[0].rstrip(":.") + "."

@@ -1,0 +1,133 @@
+"""`make site`: strict, whole without a network, searchable without a server; and guides that can be read in an hour."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.viewer.conftest import chromium  # noqa: F401 # a fixture
+
+ROOT = Path(__file__).parents[2]
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+FORGE = "https://forge.example/team/pseudoris"
+# What a browser fetches by itself.
+_FETCHED = re.compile(r"""<(?:script|img|link|iframe|source)\b[^>]*?(?:src|href)=["']((?:https?:)?//[^"']+)""")
+_FETCHED_BY_CSS = re.compile(r"""url\(["']?((?:https?:)?//[^"')]+)|@import""")
+MAX_WORDS, MAX_WORDS_OF_ALL = 1_200, 25_000
+# Pages that are still to be shortened: this set only shrinks.
+TOO_LONG = {"cluster.md", "composing.md", "evaluation.md", "listener.md", "student.md"}
+
+
+def build(docs: Path, site: Path, forge: str = FORGE) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet"]
+    return subprocess.run(
+        [*words, "-c", str(ROOT / "docs" / "site"), str(docs), str(site)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "FORGE": forge},
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    built = build(ROOT / "docs", folder)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_fetches_nothing_from_elsewhere(site):
+    pages, sheets = list(site.rglob("*.html")), list(site.rglob("*.css"))
+    assert len(pages) > len(GUIDES)
+    assert [found for page in pages for found in _FETCHED.findall(page.read_text(encoding="utf-8"))] == []
+    assert [found for sheet in sheets for found in _FETCHED_BY_CSS.findall(sheet.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.slow
+def test_llms_txt_names_every_page_and_its_text_is_there(site):
+    named = re.findall(
+        r"^- \[[^\]]+\]\(([^)]+)\): \S.*\.$", (site / "llms.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    pages = {f"_sources/{path.relative_to(ROOT / 'docs')}" for path in (ROOT / "docs").glob("*/*.md")}
+    assert set(named) == pages
+    assert all((site / name).is_file() for name in named)
+
+
+@pytest.mark.slow
+def test_a_link_to_a_file_of_the_repository_leads_to_the_forge(site):
+    text = "".join(page.read_text(encoding="utf-8") for page in site.rglob("*.html"))
+    linked = set(re.findall(rf'href="{FORGE}/blob/main/([^"#]+)', text))
+    assert linked
+    assert all((ROOT / name).exists() for name in linked)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("[away](nowhere.md)", "nowhere.md"), ("[part](index.md#no-such-part)", "no-such-part")],
+)
+def test_a_link_to_nowhere_fails_the_build(tmp_path, text, said):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"# Title\n\n{text}\n")
+    built = build(tmp_path / "docs", tmp_path / "site")
+    assert built.returncode != 0
+    assert said in built.stderr
+
+
+@pytest.fixture(params=["file", "http"])
+def address(request, site):
+    """Where the site is looked at: as files, and on a server."""
+    if request.param == "file":
+        yield site.as_uri()
+        return
+    handler = partial(SimpleHTTPRequestHandler, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_search_finds_a_page_with_and_without_a_server(address, chromium):  # noqa: F811
+    page = chromium.new_page()
+    page.goto(f"{address}/index.html")
+    page.fill("input[name=q]", "quarantine")
+    page.press("input[name=q]", "Enter")
+    page.wait_for_selector("ul.search li a")
+    found = page.eval_on_selector_all("ul.search li a", "all => all.map(each => each.getAttribute('href'))")
+    assert any("messages.html" in each for each in found), found
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_page_is_wider_than_the_screen(site, chromium, width):  # noqa: F811
+    page = chromium.new_page(viewport={"width": width, "height": 900})
+    wide = []
+    for each in sorted(site.rglob("*.html")):
+        page.goto(each.as_uri())
+        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            wide.append(each.name)
+    assert wide == []
+
+
+def words(page: Path) -> int:
+    return len(page.read_text(encoding="utf-8").split())
+
+
+def test_guides_are_short():
+    long = {path.name for path in GUIDES if words(path) > MAX_WORDS}
+    assert long <= TOO_LONG, f"more than {MAX_WORDS} words: {sorted(long - TOO_LONG)}"
+    total = sum(map(words, GUIDES))
+    assert TOO_LONG or total <= MAX_WORDS_OF_ALL, f"{total} words in all guides, {MAX_WORDS_OF_ALL} are allowed"
