@@ -21,6 +21,10 @@ FORGE = "https://forge.example/team/pseudoris"
 # What a browser fetches by itself.
 _FETCHED = re.compile(r"""<(?:script|img|link|iframe|source)\b[^>]*?(?:src|href)=["']((?:https?:)?//[^"']+)""")
 _FETCHED_BY_CSS = re.compile(r"""url\(["']?((?:https?:)?//[^"')]+)|@import""")
+# On a narrow screen the article scrolls, so the page itself is never wide. Tables and code scroll by themselves.
+_IS_WIDE = """[document.documentElement, ...document.querySelectorAll("article *")].some(
+    each => !each.closest(".table-wrapper, .highlight") && each.getBoundingClientRect().right > innerWidth + 1
+)"""
 MAX_WORDS, MAX_WORDS_OF_ALL = 1_200, 25_000
 # Pages that are still to be shortened: this set only shrinks.
 TOO_LONG = {"cluster.md", "composing.md", "evaluation.md", "listener.md", "student.md"}
@@ -117,7 +121,7 @@ def test_no_page_is_wider_than_the_screen(site, chromium, width):  # noqa: F811
     wide = []
     for each in sorted(site.rglob("*.html")):
         page.goto(each.as_uri())
-        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+        if page.evaluate(_IS_WIDE):
             wide.append(each.name)
     assert wide == []
 
