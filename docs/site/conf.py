@@ -20,13 +20,14 @@ ROOT: Final = Path(__file__).parents[2]
 DOORS: Final = {
     "start": "install demo photographs cluster",
     "guides": (
-        "annotate sources hub weights priors ready-masks gallery judging audit evaluation reuse listener "
-        "second-opinion composing exclusions exports export-ris training loading rewording student imports "
-        "mixing corrections sql resume cluster sizing troubleshooting plugins masks vlm compared"
+        "annotate sources hub weights priors ready-masks gallery judging audit evaluation model-evaluation reuse "
+        "listener second-opinion composing exclusions exports export-ris training loading rewording student ppt "
+        "imports mixing corrections sql resume cluster sizing troubleshooting plugins masks vlm compared"
     ),
     "reference": "cli settings schema api messages formats layouts stability glossary",
     "records": (
-        "method conformance quality performance scale reliability exports students ppt exclusions faults architecture"
+        "method conformance quality performance scale reliability synthetic-world exports students ppt exclusions "
+        "faults architecture"
     ),
 }
 _PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
