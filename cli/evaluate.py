@@ -15,6 +15,7 @@ from pseudoris.cli.console import columns_table, echo, echo_json, facts_table, r
 from pseudoris.cli.options import argument, check_apart, check_file, option
 from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.extras import require_extra
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -121,6 +122,7 @@ def _evaluate_model(
     *,
     as_json: bool,
 ) -> None:
+    require_extra("train", "`pseudoris evaluate --model`")
     from pseudoris.training.evaluation.answerers import Predictions, is_predictions, is_unfinished, open_answerer
     from pseudoris.training.evaluation.held_out import HeldOutExpressions
     from pseudoris.training.evaluation.model_evaluation import evaluate_model, write_model_report

@@ -43,6 +43,7 @@ from pseudoris.cli.console import PrintableFormatter, degrade_output, report, re
 from pseudoris.cli.progress import INTERRUPTED
 from pseudoris.pipeline.interrupts import interruptible
 from pseudoris.schemas.errors import ConfigError, PseudorisError
+from pseudoris.schemas.extras import require_extra
 
 EXIT_CODES: Final = "Exit codes: 0 done; 1 problem found; 2 error to fix; 3 incomplete, 130 interrupted: run it again"
 USER_MUST_MEND = 2
@@ -58,6 +59,9 @@ class HelpPage(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         _escape_texts(self.commands.values())
+        for name, extra in _EXTRAS.items():
+            if name in self.commands:
+                _check_extra(self.commands[name], extra, name)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words; without one, show the page. Typer's own way there drops what `format_help` writes."""
@@ -108,6 +112,27 @@ def _escape_texts(commands: Iterable[Any]) -> None:
                 if text:
                     setattr(each, name, escape(text))
         _escape_texts(getattr(command, "commands", {}).values())
+
+
+# What a command imports beyond the core; `evaluate` and `export` ask for it by their options.
+_EXTRAS: Final = {
+    **dict.fromkeys(("demo", "doctor", "weights", "estimate", "annotate"), "run"),
+    **dict.fromkeys(("ppt", "train", "predict"), "train"),
+}
+
+
+def _check_extra(command: Any, extra: str, name: str) -> None:
+    """Let a command, or each of a group, check its extra after its words were parsed: help works without."""
+    for each, below in getattr(command, "commands", {}).items():
+        _check_extra(below, extra, f"{name} {each}")
+    work = command.callback
+
+    def checked(*values: Any, **named: Any) -> Any:
+        require_extra(extra, f"`pseudoris {name}`")
+        return work(*values, **named)
+
+    if not hasattr(command, "commands"):
+        command.callback = checked
 
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.extras import require_extra
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,6 @@ HASH_BITS: Final = 64
 # Of the copies that were encoded again or resized 99.9 % are within 6 bits, of those cropped by 2 % a side 85 %. Of 2
 # million pairs of different scenes 3 are within 4 bits, 4 within 6, 20 within 8. Source: docs/records/exclusions.md.
 DEFAULT_MAX_DISTANCE: Final = 6
-_INSTALL: Final = "pip install 'pseudoris[exclude]'"
 
 
 def require_imagehash() -> None:
@@ -29,15 +28,10 @@ def require_imagehash() -> None:
     Raises:
         ConfigError: The package is missing.
     """
-    try:
-        importlib.import_module("imagehash")
-        # imagehash imports it at the first hash.
-        importlib.import_module("scipy.fftpack")
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"perceptual hashes need the package imagehash, and {error.name!r} is not installed. Install it on every "
-            f"node: {_INSTALL}"
-        ) from None
+    require_extra("exclude", "a perceptual hash")
+    importlib.import_module("imagehash")
+    # imagehash imports it at the first hash.
+    importlib.import_module("scipy.fftpack")
 
 
 def perceptual_hash(pixels: np.ndarray) -> str:

@@ -34,6 +34,7 @@ from pseudoris.images.integrity import (
 )
 from pseudoris.images.layouts import KEYED, Layout, check_layout
 from pseudoris.schemas.errors import ConfigError, ImageError, too_many_bytes
+from pseudoris.schemas.extras import install
 from pseudoris.schemas.untrusted import HEIF_PLUGIN, IMAGE_FORMATS
 
 if TYPE_CHECKING:
@@ -356,7 +357,7 @@ def import_plugins(plugins: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            command = " (pip install 'pseudoris[heif]')" if name == HEIF_PLUGIN else ""
+            command = f" ({install('heif')})" if name == HEIF_PLUGIN else ""
             raise ConfigError(
                 f"images.decoder_plugins names {name!r}, which cannot be imported ({error}): "
                 f"install it on every node{command}, or remove it"

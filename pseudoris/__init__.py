@@ -153,6 +153,9 @@ def annotate(
             preset does not know such images (`placement.accept_domain` goes on all the same).
         TransientError: Storage or the cluster failed; the same call continues.
     """
+    from pseudoris.schemas.extras import require_extra
+
+    require_extra("run", "pseudoris.annotate")
     from pseudoris.cli.progress import notebook_progress
     from pseudoris.pipeline.annotation import annotate as run_pipeline
     from pseudoris.pipeline.run_contract import RunOptions

@@ -23,7 +23,8 @@ from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.workers.crops.crops import CropFormat, make_crops
 from pseudoris.workers.masks import SamProposer, rle
-from pseudoris.workers.masks.instances import iou_table, match_masks
+from pseudoris.workers.masks.instances import iou_table
+from pseudoris.workers.masks.rle import match_masks
 from recipes.scene_shards import RenderedScenes, scene_image, scene_shard
 from recipes.scene_texts import noisy_caption
 

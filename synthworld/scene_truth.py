@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import ClassVar, Final
 
 import numpy as np
-import torch
+from pycocotools import mask as coco
 from pydantic import TypeAdapter
 
 from pseudoris.schemas.errors import ConfigError
@@ -23,7 +23,6 @@ from pseudoris.synthworld.oracle import meant
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene
 from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS
-from pseudoris.workers.masks import rle
 
 SEEN: Final = "seen"
 HELD_OUT: Final = "held_out"
@@ -59,7 +58,8 @@ class SceneImageTruth:
     def masks(self) -> list[str]:
         """COCO compressed RLE of each object's visible pixels; painted on first use."""
         masks = render(self._scene).masks if self._masks is None else self._masks
-        return rle.encode(torch.from_numpy(masks))
+        encoded = coco.encode(np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8))
+        return [each["counts"].decode() for each in encoded]
 
     def referents(self, text: str) -> frozenset[int] | None:
         """Return the objects that a text means, as the oracle reads it; None if it cannot be decided."""

@@ -6,13 +6,13 @@ The store's own client retries requests. For S3 `s3_requests` does.
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self, cast
 
-import aiohttp
 import fsspec
 
 from pseudoris.schemas.config import StorageConfig
@@ -57,10 +57,14 @@ class FsspecStorage(Storage):
         Raises:
             ConfigError: The protocol is unknown, or its package is missing.
         """
-        waits = aiohttp.ClientTimeout(
-            limits.patience_s, sock_connect=limits.connect_timeout_s, sock_read=limits.read_timeout_s
-        )
-        options = {"client_kwargs": {"timeout": waits}} if uri.startswith(("http://", "https://")) else {}
+        options: dict[str, Any] = {}
+        if uri.startswith(("http://", "https://")):
+            # Imported here: other stores have clients of their own.
+            from aiohttp import ClientTimeout
+
+            waits = limits.connect_timeout_s, limits.read_timeout_s
+            timeout = ClientTimeout(limits.patience_s, sock_connect=waits[0], sock_read=waits[1])
+            options = {"client_kwargs": {"timeout": timeout}}
         try:
             # A cached listing would hide what other processes write.
             with storage_errors("open", uri):
@@ -208,8 +212,10 @@ def _web_failure(error: OSError) -> OSError | None:
     The client says "not found" of a server that is down, slow or refuses as well.
     """
     cause = error.__cause__
+    # Without it no web client has run.
+    aiohttp: Any = sys.modules.get("aiohttp")
     status = getattr(cause, "status", 0)
-    if not isinstance(cause, aiohttp.ClientError | TimeoutError) or status in (404, 410):
+    if aiohttp is None or not isinstance(cause, aiohttp.ClientError | TimeoutError) or status in (404, 410):
         return None
     name = type(cause).__name__
     if isinstance(cause, aiohttp.TooManyRedirects | aiohttp.InvalidURL):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pseudoris.schemas.config import StorageConfig
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.extras import require_extra
 from pseudoris.schemas.uris import named_path
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.files.storage import Storage
@@ -43,7 +43,10 @@ def storage_at(
     if folder is not None:
         return LocalStorage(folder, follows_links=follows_links)
     # Imported here: a local run, in none of its processes, loads the clients of buckets and of the web.
-    if uri.partition("://")[0] in S3_PROTOCOLS:
+    protocol = uri.partition("://")[0]
+    if protocol in (*S3_PROTOCOLS, "http", "https"):
+        require_extra("remote", uri)
+    if protocol in S3_PROTOCOLS:
         from pseudoris.store.files.s3_storage import S3Storage
 
         return S3Storage.at(uri, endpoint_url, limits or StorageConfig(), requester_pays=requester_pays)
@@ -65,10 +68,9 @@ def pinned(uri: str, limits: StorageConfig | None = None) -> str:
 
 
 def _hub_storage(uri: str, limits: StorageConfig) -> HubStorage:
-    try:
-        from pseudoris.store.files.hub_storage import HubStorage
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{uri!r} needs one more package, {error.name}: pip install 'pseudoris[hf]'") from None
+    require_extra("remote", uri)
+    from pseudoris.store.files.hub_storage import HubStorage
+
     return HubStorage.at(uri, limits)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Final
 
+from pseudoris.schemas.extras import install
 from pseudoris.schemas.untrusted import HEIF_EXTENSIONS, HEIF_PLUGIN
 
 
@@ -96,7 +97,7 @@ class LeftOut:
             yield f"not listed: {', '.join([*found[:_SHOWN], *more])}"
         if self.extensions.keys() & set(HEIF_EXTENSIONS):
             yield (
-                "to read HEIC files: pip install 'pseudoris[heif]' on every node, and --set "
+                f"to read HEIC files: {install('heif')} on every node, and --set "
                 f"'images.decoder_plugins=[{HEIF_PLUGIN}]'"
             )
         if convertible := sorted(self.extensions.keys() & _TO_CONVERT):

@@ -8,7 +8,7 @@ from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.verdicts import HeaderLine, VerdictLine
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.instances import match_masks
+from pseudoris.workers.masks.rle import match_masks
 from tests.builders.audits import encode_line
 
 

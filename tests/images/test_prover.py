@@ -247,5 +247,7 @@ def test_it_is_what_imagehash_gives_for_the_upright_image():
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "imagehash", None)
-    with pytest.raises(ConfigError, match=r"'imagehash' is not installed.*pip install 'pseudoris\[exclude\]'"):
+    with pytest.raises(
+        ConfigError, match=r"needs 'imagehash', which is not installed: pip install 'pseudoris\[exclude\]'"
+    ):
         require_imagehash()

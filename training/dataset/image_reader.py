@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from pseudoris.images.pixels import decode_upright, import_plugins, is_plain_jpeg, loaded_plugins
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources.planned_images import Outcome, PlannedImages, as_annotated
+from pseudoris.training.dataset.arrays import HAS_TORCH, Tensor, as_tensor
 
 if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig
@@ -113,7 +111,7 @@ class ImageBytes:
         pixels = decode_plain_jpeg(outcome, self._config.images)
         if pixels is None:
             upright = decode_upright(outcome, self._config.images)
-            pixels = torch.from_numpy(np.ascontiguousarray(upright.transpose(2, 0, 1)))
+            pixels = as_tensor(np.ascontiguousarray(upright.transpose(2, 0, 1)))
         size = tuple(pixels.shape[1:])
         if size != tuple(images.sizes_px[at]):
             raise ImageError(
@@ -138,9 +136,14 @@ class ImageBytes:
 def decode_plain_jpeg(data: bytes, limits: ImagesConfig) -> Tensor | None:
     """Return what `decode_upright` returns for an upright JPEG with grey or RGB samples, (3, H, W); None for others.
 
-    Both decoders are libjpeg-turbo with its default settings. Also None beyond the limits, and if torchvision lacks
-    JPEG or refuses the bytes, so that `decode_upright` gives the reason.
+    Both decoders are libjpeg-turbo with its default settings. Also None without torch, beyond the limits, and if
+    torchvision lacks JPEG or refuses the bytes, so that `decode_upright` gives the reason.
     """
+    if not HAS_TORCH:
+        return None
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
     try:
         if not is_plain_jpeg(data, limits):
             return None

@@ -7,11 +7,10 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.store.location import RunLocation
+from pseudoris.training.dataset.arrays import Dataset, Tensor, copied
 from pseudoris.training.dataset.process_group import SharedNumbers
 from pseudoris.training.dataset.sample_builder import build_sample
 from pseudoris.training.dataset.samples import SampleSpec, Transform
@@ -265,7 +264,7 @@ class RisDataset(MapDataset):
             if pixels is None:
                 pixels = decoded[id(self), row, image] = self._run.images.decode(content.images, image)
             # The sample's own: a transform may write into it.
-            pixels = pixels.clone()
+            pixels = copied(pixels)
         return build_sample(self._run.spec, content, image, mask, epoch=epoch, pixels=pixels)
 
     def _place(self, at: int) -> tuple[int, int, int]:

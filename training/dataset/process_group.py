@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-import torch
-from torch.utils.data import get_worker_info
+from pseudoris.training.dataset.arrays import HAS_TORCH, get_worker_info, shared_zeros
 
 # Slots of the counter; workers beyond share a slot, and may then lose a count to each other.
 _SLOTS: Final = 1_024
@@ -15,6 +14,8 @@ _SLOTS: Final = 1_024
 def distributed_rank() -> tuple[int, int]:
     """Return rank and world size of the process group; (0, 1) if no group is initialised."""
     if _has_group():
+        import torch
+
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
 
@@ -40,6 +41,10 @@ def agreed(key: str, propose: Callable[[], str]) -> str:
 
 
 def _has_group() -> bool:
+    if not HAS_TORCH:
+        return False
+    import torch
+
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
@@ -48,8 +53,8 @@ class SharedNumbers:
 
     def __init__(self) -> None:
         """Begin at epoch 0 with nothing skipped."""
-        self._epoch = _shared_zeros(())
-        self._skipped = _shared_zeros((_SLOTS,))
+        self._epoch = shared_zeros(())
+        self._skipped = shared_zeros((_SLOTS,))
 
     @property
     def epoch(self) -> int:
@@ -58,7 +63,7 @@ class SharedNumbers:
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
-        self._epoch.fill_(epoch)
+        self._epoch[...] = epoch
 
     @property
     def num_skipped(self) -> int:
@@ -69,9 +74,3 @@ class SharedNumbers:
         """Add one."""
         info = get_worker_info()
         self._skipped[(info.id if info else 0) % _SLOTS] += 1
-
-
-def _shared_zeros(shape: tuple[int, ...]) -> torch.Tensor:
-    numbers = torch.zeros(shape, dtype=torch.int64)
-    numbers.share_memory_()  # type: ignore[no-untyped-call]
-    return numbers

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_lengths import decode_image_runs
+from pseudoris.training.dataset.arrays import Tensor, as_tensor
 from pseudoris.training.dataset.rewording import SOURCE_REWORDED, drawn_forms
 from pseudoris.training.dataset.samples import RisSample, SampleSpec
 from pseudoris.training.dataset.shard_reader import ShardContent
@@ -40,7 +40,7 @@ def build_sample(
             )
         sample["mask"] = decode_union(content.counts_of(mask), height, width)
     if "box" in parts:
-        sample["box_xyxy_px"] = torch.from_numpy(content.boxes_xyxy_px[mask].copy())
+        sample["box_xyxy_px"] = as_tensor(content.boxes_xyxy_px[mask].copy())
     if spec.has_expressions:
         _add_expressions(sample, spec, content, image, mask, epoch)
     return sample
@@ -67,7 +67,7 @@ def _add_expressions(
             sample["sources"] = [source if row == form else SOURCE_REWORDED for row, form, source in pairs]
             sample["expressions"], sample["row_texts"] = said, texts
     if "scores" in spec.parts:
-        sample["scores"] = {name: torch.from_numpy(column[rows]) for name, column in content.scores.items()}
+        sample["scores"] = {name: as_tensor(column[rows]) for name, column in content.scores.items()}
 
 
 def _texts_beside(content: ShardContent, image: int) -> Sequence[str]:
@@ -83,14 +83,18 @@ def decode_union(counts: Sequence[str], height: int, width: int) -> Tensor:
     """Return the union of encodings as `decode_mask` does of one; all False of none."""
     if len(counts) == 1:
         return decode_mask(counts[0], height, width)
-    found = torch.zeros(height, width, dtype=torch.bool)
+    found = np.zeros((height, width), dtype=np.bool_)
     for each in counts:
-        found |= decode_mask(each, height, width)
-    return found
+        found |= _decoded(each, height, width)
+    return as_tensor(found)
 
 
 def decode_mask(counts: str, height: int, width: int) -> Tensor:
     """Return a COCO run-length encoding as (H, W) bool, contiguous; a ValueError if `counts` is none of that size."""
+    return as_tensor(_decoded(counts, height, width))
+
+
+def _decoded(counts: str, height: int, width: int) -> NDArray[np.bool_]:
     runs, ends = decode_image_runs(height, width, counts)
     pixels = np.zeros((height, width), dtype=np.bool_)
     if runs.size > 1:
@@ -99,4 +103,4 @@ def decode_mask(counts: str, height: int, width: int) -> Tensor:
         runs[0] -= left * height
         columns = np.repeat(np.arange(runs.size) % 2 == 1, runs)[: (right - left) * height]
         pixels[:, left:right] = columns.reshape(right - left, height).T
-    return torch.from_numpy(pixels)
+    return pixels

@@ -9,19 +9,22 @@ import functools
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from torch import Tensor
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.extras import require_extra
 from pseudoris.schemas.keep_rule import LONE_MASKS, OPTIONAL_COLUMNS, LoneMasks
 from pseudoris.schemas.shard import SOURCE_MODEL, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.tables.committed_tables import RowFilter
 from pseudoris.training.exclusions import as_exclusions
+
+if TYPE_CHECKING:
+    from pseudoris.training.dataset.arrays import Tensor
 
 # Inclusive; None where a side is open.
 Bounds = tuple[float | None, float | None]
@@ -135,6 +138,7 @@ class ExpressionFilter:
         """Return which texts have few enough CLIP tokens, (E,) bool; None without such a bound."""
         if self.max_clip_tokens is None:
             return None
+        require_extra("run", "`max_clip_tokens`")
         # Imported here, because it reads a vocabulary of a megabyte that most datasets do not need.
         from pseudoris.workers.checkpoints.openclip import num_clip_tokens
 
@@ -201,7 +205,8 @@ class RisSample(TypedDict, total=False):
     """One mask of one image and K expressions that refer to it (or several masks, or none); H x W is the upright image.
 
     A key is present if its part was requested; `image_id` and `mask_id` always are. All values except texts are
-    tensors, so that `torch.utils.data.default_collate` stacks samples that a transform has brought to one size.
+    tensors, so that `torch.utils.data.default_collate` stacks samples that a transform has brought to one size; where
+    torch is not installed, they are numpy arrays of the same shapes and dtypes.
 
     Attributes:
         image_id: 16 hex digits.

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.training.dataset.arrays import Tensor, copied
 from pseudoris.training.dataset.shard_index import ShardIndex
 from pseudoris.training.dataset.shard_reader import OpenedRun, ShardContent
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
@@ -182,7 +182,7 @@ class StreamedImage:
         if is_last:
             self._pixels = None
             return pixels
-        return pixels.clone()
+        return copied(pixels)
 
 
 class ShardIterator:

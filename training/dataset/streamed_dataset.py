@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
-
 from pseudoris.schemas.errors import ConfigError, refuse_other_version
+from pseudoris.schemas.extras import require_extra
+from pseudoris.training.dataset.arrays import DataLoader, IterableDataset, default_collate, get_worker_info
 from pseudoris.training.dataset.process_group import SharedNumbers, distributed_rank
 from pseudoris.training.dataset.stream_order import Stream
 
@@ -200,6 +200,7 @@ class ResumableLoader:
 
     def __init__(self, dataset: StreamedDataset, *, collate_fn: Collate = default_collate, **options: Any) -> None:
         """Wire it; `options` go to torch's `DataLoader`, such as `batch_size` and `num_workers`."""
+        require_extra("run", "ResumableLoader")
         self.dataset = dataset
         self._num_streams = max(1, options.get("num_workers", 0))
         self._options = {"collate_fn": _PlacingCollate(dataset, collate_fn), **options}

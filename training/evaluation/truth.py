@@ -16,7 +16,6 @@ import numpy.typing as npt
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.training.evaluation.bootstrap import Floats, Sums
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.instances import match_masks
 
 GOOD_IOU: Final = 0.75
 DECODERS: Final = ("beam", "top_k", "top_p")
@@ -175,7 +174,7 @@ class MatchedMasks:
 def match_image(truth: ImageTruth, candidates: CandidateTable) -> MatchedMasks:
     """Return which mask of an image is which object: IoU >= 0.5, the assignment with the largest total."""
     ious = rle.ious(candidates.mask_counts, truth.masks, truth.size)
-    pairs = match_masks(ious)
+    pairs = rle.match_masks(ious)
     reached = np.zeros(len(truth.masks))
     for mask, number in pairs.items():
         reached[number] = ious[mask, number]

@@ -18,10 +18,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import file_digest
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.extras import require_extra
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
@@ -138,7 +138,7 @@ _TRAIN: Final = "train"
 
 def _write_lmdb(job: ExportJob) -> ExportReport:
     """Write the file on this disk and read it back; then compare the one at the destination byte by byte."""
-    _require_lmdb()
+    require_extra("lmdb", "`--format lmdb`")
     dataset, split = job.names(_KNOWN_DATASETS[0])
     destination, path, masks = job.destination, f"lmdb/{dataset}/{split}.lmdb", f"masks/{dataset}"
     job.claim(f"lmdb/{dataset}", masks)
@@ -183,26 +183,18 @@ _LMDB_SUMMARY: Final = "the LMDB of CRIS and ETRIS, with pickles: their reader n
 LMDB: Final = ExportFormat("lmdb", _LMDB_SUMMARY, _write_lmdb, _TAKES, _READS)
 
 
-def _require_lmdb() -> ModuleType:
-    try:
-        import lmdb
-    except ImportError:
-        raise ConfigError("The format lmdb needs one more package: pip install 'lmdb>=1.6,<4'") from None
-    module: ModuleType = lmdb
-    return module
-
-
 def _fill(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write records of plain values to a new LMDB file of this disk, then their keys and their number.
 
     Memory holds all keys for a moment, some 60 bytes a record, as in the trainers' loaders.
 
     Raises:
-        ConfigError: The package is missing, or the disk does not take the file.
+        ConfigError: The disk does not take the file.
     """
-    lmdb = _require_lmdb()
+    import lmdb
+
     # One process writes, and syncs once, at the end: no lock file, and nothing to recover to before that.
-    options = {"subdir": False, "map_size": _MAP_BYTES, "lock": False, "sync": False, "metasync": False}
+    options: dict[str, Any] = {"subdir": False, "map_size": _MAP_BYTES, "lock": False, "sync": False, "metasync": False}
     num_records = pending_bytes = 0
     try:
         with lmdb.open(str(path), **options) as environment:
@@ -226,9 +218,10 @@ def _fill(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 def _read_records(path: Path, name: str) -> Iterator[Content]:
     """Read a file of this disk, opened as the trainers open it; `name` is for errors."""
-    lmdb = _require_lmdb()
-    options = {"subdir": False, "readonly": True, "lock": False, "readahead": False, "map_size": _MAP_BYTES}
-    with lmdb.open(str(path), **options) as environment, environment.begin() as transaction:
+    import lmdb
+
+    options: dict[str, Any] = {"subdir": False, "readonly": True, "lock": False, "readahead": False}
+    with lmdb.open(str(path), map_size=_MAP_BYTES, **options) as environment, environment.begin() as transaction:
         length, keys = (_loads(transaction.get(key), name) for key in (_LENGTH, _KEYS))
         if type(length) is not int or keys != [str(number).encode("ascii") for number in range(length)]:
             raise broken(name, "__len__ and __keys__ do not agree")

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 import pyarrow as pa
 
 from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.extras import require_extra
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.untrusted import file_sha256
@@ -218,6 +219,8 @@ class ExportJob:
             max_tokens=takes.max_tokens if limit is None else limit or None,
             mask_tau=request.header.config.filtering.tau if self.options.distinctive_only else None,
         )
+        if self.rule.max_tokens is not None:
+            require_extra("run", f"{self.name}'s limit of CLIP tokens (--max-tokens 0 lifts it)")
 
     def names(self, default: str) -> tuple[str, str]:
         """Return dataset and split, both fit to be the name of a file; `default` is the format's own dataset."""

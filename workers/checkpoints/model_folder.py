@@ -22,6 +22,7 @@ from typing import Any, Final
 from huggingface_hub import try_to_load_from_cache
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.extras import install
 from pseudoris.schemas.untrusted import file_sha256, open_linked, parse_json
 from pseudoris.workers.checkpoints.weight_cache import WeightCache, user_cache
 
@@ -79,7 +80,7 @@ def hub_model(uri: str) -> tuple[str, str] | None:
 
 def check_installed() -> None:
     """Raise a ConfigError with the remedy unless a known version of `transformers` is installed; imports nothing."""
-    remedy = "install it: pip install 'pseudoris[hf]'"
+    remedy = f"install it: {install('hf')}"
     try:
         found = metadata.version("transformers")
     except metadata.PackageNotFoundError:

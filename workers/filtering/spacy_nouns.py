@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from pseudoris.schemas.config import FilterConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.extras import install
 from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.workers.english import PARTS, PICTURES, QUANTITIES
 
@@ -120,7 +121,7 @@ def _model(config: FilterConfig) -> str:
 
 
 def _install(config: FilterConfig) -> str:
-    return f"pip install 'spacy>=3.8,<4' && python -m spacy download {_model(config)}"
+    return f"{install('spacy')} && python -m spacy download {_model(config)}"
 
 
 def _no_model(config: FilterConfig) -> ConfigError:

@@ -1,8 +1,5 @@
 """Decides which proposals are objects by instances: those of a user's table, or of a detector.
 
-Also the one-to-one assignment of masks to objects by IoU: two
-masks of one object cannot both count as right.
-
 In a table an image is found by its `image_id` or its key (percent-encoded or plain), else by file name,
 if one path ends in the other (`train/1.jpg` and `1.jpg`) and only one name in the table does so. Masks must have the
 upright image's size. An image without rows has no instances.
@@ -38,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 # Turns a row number and the image's (H, W) into an RLE string.
 EncodeRow = Callable[[int, tuple[int, int]], str]
-MIN_MATCH_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -206,19 +202,6 @@ def iou_table(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
     overlap = (flat @ other.T).astype(np.float64)
     union = flat.sum(1)[:, None] + other.sum(1)[None, :] - overlap
     return np.asarray(np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0))
-
-
-def match_masks(ious: np.ndarray, *, min_iou: float = MIN_MATCH_IOU) -> dict[int, int]:
-    """Return the object of each mask in the assignment with the largest total IoU, without pairs below `min_iou`."""
-    if ious.size == 0:
-        return {}
-    # Here, because it takes 25 MB in each actor, and a run without instance priors matches nothing.
-    from scipy.optimize import linear_sum_assignment
-
-    # Pairs below the bound count as 0, so that they cannot displace a good pair.
-    worth = np.where(ious >= min_iou, ious, 0.0)
-    rows, columns = linear_sum_assignment(-worth)
-    return {int(m): int(n) for m, n in zip(rows, columns, strict=True) if ious[m, n] >= min_iou}
 
 
 _CLASSES_KEY = "roi_heads.box_predictor.cls_score.bias"

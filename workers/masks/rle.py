@@ -24,6 +24,7 @@ Int64Array = NDArray[np.int64]
 
 # pycocotools 2.0.11 keeps the number of masks in a uint8 and fails with numpy 2 above it.
 _MAX_AREAS = 255
+MIN_MATCH_IOU: Final = 0.5
 
 
 def encode(masks: torch.Tensor) -> list[str]:
@@ -105,6 +106,19 @@ def ious(
     # For a "crowd" COCO divides the intersection only by the first mask's area.
     table = coco.iou(_coco(counts, size), _coco(others, size), [is_share] * len(others))
     return np.asarray(table, dtype=np.float64)
+
+
+def match_masks(ious: np.ndarray, *, min_iou: float = MIN_MATCH_IOU) -> dict[int, int]:
+    """Return the object of each mask in the assignment with the largest total IoU, without pairs below `min_iou`."""
+    if ious.size == 0:
+        return {}
+    # Here, because it takes 25 MB in each actor, and a run without instance priors matches nothing.
+    from scipy.optimize import linear_sum_assignment
+
+    # Pairs below the bound count as 0, so that they cannot displace a good pair.
+    worth = np.where(ious >= min_iou, ious, 0.0)
+    rows, columns = linear_sum_assignment(-worth)
+    return {int(m): int(n) for m, n in zip(rows, columns, strict=True) if ious[m, n] >= min_iou}
 
 
 def _coco(counts: Sequence[str], size: tuple[int, int]) -> list[dict[str, Any]]:

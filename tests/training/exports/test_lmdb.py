@@ -78,7 +78,7 @@ def test_other_splits_than_train_keep_their_masks_beside_them(built_run, place):
 
 def test_without_its_package_the_format_says_what_to_install(built_run, place, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(ConfigError, match=r"pip install 'lmdb>=1\.6,<4'"):
+    with pytest.raises(ConfigError, match=r"pip install 'pseudoris\[lmdb\]'"):
         export("lmdb", built_run, place)
     assert not Path(place.root).exists()
 

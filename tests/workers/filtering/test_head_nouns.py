@@ -88,7 +88,7 @@ def finder(nouns):
 def test_spacy_where_it_is_not_installed_is_refused_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
 
-    with pytest.raises(ConfigError, match=re.escape("pip install 'spacy>=3.8,<4' && python -m spacy download")):
+    with pytest.raises(ConfigError, match=re.escape("pip install 'pseudoris[spacy]' && python -m spacy download")):
         finder("spacy")
 
 

@@ -17,7 +17,6 @@ from pseudoris.workers.masks.instances import (
     InstanceTable,
     encode_box,
     match_instances,
-    match_masks,
 )
 from pseudoris.workers.masks.proposals import Kept, Proposals
 
@@ -160,7 +159,7 @@ def tables(draw):
 
 @given(tables())
 def test_the_assignment_is_one_to_one_above_the_bound_and_no_other_has_a_larger_total(ious):
-    pairs = match_masks(ious)
+    pairs = rle.match_masks(ious)
     assert len(set(pairs.values())) == len(pairs)
     assert all(ious[pair] >= 0.5 for pair in pairs.items())
     worth = np.where(ious >= 0.5, ious, 0.0)

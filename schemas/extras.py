@@ -1,0 +1,37 @@
+"""The extras of the package: what each of them installs, and the one sentence where it is missing."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Final
+
+from pseudoris.schemas.errors import ConfigError
+
+# By extra, its modules that ours import; pyproject.toml has their ranges, and a test compares the two.
+MODULES: Final[dict[str, tuple[str, ...]]] = {
+    "remote": ("aiohttp", "s3fs", "tenacity", "huggingface_hub", "httpx2"),
+    "run": ("ray", "torch", "torchvision", "open_clip", "segment_anything", "filelock", "safetensors", "psutil"),
+    "train": ("lightning_fabric", "tensorboard"),
+    "hf": ("transformers", "num2words"),
+    "heif": ("pillow_heif",),
+    "spacy": ("spacy",),
+    "lmdb": ("lmdb",),
+    "exclude": ("imagehash",),
+}
+
+
+def require_extra(extra: str, what: str) -> None:
+    """Raise a `ConfigError` with the command to run unless all modules of `extra` are installed; imports none of them.
+
+    Args:
+        extra: A key of `MODULES`.
+        what: What needs it, the subject of the message: "`pseudoris annotate`".
+    """
+    for module in MODULES[extra]:
+        if find_spec(module) is None:
+            raise ConfigError(f"{what} needs {module!r}, which is not installed: {install(extra)}")
+
+
+def install(extra: str) -> str:
+    """Return the command that installs an extra."""
+    return f"pip install 'pseudoris[{extra}]'"

@@ -1,0 +1,63 @@
+"""The arrays of samples, and what datasets take from torch. Without torch: numpy arrays, and classes that stand alone.
+
+No other module here imports torch at its top, so that a run can be read, in one process, where it is not installed.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+
+import numpy as np
+
+HAS_TORCH: Final = find_spec("torch") is not None
+
+if TYPE_CHECKING or HAS_TORCH:
+    import torch
+    from torch import Tensor
+    from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
+else:
+    T = TypeVar("T")
+    Tensor, DataLoader, default_collate = np.ndarray, None, None
+
+    class Dataset(Generic[T]):
+        """In place of torch's base class, of which only its loaders ask something."""
+
+    class IterableDataset(Dataset[T]):
+        """Likewise."""
+
+    def get_worker_info() -> None:
+        """Return None: without torch there are no workers."""
+
+
+__all__ = [
+    "HAS_TORCH",
+    "DataLoader",
+    "Dataset",
+    "IterableDataset",
+    "Tensor",
+    "as_tensor",
+    "copied",
+    "default_collate",
+    "get_worker_info",
+    "shared_zeros",
+]
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """Return the array as a sample has it: as a tensor over the same memory, or as it is."""
+    return torch.from_numpy(array) if HAS_TORCH else cast("Tensor", array)
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """Return a copy."""
+    found: Any = tensor
+    return cast("Tensor", found.clone() if HAS_TORCH else found.copy())
+
+
+def shared_zeros(shape: tuple[int, ...]) -> Tensor:
+    """Return zeros, int64, that the workers of a loader share with its process."""
+    numbers = as_tensor(np.zeros(shape, dtype=np.int64))
+    if HAS_TORCH:
+        numbers.share_memory_()  # type: ignore[no-untyped-call]
+    return numbers
