@@ -9,7 +9,7 @@ import functools
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, get_args
+from typing import Any, Final, Literal, TypedDict, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,10 +21,8 @@ from pseudoris.schemas.shard import SOURCE_MODEL, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.tables.committed_tables import RowFilter
+from pseudoris.training.dataset.arrays import Tensor
 from pseudoris.training.exclusions import as_exclusions
-
-if TYPE_CHECKING:
-    from pseudoris.training.dataset.arrays import Tensor
 
 # Inclusive; None where a side is open.
 Bounds = tuple[float | None, float | None]
