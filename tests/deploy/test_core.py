@@ -135,7 +135,7 @@ def test_every_export_but_those_that_count_tokens_is_written(core):
     assert "pip install 'pseudoris[run]'" in ended.stderr
     assert not (core.folder / "exported/cris").exists()
     core("export finished exported/cris --format cris --source images --max-tokens 0")
-    core("import exported/refer images imported")
+    core("import exported/refer/refcoco exported/refer/images/mscoco/images/train2014 imported")
     for words in ("gallery imported", "audit draw imported audited", "audit page audited --to page"):
         core(words)
 
