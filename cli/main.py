@@ -9,6 +9,7 @@ Exit codes: 0 done; 1 `verify` or `doctor` found something, or every image is qu
 from __future__ import annotations
 
 import codecs
+import functools
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -123,16 +124,18 @@ _EXTRAS: Final = {
 
 def _check_extra(command: Any, extra: str, name: str) -> None:
     """Let a command, or each of a group, check its extra after its words were parsed: help works without."""
-    for each, below in getattr(command, "commands", {}).items():
-        _check_extra(below, extra, f"{name} {each}")
+    if hasattr(command, "commands"):
+        for each, below in command.commands.items():
+            _check_extra(below, extra, f"{name} {each}")
+        return
     work = command.callback
 
+    @functools.wraps(work)
     def checked(*values: Any, **named: Any) -> Any:
         require_extra(extra, f"`pseudoris {name}`")
         return work(*values, **named)
 
-    if not hasattr(command, "commands"):
-        command.callback = checked
+    command.callback = checked
 
 
 app = typer.Typer(
