@@ -24,7 +24,7 @@ DOORS: Final = {
         "listener second-opinion composing exclusions exports export-ris training loading rewording student ppt "
         "imports mixing corrections sql resume cluster sizing troubleshooting plugins masks vlm compared"
     ),
-    "reference": "cli settings schema api messages formats layouts stability glossary",
+    "reference": "cli settings schema api messages metrics formats layouts stability glossary",
     "records": (
         "method conformance quality performance scale reliability synthetic-world exports students ppt exclusions "
         "faults architecture"

@@ -37,7 +37,7 @@ def test_the_command_line_times_every_action(tmp_path):
 @pytest.mark.browser
 def test_what_is_published_was_measured_and_answers_at_once():
     rows = json.loads((ROOT / "benchmarks" / "results" / "gallery.json").read_text(encoding="utf-8"))
-    page = (ROOT / "docs" / "guides" / "gallery.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "records" / "performance.md").read_text(encoding="utf-8")
 
     assert len(rows) == 2 * (1 + len(gallery_latency.ACTIONS))
     for row in rows:
