@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.markup import escape
@@ -26,6 +26,9 @@ from pseudoris.training.exports import (
     export_request,
     find_export,
 )
+
+if TYPE_CHECKING:
+    from pseudoris.training.exports.hub_repository import HubRepository
 
 DEFAULTS: Final = ExportOptions()
 DEFAULT_MERGED_SPLITS: Final = "val,test,testA,testB"
@@ -77,6 +80,7 @@ def export(
     distinctive_only: Annotated[bool, _option("distinctive_only")] = False,
     masks: Annotated[str | None, _option("masks", show_default="rle")] = None,
     layout: Annotated[str | None, _option("layout", show_default="masks")] = None,
+    license: Annotated[str | None, _option("license")] = None,
     coordinates: Annotated[str | None, _option("coordinates", show_default="norm1000")] = None,
     resize_factor: Annotated[int | None, _option("resize_factor")] = None,
     min_pixels: Annotated[int | None, _option("min_pixels")] = None,
@@ -84,6 +88,8 @@ def export(
     source: options.MovedSource = None,
     partial: Annotated[bool, option("--partial", "Export the committed shards of an unfinished run.")] = False,
     overwrite: Annotated[bool, option("--overwrite", "Replace an earlier export in DEST.")] = False,
+    push: Annotated[str | None, option("--push", "hf: also upload it as this dataset.", metavar="OWNER/NAME")] = None,
+    public: Annotated[bool, option("--public", "Let everyone see what --push creates.")] = False,
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,
     plugins: options.Plugins = None,
@@ -93,19 +99,43 @@ def export(
     human = _human(merge_human, merge_split_by, merge_splits, merge_images)
     chosen = ExportOptions(
         *(max_tokens, dataset, split, split_by, human, target_mb, distinctive_only),
-        *(masks, layout, coordinates, resize_factor, min_pixels, max_pixels),
+        *(masks, layout, license, coordinates, resize_factor, min_pixels, max_pixels),
     )
     flags = {"is_partial": partial, "is_overwriting": overwrite}
     excluded = options.read_exclude(exclude, exclude_distance)
     request = export_request(out, destination, export_format, chosen, source=source, exclusions=excluded, **flags)
-    with bar(WRITING) as show:
-        report = find_export(export_format).write(
-            request, lambda done, total, /, stage=WRITING: show(done, total, stage)
-        )
-    stdout.print(_view(destination, report, request), soft_wrap=True)
-    for note in report.notes:
-        # Below the table, where no column breaks a command or a path in two.
-        stdout.print(f"- {note}", soft_wrap=True, markup=False, highlight=False)
+    repository = _repository(push, request, export_format, is_public=public)
+    if repository is not None and repository.state == "whole":
+        stdout.print(f"{repository.page} already holds this export.", soft_wrap=True)
+        return
+    if repository is None or not repository.is_written(request):
+        with bar(WRITING) as show:
+            report = find_export(export_format).write(
+                request, lambda done, total, /, stage=WRITING: show(done, total, stage)
+            )
+        stdout.print(_view(destination, report, request), soft_wrap=True)
+        for note in report.notes:
+            # Below the table, where no column breaks a command or a path in two.
+            stdout.print(f"- {note}", soft_wrap=True, markup=False, highlight=False)
+    if repository is not None:
+        stdout.print(repository.upload(), soft_wrap=True)
+
+
+def _repository(
+    name: str | None, request: ExportRequest, export_format: str, *, is_public: bool
+) -> HubRepository | None:
+    """Return the dataset that is pushed to, looked at before anything is written."""
+    if name is None:
+        if is_public:
+            raise ConfigError("--public needs --push OWNER/NAME.")
+        return None
+    if export_format != "hf":
+        raise ConfigError(f"--push needs --format hf. {export_format} is not a format that the Hub shows.")
+    try:
+        from pseudoris.training.exports.hub_repository import HubRepository
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--push needs one more package, {error.name}: pip install 'pseudoris[hf]'") from None
+    return HubRepository.open(name, request, is_public=is_public)
 
 
 def _human(folder: Path | None, split_by: str | None, splits: str, images: Path | None) -> HumanAnnotation | None:

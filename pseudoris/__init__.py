@@ -262,6 +262,7 @@ def export(
     distinctive_only: bool = False,
     masks: str | None = None,
     layout: str | None = None,
+    license: str | None = None,
     coordinates: str | None = None,
     resize_factor: int | None = None,
     min_pixels: int | None = None,
@@ -289,7 +290,7 @@ def export(
 
     options = ExportOptions(
         *(max_tokens, dataset, split, split_by, human, target_mb, distinctive_only),
-        *(masks, layout, coordinates, resize_factor, min_pixels, max_pixels),
+        *(masks, layout, license, coordinates, resize_factor, min_pixels, max_pixels),
     )
     flags, excluded = {"is_partial": partial, "is_overwriting": overwrite}, _exclusions(exclude, exclude_distance)
     request = export_request(out, destination, export_format, options, source=source, exclusions=excluded, **flags)

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 TOKEN = "hf_" + "x" * 34
-# The commit that holds the images of `Hub.add`, and each one after it.
 LARGE = (".parquet", ".jpg", ".png", ".tar")
 _PAGE = 3
 
@@ -45,7 +47,8 @@ class Hub:
         blobs: The large files that were sent, by sha256; a commit may name those alone.
         requests: Method, path and whether a token came with it.
         failures: Each answers the next request of which the path holds its first text, by a status and headers.
-        on_blob: Called before a large file that is sent is kept.
+        on_blob: Takes a large file that was sent; returns whether it is kept. If not, its sender gets no answer.
+        large: How the names of large files end.
     """
 
     url: str
@@ -53,7 +56,8 @@ class Hub:
     blobs: dict[str, bytes] = field(default_factory=dict)
     requests: list[tuple[str, str, bool]] = field(default_factory=list)
     failures: list[tuple[str, int, dict[str, str]]] = field(default_factory=list)
-    on_blob: Callable[[bytes], None] = lambda data: None
+    on_blob: Callable[[bytes], bool] = lambda data: True
+    large: tuple[str, ...] = LARGE
 
     def add(self, name: str, files: dict[str, bytes], **options: bool) -> Dataset:
         dataset = self.datasets.setdefault(name, Dataset(**options))
@@ -95,9 +99,10 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith("/cdn/"):
             self._bytes(self.hub.blobs[path[5:]], {"ETag": '"another"'})
         elif path.startswith("/store/"):
-            self.hub.on_blob(self.body)
-            self.hub.blobs[path[7:]] = self.body
-            self._answer(200, b"")
+            self.close_connection = True
+            if self.hub.on_blob(self.body):
+                self.hub.blobs[path[7:]] = self.body
+                self._answer(200, b"")
         elif path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})
         elif path == "/api/whoami-v2":
@@ -182,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
         if what == "preupload":
             files = dataset.commits[-1]
             asked = [each["path"] for each in json.loads(self.body)["files"]]
-            modes = {path: "lfs" if path.endswith(LARGE) else "regular" for path in asked}
+            modes = {path: "lfs" if path.endswith(self.hub.large) else "regular" for path in asked}
             oids = {
                 path: (_sha256 if mode == "lfs" else _oid)(files[path]) for path, mode in modes.items() if path in files
             }
@@ -267,3 +272,14 @@ def serving_hub() -> Iterator[Hub]:
             yield handler.hub
         finally:
             server.shutdown()
+
+
+def use_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> None:
+    """Make it the Hub of this process, as HF_ENDPOINT and HF_TOKEN do for a new one; xet's own server is not there."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/no/token")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    if token is not None:
+        monkeypatch.setenv("HF_TOKEN", token)

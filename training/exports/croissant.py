@@ -1,7 +1,7 @@
 """`croissant.json`, beside every export: what it holds, for searches of data sets and for `mlcroissant`.
 
-Croissant 1.1 with its vocabulary on responsible AI. A claim says what it rests on. What only the publisher knows, the
-licence too, is left to them. Nothing tells where the images were: a path or a bucket's name is private.
+Croissant 1.1 with its vocabulary on responsible AI. A claim says what it rests on. What only the publisher knows is
+left to them. Nothing tells where the images were: a path or a bucket's name is private.
 Source: mlcommons/croissant 401f6ff, docs/croissant-spec-1.1.md and croissant_rai.ttl; mlcroissant 1.1.1 reads the rows.
 """
 
@@ -68,7 +68,7 @@ def describe(job: ExportJob, rows: Mapping[str, int], dropped: Mapping[str, int]
         "conformsTo": ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"],
         "name": f"pseudoris-{job.name}",
         "description": f"Images with masks, and expressions that refer to them, written by pseudoris ({job.name}).",
-        "license": "unknown",
+        "license": job.options.license or "unknown",
         "dateCreated": job.request.header.created_utc,
         **{f"rai:{key}": value for key, value in _claims(job.request, rows, dropped) if value},
         "distribution": [

@@ -79,20 +79,29 @@ def mark(destination: RunLocation, record: Mapping[str, Any]) -> None:
     destination.replace(EXPORT_NAME, printable_json(record, indent=2).encode() + b"\n")
 
 
-def _earlier(destination: RunLocation, export_format: str, *, is_overwriting: bool) -> bool:
-    """Return whether there is an export that may be replaced; raise if it may not."""
+def earlier_record(destination: RunLocation) -> Mapping[str, Any] | None:
+    """Return the record of the export at the destination, None if there is none; ConfigError if it is not one."""
     if not destination.exists(EXPORT_NAME):
-        return False
+        return None
     try:
         found = parse_json(destination.read_bytes(EXPORT_NAME))
-        other, state = str(found["format"]), str(found.get("state", "whole"))
+        return {**found, "format": str(found["format"]), "state": str(found.get("state", "whole"))}
     except (ValueError, LookupError, TypeError, AttributeError):
         raise ConfigError(
             f"{destination.uri(EXPORT_NAME)} is not a record of an export. Delete it, or name another place."
         ) from None
-    if other != export_format:
-        raise ConfigError(f"{destination.root} has an export of format {other}. Name another place for this one.")
-    if state == "whole" and not is_overwriting:
+
+
+def _earlier(destination: RunLocation, export_format: str, *, is_overwriting: bool) -> bool:
+    """Return whether there is an export that may be replaced; raise if it may not."""
+    found = earlier_record(destination)
+    if found is None:
+        return False
+    if found["format"] != export_format:
+        raise ConfigError(
+            f"{destination.root} has an export of format {found['format']}. Name another place for this one."
+        )
+    if found["state"] == "whole" and not is_overwriting:
         raise ConfigError(f"{destination.root} already has an export. Name another place, or give --overwrite.")
     return True
 

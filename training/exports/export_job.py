@@ -6,12 +6,13 @@ them; the job counts, compares, and marks the export as whole.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -25,6 +26,7 @@ from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.untrusted import file_sha256
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.receipts import RootDigest
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.parquet_files import open_writer
@@ -91,6 +93,7 @@ class ExportOptions:
     layout: str | None = _option(
         None, "hf: masks (a list of structs), or objects (a struct of lists, as detectors read)."
     )
+    license: str | None = _option(None, "hf: licence of the images, as the Hub names it: cc-by-4.0, other, …")
     coordinates: str | None = _option(None, "llamafactory, qwen: frame of the boxes: norm1000, real, or resized.")
     resize_factor: int | None = _option(None, "--coordinates resized: multiple of the sides, 28 or 32.", min=1)
     min_pixels: int | None = _option(None, "--coordinates resized: smallest area that the trainer is given.", min=1)
@@ -130,6 +133,15 @@ class ExportRequest:
     def num_images(self) -> int:
         """Images of the run that are not quarantined."""
         return sum(receipt.counts.annotated + receipt.counts.empty for receipt in self.receipts)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the run's content and the options: equal for two exports with the same rows."""
+        root = RootDigest(self.header)
+        for receipt in self.receipts:
+            root.add(receipt)
+        rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in self.exclusions]
+        return sha256_hex(json.dumps([root.hexdigest(), asdict(self.options), rules], sort_keys=True).encode())
 
     @property
     def excluded_images(self) -> ExcludedImages:

@@ -77,17 +77,20 @@ def _write(job: ExportJob) -> ExportReport:
     rows = {split: job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts}
     text = card(job.request, split, rows, job.dropped).encode()
     job.add_file(_CARD_NAME, text)
+    to_fill = f"Fill in the licence of the images in {_CARD_NAME} and {CROISSANT_NAME} before you publish."
     return job.report(
         rows,
         {split: len(paths)},
-        notes=(f"Fill in the licence of the images in {_CARD_NAME} and {CROISSANT_NAME} before you publish.",),
+        notes=() if job.options.license else (to_fill,),
         tables={"default": (f"{_DATA_FOLDER}/{split}-*.parquet", schema)},
         checked="every image has the size of its masks",
+        # A push recognises by it what it began.
+        request=job.request.digest,
     )
 
 
 _SUMMARY: Final = "a folder for datasets.load_dataset: images and masks as image features, and a card"
-HF: Final = ExportFormat("hf", _SUMMARY, _write, reads=("max_tokens", "split", "target_mb", "layout"))
+HF: Final = ExportFormat("hf", _SUMMARY, _write, reads=("max_tokens", "split", "target_mb", "layout", "license"))
 
 
 def arrow_schema(layout: str) -> pa.Schema:
@@ -220,7 +223,8 @@ def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: M
         keep_trailing_newline=True,
     )
     return environment.get_template("dataset_card.md.j2").render(
-        head=yaml.safe_dump(head(split, rows[split], title=title), sort_keys=False),
+        head=yaml.safe_dump(head(split, rows[split], title=title, licence=request.options.license), sort_keys=False),
+        licence=request.options.license,
         title=title,
         is_human=header.origin == "import",
         split=split,
@@ -230,11 +234,11 @@ def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: M
     )
 
 
-def head(split: str, num_images: int, *, title: str) -> dict[str, Any]:
+def head(split: str, num_images: int, *, title: str, licence: str | None) -> dict[str, Any]:
     """Return the part of the card that the hub and `load_dataset` read."""
     return {
         "pretty_name": title,
-        "license": "unknown",
+        "license": licence or "unknown",
         "language": ["en"],
         "task_categories": ["image-segmentation"],
         "tags": ["referring-image-segmentation", "synthetic", "pseudoris"],

@@ -14,7 +14,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import planned_source
 from pseudoris.store.sources.proven_shard import open_root
 from pseudoris.store.sources.source import open_source
-from tests.builders.hub import TOKEN, serving_hub
+from tests.builders.hub import TOKEN, serving_hub, use_hub
 from tests.builders.images import png
 from tests.builders.sources import parquet_bytes, tar_bytes
 from tests.store.builders import start_run
@@ -29,9 +29,8 @@ FILES = {f"photos/{number}.png": png(seed=number) for number in range(8)} | {
 
 @pytest.fixture
 def hub(monkeypatch):
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     with serving_hub() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        use_hub(hub, monkeypatch)
         hub.add("me/photos", FILES)
         yield hub
 
