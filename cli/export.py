@@ -16,6 +16,7 @@ from pseudoris.cli.console import facts_table, format_bytes, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.extras import require_extra
 from pseudoris.training.exports import (
     EXPORTS,
     WRITING,
@@ -131,10 +132,9 @@ def _repository(
         return None
     if export_format != "hf":
         raise ConfigError(f"--push needs --format hf. {export_format} is not a format that the Hub shows.")
-    try:
-        from pseudoris.training.exports.hub_repository import HubRepository
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"--push needs one more package, {error.name}: pip install 'pseudoris[hf]'") from None
+    require_extra("remote", "--push")
+    from pseudoris.training.exports.hub_repository import HubRepository
+
     return HubRepository.open(name, request, is_public=is_public)
 
 
