@@ -22,12 +22,12 @@ DOORS: Final = {
     "guides": (
         "annotate sources hub weights priors ready-masks gallery judging audit evaluation model-evaluation reuse "
         "listener second-opinion composing exclusions exports export-ris training loading rewording student ppt "
-        "imports mixing corrections sql resume cluster sizing troubleshooting plugins masks vlm compared"
+        "imports mixing corrections sql resume cluster sizing troubleshooting plugins masks vlm"
     ),
     "reference": "cli settings schema api messages metrics formats layouts stability glossary",
     "records": (
-        "method conformance quality performance scale reliability synthetic-world exports students ppt exclusions "
-        "faults architecture"
+        "method conformance quality performance scale reliability synthetic-world exports engines students ppt "
+        "exclusions audits compared faults architecture decisions"
     ),
 }
 _PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
