@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -114,11 +115,14 @@ class Added:
     answers: RaterAnswers
 
 
-def add_file(audit: AuditFolder, file: Path) -> Added:
-    """Add a file of verdicts; again, or an earlier state of it, changes nothing, and a later state continues it."""
+def add_file(audit: AuditFolder, file: Path, verdicts_of: Callable[[bytes], bytes] = lambda data: data) -> Added:
+    """Add a file of verdicts; again, or an earlier state of it, changes nothing, and a later state continues it.
+
+    `verdicts_of` makes verdicts of a file that holds something else.
+    """
     try:
         with open_regular(file) as stream:
-            data = stream.read()
+            data = verdicts_of(stream.read())
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror or error})") from error
     folder = os.open(audit.path, os.O_RDONLY | os.O_DIRECTORY)

@@ -259,7 +259,9 @@ def keeps_no_others(header: RunHeader, rule: KeepRule | None, drawn: DrawnRun) -
     `header` is of the run whose scores it bounds: the drawn one, or a refilter of it, which has the same scores.
     """
     is_drawn = header.created_utc == drawn.created_utc
-    has_its_scores = is_drawn or (header.parent is not None and header.parent.created_utc == drawn.created_utc)
+    has_its_scores = is_drawn or (
+        header.origin == "refilter" and header.parent is not None and header.parent.created_utc == drawn.created_utc
+    )
     if rule is None or drawn.rule is None:
         return is_drawn
     return has_its_scores and _is_as_strict(str(rule), drawn.rule)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal, Self
 
@@ -49,7 +49,8 @@ VERDICTS: Final[dict[str, str]] = {
 }
 Verdict = Literal["right", "several", "untrue", "not_an_object", "cannot_say"]
 
-_LINE: Final = re.compile(r'(\{.+),"digest":"([0-9a-f]{16})"\}')
+_DIGEST_DIGITS: Final = 16
+_LINE: Final = re.compile(rf'(\{{.+),"digest":"([0-9a-f]{{{_DIGEST_DIGITS}}})"\}}')
 MAX_COMMENT: Final = 2_000
 
 _Coordinate = Annotated[float, Field(allow_inf_nan=False)]
@@ -205,6 +206,20 @@ def read_answers(data: bytes, name: str, known: Known, *, rater: str | None = No
     return answers
 
 
+def write_answers(header: HeaderLine, answers: Iterable[Answer]) -> bytes:
+    """Return the file of a rater whose answers come from elsewhere than the page."""
+    data, digest = "", ""
+    for line in (header, *answers):
+        body = line.model_dump_json(exclude_none=True)[:-1]
+        digest = _digest(digest, body)
+        data += f'{body},"digest":"{digest}"}}\n'
+    return data.encode()
+
+
+def _digest(previous: str, body: str) -> str:
+    return hashlib.sha256((previous + body).encode()).hexdigest()[:_DIGEST_DIGITS]
+
+
 def _decoded(data: bytes, name: str) -> Iterator[Line]:
     previous = ""
     # What follows the last line end was cut off by a crash.
@@ -221,7 +236,7 @@ def _decode_line(text: str, previous: str) -> tuple[Line, str]:
     match = _LINE.fullmatch(text)
     if match is None:
         raise ValueError(f"it does not end with a digest: {text[:80]!r}")
-    if hashlib.sha256((previous + match[1]).encode()).hexdigest()[: len(match[2])] != match[2]:
+    if _digest(previous, match[1]) != match[2]:
         raise ValueError(f"its digest {match[2]!r} does not fit: it, or a line before it, was edited, moved or removed")
     try:
         return _LINES.validate_json(match[1] + "}"), match[2]

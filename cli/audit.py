@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,14 +89,25 @@ def page(
 
 @app.command("add")
 def add(
-    audit: options.Audit, files: Annotated[list[Path], argument("FILE...", "Files of verdicts, RATER.jsonl.")]
+    audit: options.Audit,
+    files: Annotated[
+        list[Path], argument("FILE...", "Files of verdicts, RATER.jsonl, or Label Studio's export as JSON, RATER.json.")
+    ],
 ) -> None:
-    """Add files of verdicts that raters downloaded from the page."""
+    """Add files of verdicts that raters downloaded from the page, or corrections in Label Studio.
+
+    A text and a mask that a person left are right. A changed text was untrue, a deleted mask not an object.
+    """
     from pseudoris.audit.audit_folder import AuditFolder, add_file
 
     folder = AuditFolder.open(options.local_folder(audit))
     for file in files:
-        found = add_file(folder, file)
+        if file.suffix == ".json":
+            from pseudoris.cli.studio_verdicts import studio_verdicts
+
+            found = add_file(folder, file, partial(studio_verdicts, folder, file))
+        else:
+            found = add_file(folder, file)
         report("added", f"{file}: {found.num_new:,} new lines of {found.answers.rater}", "green")
         if found.answers.num_cut_bytes:
             report("note", f"{file} ends in the middle of a line. That line is left out.", "yellow")

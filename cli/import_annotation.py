@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pseudoris.cli import options
-from pseudoris.cli.console import stdout
+from pseudoris.cli.console import command, path_lines, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.cli.summaries import written_view
@@ -17,19 +17,30 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 
+if TYPE_CHECKING:
+    from pseudoris.training.imports import ImportRequest
+
 # A label in the header; no setting of a model is read.
 _PRESET = "import"
-Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg"]
+Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg", "label-studio"]
 Orientation = Literal["upright", "stored"]
 Annotation = Annotated[
     str,
     argument(
         "ANNOTATION",
         "Path or url of a COCO JSON file, of a REFER dataset's folder or its refs(…).p, of gRefCOCO's folder or its "
-        "grefs(…).json, of PhraseCut's folder or its refer_….json, or of ReasonSeg's folder.",
+        "grefs(…).json, of PhraseCut's folder or its refer_….json, of ReasonSeg's folder, or of Label Studio's export "
+        "as JSON.",
     ),
 ]
-Images = Annotated[str, argument("IMAGES", "Folder or url of the images. File names in ANNOTATION are relative to it.")]
+Images = Annotated[
+    str,
+    argument(
+        "IMAGES",
+        "Folder or url of the images. File names in ANNOTATION are relative to it. label-studio: the run that its "
+        "tasks came from.",
+    ),
+]
 Captions = Annotated[
     str | None, option("--captions", "coco: JSON of captions with instance_id, as `pseudoris export` writes it.")
 ]
@@ -75,11 +86,16 @@ def import_annotation(
     """Import human annotation (REFER, COCO and others) as a run with the same tables.
 
     The formats are REFER, gRefCOCO, COCO, PhraseCut and ReasonSeg. Its expressions have `source` = human.
+    label-studio copies a run with a person's corrections. Of several annotations of a task a ground truth counts, else
+    the latest.
     """
     chosen = annotation_format or _format_of(annotation)
     short = {"shards.max_images": shard_size, "shards.embed_images": embed_images, "placement.allow_mixed": allow_mixed}
     config = _config_of(options.words(assignments, short))
     _check_options(chosen, has_split=bool(split), has_split_by=bool(split_by), has_captions=bool(captions))
+    if chosen == "label-studio":
+        _refuse(split=split, split_by=split_by, embed_images=embed_images, shard_size=shard_size, exclude=exclude)
+        _refuse(prefix=prefix, orientation=orientation != "upright")
     from pseudoris.training import imports
 
     request = imports.ImportRequest(
@@ -95,13 +111,37 @@ def import_annotation(
         num_workers=workers or len(os.sched_getaffinity(0)),
         exclusions=options.read_exclude(exclude, exclude_distance),
     )
+    _write(request, out)
+
+
+def _refuse(**given: object) -> None:
+    """Refuse what the run that is corrected has decided."""
+    for name, value in given.items():
+        if value:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} cannot go with --format label-studio. Leave it out: the run has decided it.")
+
+
+def _write(request: ImportRequest, out: str) -> None:
+    from pseudoris.training import imports
+
+    config, is_corrected = request.config, request.format == "label-studio"
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
-    work = partial(imports.import_annotation, request, location)
-    summary = write_with_bar(location, work, before="reading the annotation", during="importing images")
+    work = partial(imports.correct_run if is_corrected else imports.import_annotation, request, location)
+    during = "writing shards" if is_corrected else "importing images"
+    summary = write_with_bar(location, work, before="reading the annotation", during=during)
     hollow = {"masks without pixels (in this call)": summary.num_without_pixels} if summary.num_without_pixels else {}
     left_out = [f"{count:,} {what}" for what, count in (*hollow.items(), *summary.left_out.items())]
-    texts = [("expressions", f"{summary.totals.expressions:,}, all kept")]
-    stdout.print(written_view(location, summary, "imported", texts=texts, left_out=left_out), soft_wrap=True)
+    totals = summary.totals
+    kept = "all kept" if totals.kept == totals.expressions else f"{totals.kept:,} kept"
+    tasks = ((f"tasks {what}", f"{count:,}") for what, count in summary.num_tasks.items())
+    texts = [("expressions", f"{totals.expressions:,}, {kept}"), *tasks]
+    title = "corrected" if is_corrected else "imported"
+    stdout.print(written_view(location, summary, title, texts=texts, left_out=left_out), soft_wrap=True)
+    if is_corrected:
+        stdout.print(
+            path_lines("next", {"audit": command("audit", "add", "AUDIT", request.annotation)}), soft_wrap=True
+        )
 
 
 def _config_of(words: Sequence[str]) -> RunConfig:

@@ -168,7 +168,7 @@ class RunHeader(SealedRecord):
         config: The configuration that the run was created with.
         config_sha256: `config_hash` of it.
         origin: What made the tables: `annotate` (models), `refilter` (a parent run's scores), `import` (human
-            annotation), or `ppt` (one of its data recipes).
+            annotation, or a person's corrections of the parent), or `ppt` (one of its data recipes).
         parent: The run whose results this one reuses; else None.
         domain: Whether its models know such images, by a sample; None if the sample was not asked.
         audits: `header_sections.AuditRecord`: the audit that its rule was chosen by; None without one.
@@ -190,6 +190,11 @@ class RunHeader(SealedRecord):
     domain: DomainRecord | None = None
     audits: _Section = None
     exclusions: _Section = None
+
+    @property
+    def is_human(self) -> bool:
+        """Whether people made all of it; a run of models that people corrected is an import of another kind."""
+        return self.origin == "import" and (self.parent is None or "import" in self.identity.method)
 
 
 class PlanExtension(SealedRecord):

@@ -22,7 +22,7 @@ DOORS: Final = {
     "guides": (
         "annotate sources hub weights priors ready-masks gallery judging audit evaluation model-evaluation reuse "
         "listener second-opinion composing exclusions exports export-ris training loading rewording student ppt "
-        "imports mixing corrections sql resume cluster sizing troubleshooting plugins masks vlm"
+        "imports mixing correct sql resume cluster sizing troubleshooting plugins masks vlm"
     ),
     "reference": "cli settings schema api messages metrics formats layouts stability glossary",
     "records": (

@@ -244,16 +244,17 @@ def _merge(
         )
     new = shard_tables(shard, embed_images=embed_images)
     order = pa.array(planned_ids, pa.string())
-    return {table: _in_plan_order(_without(before[table], retried), new[table], order) for table in SCHEMAS}
+    return {table: in_plan_order([without(before[table], retried), new[table]], order) for table in SCHEMAS}
 
 
-def _without(table: pa.Table, image_ids: pa.Array) -> pa.Table:
+def without(table: pa.Table, image_ids: pa.Array) -> pa.Table:
+    """Return the rows of all other images."""
     return table.filter(pc.invert(pc.is_in(table["image_id"], value_set=image_ids)))
 
 
-def _in_plan_order(kept: pa.Table, added: pa.Table, order: pa.Array) -> pa.Table:
-    """Return the rows of both, with images in plan order and the rows of an image in their old order."""
-    rows = pa.concat_tables([kept, added])
+def in_plan_order(tables: Sequence[pa.Table], order: pa.Array) -> pa.Table:
+    """Return the rows of all tables, with images in plan order and the rows of an image in their old order."""
+    rows = pa.concat_tables(tables)
     places = pc.index_in(rows["image_id"], value_set=order).to_numpy()
     return rows.take(pa.array(np.argsort(places, kind="stable")))
 

@@ -34,7 +34,7 @@ def stated_rule(header: RunHeader) -> KeepRule | None:
 
     It has a tau only if that is known to be the bound: for our own scorer and for a refilter.
     """
-    if header.origin in ("import", "ppt"):
+    if header.origin == "ppt" or header.is_human:
         return None
     filtering = header.config.filtering
     return _rule(filtering, has_tau=header.origin == "refilter" or filtering.engine == "clip")

@@ -103,8 +103,9 @@ def test_a_changed_file_of_the_draw_is_refused(run, tmp_path, name):
 DRAWN = "2026-01-01T00:00:00+00:00"
 
 
-def known(rule, drawn, *, created_utc=DRAWN, parent=None):
-    header = SimpleNamespace(created_utc=created_utc, parent=parent and SimpleNamespace(created_utc=parent))
+def known(rule, drawn, *, created_utc=DRAWN, parent=None, origin="refilter"):
+    before = parent and SimpleNamespace(created_utc=parent)
+    header = SimpleNamespace(created_utc=created_utc, parent=before, origin=origin)
     run = SimpleNamespace(created_utc=DRAWN, rule=None if drawn is None else str(drawn))
     return keeps_no_others(header, rule, run)
 
@@ -139,6 +140,8 @@ def test_a_rule_keeps_no_others_if_each_bound_is_as_strict(changed, drawn, expec
 def test_only_the_drawn_run_and_its_refilters_have_the_scores_that_a_bound_is_compared_on():
     assert known(rule(1.5), rule(1.4), created_utc="2026-02-02T00:00:00+00:00", parent=DRAWN)
     assert not known(rule(1.5), rule(1.4), created_utc="2026-02-02T00:00:00+00:00")
+    # A person's corrections have other texts.
+    assert not known(rule(1.5), rule(1.4), created_utc="2026-02-02T00:00:00+00:00", parent=DRAWN, origin="import")
     assert not known(None, None, created_utc="2026-02-02T00:00:00+00:00", parent=DRAWN)
 
 

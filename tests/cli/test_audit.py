@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -16,8 +17,11 @@ from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import CARD_NAME, CITATION_NAME, write_datacard
 from pseudoris.store.runs.refiltered_run import RuleChange, refilter
-from tests.builders.audits import VerdictFile
+from pseudoris.training.brush_strokes import brush_strokes
+from tests.builders.audits import VerdictFile, small_audit
+from tests.builders.command import invoke
 from tests.builders.scored_runs import begin, commit_scored, scored_run
+from tests.builders.studio import read_tasks, submitted, write_project
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +148,55 @@ def test_what_is_no_file_of_a_rater_is_named_with_the_remedy(out, tmp_path):
     (verdicts / "bob.jsonl").mkdir()
     with pytest.raises(ConfigError, match=r"verdicts/bob\.jsonl is a folder, not a file of verdicts"):
         ran("report", tmp_path / "audit")
+
+
+@pytest.fixture
+def studio(tmp_path):
+    """An audit of a small run, and the run's tasks for Label Studio by image id."""
+    audit = small_audit(tmp_path)
+    invoke("export", tmp_path / "run", tmp_path / "tasks", "--format", "label-studio")
+    named = {re.search(r"([0-9a-f]{16})\.", task["data"]["image"])[1]: task for task in read_tasks(tmp_path / "tasks")}
+    return audit, named
+
+
+def test_corrections_in_label_studio_are_verdicts_on_the_kept_pairs(studio, tmp_path):
+    audit, tasks = studio
+    reworded, redrawn, removed, skipped, *_ = sorted(tasks)
+
+    def redraw(results) -> None:
+        for each in [each for each in results if each["from_name"] == "mask"]:
+            each["value"]["rle"] = brush_strokes(np.eye(each["original_height"], each["original_width"]) > 0)
+
+    def reword(results) -> None:
+        for each in results:
+            each["value"].update({"text": ["something else"]} if each["from_name"] == "text" else {})
+
+    changes = {reworded: reword, redrawn: redraw, removed: lambda results: results.clear()}
+    project = {image: submitted(task, changes.get(image, lambda results: None)) for image, task in tasks.items()}
+    project[skipped]["annotations"][0]["was_cancelled"] = True
+    file = write_project(tmp_path / "ana.json", list(project.values()))
+    assert "lines of ana" in ran("add", audit.path, file)
+    (answers,) = audit.answers()
+    pairs = {pair["pair_id"]: pair for pair in audit.pairs.to_pylist() if pair["is_kept"]}
+    assert answers.verdicts.keys() == pairs.keys()
+    due = {reworded: "untrue", redrawn: "not_an_object", removed: "not_an_object", skipped: "cannot_say"}
+    for pair, said in answers.verdicts.items():
+        assert said.verdict == due.get(pairs[pair]["image_id"], "right"), said
+        assert said.comment.startswith("Label Studio: ")
+    figures = json.loads(ran("report", audit.path, "--json"))
+    assert figures["accuracy"]["num_undecided"] == sum(
+        pair["image_id"] == skipped and pair["role"] == "drawn" for pair in pairs.values()
+    )
+    # Pairs that are not kept were not shown, and stay open.
+    assert all(name.startswith("not kept") for name in figures["unreached"])
+    assert "0 new lines of ana" in ran("add", audit.path, file)
+
+
+def test_images_that_were_chosen_for_correction_do_not_stand_for_the_run(studio, tmp_path):
+    audit, tasks = studio
+    file = write_project(tmp_path / "ana.json", [submitted(task) for task in list(tasks.values())[:5]])
+    with pytest.raises(ConfigError, match=r"no annotation of \d of the \d images with pairs.*Submit or skip"):
+        ran("add", audit.path, file)
+    with pytest.raises(ConfigError, match=r"'Ana 1' is not a rater's name\. Call the file by one"):
+        ran("add", audit.path, file.rename(tmp_path / "Ana 1.json"))
+    assert audit.answers() == []

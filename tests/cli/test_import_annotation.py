@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 
 import pyarrow.dataset as ds
 import pytest
 
 from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts
+from pseudoris.store.tables.committed_tables import read_table
 from recipes.object_centric import write_object_centric
 from tests.builders.command import invoke, pseudoris_here, start_pseudoris, wait_for
 from tests.builders.human import document, image_row, object_row, reference, write_images, write_small_refer
+from tests.builders.scored_runs import begin, finish, scored_shard
+from tests.builders.studio import read_tasks, submitted, write_project
+from tests.training.exports.builders import png
 
 
 @pytest.fixture
@@ -192,3 +200,43 @@ def test_a_users_mistake_is_an_error_with_a_remedy(tmp_path, words, message) -> 
 
     with pytest.raises(ConfigError, match=message):
         invoke(*(word.format(tmp=tmp_path) for word in words))
+
+
+@pytest.mark.slow
+def test_corrections_of_label_studio_are_a_run_that_every_command_reads(tmp_path):
+    run = RunLocation.open(str(tmp_path / "run"))
+    header, data = begin(run, num_shards=2), png()
+    for number in range(2):
+        entries = read_shard_plan(run, header, number)
+        shard = scored_shard(header.config, entries)
+        shown = (each if each.failure else replace(each, data=data, sha256=sha256_hex(data)) for each in shard.images)
+        ids = [entry.image_id for entry in entries]
+        provenance = Provenance(header_sha256=header.sha256)
+        made = shard.with_images(tuple(shown))
+        commit_shard(run, made, planned_ids=ids, embed_images=True, provenance=provenance)
+    finish(run)
+    invoke("export", tmp_path / "run", tmp_path / "tasks", "--format", "label-studio")
+    first, second, *_ = read_tasks(tmp_path / "tasks")
+
+    def reword(results) -> None:
+        next(each for each in results if each["type"] == "textarea")["value"]["text"] = ["what a person says"]
+
+    file = write_project(tmp_path / "ana.json", [submitted(first, reword), submitted(second)])
+    words = ("import", file, tmp_path / "run", tmp_path / "out", "--format", "label-studio")
+    with pytest.raises(ConfigError, match="--embed-images cannot go with --format label-studio"):
+        invoke(*words, "--embed-images")
+    printed = invoke(*words).output
+    assert "tasks corrected" in printed
+    assert "tasks accepted as they are" in printed
+    assert "audit add AUDIT" in printed
+    assert "no problem found in any shard" in invoke("verify", tmp_path / "out").output
+    invoke("gallery", tmp_path / "out")
+    assert "what a person says" in (tmp_path / "out" / "gallery" / "index.html").read_text()
+    invoke("export", tmp_path / "out", tmp_path / "export")
+    rows = ds.dataset(tmp_path / "export" / "expressions").to_table().to_pylist()
+    assert {row["source"] for row in rows} == {"human", "model"}
+    # Scores still decide about the images that no person changed.
+    invoke("refilter", tmp_path / "out", tmp_path / "stricter", "--tau", "1.2")
+    kept = read_table(RunLocation.open(str(tmp_path / "stricter")), "expressions").to_pylist()
+    assert "what a person says" in {row["text"] for row in kept if row["kept"]}
+    assert "no problem found in any shard" in invoke("verify", tmp_path / "stricter").output

@@ -11,6 +11,7 @@ import pickle
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
@@ -18,6 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import yaml
 from PIL import Image
 
@@ -44,8 +46,10 @@ from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.tables.run_reader import Run
+from pseudoris.training.brush_strokes import brush_strokes
 from pseudoris.training.exports.export_job import HumanAnnotation
 from pseudoris.training.human_refs import RecordIds, read_human
+from pseudoris.training.imports import label_studio
 from pseudoris.training.imports.annotation_files import read_gref, read_refer
 from pseudoris.training.imports.coco_annotation import read_coco
 from pseudoris.training.imports.human_annotation import Annotation, annotate_image
@@ -310,6 +314,45 @@ def prepare_reason(folder: Path) -> Read:
     return read
 
 
+def studio_trees() -> list[Any]:
+    """Return sound exports of Label Studio: strokes in runs, a polygon, texts, and a task that was skipped."""
+    pixels = np.zeros(SIZE, np.bool_)
+    pixels[3:9, 4:20] = True
+    shared = {"original_height": SIZE[0], "original_width": SIZE[1], "image_rotation": 0, "to_name": "image"}
+    values = {
+        "brushlabels": {"format": "rle", "rle": brush_strokes(pixels), "brushlabels": ["object"]},
+        "textarea": {"text": ["a red mug", "what one drinks from"]},
+        "polygonlabels": {"points": [[10, 10], [60.5, 10], [60, 90]], "polygonlabels": ["object"]},
+    }
+    names = {"brushlabels": "mask", "textarea": "text", "polygonlabels": "shape"}
+    results = [
+        {
+            "id": "b" if kind == "polygonlabels" else "a",
+            "type": kind,
+            "from_name": names[kind],
+            "value": value,
+            **shared,
+        }
+        for kind, value in values.items()
+    ]
+    data = {"image": f"/data/local-files/?d=images/a_{image_id('a.jpg')}.jpg"}
+    done = {"id": 4, "result": results, "was_cancelled": False, "updated_at": "2026-11-27T10:00:00Z"}
+    return [[{"data": data, "annotations": [done]}], [{"data": data, "annotations": [{**done, "was_cancelled": True}]}]]
+
+
+def prepare_studio(folder: Path) -> Read:
+    """Return what reads an export of Label Studio, and its regions beside a mask of the image."""
+    masks = {f"{image_id('a.jpg')}-0000": str(rle(box_mask((4, 3, 20, 9), SIZE))["counts"])}
+
+    def read(data: bytes) -> None:
+        for task in label_studio.read_tasks(data, "project.json").values():
+            regions, _ = label_studio.read_regions(task, SIZE, masks, Counter())
+            for mask, counts in masks.items():
+                label_studio.implied_verdict(mask, counts, "a red mug", regions, SIZE)
+
+    return read
+
+
 def prepare_human(name: str) -> Callable[[Path], Read]:
     """Return what reads the references that join an export, after the file `name` of two sound ones was replaced."""
 
@@ -544,6 +587,9 @@ TARGETS = {
     "gref": Target(lambda: [_written(each) for each in gref_trees()], prepare_gref, of_trees(gref_trees(), _written)),
     "reason": Target(
         lambda: [_written(each) for each in reason_trees()], prepare_reason, of_trees(reason_trees(), _written)
+    ),
+    "studio": Target(
+        lambda: [_written(each) for each in studio_trees()], prepare_studio, of_trees(studio_trees(), _written)
     ),
     "human": Target(
         lambda: [_written(coco_trees()[0])], prepare_human("instances.json"), of_trees(coco_trees()[:1], _written)

@@ -15,7 +15,7 @@ SEED = 20
 # What takes about 15 s each on two cores that others use.
 NUM_INPUTS = {
     **{"images": 3_000, "tar": 4_000, "parquet": 4_000, "coco": 3_000, "refer": 4_000, "config": 300},
-    **{"gref": 3_000, "reason": 3_000},
+    **{"gref": 3_000, "reason": 3_000, "studio": 3_000},
     **{"human": 3_000, "human refs": 3_000},
     **{"header": 800, "receipt": 300, "manifest": 150, "plan": 200, "checkpoint": 500, "safetensors": 400},
 }

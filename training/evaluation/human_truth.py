@@ -123,10 +123,11 @@ class HumanTruth:
     def read(cls, location: RunLocation, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Self:
         """Read an OUT of `pseudoris import`; `on_progress` is called with the number of shards read, and of all."""
         header = require_header(location)
-        if header.origin != "import":
+        if not header.is_human:
+            made = "models, corrected" if header.origin == "import" else f"`pseudoris {header.origin}`"
             raise ConfigError(
-                f"--truth {location.root} is a run of `pseudoris {header.origin}`, not human annotation. Give the "
-                "OUT of `pseudoris import`, or `synthworld`."
+                f"--truth {location.root} is a run of {made}, not human annotation. Give the OUT of `pseudoris "
+                "import`, or `synthworld`."
             )
         num_committed = len(list_receipts(location))
         if num_committed < header.num_shards:

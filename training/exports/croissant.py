@@ -130,7 +130,7 @@ def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[st
     yield "dataAnnotationProtocol", list(_protocol(request))
     yield "machineAnnotationTools", [text for text, _ in tools]
     yield "annotationsPerItem", f"Counted while it was written: {counts[0]}"
-    yield "dataUseCases", use if header.origin == "import" else f"{use}. Not for tests with texts of models"
+    yield "dataUseCases", use if header.is_human else f"{use}. Not for tests with texts of models"
     yield "dataBiases", tools and "Expressions repeat what the models learnt, also mistakes and prejudice. Not measured"
     yield "dataLimitations", list(filter(None, dict.fromkeys([warning, *(known for _, known in tools)])))
     yield "personalSensitiveInformation", f"Not looked for; names of files come from those of the images: {_TO_FILL}"
@@ -150,10 +150,11 @@ def _tools(header: RunHeader) -> Iterator[tuple[str, str]]:
 
 def _protocol(request: ExportRequest) -> Iterator[str]:
     header, human, rule = request.header, request.options.human, stated_rule(request.header)
-    if header.origin == "import":
+    if header.is_human:
         yield f"An imported annotation (origin of the run). Who made it, and how: {_TO_FILL}"
     else:
-        yield f"Synthetic: tools made masks and texts, and no person corrected them (origin: {header.origin})"
+        corrected = "a person corrected some" if header.origin == "import" else "no person corrected them"
+        yield f"Synthetic: tools made masks and texts, and {corrected} (origin: {header.origin})"
     if rule is not None and rule.tau is not None:
         yield f"The run keeps an expression if it has {rule} (its settings)"
     if header.config.composing is not None:

@@ -211,7 +211,7 @@ def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: M
     header = request.header
     config, weights = header.config, header.identity.weights
     engines = {"propose": config.masks.engine, "caption": config.captions.engine, "filter": config.filtering.engine}
-    title = _TITLE + ("written by people" if header.origin == "import" else "made by models")
+    title = _TITLE + ("written by people" if header.is_human else "made by models")
     # Imported here: only this format writes a page.
     import jinja2
 
@@ -226,7 +226,7 @@ def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: M
         head=yaml.safe_dump(head(split, rows[split], title=title, licence=request.options.license), sort_keys=False),
         licence=request.options.license,
         title=title,
-        is_human=header.origin == "import",
+        is_human=header.is_human,
         split=split,
         counts=counts,
         stages=[(stage, engine, weights.get(stage, "none")) for stage, engine in engines.items()],

@@ -15,7 +15,8 @@ from pseudoris.images.pixels import common_suffix, decode_upright, upright_size
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ImageError, TransientError
 from pseudoris.store.tables.annotations import AnnotatedImage
-from pseudoris.training.exports.record import ExportMask, broken, canonical_counts
+from pseudoris.training.exports.record import ExportMask, broken
+from pseudoris.workers.masks.rle import canonical_counts
 
 # For images that are encoded again: chroma is not subsampled, and the added noise is smaller than that of scaling for a
 # network.

@@ -20,7 +20,7 @@ from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.run_lengths import decode_runs, summarise_rle
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, is_blank
 from pseudoris.workers.masks.polygons import corner_polygon
-from pseudoris.workers.masks.rle import MaskSizeError, compressed_counts, decode
+from pseudoris.workers.masks.rle import MaskSizeError, canonical_counts, compressed_counts, decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,6 @@ class Content:
     def of_expression(cls, name: str, size: tuple[int, int], targets: Sequence[Any], text: str) -> Content:
         """Return the content of a format that has a record an expression, with its targets in the format's form."""
         return cls(name, size, tuple(targets), ((text, tuple(range(len(targets)))),))
-
-
-def canonical_counts(pixels: NDArray[np.bool_]) -> str:
-    """Return the compressed encoding that pycocotools gives for a mask (height, width); an import may hold another."""
-    return str(coco.encode(np.asfortranarray(pixels, np.uint8))["counts"], "ascii")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from pseudoris.schemas.run_lengths import decode_runs
 from pseudoris.training.brush_strokes import brush_strokes, values_of_strokes
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.output_files import read_records
-from pseudoris.training.exports.record import Content, ExportImage, broken, canonical_counts
+from pseudoris.training.exports.record import Content, ExportImage, broken
 from pseudoris.training.exports.selected_rows import TextRule
-from pseudoris.workers.masks.rle import compressed_counts
+from pseudoris.workers.masks.rle import canonical_counts, compressed_counts
 
 IMAGES_FOLDER: Final = "images"
 

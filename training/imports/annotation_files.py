@@ -173,8 +173,8 @@ def read_annotation(request: ImportRequest) -> Annotation:
         TransientError: The storage failed.
     """
     if request.format == "coco":
-        data, name = _read_named(request.annotation, request.config)
-        captions, captions_name = _read_named(request.captions, request.config) if request.captions else (None, "")
+        data, name = read_named(request.annotation, request.config)
+        captions, captions_name = read_named(request.captions, request.config) if request.captions else (None, "")
         return read_coco(data, name, captions, captions_name)
     folder, name = _locate(request.annotation, request.config)
     splits = request.chosen_splits
@@ -213,10 +213,11 @@ def read_annotation(request: ImportRequest) -> Annotation:
     return read(_read(folder, refs_name), instances, refs_name=refs_name, splits=splits)
 
 
-def _read_named(given: str, config: RunConfig) -> tuple[bytes, str]:
+def read_named(given: str, config: RunConfig) -> tuple[bytes, str]:
+    """Return the bytes and the name of the JSON file at a path or url; a ConfigError if there is none."""
     folder, name = _locate(given, config)
     if not name:
-        raise ConfigError(f"{folder.describe()} is a folder. Name the COCO JSON file in it.")
+        raise ConfigError(f"{folder.describe()} is a folder. Name the JSON file in it.")
     return _read(folder, name), name
 
 

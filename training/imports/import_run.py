@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from pseudoris.schemas.config import RunConfig
@@ -35,12 +35,12 @@ from pseudoris.training.imports.human_annotation import (
 )
 from pseudoris.training.thread_executor import OnProgress, WrittenRun, proving, write_run
 
-Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg"]
+Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg", "label-studio"]
 # Of whose files the splits choose a part; of the others they choose the files.
 _SPLIT_INSIDE: Final = ("refer", "grefcoco")
 
 # What reads, draws and writes: another version may give other bytes.
-_PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
+PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
 # The parts of a configuration that an import reads; the models' are not among them.
 _SECTIONS: Final = ("images", "shards")
 
@@ -51,8 +51,9 @@ class ImportRequest:
 
     Attributes:
         annotation: File or url of COCO JSON, of references (a pickle, or gRefCOCO's JSON) or of PhraseCut's tasks; of
-            REFER, gRefCOCO and PhraseCut also their folder, of ReasonSeg that alone.
-        images: Folder or url that file names are relative to; with it, keys and ids are those of a run over it.
+            REFER, gRefCOCO and PhraseCut also their folder, of ReasonSeg that alone; of Label Studio's export.
+        images: Folder or url that file names are relative to; with it, keys and ids are those of a run over it. Of
+            `label-studio` the corrected run.
         config: Only its limits of images, size of shards, storage and endpoint are read.
         format: One of `Format`.
         splits: REFER, gRefCOCO, ReasonSeg, and PhraseCut if `annotation` is a folder: what to import into one run;
@@ -94,7 +95,7 @@ class ImportRequest:
             **({"splits": sorted(set(self.chosen_splits))} if self.format in _SPLIT_INSIDE else {}),
         }
         # No model computes; boxes and runs are whole numbers on every machine.
-        return Identity(method=method, weights={}, device_kind="none", versions=package_versions(_PACKAGES))
+        return Identity(method=method, weights={}, device_kind="none", versions=package_versions(PACKAGES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +105,12 @@ class ImportSummary(WrittenRun):
     Attributes:
         left_out: How many things of the files were not taken over, by what they are.
         num_without_pixels: Masks without a pixel that this call left out.
+        num_tasks: Of Label Studio: images by what a person did with them.
     """
 
     left_out: Mapping[str, int]
     num_without_pixels: int
+    num_tasks: Mapping[str, int] = field(default_factory=dict)
 
 
 def import_annotation(

@@ -66,6 +66,11 @@ def decode(counts: Sequence[str], size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.ascontiguousarray(stacked.transpose(2, 0, 1)).astype(np.bool_)
 
 
+def canonical_counts(pixels: NDArray[np.bool_]) -> str:
+    """Return the compressed encoding that pycocotools gives for a mask (height, width); an import may hold another."""
+    return str(coco.encode(np.asfortranarray(pixels, np.uint8))["counts"], "ascii")
+
+
 def is_valid(counts: str, size: tuple[int, int]) -> bool:
     """Return whether a foreign string is an RLE of exactly H · W pixels. Else pycocotools writes past its memory."""
     try:

@@ -57,7 +57,7 @@ def test_what_is_missing_is_named(dataset, tmp_path):
         r"--format phrasecut, grefcoco or reasonseg",
     ):
         read(tmp_path)
-    with pytest.raises(ConfigError, match=r"is a folder\. Name the COCO JSON file in it"):
+    with pytest.raises(ConfigError, match=r"is a folder\. Name the JSON file in it"):
         read(dataset, annotation_format="coco")
     (dataset / "instances.json").unlink()
     with pytest.raises(ConfigError, match=r"instances\.json does not exist. A REFER dataset has"):
