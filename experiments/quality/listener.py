@@ -43,7 +43,6 @@ def _readings(result: Result) -> Mapping[str, Any]:
         "shown": shown,
         "other_worlds": _OTHER_WORLDS,
         "most": most,
-        "fewest": few[0] if few else most,
         "enough": next((row for row in few if row["test"]["accuracy"]["least"] >= least), None),
         "sentences": next(row for row in rows if row["rule"] == "all" and row["labels"] == "sentences"),
     }
