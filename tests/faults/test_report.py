@@ -20,6 +20,6 @@ def test_a_kind_has_its_times_and_what_became_of_the_runs_that_met_it():
     row = {"faults": 3, "starts": 2, "lost": 0, "doubled": 0, "bytes_equal": True}
     rows = [{**row, "struck": {"a": 1, "b": 2}}, {**row, "struck": {"b": 3}, "lost": 1, "bytes_equal": False}]
     *_, b, a, everything = soak_table(rows).splitlines()
-    assert b == "| b | 5 | 2 | 4 | 1 | 0 | NO |"
-    assert a == "| a | 1 | 1 | 2 | 0 | 0 | yes |"
-    assert everything == "| all | 6 | 2 | 4 | 1 | 0 | NO |"
+    assert b == "| b | 5 | 2 | 4 | 1 LOST, BYTES DIFFER |"
+    assert a == "| a | 1 | 1 | 2 | equal |"
+    assert everything == "| all | 6 | 2 | 4 | 1 LOST, BYTES DIFFER |"
