@@ -20,7 +20,9 @@ def commands(flow: str) -> list[str]:
 @pytest.mark.parametrize("flow", FLOWS)
 def test_a_workflow_runs_what_ci_runs_and_targets_that_there_are(flow):
     assert ".ci/run" in commands(flow)
-    asked = [word for line in commands(flow) if line.startswith("make ") for word in line.split()[1:]]
+    asked = [
+        word for line in commands(flow) if line.startswith("make ") for word in line.split()[1:] if "=" not in word
+    ]
     assert set(asked) <= TARGETS
 
 
