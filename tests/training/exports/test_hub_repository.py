@@ -57,6 +57,7 @@ def test_the_command_creates_a_private_dataset_with_card_and_rows_and_no_place(h
     assert f"{hub.url}/datasets/me/set: 3 files, private" in ended.stdout
     files, root = pushed_files(hub), Path(place.root)
     assert files.keys() == {"_export.json", "README.md", "croissant.json", "data/train-00000.parquet"}
+    assert json.loads(files["_export.json"]).keys() == {"format", "state", "request"}
     assert all((root / path).read_bytes() == data for path, data in files.items() if path != "_export.json")
     card = files["README.md"].decode()
     head = yaml.safe_load(card.split("---\n")[1])
