@@ -1,6 +1,6 @@
 # Relative paths only, so that a folder with a space in its name works. Every target makes .venv if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-all coverage soak mutants lint format bench quality conformance weights docs site wheel release clean
+.PHONY: help install demo check test test-all test-oldest coverage soak mutants lint format bench quality conformance weights docs site wheel release clean
 SHELL := /bin/bash
 # The first of the supported versions that this machine has.
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13; do type $$each && break; done &>/dev/null; echo $$each)
@@ -40,6 +40,14 @@ test: $(STAMP) ## Run the tests but the longest (about 11 minutes on 2 cores)
 
 test-all: $(STAMP) ## Run every test (about 45 minutes on 2 cores)
 	$(RUN) -m pytest $(PARALLEL) $(PYTEST_ARGS)
+
+# The core alone, in an environment with the oldest versions that pyproject.toml allows.
+OLDEST := .venv-oldest
+test-oldest: $(STAMP) ## Run the core's tests on the oldest dependencies that are allowed (5 minutes)
+	rm -rf $(OLDEST)
+	$(RUN) -m uv venv --quiet --python $(RUN) $(OLDEST)
+	$(RUN) -m uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct --editable .
+	PSEUDORIS_CORE_PYTHON=$(OLDEST)/bin/python $(RUN) -m pytest $(PARALLEL) tests/deploy/test_core.py $(PYTEST_ARGS)
 
 coverage: $(STAMP) ## Run every test and say which lines none of them runs (a third longer)
 	$(RUN) -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any, Final
 
 import yaml
@@ -57,10 +56,7 @@ def _check_bounds(text: str) -> None:
             anchor, num_before = opened.pop()
             values_of[anchor] = num_values - num_before
         if len(opened) > MAX_LEVELS:
-            raise YamlRefusedError(
-                f"values are nested more than {MAX_LEVELS} levels deep in line {event.start_mark.line + 1}: remove the "
-                "extra brackets or indents"
-            )
+            raise _too_deep(event.start_mark)
         if num_values > MAX_VALUES:
             raise YamlRefusedError(
                 f"it has more than {MAX_VALUES:,} values, aliases (*name) written out: give fewer, or remove aliases"
@@ -69,5 +65,18 @@ def _check_bounds(text: str) -> None:
 
 def _events(text: str) -> Iterator[Any]:
     """Yield the events up to the first fault, which the loader reports; libyaml's are there in a tenth of the time."""
-    with suppress(yaml.YAMLError):
+    try:
         yield from yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.MarkedYAMLError as error:
+        # libyaml of PyYAML 6.0.4 looks ahead, and stops at 1,000 brackets before it has told of the first.
+        if "nesting depth" in str(error.problem):
+            raise _too_deep(error.problem_mark) from None
+    except yaml.YAMLError:
+        return
+
+
+def _too_deep(mark: Any) -> YamlRefusedError:
+    return YamlRefusedError(
+        f"values are nested more than {MAX_LEVELS} levels deep in line {mark.line + 1}: remove the extra brackets or "
+        "indents"
+    )

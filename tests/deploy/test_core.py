@@ -1,4 +1,7 @@
-"""The package without extras: its commands in an interpreter that sees what the core requires, and nothing else."""
+"""The package without extras: its commands in an interpreter that sees what the core requires, and nothing else.
+
+`make test-oldest` names another one: that of an environment with the oldest dependencies allowed.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from tests.builders.wheel import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RECORDED = ROOT / "tests/versions/0.5.0"
 MOST_DEPENDENCIES = 14
+OLDEST = os.environ.get("PSEUDORIS_CORE_PYTHON")
 FORMATS = (
     *(
         "parquet",
@@ -77,20 +81,23 @@ class Core:
     def __init__(self, folder: Path) -> None:
         self.folder, site = folder, folder / "site"
         site.mkdir()
+        for part in ("finished", "images"):
+            (folder / part).symlink_to(RECORDED / part)
+        # Without `site`, Python does not look into the environment that runs the tests.
+        self._python, self._path = [sys.executable, "-S"], os.pathsep.join([str(site), str(ROOT)])
+        if OLDEST is not None:
+            self._python, self._path = [str(Path(OLDEST).absolute())], str(ROOT)
+            return
         for name in closure("pseudoris", set()) - {"pseudoris"}:
             parts = {path.parts[0] for path in distribution(name).files or () if path.parts[0] != ".."}
             for part in parts:
                 if not (site / part).exists():
                     (site / part).symlink_to(distribution(name).locate_file(part))
-        for part in ("finished", "images"):
-            (folder / part).symlink_to(RECORDED / part)
-        self._path = os.pathsep.join([str(site), str(ROOT)])
 
     def python(self, *words: str) -> subprocess.CompletedProcess[str]:
-        # Without `site`, Python does not look into the environment that runs the tests.
         variables = {**os.environ, "PYTHONPATH": self._path, "COLUMNS": "200"}
         options = {"cwd": self.folder, "env": variables, "capture_output": True, "text": True, "check": False}
-        return subprocess.run([sys.executable, "-S", *words], **options)
+        return subprocess.run([*self._python, *words], **options)
 
     def __call__(self, words: str) -> str:
         ended = self.python("-m", "pseudoris", *words.split())
@@ -168,7 +175,7 @@ def test_datasets_give_numpy_arrays(core):
 )
 def test_a_command_without_its_extra_says_so_in_one_line_before_any_work(core, words, extra):
     ended = core.python("-m", "pseudoris", *words.split())
-    (line,) = ended.stderr.splitlines()
+    (line,) = filter(None, ended.stderr.splitlines())
     assert ended.returncode == 2
     assert re.fullmatch(rf"error .* needs '\w+', which is not installed: pip install 'pseudoris\[{extra}\]'", line)
     assert not (core.folder / "new").exists()
