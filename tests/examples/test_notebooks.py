@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-ROOT = re.compile(r"/[^ ']*/(?=tests/versions/)")
+ROOT = re.compile(r"[^']*/(?=tests/versions/)")
 
 
 def executed(name, folder, *further):
