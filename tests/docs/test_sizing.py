@@ -59,15 +59,14 @@ def hour_rows() -> Iterator[str]:
 
 def byte_rows() -> Iterator[str]:
     for images in SIZES:
-        for preset in ("base", "paper"):
-            num_shards = math.ceil(images / shard_images(preset))
-            in_window = min(num_shards, WINDOW) / 1_000
-            tables = num_shards * BYTES_PER_SHARD + images * (
-                BYTES_PER_IMAGE + NUM_MASKS * (BYTES_PER_MASK + DRAWS_A_MASK * BYTES_PER_DRAW)
-            )
-            memory = (DRIVER_GB + DRIVER_STEP_GB * in_window, HEAD_GB + HEAD_STEP_GB * in_window)
-            gb = " | ".join(f"{each:.2g}" for each in memory)
-            yield f"| {images:,} | {preset} | {num_shards:,} | {shown(tables / 1e9)} | {gb} |"
+        num_shards = math.ceil(images / shard_images("base"))
+        in_window = min(num_shards, WINDOW) / 1_000
+        tables = num_shards * BYTES_PER_SHARD + images * (
+            BYTES_PER_IMAGE + NUM_MASKS * (BYTES_PER_MASK + DRAWS_A_MASK * BYTES_PER_DRAW)
+        )
+        memory = (DRIVER_GB + DRIVER_STEP_GB * in_window, HEAD_GB + HEAD_STEP_GB * in_window)
+        gb = " | ".join(f"{each:.2g}" for each in memory)
+        yield f"| {images:,} | {num_shards:,} | {shown(tables / 1e9)} | {gb} |"
 
 
 def test_the_page_shows_what_the_figures_give():

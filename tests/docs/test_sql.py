@@ -119,7 +119,7 @@ def test_yield_by_decoder_is_what_the_rows_say(there):
     rows = read_table(there, "expressions").to_pylist()
     candidates = Counter((row["decoder"], row["top_k"], row["top_p"]) for row in rows)
     kept = Counter((row["decoder"], row["top_k"], row["top_p"]) for row in rows if row["kept"])
-    found = query_after("earns its time")
+    found = query_after("By decoder and its settings")
     assert {row[:3]: row[3:] for row in found} == {
         key: (count, pytest.approx(kept[key] / count)) for key, count in candidates.items()
     }
