@@ -8,7 +8,7 @@ groups of five bits, least significant first, each with a bit that says whether 
 bit of the last group is the sign. Source: pycocotools 2.0, maskApi.c, rleToString and rleFrString.
 
 pycocotools does not check its input: if the runs do not fill the image, it reads or writes past its buffers. Files may
-be damaged, so every run is checked here. No mask is built: of a 100-megapixel image it would take 100 MB.
+be damaged, so every run is checked here. Only `decode_mask` builds a mask: of a 100-megapixel image it takes 100 MB.
 """
 
 from __future__ import annotations
@@ -78,6 +78,19 @@ def decode_image_runs(height: int, width: int, counts: str) -> tuple[npt.NDArray
     if total != height * width:
         raise ValueError(f"the runs cover {total} pixels, the image has {height} x {width}")
     return runs, ends
+
+
+def decode_mask(counts: str, height: int, width: int) -> npt.NDArray[np.bool_]:
+    """Return a mask (H, W) bool, C order; errors as `summarise_rle`."""
+    runs, ends = decode_image_runs(height, width, counts)
+    pixels = np.zeros((height, width), dtype=np.bool_)
+    if runs.size > 1:
+        # Runs go down the columns. Only those that the mask touches are written and turned: most masks are small.
+        left, right = int(ends[0]) // height, -(-int(ends[1::2][-1]) // height)
+        runs[0] -= left * height
+        columns = np.repeat(np.arange(runs.size) % 2 == 1, runs)[: (right - left) * height]
+        pixels[:, left:right] = columns.reshape(right - left, height).T
+    return pixels
 
 
 def decode_runs(counts: str) -> npt.NDArray[np.int64]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_lengths import decode_image_runs
+from pseudoris.schemas.run_lengths import decode_mask
 from pseudoris.training.dataset.arrays import Tensor, as_tensor
 from pseudoris.training.dataset.rewording import SOURCE_REWORDED, drawn_forms
 from pseudoris.training.dataset.samples import RisSample, SampleSpec
@@ -80,27 +79,12 @@ def _texts_beside(content: ShardContent, image: int) -> Sequence[str]:
 
 
 def decode_union(counts: Sequence[str], height: int, width: int) -> Tensor:
-    """Return the union of encodings as `decode_mask` does of one; all False of none."""
-    if len(counts) == 1:
-        return decode_mask(counts[0], height, width)
-    found = np.zeros((height, width), dtype=np.bool_)
-    for each in counts:
-        found |= _decoded(each, height, width)
-    return as_tensor(found)
+    """Return the union of COCO run-length encodings as (H, W) bool, contiguous; all False of none.
 
-
-def decode_mask(counts: str, height: int, width: int) -> Tensor:
-    """Return a COCO run-length encoding as (H, W) bool, contiguous; a ValueError if `counts` is none of that size."""
-    return as_tensor(_decoded(counts, height, width))
-
-
-def _decoded(counts: str, height: int, width: int) -> NDArray[np.bool_]:
-    runs, ends = decode_image_runs(height, width, counts)
-    pixels = np.zeros((height, width), dtype=np.bool_)
-    if runs.size > 1:
-        # Runs go down the columns. Only those that the mask touches are written and turned: most masks are small.
-        left, right = int(ends[0]) // height, -(-int(ends[1::2][-1]) // height)
-        runs[0] -= left * height
-        columns = np.repeat(np.arange(runs.size) % 2 == 1, runs)[: (right - left) * height]
-        pixels[:, left:right] = columns.reshape(right - left, height).T
-    return pixels
+    Raises:
+        ValueError: An encoding is damaged or of another size.
+    """
+    pixels = decode_mask(counts[0], height, width) if counts else np.zeros((height, width), np.bool_)
+    for each in counts[1:]:
+        pixels |= decode_mask(each, height, width)
+    return as_tensor(pixels)

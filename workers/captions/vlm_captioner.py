@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, RunConfig
-from pseudoris.schemas.run_lengths import decode_runs
-from pseudoris.schemas.shard import CROP_MARKED, ExpressionRecord, Shard, ShardImage
+from pseudoris.schemas.run_lengths import decode_mask, decode_runs
+from pseudoris.schemas.shard import CROP_MARKED, ExpressionRecord, MaskRecord, Shard, ShardImage
 from pseudoris.workers.captions.captioner import TreeCaptioner
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
@@ -118,7 +118,7 @@ class VlmCaptioner(TreeCaptioner):
 
         crops = crops_of(self._format, tuple(scales.values()))
         if CROP_MARKED in self._scales:
-            crops = torch.cat((crops, self._marked(pixels, runs)[None]))
+            crops = torch.cat((crops, self._marked(pixels, image.masks)[None]))
         embeddings = None
         if self._clip is not None:
             (context,) = crops_of(self._clip.crop_format, (self._context_scale,))
@@ -126,20 +126,13 @@ class VlmCaptioner(TreeCaptioner):
         indices = tuple(mask.index for mask in image.masks)
         return ImageCrops(image.image_id, tuple(self._scales), indices, crops, embeddings)
 
-    def _marked(self, pixels: NDArray[np.uint8], runs: Sequence[NDArray[np.int64]]) -> torch.Tensor:
+    def _marked(self, pixels: NDArray[np.uint8], masks: Sequence[MaskRecord]) -> torch.Tensor:
         """Return the whole image as a crop (N, 3, S, S), each mask outlined in its own."""
         height, width = pixels.shape[:2]
         found = []
-        for counts in runs:
-            flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-            marked = outlined(pixels, flat.reshape(width, height).T)
-            whole = make_crops(
-                marked,
-                [(0, 0, width, height)],
-                runs=[counts],
-                scales=(1.0,),
-                crop_format=self._format,
-                device=self._device,
-            )
+        for mask in masks:
+            marked = outlined(pixels, decode_mask(mask.rle_counts, height, width))
+            box, runs = [(0, 0, width, height)], [decode_runs(mask.rle_counts)]
+            whole = make_crops(marked, box, runs=runs, scales=(1.0,), crop_format=self._format, device=self._device)
             found.append(whole[0, 0])
         return torch.stack(found)

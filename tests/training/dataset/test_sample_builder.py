@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from pycocotools import mask as coco
 
-from pseudoris.training.dataset.sample_builder import decode_mask
+from pseudoris.training.dataset.sample_builder import decode_union
 
 MASKS = npst.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 1))
 
@@ -18,7 +18,7 @@ MASKS = npst.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), e
 def test_a_mask_is_what_pycocotools_decodes(pixels):
     height, width = pixels.shape
     counts = coco.encode(np.asfortranarray(pixels))["counts"].decode()
-    mask = decode_mask(counts, height, width)
+    mask = decode_union([counts], height, width)
     assert mask.is_contiguous()
     np.testing.assert_array_equal(mask.numpy(), pixels.astype(bool))
 
@@ -26,4 +26,4 @@ def test_a_mask_is_what_pycocotools_decodes(pixels):
 def test_runs_of_another_size_are_refused():
     counts = coco.encode(np.asfortranarray(np.ones((4, 5), np.uint8)))["counts"].decode()
     with pytest.raises(ValueError, match="the runs cover 20 pixels, the image has 5 x 5"):
-        decode_mask(counts, 5, 5)
+        decode_union([counts], 5, 5)
