@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from html import escape
 from threading import Event
 from typing import Any, Final, TypeVar
 
@@ -27,10 +26,9 @@ from rich.text import Text
 
 from pseudoris.cli.console import report, report_stopped, stderr, stdout
 from pseudoris.schemas.errors import TransientError
-from pseudoris.schemas.untrusted import printable
+from pseudoris.schemas.notebook import html_text, notebook_display
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, Planned, Retried, RunEvent, Step
-from pseudoris.store.tables.run_image import notebook_display
 
 INTERRUPTED: Final = 130
 WrittenT = TypeVar("WrittenT")
@@ -182,7 +180,7 @@ class _NotebookBar(Bar):
     def __call__(self, done: int, total: int | None, text: str | None = None) -> None:
         self._text = self._text if text is None else text
         plain = f"{self._text}: {done:,} of {total or 0:,} images"
-        html = f'<progress value="{done}" max="{total or 1}"></progress> {escape(printable(plain))}'
+        html = f'<progress value="{done}" max="{total or 1}"></progress> {html_text(plain)}'
         self._handle.update({"text/plain": plain, "text/html": html}, raw=True)
 
     def describe(self, text: str) -> None:

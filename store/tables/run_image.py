@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
-import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from html import escape
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from pseudoris.images.pixels import decode_upright, loaded_plugins
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
-from pseudoris.schemas.run_lengths import decode_image_runs
+from pseudoris.schemas.notebook import html_text, notebook_display
+from pseudoris.schemas.run_lengths import decode_mask
 from pseudoris.schemas.stage_settings import ImagesConfig
-from pseudoris.schemas.untrusted import printable
 
 if TYPE_CHECKING:
     from pseudoris.store.tables.annotations import AnnotatedImage
 
-# Neighbours in the list of masks get hues that differ: the golden angle.
-_HUE_STEP: Final = 137.508
 _BLANK_GREY: Final = 221
-_CELL: Final = 'style="text-align:left"'
 
 
 class ImageExpression(NamedTuple):
@@ -78,10 +73,10 @@ class RunImage:
         masks = np.zeros((len(self._record.masks), self.height, self.width), np.bool_)
         for mask, record in zip(masks, self._record.masks, strict=True):
             try:
-                runs, _ = decode_image_runs(self.height, self.width, record.rle_counts)
+                mask[:] = decode_mask(record.rle_counts, self.height, self.width)
             except ValueError as error:
-                raise ConfigError(f"a mask of image {self.key} is damaged: {error}. Run `pseudoris verify`") from None
-            mask[:] = np.repeat(np.arange(runs.size) % 2 == 1, runs).reshape(self.width, self.height).T
+                where = f"mask {record.mask_id} of image {self.key} in shard {self._record.shard}"
+                raise ConfigError(f"{where} is damaged: {error}. Run `pseudoris verify`") from None
         return masks
 
     @cached_property
@@ -102,8 +97,8 @@ class RunImage:
             raise ConfigError(f"image {self.key} cannot be read: {error}. {moved}") from None
 
     def picture(self, max_side_px: int = 640) -> Image.Image:
-        """Return the image with its masks drawn and numbered; raises like `image`."""
-        return self._drawn(self.image, max_side_px)
+        """Return the image with its masks drawn and numbered; raises like `image` and `masks`."""
+        return _drawn(self.image, self.masks, max_side_px)
 
     def show(self) -> None:
         """Display the image, its masks and kept expressions: in the notebook, else as a window of the system."""
@@ -112,59 +107,45 @@ class RunImage:
         else:
             self.picture().show()
 
-    def _drawn(self, pixels: npt.NDArray[np.uint8], max_side_px: int) -> Image.Image:
-        scale = min(1.0, max_side_px / max(self.height, self.width))
-        size = (max(1, round(self.width * scale)), max(1, round(self.height * scale)))
-        canvas = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BOX), np.float32)
-        labels = []
-        for number, mask in enumerate(self.masks):
-            small = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
-            inside, core = np.asarray(small) > 0, np.asarray(small.filter(ImageFilter.MinFilter(5))) > 0
-            colour = np.array(ImageColor.getrgb(_colour(number)), np.float32)
-            canvas[inside] += 0.35 * (colour - canvas[inside])
-            canvas[inside & ~core] = colour
-            if inside.any():
-                # The mask's own pixel nearest to its centre: the centre of a ring is not in it.
-                points = np.argwhere(inside)
-                labels.append((number, points[((points - points.mean(axis=0)) ** 2).sum(axis=1).argmin()]))
-        picture = Image.fromarray(canvas.astype(np.uint8))
-        draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
-        for number, (y, x) in labels:
-            draw.text((x, y), str(number), "white", font, "mm", stroke_width=2, stroke_fill="black")
-        return picture
-
     def _repr_html_(self, max_side_px: int = 480, *, with_texts: bool = True) -> str:
-        note = ""
+        note, masks = "", np.zeros((0, self.height, self.width), np.bool_)
+        pixels = np.full((self.height, self.width, 3), _BLANK_GREY, np.uint8)
         try:
-            picture = self.picture(max_side_px)
+            masks = self.masks
+            pixels = self.image
         except PseudorisError as error:
             note = f"<br>{html_text(error)}"
-            picture = self._drawn(np.full((self.height, self.width, 3), _BLANK_GREY, np.uint8), max_side_px)
-        picture.save(data := io.BytesIO(), "JPEG", quality=85)
+        _drawn(pixels, masks, max_side_px).save(data := io.BytesIO(), "JPEG", quality=85)
         source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
         name = f"{html_text(unquote(self.key))}, {self.width} × {self.height}, {len(self._record.masks)} masks"
         head = f'<img src="{source}" alt="{name}"><figcaption>{name}{note}</figcaption>'
         kept = [each for each in self.expressions if each.kept] if with_texts else []
-        marks = [" ".join(f'<b style="color:{_colour(mask)}">{mask}</b>' for mask in each.masks) for each in kept]
-        rows = "".join(
-            f"<tr><td>{mark or '–'}</td><td {_CELL}>{html_text(each.text)}</td></tr>"
-            for mark, each in zip(marks, kept, strict=True)
-        )
+        rows = ""
+        for each in kept:
+            mark = " ".join(f'<b style="color:{_colour(mask)}">{mask}</b>' for mask in each.masks) or "–"
+            rows += f'<tr><td>{mark}</td><td style="text-align:left">{html_text(each.text)}</td></tr>'
         rest = f"<p>{len(kept)} of {len(self.expressions)} candidates are kept.</p>" if with_texts else ""
         return f'<figure style="display:inline-block;margin:0 8px 8px 0">{head}<table>{rows}</table>{rest}</figure>'
 
 
-def notebook_display() -> Callable[..., Any] | None:
-    """Return IPython's `display` if this process is a notebook's kernel, else None."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython and ipython.get_ipython()
-    return ipython.display.display if ipython is not None and hasattr(shell, "kernel") else None
+def _drawn(pixels: npt.NDArray[np.uint8], masks: npt.NDArray[np.bool_], max_side_px: int) -> Image.Image:
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((max_side_px, max_side_px), Image.Resampling.BOX)
+    labels = []
+    for number, mask in enumerate(masks):
+        inside = Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.NEAREST)
+        edge = ImageChops.subtract(inside, inside.filter(ImageFilter.MinFilter(5)))
+        picture.paste(_colour(number), mask=inside.point(lambda value: value // 3))
+        picture.paste(_colour(number), mask=edge)
+        # The mask's own pixel nearest to its centre: the centre of a ring is not in it.
+        if len(points := np.argwhere(np.asarray(inside))):
+            labels.append((number, points[((points - points.mean(axis=0)) ** 2).sum(axis=1).argmin()]))
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
+    for number, (y, x) in labels:
+        draw.text((x, y), str(number), "white", font, "mm", stroke_width=2, stroke_fill="black")
+    return picture
 
 
 def _colour(number: int) -> str:
-    return f"hsl({round(number * _HUE_STEP) % 360}, 85%, 55%)"
-
-
-def html_text(value: object) -> str:
-    """Return text for a page: escaped, its control characters spelled."""
-    return escape(printable(str(value)))
+    # Neighbours in the list of masks get hues that differ: the golden angle.
+    return f"hsl({round(number * 137.508) % 360}, 85%, 55%)"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from importlib.util import find_spec
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +19,7 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.notebook import html_text
 from pseudoris.schemas.run_records import PartRecord, Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.location import RunLocation
@@ -28,7 +29,7 @@ from pseudoris.store.runs.receipts import RunTotals, Totals, part_path, read_rec
 from pseudoris.store.sources.planned_images import PlannedImages, as_annotated
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import RowFilter, read_selected, read_table
-from pseudoris.store.tables.run_image import RunImage, html_text
+from pseudoris.store.tables.run_image import RunImage
 
 if TYPE_CHECKING:
     import pandas
@@ -175,7 +176,7 @@ class Run:
 
     def __len__(self) -> int:
         """Return the number of committed images that are not quarantined."""
-        return (self._contents[2] or [0])[-1]
+        return (self._contents.image_ends or [0])[-1]
 
     def __getitem__(self, index: int) -> RunImage:
         """Return an image; negative indices count from the end. Reads one shard, and keeps it for the next image."""
@@ -183,7 +184,7 @@ class Run:
         if not -size <= place < size:
             raise IndexError(f"there is no image {place}: {self.out} has {size} that are not quarantined")
         place %= size
-        ends = self._contents[2]
+        ends = self._contents.image_ends
         at = bisect_right(ends, place)
         if self._last[0] != at:
             receipt, plugins = self._receipts[at], self.header.config.images.decoder_plugins
@@ -226,7 +227,7 @@ class Run:
     @property
     def counts(self) -> RunTotals:
         """Sums over the committed shards: images by status, masks, expressions, kept, bytes."""
-        return self._contents[0]
+        return self._contents.totals
 
     def images(self) -> ds.Dataset:
         """Return the table of images: one row per input image, in plan order, with its status, size and sha256."""
@@ -266,7 +267,7 @@ class Run:
 
     def _dataset(self, table: str) -> ds.Dataset:
         # Parts by name: a listing of the folder would also find files that were never committed, or were replaced.
-        paths = [part_path(table, part) for part in self._contents[1][table]]
+        paths = [part_path(table, part) for part in self._contents.parts[table]]
         for path in paths:
             # Arrow would wait forever for the writer of a pipe.
             if found := self._location.obstacle(path):
@@ -279,8 +280,7 @@ class Run:
         )
 
     @cached_property
-    def _contents(self) -> tuple[RunTotals, Mapping[str, list[PartRecord]], list[int]]:
-        """Sums, parts by table, and images not quarantined up to each shard, from one pass over the receipts."""
+    def _contents(self) -> _Contents:
         totals, shown = Totals(), []
         parts: dict[str, list[PartRecord]] = {table: [] for table in SCHEMAS}
         for receipt in self._receipts:
@@ -288,7 +288,15 @@ class Run:
             shown.append(receipt.counts.annotated + receipt.counts.empty)
             for table in SCHEMAS:
                 parts[table].append(receipt.parts[table])
-        return totals.sum(), parts, list(accumulate(shown))
+        return _Contents(totals.sum(), parts, list(accumulate(shown)))
+
+
+class _Contents(NamedTuple):
+    """What one pass over the receipts gives: sums, parts by table, and the images that are shown up to each shard."""
+
+    totals: RunTotals
+    parts: Mapping[str, list[PartRecord]]
+    image_ends: list[int]
 
 
 def arrow_filesystem(location: RunLocation) -> fs.FileSystem:

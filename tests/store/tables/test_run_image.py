@@ -111,8 +111,10 @@ def test_what_a_notebook_shows_is_escaped():
     assert "\x1b" not in page
     assert "<script" not in page
     damaged = replace(record, masks=(replace(record.masks[0], rle_counts="0"),))
-    with pytest.raises(ConfigError, match=r"is damaged: .*Run `pseudoris verify`"):
+    said = rf"mask {mask.mask_id} of image .* in shard 0 is damaged: .*Run `pseudoris verify`"
+    with pytest.raises(ConfigError, match=said):
         _ = RunImage(damaged, lambda: b"", ()).masks
+    assert re.search(said, RunImage(damaged, lambda: b"", ())._repr_html_())
 
 
 def test_a_run_shows_its_counts_and_first_images(recorded):
