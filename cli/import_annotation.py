@@ -128,7 +128,7 @@ def _write(request: ImportRequest, out: str) -> None:
     config, is_corrected = request.config, request.format == "label-studio"
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
     work = partial(imports.correct_run if is_corrected else imports.import_annotation, request, location)
-    during = "writing shards" if is_corrected else "importing images"
+    during = "copying images" if is_corrected else "importing images"
     summary = write_with_bar(location, work, before="reading the annotation", during=during)
     hollow = {"masks without pixels (in this call)": summary.num_without_pixels} if summary.num_without_pixels else {}
     left_out = [f"{count:,} {what}" for what, count in (*hollow.items(), *summary.left_out.items())]

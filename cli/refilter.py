@@ -87,7 +87,7 @@ def refilter(
         target,
         lambda on_progress, on_wait: write(on_progress=on_progress, on_notice=on_wait),
         before="reading the parent",
-        during="refiltering shards",
+        during="refiltering images",
     )
     _print(new, found)
 

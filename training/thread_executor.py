@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import queue
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -17,16 +15,12 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, RunEvent, missing_shards
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import PlannedRun
 from pseudoris.store.runs.receipts import RunTotals
-from pseudoris.store.runs.session import RunSession
+from pseudoris.store.runs.session import OnProgress, commit_missing
+from pseudoris.store.threads import map_in_threads
 
-logger = logging.getLogger(__name__)
-
-# Images committed so far, images in all.
-OnProgress = Callable[[int, int], None]
 # The plan of a shard to the shard with masks and expressions; called by several threads at once.
 MakeShard = Callable[[Sequence[PlanEntry]], Shard]
 
@@ -55,12 +49,6 @@ def write_run(
     """
     header = planned.header
 
-    def tell(event: RunEvent) -> None:
-        if isinstance(event, Committed):
-            on_progress(session.num_images, header.num_images)
-        elif isinstance(event, Notice):
-            logger.warning(event.text)
-
     def commit(number: int) -> Receipt:
         entries = read_shard_plan(location, header, number)
         outcome = commit_shard(
@@ -72,21 +60,13 @@ def write_run(
         )
         return outcome.receipt
 
-    def execute(pending: PendingWork) -> Generator[Receipt]:
-        with ThreadPoolExecutor(min(num_workers, len(pending.shards))) as pool:
-            futures = [pool.submit(commit, shard) for shard in pending.shards]
-            try:
-                for future in as_completed(futures):
-                    yield future.result()
-            finally:
-                # On the way out: pending work is not started.
-                pool.shutdown(wait=True, cancel_futures=True)
-
-    session = RunSession(location, lock, on_event=tell)
-    on_progress(session.num_images, header.num_images)
-    outcome = session.execute(missing_shards(header, session.latest), execute)
-    if outcome.is_interrupted:
-        raise KeyboardInterrupt
+    outcome = commit_missing(
+        location,
+        header,
+        lock,
+        lambda pending: map_in_threads(commit, pending.shards, num_workers),
+        on_progress=on_progress,
+    )
     return WrittenRun(header, outcome.totals, outcome.num_shards_before)
 
 

@@ -25,9 +25,10 @@ from pseudoris.schemas.keep_rule import KeepCondition, KeepRule, LoneMasks
 from pseudoris.schemas.run_records import Identity, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.derived_run import DEFAULT_THREADS, Derivation, OnProgress, derive_run
-from pseudoris.store.runs.planned_run import Parent, package_versions
+from pseudoris.store.runs.derived_run import DEFAULT_THREADS, derive_run
+from pseudoris.store.runs.planned_run import Parent, package_versions, plan_as_parent
 from pseudoris.store.runs.receipts import RunTotals, part_path
+from pseudoris.store.runs.session import OnProgress
 from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.judged_expressions import (
     check_scored,
@@ -111,15 +112,19 @@ def refilter(
     """
     source = Parent.open(parent, target)
     config = _changed(parent, source.header.config, change)
-    identity = _identity(source.header, config)
-    derivation = Derivation(source, ORIGIN, identity, config, partial(_rewritten, source), change.audit)
-    planned, outcome = derive_run(
+    plan = partial(
+        plan_as_parent,
         target,
-        derivation,
-        num_threads=num_threads,
+        source,
+        origin=ORIGIN,
+        identity=_identity(source.header, config),
+        config=config,
         allow_mixed=allow_mixed,
-        on_progress=on_progress,
-        on_notice=on_notice,
+        audit=change.audit,
+    )
+    rewrite = partial(_rewritten, source)
+    planned, outcome = derive_run(
+        target, source, plan, rewrite, num_threads=num_threads, on_progress=on_progress, on_notice=on_notice
     )
     return RefilterSummary(
         out=target.root,

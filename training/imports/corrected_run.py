@@ -24,8 +24,9 @@ from pseudoris.schemas.shard import Shard, ShardImage, clean_text
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import in_plan_order
-from pseudoris.store.runs.derived_run import Derivation, derive_run
-from pseudoris.store.runs.planned_run import Parent, package_versions
+from pseudoris.store.runs.derived_run import derive_run
+from pseudoris.store.runs.planned_run import Parent, package_versions, plan_as_parent
+from pseudoris.store.runs.session import OnProgress
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask, iter_annotations
 from pseudoris.store.tables.committed_tables import read_part, read_table
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
@@ -33,7 +34,6 @@ from pseudoris.training.imports.annotation_files import read_named
 from pseudoris.training.imports.human_annotation import HumanImage, HumanMask, HumanPhrase, annotate_image
 from pseudoris.training.imports.import_run import PACKAGES, ImportRequest, ImportSummary
 from pseudoris.training.imports.label_studio import StudioTask, read_regions, read_tasks
-from pseudoris.training.thread_executor import OnProgress
 
 _TASKS: Final = ("corrected", "accepted as they are", "skipped")
 
@@ -51,7 +51,7 @@ def correct_run(
 ) -> ImportSummary:
     """Write the run `request.images`, with the corrections in `request.annotation`, to `location`; or continue that.
 
-    `on_progress` counts shards. A damaged file, or one of another run, is a ConfigError.
+    A damaged file, or one of another run, is a ConfigError.
     """
     config = request.config
     data, name = read_named(request.annotation, config)
@@ -65,12 +65,22 @@ def correct_run(
         "method": {**before.method, "corrections": {name: sha256_hex(data)}},
         "versions": {**before.versions, **package_versions(PACKAGES)},
     }
-    identity, rewrite = before.model_copy(update=changed), partial(_rewritten, corrections)
+    plan = partial(
+        plan_as_parent,
+        location,
+        parent,
+        origin="import",
+        identity=before.model_copy(update=changed),
+        config=parent.header.config,
+        allow_mixed=config.placement.allow_mixed,
+    )
+    rewrite = partial(_rewritten, corrections)
     planned, outcome = derive_run(
         location,
-        Derivation(parent, "import", identity, parent.header.config, rewrite),
+        parent,
+        plan,
+        rewrite,
         num_threads=request.num_workers,
-        allow_mixed=config.placement.allow_mixed,
         on_progress=on_progress,
         on_notice=on_wait,
     )

@@ -21,6 +21,7 @@ from pseudoris.store.files.key_order import path_key
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, package_versions, plan_or_continue
+from pseudoris.store.runs.session import OnProgress
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.threads import map_in_threads
@@ -33,7 +34,7 @@ from pseudoris.training.imports.human_annotation import (
     annotate_image,
     relative_path,
 )
-from pseudoris.training.thread_executor import OnProgress, WrittenRun, proving, write_run
+from pseudoris.training.thread_executor import WrittenRun, proving, write_run
 
 Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg", "label-studio"]
 # Of whose files the splits choose a part; of the others they choose the files.

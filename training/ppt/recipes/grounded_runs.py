@@ -28,6 +28,7 @@ from pseudoris.schemas.tables import EXPRESSIONS, FAILURES
 from pseudoris.store.files.key_order import file_path
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_as_parent, plan_or_continue
+from pseudoris.store.runs.session import OnProgress
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.sources.proven_shard import read_shard
@@ -38,7 +39,7 @@ from pseudoris.training.ppt.recipes.grounding import GroundedMask, Grounder, Pea
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, mask_records, pseudo_mask_rows
 from pseudoris.training.ppt.recipes.recipe_texts import middle_text
-from pseudoris.training.thread_executor import OnProgress, WrittenRun, proving, write_run
+from pseudoris.training.thread_executor import WrittenRun, proving, write_run
 from pseudoris.workers.filtering.head_nouns import head_noun, noun_phrases
 
 _OBJECTS: Final = "objects"
