@@ -26,7 +26,6 @@ from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.measures import STORAGE_RETRIES, count
 from pseudoris.schemas.uris import secret_in
-from pseudoris.store.files.ranged_reader import Fetched
 from pseudoris.store.files.storage import ArchivedError, ChangedError, NoBucketError, NotImplementedByStoreError
 
 _CODES_TO_RETRY: Final = frozenset(
@@ -159,6 +158,15 @@ _ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 @dataclass(frozen=True, slots=True)
+class Fetched:
+    """The requested bytes of an object, and the size and etag of the whole object."""
+
+    data: bytes
+    size_bytes: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
 class S3Requests:
     """Sends requests to one bucket. Can be pickled; each process connects when it sends its first request.
 
@@ -241,7 +249,16 @@ class S3Requests:
         return await getattr(client, method)(Bucket=self.name, **arguments)
 
     def get(self, key: str, *, etag: str | None = None, start: int = 0, length: int | None = None) -> Fetched:
-        """Return bytes of the object, as `RangedRequests.get`. With an etag, an interrupted body is continued."""
+        """Return bytes of the object, from one request unless it breaks; fewer if the object ends earlier.
+
+        With an etag, an interrupted body is continued, not fetched again.
+
+        Args:
+            key: Of the object.
+            etag: The version that must be read; `ChangedError` if it has another.
+            start: First byte; negative counts from the end, and `length` is then not used.
+            length: How many bytes; to the end by default.
+        """
         received = bytearray()
 
         async def attempt() -> Fetched:

@@ -1,8 +1,12 @@
-"""Objects below a prefix of an S3 bucket: created only if absent, read only with the expected etag."""
+"""Objects below a prefix of an S3 bucket: created only if absent, read only with the expected etag.
+
+A reader is a seekable file of one version of an object. It makes ranged requests that require the expected etag.
+"""
 
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import mmap
 import re
@@ -12,16 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, ClassVar, Final, Self, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, Self, cast
 
 from botocore.exceptions import ClientError
 
 from pseudoris.schemas.config import StorageConfig
-from pseudoris.schemas.errors import TransientError
-from pseudoris.store.files.ranged_reader import RangedReader, open_version
+from pseudoris.schemas.errors import ImageError, TransientError
 from pseudoris.store.files.s3_listing import walk_bucket
 from pseudoris.store.files.s3_requests import S3Requests, code_of, is_transient, status_of
 from pseudoris.store.files.storage import (
+    OTHER_ETAG,
+    ChangedError,
     Kind,
     ListedFile,
     Mark,
@@ -33,8 +38,13 @@ from pseudoris.store.files.storage import (
     refuse_change,
 )
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 logger = logging.getLogger(__name__)
 
+# Nearly always holds the footer of a Parquet file. The answer also gives the size of the object.
+_TAIL_BYTES: Final = 64 * 2**10
 _PARTS_AT_ONCE: Final = 4
 # Larger objects are sent in parts of this size, each retried separately: a part is sent within the time limit of a
 # request, also over a slow line. S3 accepts no part below 5 MiB.
@@ -96,7 +106,7 @@ class S3Storage(S3Requests, Storage):
 
     def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
         """Return the object for ranged reads of one version; the first read makes the first request."""
-        return cast("BinaryIO", RangedReader(self, self._key(path), window_bytes=window_bytes))
+        return cast("BinaryIO", S3Reader(self, self._key(path), window_bytes=window_bytes))
 
     @contextmanager
     def open_version(self, path: str, expected: StoredFile, *, window_bytes: int = 0) -> Iterator[BinaryIO]:
@@ -104,8 +114,13 @@ class S3Storage(S3Requests, Storage):
         if expected.size_bytes == 0:
             # No byte would be requested, so the version would not be checked.
             refuse_change(self.stat(path), expected)
-        with open_version(self, self._key(path), expected, window_bytes=window_bytes) as reader:
-            yield reader
+        reader = S3Reader(
+            self, self._key(path), etag=expected.etag, size=expected.size_bytes, window_bytes=window_bytes
+        )
+        try:
+            yield cast("BinaryIO", reader)
+        except ChangedError:
+            raise ImageError("changed", OTHER_ETAG) from None
 
     def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
         """Yield the objects directly below `folder`, in pages: one request per thousand."""
@@ -254,3 +269,93 @@ class S3Storage(S3Requests, Storage):
             self.abort_upload(upload)
         except (TransientError, OSError) as error:
             logger.warning("Could not abort an upload of %s; gc will abort it: %s", self.address(upload.key), error)
+
+
+class S3Reader(io.RawIOBase):
+    """An object opened for reading. No request is made before the first read or the first seek from the end.
+
+    Two windows of the object are kept in memory: the last one fetched, and the tail. A read inside them needs no
+    request. Any other read makes one request, for `window_bytes` or for the size of the read if that is larger.
+
+    Raises on reading, besides the errors of `S3Requests.get`:
+        ChangedError: The object is not the planned version, or has changed since the first read.
+    """
+
+    def __init__(
+        self, requests: S3Requests, key: str, *, etag: str | None = None, size: int | None = None, window_bytes: int = 0
+    ) -> None:
+        """Set the planned `etag` and `size`; those that are None are taken from the first answer."""
+        super().__init__()
+        self._requests = requests
+        self._key = key
+        self._etag = etag
+        self._size = size
+        self._window_bytes = window_bytes
+        self._position = 0
+        self._window = (0, b"")
+        self._tail = (0, b"")
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the offset of the next read."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to an offset. From the end, this requests the object's size if it is unknown."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position}.get(whence)
+        self._position = (self._end() if base is None else base) + offset
+        return self._position
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fill `buffer` and return the number of bytes; 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        """Return all remaining bytes."""
+        return self.read(-1)
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next `size` bytes, fewer only at the end; all remaining bytes if `size` is negative or None."""
+        if size is None or size < 0:
+            size = None if self._size is None else max(0, self._size - self._position)
+        data = self._kept(size) if size is not None else None
+        if data is None:
+            data = self._fetch(size)
+        self._position += len(data)
+        return data
+
+    def _kept(self, size: int) -> bytes | None:
+        end = self._position + size if self._size is None else min(self._position + size, self._size)
+        if end <= self._position:
+            return b""
+        for start, data in (self._window, self._tail):
+            if start <= self._position and end <= start + len(data):
+                return data[self._position - start : end - start]
+        return None
+
+    def _fetch(self, size: int | None) -> bytes:
+        length = None if size is None else max(size, self._window_bytes)
+        found = self._requests.get(self._key, etag=self._etag, start=self._position, length=length)
+        if found.data or self._position == 0:
+            self._etag, self._size = found.etag or self._etag, found.size_bytes
+        if length == size:
+            return found.data
+        self._window = (self._position, found.data)
+        return found.data[:size]
+
+    def _end(self) -> int:
+        if self._size is None:
+            found = self._requests.get(self._key, etag=self._etag, start=-_TAIL_BYTES)
+            self._etag, self._size = found.etag or self._etag, found.size_bytes
+            self._tail = (found.size_bytes - len(found.data), found.data)
+        return self._size

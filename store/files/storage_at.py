@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.extras import require_extra
@@ -11,12 +11,8 @@ from pseudoris.schemas.uris import named_path
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.files.storage import Storage
 
-if TYPE_CHECKING:
-    from pseudoris.store.files.hub_storage import HubStorage
-
 LOCAL_PROTOCOLS: Final = ("file", "local")
 S3_PROTOCOLS: Final = ("s3", "s3a")
-HUB_PREFIX: Final = "hf://"
 
 
 def storage_at(
@@ -32,7 +28,7 @@ def storage_at(
     Args:
         uri: A local path or an fsspec url (`s3://bucket/prefix`).
         endpoint_url: Endpoint of an S3 store other than AWS; None uses AWS_ENDPOINT_URL of the environment.
-        limits: Timeouts of an S3 store, the Hub or a web server, and how long the first two are retried.
+        limits: Timeouts of an S3 store or a web server, and how long the first is retried. The Hub has its own.
         follows_links: Whether links below a local folder are followed.
         requester_pays: Whether requests to S3 say that their sender pays for them.
 
@@ -44,34 +40,34 @@ def storage_at(
         return LocalStorage(folder, follows_links=follows_links)
     # Imported here: a local run, in none of its processes, loads the clients of buckets and of the web.
     protocol = uri.partition("://")[0]
-    if protocol in (*S3_PROTOCOLS, "http", "https"):
+    if protocol in (*S3_PROTOCOLS, "http", "https", "hf"):
         require_extra("remote", uri)
     if protocol in S3_PROTOCOLS:
         from pseudoris.store.files.s3_storage import S3Storage
 
         return S3Storage.at(uri, endpoint_url, limits or StorageConfig(), requester_pays=requester_pays)
-    if uri.startswith(HUB_PREFIX):
-        return _hub_storage(uri, limits or StorageConfig())
+    if protocol == "hf":
+        from pseudoris.store.files.hub_storage import HubStorage
+
+        return HubStorage.at(uri)
     from pseudoris.store.files.fsspec_storage import FsspecStorage
 
     return FsspecStorage.at(uri, limits or StorageConfig())
 
 
-def pinned(uri: str, limits: StorageConfig | None = None) -> str:
+def pinned(uri: str) -> str:
     """Return `uri`; of the Hub with the commit that its branch or tag, by default `main`, names now.
 
     Raises:
         ConfigError: The Hub has no such dataset or revision, or does not show it to this user.
         TransientError: The Hub does not answer.
     """
-    return _hub_storage(uri, limits or StorageConfig()).pinned().uri() if uri.startswith(HUB_PREFIX) else uri
-
-
-def _hub_storage(uri: str, limits: StorageConfig) -> HubStorage:
+    if not uri.startswith("hf://"):
+        return uri
     require_extra("remote", uri)
     from pseudoris.store.files.hub_storage import HubStorage
 
-    return HubStorage.at(uri, limits)
+    return HubStorage.at(uri).pinned()
 
 
 def local_path(uri: str) -> Path | None:

@@ -193,7 +193,7 @@ def open_source(
     Raises:
         ConfigError: It does not exist, contains a secret, is a run, or is inside OUT.
     """
-    source = pinned(absolute_source(refuse_secrets(source)), limits)
+    source = pinned(absolute_source(refuse_secrets(source)))
     root, rest, is_pattern = _split(source, config, limits)
     if not rest and _holds_run(root, ""):
         raise ConfigError(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfFileSystem, constants
 
 from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
@@ -75,6 +77,24 @@ def test_every_image_is_read_with_its_bytes_by_one_request_without_a_token_for_t
     assert {has_token for _, path, has_token in hub.requests if path.startswith("/cdn/")} == {False}
 
 
+def test_a_process_lists_a_folder_once_for_all_its_readers(hub):
+    source = opened("hf://datasets/me/photos/photos")
+    listed = [file for file, _ in source.files()]
+    HfFileSystem.clear_instance_cache()
+    root = open_root(source.name, SourceConfig())
+
+    def num_bytes(file) -> int:
+        with root.open_version(file.path, file) as stream:
+            return len(stream.read())
+
+    hub.requests.clear()
+    with ThreadPoolExecutor(8) as pool:
+        assert [*pool.map(num_bytes, listed)] == [file.size_bytes for file in listed]
+    # Nine files, three a page.
+    assert len(hub.sent("GET", "/photos?recursive=")) == 3
+    assert len(hub.sent("GET", "/resolve/")) == len(listed)
+
+
 def test_a_later_commit_changes_nothing_for_the_run_that_named_a_branch(hub):
     source = opened("hf://datasets/me/photos/photos/3.png")
     planned = next(source.files())[0]
@@ -134,14 +154,14 @@ def test_a_private_dataset_opens_with_the_token(hub, monkeypatch):
     assert len(keys("hf://datasets/me/private/photos")) == 9
 
 
-@pytest.mark.slow
 def test_a_hub_that_is_busy_is_asked_again_and_one_that_is_down_never_costs_an_image(hub, monkeypatch, caplog):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     hub.failures = [("/tree/", 429, {"Retry-After": "0"}), ("/tree/", 503, {})]
     assert len(keys("hf://datasets/me/photos/photos")) == 9
     source = opened("hf://datasets/me/photos/photos")
     file = next(source.files())[0]
     for status, error in ((503, TransientError), (401, RefusedError)):
-        hub.failures = [("/cdn/", status, {})] * 3
+        hub.failures = [("/cdn/", status, {})] * 6
         place = r"cannot read hf://datasets/me/photos@[0-9a-f]{40}/photos/0.png: the Hub"
         with pytest.raises(error, match=place), source.root.open_version(file.path, file) as stream:
             stream.read()
