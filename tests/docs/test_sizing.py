@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 SIZES = (10_000, 1_000_000, 50_000_000)
 # What the page assumes.
-NUM_MASKS, DRAWS_A_MASK, LOST = 10, 44, 0.02
+NUM_MASKS, DRAWS_A_MASK, LOST, PRICE = 10, 44, 0.02, 3
 # docs/records/scale.md: a start, and growth for each 1,000 shards of a window, which has 100,000 at most.
 DRIVER_GB, DRIVER_STEP_GB, HEAD_GB, HEAD_STEP_GB, WINDOW = 0.25, 0.003, 1.0, 0.013, 100_000
 
@@ -54,7 +54,7 @@ def hour_rows() -> Iterator[str]:
             shard_hours = min(shard, images) * each_s * (1 + LOST) / 3600
             hours = [shown(math.ceil(images / shard / gpus) * shard_hours) for gpus in (8, 64)]
             gpu_hours = images * each_s * (1 + LOST) / 3600
-            yield f"| {images:,} | {preset} | {shown(gpu_hours)} | {' | '.join(hours)} |"
+            yield f"| {images:,} | {preset} | {shown(gpu_hours)} | {' | '.join(hours)} | {shown(gpu_hours * PRICE)} |"
 
 
 def byte_rows() -> Iterator[str]:
