@@ -31,8 +31,8 @@ def _words(source, out, folder, engine):
     ("class_name", "engine"),
     [
         ("Sam2Model", "sam2"),
-        ("EdgeTamModel", "sam2"),
-        ("Sam3TrackerModel", "sam3"),
+        pytest.param("EdgeTamModel", "sam2", marks=pytest.mark.long),
+        pytest.param("Sam3TrackerModel", "sam3", marks=pytest.mark.long),
         ("Sam3VideoModel", "sam3"),
         ("Sam3Model", "sam3_concepts"),
     ],
