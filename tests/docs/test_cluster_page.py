@@ -134,7 +134,7 @@ def blocks(section: str) -> list[str]:
 
 def test_a_cluster_that_stands_runs_a_command_and_a_job_and_says_when_no_cpu_is_free(machine, tmp_path):
     source = str(write_source(tmp_path / "in", num_images=6))
-    head, other, work = blocks("A cluster that stands")
+    head, other, work = blocks("An existing cluster")
     machine.run(head)
     machine.run(other)
     wait_for(lambda: len(nodes(machine.run(f"{TOKEN}ray status --address HEAD:6379"))) == 2)
