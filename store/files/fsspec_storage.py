@@ -99,7 +99,7 @@ class FsspecStorage(Storage):
 
     def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
         """Return the object opened for ranged reading, with the client's own block size."""
-        with _web_refusals(), _client_errors():
+        with _web_refusals(), self._errors():
             return cast("BinaryIO", self._filesystem.open(self._at(path), "rb"))
 
     def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
@@ -130,7 +130,7 @@ class FsspecStorage(Storage):
         the object back.
         """
         try:
-            with _client_errors():
+            with self._errors():
                 self._filesystem.pipe_file(self._at(path), data, mode="create")
         except FileExistsError:
             return False
@@ -138,18 +138,29 @@ class FsspecStorage(Storage):
 
     def put(self, path: str, data: bytes) -> None:
         """Write the object, and replace any existing one."""
-        with _client_errors():
+        with self._errors():
             self._filesystem.pipe_file(self._at(path), data)
 
     def put_file(self, path: str, local: Path) -> None:
         """Write the object from a local file, and replace any existing one."""
-        with _client_errors():
+        with self._errors():
             self._filesystem.put_file(str(local), self._at(path))
 
     def delete(self, path: str) -> None:
         """Delete the object if it exists."""
-        with suppress(FileNotFoundError), _client_errors():
+        with suppress(FileNotFoundError), self._errors():
             self._filesystem.rm_file(self._at(path))
+
+    @staticmethod
+    @contextmanager
+    def _errors() -> Iterator[None]:
+        """Convert a client's own errors to OSError. Their text is dropped, because it may hold a signed url."""
+        try:
+            yield
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            raise OSError(errno.EIO, f"the store's client raised {type(error).__name__}") from error
 
     def _walk(
         self, parts: tuple[str, ...], may_descend: MayDescend, shut: str | None, mark: Mark | None
@@ -167,13 +178,13 @@ class FsspecStorage(Storage):
                 yield from self._walk(path, may_descend, shut, mark)
 
     def _info(self, path: str) -> Mapping[str, Any]:
-        with _client_errors():
+        with self._errors():
             return cast("Mapping[str, Any]", self._filesystem.info(self._at(path)))
 
     def _below(self, folder: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
         """Return name and entry of each object and folder directly below `folder`."""
         at = self._at(folder)
-        with _client_errors():
+        with self._errors():
             entries = self._filesystem.ls(at, detail=True)
         named = ((entry["name"].rstrip("/"), entry) for entry in entries)
         # Consoles create an empty object for the folder itself.
@@ -181,17 +192,6 @@ class FsspecStorage(Storage):
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
-
-
-@contextmanager
-def _client_errors() -> Iterator[None]:
-    """Convert a client's own errors to OSError. Their text is dropped, because it may hold a signed url."""
-    try:
-        yield
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise OSError(errno.EIO, f"the store's client raised {type(error).__name__}") from error
 
 
 @contextmanager
@@ -233,7 +233,7 @@ def _order(named: tuple[str, Mapping[str, Any]]) -> str:
 
 def _version(entry: Mapping[str, Any]) -> str | None:
     """Return the object's etag, or a version made of the modification time if the store has no etags."""
-    for name in ("ETag", "etag"):
+    for name in ("ETag", "etag", "blob_id"):
         if entry.get(name):
             return str(entry[name]).strip('"')
     for name in _VERSION_TIMES:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO, Final, NoReturn, Self
@@ -16,22 +16,39 @@ from typing import Any, BinaryIO, Final, NoReturn, Self
 import httpx2
 from huggingface_hub import HfApi, HfFileSystem, constants, parse_hf_uri
 from huggingface_hub.errors import (
-    DisabledRepoError,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     OfflineModeIsEnabled,
-    RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
 from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.files.fsspec_storage import FsspecStorage
-from pseudoris.store.files.storage import StoredFile
+from pseudoris.store.files.storage import StoredFile, refuse_change
 
 # The client lists a file's folder before it reads the file. Of the readers of a process one lists, the others wait.
 _LISTING: Final = threading.Lock()
+_LOG_IN: Final = "run `hf auth login`, or set HF_TOKEN, on each machine that reads it"
+
+
+@contextmanager
+def hub_errors() -> Iterator[None]:
+    """Convert errors of the Hub's client to OSErrors. Their text is dropped, because it may hold a signed url."""
+    try:
+        yield
+    except (httpx2.HTTPError, FileNotFoundError, OfflineModeIsEnabled) as error:
+        # The client's file system says "not found" of a dataset that it is not shown.
+        cause = error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
+        if isinstance(cause, FileNotFoundError):
+            raise
+        if not isinstance(cause, HfHubHTTPError):
+            raise OSError(errno.EIO, f"the Hub cannot be reached ({type(cause).__name__})") from cause
+        status = cause.response.status_code
+        number = errno.EACCES if status in (401, 403, 404) else errno.EIO
+        is_missing = isinstance(cause, EntryNotFoundError)
+        raise OSError(errno.ENOENT if is_missing else number, f"the Hub answers {status}") from cause
 
 
 class HubStorage(FsspecStorage):
@@ -60,35 +77,31 @@ class HubStorage(FsspecStorage):
             ConfigError: The Hub gives no such dataset or revision to this user.
             TransientError: The Hub does not answer.
         """
-        found = parse_hf_uri(self.uri())
+        found, name = parse_hf_uri(self.uri()), self.uri()
         page = f"{constants.ENDPOINT}/datasets/{found.id}"
-        log_in = "run `hf auth login`, or set HF_TOKEN, on each machine that reads it"
         try:
             with hub_errors():
                 commit = HfApi().dataset_info(found.id, revision=found.revision, expand=["sha"]).sha
         except PermissionError as error:
-            told = f"the Hub shows no dataset {found.id} to you. Check the name; if it is private, {log_in}"
+            told = f"the Hub shows no dataset {found.id} to you. Check the name; if it is private, {_LOG_IN}"
             if isinstance(error.__cause__, GatedRepoError):
-                told = f"{self.uri()} asks for consent: give it on {page}, then {log_in}"
+                told = f"{name} asks for consent: give it on {page}, then {_LOG_IN}"
             elif isinstance(error.__cause__, RevisionNotFoundError):
                 told = f"{page} has no revision {found.revision!r}: name a branch, a tag or a commit"
             raise ConfigError(told) from error
         except OSError as error:
-            raise TransientError(
-                f"cannot open {self.uri()}: {error.strerror}; run the same command again to continue"
-            ) from error
+            told = f"cannot open {name}: {error.strerror}; run the same command again to continue"
+            raise TransientError(told) from error
         return replace(found, revision=commit).to_uri()
-
-    def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
-        """Return the file opened for ranged reading, with the client's own block size."""
-        with hub_errors():
-            return super().open(path)
 
     @contextmanager
     def open_version(self, path: str, expected: StoredFile, *, window_bytes: int = 0) -> Iterator[BinaryIO]:
-        """Open the expected version: the listing has its etag, and a commit does not change."""
-        with hub_errors(), super().open_version(path, expected) as stream:
-            yield stream
+        """Open the expected version, which does not change while it is read: it is one of a commit."""
+        with self._errors():
+            with _LISTING:
+                refuse_change(self.stat(path), expected)
+            with self.open(path) as stream:
+                yield stream
 
     def create_once(self, path: str, *_: Any, **__: Any) -> NoReturn:
         """Refuse: a dataset is only read."""
@@ -99,36 +112,4 @@ class HubStorage(FsspecStorage):
 
     put = put_file = delete = create_once
 
-    def _info(self, path: str) -> Mapping[str, Any]:
-        with hub_errors(), _LISTING:
-            return _entry(super()._info(path))
-
-    def _below(self, folder: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        with hub_errors():
-            return [(name, _entry(found)) for name, found in super()._below(folder)]
-
-
-@contextmanager
-def hub_errors() -> Iterator[None]:
-    """Convert errors of the Hub's client to OSErrors. Their text is dropped, because it may hold a signed url."""
-    try:
-        yield
-    except (httpx2.HTTPError, FileNotFoundError, OfflineModeIsEnabled) as error:
-        # The client's file system says "not found" of a dataset that it is not shown.
-        cause = error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
-        if isinstance(cause, FileNotFoundError | EntryNotFoundError):
-            raise FileNotFoundError(errno.ENOENT, "the Hub has no such file") from cause
-        if isinstance(cause, OfflineModeIsEnabled):
-            raise OSError(errno.ENETDOWN, "HF_HUB_OFFLINE is set") from cause
-        if not isinstance(cause, HfHubHTTPError):
-            raise OSError(errno.EIO, f"the Hub cannot be reached ({type(cause).__name__})") from cause
-        status = cause.response.status_code
-        hidden = isinstance(cause, RepositoryNotFoundError | RevisionNotFoundError | DisabledRepoError)
-        if hidden or status in (401, 403):
-            raise PermissionError(errno.EACCES, f"the Hub does not give it ({status})") from cause
-        raise OSError(errno.EIO, f"the Hub answers {status}") from cause
-
-
-def _entry(found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return an entry with its etag; of a large file the Hub gives its sha256."""
-    return {**found, "etag": (found.get("lfs") or {}).get("sha256") or found.get("blob_id")}
+    _errors = staticmethod(hub_errors)

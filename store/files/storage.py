@@ -116,6 +116,10 @@ class Storage(Protocol):
     def uri(self, path: str = "") -> str:
         """Return the full path or uri, as pyarrow, DuckDB and the like accept it."""
 
+    def pinned(self) -> str:
+        """Return `uri()`; of a dataset on the Hub with the commit that its branch or tag names now."""
+        return self.uri()
+
     def kind(self, path: str) -> Kind:
         """Return what exists at `path`."""
 

@@ -55,21 +55,6 @@ def storage_at(
     return FsspecStorage.at(uri, limits or StorageConfig())
 
 
-def pinned(uri: str) -> str:
-    """Return `uri`; of the Hub with the commit that its branch or tag, by default `main`, names now.
-
-    Raises:
-        ConfigError: The Hub has no such dataset or revision, or does not show it to this user.
-        TransientError: The Hub does not answer.
-    """
-    if not uri.startswith("hf://"):
-        return uri
-    require_extra("remote", uri)
-    from pseudoris.store.files.hub_storage import HubStorage
-
-    return HubStorage.at(uri).pinned()
-
-
 def local_path(uri: str) -> Path | None:
     """Return the absolute path of a local `uri` (`pseudoris.schemas.uris.named_path`); None if it names another store.
 

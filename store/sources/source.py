@@ -21,7 +21,7 @@ from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import Mark, StoredFile
-from pseudoris.store.files.storage_at import LOCAL_PROTOCOLS, local_path, pinned
+from pseudoris.store.files.storage_at import LOCAL_PROTOCOLS, local_path, storage_at
 from pseudoris.store.sources.image_tables import RowGroup, count_rows, rows_of
 from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, is_glob, split_root
@@ -193,7 +193,9 @@ def open_source(
     Raises:
         ConfigError: It does not exist, contains a secret, is a run, or is inside OUT.
     """
-    source = pinned(absolute_source(refuse_secrets(source)))
+    source = absolute_source(refuse_secrets(source))
+    if source.startswith("hf://"):
+        source = storage_at(source).pinned()
     root, rest, is_pattern = _split(source, config, limits)
     if not rest and _holds_run(root, ""):
         raise ConfigError(

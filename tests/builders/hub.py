@@ -132,11 +132,10 @@ class _Handler(BaseHTTPRequestHandler):
         name = f"{asked['organization'] or 'me'}/{asked['name']}"
         if not has_token or not name.startswith("me/"):
             self._refuse(403 if has_token else 401, "")
-        elif name in self.hub.datasets:
-            self._refuse(409, "")
-        else:
-            self.hub.datasets[name] = Dataset(is_private=asked.get("visibility") == "private")
-            self._json({"url": f"{self.hub.url}/datasets/{name}"})
+            return
+        status = 409 if name in self.hub.datasets else 200
+        self.hub.datasets.setdefault(name, Dataset(is_private=asked.get("visibility") == "private"))
+        self._answer(status, json.dumps({"url": f"{self.hub.url}/datasets/{name}"}).encode())
 
     def _read(self, dataset: Dataset, name: str, files: dict[str, bytes], what: str, path: str, query: dict) -> None:
         sha = next(dataset.sha(number) for number, each in enumerate(dataset.commits) if each is files)
