@@ -17,7 +17,7 @@ from pseudoris.cli.summaries import written_view
 from pseudoris.store.location import RunLocation
 
 if TYPE_CHECKING:
-    from pseudoris.training.thread_executor import WrittenRun
+    from pseudoris.store.runs.thread_runs import WrittenRun
 
 app = typer.Typer(no_args_is_help=True, help="Write the training data of PPT (curriculum point prompting), as runs.")
 

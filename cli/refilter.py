@@ -18,10 +18,10 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.fitted import FittedConfig, FittedValues
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, LoneMasks, parse_conditions
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.derived_run import DEFAULT_THREADS
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.refiltered_run import RefilterSummary, RuleChange
 from pseudoris.store.runs.refiltered_run import refilter as run_refilter
+from pseudoris.store.runs.thread_runs import DEFAULT_THREADS
 
 NO_CONDITION = "none"
 

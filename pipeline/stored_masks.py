@@ -23,7 +23,7 @@ from pseudoris.schemas.tables import FAILURES, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import is_same_source
 from pseudoris.store.runs.pending_work import Notice, OnEvent
-from pseudoris.store.runs.planned_run import Parent, plan_as_parent
+from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_as_parent
 from pseudoris.store.runs.receipts import part_path, read_receipt
 from pseudoris.store.sources.proven_shard import STAGE_READ
 from pseudoris.store.tables.annotations import mask_fields
@@ -104,7 +104,8 @@ def plan_with_masks(
         ConfigError: The parent is not complete, or the run at `location` has another parent or identity.
     """
     mixed = config.placement.allow_mixed
-    planned = plan_as_parent(location, parent, origin="annotate", identity=identity, config=config, allow_mixed=mixed)
+    request = RunRequest("annotate", parent.header.source, identity, config, allow_mixed=mixed)
+    planned = plan_as_parent(location, parent, request)
     for text in planned.notices():
         on_event(Notice(text))
     return planned.header, StoredMasks.pinned(parent, planned.parent)

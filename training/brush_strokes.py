@@ -7,14 +7,14 @@ length less 1, the byte or the bytes. Source: label-studio-sdk 2.1.2, converter/
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 # Red, green, blue and opacity.
 _CHANNELS: Final = 4
-_HEAD_BITS: Final = 32 + 5
 _LENGTH_BITS: Final = (3, 4, 8, 16)
 _VALUE_BITS: Final = 8
 
@@ -38,25 +38,31 @@ def brush_strokes(pixels: NDArray[np.bool_]) -> list[int]:
     return list(int(whole, 2).to_bytes(len(whole) // 8, "big"))
 
 
-def values_of_strokes(strokes: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
+def values_of_strokes(strokes: Iterable[int], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return the bytes (height, width, 4) of untrusted strokes; a ValueError if they are of another size."""
-    if not isinstance(strokes, list) or not all(type(each) is int and 0 <= each < 256 for each in strokes):
-        raise ValueError("the strokes are not a list of bytes")
-    bits = "".join(f"{each:08b}" for each in strokes)
-    values = np.zeros(size[0] * size[1] * _CHANNELS, np.uint8)
-    start, at = 0, _HEAD_BITS + 4 * len(_LENGTH_BITS)
-    if len(bits) < at or int(bits[:32], 2) != values.size:
-        raise ValueError(f"the strokes do not have the size {size} (height, width)")
-    if int(bits[32:_HEAD_BITS], 2) != _VALUE_BITS - 1:
-        raise ValueError("the strokes do not have values of 8 bits")
-    lengths = [int(bits[first : first + 4], 2) + 1 for first in range(_HEAD_BITS, at, 4)]
-    while start < values.size:
-        first = at + 3 + lengths[int(bits[at + 1 : at + 3] or "0", 2)]
-        length = int(bits[at + 3 : first] or "0", 2) + 1
-        num_values = 1 if bits[at : at + 1] == "1" else length
-        at = first + _VALUE_BITS * num_values
-        if at > len(bits) or start + length > values.size:
+    bits, at = "".join(f"{each:08b}" for each in bytes(strokes)), 0
+
+    def take(num_bits: int) -> int:
+        nonlocal at
+        at += num_bits
+        if at > len(bits):
             raise ValueError("the strokes do not fill the image")
-        values[start : start + length] = np.frombuffer(int(bits[first:at], 2).to_bytes(num_values, "big"), np.uint8)
+        return int(bits[at - num_bits : at], 2)
+
+    num_values = size[0] * size[1] * _CHANNELS
+    if take(32) != num_values:
+        raise ValueError(f"the strokes do not have the size {size} (height, width)")
+    if take(5) != _VALUE_BITS - 1:
+        raise ValueError("the strokes do not have values of 8 bits")
+    lengths = [take(4) + 1 for _ in _LENGTH_BITS]
+    values, start = np.zeros(num_values, np.uint8), 0
+    while start < num_values:
+        is_run, kind = take(1), take(2)
+        length = take(lengths[kind]) + 1
+        num_given = 1 if is_run else length
+        given = take(_VALUE_BITS * num_given).to_bytes(num_given, "big")
+        if start + length > num_values:
+            raise ValueError("the strokes do not fill the image")
+        values[start : start + length] = np.frombuffer(given, np.uint8)
         start += length
     return values.reshape(*size, _CHANNELS)

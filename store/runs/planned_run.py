@@ -6,7 +6,7 @@ A run may be made from a parent: a complete run, pinned by the bytes of its last
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Self
@@ -165,6 +165,7 @@ class RunRequest:
         allow_mixed: Accept another device or other package versions than those that the run started with.
         exclusions: Images to leave out of a new run; without a rule, an existing run keeps its own.
         domain: What a sample of SOURCE said, for the header of a new run.
+        audit: What chose the configuration, for the header of a new run that has the plan of `parent`.
     """
 
     origin: Origin
@@ -175,6 +176,7 @@ class RunRequest:
     allow_mixed: bool = False
     exclusions: Exclusions = ()
     domain: DomainRecord | None = None
+    audit: AuditRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,32 +245,22 @@ def plan_or_continue(
     return PlannedRun(header, _check(location, header, request), is_new)
 
 
-def plan_as_parent(
-    location: RunLocation,
-    parent: Parent,
-    *,
-    origin: Origin,
-    identity: Identity,
-    config: RunConfig,
-    allow_mixed: bool = False,
-    audit: AuditRecord | None = None,
-) -> PlannedRun:
+def plan_as_parent(location: RunLocation, parent: Parent, request: RunRequest) -> PlannedRun:
     """Return the run in `location`. If there is none, copy the plan of the parent, shard by shard.
 
-    Keys, ids and SOURCE are those of the parent. SOURCE is read as the parent's header says. `audit` is what chose the
-    configuration; the parent's own is not the new run's.
-
-    Other arguments and errors as for `RunRequest` and `plan_or_continue`.
+    Keys, ids and SOURCE are those of the parent, whatever the request says. SOURCE is read as the parent's header says.
+    Errors are those of `plan_or_continue`.
     """
     before = parent.header.config
-    config = config.model_copy(update={"source": before.source, "images": before.images, "shards": before.shards})
-    request = RunRequest(origin, parent.header.source, identity, config, parent, allow_mixed)
+    held = {"source": before.source, "images": before.images, "shards": before.shards}
+    config = request.config.model_copy(update=held)
+    request = replace(request, source=parent.header.source, config=config, parent=parent)
     existing = read_header(location)
-    header = existing or _copied_plan(location, parent, request, audit)
+    header = existing or _copied_plan(location, parent, request)
     return PlannedRun(header, _check(location, header, request), is_new=existing is None)
 
 
-def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest, audit: AuditRecord | None) -> RunHeader:
+def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest) -> RunHeader:
     """Copy the plan, then create the header. If this is killed in between, the next session starts again."""
     refuse_unexpected_files(location)
     pinned = parent.pin()
@@ -280,7 +272,7 @@ def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest, aud
         "config_sha256": config_hash(request.config),
         "origin": request.origin,
         "parent": pinned,
-        "audits": None if audit is None else audit.model_dump(mode="json"),
+        "audits": None if request.audit is None else request.audit.model_dump(mode="json"),
     }
     return create_header(location, parent.header.model_copy(update=made))
 

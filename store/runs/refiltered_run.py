@@ -25,10 +25,9 @@ from pseudoris.schemas.keep_rule import KeepCondition, KeepRule, LoneMasks
 from pseudoris.schemas.run_records import Identity, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.derived_run import DEFAULT_THREADS, derive_run
-from pseudoris.store.runs.planned_run import Parent, package_versions, plan_as_parent
+from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions
 from pseudoris.store.runs.receipts import RunTotals, part_path
-from pseudoris.store.runs.session import OnProgress
+from pseudoris.store.runs.thread_runs import DEFAULT_THREADS, OnProgress, derive_run
 from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.judged_expressions import (
     check_scored,
@@ -112,26 +111,24 @@ def refilter(
     """
     source = Parent.open(parent, target)
     config = _changed(parent, source.header.config, change)
-    plan = partial(
-        plan_as_parent,
-        target,
-        source,
-        origin=ORIGIN,
-        identity=_identity(source.header, config),
-        config=config,
+    request = RunRequest(
+        ORIGIN,
+        source.header.source,
+        _identity(source.header, config),
+        config,
         allow_mixed=allow_mixed,
         audit=change.audit,
     )
     rewrite = partial(_rewritten, source)
-    planned, outcome = derive_run(
-        target, source, plan, rewrite, num_threads=num_threads, on_progress=on_progress, on_notice=on_notice
+    planned, written = derive_run(
+        target, source, request, rewrite, num_workers=num_threads, on_progress=on_progress, on_wait=on_notice
     )
     return RefilterSummary(
         out=target.root,
         rule=rule_of(planned.header),
         num_kept_before=sum(receipt.counts.kept for receipt in source.receipts(planned.parent)),
-        num_shards_before=outcome.num_shards_before,
-        totals=outcome.totals,
+        num_shards_before=written.num_shards_before,
+        totals=written.totals,
         accepted=planned.mixed,
     )
 

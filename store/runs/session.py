@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
@@ -19,34 +18,21 @@ from typing import Final
 import pyarrow as pa
 
 from pseudoris.schemas.errors import TransientError
-from pseudoris.schemas.run_records import Receipt, RunHeader
+from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, write_datacard
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import cached_receipts, is_manifest_complete, write_manifest
-from pseudoris.store.runs.pending_work import (
-    Committed,
-    Notice,
-    OnEvent,
-    PendingWork,
-    RunEvent,
-    SetAside,
-    ignore,
-    missing_shards,
-)
+from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, PendingWork, SetAside, ignore
 from pseudoris.store.runs.receipts import RunTotals, Totals, list_receipts, read_receipts
-
-logger = logging.getLogger(__name__)
 
 # A shard's receipt, or why it is set aside.
 Outcome = Receipt | ShardFault
 # Commits the shards of the pending work and yields their outcomes, in any order. Closing it ends the work; committed
 # shards are kept.
 Executor = Callable[[PendingWork], Generator[Outcome]]
-# Images committed so far, images in all.
-OnProgress = Callable[[int, int], None]
 
 COMMITS_PER_MANIFEST: Final = 1_000
 
@@ -224,31 +210,3 @@ class RunSession:
             self._on_event(
                 Notice(f"{CARD_NAME} was edited by hand, so it is not changed. The new card is {BESIDE_NAME}")
             )
-
-
-def commit_missing(
-    location: RunLocation,
-    header: RunHeader,
-    lock: RunLock,
-    executor: Executor,
-    *,
-    on_progress: OnProgress,
-    on_notice: Callable[[str], None] = logger.warning,
-) -> SessionOutcome:
-    """Commit the missing shards of a run and finish it, in one session; an interrupt is raised again.
-
-    `on_progress` is called first, and after each commit. Errors are those of `RunSession`.
-    """
-
-    def tell(event: RunEvent) -> None:
-        if isinstance(event, Committed):
-            on_progress(session.num_images, header.num_images)
-        elif isinstance(event, Notice):
-            on_notice(event.text)
-
-    session = RunSession(location, lock, on_event=tell)
-    on_progress(session.num_images, header.num_images)
-    outcome = session.execute(missing_shards(header, session.latest), executor)
-    if outcome.is_interrupted:
-        raise KeyboardInterrupt
-    return outcome

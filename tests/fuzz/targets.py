@@ -54,6 +54,7 @@ from pseudoris.training.imports.annotation_files import read_gref, read_refer
 from pseudoris.training.imports.coco_annotation import read_coco
 from pseudoris.training.imports.human_annotation import Annotation, annotate_image
 from pseudoris.training.imports.reason_annotation import read_reason
+from pseudoris.workers.masks.rle import ious
 from tests.builders.human import box_mask, document, image_row, object_row, reference, rle, runs
 from tests.builders.images import animation, encode, jpeg, oriented, png, png_16_bit, png_with, smooth_pixels
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
@@ -342,13 +343,12 @@ def studio_trees() -> list[Any]:
 
 def prepare_studio(folder: Path) -> Read:
     """Return what reads an export of Label Studio, and its regions beside a mask of the image."""
-    masks = {f"{image_id('a.jpg')}-0000": str(rle(box_mask((4, 3, 20, 9), SIZE))["counts"])}
+    masks = [str(rle(box_mask((4, 3, 20, 9), SIZE))["counts"])]
 
     def read(data: bytes) -> None:
-        for task in label_studio.read_tasks(data, "project.json").values():
-            regions, _ = label_studio.read_regions(task, SIZE, masks, Counter())
-            for mask, counts in masks.items():
-                label_studio.implied_verdict(mask, counts, "a red mug", regions, SIZE)
+        for annotation in label_studio.read_tasks(data, "project.json").values():
+            regions, _ = label_studio.read_regions(annotation, SIZE, Counter(), where="project.json")
+            ious(masks, [region.counts for region in regions], SIZE)
 
     return read
 

@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from pseudoris.images.pixels import import_plugins
+from pseudoris.images.prover import Prover
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
@@ -21,7 +25,7 @@ from pseudoris.store.files.key_order import path_key
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, package_versions, plan_or_continue
-from pseudoris.store.runs.session import OnProgress
+from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.threads import map_in_threads
@@ -34,7 +38,6 @@ from pseudoris.training.imports.human_annotation import (
     annotate_image,
     relative_path,
 )
-from pseudoris.training.thread_executor import WrittenRun, proving, write_run
 
 Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg", "label-studio"]
 # Of whose files the splits choose a part; of the others they choose the files.
@@ -136,7 +139,12 @@ def import_annotation(
         run, humans = _plan(request, annotation, source, location)
         exclusions = content_matcher(location, run.header)
         has_hash = exclusions is not None and exclusions.has_hashes
-        with proving(config.images, request.num_workers, has_hash=has_hash) as provers:
+        # Images are decoded in this process too, once they are proven.
+        import_plugins(config.images.decoder_plugins)
+        provers: queue.SimpleQueue[Prover] = queue.SimpleQueue()
+        with ExitStack() as stack:
+            for _ in range(request.num_workers):
+                provers.put(stack.enter_context(Prover(config.images, has_hash=has_hash)))
 
             def make(entries: Sequence[PlanEntry]) -> Shard:
                 prover = provers.get()

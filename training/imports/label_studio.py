@@ -1,28 +1,55 @@
-"""Label Studio: reads the tasks of `export --format label-studio` again, as people left them, from its export as JSON.
+"""Label Studio: `import --format label-studio` copies a run with a person's corrections, out of the project as JSON.
 
     [{"data": {"image": "…/<name>_<image id>.jpg"}, "annotations": [{"id": 7, "result": [result, …], …}, …]}, …]
 
-A region's mask and its texts are results with one id, which is the mask's where the region is one of the run. What is
-said under the name `absent` means nothing that is in the image.
+A region's mask and its texts are results with one id. What is said under the name `absent` means nothing that is in the
+image. `audit add` reads the same file (`cli/studio_verdicts.py`).
 
-Of several annotations of an image one counts: a ground truth before others, then the latest. Skipped ones never do.
+An image that the person changed has the person's masks and expressions. A mask whose pixels were left keeps its row; a
+changed or a new one gets an id that no mask had. Rows of all other images stay the same, byte for byte.
 """
 
 from __future__ import annotations
 
+import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from typing import Annotated, Final, NamedTuple
 from urllib.parse import unquote
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import AliasPath, BaseModel, FailFast, Field, TypeAdapter, ValidationError
 
+from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.run_records import Receipt, RunHeader, ShardCounts
+from pseudoris.schemas.shard import Shard, ShardImage, clean_text
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import in_plan_order, without
+from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions
+from pseudoris.store.runs.thread_runs import OnProgress, derive_run
+from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask, iter_annotations
+from pseudoris.store.tables.committed_tables import read_part, read_table
+from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
 from pseudoris.training.brush_strokes import values_of_strokes
-from pseudoris.training.imports.human_annotation import clean_texts, read_json, shown
-from pseudoris.workers.masks.rle import areas, canonical_counts, compressed_counts, decode, shares_inside
+from pseudoris.training.imports.annotation_files import read_named
+from pseudoris.training.imports.human_annotation import (
+    HumanImage,
+    HumanMask,
+    HumanPhrase,
+    annotate_image,
+    clean_texts,
+    shown,
+)
+from pseudoris.training.imports.import_run import PACKAGES, ImportRequest, ImportSummary
+from pseudoris.workers.masks.rle import areas, canonical_counts, compressed_counts, ious, match_masks
 
 _BRUSH: Final = ("brush", "brushlabels")
 _POLYGON: Final = ("polygon", "polygonlabels")
@@ -30,178 +57,247 @@ _ABSENT: Final = "absent"
 # The end of the names that an export gives to images.
 _IMAGE_ID: Final = re.compile(r"([0-9a-f]{16})\.(?:jpg|png)$")
 _OPAQUE: Final = 128
-_EXPORT_JSON: Final = "In Label Studio, export the project as JSON (not JSON-MIN)."
+_CORRECTED, _ACCEPTED, _SKIPPED = "corrected", "accepted as they are", "skipped"
 _OTHER_RUN: Final = "Give the run that the tasks were exported from."
-# Of a mask and of what it became: less in common is another object.
-_SAME_OBJECT: Final = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class StudioTask:
-    """An image that a person annotated or skipped.
+class _Result(BaseModel):
+    """A mask, or the texts of a region; the points of a polygon are in hundredths of the image's sides."""
 
-    Attributes:
-        where: For messages.
-        annotation_id: Of the annotation that counts; 0 if the file names none.
-        updated_utc: When it was last changed, as the file says.
-        results: Unchecked; None if it was only skipped.
-    """
-
-    where: str
-    annotation_id: int
-    updated_utc: str
-    results: Sequence[Mapping[str, Any]] | None
+    id: str = ""
+    type: str
+    from_name: str = ""
+    rle: Annotated[list[int], FailFast()] = Field([], validation_alias=AliasPath("value", "rle"))
+    points: Annotated[list[tuple[float, float]], FailFast()] = Field([], validation_alias=AliasPath("value", "points"))
+    text: list[str] = Field([], validation_alias=AliasPath("value", "text"))
+    original_height: int = 0
+    original_width: int = 0
+    image_rotation: float = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A mask as a person left it, with its expressions.
+class Annotation(BaseModel):
+    """A person's answer to a task."""
 
-    Attributes:
-        region_id: As Label Studio has it; of a mask that was changed still the mask's.
-        mask_id: Of the mask of the run that has the same pixels; None if the region was changed or drawn.
-        counts: The encoding that pycocotools gives for its pixels.
-    """
+    id: int | None = None
+    result: list[_Result]
+    was_cancelled: bool = False
+    ground_truth: bool = False
+    updated_at: str | None = None
 
-    region_id: str
-    mask_id: str | None
+
+class _Task(BaseModel):
+    image: str = Field(validation_alias=AliasPath("data", "image"))
+    annotations: list[Annotation]
+
+
+_PROJECT: Final = TypeAdapter(list[_Task])
+
+
+class Region(NamedTuple):
+    """A mask as a person left it, in the encoding that pycocotools gives for its pixels, with its expressions."""
+
     counts: str
     texts: tuple[str, ...]
 
 
-def read_tasks(data: bytes, name: str) -> dict[str, StudioTask]:
-    """Return the annotated and the skipped images by id; a file that is not Label Studio's is a ConfigError."""
-    document = read_json(data, name)
-    if not isinstance(document, list):
-        raise ConfigError(f"{name} is not a list of tasks. {_EXPORT_JSON}")
-    found: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    places: dict[str, str] = {}
-    for place, task in enumerate(document):
-        where = f"{name}: task {place}"
-        values, annotations = (task.get("data"), task.get("annotations")) if isinstance(task, dict) else (None, None)
-        url = values.get("image") if isinstance(values, dict) else None
-        if not isinstance(url, str) or annotations is None or not _are_objects(annotations):
-            raise ConfigError(f"{where} has no `data.image` and list of `annotations`. {_EXPORT_JSON}")
-        image = _IMAGE_ID.search(unquote(url))
+def read_tasks(data: bytes, name: str) -> dict[str, Annotation]:
+    """Return the annotation that counts by image id; a file that is not Label Studio's is a ConfigError.
+
+    One that was not skipped counts before others, then a ground truth, then the latest.
+    """
+    try:
+        tasks = _PROJECT.validate_json(data)
+    except ValidationError as error:
+        item = error.errors(include_url=False)[0]
+        place = "".join(f"[{each!r}]" for each in item["loc"])
+        raise ConfigError(
+            f"{name}{place}: {item['msg']}, got {shown(item['input'])}. In Label Studio, export the project as JSON "
+            "(not JSON-MIN)."
+        ) from None
+    found: defaultdict[str, list[Annotation]] = defaultdict(list)
+    for task in tasks:
+        image = _IMAGE_ID.search(unquote(task.image))
         if image is None:
             raise ConfigError(
-                f"{where} shows {shown(url)}, which is no image of `pseudoris export --format label-studio`. "
-                "Give the file of a project whose tasks that command wrote."
+                f"{name} has a task that shows {shown(task.image)}, which is no image of `pseudoris export --format "
+                "label-studio`. Give the file of a project whose tasks that command wrote."
             )
-        found[image[1]] += annotations
-        places.setdefault(image[1], where)
-    tasks = {image: _task(annotations, places[image]) for image, annotations in found.items() if annotations}
-    if not tasks:
+        found[image[1]] += task.annotations
+    if not any(found.values()):
         raise ConfigError(
             f"{name} has no annotation. Submit some tasks in Label Studio, then export the project as JSON."
         )
-    return tasks
-
-
-def _are_objects(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(each, dict) for each in values)
-
-
-def _task(annotations: Sequence[Mapping[str, Any]], where: str) -> StudioTask:
-    counting = [each for each in annotations if not each.get("was_cancelled")]
-    chosen = max(counting or annotations, key=lambda each: (bool(each.get("ground_truth")), _updated(each), _id(each)))
-    results = chosen.get("result")
-    if counting and not _are_objects(results):
-        raise ConfigError(f"{where} has an annotation without a list of results. {_EXPORT_JSON}")
-    return StudioTask(where, _id(chosen), _updated(chosen), results if counting else None)
-
-
-def _updated(annotation: Mapping[str, Any]) -> str:
-    when = annotation.get("updated_at") or annotation.get("created_at")
-    return when if isinstance(when, str) else ""
-
-
-def _id(annotation: Mapping[str, Any]) -> int:
-    number = annotation.get("id")
-    return number if isinstance(number, int) else 0
+    return {
+        image: max(given, key=lambda a: (not a.was_cancelled, a.ground_truth, a.updated_at or "", a.id or 0))
+        for image, given in found.items()
+        if given
+    }
 
 
 def read_regions(
-    task: StudioTask, size: tuple[int, int], masks: Mapping[str, str], left_out: Counter[str]
+    annotation: Annotation, size: tuple[int, int], left_out: Counter[str], *, where: str
 ) -> tuple[list[Region], tuple[str, ...]]:
     """Return the regions of an image of upright (height, width) `size`, and the expressions that mean no mask.
 
-    `masks` are the encodings of the image's masks by id, of which a region may be one.
-
     Raises:
-        ConfigError: A result is damaged, of an unknown type, or of an image of another size.
+        ConfigError: A result is damaged, of an unknown type, or of an image of another size; `where` names the image.
     """
     drawn: dict[str, str] = {}
-    texts: defaultdict[str, list[Any]] = defaultdict(list)
-    for number, result in enumerate(task.results or ()):
-        where = f"{task.where}, result {number}"
-        kind, value, region = result.get("type"), result.get("value"), result.get("id")
-        if not isinstance(value, dict) or not isinstance(region, str):
-            raise ConfigError(f"{where} is {shown(kind)}, without an id or a value. Delete it in Label Studio.")
-        if kind == "textarea":
-            said = value.get("text")
-            texts[_ABSENT if result.get("from_name") == _ABSENT else region] += (
-                said if isinstance(said, list) else [said]
-            )
-        elif region in drawn:
-            raise ConfigError(f"{where} is a second mask with the id {shown(region)}. Delete one in Label Studio.")
+    texts: defaultdict[str, list[str]] = defaultdict(list)
+    for number, result in enumerate(annotation.result):
+        place = f"{where}, result {number}"
+        if result.type == "textarea":
+            texts[_ABSENT if result.from_name == _ABSENT else result.id] += result.text
+        elif result.id in drawn:
+            raise ConfigError(f"{place} is a second mask with the id {shown(result.id)}. Delete one in Label Studio.")
         else:
-            drawn[region] = _counts(kind, result, value, size, where)
-    absent = clean_texts(texts.pop(_ABSENT, ()), left_out, where=task.where)
-    left = {mask: canonical_counts(decode([counts], size)[0]) for mask, counts in masks.items()}
-    regions = []
-    for region, counts in drawn.items():
-        said = clean_texts(texts.pop(region, ()), left_out, where=f"{task.where}: region {shown(region)}")
-        if not areas([counts], size)[0]:
-            left_out["regions without a pixel"] += 1
-            continue
-        same = [mask for mask in left if left[mask] == counts]
-        mask = region if region in same else next(iter(same), None)
-        left.pop(mask or "", None)
-        regions.append(Region(region, mask, counts, said))
+            drawn[result.id] = _counts(result, size, place)
+    absent = clean_texts(texts.pop(_ABSENT, ()), left_out, where=where)
+    regions = [Region(drawn[each], clean_texts(texts.pop(each, ()), left_out, where=where)) for each in drawn]
     left_out["expressions of deleted regions"] += sum(map(len, texts.values()))
-    return regions, absent
+    filled = [region for region in regions if areas([region.counts], size)[0]]
+    left_out["regions without a pixel"] += len(regions) - len(filled)
+    return filled, absent
 
 
-def _counts(kind: Any, result: Mapping[str, Any], value: Mapping[str, Any], size: tuple[int, int], where: str) -> str:
-    if kind not in (*_BRUSH, *_POLYGON):
-        raise ConfigError(f"{where} is {shown(kind)}. Only brushes and polygons can be read: draw the mask with these.")
-    stated = (result.get("original_height"), result.get("original_width"))
-    if stated != size:
+def _counts(result: _Result, size: tuple[int, int], place: str) -> str:
+    if result.type not in (*_BRUSH, *_POLYGON):
         raise ConfigError(
-            f"{where} is of an image of {shown(stated[0])} x {shown(stated[1])} pixels (height x width), but the image "
-            f"has {size[0]} x {size[1]}. {_OTHER_RUN}"
+            f"{place} is {shown(result.type)}. Only brushes, polygons and texts can be read. Delete it in Label Studio."
         )
-    if result.get("image_rotation"):
-        raise ConfigError(f"{where} is of a rotated image. Turn it back in Label Studio, then correct it.")
-    try:
-        if kind in _BRUSH:
-            pixels = np.asarray(values_of_strokes(value.get("rle"), size)[..., 3] >= _OPAQUE)
-            return canonical_counts(pixels)
-        # Points are in hundredths of the image's sides.
-        points = [(x * size[1] / 100, y * size[0] / 100) for x, y in value.get("points", ())]
-        return str(compressed_counts([[each for point in points for each in point]], size))
-    except (TypeError, ValueError, OverflowError) as error:
+    if (result.original_height, result.original_width) != size:
         raise ConfigError(
-            f"{where} has a mask that cannot be read ({error}). Draw it again in Label Studio."
+            f"{place} is of an image of {result.original_height} x {result.original_width} pixels (height x width), "
+            f"but the image has {size[0]} x {size[1]}. {_OTHER_RUN}"
+        )
+    if result.image_rotation:
+        raise ConfigError(f"{place} is of a rotated image. Turn it back in Label Studio, then correct it.")
+    try:
+        if result.type in _BRUSH:
+            return canonical_counts(values_of_strokes(result.rle, size)[..., 3] >= _OPAQUE)
+        points = [part for x, y in result.points for part in (x * size[1] / 100, y * size[0] / 100)]
+        return str(compressed_counts([points], size))
+    except ValueError as error:
+        raise ConfigError(
+            f"{place} has a mask that cannot be read ({error}). Draw it again in Label Studio."
         ) from error
 
 
-def implied_verdict(
-    mask: str, counts: str, text: str, regions: Sequence[Region], size: tuple[int, int]
-) -> tuple[str, str]:
-    """Return the verdict of an audit that an annotation implies about a text of a mask, and why.
+class Correction(NamedTuple):
+    """An image with a person's masks and expressions, and whether its masks are those of the run."""
 
-    A person who leaves text and mask has found them right. Why a text was changed is not known: it counts as untrue.
+    image: ShardImage
+    has_same_masks: bool
+
+
+def correct_run(
+    request: ImportRequest, location: RunLocation, *, on_progress: OnProgress, on_wait: Callable[[str], None]
+) -> ImportSummary:
+    """Write the run `request.images`, with the corrections in `request.annotation`, to `location`; or continue that.
+
+    A damaged file, or one of another run, is a ConfigError.
     """
-    region = next((each for each in regions if each.mask_id == mask), None)
-    if region is None:
-        region = next((each for each in regions if each.region_id == mask and each.mask_id is None), None)
-        if region is None:
-            return "not_an_object", "the mask was deleted"
-        shares = (shares_inside([counts], [region.counts], size), shares_inside([region.counts], [counts], size))
-        if min(float(share[0, 0]) for share in shares) < _SAME_OBJECT:
-            return "not_an_object", "the mask was drawn anew"
-    return (
-        ("right", "text and mask were left") if text in region.texts else ("untrue", "the text was changed or deleted")
+    config = request.config
+    data, name = read_named(request.annotation, config)
+    given = RunLocation.open(request.images, config.source.endpoint_url, config.placement.storage)
+    parent = Parent.open(given, location)
+    num_tasks, left_out = Counter({_CORRECTED: 0, _ACCEPTED: 0, _SKIPPED: 0}), Counter[str]()
+    # Before anything is written: a wrong file leaves nothing behind.
+    corrections = _corrections(parent, read_tasks(data, name), name, num_tasks, left_out)
+    header = parent.header
+    method = {**header.identity.method, "corrections": {name: sha256_hex(data)}}
+    versions = {**header.identity.versions, **package_versions(PACKAGES)}
+    identity = header.identity.model_copy(update={"method": method, "versions": versions})
+    wanted = RunRequest("import", header.source, identity, header.config, allow_mixed=config.placement.allow_mixed)
+    rewrite, workers = partial(_rewritten, corrections), request.num_workers
+    _, written = derive_run(
+        location, parent, wanted, rewrite, num_workers=workers, on_progress=on_progress, on_wait=on_wait
     )
+    return ImportSummary(written.header, written.totals, written.num_shards_before, +left_out, 0, +num_tasks)
+
+
+def _corrections(
+    parent: Parent, tasks: Mapping[str, Annotation], name: str, num_tasks: Counter[str], left_out: Counter[str]
+) -> dict[int, list[Correction]]:
+    """Return the corrected images by shard."""
+    found: defaultdict[int, list[Correction]] = defaultdict(list)
+    left = dict(tasks)
+    for image in _images_of(parent, tasks):
+        task, correction = left.pop(image.image_id), None
+        if not task.was_cancelled:
+            where = f"{name}, image {image.image_id}"
+            correction = _correction(image, task, parent.header.config.images, left_out, where)
+        num_tasks[_SKIPPED if task.was_cancelled else _CORRECTED if correction else _ACCEPTED] += 1
+        if correction is not None:
+            found[image.shard].append(correction)
+    if left:
+        raise ConfigError(
+            f"{name} has {len(tasks):,} annotated images, but {parent.location.root} lacks {len(left):,} of them, such "
+            f"as {min(left)}. {_OTHER_RUN}"
+        )
+    return dict(found)
+
+
+def _images_of(parent: Parent, tasks: Mapping[str, Annotation]) -> Iterator[AnnotatedImage]:
+    for receipt in parent.receipts(parent.pin()):
+        held = read_table(parent.location, IMAGES, ("image_id",), [receipt])["image_id"].to_pylist()
+        if not tasks.keys().isdisjoint(held):
+            images = iter_annotations(parent.location, [receipt], kept_only=True)
+            yield from (image for image in images if image.image_id in tasks)
+
+
+def _correction(
+    image: AnnotatedImage, task: Annotation, limits: ImagesConfig, left_out: Counter[str], where: str
+) -> Correction | None:
+    """Return what a person made of an image; None if all was left as it is."""
+    size = (image.height, image.width)
+    regions, absent = read_regions(task, size, left_out, where=where)
+    overlaps = ious([mask.rle_counts for mask in image.masks], [region.counts for region in regions], size)
+    # By the place of the region. Ids do not tell: a copied or redrawn one has another.
+    same = {place: image.masks[mask] for mask, place in match_masks(overlaps, min_iou=1.0).items()}
+    has_same_masks = len(same) == len(regions) == len(image.masks)
+    if (
+        has_same_masks
+        and set(absent) == {clean_text(each.text) for each in image.untargeted}
+        and all(set(regions[place].texts) == _texts(mask) for place, mask in same.items())
+    ):
+        return None
+    free = count(1 + max((mask.index for mask in image.masks), default=-1))
+    placed = sorted((same[at].index if at in same else next(free), each) for at, each in enumerate(regions))
+    drawn = (HumanMask(index, task.id or 0, {"size": size, "counts": each.counts}) for index, each in placed)
+    said = (HumanPhrase((index,), text) for index, each in placed for text in each.texts)
+    human = HumanImage(image.key, size, tuple(drawn), (*said, *(HumanPhrase((), text) for text in absent)))
+    bare = ShardImage(0, image.image_id, image.key, height=image.height, width=image.width)
+    made = annotate_image(bare, human, orientation="upright", limits=limits)
+    rows = {mask.mask_id: mask for mask in same.values()}
+    return Correction(replace(made, masks=tuple(rows.get(each.mask_id, each) for each in made.masks)), has_same_masks)
+
+
+def _texts(mask: AnnotatedMask) -> set[str]:
+    return {clean_text(each.text) for each in mask.expressions if len(each.target_mask_ids) == 1}
+
+
+def _rewritten(
+    corrections: Mapping[int, Sequence[Correction]], _: RunHeader, before: Receipt, contents: dict[str, bytes]
+) -> tuple[Mapping[str, bytes], ShardCounts]:
+    """Return a shard of the run with the corrected images in place of its own."""
+    chosen = corrections.get(before.shard)
+    if not chosen:
+        return contents, before.counts
+    old = {table: read_part(io.BytesIO(data), SCHEMAS[table], table) for table, data in contents.items()}
+    made = shard_tables(Shard(before.shard, 0, tuple(each.image for each in chosen)), embed_images=False)
+    changed, order = (each[IMAGES]["image_id"].combine_chunks() for each in (made, old))
+    said = old[EXPRESSIONS]
+    same = pa.array([each.image.image_id for each in chosen if each.has_same_masks], pa.string())
+    of_several = pc.greater(pc.list_value_length(said["target_mask_ids"]), 1)
+    groups = said.filter(pc.and_(of_several, pc.is_in(said["image_id"], same)))
+    masks = in_plan_order([without(old[MASKS], changed), made[MASKS]], order)
+    expressions = in_plan_order([without(said, changed), groups, made[EXPRESSIONS]], order)
+    # The first mask of an image may have been drawn, or its last one deleted.
+    images, status = old[IMAGES], made[IMAGES]["status"].combine_chunks()
+    status = pc.replace_with_mask(images["status"].combine_chunks(), pc.is_in(order, changed), status)
+    place = images.schema.get_field_index("status")
+    images = images.set_column(place, images.schema.field(place), status)
+    new = {**old, IMAGES: images, MASKS: masks, EXPRESSIONS: expressions}
+    written = {table: contents[table] if each.equals(old[table]) else table_bytes(each) for table, each in new.items()}
+    return written, ShardCounts(**table_counts(new))

@@ -96,12 +96,12 @@ def test_another_parent_is_told_before_what_else_differs(disk, parent, tmp_path)
 
 
 def test_a_plan_as_the_parents_is_its_own_shard_by_shard(disk, parent):
-    planned = plan_as_parent(disk, parent, origin="ppt", identity=make_identity(), config=CONFIG)
+    planned = plan_as_parent(disk, parent, request(origin="ppt"))
     assert list(iter_plan(disk, planned.header)) == list(iter_plan(parent.location, parent.header))
     assert (planned.header.origin, planned.header.source) == ("ppt", parent.header.source)
     assert planned.header.config.shards == parent.header.config.shards
     assert planned.header.plan_parts == parent.header.plan_parts
-    again = plan_as_parent(disk, parent, origin="ppt", identity=make_identity(), config=CONFIG)
+    again = plan_as_parent(disk, parent, request(origin="ppt"))
     assert (again.is_new, again.header) == (False, require_header(disk))
 
 

@@ -22,13 +22,12 @@ from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_or_continue
-from pseudoris.store.runs.session import OnProgress
+from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import SourceItem
 from pseudoris.training.dataset import RisDataset, SampleSpec, Snapshot
 from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig, RecipeConfig
 from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, mask_records, pseudo_mask_rows
 from pseudoris.training.ppt.recipes.recipe_texts import name_in, position_texts, relation_texts
-from pseudoris.training.thread_executor import WrittenRun, write_run
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 
 from pseudoris.images.pixels import decode_upright, import_plugins
+from pseudoris.images.prover import Prover
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, Receipt
@@ -28,7 +29,7 @@ from pseudoris.schemas.tables import EXPRESSIONS, FAILURES
 from pseudoris.store.files.key_order import file_path
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_as_parent, plan_or_continue
-from pseudoris.store.runs.session import OnProgress
+from pseudoris.store.runs.thread_runs import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.sources.proven_shard import read_shard
@@ -39,7 +40,6 @@ from pseudoris.training.ppt.recipes.grounding import GroundedMask, Grounder, Pea
 from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.training.ppt.recipes.recipe_runs import ORIGIN, STAGE_RECIPE, Recipe, mask_records, pseudo_mask_rows
 from pseudoris.training.ppt.recipes.recipe_texts import middle_text
-from pseudoris.training.thread_executor import WrittenRun, proving, write_run
 from pseudoris.workers.filtering.head_nouns import head_noun, noun_phrases
 
 _OBJECTS: Final = "objects"
@@ -86,10 +86,11 @@ def make_objects(
     drawn = {} if sample is None else {"sample": sample}
     digest = None if table is None else sha256_hex(table)
     recipe = Recipe(_OBJECTS, config, {"names": digest, "classes": every, **drawn}, has_models=True)
-    with proving(run.images, 1) as provers, recipe.held(location, on_wait) as (identity, lock):
+    import_plugins(run.images.decoder_plugins)
+    with Prover(run.images) as prover, recipe.held(location, on_wait) as (identity, lock):
         request = RunRequest(ORIGIN, source.name, identity, run, allow_mixed=run.placement.allow_mixed)
         planned = plan_or_continue(location, request, lambda: _sampled(source, sample, run.compute.seed))
-        grounder, prover = Grounder(config.grounding, run), provers.get()
+        grounder = Grounder(config.grounding, run)
 
         def make(entries: Sequence[PlanEntry]) -> Shard:
             shard = read_shard(source.name, run, entries, prover=prover)
@@ -197,10 +198,9 @@ def pair_masks(
     nouns = frequent_nouns(parent.location, config.pairs.num_redundant)
     recipe = Recipe(_PAIRS, config, config.pairs.model_dump(mode="json"), has_models=True)
     with recipe.held(location, on_wait) as (identity, lock):
-        allow_mixed = config.run.placement.allow_mixed
-        planned = plan_as_parent(
-            location, parent, origin=ORIGIN, identity=identity, config=config.run, allow_mixed=allow_mixed
-        )
+        mixed = config.run.placement.allow_mixed
+        request = RunRequest(ORIGIN, parent.header.source, identity, config.run, allow_mixed=mixed)
+        planned = plan_as_parent(location, parent, request)
         receipts = {receipt.shard: receipt for receipt in parent.receipts(planned.parent)}
         grounder = Grounder(config.grounding, config.run)
 

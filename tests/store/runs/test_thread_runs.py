@@ -13,7 +13,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.planned_run import PlannedRun
 from pseudoris.store.runs.receipts import list_receipts
-from pseudoris.training.thread_executor import write_run
+from pseudoris.store.runs.thread_runs import write_run
 from tests.store.builders import make_entries, make_shard, start_run
 
 NUM_SHARDS, PER_SHARD = 6, 2

@@ -181,7 +181,7 @@ BAD = {
     "another image": (lambda task: [renamed(task, OTHER)], rf"lacks 1 of them, such as {OTHER}\. Give the run that"),
     "another size": (
         lambda task: [submitted(task, of_first(original_width=9))],
-        r"task 0, result 0 is of an image of 12 x 9.*Give the run",
+        r"image \w{16}, result 0 is of an image of 12 x 9.*Give the run",
     ),
     "a picture of something else": (
         lambda task: [renamed(task, "x")],
@@ -189,14 +189,14 @@ BAD = {
     ),
     "JSON-MIN": (
         lambda task: [{"id": 1, "image": task["data"]["image"], "mask": []}],
-        r"no `data.image`.*as JSON \(not JSON-MIN\)",
+        r"ana\.json\[0\]\['data'\]\['image'\]: Field required.*as JSON \(not JSON-MIN\)",
     ),
     "nothing done": (lambda task: [task | {"annotations": []}], "has no annotation. Submit some tasks"),
-    "an object": (lambda task: {"tasks": []}, "not a list of tasks"),
-    "half a file": (lambda task: b'[{"data"', "cannot be read as JSON"),
+    "an object": (lambda task: {"tasks": []}, r"ana\.json: Input should be a valid array.*as JSON \(not JSON-MIN\)"),
+    "half a file": (lambda task: b'[{"data"', r"ana\.json: Invalid JSON.*as JSON \(not JSON-MIN\)"),
     "a rectangle": (
         lambda task: [submitted(task, of_first(type="rectanglelabels"))],
-        "is 'rectanglelabels'. Only brushes and polygons",
+        "is 'rectanglelabels'. Only brushes, polygons and texts.*Delete it",
     ),
     "a turned image": (lambda task: [submitted(task, of_first(image_rotation=90))], "rotated image. Turn it back"),
     "strokes of a huge image": (
@@ -209,11 +209,11 @@ BAD = {
     ),
     "a text that is none": (
         lambda task: [submitted(task, lambda results: results[1]["value"].update(text=[7]))],
-        "has the expression 7",
+        r"\['text'\]\[0\]: Input should be a valid string, got 7",
     ),
     "a relation": (
         lambda task: [submitted(task, lambda results: results.append({"type": "relation"}))],
-        "'relation', without an id",
+        "'relation'. Only brushes, polygons and texts.*Delete it",
     ),
     "an id twice": (
         lambda task: [submitted(task, lambda results: results.append(results[0]))],

@@ -1,0 +1,142 @@
+"""Runs that threads of one process write, without Ray: imports, the recipes of PPT, refilters and corrections.
+
+A derived run is written out of the tables of a complete one, shard by shard: a refilter, or a person's corrections.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader, ShardCounts
+from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import Provenance, commit_parts, commit_shard, make_receipt
+from pseudoris.store.runs.lock import RunLock
+from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, RunEvent, missing_shards
+from pseudoris.store.runs.plan import read_shard_plan
+from pseudoris.store.runs.planned_run import Parent, PlannedRun, RunRequest, plan_as_parent
+from pseudoris.store.runs.receipts import RunTotals
+from pseudoris.store.runs.session import Executor, RunSession
+from pseudoris.store.threads import map_in_threads
+
+logger = logging.getLogger(__name__)
+
+# Each thread holds the tables of one shard; with embedded images these are `shards.max_bytes` or more.
+DEFAULT_THREADS: Final = 4
+
+# Images committed so far, images in all.
+OnProgress = Callable[[int, int], None]
+# The plan of a shard to the shard with masks and expressions; called by several threads at once.
+MakeShard = Callable[[Sequence[PlanEntry]], Shard]
+# The new run's header, the parent's receipt of a shard, and the bytes of its parts by table: what the new run has.
+Rewrite = Callable[[RunHeader, Receipt, dict[str, bytes]], tuple[Mapping[str, bytes], ShardCounts]]
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenRun:
+    """The state of a run after a call: totals over all of its shards, of which earlier calls committed some."""
+
+    header: RunHeader
+    totals: RunTotals
+    num_shards_before: int
+
+
+def write_run(
+    location: RunLocation,
+    planned: PlannedRun,
+    make: MakeShard,
+    *,
+    lock: RunLock,
+    on_progress: OnProgress,
+    num_workers: int = 1,
+) -> WrittenRun:
+    """Make and commit the missing shards of a run, `num_workers` at a time, and finish it; `lock` is held on it.
+
+    The same call continues where one ended, also after storage failed. `on_progress` is called after each commit.
+    """
+    header = planned.header
+
+    def commit(number: int) -> Receipt:
+        entries = read_shard_plan(location, header, number)
+        outcome = commit_shard(
+            location,
+            make(entries),
+            planned_ids=[entry.image_id for entry in entries],
+            embed_images=header.config.shards.embed_images,
+            provenance=Provenance(mixed=planned.mixed, header_sha256=header.sha256),
+        )
+        return outcome.receipt
+
+    def execute(pending: PendingWork) -> Generator[Receipt]:
+        return map_in_threads(commit, pending.shards, num_workers)
+
+    return _written(location, header, lock, execute, on_progress, logger.warning)
+
+
+def derive_run(
+    location: RunLocation,
+    parent: Parent,
+    request: RunRequest,
+    rewrite: Rewrite,
+    *,
+    num_workers: int,
+    on_progress: OnProgress,
+    on_wait: Callable[[str], None],
+) -> tuple[PlannedRun, WrittenRun]:
+    """Write or continue a run with the parent's plan, whose shards are the parent's, rewritten.
+
+    `rewrite` is called by `num_workers` threads. `on_wait` is told who holds the run, before a wait, and of a data card
+    that was edited.
+
+    Raises:
+        ConfigError: The parent is not complete, or there is another run.
+        TransientError: Storage failed; the same call continues.
+    """
+    location.probe()
+    with RunLock.held(location, on_wait=on_wait) as lock:
+        planned = plan_as_parent(location, parent, request)
+        header = planned.header
+
+        def commit(before: Receipt) -> Receipt:
+            contents = {table: parent.read_part(table, before.parts[table]) for table in SCHEMAS}
+            written, counts = rewrite(header, before, contents)
+            # No seconds and no nodes: no stage has worked on it, so equal commits differ in digests alone.
+            mixed = tuple(dict.fromkeys((*before.mixed, *planned.mixed)))
+            provenance = Provenance(degraded=before.degraded, mixed=mixed, header_sha256=header.sha256)
+            receipt = make_receipt(Shard(before.shard, 0, ()), written, counts, provenance)
+            return commit_parts(location, written, receipt).receipt
+
+        def execute(pending: PendingWork) -> Generator[Receipt]:
+            lacking = frozenset(pending.shards)
+            before = (receipt for receipt in parent.receipts(planned.parent) if receipt.shard in lacking)
+            return map_in_threads(commit, before, num_workers)
+
+        return planned, _written(location, header, lock, execute, on_progress, on_wait)
+
+
+def _written(
+    location: RunLocation,
+    header: RunHeader,
+    lock: RunLock,
+    execute: Executor,
+    on_progress: OnProgress,
+    on_notice: Callable[[str], None],
+) -> WrittenRun:
+    """Commit the missing shards in one session; an interrupt is raised again."""
+
+    def tell(event: RunEvent) -> None:
+        if isinstance(event, Committed):
+            on_progress(session.num_images, header.num_images)
+        elif isinstance(event, Notice):
+            on_notice(event.text)
+
+    session = RunSession(location, lock, on_event=tell)
+    on_progress(session.num_images, header.num_images)
+    outcome = session.execute(missing_shards(header, session.latest), execute)
+    if outcome.is_interrupted:
+        raise KeyboardInterrupt
+    return WrittenRun(header, outcome.totals, outcome.num_shards_before)
