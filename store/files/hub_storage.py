@@ -20,13 +20,14 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     OfflineModeIsEnabled,
+    RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
 from pseudoris.schemas.config import StorageConfig
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.files.fsspec_storage import FsspecStorage
-from pseudoris.store.files.storage import StoredFile, refuse_change
+from pseudoris.store.files.storage import StoredFile, refuse_change, storage_errors
 
 # The client lists a file's folder before it reads the file. Of the readers of a process one lists, the others wait.
 _LISTING: Final = threading.Lock()
@@ -79,19 +80,17 @@ class HubStorage(FsspecStorage):
         """
         found, name = parse_hf_uri(self.uri()), self.uri()
         page = f"{constants.ENDPOINT}/datasets/{found.id}"
-        try:
-            with hub_errors():
+        with storage_errors("open", name), hub_errors():
+            try:
                 commit = HfApi().dataset_info(found.id, revision=found.revision, expand=["sha"]).sha
-        except PermissionError as error:
-            told = f"the Hub shows no dataset {found.id} to you. Check the name; if it is private, {_LOG_IN}"
-            if isinstance(error.__cause__, GatedRepoError):
-                told = f"{name} asks for consent: give it on {page}, then {_LOG_IN}"
-            elif isinstance(error.__cause__, RevisionNotFoundError):
+            except GatedRepoError:
+                raise ConfigError(f"{name} asks for consent: give it on {page}, then {_LOG_IN}") from None
+            except RevisionNotFoundError:
                 told = f"{page} has no revision {found.revision!r}: name a branch, a tag or a commit"
-            raise ConfigError(told) from error
-        except OSError as error:
-            told = f"cannot open {name}: {error.strerror}; run the same command again to continue"
-            raise TransientError(told) from error
+                raise ConfigError(told) from None
+            except RepositoryNotFoundError:
+                told = f"the Hub shows no dataset {found.id} to you. Check the name; if it is private, {_LOG_IN}"
+                raise ConfigError(told) from None
         return replace(found, revision=commit).to_uri()
 
     @contextmanager

@@ -6,6 +6,7 @@ record holds SOURCE, which is private. A push that was killed goes on: what the 
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ from typing import Final, Self
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.untrusted import printable_json
 from pseudoris.store.files.hub_storage import HubStorage, hub_errors
+from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.files.storage_at import local_path
 from pseudoris.training.exports.destination import EXPORT_NAME, earlier_record
 from pseudoris.training.exports.export_job import ExportRequest
@@ -29,6 +31,7 @@ _FILES: Final = ["README.md", "croissant.json", "data/*.parquet"]
 _OWN_FILES: Final = {".gitattributes"}
 # Of the answers 4xx, those that another try may change.
 _PASSING: Final = frozenset({408, 409, 412, 425, 429})
+_NO_TOKEN: Final = "--push needs a token that may write there: run `hf auth login`, or set HF_TOKEN."
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,14 @@ class HubRepository:
 
     Attributes:
         name: OWNER/NAME.
+        page: Its address.
         digest: Of the export that is to stand there (`ExportRequest.digest`).
         state: `empty`, `begun` (a push of this export was killed), or `whole` (nothing is left to do).
         folder: DEST.
     """
 
     name: str
+    page: str
     digest: str
     state: str
     folder: Path
@@ -69,8 +74,9 @@ class HubRepository:
             raise ConfigError(
                 f"--push reads the export from a disk, and DEST is {request.destination.root}: name a folder."
             )
-        with _explained(name, "create"):
-            name = HfApi().create_repo(name, repo_type="dataset", private=not is_public, exist_ok=True).repo_id
+        with _explained(f"{constants.ENDPOINT}/datasets/{name}", "create"):
+            page = HfApi().create_repo(name, repo_type="dataset", private=not is_public, exist_ok=True)
+            name = page.repo_id
             info = HfApi().dataset_info(name)
             names = {each.rfilename for each in info.siblings or ()} - _OWN_FILES
             root = HubStorage.at(f"hf://datasets/{name}@{info.sha}")
@@ -78,15 +84,10 @@ class HubRepository:
         states = {_record(request.digest, state): state for state in ("begun", "whole")}
         if names and marker not in states:
             raise ConfigError(
-                f"{_page(name)} exists and holds something else than this export. Give --push another name, or delete "
+                f"{page} exists and holds something else than this export. Give --push another name, or delete "
                 "it there."
             )
-        return cls(name, request.digest, states.get(marker, "empty"), folder)
-
-    @property
-    def page(self) -> str:
-        """Its address."""
-        return _page(self.name)
+        return cls(name, str(page), request.digest, states.get(marker, "empty"), folder)
 
     def is_written(self, request: ExportRequest) -> bool:
         """Return whether DEST holds the export already: then it is not written again. Its card may have been edited."""
@@ -100,7 +101,7 @@ class HubRepository:
             ConfigError: The token may not write there, or the Hub refuses the card.
             TransientError: The upload broke off; the same call continues it.
         """
-        with _explained(self.name, "push to"):
+        with _explained(self.page, "push to"):
             if self.state != "begun":
                 self._mark("begun")
             HfApi().upload_folder(
@@ -116,29 +117,26 @@ class HubRepository:
         HfApi().upload_file(repo_id=self.name, repo_type="dataset", path_in_repo=EXPORT_NAME, path_or_fileobj=data)
 
 
-def _page(name: str) -> str:
-    return f"{constants.ENDPOINT}/datasets/{name}"
-
-
 def _record(digest: str, state: str) -> bytes:
     return printable_json({"format": "hf", "state": state, "request": digest}, indent=2).encode() + b"\n"
 
 
 @contextmanager
-def _explained(name: str, action: str) -> Iterator[None]:
+def _explained(page: str, action: str) -> Iterator[None]:
     """Convert errors of the Hub's client to the project's."""
-    try:
-        with hub_errors():
+    with storage_errors(action, page), hub_errors():
+        try:
             yield
-    # The client raises ValueError for a card that the Hub does not take, RuntimeError for a failed upload.
-    except (OSError, ValueError, RuntimeError) as error:
-        cause, place = error.__cause__, f"cannot {action} {_page(name)}"
-        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else 0
-        reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
-        if isinstance(cause, HfHubHTTPError) and 400 <= status < 500 and status not in _PASSING:
-            reason = f"the Hub refuses it ({status}): {cause.server_message}"
-            if isinstance(error, PermissionError):
-                reason = "--push needs a token that may write there: run `hf auth login`, or set HF_TOKEN."
-        elif not isinstance(error, ValueError):
-            raise TransientError(f"{place}: {reason}; run the same command again to continue") from error
-        raise ConfigError(f"{place}: {reason}") from error
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+            if status >= 500 or status in _PASSING:
+                raise
+            reason = (
+                _NO_TOKEN if status in (401, 403, 404) else f"the Hub refuses it ({status}): {error.server_message}"
+            )
+            raise ConfigError(f"cannot {action} {page}: {reason}") from error
+        # The client raises ValueError for a card that the Hub does not take, RuntimeError for a failed upload.
+        except ValueError as error:
+            raise ConfigError(f"cannot {action} {page}: {' '.join(str(error).split())}") from error
+        except RuntimeError as error:
+            raise OSError(errno.EIO, str(error)) from error
