@@ -41,7 +41,7 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "not_finite": "A model's scores exceed the range of compute.precision.",
     "stage_error": "A stage raised an exception on this image, in the stage and again in a fresh process.",
     "process_killed": "This image alone crashed a stage's process twice.",
-    "annotation_missing": "masks.options.path holds no masks for this image.",
+    "annotation_missing": "masks.options.folder holds no masks for this image.",
     "annotation_mismatch": "The imported annotation or the ready masks have another size than the image.",
     "annotation_damaged": "A mask of the imported annotation or of the ready masks cannot be decoded.",
     "excluded": "The image is one that `--exclude` lists by its content; it is never tried again.",
