@@ -110,16 +110,19 @@ def export(
         stdout.print(f"{repository.page} already holds this export.", soft_wrap=True)
         return
     if repository is None or not repository.is_written(request):
-        with bar(WRITING) as show:
-            report = find_export(export_format).write(
-                request, lambda done, total, /, stage=WRITING: show(done, total, stage)
-            )
-        stdout.print(_view(destination, report, request), soft_wrap=True)
-        for note in report.notes:
-            # Below the table, where no column breaks a command or a path in two.
-            stdout.print(f"- {note}", soft_wrap=True, markup=False, highlight=False)
+        _write(request, export_format, destination)
     if repository is not None:
         stdout.print(repository.upload(), soft_wrap=True)
+
+
+def _write(request: ExportRequest, export_format: str, destination: str) -> None:
+    chosen = find_export(export_format)
+    with bar(WRITING) as show:
+        report = chosen.write(request, lambda done, total, /, stage=WRITING: show(done, total, stage))
+    stdout.print(_view(destination, report, request), soft_wrap=True)
+    for note in report.notes:
+        # Below the table, where no column breaks a command or a path in two.
+        stdout.print(f"- {note}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _repository(

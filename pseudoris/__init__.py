@@ -138,12 +138,10 @@ def annotate(
         extend: List `source` again and add its new images to the run.
         retry_failed: Compute the quarantined images again, and nothing else.
         retry_reasons: With `retry_failed`, only images quarantined for this reason code, or for one of these.
-        exclude: Images to leave out, as `pseudoris annotate --exclude`: a path, or several. A run keeps what it was
-            planned with; without a path, an existing run continues with its own.
+        exclude: Images to leave out, as `--exclude`: a path, or several. Without a path, a run continues with its own.
         exclude_distance: As `--exclude-distance`.
-        only: The images to take, all others are left out, as `pseudoris annotate --only`: a path, or several.
-        on_event: Called with each step of the start (`Step`), the plan (`Planned`), each commit (`Committed`), each
-            retried shard (`Retried`), and each `Notice`. None shows a bar in a notebook, and nothing elsewhere.
+        only: The images to take, as `--only`: a path, or several.
+        on_event: Called with each `RunEvent`. None shows a bar in a notebook, and nothing elsewhere.
 
     Returns:
         The state of the run: `is_complete` if every shard is committed, `interrupted` if Ctrl-C ended the call.
@@ -163,9 +161,8 @@ def annotate(
     from pseudoris.store.runs.pending_work import parse_reasons
 
     settings = load_config(config) if isinstance(config, str) else config
-    reasons = parse_reasons(_listed(retry_reasons) or None)
-    exclusions = _exclusions(exclude, exclude_distance, only)
-    options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=exclusions)
+    reasons, excluded = parse_reasons(_listed(retry_reasons) or None), _exclusions(exclude, exclude_distance, only)
+    options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=excluded)
     return run_pipeline(source, out, settings, options=options, on_event=on_event or notebook_progress())
 
 

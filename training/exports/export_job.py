@@ -44,7 +44,6 @@ _PROGRESS_EVERY: Final = 100
 WRITING: Final = "writing"
 CHECKING: Final = "reading back"
 _NAME: Final = re.compile(r"[A-Za-z0-9_+-]+")
-_BYTES_PER_MB: Final = 10**6
 _CHECKED: Final = (
     "every mask and expression, and their order, equal the run's; no expression is empty; every image file exists"
 )
@@ -102,7 +101,7 @@ class ExportOptions:
     @property
     def target_bytes(self) -> int:
         """Size that files should have, where the format has files of a free size."""
-        return int(self.target_mb * _BYTES_PER_MB)
+        return int(self.target_mb * 10**6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,9 +322,8 @@ class ExportJob:
             # Filtered before their bytes are read: images without a remaining mask are not read.
             wanted = [found for each in annotated if each.image_id not in left_out and (found := take.image(each))]
             num_done += receipt.counts.annotated + receipt.counts.empty
-            for number, image in enumerate(
-                with_source_bytes(planned, wanted, self.dropped), num_done - len(wanted) + 1
-            ):
+            sound = with_source_bytes(planned, wanted, self.dropped)
+            for number, image in enumerate(sound, num_done - len(wanted) + 1):
                 yield from self._with_file(image)
                 self.on_progress(number, total)
             self.on_progress(num_done, total)
@@ -394,14 +392,7 @@ class ExportJob:
         describe(self, rows, self.dropped, tables or {})
         if number := self._num_encoded_anew:
             notes = [*notes, f"{number:,} image(s) were encoded again, upright and with three channels."]
-        record = {
-            "format": self.name,
-            "state": "whole",
-            "source": self.request.header.source,
-            "num_images": self.request.num_images,
-            **facts,
-            "rows": dict(rows),
-            "dropped": dict(self.dropped),
-        }
-        mark(self.destination, record)
+        begins = {"format": self.name, "state": "whole", "source": self.request.header.source}
+        counts = {"rows": dict(rows), "dropped": dict(self.dropped)}
+        mark(self.destination, {**begins, "num_images": self.request.num_images, **facts, **counts})
         return ExportReport(rows, files, self.size_bytes, self.dropped, notes, tuple(filter(None, (_CHECKED, checked))))
