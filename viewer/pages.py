@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
-from urllib.parse import unquote
 
 import jinja2
 from markupsafe import Markup
@@ -24,6 +23,7 @@ from pseudoris.images.pixels import loaded_plugins
 from pseudoris.images.prover import PictureForm, Prover
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.stage_settings import ImagesConfig
+from pseudoris.schemas.templates import page_templates
 from pseudoris.schemas.untrusted import visible
 
 GENERATOR: Final = "pseudoris"
@@ -39,18 +39,7 @@ MASK_COLOURS: Final = tuple(f"oklch({light} 0.17 {hue})" for light in _LIGHTNESS
 
 @cache
 def _environment(room: str) -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(each) for each in dict.fromkeys((room, ROOM))]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=visible,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["thousands"] = lambda value: f"{value:,}"
-    # A key as a person writes it.
-    environment.filters["unquoted"] = unquote
-    return environment
+    return page_templates(room, ROOM)
 
 
 def iter_page(

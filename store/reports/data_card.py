@@ -22,6 +22,7 @@ from pseudoris.schemas.header_sections import CitedAudit, JudgedShare, audit_of
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, SCHEMAS
+from pseudoris.schemas.templates import markdown_templates
 from pseudoris.store.exclusions.exclusion_rules import EXCLUDED, exclusions_of
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_record, require_header, sealed
@@ -177,17 +178,8 @@ def card_text(
 
 @functools.cache
 def _template() -> jinja2.Template:
-    # Here, because a driver would wait for it at its start. Kept: compiling takes longer than all that a card tells.
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pseudoris.store.reports"),
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    # Kept: compiling takes longer than all that a card tells.
+    environment = markdown_templates("pseudoris.store.reports")
     environment.filters |= {"code": _code, "count": "{:,}".format, "share": _share}
     return environment.get_template("data_card.md.j2")
 

@@ -15,7 +15,8 @@ from typing import Any, Final
 import jinja2
 from markupsafe import Markup
 
-from pseudoris.schemas.untrusted import printable, printable_json, visible
+from pseudoris.schemas.templates import page_templates
+from pseudoris.schemas.untrusted import printable, printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.svg import element
 from pseudoris.training.evaluation.bootstrap import Estimate
@@ -93,15 +94,7 @@ def html(found: Evaluation) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pseudoris.training.evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=visible,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["thousands"] = lambda value: f"{value:,}"
+    environment = page_templates("pseudoris.training.evaluation")
     environment.globals.update(value_text=value_text, interval_text=interval_text, whisker=_whisker)
     return environment
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import yaml
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.templates import markdown_templates
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.parquet_files import open_parquet
 from pseudoris.training.exports.croissant import CROISSANT_NAME
@@ -212,17 +213,8 @@ def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: M
     config, weights = header.config, header.identity.weights
     engines = {"propose": config.masks.engine, "caption": config.captions.engine, "filter": config.filtering.engine}
     title = _TITLE + ("written by people" if header.is_human else "made by models")
-    # Imported here: only this format writes a page.
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pseudoris.training.exports"),
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("dataset_card.md.j2").render(
+    template = markdown_templates("pseudoris.training.exports").get_template("dataset_card.md.j2")
+    return template.render(
         head=yaml.safe_dump(head(split, rows[split], title=title, licence=request.options.license), sort_keys=False),
         licence=request.options.license,
         title=title,
