@@ -8,20 +8,14 @@ are tables are opened through it.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Final
-
-from pseudoris.schemas.errors import ImageError
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-from collections.abc import Collection
+from typing import BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, ImageError
 
 # A page may unpack to this many times its bytes: encoded images hardly shrink at all, bitmaps of photographs by half.
 # A page beyond it is a bomb, unless it is small.
@@ -152,25 +146,17 @@ def _signed(zigzag: int) -> int:
     return (zigzag >> 1) ^ -(zigzag & 1)
 
 
-class WatchedPages(io.RawIOBase):
-    """A Parquet file for Arrow to read column chunks from, from their beginnings on, each without gaps.
+class BorrowedFile:
+    """A file for Arrow whose `close` does nothing, because Arrow closes every file that it is given."""
 
-    Reading raises, besides what the stream raises:
-        ImageError: `too_many_bytes` where a page would unpack to more than 64 MiB, and either to more than `max_bytes`
-            a value or to more than `max_bytes` and four times its bytes; `corrupt` where a page has no sound header.
-    """
+    closed = False
 
-    def __init__(self, stream: BinaryIO, max_bytes: int) -> None:
-        """Wrap `stream`, which stays the caller's to close; nothing is watched before `watch`."""
-        super().__init__()
-        self._stream = stream
-        self._max_bytes = max_bytes
-        self._is_watching = False
-        self._chunks: list[_Chunk] = []
+    def __init__(self, stream: BinaryIO) -> None:
+        """Wrap `stream`, which stays the caller's to close."""
+        self._stream, self.seek, self.tell = stream, stream.seek, stream.tell
 
-    def watch(self) -> None:
-        """Take every read from now on for one of a column chunk: call it when the footer is read."""
-        self._is_watching = True
+    def close(self) -> None:
+        """Leave the file open."""
 
     def readable(self) -> bool:
         """Return True."""
@@ -180,25 +166,36 @@ class WatchedPages(io.RawIOBase):
         """Return True."""
         return True
 
-    def tell(self) -> int:
-        """Return where the next read begins."""
-        return self._stream.tell()
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to an offset."""
-        return self._stream.seek(offset, whence)
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read into `buffer`; 0 at the end."""
-        view = memoryview(buffer).cast("B")
-        data = self.read(len(view))
-        view[: len(data)] = data
-        return len(data)
+    def writable(self) -> bool:
+        """Return False."""
+        return False
 
     def read(self, size: int | None = -1) -> bytes:
         """Return the next `size` bytes, fewer at the end alone; the rest where it is negative or None."""
-        start = self._stream.tell()
-        data = self._stream.read(-1 if size is None else size)
+        return self._stream.read(-1 if size is None else size)
+
+
+class WatchedPages(BorrowedFile):
+    """A Parquet file for Arrow to read column chunks from, from their beginnings on, each without gaps.
+
+    Reading raises, besides what the stream raises:
+        ImageError: `too_many_bytes` where a page would unpack to more than 64 MiB, and either to more than `max_bytes`
+            a value or to more than `max_bytes` and four times its bytes; `corrupt` where a page has no sound header.
+    """
+
+    def __init__(self, stream: BinaryIO, max_bytes: int) -> None:
+        """Wrap `stream`; nothing is watched before `watch`."""
+        super().__init__(stream)
+        self._max_bytes, self._is_watching = max_bytes, False
+        self._chunks: list[_Chunk] = []
+
+    def watch(self) -> None:
+        """Take every read from now on for one of a column chunk: call it when the footer is read."""
+        self._is_watching = True
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next `size` bytes, fewer at the end alone; the rest where it is negative or None."""
+        start, data = self.tell(), super().read(size)
         if self._is_watching and data:
             self._look(start, data)
         return data

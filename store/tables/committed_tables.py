@@ -14,6 +14,7 @@ import pyarrow.acero as acero
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from pseudoris.images.parquet_pages import BorrowedFile
 from pseudoris.schemas.errors import ConfigError, TransientError, refuse_other_version
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import SCHEMAS, TABLES_VERSION
@@ -66,7 +67,7 @@ def read_part(file: BinaryIO, schema: pa.Schema, name: str, keep: RowFilter | No
     groups = list(range(parquet.num_row_groups))
     try:
         if keep is not None:
-            fragment = ds.ParquetFileFormat().make_fragment(pa.PythonFile(_Borrowed(file), mode="r"))
+            fragment = ds.ParquetFileFormat().make_fragment(pa.PythonFile(BorrowedFile(file), mode="r"))
             groups = [group.id for group in fragment.subset(filter=keep.expression, schema=schema).row_groups]
         if not groups:
             return schema.empty_table()
@@ -113,24 +114,3 @@ def read_selected(
         kept = acero.Declaration("filter", acero.FilterNodeOptions(keep.expression), inputs=[source])
         found = kept.to_table(use_threads=False)
     return found.select(list(columns))
-
-
-class _Borrowed:
-    """A file whose `close` does nothing, because Arrow closes every file that it is given."""
-
-    closed = False
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
-
-    def close(self) -> None:
-        """Leave the file open."""
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return False
