@@ -12,7 +12,7 @@ import codecs
 import functools
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Annotated, Any, Final
 
@@ -59,10 +59,7 @@ class HelpPage(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        _escape_texts(self.commands.values())
-        for name, extra in _EXTRAS.items():
-            if name in self.commands:
-                _check_extra(self.commands[name], extra, name)
+        _prepare(self.commands)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words; without one, show the page. Typer's own way there drops what `format_help` writes."""
@@ -105,16 +102,6 @@ class HelpPage(TyperGroup):
                 yield "" if number else group, name, summary
 
 
-def _escape_texts(commands: Iterable[Any]) -> None:
-    for command in commands:
-        for each in (command, *command.params):
-            for name in ("help", "short_help", "epilog"):
-                text = getattr(each, name, None)
-                if text:
-                    setattr(each, name, escape(text))
-        _escape_texts(getattr(command, "commands", {}).values())
-
-
 # What a command imports beyond the core; `evaluate` and `export` ask for it by their options.
 _EXTRAS: Final = {
     **dict.fromkeys(("demo", "doctor", "weights", "estimate", "annotate"), "run"),
@@ -122,20 +109,27 @@ _EXTRAS: Final = {
 }
 
 
-def _check_extra(command: Any, extra: str, name: str) -> None:
-    """Let a command, or each of a group, check its extra after its words were parsed: help works without."""
-    if hasattr(command, "commands"):
-        for each, below in command.commands.items():
-            _check_extra(below, extra, f"{name} {each}")
-        return
-    work = command.callback
+def _prepare(commands: Mapping[str, Any], above: str = "", extra: str | None = None) -> None:
+    """Escape the texts of commands, and let each check its extra after its words were parsed: help works without."""
+    for name, command in commands.items():
+        for each in (command, *command.params):
+            for text in ("help", "short_help", "epilog"):
+                if found := getattr(each, text, None):
+                    setattr(each, text, escape(found))
+        path, needed = f"{above}{name}", extra or _EXTRAS.get(name)
+        if hasattr(command, "commands"):
+            _prepare(command.commands, f"{path} ", needed)
+        elif needed is not None:
+            command.callback = _checked(command.callback, needed, f"`pseudoris {path}`")
 
+
+def _checked(work: Callable[..., Any], extra: str, what: str) -> Callable[..., Any]:
     @functools.wraps(work)
     def checked(*values: Any, **named: Any) -> Any:
-        require_extra(extra, f"`pseudoris {name}`")
+        require_extra(extra, what)
         return work(*values, **named)
 
-    command.callback = checked
+    return checked
 
 
 app = typer.Typer(

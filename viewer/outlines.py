@@ -12,10 +12,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pycocotools import mask as coco
 from scipy import ndimage
 
-from pseudoris.schemas.run_lengths import summarise_rle
+from pseudoris.schemas.run_lengths import decode_mask
 
 # The longer side of every picture in the page's units, at any number of pixels, so that strokes and labels keep their
 # size.
@@ -74,9 +73,7 @@ def outline_of(counts: str, size: tuple[int, int]) -> Outline:
     height, width = size
     if min(size) < 1 or height * width > _MAX_PIXELS:
         raise ValueError(f"The mask has {height} x {width} pixels. 1 to {_MAX_PIXELS:,} are allowed.")
-    summarise_rle(height, width, counts)  # pycocotools would read past its buffers
-    mask = coco.decode({"size": list(size), "counts": counts.encode("ascii")}).astype(np.bool_)
-    mask = _resized(mask)
+    mask = _resized(decode_mask(counts, height, width))
     # Per axis: a resized side is rounded to whole pixels.
     frame_height, frame_width = frame_size(height, width)
     scale = np.array([frame_width / mask.shape[1], frame_height / mask.shape[0]])

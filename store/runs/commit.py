@@ -222,9 +222,10 @@ def commit_retry(
     if all(merged[table].equals(before[table]) for table in SCHEMAS):
         return CommitOutcome(base, is_winner=True)
     contents = {name: table_bytes(table) for name, table in merged.items()}
+    names = dict.fromkeys((*base.seconds, *shard.seconds))
     worked = replace(
         shard,
-        seconds={name: base.seconds.get(name, 0.0) + shard.seconds.get(name, 0.0) for name in _names(base, shard)},
+        seconds={name: base.seconds.get(name, 0.0) + shard.seconds.get(name, 0.0) for name in names},
         nodes=tuple(dict.fromkeys((*base.nodes, *shard.nodes))),
         long_texts=base.long_texts + shard.long_texts,
     )
@@ -257,10 +258,6 @@ def in_plan_order(tables: Sequence[pa.Table], order: pa.Array) -> pa.Table:
     rows = pa.concat_tables(tables)
     places = pc.index_in(rows["image_id"], value_set=order).to_numpy()
     return rows.take(pa.array(np.argsort(places, kind="stable")))
-
-
-def _names(base: Receipt, shard: Shard) -> Sequence[str]:
-    return tuple(dict.fromkeys((*base.seconds, *shard.seconds)))
 
 
 def _together(base: Receipt, provenance: Provenance) -> Provenance:

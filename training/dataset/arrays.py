@@ -30,18 +30,8 @@ else:
         """Return None: without torch there are no workers."""
 
 
-__all__ = [
-    "HAS_TORCH",
-    "DataLoader",
-    "Dataset",
-    "IterableDataset",
-    "Tensor",
-    "as_tensor",
-    "copied",
-    "default_collate",
-    "get_worker_info",
-    "shared_zeros",
-]
+# What is imported only to be imported from here.
+__all__ = ["DataLoader", "Dataset", "IterableDataset", "Tensor", "default_collate", "get_worker_info"]
 
 
 def as_tensor(array: np.ndarray) -> Tensor:

@@ -9,18 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
-import numpy as np
-from pycocotools import mask as coco
-
 from pseudoris.images.pixels import exif_orientation, turn_upright
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import mask_id
-from pseudoris.schemas.run_lengths import RleSummary, summarise_rle
+from pseudoris.schemas.run_lengths import RleSummary, decode_mask, summarise_rle
 from pseudoris.schemas.shard import SOURCE_HUMAN, ExpressionRecord, Failure, MaskRecord, ShardImage, clean_text
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.schemas.uris import secret_in
-from pseudoris.workers.masks.rle import MaskSizeError, compressed_counts
+from pseudoris.workers.masks.rle import MaskSizeError, canonical_counts, compressed_counts
 
 # The limit of file systems; a longer name cannot exist.
 _MAX_NAME_BYTES: Final = 255
@@ -229,9 +226,8 @@ def _shape(mask: HumanMask, size: _Size, turn: int) -> tuple[str, RleSummary]:
         raise ImageError("annotation_damaged", f"{where}: {error}") from error
     if turn == _AS_STORED or not summary.area_px:
         return counts, summary
-    pixels = coco.decode({"size": list(size), "counts": counts.encode("ascii")})
-    upright = np.asfortranarray(turn_upright(pixels, turn))
-    counts = coco.encode(upright)["counts"].decode("ascii")
+    upright = turn_upright(decode_mask(counts, *size), turn)
+    counts = canonical_counts(upright)
     return counts, summarise_rle(upright.shape[0], upright.shape[1], counts)
 
 

@@ -22,7 +22,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
@@ -36,6 +35,7 @@ from pseudoris.training.imports.human_annotation import (
     relative_path,
     shown,
 )
+from pseudoris.workers.masks.rle import canonical_counts
 
 # Steps of OpenCV's fixed-point numbers.
 _STEPS: Final = 2**16
@@ -58,8 +58,7 @@ class PaintedShapes:
         mask = np.zeros(size, np.bool_)
         for at in np.argsort(-areas, kind="stable"):
             mask[painted[at]] = self.is_target[at]
-        encoded: str = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode("ascii")
-        return encoded
+        return canonical_counts(mask)
 
 
 def filled(points: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_]:
