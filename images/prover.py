@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from pseudoris.images.child_process import end_child, is_external_signal, start_child
@@ -123,9 +122,7 @@ class Prover:
         self._running_child()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end_child()
 
     def prove(self, data: bytes) -> Proof:

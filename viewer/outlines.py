@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from pseudoris.images.mask_rings import Point, mask_rings
 from pseudoris.schemas.run_lengths import decode_mask
 
 # The longer side of every picture in the page's units, at any number of pixels, so that strokes and labels keep their
@@ -77,7 +77,7 @@ def outline_of(counts: str, size: tuple[int, int]) -> Outline:
     # Per axis: a resized side is rounded to whole pixels.
     frame_height, frame_width = frame_size(height, width)
     scale = np.array([frame_width / mask.shape[1], frame_height / mask.shape[0]])
-    loops = [_simplified(loop) for loop in trace_loops(mask)]
+    loops = [_simplified(loop) for loop in mask_rings(mask)]
     areas = [abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2 for x, y in (loop.T for loop in loops)]
     large = [loop for loop, area in zip(loops, areas, strict=True) if area >= _MIN_LOOP_AREA_PX]
     drawn = ("L".join(f"{x:.4g} {y:.4g}" for x, y in (loop * scale).tolist()) for loop in large or loops)
@@ -111,51 +111,9 @@ def spread_labels(
     return [(round(x, 1), round(y, 1)) for x, y, _ in placed]
 
 
-def trace_loops(mask: Bools) -> list[Points]:
-    """Return the borders of a mask (H, W) bool as closed loops of corner points.
-
-    Each loop is (P, 2) float64, x then y, in pixel corners from (0, 0) to (W, H), without its first point again.
-    Under the rule `evenodd` they fill exactly the mask's pixels.
-    """
-    following = _border_steps(mask)
-    loops: list[Points] = []
-    while following:
-        start = next(iter(following))
-        point, points = start, [start]
-        while True:
-            ends = following[point]
-            end = ends.pop()
-            if not ends:
-                del following[point]
-            if end == start:
-                break
-            points.append(end)
-            point = end
-        # Without the points that lie on a straight run.
-        loop = np.array(points, dtype=np.float64)
-        before, after = loop - np.roll(loop, 1, axis=0), np.roll(loop, -1, axis=0) - loop
-        loops.append(loop[(before != after).any(axis=1)])
-    return loops
-
-
-def _border_steps(mask: Bools) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """Unit steps along the pixel borders by their start, the mask always on the right hand."""
-    padded = np.pad(mask, 1)
-    steps: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-    # Between rows y-1 and y: a pixel below is walked over to the right, one above to the left.
-    vertical = padded[1:, 1:-1].astype(np.int8) - padded[:-1, 1:-1].astype(np.int8)
-    for y, x in np.argwhere(vertical).tolist():
-        start, end = ((x, y), (x + 1, y)) if vertical[y, x] > 0 else ((x + 1, y), (x, y))
-        steps[start].append(end)
-    horizontal = padded[1:-1, 1:].astype(np.int8) - padded[1:-1, :-1].astype(np.int8)
-    for y, x in np.argwhere(horizontal).tolist():
-        start, end = ((x, y + 1), (x, y)) if horizontal[y, x] > 0 else ((x, y), (x, y + 1))
-        steps[start].append(end)
-    return dict(steps)
-
-
-def _simplified(loop: Points) -> Points:
+def _simplified(ring: Sequence[Point]) -> Points:
     """Ramer-Douglas-Peucker on a closed loop, split at its first point and the one farthest from it."""
+    loop = np.array(ring, dtype=np.float64)
     if len(loop) <= 4:
         return loop
     far = int(((loop - loop[0]) ** 2).sum(axis=1).argmax())

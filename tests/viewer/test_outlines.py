@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageDraw
 
-from pseudoris.viewer.outlines import FRAME, outline_of, trace_loops
+from pseudoris.images.mask_rings import mask_rings
+from pseudoris.viewer.outlines import FRAME, outline_of
 from tests.viewer.builders import encode
 
 
@@ -28,8 +29,8 @@ def loops_of(path):
 
 
 @given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)))
-def test_traced_loops_fill_exactly_the_masks_pixels(mask):
-    np.testing.assert_array_equal(fill(trace_loops(mask), mask.shape), mask)
+def test_a_masks_rings_fill_exactly_its_pixels(mask):
+    np.testing.assert_array_equal(fill(mask_rings(mask), mask.shape), mask)
 
 
 def test_an_outline_stays_within_a_pixel_of_the_mask():
@@ -53,6 +54,6 @@ def test_a_damaged_encoding_is_refused(counts):
 
 @pytest.mark.parametrize("size", [(2**20, 2**20), (0, 5), (5, 0), (-3, -5)])
 def test_a_mask_of_an_absurd_size_is_refused_before_memory_is_taken(size, monkeypatch):
-    monkeypatch.setattr("pycocotools.mask.decode", lambda *args: pytest.fail("it was decoded"))
+    monkeypatch.setattr("pseudoris.viewer.outlines.decode_mask", lambda *args: pytest.fail("it was decoded"))
     with pytest.raises(ValueError, match="1 to 1,073,741,824 are allowed"):
         outline_of("0", size)

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from pseudoris.schemas.errors import TransientError
-from pseudoris.schemas.run_lengths import decode_runs, summarise_rle
+from pseudoris.schemas.run_lengths import decode_mask, decode_runs, summarise_rle
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, is_blank
 from pseudoris.workers.masks.polygons import corner_polygon
-from pseudoris.workers.masks.rle import MaskSizeError, canonical_counts, compressed_counts, decode
+from pseudoris.workers.masks.rle import MaskSizeError, canonical_counts, compressed_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,7 @@ class ExportMask:
 
     def pixels(self) -> NDArray[np.bool_]:
         """Return the mask, (height, width) bool; a ValueError where its encoding does not fill its size."""
-        summarise_rle(*self.record.rle_size, self.record.rle_counts)  # pycocotools would read past its buffers
-        return decode([self.record.rle_counts], self.record.rle_size).reshape(self.record.rle_size)
+        return decode_mask(self.record.rle_counts, *self.record.rle_size)
 
     def corner_polygon(self) -> tuple[list[int], str]:
         """Return one polygon [x0, y0, x1, y1, …] that pycocotools fills to the mask, and the pixels' own encoding."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import subprocess
-from types import TracebackType
 from typing import IO, Any, Final, Self, cast
 
 from pseudoris.images.child_process import end_child, is_external_signal, start_child
@@ -54,9 +53,7 @@ class SubprocessStages:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._reap()
 
     def __call__(self, shard: Shard) -> Shard:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -223,19 +223,16 @@ class ClipScorer:
         kept = keeps(rule, columns, [e.target_mask_ids[0] for e in candidates])
         weights = line_weights(self._weight_line, columns["confidence"]).tolist()
         # What is undefined has no value in the table.
-        known = {
+        known: dict[str, list[Any]] = {
             name: [None if np.isnan(value) else value for value in columns[name].tolist()]
             for name in ("uniqueness", "correctness", "distinctiveness", "confidence")
         }
         scored = iter(
             replace(
                 e,
+                **{name: values[row] for name, values in known.items()},
                 head_noun=nouns[e.text],
-                uniqueness=known["uniqueness"][row],
-                correctness=known["correctness"][row],
-                distinctiveness=known["distinctiveness"][row],
                 rival_mask_id=None if scores.rival is None else image.masks[int(scores.rival[row])].mask_id,
-                confidence=known["confidence"][row],
                 rank=None if np.isnan(columns["rank"][row]) else int(columns["rank"][row]),
                 kept=bool(kept[row]),
                 weight=weights[row],

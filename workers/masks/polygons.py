@@ -15,7 +15,8 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-Point = tuple[int, int]
+from pseudoris.images.mask_rings import Point, mask_rings
+
 # Where its bridge ends, and its points, from the bridge's start back to it.
 _Hole = tuple[Point, list[Point]]
 
@@ -31,7 +32,9 @@ def corner_polygon(pixels: NDArray[np.bool_]) -> list[Point]:
     """
     inside = np.pad(pixels, 1)
     # A hole's ring the other way round, with the mask on the same side: so winding fillers leave it open too.
-    rings = [ring if inside[y + 1, x + 1] else [ring[0], *ring[:0:-1]] for ring in _rings(inside) for x, y in ring[:1]]
+    rings = [
+        ring if inside[y + 1, x + 1] else [ring[0], *ring[:0:-1]] for ring in mask_rings(pixels) for x, y in ring[:1]
+    ]
     start = rings[0][0]
     # From the end of each further ring back to the start: there the next begins.
     return [*rings[0], *(point for ring in rings[1:] for point in (start, *ring, ring[0]))]
@@ -46,7 +49,7 @@ def centre_polygons(pixels: NDArray[np.bool_]) -> list[list[Point]]:
         pixels: (height, width), bool; at least one is set.
     """
     inside = np.pad(pixels, 1)
-    rings = _rings(inside)
+    rings = mask_rings(pixels)
     owners = {
         (x, y): number
         for number, ring in enumerate(rings)
@@ -66,36 +69,6 @@ def centre_polygons(pixels: NDArray[np.bool_]) -> list[list[Point]]:
         first = points.index((x - 1, y))
         holes[owners[end, y]].append(((end, y), [*points[first:], *points[:first], points[first]]))
     return polygons
-
-
-def _rings(inside: NDArray[np.bool_]) -> list[list[Point]]:
-    """Return the borders of a mask as rings of corners (x, y), each first along a row, then along a column.
-
-    `inside` has the mask's pixels, and one of background on each side.
-    """
-    changes = inside[:-1] ^ inside[1:]
-    is_corner = changes[:, :-1] ^ changes[:, 1:]
-    # Where two pixels of the mask touch at a corner alone, two borders turn.
-    is_double = changes[:, :-1] & changes[:, 1:] & (inside[:-1, :-1] ^ inside[:-1, 1:])
-    rows, columns = np.nonzero(is_corner | is_double)
-    counts = 1 + is_double[rows, columns]
-    rows, columns = rows.repeat(counts), columns.repeat(counts)
-    # Along a row a border runs from the first corner to the second, from the third to the fourth; so along a column.
-    down = np.lexsort((rows, columns))
-    below = np.empty_like(down)
-    below[down[0::2]], below[down[1::2]] = down[1::2], down[0::2]
-    points, below = list(zip(columns.tolist(), rows.tolist(), strict=True)), below.tolist()
-    rings, is_left = [], [True] * len(points)
-    for first in range(0, len(points), 2):
-        ring, corner = [], first
-        while is_left[corner]:
-            along = corner ^ 1
-            is_left[corner] = is_left[along] = False
-            ring += [points[corner], points[along]]
-            corner = below[along]
-        if ring:
-            rings.append(ring)
-    return rings
 
 
 def _edges(ring: Sequence[Point]) -> Iterator[tuple[Point, Point]]:
