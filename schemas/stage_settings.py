@@ -99,7 +99,7 @@ class PriorConfig(FrozenModel):
     kind: Literal["none", "table", "torchvision", "unset"] = "none"
     # table: Parquet, or COCO JSON; torchvision: a local checkpoint.
     path: str | None = None
-    # Instances with a score above this count.
+    # Instances with this score or a higher one count.
     min_score: UnitInterval = 0.5
     # intersection: the SAM mask that covers most of the instance (the paper). iou: the one with the highest IoU (ours).
     match: Literal["intersection", "iou"] = "intersection"
