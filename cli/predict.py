@@ -90,7 +90,6 @@ def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str)
     from pseudoris.training.learning.mask_overlay import draw_overlay
     from pseudoris.training.ppt.ppt_learner import LEARNER as PPT
     from pseudoris.training.ppt.ppt_learner import load_ppt
-    from pseudoris.workers.masks.instances import iou_table
 
     file, _, settings = read_settings(model)
     if settings.get("learner") == PPT:
@@ -113,9 +112,8 @@ def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str)
             facts.append(("not here", share))
     if choice.redrawn and mask.any():
         before = choice.masks[choice.numbers[0]].any(0)
-        facts.append(
-            ("outline", f"redrawn: IoU {iou_table(mask[None].numpy(), before[None].numpy()).item():.2f} with SAM's")
-        )
+        iou = float((mask & before).sum() / (mask | before).sum())
+        facts.append(("outline", f"redrawn: IoU {iou:.2f} with SAM's"))
     is_unknown = _is_unknown(pixels, student.store.run.masks.weights)
     return _Answer(mask, certainty, draw_overlay(pixels, mask, expression), facts, is_unknown, absence)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console, RenderableType
+from rich.table import Table
 
 from pseudoris.cli import options
 from pseudoris.cli.console import (
@@ -198,14 +199,8 @@ def _show_plan(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> None:
 
 def ppt_summary_view(summary: PptSummary, sizes: PointGeneratorConfig) -> RenderableType:
     """Return how a training of PPT ended as a table."""
-    table = facts_table("trained")
-    table.add_row("steps", f"{summary.num_steps:,}, {summary.num_steps_now:,} of them now")
-    table.add_row("time", format_seconds(summary.wall_s))
-    table.add_row(
-        "parameters",
-        f"{summary.num_parameters:,} trained: width {sizes.width}, {len(sizes.image_blocks)} stages, "
-        f"{sizes.num_queries} queries of {sizes.num_points} points",
-    )
+    blocks = f"{len(sizes.image_blocks)} stages, {sizes.num_queries} queries of {sizes.num_points} points"
+    table = _trained(summary, format_seconds(summary.wall_s), f": width {sizes.width}, {blocks}")
     for phase, figures in summary.phases.items():
         table.add_row(phase, _figures_text(figures))
     return table
@@ -213,14 +208,16 @@ def ppt_summary_view(summary: PptSummary, sizes: PointGeneratorConfig) -> Render
 
 def summary_view(summary: FitSummary) -> RenderableType:
     """Return how a training of one model ended as a table."""
-    table = facts_table("trained")
-    table.add_row("steps", f"{summary.num_steps:,}, {summary.num_steps_now:,} of them now")
     validating = f", of which validation {format_seconds(summary.validation_s)}" if summary.figures else ""
-    table.add_row("time", f"{format_seconds(summary.wall_s)}{validating}")
-    table.add_row("parameters", f"{summary.num_parameters:,} trained")
+    table = _trained(summary, f"{format_seconds(summary.wall_s)}{validating}")
     for name, value in summary.figures.items():
         table.add_row(_figure_title(name), f"{value:.3f}")
     return table
+
+
+def _trained(summary: FitSummary | PptSummary, time: str, sizes: str = "") -> Table:
+    steps = ("steps", f"{summary.num_steps:,}, {summary.num_steps_now:,} of them now")
+    return facts_table("trained", [steps, ("time", time), ("parameters", f"{summary.num_parameters:,} trained{sizes}")])
 
 
 def _figures_text(figures: Mapping[str, float]) -> str:

@@ -23,7 +23,6 @@ from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.workers.crops.crops import CropFormat, make_crops
 from pseudoris.workers.masks import SamProposer, rle
-from pseudoris.workers.masks.instances import iou_table
 from pseudoris.workers.masks.rle import match_masks
 from recipes.scene_shards import RenderedScenes, scene_image, scene_shard
 from recipes.scene_texts import noisy_caption
@@ -117,8 +116,9 @@ def _matched_masks(scenes: tuple[Scene, ...], masks: MasksConfig) -> list[tuple[
     images = [scene_image(scene) for scene in scenes]
     found = []
     for offset, (item, row) in enumerate(zip(images, proposer(scene_shard(images)).images, strict=True)):
-        proposed = rle.decode([m.rle_counts for m in row.masks], item.masks.shape[1:])
-        pairs = match_masks(iou_table(proposed, item.masks))
+        counts, size = [mask.rle_counts for mask in row.masks], item.masks.shape[1:]
+        proposed = rle.decode(counts, size)
+        pairs = match_masks(rle.ious(counts, rle.encode(torch.from_numpy(item.masks)), size))
         found += [(offset, number, proposed[index]) for index, number in sorted(pairs.items())]
     return found
 

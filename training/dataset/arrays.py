@@ -6,7 +6,7 @@ No other module here imports torch at its top, so that a run can be read, in one
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 import numpy as np
 
@@ -37,12 +37,6 @@ __all__ = ["DataLoader", "Dataset", "IterableDataset", "Tensor", "default_collat
 def as_tensor(array: np.ndarray) -> Tensor:
     """Return the array as a sample has it: as a tensor over the same memory, or as it is."""
     return torch.from_numpy(array) if HAS_TORCH else cast("Tensor", array)
-
-
-def copied(tensor: Tensor) -> Tensor:
-    """Return a copy."""
-    found: Any = tensor
-    return cast("Tensor", found.clone() if HAS_TORCH else found.copy())
 
 
 def shared_zeros(shape: tuple[int, ...]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, Final
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.store.location import RunLocation
-from pseudoris.training.dataset.arrays import Dataset, Tensor, copied
+from pseudoris.training.dataset.arrays import Dataset, Tensor
 from pseudoris.training.dataset.process_group import SharedNumbers
 from pseudoris.training.dataset.sample_builder import build_sample
 from pseudoris.training.dataset.samples import SampleSpec, Transform
@@ -264,7 +265,7 @@ class RisDataset(MapDataset):
             if pixels is None:
                 pixels = decoded[id(self), row, image] = self._run.images.decode(content.images, image)
             # The sample's own: a transform may write into it.
-            pixels = copied(pixels)
+            pixels = deepcopy(pixels)
         return build_sample(self._run.spec, content, image, mask, epoch=epoch, pixels=pixels)
 
     def _place(self, at: int) -> tuple[int, int, int]:

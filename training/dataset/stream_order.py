@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pseudoris.schemas.errors import ConfigError, ImageError
-from pseudoris.training.dataset.arrays import Tensor, copied
+from pseudoris.training.dataset.arrays import Tensor
 from pseudoris.training.dataset.shard_index import ShardIndex
 from pseudoris.training.dataset.shard_reader import OpenedRun, ShardContent
 from pseudoris.workers.counter_rng import draw_below, key_of, permutation
@@ -182,7 +183,7 @@ class StreamedImage:
         if is_last:
             self._pixels = None
             return pixels
-        return copied(pixels)
+        return deepcopy(pixels)
 
 
 class ShardIterator:

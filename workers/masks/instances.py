@@ -195,15 +195,6 @@ def _parts(name: str) -> tuple[str, ...]:
     return PurePosixPath(name.replace("!", "/").replace("\\", "/")).parts or ("",)
 
 
-def iou_table(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return IoU (M, N) float64 in [0, 1] of masks (M, H, W) bool and truth (N, H, W) bool; 0 for empty unions."""
-    pixels = masks.shape[1] * masks.shape[2]
-    flat, other = (m.reshape(len(m), pixels).astype(np.float32) for m in (masks, truth))
-    overlap = (flat @ other.T).astype(np.float64)
-    union = flat.sum(1)[:, None] + other.sum(1)[None, :] - overlap
-    return np.asarray(np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0))
-
-
 _CLASSES_KEY = "roi_heads.box_predictor.cls_score.bias"
 # Version 2 has a convolutional box head, version 1 has two linear layers.
 _V1_KEY = "roi_heads.box_head.fc6.weight"

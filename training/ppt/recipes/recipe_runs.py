@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.run_records import Identity
 from pseudoris.schemas.shard import SOURCE_RECIPE, ExpressionRecord, MaskRecord, clean_text
 from pseudoris.schemas.tables import EXPRESSIONS
@@ -26,6 +25,8 @@ from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.head_nouns import head_noun
 from pseudoris.workers.masks import rle
+from pseudoris.workers.masks.proposals import Kept, Proposals
+from pseudoris.workers.masks.proposals import mask_records as proposal_records
 from pseudoris.workers.stages import device_kind
 
 ORIGIN: Final = "ppt"
@@ -86,23 +87,13 @@ def mask_records(
     """
     if not masks:
         return ()
-    stacked = np.stack(masks)
-    size = (int(stacked.shape[1]), int(stacked.shape[2]))
-    counts = rle.encode(torch.from_numpy(stacked))
-    boxes, areas = rle.boxes(counts, size), rle.areas(counts, size)
-    return tuple(
-        MaskRecord(
-            mask_id=mask_id(image_id, index),
-            index=index,
-            rle_size=size,
-            rle_counts=counts[index],
-            box_xyxy_px=boxes[index],
-            area_px=int(areas[index]),
-            predicted_iou=predicted_ious[index] if predicted_ious else None,
-            prior=f"{SOURCE_RECIPE}:{recipe}",
-        )
-        for index in range(len(masks))
-    )
+    height, width = masks[0].shape
+    size, unknown = (height, width), np.full(len(masks), np.nan)
+    counts = tuple(rle.encode(torch.from_numpy(np.stack(masks))))
+    boxes, areas = tuple(rle.boxes(counts, size)), rle.areas(counts, size)
+    proposals = Proposals(size, counts, boxes, areas, np.array(predicted_ious or unknown), unknown)
+    kept = (Kept(row, f"{SOURCE_RECIPE}:{recipe}") for row in range(len(masks)))
+    return proposal_records(image_id, proposals, kept)
 
 
 def pseudo_mask_rows(
