@@ -33,13 +33,7 @@ from pseudoris.cli.progress import bar
 from pseudoris.cli.summaries import counts_text, reasons_views, totals_rows
 from pseudoris.schemas.config import PlacementConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.checks.verification import (
-    CheckShards,
-    Problem,
-    VerifyReport,
-    check_shards,
-    verify_run,
-)
+from pseudoris.store.checks.verification import CheckShards, Problem, VerifyReport, check_shards, verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.run_status import DRIVER_ALIVE, DRIVER_SILENT, RunStatus, StatusReader
 from pseudoris.store.runs.garbage import run_gc

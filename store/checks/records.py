@@ -17,13 +17,7 @@ from pseudoris.store.runs.attempts import ATTEMPT_NAME, ATTEMPTS_FOLDER
 from pseudoris.store.runs.garbage import is_driven, list_unfinished
 from pseudoris.store.runs.header import EXTENSION_NAME
 from pseudoris.store.runs.lock import CLAIM_NAME, LOCK_FOLDER
-from pseudoris.store.runs.manifest import (
-    SNAPSHOT_NAME,
-    manifest_numbers,
-    read_snapshot,
-    snapshot_damage,
-    snapshot_path,
-)
+from pseudoris.store.runs.manifest import SNAPSHOT_NAME, manifest_numbers, read_snapshot, snapshot_damage, snapshot_path
 from pseudoris.store.runs.receipts import commit_of_name, foreign_receipt, list_commits, try_read_receipts
 
 _PLAN_GENERATION: Final = re.compile(r"g\d{4}")

@@ -20,10 +20,7 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import part_name, sha256_hex
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.shard import Shard
-from pseudoris.schemas.tables import (
-    FAILURES,
-    SCHEMAS,
-)
+from pseudoris.schemas.tables import FAILURES, SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import sealed
 from pseudoris.store.runs.pending_work import is_retried

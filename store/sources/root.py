@@ -19,14 +19,7 @@ from urllib.parse import urlsplit
 from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
 from pseudoris.schemas.uris import refuse_secrets
-from pseudoris.store.files.storage import (
-    Kind,
-    Storage,
-    StoredFile,
-    listing_errors,
-    printable,
-    transient_faults,
-)
+from pseudoris.store.files.storage import Kind, Storage, StoredFile, listing_errors, printable, transient_faults
 from pseudoris.store.files.storage_at import local_path, storage_at
 
 

@@ -29,13 +29,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.image_files import CATEGORY, CATEGORY_ID
-from pseudoris.training.exports.output_files import (
-    IMAGES_ARRAY,
-    ByImage,
-    JsonArray,
-    read_array,
-    read_records,
-)
+from pseudoris.training.exports.output_files import IMAGES_ARRAY, ByImage, JsonArray, read_array, read_records
 from pseudoris.training.exports.record import (
     Content,
     ExportExpression,
