@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pseudoris.cli import options
 from pseudoris.cli.console import command, path_lines, stdout
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 # A label in the header; no setting of a model is read.
 _PRESET = "import"
 Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg", "label-studio"]
+_DATASETS: Final = ("refer", "grefcoco", "coco", "phrasecut", "reasonseg")
+# Of the options that not all datasets take.
+_FORMATS_OF: Final = {
+    "split": ("refer", "grefcoco", "phrasecut", "reasonseg"),
+    "split_by": ("refer", "grefcoco"),
+    "captions": ("coco",),
+}
 Orientation = Literal["upright", "stored"]
 Annotation = Annotated[
     str,
@@ -92,10 +99,9 @@ def import_annotation(
     chosen = annotation_format or _format_of(annotation)
     short = {"shards.max_images": shard_size, "shards.embed_images": embed_images, "placement.allow_mixed": allow_mixed}
     config = _config_of(options.words(assignments, short))
-    _check_options(chosen, has_split=bool(split), has_split_by=bool(split_by), has_captions=bool(captions))
-    if chosen == "label-studio":
-        _refuse(split=split, split_by=split_by, embed_images=embed_images, shard_size=shard_size, exclude=exclude)
-        _refuse(prefix=prefix, orientation=orientation != "upright")
+    _check_options(chosen, split=split, split_by=split_by, captions=captions)
+    _check_options(chosen, prefix=prefix, orientation=orientation != "upright", exclude=exclude)
+    _check_options(chosen, embed_images=embed_images, shard_size=shard_size)
     from pseudoris.training import imports
 
     request = imports.ImportRequest(
@@ -112,14 +118,6 @@ def import_annotation(
         exclusions=options.read_exclude(exclude, exclude_distance),
     )
     _write(request, out)
-
-
-def _refuse(**given: object) -> None:
-    """Refuse what the run that is corrected has decided."""
-    for name, value in given.items():
-        if value:
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{option} cannot go with --format label-studio. Leave it out: the run has decided it.")
 
 
 def _write(request: ImportRequest, out: str) -> None:
@@ -157,14 +155,10 @@ def _format_of(annotation: str) -> Format:
     return "coco" if name.endswith(".json") else "refer"
 
 
-def _check_options(chosen: Format, *, has_split: bool, has_split_by: bool, has_captions: bool) -> None:
-    """Refuse what belongs to another format."""
-    if chosen == "coco" and (has_split or has_split_by):
-        raise ConfigError(
-            "--split and --split-by need --format refer or grefcoco (--split also phrasecut or reasonseg). A COCO JSON "
-            "file is one split."
-        )
-    if chosen in ("phrasecut", "reasonseg") and has_split_by:
-        raise ConfigError(f"--split-by needs --format refer or grefcoco. A {chosen} dataset is split in one way.")
-    if chosen != "coco" and has_captions:
-        raise ConfigError("--captions needs --format coco. The other formats have their sentences in their own files.")
+def _check_options(chosen: Format, **given: object) -> None:
+    """Refuse what belongs to another format; a run that is corrected has decided all of it."""
+    for name, value in given.items():
+        formats = _FORMATS_OF.get(name, _DATASETS)
+        if value and chosen not in formats:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} cannot go with --format {chosen}, only with {', '.join(formats)}.")

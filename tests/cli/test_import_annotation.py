@@ -85,7 +85,7 @@ def test_reasonseg_is_one_folder_of_images_and_files(tmp_path):
     assert "1, all kept" in invoke(*words).output
     refused = pseudoris_here(*words, "--split-by", "unc", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "A reasonseg dataset is split in one way" in refused.stderr
+    assert "--split-by cannot go with --format reasonseg, only with refer, grefcoco." in refused.stderr
 
 
 @pytest.mark.parametrize(

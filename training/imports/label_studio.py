@@ -35,7 +35,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import in_plan_order, without
 from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions
 from pseudoris.store.runs.thread_runs import OnProgress, derive_run
-from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask, iter_annotations
+from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import read_part, read_table
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
 from pseudoris.training.brush_strokes import values_of_strokes
@@ -255,13 +255,6 @@ def _correction(
     overlaps = ious([mask.rle_counts for mask in image.masks], [region.counts for region in regions], size)
     # By the place of the region. Ids do not tell: a copied or redrawn one has another.
     same = {place: image.masks[mask] for mask, place in match_masks(overlaps, min_iou=1.0).items()}
-    has_same_masks = len(same) == len(regions) == len(image.masks)
-    if (
-        has_same_masks
-        and set(absent) == {clean_text(each.text) for each in image.untargeted}
-        and all(set(regions[place].texts) == _texts(mask) for place, mask in same.items())
-    ):
-        return None
     free = count(1 + max((mask.index for mask in image.masks), default=-1))
     placed = sorted((same[at].index if at in same else next(free), each) for at, each in enumerate(regions))
     drawn = (HumanMask(index, task.id or 0, {"size": size, "counts": each.counts}) for index, each in placed)
@@ -270,11 +263,13 @@ def _correction(
     bare = ShardImage(0, image.image_id, image.key, height=image.height, width=image.width)
     made = annotate_image(bare, human, orientation="upright", limits=limits)
     rows = {mask.mask_id: mask for mask in same.values()}
-    return Correction(replace(made, masks=tuple(rows.get(each.mask_id, each) for each in made.masks)), has_same_masks)
-
-
-def _texts(mask: AnnotatedMask) -> set[str]:
-    return {clean_text(each.text) for each in mask.expressions if len(each.target_mask_ids) == 1}
+    made = replace(made, masks=tuple(rows.get(each.mask_id, each) for each in made.masks))
+    has_same_masks = len(same) == len(regions) == len(image.masks)
+    before = [each for mask in image.masks for each in mask.expressions if len(each.target_mask_ids) == 1]
+    texts = {(each.target_mask_ids, clean_text(each.text)) for each in (*before, *image.untargeted)}
+    if has_same_masks and texts == {(each.target_mask_ids, each.text) for each in made.expressions}:
+        return None
+    return Correction(made, has_same_masks)
 
 
 def _rewritten(
