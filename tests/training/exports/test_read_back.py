@@ -17,6 +17,7 @@ from PIL import Image
 
 from pseudoris.schemas.errors import TransientError
 from pseudoris.store.location import RunLocation
+from pseudoris.training.exports import EXPORTS
 from pseudoris.training.exports.record import check_mask
 from tests.store.builders import HEIGHT, WIDTH, make_mask
 from tests.training.exports.builders import UPRIGHT, export
@@ -249,6 +250,11 @@ DAMAGE: list[tuple[str, str, Damage, str]] = [
     ("webdataset", "no index", whole("index.json", lambda _: b"[" * 100_000), "not an index of tars"),
     ("webdataset", "an index of less", whole("index.json", lambda _: b'{"shardlist": [{"url": "x"}]}'), "not an index"),
 ]
+
+
+def test_every_format_is_damaged():
+    # test_lmdb.py damages `lmdb`; `parquet` copies the run's tables.
+    assert {name for name, *_ in DAMAGE} == EXPORTS.keys() - {"parquet", "lmdb"}
 
 
 @pytest.mark.parametrize(
