@@ -100,7 +100,7 @@ class LocalStorage(Storage):
         for entry in self._scan(folder):
             if _TEMPORARY.fullmatch(entry.name) or not entry.name.startswith(name_prefix):
                 continue
-            if self._is_link(entry):
+            if not self.follows_links and entry.is_symlink():
                 continue
             if (found := _stat(entry)) and stat.S_ISREG(found.st_mode):
                 yield ListedFile(entry.name, found.st_size, found.st_mtime)
@@ -167,9 +167,6 @@ class LocalStorage(Storage):
         if not self.follows_links:
             refuse_links(self.root, path)
         return self.root / path
-
-    def _is_link(self, entry: os.DirEntry[str]) -> bool:
-        return not self.follows_links and entry.is_symlink()
 
     def _scan(self, folder: str) -> Iterator[os.DirEntry[str]]:
         try:

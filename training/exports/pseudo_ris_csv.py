@@ -25,7 +25,7 @@ import numpy as np
 
 from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.schemas.keep_rule import is_lone
-from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL, CaptionSample, ExpressionRecord
+from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL, ExpressionRecord
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
@@ -137,15 +137,11 @@ def captions_of(expressions: Sequence[ExpressionRecord], places: Mapping[Draw, i
     rows = [
         (place, str(each.text), _doc(each, alone))
         for each in expressions
-        for place in [places.get(_draw(sample), last) for sample in each.samples] or [last]
+        for place in [places.get((by.crop, by.decoder, by.top_k, by.top_p), last) for by in each.samples] or [last]
     ]
     rows.sort(key=lambda row: row[0])
     texts, doc = [text for _, text, _ in rows], [score for *_, score in rows]
     return (texts, doc) if len(texts) > 1 else (texts * 2, doc * 2)
-
-
-def _draw(sample: CaptionSample) -> Draw:
-    return sample.crop, sample.decoder, sample.top_k, sample.top_p
 
 
 def is_alone(expressions: Sequence[ExpressionRecord]) -> bool:

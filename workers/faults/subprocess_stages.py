@@ -72,7 +72,8 @@ class SubprocessStages:
         try:
             _send(child, shard)
             while True:
-                word, value = _receive(child)
+                # From our own child.
+                word, value = pickle.load(cast("IO[bytes]", child.stdout))
                 if word != "begun":
                     return self._result(word, value, stage)
                 stage = value
@@ -110,8 +111,3 @@ def _send(child: subprocess.Popen[bytes], shard: Shard) -> None:
     stream = cast("IO[bytes]", child.stdin)
     pickle.dump(shard, stream)
     stream.flush()
-
-
-def _receive(child: subprocess.Popen[bytes]) -> tuple[str, Any]:
-    word, value = pickle.load(cast("IO[bytes]", child.stdout))  # from our own child
-    return word, value

@@ -114,7 +114,8 @@ class FaultTolerantStages:
 
     def _retry_raised(self, kind: StageKind, before: Shard, after: Shard) -> Shard:
         """Return `after`, with each image on which the stage raised replaced by a fresh subprocess's result."""
-        raised = {image.position for image in after.images if image.failure and _is_raise_of(image.failure, kind)}
+        failed = ((image.position, image.failure) for image in after.images if image.failure)
+        raised = {at for at, failure in failed if (failure.stage, failure.reason) == (kind.name, "stage_error")}
         if not raised:
             return after
         started = time.perf_counter()
@@ -187,10 +188,6 @@ def retry_in_subprocess(shard: Shard, image: ShardImage, child: SubprocessStages
                 return image.quarantined(Failure(death.stage, KILLED, message))
             else:
                 has_died = True
-
-
-def _is_raise_of(failure: Failure, kind: StageKind) -> bool:
-    return (failure.stage, failure.reason) == (kind.name, "stage_error")
 
 
 def _halved(config: RunConfig, kind: StageKind) -> dict[str, Any]:

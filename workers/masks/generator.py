@@ -287,18 +287,7 @@ def encode_proposals(found: MaskCandidates) -> Proposals:
     SAM itself keeps an empty mask only if the stability threshold is 0.
     """
     counts = [text for chunk in found.chunks(found.size) for text in rle.encode(unpack_bits(chunk.bits, chunk.size))]
-    areas = rle.areas(counts, found.size)
-    filled = np.flatnonzero(areas)
-    kept = [counts[row] for row in filled]
-    predicted_iou, stability = to_host(found.predicted_iou, found.stability)
-    return Proposals(
-        size=found.size,
-        counts=tuple(kept),
-        boxes_px=tuple(rle.boxes(kept, found.size)),
-        areas_px=areas[filled],
-        predicted_iou=predicted_iou[filled],
-        stability=stability[filled],
-    )
+    return Proposals.of_masks(found.size, counts, *to_host(found.predicted_iou, found.stability))
 
 
 class SamProposer:

@@ -9,7 +9,7 @@ of browsers fill by non-zero winding; a polygon of corners fills to the mask by 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
@@ -53,7 +53,8 @@ def centre_polygons(pixels: NDArray[np.bool_]) -> list[list[Point]]:
     owners = {
         (x, y): number
         for number, ring in enumerate(rings)
-        for (x, y0), (_, y1) in _edges(ring)
+        # The edges along columns.
+        for (x, y0), (_, y1) in zip(ring[1::2], [*ring[2::2], ring[0]], strict=True)
         for y in range(min(y0, y1), max(y0, y1))
     }
     holes: defaultdict[int, list[_Hole]] = defaultdict(list)
@@ -69,11 +70,6 @@ def centre_polygons(pixels: NDArray[np.bool_]) -> list[list[Point]]:
         first = points.index((x - 1, y))
         holes[owners[end, y]].append(((end, y), [*points[first:], *points[:first], points[first]]))
     return polygons
-
-
-def _edges(ring: Sequence[Point]) -> Iterator[tuple[Point, Point]]:
-    """Yield the edges along columns."""
-    yield from zip(ring[1::2], [*ring[2::2], ring[0]], strict=True)
 
 
 def _centres(ring: Sequence[Point], inside: NDArray[np.bool_], holes: Sequence[_Hole]) -> list[Point]:

@@ -7,8 +7,9 @@ Source: method page, section 1, prior `none`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -39,6 +40,14 @@ class Proposals:
     areas_px: NDArray[np.int64]
     predicted_iou: NDArray[np.float32] | NDArray[np.float64]
     stability: NDArray[np.float32] | NDArray[np.float64]
+
+    @classmethod
+    def of_masks(cls, size: tuple[int, int], counts: Sequence[str], iou: Any, stability: Any) -> Self:
+        """Return masks with their scores (N,) as proposals in the same order, without those that have no pixels."""
+        areas = rle.areas(counts, size)
+        filled = np.flatnonzero(areas)
+        kept = tuple(counts[row] for row in filled.tolist())
+        return cls(size, kept, tuple(rle.boxes(kept, size)), areas[filled], iou[filled], stability[filled])
 
     def __len__(self) -> int:
         """Return the number of masks."""

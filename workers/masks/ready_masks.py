@@ -137,11 +137,7 @@ class ReadyMasks:
         scores = [
             [_score(row, field, f"{name}: mask {number}") for field in _SCORES] for number, row in enumerate(rows)
         ]
-        areas = rle.areas(counts, size)
-        filled = np.flatnonzero(areas)
-        kept = [counts[row] for row in filled]
-        taken = np.asarray(scores, dtype=np.float64).reshape(-1, len(_SCORES))[filled]
-        return Proposals(size, tuple(kept), tuple(rle.boxes(kept, size)), areas[filled], taken[:, 0], taken[:, 1])
+        return Proposals.of_masks(size, counts, *np.asarray(scores, dtype=np.float64).reshape(-1, len(_SCORES)).T)
 
     def _read(self, path: str, name: str) -> bytes:
         try:

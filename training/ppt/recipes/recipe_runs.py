@@ -88,10 +88,8 @@ def mask_records(
     if not masks:
         return ()
     height, width = masks[0].shape
-    size, unknown = (height, width), np.full(len(masks), np.nan)
-    counts = tuple(rle.encode(torch.from_numpy(np.stack(masks))))
-    boxes, areas = tuple(rle.boxes(counts, size)), rle.areas(counts, size)
-    proposals = Proposals(size, counts, boxes, areas, np.array(predicted_ious or unknown), unknown)
+    counts, unknown = rle.encode(torch.from_numpy(np.stack(masks))), np.full(len(masks), np.nan)
+    proposals = Proposals.of_masks((height, width), counts, np.array(predicted_ious or unknown), unknown)
     kept = (Kept(row, f"{SOURCE_RECIPE}:{recipe}") for row in range(len(masks)))
     return proposal_records(image_id, proposals, kept)
 
