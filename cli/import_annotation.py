@@ -128,8 +128,7 @@ def _write(request: ImportRequest, out: str) -> None:
     work = partial(imports.correct_run if is_corrected else imports.import_annotation, request, location)
     during = "copying images" if is_corrected else "importing images"
     summary = write_with_bar(location, work, before="reading the annotation", during=during)
-    hollow = {"masks without pixels (in this call)": summary.num_without_pixels} if summary.num_without_pixels else {}
-    left_out = [f"{count:,} {what}" for what, count in (*hollow.items(), *summary.left_out.items())]
+    left_out = [f"{count:,} {what}" for what, count in summary.left_out.items()]
     totals = summary.totals
     kept = "all kept" if totals.kept == totals.expressions else f"{totals.kept:,} kept"
     tasks = ((f"tasks {what}", f"{count:,}") for what, count in summary.num_tasks.items())

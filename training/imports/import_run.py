@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ from pseudoris.training.imports.human_annotation import (
 )
 
 Format = Literal["refer", "grefcoco", "coco", "phrasecut", "reasonseg", "label-studio"]
+WITHOUT_PIXELS: Final = "masks without pixels (in this call)"
 # Of whose files the splits choose a part; of the others they choose the files.
 _SPLIT_INSIDE: Final = ("refer", "grefcoco")
 
@@ -108,12 +110,10 @@ class ImportSummary(WrittenRun):
 
     Attributes:
         left_out: How many things of the files were not taken over, by what they are.
-        num_without_pixels: Masks without a pixel that this call left out.
         num_tasks: Of Label Studio: images by what a person did with them.
     """
 
     left_out: Mapping[str, int]
-    num_without_pixels: int
     num_tasks: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -160,14 +160,9 @@ def import_annotation(
                 location, run, make, lock=lock, on_progress=on_progress, num_workers=request.num_workers
             )
     rules = planned_rules(run.header)
-    excluded = {rule.dropped_phrase: rule.num_excluded for rule in rules if rule.num_excluded}
-    return ImportSummary(
-        written.header,
-        written.totals,
-        written.num_shards_before,
-        left_out={**annotation.left_out, **excluded},
-        num_without_pixels=sum(num_without_pixels),
-    )
+    left_out = Counter({WITHOUT_PIXELS: sum(num_without_pixels), **annotation.left_out})
+    left_out.update({rule.dropped_phrase: rule.num_excluded or 0 for rule in rules})
+    return ImportSummary(written.header, written.totals, written.num_shards_before, +left_out)
 
 
 def _annotated(shard: Shard, humans: Mapping[str, HumanImage], request: ImportRequest) -> tuple[Shard, int]:

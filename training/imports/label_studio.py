@@ -213,7 +213,7 @@ def correct_run(
     _, written = derive_run(
         location, parent, wanted, rewrite, num_workers=workers, on_progress=on_progress, on_wait=on_wait
     )
-    return ImportSummary(written.header, written.totals, written.num_shards_before, +left_out, 0, +num_tasks)
+    return ImportSummary(written.header, written.totals, written.num_shards_before, +left_out, +num_tasks)
 
 
 def _corrections(

@@ -21,6 +21,7 @@ from pseudoris.store.runs.receipts import latest_receipts, list_receipts
 from pseudoris.store.tables.annotations import iter_annotations
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.training.exclusions import read_exclusions
+from pseudoris.training.imports.import_run import WITHOUT_PIXELS
 from tests.builders.human import (
     HEIGHT,
     WIDTH,
@@ -251,7 +252,7 @@ def test_every_form_of_segmentation_is_taken_and_a_mask_without_a_pixel_is_left_
     assert [each.text for one in image.masks for each in one.expressions] == [f"form {n}" for n in range(5)]
     for each in image.masks:
         np.testing.assert_array_equal(pixels(each), mask)
-    assert summary.num_without_pixels == 2
+    assert summary.left_out[WITHOUT_PIXELS] == 2
     assert verify_run(location).is_clean
 
 

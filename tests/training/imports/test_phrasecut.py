@@ -14,6 +14,7 @@ from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.training.imports import ImportRequest
 from pseudoris.training.imports.annotation_files import read_annotation, read_phrasecut
 from pseudoris.training.imports.human_annotation import HumanPhrase
+from pseudoris.training.imports.import_run import WITHOUT_PIXELS
 from tests.builders.human import write_images
 from tests.builders.imports import import_small
 
@@ -99,7 +100,7 @@ def test_an_import_is_a_run_whose_groups_have_several_targets_and_a_split(datase
     ]
     areas = {row["mask_id"]: row["area_px"] for row in read_table(disk, "masks").to_pylist()}
     assert [areas[target] for target in rows[0]["target_mask_ids"]] == [36, 124]
-    assert (summary.num_without_pixels, summary.totals.reasons) == (1, {"missing": 1})
+    assert (summary.left_out[WITHOUT_PIXELS], summary.totals.reasons) == (1, {"missing": 1})
 
 
 def test_a_file_is_the_split_that_its_name_says_and_splits_are_chosen_in_the_folder(dataset):
