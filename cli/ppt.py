@@ -42,10 +42,8 @@ def objects(
     # Only here: other commands need not wait for what this one imports.
     from pseudoris.training.ppt.recipes.grounded_runs import make_objects
 
-    def on_note(text: str) -> None:
-        report("note", text, "yellow")
-
     words = options.words(assignments, {"shards.embed_images": embed_images})
+    on_note = partial(report, "note", style="yellow")
     recipe = partial(make_objects, folder, names=names, sample=sample, on_note=on_note)
     _run("D_sem", out, preset, config_file, words, recipe)
 

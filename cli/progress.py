@@ -230,15 +230,13 @@ def resumable(out: str) -> Iterator[Event]:
     planned = Event()
     try:
         yield planned
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TransientError) as error:
         if not planned.is_set():
             raise
+        if isinstance(error, TransientError):
+            raise TransientError(f"{error}\nNo committed shard in {out} is lost.") from error
         report_stopped(f"no committed shard in {out} is lost")
         raise typer.Exit(INTERRUPTED) from None
-    except TransientError as error:
-        if not planned.is_set():
-            raise
-        raise TransientError(f"{error}\nNo committed shard in {out} is lost.") from error
 
 
 def write_with_bar(location: RunLocation, write: Callable[..., WrittenT], *, before: str, during: str) -> WrittenT:

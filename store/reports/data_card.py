@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from pseudoris.schemas.config import FilterConfig, MasksConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.header_sections import CitedAudit, JudgedShare, audit_of
+from pseudoris.schemas.header_sections import CitedAudit, audit_of
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, SCHEMAS
@@ -176,11 +176,14 @@ def card_text(
     )
 
 
+_SHARE: Final = "{0.value:.3f}, {0.low:.3f} to {0.high:.3f} (95 %)"
+
+
 @functools.cache
 def _template() -> jinja2.Template:
     # Kept: compiling takes longer than all that a card tells.
     environment = markdown_templates("pseudoris.store.reports")
-    environment.filters |= {"code": _code, "count": "{:,}".format, "share": _share}
+    environment.filters |= {"code": _code, "count": "{:,}".format, "share": _SHARE.format}
     return environment.get_template("data_card.md.j2")
 
 
@@ -191,10 +194,6 @@ def _code(text: str) -> str:
         for letter in text
     )
     return "`" + plain.replace("`", "'").replace("|", "¦") + "`"
-
-
-def _share(share: JudgedShare) -> str:
-    return f"{share.value:.3f}, {share.low:.3f} to {share.high:.3f} (95 %)"
 
 
 @dataclass(frozen=True, slots=True)

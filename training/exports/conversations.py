@@ -139,18 +139,6 @@ def _read(wrap: _Wrap, record: Mapping[str, Any]) -> Content:
     return Content.of_expression(path, _NO_SIZE, boxes, text)
 
 
-def _write(
-    job: ExportJob,
-    path: str,
-    frame: _Frame,
-    wrap: _Wrap,
-    notes: Sequence[str],
-    others: dict[str, bytes] | None = None,
-) -> ExportReport:
-    records_of, read = partial(_records, frame, wrap), partial(_read, wrap)
-    return write_records(job, path, records_of, read, notes=notes, others=others)
-
-
 def _coordinates_note(options: ExportOptions, flags: tuple[str, str]) -> str:
     if options.coordinates in (None, "norm1000"):
         return "Boxes are in thousandths of the image's sides, as Qwen2-VL, Qwen3-VL and InternVL have them."
@@ -169,7 +157,8 @@ def _write_swift(job: ExportJob) -> ExportReport:
         "Boxes are in pixels: the template scales them. For the JSON style of Qwen's cookbook set "
         "QWENVL_BBOX_FORMAT=new.",
     )
-    return _write(job, "annotations.jsonl", lambda size: size, _swift_record, notes)
+    records_of = partial(_records, lambda size: size, _swift_record)
+    return write_records(job, "annotations.jsonl", records_of, partial(_read, _swift_record), notes=notes)
 
 
 def _write_factory(job: ExportJob) -> ExportReport:
@@ -185,7 +174,8 @@ def _write_factory(job: ExportJob) -> ExportReport:
         _coordinates_note(job.options, ("image_min_pixels", "image_max_pixels")),
     )
     registered = {"dataset_info.json": json.dumps(registry, indent=2).encode() + b"\n"}
-    return _write(job, path, frame, _factory_record, notes, registered)
+    records_of, read = partial(_records, frame, _factory_record), partial(_read, _factory_record)
+    return write_records(job, path, records_of, read, notes=notes, others=registered)
 
 
 def _write_qwen(job: ExportJob) -> ExportReport:
@@ -195,7 +185,8 @@ def _write_qwen(job: ExportJob) -> ExportReport:
         "this folder. Set model_max_length: the default of 512 cuts what one image needs.",
         _coordinates_note(job.options, ("--min_pixels", "--max_pixels")),
     )
-    return _write(job, path, frame, _qwen_record, notes)
+    records_of, read = partial(_records, frame, _qwen_record), partial(_read, _qwen_record)
+    return write_records(job, path, records_of, read, notes=notes)
 
 
 _READS: Final = ("max_tokens", "coordinates", "resize_factor", "min_pixels", "max_pixels")

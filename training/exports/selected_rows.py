@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from pseudoris.images.perceptual_hash import perceptual_hash
 from pseudoris.images.pixels import decode_upright
@@ -213,7 +213,10 @@ class ExcludedImages:
                 found[row["image_id"]] = rule.dropped_phrase
         if self._matcher.has_hashes:
             rest = [row for row in rows if row["image_id"] not in found and row["status"] != STATUS_QUARANTINED]
-            found.update(self._by_hash([_image(receipt.shard, row) for row in rest]))
+            for row in rest:
+                del row["status"]
+            images = [AnnotatedImage(receipt.shard, data=row.pop("bytes"), masks=(), **row) for row in rest]
+            found.update(self._by_hash(images))
         return found
 
     def _by_hash(self, images: Sequence[AnnotatedImage]) -> Iterator[tuple[str, str]]:
@@ -228,8 +231,3 @@ class ExcludedImages:
             if number is not None:
                 yield image.image_id, self._rules[number].dropped_phrase
         yield from ((each, UNCHECKED) for each in sorted(unchecked))
-
-
-def _image(shard: int, row: dict[str, Any]) -> AnnotatedImage:
-    sizes = {name: row[name] for name in ("image_id", "key", "height", "width", "sha256")}
-    return AnnotatedImage(shard=shard, data=row.get("bytes"), masks=(), **sizes)
