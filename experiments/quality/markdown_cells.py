@@ -49,11 +49,6 @@ def triple(figures: Mapping[str, Figure]) -> str:
     return " / ".join(value(figures[name], 2) for name in TRIPLE)
 
 
-def triple_of_means(figures: Mapping[str, Any]) -> str:
-    """Return the same of means over draws."""
-    return " / ".join(f"{figures[name]['mean']:.2f}" for name in TRIPLE)
-
-
 def is_above_zero(difference: Figure) -> bool:
     """Return whether the whole interval of a difference is above zero."""
     return difference["low"] is not None and difference["low"] > 0
@@ -129,6 +124,6 @@ def _texts() -> jinja2.Environment:
     texts = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
     )
-    cells = (cell, value, percent, triple, triple_of_means, said_difference, mean_and_deviation, is_above_zero)
+    cells = (cell, value, percent, triple, said_difference, mean_and_deviation, is_above_zero)
     texts.globals |= {each.__name__: each for each in (*cells, plot_name)}
     return texts

@@ -1,6 +1,6 @@
 """docs/records/quality.md, its appendix, docs/records/quality.json and the plots beside them, from the parts' records.
 
-All texts are templates, `texts/*.md.j2`: those above and below the parts, and a section for each part.
+All texts are templates, `texts/*.md.j2`: that above the parts, and a section for each part.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from experiments.quality.markdown_cells import (
-    TRIPLE,
-    cell,
     is_reversed_beside,
     plot_name,
     render,
-    triple_of_means,
     value,
 )
 from experiments.quality.parts import Options, Part, Record, Result, WholeRun, fingerprint, record_path
@@ -25,9 +22,6 @@ from experiments.quality.parts import Options, Part, Record, Result, WholeRun, f
 PAGE, APPENDIX, DATA = "quality.md", "quality-appendix.md", "quality.json"
 # Above a section whose record no run of today would take again.
 STALE: Final = "*These figures were measured with other weights or settings than the code has now.*"
-# Aimed at: accuracy, yield, coverage, of one rule.
-_GOAL: Final = (0.95, 2.0, 0.8)
-_RULE: Final = "all+weighing composer"
 
 
 def write_report(
@@ -66,8 +60,8 @@ def write_report(
 def markdown(known: Sequence[tuple[Part, Record]], options: Options) -> str:
     """Return the page."""
     sections = [_section(part, record, options) for part, record in known if not part.is_appendix]
-    head, tail = frame({part.name: record.result for part, record in known})
-    return "\n\n".join([head, *sections, tail]) + "\n"
+    top = head({part.name: record.result for part, record in known})
+    return "\n\n".join([top, *sections]) + "\n"
 
 
 def appendix(known: Sequence[tuple[Part, Record]], options: Options, whole: WholeRun | None = None) -> str:
@@ -102,13 +96,9 @@ def template(name: str, values: Callable[[Result], Mapping[str, Any]] = lambda r
     return lambda result: render(f"quality/texts/{name}", {**result, **values(result)})
 
 
-def frame(results: Mapping[str, Result]) -> tuple[str, str]:
-    """Return what stands above all parts and below them; what speaks of a part is left out where it has no result."""
-    values = _values({name: results.get(name) for name in ("expressions", "ablation", "listening", "students")})
-    return render("quality/texts/head", values), render("quality/texts/tail", values)
-
-
-def _values(parts: dict[str, Result | None]) -> dict[str, Any]:
+def head(results: Mapping[str, Result]) -> str:
+    """Return what stands above all parts; what speaks of a part is left out where it has no result."""
+    parts = {name: results.get(name) for name in ("expressions", "ablation", "listening", "students")}
     ablation, listening, students = (parts[name] or {} for name in ("ablation", "listening", "students"))
 
     def rule(coverage: float, name: str, world: str = "test") -> Mapping[str, Any]:
@@ -119,26 +109,11 @@ def _values(parts: dict[str, Result | None]) -> dict[str, Any]:
     def miou(name: str) -> str:
         return value(students["kinds"][name]["all"])
 
-    return {
+    values = {
         **parts,
         "rule": rule,
         "miou": miou,
-        "gap": lambda name: cell(ablation["default_minus_second"][f"{name}/accuracy"]),
         "is_uniqueness_better": bool(ablation)
         and is_reversed_beside(ablation["test"]["by_difficulty"]["shipped-distinctiveness - shipped-uniqueness"]),
-        "unlabelled": _unlabelled(listening),
-        "is_goal_reached": _is_goal_reached(listening),
     }
-
-
-def _unlabelled(listening: Result) -> str:
-    rows = (row["test"] for row in listening.get("labels", ()) if row["labels"] == "none")
-    return next(map(triple_of_means, rows), "")
-
-
-def _is_goal_reached(listening: Result) -> bool:
-    """Whether the rule that is made for it has accuracy, yield and coverage at once, on test scenes."""
-    found = [aim["test"]["rules"][_RULE] for aim in listening.get("aims", ()) if aim["coverage"] == _GOAL[-1]]
-    return any(
-        all(figures[name]["value"] >= least for name, least in zip(TRIPLE, _GOAL, strict=True)) for figures in found
-    )
+    return render("quality/texts/head", values)

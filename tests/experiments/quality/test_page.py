@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -146,9 +145,3 @@ def test_the_page_and_its_data_are_what_the_records_say():
 )
 def test_an_order_holds_where_its_interval_is_clear_of_zero(low, high, said):
     assert verdict({"value": 0.0, "low": low, "high": high}) == said
-
-
-@pytest.fixture(scope="module")
-def results() -> dict[str, Any]:
-    records = {part.name: read_record(record_path(RECORDS, part.name)) for part in load_parts()}
-    return {name: record.result for name, record in records.items() if record is not None}
