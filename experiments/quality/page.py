@@ -11,12 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from experiments.quality.markdown_cells import (
-    is_reversed_beside,
-    plot_name,
-    render,
-    value,
-)
+from experiments.quality.markdown_cells import is_reversed_beside, plot_name, render, value
 from experiments.quality.parts import Options, Part, Record, Result, WholeRun, fingerprint, record_path
 
 PAGE, APPENDIX, DATA = "quality.md", "quality-appendix.md", "quality.json"
