@@ -23,20 +23,6 @@ from dataclasses import dataclass, field
 
 from pseudoris.schemas.config import FilterConfig, NounRule
 from pseudoris.workers import english as lexicon
-from pseudoris.workers.english import (
-    ARTICLES,
-    AUXILIARIES,
-    DEMONSTRATIVES,
-    EMPTY_PRONOUNS,
-    NUMERALS,
-    PARTS,
-    PERSONAL_PRONOUNS,
-    PICTURES,
-    PLACES,
-    QUANTITIES,
-    RELATIVES,
-    SHOWING,
-)
 
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|'s?(?=\s|$)|[&]|[,;:.()/!?\"-]")
 _PUNCTUATION = frozenset(',;:.()/!?"-')
@@ -280,7 +266,7 @@ def noun_prompt(text: str, noun: str | None, *, nouns: NounRule = "rules") -> st
     """
     named = noun if noun is not None else text
     first = named.split(maxsplit=1)[0] if named else ""
-    has_article = first in (ARTICLES if nouns == "spacy_first_child" else _WITHOUT_ARTICLE)
+    has_article = first in (lexicon.ARTICLES if nouns == "spacy_first_child" else _WITHOUT_ARTICLE)
     return f"a photo of {named}" if has_article else f"a photo of a {named}"
 
 
@@ -307,27 +293,27 @@ def head_noun(text: str) -> str | None:
 def _skip_to(words: list[str], chunk: Chunk, head: str) -> int | None:
     """Index of the phrase after a picture, quantity or part; None if `head` is an object itself."""
     following = words[chunk.end : chunk.end + 2]
-    if head in PICTURES:
+    if head in lexicon.PICTURES:
         for offset, word in enumerate(following):
-            if word in SHOWING or word == "of":
+            if word in lexicon.SHOWING or word == "of":
                 return chunk.end + offset + 1
-            if word not in RELATIVES and word != "taken":
+            if word not in lexicon.RELATIVES and word != "taken":
                 return None
-    if head in QUANTITIES | PARTS and following[:1] == ["of"]:
+    if head in lexicon.QUANTITIES | lexicon.PARTS and following[:1] == ["of"]:
         return chunk.end + 1
     return None
 
 
 def _is_final(words: list[str], chunk: Chunk) -> bool:
     """Whether a phrase without a noun ends the search. If not, the next phrase counts."""
-    end_word = words[chunk.end] if chunk.end < len(words) else ""
+    end_word = _at(words, chunk.end)
     if not chunk.modifiers:
-        return end_word in PERSONAL_PRONOUNS
+        return end_word in lexicon.PERSONAL_PRONOUNS
     last = words[chunk.modifiers[-1]]
     if end_word == "of":  # "two of the dogs" and "top of the dog" are about dogs, "left of the dog" is a place
-        return last in PLACES - PARTS
-    if end_word in AUXILIARIES:  # "this is a dog"
-        return last not in DEMONSTRATIVES
+        return last in lexicon.PLACES - lexicon.PARTS
+    if end_word in lexicon.AUXILIARIES:  # "this is a dog"
+        return last not in lexicon.DEMONSTRATIVES
     # "on the left, a red bus": a place, then the phrase.
-    opens = end_word in {",", ":", "-"} or end_word in EMPTY_PRONOUNS
-    return not opens or all(words[i] in NUMERALS for i in chunk.modifiers)
+    opens = end_word in {",", ":", "-"} or end_word in lexicon.EMPTY_PRONOUNS
+    return not opens or all(words[i] in lexicon.NUMERALS for i in chunk.modifiers)

@@ -75,15 +75,8 @@ def head_of_parse(parsed: Any) -> str | None:
     It is the root of the noun chunk with the sentence's root, else of its first child that is in a chunk. Pictures,
     quantities and parts are skipped.
     """
-    root = _root(parsed)
-    if root is None:
-        return None
-    chunks = list(parsed.noun_chunks)
-    for token in (root, *root.children):
-        head = next((chunk.root for chunk in chunks if token in chunk), None)
-        if head is not None:
-            return str(_skip_quantities(head).lower_)
-    return None
+    head = _chunk_root(parsed, max_children=None)
+    return None if head is None else str(_skip_quantities(head).lower_)
 
 
 def first_child_head(parsed: Any) -> str | None:
@@ -92,18 +85,18 @@ def first_child_head(parsed: Any) -> str | None:
     It is the root of the noun chunk with the sentence's root, else of the chunk with the root's first child. No other
     child is asked, and nothing is skipped: "a photo of a dog" has the head "photo".
     """
-    root = _root(parsed)
+    head = _chunk_root(parsed, max_children=1)
+    return None if head is None else str(head.text)
+
+
+def _chunk_root(parsed: Any, *, max_children: int | None) -> Any:
+    """Return the root of the noun chunk with the sentence's root, else of the first with one of the root's children."""
+    root = next((token for token in parsed if token.head == token), None)
     if root is None:
         return None
-    for token in (root, *list(root.children)[:1]):
-        for chunk in parsed.noun_chunks:
-            if token in chunk:
-                return str(chunk.root.text)
-    return None
-
-
-def _root(parsed: Any) -> Any:
-    return next((token for token in parsed if token.head == token), None)
+    chunks = list(parsed.noun_chunks)
+    tokens = (root, *list(root.children)[:max_children])
+    return next((chunk.root for token in tokens for chunk in chunks if token in chunk), None)
 
 
 def _skip_quantities(head: Any) -> Any:
