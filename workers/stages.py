@@ -193,17 +193,9 @@ def sam_digest(config: MasksConfig) -> str:
     )
 
 
-def coca_digest(config: CaptionsConfig) -> str:
-    """Return the sha256 of CoCa's weights, with that of a model config from a file."""
+def open_clip_digest(config: CaptionsConfig | GroundingCheckConfig) -> str:
+    """Return the sha256 of the weights of CoCa, or of the CLIP that checks, with that of a model config from a file."""
     return combined(partial(weights_digest, config.weights), partial(_model_config_digest, config.architecture))
-
-
-def vlm_digest(config: CaptionsConfig) -> str:
-    """Return the sha256 of a vision-language model's folder, after all that is refused is refused."""
-    # Imported here: it loads transformers.
-    from pseudoris.workers.captions.vlm_loading import folder_digest
-
-    return folder_digest(config)
 
 
 def clip_digest(config: FilterConfig) -> str:
@@ -215,19 +207,6 @@ def clip_digest(config: FilterConfig) -> str:
 
         parts.append(partial(pipeline_digest, config))
     return combined(*parts, partial(_model_config_digest, config.architecture))
-
-
-def check_digest(config: GroundingCheckConfig) -> str:
-    """Return the sha256 of the weights of another CLIP, with that of a model config from a file."""
-    return combined(partial(weights_digest, config.weights), partial(_model_config_digest, config.architecture))
-
-
-def vlm_check_digest(config: GroundingCheckConfig) -> str:
-    """Return the sha256 of the model folder of a vision-language model that checks."""
-    # Imported here: only a run with this engine loads torch and transformers before Ray starts.
-    from pseudoris.workers.filtering.vlm_check import VlmCheck
-
-    return VlmCheck.weights_digest(config)
 
 
 def _model_config_digest(architecture: str | None) -> str | None:
@@ -263,11 +242,9 @@ def combined(*parts: Callable[[], str | None]) -> str:
 # By the value of the entry point, so that another package's engine of the same name is asked itself.
 DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
     "pseudoris.workers.masks:SamProposer": sam_digest,
-    "pseudoris.workers.captions:CocaCaptioner": coca_digest,
-    "pseudoris.workers.captions:VlmCaptioner": vlm_digest,
+    "pseudoris.workers.captions:CocaCaptioner": open_clip_digest,
     "pseudoris.workers.filtering:ClipScorer": clip_digest,
-    "pseudoris.workers.filtering:ClipCheck": check_digest,
-    "pseudoris.workers.filtering:VlmCheck": vlm_check_digest,
+    "pseudoris.workers.filtering:ClipCheck": open_clip_digest,
 }
 
 

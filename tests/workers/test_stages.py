@@ -20,7 +20,7 @@ from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.filtering import ClipCheck, ClipScorer
 from pseudoris.workers.masks import SamProposer
-from pseudoris.workers.stages import clip_digest, coca_digest, device_kind, prior_digest, sam_digest
+from pseudoris.workers.stages import clip_digest, device_kind, open_clip_digest, prior_digest, sam_digest
 
 EACH = pytest.mark.parametrize("stage", stages.STAGES, ids=lambda stage: stage.name)
 
@@ -148,7 +148,7 @@ def test_an_architecture_from_a_file_counts_with_each_of_its_numbers(tmp_path):
     assert len(digests) == 3
 
 
-@pytest.mark.parametrize(("digest", "section"), [(coca_digest, "captions"), (clip_digest, "filtering")])
+@pytest.mark.parametrize(("digest", "section"), [(open_clip_digest, "captions"), (clip_digest, "filtering")])
 def test_a_model_config_from_a_file_counts_with_its_content(tmp_path, digest, section):
     stage = getattr(load_config("tiny"), section)
     path = tmp_path / "model.json"

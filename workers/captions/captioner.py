@@ -26,7 +26,7 @@ from pseudoris.workers.crops.crops import CropFormat, Decode, make_crops, prefet
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_groups
 from pseudoris.workers.forward_passes import compile_tower, padded
-from pseudoris.workers.stages import STAGE_CAPTION, coca_digest
+from pseudoris.workers.stages import STAGE_CAPTION, open_clip_digest
 
 # Crops per forward pass of the image tower. Bounds the activations for images with many masks.
 _CROPS_A_PASS = 64
@@ -193,4 +193,4 @@ class CocaCaptioner(TreeCaptioner):
     @classmethod
     def weights_digest(cls, config: CaptionsConfig) -> str:
         """Return the sha256 of the weights that `config` names, without loading the model."""
-        return coca_digest(config)
+        return open_clip_digest(config)

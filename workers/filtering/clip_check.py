@@ -27,7 +27,7 @@ from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.filtering.scorer import Vectors, embed_crops, first_twins, is_candidate
-from pseudoris.workers.stages import STAGE_FILTER, check_digest
+from pseudoris.workers.stages import STAGE_FILTER, open_clip_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class ClipCheck:
     @classmethod
     def weights_digest(cls, config: GroundingCheckConfig) -> str:
         """Return the sha256 of CLIP's weights."""
-        return check_digest(config)
+        return open_clip_digest(config)
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with every candidate of one mask told; see `apply_to_images` for errors."""
