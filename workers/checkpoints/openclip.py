@@ -166,7 +166,7 @@ class ClipTokenizer:
     def __init__(self, context_length: int) -> None:
         self._tokeniser = byte_pair_encoder()
         self._context_length = context_length
-        self._words: dict[str, list[int]] = {}
+        self._encode_word = functools.lru_cache(_MAX_WORDS)(self._tokeniser.encode)
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """Return (T, context_length) int64: start, tokens, end, zeros; a text that is too long is cut."""
@@ -185,17 +185,7 @@ class ClipTokenizer:
     def _encode(self, text: str) -> list[int]:
         if _PLAIN.fullmatch(text) is None:
             return list(self._tokeniser.encode(text))
-        tokens: list[int] = []
-        for word in text.split():
-            found = self._words.get(word)
-            if found is None:
-                found = list(self._tokeniser.encode(word))
-                # Several threads count tokens: one must not look up what another has just cleared.
-                if len(self._words) >= _MAX_WORDS:
-                    self._words.clear()
-                self._words[word] = found
-            tokens += found
-        return tokens
+        return [token for word in text.split() for token in self._encode_word(word)]
 
 
 def num_clip_tokens(text: str) -> int:

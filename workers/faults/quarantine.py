@@ -52,17 +52,13 @@ def is_broken_device(error: BaseException) -> bool:
     )
 
 
-def _torch_error(name: str) -> type[BaseException]:
-    """Return torch's exception of that name; if torch is not loaded, an exception that nothing raises.
+def _torch_error(name: str) -> type[BaseException] | tuple[()]:
+    """Return torch's exception of that name; if torch is not loaded, an empty tuple, of which no error is an instance.
 
     Torch is not imported for this: it takes seconds, and without it no exception is torch's.
     """
-    found: type[BaseException] = getattr(sys.modules.get("torch"), name, _NeverRaisedError)
+    found: type[BaseException] | tuple[()] = getattr(sys.modules.get("torch"), name, ())
     return found
-
-
-class _NeverRaisedError(Exception):
-    """Stands in for an exception of a library that is not loaded."""
 
 
 def _says(error: BaseException, words: tuple[str, ...]) -> bool:
