@@ -103,14 +103,13 @@ def _start(location: RunLocation, size: DataSize) -> RunHeader:
 
 def start_run(location: RunLocation, source: str, entries: Sequence[PlanEntry], config: RunConfig) -> RunHeader:
     """Write the plan and the header of a run whose shards are written by hand: no model computes, no clock is read."""
-    plan = write_plan(location, entries)
     header = RunHeader(
         source=source,
         created_utc="2026-01-01T00:00:00Z",
-        plan_parts=plan.parts,
-        num_images=plan.num_images,
+        plan_parts=write_plan(location, entries),
+        num_images=len(entries),
         num_repeated=0,
-        num_shards=plan.num_shards,
+        num_shards=entries[-1].shard + 1,
         identity=Identity(method=config.method(), weights={}, device_kind="none", versions={}),
         config=config,
         config_sha256=config_hash(config),

@@ -84,7 +84,7 @@ def plan_view(plan: RunPlan) -> RenderableType:
     if plan.extension is not None:
         known = f"{plan.extension.num_changed:,} planned images changed, {plan.extension.num_vanished:,} missing"
         table.add_row(
-            "extension", f"{plan.extension.num_new:,} images in {plan.extension.num_shards:,} shards; {known}"
+            "extension", f"{plan.extension.num_images:,} images in {plan.extension.num_shards:,} shards; {known}"
         )
     if plan.num_to_retry is not None:
         table.add_row("to retry", f"{plan.num_to_retry:,} quarantined images")

@@ -203,9 +203,8 @@ def plan_or_resume(
     )
     planned = plan_or_continue(location, request, lambda: list_on_cluster(source, pool), limit=options.limit)
     header = planned.header
-    for text in planned.notices():
-        on_event(Notice(text))
-    for text in exclusion_notices(header, is_new=planned.is_new, is_given=bool(exclusions)):
+    of_exclusions = exclusion_notices(header, is_new=planned.is_new, is_given=bool(exclusions))
+    for text in (*planned.notices(), *of_exclusions):
         on_event(Notice(text))
     if planned.is_new:
         return header
@@ -304,10 +303,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
             check_identity(header, identity, preset=config.preset, allow_mixed=config.placement.allow_mixed)
         items = list_on_cluster(listing, config.placement.read) if needs_ray else listing.list()
         excluded = ExcludedItems(options.exclusions)
-        if planned := _plan_of(start, location):
-            tally = _planned(*planned)
-        else:
-            tally = _listed(items, config, options.limit, excluded)
+        tally = _planned(start, location) or _listed(items, config, options.limit, excluded)
         if excluded.total and not tally.num_images:
             raise nothing_is_left(options.exclusions, excluded)
         extension = _extended(tally, items, location, header, options)
@@ -357,30 +353,26 @@ def _extended(
     found = ExtensionTally()
     for _ in new_entries(location, header, items, tally=found, limit=options.limit):
         pass
-    tally.num_images += found.num_new
+    tally.num_images += found.num_images
     tally.num_shards += found.num_shards
     tally.size_bytes += found.size_bytes
     return found
 
 
-def _plan_of(start: Opened, location: RunLocation) -> tuple[RunLocation, RunHeader] | None:
-    """Return the run whose plan a session follows: the parent's, else that in OUT; None if SOURCE is listed."""
+def _planned(start: Opened, location: RunLocation) -> PlanTally | None:
+    """Count the plan that a session follows: the parent's, else that in OUT; None if SOURCE is listed."""
+    header = start.header
     if start.parent is not None:
-        return start.parent.location, start.parent.header
-    return None if start.header is None else (location, start.header)
-
-
-def _planned(location: RunLocation, header: RunHeader) -> PlanTally:
+        location, header = start.parent.location, start.parent.header
+    if header is None:
+        return None
     size_bytes = sum(entry.size_bytes or 0 for _, entries in iter_plan(location, header) for entry in entries)
     return PlanTally(header.num_images, header.num_shards, header.num_repeated, size_bytes)
 
 
 def _estimate(location: RunLocation, tally: PlanTally, config: RunConfig) -> tuple[int, str, int]:
     """Return the tables' estimated bytes, the basis of the estimate, and the number of committed shards."""
-    totals = Totals()
-    for receipt in cached_receipts(location):
-        totals.add(receipt)
-    done = totals.sum()
+    done = Totals(cached_receipts(location)).sum()
     if done.images:
         basis = f"from the {done.images} images committed so far, {done.output_bytes // done.images} bytes each"
         return done.output_bytes * tally.num_images // done.images, basis, done.shards

@@ -88,10 +88,7 @@ def identity_before_ray(
         try:
             check_identity(header, now, source, preset=config.preset, allow_mixed=config.placement.allow_mixed)
         except ConfigError as error:
-            totals = Totals()
-            for receipt in cached_receipts(location):
-                totals.add(receipt)
-            if not totals.sum().is_fruitless:
+            if not Totals(cached_receipts(location)).sum().is_fruitless:
                 raise
             # Nothing of it is worth keeping.
             remedy = f"That run annotated no image: delete {location.root} to begin anew there"

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
-from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import DomainRecord, PartRecord, PlanEntry, PlanExtension, RunHeader
 from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, stored_exclusions
@@ -32,33 +31,23 @@ _Image = TypeVar("_Image", SourceItem, PlanEntry)
 
 
 @dataclass(slots=True)
-class ExtensionTally:
-    """The result of a second listing; complete when it was read to its end.
+class ExtensionTally(PlanTally):
+    """The result of a second listing: counts of the new images, and these; complete when it was read to its end.
 
     Attributes:
-        num_new: Images planned.
-        num_shards: Shards that hold them.
-        num_repeated: Listings of a new key that was already listed.
         num_known: Listed images that were planned before and have not changed.
         num_changed: Listed images that were planned before with another etag, size or time. They stay as planned.
         changed: Some keys of these.
         num_vanished: Planned images that are no longer listed. They stay planned.
         vanished: Some keys of these.
-        size_bytes: Sum of the expected sizes of the new images.
-        max_shard_bytes: Largest such sum of one new shard.
         excluded: Counts the listed images that the run's rules by name exclude.
     """
 
-    num_new: int = 0
-    num_shards: int = 0
-    num_repeated: int = 0
     num_known: int = 0
     num_changed: int = 0
     changed: list[str] = field(default_factory=list)
     num_vanished: int = 0
     vanished: list[str] = field(default_factory=list)
-    size_bytes: int = 0
-    max_shard_bytes: int = 0
     excluded: ExcludedItems = field(default_factory=lambda: ExcludedItems(()))
 
 
@@ -89,16 +78,16 @@ def extend_plan(
     tally = ExtensionTally()
     generation = 1 + max(_generation(part) for part in header.plan_parts)
     entries = new_entries(location, header, items, tally=tally, limit=limit)
-    written = write_plan(location, entries, generation=generation)
-    if not written.num_images:
+    parts = write_plan(location, entries, generation=generation)
+    if not parts:
         return header, tally
     extension = PlanExtension(
         number=generation,
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        plan_parts=written.parts,
-        num_images=written.num_images,
+        plan_parts=parts,
+        num_images=tally.num_images,
         num_repeated=tally.num_repeated,
-        num_shards=written.num_shards,
+        num_shards=tally.num_shards,
         max_shard_bytes=tally.max_shard_bytes,
         header_sha256=header.digest,
         exclusions=tally.excluded.counts().model_dump(mode="json") if tally.excluded.num_excluded else None,
@@ -128,8 +117,8 @@ def new_entries(
     """
     tally.excluded = ExcludedItems(stored_exclusions(location, header))
     unplanned = unplanned_items(location, header, tally.excluded.kept(items), tally)
-    wanted = itertools.islice(unplanned, limit)
-    yield from _numbered(wanted, header.config.shards, first_shard=header.num_shards, tally=tally)
+    for entry in assign_shards(itertools.islice(unplanned, limit), header.config.shards, tally=tally):
+        yield replace(entry, shard=header.num_shards + entry.shard)
     # Items beyond the limit are not planned, but known keys after it are still compared.
     for _ in unplanned:
         pass
@@ -156,17 +145,6 @@ def unplanned_items(
     while ours is not None:
         _count_vanished(ours[1], tally)
         ours = next(planned, None)
-
-
-def _numbered(
-    items: Iterable[SourceItem], config: ShardsConfig, *, first_shard: int, tally: ExtensionTally
-) -> Iterator[PlanEntry]:
-    plan = PlanTally()
-    for entry in assign_shards(items, config, tally=plan):
-        yield replace(entry, shard=first_shard + entry.shard)
-        tally.num_new, tally.num_shards, tally.size_bytes = plan.num_images, plan.num_shards, plan.size_bytes
-        tally.max_shard_bytes = plan.max_shard_bytes
-    tally.num_repeated = plan.num_repeated
 
 
 def _planned(location: RunLocation, parts: tuple[PartRecord, ...]) -> Iterator[PlanEntry]:
@@ -232,8 +210,8 @@ def extension_notices(tally: ExtensionTally) -> list[str]:
     """Return what the user should know about a second listing, one sentence each."""
     repeated = f"; {tally.num_repeated:,} repeated listings counted once" if tally.num_repeated else ""
     texts = [
-        f"SOURCE has {tally.num_new:,} new images, planned in {tally.num_shards:,} new shards{repeated}"
-        if tally.num_new
+        f"SOURCE has {tally.num_images:,} new images, planned in {tally.num_shards:,} new shards{repeated}"
+        if tally.num_images
         else "SOURCE has no new images: the plan is unchanged"
     ]
     if tally.excluded.total:

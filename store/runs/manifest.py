@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 SNAPSHOT_NAME: Final = re.compile(r"^(\d{4,})\.parquet$")
 _COUNTS: Final = tuple(name for name in ShardCounts.model_fields if name != "reasons")
 _DIGESTS: Final = ("header_sha256", "sha256")
-_COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed", *_DIGESTS}
+_COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed", "long_texts", *_DIGESTS}
 _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.int64(), "sha256": pa.string()}
 # A receipt takes 15 KB as Python objects, 1 KB in Arrow.
 _ROWS_AT_ONCE: Final = 200
@@ -280,7 +280,6 @@ def _opened(location: RunLocation, number: int) -> Iterator[pq.ParquetFile]:
 
 def _row(receipt: Receipt) -> dict[str, Any]:
     row: dict[str, Any] = receipt.model_dump(include=_COPIED)
-    row["long_texts"] = receipt.long_texts
     row["degraded"] = json.dumps(receipt.degraded, sort_keys=True)
     row |= receipt.counts.model_dump()
     for table, part in receipt.parts.items():

@@ -57,17 +57,8 @@ _MAX_FOOTERS: Final = 4
 _PART_NAME: Final = re.compile(r"^g\d{4}/part-(\d{8,})-[0-9a-f]{8}\.parquet$")
 
 
-@dataclass(frozen=True, slots=True)
-class PlanSummary:
-    """What `write_plan` wrote: the parts in order (names relative to `_plan/`), the numbers of images and shards."""
-
-    parts: tuple[PartRecord, ...]
-    num_images: int
-    num_shards: int
-
-
-def write_plan(location: RunLocation, entries: Iterable[PlanEntry], generation: int = 1) -> PlanSummary:
-    """Write the plan's parts while `entries` stream in; memory is bounded by one part.
+def write_plan(location: RunLocation, entries: Iterable[PlanEntry], generation: int = 1) -> tuple[PartRecord, ...]:
+    """Write the plan's parts while `entries` stream in, and return them; memory is bounded by one part.
 
     If it is killed halfway, it leaves parts that no header names; writing the same entries again reuses them.
 
@@ -80,12 +71,8 @@ def write_plan(location: RunLocation, entries: Iterable[PlanEntry], generation: 
     Raises:
         ValueError: The entries are out of order or leave a gap.
     """
-    parts: list[PartRecord] = []
-    num_shards = 0
-    for first_shard, tables in _bundles(_shard_tables(entries)):
-        parts.append(_write_part(location, generation, first_shard, tables))
-        num_shards += len(tables)
-    return PlanSummary(tuple(parts), sum(part.rows for part in parts), num_shards)
+    bundles = _bundles(_shard_tables(entries))
+    return tuple(_write_part(location, generation, first_shard, tables) for first_shard, tables in bundles)
 
 
 def read_shard_plan(location: RunLocation, header: RunHeader, shard: int) -> list[PlanEntry]:
@@ -322,16 +309,16 @@ def plan_run(
     tally = PlanTally()
     excluded = ExcludedItems(exclusions)
     entries = itertools.islice(assign_shards(excluded.kept(items), config.shards, tally=tally), limit)
-    written = write_plan(location, entries)
-    if excluded.total and not written.num_images:
+    parts = write_plan(location, entries)
+    if excluded.total and not parts:
         raise nothing_is_left(exclusions, excluded)
     header = RunHeader(
         source=source,
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        plan_parts=written.parts,
-        num_images=written.num_images,
+        plan_parts=parts,
+        num_images=tally.num_images,
         num_repeated=tally.num_repeated,
-        num_shards=written.num_shards,
+        num_shards=tally.num_shards,
         max_shard_bytes=tally.max_shard_bytes,
         identity=identity,
         config=config,

@@ -216,10 +216,12 @@ class RunTotals:
 class Totals:
     """Sums up receipts."""
 
-    def __init__(self) -> None:
+    def __init__(self, receipts: Iterable[Receipt] = ()) -> None:
         self._counts: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._seconds: Counter[str] = Counter()
+        for receipt in receipts:
+            self.add(receipt)
 
     def add(self, receipt: Receipt) -> None:
         """Count the shard of `receipt`; add each shard only once."""

@@ -223,7 +223,7 @@ def test_an_extended_run_annotates_what_source_has_gained_and_touches_nothing_el
     (source / "c" / "image-002.png").write_bytes(png(seed=101))
 
     dry = dry_run(str(source), str(out), stub_config(), options=RunOptions(is_extension=True))
-    assert (dry.extension.num_new, dry.num_images, dry.num_shards) == (2, 11, 4)
+    assert (dry.extension.num_images, dry.num_images, dry.num_shards) == (2, 11, 4)
     events = []
     summary = annotate(
         str(source), str(out), stub_config(), options=RunOptions(is_extension=True), on_event=events.append

@@ -39,15 +39,15 @@ def start_run(
     location: RunLocation, entries: Iterable[PlanEntry] | None = None, *settings: str, **changes: object
 ) -> RunHeader:
     """Write a plan and its header; `settings` as `filtering.tau=1.1`, `changes` of the header's other fields."""
-    plan = write_plan(location, make_entries() if entries is None else entries)
+    entries = make_entries() if entries is None else list(entries)
     config = load_config("tiny", None, list(settings))
     header = RunHeader(
         source="images/",
         created_utc="2026-01-01T00:00:00Z",
-        plan_parts=plan.parts,
-        num_images=plan.num_images,
+        plan_parts=write_plan(location, entries),
+        num_images=len(entries),
         num_repeated=0,
-        num_shards=plan.num_shards,
+        num_shards=len({entry.shard for entry in entries}),
         identity=make_identity(),
         config=config,
         config_sha256=config_hash(config),
@@ -57,12 +57,11 @@ def start_run(
 
 def extend_run(location: RunLocation, header: RunHeader, entries: list[PlanEntry]) -> RunHeader:
     """Add `entries` to the plan of a run, and return its header with them."""
-    written = write_plan(location, entries, generation=2)
     extension = PlanExtension(
         number=2,
         created_utc="2026-01-02T00:00:00Z",
-        plan_parts=written.parts,
-        num_images=written.num_images,
+        plan_parts=write_plan(location, entries, generation=2),
+        num_images=len(entries),
         num_repeated=0,
         num_shards=len({entry.shard for entry in entries}),
         header_sha256=header.sha256,

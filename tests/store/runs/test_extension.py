@@ -48,7 +48,7 @@ def location(tmp_path):
 def test_new_keys_get_shards_of_their_own_after_the_plans(location):
     first = plan(location, items(1, 3, 5, 7, 9, 11))
     header, tally = extend_plan(location, first, items(*range(12)))
-    assert (tally.num_new, tally.num_shards, tally.num_known) == (6, 2, 6)
+    assert (tally.num_images, tally.num_shards, tally.num_known) == (6, 2, 6)
     assert header == read_header(location)
     assert (header.num_images, header.num_shards) == (12, 4)
     keys = {shard: [entry.key[:6] for entry in entries] for shard, entries in iter_plan(location, header)}
@@ -75,15 +75,15 @@ def test_vanished_keys_are_reported_and_left_alone_and_a_repeated_one_counts_onc
     assert (tally.num_vanished, tally.num_known) == (8, 2)
     assert tally.vanished == [each.key for each in items(0, 1, 2, 3, 6)]
     header, tally = extend_plan(location, first, items(1, 1, 20, 20, 20))
-    assert (tally.num_known, tally.num_new, tally.num_repeated, header.num_repeated) == (1, 1, 2, 2)
+    assert (tally.num_known, tally.num_images, tally.num_repeated, header.num_repeated) == (1, 1, 2, 2)
 
 
 def test_a_limit_bounds_what_is_new_and_the_rest_comes_with_the_next_one(location):
     header = plan(location, items(2, 9))
     header, tally = extend_plan(location, header, items(*range(10)), limit=3)
-    assert (tally.num_new, tally.num_known, tally.num_vanished) == (3, 2, 0)
+    assert (tally.num_images, tally.num_known, tally.num_vanished) == (3, 2, 0)
     header, tally = extend_plan(location, header, items(*range(10)))
-    assert (tally.num_new, header.num_images) == (5, 10)
+    assert (tally.num_images, header.num_images) == (5, 10)
 
 
 def test_killed_halfway_it_has_changed_nothing_and_the_next_one_reuses_what_it_wrote(location, monkeypatch):
@@ -100,7 +100,7 @@ def test_killed_halfway_it_has_changed_nothing_and_the_next_one_reuses_what_it_w
     assert left
     assert read_header(location) == first
     header, tally = extend_plan(location, first, items(*range(30)))
-    assert tally.num_new == 29
+    assert tally.num_images == 29
     assert left <= {file.name for file in location.list("_plan/g0002")}
     assert header.num_images == 30
 
@@ -149,7 +149,7 @@ def test_a_real_source_that_grew_is_planned_as_if_it_had_been_whole(location, tm
     assert before.num_images == 12 + 9 + 21
     grow(source)
     header, tally = extend_plan(location, before, open_source(str(source), config).list())
-    assert (tally.num_new, tally.num_known, tally.num_changed, tally.num_vanished) == (num_new, 42, 0, 0)
+    assert (tally.num_images, tally.num_known, tally.num_changed, tally.num_vanished) == (num_new, 42, 0, 0)
     whole = {each.key for each in open_source(str(source), config).list()}
     assert sorted(planned_keys(location)) == sorted(whole)
     assert not [problem for problem in verify_run(location).problems if problem.what != "not_committed"]
@@ -165,7 +165,7 @@ def test_a_tar_that_was_rewritten_gives_its_new_members_and_reports_the_others(l
     before = plan(location, open_source(str(tar), config).list())
     tar.write_bytes(tar_bytes([("0.png", png()), ("1.png", png()), ("3.png", png())]))
     _, tally = extend_plan(location, before, open_source(str(tar), config).list())
-    assert (tally.num_new, tally.num_changed, tally.num_vanished) == (1, 2, 1)
+    assert (tally.num_images, tally.num_changed, tally.num_vanished) == (1, 2, 1)
     assert (tally.changed, tally.vanished) == (["a.tar!1.png", "a.tar!3.png"], ["a.tar!2.png"])
 
 

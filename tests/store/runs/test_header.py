@@ -77,14 +77,14 @@ def test_other_weights_or_another_method_are_never_accepted(location):
 
 
 def extension(location, number: int, first_shard: int) -> PlanExtension:
-    written = write_plan(location, make_entries(num_shards=2, first_shard=first_shard), generation=number)
+    entries = make_entries(num_shards=2, first_shard=first_shard)
     return PlanExtension(
         number=number,
         created_utc="2026-01-02T00:00:00Z",
-        plan_parts=written.parts,
-        num_images=written.num_images,
+        plan_parts=write_plan(location, entries, generation=number),
+        num_images=len(entries),
         num_repeated=1,
-        num_shards=written.num_shards,
+        num_shards=2,
         header_sha256=require_header(location).sha256,
     )
 
