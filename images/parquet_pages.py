@@ -158,18 +158,6 @@ class BorrowedFile:
     def close(self) -> None:
         """Leave the file open."""
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def writable(self) -> bool:
-        """Return False."""
-        return False
-
     def read(self, size: int | None = -1) -> bytes:
         """Return the next `size` bytes, fewer at the end alone; the rest where it is negative or None."""
         return self._stream.read(-1 if size is None else size)
@@ -196,11 +184,8 @@ class WatchedPages(BorrowedFile):
     def read(self, size: int | None = -1) -> bytes:
         """Return the next `size` bytes, fewer at the end alone; the rest where it is negative or None."""
         start, data = self.tell(), super().read(size)
-        if self._is_watching and data:
-            self._look(start, data)
-        return data
-
-    def _look(self, start: int, data: bytes) -> None:
+        if not self._is_watching or not data:
+            return data
         chunks = [chunk for chunk in self._chunks if chunk.read_to == start]
         if not chunks:
             chunks = [_Chunk(start, start, b"")]
@@ -208,6 +193,7 @@ class WatchedPages(BorrowedFile):
         for chunk in chunks:
             for header in chunk.headers(data):
                 self._check(header)
+        return data
 
     def _check(self, page: PageHeader) -> None:
         limit = max(self._max_bytes + _SLACK_BYTES, _MAX_UNPACKING * page.packed_bytes)
