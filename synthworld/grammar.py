@@ -87,12 +87,6 @@ def noun_phrase(
     return Description(category=nouns[rest[0]], part=part, **stated), following
 
 
-def with_position(description: Description, tokens: Sequence[str]) -> Description | None:
-    """Return the description at the place that `tokens` name; None if they name no place."""
-    position = next((name for name, phrase in POSITIONS.items() if phrase.split() == list(tokens)), None)
-    return None if position is None else replace(description, position=position)
-
-
 def without_article(tokens: list[str]) -> list[str]:
     """Return the tokens after an article, if there is one."""
     return tokens[1:] if tokens[:1] and tokens[0] in ARTICLES else tokens
@@ -225,5 +219,5 @@ def _placed(noun: Description, rest: list[str]) -> tuple[Description, Relation |
         if rest[: len(words)] == words:
             anchor = noun_phrase(without_article(rest[len(words) :]))
             return None if anchor is None or anchor[1] else (noun, Relation(phrase, anchor[0]))
-    placed = with_position(noun, rest)
-    return None if placed is None else (placed, None)
+    position = next((name for name, phrase in POSITIONS.items() if phrase.split() == rest), None)
+    return None if position is None else (replace(noun, position=position), None)

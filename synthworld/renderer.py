@@ -47,11 +47,6 @@ def _heart() -> Polygon:
     return True, tuple((0.98 * x, 0.98 * y - 0.05) for x, y in zip(xs, ys, strict=True))
 
 
-def _sixths() -> list[float]:
-    """The directions of a flower's petals, the first one up."""
-    return [2 * math.pi * k / 6 - math.pi / 2 for k in range(6)]
-
-
 def _drop() -> Polygon:
     """A round body that ends in a point at the top."""
     body = [
@@ -60,40 +55,44 @@ def _drop() -> Polygon:
     return True, ((0.0, -1.0), *body)
 
 
-_BUILDERS: dict[str, Callable[[], Shape]] = {
-    "circle": lambda: (_ellipse(0, 0, 0.92, 0.92),),
-    "square": lambda: (_polygon((-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)),),
-    "triangle": lambda: (_polygon((0, -0.95), (0.95, 0.75), (-0.95, 0.75)),),
-    "star": lambda: (_star(1.05, 0.45, 5),),
-    "heart": lambda: (_heart(),),
-    "diamond": lambda: (_polygon((0, -1.05), (0.68, 0), (0, 1.05), (-0.68, 0)),),
-    "cross": lambda: (
+SHAPES: dict[str, Shape] = {
+    "circle": (_ellipse(0, 0, 0.92, 0.92),),
+    "square": (_polygon((-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)),),
+    "triangle": (_polygon((0, -0.95), (0.95, 0.75), (-0.95, 0.75)),),
+    "star": (_star(1.05, 0.45, 5),),
+    "heart": (_heart(),),
+    "diamond": (_polygon((0, -1.05), (0.68, 0), (0, 1.05), (-0.68, 0)),),
+    "cross": (
         _polygon((-0.32, -0.95), (0.32, -0.95), (0.32, 0.95), (-0.32, 0.95)),
         _polygon((-0.95, -0.32), (0.95, -0.32), (0.95, 0.32), (-0.95, 0.32)),
     ),
-    "ring": lambda: (_ellipse(0, 0, 0.98, 0.98), _ellipse(0, 0, 0.45, 0.45, filled=False)),
-    "arrow": lambda: (
+    "ring": (_ellipse(0, 0, 0.98, 0.98), _ellipse(0, 0, 0.45, 0.45, filled=False)),
+    "arrow": (
         _polygon((0, -1.0), (0.85, 0.0), (-0.85, 0.0)),
         _polygon((-0.3, -0.1), (0.3, -0.1), (0.3, 1.0), (-0.3, 1.0)),
     ),
-    "moon": lambda: (_ellipse(0, 0, 1.0, 1.0), _ellipse(0.55, -0.05, 0.78, 0.78, filled=False)),
-    "flower": lambda: (
-        *(_ellipse(0.58 * math.cos(a), 0.58 * math.sin(a), 0.42, 0.42) for a in _sixths()),
+    "moon": (_ellipse(0, 0, 1.0, 1.0), _ellipse(0.55, -0.05, 0.78, 0.78, filled=False)),
+    "flower": (
+        # The petals, the first one up.
+        *(
+            _ellipse(0.58 * math.cos(a), 0.58 * math.sin(a), 0.42, 0.42)
+            for a in (2 * math.pi * k / 6 - math.pi / 2 for k in range(6))
+        ),
         _ellipse(0, 0, 0.5, 0.5),
     ),
-    "drop": lambda: (_drop(),),
-    "house": lambda: (
+    "drop": (_drop(),),
+    "house": (
         _polygon((-0.72, -0.15), (0.72, -0.15), (0.72, 0.9), (-0.72, 0.9)),
         _polygon((0, -0.95), (1.02, -0.1), (-1.02, -0.1)),
         (False, ((-0.2, 0.35), (0.2, 0.35), (0.2, 0.95), (-0.2, 0.95))),
     ),
-    "fish": lambda: (_ellipse(-0.22, 0, 0.76, 0.52), _polygon((0.3, 0), (1.0, -0.58), (1.0, 0.58))),
-    "tree": lambda: (
+    "fish": (_ellipse(-0.22, 0, 0.76, 0.52), _polygon((0.3, 0), (1.0, -0.58), (1.0, 0.58))),
+    "tree": (
         _polygon((0, -1.0), (0.62, -0.2), (-0.62, -0.2)),
         _polygon((0, -0.55), (0.8, 0.45), (-0.8, 0.45)),
         _polygon((-0.2, 0.4), (0.2, 0.4), (0.2, 1.0), (-0.2, 1.0)),
     ),
-    "mushroom": lambda: (
+    "mushroom": (
         (
             True,
             tuple(
@@ -102,26 +101,25 @@ _BUILDERS: dict[str, Callable[[], Shape]] = {
         ),
         _polygon((-0.3, 0.05), (0.3, 0.05), (0.38, 0.95), (-0.38, 0.95)),
     ),
-    "bolt": lambda: (
+    "bolt": (
         _polygon((0.3, -1.05), (-0.68, 0.2), (-0.08, 0.2), (-0.3, 1.05), (0.68, -0.28), (0.1, -0.28), (0.6, -1.05)),
     ),
-    "crown": lambda: (
+    "crown": (
         _polygon((-0.9, 0.7), (-0.98, -0.7), (-0.45, -0.02), (0, -0.9), (0.45, -0.02), (0.98, -0.7), (0.9, 0.7)),
     ),
-    "key": lambda: (
+    "key": (
         _ellipse(0, -0.5, 0.55, 0.52),
         _ellipse(0, -0.52, 0.2, 0.19, filled=False),
         _polygon((-0.17, -0.05), (0.17, -0.05), (0.17, 1.02), (-0.17, 1.02)),
         _polygon((0.1, 0.35), (0.6, 0.35), (0.6, 0.58), (0.1, 0.58)),
         _polygon((0.1, 0.76), (0.6, 0.76), (0.6, 1.0), (0.1, 1.0)),
     ),
-    "boat": lambda: (
+    "boat": (
         _polygon((-1.0, 0.3), (1.0, 0.3), (0.62, 0.9), (-0.62, 0.9)),
         _polygon((-0.08, -1.0), (0.08, -1.0), (0.08, 0.35), (-0.08, 0.35)),
         _polygon((0.02, -0.95), (0.85, 0.12), (0.02, 0.12)),
     ),
 }
-SHAPES: dict[str, Shape] = {name: build() for name, build in _BUILDERS.items()}
 
 # Parts are anchored on the unit object's rim, so that they stick out of every category at the same place.
 PART_SHAPES: dict[str, Shape] = {

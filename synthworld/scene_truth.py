@@ -6,7 +6,7 @@ Fulfils the protocols of `pseudoris.training.evaluation.truth`, which this room 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import ClassVar, Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, Attributes, is_held_out
 from pseudoris.synthworld.demo import TRUTH_FILE
-from pseudoris.synthworld.grammar import Reference, parse_reference
+from pseudoris.synthworld.grammar import parse_reference
 from pseudoris.synthworld.oracle import meant
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene
@@ -45,7 +45,7 @@ class SceneImageTruth:
         self._scene = scene
         self._masks = masks
         # Read once a text: the systems of an ablation produce the same texts thousands of times.
-        self._read: dict[str, Reference | None] = {}
+        self._parsed = cache(parse_reference)
         self._referents: dict[str, frozenset[int] | None] = {}
         self._stated: dict[tuple[str, int], tuple[int, int, int]] = {}
 
@@ -99,11 +99,6 @@ class SceneImageTruth:
 
     def _attributes(self, number: int) -> Attributes:
         return self._scene.objects[number].attributes
-
-    def _parsed(self, text: str) -> Reference | None:
-        if text not in self._read:
-            self._read[text] = parse_reference(text)
-        return self._read[text]
 
 
 class SceneTruth:

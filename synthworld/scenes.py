@@ -88,19 +88,14 @@ def pixel_generator(scene: Scene) -> np.random.Generator:
     return generator(scene.seed, scene.index, stream=_PIXEL_STREAM)
 
 
-def scene_index(split: Split, position: int) -> int:
-    """Return the index of the scene at `position` of a split."""
-    if not 0 <= position < 1_000_000:
-        raise ValueError(f"scene position {position} is outside [0, 1000000): a split holds a million scenes")
-    return SPLIT_START[split] + position
-
-
 def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAULT_WORLD) -> Scene:
     """Return the scene at `position` of a split: 2 to 10 objects, no two described by the same attributes.
 
     In worlds with the same mix of categories, the scenes at one position have the same objects at the same places.
     """
-    index = scene_index(split, position)
+    if not 0 <= position < 1_000_000:
+        raise ValueError(f"scene position {position} is outside [0, 1000000): a split holds a million scenes")
+    index = SPLIT_START[split] + position
     mix = world_named(world)
     rng = generator(seed, index, stream=_LAYOUT_STREAM)
     wanted = int(rng.choice(np.arange(MIN_OBJECTS, MAX_OBJECTS + 1), p=_shares(mix.count_weights)))
