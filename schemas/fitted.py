@@ -259,13 +259,10 @@ def features(rated: Rated, lone_log_ratio: float) -> dict[str, Floats]:
     other masks, a ratio to them is undefined; `lone_log_ratio` stands for its logarithm.
     """
     scores = rated.scores
-    shares = _word_shares(rated)
     return {
         "listener": np.clip(log_odds(scores["listener"]), -_MAX_LOG_ODDS, _MAX_LOG_ODDS),
         "truth": scores["truth"],
-        "relative_truth": shares["relative_truth"],
-        "consensus": shares["consensus"],
-        "vote": shares["vote"],
+        **_among_candidates(rated),
         "grounding": np.clip(log_odds(scores["grounding_share"]), -_MAX_LOG_ODDS, _MAX_LOG_ODDS),
         "log_uniqueness": _log_ratio(scores["uniqueness"], lone_log_ratio),
         "log_distinctiveness": _log_ratio(scores["distinctiveness"], lone_log_ratio),
@@ -304,14 +301,14 @@ def ranks(confidence: Floats, groups: Sequence[str]) -> Floats:
     return found
 
 
-def _word_shares(rated: Rated) -> dict[str, Floats]:
-    """Return the two features that depend on the other candidates of the same mask.
+def _among_candidates(rated: Rated) -> dict[str, Floats]:
+    """Return the features that depend on the other candidates of the same mask.
 
-    Both are the log of a share, for the word of the candidate with the smallest share: the share of the mask's draws
+    Two are the log of a share, for the word of the candidate with the smallest share: the share of the mask's draws
     that have the word (`vote`), and the share of its candidates' probability that has it (`consensus`). A word that few
     of a mask's captions have is wrong more often than one that all of them have.
     """
-    found = {name: np.full(len(rated.groups), np.nan) for name in ("vote", "consensus", "relative_truth")}
+    found = {name: np.full(len(rated.groups), np.nan) for name in ("relative_truth", "consensus", "vote")}
     of_group: defaultdict[str, list[int]] = defaultdict(list)
     for row, group in enumerate(rated.groups):
         of_group[group].append(row)

@@ -175,9 +175,8 @@ def keeps_lone(lone_masks: LoneMasks, scores: Mapping[str, Floats], masks: npt.A
     """Return (T,) bool: whether the candidate is a lone mask's, and kept; the arguments are those of `keeps`."""
     kept = np.isnan(scores["distinctiveness"])
     rows = np.flatnonzero(kept)
-    found = {name: scores[name][rows] for name in ("correctness", "count")}
     draws = lone_draws(
-        lone_masks, masks=np.asarray(masks)[rows], correctness=found["correctness"], counts=found["count"]
+        lone_masks, masks=np.asarray(masks)[rows], correctness=scores["correctness"][rows], counts=scores["count"][rows]
     )
     kept[rows] = draws > 0
     return kept

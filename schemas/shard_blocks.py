@@ -7,10 +7,9 @@ records, 0.1 ms for their message (measured, a shard of 100 images).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain, islice, starmap
 from typing import Any, Final
 
 import pyarrow as pa
@@ -123,7 +122,7 @@ def block_to_shard(block: pa.Table) -> Shard:
     # A shard without images has one record.
     columns["data"] = block["data"][0].as_py() or [b""]
     rows = zip(*(columns[name] for name in _IMAGE_COLUMNS), strict=True)
-    images = tuple(image for image in itertools.starmap(ShardImage, rows) if image.position is not None)
+    images = tuple(image for image in starmap(ShardImage, rows) if image.position is not None)
     return Shard(**{**first, "images": images, "seconds": dict(first["seconds"]), "degraded": dict(first["degraded"])})
 
 
