@@ -30,10 +30,12 @@ def model_skeleton(folder: ModelFolder, class_name: str) -> Any:
     """
 
     def build(cls: Any, path: str) -> Any:
+        import transformers
+
+        of_class: Any = getattr(cls, "config_class", None) or transformers.AutoConfig
+        make = cls._from_config if hasattr(cls, "_from_config") else cls.from_config
         with torch.device("meta"):
-            if hasattr(cls, "_from_config"):
-                return cls._from_config(_config(cls, path), attn_implementation=ATTENTION)
-            return cls.from_config(_config(cls, path), attn_implementation=ATTENTION)
+            return make(of_class.from_pretrained(path, local_files_only=True), attn_implementation=ATTENTION)
 
     return _opened(folder, class_name, build).eval()
 
@@ -107,12 +109,6 @@ def check_fits(folder: ModelFolder, device: torch.device, dtype: torch.dtype) ->
             f"{device} has {free:,} free: take a smaller model, a device with more memory, or half the precision "
             "(compute.precision=bfloat16)"
         )
-
-
-def _config(cls: Any, path: str) -> Any:
-    import transformers
-
-    return (getattr(cls, "config_class", None) or transformers.AutoConfig).from_pretrained(path, local_files_only=True)
 
 
 def _opened(folder: ModelFolder, class_name: str, build: Callable[[Any, str], Any]) -> Any:

@@ -188,7 +188,8 @@ class ModelFolder:
 
     def _digest(self, name: str) -> str:
         path = self.path / name
-        found, recorded = _cached_sha256(path, *_stamp(path)), self.recorded.get(name, path.resolve().name)
+        recorded, stamp = self.recorded.get(name, path.resolve().name), path.stat()
+        found = _cached_sha256(path, stamp.st_ino, stamp.st_size, stamp.st_mtime_ns)
         if _SHA256.fullmatch(recorded) and recorded != found:
             raise ConfigError(
                 f"model '{self.uri}': {path} has sha256 {found}, but {recorded} was downloaded. Delete that file, and "
@@ -269,11 +270,6 @@ def _num_elements(path: Path, uri: str) -> int:
 
 def _over(digests: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest()
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=256)

@@ -6,7 +6,7 @@ import pickle
 import subprocess
 from typing import IO, Any, Final, Self, cast
 
-from pseudoris.images.child_process import end_child, is_external_signal, start_child
+from pseudoris.images.child_process import end_child, start_child
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import BrokenDeviceError, NoSubprocessError, TransientError
 from pseudoris.schemas.shard import Shard
@@ -27,11 +27,6 @@ class ChildDiedError(Exception):
         super().__init__(f"a child process ended in stage {stage} with status {status}")
         self.stage = stage
         self.status = status
-
-    @property
-    def is_external_signal(self) -> bool:
-        """Whether it was killed from outside; then the shard is not to blame."""
-        return is_external_signal(self.status)
 
 
 class ChildOutOfMemoryError(Exception):

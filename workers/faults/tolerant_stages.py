@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from pseudoris.images.child_process import is_external_signal
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
@@ -176,7 +177,7 @@ def retry_in_subprocess(shard: Shard, image: ShardImage, child: SubprocessStages
                 raise NoSubprocessError(
                     f"the subprocess ended with status {death.status} while it loaded the models; its log says why"
                 ) from death
-            if death.is_external_signal:
+            if is_external_signal(death.status):
                 num_external += 1
                 if num_external == _MAX_EXTERNAL_SIGNALS:
                     raise TransientError(

@@ -50,11 +50,9 @@ class PromptableModel(Protocol):
 
     def encode(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[EncodedCrop]:
         """Yield the encodings of crops (H, W, 3) uint8 RGB in order; how many are encoded at once is the model's."""
-        ...
 
     def share(self, crop: EncodedCrop) -> Any:
         """Return what all prompts on a crop share; only `decode` looks inside."""
-        ...
 
     def decode(
         self, shared: Any, points_xy: torch.Tensor, *, min_predicted_iou: float
@@ -66,11 +64,9 @@ class PromptableModel(Protocol):
             points_xy: (P, 2) float64, one prompt a row, in pixels of the encoder's input.
             min_predicted_iou: Keeps masks strictly above; 0 or less keeps all, as in SAM.
         """
-        ...
 
     def upsample(self, logits: torch.Tensor, crop: EncodedCrop) -> torch.Tensor:
         """Return low-resolution logits (K, h, w) at the crop's size, (K, H, W) float32."""
-        ...
 
 
 def layer_grids(config: MasksConfig) -> tuple[PointGrid, ...]:

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from pseudoris.images.child_process import is_external_signal
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.faults.subprocess_stages import ChildDiedError, SubprocessStages
 from tests.workers.faults.builders import ALL, faulty_config, shard_of, undisturbed
@@ -26,7 +27,7 @@ def test_a_childs_death_names_the_stage_and_the_signal_and_the_next_call_has_ano
         with pytest.raises(ChildDiedError, match="in stage propose with status -11") as death:
             child(shard_of("bad"))
         assert (death.value.stage, death.value.status) == ("propose", -signal.SIGSEGV)
-        assert not death.value.is_external_signal
+        assert not is_external_signal(death.value.status)
         assert child(shard_of("good")).images == undisturbed(shard_of("good"))
 
 
