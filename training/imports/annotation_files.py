@@ -59,7 +59,6 @@ def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequenc
     for where, ref in _chosen(load_plain(refs, refs_name), refs_name, splits):
         sentences[_annotation_of(ref, tables, where)] += [(each, ref["split"]) for each in _sentences(ref, where)]
     left_out = Counter({"objects without a reference in these splits": len(tables.annotations) - len(sentences)})
-    masks: defaultdict[str, list[HumanMask]] = defaultdict(list)
     phrases: defaultdict[str, list[HumanPhrase]] = defaultdict(list)
     for entry in tables.annotations:
         own = sentences.get(entry.annotation_id)
@@ -68,13 +67,9 @@ def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequenc
             texts = clean_texts((sentence for sentence, _ in own), left_out, where=where)
             # A text of two splits, which no dataset has, counts in the first.
             split_of = {clean_text(sentence): split for sentence, split in reversed(own)}
-            masks[entry.path].append(entry.mask)
             phrases[entry.path] += (HumanPhrase((entry.index,), text, split_of[text]) for text in texts)
-    images = tuple(
-        HumanImage(path, tables.sizes[path], tuple(found), tuple(phrases[path])) for path, found in masks.items()
-    )
     digests = {refs_name: sha256_hex(refs), INSTANCES_NAME: sha256_hex(instances)}
-    return Annotation(images, digests, +left_out)
+    return Annotation(tables.images(sentences, phrases, phrases), digests, +left_out)
 
 
 def read_gref(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequence[str]) -> Annotation:
@@ -99,15 +94,9 @@ def read_gref(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequence
             left_out["repeated expressions of the same objects"] += phrase in said[path]
             said[path][phrase] = None
     left_out["objects without a reference in these splits"] = len(by_id) - len(named)
-    masks: defaultdict[str, list[HumanMask]] = defaultdict(list)
-    for entry in tables.annotations:
-        if entry.annotation_id in named:
-            masks[entry.path].append(entry.mask)
-    images = tuple(
-        HumanImage(path, tables.sizes[path], tuple(masks[path]), tuple(said[path])) for path in sorted({*masks, *said})
-    )
+    paths = {*said, *(by_id[each].path for each in named)}
     digests = {refs_name: sha256_hex(refs), INSTANCES_NAME: sha256_hex(instances)}
-    return Annotation(images, digests, +left_out)
+    return Annotation(tables.images(named, said, sorted(paths)), digests, +left_out)
 
 
 def _chosen(refs: Any, name: str, splits: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:

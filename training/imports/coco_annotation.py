@@ -9,7 +9,7 @@ annotations[]: id, image_id, segmentation, iscrowd, and `caption` (a text) or `c
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PureWindowsPath
@@ -45,7 +45,7 @@ def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_na
     if captions is not None:
         digests[f"{captions_name} (captions)"] = sha256_hex(captions)
         said = _by_instance(captions, captions_name, {entry.annotation_id for entry in tables.annotations})
-    masks: defaultdict[str, list[HumanMask]] = defaultdict(list)
+    kept: set[int] = set()
     phrases: defaultdict[str, list[HumanPhrase]] = defaultdict(list)
     for entry in tables.annotations:
         if entry.row.get("iscrowd"):
@@ -53,12 +53,9 @@ def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_na
             continue
         where = f"{name}: annotation {entry.annotation_id}"
         every = [*_captions(entry.row, where), *said.get(entry.annotation_id, ())]
-        masks[entry.path].append(entry.mask)
+        kept.add(entry.annotation_id)
         phrases[entry.path] += (HumanPhrase((entry.index,), text) for text in clean_texts(every, left_out, where=where))
-    images = tuple(
-        HumanImage(path, size, tuple(masks[path]), tuple(phrases[path])) for path, size in tables.sizes.items()
-    )
-    return Annotation(images, digests, +left_out)
+    return Annotation(tables.images(kept, phrases, tables.sizes), digests, +left_out)
 
 
 def _by_instance(data: bytes, name: str, known: Container[int]) -> dict[int, list[Any]]:
@@ -92,11 +89,6 @@ class AnnotationEntry:
     index: int
     row: Mapping[str, Any]
 
-    @property
-    def mask(self) -> HumanMask:
-        """The object of the row."""
-        return HumanMask(self.index, self.annotation_id, self.row.get("segmentation"))
-
 
 @dataclass(frozen=True)
 class CocoTables:
@@ -116,6 +108,18 @@ class CocoTables:
     def path_of_annotation(self) -> Mapping[int, str]:
         """The path of the image of each annotation, by id."""
         return {entry.annotation_id: entry.path for entry in self.annotations}
+
+    def images(
+        self, kept: Container[int], phrases: Mapping[str, Iterable[HumanPhrase]], paths: Iterable[str]
+    ) -> tuple[HumanImage, ...]:
+        """Return the images at `paths`, each with the objects that are among the ids `kept`, and its phrases."""
+        masks: defaultdict[str, list[HumanMask]] = defaultdict(list)
+        for each in self.annotations:
+            if each.annotation_id in kept:
+                masks[each.path].append(HumanMask(each.index, each.annotation_id, each.row.get("segmentation")))
+        return tuple(
+            HumanImage(path, self.sizes[path], tuple(masks[path]), tuple(phrases.get(path, ()))) for path in paths
+        )
 
 
 def read_coco_tables(data: bytes, where: str) -> CocoTables:
