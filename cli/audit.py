@@ -182,10 +182,8 @@ def _print_draw(audit: str, found: Draw) -> None:
     table.add_row("missed objects", f"{images:,} of {population.images:,} images")
     table.add_row("strata by", "confidence" if record.score == "confidence" else "label-free score")
     stdout.print(table, soft_wrap=True)
-    table = columns_table(("question", "if it is", "expected interval", "", "from"), num_texts=5)
-    for each in expected_precision(record):
-        table.add_row(*each)
-    stdout.print(table)
+    headers = ("question", "if it is", "expected interval", "", "from")
+    stdout.print(columns_table(headers, expected_precision(record), num_texts=5))
     _report_missing(found.unreadable)
     if undrawn := undrawn_strata(record):
         names, number = "; ".join(each.name for each in undrawn), sum(each.num_units for each in undrawn)

@@ -104,8 +104,10 @@ def facts_table(title: str, rows: Iterable[tuple[str, str]] = ()) -> Table:
     return table
 
 
-def columns_table(headers: Sequence[str], *, title: str | None = None, num_texts: int = 1) -> Table:
-    """Return an empty table with a column a header; those after the first `num_texts` hold figures, on the right."""
+def columns_table(
+    headers: Sequence[str], rows: Iterable[Sequence[str | Text]] = (), *, title: str | None = None, num_texts: int = 1
+) -> Table:
+    """Return a table with a column a header; those after the first `num_texts` hold figures, on the right."""
     table = Table(
         title=title,
         title_justify="left",
@@ -119,6 +121,8 @@ def columns_table(headers: Sequence[str], *, title: str | None = None, num_texts
     for index, header in enumerate(headers):
         is_text = index < num_texts
         table.add_column(header, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -70,14 +70,9 @@ def doctor(
     """
     config = load_config(preset, config_file, options.words(assignments, {"placement.accept_domain": accept_domain}))
     checks = list(run_checks(config, source=source, out=out))
-    table = columns_table(("", "check", "found"), title=f"doctor, preset {preset}", num_texts=3)
-    for check in checks:
-        table.add_row(
-            Text("ok", "green") if check.is_ok else Text("off", "red"),
-            check.name,
-            check.detail if check.is_ok else check.summary,
-        )
-    stdout.print(table)
+    words = {True: Text("ok", "green"), False: Text("off", "red")}
+    rows = ((words[each.is_ok], each.name, each.detail if each.is_ok else each.summary) for each in checks)
+    stdout.print(columns_table(("", "check", "found"), rows, title=f"doctor, preset {preset}", num_texts=3))
     for check in checks:
         if not check.is_ok and check.summary != check.detail:
             # Not in the table, which would break commands and urls across lines.

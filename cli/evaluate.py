@@ -179,9 +179,7 @@ def model_view(found: ModelEvaluation) -> RenderableType:
         percents,
     )
 
-    lines = facts_table("evaluation")
-    for name, text in facts(found).items():
-        lines.add_row(name, text)
+    lines = facts_table("evaluation", facts(found).items())
     named = FIGURE_TITLES
     for name, title in NO_TARGET_TITLES.items():
         if name in found.parts[0].figures:
@@ -199,9 +197,6 @@ def evaluation_view(found: Evaluation) -> RenderableType:
     from pseudoris.training.evaluation.evaluation_report import caption, figure_text, image_lines, part_titles
     from pseudoris.training.evaluation.run_evaluation import FIGURES, MASK_FIGURES, SET_TITLES
 
-    facts = facts_table("evaluation")
-    for name, text in image_lines(found).items():
-        facts.add_row(name, text)
     expressions = columns_table(("", *SET_TITLES.values()), title="expressions")
     differences = columns_table(("", *found.differences), title="paired differences")
     for name, figure in FIGURES.items():
@@ -209,13 +204,13 @@ def evaluation_view(found: Evaluation) -> RenderableType:
         expressions.add_row(figure.title, *(_cell(each, figure.digits) for each in sets))
         steps = (step[name] for step in found.differences.values())
         differences.add_row(figure.title, *(figure_text(each, figure.digits, sign="+") for each in steps))
-    masks = columns_table(("", ""), title="masks")
-    for name, figure in MASK_FIGURES.items():
-        masks.add_row(figure.title, figure_text(found.mask_quality[name], figure.digits))
-    targets = columns_table(("", "referring accuracy", "expressions"), title="kept expressions by their target")
-    for title, (_, part) in part_titles(found).items():
-        targets.add_row(title, figure_text(part.accuracy, 3), f"{part.expressions:,}")
+    quality = ((each.title, figure_text(found.mask_quality[name], each.digits)) for name, each in MASK_FIGURES.items())
+    masks = columns_table(("", ""), quality, title="masks")
+    parts = part_titles(found).items()
+    rows = ((title, figure_text(part.accuracy, 3), f"{part.expressions:,}") for title, (_, part) in parts)
+    targets = columns_table(("", "referring accuracy", "expressions"), rows, title="kept expressions by their target")
     notes = [line for note in found.notes for line in ("", note)]
+    facts = facts_table("evaluation", image_lines(found).items())
     return Group(facts, "", expressions, "", differences, "", masks, "", targets, *notes, "", caption(found))
 
 

@@ -78,16 +78,12 @@ def stats_view(out: str, found: RunStatistics) -> RenderableType:
         spreads.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
     parts: list[RenderableType] = [*domain_lines(found.domain), counts, "", spreads]
     for name, groups in found.groups.items():
-        table = columns_table(("", GROUPS[name], "kept", "share"), title=f"by {name}")
-        for value, count in groups.items():
-            table.add_row(value, f"{count.counted:,}", f"{count.kept:,}", f"{count.share:.1%}")
-        parts += ["", table]
+        rows = ((value, f"{each.counted:,}", f"{each.kept:,}", f"{each.share:.1%}") for value, each in groups.items())
+        parts += ["", columns_table(("", GROUPS[name], "kept", "share"), rows, title=f"by {name}")]
     if found.top:
         error = f" (counts may be too low by up to {found.top_error:,})" if found.top_error else ""
-        table = columns_table(("", "times"), title=f"most frequent kept expressions{error}")
-        for text, times in found.top:
-            table.add_row(text, f"{times:,}")
-        parts += ["", table]
+        most = ((text, f"{times:,}") for text, times in found.top)
+        parts += ["", columns_table(("", "times"), most, title=f"most frequent kept expressions{error}")]
     return Group(*parts)
 
 

@@ -191,10 +191,9 @@ def training_bar(*, is_shown: bool) -> Iterator[TrainingBar]:
 def _show_plan(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> None:
     from pseudoris.training.ppt.curriculum import describe
 
-    table = facts_table("curriculum")
-    for name, data, pairs, steps in describe(rounds, num_pairs):
-        table.add_row(name, f"{data}: {pairs:,} pairs per epoch, {steps:,} steps")
-    stdout.print(table)
+    phases = describe(rounds, num_pairs)
+    rows = ((name, f"{data}: {pairs:,} pairs per epoch, {steps:,} steps") for name, data, pairs, steps in phases)
+    stdout.print(facts_table("curriculum", rows))
 
 
 def ppt_summary_view(summary: PptSummary, sizes: PointGeneratorConfig) -> RenderableType:
