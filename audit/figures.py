@@ -27,6 +27,7 @@ from pseudoris.audit.intervals import (
 from pseudoris.audit.judged_pairs import KINDS, AppliedRun, JudgedPairs, join_answers, mask_outcomes, rater_checks
 from pseudoris.audit.verdicts import RaterAnswers
 from pseudoris.schemas.keep_rule import Flags
+from pseudoris.schemas.untrusted import without_nan
 from pseudoris.store.reports.svg import element, svg_file
 
 # What `expected_precision` assumes.
@@ -113,15 +114,7 @@ class AuditFigures:
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures as values that JSON has; no number is infinite."""
-
-        def finite(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {key: finite(each) for key, each in value.items()}
-            if isinstance(value, (list, tuple)):
-                return [finite(each) for each in value]
-            return None if isinstance(value, float) and not np.isfinite(value) else value
-
-        tree: dict[str, Any] = finite(asdict(self))
+        tree: dict[str, Any] = without_nan(asdict(self))
         if tree["applied"] is not None:
             del tree["applied"]["kept"]
         return tree

@@ -235,7 +235,6 @@ def _pair_rows(table: pa.Table, pairs: RunPairs, numbers: Ints) -> Iterator[tupl
             number,
             {
                 **row,
-                "source": row["source"],
                 "pair_id": pair_id(row["image_id"], masks, row["text"]),
                 "mask_ids": masks,
                 "is_kept": bool(pairs.is_kept[number]),

@@ -10,10 +10,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import stat
 import unicodedata
+from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Literal, TextIO, overload
@@ -175,6 +177,15 @@ def printable_json(value: object, *, ensure_ascii: bool = False, **options: Any)
     if text.isprintable():
         return text
     return "".join(json.dumps(letter)[1:-1] if letter != "\n" and _is_control(letter) else letter for letter in text)
+
+
+def without_nan(value: Any) -> Any:
+    """Return JSON values with null in place of what is not finite."""
+    if isinstance(value, Mapping):
+        return {name: without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_control(letter: str) -> bool:

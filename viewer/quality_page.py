@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from math import floor, log10
+from math import floor
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -248,10 +248,7 @@ def stacked_bar(parts: Sequence[tuple[str, float]], *, title: str) -> Markup:
 
 def nice_ceiling(value: float) -> float:
     """Return the least of 1, 2, 4, 5, 8, 10 times a power of ten that is not below `value`; 1 for less than that."""
-    if value <= 1:
-        return 1.0
-    power = 10.0 ** floor(log10(value))
-    return next(step * power for step in (1, 2, 4, 5, 8, 10) if step * power >= value)
+    return 1.0 if value <= 1 else round_step(value, (1.0, 2.0, 4.0, 5.0, 8.0, 10.0))
 
 
 def nice_ticks(right: float) -> list[float]:

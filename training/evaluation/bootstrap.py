@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -108,12 +108,3 @@ def estimate_of(value: float, resampled: Floats) -> Estimate:
 
 
 UNDEFINED: Final = Estimate(math.nan, math.nan, math.nan)
-
-
-def without_nan(value: Any) -> Any:
-    """Return JSON values with null in place of what is not finite."""
-    if isinstance(value, Mapping):
-        return {name: without_nan(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.untrusted import printable_json
+from pseudoris.schemas.untrusted import printable_json, without_nan
 from pseudoris.store.location import RunLocation
-from pseudoris.training.evaluation.bootstrap import RESAMPLES, UNDEFINED, Estimate, ImageBootstrap, Sums, without_nan
+from pseudoris.training.evaluation.bootstrap import RESAMPLES, UNDEFINED, Estimate, ImageBootstrap, Sums
 from pseudoris.training.evaluation.evaluation_report import HTML_NAME, JSON_NAME, render_page
 from pseudoris.training.evaluation.held_out import Answerer, AskedImage, HeldOutExpressions
 from pseudoris.training.learning.mask_overlay import draw_masks

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.untrusted import without_nan
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import list_receipts, spread_evenly
 from pseudoris.store.threads import map_in_threads
-from pseudoris.training.evaluation.bootstrap import RESAMPLES, UNDEFINED, Estimate, ImageBootstrap, Sums, without_nan
+from pseudoris.training.evaluation.bootstrap import RESAMPLES, UNDEFINED, Estimate, ImageBootstrap, Sums
 from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, RunImage, read_shard
 from pseudoris.training.evaluation.truth import ALL, DIFFICULTIES, KEPT, KINDS, SAMPLING, SETS, Truth, count_image
 
