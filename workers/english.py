@@ -176,12 +176,7 @@ _OPENINGS: Final = re.compile(
 )
 _CLOSED_WORDS: Final = ARTICLES | PREPOSITIONS | CONJUNCTIONS | RELATIVES
 # Clauses, pronouns, and phrases that already state a position are not composed.
-_UNFIT_WORDS: Final = frozenset(
-    {
-        *(AUXILIARIES | PERSONAL_PRONOUNS | EMPTY_PRONOUNS | CONJUNCTIONS),
-        *(PLACES | {"other"}),
-    }
-)
+_UNFIT_WORDS: Final = AUXILIARIES | PERSONAL_PRONOUNS | EMPTY_PRONOUNS | CONJUNCTIONS | PLACES | {"other"}
 _OF_ONE: Final = ARTICLES | {"one"}
 _OF_OTHER_NUMBERS: Final = DETERMINERS | NUMERALS
 _MAX_WORDS: Final = 9
