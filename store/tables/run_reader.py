@@ -188,7 +188,10 @@ class Run:
         at = bisect_right(ends, place)
         if self._last[0] != at:
             receipt, plugins = self._receipts[at], self.header.config.images.decoder_plugins
-            found = iter_annotations(self._location, [receipt])
+            found = list(iter_annotations(self._location, [receipt]))
+            # An IndexError would end a loop over the run as if there were no more images.
+            if len(found) != receipt.counts.annotated + receipt.counts.empty:
+                raise _damaged(receipt)
             self._last = (at, [RunImage(each, partial(self._load, receipt, each), plugins) for each in found])
         # Counted from the end of the shard.
         return self._last[1][place - ends[at]]
@@ -197,6 +200,8 @@ class Run:
         """Return the encoded bytes of an image of a shard, from its table if they are embedded."""
         keep = RowFilter(ds.field("image_id") == image.image_id, ("image_id",))
         found = read_selected(self._location, IMAGES, receipt.parts[IMAGES].name, ("bytes",), keep)["bytes"].to_pylist()
+        if not found:
+            raise _damaged(receipt)
         outcome = found[0] or as_annotated(self._pictures(receipt.shard, image.key), image.sha256)
         if isinstance(outcome, ImageError):
             raise outcome
@@ -289,6 +294,10 @@ class Run:
             for table in SCHEMAS:
                 parts[table].append(receipt.parts[table])
         return _Contents(totals.sum(), parts, list(accumulate(shown)))
+
+
+def _damaged(receipt: Receipt) -> ConfigError:
+    return ConfigError(f"the table images of shard {receipt.shard} is damaged: run `pseudoris verify`")
 
 
 class _Contents(NamedTuple):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from pycocotools import mask as coco
 
@@ -52,6 +53,20 @@ def test_one_image_reads_no_other_shard(tmp_path):
     assert run[-1].expressions == ()
     with pytest.raises(ConfigError, match="is missing, although a receipt names it"):
         run[len(run) // 2]
+
+
+def test_a_part_with_fewer_images_than_its_receipt_ends_no_loop_silently(tmp_path):
+    scored_run(RunLocation.open(str(tmp_path)), num_shards=2)
+    run = pseudoris.open_run(str(tmp_path))
+    image = run[0]
+    (part,) = tmp_path.glob("images/shard-00000000.*.parquet")
+    table = pq.read_table(part)
+    pq.write_table(table.slice(1), part)
+    told = "the table images of shard 0 is damaged: run `pseudoris verify`"
+    with pytest.raises(ConfigError, match=told):
+        list(pseudoris.open_run(str(tmp_path)))
+    with pytest.raises(ConfigError, match=told):
+        _ = image.image
 
 
 def test_masks_and_expressions_are_those_of_the_tables(tmp_path):
