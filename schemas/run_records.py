@@ -196,6 +196,11 @@ class RunHeader(SealedRecord):
         """Whether people made all of it; a run of models that people corrected is an import of another kind."""
         return self.origin == "import" and (self.parent is None or "import" in self.identity.method)
 
+    @property
+    def is_corrected(self) -> bool:
+        """Whether a person corrected some of it, also before a refilter."""
+        return "corrections" in self.identity.method
+
 
 class PlanExtension(SealedRecord):
     """`_plan/g0002.json`: images added to SOURCE since the plan before. Created once, after its parts of the plan.

@@ -153,7 +153,7 @@ def _protocol(request: ExportRequest) -> Iterator[str]:
     if header.is_human:
         yield f"An imported annotation (origin of the run). Who made it, and how: {_TO_FILL}"
     else:
-        corrected = "a person corrected some" if header.origin == "import" else "no person corrected them"
+        corrected = "a person corrected some" if header.is_corrected else "no person corrected them"
         yield f"Synthetic: tools made masks and texts, and {corrected} (origin: {header.origin})"
     if rule is not None and rule.tau is not None:
         yield f"The run keeps an expression if it has {rule} (its settings)"

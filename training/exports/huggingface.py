@@ -218,7 +218,7 @@ def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: M
         head=yaml.safe_dump(head(split, rows[split], title=title, licence=request.options.license), sort_keys=False),
         licence=request.options.license,
         title=title,
-        is_human=header.is_human,
+        header=header,
         split=split,
         counts=counts,
         stages=[(stage, engine, weights.get(stage, "none")) for stage, engine in engines.items()],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.data_card import CARD_NAME
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import latest_receipts
+from pseudoris.store.runs.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.annotations import iter_annotations
 from pseudoris.training.evaluation.human_truth import HumanTruth
 from pseudoris.training.imports import ImportRequest, ImportSummary, correct_run
@@ -32,7 +35,7 @@ from tests.builders.studio import (
     write_project,
 )
 from tests.store.builders import HEIGHT, WIDTH
-from tests.training.exports.builders import build_run_of_several, export
+from tests.training.exports.builders import BuiltRun, build_run_of_several, export
 
 THREE, PAIR, ONE = (image_id(key) for key in ("a/three.jpg", "a/group.png", "b/one.jpg"))
 
@@ -128,6 +131,23 @@ def test_rows_of_corrected_images_are_the_persons_and_all_others_stay(parent, ta
     assert not header.is_human
     with pytest.raises(ConfigError, match="not human annotation"):
         HumanTruth.read(out)
+
+
+def test_what_is_published_of_a_corrected_run_says_that_a_person_corrected_it(tasks, correct, tmp_path):
+    _, out = correct([submitted(tasks[ONE], lambda results: results.clear())])
+    refiltered = RunLocation.open(str(tmp_path / "refiltered"))
+    refilter(out, refiltered, RuleChange(tau=0.5))
+    for run in (out, refiltered):
+        published = RunLocation.open(f"{run.root}-published")
+        export("hf", BuiltRun(run, require_header(run), ()), published)
+        card, readme = (place.read_bytes(name).decode() for place, name in ((run, CARD_NAME), (published, "README.md")))
+        assert "A person corrected some masks or expressions. If" in card
+        assert "| who corrected some masks or expressions, how |" in card
+        assert "| annotation |" not in card
+        assert "- machine-generated\n" in card
+        assert "A person corrected some of them. pseudoris made the others after" in readme
+        assert "and a person corrected some (origin: " in published.read_bytes("croissant.json").decode()
+        assert not any(re.search("No human|no person", text) for text in (card, readme))
 
 
 def test_expressions_of_several_masks_stay_where_only_texts_were_changed(tasks, correct):
