@@ -20,9 +20,10 @@ ROOT: Final = Path(__file__).parents[2]
 DOORS: Final = {
     "start": "install demo photographs cluster",
     "guides": (
-        "annotate sources hub weights priors ready-masks gallery judging audit evaluation model-evaluation reuse "
-        "listener second-opinion composing exclusions exports export-ris training loading rewording student ppt "
-        "imports mixing correct sql resume cluster sizing troubleshooting plugins masks vlm"
+        "annotate configuration sources hub weights priors ready-masks gallery judging audit evaluation "
+        "model-evaluation reuse listener second-opinion composing exclusions exports export-ris training loading "
+        "rewording student ppt imports mixing correct sql notebooks resume cluster sizing troubleshooting plugins "
+        "masks vlm"
     ),
     "reference": "cli settings schema api messages metrics formats layouts stability glossary",
     "records": (
@@ -45,6 +46,8 @@ exclude_patterns = ["site"]
 extensions = ["myst_parser"]
 myst_heading_anchors = 4
 # Info strings of fences hold a second word, `run`, which only the tests read.
+# Not dashes: what a page says of an option is copied.
+smartquotes_action = "qe"
 nitpicky = True
 html_theme = "furo"
 html_title = f"pseudoris {version}"

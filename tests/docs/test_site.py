@@ -66,6 +66,12 @@ def test_llms_txt_names_every_page_and_its_text_is_there(site):
 
 
 @pytest.mark.slow
+def test_an_option_keeps_its_two_dashes(site):
+    found = [found for page in site.rglob("*.html") for found in re.findall(r"–[a-z]\S+", page.read_text("utf-8"))]
+    assert found == []
+
+
+@pytest.mark.slow
 def test_a_link_to_a_file_of_the_repository_leads_to_the_forge(site):
     text = "".join(page.read_text(encoding="utf-8") for page in site.rglob("*.html"))
     linked = set(re.findall(rf'href="{FORGE}/blob/main/([^"#]+)', text))
