@@ -99,6 +99,7 @@ def init(
     """
     text = "".join(f"{line}\n" for line in _starting_lines(preset))
     schema_path = path.with_name(SCHEMA_NAME)
+    options.check_file(path)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(_HEAD.format(schema=SCHEMA_NAME, preset=preset, name=path.name) + text)
@@ -107,7 +108,7 @@ def init(
     except FileExistsError:
         raise ConfigError(f"{path} exists: give another PATH, or remove it") from None
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error}") from error
+        raise ConfigError(f"{path} cannot be written ({error.strerror or error}): give another PATH") from error
     echo(f"wrote {path} and {schema_path}")
 
 

@@ -75,6 +75,10 @@ class HelpPage(TyperGroup):
         except KeyboardInterrupt:
             report_stopped("interrupted")
             ctx.exit(INTERRUPTED)
+        except typer.BadParameter as error:
+            # Pydantic's prefix, which Typer prints with the message.
+            error.message = error.message.removeprefix("Value error, ")
+            raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page."""

@@ -206,17 +206,17 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         with path.open(encoding="utf-8") as file:
             tree = parse_yaml(file.read(MAX_LETTERS + 1))
     except FileNotFoundError:
-        raise ConfigError(f"--config {path}: no such file") from None
+        raise ConfigError(f"{path} does not exist. Check the path.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         fault = str(error)
         # The error's own text repeats the lines around the fault, which may hold a secret.
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
             fault = f"{error.problem} in line {error.problem_mark.line + 1}"
-        raise ConfigError(f"--config {path} cannot be read as YAML: {fault}") from error
+        raise ConfigError(f"{path} cannot be read as YAML: {fault}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"--config {path} holds a {type(tree).__name__}; it needs keys such as `masks:`")
+        raise ConfigError(f"{path} holds a {type(tree).__name__}; it needs keys such as `masks:`")
     return tree
 
 

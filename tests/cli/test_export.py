@@ -58,7 +58,7 @@ def test_excluded_images_are_left_out_and_counted(out, tmp_path):
 def test_mistakes_are_messages_with_exit_code_two(out, tmp_path):
     for arguments, message in [
         ((str(tmp_path / "nowhere"), str(tmp_path / "export")), "there is no run"),
-        ((str(out), str(tmp_path / "export"), "--format", "yolo"), "'yolo' is not one of 'parquet'"),
+        ((str(out), str(tmp_path / "export"), "--format", "yolo"), "'--format': 'yolo' is not one of 'parquet'"),
         ((str(out), str(tmp_path / "export"), "--exclude", str(tmp_path / "none.csv")), "none.csv' does not exist"),
     ]:
         failed = pseudoris_here("export", *arguments)

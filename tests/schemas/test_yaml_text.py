@@ -51,7 +51,7 @@ READERS = {
 def test_yaml_beyond_bounds_is_refused_within_a_second_with_the_place_and_the_remedy(tmp_path, reader, text, message):
     path = tmp_path / "bomb.yaml"
     began_s = time.process_time()
-    with pytest.raises(ConfigError, match=f"(?s)--(config .*bomb.yaml|set [a-z_.]+).*{message}") as caught:
+    with pytest.raises(ConfigError, match=f"(?s)(bomb.yaml|--set [a-z_.]+).*{message}") as caught:
         READERS[reader](text, path)
     assert time.process_time() - began_s < 1
     assert len(str(caught.value)) < 600
