@@ -29,14 +29,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import NamedParts, stray_files
 from pseudoris.store.runs.header import header_digests, require_header
 from pseudoris.store.runs.plan import iter_plan_part, shards_of_parts
-from pseudoris.store.runs.receipts import (
-    AT_ONCE,
-    RootDigest,
-    foreign_receipt,
-    list_receipts,
-    spread_evenly,
-    try_read_receipts,
-)
+from pseudoris.store.runs.receipts import RootDigest, foreign_receipt, list_receipts, spread_evenly, try_read_receipts
 from pseudoris.store.tables.judged_expressions import SOME_TAU, rule_of
 
 __all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
@@ -232,7 +225,8 @@ def _ranges(shards: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield numbers[0], numbers[-1]
 
 
-# Most planned images to hold while the receipts of their shards are read; half a kilobyte each.
+# Most planned shards and images to hold while the receipts of the shards are read: 6 KB and half a kilobyte each.
+_SHARDS_AT_ONCE: Final = 256
 _IMAGES_AT_ONCE: Final = 65_536
 
 
@@ -328,7 +322,7 @@ def _batches(planned: Iterable[_Planned]) -> Iterator[list[_Planned]]:
     for shard, entries in planned:
         batch.append((shard, entries))
         num_images += len(entries or ())
-        if len(batch) == AT_ONCE or num_images >= _IMAGES_AT_ONCE:
+        if len(batch) == _SHARDS_AT_ONCE or num_images >= _IMAGES_AT_ONCE:
             yield batch
             batch, num_images = [], 0
     if batch:

@@ -108,10 +108,7 @@ def is_generated(card: bytes) -> bool:
 
 def root_of(location: RunLocation) -> str:
     """Return the root digest of a run's present state."""
-    digest = RootDigest(require_header(location))
-    for receipt in cached_receipts(location):
-        digest.add(receipt)
-    return digest.hexdigest()
+    return RootDigest(require_header(location), cached_receipts(location)).hexdigest()
 
 
 def write_citation(location: RunLocation, cited: CitedAudit) -> None:

@@ -11,9 +11,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice, tee
+from itertools import tee
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -23,12 +22,11 @@ from pseudoris.schemas.ids import shard_name
 from pseudoris.schemas.run_records import HEADER_NAME, RECEIPTS_FOLDER, PartRecord, Receipt, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_record, header_digests
+from pseudoris.store.threads import map_in_threads
 
 _NAME: Final = re.compile(r"^shard-(\d{8,})\.g(\d+)\.json$")
 # A receipt is a kilobyte: reading one from a bucket is mostly latency, which threads hide.
 _READERS: Final = 16
-# Receipts read ahead; each takes 6 KB in memory.
-AT_ONCE: Final = 16 * _READERS
 _ANEW: Final = "Delete all receipts of the shard ({}.g*.json): annotate then computes the shard again"
 
 
@@ -138,15 +136,8 @@ def read_receipts(location: RunLocation, commits: Iterable[tuple[int, int]]) -> 
 def try_read_receipts(
     location: RunLocation, commits: Iterable[tuple[int, int]]
 ) -> Iterator[Receipt | ConfigError | None]:
-    """Yield what `read_receipt` returns or raises for each (shard, generation) pair, in their order.
-
-    Several are read at once, and at most `AT_ONCE` are held.
-    """
-    remaining = iter(commits)
-    with ThreadPoolExecutor(_READERS) as pool:
-        # In batches: a plain `map` would request a million receipts before the first one is used.
-        while some := tuple(islice(remaining, AT_ONCE)):
-            yield from pool.map(lambda commit: _try_read(location, *commit), some)
+    """Yield what `read_receipt` returns or raises for each (shard, generation) pair, in their order."""
+    yield from map_in_threads(lambda commit: _try_read(location, *commit), commits, _READERS)
 
 
 def _try_read(location: RunLocation, shard: int, generation: int) -> Receipt | ConfigError | None:
@@ -263,8 +254,8 @@ class RootDigest:
     digests of the header and of the receipts themselves.
     """
 
-    def __init__(self, header: RunHeader) -> None:
-        """Begin with the run's header; its plan includes the extensions."""
+    def __init__(self, header: RunHeader, receipts: Iterable[Receipt] = ()) -> None:
+        """Begin with the run's header, whose plan includes the extensions, and with `receipts`."""
         self._digest = hashlib.sha256()
         self._add(
             {
@@ -277,6 +268,8 @@ class RootDigest:
                 **header.model_dump(mode="json", include={"audits", "exclusions"}),
             }
         )
+        for receipt in receipts:
+            self.add(receipt)
 
     def add(self, receipt: Receipt) -> None:
         """Add a shard by its latest receipt."""

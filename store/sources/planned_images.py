@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Final
 
@@ -20,6 +19,7 @@ from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.sources.image_tables import RowImage, read_rows
 from pseudoris.store.sources.root import SourceRoot, resolve_uri
 from pseudoris.store.sources.source import open_recorded_root, open_root
+from pseudoris.store.threads import map_in_threads
 
 _MISSING: Final = ImageError("missing", "the image was planned but is not there")
 _NO_BUCKET: Final = ImageError("missing", "there is no bucket of this name, in this region, at this endpoint")
@@ -65,12 +65,9 @@ def read_or_refused(root: SourceRoot, entries: Sequence[PlanEntry], config: RunC
     groups = [list(group) for _, group in itertools.groupby(entries, key=lambda entry: file_path(entry.key))]
     read = functools.partial(_read_group, root, config=config)
     num_readers = min(root.storage.max_readers, len(groups))
-    if num_readers < 2:
-        yield from itertools.chain.from_iterable(map(read, groups))
-        return
     # In a bucket each image is a request, which is nearly all latency.
-    with ThreadPoolExecutor(num_readers) as pool:
-        yield from itertools.chain.from_iterable(pool.map(read, groups))
+    found = map(read, groups) if num_readers < 2 else map_in_threads(read, groups, num_readers)
+    yield from itertools.chain.from_iterable(found)
 
 
 def _read_group(root: SourceRoot, entries: Sequence[PlanEntry], *, config: RunConfig) -> list[Reading]:

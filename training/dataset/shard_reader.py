@@ -6,7 +6,6 @@ Each table's part is read once, and only the columns of the spec.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final, Self
@@ -26,6 +25,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.committed_tables import read_selected
 from pseudoris.store.tables.judged_expressions import floats_of
+from pseudoris.store.threads import map_in_threads
 from pseudoris.training.dataset.image_reader import ImageBytes, ShardImages
 from pseudoris.training.dataset.samples import SCORES, SampleSpec
 from pseudoris.training.dataset.shard_index import (
@@ -347,9 +347,9 @@ class OpenedRun:
 
     def count_samples(self) -> Int64Array:
         """Return the samples of every shard of the snapshot, (S,); reads the columns that the filter asks for."""
-        with ThreadPoolExecutor(_COUNTERS) as pool:
-            counts = pool.map(lambda row: self.index(row, with_sizes=False).num_masks, range(len(self.snapshot)))
-            return np.fromiter(counts, np.int64, len(self.snapshot))
+        rows = range(len(self.snapshot))
+        counts = map_in_threads(lambda row: self.index(row, with_sizes=False).num_masks, rows, _COUNTERS)
+        return np.fromiter(counts, np.int64, len(rows))
 
 
 def served_by(location: RunLocation, spec: SampleSpec, snapshot: Snapshot | None) -> SampleSpec:

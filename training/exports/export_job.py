@@ -136,9 +136,7 @@ class ExportRequest:
     @property
     def digest(self) -> str:
         """sha256 of the run's content and the options: equal for two exports with the same rows."""
-        root = RootDigest(self.header)
-        for receipt in self.receipts:
-            root.add(receipt)
+        root = RootDigest(self.header, self.receipts)
         rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in self.exclusions]
         return sha256_hex(json.dumps([root.hexdigest(), asdict(self.options), rules], sort_keys=True).encode())
 
