@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -153,9 +152,8 @@ def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Pat
     return path
 
 
-@contextmanager
-def _progress() -> Iterator[Bar]:
-    """Give a bar of bytes."""
+def _progress() -> AbstractContextManager[Bar]:
+    """Return a bar of bytes."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -163,8 +161,7 @@ def _progress() -> Iterator[Bar]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with bar(columns=columns, amount=_amount, console=stdout, is_transient=False) as show:
-        yield show
+    return bar(columns=columns, amount=_amount, console=stdout, is_transient=False)
 
 
 def _amount(done: int, total: int) -> str:

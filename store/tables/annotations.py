@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.ids import mask_index
@@ -75,11 +76,11 @@ def iter_annotations(
     names = (*_EXPRESSION_COLUMNS, "samples") if with_samples else _EXPRESSION_COLUMNS
     for receipt in receipts:
         images = read_table(location, IMAGES, columns, [receipt])
-        masks = _by_image(read_table(location, MASKS, receipts=[receipt]).to_pylist())
+        masks = by_image(read_table(location, MASKS, receipts=[receipt]))
         table = read_table(location, EXPRESSIONS, names, [receipt])
         if kept_only:
             table = table.filter(table["kept"])
-        expressions = _by_image(table.to_pylist())
+        expressions = by_image(table)
         for row in images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED)).to_pylist():
             image = row["image_id"]
             said = [_expression(each) for each in expressions[image]]
@@ -103,9 +104,10 @@ def iter_annotations(
             )
 
 
-def _by_image(rows: list[dict[str, Any]]) -> defaultdict[str, list[dict[str, Any]]]:
+def by_image(table: pa.Table) -> defaultdict[str, list[dict[str, Any]]]:
+    """Return the rows of a table by their `image_id`, which is taken out of them."""
     found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
+    for row in table.to_pylist():
         found[row.pop("image_id")].append(row)
     return found
 

@@ -10,6 +10,7 @@ the last to the first, so that this also holds if the emptying is killed.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -117,9 +118,5 @@ def _num_folders(destination: RunLocation, numbered: Callable[[int], str]) -> in
     above = 1
     while not is_empty_from(above):
         above *= 2
-    below = above // 2
-    # Of `below` something follows within the gap; from `above` on nothing does.
-    while above - below > 1:
-        middle = (below + above) // 2
-        below, above = (below, middle) if is_empty_from(middle) else (middle, above)
-    return above
+    # Of half of it something follows within the gap; from `above` on nothing does.
+    return bisect_left(range(above), True, lo=above // 2 + 1, key=is_empty_from)
