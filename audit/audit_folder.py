@@ -150,9 +150,12 @@ def _add(audit: AuditFolder, file: Path, data: bytes) -> Added:
     if not data.startswith(before):
         lines = zip(data.split(b"\n"), before.split(b"\n"), strict=False)
         first = next(number for number, (mine, theirs) in enumerate(lines, start=1) if mine != theirs)
+        remedy = "Two people, or two devices, need two names"
+        if file.suffix.lower() == ".json":
+            later = f"If {file.name} is a later export of the same person, move {path} out of the audit"
+            remedy = f"{later}, and add {file.name} again. Two people need two names"
         raise ConfigError(
-            f"{file}, line {first}: the audit has other verdicts of a rater "
-            f"{answers.rater!r} in {path}. Two people, or two devices, need two names"
+            f"{file}, line {first}: the audit has other verdicts of a rater {answers.rater!r} in {path}. {remedy}"
         )
     location.replace(name, data)
     return Added(data.count(b"\n") - before.count(b"\n"), answers)

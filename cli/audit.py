@@ -102,7 +102,7 @@ def add(
 
     folder = AuditFolder.open(options.local_folder(audit))
     for file in files:
-        if file.suffix == ".json":
+        if file.suffix.lower() == ".json":
             from pseudoris.cli.studio_verdicts import studio_verdicts
 
             found = add_file(folder, file, partial(studio_verdicts, folder, file))

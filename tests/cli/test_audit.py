@@ -192,6 +192,32 @@ def test_corrections_in_label_studio_are_verdicts_on_the_kept_pairs(studio, tmp_
     assert "0 new lines of ana" in ran("add", audit.path, file)
 
 
+def test_a_later_export_of_the_same_person_replaces_the_earlier_as_the_message_says(studio, tmp_path):
+    audit, tasks = studio
+    project = [submitted(task) for task in tasks.values()]
+    file = write_project(tmp_path / "bob.json", project)
+    ran("add", audit.path, file)
+    for task in project:
+        task["annotations"][0]["was_cancelled"] = True
+    write_project(file, project)
+    verdicts = audit.path / "verdicts" / "bob.jsonl"
+    told = re.escape(
+        f"bob.json is a later export of the same person, move {verdicts} out of the audit, and add bob.json"
+    )
+    with pytest.raises(ConfigError, match=told):
+        ran("add", audit.path, file)
+    verdicts.rename(tmp_path / "earlier.jsonl")
+    ran("add", audit.path, file)
+    (answers,) = audit.answers()
+    assert {each.verdict for each in answers.verdicts.values()} == {"cannot_say"}
+
+
+def test_an_export_whose_suffix_is_in_capitals_is_read_as_one(studio, tmp_path):
+    audit, tasks = studio
+    file = write_project(tmp_path / "ana.JSON", [submitted(task) for task in tasks.values()])
+    assert "lines of ana" in ran("add", audit.path, file)
+
+
 def test_images_that_were_chosen_for_correction_do_not_stand_for_the_run(studio, tmp_path):
     audit, tasks = studio
     file = write_project(tmp_path / "ana.json", [submitted(task) for task in list(tasks.values())[:5]])
