@@ -202,6 +202,20 @@ def test_a_users_mistake_is_an_error_with_a_remedy(tmp_path, words, message) -> 
         invoke(*(word.format(tmp=tmp_path) for word in words))
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("shards.max_images=3", "--set shards.max_images cannot go with --format label-studio"),
+        ("placement.allow_mixed=true", "there is no run at"),
+        ("source.endpoint_url=http://localhost:9", "there is no run at"),
+    ],
+)
+def test_a_correction_takes_only_settings_of_where_and_how_it_is_written(tmp_path, setting, message):
+    file = write_project(tmp_path / "ana.json", [])
+    with pytest.raises(ConfigError, match=message):
+        invoke("import", file, tmp_path / "run", tmp_path / "out", "--format", "label-studio", "--set", setting)
+
+
 @pytest.mark.slow
 def test_corrections_of_label_studio_are_a_run_that_every_command_reads(tmp_path):
     run = RunLocation.open(str(tmp_path / "run"))
