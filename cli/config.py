@@ -95,7 +95,7 @@ def init(
 ) -> None:
     """Write a commented settings file for `annotate --config`.
 
-    Its schema for editors is written beside it. An existing file is never replaced.
+    Its schema for editors is written beside it, over an earlier one. An existing settings file is never replaced.
     """
     text = "".join(f"{line}\n" for line in _starting_lines(preset))
     schema_path = path.with_name(SCHEMA_NAME)
@@ -103,8 +103,7 @@ def init(
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(_HEAD.format(schema=SCHEMA_NAME, preset=preset, name=path.name) + text)
-        if not schema_path.exists():
-            schema_path.write_text(schema_text(), encoding="utf-8")
+        schema_path.write_text(schema_text(), encoding="utf-8")
     except FileExistsError:
         raise ConfigError(f"{path} exists: give another PATH, or remove it") from None
     except OSError as error:

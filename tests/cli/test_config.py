@@ -68,6 +68,13 @@ def test_init_replaces_no_file(tmp_path):
     assert path.read_text() == "mine"
 
 
+def test_init_writes_the_schema_over_an_earlier_one(tmp_path):
+    stale = tmp_path / "run.schema.json"
+    stale.write_text("{}")
+    assert command("init", str(tmp_path / "again.yaml")).returncode == 0
+    assert json.loads(stale.read_text(encoding="utf-8")) == config_schema()
+
+
 def test_diff_shows_what_differs_in_presets_files_and_runs(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("filtering: {tau: 2.0}\n")
