@@ -132,6 +132,12 @@ def test_what_a_notebook_shows_is_escaped():
     assert re.search(said, RunImage(damaged, lambda: b"", ())._repr_html_())
 
 
+def test_a_line_end_in_a_name_is_spelled():
+    record = AnnotatedImage(0, "a", "x%0Ay.png", 4, 4, "0" * 64, None, ())
+    page = RunImage(record, lambda: b"", ())._repr_html_()
+    assert page.count("x\\ny.png") == 2
+
+
 def test_a_run_shows_its_counts_and_first_images(recorded):
     page = recorded._repr_html_()
     assert page.count("<img ") == 3
