@@ -109,7 +109,7 @@ def export(
     if repository is not None and repository.state == "whole":
         stdout.print(f"{repository.page} already holds this export.", soft_wrap=True)
         return
-    if repository is None or not repository.is_written(request):
+    if repository is None or not repository.is_written:
         _write(request, export_format, destination)
     if repository is not None:
         stdout.print(repository.upload(), soft_wrap=True)

@@ -40,18 +40,12 @@ def claim_destination(
     `numbered` gives the path of a numbered folder by its number, from 0.
     """
     num_numbered = 0 if numbered is None else _num_folders(destination, numbered)
-    earlier = _earlier(destination, export_format, is_overwriting=is_overwriting)
-    last = [numbered(num_numbered - 1)] if numbered is not None and num_numbered and not earlier else []
-    for folder in ("", *folders, *last):
-        if earlier:
-            _empty(destination, folder)
-        # Before the destination is marked as ours: a second try must not take foreign files for its own.
-        elif path := next(_files(destination, folder), None):
-            raise ConfigError(
-                f"{destination.uri(path)} is not a file of an export and would be mixed with its files. Name an "
-                "empty place."
-            )
+    last = [numbered(num_numbered - 1)] if numbered is not None and num_numbered else []
+    # Before the destination is marked as ours: a second try must not take foreign files for its own.
+    earlier = has_earlier(destination, export_format, [*folders, *last], is_overwriting=is_overwriting)
     if earlier:
+        for folder in ("", *folders):
+            _empty(destination, folder)
         # What a killed export had begun: it may be many gigabytes, and no listing shows it.
         destination.delete_temporary("", *folders)
         for upload in list(destination.list_uploads()):
@@ -93,10 +87,15 @@ def earlier_record(destination: RunLocation) -> Mapping[str, Any] | None:
         ) from None
 
 
-def _earlier(destination: RunLocation, export_format: str, *, is_overwriting: bool) -> bool:
-    """Return whether there is an export that may be replaced; raise if it may not."""
+def has_earlier(destination: RunLocation, export_format: str, folders: Sequence[str], *, is_overwriting: bool) -> bool:
+    """Return whether there is an export that may be replaced; raise if it may not, or if there are other files."""
     found = earlier_record(destination)
     if found is None:
+        if path := next((path for folder in ("", *folders) for path in _files(destination, folder)), None):
+            raise ConfigError(
+                f"{destination.uri(path)} is not a file of an export and would be mixed with its files. Name an "
+                "empty place."
+            )
         return False
     if found["format"] != export_format:
         raise ConfigError(

@@ -22,7 +22,7 @@ from pseudoris.schemas.untrusted import printable_json
 from pseudoris.store.files.hub_storage import HubStorage, hub_errors
 from pseudoris.store.files.storage import storage_errors
 from pseudoris.store.files.storage_at import local_path
-from pseudoris.training.exports.destination import EXPORT_NAME, earlier_record
+from pseudoris.training.exports.destination import EXPORT_NAME, earlier_record, has_earlier
 from pseudoris.training.exports.export_job import ExportRequest
 
 # What the format `hf` writes, without DEST's own record.
@@ -44,6 +44,7 @@ class HubRepository:
         digest: Of the export that is to stand there (`ExportRequest.digest`).
         state: `empty`, `begun` (a push of this export was killed), or `whole` (nothing is left to do).
         folder: DEST.
+        is_written: Whether DEST holds the export: then it is not written again. Its card may have been edited.
     """
 
     name: str
@@ -51,6 +52,7 @@ class HubRepository:
     digest: str
     state: str
     folder: Path
+    is_written: bool
 
     @classmethod
     def open(cls, name: str, request: ExportRequest, *, is_public: bool) -> Self:
@@ -59,7 +61,8 @@ class HubRepository:
         So a token without the right to create it is known before hours of writing.
 
         Raises:
-            ConfigError: There is no token or no licence, the token may not write there, or something else stands there.
+            ConfigError: There is no token or no licence, the token may not write there, or something else stands there
+                or in DEST.
             TransientError: The Hub does not answer.
         """
         folder = local_path(request.destination.root)
@@ -74,6 +77,10 @@ class HubRepository:
             raise ConfigError(
                 f"--push reads the export from a disk, and DEST is {request.destination.root}: name a folder."
             )
+        record = earlier_record(request.destination) or {}
+        is_written = (record.get("state"), record.get("request")) == ("whole", request.digest)
+        if not is_written:
+            has_earlier(request.destination, "hf", ["data"], is_overwriting=request.is_overwriting)
         with _explained(f"{constants.ENDPOINT}/datasets/{name}", "create"):
             page = HfApi().create_repo(name, repo_type="dataset", private=not is_public, exist_ok=True)
             name = page.repo_id
@@ -87,12 +94,7 @@ class HubRepository:
                 f"{page} exists and holds something else than this export. Give --push another name, or delete "
                 "it there."
             )
-        return cls(name, str(page), request.digest, states.get(marker, "empty"), folder)
-
-    def is_written(self, request: ExportRequest) -> bool:
-        """Return whether DEST holds the export already: then it is not written again. Its card may have been edited."""
-        record = earlier_record(request.destination) or {}
-        return record.get("state") == "whole" and record.get("request") == self.digest
+        return cls(name, str(page), request.digest, states.get(marker, "empty"), folder, is_written)
 
     def upload(self) -> str:
         """Upload DEST, mark it as whole, and return a line on what stands there.

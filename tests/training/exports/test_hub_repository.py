@@ -157,6 +157,16 @@ def test_a_hub_that_fails_in_the_midst_is_told_and_the_same_call_goes_on(hub, bu
     assert json.loads(pushed_files(hub)["_export.json"])["state"] == "whole"
 
 
+@pytest.mark.parametrize("held", [{"_export.json": None}, {"notes.txt": b"mine"}])
+def test_a_destination_that_holds_something_else_is_refused_before_the_dataset_is_created(hub, built_run, place, held):
+    for path, data in held.items():
+        export("hf", built_run, place, license="mit") if data is None else place.replace(path, data)
+    ended = push(built_run, place)
+    assert ended.returncode == 2
+    assert re.search("already has an export|is not a file of an export", ended.stderr)
+    assert not hub.datasets
+
+
 REFUSED = {
     "no token": ({}, r"--push needs a token that may write there: run `hf auth login`, or set HF_TOKEN\."),
     "a wrong token": ({}, "--push needs a token that may write there"),
