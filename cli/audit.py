@@ -14,6 +14,7 @@ from pseudoris.cli.console import columns_table, command, echo_json, facts_table
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.uris import writable
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.sources.planned_images import PlannedImages
@@ -73,7 +74,7 @@ def page(
     from pseudoris.audit.audit_folder import AuditFolder
     from pseudoris.audit.judging_page import INDEX_NAME, write_judging_page
 
-    opened, destination = AuditFolder.open(options.local_folder(audit)), RunLocation.open(to)
+    opened, destination = AuditFolder.open(options.local_folder(audit)), RunLocation.open(writable(to))
     if RunLocation.open(str(opened.path.absolute())).holds(destination):
         raise ConfigError(
             f"--to {to!r} is inside the audit. Choose a folder outside it: the page is for others to open."

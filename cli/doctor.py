@@ -23,6 +23,7 @@ from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, PseudorisError
 from pseudoris.schemas.untrusted import printable
+from pseudoris.schemas.uris import writable
 
 if TYPE_CHECKING:
     from pseudoris.workers.stages import StageKind
@@ -230,7 +231,7 @@ def _output(out: str, config: RunConfig) -> str:
     from pseudoris.store.location import RunLocation
     from pseudoris.store.runs.header import check_identity, check_origin, read_header
 
-    location = RunLocation.open(options.writable_out(out), config.source.endpoint_url, config.placement.storage)
+    location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
     header = read_header(location)
     if header is not None:
         check_origin(location, header, "annotate")

@@ -17,6 +17,7 @@ from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.extras import require_extra
 from pseudoris.schemas.run_records import RunHeader
+from pseudoris.schemas.uris import writable
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 
@@ -161,7 +162,7 @@ def _splits(given: str | None) -> list[str]:
 
 
 def _destination(report_to: str | None, read: RunLocation) -> RunLocation | None:
-    destination = None if report_to is None else RunLocation.open(report_to)
+    destination = None if report_to is None else RunLocation.open(writable(report_to))
     if destination is not None:
         check_apart(read, destination, option="--report")
     return destination

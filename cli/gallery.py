@@ -12,6 +12,7 @@ from pseudoris.cli.console import report
 from pseudoris.cli.options import check_apart, load_plugins, option
 from pseudoris.cli.progress import bar
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.uris import writable
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.sources.planned_images import PlannedImages
@@ -80,7 +81,7 @@ def write_pages(
     missing = explain_missing(header.config.images.decoder_plugins)
     if missing is not None:
         report("note", f"Images of some formats are not shown: {missing}", "yellow")
-    destination = RunLocation.open(f"{location.root}/{FOLDER}" if to is None else to)
+    destination = RunLocation.open(f"{location.root}/{FOLDER}" if to is None else writable(to))
     check_apart(location, destination, option="--to")
     check_destination(destination)
     verdicts = _verdicts(audit, location) if audit else {}

@@ -15,7 +15,7 @@ import typer
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.schemas.uris import refuse_secrets
+from pseudoris.schemas.uris import writable
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
 
@@ -42,22 +42,13 @@ Source = Annotated[
 Out = Annotated[str, argument("OUT", "Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL.")]
 
 
-def writable_out(out: str) -> str:
-    """Return OUT; refuse the web, and a url with a secret."""
-    if refuse_secrets(out).startswith(("http://", "https://")):
-        raise ConfigError(
-            f"OUT {out!r} is on the web, where nothing can be written. Give a folder or s3://bucket/prefix"
-        )
-    return out
-
-
 # Of commands that take a configuration and write.
 ConfiguredOut = Annotated[
     str,
     argument(
         "OUT",
         "Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL or --set source.endpoint_url=….",
-        callback=writable_out,
+        callback=writable,
     ),
 ]
 Audit = Annotated[str, argument("AUDIT", "Local folder of the audit.")]

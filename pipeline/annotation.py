@@ -29,6 +29,7 @@ from pseudoris.pipeline.shard_tasks import Job, Retry
 from pseudoris.pipeline.stored_masks import StoredMasks, masks_parent, plan_with_masks, stored_digests, with_masks_of
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import DomainRecord, Identity, RunHeader
+from pseudoris.schemas.uris import writable
 from pseudoris.store.exclusions.stored_exclusions import ExcludedItems, exclusion_notices, nothing_is_left
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import parse_attempts
@@ -131,7 +132,7 @@ def annotate(
             worker found the error.
     """
     options = options or RunOptions()
-    location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
+    location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
     with interruptible() as interrupts, ExitStack() as stack:
         start = stack.enter_context(opened(source, location, config, options, on_event))
         config = start.config
@@ -290,7 +291,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         ConfigError: `annotate` would refuse to start: weights, identity, resources or SOURCE are wrong.
     """
     options = options or RunOptions()
-    location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
+    location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
     with opened(source, location, config, options) as start:
         domain = accepted_domain(start.domain_found(), start.config)
     config, listing, header = start.config, start.listing, start.header

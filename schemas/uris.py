@@ -78,6 +78,20 @@ def refuse_secrets(uri: str) -> str:
     return uri
 
 
+def writable(uri: str) -> str:
+    """Return `uri` unchanged if files can be written there.
+
+    Raises:
+        ConfigError: It is on the web or on the Hub, or it holds a secret.
+    """
+    if refuse_secrets(uri).startswith(("http://", "https://", "hf://")):
+        raise ConfigError(
+            f"{uri} cannot be written: {uri.partition('://')[0]}:// is only read. Name a local path or "
+            "s3://bucket/prefix. To publish a finished run on the Hub: pseudoris export --format hf --push OWNER/NAME"
+        )
+    return uri
+
+
 def secrets_in(tree: Any, key: str = "") -> Iterator[str]:
     """Yield a line for each text of a tree of mappings, sequences and models that holds a secret uri.
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, BinaryIO, Final, NoReturn, Self
+from typing import Any, BinaryIO, Final, Self
 
 import httpx2
 from huggingface_hub import HfApi, HfFileSystem, constants, parse_hf_uri
@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
 
 from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.uris import writable
 from pseudoris.store.files.fsspec_storage import FsspecStorage
 from pseudoris.store.files.storage import StoredFile, refuse_change, storage_errors
 
@@ -47,7 +48,7 @@ def hub_errors() -> Iterator[None]:
         if not isinstance(cause, HfHubHTTPError):
             raise OSError(errno.EIO, f"the Hub cannot be reached ({type(cause).__name__})") from cause
         status = cause.response.status_code
-        number = errno.EACCES if status in (401, 403, 404) else errno.EIO
+        number = errno.ENOKEY if status in (401, 403, 404) else errno.EIO
         is_missing = isinstance(cause, EntryNotFoundError)
         raise OSError(errno.ENOENT if is_missing else number, f"the Hub answers {status}") from cause
 
@@ -102,12 +103,9 @@ class HubStorage(FsspecStorage):
             with self.open(path) as stream:
                 yield stream
 
-    def create_once(self, path: str, *_: Any, **__: Any) -> NoReturn:
+    def create_once(self, path: str, *_: Any, **__: Any) -> Any:
         """Refuse: a dataset is only read."""
-        raise ConfigError(
-            f"{self.uri(path)} cannot be written: hf:// is only read. Name a local path or s3://bucket/prefix. To "
-            "publish a finished run: pseudoris export --format hf --push OWNER/NAME"
-        )
+        writable(self.uri(path))
 
     put = put_file = delete = create_once
 

@@ -258,6 +258,7 @@ _REMEDIES: Final[dict[int, str]] = {
     errno.EFBIG: "the file system does not allow files this large: lower shards.max_bytes or name another output",
     errno.EROFS: "it is mounted read-only: mount it writable or name another output",
     errno.EACCES: "access is denied: grant this user (or these credentials) read and write, or name another location",
+    errno.ENOKEY: "the Hub does not show it to you: check the name, and run `hf auth login` or set HF_TOKEN",
     errno.EPERM: "the operation is not permitted there: grant the right, or name another location",
     errno.EKEYREJECTED: "the store does not accept these credentials: renew or correct them",
     errno.ELOOP: "a link in the path leads to itself: correct it, or name another location",

@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Final
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.uris import writable
 from pseudoris.store.exclusions.exclusion_rules import Exclusions
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -80,7 +81,7 @@ def export_request(
         exclusions: Images to leave out.
     """
     _check_options(find_export(export_format), options)
-    run, target = RunLocation.open_to_read(out), RunLocation.open(destination)
+    run, target = RunLocation.open_to_read(out), RunLocation.open(writable(destination))
     header = require_header(run)
     if target.root == run.root or target.root.startswith(f"{run.root}/"):
         raise ConfigError(f"DEST {destination!r} is inside the run. Name a place outside it.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +17,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import planned_source
 from pseudoris.store.sources.proven_shard import open_root
 from pseudoris.store.sources.source import open_source
+from tests.builders.command import pseudoris_here
 from tests.builders.hub import TOKEN, serving_hub, use_hub
 from tests.builders.images import png
 from tests.builders.sources import parquet_bytes, tar_bytes
@@ -35,6 +37,9 @@ def hub(monkeypatch):
         use_hub(hub, monkeypatch)
         hub.add("me/photos", FILES)
         yield hub
+
+
+ONLY_READ = r"cannot be written: hf:// is only read.* --push OWNER/NAME"
 
 
 def opened(uri, **options):
@@ -173,5 +178,17 @@ def test_a_hub_that_is_busy_is_asked_again_and_one_that_is_down_never_costs_an_i
 
 def test_nothing_is_written_to_a_dataset(hub, caplog):
     caplog.set_level(logging.CRITICAL)
-    with pytest.raises(ConfigError, match=r"cannot be written: hf:// is only read.* --push OWNER/NAME"):
+    with pytest.raises(ConfigError, match=ONLY_READ):
         RunLocation.open("hf://datasets/me/photos/out").probe()
+
+
+@pytest.mark.parametrize("words", [("annotate", "photos"), ("export", "out")])
+def test_a_command_that_would_write_to_a_dataset_is_refused_before_a_request(hub, words):
+    ended = pseudoris_here(*words, "hf://datasets/me/none")
+    assert re.search(ONLY_READ, ended.stdout + ended.stderr)
+    assert not hub.requests
+
+
+def test_a_run_that_the_hub_does_not_show_is_refused_with_the_remedy(hub):
+    with pytest.raises(ConfigError, match=r"cannot look at .*: the Hub does not show it to you: check the name"):
+        RunLocation.open_to_read("hf://datasets/me/none")
