@@ -102,8 +102,7 @@ def import_annotation(
     _check_options(chosen, split=split, split_by=split_by, captions=captions)
     _check_options(chosen, prefix=prefix, orientation=orientation != "upright", exclude=exclude)
     _check_options(chosen, embed_images=embed_images, shard_size=shard_size)
-    if chosen == "label-studio":
-        _check_assignments(assignments or ())
+    _check_assignments(chosen, assignments or ())
     from pseudoris.training import imports
 
     request = imports.ImportRequest(
@@ -156,14 +155,11 @@ def _format_of(annotation: str) -> Format:
     return "coco" if name.endswith(".json") else "refer"
 
 
-def _check_assignments(assignments: Sequence[str]) -> None:
-    """Refuse a setting that the run that is corrected has decided."""
-    for key in (each.partition("=")[0].strip() for each in assignments):
-        if key != "source.endpoint_url" and not key.startswith("placement."):
-            raise ConfigError(
-                f"--set {key} cannot go with --format label-studio: OUT keeps the settings of the corrected run. Only "
-                "source.endpoint_url and placement.… can be set."
-            )
+def _check_assignments(chosen: Format, assignments: Sequence[str]) -> None:
+    """Refuse a setting that a correction takes from the corrected run."""
+    for each in assignments:
+        if chosen == "label-studio" and not each.strip().startswith(("source.endpoint_url", "placement.")):
+            raise ConfigError(f"--set {each}: --format {chosen} takes only source.endpoint_url and placement.… there.")
 
 
 def _check_options(chosen: Format, **given: object) -> None:

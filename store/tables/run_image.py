@@ -117,7 +117,6 @@ class RunImage:
             note = f"<br>{html_text(error)}"
         _drawn(pixels, masks, max_side_px).save(data := io.BytesIO(), "JPEG", quality=85)
         source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
-        # A page shows a line end as a space: the names of two files would look alike.
         shown = html_text(unquote(self.key)).replace("\n", "\\n")
         name = f"{shown}, {self.width} × {self.height}, {len(self._record.masks)} masks"
         head = f'<img src="{source}" alt="{name}"><figcaption>{name}{note}</figcaption>'

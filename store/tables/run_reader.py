@@ -138,6 +138,7 @@ def _field(name: str) -> pa.Field:
 
 # That a notebook shows of a run.
 _NUM_SHOWN: Final = 3
+_DAMAGED: Final = "the table images of shard {} is damaged: run `pseudoris verify`"
 SAMPLE_COLUMNS: Final = ("key", "text", "distinctiveness", "correctness", "mask_id", "segmentation")
 
 
@@ -191,7 +192,7 @@ class Run:
             found = list(iter_annotations(self._location, [receipt]))
             # An IndexError would end a loop over the run as if there were no more images.
             if len(found) != receipt.counts.annotated + receipt.counts.empty:
-                raise _damaged(receipt)
+                raise ConfigError(_DAMAGED.format(receipt.shard))
             self._last = (at, [RunImage(each, partial(self._load, receipt, each), plugins) for each in found])
         # Counted from the end of the shard.
         return self._last[1][place - ends[at]]
@@ -201,7 +202,7 @@ class Run:
         keep = RowFilter(ds.field("image_id") == image.image_id, ("image_id",))
         found = read_selected(self._location, IMAGES, receipt.parts[IMAGES].name, ("bytes",), keep)["bytes"].to_pylist()
         if not found:
-            raise _damaged(receipt)
+            raise ConfigError(_DAMAGED.format(receipt.shard))
         outcome = found[0] or as_annotated(self._pictures(receipt.shard, image.key), image.sha256)
         if isinstance(outcome, ImageError):
             raise outcome
@@ -294,10 +295,6 @@ class Run:
             for table in SCHEMAS:
                 parts[table].append(receipt.parts[table])
         return _Contents(totals.sum(), parts, list(accumulate(shown)))
-
-
-def _damaged(receipt: Receipt) -> ConfigError:
-    return ConfigError(f"the table images of shard {receipt.shard} is damaged: run `pseudoris verify`")
 
 
 class _Contents(NamedTuple):

@@ -205,7 +205,7 @@ def test_a_users_mistake_is_an_error_with_a_remedy(tmp_path, words, message) -> 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("shards.max_images=3", "--set shards.max_images cannot go with --format label-studio"),
+        ("shards.max_images=3", "--set shards.max_images=3: --format label-studio takes only source.endpoint_url"),
         ("placement.allow_mixed=true", "there is no run at"),
         ("source.endpoint_url=http://localhost:9", "there is no run at"),
     ],
