@@ -157,6 +157,18 @@ def test_pictures_load_as_they_come_near_and_rows_exist_only_there(open_page, tm
     assert all(url.startswith(address) for url in asked)
 
 
+def test_one_click_on_the_number_of_quarantined_images_brings_them_into_view(open_page, tmp_path):
+    # Higher than the estimate of a card that was never near the window.
+    long = [(0, f"{number} circles {'in the snow beside a house ' * 9}", 1.5, 1) for number in range(4)]
+    makers = [(f"{n:03}.png", lambda entry: annotated(entry, 1, long)) for n in range(60)]
+    folder = pages_of(tmp_path, *makers, ("broken.png", quarantined_because("the header is cut short")))
+    page = open_page((folder / "index.html").as_uri(), viewport={"width": 600, "height": 800})
+    page.get_by_role("link", name="quarantined").click()
+    page.locator(".card >> nth=59 >> .row").first.wait_for()
+
+    assert page.locator("#quarantined h2").bounding_box()["y"] < 800
+
+
 def test_the_pages_work_from_a_static_server_as_from_a_disk(open_page, pages):
     with serving(pages) as address:
         page = open_page(f"{address}/index.html")
@@ -208,6 +220,14 @@ def test_no_key_caption_message_or_picture_of_a_stranger_runs_anything(open_page
 def page_id(folder):
     (found,) = (folder / "pictures").glob("*.webp")
     return found.stem
+
+
+def test_the_note_instead_of_a_picture_stands_above_the_masks(open_page, tmp_path):
+    folder = pages_of(tmp_path, ("a.png", lambda entry: annotated(entry, 3, TWO, data=SVG)))
+    note = open_page((folder / "index.html").as_uri()).locator(".card .absent")
+    assert note.inner_text() == "The image cannot be read here."
+    at_its_middle = "document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2)"
+    assert note.evaluate(f"note => {{ const box = note.getBoundingClientRect(); return {at_its_middle} === note; }}")
 
 
 def test_the_policy_stops_what_an_escape_let_through(chromium, pages, tmp_path):
