@@ -43,6 +43,7 @@ def gallery(
             metavar="ID",
         ),
     ] = None,
+    source: options.MovedSource = None,
     plugins: options.Plugins = None,
 ) -> None:
     """Write HTML pages: images, masks, expressions, and the quality of the run."""
@@ -51,7 +52,7 @@ def gallery(
     from pseudoris.viewer.gallery_page import INDEX_NAME, QUALITY_NAME
 
     folder = None if audit is None else options.local_folder(audit)
-    page = write_pages(out, sample=sample, to=to, audit=folder, besides=images or ())
+    page = write_pages(out, sample=sample, to=to, audit=folder, besides=images or (), source=source)
     report("gallery", page, "green")
     report("quality", f"{page.removesuffix(INDEX_NAME)}{QUALITY_NAME}", "green")
 
@@ -63,10 +64,12 @@ def write_pages(
     to: str | None = None,
     audit: Path | None = None,
     besides: Sequence[str] = (),
+    source: str | None = None,
 ) -> str:
     """Write the gallery and the quality page of the run at `out`; return the gallery's address.
 
     Images of the audit's verdicts, and those of `besides`, ids of images or pairs, are shown whatever the sample is.
+    `source` says where the run's images are now, if they have moved.
     """
     from pseudoris.images.pixels import explain_missing
     from pseudoris.viewer.gallery_page import check_destination, write_gallery
@@ -87,8 +90,8 @@ def write_pages(
     verdicts = _verdicts(audit, location) if audit else {}
     # A pair's id begins with that of its image.
     ids = {pair.partition("-")[0] for pair in (*besides, *verdicts)}
-    content = gallery_from_run(location, PlannedImages(location, header), sample=sample, besides=ids)
-    content = replace(content, verdicts=verdicts)
+    planned = PlannedImages(location, header, source=source)
+    content = replace(gallery_from_run(location, planned, sample=sample, besides=ids), verdicts=verdicts)
     with bar() as show:
         quality = quality_of_run(location, content.summary, on_shard=show.named("counting shards"))
         # First what the gallery links to.

@@ -327,8 +327,9 @@ class _SourceImages:
         return None
 
     def finish(self) -> None:
-        if self._num_blank > _MAX_WARNINGS or (self._is_gone and self._num_blank > 1):
-            logger.warning("%d of %d images are not shown", self._num_blank, self._num_asked)
+        if self._num_blank > _MAX_WARNINGS or self._is_gone:
+            remedy = "If they have moved, give --source"
+            logger.warning("%d of %d images are not shown. %s", self._num_blank, self._num_asked, remedy)
 
 
 def _iter_quarantined(location: RunLocation, shards: CommittedShards) -> Iterator[QuarantinedImage]:

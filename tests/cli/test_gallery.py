@@ -11,8 +11,10 @@ from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.cli.gallery import write_pages
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
+from pseudoris.store.location import RunLocation
 from tests.builders.audits import VerdictFile, small_audit
 from tests.builders.command import NUM_SCENES, pseudoris_here
+from tests.training.exports.builders import build_run, jpeg
 from tests.viewer.builders import annotated, encode, rectangle, write_run
 
 SAID = [(0, "a red circle", 1.5, 1), (1, "a blue circle", 1.2, 0)]
@@ -59,6 +61,18 @@ def test_a_place_that_cannot_be_written_is_told_without_a_traceback(run, tmp_pat
     assert shown.returncode != 0
     assert str(tmp_path / "file") in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_images_that_have_moved_are_shown_where_the_option_source_names_their_folder(tmp_path, caplog):
+    run = RunLocation.open(str(tmp_path / "run"))
+    build_run(run, (("a.jpg", jpeg(), (("a circle",),)),), embed=False, source=tmp_path / "photos")
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    assert pseudoris_here("gallery", run.root).returncode == 0
+    assert "2 of 2 images are not shown. If they have moved, give --source" in caplog.text
+    pictures = tmp_path / "run" / "gallery" / "pictures"
+    assert not pictures.exists()
+    assert pseudoris_here("gallery", run.root, "--source", str(tmp_path / "moved")).returncode == 0
+    assert len(list(pictures.iterdir())) == 1
 
 
 def test_an_audits_verdicts_on_other_masks_of_the_same_images_are_not_shown(tmp_path, capsys):
