@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, BinaryIO, Final, Self
 
 import httpx2
-from huggingface_hub import HfApi, HfFileSystem, constants, parse_hf_uri
+from huggingface_hub import HfApi, HfFileSystem, constants, get_token, parse_hf_uri
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 
 from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.uris import writable
+from pseudoris.schemas.uris import secret_in, writable
 from pseudoris.store.files.fsspec_storage import FsspecStorage
 from pseudoris.store.files.storage import StoredFile, refuse_change, storage_errors
 
@@ -38,6 +38,10 @@ _LOG_IN: Final = "run `hf auth login`, or set HF_TOKEN, on each machine that rea
 @contextmanager
 def hub_errors() -> Iterator[None]:
     """Convert errors of the Hub's client to OSErrors. Their text is dropped, because it may hold a signed url."""
+    if secret_in(constants.ENDPOINT):
+        raise ConfigError("HF_ENDPOINT holds a secret, and the Hub's client logs it: give the address alone")
+    if not (get_token() or "").isascii():
+        raise ConfigError("HF_TOKEN is not a token: set it anew, or run `hf auth login`")
     try:
         yield
     except (httpx2.HTTPError, FileNotFoundError, OfflineModeIsEnabled) as error:

@@ -23,19 +23,23 @@ _PAGE = 3
 
 @dataclass
 class Dataset:
-    """The files of each commit, the latest last; `.gitattributes` is there from the start, as on the Hub."""
+    """The files of each commit, the latest last; `.gitattributes` is there from the start, as on the Hub.
+
+    `branches` gives the number of a branch's commit.
+    """
 
     commits: list[dict[str, bytes]] = field(default_factory=lambda: [{".gitattributes": b"*.parquet lfs"}])
     is_private: bool = False
     is_gated: bool = False
+    branches: dict[str, int] = field(default_factory=lambda: {"main": -1})
 
     def sha(self, number: int = -1) -> str:
         number = number % len(self.commits)
         return hashlib.sha1(repr((number, sorted(self.commits[number].items()))).encode()).hexdigest()
 
     def at(self, revision: str) -> dict[str, bytes] | None:
-        if revision == "main":
-            return self.commits[-1]
+        if revision in self.branches:
+            return self.commits[self.branches[revision]]
         return next((files for number, files in enumerate(self.commits) if self.sha(number) == revision), None)
 
 
@@ -93,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.hub.failures.remove(failure)
                 self._answer(failure[1], b"{}", failure[2])
                 return
-        self._route(unquote(urlsplit(path).path), parse_qs(urlsplit(path).query), has_token=has_token)
+        self._route(urlsplit(path).path, parse_qs(urlsplit(path).query), has_token=has_token)
 
     def _route(self, path: str, query: dict[str, list[str]], *, has_token: bool) -> None:  # noqa: C901
         if path.startswith("/cdn/"):
@@ -112,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif found := re.fullmatch(
             r"/(?:api/)?datasets/([^/]+/[^/.]+)(?:\.git)?(?:/([^/]+)(?:/([^/]+))?)?(?:/(.*))?", path
         ):
-            name, what, revision, rest = (each or "" for each in found.groups())
+            name, what, revision, rest = (unquote(each or "") for each in found.groups())
             dataset = self.hub.datasets.get(name)
             if dataset is None or (dataset.is_private and not has_token):
                 self._refuse(404 if has_token else 401, "RepoNotFound")

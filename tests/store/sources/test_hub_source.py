@@ -117,6 +117,29 @@ def built_header(tmp_path):
     return start_run(RunLocation.open(str(tmp_path / "run")))
 
 
+@pytest.mark.parametrize("revision", ["feature%2Fx", "refs/pr/1"])
+def test_a_revision_may_have_a_slash(hub, revision):
+    dataset = hub.add("me/photos", {"photos/3.png": png(seed=99)})
+    dataset.branches |= {"feature/x": 1, "refs/pr/1": 1}
+    assert (
+        opened(f"hf://datasets/me/photos@{revision}/photos").name == f"hf://datasets/me/photos@{dataset.sha(1)}/photos"
+    )
+
+
+def test_a_token_that_no_header_can_hold_is_named(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_é")
+    with pytest.raises(ConfigError, match=r"HF_TOKEN is not a token: set it anew, or run `hf auth login`"):
+        opened("hf://datasets/me/photos")
+
+
+def test_an_address_of_the_hub_with_credentials_is_refused_and_not_repeated(hub, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url.replace("//", "//user:pw@"))
+    for words in (("status", "hf://datasets/me/photos"), ("annotate", "hf://datasets/me/photos", "out", "--dry-run")):
+        ended = pseudoris_here(*words)
+        assert "HF_ENDPOINT holds a secret" in ended.stderr
+        assert "pw@" not in ended.stdout + ended.stderr
+
+
 @pytest.mark.parametrize(
     ("given", "planned"),
     [
