@@ -1,10 +1,13 @@
 """The gallery and the quality page in headless Chromium, from a run through the command to what a person does."""
 
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from pseudoris.cli.gallery import write_pages
+from pseudoris.store.location import RunLocation
+from tests.training.exports.builders import build_run_of_several
 from tests.viewer.builders import annotated, quarantined_because, serving, set_tau, write_run
 
 pytestmark = pytest.mark.browser
@@ -53,6 +56,12 @@ def test_the_slider_filters_live_and_shows_the_yield(page):
 
     page.locator("#tau-reset").click()
     page.locator("#yield >> text=2 kept").wait_for()
+
+
+def test_the_yield_says_that_expressions_of_no_object_are_not_counted_per_mask(open_page, tmp_path):
+    run = build_run_of_several(RunLocation.open(str(tmp_path / "run")))
+    page = open_page(Path(write_pages(run.location.root)).as_uri())
+    assert " per mask (∅ not counted) · " in page.locator("#yield").inner_text()
 
 
 def test_at_the_runs_own_threshold_the_table_decides_and_what_people_wrote_is_always_kept(open_page, tmp_path):
