@@ -24,12 +24,13 @@ def require_extra(extra: str, what: str) -> None:
     """Raise a `ConfigError` with the command to run unless all modules of `extra` are installed; imports none of them.
 
     Args:
-        extra: A key of `MODULES`.
+        extra: A key of `MODULES`, or several with commas between them, as pip takes them.
         what: What needs it, the subject of the message: "`pseudoris annotate`".
     """
-    for module in MODULES[extra]:
-        if find_spec(module) is None:
-            raise ConfigError(f"{what} needs {module!r}, which is not installed: {install(extra)}")
+    lacking = [(each, module) for each in extra.split(",") for module in MODULES[each] if find_spec(module) is None]
+    if lacking:
+        extras = ",".join(dict(lacking))
+        raise ConfigError(f"{what} needs {lacking[0][1]!r}, which is not installed: {install(extras)}")
 
 
 def install(extra: str) -> str:

@@ -179,6 +179,7 @@ def test_datasets_give_numpy_arrays(core):
         ("ppt objects images new", "train"),
         ("evaluate --model clip:noun --truth finished", "train"),
         ("export finished new --format lmdb --max-tokens 0", "lmdb"),
+        ("export finished new --format lmdb", "lmdb,run"),
         ("status s3://bucket/run", "remote"),
     ],
 )

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.extras import require_extra
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport
 from pseudoris.training.exports.image_files import counts_of_png, mask_png
@@ -138,7 +137,6 @@ _TRAIN: Final = "train"
 
 def _write_lmdb(job: ExportJob) -> ExportReport:
     """Write the file on this disk and read it back; then compare the one at the destination byte by byte."""
-    require_extra("lmdb", "`--format lmdb`")
     dataset, split = job.names(_KNOWN_DATASETS[0])
     destination, path, masks = job.destination, f"lmdb/{dataset}/{split}.lmdb", f"masks/{dataset}"
     job.claim(f"lmdb/{dataset}", masks)
@@ -180,7 +178,7 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
 
 # Each record holds its whole image, as the trainers expect: an image of twenty masks is stored twenty times.
 _LMDB_SUMMARY: Final = "the LMDB of CRIS and ETRIS, with pickles: their reader needs two lines changed"
-LMDB: Final = ExportFormat("lmdb", _LMDB_SUMMARY, _write_lmdb, _TAKES, _READS)
+LMDB: Final = ExportFormat("lmdb", _LMDB_SUMMARY, _write_lmdb, _TAKES, _READS, "lmdb")
 
 
 def _fill(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

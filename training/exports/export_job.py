@@ -179,6 +179,7 @@ class ExportFormat:
         writer: Writes an export, reads it back, and reports.
         takes: Which masks and texts; `max_tokens` is what its trainers cut at, where the user names no limit.
         reads: Names of the fields of `ExportOptions` that it reads.
+        extra: Extra of the package that its writer needs; None for none.
     """
 
     name: str
@@ -186,6 +187,7 @@ class ExportFormat:
     writer: Callable[[ExportJob], ExportReport]
     takes: TextRule = field(default_factory=TextRule)
     reads: tuple[str, ...] = ("max_tokens",)
+    extra: str | None = None
 
     def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
         """Write the export, read it back, and return what it holds.
@@ -228,8 +230,12 @@ class ExportJob:
             max_tokens=takes.max_tokens if limit is None else limit or None,
             mask_tau=request.header.config.filtering.tau if self.options.distinctive_only else None,
         )
+        extra, what = export_format.extra, f"`--format {self.name}`"
         if self.rule.max_tokens is not None:
-            require_extra("run", f"{self.name}'s limit of CLIP tokens (--max-tokens 0 lifts it)")
+            extra = f"{extra},run" if extra else "run"
+            what += " (its limit of CLIP tokens needs the extra run; --max-tokens 0 lifts it)"
+        if extra:
+            require_extra(extra, what)
 
     def names(self, default: str) -> tuple[str, str]:
         """Return dataset and split, both fit to be the name of a file; `default` is the format's own dataset."""
