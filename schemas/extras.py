@@ -29,8 +29,7 @@ def require_extra(extra: str, what: str) -> None:
     """
     lacking = [(each, module) for each in extra.split(",") for module in MODULES[each] if find_spec(module) is None]
     if lacking:
-        extras = ",".join(dict(lacking))
-        raise ConfigError(f"{what} needs {lacking[0][1]!r}, which is not installed: {install(extras)}")
+        raise ConfigError(f"{what} needs {lacking[0][1]!r}, which is not installed: {install(','.join(dict(lacking)))}")
 
 
 def install(extra: str) -> str:
