@@ -247,10 +247,8 @@ class ExportJob:
 
     def claim(self, *folders: str, numbered: Callable[[int], str] | None = None) -> None:
         """Empty the destination's folders of an earlier export, and mark it as begun; see `claim_destination`."""
-        request = self.request
-        claim_destination(
-            self.destination, self.name, folders, numbered=numbered, is_overwriting=request.is_overwriting
-        )
+        is_overwriting = self.request.is_overwriting
+        claim_destination(self.destination, self.name, folders, numbered=numbered, is_overwriting=is_overwriting)
 
     @contextmanager
     def files(self) -> Iterator[ManyFiles]:
