@@ -41,13 +41,20 @@ test: $(STAMP) ## Run the tests but the longest (about 11 minutes on 2 cores)
 test-all: $(STAMP) ## Run every test (about 45 minutes on 2 cores)
 	$(RUN) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
-# The core alone, in an environment with the oldest versions that pyproject.toml allows.
+# In an environment with the oldest versions that pyproject.toml allows: the core alone, then all extras. The readers of
+# exports do not take versions so old.
 OLDEST := .venv-oldest
-test-oldest: $(STAMP) ## Run the core's tests on the oldest dependencies that are allowed (5 minutes)
+INTO_OLDEST := $(RUN) -m uv pip install --quiet --python $(OLDEST)/bin/python
+OLDEST_TESTS := tests/audit tests/pipeline tests/schemas tests/store tests/training/dataset tests/training/learning tests/workers
+test-oldest: $(STAMP) ## Run tests of the core, then of all extras, on the oldest dependencies that are allowed (3 minutes on 2 cores)
 	rm -rf $(OLDEST)
 	$(RUN) -m uv venv --quiet --python $(RUN) $(OLDEST)
-	$(RUN) -m uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct --editable .
+	$(INTO_OLDEST) --resolution lowest-direct --editable .
 	PSEUDORIS_CORE_PYTHON=$(OLDEST)/bin/python $(RUN) -m pytest $(PARALLEL) tests/deploy/test_core.py $(PYTEST_ARGS)
+	$(INTO_OLDEST) --resolution lowest-direct --editable '.[all]'
+	$(RUN) -m uv pip freeze --python $(OLDEST)/bin/python --exclude-editable > $(OLDEST)/oldest.txt
+	$(INTO_OLDEST) --constraint $(OLDEST)/oldest.txt --editable '.[test]'
+	$(OLDEST)/bin/python -m pytest $(PARALLEL) -m "$(QUICK)" --ignore tests/store/reports/test_data_card.py $(OLDEST_TESTS) $(PYTEST_ARGS)
 
 coverage: $(STAMP) ## Run every test and say which lines none of them runs (a third longer)
 	$(RUN) -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
