@@ -33,6 +33,11 @@ def test_a_sample_is_a_part_of_the_listing_in_its_order_and_the_same_every_time(
     assert draw_sample(items(500), stub_config(), size=40, seed=4).items != sample.items
 
 
+def test_an_image_at_the_end_of_the_listing_may_be_left_out():
+    drawn = {draw_sample(items(2), stub_config(), size=1, seed=seed).items[0].key for seed in range(40)}
+    assert drawn == {"0000.jpg", "0001.jpg"}
+
+
 @pytest.mark.slow
 def test_every_image_is_as_likely_as_any_other():
     counts = Counter(
@@ -143,6 +148,9 @@ def test_an_actors_first_shard_warms_up_and_is_left_out_of_the_speed_where_enoug
     assert found.num_warming_shards == 2
     assert found.num_sampled == 160
     assert summed(slow).num_warming_shards == 0
+    # Each actor of the larger pool warms up.
+    staged = summed([*slow, *slow, *(receipt(shard) for shard in range(4, 16))], actors={"propose": 1, "fused": 4})
+    assert (staged.num_warming_shards, staged.images_per_s.value) == (4, pytest.approx(2.0))
 
 
 def test_on_gpus_the_time_counts_by_the_share_that_a_pool_holds():

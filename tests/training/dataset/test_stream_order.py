@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given
@@ -104,6 +105,14 @@ def test_every_mask_comes_once_from_no_more_images_than_the_buffer_holds(images,
             left.add(each.item.number)
     assert sorted(pairs(drawn)) == [(image.number, mask) for image in images for mask in range(image.num_masks)]
     assert pairs(interleaved(images, order, key)) == pairs(drawn)
+
+
+def test_images_that_left_give_their_bytes_back():
+    # Two fit at a time. Were no byte given back, each image after these would wait until the buffer is empty.
+    images = [Image(number, num_masks=1) for number in range(50)]
+    order = StreamOrder(buffer_images=50, buffer_bytes=2)
+    drawn = [each.item.number for each in interleaved(images, order, 5)]
+    assert sum(earlier > later for earlier, later in pairwise(drawn[4:])) > 10
 
 
 def test_masks_of_one_image_are_spread_over_the_buffer():

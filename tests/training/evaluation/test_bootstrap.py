@@ -25,6 +25,15 @@ def test_a_figure_that_nothing_counted_is_not_a_number():
         assert all(np.isnan(value) for value in (estimate.value, estimate.low, estimate.high))
 
 
+def test_the_seed_decides_the_resamples():
+    sums = images(np.random.default_rng(2).random(37))
+    found = {seed: ImageBootstrap(sums, seed=seed).ratio("a") for seed in (0, 3)}
+    assert found[0] != found[3]
+    for seed, estimate in found.items():
+        due = np.quantile(plain(sums, "a", seed=seed), (0.025, 0.975))
+        assert (estimate.low, estimate.high) == pytest.approx(tuple(due))
+
+
 def test_blocks_change_nothing(monkeypatch):
     sums = images(np.random.default_rng(2).integers(0, 10, size=37))
     whole = ImageBootstrap(sums)

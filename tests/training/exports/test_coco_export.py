@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from torchvision.datasets import CocoCaptions, CocoDetection
 
 from pseudoris.schemas.errors import ConfigError
@@ -66,6 +67,13 @@ def test_torchvision_reads_images_instances_and_captions(root):
     image, targets = detection[0]
     assert image.size == (targets[0]["segmentation"]["size"][1], targets[0]["segmentation"]["size"][0])
     assert captions[0][1] == ["the red half", "a half of red", "the blue one's edge"]
+
+
+def test_an_image_has_the_height_and_width_of_its_file(root):
+    records = json.loads((root / "annotations" / "instances_train.json").read_text("utf-8"))["images"]
+    sizes = [Image.open(root / "images" / each["file_name"]).size for each in records]
+    assert [(each["width"], each["height"]) for each in records] == sizes
+    assert any(width != height for width, height in sizes)
 
 
 def test_the_split_names_the_files_and_no_path(built_run, place):

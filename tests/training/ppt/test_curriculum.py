@@ -43,6 +43,8 @@ def test_what_is_not_given_is_left_out_and_nothing_is_selected_without_pseudo_ma
 def test_a_factor_shortens_every_phase_and_leaves_a_step() -> None:
     rounds = plan_rounds(CurriculumConfig(epochs_factor=0.1), PAIRS, num_batches)
     assert [each.num_steps for each in rounds] == [10, 33, 45, 3, 3, 3, 3, 3]
+    # An epoch that is begun counts, so that no round draws the points of an earlier one.
+    assert [each.epochs_before for each in rounds] == [0, 1, 3, 5, 6, 7, 8, 9]
     least = plan_rounds(CurriculumConfig(epochs_factor=1e-6), PAIRS, num_batches)
     assert {each.num_steps for each in least} == {1}
 

@@ -8,7 +8,9 @@ import signal
 import pytest
 
 from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
-from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
+from pseudoris.schemas.shard import Shard
+from pseudoris.workers.faults.subprocess_stages import ChildDiedError
+from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages, quarantine_crashing_images
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
 from tests.workers.faults.builders import ALL, faulty_config, shard_of, undisturbed
 
@@ -140,3 +142,25 @@ def test_a_device_that_fails_is_no_image_s_fault_and_ends_the_process(tmp_path):
     stages = FaultTolerantStages(ALL, faulty_config(tmp_path, device_fails=1))
     with pytest.raises(BrokenDeviceError, match="illegal memory access"):
         stages(shard_of("a"))
+
+
+class FakeChild:
+    """A child that dies of one image, so often; it notes with which images it was called."""
+
+    def __init__(self, dies_of: str, *, times: int) -> None:
+        self.dies_of, self.left, self.calls = dies_of, times, list[list[str]]()
+
+    def __call__(self, shard: Shard) -> Shard:
+        self.calls.append([image.key for image in shard.images])
+        if self.dies_of in self.calls[-1] and self.left:
+            self.left -= 1
+            raise ChildDiedError("propose", -signal.SIGSEGV)
+        return shard
+
+
+@pytest.mark.parametrize(("times", "blamed"), [(0, []), (1, []), (2, ["bad"])])
+def test_images_are_tried_alone_and_one_is_blamed_at_the_second_death(times, blamed):
+    child = FakeChild("bad", times=times)
+    done = quarantine_crashing_images(shard_of("good", "bad", "fine"), child)
+    assert [image.key for image in done.images if image.failure] == blamed
+    assert child.calls == [["good"], *[["bad"]] * min(times + 1, 2), ["fine"]]

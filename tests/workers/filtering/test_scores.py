@@ -24,6 +24,11 @@ def test_the_three_scores_are_those_of_a_calculation_by_hand():
     assert got.rival.tolist() == [2]
 
 
+def test_the_rival_has_the_highest_product_and_not_the_highest_cosine_of_one_crop():
+    # c: 0.5 is the highest of another mask; m: 0.6 is; of c·m 0.4 * 0.5.
+    assert scores([[0.9], [0.5], [0.2], [0.4]], [[0.9], [0.1], [0.6], [0.5]], [0]).rival.tolist() == [3]
+
+
 def test_a_lone_mask_has_correctness_alone():
     got = scores([[0.2, 0.9]], [[0.7, -1.0]], [0, 0])
 

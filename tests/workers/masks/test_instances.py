@@ -5,7 +5,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pseudoris.schemas.config import PriorConfig
@@ -98,6 +98,14 @@ def test_nothing_on_either_side_gives_nothing(proposals, instances):
     assert match(proposals_of(*proposals), instances_of(*instances)) == []
 
 
+@given(st.tuples(*[st.floats(-3, 9, width=32)] * 4))
+@example((0.5, 1.5, 2.5, 3.5))
+def test_a_box_holds_the_pixels_whose_centres_lie_in_it(box):
+    x0, y0, x1, y1 = box
+    due = [[x0 <= x + 0.5 < x1 and y0 <= y + 0.5 < y1 for x in range(7)] for y in range(5)]
+    assert rle.decode([encode_box(box, (5, 7))], (5, 7))[0].tolist() == due
+
+
 TABLE_SIZE = (4, 4)
 IMAGE_ID = "00000000000000aa"
 
@@ -130,6 +138,12 @@ def test_an_image_is_found_by_its_key_percent_encoded_or_plain(name):
 )
 def test_an_image_is_found_where_one_path_ends_in_the_other(name, key):
     assert rows(table_of("other.jpg", name), key) == (1,)
+
+
+def test_instances_of_an_image_keep_the_order_of_their_rows():
+    table = table_of("a.jpg", "b.jpg", "a.jpg", "a.jpg")
+    found = table.instances(IMAGE_ID, "a.jpg", TABLE_SIZE)
+    assert (found.rows, found.counts) == ((0, 2, 3), tuple(f"code {row} {TABLE_SIZE}" for row in (0, 2, 3)))
 
 
 def test_the_exact_key_wins_over_a_name_that_fits():
