@@ -19,11 +19,13 @@ PRECISION_AT: Final = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 NOTHING_ASKED_OIOU: Final = 1.0
 
 
-def pixel_counts(predicted: torch.Tensor, target: torch.Tensor) -> NDArray[np.int64]:
+def pixel_counts(
+    predicted: torch.Tensor, target: torch.Tensor, is_missing: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
     """Return intersection, union, predicted and target pixels of each expression, (T, 4) int64.
 
     Masks are (T, H, W) bool, or (H, W) of one, upright image pixels; a target is all False where an expression has
-    none. Others are a ValueError.
+    none. Others are a ValueError. Where `is_missing` (T,), there is no prediction: it counts as in `figures_of`.
     """
     if predicted.dtype != torch.bool or target.dtype != torch.bool:
         raise ValueError(f"The masks are {predicted.dtype} and {target.dtype}. Threshold them to bool first.")
@@ -34,7 +36,12 @@ def pixel_counts(predicted: torch.Tensor, target: torch.Tensor) -> NDArray[np.in
         )
     guess, truth = (mask.reshape(-1, mask.shape[-2] * mask.shape[-1]) for mask in (predicted, target))
     counts = [(guess & truth).sum(1), (guess | truth).sum(1), guess.sum(1), truth.sum(1)]
-    return torch.stack(counts, 1).cpu().numpy().astype(np.int64)
+    rows: NDArray[np.int64] = torch.stack(counts, 1).cpu().numpy().astype(np.int64)
+    if is_missing is not None:
+        # No answer has fewer pixels in common, or more in the union; N-acc. and T-acc. are those of a wrong one.
+        rows[is_missing, 0], rows[is_missing, 1] = 0, guess.shape[1]
+        rows[is_missing, 2] = np.where(rows[is_missing, 3] > 0, 0, guess.shape[1])
+    return rows
 
 
 def ious_of(rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -62,7 +69,9 @@ def figures_of(rows: NDArray[np.int64]) -> dict[str, float]:
     """Return how well predicted masks fit, by the names of `figure_sums`: shares, nan where nothing was counted.
 
     An expression without a target (gRefCOCO) has IoU 1 where the prediction is empty too, else 0. The target of a group
-    expression is the union of its masks.
+    expression is the union of its masks. A missing prediction is never better than any other: it has IoU 0, counts as
+    wrong in N-acc. and T-acc., and in oIoU the whole image is its union. The rule is ours: GRES's evaluation has an
+    answer to every expression, and gRefCOCO's stops where one is missing (`mdetr/datasets/refexp.py`, 41a8f00).
 
     oiou    Overall IoU: the sum of intersections over the sum of unions, so that large objects count most (LAVT, CRIS:
             "overall IoU"; GRES: cIoU).

@@ -76,6 +76,21 @@ def test_figures_are_those_of_the_plain_definition_in_any_parts(count, seed):
         assert {name: found[name] for name in expected} == pytest.approx(expected, nan_ok=True)
 
 
+@given(st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_a_missing_answer_is_never_better_than_any_other_and_an_empty_one_never_worse_than_none(count, seed):
+    rng = np.random.default_rng(seed)
+    # With whole masks, and with none at all, among them.
+    shares = rng.choice([0.0, 0.3, 0.7, 1.0], size=(2, count, 1, 1))
+    guess, truth = (torch.from_numpy(each) for each in rng.random((2, count, 3, 4)) < shares)
+    before, also = rng.random((2, count)) < 0.5
+    emptied = guess & ~torch.from_numpy(before | also)[:, None, None]
+    missing = figures_of(pixel_counts(emptied, truth, before | also))
+    for name, answers in {"any": guess, "empty": emptied}.items():
+        answered = figures_of(pixel_counts(answers, truth, before))
+        # nan where nothing is counted, which no answer changes.
+        assert all(math.isnan(value) or value <= answered[each] for each, value in missing.items()), name
+
+
 @pytest.mark.parametrize(
     ("guess", "truth", "message"),
     [

@@ -113,7 +113,7 @@ def _pixels(question: ImageQuestion) -> NDArray[np.uint8]:
 
 
 class Predictions:
-    """Answers with the masks of a file, Parquet or JSON Lines; a question that it lacks counts with IoU 0.
+    """Answers with the masks of a file, Parquet or JSON Lines.
 
         {"image": "a/b.jpg", "text": "the red cup", "segmentation": {"size": [480, 640], "counts": "…"}}
 
@@ -129,7 +129,8 @@ class Predictions:
         """Read the file and hold it to the questions."""
         self._masks: dict[tuple[str, str], str | None] = {}
         asked = {image.image_id: image for image in questions.images}
-        pairs = {(image.image_id, text) for image in questions.images for text in image.texts}
+        asked_for = [(image.image_id, text) for image in questions.images for text in image.texts]
+        pairs = set(asked_for)
         found: dict[tuple[str, str], Any] = {}
         for number, row in enumerate(_rows(path), start=1):
             where = f"--model {path}: row {number}"
@@ -149,26 +150,28 @@ class Predictions:
                 f"--model {path}: none of its {len(found):,} predictions is asked for. The truth asks for "
                 f"{first.texts[0]!r} of {first.key}. `image` must be the path below the truth's images."
             )
-        self.num_missing, self.num_unasked = len(pairs) - len(self._masks), len(found) - len(self._masks)
+        self.num_missing = sum(pair not in self._masks for pair in asked_for)
+        self.num_unasked = len(found) - len(self._masks)
 
     def notes(self) -> list[str]:
         """Return what a reader of the figures must know."""
-        missing = f"{self.num_missing:,} questions have no prediction: each counts with IoU 0."
+        worst = "Each counts as the worst answer, with IoU 0, and in oIoU with the whole image as its union."
+        missing = f"Questions without a prediction: {self.num_missing:,}. {worst}"
         unasked = f"{self.num_unasked:,} predictions are not asked for: they count nowhere."
         return [*([missing] if self.num_missing else []), *([unasked] if self.num_unasked else [])]
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:
-        """Return the masks of an image's expressions, (T, H, W) bool."""
+        """Return the masks of an image's expressions, (T, H, W) bool; empty where `is_missing`."""
         _, *size = question.masks.shape
         found = np.zeros(question.masks.shape, np.bool_)
         for row, text in enumerate(question.texts):
-            pair = (question.image_id, text)
-            if pair not in self._masks:
-                # Wrong for certain: an empty mask would be right of a text without a target.
-                found[row] = not question.masks[row].any()
-            elif (counts := self._masks[pair]) is not None:
+            if (counts := self._masks.get((question.image_id, text))) is not None:
                 found[row] = rle.decode([counts], (size[0], size[1]))[0]
         return torch.from_numpy(found)
+
+    def is_missing(self, question: ImageQuestion) -> NDArray[np.bool_]:
+        """Return of which expressions of an image there is no prediction, (T,)."""
+        return np.array([(question.image_id, text) not in self._masks for text in question.texts])
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

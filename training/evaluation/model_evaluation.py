@@ -16,6 +16,7 @@ from PIL import Image
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.untrusted import printable_json, without_nan
 from pseudoris.store.location import RunLocation
+from pseudoris.training.evaluation.answerers import Predictions
 from pseudoris.training.evaluation.bootstrap import RESAMPLES, UNDEFINED, Estimate, ImageBootstrap, Sums
 from pseudoris.training.evaluation.evaluation_report import HTML_NAME, JSON_NAME, render_page
 from pseudoris.training.evaluation.held_out import Answerer, AskedImage, HeldOutExpressions
@@ -35,6 +36,7 @@ NO_TARGET_TITLES: Final[Mapping[str, str]] = {
     "target_accuracy": "T-acc.",
 }
 ALL: Final = "all"
+_MISSING: Final = "missing"
 # Pictures of the page: so many of the worst answers, and of the best.
 _NUM_SHOWN: Final = 12
 _SIDE_PX: Final = 480
@@ -54,12 +56,14 @@ class ShownAnswer:
 class PartFigures:
     """The figures of the expressions of a split and a kind, each `all` where it is not divided.
 
-    `figures` has the names of `FIGURE_TITLES`, and of `NO_TARGET_TITLES` where some have no target.
+    `num_missing` of them have no prediction. `figures` has the names of `FIGURE_TITLES`; where some have no target,
+    also of `NO_TARGET_TITLES`.
     """
 
     split: str
     kind: str
     num_expressions: int
+    num_missing: int
     figures: Mapping[str, Estimate]
 
 
@@ -88,6 +92,7 @@ class ModelEvaluation:
                 "split": part.split,
                 "kind": part.kind,
                 "num_expressions": part.num_expressions,
+                "num_missing": part.num_missing,
                 **{name: asdict(each) for name, each in part.figures.items()},
             }
             for part in self.parts
@@ -119,11 +124,12 @@ def evaluate_model(
         for number, image in enumerate(questions.images, start=1):
             question = questions.question(image)
             answer = answerer.answer(question)
-            rows = pixel_counts(answer, question.masks)
+            is_missing = answerer.is_missing(question) if isinstance(answerer, Predictions) else None
+            rows = pixel_counts(answer, question.masks, is_missing)
             ious = ious_of(rows)
             for found, row in ((lowest, int(ious.argmin())), (highest, int(ious.argmax()))):
                 found.append(ShownAnswer(image, row, rle.encode(answer[row : row + 1])[0], float(ious[row])))
-            yield _sums(image, rows)
+            yield _sums(image, rows, np.zeros(len(rows)) if is_missing is None else is_missing)
             on_progress(number, len(questions))
 
     bootstrap = ImageBootstrap(sums())
@@ -144,14 +150,14 @@ def evaluate_model(
     )
 
 
-def _sums(image: AskedImage, rows: NDArray[np.int64]) -> dict[str, tuple[float, float]]:
+def _sums(image: AskedImage, rows: NDArray[np.int64], is_missing: NDArray[Any]) -> dict[str, tuple[float, float]]:
     splits, kinds = np.array(image.splits), np.array(image.kinds)
     found: dict[str, tuple[float, float]] = {}
     for split in (ALL, *sorted(set(image.splits))):
         for kind in (ALL, *sorted(set(image.kinds))):
             chosen = ((splits == split) | (split == ALL)) & ((kinds == kind) | (kind == ALL))
             if chosen.any():
-                named = figure_sums(rows[chosen])
+                named = figure_sums(rows[chosen]) | {_MISSING: (float(is_missing[chosen].sum()), float(chosen.sum()))}
                 found |= {_name(split, kind, figure): each for figure, each in named.items()}
     return found
 
@@ -163,7 +169,8 @@ def _part(bootstrap: ImageBootstrap, split: str, kind: str) -> PartFigures:
     figures = {name: bootstrap.ratio(_name(split, kind, name)) for name in names}
     if count and not bootstrap.total(_name(split, kind, "oiou"))[1]:
         figures["oiou"] = Estimate(NOTHING_ASKED_OIOU, NOTHING_ASKED_OIOU, NOTHING_ASKED_OIOU)
-    return PartFigures(split, kind, count, figures)
+    num_missing = int(bootstrap.total(_name(split, kind, _MISSING))[0])
+    return PartFigures(split, kind, count, num_missing, figures)
 
 
 def _name(split: str, kind: str, figure: str) -> str:
@@ -205,8 +212,9 @@ def titles(found: ModelEvaluation) -> dict[str, str]:
 
 def facts(found: ModelEvaluation) -> dict[str, str]:
     """Return what was asked, for a person, by name."""
-    count = found.parts[0].num_expressions
-    asked = f"{count:,} expressions of {found.num_images:,} images"
+    every = found.parts[0]
+    asked = f"{every.num_expressions:,} expressions of {found.num_images:,} images"
+    asked += f", {every.num_missing:,} of them without a prediction" if every.num_missing else ""
     given = {name: str(value) for name, value in found.settings.items() if value}
     return {"model": found.model, **given, "truth": found.truth, "asked": asked}
 
