@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -21,11 +22,16 @@ import typer
 
 from examples.ppt.query_points import draw_queries
 from examples.ppt.steps import FULL, TABLES, TITLES, Dataset, Inputs, datasets, plan
-from examples.results_table import as_markdown, costs_table, read_measured
+from examples.results_table import PARAMETERS, Measured, as_markdown, costs_table, read_measured
 from examples.step_log import named_rows, run_steps, weight_notes, write_page
 from experiments.quality.markdown_cells import markdown_table
 
-_COLUMNS: Final = ("oiou", "miou", "p@0.3", "p@0.5", "p@0.7")
+_COLUMNS: Final = {
+    # The last one is table 2's.
+    "tables": ("oiou", "miou", "p@0.3", "p@0.5", "p@0.7", PARAMETERS),
+    "ablation": ("oiou", "miou", "p@0.3", "p@0.5", "p@0.7"),
+}
+_MILLION: Final = 10**6
 _NOTES: Final = {
     "tables": "A training for each dataset, from its own texts of split train. The paper does not say whether its "
     "rows are one training or several. Its G-Ref is `refcocog-google`.",
@@ -64,16 +70,19 @@ def _page(inputs: Inputs, command: str, named: Sequence[str] | None, count: int)
         return f"{_figure(inputs, chosen[0], count)}\n\n{costs_table(records)}\n"
     results = {dataset.name: partial(inputs.result, dataset) for dataset in chosen}
     measured = list(read_measured({name: table[name].title for name in rows}, results))
-    notes = [*weight_notes(steps), _NOTES[command]]
-    if any(table[name].training is FULL for name in rows):
-        notes.append(_size(inputs, chosen[0]))
-    return as_markdown(TITLES[command], f"ppt-{command}", measured, records, notes=notes, columns=_COLUMNS)
+    if command == "tables":
+        measured = [_sized(inputs, chosen[0], each) for each in measured]
+    notes, columns = [*weight_notes(steps), _NOTES[command]], _COLUMNS[command]
+    return as_markdown(TITLES[command], f"ppt-{command}", measured, records, notes=notes, columns=columns)
 
 
-def _size(inputs: Inputs, trained: Dataset) -> str:
-    """What table 2 tells of the model."""
-    summary = json.loads((inputs.model(trained, FULL) / "summary.json").read_text(encoding="utf-8"))
-    return f"PPT trains {summary['num_parameters']:,} parameters (the paper: 20.7 M)."
+def _sized(inputs: Inputs, trained: Dataset, line: Measured) -> Measured:
+    """A line with its trained parameters: the same of each dataset, and none without a training."""
+    training, count = TABLES["tables"][line.row].training, 0
+    if training is not None:
+        summary = inputs.model(trained, training) / "summary.json"
+        count = json.loads(summary.read_text(encoding="utf-8"))["num_parameters"]
+    return replace(line, figures={**line.figures, PARAMETERS: {"value": count / _MILLION}})
 
 
 def _figure(inputs: Inputs, dataset: Dataset, count: int) -> str:

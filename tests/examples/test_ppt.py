@@ -92,15 +92,20 @@ def test_both_tables_run_whole_on_one_miniature(tmp_path):
         assert [line[:2] for line in measured] == [
             [row.title, split] for row in TABLES[command].values() for split in asked
         ]
-        assert all(0 <= float(cell) <= 100 for line in measured for cell in line[3:8])
-        beside = [line[8:] for line in measured if line[1] == "refcoco/val"]
+        assert all(0 <= float(cell.split()[0]) <= 100 for line in measured for cell in line[3:8])
+        assert all(cell.endswith("]") for line in measured for cell in line[3:8]), "each has its interval"
+        last = 9 if command == "tables" else 8
+        beside = [line[last:] for line in measured if line[1] == "refcoco/val"]
         if command == "ablation":
             assert [float(line[0]) for line in beside] == [miou for _, miou in PAPER.values()]
             assert found == measured
         else:
-            # What is not measured is published, in lines of its own.
-            assert beside[0] == ["46.76", "61.16", "50.19", "36.22"]
-            assert ["TRIS", "refcoco/testA", *["–"] * 6, "32.43", *["–"] * 3] in found
+            # What is not measured is published, in lines of its own, before ours as in the paper.
+            assert beside[0] == ["46.76", "61.16", "50.19", "36.22", "20.70"]
+            assert ["TRIS", "refcoco/testA", *["–"] * 7, "32.43", *["–"] * 4] in found
+            assert found[-len(measured) :] == measured
+            parameters = {line[0]: line[8] for line in measured}
+            assert [*parameters.values()] == ["0.55", "0.00", "0.00", "0.00"]
     again = ppt(command, places)
     # Both tables share the data, RefCOCO's training and CLIP + SAM is asked once for each table.
     assert again.stderr.count("finished before") == len(again.stderr.splitlines()) == 6 + 5 + 9

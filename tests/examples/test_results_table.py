@@ -11,7 +11,8 @@ from examples.results_table import PUBLISHED, Measured, as_markdown
 from examples.step_log import StepRecord
 
 FIGURES = {"num_expressions": 1234} | {
-    name: {"value": value} for name, value in {"oiou": 0.25, "miou": 0.5, "p@0.5": None}.items()
+    name: {"value": value, "low": low, "high": 0.5}
+    for name, value, low in (("oiou", 0.25, 0.2), ("miou", 0.5, 0.45), ("p@0.5", None, None))
 }
 FIGURES |= {f"p@0.{at}": {"value": 0.1} for at in (6, 7, 8, 9)}
 
@@ -20,33 +21,34 @@ def test_published_figures_stand_beside_ours_and_hours_below():
     lines = [Measured("main", "ours", split, FIGURES) for split in ("refcoco/val", "own/val")]
     page = as_markdown("A table", "main", lines, [StepRecord("annotate", 7200, 5 * 10**9, True)], notes=["Read this."])
     assert page.startswith("# A table\n\nRead this.\n")
-    own = "1,234 | 25.00 | 50.00 | – | 10.00 | 10.00 | 10.00 | 10.00"
+    own = "1,234 | 25.00 [20.00, 50.00] | 50.00 [45.00, 50.00] | – | 10.00 | 10.00 | 10.00 | 10.00"
     assert f"| ours | refcoco/val | {own} | 46.76 | – |" in page
     assert f"| ours | own/val | {own} | – | – |" in page
     assert "| annotate | 2.00 | 5.0 |" in page
 
 
-def test_a_published_row_stands_beside_its_own_row_alone(monkeypatch, tmp_path):
+def test_a_published_row_stands_beside_its_own_row_alone_in_the_papers_order(monkeypatch, tmp_path):
     by_row = {
         "oiou": {"a/val": {"main": 7, "other": 20, "alone": 30}},
         "p@0.3": {"a/val": {"main": 8, "other": 21, "alone": 31}},
     }
     published = [
-        {"table": "t", "name": "P", "source": "s", "titles": {"main": "Main", "alone": "Alone"}, "figures": by_row},
+        {"table": "t", "name": "P", "source": "s", "titles": {"alone": "Alone", "main": "Main"}, "figures": by_row},
         {"table": "t", "name": "Q", "source": "s", "figures": {"miou": {"a/val": 40}}},
         {"table": "u", "name": "R", "source": "s", "figures": {"miou": {"a/val": 50}}},
     ]
     path = tmp_path / "published.json"
     path.write_text(json.dumps({"tables": published}))
     monkeypatch.setattr(results_table, "PUBLISHED", path)
-    lines = [Measured(name, name, "a/val", FIGURES) for name in ("main", "third")]
-    page = as_markdown("A", "t", lines, [], columns=("miou", "oiou"))
-    assert "| row | split | expressions | mIoU | oIoU | P, oIoU | P, P@0.3 | Q, mIoU |" in page
+    sized = {**FIGURES, "parameters": {"value": 20.74}}
+    lines = [Measured("third", "third", "a/val", FIGURES), Measured("main", "main", "a/val", sized)]
+    page = as_markdown("A", "t", lines, [], columns=("miou", "parameters"))
+    assert "| row | split | expressions | mIoU | trained parameters, M | P, oIoU | P, P@0.3 | Q, mIoU |" in page
     assert [line for line in page.splitlines() if "| a/val |" in line] == [
-        "| main | a/val | 1,234 | 50.00 | 25.00 | 7.00 | 8.00 | 40.00 |",
-        "| third | a/val | 1,234 | 50.00 | 25.00 | – | – | 40.00 |",
         # Published, and not measured.
         "| Alone | a/val | – | – | – | 30.00 | 31.00 | 40.00 |",
+        "| main | a/val | 1,234 | 50.00 [45.00, 50.00] | 20.74 | 7.00 | 8.00 | 40.00 |",
+        "| third | a/val | 1,234 | 50.00 [45.00, 50.00] | – | – | – | 40.00 |",
     ]
 
 
