@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, Final
 
 from pseudoris.store.files.key_order import path_key, sorted_externally
+from pseudoris.store.files.s3_answers import etag_of
 from pseudoris.store.files.s3_requests import Page, S3Requests
 from pseudoris.store.files.storage import Mark, MayDescend, StoredFile
 
@@ -161,7 +162,7 @@ def _wanted(objects: Iterable[dict[str, Any]], base: str, is_open: Callable[[str
         folder, _, name = path.rpartition("/")
         # Consoles create an empty object for a folder itself.
         if name and is_open(f"{folder}/" if folder else ""):
-            yield path_key(path), path, each["Size"], each["ETag"].strip('"'), each.get("StorageClass") in _ARCHIVES
+            yield path_key(path), path, each["Size"], etag_of(each), each.get("StorageClass") in _ARCHIVES
 
 
 def _cached_gate(base_uri: str, may_descend: MayDescend, exclude: str | None) -> Callable[[str], bool]:

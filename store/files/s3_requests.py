@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.measures import STORAGE_RETRIES, count
 from pseudoris.schemas.uris import secret_in
+from pseudoris.store.files.s3_answers import Answer, Course, ask_region_once, etag_of
 from pseudoris.store.files.storage import ArchivedError, ChangedError, NoBucketError, NotImplementedByStoreError
 
 _CODES_TO_RETRY: Final = frozenset(
@@ -54,7 +56,9 @@ _BAD_CREDENTIALS: Final = frozenset(
 )
 # A header that a store refuses is named by its answer. Anything else there is not shown: it may repeat what was sent.
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,60}")
-_BAD_BUCKETS: Final = frozenset({"InvalidBucketName", "PermanentRedirect", "AuthorizationHeaderMalformed"})
+# `400` is the code of an answer to HEAD, which has no body.
+_BAD_BUCKETS: Final = frozenset({"InvalidBucketName", "AuthorizationHeaderMalformed", "400"})
+_BAD_PLACE: Final = re.compile(r"Location|Region|Redirect|Endpoint")
 _TO_MEND: Final = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -65,7 +69,7 @@ _TO_MEND: Final = (
 
 # A page of a listing, one request: at most 1,000 objects as the store describes them (`Key`, `Size`, `ETag` in quotes,
 # `LastModified`, `StorageClass`), and the common prefixes.
-Page = tuple[list[dict[str, Any]], list[str]]
+Page = tuple[list[Answer], list[str]]
 
 
 def status_of(error: BaseException) -> int:
@@ -117,7 +121,8 @@ def explained(error: Exception, action: str, uri: str) -> Exception:
         return NoBucketError(
             f"cannot {action} {uri}: there is no such bucket. Create it, or check its name and the endpoint"
         )
-    if code in _BAD_BUCKETS:
+    is_elsewhere = 300 <= status < 400 or (status == 400 and _BAD_PLACE.search(code) is not None)
+    if code in _BAD_BUCKETS or is_elsewhere:
         return NoBucketError(f"cannot {action} {uri}: {reason_of(error)}. Check the bucket's name, region and endpoint")
     if status == 404:
         return FileNotFoundError(errno.ENOENT, "there is no such object", uri)
@@ -132,9 +137,13 @@ def explained(error: Exception, action: str, uri: str) -> Exception:
         number = errno.EKEYREJECTED if code in _BAD_CREDENTIALS else errno.EACCES
         return PermissionError(number, reason_of(error), uri)
     if status == 412:
-        return ChangedError(uri)
+        return _changed(uri)
     number = errno.ENAMETOOLONG if code == "KeyTooLongError" else errno.EIO
     return OSError(number, reason_of(error), uri)
+
+
+def _changed(uri: str) -> ChangedError:
+    return ChangedError(f"cannot read {uri}: it changed, or its store gives wrong etags; run the command again")
 
 
 def _response(error: BaseException) -> dict[str, dict[str, object]]:
@@ -246,7 +255,8 @@ class S3Requests:
         client = await filesystem.get_s3(self.name)
         if self.requester_pays:
             arguments["RequestPayer"] = "requester"
-        return await getattr(client, method)(Bucket=self.name, **arguments)
+        ask_region_once(client)
+        return Answer(await getattr(client, method)(Bucket=self.name, **arguments))
 
     def get(self, key: str, *, etag: str | None = None, start: int = 0, length: int | None = None) -> Fetched:
         """Return bytes of the object, from one request unless it breaks; fewer if the object ends earlier.
@@ -260,6 +270,7 @@ class S3Requests:
             length: How many bytes; to the end by default.
         """
         received = bytearray()
+        most = -start if start < 0 else sys.maxsize if length is None else length
 
         async def attempt() -> Fetched:
             if etag is None or start < 0:
@@ -276,10 +287,15 @@ class S3Requests:
                     raise
                 # Past the end of the object. Stores report its size in different ways here.
                 return Fetched(bytes(received), max(start, 0) + len(received), etag or "")
-            if first > 0 and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
+            is_whole = first > 0 and answer["ResponseMetadata"]["HTTPStatusCode"] != 206
+            if is_whole or int(answer["ContentLength"]) > most:
                 raise OSError(errno.ENOTSUP, "the store does not support range requests", self.address(key))
+            found = etag_of(answer)
+            if etag not in (None, found):
+                # The store does not know the condition.
+                raise _changed(self.address(key))
             await _receive(answer, received)
-            return Fetched(bytes(received), _whole_size(answer), answer["ETag"].strip('"'))
+            return Fetched(bytes(received), _whole_size(answer), found)
 
         fetched: Fetched = self.with_retries("read", key, lambda: self.send(attempt))
         return fetched
@@ -288,14 +304,21 @@ class S3Requests:
         """Yield the objects below a prefix whose keys come after `start_after`, in the order of their keys' bytes.
 
         Keys that contain the `delimiter` after the prefix are grouped into the prefixes of a page.
+
+        Raises:
+            ConfigError: A page does not go on after the one before: the listing might never end.
         """
-        where = {"Prefix": prefix, "Delimiter": delimiter, **({"StartAfter": start_after} if start_after else {})}
+        where = {"Delimiter": delimiter, **({"StartAfter": start_after} if start_after else {})}
+        course = Course(self.address(prefix), start_after)
         while True:
-            answer = self.request("list", prefix, "list_objects_v2", **where)
-            yield answer.get("Contents", []), [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
+            answer = self.request("list", prefix, "list_objects_v2", Prefix=prefix, **where)
+            objects, prefixes = answer.all("Contents"), [each["Prefix"] for each in answer.all("CommonPrefixes")]
+            course.keys([*(each["Key"] for each in objects), *prefixes], prefix)
+            yield objects, prefixes
             if not answer.get("IsTruncated"):
                 return
             where["ContinuationToken"] = answer["NextContinuationToken"]
+            course.once(where["ContinuationToken"])
 
     def _synced(self, request: Callable[[], Awaitable[Any]]) -> Any:
         # The limit also applies to a body that arrives slowly, where no single read times out.

@@ -22,6 +22,7 @@ from botocore.exceptions import ClientError
 
 from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.errors import ImageError, TransientError
+from pseudoris.store.files.s3_answers import Course, etag_of
 from pseudoris.store.files.s3_listing import walk_bucket
 from pseudoris.store.files.s3_requests import S3Requests, code_of, is_transient, status_of
 from pseudoris.store.files.storage import (
@@ -98,7 +99,7 @@ class S3Storage(S3Requests, Storage):
         found = self._head(self._key(path))
         if found is None:
             raise FileNotFoundError(path)
-        return StoredFile(path, found["ContentLength"], etag=found["ETag"].strip('"'))
+        return StoredFile(path, found["ContentLength"], etag=etag_of(found))
 
     def read(self, path: str) -> bytes:
         """Return the whole object, from one request."""
@@ -147,15 +148,19 @@ class S3Storage(S3Requests, Storage):
     def list_uploads(self, paths: re.Pattern[str]) -> Iterator[Upload]:
         """Yield the incomplete multipart uploads of files whose whole path matches `paths`."""
         below = self._prefix("")
-        where = {"Prefix": below}
+        course, where = Course(self.address(below)), {"Prefix": below}
         while True:
             answer = self.request("list uploads of", below, "list_multipart_uploads", **where)
-            for entry in answer.get("Uploads", ()):
+            found = answer.all("Uploads")
+            course.count(len(found))
+            for entry in found:
+                course.once("upload", entry["Key"], entry["UploadId"])
                 if paths.fullmatch(entry["Key"][len(below) :]):
                     yield Upload(entry["Key"], entry["UploadId"], entry["Initiated"].timestamp())
             if not answer.get("IsTruncated"):
                 return
             where |= {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+            course.once(where["KeyMarker"], where["UploadIdMarker"])
 
     def abort_upload(self, upload: Upload) -> None:
         """Abort the upload; do nothing if it is gone."""

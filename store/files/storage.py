@@ -77,7 +77,7 @@ class Upload:
     started_s: float
 
 
-class ChangedError(Exception):
+class ChangedError(TransientError):
     """The file exists, but is not the requested version."""
 
 
@@ -307,7 +307,7 @@ def transient_faults(action: str, uri: str, *, faults: tuple[type[Exception], ..
     """
     try:
         yield
-    except (FileNotFoundError, PseudorisError, MemoryError, ChangedError):
+    except (FileNotFoundError, PseudorisError, MemoryError):
         raise
     except ArchivedError as error:
         raise ImageError("archived", _ARCHIVED) from error

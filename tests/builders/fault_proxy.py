@@ -45,7 +45,11 @@ Kind = Literal[
     "hang_done",  # done, no answer
     "slow_body",  # done, the answer's body trickles
     "cut_body",  # done, reset in the middle of the answer's body
+    "stalled_body",  # done, the answer's body stops in the middle
     "doubled",  # done twice, answered as the second time
+    "edited",  # done, and the answer has `new` where `old` fits; `{n}` in it counts the answers
+    "redirected",  # 301 without a region, not done
+    "elsewhere",  # 400 about the location, not done
 ]
 _ERRORS: Final[dict[str, tuple[int, str, str]]] = {
     "slow_down": (503, "Slow Down", "SlowDown"),
@@ -54,10 +58,13 @@ _ERRORS: Final[dict[str, tuple[int, str, str]]] = {
     "denied": (403, "Forbidden", "AccessDenied"),
     "precondition": (412, "Precondition Failed", "PreconditionFailed"),
     "no_such_upload": (404, "Not Found", "NoSuchUpload"),
+    "redirected": (301, "Moved Permanently", "PermanentRedirect"),
+    "elsewhere": (400, "Bad Request", "IllegalLocationConstraintException"),
     "conflict": (409, "Conflict", "ConditionalRequestConflict"),
     "conflict_done": (409, "Conflict", "ConditionalRequestConflict"),
 }
-_IS_DONE: Final = frozenset({"conflict_done", "reset_done", "hang_done", "slow_body", "cut_body", "doubled"})
+_IS_DONE: Final = frozenset({"conflict_done", "reset_done", "hang_done", "doubled", "edited"})
+_BODIES: Final = frozenset({"slow_body", "cut_body", "stalled_body"})
 _PIECES: Final = 8
 
 
@@ -75,6 +82,9 @@ class Fault:
         header: Only requests with a header whose name fits this regular expression.
         lacks_header: Only requests without such a header.
         seconds: How long a hang lasts at most, and a trickling body takes.
+        after: How many requests pass before the first is hit.
+        old: Regular expression over head and body of an answer, for `edited`.
+        new: What stands there instead.
     """
 
     kind: Kind
@@ -86,6 +96,9 @@ class Fault:
     header: str = ""
     lacks_header: str = ""
     seconds: float = 60.0
+    after: int = 0
+    old: str = ""
+    new: str = ""
 
     def fits(self, request: Request) -> bool:
         """Return whether the rule speaks of such a request."""
@@ -149,6 +162,7 @@ class FaultProxy:
         with self._lock:
             self._faults = tuple(faults)
             self._left = [fault.times for fault in faults]
+            self._passed = [0] * len(faults)
             self._seen: Counter[tuple[str, str]] = Counter()
 
     def reset_counts(self) -> None:
@@ -194,11 +208,13 @@ class FaultProxy:
     ) -> bool:
         """Answer the request; return whether the connection can be used again."""
         fault = self._choose(request)
-        if fault is None or fault.kind in _IS_DONE:
+        if fault is None or fault.kind in _IS_DONE | _BODIES:
             head, body = await self._forward(request)
         if fault is not None and fault.kind == "doubled":
             head, body = await self._forward(request)
-        if fault is None or fault.kind == "doubled":
+        if fault is not None and fault.kind == "edited":
+            head, body = _edited(head, body, fault.old, fault.new.replace("{n}", f"{sum(self.hits.values()):06d}"))
+        if fault is None or fault.kind in ("doubled", "edited"):
             self._count_bytes(request, body)
             return await _write_raw(writer, head, body)
         if fault.kind in _ERRORS:
@@ -211,7 +227,7 @@ class FaultProxy:
         if fault.kind.startswith("hang"):
             with suppress(TimeoutError):
                 await asyncio.wait_for(reader.read(1), fault.seconds)
-        elif fault.kind in ("slow_body", "cut_body"):
+        elif fault.kind in _BODIES:
             writer.write(head)
             await self._trickle(writer, body, fault)
             if fault.kind == "slow_body":
@@ -221,11 +237,11 @@ class FaultProxy:
         return False
 
     async def _trickle(self, writer: asyncio.StreamWriter, body: bytes, fault: Fault) -> None:
-        if fault.kind == "cut_body":
+        if fault.kind != "slow_body":
             writer.write(body[: len(body) // 2])
             await writer.drain()
             # The half must have left before the reset, which would discard it.
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05 if fault.kind == "cut_body" else fault.seconds)
             return
         step = max(1, -(-len(body) // _PIECES))
         for start in range(0, len(body), step):
@@ -236,7 +252,11 @@ class FaultProxy:
     async def _forward(self, request: Request) -> tuple[bytes, bytes]:
         """Return the upstream's head and body."""
         reader, writer = await asyncio.open_connection(*self._upstream)
-        lines = [f"{request.method} {request.target} HTTP/1.1"]
+        # The store does not know a mark that a rule has invented.
+        target = re.sub(
+            r"[&?](continuation-token|key-marker|upload-id-marker)=(token|a|b)\d*(?=&|$)", "", request.target
+        )
+        lines = [f"{request.method} {target} HTTP/1.1"]
         dropped = ("connection", "expect", "transfer-encoding", "content-length")
         lines += [f"{name}: {value}" for name, value in request.headers if name.lower() not in dropped]
         lines += ["Connection: close", f"Content-Length: {len(request.body)}", "", ""]
@@ -266,6 +286,9 @@ class FaultProxy:
                 left = self._left[number]
                 if left == 0 or not fault.fits(request):
                     continue
+                self._passed[number] += 1
+                if self._passed[number] <= fault.after:
+                    continue
                 if _draw(self._seed, number, request.operation, request.key, nth) < fault.rate:
                     self._left[number] = None if left is None else left - 1
                     self.hits[fault.kind] += 1
@@ -287,6 +310,15 @@ def injecting(upstream: str, faults: Sequence[Fault] = (), *, seed: int = 0) -> 
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(timeout=10)
+
+
+def _edited(head: bytes, body: bytes, old: str, new: str) -> tuple[bytes, bytes]:
+    """Return head and body with the text replaced, and the length of the body that is sent."""
+    whole = re.sub(old.encode(), new.encode(), head + body)
+    head, separator, body = whole.partition(b"\r\n\r\n")
+    if body:
+        head = re.sub(rb"(?im)^content-length:[^\r\n]*", b"Content-Length: %d" % len(body), head)
+    return head + separator, body
 
 
 async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Request | None:

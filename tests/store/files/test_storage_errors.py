@@ -146,6 +146,10 @@ def test_an_answer_has_the_verdict_of_the_docs(status, code, verdict):
         (404, "NoSuchBucket"),
         (400, "InvalidBucketName"),
         (301, "PermanentRedirect"),
+        (307, "TemporaryRedirect"),
+        (301, "301"),
+        (400, "400"),
+        (400, "IllegalLocationConstraintException"),
         (400, "AuthorizationHeaderMalformed"),
     ],
 )
