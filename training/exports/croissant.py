@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
+from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.untrusted import printable_json
 from pseudoris.store.tables.judged_expressions import stated_rule
@@ -59,6 +60,11 @@ _KNOWN_WEIGHTS: Final = {
 _TO_FILL: Final = "to be filled in by the publisher"
 
 
+def content_sha256(job: ExportJob) -> str:
+    """Return the digest of what the job wrote so far, by which readers with a cache tell exports apart."""
+    return sha256_hex(printable_json([job.single_files, job.written.hexdigest()], sort_keys=True).encode())
+
+
 def describe(job: ExportJob, rows: Mapping[str, int], dropped: Mapping[str, int], tables: Tables) -> None:
     """Write the description of all that the job wrote; `tables` are the Parquet files of which rows can be read."""
     sets = sorted(job.patterns | {path for path, _ in tables.values()})
@@ -66,7 +72,8 @@ def describe(job: ExportJob, rows: Mapping[str, int], dropped: Mapping[str, int]
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"],
-        "name": f"pseudoris-{job.name}",
+        # TensorFlow Datasets keeps what it has read under this name.
+        "name": f"pseudoris-{job.name}-{content_sha256(job)[:16]}",
         "description": f"Images with masks, and expressions that refer to them, written by pseudoris ({job.name}).",
         "license": job.options.license or "unknown",
         "dateCreated": job.request.header.created_utc,

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import pyarrow as pa
 
@@ -32,11 +32,11 @@ from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.parquet_files import open_writer
 from pseudoris.training.exports.croissant import Tables, describe
 from pseudoris.training.exports.destination import EXPORT_NAME, claim_destination, mark
+from pseudoris.training.exports.export_options import ExportOptions
 from pseudoris.training.exports.image_files import image_file_of
 from pseudoris.training.exports.output_files import JsonArray, ManyFiles, json_arrays, json_list, new_file
 from pseudoris.training.exports.record import Content, ExportExpression, ExportImage, ExportMask, Fingerprint
 from pseudoris.training.exports.selected_rows import UNREADABLE, ExcludedImages, Selection, TextRule, with_source_bytes
-from pseudoris.training.human_refs import HumanAnnotation
 
 logger = logging.getLogger(__name__)
 
@@ -54,54 +54,6 @@ class OnProgress(Protocol):
 
     def __call__(self, done: int, total: int, /, stage: str = WRITING) -> None:
         """Take how much of a stage is done, and the total: rows, images or masks."""
-
-
-def _option(default: Any, text: str, **bounds: float) -> Any:
-    return field(default=default, metadata={"help": text, **bounds})
-
-
-@dataclass(frozen=True, slots=True)
-class ExportOptions:
-    """Options of formats, with their help and bounds as the command line gives them; `ExportFormat.reads` names whose.
-
-    Attributes:
-        human: Human annotation to merge; None for none.
-    """
-
-    max_tokens: int | None = _option(
-        None,
-        "Leave out expressions with more CLIP tokens, start and end included. 0 keeps all. Default: the limit of the "
-        "format's trainers.",
-        min=0,
-    )
-    dataset: str | None = _option(None, "Dataset name that the trainer asks for.")
-    split: str = _option("train", "Name of the split that the run is written as.")
-    split_by: str = _option("pseudo", "refer: name in the brackets of refs(<split-by>).p.")
-    human: HumanAnnotation | None = None
-    target_mb: float = _option(
-        256, "Size of a file in MB (parquet, hf, webdataset). 128 to 512 suits most readers.", min=1, max=4_096
-    )
-    distinctive_only: bool = _option(
-        False,
-        "pseudo-ris-csv: leave out masks without a candidate above tau. Of such a mask the authors' trainer draws any "
-        "candidate.",
-    )
-    masks: str | None = _option(
-        None, "refer: form of the masks: rle, or polygon (one each, which pycocotools fills exactly)."
-    )
-    layout: str | None = _option(
-        None, "hf: masks (a list of structs), or objects (a struct of lists, as detectors read)."
-    )
-    license: str | None = _option(None, "hf: licence of the images, as the Hub names it: cc-by-4.0, other, …")
-    coordinates: str | None = _option(None, "llamafactory, qwen: frame of the boxes: norm1000, real, or resized.")
-    resize_factor: int | None = _option(None, "--coordinates resized: multiple of the sides, 28 or 32.", min=1)
-    min_pixels: int | None = _option(None, "--coordinates resized: smallest area that the trainer is given.", min=1)
-    max_pixels: int | None = _option(None, "--coordinates resized: largest area that the trainer is given.", min=1)
-
-    @property
-    def target_bytes(self) -> int:
-        """Size that files should have, where the format has files of a free size."""
-        return int(self.target_mb * 10**6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,12 +214,18 @@ class ExportJob:
 
     @contextmanager
     def new_file(self, path: str) -> Iterator[Path]:
-        """Give a path on this disk for one large file; see `new_file`."""
-        with new_file(self.destination, path) as local:
-            yield local
+        """Give a path on this disk for one large file; see `new_file`. `*` in `path` becomes digits of its sha256."""
+
+        def final_path(local: Path) -> str:
             self.size_bytes += local.stat().st_size
             # While its bytes are still in memory: nothing is read again for its description.
-            self.single_files[path] = file_sha256(local)
+            sha256 = file_sha256(local)
+            final = path.replace("*", sha256[:16])
+            self.single_files[final] = sha256
+            return final
+
+        with new_file(self.destination, path, final_path) as local:
+            yield local
 
     @contextmanager
     def arrays(self, path: str, *names: str) -> Iterator[dict[str, JsonArray]]:

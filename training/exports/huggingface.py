@@ -21,7 +21,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.templates import markdown_templates
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.parquet_files import open_parquet
-from pseudoris.training.exports.croissant import CROISSANT_NAME
+from pseudoris.training.exports.croissant import CROISSANT_NAME, content_sha256
 from pseudoris.training.exports.export_job import ExportFormat, ExportJob, ExportReport, ExportRequest
 from pseudoris.training.exports.image_files import CATEGORY, check_size, counts_of_png, mask_png
 from pseudoris.training.exports.record import Content, broken, check_texts
@@ -76,7 +76,7 @@ def _write(job: ExportJob) -> ExportReport:
     paths = [path for path, *_ in job.parquet_files(f"{_DATA_FOLDER}/{split}", schema, _row_groups(job, schema))]
     job.check(_read_back(destination, paths), destination.root)
     rows = {split: job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts}
-    text = card(job.request, split, rows, job.dropped).encode()
+    text = card(job.request, split, rows, job.dropped, sha256=content_sha256(job)).encode()
     job.add_file(_CARD_NAME, text)
     to_fill = f"Fill in the licence of the images in {_CARD_NAME} and {CROISSANT_NAME} before you publish."
     return job.report(
@@ -200,7 +200,9 @@ _SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M
 _TITLE: Final = "Referring expressions for masks, "
 
 
-def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: Mapping[str, int]) -> str:
+def card(
+    request: ExportRequest, split: str, rows: Mapping[str, int], dropped: Mapping[str, int], *, sha256: str
+) -> str:
     """Return README.md, out of `templates/dataset_card.md.j2`; `rows` has the images under the split's name.
 
     It does not name where the images came from: a path or a bucket's name is private.
@@ -215,7 +217,9 @@ def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: M
     title = _TITLE + ("written by people" if header.is_human else "made by models")
     template = markdown_templates("pseudoris.training.exports").get_template("dataset_card.md.j2")
     return template.render(
-        head=yaml.safe_dump(head(split, rows[split], title=title, licence=request.options.license), sort_keys=False),
+        head=yaml.safe_dump(
+            head(split, rows[split], title=title, licence=request.options.license, sha256=sha256), sort_keys=False
+        ),
         licence=request.options.license,
         title=title,
         header=header,
@@ -226,7 +230,7 @@ def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: M
     )
 
 
-def head(split: str, num_images: int, *, title: str, licence: str | None) -> dict[str, Any]:
+def head(split: str, num_images: int, *, title: str, licence: str | None, sha256: str) -> dict[str, Any]:
     """Return the part of the card that the hub and `load_dataset` read."""
     return {
         "pretty_name": title,
@@ -235,7 +239,13 @@ def head(split: str, num_images: int, *, title: str, licence: str | None) -> dic
         "task_categories": ["image-segmentation"],
         "tags": ["referring-image-segmentation", "synthetic", "pseudoris"],
         "size_categories": [_SIZES[min(max(len(str(num_images)) - 3, 0), len(_SIZES) - 1)]],
+        # `datasets` keeps what it has read under the name of the folder, and a hash of this: it looks at no file. So
+        # two exports need different words here (datasets 4.8.5 and 5.2.0, LocalDatasetModuleFactory.get_module).
         "configs": [
-            {"config_name": "default", "data_files": [{"split": split, "path": f"data/{split}-*.parquet"}]},
+            {
+                "config_name": "default",
+                "description": f"sha256 of the content: {sha256}",
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"}],
+            }
         ],
     }

@@ -209,6 +209,10 @@ class Fingerprint:
         self.num_masks += len(content.masks)
         self.num_texts += len(content.texts)
 
+    def hexdigest(self) -> str:
+        """Return the digest, 64 hex digits."""
+        return self._digest.hexdigest()
+
     def check_equals(self, read: Fingerprint, where: str) -> None:
         """Raise a TransientError that names the place where something that was read back differs."""
         due, found = (self.num_masks, self.num_texts), (read.num_masks, read.num_texts)

@@ -1,6 +1,6 @@
 """WebDataset tars with their index: a sample an image, under the image's id.
 
-DEST/data-000000.tar      <image id>.jpg (or .png), <image id>.json, the next sample, …
+DEST/data-000000-<sha256>.tar      <image id>.jpg (or .png), <image id>.json, the next sample, …
 DEST/index.json           the tars with sizes, digests and numbers of samples, as wids describes shards
 
 The webdataset package 1.x streams the tars and reads no index. The indexed reader, a package of its own (wids), and
@@ -63,8 +63,7 @@ def _tars(job: ExportJob) -> Iterator[dict[str, Any]]:
     sample = next(samples, None)
     number = 0
     while sample is not None:
-        name = f"data-{number:06d}.tar"
-        with job.new_file(name) as path:
+        with job.new_file(f"data-{number:06d}-*.tar") as path:
             num_samples = 0
             # The oldest form that holds these names: plain blocks, which every reader of tars understands.
             with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -82,7 +81,7 @@ def _tars(job: ExportJob) -> Iterator[dict[str, Any]]:
             with path.open("rb") as whole:
                 md5 = hashlib.file_digest(whole, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
             size_bytes = path.stat().st_size
-        yield {"url": name, "md5sum": md5, "nsamples": num_samples, "filesize": size_bytes}
+        yield {"url": next(reversed(job.single_files)), "md5sum": md5, "nsamples": num_samples, "filesize": size_bytes}
         number += 1
 
 

@@ -95,6 +95,18 @@ def test_every_file_is_there_by_its_digest_or_by_one_pattern(name, built_run, pl
     assert all(any(fnmatch(path, pattern) for path in stored(place.root)) for pattern in patterns)
 
 
+@pytest.mark.parametrize("name", sorted(EXPORTS))
+def test_exports_of_different_content_have_different_names(name, built_run, run_of_several, tmp_path):
+    """TensorFlow Datasets' CroissantBuilder keeps rows under `name`, wherever the file is."""
+
+    def name_of(run: BuiltRun, folder: str) -> str:
+        place = RunLocation.open(str(tmp_path / folder))
+        export(name, run, place)
+        return described(place)["name"]
+
+    assert name_of(built_run, "a") == name_of(built_run, "again") != name_of(run_of_several, "b")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target_bytes", [2_000, 2**20])
 def test_mlcroissant_reads_as_many_rows_as_the_tables_have(built_run, place, target_bytes):
@@ -222,7 +234,7 @@ def test_a_killed_export_of_tables_is_finished_over_its_own_description(built_ru
     place.replace("_export.json", b'{"format": "parquet", "state": "begun"}')
     place.replace("croissant.json", b"of the killed one")
     export("parquet", built_run, place)
-    assert described(place)["name"] == "pseudoris-parquet"
+    assert described(place)["name"].startswith("pseudoris-parquet-")
 
 
 def test_tables_that_are_being_replaced_have_no_description_of_the_old_ones(built_run, place, monkeypatch):

@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -80,6 +82,21 @@ def test_what_was_pushed_opens_as_a_source(hub, built_run, place):
     assert not hub.datasets["me/set"].is_private
     items = list(open_source("hf://datasets/me/set/data", SourceConfig()).list())
     assert len(items) == len(built_run.with_texts())
+
+
+@pytest.mark.slow
+def test_each_push_loads_its_own_rows_out_of_one_cache(hub, built_run, run_of_several, tmp_path_factory):
+    """Of one name, the second after the first was deleted."""
+    loads = "import datasets; print(datasets.load_dataset('me/set', split='train').num_rows)"
+    stub = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+    home = {"HF_HOME": str(tmp_path_factory.mktemp("home"))}
+    for run in (built_run, run_of_several):
+        push(run, RunLocation.open(str(tmp_path_factory.mktemp("exports") / "set")))
+        ended = subprocess.run(
+            [sys.executable, "-c", loads], env={**os.environ, **stub, **home}, capture_output=True, text=True
+        )
+        assert ended.stdout == f"{len(run.with_texts())}\n", ended.stderr
+        del hub.datasets["me/set"]
 
 
 def test_the_same_command_again_does_nothing(hub, built_run, place):

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
 from pseudoris.training.exports import huggingface
-from tests.training.exports.builders import LONG_TEXT, UPRIGHT, export
+from tests.training.exports.builders import LONG_TEXT, UPRIGHT, BuiltRun, build_run, export, jpeg
 from tests.training.exports.readers_huggingface import open_folder
 
 
@@ -76,6 +77,30 @@ def test_objects_are_a_dict_of_lists_as_the_detection_example_of_transformers_re
             assert mask.pixels[y : y + height, x : x + width].sum() == mask.pixels.sum()
 
 
+def test_each_export_loads_its_own_rows_out_of_one_cache(built_run, tmp_path_factory):
+    """Two in folders of one name, another run in place of the first, another layout, an image that is gone."""
+    cache, photos = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("photos")
+    pictures = tuple((key, jpeg(), (("words of another run",),)) for key in ("a/plain.jpg", "b.jpg"))
+    run = RunLocation.open(str(tmp_path_factory.mktemp("other") / "run"))
+    other = build_run(run, pictures, embed=False, source=photos)
+    place, same_name = (RunLocation.open(str(tmp_path_factory.mktemp("exports") / "hf")) for _ in range(2))
+
+    def loaded(run: BuiltRun, place: RunLocation, *, is_overwriting: bool = False, layout: str = "masks") -> list[str]:
+        export("hf", run, place, is_overwriting=is_overwriting, layout=layout)
+        texts = [row[layout] for row in open_folder(Path(place.root), cache).select_columns([layout])]
+        masks = [each if layout == "masks" else [each] for each in texts]
+        return [mask["expressions"] for each in masks for mask in each]
+
+    texts = [[list(mask.texts) for mask in masks] for masks in built_run.with_texts().values()]
+    assert loaded(built_run, place) == [each for of_image in texts for each in of_image]
+    words = ["words of another run"]
+    assert loaded(other, same_name) == [words, words]
+    assert loaded(other, place, is_overwriting=True) == [words, words]
+    assert loaded(other, place, is_overwriting=True, layout="objects") == [[words], [words]]
+    (photos / "b.jpg").unlink()
+    assert loaded(other, place, is_overwriting=True, layout="objects") == [[words]]
+
+
 def test_row_groups_are_bounded_so_that_a_reader_holds_one(built_run, place, monkeypatch):
     monkeypatch.setattr(huggingface, "_MAX_GROUP_ROWS", 2)
     export("hf", built_run, place)
@@ -101,9 +126,8 @@ def test_the_card_tells_the_hub_what_it_is_and_leaves_the_licence_open(built_run
     assert found["license"] == "unknown"
     assert found["task_categories"] == ["image-segmentation"]
     assert found["size_categories"] == ["n<1K"]
-    assert found["configs"] == [
-        {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
-    ]
+    (config,) = found["configs"]
+    assert config["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
     assert f"| images | {len(built_run.with_texts(lambda text: text != LONG_TEXT))} |" in text
     assert "| left out: expressions of more than 17 CLIP tokens | 3 |" in text
     assert "| quarantined images | 1 |" in text
@@ -132,7 +156,8 @@ def test_the_card_of_an_import_says_that_people_wrote_it(built_run, place):
     ("num_images", "size"), [(0, "n<1K"), (999, "n<1K"), (1_000, "1K<n<10K"), (50_000_000, "10M<n<100M"), (10**9, None)]
 )
 def test_the_size_has_the_hubs_name(num_images, size):
-    assert huggingface.head("train", num_images, title="x", licence=None)["size_categories"] == [size or "100M<n<1B"]
+    found = huggingface.head("train", num_images, title="x", licence=None, sha256="")
+    assert found["size_categories"] == [size or "100M<n<1B"]
 
 
 def test_a_splits_name_that_datasets_does_not_take_is_refused(built_run, place):

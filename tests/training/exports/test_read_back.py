@@ -9,6 +9,7 @@ import re
 import tarfile
 import threading
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -25,7 +26,7 @@ from tests.training.exports.builders import UPRIGHT, export
 Damage = Callable[[RunLocation], None]
 COCO_INSTANCES, COCO_CAPTIONS = "annotations/instances_train.json", "annotations/captions_train.json"
 PSEUDO_CSV = "pseudo_supervision/cutler_sam/distinctive_captions_cc3m.csv"
-TAR, ROWS, RECORD = "data-000000.tar", "data/train-00000.parquet", "sa_000000/sa_1.json"
+TAR, ROWS, RECORD = "data-000000-*.tar", "data/train-00000.parquet", "sa_000000/sa_1.json"
 LIST, LINES, TASKS = "annotations.json", "annotations.jsonl", "tasks.json"
 GREFS, GREF_INSTANCES = "grefcoco/grefs(unc).json", "grefcoco/instances.json"
 REASON = "reason_seg/ReasonSeg/train/000000001.json"
@@ -43,8 +44,16 @@ def text(path: str, old: str, new: str) -> Damage:
     return damage
 
 
-def whole(path: str, change: Callable[[bytes], bytes]) -> Damage:
-    return lambda place: place.replace(path, change(place.read_bytes(path)))
+def whole(pattern: str, change: Callable[[bytes], bytes]) -> Damage:
+    """Change the bytes of the one file of a pattern."""
+
+    def damage(place: RunLocation) -> None:
+        folder = pattern.rpartition("/")[0]
+        paths = [f"{folder}/{file.name}".removeprefix("/") for file in place.list(folder)]
+        (path,) = [path for path in paths if fnmatchcase(path, pattern)]
+        place.replace(path, change(place.read_bytes(path)))
+
+    return damage
 
 
 def tree(path: str, change: Callable[[dict], object], *, loads=json.loads, dumps=json.dumps) -> Damage:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import webdataset
 from pycocotools import mask as coco
 
+from pseudoris.store.location import RunLocation
 from tests.training.exports.builders import UPRIGHT, export
 from tests.training.exports.readers_webdataset import read_index, read_samples
 
@@ -32,6 +36,21 @@ def test_the_package_decodes_images_and_json_by_their_extensions(root):
         for mask in sample["json"]["masks"]:
             assert coco.decode(mask["segmentation"]).shape == image.shape[:2]
     assert decoded
+
+
+def test_each_export_gives_its_own_samples_out_of_one_cache(built_run, run_of_several, tmp_path_factory):
+    """The package keeps a tar under the last name of its url, whatever the host and the folders."""
+    tmp_path, cache = tmp_path_factory.mktemp("served"), str(tmp_path_factory.mktemp("cache"))
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        for run, folder in ((built_run, "a"), (run_of_several, "b"), (run_of_several, "a")):
+            export("webdataset", run, RunLocation.open(str(tmp_path / folder)), is_overwriting=True)
+            shards = read_index(tmp_path / folder / "index.json")
+            urls = [f"http://127.0.0.1:{server.server_port}/{folder}/{shard['url']}" for shard in shards]
+            samples = webdataset.WebDataset(urls, shardshuffle=False, cache_dir=cache)
+            assert [sample["__key__"] for sample in samples] == list(run.with_texts())
+        server.shutdown()
 
 
 def test_tars_stay_below_the_target_size_and_the_index_adds_up(built_run, place):
