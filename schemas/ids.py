@@ -11,8 +11,12 @@ from typing import Final
 
 IMAGE_ID_HEX_DIGITS = 16  # 64 bits: at 50 million images a collision has a chance of about 1 in 15,000
 CONTENT_HASH_HEX_DIGITS = 8
+# A number of at least eight digits and a generation, as they are written: each has one name, so a copy of a receipt as
+# `shard-000000042.g0.json` or `shard-00000042.g00.json` is no receipt.
+EIGHT_DIGITS: Final = r"([0-9]{8}|[1-9][0-9]{8,})"
+SHARD_NAME: Final = rf"shard-{EIGHT_DIGITS}\.g(0|[1-9][0-9]*)"
 # Matches a `part_name`: shard, generation, and the first digits of the content's sha256.
-PART_NAME: Final = re.compile(r"shard-(\d{8,})\.g(\d+)-([0-9a-f]{8})\.parquet")
+PART_NAME: Final = re.compile(rf"{SHARD_NAME}-([0-9a-f]{{8}})\.parquet")
 
 
 def image_id(key: str) -> str:

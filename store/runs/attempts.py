@@ -18,11 +18,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from pseudoris.schemas.ids import shard_name
+from pseudoris.schemas.ids import SHARD_NAME, shard_name
 from pseudoris.store.location import RunLocation
 
 ATTEMPTS_FOLDER: Final = "_attempts"
-ATTEMPT_NAME: Final = re.compile(r"^shard-(\d{8,})\.g(\d+)~([^~]+)~([^~]+)~([^~]+)~([^~.]+)\.(begun|ended)$")
+ATTEMPT_NAME: Final = re.compile(rf"^{SHARD_NAME}~([^~]+)~([^~]+)~([^~]+)~([^~.]+)\.(begun|ended)$")
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def check_record(data: bytes, uri: str, *, remedy: str, again: str = "annotate a
         raise ConfigError(f"{uri} was changed after it was written: its sha256 is missing or misplaced. {remedy}")
 
 
-EXTENSION_NAME: Final = re.compile(r"^g(\d{4})\.json$")
+EXTENSION_NAME: Final = re.compile(r"^g([0-9]{4})\.json$")
 _HUB_COMMIT: Final = re.compile(r"^(hf://datasets/[^/@]+/[^/@]+)@[0-9a-f]{40}")
 _SUMMED: Final = ("num_images", "num_repeated", "num_shards")
 _Header = TypeVar("_Header", RunHeader, PlanExtension)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.ids import EIGHT_DIGITS
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.untrusted import parse_json
 from pseudoris.store.location import RunLocation
@@ -76,7 +77,7 @@ HEARTBEAT_S: Final = 15.0
 WATCH_S: Final = 60.0
 _POLL_S: Final = 2.0
 _RELEASE_S: Final = 30.0
-CLAIM_NAME: Final = re.compile(r"^claim-(\d{8,})\.json$")
+CLAIM_NAME: Final = re.compile(rf"^claim-{EIGHT_DIGITS}\.json$")
 
 
 class TakenOverError(ConfigError):

@@ -30,7 +30,7 @@ from pseudoris.store.tables.parquet_files import damaged, is_intact, open_parque
 
 logger = logging.getLogger(__name__)
 
-SNAPSHOT_NAME: Final = re.compile(r"^(\d{4,})\.parquet$")
+SNAPSHOT_NAME: Final = re.compile(r"^([0-9]{4}|[1-9][0-9]{4,})\.parquet$")
 _COUNTS: Final = tuple(name for name in ShardCounts.model_fields if name != "reasons")
 _DIGESTS: Final = ("header_sha256", "sha256")
 _COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed", "long_texts", *_DIGESTS}

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pseudoris.schemas.config import RunConfig, ShardsConfig
 from pseudoris.schemas.config_layers import config_hash
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, image_id, sha256_hex
+from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, EIGHT_DIGITS, image_id, sha256_hex
 from pseudoris.schemas.run_records import (
     PLAN_FOLDER,
     DomainRecord,
@@ -54,7 +54,7 @@ MAX_ROWS_PER_PART: Final = 1_000_000
 _FOOTERS: Final[dict[tuple[str, str], pq.FileMetaData]] = {}
 _MAX_FOOTERS: Final = 4
 
-_PART_NAME: Final = re.compile(r"^g\d{4}/part-(\d{8,})-[0-9a-f]{8}\.parquet$")
+_PART_NAME: Final = re.compile(rf"^g[0-9]{{4}}/part-{EIGHT_DIGITS}-[0-9a-f]{{8}}\.parquet$")
 
 
 def write_plan(location: RunLocation, entries: Iterable[PlanEntry], generation: int = 1) -> tuple[PartRecord, ...]:

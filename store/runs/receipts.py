@@ -18,13 +18,13 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.ids import shard_name
+from pseudoris.schemas.ids import SHARD_NAME, shard_name
 from pseudoris.schemas.run_records import HEADER_NAME, RECEIPTS_FOLDER, PartRecord, Receipt, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_record, header_digests
 from pseudoris.store.threads import map_in_threads
 
-_NAME: Final = re.compile(r"^shard-(\d{8,})\.g(\d+)\.json$")
+_NAME: Final = re.compile(rf"{SHARD_NAME}\.json")
 # A receipt is a kilobyte: reading one from a bucket is mostly latency, which threads hide.
 _READERS: Final = 16
 _ANEW: Final = "Delete all receipts of the shard ({}.g*.json): annotate then computes the shard again"
@@ -64,7 +64,7 @@ def list_commits(location: RunLocation) -> Iterator[tuple[int, int, float]]:
 
 def commit_of_name(name: str) -> tuple[int, int] | None:
     """Return the shard and the generation that a receipt of this name commits; None if it is not a receipt's name."""
-    match = _NAME.match(name)
+    match = _NAME.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
 
 
