@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -124,17 +125,20 @@ def _evaluate_model(
     as_json: bool,
 ) -> None:
     require_extra("train", "`pseudoris evaluate --model`")
-    from pseudoris.training.evaluation.answerers import Predictions, is_predictions, is_unfinished, open_answerer
+    from pseudoris.training.evaluation import answerers
+    from pseudoris.training.evaluation.circularity import circularity
     from pseudoris.training.evaluation.held_out import HeldOutExpressions
     from pseudoris.training.evaluation.model_evaluation import evaluate_model, write_model_report
 
     destination = _destination(report_to, RunLocation.open_to_read(truth))
     questions = HeldOutExpressions(
-        truth, images, splits=splits, has_groups=True, reads_images=not is_predictions(model)
+        truth, images, splits=splits, has_groups=True, reads_images=not answerers.is_predictions(model)
     )
-    answerer = open_answerer(model, questions, preset=preset, assignments=assignments)
-    notes = answerer.notes() if isinstance(answerer, Predictions) else []
-    notes += [f"The training in {model} is not finished: this is its last checkpoint."] if is_unfinished(model) else []
+    answerer = answerers.open_answerer(model, questions, preset=preset, assignments=assignments)
+    shared = circularity(answerers.origin_of(model, preset=preset, assignments=assignments), questions)
+    notes = answerer.notes() if isinstance(answerer, answerers.Predictions) else []
+    if answerers.is_unfinished(model):
+        notes.append(f"The training in {model} is not finished: this is its last checkpoint.")
     with bar("asking") as show:
         found = evaluate_model(
             answerer,
@@ -144,6 +148,7 @@ def _evaluate_model(
             settings={"preset": preset, "set": assignments, "splits": splits},
             on_progress=show,
         )
+    found = replace(found, circularity=shared)
     if as_json:
         echo_json(found.as_json())
     else:
@@ -190,7 +195,8 @@ def model_view(found: ModelEvaluation) -> RenderableType:
         figures = zip(named, percents(part, named), strict=True)
         cells = (_cell(each, 2) if name in ("oiou", "miou") else value_text(each, 1) for name, each in figures)
         table.add_row(part_name(part), f"{part.num_expressions:,}", *cells)
-    return Group(lines, "", table, *(line for note in found.notes for line in ("", note)), "", caption(found))
+    first = (line for note in found.circularity for line in (note, ""))
+    return Group(*first, lines, "", table, *(line for note in found.notes for line in ("", note)), "", caption(found))
 
 
 def evaluation_view(found: Evaluation) -> RenderableType:
@@ -212,7 +218,8 @@ def evaluation_view(found: Evaluation) -> RenderableType:
     targets = columns_table(("", "referring accuracy", "expressions"), rows, title="kept expressions by their target")
     notes = [line for note in found.notes for line in ("", note)]
     facts = facts_table("evaluation", image_lines(found).items())
-    return Group(facts, "", expressions, "", differences, "", masks, "", targets, *notes, "", caption(found))
+    first = (line for note in found.circularity for line in (note, ""))
+    return Group(*first, facts, "", expressions, "", differences, "", masks, "", targets, *notes, "", caption(found))
 
 
 def _cell(estimate: Estimate, digits: int) -> str:

@@ -215,8 +215,10 @@ def summary_view(summary: FitSummary) -> RenderableType:
 
 
 def _trained(summary: FitSummary | PptSummary, time: str, sizes: str = "") -> Table:
+    first = [("validation", note) for note in summary.circularity]
     steps = ("steps", f"{summary.num_steps:,}, {summary.num_steps_now:,} of them now")
-    return facts_table("trained", [steps, ("time", time), ("parameters", f"{summary.num_parameters:,} trained{sizes}")])
+    parameters = ("parameters", f"{summary.num_parameters:,} trained{sizes}")
+    return facts_table("trained", [*first, steps, ("time", time), parameters])
 
 
 def _figures_text(figures: Mapping[str, float]) -> str:

@@ -46,13 +46,14 @@ def scene_run(
     per_shard: int = 2,
     committed: Sequence[int] | None = None,
     change: Change = lambda image: image,
+    **header_changes: object,
 ) -> RunHeader:
     """Write a run over the scenes, all of it committed by default."""
     keys = list(known)
     entries = [
         PlanEntry(at // per_shard, at % per_shard, image_id(key), key, 100, None, 5) for at, key in enumerate(keys)
     ]
-    header = start_run(location, entries, source=source)
+    header = start_run(location, entries, source=source, **header_changes)
     for number in range(header.num_shards) if committed is None else committed:
         commit_images(location, header, lambda entry: change(annotated(entry, known[entry.key])), number)
     return header

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.location import RunLocation
 from tests.builders.command import invoke
+from tests.builders.human import write_small_refer
+from tests.builders.imports import import_small
 from tests.builders.scene_runs import quarantined, scene_run, scenes, scored, truth_bytes
 
 KNOWN = scenes(5)
+FITTED = ("captions.listening={}", "filtering.fitted.uri=builtin:tiny-listener.fitted.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,30 @@ def test_json_is_one_object_and_the_report_is_written(demo, tmp_path):
         "evaluation.md",
     ]
     assert json.loads((tmp_path / "report" / "evaluation.json").read_text()) == tree
+
+
+def test_a_run_with_the_masks_of_its_truth_says_so_before_any_figure(tmp_path):
+    human = RunLocation.open(str(tmp_path / "human"))
+    import_small(write_small_refer(tmp_path)[0], tmp_path / "images", human)
+    report = tmp_path / "report"
+    tree = json.loads(evaluated(human.root, "--truth", human.root, "--json", "--report", report))
+    (note,) = tree["circularity"]
+    assert re.fullmatch(r"Circular: (\d+) masks of the run are masks of the truth, pixel for pixel\. The .*", note)
+    assert note.startswith(f"Circular: {tree['masks']} ")
+    assert next(iter(tree)) == "circularity"
+    assert evaluated(human.root, "--truth", human.root).startswith(note)
+    assert (report / "evaluation.md").read_text().startswith(f"# Evaluation\n\n{note}\n")
+    page = (report / "evaluation.html").read_text()
+    assert page.index(note) < page.index('<dl class="facts">')
+
+
+@pytest.mark.parametrize(("settings", "is_fitted"), [((), False), (FITTED, True)])
+def test_a_confidence_that_was_fitted_is_told_as_unknown(tmp_path, settings, is_fitted):
+    run = RunLocation.open(str(tmp_path / "run"))
+    scene_run(run, scenes(3), config=load_config("tiny", None, settings))
+    (tmp_path / "truth.json").write_bytes(truth_bytes(scenes(3)))
+    tree = json.loads(evaluated(run.root, "--truth", f"synthworld:{tmp_path}/truth.json", "--json"))
+    assert [note.split(":")[0] for note in tree["circularity"]] == ["Unknown, not clean"] * is_fitted
 
 
 def test_a_report_into_the_runs_own_folder_is_refused_before_anything_is_read(demo):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -12,11 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from pycocotools import mask as coco
 
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import image_id, sha256_hex
+from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, ShardImage
 from pseudoris.store.location import RunLocation
+from pseudoris.synthworld.renderer import render
+from pseudoris.synthworld.scenes import Scene
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, held_out_figures
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.ppt.ppt_learner import load_ppt
@@ -34,7 +41,8 @@ from tests.builders.human import (
     write_refer,
 )
 from tests.builders.imports import import_small
-from tests.builders.scene_runs import scene_run, scenes
+from tests.builders.scene_runs import annotated, scene_run, scenes
+from tests.store.builders import commit_images, make_identity, start_run
 from tests.training.ppt.builders import small_config as small_ppt
 from tests.training.ppt.builders import small_runs
 
@@ -241,6 +249,65 @@ def test_a_missing_prediction_is_counted_and_no_answer_could_be_worse(truth, tmp
     assert "6 expressions of 3 images, 1 of them without a prediction" in " ".join(shown.split())
 
 
+UNKNOWN = "Unknown, not clean: no record says which {} the answers rest on. They may be those of the truth."
+
+
+def machine_run(folder: Path, **header: object) -> str:
+    """Write a run of one drawn scene that models made, its image embedded."""
+    location, (key, scene) = RunLocation.open(str(folder)), next(iter(scenes(1).items()))
+    data = encoded_png(scene)
+    entry = PlanEntry(0, 0, image_id(key), key, len(data), None, 5)
+    begun = start_run(location, [entry], "shards.embed_images=true", **header)
+    made = replace(annotated(entry, scene), data=data, sha256=sha256_hex(data))
+    commit_images(location, begun, lambda _: made, embed_images=True)
+    return location.root
+
+
+def encoded_png(scene: Scene) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(render(scene).image).save(data, "PNG")
+    return data.getvalue()
+
+
+def test_what_a_file_of_predictions_does_not_carry_is_unknown_and_said_first(truth, tmp_path):
+    path = lines(tmp_path / "mine.jsonl", *(predicted(*answer) for answer in ANSWERS))
+    shown = evaluated("--model", path, "--truth", truth, "--report", tmp_path / "report")
+    found = json.loads((tmp_path / "report" / "evaluation.json").read_text(encoding="utf-8"))
+    # No model made a human's annotation: images alone may be shared.
+    assert found["circularity"] == [UNKNOWN.format("images")]
+    assert next(iter(found)) == "circularity"
+    assert " ".join(shown.split()).startswith(found["circularity"][0])
+    page = (tmp_path / "report" / "evaluation.html").read_text(encoding="utf-8")
+    assert page.index(found["circularity"][0]) < page.index('<dl class="facts">')
+    run = machine_run(tmp_path / "run")
+    row = {"image": "scene-000.png", "text": next(iter(HeldOutExpressions(run))).texts[0], "segmentation": None}
+    assert tree("--model", lines(path, row), "--truth", run)["circularity"] == [UNKNOWN.format("images and models")]
+
+
+@pytest.mark.slow
+def test_the_models_that_made_the_truth_are_found_by_their_digests(tmp_path):
+    tiny = load_config("tiny")
+    sam, clip = tiny.masks.weights.sha256, tiny.filtering.weights.sha256
+    quick = ("--set", "masks.points_per_side=4", "--set", "masks.crop_n_layers=0")
+
+    def told(name: str, **header: object) -> list[str]:
+        run = machine_run(tmp_path / name, **header)
+        return tree("--model", "clip:sentence", "--preset", "tiny", *quick, "--truth", run)["circularity"]
+
+    weights = {"propose": sam, "caption": "b" * 64, "filter": clip}
+    (note,) = told("same", identity=make_identity(weights=weights))
+    assert "models that made the truth answer here" in note
+    assert "(propose, filter; equal sha256)" in note
+    assert told("other", identity=make_identity(weights=dict.fromkeys(weights, "b" * 64))) == []
+    # A digest that is over a prior's file too tells nothing of the SAM in it.
+    over = ("masks.prior.kind=table", "masks.prior.path=x", "masks.weights.sha256=null")
+    prior = load_config("tiny", None, [*over, "shards.embed_images=true"])
+    mixed = make_identity(weights={"propose": "c" * 64, "caption": "b" * 64})
+    assert told("prior", identity=mixed, config=prior) == [UNKNOWN.format("models")]
+    human = make_identity(weights={}, method={"import": {}})
+    assert told("human", origin="import", identity=human) == []
+
+
 @pytest.mark.slow
 def test_ppt_has_the_figures_of_its_own_validation_and_an_unfinished_training_is_noted(tmp_path):
     runs = small_runs(tmp_path / "runs")
@@ -252,5 +319,13 @@ def test_ppt_has_the_figures_of_its_own_validation_and_an_unfinished_training_is
     for ours, key in {"oiou": "oiou", "miou": "miou", "p@0.5": "p50", "p@0.9": "p90"}.items():
         assert part[ours]["value"] == pytest.approx(wanted[key])
     (tmp_path / "ppt" / "summary.json").unlink(missing_ok=True)
-    (note,) = tree("--model", tmp_path / "ppt", "--truth", val)["notes"]
+    found = tree("--model", tmp_path / "ppt", "--truth", val)
+    assert found["circularity"][0].startswith(
+        "Circular: 4 of the 4 images of the truth were learnt from (equal sha256)"
+    )
+    a_round = next((tmp_path / "ppt").glob("*/checkpoint.pt"))
+    assert tree("--model", a_round, "--truth", val)["circularity"] == found["circularity"]
+    (tmp_path / "ppt" / "trained_on.json").unlink()
+    assert tree("--model", tmp_path / "ppt", "--truth", val)["circularity"] == [UNKNOWN.format("images and models")]
+    (note,) = found["notes"]
     assert note == f"The training in {tmp_path / 'ppt'} is not finished: this is its last checkpoint."

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from pseudoris.training.chooser.chooser_config import ChooserConfig
 from pseudoris.training.chooser.chooser_model import Chooser, ChooserInput
 from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_loss, redrawn, view_boxes
 from pseudoris.training.chooser.question_dataset import QuestionBatch, QuestionDataset, collate_questions
+from pseudoris.training.evaluation.circularity import begin_validation, digests_of
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, held_out_figures
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TRAININGS_VERSION, Trained
@@ -260,7 +261,7 @@ def train_student(
         training = config.training.with_steps(request.num_epochs * feed.num_batches())
         config = config.model_copy(update={"training": training})
     # What decides the weights, and enough to build the model again.
-    settings = {
+    settings: dict[str, Any] = {
         "version": TRAININGS_VERSION,
         "learner": CHOOSER,
         "candidates": learner.store.digest,
@@ -271,7 +272,10 @@ def train_student(
         "snapshots": snapshots,
     }
     begin_together(folder, settings, fabric)
-    trainer = Trainer(fabric, config.training, folder, settings=json.dumps(settings), on_step=on_step)
+    runs = (*request.runs, *filter(None, [request.human]))
+    frozen = {*digests_of(learner.store.run), settings["towers_sha256"]}
+    shared = begin_validation(data.image_keys(), runs, frozen, held_out, folder, fabric)
+    trainer = Trainer(fabric, config.training, folder, json.dumps(settings), on_step, circularity=shared)
     summary = trainer.fit(learner, feed)
     if config.answers_none and held_out is not None and fabric.is_global_zero:
         summary = _with_least_none(learner, held_out, folder, summary)

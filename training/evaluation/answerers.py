@@ -20,6 +20,7 @@ from pseudoris.schemas.untrusted import parse_json, read_regular
 from pseudoris.store.files.key_order import path_key
 from pseudoris.training.chooser.candidate_masks import embedded_masks, propose_masks
 from pseudoris.training.chooser.chooser_training import CHOOSER, load_student
+from pseudoris.training.evaluation.circularity import Origin, digests_of
 from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions, ImageQuestion
 from pseudoris.training.imports.human_annotation import is_utf8
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, read_settings
@@ -264,6 +265,15 @@ def open_answerer(
         f"{file} is a checkpoint of {learner!r}, which is no model of `pseudoris train`. Write its masks to a file of "
         f"predictions ({' or '.join(SUFFIXES)}) and give that."
     )
+
+
+def origin_of(model: str, *, preset: str | None = None, assignments: Sequence[str] = ()) -> Origin:
+    """Return what the answers of a model that `open_answerer` opened rest on; of a file of predictions, unknown."""
+    if model in ZERO_SHOT and preset is not None:
+        is_recipe = model == CLIP_AND_SAM
+        run = load_recipe_config(preset, None, assignments).run if is_recipe else load_config(preset, None, assignments)
+        return Origin(frozenset(), digests_of(run))
+    return Origin() if is_predictions(model) else Origin.read(Path(model))
 
 
 def is_unfinished(model: str) -> bool:

@@ -48,7 +48,8 @@ def write_report(found: Evaluation, destination: RunLocation) -> str:
 
 def markdown(found: Evaluation) -> str:
     """Return the report as Markdown; what comes from files and users is escaped."""
-    parts = ["# Evaluation", "\n".join(f"- {name}: {_escaped(text)}" for name, text in image_lines(found).items())]
+    parts = ["# Evaluation", *map(_escaped, found.circularity)]
+    parts.append("\n".join(f"- {name}: {_escaped(text)}" for name, text in image_lines(found).items()))
     parts += [_escaped(note) for note in found.notes]
     parts.append(caption(found))
     sets = [

@@ -136,6 +136,10 @@ class HeldOutExpressions:
     def __iter__(self) -> Iterator[ImageQuestion]:
         return map(self.question, self.images)
 
+    def image_digests(self) -> frozenset[str]:
+        """Return the sha256 of the images that are asked."""
+        return frozenset(images.sha256[at] for images, at in (image.encoded for image in self.images))
+
     def question(self, image: AskedImage) -> ImageQuestion:
         """Return the question of an image; its pixels are (3, 0, 0) if they are not read.
 

@@ -72,7 +72,7 @@ class ModelEvaluation:
     """What an evaluation found.
 
     `parts` has all expressions first. `worst` are the answers with the lowest IoU, at most one an image, `best` those
-    with the highest. `settings` is what the command was given beside model and truth.
+    with the highest. `settings` is what the command was given beside model and truth. `circularity` is said first.
     """
 
     model: str
@@ -84,6 +84,7 @@ class ModelEvaluation:
     best: Sequence[ShownAnswer] = ()
     notes: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    circularity: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return all but the answers as JSON; nan becomes null."""
@@ -98,7 +99,8 @@ class ModelEvaluation:
             for part in self.parts
         ]
         named = {"model": self.model, "truth": self.truth, "images": self.num_images, "resamples": self.resamples}
-        tree: dict[str, Any] = without_nan({**named, **self.settings, "notes": list(self.notes), "parts": parts})
+        said = {"circularity": list(self.circularity), **named, **self.settings, "notes": list(self.notes)}
+        tree: dict[str, Any] = without_nan({**said, "parts": parts})
         return tree
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
@@ -75,6 +75,7 @@ _OF_VERDICTS: Final = frozenset(FIGURES) - {"yield", "distinct", "words"}
 # Each pair is (minuend, subtrahend).
 STEPS: Final = ((KEPT, ALL), (SAMPLING, "beam"))
 _THREADS: Final = 4
+_FITTED: Final = "Unknown, not clean: the images that its confidence was fitted on (filtering.fitted) are not recorded."
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ class Evaluation:
         kinds: Kept expressions by kind; empty if there is only one kind.
         differences: By pair of `STEPS`, `kept − all`, then by figure.
         resamples: Resamplings of the images behind each interval, drawn by `seed`.
+        circularity: What must be said before any figure: what the run has of the truth, or may have.
     """
 
     run: str
@@ -146,6 +148,7 @@ class Evaluation:
     differences: Mapping[str, Mapping[str, Estimate]]
     resamples: int
     seed: int
+    circularity: tuple[str, ...] = ()
 
 
 def summarise(
@@ -195,8 +198,8 @@ def summarise(
 
 
 def as_tree(found: Evaluation) -> dict[str, Any]:
-    """Return an evaluation as JSON values; null if nothing was counted."""
-    tree: dict[str, Any] = without_nan(asdict(found))
+    """Return an evaluation as JSON values, its circularity first; null if nothing was counted."""
+    tree: dict[str, Any] = without_nan({"circularity": [], **asdict(found)})
     return tree
 
 
@@ -220,10 +223,10 @@ def evaluate_run(
     counts = ImageCounts(
         in_truth=truth.num_images, in_plan=header.num_images, shards_read=len(chosen), shards=len(committed)
     )
-    num_not_judged = 0
+    num_not_judged = num_same = 0
 
     def sums() -> Iterator[Sums]:
-        nonlocal num_not_judged
+        nonlocal num_not_judged, num_same
         receipts = (receipt for receipt in cached_receipts(location) if receipt.shard in chosen)
         tables = map_in_threads(lambda each: list(read_shard(location, each, *CANDIDATE_COLUMNS)), receipts, _THREADS)
         for number, images in enumerate(tables, start=1):
@@ -231,6 +234,7 @@ def evaluate_run(
                 known = image.known_to(truth)
                 counts.add(image, is_known=known is not None)
                 if known is not None:
+                    num_same += len(set(image.mask_counts) & set(known.masks))
                     candidates = image.candidates
                     judged = candidates.without(truth.unjudged_kinds)
                     num_not_judged += int(candidates.is_kept.sum() - judged.is_kept.sum())
@@ -249,4 +253,9 @@ def evaluate_run(
         )
     left_out = f"{num_not_judged:,} kept expressions of kind {' or '.join(truth.unjudged_kinds)} are left out"
     notes = [f"{left_out} of all figures: this truth cannot judge them."] if num_not_judged else []
-    return summarise(bootstrap, counts, truth, run=location.root, notes=notes)
+    masks = f"{num_same:,} masks of the run are masks of the truth, pixel for pixel"
+    # By chance a model meets that of a small object too.
+    is_same = 2 * num_same > bootstrap.total("masks.proposals")[0]
+    circular = [f"Circular: {masks}. The figures of masks say nothing."] if is_same else []
+    circular += [_FITTED] if header.config.filtering.fitted_values.confidence is not None else []
+    return replace(summarise(bootstrap, counts, truth, run=location.root, notes=notes), circularity=tuple(circular))

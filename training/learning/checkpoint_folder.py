@@ -1,6 +1,7 @@
 """The folder that a training writes: its settings, its one checkpoint, its summary, and TensorBoard's files.
 
 FOLDER/config.json        settings and data, written once: a resume must have the same
+FOLDER/trained_on.json    sha256 of the images and models that it learns from (`evaluation/circularity.py`)
 FOLDER/checkpoint.pt      the latest, complete or absent; it holds the settings too, so that it can be read alone
 FOLDER/summary.json       figures and times, written at the end, whole or not at all
 FOLDER/events.out.tfevents.*

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Protocol
@@ -85,7 +85,10 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class FitSummary:
-    """How a training ended: figures of its last validation, steps in all and of this call, and this call's time."""
+    """How a training ended: figures of its last validation, steps in all and of this call, and this call's time.
+
+    `circularity` is said before the figures.
+    """
 
     figures: Mapping[str, float]
     num_steps: int
@@ -93,6 +96,7 @@ class FitSummary:
     wall_s: float
     validation_s: float
     num_parameters: int
+    circularity: Sequence[str] = ()
 
 
 def open_fabric(config: TrainingConfig) -> Fabric:
@@ -130,6 +134,7 @@ class Trainer:
     on_step: Callable[[StepReport], None] = lambda report: None
     begin_with: Mapping[str, Any] | None = None
     steps_before: int = 0
+    circularity: Sequence[str] = ()
     _validation_s: float = field(default=0.0, init=False)
     _writer: SummaryWriter | None = field(default=None, init=False)
 
@@ -157,6 +162,7 @@ class Trainer:
             wall_s=time.monotonic() - started,
             validation_s=self._validation_s,
             num_parameters=sum(each.numel() for each in learner.module.parameters() if each.requires_grad),
+            circularity=self.circularity,
         )
         if self.fabric.is_global_zero:
             self.folder.write_json(SUMMARY_NAME, {name: getattr(summary, name) for name in summary.__slots__})

@@ -18,6 +18,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from pseudoris.store.location import RunLocation
+from pseudoris.training.evaluation.circularity import begin_validation
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.learning import FitSummary, ResumableFeed, StepReport, Trainer, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TRAININGS_VERSION
@@ -33,7 +34,7 @@ from pseudoris.training.ppt.curriculum import (
     write_selected,
 )
 from pseudoris.training.ppt.pairs import PairDataset, PromptedPairs, collate
-from pseudoris.training.ppt.ppt_config import PairsDataConfig, PptConfig, Source
+from pseudoris.training.ppt.ppt_config import SOURCES, PairsDataConfig, PptConfig, Source
 from pseudoris.training.ppt.ppt_learner import LEARNER, FrozenEncoders, PointLearner
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.counter_rng import key_of
@@ -61,7 +62,7 @@ class PptSummary:
     """How a training ended.
 
     `phases` has the figures of each phase's validation, in order; it is empty without `val`. `num_steps_now` and
-    `wall_s` are of this call alone, without Select.
+    `wall_s` are of this call alone, without Select. `circularity` is as in `FitSummary`.
     """
 
     phases: Mapping[str, Mapping[str, float]]
@@ -69,6 +70,7 @@ class PptSummary:
     num_steps_now: int
     wall_s: float
     num_parameters: int
+    circularity: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +98,13 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
     snapshots = request.runs.snapshots((folder.settings() or {}).get("snapshots"))
     sources = open_sources(request.runs, request.config, encoders.frame, snapshots)
     config, data = request.config, request.config.data
+    digests = {"clip": weights_digest(config.clip.weights), "sam": weights_digest(config.sam.weights)}
     # What decides weights and figures, and enough to build the model again.
     settings = {
         "version": TRAININGS_VERSION,
         "learner": LEARNER,
         "config": config.decisive(),
-        "sha256": {"clip": weights_digest(config.clip.weights), "sam": weights_digest(config.sam.weights)},
+        "sha256": digests,
         "runs": request.runs.roots(),
         "snapshots": {RunLocation.open(run).root: each.state() for run, each in snapshots.items()},
     }
@@ -114,8 +117,10 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
     # Everything that can be refused is refused up to here, before the training takes the folder.
     held_out = None if request.val is None else HeldOutExpressions(request.val, data.moved)
     begin_together(folder, settings, fabric)
+    images = PromptedPairs(_joined(sources, SOURCES)).image_keys()
+    shared = begin_validation(images, snapshots, digests.values(), held_out, folder, fabric)
     curriculum = _Curriculum(
-        request, fabric, reports or Reports(), encoders, sources, held_out, rounds, json.dumps(settings)
+        request, fabric, reports or Reports(), encoders, sources, held_out, rounds, json.dumps(settings), shared
     )
     if fabric.is_global_zero:
         curriculum.reports.on_plan(rounds, num_pairs)
@@ -134,6 +139,7 @@ class _Curriculum:
     held_out: HeldOutExpressions | None
     rounds: Sequence[Round]
     settings: str
+    circularity: Sequence[str]
 
     def run(self, folder: TrainingFolder) -> tuple[PointLearner, PptSummary]:
         """Train all rounds, from the first that is not done."""
@@ -166,7 +172,7 @@ class _Curriculum:
         learner = self._at(state, before, self.held_out)
         num_parameters = sum(weight.numel() for weight in learner.module.parameters())
         num_steps = sum(each.num_steps for each in self.rounds)
-        summary = PptSummary(phases, num_steps, steps_now, wall_s, num_parameters)
+        summary = PptSummary(phases, num_steps, steps_now, wall_s, num_parameters, self.circularity)
         if self.fabric.is_global_zero:
             folder.write_json(SUMMARY_NAME, {name: getattr(summary, name) for name in summary.__slots__})
         return learner, summary
@@ -224,6 +230,7 @@ class _Curriculum:
             on_step=on_step,
             begin_with=begin_with,
             steps_before=each.steps_before,
+            circularity=self.circularity,
         )
         done = trainer.fit(learner, feed)
         if pairs.num_skipped:

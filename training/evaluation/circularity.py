@@ -1,0 +1,129 @@
+"""What answers share with the truth that judges them: images by sha256, models by digest. It is said before any figure.
+
+`train` writes what a training learnt from beside its checkpoint, where `evaluate --model` reads it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from lightning_fabric import Fabric
+
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.untrusted import parse_json, read_regular
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.training.evaluation.held_out import HeldOutExpressions
+from pseudoris.training.learning.checkpoint_folder import TrainingFolder
+from pseudoris.workers.checkpoints.weight_files import weights_digest
+from pseudoris.workers.stages import STAGE_FILTER, STAGE_PROPOSE, clip_digest, sam_digest
+
+TRAINED_ON_NAME: Final = "trained_on.json"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What answers rest on: sha256 of the images that were learnt from, and of models; None where it is not known.
+
+    What frozen models have seen elsewhere does not count.
+    """
+
+    images: frozenset[str] | None = None
+    models: frozenset[str] | None = None
+
+    @classmethod
+    def read(cls, model: Path) -> Self:
+        """Return that of a training's folder or checkpoint, or of a round of PPT; not known where no file tells it."""
+        folder = model if model.is_dir() else model.parent
+        for place in (folder, folder.parent):
+            try:
+                tree = parse_json(read_regular(place / TRAINED_ON_NAME))
+                return cls(*(None if tree[name] is None else frozenset(tree[name]) for name in cls.__slots__))
+            except (OSError, ValueError, LookupError, TypeError):
+                continue
+        return cls()
+
+
+def begin_validation(
+    images: Iterable[str],
+    runs: Iterable[str],
+    frozen: Iterable[str],
+    held_out: HeldOutExpressions | None,
+    folder: TrainingFolder,
+    fabric: Fabric,
+) -> list[str]:
+    """Write what a training learns from into its folder, and return and log what it shares with its validation.
+
+    Models that made `runs` count beside the `frozen` ones that the training has, both by sha256.
+    """
+    teachers = [models_of(RunLocation.open(run)) for run in runs]
+    known = (each.values() for each in teachers if each is not None)
+    origin = Origin(frozenset(images), None if None in teachers else frozenset(frozen).union(*known))
+    shared = [] if held_out is None else circularity(origin, held_out)
+    if fabric.is_global_zero:
+        tree = {name: getattr(origin, name) for name in origin.__slots__}
+        folder.write_json(TRAINED_ON_NAME, {name: each and sorted(each) for name, each in tree.items()})
+        for note in shared:
+            logger.warning("%s", note)
+    return shared
+
+
+def digests_of(run: RunConfig) -> frozenset[str]:
+    """Return the sha256 of the SAM and the CLIP of a run's settings, as runs of the same models have them."""
+    masks = run.masks.model_copy(update={"prior": type(run.masks.prior)()})
+    filtering = run.filtering.model_copy(update={"nouns": "rules"})
+    plain = (weights_digest(masks.weights), weights_digest(filtering.weights))
+    return frozenset((*plain, sam_digest(masks), clip_digest(filtering)))
+
+
+def models_of(location: RunLocation) -> dict[str, str] | None:
+    """Return the sha256 of the models that made a run, by stage; {} of human annotation, None where it is not known.
+
+    A recipe of PPT has those of its parent too. A digest that is over more than the weights (an instance prior, a
+    parser of nouns) ends in "+", where the settings do not name theirs.
+    """
+    try:
+        header = require_header(location)
+        if header.is_human:
+            return {}
+        above = header.parent if header.origin == "ppt" else None
+        found = {} if above is None else models_of(RunLocation.open_to_read(above.location))
+    except (ConfigError, TransientError):
+        return None
+    if found is None:
+        return None
+    found |= header.identity.weights
+    masks, filtering = header.config.masks, header.config.filtering
+    if masks.prior.path is not None and STAGE_PROPOSE in found:
+        found[STAGE_PROPOSE] = masks.weights.sha256 or f"{found[STAGE_PROPOSE]}+"
+    if filtering.nouns != "rules" and STAGE_FILTER in found:
+        found[STAGE_FILTER] = filtering.weights.sha256 or f"{found[STAGE_FILTER]}+"
+    return found or None
+
+
+def circularity(origin: Origin, truth: HeldOutExpressions) -> list[str]:
+    """Return what must be said before any figure of answers; empty where it is known that they share nothing."""
+    asked, made_by = truth.image_digests(), models_of(RunLocation.open(truth.root))
+    seen, ours = len(asked & (origin.images or frozenset())), origin.models
+    shared = [stage for stage, digest in (made_by or {}).items() if digest in (ours or ())]
+    notes, unknown = [], ["images"] if origin.images is None else []
+    if seen:
+        counted = f"{seen:,} of the {len(asked):,} images of the truth were learnt from (equal sha256)"
+        notes.append(f"Circular: {counted}. The figures say nothing of unseen images.")
+    if shared:
+        models = (
+            f"models that made the truth answer here, or made what was learnt from ({', '.join(shared)}; equal sha256)"
+        )
+        notes.append(f"Circular: {models}. The figures say how far they agree, not how right they are.")
+    elif made_by is None or (made_by and (ours is None or any("+" in each for each in (*made_by.values(), *ours)))):
+        unknown.append("models")
+    if unknown:
+        rest = f"no record says which {' and '.join(unknown)} the answers rest on"
+        notes.append(f"Unknown, not clean: {rest}. They may be those of the truth.")
+    return notes
