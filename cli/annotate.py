@@ -69,6 +69,7 @@ def annotate(
     only: options.Only = None,
     accept_domain: options.AcceptDomain = False,
     masks_from: MasksFrom = None,
+    repair: options.Repair = False,
     dry_run: Annotated[bool, option("--dry-run", "Print the plan and stop.")] = False,
 ) -> None:
     """Annotate the images of SOURCE into OUT. Run the same command again to continue.
@@ -82,6 +83,7 @@ def annotate(
         "placement.allow_degraded": allow_degraded,
         "placement.accept_domain": accept_domain,
         "placement.masks_from": masks_from,
+        "placement.repair": repair,
     }
     words = options.words(assignments, short)
     if masks_from is not None:

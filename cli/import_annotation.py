@@ -87,6 +87,7 @@ def import_annotation(
     assignments: Assignments = None,
     workers: Annotated[int | None, option("Number of shards at once; by default one per CPU.", min=1)] = None,
     allow_mixed: AllowMixed = False,
+    repair: options.Repair = False,
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,
 ) -> None:
@@ -97,7 +98,8 @@ def import_annotation(
     the latest.
     """
     chosen = annotation_format or _format_of(annotation)
-    short = {"shards.max_images": shard_size, "shards.embed_images": embed_images, "placement.allow_mixed": allow_mixed}
+    short = {"shards.max_images": shard_size, "shards.embed_images": embed_images, "placement.repair": repair}
+    short["placement.allow_mixed"] = allow_mixed
     config = _config_of(options.words(assignments, short))
     _check_options(chosen, split=split, split_by=split_by, captions=captions)
     _check_options(chosen, prefix=prefix, orientation=orientation != "upright", exclude=exclude)

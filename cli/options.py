@@ -113,6 +113,11 @@ ExcludeDistance = Annotated[
 ]
 
 
+Repair = Annotated[
+    bool, option("--repair", "Read every file of the run, and write missing or damaged ones again, the same bytes.")
+]
+
+
 def words(assignments: list[str] | None, short: Mapping[str, object]) -> list[str]:
     """Return the words of `--set`, and after them, so that they win, those of the short options that were given.
 

@@ -34,6 +34,7 @@ def objects(
     preset: Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
+    repair: options.Repair = False,
 ) -> None:
     """Write D_sem: one object per image, its mask, and "the [class name] in the middle".
 
@@ -42,7 +43,7 @@ def objects(
     # Only here: other commands need not wait for what this one imports.
     from pseudoris.training.ppt.recipes.grounded_runs import make_objects
 
-    words = options.words(assignments, {"shards.embed_images": embed_images})
+    words = options.words(assignments, {"shards.embed_images": embed_images, "placement.repair": repair})
     on_note = partial(report, "note", style="yellow")
     recipe = partial(make_objects, folder, names=names, sample=sample, on_note=on_note)
     _run("D_sem", out, preset, config_file, words, recipe)
@@ -55,6 +56,7 @@ def compose(
     preset: Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
+    repair: options.Repair = False,
 ) -> None:
     """Write D_ref from D_sem: several objects per image, described by position or relation.
 
@@ -63,7 +65,8 @@ def compose(
     """
     from pseudoris.training.ppt.recipes.d_ref import compose_objects
 
-    _run("D_ref", out, preset, config_file, assignments or [], partial(compose_objects, source))
+    words = options.words(assignments, {"placement.repair": repair})
+    _run("D_ref", out, preset, config_file, words, partial(compose_objects, source))
 
 
 @app.command("pairs")
@@ -73,6 +76,7 @@ def pairs(
     preset: Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
+    repair: options.Repair = False,
 ) -> None:
     """Write H_sem and H_ref from a run: for each text, the masks that fit its noun phrases.
 
@@ -80,7 +84,8 @@ def pairs(
     """
     from pseudoris.training.ppt.recipes.grounded_runs import pair_masks
 
-    _run("H", out, preset, config_file, assignments or [], partial(pair_masks, run))
+    words = options.words(assignments, {"placement.repair": repair})
+    _run("H", out, preset, config_file, words, partial(pair_masks, run))
 
 
 def _run(

@@ -73,6 +73,7 @@ def refilter(
     allow_mixed: Annotated[
         bool, option("--allow-mixed", "Continue with other package versions than NEW began with.")
     ] = False,
+    repair: options.Repair = False,
 ) -> None:
     """Write a new run with another keep rule, from the stored scores. No model runs."""
     parent, target = RunLocation.open(out), RunLocation.open(new)
@@ -82,7 +83,9 @@ def refilter(
         change = _audited(parent, change, accuracy, audit)
     if weights is not None:
         change = replace(change, fitted=_fitted(parent, weights))
-    write = partial(run_refilter, parent, target, change, num_threads=threads, allow_mixed=allow_mixed)
+    write = partial(
+        run_refilter, parent, target, change, num_threads=threads, allow_mixed=allow_mixed, is_repair=repair
+    )
     found = write_with_bar(
         target,
         lambda on_progress, on_wait: write(on_progress=on_progress, on_notice=on_wait),

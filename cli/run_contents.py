@@ -33,6 +33,7 @@ from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.reports.statistics import DEFAULT_SAMPLE, GROUPS, Distribution, RunStatistics, run_statistics
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.receipts import latest_receipts, part_path
+from pseudoris.store.runs.repair import part_sizes, refuse_lost
 from pseudoris.store.tables.run_reader import COLUMNS, sample_expressions
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -207,9 +208,11 @@ def parts(
     require_header(location)
     if table not in (*SCHEMAS, ALL_TABLES):
         raise ConfigError(f"There is no table {table!r}. Give --table {', '.join(SCHEMAS)}, or {ALL_TABLES}.")
+    sizes = part_sizes(location, SCHEMAS if table == ALL_TABLES else (table,))
     for receipt in latest_receipts(location):
-        for name in SCHEMAS if table == ALL_TABLES else (table,):
+        for name in sizes:
             part = receipt.parts[name]
+            refuse_lost(location, name, part, sizes[name])
             uri = location.uri(part_path(name, part))
             if not as_json:
                 echo(uri)

@@ -99,7 +99,7 @@ def opened(
 ) -> Iterator[Opened]:
     """Open SOURCE and OUT for `annotate`, its dry run or an estimate; the sample is judged during the block."""
     on_event(Step("opening SOURCE and OUT"))
-    header = check_options(location, options)
+    header = check_options(location, options, is_repair=config.placement.repair)
     check_scored(config, config.filtering.keep, location.root)
     if header is not None and not options.is_extension:
         source = planned_source(header, source)
@@ -243,6 +243,10 @@ def _execute(
     else:
         begun, _ = parse_attempts(job.location)
         pending = missing_shards(job.header, session.latest, frozenset(attempt.shard for attempt in begun))
+        if job.config.placement.repair:
+            on_event(Step("reading all parts"))
+            pending = session.with_damaged(pending)
+            job = replace(job, repairs=pending.base_generations)
         num_images, num_shards = job.header.num_images, job.header.num_shards
         planned = Planned(num_images, session.num_images, num_shards, len(session.latest), actors)
     on_event(planned)

@@ -36,15 +36,17 @@ class RunOptions:
     exclusions: Exclusions = ()
 
 
-def check_options(location: RunLocation, options: RunOptions) -> RunHeader | None:
+def check_options(location: RunLocation, options: RunOptions, *, is_repair: bool = False) -> RunHeader | None:
     """Accept `options` if they fit the run in `location`; return its header, None if there is no run."""
+    if is_repair and (options.is_extension or options.is_retry):
+        raise ConfigError("--repair excludes --extend and --retry-failed: run the command once with each")
     if options.is_extension and options.is_retry:
         raise ConfigError(
             "--retry-failed only computes quarantined images, so it excludes --extend: run the command once with each"
         )
     if options.reasons is not None and not options.is_retry:
         raise ConfigError("--retry-reasons selects what --retry-failed retries: give both, or neither")
-    is_old = options.is_extension or options.is_retry
+    is_old = options.is_extension or options.is_retry or is_repair
     header = require_header(location) if is_old else read_header(location)
     if header is not None:
         check_origin(location, header, "annotate")
@@ -128,7 +130,7 @@ class RunSummary:
         num_planned_images: Images in the plan; equal to `totals.images` when the run is complete.
         num_planned_shards: Shards in the plan.
         num_shards_before: Shards that earlier sessions committed.
-        num_images_now: Images that this session committed.
+        num_images_now: Images of shards that this session committed or repaired.
         wall_s: Seconds from the start of the graph to its end.
         tables: By table, the glob that reads it when the run is complete.
         interrupted: Whether Ctrl-C or SIGTERM ended this session.

@@ -12,6 +12,7 @@ import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Final, TypeVar
 
 import pyarrow as pa
@@ -29,9 +30,10 @@ from pseudoris.schemas.shard_blocks import FAULT, block_to_shard, shard_to_block
 from pseudoris.store.exclusions.stored_exclusions import content_matcher
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import clear_attempts, read_attempts
-from pseudoris.store.runs.commit import Provenance, commit_retry, commit_shard, quarantined_ids
+from pseudoris.store.runs.commit import Provenance, as_quarantined, commit_retry, commit_shard, quarantined_ids
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import read_receipt
+from pseudoris.store.runs.repair import damaged_tables
 from pseudoris.store.sources.planned_images import read_or_refused
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.source import open_root
@@ -65,6 +67,7 @@ class Job:
         may_grow: Whether nodes may join the cluster during the run.
         session_nonce: Identifies this session. Attempts of other sessions count against no image.
         retry: None if shards are computed for the first time.
+        repairs: The generations of the committed shards whose damaged parts are written again.
         masks: The run that the masks are taken from; None if they are proposed.
     """
 
@@ -75,6 +78,7 @@ class Job:
     may_grow: bool = field(default=False, kw_only=True)
     session_nonce: str = field(default_factory=lambda: secrets.token_hex(6), kw_only=True)
     retry: Retry | None = field(default=None, kw_only=True)
+    repairs: Mapping[int, int] = field(default_factory=dict, kw_only=True)
     masks: StoredMasks | None = field(default=None, kw_only=True)
 
 
@@ -176,11 +180,13 @@ class ShardWork:
         generation: The generation to write.
         planned: The plan of the whole shard, in order; empty if the generation is already committed.
         entries: The images to compute, in plan order; empty if the generation is already committed.
+        receipt: In a repair, that of the shard.
     """
 
     generation: int
     planned: list[PlanEntry] = field(default_factory=list)
     entries: list[PlanEntry] = field(default_factory=list)
+    receipt: Receipt | None = None
 
 
 def shard_work(job: Job, shard: int) -> ShardWork:
@@ -192,10 +198,12 @@ def shard_work(job: Job, shard: int) -> ShardWork:
         ConfigError: The plan, or the generation that the retry starts from, cannot be read.
     """
     if job.retry is None:
-        if read_receipt(job.location, shard, 0) is not None:
-            return ShardWork(0)
+        generation = job.repairs.get(shard, 0)
+        receipt = read_receipt(job.location, shard, generation)
+        if receipt is not None and not (shard in job.repairs and damaged_tables(job.location, receipt)):
+            return ShardWork(generation)
         planned = read_shard_plan(job.location, job.header, shard)
-        return ShardWork(0, planned, planned)
+        return ShardWork(generation, planned, planned, receipt)
     base = job.retry.generations[shard]
     receipt = read_receipt(job.location, shard, base)
     if receipt is None:
@@ -206,14 +214,12 @@ def shard_work(job: Job, shard: int) -> ShardWork:
     try:
         wanted = quarantined_ids(job.location, receipt, job.retry.reasons)
     except ConfigError:
-        # The generation was replaced, and gc deleted its parts. The check below finds the generation that replaced it.
-        wanted = frozenset()
+        # If the generation was replaced, gc deleted its parts.
+        if read_receipt(job.location, shard, base + 1) is None:
+            raise
+        return ShardWork(base + 1)
     if read_receipt(job.location, shard, base + 1) is not None:
         return ShardWork(base + 1)
-    if not wanted:
-        raise ConfigError(
-            f"the failures of shard {shard}, generation {base}, cannot be read: run `pseudoris verify` to see why"
-        )
     planned = read_shard_plan(job.location, job.header, shard)
     return ShardWork(base + 1, planned, [entry for entry in planned if entry.image_id in wanted])
 
@@ -280,6 +286,8 @@ def _read(job: Job, shard: int) -> Shard:
         )
     if job.masks is not None:
         shard_read = job.masks.onto(shard_read)
+    if work.receipt is not None:
+        shard_read = as_quarantined(job.location, shard_read, work.receipt)
     return replace(shard_read, planned_ids=tuple(entry.image_id for entry in work.planned))
 
 
@@ -291,7 +299,8 @@ def _commit(job: Job, shard: Shard) -> Receipt | ShardFault:
             receipt = read_receipt(job.location, shard.shard, shard.generation)
         else:
             shard = on_this_node(shard).with_mixed(mixed)
-            commit = commit_shard if shard.generation == 0 else commit_retry
+            is_repair = shard.shard in job.repairs
+            commit = commit_retry if job.retry is not None else partial(commit_shard, is_repair=is_repair)
             receipt = commit(
                 job.location,
                 shard,

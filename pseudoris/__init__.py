@@ -123,6 +123,7 @@ def annotate(
     extend: bool = False,
     retry_failed: bool = False,
     retry_reasons: str | Sequence[str] = (),
+    repair: bool = False,
     exclude: str | Sequence[str] = (),
     exclude_distance: int | None = None,
     only: str | Sequence[str] = (),
@@ -138,6 +139,7 @@ def annotate(
         extend: List `source` again and add its new images to the run.
         retry_failed: Compute the quarantined images again, and nothing else.
         retry_reasons: With `retry_failed`, only images quarantined for this reason code, or for one of these.
+        repair: Read every file of the run, and write missing or damaged ones again with the same bytes.
         exclude: Images to leave out, as `--exclude`: a path, or several. Without a path, a run continues with its own.
         exclude_distance: As `--exclude-distance`.
         only: The images to take, as `--only`: a path, or several.
@@ -161,6 +163,8 @@ def annotate(
     from pseudoris.store.runs.pending_work import parse_reasons
 
     settings = load_config(config) if isinstance(config, str) else config
+    if repair:
+        settings = settings.model_copy(update={"placement": settings.placement.model_copy(update={"repair": True})})
     reasons, excluded = parse_reasons(_listed(retry_reasons) or None), _exclusions(exclude, exclude_distance, only)
     options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=excluded)
     return run_pipeline(source, out, settings, options=options, on_event=on_event or notebook_progress())

@@ -108,6 +108,8 @@ class PlacementConfig(FrozenModel):
     # A finished run of the same SOURCE: its masks, and its settings of masks, images and shards, are taken as they are,
     # and only captions and scores are computed (`annotate --masks-from`).
     masks_from: str | None = Field(default=None, min_length=1, exclude_if=lambda run: run is None)
+    # Read every part of the run, and write those again that are missing or damaged (`--repair`).
+    repair: bool = Field(default=False, exclude_if=lambda is_repair: not is_repair)
 
 
 NounRule = Literal["rules", "spacy", "spacy_first_child"]

@@ -348,7 +348,7 @@ def shown_config(layers: Sequence[Layer]) -> str:
     lines = []
     for each in settings():
         above = replace(each, path=each.path[:-1]).value(tree)
-        value = each.default if above is None else above.get(each.path[-1])
+        value = each.default if above is None else above.get(each.path[-1], each.default)
         is_open = each.section is not None and (above is None or value is not None)
         start = "  " * (len(each.path) - 1) + ("# " if above is None else "") + f"{each.path[-1]}:"
         where = next((layer.name for layer in reversed(layers) if _holds(layer.tree, each.path)), "default")

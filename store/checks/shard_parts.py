@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import KeepRule
-from pseudoris.schemas.run_records import RECEIPTS_FOLDER, PlanEntry, Receipt
+from pseudoris.schemas.run_records import PlanEntry, Receipt
 from pseudoris.schemas.tables import IMAGES, SCHEMAS
 from pseudoris.store.checks import content as checks
 from pseudoris.store.checks.content import Problem
@@ -21,7 +21,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.judged_expressions import SOME_TAU
-from pseudoris.store.tables.parquet_files import open_parquet
+from pseudoris.store.tables.parquet_files import DamagedError, open_parquet
 
 
 def verify_shard(
@@ -82,8 +82,7 @@ def _open_part(location: RunLocation, receipt: Receipt, table: str, *, quick: bo
     if quick:
         return location.open_input(path)
     if (digest := sha256_hex(data)) != part.sha256:
-        remedy = f"delete it and {RECEIPTS_FOLDER}/shard-{receipt.shard:08d}.g*.json, then run `annotate` again"
-        detail = f"{path} has sha256 {digest}, its receipt says {part.sha256}; {remedy}"
+        detail = f"{path} has sha256 {digest}, its receipt says {part.sha256}"
         return Problem(receipt.shard, "part_sha256", detail)
     return io.BytesIO(data)
 
@@ -92,8 +91,8 @@ def _footer_problems(receipt: Receipt, table: str, file: BinaryIO) -> Iterator[P
     path, rows = part_path(table, receipt.parts[table]), receipt.parts[table].rows
     try:
         parquet = open_parquet(file, path)
-    except TransientError as error:
-        yield Problem(receipt.shard, "part_unreadable", str(error))
+    except DamagedError as error:
+        yield Problem(receipt.shard, "part_unreadable", f"{path} cannot be read as Parquet ({error.__cause__})")
         return
     metadata = parquet.schema_arrow.metadata or {}
     if parquet.metadata.num_rows != rows:
@@ -113,9 +112,10 @@ def _content_problems(
         for name in (IMAGES,) if quick else SCHEMAS:
             schema = SCHEMAS[name]
             chosen = pa.schema([schema.field("image_id"), schema.field("key")]) if quick else schema
-            tables[name] = read_part(files[name], chosen, part_path(name, receipt.parts[name]))
-    except TransientError as error:
-        yield Problem(shard, "part_unreadable", str(error))
+            path = part_path(name, receipt.parts[name])
+            tables[name] = read_part(files[name], chosen, path)
+    except DamagedError as error:
+        yield Problem(shard, "part_unreadable", f"{path} cannot be read as Parquet ({error.__cause__})")
         return
     found = [checks.id_problems(tables[IMAGES], planned)] if planned is not None else []
     if not quick:

@@ -5,6 +5,7 @@ A retry commits generation g+1: generation g with the rows of the retried images
 
 from __future__ import annotations
 
+import io
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,13 +20,14 @@ from pydantic import JsonValue
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import part_name, sha256_hex
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
-from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.shard import Failure, Shard, ShardImage
 from pseudoris.schemas.tables import FAILURES, SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import sealed
 from pseudoris.store.runs.pending_work import is_retried
 from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
-from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.runs.repair import read_whole, restore_parts
+from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ def commit_shard(
     planned_ids: Sequence[str],
     embed_images: bool,
     provenance: Provenance = NOWHERE,
+    is_repair: bool = False,
 ) -> CommitOutcome:
     """Write the shard's parts and create its receipt. Safe to repeat, to kill, and to run twice at once.
 
@@ -73,6 +76,7 @@ def commit_shard(
         planned_ids: The plan's image ids of this shard, in order.
         embed_images: Whether encoded images are written into the images table.
         provenance: How the shard was computed, for the receipt.
+        is_repair: As of `commit_parts`.
 
     Raises:
         ValueError: The shard's ids differ from the plan's: the engine split, merged or reordered a block.
@@ -81,13 +85,21 @@ def commit_shard(
     tables = shard_tables(shard, embed_images=embed_images)
     contents = {name: table_bytes(table) for name, table in tables.items()}
     counts = ShardCounts(**table_counts(tables))
-    return commit_parts(location, contents, make_receipt(shard, contents, counts, provenance))
+    return commit_parts(location, contents, make_receipt(shard, contents, counts, provenance), is_repair=is_repair)
 
 
-def commit_parts(location: RunLocation, contents: Mapping[str, bytes], receipt: Receipt) -> CommitOutcome:
-    """Write the parts of `contents` by table, then create the `receipt` that names them."""
+def commit_parts(
+    location: RunLocation, contents: Mapping[str, bytes], receipt: Receipt, *, is_repair: bool = False
+) -> CommitOutcome:
+    """Write the parts of `contents` by table, then create the `receipt` that names them.
+
+    With `is_repair`, the damaged parts of a receipt that stands are written again (`restore_parts`).
+    """
     # Checked first: a late writer with other bytes then leaves no parts behind.
     existing = read_receipt(location, receipt.shard, receipt.generation)
+    if existing is not None and is_repair:
+        restore_parts(location, existing, contents)
+        receipt = existing
     if existing is None:
         for table, data in contents.items():
             location.put_part(part_path(table, receipt.parts[table]), data)
@@ -174,9 +186,9 @@ def quarantined_ids(location: RunLocation, receipt: Receipt, reasons: frozenset[
         reasons: Only images quarantined for one of these reasons; all by default.
 
     Raises:
-        ConfigError: Its part is missing.
+        ConfigError: Its part is missing or damaged.
     """
-    failures = read_table(location, FAILURES, ("image_id", "reason"), [receipt]).to_pylist()
+    failures = _stored(location, FAILURES, receipt).to_pylist()
     return frozenset(row["image_id"] for row in failures if is_retried(row["reason"], reasons))
 
 
@@ -208,7 +220,7 @@ def commit_retry(
             "`pseudoris verify` to find all damage"
         )
     try:
-        before = {table: read_table(location, table, receipts=[base]) for table in SCHEMAS}
+        before = {table: _stored(location, table, base) for table in SCHEMAS}
     except ConfigError:
         # Replaced and deleted by gc while this was computed: then the new generation exists.
         existing = read_receipt(location, shard.shard, shard.generation)
@@ -228,6 +240,43 @@ def commit_retry(
     )
     counts = ShardCounts(**table_counts(merged))
     return commit_parts(location, contents, make_receipt(worked, contents, counts, _together(base, provenance)))
+
+
+def _stored(location: RunLocation, table: str, receipt: Receipt) -> pa.Table:
+    """Return a table of a generation, by bytes whose digest is checked: a new receipt would vouch for any damage."""
+    part = receipt.parts[table]
+    return read_part(io.BytesIO(read_whole(location, table, part)), SCHEMAS[table], part.name)
+
+
+# Of reading, without the image's bytes; another try may read it.
+_NOT_READ: Final = ("missing", "changed", "unreadable", "archived", "denied")
+
+
+def as_quarantined(location: RunLocation, shard: Shard, receipt: Receipt) -> Shard:
+    """Return a shard that was read again for a repair, with the quarantine that its receipt counts.
+
+    An image that can be read by now is still for a retry. If the part that lists them is damaged, nothing is known.
+
+    Raises:
+        ConfigError: An image that was annotated cannot be read now.
+    """
+    try:
+        rows = {row.pop("image_id"): row for row in _stored(location, FAILURES, receipt).to_pylist()}
+    except ConfigError:
+        return shard
+    images = []
+    for image in shard.images:
+        before, now = rows.get(image.image_id), image.failure
+        if before is not None and now is None:
+            if before["reason"] in _NOT_READ:
+                image = ShardImage(image.position, image.image_id, image.key)
+        elif before is None and now is not None:
+            raise ConfigError(
+                f"shard {shard.shard} cannot be repaired: image {image.key} is {now.reason} ({now.message}), so its "
+                "rows cannot be computed again, and nothing is written. Restore the image, or the parts, from a copy"
+            )
+        images.append(image if before is None else image.quarantined(Failure(**before)))
+    return shard.with_images(tuple(images))
 
 
 def _merge(

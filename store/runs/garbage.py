@@ -33,6 +33,7 @@ from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.lock import LOCK_FOLDER, current_holder
 from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts, read_receipts
+from pseudoris.store.runs.repair import part_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ def run_gc(
     is_dry: bool = False,
     temporary_age_s: float = TEMPORARY_AGE_S,
     now_s: float | None = None,
+    sizes: Mapping[str, Mapping[str, int]] | None = None,
 ) -> GcReport:
     """Delete what `plan_gc` returns, and temporary files and uploads older than `temporary_age_s`; report it.
 
@@ -110,12 +112,13 @@ def run_gc(
         temporary_age_s: Seconds by the storage's clock.
         now_s: Seconds since the epoch; by default the present time of the storage's clock. A dry run writes nothing, so
             it uses this machine's clock.
+        sizes: Of the parts, if they were just listed (`part_sizes`).
 
     Raises:
         ConfigError: The header or a receipt cannot be used, or the location cannot be written.
     """
     read_header(location)  # refuses a damaged one, before anything is deleted
-    sizes = {table: {file.name: file.size_bytes for file in location.list(table)} for table in SCHEMAS}
+    sizes = part_sizes(location) if sizes is None else sizes
     highest = list_receipts(location)
     suspects = _suspects(sizes, highest)
     latest = {each.shard: each for each in read_receipts(location, ((s, highest[s]) for s in suspects))}

@@ -175,7 +175,8 @@ class PendingWork:
 
     Attributes:
         shards: Their numbers in the plan, in the order in which they should begin.
-        base_generations: In a retry, the generation by shard that it starts from; otherwise empty.
+        base_generations: In a retry, the generation by shard that it starts from; in a repair, that of the damaged
+            shards; otherwise empty.
         num_images: In a retry, how many images are computed again; otherwise 0.
     """
 

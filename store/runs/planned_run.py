@@ -15,7 +15,6 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.header_sections import AuditRecord
-from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import (
     PLAN_FOLDER,
     DomainRecord,
@@ -33,7 +32,8 @@ from pseudoris.store.runs.garbage import refuse_unexpected_files
 from pseudoris.store.runs.header import check_identity, check_origin, create_header, read_header, require_header
 from pseudoris.store.runs.manifest import latest_snapshot, read_snapshot, snapshot_path, snapshot_sha256
 from pseudoris.store.runs.plan import plan_run
-from pseudoris.store.runs.receipts import list_receipts, of_this_run, part_path
+from pseudoris.store.runs.receipts import list_receipts, of_this_run
+from pseudoris.store.runs.repair import read_whole
 from pseudoris.store.sources import SourceItem
 
 
@@ -126,19 +126,8 @@ class Parent:
         Raises:
             ConfigError: It is missing or damaged.
         """
-        location, path = self.location, part_path(table, part)
-        try:
-            data = location.read_bytes(path)
-        except FileNotFoundError:
-            raise ConfigError(
-                f"{location.uri(path)} is missing: it was deleted, or a retry of quarantined images replaced it. To "
-                "start again from the parent as it is now, name another output"
-            ) from None
-        if sha256_hex(data) != part.sha256:
-            raise ConfigError(
-                f"{location.uri(path)} is damaged: run `pseudoris verify {location.root}` to find all damage"
-            )
-        return data
+        again = "to start again from the parent as it is now, name another output"
+        return read_whole(self.location, table, part, replaced=again)
 
     def copy_plan(self, target: RunLocation) -> None:
         """Copy the plan of this run, and what it excludes, into the run at `target`, byte for byte.
@@ -163,6 +152,7 @@ class RunRequest:
         config: The configuration; its `shards` bound the shards.
         parent: The run that this one is made from, if any.
         allow_mixed: Accept another device or other package versions than those that the run started with.
+        is_repair: Write parts again that are missing or damaged. There must be a run.
         exclusions: Images to leave out of a new run; without a rule, an existing run keeps its own.
         domain: What a sample of SOURCE said, for the header of a new run.
         audit: What chose the configuration, for the header of a new run that has the plan of `parent`.
@@ -174,6 +164,7 @@ class RunRequest:
     config: RunConfig
     parent: Parent | None = None
     allow_mixed: bool = False
+    is_repair: bool = False
     exclusions: Exclusions = ()
     domain: DomainRecord | None = None
     audit: AuditRecord | None = None
@@ -187,11 +178,13 @@ class PlannedRun:
         header: The run's header.
         mixed: Lines of `Identity.mixed_differences` that `allow_mixed` accepts.
         is_new: Whether this call wrote the plan.
+        is_repair: As of the request.
     """
 
     header: RunHeader
     mixed: tuple[str, ...]
     is_new: bool
+    is_repair: bool = False
 
     def notices(self) -> Iterator[str]:
         """Yield what a user must know of the run before work begins, a sentence each."""
@@ -225,7 +218,7 @@ def plan_or_continue(
         ConfigError: The listing raises it, or the existing run has another origin, parent, identity or source, or
             excludes other images.
     """
-    header = read_header(location)
+    header = require_header(location) if request.is_repair else read_header(location)
     is_new = header is None
     if header is None:
         # First: an incomplete parent is reported before it is listed.
@@ -242,7 +235,7 @@ def plan_or_continue(
             exclusions=request.exclusions,
             domain=request.domain,
         )
-    return PlannedRun(header, _check(location, header, request), is_new)
+    return PlannedRun(header, _check(location, header, request), is_new, request.is_repair)
 
 
 def plan_as_parent(location: RunLocation, parent: Parent, request: RunRequest) -> PlannedRun:
@@ -255,9 +248,9 @@ def plan_as_parent(location: RunLocation, parent: Parent, request: RunRequest) -
     held = {"source": before.source, "images": before.images, "shards": before.shards}
     config = request.config.model_copy(update=held)
     request = replace(request, source=parent.header.source, config=config, parent=parent)
-    existing = read_header(location)
+    existing = require_header(location) if request.is_repair else read_header(location)
     header = existing or _copied_plan(location, parent, request)
-    return PlannedRun(header, _check(location, header, request), is_new=existing is None)
+    return PlannedRun(header, _check(location, header, request), existing is None, request.is_repair)
 
 
 def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest) -> RunHeader:

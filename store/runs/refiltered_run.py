@@ -95,6 +95,7 @@ def refilter(
     *,
     num_threads: int = DEFAULT_THREADS,
     allow_mixed: bool = False,
+    is_repair: bool = False,
     on_progress: OnProgress = lambda done, total: None,
     on_notice: Callable[[str], None] = logger.warning,
 ) -> RefilterSummary:
@@ -102,7 +103,8 @@ def refilter(
 
     If it is killed, the same call continues. The tables equal those of a run that was annotated with that rule, even
     if two processes refilter at the same time. `parent` is complete and only read. `num_threads` shards are in memory
-    at once. `allow_mixed` goes on with other versions of the writing packages. `on_notice` is told who holds the new
+    at once. `allow_mixed` goes on with other versions of the writing packages. `is_repair` writes missing or damaged
+    parts again, with the same bytes. `on_notice` is told who holds the new
     run, before a wait, and of a data card that was edited.
 
     Raises:
@@ -117,6 +119,7 @@ def refilter(
         _identity(source.header, config),
         config,
         allow_mixed=allow_mixed,
+        is_repair=is_repair,
         audit=change.audit,
     )
     rewrite = partial(_rewritten, source)

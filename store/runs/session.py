@@ -27,6 +27,7 @@ from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import cached_receipts, is_manifest_complete, write_manifest
 from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, PendingWork, SetAside, ignore
 from pseudoris.store.runs.receipts import RunTotals, Totals, list_receipts, read_receipts
+from pseudoris.store.runs.repair import damaged_receipts, part_sizes, refuse_lost
 
 # A shard's receipt, or why it is set aside.
 Outcome = Receipt | ShardFault
@@ -122,13 +123,30 @@ class RunSession:
         """Yield the receipts of `latest`, ordered by shard. It does not list again, so it ignores later commits."""
         return cached_receipts(self._location, commits=self._latest.items())
 
+    def with_damaged(self, pending: PendingWork) -> PendingWork:
+        """Return `pending` and the committed shards that have a damaged part, which no longer count; reads every part.
+
+        Raises:
+            ConfigError: A receipt cannot be used.
+        """
+        generations: dict[int, int] = {}
+        num_shards = len(self._latest)
+        # From the receipts themselves: a snapshot is a cache.
+        for receipt in damaged_receipts(self._location, read_receipts(self._location, [*self._latest.items()])):
+            generations[receipt.shard] = self._latest.pop(receipt.shard)
+            self._totals.remove(receipt)
+        self._num_shards_before, self._num_images_before = len(self._latest), self._totals.images
+        found = f"{len(generations):,} of {num_shards:,} shards have missing or damaged parts: they are written again"
+        self._on_event(Notice(found if generations else "no part is missing or damaged: there is nothing to repair"))
+        return PendingWork([*generations, *pending.shards], generations)
+
     def execute(self, pending: PendingWork, executor: Executor) -> SessionOutcome:
         """Do `pending`, then finish the run: garbage, last manifest, data card.
 
         After an interrupt nothing is finished; a later session continues the run.
 
         Raises:
-            ConfigError: The user must correct something, or another driver took over the run.
+            ConfigError: The user must correct something, another driver took over the run, or a committed part is lost.
             TransientError: Storage failed, or the executor did not commit every shard; a later session continues.
                 Shards that were set aside are named after all others are committed.
         """
@@ -140,11 +158,16 @@ class RunSession:
             is_interrupted = True
             self._count_unseen(pending)
         wall_s = time.perf_counter() - began_s
-        if not is_interrupted and (pending.shards or not is_manifest_complete(self._location, self._latest)):
-            # Garbage first: after the last manifest, a glob over a table's folder matches exactly the committed parts.
-            run_gc(self._location)
-            self._write_manifest()
         if not is_interrupted:
+            sizes = part_sizes(self._location)
+            if pending.shards or not is_manifest_complete(self._location, self._latest):
+                # Garbage first: after the last manifest, a glob over a table's folder matches the committed parts.
+                run_gc(self._location, sizes=sizes)
+                self._write_manifest()
+            # Last of all: what is lost keeps nothing else from its end. Before the card, which reads tables.
+            for receipt in self.receipts():
+                for table, part in receipt.parts.items():
+                    refuse_lost(self._location, table, part, sizes[table])
             self._write_card()
         return SessionOutcome(
             totals=self._totals.sum(),
@@ -189,7 +212,9 @@ class RunSession:
     def _count_unseen(self, pending: PendingWork) -> None:
         """Count the shards that were committed before an interrupt, but whose receipts did not reach this process."""
         counted, latest = self._latest, list_receipts(self._location)
-        unseen = [(shard, latest[shard]) for shard in pending.shards if latest.get(shard, -1) > counted.get(shard, -1)]
+        # Of a shard to repair nothing tells whether it was.
+        before = {**dict.fromkeys(pending.shards, -1), **pending.base_generations, **counted}
+        unseen = [(shard, latest[shard]) for shard in pending.shards if latest.get(shard, -1) > before[shard]]
         for receipt in read_receipts(self._location, unseen):
             self._count(receipt)
 

@@ -68,13 +68,14 @@ def write_run(
             planned_ids=[entry.image_id for entry in entries],
             embed_images=header.config.shards.embed_images,
             provenance=Provenance(mixed=planned.mixed, header_sha256=header.sha256),
+            is_repair=planned.is_repair,
         )
         return outcome.receipt
 
     def execute(pending: PendingWork) -> Generator[Receipt]:
         return map_in_threads(commit, pending.shards, num_workers)
 
-    return _written(location, header, lock, execute, on_progress, logger.warning)
+    return _written(location, planned, lock, execute, on_progress, logger.warning)
 
 
 def derive_run(
@@ -108,25 +109,26 @@ def derive_run(
             mixed = tuple(dict.fromkeys((*before.mixed, *planned.mixed)))
             provenance = Provenance(degraded=before.degraded, mixed=mixed, header_sha256=header.sha256)
             receipt = make_receipt(Shard(before.shard, 0, ()), written, counts, provenance)
-            return commit_parts(location, written, receipt).receipt
+            return commit_parts(location, written, receipt, is_repair=planned.is_repair).receipt
 
         def execute(pending: PendingWork) -> Generator[Receipt]:
             lacking = frozenset(pending.shards)
             before = (receipt for receipt in parent.receipts(planned.parent) if receipt.shard in lacking)
             return map_in_threads(commit, before, num_workers)
 
-        return planned, _written(location, header, lock, execute, on_progress, on_wait)
+        return planned, _written(location, planned, lock, execute, on_progress, on_wait)
 
 
 def _written(
     location: RunLocation,
-    header: RunHeader,
+    planned: PlannedRun,
     lock: RunLock,
     execute: Executor,
     on_progress: OnProgress,
     on_notice: Callable[[str], None],
 ) -> WrittenRun:
-    """Commit the missing shards in one session; an interrupt is raised again."""
+    """Commit the missing shards, and repair the damaged ones if asked, in one session; raises an interrupt again."""
+    header = planned.header
 
     def tell(event: RunEvent) -> None:
         if isinstance(event, Committed):
@@ -136,7 +138,8 @@ def _written(
 
     session = RunSession(location, lock, on_event=tell)
     on_progress(session.num_images, header.num_images)
-    outcome = session.execute(missing_shards(header, session.latest), execute)
+    pending = missing_shards(header, session.latest)
+    outcome = session.execute(session.with_damaged(pending) if planned.is_repair else pending, execute)
     if outcome.is_interrupted:
         raise KeyboardInterrupt
     return WrittenRun(header, outcome.totals, outcome.num_shards_before)

@@ -15,12 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from pseudoris.images.parquet_pages import BorrowedFile
-from pseudoris.schemas.errors import ConfigError, TransientError, refuse_other_version
+from pseudoris.schemas.errors import refuse_other_version
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import SCHEMAS, TABLES_VERSION
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts
-from pseudoris.store.tables.parquet_files import damaged, open_parquet
+from pseudoris.store.runs.repair import lost_part
+from pseudoris.store.tables.parquet_files import DamagedError, damaged, open_parquet
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,7 @@ def iter_table(
 
     Raises:
         ValueError: There is no such table or column.
-        ConfigError: A part is missing, or another version of the package wrote it.
-        TransientError: A part cannot be read.
+        ConfigError: A part is missing or damaged, or another version of the package wrote it.
     """
     names = chosen_schema(table, columns).names
     for receipt in latest_receipts(location) if receipts is None else receipts:
@@ -57,7 +57,7 @@ def read_table(
 
 
 def read_part(file: BinaryIO, schema: pa.Schema, name: str, keep: RowFilter | None = None) -> pa.Table:
-    """Return the columns of `schema` from a part, cast to that schema; raises like `iter_table`, showing `name`.
+    """Return the columns of `schema` from a part, cast to that schema; a damaged one is a `DamagedError`.
 
     Row groups in which `keep` can accept no row, by their statistics, are left out.
     """
@@ -74,7 +74,7 @@ def read_part(file: BinaryIO, schema: pa.Schema, name: str, keep: RowFilter | No
         found = parquet.read_row_groups(groups, columns=schema.names, use_threads=False)
         return pa.table([found[field.name].cast(field.type) for field in schema], schema=schema)
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise TransientError(damaged(name, error)) from error
+        raise DamagedError(damaged(name, error)) from error
 
 
 def chosen_schema(table: str, columns: Sequence[str] | None) -> pa.Schema:
@@ -98,16 +98,13 @@ def read_selected(
     """
     wanted = list(dict.fromkeys((*columns, *(keep.columns if keep else ()))))
     path = f"{table}/{name}"
-    uri = location.uri(path)
     try:
         with location.open_input(path) as file:
-            found = read_part(file, chosen_schema(table, wanted), uri, keep)
+            found = read_part(file, chosen_schema(table, wanted), location.uri(path), keep)
     except FileNotFoundError:
-        raise ConfigError(
-            f"{uri} is missing, although a receipt names it. If `annotate --retry-failed` has replaced the shard, take "
-            "a new snapshot of the run (refresh() of the dataset, or Snapshot.shared with another turn). Otherwise "
-            "run `pseudoris verify` to find all damage"
-        ) from None
+        raise lost_part(location, path) from None
+    except DamagedError as error:
+        raise lost_part(location, path, f"cannot be read as Parquet ({error.__cause__})") from error
     if keep is not None:
         # Not `Table.filter`, which has threads of its own (see `parquet_files`).
         source = acero.Declaration("table_source", acero.TableSourceNodeOptions(found))

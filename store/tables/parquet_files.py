@@ -70,7 +70,11 @@ def open_parquet(file: BinaryIO, name: str, footer: pq.FileMetaData | None = Non
     except Exception as error:  # a hostile footer; other errors are raised again
         if not is_damage(error):
             raise
-        raise TransientError(damaged(name, error)) from error
+        raise DamagedError(damaged(name, error)) from error
+
+
+class DamagedError(TransientError):
+    """A Parquet file cannot be read, whatever is tried. Its cause is pyarrow's error."""
 
 
 def is_damage(error: Exception) -> bool:

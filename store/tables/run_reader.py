@@ -26,6 +26,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import LatestReceipts, cached_receipts
 from pseudoris.store.runs.receipts import RunTotals, Totals, part_path, read_receipts
+from pseudoris.store.runs.repair import part_sizes, refuse_lost
 from pseudoris.store.sources.planned_images import PlannedImages, as_annotated
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.committed_tables import RowFilter, read_selected, read_table
@@ -273,15 +274,17 @@ class Run:
 
     def _dataset(self, table: str) -> ds.Dataset:
         # Parts by name: a listing of the folder would also find files that were never committed, or were replaced.
-        paths = [part_path(table, part) for part in self._contents.parts[table]]
-        for path in paths:
-            # Arrow would wait forever for the writer of a pipe.
-            if found := self._location.obstacle(path):
-                raise ConfigError(f"{self._location.uri(path)} is {found}, not a part of the table: restore the file")
+        parts = self._contents.parts[table]
+        sizes = part_sizes(self._location, [table])[table]
+        for part in parts:
+            # Arrow would name no remedy, and wait forever for the writer of a pipe.
+            refuse_lost(self._location, table, part, sizes)
         return ds.FileSystemDataset.from_paths(
-            [self._location.uri(path) for path in paths],
+            [self._location.uri(part_path(table, part)) for part in parts],
             schema=SCHEMAS[table],
-            format=ds.ParquetFileFormat(),
+            format=ds.ParquetFileFormat(
+                default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+            ),
             filesystem=arrow_filesystem(self._location),
         )
 

@@ -43,12 +43,15 @@ def begin(location: RunLocation, *settings: str, num_shards: int = 4, per_shard:
     return start_run(location, entries, *settings, identity=identity, created_utc="2026-01-01T00:00:00+00:00")
 
 
-def commit_scored(location: RunLocation, header: RunHeader, shard: int, *, generation: int = 0, **kinds) -> Receipt:
+def commit_scored(
+    location: RunLocation, header: RunHeader, shard: int, *, generation: int = 0, is_repair: bool = False, **kinds
+) -> Receipt:
     entries = read_shard_plan(location, header, shard)
     finished = replace(scored_shard(header.config, entries, **kinds), generation=generation)
     ids = [entry.image_id for entry in entries]
     provenance = Provenance(header_sha256=header.sha256)
-    return commit_shard(location, finished, planned_ids=ids, embed_images=True, provenance=provenance).receipt
+    options = {"embed_images": True, "provenance": provenance, "is_repair": is_repair}
+    return commit_shard(location, finished, planned_ids=ids, **options).receipt
 
 
 def scored_shard(config: RunConfig, entries: Sequence[PlanEntry], **kinds) -> Shard:

@@ -22,7 +22,7 @@ def small_uploads(monkeypatch):
 
 
 # The modules that say what a location promises also ask it of a real server; for the others that would be minutes.
-ON_S3 = ("test_location", "test_commit", "test_run_reader")
+ON_S3 = ("test_location", "test_commit", "test_run_reader", "test_repair")
 # What these find in a run's files does not depend on where the files are.
 ON_DISK = (
     *("test_verification", "test_shard_parts", "test_records", "test_data_card", "test_run_status", "test_header"),

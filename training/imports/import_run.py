@@ -194,7 +194,10 @@ def _plan(
     identity = request.identity(annotation.digests)
     allow_mixed = request.config.placement.allow_mixed
     wanted = RunRequest(
-        "import", source.name, identity, request.config, allow_mixed=allow_mixed, exclusions=request.exclusions
+        *("import", source.name, identity, request.config),
+        allow_mixed=allow_mixed,
+        is_repair=request.config.placement.repair,
+        exclusions=request.exclusions,
     )
     run = plan_or_continue(location, wanted, lambda: _listed(request, source, humans))
     return run, {image_id(key): human for key, human in humans.items()}

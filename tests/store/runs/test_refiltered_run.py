@@ -322,7 +322,9 @@ def test_a_damaged_part_of_the_parent_is_told_and_never_copied(on_disk, new):
     receipt = next(latest_receipts(on_disk))
     path = f"masks/{receipt.parts['masks'].name}"
     on_disk.replace(path, on_disk.read_bytes(path)[:-1] + b"?")
-    with pytest.raises(ConfigError, match=r"is damaged: run `pseudoris verify"):
+    with pytest.raises(
+        ConfigError, match=r"is damaged: .*`pseudoris annotate` command of this run again with --repair"
+    ):
         refilter(on_disk, new, HIGHER)
     assert 0 not in list_receipts(new)
 

@@ -119,7 +119,11 @@ def test_garbage_goes_before_the_last_manifest_and_the_card_comes_after_it(run, 
     order = []
     for name in ("run_gc", "write_manifest", "write_datacard"):
         called = getattr(sessions, name)
-        monkeypatch.setattr(sessions, name, lambda *args, name=name, called=called: order.append(name) or called(*args))
+        monkeypatch.setattr(
+            sessions,
+            name,
+            lambda *args, name=name, called=called, **named: order.append(name) or called(*args, **named),
+        )
     run.replace("masks/shard-00000001.g0-00000000.parquet", b"of a writer that lost")
     events = []
     execute(run, committing(run), events.append)

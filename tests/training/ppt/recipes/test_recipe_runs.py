@@ -116,6 +116,24 @@ def test_the_same_call_again_computes_nothing_and_another_seed_is_refused(runs) 
         compose_objects(source, runs["d_ref"], load_recipe_config("tiny", None, (*WORDS, "compose.seed=7")), **SILENT)
 
 
+def test_a_lost_part_of_each_recipe_comes_back(runs) -> None:
+    config = load_recipe_config("tiny", None, (*WORDS, "placement.repair=true"))
+    commands = (
+        ("d_sem", make_objects, str(runs["images"])),
+        ("d_ref", compose_objects, runs["d_sem"].root),
+        ("h", pair_masks, runs["d_ref"].root),
+    )
+    for name, command, source in commands:
+        location, (receipt, *_) = runs[name], latest_receipts(runs[name])
+        path = f"masks/{receipt.parts['masks'].name}"
+        before = location.read_bytes(path)
+        location.delete(path)
+        with pytest.raises(ConfigError, match="Run the `pseudoris ppt` command of this run again with --repair"):
+            read_table(location, "masks")
+        command(source, location, config, **SILENT)
+        assert location.read_bytes(path) == before
+
+
 def test_a_sample_is_drawn_by_the_seed_holds_smaller_ones_and_is_the_runs_own(tmp_path) -> None:
     images = write_object_centric(tmp_path / "objects", num_images=12)
 

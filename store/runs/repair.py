@@ -1,0 +1,115 @@
+"""Parts that a receipt names and that are missing, cut or changed: how a reader tells of them, and how they come back.
+
+`--repair` of the command that wrote the run computes their shards again. A part is written only with the bytes that its
+receipt names: a repair changes no digest, may be killed at any moment, and may meet another writer or `gc`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import PART_NAME, sha256_hex
+from pseudoris.schemas.run_records import PartRecord, Receipt, RunHeader
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import read_header
+from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
+from pseudoris.store.threads import map_in_threads
+
+# Each holds a part, with embedded images of up to `shards.max_bytes`.
+_THREADS: Final = 4
+_MISSING: Final = "is missing, although a receipt names it"
+_SNAPSHOT: Final = "take a new snapshot of the run (refresh() of the dataset, or Snapshot.shared with another turn)"
+
+
+def remedy(header: RunHeader) -> str:
+    """Return the sentence that says how parts of the run come back."""
+    return f"Run the `pseudoris {header.origin}` command of this run again with --repair"
+
+
+def lost_part(location: RunLocation, path: str, found: str = _MISSING, *, replaced: str = _SNAPSHOT) -> ConfigError:
+    """Return the error for a part that is not as its receipt says; `replaced` is the remedy if a retry replaced it."""
+    uri, table = location.uri(path), path.partition("/")[0]
+    name = PART_NAME.fullmatch(path.rpartition("/")[2])
+    if name and read_receipt(location, int(name[1]), int(name[2]) + 1) is not None:
+        return ConfigError(f"{uri} was replaced by a retry of quarantined images: {replaced}")
+    if what := location.obstacle(path):
+        found = f"is {what}, not the file that a receipt names. Move it out"
+    header = read_header(location) if table in SCHEMAS else None
+    return ConfigError(f"{uri} {found}. {remedy(header) if header else 'Run `pseudoris verify` to find all damage'}")
+
+
+def read_whole(location: RunLocation, table: str, part: PartRecord, *, replaced: str = _SNAPSHOT) -> bytes:
+    """Return the bytes of a part, checked against its receipt; ConfigError if it is missing or changed."""
+    path = part_path(table, part)
+    try:
+        data = location.read_bytes(path)
+    except FileNotFoundError:
+        raise lost_part(location, path, replaced=replaced) from None
+    if sha256_hex(data) != part.sha256:
+        raise lost_part(location, path, "is damaged: its sha256 is not the one that its receipt names")
+    return data
+
+
+def part_sizes(location: RunLocation, tables: Iterable[str] = SCHEMAS) -> dict[str, dict[str, int]]:
+    """Return the sizes of the files in the folders of some tables, by table and name."""
+    names = list(tables)
+    sizes = map_in_threads(lambda table: {f.name: f.size_bytes for f in location.list(table)}, names, len(names))
+    return dict(zip(names, sizes, strict=True))
+
+
+def refuse_lost(location: RunLocation, table: str, part: PartRecord, sizes: Mapping[str, int]) -> None:
+    """Accept a part that is there with all of its bytes; `sizes` are those of its folder, listed before.
+
+    Raises:
+        ConfigError: It is missing or cut. What else may be changed in it shows when it is read.
+    """
+    if sizes.get(part.name) == part.size_bytes:
+        return
+    path = part_path(table, part)
+    # It may have been written since the listing.
+    size = location.size(path)
+    if size is None:
+        raise lost_part(location, path)
+    if size != part.size_bytes:
+        raise lost_part(location, path, f"has {size} bytes, its receipt says {part.size_bytes}")
+
+
+def damaged_tables(location: RunLocation, receipt: Receipt) -> list[str]:
+    """Return the tables whose part of this shard is not the one that the receipt names, byte for byte."""
+
+    def is_sound(table: str) -> bool:
+        part = receipt.parts[table]
+        try:
+            return sha256_hex(location.read_bytes(part_path(table, part))) == part.sha256
+        except FileNotFoundError:
+            return False
+
+    return [table for table in SCHEMAS if not is_sound(table)]
+
+
+def damaged_receipts(location: RunLocation, receipts: Iterable[Receipt]) -> Iterator[Receipt]:
+    """Yield the receipts of shards with `damaged_tables`, in their order; every part is read."""
+    judged = map_in_threads(lambda each: (each, damaged_tables(location, each)), receipts, _THREADS)
+    return (receipt for receipt, damaged in judged if damaged)
+
+
+def restore_parts(location: RunLocation, receipt: Receipt, contents: Mapping[str, bytes]) -> None:
+    """Write the damaged parts of a committed shard from `contents`, its tables computed again; sound ones stay.
+
+    Raises:
+        ConfigError: `contents` has other bytes than the receipt names. Nothing is written.
+    """
+    damaged = damaged_tables(location, receipt)
+    if other := [table for table in damaged if sha256_hex(contents[table]) != receipt.parts[table].sha256]:
+        paths = ", ".join(location.uri(part_path(table, receipt.parts[table])) for table in other)
+        raise ConfigError(
+            f"shard {receipt.shard} cannot be repaired: its images, models or packages give other bytes now than its "
+            f"receipt names, so nothing is written. Restore {paths} from a copy. Or delete all receipts of the shard "
+            f"({location.uri(receipt_path(receipt.shard, receipt.generation)).rpartition('.g')[0]}.g*.json) and run "
+            "the command without --repair: it computes the shard anew, and the root digest changes"
+        )
+    for table in damaged:
+        location.replace(part_path(table, receipt.parts[table]), contents[table])

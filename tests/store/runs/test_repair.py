@@ -1,0 +1,111 @@
+"""`--repair` below the command line: what is written again, what is refused, and what a writer that woke up leaves."""
+
+from __future__ import annotations
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import commit_retry
+from pseudoris.store.runs.garbage import run_gc
+from pseudoris.store.runs.plan import read_shard_plan
+from pseudoris.store.runs.receipts import latest_receipts
+from pseudoris.store.runs.refiltered_run import RuleChange, refilter
+from pseudoris.store.runs.repair import damaged_tables, restore_parts
+from tests.builders.scored_runs import commit_scored, scored_run
+from tests.store.builders import commit, make_shard, quarantined, start_run
+
+HIGHER = RuleChange(tau=1.2)
+
+
+def parts(location: RunLocation) -> dict[str, bytes]:
+    return {
+        f"{table}/{file.name}": location.read_bytes(f"{table}/{file.name}")
+        for table in SCHEMAS
+        for file in location.list(table)
+    }
+
+
+@pytest.fixture
+def shard(location):
+    """A committed shard: its run, its receipt and its parts by table."""
+    header = start_run(location)
+    (receipt,) = commit(location, header, 1)
+    paths = {table: f"{table}/{part.name}" for table, part in receipt.parts.items()}
+    return location, receipt, {table: location.read_bytes(path) for table, path in paths.items()}
+
+
+def test_only_damaged_parts_are_written_and_gc_keeps_them(shard, monkeypatch):
+    location, receipt, contents = shard
+    before = parts(location)
+    masks, images = (f"{table}/{receipt.parts[table].name}" for table in ("masks", "images"))
+    location.delete(masks)
+    location.replace(images, before[images][:-1] + b"?")
+    assert damaged_tables(location, receipt) == ["images", "masks"]
+    run_gc(location)
+    written, replace = [], RunLocation.replace
+    monkeypatch.setattr(
+        RunLocation, "replace", lambda self, path, data: written.append(path) or replace(self, path, data)
+    )
+    restore_parts(location, receipt, contents)
+    assert sorted(written) == [images, masks]
+    run_gc(location)
+    assert parts(location) == before
+
+
+@pytest.mark.parametrize("lost", ["masks", "expressions"])
+def test_other_bytes_than_the_receipt_names_are_never_written(shard, lost):
+    location, receipt, contents = shard
+    for table in ("images", lost):
+        location.delete(f"{table}/{receipt.parts[table].name}")
+    left = parts(location)
+    with pytest.raises(
+        ConfigError, match=rf"shard 1 cannot be repaired: .* Restore .*{lost}/shard-00000001.* from a copy"
+    ):
+        restore_parts(location, receipt, {**contents, lost: contents[lost] + b"?"})
+    # Nor the part that would fit: half of a shard from another version helps nobody.
+    assert parts(location) == left
+
+
+def test_a_repair_that_wakes_up_after_a_retry_and_its_collection_leaves_no_part_behind(location):
+    header = scored_run(location, num_shards=1)
+    commit_scored(location, header, 0, generation=1)
+    run_gc(location)
+    left = parts(location)
+    # As the same work of a driver that lost its lock.
+    commit_scored(location, header, 0, is_repair=True)
+    assert parts(location) == left
+
+
+def test_a_retry_vouches_for_no_damage_of_the_generation_before(location):
+    header = start_run(location)
+    (receipt,) = commit(location, header, 1)
+    path = f"masks/{receipt.parts['masks'].name}"
+    # In the last bytes, which no checksum of a page covers.
+    location.replace(path, location.read_bytes(path)[:-9] + b"?" + location.read_bytes(path)[-8:])
+    entries = read_shard_plan(location, header, 1)
+    retried = make_shard(entries, 1).with_images((quarantined(entries[3], "missing"),))
+    with pytest.raises(ConfigError, match=r"is damaged: its sha256 .* command of this run again with --repair"):
+        commit_retry(location, retried, planned_ids=[each.image_id for each in entries], embed_images=True)
+    assert [each.generation for each in latest_receipts(location)] == [0]
+
+
+def test_a_refilter_says_what_it_lacks_and_brings_it_back(location, request, monkeypatch):
+    if location.root.startswith("s3:"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3_server").endpoint_url)
+    scored_run(location)
+    new = RunLocation.open(f"{location.root}-new")
+    refilter(location, new, HIGHER)
+    before, notices = parts(new), []
+    for receipt in latest_receipts(new):
+        if receipt.shard in (0, 2):
+            new.delete(f"masks/{receipt.parts['masks'].name}")
+            new.replace(f"expressions/{receipt.parts['expressions'].name}", b"PAR1")
+    with pytest.raises(ConfigError, match="Run the `pseudoris refilter` command of this run again with --repair"):
+        refilter(location, new, HIGHER)
+    refilter(location, new, HIGHER, is_repair=True, on_notice=notices.append)
+    assert notices == ["2 of 4 shards have missing or damaged parts: they are written again"]
+    assert parts(new) == before
+    with pytest.raises(ConfigError, match="there is no run at"):
+        refilter(location, RunLocation.open(f"{location.root}-none"), HIGHER, is_repair=True)
