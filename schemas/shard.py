@@ -10,8 +10,13 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
+from pydantic import Field, with_config
+
+# Records that an engine of a plug-in makes; `workers.faults.image_boundary` holds them to their types.
+_checked = with_config(revalidate_instances="always", allow_inf_nan=False)
+Share = Annotated[float, Field(ge=0, le=1)]
 Box = tuple[int, int, int, int]
 
 CROP_MASKED: Final = "masked"
@@ -59,6 +64,7 @@ class Proof(NamedTuple):
     phash: str | None = None
 
 
+@_checked
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why an image is quarantined: the stage, a code from `tables.FAILURE_REASONS`, and a message of ours."""
@@ -85,6 +91,7 @@ class ShardFault:
     is_proven: bool = False
 
 
+@_checked
 @dataclass(frozen=True, slots=True)
 class MaskRecord:
     """One mask of an image, in the upright image's pixels. `tables.MASKS_SCHEMA` documents the fields that it has.
@@ -108,6 +115,7 @@ class MaskRecord:
     prior: str = "none"
 
 
+@_checked
 @dataclass(frozen=True, slots=True)
 class CaptionSample:
     """One draw of the captioner: the decoder, the crop, and the probability of the caption.
@@ -135,6 +143,7 @@ class CaptionSample:
     other_masks: tuple[int, ...] = ()
 
 
+@_checked
 @dataclass(frozen=True, slots=True)
 class ExpressionRecord:
     """An expression, kept or not; equal captions of one mask are one record with several samples.
@@ -158,12 +167,12 @@ class ExpressionRecord:
     distinctiveness: float | None = None
     rival_mask_id: str | None = None
     caption_score: float | None = None
-    listener: float | None = None
+    listener: Share | None = None
     truth: float | None = None
-    confidence: float | None = None
+    confidence: Share | None = None
     rank: int | None = None
-    grounding_choice: float | None = None
-    grounding_share: float | None = None
+    grounding_choice: Share | None = None
+    grounding_share: Share | None = None
     grounding_rival: str | None = None
     kept: bool = False
     weight: float = 1.0

@@ -40,6 +40,8 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "prior_mismatch": "The masks of the instance prior have another size than the upright image.",
     "not_finite": "A model's scores exceed the range of compute.precision.",
     "stage_error": "A stage raised an exception on this image, in the stage and again in a fresh process.",
+    "bad_output": "A stage returned for this image what the tables cannot hold, there and in a fresh process; see the "
+    "message.",
     "process_killed": "This image alone crashed a stage's process twice.",
     "annotation_missing": "masks.options.folder holds no masks for this image.",
     "annotation_mismatch": "The imported annotation or the ready masks have another size than the image.",

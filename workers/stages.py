@@ -48,6 +48,7 @@ from pseudoris.schemas.uris import BUILTIN_PREFIX
 from pseudoris.workers.checkpoints.model_folder import ModelFolder, names_folder
 from pseudoris.workers.checkpoints.sam_architectures import architecture_digest
 from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, weights_digest
+from pseudoris.workers.faults.image_boundary import ImageBoundary
 from pseudoris.workers.locations import open_location
 
 Stage = Callable[[Shard], Shard]
@@ -121,8 +122,10 @@ class StageKind:
         """Return the stage with its model loaded."""
         started = time.perf_counter()
         engine = self.engine(config)
-        stage: Stage = (
-            engine.of_run(config) if hasattr(engine, "of_run") else engine(self.settings(config), config.compute)
+        loaded = engine.of_run(config) if hasattr(engine, "of_run") else engine(self.settings(config), config.compute)
+        is_scored = self.name == STAGE_FILTER
+        stage: Stage = ImageBoundary(
+            loaded, STAGE_FILTER if self.name == NAME_CHECK else self.name, is_scored=is_scored
         )
         if self.name == STAGE_FILTER and config.grounding_check is not None:
             stage = partial(_one_after_another, CHECK.build(config), stage)
@@ -131,7 +134,7 @@ class StageKind:
             # all models.
             from pseudoris.workers.composing.composer import ComposingStage, composer_of
 
-            stage = ComposingStage(stage, composer_of(config))
+            stage = ImageBoundary(ComposingStage(stage, composer_of(config)), self.name, is_scored=True)
         record(LOAD_SECONDS, time.perf_counter() - started, of=self.name)
         return stage
 

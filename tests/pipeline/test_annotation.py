@@ -113,6 +113,15 @@ def test_what_a_stage_raises_is_what_the_caller_gets(fault, error, message, ray_
         annotate(str(source), str(tmp_path / "out"), stub_config(f"masks.options={{fault: {fault}}}"))
 
 
+def test_a_blank_caption_of_a_plug_in_quarantines_its_image_and_the_run_is_complete(ray_session, tmp_path):
+    source = write_source(tmp_path / "in", num_images=5)
+    done = annotate(str(source), str(tmp_path / "out"), stub_config("captions.options={blank_on: a/image-000.png}"))
+    assert done.is_complete
+    assert done.totals.reasons["bad_output"] == 1
+    messages = pq.read_table(tmp_path / "out" / "failures")["message"].to_pylist()
+    assert "the caption stage returned expressions.0.text '   '" in " ".join(messages)
+
+
 def test_a_run_that_failed_continues_when_the_fault_is_mended(ray_session, tmp_path):
     source = write_source(tmp_path / "in", num_images=5)
     marker = tmp_path / "marker"

@@ -167,7 +167,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.stages import STAGES
 config = load_config("tiny", None, ["compute.device=cpu"])
 measure_identity(config)
-print([type(stage.build(config)).__name__ for stage in STAGES])
+print([type(stage.build(config).engine).__name__ for stage in STAGES])
 """
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.split() == ["['SamProposer',", "'CocaCaptioner',", "'ClipScorer']"]

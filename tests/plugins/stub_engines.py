@@ -20,6 +20,10 @@ Options of the stub proposer (`masks.options`):
     mb_per_point   megabytes that a shard takes for each of `masks.points_per_batch`, above what is allowed:
     roomy_pid      a process to which that does not apply
     allowed_mb     megabytes that this process may take beyond what it has; beyond them memory runs out, for real
+
+Options of the stub captioner (`captions.options`):
+
+    blank_on       a key whose image gets a text of blanks
 """
 
 from __future__ import annotations
@@ -130,6 +134,7 @@ class StubCaptioner:
 
     def __init__(self, config: CaptionsConfig, compute: ComputeConfig) -> None:
         self._seed = compute.seed
+        self._blank_on = config.options.get("blank_on")
 
     def __call__(self, shard: Shard) -> Shard:
         return apply_to_images(shard, "caption", self._caption)
@@ -140,6 +145,8 @@ class StubCaptioner:
 
     def _caption(self, image: ShardImage) -> ShardImage:
         expressions = [each for mask in image.masks for each in self._candidates(mask)]
+        if image.key == self._blank_on:
+            expressions[0] = replace(expressions[0], text="   ")
         return replace(image, expressions=tuple(expressions))
 
     def _candidates(self, mask: MaskRecord) -> Iterator[ExpressionRecord]:

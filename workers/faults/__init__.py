@@ -6,7 +6,8 @@
 | a stage raises on an image | one more try, in a fresh subprocess | saved, or `stage_error` |
 | ... the subprocess dies of it | one more subprocess | dies again: `process_killed` |
 | ... no subprocess, or no memory for it | `NoSubprocessError`: the process exits | none; the shard is retried |
-| a stage raises on a group of images | the images go on one by one | as above |
+| a stage returns for an image what no table holds | one more try, in a fresh subprocess | saved, or `bad_output` |
+| a stage raises on a group or a shard | its images are tried one by one | as above |
 | the process dies, its node lives | the shard is retried | none |
 | ... twice with one shard | each image alone in a subprocess | kills two: `process_killed` |
 | a subprocess is killed from outside | up to 3 tries, then `TransientError` | none; the shard is set aside |
@@ -18,6 +19,7 @@
 A process that exits counts as dead. After `placement.max_deaths_per_shard` deaths with one shard it is set aside.
 
 - `quarantine`: one try, inside a stage, and which errors may be blamed on an image. Engines of plug-ins use it too.
+- `image_boundary`: around every engine; it holds what comes back to what an image's records may be.
 - `tolerant_stages`: all rows of a process, from the event to the verdict.
 - `subprocess_stages`, `subprocess_stages_main`: stages in a subprocess: the parent's side and the child's.
 

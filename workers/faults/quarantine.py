@@ -18,6 +18,8 @@ from pseudoris.schemas.shard import Failure, Shard, ShardImage
 
 logger = logging.getLogger(__name__)
 
+STAGE_ERROR: Final = "stage_error"
+BAD_OUTPUT: Final = "bad_output"
 # Torch raises a bare RuntimeError for these, recognisable only by its text.
 _MEMORY_WORDS: Final = ("CUDA out of memory", "DefaultCPUAllocator", "Cannot allocate memory", "std::bad_alloc")
 _DEVICE_WORDS: Final = ("CUDA", "cuDNN", "CUBLAS", "cublas")
@@ -78,7 +80,7 @@ def apply_to_images(shard: Shard, stage: str, work: Callable[[ShardImage], Shard
         work: Pure: it may be called again with the same image, in this process or in another.
     """
     started = time.perf_counter()
-    images = tuple(image if image.failure else _guarded(image, stage, work) for image in shard.images)
+    images = tuple(image if image.failure else guarded(image, stage, work) for image in shard.images)
     return shard.with_images(images).with_seconds(stage, time.perf_counter() - started)
 
 
@@ -134,10 +136,11 @@ def _guarded_group(
             if not may_blame_image(error):
                 raise
             logger.exception("stage %s raised on a group of %d images; trying them one by one", stage, len(group))
-    return [_guarded(image, stage, lambda one: work([one])[0]) for image in group]
+    return [guarded(image, stage, lambda one: work([one])[0]) for image in group]
 
 
-def _guarded(image: ShardImage, stage: str, work: Callable[[ShardImage], ShardImage]) -> ShardImage:
+def guarded(image: ShardImage, stage: str, work: Callable[[ShardImage], ShardImage]) -> ShardImage:
+    """Return `work(image)`; the image quarantined if that raises what may be blamed on it."""
     try:
         return work(image)
     except ImageError as error:
@@ -148,4 +151,4 @@ def _guarded(image: ShardImage, stage: str, work: Callable[[ShardImage], ShardIm
         logger.exception("stage %s raised on image %s (%s)", stage, image.image_id, image.key)
         # Only the type, because a foreign exception's text may hold an address or a time.
         message = f"the {stage} stage raised {type(error).__name__}; the log holds the traceback"
-        return image.quarantined(Failure(stage, "stage_error", message))
+        return image.quarantined(Failure(stage, STAGE_ERROR, message))

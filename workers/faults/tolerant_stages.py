@@ -15,7 +15,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
 from pseudoris.workers import stages
-from pseudoris.workers.faults.quarantine import is_broken_device, is_out_of_memory
+from pseudoris.workers.faults.quarantine import BAD_OUTPUT, STAGE_ERROR, is_broken_device, is_out_of_memory
 from pseudoris.workers.faults.subprocess_stages import ChildDiedError, ChildOutOfMemoryError, SubprocessStages
 from pseudoris.workers.stages import Stage, StageKind, stages_named
 
@@ -116,7 +116,9 @@ class FaultTolerantStages:
     def _retry_raised(self, kind: StageKind, before: Shard, after: Shard) -> Shard:
         """Return `after`, with each image on which the stage raised replaced by a fresh subprocess's result."""
         failed = ((image.position, image.failure) for image in after.images if image.failure)
-        raised = {at for at, failure in failed if (failure.stage, failure.reason) == (kind.name, "stage_error")}
+        raised = {
+            at for at, failure in failed if failure.stage == kind.name and failure.reason in (STAGE_ERROR, BAD_OUTPUT)
+        }
         if not raised:
             return after
         started = time.perf_counter()

@@ -1,0 +1,222 @@
+"""Whatever an engine returns for one image, or raises on it, costs that image alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, Shard
+from pseudoris.store.checks.content import TABLE_CHECKS
+from pseudoris.store.checks.expressions import expression_problems
+from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
+from pseudoris.workers.faults.image_boundary import MAX_TEXT_LENGTH, ImageBoundary
+from pseudoris.workers.stages import STAGES
+from tests.builders.runs import stub_config
+from tests.workers.faults.builders import shard_of
+
+BAD = 2
+SAMPLE = CaptionSample("masked", "top_k", 1, None, -1.0)
+
+
+@pytest.fixture(scope="module")
+def stages_done(stub_engines):
+    """Return shards of five images before and after the stub engines; that of BAD has several masks."""
+    shards = [shard_of(*"abcde")]
+    for kind in STAGES:
+        shards.append(kind.build(stub_config())(shards[-1]))
+    assert len(shards[-1].images[BAD].masks) > 1
+    return shards
+
+
+def _first(records, **changes):
+    return (replace(records[0], **changes), *records[1:])
+
+
+def _mask(**changes):
+    return lambda image: replace(image, masks=_first(image.masks, **changes))
+
+
+def _expression(**changes):
+    return lambda image: replace(image, expressions=_first(image.expressions, **changes))
+
+
+def _sample(**changes):
+    return _expression(samples=(replace(SAMPLE, **changes),))
+
+
+PROPOSED = {
+    "masks that are None": lambda image: replace(image, masks=None),
+    "a mask that is an array": lambda image: replace(image, masks=(np.ones((9, 9), bool),)),
+    "masks that are an array": lambda image: replace(image, masks=np.ones((2, 9, 9), bool)),
+    "runs that are None": _mask(rle_counts=None),
+    "runs that do not decode": _mask(rle_counts="\x00"),
+    "runs that are too short": _mask(rle_counts="11"),
+    "runs without end": _mask(rle_counts="1" * 2_000_000),
+    "another size": _mask(rle_size=(9, 8)),
+    "a size of three numbers": _mask(rle_size=(9, 9, 9)),
+    "a box of three numbers": _mask(box_xyxy_px=(0, 0, 1)),
+    "a box beyond the pixels": _mask(box_xyxy_px=(0, 0, 9, 10)),
+    "an empty mask": _mask(rle_counts="Q2", area_px=0, box_xyxy_px=(0, 0, 0, 0)),
+    "an area that is not the pixels'": _mask(area_px=77),
+    "a score that is not finite": _mask(predicted_iou=float("nan")),
+    "a score that is a word": _mask(stability_score="good"),
+    "the id of another image": _mask(mask_id="other-0000"),
+    "a negative index": _mask(index=-1),
+    "an index beyond 32 bits": _mask(index=2**40),
+    "a prior that is no text": _mask(prior=7),
+    "a mask twice": lambda image: replace(image, masks=(*image.masks, image.masks[0])),
+    "masks in another order": lambda image: replace(image, masks=image.masks[::-1]),
+    "an unknown reason": lambda image: image.quarantined(Failure("propose", "because", "so")),
+    "a failure that is a text": lambda image: replace(image, failure="broken"),
+    "no record": lambda image: None,
+}
+CAPTIONED = {
+    "a text of blanks": _expression(text="   "),
+    "no letters": _expression(text=""),
+    "a text that nothing draws": _expression(text="\u200b\u2800"),
+    "a text that is None": _expression(text=None),
+    "a text that is a number": _expression(text=7),
+    "a lone surrogate": _expression(text="cup \ud800"),
+    "capital letters": _expression(text="Cup"),
+    "blanks around": _expression(text=" cup"),
+    "a huge text": _expression(text="cup " * MAX_TEXT_LENGTH + "cup"),
+    "the same text twice": lambda image: replace(image, expressions=image.expressions[:1] * 2),
+    "a target of another image": _expression(target_mask_ids=("other-0000",)),
+    "a target that is no text": _expression(target_mask_ids=(7,)),
+    "targets that are None": _expression(target_mask_ids=None),
+    "a target twice": lambda image: _expression(target_mask_ids=(image.masks[0].mask_id,) * 2)(image),
+    "no draws": _expression(samples=()),
+    "draws that are None": _expression(samples=None),
+    "a log-probability that is not a number": _sample(log_prob=float("nan")),
+    "a log-probability without end": _sample(log_prob=float("-inf")),
+    "a log-probability that is a list": _sample(log_prob=[0.5]),
+    "a k beyond 32 bits": _sample(top_k=2**40),
+    "another mask's number that is a word": _sample(other_masks=("first",)),
+    "an unknown source": _expression(source="oracle"),
+    "other masks": lambda image: replace(image, masks=image.masks[1:]),
+    "expressions that are a text": lambda image: replace(image, expressions="cup"),
+}
+SCORED = {
+    "a score that is not a number": _expression(uniqueness=float("nan")),
+    "a score without end": _expression(distinctiveness=float("inf")),
+    "a score that is an array": _expression(correctness=np.ones(3)),
+    "no score against the others": _expression(uniqueness=None),
+    "no rival": _expression(rival_mask_id=None),
+    "a rival of another image": _expression(rival_mask_id="other-0000"),
+    "itself as its rival": lambda image: _expression(rival_mask_id=image.expressions[0].target_mask_ids[0])(image),
+    "a share above one": _expression(grounding_share=1.5),
+    "a listener below zero": _expression(listener=-0.5),
+    "a weight that is not a number": _expression(weight=float("nan")),
+    "a rank beyond 32 bits": _expression(rank=2**40),
+    "a kept that is None": _expression(kept=None),
+}
+CASES = [
+    pytest.param(number, change, id=f"{kind.name}: {what}")
+    for number, (kind, changes) in enumerate(zip(STAGES, (PROPOSED, CAPTIONED, SCORED), strict=True))
+    for what, change in changes.items()
+]
+
+
+def _boundary(number, engine):
+    return ImageBoundary(engine, STAGES[number].name, is_scored=number == 2)
+
+
+def _assert_one_is_quarantined(done, due, number):
+    failure = done.images[BAD].failure
+    assert (failure.stage, failure.reason) == (STAGES[number].name, "bad_output")
+    assert f"the {STAGES[number].name} stage returned " in failure.message
+    rest = [image for image in done.images if image.position != BAD]
+    assert rest == [image for image in due.images if image.position != BAD]
+    tables = shard_tables(done, embed_images=False)
+    assert all(table_bytes(table) for table in tables.values())
+    findings = [detail for check in TABLE_CHECKS for _, details in check(tables) for detail in details]
+    assert findings == []
+    if number == 2:
+        assert list(expression_problems(0, tables)) == []
+
+
+@pytest.mark.parametrize(("number", "change"), CASES)
+def test_what_the_tables_cannot_hold_quarantines_its_image_alone(stages_done, number, change):
+    before, due = stages_done[number : number + 2]
+    images = tuple(change(image) if image.position == BAD else image for image in due.images)
+    done = _boundary(number, lambda shard: due.with_images(images))(before)
+    _assert_one_is_quarantined(done, due, number)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_what_a_sound_engine_returns_passes_unchanged(stages_done, number):
+    before, due = stages_done[number : number + 2]
+    assert _boundary(number, lambda shard: due)(before) == due
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images: images[:BAD] + images[BAD + 1 :],
+        lambda images: (*images, images[BAD]),
+        lambda images: (*images[:BAD], replace(images[BAD], image_id="other"), *images[BAD + 1 :]),
+    ],
+    ids=["lost", "twice", "renamed"],
+)
+def test_an_image_that_does_not_come_back_once_is_quarantined_alone(stages_done, change):
+    before, due = stages_done[:2]
+    done = _boundary(0, lambda shard: due.with_images(change(due.images)))(before)
+    _assert_one_is_quarantined(done, due, 0)
+
+
+def test_nothing_else_of_a_shard_or_image_is_an_engines_to_change(stages_done):
+    before, due = stages_done[:2]
+    images = tuple(replace(image, key="k", sha256="0", height=1, data=b"") for image in due.images[::-1])
+    done = _boundary(0, lambda shard: Shard(99, 7, images, seconds=due.seconds))(replace(before, planned_ids=("a",)))
+    assert done == replace(due, planned_ids=("a",))
+
+
+@pytest.mark.parametrize("returned", [None, 7, [], replace(shard_of("a"), seconds=None)])
+def test_an_engine_that_returns_no_shard_is_named_in_one_sentence(returned):
+    with pytest.raises(ConfigError, match=r"^the engine of the propose stage returned no shard .*with_images"):
+        _boundary(0, lambda shard: returned)(shard_of("a", "b"))
+
+
+def _raising_on(*names, error=None):
+    error = error or IndexError("list index out of range")
+
+    def engine(shard):
+        if any(image.key in names and not image.failure for image in shard.images):
+            raise error
+        return shard
+
+    return engine
+
+
+def test_an_image_on_which_an_engine_raises_outside_of_the_boundary_fails_alone():
+    done = _boundary(0, _raising_on("bad"))(shard_of("good", "bad", "fine"))
+    assert [image.failure and image.failure.reason for image in done.images] == [None, "stage_error", None]
+
+
+def test_a_lone_image_on_which_an_engine_raises_is_quarantined():
+    assert _boundary(0, _raising_on("bad"))(shard_of("bad")).images[0].failure.reason == "stage_error"
+
+
+@pytest.mark.parametrize("error", [OSError("disk"), MemoryError(), TransientError("bucket")])
+def test_what_is_never_an_images_fault_passes_the_boundary(error):
+    with pytest.raises(type(error)):
+        _boundary(0, _raising_on("bad", error=error))(shard_of("good", "bad"))
+
+
+def test_an_engine_that_raises_on_each_of_several_images_is_at_fault_itself():
+    with pytest.raises(IndexError, match="out of range"):
+        _boundary(0, _raising_on("one", "two"))(shard_of("one", "two"))
+
+
+def test_an_expression_of_numpys_numbers_is_as_good_as_pythons(stages_done):
+    before, due = stages_done[2:]
+    first = due.images[0].expressions[0]
+    numpys = replace(first, correctness=np.float32(first.correctness), kept=np.bool_(first.kept))
+    images = (replace(due.images[0], expressions=(numpys, *due.images[0].expressions[1:])), *due.images[1:])
+    done = _boundary(2, lambda shard: due.with_images(images))(before).images[0]
+    assert done.failure is None
+    assert isinstance(done.expressions[0], ExpressionRecord)
+    assert type(done.expressions[0].kept) is bool

@@ -1,0 +1,188 @@
+"""The boundary of an image around a stage: what an engine raises on one image, or returns for it, costs that image.
+
+`StageKind.build` puts it around every engine, in actors and in their subprocesses.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from pydantic import BaseModel, ValidationError
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import mask_id
+from pseudoris.schemas.run_lengths import summarise_rle
+from pseudoris.schemas.shard import (
+    SOURCE_MODEL,
+    SOURCES,
+    ExpressionRecord,
+    Failure,
+    MaskRecord,
+    Shard,
+    ShardImage,
+    is_blank,
+)
+from pseudoris.schemas.shard_blocks import shard_to_block
+from pseudoris.schemas.tables import FAILURE_REASONS
+from pseudoris.workers.faults.quarantine import BAD_OUTPUT, guarded, may_blame_image
+
+logger = logging.getLogger(__name__)
+
+# Far longer than an expression: a text model reads a few hundred letters, and takes minutes to split a megabyte.
+MAX_TEXT_LENGTH: Final = 10_000
+_MAX_MESSAGE: Final = 300
+# What Arrow and pydantic raise for a value, and a record for an attribute that it lacks.
+_OUTPUT_ERRORS: Final = (ValueError, TypeError, AttributeError, OverflowError)
+_AGAINST_OTHERS: Final = ("uniqueness", "distinctiveness", "rival_mask_id")
+
+
+class _Records(BaseModel):
+    masks: tuple[MaskRecord, ...]
+    expressions: tuple[ExpressionRecord, ...]
+    failure: Failure | None
+
+
+class _Figures(BaseModel):
+    seconds: dict[str, float]
+    long_texts: int
+
+
+class ImageBoundary:
+    """A stage in which each image fails alone.
+
+    An image on which the engine raises, also outside of `apply_to_images`, is found by trying each one alone; the
+    others then run together without it, as they do without an image that is quarantined before. Of what the engine
+    returns, only masks, expressions and failures of the images that it was given count, and each is checked.
+    """
+
+    def __init__(self, engine: Callable[[Shard], Shard], name: str, *, is_scored: bool = False) -> None:
+        """Put the boundary around an engine of the stage `name`; `is_scored`: its expressions must have scores."""
+        self.engine = engine
+        self._name, self._is_scored = name, is_scored
+
+    def __call__(self, shard: Shard) -> Shard:
+        """Return the shard after the stage.
+
+        Raises:
+            ConfigError: The engine does not return a shard.
+            Exception: Of the engine, if it may not be blamed on an image, or if each of several images raises it alone.
+        """
+        try:
+            done = self.engine(shard)
+        except Exception as error:
+            if not may_blame_image(error):
+                raise
+            blamed = self._blamed(shard)
+            if not blamed:
+                raise
+            logger.exception(
+                "stage %s raised on shard %d: %d images are at fault", self._name, shard.shard, len(blamed)
+            )
+            shard = shard.with_images(tuple(blamed.get(image.position, image) for image in shard.images))
+            done = self.engine(shard)
+        return self._accepted(shard, done)
+
+    def _blamed(self, shard: Shard) -> dict[int, ShardImage]:
+        """Return the images that fail alone, quarantined; none if several were tried and all fail: the engine does."""
+        tried = [image for image in shard.images if not image.failure]
+        alone = (guarded(image, self._name, lambda one: self._alone(shard, one)) for image in tried)
+        blamed = {image.position: image for image in alone if image.failure}
+        return blamed if len(tried) == 1 or len(blamed) < len(tried) else {}
+
+    def _alone(self, shard: Shard, image: ShardImage) -> ShardImage:
+        lone = shard.with_images((image,))
+        return self._accepted(lone, self.engine(lone)).images[0]
+
+    def _accepted(self, before: Shard, done: Shard) -> Shard:
+        try:
+            figures = _Figures.model_validate(done, from_attributes=True)
+            found: dict[str, list[ShardImage]] = {image.image_id: [] for image in before.images}
+            for image in done.images:
+                if isinstance(image, ShardImage) and (key := str(image.image_id)) in found:
+                    found[key].append(image)
+        except _OUTPUT_ERRORS as error:
+            raise ConfigError(
+                f"the engine of the {self._name} stage returned no shard ({_told(error)}): an engine returns "
+                "`shard.with_images(...)`, see docs/guides/plugins.md"
+            ) from error
+        images = tuple(self._image(image, found[image.image_id]) for image in before.images)
+        return replace(before, images=images, **vars(figures))
+
+    def _image(self, before: ShardImage, found: list[ShardImage]) -> ShardImage:
+        if before.failure is not None:
+            return before
+        try:
+            if len(found) != 1:
+                raise ValueError(f"the image {len(found)} times")
+            return self._checked(before, found[0])
+        except _OUTPUT_ERRORS as error:
+            message = f"the {self._name} stage returned {_told(error)}"
+            logger.warning("image %s (%s): %s", before.image_id, before.key, message)
+            return before.quarantined(Failure(self._name, BAD_OUTPUT, message))
+
+    def _checked(self, before: ShardImage, after: ShardImage) -> ShardImage:
+        done = replace(before, **vars(_Records.model_validate(after, from_attributes=True)))
+        if done.failure is not None:
+            _require(done.failure.reason in FAILURE_REASONS, f"the unknown reason {done.failure.reason!r}")
+            done = before.quarantined(replace(done.failure, stage=self._name))
+        elif done.masks != before.masks:
+            _check_masks(done)
+        _check_expressions(done, is_scored=self._is_scored)
+        # What the tables' types refuse: lone surrogates, numbers beyond their width.
+        shard_to_block(Shard(0, 0, (replace(done, data=b""),)))
+        return done
+
+
+def _check_masks(image: ShardImage) -> None:
+    size, last = (image.height or 0, image.width or 0), -1
+    for number, mask in enumerate(image.masks):
+        at = f"masks.{number}"
+        _require(mask.index > last, f"{at}.index {mask.index} after {last}: they must ascend from 0")
+        last = mask.index
+        due = mask_id(image.image_id, mask.index)
+        _require(mask.mask_id == due, f"{at}.mask_id {mask.mask_id!r}, which must be {due!r}")
+        _require(mask.rle_size == size, f"{at}.rle_size {mask.rle_size}, while the upright image has {size}")
+        found = summarise_rle(*size, mask.rle_counts)
+        got = (mask.area_px, mask.box_xyxy_px)
+        _require(found.area_px > 0, f"{at} without a pixel")
+        _require(got == (found.area_px, found.box_xyxy_px), f"{at} with another area or box than its pixels have")
+
+
+def _check_expressions(image: ShardImage, *, is_scored: bool) -> None:
+    known, seen = {mask.mask_id for mask in image.masks}, set()
+    for number, each in enumerate(image.expressions):
+        at, targets = f"expressions.{number}", set(each.target_mask_ids)
+        is_known = targets <= known and len(targets) == len(each.target_mask_ids)
+        _require(is_known, f"{at}.target_mask_ids that are no masks of the image, or repeated")
+        rivals = {each.rival_mask_id, each.grounding_rival} - {None}
+        _require(rivals <= known - targets, f"{at} with a rival that is no other mask of the image")
+        _require(len(each.text) <= MAX_TEXT_LENGTH, f"{at}.text of {len(each.text):,} letters; {MAX_TEXT_LENGTH:,} fit")
+        is_clean = not is_blank(each.text) and each.text == each.text.strip().lower()
+        _require(is_clean, f"{at}.text {each.text[:60]!r}, which is blank, not stripped or not lower case")
+        key = (each.target_mask_ids, each.text)
+        _require(key not in seen, f"{at}.text {each.text[:60]!r} twice for one mask: merge their samples")
+        seen.add(key)
+        _require(each.source in SOURCES, f"{at}.source {each.source!r}")
+        is_drawn = each.source == SOURCE_MODEL
+        _require(is_drawn == bool(each.samples), f"{at}.samples of {len(each.samples)} draws, source {each.source!r}")
+        if is_scored and is_drawn and len(targets) == 1:
+            lacks = [getattr(each, name) is None for name in _AGAINST_OTHERS]
+            text = f"{at} whose {', '.join(_AGAINST_OTHERS)} must be None exactly if its image has one mask"
+            _require(lacks == [len(known) == 1] * len(lacks), text)
+
+
+def _require(holds: bool, found: str) -> None:
+    if not holds:
+        raise ValueError(found)
+
+
+def _told(error: Exception) -> str:
+    """Return an error as text that is the same in every process, and that a table can hold."""
+    text = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return text[:_MAX_MESSAGE].encode("utf-8", "backslashreplace").decode()
